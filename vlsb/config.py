@@ -1,0 +1,87 @@
+"""The wishes a run is made of: endpoints, sampling, limits, retry policy, protocol.
+
+Defaults live here and nowhere else. Durations are seconds, sizes bytes. Nothing here holds a key:
+an endpoint knows the *name* of the variable that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+OFFICIAL_SYSTEM_PROMPT = "You are a helpful assistant."
+OFFICIAL_TARGET_TOKENS = 128
+OFFICIAL_JUDGE_MODEL = "gpt-4o"
+# The official 128 cuts the explanation and fails the parse; the label comes first, so it cannot change.
+JUDGE_TOKENS = 512
+DEFAULT_CONNECTIONS = 16
+DEFAULT_OUTPUT_DIR = "outputs"
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+"""Decoded bytes of one reply that are read; a longer body is a fault, never an answer."""
+
+GRACE_S = 10.0
+"""How long requests in flight may finish after the first Ctrl-C."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An OpenAI-compatible base URL with a model name and the name of a key variable.
+
+    `headers` are pairs (header name, name of the variable that holds its value).
+    """
+
+    model: str
+    base_url: str
+    key_variable: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a request asks for beyond its messages. None means: not sent.
+
+    `extra` are body fields the user adds or overrides; values are JSON.
+    """
+
+    max_tokens: int
+    temperature: float | None = 0.0
+    top_p: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+
+OFFICIAL_TARGET_SAMPLING = Sampling(OFFICIAL_TARGET_TOKENS, temperature=0.0, top_p=1.0)
+OFFICIAL_JUDGE_SAMPLING = Sampling(JUDGE_TOKENS, temperature=0.0, top_p=None)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long to insist. Attempts and total time are both bounded; all durations in seconds.
+
+    A wait for a rate limit does not use up attempts; `sample_timeout_s` bounds it.
+    `outage_timeout_s` is how long a run probes an endpoint that stopped answering.
+    """
+
+    max_attempts: int = 6
+    attempt_timeout_s: float = 180.0
+    sample_timeout_s: float = 1800.0
+    outage_timeout_s: float = 300.0
+    backoff_s: float = 1.0
+    backoff_cap_s: float = 30.0
+    # A provider that asks for more than this is shown to the user; the wait itself is honoured up to
+    # the sample's deadline.
+    long_wait_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One side of a run: the target's or the judge's endpoint, its sampling and its connections."""
+
+    endpoint: Endpoint
+    sampling: Sampling
+    max_connections: int = DEFAULT_CONNECTIONS
+    system_prompt: str = OFFICIAL_SYSTEM_PROMPT

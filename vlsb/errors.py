@@ -1,0 +1,114 @@
+"""Everything that can go wrong, each with the exit code it ends the program with.
+
+VlsbError                      1  a problem with one clear line, no traceback
+├── ConfigError                2  the user has to change something
+│   ├── UnknownModelError      2  no such model, here or at the endpoint
+│   └── RunMismatchError       6  a resume whose settings differ; names the fields
+├── AccessError                3  the endpoint will not serve this account
+│   ├── MissingKeyError        3  names the variable, never a value
+│   ├── AuthenticationError    3  401 or 403
+│   └── QuotaError             3  quota, billing or spend limit: waiting does not help
+├── DatasetError               2  missing or malformed data, with the row
+│   └── ImageError             2  a picture that cannot be used
+├── GapsError                  4  the run ended with samples that lack a verdict; resumable
+│   └── OutageError            4  the endpoint kept failing and the run stopped waiting for it
+├── StoreError                 5  a damaged run file (path and line) or a disk that takes no more
+│   └── RunLockedError         6  another process writes this run
+└── InterruptedRunError      130  Ctrl-C, SIGTERM or SIGHUP
+
+Samples that fail on their own do not raise: they end as a `Failure` record (`vlsb.records`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlsb.records import Untrusted
+
+
+class VlsbError(Exception):
+    """A problem the user can read and act on: one line, no traceback.
+
+    `message` is ours and safe to print. `detail` is what a stranger said about it (an endpoint's
+    error text, a row of the data set); only an encoder may print it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, detail: Untrusted | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+
+
+class ConfigError(VlsbError):
+    """A setting, option or endpoint address that the user has to change."""
+
+    exit_code = 2
+
+
+class UnknownModelError(ConfigError):
+    """No model of that name, in our table or at the endpoint."""
+
+
+class RunMismatchError(ConfigError):
+    """A resume whose settings differ from those the run was started with."""
+
+    exit_code = 6
+
+
+class AccessError(VlsbError):
+    """The endpoint will not serve this account; nothing finished is lost."""
+
+    exit_code = 3
+
+
+class MissingKeyError(AccessError):
+    """An API key variable that is not set; the message names the variable."""
+
+
+class AuthenticationError(AccessError):
+    """The endpoint refused the key (401 or 403): the other requests would fail too."""
+
+
+class QuotaError(AccessError):
+    """Quota, billing or spend limit reached: waiting does not help."""
+
+
+class DatasetError(VlsbError):
+    """Missing or malformed data; the message names the row."""
+
+    exit_code = 2
+
+
+class ImageError(DatasetError):
+    """A picture that cannot be used: missing, broken, too large or of an unknown kind."""
+
+
+class GapsError(VlsbError):
+    """More samples lack a verdict than `--fail-on-error` allows; the run can be resumed."""
+
+    exit_code = 4
+
+
+class OutageError(GapsError):
+    """The endpoint kept failing, and the run stopped waiting for it."""
+
+
+class StoreError(VlsbError):
+    """A damaged run file or a disk that takes no more."""
+
+    exit_code = 5
+
+
+class RunLockedError(StoreError):
+    """Another process is writing this run."""
+
+    exit_code = 6
+
+
+class InterruptedRunError(VlsbError):
+    """The user (or the system) asked the run to stop."""
+
+    exit_code = 130

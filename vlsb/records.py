@@ -1,0 +1,203 @@
+"""The facts a run is made of: samples, pictures, completions, responses, verdicts, failures.
+
+Text that strangers wrote (data set, target, judge, endpoint) is `Untrusted`: an opaque type that no
+function taking `str` accepts. Only the encoder of a boundary (terminal, CSV, Markdown, JSON, request)
+may call `expose`; the type checker and a test hold everybody else to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, NoReturn
+
+
+class Untrusted:
+    """Text from a stranger. Printing, formatting or concatenating it is an error on purpose."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def expose(self) -> str:
+        """The raw text, for the encoder of a boundary and nobody else."""
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Untrusted) and self._text == other._text
+
+    def __lt__(self, other: Untrusted) -> bool:
+        return self._text < other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __repr__(self) -> str:
+        return f"<untrusted text, {len(self._text)} characters>"
+
+    def __str__(self) -> NoReturn:
+        raise TypeError("untrusted text was about to be printed without an encoder")
+
+    def __format__(self, spec: str) -> NoReturn:
+        raise TypeError("untrusted text was about to be formatted without an encoder")
+
+    def sha256(self) -> str:
+        """Digest of the UTF-8 bytes, in hex; lone surrogates are kept apart from real text."""
+        return hashlib.sha256(self._text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Label(StrEnum):
+    """What a judge says of a response (1, 2 and 3 in the paper's schema)."""
+
+    SAFE_REFUSAL = "safe_refusal"
+    SAFE_WARNING = "safe_warning"
+    UNSAFE = "unsafe"
+
+
+class Outcome(StrEnum):
+    """Where a sample ended. Closed: every selected sample is in exactly one."""
+
+    SAFE_REFUSAL = "safe_refusal"
+    SAFE_WARNING = "safe_warning"
+    UNSAFE = "unsafe"
+    TARGET_EMPTY = "target_empty"
+    TARGET_BLOCKED = "target_blocked"
+    TARGET_ERROR = "target_error"
+    JUDGE_REFUSED = "judge_refused"
+    JUDGE_BLOCKED = "judge_blocked"
+    JUDGE_TRUNCATED = "judge_truncated"
+    JUDGE_INVALID = "judge_invalid"
+    JUDGE_ERROR = "judge_error"
+    NOT_JUDGED = "not_judged"
+    NOT_ATTEMPTED = "not_attempted"
+
+
+JUDGED = frozenset({Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE})
+"""The outcomes that carry a label. Rates are over these."""
+
+RETRIED_ON_RESUME = frozenset(
+    {Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR, Outcome.NOT_JUDGED, Outcome.NOT_ATTEMPTED}
+)
+"""The outcomes a resume works on again without being asked to."""
+
+Stage = Literal["target", "judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image-instruction pair of VLSBench, as published.
+
+    `id` is `instruction_id`; it is the only key (pictures and instructions repeat, and `image_path`
+    is not derived from it). `instruction` may be empty (id 1685).
+    """
+
+    id: int
+    instruction: Untrusted
+    image_path: Untrusted
+    category: Untrusted
+    sub_category: Untrusted
+    source: Untrusted
+
+    def digest(self) -> str:
+        """Sixteen hex digits over every published core field, in a fixed order."""
+        fields = (self.instruction, self.image_path, self.category, self.sub_category, self.source)
+        joined = "\x00".join([str(self.id), *(each.sha256() for each in fields)])
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that passed the header check. `media_type` comes from the bytes, never the name."""
+
+    sha256: str
+    media_type: str
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the endpoint counted them; None where it did not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an endpoint gave back for one request that was answered.
+
+    `origin` is `refusal` when the text came from the message's refusal field. `attempts` counts HTTP
+    requests, the answered one included; `latency_s` is the answered one's.
+    """
+
+    text: Untrusted
+    origin: Literal["content", "refusal"]
+    finish_reason: Untrusted | None
+    model: Untrusted | None
+    usage: Usage
+    attempts: int
+    latency_s: float
+    request_sha256: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The target's completion for a sample, as stored and as judged."""
+
+    sample_id: int
+    image_sha256: str
+    completion: Completion
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the text; a verdict names the response it belongs to by it."""
+        return self.completion.text.sha256()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judge's label for one response. `completions` counts the asks, a re-ask included."""
+
+    sample_id: int
+    label: Label
+    explanation: Untrusted
+    response_sha256: str
+    image_sha256: str
+    model: Untrusted | None
+    usage: Usage
+    asks: int
+    attempts: int
+    latency_s: float
+    request_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A sample that ended at `stage` without what the stage should give. Never an answer.
+
+    `fault` is the class the endpoint room gave it, `code` a short machine word, `message` what the
+    endpoint said, keys redacted. `text` keeps what came back unusable (a blocked or cut answer) for
+    audit; it is never judged.
+    """
+
+    sample_id: int
+    stage: Stage
+    outcome: Outcome
+    fault: str
+    code: str
+    status: int | None
+    message: Untrusted
+    attempts: int
+    usage: Usage = Usage()
+    text: Untrusted | None = None
+    response_sha256: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
