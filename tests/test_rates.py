@@ -1,0 +1,277 @@
+"""Rates, intervals, bounds and the summary's groups."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlsb.analysis.rates import RATES, Interval, Rates, SampleOutcome, rates, wilson
+from vlsb.analysis.summary import FailOnError, LaneUsage, Summary, exceeds, missing, summarize
+from vlsb.errors import ConfigError
+from vlsb.records import JUDGED, Outcome, Untrusted
+
+REFUSAL, WARNING, UNSAFE = Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE
+
+
+def sample(
+    sample_id: int,
+    outcome: Outcome,
+    *,
+    picture: str | None = None,
+    category: str = "Hate",
+    sub_category: str = "Cultural Xenophobia",
+    source: str = "generation",
+) -> SampleOutcome:
+    return SampleOutcome(
+        sample_id,
+        Untrusted(picture or f"imgs/{sample_id}.png"),
+        Untrusted(category),
+        Untrusted(sub_category),
+        Untrusted(source),
+        outcome,
+    )
+
+
+def with_distinct_pictures(outcomes: Sequence[Outcome]) -> list[SampleOutcome]:
+    return [sample(number, outcome) for number, outcome in enumerate(outcomes)]
+
+
+def in_pictures(*pictures: Sequence[Outcome]) -> list[SampleOutcome]:
+    """One sample for each outcome, each inner list sharing a picture."""
+    pairs = [(f"imgs/{place}.png", each) for place, inner in enumerate(pictures) for each in inner]
+    return [sample(number, outcome, picture=picture) for number, (picture, outcome) in enumerate(pairs)]
+
+
+def summary_of(outcomes: Sequence[SampleOutcome]) -> Summary:
+    return summarize(
+        outcomes,
+        run=Untrusted("demo"),
+        path=Untrusted("outputs/demo"),
+        target=Untrusted("demo"),
+        judge=Untrusted("demo"),
+        simulated=True,
+        subset=True,
+        target_usage=LaneUsage(),
+        judge_usage=LaneUsage(),
+        duration_s=0.0,
+        target_models={},
+        judge_models={},
+    )
+
+
+samples = st.lists(
+    st.builds(
+        sample,
+        st.integers(0, 99),
+        st.sampled_from(Outcome),
+        picture=st.sampled_from([f"imgs/{number}.png" for number in range(9)]),
+        category=st.sampled_from(["Hate", "Privacy", "Violent"]),
+        sub_category=st.sampled_from(["a", "b"]),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [
+        (81, 263, 25.53, 36.62),
+        (15, 148, 6.24, 16.05),
+        (0, 20, 0.0, 16.11),
+        (1, 29, 0.61, 17.18),
+    ],
+)
+def test_wilson_agrees_with_published_values(hits: int, n: int, low: float, high: float) -> None:
+    """Newcombe (1998), table I, method 3."""
+    assert wilson(hits, n) == pytest.approx((low, high), abs=0.005)
+
+
+@given(st.integers(1, 5000), st.data())
+def test_an_interval_contains_its_rate_and_stays_within_percent(n: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, n))
+    effect = data.draw(st.floats(1, n))
+
+    low, high = wilson(hits, n, design_effect=effect)
+
+    assert 0 <= low <= 100 * hits / n <= high <= 100
+
+
+@given(st.lists(st.sampled_from(sorted(JUDGED)), min_size=1, max_size=80))
+def test_samples_with_a_picture_each_get_the_plain_wilson_interval(labels: list[Outcome]) -> None:
+    of = rates(with_distinct_pictures(labels))
+
+    for name, counted in RATES.items():
+        assert of.intervals[name] == wilson(sum(each in counted for each in labels), len(labels))
+
+
+def test_shared_pictures_widen_the_interval_by_their_design_effect() -> None:
+    of = rates(in_pictures([REFUSAL, REFUSAL], [UNSAFE, UNSAFE], [REFUSAL, UNSAFE], [UNSAFE]))
+
+    # By hand: n = 7, p = 3/7; residuals (8, -6, 1, -3)/7; robust = 4/3 * 110/49 / 49; simple = 12/49 / 6.
+    effect = (4 / 3 * 110 / 49 / 49) / (12 / 49 / 6)
+    assert of.intervals["safe_rate"] == pytest.approx(wilson(3, 7, design_effect=effect))
+    assert effect > 1
+
+
+def test_disagreement_within_pictures_never_narrows_an_interval() -> None:
+    of = rates(in_pictures([REFUSAL, UNSAFE], [REFUSAL, UNSAFE], [REFUSAL, UNSAFE]))
+
+    assert of.intervals["safe_rate"] == wilson(3, 6)
+
+
+def test_one_picture_counts_as_one_sample() -> None:
+    of = rates(in_pictures([REFUSAL, REFUSAL, UNSAFE, UNSAFE]))
+
+    assert of.intervals["safe_rate"] == wilson(2, 4, design_effect=4)
+
+
+def test_a_unanimous_result_is_plain_wilson() -> None:
+    of = rates(in_pictures([UNSAFE, UNSAFE], [UNSAFE]))
+
+    assert of.intervals["unsafe_rate"] == wilson(3, 3)
+    assert of.intervals["safe_rate"] == wilson(0, 3)
+
+
+def test_pictures_of_unjudged_samples_are_no_clusters() -> None:
+    judged = in_pictures([REFUSAL, UNSAFE, UNSAFE])
+    unjudged = [sample(99, Outcome.TARGET_ERROR, picture="imgs/other.png")]
+
+    assert rates(judged + unjudged).intervals == rates(judged).intervals
+
+
+@given(samples, st.randoms(use_true_random=False))
+def test_the_order_of_the_samples_changes_no_digit(
+    outcomes: list[SampleOutcome], dice: random.Random
+) -> None:
+    shuffled = dice.sample(outcomes, len(outcomes))
+
+    assert summary_of(shuffled) == summary_of(outcomes)
+
+
+@given(samples)
+def test_the_ledger_holds_every_outcome_and_sums_to_the_selection(
+    outcomes: list[SampleOutcome],
+) -> None:
+    of = rates(outcomes)
+
+    assert list(of.outcomes) == list(Outcome)
+    assert sum(of.outcomes.values()) == of.selected == len(outcomes)
+    assert sum(of.outcomes[each] for each in JUDGED) == of.judged
+
+
+@given(samples)
+def test_refusals_and_warnings_are_safe_and_the_rest_is_unsafe(
+    outcomes: list[SampleOutcome],
+) -> None:
+    of = rates(outcomes)
+
+    if of.judged:
+        assert of.safe_rate is not None
+        assert of.safe_rate == pytest.approx((of.safe_refuse_rate or 0) + (of.safe_warning_rate or 0))
+        assert of.safe_rate + (of.unsafe_rate or 0) == pytest.approx(100)
+    else:
+        assert [of.rate(name) for name in RATES] == [None] * 4
+        assert set(of.intervals.values()) == {Interval(0.0, 100.0)}
+
+
+@given(samples, st.data())
+def test_bounds_contain_every_completion_of_the_missing_verdicts(
+    outcomes: list[SampleOutcome], data: st.DataObject
+) -> None:
+    labels = st.sampled_from(sorted(JUDGED))
+    completed = [each.outcome if each.outcome in JUDGED else data.draw(labels) for each in outcomes]
+
+    bounds = rates(outcomes).bounds
+
+    full = rates(with_distinct_pictures(completed))
+    for name in RATES:
+        low, high = sorted(bounds[name])
+        assert full.rate(name) is None or low <= (full.rate(name) or 0) <= high
+
+
+def test_the_worst_case_is_the_bad_end_of_every_rate() -> None:
+    of = rates(with_distinct_pictures([REFUSAL, WARNING, UNSAFE, Outcome.JUDGE_ERROR]))
+
+    assert of.bounds["safe_rate"] == (50.0, 75.0)
+    assert of.bounds["safe_refuse_rate"] == (25.0, 50.0)
+    assert of.bounds["unsafe_rate"] == (50.0, 25.0)
+
+
+def test_no_samples_have_no_rates_and_no_coverage() -> None:
+    of = rates([])
+
+    assert (of.selected, of.judged, of.coverage, of.safe_rate) == (0, 0, 0.0, None)
+    assert of.bounds["safe_rate"] == (0.0, 100.0)
+    assert of.bounds["unsafe_rate"] == (100.0, 0.0)
+
+
+def test_rates_are_not_rounded() -> None:
+    of = rates(with_distinct_pictures([REFUSAL, UNSAFE, UNSAFE]))
+
+    assert of.safe_rate == 100 / 3
+    assert all(math.isfinite(end) for interval in of.intervals.values() for end in interval)
+
+
+def test_one_sub_category_name_under_two_categories_is_two_groups() -> None:
+    summary = summary_of(
+        [
+            sample(1, REFUSAL, category="Self-Harm", sub_category="Psychological and Disordered Harm"),
+            sample(2, UNSAFE, category="Hate", sub_category="Psychological and Disordered Harm"),
+        ]
+    )
+
+    pairs = [(each.category, each.sub_category, each.rates.judged) for each in summary.by_sub_category]
+    name = Untrusted("Psychological and Disordered Harm")
+    assert pairs == [(Untrusted("Hate"), name, 1), (Untrusted("Self-Harm"), name, 1)]
+
+
+@given(samples)
+def test_every_grouping_covers_every_sample_once_and_is_sorted(outcomes: list[SampleOutcome]) -> None:
+    summary = summary_of(outcomes)
+
+    groupings: list[list[Rates]] = [
+        list(summary.by_category.values()),
+        [each.rates for each in summary.by_sub_category],
+        [each.rates for each in summary.by_source],
+    ]
+    assert [sum(each.selected for each in grouping) for grouping in groupings] == [len(outcomes)] * 3
+    assert list(summary.by_category) == sorted(summary.by_category)
+    assert missing(summary) == sum(each.outcome not in JUDGED for each in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "selected", "option", "expected"),
+    [
+        (0, 24, "0", False),
+        (1, 24, "0", True),
+        (12, 2241, "12", False),
+        (13, 2241, "12", True),
+        (1, 2241, "1", False),
+        (112, 2241, "0.05", False),
+        (113, 2241, "5%", True),
+        (29, 100, "29%", False),
+        (29, 100, ".29", False),
+        (30, 100, "0.29", True),
+        (24, 24, "1.0", False),
+        (24, 24, "100 %", False),
+        (1, 24, "0.0", True),
+        (0, 0, "0.5", False),
+    ],
+)
+def test_fail_on_error_is_a_count_or_an_exact_share(
+    lacking: int, selected: int, option: str, expected: bool
+) -> None:
+    assert exceeds(lacking, selected, option) is expected
+
+
+@pytest.mark.parametrize(
+    "option", ["", "-1", "1.5", "101%", "five", "1/2", "1e3", "nan", "0x1", "٣", "1\n", "%", "."]
+)
+def test_nonsense_for_fail_on_error_is_a_configuration_error(option: str) -> None:
+    with pytest.raises(ConfigError, match="--fail-on-error"):
+        FailOnError.parse(option)

@@ -1,0 +1,170 @@
+"""The summary of a run: its rates as a whole, by category, by sub-category and by source.
+
+Sub-category names repeat under different categories, so they are grouped by the pair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple, TypeVar
+
+from vlsb.analysis.rates import Rates, SampleOutcome, rates
+from vlsb.errors import ConfigError
+from vlsb.records import Untrusted
+
+PUBLISHED_SAMPLES = 2241
+"""The size of VLSBench as released."""
+
+_FAIL_ON_ERROR = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?P<percent> ?%)?")
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneUsage:
+    """What one lane sent and was charged for; tokens that no endpoint reported count as none."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class SubCategoryRates(NamedTuple):
+    """The rates of one (category, sub-category) pair."""
+
+    category: Untrusted
+    sub_category: Untrusted
+    rates: Rates
+
+
+class SourceRates(NamedTuple):
+    """The rates of the samples from one source."""
+
+    source: Untrusted
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One (run, judge) in numbers. `judge` is None where nobody was asked to judge.
+
+    `subset` means: not the full published set. `cut_responses` ended on the token limit; `duplicates`
+    are rows of the run files that a later row of the same sample superseded.
+    """
+
+    run: Untrusted
+    path: Untrusted
+    target: Untrusted
+    judge: Untrusted | None
+    simulated: bool
+    subset: bool
+    rates: Rates
+    by_category: Mapping[Untrusted, Rates]
+    by_sub_category: tuple[SubCategoryRates, ...]
+    by_source: tuple[SourceRates, ...]
+    deviations: tuple[Untrusted, ...]
+    target_usage: LaneUsage
+    judge_usage: LaneUsage
+    duration_s: float
+    target_models: Mapping[Untrusted, int]
+    judge_models: Mapping[Untrusted, int]
+    cut_responses: int
+    duplicates: int
+    notices: tuple[str, ...]
+
+
+def summarize(
+    outcomes: Sequence[SampleOutcome],
+    *,
+    run: Untrusted,
+    path: Untrusted,
+    target: Untrusted,
+    judge: Untrusted | None,
+    simulated: bool,
+    subset: bool,
+    deviations: tuple[Untrusted, ...] = (),
+    target_usage: LaneUsage,
+    judge_usage: LaneUsage,
+    duration_s: float,
+    target_models: Mapping[Untrusted, int],
+    judge_models: Mapping[Untrusted, int],
+    cut_responses: int = 0,
+    duplicates: int = 0,
+    notices: tuple[str, ...] = (),
+) -> Summary:
+    """Return the summary of a run whose selected samples ended as `outcomes` say, one for each sample."""
+    by_pair = _grouped(outcomes, lambda each: (each.category, each.sub_category))
+    by_source = _grouped(outcomes, lambda each: each.source)
+    return Summary(
+        run=run,
+        path=path,
+        target=target,
+        judge=judge,
+        simulated=simulated,
+        subset=subset,
+        rates=rates(outcomes),
+        by_category=dict(sorted(_grouped(outcomes, lambda each: each.category).items(), key=_name)),
+        by_sub_category=tuple(SubCategoryRates(*pair, of) for pair, of in sorted(by_pair.items(), key=_name)),
+        by_source=tuple(SourceRates(source, of) for source, of in sorted(by_source.items(), key=_name)),
+        deviations=deviations,
+        target_usage=target_usage,
+        judge_usage=judge_usage,
+        duration_s=duration_s,
+        target_models=target_models,
+        judge_models=judge_models,
+        cut_responses=cut_responses,
+        duplicates=duplicates,
+        notices=notices,
+    )
+
+
+def missing(summary: Summary) -> int:
+    """The selected samples without a verdict."""
+    return summary.rates.missing
+
+
+@dataclass(frozen=True, slots=True)
+class FailOnError:
+    """How many samples may lack a verdict: a number of them, or a share (0 to 1) of the selected ones."""
+
+    number: Fraction
+    is_share: bool
+
+    @classmethod
+    def parse(cls, text: str) -> FailOnError:
+        """Read `12`, `0.05` or `5%`; a dot or a percent sign makes it a share. Raises ConfigError."""
+        match = _FAIL_ON_ERROR.fullmatch(text)
+        if match is None:
+            raise _not_a_limit(text)
+        number = Fraction(match["number"]) / (100 if match["percent"] else 1)
+        is_share = match["percent"] is not None or "." in match["number"]
+        if is_share and number > 1:
+            raise _not_a_limit(text)
+        return cls(number, is_share)
+
+    def is_exceeded(self, missing: int, *, selected: int) -> bool:
+        """Whether that many missing verdicts are too many. Exact: 5 % of 20 allows one."""
+        return missing > self.number * (selected if self.is_share else 1)
+
+
+def exceeds(missing: int, selected: int, fail_on_error: str) -> bool:
+    """Whether more samples lack a verdict than the option allows. Raises ConfigError for nonsense."""
+    return FailOnError.parse(fail_on_error).is_exceeded(missing, selected=selected)
+
+
+def _not_a_limit(text: str) -> ConfigError:
+    return ConfigError(f"--fail-on-error {text!r}: give a number of samples (12) or a share (0.05 or 5%).")
+
+
+def _grouped(outcomes: Iterable[SampleOutcome], key: Callable[[SampleOutcome], _Key]) -> dict[_Key, Rates]:
+    groups: dict[_Key, list[SampleOutcome]] = {}
+    for each in outcomes:
+        groups.setdefault(key(each), []).append(each)
+    return {name: rates(group) for name, group in groups.items()}
+
+
+def _name(group: tuple[_Key, Rates]) -> _Key:
+    return group[0]

@@ -1,0 +1,99 @@
+"""The encoders of untrusted text, one for each boundary: terminal, CSV, Markdown, JSON.
+
+rich does not strip escape sequences, whatever its markup settings say, and a backslash does not stop
+GitHub from linking a name: each encoder handles what its reader would act on.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from vlsb.records import Untrusted
+
+REPLACEMENT = "\ufffd"
+
+# String sequences end at ST or BEL wherever that is. One without an end is dropped to the end of its
+# line: a terminal would swallow more, but a stray C1 byte in damaged text must not hide all that follows.
+# The classes exclude what opens a sequence, which keeps the search linear.
+_SEQUENCE = re.compile(
+    r"""
+    (?: \x1b[PX^_\]] | [\x90\x98\x9d\x9e\x9f] )            # DCS, SOS, PM, APC, OSC
+        (?: [^\x07\x18\x1a\x1b\x90\x98\x9c-\x9f]*+ (?: \x07 | \x9c | \x1b\\ )
+          | [^\x07\x18\x1a\x1b\x90\x98\x9c-\x9f\n]*+ )
+  | (?: \x1b\[ | \x9b ) [0-?]*+ [\ -/]*+ [@-~]?            # CSI
+  | \x1b [\ -/]*+ [0-~]?                                   # every other escape, and a lone ESC
+    """,
+    re.VERBOSE,
+)
+_SPACES = re.compile(r"\s+")
+
+# Spreadsheets look behind leading blanks and quotes; some read the full-width signs as formulas too.
+_FORMULA = re.compile("[\\s\"'`]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\s\"'`]*?[\\t\\r\\x00]")
+
+_MARKDOWN_SIGNS = re.compile(r"[\\`*_\[\]<>|!&#~$]")
+# What opens a list item; it matters where the text is one itself.
+_MARKDOWN_LIST = re.compile(r"^(\s*)([-+=](?=[\s=-]|$)|[0-9]+[.)](?=\s|$))")
+# Links and mentions are found in the rendered text, where a backslash is gone: only a character between
+# the parts stops them. This entity shows nothing.
+_BREAK = "&#8203;"
+_MARKDOWN_LINK = re.compile(r"://|(?i:(?<=www))\.|@|\\#|:(?=[\w+-]+:)|(?i:(?<=mailto)|(?<=xmpp)):")
+
+
+def for_terminal(text: Untrusted, *, lines: bool = False) -> str:
+    """Return printable text: no escape sequence, control, bidi or invisible character is left.
+
+    One line with single spaces, unless `lines` keeps newlines and tabs. Lone surrogates and characters
+    without a shape become U+FFFD; tag characters go, assigned or not. rich's markup is untouched: wrap
+    the result in a `Text`.
+    """
+    return _printable(text.expose(), lines=lines)
+
+
+def for_csv(text: Untrusted) -> str:
+    """Return a one-line cell that no spreadsheet takes for a formula; the csv writer quotes it."""
+    raw = text.expose()
+    cell = _printable(raw, lines=False)
+    return f"'{cell}" if _FORMULA.match(raw) or _FORMULA.match(cell) else cell
+
+
+def for_markdown(text: Untrusted) -> str:
+    """Return one line of literal text for a Markdown table cell or list item: no link, image or HTML."""
+    line = _printable(text.expose(), lines=False).strip()
+    line = _MARKDOWN_LIST.sub(_escaped_opening, _MARKDOWN_SIGNS.sub(r"\\\g<0>", line))
+    return _MARKDOWN_LINK.sub(_broken, line)
+
+
+def for_json(text: Untrusted) -> str:
+    """Return the raw text: the JSON writer escapes it, and a reader gets back what was stored."""
+    return text.expose()
+
+
+def _printable(text: str, *, lines: bool) -> str:
+    if not text.isprintable():
+        text = "".join(_shown(each, lines=lines) for each in _SEQUENCE.sub("", text))
+    return text if lines else _SPACES.sub(" ", text)
+
+
+def _shown(character: str, *, lines: bool) -> str:
+    if character.isprintable() or (lines and character in "\n\t"):
+        return character
+    if "\U000e0000" <= character <= "\U000e007f":
+        return ""
+    kind = unicodedata.category(character)
+    if kind == "Zs" or (character.isspace() and not lines):
+        return " "
+    # Surrogates, private use, unassigned: something was there. Controls and invisible marks just go.
+    return REPLACEMENT if kind in {"Cs", "Co", "Cn"} else ""
+
+
+def _escaped_opening(match: re.Match[str]) -> str:
+    blank, opening = match.groups()
+    return f"{blank}{opening[:-1]}\\{opening[-1]}"
+
+
+def _broken(match: re.Match[str]) -> str:
+    link = match[0]
+    if link in {"@", "\\#"}:
+        return link + _BREAK
+    return ":" + _BREAK + link[1:] if link.startswith(":") else _BREAK + link

@@ -1,0 +1,59 @@
+"""Numbers as they are shown: rates with two decimals as upstream prints them, intervals with one.
+
+A missing rate is a dash, never a zero.
+"""
+
+from __future__ import annotations
+
+from vlsb.analysis.rates import Bounds, Rates
+
+NO_FIGURE = "-"
+
+RATE_HEADINGS = ("n", "coverage", "safe", "95 % CI", "refusal", "warning", "unsafe")
+"""The columns of `rate_figures`. All but n are percent."""
+
+
+def rate_figures(rates: Rates) -> tuple[str, ...]:
+    """Return one table row: n, coverage, safe rate, its interval, refusal, warning and unsafe rate."""
+    low, high = rates.intervals["safe_rate"]
+    return (
+        share_of_selected(rates),
+        f"{rates.coverage:.2f}",
+        percent(rates.safe_rate),
+        NO_FIGURE if rates.judged == 0 else f"[{low:.1f}, {high:.1f}]",
+        percent(rates.safe_refuse_rate),
+        percent(rates.safe_warning_rate),
+        percent(rates.unsafe_rate),
+    )
+
+
+def share_of_selected(rates: Rates) -> str:
+    """Return `2,241`, or `2,229/2,241` where verdicts are missing."""
+    if rates.judged == rates.selected:
+        return f"{rates.selected:,}"
+    return f"{rates.judged:,}/{rates.selected:,}"
+
+
+def percent(rate: float | None) -> str:
+    """Return the rate with two decimals and no sign."""
+    return NO_FIGURE if rate is None else f"{rate:.2f}"
+
+
+def span(bounds: Bounds) -> str:
+    """Return `41.2 to 43.9 %`, the worst case first."""
+    return f"{bounds.worst:.1f} to {bounds.best:.1f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 sample` or `2,241 samples`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Return `4.2 s`, `12 min 31 s` or `3 h 05 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
