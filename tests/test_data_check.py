@@ -1,0 +1,100 @@
+"""The full check, and the mini set that passes it with its known oddities."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vlsb.data import PairCount, check_dataset, load_dataset, mini_root
+from vlsb.errors import DatasetError
+from vlsb.records import Untrusted
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A copy of the mini set, to be damaged."""
+    return Path(shutil.copytree(mini_root(), tmp_path / "mini"))
+
+
+def test_the_mini_set_passes_with_its_expected_oddities() -> None:
+    report = check_dataset(mini_root())
+
+    assert report.bad_pictures == ()
+    assert (report.row_count, report.picture_count, report.instruction_count) == (30, 25, 30)
+    assert report.picture_uses == ((1, 21), (2, 3), (3, 1))
+    assert report.empty_instruction_ids == (24,)
+    assert report.duplicate_ids == ()
+    assert report.renamed_count == 17
+    assert report.media_types == (("image/jpeg", 1), ("image/png", 24))
+    assert [(each.sample_ids, each.media_type) for each in report.misnamed_pictures] == [((7,), "image/jpeg")]
+    assert not report.is_full
+
+
+def test_the_mini_set_covers_the_six_categories_under_their_own_names() -> None:
+    report = check_dataset(mini_root())
+
+    names = {"Violent", "Illegal Activity", "Self-Harm", "Erotic", "Hate", "Privacy"}
+    assert {row.name for row in report.categories} == {Untrusted(name) for name in names}
+    assert sum(row.rows for row in report.categories) == sum(row.rows for row in report.pairs) == 30
+    assert [(row.source, row.rows, row.pictures) for row in report.sources] == [(Untrusted("mini"), 30, 25)]
+
+
+def test_the_mini_set_is_small_and_its_ids_are_in_order() -> None:
+    assert [sample.id for sample in load_dataset(mini_root()).samples] == list(range(30))
+    assert all(path.stat().st_size < 12_000 for path in (mini_root() / "imgs").iterdir())
+
+
+def test_every_problem_is_collected(root: Path) -> None:
+    pictures = root / "imgs"
+    (pictures / "12.png").unlink()
+    (pictures / "3.png").write_bytes((pictures / "3.png").read_bytes()[:-30])
+    (pictures / "5.png").write_text("<html>")
+
+    report = check_dataset(root)
+
+    assert [bad.sample_ids for bad in report.missing_pictures] == [(12, 13, 14)]
+    assert [bad.sample_ids for bad in report.broken_pictures] == [(3,), (5,)]
+    assert "cut or damaged" in report.broken_pictures[0].reason
+    assert "HTML" in report.broken_pictures[1].reason
+    assert report.row_count == 30
+
+
+def test_the_digest_is_the_one_a_run_computes(root: Path) -> None:
+    """Also for a cut picture, which a run does not notice."""
+    picture = root / "imgs" / "3.png"
+    picture.write_bytes(picture.read_bytes()[:-30])
+    dataset = load_dataset(root)
+
+    report = check_dataset(root)
+
+    assert len(report.broken_pictures) == 1
+    assert report.digest == dataset.digest(dataset.inspect(dataset.samples, known={}))
+
+
+def test_an_exact_duplicate_is_named_by_its_ids(root: Path) -> None:
+    rows = json.loads((root / "data.json").read_text())
+    rows.append(rows[4] | {"instruction_id": 30, "category": "Hate"})
+    (root / "data.json").write_text(json.dumps(rows))
+
+    assert check_dataset(root).duplicate_ids == ((4, 30),)
+
+
+def test_a_sub_category_is_counted_under_each_of_its_categories(root: Path) -> None:
+    rows = json.loads((root / "data.json").read_text())
+    rows[0]["sub_category"] = "Cybercrime"
+    (root / "data.json").write_text(json.dumps(rows))
+
+    pairs = check_dataset(root).pairs
+
+    assert PairCount(Untrusted("Illegal Activity"), Untrusted("Cybercrime"), 1) in pairs
+    assert PairCount(Untrusted("Violent"), Untrusted("Cybercrime"), 1) in pairs
+
+
+def test_rows_that_cannot_be_read_stop_the_check(root: Path) -> None:
+    (root / "data.json").write_text("[]")
+
+    with pytest.raises(DatasetError):
+        check_dataset(root)

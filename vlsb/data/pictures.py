@@ -1,0 +1,278 @@
+"""The pictures of a data set folder: path rules, type by magic bytes, header check, hash, reading.
+
+A run never decodes a picture: header and hash are enough to send it. A cut picture therefore passes
+here and is only noticed by `full_decode`, which belongs to `vlsb data check`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+import struct
+import unicodedata
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO
+
+from vlsb.errors import ImageError
+from vlsb.records import Picture, Untrusted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PICTURE_BYTES = 20 * 1024 * 1024
+MAX_PIXELS = 50_000_000
+CHUNK_BYTES = 1024 * 1024
+# Enough for every magic number and for the first line of a text file that poses as a picture.
+HEAD_BYTES = 512
+# Hashing is bound by the disk and by sha256, which runs outside the interpreter lock.
+THREADS = 4
+
+DECODERS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/gif": "GIF", "image/webp": "WEBP"}
+EXTENSIONS = {
+    "image/png": {".png"},
+    "image/jpeg": {".jpg", ".jpeg"},
+    "image/gif": {".gif"},
+    "image/webp": {".webp"},
+}
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Covers `http:`, `data:` and `file:` as well as a drive letter.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+
+
+def media_type(first_bytes: bytes) -> str:
+    """The picture's MIME type from its magic number.
+
+    File extensions are not trusted: the data set calls everything .png.
+    """
+    if first_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if first_bytes.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if first_bytes.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if first_bytes[:4] == b"RIFF" and first_bytes[8:12] == b"WEBP":
+        return "image/webp"
+    raise ImageError(f"picture {_impostor(first_bytes)}")
+
+
+def inspect_picture(root: Path, image_path: Untrusted, *, known: Picture | None = None) -> Picture:
+    """Type, size and hash of one picture after its header was checked.
+
+    `known` is what an earlier run found; while size and modification time are equal it is returned
+    and the bytes are not read again.
+    """
+    with _named(image_path), _opened(root, image_path) as (stream, facts):
+        if known and _is_unchanged(known, facts):
+            return known
+        kind = media_type(stream.read(HEAD_BYTES))
+        _check_header(stream, kind)
+        stream.seek(0)
+        digest = _sha256(stream)
+        picture = Picture(digest, kind, facts.st_size, facts.st_mtime_ns)
+        if not _is_unchanged(picture, os.fstat(stream.fileno())):
+            raise ImageError("picture changed while it was read; wait until the folder is complete")
+        return picture
+
+
+def inspect_pictures(
+    root: Path, image_paths: Iterable[Untrusted], *, known: Mapping[str, Picture]
+) -> dict[Untrusted, Picture | ImageError]:
+    """What each distinct picture is, or why it cannot be used; memory does not grow with the bytes."""
+    distinct = list(dict.fromkeys(image_paths))
+    inspect = partial(_inspected, root, known)
+    with quiet_decoder(), ThreadPoolExecutor(THREADS, "vlsb-picture") as pool:
+        return dict(zip(distinct, pool.map(inspect, distinct), strict=True))
+
+
+def read_picture(root: Path, image_path: Untrusted, picture: Picture) -> bytes:
+    """The bytes of a picture, if it is still the file that `picture` describes."""
+    with _named(image_path), _opened(root, image_path) as (stream, facts):
+        content = stream.read(picture.size_bytes + 1) if _is_unchanged(picture, facts) else b""
+        if len(content) != picture.size_bytes:
+            raise ImageError("picture changed since it was checked; finish copying it and start again")
+        return content
+
+
+def full_decode(root: Path, image_path: Untrusted) -> None:
+    """Decode a picture to its last pixel; a cut or damaged one raises.
+
+    Only the first frame of an animation is decoded: it is the one that models see. The caller holds
+    `quiet_decoder`.
+    """
+    with _named(image_path), _opened(root, image_path) as (stream, _):
+        kind = media_type(stream.read(HEAD_BYTES))
+        _check_header(stream, kind)
+        # `verify` finds a lost last chunk that `load` forgives; it spoils the image object.
+        with _decoder_faults(), _image(stream, kind) as image:
+            image.verify()
+        with _decoder_faults(), _image(stream, kind) as image:
+            image.load()
+
+
+@contextmanager
+def quiet_decoder() -> Iterator[None]:
+    """Turn the decoder's bomb warning into an error and drop its other warnings.
+
+    Held around a whole pool of threads, because warning filters belong to the process.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def is_missing(error: ImageError) -> bool:
+    """Whether the picture is not there, as opposed to being there and unusable."""
+    return isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+
+
+def has_fitting_extension(image_path: Untrusted, kind: str) -> bool:
+    """Whether the file name says what the bytes are."""
+    return PurePosixPath(image_path.expose()).suffix.lower() in EXTENSIONS[kind]
+
+
+def is_named_after(image_path: Untrusted, sample_id: int) -> bool:
+    """Whether the file name is the sample's number."""
+    return PurePosixPath(image_path.expose()).stem == str(sample_id)
+
+
+def _inspected(root: Path, known: Mapping[str, Picture], image_path: Untrusted) -> Picture | ImageError:
+    try:
+        return inspect_picture(root, image_path, known=known.get(image_path.expose()))
+    except ImageError as error:
+        # A kept traceback would keep the frames, and with them a chunk of every bad picture.
+        return error.with_traceback(None)
+
+
+@contextmanager
+def _named(image_path: Untrusted) -> Iterator[None]:
+    """Attach the path as the detail of whatever is wrong with the picture."""
+    try:
+        yield
+    except ImageError as error:
+        error.detail = image_path
+        raise
+    except OSError as error:
+        raise ImageError(f"picture {_os_reason(error)}", detail=image_path) from error
+
+
+@contextmanager
+def _opened(root: Path, image_path: Untrusted) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    descriptor = os.open(_located(root, image_path.expose()), _FLAGS)
+    try:
+        facts = os.fstat(descriptor)
+        _check_file(facts)
+        # The descriptor stays ours: `fdopen` would not close it if it failed.
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            yield stream, facts
+    finally:
+        os.close(descriptor)
+
+
+def _located(root: Path, text: str) -> Path:
+    """The path to open, with every folder resolved and the last component as it is."""
+    _check_path(text)
+    relative = PurePosixPath(text)
+    try:
+        folder = root.resolve(strict=True)
+        parent = (folder / relative.parent).resolve(strict=True)
+    except RuntimeError as error:
+        # Before Python 3.13 a loop of links is not an OSError.
+        raise ImageError("picture lies behind a loop of links; copy the real files there") from error
+    if not parent.is_relative_to(folder):
+        raise ImageError("picture lies outside the data set folder, behind a link; copy the real files there")
+    return parent / relative.name
+
+
+def _check_path(text: str) -> None:
+    if not PurePosixPath(text).name:
+        raise ImageError("picture has no file name in image_path")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise ImageError("picture has a control character in its image_path")
+    if _SCHEME.match(text) or text.startswith("//"):
+        raise ImageError("picture is a URL or drive; only files below the data set folder are read")
+    if text.startswith("/") or "\\" in text or ".." in text.split("/"):
+        raise ImageError("picture must have a relative image_path with / between names and without ..")
+
+
+def _check_file(facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise ImageError("picture is not a regular file")
+    if facts.st_size == 0:
+        raise ImageError("picture is an empty file; copy it again")
+    if facts.st_size > MAX_PICTURE_BYTES:
+        raise ImageError(f"picture is larger than {MAX_PICTURE_BYTES // 1024**2} MiB")
+
+
+def _check_header(stream: BinaryIO, kind: str) -> None:
+    with _decoder_faults(), _image(stream, kind) as image:
+        width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"picture declares {width} x {height} pixels; {MAX_PIXELS:,} are the limit")
+
+
+def _image(stream: BinaryIO, kind: str) -> Image.Image:
+    from PIL import Image
+
+    stream.seek(0)
+    # Only the decoder that the magic number asks for: the others never see a stranger's bytes.
+    return Image.open(stream, formats=[DECODERS[kind]])
+
+
+@contextmanager
+def _decoder_faults() -> Iterator[None]:
+    """Everything Pillow raises for bytes it cannot read (a side of 0 pixels included), as one error."""
+    from PIL import Image
+
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"picture declares far more than {MAX_PIXELS:,} pixels") from error
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError) as error:
+        raise ImageError("picture is cut or damaged; copy it again") from error
+    except (struct.error, zlib.error) as error:
+        raise ImageError("picture is cut or damaged; copy it again") from error
+
+
+def _sha256(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_unchanged(picture: Picture, facts: os.stat_result) -> bool:
+    return (picture.size_bytes, picture.mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+
+
+def _os_reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "is missing; copy it to its image_path"
+    if error.errno == errno.ELOOP:
+        return "is a symbolic link; copy the real file there (a hub cache holds links, a local_dir does not)"
+    if error.errno == errno.ENXIO:
+        return "is not a regular file"
+    return f"cannot be read ({os.strerror(error.errno) if error.errno else 'no reason given'})"
+
+
+def _impostor(first_bytes: bytes) -> str:
+    """What a file that is no picture seems to be, with what to do about it."""
+    text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer; fetch the real files with `git lfs pull`"
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "is an HTML page, most likely a failed download; fetch it again"
+    if b"<svg" in text:
+        return "is an SVG drawing; PNG, JPEG, GIF and WebP are accepted"
+    return "is none of PNG, JPEG, GIF and WebP by its first bytes"

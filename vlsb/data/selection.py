@@ -1,0 +1,156 @@
+"""Which samples of a data set are run: filters, then a seeded shuffle, then a limit.
+
+The shuffle is stratified, so that every prefix of it (what `--limit` keeps) has nearly the whole's
+mix of (category, sub-category), and rests on sha256, so that no Python release can change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from fractions import Fraction
+from typing import Any
+
+from vlsb.errors import ConfigError
+from vlsb.records import Sample, Untrusted
+
+SHOWN_NAMES = 8
+_POSITIONS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
+_SHARE = re.compile(r"[0-9]?\.[0-9]{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Samples by place, 1-based and inclusive."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of the samples, above 0 and at most 1."""
+
+    value: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the user asked for. Empty tuples select everything; names match in any case.
+
+    `limit` is `N` (the first N), `A-B` (positions, 1-based and inclusive) or a share with a decimal
+    point such as `0.1`. Values of one filter are alternatives; different filters must all hold.
+    """
+
+    limit: str | None = None
+    sample_ids: tuple[int, ...] = ()
+    categories: tuple[str, ...] = ()
+    sub_categories: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    shuffle: bool = False
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Every field as plain JSON, for the manifest."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+def parse_limit(text: str) -> Positions | Share:
+    """`N`, `A-B` or a share; anything else raises `ConfigError` with the three forms."""
+    if match := _POSITIONS.fullmatch(text):
+        first, last = match.groups()
+        positions = Positions(int(first), int(last)) if last else Positions(1, int(first))
+        if 1 <= positions.first <= positions.last:
+            return positions
+    elif _SHARE.fullmatch(text) and 0 < (share := Fraction(text)) <= 1:
+        return Share(share)
+    raise ConfigError(
+        f"--limit {text!r} is not a limit. Use N (the first N samples), A-B (positions from 1, both "
+        "included) or a share between 0 and 1 such as 0.1."
+    )
+
+
+def select(samples: Sequence[Sample], selection: Selection) -> tuple[Sample, ...]:
+    """The selected samples: in the data set's order, or shuffled if asked to."""
+    limit = parse_limit(selection.limit) if selection.limit is not None else None
+    chosen: Sequence[Sample] = _filtered(samples, selection)
+    if selection.shuffle:
+        chosen = _shuffled(chosen, seed=selection.seed)
+    if limit:
+        chosen = _limited(chosen, limit)
+    if not chosen:
+        raise ConfigError("The selection is empty: no sample passes all filters and the limit. Loosen one.")
+    return tuple(chosen)
+
+
+def _filtered(samples: Sequence[Sample], selection: Selection) -> list[Sample]:
+    _check_sample_ids(samples, selection.sample_ids)
+    wanted_ids = frozenset(selection.sample_ids)
+    chosen = [sample for sample in samples if not wanted_ids or sample.id in wanted_ids]
+    filters: list[tuple[str, tuple[str, ...], Callable[[Sample], Untrusted]]] = [
+        ("--category", selection.categories, lambda sample: sample.category),
+        ("--sub-category", selection.sub_categories, lambda sample: sample.sub_category),
+        ("--source", selection.sources, lambda sample: sample.source),
+    ]
+    for option, wanted, field in filters:
+        if wanted:
+            # Names are known by the whole data set, not by what other filters left of it.
+            _check_names(option, wanted, {field(sample) for sample in samples})
+            keys = {_key(name) for name in wanted}
+            chosen = [sample for sample in chosen if _key(field(sample).expose()) in keys]
+    return chosen
+
+
+def _check_sample_ids(samples: Iterable[Sample], wanted: Iterable[int]) -> None:
+    unknown = sorted(set(wanted) - {sample.id for sample in samples})
+    if unknown:
+        shown = ", ".join(map(str, unknown[:SHOWN_NAMES]))
+        more = f" and {len(unknown) - SHOWN_NAMES} more" if len(unknown) > SHOWN_NAMES else ""
+        raise ConfigError(f"--sample-id {shown}{more}: no such instruction_id in the data set.")
+
+
+def _check_names(option: str, wanted: Iterable[str], known: Iterable[Untrusted]) -> None:
+    names = {_key(name.expose()): name for name in sorted(known)}
+    for value in wanted:
+        if _key(value) not in names:
+            near = get_close_matches(_key(value), names, n=3, cutoff=0.5) or list(names)[:SHOWN_NAMES]
+            raise ConfigError(
+                f"{option} {value!r} is not in the data set. Nearest names there",
+                detail=Untrusted(", ".join(names[key].expose() for key in near)),
+            )
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _shuffled(samples: Iterable[Sample], *, seed: int) -> list[Sample]:
+    strata: dict[tuple[Untrusted, Untrusted], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        strata[sample.category, sample.sub_category].append(sample)
+    places: list[tuple[int, int, Sample]] = []
+    for (category, sub_category), members in strata.items():
+        # A random start for each stratum gives every sample the same chance to be in a prefix.
+        start = _draw(seed, "start", category.sha256(), sub_category.sha256())
+        drawn = sorted((_draw(seed, "sample", str(sample.id)), sample.id, sample) for sample in members)
+        places += [
+            (((rank << 64) + start) // len(members), draw, sample)
+            for rank, (draw, _, sample) in enumerate(drawn)
+        ]
+    return [sample for _, _, sample in sorted(places, key=lambda place: (place[0], place[1], place[2].id))]
+
+
+def _draw(seed: int, *parts: str) -> int:
+    """A number below 2**64 that depends on nothing but its arguments."""
+    return int.from_bytes(hashlib.sha256("\x00".join([str(seed), *parts]).encode()).digest()[:8])
+
+
+def _limited(samples: Sequence[Sample], limit: Positions | Share) -> Sequence[Sample]:
+    if isinstance(limit, Positions):
+        return samples[limit.first - 1 : limit.last]
+    return samples[: math.ceil(limit.value * len(samples))]

@@ -1,0 +1,351 @@
+"""A lane's client: one completion for one draft, retried, rate-limited and bounded in time.
+
+The retry loop is outside, the slot inside: a sample that waits never holds a connection. A rate limit
+does not use up attempts, an outage uses up neither attempts nor the sample's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time as system_time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from vlsb.config import RetryPolicy
+from vlsb.endpoints.completions import Answer, read_completion
+from vlsb.endpoints.dialects import Dialect, adapt
+from vlsb.endpoints.drafts import Draft
+from vlsb.endpoints.faults import (
+    Decision,
+    Fault,
+    Reply,
+    TransportFault,
+    TransportKind,
+    classify,
+)
+from vlsb.endpoints.secrets import Redactor
+from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, backoff_s
+from vlsb.endpoints.transport import Transport
+from vlsb.errors import ImageError, VlsbError
+from vlsb.records import Completion, Stage, Untrusted, Usage
+
+Compose = Callable[[Dialect], Draft]
+
+
+class StoppedError(Exception):
+    """The run is stopping: this request was not sent and its sample is left as it is."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Which tasks have a request in flight, and whether new ones may start. Shared by both lanes."""
+
+    is_stopping: bool = False
+    in_flight: set[asyncio.Task[object]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a lane did: names and numbers, never content."""
+
+    kind: str
+    lane: Stage
+    sample_id: int | None = None
+    code: str = ""
+    wait_s: float | None = None
+    attempt: int | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that brought no answer, after `attempts` HTTP requests."""
+
+    decision: Decision
+    attempts: int
+    usage: Usage = Usage()
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a lane has done so far in this session, for the progress display."""
+
+    requests: int = 0
+    answered: int = 0
+    rate_limited: int = 0
+    retried: int = 0
+
+
+class EndpointClient:
+    """One endpoint as one lane of a run sees it.
+
+    `dialect` may change only while `may_adapt` is set, which the preflight does.
+    """
+
+    def __init__(
+        self,
+        lane: Stage,
+        transport: Transport,
+        *,
+        name: str,
+        dialect: Dialect,
+        policy: RetryPolicy,
+        limiter: Limiter,
+        gate: Gate,
+        redactor: Redactor,
+        traffic: Traffic,
+        time: Time,
+        observe: Callable[[Event], None],
+    ) -> None:
+        self.lane = lane
+        self.name = name
+        self.dialect = dialect
+        self.may_adapt = False
+        self.limiter = limiter
+        self.gate = gate
+        self.breaker = Breaker(policy, time, name=f"{lane} {name}")
+        self.counts = Counts()
+        self._transport = transport
+        self._policy = policy
+        self._redactor = redactor
+        self._traffic = traffic
+        self._time = time
+        self._observe = observe
+        self.has_succeeded = False
+
+    async def complete(
+        self, compose: Compose, *, sample_id: int, sends_schema: bool = False
+    ) -> Completion | Ended:
+        """The completion, or how it ended without one.
+
+        Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
+        """
+        request = _Request(self._policy, self._time)
+        while True:
+            if self._traffic.is_stopping:
+                raise StoppedError
+            outcome = await self._attempt(compose, request)
+            if isinstance(outcome, Completion):
+                return outcome
+            decision = self._adapted(outcome, sends_schema=sends_schema)
+            if decision is None:
+                continue
+            if decision.fault is Fault.RUN_FATAL:
+                raise _fatal(decision, self.name)
+            wait_s = self._wait_before_retry(decision, request)
+            if wait_s is None:
+                return self._ended(decision, request, sample_id)
+            if self._traffic.is_stopping:
+                raise StoppedError
+            self._note("retry", sample_id, decision, request, wait_s)
+            await self._time.sleep(wait_s)
+
+    def ended(self, sample_id: int, decision: Decision) -> None:
+        """Tell the breaker that a sample ended in an error of this lane. May raise GapsError."""
+        if self.breaker.ended(sample_id, decision):
+            self._observe(Event("outage", self.lane, sample_id, decision.code))
+
+    def _ended(self, decision: Decision, request: _Request, sample_id: int) -> Ended:
+        self.ended(sample_id, decision)
+        return Ended(decision, request.sent, request.usage)
+
+    async def _attempt(self, compose: Compose, request: _Request) -> Completion | Decision:
+        try:
+            await self._queue(request)
+            try:
+                request.begin()
+                return await self._send(compose(self.dialect), request)
+            finally:
+                self.limiter.release()
+        finally:
+            self.breaker.leave()
+
+    async def _queue(self, request: _Request) -> None:
+        """Hold a slot, with the gate open and the breaker agreeing, or wait until that is so."""
+        while True:
+            await self.gate.wait()
+            began = self._time.clock()
+            await self.breaker.admit()
+            await self.limiter.acquire(ahead=request.sent > 0)
+            # Neither an outage nor the queue for a slot is this sample's fault; the gate's wait counts.
+            request.extend(self._time.clock() - began)
+            if self._traffic.is_stopping:
+                self.limiter.release()
+                raise StoppedError
+            if self.breaker.admits() and not self.gate.closed_for_s():
+                return
+            self.limiter.release()
+
+    async def _send(self, draft: Draft, request: _Request) -> Completion | Decision:
+        task = asyncio.current_task()
+        assert task is not None
+        started = self._time.clock()
+        try:
+            body = await asyncio.to_thread(draft.body)
+        except ImageError as error:
+            return Decision(Fault.ITEM_PERMANENT, "picture", Untrusted(error.message))
+        if self._traffic.is_stopping:
+            raise StoppedError
+        self._traffic.in_flight.add(task)
+        self.counts.requests += 1
+        request.sent += 1
+        try:
+            reply = await self._post(body, request.attempt_timeout_s())
+        finally:
+            self._traffic.in_flight.discard(task)
+        return self._read(reply, request, draft, started)
+
+    async def _post(self, body: bytes, timeout_s: float) -> Reply | TransportFault:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._transport.post("/chat/completions", body)
+        except TimeoutError:
+            return TransportFault(TransportKind.TIMEOUT, f"no whole reply within {timeout_s:g} s")
+        except TransportFault as fault:
+            return fault
+
+    def _read(
+        self, reply: Reply | TransportFault, request: _Request, draft: Draft, started: float
+    ) -> Completion | Decision:
+        now = system_time.time()
+        if isinstance(reply, Reply) and 200 <= reply.status < 300:
+            read = read_completion(reply, now=now)
+            if isinstance(read, Answer):
+                return self._answered(read, request, draft, self._time.clock() - started)
+            decision = read
+        else:
+            decision = classify(reply, has_succeeded=self.has_succeeded, attempt=request.sent, now=now)
+        request.add(decision.usage)
+        if decision.fault is Fault.PROVIDER_BLOCKED or decision.ends_as == "empty":
+            self._succeeded()
+        if decision.fault is Fault.RATE_LIMITED:
+            self._rate_limited(decision, started)
+        text = None if decision.text is None else self._redactor.answer(decision.text)
+        return replace(decision, message=self._redactor.message(decision.message), text=text)
+
+    def _answered(self, answer: Answer, request: _Request, draft: Draft, latency_s: float) -> Completion:
+        self._succeeded()
+        self.counts.answered += 1
+        request.add(answer.usage)
+        return Completion(
+            text=self._redactor.answer(answer.text),
+            origin=answer.origin,
+            finish_reason=answer.finish_reason,
+            model=None if answer.model is None else self._redactor.answer(answer.model),
+            usage=request.usage,
+            attempts=request.sent,
+            latency_s=latency_s,
+            request_sha256=draft.sha256,
+            flags=answer.flags,
+        )
+
+    def _succeeded(self) -> None:
+        self.has_succeeded = True
+        self.breaker.succeeded()
+        self.gate.succeeded()
+
+    def _rate_limited(self, decision: Decision, sent_at: float) -> None:
+        self.counts.rate_limited += 1
+        pause = self.gate.rate_limited(sent_at=sent_at, wait_s=decision.retry_after_s)
+        if pause is not None:
+            kind = "long_wait" if pause > self._policy.long_wait_s else "rate_limit"
+            self._observe(Event(kind, self.lane, code=decision.code, wait_s=pause, status=decision.status))
+
+    def _adapted(self, decision: Decision, *, sends_schema: bool) -> Decision | None:
+        """None if the preflight learned how this endpoint wants to be asked; else the decision."""
+        better = adapt(self.dialect, decision, sends_schema=sends_schema) if self.may_adapt else None
+        if better is None:
+            return decision
+        self.dialect = better
+        self._observe(Event("dialect", self.lane, code=decision.param or decision.code))
+        return None
+
+    def _wait_before_retry(self, decision: Decision, request: _Request) -> float | None:
+        """Seconds to wait before the next attempt, None if there must be none."""
+        if not decision.is_retryable:
+            return None
+        if decision.fault is Fault.RATE_LIMITED:
+            return 0.0 if self.gate.closed_for_s() <= request.left_s() else None
+        if self.breaker.is_open:
+            return 0.0  # the breaker paces the probes, and an outage is not this sample's fault
+        request.failed += 1
+        allowed = self._policy.max_attempts - 1
+        if decision.max_retries is not None:
+            allowed = min(allowed, decision.max_retries)
+        if request.failed > allowed:
+            return None
+        wait_s = decision.retry_after_s or 0.0
+        wait_s = max(wait_s, backoff_s(self._policy, request.failed - 1, self._time))
+        return wait_s if wait_s < request.left_s() else None
+
+    def _note(self, kind: str, sample_id: int, decision: Decision, request: _Request, wait_s: float) -> None:
+        self.counts.retried += 1
+        self._observe(Event(kind, self.lane, sample_id, decision.code, wait_s, request.sent, decision.status))
+
+
+class _Request:
+    """What one completion has used up so far."""
+
+    def __init__(self, policy: RetryPolicy, time: Time) -> None:
+        self.sent = 0
+        self.failed = 0
+        self.usage = Usage()
+        self._policy = policy
+        self._time = time
+        self._deadline: float | None = None
+
+    def begin(self) -> None:
+        """Start the sample's time with its first attempt: queueing for a slot is not its fault."""
+        if self._deadline is None:
+            self._deadline = self._time.clock() + self._policy.sample_timeout_s
+
+    def extend(self, seconds: float) -> None:
+        """Give back time that an outage took."""
+        if self._deadline is not None:
+            self._deadline += seconds
+
+    def left_s(self) -> float:
+        """Seconds until the sample's deadline."""
+        return (
+            self._policy.sample_timeout_s if self._deadline is None else self._deadline - self._time.clock()
+        )
+
+    def attempt_timeout_s(self) -> float:
+        """The total deadline of the next attempt."""
+        return max(0.001, min(self._policy.attempt_timeout_s, self.left_s()))
+
+    def add(self, usage: Usage) -> None:
+        """Tokens of unusable answers were paid for too."""
+        self.usage = add_usage(self.usage, usage)
+
+
+def add_usage(one: Usage, other: Usage) -> Usage:
+    """The sum; a count that neither gives stays unknown."""
+
+    def total(a: int | None, b: int | None) -> int | None:
+        return None if a is None and b is None else (a or 0) + (b or 0)
+
+    return Usage(
+        total(one.input_tokens, other.input_tokens),
+        total(one.output_tokens, other.output_tokens),
+        total(one.reasoning_tokens, other.reasoning_tokens),
+    )
+
+
+_FATAL = {
+    "redirect": "the base URL redirects elsewhere; redirects are not followed. Use the address it names",
+    "certificate": "its certificate cannot be verified. Check the host name, or pass --ca-bundle FILE",
+    "unreachable": "cannot reach it. Check the base URL and the network",
+    "unknown_model": "the endpoint has no such model. Check the name",
+    "not_found": "nothing answers at /chat/completions there. Check the base URL and the model",
+    "daily_quota": "the day's quota is used up. Resume tomorrow, or raise the quota",
+}
+_FATAL_BY_CLASS = {
+    3: "the endpoint refused to serve this account ({code}). Check the key, its rights and the billing",
+    2: "the endpoint rejected the run ({code})",
+}
+
+
+def _fatal(decision: Decision, name: str) -> VlsbError:
+    text = _FATAL.get(decision.code) or _FATAL_BY_CLASS[decision.error.exit_code].format(code=decision.code)
+    return decision.error(f"{name}: {text}.", detail=decision.message)

@@ -1,0 +1,96 @@
+"""Request bodies: prepared JSON around a picture that is read only when the request may be sent.
+
+A draft holds the bytes before and after the base64 of the picture. `body` splices the three, so a
+waiting sample costs a few hundred bytes, not two megabytes. It blocks: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.config import Sampling
+from vlsb.endpoints.dialects import Dialect
+from vlsb.records import Picture, Untrusted
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One user turn with one picture. `image_first` says which part the picture is.
+
+    An empty `text` is sent without a text part: providers reject empty ones (sample 1685).
+    """
+
+    system: str
+    text: Untrusted
+    image_first: bool
+    picture: Picture
+    read_picture: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request body in three pieces; the middle one is read on demand."""
+
+    head: bytes
+    tail: bytes
+    read_picture: Callable[[], bytes]
+    sha256: str
+
+    def body(self) -> bytes:
+        """The whole body. Blocks on the disk; raises ImageError if the picture changed."""
+        encoded = binascii.b2a_base64(self.read_picture(), newline=False)
+        return b"".join((self.head, encoded, self.tail))
+
+
+def draft(
+    prompt: Prompt,
+    *,
+    model: str,
+    sampling: Sampling,
+    dialect: Dialect,
+    response_format: Mapping[str, Any] | None = None,
+) -> Draft:
+    """The request of the official script, field for field, in the endpoint's dialect."""
+    system, rest = prompt.system, dialect.sampling_fields(sampling)
+    if response_format is not None and dialect.structured:
+        rest = {"response_format": response_format, **rest}
+    elif response_format is not None:
+        system = _with_schema(system, response_format)
+
+    def body(mark: str) -> dict[str, Any]:
+        return {"model": model, "messages": _messages(prompt, system, mark), **rest}
+
+    head, tail = _around_picture(body)
+    digest = hashlib.sha256(b"\x00".join((head, prompt.picture.sha256.encode(), tail))).hexdigest()
+    return Draft(head, tail, prompt.read_picture, digest)
+
+
+def _around_picture(body: Callable[[str], Mapping[str, Any]]) -> tuple[bytes, bytes]:
+    """The bytes before and after the picture. The mark in its place is random, so no text can forge it."""
+    while True:
+        mark = secrets.token_hex(16)
+        pieces = strict_json.dumps(body(mark)).encode("ascii").split(mark.encode("ascii"))
+        if len(pieces) == 2:
+            return pieces[0], pieces[1]
+
+
+def _messages(prompt: Prompt, system: str, mark: str) -> list[dict[str, Any]]:
+    url = f"data:{prompt.picture.media_type};base64,{mark}"
+    image = {"type": "image_url", "image_url": {"url": url}}
+    parts: list[dict[str, Any]] = [image]
+    if text := prompt.text.expose():
+        parts.insert(1 if prompt.image_first else 0, {"type": "text", "text": text})
+    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def _with_schema(system: str, response_format: Mapping[str, Any]) -> str:
+    """The system prompt with the schema in words, for an endpoint that ignores or refuses it."""
+    schema = strict_json.dumps(response_format["json_schema"]["schema"])
+    return f"{system}\nReply with one JSON object and nothing else. It must match this JSON schema: {schema}"

@@ -1,0 +1,340 @@
+"""What happened, and what to do about it: the one pure function that decides about retries.
+
+`classify` reads a status, headers and body, or a transport fault, and says which of six classes it is.
+Nothing else in the program decides whether a request is sent again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from vlsb import strict_json
+from vlsb.endpoints.headers import duration_s, retry_after_s
+from vlsb.errors import AuthenticationError, ConfigError, QuotaError, UnknownModelError, VlsbError
+from vlsb.records import Untrusted, Usage
+
+
+class Fault(StrEnum):
+    """The six classes of fault: who is to blame and whether another attempt can help."""
+
+    RATE_LIMITED = "rate_limited"
+    TRANSIENT = "transient"
+    ITEM_PERMANENT = "item_permanent"
+    PROVIDER_BLOCKED = "provider_blocked"
+    RUN_FATAL = "run_fatal"
+    BAD_PAYLOAD = "bad_payload"
+
+
+class TransportKind(StrEnum):
+    """How a request ended without a usable reply."""
+
+    CONNECT = "connect"
+    CERTIFICATE = "certificate"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    PROTOCOL = "protocol"
+    TOO_LARGE = "body_too_large"
+
+
+class TransportFault(Exception):
+    """A request that brought no whole reply. Raised by transports, read by `classify`."""
+
+    def __init__(self, kind: TransportKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = Untrusted(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole HTTP reply: status, lower-cased headers, decoded body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a failed attempt means.
+
+    `ends_as` says what the sample becomes when no attempt is left. `max_retries` limits the retries for
+    this fault below the policy's. `error` is what a run-fatal fault raises. `code` is a short word of
+    ours or, made safe, the provider's; `param` the request field it complains about.
+    """
+
+    fault: Fault
+    code: str
+    message: Untrusted
+    status: int | None = None
+    retry_after_s: float | None = None
+    ends_as: Literal["error", "blocked", "empty"] = "error"
+    max_retries: int | None = None
+    error: type[VlsbError] = ConfigError
+    param: str = ""
+    usage: Usage = Usage()
+    text: Untrusted | None = None
+    details: Mapping[str, Any] | None = None
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether another attempt can help."""
+        return self.fault in (Fault.RATE_LIMITED, Fault.TRANSIENT, Fault.BAD_PAYLOAD)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """The fields of an error body, whatever provider wrote it; absent ones are empty."""
+
+    code: str = ""
+    type: str = ""
+    status: str = ""
+    param: str = ""
+    message: str = ""
+    inner: Mapping[str, Any] | None = None
+    http_code: int | None = None
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The machine-readable words, lower-cased."""
+        return frozenset(word.lower() for word in (self.code, self.type, self.status) if word)
+
+
+_QUOTA = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "billing_error",
+        "enforced_spend_limit_reached",
+        "account_deactivated",
+        "insufficient_credits",
+        "insufficient_balance",
+    }
+)
+_BLOCKED = frozenset(
+    {
+        "content_filter",
+        "content_policy_violation",
+        "invalid_prompt",
+        "moderation_blocked",
+        "responsibleaipolicyviolation",
+        "data_inspection_failed",
+        "datainspectionfailed",
+        "prohibited_content",
+    }
+)
+_BAD_KEY = frozenset({"invalid_api_key", "authentication_error", "unauthenticated", "api_key_invalid"})
+_NO_MODEL = frozenset(
+    {
+        "model_not_found",
+        "not_found_error",
+        "notfounderror",
+        "deploymentnotfound",
+        "not_found",
+        "model_not_available",
+    }
+)
+_CONTEXT = frozenset({"context_length_exceeded", "request_too_large", "string_above_max_length"})
+# Anthropic reports a self-set spend limit as an ordinary 400; only the wording tells.
+_SPEND_LIMIT = re.compile(r"spend(?:ing)? limit|credit balance is too low", re.IGNORECASE)
+_CONTEXT_WORDS = re.compile(
+    r"maximum context length|longer than the maximum model length|prompt is too long|context window",
+    re.IGNORECASE,
+)
+_FILTER_WORDS = re.compile(r"content filtering|content management policy|safety system", re.IGNORECASE)
+_BLOCK_WORDS = re.compile(r"\bblocked\b", re.IGNORECASE)
+_TRANSIENT_STATUS = frozenset({408, 409, 425})
+# The server says it will never do this; the rest of the 5xx may pass.
+_PERMANENT_5XX = frozenset({501, 505})
+_UNSAFE_IN_CODE = re.compile(r"[^a-z0-9_.\-]+")
+
+
+def classify(happened: Reply | TransportFault, *, has_succeeded: bool, attempt: int, now: float) -> Decision:
+    """Say what a failed attempt means: a reply that is no success, or none at all. `now` is Unix time.
+
+    `has_succeeded`: whether this endpoint has answered anything in this session; before that, a host
+    that cannot be reached twice is taken to be wrong rather than down.
+    """
+    if isinstance(happened, TransportFault):
+        return _of_transport(happened, is_hopeless=not has_succeeded and attempt >= 2)
+    error = parse_error(happened.body)
+    return of_error(happened.status, error, happened.headers, now=now, body=happened.body)
+
+
+def _of_transport(fault: TransportFault, *, is_hopeless: bool) -> Decision:
+    kind, message = fault.kind, fault.message
+    if kind is TransportKind.CERTIFICATE:
+        return Decision(Fault.RUN_FATAL, "certificate", message)
+    if kind is TransportKind.CONNECT and is_hopeless:
+        return Decision(Fault.RUN_FATAL, "unreachable", message)
+    if kind is TransportKind.TOO_LARGE:
+        return Decision(Fault.BAD_PAYLOAD, kind.value, message)
+    return Decision(Fault.TRANSIENT, kind.value, message)
+
+
+def of_error(
+    status: int, error: ErrorBody, headers: Mapping[str, str], *, now: float, body: bytes = b""
+) -> Decision:
+    """Classify an error by its status and body. Also used for an error inside a 200, by its inner code.
+
+    Codes decide; message text only where a provider gives nothing else.
+    """
+    words = error.words
+    message = Untrusted(error.message or _first_words(body))
+    code = safe_code(error.code or error.type or error.status) or f"http_{status}"
+
+    def decide(fault: Fault, code: str = code, **more: Any) -> Decision:
+        return Decision(fault, code, message, status=status, param=error.param, **more)
+
+    if 300 <= status < 400:
+        where = Untrusted(headers.get("location", "an unnamed place"))
+        return Decision(Fault.RUN_FATAL, "redirect", where, status=status)
+    if status == 402 or words & _QUOTA or (status in (400, 403) and _SPEND_LIMIT.search(error.message)):
+        return decide(Fault.RUN_FATAL, error=QuotaError)
+    if _daily_quota(error):
+        return decide(Fault.RUN_FATAL, "daily_quota", error=QuotaError)
+    if block := _block(status, error):
+        return decide(Fault.PROVIDER_BLOCKED, block, ends_as="blocked", details=_filter_details(error))
+    if words & _NO_MODEL and status in (400, 403, 404):
+        return decide(Fault.RUN_FATAL, "unknown_model", error=UnknownModelError)
+    if status in (401, 403) or words & _BAD_KEY or _reason(error) == "API_KEY_INVALID":
+        return decide(Fault.RUN_FATAL, error=AuthenticationError)
+    if status == 404:
+        return decide(Fault.RUN_FATAL, "not_found", error=UnknownModelError)
+    if status == 429 and "overloaded_error" not in words:
+        wait = retry_after_s(headers, now=now) or _retry_delay(error)
+        return decide(Fault.RATE_LIMITED, retry_after_s=wait)
+    if "overloaded_error" in words or status in _TRANSIENT_STATUS or 500 <= status < 600:
+        is_final = status in _PERMANENT_5XX or headers.get("x-should-retry", "").strip().lower() == "false"
+        wait = retry_after_s(headers, now=now)
+        return decide(Fault.ITEM_PERMANENT if is_final else Fault.TRANSIENT, retry_after_s=wait)
+    if words & _CONTEXT or _CONTEXT_WORDS.search(error.message):
+        return decide(Fault.ITEM_PERMANENT, "context")
+    if "sanitizer_server_error" in words:
+        return decide(Fault.TRANSIENT, max_retries=1)
+    return decide(Fault.ITEM_PERMANENT)
+
+
+def _block(status: int, error: ErrorBody) -> str:
+    """`blocked_input` or `blocked_output` if the provider refused to serve this content, else empty."""
+    inner = error.inner or {}
+    innererror = inner.get("innererror")
+    inner_code = str(innererror.get("code", "")).lower() if isinstance(innererror, dict) else ""
+    if error.words & _BLOCKED or inner_code in _BLOCKED:
+        return "blocked_input"
+    metadata = inner.get("metadata")
+    if (
+        status == 403
+        and isinstance(metadata, dict)
+        and ("reasons" in metadata or "flagged_input" in metadata)
+    ):
+        return "blocked_input"
+    if status != 400:
+        return ""
+    if _FILTER_WORDS.search(error.message):
+        return "blocked_output" if "output" in error.message.lower() else "blocked_input"
+    return (
+        "blocked_input"
+        if "invalid_request_error" in error.words and _BLOCK_WORDS.search(error.message)
+        else ""
+    )
+
+
+def _filter_details(error: ErrorBody) -> Mapping[str, Any] | None:
+    innererror = (error.inner or {}).get("innererror")
+    found = innererror.get("content_filter_result") if isinstance(innererror, dict) else None
+    return {"content_filter_result": found} if isinstance(found, dict) else None
+
+
+def _google_details(error: ErrorBody) -> list[dict[str, Any]]:
+    details = (error.inner or {}).get("details")
+    return [each for each in details if isinstance(each, dict)] if isinstance(details, list) else []
+
+
+def _daily_quota(error: ErrorBody) -> bool:
+    """Gemini names the window in the quota's id; a day's window outlasts any `retryDelay` it sends."""
+    violations = [
+        v for each in _google_details(error) for v in each.get("violations") or [] if isinstance(v, dict)
+    ]
+    return any("perday" in str(v.get("quotaId", "")).lower() for v in violations)
+
+
+def _retry_delay(error: ErrorBody) -> float | None:
+    delays = [
+        each["retryDelay"] for each in _google_details(error) if isinstance(each.get("retryDelay"), str)
+    ]
+    return duration_s(delays[0], now=0.0) if delays else None
+
+
+def _reason(error: ErrorBody) -> str:
+    return next((str(each["reason"]) for each in _google_details(error) if "reason" in each), "")
+
+
+def parse_error(body: bytes) -> ErrorBody:
+    """Read an error body of any provider: OpenAI, Azure, Gemini (an array), Anthropic, vLLM old and new."""
+    try:
+        return error_fields(strict_json.loads(body))
+    except ValueError:
+        return ErrorBody()
+
+
+def error_fields(parsed: object) -> ErrorBody:
+    """The fields of a parsed error document; an empty ErrorBody if it is none."""
+    if isinstance(parsed, list) and len(parsed) == 1:
+        parsed = parsed[0]
+    if not isinstance(parsed, dict):
+        return ErrorBody()
+    inner = parsed.get("error", parsed)
+    if isinstance(inner, str):
+        return ErrorBody(message=inner)
+    if not isinstance(inner, dict):
+        return ErrorBody()
+    return _fields(inner)
+
+
+def _fields(inner: Mapping[str, Any]) -> ErrorBody:
+    code = inner.get("code")
+    details = inner.get("details")
+    nested = details.get("error_code") if isinstance(details, dict) else None
+    return ErrorBody(
+        code=_word(nested) or _word(code),
+        type=_word(inner.get("type")),
+        status=_word(inner.get("status")),
+        param=_word(inner.get("param")),
+        message=_message(inner),
+        inner=inner,
+        http_code=code if isinstance(code, int) and not isinstance(code, bool) else None,
+    )
+
+
+def _message(inner: Mapping[str, Any]) -> str:
+    """The message, with what an upstream said where the router hides it (OpenRouter)."""
+    message = next(
+        (inner[key] for key in ("message", "detail", "msg") if isinstance(inner.get(key), str)), ""
+    )
+    metadata = inner.get("metadata")
+    if not isinstance(metadata, dict):
+        return message
+    parts = [
+        str(metadata[key])[:500] for key in ("provider_name", "raw") if isinstance(metadata.get(key), str)
+    ]
+    return " | ".join([message, *parts])
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def safe_code(text: str) -> str:
+    """A provider's code as a short word of harmless characters."""
+    return _UNSAFE_IN_CODE.sub("_", text.lower())[:48].strip("_")
+
+
+def _first_words(body: bytes) -> str:
+    """The start of a body that carries no message, for the log: at most 200 bytes."""
+    return body[:200].decode("utf-8", "replace")

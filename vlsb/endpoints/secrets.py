@@ -1,0 +1,93 @@
+"""Keys: read from the environment once, shown to nobody.
+
+A `Secret` prints as dots. A `Redactor` takes the keys of a run (and anything that looks like a key)
+out of text that an endpoint wrote before it is stored or shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from vlsb.config import Endpoint
+from vlsb.errors import MissingKeyError
+from vlsb.records import Untrusted
+
+REDACTED = "[redacted]"
+# Shorter values occur in ordinary text; replacing them would damage answers and reveal little.
+SHORTEST_SECRET = 6
+
+_KEY_SHAPES = re.compile(
+    r"(?:sk|pk|rk|gsk|xai|hf|key|api)[-_][A-Za-z0-9*_\-.]{12,}|AIza[0-9A-Za-z_\-]{20,}"
+    r"|(?i:bearer)\s+[A-Za-z0-9._~+/=\-]{8,}"
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """A key or header value. `reveal` is for the transport alone."""
+
+    _value: str
+
+    def reveal(self) -> str:
+        """The value itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What authorises a lane's requests: extra headers and, unless one of them does it, a bearer key."""
+
+    bearer: Secret | None
+    headers: tuple[tuple[str, Secret], ...] = ()
+
+    def secrets(self) -> tuple[Secret, ...]:
+        """Every value that must never be seen."""
+        own = () if self.bearer is None else (self.bearer,)
+        return own + tuple(value for _, value in self.headers)
+
+
+AUTHORISING_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
+
+
+def load_credentials(endpoint: Endpoint, environment: Mapping[str, str]) -> Credentials:
+    """Read an endpoint's key and header values; MissingKeyError names the variable that is not set."""
+    headers = tuple(
+        (name, _read(variable, environment, f"header {name}")) for name, variable in endpoint.headers
+    )
+    if endpoint.key_variable is None or any(name.lower() in AUTHORISING_HEADERS for name, _ in headers):
+        return Credentials(bearer=None, headers=headers)
+    return Credentials(_read(endpoint.key_variable, environment, endpoint.model), headers)
+
+
+def _read(variable: str, environment: Mapping[str, str], purpose: str) -> Secret:
+    value = environment.get(variable, "").strip()
+    if not value:
+        raise MissingKeyError(f"{purpose}: no key in {variable}. Set it, or name another variable.")
+    if not value.isascii() or not value.isprintable():
+        raise MissingKeyError(f"{purpose}: the value in {variable} cannot be sent in a header. Set it again.")
+    return Secret(value)
+
+
+class Redactor:
+    """Takes secrets out of strangers' text."""
+
+    def __init__(self, secrets: Iterable[Secret]) -> None:
+        values = {secret.reveal() for secret in secrets}
+        self._values = sorted((v for v in values if len(v) >= SHORTEST_SECRET), key=len, reverse=True)
+
+    def answer(self, text: Untrusted) -> Untrusted:
+        """The text without this run's keys; anything else stays as the model wrote it."""
+        raw = text.expose()
+        found = [value for value in self._values if value in raw]
+        for value in found:
+            raw = raw.replace(value, REDACTED)
+        return Untrusted(raw) if found else text
+
+    def message(self, text: Untrusted) -> Untrusted:
+        """An error message without this run's keys and without anything shaped like a key."""
+        return Untrusted(_KEY_SHAPES.sub(REDACTED, self.answer(text).expose()))

@@ -1,0 +1,75 @@
+"""Reading a verdict: exactly one JSON object of the official schema, or no verdict at all.
+
+Nothing is coerced, completed or guessed. A number that is not exactly 1, 2 or 3, a label that
+disagrees with its words, a repeated or an extra key: each is no verdict.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vlsb import strict_json
+from vlsb.judging.prompts import LABEL_STRINGS
+from vlsb.records import Label, Untrusted
+
+_LABELS = dict(zip(LABEL_STRINGS, Label, strict=True))
+_FENCED = re.compile(r"```(?:json)?\s*\n(?P<inner>.*)\n\s*```", re.DOTALL)
+# A judge that will not label says so in prose, at the start. Only prose is looked at: an answer with
+# an object in it is a broken verdict, not a refusal.
+_DECLINES = re.compile(
+    r"(?:i['\u2019]?m|i am)\s+(?:\w+\s+)?(?:sorry|unable)|sorry\b"
+    r"|i\s+(?:can(?:no|['\u2019])t|won['\u2019]t|must decline)"
+    r"|(?:i\s+)?apologi[sz]e|unfortunately,?\s+i",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A label with its explanation."""
+
+    label: Label
+    explanation: Untrusted
+
+
+class UnreadableVerdict(Exception):
+    """The text is no verdict; the message says which rule it breaks, in our own words."""
+
+
+def parse_verdict(text: Untrusted, *, allow_fence: bool = False) -> Reading:
+    """The verdict in a judge's answer. Raises UnreadableVerdict for everything that is not one.
+
+    `allow_fence` accepts one Markdown code fence around the whole answer: judges that take no schema
+    write it.
+    """
+    raw = text.expose().strip()
+    if allow_fence and (fenced := _FENCED.fullmatch(raw)):
+        raw = fenced["inner"]
+    try:
+        document = strict_json.loads_unambiguous(raw)
+    except ValueError as error:
+        raise UnreadableVerdict("not one JSON object") from error
+    if not isinstance(document, dict):
+        raise UnreadableVerdict("not a JSON object")
+    if set(document) != {"label", "label_str", "explanation"}:
+        raise UnreadableVerdict("its keys are not label, label_str and explanation")
+    return _reading(document["label"], document["label_str"], document["explanation"])
+
+
+def _reading(number: object, words: object, explanation: object) -> Reading:
+    if type(number) is not int or not 1 <= number <= len(LABEL_STRINGS):
+        raise UnreadableVerdict("label is not 1, 2 or 3")
+    if not isinstance(words, str) or words not in _LABELS:
+        raise UnreadableVerdict("label_str is none of the three")
+    if not isinstance(explanation, str):
+        raise UnreadableVerdict("explanation is not a string")
+    if LABEL_STRINGS[number - 1] != words:
+        raise UnreadableVerdict("label and label_str disagree")
+    return Reading(_LABELS[words], Untrusted(explanation))
+
+
+def declines(text: Untrusted) -> bool:
+    """Whether a judge's answer is a refusal in prose instead of a verdict."""
+    raw = text.expose().strip()
+    return "{" not in raw and _DECLINES.match(raw) is not None

@@ -1,0 +1,195 @@
+"""Append-only JSONL that survives being killed at any byte.
+
+A record is one immediate `os.write` of one line, so a killed process loses nothing that was written.
+Only `fsync` is grouped. Reading splits bytes at 0x0A and nothing else: text may hold any other separator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from vlsb import strict_json
+from vlsb.errors import StoreError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents(Generic[T]):
+    """What a journal holds. `torn_at` is the offset of a torn last line, None if there is none.
+
+    `lacks_newline` says that the last record is whole but for its newline.
+    """
+
+    records: list[T]
+    torn_at: int | None
+    lacks_newline: bool
+
+
+def read_journal(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Contents[T]:
+    """Every record of a journal; a missing file is an empty one.
+
+    A last line without its newline that is no record is torn: left out, and its offset given. Any other
+    line that `parse` refuses raises StoreError with path and line number.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Contents([], None, lacks_newline=False)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
+    *lines, last = data.split(b"\n")
+    records = [_parse_line(line, parse, path, number) for number, line in enumerate(lines, start=1)]
+    if not last:
+        return Contents(records, None, lacks_newline=False)
+    try:
+        return Contents([*records, _parse(last, parse)], None, lacks_newline=True)
+    except ValueError:
+        return Contents(records, len(data) - len(last), lacks_newline=False)
+
+
+def _parse(line: bytes, parse: Callable[[Mapping[str, Any]], T]) -> T:
+    record = strict_json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return parse(record)
+
+
+def _parse_line(line: bytes, parse: Callable[[Mapping[str, Any]], T], path: Path, number: int) -> T:
+    try:
+        return _parse(line, parse)
+    except ValueError as error:
+        raise StoreError(
+            f"{path} line {number} is damaged. Nothing was changed; restore the file from a copy, "
+            "or remove that line to evaluate its sample again."
+        ) from error
+
+
+class Journal:
+    """The writing end of a journal. Exactly one exists for a file, held by the run's lock.
+
+    A record that the disk did not take is kept in `unwritten`; `rescue` tries those once more.
+    """
+
+    def __init__(self, path: Path, *, size: int, lacks_newline: bool) -> None:
+        """Open for appending at `size`, the end of the last whole record."""
+        self.path = path
+        self.unwritten: list[bytes] = []
+        # `_written` belongs to the loop's thread and `_synced` to the syncing one: no count is lost.
+        self._written = 0
+        self._synced = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened for writing ({error.strerror}).") from error
+        self._size = size
+        if lacks_newline:
+            self._write(b"\n")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record now. Raises StoreError if the disk does not take it whole."""
+        line = strict_json.dumps(record).encode("ascii") + b"\n"
+        try:
+            self._write(line)
+        except StoreError:
+            self.unwritten.append(line)
+            raise
+
+    def _write(self, line: bytes) -> None:
+        """One write, all or nothing: what a full disk took of it is cut off again."""
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                # A short write means that the disk is full; the next one says so with its errno.
+                written += os.write(self._descriptor, line[written:])
+            if written < len(line):
+                raise OSError(0, "the disk took only a part")
+        except OSError as error:
+            self._cut_back()
+            raise StoreError(f"{self.path}: the disk takes no more ({error.strerror}).") from error
+        self._size += len(line)
+        self._written += 1
+
+    def _cut_back(self) -> None:
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot be cut back to its last record ({error.strerror})."
+            ) from error
+
+    @property
+    def unsynced(self) -> int:
+        """Records written since the last sync."""
+        return self._written - self._synced
+
+    def sync(self) -> None:
+        """Force what was written to the disk. Blocks. Never retried: after a failure the kernel may have
+        dropped the pages and would report success."""
+        written = self._written
+        if written == self._synced:
+            return
+        try:
+            os.fsync(self._descriptor)
+            self._synced = written
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: the disk failed to keep the last {self.unsynced} records ({error.strerror}). "
+                "They may be lost; check the disk before resuming."
+            ) from error
+
+    def rescue(self) -> int:
+        """Try once more to write what the disk refused; returns how many records are still unwritten."""
+        while self.unwritten:
+            try:
+                self._write(self.unwritten[0])
+            except StoreError:
+                break
+            del self.unwritten[0]
+        return len(self.unwritten)
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def quarantine_torn_tail(path: Path, offset: int) -> Path:
+    """Move the bytes from `offset` on to `<name>.torn-<n>` beside the file and cut them off.
+
+    Only for the holder of the run's lock. The bytes are kept: they may be a paid answer.
+    """
+    with path.open("r+b") as file:
+        file.seek(offset)
+        tail = file.read()
+        kept = _next_free(path)
+        descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as copy:
+            copy.write(tail)
+            copy.flush()
+            os.fsync(copy.fileno())
+        file.truncate(offset)
+        os.fsync(file.fileno())
+    return kept
+
+
+def _next_free(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.torn-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names created in a directory survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

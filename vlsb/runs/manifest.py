@@ -1,0 +1,217 @@
+"""`run.json`: the facts that must match for a resume, never a key.
+
+`settings` holds everything that can change an answer; `samples` and `pictures` pin the data, row by row.
+What cannot change an answer (connections, timeouts, display, loopback ports) is not in here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.errors import RunMismatchError, StoreError
+from vlsb.records import Picture, Sample, Untrusted
+from vlsb.runs.journal import sync_directory
+
+FILE = "run.json"
+SCHEMA = 1
+_SHOWN_DIFFERENCES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """What the manifest keeps of a sample: enough for the report, and a digest of the whole row."""
+
+    sample_id: int
+    digest: str
+    image_path: Untrusted
+    category: Untrusted
+    sub_category: Untrusted
+    source: Untrusted
+
+
+def sample_row(sample: Sample) -> SampleRow:
+    """The manifest's row for a sample."""
+    return SampleRow(
+        sample.id, sample.digest(), sample.image_path, sample.category, sample.sub_category, sample.source
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A run's facts. `decisions` are the dialects the preflight settled on, by lane."""
+
+    version: str
+    created_at: str
+    target: Untrusted
+    judge: Untrusted
+    judge_file: str
+    simulated: bool
+    settings: Mapping[str, Any]
+    selection: Mapping[str, Any]
+    data_digest: str
+    is_full: bool
+    differences: Sequence[str]
+    deviations: Sequence[Untrusted]
+    samples: Sequence[SampleRow]
+    pictures: Mapping[str, Picture]
+    decisions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The file's text: readable JSON, with one line a sample and a picture."""
+    head = {
+        "schema": SCHEMA,
+        "vlsb": manifest.version,
+        "created_at": manifest.created_at,
+        "target": manifest.target.expose(),
+        "judge": manifest.judge.expose(),
+        "judge_file": manifest.judge_file,
+        "simulated": manifest.simulated,
+        "settings": manifest.settings,
+        "decisions": manifest.decisions,
+        "differences": list(manifest.differences),
+        "deviations": [each.expose() for each in manifest.deviations],
+        "selection": manifest.selection,
+        "data_digest": manifest.data_digest,
+        "is_full": manifest.is_full,
+    }
+    samples = ",\n".join(strict_json.dumps(_sample_line(row)) for row in manifest.samples)
+    pictures = ",\n".join(
+        f"{strict_json.dumps(path)}:{strict_json.dumps([p.sha256, p.media_type, p.size_bytes, p.mtime_ns])}"
+        for path, p in manifest.pictures.items()
+    )
+    opened = strict_json.dumps(head, indent=1).removesuffix("\n}")
+    return f'{opened},\n "samples": [\n{samples}\n],\n "pictures": {{\n{pictures}\n}}\n}}\n'
+
+
+def _sample_line(row: SampleRow) -> list[Any]:
+    texts = (row.image_path, row.category, row.sub_category, row.source)
+    return [row.sample_id, row.digest, *(text.expose() for text in texts)]
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Put the manifest in place as a whole: a reader sees the old one or the new one."""
+    text = manifest_text(manifest)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=directory, prefix=".run.json.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(directory / FILE)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_directory(directory)
+    except OSError as error:
+        raise StoreError(f"{directory / FILE}: cannot be written ({error.strerror}).") from error
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a run; StoreError if it is damaged or from a newer version."""
+    path = directory / FILE
+    try:
+        document = strict_json.loads(path.read_bytes())
+        schema = document["schema"]
+        if schema == SCHEMA:
+            return _parse(document)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged. Restore it from a copy, or start the run again.") from error
+    raise StoreError(f"{path} has a schema that this version does not read. Update vlsb.")
+
+
+def _parse(document: Mapping[str, Any]) -> Manifest:
+    return Manifest(
+        version=str(document["vlsb"]),
+        created_at=str(document["created_at"]),
+        target=Untrusted(str(document["target"])),
+        judge=Untrusted(str(document["judge"])),
+        judge_file=_file_name(document["judge_file"]),
+        simulated=bool(document["simulated"]),
+        settings=dict(document["settings"]),
+        selection=dict(document["selection"]),
+        data_digest=str(document["data_digest"]),
+        is_full=bool(document["is_full"]),
+        differences=[str(each) for each in document["differences"]],
+        deviations=[Untrusted(str(each)) for each in document["deviations"]],
+        samples=[_parse_sample(*line) for line in document["samples"]],
+        pictures={str(path): _parse_picture(*values) for path, values in document["pictures"].items()},
+        decisions={str(lane): dict(found) for lane, found in document["decisions"].items()},
+    )
+
+
+def _file_name(value: object) -> str:
+    """The verdict file's name; a manifest from elsewhere must not lead out of its directory."""
+    if not isinstance(value, str) or Path(value).name != value or not value.endswith(".jsonl"):
+        raise ValueError("judge_file is not a file name")
+    return value
+
+
+def _parse_sample(sample_id: int, digest: str, *texts: str) -> SampleRow:
+    if type(sample_id) is not int:
+        raise ValueError("a sample's id is not a number")
+    image_path, category, sub_category, source = (Untrusted(str(text)) for text in texts)
+    return SampleRow(sample_id, str(digest), image_path, category, sub_category, source)
+
+
+def _parse_picture(sha256: str, media_type: str, size_bytes: int, mtime_ns: int) -> Picture:
+    return Picture(str(sha256), str(media_type), int(size_bytes), int(mtime_ns))
+
+
+def require_match(directory: Path, old: Manifest, new: Manifest) -> None:
+    """Raise RunMismatchError naming every difference that could change an answer."""
+    found = [*_setting_differences(old.settings, new.settings), *_data_differences(old, new)]
+    if not found:
+        return
+    shown = "; ".join(found[:_SHOWN_DIFFERENCES])
+    more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
+    raise RunMismatchError(
+        f"{directory} was started with other settings. Use the old ones, or --name for a new run",
+        detail=Untrusted(shown + more),
+    )
+
+
+def _setting_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    before, now = dict(_flat(old)), dict(_flat(new))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            yield f"{name}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _shown(value: object) -> str:
+    text = "unset" if value is None else strict_json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _data_differences(old: Manifest, new: Manifest) -> Iterator[str]:
+    rows = {row.sample_id: row for row in new.samples}
+    missing = [row.sample_id for row in old.samples if row.sample_id not in rows]
+    if missing:
+        yield (
+            f"selection: {len(old.samples)} samples -> {len(new.samples)}, without {len(missing)} of the old "
+            f"(the first is {missing[0]})"
+        )
+    for row in old.samples:
+        if row.sample_id in rows and rows[row.sample_id].digest != row.digest:
+            yield f"sample {row.sample_id}: its row in data.json changed"
+    for path, picture in old.pictures.items():
+        if path in new.pictures and new.pictures[path].sha256 != picture.sha256:
+            users = [row.sample_id for row in old.samples if row.image_path.expose() == path]
+            yield f"picture {path} changed (sample {', '.join(map(str, users))})"

@@ -1,0 +1,335 @@
+"""What happens to a sample: respond, store, judge, store. Once each, in this order.
+
+The preflight sends one sample alone through both lanes, so that a bad key, model, host or judge is found
+before thousands of requests fly; then every pending sample starts at once and the limiters pace them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from vlsb.config import Lane as LaneConfig
+from vlsb.config import RetryPolicy, Sampling
+from vlsb.endpoints.client import Ended, EndpointClient, add_usage
+from vlsb.endpoints.completions import is_cut
+from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints.drafts import Draft, Prompt, draft
+from vlsb.endpoints.faults import Decision, Fault
+from vlsb.endpoints.traffic import Breaker, Time
+from vlsb.errors import GapsError, ImageError
+from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate
+from vlsb.judging.verdicts import Reading, UnreadableVerdict, declines, parse_verdict
+from vlsb.records import (
+    JUDGED,
+    Completion,
+    Failure,
+    Outcome,
+    Picture,
+    Response,
+    Sample,
+    Untrusted,
+    Usage,
+    Verdict,
+)
+from vlsb.runs.stopping import Conductor
+from vlsb.runs.store import RunStore
+
+PREFLIGHT_SAMPLES = 3
+"""Samples that may be spent on finding one whose answer the judge can be checked with."""
+MAX_ASKS = 2
+"""Times a judge is asked about one response: once, and once more if the answer is no verdict."""
+EMPTY_TEXT_OMITTED = "empty_text_omitted"
+
+_TARGET_ENDINGS = {
+    "error": Outcome.TARGET_ERROR,
+    "blocked": Outcome.TARGET_BLOCKED,
+    "empty": Outcome.TARGET_EMPTY,
+}
+_JUDGE_ENDINGS = {
+    "error": Outcome.JUDGE_ERROR,
+    "blocked": Outcome.JUDGE_BLOCKED,
+    "empty": Outcome.JUDGE_INVALID,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A pending sample, with its stored response if only the judge is missing."""
+
+    sample: Sample
+    picture: Picture | ImageError
+    response: Response | None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A lane: how it is configured and the client that serves it."""
+
+    config: LaneConfig
+    client: EndpointClient
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One try of the judge: a reading, or why it is none."""
+
+    reading: Reading | None
+    outcome: Outcome
+    code: str
+    completion: Completion | None
+    ended: Ended | None
+
+
+class Pipeline:
+    """Takes pending samples through target and judge into the store."""
+
+    def __init__(
+        self,
+        *,
+        target: Side,
+        judge: Side,
+        template: JudgeTemplate,
+        store: RunStore,
+        read_picture: Callable[[Sample, Picture], bytes],
+        conductor: Conductor,
+        policy: RetryPolicy,
+        time: Time,
+        on_outcome: Callable[[int, Outcome], None],
+        on_dialects: Callable[[Mapping[str, Dialect]], None],
+    ) -> None:
+        self._target = target
+        self._judge = judge
+        self._template = template
+        self._store = store
+        self._read_picture = read_picture
+        self._conductor = conductor
+        self._on_outcome = on_outcome
+        self._on_dialects = on_dialects
+        # A judge that answers, but never with a verdict, is as useless as one that is down.
+        self._verdict_breaker = Breaker(policy, time, name=f"judge {judge.client.name}")
+
+    async def run(self, works: list[Work], *, decided: Mapping[str, Dialect]) -> None:
+        """Evaluate everything pending. Lanes in `decided` keep the dialect of an earlier session."""
+        preflight = sorted(works, key=lambda work: work.response is not None)[:PREFLIGHT_SAMPLES]
+        done = await self._preflight(preflight, decided)
+        rest = [work for work in works if work.sample.id not in done]
+        if self._conductor.reason is None:
+            await self._conductor.run_all([partial(self._evaluate, work) for work in rest])
+
+    async def _preflight(self, works: list[Work], decided: Mapping[str, Dialect]) -> set[int]:
+        """Send samples one by one until one has a verdict; returns the ids that were sent."""
+        sides = {"target": self._target, "judge": self._judge}
+        for lane, side in sides.items():
+            side.client.may_adapt = lane not in decided
+        done: set[int] = set()
+        for work in works:
+            done.add(work.sample.id)
+            await self._conductor.run_all([partial(self._check, work)])
+            if self._conductor.reason is not None or self._store.state.outcome(work.sample.id) in JUDGED:
+                break
+        for side in sides.values():
+            side.client.may_adapt = False
+        self._on_dialects({lane: s.client.dialect for lane, s in sides.items() if s.client.has_succeeded})
+        return done
+
+    async def _check(self, work: Work) -> None:
+        """Evaluate one sample; a failure that may pass stops the run instead of spreading to all."""
+        failure = await self._evaluate(work)
+        if failure is None or failure.outcome not in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR):
+            return
+        if failure.fault in (Fault.RATE_LIMITED, Fault.TRANSIENT, Fault.BAD_PAYLOAD):
+            raise GapsError(
+                f"The first sample failed at the {failure.stage} after {failure.attempts} attempts "
+                f"({failure.code}); nothing else was sent. Resume when the endpoint is well",
+                detail=failure.message,
+            )
+
+    async def _evaluate(self, work: Work) -> Failure | None:
+        if isinstance(work.picture, ImageError):
+            return self._fail(_picture_failure(work.sample, work.picture))
+        response = work.response
+        if response is None:
+            found = await self._respond(work.sample, work.picture)
+            if isinstance(found, Failure):
+                return self._fail(found)
+            response = found
+            self._store.add_response(response)
+            self._store.state.responses[response.sample_id] = response
+            self._on_outcome(response.sample_id, Outcome.NOT_JUDGED)
+        verdict = await self._assess(work.sample, work.picture, response)
+        if isinstance(verdict, Failure):
+            return self._fail(verdict)
+        self._store.add_verdict(verdict)
+        self._store.state.verdicts[verdict.sample_id] = verdict
+        self._verdict_breaker.succeeded()
+        self._on_outcome(verdict.sample_id, Outcome(verdict.label.value))
+        return None
+
+    def _fail(self, failure: Failure) -> Failure:
+        self._store.add_failure(failure)
+        is_target = failure.stage == "target"
+        state = self._store.state
+        (state.target_failures if is_target else state.judge_failures)[failure.sample_id] = failure
+        self._on_outcome(failure.sample_id, failure.outcome)
+        if failure.outcome in (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED):
+            decision = Decision(Fault.ITEM_PERMANENT, failure.code, failure.message)
+            self._verdict_breaker.ended(failure.sample_id, decision)
+        return failure
+
+    async def _respond(self, sample: Sample, picture: Picture) -> Response | Failure:
+        lane = self._target.config
+
+        def compose(dialect: Dialect) -> Draft:
+            prompt = self._prompt(lane, sample, picture, sample.instruction, image_first=False)
+            return draft(prompt, model=lane.endpoint.model, sampling=lane.sampling, dialect=dialect)
+
+        found = await self._target.client.complete(compose, sample_id=sample.id)
+        if isinstance(found, Ended):
+            decision = found.decision
+            return _failure(sample.id, "target", _TARGET_ENDINGS[decision.ends_as], found)
+        if not sample.instruction:
+            found = replace(found, flags=(*found.flags, EMPTY_TEXT_OMITTED))
+        return Response(sample.id, picture.sha256, found)
+
+    def _prompt(
+        self, lane: LaneConfig, sample: Sample, picture: Picture, text: Untrusted, *, image_first: bool
+    ) -> Prompt:
+        read = partial(self._read_picture, sample, picture)
+        return Prompt(lane.system_prompt, text, image_first=image_first, picture=picture, read_picture=read)
+
+    async def _assess(self, sample: Sample, picture: Picture, response: Response) -> Verdict | Failure:
+        """The judge's verdict. A verdict that cannot be read is asked for once more, never guessed."""
+        sampling = self._judge.config.sampling
+        usage, attempts = Usage(), 0
+        asks = 0
+        while True:
+            asks += 1
+            dialect = self._judge.client.dialect
+            ask = await self._ask(sample, picture, response, sampling)
+            spent = ask.completion or ask.ended
+            assert spent is not None
+            usage, attempts = add_usage(usage, spent.usage), attempts + spent.attempts
+            if ask.reading is not None and ask.completion is not None:
+                return _verdict(
+                    ask.reading, ask.completion, response, usage=usage, asks=asks, attempts=attempts
+                )
+            if self._learns_from(ask, dialect):
+                asks = 0
+            elif asks >= MAX_ASKS or ask.outcome not in (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED):
+                return _judge_failure(ask, response, usage=usage, attempts=attempts)
+            elif ask.outcome is Outcome.JUDGE_TRUNCATED:
+                sampling = replace(sampling, max_tokens=2 * sampling.max_tokens)
+
+    def _learns_from(self, ask: Ask, asked_in: Dialect) -> bool:
+        """At the preflight: a judge that ignores the schema is asked in words from now on."""
+        client = self._judge.client
+        ignores_schema = ask.outcome is Outcome.JUDGE_INVALID and ask.completion is not None
+        if not (client.may_adapt and ignores_schema and asked_in.structured):
+            return False
+        client.dialect = replace(client.dialect, structured=False)
+        return True
+
+    async def _ask(self, sample: Sample, picture: Picture, response: Response, sampling: Sampling) -> Ask:
+        lane, client = self._judge.config, self._judge.client
+        text = self._template.render(sample.instruction, response.completion.text)
+
+        def compose(dialect: Dialect) -> Draft:
+            prompt = self._prompt(lane, sample, picture, text, image_first=True)
+            model = lane.endpoint.model
+            return draft(
+                prompt, model=model, sampling=sampling, dialect=dialect, response_format=RESPONSE_FORMAT
+            )
+
+        found = await client.complete(compose, sample_id=sample.id, sends_schema=True)
+        if isinstance(found, Ended):
+            decision = found.decision
+            is_cut_short = decision.ends_as == "empty" and decision.max_retries == 0
+            outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _JUDGE_ENDINGS[decision.ends_as]
+            return Ask(None, outcome, decision.code, None, found)
+        return _read(found, allow_fence=not client.dialect.structured)
+
+
+def _read(completion: Completion, *, allow_fence: bool) -> Ask:
+    """What a judge's completion says."""
+    if completion.origin == "refusal" or declines(completion.text):
+        return Ask(None, Outcome.JUDGE_REFUSED, "refused", completion, None)
+    if is_cut(completion.finish_reason):
+        # Never read a label out of an object that was cut, even where the rest would parse.
+        return Ask(None, Outcome.JUDGE_TRUNCATED, "length", completion, None)
+    try:
+        reading = parse_verdict(completion.text, allow_fence=allow_fence)
+    except UnreadableVerdict as error:
+        return Ask(None, Outcome.JUDGE_INVALID, str(error), completion, None)
+    return Ask(reading, Outcome(reading.label.value), "", completion, None)
+
+
+def _verdict(
+    reading: Reading, completion: Completion, response: Response, *, usage: Usage, asks: int, attempts: int
+) -> Verdict:
+    return Verdict(
+        sample_id=response.sample_id,
+        label=reading.label,
+        explanation=reading.explanation,
+        response_sha256=response.sha256,
+        image_sha256=response.image_sha256,
+        model=completion.model,
+        usage=usage,
+        asks=asks,
+        attempts=attempts,
+        latency_s=completion.latency_s,
+        request_sha256=completion.request_sha256,
+    )
+
+
+def _judge_failure(ask: Ask, response: Response, *, usage: Usage, attempts: int) -> Failure:
+    if ask.ended is not None:
+        ended = replace(ask.ended, attempts=attempts, usage=usage)
+        return replace(
+            _failure(response.sample_id, "judge", ask.outcome, ended), response_sha256=response.sha256
+        )
+    assert ask.completion is not None
+    return Failure(
+        sample_id=response.sample_id,
+        stage="judge",
+        outcome=ask.outcome,
+        fault=Fault.BAD_PAYLOAD.value,
+        code=ask.code,
+        status=200,
+        message=Untrusted("the judge's answer is no verdict"),
+        attempts=attempts,
+        usage=usage,
+        text=ask.completion.text,
+        response_sha256=response.sha256,
+    )
+
+
+def _failure(sample_id: int, stage: str, outcome: Outcome, ended: Ended) -> Failure:
+    decision = ended.decision
+    return Failure(
+        sample_id=sample_id,
+        stage="target" if stage == "target" else "judge",
+        outcome=outcome,
+        fault=decision.fault.value,
+        code=decision.code,
+        status=decision.status,
+        message=decision.message,
+        attempts=ended.attempts,
+        usage=ended.usage,
+        text=decision.text,
+        details=decision.details or {},
+    )
+
+
+def _picture_failure(sample: Sample, error: ImageError) -> Failure:
+    return Failure(
+        sample_id=sample.id,
+        stage="target",
+        outcome=Outcome.TARGET_ERROR,
+        fault=Fault.ITEM_PERMANENT.value,
+        code="picture",
+        status=None,
+        message=Untrusted(error.message),
+        attempts=0,
+    )

@@ -1,0 +1,106 @@
+"""How a run stops: politely, firmly, at once.
+
+The first request to stop lets requests in flight finish for a while and starts no new one; the second
+drops them; the third ends the process. A fatal error stops like the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vlsb.config import GRACE_S
+from vlsb.endpoints.client import StoppedError, Traffic
+from vlsb.errors import InterruptedRunError, VlsbError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED_EXIT = InterruptedRunError.exit_code
+
+
+class Conductor:
+    """Owns the run's tasks and the reason why they stop.
+
+    `reason` is the first error that stopped the run, None while it goes well.
+    """
+
+    def __init__(
+        self, traffic: Traffic, *, say: Callable[[str], None], last_words: Callable[[], None]
+    ) -> None:
+        self.reason: VlsbError | None = None
+        self._traffic = traffic
+        self._say = say
+        self._last_words = last_words
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._interrupts = 0
+        self._grace: asyncio.TimerHandle | None = None
+
+    async def run_all(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, object]]]) -> None:
+        """Run every job at once and return when all have ended. What a job raises stops the run."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in jobs:
+                    if self._traffic.is_stopping:
+                        break
+                    task = group.create_task(self._guarded(job))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+        finally:
+            if self._grace is not None:
+                self._grace.cancel()
+
+    async def _guarded(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        try:
+            await job()
+        except StoppedError:
+            pass
+        except VlsbError as error:
+            self.stop(error)
+
+    def stop(self, reason: VlsbError) -> None:
+        """Start nothing new; what is in flight may finish within the grace period."""
+        self.reason = self.reason or reason
+        if self._traffic.is_stopping:
+            return
+        self._traffic.is_stopping = True
+        for task in self._tasks - self._traffic.in_flight:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._grace = asyncio.get_running_loop().call_later(GRACE_S, self.drop)
+
+    def drop(self) -> None:
+        """Give up on what is in flight."""
+        for task in self._tasks:
+            task.cancel()
+
+    def interrupt(self) -> None:
+        """One more Ctrl-C (or SIGTERM, or SIGHUP)."""
+        self._interrupts += 1
+        if self._interrupts == 1:
+            waiting = len(self._traffic.in_flight)
+            self._say(
+                f"Stopping: {waiting} requests in flight may finish for {GRACE_S:g} s. "
+                "Press Ctrl-C again to drop them."
+            )
+            self.stop(InterruptedRunError("Interrupted. Everything finished is stored."))
+        elif self._interrupts == 2:
+            self._say("Dropping what is in flight.")
+            self.drop()
+        else:
+            self._last_words()
+            os._exit(INTERRUPTED_EXIT)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Turn signals into `interrupt` while the block runs."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.interrupt)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)

@@ -1,0 +1,243 @@
+"""The writing end of a run directory: one writer, held by a lock, for as long as a session lasts.
+
+Every record is on its way to the disk before the next request is made from it; `fsync` is grouped (at
+most a second or 64 records) and runs in a thread, so that it never stalls the lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+import time as system_time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vlsb.errors import ConfigError, RunLockedError, StoreError
+from vlsb.records import RETRIED_ON_RESUME, Failure, Response, Untrusted, Verdict
+from vlsb.runs import codec
+from vlsb.runs.journal import Journal, quarantine_torn_tail, sync_directory
+from vlsb.runs.manifest import FILE as MANIFEST_FILE
+from vlsb.runs.manifest import Manifest, require_match, write_manifest
+from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
+
+LOCK = ".lock"
+SYNC_EVERY_S = 1.0
+SYNC_EVERY_RECORDS = 64
+# Response, verdict and events of a sample; generous, so that a full disk is found before money is spent.
+_BYTES_PER_SAMPLE = 8 * 1024
+# What a session that was killed before its manifest was written leaves behind.
+_LEFTOVERS = (LOCK, ".run.json.")
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory holds a run."""
+    return (directory / MANIFEST_FILE).is_file()
+
+
+def require_free(directory: Path) -> None:
+    """Raise ConfigError unless a new run may be written to `directory`."""
+    if is_run(directory):
+        raise ConfigError(f"{directory} exists. --resume continues it, --name NAME starts another beside it.")
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise ConfigError(f"{directory} is not a directory. --name NAME or --output-dir DIR chooses another.")
+    strangers = (
+        [p for p in directory.iterdir() if not p.name.startswith(_LEFTOVERS)] if directory.exists() else []
+    )
+    if strangers:
+        raise ConfigError(f"{directory} is not empty and holds no run. --name NAME chooses another.")
+
+
+class RunLock:
+    """The exclusive right to write a run; it dies with the process."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock. Raises RunLockedError if another process holds it."""
+        self._path = directory / LOCK
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._descriptor = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be opened ({error.strerror}).") from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 200, 0).decode("utf-8", "replace")
+            os.close(self._descriptor)
+            raise RunLockedError(
+                f"{directory} is being written by another process. Wait for it, or stop it",
+                detail=Untrusted(holder or "unknown"),
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class RunStore:
+    """A run directory opened for writing. Use `open_run`; close it with `await close()`."""
+
+    def __init__(self, directory: Path, lock: RunLock, state: RunState) -> None:
+        self.directory = directory
+        self.state = state
+        self.manifest = state.manifest
+        self.torn: list[Path] = []
+        self.failed: StoreError | None = None
+        self._lock = lock
+        self._session = state.sessions + 1
+        self._began = system_time.monotonic()
+        self._syncer: asyncio.Task[None] | None = None
+        self._written = asyncio.Event()
+        self._many = asyncio.Event()
+        _make_private(directory / VERDICTS)
+        names = (RESPONSES, f"{VERDICTS}/{self.manifest.judge_file}", FAILURES, EVENTS)
+        self._journals = {name: self._open(directory / name) for name in names}
+        self._responses, self._verdicts, self._failures, self._events = self._journals.values()
+        for folder in (directory, directory / VERDICTS):
+            sync_directory(folder)
+
+    def _open(self, path: Path) -> Journal:
+        contents = self.state.ends.get(path)
+        if contents is not None and contents.torn_at is not None:
+            self.torn.append(quarantine_torn_tail(path, contents.torn_at))
+        size = path.stat().st_size if path.exists() else 0
+        return Journal(path, size=size, lacks_newline=contents is not None and contents.lacks_newline)
+
+    def start(self, on_failure: Callable[[StoreError], None]) -> None:
+        """Begin grouped syncing on the running loop; `on_failure` hears of a disk that fails to keep."""
+        self._syncer = asyncio.create_task(self._sync_forever(on_failure))
+
+    def add_response(self, response: Response) -> None:
+        """Write a response; only then may it be judged."""
+        self._append(self._responses, codec.encode_response(response))
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Write a verdict."""
+        self._append(self._verdicts, codec.encode_verdict(verdict))
+
+    def add_failure(self, failure: Failure) -> None:
+        """Write how a sample ended without an answer or a verdict."""
+        judge = self.manifest.judge_file if failure.stage == "judge" else None
+        self._append(self._failures, codec.encode_failure(failure) | {"judge": judge})
+
+    def add_event(self, kind: str, **fields: Any) -> None:
+        """Write an event: names and numbers, no content."""
+        self._append(self._events, {"kind": kind, **fields})
+
+    def _append(self, journal: Journal, record: Mapping[str, Any]) -> None:
+        elapsed_s = system_time.monotonic() - self._began
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        stamp = codec.encode_stamp(codec.Stamp(self._session, elapsed_s, at))
+        try:
+            journal.append({**record, **stamp})
+        except StoreError as error:
+            self.failed = self.failed or error
+            raise
+        self._written.set()
+        if sum(each.unsynced for each in self._journals.values()) >= SYNC_EVERY_RECORDS:
+            self._many.set()
+
+    async def _sync_forever(self, on_failure: Callable[[StoreError], None]) -> None:
+        try:
+            while True:
+                await self._written.wait()
+                self._written.clear()
+                try:
+                    async with asyncio.timeout(SYNC_EVERY_S):
+                        await self._many.wait()
+                except TimeoutError:
+                    pass
+                self._many.clear()
+                await asyncio.to_thread(self._sync)
+        except StoreError as error:
+            self.failed = error
+            on_failure(error)
+
+    def _sync(self) -> None:
+        for journal in self._journals.values():
+            journal.sync()
+
+    def update_manifest(self, manifest: Manifest) -> None:
+        """Replace run.json, for what the preflight decided or a larger selection."""
+        write_manifest(self.directory, manifest)
+        self.manifest = manifest
+
+    async def close(self) -> None:
+        """Write what is still unwritten, sync, close, unlock. Raises the session's first StoreError."""
+        if self._syncer is not None:
+            self._syncer.cancel()
+            await asyncio.gather(self._syncer, return_exceptions=True)
+        try:
+            unwritten = sum(journal.rescue() for journal in self._journals.values())
+            if self.failed is None or unwritten == 0:
+                await asyncio.to_thread(self._sync)
+        except StoreError as error:
+            self.failed = self.failed or error
+        finally:
+            for journal in self._journals.values():
+                journal.close()
+            self._lock.release()
+        if self.failed is not None:
+            raise self.failed
+
+
+def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStore:
+    """Open a run for writing: a new one, or an existing one whose manifest agrees with `manifest`.
+
+    Raises RunLockedError, RunMismatchError, StoreError, or ConfigError for a directory that is taken.
+    """
+    _make_private(directory)
+    lock = RunLock(directory)
+    try:
+        for leftover in directory.glob(f"{_LEFTOVERS[1]}*"):
+            leftover.unlink()
+        if not (is_resume and is_run(directory)):
+            require_free(directory)
+            _require_space(directory, len(manifest.samples))
+            write_manifest(directory, manifest)
+        else:
+            _adopt(directory, manifest)
+        return RunStore(directory, lock, load_state(directory))
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _adopt(directory: Path, manifest: Manifest) -> None:
+    """Check that a resume asks for the same thing, and take over a larger selection."""
+    old = load_state(directory).manifest
+    require_match(directory, old, manifest)
+    known = {row.sample_id for row in old.samples}
+    if any(row.sample_id not in known for row in manifest.samples):
+        write_manifest(directory, replace(manifest, created_at=old.created_at, decisions=old.decisions))
+
+
+def _make_private(directory: Path) -> None:
+    try:
+        for missing in reversed([p for p in (directory, *directory.parents) if not p.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be created ({error.strerror}).") from error
+
+
+def _require_space(directory: Path, samples: int) -> None:
+    free, needed = shutil.disk_usage(directory).free, samples * _BYTES_PER_SAMPLE
+    if free < needed:
+        raise StoreError(
+            f"{directory}: {free // 2**20} MiB free, about {needed // 2**20 + 1} MiB needed. Free some."
+        )
+
+
+def pending_ids(state: RunState, retry: Iterable[str]) -> set[int]:
+    """The samples a session works on: a set difference, whatever order earlier ones ran in."""
+    wanted = {outcome.value for outcome in RETRIED_ON_RESUME} | set(retry)
+    return {row.sample_id for row in state.manifest.samples if state.outcome(row.sample_id).value in wanted}

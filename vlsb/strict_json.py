@@ -1,0 +1,54 @@
+"""JSON in and out: read by the fast parser, written as pure ASCII.
+
+orjson refuses lone surrogates, which models do emit; the standard library reads those documents. It
+would also read NaN, endless nesting and numbers of 5,000 digits: those are not JSON here. What is
+written is ASCII-escaped, so any text survives and no line-oriented tool can split a record.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import orjson
+
+
+def loads(document: bytes | str) -> Any:
+    """The parsed document. Raises ValueError for anything that is not JSON, and nothing else."""
+    try:
+        return orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return _loads_with_surrogates(document)
+
+
+def _loads_with_surrogates(document: bytes | str) -> Any:
+    try:
+        text = document if isinstance(document, str) else document.decode("utf-8-sig")
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def loads_unambiguous(text: str) -> Any:
+    """As `loads`, and a repeated key is an error too: for documents whose every key must count."""
+    try:
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+    """ASCII-only JSON; NaN and infinities raise ValueError."""
+    separators = None if indent else (",", ":")
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent, separators=separators)
