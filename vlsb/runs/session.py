@@ -10,7 +10,7 @@ import asyncio
 import random
 import resource
 import time as system_time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -315,13 +315,3 @@ def _connection_limits(target: int, judge: int, say: Callable[[str], None]) -> d
     share = max(1, (soft - _SPARE_DESCRIPTORS) // 2)
     say(f"This system allows {soft} open files: at most {share} connections a lane (see `ulimit -n`).")
     return {"target": min(target, share), "judge": min(judge, share)}
-
-
-def retried_outcomes(names: Iterable[str]) -> tuple[Outcome, ...]:
-    """The outcomes of `--retry`; raises ValueError for a label or an unknown name."""
-    from vlsb.records import JUDGED
-
-    outcomes = tuple(Outcome(name) for name in names)
-    if any(outcome in JUDGED for outcome in outcomes):
-        raise ValueError("a label is never retried")
-    return outcomes

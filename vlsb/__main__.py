@@ -1,0 +1,6 @@
+"""`python -m vlsb`."""
+
+from vlsb.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The commands: options in, one object out, one `asyncio.run`, one exit code. Nothing is decided here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script."""
+    sys.exit(run_cli(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_cli(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; every error is one line on stderr."""
+    from pathlib import Path
+
+    from dotenv import load_dotenv
+    from typer.exceptions import TyperException
+
+    from vlsb.cli.app import app
+
+    # Only the working directory's own file: a stranger's parent directory must not bring keys.
+    load_dotenv(Path.cwd() / ".env", override=False)
+    try:
+        result = app(arguments, prog_name="vlsb", standalone_mode=False)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "vlsb"
+        sys.stderr.write(f"Error: {' '.join(error.format_message().split())} See `{command} --help`.\n")
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BUG
+    except Exception as error:  # noqa: BLE001 the last resort: a bug is said, and never with a traceback's contents
+        return _bug(error)
+    return result if isinstance(result, int) else 0
+
+
+def _bug(error: BaseException) -> int:
+    """Say where it broke, without values: a traceback's text may hold answers or keys."""
+    import traceback
+
+    if isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if os.environ.get("VLSB_TRACEBACK"):
+        traceback.print_exception(error)
+        return EXIT_BUG
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    sys.stderr.write(
+        f"Error: internal error, {type(error).__name__}{place}. Everything finished is stored; "
+        "VLSB_TRACEBACK=1 shows more. Please report it.\n"
+    )
+    return EXIT_BUG

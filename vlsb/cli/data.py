@@ -1,0 +1,46 @@
+"""`vlsb data`: looking at a copy of the data set."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlsb.cli.screen import Screen
+from vlsb.errors import DatasetError, VlsbError
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at a copy of the data set.")
+
+
+@data_app.command("check")
+def check_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with data.json and imgs/.")],
+) -> int:
+    """Read every row and decode every picture; say what is missing, broken or odd."""
+    from vlsb.data import check_dataset
+    from vlsb.reports.dataset import dataset_text
+
+    screen = Screen()
+    try:
+        report = check_dataset(folder)
+        width = shutil.get_terminal_size((80, 24)).columns
+        screen.result(dataset_text(report, width=width, color=sys.stdout.isatty()))
+        if report.bad_pictures:
+            first = report.bad_pictures[0]
+            raise DatasetError(
+                f"{folder}: {len(report.bad_pictures)} pictures cannot be used; the first belongs to "
+                f"instruction_id {first.sample_ids[0]} ({first.reason}). Fetch them again",
+                detail=first.image_path,
+            )
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    return 0
+
+
+@data_app.callback()
+def _data() -> None:
+    """Look at a copy of the data set."""

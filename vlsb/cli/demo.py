@@ -1,0 +1,22 @@
+"""`vlsb demo`: the main job on the embedded mini set against the simulator. No key, no download."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from vlsb.cli import options as opt
+from vlsb.cli.run import RunOptions, run
+
+_DEFAULTS = RunOptions(model="demo")
+
+
+def demo_command(
+    output_dir: opt.DemoOutputDir = None,
+    display: opt.Display = None,
+    resume: opt.Resume = False,
+) -> int:
+    """Run the main job on the embedded demo: 30 benign samples, simulated model and judge."""
+    parent = output_dir or Path(tempfile.mkdtemp(prefix="vlsb-demo-"))
+    return run(replace(_DEFAULTS, output_dir=parent, display=display, resume=resume))

@@ -1,0 +1,257 @@
+"""Every option once: its names, its variable, its help. Defaults live in `vlsb.config`.
+
+`--data_root` and the other spellings of the authors' script work because option names are read with `_`
+and `-` alike (see `vlsb.cli.app`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(name: str, *others: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    variable = "VLSB_" + name.removeprefix("--").replace("-", "_").upper()
+    return typer.Option(
+        name, *others, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **more
+    )
+
+
+_TARGET, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
+    "Target",
+    "Judge",
+    "Data",
+    "Run directory",
+    "Connections and patience",
+    "Protocol (recorded; printed as deviations)",
+)
+
+Model = Annotated[
+    str | None,
+    _option("--model", help="Model to evaluate: gpt-4o, claude-..., gemini-..., or demo.", panel=_TARGET),
+]
+Arch = Annotated[
+    str | None,
+    _option("--arch", help="The authors' spelling: a local family, or openai with --model.", panel=_TARGET),
+]
+BaseUrl = Annotated[
+    str | None,
+    _option("--base-url", help="OpenAI-compatible endpoint of the target, up to /v1.", panel=_TARGET),
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    _option("--api-key-env", metavar="VAR", help="Variable that holds the target's key.", panel=_TARGET),
+]
+Header = Annotated[
+    list[str] | None,
+    _option(
+        "--header", metavar="NAME=VAR", help="Header for the target, its value read from VAR.", panel=_TARGET
+    ),
+]
+Judge = Annotated[str | None, _option("--judge", help="Judge model. (default: gpt-4o)", panel=_JUDGE)]
+JudgeBaseUrl = Annotated[
+    str | None,
+    _option("--judge-base-url", help="Endpoint of the judge; never taken from --base-url.", panel=_JUDGE),
+]
+JudgeApiKeyEnv = Annotated[
+    str | None,
+    _option("--judge-api-key-env", metavar="VAR", help="Variable that holds the judge's key.", panel=_JUDGE),
+]
+JudgeHeader = Annotated[
+    list[str] | None,
+    _option(
+        "--judge-header",
+        metavar="NAME=VAR",
+        help="Header for the judge, its value read from VAR.",
+        panel=_JUDGE,
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    _option("--data-root", help="Folder with data.json and imgs/.", panel=_DATA),
+]
+Limit = Annotated[
+    str | None,
+    _option(
+        "--limit",
+        metavar="N|A-B|0.1",
+        help="First N, positions A to B, or a share of the samples.",
+        panel=_DATA,
+    ),
+]
+SampleId = Annotated[
+    list[int] | None, _option("--sample-id", help="Only this instruction_id; repeat for more.", panel=_DATA)
+]
+Category = Annotated[
+    list[str] | None, _option("--category", help="Only this category; repeat for more.", panel=_DATA)
+]
+SubCategory = Annotated[
+    list[str] | None, _option("--sub-category", help="Only this sub-category; repeat for more.", panel=_DATA)
+]
+Source = Annotated[
+    list[str] | None, _option("--source", help="Only this picture source; repeat for more.", panel=_DATA)
+]
+Shuffle = Annotated[
+    bool, _option("--shuffle", help="Mix the samples, all categories evenly, before --limit.", panel=_DATA)
+]
+Seed = Annotated[int, _option("--seed", help="Seed of --shuffle.", panel=_DATA)]
+SkipBadPictures = Annotated[
+    bool,
+    _option(
+        "--skip-bad-pictures", help="Record samples with unusable pictures as errors and go on.", panel=_DATA
+    ),
+]
+OutputDir = Annotated[Path, _option("--output-dir", help="Parent directory of runs.", panel=_RUN)]
+DemoOutputDir = Annotated[
+    Path | None,
+    _option("--output-dir", help="Parent directory of the run. (default: a temporary one)", panel=_RUN),
+]
+Name = Annotated[
+    str | None, _option("--name", help="Name of the run's directory. (default: the model)", panel=_RUN)
+]
+Resume = Annotated[
+    bool, _option("--resume", help="Continue the run, or start it if there is none.", panel=_RUN)
+]
+Retry = Annotated[
+    list[str] | None,
+    _option(
+        "--retry",
+        metavar="OUTCOME",
+        help="With --resume: do this outcome again too (target_blocked, judge_invalid, ...).",
+        panel=_RUN,
+    ),
+]
+FailOnError = Annotated[
+    str,
+    _option(
+        "--fail-on-error",
+        metavar="N|SHARE",
+        help="Samples that may lack a verdict with exit code 0. It never stops a run.",
+        panel=_RUN,
+    ),
+]
+Display = Annotated[
+    str | None,
+    _option(
+        "--display", metavar="rich|plain|none", help="Progress. (default: rich on a terminal)", panel=_RUN
+    ),
+]
+MaxConnections = Annotated[
+    int,
+    _option(
+        "--max-connections",
+        metavar="N",
+        min=1,
+        max=4096,
+        help="Requests in flight to the target.",
+        panel=_SPEED,
+    ),
+]
+JudgeMaxConnections = Annotated[
+    int,
+    _option(
+        "--judge-max-connections",
+        metavar="N",
+        min=1,
+        max=4096,
+        help="Requests in flight to the judge.",
+        panel=_SPEED,
+    ),
+]
+MaxAttempts = Annotated[
+    int,
+    _option(
+        "--max-attempts",
+        metavar="N",
+        min=1,
+        help="Requests sent for one completion; rate limits do not count.",
+        panel=_SPEED,
+    ),
+]
+AttemptTimeout = Annotated[
+    float,
+    _option(
+        "--attempt-timeout",
+        metavar="SECONDS",
+        min=0.1,
+        help="Seconds for one request, all included.",
+        panel=_SPEED,
+    ),
+]
+SampleTimeout = Annotated[
+    float,
+    _option(
+        "--sample-timeout",
+        metavar="SECONDS",
+        min=0.1,
+        help="Seconds for one completion with its retries.",
+        panel=_SPEED,
+    ),
+]
+OutageTimeout = Annotated[
+    float,
+    _option(
+        "--outage-timeout",
+        metavar="SECONDS",
+        min=0.0,
+        help="Seconds to wait for an endpoint that is down.",
+        panel=_SPEED,
+    ),
+]
+Backoff = Annotated[
+    float,
+    _option(
+        "--backoff",
+        metavar="SECONDS",
+        min=0.01,
+        help="Seconds of the first retry's longest wait; it doubles.",
+        panel=_SPEED,
+    ),
+]
+AllowHttp = Annotated[
+    bool, _option("--allow-http", help="Send keys in clear to a host that has no https.", panel=_SPEED)
+]
+CaBundle = Annotated[
+    Path | None, _option("--ca-bundle", help="File of certificates for a private host.", panel=_SPEED)
+]
+MaxTokens = Annotated[
+    int | None,
+    _option("--max-tokens", metavar="N", min=1, help="Tokens of a response. (default: 128)", panel=_PROTOCOL),
+]
+Temperature = Annotated[
+    float | None,
+    _option("--temperature", metavar="T", help="The target's temperature. (default: 0)", panel=_PROTOCOL),
+]
+SystemPrompt = Annotated[
+    str | None,
+    _option("--system-prompt", help="The target's system prompt; empty for none.", panel=_PROTOCOL),
+]
+JudgeTemplate = Annotated[
+    Path | None,
+    _option("--judge-template", help="File with {question} and {response} for the judge.", panel=_PROTOCOL),
+]
+TargetField = Annotated[
+    list[str] | None,
+    _option(
+        "--target-field",
+        "-M",
+        metavar="KEY=VALUE",
+        help="Extra field of the target's requests.",
+        panel=_PROTOCOL,
+    ),
+]
+JudgeField = Annotated[
+    list[str] | None,
+    _option(
+        "--judge-field",
+        "-J",
+        metavar="KEY=VALUE",
+        help="Extra field of the judge's requests.",
+        panel=_PROTOCOL,
+    ),
+]
+ReportFormat = Annotated[
+    str, _option("--format", metavar="table|json|csv|markdown", help="How to write the report.")
+]

@@ -1,0 +1,63 @@
+"""What the user sees: results on stdout, everything else on stderr, one unwrapped line each.
+
+Lines go through the terminal's encoder where a stranger's words are in them. A bar that is on the screen
+is told to stay below the lines.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from vlsb.errors import VlsbError
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
+
+
+class Screen:
+    """The two streams of a command. With `quiet`, notices are dropped and errors are not."""
+
+    def __init__(self, *, quiet: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.quiet = quiet
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self.above_bar: Callable[[str], None] | None = None
+
+    def result(self, text: str) -> None:
+        """A command's result, on stdout."""
+        if not self.quiet:
+            self._out.write(text if text.endswith("\n") else text + "\n")
+            self._out.flush()
+
+    def notice(self, line: str) -> None:
+        """Something worth knowing, on stderr."""
+        if not self.quiet:
+            self.line(line)
+
+    def error(self, error: VlsbError) -> None:
+        """What went wrong, to what, and what to do: one line on stderr."""
+        self.line(f"Error: {error_line(error)}")
+
+    def line(self, line: str) -> None:
+        """One line on stderr, whatever the display."""
+        clean = for_terminal(Untrusted(line))
+        if self.above_bar is not None:
+            self.above_bar(clean)
+            return
+        self._err.write(clean + "\n")
+        self._err.flush()
+
+    def command(self, arguments: Sequence[str]) -> None:
+        """A command to type, as one line that a shell reads back exactly."""
+        self._err.write(f"Resume with: {shlex.join(arguments)}\n")
+        self._err.flush()
+
+
+def error_line(error: VlsbError) -> str:
+    """An error as one line, with what a stranger said of it encoded and cut to a readable length."""
+    if error.detail is None:
+        return error.message
+    said = for_terminal(error.detail)
+    return f"{error.message}: {said[:600]}" if said else error.message

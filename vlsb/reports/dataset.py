@@ -1,0 +1,96 @@
+"""What `vlsb data check` prints: counts, categories, oddities and everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
+
+if TYPE_CHECKING:
+    from vlsb.data.check import DatasetReport
+
+_SHOWN_PROBLEMS = 20
+_SHOWN_IDS = 8
+
+
+def dataset_text(report: DatasetReport, *, width: int, color: bool) -> str:
+    """The whole page, at a fixed width."""
+    out = StringIO()
+    console = Console(
+        file=out, width=max(width, 80), force_terminal=color, no_color=not color, highlight=False
+    )
+    for line in _head(report):
+        console.print(Text(line), soft_wrap=True)
+    console.print(_categories(report))
+    for line in (*_oddities(report), *_problems(report)):
+        console.print(Text(line), soft_wrap=True)
+    return out.getvalue()
+
+
+def _head(report: DatasetReport) -> Iterator[str]:
+    yield f"{report.row_count:,} rows, {report.picture_count:,} pictures"
+    yield f"{report.instruction_count:,} distinct instructions"
+    yield "This is VLSBench as published." if report.is_full else "This is not the full published VLSBench."
+    yield f"digest {report.digest}"
+
+
+def _categories(report: DatasetReport) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("category")
+    table.add_column("sub-category")
+    table.add_column("rows", justify="right")
+    for category in report.categories:
+        table.add_row(_text(category.name, "bold"), Text(""), Text(f"{category.rows:,}", style="bold"))
+        for pair in report.pairs:
+            if pair.category == category.name:
+                table.add_row(Text(""), _text(pair.sub_category), Text(f"{pair.rows:,}"))
+    return table
+
+
+def _oddities(report: DatasetReport) -> Iterator[str]:
+    sources = ", ".join(f"{for_terminal(s.source)} {s.rows:,} ({s.pictures:,})" for s in report.sources)
+    uses = ", ".join(f"{pictures:,} used {_times(times)}" for times, pictures in report.picture_uses)
+    yield f"sources, rows (pictures): {sources}"
+    yield f"pictures: {uses}"
+    yield f"types: {', '.join(f'{kind} {count:,}' for kind, count in report.media_types)}"
+    yield f"(category, sub-category) pairs: {len(report.pairs)}"
+    yield f"empty instructions: {_ids(report.empty_instruction_ids)}"
+    pairs = "; ".join(_ids(ids) for ids in report.duplicate_ids) or "none"
+    yield f"identical (picture, instruction) pairs: {pairs}"
+    yield f"ids that are not their picture's file name: {report.renamed_count:,}"
+    if report.misnamed_pictures:
+        named = ", ".join(
+            f"{for_terminal(p.image_path)} is {p.media_type}" for p in report.misnamed_pictures[:5]
+        )
+        yield f"names that do not fit the bytes: {len(report.misnamed_pictures)} ({named})"
+
+
+def _problems(report: DatasetReport) -> Iterator[str]:
+    missing, broken = len(report.missing_pictures), len(report.broken_pictures)
+    yield f"missing pictures: {missing:,}; broken pictures: {broken:,}"
+    for picture in report.bad_pictures[:_SHOWN_PROBLEMS]:
+        name, ids = for_terminal(picture.image_path), _ids(picture.sample_ids)
+        yield f"  {name} (instruction_id {ids}): {picture.reason}"
+    if len(report.bad_pictures) > _SHOWN_PROBLEMS:
+        yield f"  and {len(report.bad_pictures) - _SHOWN_PROBLEMS:,} more"
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _ids(ids: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, ids[:_SHOWN_IDS]))
+    return f"{shown} and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else shown or "none"
+
+
+def _text(text: Untrusted, style: str = "") -> Text:
+    return Text(for_terminal(text), style=style)
