@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from vlsb import config, strict_json
 from vlsb.analysis.summary import FailOnError, Summary, missing
 from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, GapsError, RunMismatchError, VlsbError
+from vlsb.errors import ConfigError, GapsError, InterruptedRunError, RunMismatchError, VlsbError
 from vlsb.records import JUDGED, Outcome
 
 # Rooms that bring the HTTP stack or Pillow are imported inside the functions that need them: the help
@@ -146,7 +149,13 @@ def run(options: RunOptions) -> int:
         display = _display(options.display)
         allowed = FailOnError.parse(options.fail_on_error)
         plan, credentials = resolve(options, os.environ)
-        prepared = prepare(plan)
+        _warn_of_keys(plan, credentials, screen)
+        with _signals_as_interrupts():
+            prepared = prepare(plan)
+    except KeyboardInterrupt:
+        screen.error(InterruptedRunError("Interrupted before anything was sent."))
+        screen.command(resume_command(options))
+        return InterruptedRunError.exit_code
     except VlsbError as error:
         screen.error(error)
         if error.exit_code in _RESUMABLE:
@@ -193,6 +202,32 @@ def _carry_out(
     if reason.exit_code != RunMismatchError.exit_code:
         screen.command(resume_command(options))
     return reason.exit_code
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP act as Ctrl-C until the run takes over; then it has handlers of its own."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _warn_of_keys(plan: Plan, credentials: Mapping[Stage, Credentials], screen: Screen) -> None:
+    from vlsb.endpoints.providers import key_mismatch
+
+    for endpoint, found in (
+        (plan.target.endpoint, credentials["target"]),
+        (plan.judge.endpoint, credentials["judge"]),
+    ):
+        if found.bearer is not None and (warning := key_mismatch(endpoint, found.bearer.reveal())):
+            screen.notice(f"Warning: {warning}.")
 
 
 def _table(summary: Summary) -> str:

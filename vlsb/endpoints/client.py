@@ -7,10 +7,12 @@ does not use up attempts, an outage uses up neither attempts nor the sample's ti
 from __future__ import annotations
 
 import asyncio
+import difflib
 import time as system_time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from vlsb import strict_json
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.dialects import Dialect, adapt
@@ -26,8 +28,15 @@ from vlsb.endpoints.faults import (
 from vlsb.endpoints.secrets import Redactor
 from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, backoff_s
 from vlsb.endpoints.transport import Transport
-from vlsb.errors import ImageError, VlsbError
+from vlsb.errors import ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
+
+PICTURE_CODE = "picture"
+"""The code of a failure that is the picture's and not the endpoint's."""
+# Enough to recognise a problem; a hostile endpoint must not fill the disk with error messages.
+_LONGEST_MESSAGE = 2000
+_LARGEST_DETAILS = 4000
+_MODEL_LIST_TIMEOUT_S = 10.0
 
 Compose = Callable[[Dialect], Draft]
 
@@ -131,23 +140,22 @@ class EndpointClient:
             if decision is None:
                 continue
             if decision.fault is Fault.RUN_FATAL:
-                raise _fatal(decision, self.name)
+                raise await self._fatal(decision)
             wait_s = self._wait_before_retry(decision, request)
             if wait_s is None:
-                return self._ended(decision, request, sample_id)
+                return Ended(decision, request.sent, request.usage)
             if self._traffic.is_stopping:
                 raise StoppedError
             self._note("retry", sample_id, decision, request, wait_s)
             await self._time.sleep(wait_s)
 
-    def ended(self, sample_id: int, decision: Decision) -> None:
-        """Tell the breaker that a sample ended in an error of this lane. May raise GapsError."""
-        if self.breaker.ended(sample_id, decision):
-            self._observe(Event("outage", self.lane, sample_id, decision.code))
+    def ended(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
+        """Tell the breaker that a sample ended in an error of this lane, once that is stored.
 
-    def _ended(self, decision: Decision, request: _Request, sample_id: int) -> Ended:
-        self.ended(sample_id, decision)
-        return Ended(decision, request.sent, request.usage)
+        Raises GapsError when the endpoint keeps rejecting samples for the same reason.
+        """
+        if self.breaker.ended(sample_id, fault, code, message):
+            self._observe(Event("outage", self.lane, sample_id, code))
 
     async def _attempt(self, compose: Compose, request: _Request) -> Completion | Decision:
         try:
@@ -183,7 +191,7 @@ class EndpointClient:
         try:
             body = await asyncio.to_thread(draft.body)
         except ImageError as error:
-            return Decision(Fault.ITEM_PERMANENT, "picture", Untrusted(error.message))
+            return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
         if self._traffic.is_stopping:
             raise StoppedError
         self._traffic.in_flight.add(task)
@@ -220,8 +228,23 @@ class EndpointClient:
             self._succeeded()
         if decision.fault is Fault.RATE_LIMITED:
             self._rate_limited(decision, started)
-        text = None if decision.text is None else self._redactor.answer(decision.text)
-        return replace(decision, message=self._redactor.message(decision.message), text=text)
+        return self._redacted(decision)
+
+    def _redacted(self, decision: Decision) -> Decision:
+        """The decision as it may be stored: no key in it, and no more text than a problem needs."""
+        details = None
+        if decision.details is not None:
+            document = self._redactor.answer(Untrusted(strict_json.dumps(decision.details))).expose()
+            details = strict_json.loads(document) if len(document) <= _LARGEST_DETAILS else None
+        return replace(
+            decision,
+            message=self._redactor.message(Untrusted(decision.message.expose()[:_LONGEST_MESSAGE])),
+            text=self._clean(decision.text),
+            details=details,
+        )
+
+    def _clean(self, text: Untrusted | None) -> Untrusted | None:
+        return None if text is None else self._redactor.answer(text)
 
     def _answered(self, answer: Answer, request: _Request, draft: Draft, latency_s: float) -> Completion:
         self._succeeded()
@@ -230,8 +253,8 @@ class EndpointClient:
         return Completion(
             text=self._redactor.answer(answer.text),
             origin=answer.origin,
-            finish_reason=answer.finish_reason,
-            model=None if answer.model is None else self._redactor.answer(answer.model),
+            finish_reason=self._clean(answer.finish_reason),
+            model=self._clean(answer.model),
             usage=request.usage,
             attempts=request.sent,
             latency_s=latency_s,
@@ -250,6 +273,27 @@ class EndpointClient:
         if pause is not None:
             kind = "long_wait" if pause > self._policy.long_wait_s else "rate_limit"
             self._observe(Event(kind, self.lane, code=decision.code, wait_s=pause, status=decision.status))
+
+    async def _fatal(self, decision: Decision) -> VlsbError:
+        """What ends the run, in words; for an unknown model with the names that the endpoint lists."""
+        text = _FATAL.get(decision.code) or _FATAL_BY_EXIT[decision.error.exit_code].format(
+            code=decision.code
+        )
+        detail = decision.message
+        if decision.error is UnknownModelError and (names := await self._model_names()):
+            near = difflib.get_close_matches(self.name, names, n=3) or names[:3]
+            detail = self._redactor.message(Untrusted(f"{detail.expose()} It lists: {', '.join(near)}"))
+        return decision.error(f"{self.name}: {text}", detail=detail)
+
+    async def _model_names(self) -> list[str]:
+        """The models that the endpoint lists; none if it does not say."""
+        try:
+            async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
+                reply = await self._transport.get("/models")
+            listed = strict_json.loads(reply.body)["data"]
+            return [each["id"] for each in listed if isinstance(each["id"], str)]
+        except (TransportFault, TimeoutError, ValueError, KeyError, TypeError):
+            return []
 
     def _adapted(self, decision: Decision, *, sends_schema: bool) -> Decision | None:
         """None if the preflight learned how this endpoint wants to be asked; else the decision."""
@@ -340,12 +384,7 @@ _FATAL = {
     "not_found": "nothing answers at /chat/completions there. Check the base URL and the model",
     "daily_quota": "the day's quota is used up. Resume tomorrow, or raise the quota",
 }
-_FATAL_BY_CLASS = {
+_FATAL_BY_EXIT = {
     3: "the endpoint refused to serve this account ({code}). Check the key, its rights and the billing",
     2: "the endpoint rejected the run ({code})",
 }
-
-
-def _fatal(decision: Decision, name: str) -> VlsbError:
-    text = _FATAL.get(decision.code) or _FATAL_BY_CLASS[decision.error.exit_code].format(code=decision.code)
-    return decision.error(f"{name}: {text}.", detail=decision.message)

@@ -16,7 +16,7 @@ from vlsb.records import Untrusted
 
 REDACTED = "[redacted]"
 # Shorter values occur in ordinary text; replacing them would damage answers and reveal little.
-SHORTEST_SECRET = 6
+SHORTEST_SECRET = 12
 
 _KEY_SHAPES = re.compile(
     r"(?:sk|pk|rk|gsk|xai|hf|key|api)[-_][A-Za-z0-9*_\-.]{12,}|AIza[0-9A-Za-z_\-]{20,}"

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlsb.config import RetryPolicy
-from vlsb.endpoints.faults import Decision, Fault
+from vlsb.endpoints.faults import Fault
 from vlsb.errors import GapsError, OutageError
+from vlsb.records import Untrusted
 
 Sleep = Callable[[float], Awaitable[None]]
 Clock = Callable[[], float]
@@ -149,25 +150,25 @@ class Breaker:
             self._opened_at = None
             self._wake()
 
-    def ended(self, sample_id: int, decision: Decision) -> bool:
+    def ended(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> bool:
         """Count a sample that ended in an error; True if this opened the breaker.
 
         Raises GapsError when the endpoint keeps rejecting samples for the same reason.
         """
-        if decision.ends_as != "error" or decision.fault in (Fault.RATE_LIMITED, Fault.PROVIDER_BLOCKED):
+        if fault is Fault.RATE_LIMITED:
             return False
-        reason = (decision.fault, decision.code)
+        reason = (fault, code)
         if reason != self._reason:
             self._reason = reason
             self._samples.clear()
         self._samples.add(sample_id)
         if len(self._samples) < ENDED_ALIKE_LIMIT or self.is_open:
             return False
-        if decision.fault is Fault.ITEM_PERMANENT:
+        if fault is Fault.ITEM_PERMANENT:
             raise GapsError(
                 f"{self._name}: {len(self._samples)} samples in a row were rejected for the same reason "
-                f"({decision.code}). Fix what it complains about, then resume.",
-                detail=decision.message,
+                f"({code}). Fix what it complains about, then resume",
+                detail=message,
             )
         self._opened_at = self._time.clock()
         self._probes = 0

@@ -55,7 +55,7 @@ class HttpxTransport:
             headers=_headers(credentials),
             follow_redirects=False,
             trust_env=trust_environment,
-            verify=_tls_context(ca_bundle),
+            verify=_tls_context(ca_bundle, trust_environment=trust_environment),
             # Time is bounded around the whole attempt: a timeout per read never ends a slow drip.
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(
@@ -103,8 +103,8 @@ def _headers(credentials: Credentials) -> dict[str, str]:
     return headers | {name.lower(): value.reveal() for name, value in credentials.headers}
 
 
-def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+def _tls_context(ca_bundle: Path | None, *, trust_environment: bool) -> ssl.SSLContext:
+    context = httpx.create_ssl_context(trust_env=trust_environment)
     if ca_bundle is not None:
         try:
             context.load_verify_locations(cafile=str(ca_bundle))

@@ -34,7 +34,14 @@ class Reading:
 
 
 class UnreadableVerdict(Exception):
-    """The text is no verdict; the message says which rule it breaks, in our own words."""
+    """The text is no verdict; the message says which rule it breaks, in our own words.
+
+    `ignores_schema`: an endpoint that enforces the schema could not have let this through.
+    """
+
+    def __init__(self, message: str, *, ignores_schema: bool = True) -> None:
+        super().__init__(message)
+        self.ignores_schema = ignores_schema
 
 
 def parse_verdict(text: Untrusted, *, allow_fence: bool = False) -> Reading:
@@ -65,7 +72,7 @@ def _reading(number: object, words: object, explanation: object) -> Reading:
     if not isinstance(explanation, str):
         raise UnreadableVerdict("explanation is not a string")
     if LABEL_STRINGS[number - 1] != words:
-        raise UnreadableVerdict("label and label_str disagree")
+        raise UnreadableVerdict("label and label_str disagree", ignores_schema=False)
     return Reading(_LABELS[words], Untrusted(explanation))
 
 

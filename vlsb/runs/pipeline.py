@@ -6,17 +6,18 @@ before thousands of requests fly; then every pending sample starts at once and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 
 from vlsb.config import Lane as LaneConfig
 from vlsb.config import RetryPolicy, Sampling
-from vlsb.endpoints.client import Ended, EndpointClient, add_usage
+from vlsb.endpoints.client import PICTURE_CODE, Ended, EndpointClient, add_usage
 from vlsb.endpoints.completions import is_cut
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
-from vlsb.endpoints.faults import Decision, Fault
+from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.traffic import Breaker, Time
 from vlsb.errors import GapsError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate
@@ -38,10 +39,10 @@ from vlsb.runs.store import RunStore
 
 PREFLIGHT_SAMPLES = 3
 """Samples that may be spent on finding one whose answer the judge can be checked with."""
-MAX_ASKS = 2
-"""Times a judge is asked about one response: once, and once more if the answer is no verdict."""
 EMPTY_TEXT_OMITTED = "empty_text_omitted"
 
+# What a judge is asked for once more, and never more than once.
+_ASKED_AGAIN = (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED)
 _TARGET_ENDINGS = {
     "error": Outcome.TARGET_ERROR,
     "blocked": Outcome.TARGET_BLOCKED,
@@ -80,6 +81,7 @@ class Ask:
     code: str
     completion: Completion | None
     ended: Ended | None
+    ignores_schema: bool = False
 
 
 class Pipeline:
@@ -173,10 +175,18 @@ class Pipeline:
         state = self._store.state
         (state.target_failures if is_target else state.judge_failures)[failure.sample_id] = failure
         self._on_outcome(failure.sample_id, failure.outcome)
-        if failure.outcome in (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED):
-            decision = Decision(Fault.ITEM_PERMANENT, failure.code, failure.message)
-            self._verdict_breaker.ended(failure.sample_id, decision)
+        self._tell_breaker(failure)
         return failure
+
+    def _tell_breaker(self, failure: Failure) -> None:
+        """Count a stored failure; raises GapsError when samples keep ending alike."""
+        if failure.outcome in _ASKED_AGAIN:
+            self._verdict_breaker.ended(
+                failure.sample_id, Fault.ITEM_PERMANENT, failure.code, failure.message
+            )
+        elif failure.outcome in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR) and failure.code != PICTURE_CODE:
+            side = self._target if failure.stage == "target" else self._judge
+            side.client.ended(failure.sample_id, Fault(failure.fault), failure.code, failure.message)
 
     async def _respond(self, sample: Sample, picture: Picture) -> Response | Failure:
         lane = self._target.config
@@ -202,34 +212,28 @@ class Pipeline:
     async def _assess(self, sample: Sample, picture: Picture, response: Response) -> Verdict | Failure:
         """The judge's verdict. A verdict that cannot be read is asked for once more, never guessed."""
         sampling = self._judge.config.sampling
-        usage, attempts = Usage(), 0
-        asks = 0
-        while True:
-            asks += 1
-            dialect = self._judge.client.dialect
-            ask = await self._ask(sample, picture, response, sampling)
-            spent = ask.completion or ask.ended
-            assert spent is not None
-            usage, attempts = add_usage(usage, spent.usage), attempts + spent.attempts
-            if ask.reading is not None and ask.completion is not None:
-                return _verdict(
-                    ask.reading, ask.completion, response, usage=usage, asks=asks, attempts=attempts
-                )
-            if self._learns_from(ask, dialect):
-                asks = 0
-            elif asks >= MAX_ASKS or ask.outcome not in (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED):
-                return _judge_failure(ask, response, usage=usage, attempts=attempts)
-            elif ask.outcome is Outcome.JUDGE_TRUNCATED:
-                sampling = replace(sampling, max_tokens=2 * sampling.max_tokens)
+        first = await self._ask(sample, picture, response, sampling)
+        if first.outcome in JUDGED or first.outcome not in _ASKED_AGAIN:
+            return _ending([first], response)
+        if first.outcome is Outcome.JUDGE_TRUNCATED:
+            sampling = replace(sampling, max_tokens=2 * sampling.max_tokens)
+        with self._asking_in_words(first) as keep:
+            second = await self._ask(sample, picture, response, sampling)
+            keep(second.outcome in JUDGED)
+        return _ending([first, second], response)
 
-    def _learns_from(self, ask: Ask, asked_in: Dialect) -> bool:
-        """At the preflight: a judge that ignores the schema is asked in words from now on."""
-        client = self._judge.client
-        ignores_schema = ask.outcome is Outcome.JUDGE_INVALID and ask.completion is not None
-        if not (client.may_adapt and ignores_schema and asked_in.structured):
-            return False
-        client.dialect = replace(client.dialect, structured=False)
-        return True
+    @contextmanager
+    def _asking_in_words(self, first: Ask) -> Iterator[Callable[[bool], None]]:
+        """At the preflight, ask a judge that seems to ignore the schema in words; keep that if it helps."""
+        client, before = self._judge.client, self._judge.client.dialect
+        if client.may_adapt and first.ignores_schema and before.structured:
+            client.dialect = replace(before, structured=False)
+
+        def keep(helps: bool) -> None:
+            if not helps:
+                client.dialect = replace(client.dialect, structured=before.structured)
+
+        yield keep
 
     async def _ask(self, sample: Sample, picture: Picture, response: Response, sampling: Sampling) -> Ask:
         lane, client = self._judge.config, self._judge.client
@@ -261,8 +265,40 @@ def _read(completion: Completion, *, allow_fence: bool) -> Ask:
     try:
         reading = parse_verdict(completion.text, allow_fence=allow_fence)
     except UnreadableVerdict as error:
-        return Ask(None, Outcome.JUDGE_INVALID, str(error), completion, None)
+        return Ask(
+            None, Outcome.JUDGE_INVALID, str(error), completion, None, ignores_schema=error.ignores_schema
+        )
     return Ask(reading, Outcome(reading.label.value), "", completion, None)
+
+
+def _ending(asks: Sequence[Ask], response: Response) -> Verdict | Failure:
+    """What the last ask gave, with what all of them cost."""
+    spent = [ask.completion or ask.ended for ask in asks]
+    attempts = sum(each.attempts for each in spent if each is not None)
+    usage = reduce(add_usage, (each.usage for each in spent if each is not None))
+    last = asks[-1]
+    if last.reading is not None and last.completion is not None:
+        return _verdict(
+            last.reading, last.completion, response, usage=usage, asks=len(asks), attempts=attempts
+        )
+    if last.ended is not None:
+        ended = replace(last.ended, attempts=attempts, usage=usage)
+        failure = _failure(response.sample_id, "judge", last.outcome, ended)
+        return replace(failure, response_sha256=response.sha256)
+    assert last.completion is not None
+    return Failure(
+        sample_id=response.sample_id,
+        stage="judge",
+        outcome=last.outcome,
+        fault=Fault.BAD_PAYLOAD.value,
+        code=last.code,
+        status=200,
+        message=Untrusted("the judge's answer is no verdict"),
+        attempts=attempts,
+        usage=usage,
+        text=last.completion.text,
+        response_sha256=response.sha256,
+    )
 
 
 def _verdict(
@@ -280,28 +316,6 @@ def _verdict(
         attempts=attempts,
         latency_s=completion.latency_s,
         request_sha256=completion.request_sha256,
-    )
-
-
-def _judge_failure(ask: Ask, response: Response, *, usage: Usage, attempts: int) -> Failure:
-    if ask.ended is not None:
-        ended = replace(ask.ended, attempts=attempts, usage=usage)
-        return replace(
-            _failure(response.sample_id, "judge", ask.outcome, ended), response_sha256=response.sha256
-        )
-    assert ask.completion is not None
-    return Failure(
-        sample_id=response.sample_id,
-        stage="judge",
-        outcome=ask.outcome,
-        fault=Fault.BAD_PAYLOAD.value,
-        code=ask.code,
-        status=200,
-        message=Untrusted("the judge's answer is no verdict"),
-        attempts=attempts,
-        usage=usage,
-        text=ask.completion.text,
-        response_sha256=response.sha256,
     )
 
 
@@ -328,7 +342,7 @@ def _picture_failure(sample: Sample, error: ImageError) -> Failure:
         stage="target",
         outcome=Outcome.TARGET_ERROR,
         fault=Fault.ITEM_PERMANENT.value,
-        code="picture",
+        code=PICTURE_CODE,
         status=None,
         message=Untrusted(error.message),
         attempts=0,

@@ -12,7 +12,6 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.config import (
-    OFFICIAL_JUDGE_MODEL,
     OFFICIAL_JUDGE_SAMPLING,
     OFFICIAL_SYSTEM_PROMPT,
     OFFICIAL_TARGET_SAMPLING,
@@ -20,7 +19,7 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.providers import DEMO, SIMULATED_URL, address_for_manifest
+from vlsb.endpoints.providers import SIMULATED_URL, address_for_manifest
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Untrusted
 
@@ -84,8 +83,6 @@ def deviations(
         *_of_lane("target", target, OFFICIAL_TARGET_SAMPLING, dialects.get("target", Dialect())),
         *_of_lane("judge", judge, OFFICIAL_JUDGE_SAMPLING, dialects.get("judge", Dialect())),
     ]
-    if judge.endpoint.model not in (OFFICIAL_JUDGE_MODEL, DEMO):
-        found.append(f"judge: {judge.endpoint.model} (official: {OFFICIAL_JUDGE_MODEL})")
     if not template.is_official:
         found.append(f"judge template: sha256 {template.sha256[:12]} (official: the paper's)")
     return [Untrusted(each) for each in found]

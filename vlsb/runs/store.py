@@ -13,6 +13,7 @@ import shutil
 import socket
 import time as system_time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +97,7 @@ class RunStore:
         self._session = state.sessions + 1
         self._began = system_time.monotonic()
         self._syncer: asyncio.Task[None] | None = None
+        self._is_closing = False
         self._written = asyncio.Event()
         self._many = asyncio.Event()
         _make_private(directory / VERDICTS)
@@ -148,14 +150,12 @@ class RunStore:
 
     async def _sync_forever(self, on_failure: Callable[[StoreError], None]) -> None:
         try:
-            while True:
+            while not self._is_closing:
                 await self._written.wait()
                 self._written.clear()
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(SYNC_EVERY_S):
                         await self._many.wait()
-                except TimeoutError:
-                    pass
                 self._many.clear()
                 await asyncio.to_thread(self._sync)
         except StoreError as error:
@@ -173,9 +173,11 @@ class RunStore:
 
     async def close(self) -> None:
         """Write what is still unwritten, sync, close, unlock. Raises the session's first StoreError."""
+        self._is_closing = True
         if self._syncer is not None:
-            self._syncer.cancel()
-            await asyncio.gather(self._syncer, return_exceptions=True)
+            self._written.set()
+            self._many.set()
+            await self._syncer
         try:
             unwritten = sum(journal.rescue() for journal in self._journals.values())
             if self.failed is None or unwritten == 0:
