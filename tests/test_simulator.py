@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 
 from vlsb.endpoints.demo import demo_label, demo_responder
 from vlsb.endpoints.simulator import (
-    JUDGE_OPENING,
-    MAX_REQUEST_BYTES,
     Action,
     Cut,
     Drip,
@@ -42,6 +40,8 @@ from vlsb.endpoints.simulator import (
     verdict,
     wire,
 )
+from vlsb.endpoints.simulator.requests import JUDGE_OPENING
+from vlsb.endpoints.simulator.server import MAX_REQUEST_BYTES
 
 PATH = "/v1/chat/completions"
 PICTURE = b"\x89PNG\r\n\x1a\n not much of a picture"

@@ -7,17 +7,14 @@ silently drops rows is not comparable. An empty instruction breaks none (VLSBenc
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-import orjson
-
+from vlsb import strict_json
 from vlsb.data.pictures import inspect_pictures, read_picture
 from vlsb.errors import DatasetError, ImageError
 from vlsb.records import Picture, Sample, Untrusted
@@ -140,37 +137,9 @@ def _unreadable(path: Path, error: OSError) -> DatasetError:
 
 def _parsed(content: bytes) -> object:
     try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        # Lone surrogates: legal in JSON, refused by the fast parser.
-        return _parsed_slowly(content)
-
-
-def _parsed_slowly(content: bytes) -> object:
-    try:
-        return json.loads(
-            content.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique_object
-        )
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{ROWS_FILE} is not UTF-8 at byte {error.start}. Download it again.") from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise DatasetError(f"{ROWS_FILE} is not JSON at {where}: {error.msg}. Download it again.") from error
-    except RecursionError as error:
-        raise DatasetError(f"{ROWS_FILE} is nested too deeply. Download it again.") from error
+        return strict_json.loads(content)
     except ValueError as error:
-        raise DatasetError(f"{ROWS_FILE} holds a number of too many digits. Download it again.") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise DatasetError(f"{ROWS_FILE} holds {name}, which is not JSON. Download it again.")
-
-
-def _unique_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        raise DatasetError(f"{ROWS_FILE} has an object with the same field twice. Keep one of the two.")
-    return row
+        raise DatasetError(f"{ROWS_FILE} is not JSON ({error}). Download it again.") from error
 
 
 def _sample(row: object, position: int) -> Sample:

@@ -1,0 +1,61 @@
+"""The one fake endpoint: chat completions over a real loopback socket, told what to do with each request.
+
+A responder maps a `Request` to an `Action` (reply, cut, drip, stall, hang up, raw bytes, endless body). The
+demo is served by it, and every test scripts it.
+"""
+
+from vlsb.endpoints.simulator.actions import (
+    Action,
+    Cut,
+    Drip,
+    Endless,
+    Hangup,
+    Headers,
+    Json,
+    Raw,
+    Reply,
+    Responder,
+    Stall,
+    answer,
+    blocked,
+    error,
+    is_whole,
+    keeps_open,
+    models,
+    rate_limited,
+    verdict,
+    wire,
+)
+from vlsb.endpoints.simulator.requests import Request
+from vlsb.endpoints.simulator.scripts import ActionQueue, Script, mixed_faults, plain_responder
+from vlsb.endpoints.simulator.server import Simulator, SimulatorThread
+
+__all__ = [
+    "Action",
+    "ActionQueue",
+    "Cut",
+    "Drip",
+    "Endless",
+    "Hangup",
+    "Headers",
+    "Json",
+    "Raw",
+    "Reply",
+    "Request",
+    "Responder",
+    "Script",
+    "Simulator",
+    "SimulatorThread",
+    "Stall",
+    "answer",
+    "blocked",
+    "error",
+    "is_whole",
+    "keeps_open",
+    "mixed_faults",
+    "models",
+    "plain_responder",
+    "rate_limited",
+    "verdict",
+    "wire",
+]
