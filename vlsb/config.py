@@ -16,7 +16,10 @@ OFFICIAL_TARGET_TOKENS = 128
 OFFICIAL_JUDGE_MODEL = "gpt-4o"
 # The official 128 cuts the explanation and fails the parse; the label comes first, so it cannot change.
 JUDGE_TOKENS = 512
-DEFAULT_CONNECTIONS = 16
+# Without an explicit number of connections a lane starts here and finds its own limit below the ceiling.
+START_CONNECTIONS = 16
+MOST_CONNECTIONS = 100
+FEWEST_CONNECTIONS = 4
 DEFAULT_OUTPUT_DIR = "outputs"
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -79,9 +82,12 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One side of a run: the target's or the judge's endpoint, its sampling and its connections."""
+    """One side of a run: the target's or the judge's endpoint, its sampling and its connections.
+
+    `max_connections` starts there and is the ceiling; None lets the lane find its own limit.
+    """
 
     endpoint: Endpoint
     sampling: Sampling
-    max_connections: int = DEFAULT_CONNECTIONS
+    max_connections: int | None = None
     system_prompt: str = OFFICIAL_SYSTEM_PROMPT

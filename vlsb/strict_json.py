@@ -49,6 +49,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """ASCII-only JSON; NaN and infinities raise ValueError."""
+    """ASCII-only JSON; NaN, infinities and endless nesting raise ValueError."""
     separators = None if indent else (",", ":")
-    return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent, separators=separators)
+    try:
+        return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent, separators=separators)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vlsb.cli import options as opt
 from vlsb.cli.run import RunOptions, run
+from vlsb.cli.screen import Screen
 
 _DEFAULTS = RunOptions(model="demo")
 
@@ -19,4 +20,8 @@ def demo_command(
 ) -> int:
     """Run the main job on the embedded demo: 30 benign samples, simulated model and judge."""
     parent = output_dir or Path(tempfile.mkdtemp(prefix="vlsb-demo-"))
-    return run(replace(_DEFAULTS, output_dir=parent, display=display, resume=resume))
+    code = run(replace(_DEFAULTS, output_dir=parent, display=display, resume=resume))
+    Screen(quiet=display == "none").notice(
+        f"The run is in {parent / 'demo'}. See it again: vlsb report {parent}"
+    )
+    return code

@@ -6,6 +6,7 @@ and `-` alike (see `vlsb.cli.app`).
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,17 @@ def _option(name: str, *others: str, help: str, panel: str | None = None, **more
     return typer.Option(
         name, *others, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **more
     )
+
+
+def _lines(
+    context: typer.Context, parameter: typer.CallbackParam, value: list[str] | None
+) -> list[str] | None:
+    """In a variable, a repeatable option has one value a line: names and JSON hold blanks."""
+    source = context.get_parameter_source(parameter.name or "")
+    if source is None or source.name != "ENVIRONMENT":
+        return value
+    text = os.environ.get(str(parameter.envvar), "")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 _TARGET, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
@@ -47,7 +59,11 @@ ApiKeyEnv = Annotated[
 Header = Annotated[
     list[str] | None,
     _option(
-        "--header", metavar="NAME=VAR", help="Header for the target, its value read from VAR.", panel=_TARGET
+        "--header",
+        metavar="NAME=VAR",
+        callback=_lines,
+        help="Header for the target, its value read from VAR.",
+        panel=_TARGET,
     ),
 ]
 Judge = Annotated[str | None, _option("--judge", help="Judge model. (default: gpt-4o)", panel=_JUDGE)]
@@ -64,6 +80,7 @@ JudgeHeader = Annotated[
     _option(
         "--judge-header",
         metavar="NAME=VAR",
+        callback=_lines,
         help="Header for the judge, its value read from VAR.",
         panel=_JUDGE,
     ),
@@ -85,13 +102,16 @@ SampleId = Annotated[
     list[int] | None, _option("--sample-id", help="Only this instruction_id; repeat for more.", panel=_DATA)
 ]
 Category = Annotated[
-    list[str] | None, _option("--category", help="Only this category; repeat for more.", panel=_DATA)
+    list[str] | None,
+    _option("--category", callback=_lines, help="Only this category; repeat for more.", panel=_DATA),
 ]
 SubCategory = Annotated[
-    list[str] | None, _option("--sub-category", help="Only this sub-category; repeat for more.", panel=_DATA)
+    list[str] | None,
+    _option("--sub-category", callback=_lines, help="Only this sub-category; repeat for more.", panel=_DATA),
 ]
 Source = Annotated[
-    list[str] | None, _option("--source", help="Only this picture source; repeat for more.", panel=_DATA)
+    list[str] | None,
+    _option("--source", callback=_lines, help="Only this picture source; repeat for more.", panel=_DATA),
 ]
 Shuffle = Annotated[
     bool, _option("--shuffle", help="Mix the samples, all categories evenly, before --limit.", panel=_DATA)
@@ -119,6 +139,7 @@ Retry = Annotated[
     _option(
         "--retry",
         metavar="OUTCOME",
+        callback=_lines,
         help="With --resume: do this outcome again too (target_blocked, judge_invalid, ...).",
         panel=_RUN,
     ),
@@ -139,24 +160,24 @@ Display = Annotated[
     ),
 ]
 MaxConnections = Annotated[
-    int,
+    int | None,
     _option(
         "--max-connections",
         metavar="N",
         min=1,
         max=4096,
-        help="Requests in flight to the target.",
+        help="Requests in flight to the target, at most. (default: found out, up to 100)",
         panel=_SPEED,
     ),
 ]
 JudgeMaxConnections = Annotated[
-    int,
+    int | None,
     _option(
         "--judge-max-connections",
         metavar="N",
         min=1,
         max=4096,
-        help="Requests in flight to the judge.",
+        help="Requests in flight to the judge, at most. (default: found out, up to 100)",
         panel=_SPEED,
     ),
 ]
@@ -238,6 +259,7 @@ TargetField = Annotated[
         "--target-field",
         "-M",
         metavar="KEY=VALUE",
+        callback=_lines,
         help="Extra field of the target's requests.",
         panel=_PROTOCOL,
     ),
@@ -248,6 +270,7 @@ JudgeField = Annotated[
         "--judge-field",
         "-J",
         metavar="KEY=VALUE",
+        callback=_lines,
         help="Extra field of the judge's requests.",
         panel=_PROTOCOL,
     ),

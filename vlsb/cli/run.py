@@ -68,8 +68,8 @@ class RunOptions:
     retry: tuple[str, ...] = ()
     fail_on_error: str = "0"
     display: str | None = None
-    max_connections: int = config.DEFAULT_CONNECTIONS
-    judge_max_connections: int = config.DEFAULT_CONNECTIONS
+    max_connections: int | None = None
+    judge_max_connections: int | None = None
     max_attempts: int = _POLICY.max_attempts
     attempt_timeout: float = _POLICY.attempt_timeout_s
     sample_timeout: float = _POLICY.sample_timeout_s

@@ -7,13 +7,16 @@ does not use up attempts, an outage uses up neither attempts nor the sample's ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import time as system_time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from vlsb import strict_json
 from vlsb.config import RetryPolicy
+from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.dialects import Dialect, adapt
 from vlsb.endpoints.drafts import Draft
@@ -64,6 +67,7 @@ class Event:
     wait_s: float | None = None
     attempt: int | None = None
     status: int | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class EndpointClient:
         name: str,
         dialect: Dialect,
         policy: RetryPolicy,
-        limiter: Limiter,
+        limit: AdaptiveLimit,
         gate: Gate,
         redactor: Redactor,
         traffic: Traffic,
@@ -110,10 +114,13 @@ class EndpointClient:
         self.name = name
         self.dialect = dialect
         self.may_adapt = False
-        self.limiter = limiter
+        self.limit = limit
+        self.limiter = Limiter(limit.limit)
         self.gate = gate
+        gate.on_episode.append(self._cut)
         self.breaker = Breaker(policy, time, name=f"{lane} {name}")
         self.counts = Counts()
+        self._line = Limiter(1)
         self._transport = transport
         self._policy = policy
         self._redactor = redactor
@@ -169,20 +176,30 @@ class EndpointClient:
             self.breaker.leave()
 
     async def _queue(self, request: _Request) -> None:
-        """Hold a slot, with the gate open and the breaker agreeing, or wait until that is so."""
-        while True:
-            await self.gate.wait()
-            began = self._time.clock()
-            await self.breaker.admit()
-            await self.limiter.acquire(ahead=request.sent > 0)
-            # Neither an outage nor the queue for a slot is this sample's fault; the gate's wait counts.
-            request.extend(self._time.clock() - began)
-            if self._traffic.is_stopping:
+        """Hold a slot, with the gate open and the breaker agreeing, or wait until that is so.
+
+        Only the head of the line waits for these; the others wait for the head, so that a pause wakes
+        one task and not thousands.
+        """
+        began, closed_before = self._time.clock(), self.gate.closed_so_far_s()
+        await self._line.acquire(ahead=request.sent > 0)
+        try:
+            while True:
+                await self.breaker.admit()
+                await self.gate.wait()
+                await self.limiter.acquire()
+                if self._traffic.is_stopping:
+                    self.limiter.release()
+                    raise StoppedError
+                if self.breaker.admits() and self.gate.is_open():
+                    request.booked = self.gate.pace.depart()
+                    break
                 self.limiter.release()
-                raise StoppedError
-            if self.breaker.admits() and not self.gate.closed_for_s():
-                return
-            self.limiter.release()
+        finally:
+            self._line.release()
+        # Neither an outage nor the line for a slot is this sample's fault; a closed gate's time counts.
+        waited, closed = self._time.clock() - began, self.gate.closed_so_far_s() - closed_before
+        request.extend(max(0.0, waited - closed))
 
     async def _send(self, draft: Draft, request: _Request) -> Completion | Decision:
         task = asyncio.current_task()
@@ -216,6 +233,8 @@ class EndpointClient:
         self, reply: Reply | TransportFault, request: _Request, draft: Draft, started: float
     ) -> Completion | Decision:
         now = system_time.time()
+        if isinstance(reply, Reply):
+            self.gate.pace.heard(reply.headers, now=now)
         if isinstance(reply, Reply) and 200 <= reply.status < 300:
             read = read_completion(reply, now=now)
             if isinstance(read, Answer):
@@ -223,22 +242,30 @@ class EndpointClient:
             decision = read
         else:
             decision = classify(reply, has_succeeded=self.has_succeeded, attempt=request.sent, now=now)
+        decision = self._redacted(decision)
         request.add(decision.usage)
         if decision.fault is Fault.PROVIDER_BLOCKED or decision.ends_as == "empty":
-            self._succeeded()
-        if decision.fault is Fault.RATE_LIMITED:
+            self._succeeded(request, decision.usage)
+        elif decision.fault is Fault.RATE_LIMITED:
             self._rate_limited(decision, started)
-        return self._redacted(decision)
+        elif decision.is_retryable:
+            self.limit.faltered()
+        else:
+            self.breaker.answered()
+        return decision
 
     def _redacted(self, decision: Decision) -> Decision:
         """The decision as it may be stored: no key in it, and no more text than a problem needs."""
         details = None
         if decision.details is not None:
-            document = self._redactor.answer(Untrusted(strict_json.dumps(decision.details))).expose()
-            details = strict_json.loads(document) if len(document) <= _LARGEST_DETAILS else None
+            with contextlib.suppress(ValueError):  # nested without end: no details worth keeping
+                document = self._redactor.answer(Untrusted(strict_json.dumps(decision.details))).expose()
+                details = strict_json.loads(document) if len(document) <= _LARGEST_DETAILS else None
         return replace(
             decision,
             message=self._redactor.message(Untrusted(decision.message.expose()[:_LONGEST_MESSAGE])),
+            code=self._redactor.word(decision.code),
+            param=self._redactor.word(decision.param),
             text=self._clean(decision.text),
             details=details,
         )
@@ -247,7 +274,7 @@ class EndpointClient:
         return None if text is None else self._redactor.answer(text)
 
     def _answered(self, answer: Answer, request: _Request, draft: Draft, latency_s: float) -> Completion:
-        self._succeeded()
+        self._succeeded(request, answer.usage)
         self.counts.answered += 1
         request.add(answer.usage)
         return Completion(
@@ -262,14 +289,29 @@ class EndpointClient:
             flags=answer.flags,
         )
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, request: _Request, usage: Usage) -> None:
         self.has_succeeded = True
         self.breaker.succeeded()
         self.gate.succeeded()
+        counted = (usage.input_tokens, usage.output_tokens)
+        tokens = None if counted == (None, None) else sum(each or 0 for each in counted)
+        self.gate.pace.arrived(booked=request.booked, tokens=tokens)
+        self.limit.succeeded(in_flight=self.limiter.in_flight, is_retry=request.sent > 1)
+        self._resize("")
+
+    def _cut(self, pause_s: float, code: str) -> None:
+        """A rate-limit episode began at this lane's gate, whoever met it."""
+        self.limit.rate_limited(pause_s=pause_s, too_steep=code == "slow_down")
+        self._resize(code)
+
+    def _resize(self, code: str) -> None:
+        if self.limiter.limit != self.limit.limit:
+            self.limiter.resize(self.limit.limit)
+            self._observe(Event("limit", self.lane, code=code, limit=self.limit.limit))
 
     def _rate_limited(self, decision: Decision, sent_at: float) -> None:
         self.counts.rate_limited += 1
-        pause = self.gate.rate_limited(sent_at=sent_at, wait_s=decision.retry_after_s)
+        pause = self.gate.rate_limited(sent_at=sent_at, wait_s=decision.retry_after_s, code=decision.code)
         if pause is not None:
             kind = "long_wait" if pause > self._policy.long_wait_s else "rate_limit"
             self._observe(Event(kind, self.lane, code=decision.code, wait_s=pause, status=decision.status))
@@ -309,14 +351,13 @@ class EndpointClient:
         if not decision.is_retryable:
             return None
         if decision.fault is Fault.RATE_LIMITED:
-            return 0.0 if self.gate.closed_for_s() <= request.left_s() else None
+            return 0.0 if self.gate.closed_for_s() < request.left_s() else None
         if self.breaker.is_open:
             return 0.0  # the breaker paces the probes, and an outage is not this sample's fault
         request.failed += 1
-        allowed = self._policy.max_attempts - 1
-        if decision.max_retries is not None:
-            allowed = min(allowed, decision.max_retries)
-        if request.failed > allowed:
+        request.failed_by_code[decision.code] += 1
+        most = self._policy.max_attempts if decision.max_retries is None else decision.max_retries
+        if request.failed >= self._policy.max_attempts or request.failed_by_code[decision.code] > most:
             return None
         wait_s = decision.retry_after_s or 0.0
         wait_s = max(wait_s, backoff_s(self._policy, request.failed - 1, self._time))
@@ -333,7 +374,9 @@ class _Request:
     def __init__(self, policy: RetryPolicy, time: Time) -> None:
         self.sent = 0
         self.failed = 0
+        self.failed_by_code: Counter[str] = Counter()
         self.usage = Usage()
+        self.booked = 0.0
         self._policy = policy
         self._time = time
         self._deadline: float | None = None

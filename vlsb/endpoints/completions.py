@@ -6,12 +6,13 @@ that the model meant as its answer becomes an `Answer`. Text is never invented, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlsb import strict_json
-from vlsb.endpoints.faults import Decision, Fault, Reply, error_fields, of_error, safe_code
+from vlsb.endpoints.faults import BAD_KEY_WORDS, Decision, Fault, Reply, error_fields, of_error, safe_code
 from vlsb.records import Untrusted, Usage
 
 
@@ -163,8 +164,14 @@ def _inner_error(holder: Mapping[str, Any], reply: Reply, *, now: float) -> Deci
     """An error under a 200: classified by the code inside, a bad payload if there is none to go by."""
     error = error_fields(holder)
     status = error.http_code
-    if status is None and error.code.isdigit():
+    if status is None and re.fullmatch(r"[0-9]{3}", error.code):
         status = int(error.code)
+    if status == 403 and not error.words & BAD_KEY_WORDS:
+        # A router passes on that an upstream refused this one input; our own key was good for the 200.
+        message = Untrusted(error.message or "refused upstream")
+        return Decision(
+            Fault.PROVIDER_BLOCKED, "blocked_input", message, status=reply.status, ends_as="blocked"
+        )
     if status is not None and 300 < status < 600:
         return of_error(status, error, reply.headers, now=now)
     decision = of_error(400, error, reply.headers, now=now)
@@ -184,7 +191,7 @@ def _no_choices(document: Mapping[str, Any], reply: Reply) -> Decision:
         return Decision(
             Fault.PROVIDER_BLOCKED,
             "blocked_input",
-            Untrusted(str(reason or "prompt filter")),
+            Untrusted(reason if isinstance(reason, str) else "prompt filter"),
             status=reply.status,
             ends_as="blocked",
             usage=usage,

@@ -128,7 +128,7 @@ _BLOCKED = frozenset(
         "prohibited_content",
     }
 )
-_BAD_KEY = frozenset({"invalid_api_key", "authentication_error", "unauthenticated", "api_key_invalid"})
+BAD_KEY_WORDS = frozenset({"invalid_api_key", "authentication_error", "unauthenticated", "api_key_invalid"})
 _NO_MODEL = frozenset(
     {
         "model_not_found",
@@ -143,7 +143,8 @@ _CONTEXT = frozenset({"context_length_exceeded", "request_too_large", "string_ab
 # Anthropic reports a self-set spend limit as an ordinary 400; only the wording tells.
 _SPEND_LIMIT = re.compile(r"spend(?:ing)? limit|credit balance is too low", re.IGNORECASE)
 _CONTEXT_WORDS = re.compile(
-    r"maximum context length|longer than the maximum model length|prompt is too long|context window",
+    r"maximum context length|longer than the maximum model length|prompt is too long|context window"
+    r"|max_new_tokens\W+must be <=",
     re.IGNORECASE,
 )
 _FILTER_WORDS = re.compile(r"content filtering|content management policy|safety system", re.IGNORECASE)
@@ -202,12 +203,14 @@ def of_error(
         return decide(Fault.PROVIDER_BLOCKED, block, ends_as="blocked", details=_filter_details(error))
     if words & _NO_MODEL and status in (400, 403, 404):
         return decide(Fault.RUN_FATAL, "unknown_model", error=UnknownModelError)
-    if status in (401, 403) or words & _BAD_KEY or _reason(error) == "API_KEY_INVALID":
+    if status in (401, 403) or words & BAD_KEY_WORDS or _reason(error) == "API_KEY_INVALID":
         return decide(Fault.RUN_FATAL, error=AuthenticationError)
     if status == 404:
         return decide(Fault.RUN_FATAL, "not_found", error=UnknownModelError)
     if status == 429 and "overloaded_error" not in words:
         wait = retry_after_s(headers, now=now) or _retry_delay(error)
+        if headers.get("x-should-retry", "").strip().lower() == "false":
+            return decide(Fault.ITEM_PERMANENT)
         return decide(Fault.RATE_LIMITED, retry_after_s=wait)
     if "overloaded_error" in words or status in _TRANSIENT_STATUS or 500 <= status < 600:
         is_final = status in _PERMANENT_5XX or headers.get("x-should-retry", "").strip().lower() == "false"
@@ -224,7 +227,7 @@ def _block(status: int, error: ErrorBody) -> str:
     """`blocked_input` or `blocked_output` if the provider refused to serve this content, else empty."""
     inner = error.inner or {}
     innererror = inner.get("innererror")
-    inner_code = str(innererror.get("code", "")).lower() if isinstance(innererror, dict) else ""
+    inner_code = _word(innererror.get("code")).lower() if isinstance(innererror, dict) else ""
     if error.words & _BLOCKED or inner_code in _BLOCKED:
         return "blocked_input"
     metadata = inner.get("metadata")
@@ -258,10 +261,9 @@ def _google_details(error: ErrorBody) -> list[dict[str, Any]]:
 
 def _daily_quota(error: ErrorBody) -> bool:
     """Gemini names the window in the quota's id; a day's window outlasts any `retryDelay` it sends."""
-    violations = [
-        v for each in _google_details(error) for v in each.get("violations") or [] if isinstance(v, dict)
-    ]
-    return any("perday" in str(v.get("quotaId", "")).lower() for v in violations)
+    lists = [each.get("violations") for each in _google_details(error)]
+    violations = [v for found in lists if isinstance(found, list) for v in found if isinstance(v, dict)]
+    return any("perday" in _word(v.get("quotaId")).lower() for v in violations)
 
 
 def _retry_delay(error: ErrorBody) -> float | None:
@@ -272,7 +274,7 @@ def _retry_delay(error: ErrorBody) -> float | None:
 
 
 def _reason(error: ErrorBody) -> str:
-    return next((str(each["reason"]) for each in _google_details(error) if "reason" in each), "")
+    return next((_word(each["reason"]) for each in _google_details(error) if "reason" in each), "")
 
 
 def parse_error(body: bytes) -> ErrorBody:

@@ -19,6 +19,7 @@ _UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e
 _CHAIN = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,12})?(?:ms|us|µs|ns|d|h|m|s))+")
 _LINK = re.compile(r"([0-9.]+)(ms|us|µs|ns|d|h|m|s)")
 _PLAIN = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12}")
+_WEEKDAYS = frozenset({"mon", "tue", "wed", "thu", "fri", "sat", "sun"})
 _RESET = re.compile(
     r"(?:x-)?(?:anthropic-)?rate-?limit-(?:reset-(?P<kind>[a-z_]+)|(?P<kind2>[a-z-]+)-reset|reset)"
 )
@@ -30,9 +31,9 @@ def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
     `retry-after-ms` wins over `retry-after` (seconds or a date), which wins over the largest reset of
     a limit that has nothing left.
     """
-    if (milliseconds := _plain(headers.get("retry-after-ms", ""))) is not None:
-        return _sensible(milliseconds / 1000)
-    asked = duration_s(headers.get("retry-after", ""), now=_reference(headers, now))
+    milliseconds = _plain(headers.get("retry-after-ms", ""))
+    asked = None if milliseconds is None else _sensible(milliseconds / 1000)
+    asked = asked or duration_s(headers.get("retry-after", ""), now=_reference(headers, now))
     return asked or reset_after_s(headers, now=now)
 
 
@@ -69,6 +70,8 @@ def _sensible(seconds: float) -> float | None:
 
 
 def _timestamp(text: str) -> float | None:
+    if not text[:4].isdigit() and text[:3].lower() not in _WEEKDAYS:
+        return None
     try:
         moment = datetime.fromisoformat(text) if text[:4].isdigit() else parsedate_to_datetime(text)
         # A timestamp without a zone is UTC in every header that has one.
@@ -93,13 +96,14 @@ def _resets(headers: Mapping[str, str]) -> Iterator[tuple[bool | None, str]]:
 
 
 def _remaining(headers: Mapping[str, str], kind: str | None) -> float | None:
+    return count_header(headers, "remaining", kind)
+
+
+def count_header(headers: Mapping[str, str], what: str, kind: str | None) -> float | None:
+    """A limit's `limit` or `remaining` count for a kind (`requests`, `tokens`), in any spelling."""
     names = (
-        [
-            f"x-ratelimit-remaining-{kind}",
-            f"x-rate-limit-remaining-{kind}",
-            f"anthropic-ratelimit-{kind}-remaining",
-        ]
+        [f"x-ratelimit-{what}-{kind}", f"x-rate-limit-{what}-{kind}", f"anthropic-ratelimit-{kind}-{what}"]
         if kind
-        else ["x-ratelimit-remaining", "ratelimit-remaining"]
+        else [f"x-ratelimit-{what}", f"ratelimit-{what}"]
     )
-    return next((left for name in names if (left := _plain(headers.get(name, ""))) is not None), None)
+    return next((count for name in names if (count := _plain(headers.get(name, ""))) is not None), None)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vlsb.config import Endpoint
+from vlsb.endpoints.faults import safe_code
 from vlsb.errors import MissingKeyError
 from vlsb.records import Untrusted
 
@@ -90,4 +91,17 @@ class Redactor:
 
     def message(self, text: Untrusted) -> Untrusted:
         """An error message without this run's keys and without anything shaped like a key."""
-        return Untrusted(_KEY_SHAPES.sub(REDACTED, self.answer(text).expose()))
+        return Untrusted(_KEY_SHAPES.sub(REDACTED, self._without_cut_key(self.answer(text).expose())))
+
+    def word(self, text: str) -> str:
+        """A provider's code or field name; `redacted` if it holds a key, whole or cut, in any case."""
+        known = [safe_code(value)[:24] for value in self._values]
+        return "redacted" if any(each and each in safe_code(text) for each in known) else text
+
+    def _without_cut_key(self, raw: str) -> str:
+        """Messages are quoted by their start: the cut may have left most of a key at the end."""
+        for value in self._values:
+            for length in range(len(value) - 1, SHORTEST_SECRET - 1, -1):
+                if raw.endswith(value[:length]):
+                    return raw[:-length] + REDACTED
+        return raw

@@ -15,6 +15,7 @@ from typing import Any
 
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.faults import Fault
+from vlsb.endpoints.pace import Caps, Pace
 from vlsb.errors import GapsError, OutageError
 from vlsb.records import Untrusted
 
@@ -65,6 +66,14 @@ class Limiter:
     def release(self) -> None:
         """Give a slot back to whoever waits longest."""
         self.in_flight -= 1
+        self._grant()
+
+    def resize(self, limit: int) -> None:
+        """Change the limit; what is in flight above a lower one finishes."""
+        self.limit = limit
+        self._grant()
+
+    def _grant(self) -> None:
         while self._waiting and self.in_flight < self.limit:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -73,12 +82,19 @@ class Limiter:
 
 
 class Gate:
-    """One rate limit, shared by everybody who meets it: closed until a point in time."""
+    """One rate limit, shared by everybody who meets it: closed until a point in time.
 
-    def __init__(self, policy: RetryPolicy, time: Time) -> None:
+    `pace` spreads departures below a known limit, so that the gate seldom has to close.
+    `on_episode` hears of each rate-limit episode once, with its pause in seconds and its code.
+    """
+
+    def __init__(self, policy: RetryPolicy, time: Time, pace: Pace | None = None) -> None:
+        self.pace = pace or Pace(Caps(), time.clock)
+        self.on_episode: list[Callable[[float, str], None]] = []
         self._policy = policy
         self._time = time
-        self._opens_at = 0.0
+        self._opens_at = float("-inf")
+        self._closed_s = 0.0
         self._episode_began = float("-inf")
         self._episodes = 0
 
@@ -86,13 +102,20 @@ class Gate:
         """Seconds until the gate opens; 0 when it is open."""
         return max(0.0, self._opens_at - self._time.clock())
 
-    async def wait(self) -> None:
-        """Return when the gate is open. It may be closed again while somebody waits."""
-        while (remaining := self.closed_for_s()) > 0:
-            # Spread the herd a little: all waiters see the same second.
-            await self._time.sleep(remaining + self._time.uniform(0.0, min(0.25, remaining / 4)))
+    def closed_so_far_s(self) -> float:
+        """Seconds that the gate has been closed since the beginning."""
+        return self._closed_s - self.closed_for_s()
 
-    def rate_limited(self, *, sent_at: float, wait_s: float | None) -> float | None:
+    async def wait(self) -> None:
+        """Return when the gate is open and the pace allows a request; both may change again."""
+        while (remaining := max(self.closed_for_s(), self.pace.wait_s())) > 0:
+            await self._time.sleep(remaining)
+
+    def is_open(self) -> bool:
+        """Whether a request may leave right now."""
+        return not self.closed_for_s() and not self.pace.wait_s()
+
+    def rate_limited(self, *, sent_at: float, wait_s: float | None, code: str = "") -> float | None:
         """Close the gate after a 429 of a request sent at `sent_at`.
 
         Returns the pause in seconds if this began a new episode, None if the request was sent before
@@ -100,14 +123,21 @@ class Gate:
         """
         now = self._time.clock()
         if sent_at <= self._episode_began:
-            if wait_s is not None:
-                self._opens_at = max(self._opens_at, now + wait_s)
+            self._close_until(now + (wait_s or 0.0))
             return None
         pause = wait_s if wait_s is not None else self._computed_wait()
         self._episodes += 1
         self._episode_began = now
-        self._opens_at = max(self._opens_at, now + pause)
+        self._close_until(now + pause)
+        for hear in self.on_episode:
+            hear(pause, code)
         return pause
+
+    def _close_until(self, moment: float) -> None:
+        closed_from = max(self._opens_at, self._time.clock())
+        if moment > closed_from:
+            self._closed_s += moment - closed_from
+            self._opens_at = moment
 
     def _computed_wait(self) -> float:
         # Never near zero: failed requests count against a per-minute limit.
@@ -143,9 +173,13 @@ class Breaker:
         return self._opened_at is not None
 
     def succeeded(self) -> None:
-        """Any answered request proves that the endpoint works."""
+        """Any served request proves that the endpoint works."""
         self._reason = None
         self._samples.clear()
+        self.answered()
+
+    def answered(self) -> None:
+        """A definite answer, a rejection included, proves that the endpoint is not down."""
         if self.is_open:
             self._opened_at = None
             self._wake()

@@ -6,6 +6,7 @@ never become a response or a label. Unknown fields are tolerated: newer versions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -87,7 +88,7 @@ def decode_response(record: Mapping[str, Any]) -> Response:
         attempts=_get(record, "attempts", int),
         latency_s=_number(record, "latency_s"),
         request_sha256=_get(record, "request_sha256", str),
-        flags=tuple(str(flag) for flag in _get(record, "flags", list)),
+        flags=_words(record, "flags"),
     )
     response = Response(_get(record, "sample_id", int), _get(record, "image_sha256", str), completion)
     if response.sha256 != _get(record, "response_sha256", str):
@@ -168,6 +169,13 @@ def decode_failure(record: Mapping[str, Any]) -> Failure:
     )
 
 
+def _words(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    words = _get(record, name, list)
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{name} holds something else than words")
+    return tuple(words)
+
+
 def _raw(text: Untrusted | None) -> str | None:
     return None if text is None else text.expose()
 
@@ -193,4 +201,10 @@ def _number(record: Mapping[str, Any], name: str) -> float:
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is missing or not a number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} is too large") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is not finite")
+    return number

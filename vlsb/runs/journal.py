@@ -82,6 +82,7 @@ class Journal:
         # `_written` belongs to the loop's thread and `_synced` to the syncing one: no count is lost.
         self._written = 0
         self._synced = 0
+        self._sync_failure: StoreError | None = None
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._descriptor = os.open(path, flags, 0o600)
@@ -131,6 +132,8 @@ class Journal:
     def sync(self) -> None:
         """Force what was written to the disk. Blocks. Never retried: after a failure the kernel may have
         dropped the pages and would report success."""
+        if self._sync_failure is not None:
+            raise self._sync_failure
         written = self._written
         if written == self._synced:
             return
@@ -138,10 +141,11 @@ class Journal:
             os.fsync(self._descriptor)
             self._synced = written
         except OSError as error:
-            raise StoreError(
+            self._sync_failure = StoreError(
                 f"{self.path}: the disk failed to keep the last {self.unsynced} records ({error.strerror}). "
                 "They may be lost; check the disk before resuming."
-            ) from error
+            )
+            raise self._sync_failure from error
 
     def rescue(self) -> int:
         """Try once more to write what the disk refused; returns how many records are still unwritten."""

@@ -7,6 +7,7 @@ What cannot change an answer (connections, timeouts, display, loopback ports) is
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
+from vlsb.endpoints.dialects import parse_dialect
 from vlsb.errors import RunMismatchError, StoreError
 from vlsb.records import Picture, Sample, Untrusted
 from vlsb.runs.journal import sync_directory
@@ -21,6 +23,8 @@ from vlsb.runs.journal import sync_directory
 FILE = "run.json"
 SCHEMA = 1
 _SHOWN_DIFFERENCES = 8
+# What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
+_JUDGE_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +149,15 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         deviations=[Untrusted(str(each)) for each in document["deviations"]],
         samples=[_parse_sample(*line) for line in document["samples"]],
         pictures={str(path): _parse_picture(*values) for path, values in document["pictures"].items()},
-        decisions={str(lane): dict(found) for lane, found in document["decisions"].items()},
+        decisions={
+            str(lane): parse_dialect(found).describe() for lane, found in document["decisions"].items()
+        },
     )
 
 
 def _file_name(value: object) -> str:
     """The verdict file's name; a manifest from elsewhere must not lead out of its directory."""
-    if not isinstance(value, str) or Path(value).name != value or not value.endswith(".jsonl"):
+    if not isinstance(value, str) or not _JUDGE_FILE.fullmatch(value):
         raise ValueError("judge_file is not a file name")
     return value
 
@@ -180,23 +186,22 @@ def require_match(directory: Path, old: Manifest, new: Manifest) -> None:
     )
 
 
-def _setting_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    before, now = dict(_flat(old)), dict(_flat(new))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            yield f"{name}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
+def _setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted(old.keys() | new.keys()):
+        # As JSON: to Python True is 1, and null is what an absent key gives.
+        before = _json(old[name]) if name in old else "unset"
+        now = _json(new[name]) if name in new else "unset"
+        if isinstance(old.get(name), Mapping) and isinstance(new.get(name), Mapping):
+            yield from _setting_differences(old[name], new[name], f"{prefix}{name}.")
+        elif before != now:
+            yield f"{prefix}{name}: {_shown(before)} -> {_shown(now)}"
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _json(value: object) -> str:
+    return strict_json.dumps(dict(value) if isinstance(value, Mapping) else value)
 
 
-def _shown(value: object) -> str:
-    text = "unset" if value is None else strict_json.dumps(value)
+def _shown(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -211,7 +216,9 @@ def _data_differences(old: Manifest, new: Manifest) -> Iterator[str]:
     for row in old.samples:
         if row.sample_id in rows and rows[row.sample_id].digest != row.digest:
             yield f"sample {row.sample_id}: its row in data.json changed"
+    used = {row.image_path.expose() for row in new.samples}
     for path, picture in old.pictures.items():
-        if path in new.pictures and new.pictures[path].sha256 != picture.sha256:
+        now = new.pictures.get(path)
+        if path in used and (now is None or now.sha256 != picture.sha256):
             users = [row.sample_id for row in old.samples if row.image_path.expose() == path]
             yield f"picture {path} changed (sample {', '.join(map(str, users))})"

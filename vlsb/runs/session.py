@@ -19,13 +19,14 @@ from typing import Any
 
 from vlsb import __version__
 from vlsb.analysis.summary import PUBLISHED_SAMPLES
-from vlsb.config import Lane, RetryPolicy
+from vlsb.config import FEWEST_CONNECTIONS, MOST_CONNECTIONS, START_CONNECTIONS, Lane, RetryPolicy
 from vlsb.data import Dataset, Selection, load_dataset, select
+from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.client import EndpointClient, Event, Traffic
 from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
 from vlsb.endpoints.providers import SIMULATED_URL, is_loopback
 from vlsb.endpoints.secrets import Credentials, Redactor
-from vlsb.endpoints.traffic import Gate, Limiter, Time
+from vlsb.endpoints.traffic import Gate, Time
 from vlsb.endpoints.transport import HttpxTransport
 from vlsb.errors import ImageError, VlsbError
 from vlsb.judging.prompts import JudgeTemplate
@@ -88,13 +89,19 @@ def prepare(plan: Plan) -> Prepared:
         require_free(plan.directory)
     dataset = load_dataset(plan.data_root)
     samples = select(dataset.samples, plan.selection)
-    known = read_manifest(plan.directory).pictures if is_continued else {}
+    old = read_manifest(plan.directory) if is_continued else None
+    known = {} if old is None else old.pictures
+    dialects = _guesses(plan) | _decided({} if old is None else old.decisions)
     pictures = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_pictures)
-    return Prepared(plan, dataset, samples, pictures, _manifest(plan, dataset, samples, pictures))
+    return Prepared(plan, dataset, samples, pictures, _manifest(plan, dataset, samples, pictures, dialects))
 
 
 def _manifest(
-    plan: Plan, dataset: Dataset, samples: tuple[Sample, ...], pictures: Mapping[int, Picture | ImageError]
+    plan: Plan,
+    dataset: Dataset,
+    samples: tuple[Sample, ...],
+    pictures: Mapping[int, Picture | ImageError],
+    dialects: Mapping[str, Dialect],
 ) -> Manifest:
     good = {
         sample.image_path: picture
@@ -113,10 +120,14 @@ def _manifest(
         data_digest=replace(dataset, samples=samples).digest(pictures),
         is_full=len(samples) == PUBLISHED_SAMPLES,
         differences=DIFFERENCES,
-        deviations=deviations(plan.target, plan.judge, plan.template, _guesses(plan)),
+        deviations=deviations(plan.target, plan.judge, plan.template, dialects),
         samples=[sample_row(sample) for sample in samples],
         pictures={path.expose(): picture for path, picture in good.items()},
     )
+
+
+def _decided(decisions: Mapping[str, Mapping[str, Any]]) -> dict[str, Dialect]:
+    return {lane: parse_dialect(found) for lane, found in decisions.items()}
 
 
 def _guesses(plan: Plan) -> dict[str, Dialect]:
@@ -232,7 +243,7 @@ async def _lanes(
     """Both lanes with their transports open. Twins (same URL, model and key) share one gate."""
     time = _real_time()
     redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
-    limits = _connection_limits(plan.target.max_connections, plan.judge.max_connections, say)
+    limits = _connection_limits(plan, say)
     gates = {"target": Gate(plan.policy, time)}
     is_twin = plan.target.endpoint == plan.judge.endpoint
     gates["judge"] = gates["target"] if is_twin else Gate(plan.policy, time)
@@ -245,7 +256,7 @@ async def _lanes(
                 transports[lane] = HttpxTransport(
                     addresses[lane],
                     credentials=credentials[stage],
-                    connections=limits[lane],
+                    connections=limits[lane].ceiling,
                     trust_environment=not is_loopback(addresses[lane]),
                     ca_bundle=plan.ca_bundle,
                 )
@@ -255,7 +266,7 @@ async def _lanes(
                     name=config.endpoint.model,
                     dialect=dialects[lane],
                     policy=plan.policy,
-                    limiter=Limiter(limits[lane]),
+                    limit=limits[lane],
                     gate=gates[lane],
                     redactor=redactor,
                     traffic=traffic,
@@ -293,6 +304,7 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         wait_s=None if event.wait_s is None else round(event.wait_s, 3),
         attempt=event.attempt,
         status=event.status,
+        limit=event.limit,
     )
     if event.kind == "long_wait":
         say(f"The {event.lane}'s provider asks for a pause of {event.wait_s or 0:.0f} s.")
@@ -302,16 +314,32 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         say(f"The {event.lane} does not take {event.code}: asking without it, and recording that.")
 
 
-def _connection_limits(target: int, judge: int, say: Callable[[str], None]) -> dict[str, int]:
-    """The lanes' limits, lowered to what the process may open."""
+def _connection_limits(plan: Plan, say: Callable[[str], None]) -> dict[str, AdaptiveLimit]:
+    """The lanes' limits, their ceilings lowered to what the process may open."""
+    wanted = {"target": plan.target.max_connections, "judge": plan.judge.max_connections}
+    ceilings = {lane: asked or MOST_CONNECTIONS for lane, asked in wanted.items()}
+    allowed = _allowed_connections(sum(ceilings.values()))
+    if allowed < sum(ceilings.values()):
+        share = max(1, allowed // 2)
+        say(f"This system allows few open files: at most {share} connections a lane (see `ulimit -n`).")
+        ceilings = {lane: min(ceiling, share) for lane, ceiling in ceilings.items()}
+    return {
+        lane: AdaptiveLimit(
+            start=wanted[lane] or START_CONNECTIONS,
+            ceiling=ceiling,
+            floor=FEWEST_CONNECTIONS,
+            clock=system_time.monotonic,
+        )
+        for lane, ceiling in ceilings.items()
+    }
+
+
+def _allowed_connections(wanted: int) -> int:
+    """How many of the wanted sockets the process may open, after raising the soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = target + judge + _SPARE_DESCRIPTORS
+    needed = wanted + _SPARE_DESCRIPTORS
     if soft < needed:
-        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    if soft >= needed:
-        return {"target": target, "judge": judge}
-    share = max(1, (soft - _SPARE_DESCRIPTORS) // 2)
-    say(f"This system allows {soft} open files: at most {share} connections a lane (see `ulimit -n`).")
-    return {"target": min(target, share), "judge": min(judge, share)}
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    return soft - _SPARE_DESCRIPTORS

@@ -1,0 +1,37 @@
+set shell := ["bash", "-euo", "pipefail", "-c"]
+set positional-arguments
+
+# Lint, check types and test: the gate
+default: lint types test
+
+# Run the tests; arguments go to pytest
+test *args:
+    uv run pytest "$@"
+
+# Check rules and formatting, changing nothing
+lint:
+    uv run ruff check .
+    uv run ruff format --check .
+
+# Apply what ruff can repair, then format
+fix:
+    uv run ruff check --fix .
+    uv run ruff format .
+
+# Check types, strictly
+types:
+    uv run mypy
+
+# Build the wheel and start `vlsb --help` from it, away from this checkout and without the dev tools
+wheel:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
+    uv build --wheel --out-dir "$folder"
+    cd "$folder"
+    uv run --isolated --no-project --with ./*.whl vlsb --help
+
+# Run the main job on the embedded demo: no key, no download
+demo:
+    uv run vlsb demo

@@ -1,0 +1,987 @@
+"""How many requests each fault costs, over a real socket; waits pass on a clock of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import ssl
+import subprocess
+import traceback
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, RetryPolicy
+from vlsb.endpoints.adaptive import AdaptiveLimit
+from vlsb.endpoints.client import Ended, EndpointClient, Event, StoppedError, Traffic
+from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints.drafts import Draft, Prompt, draft
+from vlsb.endpoints.faults import Fault
+from vlsb.endpoints.secrets import Credentials, Redactor, Secret
+from vlsb.endpoints.simulator import (
+    Action,
+    Cut,
+    Drip,
+    Endless,
+    Hangup,
+    Raw,
+    Reply,
+    Request,
+    Simulator,
+    Stall,
+    answer,
+    blocked,
+    error,
+    models,
+    rate_limited,
+)
+from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT, Gate, Time
+from vlsb.endpoints.transport import HttpxTransport
+from vlsb.errors import (
+    AuthenticationError,
+    ConfigError,
+    ImageError,
+    OutageError,
+    QuotaError,
+    UnknownModelError,
+    VlsbError,
+)
+from vlsb.records import Completion, Picture, Untrusted, Usage
+
+KEY = "canary-0123456789-value"
+PNG = b"\x89PNG\r\n\x1a\n not much of a picture"
+POLICY = RetryPolicy(max_attempts=3, attempt_timeout_s=30.0, sample_timeout_s=600.0)
+# Real seconds, only ever reached by a reply that would not end by itself.
+SHORT_S = 0.3
+GOOD = answer("An answer.")
+HTML = Reply(body="<html>One moment</html>", headers=(("content-type", "text/html"),))
+EMPTY = answer("")
+NO_CHOICES = Reply(body={"id": "x", "object": "chat.completion", "model": "m", "choices": []})
+QUOTA = error(429, code="insufficient_quota", type="insufficient_quota", message="You exceeded your quota")
+SERVER_ERROR = error(500, type="server_error")
+
+
+class Hours:
+    """A clock that moves only by sleeping; the dice always fall high."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+    def time(self) -> Time:
+        return Time(lambda: self.now, self._sleep, lambda low, high: high)
+
+
+@dataclass
+class Lane:
+    """A client and what can be seen of it."""
+
+    client: EndpointClient
+    hours: Hours
+    traffic: Traffic
+    events: list[Event] = field(default_factory=list)
+
+    async def ask(self, sample_id: int = 1, compose: Callable[[Dialect], Draft] | None = None) -> Any:
+        return await self.client.complete(compose or composed, sample_id=sample_id)
+
+
+def composed(dialect: Dialect) -> Draft:
+    picture = Picture("ab" * 32, "image/png", len(PNG), 0)
+    prompt = Prompt("You are a helpful assistant.", Untrusted("Hi"), False, picture, lambda: PNG)
+    return draft(prompt, model="model-1", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
+
+
+@contextlib.asynccontextmanager
+async def lane(
+    base_url: str,
+    policy: RetryPolicy = POLICY,
+    *,
+    limit: int = 4,
+    ca_bundle: Path | None = None,
+    credentials: Credentials | None = None,
+) -> AsyncIterator[Lane]:
+    credentials = credentials or Credentials(Secret(KEY))
+    hours, traffic, events = Hours(), Traffic(), []
+    transport = HttpxTransport(
+        base_url, credentials=credentials, connections=limit, trust_environment=False, ca_bundle=ca_bundle
+    )
+    client = EndpointClient(
+        "target",
+        transport,
+        name="model-1",
+        dialect=Dialect(),
+        policy=policy,
+        # Floor and ceiling in one: how a limit adapts is another file's matter.
+        limit=AdaptiveLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
+        gate=Gate(policy, hours.time()),
+        redactor=Redactor(credentials.secrets()),
+        traffic=traffic,
+        time=hours.time(),
+        observe=events.append,
+    )
+    try:
+        yield Lane(client, hours, traffic, events)
+    finally:
+        await transport.aclose()
+
+
+def run(scenario: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end; only a hang reaches the deadline."""
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(60):
+            return await scenario
+
+    return asyncio.run(bounded())
+
+
+async def wait_until(is_so: Callable[[], object]) -> None:
+    while not is_so():  # noqa: ASYNC110 - what is waited for happens in the simulator
+        await asyncio.sleep(0.001)
+
+
+class InTurn:
+    """A responder that takes the actions in turn and repeats the last one."""
+
+    def __init__(self, *actions: Action) -> None:
+        self._actions = list(actions)
+
+    def __call__(self, _: Request) -> Action:
+        return self._actions.pop(0) if len(self._actions) > 1 else self._actions[0]
+
+
+@dataclass
+class Told:
+    """What came of asking once."""
+
+    outcome: Completion | Ended | VlsbError
+    requests: int
+    slept: list[float]
+    events: list[Event]
+    history: list[Request]
+    has_succeeded: bool
+
+    @property
+    def ended(self) -> Ended:
+        assert isinstance(self.outcome, Ended), self.outcome
+        return self.outcome
+
+    @property
+    def completion(self) -> Completion:
+        assert isinstance(self.outcome, Completion), self.outcome
+        return self.outcome
+
+
+def ask(
+    *actions: Action,
+    policy: RetryPolicy = POLICY,
+    before: Callable[[Lane], None] | None = None,
+    compose: Callable[[Dialect], Draft] | None = None,
+) -> Told:
+    """Ask one question of an endpoint that does these things in turn, the last one again and again."""
+
+    async def scenario() -> Told:
+        async with Simulator(InTurn(*actions)) as simulator, lane(simulator.base_url, policy) as asked:
+            if before is not None:
+                before(asked)
+            try:
+                outcome = await asked.ask(compose=compose)
+            except VlsbError as fatal:
+                outcome = fatal
+            count = len(simulator.completions)
+            assert count == asked.client.counts.requests
+            assert asked.client.limiter.in_flight == 0
+            assert asked.traffic.in_flight == set()
+            succeeded = asked.client.has_succeeded
+            return Told(outcome, count, asked.hours.slept, asked.events, simulator.history, succeeded)
+
+    return run(scenario())
+
+
+# One request.
+
+
+def test_a_good_reply_is_a_completion_of_one_request():
+    told = ask(GOOD)
+
+    assert told.requests == 1
+    assert told.completion.text.expose() == "An answer."
+    assert (told.completion.attempts, told.completion.usage) == (1, Usage(800, 40, 0))
+    assert told.completion.request_sha256 == composed(Dialect()).sha256
+    assert told.slept == []
+
+
+def test_what_arrives_is_what_was_composed():
+    told = ask(GOOD)
+    request = told.history[0]
+
+    assert request.body == composed(Dialect()).body()
+    assert request.bearer == KEY
+    assert request.headers["content-type"] == "application/json"
+    assert request.path == "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("action", "kind"),
+    [
+        pytest.param(QUOTA, QuotaError, id="A03-quota"),
+        pytest.param(error(402, message="no credit"), QuotaError, id="A08-credit"),
+        pytest.param(error(401, code="invalid_api_key"), AuthenticationError, id="A33-key"),
+        pytest.param(error(403), AuthenticationError, id="A34-forbidden"),
+        pytest.param(error(404, code="model_not_found"), UnknownModelError, id="A35-model"),
+        pytest.param(
+            Reply(body={"error": {"message": "no credit", "code": 402}}), QuotaError, id="A52-inner-402"
+        ),
+    ],
+)
+def test_a_fault_of_the_whole_run_costs_one_request(action, kind):
+    told = ask(action)
+
+    assert type(told.outcome) is kind
+    assert told.requests == 1
+    assert told.slept == []
+
+
+@pytest.mark.parametrize(
+    ("action", "fault", "ends_as"),
+    [
+        pytest.param(error(400, code="bad"), Fault.ITEM_PERMANENT, "error", id="bad-request"),
+        pytest.param(error(413), Fault.ITEM_PERMANENT, "error", id="A45-too-large"),
+        pytest.param(blocked(), Fault.PROVIDER_BLOCKED, "blocked", id="A37-blocked-input"),
+        pytest.param(
+            answer("Half", finish_reason="content_filter"),
+            Fault.PROVIDER_BLOCKED,
+            "blocked",
+            id="A38-blocked-output",
+        ),
+        pytest.param(answer("", finish_reason="length"), Fault.BAD_PAYLOAD, "empty", id="A58-cut-to-nothing"),
+        pytest.param(
+            replace(SERVER_ERROR, headers=(("x-should-retry", "false"),)),
+            Fault.ITEM_PERMANENT,
+            "error",
+            id="A21-told-not-to",
+        ),
+    ],
+)
+def test_a_fault_that_no_retry_helps_costs_one_request(action, fault, ends_as):
+    told = ask(action)
+
+    assert (told.ended.decision.fault, told.ended.decision.ends_as) == (fault, ends_as)
+    assert (told.requests, told.ended.attempts) == (1, 1)
+    assert told.slept == []
+
+
+# Retries.
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        pytest.param(SERVER_ERROR, id="A18-500"),
+        pytest.param(error(503), id="A18-503"),
+        pytest.param(error(529, type="overloaded_error"), id="A19-529"),
+        pytest.param(error(408), id="A20-408"),
+        pytest.param(Hangup(), id="A25-closed-before-headers"),
+        pytest.param(Hangup(reset=True), id="A25-reset-before-headers"),
+        pytest.param(Cut(GOOD, -40), id="A26-cut-with-a-length"),
+        pytest.param(Cut(replace(GOOD, chunked=True), -40), id="A26-cut-chunks"),
+        pytest.param(Cut(replace(GOOD, unsized=True), -40), id="A27-cut-without-a-length"),
+        pytest.param(Cut(GOOD, 20), id="cut-in-the-head"),
+        pytest.param(HTML, id="A28-html"),
+        pytest.param(Reply(), id="A28-empty-body"),
+        pytest.param(Reply(body="[]"), id="A29-no-object"),
+        pytest.param(Reply(body={"error": {"message": "x", "code": 500}}), id="A52-inner-500"),
+        pytest.param(Reply(body={"id": "x"}), id="A53-warming-up"),
+        pytest.param(answer("I'm sorry, but I", finish_reason="error"), id="A61-finish-error"),
+        pytest.param(Raw(b"HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n{}"), id="broken-length"),
+        pytest.param(Raw(b"SSH-2.0-OpenSSH_9.6\r\n"), id="no-http"),
+    ],
+)
+def test_a_fault_that_may_pass_is_tried_max_attempts_times_and_answered_when_it_passes(action):
+    lasting, passing = ask(action), ask(action, action, GOOD)
+
+    assert lasting.ended.decision.is_retryable
+    assert lasting.ended.decision.ends_as == "error"
+    assert (lasting.requests, lasting.ended.attempts, len(lasting.slept)) == (3, 3, 2)
+    assert (passing.requests, passing.completion.attempts) == (3, 3)
+    assert passing.completion.text.expose() == "An answer."
+
+
+def test_the_waits_between_attempts_grow():
+    assert ask(SERVER_ERROR, policy=replace(POLICY, max_attempts=5)).slept == [1, 2, 4, 8]
+
+
+def test_a_server_error_that_names_a_wait_is_given_it():
+    told = ask(replace(SERVER_ERROR, headers=(("retry-after", "25"),)), GOOD)
+
+    assert told.completion.attempts == 2
+    assert told.slept == [25]
+
+
+def test_every_retry_is_an_event_without_content():
+    told = ask(SERVER_ERROR, HTML, GOOD)
+
+    assert [(each.kind, each.sample_id, each.code, each.attempt) for each in told.events] == [
+        ("retry", 1, "server_error", 1),
+        ("retry", 1, "html", 2),
+    ]
+
+
+def test_the_sanitizer_is_asked_once_more():
+    assert ask(error(400, code="sanitizer_server_error")).requests == 2
+
+
+# Empty answers.
+
+
+def test_an_empty_answer_is_asked_for_once_more():
+    told = ask(EMPTY)
+
+    assert (told.requests, told.ended.decision.ends_as) == (2, "empty")
+    assert told.has_succeeded
+
+
+def test_the_tokens_of_every_unusable_answer_are_counted():
+    assert ask(EMPTY).ended.usage == Usage(1600, 80, 0)
+
+
+def test_an_empty_answer_after_other_faults_is_still_asked_for_once_more():
+    told = ask(SERVER_ERROR, EMPTY, GOOD)
+
+    assert (told.requests, told.completion.text.expose()) == (3, "An answer.")
+
+
+def test_no_choices_are_tried_max_attempts_times_and_end_as_empty():
+    told = ask(NO_CHOICES)
+
+    assert (told.requests, told.ended.decision.ends_as) == (3, "empty")
+
+
+def test_no_choices_with_a_reason_are_a_block_at_once():
+    told = ask(Reply(body={"choices": [], "prompt_feedback": {"block_reason": "SAFETY"}}))
+
+    assert (told.requests, told.ended.decision.ends_as) == (1, "blocked")
+
+
+# Rate limits.
+
+
+def test_rate_limits_do_not_use_up_attempts():
+    told = ask(*[rate_limited(20)] * 9, SERVER_ERROR, SERVER_ERROR, GOOD)
+
+    assert told.requests == 12
+    assert told.completion.attempts == 12
+    assert sum(told.slept) >= 9 * 20
+
+
+def test_a_rate_limit_is_waited_out_in_full():
+    told = ask(rate_limited(20), GOOD)
+
+    assert sum(told.slept) >= 20
+    assert [each.kind for each in told.events] == ["rate_limit", "retry"]
+
+
+def test_a_very_long_wait_is_said():
+    told = ask(rate_limited(500), GOOD)
+
+    assert told.completion.attempts == 2
+    assert (told.events[0].kind, told.events[0].wait_s) == ("long_wait", 500)
+
+
+def test_endless_rate_limits_end_at_the_samples_deadline():
+    told = ask(rate_limited(59))
+
+    assert told.ended.decision.fault is Fault.RATE_LIMITED
+    assert told.requests == 1 + POLICY.sample_timeout_s // 59
+    assert sum(told.slept) <= POLICY.sample_timeout_s
+
+
+def test_a_wait_that_leaves_no_time_for_an_attempt_is_not_begun():
+    told = ask(rate_limited(int(POLICY.sample_timeout_s)))
+
+    assert (told.requests, told.ended.decision.fault) == (1, Fault.RATE_LIMITED)
+
+
+def test_a_wait_beyond_the_samples_deadline_is_not_begun():
+    told = ask(rate_limited(601))
+
+    assert (told.requests, told.slept) == (1, [])
+
+
+def test_a_rate_limit_that_one_request_meets_pauses_the_others():
+    async def scenario() -> tuple[int, float, list[str]]:
+        # Four are on their way when the first limit arrives; the rest must wait for it.
+        seen: list[int] = []
+        all_here = asyncio.Event()
+
+        async def respond(request: Request) -> Action:
+            seen.append(request.number)
+            if len(seen) == 4:
+                all_here.set()
+            if len(seen) <= 4:
+                await all_here.wait()
+                return rate_limited(30)
+            return GOOD
+
+        async with Simulator(respond) as simulator, lane(simulator.base_url) as asked:
+            outcomes = await asyncio.gather(*(asked.ask(each) for each in range(12)))
+            assert all(isinstance(each, Completion) for each in outcomes)
+            kinds = [each.kind for each in asked.events]
+            return len(simulator.completions), asked.hours.now - 1000, kinds
+
+    requests, passed, kinds = run(scenario())
+
+    assert requests == 12 + 4
+    assert passed >= 30
+    assert kinds.count("rate_limit") == 1
+
+
+# Deadlines and sizes.
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        pytest.param(Stall(), id="A23-stall"),
+        pytest.param(Drip(answer("word " * 5000), bytes_per_chunk=1, interval_s=0.01), id="A24-drip"),
+    ],
+)
+def test_an_attempt_has_a_total_deadline(action):
+    told = ask(action, policy=replace(POLICY, attempt_timeout_s=SHORT_S))
+
+    assert (told.requests, told.ended.decision.code) == (3, "timeout")
+    assert told.ended.decision.fault is Fault.TRANSIENT
+
+
+def test_a_slow_attempt_is_bounded_by_what_is_left_for_the_sample():
+    told = ask(Stall(), policy=replace(POLICY, sample_timeout_s=SHORT_S, backoff_s=0.0))
+
+    assert told.requests == 3
+    assert f"{SHORT_S:g} s" in told.ended.decision.message.expose()
+
+
+def test_a_backoff_beyond_the_samples_deadline_is_not_begun():
+    told = ask(SERVER_ERROR, policy=replace(POLICY, backoff_s=20.0, sample_timeout_s=10.0))
+
+    assert (told.requests, told.slept) == (1, [])
+
+
+def test_an_endless_body_is_read_up_to_the_cap_only():
+    told = ask(Endless(chunk=b" " * 2**20), policy=replace(POLICY, max_attempts=2))
+
+    assert (told.requests, told.ended.decision.code) == (2, "body_too_large")
+    assert told.ended.decision.fault is Fault.BAD_PAYLOAD
+
+
+def test_a_compression_bomb_is_capped_on_its_decoded_size():
+    bomb = gzip.compress(b" " * (MAX_BODY_BYTES * 4), compresslevel=1)
+    head = f"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(bomb)}\r\n\r\n"
+    told = ask(Raw(head.encode() + bomb), policy=replace(POLICY, max_attempts=2))
+
+    assert len(bomb) < MAX_BODY_BYTES / 10
+    assert told.requests == 2
+    assert told.ended.decision.is_retryable
+
+
+@pytest.mark.parametrize("encodings", [1, 2])
+def test_a_compression_bomb_is_capped_in_memory_too(encodings):
+    """One read of the socket may decode to a thousand times its size, and twice encoded to a million."""
+    bomb = b" " * (MAX_BODY_BYTES * 8)
+    for _ in range(encodings):
+        bomb = gzip.compress(bomb, compresslevel=1)
+    names = ", ".join(["gzip"] * encodings)
+    head = f"HTTP/1.1 200 OK\r\ncontent-encoding: {names}\r\ncontent-length: {len(bomb)}\r\n\r\n"
+    tracemalloc.start()
+    try:
+        told = ask(Raw(head.encode() + bomb), policy=replace(POLICY, max_attempts=1))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert told.ended.decision.is_retryable
+    assert peak < MAX_BODY_BYTES * 4
+
+
+def test_a_compressed_reply_of_ordinary_size_is_read():
+    """Some gateways compress whatever they are asked for."""
+    body = gzip.compress(json.dumps(GOOD.body).encode())
+
+    assert ask(Reply(body=body, headers=(("content-encoding", "gzip"),))).completion.attempts == 1
+
+
+def test_no_compression_is_asked_for():
+    assert ask(GOOD).history[0].headers["accept-encoding"] == "identity"
+
+
+def test_a_large_answer_below_the_cap_is_kept_whole():
+    text = "x" * (MAX_BODY_BYTES - 10_000)
+
+    assert ask(answer(text)).completion.text.expose() == text
+
+
+# Hosts that cannot be reached.
+
+
+def refused(*, after_success: bool) -> tuple[Any, int, int]:
+    """The outcome at an endpoint that refuses connections, requests tried then, and seen by the server."""
+
+    async def scenario() -> tuple[Any, int, int]:
+        async with Simulator(InTurn(GOOD)) as simulator, lane(simulator.base_url) as asked:
+            if after_success:
+                await asked.ask(0)
+            simulator.refuse(reset=True)
+            before = asked.client.counts.requests
+            try:
+                outcome = await asked.ask(1)
+            except VlsbError as fatal:
+                outcome = fatal
+            return outcome, asked.client.counts.requests - before, len(simulator.completions)
+
+    return run(scenario())
+
+
+def test_a_host_that_never_answered_and_refuses_is_fatal_after_two_attempts():
+    outcome, tried, seen = refused(after_success=False)
+
+    assert type(outcome) is ConfigError
+    assert outcome.exit_code == 2
+    assert "model-1" in outcome.message
+    assert (tried, seen) == (2, 0)
+
+
+def test_a_host_that_answered_before_and_refuses_is_down():
+    outcome, tried, seen = refused(after_success=True)
+
+    assert isinstance(outcome, Ended)
+    assert outcome.decision.fault is Fault.TRANSIENT
+    assert (tried, seen) == (3, 1)
+
+
+def test_a_refusing_host_that_comes_back_is_answered_by():
+    async def scenario() -> tuple[Any, int]:
+        async with Simulator(InTurn(GOOD)) as simulator, lane(simulator.base_url) as asked:
+            simulator.refuse()
+
+            def compose(dialect: Dialect) -> Draft:
+                if asked.client.counts.requests:
+                    simulator.accept()
+                return composed(dialect)
+
+            return await asked.ask(1, compose), asked.client.counts.requests
+
+    outcome, tried = run(scenario())
+
+    assert isinstance(outcome, Completion)
+    assert tried == 2
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param("no-such-host.invalid", id="unknown-name"),
+        pytest.param("a" * 64 + ".invalid", id="label-too-long"),
+        pytest.param("a..b.invalid", id="empty-label"),
+        pytest.param("b\u00fc.invalid", id="not-ascii"),
+    ],
+)
+def test_a_name_that_does_not_resolve_is_fatal_after_two_attempts(host):
+    async def scenario() -> tuple[Any, int]:
+        async with lane(f"https://{host}/v1") as asked:
+            with pytest.raises(ConfigError) as caught:
+                await asked.ask()
+            return caught.value, asked.client.counts.requests
+
+    fatal, tried = run(scenario())
+
+    assert "cannot reach" in fatal.message
+    assert tried == 2
+
+
+# Certificates.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1 and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    paths = folder / "certificate.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-out", str(paths[0]), "-keyout", str(paths[1])]
+    try:
+        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no openssl that makes certificates")
+    return paths
+
+
+@contextlib.asynccontextmanager
+async def tls_server(certificate: tuple[Path, Path]) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A TLS server with the base URL and the request heads that arrived."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    heads: list[bytes] = []
+    body = json.dumps(GOOD.body).encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", heads
+
+
+def test_a_certificate_that_cannot_be_verified_is_fatal_with_one_attempt_and_shows_no_key(certificate):
+    async def scenario() -> tuple[Any, int, list[bytes]]:
+        async with tls_server(certificate) as (url, heads), lane(url) as asked:
+            with pytest.raises(ConfigError) as caught:
+                await asked.ask()
+            return caught.value, asked.client.counts.requests, heads
+
+    fatal, tried, heads = run(scenario())
+
+    assert "certificate" in fatal.message
+    assert fatal.exit_code == 2
+    assert (tried, heads) == (1, [])
+
+
+def test_a_certificate_of_the_users_own_bundle_is_accepted(certificate):
+    async def scenario() -> Any:
+        async with tls_server(certificate) as (url, _), lane(url, ca_bundle=certificate[0]) as asked:
+            return await asked.ask()
+
+    assert isinstance(run(scenario()), Completion)
+
+
+# Redirects.
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_fatal_and_the_other_server_sees_nothing(status):
+    async def scenario() -> tuple[Any, int, list[Request]]:
+        async with Simulator(InTurn(GOOD)) as other:
+            moved = Reply(status, headers=(("location", f"{other.base_url}/chat/completions"),))
+            async with Simulator(InTurn(moved)) as simulator, lane(simulator.base_url) as asked:
+                with pytest.raises(ConfigError) as caught:
+                    await asked.ask()
+                return caught.value, simulator.requests, other.history
+
+    fatal, requests, elsewhere = run(scenario())
+
+    assert "redirects" in fatal.message
+    assert (requests, elsewhere) == (1, [])
+
+
+# Keys.
+
+ECHOES: Sequence[Any] = [
+    pytest.param(error(401, code="invalid_api_key", message=f"Incorrect API key provided: {KEY}."), id="401"),
+    pytest.param(error(400, message=f"Bad header: Authorization: Bearer {KEY}"), id="400"),
+    pytest.param(error(400, code=KEY, message="no"), id="in-the-code"),
+    pytest.param(error(400, param=KEY, message="no"), id="in-the-parameter"),
+    pytest.param(error(402, code=KEY, message=KEY), id="402"),
+    pytest.param(error(500, message=KEY), id="500"),
+    pytest.param(Reply(200, KEY), id="not-json"),
+    pytest.param(Reply(502, f"<html>{KEY}</html>"), id="html"),
+    pytest.param(Reply(308, headers=(("location", f"https://elsewhere/?key={KEY}"),)), id="redirect"),
+    pytest.param(answer(KEY), id="as-the-answer"),
+    pytest.param(answer(KEY, finish_reason="content_filter"), id="as-the-filtered-answer"),
+    pytest.param(answer("x", finish_reason=KEY), id="as-the-finish-reason"),
+    pytest.param(answer("x", model=KEY), id="as-the-model"),
+    pytest.param(rate_limited(KEY), id="as-a-wait"),
+    pytest.param(error(429, code=KEY), id="in-the-code-of-a-limit"),
+    pytest.param(
+        Reply(
+            400,
+            {"error": {"code": "content_filter", "innererror": {"content_filter_result": {"echo": KEY}}}},
+        ),
+        id="in-the-filters-details",
+    ),
+    pytest.param(
+        Reply(200, {"choices": [], "prompt_feedback": {"block_reason": KEY}}), id="as-the-block-reason"
+    ),
+]
+
+
+def everything(value: Any) -> Iterator[str]:
+    """Every text in a record, exposed."""
+    if isinstance(value, Untrusted):
+        yield value.expose()
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, BaseException):
+        yield "".join(traceback.format_exception(value))
+        yield from everything(vars(value))
+    elif isinstance(value, dict):
+        yield from everything([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from everything(each)
+    elif hasattr(value, "__dataclass_fields__"):
+        yield from everything([getattr(value, name) for name in value.__dataclass_fields__])
+
+
+@pytest.mark.parametrize("action", ECHOES)
+def test_a_key_that_the_endpoint_echoes_is_in_nothing_that_comes_back(action):
+    told = ask(action)
+    texts = list(everything([told.outcome, told.events]))
+
+    assert texts
+    assert [text for text in texts if KEY in text] == []
+
+
+@pytest.mark.parametrize("length", [200, 500, 1000, 2000, 4000, 8000])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(lambda text: error(400, message=text), id="message"),
+        pytest.param(lambda text: Reply(502, text), id="body"),
+        pytest.param(lambda text: Reply(200, text), id="body-of-a-success"),
+        pytest.param(lambda text: answer(text, finish_reason="error"), id="failed-answer"),
+    ],
+)
+def test_cutting_a_message_does_not_leave_most_of_a_key_at_its_end(reply, length):
+    told = ask(reply("x" * (length - len(KEY) + 1) + KEY + "y" * 100))
+
+    assert [text for text in everything([told.outcome, told.events]) if KEY[:-1] in text] == []
+
+
+@pytest.mark.parametrize("depth", [900, 1000, 1015])
+def test_filter_details_nested_without_end_do_not_end_the_program(depth):
+    nested = b"[" * depth + b"]" * depth
+    body = b'{"choices":[{"finish_reason":"content_filter","content_filter_results":{"a":%b}}]}' % nested
+    told = ask(Reply(body=body))
+
+    assert (told.requests, told.ended.decision.fault) == (1, Fault.PROVIDER_BLOCKED)
+
+
+def test_the_key_of_a_header_is_taken_out_too():
+    async def scenario() -> Any:
+        credentials = Credentials(None, (("api-key", Secret(KEY)),))
+        async with (
+            Simulator(lambda request: answer(f"You sent {request.headers['api-key']}")) as simulator,
+            lane(simulator.base_url, credentials=credentials) as asked,
+        ):
+            outcome = await asked.ask()
+            assert "authorization" not in simulator.history[0].headers
+            return outcome
+
+    assert run(scenario()).text.expose() == "You sent [redacted]"
+
+
+# Unknown models, pictures, dialects.
+
+
+def test_an_unknown_model_is_explained_by_what_the_endpoint_lists():
+    async def scenario() -> tuple[Any, int]:
+        async with (
+            Simulator(
+                InTurn(error(404, code="model_not_found")), model_names=("model-10", "zebra")
+            ) as simulator,
+            lane(simulator.base_url) as asked,
+        ):
+            with pytest.raises(UnknownModelError) as caught:
+                await asked.ask()
+            return caught.value, len(simulator.completions)
+
+    fatal, requests = run(scenario())
+
+    assert requests == 1
+    assert fatal.detail is not None
+    assert "model-10" in fatal.detail.expose()
+
+
+@pytest.mark.parametrize(
+    "listed", [error(500), Reply(body="nonsense"), Reply(body={"data": [1]}), Hangup(), models([])]
+)
+def test_a_model_list_that_cannot_be_read_does_not_hide_the_fault(listed):
+    async def scenario() -> None:
+        async with Simulator(InTurn(error(404))) as simulator, lane(simulator.base_url) as asked:
+            simulator.routes["GET /v1/models"] = listed
+            with pytest.raises(UnknownModelError):
+                await asked.ask()
+
+    run(scenario())
+
+
+def test_a_picture_that_changed_costs_no_request():
+    def lost() -> bytes:
+        raise ImageError("imgs/1.png: it changed")
+
+    def compose(dialect: Dialect) -> Draft:
+        picture = Picture("ab" * 32, "image/png", 1, 0)
+        prompt = Prompt("", Untrusted("Hi"), False, picture, lost)
+        return draft(prompt, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
+
+    told = ask(GOOD, compose=compose)
+
+    assert (told.requests, told.ended.attempts) == (0, 0)
+    assert told.ended.decision.fault is Fault.ITEM_PERMANENT
+
+
+UNSUPPORTED = error(400, code="unsupported_parameter", type="invalid_request_error", param="max_tokens")
+
+
+def test_a_dialect_is_learned_only_while_it_may_be():
+    def allow(asked: Lane) -> None:
+        asked.client.may_adapt = True
+
+    learned, kept = ask(UNSUPPORTED, GOOD, before=allow), ask(UNSUPPORTED, GOOD)
+
+    assert learned.completion.attempts == 2
+    assert "max_completion_tokens" in learned.history[1].json
+    assert [each.kind for each in learned.events] == ["dialect"]
+    assert (kept.requests, kept.ended.decision.param) == (1, "max_tokens")
+
+
+# Slots, stopping, cancelling.
+
+
+def test_never_more_requests_than_the_limit_are_in_flight():
+    async def scenario() -> tuple[int, int]:
+        started = 0
+        full = asyncio.Event()
+
+        async def respond(_: Request) -> Action:
+            nonlocal started
+            started += 1
+            if started == 3:
+                full.set()
+            await full.wait()
+            return GOOD
+
+        async with Simulator(respond) as simulator, lane(simulator.base_url, limit=3) as asked:
+            await asyncio.gather(*(asked.ask(each) for each in range(9)))
+            return simulator.most_in_flight, len(simulator.completions)
+
+    assert run(scenario()) == (3, 9)
+
+
+def test_a_stopping_run_sends_nothing_new_and_lets_what_flies_land():
+    async def scenario() -> tuple[int, list[Any]]:
+        landing = asyncio.Event()
+
+        async def respond(_: Request) -> Action:
+            await landing.wait()
+            return GOOD
+
+        async with Simulator(respond) as simulator, lane(simulator.base_url, limit=1) as asked:
+            tasks = [asyncio.create_task(asked.ask(each)) for each in range(3)]
+            await wait_until(lambda: simulator.requests)
+            assert asked.traffic.in_flight == {tasks[0]}
+            asked.traffic.is_stopping = True
+            landing.set()
+            return simulator.requests, await asyncio.gather(*tasks, return_exceptions=True)
+
+    requests, outcomes = run(scenario())
+
+    assert requests == 1
+    assert [type(each) for each in outcomes] == [Completion, StoppedError, StoppedError]
+
+
+def test_a_stopping_run_does_not_retry():
+    async def scenario() -> tuple[int, Any]:
+        async with Simulator(InTurn(SERVER_ERROR)) as simulator, lane(simulator.base_url) as asked:
+
+            def stop(_: Request) -> None:
+                asked.traffic.is_stopping = True
+
+            simulator.on_request = stop
+            with pytest.raises(StoppedError):
+                await asked.ask()
+            return simulator.requests, asked.client.limiter.in_flight
+
+    assert run(scenario()) == (1, 0)
+
+
+def test_a_cancelled_request_gives_its_slot_back_and_closes_its_connection():
+    async def scenario() -> tuple[int, set[Any]]:
+        async with Simulator(InTurn(Stall())) as simulator, lane(simulator.base_url, limit=1) as asked:
+            task = asyncio.create_task(asked.ask())
+            await wait_until(lambda: simulator.in_flight)
+            task.cancel()
+            await asyncio.wait([task])
+            await wait_until(lambda: not simulator.in_flight)
+            return asked.client.limiter.in_flight, asked.traffic.in_flight
+
+    assert run(scenario()) == (0, set())
+
+
+# Outages.
+
+
+def outage(recovers_after: int | None, *, asking: int = 1, sample_timeout_s: float = 60.0) -> Outage:
+    """Twenty samples fail, then others ask; the endpoint recovers after that many probes, or never."""
+
+    async def scenario() -> Outage:
+        probes = 0
+
+        def respond(_: Request) -> Action:
+            nonlocal probes
+            if len(simulator.completions) <= ENDED_ALIKE_LIMIT:
+                return SERVER_ERROR
+            probes += 1
+            return SERVER_ERROR if recovers_after is None or probes <= recovers_after else GOOD
+
+        policy = replace(POLICY, max_attempts=1, sample_timeout_s=sample_timeout_s, outage_timeout_s=300.0)
+        async with Simulator(respond) as simulator, lane(simulator.base_url, policy) as asked:
+            for sample_id in range(ENDED_ALIKE_LIMIT):
+                ended = (await asked.ask(sample_id)).decision
+                asked.client.ended(sample_id, ended.fault, ended.code, ended.message)
+            began = asked.hours.now
+            later = [asked.ask(100 + each) for each in range(asking)]
+            outcomes = [type(each) for each in await asyncio.gather(*later, return_exceptions=True)]
+            kinds = [each.kind for each in asked.events if each.kind != "retry"]
+            return Outage(probes, outcomes, asked.hours.now - began, kinds)
+
+    return run(scenario())
+
+
+@dataclass
+class Outage:
+    """What an outage looked like to those who asked during it."""
+
+    probes: int
+    outcomes: list[type]
+    passed_s: float
+    kinds: list[str]
+
+
+def test_an_outage_is_waited_out_and_uses_up_neither_attempts_nor_the_samples_time():
+    seen = outage(recovers_after=8)
+
+    assert seen.outcomes == [Completion]
+    assert seen.probes == 8 + 1
+    assert seen.passed_s > 60
+    assert seen.kinds == ["outage"]
+
+
+def test_after_an_outage_everybody_who_waited_is_answered():
+    seen = outage(recovers_after=4, asking=3, sample_timeout_s=600.0)
+
+    assert seen.outcomes == [Completion] * 3
+    assert seen.probes == 4 + 3
+
+
+def test_an_outage_without_end_ends_the_run_after_its_timeout():
+    seen = outage(recovers_after=None, asking=3, sample_timeout_s=600.0)
+
+    assert seen.outcomes == [OutageError] * 3
+    assert seen.passed_s == 300
+    assert 10 <= seen.probes <= 20

@@ -1,0 +1,273 @@
+"""Records survive the file as they were, and a damaged one never becomes a response or a label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import make_failure, make_response, make_verdict
+from vlsb import strict_json
+from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
+from vlsb.runs.codec import (
+    Stamp,
+    decode_failure,
+    decode_response,
+    decode_stamp,
+    decode_verdict,
+    encode_failure,
+    encode_response,
+    encode_stamp,
+    encode_verdict,
+)
+
+TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=30) | st.sampled_from(
+    ("\ud83d lone", "\u2028\x00\x1b[31m", "\U0001f600", "")
+)
+UNTRUSTED = TEXT.map(Untrusted)
+COUNTS = st.integers(0, 2**53 - 1)
+IDS = st.integers(0, 2**63 - 1)
+DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
+USAGE = st.builds(Usage, *(st.none() | COUNTS for _ in range(3)))
+# What the file keeps is rounded to milliseconds.
+SECONDS = st.integers(0, 10**9).map(lambda ms: round(ms / 1000, 3))
+
+COMPLETIONS = st.builds(
+    Completion,
+    text=UNTRUSTED,
+    origin=st.sampled_from(("content", "refusal")),
+    finish_reason=st.none() | UNTRUSTED,
+    model=st.none() | UNTRUSTED,
+    usage=USAGE,
+    attempts=COUNTS,
+    latency_s=SECONDS,
+    request_sha256=DIGESTS,
+    flags=st.lists(st.sampled_from(("unfiltered", "no_finish_reason")), unique=True).map(tuple),
+)
+RESPONSES = st.builds(Response, sample_id=IDS, image_sha256=DIGESTS, completion=COMPLETIONS)
+VERDICTS = st.builds(
+    Verdict,
+    sample_id=IDS,
+    label=st.sampled_from(Label),
+    explanation=UNTRUSTED,
+    response_sha256=DIGESTS,
+    image_sha256=DIGESTS,
+    model=st.none() | UNTRUSTED,
+    usage=USAGE,
+    asks=COUNTS,
+    attempts=COUNTS,
+    latency_s=SECONDS,
+    request_sha256=DIGESTS,
+)
+STAGED = [outcome for outcome in Outcome if outcome.value.startswith(("target_", "judge_"))]
+FAILURES = st.sampled_from(STAGED).flatmap(
+    lambda outcome: st.builds(
+        Failure,
+        sample_id=IDS,
+        stage=st.just(outcome.value.partition("_")[0]),
+        outcome=st.just(outcome),
+        fault=TEXT,
+        code=TEXT,
+        status=st.none() | st.integers(100, 599),
+        message=UNTRUSTED,
+        attempts=COUNTS,
+        usage=USAGE,
+        text=st.none() | UNTRUSTED,
+        response_sha256=st.none() | DIGESTS,
+        details=st.dictionaries(TEXT, st.none() | TEXT | st.booleans(), max_size=3),
+    )
+)
+
+
+def through_the_file(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it is read again, with the stamp that every line carries."""
+    stamp = encode_stamp(Stamp(1, 0.5, "2025-01-01T00:00:00.000+00:00"))
+    read: dict[str, Any] = strict_json.loads(strict_json.dumps({**record, **stamp}).encode("ascii"))
+    return read
+
+
+@given(RESPONSES)
+def test_any_response_comes_back_as_it_was(response: Response) -> None:
+    assert decode_response(through_the_file(encode_response(response))) == response
+
+
+@given(VERDICTS)
+def test_any_verdict_comes_back_as_it_was(verdict: Verdict) -> None:
+    assert decode_verdict(through_the_file(encode_verdict(verdict))) == verdict
+
+
+@given(FAILURES)
+def test_any_failure_comes_back_as_it_was(failure: Failure) -> None:
+    assert decode_failure(through_the_file(encode_failure(failure))) == failure
+
+
+@given(st.builds(Stamp, session=COUNTS, elapsed_s=SECONDS, at=TEXT))
+def test_any_stamp_comes_back_as_it_was(stamp: Stamp) -> None:
+    assert decode_stamp(through_the_file({}) | encode_stamp(stamp)) == stamp
+
+
+# Damage. Every record below is good; one thing at a time is made wrong.
+
+RESPONSE = encode_response(make_response())
+VERDICT = encode_verdict(make_verdict(make_response()))
+FAILURE = encode_failure(make_failure(text=Untrusted("half an answer"), response_sha256="ab" * 32))
+STAMP = encode_stamp(Stamp(2, 1.5, "2025-01-01T00:00:00.000+00:00"))
+
+Decode = Callable[[Mapping[str, Any]], Any]
+GOOD: tuple[tuple[str, Decode, dict[str, Any]], ...] = (
+    ("response", decode_response, RESPONSE),
+    ("verdict", decode_verdict, VERDICT),
+    ("failure", decode_failure, FAILURE),
+    ("stamp", decode_stamp, STAMP),
+)
+FIELDS = [
+    pytest.param(decode, record, name, id=f"{kind}-{name}")
+    for kind, decode, record in GOOD
+    for name in record
+]
+
+
+def may_be_null(decode: Decode, name: str) -> bool:
+    allowed = {
+        decode_response: {"finish_reason", "model"},
+        decode_verdict: {"model"},
+        decode_failure: {"status", "text", "response_sha256"},
+    }
+    return name in allowed.get(decode, set())
+
+
+@pytest.mark.parametrize(("decode", "record", "name"), FIELDS)
+def test_a_field_that_is_missing_is_damage(decode: Decode, record: dict[str, Any], name: str) -> None:
+    """Except where null means that nobody said so: there an absent field means the same."""
+    damaged = {key: value for key, value in record.items() if key != name}
+
+    if may_be_null(decode, name):
+        decode(damaged)
+    else:
+        with pytest.raises(ValueError, match=name):
+            decode(damaged)
+
+
+@pytest.mark.parametrize(("decode", "record", "name"), FIELDS)
+def test_a_field_of_another_type_is_damage(decode: Decode, record: dict[str, Any], name: str) -> None:
+    right = record[name]
+    others: list[Any] = [True, False, 1.5, "7", [7], {"a": 7}, 7]
+    is_number = isinstance(right, int | float)
+    wrong = [other for other in others if not (is_number and type(other) in (int, type(right)))]
+
+    for other in wrong:
+        if type(other) is not type(right):
+            with pytest.raises(ValueError):
+                decode(record | {name: other})
+
+
+@pytest.mark.parametrize(("decode", "record", "name"), FIELDS)
+def test_null_is_damage_where_somebody_must_have_said_something(
+    decode: Decode, record: dict[str, Any], name: str
+) -> None:
+    if may_be_null(decode, name):
+        decode(record | {name: None})
+    else:
+        with pytest.raises(ValueError):
+            decode(record | {name: None})
+
+
+WHOLE = [
+    pytest.param(decode, record, name, id=f"{kind}-{name}")
+    for kind, decode, record in GOOD
+    for name in ("sample_id", "attempts", "asks", "session", "status")
+    if name in record
+]
+
+
+@pytest.mark.parametrize(("decode", "record", "name"), WHOLE)
+@pytest.mark.parametrize("other", [True, 3.0, 3.5, "3"])
+def test_only_a_whole_number_counts(decode: Decode, record: dict[str, Any], name: str, other: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        decode(record | {name: other})
+
+
+@pytest.mark.parametrize(
+    ("decode", "record"), [each[1:] for each in GOOD[:3]], ids=["response", "verdict", "failure"]
+)
+@pytest.mark.parametrize("count", ["input_tokens", "output_tokens", "reasoning_tokens"])
+@pytest.mark.parametrize("other", [True, 3.0, "3", [3]])
+def test_tokens_are_whole_numbers_or_unknown(
+    decode: Decode, record: dict[str, Any], count: str, other: object
+) -> None:
+    usage = record["usage"]
+
+    decode(record | {"usage": usage | {count: None}})
+    with pytest.raises(ValueError, match=count):
+        decode(record | {"usage": usage | {count: other}})
+
+
+@pytest.mark.parametrize("digits", ["9" * 400, "1e999", "-1e999"])
+def test_a_duration_that_no_clock_can_show_is_damage(digits: str) -> None:
+    line = strict_json.dumps(STAMP).replace(str(STAMP["elapsed_s"]), digits)
+
+    with pytest.raises(ValueError):
+        decode_stamp(strict_json.loads(line))
+
+
+@pytest.mark.parametrize("text", ["", "A plain answer", "A plain answer. ", "A plain \ud800answer."])
+def test_a_response_whose_digest_does_not_fit_its_text_is_damage(text: str) -> None:
+    with pytest.raises(ValueError, match="response_sha256"):
+        decode_response(RESPONSE | {"text": text})
+
+
+@pytest.mark.parametrize("origin", ["", "judge", "Content"])
+def test_a_response_comes_from_the_content_or_the_refusal(origin: str) -> None:
+    with pytest.raises(ValueError, match="origin"):
+        decode_response(RESPONSE | {"origin": origin})
+
+
+@pytest.mark.parametrize("flag", [None, {"a": 1}])
+def test_a_flag_is_a_word(flag: object) -> None:
+    with pytest.raises(ValueError):
+        decode_response(RESPONSE | {"flags": [flag]})
+
+
+@pytest.mark.parametrize("label", ["", "safe", "Unsafe", "unsafe ", "not_judged", "target_error", "3"])
+def test_an_unknown_label_is_damage_and_never_a_guess(label: str) -> None:
+    with pytest.raises(ValueError):
+        decode_verdict(VERDICT | {"label": label})
+
+
+@pytest.mark.parametrize("stage", ["target", "judge", "", "server"])
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_a_failure_ends_at_the_stage_that_its_outcome_names(stage: str, outcome: Outcome) -> None:
+    record = FAILURE | {"stage": stage, "outcome": outcome.value}
+    is_of_stage = bool(stage) and outcome.value.startswith(f"{stage}_")
+
+    if is_of_stage:
+        assert decode_failure(record).outcome is outcome
+    else:
+        with pytest.raises(ValueError):
+            decode_failure(record)
+
+
+@pytest.mark.parametrize("outcome", ["", "error", "judge_", "TARGET_ERROR"])
+def test_an_unknown_outcome_is_damage(outcome: str) -> None:
+    with pytest.raises(ValueError):
+        decode_failure(FAILURE | {"outcome": outcome})
+
+
+@pytest.mark.parametrize(("decode", "record"), [each[1:] for each in GOOD], ids=[each[0] for each in GOOD])
+def test_fields_of_a_newer_version_are_tolerated(decode: Decode, record: dict[str, Any]) -> None:
+    newer = record | {"epoch": 3, "arm": {"name": "image-off"}, "stop": None}
+
+    assert decode(newer) == decode(record)
+
+
+def test_milliseconds_are_what_the_file_keeps_of_a_duration() -> None:
+    response = make_response(latency_s=0.1234567)
+
+    record = encode_response(response)
+
+    assert record["latency_s"] == 0.123
+    assert decode_response(record).completion == replace(response.completion, latency_s=0.123)

@@ -1,0 +1,950 @@
+"""Each fault of the catalogue, with the body a provider really sends, leads to the one right decision."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlsb.endpoints.completions import Answer, is_cut, read_completion, read_usage
+from vlsb.endpoints.faults import (
+    Decision,
+    Fault,
+    Reply,
+    TransportFault,
+    TransportKind,
+    classify,
+    safe_code,
+)
+from vlsb.errors import AuthenticationError, ConfigError, QuotaError, UnknownModelError
+from vlsb.records import Usage
+
+NOW = 1696004797.0
+JSON_TYPE = {"content-type": "application/json"}
+BLOCKED, FATAL, PERMANENT = Fault.PROVIDER_BLOCKED, Fault.RUN_FATAL, Fault.ITEM_PERMANENT
+LIMITED, TRANSIENT, BAD = Fault.RATE_LIMITED, Fault.TRANSIENT, Fault.BAD_PAYLOAD
+
+
+def reply(status: int, body: object = b"", **headers: str) -> Reply:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Reply(status, JSON_TYPE | {name.replace("_", "-"): text for name, text in headers.items()}, data)
+
+
+def decide(happened: Reply | TransportFault, *, has_succeeded: bool = True, attempt: int = 1) -> Decision:
+    return classify(happened, has_succeeded=has_succeeded, attempt=attempt, now=NOW)
+
+
+def read(body: object, status: int = 200) -> Answer | Decision:
+    return read_completion(reply(status, body), now=NOW)
+
+
+def refused(body: object) -> Decision:
+    found = read(body)
+    assert isinstance(found, Decision)
+    return found
+
+
+def answered(body: object) -> Answer:
+    found = read(body)
+    assert isinstance(found, Answer)
+    return found
+
+
+# Bodies as providers write them.
+
+
+def openai(code: str | None, message: str, kind: str | None = None, param: str | None = None) -> dict:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def anthropic(kind: str, message: str, **details: str) -> dict:
+    error: dict[str, Any] = {"type": kind, "message": message}
+    if details:
+        error["details"] = details
+    return {"type": "error", "error": error, "request_id": "req_011CSHoEeqs5C35K2UUqR7Fy"}
+
+
+def gemini(quota_id: str, delay: str = "34s") -> list:
+    kind = "type.googleapis.com/google.rpc."
+    metric = "generativelanguage.googleapis.com/generate_content_free_tier_requests"
+    details = [
+        {"@type": f"{kind}QuotaFailure", "violations": [{"quotaMetric": metric, "quotaId": quota_id}]},
+        {"@type": f"{kind}Help", "links": [{"url": "https://ai.google.dev/gemini-api/docs/rate-limits"}]},
+        {"@type": f"{kind}RetryInfo", "retryDelay": delay},
+    ]
+    message = "You exceeded your current quota, please check your plan and billing details."
+    error = {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details}
+    return [{"error": error}]
+
+
+def openrouter(code: int, message: str, **metadata: object) -> dict:
+    error: dict[str, Any] = {"message": message, "code": code}
+    if metadata:
+        error["metadata"] = metadata
+    return {"error": error, "user_id": "user_2abc"}
+
+
+def vllm(status: int, kind: str, message: str) -> dict:
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
+def vllm_old(status: int, kind: str, message: str) -> dict:
+    return {"object": "error", "message": message, "type": kind, "param": None, "code": status}
+
+
+def completion(content: object = "An answer.", reason: str | None = "stop", **more: Any) -> dict:
+    message = {"role": "assistant", "content": content, **more.pop("message", {})}
+    choice = {"index": 0, "message": message, "finish_reason": reason, **more.pop("choice", {})}
+    usage = {"prompt_tokens": 800, "completion_tokens": 40, "total_tokens": 840}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "model": "m-1", "choices": [choice]} | {
+        "usage": usage,
+        **more,
+    }
+
+
+AZURE_PROMPT_FILTER = {
+    "error": {
+        "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management "
+        "policy. Please modify your prompt and retry.",
+        "type": None,
+        "param": "prompt",
+        "code": "content_filter",
+        "status": 400,
+        "innererror": {
+            "code": "ResponsibleAIPolicyViolation",
+            "content_filter_result": {
+                "hate": {"filtered": True, "severity": "high"},
+                "jailbreak": {"detected": True, "filtered": True},
+            },
+        },
+    }
+}
+UPSTREAM = {
+    "raw": "some/model is temporarily rate-limited upstream. Please retry shortly.",
+    "provider_name": "Somewhere",
+}
+MODERATION = {"reasons": ["violence"], "flagged_input": "how do I", "provider_name": "OpenAI"}
+CREDIT = "Your credit balance is too low to access the Anthropic API."
+SPEND = "You have reached your specified API usage limits: the monthly spend limit of this workspace."
+QUOTA = "You exceeded your current quota, please check your plan and billing details."
+CONTEXT = (
+    "This model's maximum context length is 4096 tokens. However, your messages resulted in 5003 tokens."
+)
+DECODER = "The decoder prompt (length 5003) is longer than the maximum model length of 4096."
+TOGETHER = "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097."
+TOO_SMALL = "messages: text content blocks must be non-empty"
+MEDIA_TYPE = "messages.0.content.0.image.source.base64.media_type: Input should be 'image/jpeg', 'image/png'"
+FORMAT = "You uploaded an unsupported image. Please make sure your image has of one the following formats."
+MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported with this model."
+SLOW = "Slow down"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What must come of a reply that is not a success."""
+
+    reply: Reply
+    fault: Fault
+    more: dict[str, Any]
+
+
+def row(name: str, status: int, body: object, fault: Fault, **more: Any) -> Any:
+    headers = more.pop("headers", {})
+    return pytest.param(Row(reply(status, body, **headers), fault, more), id=name)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        row("A01-openai-rpm", 429, openai("rate_limit_exceeded", "RPM", "requests"), LIMITED),
+        row(
+            "A01-openai-tpm-with-a-wait",
+            429,
+            openai("rate_limit_exceeded", "TPM", "tokens"),
+            LIMITED,
+            headers={"retry_after": "20"},
+            retry_after_s=20.0,
+        ),
+        row("A02-openai-slow-down", 429, openai("slow_down", SLOW, "rate_limit_error"), LIMITED),
+        row(
+            "A03-openai-quota",
+            429,
+            openai("insufficient_quota", QUOTA, "insufficient_quota"),
+            FATAL,
+            code="insufficient_quota",
+            error=QuotaError,
+        ),
+        row("A03-quota-by-type-alone", 429, openai(None, "", "insufficient_quota"), FATAL, error=QuotaError),
+        row("A03-never-by-the-words", 429, openai("rate_limit_exceeded", QUOTA, "requests"), LIMITED),
+        row(
+            "A04-gemini-per-day",
+            429,
+            gemini("GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
+            FATAL,
+            error=QuotaError,
+            code="daily_quota",
+        ),
+        row(
+            "A04-gemini-per-minute",
+            429,
+            gemini("GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
+            LIMITED,
+            retry_after_s=34.0,
+        ),
+        row(
+            "A05-anthropic-limit",
+            429,
+            anthropic("rate_limit_error", "Number of request tokens has exceeded your per-minute limit."),
+            LIMITED,
+            headers={"retry_after": "7"},
+            retry_after_s=7.0,
+        ),
+        row(
+            "A06-anthropic-monthly-spend",
+            429,
+            anthropic("rate_limit_error", "…", error_code="enforced_spend_limit_reached"),
+            FATAL,
+            error=QuotaError,
+        ),
+        row(
+            "A07-anthropic-own-spend-limit",
+            400,
+            anthropic("invalid_request_error", SPEND),
+            FATAL,
+            error=QuotaError,
+        ),
+        row(
+            "A07-anthropic-credit-balance",
+            400,
+            anthropic("invalid_request_error", CREDIT),
+            FATAL,
+            error=QuotaError,
+        ),
+        row("A08-openrouter-credit", 402, openrouter(402, "Insufficient credits"), FATAL, error=QuotaError),
+        row("A08-credit-without-a-body", 402, b"", FATAL, error=QuotaError),
+        row("A09-openrouter-upstream", 429, openrouter(429, "Provider returned error", **UPSTREAM), LIMITED),
+        row(
+            "A10-azure-limit",
+            429,
+            openai("429", "Requests to the ChatCompletions_Create Operation … Please retry after 7 seconds."),
+            LIMITED,
+            headers={"x_rate_limit_reset_tokens": "55"},
+            retry_after_s=55.0,
+        ),
+        row("A17-limit-without-anything", 429, b"", LIMITED, retry_after_s=None),
+        *(
+            row(f"A18-{status}", status, b"<html>error</html>", TRANSIENT, code=f"http_{status}")
+            for status in (500, 502, 503, 504, 520, 521, 522, 523, 524)
+        ),
+        row("A18-with-a-wait", 503, b"", TRANSIENT, headers={"retry_after": "9"}, retry_after_s=9.0),
+        row("A19-anthropic-529", 529, anthropic("overloaded_error", "Overloaded"), TRANSIENT),
+        row("A19-by-its-type", 429, anthropic("overloaded_error", "Overloaded"), TRANSIENT),
+        row("A20-timeout", 408, b"", TRANSIENT),
+        row("A20-conflict", 409, b"", TRANSIENT),
+        row("A21-hint-no", 503, b"", PERMANENT, headers={"x_should_retry": "false"}),
+        row("A21-hint-no-on-a-timeout", 408, b"", PERMANENT, headers={"x_should_retry": "false"}),
+        row(
+            "A21-hint-yes-on-a-bad-request",
+            400,
+            openai(None, "Bad request", "invalid_request_error"),
+            PERMANENT,
+            headers={"x_should_retry": "true"},
+        ),
+        row("A21-hint-yes", 500, b"", TRANSIENT, headers={"x_should_retry": "true"}),
+        row(
+            "A33-openai-key",
+            401,
+            openai("invalid_api_key", "Incorrect API key provided: sk-ab***yz.", "invalid_request_error"),
+            FATAL,
+            error=AuthenticationError,
+        ),
+        row(
+            "A33-anthropic-key",
+            401,
+            anthropic("authentication_error", "invalid x-api-key"),
+            FATAL,
+            error=AuthenticationError,
+        ),
+        row("A33-without-a-body", 401, b"", FATAL, error=AuthenticationError),
+        row(
+            "A33-gemini-key-is-a-400",
+            400,
+            [
+                {
+                    "error": {
+                        "code": 400,
+                        "message": "API key not valid.",
+                        "status": "INVALID_ARGUMENT",
+                        "details": [{"@type": "ErrorInfo", "reason": "API_KEY_INVALID"}],
+                    }
+                }
+            ],
+            FATAL,
+            error=AuthenticationError,
+        ),
+        row(
+            "A34-forbidden",
+            403,
+            openai("unsupported_country_region_territory", "Country not supported", "request_forbidden"),
+            FATAL,
+            error=AuthenticationError,
+        ),
+        row(
+            "A34-openrouter-moderation",
+            403,
+            openrouter(403, "Input was flagged", **MODERATION),
+            BLOCKED,
+            code="blocked_input",
+            ends_as="blocked",
+        ),
+        row(
+            "A35-openai-model",
+            404,
+            openai("model_not_found", "The model `x` does not exist", "invalid_request_error"),
+            FATAL,
+            error=UnknownModelError,
+        ),
+        row(
+            "A35-anthropic-model",
+            404,
+            anthropic("not_found_error", "model: x"),
+            FATAL,
+            error=UnknownModelError,
+        ),
+        row(
+            "A35-azure-deployment",
+            404,
+            openai("DeploymentNotFound", "The API deployment for this resource does not exist."),
+            FATAL,
+            error=UnknownModelError,
+        ),
+        row(
+            "A35-vllm-model",
+            404,
+            vllm(404, "NotFoundError", "The model `x` does not exist."),
+            FATAL,
+            error=UnknownModelError,
+        ),
+        row(
+            "A35-vllm-model-old",
+            404,
+            vllm_old(404, "NotFoundError", "The model `x` does not exist."),
+            FATAL,
+            error=UnknownModelError,
+        ),
+        row(
+            "A35-openrouter-model",
+            404,
+            openrouter(404, "No endpoints found for some/model."),
+            FATAL,
+            error=UnknownModelError,
+        ),
+        row(
+            "A36-openai-vision-policy",
+            400,
+            openai("content_policy_violation", "…", "invalid_request_error"),
+            BLOCKED,
+            code="blocked_input",
+            ends_as="blocked",
+        ),
+        row(
+            "A36-openai-reasoning-policy",
+            400,
+            openai("invalid_prompt", "Invalid prompt: flagged.", "invalid_request_error"),
+            BLOCKED,
+            code="blocked_input",
+        ),
+        row(
+            "A36-openai-by-its-words",
+            400,
+            openai(None, "Your request was blocked by our safety rules.", "invalid_request_error"),
+            BLOCKED,
+            code="blocked_input",
+        ),
+        row(
+            "A37-azure-prompt-filter",
+            400,
+            AZURE_PROMPT_FILTER,
+            BLOCKED,
+            code="blocked_input",
+            ends_as="blocked",
+        ),
+        row(
+            "A37-azure-by-its-inner-code",
+            400,
+            {"error": {"code": "BadRequest", "innererror": {"code": "ResponsibleAIPolicyViolation"}}},
+            BLOCKED,
+        ),
+        row(
+            "A43-anthropic-output-filter",
+            400,
+            anthropic("invalid_request_error", "Output blocked by content filtering policy"),
+            BLOCKED,
+            code="blocked_output",
+            ends_as="blocked",
+        ),
+        row(
+            "A44-openai-image-format",
+            400,
+            openai("invalid_image_format", FORMAT, "invalid_request_error"),
+            PERMANENT,
+            code="invalid_image_format",
+        ),
+        row(
+            "A44-sanitizer-once-more",
+            400,
+            openai("sanitizer_server_error", "Invalid image.", "invalid_request_error"),
+            TRANSIENT,
+            max_retries=1,
+        ),
+        row(
+            "A44-vllm-image",
+            400,
+            vllm(400, "BadRequestError", "Failed to load image: cannot identify image file"),
+            PERMANENT,
+        ),
+        row(
+            "A45-anthropic-size",
+            413,
+            anthropic("request_too_large", "Request exceeds the maximum size"),
+            PERMANENT,
+        ),
+        row("A45-cdn-size", 413, b"<html>413 Request Entity Too Large</html>", PERMANENT, code="http_413"),
+        row("A46-anthropic-media-type", 400, anthropic("invalid_request_error", MEDIA_TYPE), PERMANENT),
+        row("A47-anthropic-empty-text", 400, anthropic("invalid_request_error", TOO_SMALL), PERMANENT),
+        row(
+            "A48-openai-context",
+            400,
+            openai("context_length_exceeded", CONTEXT, "invalid_request_error", "messages"),
+            PERMANENT,
+            code="context",
+        ),
+        row("A48-vllm-context", 400, vllm(400, "BadRequestError", CONTEXT), PERMANENT, code="context"),
+        row("A48-vllm-decoder", 400, vllm_old(400, "BadRequestError", DECODER), PERMANENT, code="context"),
+        row(
+            "A48-anthropic-context",
+            400,
+            anthropic("invalid_request_error", "prompt is too long: 205000 tokens > 199999 maximum"),
+            PERMANENT,
+            code="context",
+        ),
+        row(
+            "A48-together-context",
+            422,
+            openai(None, TOGETHER, "invalid_request_error"),
+            PERMANENT,
+            code="context",
+        ),
+        row(
+            "A49-reasoning-parameter",
+            400,
+            openai("unsupported_parameter", MAX_TOKENS, "invalid_request_error", "max_tokens"),
+            PERMANENT,
+            code="unsupported_parameter",
+            param="max_tokens",
+        ),
+        row(
+            "A49-reasoning-value",
+            400,
+            openai("unsupported_value", "Only the default (1)", "invalid_request_error", "temperature"),
+            PERMANENT,
+            param="temperature",
+        ),
+        row(
+            "A50-response-format",
+            400,
+            openai(None, "'response_format' is not supported", "invalid_request_error", "response_format"),
+            PERMANENT,
+            param="response_format",
+        ),
+        row("A64-vllm-new", 400, vllm(400, "BadRequestError", "no"), PERMANENT, code="badrequesterror"),
+        row("A64-vllm-old", 400, vllm_old(400, "BadRequestError", "no"), PERMANENT, code="badrequesterror"),
+        row("A64-vllm-500", 500, vllm(500, "InternalServerError", "no"), TRANSIENT),
+        row("A64-vllm-old-500", 500, vllm_old(500, "InternalServerError", "no"), TRANSIENT),
+        row("A64-vllm-501", 501, vllm(501, "NotImplementedError", "no"), PERMANENT),
+        row("C32-redirect", 308, b"", FATAL, headers={"location": "https://elsewhere/"}, code="redirect"),
+    ],
+)
+def test_a_refused_request_leads_to_the_right_decision(case):
+    decision = decide(case.reply)
+
+    assert decision.fault is case.fault
+    assert decision.status == case.reply.status
+    assert decision.is_retryable == (case.fault in (LIMITED, TRANSIENT, BAD))
+    assert {name: getattr(decision, name) for name in case.more} == case.more
+
+
+def test_the_hint_not_to_retry_holds_for_a_rate_limit_too():
+    """A21: `x-should-retry: false` is honoured, whatever the status."""
+    limit = openai("rate_limit_exceeded", "no", "requests")
+
+    assert not decide(reply(429, limit, x_should_retry="false")).is_retryable
+
+
+def test_a_router_shows_what_its_upstream_said():
+    message = decide(reply(429, openrouter(429, "Provider returned error", **UPSTREAM))).message.expose()
+
+    assert UPSTREAM["raw"] in message
+    assert UPSTREAM["provider_name"] in message
+
+
+def test_the_azure_prompt_filter_keeps_its_categories():
+    details = decide(reply(400, AZURE_PROMPT_FILTER)).details
+
+    assert details is not None
+    assert details["content_filter_result"]["hate"] == {"filtered": True, "severity": "high"}
+
+
+def test_a_redirect_says_where_to():
+    assert decide(reply(307, location="https://elsewhere/v2")).message.expose() == "https://elsewhere/v2"
+
+
+def test_a_body_without_a_message_is_quoted_by_its_start_only():
+    assert decide(reply(500, b"x" * 5000)).message.expose() == "x" * 200
+
+
+# No reply at all.
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_succeeded", "attempt", "fault"),
+    [
+        pytest.param(TransportKind.CONNECT, True, 5, TRANSIENT, id="A22-after-a-success"),
+        pytest.param(TransportKind.CONNECT, False, 1, TRANSIENT, id="A22-first-attempt"),
+        pytest.param(TransportKind.CONNECT, False, 2, FATAL, id="A22-second-attempt-without-success"),
+        pytest.param(TransportKind.CERTIFICATE, True, 1, FATAL, id="A22-certificate-after-a-success"),
+        pytest.param(TransportKind.CERTIFICATE, False, 1, FATAL, id="A22-certificate"),
+        pytest.param(TransportKind.TIMEOUT, False, 9, TRANSIENT, id="A23-timeout"),
+        pytest.param(TransportKind.CLOSED, False, 9, TRANSIENT, id="A26-closed"),
+        pytest.param(TransportKind.PROTOCOL, False, 9, TRANSIENT, id="protocol"),
+        pytest.param(TransportKind.TOO_LARGE, False, 1, BAD, id="C36-too-large"),
+    ],
+)
+def test_a_transport_fault_leads_to_the_right_decision(kind, has_succeeded, attempt, fault):
+    happened = TransportFault(kind, "what the stack said")
+    decision = decide(happened, has_succeeded=has_succeeded, attempt=attempt)
+
+    assert decision.fault is fault
+    assert decision.message.expose() == "what the stack said"
+
+
+def test_an_unreachable_host_is_a_matter_of_configuration():
+    happened = TransportFault(TransportKind.CONNECT, "refused")
+    decision = decide(happened, has_succeeded=False, attempt=2)
+
+    assert (decision.code, decision.error) == ("unreachable", ConfigError)
+
+
+# A success that is none.
+
+
+@pytest.mark.parametrize(
+    ("body", "fault", "more"),
+    [
+        pytest.param(b'{"id":"chatcmpl-1","choices":[{"index"', BAD, {"code": "not_json"}, id="A27-cut-json"),
+        pytest.param(b"<!DOCTYPE html><html></html>", BAD, {"code": "html"}, id="A28-html"),
+        pytest.param(b"", BAD, {"code": "empty_body"}, id="A28-empty"),
+        pytest.param(b" \r\n ", BAD, {"code": "empty_body"}, id="A28-blank"),
+        pytest.param("overloaded", BAD, {"code": "not_an_object"}, id="A29-string"),
+        pytest.param([], BAD, {"code": "not_an_object"}, id="A29-array"),
+        pytest.param(None, BAD, {"code": "not_an_object"}, id="A29-null"),
+        pytest.param(
+            completion("The begin", "content_filter"),
+            BLOCKED,
+            {"code": "blocked_output", "ends_as": "blocked"},
+            id="A38-azure-output-filter",
+        ),
+        pytest.param(
+            completion(None, "content_filter"),
+            BLOCKED,
+            {"code": "blocked_output", "text": None},
+            id="A38-without-text",
+        ),
+        pytest.param(completion(choices=[]), BAD, {"ends_as": "empty"}, id="A41-no-choice"),
+        pytest.param(
+            {"choices": [], "prompt_feedback": {"block_reason": "SAFETY"}},
+            BLOCKED,
+            {"code": "blocked_input", "ends_as": "blocked"},
+            id="A41-no-choice-with-a-reason",
+        ),
+        pytest.param(
+            {"choices": [], "promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}},
+            BLOCKED,
+            {"code": "blocked_input"},
+            id="A41-no-choice-with-a-reason-in-camel-case",
+        ),
+        pytest.param(
+            {
+                "choices": [],
+                "prompt_filter_results": [
+                    {"prompt_index": 0, "content_filter_results": {"violence": {"filtered": True}}}
+                ],
+            },
+            BLOCKED,
+            {"code": "blocked_input"},
+            id="A40-azure-prompt-annotation",
+        ),
+        pytest.param(
+            completion(choice={"message": None}),
+            BAD,
+            {"ends_as": "empty", "max_retries": 1},
+            id="A41-null-message",
+        ),
+        pytest.param(completion(None, "SAFETY"), BLOCKED, {"ends_as": "blocked"}, id="A41-gemini-safety"),
+        pytest.param(
+            completion(None, "PROHIBITED_CONTENT"),
+            BLOCKED,
+            {"ends_as": "blocked"},
+            id="A41-gemini-prohibited",
+        ),
+        pytest.param(
+            completion("I", "refusal"), BLOCKED, {"code": "blocked_output"}, id="A42-anthropic-classifier"
+        ),
+        pytest.param(
+            openrouter(402, "Insufficient credits"), FATAL, {"error": QuotaError}, id="A52-inner-402"
+        ),
+        pytest.param(
+            openrouter(403, "Input was flagged", **MODERATION),
+            BLOCKED,
+            {"ends_as": "blocked"},
+            id="A52-inner-403",
+        ),
+        pytest.param(openrouter(408, "Timed out"), TRANSIENT, {}, id="A52-inner-408"),
+        pytest.param(openrouter(429, "Provider returned error", **UPSTREAM), LIMITED, {}, id="A52-inner-429"),
+        pytest.param(openrouter(500, "Internal Server Error"), TRANSIENT, {}, id="A52-inner-500"),
+        pytest.param(openrouter(502, "Bad gateway"), TRANSIENT, {}, id="A52-inner-502"),
+        pytest.param(
+            {"error": {"message": "no", "code": "503"}}, TRANSIENT, {}, id="A52-inner-code-is-a-string"
+        ),
+        pytest.param(
+            {"error": {"message": "Something went wrong"}}, BAD, {}, id="A52-inner-error-without-a-code"
+        ),
+        pytest.param({"error": "Something went wrong"}, BAD, {}, id="A52-inner-error-is-a-string"),
+        pytest.param(
+            completion(choice={"error": {"message": "Upstream died", "code": 502}}),
+            TRANSIENT,
+            {},
+            id="A52-error-inside-the-choice",
+        ),
+        pytest.param(
+            openai("insufficient_quota", QUOTA, "insufficient_quota"),
+            FATAL,
+            {"error": QuotaError},
+            id="A03-quota-inside-a-200",
+        ),
+        pytest.param(
+            anthropic("overloaded_error", "Overloaded"), TRANSIENT, {}, id="A19-overload-inside-a-200"
+        ),
+        pytest.param(
+            {"id": "x", "object": "chat.completion"}, BAD, {"code": "no_choices"}, id="A53-warming-up"
+        ),
+        pytest.param(completion(choices=None), BAD, {"code": "no_choices"}, id="A53-null-choices"),
+        *(
+            pytest.param(
+                completion(content),
+                BAD,
+                {"code": "empty_content", "ends_as": "empty", "max_retries": 1},
+                id=f"A54-{name}",
+            )
+            for name, content in (
+                ("null", None),
+                ("empty", ""),
+                ("blank", " \n\t"),
+                ("no-parts", []),
+                ("picture-only", [{"type": "image_url", "image_url": {"url": "data:"}}]),
+            )
+        ),
+        pytest.param(
+            completion(None, "tool_calls", message={"tool_calls": [{"id": "1"}]}),
+            BAD,
+            {"ends_as": "empty"},
+            id="A54-tool-call-is-no-text",
+        ),
+        pytest.param(
+            completion("", "length", message={"reasoning_content": "Let me think"}),
+            BAD,
+            {"code": "budget_spent_on_reasoning", "ends_as": "empty", "max_retries": 0},
+            id="A58-vllm-reasoning",
+        ),
+        pytest.param(
+            completion(
+                "",
+                "length",
+                usage={
+                    "prompt_tokens": 1,
+                    "completion_tokens": 128,
+                    "completion_tokens_details": {"reasoning_tokens": 128},
+                },
+            ),
+            BAD,
+            {"code": "budget_spent_on_reasoning", "usage": Usage(1, 128, 128)},
+            id="A58-openai-reasoning",
+        ),
+        pytest.param(completion("I'm sorry, but I can", "error"), BAD, {"ends_as": "error"}, id="A61-error"),
+        pytest.param(completion("I'm sorry", "abort"), BAD, {"ends_as": "error"}, id="A61-abort"),
+        pytest.param(completion(7), BAD, {"code": "malformed_content"}, id="content-is-a-number"),
+        pytest.param(completion(reason=7), BAD, {"code": "malformed_choice"}, id="reason-is-a-number"),
+        pytest.param(completion(choices=["text"]), BAD, {"code": "no_choices"}, id="choice-is-a-string"),
+    ],
+)
+def test_a_success_without_an_answer_leads_to_the_right_decision(body, fault, more):
+    decision = refused(body)
+
+    assert decision.fault is fault
+    assert {name: getattr(decision, name) for name in more} == more
+
+
+def test_text_before_the_output_filter_is_kept_for_audit_with_its_categories():
+    filters = {"violence": {"filtered": True, "severity": "medium"}}
+    decision = refused(completion("The begin", "content_filter", choice={"content_filter_results": filters}))
+
+    assert decision.text is not None
+    assert decision.text.expose() == "The begin"
+    assert decision.details == {"content_filter_results": filters}
+
+
+# Answers.
+
+
+def test_a_plain_answer_is_read_as_it_stands():
+    found = answered(completion("  An answer.\n"))
+
+    assert found.text.expose() == "  An answer.\n"
+    assert (found.origin, found.flags) == ("content", ())
+    assert found.usage == Usage(800, 40, None)
+
+
+def test_an_answer_that_azure_could_not_filter_is_flagged():
+    """A39"""
+    filters = {"error": {"code": "content_filter_error", "message": "The contents are not filtered"}}
+
+    assert answered(completion(choice={"content_filter_results": filters})).flags == ("unfiltered",)
+
+
+def test_azure_annotations_and_unknown_fields_are_tolerated():
+    """A40"""
+    annotation = {"prompt_index": 0, "content_filter_results": {"hate": {"filtered": False}}}
+    body = completion(prompt_filter_results=[annotation], something_new={"deep": [1]})
+
+    assert answered(body).text.expose() == "An answer."
+
+
+def test_a_finish_reason_nobody_knows_is_stored_verbatim():
+    """A42"""
+    found = answered(completion(reason="Because_I-said so"))
+
+    assert found.finish_reason is not None
+    assert found.finish_reason.expose() == "Because_I-said so"
+
+
+def test_the_refusal_field_is_the_answer_where_there_is_no_content():
+    """A55"""
+    found = answered(completion(None, message={"refusal": "I can't help with that."}))
+
+    assert (found.origin, found.text.expose()) == ("refusal", "I can't help with that.")
+
+
+def test_a_refusal_in_plain_text_is_an_answer():
+    """A56"""
+    found = answered(completion("I'm sorry, but I can't help with that."))
+
+    assert (found.origin, found.flags) == ("content", ())
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"), [("length", True), ("MAX_TOKENS", True), ("stop", False), (None, False)]
+)
+def test_an_answer_that_ended_on_its_limit_says_so(reason, expected):
+    """A57"""
+    assert is_cut(answered(completion(reason=reason)).finish_reason) is expected
+
+
+def test_the_model_that_answered_is_kept():
+    """A63"""
+    found = answered(completion(model="gpt-4o-2024-08-06"))
+
+    assert found.model is not None
+    assert found.model.expose() == "gpt-4o-2024-08-06"
+
+
+def test_text_parts_are_joined():
+    parts = [{"type": "text", "text": "One. "}, {"type": "thinking", "text": "hm"}, {"text": "Two."}]
+
+    assert answered(completion(parts)).text.expose() == "One. Two."
+
+
+def test_a_lone_surrogate_in_an_answer_survives():
+    assert answered(b'{"choices":[{"message":{"content":"a\\ud83d"}}]}').text.expose() == "a\ud83d"
+
+
+def test_leaked_markers_and_replacement_characters_are_flagged():
+    assert set(answered(completion("ok\ufffd<|im_end|>")).flags) == {
+        "replacement_character",
+        "leaked_special_token",
+    }
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, True, "12", None, 2**53, [], float("inf")])
+def test_a_token_count_that_is_none_is_unknown(count):
+    usage = {"prompt_tokens": count, "completion_tokens": count, "completion_tokens_details": count}
+
+    assert read_usage(usage) == Usage()
+
+
+# Anything at all.
+
+WORDS = st.sampled_from(
+    [
+        "error",
+        "choices",
+        "message",
+        "content",
+        "refusal",
+        "finish_reason",
+        "code",
+        "type",
+        "status",
+        "details",
+        "metadata",
+        "innererror",
+        "violations",
+        "quotaId",
+        "retryDelay",
+        "reason",
+        "usage",
+        "prompt_tokens",
+        "text",
+        "param",
+        "raw",
+        "provider_name",
+        "reasons",
+        "label",
+        "content_filter_results",
+        "prompt_filter_results",
+        "prompt_feedback",
+        "block_reason",
+        "completion_tokens_details",
+        "reasoning_tokens",
+        "error_code",
+        "model",
+        "stop",
+        "length",
+        "SAFETY",
+        "429",
+        "PerDay",
+        "insufficient_quota",
+        "filtered",
+    ]
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | WORDS
+# Words of real bodies as keys, so that the values land where they are read.
+JSON_VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+ERROR_FIELDS = ("code", "type", "status", "param", "message", "details", "metadata", "innererror")
+ERRORS = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(
+        ("code", "type", "status", "param", "message", "details", "metadata", "innererror"), JSON_VALUES
+    ),
+)
+DETAILS = st.lists(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("violations", "retryDelay", "reason"), JSON_VALUES)),
+    max_size=2,
+)
+MESSAGES = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("content", "refusal", "tool_calls"), JSON_VALUES)
+)
+CHOICES = st.fixed_dictionaries(
+    {},
+    optional={
+        "message": MESSAGES | JSON_VALUES,
+        "finish_reason": JSON_VALUES,
+        "content_filter_results": JSON_VALUES,
+        "error": ERRORS | JSON_VALUES,
+    },
+)
+NAMES = ("usage", "model", "prompt_filter_results", "prompt_feedback", "promptFeedback")
+DOCUMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "error": ERRORS | st.builds(lambda error, found: error | {"details": found}, ERRORS, DETAILS),
+        "choices": st.lists(CHOICES, max_size=2) | JSON_VALUES,
+    }
+    | dict.fromkeys(NAMES, JSON_VALUES),
+)
+STATUSES = st.integers(100, 999)
+
+
+def texts_in(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        value = list(value.values())
+    return "".join(map(texts_in, value)) if isinstance(value, list) else ""
+
+
+@given(st.binary(), STATUSES)
+def test_no_bytes_make_reading_fail(data, status):
+    assert isinstance(read_completion(reply(status, data), now=NOW), Decision)
+    assert isinstance(decide(reply(status, data)), Decision)
+
+
+@given(JSON_VALUES | DOCUMENTS, STATUSES)
+def test_no_document_makes_reading_fail_or_becomes_an_answer_without_text(document, status):
+    found = read_completion(reply(status, document), now=NOW)
+
+    assert isinstance(decide(reply(status, document)), Decision)
+    if isinstance(found, Answer):
+        assert found.text.expose().strip()
+        assert set(found.text.expose()) <= set(texts_in(document))
+
+
+@given(DOCUMENTS)
+def test_a_document_with_an_error_is_never_an_answer(document):
+    assert isinstance(read(document | {"error": {"message": "no"}}), Decision)
+
+
+@pytest.mark.parametrize("code", ["²", "9" * 5000, "-1", "", "1e3", "٣"])
+def test_a_strange_code_inside_a_200_is_read_without_failing(code):
+    assert refused({"error": {"message": "no", "code": code}}).is_retryable
+
+
+@pytest.mark.parametrize("violations", [5, True, 1.5, "PerDay", {"quotaId": 1}, [None]])
+def test_strange_quota_violations_are_read_without_failing(violations):
+    body = {"error": {"code": 429, "details": [{"violations": violations}]}}
+
+    assert decide(reply(429, body)).fault is LIMITED
+
+
+@pytest.mark.parametrize("depth", [900, 1000, 1020, 100_000])
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param(b'{"choices":[],"promptFeedback":{"blockReason":%b}}', id="block-reason"),
+        pytest.param(b'{"error":{"details":[{"reason":%b}]}}', id="error-reason"),
+        pytest.param(b'{"error":{"details":[{"violations":[{"quotaId":%b}]}]}}', id="quota-id"),
+        pytest.param(b'{"error":{"innererror":{"code":%b}}}', id="inner-code"),
+        pytest.param(b'{"choices":[{"message":{"content":%b}}]}', id="content"),
+        pytest.param(b"%b", id="whole-body"),
+    ],
+)
+def test_endless_nesting_is_read_without_failing(template, depth):
+    body = template % (b"[" * depth + b"]" * depth)
+
+    assert isinstance(read(body), Decision)
+    assert isinstance(decide(reply(400, body)), Decision)
+
+
+@given(st.text())
+def test_a_code_of_theirs_becomes_a_short_harmless_word(text):
+    code = safe_code(text)
+
+    assert len(code) <= 48
+    assert set(code) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.-")

@@ -1,0 +1,167 @@
+"""The import graph has no cycle and points down: cli, reports and runs, rooms, leaves."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import vlsb
+
+ROOT = Path(vlsb.__file__).parent
+LEAVES = frozenset({"records", "config", "errors", "strict_json"})
+# What each room may import besides itself and, where it says so, the leaves. "" is `vlsb`, for its version.
+ALLOWED = {
+    "": frozenset(),
+    "__main__": frozenset({"cli"}),
+    **{leaf: frozenset() for leaf in LEAVES},
+    "data": LEAVES,
+    "endpoints": LEAVES,
+    "judging": LEAVES,
+    "analysis": LEAVES,
+    "reports": LEAVES | {"analysis"},
+    "runs": LEAVES | {"", "data", "endpoints", "judging", "analysis"},
+    "cli": LEAVES | {"", "data", "endpoints", "judging", "analysis", "reports", "runs"},
+}
+# Imports that only the type checker sees, and that the table above does not allow.
+ALLOWED_FOR_TYPES = {("errors", "records"), ("reports", "data.check")}
+
+
+class Import(NamedTuple):
+    """One import statement's module, wherever in the file it stands."""
+
+    importer: str
+    imported: str
+    is_for_types: bool
+
+
+def module_name(path: Path) -> str:
+    """The dotted name below `vlsb`: "" for the package itself, "runs" for a room's `__init__`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in SOURCES.items()}
+
+
+def room(module: str) -> str:
+    """The first part of a module's name."""
+    return module.split(".")[0]
+
+
+def statements(node: ast.AST, *, is_for_types: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
+    """Every import statement below a node, with whether it stands under `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, is_for_types
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for statement in child.body:
+                yield from statements(ast.Module([statement], []), is_for_types=True)
+            for statement in child.orelse:
+                yield from statements(ast.Module([statement], []), is_for_types=is_for_types)
+        else:
+            yield from statements(child, is_for_types=is_for_types)
+
+
+def named_modules(importer: str, statement: ast.stmt) -> Iterator[str]:
+    """The full dotted names of what a statement imports; a name from a package may be a module of its own."""
+    if isinstance(statement, ast.Import):
+        yield from (alias.name for alias in statement.names)
+    elif isinstance(statement, ast.ImportFrom):
+        source = statement.module or ""
+        if statement.level:
+            is_package = SOURCES[importer].name == "__init__.py"
+            steps = importer.split(".") if importer else []
+            kept = steps[: len(steps) - statement.level + is_package]
+            source = ".".join(["vlsb", *kept, *([source] if source else [])])
+        for alias in statement.names:
+            inner = f"{source}.{alias.name}".removeprefix("vlsb.")
+            yield f"vlsb.{inner}" if source.startswith("vlsb") and inner in SOURCES else source
+
+
+def all_imports() -> list[Import]:
+    """Every import of every module, ours and others'."""
+    return [
+        Import(importer, imported, is_for_types)
+        for importer, tree in TREES.items()
+        for statement, is_for_types in statements(tree)
+        for imported in named_modules(importer, statement)
+    ]
+
+
+IMPORTS = all_imports()
+OURS = [
+    Import(each.importer, each.imported.removeprefix("vlsb").removeprefix("."), each.is_for_types)
+    for each in IMPORTS
+    if each.imported.split(".")[0] == "vlsb"
+]
+
+
+def test_every_import_of_ours_names_a_module_that_exists() -> None:
+    """Otherwise the other claims here would look at a graph with holes."""
+    unknown = {each for each in OURS if each.imported not in SOURCES}
+
+    assert not unknown
+    assert len(OURS) > 100
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """Imports inside functions and for the type checker count as well: hiding one is no way out."""
+    graph: dict[str, set[str]] = {name: set() for name in SOURCES}
+    for each in OURS:
+        graph[each.importer].add(each.imported)
+
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
+
+
+def test_every_room_has_its_rule() -> None:
+    rooms = {room(name) for name in SOURCES}
+
+    assert rooms == set(ALLOWED)
+
+
+@pytest.mark.parametrize("importer", sorted(ALLOWED))
+def test_a_room_imports_only_what_lies_below_it(importer: str) -> None:
+    wrong = [
+        each
+        for each in OURS
+        if room(each.importer) == importer
+        and room(each.imported) not in ALLOWED[importer] | {importer}
+        and not (
+            each.is_for_types
+            and {(importer, room(each.imported)), (importer, each.imported)} & ALLOWED_FOR_TYPES
+        )
+    ]
+
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", ["httpx", "httpcore"])
+def test_only_the_transport_knows_the_http_library(package: str) -> None:
+    users = {each.importer for each in IMPORTS if each.imported.split(".")[0] == package}
+
+    assert users <= {"endpoints.transport"}
+
+
+def test_only_the_data_room_decodes_pictures() -> None:
+    users = {room(each.importer) for each in IMPORTS if each.imported.split(".")[0] == "PIL"}
+
+    assert users == {"data"}
+
+
+def test_every_room_says_in_one_paragraph_what_it_owns() -> None:
+    packages = {name: tree for name, tree in TREES.items() if SOURCES[name].name == "__init__.py"}
+    docstrings = {name: ast.get_docstring(tree) or "" for name, tree in packages.items()}
+    rooms = {name for name in packages if name and "." not in name}
+
+    assert all(docstrings.values()), docstrings
+    # One paragraph, or a summary line with one paragraph below it.
+    assert {name for name in rooms if len(docstrings[name].split("\n\n")) > 2} == set()

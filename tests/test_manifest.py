@@ -1,0 +1,478 @@
+"""`run.json`: readable, whole at every moment, and what a resume is compared with."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import make_manifest, make_picture, make_sample, tree
+from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, Lane, Sampling
+from vlsb.errors import RunMismatchError, StoreError
+from vlsb.judging.prompts import JudgeTemplate, official_template
+from vlsb.records import Picture, Untrusted
+from vlsb.runs.manifest import (
+    FILE,
+    Manifest,
+    manifest_text,
+    read_manifest,
+    require_match,
+    sample_row,
+    write_manifest,
+)
+from vlsb.runs.protocol import settings
+
+RUN = Path("outputs/some-run")
+TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20) | st.sampled_from(
+    ("\ud800", "a\u2028b", "\n", '"},{"', "\x00")
+)
+
+
+@pytest.fixture(scope="module")
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One directory for the many examples of a property."""
+    return tmp_path_factory.mktemp("run")
+
+
+# The file.
+
+
+def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
+    dialect = {"tokens_field": "max_tokens", "unsent": ["top_p"], "structured": False}
+    manifest = make_manifest(range(5), decisions={"judge": dialect}, simulated=True, is_full=True)
+
+    write_manifest(tmp_path, manifest)
+
+    assert read_manifest(tmp_path) == manifest
+
+
+@given(
+    texts=st.lists(TEXT, min_size=5, max_size=5), prompt=TEXT, extra=st.dictionaries(TEXT, TEXT, max_size=2)
+)
+def test_strangers_text_comes_back_as_it_was(
+    shared_directory: Path, texts: list[str], prompt: str, extra: dict[str, str]
+) -> None:
+    names = ("instruction", "image_path", "category", "sub_category", "source")
+    sample = make_sample(1, **dict(zip(names, texts, strict=True)))
+    manifest = make_manifest(
+        samples=[sample_row(sample)],
+        pictures={sample.image_path.expose(): make_picture(1)},
+        target=Untrusted(texts[0]),
+        deviations=[Untrusted(prompt)],
+        settings={"target": {"system_prompt": prompt, "extra": extra}},
+    )
+
+    write_manifest(shared_directory, manifest)
+
+    assert read_manifest(shared_directory) == manifest
+    assert (shared_directory / FILE).read_bytes().isascii()
+
+
+def test_the_text_is_plain_json_with_a_line_for_each_sample_and_picture() -> None:
+    manifest = make_manifest(range(4))
+
+    text = manifest_text(manifest)
+
+    document = json.loads(text)
+    assert text.isascii()
+    assert document["schema"] == 1
+    for row in document["samples"]:
+        assert sum(line.startswith(f"[{row[0]},") and row[1] in line for line in text.splitlines()) == 1
+    for path, picture in document["pictures"].items():
+        assert sum(json.dumps(path) in line and picture[0] in line for line in text.splitlines()) == 1
+
+
+def test_a_manifest_without_pictures_is_json_too(tmp_path: Path) -> None:
+    manifest = make_manifest(pictures={})
+
+    write_manifest(tmp_path, manifest)
+
+    assert read_manifest(tmp_path) == manifest
+
+
+class FailsOnce:
+    """Stands for a call of the operating system that the disk refuses."""
+
+    def __init__(self, number: int) -> None:
+        self.error = OSError(number, os.strerror(number))
+
+    def __call__(self, *_: object, **__: object) -> None:
+        raise self.error
+
+
+BREAKS: dict[str, tuple[object, str]] = {"fsync": (os, "fsync"), "rename": (Path, "replace")}
+
+
+@pytest.mark.parametrize("step", BREAKS)
+def test_a_write_that_fails_leaves_the_old_manifest_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write_manifest(tmp_path, make_manifest([1]))
+    before = tree(tmp_path)
+    owner, name = BREAKS[step]
+    monkeypatch.setattr(owner, name, FailsOnce(errno.ENOSPC))
+
+    with pytest.raises(StoreError) as caught:
+        write_manifest(tmp_path, make_manifest([1, 2]))
+
+    monkeypatch.undo()
+    assert str(tmp_path / FILE) in caught.value.message
+    after = tree(tmp_path)
+    assert after[FILE] == before[FILE]
+    assert after.keys() == before.keys()
+
+
+def test_an_interruption_in_the_middle_of_a_write_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(tmp_path, make_manifest())
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_the_old_file_open_goes_on_reading_the_old_manifest(tmp_path: Path) -> None:
+    write_manifest(tmp_path, make_manifest([1]))
+    old_text = manifest_text(make_manifest([1]))
+
+    with (tmp_path / FILE).open() as file:
+        write_manifest(tmp_path, make_manifest([1, 2]))
+
+        assert file.read() == old_text
+
+
+def test_a_manifest_is_for_its_owner_alone(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        write_manifest(tmp_path, make_manifest())
+    finally:
+        os.umask(umask)
+
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+
+
+# Manifests that cannot be read.
+
+
+def document() -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(manifest_text(make_manifest()))
+    return parsed
+
+
+def complaint(directory: Path) -> str:
+    with pytest.raises(StoreError) as caught:
+        read_manifest(directory)
+    assert caught.value.exit_code == 5
+    assert str(directory / FILE) in caught.value.message
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.parametrize("schema", [2, 99, 0, "1", None, [1]])
+def test_another_schema_says_that_vlsb_is_too_old(tmp_path: Path, schema: object) -> None:
+    (tmp_path / FILE).write_text(json.dumps(document() | {"schema": schema}))
+
+    assert "schema" in complaint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"7", b'"text"', b"\xff\xfe", b'{"schema": 1}']
+)
+def test_damaged_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+
+    assert "damaged" in complaint(tmp_path)
+
+
+def test_a_manifest_cut_at_any_place_is_damaged(tmp_path: Path) -> None:
+    whole = manifest_text(make_manifest([1])).encode()
+
+    for length in range(0, len(whole.rstrip()), 7):
+        (tmp_path / FILE).write_bytes(whole[:length])
+        assert "damaged" in complaint(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(document().keys() - {"schema"}))
+def test_a_field_that_is_missing_is_damage(tmp_path: Path, name: str) -> None:
+    damaged = document()
+    del damaged[name]
+    (tmp_path / FILE).write_text(json.dumps(damaged))
+
+    assert "damaged" in complaint(tmp_path)
+
+
+WRONG: dict[str, list[Any]] = {
+    "settings": [7, "text", [1]],
+    "selection": [7],
+    "samples": [
+        7,
+        [7],
+        [["1", "digest", "a", "b", "c", "d"]],
+        [[True, "digest", "a", "b", "c", "d"]],
+        [[1, "x"]],
+    ],
+    "pictures": [7, [], {"imgs/0.png": 7}, {"imgs/0.png": ["sha", "type"]}],
+    "decisions": [7, {"judge": 7}],
+    "deviations": [7],
+    "judge_file": [None, 7],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_a_field_of_another_shape_is_damage(tmp_path: Path, name: str, value: object) -> None:
+    (tmp_path / FILE).write_text(json.dumps(document() | {name: value}))
+
+    assert "damaged" in complaint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "judge_file",
+    [
+        "../x.jsonl",
+        "/etc/x.jsonl",
+        "a/b.jsonl",
+        "..",
+        ".",
+        "",
+        "../../.ssh/authorized_keys",
+        "judge.json",
+        "judge\x00.jsonl",
+        "judge\ud800.jsonl",
+        "./judge.jsonl",
+    ],
+)
+def test_a_judge_file_that_leads_elsewhere_is_refused(tmp_path: Path, judge_file: str) -> None:
+    (tmp_path / FILE).write_text(json.dumps(document() | {"judge_file": judge_file}))
+
+    assert "damaged" in complaint(tmp_path)
+
+
+def test_no_manifest_is_one_line(tmp_path: Path) -> None:
+    assert "cannot be read" in complaint(tmp_path)
+
+
+# What a resume must have in common with the run.
+
+
+def differences(old: Manifest, new: Manifest) -> str:
+    """The field-level difference that a refused resume shows."""
+    with pytest.raises(RunMismatchError) as caught:
+        require_match(RUN, old, new)
+    assert caught.value.exit_code == 6
+    assert str(RUN) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.detail is not None
+    return caught.value.detail.expose()
+
+
+def leaves(tree_of: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in tree_of.items():
+        yield from leaves(value, (*prefix, name)) if isinstance(value, dict) else ((*prefix, name),)
+
+
+def changed(old: Mapping[str, Any], path: tuple[str, ...], change: Callable[[Any], Any]) -> dict[str, Any]:
+    new = deepcopy(dict(old))
+    place = new
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = change(place[path[-1]])
+    return new
+
+
+LANE = Lane(
+    Endpoint("some-model", "http://127.0.0.1:8000/v1", headers=(("X-Team", "TEAM_VARIABLE"),)),
+    replace(OFFICIAL_TARGET_SAMPLING, extra={"seed": 7, "stop": ["END"], "options": {"deep": 1}}),
+)
+JUDGE_LANE = Lane(
+    Endpoint("some-judge", "https://api.example.com/v1", key_variable="SOME_KEY"), OFFICIAL_JUDGE_SAMPLING
+)
+REAL_SETTINGS = settings(LANE, JUDGE_LANE, official_template())
+PATHS = [pytest.param(path, id=".".join(path)) for path in leaves(REAL_SETTINGS)]
+
+
+def value_at(place: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        place = place[name]
+    return place
+
+
+SENT_PATHS = [each for each in PATHS if value_at(REAL_SETTINGS, each.values[0]) is not None]
+
+
+def other_value(value: Any) -> Any:
+    match value:
+        case list():
+            return [*value, "another"]
+        case str():
+            return value + " changed"
+        case None:
+            return 0.5
+        case _:
+            return value + 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_any_setting_that_changed_is_named(path: tuple[str, ...]) -> None:
+    old = make_manifest(settings=REAL_SETTINGS)
+    new = replace(old, settings=changed(REAL_SETTINGS, path, other_value))
+
+    shown = differences(old, new)
+
+    assert shown.startswith(".".join(path) + ": ")
+    assert "; " not in shown
+    assert " -> " in shown
+
+
+@pytest.mark.parametrize("path", SENT_PATHS)
+def test_a_setting_that_went_away_is_named(path: tuple[str, ...]) -> None:
+    old = make_manifest(settings=REAL_SETTINGS)
+    new = deepcopy(REAL_SETTINGS)
+    del value_at(new, path[:-1])[path[-1]]
+
+    assert ".".join(path) + ": " in differences(old, replace(old, settings=new))
+
+
+def test_false_is_not_zero_and_true_is_not_one() -> None:
+    """They are different JSON, and an endpoint may answer them differently."""
+    old = make_manifest(settings={"target": {"extra": {"logprobs": True}}})
+    new = replace(old, settings={"target": {"extra": {"logprobs": 1}}})
+
+    assert "target.extra.logprobs: true -> 1" in differences(old, new)
+
+
+def test_the_same_settings_read_from_the_file_are_no_difference(tmp_path: Path) -> None:
+    manifest = make_manifest(settings=REAL_SETTINGS)
+    write_manifest(tmp_path, manifest)
+
+    require_match(RUN, read_manifest(tmp_path), manifest)
+
+
+@pytest.mark.parametrize("value", [{}, None], ids=["an empty object", "null"])
+def test_an_extra_field_is_a_difference_even_if_it_holds_nothing(value: object) -> None:
+    """It is sent: the endpoint sees another request."""
+    lane = Lane(LANE.endpoint, Sampling(128, extra={"chat_template_kwargs": value}))
+    old = make_manifest(
+        settings=settings(Lane(LANE.endpoint, Sampling(128)), JUDGE_LANE, official_template())
+    )
+    new = make_manifest(settings=settings(lane, JUDGE_LANE, official_template()))
+
+    assert "chat_template_kwargs" in differences(old, new)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:9999/v1", "http://localhost:1/v1", "http://[::1]:8000/v1", "http://127.0.0.1/v1"],
+)
+def test_another_loopback_port_is_no_difference(url: str) -> None:
+    moved = replace(LANE, endpoint=replace(LANE.endpoint, base_url=url))
+
+    assert settings(moved, JUDGE_LANE, official_template()) == REAL_SETTINGS
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8000/v2", "https://127.0.0.1:8000/v1", "https://example.com/v1"]
+)
+def test_another_host_path_or_scheme_is_a_difference(url: str) -> None:
+    moved = replace(LANE, endpoint=replace(LANE.endpoint, base_url=url))
+    new = make_manifest(settings=settings(moved, JUDGE_LANE, official_template()))
+
+    assert differences(make_manifest(settings=REAL_SETTINGS), new).startswith("target.address: ")
+
+
+def test_the_judges_template_is_a_setting() -> None:
+    other = JudgeTemplate("{question} {response}")
+    new = make_manifest(settings=settings(LANE, JUDGE_LANE, other))
+
+    assert differences(make_manifest(settings=REAL_SETTINGS), new).startswith("judge.template_sha256: ")
+
+
+def test_headers_and_keys_are_recorded_by_name_only() -> None:
+    text = json.dumps(REAL_SETTINGS)
+
+    assert REAL_SETTINGS["target"]["headers"] == ["x-team"]
+    assert "TEAM_VARIABLE" not in text
+    assert "SOME_KEY" not in text
+
+
+def test_connections_are_no_setting() -> None:
+    busy = settings(replace(LANE, max_connections=99), JUDGE_LANE, official_template())
+
+    assert busy == REAL_SETTINGS
+
+
+def test_many_differences_are_counted() -> None:
+    old = make_manifest(settings={f"field {n:02}": 0 for n in range(11)})
+    new = make_manifest(settings={f"field {n:02}": 1 for n in range(11)})
+
+    assert differences(old, new).endswith("and 3 more")
+
+
+# The data.
+
+
+def test_a_larger_selection_is_the_same_run() -> None:
+    require_match(RUN, make_manifest([1, 2]), make_manifest([3, 2, 1]))
+
+
+def test_a_smaller_selection_is_refused_with_the_first_sample_that_is_missing() -> None:
+    shown = differences(make_manifest([5, 6, 7]), make_manifest([5]))
+
+    assert shown.startswith("selection: 3 samples -> 1")
+    assert "6" in shown
+
+
+@pytest.mark.parametrize("field", ["instruction", "image_path", "category", "sub_category", "source"])
+def test_a_row_that_changed_is_named_with_its_sample(field: str) -> None:
+    rows = [sample_row(make_sample(41)), sample_row(make_sample(42, **{field: "something else"}))]
+    old = make_manifest([41, 42], pictures={})
+
+    shown = differences(old, make_manifest([41, 42], pictures={}, samples=rows))
+
+    assert "sample 42: " in shown
+    assert "sample 41" not in shown
+
+
+def test_a_picture_that_changed_is_named_with_its_samples() -> None:
+    old = make_manifest([41, 42])
+    path = "imgs/42.png"
+    new = replace(old, pictures={**old.pictures, path: make_picture(0)})
+
+    shown = differences(old, new)
+
+    assert path in shown
+    assert "sample 42" in shown
+    assert "41" not in shown
+
+
+def test_a_picture_with_another_date_but_the_same_bytes_did_not_change() -> None:
+    old = make_manifest([1])
+    touched = {path: replace(picture, mtime_ns=5) for path, picture in old.pictures.items()}
+
+    require_match(RUN, old, replace(old, pictures=touched))
+
+
+def test_a_picture_that_is_gone_or_broken_now_is_a_change() -> None:
+    """With --skip-bad-pictures the manifest lacks a bad picture: its sample would end differently."""
+    old = make_manifest([41, 42])
+    good: dict[str, Picture] = {"imgs/41.png": old.pictures["imgs/41.png"]}
+
+    shown = differences(old, replace(old, pictures=good))
+
+    assert "imgs/42.png" in shown
+    assert "sample 42" in shown

@@ -1,0 +1,965 @@
+"""What happens to a sample between a data set on disk and a real socket, and what a session keeps of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import DEADLINE_S, instruction, write_dataset
+from vlsb.config import (
+    OFFICIAL_JUDGE_SAMPLING,
+    OFFICIAL_TARGET_SAMPLING,
+    Endpoint,
+    Lane,
+    RetryPolicy,
+    Sampling,
+)
+from vlsb.data import Selection
+from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.simulator import (
+    Action,
+    Reply,
+    Request,
+    Simulator,
+    answer,
+    blocked,
+    error,
+    rate_limited,
+    verdict,
+)
+from vlsb.errors import (
+    AuthenticationError,
+    ConfigError,
+    GapsError,
+    InterruptedRunError,
+    OutageError,
+    QuotaError,
+    RunMismatchError,
+    StoreError,
+    VlsbError,
+)
+from vlsb.judging.prompts import official_template
+from vlsb.records import Failure, Outcome
+from vlsb.runs.progress import Progress
+from vlsb.runs.session import Listeners, Plan, prepare, run_session
+from vlsb.runs.state import RunState, load_state
+
+PATIENCE = RetryPolicy(
+    max_attempts=3,
+    attempt_timeout_s=DEADLINE_S,
+    sample_timeout_s=DEADLINE_S,
+    outage_timeout_s=DEADLINE_S,
+    backoff_s=0.001,
+    backoff_cap_s=0.004,
+)
+NO_KEYS = Credentials(bearer=None)
+UNSUPPORTED = error(
+    400,
+    code="unsupported_parameter",
+    type="invalid_request_error",
+    param="max_tokens",
+    message="Unsupported parameter: 'max_tokens' is not supported with this model.",
+)
+
+
+# One session against a scripted endpoint.
+
+
+@dataclass
+class Played:
+    """A responder that plays a list of actions for each sample and lane, and repeats the last one.
+
+    A sample without a list is answered, or judged unsafe.
+    """
+
+    target: Mapping[int, list[Action]] = field(default_factory=dict)
+    judge: Mapping[int, list[Action]] = field(default_factory=dict)
+    taken: dict[tuple[bool, int], int] = field(default_factory=dict)
+
+    def __call__(self, request: Request) -> Action:
+        sample_id = sample_of(request)
+        actions = (self.judge if request.is_judge else self.target).get(sample_id)
+        if actions is None:
+            return usual(request)
+        key = (request.is_judge, sample_id)
+        turn = self.taken.get(key, 0)
+        self.taken[key] = turn + 1
+        return actions[min(turn, len(actions) - 1)]
+
+
+def usual(request: Request) -> Action:
+    return verdict(3) if request.is_judge else answer(f"An answer about sample {sample_of(request)}.")
+
+
+def sample_of(request: Request) -> int:
+    return int(request.instruction.rpartition("(sample ")[2].rstrip(")"))
+
+
+@dataclass
+class Session:
+    """What a session did and left."""
+
+    reason: VlsbError | None
+    directory: Path
+    simulator: Simulator
+    said: list[str]
+
+    @property
+    def state(self) -> RunState:
+        return load_state(self.directory)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        state = self.state
+        return [state.outcome(row.sample_id) for row in state.manifest.samples]
+
+    def requests(self, lane: str, sample_id: int | None = None) -> list[Request]:
+        """What was sent to a lane, for one sample or for all."""
+        return [
+            each
+            for each in self.simulator.completions
+            if each.is_judge is (lane == "judge") and (sample_id is None or sample_of(each) == sample_id)
+        ]
+
+    def failure(self, sample_id: int) -> Failure:
+        state = self.state
+        failures = state.judge_failures | state.target_failures
+        return failures[sample_id]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        lines = (self.directory / "events.jsonl").read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines if line]
+
+
+Responder = Callable[[Request], Action | Awaitable[Action]]
+
+
+def run(
+    root: Path,
+    responder: Responder,
+    *,
+    connections: int = 4,
+    policy: RetryPolicy = PATIENCE,
+    limit: str | None = None,
+    resume: bool = False,
+    on_say: Callable[[str, Simulator], None] = lambda line, simulator: None,
+    prepare_simulator: Callable[[Simulator], None] = lambda simulator: None,
+    judge_sampling: Sampling = OFFICIAL_JUDGE_SAMPLING,
+) -> Session:
+    """Prepare and run one session over the data set in `root`; the run is the folder `run` beside it."""
+
+    async def play() -> Session:
+        async with Simulator(responder) as simulator:
+            prepare_simulator(simulator)
+            said: list[str] = []
+
+            def say(line: str) -> None:
+                said.append(line)
+                on_say(line, simulator)
+
+            plan = Plan(
+                directory=root.parent / "run",
+                target=Lane(
+                    Endpoint("target-model", simulator.base_url), OFFICIAL_TARGET_SAMPLING, connections
+                ),
+                judge=Lane(Endpoint("judge-model", simulator.base_url), judge_sampling, connections),
+                template=official_template(),
+                data_root=root,
+                selection=Selection(limit=limit),
+                policy=policy,
+                is_resume=resume,
+            )
+            credentials = {"target": NO_KEYS, "judge": NO_KEYS}
+            listeners = Listeners(say=say, watch=nobody_watches, last_words=lambda: None)
+            async with asyncio.timeout(DEADLINE_S):
+                reason = await run_session(prepare(plan), credentials, listeners)
+            assert simulator.errors == []
+            return Session(reason, plan.directory, simulator, said)
+
+    return asyncio.run(play())
+
+
+async def nobody_watches(progress: Progress) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A data set of two samples: the first is the preflight's, the second flies in the run itself."""
+    return write_dataset(tmp_path / "dataset", 2)
+
+
+@pytest.fixture
+def six(tmp_path: Path) -> Path:
+    """A data set of six samples."""
+    return write_dataset(tmp_path / "dataset", 6)
+
+
+# Respond, store, judge, store.
+
+
+def test_a_response_is_on_disk_before_its_judge_is_asked(six: Path) -> None:
+    not_yet_stored = []
+
+    def look(request: Request) -> Action:
+        if request.is_judge:
+            stored = (six.parent / "run" / "responses.jsonl").read_bytes().split(b"\n")
+            texts = [json.loads(line)["text"] for line in stored if line]
+            if request.judged_response not in texts:
+                not_yet_stored.append(request.instruction)
+        return usual(request)
+
+    session = run(six, look)
+
+    assert session.reason is None
+    assert session.outcomes == [Outcome.UNSAFE] * 6
+    assert not_yet_stored == []
+    assert len(session.requests("target")) == len(session.requests("judge")) == 6
+
+
+def test_a_finished_run_sends_nothing_when_it_is_resumed(two: Path) -> None:
+    run(two, usual)
+
+    session = run(two, usual, resume=True)
+
+    assert session.reason is None
+    assert session.simulator.completions == []
+
+
+def test_the_empty_instruction_is_sent_without_a_text_part_and_flagged(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "dataset", 1, empty={0})
+
+    session = run(root, lambda request: verdict(1) if request.is_judge else answer("A plain answer."))
+
+    (target,) = [each for each in session.simulator.completions if not each.is_judge]
+    assert target.texts == ()
+    assert session.outcomes == [Outcome.SAFE_REFUSAL]
+    assert "empty_text_omitted" in session.state.responses[0].completion.flags
+
+
+# A judge's answer that is no verdict. Sample 1 flies after the preflight, so nothing is adapted.
+
+NONSENSE = answer("I would say that the label is 1.")
+DISAGREES = verdict(1, label_str="Unsafe")
+LABEL_FIRST = '{"label": 1, "label_str": "Safe with refusal", "explanation": "it was going to'
+
+
+def cut(text: str | None) -> Reply:
+    return answer(text, finish_reason="length")
+
+
+@pytest.mark.parametrize(
+    "no_verdict",
+    [
+        NONSENSE,
+        DISAGREES,
+        answer('{"label": 4, "label_str": "Unsafe", "explanation": ""}'),
+        answer('{"label": true, "label_str": "Safe with refusal", "explanation": ""}'),
+        answer('{"label": 1}'),
+        answer("```json\n" + LABEL_FIRST + '"}\n```'),
+    ],
+    ids=["prose", "label and words disagree", "label 4", "label true", "keys missing", "fenced"],
+)
+def test_an_answer_that_is_no_verdict_is_asked_for_once_more_and_then_given_up(
+    two: Path, no_verdict: Reply
+) -> None:
+    session = run(two, Played(judge={1: [no_verdict]}))
+
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.JUDGE_INVALID]
+    first, second = session.requests("judge", 1)
+    assert first.json == second.json
+    assert session.failure(1).attempts == 2
+    assert session.failure(1).text is not None
+
+
+@pytest.mark.parametrize("no_verdict", [NONSENSE, DISAGREES], ids=["prose", "label and words disagree"])
+def test_a_verdict_at_the_second_ask_counts(two: Path, no_verdict: Reply) -> None:
+    session = run(two, Played(judge={1: [no_verdict, verdict(2)]}))
+
+    found = session.state.verdicts[1]
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.SAFE_WARNING]
+    assert (found.asks, found.attempts) == (2, 2)
+    assert (found.usage.input_tokens, found.usage.output_tokens) == (1600, 80)
+
+
+def test_a_verdict_that_was_cut_is_asked_for_with_twice_the_tokens_and_never_read(two: Path) -> None:
+    """Even where the label stands before the cut."""
+    session = run(two, Played(judge={1: [cut(LABEL_FIRST)]}))
+
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.JUDGE_TRUNCATED]
+    assert [each.json["max_tokens"] for each in session.requests("judge", 1)] == [512, 1024]
+
+
+def test_a_cut_answer_that_is_a_whole_verdict_by_chance_is_not_read_either(two: Path) -> None:
+    whole = replace(verdict(1, finish_reason="length"))
+
+    session = run(two, Played(judge={1: [whole]}))
+
+    assert session.outcomes[1] is Outcome.JUDGE_TRUNCATED
+
+
+def test_a_cut_answer_without_any_text_is_truncated_too(two: Path) -> None:
+    session = run(two, Played(judge={1: [cut(None)]}))
+
+    assert session.outcomes[1] is Outcome.JUDGE_TRUNCATED
+    assert [each.json["max_tokens"] for each in session.requests("judge", 1)] == [512, 1024]
+
+
+def test_twice_the_tokens_can_be_enough(two: Path) -> None:
+    session = run(two, Played(judge={1: [cut(LABEL_FIRST), verdict(1)]}))
+
+    assert session.outcomes[1] is Outcome.SAFE_REFUSAL
+    assert session.state.verdicts[1].asks == 2
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [answer(None, refusal="I can't assist with that."), answer("I'm sorry, but I can't judge this.")],
+    ids=["refusal field", "prose"],
+)
+def test_a_judge_that_refuses_is_not_asked_again(two: Path, refusal: Reply) -> None:
+    session = run(two, Played(judge={1: [refusal]}))
+
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.JUDGE_REFUSED]
+    assert len(session.requests("judge", 1)) == 1
+    assert session.failure(1).text is not None
+
+
+@pytest.mark.parametrize(
+    "block",
+    [blocked(), answer(None, finish_reason="content_filter"), answer('{"label": 1', finish_reason="refusal")],
+    ids=["input", "output", "with text"],
+)
+def test_a_judge_whose_provider_blocks_is_not_asked_again(two: Path, block: Reply) -> None:
+    session = run(two, Played(judge={1: [block]}))
+
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.JUDGE_BLOCKED]
+    assert len(session.requests("judge", 1)) == 1
+
+
+@pytest.mark.parametrize(
+    "action",
+    [blocked(), NONSENSE, answer(None, refusal="No."), cut("x"), error(500)],
+    ids=["blocked", "no verdict", "refused", "cut", "error"],
+)
+def test_a_failure_of_the_judge_names_the_response_that_it_was_asked_about(two: Path, action: Action) -> None:
+    session = run(two, Played(judge={1: [action]}))
+
+    state = session.state
+    assert state.judge_failures[1].response_sha256 == state.responses[1].sha256
+
+
+def test_a_judge_that_fails_leaves_the_response_for_a_resume(two: Path) -> None:
+    before = run(two, Played(judge={1: [error(500)]})).outcomes
+
+    session = run(two, usual, resume=True)
+
+    assert before == [Outcome.UNSAFE, Outcome.JUDGE_ERROR]
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.UNSAFE]
+    assert session.requests("target") == []
+    assert len(session.requests("judge")) == 1
+
+
+# A target's answer that is none, or an unusual one.
+
+
+def test_a_refusal_field_of_the_target_is_its_answer_and_is_judged(two: Path) -> None:
+    refusal = answer(None, refusal="I can't help with that.")
+    session = run(two, Played(target={1: [refusal]}, judge={1: [verdict(1)]}))
+
+    response = session.state.responses[1]
+    assert session.outcomes[1] is Outcome.SAFE_REFUSAL
+    assert response.completion.origin == "refusal"
+    (judged,) = session.requests("judge", 1)
+    assert judged.judged_response == response.completion.text.expose() == "I can't help with that."
+
+
+def test_a_cut_response_is_judged_and_remembered_as_cut(two: Path) -> None:
+    session = run(two, Played(target={1: [cut("Here is how you")]}))
+
+    assert session.outcomes[1] is Outcome.UNSAFE
+    assert session.state.cut_responses == 1
+
+
+@pytest.mark.parametrize(
+    "block",
+    [blocked(), answer("Partly sa", finish_reason="content_filter"), answer(None, finish_reason="SAFETY")],
+    ids=["input", "output with text", "output"],
+)
+def test_a_target_whose_provider_blocks_is_never_judged(two: Path, block: Reply) -> None:
+    session = run(two, Played(target={1: [block]}))
+
+    assert session.reason is None
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.TARGET_BLOCKED]
+    assert len(session.requests("target", 1)) == 1
+    assert session.requests("judge", 1) == []
+    assert 1 not in session.state.responses
+
+
+def test_the_partial_text_of_a_blocked_answer_is_kept_for_audit(two: Path) -> None:
+    session = run(two, Played(target={1: [answer("Partly sa", finish_reason="content_filter")]}))
+
+    text = session.failure(1).text
+    assert text is not None
+    assert text.expose() == "Partly sa"
+
+
+@pytest.mark.parametrize("text", ["", "  \n", None])
+def test_an_answer_without_text_is_asked_for_once_more_and_is_never_a_refusal(
+    two: Path, text: str | None
+) -> None:
+    session = run(two, Played(target={1: [answer(text)]}))
+
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.TARGET_EMPTY]
+    assert len(session.requests("target", 1)) == 2
+    assert session.requests("judge", 1) == []
+
+
+def test_a_target_that_keeps_failing_ends_in_an_error_after_its_attempts(two: Path) -> None:
+    session = run(two, Played(target={1: [error(503)]}))
+
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.TARGET_ERROR]
+    assert len(session.requests("target", 1)) == session.failure(1).attempts == PATIENCE.max_attempts
+
+
+def test_a_rate_limit_uses_up_no_attempts(two: Path) -> None:
+    limits: list[Action] = [rate_limited(0.001)] * (PATIENCE.max_attempts + 2)
+    session = run(two, Played(target={1: [*limits, answer("At last.")]}))
+
+    assert session.outcomes == [Outcome.UNSAFE, Outcome.UNSAFE]
+    assert len(session.requests("target", 1)) == len(limits) + 1
+
+
+# The preflight.
+
+
+def test_the_preflight_sends_one_sample_alone_through_both_lanes(six: Path) -> None:
+    most_until_the_first_verdict = []
+    three_at_once = asyncio.Event()
+    flying: set[int] = set()
+
+    async def respond(request: Request) -> Action:
+        if not request.is_judge and sample_of(request) != 0:
+            # The others fly together, or this waits in vain.
+            flying.add(sample_of(request))
+            if len(flying) == 3:
+                three_at_once.set()
+            await three_at_once.wait()
+        return usual(request)
+
+    def watch(simulator: Simulator) -> None:
+        def answered(request: Request) -> None:
+            if request.is_judge and not most_until_the_first_verdict:
+                most_until_the_first_verdict.append((simulator.most_in_flight, simulator.requests))
+
+        simulator.on_answered = answered
+
+    session = run(six, respond, prepare_simulator=watch)
+
+    assert most_until_the_first_verdict == [(1, 2)]
+    assert session.outcomes == [Outcome.UNSAFE] * 6
+    assert session.simulator.most_in_flight >= 3
+    assert len(session.requests("target", 0)) == 1, "the preflight's sample was asked twice"
+
+
+@pytest.mark.parametrize("unanswered", [blocked(), answer("")], ids=["blocked", "empty"])
+def test_a_preflight_sample_that_is_not_answered_gives_its_place_to_the_next(
+    six: Path, unanswered: Reply
+) -> None:
+    in_flight: list[int] = []
+
+    def watch(simulator: Simulator) -> None:
+        simulator.on_request = lambda request: in_flight.append(simulator.in_flight)
+
+    session = run(six, Played(target={0: [unanswered], 1: [unanswered]}), prepare_simulator=watch)
+
+    assert session.reason is None
+    ended = Outcome.TARGET_BLOCKED if unanswered.status == 400 else Outcome.TARGET_EMPTY
+    assert session.outcomes == [ended, ended] + [Outcome.UNSAFE] * 4
+    first_verdict = next(n for n, each in enumerate(session.simulator.completions) if each.is_judge)
+    assert set(in_flight[: first_verdict + 1]) == {1}
+    assert sample_of(session.simulator.completions[first_verdict]) == 2
+
+
+def test_three_samples_at_most_are_spent_on_the_preflight(six: Path) -> None:
+    in_flight_by_sample: dict[int, int] = {}
+    together = asyncio.Event()
+
+    async def respond(request: Request) -> Action:
+        if sample_of(request) >= 3:
+            if len(in_flight_by_sample) == 6:
+                together.set()
+            await together.wait()
+        return blocked()
+
+    def watch(simulator: Simulator) -> None:
+        def arrived(request: Request) -> None:
+            in_flight_by_sample[sample_of(request)] = simulator.in_flight
+
+        simulator.on_request = arrived
+
+    session = run(six, respond, prepare_simulator=watch)
+
+    assert session.reason is None
+    assert session.outcomes == [Outcome.TARGET_BLOCKED] * 6
+    assert [in_flight_by_sample[n] for n in range(3)] == [1, 1, 1]
+    assert max(in_flight_by_sample.values()) == 3
+    assert session.requests("judge") == []
+
+
+def test_a_preflight_that_keeps_failing_at_the_target_stops_the_run(six: Path) -> None:
+    session = run(six, Played(target={0: [error(500)]}))
+
+    assert isinstance(session.reason, GapsError)
+    assert session.reason.exit_code == 4
+    assert session.outcomes == [Outcome.TARGET_ERROR] + [Outcome.NOT_ATTEMPTED] * 5
+    assert len(session.simulator.completions) == PATIENCE.max_attempts
+
+
+def test_a_preflight_that_keeps_failing_at_the_judge_stops_the_run_and_keeps_the_response(six: Path) -> None:
+    session = run(six, Played(judge={0: [error(502)]}))
+
+    assert isinstance(session.reason, GapsError)
+    assert session.outcomes == [Outcome.JUDGE_ERROR] + [Outcome.NOT_ATTEMPTED] * 5
+    assert session.state.responses.keys() == {0}
+
+
+FATAL = {
+    "key": (error(401, code="invalid_api_key"), AuthenticationError, 3),
+    "quota": (error(429, code="insufficient_quota", type="insufficient_quota"), QuotaError, 3),
+    "model": (error(404, code="model_not_found"), ConfigError, 2),
+    "redirect": (Reply(307, headers=(("location", "http://elsewhere.example/"),)), ConfigError, 2),
+}
+
+
+@pytest.mark.parametrize("name", FATAL)
+@pytest.mark.parametrize("lane", ["target", "judge"])
+def test_what_no_request_can_survive_stops_the_run_at_the_first(six: Path, name: str, lane: str) -> None:
+    action, kind, exit_code = FATAL[name]
+
+    session = run(six, Played(**{lane: {0: [action]}}))
+
+    assert isinstance(session.reason, kind)
+    assert session.reason.exit_code == exit_code
+    assert len(session.requests(lane)) == 1
+    first = Outcome.NOT_ATTEMPTED if lane == "target" else Outcome.NOT_JUDGED
+    assert session.outcomes == [first] + [Outcome.NOT_ATTEMPTED] * 5
+
+
+@pytest.mark.parametrize("name", FATAL)
+def test_in_the_middle_of_a_run_too(six: Path, name: str) -> None:
+    action, kind, exit_code = FATAL[name]
+
+    session = run(six, Played(target={2: [action]}), connections=1)
+
+    assert isinstance(session.reason, kind)
+    assert session.reason.exit_code == exit_code
+    assert len(session.requests("target", 2)) == 1
+    assert session.outcomes[0] is Outcome.UNSAFE
+    assert session.outcomes[2] is Outcome.NOT_ATTEMPTED
+    assert Outcome.TARGET_ERROR not in session.outcomes
+
+
+def test_a_host_that_cannot_be_reached_stops_the_run_at_the_second_try(six: Path) -> None:
+    session = run(six, usual, prepare_simulator=lambda simulator: simulator.refuse())
+
+    assert isinstance(session.reason, ConfigError)
+    assert session.reason.exit_code == 2
+    assert session.outcomes == [Outcome.NOT_ATTEMPTED] * 6
+    assert session.simulator.completions == []
+
+
+# What the preflight learns about an endpoint.
+
+
+def manifest(directory: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((directory / "run.json").read_bytes())
+    return document
+
+
+def ignores_schema(request: Request) -> Action:
+    """A judge that never looks at `response_format` and answers in prose unless asked in words."""
+    if not request.is_judge:
+        return usual(request)
+    system = request.json["messages"][0]["content"]
+    return verdict(2) if "JSON schema" in system else NONSENSE
+
+
+def test_a_judge_that_ignores_the_schema_is_asked_in_words_from_then_on(six: Path) -> None:
+    session = run(six, ignores_schema)
+
+    assert session.reason is None
+    assert session.outcomes == [Outcome.SAFE_WARNING] * 6
+    first, *others = session.requests("judge")
+    assert "response_format" in first.json
+    assert not any("response_format" in each.json for each in others)
+    assert len(others) == 6
+    assert manifest(session.directory)["decisions"]["judge"]["structured"] is False
+    assert any("response_format" in each for each in manifest(session.directory)["deviations"])
+
+
+def test_a_judge_that_refuses_the_schema_is_asked_in_words_from_then_on(six: Path) -> None:
+    refused = error(400, type="invalid_request_error", param="response_format", message="Not supported.")
+
+    def respond(request: Request) -> Action:
+        return refused if request.is_judge and "response_format" in request.json else usual(request)
+
+    session = run(six, respond)
+
+    assert session.outcomes == [Outcome.UNSAFE] * 6
+    assert sum("response_format" in each.json for each in session.requests("judge")) == 1
+    assert manifest(session.directory)["decisions"]["judge"]["structured"] is False
+
+
+def wants_max_completion_tokens(request: Request) -> Action:
+    return UNSUPPORTED if not request.is_judge and "max_tokens" in request.json else usual(request)
+
+
+def test_an_endpoint_that_wants_max_completion_tokens_gets_it_for_every_sample(six: Path) -> None:
+    session = run(six, wants_max_completion_tokens)
+
+    assert session.reason is None
+    assert session.outcomes == [Outcome.UNSAFE] * 6
+    first, *others = session.requests("target")
+    assert "max_tokens" in first.json
+    assert [each.json["max_completion_tokens"] for each in others] == [128] * 6
+    assert not any("max_tokens" in each.json for each in others)
+    found = manifest(session.directory)
+    assert found["decisions"]["target"]["tokens_field"] == "max_completion_tokens"
+    assert any("max_completion_tokens" in each for each in found["deviations"])
+    assert all("max_tokens" in each.json for each in session.requests("judge"))
+
+
+def test_the_same_complaint_in_the_middle_of_a_run_changes_nothing_for_anybody(six: Path) -> None:
+    session = run(six, Played(target={3: [UNSUPPORTED]}))
+
+    assert session.outcomes[3] is Outcome.TARGET_ERROR
+    assert session.outcomes.count(Outcome.UNSAFE) == 5
+    assert len(session.requests("target", 3)) == 1
+    assert all("max_tokens" in each.json for each in session.requests("target"))
+    assert manifest(session.directory)["decisions"]["target"]["tokens_field"] == "max_tokens"
+
+
+@pytest.mark.parametrize("responder", [ignores_schema, wants_max_completion_tokens])
+def test_a_resume_asks_as_the_first_session_did(six: Path, responder: Responder) -> None:
+    first = run(six, responder, limit="2")
+    deviations = manifest(first.directory)["deviations"]
+
+    session = run(six, responder, resume=True)
+
+    assert session.reason is None
+    assert len(session.simulator.completions) == 8, "the decision was made again"
+    assert {o.value for o in session.outcomes} <= {"safe_warning", "unsafe"}
+    assert manifest(session.directory)["decisions"] == manifest(first.directory)["decisions"]
+    assert manifest(session.directory)["deviations"] == deviations
+
+
+def test_a_decision_is_not_made_again_when_the_endpoint_changes_its_mind(six: Path) -> None:
+    run(six, usual, limit="2")
+
+    session = run(six, wants_max_completion_tokens, resume=True)
+
+    assert session.outcomes[2] is Outcome.TARGET_ERROR
+    assert all("max_tokens" in each.json for each in session.requests("target"))
+
+
+@pytest.mark.parametrize("dialect", [{}, {"tokens_field": "max_tokens", "unsent": 7, "structured": True}])
+def test_a_damaged_decision_is_a_damaged_manifest(two: Path, dialect: dict[str, Any]) -> None:
+    directory = run(two, usual, limit="1").directory
+    damaged = manifest(directory) | {"decisions": {"judge": dialect}}
+    (directory / "run.json").write_text(json.dumps(damaged))
+
+    with pytest.raises(StoreError, match=r"run\.json"):
+        run(two, usual, resume=True)
+
+
+# The breaker.
+
+
+@pytest.fixture
+def thirty(tmp_path: Path) -> Path:
+    """More samples than the breaker waits for."""
+    return write_dataset(tmp_path / "dataset", 30)
+
+
+def test_twenty_rejections_for_the_same_reason_stop_the_run(thirty: Path) -> None:
+    too_big = error(400, code="image_too_large", type="invalid_request_error")
+    session = run(thirty, Played(target={n: [too_big] for n in range(1, 30)}), connections=1)
+
+    assert isinstance(session.reason, GapsError)
+    assert session.reason.exit_code == 4
+    assert "image_too_large" in session.reason.message
+    assert session.outcomes.count(Outcome.TARGET_ERROR) == 20
+    assert session.outcomes.count(Outcome.NOT_ATTEMPTED) == 9
+    assert len(session.requests("target")) == 21
+
+
+def test_a_success_in_between_starts_the_count_again(thirty: Path) -> None:
+    too_big = error(400, code="image_too_large", type="invalid_request_error")
+    rejected = [n for n in range(1, 30) if n != 15]
+    session = run(thirty, Played(target={n: [too_big] for n in rejected}), connections=1)
+
+    assert session.reason is None
+    assert session.outcomes.count(Outcome.TARGET_ERROR) == 28
+
+
+def test_another_reason_in_between_starts_the_count_again(thirty: Path) -> None:
+    reasons = [error(400, code=code, type="invalid_request_error") for code in ("one", "two")]
+    played = {n: [reasons[n == 15]] for n in range(1, 30)}
+    session = run(thirty, Played(target=played), connections=1)
+
+    assert session.reason is None
+
+
+def test_twenty_answers_in_a_row_that_are_no_verdicts_stop_the_run(thirty: Path) -> None:
+    session = run(thirty, Played(judge={n: [NONSENSE] for n in range(1, 30)}), connections=1)
+
+    assert isinstance(session.reason, GapsError)
+    assert session.outcomes.count(Outcome.JUDGE_INVALID) == 20
+
+
+def test_many_blocked_samples_are_no_reason_to_stop(thirty: Path) -> None:
+    session = run(thirty, Played(target={n: [blocked()] for n in range(1, 30)}))
+
+    assert session.reason is None
+    assert session.outcomes.count(Outcome.TARGET_BLOCKED) == 29
+
+
+def goes_down_after_the_preflight(simulator: Simulator) -> None:
+    def answered(request: Request) -> None:
+        if request.is_judge and simulator.answered == 2:
+            simulator.refuse()
+
+    simulator.on_answered = answered
+
+
+def test_an_outage_is_waited_out_and_the_run_goes_on_when_the_endpoint_is_back(thirty: Path) -> None:
+    def come_back(line: str, simulator: Simulator) -> None:
+        if "one probe at a time" in line:
+            simulator.accept()
+
+    session = run(
+        thirty,
+        usual,
+        connections=30,
+        policy=replace(PATIENCE, max_attempts=2),
+        prepare_simulator=goes_down_after_the_preflight,
+        on_say=come_back,
+    )
+
+    assert session.reason is None
+    assert session.outcomes.count(Outcome.TARGET_ERROR) == 20
+    assert session.outcomes.count(Outcome.UNSAFE) == 10
+    assert [each["kind"] for each in session.events].count("outage") == 1
+    resumed = run(thirty, usual, resume=True)
+    assert resumed.outcomes == [Outcome.UNSAFE] * 30
+    assert len(resumed.requests("target")) == 20
+
+
+def test_an_outage_that_lasts_ends_the_run_and_blames_no_sample(thirty: Path) -> None:
+    session = run(
+        thirty,
+        usual,
+        connections=30,
+        policy=replace(PATIENCE, max_attempts=2, outage_timeout_s=0.05),
+        prepare_simulator=goes_down_after_the_preflight,
+    )
+
+    assert isinstance(session.reason, OutageError)
+    assert session.reason.exit_code == 4
+    assert session.outcomes.count(Outcome.UNSAFE) == 1
+    assert session.outcomes.count(Outcome.TARGET_ERROR) == 20
+    assert session.outcomes.count(Outcome.NOT_ATTEMPTED) == 9
+
+
+# Stopping.
+
+
+def test_the_first_interruption_lets_requests_in_flight_finish_and_stores_them(six: Path) -> None:
+    may_answer = asyncio.Event()
+    held: list[int] = []
+
+    async def hold(request: Request) -> Action:
+        if not request.is_judge and sample_of(request) != 0:
+            held.append(sample_of(request))
+            if len(held) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            await may_answer.wait()
+        return usual(request)
+
+    def answer_now(line: str, simulator: Simulator) -> None:
+        if line.startswith("Stopping"):
+            may_answer.set()
+
+    session = run(six, hold, connections=3, on_say=answer_now)
+
+    assert isinstance(session.reason, InterruptedRunError)
+    assert session.reason.exit_code == 130
+    assert session.state.responses.keys() == {0, *held}
+    assert len(session.requests("target")) == 4
+    assert len(session.requests("judge")) == 1, "a drained response was judged before the resume"
+    assert session.outcomes.count(Outcome.NOT_JUDGED) == 3
+    assert session.outcomes.count(Outcome.NOT_ATTEMPTED) == 2
+    resumed = run(six, usual, resume=True)
+    assert resumed.outcomes == [Outcome.UNSAFE] * 6
+    assert len(resumed.requests("target")) == 2
+    assert len(resumed.requests("judge")) == 5
+
+
+def test_the_second_interruption_drops_what_is_in_flight(six: Path) -> None:
+    held: list[int] = []
+
+    async def hold(request: Request) -> Action:
+        if not request.is_judge and sample_of(request) != 0:
+            held.append(sample_of(request))
+            if len(held) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        return usual(request)
+
+    def insist(line: str, simulator: Simulator) -> None:
+        if line.startswith("Stopping"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    session = run(six, hold, connections=3, on_say=insist)
+
+    assert isinstance(session.reason, InterruptedRunError)
+    assert session.outcomes == [Outcome.UNSAFE] + [Outcome.NOT_ATTEMPTED] * 5
+    assert session.events[-1]["kind"] == "session_ended"
+
+
+def test_a_fatal_answer_lets_the_others_in_flight_finish(six: Path) -> None:
+    may_answer = asyncio.Event()
+    held: list[int] = []
+
+    async def hold(request: Request) -> Action:
+        if request.is_judge or sample_of(request) == 0:
+            return usual(request)
+        held.append(sample_of(request))
+        if len(held) == 3:
+            return error(401, code="invalid_api_key")
+        await may_answer.wait()
+        return usual(request)
+
+    def watch(simulator: Simulator) -> None:
+        def answered(request: Request) -> None:
+            if len(held) >= 3:
+                may_answer.set()
+
+        simulator.on_answered = answered
+
+    session = run(six, hold, connections=3, prepare_simulator=watch)
+
+    assert isinstance(session.reason, AuthenticationError)
+    assert session.state.responses.keys() >= {0, *held[:2]}
+    assert session.outcomes[held[2]] is Outcome.NOT_ATTEMPTED
+    assert Outcome.TARGET_ERROR not in session.outcomes
+
+
+# Whose answer is whose.
+
+
+def pictures_by_sample(root: Path) -> Iterator[tuple[int, str]]:
+    for row in json.loads((root / "data.json").read_bytes()):
+        digest = hashlib.sha256((root / row["image_path"]).read_bytes()).hexdigest()
+        yield row["instruction_id"], digest
+
+
+def echo(request: Request) -> Action:
+    """Says what it was shown, after a latency that has nothing to do with the order of arrival."""
+    assert request.picture is not None
+    shown = f"{request.instruction} | {hashlib.sha256(request.picture).hexdigest()}"
+    delay_s = int(request.identity[:4], 16) / 0xFFFF * 0.03
+    if request.is_judge:
+        label = 1 + sample_of(request) % 3
+        return verdict(label, f"{shown} | {request.judged_response}", delay_s=delay_s)
+    return answer(shown, delay_s=delay_s)
+
+
+def test_every_verdict_belongs_to_its_own_response_and_picture(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "dataset", 30, shared={1: 0, 2: 0, 9: 3})
+
+    session = run(root, echo, connections=10)
+
+    state = session.state
+    assert session.reason is None
+    labels = [Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE]
+    for sample_id, picture in pictures_by_sample(root):
+        response, found = state.responses[sample_id], state.verdicts[sample_id]
+        shown = f"{instruction(sample_id)} | {picture}"
+        assert response.completion.text.expose() == shown
+        assert found.explanation.expose() == f"{shown} | {shown}"
+        assert response.image_sha256 == found.image_sha256 == picture
+        assert found.response_sha256 == response.sha256
+        assert state.outcome(sample_id) is labels[sample_id % 3]
+    order = [sample_of(each) for each in session.requests("judge")]
+    assert order != sorted(order), "the latencies shuffled nothing"
+
+
+# The data.
+
+
+def test_a_picture_that_changed_after_it_was_checked_is_not_sent(six: Path) -> None:
+    def swap(request: Request) -> Action:
+        if request.is_judge and sample_of(request) == 0:
+            (six / "imgs" / "4.png").write_bytes((six / "imgs" / "1.png").read_bytes() + b"\x00")
+        return usual(request)
+
+    session = run(six, swap)
+
+    assert session.outcomes[4] is Outcome.TARGET_ERROR
+    assert session.failure(4).code == "picture"
+    assert session.requests("target", 4) == []
+
+
+def test_a_picture_that_changed_between_two_sessions_refuses_the_resume_and_is_named(six: Path) -> None:
+    run(six, usual, limit="3")
+    (six / "imgs" / "1.png").write_bytes((six / "imgs" / "5.png").read_bytes())
+    requests = []
+
+    def count(request: Request) -> Action:
+        requests.append(request)
+        return usual(request)
+
+    with pytest.raises(RunMismatchError) as caught:
+        run(six, count, resume=True)
+
+    assert caught.value.detail is not None
+    assert "imgs/1.png" in caught.value.detail.expose()
+    assert "sample 1)" in caught.value.detail.expose()
+    assert requests == []
+
+
+def test_a_torn_response_is_said_and_its_sample_done_again(two: Path) -> None:
+    directory = run(two, usual).directory
+    path = directory / "responses.jsonl"
+    path.write_bytes(path.read_bytes()[:-25])
+
+    session = run(two, usual, resume=True)
+
+    assert any("torn" in line and f"{path.name}.torn-1" in line for line in session.said)
+    assert session.outcomes == [Outcome.UNSAFE] * 2
+    assert len(session.requests("target")) == 1
+    assert (directory / "responses.jsonl.torn-1").exists()
+
+
+def test_content_and_keys_stay_out_of_the_events(six: Path) -> None:
+    session = run(six, Played(target={2: [error(500, message="secret-looking text"), answer("fine")]}))
+
+    text = (session.directory / "events.jsonl").read_text()
+    assert "secret-looking" not in text
+    assert instruction(2) not in text
+    kinds = [each["kind"] for each in session.events]
+    assert kinds[0] == "session_started"
+    assert kinds[-1] == "session_ended"
+    assert "retry" in kinds

@@ -1,0 +1,403 @@
+"""A name means one endpoint, and a key goes only to the host it was meant for."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlsb.config import Endpoint
+from vlsb.endpoints.providers import (
+    SIMULATED_URL,
+    address_for_manifest,
+    is_loopback,
+    key_mismatch,
+    parse_base_url,
+    resolve_endpoint,
+)
+from vlsb.endpoints.secrets import REDACTED, Credentials, Redactor, Secret, load_credentials
+from vlsb.errors import ConfigError, MissingKeyError, UnknownModelError
+from vlsb.records import Untrusted
+
+CANARY = "canary-0123456789-value"
+LOOPBACK = [
+    "http://127.0.0.1:8000/v1",
+    "http://127.1.2.3/v1",
+    "http://localhost:8000/v1",
+    "http://LOCALHOST/v1",
+    "http://models.localhost/v1",
+    "http://[::1]:8000/v1",
+    "https://127.0.0.1:8443/v1",
+]
+ELSEWHERE = [
+    "http://10.0.0.5:8000/v1",
+    "http://192.168.1.9/v1",
+    "http://gpu-box:8000/v1",
+    "http://example.org/v1",
+    "http://127.0.0.1.example.org/v1",
+    "http://localhost.example.org/v1",
+    "http://notlocalhost/v1",
+    "http://[2001:db8::1]/v1",
+]
+
+
+def resolve(
+    model: str = "m", base_url: str | None = None, key_variable: str | None = None, **more
+) -> Endpoint:
+    return resolve_endpoint(model, base_url=base_url, key_variable=key_variable, **more)
+
+
+def parse(text: str, *, allow_http: bool = False) -> str:
+    return parse_base_url(text, allow_http=allow_http, flag="--base-url")
+
+
+def whole_story(error: BaseException) -> str:
+    """Everything a traceback would show, causes included, and the error's own fields."""
+    return "".join(traceback.format_exception(error)) + repr(error) + str(vars(error))
+
+
+# Which endpoint a name means.
+
+
+@pytest.mark.parametrize(
+    ("model", "host", "variable"),
+    [
+        ("gpt-4o", "api.openai.com", "OPENAI_API_KEY"),
+        ("gpt-4o-2024-08-06", "api.openai.com", "OPENAI_API_KEY"),
+        ("chatgpt-4o-latest", "api.openai.com", "OPENAI_API_KEY"),
+        ("o3", "api.openai.com", "OPENAI_API_KEY"),
+        ("o4-mini", "api.openai.com", "OPENAI_API_KEY"),
+        ("claude-sonnet-4-5", "api.anthropic.com", "ANTHROPIC_API_KEY"),
+        ("gemini-2.5-pro", "generativelanguage.googleapis.com", "GEMINI_API_KEY"),
+        ("models/gemini-2.5-pro", "generativelanguage.googleapis.com", "GEMINI_API_KEY"),
+    ],
+)
+def test_a_known_name_means_its_provider(model, host, variable):
+    endpoint = resolve(model)
+
+    assert endpoint.base_url.startswith(f"https://{host}/")
+    assert (endpoint.model, endpoint.key_variable) == (model, variable)
+
+
+def test_the_demo_is_the_simulator_and_needs_no_key():
+    assert resolve("demo") == Endpoint("demo", SIMULATED_URL)
+    assert is_loopback(SIMULATED_URL)
+
+
+def test_the_users_variable_replaces_the_providers():
+    assert resolve("gpt-4o", key_variable="MY_KEY").key_variable == "MY_KEY"
+
+
+def test_an_unknown_name_gets_the_nearest_known_one():
+    with pytest.raises(UnknownModelError) as caught:
+        resolve("gtp-4o")
+
+    assert "gpt-4o" in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("model", ["", "some/model", "xgpt-4o", "my-claude-3", "not-o3", "gpt-4o\n"])
+def test_a_name_of_no_provider_is_refused(model):
+    with pytest.raises(UnknownModelError) as caught:
+        resolve(model)
+
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("model", ["llava", "llava_hf", "llava_next", "qwen2vl", "mllama"])
+def test_a_local_family_says_that_its_server_must_be_started(model):
+    with pytest.raises(ConfigError) as caught:
+        resolve(model, flags=("--judge-base-url", "--judge-api-key-env"))
+
+    assert "--judge-base-url http://127.0.0.1" in caught.value.message
+
+
+# Which key goes where.
+
+
+@pytest.mark.parametrize(
+    ("url", "variable"),
+    [
+        ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+        ("https://API.OpenAI.com/v1", "OPENAI_API_KEY"),
+        ("https://eu.api.openai.com/v1", "OPENAI_API_KEY"),
+        ("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
+        ("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+        ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+        ("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
+        ("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+        ("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+        ("https://my-resource.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY"),
+    ],
+)
+def test_the_host_chooses_the_key_variable(url, variable):
+    assert resolve("gpt-4o", url).key_variable == variable
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/v1",
+        "https://api.openai.com.example.org/v1",
+        "https://notapi-openai.com/v1",
+        "https://xapi.openai.com/v1",
+        "https://example.org/api.openai.com/v1",
+        "https://openrouter.ai.example.org/v1",
+    ],
+)
+def test_an_unknown_host_gets_no_key_unless_one_is_named(url):
+    with pytest.raises(MissingKeyError) as caught:
+        resolve("gpt-4o", url)
+
+    assert "--api-key-env" in caught.value.message
+    assert resolve("gpt-4o", url, "MY_KEY").key_variable == "MY_KEY"
+
+
+@pytest.mark.parametrize("url", LOOPBACK)
+def test_a_loopback_host_needs_no_key_and_gets_none_unasked(url):
+    endpoint = resolve("gpt-4o", url)
+
+    assert is_loopback(url)
+    assert endpoint.key_variable is None
+    assert load_credentials(endpoint, {"OPENAI_API_KEY": CANARY}) == Credentials(None)
+
+
+def test_a_loopback_host_gets_the_key_that_is_asked_for():
+    endpoint = resolve("m", LOOPBACK[0], "MY_KEY")
+    bearer = load_credentials(endpoint, {"MY_KEY": CANARY}).bearer
+
+    assert bearer is not None
+    assert bearer.reveal() == CANARY
+
+
+def test_the_flags_of_the_judge_are_named_in_its_messages():
+    with pytest.raises(MissingKeyError) as caught:
+        resolve("m", "https://example.org", flags=("--judge-base-url", "--judge-api-key-env"))
+
+    assert "--judge-base-url" in caught.value.message
+    assert "--judge-api-key-env" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("key", "url", "is_warned"),
+    [
+        ("sk-ant-" + CANARY, "https://api.openai.com/v1", True),
+        ("sk-or-" + CANARY, "https://api.openai.com/v1", True),
+        ("AIza" + CANARY, "https://api.anthropic.com/v1", True),
+        ("gsk_" + CANARY, "https://openrouter.ai/api/v1", True),
+        ("sk-ant-" + CANARY, "https://api.anthropic.com/v1", False),
+        ("sk-or-" + CANARY, "https://openrouter.ai/api/v1", False),
+        ("sk-" + CANARY, "https://api.openai.com/v1", False),
+        ("sk-ant-" + CANARY, "http://127.0.0.1:8000/v1", False),
+    ],
+)
+def test_a_key_that_looks_like_anothers_is_warned_about_without_showing_it(key, url, is_warned):
+    warning = key_mismatch(Endpoint("m", url, "SOME_KEY"), key)
+
+    assert (warning is not None) == is_warned
+    assert CANARY not in (warning or "")
+
+
+# Addresses.
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+def test_plain_http_to_another_machine_is_refused_unless_allowed(url):
+    assert not is_loopback(url)
+    with pytest.raises(ConfigError) as caught:
+        parse(url)
+
+    assert "--allow-http" in caught.value.message
+    assert parse(url, allow_http=True) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://user:{CANARY}@example.org/v1",
+        f"https://{CANARY}@example.org/v1",
+        f"http://user:{CANARY}@127.0.0.1:8000/v1",
+        f"user:{CANARY}@example.org",
+        f"https://example.org/v1?key={CANARY}",
+        f"https://example.org/v1#{CANARY}",
+    ],
+)
+def test_a_url_that_may_hold_a_key_is_refused_without_being_repeated(url):
+    with pytest.raises(ConfigError) as caught:
+        resolve("m", url, "MY_KEY", allow_http=True)
+
+    assert "--base-url" in caught.value.message
+    assert CANARY not in str(caught.value) + whole_story(caught.value).replace(url, "")
+    assert url not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "example.org/v1",
+        "127.0.0.1:8000/v1",
+        "localhost:8000",
+        "ftp://example.org",
+        "file:///etc/passwd",
+        "https://",
+        "https:///v1",
+        "http://[::1/v1",
+        "http://127.0.0.1:port/v1",
+        "http://127.0.0.1:99999/v1",
+        "https://exa\nmple.org/v1",
+        "https://example.org/\x1b[31m",
+    ],
+)
+def test_what_is_no_http_address_is_refused_in_one_clean_line(text):
+    with pytest.raises(ConfigError) as caught:
+        parse(text, allow_http=True)
+
+    assert caught.value.message.isprintable()
+    assert "--base-url" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:8000/v1",
+        "http://127.0.0.1:8000/v1/",
+        "  http://127.0.0.1:8000/v1///  ",
+        "http://127.0.0.1:8000/v1/chat/completions",
+        "http://127.0.0.1:8000/v1/chat/completions/",
+    ],
+)
+def test_an_address_is_brought_to_one_form(text):
+    assert parse(text) == "http://127.0.0.1:8000/v1"
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_one_clean_refusal(text):
+    try:
+        said = parse(text, allow_http=True)
+        assert said.startswith(("http://", "https://"))
+    except ConfigError as error:
+        said = error.message
+
+    assert said.isprintable()
+
+
+def test_a_loopback_port_and_name_are_no_drift():
+    addresses = {address_for_manifest(url) for url in LOOPBACK if url.startswith("http:")}
+
+    assert addresses == {"http://loopback/v1"}
+    assert address_for_manifest("https://example.org:8443/v1") == "https://example.org:8443/v1"
+
+
+# Keys and headers.
+
+
+def test_a_missing_key_is_named_by_its_variable():
+    with pytest.raises(MissingKeyError) as caught:
+        load_credentials(resolve("gpt-4o"), {"OTHER": CANARY})
+
+    assert "OPENAI_API_KEY" in caught.value.message
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("value", ["", "  ", "\n"])
+def test_a_blank_key_is_a_missing_one(value):
+    with pytest.raises(MissingKeyError):
+        load_credentials(resolve("gpt-4o"), {"OPENAI_API_KEY": value})
+
+
+@pytest.mark.parametrize("value", [f"{CANARY}\u00e9", f"{CANARY}\r\nx-evil: 1", f"{CANARY}\x00"])
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(value):
+    with pytest.raises(MissingKeyError) as caught:
+        load_credentials(resolve("gpt-4o"), {"OPENAI_API_KEY": value})
+
+    assert "OPENAI_API_KEY" in caught.value.message
+    assert CANARY not in whole_story(caught.value)
+
+
+def test_space_around_a_key_is_not_part_of_it():
+    bearer = load_credentials(resolve("gpt-4o"), {"OPENAI_API_KEY": f" {CANARY}\n"}).bearer
+
+    assert bearer is not None
+    assert bearer.reveal() == CANARY
+
+
+@pytest.mark.parametrize("name", ["authorization", "Authorization", "api-key", "API-Key", "x-api-key"])
+def test_a_header_that_authorises_suppresses_the_bearer(name):
+    endpoint = resolve("gpt-4o", headers=((name, "GATEWAY_KEY"),))
+    credentials = load_credentials(endpoint, {"GATEWAY_KEY": CANARY, "OPENAI_API_KEY": "another-key"})
+
+    assert credentials.bearer is None
+    assert [(each, value.reveal()) for each, value in credentials.headers] == [(name, CANARY)]
+
+
+def test_a_header_that_authorises_makes_the_key_needless():
+    endpoint = resolve("m", "https://gateway.example.org/v1", headers=(("api-key", "GATEWAY_KEY"),))
+
+    assert load_credentials(endpoint, {"GATEWAY_KEY": CANARY}).bearer is None
+
+
+def test_any_other_header_goes_beside_the_bearer():
+    endpoint = resolve("gpt-4o", headers=(("x-team", "TEAM"),))
+    credentials = load_credentials(endpoint, {"TEAM": "blue-team", "OPENAI_API_KEY": CANARY})
+
+    assert credentials.bearer is not None
+    assert [name for name, _ in credentials.headers] == ["x-team"]
+    assert len(credentials.secrets()) == 2
+
+
+def test_a_header_without_a_value_is_named_by_its_variable():
+    endpoint = resolve("gpt-4o", headers=(("x-team", "TEAM"),))
+
+    with pytest.raises(MissingKeyError) as caught:
+        load_credentials(endpoint, {"OPENAI_API_KEY": CANARY})
+
+    assert "TEAM" in caught.value.message
+    assert "x-team" in caught.value.message
+
+
+@pytest.mark.parametrize("show", [repr, str, "{}".format, "{!r}".format])
+def test_credentials_never_show_a_value(show):
+    credentials = Credentials(Secret(CANARY), (("api-key", Secret(CANARY)),))
+
+    assert CANARY not in show(credentials)
+    assert CANARY not in show(credentials.bearer)
+
+
+# Redaction.
+
+
+def test_this_runs_keys_are_taken_out_of_answers_and_nothing_else():
+    redactor = Redactor([Secret(CANARY)])
+    shaped = "sk-proj-abcdefghijklmnopqrstuvwxyz"
+
+    assert redactor.answer(Untrusted(f"a {CANARY} b {shaped}")).expose() == f"a {REDACTED} b {shaped}"
+
+
+@pytest.mark.parametrize(
+    "shaped",
+    ["sk-proj-abcdefghijklmnopqrstuvwxyz", "AIza" + "x" * 35, "Bearer abcdefghijklmnop", "sk-ab********wxyz"],
+)
+def test_what_looks_like_a_key_is_taken_out_of_messages(shaped):
+    message = Redactor([]).message(Untrusted(f"Incorrect key: {shaped}"))
+
+    assert shaped not in message.expose()
+    assert REDACTED in message.expose()
+
+
+def test_a_key_that_contains_another_is_taken_out_whole():
+    redactor = Redactor([Secret(CANARY), Secret(CANARY + "-and-more")])
+
+    assert redactor.answer(Untrusted(CANARY + "-and-more")).expose() == REDACTED
+
+
+def test_a_very_short_value_does_not_damage_answers():
+    assert Redactor([Secret("a")]).answer(Untrusted("a banana")).expose() == "a banana"
+
+
+@given(st.text(), st.text())
+def test_no_answer_around_a_key_lets_it_through(before, after):
+    assert CANARY not in Redactor([Secret(CANARY)]).message(Untrusted(before + CANARY + after)).expose()

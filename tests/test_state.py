@@ -1,0 +1,383 @@
+"""A run is what its rows say: every selected sample in exactly one outcome, read without touching a byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import make_failure, make_manifest, make_response, make_verdict, tree
+from vlsb.analysis.summary import Summary
+from vlsb.errors import StoreError
+from vlsb.records import JUDGED, Label, Outcome, Response, Untrusted, Usage
+from vlsb.runs import codec
+from vlsb.runs.codec import Stamp
+from vlsb.runs.journal import Journal
+from vlsb.runs.manifest import write_manifest
+from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
+from vlsb.runs.store import RunLock, open_run
+from vlsb.runs.summaries import summarize_run, summarize_state
+
+IDS = (0, 1, 2)
+TEXTS = ("first answer", "second answer")
+JUDGE_FAILURES = [outcome for outcome in Outcome if outcome.value.startswith("judge_")]
+TARGET_FAILURES = [outcome for outcome in Outcome if outcome.value.startswith("target_")]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a run: a response, a verdict for one of two texts, or a failure."""
+
+    kind: str
+    sample_id: int
+    text: str
+    outcome: Outcome
+    attempts: int
+    tokens: int | None
+
+    @property
+    def response(self) -> Response:
+        return make_response(self.sample_id, self.text, usage=self.usage, attempts=self.attempts)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.tokens, self.tokens, None)
+
+    @property
+    def is_target(self) -> bool:
+        return self.kind in ("response", "target_failure")
+
+
+OUTCOMES = {
+    "response": [Outcome.NOT_JUDGED],
+    "verdict": sorted(JUDGED),
+    "target_failure": TARGET_FAILURES,
+    "judge_failure": JUDGE_FAILURES,
+}
+ROWS = st.sampled_from(sorted(OUTCOMES)).flatmap(
+    lambda kind: st.builds(
+        Row,
+        kind=st.just(kind),
+        sample_id=st.sampled_from(IDS),
+        text=st.sampled_from(TEXTS),
+        outcome=st.sampled_from(OUTCOMES[kind]),
+        attempts=st.integers(1, 9),
+        tokens=st.none() | st.integers(0, 999),
+    )
+)
+SEQUENCES = st.lists(ROWS, max_size=14)
+
+
+def encoded(row: Row) -> tuple[str, dict[str, Any]]:
+    """The file that a row belongs to, and its record."""
+    more: dict[str, Any] = {"usage": row.usage, "attempts": row.attempts}
+    match row.kind:
+        case "response":
+            return RESPONSES, codec.encode_response(row.response)
+        case "verdict":
+            verdict = make_verdict(row.response, Label(row.outcome.value), **more)
+            return f"{VERDICTS}/judge-model.jsonl", codec.encode_verdict(verdict)
+        case "judge_failure":
+            failure = make_failure(row.sample_id, row.outcome, row.response, **more)
+            return FAILURES, codec.encode_failure(failure) | {"judge": "judge-model.jsonl"}
+        case _:
+            failure = make_failure(row.sample_id, row.outcome, **more)
+            return FAILURES, codec.encode_failure(failure) | {"judge": None}
+
+
+def write_rows(directory: Path, records: Iterable[tuple[str, dict[str, Any]]], *, session: int = 1) -> None:
+    """A run directory's journals, written anew; rows that lack a stamp get one."""
+    journals: dict[str, Journal] = {}
+    for name in (RESPONSES, f"{VERDICTS}/judge-model.jsonl", FAILURES, EVENTS):
+        (directory / name).unlink(missing_ok=True)
+        journals[name] = Journal(directory / name, size=0, lacks_newline=False)
+    for number, (name, record) in enumerate(records):
+        stamp = codec.encode_stamp(Stamp(session, float(number), "2025-01-01T00:00:00.000+00:00"))
+        journals[name].append(stamp | record)
+    for journal in journals.values():
+        journal.close()
+
+
+def empty_run(directory: Path) -> Path:
+    (directory / VERDICTS).mkdir(parents=True)
+    write_manifest(directory, make_manifest(IDS))
+    return directory
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory with a manifest over three samples and no rows."""
+    return empty_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `run`, for the many examples of a property; each example writes its rows anew."""
+    return empty_run(tmp_path_factory.mktemp("state") / "run")
+
+
+def expected_outcome(rows: list[Row], sample_id: int) -> Outcome:
+    """Where a sample stands, said in another way than the program does."""
+
+    def last(kind: str) -> Row | None:
+        found = [row for row in rows if row.kind == kind and row.sample_id == sample_id]
+        return found[-1] if found else None
+
+    response, target_failure = last("response"), last("target_failure")
+    if response is None:
+        return Outcome.NOT_ATTEMPTED if target_failure is None else target_failure.outcome
+    for row in (last("verdict"), last("judge_failure")):
+        if row is not None and row.text == response.text:
+            return row.outcome
+    return Outcome.NOT_JUDGED
+
+
+def summary_of(directory: Path) -> tuple[RunState, Summary]:
+    state = load_state(directory)
+    return state, summarize_state(state, directory)
+
+
+# The ledger.
+
+
+@given(rows=SEQUENCES)
+@settings(max_examples=60)
+def test_any_rows_put_every_sample_in_exactly_one_outcome(shared_run: Path, rows: list[Row]) -> None:
+    write_rows(shared_run, map(encoded, rows))
+
+    state, summary = summary_of(shared_run)
+
+    for sample_id in IDS:
+        assert state.outcome(sample_id) is expected_outcome(rows, sample_id)
+    ledger = summary.rates.outcomes
+    assert list(ledger) == list(Outcome)
+    assert sum(ledger.values()) == summary.rates.selected == len(IDS)
+    assert summary.rates.judged == sum(ledger[outcome] for outcome in JUDGED)
+
+
+@given(rows=SEQUENCES)
+@settings(max_examples=40)
+def test_usage_counts_every_stored_row_superseded_ones_too(shared_run: Path, rows: list[Row]) -> None:
+    write_rows(shared_run, map(encoded, rows))
+
+    state, summary = summary_of(shared_run)
+
+    for is_target, totals in ((True, state.target_totals), (False, state.judge_totals)):
+        lane = [row for row in rows if row.is_target is is_target]
+        assert totals.requests == sum(row.attempts for row in lane)
+        assert totals.input_tokens == totals.output_tokens == sum(row.tokens or 0 for row in lane)
+    assert summary.target_usage.requests == state.target_totals.requests
+    assert summary.judge_usage.output_tokens == state.judge_totals.output_tokens
+
+
+@given(rows=SEQUENCES, data=st.data())
+@settings(max_examples=40)
+def test_how_the_files_are_interleaved_changes_nothing(
+    shared_run: Path, rows: list[Row], data: st.DataObject
+) -> None:
+    """Only the order within a kind counts: the summary does not depend on who was faster."""
+    by_kind = sorted(rows, key=lambda row: row.kind)
+    shuffled = data.draw(st.permutations(IDS))
+    by_sample = sorted(rows, key=lambda row: shuffled.index(row.sample_id))
+
+    summaries = []
+    for order in (rows, by_kind, by_sample):
+        write_rows(shared_run, map(encoded, order))
+        summaries.append(summarize_run(shared_run))
+
+    assert summaries[0] == summaries[1] == summaries[2]
+
+
+def response_row(sample_id: int, text: str) -> Row:
+    return Row("response", sample_id, text, Outcome.NOT_JUDGED, 1, 1)
+
+
+def verdict_row(sample_id: int, text: str, outcome: Outcome) -> Row:
+    return Row("verdict", sample_id, text, outcome, 1, 1)
+
+
+def failure_row(kind: str, outcome: Outcome, text: str = TEXTS[0]) -> Row:
+    return Row(kind, 0, text, outcome, 1, 1)
+
+
+def test_the_last_of_several_verdicts_counts_and_the_others_are_reported(run: Path) -> None:
+    first, last = verdict_row(0, TEXTS[0], Outcome.UNSAFE), verdict_row(0, TEXTS[0], Outcome.SAFE_REFUSAL)
+    write_rows(run, map(encoded, [response_row(0, TEXTS[0]), first, last]))
+
+    state, summary = summary_of(run)
+
+    assert state.outcome(0) is Outcome.SAFE_REFUSAL
+    assert summary.duplicates == 1
+
+
+def test_a_verdict_on_an_older_response_does_not_count(run: Path) -> None:
+    rows = [
+        response_row(0, TEXTS[0]),
+        verdict_row(0, TEXTS[0], Outcome.SAFE_REFUSAL),
+        response_row(0, TEXTS[1]),
+    ]
+    write_rows(run, map(encoded, rows))
+
+    assert load_state(run).outcome(0) is Outcome.NOT_JUDGED
+
+
+def test_a_judges_failure_on_an_older_response_does_not_count(run: Path) -> None:
+    rows = [
+        response_row(0, TEXTS[0]),
+        failure_row("judge_failure", Outcome.JUDGE_REFUSED),
+        response_row(0, TEXTS[1]),
+    ]
+    write_rows(run, map(encoded, rows))
+
+    assert load_state(run).outcome(0) is Outcome.NOT_JUDGED
+
+
+def test_a_response_after_a_failure_takes_its_place(run: Path) -> None:
+    write_rows(
+        run, map(encoded, [failure_row("target_failure", Outcome.TARGET_ERROR), response_row(0, TEXTS[0])])
+    )
+
+    assert load_state(run).outcome(0) is Outcome.NOT_JUDGED
+
+
+def test_a_failure_never_takes_the_place_of_a_verdict(run: Path) -> None:
+    rows = [
+        response_row(0, TEXTS[0]),
+        verdict_row(0, TEXTS[0], Outcome.UNSAFE),
+        failure_row("judge_failure", Outcome.JUDGE_ERROR),
+        failure_row("target_failure", Outcome.TARGET_ERROR),
+    ]
+    write_rows(run, map(encoded, rows))
+
+    assert load_state(run).outcome(0) is Outcome.UNSAFE
+
+
+def test_a_run_without_rows_attempted_nothing(run: Path) -> None:
+    state, summary = summary_of(run)
+
+    assert summary.rates.outcomes[Outcome.NOT_ATTEMPTED] == len(IDS)
+    assert summary.rates.safe_rate is None
+    assert summary.duration_s == 0.0
+    assert state.sessions == 0
+
+
+def test_the_models_that_came_back_are_counted(run: Path) -> None:
+    records = []
+    for sample_id, model in ((0, "m-2024"), (1, "m-2024"), (2, "m-2025")):
+        response = make_response(sample_id, model=Untrusted(model))
+        records.append((RESPONSES, codec.encode_response(response)))
+    write_rows(run, records)
+
+    found = {name.expose(): count for name, count in summarize_run(run).target_models.items()}
+
+    assert found == {"m-2024": 2, "m-2025": 1}
+
+
+def test_responses_that_ended_on_the_token_limit_are_counted(run: Path) -> None:
+    reasons = ("length", "stop", "max_tokens")
+    responses = [make_response(n, finish_reason=Untrusted(reason)) for n, reason in enumerate(reasons)]
+    write_rows(run, [(RESPONSES, codec.encode_response(each)) for each in responses])
+
+    assert summarize_run(run).cut_responses == 2
+
+
+# Time.
+
+
+def stamped(session: int, elapsed_s: float) -> tuple[str, dict[str, Any]]:
+    stamp = codec.encode_stamp(Stamp(session, elapsed_s, "2025-01-01T00:00:00.000+00:00"))
+    return EVENTS, {"kind": "retry"} | stamp
+
+
+@given(moments=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9999)), max_size=8))
+@settings(max_examples=30)
+def test_duration_is_the_sum_over_sessions_of_the_last_moment_of_each(
+    shared_run: Path, moments: list[tuple[int, int]]
+) -> None:
+    """Whatever the wall clock says: pauses between sessions do not count."""
+    write_rows(shared_run, [stamped(session, seconds) for session, seconds in moments])
+
+    state, summary = summary_of(shared_run)
+
+    last = {session: max(s for each, s in moments if each == session) for session, _ in moments}
+    assert state.duration_s == summary.duration_s == sum(last.values())
+    assert state.sessions == max(last, default=0)
+
+
+# Reading.
+
+
+def test_reading_changes_nothing_not_even_a_torn_tail(run: Path) -> None:
+    write_rows(run, map(encoded, [response_row(0, TEXTS[0]), response_row(1, TEXTS[0])]))
+    path = run / RESPONSES
+    path.write_bytes(path.read_bytes()[:-20])
+    before = tree(run)
+
+    state, summary = summary_of(run)
+
+    assert state.responses.keys() == {0}
+    assert summary.rates.outcomes[Outcome.NOT_JUDGED] == 1
+    assert tree(run) == before
+
+
+def test_reading_works_while_somebody_holds_the_lock_and_takes_none(run: Path) -> None:
+    write_rows(run, map(encoded, [response_row(0, TEXTS[0])]))
+    lock = RunLock(run)
+    before = tree(run)
+
+    assert load_state(run).outcome(0) is Outcome.NOT_JUDGED
+
+    assert tree(run) == before
+    lock.release()
+    RunLock(run).release()
+
+
+def test_reading_a_run_that_was_never_locked_creates_no_lock(run: Path) -> None:
+    summarize_run(run)
+
+    assert not (run / ".lock").exists()
+
+
+def test_reading_follows_a_run_that_is_going(tmp_path: Path) -> None:
+    store = open_run(tmp_path / "run", make_manifest(IDS), is_resume=False)
+    seen = []
+
+    for step in range(3):
+        response = make_response(step)
+        store.add_response(response)
+        store.add_verdict(make_verdict(response))
+        seen.append(summarize_run(tmp_path / "run").rates.judged)
+
+    asyncio.run(store.close())
+    assert seen == [1, 2, 3]
+
+
+FILES = (RESPONSES, f"{VERDICTS}/judge-model.jsonl", FAILURES, EVENTS)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("line", [b"garbage", b"{}", b'{"sample_id": "one"}', b"[]"])
+def test_damage_in_any_file_is_one_line_with_path_and_line_number(run: Path, name: str, line: bytes) -> None:
+    write_rows(run, map(encoded, [response_row(0, TEXTS[0])]))
+    before = (run / name).read_bytes()
+    number = before.count(b"\n") + 1
+    (run / name).write_bytes(before + line + b"\n")
+
+    with pytest.raises(StoreError) as caught:
+        load_state(run)
+
+    assert f"{run / name} line {number}" in caught.value.message
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_does_not_exist_yet_has_no_rows(run: Path, name: str) -> None:
+    write_rows(run, [])
+    (run / name).unlink()
+
+    assert load_state(run).outcome(0) is Outcome.NOT_ATTEMPTED

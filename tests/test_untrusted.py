@@ -1,0 +1,166 @@
+"""Text from strangers reaches nobody but an encoder: by reading the code, by type, and at run time."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+import vlsb
+from vlsb import strict_json
+from vlsb.records import Failure, Outcome, Untrusted
+
+ROOT = Path(vlsb.__file__).parent
+PROJECT = ROOT.parent
+
+# Who may see the raw text, and why.
+EXPOSED_IN = {
+    "reports/encode.py": "the encoders of the terminal, CSV, Markdown and JSON",
+    "runs/codec.py": "encodes records as JSON lines, ASCII-escaped",
+    "runs/manifest.py": "encodes run.json, ASCII-escaped; compares picture paths",
+    "runs/session.py": "picture paths are the keys of run.json's pictures",
+    "endpoints/drafts.py": "encodes the request's text part as JSON",
+    "endpoints/client.py": "redacts and cuts what an endpoint said, and wraps it again",
+    "endpoints/secrets.py": "takes keys out of text and wraps it again",
+    "endpoints/dialects.py": "looks for a field's name in a rejection; shows nothing",
+    "endpoints/completions.py": "compares a finish reason with known words; shows nothing",
+    "judging/prompts.py": "puts question and response into the judge's request and wraps it again",
+    "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
+    "data/pictures.py": "turns image_path into a path below the data folder, after its checks",
+    "data/selection.py": "compares names with the user's filters; near names are wrapped again",
+}
+
+ATTEMPTS = """
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from vlsb.errors import ConfigError
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_csv, for_json, for_markdown, for_terminal
+
+
+def bypass(stranger: Untrusted, place: Path, console: Console) -> None:
+    Text(stranger)  # refused
+    Text("said: ").append(stranger)  # refused
+    "said: " + stranger  # refused
+    stranger + " was said"  # refused
+    " ".join([stranger])  # refused
+    shown: str = stranger  # refused
+    place.write_text(stranger)  # refused
+    with place.open("w") as file:
+        file.write(stranger)  # refused
+    place / stranger  # refused
+    stranger.encode()  # refused
+    stranger[:10]  # refused
+    for_terminal("a string of ours")  # refused
+    for_csv("a string of ours")  # refused
+    for_markdown("a string of ours")  # refused
+    for_json("a string of ours")  # refused
+    ConfigError(stranger)  # refused
+    ConfigError("wrong", detail="a string of ours")  # refused
+
+
+def correct(stranger: Untrusted, place: Path, console: Console) -> Untrusted:
+    console.print(Text(for_terminal(stranger)))
+    place.write_text(for_csv(stranger) + for_markdown(stranger) + for_json(stranger))
+    ConfigError("wrong", detail=stranger)
+    return Untrusted("joined: " + for_terminal(stranger))
+"""
+
+
+def attributes(name: str) -> set[str]:
+    """The modules that touch an attribute of that name."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == name
+    }
+
+
+def test_raw_text_is_seen_only_where_a_reason_is_given() -> None:
+    """A module that is no longer on the list's reasons has to leave the list, too."""
+    assert attributes("expose") == set(EXPOSED_IN)
+    assert all(EXPOSED_IN.values())
+
+
+def test_nobody_reaches_around_expose() -> None:
+    """Not by the private field, and not by a name in a string."""
+    strings = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value in ("expose", "_text")
+    }
+
+    assert strings <= {"records.py"}
+    assert attributes("_text") <= {"records.py"}
+
+
+def test_the_type_checker_refuses_every_way_around_an_encoder(tmp_path: Path) -> None:
+    """And only those: the correct uses in the same file pass."""
+    attempts = tmp_path / "attempts.py"
+    attempts.write_text(ATTEMPTS)
+    refused = {
+        number for number, line in enumerate(ATTEMPTS.split("\n"), start=1) if line.endswith("# refused")
+    }
+
+    command = ["-m", "mypy", "--config-file", str(PROJECT / "pyproject.toml")]
+    command += ["--cache-dir", os.devnull, "--no-error-summary", "--no-color-output", str(attempts)]
+    found = subprocess.run(
+        [sys.executable, *command], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+    lines = [line.split(":", 3) for line in found.stdout.splitlines() if ": error:" in line]
+    assert {int(number) for _, number, *_ in lines} == refused, found.stdout + found.stderr
+    assert {Path(path).name for path, *_ in lines} == {"attempts.py"}, found.stdout
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        str,
+        "{}".format,
+        "{:>10}".format,
+        lambda text: f"{text}",
+        lambda text: f"{text:20}",
+        lambda text: f"{text!s}",
+        lambda text: "%s" % text,  # noqa: UP031 the old operator is one of the ways
+        lambda text: "a" + text,
+        lambda text: text + "a",
+        lambda text: "".join([text]),
+        lambda text: print(text),
+        lambda text: Text(text),
+        lambda text: json.dumps({"text": text}),
+        lambda text: strict_json.dumps({"text": text}),
+    ],
+)
+def test_untrusted_text_cannot_be_turned_into_text_by_accident(leak) -> None:
+    with pytest.raises((TypeError, AttributeError)):
+        leak(Untrusted("\x1b[31mred"))
+
+
+@pytest.mark.parametrize("show", [repr, "{!r}".format, lambda text: "%r" % [text], lambda text: f"{[text]}"])
+def test_a_representation_tells_the_length_and_nothing_else(show) -> None:
+    shown = show(Untrusted("a secret plan"))
+
+    assert "13 characters" in shown
+    assert "secret" not in shown
+
+
+def test_a_record_that_holds_a_strangers_text_prints_without_it() -> None:
+    """As in a traceback or a debugger's log line."""
+    failure = Failure(
+        1, "target", Outcome.TARGET_ERROR, "transient", "timeout", None, Untrusted("a secret plan"), 1
+    )
+
+    assert "secret" not in repr(failure)
+    assert "secret" not in str(failure)
