@@ -156,8 +156,6 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     [
         (None, "has no data.json."),
         ("imgs.tar", "only imgs.tar"),
-        ("train.parquet", "only parquet"),
-        ("data/train-00000.parquet", "only parquet"),
     ],
 )
 def test_another_layout_is_told_the_expected_one(tmp_path: Path, other: str | None, words: str) -> None:
@@ -171,10 +169,25 @@ def test_another_layout_is_told_the_expected_one(tmp_path: Path, other: str | No
     assert "data.json and imgs/" in message
 
 
-def test_rows_beside_a_packed_archive_are_told_to_unpack_it(tmp_path: Path) -> None:
-    (folder(tmp_path, [row()]) / "imgs.tar").touch()
+def test_the_fields_of_2025_are_carried_where_a_row_has_them(tmp_path: Path) -> None:
+    later = {"image_description": "A cat.", "safety_reason": "None at all."}
 
-    assert "Unpack it" in complaint(tmp_path)
+    samples = load_dataset(folder(tmp_path, [row(0, **later), row(1), row(2, safety_reason=None)])).samples
+
+    assert samples[0].image_description == Untrusted("A cat.")
+    assert samples[0].safety_reason == Untrusted("None at all.")
+    assert [(each.image_description, each.safety_reason) for each in samples[1:]] == [(None, None)] * 2
+
+
+def test_the_fields_of_2025_are_in_no_digest(tmp_path: Path) -> None:
+    samples = load_dataset(folder(tmp_path, [row(0, image_description="A cat."), row(1)])).samples
+
+    assert samples[0].digest() == load_dataset(folder(tmp_path, [row(0)])).samples[0].digest()
+
+
+@pytest.mark.parametrize("field", ["image_description", "safety_reason"])
+def test_a_field_of_2025_that_is_no_text_is_refused(tmp_path: Path, field: str) -> None:
+    assert f"{field} must be text" in complaint(folder(tmp_path, [row(0, **{field: 3})]))
 
 
 def test_a_fifo_named_like_the_rows_does_not_hang(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlsb.data import Dataset, media_type
+from vlsb.data.folder import opened_in_folder
 from vlsb.data.pictures import (
     MAX_PICTURE_BYTES,
+    OpenPicture,
     full_decode,
     inspect_picture,
     inspect_pictures,
@@ -53,13 +56,18 @@ def sample(sample_id: int, image_path: str) -> Sample:
     return Sample(sample_id, text, Untrusted(image_path), text, text, text)
 
 
+def below(root: Path) -> OpenPicture:
+    return partial(opened_in_folder, root)
+
+
 def dataset(root: Path, *image_paths: str) -> Dataset:
-    return Dataset(root, tuple(sample(number, path) for number, path in enumerate(image_paths)))
+    samples = tuple(sample(number, path) for number, path in enumerate(image_paths))
+    return Dataset(root, samples, below(root))
 
 
 def reason(root: Path, image_path: str) -> str:
     with quiet_decoder(), pytest.raises(ImageError) as caught:
-        inspect_picture(root, Untrusted(image_path))
+        inspect_picture(below(root), Untrusted(image_path))
     assert caught.value.detail == Untrusted(image_path)
     assert "\n" not in caught.value.message
     return caught.value.message
@@ -113,7 +121,7 @@ def test_an_absolute_path_inside_the_folder_is_refused(root: Path) -> None:
 
 @given(st.text(max_size=40))
 def test_any_path_is_a_picture_or_an_image_error(tmp_path_factory: pytest.TempPathFactory, path: str) -> None:
-    found = inspect_pictures(tmp_path_factory.getbasetemp(), [Untrusted(path)], known={})
+    found = inspect_pictures(below(tmp_path_factory.getbasetemp()), [Untrusted(path)], known={})
 
     assert isinstance(found[Untrusted(path)], ImageError)
 
@@ -139,7 +147,7 @@ def test_a_linked_folder_that_leads_out_is_refused(root: Path) -> None:
 def test_a_linked_folder_that_stays_inside_is_followed(root: Path) -> None:
     (root / "pictures").symlink_to("imgs")
 
-    assert inspect_picture(root, Untrusted("pictures/0.png")).media_type == "image/png"
+    assert inspect_picture(below(root), Untrusted("pictures/0.png")).media_type == "image/png"
 
 
 def test_a_loop_of_links_is_refused(root: Path) -> None:
@@ -152,7 +160,7 @@ def test_a_loop_of_links_is_refused(root: Path) -> None:
 def test_the_data_set_folder_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
 
-    assert inspect_picture(tmp_path / "link", Untrusted("imgs/0.png")).media_type == "image/png"
+    assert inspect_picture(below(tmp_path / "link"), Untrusted("imgs/0.png")).media_type == "image/png"
 
 
 def test_a_fifo_does_not_hang(root: Path) -> None:
@@ -178,7 +186,7 @@ def test_the_type_comes_from_the_bytes_not_the_name(root: Path, kind: str, expec
     content = encoded(kind)
     (root / "imgs" / "1.png").write_bytes(content)
 
-    picture = inspect_picture(root, Untrusted("imgs/1.png"))
+    picture = inspect_picture(below(root), Untrusted("imgs/1.png"))
 
     facts = (root / "imgs" / "1.png").stat()
     assert picture == Picture(hashlib.sha256(content).hexdigest(), expected, len(content), facts.st_mtime_ns)
@@ -222,7 +230,7 @@ def test_a_picture_bomb_is_refused_by_its_header(root: Path, size: tuple[int, in
 def test_fifty_megapixels_pass(root: Path) -> None:
     (root / "imgs" / "1.png").write_bytes(png_declaring(10_000, 5_000))
 
-    assert inspect_picture(root, Untrusted("imgs/1.png")).media_type == "image/png"
+    assert inspect_picture(below(root), Untrusted("imgs/1.png")).media_type == "image/png"
 
 
 def test_a_file_over_the_size_limit_is_refused_unread(root: Path) -> None:
@@ -253,7 +261,7 @@ def test_damaged_pictures_are_decoded_or_refused_but_never_crash(
     path.write_bytes(content)
 
     with quiet_decoder(), contextlib.suppress(ImageError):
-        full_decode(path.parent, Untrusted(path.name))
+        full_decode(below(path.parent), Untrusted(path.name))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
@@ -261,17 +269,17 @@ def test_only_a_full_decode_notices_a_cut_picture(root: Path, kind: str) -> None
     content = encoded(kind, (200, 200))
     (root / "imgs" / "1.png").write_bytes(content[: len(content) // 2])
     if kind != "WEBP":  # its header check already needs the whole file
-        assert inspect_picture(root, Untrusted("imgs/1.png")).size_bytes == len(content) // 2
+        assert inspect_picture(below(root), Untrusted("imgs/1.png")).size_bytes == len(content) // 2
 
     with quiet_decoder(), pytest.raises(ImageError, match="cut or damaged"):
-        full_decode(root, Untrusted("imgs/1.png"))
+        full_decode(below(root), Untrusted("imgs/1.png"))
 
 
 def test_a_png_without_its_last_twenty_bytes_is_noticed(root: Path) -> None:
     (root / "imgs" / "1.png").write_bytes(encoded()[:-20])
 
     with quiet_decoder(), pytest.raises(ImageError, match="cut or damaged"):
-        full_decode(root, Untrusted("imgs/1.png"))
+        full_decode(below(root), Untrusted("imgs/1.png"))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
@@ -279,7 +287,7 @@ def test_a_whole_picture_decodes(root: Path, kind: str) -> None:
     (root / "imgs" / "1.png").write_bytes(encoded(kind))
 
     with quiet_decoder():
-        full_decode(root, Untrusted("imgs/1.png"))
+        full_decode(below(root), Untrusted("imgs/1.png"))
 
 
 def test_samples_that_share_a_picture_get_one_inspection(root: Path) -> None:
@@ -320,7 +328,7 @@ def test_all_bad_pictures_are_named_in_one_line(root: Path) -> None:
         data.inspect(data.samples, known={})
 
     assert caught.value.message == (
-        "data.json: the picture cannot be used in 13 of 14 rows, instruction_id 1, 2, 3, 4, 5, 6, 7, 8, 9, "
+        "The picture cannot be used in 13 of 14 rows, instruction_id 1, 2, 3, 4, 5, 6, 7, 8, 9, "
         "10 and 3 more. Row with instruction_id 1: picture is missing; copy it to its image_path. "
         "Mend them, or go on without them: --skip-bad-pictures."
     )
@@ -378,10 +386,10 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
     os.mkfifo(root / "imgs" / "1.png")
     (root / "imgs" / "2.png").write_bytes(b"<html>")
     paths = [Untrusted(f"imgs/{number}.png") for number in range(4)] + [Untrusted("imgs")]
-    inspect_pictures(root, paths, known={})
+    inspect_pictures(below(root), paths, known={})
     before = sorted(Path("/dev/fd").iterdir())
 
-    inspect_pictures(root, paths, known={})
+    inspect_pictures(below(root), paths, known={})
 
     assert sorted(Path("/dev/fd").iterdir()) == before
 

@@ -94,7 +94,8 @@ class Sample:
     """One image-instruction pair of VLSBench, as published.
 
     `id` is `instruction_id`; it is the only key (pictures and instructions repeat, and `image_path`
-    is not derived from it). `instruction` may be empty (id 1685).
+    is not derived from it). `instruction` may be empty (id 1685). The last two came with the 2025-03
+    revision of the data; they are carried, but no digest depends on them.
     """
 
     id: int
@@ -103,6 +104,8 @@ class Sample:
     category: Untrusted
     sub_category: Untrusted
     source: Untrusted
+    image_description: Untrusted | None = None
+    safety_reason: Untrusted | None = None
 
     def digest(self) -> str:
         """Sixteen hex digits over every published core field, in a fixed order."""

@@ -1,7 +1,8 @@
-"""VLSBench as a folder on disk: rows, pictures, selection, the check, and the embedded mini set.
+"""VLSBench in all its layouts: rows, pictures, selection, the check, the hub, and the embedded mini set.
 
-The room owns what a sample is and which pictures may be read. It never opens a network connection,
-never writes, and knows nothing of runs; the picture decoder is imported only where it is used.
+The room owns what a sample is and which pictures may be read. It writes nowhere but in caches, reaches
+no network but through the hub's own library, and knows nothing of runs; the picture decoder, pyarrow
+and the hub's library are imported only where they are used.
 """
 
 from vlsb.data.check import (
@@ -13,15 +14,20 @@ from vlsb.data.check import (
     SourceCount,
     check_dataset,
 )
-from vlsb.data.folder import Dataset, load_dataset
+from vlsb.data.dataset import DataFiles, Dataset, load_dataset, load_dataset_files
+from vlsb.data.hub import HUB_REPOSITORY, Fetched, FetchProgress, fetch_dataset
 from vlsb.data.mini import mini_root
 from vlsb.data.pictures import media_type
 from vlsb.data.selection import Positions, Selection, Share, parse_limit, select
 
 __all__ = [
+    "HUB_REPOSITORY",
     "BadPicture",
+    "DataFiles",
     "Dataset",
     "DatasetReport",
+    "FetchProgress",
+    "Fetched",
     "MisnamedPicture",
     "NameCount",
     "PairCount",
@@ -30,7 +36,9 @@ __all__ = [
     "Share",
     "SourceCount",
     "check_dataset",
+    "fetch_dataset",
     "load_dataset",
+    "load_dataset_files",
     "media_type",
     "mini_root",
     "parse_limit",

@@ -1,4 +1,4 @@
-"""The full check of a data set folder: every picture decoded, every known oddity counted.
+"""The full check of a data set: every picture decoded, every known oddity counted.
 
 It reports instead of raising: all problems of the pictures are in one `DatasetReport`. Only a
 `data.json` that cannot be read as rows stops it.
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vlsb.data.folder import load_dataset
+from vlsb.data.dataset import DataFiles, load_dataset
 from vlsb.data.pictures import (
+    OpenPicture,
     full_decode,
     has_fitting_extension,
     inspect_pictures,
@@ -129,12 +130,12 @@ class _Facts:
     picture_uses: tuple[tuple[int, int], ...]
 
 
-def check_dataset(root: Path) -> DatasetReport:
-    """Look at every row and decode every picture of the folder. Blocking, for minutes at full size."""
-    dataset = load_dataset(root)
+def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> DatasetReport:
+    """Look at every row and decode every picture, in any layout. Blocking, for minutes at full size."""
+    dataset = load_dataset(root, cache=cache)
     samples = dataset.samples
-    found = inspect_pictures(dataset.root, (sample.image_path for sample in samples), known={})
-    decoded = _decoded(dataset.root, found)
+    found = inspect_pictures(dataset.open_picture, (sample.image_path for sample in samples), known={})
+    decoded = _decoded(dataset.open_picture, found)
     users = _users(samples)
     facts = _facts(samples, users)
     bad = _bad_pictures(decoded, users)
@@ -160,17 +161,19 @@ def check_dataset(root: Path) -> DatasetReport:
     )
 
 
-def _decoded(root: Path, found: Found) -> Found:
-    decode = partial(_decode_outcome, root)
+def _decoded(open_picture: OpenPicture, found: Found) -> Found:
+    decode = partial(_decode_outcome, open_picture)
     with quiet_decoder(), ThreadPoolExecutor(DECODE_THREADS, "vlsb-decode") as pool:
         return dict(zip(found, pool.map(decode, found, found.values()), strict=True))
 
 
-def _decode_outcome(root: Path, image_path: Untrusted, picture: Picture | ImageError) -> Picture | ImageError:
+def _decode_outcome(
+    open_picture: OpenPicture, image_path: Untrusted, picture: Picture | ImageError
+) -> Picture | ImageError:
     if isinstance(picture, ImageError):
         return picture
     try:
-        full_decode(root, image_path)
+        full_decode(open_picture, image_path)
     except ImageError as error:
         # A kept traceback would keep the frames, and with them the decoded picture.
         return error.with_traceback(None)

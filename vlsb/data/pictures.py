@@ -1,4 +1,4 @@
-"""The pictures of a data set folder: path rules, type by magic bytes, header check, hash, reading.
+"""The rules for pictures, wherever they lie: path, type by magic bytes, header check, hash, reading.
 
 A run never decodes a picture: header and hash are enough to send it. A cut picture therefore passes
 here and is only noticed by `full_decode`, which belongs to `vlsb data check`.
@@ -10,17 +10,16 @@ import errno
 import hashlib
 import os
 import re
-import stat
 import struct
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from vlsb.errors import ImageError
 from vlsb.records import Picture, Untrusted
@@ -43,9 +42,26 @@ EXTENSIONS = {
     "image/gif": {".gif"},
     "image/webp": {".webp"},
 }
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Covers `http:`, `data:` and `file:` as well as a drive letter.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+
+
+class Stamp(NamedTuple):
+    """What tells a picture that changed: its size, and the time of the file it is in."""
+
+    size_bytes: int
+    mtime_ns: int
+
+
+class OpenedPicture(NamedTuple):
+    """A stream over exactly one picture's bytes; `stamp` looks at the open file anew."""
+
+    stream: BinaryIO
+    stamp: Callable[[], Stamp]
+
+
+OpenPicture = Callable[[str], AbstractContextManager[OpenedPicture]]
+"""How a layout opens the picture of an `image_path` that passed `path_problem`."""
 
 
 def media_type(first_bytes: bytes) -> str:
@@ -64,51 +80,54 @@ def media_type(first_bytes: bytes) -> str:
     raise ImageError(f"picture {_impostor(first_bytes)}")
 
 
-def inspect_picture(root: Path, image_path: Untrusted, *, known: Picture | None = None) -> Picture:
+def inspect_picture(
+    open_picture: OpenPicture, image_path: Untrusted, *, known: Picture | None = None
+) -> Picture:
     """Type, size and hash of one picture after its header was checked.
 
     `known` is what an earlier run found; while size and modification time are equal it is returned
     and the bytes are not read again.
     """
-    with _named(image_path), _opened(root, image_path) as (stream, facts):
-        if known and _is_unchanged(known, facts):
+    with _named(image_path), _opened(open_picture, image_path) as (stream, stamp):
+        seen = stamp()
+        if known and _is_unchanged(known, seen):
             return known
         kind = media_type(stream.read(HEAD_BYTES))
         _check_header(stream, kind)
         stream.seek(0)
         digest = _sha256(stream)
-        picture = Picture(digest, kind, facts.st_size, facts.st_mtime_ns)
-        if not _is_unchanged(picture, os.fstat(stream.fileno())):
-            raise ImageError("picture changed while it was read; wait until the folder is complete")
+        picture = Picture(digest, kind, *seen)
+        if not _is_unchanged(picture, stamp()):
+            raise ImageError("picture changed while it was read; wait until the data set is complete")
         return picture
 
 
 def inspect_pictures(
-    root: Path, image_paths: Iterable[Untrusted], *, known: Mapping[str, Picture]
+    open_picture: OpenPicture, image_paths: Iterable[Untrusted], *, known: Mapping[str, Picture]
 ) -> dict[Untrusted, Picture | ImageError]:
     """What each distinct picture is, or why it cannot be used; memory does not grow with the bytes."""
     distinct = list(dict.fromkeys(image_paths))
-    inspect = partial(_inspected, root, known)
+    inspect = partial(_inspected, open_picture, known)
     with quiet_decoder(), ThreadPoolExecutor(THREADS, "vlsb-picture") as pool:
         return dict(zip(distinct, pool.map(inspect, distinct), strict=True))
 
 
-def read_picture(root: Path, image_path: Untrusted, picture: Picture) -> bytes:
+def read_picture(open_picture: OpenPicture, image_path: Untrusted, picture: Picture) -> bytes:
     """The bytes of a picture, if it is still the file that `picture` describes."""
-    with _named(image_path), _opened(root, image_path) as (stream, facts):
-        content = stream.read(picture.size_bytes + 1) if _is_unchanged(picture, facts) else b""
+    with _named(image_path), _opened(open_picture, image_path) as (stream, stamp):
+        content = stream.read(picture.size_bytes + 1) if _is_unchanged(picture, stamp()) else b""
         if len(content) != picture.size_bytes:
             raise ImageError("picture changed since it was checked; finish copying it and start again")
         return content
 
 
-def full_decode(root: Path, image_path: Untrusted) -> None:
+def full_decode(open_picture: OpenPicture, image_path: Untrusted) -> None:
     """Decode a picture to its last pixel; a cut or damaged one raises.
 
     Only the first frame of an animation is decoded: it is the one that models see. The caller holds
     `quiet_decoder`.
     """
-    with _named(image_path), _opened(root, image_path) as (stream, _):
+    with _named(image_path), _opened(open_picture, image_path) as (stream, _):
         kind = media_type(stream.read(HEAD_BYTES))
         _check_header(stream, kind)
         # `verify` finds a lost last chunk that `load` forgives; it spoils the image object.
@@ -147,9 +166,11 @@ def is_named_after(image_path: Untrusted, sample_id: int) -> bool:
     return PurePosixPath(image_path.expose()).stem == str(sample_id)
 
 
-def _inspected(root: Path, known: Mapping[str, Picture], image_path: Untrusted) -> Picture | ImageError:
+def _inspected(
+    open_picture: OpenPicture, known: Mapping[str, Picture], image_path: Untrusted
+) -> Picture | ImageError:
     try:
-        return inspect_picture(root, image_path, known=known.get(image_path.expose()))
+        return inspect_picture(open_picture, image_path, known=known.get(image_path.expose()))
     except ImageError as error:
         # A kept traceback would keep the frames, and with them a chunk of every bad picture.
         return error.with_traceback(None)
@@ -168,50 +189,32 @@ def _named(image_path: Untrusted) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(root: Path, image_path: Untrusted) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    descriptor = os.open(_located(root, image_path.expose()), _FLAGS)
-    try:
-        facts = os.fstat(descriptor)
-        _check_file(facts)
-        # The descriptor stays ours: `fdopen` would not close it if it failed.
-        with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            yield stream, facts
-    finally:
-        os.close(descriptor)
+def _opened(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
+    text = image_path.expose()
+    if problem := path_problem(text):
+        raise ImageError(f"picture {problem}")
+    with open_picture(text) as opened:
+        _check_size(opened.stamp().size_bytes)
+        yield opened
 
 
-def _located(root: Path, text: str) -> Path:
-    """The path to open, with every folder resolved and the last component as it is."""
-    _check_path(text)
-    relative = PurePosixPath(text)
-    try:
-        folder = root.resolve(strict=True)
-        parent = (folder / relative.parent).resolve(strict=True)
-    except RuntimeError as error:
-        # Before Python 3.13 a loop of links is not an OSError.
-        raise ImageError("picture lies behind a loop of links; copy the real files there") from error
-    if not parent.is_relative_to(folder):
-        raise ImageError("picture lies outside the data set folder, behind a link; copy the real files there")
-    return parent / relative.name
-
-
-def _check_path(text: str) -> None:
+def path_problem(text: str) -> str | None:
+    """Why a path may not be opened, or None. It says nothing about what lies there."""
     if not PurePosixPath(text).name:
-        raise ImageError("picture has no file name in image_path")
+        return "has no file name in image_path"
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
-        raise ImageError("picture has a control character in its image_path")
+        return "has a control character in its image_path"
     if _SCHEME.match(text) or text.startswith("//"):
-        raise ImageError("picture is a URL or drive; only files below the data set folder are read")
+        return "is a URL or drive; only files of the data set are read"
     if text.startswith("/") or "\\" in text or ".." in text.split("/"):
-        raise ImageError("picture must have a relative image_path with / between names and without ..")
+        return "must have a relative image_path with / between names and without .."
+    return None
 
 
-def _check_file(facts: os.stat_result) -> None:
-    if not stat.S_ISREG(facts.st_mode):
-        raise ImageError("picture is not a regular file")
-    if facts.st_size == 0:
+def _check_size(size_bytes: int) -> None:
+    if size_bytes == 0:
         raise ImageError("picture is an empty file; copy it again")
-    if facts.st_size > MAX_PICTURE_BYTES:
+    if size_bytes > MAX_PICTURE_BYTES:
         raise ImageError(f"picture is larger than {MAX_PICTURE_BYTES // 1024**2} MiB")
 
 
@@ -252,8 +255,8 @@ def _sha256(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _is_unchanged(picture: Picture, facts: os.stat_result) -> bool:
-    return (picture.size_bytes, picture.mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+def _is_unchanged(picture: Picture, stamp: Stamp) -> bool:
+    return (picture.size_bytes, picture.mtime_ns) == stamp
 
 
 def _os_reason(error: OSError) -> str:

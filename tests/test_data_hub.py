@@ -1,0 +1,392 @@
+"""The hub: downloaded once, pinned, found again without a network; every fault is one line.
+
+The library reads its environment when it is imported, so each fetch is a process of its own, against a
+stand-in for the hub on a loopback port.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from vlsb.data import load_dataset, mini_root
+
+FIRST, SECOND = "a" * 40, "b" * 40
+BASE = "/datasets/Foreshhh/vlsbench/resolve/"
+
+FETCH = """
+import dataclasses, json, sys
+from pathlib import Path
+from vlsb.data import fetch_dataset, load_dataset
+from vlsb.errors import VlsbError
+
+seen = []
+revision, offline = json.loads(sys.argv[1])
+try:
+    fetched = fetch_dataset(revision=revision, offline=offline, progress=seen.append)
+except VlsbError as error:
+    found = {"error": type(error).__name__, "exit_code": error.exit_code, "message": error.message}
+else:
+    data = load_dataset(fetched.files)
+    digest = data.digest(data.inspect(data.samples, known={}))
+    found = {"revision": fetched.revision, "repository": fetched.repository, "digest": digest}
+print(json.dumps(found | {"progress": [dataclasses.astuple(each) for each in seen]}))
+"""
+
+
+def packed_mini_set(*, unused_bytes: int = 0) -> dict[str, bytes]:
+    """The files of the mini set; its archive can be made larger by a picture that no row needs."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(mini_root() / "imgs", "imgs")
+        unused = tarfile.TarInfo("imgs/unused.png")
+        unused.size = unused_bytes
+        archive.addfile(unused, io.BytesIO(bytes(unused_bytes)))
+    return {"data.json": (mini_root() / "data.json").read_bytes(), "imgs.tar": buffer.getvalue()}
+
+
+class Refusal(NamedTuple):
+    """An answer that the stand-in gives to everything."""
+
+    status: int
+    code: str = ""
+
+
+@dataclass
+class Hub:
+    """A stand-in for the hub: what it serves, how it misbehaves, and what it was asked."""
+
+    main: str = FIRST
+    files: dict[str, bytes] = field(default_factory=packed_mini_set)
+    refusal: Refusal | None = None
+    cut_after: int | None = None
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    tokens: set[str | None] = field(default_factory=set)
+
+    def commit(self, revision: str) -> str | None:
+        return self.main if revision == "main" else revision if revision in (FIRST, SECOND) else None
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the screen."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub = self.hub
+        hub.asked.append((self.command, self.path, self.headers.get("Range")))
+        hub.tokens.add(self.headers.get("Authorization"))
+        if hub.refusal:
+            return self.refuse(*hub.refusal)
+        if match := re.fullmatch("/api/datasets/Foreshhh/vlsbench(?:/revision/([^/?]+))?.*", self.path):
+            commit = hub.commit(match[1] or "main")
+            if commit is None:
+                return self.refuse(404, "RevisionNotFound")
+            siblings = [{"rfilename": name} for name in hub.files]
+            body = json.dumps({"id": "Foreshhh/vlsbench", "sha": commit, "siblings": siblings}).encode()
+            return self.answer(200, body, {"Content-Type": "application/json"})
+        if not self.path.startswith(BASE):
+            return self.refuse(404, "RepoNotFound")
+        revision, _, name = self.path.removeprefix(BASE).partition("/")
+        commit = hub.commit(revision)
+        if commit is None:
+            return self.refuse(404, "RevisionNotFound")
+        if name not in hub.files:
+            return self.refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
+        return self.serve(hub.files[name], commit)
+
+    def serve(self, content: bytes, commit: str) -> None:
+        about = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if asked:
+            start = int(asked[1])
+            about["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            return self.answer(206, content[start:], about)
+        return self.answer(200, content, about)
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        cut = self.hub.cut_after
+        if cut is not None and len(body) > cut and self.path.endswith("imgs.tar"):
+            self.hub.cut_after = None
+            self.wfile.write(body[:cut])
+            self.close_connection = True
+            return
+        self.wfile.write(body)
+
+    def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self.answer(status, b"", {"X-Error-Code": code} | (headers or {}) if code else headers or {})
+
+
+@dataclass
+class Place:
+    """A user's machine: an empty home, and the address of the stand-in."""
+
+    home: Path
+    hub: Hub
+    server: ThreadingHTTPServer
+
+    def fetch(
+        self,
+        revision: str | None = None,
+        *,
+        offline: bool = False,
+        env: dict[str, str] | None = None,
+        before: str = "",
+    ) -> dict[str, Any]:
+        """What a fetch in a process of its own gave; it may print nothing else. `before` is run first."""
+        finished = subprocess.run(
+            [sys.executable, "-c", before + FETCH, json.dumps([revision, offline])],
+            cwd=self.home,
+            env={
+                "PATH": os.defpath,
+                "HOME": str(self.home),
+                "HF_HOME": str(self.home / "hf"),
+                "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "HF_HUB_DISABLE_XET": "1",
+                **(env or {}),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert finished.stderr == ""
+        found: dict[str, Any] = json.loads(finished.stdout)
+        assert "\n" not in found.get("message", "")
+        return found
+
+    def gets(self) -> list[tuple[str, str | None]]:
+        """Which files were asked for, each with its range."""
+        return [(path, part) for method, path, part in self.hub.asked if method == "GET" and BASE in path]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield Place(tmp_path, hub, server)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def mini_digest() -> str:
+    data = load_dataset(mini_root())
+    return data.digest(data.inspect(data.samples, known={}))
+
+
+def test_a_first_fetch_downloads_both_files_and_says_how_far_it_is(place: Place) -> None:
+    found = place.fetch()
+
+    assert (found["revision"], found["repository"]) == (FIRST, "Foreshhh/vlsbench")
+    assert found["digest"] == mini_digest()
+    assert [path for path, _ in place.gets()] == [f"{BASE}main/data.json", f"{BASE}{FIRST}/imgs.tar"]
+    for name, content in place.hub.files.items():
+        steps = [(done, total) for file, done, total in found["progress"] if file == name]
+        assert steps[-1] == (len(content), len(content))
+        assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize("env", [{}, {"HF_HUB_OFFLINE": "1"}])
+def test_what_was_fetched_is_found_offline(place: Place, env: dict[str, str]) -> None:
+    place.fetch()
+    place.hub.asked.clear()
+
+    found = place.fetch(offline=not env, env=env)
+
+    assert (found["revision"], found["digest"]) == (FIRST, mini_digest())
+    assert place.hub.asked == []
+
+
+def test_what_was_fetched_is_used_when_the_hub_cannot_be_reached(place: Place) -> None:
+    place.fetch()
+
+    found = place.fetch(env={"HF_ENDPOINT": "http://127.0.0.1:9"})
+
+    assert found["revision"] == FIRST
+
+
+def test_what_was_fetched_is_used_when_the_hub_is_down(place: Place) -> None:
+    place.fetch()
+    place.hub.refusal = Refusal(503)
+
+    assert place.fetch()["revision"] == FIRST
+
+
+def test_a_second_fetch_downloads_nothing(place: Place) -> None:
+    place.fetch()
+    place.hub.asked.clear()
+
+    place.fetch()
+
+    assert place.gets() == []
+
+
+def test_a_moved_branch_is_followed(place: Place) -> None:
+    place.fetch()
+    place.hub.main = SECOND
+
+    assert place.fetch()["revision"] == SECOND
+
+
+def test_a_pinned_revision_stays_and_needs_no_network_once_it_is_there(place: Place) -> None:
+    place.fetch()
+    place.hub.main = SECOND
+    place.hub.asked.clear()
+
+    found = place.fetch(FIRST)
+
+    assert found["revision"] == FIRST
+    assert place.hub.asked == []
+
+
+def test_a_revision_is_pinned_before_it_was_ever_fetched(place: Place) -> None:
+    assert place.fetch(SECOND)["revision"] == SECOND
+
+
+def test_a_broken_transfer_goes_on_where_it_broke(place: Place) -> None:
+    # The library writes, and so resumes, in pieces of 10 MiB.
+    piece = 10 * 1024**2
+    place.hub.files = packed_mini_set(unused_bytes=piece)
+    place.hub.cut_after = piece + 5000
+
+    found = place.fetch()
+
+    assert found["digest"] == mini_digest()
+    ranges = [part for path, part in place.gets() if path.endswith("imgs.tar")]
+    assert ranges == [None, f"bytes={piece}-"]
+    steps = [done for file, done, _ in found["progress"] if file == "imgs.tar"]
+    assert steps[-1] == len(place.hub.files["imgs.tar"])
+
+
+@pytest.mark.parametrize(
+    ("env", "offline"), [({"HF_HUB_OFFLINE": "1"}, False), ({}, True)], ids=["variable", "argument"]
+)
+def test_offline_and_not_cached_says_what_to_run(place: Place, env: dict[str, str], offline: bool) -> None:
+    found = place.fetch(offline=offline, env=env)
+
+    assert (found["error"], found["exit_code"]) == ("DatasetError", 2)
+    assert "vlsb data fetch" in found["message"]
+    assert "--data-root DIR" in found["message"]
+    assert place.hub.asked == []
+
+
+def test_offline_with_another_revision_names_it_in_the_command(place: Place) -> None:
+    place.fetch()
+
+    assert f"vlsb data fetch --revision {SECOND}" in place.fetch(SECOND, offline=True)["message"]
+
+
+def test_an_unreachable_hub_is_named(place: Place) -> None:
+    found = place.fetch(env={"HF_ENDPOINT": "http://127.0.0.1:9"})
+
+    assert found["exit_code"] == 2
+    assert "http://127.0.0.1:9/datasets/Foreshhh/vlsbench cannot be reached" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error", "words"),
+    [
+        (Refusal(401), "AuthenticationError", "HF_TOKEN"),
+        (Refusal(401, "RepoNotFound"), "AuthenticationError", "HF_TOKEN"),
+        (Refusal(403, "GatedRepo"), "AuthenticationError", "HF_TOKEN"),
+        (Refusal(403), "AuthenticationError", "HF_TOKEN"),
+        (Refusal(404, "RepoNotFound"), "DatasetError", "does not exist"),
+        (Refusal(404), "DatasetError", "HTTP 404"),
+        (Refusal(429), "DatasetError", "HTTP 429"),
+        (Refusal(503), "DatasetError", "HTTP 503"),
+    ],
+)
+def test_a_refusal_is_one_line_with_what_to_do(
+    place: Place, refusal: Refusal, error: str, words: str
+) -> None:
+    place.hub.refusal = refusal
+
+    found = place.fetch()
+
+    assert found["error"] == error
+    assert words in found["message"]
+
+
+def test_a_revision_that_does_not_exist_is_named(place: Place) -> None:
+    found = place.fetch("no-such-tag")
+
+    assert (found["error"], found["exit_code"]) == ("DatasetError", 2)
+    assert "no revision 'no-such-tag'" in found["message"]
+
+
+def test_a_revision_that_is_no_revision_is_refused(place: Place) -> None:
+    assert place.fetch("../../etc")["error"] == "DatasetError"
+
+
+def test_a_revision_without_the_archive_is_refused(place: Place) -> None:
+    del place.hub.files["imgs.tar"]
+
+    assert "no data.json or no imgs.tar" in place.fetch()["message"]
+
+
+def test_a_token_of_the_environment_is_sent(place: Place) -> None:
+    place.fetch(env={"HF_TOKEN": "hf_made_up"})
+
+    assert place.hub.tokens == {"Bearer hf_made_up"}
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(place: Place) -> None:
+    (place.home / "hf").write_bytes(b"a file")
+
+    found = place.fetch()
+
+    assert found["exit_code"] in (2, 5)
+
+
+def test_a_disk_without_room_is_found_before_the_download(place: Place) -> None:
+    found = place.fetch(
+        before="import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=9)"
+    )
+
+    assert (found["error"], found["exit_code"]) == ("StoreError", 5)
+    assert "HF_HOME" in found["message"]
+    assert place.gets() == []
+
+
+def test_a_disk_that_fills_up_is_one_line(place: Place) -> None:
+    fill = "from huggingface_hub import file_download\n"
+    fill += "def http_get(*_, **__): raise OSError(28, 'No space left on device')\n"
+
+    found = place.fetch(before=fill + "file_download.http_get = http_get\n")
+
+    assert (found["error"], found["exit_code"]) == ("StoreError", 5)
+
+
+def test_the_hubs_library_is_not_imported_with_the_room() -> None:
+    code = "import sys, vlsb.data; raise SystemExit('huggingface_hub' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

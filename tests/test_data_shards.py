@@ -1,0 +1,255 @@
+"""Parquet shards: unpacked once, equal to the folder, refused with the row when they are odd."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from vlsb.data import check_dataset, load_dataset, mini_root, shards
+from vlsb.errors import ConfigError, DatasetError, StoreError, VlsbError
+from vlsb.records import Picture
+
+ROWS = json.loads((mini_root() / "data.json").read_bytes())
+
+Change = Callable[[list[dict[str, Any]]], object]
+
+
+def embedded(row: dict[str, Any]) -> dict[str, Any]:
+    path = mini_root() / row["image_path"]
+    return row | {"image": {"bytes": path.read_bytes(), "path": path.name}}
+
+
+def write_shards(root: Path, change: Change | None = None, *, folder: str = "data") -> Path:
+    """The mini set as two shards with row groups of ten rows."""
+    rows = [embedded(row) for row in ROWS]
+    if change:
+        change(rows)
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate((rows[:20], rows[20:])):
+        table = pa.Table.from_pylist(part)
+        parquet.write_table(table, root / folder / f"train-{number:05d}-of-00002.parquet", row_group_size=10)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_shards(tmp_path / "shards")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "vlsb"
+
+
+def complaint(root: Path, cache: Path, expected: type[VlsbError] = DatasetError) -> str:
+    with pytest.raises(expected) as caught:
+        load_dataset(root, cache=cache)
+    assert "\n" not in caught.value.message
+    assert not list(cache.glob("parquet/*.part"))
+    assert not list(cache.glob("parquet/*/imgs.tar"))
+    return caught.value.message
+
+
+def test_shards_have_the_digest_of_the_folder(root: Path, cache: Path) -> None:
+    here, there = load_dataset(mini_root()), load_dataset(root, cache=cache)
+
+    digests = {each.digest(each.inspect(each.samples, known={})) for each in (here, there)}
+
+    assert len(digests) == 1
+    assert there.samples == here.samples
+    assert there.root == root.resolve()
+
+
+def test_shards_may_lie_beside_each_other(tmp_path: Path, cache: Path) -> None:
+    root = write_shards(tmp_path / "shards", folder=".")
+
+    assert len(load_dataset(root, cache=cache).samples) == 30
+
+
+def test_the_check_reads_shards(root: Path, cache: Path) -> None:
+    report = check_dataset(root, cache=cache)
+
+    assert report.digest == check_dataset(mini_root()).digest
+    assert report.bad_pictures == ()
+
+
+def test_rows_without_their_pictures_use_the_shards_beside_them(root: Path, cache: Path) -> None:
+    (root / "data.json").write_bytes((mini_root() / "data.json").read_bytes())
+
+    data = load_dataset(root, cache=cache)
+
+    assert len(data.inspect(data.samples, known={})) == 30
+
+
+def test_shards_are_unpacked_once(root: Path, cache: Path) -> None:
+    load_dataset(root, cache=cache)
+    before = {path: path.stat() for path in cache.rglob("*")}
+
+    load_dataset(root, cache=cache)
+
+    assert {path: path.stat() for path in cache.rglob("*")} == before
+
+
+def test_the_cache_is_private(root: Path, cache: Path) -> None:
+    load_dataset(root, cache=cache)
+
+    folders = [path for path in (cache, *cache.rglob("*")) if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in cache.glob("*/*/*")} == {0o600}
+
+
+def test_the_cache_is_where_the_user_keeps_caches(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+
+    load_dataset(root)
+
+    assert len(list((tmp_path / "mine" / "vlsb").rglob("imgs.tar"))) == 1
+
+
+def test_a_changed_shard_is_unpacked_anew(root: Path, cache: Path) -> None:
+    before = load_dataset(root, cache=cache)
+
+    write_shards(root, lambda rows: rows[0].update(instruction="Another one."))
+    os.utime(root / "data" / "train-00000-of-00002.parquet", ns=(9, 9))
+    after = load_dataset(root, cache=cache)
+
+    assert before.samples[0] != after.samples[0]
+    assert before.samples[1:] == after.samples[1:]
+
+
+def test_a_picture_has_the_time_of_its_newest_shard(root: Path, cache: Path) -> None:
+    """So that a resume knows it again, even when the cache was emptied in between."""
+    for number, path in enumerate(sorted(root.rglob("*.parquet"))):
+        os.utime(path, ns=(0, 1_000_000 + number))
+    data = load_dataset(root, cache=cache)
+
+    pictures = data.inspect(data.samples, known={})
+
+    assert {each.mtime_ns for each in pictures.values() if isinstance(each, Picture)} == {1_000_001}
+
+
+def test_two_that_come_at_once_unpack_once(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    unpack_into = shards._unpack_into
+    monkeypatch.setattr(shards, "_unpack_into", lambda *args: (calls.append(args), unpack_into(*args)))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_dataset(root, cache=cache).samples, range(4)))
+
+    assert len(calls) == 1
+    assert len({len(each) for each in found}) == 1
+
+
+def test_what_a_killed_attempt_left_is_removed(root: Path, cache: Path) -> None:
+    left = cache / "parquet" / f"{shards._key(shards.shard_paths(root))}.part"
+    left.mkdir(parents=True)
+    (left / "imgs.tar").write_bytes(b"half of it")
+
+    data = load_dataset(root, cache=cache)
+
+    assert len(data.inspect(data.samples, known={})) == 30
+    assert not left.exists()
+
+
+def test_a_picture_without_a_name_is_the_one_of_its_row(tmp_path: Path, cache: Path) -> None:
+    root = write_shards(tmp_path / "shards", lambda rows: [row["image"].update(path=None) for row in rows])
+    data = load_dataset(root, cache=cache)
+
+    assert data.digest(data.inspect(data.samples, known={})) == check_dataset(mini_root()).digest
+
+
+def test_a_row_without_a_picture_is_found_at_inspection(tmp_path: Path, cache: Path) -> None:
+    root = write_shards(tmp_path / "shards", lambda rows: rows[0]["image"].update(bytes=None))
+
+    report = check_dataset(root, cache=cache)
+
+    assert [bad.sample_ids for bad in report.missing_pictures] == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows[21]["image"].update(path="other.png"), "row 2: the picture's own file name"),
+        (lambda rows: rows[13]["image"].update(bytes=b"another"), "row 14: an earlier row"),
+        (lambda rows: rows[1].update(image_path="IMGS/1.png"), "row 2: image_path does not lie directly"),
+        (lambda rows: rows[1].update(image_path="../1.png"), "row 2: image_path must have a relative"),
+        (lambda rows: rows[1].update(image_path="imgs/0.PNG", image={"bytes": b"x", "path": None}), "case"),
+        (lambda rows: rows[1].update(instruction_id=0), "row 2 (instruction_id 0): row 1 has the same id"),
+        (lambda rows: rows[25].update(instruction=None), "row 26 (instruction_id 25): instruction must be"),
+        (lambda rows: [row.update(source=b"bytes") for row in rows], "source must be text"),
+        (lambda rows: [row.pop("category") for row in rows], "no column 'category'"),
+        (lambda rows: [row.pop("image") for row in rows], "no column 'image'"),
+    ],
+)
+def test_odd_rows_are_refused_with_their_place(
+    tmp_path: Path, cache: Path, change: Change, words: str
+) -> None:
+    assert words in complaint(write_shards(tmp_path / "shards", change), cache)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>not found</html>", b"PAR1" + bytes(100) + b"PAR1"])
+def test_a_file_that_is_no_parquet_is_refused(root: Path, cache: Path, content: bytes) -> None:
+    (root / "data" / "train-00001-of-00002.parquet").write_bytes(content)
+
+    assert "cannot be read as parquet" in complaint(root, cache)
+
+
+def test_a_damaged_shard_is_refused(root: Path, cache: Path) -> None:
+    path = root / "data" / "train-00000-of-00002.parquet"
+    content = path.read_bytes()
+    path.write_bytes(
+        content[: len(content) // 3] + bytes(len(content) // 3) + content[2 * (len(content) // 3) :]
+    )
+
+    complaint(root, cache)
+
+
+def test_a_picture_column_of_another_type_is_refused(tmp_path: Path, cache: Path) -> None:
+    root = write_shards(tmp_path / "shards", lambda rows: [row.update(image=3) for row in rows])
+
+    data = load_dataset(root, cache=cache)
+
+    assert len(data.inspect(data.samples, known={}, skip_bad=True)) == 30
+
+
+def test_a_cache_that_cannot_be_written_is_named(root: Path, cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.write_bytes(b"a file")
+
+    assert str(cache) in complaint(root, cache, StoreError)
+
+
+def test_a_full_disk_says_how_to_make_room(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", fail)
+
+    assert "is full" in complaint(root, cache, StoreError)
+
+
+def test_without_pyarrow_the_line_says_what_to_install(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    assert "vlsb[parquet]" in complaint(root, cache, ConfigError)
+
+
+def test_pyarrow_is_not_imported_with_the_room() -> None:
+    code = "import sys, vlsb.data; raise SystemExit('pyarrow' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,248 @@
+"""Pictures inside `imgs.tar`, read in place: its headers are scanned once, nothing is unpacked.
+
+The archive is a stranger's. A member that is anything but a plain file directly in `imgs/` refuses the
+whole archive, and so does one that is cut or goes on after its end; `tarfile` alone stops at the first
+header that it cannot read, as if the archive ended there.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, cast
+
+from vlsb.data.pictures import CHUNK_BYTES, EXTENSIONS, OpenedPicture, Stamp, path_problem
+from vlsb.data.rows import unreadable
+from vlsb.errors import DatasetError, ImageError
+from vlsb.records import Untrusted
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+ARCHIVE_FILE = "imgs.tar"
+MAX_MEMBERS = 100_000
+MAX_TOTAL_BYTES = 64 * 1024**3
+# A header and its extensions are a few KiB; a larger one is made to fill the memory.
+MAX_HEADER_BYTES = 1024 * 1024
+
+_COMPRESSIONS = {
+    b"\x1f\x8b": "gzip -d",
+    b"BZh": "bzip2 -d",
+    b"\xfd7zXZ": "xz -d",
+    b"\x28\xb5\x2f\xfd": "zstd -d",
+}
+_KNOWN_EXTENSIONS = frozenset().union(*EXTENSIONS.values())
+_KINDS = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.FIFOTYPE: "a FIFO",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+}
+
+
+class Member(NamedTuple):
+    """Where a picture's bytes lie in the archive."""
+
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A scanned archive: its file as it was then, and the pictures by `image_path`."""
+
+    path: Path
+    stamp: Stamp
+    members: Mapping[str, Member]
+
+    @contextmanager
+    def opened(self, image_path: str) -> Iterator[OpenedPicture]:
+        """One picture of the archive, through a descriptor of its own: any number of threads may read."""
+        member = self.members.get(str(PurePosixPath(image_path)))
+        if member is None:
+            raise ImageError(
+                "picture is missing from the archive; download it again"
+            ) from FileNotFoundError()
+        with _descriptor(self.path) as descriptor:
+            if _stamp(descriptor) != self.stamp:
+                raise ImageError(f"picture lies in {self.path.name}, which changed meanwhile; start again")
+            # The cast is to what every reader of bytes needs, and `BufferedReader` has it.
+            with io.BufferedReader(_Slice(descriptor, member)) as stream:
+                yield OpenedPicture(
+                    cast("BinaryIO", stream), lambda: Stamp(member.size_bytes, _stamp(descriptor).mtime_ns)
+                )
+
+
+class _Slice(io.RawIOBase):
+    """The bytes of one member, as a file of its own."""
+
+    def __init__(self, descriptor: int, member: Member) -> None:
+        self._descriptor = descriptor
+        self._member = member
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._member.size_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        wanted = max(0, self._member.size_bytes - self._position)
+        place = memoryview(buffer)[:wanted]
+        count = os.preadv(self._descriptor, [place], self._member.offset + self._position) if place else 0
+        self._position += count
+        return count
+
+
+def scan(path: Path) -> Archive:
+    """The pictures of an archive by their `image_path`; reads headers only. Blocking, for milliseconds."""
+    resolved = path.resolve()
+    try:
+        with _descriptor(resolved) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as stream:
+            _check_uncompressed(path, stream.read(8))
+            stream.seek(0)
+            return Archive(resolved, _stamp(descriptor), _members(path, stream))
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def folded(name: str) -> str:
+    """What two names share that some file systems do not tell apart."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def name_problem(name: str) -> str | None:
+    """Why a picture may not have this path in an archive, or None."""
+    parts = name.split("/")
+    if problem := path_problem(name):
+        return problem
+    if len(parts) != 2 or parts[0] != "imgs" or parts[1] in ("", "."):
+        return "does not lie directly in imgs/"
+    if PurePosixPath(name).suffix.lower() not in _KNOWN_EXTENSIONS:
+        return "has no extension of a picture"
+    return None
+
+
+def _members(path: Path, stream: BinaryIO) -> dict[str, Member]:
+    found: dict[str, Member] = {}
+    seen: set[str] = set()
+    for member in _headers(path, stream):
+        name = member.name.removeprefix("./")
+        if member.isdir() and name in ("", ".", "imgs"):
+            continue
+        if problem := _problem(member, name):
+            raise DatasetError(f"{path}: a member {problem}. Pack it again", detail=Untrusted(member.name))
+        if folded(name) in seen:
+            raise DatasetError(
+                f"{path}: a member occurs twice, or twice but for its case. Pack it again",
+                detail=Untrusted(name),
+            )
+        seen.add(folded(name))
+        found[name] = Member(member.offset_data, member.size)
+        _check_limits(path, found, member.offset_data + member.size)
+    return found
+
+
+def _problem(member: tarfile.TarInfo, name: str) -> str | None:
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        kind = "a folder besides imgs/" if member.isdir() else _KINDS.get(member.type, "of an unknown kind")
+        return f"is {kind}; only plain files in imgs/ are read (tar --hard-dereference stores linked ones)"
+    if member.issparse():
+        return "is stored as a sparse file"
+    if member.size < 0:
+        return "declares a size below 0"
+    return name_problem(name)
+
+
+def _check_limits(path: Path, found: Mapping[str, Member], end: int) -> None:
+    if len(found) > MAX_MEMBERS or end > MAX_TOTAL_BYTES:
+        limit = f"{MAX_MEMBERS:,} pictures or {MAX_TOTAL_BYTES // 1024**3} GiB"
+        raise DatasetError(f"{path} holds more than {limit}, far more than VLSBench. Is it the right file?")
+
+
+def _headers(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Every header; raises if the archive does not end where and as an archive ends."""
+    last: str | None = None
+    try:
+        with tarfile.open(fileobj=cast("IO[bytes]", _HeaderReader(stream)), mode="r:") as archive:
+            while member := archive.next():
+                last = member.name
+                yield member
+            end = archive.offset
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        raise _damaged(path, last) from error
+    if not _is_end(stream, end):
+        raise _damaged(path, last)
+
+
+def _damaged(path: Path, last: str | None) -> DatasetError:
+    place = "from its start" if last is None else "at or after a member"
+    detail = None if last is None else Untrusted(last)
+    return DatasetError(
+        f"{path} is cut or damaged {place}, or no tar archive. Download it again", detail=detail
+    )
+
+
+def _is_end(stream: BinaryIO, end: int) -> bool:
+    """Whether zeros and nothing else follow, one block at least."""
+    stream.seek(end)
+    count = 0
+    while chunk := stream.read(CHUNK_BYTES):
+        if chunk.strip(b"\0"):
+            return False
+        count += len(chunk)
+    return count >= tarfile.BLOCKSIZE
+
+
+class _HeaderReader:
+    """What `tarfile` reads headers through: it would take any size that a header declares."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.seek = stream.seek
+        self.tell = stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError("a header declares an impossible size")
+        return self._stream.read(size)
+
+
+def _check_uncompressed(path: Path, head: bytes) -> None:
+    for magic, command in _COMPRESSIONS.items():
+        if head.startswith(magic):
+            raise DatasetError(
+                f"{path} is compressed, so nothing can be read in place. Decompress it to "
+                f"{ARCHIVE_FILE}: {command}"
+            )
+
+
+@contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    # Opening a FIFO must not hang. Whoever placed the archive may have placed a link, as the hub does.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DatasetError(f"{path} is not a regular file. Put the real file there.")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(descriptor: int) -> Stamp:
+    facts = os.fstat(descriptor)
+    return Stamp(facts.st_size, facts.st_mtime_ns)

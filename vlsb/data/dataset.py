@@ -1,0 +1,134 @@
+"""A data set in any of its layouts: a folder of pictures, a tar archive of them, or parquet shards.
+
+What a layout adds is one function that opens a picture by its `image_path`; rows, digests and the rules
+for pictures are the same for all, and so is the digest of the same data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from vlsb.data.archive import ARCHIVE_FILE, scan
+from vlsb.data.folder import opened_in_folder
+from vlsb.data.pictures import OpenPicture, inspect_pictures, read_picture
+from vlsb.data.rows import ROWS_FILE, load_rows, unreadable
+from vlsb.data.shards import shard_paths, unpack
+from vlsb.errors import DatasetError, ImageError
+from vlsb.records import Picture, Sample
+
+PICTURES_FOLDER = "imgs"
+LAYOUTS = "a folder with data.json and imgs/, with data.json and imgs.tar, or with the hub's *.parquet files"
+SHOWN_IDS = 10
+
+
+class DataFiles(NamedTuple):
+    """Rows and pictures that need not lie in one folder, as in the hub's cache."""
+
+    rows: Path
+    archive: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The samples of one data set, in its order, and how their pictures are opened."""
+
+    root: Path
+    samples: tuple[Sample, ...]
+    open_picture: OpenPicture
+
+    def inspect(
+        self, samples: Iterable[Sample], *, known: Mapping[str, Picture], skip_bad: bool = False
+    ) -> Mapping[int, Picture | ImageError]:
+        """Each sample's picture by sample id. Blocking: reads every distinct picture once.
+
+        `known` maps an `image_path` to what an earlier run found there. All bad pictures are found
+        before one `ImageError` names them; with `skip_bad` each is the value of its samples instead.
+        """
+        chosen = tuple(samples)
+        found = inspect_pictures(self.open_picture, (sample.image_path for sample in chosen), known=known)
+        pictures = {sample.id: found[sample.image_path] for sample in chosen}
+        if not skip_bad:
+            _refuse_bad(pictures)
+        return pictures
+
+    def read(self, sample: Sample, picture: Picture) -> bytes:
+        """The picture's bytes, if it has not changed since it was inspected. Blocking."""
+        return read_picture(self.open_picture, sample.image_path, picture)
+
+    def digest(self, pictures: Mapping[int, Picture | ImageError]) -> str:
+        """Hex sha256 of the samples in `pictures` and their pictures' bytes, in order of id.
+
+        Neither the layout, its place nor file times count. A bad picture counts as bad, whatever ails it.
+        """
+        digest = hashlib.sha256()
+        for sample in sorted(self.samples, key=lambda sample: sample.id):
+            if sample.id in pictures:
+                picture = pictures[sample.id]
+                content = picture.sha256 if isinstance(picture, Picture) else "bad"
+                digest.update(f"{sample.id} {sample.digest()} {content}\n".encode())
+        return digest.hexdigest()
+
+
+def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Dataset:
+    """The samples of `root`; raises `DatasetError` with one line that names file and row.
+
+    Pictures are not looked at yet: that is `Dataset.inspect`, for the samples that were selected. The
+    pictures of parquet shards are unpacked below `cache` (default: the user's cache folder) the first
+    time, which takes about as long as copying them.
+    """
+    if isinstance(root, DataFiles):
+        return load_dataset_files(rows=root.rows, archive=root.archive)
+    try:
+        return _loaded(root, cache)
+    except OSError as error:
+        raise unreadable(root, error) from error
+
+
+def load_dataset_files(*, rows: Path, archive: Path) -> Dataset:
+    """The samples of a `data.json` and an archive, wherever the two lie; either may be a link."""
+    return Dataset(archive.resolve().parent, load_rows(rows), scan(archive).opened)
+
+
+def user_cache() -> Path:
+    """Where unpacked pictures are kept: `vlsb` below XDG_CACHE_HOME or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    # As the specification has it, a relative value counts as none.
+    return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "vlsb"
+
+
+def _loaded(root: Path, cache: Path | None) -> Dataset:
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise DatasetError(f"{root} {problem}. Pass {LAYOUTS}.")
+    rows, has_rows = root / ROWS_FILE, (root / ROWS_FILE).exists()
+    has_archive = (root / ARCHIVE_FILE).exists()
+    if has_rows and has_archive and not (root / PICTURES_FOLDER).exists():
+        return load_dataset_files(rows=rows, archive=root / ARCHIVE_FILE)
+    if not (has_rows and (root / PICTURES_FOLDER).exists()) and (shards := shard_paths(root)):
+        found = load_dataset_files(**unpack(shards, cache or user_cache())._asdict())
+        return Dataset(root.resolve(), found.samples, found.open_picture)
+    if not has_rows:
+        only = f", only {ARCHIVE_FILE}" if has_archive else ""
+        raise DatasetError(f"{root} has no {ROWS_FILE}{only}. Pass {LAYOUTS}.")
+    return Dataset(root.resolve(), load_rows(rows), partial(opened_in_folder, root.resolve()))
+
+
+def _refuse_bad(pictures: Mapping[int, Picture | ImageError]) -> None:
+    bad = {sample_id: found for sample_id, found in pictures.items() if isinstance(found, ImageError)}
+    if not bad:
+        return
+    first, reason = next(iter(bad.items()))
+    ids = ", ".join(map(str, list(bad)[:SHOWN_IDS]))
+    more = f" and {len(bad) - SHOWN_IDS} more" if len(bad) > SHOWN_IDS else ""
+    raise ImageError(
+        f"The picture cannot be used in {len(bad)} of {len(pictures)} rows, instruction_id "
+        f"{ids}{more}. Row with instruction_id {first}: {reason.message}. "
+        "Mend them, or go on without them: --skip-bad-pictures.",
+        detail=reason.detail,
+    ) from reason

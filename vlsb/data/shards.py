@@ -1,0 +1,206 @@
+"""The hub's parquet shards, unpacked once into a cache: rows and an archive of their pictures.
+
+A shard's row group is decoded as a whole to get at one picture (about 140 MB and more than a second
+with 100 rows of 1.4 MB), so random reads in place do not work; one pass in order needs the memory of
+one row group, whatever the number of shards.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vlsb import strict_json
+from vlsb.data.archive import ARCHIVE_FILE, folded, name_problem
+from vlsb.data.pictures import MAX_PICTURE_BYTES
+from vlsb.data.rows import ROWS_FILE, parse_rows
+from vlsb.errors import ConfigError, DatasetError, StoreError
+from vlsb.records import Untrusted
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+# Part of the cache's key: raise it when what is written there changes.
+CACHE_FORMAT = 1
+BATCH_ROWS = 8
+MAX_ROW_GROUP_BYTES = 4 * 1024**3
+MAX_ROWS = 100_000
+
+_TEXT_COLUMNS = ("instruction_id", "instruction", "image_path", "category", "sub_category", "source")
+_LATER_COLUMNS = ("image_description", "safety_reason")
+_PICTURE_COLUMN = "image"
+
+
+class Unpacked(NamedTuple):
+    """What `load_dataset_files` takes."""
+
+    rows: Path
+    archive: Path
+
+
+def shard_paths(root: Path) -> tuple[Path, ...]:
+    """The shards of a folder, in order: beside each other, or in `data/` as on the hub."""
+    return tuple(sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet")))
+
+
+def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
+    """The shards' rows and pictures as files below `cache`, written now or found there. Blocking.
+
+    They are found again while every shard has the name, size and time that it had. Two processes that
+    come at once unpack once; what a killed one left behind goes with the next attempt.
+    """
+    place = cache / "parquet" / _key(shards)
+    found = Unpacked(place / ROWS_FILE, place / ARCHIVE_FILE)
+    if place.exists():
+        return found
+    try:
+        # `parents` would make the middle ones readable for everybody.
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        with _locked(place.with_suffix(".lock")):
+            if not place.exists():
+                _unpack_into(place, shards)
+    except OSError as error:
+        raise _unwritable(cache, error) from error
+    return found
+
+
+def _key(shards: Sequence[Path]) -> str:
+    digest = hashlib.sha256(f"{CACHE_FORMAT}".encode())
+    for shard in shards:
+        facts = shard.stat()
+        digest.update(os.fsencode(shard.name) + f"\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
+    unfinished = place.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
+    try:
+        rows = [row for shard in shards for row in _rows(shard)]
+        parse_rows(rows, named="parquet")
+        with _durable(unfinished / ROWS_FILE) as stream:
+            stream.write(strict_json.dumps(rows).encode())
+        with _durable(unfinished / ARCHIVE_FILE) as stream:
+            _write_pictures(stream, shards)
+        # A picture's time is that of the file it came from, so a later run knows it again.
+        newest = max(shard.stat().st_mtime_ns for shard in shards)
+        os.utime(unfinished / ARCHIVE_FILE, ns=(newest, newest))
+        unfinished.rename(place)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[io.FileIO]:
+    """A new private file that is on the disk before the folder gets its final name."""
+    with io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        yield stream
+        os.fsync(stream.fileno())
+
+
+def _rows(shard: Path) -> list[dict[str, Any]]:
+    with _shard(shard) as file:
+        names = set(file.schema_arrow.names)
+        if missing := [name for name in (*_TEXT_COLUMNS, _PICTURE_COLUMN) if name not in names]:
+            raise DatasetError(f"{shard} has no column {missing[0]!r}. Is it a shard of VLSBench?")
+        if file.metadata.num_rows > MAX_ROWS:
+            raise DatasetError(f"{shard} holds more than {MAX_ROWS:,} rows. Is it a shard of VLSBench?")
+        columns = [*_TEXT_COLUMNS, *(name for name in _LATER_COLUMNS if name in names)]
+        found: list[dict[str, Any]] = file.read(columns=columns, use_threads=False).to_pylist()
+        return found
+
+
+def _write_pictures(stream: io.FileIO, shards: Sequence[Path]) -> None:
+    written: dict[str, tuple[str, bytes]] = {}
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for where, image_path, content in _pictures(shards):
+            picture = image_path, hashlib.sha256(content).digest()
+            earlier = written.setdefault(folded(image_path), picture)
+            if earlier != picture:
+                raise DatasetError(
+                    f"{where}: an earlier row has the same image_path, or one that differs by its case only, "
+                    "with another picture.",
+                    detail=Untrusted(image_path),
+                )
+            if earlier is picture:
+                member = tarfile.TarInfo(image_path)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+def _pictures(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
+    """Where it is, `image_path` and bytes of every row that has a picture, in order."""
+    for shard in shards:
+        with _shard(shard) as file:
+            position = 0
+            for group in range(file.num_row_groups):
+                if file.metadata.row_group(group).total_byte_size > MAX_ROW_GROUP_BYTES:
+                    raise DatasetError(f"{shard}: row group {group} is too large to be read into memory.")
+                batches = file.iter_batches(
+                    BATCH_ROWS, row_groups=[group], columns=["image_path", _PICTURE_COLUMN], use_threads=False
+                )
+                for row in (row for batch in batches for row in batch.to_pylist()):
+                    position += 1
+                    where = f"{shard} row {position}"
+                    content = _content(where, row["image_path"], row[_PICTURE_COLUMN])
+                    if content is not None:
+                        yield where, row["image_path"], content
+
+
+def _content(where: str, image_path: str, picture: object) -> bytes | None:
+    """The bytes of a picture, or None for a row without any: that is found when samples are inspected."""
+    if problem := name_problem(image_path):
+        raise DatasetError(f"{where}: image_path {problem}", detail=Untrusted(image_path))
+    if not isinstance(picture, dict) or not isinstance(content := picture.get("bytes"), bytes):
+        return None
+    own_name = picture.get("path")
+    if own_name and PurePosixPath(own_name).name != PurePosixPath(image_path).name:
+        raise DatasetError(
+            f"{where}: the picture's own file name is not that of its image_path", detail=Untrusted(own_name)
+        )
+    if len(content) > MAX_PICTURE_BYTES:
+        raise DatasetError(f"{where}: its picture is larger than {MAX_PICTURE_BYTES // 1024**2} MiB.")
+    return content
+
+
+@contextmanager
+def _shard(path: Path) -> Iterator[ParquetFile]:
+    """An open shard; whatever pyarrow says of its bytes is a `DatasetError`."""
+    try:
+        import pyarrow  # type: ignore[import-untyped]
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} is a parquet file, which needs pyarrow. Install it: uv pip install 'vlsb[parquet]'"
+        ) from error
+    try:
+        with ParquetFile(path) as file:
+            yield file
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} cannot be read as parquet. Download it again") from error
+
+
+def _unwritable(cache: Path, error: OSError) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = "is full; unpacking the parquet shards takes as much room as they do"
+    else:
+        what = f"cannot be written ({os.strerror(error.errno) if error.errno else 'no reason given'})"
+    return StoreError(f"the cache {cache} {what}. Make room, or set XDG_CACHE_HOME to another folder.")
