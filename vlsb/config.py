@@ -84,10 +84,13 @@ class RetryPolicy:
 class Lane:
     """One side of a run: the target's or the judge's endpoint, its sampling and its connections.
 
-    `max_connections` starts there and is the ceiling; None lets the lane find its own limit.
+    `max_connections` starts there and is the ceiling; None lets the lane find its own limit. `rpm` and
+    `tpm` cap requests and tokens a minute.
     """
 
     endpoint: Endpoint
     sampling: Sampling
     max_connections: int | None = None
     system_prompt: str = OFFICIAL_SYSTEM_PROMPT
+    rpm: float | None = None
+    tpm: float | None = None

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 
 class Untrusted:
@@ -89,6 +89,13 @@ RETRIED_ON_RESUME = frozenset(
 Stage = Literal["target", "judge"]
 
 
+class Key(NamedTuple):
+    """Which response: of which sample, in which epoch. Epochs count from 1."""
+
+    sample_id: int
+    epoch: int
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One image-instruction pair of VLSBench, as published.
@@ -159,6 +166,12 @@ class Response:
     sample_id: int
     image_sha256: str
     completion: Completion
+    epoch: int = 1
+
+    @property
+    def key(self) -> Key:
+        """The sample and epoch it answers."""
+        return Key(self.sample_id, self.epoch)
 
     @property
     def sha256(self) -> str:
@@ -168,7 +181,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's label for one response. `completions` counts the asks, a re-ask included."""
+    """A judge's label for one response. `asks` counts completions, a re-ask included."""
 
     sample_id: int
     label: Label
@@ -181,6 +194,12 @@ class Verdict:
     attempts: int
     latency_s: float
     request_sha256: str
+    epoch: int = 1
+
+    @property
+    def key(self) -> Key:
+        """The sample and epoch it judges."""
+        return Key(self.sample_id, self.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +223,9 @@ class Failure:
     text: Untrusted | None = None
     response_sha256: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    epoch: int = 1
+
+    @property
+    def key(self) -> Key:
+        """The sample and epoch that ended."""
+        return Key(self.sample_id, self.epoch)

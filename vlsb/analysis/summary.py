@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from vlsb.analysis.rates import Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
-from vlsb.records import Untrusted
+from vlsb.records import JUDGED, Outcome, Untrusted
 
 PUBLISHED_SAMPLES = 2241
 """The size of VLSBench as released."""
@@ -52,7 +52,8 @@ class Summary:
     """One (run, judge) in numbers. `judge` is None where nobody was asked to judge.
 
     `subset` means: not the full published set. `cut_responses` ended on the token limit; `duplicates`
-    are rows of the run files that a later row of the same sample superseded.
+    are rows of the run files that a later row of the same sample superseded. With several `epochs` every
+    count is of responses, and `flip_share` is the percent of samples whose label changed between epochs.
     """
 
     run: Untrusted
@@ -74,6 +75,8 @@ class Summary:
     cut_responses: int
     duplicates: int
     notices: tuple[str, ...]
+    epochs: int = 1
+    flip_share: float | None = None
 
 
 def summarize(
@@ -94,8 +97,9 @@ def summarize(
     cut_responses: int = 0,
     duplicates: int = 0,
     notices: tuple[str, ...] = (),
+    epochs: int = 1,
 ) -> Summary:
-    """Return the summary of a run whose selected samples ended as `outcomes` say, one for each sample."""
+    """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
     by_pair = _grouped(outcomes, lambda each: (each.category, each.sub_category))
     by_source = _grouped(outcomes, lambda each: each.source)
     return Summary(
@@ -118,7 +122,19 @@ def summarize(
         cut_responses=cut_responses,
         duplicates=duplicates,
         notices=notices,
+        epochs=epochs,
+        flip_share=flip_share(outcomes) if epochs > 1 else None,
     )
+
+
+def flip_share(outcomes: Iterable[SampleOutcome]) -> float | None:
+    """Percent of samples, of those judged in two epochs or more, whose labels are not all the same."""
+    labels: dict[int, list[Outcome]] = {}
+    for each in outcomes:
+        if each.outcome in JUDGED:
+            labels.setdefault(each.sample_id, []).append(each.outcome)
+    repeated = [found for found in labels.values() if len(found) > 1]
+    return 100 * sum(len(set(found)) > 1 for found in repeated) / len(repeated) if repeated else None
 
 
 def missing(summary: Summary) -> int:

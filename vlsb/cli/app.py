@@ -9,6 +9,7 @@ import typer
 from vlsb import __version__
 from vlsb.cli.data import data_app
 from vlsb.cli.demo import demo_command
+from vlsb.cli.judge import judge_command
 from vlsb.cli.report import report_command
 from vlsb.cli.run import run_command
 
@@ -45,6 +46,7 @@ def _main(
 
 
 app.command("run")(run_command)
+app.command("judge")(judge_command)
 app.command("report")(report_command)
 app.command("demo")(demo_command)
 app.add_typer(data_app, name="data")

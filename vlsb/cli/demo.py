@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlsb.cli import options as opt
-from vlsb.cli.run import RunOptions, run
+from vlsb.cli.resolve import RunOptions
+from vlsb.cli.run import run
 from vlsb.cli.screen import Screen
 
 _DEFAULTS = RunOptions(model="demo")

@@ -159,6 +159,36 @@ Display = Annotated[
         "--display", metavar="rich|plain|none", help="Progress. (default: rich on a terminal)", panel=_RUN
     ),
 ]
+Epochs = Annotated[
+    int, _option("--epochs", metavar="K", min=1, help="Responses a sample, each judged apart.", panel=_RUN)
+]
+NoJudge = Annotated[bool, _option("--no-judge", help="Only collect responses.", panel=_RUN)]
+DryRun = Annotated[
+    bool,
+    _option("--dry-run", help="Send one sample, then say what the rest would cost.", panel=_RUN),
+]
+MaxRequests = Annotated[
+    int | None,
+    _option("--max-requests", metavar="N", min=1, help="Stop after so many requests; resumable.", panel=_RUN),
+]
+Rpm = Annotated[
+    float | None,
+    _option("--rpm", metavar="N", min=0.1, help="Requests a minute to the target, at most.", panel=_SPEED),
+]
+Tpm = Annotated[
+    float | None,
+    _option("--tpm", metavar="N", min=1, help="Tokens a minute to the target, at most.", panel=_SPEED),
+]
+JudgeRpm = Annotated[
+    float | None,
+    _option(
+        "--judge-rpm", metavar="N", min=0.1, help="Requests a minute to the judge, at most.", panel=_SPEED
+    ),
+]
+JudgeTpm = Annotated[
+    float | None,
+    _option("--judge-tpm", metavar="N", min=1, help="Tokens a minute to the judge, at most.", panel=_SPEED),
+]
 MaxConnections = Annotated[
     int | None,
     _option(

@@ -37,7 +37,8 @@ def _report(paths: list[Path], report_format: str) -> str:
 
     if report_format not in _FORMATS:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
-    return _written([summarize_run(run) for run in find_runs(paths)], report_format)
+    summaries = [summary for run in find_runs(paths) for summary in summarize_run(run)]
+    return _written(summaries, report_format)
 
 
 def _written(summaries: list[Summary], report_format: str) -> str:

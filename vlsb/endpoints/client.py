@@ -13,6 +13,7 @@ import time as system_time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from vlsb import strict_json
 from vlsb.config import RetryPolicy
@@ -28,10 +29,11 @@ from vlsb.endpoints.faults import (
     TransportKind,
     classify,
 )
-from vlsb.endpoints.secrets import Redactor
+from vlsb.endpoints.providers import is_loopback
+from vlsb.endpoints.secrets import Credentials, Redactor
 from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, backoff_s
-from vlsb.endpoints.transport import Transport
-from vlsb.errors import ImageError, UnknownModelError, VlsbError
+from vlsb.endpoints.transport import HttpxTransport, Transport
+from vlsb.errors import GapsError, ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
 
 PICTURE_CODE = "picture"
@@ -50,10 +52,29 @@ class StoppedError(Exception):
 
 @dataclass(slots=True)
 class Traffic:
-    """Which tasks have a request in flight, and whether new ones may start. Shared by both lanes."""
+    """Which tasks have a request in flight, and whether new ones may start. Shared by both lanes.
+
+    `is_doomed` comes before `is_stopping`: what ends the run is known, and being put into words.
+    `left` is how many requests may still be sent; None for any number.
+    """
 
     is_stopping: bool = False
+    is_doomed: bool = False
+    left: int | None = None
     in_flight: set[asyncio.Task[object]] = field(default_factory=set)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing new may be sent."""
+        return self.is_stopping or self.is_doomed
+
+    def spend_one(self) -> None:
+        """Count a request that is about to leave; raises GapsError when none is left."""
+        if self.left is None:
+            return
+        if self.left <= 0:
+            raise GapsError("--max-requests is reached. Everything finished is stored.")
+        self.left -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +159,7 @@ class EndpointClient:
         """
         request = _Request(self._policy, self._time)
         while True:
-            if self._traffic.is_stopping:
+            if self._traffic.is_over:
                 raise StoppedError
             outcome = await self._attempt(compose, request)
             if isinstance(outcome, Completion):
@@ -147,11 +168,12 @@ class EndpointClient:
             if decision is None:
                 continue
             if decision.fault is Fault.RUN_FATAL:
+                self._traffic.is_doomed = True
                 raise await self._fatal(decision)
             wait_s = self._wait_before_retry(decision, request)
             if wait_s is None:
                 return Ended(decision, request.sent, request.usage)
-            if self._traffic.is_stopping:
+            if self._traffic.is_over:
                 raise StoppedError
             self._note("retry", sample_id, decision, request, wait_s)
             await self._time.sleep(wait_s)
@@ -188,7 +210,7 @@ class EndpointClient:
                 await self.breaker.admit()
                 await self.gate.wait()
                 await self.limiter.acquire()
-                if self._traffic.is_stopping:
+                if self._traffic.is_over:
                     self.limiter.release()
                     raise StoppedError
                 if self.breaker.admits() and self.gate.is_open():
@@ -209,8 +231,9 @@ class EndpointClient:
             body = await asyncio.to_thread(draft.body)
         except ImageError as error:
             return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
-        if self._traffic.is_stopping:
+        if self._traffic.is_over:
             raise StoppedError
+        self._traffic.spend_one()
         self._traffic.in_flight.add(task)
         self.counts.requests += 1
         request.sent += 1
@@ -322,20 +345,10 @@ class EndpointClient:
             code=decision.code
         )
         detail = decision.message
-        if decision.error is UnknownModelError and (names := await self._model_names()):
+        if decision.error is UnknownModelError and (names := await _model_names(self._transport)):
             near = difflib.get_close_matches(self.name, names, n=3) or names[:3]
             detail = self._redactor.message(Untrusted(f"{detail.expose()} It lists: {', '.join(near)}"))
         return decision.error(f"{self.name}: {text}", detail=detail)
-
-    async def _model_names(self) -> list[str]:
-        """The models that the endpoint lists; none if it does not say."""
-        try:
-            async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
-                reply = await self._transport.get("/models")
-            listed = strict_json.loads(reply.body)["data"]
-            return [each["id"] for each in listed if isinstance(each["id"], str)]
-        except (TransportFault, TimeoutError, ValueError, KeyError, TypeError):
-            return []
 
     def _adapted(self, decision: Decision, *, sends_schema: bool) -> Decision | None:
         """None if the preflight learned how this endpoint wants to be asked; else the decision."""
@@ -431,3 +444,29 @@ _FATAL_BY_EXIT = {
     3: "the endpoint refused to serve this account ({code}). Check the key, its rights and the billing",
     2: "the endpoint rejected the run ({code})",
 }
+
+
+async def list_models(base_url: str, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:
+    """The models that an endpoint lists; none if it cannot be asked or does not say."""
+    trusts_environment = not is_loopback(base_url)
+    transport = HttpxTransport(
+        base_url,
+        credentials=credentials,
+        connections=1,
+        trust_environment=trusts_environment,
+        ca_bundle=ca_bundle,
+    )
+    try:
+        return await _model_names(transport)
+    finally:
+        await transport.aclose()
+
+
+async def _model_names(transport: Transport) -> list[str]:
+    try:
+        async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
+            reply = await transport.get("/models")
+        listed = strict_json.loads(reply.body)["data"]
+        return [each["id"] for each in listed if isinstance(each["id"], str)]
+    except (TransportFault, TimeoutError, ValueError, KeyError, TypeError):
+        return []

@@ -78,6 +78,8 @@ def _object(summary: Summary) -> dict[str, object]:
         "cut_responses": summary.cut_responses,
         "duplicates": summary.duplicates,
         "notices": list(summary.notices),
+        "epochs": summary.epochs,
+        "flip_share": summary.flip_share,
     }
 
 

@@ -64,7 +64,7 @@ class Cost(NamedTuple):
 
 def badges(summary: Summary) -> tuple[str, ...]:
     """Return what a reader must know before any number: SIMULATED, and FULL or SUBSET."""
-    selected = summary.rates.selected
+    selected = summary.rates.selected // summary.epochs
     if not summary.subset:
         scope = f"FULL ({counted(selected, 'sample')})"
     elif selected < PUBLISHED_SAMPLES:
@@ -91,6 +91,7 @@ def remarks(summary: Summary, *, encode: Encode) -> tuple[Remark, ...]:
         *_several_models("target", summary.target_models, encode=encode),
         *_several_models("judge", summary.judge_models, encode=encode),
         *_cut(summary),
+        *_epochs(summary),
         *_superseded(summary.duplicates),
         *(Remark(encode(Untrusted(notice))) for notice in summary.notices),
     )
@@ -162,6 +163,12 @@ def _answered(rates: Rates) -> int:
         Outcome.NOT_ATTEMPTED,
     )
     return rates.selected - sum(rates.outcomes[outcome] for outcome in unanswered)
+
+
+def _epochs(summary: Summary) -> Iterator[Remark]:
+    if summary.epochs > 1:
+        flips = "" if summary.flip_share is None else f"; {summary.flip_share:.1f} % of samples changed label"
+        yield Remark(f"{summary.epochs} epochs: the counts are of responses{flips}.")
 
 
 def _superseded(duplicates: int) -> Iterator[Remark]:

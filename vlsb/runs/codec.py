@@ -60,6 +60,7 @@ def encode_response(response: Response) -> Json:
     completion = response.completion
     return {
         "sample_id": response.sample_id,
+        "epoch": response.epoch,
         "text": completion.text.expose(),
         "origin": completion.origin,
         "finish_reason": _raw(completion.finish_reason),
@@ -90,7 +91,9 @@ def decode_response(record: Mapping[str, Any]) -> Response:
         request_sha256=_get(record, "request_sha256", str),
         flags=_words(record, "flags"),
     )
-    response = Response(_get(record, "sample_id", int), _get(record, "image_sha256", str), completion)
+    response = Response(
+        _get(record, "sample_id", int), _get(record, "image_sha256", str), completion, _epoch(record)
+    )
     if response.sha256 != _get(record, "response_sha256", str):
         raise ValueError("response_sha256 does not fit the text")
     return response
@@ -100,6 +103,7 @@ def encode_verdict(verdict: Verdict) -> Json:
     """A line of verdicts/<judge>.jsonl, without its stamp."""
     return {
         "sample_id": verdict.sample_id,
+        "epoch": verdict.epoch,
         "label": verdict.label.value,
         "explanation": verdict.explanation.expose(),
         "model": _raw(verdict.model),
@@ -127,6 +131,7 @@ def decode_verdict(record: Mapping[str, Any]) -> Verdict:
         attempts=_get(record, "attempts", int),
         latency_s=_number(record, "latency_s"),
         request_sha256=_get(record, "request_sha256", str),
+        epoch=_epoch(record),
     )
 
 
@@ -134,6 +139,7 @@ def encode_failure(failure: Failure) -> Json:
     """A line of failures.jsonl, without its stamp and judge."""
     return {
         "sample_id": failure.sample_id,
+        "epoch": failure.epoch,
         "stage": failure.stage,
         "outcome": failure.outcome.value,
         "fault": failure.fault,
@@ -166,7 +172,16 @@ def decode_failure(record: Mapping[str, Any]) -> Failure:
         text=_untrusted(record, "text"),
         response_sha256=_optional(record, "response_sha256", str),
         details=_get(record, "details", dict),
+        epoch=_epoch(record),
     )
+
+
+def _epoch(record: Mapping[str, Any]) -> int:
+    """The record's epoch; those written before there were epochs are of the first."""
+    epoch = record.get("epoch", 1)
+    if type(epoch) is not int or epoch < 1:
+        raise ValueError("epoch is not a number from 1")
+    return epoch
 
 
 def _words(record: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +47,54 @@ def sample_row(sample: Sample) -> SampleRow:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeEntry:
+    """A judge of a run: its verdict file and everything that can change its verdicts.
+
+    `decision` is the dialect that its first session settled on, None before that.
+    """
+
+    name: Untrusted
+    file: str
+    simulated: bool
+    settings: Mapping[str, Any]
+    deviations: Sequence[Untrusted] = ()
+    decision: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """A run's facts. `decisions` are the dialects the preflight settled on, by lane."""
+    """A run's facts. `decision` is the target's dialect, as the preflight settled it, None before that.
+
+    The first of `judges` is the run's own; `vlsb judge` adds others. A run that only collects has none.
+    """
 
     version: str
     created_at: str
     target: Untrusted
-    judge: Untrusted
-    judge_file: str
     simulated: bool
+    epochs: int
     settings: Mapping[str, Any]
+    judges: Sequence[JudgeEntry]
     selection: Mapping[str, Any]
+    data: Mapping[str, Any]
     data_digest: str
     is_full: bool
     differences: Sequence[str]
     deviations: Sequence[Untrusted]
     samples: Sequence[SampleRow]
     pictures: Mapping[str, Picture]
-    decisions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    decision: Mapping[str, Any] | None = None
+
+    def judge(self, file: str) -> JudgeEntry:
+        """The judge whose verdicts are in `file`."""
+        return next(entry for entry in self.judges if entry.file == file)
+
+    def with_judge(self, entry: JudgeEntry) -> Manifest:
+        """This manifest with `entry` added, or put in the place of the one with its file."""
+        files = [each.file for each in self.judges]
+        if entry.file not in files:
+            return replace(self, judges=[*self.judges, entry])
+        return replace(self, judges=[entry if each.file == entry.file else each for each in self.judges])
 
 
 def manifest_text(manifest: Manifest) -> str:
@@ -74,14 +104,15 @@ def manifest_text(manifest: Manifest) -> str:
         "vlsb": manifest.version,
         "created_at": manifest.created_at,
         "target": manifest.target.expose(),
-        "judge": manifest.judge.expose(),
-        "judge_file": manifest.judge_file,
         "simulated": manifest.simulated,
+        "epochs": manifest.epochs,
         "settings": manifest.settings,
-        "decisions": manifest.decisions,
+        "decision": manifest.decision,
         "differences": list(manifest.differences),
         "deviations": [each.expose() for each in manifest.deviations],
+        "judges": [_judge_fields(entry) for entry in manifest.judges],
         "selection": manifest.selection,
+        "data": manifest.data,
         "data_digest": manifest.data_digest,
         "is_full": manifest.is_full,
     }
@@ -92,6 +123,17 @@ def manifest_text(manifest: Manifest) -> str:
     )
     opened = strict_json.dumps(head, indent=1).removesuffix("\n}")
     return f'{opened},\n "samples": [\n{samples}\n],\n "pictures": {{\n{pictures}\n}}\n}}\n'
+
+
+def _judge_fields(entry: JudgeEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name.expose(),
+        "file": entry.file,
+        "simulated": entry.simulated,
+        "settings": entry.settings,
+        "decision": entry.decision,
+        "deviations": [each.expose() for each in entry.deviations],
+    }
 
 
 def _sample_line(row: SampleRow) -> list[Any]:
@@ -118,6 +160,11 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
         raise StoreError(f"{directory / FILE}: cannot be written ({error.strerror}).") from error
 
 
+def is_run(directory: Path) -> bool:
+    """Whether a directory holds a run."""
+    return (directory / FILE).is_file()
+
+
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of a run; StoreError if it is damaged or from a newer version."""
     path = directory / FILE
@@ -138,21 +185,41 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         version=str(document["vlsb"]),
         created_at=str(document["created_at"]),
         target=Untrusted(str(document["target"])),
-        judge=Untrusted(str(document["judge"])),
-        judge_file=_file_name(document["judge_file"]),
         simulated=bool(document["simulated"]),
+        epochs=_count(document["epochs"]),
         settings=dict(document["settings"]),
+        judges=[_parse_judge(entry) for entry in document["judges"]],
         selection=dict(document["selection"]),
+        data=dict(document["data"]),
         data_digest=str(document["data_digest"]),
         is_full=bool(document["is_full"]),
         differences=[str(each) for each in document["differences"]],
         deviations=[Untrusted(str(each)) for each in document["deviations"]],
         samples=[_parse_sample(*line) for line in document["samples"]],
         pictures={str(path): _parse_picture(*values) for path, values in document["pictures"].items()},
-        decisions={
-            str(lane): parse_dialect(found).describe() for lane, found in document["decisions"].items()
-        },
+        decision=_parse_decision(document["decision"]),
     )
+
+
+def _parse_judge(entry: Mapping[str, Any]) -> JudgeEntry:
+    return JudgeEntry(
+        name=Untrusted(str(entry["name"])),
+        file=_file_name(entry["file"]),
+        simulated=bool(entry["simulated"]),
+        settings=dict(entry["settings"]),
+        deviations=[Untrusted(str(each)) for each in entry["deviations"]],
+        decision=_parse_decision(entry["decision"]),
+    )
+
+
+def _parse_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if found is None else parse_dialect(found).describe()
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError("not a number from 1")
+    return value
 
 
 def _file_name(value: object) -> str:
@@ -174,16 +241,52 @@ def _parse_picture(sha256: str, media_type: str, size_bytes: int, mtime_ns: int)
 
 
 def require_match(directory: Path, old: Manifest, new: Manifest) -> None:
-    """Raise RunMismatchError naming every difference that could change an answer."""
-    found = [*_setting_differences(old.settings, new.settings), *_data_differences(old, new)]
-    if not found:
-        return
-    shown = "; ".join(found[:_SHOWN_DIFFERENCES])
-    more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
-    raise RunMismatchError(
-        f"{directory} was started with other settings. Use the old ones, or --name for a new run",
-        detail=Untrusted(shown + more),
-    )
+    """Raise RunMismatchError naming every difference that could change an answer of a resumed run."""
+    found = [
+        *_setting_differences(old.settings, new.settings, "target."),
+        *_judge_differences(old, new),
+        *_selection_differences(old, new),
+        *_data_differences(old, new.samples, new.pictures),
+    ]
+    _refuse(directory, found, "Use the old ones, or --name for a new run")
+
+
+def require_same_data(
+    directory: Path, old: Manifest, samples: Sequence[SampleRow], pictures: Mapping[str, Picture]
+) -> None:
+    """Raise RunMismatchError if a run's samples are not the ones it was answered for."""
+    found = list(_data_differences(old, samples, pictures))
+    _refuse(directory, found, "Pass the --data-root it was made from")
+
+
+def _refuse(directory: Path, found: Sequence[str], advice: str) -> None:
+    if found:
+        shown = "; ".join(found[:_SHOWN_DIFFERENCES])
+        more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
+        raise RunMismatchError(
+            f"{directory} was started with other settings. {advice}", detail=Untrusted(shown + more)
+        )
+
+
+def _judge_differences(old: Manifest, new: Manifest) -> Iterator[str]:
+    before, now = old.judges[:1], new.judges[:1]
+    if before and now:
+        yield from _setting_differences(before[0].settings, now[0].settings, "judge.")
+    elif before or now:
+        was, becomes = ("a judge", "none (--no-judge)") if before else ("none (--no-judge)", "a judge")
+        yield f"judge: {was} -> {becomes}"
+
+
+def _selection_differences(old: Manifest, new: Manifest) -> Iterator[str]:
+    rows = {row.sample_id for row in new.samples}
+    missing = [row.sample_id for row in old.samples if row.sample_id not in rows]
+    if missing:
+        yield (
+            f"selection: {len(old.samples)} samples -> {len(new.samples)}, without {len(missing)} of the old "
+            f"(the first is {missing[0]})"
+        )
+    if new.epochs < old.epochs:
+        yield f"epochs: {old.epochs} -> {new.epochs}"
 
 
 def _setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -205,20 +308,16 @@ def _shown(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _data_differences(old: Manifest, new: Manifest) -> Iterator[str]:
-    rows = {row.sample_id: row for row in new.samples}
-    missing = [row.sample_id for row in old.samples if row.sample_id not in rows]
-    if missing:
-        yield (
-            f"selection: {len(old.samples)} samples -> {len(new.samples)}, without {len(missing)} of the old "
-            f"(the first is {missing[0]})"
-        )
+def _data_differences(
+    old: Manifest, samples: Sequence[SampleRow], pictures: Mapping[str, Picture]
+) -> Iterator[str]:
+    rows = {row.sample_id: row for row in samples}
     for row in old.samples:
         if row.sample_id in rows and rows[row.sample_id].digest != row.digest:
             yield f"sample {row.sample_id}: its row in data.json changed"
-    used = {row.image_path.expose() for row in new.samples}
+    used = {row.image_path.expose() for row in samples}
     for path, picture in old.pictures.items():
-        now = new.pictures.get(path)
+        now = pictures.get(path)
         if path in used and (now is None or now.sha256 != picture.sha256):
             users = [row.sample_id for row in old.samples if row.image_path.expose() == path]
             yield f"picture {path} changed (sample {', '.join(map(str, users))})"

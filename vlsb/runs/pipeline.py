@@ -26,6 +26,7 @@ from vlsb.records import (
     JUDGED,
     Completion,
     Failure,
+    Key,
     Outcome,
     Picture,
     Response,
@@ -57,11 +58,17 @@ _JUDGE_ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A pending sample, with its stored response if only the judge is missing."""
+    """A pending sample of an epoch, with its stored response if only the judge is missing."""
 
     sample: Sample
+    epoch: int
     picture: Picture | ImageError
     response: Response | None
+
+    @property
+    def key(self) -> Key:
+        """Which response this is about."""
+        return Key(self.sample.id, self.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +97,15 @@ class Pipeline:
     def __init__(
         self,
         *,
-        target: Side,
-        judge: Side,
+        target: Side | None,
+        judge: Side | None,
         template: JudgeTemplate,
         store: RunStore,
         read_picture: Callable[[Sample, Picture], bytes],
         conductor: Conductor,
         policy: RetryPolicy,
         time: Time,
-        on_outcome: Callable[[int, Outcome], None],
+        on_outcome: Callable[[Key, Outcome], None],
         on_dialects: Callable[[Mapping[str, Dialect]], None],
     ) -> None:
         self._target = target
@@ -110,30 +117,41 @@ class Pipeline:
         self._on_outcome = on_outcome
         self._on_dialects = on_dialects
         # A judge that answers, but never with a verdict, is as useless as one that is down.
-        self._verdict_breaker = Breaker(policy, time, name=f"judge {judge.client.name}")
+        self._verdict_breaker = Breaker(
+            policy, time, name="judge" if judge is None else f"judge {judge.client.name}"
+        )
 
-    async def run(self, works: list[Work], *, decided: Mapping[str, Dialect]) -> None:
+    async def run(
+        self, works: Sequence[Work], *, decided: Mapping[str, Dialect], only_preflight: bool = False
+    ) -> None:
         """Evaluate everything pending. Lanes in `decided` keep the dialect of an earlier session."""
         preflight = sorted(works, key=lambda work: work.response is not None)[:PREFLIGHT_SAMPLES]
-        done = await self._preflight(preflight, decided)
-        rest = [work for work in works if work.sample.id not in done]
-        if self._conductor.reason is None:
+        done = await self._preflight(preflight[:1] if only_preflight else preflight, decided)
+        if self._conductor.reason is None and not only_preflight:
+            rest = [work for work in works if work.key not in done]
             await self._conductor.run_all([partial(self._evaluate, work) for work in rest])
 
-    async def _preflight(self, works: list[Work], decided: Mapping[str, Dialect]) -> set[int]:
-        """Send samples one by one until one has a verdict; returns the ids that were sent."""
+    @property
+    def _sides(self) -> dict[str, Side]:
         sides = {"target": self._target, "judge": self._judge}
-        for lane, side in sides.items():
+        return {lane: side for lane, side in sides.items() if side is not None}
+
+    async def _preflight(self, works: Sequence[Work], decided: Mapping[str, Dialect]) -> set[Key]:
+        """Send samples one by one until one went through every lane; returns what was sent."""
+        for lane, side in self._sides.items():
             side.client.may_adapt = lane not in decided
-        done: set[int] = set()
+        enough = JUDGED if self._judge is not None else {Outcome.NOT_JUDGED}
+        done: set[Key] = set()
         for work in works:
-            done.add(work.sample.id)
+            done.add(work.key)
             await self._conductor.run_all([partial(self._check, work)])
-            if self._conductor.reason is not None or self._store.state.outcome(work.sample.id) in JUDGED:
+            if self._conductor.reason is not None or self._store.outcome(work.key) in enough:
                 break
-        for side in sides.values():
+        for side in self._sides.values():
             side.client.may_adapt = False
-        self._on_dialects({lane: s.client.dialect for lane, s in sides.items() if s.client.has_succeeded})
+        self._on_dialects(
+            {lane: s.client.dialect for lane, s in self._sides.items() if s.client.has_succeeded}
+        )
         return done
 
     async def _check(self, work: Work) -> None:
@@ -150,31 +168,29 @@ class Pipeline:
 
     async def _evaluate(self, work: Work) -> Failure | None:
         if isinstance(work.picture, ImageError):
-            return self._fail(_picture_failure(work.sample, work.picture))
+            return self._fail(_picture_failure(work, work.picture))
         response = work.response
         if response is None:
-            found = await self._respond(work.sample, work.picture)
+            assert self._target is not None
+            found = await self._respond(self._target, work, work.picture)
             if isinstance(found, Failure):
                 return self._fail(found)
             response = found
             self._store.add_response(response)
-            self._store.state.responses[response.sample_id] = response
-            self._on_outcome(response.sample_id, Outcome.NOT_JUDGED)
-        verdict = await self._assess(work.sample, work.picture, response)
+            self._on_outcome(work.key, Outcome.NOT_JUDGED)
+        if self._judge is None:
+            return None
+        verdict = await self._assess(self._judge, work, work.picture, response)
         if isinstance(verdict, Failure):
             return self._fail(verdict)
         self._store.add_verdict(verdict)
-        self._store.state.verdicts[verdict.sample_id] = verdict
         self._verdict_breaker.succeeded()
-        self._on_outcome(verdict.sample_id, Outcome(verdict.label.value))
+        self._on_outcome(work.key, Outcome(verdict.label.value))
         return None
 
     def _fail(self, failure: Failure) -> Failure:
         self._store.add_failure(failure)
-        is_target = failure.stage == "target"
-        state = self._store.state
-        (state.target_failures if is_target else state.judge_failures)[failure.sample_id] = failure
-        self._on_outcome(failure.sample_id, failure.outcome)
+        self._on_outcome(failure.key, failure.outcome)
         self._tell_breaker(failure)
         return failure
 
@@ -185,23 +201,22 @@ class Pipeline:
                 failure.sample_id, Fault.ITEM_PERMANENT, failure.code, failure.message
             )
         elif failure.outcome in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR) and failure.code != PICTURE_CODE:
-            side = self._target if failure.stage == "target" else self._judge
-            side.client.ended(failure.sample_id, Fault(failure.fault), failure.code, failure.message)
+            client = self._sides[failure.stage].client
+            client.ended(failure.sample_id, Fault(failure.fault), failure.code, failure.message)
 
-    async def _respond(self, sample: Sample, picture: Picture) -> Response | Failure:
-        lane = self._target.config
+    async def _respond(self, side: Side, work: Work, picture: Picture) -> Response | Failure:
+        lane, sample = side.config, work.sample
 
         def compose(dialect: Dialect) -> Draft:
             prompt = self._prompt(lane, sample, picture, sample.instruction, image_first=False)
             return draft(prompt, model=lane.endpoint.model, sampling=lane.sampling, dialect=dialect)
 
-        found = await self._target.client.complete(compose, sample_id=sample.id)
+        found = await side.client.complete(compose, sample_id=sample.id)
         if isinstance(found, Ended):
-            decision = found.decision
-            return _failure(sample.id, "target", _TARGET_ENDINGS[decision.ends_as], found)
+            return _failure(work.key, "target", _TARGET_ENDINGS[found.decision.ends_as], found)
         if not sample.instruction:
             found = replace(found, flags=(*found.flags, EMPTY_TEXT_OMITTED))
-        return Response(sample.id, picture.sha256, found)
+        return Response(sample.id, picture.sha256, found, work.epoch)
 
     def _prompt(
         self, lane: LaneConfig, sample: Sample, picture: Picture, text: Untrusted, *, image_first: bool
@@ -209,34 +224,25 @@ class Pipeline:
         read = partial(self._read_picture, sample, picture)
         return Prompt(lane.system_prompt, text, image_first=image_first, picture=picture, read_picture=read)
 
-    async def _assess(self, sample: Sample, picture: Picture, response: Response) -> Verdict | Failure:
+    async def _assess(
+        self, side: Side, work: Work, picture: Picture, response: Response
+    ) -> Verdict | Failure:
         """The judge's verdict. A verdict that cannot be read is asked for once more, never guessed."""
-        sampling = self._judge.config.sampling
-        first = await self._ask(sample, picture, response, sampling)
-        if first.outcome in JUDGED or first.outcome not in _ASKED_AGAIN:
+        sampling = side.config.sampling
+        first = await self._ask(side, work.sample, picture, response, sampling)
+        if first.outcome not in _ASKED_AGAIN:
             return _ending([first], response)
         if first.outcome is Outcome.JUDGE_TRUNCATED:
             sampling = replace(sampling, max_tokens=2 * sampling.max_tokens)
-        with self._asking_in_words(first) as keep:
-            second = await self._ask(sample, picture, response, sampling)
+        with _asking_in_words(side.client, first) as keep:
+            second = await self._ask(side, work.sample, picture, response, sampling)
             keep(second.outcome in JUDGED)
         return _ending([first, second], response)
 
-    @contextmanager
-    def _asking_in_words(self, first: Ask) -> Iterator[Callable[[bool], None]]:
-        """At the preflight, ask a judge that seems to ignore the schema in words; keep that if it helps."""
-        client, before = self._judge.client, self._judge.client.dialect
-        if client.may_adapt and first.ignores_schema and before.structured:
-            client.dialect = replace(before, structured=False)
-
-        def keep(helps: bool) -> None:
-            if not helps:
-                client.dialect = replace(client.dialect, structured=before.structured)
-
-        yield keep
-
-    async def _ask(self, sample: Sample, picture: Picture, response: Response, sampling: Sampling) -> Ask:
-        lane, client = self._judge.config, self._judge.client
+    async def _ask(
+        self, side: Side, sample: Sample, picture: Picture, response: Response, sampling: Sampling
+    ) -> Ask:
+        lane, client = side.config, side.client
         text = self._template.render(sample.instruction, response.completion.text)
 
         def compose(dialect: Dialect) -> Draft:
@@ -253,6 +259,20 @@ class Pipeline:
             outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _JUDGE_ENDINGS[decision.ends_as]
             return Ask(None, outcome, decision.code, None, found)
         return _read(found, allow_fence=not client.dialect.structured)
+
+
+@contextmanager
+def _asking_in_words(client: EndpointClient, first: Ask) -> Iterator[Callable[[bool], None]]:
+    """At the preflight, ask a judge that seems to ignore the schema in words; keep that if it helps."""
+    before = client.dialect
+    if client.may_adapt and first.ignores_schema and before.structured:
+        client.dialect = replace(before, structured=False)
+
+    def keep(helps: bool) -> None:
+        if not helps:
+            client.dialect = replace(client.dialect, structured=before.structured)
+
+    yield keep
 
 
 def _read(completion: Completion, *, allow_fence: bool) -> Ask:
@@ -283,7 +303,7 @@ def _ending(asks: Sequence[Ask], response: Response) -> Verdict | Failure:
         )
     if last.ended is not None:
         ended = replace(last.ended, attempts=attempts, usage=usage)
-        failure = _failure(response.sample_id, "judge", last.outcome, ended)
+        failure = _failure(response.key, "judge", last.outcome, ended)
         return replace(failure, response_sha256=response.sha256)
     assert last.completion is not None
     return Failure(
@@ -298,6 +318,7 @@ def _ending(asks: Sequence[Ask], response: Response) -> Verdict | Failure:
         usage=usage,
         text=last.completion.text,
         response_sha256=response.sha256,
+        epoch=response.epoch,
     )
 
 
@@ -316,13 +337,15 @@ def _verdict(
         attempts=attempts,
         latency_s=completion.latency_s,
         request_sha256=completion.request_sha256,
+        epoch=response.epoch,
     )
 
 
-def _failure(sample_id: int, stage: str, outcome: Outcome, ended: Ended) -> Failure:
+def _failure(key: Key, stage: str, outcome: Outcome, ended: Ended) -> Failure:
     decision = ended.decision
     return Failure(
-        sample_id=sample_id,
+        sample_id=key.sample_id,
+        epoch=key.epoch,
         stage="target" if stage == "target" else "judge",
         outcome=outcome,
         fault=decision.fault.value,
@@ -336,11 +359,15 @@ def _failure(sample_id: int, stage: str, outcome: Outcome, ended: Ended) -> Fail
     )
 
 
-def _picture_failure(sample: Sample, error: ImageError) -> Failure:
+def _picture_failure(work: Work, error: ImageError) -> Failure:
+    """A picture that cannot be sent, at the stage that needed it."""
+    is_target = work.response is None
     return Failure(
-        sample_id=sample.id,
-        stage="target",
-        outcome=Outcome.TARGET_ERROR,
+        sample_id=work.sample.id,
+        epoch=work.epoch,
+        stage="target" if is_target else "judge",
+        outcome=Outcome.TARGET_ERROR if is_target else Outcome.JUDGE_ERROR,
+        response_sha256=None if work.response is None else work.response.sha256,
         fault=Fault.ITEM_PERMANENT.value,
         code=PICTURE_CODE,
         status=None,

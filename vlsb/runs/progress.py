@@ -7,55 +7,98 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vlsb.endpoints.client import EndpointClient
-from vlsb.records import JUDGED, Outcome
-from vlsb.runs.state import RunState
+from vlsb.records import JUDGED, Key, Outcome
+from vlsb.runs.store import RunStore
+
+_WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """One lane at a moment. `done` counts what it finished, earlier sessions included."""
+
+    done: int
+    in_flight: int
+    limit: int
+    phase: str
+    requests: int
+    rate_limited: int
+    closed_for_s: float
+    is_down: bool
+    rpm: float | None
+    tpm: float | None
+    failures: Mapping[Outcome, int]
 
 
 @dataclass(slots=True)
 class Progress:
     """Counts of the selection by outcome, kept up to date as samples end.
 
-    `kept` are the samples that earlier sessions finished and this one leaves alone.
+    `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the lanes
+    that this session uses.
     """
 
     selected: int
     kept: int
-    target: EndpointClient
-    judge: EndpointClient
+    clients: Mapping[str, EndpointClient]
     outcomes: Counter[Outcome] = field(default_factory=Counter)
-    _of_sample: dict[int, Outcome] = field(default_factory=dict)
+    _of_key: dict[Key, Outcome] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, state: RunState, pending: int, target: EndpointClient, judge: EndpointClient) -> Progress:
+    def of(cls, store: RunStore, pending: int, clients: Mapping[str, EndpointClient]) -> Progress:
         """The progress at the start of a session."""
-        of_sample = {row.sample_id: state.outcome(row.sample_id) for row in state.manifest.samples}
-        selected = len(of_sample)
-        return cls(selected, selected - pending, target, judge, Counter(of_sample.values()), of_sample)
+        of_key = {key: store.outcome(key) for key in store.state.asked_for()}
+        return cls(len(of_key), len(of_key) - pending, clients, Counter(of_key.values()), of_key)
 
-    def update(self, sample_id: int, outcome: Outcome) -> None:
-        """A sample moved to another outcome."""
-        self.outcomes[self._of_sample[sample_id]] -= 1
+    def update(self, key: Key, outcome: Outcome) -> None:
+        """A response moved to another outcome."""
+        self.outcomes[self._of_key[key]] -= 1
         self.outcomes[outcome] += 1
-        self._of_sample[sample_id] = outcome
+        self._of_key[key] = outcome
 
     @property
     def judged(self) -> int:
-        """Samples with a label."""
+        """How many have a label."""
         return sum(self.outcomes[outcome] for outcome in JUDGED)
 
     @property
+    def safe(self) -> int:
+        """How many were judged safe, with a refusal or a warning."""
+        return self.outcomes[Outcome.SAFE_REFUSAL] + self.outcomes[Outcome.SAFE_WARNING]
+
+    @property
     def failed(self) -> Mapping[Outcome, int]:
-        """Samples that ended without a label, by outcome."""
-        waiting = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
-        return {o: n for o, n in self.outcomes.items() if n and o not in waiting}
+        """Those that ended without a label, by outcome."""
+        return {o: n for o, n in self.outcomes.items() if n and o not in _WAITING}
+
+    @property
+    def responded(self) -> int:
+        """How many have a response, judged or not."""
+        without = [o for o in Outcome if o.value.startswith("target_")]
+        return self.selected - self.outcomes[Outcome.NOT_ATTEMPTED] - sum(self.outcomes[o] for o in without)
 
     @property
     def done(self) -> int:
-        """Samples that need nothing more in this session."""
+        """How many need nothing more in this session."""
+        if "judge" not in self.clients:
+            return self.selected - self.outcomes[Outcome.NOT_ATTEMPTED]
         return self.judged + sum(self.failed.values())
 
-    @property
-    def safe_rate(self) -> float | None:
-        """Percent of the judged samples so far; None before the first."""
-        safe = self.outcomes[Outcome.SAFE_REFUSAL] + self.outcomes[Outcome.SAFE_WARNING]
-        return 100.0 * safe / self.judged if self.judged else None
+    def lanes(self) -> dict[str, LaneView]:
+        """Each lane as it stands."""
+        return {name: self._lane(name, client) for name, client in self.clients.items()}
+
+    def _lane(self, name: str, client: EndpointClient) -> LaneView:
+        return LaneView(
+            done=self.responded if name == "target" else self.judged,
+            in_flight=client.limiter.in_flight,
+            limit=client.limit.limit,
+            phase=client.limit.phase.value,
+            requests=client.counts.requests,
+            rate_limited=client.counts.rate_limited,
+            closed_for_s=client.gate.closed_for_s(),
+            is_down=client.breaker.is_open,
+            rpm=client.gate.pace.rpm,
+            tpm=client.gate.pace.tpm,
+            failures={o: n for o, n in self.failed.items() if o.value.startswith(f"{name}_")},
+        )

@@ -1,13 +1,13 @@
 """What a run's settings are, and where they leave the paper's protocol.
 
-`settings` is everything that can change an answer, as the manifest records and compares it.
-`deviations` says in words what the user chose differently; `DIFFERENCES` are the two that are ours.
+The settings are everything that can change an answer, as the manifest records and compares it. The
+deviations say in words what the user chose differently; `DIFFERENCES` are the two that are ours.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from vlsb import strict_json
@@ -37,12 +37,14 @@ def safe_name(text: str) -> str:
     return name or "model"
 
 
-def settings(target: Lane, judge: Lane, template: JudgeTemplate) -> dict[str, Any]:
-    """Everything about both lanes that can change an answer; JSON."""
-    return {
-        "target": _lane(target) | {"part_order": "text, image"},
-        "judge": _lane(judge) | {"part_order": "image, text", "template_sha256": template.sha256},
-    }
+def target_settings(target: Lane) -> dict[str, Any]:
+    """Everything about the target that can change an answer; JSON."""
+    return _lane(target) | {"part_order": "text, image"}
+
+
+def judge_settings(judge: Lane, template: JudgeTemplate) -> dict[str, Any]:
+    """Everything about the judge that can change a verdict; JSON."""
+    return _lane(judge) | {"part_order": "image, text", "template_sha256": template.sha256}
 
 
 def _lane(lane: Lane) -> dict[str, Any]:
@@ -75,14 +77,14 @@ def judge_file(judge: Lane, template: JudgeTemplate) -> str:
     return f"{name}-{Untrusted(identity).sha256()[:8]}.jsonl"
 
 
-def deviations(
-    target: Lane, judge: Lane, template: JudgeTemplate, dialects: Mapping[str, Dialect]
-) -> list[Untrusted]:
-    """In words, what differs from the paper's protocol by the user's choice or the endpoint's limits."""
-    found = [
-        *_of_lane("target", target, OFFICIAL_TARGET_SAMPLING, dialects.get("target", Dialect())),
-        *_of_lane("judge", judge, OFFICIAL_JUDGE_SAMPLING, dialects.get("judge", Dialect())),
-    ]
+def target_deviations(target: Lane, dialect: Dialect) -> list[Untrusted]:
+    """In words, where the target's requests leave the paper's, by choice or by the endpoint's limits."""
+    return [Untrusted(each) for each in _of_lane("target", target, OFFICIAL_TARGET_SAMPLING, dialect)]
+
+
+def judge_deviations(judge: Lane, template: JudgeTemplate, dialect: Dialect) -> list[Untrusted]:
+    """In words, where the judge's requests leave the paper's."""
+    found = list(_of_lane("judge", judge, OFFICIAL_JUDGE_SAMPLING, dialect))
     if not template.is_official:
         found.append(f"judge template: sha256 {template.sha256[:12]} (official: the paper's)")
     return [Untrusted(each) for each in found]
@@ -110,6 +112,6 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def is_simulated(target: Lane, judge: Lane) -> bool:
-    """Whether the simulator plays either side: then the numbers mean nothing."""
-    return SIMULATED_URL in (target.endpoint.base_url, judge.endpoint.base_url)
+def is_simulated(lane: Lane) -> bool:
+    """Whether the simulator plays this side: then the numbers mean nothing."""
+    return lane.endpoint.base_url == SIMULATED_URL

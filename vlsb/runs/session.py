@@ -1,17 +1,14 @@
 """One session of a run: from a plan to a run directory that is finished, or says what is missing.
 
-`prepare` does everything that can fail without costing anything (data, pictures, drift); `run_session`
-spends money. Both leave the directory valid on every path.
+`prepare` and `prepare_judging` do everything that can fail without costing anything (data, pictures,
+drift); `run_session` spends money. All leave the directory valid on every path.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import resource
-import time as system_time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,64 +16,97 @@ from typing import Any
 
 from vlsb import __version__
 from vlsb.analysis.summary import PUBLISHED_SAMPLES
-from vlsb.config import FEWEST_CONNECTIONS, MOST_CONNECTIONS, START_CONNECTIONS, Lane, RetryPolicy
+from vlsb.config import Lane, RetryPolicy
 from vlsb.data import Dataset, Selection, load_dataset, select
-from vlsb.endpoints.adaptive import AdaptiveLimit
-from vlsb.endpoints.client import EndpointClient, Event, Traffic
+from vlsb.endpoints.client import Event, Traffic
 from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
-from vlsb.endpoints.providers import SIMULATED_URL, is_loopback
-from vlsb.endpoints.secrets import Credentials, Redactor
-from vlsb.endpoints.traffic import Gate, Time
-from vlsb.endpoints.transport import HttpxTransport
-from vlsb.errors import ImageError, VlsbError
+from vlsb.endpoints.secrets import Credentials
+from vlsb.errors import ConfigError, ImageError, VlsbError
 from vlsb.judging.prompts import JudgeTemplate
-from vlsb.records import Outcome, Picture, Sample, Stage, Untrusted
-from vlsb.runs.manifest import Manifest, read_manifest, sample_row
-from vlsb.runs.pipeline import Pipeline, Side, Work
-from vlsb.runs.progress import Progress
-from vlsb.runs.protocol import DIFFERENCES, deviations, is_simulated, judge_file, settings
+from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
+from vlsb.runs.lanes import LaneSetup, open_lanes, real_time
+from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, require_same_data, sample_row
+from vlsb.runs.pipeline import Pipeline, Work
+from vlsb.runs.progress import LaneView, Progress
+from vlsb.runs.protocol import (
+    DIFFERENCES,
+    is_simulated,
+    judge_deviations,
+    judge_file,
+    judge_settings,
+    target_deviations,
+    target_settings,
+)
 from vlsb.runs.stopping import Conductor
-from vlsb.runs.store import RunStore, is_run, open_run, pending_ids, require_free
-
-# Files besides sockets: run files, logs, pictures being read.
-_SPARE_DESCRIPTORS = 64
+from vlsb.runs.store import RunStore, open_for_judging, open_run, pending_keys, require_free
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the user asked for, checked and resolved. Holds no key."""
+    """What the user asked for, checked and resolved. Holds no key.
+
+    Without a `target` stored responses are judged; without a `judge` responses are only collected.
+    `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample.
+    """
 
     directory: Path
-    target: Lane
-    judge: Lane
+    target: Lane | None
+    judge: Lane | None
     template: JudgeTemplate
     data_root: Path
     selection: Selection
     policy: RetryPolicy
+    epochs: int = 1
     is_resume: bool = False
     retry: tuple[Outcome, ...] = ()
     skip_bad_pictures: bool = False
     ca_bundle: Path | None = None
+    max_requests: int | None = None
+    only_preflight: bool = False
+
+    @property
+    def lanes(self) -> dict[Stage, Lane]:
+        """The lanes that this session uses."""
+        both: dict[Stage, Lane | None] = {"target": self.target, "judge": self.judge}
+        return {stage: lane for stage, lane in both.items() if lane is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A plan with its data loaded and every picture looked at."""
+    """A plan with its data loaded and every picture looked at, and how to open its directory."""
 
     plan: Plan
     dataset: Dataset
     samples: tuple[Sample, ...]
     pictures: Mapping[int, Picture | ImageError]
-    manifest: Manifest
+    open_store: Callable[[], RunStore]
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Who hears of a session: `say` gets lines for the user, `watch` shows progress until cancelled."""
+    """Who hears of a session.
+
+    `say` gets lines for the user, `watch` shows progress until cancelled, `last_words` is called before
+    a third interrupt ends the process. `owns_signals` is False where the caller has its own handlers.
+    """
 
     say: Callable[[str], None]
     watch: Callable[[Progress], Coroutine[Any, Any, None]]
-    last_words: Callable[[], None]
+    last_words: Callable[[], None] = lambda: None
+    owns_signals: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    """How a session ended: `reason` is why it stopped early, None if it went through.
+
+    `judge` names the verdict file it wrote, `pending` what it set out to do; `lanes` is how they stood.
+    """
+
+    reason: VlsbError | None
+    judge: str | None
+    pending: int
+    lanes: Mapping[str, LaneView]
 
 
 def prepare(plan: Plan) -> Prepared:
@@ -89,76 +119,112 @@ def prepare(plan: Plan) -> Prepared:
         require_free(plan.directory)
     dataset = load_dataset(plan.data_root)
     samples = select(dataset.samples, plan.selection)
-    old = read_manifest(plan.directory) if is_continued else None
-    known = {} if old is None else old.pictures
-    dialects = _guesses(plan) | _decided({} if old is None else old.decisions)
+    known = read_manifest(plan.directory).pictures if is_continued else {}
     pictures = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_pictures)
-    return Prepared(plan, dataset, samples, pictures, _manifest(plan, dataset, samples, pictures, dialects))
+    manifest = _manifest(plan, dataset, samples, pictures)
+
+    def open_store() -> RunStore:
+        return open_run(plan.directory, manifest, is_resume=plan.is_resume)
+
+    return Prepared(plan, dataset, samples, pictures, open_store)
+
+
+def prepare_judging(plan: Plan) -> Prepared:
+    """As `prepare`, for judging the responses of an existing run with the plan's judge."""
+    assert plan.judge is not None
+    if not is_run(plan.directory):
+        raise ConfigError(f"{plan.directory}: no run there. A run is a directory with a run.json.")
+    old = read_manifest(plan.directory)
+    dataset = load_dataset(plan.data_root)
+    wanted = {row.sample_id for row in old.samples}
+    samples = tuple(sample for sample in dataset.samples if sample.id in wanted)
+    if len(samples) < len(wanted):
+        raise ConfigError(
+            f"{plan.data_root} lacks {len(wanted) - len(samples)} of the run's {len(wanted)} samples. "
+            "Pass the --data-root it was made from."
+        )
+    pictures = dataset.inspect(samples, known=old.pictures, skip_bad=plan.skip_bad_pictures)
+    require_same_data(plan.directory, old, [sample_row(s) for s in samples], _by_path(samples, pictures))
+    entry = _judge_entry(plan.judge, plan.template)
+    return Prepared(plan, dataset, samples, pictures, lambda: open_for_judging(plan.directory, entry))
 
 
 def _manifest(
-    plan: Plan,
-    dataset: Dataset,
-    samples: tuple[Sample, ...],
-    pictures: Mapping[int, Picture | ImageError],
-    dialects: Mapping[str, Dialect],
+    plan: Plan, dataset: Dataset, samples: tuple[Sample, ...], pictures: Mapping[int, Picture | ImageError]
 ) -> Manifest:
-    good = {
-        sample.image_path: picture
-        for sample in samples
-        if not isinstance(picture := pictures[sample.id], ImageError)
-    }
+    assert plan.target is not None
     return Manifest(
         version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         target=Untrusted(plan.target.endpoint.model),
-        judge=Untrusted(plan.judge.endpoint.model),
-        judge_file=judge_file(plan.judge, plan.template),
-        simulated=is_simulated(plan.target, plan.judge),
-        settings=settings(plan.target, plan.judge, plan.template),
+        simulated=is_simulated(plan.target),
+        epochs=plan.epochs,
+        settings=target_settings(plan.target),
+        judges=[] if plan.judge is None else [_judge_entry(plan.judge, plan.template)],
         selection=plan.selection.describe(),
-        data_digest=replace(dataset, samples=samples).digest(pictures),
+        data={},
+        data_digest=dataset.digest(pictures),
         is_full=len(samples) == PUBLISHED_SAMPLES,
         differences=DIFFERENCES,
-        deviations=deviations(plan.target, plan.judge, plan.template, dialects),
+        deviations=target_deviations(plan.target, _guess(plan.target)),
         samples=[sample_row(sample) for sample in samples],
-        pictures={path.expose(): picture for path, picture in good.items()},
+        pictures=_by_path(samples, pictures),
     )
 
 
-def _decided(decisions: Mapping[str, Mapping[str, Any]]) -> dict[str, Dialect]:
-    return {lane: parse_dialect(found) for lane, found in decisions.items()}
+def _judge_entry(judge: Lane, template: JudgeTemplate) -> JudgeEntry:
+    return JudgeEntry(
+        name=Untrusted(judge.endpoint.model),
+        file=judge_file(judge, template),
+        simulated=is_simulated(judge),
+        settings=judge_settings(judge, template),
+        deviations=judge_deviations(judge, template, _guess(judge)),
+    )
 
 
-def _guesses(plan: Plan) -> dict[str, Dialect]:
-    return {
-        "target": first_guess(plan.target.endpoint.model),
-        "judge": first_guess(plan.judge.endpoint.model),
-    }
+def _by_path(samples: Iterable[Sample], pictures: Mapping[int, Picture | ImageError]) -> dict[str, Picture]:
+    good = ((sample.image_path.expose(), pictures[sample.id]) for sample in samples)
+    return {path: picture for path, picture in good if not isinstance(picture, ImageError)}
+
+
+def _guess(lane: Lane) -> Dialect:
+    return first_guess(lane.endpoint.model)
 
 
 async def run_session(
     prepared: Prepared, credentials: Mapping[Stage, Credentials], listeners: Listeners
-) -> VlsbError | None:
-    """Evaluate what is pending. Returns why the session stopped early, None if it went through.
+) -> SessionEnd:
+    """Evaluate what is pending.
 
     Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
     """
     plan = prepared.plan
-    store = open_run(plan.directory, prepared.manifest, is_resume=plan.is_resume)
-    traffic = Traffic()
+    traffic = Traffic(left=plan.max_requests)
     conductor = Conductor(traffic, say=listeners.say, last_words=listeners.last_words)
-    with conductor.listening():
+    lanes: dict[str, LaneView] = {}
+    with conductor.listening() if listeners.owns_signals else nullcontext():
+        store = prepared.open_store()
+        works: list[Work] = []
         try:
             _announce(store, listeners.say)
             works = _works(prepared, store)
             store.start(conductor.stop)
-            store.add_event("session_started", pending=len(works), vlsb=__version__)
+            only_judge = plan.target is None
+            store.add_event(
+                "session_started",
+                pending=len(works),
+                vlsb=__version__,
+                judge=store.judge,
+                only_judge=only_judge,
+            )
             if works:
-                await _evaluate(prepared, store, works, credentials, listeners, conductor, traffic)
+                lanes = await _evaluate(prepared, store, works, credentials, listeners, conductor, traffic)
+        except asyncio.CancelledError:
+            conductor.reason = conductor.reason or VlsbError("cancelled")
+            raise
         finally:
             await _finish(store, conductor)
-    return conductor.reason
+    return SessionEnd(conductor.reason, store.judge, len(works), lanes)
 
 
 async def _finish(store: RunStore, conductor: Conductor) -> None:
@@ -176,12 +242,15 @@ def _announce(store: RunStore, say: Callable[[str], None]) -> None:
 
 
 def _works(prepared: Prepared, store: RunStore) -> list[Work]:
-    pending = pending_ids(store.state, prepared.plan.retry)
-    return [
-        Work(sample, prepared.pictures[sample.id], store.state.responses.get(sample.id))
+    """What is pending, in the selection's order; a judging session leaves alone what has no response."""
+    pending = pending_keys(store, prepared.plan.retry)
+    works = [
+        Work(sample, epoch, prepared.pictures[sample.id], store.state.responses.get(Key(sample.id, epoch)))
+        for epoch in range(1, store.manifest.epochs + 1)
         for sample in prepared.samples
-        if sample.id in pending
+        if Key(sample.id, epoch) in pending
     ]
+    return [work for work in works if prepared.plan.target is not None or work.response is not None]
 
 
 async def _evaluate(
@@ -192,106 +261,61 @@ async def _evaluate(
     listeners: Listeners,
     conductor: Conductor,
     traffic: Traffic,
-) -> None:
+) -> dict[str, LaneView]:
     plan = prepared.plan
-    decided = {lane: parse_dialect(found) for lane, found in store.manifest.decisions.items()}
-    dialects = _guesses(plan) | decided
-    async with _lanes(plan, credentials, dialects, store, traffic, listeners.say) as (target, judge):
-        progress = Progress.of(store.state, len(works), target.client, judge.client)
+    decided = _decided(store)
+    setup = LaneSetup(
+        lanes=plan.lanes,
+        credentials=credentials,
+        dialects={stage: decided.get(stage, _guess(lane)) for stage, lane in plan.lanes.items()},
+        policy=plan.policy,
+        ca_bundle=plan.ca_bundle,
+        traffic=traffic,
+        observe=lambda event: _observe(event, store, listeners.say),
+        say=listeners.say,
+    )
+    async with open_lanes(setup) as sides:
+        progress = Progress.of(store, len(works), {lane: side.client for lane, side in sides.items()})
         pipeline = Pipeline(
-            target=target,
-            judge=judge,
+            target=sides.get("target"),
+            judge=sides.get("judge"),
             template=plan.template,
             store=store,
             read_picture=prepared.dataset.read,
             conductor=conductor,
             policy=plan.policy,
-            time=_real_time(),
+            time=real_time(),
             on_outcome=progress.update,
             on_dialects=lambda found: _record(plan, store, found),
         )
         watcher = asyncio.create_task(listeners.watch(progress))
         try:
-            await pipeline.run(works, decided=decided)
+            await pipeline.run(works, decided=decided, only_preflight=plan.only_preflight)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+        return progress.lanes()
+
+
+def _decided(store: RunStore) -> dict[str, Dialect]:
+    """The dialects that earlier sessions settled on, by lane."""
+    judge = None if store.judge is None else store.manifest.judge(store.judge).decision
+    found = {"target": store.manifest.decision, "judge": judge}
+    return {lane: parse_dialect(decision) for lane, decision in found.items() if decision is not None}
 
 
 def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
     """Put what the preflight settled into the manifest: later sessions ask in the same way."""
-    decisions = dict(store.manifest.decisions) | {lane: found.describe() for lane, found in dialects.items()}
-    if decisions != dict(store.manifest.decisions):
-        in_force = {lane: parse_dialect(found) for lane, found in decisions.items()}
-        said = deviations(plan.target, plan.judge, plan.template, in_force)
-        store.update_manifest(replace(store.manifest, decisions=decisions, deviations=said))
-
-
-def _real_time() -> Time:
-    return Time(system_time.monotonic, asyncio.sleep, random.uniform)
-
-
-@asynccontextmanager
-async def _lanes(
-    plan: Plan,
-    credentials: Mapping[Stage, Credentials],
-    dialects: Mapping[str, Dialect],
-    store: RunStore,
-    traffic: Traffic,
-    say: Callable[[str], None],
-) -> AsyncIterator[tuple[Side, Side]]:
-    """Both lanes with their transports open. Twins (same URL, model and key) share one gate."""
-    time = _real_time()
-    redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
-    limits = _connection_limits(plan, say)
-    gates = {"target": Gate(plan.policy, time)}
-    is_twin = plan.target.endpoint == plan.judge.endpoint
-    gates["judge"] = gates["target"] if is_twin else Gate(plan.policy, time)
-    async with _addresses(plan) as addresses:
-        transports: dict[str, HttpxTransport] = {}
-        try:
-            sides: dict[str, Side] = {}
-            for lane, config in (("target", plan.target), ("judge", plan.judge)):
-                stage: Stage = "target" if lane == "target" else "judge"
-                transports[lane] = HttpxTransport(
-                    addresses[lane],
-                    credentials=credentials[stage],
-                    connections=limits[lane].ceiling,
-                    trust_environment=not is_loopback(addresses[lane]),
-                    ca_bundle=plan.ca_bundle,
-                )
-                client = EndpointClient(
-                    stage,
-                    transports[lane],
-                    name=config.endpoint.model,
-                    dialect=dialects[lane],
-                    policy=plan.policy,
-                    limit=limits[lane],
-                    gate=gates[lane],
-                    redactor=redactor,
-                    traffic=traffic,
-                    time=time,
-                    observe=lambda event: _observe(event, store, say),
-                )
-                sides[lane] = Side(config, client)
-            yield sides["target"], sides["judge"]
-        finally:
-            for transport in transports.values():
-                await transport.aclose()
-
-
-@asynccontextmanager
-async def _addresses(plan: Plan) -> AsyncIterator[dict[str, str]]:
-    """The lanes' base URLs, with the simulator served for a lane that wants it."""
-    wanted = {"target": plan.target.endpoint.base_url, "judge": plan.judge.endpoint.base_url}
-    if SIMULATED_URL not in wanted.values():
-        yield wanted
-        return
-    from vlsb.endpoints.demo import demo_responder
-    from vlsb.endpoints.simulator import Simulator
-
-    async with Simulator(demo_responder(), keep_bodies=False) as simulator:
-        yield {lane: simulator.base_url if url == SIMULATED_URL else url for lane, url in wanted.items()}
+    manifest, target, judge = store.manifest, dialects.get("target"), dialects.get("judge")
+    if target is not None and plan.target is not None:
+        said = target_deviations(plan.target, target)
+        manifest = replace(manifest, decision=target.describe(), deviations=said)
+    if judge is not None and plan.judge is not None and store.judge is not None:
+        said = judge_deviations(plan.judge, plan.template, judge)
+        entry = manifest.judge(store.judge)
+        manifest = manifest.with_judge(replace(entry, decision=judge.describe(), deviations=said))
+    if manifest != store.manifest:
+        store.update_manifest(manifest)
 
 
 def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
@@ -312,34 +336,3 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         say(f"The {event.lane} fails every sample ({event.code}): waiting for it, one probe at a time.")
     elif event.kind == "dialect":
         say(f"The {event.lane} does not take {event.code}: asking without it, and recording that.")
-
-
-def _connection_limits(plan: Plan, say: Callable[[str], None]) -> dict[str, AdaptiveLimit]:
-    """The lanes' limits, their ceilings lowered to what the process may open."""
-    wanted = {"target": plan.target.max_connections, "judge": plan.judge.max_connections}
-    ceilings = {lane: asked or MOST_CONNECTIONS for lane, asked in wanted.items()}
-    allowed = _allowed_connections(sum(ceilings.values()))
-    if allowed < sum(ceilings.values()):
-        share = max(1, allowed // 2)
-        say(f"This system allows few open files: at most {share} connections a lane (see `ulimit -n`).")
-        ceilings = {lane: min(ceiling, share) for lane, ceiling in ceilings.items()}
-    return {
-        lane: AdaptiveLimit(
-            start=wanted[lane] or START_CONNECTIONS,
-            ceiling=ceiling,
-            floor=FEWEST_CONNECTIONS,
-            clock=system_time.monotonic,
-        )
-        for lane, ceiling in ceilings.items()
-    }
-
-
-def _allowed_connections(wanted: int) -> int:
-    """How many of the wanted sockets the process may open, after raising the soft limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _SPARE_DESCRIPTORS
-    if soft < needed:
-        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        soft = raised
-    return soft - _SPARE_DESCRIPTORS

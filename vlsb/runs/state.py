@@ -7,13 +7,13 @@ somebody's write in progress and is left alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vlsb.endpoints.completions import is_cut
-from vlsb.records import Failure, Outcome, Response, Untrusted, Usage, Verdict
+from vlsb.records import Failure, Key, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.runs import codec
 from vlsb.runs.journal import Contents, read_journal
 from vlsb.runs.manifest import Manifest, read_manifest
@@ -42,47 +42,102 @@ class LaneTotals:
 
 
 @dataclass(slots=True)
-class RunState:
-    """The rows of a run, the last one of each kind for each sample.
+class Judged:
+    """One judge's rows, the last one for each response. `superseded` counts those that another replaced."""
 
-    `superseded` counts rows that a later one replaced, `sessions` is the number of the last session,
-    `torn` the files that end in a torn line with the offset of its start.
+    verdicts: dict[Key, Verdict] = field(default_factory=dict)
+    failures: dict[Key, Failure] = field(default_factory=dict)
+    totals: LaneTotals = field(default_factory=LaneTotals)
+    superseded: int = 0
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Count a verdict; a later one replaces an earlier."""
+        self.superseded += verdict.key in self.verdicts
+        self.verdicts[verdict.key] = verdict
+        self.totals.add(verdict.attempts, verdict.usage)
+
+    def add_failure(self, failure: Failure) -> None:
+        """Count a failure of this judge."""
+        self.failures[failure.key] = failure
+        self.totals.add(failure.attempts, failure.usage)
+
+    def models(self) -> Mapping[Untrusted, int]:
+        """How often each model name came back."""
+        return _count(verdict.model for verdict in self.verdicts.values())
+
+
+@dataclass(slots=True)
+class Sessions:
+    """How long each session was at work, and for which judge it worked (None: for none, or unknown)."""
+
+    elapsed_s: dict[int, float] = field(default_factory=dict)
+    judge: dict[int, str | None] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        """The number of the last session; 0 if there was none."""
+        return max(self.elapsed_s, default=0)
+
+    def saw(self, stamp: codec.Stamp) -> None:
+        """A row was written then."""
+        longest = max(stamp.elapsed_s, self.elapsed_s.get(stamp.session, 0.0))
+        self.elapsed_s[stamp.session] = longest
+
+    def duration_s(self, judge: str | None) -> float:
+        """Seconds at work for a judge's row: its own sessions and those that belong to no other judge."""
+        return sum(s for number, s in self.elapsed_s.items() if self.judge.get(number) in (None, judge))
+
+
+@dataclass(slots=True)
+class RunState:
+    """The rows of a run, the last one of each kind for each response, and of each judge apart.
+
+    `superseded` counts responses that a later one replaced; `ends` is how each file that was read ends.
     """
 
     manifest: Manifest
-    responses: dict[int, Response] = field(default_factory=dict)
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
-    target_failures: dict[int, Failure] = field(default_factory=dict)
-    judge_failures: dict[int, Failure] = field(default_factory=dict)
+    responses: dict[Key, Response] = field(default_factory=dict)
+    target_failures: dict[Key, Failure] = field(default_factory=dict)
     target_totals: LaneTotals = field(default_factory=LaneTotals)
-    judge_totals: LaneTotals = field(default_factory=LaneTotals)
+    judged: dict[str, Judged] = field(default_factory=dict)
     superseded: int = 0
-    elapsed_by_session: dict[int, float] = field(default_factory=dict)
+    sessions: Sessions = field(default_factory=Sessions)
     ends: dict[Path, Contents[Any]] = field(default_factory=dict)
 
-    def outcome(self, sample_id: int) -> Outcome:
-        """Where a sample stands. A verdict counts only for the response it was given for."""
-        response = self.responses.get(sample_id)
+    def asked_for(self) -> Iterator[Key]:
+        """Every response that the selection asks for: samples in order, epoch by epoch."""
+        for epoch in range(1, self.manifest.epochs + 1):
+            for row in self.manifest.samples:
+                yield Key(row.sample_id, epoch)
+
+    def outcome(self, key: Key, judge: str | None) -> Outcome:
+        """Where a response stands with a judge. A verdict counts only for the text it was given for."""
+        response = self.responses.get(key)
         if response is None:
-            failure = self.target_failures.get(sample_id)
+            failure = self.target_failures.get(key)
             return Outcome.NOT_ATTEMPTED if failure is None else failure.outcome
-        verdict = self.verdicts.get(sample_id)
+        rows = self.judged.get(judge) if judge is not None else None
+        verdict = None if rows is None else rows.verdicts.get(key)
         if verdict is not None and verdict.response_sha256 == response.sha256:
             return Outcome(verdict.label.value)
-        failure = self.judge_failures.get(sample_id)
+        failure = None if rows is None else rows.failures.get(key)
         if failure is not None and failure.response_sha256 == response.sha256:
             return failure.outcome
         return Outcome.NOT_JUDGED
 
-    @property
-    def sessions(self) -> int:
-        """The number of the last session; 0 if there was none."""
-        return max(self.elapsed_by_session, default=0)
+    def add_response(self, response: Response) -> None:
+        """Count a response; a later one replaces an earlier."""
+        self.superseded += response.key in self.responses
+        self.responses[response.key] = response
+        self.target_totals.add(response.completion.attempts, response.completion.usage)
 
-    @property
-    def duration_s(self) -> float:
-        """Seconds that sessions were at work: each as far as its last row shows."""
-        return sum(self.elapsed_by_session.values())
+    def add_failure(self, failure: Failure, judge: str | None) -> None:
+        """Count a failure, of the target or of a judge."""
+        if failure.stage == "judge":
+            self.judged.setdefault(judge or "", Judged()).add_failure(failure)
+        else:
+            self.target_failures[failure.key] = failure
+            self.target_totals.add(failure.attempts, failure.usage)
 
     @property
     def cut_responses(self) -> int:
@@ -92,10 +147,6 @@ class RunState:
     def target_models(self) -> Mapping[Untrusted, int]:
         """How often each model name came back from the target."""
         return _count(response.completion.model for response in self.responses.values())
-
-    def judge_models(self) -> Mapping[Untrusted, int]:
-        """How often each model name came back from the judge."""
-        return _count(verdict.model for verdict in self.verdicts.values())
 
 
 def _count(models: Iterable[Untrusted | None]) -> Mapping[Untrusted, int]:
@@ -107,26 +158,36 @@ def load_state(directory: Path) -> RunState:
     """Read a run. Raises StoreError with path and line number for anything damaged but a torn tail."""
     state = RunState(read_manifest(directory))
 
-    def read(name: str, decode: Callable[[Mapping[str, Any]], T]) -> list[tuple[T, codec.Stamp]]:
+    def read(name: str, decode: Callable[[Mapping[str, Any]], T]) -> list[T]:
         path = directory / name
         contents = read_journal(path, lambda record: (decode(record), codec.decode_stamp(record)))
         state.ends[path] = contents
         for _, stamp in contents.records:
-            longest = max(stamp.elapsed_s, state.elapsed_by_session.get(stamp.session, 0.0))
-            state.elapsed_by_session[stamp.session] = longest
-        return contents.records
+            state.sessions.saw(stamp)
+        return [found for found, _ in contents.records]
 
-    for response, _ in read(RESPONSES, codec.decode_response):
-        state.superseded += response.sample_id in state.responses
-        state.responses[response.sample_id] = response
-        state.target_totals.add(response.completion.attempts, response.completion.usage)
-    for verdict, _ in read(f"{VERDICTS}/{state.manifest.judge_file}", codec.decode_verdict):
-        state.superseded += verdict.sample_id in state.verdicts
-        state.verdicts[verdict.sample_id] = verdict
-        state.judge_totals.add(verdict.attempts, verdict.usage)
-    for failure, _ in read(FAILURES, codec.decode_failure):
-        is_target = failure.stage == "target"
-        (state.target_failures if is_target else state.judge_failures)[failure.sample_id] = failure
-        (state.target_totals if is_target else state.judge_totals).add(failure.attempts, failure.usage)
-    read(EVENTS, lambda record: record)
+    for response in read(RESPONSES, codec.decode_response):
+        state.add_response(response)
+    for entry in state.manifest.judges:
+        rows = state.judged.setdefault(entry.file, Judged())
+        for verdict in read(f"{VERDICTS}/{entry.file}", codec.decode_verdict):
+            rows.add_verdict(verdict)
+    for failure, judge in read(FAILURES, lambda record: (codec.decode_failure(record), _judge(record))):
+        state.add_failure(failure, judge)
+    for session, judge in read(EVENTS, _session):
+        if session is not None:
+            state.sessions.judge[session] = judge
     return state
+
+
+def _judge(record: Mapping[str, Any]) -> str | None:
+    judge = record.get("judge")
+    if not isinstance(judge, str | None):
+        raise ValueError("judge is not a name")
+    return judge
+
+
+def _session(record: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """The session that an event begins, with the judge it works for; None for any other event."""
+    begins = record.get("kind") == "session_started" and record.get("only_judge") is True
+    return (codec.decode_stamp(record).session if begins else None), _judge(record)

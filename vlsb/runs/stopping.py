@@ -97,10 +97,14 @@ class Conductor:
     def listening(self) -> Iterator[None]:
         """Turn signals into `interrupt` while the block runs."""
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        # What the caller ignores stays ignored: `nohup` means it.
+        heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        for number in heard:
             loop.add_signal_handler(number, self.interrupt)
         try:
             yield
         finally:
-            for number in _SIGNALS:
+            for number in heard:
                 loop.remove_signal_handler(number)
+                signal.signal(number, before[number])

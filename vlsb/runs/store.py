@@ -12,20 +12,20 @@ import os
 import shutil
 import socket
 import time as system_time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vlsb import strict_json
 from vlsb.errors import ConfigError, RunLockedError, StoreError
-from vlsb.records import RETRIED_ON_RESUME, Failure, Response, Untrusted, Verdict
+from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Response, Untrusted, Verdict
 from vlsb.runs import codec
 from vlsb.runs.journal import Journal, quarantine_torn_tail, sync_directory
-from vlsb.runs.manifest import FILE as MANIFEST_FILE
-from vlsb.runs.manifest import Manifest, require_match, write_manifest
-from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
+from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, require_match, write_manifest
+from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS, Judged, RunState, load_state
 
 LOCK = ".lock"
 SYNC_EVERY_S = 1.0
@@ -34,11 +34,6 @@ SYNC_EVERY_RECORDS = 64
 _BYTES_PER_SAMPLE = 8 * 1024
 # What a session that was killed before its manifest was written leaves behind.
 _LEFTOVERS = (LOCK, ".run.json.")
-
-
-def is_run(directory: Path) -> bool:
-    """Whether a directory holds a run."""
-    return (directory / MANIFEST_FILE).is_file()
 
 
 def require_free(directory: Path) -> None:
@@ -85,25 +80,29 @@ class RunLock:
 
 
 class RunStore:
-    """A run directory opened for writing. Use `open_run`; close it with `await close()`."""
+    """A run directory opened for writing, for one judge or none. Close it with `await close()`."""
 
-    def __init__(self, directory: Path, lock: RunLock, state: RunState) -> None:
+    def __init__(self, directory: Path, lock: RunLock, state: RunState, judge: str | None) -> None:
         self.directory = directory
         self.state = state
         self.manifest = state.manifest
+        self.judge = judge
         self.torn: list[Path] = []
         self.failed: StoreError | None = None
         self._lock = lock
-        self._session = state.sessions + 1
+        self._session = state.sessions.last + 1
         self._began = system_time.monotonic()
         self._syncer: asyncio.Task[None] | None = None
         self._is_closing = False
         self._written = asyncio.Event()
         self._many = asyncio.Event()
         _make_private(directory / VERDICTS)
-        names = (RESPONSES, f"{VERDICTS}/{self.manifest.judge_file}", FAILURES, EVENTS)
-        self._journals = {name: self._open(directory / name) for name in names}
-        self._responses, self._verdicts, self._failures, self._events = self._journals.values()
+        self._responses = self._open(directory / RESPONSES)
+        self._failures = self._open(directory / FAILURES)
+        self._events = self._open(directory / EVENTS)
+        self._verdicts = None if judge is None else self._open(directory / VERDICTS / judge)
+        opened = (self._responses, self._verdicts, self._failures, self._events)
+        self._journals = [journal for journal in opened if journal is not None]
         for folder in (directory, directory / VERDICTS):
             sync_directory(folder)
 
@@ -118,18 +117,27 @@ class RunStore:
         """Begin grouped syncing on the running loop; `on_failure` hears of a disk that fails to keep."""
         self._syncer = asyncio.create_task(self._sync_forever(on_failure))
 
+    def outcome(self, key: Key) -> Outcome:
+        """Where a response stands with this session's judge."""
+        return self.state.outcome(key, self.judge)
+
     def add_response(self, response: Response) -> None:
         """Write a response; only then may it be judged."""
         self._append(self._responses, codec.encode_response(response))
+        self.state.add_response(response)
 
     def add_verdict(self, verdict: Verdict) -> None:
-        """Write a verdict."""
+        """Write a verdict of this session's judge."""
+        assert self._verdicts is not None
+        assert self.judge is not None
         self._append(self._verdicts, codec.encode_verdict(verdict))
+        self.state.judged.setdefault(self.judge, Judged()).add_verdict(verdict)
 
     def add_failure(self, failure: Failure) -> None:
         """Write how a sample ended without an answer or a verdict."""
-        judge = self.manifest.judge_file if failure.stage == "judge" else None
+        judge = self.judge if failure.stage == "judge" else None
         self._append(self._failures, codec.encode_failure(failure) | {"judge": judge})
+        self.state.add_failure(failure, judge)
 
     def add_event(self, kind: str, **fields: Any) -> None:
         """Write an event: names and numbers, no content."""
@@ -145,7 +153,7 @@ class RunStore:
             self.failed = self.failed or error
             raise
         self._written.set()
-        if sum(each.unsynced for each in self._journals.values()) >= SYNC_EVERY_RECORDS:
+        if sum(each.unsynced for each in self._journals) >= SYNC_EVERY_RECORDS:
             self._many.set()
 
     async def _sync_forever(self, on_failure: Callable[[StoreError], None]) -> None:
@@ -163,7 +171,7 @@ class RunStore:
             on_failure(error)
 
     def _sync(self) -> None:
-        for journal in self._journals.values():
+        for journal in self._journals:
             journal.sync()
 
     def update_manifest(self, manifest: Manifest) -> None:
@@ -179,13 +187,13 @@ class RunStore:
             self._many.set()
             await self._syncer
         try:
-            unwritten = sum(journal.rescue() for journal in self._journals.values())
+            unwritten = sum(journal.rescue() for journal in self._journals)
             if self.failed is None or unwritten == 0:
                 await asyncio.to_thread(self._sync)
         except StoreError as error:
             self.failed = self.failed or error
         finally:
-            for journal in self._journals.values():
+            for journal in self._journals:
                 journal.close()
             self._lock.release()
         if self.failed is not None:
@@ -198,29 +206,69 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
     Raises RunLockedError, RunMismatchError, StoreError, or ConfigError for a directory that is taken.
     """
     _make_private(directory)
+    with _locked(directory) as lock:
+        if not (is_resume and is_run(directory)):
+            require_free(directory)
+            _require_space(directory, len(manifest.samples) * manifest.epochs)
+            write_manifest(directory, manifest)
+        else:
+            _adopt(directory, manifest)
+        state = load_state(directory)
+        judge = state.manifest.judges[0].file if state.manifest.judges else None
+        return RunStore(directory, lock, state, judge)
+
+
+def open_for_judging(directory: Path, entry: JudgeEntry) -> RunStore:
+    """Open an existing run to add the verdicts of a judge, its first or another one.
+
+    Raises RunLockedError or StoreError. A judge that the run knows goes on where it stopped.
+    """
+    with _locked(directory) as lock:
+        manifest = read_manifest(directory)
+        known = own_entry(manifest, entry)
+        if known not in manifest.judges:
+            write_manifest(directory, manifest.with_judge(known))
+        return RunStore(directory, lock, load_state(directory), known.file)
+
+
+def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
+    """The judge as the run knows it, else `entry` with a file that no other judge of the run has."""
+    for known in manifest.judges:
+        if known.settings == entry.settings:
+            return known
+    if all(known.file != entry.file for known in manifest.judges):
+        return entry
+    identity = Untrusted(strict_json.dumps(entry.settings)).sha256()[:8]
+    return replace(entry, file=f"{entry.file.removesuffix('.jsonl')}-{identity}.jsonl")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[RunLock]:
+    """The run's lock, given back only if opening fails: the store keeps it otherwise."""
     lock = RunLock(directory)
     try:
         for leftover in directory.glob(f"{_LEFTOVERS[1]}*"):
             leftover.unlink()
-        if not (is_resume and is_run(directory)):
-            require_free(directory)
-            _require_space(directory, len(manifest.samples))
-            write_manifest(directory, manifest)
-        else:
-            _adopt(directory, manifest)
-        return RunStore(directory, lock, load_state(directory))
+        yield lock
     except BaseException:
         lock.release()
         raise
 
 
 def _adopt(directory: Path, manifest: Manifest) -> None:
-    """Check that a resume asks for the same thing, and take over a larger selection."""
+    """Check that a resume asks for the same thing, and take over a larger selection or more epochs."""
     old = load_state(directory).manifest
     require_match(directory, old, manifest)
     known = {row.sample_id for row in old.samples}
-    if any(row.sample_id not in known for row in manifest.samples):
-        write_manifest(directory, replace(manifest, created_at=old.created_at, decisions=old.decisions))
+    if manifest.epochs > old.epochs or any(row.sample_id not in known for row in manifest.samples):
+        kept = replace(
+            manifest,
+            created_at=old.created_at,
+            decision=old.decision,
+            judges=old.judges,
+            deviations=old.deviations,
+        )
+        write_manifest(directory, kept)
 
 
 def _make_private(directory: Path) -> None:
@@ -239,7 +287,9 @@ def _require_space(directory: Path, samples: int) -> None:
         )
 
 
-def pending_ids(state: RunState, retry: Iterable[str]) -> set[int]:
-    """The samples a session works on: a set difference, whatever order earlier ones ran in."""
-    wanted = {outcome.value for outcome in RETRIED_ON_RESUME} | set(retry)
-    return {row.sample_id for row in state.manifest.samples if state.outcome(row.sample_id).value in wanted}
+def pending_keys(store: RunStore, retry: Iterable[Outcome]) -> set[Key]:
+    """The responses a session works on: a set difference, whatever order earlier ones ran in."""
+    wanted = RETRIED_ON_RESUME | set(retry)
+    if store.judge is None:
+        wanted -= {Outcome.NOT_JUDGED}
+    return {key for key in store.state.asked_for() if store.outcome(key) in wanted}

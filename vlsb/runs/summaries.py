@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import LaneUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
-from vlsb.runs.state import LaneTotals, RunState, load_state
-from vlsb.runs.store import is_run
+from vlsb.runs.manifest import JudgeEntry, is_run
+from vlsb.runs.state import Judged, LaneTotals, RunState, load_state
+
+_DIGEST = re.compile(r"-[0-9a-f]{8}")
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -32,52 +35,72 @@ def _runs_at(path: Path) -> Iterator[Path]:
     yield from runs
 
 
-def summarize_run(directory: Path) -> Summary:
-    """The summary of a run as its rows stand now. Raises StoreError for a damaged file."""
-    return summarize_state(load_state(directory), directory)
+def summarize_run(directory: Path) -> list[Summary]:
+    """A summary for each judge of a run as its rows stand now; one without rates if it has no judge.
+
+    Raises StoreError for a damaged file.
+    """
+    state = load_state(directory)
+    judges: list[str | None] = [entry.file for entry in state.manifest.judges]
+    return [summarize_state(state, directory, judge) for judge in judges or [None]]
 
 
-def summarize_state(state: RunState, directory: Path) -> Summary:
-    """The summary of rows already read."""
+def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summary:
+    """The summary of rows already read, with the verdicts of one judge."""
     manifest = state.manifest
-    outcomes = [
-        SampleOutcome(
-            sample_id=row.sample_id,
-            picture=row.image_path,
-            category=row.category,
-            sub_category=row.sub_category,
-            source=row.source,
-            outcome=state.outcome(row.sample_id),
-        )
-        for row in manifest.samples
-    ]
+    entry = None if judge is None else manifest.judge(judge)
+    judged = Judged() if judge is None else state.judged.get(judge, Judged())
     return summarize(
-        outcomes,
+        sample_outcomes(state, judge),
         run=Untrusted(directory.resolve().name),
         path=Untrusted(str(directory)),
         target=manifest.target,
-        judge=manifest.judge,
-        simulated=manifest.simulated,
+        judge=None if entry is None else _judge_name(entry),
+        simulated=manifest.simulated or (entry is not None and entry.simulated),
         subset=not manifest.is_full,
-        deviations=tuple(manifest.deviations),
+        deviations=(*manifest.deviations, *(() if entry is None else entry.deviations)),
         target_usage=_usage(state.target_totals),
-        judge_usage=_usage(state.judge_totals),
-        duration_s=round(state.duration_s, 3),
+        judge_usage=_usage(judged.totals),
+        duration_s=round(state.sessions.duration_s(judge), 3),
         target_models=state.target_models(),
-        judge_models=state.judge_models(),
+        judge_models=judged.models(),
         cut_responses=state.cut_responses,
-        duplicates=state.superseded,
-        notices=tuple(_notices(state)),
+        duplicates=state.superseded + judged.superseded,
+        notices=tuple(_notices(state, entry)),
+        epochs=manifest.epochs,
     )
+
+
+def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
+    """Where every selected sample of every epoch stands with a judge, in the selection's order."""
+    rows = {row.sample_id: row for row in state.manifest.samples}
+    return [
+        SampleOutcome(
+            sample_id=key.sample_id,
+            picture=(row := rows[key.sample_id]).image_path,
+            category=row.category,
+            sub_category=row.sub_category,
+            source=row.source,
+            outcome=state.outcome(key, judge),
+        )
+        for key in state.asked_for()
+    ]
+
+
+def _judge_name(entry: JudgeEntry) -> Untrusted:
+    """The judge's model; with the file's digest where several judges of a run share the model's name."""
+    stem, plain = entry.file.removesuffix(".jsonl"), entry.name.expose()
+    suffix = stem[-9:] if _DIGEST.fullmatch(stem[-9:]) else ""
+    return Untrusted(plain + suffix) if suffix else entry.name
 
 
 def _usage(totals: LaneTotals) -> LaneUsage:
     return LaneUsage(totals.requests, totals.input_tokens, totals.output_tokens)
 
 
-def _notices(state: RunState) -> Iterator[str]:
+def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     manifest = state.manifest
-    if manifest.target == manifest.judge and not manifest.simulated:
+    if judge is not None and manifest.target == judge.name and not manifest.simulated:
         yield "Target and judge are the same model: it judges itself."
     unfiltered = sum("unfiltered" in r.completion.flags for r in state.responses.values())
     if unfiltered:

@@ -1,0 +1,161 @@
+"""Opening the lanes of a session: transports, gates, limits and the simulator where it plays a side.
+
+Twins (the same URL, model, key and headers) share one gate: a rate limit that one of them meets is the
+other's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import time as system_time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from vlsb.config import FEWEST_CONNECTIONS, MOST_CONNECTIONS, START_CONNECTIONS, Lane, RetryPolicy
+from vlsb.endpoints.adaptive import AdaptiveLimit
+from vlsb.endpoints.client import EndpointClient, Event, Traffic
+from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints.pace import Caps, Pace
+from vlsb.endpoints.providers import SIMULATED_URL, is_loopback
+from vlsb.endpoints.secrets import Credentials, Redactor
+from vlsb.endpoints.traffic import Gate, Time
+from vlsb.endpoints.transport import HttpxTransport
+from vlsb.records import Stage
+from vlsb.runs.pipeline import Side
+
+# Files besides sockets: run files, logs, pictures being read.
+_SPARE_DESCRIPTORS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSetup:
+    """What a session's lanes are opened with."""
+
+    lanes: Mapping[Stage, Lane]
+    credentials: Mapping[Stage, Credentials]
+    dialects: Mapping[Stage, Dialect]
+    policy: RetryPolicy
+    ca_bundle: Path | None
+    traffic: Traffic
+    observe: Callable[[Event], None]
+    say: Callable[[str], None]
+
+
+def real_time() -> Time:
+    """The clock, sleep and dice of a real run."""
+    return Time(system_time.monotonic, asyncio.sleep, random.uniform)
+
+
+@asynccontextmanager
+async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
+    """The sides of a session, by lane, with their transports open."""
+    time = real_time()
+    redactor = Redactor(secret for each in setup.credentials.values() for secret in each.secrets())
+    limits = _connection_limits(setup.lanes, setup.say)
+    gates = _gates(setup, time)
+    async with AsyncExitStack() as held:
+        addresses = await held.enter_async_context(_addresses(setup.lanes))
+        sides: dict[str, Side] = {}
+        for stage, lane in setup.lanes.items():
+            url = addresses[stage]
+            _say_proxy(url, setup.say)
+            transport = HttpxTransport(
+                url,
+                credentials=setup.credentials[stage],
+                connections=limits[stage].ceiling,
+                trust_environment=not is_loopback(url),
+                ca_bundle=setup.ca_bundle,
+            )
+            held.push_async_callback(transport.aclose)
+            client = EndpointClient(
+                stage,
+                transport,
+                name=lane.endpoint.model,
+                dialect=setup.dialects[stage],
+                policy=setup.policy,
+                limit=limits[stage],
+                gate=gates[stage],
+                redactor=redactor,
+                traffic=setup.traffic,
+                time=time,
+                observe=setup.observe,
+            )
+            sides[stage] = Side(lane, client)
+        yield sides
+
+
+def _gates(setup: LaneSetup, time: Time) -> dict[Stage, Gate]:
+    """A gate a lane; one for both if they are twins, under the lower of their caps."""
+    endpoints = [lane.endpoint for lane in setup.lanes.values()]
+    if len(endpoints) == 2 and endpoints[0] == endpoints[1]:
+        shared = Gate(setup.policy, time, Pace(_caps(*setup.lanes.values()), time.clock))
+        return dict.fromkeys(setup.lanes, shared)
+    return {
+        stage: Gate(setup.policy, time, Pace(_caps(lane), time.clock)) for stage, lane in setup.lanes.items()
+    }
+
+
+def _caps(*lanes: Lane) -> Caps:
+    """The lowest caps of the lanes."""
+    rpm = min((lane.rpm for lane in lanes if lane.rpm is not None), default=None)
+    tpm = min((lane.tpm for lane in lanes if lane.tpm is not None), default=None)
+    return Caps(rpm, tpm)
+
+
+@asynccontextmanager
+async def _addresses(lanes: Mapping[Stage, Lane]) -> AsyncIterator[dict[str, str]]:
+    """The lanes' base URLs, with the simulator served for a lane that wants it."""
+    wanted = {str(stage): lane.endpoint.base_url for stage, lane in lanes.items()}
+    if SIMULATED_URL not in wanted.values():
+        yield wanted
+        return
+    from vlsb.endpoints.demo import demo_responder
+    from vlsb.endpoints.simulator import Simulator
+
+    async with Simulator(demo_responder(), keep_bodies=False) as simulator:
+        yield {lane: simulator.base_url if url == SIMULATED_URL else url for lane, url in wanted.items()}
+
+
+def _say_proxy(url: str, say: Callable[[str], None]) -> None:
+    """Name the proxy that requests go through, without its credentials."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not is_loopback(url) and not urllib.request.proxy_bypass(host):
+        say(f"Requests to {host} go through the proxy {urlsplit(proxy).hostname or 'of the environment'}.")
+
+
+def _connection_limits(lanes: Mapping[Stage, Lane], say: Callable[[str], None]) -> dict[Stage, AdaptiveLimit]:
+    """The lanes' limits, their ceilings lowered to what the process may open."""
+    ceilings = {stage: lane.max_connections or MOST_CONNECTIONS for stage, lane in lanes.items()}
+    allowed = _allowed_connections(sum(ceilings.values()))
+    if allowed < sum(ceilings.values()):
+        share = max(1, allowed // len(ceilings))
+        say(f"This system allows few open files: at most {share} connections a lane (see `ulimit -n`).")
+        ceilings = {stage: min(ceiling, share) for stage, ceiling in ceilings.items()}
+    return {
+        stage: AdaptiveLimit(
+            start=lane.max_connections or START_CONNECTIONS,
+            ceiling=ceilings[stage],
+            floor=FEWEST_CONNECTIONS,
+            clock=system_time.monotonic,
+        )
+        for stage, lane in lanes.items()
+    }
+
+
+def _allowed_connections(wanted: int) -> int:
+    """How many of the wanted sockets the process may open, after raising the soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _SPARE_DESCRIPTORS
+    if soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    return soft - _SPARE_DESCRIPTORS
