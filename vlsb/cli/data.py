@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from vlsb.cli import options as opt
+from vlsb.cli.display import chosen_display
 from vlsb.cli.screen import Screen
 from vlsb.errors import DatasetError, VlsbError
 
@@ -38,6 +40,29 @@ def check_command(
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
+    return 0
+
+
+@data_app.command("fetch")
+def fetch_command(
+    revision: Annotated[
+        str | None,
+        typer.Option(envvar="VLSB_REVISION", metavar="SHA", help="Commit or branch. (default: main)"),
+    ] = None,
+    display: opt.Display = None,
+) -> int:
+    """Download VLSBench from the hub into its cache, or find it there."""
+    from vlsb.cli.downloads import fetching
+    from vlsb.data import fetch_dataset
+
+    screen = Screen(quiet=display == "none")
+    try:
+        with fetching(chosen_display(display), screen) as hear:
+            fetched = fetch_dataset(revision=revision, offline=False, progress=hear)
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    screen.result(f"{fetched.repository} at {fetched.revision}")
     return 0
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from vlsb.cli.screen import Screen
+from vlsb.errors import ConfigError
 from vlsb.reports.figures import duration
 
 if TYPE_CHECKING:
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 5.0
 FRAME_EVERY_S = 0.25
 
+_DISPLAYS = ("rich", "plain", "none")
+
 Watch = Callable[["Progress"], Coroutine[Any, Any, None]]
+
+
+def chosen_display(wanted: str | None) -> str:
+    """`rich`, `plain` or `none`: as asked, else by whether there is a terminal."""
+    if wanted is None:
+        return "rich" if sys.stderr.isatty() else "plain"
+    if wanted not in _DISPLAYS:
+        raise ConfigError(f"--display {wanted}: not one of {', '.join(_DISPLAYS)}.")
+    return wanted
 
 
 def watcher(display: str, screen: Screen) -> Watch:
@@ -29,10 +41,14 @@ def watcher(display: str, screen: Screen) -> Watch:
 
 
 async def _watch_nothing(progress: Progress) -> None:
+    import asyncio
+
     await asyncio.Event().wait()
 
 
 async def _watch_lines(progress: Progress, screen: Screen) -> None:
+    import asyncio
+
     began, before = time.monotonic(), progress.done
     screen.notice(_opening(progress))
     try:
@@ -44,6 +60,8 @@ async def _watch_lines(progress: Progress, screen: Screen) -> None:
 
 
 async def _watch_panel(progress: Progress, screen: Screen) -> None:
+    import asyncio
+
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text

@@ -87,7 +87,11 @@ JudgeHeader = Annotated[
 ]
 DataRoot = Annotated[
     Path | None,
-    _option("--data-root", help="Folder with data.json and imgs/.", panel=_DATA),
+    _option(
+        "--data-root",
+        help="VLSBench: data.json with imgs/ or imgs.tar, or parquet shards. (default: the hub's)",
+        panel=_DATA,
+    ),
 ]
 Limit = Annotated[
     str | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -248,6 +247,8 @@ def _model(options: RunOptions) -> str:
 
 def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
+    import asyncio
+
     from vlsb.endpoints.client import list_models
     from vlsb.endpoints.providers import resolve_endpoint
     from vlsb.endpoints.secrets import load_credentials
@@ -286,14 +287,15 @@ def _template(options: RunOptions) -> JudgeTemplate:
     return official_template() if options.judge_template is None else load_template(options.judge_template)
 
 
-def _data_root(options: RunOptions, *, is_simulated: bool) -> Path:
+def _data_root(options: RunOptions, *, is_simulated: bool) -> Path | None:
+    """The user's copy, the mini set for the demo, or None for the hub's."""
     from vlsb.data import mini_root
 
     if options.data_root is not None:
         return options.data_root
     if is_simulated:
         return mini_root()
-    raise ConfigError("Where is VLSBench? Pass --data-root DIR, the folder with data.json and imgs/.")
+    return None
 
 
 def _selection(options: RunOptions) -> Selection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import signal
 import sys
@@ -15,14 +14,13 @@ from typing import TYPE_CHECKING
 from vlsb.analysis.summary import FailOnError, Summary
 from vlsb.cli.resolve import Resolved, RunOptions
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, GapsError, InterruptedRunError, VlsbError
+from vlsb.errors import GapsError, InterruptedRunError, VlsbError
 from vlsb.records import JUDGED, Outcome
 
 if TYPE_CHECKING:
-    from vlsb.runs.session import Plan, Prepared, SessionEnd
+    from vlsb.runs.session import Fetching, Plan, Prepared, SessionEnd
     from vlsb.runs.state import RunState
 
-_DISPLAYS = ("rich", "plain", "none")
 # After these the last line on the screen is the command that goes on.
 _RESUMABLE = (3, 4, 5, 130)
 
@@ -33,7 +31,7 @@ class Job:
 
     options: RunOptions
     resolve: Callable[[], Resolved]
-    prepare: Callable[[Plan], Prepared]
+    prepare: Callable[[Plan, Fetching], Prepared]
     go_on: Sequence[str]
 
 
@@ -58,15 +56,19 @@ def carry_out(job: Job) -> int:
 
 def _session(job: Job, screen: Screen) -> VlsbError | None:
     """The session and its table; returns why it is not complete."""
-    from vlsb.cli.display import watcher
+    import asyncio
+
+    from vlsb.cli.display import chosen_display, watcher
+    from vlsb.cli.downloads import fetching
     from vlsb.runs.session import Listeners, run_session
     from vlsb.runs.state import load_state
 
-    display = _display(job.options.display)
+    display = chosen_display(job.options.display)
     allowed = FailOnError.parse(job.options.fail_on_error)
     resolved = job.resolve()
     _warn_of_keys(resolved, screen)
-    prepared = job.prepare(resolved.plan)
+    with fetching(display, screen) as hear:
+        prepared = job.prepare(resolved.plan, hear)
     listeners = Listeners(
         say=screen.notice,
         watch=watcher(display, screen),
@@ -144,11 +146,3 @@ def _warn_of_keys(resolved: Resolved, screen: Screen) -> None:
         bearer = resolved.credentials[stage].bearer
         if bearer is not None and (warning := key_mismatch(lane.endpoint, bearer.reveal())):
             screen.notice(f"Warning: {warning}.")
-
-
-def _display(wanted: str | None) -> str:
-    if wanted is None:
-        return "rich" if sys.stderr.isatty() else "plain"
-    if wanted not in _DISPLAYS:
-        raise ConfigError(f"--display {wanted}: not one of {', '.join(_DISPLAYS)}.")
-    return wanted

@@ -17,7 +17,7 @@ from typing import Any
 from vlsb import __version__
 from vlsb.analysis.summary import PUBLISHED_SAMPLES
 from vlsb.config import Lane, RetryPolicy
-from vlsb.data import Dataset, Selection, load_dataset, select
+from vlsb.data import Dataset, FetchProgress, Selection, fetch_dataset, load_dataset, select
 from vlsb.endpoints.client import Event, Traffic
 from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
 from vlsb.endpoints.secrets import Credentials
@@ -40,12 +40,18 @@ from vlsb.runs.protocol import (
 from vlsb.runs.stopping import Conductor
 from vlsb.runs.store import RunStore, open_for_judging, open_run, pending_keys, require_free
 
+Fetching = Callable[[FetchProgress], None]
+
+
+def ignore(progress: FetchProgress) -> None:
+    """For a caller that does not show a download."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the user asked for, checked and resolved. Holds no key.
 
-    Without a `target` stored responses are judged; without a `judge` responses are only collected.
+    Without a `data_root` the data set comes from the hub. Without a `target` stored responses are judged; without a `judge` responses are only collected.
     `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample.
     """
 
@@ -53,7 +59,7 @@ class Plan:
     target: Lane | None
     judge: Lane | None
     template: JudgeTemplate
-    data_root: Path
+    data_root: Path | None
     selection: Selection
     policy: RetryPolicy
     epochs: int = 1
@@ -109,19 +115,20 @@ class SessionEnd:
     lanes: Mapping[str, LaneView]
 
 
-def prepare(plan: Plan) -> Prepared:
+def prepare(plan: Plan, fetching: Fetching = ignore) -> Prepared:
     """Load and check everything that costs nothing; raises before a request is sent.
 
-    A resume reuses the picture digests of the first session where size and time of the file agree.
+    A resume reuses the picture digests of the first session where size and time of the file agree, and
+    the hub's revision where the data came from there. `fetching` hears of a download's progress.
     """
-    is_continued = plan.is_resume and is_run(plan.directory)
-    if not is_continued:
+    old = read_manifest(plan.directory) if plan.is_resume and is_run(plan.directory) else None
+    if old is None:
         require_free(plan.directory)
-    dataset = load_dataset(plan.data_root)
+    dataset, origin = _dataset(plan, old, fetching)
     samples = select(dataset.samples, plan.selection)
-    known = read_manifest(plan.directory).pictures if is_continued else {}
+    known = {} if old is None else old.pictures
     pictures = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_pictures)
-    manifest = _manifest(plan, dataset, samples, pictures)
+    manifest = replace(_manifest(plan, dataset, samples, pictures), data=origin)
 
     def open_store() -> RunStore:
         return open_run(plan.directory, manifest, is_resume=plan.is_resume)
@@ -129,18 +136,31 @@ def prepare(plan: Plan) -> Prepared:
     return Prepared(plan, dataset, samples, pictures, open_store)
 
 
-def prepare_judging(plan: Plan) -> Prepared:
+def _dataset(plan: Plan, old: Manifest | None, fetching: Fetching) -> tuple[Dataset, dict[str, str]]:
+    """The data set, and where on the hub it came from; empty for a copy of the user's."""
+    if plan.data_root is not None:
+        return load_dataset(plan.data_root), {}
+    revision = None if old is None else old.data.get("revision")
+    fetched = fetch_dataset(
+        revision=revision if isinstance(revision, str) else None, offline=False, progress=fetching
+    )
+    origin = {"repository": fetched.repository, "revision": fetched.revision}
+    return load_dataset(fetched.files), origin
+
+
+def prepare_judging(plan: Plan, fetching: Fetching = ignore) -> Prepared:
     """As `prepare`, for judging the responses of an existing run with the plan's judge."""
     assert plan.judge is not None
     if not is_run(plan.directory):
         raise ConfigError(f"{plan.directory}: no run there. A run is a directory with a run.json.")
     old = read_manifest(plan.directory)
-    dataset = load_dataset(plan.data_root)
+    dataset, _ = _dataset(plan, old, fetching)
     wanted = {row.sample_id for row in old.samples}
     samples = tuple(sample for sample in dataset.samples if sample.id in wanted)
     if len(samples) < len(wanted):
         raise ConfigError(
-            f"{plan.data_root} lacks {len(wanted) - len(samples)} of the run's {len(wanted)} samples. "
+            f"{plan.data_root or 'The data set'} lacks {len(wanted) - len(samples)} of the run's "
+            f"{len(wanted)} samples. "
             "Pass the --data-root it was made from."
         )
     pictures = dataset.inspect(samples, known=old.pictures, skip_bad=plan.skip_bad_pictures)
