@@ -66,10 +66,16 @@ class AdaptiveLimit:
             self._begin_round()
 
     def rate_limited(self, *, pause_s: float, too_steep: bool = False) -> None:
-        """A rate-limit episode began: cut once. `too_steep` (the provider says "slow down") starts over."""
-        self.limit = max(self.floor, int(self.limit * (RESTART_CUT if too_steep else CUT)))
-        self._is_slow_start = too_steep
-        self._cooldown_until = self._clock() + max(COOLDOWN_S, pause_s)
+        """The provider said no: cut once an episode, which lasts for the cooldown and for every pause.
+
+        `too_steep` (the provider says "slow down") starts over from a lower limit.
+        """
+        now = self._clock()
+        if now >= self._cooldown_until:
+            self.limit = max(self.floor, int(self.limit * (RESTART_CUT if too_steep else CUT)))
+            self._is_slow_start = too_steep
+            self._cooldown_until = now + COOLDOWN_S
+        self._cooldown_until = max(self._cooldown_until, now + pause_s)
         self._begin_round()
 
     def faltered(self) -> None:

@@ -51,7 +51,8 @@ def ignore(progress: FetchProgress) -> None:
 class Plan:
     """What the user asked for, checked and resolved. Holds no key.
 
-    Without a `data_root` the data set comes from the hub. Without a `target` stored responses are judged; without a `judge` responses are only collected.
+    Without a `data_root` the data set comes from the hub. Without a `target` stored responses are
+    judged; without a `judge` responses are only collected.
     `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample.
     """
 
