@@ -27,7 +27,7 @@ def in_order(summaries: Iterable[Summary]) -> list[Summary]:
 
 def to_json(summaries: Sequence[Summary]) -> str:
     """Return a JSON list with one object a summary."""
-    text = json.dumps([_object(each) for each in in_order(summaries)], allow_nan=False, indent=2)
+    text = json.dumps([to_object(each) for each in in_order(summaries)], allow_nan=False, indent=2)
     # The one control character that JSON lets through.
     return text.replace("\x7f", "\\u007f") + "\n"
 
@@ -54,7 +54,8 @@ def _place(summary: Summary) -> tuple[Untrusted, bool, Untrusted, Untrusted]:
     return (summary.run, summary.judge is not None, judge, summary.path)
 
 
-def _object(summary: Summary) -> dict[str, object]:
+def to_object(summary: Summary) -> dict[str, object]:
+    """Return one summary as its JSON object; percent, seconds and counts, nothing rounded."""
     return {
         "schema": SCHEMA,
         "run": for_json(summary.run),

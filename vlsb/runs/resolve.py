@@ -1,0 +1,327 @@
+"""From options to a plan: names to endpoints, variables to keys, files to templates. Spends nothing.
+
+The options are those of `vlsb run` and `vlsb judge`; messages name them as they are typed there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlsb import config, strict_json
+from vlsb.errors import ConfigError
+from vlsb.records import JUDGED, Outcome, Untrusted
+
+# Rooms that bring the HTTP stack or Pillow are imported inside the functions that need them: the help
+# page must not wait for them.
+if TYPE_CHECKING:
+    from vlsb.data import Selection
+    from vlsb.endpoints.secrets import Credentials
+    from vlsb.judging.prompts import JudgeTemplate
+    from vlsb.records import Stage
+    from vlsb.runs.session import Plan
+
+_POLICY = config.RetryPolicy()
+_DEMO = "demo"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Fields that define the request itself: changing them would make it another program's request.
+_RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options of `vlsb run` and `vlsb judge`, as typed. Field names are option names."""
+
+    model: str | None = None
+    arch: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    header: tuple[str, ...] = ()
+    judge: str | None = None
+    judge_base_url: str | None = None
+    judge_api_key_env: str | None = None
+    judge_header: tuple[str, ...] = ()
+    data_root: Path | None = None
+    limit: str | None = None
+    sample_id: tuple[int, ...] = ()
+    category: tuple[str, ...] = ()
+    sub_category: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    shuffle: bool = False
+    seed: int = 0
+    skip_bad_pictures: bool = False
+    output_dir: Path = Path(config.DEFAULT_OUTPUT_DIR)
+    name: str | None = None
+    resume: bool = False
+    retry: tuple[str, ...] = ()
+    fail_on_error: str = "0"
+    display: str | None = None
+    epochs: int = 1
+    no_judge: bool = False
+    dry_run: bool = False
+    max_requests: int | None = None
+    max_connections: int | None = None
+    judge_max_connections: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    judge_rpm: float | None = None
+    judge_tpm: float | None = None
+    max_attempts: int = _POLICY.max_attempts
+    attempt_timeout: float = _POLICY.attempt_timeout_s
+    sample_timeout: float = _POLICY.sample_timeout_s
+    outage_timeout: float = _POLICY.outage_timeout_s
+    backoff: float = _POLICY.backoff_s
+    allow_http: bool = False
+    ca_bundle: Path | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    system_prompt: str | None = None
+    judge_template: Path | None = None
+    target_field: tuple[str, ...] = ()
+    judge_field: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A plan and the credentials it needs."""
+
+    plan: Plan
+    credentials: Mapping[Stage, Credentials]
+
+
+def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
+    """The plan of `vlsb run`. Raises ConfigError or AccessError."""
+    from vlsb.runs.session import Plan
+
+    if options.retry and not options.resume:
+        raise ConfigError("--retry works on an existing run: add --resume.")
+    if options.no_judge and (options.judge or options.judge_base_url):
+        raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
+    target = _target(options, environment)
+    is_demo = target.endpoint.model == _DEMO and options.base_url is None
+    plan = Plan(
+        directory=_directory(options, target),
+        target=target,
+        judge=None if options.no_judge else _judge(options, is_demo=is_demo),
+        template=_template(options),
+        data_root=_data_root(options, is_simulated=is_demo),
+        selection=_selection(options),
+        policy=_policy(options),
+        epochs=options.epochs,
+        is_resume=options.resume,
+        retry=_retried(options),
+        skip_bad_pictures=options.skip_bad_pictures,
+        ca_bundle=options.ca_bundle,
+        max_requests=options.max_requests,
+        only_preflight=options.dry_run,
+    )
+    return Resolved(plan, _credentials(plan, environment))
+
+
+def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
+    """The plan of `vlsb judge RUN`. Raises ConfigError or AccessError."""
+    from vlsb.data import Selection
+    from vlsb.runs.manifest import is_run, read_manifest
+    from vlsb.runs.session import Plan
+
+    is_demo = is_run(run) and read_manifest(run).simulated
+    plan = Plan(
+        directory=run,
+        target=None,
+        judge=_judge(options, is_demo=is_demo),
+        template=_template(options),
+        data_root=_data_root(options, is_simulated=is_demo),
+        selection=Selection(),
+        policy=_policy(options),
+        retry=_retried(options),
+        skip_bad_pictures=options.skip_bad_pictures,
+        ca_bundle=options.ca_bundle,
+        max_requests=options.max_requests,
+    )
+    return Resolved(plan, _credentials(plan, environment))
+
+
+def _credentials(plan: Plan, environment: Mapping[str, str]) -> dict[Stage, Credentials]:
+    from vlsb.endpoints.secrets import load_credentials
+
+    return {stage: load_credentials(lane.endpoint, environment) for stage, lane in plan.lanes.items()}
+
+
+def _target(options: RunOptions, environment: Mapping[str, str]) -> config.Lane:
+    from vlsb.endpoints.providers import resolve_endpoint
+
+    sampling = config.OFFICIAL_TARGET_SAMPLING
+    if options.max_tokens is not None:
+        sampling = replace(sampling, max_tokens=options.max_tokens)
+    if options.temperature is not None:
+        sampling = replace(sampling, temperature=options.temperature)
+    system_prompt = options.system_prompt
+    return config.Lane(
+        endpoint=resolve_endpoint(
+            _model(options) or _only_model(options, environment),
+            base_url=options.base_url,
+            key_variable=options.api_key_env,
+            headers=_headers("--header", options.header),
+            allow_http=options.allow_http,
+        ),
+        sampling=replace(sampling, extra=_extra("-M", options.target_field)),
+        max_connections=options.max_connections,
+        rpm=options.rpm,
+        tpm=options.tpm,
+        system_prompt=config.OFFICIAL_SYSTEM_PROMPT if system_prompt is None else system_prompt,
+    )
+
+
+def _judge(options: RunOptions, *, is_demo: bool) -> config.Lane:
+    from vlsb.endpoints.providers import resolve_endpoint
+
+    return config.Lane(
+        endpoint=resolve_endpoint(
+            options.judge or (_DEMO if is_demo else config.OFFICIAL_JUDGE_MODEL),
+            base_url=options.judge_base_url,
+            key_variable=options.judge_api_key_env,
+            headers=_headers("--judge-header", options.judge_header),
+            allow_http=options.allow_http,
+            flags=("--judge-base-url", "--judge-api-key-env"),
+        ),
+        sampling=replace(config.OFFICIAL_JUDGE_SAMPLING, extra=_extra("-J", options.judge_field)),
+        max_connections=options.judge_max_connections,
+        rpm=options.judge_rpm,
+        tpm=options.judge_tpm,
+    )
+
+
+def _model(options: RunOptions) -> str:
+    """The target's name from `--model` and the authors' `--arch`; empty for the endpoint's only one."""
+    from vlsb.endpoints.providers import LOCAL_FAMILIES
+
+    model, arch = (options.model or "").strip(), options.arch
+    if arch is not None and arch not in (*LOCAL_FAMILIES, "openai"):
+        raise ConfigError(f"--arch {arch}: not one of {', '.join(LOCAL_FAMILIES)} or openai.")
+    if arch == "openai" and not model:
+        raise ConfigError("--arch openai needs --model, for example --model gpt-4o.")
+    if arch not in (None, "openai"):
+        if model and model != arch:
+            raise ConfigError(f"--arch {arch} and --model {model} name two targets. Pass one of them.")
+        model = arch or ""
+    if not model and options.base_url is None:
+        raise ConfigError("Which model? Pass --model NAME, for example --model gpt-4o or --model demo.")
+    return model
+
+
+def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
+    """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
+    import asyncio
+
+    from vlsb.endpoints.client import list_models
+    from vlsb.endpoints.providers import resolve_endpoint
+    from vlsb.endpoints.secrets import load_credentials
+
+    endpoint = resolve_endpoint(
+        "the only model",
+        base_url=options.base_url,
+        key_variable=options.api_key_env,
+        headers=_headers("--header", options.header),
+        allow_http=options.allow_http,
+    )
+    credentials = load_credentials(endpoint, environment)
+    names = asyncio.run(list_models(endpoint.base_url, credentials, ca_bundle=options.ca_bundle))
+    if len(names) != 1:
+        raise ConfigError(
+            f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",
+            detail=Untrusted(", ".join(names[:10])) if names else None,
+        )
+    return names[0]
+
+
+def _directory(options: RunOptions, target: config.Lane) -> Path:
+    from vlsb.runs.protocol import safe_name
+
+    name = options.name
+    if name is None:
+        name = safe_name(target.endpoint.model)
+    elif name != safe_name(name):
+        raise ConfigError(f"--name {name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
+    return options.output_dir / name
+
+
+def _template(options: RunOptions) -> JudgeTemplate:
+    from vlsb.judging.prompts import load_template, official_template
+
+    return official_template() if options.judge_template is None else load_template(options.judge_template)
+
+
+def _data_root(options: RunOptions, *, is_simulated: bool) -> Path | None:
+    """The user's copy, the mini set for the demo, or None for the hub's."""
+    from vlsb.data import mini_root
+
+    if options.data_root is not None:
+        return options.data_root
+    if is_simulated:
+        return mini_root()
+    return None
+
+
+def _selection(options: RunOptions) -> Selection:
+    from vlsb.data import Selection, parse_limit
+
+    if options.limit is not None:
+        parse_limit(options.limit)
+    return Selection(
+        limit=options.limit,
+        sample_ids=options.sample_id,
+        categories=options.category,
+        sub_categories=options.sub_category,
+        sources=options.source,
+        shuffle=options.shuffle,
+        seed=options.seed,
+    )
+
+
+def _policy(options: RunOptions) -> config.RetryPolicy:
+    return config.RetryPolicy(
+        max_attempts=options.max_attempts,
+        attempt_timeout_s=options.attempt_timeout,
+        sample_timeout_s=options.sample_timeout,
+        outage_timeout_s=options.outage_timeout,
+        backoff_s=options.backoff,
+    )
+
+
+def _retried(options: RunOptions) -> tuple[Outcome, ...]:
+    choices = [outcome.value for outcome in Outcome if outcome not in JUDGED]
+    for name in options.retry:
+        if name not in choices:
+            raise ConfigError(f"--retry {name!r}: not one of {', '.join(choices)}. Labels are never retried.")
+    return tuple(Outcome(name) for name in options.retry)
+
+
+def _headers(flag: str, pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for pair in pairs:
+        name, _, variable = pair.partition("=")
+        if not _HEADER_NAME.fullmatch(name) or not _VARIABLE_NAME.fullmatch(variable):
+            # The pair is not repeated: a value instead of a variable's name may be a key.
+            raise ConfigError(f"{flag}: write NAME=VARIABLE, for example api-key=AZURE_OPENAI_API_KEY.")
+        found.append((name, variable))
+    return tuple(found)
+
+
+def _extra(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Extra body fields: JSON where the value is JSON, else the text itself."""
+    fields_: dict[str, Any] = {}
+    for pair in pairs:
+        name, is_pair, value = pair.partition("=")
+        if not is_pair or not name.strip():
+            raise ConfigError(f"{flag} {pair}: write KEY=VALUE, for example {flag} seed=7.")
+        if name in _RESERVED_FIELDS:
+            raise ConfigError(f"{flag} {name}: this field belongs to the protocol and cannot be set.")
+        try:
+            fields_[name] = strict_json.loads(value)
+        except ValueError:
+            fields_[name] = value
+    return fields_
