@@ -39,6 +39,7 @@ __all__ = [
     "Hangup",
     "Headers",
     "Json",
+    "RateLimit",
     "Raw",
     "Reply",
     "Request",

@@ -127,3 +127,47 @@ def _resource_exhausted() -> Json:
         {"@type": f"{kind}RetryInfo", "retryDelay": "0.05s"},
     ]
     return {"code": 429, "message": "Too many requests.", "status": "RESOURCE_EXHAUSTED", "details": details}
+
+
+class RateLimit:
+    """A responder that serves so many requests a minute and answers the rest with 429.
+
+    Windows are fixed and begin with the first request. With `says_limits` every reply carries the headers
+    `x-ratelimit-{limit,remaining,reset}-requests`; without, a 429 has nothing but its status.
+    """
+
+    def __init__(self, responder: Responder, *, rpm: int, says_limits: bool, window_s: float = 60.0) -> None:
+        self.served: list[float] = []
+        self.refused: list[float] = []
+        self._responder = responder
+        self._rpm = rpm
+        self._says_limits = says_limits
+        self._window_s = window_s
+        self._window_began = float("-inf")
+        self._used = 0
+
+    async def __call__(self, request: Request) -> Action:
+        now = request.received_at
+        if now >= self._window_began + self._window_s:
+            # The first window begins with the first request, the next ones on its beat.
+            missed = max(0, int((now - self._window_began) / self._window_s)) if self.served else 0
+            self._window_began = self._window_began + missed * self._window_s if self.served else now
+            self._used = 0
+        if self._used >= self._rpm:
+            self.refused.append(now)
+            return replace(rate_limited(), headers=self._headers(now))
+        self._used += 1
+        self.served.append(now)
+        action = self._responder(request)
+        reply = await action if isinstance(action, Awaitable) else action
+        return replace(reply, headers=self._headers(now)) if isinstance(reply, Reply) else reply
+
+    def _headers(self, now: float) -> tuple[tuple[str, str], ...]:
+        if not self._says_limits:
+            return ()
+        reset_s = self._window_began + self._window_s - now
+        return (
+            ("x-ratelimit-limit-requests", str(self._rpm)),
+            ("x-ratelimit-remaining-requests", str(self._rpm - self._used)),
+            ("x-ratelimit-reset-requests", f"{reset_s:.3f}s"),
+        )
