@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from hypothesis import given
@@ -172,7 +173,7 @@ def test_the_limit_never_leaves_its_bounds_and_is_cut_at_most_once_an_episode(
         assert min(floor, ceiling) <= lane.limit.limit <= ceiling
         if lane.limit.limit < before:
             cuts.append(lane.clock.now)
-    assert all(later - earlier >= COOLDOWN_S for earlier, later in zip(cuts, cuts[1:], strict=False))
+    assert all(later - earlier >= COOLDOWN_S for earlier, later in itertools.pairwise(cuts))
 
 
 @given(episodes=st.integers(1, 30))

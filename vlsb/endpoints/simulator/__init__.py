@@ -27,7 +27,7 @@ from vlsb.endpoints.simulator.actions import (
     wire,
 )
 from vlsb.endpoints.simulator.requests import Request
-from vlsb.endpoints.simulator.scripts import ActionQueue, Script, mixed_faults, plain_responder
+from vlsb.endpoints.simulator.scripts import ActionQueue, RateLimit, Script, mixed_faults, plain_responder
 from vlsb.endpoints.simulator.server import Simulator, SimulatorThread
 
 __all__ = [
