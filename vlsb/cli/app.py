@@ -12,6 +12,8 @@ from vlsb.cli.demo import demo_command
 from vlsb.cli.judge import judge_command
 from vlsb.cli.report import report_command
 from vlsb.cli.run import run_command
+from vlsb.cli.runs import runs_app
+from vlsb.cli.show import show_command
 
 # The authors' script spells options with underscores; both spellings are one option here.
 _CONTEXT = {
@@ -48,5 +50,7 @@ def _main(
 app.command("run")(run_command)
 app.command("judge")(judge_command)
 app.command("report")(report_command)
+app.command("show")(show_command)
 app.command("demo")(demo_command)
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")

@@ -65,7 +65,7 @@ def _parse_line(line: bytes, parse: Callable[[Mapping[str, Any]], T], path: Path
     except ValueError as error:
         raise StoreError(
             f"{path} line {number} is damaged. Nothing was changed; restore the file from a copy, "
-            "or remove that line to evaluate its sample again."
+            "or run `vlsb runs repair` to set the line aside and evaluate its sample again."
         ) from error
 
 
@@ -172,7 +172,7 @@ def quarantine_torn_tail(path: Path, offset: int) -> Path:
     with path.open("r+b") as file:
         file.seek(offset)
         tail = file.read()
-        kept = _next_free(path)
+        kept = next_free(path, "torn")
         descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as copy:
             copy.write(tail)
@@ -183,9 +183,10 @@ def quarantine_torn_tail(path: Path, offset: int) -> Path:
     return kept
 
 
-def _next_free(path: Path) -> Path:
+def next_free(path: Path, what: str) -> Path:
+    """A name beside `path` that nothing has yet: `<name>.<what>-<n>`."""
     number = 1
-    while (candidate := path.with_name(f"{path.name}.torn-{number}")).exists():
+    while (candidate := path.with_name(f"{path.name}.{what}-{number}")).exists():
         number += 1
     return candidate
 

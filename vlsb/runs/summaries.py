@@ -10,7 +10,7 @@ from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import LaneUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
-from vlsb.runs.manifest import JudgeEntry, is_run
+from vlsb.runs.manifest import JudgeEntry, Manifest, is_run
 from vlsb.runs.state import Judged, LaneTotals, RunState, load_state
 
 _DIGEST = re.compile(r"-[0-9a-f]{8}")
@@ -85,6 +85,30 @@ def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
         )
         for key in state.asked_for()
     ]
+
+
+def stored_judge(manifest: Manifest, name: str | None) -> JudgeEntry | None:
+    """The judge that a name or its file's stem means; without one the run's first, None if it has none.
+
+    Raises ConfigError naming those there are for an unknown name, or one that means several.
+    """
+    if name is None:
+        return manifest.judges[0] if manifest.judges else None
+    for entry in manifest.judges:
+        if _stem(entry) == name:
+            return entry
+    named = [entry for entry in manifest.judges if Untrusted(name) == entry.name]
+    if len(named) == 1:
+        return named[0]
+    if not manifest.judges:
+        raise ConfigError(f"--judge {name}: nobody has judged this run. Leave it out, or see vlsb judge.")
+    what = "means several judges" if named else "has not judged this run"
+    there = ", ".join(_stem(entry) for entry in named or manifest.judges)
+    raise ConfigError(f"--judge {name} {what}. Pass one of: {there}.")
+
+
+def _stem(entry: JudgeEntry) -> str:
+    return entry.file.removesuffix(".jsonl")
 
 
 def _judge_name(entry: JudgeEntry) -> Untrusted:
