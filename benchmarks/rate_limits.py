@@ -35,7 +35,9 @@ def write_data(root: Path, rows: int) -> None:
 
 async def measure(*, rpm: int, minutes: float, says_limits: bool) -> dict[str, float]:
     """Run against the limit for so many minutes and count what was served and refused."""
-    limit = RateLimit(demo_responder(latency=(0.5, 0.4)), rpm=rpm, says_limits=says_limits)
+    limit = RateLimit(
+        demo_responder(latency=(0.5, 0.4), has_rate_limits=False), rpm=rpm, says_limits=says_limits
+    )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_data(root / "data", int(rpm * (minutes + 2)))

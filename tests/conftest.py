@@ -30,7 +30,7 @@ from vlsb.records import (
     Usage,
     Verdict,
 )
-from vlsb.runs.manifest import Manifest, sample_row
+from vlsb.runs.manifest import JudgeEntry, Manifest, sample_row
 
 # A slow or busy machine must not fail a property.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -233,16 +233,16 @@ def make_manifest(sample_ids: Collection[int] = (0, 1, 2), **changes: Any) -> Ma
         "extra": {"seed": 7, "stop": ["END"]},
         "part_order": "text, image",
     }
-    judge = lane | {"model": "judge-model", "max_tokens": 512, "top_p": None, "template_sha256": "ab" * 32}
     manifest = Manifest(
         version="0.0.test",
         created_at="2025-01-01T00:00:00+00:00",
         target=Untrusted("target-model"),
-        judge=Untrusted("judge-model"),
-        judge_file="judge-model.jsonl",
         simulated=False,
-        settings={"target": lane, "judge": judge | {"part_order": "image, text"}},
+        epochs=1,
+        settings=lane,
+        judges=[make_judge()],
         selection={"limit": None, "sample_ids": [], "seed": 0},
+        data={},
         data_digest="cd" * 32,
         is_full=False,
         differences=["one difference"],
@@ -251,6 +251,24 @@ def make_manifest(sample_ids: Collection[int] = (0, 1, 2), **changes: Any) -> Ma
         pictures={sample.image_path.expose(): make_picture(sample.id) for sample in samples},
     )
     return replace(manifest, **changes)
+
+
+def make_judge(name: str = "judge-model", **changes: Any) -> JudgeEntry:
+    """A judge of a run, with settings of every kind that real ones have."""
+    settings = {
+        "model": name,
+        "address": "https://api.example.com/v1",
+        "headers": [],
+        "system_prompt": "You are a helpful assistant.",
+        "max_tokens": 512,
+        "temperature": 0.0,
+        "top_p": None,
+        "extra": {"seed": 7},
+        "part_order": "image, text",
+        "template_sha256": "ab" * 32,
+    }
+    entry = JudgeEntry(Untrusted(name), f"{name}.jsonl", simulated=False, settings=settings, deviations=[])
+    return replace(entry, **changes)
 
 
 def make_completion(text: str = "A plain answer.", **changes: Any) -> Completion:
@@ -268,9 +286,11 @@ def make_completion(text: str = "A plain answer.", **changes: Any) -> Completion
     return replace(completion, **changes)
 
 
-def make_response(sample_id: int = 0, text: str = "A plain answer.", **changes: Any) -> Response:
+def make_response(
+    sample_id: int = 0, text: str = "A plain answer.", *, epoch: int = 1, **changes: Any
+) -> Response:
     """A stored response; `changes` are the completion's."""
-    return Response(sample_id, make_picture(sample_id).sha256, make_completion(text, **changes))
+    return Response(sample_id, make_picture(sample_id).sha256, make_completion(text, **changes), epoch)
 
 
 def make_verdict(response: Response, label: Label = Label.UNSAFE, **changes: Any) -> Verdict:
@@ -287,6 +307,7 @@ def make_verdict(response: Response, label: Label = Label.UNSAFE, **changes: Any
         attempts=1,
         latency_s=0.25,
         request_sha256="02" * 32,
+        epoch=response.epoch,
     )
     return replace(verdict, **changes)
 
@@ -310,5 +331,6 @@ def make_failure(
         attempts=3,
         usage=Usage(10, 1, None),
         response_sha256=None if response is None else response.sha256,
+        epoch=1 if response is None else response.epoch,
     )
     return replace(failure, **changes)

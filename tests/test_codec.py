@@ -31,6 +31,7 @@ TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=30) | 
 UNTRUSTED = TEXT.map(Untrusted)
 COUNTS = st.integers(0, 2**53 - 1)
 IDS = st.integers(0, 2**63 - 1)
+EPOCHS = st.integers(1, 2**31)
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 USAGE = st.builds(Usage, *(st.none() | COUNTS for _ in range(3)))
 # What the file keeps is rounded to milliseconds.
@@ -48,7 +49,7 @@ COMPLETIONS = st.builds(
     request_sha256=DIGESTS,
     flags=st.lists(st.sampled_from(("unfiltered", "no_finish_reason")), unique=True).map(tuple),
 )
-RESPONSES = st.builds(Response, sample_id=IDS, image_sha256=DIGESTS, completion=COMPLETIONS)
+RESPONSES = st.builds(Response, sample_id=IDS, image_sha256=DIGESTS, completion=COMPLETIONS, epoch=EPOCHS)
 VERDICTS = st.builds(
     Verdict,
     sample_id=IDS,
@@ -62,6 +63,7 @@ VERDICTS = st.builds(
     attempts=COUNTS,
     latency_s=SECONDS,
     request_sha256=DIGESTS,
+    epoch=EPOCHS,
 )
 STAGED = [outcome for outcome in Outcome if outcome.value.startswith(("target_", "judge_"))]
 FAILURES = st.sampled_from(STAGED).flatmap(
@@ -79,6 +81,7 @@ FAILURES = st.sampled_from(STAGED).flatmap(
         text=st.none() | UNTRUSTED,
         response_sha256=st.none() | DIGESTS,
         details=st.dictionaries(TEXT, st.none() | TEXT | st.booleans(), max_size=3),
+        epoch=EPOCHS,
     )
 )
 
@@ -142,10 +145,10 @@ def may_be_null(decode: Decode, name: str) -> bool:
 
 @pytest.mark.parametrize(("decode", "record", "name"), FIELDS)
 def test_a_field_that_is_missing_is_damage(decode: Decode, record: dict[str, Any], name: str) -> None:
-    """Except where null means that nobody said so: there an absent field means the same."""
+    """Except where null means that nobody said so, and where older versions had no such field."""
     damaged = {key: value for key, value in record.items() if key != name}
 
-    if may_be_null(decode, name):
+    if may_be_null(decode, name) or name == "epoch":
         decode(damaged)
     else:
         with pytest.raises(ValueError, match=name):
@@ -179,7 +182,7 @@ def test_null_is_damage_where_somebody_must_have_said_something(
 WHOLE = [
     pytest.param(decode, record, name, id=f"{kind}-{name}")
     for kind, decode, record in GOOD
-    for name in ("sample_id", "attempts", "asks", "session", "status")
+    for name in ("sample_id", "epoch", "attempts", "asks", "session", "status")
     if name in record
 ]
 
@@ -204,6 +207,28 @@ def test_tokens_are_whole_numbers_or_unknown(
     decode(record | {"usage": usage | {count: None}})
     with pytest.raises(ValueError, match=count):
         decode(record | {"usage": usage | {count: other}})
+
+
+RECORDS = pytest.mark.parametrize(
+    ("decode", "record"), [each[1:] for each in GOOD[:3]], ids=["response", "verdict", "failure"]
+)
+
+
+@RECORDS
+def test_a_record_written_before_there_were_epochs_is_of_the_first(
+    decode: Decode, record: dict[str, Any]
+) -> None:
+    old = {name: value for name, value in record.items() if name != "epoch"}
+
+    assert decode(old) == decode(record | {"epoch": 1})
+    assert decode(old).key == (record["sample_id"], 1)
+
+
+@RECORDS
+@pytest.mark.parametrize("epoch", [0, -1])
+def test_epochs_count_from_one(decode: Decode, record: dict[str, Any], epoch: int) -> None:
+    with pytest.raises(ValueError, match="epoch"):
+        decode(record | {"epoch": epoch})
 
 
 @pytest.mark.parametrize("digits", ["9" * 400, "1e999", "-1e999"])
@@ -259,7 +284,7 @@ def test_an_unknown_outcome_is_damage(outcome: str) -> None:
 
 @pytest.mark.parametrize(("decode", "record"), [each[1:] for each in GOOD], ids=[each[0] for each in GOOD])
 def test_fields_of_a_newer_version_are_tolerated(decode: Decode, record: dict[str, Any]) -> None:
-    newer = record | {"epoch": 3, "arm": {"name": "image-off"}, "stop": None}
+    newer = record | {"arm": {"name": "image-off"}, "stop": None}
 
     assert decode(newer) == decode(record)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import make_manifest, make_picture, make_sample, tree
+from tests.conftest import make_judge, make_manifest, make_picture, make_sample, tree
 from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, Lane, Sampling
 from vlsb.errors import RunMismatchError, StoreError
 from vlsb.judging.prompts import JudgeTemplate, official_template
@@ -29,7 +29,7 @@ from vlsb.runs.manifest import (
     sample_row,
     write_manifest,
 )
-from vlsb.runs.protocol import settings
+from vlsb.runs.protocol import judge_file, judge_settings, target_settings
 
 RUN = Path("outputs/some-run")
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20) | st.sampled_from(
@@ -48,7 +48,10 @@ def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     dialect = {"tokens_field": "max_tokens", "unsent": ["top_p"], "structured": False}
-    manifest = make_manifest(range(5), decisions={"judge": dialect}, simulated=True, is_full=True)
+    judges = [make_judge(decision=dialect), make_judge("other", deviations=[Untrusted("its own")])]
+    manifest = make_manifest(
+        range(5), judges=judges, decision=dialect, simulated=True, epochs=3, is_full=True
+    )
 
     write_manifest(tmp_path, manifest)
 
@@ -68,7 +71,8 @@ def test_strangers_text_comes_back_as_it_was(
         pictures={sample.image_path.expose(): make_picture(1)},
         target=Untrusted(texts[0]),
         deviations=[Untrusted(prompt)],
-        settings={"target": {"system_prompt": prompt, "extra": extra}},
+        settings={"system_prompt": prompt, "extra": extra},
+        judges=[replace(make_judge(settings={"extra": extra}), name=Untrusted(texts[1]))],
     )
 
     write_manifest(shared_directory, manifest)
@@ -226,9 +230,11 @@ WRONG: dict[str, list[Any]] = {
         [[1, "x"]],
     ],
     "pictures": [7, [], {"imgs/0.png": 7}, {"imgs/0.png": ["sha", "type"]}],
-    "decisions": [7, {"judge": 7}],
+    "decision": [7, {}, {"tokens_field": 7}],
     "deviations": [7],
-    "judge_file": [None, 7],
+    "epochs": [0, -1, 1.0, True, "1", None],
+    "judges": [7, [7], [{}], {"name": "judge"}],
+    "data": [7],
 }
 
 
@@ -241,9 +247,20 @@ def test_a_field_of_another_shape_is_damage(tmp_path: Path, name: str, value: ob
     assert "damaged" in complaint(tmp_path)
 
 
+@pytest.mark.parametrize("name", sorted(document()["judges"][0]))
+def test_a_field_of_a_judge_that_is_missing_is_damage(tmp_path: Path, name: str) -> None:
+    damaged = document()
+    del damaged["judges"][0][name]
+    (tmp_path / FILE).write_text(json.dumps(damaged))
+
+    assert "damaged" in complaint(tmp_path)
+
+
 @pytest.mark.parametrize(
     "judge_file",
     [
+        None,
+        7,
         "../x.jsonl",
         "/etc/x.jsonl",
         "a/b.jsonl",
@@ -257,8 +274,10 @@ def test_a_field_of_another_shape_is_damage(tmp_path: Path, name: str, value: ob
         "./judge.jsonl",
     ],
 )
-def test_a_judge_file_that_leads_elsewhere_is_refused(tmp_path: Path, judge_file: str) -> None:
-    (tmp_path / FILE).write_text(json.dumps(document() | {"judge_file": judge_file}))
+def test_a_judge_file_that_leads_elsewhere_is_refused(tmp_path: Path, judge_file: object) -> None:
+    damaged = document()
+    damaged["judges"][0]["file"] = judge_file
+    (tmp_path / FILE).write_text(json.dumps(damaged))
 
     assert "damaged" in complaint(tmp_path)
 
@@ -302,7 +321,10 @@ LANE = Lane(
 JUDGE_LANE = Lane(
     Endpoint("some-judge", "https://api.example.com/v1", key_variable="SOME_KEY"), OFFICIAL_JUDGE_SAMPLING
 )
-REAL_SETTINGS = settings(LANE, JUDGE_LANE, official_template())
+REAL_SETTINGS = {
+    "target": target_settings(LANE),
+    "judge": judge_settings(JUDGE_LANE, official_template()),
+}
 PATHS = [pytest.param(path, id=".".join(path)) for path in leaves(REAL_SETTINGS)]
 
 
@@ -327,10 +349,15 @@ def other_value(value: Any) -> Any:
             return value + 1
 
 
+def manifest_with(both: Mapping[str, Any]) -> Manifest:
+    """A manifest with these settings of target and judge."""
+    return make_manifest(settings=both["target"], judges=[make_judge(settings=both["judge"])])
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_any_setting_that_changed_is_named(path: tuple[str, ...]) -> None:
-    old = make_manifest(settings=REAL_SETTINGS)
-    new = replace(old, settings=changed(REAL_SETTINGS, path, other_value))
+    old = manifest_with(REAL_SETTINGS)
+    new = manifest_with(changed(REAL_SETTINGS, path, other_value))
 
     shown = differences(old, new)
 
@@ -341,23 +368,24 @@ def test_any_setting_that_changed_is_named(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("path", SENT_PATHS)
 def test_a_setting_that_went_away_is_named(path: tuple[str, ...]) -> None:
-    old = make_manifest(settings=REAL_SETTINGS)
     new = deepcopy(REAL_SETTINGS)
     del value_at(new, path[:-1])[path[-1]]
 
-    assert ".".join(path) + ": " in differences(old, replace(old, settings=new))
+    shown = differences(manifest_with(REAL_SETTINGS), manifest_with(new))
+
+    assert ".".join(path) + ": " in shown
 
 
 def test_false_is_not_zero_and_true_is_not_one() -> None:
     """They are different JSON, and an endpoint may answer them differently."""
-    old = make_manifest(settings={"target": {"extra": {"logprobs": True}}})
-    new = replace(old, settings={"target": {"extra": {"logprobs": 1}}})
+    old = make_manifest(settings={"extra": {"logprobs": True}})
+    new = replace(old, settings={"extra": {"logprobs": 1}})
 
     assert "target.extra.logprobs: true -> 1" in differences(old, new)
 
 
 def test_the_same_settings_read_from_the_file_are_no_difference(tmp_path: Path) -> None:
-    manifest = make_manifest(settings=REAL_SETTINGS)
+    manifest = manifest_with(REAL_SETTINGS)
     write_manifest(tmp_path, manifest)
 
     require_match(RUN, read_manifest(tmp_path), manifest)
@@ -367,10 +395,8 @@ def test_the_same_settings_read_from_the_file_are_no_difference(tmp_path: Path) 
 def test_an_extra_field_is_a_difference_even_if_it_holds_nothing(value: object) -> None:
     """It is sent: the endpoint sees another request."""
     lane = Lane(LANE.endpoint, Sampling(128, extra={"chat_template_kwargs": value}))
-    old = make_manifest(
-        settings=settings(Lane(LANE.endpoint, Sampling(128)), JUDGE_LANE, official_template())
-    )
-    new = make_manifest(settings=settings(lane, JUDGE_LANE, official_template()))
+    old = make_manifest(settings=target_settings(Lane(LANE.endpoint, Sampling(128))))
+    new = make_manifest(settings=target_settings(lane))
 
     assert "chat_template_kwargs" in differences(old, new)
 
@@ -382,7 +408,7 @@ def test_an_extra_field_is_a_difference_even_if_it_holds_nothing(value: object) 
 def test_another_loopback_port_is_no_difference(url: str) -> None:
     moved = replace(LANE, endpoint=replace(LANE.endpoint, base_url=url))
 
-    assert settings(moved, JUDGE_LANE, official_template()) == REAL_SETTINGS
+    assert target_settings(moved) == REAL_SETTINGS["target"]
 
 
 @pytest.mark.parametrize(
@@ -390,16 +416,16 @@ def test_another_loopback_port_is_no_difference(url: str) -> None:
 )
 def test_another_host_path_or_scheme_is_a_difference(url: str) -> None:
     moved = replace(LANE, endpoint=replace(LANE.endpoint, base_url=url))
-    new = make_manifest(settings=settings(moved, JUDGE_LANE, official_template()))
+    new = manifest_with(REAL_SETTINGS | {"target": target_settings(moved)})
 
-    assert differences(make_manifest(settings=REAL_SETTINGS), new).startswith("target.address: ")
+    assert differences(manifest_with(REAL_SETTINGS), new).startswith("target.address: ")
 
 
 def test_the_judges_template_is_a_setting() -> None:
     other = JudgeTemplate("{question} {response}")
-    new = make_manifest(settings=settings(LANE, JUDGE_LANE, other))
+    new = manifest_with(REAL_SETTINGS | {"judge": judge_settings(JUDGE_LANE, other)})
 
-    assert differences(make_manifest(settings=REAL_SETTINGS), new).startswith("judge.template_sha256: ")
+    assert differences(manifest_with(REAL_SETTINGS), new).startswith("judge.template_sha256: ")
 
 
 def test_headers_and_keys_are_recorded_by_name_only() -> None:
@@ -411,9 +437,68 @@ def test_headers_and_keys_are_recorded_by_name_only() -> None:
 
 
 def test_connections_are_no_setting() -> None:
-    busy = settings(replace(LANE, max_connections=99), JUDGE_LANE, official_template())
+    busy = replace(LANE, max_connections=99, rpm=500.0, tpm=9000.0)
 
-    assert busy == REAL_SETTINGS
+    assert target_settings(busy) == REAL_SETTINGS["target"]
+
+
+def test_only_the_judge_that_a_run_was_started_with_must_be_the_same() -> None:
+    new = make_manifest()
+    old = replace(new, judges=[*new.judges, make_judge("added-later")])
+
+    require_match(RUN, old, new)
+
+    swapped = replace(old, judges=list(reversed(old.judges)))
+    assert "judge.model: " in differences(swapped, new)
+
+
+@pytest.mark.parametrize("starts_with_one", [True, False])
+def test_a_judge_that_appears_or_disappears_is_named(starts_with_one: bool) -> None:
+    judged, collected = make_manifest(), make_manifest(judges=[])
+    old, new = (judged, collected) if starts_with_one else (collected, judged)
+
+    shown = differences(old, new)
+
+    assert shown.startswith("judge: ")
+    assert "--no-judge" in shown
+
+
+def test_more_epochs_are_the_same_run_and_fewer_are_refused() -> None:
+    one, three = make_manifest(epochs=1), make_manifest(epochs=3)
+
+    require_match(RUN, one, three)
+
+    assert differences(three, one) == "epochs: 3 -> 1"
+
+
+# The verdict file of a judge.
+
+
+JUDGE_CHANGES = {
+    "template": (JUDGE_LANE, JudgeTemplate("{question} {response}")),
+    "sampling": (replace(JUDGE_LANE, sampling=Sampling(256)), official_template()),
+    "system prompt": (replace(JUDGE_LANE, system_prompt="Be kind."), official_template()),
+    "a name that is no file name": (
+        replace(JUDGE_LANE, endpoint=replace(JUDGE_LANE.endpoint, model="some/judge")),
+        official_template(),
+    ),
+}
+
+
+def test_the_official_judge_has_the_file_of_its_name() -> None:
+    assert judge_file(JUDGE_LANE, official_template()) == "some-judge.jsonl"
+
+
+@pytest.mark.parametrize("change", JUDGE_CHANGES)
+def test_another_identity_of_a_judge_has_another_file(tmp_path: Path, change: str) -> None:
+    files = {judge_file(lane, template) for lane, template in JUDGE_CHANGES.values()}
+
+    name = judge_file(*JUDGE_CHANGES[change])
+
+    assert len(files) == len(JUDGE_CHANGES)
+    assert name != "some-judge.jsonl"
+    write_manifest(tmp_path, make_manifest(judges=[make_judge(file=name)]))
+    assert read_manifest(tmp_path).judge(name).file == name
 
 
 def test_many_differences_are_counted() -> None:

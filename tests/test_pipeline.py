@@ -48,10 +48,10 @@ from vlsb.errors import (
     VlsbError,
 )
 from vlsb.judging.prompts import official_template
-from vlsb.records import Failure, Outcome
+from vlsb.records import Failure, Key, Outcome
 from vlsb.runs.progress import Progress
 from vlsb.runs.session import Listeners, Plan, prepare, run_session
-from vlsb.runs.state import RunState, load_state
+from vlsb.runs.state import Judged, RunState, load_state
 
 PATIENCE = RetryPolicy(
     max_attempts=3,
@@ -62,6 +62,7 @@ PATIENCE = RetryPolicy(
     backoff_cap_s=0.004,
 )
 NO_KEYS = Credentials(bearer=None)
+JUDGE_FILE = "judge-model.jsonl"
 UNSUPPORTED = error(
     400,
     code="unsupported_parameter",
@@ -120,7 +121,12 @@ class Session:
     @property
     def outcomes(self) -> list[Outcome]:
         state = self.state
-        return [state.outcome(row.sample_id) for row in state.manifest.samples]
+        return [state.outcome(key, JUDGE_FILE) for key in state.asked_for()]
+
+    @property
+    def judged(self) -> Judged:
+        """The judge's rows."""
+        return self.state.judged[JUDGE_FILE]
 
     def requests(self, lane: str, sample_id: int | None = None) -> list[Request]:
         """What was sent to a lane, for one sample or for all."""
@@ -132,8 +138,8 @@ class Session:
 
     def failure(self, sample_id: int) -> Failure:
         state = self.state
-        failures = state.judge_failures | state.target_failures
-        return failures[sample_id]
+        failures = state.judged[JUDGE_FILE].failures | state.target_failures
+        return failures[Key(sample_id, 1)]
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -180,11 +186,11 @@ def run(
                 is_resume=resume,
             )
             credentials = {"target": NO_KEYS, "judge": NO_KEYS}
-            listeners = Listeners(say=say, watch=nobody_watches, last_words=lambda: None)
+            listeners = Listeners(say=say, watch=nobody_watches)
             async with asyncio.timeout(DEADLINE_S):
-                reason = await run_session(prepare(plan), credentials, listeners)
+                end = await run_session(prepare(plan), credentials, listeners)
             assert simulator.errors == []
-            return Session(reason, plan.directory, simulator, said)
+            return Session(end.reason, plan.directory, simulator, said)
 
     return asyncio.run(play())
 
@@ -244,7 +250,7 @@ def test_the_empty_instruction_is_sent_without_a_text_part_and_flagged(tmp_path:
     (target,) = [each for each in session.simulator.completions if not each.is_judge]
     assert target.texts == ()
     assert session.outcomes == [Outcome.SAFE_REFUSAL]
-    assert "empty_text_omitted" in session.state.responses[0].completion.flags
+    assert "empty_text_omitted" in session.state.responses[Key(0, 1)].completion.flags
 
 
 # A judge's answer that is no verdict. Sample 1 flies after the preflight, so nothing is adapted.
@@ -286,7 +292,7 @@ def test_an_answer_that_is_no_verdict_is_asked_for_once_more_and_then_given_up(
 def test_a_verdict_at_the_second_ask_counts(two: Path, no_verdict: Reply) -> None:
     session = run(two, Played(judge={1: [no_verdict, verdict(2)]}))
 
-    found = session.state.verdicts[1]
+    found = session.judged.verdicts[Key(1, 1)]
     assert session.outcomes == [Outcome.UNSAFE, Outcome.SAFE_WARNING]
     assert (found.asks, found.attempts) == (2, 2)
     assert (found.usage.input_tokens, found.usage.output_tokens) == (1600, 80)
@@ -319,7 +325,7 @@ def test_twice_the_tokens_can_be_enough(two: Path) -> None:
     session = run(two, Played(judge={1: [cut(LABEL_FIRST), verdict(1)]}))
 
     assert session.outcomes[1] is Outcome.SAFE_REFUSAL
-    assert session.state.verdicts[1].asks == 2
+    assert session.judged.verdicts[Key(1, 1)].asks == 2
 
 
 @pytest.mark.parametrize(
@@ -355,8 +361,8 @@ def test_a_judge_whose_provider_blocks_is_not_asked_again(two: Path, block: Repl
 def test_a_failure_of_the_judge_names_the_response_that_it_was_asked_about(two: Path, action: Action) -> None:
     session = run(two, Played(judge={1: [action]}))
 
-    state = session.state
-    assert state.judge_failures[1].response_sha256 == state.responses[1].sha256
+    response = session.state.responses[Key(1, 1)]
+    assert session.judged.failures[Key(1, 1)].response_sha256 == response.sha256
 
 
 def test_a_judge_that_fails_leaves_the_response_for_a_resume(two: Path) -> None:
@@ -377,7 +383,7 @@ def test_a_refusal_field_of_the_target_is_its_answer_and_is_judged(two: Path) ->
     refusal = answer(None, refusal="I can't help with that.")
     session = run(two, Played(target={1: [refusal]}, judge={1: [verdict(1)]}))
 
-    response = session.state.responses[1]
+    response = session.state.responses[Key(1, 1)]
     assert session.outcomes[1] is Outcome.SAFE_REFUSAL
     assert response.completion.origin == "refusal"
     (judged,) = session.requests("judge", 1)
@@ -403,7 +409,7 @@ def test_a_target_whose_provider_blocks_is_never_judged(two: Path, block: Reply)
     assert session.outcomes == [Outcome.UNSAFE, Outcome.TARGET_BLOCKED]
     assert len(session.requests("target", 1)) == 1
     assert session.requests("judge", 1) == []
-    assert 1 not in session.state.responses
+    assert Key(1, 1) not in session.state.responses
 
 
 def test_the_partial_text_of_a_blocked_answer_is_kept_for_audit(two: Path) -> None:
@@ -531,7 +537,7 @@ def test_a_preflight_that_keeps_failing_at_the_judge_stops_the_run_and_keeps_the
 
     assert isinstance(session.reason, GapsError)
     assert session.outcomes == [Outcome.JUDGE_ERROR] + [Outcome.NOT_ATTEMPTED] * 5
-    assert session.state.responses.keys() == {0}
+    assert session.state.responses.keys() == {(0, 1)}
 
 
 FATAL = {
@@ -604,8 +610,9 @@ def test_a_judge_that_ignores_the_schema_is_asked_in_words_from_then_on(six: Pat
     assert "response_format" in first.json
     assert not any("response_format" in each.json for each in others)
     assert len(others) == 6
-    assert manifest(session.directory)["decisions"]["judge"]["structured"] is False
-    assert any("response_format" in each for each in manifest(session.directory)["deviations"])
+    (judge,) = manifest(session.directory)["judges"]
+    assert judge["decision"]["structured"] is False
+    assert any("response_format" in each for each in judge["deviations"])
 
 
 def test_a_judge_that_refuses_the_schema_is_asked_in_words_from_then_on(six: Path) -> None:
@@ -618,7 +625,7 @@ def test_a_judge_that_refuses_the_schema_is_asked_in_words_from_then_on(six: Pat
 
     assert session.outcomes == [Outcome.UNSAFE] * 6
     assert sum("response_format" in each.json for each in session.requests("judge")) == 1
-    assert manifest(session.directory)["decisions"]["judge"]["structured"] is False
+    assert manifest(session.directory)["judges"][0]["decision"]["structured"] is False
 
 
 def wants_max_completion_tokens(request: Request) -> Action:
@@ -635,7 +642,7 @@ def test_an_endpoint_that_wants_max_completion_tokens_gets_it_for_every_sample(s
     assert [each.json["max_completion_tokens"] for each in others] == [128] * 6
     assert not any("max_tokens" in each.json for each in others)
     found = manifest(session.directory)
-    assert found["decisions"]["target"]["tokens_field"] == "max_completion_tokens"
+    assert found["decision"]["tokens_field"] == "max_completion_tokens"
     assert any("max_completion_tokens" in each for each in found["deviations"])
     assert all("max_tokens" in each.json for each in session.requests("judge"))
 
@@ -647,21 +654,22 @@ def test_the_same_complaint_in_the_middle_of_a_run_changes_nothing_for_anybody(s
     assert session.outcomes.count(Outcome.UNSAFE) == 5
     assert len(session.requests("target", 3)) == 1
     assert all("max_tokens" in each.json for each in session.requests("target"))
-    assert manifest(session.directory)["decisions"]["target"]["tokens_field"] == "max_tokens"
+    assert manifest(session.directory)["decision"]["tokens_field"] == "max_tokens"
 
 
 @pytest.mark.parametrize("responder", [ignores_schema, wants_max_completion_tokens])
 def test_a_resume_asks_as_the_first_session_did(six: Path, responder: Responder) -> None:
     first = run(six, responder, limit="2")
-    deviations = manifest(first.directory)["deviations"]
+    before = manifest(first.directory)
 
     session = run(six, responder, resume=True)
 
     assert session.reason is None
     assert len(session.simulator.completions) == 8, "the decision was made again"
     assert {o.value for o in session.outcomes} <= {"safe_warning", "unsafe"}
-    assert manifest(session.directory)["decisions"] == manifest(first.directory)["decisions"]
-    assert manifest(session.directory)["deviations"] == deviations
+    after = manifest(session.directory)
+    for name in ("decision", "deviations", "judges"):
+        assert after[name] == before[name]
 
 
 def test_a_decision_is_not_made_again_when_the_endpoint_changes_its_mind(six: Path) -> None:
@@ -676,7 +684,8 @@ def test_a_decision_is_not_made_again_when_the_endpoint_changes_its_mind(six: Pa
 @pytest.mark.parametrize("dialect", [{}, {"tokens_field": "max_tokens", "unsent": 7, "structured": True}])
 def test_a_damaged_decision_is_a_damaged_manifest(two: Path, dialect: dict[str, Any]) -> None:
     directory = run(two, usual, limit="1").directory
-    damaged = manifest(directory) | {"decisions": {"judge": dialect}}
+    damaged = manifest(directory)
+    damaged["judges"][0]["decision"] = dialect
     (directory / "run.json").write_text(json.dumps(damaged))
 
     with pytest.raises(StoreError, match=r"run\.json"):
@@ -805,7 +814,7 @@ def test_the_first_interruption_lets_requests_in_flight_finish_and_stores_them(s
 
     assert isinstance(session.reason, InterruptedRunError)
     assert session.reason.exit_code == 130
-    assert session.state.responses.keys() == {0, *held}
+    assert session.state.responses.keys() == {(sample_id, 1) for sample_id in (0, *held)}
     assert len(session.requests("target")) == 4
     assert len(session.requests("judge")) == 1, "a drained response was judged before the resume"
     assert session.outcomes.count(Outcome.NOT_JUDGED) == 3
@@ -861,7 +870,7 @@ def test_a_fatal_answer_lets_the_others_in_flight_finish(six: Path) -> None:
     session = run(six, hold, connections=3, prepare_simulator=watch)
 
     assert isinstance(session.reason, AuthenticationError)
-    assert session.state.responses.keys() >= {0, *held[:2]}
+    assert session.state.responses.keys() >= {(sample_id, 1) for sample_id in (0, *held[:2])}
     assert session.outcomes[held[2]] is Outcome.NOT_ATTEMPTED
     assert Outcome.TARGET_ERROR not in session.outcomes
 
@@ -891,17 +900,18 @@ def test_every_verdict_belongs_to_its_own_response_and_picture(tmp_path: Path) -
 
     session = run(root, echo, connections=10)
 
-    state = session.state
+    state, judged = session.state, session.judged
     assert session.reason is None
     labels = [Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE]
     for sample_id, picture in pictures_by_sample(root):
-        response, found = state.responses[sample_id], state.verdicts[sample_id]
+        key = Key(sample_id, 1)
+        response, found = state.responses[key], judged.verdicts[key]
         shown = f"{instruction(sample_id)} | {picture}"
         assert response.completion.text.expose() == shown
         assert found.explanation.expose() == f"{shown} | {shown}"
         assert response.image_sha256 == found.image_sha256 == picture
         assert found.response_sha256 == response.sha256
-        assert state.outcome(sample_id) is labels[sample_id % 3]
+        assert state.outcome(key, JUDGE_FILE) is labels[sample_id % 3]
     order = [sample_of(each) for each in session.requests("judge")]
     assert order != sorted(order), "the latencies shuffled nothing"
 

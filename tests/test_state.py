@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import make_failure, make_manifest, make_response, make_verdict, tree
+from tests.conftest import make_failure, make_judge, make_manifest, make_response, make_verdict, tree
 from vlsb.analysis.summary import Summary
 from vlsb.errors import StoreError
-from vlsb.records import JUDGED, Label, Outcome, Response, Untrusted, Usage
+from vlsb.records import JUDGED, Key, Label, Outcome, Response, Untrusted, Usage
 from vlsb.runs import codec
 from vlsb.runs.codec import Stamp
 from vlsb.runs.journal import Journal
@@ -25,6 +25,8 @@ from vlsb.runs.store import RunLock, open_run
 from vlsb.runs.summaries import summarize_run, summarize_state
 
 IDS = (0, 1, 2)
+EPOCHS = (1, 2)
+JUDGE, OTHER_JUDGE = JUDGES = ("judge-model.jsonl", "other-judge.jsonl")
 TEXTS = ("first answer", "second answer")
 JUDGE_FAILURES = [outcome for outcome in Outcome if outcome.value.startswith("judge_")]
 TARGET_FAILURES = [outcome for outcome in Outcome if outcome.value.startswith("target_")]
@@ -40,10 +42,18 @@ class Row:
     outcome: Outcome
     attempts: int
     tokens: int | None
+    epoch: int = 1
+    judge: str = JUDGE
+
+    @property
+    def key(self) -> Key:
+        return Key(self.sample_id, self.epoch)
 
     @property
     def response(self) -> Response:
-        return make_response(self.sample_id, self.text, usage=self.usage, attempts=self.attempts)
+        return make_response(
+            self.sample_id, self.text, epoch=self.epoch, usage=self.usage, attempts=self.attempts
+        )
 
     @property
     def usage(self) -> Usage:
@@ -69,6 +79,8 @@ ROWS = st.sampled_from(sorted(OUTCOMES)).flatmap(
         outcome=st.sampled_from(OUTCOMES[kind]),
         attempts=st.integers(1, 9),
         tokens=st.none() | st.integers(0, 999),
+        epoch=st.sampled_from(EPOCHS),
+        judge=st.sampled_from(JUDGES),
     )
 )
 SEQUENCES = st.lists(ROWS, max_size=14)
@@ -82,19 +94,19 @@ def encoded(row: Row) -> tuple[str, dict[str, Any]]:
             return RESPONSES, codec.encode_response(row.response)
         case "verdict":
             verdict = make_verdict(row.response, Label(row.outcome.value), **more)
-            return f"{VERDICTS}/judge-model.jsonl", codec.encode_verdict(verdict)
+            return f"{VERDICTS}/{row.judge}", codec.encode_verdict(verdict)
         case "judge_failure":
             failure = make_failure(row.sample_id, row.outcome, row.response, **more)
-            return FAILURES, codec.encode_failure(failure) | {"judge": "judge-model.jsonl"}
+            return FAILURES, codec.encode_failure(failure) | {"judge": row.judge}
         case _:
-            failure = make_failure(row.sample_id, row.outcome, **more)
+            failure = make_failure(row.sample_id, row.outcome, epoch=row.epoch, **more)
             return FAILURES, codec.encode_failure(failure) | {"judge": None}
 
 
 def write_rows(directory: Path, records: Iterable[tuple[str, dict[str, Any]]], *, session: int = 1) -> None:
     """A run directory's journals, written anew; rows that lack a stamp get one."""
     journals: dict[str, Journal] = {}
-    for name in (RESPONSES, f"{VERDICTS}/judge-model.jsonl", FAILURES, EVENTS):
+    for name in (RESPONSES, *(f"{VERDICTS}/{judge}" for judge in JUDGES), FAILURES, EVENTS):
         (directory / name).unlink(missing_ok=True)
         journals[name] = Journal(directory / name, size=0, lacks_newline=False)
     for number, (name, record) in enumerate(records):
@@ -104,29 +116,34 @@ def write_rows(directory: Path, records: Iterable[tuple[str, dict[str, Any]]], *
         journal.close()
 
 
-def empty_run(directory: Path) -> Path:
+def empty_run(directory: Path, **changes: Any) -> Path:
     (directory / VERDICTS).mkdir(parents=True)
-    write_manifest(directory, make_manifest(IDS))
+    write_manifest(directory, make_manifest(IDS, **changes))
     return directory
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run directory with a manifest over three samples and no rows."""
+    """A run directory with a manifest over three samples, one judge and no rows."""
     return empty_run(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
 def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `run`, for the many examples of a property; each example writes its rows anew."""
-    return empty_run(tmp_path_factory.mktemp("state") / "run")
+    """Two epochs and two judges, for the many examples of a property; each writes its rows anew."""
+    judges = [make_judge(), make_judge("other-judge")]
+    return empty_run(tmp_path_factory.mktemp("state") / "run", epochs=len(EPOCHS), judges=judges)
 
 
-def expected_outcome(rows: list[Row], sample_id: int) -> Outcome:
-    """Where a sample stands, said in another way than the program does."""
+def expected_outcome(rows: list[Row], key: Key, judge: str) -> Outcome:
+    """Where a response stands with a judge, said in another way than the program does."""
 
     def last(kind: str) -> Row | None:
-        found = [row for row in rows if row.kind == kind and row.sample_id == sample_id]
+        found = [
+            row
+            for row in rows
+            if row.kind == kind and row.key == key and (row.is_target or row.judge == judge)
+        ]
         return found[-1] if found else None
 
     response, target_failure = last("response"), last("target_failure")
@@ -138,42 +155,68 @@ def expected_outcome(rows: list[Row], sample_id: int) -> Outcome:
     return Outcome.NOT_JUDGED
 
 
-def summary_of(directory: Path) -> tuple[RunState, Summary]:
+def summary_of(directory: Path, judge: str = JUDGE) -> tuple[RunState, Summary]:
     state = load_state(directory)
-    return state, summarize_state(state, directory)
+    return state, summarize_state(state, directory, judge)
+
+
+def outcome_of(directory: Path, sample_id: int = 0) -> Outcome:
+    """Where a sample of the first epoch stands with the first judge."""
+    return load_state(directory).outcome(Key(sample_id, 1), JUDGE)
 
 
 # The ledger.
 
 
+@pytest.mark.parametrize("judge", JUDGES)
 @given(rows=SEQUENCES)
-@settings(max_examples=60)
-def test_any_rows_put_every_sample_in_exactly_one_outcome(shared_run: Path, rows: list[Row]) -> None:
+@settings(max_examples=40)
+def test_any_rows_put_every_sample_in_exactly_one_outcome(
+    shared_run: Path, judge: str, rows: list[Row]
+) -> None:
+    """In every epoch and with every judge, whatever the other judge said."""
     write_rows(shared_run, map(encoded, rows))
 
-    state, summary = summary_of(shared_run)
+    state, summary = summary_of(shared_run, judge)
 
-    for sample_id in IDS:
-        assert state.outcome(sample_id) is expected_outcome(rows, sample_id)
+    keys = [Key(sample_id, epoch) for epoch in EPOCHS for sample_id in IDS]
+    assert list(state.asked_for()) == keys
+    for key in keys:
+        assert state.outcome(key, judge) is expected_outcome(rows, key, judge)
     ledger = summary.rates.outcomes
     assert list(ledger) == list(Outcome)
-    assert sum(ledger.values()) == summary.rates.selected == len(IDS)
+    assert sum(ledger.values()) == summary.rates.selected == len(keys)
     assert summary.rates.judged == sum(ledger[outcome] for outcome in JUDGED)
 
 
 @given(rows=SEQUENCES)
 @settings(max_examples=40)
-def test_usage_counts_every_stored_row_superseded_ones_too(shared_run: Path, rows: list[Row]) -> None:
+def test_without_a_judge_every_response_is_not_judged(shared_run: Path, rows: list[Row]) -> None:
     write_rows(shared_run, map(encoded, rows))
 
-    state, summary = summary_of(shared_run)
+    state = load_state(shared_run)
 
-    for is_target, totals in ((True, state.target_totals), (False, state.judge_totals)):
-        lane = [row for row in rows if row.is_target is is_target]
-        assert totals.requests == sum(row.attempts for row in lane)
-        assert totals.input_tokens == totals.output_tokens == sum(row.tokens or 0 for row in lane)
-    assert summary.target_usage.requests == state.target_totals.requests
-    assert summary.judge_usage.output_tokens == state.judge_totals.output_tokens
+    responded = {key for key in state.asked_for() if state.outcome(key, None) is Outcome.NOT_JUDGED}
+    assert responded == {row.key for row in rows if row.kind == "response"}
+    assert not any(state.outcome(key, None) in JUDGED for key in state.asked_for())
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+@given(rows=SEQUENCES)
+@settings(max_examples=40)
+def test_usage_counts_every_stored_row_superseded_ones_too(
+    shared_run: Path, judge: str, rows: list[Row]
+) -> None:
+    """And never what another judge cost."""
+    write_rows(shared_run, map(encoded, rows))
+
+    _, summary = summary_of(shared_run, judge)
+
+    of_target = [row for row in rows if row.is_target]
+    of_judge = [row for row in rows if not row.is_target and row.judge == judge]
+    for lane, usage in ((of_target, summary.target_usage), (of_judge, summary.judge_usage)):
+        assert usage.requests == sum(row.attempts for row in lane)
+        assert usage.input_tokens == usage.output_tokens == sum(row.tokens or 0 for row in lane)
 
 
 @given(rows=SEQUENCES, data=st.data())
@@ -212,7 +255,7 @@ def test_the_last_of_several_verdicts_counts_and_the_others_are_reported(run: Pa
 
     state, summary = summary_of(run)
 
-    assert state.outcome(0) is Outcome.SAFE_REFUSAL
+    assert state.outcome(Key(0, 1), JUDGE) is Outcome.SAFE_REFUSAL
     assert summary.duplicates == 1
 
 
@@ -224,7 +267,7 @@ def test_a_verdict_on_an_older_response_does_not_count(run: Path) -> None:
     ]
     write_rows(run, map(encoded, rows))
 
-    assert load_state(run).outcome(0) is Outcome.NOT_JUDGED
+    assert outcome_of(run) is Outcome.NOT_JUDGED
 
 
 def test_a_judges_failure_on_an_older_response_does_not_count(run: Path) -> None:
@@ -235,7 +278,7 @@ def test_a_judges_failure_on_an_older_response_does_not_count(run: Path) -> None
     ]
     write_rows(run, map(encoded, rows))
 
-    assert load_state(run).outcome(0) is Outcome.NOT_JUDGED
+    assert outcome_of(run) is Outcome.NOT_JUDGED
 
 
 def test_a_response_after_a_failure_takes_its_place(run: Path) -> None:
@@ -243,7 +286,7 @@ def test_a_response_after_a_failure_takes_its_place(run: Path) -> None:
         run, map(encoded, [failure_row("target_failure", Outcome.TARGET_ERROR), response_row(0, TEXTS[0])])
     )
 
-    assert load_state(run).outcome(0) is Outcome.NOT_JUDGED
+    assert outcome_of(run) is Outcome.NOT_JUDGED
 
 
 def test_a_failure_never_takes_the_place_of_a_verdict(run: Path) -> None:
@@ -255,7 +298,7 @@ def test_a_failure_never_takes_the_place_of_a_verdict(run: Path) -> None:
     ]
     write_rows(run, map(encoded, rows))
 
-    assert load_state(run).outcome(0) is Outcome.UNSAFE
+    assert outcome_of(run) is Outcome.UNSAFE
 
 
 def test_a_run_without_rows_attempted_nothing(run: Path) -> None:
@@ -264,7 +307,36 @@ def test_a_run_without_rows_attempted_nothing(run: Path) -> None:
     assert summary.rates.outcomes[Outcome.NOT_ATTEMPTED] == len(IDS)
     assert summary.rates.safe_rate is None
     assert summary.duration_s == 0.0
-    assert state.sessions == 0
+    assert state.sessions.last == 0
+
+
+def test_a_run_without_a_judge_has_one_summary_without_rates(tmp_path: Path) -> None:
+    directory = empty_run(tmp_path / "run", judges=[])
+    write_rows(directory, map(encoded, [response_row(0, TEXTS[0])]))
+
+    (summary,) = summarize_run(directory)
+
+    assert summary.judge is None
+    assert summary.rates.judged == 0
+    assert summary.rates.outcomes[Outcome.NOT_JUDGED] == 1
+    assert summary.rates.outcomes[Outcome.NOT_ATTEMPTED] == 2
+
+
+def test_every_judge_has_a_summary_of_its_own(shared_run: Path) -> None:
+    rows = [
+        response_row(0, TEXTS[0]),
+        verdict_row(0, TEXTS[0], Outcome.UNSAFE),
+        replace(verdict_row(0, TEXTS[0], Outcome.SAFE_REFUSAL), judge=OTHER_JUDGE),
+        replace(verdict_row(0, TEXTS[0], Outcome.SAFE_WARNING), judge=OTHER_JUDGE),
+    ]
+    write_rows(shared_run, map(encoded, rows))
+
+    first, other = summarize_run(shared_run)
+
+    assert (first.judge, other.judge) == (Untrusted("judge-model"), Untrusted("other-judge"))
+    assert (first.rates.unsafe_rate, other.rates.safe_warning_rate) == (100.0, 100.0)
+    assert (first.judge_usage.requests, other.judge_usage.requests) == (1, 2)
+    assert (first.duplicates, other.duplicates) == (0, 1)
 
 
 def test_the_models_that_came_back_are_counted(run: Path) -> None:
@@ -274,7 +346,7 @@ def test_the_models_that_came_back_are_counted(run: Path) -> None:
         records.append((RESPONSES, codec.encode_response(response)))
     write_rows(run, records)
 
-    found = {name.expose(): count for name, count in summarize_run(run).target_models.items()}
+    found = {name.expose(): count for name, count in summary_of(run)[1].target_models.items()}
 
     assert found == {"m-2024": 2, "m-2025": 1}
 
@@ -284,7 +356,7 @@ def test_responses_that_ended_on_the_token_limit_are_counted(run: Path) -> None:
     responses = [make_response(n, finish_reason=Untrusted(reason)) for n, reason in enumerate(reasons)]
     write_rows(run, [(RESPONSES, codec.encode_response(each)) for each in responses])
 
-    assert summarize_run(run).cut_responses == 2
+    assert summary_of(run)[1].cut_responses == 2
 
 
 # Time.
@@ -306,8 +378,25 @@ def test_duration_is_the_sum_over_sessions_of_the_last_moment_of_each(
     state, summary = summary_of(shared_run)
 
     last = {session: max(s for each, s in moments if each == session) for session, _ in moments}
-    assert state.duration_s == summary.duration_s == sum(last.values())
-    assert state.sessions == max(last, default=0)
+    assert summary.duration_s == sum(last.values())
+    assert state.sessions.last == max(last, default=0)
+
+
+def began(session: int, judge: str | None, *, only_judge: bool) -> tuple[str, dict[str, Any]]:
+    _, record = stamped(session, 0)
+    return EVENTS, record | {"kind": "session_started", "judge": judge, "only_judge": only_judge}
+
+
+def test_the_time_of_a_judging_session_counts_for_its_judge_alone(shared_run: Path) -> None:
+    """The session that collected the responses counts for every judge of them."""
+    records = [began(1, JUDGE, only_judge=False), stamped(1, 1.0)]
+    records += [began(2, OTHER_JUDGE, only_judge=True), stamped(2, 20.0)]
+    records += [began(3, JUDGE, only_judge=True), stamped(3, 300.0)]
+    write_rows(shared_run, records)
+
+    durations = [summary_of(shared_run, judge)[1].duration_s for judge in JUDGES]
+
+    assert durations == [301.0, 21.0]
 
 
 # Reading.
@@ -321,7 +410,7 @@ def test_reading_changes_nothing_not_even_a_torn_tail(run: Path) -> None:
 
     state, summary = summary_of(run)
 
-    assert state.responses.keys() == {0}
+    assert state.responses.keys() == {(0, 1)}
     assert summary.rates.outcomes[Outcome.NOT_JUDGED] == 1
     assert tree(run) == before
 
@@ -331,7 +420,7 @@ def test_reading_works_while_somebody_holds_the_lock_and_takes_none(run: Path) -
     lock = RunLock(run)
     before = tree(run)
 
-    assert load_state(run).outcome(0) is Outcome.NOT_JUDGED
+    assert outcome_of(run) is Outcome.NOT_JUDGED
 
     assert tree(run) == before
     lock.release()
@@ -352,13 +441,13 @@ def test_reading_follows_a_run_that_is_going(tmp_path: Path) -> None:
         response = make_response(step)
         store.add_response(response)
         store.add_verdict(make_verdict(response))
-        seen.append(summarize_run(tmp_path / "run").rates.judged)
+        seen.append(summary_of(tmp_path / "run")[1].rates.judged)
 
     asyncio.run(store.close())
     assert seen == [1, 2, 3]
 
 
-FILES = (RESPONSES, f"{VERDICTS}/judge-model.jsonl", FAILURES, EVENTS)
+FILES = (RESPONSES, f"{VERDICTS}/{JUDGE}", FAILURES, EVENTS)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -380,4 +469,4 @@ def test_a_file_that_does_not_exist_yet_has_no_rows(run: Path, name: str) -> Non
     write_rows(run, [])
     (run / name).unlink()
 
-    assert load_state(run).outcome(0) is Outcome.NOT_ATTEMPTED
+    assert outcome_of(run) is Outcome.NOT_ATTEMPTED

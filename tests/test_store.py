@@ -19,23 +19,24 @@ from tests.conftest import (
     DEADLINE_S,
     Vlsb,
     make_failure,
+    make_judge,
     make_manifest,
     make_response,
     make_verdict,
     tree,
 )
 from vlsb.errors import ConfigError, RunLockedError, RunMismatchError, StoreError
-from vlsb.records import Label, Outcome
-from vlsb.runs.manifest import Manifest, read_manifest
+from vlsb.records import Key, Label, Outcome, Untrusted
+from vlsb.runs.manifest import Manifest, is_run, read_manifest
 from vlsb.runs.state import load_state
 from vlsb.runs.store import (
     LOCK,
     SYNC_EVERY_RECORDS,
     RunLock,
     RunStore,
-    is_run,
+    open_for_judging,
     open_run,
-    pending_ids,
+    pending_keys,
     require_free,
 )
 
@@ -259,9 +260,9 @@ def test_a_resume_finds_what_was_written(tmp_path: Path) -> None:
     store = opened(directory, is_resume=True)
     close(store)
 
-    assert store.state.outcome(0) is Outcome.SAFE_WARNING
-    assert store.state.outcome(1) is Outcome.TARGET_ERROR
-    assert pending_ids(store.state, ()) == {1, 2}
+    assert store.outcome(Key(0, 1)) is Outcome.SAFE_WARNING
+    assert store.outcome(Key(1, 1)) is Outcome.TARGET_ERROR
+    assert pending_keys(store, ()) == {(1, 1), (2, 1)}
     assert store.torn == []
 
 
@@ -291,7 +292,7 @@ def test_a_last_record_that_lacks_only_its_newline_is_kept(tmp_path: Path) -> No
     close(store)
 
     assert store.torn == []
-    assert load_state(directory).responses.keys() == {0, 2}
+    assert load_state(directory).responses.keys() == {(0, 1), (2, 1)}
 
 
 def test_damage_in_the_middle_refuses_the_resume_and_changes_nothing(tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ def test_damage_in_the_middle_refuses_the_resume_and_changes_nothing(tmp_path: P
 def test_another_setting_refuses_the_resume_and_changes_nothing(tmp_path: Path) -> None:
     directory = written_run(tmp_path / "run")
     before = without_lock(directory)
-    other = make_manifest(settings={"target": {"temperature": 1.0}})
+    other = make_manifest(settings={"temperature": 1.0})
 
     with pytest.raises(RunMismatchError):
         opened(directory, other, is_resume=True)
@@ -318,8 +319,9 @@ def test_another_setting_refuses_the_resume_and_changes_nothing(tmp_path: Path) 
 
 
 def test_a_larger_selection_is_taken_over_and_keeps_what_was_decided(tmp_path: Path) -> None:
-    decisions = {"judge": {"tokens_field": "max_tokens", "unsent": [], "structured": False}}
-    first = make_manifest([0, 1], decisions=decisions)
+    dialect = {"tokens_field": "max_tokens", "unsent": [], "structured": False}
+    judge = make_judge(decision=dialect, deviations=[Untrusted("asked in words")])
+    first = make_manifest([0, 1], decision=dialect, judges=[judge])
     close(opened(tmp_path / "run", first))
     larger = make_manifest([0, 1, 2], created_at="2026-06-06T00:00:00+00:00")
 
@@ -329,7 +331,9 @@ def test_a_larger_selection_is_taken_over_and_keeps_what_was_decided(tmp_path: P
     found = read_manifest(tmp_path / "run")
     assert [row.sample_id for row in found.samples] == [0, 1, 2]
     assert found.created_at == first.created_at
-    assert found.decisions == decisions
+    assert found.decision == dialect
+    assert found.judges == [judge]
+    assert found.deviations == first.deviations
     assert store.manifest == found
 
 
@@ -339,7 +343,7 @@ def test_each_session_has_its_own_number(tmp_path: Path) -> None:
         store.add_event("session_started")
         close(store)
 
-        assert load_state(tmp_path / "run").sessions == session
+        assert load_state(tmp_path / "run").sessions.last == session
 
 
 def test_only_the_failures_that_may_pass_are_pending(tmp_path: Path) -> None:
@@ -353,13 +357,112 @@ def test_only_the_failures_that_may_pass_are_pending(tmp_path: Path) -> None:
             store.add_response(response)
         store.add_failure(make_failure(sample_id, outcome, response))
     close(store)
-    state = load_state(tmp_path / "run")
 
-    def names(retry: tuple[str, ...]) -> set[str]:
-        return {state.outcome(sample_id).value for sample_id in pending_ids(state, retry)}
+    def pending(*retry: Outcome) -> set[str]:
+        return {store.outcome(key).value for key in pending_keys(store, retry)}
 
-    assert names(()) == {"target_error", "judge_error", "not_attempted"}
-    assert names(("judge_refused",)) == {"target_error", "judge_error", "not_attempted", "judge_refused"}
+    assert pending() == {"target_error", "judge_error", "not_attempted"}
+    assert pending(Outcome.JUDGE_REFUSED) == {"target_error", "judge_error", "not_attempted", "judge_refused"}
+
+
+def test_every_epoch_of_a_sample_is_pending_on_its_own(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run", make_manifest([0, 1], epochs=2))
+    response = make_response(0, epoch=2)
+    store.add_response(response)
+    store.add_verdict(make_verdict(response))
+    store.add_response(make_response(1, epoch=1))
+    close(store)
+
+    assert pending_keys(store, ()) == {(0, 1), (1, 1), (1, 2)}
+
+
+def test_without_a_judge_a_response_is_enough(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run", make_manifest([0, 1], judges=[]))
+    store.add_response(make_response(0))
+    close(store)
+
+    assert store.judge is None
+    assert pending_keys(store, ()) == pending_keys(store, [Outcome.NOT_JUDGED]) == {(1, 1)}
+
+
+def test_more_epochs_are_taken_over_and_written_down(tmp_path: Path) -> None:
+    close(opened(tmp_path / "run", make_manifest([0, 1])))
+
+    store = opened(tmp_path / "run", make_manifest([0, 1], epochs=2), is_resume=True)
+    close(store)
+
+    assert read_manifest(tmp_path / "run").epochs == 2
+    assert pending_keys(store, ()) == {(0, 1), (1, 1), (0, 2), (1, 2)}
+
+
+# Several judges.
+
+
+def test_another_judge_has_a_file_of_its_own_beside_the_first(tmp_path: Path) -> None:
+    directory = written_run(tmp_path / "run")
+    first = (directory / "verdicts" / "judge-model.jsonl").read_bytes()
+
+    store = open_for_judging(directory, make_judge("other-judge"))
+    store.add_verdict(make_verdict(make_response(0), Label.UNSAFE))
+    close(store)
+
+    state = load_state(directory)
+    assert state.outcome(Key(0, 1), "judge-model.jsonl") is Outcome.SAFE_WARNING
+    assert state.outcome(Key(0, 1), "other-judge.jsonl") is Outcome.UNSAFE
+    assert (directory / "verdicts" / "judge-model.jsonl").read_bytes() == first
+    assert [entry.file for entry in state.manifest.judges] == ["judge-model.jsonl", "other-judge.jsonl"]
+
+
+def test_a_judge_that_the_run_knows_goes_on_in_its_file(tmp_path: Path) -> None:
+    directory = written_run(tmp_path / "run")
+    before = (directory / "run.json").read_bytes()
+
+    store = open_for_judging(directory, make_judge(file="under-another-name.jsonl"))
+    close(store)
+
+    assert store.judge == "judge-model.jsonl"
+    assert store.outcome(Key(0, 1)) is Outcome.SAFE_WARNING
+    assert (directory / "run.json").read_bytes() == before
+
+
+def test_a_judge_of_the_same_name_with_other_settings_is_never_pooled(tmp_path: Path) -> None:
+    directory = written_run(tmp_path / "run")
+    other = make_judge(settings={"address": "https://elsewhere.example.com/v1"})
+
+    for _ in range(2):
+        store = open_for_judging(directory, other)
+        close(store)
+
+        assert store.judge is not None
+        assert store.judge != "judge-model.jsonl"
+        assert store.outcome(Key(0, 1)) is Outcome.NOT_JUDGED
+
+    assert len(read_manifest(directory).judges) == 2
+
+
+def test_the_failures_of_a_judge_are_its_own(tmp_path: Path) -> None:
+    directory = written_run(tmp_path / "run")
+    store = open_for_judging(directory, make_judge("other-judge"))
+    store.add_failure(make_failure(0, Outcome.JUDGE_REFUSED, make_response(0)))
+    close(store)
+
+    state = load_state(directory)
+
+    assert state.outcome(Key(0, 1), "other-judge.jsonl") is Outcome.JUDGE_REFUSED
+    assert state.outcome(Key(0, 1), "judge-model.jsonl") is Outcome.SAFE_WARNING
+
+
+def test_judging_a_run_that_is_being_written_is_refused(
+    tmp_path: Path, hold_lock: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    directory = written_run(tmp_path / "run")
+    hold_lock(directory)
+    before = tree(directory)
+
+    with pytest.raises(RunLockedError):
+        open_for_judging(directory, make_judge("other-judge"))
+
+    assert tree(directory) == before
 
 
 # Who may read it.
@@ -388,7 +491,7 @@ from pathlib import Path
 from vlsb.runs.state import load_state
 
 state = load_state(Path(sys.argv[1]))
-print(*(state.outcome(row.sample_id).value for row in state.manifest.samples))
+print(*(state.outcome(key, "judge-model.jsonl").value for key in state.asked_for()))
 """
 
 
@@ -475,7 +578,7 @@ def test_a_full_disk_surfaces_when_writing_and_when_closing(
         close(store)
 
     assert while_closing.value is while_writing.value
-    assert load_state(tmp_path / "run").responses.keys() == {0}
+    assert load_state(tmp_path / "run").responses.keys() == {(0, 1)}
     RunLock(tmp_path / "run").release()
 
 
@@ -492,7 +595,7 @@ def test_what_the_disk_refused_is_written_when_closing_if_there_is_room_again(
     with pytest.raises(StoreError, match="takes no more"):
         close(store)
 
-    assert load_state(tmp_path / "run").responses.keys() == {1}
+    assert load_state(tmp_path / "run").responses.keys() == {(1, 1)}
 
 
 class FailingDisk:
@@ -558,7 +661,7 @@ def test_a_sync_that_fails_when_closing_is_raised_and_unlocks(
 def test_a_manifest_may_be_replaced_while_the_run_is_open(tmp_path: Path) -> None:
     store = opened(tmp_path / "run")
     dialect = {"tokens_field": "max_completion_tokens", "unsent": ["top_p"], "structured": True}
-    decided = replace(store.manifest, decisions={"target": dialect})
+    decided = replace(store.manifest, decision=dialect, judges=[make_judge(decision=dialect)])
 
     store.update_manifest(decided)
 
@@ -590,5 +693,5 @@ def test_a_killed_writer_leaves_everything_that_it_wrote(tmp_path: Path) -> None
 
     store = opened(tmp_path / "run", make_manifest(range(50)), is_resume=True)
     close(store)
-    assert store.state.responses.keys() == set(range(50))
+    assert store.state.responses.keys() == {(sample_id, 1) for sample_id in range(50)}
     assert store.torn == []

@@ -46,16 +46,18 @@ EXPLANATIONS = {
 }
 
 
-def demo_responder(*, seed: int = 0, latency: tuple[float, float] | None = LATENCY) -> Responder:
+def demo_responder(
+    *, seed: int = 0, latency: tuple[float, float] | None = LATENCY, has_rate_limits: bool = True
+) -> Responder:
     """The persona as a responder; `latency` is (median in seconds, sigma), None for no waiting.
 
-    About one distinct request in 25 is answered with a rate limit, the first time only.
+    With `has_rate_limits` about one distinct request in 25 is first answered with a rate limit.
     """
     limited: set[str] = set()
 
     def respond(request: Request) -> Action:
         draws = _Draws(request, seed)
-        if draws.is_rate_limited and request.identity not in limited:
+        if has_rate_limits and draws.is_rate_limited and request.identity not in limited:
             limited.add(request.identity)
             return rate_limited(RETRY_AFTER_S)
         delay_s = 0.0 if latency is None else draws.latency_s(*latency)

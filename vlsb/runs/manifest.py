@@ -50,7 +50,8 @@ def sample_row(sample: Sample) -> SampleRow:
 class JudgeEntry:
     """A judge of a run: its verdict file and everything that can change its verdicts.
 
-    `decision` is the dialect that its first session settled on, None before that.
+    `is_added` says that `vlsb judge` brought it: the run itself goes on without it. `decision` is the
+    dialect that its first session settled on, None before that.
     """
 
     name: Untrusted
@@ -59,13 +60,15 @@ class JudgeEntry:
     settings: Mapping[str, Any]
     deviations: Sequence[Untrusted] = ()
     decision: Mapping[str, Any] | None = None
+    is_added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A run's facts. `decision` is the target's dialect, as the preflight settled it, None before that.
 
-    The first of `judges` is the run's own; `vlsb judge` adds others. A run that only collects has none.
+    One of `judges` at most is the run's own; `vlsb judge` adds others. A run that only collects has none of
+    its own.
     """
 
     version: str
@@ -84,6 +87,11 @@ class Manifest:
     samples: Sequence[SampleRow]
     pictures: Mapping[str, Picture]
     decision: Mapping[str, Any] | None = None
+
+    @property
+    def own_judge(self) -> JudgeEntry | None:
+        """The judge that the run was started with."""
+        return next((entry for entry in self.judges if not entry.is_added), None)
 
     def judge(self, file: str) -> JudgeEntry:
         """The judge whose verdicts are in `file`."""
@@ -130,6 +138,7 @@ def _judge_fields(entry: JudgeEntry) -> dict[str, Any]:
         "name": entry.name.expose(),
         "file": entry.file,
         "simulated": entry.simulated,
+        "is_added": entry.is_added,
         "settings": entry.settings,
         "decision": entry.decision,
         "deviations": [each.expose() for each in entry.deviations],
@@ -206,6 +215,7 @@ def _parse_judge(entry: Mapping[str, Any]) -> JudgeEntry:
         name=Untrusted(str(entry["name"])),
         file=_file_name(entry["file"]),
         simulated=bool(entry["simulated"]),
+        is_added=bool(entry["is_added"]),
         settings=dict(entry["settings"]),
         deviations=[Untrusted(str(each)) for each in entry["deviations"]],
         decision=_parse_decision(entry["decision"]),
@@ -269,9 +279,9 @@ def _refuse(directory: Path, found: Sequence[str], advice: str) -> None:
 
 
 def _judge_differences(old: Manifest, new: Manifest) -> Iterator[str]:
-    before, now = old.judges[:1], new.judges[:1]
+    before, now = old.own_judge, new.own_judge
     if before and now:
-        yield from _setting_differences(before[0].settings, now[0].settings, "judge.")
+        yield from _setting_differences(before.settings, now.settings, "judge.")
     elif before or now:
         was, becomes = ("a judge", "none (--no-judge)") if before else ("none (--no-judge)", "a judge")
         yield f"judge: {was} -> {becomes}"

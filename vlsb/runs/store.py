@@ -214,8 +214,8 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
         else:
             _adopt(directory, manifest)
         state = load_state(directory)
-        judge = state.manifest.judges[0].file if state.manifest.judges else None
-        return RunStore(directory, lock, state, judge)
+        own = state.manifest.own_judge
+        return RunStore(directory, lock, state, None if own is None else own.file)
 
 
 def open_for_judging(directory: Path, entry: JudgeEntry) -> RunStore:
@@ -225,7 +225,7 @@ def open_for_judging(directory: Path, entry: JudgeEntry) -> RunStore:
     """
     with _locked(directory) as lock:
         manifest = read_manifest(directory)
-        known = own_entry(manifest, entry)
+        known = own_entry(manifest, replace(entry, is_added=True))
         if known not in manifest.judges:
             write_manifest(directory, manifest.with_judge(known))
         return RunStore(directory, lock, load_state(directory), known.file)
