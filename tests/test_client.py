@@ -19,7 +19,8 @@ import pytest
 
 from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
-from vlsb.endpoints.client import Ended, EndpointClient, Event, StoppedError, Traffic
+from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
+from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
 from vlsb.endpoints.faults import Fault

@@ -310,5 +310,66 @@ JudgeField = Annotated[
     ),
 ]
 ReportFormat = Annotated[
-    str, _option("--format", metavar="table|json|csv|markdown", help="How to write the report.")
+    str, _option("--format", metavar="table|json|csv|markdown|official", help="How to write the report.")
+]
+OfficialDataRoot = Annotated[
+    Path | None,
+    _option("--data-root", help="With --format official: the data set, for its questions."),
+]
+# Their own variables: VLSB_JUDGE and VLSB_LIMIT say what the next run asks for, in other terms.
+OfficialJudge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="NAME",
+        help="With --format official: which of the run's judges.",
+        envvar="VLSB_SHOW_JUDGE",
+        show_envvar=False,
+    ),
+]
+ShownJudge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="NAME",
+        help="Which of the run's judges, by its name or its file's. (default: the first)",
+        envvar="VLSB_SHOW_JUDGE",
+        show_envvar=False,
+    ),
+]
+ShownLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=0,
+        help="Show the first N, 0 for all. (default: 5; all that are named by ID)",
+        envvar="VLSB_SHOW_LIMIT",
+        show_envvar=False,
+    ),
+]
+ShownDataRoot = Annotated[
+    Path | None,
+    _option("--data-root", help="The data set of the run, for its instructions. (default: the hub's cache)"),
+]
+ShownLabel = Annotated[
+    list[str] | None,
+    _option(
+        "--label",
+        metavar="LABEL",
+        callback=_lines,
+        help="Only this label (unsafe, safe_refusal, safe_warning); repeat for more.",
+    ),
+]
+ShownOutcome = Annotated[
+    list[str] | None,
+    _option(
+        "--outcome",
+        metavar="OUTCOME",
+        callback=_lines,
+        help="Only this outcome (target_blocked, judge_invalid, ...); repeat for more.",
+    ),
+]
+ShownEpoch = Annotated[
+    int | None, _option("--epoch", metavar="K", min=1, help="Only the responses of this epoch.")
 ]

@@ -81,7 +81,11 @@ class Panel:
         for number, heading in enumerate(_HEADINGS):
             is_number = 0 < number < 3 or number == 4
             table.add_column(
-                heading, justify="right" if is_number else "left", header_style="dim", no_wrap=True
+                heading,
+                justify="right" if is_number else "left",
+                header_style="dim",
+                # The one column that grows without bound: it wraps, so that no figure beside it is cut.
+                no_wrap=heading != "failures",
             )
         for name, lane in self.progress.lanes().items():
             meter = self._requests.setdefault(name, Meter())

@@ -1,4 +1,4 @@
-"""`vlsb report`: finished or running runs as a table, JSON, CSV or Markdown. Reads only."""
+"""`vlsb report`: finished or running runs as a table, JSON, CSV, Markdown or the authors' own JSON."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, VlsbError
 
-_FORMATS = ("table", "json", "csv", "markdown")
+_FORMATS = ("table", "json", "csv", "markdown", "official")
 
 
 def report_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
     report_format: opt.ReportFormat = "table",
+    judge: opt.OfficialJudge = None,
+    data_root: opt.OfficialDataRoot = None,
 ) -> int:
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going."""
     screen = Screen()
     try:
-        text = _report(paths, report_format)
+        is_official = report_format == "official"
+        text = _official(paths, judge, data_root) if is_official else _report(paths, report_format)
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
@@ -39,6 +42,26 @@ def _report(paths: list[Path], report_format: str) -> str:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
     summaries = [summary for run in find_runs(paths) for summary in summarize_run(run)]
     return _written(summaries, report_format)
+
+
+def _official(paths: list[Path], judge: str | None, data_root: Path | None) -> str:
+    """One run and one judge as the authors' script writes them: their object has room for no more."""
+    from vlsb.cli.show import stored_answers
+    from vlsb.reports.official import to_official
+    from vlsb.runs.state import load_state
+    from vlsb.runs.summaries import find_runs, stored_judge, summarize_state
+
+    run, *others = find_runs(paths)
+    if others:
+        raise ConfigError(f"--format official holds one run, not {1 + len(others)}. Name one, such as {run}.")
+    state = load_state(run)
+    judges = state.manifest.judges
+    if judge is None and len(judges) > 1:
+        names = ", ".join(each.file.removesuffix(".jsonl") for each in judges)
+        raise ConfigError(f"--format official holds one judge. Name one with --judge: {names}.")
+    entry = stored_judge(state.manifest, judge)
+    summary = summarize_state(state, run, None if entry is None else entry.file)
+    return to_official(summary, stored_answers(state, entry, data_root), data_root=data_root)
 
 
 def _written(summaries: list[Summary], report_format: str) -> str:

@@ -7,20 +7,16 @@ does not use up attempts, an outage uses up neither attempts nor the sample's ti
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import difflib
 import time as system_time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from vlsb import strict_json
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
+from vlsb.endpoints.attempts import Counts, Ended, Event, Spending, StoppedError, Traffic
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.dialects import Dialect, adapt
 from vlsb.endpoints.drafts import Draft
+from vlsb.endpoints.endings import PICTURE_CODE, fatal_error, redacted
 from vlsb.endpoints.faults import (
     Decision,
     Fault,
@@ -29,85 +25,14 @@ from vlsb.endpoints.faults import (
     TransportKind,
     classify,
 )
-from vlsb.endpoints.providers import is_loopback
-from vlsb.endpoints.secrets import Credentials, Redactor
+from vlsb.endpoints.models import model_names
+from vlsb.endpoints.secrets import Redactor
 from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, backoff_s
-from vlsb.endpoints.transport import HttpxTransport, Transport
-from vlsb.errors import GapsError, ImageError, UnknownModelError, VlsbError
+from vlsb.endpoints.transport import Transport
+from vlsb.errors import ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
 
-PICTURE_CODE = "picture"
-"""The code of a failure that is the picture's and not the endpoint's."""
-# Enough to recognise a problem; a hostile endpoint must not fill the disk with error messages.
-_LONGEST_MESSAGE = 2000
-_LARGEST_DETAILS = 4000
-_MODEL_LIST_TIMEOUT_S = 10.0
-
 Compose = Callable[[Dialect], Draft]
-
-
-class StoppedError(Exception):
-    """The run is stopping: this request was not sent and its sample is left as it is."""
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Which tasks have a request in flight, and whether new ones may start. Shared by both lanes.
-
-    `is_doomed` comes before `is_stopping`: what ends the run is known, and being put into words.
-    `left` is how many requests may still be sent; None for any number.
-    """
-
-    is_stopping: bool = False
-    is_doomed: bool = False
-    left: int | None = None
-    in_flight: set[asyncio.Task[object]] = field(default_factory=set)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing new may be sent."""
-        return self.is_stopping or self.is_doomed
-
-    def spend_one(self) -> None:
-        """Count a request that is about to leave; raises GapsError when none is left."""
-        if self.left is None:
-            return
-        if self.left <= 0:
-            raise GapsError("--max-requests is reached. Everything finished is stored.")
-        self.left -= 1
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something a lane did: names and numbers, never content."""
-
-    kind: str
-    lane: Stage
-    sample_id: int | None = None
-    code: str = ""
-    wait_s: float | None = None
-    attempt: int | None = None
-    status: int | None = None
-    limit: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A request that brought no answer, after `attempts` HTTP requests."""
-
-    decision: Decision
-    attempts: int
-    usage: Usage = Usage()
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a lane has done so far in this session, for the progress display."""
-
-    requests: int = 0
-    answered: int = 0
-    rate_limited: int = 0
-    retried: int = 0
 
 
 class EndpointClient:
@@ -157,7 +82,7 @@ class EndpointClient:
 
         Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
         """
-        request = _Request(self._policy, self._time)
+        request = Spending(self._policy, self._time)
         while True:
             if self._traffic.is_over:
                 raise StoppedError
@@ -186,7 +111,7 @@ class EndpointClient:
         if self.breaker.ended(sample_id, fault, code, message):
             self._observe(Event("outage", self.lane, sample_id, code))
 
-    async def _attempt(self, compose: Compose, request: _Request) -> Completion | Decision:
+    async def _attempt(self, compose: Compose, request: Spending) -> Completion | Decision:
         try:
             await self._queue(request)
             try:
@@ -197,7 +122,7 @@ class EndpointClient:
         finally:
             self.breaker.leave()
 
-    async def _queue(self, request: _Request) -> None:
+    async def _queue(self, request: Spending) -> None:
         """Hold a slot, with the gate open and the breaker agreeing, or wait until that is so.
 
         Only the head of the line waits for these; the others wait for the head, so that a pause wakes
@@ -223,7 +148,7 @@ class EndpointClient:
         waited, closed = self._time.clock() - began, self.gate.closed_so_far_s() - closed_before
         request.extend(max(0.0, waited - closed))
 
-    async def _send(self, draft: Draft, request: _Request) -> Completion | Decision:
+    async def _send(self, draft: Draft, request: Spending) -> Completion | Decision:
         task = asyncio.current_task()
         assert task is not None
         started = self._time.clock()
@@ -253,7 +178,7 @@ class EndpointClient:
             return fault
 
     def _read(
-        self, reply: Reply | TransportFault, request: _Request, draft: Draft, started: float
+        self, reply: Reply | TransportFault, request: Spending, draft: Draft, started: float
     ) -> Completion | Decision:
         now = system_time.time()
         if isinstance(reply, Reply):
@@ -265,7 +190,7 @@ class EndpointClient:
             decision = read
         else:
             decision = classify(reply, has_succeeded=self.has_succeeded, attempt=request.sent, now=now)
-        decision = self._redacted(decision)
+        decision = redacted(decision, self._redactor)
         request.add(decision.usage)
         if decision.fault is Fault.PROVIDER_BLOCKED or decision.ends_as == "empty":
             self._succeeded(request, decision.usage)
@@ -277,26 +202,10 @@ class EndpointClient:
             self.breaker.answered()
         return decision
 
-    def _redacted(self, decision: Decision) -> Decision:
-        """The decision as it may be stored: no key in it, and no more text than a problem needs."""
-        details = None
-        if decision.details is not None:
-            with contextlib.suppress(ValueError):  # nested without end: no details worth keeping
-                document = self._redactor.answer(Untrusted(strict_json.dumps(decision.details))).expose()
-                details = strict_json.loads(document) if len(document) <= _LARGEST_DETAILS else None
-        return replace(
-            decision,
-            message=self._redactor.message(Untrusted(decision.message.expose()[:_LONGEST_MESSAGE])),
-            code=self._redactor.word(decision.code),
-            param=self._redactor.word(decision.param),
-            text=self._clean(decision.text),
-            details=details,
-        )
-
     def _clean(self, text: Untrusted | None) -> Untrusted | None:
         return None if text is None else self._redactor.answer(text)
 
-    def _answered(self, answer: Answer, request: _Request, draft: Draft, latency_s: float) -> Completion:
+    def _answered(self, answer: Answer, request: Spending, draft: Draft, latency_s: float) -> Completion:
         self._succeeded(request, answer.usage)
         self.counts.answered += 1
         request.add(answer.usage)
@@ -312,7 +221,7 @@ class EndpointClient:
             flags=answer.flags,
         )
 
-    def _succeeded(self, request: _Request, usage: Usage) -> None:
+    def _succeeded(self, request: Spending, usage: Usage) -> None:
         self.has_succeeded = True
         self.breaker.succeeded()
         self.gate.succeeded()
@@ -340,15 +249,9 @@ class EndpointClient:
             self._observe(Event(kind, self.lane, code=decision.code, wait_s=pause, status=decision.status))
 
     async def _fatal(self, decision: Decision) -> VlsbError:
-        """What ends the run, in words; for an unknown model with the names that the endpoint lists."""
-        text = _FATAL.get(decision.code) or _FATAL_BY_EXIT[decision.error.exit_code].format(
-            code=decision.code
-        )
-        detail = decision.message
-        if decision.error is UnknownModelError and (names := await _model_names(self._transport)):
-            near = difflib.get_close_matches(self.name, names, n=3) or names[:3]
-            detail = self._redactor.message(Untrusted(f"{detail.expose()} It lists: {', '.join(near)}"))
-        return decision.error(f"{self.name}: {text}", detail=detail)
+        """What ends the run; for an unknown model with the names that the endpoint lists."""
+        names = await model_names(self._transport) if decision.error is UnknownModelError else []
+        return fatal_error(decision, self.name, names, self._redactor)
 
     def _adapted(self, decision: Decision, *, sends_schema: bool) -> Decision | None:
         """None if the preflight learned how this endpoint wants to be asked; else the decision."""
@@ -359,7 +262,7 @@ class EndpointClient:
         self._observe(Event("dialect", self.lane, code=decision.param or decision.code))
         return None
 
-    def _wait_before_retry(self, decision: Decision, request: _Request) -> float | None:
+    def _wait_before_retry(self, decision: Decision, request: Spending) -> float | None:
         """Seconds to wait before the next attempt, None if there must be none."""
         if not decision.is_retryable:
             return None
@@ -376,97 +279,6 @@ class EndpointClient:
         wait_s = max(wait_s, backoff_s(self._policy, request.failed - 1, self._time))
         return wait_s if wait_s < request.left_s() else None
 
-    def _note(self, kind: str, sample_id: int, decision: Decision, request: _Request, wait_s: float) -> None:
+    def _note(self, kind: str, sample_id: int, decision: Decision, request: Spending, wait_s: float) -> None:
         self.counts.retried += 1
         self._observe(Event(kind, self.lane, sample_id, decision.code, wait_s, request.sent, decision.status))
-
-
-class _Request:
-    """What one completion has used up so far."""
-
-    def __init__(self, policy: RetryPolicy, time: Time) -> None:
-        self.sent = 0
-        self.failed = 0
-        self.failed_by_code: Counter[str] = Counter()
-        self.usage = Usage()
-        self.booked = 0.0
-        self._policy = policy
-        self._time = time
-        self._deadline: float | None = None
-
-    def begin(self) -> None:
-        """Start the sample's time with its first attempt: queueing for a slot is not its fault."""
-        if self._deadline is None:
-            self._deadline = self._time.clock() + self._policy.sample_timeout_s
-
-    def extend(self, seconds: float) -> None:
-        """Give back time that an outage took."""
-        if self._deadline is not None:
-            self._deadline += seconds
-
-    def left_s(self) -> float:
-        """Seconds until the sample's deadline."""
-        return (
-            self._policy.sample_timeout_s if self._deadline is None else self._deadline - self._time.clock()
-        )
-
-    def attempt_timeout_s(self) -> float:
-        """The total deadline of the next attempt."""
-        return max(0.001, min(self._policy.attempt_timeout_s, self.left_s()))
-
-    def add(self, usage: Usage) -> None:
-        """Tokens of unusable answers were paid for too."""
-        self.usage = add_usage(self.usage, usage)
-
-
-def add_usage(one: Usage, other: Usage) -> Usage:
-    """The sum; a count that neither gives stays unknown."""
-
-    def total(a: int | None, b: int | None) -> int | None:
-        return None if a is None and b is None else (a or 0) + (b or 0)
-
-    return Usage(
-        total(one.input_tokens, other.input_tokens),
-        total(one.output_tokens, other.output_tokens),
-        total(one.reasoning_tokens, other.reasoning_tokens),
-    )
-
-
-_FATAL = {
-    "redirect": "the base URL redirects elsewhere; redirects are not followed. Use the address it names",
-    "certificate": "its certificate cannot be verified. Check the host name, or pass --ca-bundle FILE",
-    "unreachable": "cannot reach it. Check the base URL and the network",
-    "unknown_model": "the endpoint has no such model. Check the name",
-    "not_found": "nothing answers at /chat/completions there. Check the base URL and the model",
-    "daily_quota": "the day's quota is used up. Resume tomorrow, or raise the quota",
-}
-_FATAL_BY_EXIT = {
-    3: "the endpoint refused to serve this account ({code}). Check the key, its rights and the billing",
-    2: "the endpoint rejected the run ({code})",
-}
-
-
-async def list_models(base_url: str, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:
-    """The models that an endpoint lists; none if it cannot be asked or does not say."""
-    trusts_environment = not is_loopback(base_url)
-    transport = HttpxTransport(
-        base_url,
-        credentials=credentials,
-        connections=1,
-        trust_environment=trusts_environment,
-        ca_bundle=ca_bundle,
-    )
-    try:
-        return await _model_names(transport)
-    finally:
-        await transport.aclose()
-
-
-async def _model_names(transport: Transport) -> list[str]:
-    try:
-        async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
-            reply = await transport.get("/models")
-        listed = strict_json.loads(reply.body)["data"]
-        return [each["id"] for each in listed if isinstance(each["id"], str)]
-    except (TransportFault, TimeoutError, ValueError, KeyError, TypeError):
-        return []

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 from vlsb.config import FEWEST_CONNECTIONS, MOST_CONNECTIONS, START_CONNECTIONS, Lane, RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
-from vlsb.endpoints.client import EndpointClient, Event, Traffic
+from vlsb.endpoints.attempts import Event, Traffic
+from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.pace import Caps, Pace
 from vlsb.endpoints.providers import SIMULATED_URL, is_loopback

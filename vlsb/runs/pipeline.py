@@ -13,10 +13,12 @@ from functools import partial, reduce
 
 from vlsb.config import Lane as LaneConfig
 from vlsb.config import RetryPolicy, Sampling
-from vlsb.endpoints.client import PICTURE_CODE, Ended, EndpointClient, add_usage
+from vlsb.endpoints.attempts import Ended, add_usage
+from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.completions import is_cut
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
+from vlsb.endpoints.endings import PICTURE_CODE
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.traffic import Breaker, Time
 from vlsb.errors import GapsError, ImageError

@@ -217,7 +217,7 @@ def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
     import asyncio
 
-    from vlsb.endpoints.client import list_models
+    from vlsb.endpoints.models import list_models
     from vlsb.endpoints.providers import resolve_endpoint
     from vlsb.endpoints.secrets import load_credentials
 

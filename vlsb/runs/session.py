@@ -18,7 +18,7 @@ from vlsb import __version__
 from vlsb.analysis.summary import PUBLISHED_SAMPLES
 from vlsb.config import Lane, RetryPolicy
 from vlsb.data import Dataset, FetchProgress, Selection, fetch_dataset, load_dataset, select
-from vlsb.endpoints.client import Event, Traffic
+from vlsb.endpoints.attempts import Event, Traffic
 from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
 from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import ConfigError, ImageError, VlsbError

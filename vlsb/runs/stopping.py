@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vlsb.config import GRACE_S
-from vlsb.endpoints.client import StoppedError, Traffic
+from vlsb.endpoints.attempts import StoppedError, Traffic
 from vlsb.errors import InterruptedRunError, VlsbError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -1,0 +1,248 @@
+"""`vlsb show`: single responses of a run with their instructions, verdicts and failures. Reads only.
+
+A run stores no instruction, only a digest of each row: the text comes from the data set, and a row whose
+digest differs is not shown in its place.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlsb.cli import options as opt
+from vlsb.cli.screen import Screen
+from vlsb.errors import ConfigError, VlsbError
+from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted
+
+if TYPE_CHECKING:
+    from vlsb.reports.answers import Answer, NoInstruction
+    from vlsb.runs.manifest import JudgeEntry, Manifest, SampleRow
+    from vlsb.runs.state import RunState
+
+_DEFAULT_LIMIT = 5
+_SHOWN_NAMES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which responses to show. Values of one filter are alternatives, different filters must all hold."""
+
+    ids: Sequence[int] = ()
+    labels: Sequence[str] = ()
+    outcomes: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    sub_categories: Sequence[str] = ()
+    epoch: int | None = None
+    limit: int | None = None
+
+
+def show_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to read.")],
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Only these instruction_ids.")] = None,
+    label: opt.ShownLabel = None,
+    outcome: opt.ShownOutcome = None,
+    category: opt.Category = None,
+    sub_category: opt.SubCategory = None,
+    judge: opt.ShownJudge = None,
+    epoch: opt.ShownEpoch = None,
+    limit: opt.ShownLimit = None,
+    data_root: opt.ShownDataRoot = None,
+) -> int:
+    """Read responses: instruction, answer, verdict and explanation, or how it failed."""
+    screen = Screen()
+    wanted = Wanted(
+        ids=ids or (),
+        labels=label or (),
+        outcomes=outcome or (),
+        categories=category or (),
+        sub_categories=sub_category or (),
+        epoch=epoch,
+        limit=limit,
+    )
+    try:
+        text = _page(run, wanted, judge, data_root)
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    screen.result(text)
+    return 0
+
+
+def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None) -> str:
+    from vlsb.reports.answers import answers_text
+    from vlsb.runs.state import load_state
+    from vlsb.runs.summaries import stored_judge
+
+    _require_run(run)
+    state = load_state(run)
+    entry = stored_judge(state.manifest, judge)
+    _require_known(wanted, state.manifest)
+    answers = stored_answers(state, entry, data_root)
+    matching = [answer for answer in answers if _matches(answer, wanted)]
+    limit = wanted.limit
+    if limit is None:
+        limit = 0 if wanted.ids else _DEFAULT_LIMIT
+    return answers_text(
+        matching[:limit] if limit else matching,
+        matching=len(matching),
+        judge=None if entry is None else entry.name,
+        epochs=state.manifest.epochs,
+        width=shutil.get_terminal_size((80, 24)).columns,
+        color=sys.stdout.isatty(),
+    )
+
+
+def _require_run(run: Path) -> None:
+    from vlsb.runs.manifest import is_run
+    from vlsb.runs.summaries import find_runs
+
+    if not is_run(run):
+        found = [str(each) for each in find_runs([run])]
+        more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
+        raise ConfigError(f"{run} holds runs and is none. Name one: {', '.join(found[:_SHOWN_NAMES])}{more}.")
+
+
+def stored_answers(state: RunState, judge: JudgeEntry | None, data_root: Path | None) -> list[Answer]:
+    """Every response that a run asks for, sample by sample in the data set's order, then by epoch.
+
+    A shuffled run is in the order of its ids. Raises DatasetError for a `data_root` that cannot be read.
+    """
+    manifest = state.manifest
+    samples = _samples(manifest, data_root)
+    pictures = {Untrusted(path): picture.sha256 for path, picture in manifest.pictures.items()}
+    rows = list(manifest.samples)
+    if manifest.selection.get("shuffle"):
+        rows.sort(key=lambda row: row.sample_id)
+    return [
+        _answer(state, judge, row, Key(row.sample_id, epoch), place, samples, pictures.get(row.image_path))
+        for place, row in enumerate(rows)
+        for epoch in range(1, manifest.epochs + 1)
+    ]
+
+
+def _answer(
+    state: RunState,
+    judge: JudgeEntry | None,
+    row: SampleRow,
+    key: Key,
+    place: int,
+    samples: dict[int, Sample] | None,
+    picture: str | None,
+) -> Answer:
+    from vlsb.endpoints.completions import is_cut
+    from vlsb.reports.answers import Answer
+    from vlsb.runs.state import Judged
+
+    file = None if judge is None else judge.file
+    judged = Judged() if file is None else state.judged.get(file, Judged())
+    outcome, response = state.outcome(key, file), state.responses.get(key)
+    failures = judged.failures if outcome.value.startswith("judge_") else state.target_failures
+    return Answer(
+        key=key,
+        place=place,
+        category=row.category,
+        sub_category=row.sub_category,
+        image_path=row.image_path,
+        image_sha256=picture if response is None else response.image_sha256,
+        instruction=_instruction(row, samples),
+        outcome=outcome,
+        response=response,
+        is_cut=response is not None and is_cut(response.completion.finish_reason),
+        verdict=judged.verdicts[key] if outcome in JUDGED else None,
+        # A target's failure counts only where no later session got an answer.
+        failure=failures.get(key) if outcome.value.startswith(("target_", "judge_")) else None,
+    )
+
+
+def _samples(manifest: Manifest, data_root: Path | None) -> dict[int, Sample] | None:
+    """The data set's samples by id: the user's copy, the demo's own, or the hub's where it is cached."""
+    from vlsb.data import fetch_dataset, load_dataset, mini_root
+
+    if data_root is None and manifest.simulated:
+        data_root = mini_root()
+    if data_root is not None:
+        return {sample.id: sample for sample in load_dataset(data_root).samples}
+    revision = manifest.data.get("revision")
+    try:
+        fetched = fetch_dataset(
+            revision=revision if isinstance(revision, str) else None, offline=True, progress=lambda _: None
+        )
+        return {sample.id: sample for sample in load_dataset(fetched.files).samples}
+    except VlsbError:
+        # Nobody asked for the cache: without it the page goes on, and says what it lacks.
+        return None
+
+
+def _instruction(row: SampleRow, samples: dict[int, Sample] | None) -> Untrusted | NoInstruction:
+    from vlsb.reports.answers import NoInstruction
+
+    if samples is None:
+        return NoInstruction.NO_DATA
+    sample = samples.get(row.sample_id)
+    if sample is None:
+        return NoInstruction.NO_ROW
+    return sample.instruction if sample.digest() == row.digest else NoInstruction.OTHER_ROW
+
+
+def _matches(answer: Answer, wanted: Wanted) -> bool:
+    # What was not attempted has nothing to read: it is shown where it was asked for by name.
+    is_named = bool(wanted.ids or wanted.outcomes)
+    outcome = Untrusted(answer.outcome.value)
+    return (
+        (is_named or answer.outcome is not Outcome.NOT_ATTEMPTED)
+        and (not wanted.ids or answer.key.sample_id in wanted.ids)
+        and (not wanted.labels or _is_among(outcome, wanted.labels))
+        and (not wanted.outcomes or _is_among(outcome, wanted.outcomes))
+        and (not wanted.categories or _is_among(answer.category, wanted.categories))
+        and (not wanted.sub_categories or _is_among(answer.sub_category, wanted.sub_categories))
+        and (wanted.epoch is None or answer.key.epoch == wanted.epoch)
+    )
+
+
+def _require_known(wanted: Wanted, manifest: Manifest) -> None:
+    """Raise ConfigError for a filter's value that this run cannot have, with the nearest it has."""
+    _require_ids(wanted.ids, {row.sample_id for row in manifest.samples})
+    _require_names("--label", wanted.labels, map(Untrusted, Label))
+    _require_names("--outcome", wanted.outcomes, map(Untrusted, Outcome))
+    _require_names("--category", wanted.categories, [row.category for row in manifest.samples])
+    _require_names("--sub-category", wanted.sub_categories, [row.sub_category for row in manifest.samples])
+    if wanted.epoch is not None and wanted.epoch > manifest.epochs:
+        raise ConfigError(f"--epoch {wanted.epoch}: the run has {manifest.epochs}. Pass a number up to that.")
+
+
+def _require_ids(wanted: Iterable[int], known: Collection[int]) -> None:
+    for number in wanted:
+        if number not in known:
+            near = sorted(sorted(known, key=lambda each: (abs(each - number), each))[:_SHOWN_NAMES])
+            raise ConfigError(f"{number}: no such sample in the run. Nearest: {', '.join(map(str, near))}.")
+
+
+def _require_names(option: str, wanted: Iterable[str], known: Iterable[Untrusted]) -> None:
+    from difflib import get_close_matches
+
+    from vlsb.reports.encode import for_terminal
+
+    names = {_folded(name): for_terminal(name) for name in sorted(set(known))}
+    for name in wanted:
+        if (key := _folded(Untrusted(name))) not in names:
+            near = get_close_matches(key, names, n=_SHOWN_NAMES, cutoff=0.4) or names
+            # Categories are the data set's words, not ours.
+            said = Untrusted(", ".join(names[each] for each in near))
+            raise ConfigError(f"{option} {name!r} is not in the run. Nearest", detail=said)
+
+
+def _folded(name: Untrusted) -> str:
+    """A name as it is compared: in any case, without what a terminal would act on."""
+    from vlsb.reports.encode import for_terminal
+
+    return for_terminal(name).strip().casefold()
+
+
+def _is_among(name: Untrusted, wanted: Iterable[str]) -> bool:
+    return _folded(name) in {_folded(Untrusted(each)) for each in wanted}

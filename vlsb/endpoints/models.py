@@ -1,0 +1,41 @@
+"""Which models an endpoint lists: asked when a name is missing or wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from vlsb import strict_json
+from vlsb.endpoints.faults import TransportFault
+from vlsb.endpoints.providers import is_loopback
+from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.transport import HttpxTransport, Transport
+
+_MODEL_LIST_TIMEOUT_S = 10.0
+
+
+async def list_models(base_url: str, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:
+    """The models that an endpoint lists; none if it cannot be asked or does not say."""
+    trusts_environment = not is_loopback(base_url)
+    transport = HttpxTransport(
+        base_url,
+        credentials=credentials,
+        connections=1,
+        trust_environment=trusts_environment,
+        ca_bundle=ca_bundle,
+    )
+    try:
+        return await model_names(transport)
+    finally:
+        await transport.aclose()
+
+
+async def model_names(transport: Transport) -> list[str]:
+    """The models listed at the other end of a transport; none if it does not say."""
+    try:
+        async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
+            reply = await transport.get("/models")
+        listed = strict_json.loads(reply.body)["data"]
+        return [each["id"] for each in listed if isinstance(each["id"], str)]
+    except (TransportFault, TimeoutError, ValueError, KeyError, TypeError):
+        return []

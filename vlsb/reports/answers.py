@@ -1,0 +1,193 @@
+"""Single responses for reading: what was asked, answered and judged, or how it failed.
+
+All text is a stranger's and stands in a column of its own: no response can draw a heading of ours.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from vlsb.records import JUDGED, Failure, Key, Outcome, Response, Untrusted, Verdict
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.notes import EXPLANATIONS
+
+MIN_WIDTH = 80
+MAX_WIDTH = 100
+"""Longer lines are hard to read; narrower terminals wrap ours."""
+
+WARNING = "Content warning: what follows was written by models under test."
+_SHOWN_DIGITS = 12
+_NAME_WIDTH = 12
+_TAB_WIDTH = 8
+_OURS = "dim"
+
+
+class NoInstruction(StrEnum):
+    """Why an instruction is not there: runs store digests of the rows, not their text."""
+
+    NO_DATA = "pass --data-root"
+    NO_ROW = "the data set at hand lacks this id; pass the run's own with --data-root"
+    OTHER_ROW = "the data set at hand has another row for this id; pass the run's own with --data-root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One response that a run asked for, as it stands with one judge.
+
+    `place` is the sample's in the selection, from 0. `verdict` and `failure` are those that count for
+    the outcome; `image_sha256` is None where the picture could not be used.
+    """
+
+    key: Key
+    place: int
+    category: Untrusted
+    sub_category: Untrusted
+    image_path: Untrusted
+    image_sha256: str | None
+    instruction: Untrusted | NoInstruction
+    outcome: Outcome
+    response: Response | None
+    is_cut: bool
+    verdict: Verdict | None
+    failure: Failure | None
+
+
+class _Field(NamedTuple):
+    """A name of ours and what stands beside it; `style` is for words of ours."""
+
+    name: str
+    text: str
+    style: str = ""
+
+
+def answers_text(
+    answers: Sequence[Answer], *, matching: int, judge: Untrusted | None, epochs: int, width: int, color: bool
+) -> str:
+    """Return the page: the answers, and how many of the `matching` ones they are."""
+    page = _Page(min(max(width, MIN_WIDTH), MAX_WIDTH), color=color)
+    page.line(Text(WARNING, style="dim"))
+    for answer in answers:
+        page.line(Text())
+        page.line(_heading(answer, epochs=epochs))
+        for field in (*_asked(answer), *_answered(answer), *_judged(answer, judge=judge), *_failed(answer)):
+            page.field(field)
+    page.line(Text())
+    page.line(Text(_count_line(len(answers), matching), style="dim"))
+    return page.text
+
+
+class _Page:
+    """Lines of a fixed width. Fields are folded here: rich's tables take minutes for an endless response."""
+
+    def __init__(self, width: int, *, color: bool) -> None:
+        self._screen = io.StringIO()
+        self._width = width
+        self._console = Console(
+            file=self._screen,
+            width=width,
+            color_system="standard" if color else None,
+            force_terminal=color,
+            force_jupyter=False,
+            no_color=not color,
+            legacy_windows=False,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+    @property
+    def text(self) -> str:
+        """What was printed, without blanks at the ends of lines."""
+        return "".join(f"{line.rstrip()}\n" for line in self._screen.getvalue().split("\n")[:-1])
+
+    def line(self, text: Text) -> None:
+        """Print one line of words of ours, and of names: what is too long goes on below, indented."""
+        first, *others = text.wrap(self._console, self._width - _NAME_WIDTH, overflow="fold") or [text]
+        self._console.print(first, soft_wrap=True)
+        for other in others:
+            self._console.print(Text(" " * _NAME_WIDTH).append_text(other), soft_wrap=True)
+
+    def field(self, field: _Field) -> None:
+        """Print a field: its name, and its text in the column beside it."""
+        name = f"{field.name:{_NAME_WIDTH}}"
+        for folded in self._folded(field.text):
+            if name.isspace() and not field.style:
+                self._screen.write(f"{name}{folded}\n")
+            else:
+                self._console.print(Text.assemble((name, "dim"), (folded, field.style)), soft_wrap=True)
+            name = " " * _NAME_WIDTH
+
+    def _folded(self, text: str) -> Iterator[str]:
+        width = self._width - _NAME_WIDTH
+        for line in text.expandtabs(_TAB_WIDTH).split("\n"):
+            if cell_len(line) <= width:
+                yield line
+            else:
+                yield from (each.plain for each in Text(line).wrap(self._console, width, overflow="fold"))
+
+
+def _count_line(shown: int, matching: int) -> str:
+    if matching == 0:
+        return "0 of 0 shown; no response passes all filters"
+    more = "; --limit 0 shows all" if shown < matching else ""
+    return f"{shown:,} of {matching:,} shown{more}"
+
+
+def _heading(answer: Answer, *, epochs: int) -> Text:
+    epoch = f" epoch {answer.key.epoch}" if epochs > 1 else ""
+    place = f"{for_terminal(answer.category)} / {for_terminal(answer.sub_category)}"
+    outcome = Text(answer.outcome.value, style="bold" if answer.outcome in JUDGED else "bold yellow")
+    identity = Text(f"{answer.key.sample_id}{epoch}", style="bold")
+    return Text("  ").join([identity, Text(place), outcome])
+
+
+def _asked(answer: Answer) -> Iterator[_Field]:
+    digest = "not usable" if answer.image_sha256 is None else f"sha256 {answer.image_sha256[:_SHOWN_DIGITS]}"
+    yield _Field("picture", f"{for_terminal(answer.image_path)}  ({digest})")
+    if isinstance(answer.instruction, NoInstruction):
+        yield _Field("instruction", f"(instruction: {answer.instruction.value})", _OURS)
+    elif len(answer.instruction) == 0:
+        yield _Field("instruction", "(empty: the picture was sent without a text part)", _OURS)
+    else:
+        yield _Field("instruction", for_terminal(answer.instruction, lines=True))
+
+
+def _answered(answer: Answer) -> Iterator[_Field]:
+    if answer.response is None:
+        return
+    completion = answer.response.completion
+    yield _Field("response", for_terminal(completion.text, lines=True))
+    reason = "unknown" if completion.finish_reason is None else for_terminal(completion.finish_reason)
+    cut = ", cut at the token limit" if answer.is_cut else ""
+    origin = ", from the refusal field" if completion.origin == "refusal" else ""
+    yield _Field("finish", f"{reason}{cut}{origin}")
+
+
+def _judged(answer: Answer, *, judge: Untrusted | None) -> Iterator[_Field]:
+    if answer.verdict is not None:
+        by = "" if judge is None else f", by {for_terminal(judge)}"
+        yield _Field("verdict", f"{answer.verdict.label.value}{by}")
+        yield _Field("explanation", for_terminal(answer.verdict.explanation, lines=True))
+    elif answer.failure is None:
+        yield _Field("verdict", f"({EXPLANATIONS[answer.outcome]})", _OURS)
+
+
+def _failed(answer: Answer) -> Iterator[_Field]:
+    failure = answer.failure
+    if failure is None:
+        return
+    status = "no status" if failure.status is None else f"HTTP {failure.status}"
+    code = for_terminal(Untrusted(failure.code))
+    attempts = f"{failure.attempts} attempt{'' if failure.attempts == 1 else 's'}"
+    yield _Field("failure", f"{failure.stage}: {code}, {status}, {attempts}", "yellow")
+    yield _Field("message", for_terminal(failure.message, lines=True))
+    if failure.text is not None:
+        yield _Field("came back", for_terminal(failure.text, lines=True))
