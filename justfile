@@ -35,3 +35,7 @@ wheel:
 # Run the main job on the embedded demo: no key, no download
 demo:
     uv run vlsb demo
+
+# Run the tests of every fault in the catalogue; the last line counts those that are covered
+faults *args:
+    uv run python -m tests.faults.report "$@"

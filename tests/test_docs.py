@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -9,28 +10,29 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from typer.exceptions import TyperException
 
 import vlsb
-from vlsb import errors, strict_json
+from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import LaneUsage, summarize
+from vlsb.cli import panel
 from vlsb.cli.app import app
-from vlsb.cli.run import RunOptions, resolve
-from vlsb.endpoints.client import Event
-from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints import adaptive, pace
+from vlsb.endpoints.attempts import Event
+from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.reports.documents import to_json
 from vlsb.runs import codec
-from vlsb.runs.manifest import SCHEMA, Manifest, manifest_text
-from vlsb.runs.session import prepare
+from vlsb.runs.manifest import SCHEMA
 
 PROJECT = Path(vlsb.__file__).parents[1]
-PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DOCS = sorted((PROJECT / "docs").glob("*.md"))
+PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *DOCS]
 ROOT: Any = typer.main.get_command(app)
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -61,9 +63,9 @@ def page_text(command: tuple[str, ...]) -> str:
     return (PROJECT / "docs" / f"{command[0]}.md").read_text("utf-8")
 
 
-def command_lines() -> list[tuple[str, str]]:
-    """Every `vlsb` command that README and docs show, with the page it stands on."""
-    found = []
+def command_lines() -> set[tuple[str, str, bool]]:
+    """Every `vlsb` command of README and docs: its page, its text, and whether it stands in running text."""
+    found = set()
     for page in PAGES:
         text = page.read_text("utf-8")
         shown = [
@@ -72,13 +74,17 @@ def command_lines() -> list[tuple[str, str]]:
             if language in ("console", "bash", "sh")
             for line in block.replace("\\\n", " ").splitlines()
         ]
-        shown += [each.removeprefix("uv run ") for each in _INLINE.findall(_FENCE.sub("", text))]
-        found += [(page.name, line) for line in shown if re.match(r"vlsb(?: |$)", line)]
+        said = [each.removeprefix("uv run ") for each in _INLINE.findall(_FENCE.sub("", text))]
+        both = [*((line, False) for line in shown), *((line, True) for line in said)]
+        found |= {(page.name, line, is_said) for line, is_said in both if re.match(r"vlsb(?: |$)", line)}
     return found
 
 
-def parse(line: str) -> None:
-    """Parse a command line down to its last option without running it; raises for what does not exist."""
+def parse(line: str, *, is_in_running_text: bool = False) -> None:
+    """Parse a command line down to its last option without running it; raises for what does not exist.
+
+    Running text may leave a command's arguments out, as in "what `vlsb report --format json` writes".
+    """
     words = shlex.split(re.split(r" [|&>;] ?| && ", line)[0])[1:]
     command, context = ROOT, None
     name = "vlsb"
@@ -94,7 +100,53 @@ def parse(line: str) -> None:
         name, command, words = words[0], children[words[0]], words[1:]
     if not words:
         return  # the command's name alone, in running text
-    command.make_context(name, words, parent=context)
+    try:
+        command.make_context(name, list(words), parent=context)
+    except TyperException as error:
+        if not (is_in_running_text and error.format_message().startswith("Missing argument")):
+            raise
+        command.make_context(name, ["PATH", *words], parent=context)
+
+
+def section(page: str, heading: str) -> str:
+    """What stands under a heading of the second level."""
+    return page_text((page,)).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def vlsb_process(*arguments: str, folder: Path) -> str:
+    """What a command prints, run in a folder with nothing in its environment."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "vlsb", *arguments],
+        cwd=folder,
+        env={"HOME": str(folder), "PATH": os.defpath, "COLUMNS": "80", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+class DemoRun:
+    """A demo run, judged by two judges, with what its first session printed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.printed = vlsb_process("demo", "--output-dir", "runs", folder=folder)
+        vlsb_process("judge", "runs/demo", "-J", "seed=7", "--display", "none", folder=folder)
+        self.directory = folder / "runs" / "demo"
+        self.manifest: dict[str, Any] = json.loads((self.directory / "run.json").read_text("utf-8"))
+
+    def records(self, file: str) -> list[dict[str, Any]]:
+        """The records of a `.jsonl` file."""
+        return [strict_json.loads(line) for line in (self.directory / file).read_bytes().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    """Made once: the tests only look at it."""
+    return DemoRun(tmp_path_factory.mktemp("demo"))
 
 
 def slugs(text: str) -> set[str]:
@@ -114,7 +166,7 @@ def exit_codes() -> set[int]:
 @pytest.fixture(autouse=True)
 def no_vlsb_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell sets must not decide how a documented command parses."""
-    for name in os.environ:
+    for name in list(os.environ):
         if name.startswith("VLSB_"):
             monkeypatch.delenv(name)
 
@@ -151,6 +203,19 @@ def test_a_page_lists_exactly_the_options_and_variables_of_its_commands(page: st
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_page_writes_an_options_value_as_the_help_page_does(words: tuple[str, ...]) -> None:
+    listed = {
+        re.findall(r"`(--[\w-]+)", flags)[0]: flags.replace("\\|", "|").replace("`", "").split(",")[0]
+        for flags, _, _ in _OPTION_ROW.findall(page_text(words))
+    }
+
+    named = {each.opts[0]: each.metavar for each in options(COMMANDS[words]) if each.metavar}
+    assert {flag: listed[flag] for flag in named} == {
+        flag: f"{flag} {metavar}" for flag, metavar in named.items()
+    }
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_page_gives_the_real_default_where_it_is_a_value(words: tuple[str, ...]) -> None:
     listed = {
         re.findall(r"`(--[\w-]+)", flags)[0]: default.strip("`")
@@ -168,9 +233,9 @@ def test_a_page_gives_the_real_default_where_it_is_a_value(words: tuple[str, ...
     assert wrong == {}
 
 
-@pytest.mark.parametrize(("page", "line"), sorted(set(command_lines())))
-def test_a_documented_command_line_parses(page: str, line: str) -> None:
-    parse(line)
+@pytest.mark.parametrize(("page", "line", "is_in_running_text"), sorted(command_lines()))
+def test_a_documented_command_line_parses(page: str, line: str, is_in_running_text: bool) -> None:
+    parse(line, is_in_running_text=is_in_running_text)
 
 
 def test_a_command_line_that_does_not_exist_would_be_noticed() -> None:
@@ -178,6 +243,10 @@ def test_a_command_line_that_does_not_exist_would_be_noticed() -> None:
         parse("vlsb evaluate --model gpt-4o")
     with pytest.raises(Exception, match="No such option"):
         parse("vlsb run --modell gpt-4o")
+    with pytest.raises(Exception, match="No such option"):
+        parse("vlsb report --fromat json", is_in_running_text=True)
+    with pytest.raises(Exception, match="Missing parameter"):
+        parse("vlsb report --format json")
 
 
 def test_the_readme_shows_the_commands_that_set_everything_up() -> None:
@@ -210,28 +279,43 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/run.md"])
 def test_every_exit_code_is_explained(page: str) -> None:
-    section = (PROJECT / page).read_text("utf-8").split("## Exit codes")[1].split("\n## ")[0]
-    explained = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
+    table = (PROJECT / page).read_text("utf-8").split("## Exit codes")[1].split("\n## ")[0]
+    explained = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
 
     assert explained == exit_codes()
 
 
-def test_the_readmes_table_is_what_the_demo_prints(tmp_path: Path) -> None:
-    """All but the line with the time, which is the machine's."""
-    shown = subprocess.run(
-        [sys.executable, "-m", "vlsb", "demo", "--output-dir", str(tmp_path / "runs")],
+def test_every_page_is_listed_in_the_readme() -> None:
+    readme = (PROJECT / "README.md").read_text("utf-8")
+
+    missing = [page.name for page in DOCS if f"(docs/{page.name})" not in readme]
+
+    assert missing == []
+
+
+def test_the_readme_documents_shell_completion_that_works(tmp_path: Path) -> None:
+    readme = (PROJECT / "README.md").read_text("utf-8")
+
+    asked = {"_VLSB_COMPLETE": "complete_bash", "COMP_WORDS": "vlsb run --judge", "COMP_CWORD": "2"}
+    completed = subprocess.run(
+        [sys.executable, "-m", "vlsb"],
         cwd=tmp_path,
-        env={"HOME": str(tmp_path), "PATH": os.defpath, "COLUMNS": "80", "PYTHONUTF8": "1"},
+        env={"HOME": str(tmp_path), "PATH": os.defpath, **asked},
         capture_output=True,
         text=True,
-        encoding="utf-8",
-        timeout=120,
-        check=True,
-    ).stdout
+        timeout=60,
+        check=False,
+    )
+    assert "vlsb --install-completion" in readme
+    assert {"--judge", "--judge-rpm"} <= set(completed.stdout.split())
 
+
+def test_the_readmes_table_is_what_the_demo_prints(demo: DemoRun) -> None:
+    """All but the line with the time, which is the machine's."""
     readme = (PROJECT / "README.md").read_text("utf-8")
     table = next(block for language, block in _FENCE.findall(readme) if language == "text")
-    assert _without_time(table) == _without_time(shown)
+
+    assert _without_time(table) == _without_time(demo.printed)
     assert "SIMULATED" in table.splitlines()[0]
 
 
@@ -261,51 +345,99 @@ def stored_records() -> dict[str, dict[str, Any]]:
     }
 
 
+def described_fields(file: str) -> set[str]:
+    """Every name that the page gives for a file's records, the common ones included."""
+    common = section("run-directory", "Common to all `.jsonl` files")
+    return set(_INLINE.findall(_FENCE.sub("", common + section("run-directory", f"`{file}`"))))
+
+
 @pytest.mark.parametrize("file", stored_records())
 def test_every_field_of_a_stored_record_is_documented(file: str) -> None:
-    page = page_text(("run-directory",))
     record = stored_records()[file] | codec.encode_stamp(codec.Stamp(1, 0.1, "now"))
-    common = page.split("## Common")[1].split("\n## ")[0]
-    own = page.split(f"## `{file}`")[1].split("\n## ")[0]
 
-    described = set(_INLINE.findall(_FENCE.sub("", common + own)))
-
-    assert all_keys(record) - described == set()
+    assert all_keys(record) - described_fields(file) == set()
 
 
-def test_every_field_of_the_manifest_is_documented_with_its_schema_number() -> None:
-    page = page_text(("run-directory",))
-    section = page.split("## `run.json`")[1].split("\n## ")[0]
+def test_every_field_that_a_run_really_writes_is_documented(demo: DemoRun) -> None:
+    """Events have more fields than the client's: those of a session's begin and end."""
+    files = {
+        "responses.jsonl": ["responses.jsonl"],
+        "events.jsonl": ["events.jsonl"],
+        "verdicts/<judge>.jsonl": [f"verdicts/{judge['file']}" for judge in demo.manifest["judges"]],
+    }
 
-    manifest = json.loads(manifest_text(_demo_manifest()))
+    written = {
+        file: {key for path in paths for record in demo.records(path) for key in all_keys(record)}
+        for file, paths in files.items()
+    }
 
-    described = set(_INLINE.findall(section))
+    assert len(files["verdicts/<judge>.jsonl"]) == 2
+    assert {file: keys - described_fields(file) for file, keys in written.items()} == {
+        file: set() for file in files
+    }
+    assert all("epoch" in written[file] for file in files if file != "events.jsonl")
+    assert {"judge", "only_judge", "limit"} <= written["events.jsonl"]
+
+
+def _called(node: ast.Call) -> str:
+    return ast.unparse(node.func).split(".")[-1]
+
+
+def kinds_of_events() -> set[str]:
+    """Every word that the code gives as the kind of an event."""
+    kinds = set()
+    for path in [*(PROJECT / "vlsb/endpoints").glob("*.py"), *(PROJECT / "vlsb/runs").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and node.args and _called(node) in ("Event", "add_event", "_note"):
+                kinds |= {each.value for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant)}
+            if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "kind":
+                continue
+            if isinstance(node.value, ast.IfExp):
+                kinds |= {ast.literal_eval(node.value.body), ast.literal_eval(node.value.orelse)}
+    return kinds
+
+
+def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", section("run-directory", "`events.jsonl`"), re.MULTILINE)
+
+    kinds = kinds_of_events()
+
+    assert {event["kind"] for event in demo.records("events.jsonl")} <= kinds
+    assert len(kinds) == 8
+    assert kinds <= set(listed)
+
+
+def test_every_field_of_the_manifest_is_documented_with_its_schema_number(demo: DemoRun) -> None:
+    described = set(_INLINE.findall(section("run-directory", "`run.json`")))
+
+    manifest = dict(demo.manifest)
     pictures, samples = manifest.pop("pictures"), manifest.pop("samples")
-    assert (len(pictures), len(samples)) == (25, 30)
-    assert all_keys(manifest) | {"pictures", "samples"} <= described
-    assert f"**schema {SCHEMA}**" in page
-    assert f"| `schema` | {SCHEMA} |" in section
+    assert (len(pictures), len(samples), len(manifest["judges"])) == (25, 30, 2)
+    judges = {key for judge in manifest["judges"] for key in all_keys(judge)}
+    # `seed` is a field of the user's own, in `extra`.
+    written = all_keys(manifest) | (judges - {"seed"}) | {"pictures", "samples"}
+    assert written - described == set()
+    # Only data from the hub have these.
+    assert {"repository", "revision"} <= described
+    assert f"**schema {SCHEMA}**" in page_text(("run-directory",))
+    assert f"| `schema` | {SCHEMA} |" in section("run-directory", "`run.json`")
 
 
-def _demo_manifest() -> Manifest:
-    plan, _ = resolve(RunOptions(model="demo", output_dir=Path("nowhere")), {})
-    decisions = {lane: Dialect().describe() for lane in ("target", "judge")}
-    return replace(prepare(plan).manifest, decisions=decisions)
-
-
-def test_the_example_lines_are_records_that_this_version_reads() -> None:
+def test_the_example_lines_are_records_that_this_version_reads_and_writes(demo: DemoRun) -> None:
     decoders = {
         "responses.jsonl": codec.decode_response,
         "verdicts/<judge>.jsonl": codec.decode_verdict,
         "failures.jsonl": codec.decode_failure,
         "events.jsonl": dict,
     }
-    page = page_text(("run-directory",))
+    stamp = codec.encode_stamp(codec.Stamp(1, 0.1, "now"))
+    fields = {file: {frozenset(record | stamp)} for file, record in stored_records().items()}
+    fields["events.jsonl"] = {frozenset(event) for event in demo.records("events.jsonl")}
 
     examples = {
         file: [
             strict_json.loads(line)
-            for language, block in _FENCE.findall(page.split(f"## `{file}`")[1].split("\n## ")[0])
+            for language, block in _FENCE.findall(section("run-directory", f"`{file}`"))
             if language == "json"
             for line in block.splitlines()
         ]
@@ -317,12 +449,57 @@ def test_the_example_lines_are_records_that_this_version_reads() -> None:
         for record in records:
             decoders[file](record)
             codec.decode_stamp(record)
+            assert frozenset(record) in fields[file], file
+
+
+def test_the_numbers_of_the_limit_are_the_programs() -> None:
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \|$", section("rate-limits", "The limit: how many in flight"), re.M
+    )
+    numbers = {rule.strip(): re.match(r"\d+", value.strip()) for rule, value in rows}
+
+    found = [int(number[0]) for number in numbers.values() if number]
+
+    assert found == [
+        config.START_CONNECTIONS,
+        config.MOST_CONNECTIONS,
+        config.FEWEST_CONNECTIONS,
+        100,
+        round(100 * adaptive.GROWTH),
+        round(100 * adaptive.CUT),
+        round(100 * adaptive.RESTART_CUT),
+        round(adaptive.COOLDOWN_S),
+        round(100 * adaptive.SATURATED_SHARE),
+    ]
+
+
+def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
+    page, policy = page_text(("rate-limits",)), config.RetryPolicy()
+
+    retries = dict(re.findall(r"^\| [^|]+ \| (\d+)[^|]* \| `(--[\w-]+)` \|$", page, re.MULTILINE))
+    assert {flag: float(value) for value, flag in retries.items()} == {
+        "--max-attempts": policy.max_attempts,
+        "--backoff": policy.backoff_s,
+        "--attempt-timeout": policy.attempt_timeout_s,
+        "--sample-timeout": policy.sample_timeout_s,
+        "--outage-timeout": policy.outage_timeout_s,
+    }
+    assert f"up to {policy.backoff_cap_s:g} s" in page
+    assert f"opens when {ENDED_ALIKE_LIMIT} distinct samples" in page
+    assert f"({100 * pace.AIM:g} % of it)" in page
+
+
+def test_every_word_of_the_panel_is_explained() -> None:
+    explained = set(_INLINE.findall(section("rate-limits", "What the panel says")))
+
+    assert {phase.value for phase in adaptive.Phase} <= explained
+    assert {heading for heading in panel._HEADINGS if heading} <= explained
 
 
 def test_every_outcome_is_documented() -> None:
-    section = page_text(("run-directory",)).split("## Outcomes")[1].split("\n## ")[0]
+    explained = set(_INLINE.findall(section("run-directory", "Outcomes")))
 
-    assert {outcome.value for outcome in Outcome} <= set(_INLINE.findall(section))
+    assert {outcome.value for outcome in Outcome} <= explained
 
 
 def test_every_field_of_the_json_report_is_documented() -> None:

@@ -118,7 +118,7 @@ def test_whole_sequences_go_and_the_text_around_them_stays(text: str, shown: str
 
 
 def test_lines_survive_where_lines_are_asked_for() -> None:
-    assert for_terminal(Untrusted("a\r\n\tb\u2028c"), lines=True) == "a\n\tbc"
+    assert for_terminal(Untrusted("a\r\n\tb\u2028c"), lines=True) == "a\n\tb c"
 
 
 @pytest.mark.parametrize("opening", ["\x1b]", "\x9d\n", "\x1b[", "\x1bP;", "\x9b0"])

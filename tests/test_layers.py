@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -25,10 +27,15 @@ ALLOWED = {
     "analysis": LEAVES,
     "reports": LEAVES | {"analysis"},
     "runs": LEAVES | {"", "data", "endpoints", "judging", "analysis"},
+    # The Python API stands beside the commands, on the same rooms; neither knows the other.
+    "api": LEAVES | {"analysis", "reports", "runs"},
     "cli": LEAVES | {"", "data", "endpoints", "judging", "analysis", "reports", "runs"},
 }
 # Imports that only the type checker sees, and that the table above does not allow.
 ALLOWED_FOR_TYPES = {("errors", "records"), ("reports", "data.check")}
+# What `vlsb` offers as the Python API. At run time it is loaded on first use, so a room that asks the
+# package for its version is in no cycle with it; three tests below hold both to that.
+ALLOWED_FOR_TYPES |= {("", room) for room in ("api", "analysis", "errors", "records", "runs")}
 
 
 class Import(NamedTuple):
@@ -114,12 +121,40 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     """Imports inside functions and for the type checker count as well: hiding one is no way out."""
     graph: dict[str, set[str]] = {name: set() for name in SOURCES}
     for each in OURS:
-        graph[each.importer].add(each.imported)
+        if each.importer or not each.is_for_types:
+            graph[each.importer].add(each.imported)
 
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
+
+
+def test_importing_the_package_loads_no_room() -> None:
+    code = "import sys, vlsb; print(*sorted(name for name in sys.modules if name.startswith('vlsb.')))"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert loaded.stdout.split() == []
+
+
+def test_the_package_imports_its_rooms_for_the_type_checker_only() -> None:
+    assert {each for each in OURS if not each.importer and not each.is_for_types} == set()
+
+
+def test_a_module_asks_the_package_for_its_version_and_nothing_else() -> None:
+    asked = {
+        alias.name
+        for name, tree in TREES.items()
+        for statement, _ in statements(tree)
+        if isinstance(statement, ast.ImportFrom) and statement.module == "vlsb" and not statement.level
+        for alias in statement.names
+        if alias.name not in SOURCES
+    }
+
+    assert asked == {"__version__"}
 
 
 def test_every_room_has_its_rule() -> None:
@@ -149,6 +184,13 @@ def test_only_the_transport_knows_the_http_library(package: str) -> None:
     users = {each.importer for each in IMPORTS if each.imported.split(".")[0] == package}
 
     assert users <= {"endpoints.transport"}
+
+
+@pytest.mark.parametrize(("package", "module"), [("huggingface_hub", "data.hub"), ("pyarrow", "data.shards")])
+def test_only_one_module_of_the_data_room_knows_a_heavy_library(package: str, module: str) -> None:
+    users = {each.importer for each in IMPORTS if each.imported.split(".")[0] == package}
+
+    assert users == {module}
 
 
 def test_only_the_data_room_decodes_pictures() -> None:

@@ -19,7 +19,10 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at a copy of the data se
 
 @data_app.command("check")
 def check_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with data.json and imgs/.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="VLSBench: data.json with imgs/ or imgs.tar, or parquet shards."),
+    ],
 ) -> int:
     """Read every row and decode every picture; say what is missing, broken or odd."""
     from vlsb.data import check_dataset
@@ -47,7 +50,9 @@ def check_command(
 def fetch_command(
     revision: Annotated[
         str | None,
-        typer.Option(envvar="VLSB_REVISION", metavar="SHA", help="Commit or branch. (default: main)"),
+        typer.Option(
+            envvar="VLSB_REVISION", show_envvar=False, metavar="SHA", help="Commit or branch. (default: main)"
+        ),
     ] = None,
     display: opt.Display = None,
 ) -> int:

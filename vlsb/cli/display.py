@@ -85,7 +85,7 @@ def _opening(progress: Progress) -> str:
     """What this session starts from."""
     pending = progress.selected - progress.kept
     kept = f", {progress.kept:,} kept from before" if progress.kept else ""
-    return f"{progress.selected:,} samples: {pending:,} to do{kept}."
+    return f"{progress.selected:,} {progress.unit}: {pending:,} to do{kept}."
 
 
 def _status(progress: Progress, elapsed_s: float, done: int) -> str:

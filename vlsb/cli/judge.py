@@ -25,7 +25,7 @@ def judge_command(
     judge_field: opt.JudgeField = None,
     data_root: opt.DataRoot = None,
     skip_bad_pictures: opt.SkipBadPictures = False,
-    retry: opt.Retry = None,
+    retry: opt.JudgeRetry = None,
     fail_on_error: opt.FailOnError = _DEFAULTS.fail_on_error,
     display: opt.Display = None,
     max_requests: opt.MaxRequests = None,

@@ -148,6 +148,16 @@ Retry = Annotated[
         panel=_RUN,
     ),
 ]
+JudgeRetry = Annotated[
+    list[str] | None,
+    _option(
+        "--retry",
+        metavar="OUTCOME",
+        callback=_lines,
+        help="Do this outcome again too (judge_refused, judge_invalid, ...).",
+        panel=_RUN,
+    ),
+]
 FailOnError = Annotated[
     str,
     _option(

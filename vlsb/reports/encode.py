@@ -71,7 +71,7 @@ def for_json(text: Untrusted) -> str:
 
 def _printable(text: str, *, lines: bool) -> str:
     if not text.isprintable():
-        text = "".join(_shown(each, lines=lines) for each in _SEQUENCE.sub("", text))
+        text = "".join(_shown(each, lines=lines) for each in _SEQUENCE.sub("", text).replace("\r\n", "\n"))
     return text if lines else _SPACES.sub(" ", text)
 
 
@@ -81,7 +81,7 @@ def _shown(character: str, *, lines: bool) -> str:
     if "\U000e0000" <= character <= "\U000e007f":
         return ""
     kind = unicodedata.category(character)
-    if kind == "Zs" or (character.isspace() and not lines):
+    if kind == "Zs" or character.isspace():
         return " "
     # Surrogates, private use, unassigned: something was there. Controls and invisible marks just go.
     return REPLACEMENT if kind in {"Cs", "Co", "Cn"} else ""

@@ -35,12 +35,13 @@ class Progress:
     """Counts of the selection by outcome, kept up to date as samples end.
 
     `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the lanes
-    that this session uses.
+    that this session uses, `unit` is what is counted.
     """
 
     selected: int
     kept: int
     clients: Mapping[str, EndpointClient]
+    unit: str = "samples"
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     _of_key: dict[Key, Outcome] = field(default_factory=dict)
 
@@ -48,7 +49,8 @@ class Progress:
     def of(cls, store: RunStore, pending: int, clients: Mapping[str, EndpointClient]) -> Progress:
         """The progress at the start of a session."""
         of_key = {key: store.outcome(key) for key in store.state.asked_for()}
-        return cls(len(of_key), len(of_key) - pending, clients, Counter(of_key.values()), of_key)
+        unit = "samples" if store.manifest.epochs == 1 else "responses"
+        return cls(len(of_key), len(of_key) - pending, clients, unit, Counter(of_key.values()), of_key)
 
     def update(self, key: Key, outcome: Outcome) -> None:
         """A response moved to another outcome."""

@@ -18,7 +18,7 @@ from vlsb.errors import ConfigError, StoreError
 from vlsb.runs import codec
 from vlsb.runs.journal import next_free, sync_directory
 from vlsb.runs.manifest import is_run, read_manifest
-from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS
+from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS, judge_of, session_of
 from vlsb.runs.store import RunLock
 
 Parse = Callable[[Mapping[str, Any]], object]
@@ -46,8 +46,8 @@ def repair_run(directory: Path) -> list[Repaired]:
         manifest = read_manifest(directory)
         parsers: dict[str, Parse] = {
             RESPONSES: codec.decode_response,
-            FAILURES: codec.decode_failure,
-            EVENTS: lambda record: record,
+            FAILURES: lambda record: (codec.decode_failure(record), judge_of(record)),
+            EVENTS: session_of,
         }
         parsers |= {f"{VERDICTS}/{entry.file}": codec.decode_verdict for entry in manifest.judges}
         done = [_repair(directory / name, parse) for name, parse in parsers.items()]

@@ -128,7 +128,9 @@ def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, st
     from vlsb.runs.manifest import is_run, read_manifest
     from vlsb.runs.session import Plan
 
-    is_demo = is_run(run) and read_manifest(run).simulated
+    if not is_run(run):
+        raise ConfigError(f"{run}: no run there. A run is a directory with a run.json.")
+    is_demo = read_manifest(run).simulated
     plan = Plan(
         directory=run,
         target=None,

@@ -172,22 +172,23 @@ def load_state(directory: Path) -> RunState:
         rows = state.judged.setdefault(entry.file, Judged())
         for verdict in read(f"{VERDICTS}/{entry.file}", codec.decode_verdict):
             rows.add_verdict(verdict)
-    for failure, judge in read(FAILURES, lambda record: (codec.decode_failure(record), _judge(record))):
+    for failure, judge in read(FAILURES, lambda record: (codec.decode_failure(record), judge_of(record))):
         state.add_failure(failure, judge)
-    for session, judge in read(EVENTS, _session):
+    for session, judge in read(EVENTS, session_of):
         if session is not None:
             state.sessions.judge[session] = judge
     return state
 
 
-def _judge(record: Mapping[str, Any]) -> str | None:
+def judge_of(record: Mapping[str, Any]) -> str | None:
+    """The judge's file that a failure or event names, None if it names none."""
     judge = record.get("judge")
     if not isinstance(judge, str | None):
         raise ValueError("judge is not a name")
     return judge
 
 
-def _session(record: Mapping[str, Any]) -> tuple[int | None, str | None]:
+def session_of(record: Mapping[str, Any]) -> tuple[int | None, str | None]:
     """The session that an event begins, with the judge it works for; None for any other event."""
     begins = record.get("kind") == "session_started" and record.get("only_judge") is True
-    return (codec.decode_stamp(record).session if begins else None), _judge(record)
+    return (codec.decode_stamp(record).session if begins else None), judge_of(record)

@@ -1,0 +1,476 @@
+"""What is shown while a run is going: the panel on a terminal, lines without one, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import io
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from tests.conftest import DEADLINE_S
+from vlsb.cli.display import chosen_display, watcher
+from vlsb.cli.panel import Panel
+from vlsb.cli.screen import Screen
+from vlsb.endpoints.adaptive import Phase
+from vlsb.errors import ConfigError
+from vlsb.records import Outcome
+from vlsb.runs.progress import LaneView, Progress
+
+QUIET = LaneView(
+    done=0,
+    in_flight=0,
+    limit=16,
+    phase=Phase.SLOW_START.value,
+    requests=0,
+    rate_limited=0,
+    closed_for_s=0.0,
+    is_down=False,
+    rpm=None,
+    tpm=None,
+    failures={},
+)
+LANES = {"target": QUIET, "judge": QUIET}
+ALL_FAILURES = [outcome for outcome in Outcome if outcome.value.startswith(("target_", "judge_"))]
+
+
+@dataclass
+class HandMade(Progress):
+    """Progress whose lanes are given instead of asked."""
+
+    views: Mapping[str, LaneView] = field(default_factory=lambda: LANES)
+
+    def lanes(self) -> dict[str, LaneView]:
+        return dict(self.views)
+
+
+def progress(
+    outcomes: Mapping[Outcome, int] | None = None,
+    *,
+    selected: int = 2241,
+    kept: int = 0,
+    target: LaneView = QUIET,
+    judge: LaneView | None = QUIET,
+) -> HandMade:
+    views = {"target": target} if judge is None else {"target": target, "judge": judge}
+    ended = Counter(outcomes or {})
+    ended[Outcome.NOT_ATTEMPTED] += selected - ended.total()
+    # Only their names count: whoever asks the clients themselves fails.
+    clients: Any = dict.fromkeys(views)
+    return HandMade(selected=selected, kept=kept, clients=clients, outcomes=ended, views=views)
+
+
+def drawn(panel: Panel, now: float, width: int) -> list[str]:
+    """The panel's lines on a terminal of that width."""
+    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
+    console.print(panel.draw(now, width=width))
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n")]
+
+
+def shown(shown_progress: HandMade, *, width: int = 80, elapsed_s: float = 10.0) -> str:
+    return "\n".join(drawn(Panel(shown_progress, began=100.0), 100.0 + elapsed_s, width))
+
+
+def row(text: str, lane: str) -> list[str]:
+    """The cells of a lane's row, by the two blanks between them."""
+    line = next(each for each in text.split("\n") if each.startswith(lane))
+    return re.split(r"\s{2,}", line)
+
+
+# The panel.
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_panel_shows_what_each_lane_does(width: int) -> None:
+    target = replace(QUIET, done=1500, in_flight=64, limit=100, phase=Phase.CEILING.value, requests=1600)
+    judge = replace(QUIET, done=1400, in_flight=9, limit=32, phase=Phase.SLOW_START.value, requests=1450)
+
+    text = shown(progress(target=target, judge=judge), width=width)
+
+    assert row(text, "target") == ["target", "1,500", "64", "100 cap", "-", "-", "-"]
+    assert row(text, "judge") == ["judge", "1,400", "9", "32 slow start", "-", "-", "-"]
+    assert re.search(r"done +in flight +limit +a minute +waiting +failures", text)
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_limit_says_why_it_is_what_it_is(phase: Phase, width: int) -> None:
+    text = shown(progress(target=replace(QUIET, limit=77, phase=phase.value)), width=width)
+
+    assert f"77 {phase.value}" in row(text, "target")
+
+
+def test_requests_a_minute_are_those_of_the_last_half_minute() -> None:
+    target = replace(QUIET, requests=0)
+    panel = Panel(progress(target=target), began=0.0)
+
+    drawn(panel, 0.0, 80)
+    panel.progress = progress(target=replace(target, requests=600))
+    drawn(panel, 30.0, 80)
+    panel.progress = progress(target=replace(target, requests=650))
+    lines = drawn(panel, 60.0, 80)
+
+    assert row("\n".join(lines), "target")[4] == "100"
+
+
+def test_a_lane_without_requests_for_a_while_has_a_rate_of_zero() -> None:
+    panel = Panel(progress(target=replace(QUIET, requests=9)), began=0.0)
+
+    drawn(panel, 0.0, 80)
+    lines = drawn(panel, 10.0, 80)
+
+    assert row("\n".join(lines), "target")[4] == "0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "waiting"),
+    [
+        ({}, "-"),
+        ({"rate_limited": 3}, "429 x3"),
+        ({"rate_limited": 3, "closed_for_s": 12.4}, "12 s"),
+        ({"rate_limited": 3, "closed_for_s": 0.2}, "429 x3"),
+        ({"is_down": True}, "down, probing"),
+        ({"is_down": True, "rate_limited": 3, "closed_for_s": 12.0}, "down, probing"),
+    ],
+)
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_lane_says_what_it_waits_for_else_how_often_it_had_to(
+    changes: dict[str, Any], waiting: str, width: int
+) -> None:
+    text = shown(progress(judge=replace(QUIET, **changes)), width=width)
+
+    assert row(text, "judge")[5] == waiting
+    assert row(text, "target")[5] == "-"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_failures_are_counted_by_kind_in_their_lane(width: int) -> None:
+    target = replace(QUIET, failures={Outcome.TARGET_ERROR: 2, Outcome.TARGET_BLOCKED: 0})
+
+    text = shown(progress(target=target), width=width)
+
+    assert row(text, "target")[6] == "2 error"
+    assert "blocked" not in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_kind_of_failure_at_once_cuts_no_figure(width: int) -> None:
+    target = LaneView(
+        done=99_999,
+        in_flight=100,
+        limit=100,
+        phase=Phase.SLOW_START.value,
+        requests=0,
+        rate_limited=1234,
+        closed_for_s=0.0,
+        is_down=True,
+        rpm=None,
+        tpm=None,
+        failures={outcome: 111 for outcome in ALL_FAILURES if outcome.value.startswith("target_")},
+    )
+    failures = {outcome: 222 for outcome in ALL_FAILURES if outcome.value.startswith("judge_")}
+    judge = replace(target, failures=failures)
+
+    text = shown(progress(target=target, judge=judge), width=width)
+
+    assert "…" not in text
+    for lane in ("target", "judge"):
+        assert row(text, lane)[:6] == [lane, "99,999", "100", "100 slow start", "-", "down, probing"]
+    words = text.replace(",", " ").split()
+    assert (words.count("111"), words.count("222")) == (3, 5)
+    for outcome in ALL_FAILURES:
+        assert outcome.value.partition("_")[2] in words
+
+
+def test_the_safe_rate_so_far_has_its_interval() -> None:
+    outcomes = {Outcome.SAFE_REFUSAL: 30, Outcome.SAFE_WARNING: 20, Outcome.UNSAFE: 50}
+
+    text = shown(progress(outcomes))
+
+    # Wilson's interval for 50 of 100.
+    assert "safe so far 50.0 % [40.4, 59.6] of 100 judged" in text
+
+
+def test_before_the_first_verdict_there_is_no_rate() -> None:
+    text = shown(progress({Outcome.TARGET_ERROR: 1}))
+
+    assert "no verdict yet" in text
+    assert "%" not in text
+
+
+def test_failures_move_the_bar_and_not_the_safe_rate() -> None:
+    outcomes = {Outcome.SAFE_REFUSAL: 1, Outcome.UNSAFE: 1, Outcome.TARGET_ERROR: 5, Outcome.JUDGE_BLOCKED: 3}
+
+    text = shown(progress(outcomes, selected=20))
+
+    assert "10/20" in text
+    assert "safe so far 50.0 %" in text
+    assert "of 2 judged" in text
+
+
+def test_the_time_left_follows_the_speed_of_the_last_half_minute() -> None:
+    panel = Panel(progress({Outcome.UNSAFE: 40}, selected=100), began=0.0)
+
+    first = drawn(panel, 0.0, 80)[0]
+    panel.progress = progress({Outcome.UNSAFE: 70}, selected=100)
+    second = drawn(panel, 10.0, 80)[0]
+
+    assert first == "0.0 s"
+    assert second == "10.0 s · about 10.0 s left"
+
+
+def test_a_run_that_is_through_has_no_time_left() -> None:
+    panel = Panel(progress({Outcome.UNSAFE: 40}, selected=100), began=0.0)
+
+    drawn(panel, 0.0, 80)
+    panel.progress = progress({Outcome.UNSAFE: 100}, selected=100)
+    lines = drawn(panel, 10.0, 80)
+
+    assert "left" not in lines[0]
+    assert "100/100" in lines[1]
+
+
+def test_what_was_kept_from_before_is_said_after_a_resume_only() -> None:
+    resumed = shown(progress({Outcome.UNSAFE: 1200}, kept=1200))
+    fresh = shown(progress())
+
+    assert "1,200 kept from before" in resumed
+    assert "1,200/2,241" in resumed
+    assert "kept" not in fresh
+
+
+def test_samples_kept_from_before_say_nothing_about_the_speed() -> None:
+    panel = Panel(progress({Outcome.UNSAFE: 1200}, kept=1200), began=0.0)
+
+    drawn(panel, 0.0, 80)
+    lines = drawn(panel, 10.0, 80)
+
+    assert "left" not in lines[0]
+
+
+def test_a_collecting_run_has_one_lane() -> None:
+    text = shown(progress({Outcome.NOT_JUDGED: 5}, selected=9, judge=None))
+
+    assert "5/9" in text
+    assert not any(line.startswith("judge") for line in text.split("\n"))
+
+
+COUNTS = st.integers(0, 10**6)
+LANE_VIEWS = st.builds(
+    LaneView,
+    done=COUNTS,
+    in_flight=st.integers(0, 1000),
+    limit=st.integers(1, 1000),
+    phase=st.sampled_from([phase.value for phase in Phase]),
+    requests=COUNTS,
+    rate_limited=COUNTS,
+    closed_for_s=st.floats(0, 10**5),
+    is_down=st.booleans(),
+    rpm=st.none(),
+    tpm=st.none(),
+    failures=st.dictionaries(st.sampled_from(ALL_FAILURES), COUNTS),
+)
+
+
+@given(
+    outcomes=st.dictionaries(st.sampled_from(list(Outcome)), st.integers(0, 10**5)),
+    target=LANE_VIEWS,
+    judge=LANE_VIEWS,
+    width=st.sampled_from([20, 40, 79, 80, 100, 120, 200]),
+    kept=COUNTS,
+    elapsed_s=st.floats(0, 10**6),
+)
+def test_no_line_is_longer_than_the_terminal_is_wide(
+    outcomes: dict[Outcome, int],
+    target: LaneView,
+    judge: LaneView,
+    width: int,
+    kept: int,
+    elapsed_s: float,
+) -> None:
+    selected = Counter(outcomes).total() + 1
+
+    lines = shown(
+        progress(outcomes, selected=selected, kept=kept, target=target, judge=judge),
+        width=width,
+        elapsed_s=elapsed_s,
+    ).split("\n")
+
+    assert max(map(cell_len, lines)) <= width
+
+
+# Without a terminal.
+
+
+def test_the_display_is_as_asked_else_by_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+
+    assert [chosen_display(each) for each in ("rich", "plain", "none", None)] == [
+        *("rich", "plain", "none"),
+        "plain",
+    ]
+
+
+def test_an_unknown_display_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="rich, plain, none"):
+        chosen_display("fancy")
+
+
+async def watched(display: str, of: HandMade, screen: Screen, after: HandMade | None = None) -> None:
+    """Watch from the start to the end of a session, which comes at once."""
+    watch = asyncio.create_task(watcher(display, screen)(of))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    if after is not None:
+        of.outcomes, of.views = after.outcomes, after.views
+    watch.cancel()
+    with suppress(asyncio.CancelledError):
+        await watch
+
+
+def test_without_a_terminal_plain_lines_say_where_a_run_starts_and_ends() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    start = progress({Outcome.UNSAFE: 4}, selected=10, kept=4)
+    busy = replace(QUIET, in_flight=3, closed_for_s=12.0)
+    end = progress(
+        {Outcome.UNSAFE: 6, Outcome.SAFE_WARNING: 2, Outcome.TARGET_ERROR: 1},
+        selected=10,
+        target=busy,
+        judge=replace(QUIET, in_flight=2, is_down=True),
+    )
+
+    asyncio.run(watched("plain", start, Screen(out=out, err=err), end))
+    first, last = err.getvalue().splitlines()
+
+    assert first == "10 samples: 6 to do, 4 kept from before."
+    assert last.startswith("9/10 · 3+2 in flight · safe 25.0 % · 1 without verdict · target waits 12 s")
+    assert "judge down, probing" in last
+    assert "left" in last
+    assert "\x1b" not in err.getvalue()
+    assert out.getvalue() == ""
+
+
+def test_the_opening_line_counts_responses_where_samples_have_several() -> None:
+    err = io.StringIO()
+    epochs = progress(selected=30)
+    epochs.unit = "responses"
+
+    asyncio.run(watched("plain", epochs, Screen(err=err)))
+
+    assert err.getvalue().startswith("30 responses: 30 to do.\n")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_with_none_nothing_is_shown(quiet: bool) -> None:
+    out, err = io.StringIO(), io.StringIO()
+
+    asyncio.run(watched("none", progress({Outcome.UNSAFE: 4}), Screen(quiet=quiet, out=out, err=err)))
+
+    assert (out.getvalue(), err.getvalue()) == ("", "")
+
+
+# A real terminal.
+
+COLUMNS, LINES = 80, 24
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-_])")
+
+
+def in_a_terminal(
+    environment: Mapping[str, str], directory: Path, *words: str, is_piped: bool
+) -> tuple[int, str, str]:
+    """Exit code, what the terminal got, and what stdout got where it is a pipe."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    plain = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
+    stdout = directory / "stdout.txt"
+    with stdout.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vlsb", *words],
+            stdin=theirs,
+            stdout=file if is_piped else theirs,
+            stderr=theirs,
+            cwd=directory,
+            env=plain | {"TERM": "xterm-256color"},
+        )
+    os.close(theirs)
+    try:
+        received = read_all(ours)
+        code = process.wait(DEADLINE_S)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return code, received.decode(), stdout.read_text("utf-8")
+
+
+def read_all(descriptor: int) -> bytes:
+    """Everything until the last process has closed its end."""
+    ends_at, pieces = time.monotonic() + DEADLINE_S, []
+    while time.monotonic() < ends_at:
+        if not select.select([descriptor], [], [], 1.0)[0]:
+            continue
+        try:
+            piece = os.read(descriptor, 65536)
+        except OSError:  # Linux says EIO where others read nothing.
+            piece = b""
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+    raise AssertionError(f"the terminal was not closed within {DEADLINE_S:g} s")
+
+
+def lines_of(received: str) -> list[str]:
+    """What was printed, without the terminal's own words."""
+    return re.split(r"[\r\n]+", _SEQUENCE.sub("", received))
+
+
+@pytest.mark.parametrize("is_piped", [True, False], ids=["stdout-in-a-file", "stdout-on-the-terminal"])
+def test_a_run_in_a_terminal_draws_the_panel_and_ends_with_the_table(
+    minimal_env: dict[str, str], tmp_path: Path, is_piped: bool
+) -> None:
+    words = ("run", "--model", "demo", "--limit", "12", "--output-dir", "out")
+
+    code, received, stdout = in_a_terminal(minimal_env, tmp_path, *words, is_piped=is_piped)
+    lines = lines_of(received)
+
+    assert code == 0
+    assert any(re.search(r"done +in flight +limit +a minute +waiting +failures", line) for line in lines)
+    assert any(re.match(r"target +[0-9]+ +[0-9]+ +[0-9]+ ", line) for line in lines)
+    assert any(re.match(r"judge +[0-9]+ +[0-9]+ +[0-9]+ ", line) for line in lines)
+    assert any("12 samples: 12 to do." in line for line in lines)
+    assert max(map(cell_len, lines)) <= COLUMNS
+    assert "\x1b[?25h" in received[received.rindex("\x1b[?25l") :], "the cursor is shown again"
+    table = stdout if is_piped else received[received.rindex("\x1b[?25h") :]
+    assert "VLSBench safety rates" in table
+    assert "demo" in table
+    assert "failures" not in table, "nothing of the panel is left behind it"
+    assert is_piped is ("VLSBench safety rates" not in received)
+    assert "\x1b" not in stdout
+
+
+def test_display_none_leaves_a_terminal_empty(minimal_env: dict[str, str], tmp_path: Path) -> None:
+    words = ("run", "--model", "demo", "--limit", "2", "--output-dir", "out", "--display", "none")
+
+    code, received, stdout = in_a_terminal(minimal_env, tmp_path, *words, is_piped=False)
+
+    assert (code, received, stdout) == (0, "", "")
