@@ -301,6 +301,99 @@ def test_a_success_starts_the_waits_from_the_shortest_again():
     assert episodes(gate, hours, 1) == [1]
 
 
+def scouting(hours: Hours) -> Gate:
+    """A gate that has opened again after a pause that nobody explained."""
+    gate = Gate(POLICY, hours.time())
+    gate.rate_limited(sent_at=hours.now, wait_s=None)
+    hours.now += 100
+    return gate
+
+
+def test_after_an_unexplained_pause_one_request_goes_ahead_alone():
+    async def scenario() -> None:
+        hours = Hours()
+        gate = scouting(hours)
+        came_through: list[str] = []
+
+        async def scout(is_back: asyncio.Event) -> None:
+            gate.depart()
+            came_through.append("scout")
+            await is_back.wait()
+            gate.succeeded(sent_at=hours.now)
+            gate.leave()
+
+        async def other() -> None:
+            await gate.wait()
+            came_through.append("other")
+
+        is_back = asyncio.Event()
+        first = asyncio.create_task(scout(is_back))
+        await settle()
+        second = asyncio.create_task(other())
+        await settle()
+        seen_while_out, is_open_while_out = list(came_through), gate.is_open()
+        is_back.set()
+        await asyncio.gather(first, second)
+
+        assert (seen_while_out, is_open_while_out) == (["scout"], False)
+        assert came_through == ["scout", "other"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", ["refused", "failed"])
+def test_a_scout_that_brings_nothing_is_followed_by_another(how: str):
+    async def scenario() -> None:
+        hours = Hours()
+        gate = scouting(hours)
+
+        async def scout() -> None:
+            sent_at = hours.now
+            gate.depart()
+            if how == "refused":
+                hours.now += 1
+                gate.rate_limited(sent_at=sent_at, wait_s=None)
+            gate.leave()
+
+        await asyncio.create_task(scout())
+        hours.now += 100
+        before = gate.is_open()
+        gate.depart()
+
+        assert before
+        assert not gate.is_open()
+        gate.leave()
+        assert gate.is_open()
+
+    run(scenario)
+
+
+def test_a_pause_that_the_provider_explained_needs_no_scout():
+    async def scenario() -> None:
+        hours = Hours()
+        gate = Gate(POLICY, hours.time())
+        gate.rate_limited(sent_at=hours.now, wait_s=5.0)
+        hours.now += 6
+        gate.depart()
+
+        assert gate.is_open()
+
+    run(scenario)
+
+
+def test_a_success_of_a_request_sent_before_the_episode_proves_nothing():
+    async def scenario() -> None:
+        hours = Hours()
+        gate = scouting(hours)
+        gate.depart()
+        gate.succeeded(sent_at=hours.now - 101)
+
+        assert not gate.is_open()
+        gate.leave()
+
+    run(scenario)
+
+
 # The breaker.
 
 

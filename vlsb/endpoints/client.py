@@ -121,6 +121,7 @@ class EndpointClient:
                 self.limiter.release()
         finally:
             self.breaker.leave()
+            self.gate.leave()
 
     async def _queue(self, request: Spending) -> None:
         """Hold a slot, with the gate open and the breaker agreeing, or wait until that is so.
@@ -139,7 +140,7 @@ class EndpointClient:
                     self.limiter.release()
                     raise StoppedError
                 if self.breaker.admits() and self.gate.is_open():
-                    request.booked = self.gate.pace.depart()
+                    request.booked = self.gate.depart()
                     break
                 self.limiter.release()
         finally:
@@ -186,14 +187,14 @@ class EndpointClient:
         if isinstance(reply, Reply) and 200 <= reply.status < 300:
             read = read_completion(reply, now=now)
             if isinstance(read, Answer):
-                return self._answered(read, request, draft, self._time.clock() - started)
+                return self._answered(read, request, draft, started)
             decision = read
         else:
             decision = classify(reply, has_succeeded=self.has_succeeded, attempt=request.sent, now=now)
         decision = redacted(decision, self._redactor)
         request.add(decision.usage)
         if decision.fault is Fault.PROVIDER_BLOCKED or decision.ends_as == "empty":
-            self._succeeded(request, decision.usage)
+            self._succeeded(request, decision.usage, started)
         elif decision.fault is Fault.RATE_LIMITED:
             self._rate_limited(decision, started)
         elif decision.is_retryable:
@@ -205,8 +206,8 @@ class EndpointClient:
     def _clean(self, text: Untrusted | None) -> Untrusted | None:
         return None if text is None else self._redactor.answer(text)
 
-    def _answered(self, answer: Answer, request: Spending, draft: Draft, latency_s: float) -> Completion:
-        self._succeeded(request, answer.usage)
+    def _answered(self, answer: Answer, request: Spending, draft: Draft, sent_at: float) -> Completion:
+        self._succeeded(request, answer.usage, sent_at)
         self.counts.answered += 1
         request.add(answer.usage)
         return Completion(
@@ -216,15 +217,15 @@ class EndpointClient:
             model=self._clean(answer.model),
             usage=request.usage,
             attempts=request.sent,
-            latency_s=latency_s,
+            latency_s=self._time.clock() - sent_at,
             request_sha256=draft.sha256,
             flags=answer.flags,
         )
 
-    def _succeeded(self, request: Spending, usage: Usage) -> None:
+    def _succeeded(self, request: Spending, usage: Usage, sent_at: float) -> None:
         self.has_succeeded = True
         self.breaker.succeeded()
-        self.gate.succeeded()
+        self.gate.succeeded(sent_at=sent_at)
         counted = (usage.input_tokens, usage.output_tokens)
         tokens = None if counted == (None, None) else sum(each or 0 for each in counted)
         self.gate.pace.arrived(booked=request.booked, tokens=tokens)

@@ -84,7 +84,8 @@ class Limiter:
 class Gate:
     """One rate limit, shared by everybody who meets it: closed until a point in time.
 
-    `pace` spreads departures below a known limit, so that the gate seldom has to close.
+    `pace` spreads departures below a known limit, so that the gate seldom has to close. After a pause
+    that the provider did not explain, one request goes ahead alone: if it is refused too, only one was.
     `on_episode` hears of each rate-limit episode once, with its pause in seconds and its code.
     """
 
@@ -97,6 +98,9 @@ class Gate:
         self._closed_s = 0.0
         self._episode_began = float("-inf")
         self._episodes = 0
+        self._needs_scout = False
+        self._scout: asyncio.Task[Any] | None = None
+        self._scout_is_back = asyncio.Event()
 
     def closed_for_s(self) -> float:
         """Seconds until the gate opens; 0 when it is open."""
@@ -108,12 +112,29 @@ class Gate:
 
     async def wait(self) -> None:
         """Return when the gate is open and the pace allows a request; both may change again."""
-        while (remaining := max(self.closed_for_s(), self.pace.wait_s())) > 0:
-            await self._time.sleep(remaining)
+        while not self.is_open():
+            if (remaining := max(self.closed_for_s(), self.pace.wait_s())) > 0:
+                await self._time.sleep(remaining)
+            else:
+                self._scout_is_back.clear()
+                await self._scout_is_back.wait()
 
     def is_open(self) -> bool:
         """Whether a request may leave right now."""
-        return not self.closed_for_s() and not self.pace.wait_s()
+        is_waiting_for_scout = self._needs_scout and self._scout is not None
+        return not (self.closed_for_s() or self.pace.wait_s() or is_waiting_for_scout)
+
+    def depart(self) -> float:
+        """This task's request leaves; returns the tokens booked for it."""
+        if self._needs_scout:
+            self._scout = asyncio.current_task()
+        return self.pace.depart()
+
+    def leave(self) -> None:
+        """This task's request is over, whatever came of it."""
+        if self._scout is not None and self._scout is asyncio.current_task():
+            self._scout = None
+            self._scout_is_back.set()
 
     def rate_limited(self, *, sent_at: float, wait_s: float | None, code: str = "") -> float | None:
         """Close the gate after a 429 of a request sent at `sent_at`.
@@ -127,6 +148,7 @@ class Gate:
             return None
         pause = wait_s if wait_s is not None else self._computed_wait()
         self._episodes += 1
+        self._needs_scout = wait_s is None
         self._episode_began = now
         self._close_until(now + pause)
         for hear in self.on_episode:
@@ -144,9 +166,12 @@ class Gate:
         longest = min(self._policy.backoff_cap_s, self._policy.backoff_s * 2 ** min(self._episodes, 30))
         return self._time.uniform(longest / 2, longest)
 
-    def succeeded(self) -> None:
-        """A request was served: the next episode starts from a short wait again."""
-        self._episodes = 0
+    def succeeded(self, *, sent_at: float = float("inf")) -> None:
+        """A request sent since the last episode was served: the next one starts from a short wait again."""
+        if sent_at > self._episode_began:
+            self._episodes = 0
+            self._needs_scout = False
+            self._scout_is_back.set()
 
 
 class Breaker:
