@@ -232,7 +232,9 @@ class Pipeline:
         """The judge's verdict. A verdict that cannot be read is asked for once more, never guessed."""
         sampling = side.config.sampling
         first = await self._ask(side, work.sample, picture, response, sampling)
-        if first.outcome not in _ASKED_AGAIN:
+        # Silence was asked about again by the client already: it is not asked about a third time.
+        is_silent = first.ended is not None and first.outcome is Outcome.JUDGE_INVALID
+        if is_silent or first.outcome not in _ASKED_AGAIN:
             return _ending([first], response)
         if first.outcome is Outcome.JUDGE_TRUNCATED:
             sampling = replace(sampling, max_tokens=2 * sampling.max_tokens)
