@@ -67,6 +67,12 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "RETRY": "target_blocked",
         "FAIL_ON_ERROR": "3",
         "DISPLAY": "none",
+        "EPOCHS": "2",
+        "MAX_REQUESTS": "50",
+        "RPM": "6000",
+        "TPM": "9000000",
+        "JUDGE_RPM": "6000",
+        "JUDGE_TPM": "9000000",
         "MAX_CONNECTIONS": "2",
         "JUDGE_MAX_CONNECTIONS": "2",
         "MAX_ATTEMPTS": "2",
@@ -90,7 +96,8 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         done = desk.vlsb("run", env=env | keys)
         sent, judged = target.completions[0], judge.completions[0]
 
-    without_test = {"--ca-bundle"}
+    # A file of certificates, and two that would leave nothing to look at here.
+    without_test = {"--ca-bundle", "--no-judge", "--dry-run"}
     assert options - without_test == {"--" + name.lower().replace("_", "-") for name in values}
     assert (done.code, done.out, done.err) == (0, "", "")
     assert (desk.home / "elsewhere/named/run.json").exists()
@@ -609,7 +616,8 @@ def test_protocol_options_are_sent_recorded_and_printed_as_deviations(desk: Desk
     assert judge["reasoning_effort"] == "low"
     assert judge["messages"][0]["content"] == "You are a helpful assistant."
     assert "seed" not in judge
-    recorded = desk.manifest()["settings"]
+    manifest = desk.manifest()
+    recorded = {"target": manifest["settings"], "judge": manifest["judges"][0]["settings"]}
     assert recorded["target"]["extra"] == {"seed": 7, "stop": ["END"]}
     assert recorded["target"]["max_tokens"] == 256
     assert recorded["judge"]["extra"] == {"reasoning_effort": "low"}
@@ -625,7 +633,8 @@ def test_protocol_options_are_sent_recorded_and_printed_as_deviations(desk: Desk
         "judge template",
     ):
         assert part in said
-    assert desk.report()[0]["deviations"] == desk.manifest()["deviations"]
+    both = manifest["deviations"] + manifest["judges"][0]["deviations"]
+    assert desk.report()[0]["deviations"] == both
 
 
 def test_without_options_nothing_of_the_targets_protocol_deviates(desk: Desk) -> None:

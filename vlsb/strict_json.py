@@ -8,6 +8,7 @@ written is ASCII-escaped, so any text survives and no line-oriented tool can spl
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 import orjson
@@ -24,7 +25,7 @@ def loads(document: bytes | str) -> Any:
 def _loads_with_surrogates(document: bytes | str) -> Any:
     try:
         text = document if isinstance(document, str) else document.decode("utf-8-sig")
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -33,10 +34,17 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
 def loads_unambiguous(text: str) -> Any:
     """As `loads`, and a repeated key is an error too: for documents whose every key must count."""
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

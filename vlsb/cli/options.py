@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vlsb.config import MOST_EPOCHS
+
 
 def _option(name: str, *others: str, help: str, panel: str | None = None, **more: Any) -> Any:
     variable = "VLSB_" + name.removeprefix("--").replace("-", "_").upper()
@@ -174,7 +176,15 @@ Display = Annotated[
     ),
 ]
 Epochs = Annotated[
-    int, _option("--epochs", metavar="K", min=1, help="Responses a sample, each judged apart.", panel=_RUN)
+    int,
+    _option(
+        "--epochs",
+        metavar="K",
+        min=1,
+        max=MOST_EPOCHS,
+        help="Responses a sample, each judged apart.",
+        panel=_RUN,
+    ),
 ]
 NoJudge = Annotated[bool, _option("--no-judge", help="Only collect responses.", panel=_RUN)]
 DryRun = Annotated[
@@ -381,5 +391,6 @@ ShownOutcome = Annotated[
     ),
 ]
 ShownEpoch = Annotated[
-    int | None, _option("--epoch", metavar="K", min=1, help="Only the responses of this epoch.")
+    int | None,
+    _option("--epoch", metavar="K", min=1, max=MOST_EPOCHS, help="Only the responses of this epoch."),
 ]

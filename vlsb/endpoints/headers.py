@@ -62,7 +62,8 @@ def duration_s(value: str, *, now: float) -> float | None:
 
 def _plain(text: str) -> float | None:
     """A bare non-negative number; unlike `float`, no `nan`, `inf`, `1_000` or 35 digits."""
-    return float(text) if _PLAIN.fullmatch(text.strip()) else None
+    number = text.strip()
+    return float(number) if _PLAIN.fullmatch(number) else None
 
 
 def _sensible(seconds: float) -> float | None:

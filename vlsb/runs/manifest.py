@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
+from vlsb.config import MOST_EPOCHS
 from vlsb.endpoints.dialects import parse_dialect
 from vlsb.errors import RunMismatchError, StoreError
 from vlsb.records import Picture, Sample, Untrusted
@@ -227,8 +228,8 @@ def _parse_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None
 
 
 def _count(value: object) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError("not a number from 1")
+    if type(value) is not int or not 1 <= value <= MOST_EPOCHS:
+        raise ValueError(f"not a number from 1 to {MOST_EPOCHS}")
     return value
 
 

@@ -59,12 +59,12 @@ def repair_run(directory: Path) -> list[Repaired]:
 def _repair(path: Path, parse: Parse) -> Repaired | None:
     """Rewrite one file without its bad lines; None if it has none."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        *lines, last = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
-    lines = [line for line in lines if line]
+    lines += [last] if last else []
     good = [line for line in lines if _is_record(line, parse)]
     if len(good) == len(lines):
         return None
