@@ -39,3 +39,11 @@ demo:
 # Run the tests of every fault in the catalogue; the last line counts those that are covered
 faults *args:
     uv run python -m tests.faults.report "$@"
+
+# Kill real runs with SIGKILL and resume them, 200 kills or as many as asked for: nothing may be lost
+crash kills="200" *args:
+    uv run python -m tests.crash.harness "$@"
+
+# A matrix of faults, their share and concurrency: every run must end with the fault-free numbers
+chaos *args:
+    uv run python -m tests.chaos.matrix "$@"

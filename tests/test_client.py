@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gzip
 import json
 import ssl
@@ -21,6 +22,7 @@ from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
 from vlsb.endpoints.client import EndpointClient
+from vlsb.endpoints.connect import open_transport
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
 from vlsb.endpoints.faults import Fault
@@ -43,7 +45,6 @@ from vlsb.endpoints.simulator import (
     rate_limited,
 )
 from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT, Gate, Time
-from vlsb.endpoints.transport import HttpxTransport
 from vlsb.errors import (
     AuthenticationError,
     ConfigError,
@@ -54,6 +55,17 @@ from vlsb.errors import (
     VlsbError,
 )
 from vlsb.records import Completion, Picture, Untrusted, Usage
+
+KIND: contextvars.ContextVar[str] = contextvars.ContextVar("transport")
+
+
+@pytest.fixture(autouse=True, params=["wire", "httpx"])
+def transport_kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every claim holds for both transports."""
+    token = KIND.set(request.param)
+    yield
+    KIND.reset(token)
+
 
 KEY = "canary-0123456789-value"
 PNG = b"\x89PNG\r\n\x1a\n not much of a picture"
@@ -114,8 +126,8 @@ async def lane(
 ) -> AsyncIterator[Lane]:
     credentials = credentials or Credentials(Secret(KEY))
     hours, traffic, events = Hours(), Traffic(), []
-    transport = HttpxTransport(
-        base_url, credentials=credentials, connections=limit, trust_environment=False, ca_bundle=ca_bundle
+    transport = open_transport(
+        base_url, credentials=credentials, connections=limit, ca_bundle=ca_bundle, kind=KIND.get()
     )
     client = EndpointClient(
         "target",

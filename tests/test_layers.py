@@ -183,7 +183,7 @@ def test_a_room_imports_only_what_lies_below_it(importer: str) -> None:
 def test_only_the_transport_knows_the_http_library(package: str) -> None:
     users = {each.importer for each in IMPORTS if each.imported.split(".")[0] == package}
 
-    assert users <= {"endpoints.transport"}
+    assert users <= {"endpoints.httpx_transport"}
 
 
 @pytest.mark.parametrize(("package", "module"), [("huggingface_hub", "data.hub"), ("pyarrow", "data.shards")])

@@ -81,6 +81,7 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "OUTAGE_TIMEOUT": "40",
         "BACKOFF": "0.02",
         "ALLOW_HTTP": "1",
+        "TRANSPORT": "wire",
         "MAX_TOKENS": "77",
         "TEMPERATURE": "0.5",
         "SYSTEM_PROMPT": "Short.",

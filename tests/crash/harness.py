@@ -1,8 +1,8 @@
-"""Kills real runs with SIGKILL, resumes them, and proves that nothing was lost: `python -m tests.crash.harness`.
+"""Kills real runs with SIGKILL, resumes them, and proves that nothing was lost.
 
-After every run: the summary is that of an uninterrupted one, every record that was complete at a kill is
-still there, every answer is stored once, and what was asked again had been unanswered, or answered within
-the last 100 ms, at a kill. Exits with 1 otherwise.
+`python -m tests.crash.harness` does so 200 times. After every run: the summary is that of an uninterrupted
+one, every record that was complete at a kill is still there, every answer is stored once, and what was
+asked again had been unanswered, or answered within the last 100 ms, at a kill. Exits with 1 otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -93,19 +93,19 @@ class Figures:
 
 
 class CrashRun:
-    """One run of a scenario in a directory of its own, killed and resumed to its end."""
+    """One run of a scenario in the directory of `vlsb`, killed and resumed to its end."""
 
     def __init__(
-        self, directory: Path, scenario: Scenario, *, data: Path, seed: str, figures: Figures
+        self, vlsb: e2e.Vlsb, scenario: Scenario, *, data: Path, seed: str, figures: Figures
     ) -> None:
         self._scenario = scenario
         self._data = data
         self._seed = seed
         self._draw = random.Random(seed)
         self._figures = figures
-        self._vlsb = e2e.Vlsb(directory)
-        self._run = directory / "outputs" / "m"
-        self._stamp = directory / "killed-at"
+        self._vlsb = vlsb
+        self._run = vlsb.cwd / "outputs" / "m"
+        self._stamp = vlsb.cwd / "killed-at"
         self._killer = Killer()
         self._epochs = 2 if scenario == "run --epochs 2" else 1
         self._connections = self._draw.choice(CONNECTIONS)
@@ -154,7 +154,8 @@ class CrashRun:
                 break
             kind = self._next_kind(phase, deck, is_first=done == 0)
             reach = max(1, 2 * missing // (phase.kills - done + 1))
-            self._kill(simulator, phase, draw_moment(self._draw, kind, requests=reach))
+            moment = draw_moment(self._draw, kind, requests=reach, lanes=len(phase.lanes))
+            self._kill(simulator, phase, moment)
         session = self._session(simulator, phase, None)
         if session.unstored:
             self._violated(f"asked for and not stored by a whole session: {session.unstored}")
@@ -171,7 +172,7 @@ class CrashRun:
         if not deck:
             deck[:] = self._draw.sample(ANYWHERE, len(ANYWHERE))
         kind = deck.pop()
-        return "before run.json" if kind == "resuming" and not has_run else kind
+        return "preflight" if kind == "resuming" and not has_run else kind
 
     def _kill(self, simulator: SimulatorThread, phase: Phase, moment: Moment) -> None:
         session = self._session(simulator, phase, moment)
@@ -187,11 +188,7 @@ class CrashRun:
         """Start a process and see its end; `moment` is when to kill it."""
         before = len(simulator.completions)
         self._stamp.unlink(missing_ok=True)
-        counted = None if moment is None else moment.counted
-        assert moment is None or counted is None or moment.event is None
-        self._killer.arm(
-            _NEVER if moment is None or counted is None else CountedMoment(counted, moment.count)
-        )
+        self._killer.arm(_NEVER if moment is None or moment.counted is None else moment.counted)
         prelude = None if moment is None else moment.prelude(self._stamp)
         with self._vlsb.start(*phase.arguments, prelude=prelude) as process:
             self._killer.watch(process)
@@ -232,7 +229,10 @@ class CrashRun:
 
 @dataclass(frozen=True)
 class Phase:
-    """A command that is killed and typed again until it is through, and the lanes (is it the judge's) it asks."""
+    """A command that is killed and typed again until it is through.
+
+    `lanes` are those that it asks, False for the target's and True for the judge's.
+    """
 
     arguments: tuple[str, ...]
     lanes: tuple[bool, ...]
@@ -267,27 +267,27 @@ class Harness:
         self._directory = directory
         self._seed = seed
         self._data = e2e.make_dataset(directory, SAMPLES)
-        self._straight: dict[Scenario, dict[str, Any]] = {}
+        self._straight: dict[int, dict[str, Any]] = {}
 
-    def crash(self, scenario: Scenario, kills: int) -> None:
-        """Carry out one run, killed so many times at most."""
+    def crash(
+        self, scenario: Scenario, kills: int, *, program: Callable[[Path], e2e.Vlsb] = e2e.Vlsb
+    ) -> None:
+        """Carry out one run of `program`, killed so many times at most."""
         number = self.figures.runs.total() + 1
-        directory = self._new_directory(f"run-{number}")
+        vlsb = program(self._new_directory(f"run-{number}"))
         seed = f"{self._seed}:{number}"
-        run = CrashRun(directory, scenario, data=self._data, seed=seed, figures=self.figures)
-        run.carry_out(kills, self._summary(scenario))
+        run = CrashRun(vlsb, scenario, data=self._data, seed=seed, figures=self.figures)
+        run.carry_out(kills, self._summary(2 if scenario == "run --epochs 2" else 1))
 
-    def _summary(self, scenario: Scenario) -> dict[str, Any]:
-        """An uninterrupted run's summary: collecting and judging apart must end like a run at once."""
-        kind: Scenario = "run" if scenario == "judge" else scenario
-        if kind not in self._straight:
-            vlsb = e2e.Vlsb(self._new_directory(f"straight-{len(self._straight)}"))
-            epochs = ("--epochs", "2") if kind == "run --epochs 2" else ()
+    def _summary(self, epochs: int) -> dict[str, Any]:
+        """An uninterrupted run's: collecting and judging apart have to end like a run that does both."""
+        if epochs not in self._straight:
+            vlsb = e2e.Vlsb(self._new_directory(f"straight-{epochs}"))
             with SimulatorThread(e2e.persona) as simulator:
-                ended = vlsb(*e2e.run_arguments(simulator, self._data, *epochs))
+                ended = vlsb(*e2e.run_arguments(simulator, self._data, "--epochs", str(epochs)))
             assert ended.code == 0, ended.err
-            self._straight[kind] = vlsb.summary()
-        return self._straight[kind]
+            self._straight[epochs] = vlsb.summary()
+        return self._straight[epochs]
 
     def _new_directory(self, name: str) -> Path:
         directory = self._directory / name

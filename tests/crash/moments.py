@@ -1,4 +1,4 @@
-"""When to kill: moments that the endpoint counts, and moments inside the program between its own system calls."""
+"""When to kill: moments that the endpoint counts, and moments between the program's own system calls."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from tests import e2e
+from tests.test_kill_and_resume import Moment as CountedMoment
 
 Kind: TypeAlias = Literal[
     "before run.json", "preflight", "request", "answer", "resuming", "written", "torn", "fsync"
@@ -44,14 +45,15 @@ _FEWEST_SYNCS = 4
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment of a session: the `count`-th event of its kind since the process was started.
+    """A moment of a session.
 
-    `event` is an audit event and the end of a path; `kept` the share of a torn record that is written.
+    `counted` is the endpoint's, `event` an audit event and the end of a path; else it is the `count`-th
+    system call of its kind. `kept` is the share of a torn record that is written.
     """
 
     kind: Kind
     count: int = 1
-    counted: Literal["request", "answered"] | None = None
+    counted: CountedMoment | None = None
     event: tuple[str, str] | None = None
     kept: float = 0.0
 
@@ -64,19 +66,23 @@ class Moment:
         return None
 
 
-def draw_moment(draw: random.Random, kind: Kind, *, requests: int) -> Moment:
-    """A moment of this kind that a session reaches for sure when it has to send that many `requests`."""
+def draw_moment(draw: random.Random, kind: Kind, *, requests: int, lanes: int) -> Moment:
+    """A moment of this kind that a session reaches for sure: it has to send that many `requests`.
+
+    Its preflight sends one through each of the `lanes`. "before run.json" is for a run's first session.
+    """
     match kind:
         case "before run.json":
             return Moment(kind, event=draw.choice(_BEFORE_MANIFEST))
         case "resuming":
             return Moment(kind, event=draw.choice(_RESUMING))
         case "preflight":
-            return Moment(kind, draw.randint(1, min(2, requests)), draw.choice(("request", "answered")))
+            at: Literal["request", "answered"] = draw.choice(("request", "answered"))
+            return Moment(kind, counted=CountedMoment(at, draw.randint(1, min(lanes, requests))))
         case "request":
-            return Moment(kind, draw.randint(1, requests), "request")
+            return Moment(kind, counted=CountedMoment("request", draw.randint(1, requests)))
         case "answer":
-            return Moment(kind, draw.randint(1, requests), "answered")
+            return Moment(kind, counted=CountedMoment("answered", draw.randint(1, requests)))
         case "fsync":
             return Moment(kind, draw.randint(1, _FEWEST_SYNCS))
         case "written" | "torn":

@@ -39,6 +39,7 @@ def judge_command(
     backoff: opt.Backoff = _DEFAULTS.backoff,
     allow_http: opt.AllowHttp = False,
     ca_bundle: opt.CaBundle = None,
+    transport: opt.Transport = _DEFAULTS.transport,
 ) -> int:
     """Judge a run's stored responses: no request goes to the target. Run it again to go on."""
     given = {name: value for name, value in locals().items() if value is not None and name != "run"}

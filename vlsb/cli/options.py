@@ -291,6 +291,15 @@ AllowHttp = Annotated[
 CaBundle = Annotated[
     Path | None, _option("--ca-bundle", help="File of certificates for a private host.", panel=_SPEED)
 ]
+Transport = Annotated[
+    str,
+    _option(
+        "--transport",
+        metavar="auto|wire|httpx",
+        help="Who speaks HTTP: our own wire, or httpx (auto: httpx behind a proxy).",
+        panel=_SPEED,
+    ),
+]
 MaxTokens = Annotated[
     int | None,
     _option("--max-tokens", metavar="N", min=1, help="Tokens of a response. (default: 128)", panel=_PROTOCOL),

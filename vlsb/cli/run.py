@@ -53,6 +53,7 @@ def run_command(
     backoff: opt.Backoff = _DEFAULTS.backoff,
     allow_http: opt.AllowHttp = False,
     ca_bundle: opt.CaBundle = None,
+    transport: opt.Transport = _DEFAULTS.transport,
     max_tokens: opt.MaxTokens = None,
     temperature: opt.Temperature = None,
     system_prompt: opt.SystemPrompt = None,

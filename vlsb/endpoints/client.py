@@ -28,7 +28,7 @@ from vlsb.endpoints.faults import (
 from vlsb.endpoints.models import model_names
 from vlsb.endpoints.secrets import Redactor
 from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, backoff_s
-from vlsb.endpoints.transport import Transport
+from vlsb.endpoints.transport import Transport, Upload
 from vlsb.errors import ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
 
@@ -154,7 +154,7 @@ class EndpointClient:
         assert task is not None
         started = self._time.clock()
         try:
-            body = await asyncio.to_thread(draft.body)
+            upload = Upload(await asyncio.to_thread(draft.body))
         except ImageError as error:
             return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
         if self._traffic.is_over:
@@ -164,15 +164,15 @@ class EndpointClient:
         self.counts.requests += 1
         request.sent += 1
         try:
-            reply = await self._post(body, request.attempt_timeout_s())
+            reply = await self._post(upload, request.attempt_timeout_s())
         finally:
             self._traffic.in_flight.discard(task)
         return self._read(reply, request, draft, started)
 
-    async def _post(self, body: bytes, timeout_s: float) -> Reply | TransportFault:
+    async def _post(self, upload: Upload, timeout_s: float) -> Reply | TransportFault:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._transport.post("/chat/completions", body)
+                return await self._transport.post("/chat/completions", upload)
         except TimeoutError:
             return TransportFault(TransportKind.TIMEOUT, f"no whole reply within {timeout_s:g} s")
         except TransportFault as fault:

@@ -6,24 +6,17 @@ import asyncio
 from pathlib import Path
 
 from vlsb import strict_json
+from vlsb.endpoints.connect import open_transport
 from vlsb.endpoints.faults import TransportFault
-from vlsb.endpoints.providers import is_loopback
 from vlsb.endpoints.secrets import Credentials
-from vlsb.endpoints.transport import HttpxTransport, Transport
+from vlsb.endpoints.transport import Transport
 
 _MODEL_LIST_TIMEOUT_S = 10.0
 
 
 async def list_models(base_url: str, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:
     """The models that an endpoint lists; none if it cannot be asked or does not say."""
-    trusts_environment = not is_loopback(base_url)
-    transport = HttpxTransport(
-        base_url,
-        credentials=credentials,
-        connections=1,
-        trust_environment=trusts_environment,
-        ca_bundle=ca_bundle,
-    )
+    transport = open_transport(base_url, credentials=credentials, connections=1, ca_bundle=ca_bundle)
     try:
         return await model_names(transport)
     finally:

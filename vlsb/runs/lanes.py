@@ -10,7 +10,6 @@ import asyncio
 import random
 import resource
 import time as system_time
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from vlsb.config import FEWEST_CONNECTIONS, MOST_CONNECTIONS, START_CONNECTIONS,
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Event, Traffic
 from vlsb.endpoints.client import EndpointClient
+from vlsb.endpoints.connect import open_transport, proxy_of
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.pace import Caps, Pace
-from vlsb.endpoints.providers import SIMULATED_URL, is_loopback
+from vlsb.endpoints.providers import SIMULATED_URL
 from vlsb.endpoints.secrets import Credentials, Redactor
 from vlsb.endpoints.traffic import Gate, Time
-from vlsb.endpoints.transport import HttpxTransport
 from vlsb.records import Stage
 from vlsb.runs.pipeline import Side
 
@@ -43,6 +42,7 @@ class LaneSetup:
     dialects: Mapping[Stage, Dialect]
     policy: RetryPolicy
     ca_bundle: Path | None
+    transport: str
     traffic: Traffic
     observe: Callable[[Event], None]
     say: Callable[[str], None]
@@ -66,12 +66,12 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
         for stage, lane in setup.lanes.items():
             url = addresses[stage]
             _say_proxy(url, setup.say)
-            transport = HttpxTransport(
+            transport = open_transport(
                 url,
                 credentials=setup.credentials[stage],
                 connections=limits[stage].ceiling,
-                trust_environment=not is_loopback(url),
                 ca_bundle=setup.ca_bundle,
+                kind=setup.transport,
             )
             held.push_async_callback(transport.aclose)
             client = EndpointClient(
@@ -125,11 +125,9 @@ async def _addresses(lanes: Mapping[Stage, Lane]) -> AsyncIterator[dict[str, str
 
 def _say_proxy(url: str, say: Callable[[str], None]) -> None:
     """Name the proxy that requests go through, without its credentials."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not is_loopback(url) and not urllib.request.proxy_bypass(host):
-        say(f"Requests to {host} go through the proxy {urlsplit(proxy).hostname or 'of the environment'}.")
+    if (proxy := proxy_of(url)) is not None:
+        said = urlsplit(proxy).hostname or "of the environment"
+        say(f"Requests to {urlsplit(url).hostname} go through the proxy {said}.")
 
 
 def _connection_limits(lanes: Mapping[Stage, Lane], say: Callable[[str], None]) -> dict[Stage, AdaptiveLimit]:

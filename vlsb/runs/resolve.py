@@ -77,6 +77,7 @@ class RunOptions:
     backoff: float = _POLICY.backoff_s
     allow_http: bool = False
     ca_bundle: Path | None = None
+    transport: str = "auto"
     max_tokens: int | None = None
     temperature: float | None = None
     system_prompt: str | None = None
@@ -116,6 +117,7 @@ def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Resolved
         retry=_retried(options),
         skip_bad_pictures=options.skip_bad_pictures,
         ca_bundle=options.ca_bundle,
+        transport=_transport(options),
         max_requests=options.max_requests,
         only_preflight=options.dry_run,
     )
@@ -142,6 +144,7 @@ def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, st
         retry=_retried(options),
         skip_bad_pictures=options.skip_bad_pictures,
         ca_bundle=options.ca_bundle,
+        transport=_transport(options),
         max_requests=options.max_requests,
     )
     return Resolved(plan, _credentials(plan, environment))
@@ -292,6 +295,14 @@ def _policy(options: RunOptions) -> config.RetryPolicy:
         outage_timeout_s=options.outage_timeout,
         backoff_s=options.backoff,
     )
+
+
+def _transport(options: RunOptions) -> str:
+    from vlsb.endpoints.connect import TRANSPORTS
+
+    if options.transport not in TRANSPORTS:
+        raise ConfigError(f"--transport {options.transport}: not one of {', '.join(TRANSPORTS)}.")
+    return options.transport
 
 
 def _retried(options: RunOptions) -> tuple[Outcome, ...]:

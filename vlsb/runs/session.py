@@ -68,6 +68,7 @@ class Plan:
     retry: tuple[Outcome, ...] = ()
     skip_bad_pictures: bool = False
     ca_bundle: Path | None = None
+    transport: str = "auto"
     max_requests: int | None = None
     only_preflight: bool = False
 
@@ -291,6 +292,7 @@ async def _evaluate(
         dialects={stage: decided.get(stage, _guess(lane)) for stage, lane in plan.lanes.items()},
         policy=plan.policy,
         ca_bundle=plan.ca_bundle,
+        transport=plan.transport,
         traffic=traffic,
         observe=lambda event: _observe(event, store, listeners.say),
         say=listeners.say,

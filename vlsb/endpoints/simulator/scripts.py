@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 from vlsb.endpoints.simulator.actions import (
@@ -71,15 +71,24 @@ class Script:
         return self._otherwise(request) if action is None else action
 
 
+FAULT_KINDS = ("rate_limit", "server_error", "hangup", "broken_body")
+
+
 def mixed_faults(
-    responder: Responder, *, share: float = 0.2, seed: int, most_per_request: int = 2
+    responder: Responder,
+    *,
+    share: float = 0.2,
+    seed: int,
+    most_per_request: int = 2,
+    kinds: Collection[str] = FAULT_KINDS,
 ) -> Responder:
     """`responder`, with a share of the distinct requests failing once or more before it is asked.
 
     Which ones fail, how often (at most `most_per_request`) and how is a matter of the seed and the
-    request's identity, never of the order of arrival.
+    request's identity, never of the order of arrival. `kinds` are those of `FAULT_KINDS` that occur.
     """
-    faults = _faults()
+    by_kind = _faults()
+    faults = [fault for kind in FAULT_KINDS if kind in kinds for fault in by_kind[kind]]
     failed: dict[str, int] = {}
 
     def respond(request: Request) -> Action | Awaitable[Action]:
@@ -94,29 +103,35 @@ def mixed_faults(
     return respond
 
 
-def _faults() -> tuple[Action, ...]:
+def _faults() -> dict[str, tuple[Action, ...]]:
     half = answer("Half of an answer that never arrives whole.")
     html = Reply(
         body="<html><body>One moment, please.</body></html>", headers=(("content-type", "text/html"),)
     )
-    return (
-        rate_limited(0.05),
-        rate_limited(),
-        error(500, type="server_error"),
-        error(503, type="server_error"),
-        Reply(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
-        Hangup(),
-        Hangup(reset=True),
-        Cut(half, -40),
-        Cut(replace(half, unsized=True), -40),
-        Cut(replace(half, chunked=True), -40),
-        html,
-        Reply(),
-        Reply(body={"error": {"message": "Internal Server Error", "code": 500}, "user_id": "user_simulated"}),
-        Reply(body={"id": "chatcmpl-simulated", "object": "chat.completion", "model": "simulated"}),
-        answer("Half of an answer", finish_reason="error"),
-        Reply(429, [{"error": _resource_exhausted()}]),
-    )
+    return {
+        "rate_limit": (rate_limited(0.05), rate_limited(), Reply(429, [{"error": _resource_exhausted()}])),
+        "server_error": (
+            error(500, type="server_error"),
+            error(503, type="server_error"),
+            Reply(529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+        ),
+        "hangup": (Hangup(), Hangup(reset=True)),
+        "broken_body": (
+            Cut(half, -40),
+            Cut(replace(half, unsized=True), -40),
+            Cut(replace(half, chunked=True), -40),
+            html,
+            Reply(),
+            Reply(
+                body={
+                    "error": {"message": "Internal Server Error", "code": 500},
+                    "user_id": "user_simulated",
+                }
+            ),
+            Reply(body={"id": "chatcmpl-simulated", "object": "chat.completion", "model": "simulated"}),
+            answer("Half of an answer", finish_reason="error"),
+        ),
+    }
 
 
 def _resource_exhausted() -> Json:

@@ -1,0 +1,112 @@
+"""The transport over httpx: for endpoints behind a proxy, and to compare with. Imports the HTTP stack."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from vlsb.endpoints.faults import Reply, TransportFault, TransportKind
+from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.transport import (
+    CONNECT_TIMEOUT_S,
+    KEEPALIVE_S,
+    CappedBody,
+    Upload,
+    request_headers,
+    tls_context,
+)
+
+
+class HttpxTransport:
+    """The transport over httpx. The caller bounds the time of each call."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        credentials: Credentials,
+        connections: int,
+        trust_environment: bool,
+        ca_bundle: Path | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._client = httpx.AsyncClient(
+            headers=request_headers(credentials),
+            follow_redirects=False,
+            trust_env=trust_environment,
+            verify=tls_context(ca_bundle, trust_environment=trust_environment),
+            # Time is bounded around the whole attempt: a timeout per read never ends a slow drip.
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_S
+            ),
+        )
+
+    async def post(self, path: str, upload: Upload) -> Reply:
+        """Send one JSON body and read the whole reply."""
+        return await self._request("POST", path, upload.take(), {"content-type": "application/json"})
+
+    async def get(self, path: str) -> Reply:
+        """Fetch one small document."""
+        return await self._request("GET", path, None, {})
+
+    async def _request(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
+        with _ours():
+            async with self._client.stream(
+                method, self._base_url + path, content=content, headers=headers
+            ) as response:
+                body = CappedBody(response.headers.get("content-encoding", ""))
+                async for piece in response.aiter_raw():
+                    body.add(piece)
+                return Reply(response.status_code, dict(response.headers.items()), body.content())
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+
+_KINDS: tuple[tuple[type[Exception], TransportKind], ...] = (
+    (httpx.TimeoutException, TransportKind.TIMEOUT),
+    (httpx.ConnectError, TransportKind.CONNECT),
+    (httpx.ProxyError, TransportKind.CONNECT),
+    (httpx.DecodingError, TransportKind.PROTOCOL),
+    (httpx.LocalProtocolError, TransportKind.PROTOCOL),
+    (httpx.TransportError, TransportKind.CLOSED),
+    (httpx.StreamError, TransportKind.CLOSED),
+    (OSError, TransportKind.CLOSED),
+)
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """Turn the HTTP stack's exceptions into TransportFault; the first match in the table wins."""
+    try:
+        yield
+    except TransportFault:
+        raise
+    except Exception as error:
+        raise (_fault(error) or error) from error
+
+
+def _fault(error: Exception) -> TransportFault | None:
+    message = str(error) or type(error).__name__
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return TransportFault(TransportKind.CERTIFICATE, message)
+    if isinstance(error, httpx.ConnectTimeout) or any(isinstance(cause, socket.gaierror) for cause in causes):
+        return TransportFault(TransportKind.CONNECT, message)
+    kind = next((kind for theirs, kind in _KINDS if isinstance(error, theirs)), None)
+    return None if kind is None else TransportFault(kind, message)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
