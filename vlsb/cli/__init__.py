@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +14,10 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script."""
-    sys.exit(run_cli(sys.argv[1:] if arguments is None else arguments))
+    code = run_cli(sys.argv[1:] if arguments is None else arguments)
+    # What is left is the interpreter's end; a late Ctrl-C must not turn the code into a signal's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run_cli(arguments: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # After these the last line on the screen is the command that goes on.
 _RESUMABLE = (3, 4, 5, 130)
+_INTERRUPTED = InterruptedRunError("Interrupted. Everything finished is stored.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,28 @@ def carry_out(job: Job) -> int:
     """Carry out a session and return the exit code."""
     screen = Screen(quiet=job.options.display == "none")
     try:
-        with _signals_as_interrupts():
-            reason = _session(job, screen)
-            is_started = True
+        reason, is_started = _outcome(job, screen)
     except KeyboardInterrupt:
-        reason, is_started = InterruptedRunError("Interrupted. Everything finished is stored."), True
-    except VlsbError as error:
-        reason, is_started = error, error.exit_code in _RESUMABLE
+        # Another one, while the first was being dealt with.
+        reason, is_started = _INTERRUPTED, True
+    ignore_signals()
     if reason is None:
         return 0
     screen.error(reason)
     if is_started:
         screen.command(job.go_on)
     return reason.exit_code
+
+
+def _outcome(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
+    """Why the session is not complete, if so, and whether there is something to go on with."""
+    try:
+        with _signals_as_interrupts():
+            return _session(job, screen), True
+    except KeyboardInterrupt:
+        return _INTERRUPTED, True
+    except VlsbError as error:
+        return error, error.exit_code in _RESUMABLE
 
 
 def _session(job: Job, screen: Screen) -> VlsbError | None:
@@ -137,6 +147,12 @@ def _signals_as_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """The outcome is settled and the process about to end: one more Ctrl-C must not change its code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _warn_of_keys(resolved: Resolved, screen: Screen) -> None:
