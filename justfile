@@ -47,3 +47,7 @@ crash kills="200" *args:
 # A matrix of faults, their share and concurrency: every run must end with the fault-free numbers
 chaos *args:
     uv run python -m tests.chaos.matrix "$@"
+
+# Fuzz the parsers that read strangers, so many seconds each (180); prints a table, fails on findings
+fuzz *args:
+    uv run --with atheris python benchmarks/fuzz/run.py "$@"

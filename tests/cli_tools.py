@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import canary
 from tests.conftest import DEADLINE_S, draw_picture
 from vlsb.endpoints.simulator import Action, Request, Simulator, answer, verdict
 
@@ -121,8 +122,8 @@ class Desk:
 
     @staticmethod
     def environment_of(home: Path, variables: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The least that a process needs: no key, no proxy, no settings of the machine's user."""
-        base = {"PATH": os.defpath, "HOME": str(home), "LANG": "C.UTF-8"}
+        """The least that a process needs, with the canary key; no proxy, nobody's settings."""
+        base = {"PATH": os.defpath, "HOME": str(home), "LANG": "C.UTF-8", **canary.ENVIRONMENT}
         return base | dict(variables or {})
 
     def start(self, *words: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -193,4 +194,5 @@ def finish(process: subprocess.Popen[str]) -> Finished:
         process.kill()
         out, err = process.communicate()
         raise AssertionError(f"the command did not end; stderr: {err}") from None
+    canary.assert_unseen(out, err)
     return Finished(process.returncode, out, err)

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from tests import canary
 from vlsb.records import (
     Completion,
     Failure,
@@ -135,6 +136,7 @@ class Vlsb:
                 stdout, stderr = process.communicate(timeout=timeout_s)
             finally:
                 process.kill()
+        canary.assert_unseen(stdout, stderr)
         return Finished(process.returncode, stdout, stderr)
 
     def start(
@@ -162,10 +164,20 @@ class Vlsb:
 
 @pytest.fixture
 def minimal_env(tmp_path: Path) -> dict[str, str]:
-    """An environment without keys, `VLSB_*` or anybody's home."""
+    """An environment without anybody's home or settings; the canary key is in it."""
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
-    return {"HOME": str(home), "PATH": os.defpath, "LANG": "C.UTF-8", "COLUMNS": "80", "LINES": "24"}
+    least = {"HOME": str(home), "PATH": os.defpath, "LANG": "C.UTF-8", "COLUMNS": "80", "LINES": "24"}
+    return least | canary.ENVIRONMENT
+
+
+@pytest.fixture(autouse=True)
+def no_file_shows_the_key(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test did, the key that its commands used is in no file that they wrote."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder is not None:
+        assert canary.files_that_show_it(folder) == []
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests import canary
 from tests.conftest import DEADLINE_S, wait_until, write_dataset
 from vlsb.endpoints.simulator import Reply, Request, Simulator, SimulatorThread, answer, verdict
 
@@ -88,7 +89,8 @@ class Vlsb:
 
     def __init__(self, cwd: Path) -> None:
         self.cwd = cwd
-        self._environment = {"HOME": str(cwd), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        least = {"HOME": str(cwd), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        self._environment = least | canary.ENVIRONMENT
         self._started = 0
 
     @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.canary import NO_CANARY
 from tests.cli_tools import Desk, asked, finish, labelling, sample_of, sample_row, write_dataset
 from tests.conftest import wait_until
 from vlsb.endpoints.simulator import (
@@ -222,7 +223,7 @@ def test_an_unreachable_host_is_exit_2(desk: Desk) -> None:
     ],
 )
 def test_a_missing_key_is_exit_3_and_names_its_variable(desk: Desk, words: list[str], variable: str) -> None:
-    done = desk.vlsb("run", *words, "--data-root", desk.data)
+    done = desk.vlsb("run", *words, "--data-root", desk.data, env=NO_CANARY)
 
     assert done.code == 3
     assert variable in done.error
@@ -230,7 +231,7 @@ def test_a_missing_key_is_exit_3_and_names_its_variable(desk: Desk, words: list[
 
 
 def test_a_host_whose_key_variable_is_unknown_asks_for_it(desk: Desk) -> None:
-    done = desk.run("https://models.example/v1", env={"OPENAI_API_KEY": "sk-not-for-strangers"})
+    done = desk.run("https://models.example/v1", env=NO_CANARY | {"OPENAI_API_KEY": "sk-not-for-strangers"})
 
     assert done.code == 3
     assert "--api-key-env" in done.error

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.canary import NO_CANARY
 from tests.cli_tools import Desk, Finished, asked, finish, labelling, sample_of, sample_row, write_dataset
 from tests.conftest import draw_picture, tree, wait_until
 from vlsb.endpoints.simulator import (
@@ -135,11 +136,9 @@ def test_a_field_with_a_space_in_its_value_is_one_value_of_its_variable(desk: De
 
 
 def test_the_working_directorys_dotenv_is_read_and_a_real_variable_wins(desk: Desk) -> None:
-    (desk.home / ".env").write_text(
-        "VLSB_NAME=from-dotenv\nVLSB_LIMIT=1\nT_KEY=key-from-dotenv\nVLSB_API_KEY_ENV=T_KEY\n"
-    )
+    (desk.home / ".env").write_text("VLSB_NAME=from-dotenv\nVLSB_LIMIT=1\nT_KEY=key-from-dotenv\n")
     with SimulatorThread(labelling()) as simulator:
-        words = [*desk.run_words(simulator, judge=simulator)]
+        words = [*desk.run_words(simulator, "--api-key-env", "T_KEY", judge=simulator)]
         at = words.index("--name")
         done = desk.vlsb(*words[:at], *words[at + 2 :], env={"VLSB_LIMIT": "2"})
         keys = {each.bearer for each in simulator.completions if not each.is_judge}
@@ -321,7 +320,7 @@ def test_the_demo_writes_to_output_dir_and_resumes_there(desk: Desk) -> None:
 def test_the_judges_url_never_comes_from_the_targets(desk: Desk) -> None:
     with SimulatorThread(labelling()) as simulator:
         words = ["run", "--model", "m", "--base-url", simulator.base_url, "--data-root", desk.data]
-        done = desk.vlsb(*words)
+        done = desk.vlsb(*words, env=NO_CANARY)
 
     assert done.code == 3
     assert "gpt-4o" in done.error
@@ -332,7 +331,7 @@ def test_the_judges_url_never_comes_from_the_targets(desk: Desk) -> None:
 def test_a_loopback_endpoint_is_never_sent_a_key_that_was_not_named_for_it(desk: Desk) -> None:
     env = {"OPENAI_API_KEY": "sk-of-openai-alone", "VLSB_API_KEY": "sk-of-nobody"}
     with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, env=env)
+        done = desk.run(simulator, env=NO_CANARY | env)
         headers = [each.headers for each in simulator.completions]
 
     assert done.code == 0
@@ -343,7 +342,10 @@ def test_a_loopback_endpoint_is_never_sent_a_key_that_was_not_named_for_it(desk:
 def test_a_loopback_endpoint_is_sent_the_key_that_is_named_for_it(desk: Desk) -> None:
     with SimulatorThread(labelling()) as simulator:
         done = desk.run(
-            simulator, "--api-key-env", "OPENAI_API_KEY", env={"OPENAI_API_KEY": "sk-named-for-it"}
+            simulator,
+            "--api-key-env",
+            "OPENAI_API_KEY",
+            env=NO_CANARY | {"OPENAI_API_KEY": "sk-named-for-it"},
         )
         bearers = {(each.is_judge, each.bearer) for each in simulator.completions}
 
@@ -355,7 +357,7 @@ def test_a_loopback_endpoint_is_sent_the_key_that_is_named_for_it(desk: Desk) ->
 def test_a_header_that_authorises_takes_the_place_of_the_bearer(desk: Desk, name: str) -> None:
     words = ["--header", f"{name}=GATEWAY", "--api-key-env", "UNSET_VARIABLE"]
     with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, *words, env={"GATEWAY": "gateway-secret"})
+        done = desk.run(simulator, *words, env=NO_CANARY | {"GATEWAY": "gateway-secret"})
         lanes = {each.is_judge: each.headers for each in simulator.completions}
 
     assert done.code == 0, done.err
@@ -367,7 +369,7 @@ def test_a_header_that_authorises_takes_the_place_of_the_bearer(desk: Desk, name
 def test_another_header_is_sent_beside_the_bearer_of_its_own_lane(desk: Desk) -> None:
     words = ["--judge-header", "x-team=TEAM", "--judge-api-key-env", "J_KEY"]
     with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, *words, env={"TEAM": "blue", "J_KEY": "judge-key-1"})
+        done = desk.run(simulator, *words, env=NO_CANARY | {"TEAM": "blue", "J_KEY": "judge-key-1"})
         lanes = {each.is_judge: each for each in simulator.completions}
 
     assert done.code == 0, done.err

@@ -47,6 +47,12 @@ _TAR_FIELDS: tuple[tuple[slice, tuple[bytes, ...]], ...] = (
     (slice(482, 495), (b"\1" + b"00000001000\0",)),
 )
 
+_HEADER_VALUES = (
+    *(b"", b"0", b"1", b"-1", b"20", b"1.5", b"0.000001", b"999999999999", b"nan", b"1e3", b"9" * 35),
+    *(b"6m0s", b"12ms", b"9999d", b"0.000001ns", b"1h1h1h", b"9999-12-31T23:59:59+23:59"),
+    *(b"Fri, 31 Dec 9999 23:59:59 -9999", b"Tue, 14 Nov 2023 22:14:20 GMT", b"0001-01-01T00:00:00Z"),
+)
+
 Mutator = Callable[[bytes, int, random.Random], bytes | None]
 
 
@@ -95,6 +101,21 @@ def _change_one(holder: list[Any], chance: random.Random) -> None:
     else:
         other, place = chance.choice(found)
         container[key] = json.loads(json.dumps(other[place]))
+
+
+def change_headers(data: bytes, size: int, chance: random.Random) -> bytes | None:
+    """The data with another value in one of its lines, or a line more."""
+    lines = data.split(b"\n")
+    number = chance.randrange(len(lines))
+    name, colon, value = lines[number].partition(b":")
+    if colon and chance.random() < 0.8:
+        lines[number] = name + b": " + chance.choice(_HEADER_VALUES)
+    else:
+        other = chance.choice([b"requests", b"tokens", b"limit", b"remaining", b"reset"])
+        parts = name.split(b"-")
+        parts[chance.randrange(len(parts))] = other
+        lines.insert(number, b"-".join(parts) + b":" + value)
+    return b"\n".join(lines)[:size]
 
 
 def change_tar(data: bytes, size: int, chance: random.Random) -> bytes | None:

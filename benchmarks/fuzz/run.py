@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 TARGETS = ("replies", "verdicts", "headers", "rows", "run_files", "archives")
 HANG_S = 5
 MEMORY_MB = 1024
+# All large inputs of a target together, each being stopped after HANG_S.
+LARGE_S = 300
 # Each hang or memory finding ends a process; a target that has so many needs repair, not more fuzzing.
 MOST_RESTARTS = 10
 _PROGRESS = re.compile(r"cov: (\d+) ft: (\d+) corp: (\d+)/")
@@ -53,6 +55,7 @@ def fuzz(target: str, folder: Path, seconds: float) -> Row:
     words = folder / f"{target}.dict"
     words.write_text("\n".join(seeds.words_of(target)) + "\n", "ascii")
     row = Row(target)
+    _wait(target, folder, folder / f"{target}-large.log", ["--large"], LARGE_S)
     began = time.monotonic()
     for restart in range(MOST_RESTARTS):
         left = round(seconds - (time.monotonic() - began))
@@ -71,27 +74,30 @@ def fuzz(target: str, folder: Path, seconds: float) -> Row:
 
 def _work(target: str, folder: Path, log: Path, seconds: int, corpus: Path, words: Path) -> bool:
     """Run one process; whether it came to its end without a hang or a crash."""
-    command = [
-        *(sys.executable, str(HERE / "worker.py"), target, str(folder)),
+    options = [
         *(f"-max_total_time={seconds}", f"-timeout={HANG_S}", f"-rss_limit_mb={MEMORY_MB}"),
         *(f"-artifact_prefix={folder / 'findings' / target}-", f"-dict={words}"),
         *("-print_final_stats=1", "-use_value_profile=1", str(corpus)),
     ]
+    return _wait(target, folder, log, options, seconds + 12 * HANG_S)
+
+
+def _wait(target: str, folder: Path, log: Path, options: list[str], limit_s: float) -> bool:
+    command = [sys.executable, str(HERE / "worker.py"), target, str(folder), *options]
     # Without a hash seed two runs differ in what they find for no reason.
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, env=environment)
         try:
-            status = process.wait(seconds + 12 * HANG_S)
+            status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             (folder / "findings" / f"{target}-stuck-{log.stem}").write_bytes(b"")
             return False
-    is_done = status == 0 and "Done " in log.read_text("utf-8", "replace")[-4096:]
-    if not is_done and not list((folder / "findings").glob(f"{target}-*")):
+    if status != 0 and not list((folder / "findings").glob(f"{target}-*")):
         (folder / "findings" / f"{target}-died-{log.stem}").write_bytes(b"")
-    return is_done
+    return status == 0
 
 
 def _read_log(text: str, row: Row) -> None:

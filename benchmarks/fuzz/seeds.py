@@ -118,6 +118,14 @@ def seeds_of(target: str) -> Iterator[bytes]:
     yield from _SEEDS[target]()
 
 
+def large_of(target: str) -> Iterator[bytes]:
+    """Inputs whose size is the attack: too large for mutation, checked once each against the limits."""
+    deep = b"[" * 2**20
+    yield from _LARGE[target]() if target in _LARGE else ()
+    if target not in ("headers", "archives"):
+        yield from (deep, b'{"a":' * 2**20, b"1" * 2**20, b"[" + b"0," * 2**20 + b"0]")
+
+
 def words_of(target: str) -> list[str]:
     """The lines of the fuzzer's dictionary: words of the seeds, and the short texts that formats turn on."""
     words = {word for seed in seeds_of(target) for word in _WORDS.findall(seed)}
@@ -276,6 +284,66 @@ def _archive(
     )
 
 
+def _large_replies() -> Iterator[bytes]:
+    for text in ("max_new_tokens " * 10**5, "\n" * 2**21, "blocked" + " " * 2**20, "9" * 2**20):
+        body = {"error": {"code": text, "message": text, "type": "invalid_request_error"}}
+        yield f"400\n\n{json.dumps(body)}".encode()
+        yield f"200\n\n{json.dumps({'choices': [{'message': {'content': text}}]})}".encode()
+    yield b"200\n\n" + b" " * 2**23
+    yield b"200\n\n" + b"[" * 2**20
+
+
+def _large_verdicts() -> Iterator[bytes]:
+    for start in (b"```", b"```json", b"```json\n{}", b"I am", b"I'm a", b"Unfortunately,", b'{"label":'):
+        yield from (start + space * 50_000 + b"x" for space in (b"\n", b" ", b"\n ", b"a"))
+        yield start + b"\n" * 50_000 + b"```"
+
+
+def _large_headers() -> Iterator[bytes]:
+    for start in (b"Fri, ", b"2024-", b"Fri, 29 Sep 2023 ", b""):
+        for filling in (b"(", b"1", b" ", b'"', b",", b"-a"):
+            value = start + filling * 2**16
+            yield b"\n".join([b"date: " + value, b"retry-after: " + value, b"x-ratelimit-reset: " + value])
+    yield b"\n".join(b"x-ratelimit-reset-%s: 1s" % (b"a" * number) for number in range(1000))
+
+
+def _large_run_files() -> Iterator[bytes]:
+    yield b"\n" * 2**20
+    yield next(_run_files()).rstrip(b"\n") + b" " * 2**22
+
+
+def _large_archives() -> Iterator[bytes]:
+    for filling in (b"1", b" ", b"1 ", b"=", b"\n", b"1 a=\n"):
+        for size in (2**17, 2**20 - BLOCK):
+            yield _extended(tarfile.XHDTYPE, (filling * size)[:size]) + _empty_picture(0) + bytes(2 * BLOCK)
+    shared = b"".join(_record(f"k{number}") for number in range(60_000))
+    own = _extended(tarfile.XHDTYPE, _record("comment"))
+    pictures = b"".join(own + _empty_picture(number) for number in range(1000))
+    yield _extended(tarfile.XGLTYPE, shared) + pictures + bytes(2 * BLOCK)
+
+
+def _extended(kind: bytes, records: bytes) -> bytes:
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = kind, len(records)
+    return header.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % BLOCK)
+
+
+def _empty_picture(number: int) -> bytes:
+    return tarfile.TarInfo(f"imgs/{number}.png").tobuf(tarfile.USTAR_FORMAT)
+
+
+def _record(key: str) -> bytes:
+    rest = f" {key}=\n".encode()
+    return next(b"%d%b" % (size, rest) for size in range(5, 99) if len(b"%d%b" % (size, rest)) == size)
+
+
+_LARGE = {
+    "replies": _large_replies,
+    "verdicts": _large_verdicts,
+    "headers": _large_headers,
+    "run_files": _large_run_files,
+    "archives": _large_archives,
+}
 _SEEDS = {
     "replies": _replies,
     "verdicts": _verdicts,

@@ -33,7 +33,6 @@ from vlsb.runs.manifest import FILE, manifest_text, read_manifest
 
 NOW = 1_700_000_000.0
 _CODE = re.compile(r"[a-z0-9_.\-]{1,48}")
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Target:
     """A check of bytes, with a folder of its own for files, and how its inputs are mutated."""
 
     check: Callable[[bytes, Path], None]
-    mutate: mutations.Mutator | None
+    mutate: mutations.Mutator
     max_bytes: int
 
 
@@ -65,7 +64,7 @@ def check_reply(data: bytes, _: Path) -> None:
     found = read_completion(Reply(200, headers, body), now=NOW)
     if isinstance(found, Answer):
         assert found.text.expose().strip(), "an answer without text"
-        strict_json.dumps([found.text.expose(), found.finish_reason and found.finish_reason.expose()])
+        strict_json.dumps([each.expose() for each in (found.text, found.finish_reason, found.model) if each])
         _require_counts(found.usage)
     else:
         _require_sane(found)
@@ -85,7 +84,7 @@ def _require_sane(decision: Decision) -> None:
     assert isinstance(decision.param, str), "a param that is no text"
     _require_wait(decision.retry_after_s)
     _require_counts(decision.usage)
-    strict_json.dumps([decision.message.expose(), decision.text and decision.text.expose()])
+    strict_json.dumps([each.expose() for each in (decision.message, decision.text) if each])
     with suppress(ValueError):  # details that nest without end are left out of the record
         strict_json.dumps(decision.details)
 
@@ -101,12 +100,14 @@ def _require_wait(wait: float | None) -> None:
 
 def check_verdict(data: bytes, _: Path) -> None:
     """A label comes only from a text that is one object that says this label, in its number and its words."""
-    text = data.decode("utf-8", "surrogatepass" if data[-1:] == b" " else "replace")
+    text = data.decode("utf-8", "surrogateescape")
     for allow_fence in (False, True):
         with suppress(UnreadableVerdict):
             reading = parse_verdict(Untrusted(text), allow_fence=allow_fence)
-            fenced = _FENCE.fullmatch(text.strip()) if allow_fence else None
-            pairs = json.loads(fenced[1] if fenced else text.strip(), object_pairs_hook=list)
+            raw = text.strip()
+            if allow_fence and raw.startswith("```"):
+                raw = raw.removeprefix("```").removesuffix("```").removeprefix("json")
+            pairs = json.loads(raw, object_pairs_hook=list)
             assert len(pairs) == 3, "a label from an object with other keys"
             said = dict(pairs)
             number = list(Label).index(reading.label) + 1
@@ -125,13 +126,13 @@ def check_headers(data: bytes, _: Path) -> None:
     _require_wait(reset_after_s(headers, now=NOW))
     for value in headers.values():
         _require_wait(duration_s(value, now=NOW))
-    for caps in (Caps(), Caps(rpm=60.0, tpm=1000.0)):
+    for caps, tokens in ((Caps(), 100), (Caps(rpm=60.0, tpm=1000.0), 2**53 - 1)):
         pace = Pace(caps, lambda: 0.0)
         pace.heard(headers, now=NOW)
         assert 0 <= pace.wait_s() <= MINUTE_S, "nothing may leave for more than a minute"
         booked = pace.depart()
-        pace.arrived(booked=booked, tokens=100)
-        assert 0 <= pace.wait_s() <= ABSURD_S, f"one request of 100 tokens books {pace.wait_s():.0f} s"
+        pace.arrived(booked=booked, tokens=tokens)
+        assert 0 <= pace.wait_s() <= ABSURD_S, f"a request of {tokens} tokens: {pace.wait_s():.0f} s"
 
 
 def check_rows(data: bytes, folder: Path) -> None:
@@ -206,7 +207,7 @@ def check_archive(data: bytes, folder: Path) -> None:
 TARGETS = {
     "replies": Target(check_reply, mutations.change_json, 8192),
     "verdicts": Target(check_verdict, mutations.change_json, 4096),
-    "headers": Target(check_headers, None, 1024),
+    "headers": Target(check_headers, mutations.change_headers, 1024),
     "rows": Target(check_rows, mutations.change_json, 8192),
     "run_files": Target(check_run_files, mutations.change_json, 8192),
     "archives": Target(check_archive, mutations.change_tar, 16384),

@@ -1,4 +1,4 @@
-"""One fuzzing process for one target: `python worker.py TARGET FOLDER [libFuzzer options] CORPUS`.
+"""One process for one target: `python worker.py TARGET FOLDER [libFuzzer options] CORPUS`, or `--large`.
 
 An exception is written down and the fuzzing goes on, so that one finding does not hide the next; a hang or
 memory beyond the limit ends the process, which leaves the input behind, and the caller starts another.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+import resource
+import signal
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 
 import atheris
 
@@ -18,13 +21,18 @@ import atheris
 for _name in ("email._parseaddr", "email.utils", "json", "json.decoder", "tarfile"):
     sys.modules.pop(_name, None)
 with atheris.instrument_imports(include=["vlsb", "tarfile", "email", "json"]):
+    import seeds
     import targets
+
+HANG_S = 5
+MEMORY_MB = 1024
 
 
 class Findings:
     """The shortest input for each place that an unexpected exception came from."""
 
     def __init__(self, folder: Path, target: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._target = target
 
@@ -39,9 +47,40 @@ class Findings:
         kept = base.with_suffix(".bin")
         if kept.exists() and kept.stat().st_size <= len(data):
             return
+        is_new = not kept.exists()
         kept.write_bytes(data)
         text = "".join(traceback.format_exception(error, limit=-12))
         base.with_suffix(".txt").write_text(f"{key}\n{text}", "utf-8", "backslashreplace")
+        if is_new:
+            print(text, file=sys.stderr)
+
+
+class LimitPassed(Exception):
+    """An input that takes more time or memory than a parser may; of no kind that a parser would catch."""
+
+
+def check_large(name: str, findings: Findings, scratch: Path) -> None:
+    """Check the target's large inputs, each against the limits."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise LimitPassed(f"more than {HANG_S} s")
+
+    signal.signal(signal.SIGALRM, interrupt)
+    for data in seeds.large_of(name):
+        before = _peak_mb()
+        signal.alarm(HANG_S)
+        try:
+            targets.TARGETS[name].check(data, scratch)
+            if before < MEMORY_MB < _peak_mb():
+                raise LimitPassed(f"more than {MEMORY_MB} MB")
+        except Exception as error:  # noqa: BLE001 - any exception is what we look for
+            findings.keep(error, data)
+        finally:
+            signal.alarm(0)
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def main() -> None:
@@ -51,6 +90,9 @@ def main() -> None:
     findings = Findings(folder / "findings", name)
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
+    if sys.argv[3:] == ["--large"]:
+        check_large(name, findings, scratch)
+        return
 
     def check(data: bytes) -> None:
         try:
@@ -60,7 +102,7 @@ def main() -> None:
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         chance = random.Random(seed)
-        if target.mutate and chance.random() < 0.5 and (found := target.mutate(data, max_size, chance)):
+        if chance.random() < 0.5 and (found := target.mutate(data, max_size, chance)):
             return found
         found = atheris.Mutate(data, max_size)
         return targets.mutations.with_checksums(found) if name == "archives" and seed % 8 else found
