@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsb.analysis.rates import RATES, Interval, Rates, SampleOutcome, rates, wilson
-from vlsb.analysis.summary import FailOnError, LaneUsage, Summary, exceeds, missing, summarize
+from vlsb.analysis.summary import FailOnError, LaneUsage, Summary, missing, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
 
@@ -266,7 +266,7 @@ def test_every_grouping_covers_every_sample_once_and_is_sorted(outcomes: list[Sa
 def test_fail_on_error_is_a_count_or_an_exact_share(
     lacking: int, selected: int, option: str, expected: bool
 ) -> None:
-    assert exceeds(lacking, selected, option) is expected
+    assert FailOnError.parse(option).is_exceeded(lacking, selected=selected) is expected
 
 
 @pytest.mark.parametrize(

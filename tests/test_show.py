@@ -94,6 +94,8 @@ def test_a_response_is_printed_with_all_that_belongs_to_it(show) -> None:
     found = fields(done.out)
     assert found.pop("picture").startswith("imgs/0.png  (sha256 ")
     assert found == {
+        "shows": "One colour.",
+        "risk": "None.",
         "instruction": "Question 0?",
         "response": "Answer 0.",
         "finish": "stop",

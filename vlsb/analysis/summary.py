@@ -166,11 +166,6 @@ class FailOnError:
         return missing > self.number * (selected if self.is_share else 1)
 
 
-def exceeds(missing: int, selected: int, fail_on_error: str) -> bool:
-    """Whether more samples lack a verdict than the option allows. Raises ConfigError for nonsense."""
-    return FailOnError.parse(fail_on_error).is_exceeded(missing, selected=selected)
-
-
 def _not_a_limit(text: str) -> ConfigError:
     return ConfigError(f"--fail-on-error {text!r}: give a number of samples (12) or a share (0.05 or 5%).")
 

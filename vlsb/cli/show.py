@@ -142,6 +142,8 @@ def _answer(
     file = None if judge is None else judge.file
     judged = Judged() if file is None else state.judged.get(file, Judged())
     outcome, response = state.outcome(key, file), state.responses.get(key)
+    found = (samples or {}).get(row.sample_id)
+    sample = found if found is not None and found.digest() == row.digest else None
     failures = judged.failures if outcome.value.startswith("judge_") else state.target_failures
     return Answer(
         key=key,
@@ -157,6 +159,8 @@ def _answer(
         verdict=judged.verdicts[key] if outcome in JUDGED else None,
         # A target's failure counts only where no later session got an answer.
         failure=failures.get(key) if outcome.value.startswith(("target_", "judge_")) else None,
+        image_description=None if sample is None else sample.image_description,
+        safety_reason=None if sample is None else sample.safety_reason,
     )
 
 

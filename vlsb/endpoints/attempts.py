@@ -74,7 +74,6 @@ class Counts:
     requests: int = 0
     answered: int = 0
     rate_limited: int = 0
-    retried: int = 0
 
 
 class Spending:

@@ -281,5 +281,4 @@ class EndpointClient:
         return wait_s if wait_s < request.left_s() else None
 
     def _note(self, kind: str, sample_id: int, decision: Decision, request: Spending, wait_s: float) -> None:
-        self.counts.retried += 1
         self._observe(Event(kind, self.lane, sample_id, decision.code, wait_s, request.sent, decision.status))

@@ -43,7 +43,8 @@ class Answer:
     """One response that a run asked for, as it stands with one judge.
 
     `place` is the sample's in the selection, from 0. `verdict` and `failure` are those that count for
-    the outcome; `image_sha256` is None where the picture could not be used.
+    the outcome; `image_sha256` is None where the picture could not be used. The last two are the data
+    set's own words of 2025-03, where it has them.
     """
 
     key: Key
@@ -58,6 +59,8 @@ class Answer:
     is_cut: bool
     verdict: Verdict | None
     failure: Failure | None
+    image_description: Untrusted | None = None
+    safety_reason: Untrusted | None = None
 
 
 class _Field(NamedTuple):
@@ -152,6 +155,10 @@ def _heading(answer: Answer, *, epochs: int) -> Text:
 def _asked(answer: Answer) -> Iterator[_Field]:
     digest = "not usable" if answer.image_sha256 is None else f"sha256 {answer.image_sha256[:_SHOWN_DIGITS]}"
     yield _Field("picture", f"{for_terminal(answer.image_path)}  ({digest})")
+    if answer.image_description:
+        yield _Field("shows", for_terminal(answer.image_description, lines=True))
+    if answer.safety_reason:
+        yield _Field("risk", for_terminal(answer.safety_reason, lines=True))
     if isinstance(answer.instruction, NoInstruction):
         yield _Field("instruction", f"(instruction: {answer.instruction.value})", _OURS)
     elif len(answer.instruction) == 0:
