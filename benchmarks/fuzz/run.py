@@ -50,6 +50,8 @@ def fuzz(target: str, folder: Path, seconds: float) -> Row:
     corpus, found = folder / "corpus" / target, folder / "findings"
     for each in (corpus, found):
         each.mkdir(parents=True, exist_ok=True)
+    for earlier in found.glob(f"{target}-*"):
+        earlier.unlink()
     for number, seed in enumerate(seeds.seeds_of(target)):
         (corpus / f"seed-{number:02}").write_bytes(seed)
     words = folder / f"{target}.dict"

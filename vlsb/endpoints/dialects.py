@@ -50,10 +50,12 @@ def first_guess(model: str) -> Dialect:
 
 
 def parse_dialect(described: Mapping[str, Any]) -> Dialect:
-    """The dialect that an earlier session decided on. Raises KeyError or TypeError on other documents."""
-    return Dialect(
-        str(described["tokens_field"]), tuple(map(str, described["unsent"])), bool(described["structured"])
-    )
+    """The dialect that an earlier session decided on. Raises KeyError, TypeError or ValueError otherwise."""
+    field, unsent, structured = described["tokens_field"], described["unsent"], described["structured"]
+    is_dialect = isinstance(field, str) and isinstance(unsent, list) and isinstance(structured, bool)
+    if not is_dialect or not all(isinstance(each, str) for each in unsent):
+        raise ValueError("not a dialect")
+    return Dialect(field, tuple(unsent), structured)
 
 
 def adapt(dialect: Dialect, decision: Decision, *, sends_schema: bool) -> Dialect | None:

@@ -192,33 +192,33 @@ def read_manifest(directory: Path) -> Manifest:
 
 def _parse(document: Mapping[str, Any]) -> Manifest:
     return Manifest(
-        version=str(document["vlsb"]),
-        created_at=str(document["created_at"]),
-        target=Untrusted(str(document["target"])),
-        simulated=bool(document["simulated"]),
+        version=_text(document["vlsb"]),
+        created_at=_text(document["created_at"]),
+        target=Untrusted(_text(document["target"])),
+        simulated=_flag(document["simulated"]),
         epochs=_count(document["epochs"]),
-        settings=dict(document["settings"]),
-        judges=[_parse_judge(entry) for entry in document["judges"]],
-        selection=dict(document["selection"]),
-        data=dict(document["data"]),
-        data_digest=str(document["data_digest"]),
-        is_full=bool(document["is_full"]),
-        differences=[str(each) for each in document["differences"]],
-        deviations=[Untrusted(str(each)) for each in document["deviations"]],
-        samples=[_parse_sample(*line) for line in document["samples"]],
-        pictures={str(path): _parse_picture(*values) for path, values in document["pictures"].items()},
+        settings=_fields(document["settings"]),
+        judges=[_parse_judge(_fields(entry)) for entry in _items(document["judges"])],
+        selection=_fields(document["selection"]),
+        data=_fields(document["data"]),
+        data_digest=_text(document["data_digest"]),
+        is_full=_flag(document["is_full"]),
+        differences=[_text(each) for each in _items(document["differences"])],
+        deviations=[Untrusted(_text(each)) for each in _items(document["deviations"])],
+        samples=[_parse_sample(*_items(line)) for line in _items(document["samples"])],
+        pictures={path: _parse_picture(*values) for path, values in _fields(document["pictures"]).items()},
         decision=_parse_decision(document["decision"]),
     )
 
 
 def _parse_judge(entry: Mapping[str, Any]) -> JudgeEntry:
     return JudgeEntry(
-        name=Untrusted(str(entry["name"])),
+        name=Untrusted(_text(entry["name"])),
         file=_file_name(entry["file"]),
-        simulated=bool(entry["simulated"]),
-        is_added=bool(entry["is_added"]),
-        settings=dict(entry["settings"]),
-        deviations=[Untrusted(str(each)) for each in entry["deviations"]],
+        simulated=_flag(entry["simulated"]),
+        is_added=_flag(entry["is_added"]),
+        settings=_fields(entry["settings"]),
+        deviations=[Untrusted(_text(each)) for each in _items(entry["deviations"])],
         decision=_parse_decision(entry["decision"]),
     )
 
@@ -233,6 +233,30 @@ def _count(value: object) -> int:
     return value
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("neither true nor false")
+    return value
+
+
+def _fields(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _items(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
+
+
 def _file_name(value: object) -> str:
     """The verdict file's name; a manifest from elsewhere must not lead out of its directory."""
     if not isinstance(value, str) or not _JUDGE_FILE.fullmatch(value):
@@ -243,12 +267,14 @@ def _file_name(value: object) -> str:
 def _parse_sample(sample_id: int, digest: str, *texts: str) -> SampleRow:
     if type(sample_id) is not int:
         raise ValueError("a sample's id is not a number")
-    image_path, category, sub_category, source = (Untrusted(str(text)) for text in texts)
-    return SampleRow(sample_id, str(digest), image_path, category, sub_category, source)
+    image_path, category, sub_category, source = (Untrusted(_text(text)) for text in texts)
+    return SampleRow(sample_id, _text(digest), image_path, category, sub_category, source)
 
 
 def _parse_picture(sha256: str, media_type: str, size_bytes: int, mtime_ns: int) -> Picture:
-    return Picture(str(sha256), str(media_type), int(size_bytes), int(mtime_ns))
+    if type(size_bytes) is not int or type(mtime_ns) is not int:
+        raise ValueError("a picture's size or time is not a number")
+    return Picture(_text(sha256), _text(media_type), size_bytes, mtime_ns)
 
 
 def require_match(directory: Path, old: Manifest, new: Manifest) -> None:
