@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import tarfile
 import unicodedata
@@ -30,7 +31,11 @@ ARCHIVE_FILE = "imgs.tar"
 MAX_MEMBERS = 100_000
 MAX_TOTAL_BYTES = 64 * 1024**3
 # A header and its extensions are a few KiB; a larger one is made to fill the memory.
-MAX_HEADER_BYTES = 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+# Attributes that hold for every member; `git archive` writes one.
+MAX_SHARED_ATTRIBUTES = 100
+# No name is longer; `tarfile` (before 3.11.10 and 3.12.6) takes time in the square of a run of digits.
+_LONG_NUMBER = re.compile(rb"[0-9]{256}")
 
 _COMPRESSIONS = {
     b"\x1f\x8b": "gzip -d",
@@ -182,6 +187,10 @@ def _headers(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
             while member := archive.next():
                 last = member.name
                 yield member
+                # It keeps every member, each with a copy of the attributes of all.
+                archive.members.clear()  # type: ignore[attr-defined]
+                if len(archive.pax_headers) > MAX_SHARED_ATTRIBUTES:
+                    raise tarfile.ReadError("too many attributes for every member")
             end = archive.offset
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise _damaged(path, last) from error
@@ -219,7 +228,10 @@ class _HeaderReader:
     def read(self, size: int) -> bytes:
         if not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError("a header declares an impossible size")
-        return self._stream.read(size)
+        header = self._stream.read(size)
+        if _LONG_NUMBER.search(header):
+            raise tarfile.ReadError("a header holds an impossible number")
+        return header
 
 
 def _check_uncompressed(path: Path, head: bytes) -> None:

@@ -15,6 +15,9 @@ MINUTE_S = 60.0
 # A provider's window and ours do not start together, and arrivals jitter: aim just below the limit.
 AIM = 0.985
 CATCH_UP_S = 0.5
+# Counts and limits come from strangers: no request is worth a longer wait, nor has one more tokens.
+LONGEST_WAIT_S = 3600.0
+MOST_TOKENS = 10**7
 # How fast the guess of a request's tokens follows what usage reports.
 TOKEN_SMOOTHING = 0.1
 
@@ -36,7 +39,8 @@ class Meter:
         if self.per_minute is not None:
             # A timer that fired late may catch up a little; an idle minute is not saved up.
             start = max(self._free_at, self._clock() - CATCH_UP_S) if units > 0 else self._free_at
-            self._free_at = start + units * MINUTE_S / (self.per_minute * AIM)
+            free_at = start + units * MINUTE_S / (self.per_minute * AIM)
+            self._free_at = min(free_at, self._clock() + LONGEST_WAIT_S)
 
     def hold(self, seconds: float) -> None:
         """Nothing is left for so long, whatever we counted."""
@@ -86,7 +90,7 @@ class Pace:
 
     def arrived(self, *, booked: float, tokens: int | None) -> None:
         """Settle a request whose usage is known; None if the endpoint did not say."""
-        if tokens is None:
+        if tokens is None or tokens > MOST_TOKENS:
             return
         self._tokens.book(tokens - booked)
         first = self.tokens_per_request == 0.0
@@ -103,7 +107,8 @@ class Pace:
             ("tokens", self._tokens, self._caps.tpm),
         ):
             limit = count_header(headers, "limit", kind)
-            if limit:
+            # Below one a minute it is a broken or hostile number, and one request would book a year.
+            if limit is not None and limit >= 1:
                 meter.per_minute = limit if cap is None else min(limit, cap)
             left = count_header(headers, "remaining", kind)
             reset = duration_s(headers.get(f"x-ratelimit-reset-{kind}", ""), now=now)

@@ -14,7 +14,8 @@ from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.records import Label, Untrusted
 
 _LABELS = dict(zip(LABEL_STRINGS, Label, strict=True))
-_FENCED = re.compile(r"```(?:json)?\s*\n(?P<inner>.*)\n\s*```", re.DOTALL)
+# Only one way to match any text: with `\s*` beside the newlines a thousand of them would take a second.
+_FENCED = re.compile(r"```(?:json)?[^\S\n]*\n(?P<inner>.*)\n[^\S\n]*```", re.DOTALL)
 # A judge that will not label says so in prose, at the start. Only prose is looked at: an answer with
 # an object in it is a broken verdict, not a refusal.
 _DECLINES = re.compile(
