@@ -26,10 +26,11 @@ ALLOWED = {
     "judging": LEAVES,
     "analysis": LEAVES,
     "reports": LEAVES | {"analysis"},
+    "serving": LEAVES | {"endpoints"},
     "runs": LEAVES | {"", "data", "endpoints", "judging", "analysis"},
     # The Python API stands beside the commands, on the same rooms; neither knows the other.
     "api": LEAVES | {"analysis", "reports", "runs"},
-    "cli": LEAVES | {"", "data", "endpoints", "judging", "analysis", "reports", "runs"},
+    "cli": LEAVES | {"", "data", "endpoints", "judging", "analysis", "reports", "runs", "serving"},
 }
 # Imports that only the type checker sees, and that the table above does not allow.
 ALLOWED_FOR_TYPES = {("errors", "records"), ("reports", "data.check")}

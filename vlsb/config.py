@@ -63,6 +63,22 @@ OFFICIAL_JUDGE_SAMPLING = Sampling(JUDGE_TOKENS, temperature=0.0, top_p=None)
 
 
 @dataclass(frozen=True, slots=True)
+class TargetProtocol:
+    """How the paper's script asks a kind of target: its system prompt and the order of the two parts.
+
+    An empty `system_prompt` sends none. `fields` are body fields without which a served engine would not
+    build the prompt that the script's loader does.
+    """
+
+    system_prompt: str
+    image_first: bool
+    fields: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+
+OPENAI_PROTOCOL = TargetProtocol(OFFICIAL_SYSTEM_PROMPT, image_first=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How long to insist. Attempts and total time are both bounded; all durations in seconds.
 
@@ -86,7 +102,8 @@ class Lane:
     """One side of a run: the target's or the judge's endpoint, its sampling and its connections.
 
     `max_connections` starts there and is the ceiling; None lets the lane find its own limit. `rpm` and
-    `tpm` cap requests and tokens a minute.
+    `tpm` cap requests and tokens a minute. `protocol` is the paper's for this kind of target; `engine` is
+    what can change an answer of a local engine, as JSON, empty for any other endpoint.
     """
 
     endpoint: Endpoint
@@ -95,3 +112,5 @@ class Lane:
     system_prompt: str = OFFICIAL_SYSTEM_PROMPT
     rpm: float | None = None
     tpm: float | None = None
+    protocol: TargetProtocol = OPENAI_PROTOCOL
+    engine: Mapping[str, Any] = field(default_factory=lambda: NOTHING)

