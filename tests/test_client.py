@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, RetryPolicy
+from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, UPLOAD_BYTES, RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
 from vlsb.endpoints.client import EndpointClient
@@ -26,6 +26,7 @@ from vlsb.endpoints.connect import open_transport
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
 from vlsb.endpoints.faults import Fault
+from vlsb.endpoints.loops import new_event_loop
 from vlsb.endpoints.secrets import Credentials, Redactor, Secret
 from vlsb.endpoints.simulator import (
     Action,
@@ -44,7 +45,7 @@ from vlsb.endpoints.simulator import (
     models,
     rate_limited,
 )
-from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT, Gate, Time
+from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT, Gate, Time, UploadBudget
 from vlsb.errors import (
     AuthenticationError,
     ConfigError,
@@ -57,14 +58,17 @@ from vlsb.errors import (
 from vlsb.records import Completion, Picture, Untrusted, Usage
 
 KIND: contextvars.ContextVar[str] = contextvars.ContextVar("transport")
+LOOP: contextvars.ContextVar[Callable[[], asyncio.AbstractEventLoop]] = contextvars.ContextVar("loop")
 
 
-@pytest.fixture(autouse=True, params=["wire", "httpx"])
+@pytest.fixture(autouse=True, params=["wire", "wire on asyncio", "httpx"])
 def transport_kind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every claim holds for both transports."""
-    token = KIND.set(request.param)
+    """Every claim holds for both transports, and for ours on the standard library's loop too."""
+    transport, _, loop = request.param.partition(" on ")
+    tokens = KIND.set(transport), LOOP.set(asyncio.new_event_loop if loop else new_event_loop)
     yield
-    KIND.reset(token)
+    KIND.reset(tokens[0])
+    LOOP.reset(tokens[1])
 
 
 KEY = "canary-0123456789-value"
@@ -139,6 +143,7 @@ async def lane(
         limit=AdaptiveLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
         gate=Gate(policy, hours.time()),
         redactor=Redactor(credentials.secrets()),
+        uploads=UploadBudget(UPLOAD_BYTES),
         traffic=traffic,
         time=hours.time(),
         observe=events.append,
@@ -156,7 +161,8 @@ def run(scenario: Coroutine[Any, Any, Any]) -> Any:
         async with asyncio.timeout(60):
             return await scenario
 
-    return asyncio.run(bounded())
+    with asyncio.Runner(loop_factory=LOOP.get()) as runner:
+        return runner.run(bounded())
 
 
 async def wait_until(is_so: Callable[[], object]) -> None:
@@ -239,7 +245,7 @@ def test_what_arrives_is_what_was_composed():
     told = ask(GOOD)
     request = told.history[0]
 
-    assert request.body == composed(Dialect()).body()
+    assert request.body == b"".join(composed(Dialect()).pieces())
     assert request.bearer == KEY
     assert request.headers["content-type"] == "application/json"
     assert request.path == "/v1/chat/completions"

@@ -86,7 +86,7 @@ def judge_draft(question: str = QUESTION, response: str = RESPONSE, **changes: A
 
 
 def sent(composed: Draft) -> dict[str, Any]:
-    return json.loads(composed.body())
+    return json.loads(b"".join(composed.pieces()))
 
 
 def user_parts(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ def test_the_parts_stand_in_the_official_order(composed: Callable[[], Draft], ki
 
 
 def test_the_numbers_are_written_as_the_script_writes_them():
-    body = target_draft().body()
+    body = b"".join(target_draft().pieces())
 
     assert b'"top_p":1.0' in body
     assert b'"temperature":0.0' in body
@@ -309,13 +309,13 @@ def test_a_picture_that_cannot_be_read_is_no_body():
     composed = draft(lost, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=Dialect())
 
     with pytest.raises(ImageError):
-        composed.body()
+        b"".join(composed.pieces())
 
 
 def test_a_body_is_ascii_and_says_how_it_was_made():
     one, same, other = target_draft("é"), target_draft("é"), target_draft("é", data=PNG + b"2")
 
-    assert one.body().isascii()
+    assert b"".join(one.pieces()).isascii()
     assert one.sha256 == same.sha256
     assert one.sha256 != other.sha256
 

@@ -663,7 +663,7 @@ def test_a_manifest_may_be_replaced_while_the_run_is_open(tmp_path: Path) -> Non
     dialect = {"tokens_field": "max_completion_tokens", "unsent": ["top_p"], "structured": True}
     decided = replace(store.manifest, decision=dialect, judges=[make_judge(decision=dialect)])
 
-    store.update_manifest(decided)
+    asyncio.run(store.update_manifest(decided))
 
     close(store)
     assert read_manifest(tmp_path / "run") == decided

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.faults import Fault
-from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT, Breaker, Gate, Limiter, Time, backoff_s
+from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT, Breaker, Gate, Limiter, Time, UploadBudget, backoff_s
 from vlsb.errors import GapsError, OutageError
 from vlsb.records import Untrusted
 
@@ -640,3 +640,96 @@ def test_samples_that_end_while_it_is_open_do_not_open_it_again():
     found = opened(hours)
 
     assert not any(found.ended(sample_id, *ends()) for sample_id in range(100, 200))
+
+
+# The budget of bodies in memory.
+
+
+class Bodies:
+    """Bodies that are held under a budget until told to go."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget = UploadBudget(budget_bytes)
+        self.held: list[int] = []
+        self.most = 0
+
+    async def hold(self, size: int, release: asyncio.Event) -> None:
+        async with self.budget.reserved(size):
+            self.held.append(size)
+            self.most = max(self.most, sum(self.held))
+            try:
+                await release.wait()
+            finally:
+                self.held.remove(size)
+
+
+def test_bodies_wait_for_room_in_the_order_they_came() -> None:
+    async def scenario() -> tuple[list[int], list[int]]:
+        bodies, release = Bodies(10), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for size in (6, 5, 1):
+                group.create_task(bodies.hold(size, release))
+                await settle()
+            # The last one would fit, but who came before it goes before it.
+            before = list(bodies.held)
+            release.set()
+        return before, bodies.held
+
+    assert asyncio.run(scenario()) == ([6], [])
+
+
+def test_a_body_larger_than_the_budget_passes_alone() -> None:
+    async def scenario() -> list[list[int]]:
+        bodies, first, second = Bodies(10), asyncio.Event(), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(bodies.hold(1, first))
+            await settle()
+            group.create_task(bodies.hold(99, second))
+            await settle()
+            seen = [list(bodies.held)]
+            first.set()
+            await settle()
+            seen.append(list(bodies.held))
+            second.set()
+        return seen
+
+    assert asyncio.run(scenario()) == [[1], [99]]
+
+
+def test_room_given_back_early_is_given_back_once() -> None:
+    async def scenario() -> int:
+        budget, bodies, release = UploadBudget(10), Bodies(0), asyncio.Event()
+        bodies.budget = budget
+        async with asyncio.TaskGroup() as group:
+            async with budget.reserved(10) as give_back:
+                give_back()
+                give_back()
+                for _ in range(3):
+                    group.create_task(bodies.hold(5, release))
+                await settle()
+            await settle()
+            release.set()
+        return bodies.most
+
+    assert asyncio.run(scenario()) == 10
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12),
+    dropped=st.sets(st.integers(0, 11)),
+)
+def test_whoever_gives_up_takes_no_room_along(sizes: list[int], dropped: set[int]) -> None:
+    """Tasks cancelled while they wait or hold leave the whole budget to those who come later."""
+
+    async def scenario() -> int:
+        bodies, release = Bodies(12), asyncio.Event()
+        tasks = [asyncio.create_task(bodies.hold(size, release)) for size in sizes]
+        await settle()
+        for number in dropped & set(range(len(tasks))):
+            tasks[number].cancel()
+        release.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(5), bodies.budget.reserved(12):
+            return bodies.most
+
+    assert asyncio.run(scenario()) <= 12

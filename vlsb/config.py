@@ -26,6 +26,9 @@ DEFAULT_OUTPUT_DIR = "outputs"
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """Decoded bytes of one reply that are read; a longer body is a fault, never an answer."""
 
+UPLOAD_BYTES = 64 * 1024 * 1024
+"""Bytes of request bodies that are in memory at once, over both lanes."""
+
 GRACE_S = 10.0
 """How long requests in flight may finish after the first Ctrl-C."""
 

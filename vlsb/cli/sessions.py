@@ -66,10 +66,9 @@ def _outcome(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
 
 def _session(job: Job, screen: Screen) -> VlsbError | None:
     """The session and its table; returns why it is not complete."""
-    import asyncio
-
     from vlsb.cli.display import chosen_display, watcher
     from vlsb.cli.downloads import fetching
+    from vlsb.endpoints.loops import run
     from vlsb.runs.session import Listeners, run_session
     from vlsb.runs.state import load_state
 
@@ -84,7 +83,7 @@ def _session(job: Job, screen: Screen) -> VlsbError | None:
         watch=watcher(display, screen),
         last_words=lambda: screen.command(job.go_on),
     )
-    end = asyncio.run(run_session(prepared, resolved.credentials, listeners))
+    end = run(run_session(prepared, resolved.credentials, listeners))
     state = load_state(resolved.plan.directory)
     _show(state, end, resolved.plan, screen)
     return end.reason or _gaps(state, end, resolved.plan, allowed)

@@ -27,7 +27,7 @@ from vlsb.endpoints.faults import (
 )
 from vlsb.endpoints.models import model_names
 from vlsb.endpoints.secrets import Redactor
-from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, backoff_s
+from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, UploadBudget, backoff_s
 from vlsb.endpoints.transport import Transport, Upload
 from vlsb.errors import ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
@@ -52,6 +52,7 @@ class EndpointClient:
         limit: AdaptiveLimit,
         gate: Gate,
         redactor: Redactor,
+        uploads: UploadBudget,
         traffic: Traffic,
         time: Time,
         observe: Callable[[Event], None],
@@ -70,6 +71,7 @@ class EndpointClient:
         self._transport = transport
         self._policy = policy
         self._redactor = redactor
+        self._uploads = uploads
         self._traffic = traffic
         self._time = time
         self._observe = observe
@@ -150,24 +152,30 @@ class EndpointClient:
         request.extend(max(0.0, waited - closed))
 
     async def _send(self, draft: Draft, request: Spending) -> Completion | Decision:
+        started = self._time.clock()
+        async with self._uploads.reserved(draft.size) as give_back:
+            request.extend(self._time.clock() - started)
+            started = self._time.clock()
+            try:
+                pieces = await asyncio.to_thread(draft.pieces)
+            except ImageError as error:
+                return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
+            if self._traffic.is_over:
+                raise StoppedError
+            reply = await self._exchange(Upload(pieces, give_back), request)
+        return self._read(reply, request, draft, started)
+
+    async def _exchange(self, upload: Upload, request: Spending) -> Reply | TransportFault:
         task = asyncio.current_task()
         assert task is not None
-        started = self._time.clock()
-        try:
-            upload = Upload(await asyncio.to_thread(draft.body))
-        except ImageError as error:
-            return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
-        if self._traffic.is_over:
-            raise StoppedError
         self._traffic.spend_one()
         self._traffic.in_flight.add(task)
         self.counts.requests += 1
         request.sent += 1
         try:
-            reply = await self._post(upload, request.attempt_timeout_s())
+            return await self._post(upload, request.attempt_timeout_s())
         finally:
             self._traffic.in_flight.discard(task)
-        return self._read(reply, request, draft, started)
 
     async def _post(self, upload: Upload, timeout_s: float) -> Reply | TransportFault:
         try:

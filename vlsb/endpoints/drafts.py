@@ -1,17 +1,18 @@
 """Request bodies: prepared JSON around a picture that is read only when the request may be sent.
 
-A draft holds the bytes before and after the base64 of the picture. `body` splices the three, so a
-waiting sample costs a few hundred bytes, not two megabytes. It blocks: call it in a thread.
+A draft holds the bytes before and after the base64 of the picture. `pieces` reads the one in the middle,
+so a waiting sample costs a few hundred bytes, not two megabytes. It blocks: call it in a thread.
 """
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import pybase64
 
 from vlsb import strict_json
 from vlsb.config import Sampling
@@ -35,17 +36,20 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A request body in three pieces; the middle one is read on demand."""
+    """A request body in three pieces; the middle one is read on demand. `size` is that of all, in bytes."""
 
     head: bytes
     tail: bytes
     read_picture: Callable[[], bytes]
     sha256: str
+    size: int
 
-    def body(self) -> bytes:
-        """The whole body. Blocks on the disk; raises ImageError if the picture changed."""
-        encoded = binascii.b2a_base64(self.read_picture(), newline=False)
-        return b"".join((self.head, encoded, self.tail))
+    def pieces(self) -> tuple[bytes, ...]:
+        """The whole body, in pieces that were not copied together.
+
+        Blocks on the disk; raises ImageError if the picture changed.
+        """
+        return self.head, pybase64.b64encode(self.read_picture()), self.tail
 
 
 def draft(
@@ -68,7 +72,12 @@ def draft(
 
     head, tail = _around_picture(body)
     digest = hashlib.sha256(b"\x00".join((head, prompt.picture.sha256.encode(), tail))).hexdigest()
-    return Draft(head, tail, prompt.read_picture, digest)
+    size = len(head) + _base64_size(prompt.picture.size_bytes) + len(tail)
+    return Draft(head, tail, prompt.read_picture, digest, size)
+
+
+def _base64_size(size_bytes: int) -> int:
+    return 4 * ((size_bytes + 2) // 3)
 
 
 def _around_picture(body: Callable[[str], Mapping[str, Any]]) -> tuple[bytes, bytes]:

@@ -49,7 +49,9 @@ class HttpxTransport:
 
     async def post(self, path: str, upload: Upload) -> Reply:
         """Send one JSON body and read the whole reply."""
-        return await self._request("POST", path, upload.take(), {"content-type": "application/json"})
+        return await self._request(
+            "POST", path, b"".join(upload.take()), {"content-type": "application/json"}
+        )
 
     async def get(self, path: str) -> Reply:
         """Fetch one small document."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,58 @@ class Limiter:
             turn = self._waiting.popleft()
             if not turn.done():
                 self.in_flight += 1
+                turn.set_result(None)
+
+
+class UploadBudget:
+    """Bounds the bytes of request bodies in memory, over all lanes, first come, first served.
+
+    One body larger than the budget may pass when nothing else is in memory.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget = budget_bytes
+        self._free = budget_bytes
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def reserved(self, size: int) -> AsyncIterator[Callable[[], None]]:
+        """Hold room for a body; what is yielded gives it back early, at the latest the end of the block."""
+        share = min(size, self._budget)
+        await self._take(share)
+        is_held = True
+
+        def give_back() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                self._free += share
+                self._grant()
+
+        try:
+            yield give_back
+        finally:
+            give_back()
+
+    async def _take(self, share: int) -> None:
+        if share <= self._free and not self._waiting:
+            self._free -= share
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((share, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._free += share  # granted and cancelled in the same moment
+            self._grant()
+            raise
+
+    def _grant(self) -> None:
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
+            share, turn = self._waiting.popleft()
+            if not turn.done():
+                self._free -= share
                 turn.set_result(None)
 
 

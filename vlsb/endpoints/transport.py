@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -23,16 +24,28 @@ CONNECT_TIMEOUT_S = 20.0
 
 
 class Upload:
-    """A request body that is let go when it is taken, so that waiting for a reply holds no picture."""
+    """A request body that is let go when it is taken, so that waiting for a reply holds no picture.
 
-    def __init__(self, body: bytes) -> None:
-        self.size = len(body)
-        self._body = body
+    Who takes it says `sent` when it holds nothing of it any more; `on_sent` hears of it once.
+    """
 
-    def take(self) -> bytes:
-        """The body, once; empty afterwards."""
-        body, self._body = self._body, b""
-        return body
+    def __init__(self, pieces: Iterable[bytes], on_sent: Callable[[], None] = lambda: None) -> None:
+        self._pieces = list(pieces)
+        self._on_sent: Callable[[], None] | None = on_sent
+        self.size = sum(map(len, self._pieces))
+
+    def take(self) -> Iterator[bytes]:
+        """The body in its pieces, each once; nothing afterwards."""
+        self._pieces.reverse()
+        while self._pieces:
+            yield self._pieces.pop()
+
+    def sent(self) -> None:
+        """The body is on its way or given up: its memory is free."""
+        self._pieces.clear()
+        if self._on_sent is not None:
+            self._on_sent()
+            self._on_sent = None
 
 
 class Transport(Protocol):

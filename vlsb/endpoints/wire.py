@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ from vlsb.endpoints.transport import (
     tls_context,
 )
 
-PIECE_BYTES = 256 * 1024
+# Large enough that a loop turn is paid once for most of a body, small enough to notice an early reply.
+PIECE_BYTES = 1024 * 1024
 # Replies with larger heads are not HTTP that anybody means.
 MAX_HEAD_BYTES = 100 * 1024
 MAX_HEADERS = 200
@@ -164,18 +165,19 @@ class _Connection:
 
     async def _send(self, head: bytes, upload: Upload | None, reading: asyncio.Future[Reply]) -> None:
         self._writer.write(head)
-        view = memoryview(b"" if upload is None else upload.take())
-        for start in range(0, len(view), PIECE_BYTES):
+        for piece in () if upload is None else _cut(upload.take()):
             if reading.done():
                 self._is_spent = True
                 return
-            self._writer.write(view[start : start + PIECE_BYTES])
+            self._writer.write(piece)
             try:
                 await self._writer.drain()
             except ConnectionError:
                 # The peer reads no more; what it had to say is for `_read` to find.
                 self._is_spent = True
                 return
+        if upload is not None:
+            upload.sent()
 
     async def _read(self) -> Reply:
         head = await self._head()
@@ -256,6 +258,14 @@ class _Connection:
             raise TransportFault(TransportKind.CLOSED, "the body broke off between chunks") from error
         except asyncio.LimitOverrunError as error:
             raise TransportFault(TransportKind.PROTOCOL, "a line of the body is too long") from error
+
+
+def _cut(pieces: Iterable[bytes]) -> Iterator[memoryview]:
+    """The pieces, none longer than is written at once."""
+    for piece in pieces:
+        whole = memoryview(piece)
+        for start in range(0, len(whole), PIECE_BYTES):
+            yield whole[start : start + PIECE_BYTES]
 
 
 def _headers(lines: list[bytes]) -> dict[str, str]:

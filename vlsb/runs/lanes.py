@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vlsb.config import FEWEST_CONNECTIONS, MOST_CONNECTIONS, START_CONNECTIONS, Lane, RetryPolicy
+from vlsb.config import (
+    FEWEST_CONNECTIONS,
+    MOST_CONNECTIONS,
+    START_CONNECTIONS,
+    UPLOAD_BYTES,
+    Lane,
+    RetryPolicy,
+)
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Event, Traffic
 from vlsb.endpoints.client import EndpointClient
@@ -25,7 +32,7 @@ from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.pace import Caps, Pace
 from vlsb.endpoints.providers import SIMULATED_URL
 from vlsb.endpoints.secrets import Credentials, Redactor
-from vlsb.endpoints.traffic import Gate, Time
+from vlsb.endpoints.traffic import Gate, Time, UploadBudget
 from vlsb.records import Stage
 from vlsb.runs.pipeline import Side
 
@@ -60,6 +67,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
     redactor = Redactor(secret for each in setup.credentials.values() for secret in each.secrets())
     limits = _connection_limits(setup.lanes, setup.say)
     gates = _gates(setup, time)
+    uploads = UploadBudget(UPLOAD_BYTES)
     async with AsyncExitStack() as held:
         addresses = await held.enter_async_context(_addresses(setup.lanes))
         sides: dict[str, Side] = {}
@@ -83,6 +91,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
                 limit=limits[stage],
                 gate=gates[stage],
                 redactor=redactor,
+                uploads=uploads,
                 traffic=setup.traffic,
                 time=time,
                 observe=setup.observe,

@@ -6,7 +6,7 @@ before thousands of requests fly; then every pending sample starts at once and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -108,7 +108,7 @@ class Pipeline:
         policy: RetryPolicy,
         time: Time,
         on_outcome: Callable[[Key, Outcome], None],
-        on_dialects: Callable[[Mapping[str, Dialect]], None],
+        on_dialects: Callable[[Mapping[str, Dialect]], Awaitable[None]],
     ) -> None:
         self._target = target
         self._judge = judge
@@ -151,7 +151,7 @@ class Pipeline:
                 break
         for side in self._sides.values():
             side.client.may_adapt = False
-        self._on_dialects(
+        await self._on_dialects(
             {lane: s.client.dialect for lane, s in self._sides.items() if s.client.has_succeeded}
         )
         return done

@@ -225,7 +225,7 @@ async def run_session(
     conductor = Conductor(traffic, say=listeners.say, last_words=listeners.last_words)
     lanes: dict[str, LaneView] = {}
     with conductor.listening() if listeners.owns_signals else nullcontext():
-        store = prepared.open_store()
+        store = await _opened(prepared)
         works: list[Work] = []
         try:
             _announce(store, listeners.say)
@@ -247,6 +247,16 @@ async def run_session(
         finally:
             await _finish(store, conductor)
     return SessionEnd(conductor.reason, store.judge, len(works), lanes)
+
+
+async def _opened(prepared: Prepared) -> RunStore:
+    """The store, opened in a thread; a caller that gives up meanwhile leaves no lock behind."""
+    opening = asyncio.ensure_future(asyncio.to_thread(prepared.open_store))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await (await opening).close()
+        raise
 
 
 async def _finish(store: RunStore, conductor: Conductor) -> None:
@@ -327,7 +337,7 @@ def _decided(store: RunStore) -> dict[str, Dialect]:
     return {lane: parse_dialect(decision) for lane, decision in found.items() if decision is not None}
 
 
-def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
+async def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
     """Put what the preflight settled into the manifest: later sessions ask in the same way."""
     manifest, target, judge = store.manifest, dialects.get("target"), dialects.get("judge")
     if target is not None and plan.target is not None:
@@ -338,7 +348,7 @@ def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> Non
         entry = manifest.judge(store.judge)
         manifest = manifest.with_judge(replace(entry, decision=judge.describe(), deviations=said))
     if manifest != store.manifest:
-        store.update_manifest(manifest)
+        await store.update_manifest(manifest)
 
 
 def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:

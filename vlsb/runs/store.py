@@ -174,9 +174,9 @@ class RunStore:
         for journal in self._journals:
             journal.sync()
 
-    def update_manifest(self, manifest: Manifest) -> None:
+    async def update_manifest(self, manifest: Manifest) -> None:
         """Replace run.json, for what the preflight decided or a larger selection."""
-        write_manifest(self.directory, manifest)
+        await asyncio.to_thread(write_manifest, self.directory, manifest)
         self.manifest = manifest
 
     async def close(self) -> None:
