@@ -26,6 +26,7 @@ from vlsb.endpoints.connect import open_transport
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
 from vlsb.endpoints.faults import Fault
+from vlsb.endpoints.keeper import Keeper
 from vlsb.endpoints.loops import new_event_loop
 from vlsb.endpoints.secrets import Credentials, Redactor, Secret
 from vlsb.endpoints.simulator import (
@@ -144,6 +145,7 @@ async def lane(
         gate=Gate(policy, hours.time()),
         redactor=Redactor(credentials.secrets()),
         uploads=UploadBudget(UPLOAD_BYTES),
+        keeper=Keeper(),
         traffic=traffic,
         time=hours.time(),
         observe=events.append,

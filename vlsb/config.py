@@ -29,6 +29,9 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 UPLOAD_BYTES = 64 * 1024 * 1024
 """Bytes of request bodies that are in memory at once, over both lanes."""
 
+START_TIMEOUT_S = 1800.0
+"""How long a local engine may take to be ready, not counting a download that grows."""
+
 GRACE_S = 10.0
 """How long requests in flight may finish after the first Ctrl-C."""
 
@@ -105,8 +108,9 @@ class Lane:
     """One side of a run: the target's or the judge's endpoint, its sampling and its connections.
 
     `max_connections` starts there and is the ceiling; None lets the lane find its own limit. `rpm` and
-    `tpm` cap requests and tokens a minute. `protocol` is the paper's for this kind of target; `engine` is
-    what can change an answer of a local engine, as JSON, empty for any other endpoint.
+    `tpm` cap requests and tokens a minute. `protocol` is the paper's for this kind of target. `engine` is
+    what can change an answer of a local engine, as JSON, and `deviations` where it leaves the paper's
+    setting, in words; both are empty for any other endpoint.
     """
 
     endpoint: Endpoint
@@ -117,3 +121,4 @@ class Lane:
     tpm: float | None = None
     protocol: TargetProtocol = OPENAI_PROTOCOL
     engine: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    deviations: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vlsb.runs.state import RunState
 
 # After these the last line on the screen is the command that goes on.
-_RESUMABLE = (3, 4, 5, 130)
+_RESUMABLE = (3, 4, 5, 7, 130)
 _INTERRUPTED = InterruptedRunError("Interrupted. Everything finished is stored.")
 
 
@@ -83,7 +83,7 @@ def _session(job: Job, screen: Screen) -> VlsbError | None:
         watch=watcher(display, screen),
         last_words=lambda: screen.command(job.go_on),
     )
-    end = run(run_session(prepared, resolved.credentials, listeners))
+    end = run(run_session(prepared, resolved.credentials, listeners, resolved.host))
     state = load_state(resolved.plan.directory)
     _show(state, end, resolved.plan, screen)
     return end.reason or _gaps(state, end, resolved.plan, allowed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time as system_time
 from collections.abc import Callable
+from dataclasses import replace
 
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
@@ -25,12 +26,16 @@ from vlsb.endpoints.faults import (
     TransportKind,
     classify,
 )
+from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Keeper
 from vlsb.endpoints.models import model_names
 from vlsb.endpoints.secrets import Redactor
 from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, UploadBudget, backoff_s
 from vlsb.endpoints.transport import Transport, Upload
 from vlsb.errors import ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
+
+# What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
+_MAY_BE_A_DEATH = (Fault.TRANSIENT, Fault.BAD_PAYLOAD, Fault.RUN_FATAL)
 
 Compose = Callable[[Dialect], Draft]
 
@@ -53,6 +58,7 @@ class EndpointClient:
         gate: Gate,
         redactor: Redactor,
         uploads: UploadBudget,
+        keeper: Keeper,
         traffic: Traffic,
         time: Time,
         observe: Callable[[Event], None],
@@ -72,6 +78,7 @@ class EndpointClient:
         self._policy = policy
         self._redactor = redactor
         self._uploads = uploads
+        self._keeper = keeper
         self._traffic = traffic
         self._time = time
         self._observe = observe
@@ -88,9 +95,11 @@ class EndpointClient:
         while True:
             if self._traffic.is_over:
                 raise StoppedError
-            outcome = await self._attempt(compose, request)
+            outcome = await self._attempt(compose, request, sample_id)
             if isinstance(outcome, Completion):
                 return outcome
+            if outcome is None:
+                continue
             decision = self._adapted(outcome, sends_schema=sends_schema)
             if decision is None:
                 continue
@@ -113,43 +122,73 @@ class EndpointClient:
         if self.breaker.ended(sample_id, fault, code, message):
             self._observe(Event("outage", self.lane, sample_id, code))
 
-    async def _attempt(self, compose: Compose, request: Spending) -> Completion | Decision:
+    async def _attempt(
+        self, compose: Compose, request: Spending, sample_id: int
+    ) -> Completion | Decision | None:
+        """What one request brought; None if it died with its engine and is to be sent again."""
         try:
-            await self._queue(request)
+            await self._queue(request, sample_id)
             try:
                 request.begin()
-                return await self._send(compose(self.dialect), request)
+                outcome = await self._send(compose(self.dialect), request)
+                if isinstance(outcome, Decision) and outcome.fault in _MAY_BE_A_DEATH:
+                    return await self._with_fate(outcome, request, sample_id)
+                return outcome
             finally:
+                self._keeper.leave(sample_id)
                 self.limiter.release()
         finally:
             self.breaker.leave()
             self.gate.leave()
 
-    async def _queue(self, request: Spending) -> None:
-        """Hold a slot, with the gate open and the breaker agreeing, or wait until that is so.
+    async def _with_fate(self, decision: Decision, request: Spending, sample_id: int) -> Decision | None:
+        """The decision about a failed request, unless the engine died of it or with it."""
+        fate = await self._keeper.fate(sample_id)
+        if fate is Fate.LOST:
+            self._note("retry", sample_id, replace(decision, code="engine_lost"), request, 0.0)
+            return None
+        if fate is Fate.KILLED_BY_SAMPLE:
+            said = Untrusted(
+                "the engine died of this sample twice, the second time with nothing else in flight"
+            )
+            return replace(decision, fault=Fault.ITEM_PERMANENT, code=ENGINE_KILLED, message=said)
+        return decision
 
-        Only the head of the line waits for these; the others wait for the head, so that a pause wakes
-        one task and not thousands.
+    async def _queue(self, request: Spending, sample_id: int) -> None:
+        """Hold a slot, with everybody who has a say agreeing, or wait until that is so.
+
+        Only the head of the line waits for gate and breaker; the others wait for the head, so that a pause
+        wakes one task and not thousands.
         """
         began, closed_before = self._time.clock(), self.gate.closed_so_far_s()
-        await self._line.acquire(ahead=request.sent > 0)
-        try:
-            while True:
-                await self.breaker.admit()
-                await self.gate.wait()
-                await self.limiter.acquire()
-                if self._traffic.is_over:
-                    self.limiter.release()
-                    raise StoppedError
-                if self.breaker.admits() and self.gate.is_open():
-                    request.booked = self.gate.depart()
-                    break
-                self.limiter.release()
-        finally:
-            self._line.release()
+        is_admitted = False
+        while not is_admitted:
+            # Outside the line: while an engine is examined, who may go next need not be at its head.
+            await self._keeper.admit(sample_id)
+            await self._line.acquire(ahead=request.sent > 0)
+            try:
+                is_admitted = await self._slot(request, sample_id)
+            finally:
+                self._line.release()
         # Neither an outage nor the line for a slot is this sample's fault; a closed gate's time counts.
         waited, closed = self._time.clock() - began, self.gate.closed_so_far_s() - closed_before
         request.extend(max(0.0, waited - closed))
+
+    async def _slot(self, request: Spending, sample_id: int) -> bool:
+        """Take a slot as the head of the line; False if the engine's keeper will not have it now."""
+        while self._keeper.admits(sample_id):
+            await self.breaker.admit()
+            await self.gate.wait()
+            await self.limiter.acquire()
+            if self._traffic.is_over:
+                self.limiter.release()
+                raise StoppedError
+            if self.breaker.admits() and self.gate.is_open() and self._keeper.admits(sample_id):
+                request.booked = self.gate.depart()
+                self._keeper.depart(sample_id)
+                return True
+            self.limiter.release()
+        return False
 
     async def _send(self, draft: Draft, request: Spending) -> Completion | Decision:
         started = self._time.clock()

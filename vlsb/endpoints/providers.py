@@ -54,6 +54,8 @@ LOCAL_FAMILIES = ("llava", "llava_hf", "llava_next", "qwen2vl", "mllama")
 DEMO = "demo"
 SIMULATED_URL = "simulator:"
 """Stands for the simulator's address, which exists only while a run is going."""
+ENGINE_URL = "http://127.0.0.1/v1"
+"""Stands for a local engine's address until it is started; any loopback address means the same answers."""
 
 
 def resolve_endpoint(

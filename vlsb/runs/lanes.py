@@ -10,10 +10,11 @@ import asyncio
 import random
 import resource
 import time as system_time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from vlsb.config import (
@@ -29,6 +30,7 @@ from vlsb.endpoints.attempts import Event, Traffic
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_transport, proxy_of
 from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints.keeper import Keeper
 from vlsb.endpoints.pace import Caps, Pace
 from vlsb.endpoints.providers import SIMULATED_URL
 from vlsb.endpoints.secrets import Credentials, Redactor
@@ -53,6 +55,24 @@ class LaneSetup:
     traffic: Traffic
     observe: Callable[[Event], None]
     say: Callable[[str], None]
+    host: Host | None
+    unless_stopped: Callable[[Coroutine[Any, Any, Hosted]], Awaitable[Hosted]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A local engine that is up: its address and key, and who looks after it."""
+
+    base_url: str
+    credentials: Credentials
+    keeper: Keeper
+
+
+class Host(Protocol):
+    """Brings up the target's local engine for as long as the block lasts."""
+
+    def open(self, observe: Callable[[Event], None]) -> AbstractAsyncContextManager[Hosted]:
+        """The engine, up and answering; raises ServerError."""
 
 
 def real_time() -> Time:
@@ -64,19 +84,24 @@ def real_time() -> Time:
 async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
     """The sides of a session, by lane, with their transports open."""
     time = real_time()
-    redactor = Redactor(secret for each in setup.credentials.values() for secret in each.secrets())
     limits = _connection_limits(setup.lanes, setup.say)
     gates = _gates(setup, time)
     uploads = UploadBudget(UPLOAD_BYTES)
     async with AsyncExitStack() as held:
         addresses = await held.enter_async_context(_addresses(setup.lanes))
+        credentials, keeper = dict(setup.credentials), Keeper()
+        if setup.host is not None:
+            hosted = await setup.unless_stopped(held.enter_async_context(setup.host.open(setup.observe)))
+            addresses["target"], credentials["target"] = hosted.base_url, hosted.credentials
+            keeper = hosted.keeper
+        redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
         sides: dict[str, Side] = {}
         for stage, lane in setup.lanes.items():
             url = addresses[stage]
             _say_proxy(url, setup.say)
             transport = open_transport(
                 url,
-                credentials=setup.credentials[stage],
+                credentials=credentials[stage],
                 connections=limits[stage].ceiling,
                 ca_bundle=setup.ca_bundle,
                 kind=setup.transport,
@@ -92,6 +117,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
                 gate=gates[stage],
                 redactor=redactor,
                 uploads=uploads,
+                keeper=keeper if stage == "target" else Keeper(),
                 traffic=setup.traffic,
                 time=time,
                 observe=setup.observe,

@@ -210,7 +210,8 @@ class Pipeline:
         lane, sample = side.config, work.sample
 
         def compose(dialect: Dialect) -> Draft:
-            prompt = self._prompt(lane, sample, picture, sample.instruction, image_first=False)
+            image_first = lane.protocol.image_first
+            prompt = self._prompt(lane, sample, picture, sample.instruction, image_first=image_first)
             return draft(prompt, model=lane.endpoint.model, sampling=lane.sampling, dialect=dialect)
 
         found = await side.client.complete(compose, sample_id=sample.id)

@@ -39,7 +39,9 @@ def safe_name(text: str) -> str:
 
 def target_settings(target: Lane) -> dict[str, Any]:
     """Everything about the target that can change an answer; JSON."""
-    return _lane(target) | {"part_order": "text, image"}
+    order = "image, text" if target.protocol.image_first else "text, image"
+    # One entry a fact, so that a resume on another engine names what differs.
+    return _lane(target) | {"part_order": order} | {f"engine.{name}": v for name, v in target.engine.items()}
 
 
 def judge_settings(judge: Lane, template: JudgeTemplate) -> dict[str, Any]:
@@ -79,7 +81,8 @@ def judge_file(judge: Lane, template: JudgeTemplate) -> str:
 
 def target_deviations(target: Lane, dialect: Dialect) -> list[Untrusted]:
     """In words, where the target's requests leave the paper's, by choice or by the endpoint's limits."""
-    return [Untrusted(each) for each in _of_lane("target", target, OFFICIAL_TARGET_SAMPLING, dialect)]
+    found = [*_of_lane("target", target, OFFICIAL_TARGET_SAMPLING, dialect), *target.deviations]
+    return [Untrusted(each) for each in found]
 
 
 def judge_deviations(judge: Lane, template: JudgeTemplate, dialect: Dialect) -> list[Untrusted]:
@@ -95,10 +98,14 @@ def _of_lane(name: str, lane: Lane, official: Sampling, dialect: Dialect) -> Ite
         value, usual = getattr(lane.sampling, field), getattr(official, field)
         if value != usual:
             yield f"{name} {field}: {_shown(value)} (official: {_shown(usual)})"
-    if lane.system_prompt != OFFICIAL_SYSTEM_PROMPT:
+    if lane.system_prompt != lane.protocol.system_prompt:
         yield f"{name} system prompt: {_shown(lane.system_prompt)}"
     for field, value in lane.sampling.extra.items():
-        yield f"{name} {field}: {_shown(value)} (added)"
+        if field not in lane.protocol.fields:
+            yield f"{name} {field}: {_shown(value)} (added)"
+    for field, usual in lane.protocol.fields.items():
+        if (value := lane.sampling.extra.get(field)) != usual:
+            yield f"{name} {field}: {_shown(value)} (official: {_shown(usual)})"
     if dialect.tokens_field != "max_tokens":
         yield f"{name} takes {dialect.tokens_field} instead of max_tokens"
     if dialect.unsent:

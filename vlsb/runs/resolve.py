@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlsb.endpoints.secrets import Credentials
     from vlsb.judging.prompts import JudgeTemplate
     from vlsb.records import Stage
+    from vlsb.runs.lanes import Host
     from vlsb.runs.session import Plan
 
 _POLICY = config.RetryPolicy()
@@ -78,6 +79,18 @@ class RunOptions:
     allow_http: bool = False
     ca_bundle: Path | None = None
     transport: str = "auto"
+    weights: str | None = None
+    revision: str | None = None
+    tensor_parallel_size: int | None = None
+    gpus: str | None = None
+    dtype: str | None = None
+    engine: str = "auto"
+    servers_dir: Path | None = None
+    start_timeout: float = config.START_TIMEOUT_S
+    max_restarts: int = 1
+    keep_server: bool = False
+    yes: bool = False
+    engine_options: tuple[str, ...] = ()
     max_tokens: int | None = None
     temperature: float | None = None
     system_prompt: str | None = None
@@ -87,22 +100,43 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalTarget:
+    """A local engine as the target: the name it answers to, and what can change its answers, as JSON.
+
+    `running` is the address and key of one that is up already, `host` brings up one that is not.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    deviations: tuple[str, ...]
+    running: tuple[str, Credentials] | None = None
+    host: Host | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
-    """A plan and the credentials it needs."""
+    """A plan, the credentials it needs, and who brings up its engine if it has one."""
 
     plan: Plan
     credentials: Mapping[Stage, Credentials]
+    host: Host | None = None
 
 
-def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
-    """The plan of `vlsb run`. Raises ConfigError or AccessError."""
+def resolve_run(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    *,
+    protocol: config.TargetProtocol = config.OPENAI_PROTOCOL,
+    local: LocalTarget | None = None,
+) -> Resolved:
+    """The plan of `vlsb run`, for a target asked by `protocol`. Raises ConfigError or AccessError."""
     from vlsb.runs.session import Plan
 
     if options.retry and not options.resume:
         raise ConfigError("--retry works on an existing run: add --resume.")
     if options.no_judge and (options.judge or options.judge_base_url):
         raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
-    target = _target(options, environment)
+    target = _target(options, environment, protocol, local)
     is_demo = target.endpoint.model == _DEMO and options.base_url is None
     plan = Plan(
         directory=_directory(options, target),
@@ -121,7 +155,10 @@ def resolve_run(options: RunOptions, environment: Mapping[str, str]) -> Resolved
         max_requests=options.max_requests,
         only_preflight=options.dry_run,
     )
-    return Resolved(plan, _credentials(plan, environment))
+    credentials = _credentials(plan, environment)
+    if local is not None and local.running is not None:
+        credentials["target"] = local.running[1]
+    return Resolved(plan, credentials, None if local is None else local.host)
 
 
 def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
@@ -156,9 +193,12 @@ def _credentials(plan: Plan, environment: Mapping[str, str]) -> dict[Stage, Cred
     return {stage: load_credentials(lane.endpoint, environment) for stage, lane in plan.lanes.items()}
 
 
-def _target(options: RunOptions, environment: Mapping[str, str]) -> config.Lane:
-    from vlsb.endpoints.providers import resolve_endpoint
-
+def _target(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    protocol: config.TargetProtocol,
+    local: LocalTarget | None,
+) -> config.Lane:
     sampling = config.OFFICIAL_TARGET_SAMPLING
     if options.max_tokens is not None:
         sampling = replace(sampling, max_tokens=options.max_tokens)
@@ -166,18 +206,31 @@ def _target(options: RunOptions, environment: Mapping[str, str]) -> config.Lane:
         sampling = replace(sampling, temperature=options.temperature)
     system_prompt = options.system_prompt
     return config.Lane(
-        endpoint=resolve_endpoint(
-            _model(options) or _only_model(options, environment),
-            base_url=options.base_url,
-            key_variable=options.api_key_env,
-            headers=_headers("--header", options.header),
-            allow_http=options.allow_http,
-        ),
-        sampling=replace(sampling, extra=_extra("-M", options.target_field)),
+        endpoint=_endpoint(options, environment, local),
+        sampling=replace(sampling, extra={**protocol.fields, **_extra("-M", options.target_field)}),
         max_connections=options.max_connections,
         rpm=options.rpm,
         tpm=options.tpm,
-        system_prompt=config.OFFICIAL_SYSTEM_PROMPT if system_prompt is None else system_prompt,
+        system_prompt=protocol.system_prompt if system_prompt is None else system_prompt,
+        protocol=protocol,
+        engine=config.NOTHING if local is None else local.facts,
+        deviations=() if local is None else local.deviations,
+    )
+
+
+def _endpoint(
+    options: RunOptions, environment: Mapping[str, str], local: LocalTarget | None
+) -> config.Endpoint:
+    from vlsb.endpoints.providers import ENGINE_URL, resolve_endpoint
+
+    if local is not None:
+        return config.Endpoint(local.name, ENGINE_URL if local.running is None else local.running[0])
+    return resolve_endpoint(
+        model_name(options) or _only_model(options, environment),
+        base_url=options.base_url,
+        key_variable=options.api_key_env,
+        headers=_headers("--header", options.header),
+        allow_http=options.allow_http,
     )
 
 
@@ -200,7 +253,7 @@ def _judge(options: RunOptions, *, is_demo: bool) -> config.Lane:
     )
 
 
-def _model(options: RunOptions) -> str:
+def model_name(options: RunOptions) -> str:
     """The target's name from `--model` and the authors' `--arch`; empty for the endpoint's only one."""
     from vlsb.endpoints.providers import LOCAL_FAMILIES
 
@@ -210,9 +263,12 @@ def _model(options: RunOptions) -> str:
     if arch == "openai" and not model:
         raise ConfigError("--arch openai needs --model, for example --model gpt-4o.")
     if arch not in (None, "openai"):
-        if model and model != arch:
-            raise ConfigError(f"--arch {arch} and --model {model} name two targets. Pass one of them.")
-        model = arch or ""
+        if model and model != arch and options.base_url is None:
+            raise ConfigError(
+                f"--arch {arch} and --model {model} name two targets. Pass one of them, --weights for other "
+                "weights of the family, or --base-url for a server that has them."
+            )
+        model = model or arch or ""
     if not model and options.base_url is None:
         raise ConfigError("Which model? Pass --model NAME, for example --model gpt-4o or --model demo.")
     return model

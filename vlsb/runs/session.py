@@ -18,13 +18,13 @@ from vlsb import __version__
 from vlsb.analysis.summary import PUBLISHED_SAMPLES
 from vlsb.config import Lane, RetryPolicy
 from vlsb.data import Dataset, FetchProgress, Selection, fetch_dataset, load_dataset, select
-from vlsb.endpoints.attempts import Event, Traffic
+from vlsb.endpoints.attempts import Event, StoppedError, Traffic
 from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
 from vlsb.endpoints.secrets import Credentials
-from vlsb.errors import ConfigError, ImageError, VlsbError
+from vlsb.errors import ConfigError, ImageError, ServerError, VlsbError
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
-from vlsb.runs.lanes import LaneSetup, open_lanes, real_time
+from vlsb.runs.lanes import Host, LaneSetup, open_lanes, real_time
 from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, require_same_data, sample_row
 from vlsb.runs.pipeline import Pipeline, Work
 from vlsb.runs.progress import LaneView, Progress
@@ -102,6 +102,17 @@ class Listeners:
     watch: Callable[[Progress], Coroutine[Any, Any, None]]
     last_words: Callable[[], None] = lambda: None
     owns_signals: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a session sends requests with, and who may stop it."""
+
+    credentials: Mapping[Stage, Credentials]
+    listeners: Listeners
+    host: Host | None
+    conductor: Conductor
+    traffic: Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +225,12 @@ def _guess(lane: Lane) -> Dialect:
 
 
 async def run_session(
-    prepared: Prepared, credentials: Mapping[Stage, Credentials], listeners: Listeners
+    prepared: Prepared,
+    credentials: Mapping[Stage, Credentials],
+    listeners: Listeners,
+    host: Host | None = None,
 ) -> SessionEnd:
-    """Evaluate what is pending.
+    """Evaluate what is pending, on the target's engine that `host` brings up if there is one.
 
     Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
     """
@@ -240,7 +254,12 @@ async def run_session(
                 only_judge=only_judge,
             )
             if works:
-                lanes = await _evaluate(prepared, store, works, credentials, listeners, conductor, traffic)
+                spending = Spending(credentials, listeners, host, conductor, traffic)
+                lanes = await _evaluate(prepared, store, works, spending)
+        except StoppedError:
+            pass  # while an engine was starting; the conductor knows why
+        except ServerError as error:
+            conductor.stop(error)
         except asyncio.CancelledError:
             conductor.reason = conductor.reason or VlsbError("cancelled")
             raise
@@ -286,26 +305,22 @@ def _works(prepared: Prepared, store: RunStore) -> list[Work]:
 
 
 async def _evaluate(
-    prepared: Prepared,
-    store: RunStore,
-    works: list[Work],
-    credentials: Mapping[Stage, Credentials],
-    listeners: Listeners,
-    conductor: Conductor,
-    traffic: Traffic,
+    prepared: Prepared, store: RunStore, works: list[Work], spending: Spending
 ) -> dict[str, LaneView]:
-    plan = prepared.plan
+    plan, listeners, conductor = prepared.plan, spending.listeners, spending.conductor
     decided = _decided(store)
     setup = LaneSetup(
         lanes=plan.lanes,
-        credentials=credentials,
+        credentials=spending.credentials,
         dialects={stage: decided.get(stage, _guess(lane)) for stage, lane in plan.lanes.items()},
         policy=plan.policy,
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,
-        traffic=traffic,
+        traffic=spending.traffic,
         observe=lambda event: _observe(event, store, listeners.say),
         say=listeners.say,
+        host=spending.host,
+        unless_stopped=conductor.unless_stopped,
     )
     async with open_lanes(setup) as sides:
         progress = Progress.of(store, len(works), {lane: side.client for lane, side in sides.items()})

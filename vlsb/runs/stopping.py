@@ -11,11 +11,13 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from vlsb.config import GRACE_S
 from vlsb.endpoints.attempts import StoppedError, Traffic
 from vlsb.errors import InterruptedRunError, VlsbError
+
+_Result = TypeVar("_Result")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED_EXIT = InterruptedRunError.exit_code
@@ -35,6 +37,7 @@ class Conductor:
         self._say = say
         self._last_words = last_words
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: set[asyncio.Future[Any]] = set()
         self._interrupts = 0
         self._grace: asyncio.TimerHandle | None = None
 
@@ -52,6 +55,20 @@ class Conductor:
             if self._grace is not None:
                 self._grace.cancel()
 
+    async def unless_stopped(self, job: Coroutine[Any, Any, _Result]) -> _Result:
+        """A job's result; raises StoppedError if the run is stopped meanwhile."""
+        task = asyncio.ensure_future(job)
+        self._starting.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self._traffic.is_stopping:
+                raise StoppedError from None
+            task.cancel()
+            raise
+        finally:
+            self._starting.discard(task)
+
     async def _guarded(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None:
         try:
             await job()
@@ -66,6 +83,8 @@ class Conductor:
         if self._traffic.is_stopping:
             return
         self._traffic.is_stopping = True
+        for start in self._starting:
+            start.cancel()
         for task in self._tasks - self._traffic.in_flight:
             if task is not asyncio.current_task():
                 task.cancel()

@@ -1,0 +1,188 @@
+"""Keeping an engine up through a run: noticing its death, starting it again, finding the sample that kills it.
+
+Whatever was in flight when the engine died is suspect. After the restart the suspects go first and one at
+a time: the one that is alone in flight when the engine dies again is the culprit, and is not sent a third
+time. A death that has a culprit does not count against the restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.faults import TransportFault
+from vlsb.endpoints.keeper import Fate, Keeper
+from vlsb.endpoints.secrets import Credentials
+from vlsb.errors import ServerError, ServerExitedError
+from vlsb.serving.launch import RunningServer
+
+STOP_GRACE_S = 15.0
+# How long a dying engine may take: its API server notices a dead core and exits within a second or two.
+_DYING_S = 20.0
+_HEALTH_TIMEOUT_S = 10.0
+_POLL_S = 0.2
+
+Start = Callable[[RunningServer | None], Awaitable[RunningServer]]
+
+
+class Supervisor(Keeper):
+    """Looks after one engine. `start` starts it, and again on the address and with the key of the last one.
+
+    `observe` hears of each restart by its number.
+    """
+
+    def __init__(
+        self, start: Start, *, max_restarts: int, say: Callable[[str], None], observe: Callable[[int], None]
+    ) -> None:
+        self._start = start
+        self._max_restarts = max_restarts
+        self._say = say
+        self._observe = observe
+        self._server: RunningServer | None = None
+        self._is_up = False
+        self._failed: ServerError | None = None
+        self._deaths = 0
+        self._restarts = 0
+        self._unexplained = 0
+        # Every sample in flight, with the number of deaths when it left.
+        self._in_flight: dict[int, int] = {}
+        self._suspects: set[int] = set()
+        self._culprits: set[int] = set()
+        self._coming_back: set[int] = set()
+        self._change = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[RunningServer]:
+        """The engine, started and looked after while the block runs, stopped at its end."""
+        self._server = await self._start(None)
+        self._is_up = True
+        watch = asyncio.create_task(self._watch())
+        try:
+            yield self._server
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+            await self._server.process.stop(STOP_GRACE_S)
+
+    async def admit(self, sample_id: int) -> None:
+        """Return when the sample may be sent. Raises ServerError when the engine is gone for good."""
+        while not self.admits(sample_id):
+            if self._failed is not None:
+                raise self._failed
+            await self._change.wait()
+
+    def admits(self, sample_id: int) -> bool:
+        """Whether the engine is up, and this sample's turn has come."""
+        if not self._is_up:
+            return False
+        return not self._suspects or (sample_id in self._suspects and not self._in_flight)
+
+    def depart(self, sample_id: int) -> None:
+        """The sample's request leaves."""
+        self._in_flight[sample_id] = self._deaths
+
+    def leave(self, sample_id: int) -> None:
+        """The sample's request is over; one that did not die with the engine is suspect no longer."""
+        if self._in_flight.pop(sample_id, None) is None:
+            return
+        if sample_id in self._coming_back:
+            self._coming_back.discard(sample_id)
+        else:
+            self._suspects.discard(sample_id)
+        self._tell()
+
+    async def fate(self, sample_id: int) -> Fate:
+        """Whether a request that just failed, and has not left yet, did so because the engine died."""
+        left_after = self._in_flight.get(sample_id, self._deaths)
+        if left_after == self._deaths and await self._is_alive():
+            return Fate.ALIVE
+        while left_after == self._deaths and self._failed is None:
+            await self._change.wait()
+        if sample_id in self._culprits:
+            return Fate.KILLED_BY_SAMPLE
+        self._coming_back.add(sample_id)
+        return Fate.LOST
+
+    async def _is_alive(self) -> bool:
+        """Whether the engine is well; one that is not is ended, so that it can be started again."""
+        server, deaths = self._server, self._deaths
+        assert server is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DYING_S):
+                while deaths == self._deaths and server.process.exit_code() is None:
+                    if await _is_healthy(server):
+                        return True
+                    await asyncio.sleep(_POLL_S)
+        if deaths == self._deaths:
+            await server.process.stop(STOP_GRACE_S)
+        return False
+
+    async def _watch(self) -> None:
+        """Start the engine again whenever it has ended, as long as that may help."""
+        while self._failed is None:
+            assert self._server is not None
+            code = await self._server.process.wait()
+            self._is_up = False
+            self._bury()
+            if self._unexplained > self._max_restarts:
+                self._failed = self._given_up(code)
+            else:
+                await self._restart()
+            self._tell()
+
+    def _bury(self) -> None:
+        """Take note of a death: who was in flight is suspect, who was alone under suspicion is guilty."""
+        victims = set(self._in_flight)
+        self._deaths += 1
+        if len(victims) == 1 and victims <= self._suspects:
+            self._culprits |= victims
+            self._suspects -= victims
+            self._unexplained = 0
+        else:
+            self._suspects |= victims
+            self._unexplained += 1
+        self._tell()
+
+    async def _restart(self) -> None:
+        self._restarts += 1
+        self._observe(self._restarts)
+        self._say("The engine died and is started again; what was in flight is sent again, one by one.")
+        try:
+            self._server = await self._start(self._server)
+        except ServerError as error:
+            self._failed = error
+        else:
+            self._is_up = True
+            self._say("The engine is up again.")
+
+    def _given_up(self, code: int) -> ServerError:
+        assert self._server is not None
+        return ServerExitedError(
+            f"{self._server.name}: the engine died again (exit code {code}) after {self._restarts} restarts. "
+            f"Its log: {self._server.log}. More tries: --max-restarts."
+        )
+
+    def _tell(self) -> None:
+        """Wake everybody who waits for a change."""
+        self._change.set()
+        self._change = asyncio.Event()
+
+
+async def _is_healthy(server: RunningServer) -> bool:
+    transport = open_transport(
+        server.base_url.removesuffix("/v1"),
+        credentials=Credentials(server.key),
+        connections=1,
+        ca_bundle=None,
+        kind="wire",
+    )
+    try:
+        async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+            return (await transport.get("/health")).status == 200
+    except (TransportFault, TimeoutError):
+        return False
+    finally:
+        await transport.aclose()
