@@ -140,7 +140,8 @@ class Supervisor(Keeper):
         if len(victims) == 1 and victims <= self._suspects:
             self._culprits |= victims
             self._suspects -= victims
-            self._unexplained = 0
+            # Its first death was its doing too.
+            self._unexplained = max(0, self._unexplained - 1)
         else:
             self._suspects |= victims
             self._unexplained += 1
