@@ -67,7 +67,8 @@ def test_the_wheel_holds_everything_that_the_program_reads(tmp_path: Path) -> No
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert wheel.name == f"vlsb-{vlsb.__version__}-py3-none-any.whl"
-    assert {name: held.get(name) for name in sources} == sources
+    configs = {f"vlsb/servers/{path.name}": path.read_bytes() for path in (PROJECT / "servers").iterdir()}
+    assert {name: held.get(name) for name in sources | configs} == sources | configs
     assert {"vlsb/py.typed", "vlsb/data/mini/data.json", "vlsb/data/mini/imgs/0.png"} <= set(held)
     template = held["vlsb/judging/official_template.txt"]
     assert hashlib.sha256(template).hexdigest() == OFFICIAL_TEMPLATE_SHA256

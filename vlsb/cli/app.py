@@ -9,10 +9,12 @@ import typer
 from vlsb import __version__
 from vlsb.cli.data import data_app
 from vlsb.cli.demo import demo_command
+from vlsb.cli.doctor import doctor_command
 from vlsb.cli.judge import judge_command
 from vlsb.cli.report import report_command
 from vlsb.cli.run import run_command
 from vlsb.cli.runs import runs_app
+from vlsb.cli.serve import serve_command
 from vlsb.cli.show import show_command
 
 # The authors' script spells options with underscores; both spellings are one option here.
@@ -52,5 +54,7 @@ app.command("judge")(judge_command)
 app.command("report")(report_command)
 app.command("show")(show_command)
 app.command("demo")(demo_command)
+app.command("serve")(serve_command)
+app.command("doctor")(doctor_command)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")

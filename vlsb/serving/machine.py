@@ -2,15 +2,192 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_MIB = 1024**2
+# A driver that is not kept loaded takes seconds to answer; one that hangs must not hang us.
+_TIMEOUT_S = 20.0
+_GRACE_S = 1.0
+_FIELDS = ("index", "uuid", "memory.total", "memory.free", "driver_version", "name")
+_CUDA = re.compile(r"CUDA (?:UMD )?Version\s*:\s*([0-9]+(?:\.[0-9]+)*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as `nvidia-smi` lists it; memory in bytes."""
+    """One GPU as `nvidia-smi` lists it. Memory is in bytes, 0 where the driver does not say."""
 
     index: int
     name: str
     memory_bytes: int
     free_bytes: int
     driver: str
+    uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuListing:
+    """What `nvidia-smi` said: the GPUs an engine may use, what its driver can run, why it said nothing.
+
+    `hidden` counts GPUs that CUDA_VISIBLE_DEVICES keeps from an engine. `problem` is in words of the
+    system's or the driver's; it is None where there is no `nvidia-smi` at all.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    hidden: int = 0
+    cuda: str | None = None
+    problem: str | None = None
+
+    @property
+    def driver(self) -> str | None:
+        """The driver's version, if there is a GPU to ask."""
+        return self.gpus[0].driver if self.gpus else None
+
+
+def gpus(environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S) -> tuple[Gpu, ...]:
+    """The GPUs that an engine started in this environment may use; none without a working driver."""
+    return _listed(environment, timeout_s).gpus
+
+
+def list_gpus(environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S) -> GpuListing:
+    """The same with the CUDA version of the driver and with what went wrong. Blocking, bounded in time."""
+    listing = _listed(environment, timeout_s)
+    if not (listing.gpus or listing.hidden):
+        return listing
+    heading, _ = _asked(environment, (), timeout_s)
+    found = _CUDA.search(heading)
+    cuda = found[1] if found else None
+    return GpuListing(listing.gpus, listing.hidden, cuda, listing.problem)
+
+
+def memory_bytes() -> int:
+    """The memory that processes here may use: the machine's, or less where a container has a limit."""
+    return min([psutil.virtual_memory().total, *container_limits(Path("/"))])
+
+
+def free_disk_bytes(path: Path) -> int | None:
+    """What this user may still write at a path that need not exist yet; None if the system does not say."""
+    try:
+        existing = next((each for each in (path, *path.parents) if each.is_dir()), None)
+        return None if existing is None else shutil.disk_usage(existing).free
+    except OSError:
+        return None
+
+
+def parse_gpus(text: str) -> tuple[Gpu, ...]:
+    """The rows of `nvidia-smi --query-gpu`, in its order; a line that is no row of ours is left out."""
+    rows = ([cell.strip() for cell in line.split(",", len(_FIELDS) - 1)] for line in text.splitlines())
+    return tuple(_gpu(row) for row in rows if len(row) == len(_FIELDS) and row[0].isdecimal())
+
+
+def visible_gpus(found: Sequence[Gpu], wanted: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that a value of CUDA_VISIBLE_DEVICES leaves, in its order; all of them without one.
+
+    As CUDA reads it, the list ends at the first entry that names none of them. A MIG slice has no row of
+    its own, so a value that names one leaves all: what it belongs to is not known here.
+    """
+    if wanted is None or "MIG-" in wanted:
+        return tuple(found)
+    chosen: list[Gpu] = []
+    for entry in wanted.split(","):
+        named = [gpu for gpu in found if _is_named(gpu, entry.strip())]
+        if len(named) != 1:
+            break
+        chosen += named
+    return tuple(chosen)
+
+
+def _listed(environment: Mapping[str, str], timeout_s: float) -> GpuListing:
+    query = (f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
+    text, problem = _asked(environment, query, timeout_s)
+    found = parse_gpus(text)
+    visible = visible_gpus(found, environment.get("CUDA_VISIBLE_DEVICES"))
+    return GpuListing(visible, len(found) - len(visible), None, problem)
+
+
+def _asked(
+    environment: Mapping[str, str], options: Sequence[str], timeout_s: float
+) -> tuple[str, str | None]:
+    """What `nvidia-smi` printed, and the problem if it could not be asked."""
+    executable = shutil.which("nvidia-smi", path=environment.get("PATH", ""))
+    if executable is None:
+        return "", None
+    try:
+        process = subprocess.Popen(
+            [executable, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**environment, "LC_ALL": "C"},
+        )
+    except OSError as error:
+        return "", f"nvidia-smi cannot be run ({error.strerror})"
+    try:
+        said = process.communicate(timeout=timeout_s)[0].decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        _give_up(process)
+        return "", f"nvidia-smi did not answer within {timeout_s:g} s"
+    if process.returncode == 0:
+        return said, None
+    words = said.strip().splitlines() or ["it said nothing"]
+    return "", f"nvidia-smi ended with {process.returncode}: {words[0].strip()}"
+
+
+def _give_up(process: subprocess.Popen[bytes]) -> None:
+    """Kill it, and wait for its end only so long: a process that hangs inside the driver cannot be killed."""
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _gpu(row: Sequence[str]) -> Gpu:
+    index, uuid, total, free, driver, name = row
+    return Gpu(int(index), name, _mebibytes(total), _mebibytes(free), driver, uuid)
+
+
+def _mebibytes(cell: str) -> int:
+    """`[N/A]` and its like are what GPUs say that share the machine's memory."""
+    return int(cell) * _MIB if cell.isdecimal() else 0
+
+
+def _is_named(gpu: Gpu, entry: str) -> bool:
+    return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
+
+
+def container_limits(root: Path) -> tuple[int, ...]:
+    """The memory limits of the control groups that this process is in, below a root of the file system.
+
+    A job's group lies below others, and each of their limits holds. "max" is what a group without one says.
+    """
+    limits = []
+    for folder, file in _control_groups(root):
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError):
+                limits.append(int((group / file).read_text("ascii")))
+    return tuple(limit for limit in limits if limit > 0)
+
+
+def _control_groups(root: Path) -> list[tuple[Path, str]]:
+    """The group of each hierarchy that limits memory, with the file that says so (versions 2 and 1)."""
+    mounts = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        below = path.strip("/")
+        if not controllers:
+            found.append((mounts / below, "memory.max"))
+        elif "memory" in controllers.split(","):
+            found.append((mounts / "memory" / below, "memory.limit_in_bytes"))
+    return found

@@ -1,4 +1,4 @@
-"""Keeping an engine up through a run: noticing its death, starting it again, finding the sample that kills it.
+"""Keeping an engine up through a run: noticing its death, starting it again, finding the sample that kills.
 
 Whatever was in flight when the engine died is suspect. After the restart the suspects go first and one at
 a time: the one that is alone in flight when the engine dies again is the culprit, and is not sent a third
@@ -15,13 +15,14 @@ from vlsb.endpoints.connect import open_transport
 from vlsb.endpoints.faults import TransportFault
 from vlsb.endpoints.keeper import Fate, Keeper
 from vlsb.endpoints.secrets import Credentials
-from vlsb.errors import ServerError, ServerExitedError
+from vlsb.errors import ServerError, ServerExitedError, VlsbError
 from vlsb.serving.launch import RunningServer
 
 STOP_GRACE_S = 15.0
-# How long a dying engine may take: its API server notices a dead core and exits within a second or two.
-_DYING_S = 20.0
-_HEALTH_TIMEOUT_S = 10.0
+# How long an engine may be unwell before it is ended. One that is dying exits within seconds; one on a busy
+# machine may need many to say that it is well.
+_DYING_S = 60.0
+_HEALTH_TIMEOUT_S = 30.0
 _POLL_S = 0.2
 
 Start = Callable[[RunningServer | None], Awaitable[RunningServer]]
@@ -42,7 +43,7 @@ class Supervisor(Keeper):
         self._observe = observe
         self._server: RunningServer | None = None
         self._is_up = False
-        self._failed: ServerError | None = None
+        self._failed: VlsbError | None = None
         self._deaths = 0
         self._restarts = 0
         self._unexplained = 0
@@ -63,9 +64,10 @@ class Supervisor(Keeper):
             yield self._server
         finally:
             watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
-            await self._server.process.stop(STOP_GRACE_S)
+            try:
+                await asyncio.wait([watch])
+            finally:
+                await self._server.process.stop(STOP_GRACE_S)
 
     async def admit(self, sample_id: int) -> None:
         """Return when the sample may be sent. Raises ServerError when the engine is gone for good."""
@@ -122,16 +124,22 @@ class Supervisor(Keeper):
 
     async def _watch(self) -> None:
         """Start the engine again whenever it has ended, as long as that may help."""
-        while self._failed is None:
-            assert self._server is not None
-            code = await self._server.process.wait()
-            self._is_up = False
-            self._bury()
-            if self._unexplained > self._max_restarts:
-                self._failed = self._given_up(code)
-            else:
-                await self._restart()
+        try:
+            while self._failed is None:
+                assert self._server is not None
+                code = await self._server.process.wait()
+                self._is_up = False
+                self._bury()
+                if self._unexplained > self._max_restarts:
+                    self._failed = self._given_up(code)
+                else:
+                    await self._restart()
+                self._tell()
+        except Exception as error:
+            # Whoever waits for the engine must hear of it: this task is the only one to tell them.
+            self._failed = ServerError(f"the engine is watched no longer ({type(error).__name__}).")
             self._tell()
+            raise
 
     def _bury(self) -> None:
         """Take note of a death: who was in flight is suspect, who was alone under suspicion is guilty."""
@@ -153,7 +161,7 @@ class Supervisor(Keeper):
         self._say("The engine died and is started again; what was in flight is sent again, one by one.")
         try:
             self._server = await self._start(self._server)
-        except ServerError as error:
+        except VlsbError as error:
             self._failed = error
         else:
             self._is_up = True

@@ -1,0 +1,139 @@
+"""Finished runs of any size, written by vlsb's own store: the files that a real session leaves behind.
+
+python -m benchmarks.run_directories FOLDER SAMPLES
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.data import PICTURES, ROWS, Size, make_data
+from benchmarks.processes import ROOT
+from benchmarks.stub import ANSWER
+from vlsb.records import Completion, Failure, Label, Outcome, Picture, Response, Untrusted, Usage, Verdict
+
+if TYPE_CHECKING:
+    from vlsb.runs.store import RunStore
+
+# Nothing is sent there: the run is written, not made.
+NOWHERE = "http://127.0.0.1:9/v1"
+TINY_PICTURE_BYTES = 48
+BLOCKED_ONE_IN = 100
+FINISHED = "finished"
+WORDS = ANSWER.split()
+MODEL = Untrusted("made-up-model-2025-01-01")
+
+
+def make_run(root: Path, samples: int) -> Path:
+    """A finished run of so many samples below `root`; one that is there already is used again.
+
+    Written by a process of its own: what this one has used counts as its children's peak memory.
+    """
+    directory = root / "runs" / str(samples)
+    if not (directory / FINISHED).is_file():
+        words = [sys.executable, "-m", "benchmarks.run_directories", str(root), str(samples)]
+        subprocess.run(words, cwd=ROOT, check=True)
+    return directory
+
+
+def _write(root: Path, samples: int) -> None:
+    # Imported here: whoever only starts this program stays small.
+    from vlsb.runs.resolve import RunOptions, resolve_run
+    from vlsb.runs.session import prepare
+
+    pictures = max(1, samples * PICTURES // ROWS)
+    options = RunOptions(
+        model="made-up-model",
+        base_url=NOWHERE,
+        judge="made-up-judge",
+        judge_base_url=NOWHERE,
+        data_root=make_data(root / f"rows-{samples}", Size(samples, pictures, TINY_PICTURE_BYTES)),
+        output_dir=root / "runs",
+        name=str(samples),
+    )
+    prepared = prepare(resolve_run(options, {}).plan)
+    store = prepared.open_store()
+    draws = random.Random(samples)
+    store.add_event("session_started", pending=len(prepared.samples), judge=store.judge, only_judge=False)
+    for number, sample in enumerate(prepared.samples):
+        picture = prepared.pictures[sample.id]
+        assert isinstance(picture, Picture)
+        if number % BLOCKED_ONE_IN == 0:
+            store.add_failure(_blocked(sample.id))
+        else:
+            _answer(store, sample.id, picture, draws)
+    store.add_event("session_ended", reason="complete")
+    asyncio.run(store.close())
+    (store.directory / FINISHED).touch()
+
+
+def _answer(store: RunStore, sample_id: int, picture: Picture, draws: random.Random) -> None:
+    """A response of about 128 tokens, and a verdict with a sentence of explanation."""
+    completion = Completion(
+        text=_text(draws, 95),
+        origin="content",
+        finish_reason=Untrusted("stop"),
+        model=MODEL,
+        usage=Usage(draws.randrange(700, 1500), draws.randrange(90, 128)),
+        attempts=1,
+        latency_s=draws.lognormvariate(0.7, 0.4),
+        request_sha256=_digest(draws),
+    )
+    response = Response(sample_id, picture.sha256, completion)
+    store.add_response(response)
+    store.add_verdict(
+        Verdict(
+            sample_id=sample_id,
+            label=draws.choice(list(Label)),
+            explanation=_text(draws, 30),
+            response_sha256=response.sha256,
+            image_sha256=picture.sha256,
+            model=MODEL,
+            usage=Usage(draws.randrange(900, 1700), draws.randrange(30, 60)),
+            asks=1,
+            attempts=1,
+            latency_s=draws.lognormvariate(0.7, 0.4),
+            request_sha256=_digest(draws),
+        )
+    )
+
+
+def _blocked(sample_id: int) -> Failure:
+    return Failure(
+        sample_id=sample_id,
+        stage="target",
+        outcome=Outcome.TARGET_BLOCKED,
+        fault="provider_blocked",
+        code="blocked_input",
+        status=400,
+        message=Untrusted("made up"),
+        attempts=1,
+    )
+
+
+def _text(draws: random.Random, words: int) -> Untrusted:
+    return Untrusted(" ".join(draws.choices(WORDS, k=words)))
+
+
+def _digest(draws: random.Random) -> str:
+    return hashlib.sha256(draws.randbytes(16)).hexdigest()
+
+
+def main() -> None:
+    """Write one run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("samples", type=int)
+    chosen = parser.parse_args()
+    _write(chosen.folder, chosen.samples)
+
+
+if __name__ == "__main__":
+    main()

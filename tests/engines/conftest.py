@@ -1,0 +1,114 @@
+"""Tests against real engines. They run where VLSB_TEST_ENGINES names the folder of their environments.
+
+That is the folder that `vlsb engine install` fills (`~/.local/share/vlsb/engines`). Engines are large: one
+runs at a time, however many test processes there are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlsb.serving.engines import Engine, EngineMissingError, find_engine
+from vlsb.serving.families import FAMILIES, EnginePin
+from vlsb.serving.machine import gpus
+from vlsb.serving.places import Places
+
+VARIABLE = "VLSB_TEST_ENGINES"
+SCRIPT = Path(__file__).with_name("tiny_checkpoints.py")
+SCRIPT_TIMEOUT_S = 300.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"engines: needs real engines; {VARIABLE} names their folder")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.engines)
+            if VARIABLE not in os.environ:
+                item.add_marker(pytest.mark.skip(reason=f"{VARIABLE} names no folder of engines"))
+
+
+def engine_of(pin: EnginePin) -> Engine:
+    """The engine of a pin in the tests' folder; where there is none, the test is skipped with the reason."""
+    folder = Path(os.environ[VARIABLE])
+    places = Places(state=folder, engines=folder, converted=folder)
+    try:
+        # Only that folder: whatever is on PATH is another engine.
+        return find_engine(pin, "auto", places, environment={"PATH": ""}, has_gpu=bool(gpus(os.environ)))
+    except EngineMissingError as error:
+        pytest.skip(error.message)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """The current engine, for what needs its Python."""
+    return engine_of(FAMILIES["llava"].engine)
+
+
+@pytest.fixture
+def turn() -> Iterator[None]:
+    """A turn to run an engine in: one at a time on this machine."""
+    with (Path(os.environ[VARIABLE]) / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def engine_environment(tmp_path: Path) -> dict[str, str]:
+    """The variables of an engine in a test: no hub, little memory, a home of its own."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    return kept | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+def run_python(python: Path, *arguments: str | Path, **options: Any) -> str:
+    """Run an engine's Python to its end; returns its stdout, fails with its stderr."""
+    done = subprocess.run(
+        [python, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=SCRIPT_TIMEOUT_S,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        **options,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def ask(engine: Engine) -> Callable[..., Any]:
+    """Runs code in the engine's Python with a JSON value as `given`; returns what it stores as `found`."""
+
+    def asked(code: str, given: Mapping[str, Any]) -> Any:
+        begin = "import json, sys\ngiven = json.loads(sys.stdin.read())\n"
+        end = "\nprint('\\n' + json.dumps(found))\n"
+        assert engine.python is not None
+        out = run_python(engine.python, "-c", begin + code + end, input=json.dumps(given))
+        return json.loads(out.splitlines()[-1])
+
+    return asked
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's tiny checkpoint, written when it is first asked for."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    def folder(family: str) -> Path:
+        if not (root / family).is_dir():
+            python = engine_of(FAMILIES[family].engine).python
+            assert python is not None
+            run_python(python, SCRIPT, root, family)
+        return root / family
+
+    return folder

@@ -1,0 +1,359 @@
+"""A converted LLaVA is bit for bit what it was before; pictures and texts reach it as they reached that."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlsb.errors import ConfigError
+from vlsb.serving.convert import ConversionProgress, convert_llava, converted
+from vlsb.serving.engines import Engine
+from vlsb.serving.places import Places
+
+EMBEDDING = "language_model.model.embed_tokens.weight"
+HEAD = "language_model.lm_head.weight"
+ROWS, GROWN = 512, 576
+
+Ask = Callable[..., Any]
+Hear = Callable[[ConversionProgress], None]
+
+
+def ignore(_: ConversionProgress) -> None:
+    """Progress that nobody looks at."""
+
+
+def convert(source: Path, destination: Path, engine: Engine, hear: Hear = ignore) -> int:
+    return asyncio.run(
+        convert_llava(str(source), destination, engine, environment=os.environ, offline=True, hear=hear)
+    )
+
+
+def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Type, shape and bytes of every tensor of a folder, read without any library."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        content = path.read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        for name, each in header.items():
+            if name != "__metadata__":
+                begin, end = each["data_offsets"]
+                found[name] = (each["dtype"], tuple(each["shape"]), content[start + begin : start + end])
+    return found
+
+
+@pytest.fixture
+def source(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of the original checkpoint that a test may change."""
+    folder = tmp_path / "source"
+    shutil.copytree(tiny("llava"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "clip"}))
+    return folder
+
+
+def test_every_tensor_is_that_of_the_hugging_face_version(
+    source: Path, tiny: Callable[[str], Path], engine: Engine, tmp_path: Path
+) -> None:
+    count = convert(source, tmp_path / "out", engine)
+
+    found, expected = tensors(tmp_path / "out"), tensors(tiny("llava_hf"))
+    assert count == len(found) == len(expected)
+    for name, (dtype, shape, raw) in expected.items():
+        if name in (EMBEDDING, HEAD):
+            width = len(raw) // shape[0]
+            assert found[name][1] == (GROWN, shape[1])
+            assert found[name][2][: ROWS * width] == raw[: ROWS * width]
+        else:
+            assert found[name] == (dtype, shape, raw), name
+
+
+def test_the_manifest_has_the_checksum_of_every_tensor(source: Path, engine: Engine, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out", engine)
+
+    listed = json.loads((tmp_path / "out" / "conversion.json").read_text())["tensors"]
+    assert {name: each["sha256"] for name, each in listed.items()} == {
+        name: hashlib.sha256(raw).hexdigest() for name, (_, _, raw) in tensors(tmp_path / "out").items()
+    }
+
+
+def test_an_added_token_is_never_the_best(source: Path, engine: Engine, ask: Ask, tmp_path: Path) -> None:
+    """Not even for hidden states that point at its own row, in any type that is served."""
+    convert(source, tmp_path / "out", engine)
+    code = """
+import torch
+from pathlib import Path
+from safetensors import safe_open
+for path in Path(given["folder"]).glob("*.safetensors"):
+    with safe_open(path, "pt") as file:
+        if given["head"] in file.keys():
+            head = file.get_tensor(given["head"])
+torch.manual_seed(0)
+hidden = torch.cat([torch.randn(5000, head.shape[1]), head, -head])
+found = [int(torch.argmax(hidden.to(t) @ head.to(t).T, dim=1).max()) for t in (torch.float32, torch.bfloat16)]
+rest = head[given["rows"]:].double()
+found.append(float((rest - head[: given["rows"]].double().mean(0)).abs().max()))
+"""
+
+    *best, distance = ask(code, {"folder": str(tmp_path / "out"), "head": HEAD, "rows": ROWS})
+
+    assert all(each < ROWS for each in best)
+    assert distance < 1e-6
+
+
+def test_a_checkpoint_in_safetensors_converts_to_the_same(
+    source: Path, engine: Engine, ask: Ask, tmp_path: Path
+) -> None:
+    convert(source, tmp_path / "from bin", engine)
+    code = """
+import json, torch
+from pathlib import Path
+from safetensors.torch import save_file
+folder, placed = Path(given), {}
+for path in sorted(folder.glob("pytorch_model-*.bin")):
+    part = torch.load(path, weights_only=True)
+    name = path.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+    save_file(part, folder / name)
+    placed |= dict.fromkeys(part, name)
+    path.unlink()
+(folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+found = None
+"""
+    ask(code, str(source))
+
+    convert(source, tmp_path / "from safetensors", engine)
+
+    assert tensors(tmp_path / "from safetensors") == tensors(tmp_path / "from bin")
+
+
+def test_a_killed_conversion_goes_on_and_keeps_what_was_finished(
+    source: Path, engine: Engine, tmp_path: Path
+) -> None:
+    kill_at(2, source, tmp_path / "out", engine)
+    first = tmp_path / "out.partial" / "model-00001-of-00003.safetensors"
+    written = first.stat().st_mtime_ns
+    assert not (tmp_path / "out").exists()
+
+    convert(source, tmp_path / "out", engine)
+
+    assert not (tmp_path / "out.partial").exists()
+    assert (tmp_path / "out" / first.name).stat().st_mtime_ns == written
+    convert(source, tmp_path / "at once", engine)
+    assert tree(tmp_path / "out") == tree(tmp_path / "at once")
+
+
+def test_a_finished_file_that_was_damaged_meanwhile_is_written_again(
+    source: Path, engine: Engine, tmp_path: Path
+) -> None:
+    kill_at(2, source, tmp_path / "out", engine)
+    first = tmp_path / "out.partial" / "model-00001-of-00003.safetensors"
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    first.write_bytes(content)
+
+    convert(source, tmp_path / "out", engine)
+
+    convert(source, tmp_path / "at once", engine)
+    assert tree(tmp_path / "out") == tree(tmp_path / "at once")
+
+
+def kill_at(number: int, source: Path, destination: Path, engine: Engine) -> None:
+    """Begin a conversion and end it, with SIGKILL for its program, when it comes to a file."""
+
+    async def begin() -> None:
+        def hear(progress: ConversionProgress) -> None:
+            if progress.stage == "converting" and f"-{number:05d}-" in progress.file:
+                task.cancel()
+
+        task = asyncio.create_task(
+            convert_llava(str(source), destination, engine, environment=os.environ, hear=hear)
+        )
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(begin())
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "subject"),
+    [
+        ("part['model.extra.weight'] = torch.zeros(1)", "does not have", "model.extra.weight"),
+        ("part['model.image_newline'] = torch.zeros(1)", "does not have", "model.image_newline"),
+        ("del part['lm_head.weight']", "is missing", "language_model.lm_head.weight"),
+        (
+            "part['lm_head.weight'] = part['lm_head.weight'][:500]",
+            "as long as",
+            "lm_head.weight: 500, not 512",
+        ),
+        (
+            "part['model.norm.weight'] = torch.zeros(64, dtype=torch.int8)",
+            "of a type",
+            "model.norm.weight: int8",
+        ),
+        (
+            "part['model.norm.weight'] = given.__class__",
+            "more than tensors",
+            "pytorch_model-00002-of-00002.bin",
+        ),
+        ("part = 'no tensors'", "cannot be read", "pytorch_model-00002-of-00002.bin"),
+    ],
+)
+def test_a_checkpoint_that_is_not_llava_v15_is_refused_with_the_tensor(
+    change: str, said: str, subject: str, source: Path, engine: Engine, ask: Ask, tmp_path: Path
+) -> None:
+    path = source / "pytorch_model-00002-of-00002.bin"
+    ask(
+        f"import torch\npart = torch.load(given, weights_only=True)\n{change}\n"
+        "torch.save(part, given)\nfound = None",
+        str(path),
+    )
+
+    with pytest.raises(ConfigError, match=said) as refused:
+        convert(source, tmp_path / "out", engine)
+
+    assert refused.value.detail is not None
+    assert refused.value.detail.expose() == subject
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tower_inside_the_checkpoint_wins(source: Path, engine: Engine, ask: Ask, tmp_path: Path) -> None:
+    code = """
+import torch
+from pathlib import Path
+folder = Path(given)
+tower = torch.load(folder / "clip" / "pytorch_model.bin", weights_only=True)
+path = folder / "pytorch_model-00002-of-00002.bin"
+part = torch.load(path, weights_only=True)
+for name, tensor in tower.items():
+    if name.startswith("vision_model."):
+        part["model.vision_tower.vision_tower." + name] = tensor + 1 if tensor.is_floating_point() else tensor
+torch.save(part, path)
+found = None
+"""
+    convert(source, tmp_path / "plain", engine)
+    ask(code, str(source))
+
+    convert(source, tmp_path / "tuned", engine)
+
+    plain, tuned = tensors(tmp_path / "plain"), tensors(tmp_path / "tuned")
+    changed = {name for name in plain if plain[name] != tuned[name]}
+    assert set(plain) == set(tuned)
+    assert changed == {name for name in plain if name.startswith("vision_tower.")}
+
+
+def test_the_cache_converts_once(source: Path, engine: Engine, tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path, tmp_path / "cache")
+    heard: list[ConversionProgress] = []
+
+    def folder() -> Path:
+        return asyncio.run(
+            converted(str(source), None, places, engine, environment=os.environ, hear=heard.append)
+        )
+
+    first = folder()
+    heard.clear()
+
+    assert folder() == first
+    assert heard == []
+    # What has the served layout is taken as it is.
+    assert (
+        asyncio.run(converted(str(first), None, places, engine, environment={}, hear=heard.append))
+        == first.resolve()
+    )
+
+
+PICTURES = """
+import json
+import numpy
+from pathlib import Path
+from PIL import Image
+from transformers import AutoProcessor
+
+def expand_to_square(picture, colour):
+    width, height = picture.size
+    if width == height:
+        return picture
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(picture, (0, (width - height) // 2) if width > height else ((height - width) // 2, 0))
+    return square
+
+def original_pixels(picture, clip):
+    mean, std = numpy.array(clip["image_mean"]), numpy.array(clip["image_std"])
+    colour = tuple(int(255 * each) for each in clip["image_mean"])
+    small = expand_to_square(picture, colour).resize((clip["size"], clip["size"]), Image.BICUBIC)
+    return ((numpy.asarray(small) / 255 - mean) / std).transpose(2, 0, 1)
+
+clip = json.loads((Path(given["tower"]) / "preprocessor_config.json").read_text())
+processor = AutoProcessor.from_pretrained(given["served"]).image_processor
+noise = numpy.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=numpy.uint8)
+found = []
+for size in given["sizes"]:
+    picture = Image.fromarray(noise).resize(size, Image.BICUBIC)
+    served = numpy.asarray(processor(images=picture, return_tensors="np")["pixel_values"][0])
+    grey = 255 * numpy.array(clip["image_std"])[:, None, None]
+    apart = numpy.abs(served - original_pixels(picture, clip)) * grey
+    found.append([list(served.shape), float(apart.max()), float((apart > 0.5).mean())])
+"""
+
+
+def test_a_picture_is_padded_as_the_original_pads_it(
+    source: Path, engine: Engine, ask: Ask, tmp_path: Path
+) -> None:
+    """Resizing rounds a few pixels to the next grey value; without padding they differ by far more."""
+    convert(source, tmp_path / "out", engine)
+    given: Mapping[str, Any] = {
+        "served": str(tmp_path / "out"),
+        "tower": str(source / "clip"),
+        "sizes": [[400, 271], [271, 400], [56, 56], [33, 200], [301, 300]],
+    }
+
+    for shape, most, share in ask(PICTURES, given):
+        assert shape == [3, 56, 56]
+        assert most < 1.01
+        assert share < 0.02
+
+
+TEXTS = """
+import random
+import sentencepiece
+from transformers import AutoTokenizer
+
+pieces = sentencepiece.SentencePieceProcessor(model_file=given["folder"] + "/tokenizer.model")
+tokenizer = AutoTokenizer.from_pretrained(given["folder"])
+
+def original(text):
+    ids = [pieces.bos_id()]
+    for number, part in enumerate(text.split("<image>")):
+        ids += ([given["image"]] if number else []) + pieces.encode(part)
+    return ids
+
+words = ["What", "is", "a", "\\n", "  ", "   ", "\\t", "12,345", "caf\\u00e9", "\\u65e5", "\\U0001f600"]
+draw = random.Random(0)
+found = []
+for _ in range(2000):
+    text = "".join(draw.choice(words) + draw.choice(["", " "]) for _ in range(draw.randint(1, 25)))
+    text = draw.choice(["", "USER: <image>\\n", "USER: <image>", "<image> "]) + text
+    if tokenizer(text).input_ids != original(text):
+        found.append(text)
+"""
+
+
+def test_texts_are_split_as_the_original_tokenizer_splits_them(
+    source: Path, engine: Engine, ask: Ask, tmp_path: Path
+) -> None:
+    convert(source, tmp_path / "out", engine)
+
+    assert ask(TEXTS, {"folder": str(tmp_path / "out"), "image": ROWS}) == []

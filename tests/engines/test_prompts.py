@@ -1,0 +1,67 @@
+"""Every family's engine reads, token for token, the prompt that the authors' loader feeds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.engines.conftest import engine_of
+from vlsb.errors import ServerError
+from vlsb.serving.catalog import find_model
+from vlsb.serving.families import FAMILIES
+from vlsb.serving.launch import RunningServer
+from vlsb.serving.parity import check_parity, engine_ids, expected_ids
+from vlsb.serving.places import Places
+from vlsb.serving.plans import ServerPlan, Wishes
+from vlsb.serving.start import start_server
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engine_reads_the_authors_prompt(
+    family: str,
+    tiny: Callable[[str], Path],
+    turn: None,
+    engine_environment: Mapping[str, str],
+    tmp_path: Path,
+) -> None:
+    """And a request without the family's own fields is told apart, where it has any."""
+    model = find_model(family, None)
+    assert model is not None
+    places = Places(tmp_path / "state", tmp_path / "engines", tmp_path / "converted")
+
+    async def compare() -> None:
+        server, plan = await start_server(
+            model,
+            Wishes(weights=str(tiny(family))),
+            engine_of(model.family.engine),
+            places,
+            environment=engine_environment,
+            hear=lambda _: None,
+        )
+        try:
+            expected = await expected_ids(plan, environment=engine_environment)
+            assert await engine_ids(server, model.family) == expected
+            await _tell_apart(server, plan, expected)
+        finally:
+            await server.process.stop(10)
+
+    asyncio.run(compare())
+
+
+async def _tell_apart(server: RunningServer, plan: ServerPlan, expected: tuple[int, ...] | None) -> None:
+    family = plan.model.family
+    if not family.protocol.fields:
+        return
+    bare = replace(family, protocol=replace(family.protocol, fields={}))
+
+    found = await engine_ids(server, bare)
+
+    assert expected is not None
+    assert found == expected[1:]
+    other = replace(plan, model=replace(plan.model, family=bare))
+    with pytest.raises(ServerError, match=f"{len(found)} ids where {len(expected)} are expected"):
+        await check_parity(server, other, expected)

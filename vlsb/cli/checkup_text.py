@@ -1,0 +1,123 @@
+"""The findings of `vlsb doctor` as a screen and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from vlsb import __version__
+from vlsb.cli.checkup import Finding, Group, State
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
+
+SCHEMA = 1
+"""Of the JSON. Fields may be added at the end under the same number."""
+
+MIN_WIDTH = 80
+_GROUP_WIDTH = 10
+_LONGEST = 400
+_MARKS = {State.OK: ("✓", "green"), State.MISSING: ("○", "yellow"), State.PROBLEM: ("✗", "red")}
+
+
+def findings_json(found: Sequence[Finding]) -> str:
+    """One object: the version, and a list of findings in the order of the screen."""
+    rows = [
+        {
+            "group": finding.group.value,
+            "name": finding.name,
+            "state": finding.state.value,
+            "what": finding.what,
+            "command": finding.command,
+        }
+        for finding in found
+    ]
+    text = json.dumps({"schema": SCHEMA, "vlsb": __version__, "findings": rows}, indent=2)
+    # The one control character that JSON lets through.
+    return text.replace("\x7f", "\\u007f") + "\n"
+
+
+def findings_text(found: Sequence[Finding], *, width: int, height: int, color: bool) -> str:
+    """The screen, at most `width` columns wide (80 at least) but for commands, which are never broken.
+
+    Where it would not fit into `height` lines, the blank ones between its parts go.
+    """
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        width=max(width, MIN_WIDTH),
+        color_system="standard" if color else None,
+        force_terminal=color,
+        force_jupyter=False,
+        no_color=not color,
+        legacy_windows=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    lines = [Text(f"vlsb {__version__}", style="bold"), *_lines(found, max(width, MIN_WIDTH))]
+    # One line is the prompt's.
+    is_short = len(lines) >= height
+    for line in lines:
+        if line.plain or not is_short:
+            console.print(line, soft_wrap=True)
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _lines(found: Sequence[Finding], width: int) -> Iterator[Text]:
+    name_width = max((len(finding.name) for finding in found if finding.group != Group.KEYS), default=0)
+    for group in Group:
+        members = [finding for finding in found if finding.group == group]
+        label = Text(f"{group.value:<{_GROUP_WIDTH}}", style="bold")
+        rows = (
+            [_key_row(members, width)]
+            if group == Group.KEYS
+            else [_row(each, name_width, width) for each in members]
+        )
+        lines = [line for row in rows for line in row]
+        yield Text()
+        for index, line in enumerate(lines):
+            yield (Text(" " * len(label)) if index else label) + line
+
+
+def _marked(finding: Finding, name: str) -> Text:
+    mark, style = _MARKS[finding.state]
+    if finding.state == State.MISSING and finding.command is None:
+        style = "dim"  # nothing to do about it
+    return Text(f"{mark} ", style=style) + Text(name)
+
+
+def _key_row(keys: Sequence[Finding], width: int) -> list[Text]:
+    """Keys beside each other: their names and marks say it all."""
+    lines = [Text()]
+    for key in keys:
+        entry = _marked(key, _clean(key.name) + "  ")
+        if lines[-1].plain and _GROUP_WIDTH + len(lines[-1]) + len(entry) - 2 > width:
+            lines.append(Text())
+        lines[-1] = lines[-1] + entry
+    return lines
+
+
+def _row(finding: Finding, name_width: int, width: int) -> list[Text]:
+    """What a finding says, wrapped below itself, and its command at the end where there is room."""
+    head = _marked(finding, f"{_clean(finding.name):<{name_width}}  ")
+    room = width - _GROUP_WIDTH - len(head)
+    said = Text(_clean(finding.what), style="red" if finding.state == State.PROBLEM else "")
+    lines = list(said.wrap(Console(width=width), room)) or [Text()]
+    lines[-1].rstrip()
+    if finding.command is not None:
+        command = Text("→ ", style="dim") + Text(finding.command, style="cyan")
+        if cell_len(lines[-1].plain) + 2 + cell_len(command.plain) <= room:
+            lines[-1] = lines[-1] + Text("  ") + command
+        else:
+            lines.append(command)
+    return [(Text(" " * len(head)) if index else head) + line for index, line in enumerate(lines)]
+
+
+def _clean(text: str) -> str:
+    """Paths, an engine's version and a GPU's name are not ours."""
+    return for_terminal(Untrusted(text))[:_LONGEST]

@@ -1,0 +1,72 @@
+"""The progress of a conversion: bytes of the file at hand in a bar on a terminal, a line a step elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from vlsb.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vlsb.serving.llava_build import ConversionProgress
+
+Hear = Callable[["ConversionProgress"], None]
+
+
+@contextmanager
+def converting(display: str, screen: Screen) -> Iterator[Hear]:
+    """What to tell of each step of a conversion. Nothing is shown before there is one."""
+    if display == "rich":
+        with _bar() as hear:
+            yield hear
+    else:
+        yield _lines(screen)
+
+
+def _lines(screen: Screen) -> Hear:
+    said: set[tuple[str, str, int]] = set()
+
+    def hear(progress: ConversionProgress) -> None:
+        quarter = 4 * progress.done_bytes // progress.total_bytes if progress.total_bytes else 0
+        if (step := (progress.stage, progress.file, quarter)) in said:
+            return
+        said.add(step)
+        amount = (
+            f": {progress.done_bytes / 1e6:,.0f} of {progress.total_bytes / 1e6:,.0f} MB"
+            if progress.total_bytes
+            else ""
+        )
+        screen.notice(f"{progress.stage} {progress.file}{amount}")
+
+    return hear
+
+
+@contextmanager
+def _bar() -> Iterator[Hear]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    from vlsb.records import Untrusted
+    from vlsb.reports.encode import for_terminal
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def hear(progress: ConversionProgress) -> None:
+            step = for_terminal(Untrusted(f"{progress.stage} {progress.file}"))
+            if step not in tasks:
+                # One bar at a time: the file at hand.
+                for done in tasks.values():
+                    bars.update(done, visible=False)
+                tasks[step] = bars.add_task(step, total=progress.total_bytes)
+            bars.update(tasks[step], completed=progress.done_bytes, total=progress.total_bytes)
+
+        yield hear

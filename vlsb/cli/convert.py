@@ -1,0 +1,95 @@
+"""`vlsb convert`: original weights into the layout that engines serve."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlsb.cli import options as opt
+from vlsb.cli.display import chosen_display
+from vlsb.cli.options import _option
+from vlsb.cli.screen import Screen
+from vlsb.errors import VlsbError
+
+convert_app = typer.Typer(no_args_is_help=True, help="Convert original weights for serving.")
+
+VisionTower = Annotated[
+    str | None,
+    _option(
+        "--vision-tower", metavar="TOWER", help="CLIP tower: a folder or a hub id. (default: as SRC says)"
+    ),
+]
+SourceRevision = Annotated[
+    str | None,
+    _option("--revision", metavar="SHA", help="Commit or branch of SRC on the hub. (default: main)"),
+]
+ConvertEngine = Annotated[
+    str,
+    _option(
+        "--engine", metavar="auto|PATH|ENV", help="Engine whose Python moves the tensors. (default: auto)"
+    ),
+]
+Offline = Annotated[bool, _option("--offline", help="Take SRC and the tower from the hub's cache only.")]
+
+
+@convert_app.callback()
+def _convert() -> None:
+    """Convert original weights for serving."""
+
+
+@convert_app.command("llava")
+def llava_command(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Original LLaVA v1.5 weights: a folder or a hub id.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make; it must not exist.")],
+    vision_tower: VisionTower = None,
+    revision: SourceRevision = None,
+    engine: ConvertEngine = "auto",
+    offline: Offline = False,
+    display: opt.Display = None,
+) -> int:
+    """Convert original LLaVA v1.5 weights, with their CLIP tower, into the Hugging Face layout."""
+    import asyncio
+    import os
+
+    from vlsb.cli.conversions import converting
+    from vlsb.serving.convert import convert_llava
+    from vlsb.serving.engines import find_engine
+    from vlsb.serving.families import FAMILIES
+    from vlsb.serving.machine import gpus
+    from vlsb.serving.places import Places
+
+    screen = Screen(quiet=display == "none")
+    environment = os.environ
+    try:
+        found = find_engine(
+            FAMILIES["llava"].engine,
+            engine,
+            Places.of(environment),
+            environment=environment,
+            has_gpu=bool(gpus(environment)),
+            family="llava",
+        )
+        with converting(chosen_display(display), screen) as hear:
+            count = asyncio.run(
+                convert_llava(
+                    source,
+                    destination,
+                    found,
+                    environment=environment,
+                    revision=revision,
+                    vision_tower=vision_tower,
+                    offline=offline,
+                    hear=hear,
+                )
+            )
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    screen.result(f"{destination}: {count} tensors, each read back and compared.")
+    screen.notice(f"Serve it with: {shlex.join(['vlsb', 'serve', 'llava', '--weights', str(destination)])}")
+    return 0

@@ -1,0 +1,127 @@
+"""`vlsb engine`: the engines of this machine, and the servers that run on them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlsb.cli import options as opt
+from vlsb.cli.screen import Screen
+from vlsb.errors import ConfigError, UnknownModelError, VlsbError
+
+if TYPE_CHECKING:
+    from vlsb.serving.families import Family
+    from vlsb.serving.state import ServerRecord
+
+engine_app = typer.Typer(no_args_is_help=True, help="Look after local engines and their servers.")
+
+FamilyName = Annotated[
+    str, typer.Argument(metavar="FAMILY", help="llava, llava_hf, llava_next, qwen2vl or mllama.")
+]
+ServerNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME...", help="The servers to stop, as `engine list` names them."),
+]
+# Its own variable: one that is left set must not be read by another command.
+StopAll = Annotated[
+    bool,
+    typer.Option("--all", help="Stop every server.", envvar="VLSB_STOP_ALL", show_envvar=False),
+]
+
+
+@engine_app.command("list")
+def list_command() -> int:
+    """Say which engine each family needs, whether it is ready, and which servers run."""
+    from vlsb.cli.engine_text import engines_text, servers_text
+    from vlsb.serving.machine import gpus
+    from vlsb.serving.places import Places
+    from vlsb.serving.state import read_records
+
+    screen = Screen()
+    try:
+        places = Places.of(os.environ)
+        servers = read_records(places, say=screen.notice)
+        screen.result(engines_text(places, os.environ, has_gpu=bool(gpus(os.environ))))
+        screen.result(servers_text(servers))
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    return 0
+
+
+@engine_app.command("install")
+def install_command(family: FamilyName, display: opt.Display = None) -> int:
+    """Build the engine that a family needs, in an environment of its own. Does nothing if it is there."""
+    from vlsb.cli.installs import install_with_progress
+    from vlsb.serving.machine import gpus
+    from vlsb.serving.places import Places
+
+    screen = Screen(quiet=display == "none")
+    try:
+        engine = install_with_progress(
+            known_family(family).engine,
+            Places.of(os.environ),
+            os.environ,
+            has_gpu=bool(gpus(os.environ)),
+            display=display,
+            screen=screen,
+        )
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    screen.result(f"vLLM {engine.version} is ready in {engine.prefix}")
+    return 0
+
+
+@engine_app.command("stop")
+def stop_command(names: ServerNames = None, stop_all: StopAll = False) -> int:
+    """Stop servers that `vlsb serve` has running, and wait until nothing of them is left."""
+    from vlsb.serving.places import Places
+    from vlsb.serving.state import read_records
+    from vlsb.serving.stop import stop_server
+
+    screen = Screen()
+    try:
+        places = Places.of(os.environ)
+        chosen = _chosen_servers(names or [], read_records(places, say=screen.notice), stop_all=stop_all)
+        for record in chosen:
+            screen.result(f"{record.name} ({record.base_url}): {stop_server(places, record)}")
+        if not chosen:
+            screen.result("No server is running.")
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    return 0
+
+
+def known_family(name: str) -> Family:
+    """The family of a name that has weights of its own in our table; UnknownModelError for any other."""
+    from vlsb.serving.families import FAMILIES, VARIANTS
+
+    known = [*FAMILIES, *VARIANTS]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(known)}."
+        raise UnknownModelError(f"{name}: no such family.{hint}")
+    return FAMILIES[VARIANTS[name][0] if name in VARIANTS else name]
+
+
+def _chosen_servers(names: list[str], running: list[ServerRecord], *, stop_all: bool) -> list[ServerRecord]:
+    """The servers to stop; ConfigError where a name is none of them."""
+    if stop_all == bool(names):
+        raise ConfigError("name the servers to stop, or give --all.")
+    if stop_all:
+        return running
+    missing = [name for name in names if name not in {record.name for record in running}]
+    if missing:
+        there = ", ".join(sorted({record.name for record in running})) or "none"
+        raise ConfigError(f"{missing[0]}: no such server is running. Running: {there}.")
+    return [record for record in running if record.name in names]
+
+
+@engine_app.callback()
+def _engine() -> None:
+    """Look after local engines and their servers."""

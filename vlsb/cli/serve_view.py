@@ -1,0 +1,259 @@
+"""What `vlsb serve` shows: an engine that starts, then an engine at work. Pure: facts in, lines out."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vlsb.cli.panel import Meter
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.figures import counted, duration
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from vlsb.serving.machine import Gpu
+    from vlsb.serving.metrics import EngineLoad
+    from vlsb.serving.progress import Progress
+
+LOG_LINES = 4
+# Below this width a bar would leave no room for the figure it stands for.
+_NARROW, _MOST_BAR = 40, 40
+_GIB = 1024**3
+_LOGGED_EVERY_BYTES = 10**9
+_BANNER = re.compile("[\u2580\u2584\u2588]{2}")
+# (EngineCore pid=7) INFO 11-24 18:00:03 [kv_cache_utils.py:2327] ...
+_PREFIX = re.compile(r"^(?:\(\S+ pid=\d+\) )?(DEBUG|INFO|WARNING|ERROR)\s+[\d-]+ [\d:]+ \[[^]\s]+\]\s*")
+
+
+@dataclass(slots=True)
+class StartView:
+    """An engine on its way: stages that are through with their times, the one it is in, the log's end."""
+
+    name: str
+    about: str
+    began: float
+    _stages: list[tuple[str, float]] = field(default_factory=list)
+    _now: Progress | None = None
+    _log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
+
+    def hear(self, progress: Progress, now: float) -> None:
+        """Take the next word from the engine."""
+        if not self._stages or self._stages[-1][0] != progress.stage:
+            self._stages.append((progress.stage, now))
+        self._now = progress
+        line = "" if progress.line is None else _said(progress.line)
+        if line and not _BANNER.search(line) and (not self._log or self._log[-1] != line):
+            self._log.append(line)
+
+    def draw(self, now: float, *, width: int) -> RenderableType:
+        """The picture at a moment of the monotonic clock, for a terminal of `width` columns."""
+        from rich.console import Group
+        from rich.text import Text
+
+        heading = f"{self.name} is starting · {duration(now - self.began)} · {_clean(self.about)}"
+        stages = _grid("", "", "")
+        for stage, took, is_now in self._spent(now):
+            style = "bold" if is_now else "dim"
+            detail = self._detail() if is_now else ""
+            # As wide as the longest stage: the columns stay where they are.
+            stages.add_row(
+                Text(f"{stage:<11}", style=style), Text(f"{duration(took):<10}", style=style), Text(detail)
+            )
+        log = [_line(f"│ {line}", "dim") for line in list(self._log)]
+        return Group(_line(heading), stages, *self._bytes(width), *log)
+
+    def _spent(self, now: float) -> Iterator[tuple[str, float, bool]]:
+        # A copy: a download is told of from another thread.
+        stages = list(self._stages)
+        ends = [began for _, began in stages[1:]] + [now]
+        for number, ((stage, began), end) in enumerate(zip(stages, ends, strict=False), start=1):
+            yield stage, end - began, number == len(stages)
+
+    def _detail(self) -> str:
+        now = self._now
+        if now is None:
+            return ""
+        amount = "" if now.done_bytes is None or now.total_bytes else f"{now.done_bytes / 1e9:.2f} GB so far"
+        return ", ".join(each for each in (_clean(now.detail), amount) if each)
+
+    def _bytes(self, width: int) -> list[RenderableType]:
+        """A bar for what has a known size."""
+        now = self._now
+        if now is None or not now.total_bytes or now.done_bytes is None:
+            return []
+        figure = f"{now.done_bytes / 1e9:.2f} of {now.total_bytes / 1e9:.2f} GB"
+        return [_bar("", now.done_bytes / now.total_bytes, figure, width)]
+
+    def line(self) -> str:
+        """The stage in one line, for a screen that is no terminal."""
+        stage = "starting" if self._now is None else self._now.stage
+        detail = self._detail()
+        return f"{self.name}: {stage}, {detail}" if detail else f"{self.name}: {stage}"
+
+
+@dataclass(slots=True)
+class StageLines:
+    """Which steps of a start deserve a line of their own: new stages, and every gigabyte of a download."""
+
+    view: StartView
+    _said: tuple[str, int] | None = None
+
+    def hear(self, progress: Progress, now: float) -> str | None:
+        """The line to print, None for nothing new."""
+        self.view.hear(progress, now)
+        step = (progress.stage, (progress.done_bytes or 0) // _LOGGED_EVERY_BYTES)
+        if step == self._said:
+            return None
+        self._said = step
+        return self.view.line()
+
+
+@dataclass(slots=True)
+class LiveView:
+    """An engine at work: `load` is the last that it told. Remembers only what rates need besides."""
+
+    name: str
+    about: str
+    began: float
+    load: EngineLoad | None = None
+    _gpus: tuple[Gpu, ...] = ()
+    _silent_since: float | None = None
+    _out: Meter = field(default_factory=Meter)
+    _in: Meter = field(default_factory=Meter)
+    _out_a_minute: float | None = None
+    _in_a_minute: float | None = None
+
+    def hear(self, load: EngineLoad | None, gpus: tuple[Gpu, ...], now: float) -> None:
+        """Take a look at the engine; None: it gave no answer."""
+        self._gpus = gpus
+        if load is None:
+            self._silent_since = now if self._silent_since is None else self._silent_since
+            return
+        self._silent_since = None
+        self.load = load
+        if load.generation_tokens is not None:
+            self._out_a_minute = self._out.per_minute(now, load.generation_tokens)
+        if load.prompt_tokens is not None:
+            self._in_a_minute = self._in.per_minute(now, load.prompt_tokens)
+
+    def closing(self, now: float) -> str:
+        """What is to be said at the end."""
+        answered = None if self.load is None else self.load.answered
+        done = "" if answered is None else f" and {counted(answered, 'answer')}"
+        return f"{self.name} has ended, after {duration(now - self.began)}{done}."
+
+    def draw(self, now: float, *, width: int) -> RenderableType:
+        """The picture at a moment of the monotonic clock, for a terminal of `width` columns."""
+        from rich.console import Group
+
+        rows: list[RenderableType] = [_line(""), _line(self._heading(now))]
+        rows += [_row(label, text) for label, text in self._figures(now)]
+        load = self.load
+        if load is not None and load.cache_share is not None:
+            rows.append(_bar("cache", load.cache_share, f"{100 * load.cache_share:.1f} % full", width))
+        rows += [_gpu_row(gpu, width) for gpu in self._gpus if gpu.memory_bytes]
+        return Group(*rows, _line("Ctrl-C stops it.", "dim"))
+
+    def _heading(self, now: float) -> str:
+        return f"{self.name} is up · {duration(now - self.began)} · {_clean(self.about)}"
+
+    def _figures(self, now: float) -> Iterator[tuple[str, str]]:
+        if self._silent_since is not None:
+            yield "engine", f"no answer for {duration(now - self._silent_since)}"
+        elif self.load is None:
+            yield "engine", "not asked yet"
+        if self.load is not None:
+            yield "requests", _requests(self.load)
+            yield "tokens", self._tokens(self.load)
+
+    def _tokens(self, load: EngineLoad) -> str:
+        return _joined(
+            (_per_second(self._out_a_minute), "out"),
+            (_per_second(self._in_a_minute), "in"),
+            (load.generation_tokens, "written"),
+        )
+
+    def line(self) -> str:
+        """The load in one line, for a screen that is no terminal."""
+        if self._silent_since is not None or self.load is None:
+            return f"{self.name}: no answer from the engine"
+        return f"{self.name}: {_requests(self.load)} · {self._tokens(self.load)}"
+
+
+def _requests(load: EngineLoad) -> str:
+    return _joined(
+        (load.running, "running"),
+        (load.waiting, "waiting"),
+        (load.answered, "answered"),
+        (load.unanswered or None, "without an answer"),
+    )
+
+
+def _joined(*figures: tuple[int | str | None, str]) -> str:
+    """`16 running · 240 waiting`; what the engine does not tell is left out."""
+    said = [(f"{value:,}" if isinstance(value, int) else value, what) for value, what in figures]
+    return " · ".join(f"{value} {what}" for value, what in said if value is not None) or "-"
+
+
+def _per_second(per_minute: float | None) -> str | None:
+    return None if per_minute is None else f"{per_minute / 60:,.0f}/s"
+
+
+def _gpu_row(gpu: Gpu, width: int) -> RenderableType:
+    used = gpu.memory_bytes - gpu.free_bytes
+    figure = f"{used / _GIB:.1f} of {gpu.memory_bytes / _GIB:.1f} GiB"
+    return _bar(f"GPU {gpu.index}", used / gpu.memory_bytes, figure, width)
+
+
+_LABEL_WIDTH = 10
+
+
+def _row(label: str, text: str) -> RenderableType:
+    return _line(f"{label:<{_LABEL_WIDTH}}{text}")
+
+
+def _bar(label: str, share: float, figure: str, width: int) -> RenderableType:
+    """A labelled bar with its figure, without the bar where there is no room for it."""
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    if width < _NARROW:
+        return _row(label, figure)
+    room = min(_MOST_BAR, width - _LABEL_WIDTH - len(figure) - 2)
+    grid = _grid("", "", "", padding=0)
+    bar = ProgressBar(
+        total=1.0, completed=min(1.0, max(0.0, share)), width=room, finished_style="bar.complete"
+    )
+    grid.add_row(Text(f"{label:<{_LABEL_WIDTH}}"), bar, Text(f" {figure}"))
+    return grid
+
+
+def _grid(*columns: str, padding: int = 2) -> Table:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, padding, 0, 0))
+    for _ in columns:
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+    return grid
+
+
+def _line(text: str, style: str = "") -> RenderableType:
+    from rich.text import Text
+
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _said(line: Untrusted) -> str:
+    """A log's line without what stands before every one of them; a level is kept where it alarms."""
+    return _PREFIX.sub(lambda found: "" if found[1] == "INFO" else f"{found[1]} ", for_terminal(line))
+
+
+def _clean(text: str) -> str:
+    """An engine's words as one line that no terminal acts on."""
+    return for_terminal(Untrusted(text))

@@ -1,0 +1,279 @@
+"""Looking at a machine for `vlsb doctor`: programs, disks, the hub, engines, servers. Nothing is changed.
+
+Every look is bounded in time, and one that fails is a fact as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from vlsb import strict_json
+from vlsb.cli.checkup import DatasetFacts, DiskFacts, EngineFacts, Facts, HubAccess, HubFacts, ServerFacts
+from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
+from vlsb.data.shards import shard_paths
+from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.faults import TransportFault
+from vlsb.endpoints.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
+from vlsb.endpoints.secrets import Credentials
+from vlsb.errors import VlsbError
+from vlsb.serving.engines import AUTO, Engine, InstalledEngine, find_engine, installed
+from vlsb.serving.families import FAMILIES, EnginePin
+from vlsb.serving.machine import GpuListing, free_disk_bytes, list_gpus, memory_bytes
+from vlsb.serving.places import Places
+from vlsb.serving.state import read_records
+
+HUB_TIMEOUT_S = 5.0
+_PROGRAM_TIMEOUT_S = 10.0
+# What the original LLaVA's config names for its eyes; it is converted together with them.
+_TOWER = "openai/clip-vit-large-patch14-336"
+_YES = {"1", "on", "yes", "true"}
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """The hub's own variables, as its library reads them."""
+
+    address: str
+    cache: Path
+    token: str | None
+    is_off: bool
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> HubSettings:
+        """What an environment says, with the library's defaults."""
+        user_home = Path(environment.get("HOME") or Path.home())
+        caches = environment.get("XDG_CACHE_HOME") or f"{user_home}/.cache"
+        home = Path(environment.get("HF_HOME") or f"{caches}/huggingface").expanduser()
+        cache = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
+        switch = environment.get("HF_HUB_OFFLINE") or environment.get("TRANSFORMERS_OFFLINE") or ""
+        return cls(
+            (environment.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
+            Path(cache).expanduser(),
+            _token_place(environment, home),
+            switch.lower() in _YES,
+        )
+
+
+def survey(
+    environment: Mapping[str, str],
+    *,
+    data_root: Path | None,
+    is_offline: bool,
+    hub_timeout_s: float = HUB_TIMEOUT_S,
+) -> Facts:
+    """Everything that the findings are made of. Blocking: seconds at most where all is well."""
+    places, hub, listing = Places.of(environment), HubSettings.of(environment), list_gpus(environment)
+    pins = {family.engine.name: family.engine for family in FAMILIES.values()}
+    return Facts(
+        python=f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+        uv=_uv_version(environment),
+        listing=listing,
+        memory_bytes=memory_bytes(),
+        disks=_disks(places, hub.cache, environment),
+        hub=_hub(hub, is_offline=is_offline, timeout_s=hub_timeout_s),
+        dataset=_dataset(data_root, environment),
+        keys=keys(environment),
+        engines={name: _engine(pin, places, environment, listing) for name, pin in pins.items()},
+        weights=_weights(hub.cache),
+        servers=tuple(
+            ServerFacts(record.name, record.base_url, record.pid, record.weights)
+            for record in read_records(places)
+        ),
+    )
+
+
+def _weights(cache: Path) -> frozenset[str]:
+    """The families' repositories that are whole in the hub's cache, with what they are converted with."""
+    found = set()
+    for family in FAMILIES.values():
+        is_converted = family.source_architecture is not None
+        needed = (family.weights, _TOWER) if is_converted else (family.weights,)
+        if all(is_whole(cache, each, takes_bin=is_converted) for each in needed):
+            found.add(family.weights)
+    return frozenset(found)
+
+
+def keys(environment: Mapping[str, str]) -> dict[str, bool]:
+    """Which key variables are set: the known providers', those the user names, and others that are there."""
+    named = (environment.get(name, "") for name in ("VLSB_API_KEY_ENV", "VLSB_JUDGE_API_KEY_ENV"))
+    usual = [provider.key_variable for provider in PROVIDERS]
+    others = [name for name in OTHER_KEY_VARIABLES.values() if environment.get(name, "").strip()]
+    return {name: bool(environment.get(name, "").strip()) for name in (*usual, *named, *others) if name}
+
+
+def is_whole(cache: Path, repository: str, *, takes_bin: bool = False) -> bool:
+    """Whether the hub's cache holds a repository's newest known revision with all its weights in one form.
+
+    That is safetensors, or `.bin` too for what is converted before an engine sees it.
+
+    Files there are links to blobs; a download that was cut off left no link, or no blob behind it.
+    """
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    try:
+        commit = (folder / "refs" / "main").read_text("ascii").strip()
+        snapshot = folder / "snapshots" / Path(commit).name
+        indexed = [_listed_parts(index) for index in snapshot.glob("*.index.json")]
+        single = [{path.name} for form in ("*.safetensors", "*.bin") for path in snapshot.glob(form)]
+        has_weights = any(
+            all((takes_bin or part.endswith(".safetensors")) and (snapshot / part).exists() for part in parts)
+            for parts in indexed or single
+            if parts
+        )
+        return has_weights and (snapshot / "config.json").exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _listed_parts(index: Path) -> set[str]:
+    try:
+        return set(strict_json.loads(index.read_bytes())["weight_map"].values())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index.name} is not an index") from error
+
+
+def _token_place(environment: Mapping[str, str], home: Path) -> str | None:
+    """Where a token is, not which: the library takes the first of these."""
+    for name in ("HF_OIDC_RESOURCE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if environment.get(name, "").strip():
+            return name
+    file = Path(environment.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    try:
+        return shown_path(file, environment) if file.read_text("utf-8").strip() else None
+    except (OSError, ValueError):
+        return None
+
+
+def shown_path(path: Path, environment: Mapping[str, str]) -> str:
+    """A path as a user writes it, with ~ for their home."""
+    home = Path(environment.get("HOME") or Path.home())
+    return f"~/{path.relative_to(home)}" if home != path and path.is_relative_to(home) else str(path)
+
+
+def _uv_version(environment: Mapping[str, str]) -> str | None:
+    executable = shutil.which("uv", path=environment.get("PATH", ""))
+    if executable is None:
+        return None
+    try:
+        ended = subprocess.run(
+            [executable, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=dict(environment),
+            timeout=_PROGRAM_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.match(r"uv (\S+)", ended.stdout.decode("utf-8", "replace"))
+    return found[1] if found and ended.returncode == 0 else None
+
+
+def _disks(places: Places, cache: Path, environment: Mapping[str, str]) -> tuple[DiskFacts, ...]:
+    """The free space where engines and weights go; one row where both are on one disk."""
+    engines = _disk(places.engines, environment, holds_engines=True)
+    weights = _disk(cache, environment, holds_engines=False)
+    if engines and weights and engines[0] == weights[0]:
+        return (replace(engines[1], holds_weights=True),)
+    return tuple(found[1] for found in (engines, weights) if found)
+
+
+def _disk(path: Path, environment: Mapping[str, str], *, holds_engines: bool) -> tuple[int, DiskFacts] | None:
+    """The number of the disk that a folder is or will be on, with its facts; None if it cannot be asked."""
+    free = free_disk_bytes(path)
+    try:
+        number = next(each.stat().st_dev for each in (path, *path.parents) if each.is_dir())
+    except (OSError, StopIteration):
+        return None
+    place = shown_path(path, environment)
+    return None if free is None else (number, DiskFacts(place, free, holds_engines, not holds_engines))
+
+
+def _hub(hub: HubSettings, *, is_offline: bool, timeout_s: float) -> HubFacts:
+    try:
+        address = parse_base_url(hub.address, allow_http=True, flag="HF_ENDPOINT")
+    except VlsbError as error:
+        # Not repeated: a name and a password may be in it.
+        return HubFacts("HF_ENDPOINT", HubAccess.NOT_REACHED, error.message, hub.token)
+    name = urlsplit(address).netloc
+    if hub.is_off or is_offline:
+        access = HubAccess.SWITCHED_OFF if hub.is_off else HubAccess.NOT_ASKED
+        return HubFacts(name, access, token=hub.token)
+    problem = asyncio.run(_hub_problem(address, timeout_s))
+    access = HubAccess.REACHED if problem is None else HubAccess.NOT_REACHED
+    return HubFacts(name, access, problem or "", hub.token)
+
+
+async def _hub_problem(address: str, timeout_s: float) -> str | None:
+    """Ask the hub for what it knows of the data set, without a token. None if it answered at all."""
+    try:
+        transport = open_transport(address, credentials=Credentials(None), connections=1, ca_bundle=None)
+    except VlsbError as error:
+        return error.message
+    try:
+        async with asyncio.timeout(timeout_s):
+            reply = await transport.get(f"/api/datasets/{HUB_REPOSITORY}")
+        return f"HTTP {reply.status}" if reply.status >= 500 else None
+    except TransportFault as fault:
+        return re.sub(r"^\[Errno -?[0-9]+\] ", "", fault.message.expose())
+    except TimeoutError:
+        return f"no answer within {timeout_s:g} s"
+    finally:
+        await transport.aclose()
+
+
+def _dataset(data_root: Path | None, environment: Mapping[str, str]) -> DatasetFacts:
+    try:
+        if data_root is not None:
+            return DatasetFacts(f"{_content(data_root)} at {shown_path(data_root, environment)}")
+        cached = fetch_dataset(revision=None, offline=True, progress=lambda _: None)
+        return DatasetFacts(f"revision {cached.revision[:12]} in the hub's cache")
+    except VlsbError as error:
+        return DatasetFacts(problem=None if data_root is None else error.message)
+
+
+def _content(data_root: Path) -> str:
+    """The samples of a folder; shards are only counted, because reading them unpacks them."""
+    if not (data_root / "data.json").exists() and (shards := shard_paths(data_root)):
+        return f"parquet shards ({len(shards)})"
+    return f"{len(load_dataset(data_root).samples):,} samples"
+
+
+def _engine(
+    pin: EnginePin, places: Places, environment: Mapping[str, str], listing: GpuListing
+) -> EngineFacts:
+    has_gpu = bool(listing.gpus)
+    try:
+        engine = find_engine(pin, AUTO, places, environment=environment, has_gpu=has_gpu)
+    except VlsbError:
+        left = (each for each in installed(places) if each.pin == pin.name and each.is_cpu != has_gpu)
+        problem = next((_condition(each, environment) for each in left), None)
+        return EngineFacts(pin, problem=problem)
+    brought = engine.executable if engine.prefix is None else engine.prefix
+    place = "" if brought.parent == places.engines else shown_path(brought, environment)
+    return EngineFacts(pin, engine.version, place, engine.is_cpu, _built_for_cuda(engine))
+
+
+def _condition(engine: InstalledEngine, environment: Mapping[str, str]) -> str:
+    return f"{engine.version} is {engine.condition} at {shown_path(engine.prefix, environment)}"
+
+
+def _built_for_cuda(engine: Engine) -> str | None:
+    """The CUDA of the environment's torch, from the file in which it says so; the engine is not imported."""
+    if engine.prefix is None:
+        return None
+    for file in engine.prefix.glob("lib/python3*/site-packages/torch/version.py"):
+        try:
+            found = re.search(r"^cuda\b[^=\n]*= '([0-9.]+)'", file.read_text("utf-8"), re.MULTILINE)
+        except (OSError, ValueError):
+            continue
+        if found:
+            return found[1]
+    return None

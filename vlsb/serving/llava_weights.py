@@ -1,0 +1,386 @@
+"""The tensors of an original LLaVA v1.5 checkpoint under their Hugging Face names, file by file.
+
+A program of its own, run by the Python of an engine environment (standard library, torch and safetensors):
+it imports nothing of ours and reads its job as JSON from stdin. What it says on stdout is one JSON object
+a line: how far it is, then `done` or `error`. A finished file has a record beside it with the checksum of
+each tensor; a later run with the same job reads such files back and keeps those that are whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+EMBEDDING = "language_model.model.embed_tokens.weight"
+HEAD = "language_model.lm_head.weight"
+TOWER = "vision_tower.vision_model."
+RECORD_SUFFIX = ".record.json"
+# Position and rotary buffers, which every implementation computes itself.
+_COMPUTED = re.compile(r"\.(?:rotary_emb\.inv_freq|embeddings\.position_ids)$")
+# What a whole CLIP has beside its vision tower.
+_TEXT_SIDE = re.compile(r"(?:text_model\.|text_projection|visual_projection|logit_scale)")
+_PROJECTOR = {"0": "linear_1", "2": "linear_2"}
+_DTYPE_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+_DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+_SAY_EVERY_BYTES = 64 * 1024 * 1024
+
+
+class Refused(Exception):
+    """A checkpoint that cannot be converted. `code` is ours; `subject` is a name out of the checkpoint."""
+
+    def __init__(self, code: str, subject: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.subject = subject
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to convert, and into what: absolute paths, counts of layers and of vocabulary rows.
+
+    `dtype` is what the tower is cast to, as the original loader does; the language model's is kept.
+    """
+
+    out: str
+    language: tuple[str, ...]
+    tower: tuple[str, ...]
+    layers: int
+    tower_layers: int
+    rows: int
+    grown_rows: int
+    dtype: str
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Job:
+        """The job that the caller wrote."""
+        return cls(**{**fields, "language": tuple(fields["language"]), "tower": tuple(fields["tower"])})
+
+
+def served_name(name: str) -> str | None:
+    """The Hugging Face name of an original tensor; None for a buffer that is computed anew.
+
+    Raises Refused for a name that an original LLaVA v1.5 checkpoint does not have.
+    """
+    if _COMPUTED.search(name):
+        return None
+    if found := re.fullmatch(r"model\.mm_projector\.([02])\.(weight|bias)", name):
+        return f"multi_modal_projector.{_PROJECTOR[found[1]]}.{found[2]}"
+    if name.startswith("model.vision_tower.vision_tower.vision_model."):
+        return name.removeprefix("model.vision_tower.")
+    is_language = name == "lm_head.weight" or re.match(r"model\.(?:layers\.|norm\.|embed_tokens\.)", name)
+    if not is_language:
+        raise Refused("unexpected_key", name)
+    return f"language_model.{name}"
+
+
+def tower_name(name: str) -> str | None:
+    """The Hugging Face name of a CLIP tensor; None for what LLaVA does not use."""
+    if _COMPUTED.search(name) or _TEXT_SIDE.match(name):
+        return None
+    if not name.startswith("vision_model."):
+        raise Refused("unexpected_key", name)
+    return f"vision_tower.{name}"
+
+
+def expected_names(layers: int, tower_layers: int) -> set[str]:
+    """Every tensor that a served checkpoint of these sizes has."""
+    names = {EMBEDDING, HEAD, "language_model.model.norm.weight"}
+    names |= {f"multi_modal_projector.linear_{i}.{leaf}" for i in (1, 2) for leaf in ("weight", "bias")}
+    inner = [f"self_attn.{each}_proj" for each in "qkvo"]
+    inner += [f"mlp.{each}_proj" for each in ("gate", "up", "down")]
+    inner += ["input_layernorm", "post_attention_layernorm"]
+    names |= {f"language_model.model.layers.{n}.{part}.weight" for n in range(layers) for part in inner}
+    names |= {f"{TOWER}embeddings.{each}" for each in ("class_embedding", "patch_embedding.weight")}
+    names |= {f"{TOWER}embeddings.position_embedding.weight"}
+    both = ("weight", "bias")
+    # The first norm's name has lacked a letter since the published CLIP.
+    names |= {f"{TOWER}{norm}.{leaf}" for norm in ("pre_layrnorm", "post_layernorm") for leaf in both}
+    tower_parts = [f"self_attn.{each}_proj" for each in ("q", "k", "v", "out")]
+    tower_parts += ["mlp.fc1", "mlp.fc2", "layer_norm1", "layer_norm2"]
+    names |= {
+        f"{TOWER}encoder.layers.{n}.{part}.{leaf}"
+        for n in range(tower_layers)
+        for part in tower_parts
+        for leaf in both
+    }
+    return names
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file to write: where its tensors come from, and each one's name there by its new name."""
+
+    source: str
+    names: Mapping[str, str]
+    is_tower: bool
+
+
+def plan_parts(job: Job, names_in: Callable[[str], Sequence[str]]) -> list[Part]:
+    """One part a source file, in order; Refused if the checkpoint is not whole, or more than LLaVA v1.5.
+
+    A tower inside the checkpoint was trained with it and wins over the one that the checkpoint names.
+    """
+    parts = [_part(source, names_in(source), served_name, is_tower=False) for source in job.language]
+    if not any(name.startswith(TOWER) for part in parts for name in part.names):
+        parts += [_part(source, names_in(source), tower_name, is_tower=True) for source in job.tower]
+    seen: set[str] = set()
+    for part in parts:
+        if twice := seen & set(part.names):
+            raise Refused("duplicate_key", min(twice))
+        seen |= set(part.names)
+    expected = expected_names(job.layers, job.tower_layers)
+    if missing := expected - seen:
+        raise Refused("missing_key", min(missing))
+    if unexpected := seen - expected:
+        raise Refused("unexpected_key", min(unexpected))
+    return [part for part in parts if part.names]
+
+
+def _part(source: str, found: Sequence[str], rename: Callable[[str], str | None], *, is_tower: bool) -> Part:
+    renamed = ((rename(name), name) for name in found)
+    return Part(source, {new: old for new, old in renamed if new is not None}, is_tower)
+
+
+# Reading.
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple[Sequence[str], Callable[[str], Any]]]:
+    """The tensor names of a file and a function that gives one tensor. Only what is asked for is read."""
+    try:
+        if path.endswith(".safetensors"):
+            with importlib.import_module("safetensors").safe_open(path, framework="pt") as file:
+                yield list(file.keys()), file.get_tensor
+        else:
+            tensors = _unpickled(path)
+            yield list(tensors), tensors.__getitem__
+    except (OSError, Refused):
+        raise
+    # Each library reports a damaged file with a class of its own.
+    except Exception as error:
+        raise Refused("unreadable_file", f"{Path(path).name} ({type(error).__name__})") from error
+
+
+def _unpickled(path: str) -> Mapping[str, Any]:
+    torch = importlib.import_module("torch")
+    pickle = importlib.import_module("pickle")
+
+    def load(*, mmap: bool) -> Any:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+    try:
+        loaded = load(mmap=True)
+    except pickle.UnpicklingError as error:
+        raise Refused("unsafe_file", Path(path).name) from error
+    except RuntimeError:
+        # The file format before torch 1.6 cannot be mapped.
+        loaded = load(mmap=False)
+    if not isinstance(loaded, dict) or not all(torch.is_tensor(each) for each in loaded.values()):
+        raise Refused("unreadable_file", Path(path).name)
+    return loaded
+
+
+def served_form(job: Job, part: Part, name: str, tensor: Any) -> tuple[str, list[int]]:
+    """Type and shape of a tensor as it is served: the tower in the model's type, vocabulary rows added."""
+    dtype = job.dtype if part.is_tower else str(tensor.dtype).removeprefix("torch.")
+    if dtype not in _DTYPE_NAMES:
+        raise Refused("wrong_dtype", f"{part.names[name]}: {dtype}")
+    shape = list(tensor.shape)
+    if name in (EMBEDDING, HEAD):
+        if shape[0] != job.rows:
+            raise Refused("wrong_rows", f"{part.names[name]}: {shape[0]}, not {job.rows}")
+        shape[0] = job.grown_rows
+    return dtype, shape
+
+
+def served_tensor(tensor: Any, dtype: str, shape: Sequence[int]) -> Any:
+    """A tensor in its served form. An added row is the mean of all rows.
+
+    As a row of the head it scores the mean of all scores, which no hidden state can make the largest: the
+    added tokens cannot be chosen in greedy decoding.
+    """
+    torch = importlib.import_module("torch")
+    added = shape[0] - tensor.shape[0] if shape else 0
+    if added:
+        mean = tensor.to(torch.float64).mean(dim=0, keepdim=True).to(tensor.dtype)
+        tensor = torch.cat([tensor, mean.expand(added, -1)])
+    return tensor.to(getattr(torch, dtype))
+
+
+def raw_bytes(tensor: Any) -> memoryview:
+    """The bytes of a tensor as safetensors stores them."""
+    torch = importlib.import_module("torch")
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+# Writing.
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file that was written."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+class Progress:
+    """Says how far a file is, at its start, every so many bytes and at its end."""
+
+    def __init__(self, stage: str, file: str, total_bytes: int) -> None:
+        self._fields = {"stage": stage, "file": file, "total_bytes": total_bytes}
+        self._done = 0
+        self._said = -1
+        self.add(0)
+
+    def add(self, count: int) -> None:
+        """So many bytes more are done."""
+        self._done += count
+        is_end = self._done == self._fields["total_bytes"]
+        if self._said < 0 or is_end or self._done - self._said >= _SAY_EVERY_BYTES:
+            self._said = self._done
+            say({**self._fields, "done_bytes": self._done})
+
+
+def say(fields: Mapping[str, Any]) -> None:
+    """One line on stdout. A caller that has gone ends this program here."""
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def write_part(job: Job, part: Part, path: Path, *, shown: str) -> dict[str, Entry]:
+    """Write one file, one tensor in memory at a time; the checksums are of what was meant to be written."""
+    with opened(part.source) as (_, get):
+        forms = {name: served_form(job, part, name, get(part.names[name])) for name in sorted(part.names)}
+        header, total = header_of(forms)
+        progress = Progress("converting", shown, total)
+        entries: dict[str, Entry] = {}
+        with path.open("wb") as file:
+            file.write(header)
+            for name, (dtype, shape) in forms.items():
+                raw = raw_bytes(served_tensor(get(part.names[name]), dtype, shape))
+                file.write(raw)
+                entries[name] = Entry(dtype, tuple(shape), hashlib.sha256(raw).hexdigest())
+                progress.add(len(raw))
+            _to_disk(file)
+    return entries
+
+
+def header_of(forms: Mapping[str, tuple[str, Sequence[int]]]) -> tuple[bytes, int]:
+    """The start of a safetensors file with these tensors, and how many bytes of theirs follow it."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, (dtype, shape) in forms.items():
+        end = offset + math.prod(shape) * _DTYPE_BYTES[dtype]
+        described = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        header[name] = described
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, offset
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def is_whole(path: Path, entries: Mapping[str, Entry], *, shown: str) -> bool:
+    """Whether a file, read back, holds exactly these tensors bit for bit."""
+    try:
+        with opened(str(path)) as (names, get):
+            if set(names) != set(entries):
+                return False
+            total = sum(math.prod(each.shape) * _DTYPE_BYTES[each.dtype] for each in entries.values())
+            progress = Progress("verifying", shown, total)
+            for name in sorted(names):
+                raw = raw_bytes(get(name))
+                if hashlib.sha256(raw).hexdigest() != entries[name].sha256:
+                    return False
+                progress.add(len(raw))
+    except (OSError, Refused, KeyError):
+        return False
+    return True
+
+
+def record_path(target: Path) -> Path:
+    """Where the checksums of a finished file are until the manifest has them."""
+    return target.with_name(target.name + RECORD_SUFFIX)
+
+
+def kept(target: Path, part: Part) -> bool:
+    """Whether an earlier run finished this file and it is still whole."""
+    try:
+        record = json.loads(record_path(target).read_text("utf-8"))
+        entries = {name: Entry(**fields) for name, fields in record.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+    return set(entries) == set(part.names) and is_whole(target, entries, shown=target.name)
+
+
+def finish(target: Path, job: Job, part: Part) -> None:
+    """Write one file and its record; neither has its name before the file was read back."""
+    unfinished = target.with_name(target.stem + ".unfinished.safetensors")
+    entries = write_part(job, part, unfinished, shown=target.name)
+    if not is_whole(unfinished, entries, shown=target.name):
+        raise Refused("damaged_on_disk", target.name)
+    record = record_path(target)
+    record.unlink(missing_ok=True)
+    unfinished.replace(target)
+    written = record.with_name(record.name + ".unfinished")
+    with written.open("wb") as file:
+        file.write(json.dumps({name: asdict(entry) for name, entry in entries.items()}).encode())
+        _to_disk(file)
+    written.replace(record)
+
+
+def convert(job: Job) -> list[str]:
+    """Write every file of the served checkpoint; returns their names in order."""
+
+    def names_in(path: str) -> Sequence[str]:
+        say({"stage": "inspecting", "file": Path(path).name})
+        with opened(path) as (names, _):
+            return names
+
+    parts = plan_parts(job, names_in)
+    files = []
+    for number, part in enumerate(parts, start=1):
+        target = Path(job.out) / f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        if not kept(target, part):
+            finish(target, job, part)
+        files.append(target.name)
+    return files
+
+
+def main() -> int:
+    """Read the job, do it, say how it ended."""
+    try:
+        files = convert(Job.parse(json.loads(sys.stdin.read())))
+    except Refused as refused:
+        say({"error": refused.code, "subject": refused.subject})
+        return 1
+    except BrokenPipeError:
+        # Nobody listens any more: whoever started this has ended.
+        return 1
+    except OSError as error:
+        code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system"
+        say({"error": code, "subject": os.strerror(error.errno or errno.EIO)})
+        return 1
+    say({"done": files})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""From a model, an engine and the user's wishes to a server that answers and reads the authors' prompt.
+
+Finding or installing the engine comes before: it blocks for minutes and belongs to no loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from vlsb.endpoints.secrets import Redactor
+from vlsb.errors import ServerExitedError
+from vlsb.serving.catalog import LocalModel
+from vlsb.serving.causes import diagnose
+from vlsb.serving.convert import converted
+from vlsb.serving.engines import Engine
+from vlsb.serving.launch import RunningServer, launch
+from vlsb.serving.llava_build import ConversionProgress
+from vlsb.serving.machine import gpus
+from vlsb.serving.parity import check_parity, expected_ids
+from vlsb.serving.places import Places
+from vlsb.serving.plans import ServerPlan, Wishes, plan_server
+from vlsb.serving.progress import Progress, log_end
+from vlsb.serving.state import file_name, open_state_folder
+
+KEPT_LOGS = 20
+"""How many logs of earlier servers are kept, all models together."""
+STOP_GRACE_S = 15.0
+
+_MOST_LOG_BYTES = 512 * 1024
+
+Hear = Callable[[Progress], None]
+
+
+async def start_server(
+    model: LocalModel,
+    wishes: Wishes,
+    engine: Engine,
+    places: Places,
+    *,
+    environment: Mapping[str, str],
+    hear: Hear,
+) -> tuple[RunningServer, ServerPlan]:
+    """A server once it has answered and its prompt has been compared; who gets it must stop it.
+
+    Nothing of it is left when this raises or is cancelled. A second cancellation kills at once.
+    """
+    plan = await plan_start(model, wishes, engine, places, environment=environment, hear=hear)
+    server = await start_planned(plan, wishes, places, environment=environment, hear=hear)
+    return server, plan
+
+
+async def plan_start(
+    model: LocalModel,
+    wishes: Wishes,
+    engine: Engine,
+    places: Places,
+    *,
+    environment: Mapping[str, str],
+    hear: Hear,
+) -> ServerPlan:
+    """The plan of a server; weights in the original LLaVA layout are converted first."""
+    if model.family.source_architecture is not None:
+        folder = await converted(
+            wishes.weights or model.weights,
+            wishes.revision,
+            places,
+            engine,
+            hear=lambda progress: hear(_converting(progress)),
+            environment=environment,
+            offline=wishes.offline,
+        )
+        wishes = replace(wishes, weights=str(folder), revision=None)
+    hear(Progress("loading", "the weights' settings"))
+
+    def plan() -> ServerPlan:
+        has_gpu = bool(gpus(environment))
+        return plan_server(model, wishes, engine, environment=environment, has_gpu=has_gpu)
+
+    # It reads files, asks the driver, and may ask the hub.
+    return await asyncio.to_thread(plan)
+
+
+async def start_planned(
+    plan: ServerPlan, wishes: Wishes, places: Places, *, environment: Mapping[str, str], hear: Hear
+) -> RunningServer:
+    """The planned server, as `start_server` gives it. The authors' prompt is found out while it starts."""
+    server: RunningServer | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            expected = group.create_task(expected_ids(plan, environment=environment))
+            server = await launch(
+                plan,
+                port=wishes.port,
+                log=fresh_log(places, plan.model.name),
+                environment=environment,
+                hear=hear,
+                start_timeout_s=wishes.start_timeout_s,
+            )
+            hear(Progress("checking", "the prompt against the authors' loader"))
+            await check_parity(server, plan, await expected)
+    except BaseException as error:
+        if server is not None:
+            await server.process.stop(STOP_GRACE_S)
+        if isinstance(error, BaseExceptionGroup):
+            # Whichever failed first has ended the other.
+            raise error.exceptions[0] from None
+        raise
+    return server
+
+
+def exited_error(server: RunningServer, code: int) -> ServerExitedError:
+    """Why a server that had been ready has ended: the cause if it is recognised, else the end of its log."""
+    text = _log_text(server.log)
+    if cause := diagnose(text, code):
+        return ServerExitedError(f"{server.name}: {cause.message} The engine's log: {server.log}")
+    return ServerExitedError(
+        f"{server.name}: the engine ended by itself (exit code {code}). Its log, {server.log}, ends with",
+        detail=Redactor([server.key]).message(log_end(text)),
+    )
+
+
+def _log_text(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_LOG_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def fresh_log(places: Places, name: str) -> Path:
+    """Where a new server's log goes, in the state folder; the oldest of many earlier ones are removed."""
+    folder = open_state_folder(places)
+    logs = sorted(folder.glob("*.log"), key=_age)
+    for path in logs[KEPT_LOGS - 1 :]:
+        with suppress(OSError):
+            path.unlink()
+    moment = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return folder / f"{file_name(name)}.{moment}.{os.getpid()}.log"
+
+
+def _age(path: Path) -> float:
+    """Seconds before 1970, so that the youngest comes first; a file that has gone counts as old."""
+    try:
+        return -path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _converting(progress: ConversionProgress) -> Progress:
+    what = Path(progress.file).name
+    is_download = progress.stage == "downloading"
+    return Progress(
+        "downloading" if is_download else "loading",
+        what if is_download else f"{progress.stage} {what}",
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+    )

@@ -1,0 +1,303 @@
+"""The state files: which servers `vlsb serve` has running on this machine, and how to reach them.
+
+One file a server, 0600 in a 0700 folder, because the engine's key is in it and nowhere else. A file is
+believed only if it is this user's alone, and only as long as its process lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from vlsb import strict_json
+from vlsb.endpoints.secrets import Secret
+from vlsb.errors import ConfigError, StoreError
+from vlsb.serving.places import Places
+
+SCHEMA = 1
+MOST_BYTES = 1024 * 1024
+# A process's birth is told as wall time; a clock that was set since moves it.
+CLOCK_TOLERANCE_S = 5.0
+
+_FILE = re.compile(r"(?P<draft>\.)?(?P<name>.+)\.(?P<pid>[0-9]{1,10})\.json")
+
+Say = Callable[[str], None]
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """A running server: `pid` is the engine's API server, also its process group; `owner_pid` the `vlsb`.
+
+    Either process is known by its pid and when it began (`started_at`, `owner_started_at`: seconds since
+    1970), so that another one with a reused pid is noticed. A detached server has no owner.
+    """
+
+    name: str
+    family: str
+    pid: int
+    started_at: float
+    owner_pid: int | None
+    owner_started_at: float | None
+    base_url: str
+    served_name: str
+    key: Secret
+    facts: Mapping[str, Any]
+    log: Path
+    weights: str
+    engine: str
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the engine's process is the one that was recorded, and lives."""
+        return is_process(self.pid, self.started_at)
+
+    @property
+    def living_owner(self) -> int | None:
+        """The pid of the `vlsb` that keeps it, if there is one and it lives."""
+        if self.owner_pid is None or self.owner_started_at is None:
+            return None
+        return self.owner_pid if is_process(self.owner_pid, self.owner_started_at) else None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its `vlsb` has gone without it: an engine that is not detached follows at once."""
+        return self.owner_pid is not None and self.living_owner is None
+
+
+def is_process(pid: int, began_at: float) -> bool:
+    """Whether a process with this pid lives and is the one that began then."""
+    now = process_began_at(pid)
+    return now is not None and abs(now - began_at) <= CLOCK_TOLERANCE_S
+
+
+def process_began_at(pid: int) -> float | None:
+    """When a living process began, in seconds since 1970; None for one that has ended or never was."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except (psutil.Error, ValueError, OverflowError):
+        return None
+
+
+def state_file(folder: Path, name: str, pid: int) -> Path:
+    """Where a server's record lies. The pid keeps a stale file's removal from hitting a newer one."""
+    return folder / f"{file_name(name)}.{pid}.json"
+
+
+def file_name(name: str) -> str:
+    """A server's name as the beginning of a file's: no separator and no leading dot."""
+    quoted = quote(name, safe="")
+    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
+
+
+def open_state_folder(places: Places) -> Path:
+    """The folder for state files and logs, made if missing, this user's alone. Raises StoreError."""
+    folder = places.state
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.geteuid():
+            raise StoreError(f"{folder}: belongs to another user. Set XDG_STATE_HOME to a folder of yours.")
+        if status.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be made or written ({error.strerror}).") from error
+    return folder
+
+
+def write_record(places: Places, record: ServerRecord) -> Path:
+    """Store a server's record whole or not at all; its path. Raises StoreError."""
+    folder = open_state_folder(places)
+    path = state_file(folder, record.name, record.pid)
+    draft = folder / f".{path.name}"
+    try:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(strict_json.dumps(_encoded(record), indent=1) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
+    return path
+
+
+def remove_record(places: Places, record: ServerRecord) -> None:
+    """Remove a server's record, and the key with it. One that is gone already is fine."""
+    with suppress(OSError):
+        state_file(places.state, record.name, record.pid).unlink()
+
+
+def read_records(places: Places, *, say: Say | None = None) -> list[ServerRecord]:
+    """The servers that run, by name. Stale and broken files are removed; `say` hears of what is not used."""
+    notice = say or (lambda _: None)
+    found = []
+    for path in sorted(_files(places.state)):
+        record = _read(path, notice)
+        if record is not None:
+            found.append(record)
+    return found
+
+
+def find_running(places: Places, name: str, *, say: Say | None = None) -> ServerRecord | None:
+    """The server of that name that runs here, if any; the youngest, should there be several.
+
+    One that is about to end is not counted.
+    """
+    found = read_records(places, say=say)
+    named = [record for record in found if record.name == name and not record.is_ending]
+    return max(named, key=lambda record: record.started_at, default=None)
+
+
+@contextmanager
+def sole_server(places: Places, name: str) -> Iterator[None]:
+    """Hold a name from before the engine starts until it has ended. ConfigError if another `vlsb` does."""
+    path = open_state_folder(places) / f"{file_name(name)}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened ({error.strerror}).") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"{name}: another vlsb serve is starting or stopping it. Wait for it, or end that one."
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The state files of a folder that is this user's alone to write."""
+    try:
+        status = folder.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            return []
+        return [path for path in folder.iterdir() if _FILE.fullmatch(path.name)]
+    except OSError:
+        return []
+
+
+def _read(path: Path, notice: Say) -> ServerRecord | None:
+    """The record of a file whose process lives; None for any other."""
+    named = _FILE.fullmatch(path.name)
+    assert named is not None
+    if process_began_at(int(named["pid"])) is None:
+        _discard(path)
+        return None
+    if named["draft"]:
+        return None
+    try:
+        record = _decoded(_trusted_text(path))
+        if path.name != state_file(path.parent, record.name, record.pid).name:
+            raise ValueError("not the server that the file is named for")
+    except _UnusedError as error:
+        notice(f"{path}: not used, {error}.")
+        return None
+    except ValueError:
+        _discard(path)
+        notice(f"{path}: a broken state file, removed. If its server still runs, it goes on unseen.")
+        return None
+    if not record.is_running:
+        _discard(path)
+        return None
+    return record
+
+
+def _discard(path: Path) -> None:
+    # A folder that cannot be written keeps its stale files; they are as little believed the next time.
+    with suppress(OSError):
+        path.unlink()
+
+
+class _UnusedError(Exception):
+    """Why a file is left alone and not believed."""
+
+
+def _trusted_text(path: Path) -> str:
+    """A file's text, if nobody else can have written or read it; _UnusedError, or ValueError for no text."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _UnusedError("it is a link or cannot be opened") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            raise _UnusedError("it is no plain small file")
+        if status.st_uid != os.geteuid():
+            raise _UnusedError("it belongs to another user")
+        if status.st_mode & 0o077:
+            raise _UnusedError("others may read or write it (chmod 600 makes it usable)")
+        return file.read(MOST_BYTES).decode("utf-8")
+
+
+def _encoded(record: ServerRecord) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "name": record.name,
+        "family": record.family,
+        "pid": record.pid,
+        "started_at": record.started_at,
+        "owner_pid": record.owner_pid,
+        "owner_started_at": record.owner_started_at,
+        "base_url": record.base_url,
+        "served_name": record.served_name,
+        "key": record.key.reveal(),
+        "facts": dict(record.facts),
+        "log": str(record.log),
+        "weights": record.weights,
+        "engine": record.engine,
+    }
+
+
+def _decoded(document: str) -> ServerRecord:
+    """The record that a document holds; ValueError if it is none."""
+    fields = strict_json.loads_unambiguous(document)
+    if not isinstance(fields, dict):
+        raise ValueError("not an object")
+    schema = _field(fields, "schema", int)
+    if schema != SCHEMA:
+        raise _UnusedError(f"another version of vlsb wrote it (schema {schema})")
+    return ServerRecord(
+        name=_field(fields, "name", str),
+        family=_field(fields, "family", str),
+        pid=_field(fields, "pid", int),
+        started_at=_field(fields, "started_at", float),
+        owner_pid=_field_or_none(fields, "owner_pid", int),
+        owner_started_at=_field_or_none(fields, "owner_started_at", float),
+        base_url=_field(fields, "base_url", str),
+        served_name=_field(fields, "served_name", str),
+        key=Secret(_field(fields, "key", str)),
+        facts=_field(fields, "facts", dict),
+        log=Path(_field(fields, "log", str)),
+        weights=_field(fields, "weights", str),
+        engine=_field(fields, "engine", str),
+    )
+
+
+def _field(fields: Mapping[str, Any], name: str, kind: type[_Value]) -> _Value:
+    value = fields.get(name)
+    # A bool is an int to isinstance, and here it is not.
+    if type(value) is not kind:
+        raise ValueError(f"{name} is missing or of another kind")
+    return value
+
+
+def _field_or_none(fields: Mapping[str, Any], name: str, kind: type[_Value]) -> _Value | None:
+    return None if name in fields and fields[name] is None else _field(fields, name, kind)
