@@ -597,11 +597,11 @@ def test_the_folder_appears_whole_with_an_index_and_a_manifest(tmp_path: Path) -
 
 def test_no_key_reaches_the_program(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
-    environment = {**os.environ, **canary.ENVIRONMENT, "HF_TOKEN": canary.KEY}
+    environment = {**os.environ, **canary.ENVIRONMENT, "HF_TOKEN": canary.CANARY}
 
     convert(source, tmp_path / "out", stand_in(tmp_path), environment=environment)
 
-    assert canary.KEY not in (tmp_path / "seen environment").read_text()
+    assert canary.CANARY not in (tmp_path / "seen environment").read_text()
     assert "PATH" in json.loads((tmp_path / "seen environment").read_text())
     # Isolated: what lies beside the program is not imported by name.
     assert json.loads((tmp_path / "seen arguments").read_text())[0] == "-I"

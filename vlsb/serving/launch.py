@@ -21,6 +21,7 @@ from vlsb.endpoints.secrets import Redactor, Secret
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
 from vlsb.records import Untrusted
 from vlsb.serving.causes import PORT_TAKEN, diagnose
+from vlsb.serving.keys import SECRET_NAME, engine_environment, secrets_of
 from vlsb.serving.processes import EngineProcess, open_log, start_process
 from vlsb.serving.progress import (
     EngineLog,
@@ -34,8 +35,7 @@ from vlsb.serving.progress import (
 from vlsb.serving.readiness import await_ready
 
 if TYPE_CHECKING:
-    from vlsb.serving.keys import SECRET_NAME, engine_environment, secrets_of
-from vlsb.serving.plans import ServerPlan
+    from vlsb.serving.plans import ServerPlan
 
 __all__ = ["Progress", "RunningServer", "Stage", "launch"]
 
