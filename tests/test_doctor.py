@@ -587,6 +587,7 @@ def state_with_a_server(home: Path) -> Places:
             served_name="llava_next",
             key=Secret("the-key-of-a-server-0123456789"),
             facts={},
+            deviations=(),
             log=home / "log",
             weights="somewhere",
             engine="0.32.0",

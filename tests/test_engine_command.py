@@ -221,6 +221,7 @@ def start_server(
         served_name=name,
         key=Secret("sk-the-engine-s-own-key"),
         facts={},
+        deviations=(),
         log=Path("/dev/null"),
         weights="weights \x1b[31m of a stranger",
         engine="vLLM 0.32.0",

@@ -110,6 +110,7 @@ def record_of(pid: int, *, name: str = "llava_hf", owner: int | None = None, **c
         served_name=name,
         key=Secret(KEY),
         facts={"engine": "vllm 0.32.0", "pixels": [1, 2]},
+        deviations=("dtype: float32 (official: float16)",),
         log=Path("/logs/one.log"),
         weights="llava-hf/llava-1.5-7b-hf",
         engine="vllm 0.32.0",

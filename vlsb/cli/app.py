@@ -10,6 +10,7 @@ from vlsb import __version__
 from vlsb.cli.data import data_app
 from vlsb.cli.demo import demo_command
 from vlsb.cli.doctor import doctor_command
+from vlsb.cli.engine import engine_app
 from vlsb.cli.judge import judge_command
 from vlsb.cli.report import report_command
 from vlsb.cli.run import run_command
@@ -58,3 +59,4 @@ app.command("serve")(serve_command)
 app.command("doctor")(doctor_command)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
+app.add_typer(engine_app, name="engine")

@@ -48,7 +48,7 @@ def judge_command(
 
     job = Job(
         options=options,
-        resolve=lambda: resolve_judging(run, options, os.environ),
+        resolve=lambda _: resolve_judging(run, options, os.environ),
         prepare=prepare_judging,
         go_on=judge_command_line(run, options),
     )

@@ -33,8 +33,9 @@ def _lines(
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-_TARGET, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
+_TARGET, _ENGINE, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
     "Target",
+    "Local engine (for a model that is served here)",
     "Judge",
     "Data",
     "Run directory",
@@ -44,7 +45,7 @@ _TARGET, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
 
 Model = Annotated[
     str | None,
-    _option("--model", help="Model to evaluate: gpt-4o, claude-..., gemini-..., or demo.", panel=_TARGET),
+    _option("--model", help="Model to evaluate: gpt-4o, claude-..., llava_next, demo, ...", panel=_TARGET),
 ]
 Arch = Annotated[
     str | None,
@@ -68,6 +69,81 @@ Header = Annotated[
         panel=_TARGET,
     ),
 ]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="-- ENGINE OPTIONS", help="Options for `vllm serve`, as its own help has them."),
+]
+Weights = Annotated[
+    str | None,
+    _option(
+        "--weights", metavar="WEIGHTS", help="A folder or a hub id. (default: the model's)", panel=_ENGINE
+    ),
+]
+Revision = Annotated[
+    str | None,
+    _option("--revision", metavar="SHA", help="Commit or branch of the weights on the hub.", panel=_ENGINE),
+]
+DType = Annotated[
+    str | None,
+    _option(
+        "--dtype", metavar="DTYPE", help="Type of the weights in memory, such as bfloat16.", panel=_ENGINE
+    ),
+]
+TensorParallelSize = Annotated[
+    int | None,
+    _option(
+        "--tensor-parallel-size",
+        metavar="N",
+        min=1,
+        help="GPUs that share one copy of the model.",
+        panel=_ENGINE,
+    ),
+]
+Gpus = Annotated[
+    str | None, _option("--gpus", metavar="0,1", help="Which GPUs to use. (default: all)", panel=_ENGINE)
+]
+EngineChoice = Annotated[
+    str,
+    _option(
+        "--engine",
+        metavar="auto|PATH|ENV",
+        help="The engine: one built here or on PATH, a program, or an environment's folder.",
+        panel=_ENGINE,
+    ),
+]
+ServersDir = Annotated[
+    Path | None,
+    _option(
+        "--servers-dir",
+        metavar="DIR",
+        help="Folder with models of yours, each a NAME.<family>.yaml.",
+        panel=_ENGINE,
+    ),
+]
+StartTimeout = Annotated[
+    float,
+    _option(
+        "--start-timeout",
+        metavar="SECONDS",
+        min=1.0,
+        help="Seconds until it must be ready; a download does not count.",
+        panel=_ENGINE,
+    ),
+]
+MaxRestarts = Annotated[
+    int,
+    _option(
+        "--max-restarts",
+        metavar="N",
+        min=0,
+        help="Restarts of an engine that dies; deaths by one sample do not count.",
+        panel=_ENGINE,
+    ),
+]
+KeepServer = Annotated[
+    bool, _option("--keep-server", help="Leave the engine running when the run is over.", panel=_ENGINE)
+]
+Yes = Annotated[bool, _option("--yes", "-y", help="Install a missing engine without asking.", panel=_ENGINE)]
 Judge = Annotated[str | None, _option("--judge", help="Judge model. (default: gpt-4o)", panel=_JUDGE)]
 JudgeBaseUrl = Annotated[
     str | None,

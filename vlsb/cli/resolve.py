@@ -7,13 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vlsb.runs.resolve import Resolved, RunOptions, resolve_judging, resolve_run
+from vlsb.runs.resolve import Resolved, RunOptions, model_name, resolve_judging, resolve_run
 
 __all__ = [
     "Resolved",
     "RunOptions",
     "as_options",
     "judge_command_line",
+    "model_name",
     "resolve_judging",
     "resolve_run",
     "resume_command",
@@ -30,7 +31,7 @@ def as_options(given: Mapping[str, Any]) -> RunOptions:
 
 def resume_command(options: RunOptions) -> list[str]:
     """The command that continues a run."""
-    return ["vlsb", "run", *_given(options), "--resume"]
+    return ["vlsb", "run", *_given(options), "--resume", *_after_dashes(options)]
 
 
 def judge_command_line(run: Path, options: RunOptions) -> list[str]:
@@ -38,12 +39,16 @@ def judge_command_line(run: Path, options: RunOptions) -> list[str]:
     return ["vlsb", "judge", str(run), *_given(options)]
 
 
+def _after_dashes(options: RunOptions) -> list[str]:
+    return ["--", *options.engine_options] if options.engine_options else []
+
+
 def _given(options: RunOptions) -> list[str]:
     """Every option that is not at its default, but those that say how to begin."""
     words: list[str] = []
     for field in fields(RunOptions):
         value, usual = getattr(options, field.name), getattr(_DEFAULTS, field.name)
-        if value == usual or field.name in ("resume", "dry_run"):
+        if value == usual or field.name in ("resume", "dry_run", "engine_options"):
             continue
         flag = "--" + field.name.replace("_", "-")
         if value is True:

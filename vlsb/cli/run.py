@@ -5,18 +5,30 @@ from __future__ import annotations
 import os
 
 from vlsb.cli import options as opt
-from vlsb.cli.resolve import RunOptions, as_options, resolve_run, resume_command
+from vlsb.cli.resolve import RunOptions, as_options, resume_command
 from vlsb.cli.sessions import Job, carry_out
 
 _DEFAULTS = RunOptions()
 
 
 def run_command(
+    engine_options: opt.EngineOptions = None,
     model: opt.Model = None,
     arch: opt.Arch = None,
     base_url: opt.BaseUrl = None,
     api_key_env: opt.ApiKeyEnv = None,
     header: opt.Header = None,
+    weights: opt.Weights = None,
+    revision: opt.Revision = None,
+    dtype: opt.DType = None,
+    tensor_parallel_size: opt.TensorParallelSize = None,
+    gpus: opt.Gpus = None,
+    engine: opt.EngineChoice = _DEFAULTS.engine,
+    servers_dir: opt.ServersDir = None,
+    start_timeout: opt.StartTimeout = _DEFAULTS.start_timeout,
+    max_restarts: opt.MaxRestarts = _DEFAULTS.max_restarts,
+    keep_server: opt.KeepServer = False,
+    yes: opt.Yes = False,
     judge: opt.Judge = None,
     judge_base_url: opt.JudgeBaseUrl = None,
     judge_api_key_env: opt.JudgeApiKeyEnv = None,
@@ -68,11 +80,12 @@ def run_command(
 
 def run(options: RunOptions) -> int:
     """Carry out a run and return its exit code."""
+    from vlsb.cli.local import resolve_target
     from vlsb.runs.session import prepare
 
     job = Job(
         options=options,
-        resolve=lambda: resolve_run(options, os.environ),
+        resolve=lambda screen: resolve_target(options, os.environ, screen),
         prepare=prepare,
         go_on=resume_command(options),
     )

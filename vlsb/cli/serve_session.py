@@ -34,11 +34,10 @@ from vlsb.serving.metrics import EngineLoad, parse_metrics
 from vlsb.serving.places import Places
 from vlsb.serving.plans import ServerPlan, Wishes
 from vlsb.serving.progress import Progress
-from vlsb.serving.start import STOP_GRACE_S, exited_error, start_server
+from vlsb.serving.start import STOP_GRACE_S, exited_error, record_of, start_server
 from vlsb.serving.state import (
     ServerRecord,
     find_running,
-    process_began_at,
     remove_record,
     sole_server,
     write_record,
@@ -108,6 +107,11 @@ def serve(job: ServeJob, screen: Screen) -> int:
         return asyncio.run(session.run())
 
 
+def about(engine: Engine, weights: str) -> str:
+    """An engine and its weights as the views name them."""
+    return f"vLLM {engine.version}{' (CPU)' if engine.is_cpu else ''} · {weights}"
+
+
 def known_model(name: str, servers_dir: Path | None) -> LocalModel:
     """The local model of that name; UnknownModelError with the nearest there is."""
     catalog = load_catalog(servers_dir)
@@ -164,21 +168,20 @@ class _Session:
 
     async def _started(self) -> tuple[RunningServer, ServerPlan]:
         view = StartView(self._model.name, self._about(), time.monotonic())
-        async with _shown_start(view, self._display, self._screen) as hear:
+        async with shown_start(view, self._display, self._screen) as hear:
             return await start_server(
                 self._model, self._job.wishes, self._engine, self._places, environment=os.environ, hear=hear
             )
 
     def _about(self) -> str:
-        kind = " (CPU)" if self._engine.is_cpu else ""
-        return f"vLLM {self._engine.version}{kind} · {self._job.wishes.weights or self._model.weights}"
+        return about(self._engine, self._job.wishes.weights or self._model.weights)
 
     async def _kept(self, server: RunningServer, plan: ServerPlan) -> bool:
         """A server that is ready, until it ends, we are told to stop, or it is released (true)."""
         record: ServerRecord | None = None
         is_released = False
         try:
-            record = self._record(server, plan)
+            record = record_of(server, plan, owner=None if self._job.is_detached else os.getpid())
             self._announce(server, plan, write_record(self._places, record))
             if not self._job.is_detached:
                 await self._watched(server, plan)
@@ -189,27 +192,6 @@ class _Session:
             if not is_released:
                 await self._end(server, record)
         return is_released
-
-    def _record(self, server: RunningServer, plan: ServerPlan) -> ServerRecord:
-        began_at = process_began_at(server.pid)
-        if began_at is None:
-            raise exited_error(server, server.process.exit_code() or 0)
-        is_detached = self._job.is_detached
-        return ServerRecord(
-            name=server.name,
-            family=plan.model.family.name,
-            pid=server.pid,
-            started_at=began_at,
-            owner_pid=None if is_detached else os.getpid(),
-            owner_started_at=None if is_detached else process_began_at(os.getpid()),
-            base_url=server.base_url,
-            served_name=server.served_name,
-            key=server.key,
-            facts=plan.facts,
-            log=server.log,
-            weights=plan.weights,
-            engine=f"vllm {plan.engine.version}",
-        )
 
     def _announce(self, server: RunningServer, plan: ServerPlan, path: Path) -> None:
         name, say = server.name, self._screen.result
@@ -364,7 +346,7 @@ async def _gpus(environment: Mapping[str, str]) -> tuple[Gpu, ...]:
 
 
 @asynccontextmanager
-async def _shown_start(
+async def shown_start(
     view: StartView, display: str, screen: Screen
 ) -> AsyncIterator[Callable[[Progress], None]]:
     """What to tell of each step of a start."""

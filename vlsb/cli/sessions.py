@@ -31,7 +31,7 @@ class Job:
     """A session to carry out; `go_on` is the command that continues it."""
 
     options: RunOptions
-    resolve: Callable[[], Resolved]
+    resolve: Callable[[Screen], Resolved]
     prepare: Callable[[Plan, Fetching], Prepared]
     go_on: Sequence[str]
 
@@ -74,7 +74,7 @@ def _session(job: Job, screen: Screen) -> VlsbError | None:
 
     display = chosen_display(job.options.display)
     allowed = FailOnError.parse(job.options.fail_on_error)
-    resolved = job.resolve()
+    resolved = job.resolve(screen)
     _warn_of_keys(resolved, screen)
     with fetching(display, screen) as hear:
         prepared = job.prepare(resolved.plan, hear)

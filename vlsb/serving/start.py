@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from vlsb.endpoints.secrets import Redactor
 from vlsb.errors import ServerExitedError
@@ -26,7 +27,7 @@ from vlsb.serving.parity import check_parity, expected_ids
 from vlsb.serving.places import Places
 from vlsb.serving.plans import ServerPlan, Wishes, plan_server
 from vlsb.serving.progress import Progress, log_end
-from vlsb.serving.state import file_name, open_state_folder
+from vlsb.serving.state import ServerRecord, file_name, open_state_folder, process_began_at
 
 KEPT_LOGS = 20
 """How many logs of earlier servers are kept, all models together."""
@@ -87,16 +88,27 @@ async def plan_start(
 
 
 async def start_planned(
-    plan: ServerPlan, wishes: Wishes, places: Places, *, environment: Mapping[str, str], hear: Hear
+    plan: ServerPlan,
+    wishes: Wishes,
+    places: Places,
+    *,
+    environment: Mapping[str, str],
+    hear: Hear,
+    last: RunningServer | None = None,
 ) -> RunningServer:
-    """The planned server, as `start_server` gives it. The authors' prompt is found out while it starts."""
+    """The planned server, as `start_server` gives it. The authors' prompt is found out while it starts.
+
+    After one that died (`last`), on its address and with its key, so that clients just go on.
+    """
     server: RunningServer | None = None
+    port, key = (wishes.port, None) if last is None else (urlsplit(last.base_url).port, last.key)
     try:
         async with asyncio.TaskGroup() as group:
             expected = group.create_task(expected_ids(plan, environment=environment))
             server = await launch(
                 plan,
-                port=wishes.port,
+                port=port,
+                key=key,
                 log=fresh_log(places, plan.model.name),
                 environment=environment,
                 hear=hear,
@@ -112,6 +124,32 @@ async def start_planned(
             raise error.exceptions[0] from None
         raise
     return server
+
+
+def record_of(server: RunningServer, plan: ServerPlan, *, owner: int | None) -> ServerRecord:
+    """What others may know of a server; `owner` is the pid of the `vlsb` that ends it, None for nobody.
+
+    Raises ServerExitedError if it has ended.
+    """
+    began_at = process_began_at(server.pid)
+    if began_at is None:
+        raise exited_error(server, server.process.exit_code() or 0)
+    return ServerRecord(
+        name=server.name,
+        family=plan.model.family.name,
+        pid=server.pid,
+        started_at=began_at,
+        owner_pid=owner,
+        owner_started_at=None if owner is None else process_began_at(owner),
+        base_url=server.base_url,
+        served_name=server.served_name,
+        key=server.key,
+        facts=plan.facts,
+        deviations=plan.deviations,
+        log=server.log,
+        weights=plan.weights,
+        engine=f"vLLM {plan.engine.version}",
+    )
 
 
 def exited_error(server: RunningServer, code: int) -> ServerExitedError:

@@ -51,6 +51,7 @@ class ServerRecord:
     served_name: str
     key: Secret
     facts: Mapping[str, Any]
+    deviations: tuple[str, ...]
     log: Path
     weights: str
     engine: str
@@ -260,6 +261,7 @@ def _encoded(record: ServerRecord) -> dict[str, Any]:
         "served_name": record.served_name,
         "key": record.key.reveal(),
         "facts": dict(record.facts),
+        "deviations": list(record.deviations),
         "log": str(record.log),
         "weights": record.weights,
         "engine": record.engine,
@@ -285,6 +287,7 @@ def _decoded(document: str) -> ServerRecord:
         served_name=_field(fields, "served_name", str),
         key=Secret(_field(fields, "key", str)),
         facts=_field(fields, "facts", dict),
+        deviations=tuple(str(each) for each in _field(fields, "deviations", list)),
         log=Path(_field(fields, "log", str)),
         weights=_field(fields, "weights", str),
         engine=_field(fields, "engine", str),

@@ -15,8 +15,9 @@ from vlsb.endpoints.connect import open_transport
 from vlsb.endpoints.faults import TransportFault
 from vlsb.endpoints.keeper import Fate, Keeper
 from vlsb.endpoints.secrets import Credentials
-from vlsb.errors import ServerError, ServerExitedError, VlsbError
+from vlsb.errors import ServerError, VlsbError
 from vlsb.serving.launch import RunningServer
+from vlsb.serving.start import exited_error
 
 STOP_GRACE_S = 15.0
 # How long an engine may be unwell before it is ended. One that is dying exits within seconds; one on a busy
@@ -31,16 +32,24 @@ Start = Callable[[RunningServer | None], Awaitable[RunningServer]]
 class Supervisor(Keeper):
     """Looks after one engine. `start` starts it, and again on the address and with the key of the last one.
 
-    `observe` hears of each restart by its number.
+    `observe` hears of each restart by its number. With `keep`, an engine that is up at the end is handed
+    over to it instead of being stopped.
     """
 
     def __init__(
-        self, start: Start, *, max_restarts: int, say: Callable[[str], None], observe: Callable[[int], None]
+        self,
+        start: Start,
+        *,
+        max_restarts: int,
+        say: Callable[[str], None],
+        observe: Callable[[int], None],
+        keep: Callable[[RunningServer], None] | None = None,
     ) -> None:
         self._start = start
         self._max_restarts = max_restarts
         self._say = say
         self._observe = observe
+        self._keep = keep
         self._server: RunningServer | None = None
         self._is_up = False
         self._failed: VlsbError | None = None
@@ -64,10 +73,15 @@ class Supervisor(Keeper):
             yield self._server
         finally:
             watch.cancel()
+            is_kept = False
             try:
                 await asyncio.wait([watch])
+                if self._keep is not None and self._is_up:
+                    self._keep(self._server)
+                    is_kept = True
             finally:
-                await self._server.process.stop(STOP_GRACE_S)
+                if not is_kept:
+                    await self._server.process.stop(STOP_GRACE_S)
 
     async def admit(self, sample_id: int) -> None:
         """Return when the sample may be sent. Raises ServerError when the engine is gone for good."""
@@ -167,12 +181,10 @@ class Supervisor(Keeper):
             self._is_up = True
             self._say("The engine is up again.")
 
-    def _given_up(self, code: int) -> ServerError:
+    def _given_up(self, code: int) -> VlsbError:
         assert self._server is not None
-        return ServerExitedError(
-            f"{self._server.name}: the engine died again (exit code {code}) after {self._restarts} restarts. "
-            f"Its log: {self._server.log}. More tries: --max-restarts."
-        )
+        self._say(f"The engine died after {self._restarts} restarts. More of them: --max-restarts.")
+        return exited_error(self._server, code)
 
     def _tell(self) -> None:
         """Wake everybody who waits for a change."""

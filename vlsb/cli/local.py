@@ -1,0 +1,214 @@
+"""Local models for `vlsb run`: the server that `vlsb serve` has running, else an engine for this run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlsb.cli.display import chosen_display
+from vlsb.cli.resolve import RunOptions, model_name, resolve_run
+from vlsb.cli.screen import Screen
+from vlsb.config import OPENAI_PROTOCOL, TargetProtocol
+from vlsb.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vlsb.endpoints.attempts import Event
+    from vlsb.runs.lanes import Hosted
+    from vlsb.runs.resolve import LocalTarget, Resolved
+    from vlsb.serving.catalog import LocalModel
+    from vlsb.serving.launch import RunningServer
+    from vlsb.serving.places import Places
+    from vlsb.serving.plans import ServerPlan, Wishes
+    from vlsb.serving.state import ServerRecord
+
+_ENGINE_OPTIONS = {
+    "weights": "--weights",
+    "revision": "--revision",
+    "tensor_parallel_size": "--tensor-parallel-size",
+    "gpus": "--gpus",
+    "dtype": "--dtype",
+    "engine_options": "--",
+    "keep_server": "--keep-server",
+}
+
+
+def resolve_target(options: RunOptions, environment: Mapping[str, str], screen: Screen) -> Resolved:
+    """The plan of `vlsb run`, with a local model's engine found, or planned where none is running."""
+    model = _local_model(options)
+    if model is None or options.base_url is not None:
+        _refuse_engine_options(options)
+        return resolve_run(options, environment, protocol=_protocol(options, model))
+    local = _local_target(model, options, environment, screen)
+    return resolve_run(options, environment, protocol=model.family.protocol, local=local)
+
+
+def _local_model(options: RunOptions) -> LocalModel | None:
+    from vlsb.endpoints.providers import DEMO
+    from vlsb.serving.catalog import find_model
+
+    name = model_name(options)
+    return None if name in ("", DEMO) else find_model(name, options.servers_dir)
+
+
+def _protocol(options: RunOptions, model: LocalModel | None) -> TargetProtocol:
+    """How the authors ask this target: by its family, whoever serves it."""
+    from vlsb.serving.families import FAMILIES
+
+    if options.arch is not None and options.arch in FAMILIES:
+        return FAMILIES[options.arch].protocol
+    return OPENAI_PROTOCOL if model is None else model.family.protocol
+
+
+def _refuse_engine_options(options: RunOptions) -> None:
+    usual = RunOptions()
+    for field, flag in _ENGINE_OPTIONS.items():
+        if getattr(options, field) != getattr(usual, field):
+            raise ConfigError(f"{flag} is for engines that vlsb starts; this target is an endpoint.")
+
+
+def _wishes(options: RunOptions) -> Wishes:
+    from vlsb.serving.plans import Wishes
+
+    return Wishes(
+        weights=options.weights,
+        revision=options.revision,
+        tensor_parallel_size=options.tensor_parallel_size,
+        gpus=options.gpus,
+        dtype=options.dtype,
+        engine=options.engine,
+        engine_options=options.engine_options,
+        start_timeout_s=options.start_timeout,
+    )
+
+
+def _local_target(
+    model: LocalModel, options: RunOptions, environment: Mapping[str, str], screen: Screen
+) -> LocalTarget:
+    from vlsb.serving.places import Places
+    from vlsb.serving.state import find_running
+
+    places, wishes = Places.of(environment), _wishes(options)
+    running = find_running(places, model.name, say=screen.notice)
+    if running is not None and wishes == _wishes(RunOptions(start_timeout=options.start_timeout)):
+        return _served(running, screen)
+    plan = _planned(model, wishes, options, places, environment, screen)
+    if running is not None:
+        _require_same(running, plan)
+        return _served(running, screen)
+    from vlsb.runs.resolve import LocalTarget
+
+    host = EngineHost(plan, wishes, options, places, environment, screen)
+    return LocalTarget(model.name, plan.facts, plan.deviations, host=host)
+
+
+def _served(record: ServerRecord, screen: Screen) -> LocalTarget:
+    """The target that a running server is."""
+    from vlsb.endpoints.secrets import Credentials
+    from vlsb.runs.resolve import LocalTarget
+
+    screen.notice(f"Using the server of {record.name} at {record.base_url} ({record.engine}).")
+    running = (record.base_url, Credentials(record.key))
+    return LocalTarget(record.served_name, record.facts, record.deviations, running=running)
+
+
+def _require_same(record: ServerRecord, plan: ServerPlan) -> None:
+    """ConfigError where a running server is not what this run asks for."""
+    facts = {**record.facts}, {**plan.facts}
+    differing = sorted(name for name in {*facts[0], *facts[1]} if facts[0].get(name) != facts[1].get(name))
+    if differing:
+        raise ConfigError(
+            f"{record.name} is being served with other settings ({', '.join(differing)}). Leave yours out to "
+            f"use that server, or stop it: vlsb engine stop {record.name}"
+        )
+
+
+def _planned(
+    model: LocalModel,
+    wishes: Wishes,
+    options: RunOptions,
+    places: Places,
+    environment: Mapping[str, str],
+    screen: Screen,
+) -> ServerPlan:
+    """The plan of an engine; installs it and converts weights first where that is needed and wanted."""
+    import asyncio
+
+    from vlsb.cli.installs import ready_engine
+    from vlsb.cli.serve_session import about, shown_start
+    from vlsb.cli.serve_view import StartView
+    from vlsb.serving.machine import gpus
+    from vlsb.serving.start import plan_start
+
+    engine = ready_engine(
+        model.family,
+        wishes.engine,
+        places,
+        environment,
+        has_gpu=bool(gpus(environment)),
+        yes=options.yes,
+        display=options.display,
+        screen=screen,
+    )
+
+    async def plan() -> ServerPlan:
+        view = StartView(model.name, about(engine, wishes.weights or model.weights), time.monotonic())
+        async with shown_start(view, chosen_display(options.display), screen) as hear:
+            return await plan_start(model, wishes, engine, places, environment=environment, hear=hear)
+
+    return asyncio.run(plan())
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHost:
+    """Brings up the engine of one run, looks after it, and ends it unless it is to be kept."""
+
+    plan: ServerPlan
+    wishes: Wishes
+    options: RunOptions
+    places: Places
+    environment: Mapping[str, str]
+    screen: Screen
+
+    @asynccontextmanager
+    async def open(self, observe: Callable[[Event], None]) -> AsyncIterator[Hosted]:
+        """The engine, up and answering; raises ServerError."""
+        from vlsb.endpoints.attempts import Event
+        from vlsb.endpoints.secrets import Credentials
+        from vlsb.runs.lanes import Hosted
+        from vlsb.serving.supervisor import Supervisor
+
+        supervisor = Supervisor(
+            self._start,
+            max_restarts=self.options.max_restarts,
+            say=self.screen.notice,
+            observe=lambda number: observe(Event("engine_restart", "target", attempt=number)),
+            keep=self._keep if self.options.keep_server else None,
+        )
+        async with supervisor.running() as server:
+            yield Hosted(server.base_url, Credentials(server.key), supervisor)
+
+    async def _start(self, last: RunningServer | None) -> RunningServer:
+        from vlsb.cli.serve_session import about, shown_start
+        from vlsb.cli.serve_view import StartView
+        from vlsb.serving.start import start_planned
+
+        view = StartView(self.plan.model.name, about(self.plan.engine, self.plan.weights), time.monotonic())
+        # At a restart the run's own panel has the terminal.
+        display = chosen_display(self.options.display) if last is None else "plain"
+        async with shown_start(view, display, self.screen) as hear:
+            return await start_planned(
+                self.plan, self.wishes, self.places, environment=self.environment, hear=hear, last=last
+            )
+
+    def _keep(self, server: RunningServer) -> None:
+        from vlsb.serving.start import record_of
+        from vlsb.serving.state import write_record
+
+        write_record(self.places, record_of(server, self.plan, owner=None))
+        server.process.release()
+        self.screen.notice(
+            f"{server.name} stays, at {server.base_url}. Stop it with: vlsb engine stop {server.name}"
+        )
