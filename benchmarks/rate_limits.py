@@ -1,6 +1,6 @@
 """How much of an enforced limit a run uses, how often it is told to slow down, how fast it comes back.
 
-    python -m benchmarks.rate_limits [--minutes 5] [--rpm 1200] [--tpm 1000000] [--without-headers]
+    python -m benchmarks.rate_limits [--minutes 4] [--rpm 1200] [--tpm 1000000] [--without-headers]
 
 Target and judge are one endpoint that serves so many requests, or tokens, a minute (fixed windows) and
 answers the rest with 429; latency is lognormal around half a second. The first minute is warm-up and
@@ -271,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rpm", type=int, default=1200)
     parser.add_argument("--tpm", type=int, default=1_000_000)
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--scenarios", default="rpm,tpm,outage")
     parser.add_argument("--without-headers", action="store_true")
     parser.add_argument("--window", type=float, default=60.0, help="Seconds that a minute lasts, for a try.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,11 @@ import pytest
 
 from benchmarks import rate_limits, report, results, scaling, startup, throughput, wall_time
 from benchmarks.rate_limits import Timing, figures, recovery
+
+# The stub is written for Linux, and its certificate comes from the openssl command.
+pytestmark = pytest.mark.skipif(
+    not hasattr(select, "epoll") or shutil.which("openssl") is None, reason="needs epoll and openssl"
+)
 
 SMALL: dict[str, tuple[Callable[[list[str]], None], tuple[str, ...]]] = {
     throughput.NAME: (throughput.main, ("--plan", "smoke")),

@@ -187,11 +187,20 @@ def test_only_the_transport_knows_the_http_library(package: str) -> None:
     assert users <= {"endpoints.httpx_transport"}
 
 
-@pytest.mark.parametrize(("package", "module"), [("huggingface_hub", "data.hub"), ("pyarrow", "data.shards")])
-def test_only_one_module_of_the_data_room_knows_a_heavy_library(package: str, module: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "modules"),
+    [
+        ("huggingface_hub", {"data.hub", "serving.hub", "serving.weights"}),
+        ("pyarrow", {"data.shards"}),
+        ("uvloop", {"endpoints.loops"}),
+    ],
+)
+def test_a_heavy_library_is_known_where_it_is_needed_and_nowhere_else(
+    package: str, modules: set[str]
+) -> None:
     users = {each.importer for each in IMPORTS if each.imported.split(".")[0] == package}
 
-    assert users == {module}
+    assert users == modules
 
 
 def test_only_the_data_room_decodes_pictures() -> None:

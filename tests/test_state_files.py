@@ -21,6 +21,7 @@ from vlsb.endpoints.secrets import Secret
 from vlsb.errors import ConfigError, StoreError
 from vlsb.serving import state
 from vlsb.serving.places import Places
+from vlsb.serving.start import KEPT_LOGS, fresh_log
 from vlsb.serving.state import (
     ServerRecord,
     find_running,
@@ -387,6 +388,13 @@ def test_a_field_of_another_kind_is_never_used(places: Places, field: str, value
     assert heard(places)[0] == []
 
 
+def test_deviations_are_texts(places: Places) -> None:
+    path, fields = document(places)
+    path.write_text(strict_json.dumps(fields | {"deviations": ["fine", 7]}))
+
+    assert_removed_with_a_notice(places, path)
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_missing_field_is_never_guessed(places: Places, field: str) -> None:
     path, fields = document(places)
@@ -481,6 +489,21 @@ def test_a_name_is_free_again_when_its_holder_was_killed(places: Places, process
     processes.end(holder)
     with sole_server(places, "llava_hf"):
         pass
+
+
+def test_old_logs_go_and_those_of_running_servers_stay(places: Places) -> None:
+    folder = state.open_state_folder(places)
+    logs = [folder / f"llava_hf.{number}.log" for number in range(KEPT_LOGS + 5)]
+    for age, path in enumerate(reversed(logs)):
+        path.touch()
+        os.utime(path, (10**9 - age, 10**9 - age))
+    write_record(places, record_of(os.getpid(), log=logs[0]))
+
+    fresh = fresh_log(places, "llava_hf")
+    fresh.touch()
+
+    left = set(folder.glob("*.log"))
+    assert left == {fresh, logs[0], *logs[-KEPT_LOGS + 1 :]}
 
 
 # Stopping.

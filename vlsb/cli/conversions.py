@@ -11,6 +11,8 @@ from vlsb.cli.screen import Screen
 if TYPE_CHECKING:
     from vlsb.serving.llava_build import ConversionProgress
 
+_WORTH_QUARTERS_BYTES = 100_000_000
+
 Hear = Callable[["ConversionProgress"], None]
 
 
@@ -28,16 +30,13 @@ def _lines(screen: Screen) -> Hear:
     said: set[tuple[str, str, int]] = set()
 
     def hear(progress: ConversionProgress) -> None:
-        quarter = 4 * progress.done_bytes // progress.total_bytes if progress.total_bytes else 0
+        total = progress.total_bytes or 0
+        quarter = 4 * progress.done_bytes // total if total >= _WORTH_QUARTERS_BYTES else 0
         if (step := (progress.stage, progress.file, quarter)) in said:
             return
         said.add(step)
-        amount = (
-            f": {progress.done_bytes / 1e6:,.0f} of {progress.total_bytes / 1e6:,.0f} MB"
-            if progress.total_bytes
-            else ""
-        )
-        screen.notice(f"{progress.stage} {progress.file}{amount}")
+        done = f": {progress.done_bytes / 1e9:.1f} of {total / 1e9:.1f} GB" if quarter else ""
+        screen.notice(f"{progress.stage} {progress.file}{done}")
 
     return hear
 

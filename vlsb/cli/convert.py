@@ -28,9 +28,7 @@ SourceRevision = Annotated[
 ]
 ConvertEngine = Annotated[
     str,
-    _option(
-        "--engine", metavar="auto|PATH|ENV", help="Engine whose Python moves the tensors. (default: auto)"
-    ),
+    _option("--engine", metavar="auto|PATH|ENV", help="Engine whose Python moves the tensors."),
 ]
 Offline = Annotated[bool, _option("--offline", help="Take SRC and the tower from the hub's cache only.")]
 

@@ -100,7 +100,8 @@ TensorParallelSize = Annotated[
     ),
 ]
 Gpus = Annotated[
-    str | None, _option("--gpus", metavar="0,1", help="Which GPUs to use. (default: all)", panel=_ENGINE)
+    str | None,
+    _option("--gpus", metavar="LIST", help="Which GPUs to use, such as 0,1. (default: all)", panel=_ENGINE),
 ]
 EngineChoice = Annotated[
     str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,61 +11,11 @@ from vlsb.cli.options import _option
 from vlsb.cli.screen import Screen
 from vlsb.errors import VlsbError
 
-_MODEL, _ENGINE, _SERVER = "Model", "Engine", "Server"
+_SERVER = "Server"
 
 ServedName = Annotated[
     str, typer.Argument(metavar="NAME", help="llava, llava_hf, llava_next, qwen2vl, mllama, or one of yours.")
 ]
-EngineOptions = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="-- ENGINE OPTIONS", help="Options for `vllm serve`, as its own help has them."),
-]
-ServersDir = Annotated[
-    Path | None,
-    _option(
-        "--servers-dir",
-        metavar="DIR",
-        help="Folder with models of yours, each a NAME.<family>.yaml.",
-        panel=_MODEL,
-    ),
-]
-Weights = Annotated[
-    str | None,
-    _option("--weights", metavar="WEIGHTS", help="A folder or a hub id. (default: NAME's)", panel=_MODEL),
-]
-Revision = Annotated[
-    str | None,
-    _option("--revision", metavar="SHA", help="Commit or branch of the weights on the hub.", panel=_MODEL),
-]
-DType = Annotated[
-    str | None,
-    _option(
-        "--dtype", metavar="DTYPE", help="Type of the weights in memory, such as bfloat16.", panel=_MODEL
-    ),
-]
-EngineChoice = Annotated[
-    str,
-    _option(
-        "--engine",
-        metavar="auto|PATH|ENV",
-        help="The engine: one built here or on PATH, a program, or an environment's folder.",
-        panel=_ENGINE,
-    ),
-]
-TensorParallelSize = Annotated[
-    int | None,
-    _option(
-        "--tensor-parallel-size",
-        metavar="N",
-        min=1,
-        help="GPUs that share one copy of the model.",
-        panel=_ENGINE,
-    ),
-]
-Gpus = Annotated[
-    str | None, _option("--gpus", metavar="0,1", help="Which GPUs to use. (default: all)", panel=_ENGINE)
-]
-Yes = Annotated[bool, _option("--yes", "-y", help="Install a missing engine without asking.", panel=_ENGINE)]
 Port = Annotated[
     int | None,
     _option(
@@ -78,16 +27,6 @@ Port = Annotated[
         panel=_SERVER,
     ),
 ]
-StartTimeout = Annotated[
-    float,
-    _option(
-        "--start-timeout",
-        metavar="SECONDS",
-        min=1.0,
-        help="Seconds until it must be ready; a download does not count.",
-        panel=_SERVER,
-    ),
-]
 Detach = Annotated[
     bool, _option("--detach", help="Return when it is ready; it runs on in the background.", panel=_SERVER)
 ]
@@ -95,18 +34,18 @@ Detach = Annotated[
 
 def serve_command(
     name: ServedName,
-    engine_options: EngineOptions = None,
-    servers_dir: ServersDir = None,
-    weights: Weights = None,
-    revision: Revision = None,
-    dtype: DType = None,
-    engine: EngineChoice = "auto",
-    tensor_parallel_size: TensorParallelSize = None,
-    gpus: Gpus = None,
-    yes: Yes = False,
+    engine_options: opt.EngineOptions = None,
     port: Port = None,
-    start_timeout: StartTimeout = 1800.0,
     detach: Detach = False,
+    weights: opt.Weights = None,
+    revision: opt.Revision = None,
+    dtype: opt.DType = None,
+    tensor_parallel_size: opt.TensorParallelSize = None,
+    gpus: opt.Gpus = None,
+    engine: opt.EngineChoice = "auto",
+    servers_dir: opt.ServersDir = None,
+    start_timeout: opt.StartTimeout = 1800.0,
+    yes: opt.Yes = False,
     display: opt.Display = None,
 ) -> int:
     """Serve a local model on this machine, for `vlsb run --model NAME` and for any OpenAI client."""

@@ -74,15 +74,20 @@ class Draw(Protocol):
 
 
 class StopWish:
-    """How often we were told to stop: once to end in order, twice to kill."""
+    """How often we were told to stop: once to end in order, twice to kill. `say` confirms the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.once = asyncio.Event()
         self.twice = asyncio.Event()
+        self._say = say
 
     def hear(self) -> None:
         """One more signal."""
-        (self.twice if self.once.is_set() else self.once).set()
+        if self.once.is_set():
+            self.twice.set()
+        else:
+            self.once.set()
+            self._say("Stopping. Ctrl-C again kills it at once.")
 
 
 def serve(job: ServeJob, screen: Screen) -> int:
@@ -150,7 +155,7 @@ class _Session:
         self._places = places
         self._display = display
         self._screen = screen
-        self._stop = StopWish()
+        self._stop = StopWish(screen.notice)
         self._view = LiveView(model.name, self._about(), time.monotonic())
 
     async def run(self) -> int:
@@ -158,7 +163,8 @@ class _Session:
         with _heard_signals(self._stop):
             started = await _unless_stopped(self._started(), self._stop)
             if started is None:
-                raise InterruptedRunError(f"{self._model.name}: stopped before it was ready.")
+                how = "killed" if self._stop.twice.is_set() else "stopped"
+                raise InterruptedRunError(f"{self._model.name}: {how} before it was ready.")
             is_released = await self._kept(*started)
             if self._stop.twice.is_set():
                 raise InterruptedRunError(f"{self._model.name}: killed.")
@@ -243,7 +249,6 @@ class _Session:
         if record is not None:
             remove_record(self._places, record)
         if server.process.exit_code() is None:
-            self._screen.notice(f"Stopping {server.name}. Ctrl-C again kills it at once.")
             await _stopped(server, self._stop)
         self._screen.notice(self._view.closing(time.monotonic()))
 
@@ -356,7 +361,8 @@ async def shown_start(
             yield lambda progress: view.hear(progress, time.monotonic())
         finally:
             frames.cancel()
-            await asyncio.wait([frames])
+            # A picture that cannot be drawn is no reason to lose the server.
+            await asyncio.gather(frames, return_exceptions=True)
     else:
         lines = StageLines(view)
 
@@ -372,7 +378,7 @@ async def _shown_live(view: LiveView, display: str, screen: Screen) -> None:
     """Show a server at work, until cancelled."""
     if display == "rich":
         await _frames(view.draw, screen)
-    said = view.load
+    said: EngineLoad | None = None
     while True:
         await asyncio.sleep(LINE_EVERY_S)
         # A server that nobody asks says nothing for hours.

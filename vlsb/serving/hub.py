@@ -73,12 +73,15 @@ def _downloaded(repository: str, revision: str | None, hear: Callable[[Downloade
     names = wanted_files([each.rfilename for each in known.siblings or ()])
     if "config.json" not in names:
         raise ConfigError(f"{repository} on the hub is not a checkpoint: it has no config.json.")
-    # A branch may move between two files; a commit does not.
-    paths = [
-        hf_hub_download(repository, name, revision=known.sha, tqdm_class=_bar_class(name, hear))
-        for name in names
-    ]
-    return Path(paths[names.index("config.json")]).parent
+    # By the revision's own name, so that the cache knows later which commit it was. A branch may move
+    # between two files, so the others are that commit's: .../snapshots/<commit>/config.json.
+    config = hf_hub_download(
+        repository, "config.json", revision=revision, tqdm_class=_bar_class("config.json", hear)
+    )
+    folder = Path(config).parent
+    for name in names:
+        hf_hub_download(repository, name, revision=folder.name, tqdm_class=_bar_class(name, hear))
+    return folder
 
 
 def _cached(repository: str, revision: str | None) -> Path | None:
@@ -197,6 +200,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return type(error).__name__
-
-
-_quiet, _is_connection_fault, _translated = quiet, is_connection_fault, translated

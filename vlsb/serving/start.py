@@ -27,10 +27,10 @@ from vlsb.serving.parity import check_parity, expected_ids
 from vlsb.serving.places import Places
 from vlsb.serving.plans import ServerPlan, Wishes, plan_server
 from vlsb.serving.progress import Progress, log_end
-from vlsb.serving.state import ServerRecord, file_name, open_state_folder, process_began_at
+from vlsb.serving.state import ServerRecord, file_name, open_state_folder, process_began_at, read_records
 
 KEPT_LOGS = 20
-"""How many logs of earlier servers are kept, all models together."""
+"""How many logs of servers that have ended are kept, all models together."""
 STOP_GRACE_S = 15.0
 
 _MOST_LOG_BYTES = 512 * 1024
@@ -175,7 +175,8 @@ def _log_text(log: Path) -> str:
 def fresh_log(places: Places, name: str) -> Path:
     """Where a new server's log goes, in the state folder; the oldest of many earlier ones are removed."""
     folder = open_state_folder(places)
-    logs = sorted(folder.glob("*.log"), key=_age)
+    in_use = {record.log for record in read_records(places)}
+    logs = sorted((path for path in folder.glob("*.log") if path not in in_use), key=_age)
     for path in logs[KEPT_LOGS - 1 :]:
         with suppress(OSError):
             path.unlink()

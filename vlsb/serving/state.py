@@ -287,7 +287,7 @@ def _decoded(document: str) -> ServerRecord:
         served_name=_field(fields, "served_name", str),
         key=Secret(_field(fields, "key", str)),
         facts=_field(fields, "facts", dict),
-        deviations=tuple(str(each) for each in _field(fields, "deviations", list)),
+        deviations=_texts(fields, "deviations"),
         log=Path(_field(fields, "log", str)),
         weights=_field(fields, "weights", str),
         engine=_field(fields, "engine", str),
@@ -304,3 +304,10 @@ def _field(fields: Mapping[str, Any], name: str, kind: type[_Value]) -> _Value:
 
 def _field_or_none(fields: Mapping[str, Any], name: str, kind: type[_Value]) -> _Value | None:
     return None if name in fields and fields[name] is None else _field(fields, name, kind)
+
+
+def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = _field(fields, name, list)
+    if not all(isinstance(each, str) for each in values):
+        raise ValueError(f"{name} holds something else than texts")
+    return tuple(values)

@@ -20,9 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
-from vlsb.serving.hub import _is_connection_fault as is_connection_fault
-from vlsb.serving.hub import _quiet as quiet
-from vlsb.serving.hub import _translated as translated
+from vlsb.serving.hub import is_connection_fault, quiet, translated
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
