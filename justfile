@@ -51,3 +51,7 @@ chaos *args:
 # Fuzz the parsers that read strangers, so many seconds each (180); prints a table, fails on findings
 fuzz *args:
     uv run --with atheris python benchmarks/fuzz/run.py "$@"
+
+# Install both CPU engines and run every family on tiny checkpoints, end to end (about half an hour)
+engines *args:
+    uv run python -m tests.engines.run "$@"

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vlsb import __version__
+from vlsb.cli.convert import convert_app
 from vlsb.cli.data import data_app
 from vlsb.cli.demo import demo_command
 from vlsb.cli.doctor import doctor_command
@@ -57,6 +58,7 @@ app.command("show")(show_command)
 app.command("demo")(demo_command)
 app.command("serve")(serve_command)
 app.command("doctor")(doctor_command)
+app.add_typer(convert_app, name="convert")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 app.add_typer(engine_app, name="engine")
