@@ -55,3 +55,21 @@ fuzz *args:
 # Install both CPU engines and run every family on tiny checkpoints, end to end (about half an hour)
 engines *args:
     uv run python -m tests.engines.run "$@"
+
+# Measure against the raw-socket floor, the SDK script and httpx; the tables go into benchmarks/README.md
+bench *args:
+    uv run --with openai --with httpx2 python -m benchmarks.throughput "$@"
+    uv run python -m benchmarks.wall_time
+    uv run python -m benchmarks.startup
+    uv run python -m benchmarks.scaling
+    uv run python -m benchmarks.rate_limits
+    uv run python -m benchmarks.report
+
+# Run inspect_ai and evalscope on the same job, in environments of their own
+bench-peers *args:
+    uv run python -m benchmarks.peers "$@"
+    uv run python -m benchmarks.report
+
+# Put the stored results into benchmarks/README.md
+bench-report:
+    uv run python -m benchmarks.report

@@ -89,7 +89,8 @@ class RetryPolicy:
     """How long to insist. Attempts and total time are both bounded; all durations in seconds.
 
     A wait for a rate limit does not use up attempts; `sample_timeout_s` bounds it.
-    `outage_timeout_s` is how long a run probes an endpoint that stopped answering.
+    `outage_timeout_s` is how long a run probes an endpoint that stopped answering, `probe_cap_s` the
+    longest pause between two probes.
     """
 
     max_attempts: int = 6
@@ -98,6 +99,7 @@ class RetryPolicy:
     outage_timeout_s: float = 300.0
     backoff_s: float = 1.0
     backoff_cap_s: float = 30.0
+    probe_cap_s: float = 10.0
     # A provider that asks for more than this is shown to the user; the wait itself is honoured up to
     # the sample's deadline.
     long_wait_s: float = 120.0

@@ -22,15 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_cli(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; every error is one line on stderr."""
-    from pathlib import Path
-
-    from dotenv import load_dotenv
     from typer.exceptions import TyperException
 
     from vlsb.cli.app import app
 
-    # Only the working directory's own file: a stranger's parent directory must not bring keys.
-    load_dotenv(Path.cwd() / ".env", override=False)
+    _load_environment_file()
     try:
         result = app(arguments, prog_name="vlsb", standalone_mode=False)
     except TyperException as error:
@@ -48,6 +44,14 @@ def run_cli(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 the last resort: a bug is said, and never with a traceback's contents
         return _bug(error)
     return result if isinstance(result, int) else 0
+
+
+def _load_environment_file() -> None:
+    """Variables of `.env`. Only the working directory's own: a stranger's parent must not bring keys."""
+    if os.path.exists(".env"):  # noqa: PTH110 - the help page does not wait for pathlib
+        from dotenv import load_dotenv
+
+        load_dotenv(os.path.join(os.getcwd(), ".env"), override=False)  # noqa: PTH109, PTH118
 
 
 def _bug(error: BaseException) -> int:

@@ -1,23 +1,18 @@
-"""The command tree. Each command's module is light; what it needs is imported when it runs."""
+"""The command tree. A command's module is imported when the command is used, so that help waits for none."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 
 from vlsb import __version__
-from vlsb.cli.convert import convert_app
-from vlsb.cli.data import data_app
-from vlsb.cli.demo import demo_command
-from vlsb.cli.doctor import doctor_command
-from vlsb.cli.engine import engine_app
-from vlsb.cli.judge import judge_command
-from vlsb.cli.report import report_command
-from vlsb.cli.run import run_command
-from vlsb.cli.runs import runs_app
-from vlsb.cli.serve import serve_command
-from vlsb.cli.show import show_command
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter
 
 # The authors' script spells options with underscores; both spellings are one option here.
 _CONTEXT = {
@@ -25,12 +20,96 @@ _CONTEXT = {
     "help_option_names": ["-h", "--help"],
 }
 
+
+class Entry(NamedTuple):
+    """Where a command, or a group of them, is written, and the first sentence of what it says of itself."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+ENTRIES = {
+    "run": Entry("run", "run_command", "Evaluate a model on VLSBench: respond, judge, summarize."),
+    "judge": Entry(
+        "judge", "judge_command", "Judge a run's stored responses: no request goes to the target."
+    ),
+    "report": Entry(
+        "report", "report_command", "Show the rates of runs, with intervals, coverage and bounds."
+    ),
+    "show": Entry(
+        "show", "show_command", "Read responses, with verdict and explanation, or how they failed."
+    ),
+    "demo": Entry("demo", "demo_command", "Run the main job on the embedded demo, all simulated."),
+    "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
+    "doctor": Entry(
+        "doctor", "doctor_command", "Say what is ready on this machine, and how to get the rest."
+    ),
+    "engine": Entry("engine", "engine_app", "Look after local engines and their servers."),
+    "convert": Entry("convert", "convert_app", "Convert original weights for serving."),
+    "data": Entry("data", "data_app", "Look at a copy of the data set, or fetch one."),
+    "runs": Entry("runs", "runs_app", "Look after run directories."),
+}
+
+
+class _Commands(MutableMapping[str, "Command"]):
+    """The commands by name, each made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Command] = {}
+
+    def __getitem__(self, name: str) -> Command:
+        if name not in self._made:
+            self._made[name] = _command(name, ENTRIES[name])
+        return self._made[name]
+
+    def __setitem__(self, name: str, command: Command) -> None:
+        self._made[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ENTRIES)
+
+    def __len__(self) -> int:
+        return len(ENTRIES)
+
+
+def _command(name: str, entry: Entry) -> Command:
+    written = getattr(import_module(f"vlsb.cli.{entry.module}"), entry.attribute)
+    if isinstance(written, typer.Typer):
+        made: Command = typer.main.get_group(written)
+    else:
+        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        alone.command(name)(written)
+        made = typer.main.get_command(alone)
+    made.name = name
+    return made
+
+
+class _Root(TyperGroup):
+    """The top of the tree. Its help page is plain text, and names commands without importing them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(ENTRIES)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in ENTRIES.items()])
+
+
 app = typer.Typer(
     name="vlsb",
+    cls=_Root,
     no_args_is_help=True,
     context_settings=_CONTEXT,
     help="Evaluate vision-language models on VLSBench, concurrently and resumably.",
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
@@ -49,16 +128,3 @@ def _main(
     ] = False,
 ) -> None:
     """Evaluate vision-language models on VLSBench, concurrently and resumably."""
-
-
-app.command("run")(run_command)
-app.command("judge")(judge_command)
-app.command("report")(report_command)
-app.command("show")(show_command)
-app.command("demo")(demo_command)
-app.command("serve")(serve_command)
-app.command("doctor")(doctor_command)
-app.add_typer(convert_app, name="convert")
-app.add_typer(data_app, name="data")
-app.add_typer(runs_app, name="runs")
-app.add_typer(engine_app, name="engine")

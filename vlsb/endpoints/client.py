@@ -196,12 +196,13 @@ class EndpointClient:
             request.extend(self._time.clock() - started)
             started = self._time.clock()
             try:
-                pieces = await asyncio.to_thread(draft.pieces)
+                # No name of ours for the pieces: they would live until the reply.
+                upload = Upload(await asyncio.to_thread(draft.pieces), give_back)
             except ImageError as error:
                 return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
             if self._traffic.is_over:
                 raise StoppedError
-            reply = await self._exchange(Upload(pieces, give_back), request)
+            reply = await self._exchange(upload, request)
         return self._read(reply, request, draft, started)
 
     async def _exchange(self, upload: Upload, request: Spending) -> Reply | TransportFault:

@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pybase64
@@ -82,11 +83,18 @@ def _base64_size(size_bytes: int) -> int:
 
 def _around_picture(body: Callable[[str], Mapping[str, Any]]) -> tuple[bytes, bytes]:
     """The bytes before and after the picture. The mark in its place is random, so no text can forge it."""
+    mark = _usual_mark()
     while True:
-        mark = secrets.token_hex(16)
         pieces = strict_json.dumps(body(mark)).encode("ascii").split(mark.encode("ascii"))
         if len(pieces) == 2:
             return pieces[0], pieces[1]
+        mark = secrets.token_hex(16)
+
+
+@cache
+def _usual_mark() -> str:
+    """One mark a process: it never leaves us, and asking the system for one a request shows."""
+    return secrets.token_hex(16)
 
 
 def _messages(prompt: Prompt, system: str, mark: str) -> list[dict[str, Any]]:

@@ -310,7 +310,7 @@ class Breaker:
 
     async def _before_probe(self) -> None:
         assert self._opened_at is not None
-        pause = min(self._policy.backoff_cap_s, self._policy.backoff_s * 2 ** min(self._probes, 30))
+        pause = min(self._policy.probe_cap_s, self._policy.backoff_s * 2 ** min(self._probes, 30))
         self._probes += 1
         left = self._opened_at + self._policy.outage_timeout_s - self._time.clock()
         if left <= 0:
