@@ -83,6 +83,7 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "BACKOFF": "0.02",
         "ALLOW_HTTP": "1",
         "TRANSPORT": "wire",
+        "PROFILE": "profile.json",
         "MAX_TOKENS": "77",
         "TEMPERATURE": "0.5",
         "SYSTEM_PROMPT": "Short.",
@@ -103,6 +104,7 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
     assert options - without_test == {"--" + name.lower().replace("_", "-") for name in values}
     assert (done.code, done.out, done.err) == (0, "", "")
     assert (desk.home / "elsewhere/named/run.json").exists()
+    assert (desk.home / "profile.json").exists()
     assert (sent.bearer, judged.bearer) == ("target-key-1", "judge-key-22")
     assert (sent.headers["x-team"], judged.headers["x-judge"]) == ("blue-team", "blue-team")
     assert sent.json["max_tokens"] == 77

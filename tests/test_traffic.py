@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -299,6 +300,22 @@ def test_a_success_starts_the_waits_from_the_shortest_again():
     gate.succeeded()
 
     assert episodes(gate, hours, 1) == [1]
+
+
+@pytest.mark.parametrize("readings", range(2, 12))
+def test_a_gate_that_opens_between_two_readings_of_the_clock_keeps_nobody(readings: int) -> None:
+    """Timers fire early: the moment at which it opens may pass between any two lines."""
+    ticks = itertools.count()
+
+    async def too_short(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        gate = Gate(POLICY, Time(lambda: float(next(ticks)), too_short))
+        gate.rate_limited(sent_at=0.5, wait_s=float(readings))
+        await gate.wait()
+
+    run(scenario)
 
 
 def scouting(hours: Hours) -> Gate:

@@ -40,6 +40,7 @@ def judge_command(
     allow_http: opt.AllowHttp = False,
     ca_bundle: opt.CaBundle = None,
     transport: opt.Transport = _DEFAULTS.transport,
+    profile: opt.Profile = None,
 ) -> int:
     """Judge a run's stored responses: no request goes to the target. Run it again to go on."""
     given = {name: value for name, value in locals().items() if value is not None and name != "run"}

@@ -377,6 +377,10 @@ Transport = Annotated[
         panel=_SPEED,
     ),
 ]
+Profile = Annotated[
+    Path | None,
+    _option("--profile", metavar="FILE", help="Write where the time went, as JSON.", panel=_SPEED),
+]
 MaxTokens = Annotated[
     int | None,
     _option("--max-tokens", metavar="N", min=1, help="Tokens of a response. (default: 128)", panel=_PROTOCOL),

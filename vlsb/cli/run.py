@@ -66,6 +66,7 @@ def run_command(
     allow_http: opt.AllowHttp = False,
     ca_bundle: opt.CaBundle = None,
     transport: opt.Transport = _DEFAULTS.transport,
+    profile: opt.Profile = None,
     max_tokens: opt.MaxTokens = None,
     temperature: opt.Temperature = None,
     system_prompt: opt.SystemPrompt = None,

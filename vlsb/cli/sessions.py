@@ -86,6 +86,8 @@ def _session(job: Job, screen: Screen) -> VlsbError | None:
     end = run(run_session(prepared, resolved.credentials, listeners, resolved.host))
     state = load_state(resolved.plan.directory)
     _show(state, end, resolved.plan, screen)
+    if end.reason is None and end.limit is not None:
+        screen.notice(end.limit.line)
     return end.reason or _gaps(state, end, resolved.plan, allowed)
 
 

@@ -29,6 +29,7 @@ from vlsb.endpoints.faults import (
 from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Keeper
 from vlsb.endpoints.models import model_names
 from vlsb.endpoints.secrets import Redactor
+from vlsb.endpoints.timings import Timings, Wait
 from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, UploadBudget, backoff_s
 from vlsb.endpoints.transport import Transport, Upload
 from vlsb.errors import ImageError, UnknownModelError, VlsbError
@@ -73,6 +74,7 @@ class EndpointClient:
         gate.on_episode.append(self._cut)
         self.breaker = Breaker(policy, time, name=f"{lane} {name}")
         self.counts = Counts()
+        self.timings = Timings(time.clock)
         self._line = Limiter(1)
         self._transport = transport
         self._policy = policy
@@ -91,12 +93,13 @@ class EndpointClient:
 
         Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
         """
-        request = Spending(self._policy, self._time)
+        request, began = Spending(self._policy, self._time), self._time.clock()
         while True:
             if self._traffic.is_over:
                 raise StoppedError
             outcome = await self._attempt(compose, request, sample_id)
             if isinstance(outcome, Completion):
+                self.timings.total.add(self._time.clock() - began)
                 return outcome
             if outcome is None:
                 continue
@@ -108,10 +111,12 @@ class EndpointClient:
                 raise await self._fatal(decision)
             wait_s = self._wait_before_retry(decision, request)
             if wait_s is None:
+                self.timings.total.add(self._time.clock() - began)
                 return Ended(decision, request.sent, request.usage)
             if self._traffic.is_over:
                 raise StoppedError
             self._note("retry", sample_id, decision, request, wait_s)
+            self.timings.retry.add(wait_s)
             await self._time.sleep(wait_s)
 
     def ended(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
@@ -161,24 +166,33 @@ class EndpointClient:
         wakes one task and not thousands.
         """
         began, closed_before = self._time.clock(), self.gate.closed_so_far_s()
+        pauses_before, engine_s = self.timings.head.pauses_s(), 0.0
         is_admitted = False
         while not is_admitted:
+            asked = self._time.clock()
             # Outside the line: while an engine is examined, who may go next need not be at its head.
             await self._keeper.admit(sample_id)
+            engine_s += self._time.clock() - asked
             await self._line.acquire(ahead=request.sent > 0)
             try:
                 is_admitted = await self._slot(request, sample_id)
             finally:
+                self.timings.head.waits_for(Wait.LOOP if self._line.is_awaited else Wait.NOTHING)
                 self._line.release()
         # Neither an outage nor the line for a slot is this sample's fault; a closed gate's time counts.
         waited, closed = self._time.clock() - began, self.gate.closed_so_far_s() - closed_before
         request.extend(max(0.0, waited - closed))
+        self.timings.queued(waited, pauses_before, engine_s)
 
     async def _slot(self, request: Spending, sample_id: int) -> bool:
         """Take a slot as the head of the line; False if the engine's keeper will not have it now."""
+        head = self.timings.head
         while self._keeper.admits(sample_id):
+            head.waits_for(Wait.OUTAGE)
             await self.breaker.admit()
+            head.waits_for(Wait.RATE)
             await self.gate.wait()
+            head.waits_for(Wait.SLOT)
             await self.limiter.acquire()
             if self._traffic.is_over:
                 self.limiter.release()
@@ -193,13 +207,15 @@ class EndpointClient:
     async def _send(self, draft: Draft, request: Spending) -> Completion | Decision:
         started = self._time.clock()
         async with self._uploads.reserved(draft.size) as give_back:
-            request.extend(self._time.clock() - started)
-            started = self._time.clock()
+            waited, started = self._time.clock() - started, self._time.clock()
+            request.extend(waited)
+            self.timings.room.add(waited)
             try:
                 # No name of ours for the pieces: they would live until the reply.
                 upload = Upload(await asyncio.to_thread(draft.pieces), give_back)
             except ImageError as error:
                 return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
+            self.timings.body.add(self._time.clock() - started)
             if self._traffic.is_over:
                 raise StoppedError
             reply = await self._exchange(upload, request)
@@ -213,9 +229,11 @@ class EndpointClient:
         self.counts.requests += 1
         request.sent += 1
         try:
-            return await self._post(upload, request.attempt_timeout_s())
+            reply = await self._post(upload, request.attempt_timeout_s())
         finally:
             self._traffic.in_flight.discard(task)
+        self.timings.exchanged(upload.marks)
+        return reply
 
     async def _post(self, upload: Upload, timeout_s: float) -> Reply | TransportFault:
         try:

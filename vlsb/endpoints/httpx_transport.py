@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from vlsb.endpoints.faults import Reply, TransportFault, TransportKind
 from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.timings import Marks
 from vlsb.endpoints.transport import (
     CONNECT_TIMEOUT_S,
     KEEPALIVE_S,
@@ -49,21 +52,25 @@ class HttpxTransport:
 
     async def post(self, path: str, upload: Upload) -> Reply:
         """Send one JSON body and read the whole reply."""
-        return await self._request(
-            "POST", path, b"".join(upload.take()), {"content-type": "application/json"}
-        )
+        headers = {"content-type": "application/json"}
+        return await self._request("POST", path, b"".join(upload.take()), headers, upload.marks)
 
     async def get(self, path: str) -> Reply:
         """Fetch one small document."""
-        return await self._request("GET", path, None, {})
+        return await self._request("GET", path, None, {}, Marks())
 
     async def _request(
-        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], marks: Marks
     ) -> Reply:
         with _ours():
             async with self._client.stream(
-                method, self._base_url + path, content=content, headers=headers
+                method,
+                self._base_url + path,
+                content=content,
+                headers=headers,
+                extensions={"trace": _marking(marks)},
             ) as response:
+                marks.first_byte_at = time.monotonic()
                 body = CappedBody(response.headers.get("content-encoding", ""))
                 async for piece in response.aiter_raw():
                     body.add(piece)
@@ -72,6 +79,18 @@ class HttpxTransport:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+
+def _marking(marks: Marks) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
+    """A trace of the HTTP stack that sets marks; a tunnel's own request is overwritten by the real one."""
+
+    async def trace(event: str, details: Mapping[str, Any]) -> None:
+        if event == "http11.send_request_headers.started":
+            marks.opened_at = time.monotonic()
+        elif event == "http11.send_request_body.complete":
+            marks.sent_at = time.monotonic()
+
+    return trace
 
 
 _KINDS: tuple[tuple[type[Exception], TransportKind], ...] = (

@@ -50,6 +50,11 @@ class Limiter:
         # Futures of those who wait. Cancelled ones stay until their turn and are skipped.
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for a slot."""
+        return bool(self._waiting)
+
     async def acquire(self, *, ahead: bool = False) -> None:
         """Take a slot, waiting for one if need be; `ahead` of those who never had one."""
         if self.in_flight < self.limit:
@@ -165,17 +170,23 @@ class Gate:
 
     async def wait(self) -> None:
         """Return when the gate is open and the pace allows a request; both may change again."""
-        while not self.is_open():
+        while True:
+            # Decided by one look at the clock: between two of them the gate may open.
             if (remaining := max(self.closed_for_s(), self.pace.wait_s())) > 0:
                 await self._time.sleep(remaining)
-            else:
+            elif self._is_waiting_for_scout:
                 self._scout_is_back.clear()
                 await self._scout_is_back.wait()
+            else:
+                return
 
     def is_open(self) -> bool:
         """Whether a request may leave right now."""
-        is_waiting_for_scout = self._needs_scout and self._scout is not None
-        return not (self.closed_for_s() or self.pace.wait_s() or is_waiting_for_scout)
+        return not (self.closed_for_s() or self.pace.wait_s() or self._is_waiting_for_scout)
+
+    @property
+    def _is_waiting_for_scout(self) -> bool:
+        return self._needs_scout and self._scout is not None
 
     def depart(self) -> float:
         """This task's request leaves; returns the tokens booked for it."""

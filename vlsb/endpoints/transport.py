@@ -16,6 +16,7 @@ from typing import Protocol
 from vlsb.config import MAX_BODY_BYTES
 from vlsb.endpoints.faults import Reply, TransportFault, TransportKind
 from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.timings import Marks
 from vlsb.errors import ConfigError
 
 # Servers close idle connections (uvicorn after 5 s); ours go first, so that none is reused too late.
@@ -26,12 +27,14 @@ CONNECT_TIMEOUT_S = 20.0
 class Upload:
     """A request body that is let go when it is taken, so that waiting for a reply holds no picture.
 
-    Who takes it says `sent` when it holds nothing of it any more; `on_sent` hears of it once.
+    Who takes it says `sent` when it holds nothing of it any more; `on_sent` hears of it once. `marks` are
+    for the transport to set as the exchange goes on.
     """
 
     def __init__(self, pieces: Iterable[bytes], on_sent: Callable[[], None] = lambda: None) -> None:
         self._pieces = list(pieces)
         self._on_sent: Callable[[], None] | None = on_sent
+        self.marks = Marks()
         self.size = sum(map(len, self._pieces))
 
     def take(self) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from vlsb.endpoints.faults import Reply, TransportFault, TransportKind
 from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.timings import Marks
 from vlsb.endpoints.transport import (
     CONNECT_TIMEOUT_S,
     KEEPALIVE_S,
@@ -153,10 +154,13 @@ class _Connection:
     async def exchange(self, head: bytes, upload: Upload | None) -> Reply:
         """Send a request and read its reply, which may come before all of it is sent."""
         self._is_sending = True
-        reading = asyncio.ensure_future(self._read())
+        marks = Marks() if upload is None else upload.marks
+        marks.opened_at = time.monotonic()
+        reading = asyncio.ensure_future(self._read(marks))
         try:
             await self._send(head, upload, reading)
             self._is_sending = False
+            marks.sent_at = time.monotonic()
             return await reading
         finally:
             if not reading.done():
@@ -179,10 +183,11 @@ class _Connection:
         if upload is not None:
             upload.sent()
 
-    async def _read(self) -> Reply:
+    async def _read(self, marks: Marks) -> Reply:
         head = await self._head()
         while head.is_informational:
             head = await self._head()
+        marks.first_byte_at = time.monotonic()
         body = CappedBody(head.headers.get("content-encoding", ""))
         await self._body(head, body)
         if not head.keeps_alive:

@@ -79,6 +79,7 @@ class RunOptions:
     allow_http: bool = False
     ca_bundle: Path | None = None
     transport: str = "auto"
+    profile: Path | None = None
     weights: str | None = None
     revision: str | None = None
     tensor_parallel_size: int | None = None
@@ -152,6 +153,7 @@ def resolve_run(
         skip_bad_pictures=options.skip_bad_pictures,
         ca_bundle=options.ca_bundle,
         transport=_transport(options),
+        profile=_profile(options),
         max_requests=options.max_requests,
         only_preflight=options.dry_run,
     )
@@ -182,6 +184,7 @@ def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, st
         skip_bad_pictures=options.skip_bad_pictures,
         ca_bundle=options.ca_bundle,
         transport=_transport(options),
+        profile=_profile(options),
         max_requests=options.max_requests,
     )
     return Resolved(plan, _credentials(plan, environment))
@@ -359,6 +362,14 @@ def _transport(options: RunOptions) -> str:
     if options.transport not in TRANSPORTS:
         raise ConfigError(f"--transport {options.transport}: not one of {', '.join(TRANSPORTS)}.")
     return options.transport
+
+
+def _profile(options: RunOptions) -> Path | None:
+    """Where the profile goes; a path that cannot take one is found before anything is spent."""
+    path = options.profile
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise ConfigError(f"--profile {path}: name a file in a directory that exists.")
+    return path
 
 
 def _retried(options: RunOptions) -> tuple[Outcome, ...]:

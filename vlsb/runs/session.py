@@ -21,12 +21,14 @@ from vlsb.data import Dataset, FetchProgress, Selection, fetch_dataset, load_dat
 from vlsb.endpoints.attempts import Event, StoppedError, Traffic
 from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
 from vlsb.endpoints.secrets import Credentials
-from vlsb.errors import ConfigError, ImageError, ServerError, VlsbError
+from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
 from vlsb.runs.lanes import Host, LaneSetup, open_lanes, real_time
+from vlsb.runs.limiting import Limit, find_limit
 from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, require_same_data, sample_row
 from vlsb.runs.pipeline import Pipeline, Work
+from vlsb.runs.profile import Profile, Stopwatch, describe, write_profile
 from vlsb.runs.progress import LaneView, Progress
 from vlsb.runs.protocol import (
     DIFFERENCES,
@@ -53,7 +55,8 @@ class Plan:
 
     Without a `data_root` the data set comes from the hub. Without a `target` stored responses are
     judged; without a `judge` responses are only collected.
-    `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample.
+    `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample. `profile` is
+    the file for where its time went.
     """
 
     directory: Path
@@ -69,6 +72,7 @@ class Plan:
     skip_bad_pictures: bool = False
     ca_bundle: Path | None = None
     transport: str = "auto"
+    profile: Path | None = None
     max_requests: int | None = None
     only_preflight: bool = False
 
@@ -119,13 +123,15 @@ class Spending:
 class SessionEnd:
     """How a session ended: `reason` is why it stopped early, None if it went through.
 
-    `judge` names the verdict file it wrote, `pending` what it set out to do; `lanes` is how they stood.
+    `judge` names the verdict file it wrote, `pending` what it set out to do; `lanes` is how they stood,
+    `limit` what kept it from being faster.
     """
 
     reason: VlsbError | None
     judge: str | None
     pending: int
     lanes: Mapping[str, LaneView]
+    limit: Limit | None = None
 
 
 def prepare(plan: Plan, fetching: Fetching = ignore) -> Prepared:
@@ -238,6 +244,7 @@ async def run_session(
     traffic = Traffic(left=plan.max_requests)
     conductor = Conductor(traffic, say=listeners.say, last_words=listeners.last_words)
     lanes: dict[str, LaneView] = {}
+    profile: Profile | None = None
     with conductor.listening() if listeners.owns_signals else nullcontext():
         store = await _opened(prepared)
         works: list[Work] = []
@@ -255,7 +262,7 @@ async def run_session(
             )
             if works:
                 spending = Spending(credentials, listeners, host, conductor, traffic)
-                lanes = await _evaluate(prepared, store, works, spending)
+                lanes, profile = await _evaluate(prepared, store, works, spending)
         except StoppedError:
             pass  # while an engine was starting; the conductor knows why
         except ServerError as error:
@@ -265,7 +272,20 @@ async def run_session(
             raise
         finally:
             await _finish(store, conductor)
-    return SessionEnd(conductor.reason, store.judge, len(works), lanes)
+        limit = None if profile is None else find_limit(profile)
+        unwritten = await _write_profile(plan, profile, limit)
+    return SessionEnd(conductor.reason or unwritten, store.judge, len(works), lanes, limit)
+
+
+async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | None) -> StoreError | None:
+    """Write the profile if one was asked for; returns why it could not be."""
+    if plan.profile is not None and profile is not None:
+        document = describe(profile, None if limit is None else limit.describe())
+        try:
+            await asyncio.to_thread(write_profile, plan.profile, document)
+        except StoreError as error:
+            return error
+    return None
 
 
 async def _opened(prepared: Prepared) -> RunStore:
@@ -306,7 +326,7 @@ def _works(prepared: Prepared, store: RunStore) -> list[Work]:
 
 async def _evaluate(
     prepared: Prepared, store: RunStore, works: list[Work], spending: Spending
-) -> dict[str, LaneView]:
+) -> tuple[dict[str, LaneView], Profile]:
     plan, listeners, conductor = prepared.plan, spending.listeners, spending.conductor
     decided = _decided(store)
     setup = LaneSetup(
@@ -323,6 +343,12 @@ async def _evaluate(
         unless_stopped=conductor.unless_stopped,
     )
     async with open_lanes(setup) as sides:
+        stopwatch = Stopwatch(sides, store, keeps_single=plan.profile is not None)
+
+        async def settled(found: Mapping[str, Dialect]) -> None:
+            await _record(plan, store, found)
+            stopwatch.preflight_ended()
+
         progress = Progress.of(store, len(works), {lane: side.client for lane, side in sides.items()})
         pipeline = Pipeline(
             target=sides.get("target"),
@@ -334,7 +360,7 @@ async def _evaluate(
             policy=plan.policy,
             time=real_time(),
             on_outcome=progress.update,
-            on_dialects=lambda found: _record(plan, store, found),
+            on_dialects=settled,
         )
         watcher = asyncio.create_task(listeners.watch(progress))
         try:
@@ -342,7 +368,7 @@ async def _evaluate(
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-        return progress.lanes()
+        return progress.lanes(), stopwatch.stop(plan.transport)
 
 
 def _decided(store: RunStore) -> dict[str, Dialect]:

@@ -1,0 +1,188 @@
+"""What limited a session, with the flag that helps, as one line for the user. Pure: a profile in, words out.
+
+Nothing could leave a lane for so many seconds, by cause: the largest of these sums is what limited the
+session, unless this process was what everything waited for. A session that was too short says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlsb.endpoints.timings import Wait
+from vlsb.runs.profile import CAUSES, Clocks, LaneProfile, Profile
+
+SHORTEST_S = 10.0
+"""A session's main part that is shorter tells nothing about its limit."""
+WORTH_SAYING = 0.25
+"""The share of a session for which nothing could leave, below which no flag gains much."""
+BUSY_LOOP = 0.8
+BUSY_PROCESS = 0.95
+"""Processor seconds a second, of the loop's thread and of all threads, that leave nothing to gain."""
+SLOWED_DOWN = 4.0
+"""How much longer a request takes among many than alone, from which more connections are no advice."""
+TURNS = 10
+"""How often a request waits for its turn on the loop, at most."""
+# A provider that refuses requests far below the limit it names means another one.
+NEAR_LIMIT = 0.5
+# With everything in flight at once, a session takes a few latencies of each lane.
+FEW_LATENCIES = 5
+# The most that `--max-connections` takes.
+MOST_TYPED = 4096
+
+_UNITS = {"rpm": "requests", "tpm": "tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What limited a session: connections, endpoint, upload, rate, outage, processor, latency.
+
+    `lane` is None for what both lanes share; `share` is the part of the session that it took, for the
+    processor the part of a core that was used.
+    """
+
+    cause: str
+    lane: str | None
+    share: float
+    line: str
+
+    def describe(self) -> dict[str, Any]:
+        """The limit as the profile's file has it."""
+        return {"cause": self.cause, "lane": self.lane, "share": round(self.share, 4), "line": self.line}
+
+
+def find_limit(profile: Profile) -> Limit | None:
+    """What limited a session; None where it was too short, or where nothing stands out."""
+    main_s = profile.clocks.main_s
+    if main_s < SHORTEST_S or not profile.lanes:
+        return None
+    blocked = {
+        (stage, cause): lane.blocked_s(cause)
+        for stage, lane in profile.lanes.items()
+        for cause in CAUSES.values()
+    }
+    (stage, cause), most_s = max(blocked.items(), key=lambda each: each[1])
+    share = min(1.0, most_s / main_s)
+    is_blocked = share >= WORTH_SAYING
+    if is_blocked and cause is Wait.OUTAGE:
+        return Limit("outage", stage, share, f"Limited by outages: the {stage} was down for {most_s:.0f} s.")
+    if is_blocked and cause is Wait.RATE:
+        return _rate(stage, profile, share)
+    if _is_busy(profile.clocks) or (is_blocked and _is_late(profile.lanes[stage], main_s)):
+        return _processor(profile)
+    return _connections(stage, profile, share) if is_blocked else _latency(profile)
+
+
+def _is_busy(clocks: Clocks) -> bool:
+    """Whether this process used about all that one loop can."""
+    loop, process = clocks.loop_cpu_s / clocks.main_s, clocks.cpu_s / clocks.main_s
+    return loop >= BUSY_LOOP or process >= BUSY_PROCESS
+
+
+def _is_late(lane: LaneProfile, main_s: float) -> bool:
+    """Whether requests waited for this process: for their turn, or for their bodies to be built."""
+    building_s, _ = _bodies_s(lane)
+    return building_s >= lane.timings.request.mean_s or lane.blocked_s(Wait.LOOP) >= WORTH_SAYING * main_s
+
+
+def _bodies_s(lane: LaneProfile) -> tuple[float, float]:
+    """What building and uploading a body took; waiting for room in memory is the slower one's doing."""
+    building, uploading, room = (
+        step.mean_s for step in (lane.timings.body, lane.timings.upload, lane.timings.room)
+    )
+    return (building + room, uploading) if building >= uploading else (building, uploading + room)
+
+
+def _processor(profile: Profile) -> Limit:
+    share = profile.clocks.cpu_s / profile.clocks.main_s
+    helps = " Try --transport wire." if profile.transport == "httpx" else ""
+    line = f"Limited by the processor: vlsb got {100 * share:.0f} % of a core.{helps}"
+    return Limit("processor", None, share, line)
+
+
+def _connections(stage: str, profile: Profile, share: float) -> Limit:
+    """Every connection was in use: because of latency, unless it was for another reason."""
+    lane = profile.lanes[stage]
+    if lane.rate_limited and lane.connections < lane.ceiling:
+        return _rate(stage, profile, share)
+    waiting_s, (_, uploading_s) = lane.timings.first_byte.mean_s, _bodies_s(lane)
+    if uploading_s >= waiting_s:
+        line = (
+            f"Limited by the upload: {_seconds(uploading_s)} a request, then {_seconds(waiting_s)} to wait."
+        )
+        return Limit("upload", stage, share, line)
+    number = "1 connection" if lane.connections == 1 else f"{lane.connections} connections"
+    if _is_slowed_down(lane):
+        many, alone = _seconds(lane.timings.request.mean_s), _seconds(lane.alone_s)
+        line = f"Limited by the {stage}: {many} a request at {number}, {alone} alone."
+        return Limit("endpoint", stage, share, line)
+    if lane.connections == lane.ceiling < lane.wanted:
+        helps = ": raise `ulimit -n`"
+    elif lane.connections < MOST_TYPED:
+        helps = f": try {_flag(stage, 'max-connections')} {min(MOST_TYPED, 2 * lane.connections)}"
+    else:
+        helps = ""
+    return Limit("connections", stage, share, f"Limited by the {stage}'s latency at {number}{helps}.")
+
+
+def _is_slowed_down(lane: LaneProfile) -> bool:
+    """Whether the endpoint takes much longer under load, our own lateness taken off."""
+    late_s = TURNS * lane.blocked_s(Wait.LOOP) / max(1, lane.requests)
+    return 0 < lane.alone_s * SLOWED_DOWN <= lane.timings.request.mean_s - late_s
+
+
+def _rate(stage: str, profile: Profile, share: float) -> Limit:
+    """A limit a minute, the user's or the provider's; else one that was only met as 429."""
+    lanes = profile.lanes if profile.shares_gate else {stage: profile.lanes[stage]}
+    stage = next(iter(lanes))
+    whose = "endpoint" if profile.shares_gate else stage
+    refused = sum(lane.rate_limited for lane in lanes.values())
+    sent_per_minute = 60 * sum(lane.requests for lane in lanes.values()) / profile.clocks.main_s
+    option = _binding(lanes[stage], at_most=sent_per_minute / NEAR_LIMIT if refused else None)
+    per_minute = 0.0 if option is None else lanes[stage].limits[option]
+    capped = [] if option is None else [each for each in lanes if lanes[each].caps[option] == per_minute]
+    if option is None:
+        met = f" (429 x{refused})" if refused else ""
+        line = f"Limited by the {whose}'s rate limit{met}: try {_flag(stage, 'rpm')} with your tier's number."
+    elif capped:
+        stage = capped[0]
+        line = f"Limited by {_flag(stage, option)} {_number(per_minute)}."
+    else:
+        line = f"Limited by the {whose}'s rate limit, {_number(per_minute)} {_UNITS[option]} a minute."
+    return Limit("rate", stage if capped or not profile.shares_gate else None, share, line)
+
+
+def _binding(lane: LaneProfile, *, at_most: float | None) -> str | None:
+    """Which limit a minute is the tighter one, in requests, leaving out those above `at_most`."""
+    tokens = lane.tokens_per_request
+    allowed = {
+        option: limit / tokens if option == "tpm" else limit
+        for option, limit in lane.limits.items()
+        if option != "tpm" or tokens > 0
+    }
+    near = [option for option, requests in allowed.items() if at_most is None or requests <= at_most]
+    return min(near, key=lambda option: allowed[option], default=None)
+
+
+def _latency(profile: Profile) -> Limit | None:
+    """Hardly anything had to wait: then a session takes as long as its answers."""
+    means: Mapping[str, float] = {stage: lane.timings.request.mean_s for stage, lane in profile.lanes.items()}
+    share = sum(means.values()) / profile.clocks.main_s
+    if share * FEW_LATENCIES < 1:
+        return None
+    slower = max(means, key=lambda stage: means[stage])
+    line = f"Limited by the {slower}'s latency, {_seconds(means[slower])} a request: hardly one had to wait."
+    return Limit("latency", slower, min(1.0, share), line)
+
+
+def _flag(stage: str, name: str) -> str:
+    return f"--{name}" if stage == "target" else f"--judge-{name}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value >= 1 else f"{value:.2f} s"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:g}"
