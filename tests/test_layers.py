@@ -29,7 +29,7 @@ ALLOWED = {
     "serving": LEAVES | {"endpoints"},
     "runs": LEAVES | {"", "data", "endpoints", "judging", "analysis"},
     # The Python API stands beside the commands, on the same rooms; neither knows the other.
-    "api": LEAVES | {"analysis", "reports", "runs"},
+    "api": LEAVES | {"analysis", "endpoints", "reports", "runs", "serving"},
     "cli": LEAVES | {"", "data", "endpoints", "judging", "analysis", "reports", "runs", "serving"},
 }
 # Imports that only the type checker sees, and that the table above does not allow.

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from vlsb.serving.catalog import LocalModel, find_model, load_catalog, shipped_c
 from vlsb.serving.engines import Engine
 from vlsb.serving.families import FAMILIES
 from vlsb.serving.flags import RESERVED, normal, parse_options
-from vlsb.serving.plans import CPU_CACHE_GIB, ServerPlan, Wishes, plan_server
+from vlsb.serving.plans import CPU_CACHE_GIB, NO_DOMAIN, ServerPlan, Wishes, plan_server
+from vlsb.serving.weights import Weights
 
 CURRENT = Engine(Path("/engines/vllm"), "0.32.0", None, is_cpu=False, prefix=None)
 OLD = Engine(Path("/engines/vllm"), "0.10.2", None, is_cpu=False, prefix=None)
 CPU = Engine(Path("/engines/vllm"), "0.32.0+cpu", None, is_cpu=True, prefix=None)
+# What is added to every command.
+SAFE = ("--load-format", "safetensors", "--allowed-media-domains", NO_DOMAIN)
 
 
 def local(family: str = "llava_hf") -> LocalModel:
@@ -80,6 +84,7 @@ def test_the_command_is_the_familys_file_as_words(weights: Path) -> None:
         *("--limit-mm-per-prompt", '{"image":1}', "--generation-config", "auto", "--seed", "0"),
         *("--load-format", "safetensors", "--max-num-batched-tokens", "8192"),
         *("--mm-processor-cache-gb", "1", "--disable-uvicorn-access-log"),
+        *("--allowed-media-domains", NO_DOMAIN),
     )
     assert (made.weights, made.deviations) == (str(weights), ())
 
@@ -91,8 +96,8 @@ def test_address_names_and_key_are_left_to_the_launch(tmp_path: Path) -> None:
 
     made = plan(tmp_path / "weights", model=load_catalog(tmp_path)["mine"])
 
-    assert made.arguments == ("serve", str(tmp_path / "weights"))
-    assert not made.facts["options"]
+    assert made.arguments == ("serve", str(tmp_path / "weights"), *SAFE)
+    assert made.facts["options"] == {"load-format": "safetensors"}
 
 
 def test_wishes_win_over_the_file_and_words_after_the_dashes_over_both(weights: Path) -> None:
@@ -133,7 +138,7 @@ def test_a_users_file_is_written_for_any_engine(tmp_path: Path) -> None:
 
     assert made.arguments[2:] == (
         *("--limit-mm-per-prompt", '{"image":1}', "--no-enable-prefix-caching"),
-        *("--ignore-patterns", "a", "b", "--swap-space=-1"),
+        *("--ignore-patterns", "a", "b", "--swap-space=-1", *SAFE[:2]),
     )
 
 
@@ -188,12 +193,16 @@ def test_the_users_own_settings_win_over_the_cpus(weights: Path) -> None:
 
     assert value(made, "--dtype") == "bfloat16"
     assert "--enforce-eager" not in made.arguments
-    assert made.environment == {}
+    assert made.environment == {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
 
 
 def test_a_gpu_machine_gets_no_cpu_settings_and_sends_no_statistics(weights: Path) -> None:
     # Local weights need no hub.
-    assert plan(weights).environment == {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    assert plan(weights).environment == {
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    }
 
 
 def test_gpus_are_chosen_as_nvidia_smi_counts_them(weights: Path) -> None:
@@ -218,6 +227,67 @@ def test_gpus_are_chosen_as_nvidia_smi_counts_them(weights: Path) -> None:
 )
 def test_wishes_that_do_not_fit_are_refused(weights: Path, wishes: dict[str, Any], said: str) -> None:
     assert said in complaint(weights, **wishes)
+
+
+# What could run code or reach out.
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_server_opens_files_fetches_pictures_or_runs_code_of_a_repository(
+    tmp_path: Path, family: str
+) -> None:
+    own = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": "1", "VLLM_SERVER_DEV_MODE": "1"}
+    weights = (converted if family == "llava" else partial(checkpoint, family=family))(tmp_path / "weights")
+
+    made = plan(weights, family=family, environment=own)
+
+    assert not {"--allowed-local-media-path", "--trust-remote-code"} & set(made.arguments)
+    assert made.environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    assert made.facts["variables"] == {}
+    # The old engine of mllama does not know the option.
+    assert family == "mllama" or value(made, "--allowed-media-domains") == NO_DOMAIN
+
+
+@pytest.mark.parametrize("format_", ["auto", "hf", "pt", "npcache"])
+def test_no_way_of_loading_unpickles_weights(tmp_path: Path, weights: Path, format_: str) -> None:
+    (tmp_path / "mine.llava_hf.yaml").write_text(f"load-format: {format_}\n", "utf-8")
+
+    for said in (
+        complaint(weights, "--load-format", format_),
+        complaint(weights, model=load_catalog(tmp_path)["mine"]),
+    ):
+        assert f"--load-format {format_} may unpickle" in said
+
+
+@pytest.mark.parametrize("word", ["--load-f=pt", "--trust-rem", "--trust_remote"])
+def test_a_beginning_does_not_pass_for_an_option_that_can_run_code(weights: Path, word: str) -> None:
+    assert "Write the name in full" in complaint(weights, word)
+
+
+def test_a_repositorys_code_runs_only_at_a_commit_that_the_user_names(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "a1" * 20
+
+    def from_hub(name: str, *, revision: str | None, offline: bool) -> Weights:
+        return Weights(name, weights, commit, must_stay_offline=False)
+
+    monkeypatch.setattr("vlsb.serving.plans.open_weights", from_hub)
+
+    for revision in (None, "main", "a1a1a1a"):
+        said = complaint("org/name", "--trust-remote-code", revision=revision)
+        assert "--revision with all 40 digits" in said
+    made = plan("org/name", "--trust-remote-code", revision=commit)
+    assert made.arguments[-1] == "--trust-remote-code"
+    assert value(made, "--revision") == commit
+    assert any("--trust-remote-code" in each for each in made.deviations)
+    assert plan("org/name", "--no-trust-remote-code").facts["options"]["trust-remote-code"] is False
+
+
+def test_the_old_engine_never_runs_a_repositorys_code(tmp_path: Path) -> None:
+    weights = checkpoint(tmp_path / "weights", "mllama")
+
+    assert "old engine of mllama" in complaint(weights, "--trust-remote-code", family="mllama")
 
 
 # Facts.

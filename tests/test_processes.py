@@ -133,6 +133,20 @@ def test_the_log_is_readable_by_its_owner_alone_and_keeps_what_an_earlier_start_
     assert bench.log.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_an_engine_that_writes_more_than_a_pipe_holds_is_never_blocked(bench: Bench) -> None:
+    """Its output goes to the file; nobody has to read it."""
+    code = "import sys\nfor _ in range(64): sys.stdout.write('x' * 65536); sys.stderr.write('y' * 65536)"
+
+    engine = start_process([sys.executable, "-c", code], environment=bench.environment(), log=bench.log)
+
+    async def end() -> int:
+        async with asyncio.timeout(DEADLINE_S):
+            return await engine.wait()
+
+    assert asyncio.run(end()) == 0
+    assert bench.log.stat().st_size == 2 * 64 * 65536
+
+
 def test_a_log_that_is_a_link_is_not_written_through(bench: Bench, tmp_path: Path) -> None:
     bench.log.parent.mkdir()
     bench.log.symlink_to(tmp_path / "elsewhere")

@@ -30,7 +30,7 @@ from tests.conftest import DEADLINE_S, Finished, Vlsb, wait_until
 from tests.engine_environment import write_environment
 from tests.fake_engine import STAGES, events, living
 from tests.test_panel import in_a_terminal, lines_of
-from vlsb.cli import serve_session
+from vlsb.cli import engine_screen
 from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LOG_LINES, LiveView, StageLines, StartView
 from vlsb.records import Untrusted
@@ -247,11 +247,11 @@ def test_without_a_terminal_the_load_is_one_line() -> None:
 
 
 def test_without_a_terminal_an_idle_server_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve_session, "LINE_EVERY_S", 0.001)
+    monkeypatch.setattr(engine_screen, "LINE_EVERY_S", 0.001)
     view, err = live_view(), io.StringIO()
 
     async def watched() -> None:
-        showing = asyncio.create_task(serve_session._shown_live(view, "plain", Screen(err=err)))
+        showing = asyncio.create_task(engine_screen.shown_live(view, "plain", Screen(err=err)))
         for answered in (7, 7, 8):
             view.load = replace(LOAD, answered=answered)
             await asyncio.to_thread(wait_until, partial(is_said, answered), what="a line")

@@ -17,7 +17,15 @@ from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
 from vlsb.runs.progress import Progress
-from vlsb.runs.resolve import Resolved, RunOptions, resolve_judging, resolve_run
+from vlsb.runs.resolve import (
+    LocalTarget,
+    Resolved,
+    RunOptions,
+    engine_options_given,
+    model_name,
+    resolve_judging,
+    resolve_run,
+)
 from vlsb.runs.session import Listeners, Prepared, prepare, prepare_judging, run_session
 from vlsb.runs.state import RunState, load_state
 from vlsb.runs.summaries import summarize_state
@@ -128,7 +136,8 @@ async def evaluate(
 ) -> Run:
     """Evaluate a model and return the run. Keys come from the environment, as with the command.
 
-    `options` are any other options of `vlsb run`, with underscores (`max_connections=64`). `on_progress`
+    `options` are any other options of `vlsb run`, with underscores (`max_connections=64`). A local model
+    (`llava_next`) is asked at the server that `vlsb serve` has running; none is started. `on_progress`
     is called twice a second. Raises a VlsbError when the run stops early; samples that failed on their
     own do not raise (see `Run.is_complete`).
     """
@@ -145,8 +154,36 @@ async def evaluate(
         epochs=epochs,
         **options,
     )
-    resolved = await asyncio.to_thread(resolve_run, wishes, os.environ)
+    resolved = await asyncio.to_thread(_resolved, wishes, os.environ)
     return await _carry_out(resolved, lambda: prepare(resolved.plan), on_progress)
+
+
+def _resolved(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
+    """The plan of a run; a local model is the server that runs on this machine."""
+    from vlsb.endpoints.providers import DEMO
+    from vlsb.serving.catalog import asked_as, find_model
+
+    for option in engine_options_given(options):
+        raise ConfigError(
+            f"{option}: evaluate() starts no engine. Give it to `vlsb serve`, whose server is found here."
+        )
+    name = model_name(options)
+    model = None if name in ("", DEMO) else find_model(name, options.servers_dir)
+    local = None if model is None or options.base_url is not None else _running(model.name, environment)
+    return resolve_run(options, environment, protocol=asked_as(model, options.arch), local=local)
+
+
+def _running(name: str, environment: Mapping[str, str]) -> LocalTarget:
+    """The target that a running server is; ConfigError where none of that name runs."""
+    from vlsb.endpoints.secrets import Credentials
+    from vlsb.serving.places import Places
+    from vlsb.serving.state import find_running
+
+    found = find_running(Places.of(environment), name)
+    if found is None:
+        raise ConfigError(f"{name}: no server of it runs on this machine. Start one with: vlsb serve {name}")
+    running = (found.base_url, Credentials(found.key))
+    return LocalTarget(found.served_name, found.facts, found.deviations, running=running)
 
 
 async def judge(

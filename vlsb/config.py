@@ -29,7 +29,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 UPLOAD_BYTES = 64 * 1024 * 1024
 """Bytes of request bodies that are in memory at once, over both lanes."""
 
-START_TIMEOUT_S = 1800.0
+START_TIMEOUT_S: float = 1800
 """How long a local engine may take to be ready, not counting a download that grows."""
 
 GRACE_S = 10.0
@@ -94,10 +94,10 @@ class RetryPolicy:
     """
 
     max_attempts: int = 6
-    attempt_timeout_s: float = 180.0
-    sample_timeout_s: float = 1800.0
-    outage_timeout_s: float = 300.0
-    backoff_s: float = 1.0
+    attempt_timeout_s: float = 180
+    sample_timeout_s: float = 1800
+    outage_timeout_s: float = 300
+    backoff_s: float = 1
     backoff_cap_s: float = 30.0
     probe_cap_s: float = 10.0
     # A provider that asks for more than this is shown to the user; the wait itself is honoured up to

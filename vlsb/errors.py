@@ -15,6 +15,7 @@ VlsbError                      1  a problem with one clear line, no traceback
 ├── StoreError                 5  a damaged run file (path and line) or a disk that takes no more
 │   └── RunLockedError         6  another process writes this run
 ├── ServerError                7  a local server could not be started or kept running
+│   ├── EngineMissingError     7  no engine to start it with; has the command that installs one
 │   ├── ServerExitedError      7  it ended by itself: the cause, or the end of its log
 │   └── ServerTimeoutError     7  it was not ready in time; says what it was doing
 └── InterruptedRunError      130  Ctrl-C, SIGTERM or SIGHUP
@@ -115,6 +116,10 @@ class ServerError(VlsbError):
     """A local server could not be installed, started or kept running."""
 
     exit_code = 7
+
+
+class EngineMissingError(ServerError):
+    """No engine for a family here; the message has the one command that makes it ready."""
 
 
 class ServerExitedError(ServerError):

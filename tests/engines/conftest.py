@@ -1,7 +1,8 @@
 """Tests against real engines. They run where VLSB_TEST_ENGINES names the folder of their environments.
 
 That is the folder that `vlsb engine install` fills (`~/.local/share/vlsb/engines`). Engines are large: one
-runs at a time, however many test processes there are.
+runs at a time, however many test processes there are. With VLSB_TEST_FAMILIES (`llava_hf,mllama`) only the
+tests of these families run. `just engines` does all of it, the installs too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vlsb.serving.machine import gpus
 from vlsb.serving.places import Places
 
 VARIABLE = "VLSB_TEST_ENGINES"
+FAMILIES_VARIABLE = "VLSB_TEST_FAMILIES"
 SCRIPT = Path(__file__).with_name("tiny_checkpoints.py")
 SCRIPT_TIMEOUT_S = 300.0
 
@@ -30,12 +32,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"engines: needs real engines; {VARIABLE} names their folder")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.engines)
-            if VARIABLE not in os.environ:
-                item.add_marker(pytest.mark.skip(reason=f"{VARIABLE} names no folder of engines"))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    unwanted = [item for item in ours if not _is_wanted(item)]
+    for item in ours:
+        item.add_marker(pytest.mark.engines)
+        if VARIABLE not in os.environ:
+            item.add_marker(pytest.mark.skip(reason=f"{VARIABLE} names no folder of engines"))
+    items[:] = [item for item in items if item not in unwanted]
+    config.hook.pytest_deselected(items=unwanted)
+
+
+def _is_wanted(item: pytest.Item) -> bool:
+    """Whether a test is of a family that was asked for. One that names none is of `llava`."""
+    wanted = os.environ.get(FAMILIES_VARIABLE, "")
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if "pin" in parameters:
+        families = {name for name, family in FAMILIES.items() if family.engine == parameters["pin"]}
+    else:
+        families = {parameters.get("family", "llava")}
+    return not wanted or bool(families & set(wanted.split(",")))
 
 
 def engine_of(pin: EnginePin) -> Engine:

@@ -31,24 +31,18 @@ class Entry(NamedTuple):
 
 ENTRIES = {
     "run": Entry("run", "run_command", "Evaluate a model on VLSBench: respond, judge, summarize."),
-    "judge": Entry(
-        "judge", "judge_command", "Judge a run's stored responses: no request goes to the target."
-    ),
-    "report": Entry(
-        "report", "report_command", "Show the rates of runs, with intervals, coverage and bounds."
-    ),
-    "show": Entry(
-        "show", "show_command", "Read responses, with verdict and explanation, or how they failed."
-    ),
-    "demo": Entry("demo", "demo_command", "Run the main job on the embedded demo, all simulated."),
+    "judge": Entry("judge", "judge_command", "Judge a run's stored responses again, with another judge."),
+    "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
+    "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
     "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
     "doctor": Entry(
         "doctor", "doctor_command", "Say what is ready on this machine, and how to get the rest."
     ),
-    "engine": Entry("engine", "engine_app", "Look after local engines and their servers."),
-    "convert": Entry("convert", "convert_app", "Convert original weights for serving."),
-    "data": Entry("data", "data_app", "Look at a copy of the data set, or fetch one."),
-    "runs": Entry("runs", "runs_app", "Look after run directories."),
+    "engine": Entry("engine", "engine_app", "List, install and stop local engines."),
+    "convert": Entry("convert", "convert_app", "Convert original LLaVA weights for serving."),
+    "data": Entry("data", "data_app", "Fetch the data set, or check a copy of it."),
+    "runs": Entry("runs", "runs_app", "Repair run directories."),
+    "demo": Entry("demo", "demo_command", "Try it all on 30 embedded samples: no key, no download."),
 }
 
 

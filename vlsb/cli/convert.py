@@ -10,32 +10,15 @@ import typer
 
 from vlsb.cli import options as opt
 from vlsb.cli.display import chosen_display
-from vlsb.cli.options import _option
 from vlsb.cli.screen import Screen
 from vlsb.errors import VlsbError
 
-convert_app = typer.Typer(no_args_is_help=True, help="Convert original weights for serving.")
-
-VisionTower = Annotated[
-    str | None,
-    _option(
-        "--vision-tower", metavar="TOWER", help="CLIP tower: a folder or a hub id. (default: as SRC says)"
-    ),
-]
-SourceRevision = Annotated[
-    str | None,
-    _option("--revision", metavar="SHA", help="Commit or branch of SRC on the hub. (default: main)"),
-]
-ConvertEngine = Annotated[
-    str,
-    _option("--engine", metavar="auto|PATH|ENV", help="Engine whose Python moves the tensors."),
-]
-Offline = Annotated[bool, _option("--offline", help="Take SRC and the tower from the hub's cache only.")]
+convert_app = typer.Typer(no_args_is_help=True, help="Convert original LLaVA weights for serving.")
 
 
 @convert_app.callback()
 def _convert() -> None:
-    """Convert original weights for serving."""
+    """Convert original LLaVA weights for serving."""
 
 
 @convert_app.command("llava")
@@ -44,10 +27,10 @@ def llava_command(
         str, typer.Argument(metavar="SRC", help="Original LLaVA v1.5 weights: a folder or a hub id.")
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make; it must not exist.")],
-    vision_tower: VisionTower = None,
-    revision: SourceRevision = None,
-    engine: ConvertEngine = "auto",
-    offline: Offline = False,
+    vision_tower: opt.VisionTower = None,
+    revision: opt.Revision = None,
+    engine: opt.EngineChoice = "auto",
+    offline: opt.Offline = False,
     display: opt.Display = None,
 ) -> int:
     """Convert original LLaVA v1.5 weights, with their CLIP tower, into the Hugging Face layout."""

@@ -1,4 +1,4 @@
-"""`vlsb data`: looking at a copy of the data set."""
+"""`vlsb data`: fetching the data set, and looking at a copy of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlsb.cli.display import chosen_display
 from vlsb.cli.screen import Screen
 from vlsb.errors import DatasetError, VlsbError
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at a copy of the data set.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch the data set, or check a copy of it.")
 
 
 @data_app.command("check")
@@ -47,15 +47,7 @@ def check_command(
 
 
 @data_app.command("fetch")
-def fetch_command(
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            envvar="VLSB_REVISION", show_envvar=False, metavar="SHA", help="Commit or branch. (default: main)"
-        ),
-    ] = None,
-    display: opt.Display = None,
-) -> int:
+def fetch_command(revision: opt.DataRevision = None, display: opt.Display = None) -> int:
     """Download VLSBench from the hub into its cache, or find it there."""
     from vlsb.cli.downloads import fetching
     from vlsb.data import fetch_dataset
@@ -73,4 +65,4 @@ def fetch_command(
 
 @data_app.callback()
 def _data() -> None:
-    """Look at a copy of the data set."""
+    """Fetch the data set, or check a copy of it."""

@@ -5,37 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from vlsb.cli.options import _option
+from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, VlsbError
 
 _FORMATS = ("table", "json")
 
-DataRoot = Annotated[
-    Path | None,
-    _option("--data-root", help="A copy of VLSBench to look at. (default: the hub's cache)"),
-]
-Offline = Annotated[bool, _option("--offline", help="Do not ask whether the hub can be reached.")]
-# Its own variable: VLSB_FORMAT names a format of `vlsb report`.
-DoctorFormat = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        metavar="table|json",
-        help="How to write what was found.",
-        envvar="VLSB_DOCTOR_FORMAT",
-        show_envvar=False,
-    ),
-]
-
 
 def doctor_command(
-    data_root: DataRoot = None, offline: Offline = False, doctor_format: DoctorFormat = "table"
+    data_root: opt.SurveyedDataRoot = None,
+    offline: opt.Offline = False,
+    doctor_format: opt.SurveyFormat = "table",
 ) -> int:
     """Say what is ready on this machine, and the one command that makes the rest so. Changes nothing."""
     from vlsb.cli.checkup import findings

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlsb.serving.families import Family
     from vlsb.serving.state import ServerRecord
 
-engine_app = typer.Typer(no_args_is_help=True, help="Look after local engines and their servers.")
+engine_app = typer.Typer(no_args_is_help=True, help="List, install and stop local engines.")
 
 FamilyName = Annotated[
     str, typer.Argument(metavar="FAMILY", help="llava, llava_hf, llava_next, qwen2vl or mllama.")
@@ -24,11 +24,6 @@ FamilyName = Annotated[
 ServerNames = Annotated[
     list[str] | None,
     typer.Argument(metavar="NAME...", help="The servers to stop, as `engine list` names them."),
-]
-# Its own variable: one that is left set must not be read by another command.
-StopAll = Annotated[
-    bool,
-    typer.Option("--all", help="Stop every server.", envvar="VLSB_STOP_ALL", show_envvar=False),
 ]
 
 
@@ -77,7 +72,7 @@ def install_command(family: FamilyName, display: opt.Display = None) -> int:
 
 
 @engine_app.command("stop")
-def stop_command(names: ServerNames = None, stop_all: StopAll = False) -> int:
+def stop_command(names: ServerNames = None, stop_all: opt.StopAll = False) -> int:
     """Stop servers that `vlsb serve` has running, and wait until nothing of them is left."""
     from vlsb.serving.places import Places
     from vlsb.serving.state import read_records
@@ -124,4 +119,4 @@ def _chosen_servers(names: list[str], running: list[ServerRecord], *, stop_all: 
 
 @engine_app.callback()
 def _engine() -> None:
-    """Look after local engines and their servers."""
+    """List, install and stop local engines."""

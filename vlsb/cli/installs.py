@@ -10,16 +10,10 @@ from contextlib import contextmanager
 from vlsb.cli.display import chosen_display
 from vlsb.cli.engine_text import engine_title
 from vlsb.cli.screen import Screen
-from vlsb.errors import InterruptedRunError
+from vlsb.errors import EngineMissingError, InterruptedRunError
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
-from vlsb.serving.engines import (
-    Engine,
-    EngineMissingError,
-    find_engine,
-    install_command,
-    install_engine,
-)
+from vlsb.serving.engines import Engine, find_engine, install_command, install_engine
 from vlsb.serving.environments import InstallStep
 from vlsb.serving.families import EnginePin, Family
 from vlsb.serving.places import Places

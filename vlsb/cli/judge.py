@@ -42,7 +42,7 @@ def judge_command(
     transport: opt.Transport = _DEFAULTS.transport,
     profile: opt.Profile = None,
 ) -> int:
-    """Judge a run's stored responses: no request goes to the target. Run it again to go on."""
+    """Judge a run's stored responses again, with another judge. Nothing is sent to the target."""
     given = {name: value for name, value in locals().items() if value is not None and name != "run"}
     options = as_options(given)
     from vlsb.runs.session import prepare_judging

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlsb.cli.display import chosen_display
-from vlsb.cli.resolve import RunOptions, model_name, resolve_run
+from vlsb.cli.resolve import RunOptions, engine_options_given, model_name, resolve_run
 from vlsb.cli.screen import Screen
-from vlsb.config import OPENAI_PROTOCOL, TargetProtocol
 from vlsb.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,23 +23,15 @@ if TYPE_CHECKING:
     from vlsb.serving.plans import ServerPlan, Wishes
     from vlsb.serving.state import ServerRecord
 
-_ENGINE_OPTIONS = {
-    "weights": "--weights",
-    "revision": "--revision",
-    "tensor_parallel_size": "--tensor-parallel-size",
-    "gpus": "--gpus",
-    "dtype": "--dtype",
-    "engine_options": "--",
-    "keep_server": "--keep-server",
-}
-
 
 def resolve_target(options: RunOptions, environment: Mapping[str, str], screen: Screen) -> Resolved:
     """The plan of `vlsb run`, with a local model's engine found, or planned where none is running."""
+    from vlsb.serving.catalog import asked_as
+
     model = _local_model(options)
     if model is None or options.base_url is not None:
         _refuse_engine_options(options)
-        return resolve_run(options, environment, protocol=_protocol(options, model))
+        return resolve_run(options, environment, protocol=asked_as(model, options.arch))
     local = _local_target(model, options, environment, screen)
     return resolve_run(options, environment, protocol=model.family.protocol, local=local)
 
@@ -53,20 +44,10 @@ def _local_model(options: RunOptions) -> LocalModel | None:
     return None if name in ("", DEMO) else find_model(name, options.servers_dir)
 
 
-def _protocol(options: RunOptions, model: LocalModel | None) -> TargetProtocol:
-    """How the authors ask this target: by its family, whoever serves it."""
-    from vlsb.serving.families import FAMILIES
-
-    if options.arch is not None and options.arch in FAMILIES:
-        return FAMILIES[options.arch].protocol
-    return OPENAI_PROTOCOL if model is None else model.family.protocol
-
-
 def _refuse_engine_options(options: RunOptions) -> None:
-    usual = RunOptions()
-    for field, flag in _ENGINE_OPTIONS.items():
-        if getattr(options, field) != getattr(usual, field):
-            raise ConfigError(f"{flag} is for engines that vlsb starts; this target is an endpoint.")
+    for name in engine_options_given(options):
+        flag = "--" if name == "engine_options" else "--" + name.replace("_", "-")
+        raise ConfigError(f"{flag} is for engines that vlsb starts; this target is an endpoint.")
 
 
 def _wishes(options: RunOptions) -> Wishes:
@@ -136,8 +117,8 @@ def _planned(
     """The plan of an engine; installs it and converts weights first where that is needed and wanted."""
     import asyncio
 
+    from vlsb.cli.engine_screen import about, shown_start
     from vlsb.cli.installs import ready_engine
-    from vlsb.cli.serve_session import about, shown_start
     from vlsb.cli.serve_view import StartView
     from vlsb.serving.machine import gpus
     from vlsb.serving.start import plan_start
@@ -191,7 +172,7 @@ class EngineHost:
             yield Hosted(server.base_url, Credentials(server.key), supervisor)
 
     async def _start(self, last: RunningServer | None) -> RunningServer:
-        from vlsb.cli.serve_session import about, shown_start
+        from vlsb.cli.engine_screen import about, shown_start
         from vlsb.cli.serve_view import StartView
         from vlsb.serving.start import start_planned
 

@@ -15,8 +15,11 @@ import typer
 from vlsb.config import MOST_EPOCHS
 
 
-def _option(name: str, *others: str, help: str, panel: str | None = None, **more: Any) -> Any:
-    variable = "VLSB_" + name.removeprefix("--").replace("-", "_").upper()
+def _option(
+    name: str, *others: str, help: str, panel: str | None = None, variable: str | None = None, **more: Any
+) -> Any:
+    """An option with its variable: VLSB_ and its name, or `variable` where that means something else."""
+    variable = variable or "VLSB_" + name.removeprefix("--").replace("-", "_").upper()
     return typer.Option(
         name, *others, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **more
     )
@@ -33,9 +36,10 @@ def _lines(
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-_TARGET, _ENGINE, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
+_TARGET, _SERVER, _ENGINE, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
     "Target",
-    "Local engine (for a model that is served here)",
+    "Server",
+    "Local engine",
     "Judge",
     "Data",
     "Run directory",
@@ -45,15 +49,30 @@ _TARGET, _ENGINE, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
 
 Model = Annotated[
     str | None,
-    _option("--model", help="Model to evaluate: gpt-4o, claude-..., llava_next, demo, ...", panel=_TARGET),
+    _option(
+        "--model",
+        metavar="NAME",
+        help="Model to evaluate: gpt-4o, claude-..., llava_next, demo, ...",
+        panel=_TARGET,
+    ),
 ]
 Arch = Annotated[
     str | None,
-    _option("--arch", help="The authors' spelling: a local family, or openai with --model.", panel=_TARGET),
+    _option(
+        "--arch",
+        metavar="NAME",
+        help="The authors' spelling: a local family, or openai with --model.",
+        panel=_TARGET,
+    ),
 ]
 BaseUrl = Annotated[
     str | None,
-    _option("--base-url", help="OpenAI-compatible endpoint of the target, up to /v1.", panel=_TARGET),
+    _option(
+        "--base-url",
+        metavar="URL",
+        help="OpenAI-compatible endpoint of the target, up to /v1.",
+        panel=_TARGET,
+    ),
 ]
 ApiKeyEnv = Annotated[
     str | None,
@@ -126,7 +145,7 @@ StartTimeout = Annotated[
     _option(
         "--start-timeout",
         metavar="SECONDS",
-        min=1.0,
+        min=1,
         help="Seconds until it must be ready; a download does not count.",
         panel=_ENGINE,
     ),
@@ -145,10 +164,17 @@ KeepServer = Annotated[
     bool, _option("--keep-server", help="Leave the engine running when the run is over.", panel=_ENGINE)
 ]
 Yes = Annotated[bool, _option("--yes", "-y", help="Install a missing engine without asking.", panel=_ENGINE)]
-Judge = Annotated[str | None, _option("--judge", help="Judge model. (default: gpt-4o)", panel=_JUDGE)]
+Judge = Annotated[
+    str | None, _option("--judge", metavar="NAME", help="Judge model. (default: gpt-4o)", panel=_JUDGE)
+]
 JudgeBaseUrl = Annotated[
     str | None,
-    _option("--judge-base-url", help="Endpoint of the judge; never taken from --base-url.", panel=_JUDGE),
+    _option(
+        "--judge-base-url",
+        metavar="URL",
+        help="Endpoint of the judge; never taken from --base-url.",
+        panel=_JUDGE,
+    ),
 ]
 JudgeApiKeyEnv = Annotated[
     str | None,
@@ -168,6 +194,7 @@ DataRoot = Annotated[
     Path | None,
     _option(
         "--data-root",
+        metavar="DIR",
         help="VLSBench: data.json with imgs/ or imgs.tar, or parquet shards. (default: the hub's)",
         panel=_DATA,
     ),
@@ -182,37 +209,64 @@ Limit = Annotated[
     ),
 ]
 SampleId = Annotated[
-    list[int] | None, _option("--sample-id", help="Only this instruction_id; repeat for more.", panel=_DATA)
+    list[int] | None,
+    _option("--sample-id", metavar="ID", help="Only this instruction_id; repeat for more.", panel=_DATA),
 ]
 Category = Annotated[
     list[str] | None,
-    _option("--category", callback=_lines, help="Only this category; repeat for more.", panel=_DATA),
+    _option(
+        "--category",
+        metavar="NAME",
+        callback=_lines,
+        help="Only this category; repeat for more.",
+        panel=_DATA,
+    ),
 ]
 SubCategory = Annotated[
     list[str] | None,
-    _option("--sub-category", callback=_lines, help="Only this sub-category; repeat for more.", panel=_DATA),
+    _option(
+        "--sub-category",
+        metavar="NAME",
+        callback=_lines,
+        help="Only this sub-category; repeat for more.",
+        panel=_DATA,
+    ),
 ]
 Source = Annotated[
     list[str] | None,
-    _option("--source", callback=_lines, help="Only this picture source; repeat for more.", panel=_DATA),
+    _option(
+        "--source",
+        metavar="NAME",
+        callback=_lines,
+        help="Only this picture source; repeat for more.",
+        panel=_DATA,
+    ),
 ]
 Shuffle = Annotated[
     bool, _option("--shuffle", help="Mix the samples, all categories evenly, before --limit.", panel=_DATA)
 ]
-Seed = Annotated[int, _option("--seed", help="Seed of --shuffle.", panel=_DATA)]
+Seed = Annotated[int, _option("--seed", metavar="N", help="Seed of --shuffle.", panel=_DATA)]
 SkipBadPictures = Annotated[
     bool,
     _option(
         "--skip-bad-pictures", help="Record samples with unusable pictures as errors and go on.", panel=_DATA
     ),
 ]
-OutputDir = Annotated[Path, _option("--output-dir", help="Parent directory of runs.", panel=_RUN)]
+OutputDir = Annotated[
+    Path, _option("--output-dir", metavar="DIR", help="Parent directory of runs.", panel=_RUN)
+]
 DemoOutputDir = Annotated[
     Path | None,
-    _option("--output-dir", help="Parent directory of the run. (default: a temporary one)", panel=_RUN),
+    _option(
+        "--output-dir",
+        metavar="DIR",
+        help="Parent directory of the run. (default: a temporary one)",
+        panel=_RUN,
+    ),
 ]
 Name = Annotated[
-    str | None, _option("--name", help="Name of the run's directory. (default: the model)", panel=_RUN)
+    str | None,
+    _option("--name", metavar="NAME", help="Name of the run's directory. (default: the model)", panel=_RUN),
 ]
 Resume = Annotated[
     bool, _option("--resume", help="Continue the run, or start it if there is none.", panel=_RUN)
@@ -248,9 +302,7 @@ FailOnError = Annotated[
 ]
 Display = Annotated[
     str | None,
-    _option(
-        "--display", metavar="rich|plain|none", help="Progress. (default: rich on a terminal)", panel=_RUN
-    ),
+    _option("--display", metavar="rich|plain|none", help="Progress. (default: rich on a terminal)"),
 ]
 Epochs = Annotated[
     int,
@@ -347,7 +399,7 @@ OutageTimeout = Annotated[
     _option(
         "--outage-timeout",
         metavar="SECONDS",
-        min=0.0,
+        min=0,
         help="Seconds to wait for an endpoint that is down.",
         panel=_SPEED,
     ),
@@ -366,7 +418,8 @@ AllowHttp = Annotated[
     bool, _option("--allow-http", help="Send keys in clear to a host that has no https.", panel=_SPEED)
 ]
 CaBundle = Annotated[
-    Path | None, _option("--ca-bundle", help="File of certificates for a private host.", panel=_SPEED)
+    Path | None,
+    _option("--ca-bundle", metavar="FILE", help="File of certificates for a private host.", panel=_SPEED),
 ]
 Transport = Annotated[
     str,
@@ -391,11 +444,18 @@ Temperature = Annotated[
 ]
 SystemPrompt = Annotated[
     str | None,
-    _option("--system-prompt", help="The target's system prompt; empty for none.", panel=_PROTOCOL),
+    _option(
+        "--system-prompt", metavar="TEXT", help="The target's system prompt; empty for none.", panel=_PROTOCOL
+    ),
 ]
 JudgeTemplate = Annotated[
     Path | None,
-    _option("--judge-template", help="File with {question} and {response} for the judge.", panel=_PROTOCOL),
+    _option(
+        "--judge-template",
+        metavar="FILE",
+        help="File with {question} and {response} for the judge.",
+        panel=_PROTOCOL,
+    ),
 ]
 TargetField = Annotated[
     list[str] | None,
@@ -424,43 +484,44 @@ ReportFormat = Annotated[
 ]
 OfficialDataRoot = Annotated[
     Path | None,
-    _option("--data-root", help="With --format official: the data set, for its questions."),
+    _option("--data-root", metavar="DIR", help="With --format official: the data set, for its questions."),
 ]
 # Their own variables: VLSB_JUDGE and VLSB_LIMIT say what the next run asks for, in other terms.
 OfficialJudge = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--judge",
         metavar="NAME",
         help="With --format official: which of the run's judges.",
-        envvar="VLSB_SHOW_JUDGE",
-        show_envvar=False,
+        variable="VLSB_SHOW_JUDGE",
     ),
 ]
 ShownJudge = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--judge",
         metavar="NAME",
         help="Which of the run's judges, by its name or its file's. (default: the first)",
-        envvar="VLSB_SHOW_JUDGE",
-        show_envvar=False,
+        variable="VLSB_SHOW_JUDGE",
     ),
 ]
 ShownLimit = Annotated[
     int | None,
-    typer.Option(
+    _option(
         "--limit",
         metavar="N",
         min=0,
         help="Show the first N, 0 for all. (default: 5; all that are named by ID)",
-        envvar="VLSB_SHOW_LIMIT",
-        show_envvar=False,
+        variable="VLSB_SHOW_LIMIT",
     ),
 ]
 ShownDataRoot = Annotated[
     Path | None,
-    _option("--data-root", help="The data set of the run, for its instructions. (default: the hub's cache)"),
+    _option(
+        "--data-root",
+        metavar="DIR",
+        help="The data set of the run, for its instructions. (default: the hub's cache)",
+    ),
 ]
 ShownLabel = Annotated[
     list[str] | None,
@@ -483,4 +544,51 @@ ShownOutcome = Annotated[
 ShownEpoch = Annotated[
     int | None,
     _option("--epoch", metavar="K", min=1, max=MOST_EPOCHS, help="Only the responses of this epoch."),
+]
+SurveyedDataRoot = Annotated[
+    Path | None,
+    _option("--data-root", metavar="DIR", help="A copy of VLSBench to look at. (default: the hub's cache)"),
+]
+# Its own variable: VLSB_FORMAT names a format of `vlsb report`.
+SurveyFormat = Annotated[
+    str,
+    _option(
+        "--format",
+        metavar="table|json",
+        help="How to write what was found.",
+        variable="VLSB_DOCTOR_FORMAT",
+    ),
+]
+Offline = Annotated[bool, _option("--offline", help="Do not ask the hub; what is in its cache can be used.")]
+# Its own variable: VLSB_REVISION is the weights'.
+DataRevision = Annotated[
+    str | None,
+    _option(
+        "--revision",
+        metavar="SHA",
+        help="Commit or branch of the data set. (default: main)",
+        variable="VLSB_DATA_REVISION",
+    ),
+]
+Port = Annotated[
+    int | None,
+    _option(
+        "--port",
+        metavar="N",
+        min=1,
+        max=65535,
+        help="Port on 127.0.0.1. (default: a free one)",
+        panel=_SERVER,
+    ),
+]
+Detach = Annotated[
+    bool, _option("--detach", help="Return when it is ready; it runs on in the background.", panel=_SERVER)
+]
+# Its own variable: one that is left set must not stop what another command is asked about.
+StopAll = Annotated[bool, _option("--all", help="Stop every server.", variable="VLSB_STOP_ALL")]
+VisionTower = Annotated[
+    str | None,
+    _option(
+        "--vision-tower", metavar="TOWER", help="CLIP tower: a folder or a hub id. (default: as SRC says)"
+    ),
 ]

@@ -7,12 +7,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vlsb.runs.resolve import Resolved, RunOptions, model_name, resolve_judging, resolve_run
+from vlsb.runs.resolve import (
+    Resolved,
+    RunOptions,
+    engine_options_given,
+    model_name,
+    resolve_judging,
+    resolve_run,
+)
 
 __all__ = [
     "Resolved",
     "RunOptions",
     "as_options",
+    "engine_options_given",
     "judge_command_line",
     "model_name",
     "resolve_judging",

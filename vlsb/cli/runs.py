@@ -10,7 +10,7 @@ import typer
 from vlsb.cli.screen import Screen
 from vlsb.errors import VlsbError
 
-runs_app = typer.Typer(no_args_is_help=True, help="Look after run directories.")
+runs_app = typer.Typer(no_args_is_help=True, help="Repair run directories.")
 
 
 @runs_app.command("repair")
@@ -35,4 +35,4 @@ def repair_command(
 
 @runs_app.callback()
 def _runs() -> None:
-    """Look after run directories."""
+    """Repair run directories."""

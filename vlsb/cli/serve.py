@@ -7,44 +7,29 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.options import _option
+from vlsb.cli.resolve import RunOptions
 from vlsb.cli.screen import Screen
 from vlsb.errors import VlsbError
 
-_SERVER = "Server"
-
+_DEFAULTS = RunOptions()
 ServedName = Annotated[
     str, typer.Argument(metavar="NAME", help="llava, llava_hf, llava_next, qwen2vl, mllama, or one of yours.")
-]
-Port = Annotated[
-    int | None,
-    _option(
-        "--port",
-        metavar="N",
-        min=1,
-        max=65535,
-        help="Port on 127.0.0.1. (default: a free one)",
-        panel=_SERVER,
-    ),
-]
-Detach = Annotated[
-    bool, _option("--detach", help="Return when it is ready; it runs on in the background.", panel=_SERVER)
 ]
 
 
 def serve_command(
     name: ServedName,
     engine_options: opt.EngineOptions = None,
-    port: Port = None,
-    detach: Detach = False,
+    port: opt.Port = None,
+    detach: opt.Detach = False,
     weights: opt.Weights = None,
     revision: opt.Revision = None,
     dtype: opt.DType = None,
     tensor_parallel_size: opt.TensorParallelSize = None,
     gpus: opt.Gpus = None,
-    engine: opt.EngineChoice = "auto",
+    engine: opt.EngineChoice = _DEFAULTS.engine,
     servers_dir: opt.ServersDir = None,
-    start_timeout: opt.StartTimeout = 1800.0,
+    start_timeout: opt.StartTimeout = _DEFAULTS.start_timeout,
     yes: opt.Yes = False,
     display: opt.Display = None,
 ) -> int:

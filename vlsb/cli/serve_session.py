@@ -11,29 +11,24 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from vlsb.cli.display import chosen_display
+from vlsb.cli.engine_screen import about, looks, shown_live, shown_start
 from vlsb.cli.installs import ready_engine
 from vlsb.cli.screen import Screen
-from vlsb.cli.serve_view import LiveView, StageLines, StartView
-from vlsb.endpoints.connect import open_transport
-from vlsb.endpoints.faults import TransportFault
-from vlsb.endpoints.secrets import Credentials
-from vlsb.endpoints.transport import Transport
+from vlsb.cli.serve_view import LiveView, StartView
 from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
 from vlsb.serving.catalog import LocalModel, load_catalog
 from vlsb.serving.engines import Engine
 from vlsb.serving.launch import RunningServer
-from vlsb.serving.machine import Gpu, gpus, list_gpus
-from vlsb.serving.metrics import EngineLoad, parse_metrics
+from vlsb.serving.machine import gpus
 from vlsb.serving.places import Places
 from vlsb.serving.plans import ServerPlan, Wishes
-from vlsb.serving.progress import Progress
 from vlsb.serving.start import STOP_GRACE_S, exited_error, record_of, start_server
 from vlsb.serving.state import (
     ServerRecord,
@@ -43,14 +38,6 @@ from vlsb.serving.state import (
     write_record,
 )
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-FRAME_EVERY_S = 0.25
-LOOK_EVERY_S = 2.0
-LINE_EVERY_S = 60.0
-_LOOK_TIMEOUT_S = 5.0
-_DRIVER_TIMEOUT_S = 3.0
 _Result = TypeVar("_Result")
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -65,12 +52,6 @@ class ServeJob:
     is_detached: bool
     yes: bool
     display: str | None
-
-
-class Draw(Protocol):
-    """A picture at a moment of the monotonic clock, for a terminal of that width."""
-
-    def __call__(self, now: float, *, width: int) -> RenderableType: ...
 
 
 class StopWish:
@@ -110,11 +91,6 @@ def serve(job: ServeJob, screen: Screen) -> int:
         )
         session = _Session(job, model, engine, places, display=display, screen=screen)
         return asyncio.run(session.run())
-
-
-def about(engine: Engine, weights: str) -> str:
-    """An engine and its weights as the views name them."""
-    return f"vLLM {engine.version}{' (CPU)' if engine.is_cpu else ''} · {weights}"
 
 
 def known_model(name: str, servers_dir: Path | None) -> LocalModel:
@@ -236,8 +212,8 @@ class _Session:
         environment = {**os.environ, **plan.environment}
         async with asyncio.TaskGroup() as group:
             watching = [
-                group.create_task(_looks(server, environment, self._view)),
-                group.create_task(_shown_live(self._view, self._display, self._screen)),
+                group.create_task(looks(server, environment, self._view)),
+                group.create_task(shown_live(self._view, self._display, self._screen)),
             ]
             code = await server.process.wait()
             for task in watching:
@@ -308,97 +284,3 @@ async def _first(task: asyncio.Task[Any], wish: asyncio.Event) -> None:
         await asyncio.wait([task, wished], return_when=asyncio.FIRST_COMPLETED)
     finally:
         wished.cancel()
-
-
-# Looking at an engine.
-
-
-async def _looks(server: RunningServer, environment: Mapping[str, str], view: LiveView) -> None:
-    """Keep a view up to date."""
-    transport = open_transport(
-        server.base_url.removesuffix("/v1"),
-        credentials=Credentials(server.key),
-        connections=1,
-        ca_bundle=None,
-        kind="wire",
-    )
-    try:
-        found = await _gpus(environment)
-        while True:
-            view.hear(await _load(transport), found, time.monotonic())
-            await asyncio.sleep(LOOK_EVERY_S)
-            if found:
-                found = await _gpus(environment)
-    finally:
-        await transport.aclose()
-
-
-async def _load(transport: Transport) -> EngineLoad | None:
-    """What the engine says of its load; None if it does not."""
-    try:
-        async with asyncio.timeout(_LOOK_TIMEOUT_S):
-            reply = await transport.get("/metrics")
-    except (TransportFault, TimeoutError):
-        return None
-    return parse_metrics(reply.body.decode("utf-8", "replace")) if reply.status == 200 else None
-
-
-async def _gpus(environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    return (await asyncio.to_thread(list_gpus, environment, timeout_s=_DRIVER_TIMEOUT_S)).gpus
-
-
-# Showing it.
-
-
-@asynccontextmanager
-async def shown_start(
-    view: StartView, display: str, screen: Screen
-) -> AsyncIterator[Callable[[Progress], None]]:
-    """What to tell of each step of a start."""
-    if display == "rich":
-        frames = asyncio.create_task(_frames(view.draw, screen))
-        try:
-            yield lambda progress: view.hear(progress, time.monotonic())
-        finally:
-            frames.cancel()
-            # A picture that cannot be drawn is no reason to lose the server.
-            await asyncio.gather(frames, return_exceptions=True)
-    else:
-        lines = StageLines(view)
-
-        def hear(progress: Progress) -> None:
-            line = lines.hear(progress, time.monotonic())
-            if line is not None:
-                screen.notice(line)
-
-        yield hear
-
-
-async def _shown_live(view: LiveView, display: str, screen: Screen) -> None:
-    """Show a server at work, until cancelled."""
-    if display == "rich":
-        await _frames(view.draw, screen)
-    said: EngineLoad | None = None
-    while True:
-        await asyncio.sleep(LINE_EVERY_S)
-        # A server that nobody asks says nothing for hours.
-        if view.load != said:
-            said = view.load
-            screen.notice(view.line())
-
-
-async def _frames(draw: Draw, screen: Screen) -> None:
-    """Draw again and again at the foot of the terminal, until cancelled."""
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False) as live:
-        screen.above_bar = lambda line: live.console.print(Text(line), soft_wrap=True)
-        try:
-            while True:
-                live.update(draw(time.monotonic(), width=console.width), refresh=True)
-                await asyncio.sleep(FRAME_EVERY_S)
-        finally:
-            screen.above_bar = None

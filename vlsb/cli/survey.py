@@ -24,6 +24,7 @@ from vlsb.endpoints.faults import TransportFault
 from vlsb.endpoints.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
 from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import VlsbError
+from vlsb.reports.encode import for_terminal
 from vlsb.serving.engines import AUTO, Engine, InstalledEngine, find_engine, installed
 from vlsb.serving.families import FAMILIES, EnginePin
 from vlsb.serving.machine import GpuListing, free_disk_bytes, list_gpus, memory_bytes
@@ -222,7 +223,7 @@ async def _hub_problem(address: str, timeout_s: float) -> str | None:
             reply = await transport.get(f"/api/datasets/{HUB_REPOSITORY}")
         return f"HTTP {reply.status}" if reply.status >= 500 else None
     except TransportFault as fault:
-        return re.sub(r"^\[Errno -?[0-9]+\] ", "", fault.message.expose())
+        return re.sub(r"^\[Errno -?[0-9]+\] ", "", for_terminal(fault.message))
     except TimeoutError:
         return f"no answer within {timeout_s:g} s"
     finally:

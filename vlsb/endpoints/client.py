@@ -26,7 +26,7 @@ from vlsb.endpoints.faults import (
     TransportKind,
     classify,
 )
-from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Keeper
+from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Keeper, Ticket
 from vlsb.endpoints.models import model_names
 from vlsb.endpoints.secrets import Redactor
 from vlsb.endpoints.timings import Timings, Wait
@@ -37,6 +37,11 @@ from vlsb.records import Completion, Stage, Untrusted, Usage
 
 # What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
 _MAY_BE_A_DEATH = (Fault.TRANSIENT, Fault.BAD_PAYLOAD, Fault.RUN_FATAL)
+_KILLED = Decision(
+    Fault.ITEM_PERMANENT,
+    ENGINE_KILLED,
+    Untrusted("the engine died of this sample twice, the second time with nothing else in flight"),
+)
 
 Compose = Callable[[Dialect], Draft]
 
@@ -94,10 +99,11 @@ class EndpointClient:
         Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
         """
         request, began = Spending(self._policy, self._time), self._time.clock()
+        ticket = Ticket(sample_id)
         while True:
             if self._traffic.is_over:
                 raise StoppedError
-            outcome = await self._attempt(compose, request, sample_id)
+            outcome = await self._attempt(compose, request, ticket)
             if isinstance(outcome, Completion):
                 self.timings.total.add(self._time.clock() - began)
                 return outcome
@@ -128,39 +134,40 @@ class EndpointClient:
             self._observe(Event("outage", self.lane, sample_id, code))
 
     async def _attempt(
-        self, compose: Compose, request: Spending, sample_id: int
+        self, compose: Compose, request: Spending, ticket: Ticket
     ) -> Completion | Decision | None:
         """What one request brought; None if it died with its engine and is to be sent again."""
         try:
-            await self._queue(request, sample_id)
+            if not await self._queue(request, ticket):
+                return _KILLED
             try:
                 request.begin()
                 outcome = await self._send(compose(self.dialect), request)
                 if isinstance(outcome, Decision) and outcome.fault in _MAY_BE_A_DEATH:
-                    return await self._with_fate(outcome, request, sample_id)
+                    return await self._with_fate(outcome, request, ticket)
                 return outcome
             finally:
-                self._keeper.leave(sample_id)
+                self._keeper.leave(ticket)
                 self.limiter.release()
         finally:
             self.breaker.leave()
             self.gate.leave()
 
-    async def _with_fate(self, decision: Decision, request: Spending, sample_id: int) -> Decision | None:
+    async def _with_fate(self, decision: Decision, request: Spending, ticket: Ticket) -> Decision | None:
         """The decision about a failed request, unless the engine died of it or with it."""
-        fate = await self._keeper.fate(sample_id)
+        asked = self._time.clock()
+        fate = await self._keeper.fate(ticket)
+        # However long an engine takes to die, it is not this sample's time.
+        request.extend(self._time.clock() - asked)
         if fate is Fate.LOST:
-            self._note("retry", sample_id, replace(decision, code="engine_lost"), request, 0.0)
+            self._note("retry", ticket.sample_id, replace(decision, code="engine_lost"), request, 0.0)
             return None
-        if fate is Fate.KILLED_BY_SAMPLE:
-            said = Untrusted(
-                "the engine died of this sample twice, the second time with nothing else in flight"
-            )
-            return replace(decision, fault=Fault.ITEM_PERMANENT, code=ENGINE_KILLED, message=said)
-        return decision
+        return _KILLED if fate is Fate.KILLED_BY_SAMPLE else decision
 
-    async def _queue(self, request: Spending, sample_id: int) -> None:
+    async def _queue(self, request: Spending, ticket: Ticket) -> bool:
         """Hold a slot, with everybody who has a say agreeing, or wait until that is so.
+
+        False, with nothing held, for a sample that the engine's keeper will never have sent again.
 
         Only the head of the line waits for gate and breaker; the others wait for the head, so that a pause
         wakes one task and not thousands.
@@ -171,11 +178,12 @@ class EndpointClient:
         while not is_admitted:
             asked = self._time.clock()
             # Outside the line: while an engine is examined, who may go next need not be at its head.
-            await self._keeper.admit(sample_id)
+            if not await self._keeper.admit(ticket):
+                return False
             engine_s += self._time.clock() - asked
             await self._line.acquire(ahead=request.sent > 0)
             try:
-                is_admitted = await self._slot(request, sample_id)
+                is_admitted = await self._slot(request, ticket)
             finally:
                 self.timings.head.waits_for(Wait.LOOP if self._line.is_awaited else Wait.NOTHING)
                 self._line.release()
@@ -183,11 +191,12 @@ class EndpointClient:
         waited, closed = self._time.clock() - began, self.gate.closed_so_far_s() - closed_before
         request.extend(max(0.0, waited - closed))
         self.timings.queued(waited, pauses_before, engine_s)
+        return True
 
-    async def _slot(self, request: Spending, sample_id: int) -> bool:
+    async def _slot(self, request: Spending, ticket: Ticket) -> bool:
         """Take a slot as the head of the line; False if the engine's keeper will not have it now."""
         head = self.timings.head
-        while self._keeper.admits(sample_id):
+        while self._keeper.admits(ticket):
             head.waits_for(Wait.OUTAGE)
             await self.breaker.admit()
             head.waits_for(Wait.RATE)
@@ -197,11 +206,13 @@ class EndpointClient:
             if self._traffic.is_over:
                 self.limiter.release()
                 raise StoppedError
-            if self.breaker.admits() and self.gate.is_open() and self._keeper.admits(sample_id):
+            if self.breaker.admits() and self.gate.is_open() and self._keeper.admits(ticket):
                 request.booked = self.gate.depart()
-                self._keeper.depart(sample_id)
+                self._keeper.depart(ticket)
                 return True
             self.limiter.release()
+        # Whoever the keeper wants to go first may be the next to probe.
+        self.breaker.leave()
         return False
 
     async def _send(self, draft: Draft, request: Spending) -> Completion | Decision:

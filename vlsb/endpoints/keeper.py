@@ -6,6 +6,7 @@ started may die, come back, and be killed by the very sample it was answering.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 ENGINE_KILLED = "engine_killed"
@@ -20,22 +21,33 @@ class Fate(Enum):
     KILLED_BY_SAMPLE = "killed by sample"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """One request over all its attempts. Other epochs of its sample have tickets of their own."""
+
+    sample_id: int
+
+
 class Keeper:
     """Nobody: every sample may go, and no failure is the engine's death."""
 
-    async def admit(self, sample_id: int) -> None:
-        """Return when the sample may be sent. Raises ServerError when the engine is gone for good."""
+    async def admit(self, ticket: Ticket) -> bool:
+        """Return when the request may be sent, or at once with False if it never may: its sample kills.
 
-    def admits(self, sample_id: int) -> bool:
-        """Whether the sample may be sent right now."""
+        Raises ServerError when the engine is gone for good.
+        """
         return True
 
-    def depart(self, sample_id: int) -> None:
-        """The sample's request leaves."""
+    def admits(self, ticket: Ticket) -> bool:
+        """Whether the request may be sent right now."""
+        return True
 
-    def leave(self, sample_id: int) -> None:
-        """The sample's request is over, whatever came of it."""
+    def depart(self, ticket: Ticket) -> None:
+        """The request is sent."""
 
-    async def fate(self, sample_id: int) -> Fate:
-        """Whether a request that just failed, and has not left yet, did so because the engine died."""
+    def leave(self, ticket: Ticket) -> None:
+        """The attempt is over, whatever came of it."""
+
+    async def fate(self, ticket: Ticket) -> Fate:
+        """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
         return Fate.ALIVE

@@ -153,8 +153,8 @@ def _provider(model: str, flag: str) -> Provider:
             return provider
     if model in LOCAL_FAMILIES:
         raise ConfigError(
-            f"{model}: start its server (for example `vllm serve`) and pass {flag} http://127.0.0.1:PORT/v1 "
-            "with the name it serves."
+            f"{model}: a local model. Serve it (`vlsb serve {model}`) and pass {flag} with the address that "
+            "is printed then."
         )
     known = [DEMO, "gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", *LOCAL_FAMILIES]
     near = difflib.get_close_matches(model, known, n=1)

@@ -2,21 +2,133 @@
 
 Reading is strict: a record with a missing or mistyped field raises ValueError, so a damaged line can
 never become a response or a label. Unknown fields are tolerated: newer versions may add some.
+
+A run is read record by record, 200,000 times for a large one: fields are taken and checked all at once, and
+what most records repeat is kept once.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from itertools import product
+from operator import itemgetter
+from types import NoneType
+from typing import Any
 
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 
 # Thirty years: a longer duration is damage, and sums of shorter ones stay finite.
 _LONGEST_S = 1e9
 
-T = TypeVar("T")
+# Deeper than anything that is meant; parsers and encoders give up at depths of their own.
+_DEEPEST_DETAILS = 64
+
 Json = dict[str, Any]
+
+
+class Words(dict[str, Untrusted]):
+    """One object for each word that many records of a load repeat: `words[text]` makes it when it is new."""
+
+    def __missing__(self, text: str) -> Untrusted:
+        word = self[text] = Untrusted(text)
+        return word
+
+    def optional(self, text: str | None) -> Untrusted | None:
+        """The word; None where nobody said any."""
+        return None if text is None else self[text]
+
+
+class _Shape:
+    """The fields of a kind of record, and which types each may have.
+
+    A field that is absent counts as null, except for those in `absent`: records written before there was
+    such a field mean that value.
+    """
+
+    def __init__(self, fields: Mapping[str, tuple[type, ...]], absent: Mapping[str, object] | None = None):
+        self._fields = fields
+        self._absent = absent or {}
+        self._take = itemgetter(*fields)
+        # Types as they are: a bool is an int to Python, never to us.
+        self._good = frozenset(product(*fields.values()))
+
+    def values(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The fields' values, in order. Raises ValueError that names the first bad one."""
+        try:
+            values = self._take(record)
+        except KeyError:
+            values = tuple(record.get(name, self._absent.get(name)) for name in self._fields)
+        if tuple(map(type, values)) not in self._good:
+            raise ValueError(f"{self._bad(values)} is missing or of another type")
+        return values
+
+    def _bad(self, values: tuple[Any, ...]) -> str:
+        fields = zip(self._fields.items(), values, strict=True)
+        return next(name for (name, kinds), value in fields if type(value) not in kinds)
+
+
+_OPTIONAL_TEXT = (str, NoneType)
+_OPTIONAL_COUNT = (int, NoneType)
+_NUMBER = (float, int)
+
+_STAMP = _Shape({"session": (int,), "elapsed_s": _NUMBER, "at": (str,)})
+_USAGE = _Shape(dict.fromkeys(("input_tokens", "output_tokens", "reasoning_tokens"), _OPTIONAL_COUNT))
+_RESPONSE = _Shape(
+    {
+        "sample_id": (int,),
+        "epoch": (int,),
+        "text": (str,),
+        "origin": (str,),
+        "finish_reason": _OPTIONAL_TEXT,
+        "model": _OPTIONAL_TEXT,
+        "usage": (dict,),
+        "attempts": (int,),
+        "latency_s": _NUMBER,
+        "flags": (list,),
+        "response_sha256": (str,),
+        "image_sha256": (str,),
+        "request_sha256": (str,),
+    },
+    absent={"epoch": 1},
+)
+_VERDICT = _Shape(
+    {
+        "sample_id": (int,),
+        "epoch": (int,),
+        "label": (str,),
+        "explanation": (str,),
+        "model": _OPTIONAL_TEXT,
+        "usage": (dict,),
+        "asks": (int,),
+        "attempts": (int,),
+        "latency_s": _NUMBER,
+        "response_sha256": (str,),
+        "image_sha256": (str,),
+        "request_sha256": (str,),
+    },
+    absent={"epoch": 1},
+)
+_FAILURE = _Shape(
+    {
+        "sample_id": (int,),
+        "epoch": (int,),
+        "stage": (str,),
+        "outcome": (str,),
+        "fault": (str,),
+        "code": (str,),
+        "status": _OPTIONAL_COUNT,
+        "message": (str,),
+        "attempts": (int,),
+        "usage": (dict,),
+        "text": _OPTIONAL_TEXT,
+        "response_sha256": _OPTIONAL_TEXT,
+        "details": (dict,),
+    },
+    absent={"epoch": 1},
+)
+_LABELS = {label.value: label for label in Label}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +147,14 @@ def encode_stamp(stamp: Stamp) -> Json:
 
 def decode_stamp(record: Mapping[str, Any]) -> Stamp:
     """The stamp in a record."""
-    return Stamp(_get(record, "session", int), float(_number(record, "elapsed_s")), _get(record, "at", str))
+    session, elapsed_s = decode_moment(record)
+    return Stamp(session, elapsed_s, record["at"])
+
+
+def decode_moment(record: Mapping[str, Any]) -> tuple[int, float]:
+    """Session and seconds of a record's stamp: what is computed with. All of the stamp is checked."""
+    session, elapsed_s, _ = _STAMP.values(record)
+    return session, _duration("elapsed_s", elapsed_s)
 
 
 def encode_usage(usage: Usage) -> Json:
@@ -45,16 +164,6 @@ def encode_usage(usage: Usage) -> Json:
         "output_tokens": usage.output_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
     }
-
-
-def decode_usage(record: Mapping[str, Any]) -> Usage:
-    """The usage in a record."""
-    usage = _get(record, "usage", dict)
-    return Usage(
-        _optional(usage, "input_tokens", int),
-        _optional(usage, "output_tokens", int),
-        _optional(usage, "reasoning_tokens", int),
-    )
 
 
 def encode_response(response: Response) -> Json:
@@ -77,30 +186,6 @@ def encode_response(response: Response) -> Json:
     }
 
 
-def decode_response(record: Mapping[str, Any]) -> Response:
-    """The response in a line of responses.jsonl; its digest must fit its text."""
-    origin = _get(record, "origin", str)
-    if origin not in ("content", "refusal"):
-        raise ValueError("origin is neither content nor refusal")
-    completion = Completion(
-        text=Untrusted(_get(record, "text", str)),
-        origin="content" if origin == "content" else "refusal",
-        finish_reason=_untrusted(record, "finish_reason"),
-        model=_untrusted(record, "model"),
-        usage=decode_usage(record),
-        attempts=_get(record, "attempts", int),
-        latency_s=_number(record, "latency_s"),
-        request_sha256=_get(record, "request_sha256", str),
-        flags=_words(record, "flags"),
-    )
-    response = Response(
-        _get(record, "sample_id", int), _get(record, "image_sha256", str), completion, _epoch(record)
-    )
-    if response.sha256 != _get(record, "response_sha256", str):
-        raise ValueError("response_sha256 does not fit the text")
-    return response
-
-
 def encode_verdict(verdict: Verdict) -> Json:
     """A line of verdicts/<judge>.jsonl, without its stamp."""
     return {
@@ -119,24 +204,6 @@ def encode_verdict(verdict: Verdict) -> Json:
     }
 
 
-def decode_verdict(record: Mapping[str, Any]) -> Verdict:
-    """The verdict in a line of verdicts/<judge>.jsonl."""
-    return Verdict(
-        sample_id=_get(record, "sample_id", int),
-        label=Label(_get(record, "label", str)),
-        explanation=Untrusted(_get(record, "explanation", str)),
-        response_sha256=_get(record, "response_sha256", str),
-        image_sha256=_get(record, "image_sha256", str),
-        model=_untrusted(record, "model"),
-        usage=decode_usage(record),
-        asks=_get(record, "asks", int),
-        attempts=_get(record, "attempts", int),
-        latency_s=_number(record, "latency_s"),
-        request_sha256=_get(record, "request_sha256", str),
-        epoch=_epoch(record),
-    )
-
-
 def encode_failure(failure: Failure) -> Json:
     """A line of failures.jsonl, without its stamp and judge."""
     return {
@@ -152,72 +219,133 @@ def encode_failure(failure: Failure) -> Json:
         "usage": encode_usage(failure.usage),
         "text": _raw(failure.text),
         "response_sha256": failure.response_sha256,
-        "details": dict(failure.details),
+        # What a stranger nested without end is no detail worth keeping, and could not be read again.
+        "details": dict(failure.details) if is_shallow(failure.details, _DEEPEST_DETAILS) else {},
     }
+
+
+class Decoder:
+    """Decodes the records of one load: a word or digest that many of them hold is one object."""
+
+    def __init__(self) -> None:
+        self._words = Words()
+
+    def response(self, record: Mapping[str, Any]) -> tuple[Response, str]:
+        """The response in a line of responses.jsonl, and its digest, which must fit its text."""
+        values = _RESPONSE.values(record)
+        sample_id, epoch, raw, origin, finish_reason, model, usage, attempts, latency_s, flags, *digests = (
+            values
+        )
+        response_sha256, image_sha256, request_sha256 = digests
+        if origin not in ("content", "refusal"):
+            raise ValueError("origin is neither content nor refusal")
+        text = Untrusted(raw)
+        if text.sha256() != response_sha256:
+            raise ValueError("response_sha256 does not fit the text")
+        completion = Completion(
+            text,
+            "content" if origin == "content" else "refusal",
+            self._words.optional(finish_reason),
+            self._words.optional(model),
+            _usage(usage),
+            attempts,
+            _duration("latency_s", latency_s),
+            request_sha256,
+            _flags(flags),
+        )
+        response = Response(sample_id, sys.intern(image_sha256), completion, _epoch(epoch))
+        return response, sys.intern(response_sha256)
+
+    def verdict(self, record: Mapping[str, Any]) -> Verdict:
+        """The verdict in a line of verdicts/<judge>.jsonl."""
+        values = _VERDICT.values(record)
+        sample_id, epoch, label, explanation, model, usage, asks, attempts, latency_s, *digests = values
+        response_sha256, image_sha256, request_sha256 = digests
+        if label not in _LABELS:
+            raise ValueError("label is no label")
+        return Verdict(
+            sample_id,
+            _LABELS[label],
+            Untrusted(explanation),
+            sys.intern(response_sha256),
+            sys.intern(image_sha256),
+            self._words.optional(model),
+            _usage(usage),
+            asks,
+            attempts,
+            _duration("latency_s", latency_s),
+            request_sha256,
+            _epoch(epoch),
+        )
+
+
+def decode_response(record: Mapping[str, Any]) -> Response:
+    """The response in a line of responses.jsonl; its digest must fit its text."""
+    return Decoder().response(record)[0]
+
+
+def decode_verdict(record: Mapping[str, Any]) -> Verdict:
+    """The verdict in a line of verdicts/<judge>.jsonl."""
+    return Decoder().verdict(record)
 
 
 def decode_failure(record: Mapping[str, Any]) -> Failure:
     """The failure in a line of failures.jsonl; its outcome must belong to its stage."""
-    outcome, stage = Outcome(_get(record, "outcome", str)), _get(record, "stage", str)
-    if stage not in ("target", "judge") or not outcome.value.startswith(f"{stage}_"):
+    values = _FAILURE.values(record)
+    sample_id, epoch, stage, ended, fault, code, status, message, attempts, usage, text, *others = values
+    response_sha256, details = others
+    outcome = Outcome(ended)
+    if stage not in ("target", "judge") or not ended.startswith(f"{stage}_"):
         raise ValueError("stage and outcome disagree")
+    if not is_shallow(details, _DEEPEST_DETAILS):
+        raise ValueError("details are nested too deeply")
     return Failure(
-        sample_id=_get(record, "sample_id", int),
+        sample_id=sample_id,
         stage="target" if stage == "target" else "judge",
         outcome=outcome,
-        fault=_get(record, "fault", str),
-        code=_get(record, "code", str),
-        status=_optional(record, "status", int),
-        message=Untrusted(_get(record, "message", str)),
-        attempts=_get(record, "attempts", int),
-        usage=decode_usage(record),
-        text=_untrusted(record, "text"),
-        response_sha256=_optional(record, "response_sha256", str),
-        details=_get(record, "details", dict),
-        epoch=_epoch(record),
+        fault=fault,
+        code=code,
+        status=status,
+        message=Untrusted(message),
+        attempts=attempts,
+        usage=_usage(usage),
+        text=None if text is None else Untrusted(text),
+        response_sha256=response_sha256,
+        details=details,
+        epoch=_epoch(epoch),
     )
 
 
-def _epoch(record: Mapping[str, Any]) -> int:
-    """The record's epoch; those written before there were epochs are of the first."""
-    epoch = record.get("epoch", 1)
-    if type(epoch) is not int or epoch < 1:
+def is_shallow(value: object, depth: int) -> bool:
+    """Whether lists and objects are nested no deeper than that. Looks no deeper itself."""
+    if isinstance(value, Mapping):
+        return depth > 0 and all(is_shallow(each, depth - 1) for each in value.values())
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(is_shallow(each, depth - 1) for each in value)
+    return True
+
+
+def _usage(found: Mapping[str, Any]) -> Usage:
+    return Usage(*_USAGE.values(found))
+
+
+def _duration(name: str, seconds: float) -> float:
+    if not -_LONGEST_S <= seconds <= _LONGEST_S:
+        raise ValueError(f"{name} is no duration")
+    return float(seconds)
+
+
+def _epoch(epoch: int) -> int:
+    if epoch < 1:
         raise ValueError("epoch is not a number from 1")
     return epoch
 
 
-def _words(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    words = _get(record, name, list)
-    if not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{name} holds something else than words")
-    return tuple(words)
+def _flags(flags: list[Any]) -> tuple[str, ...]:
+    if not all(isinstance(flag, str) for flag in flags):
+        raise ValueError("flags holds something else than words")
+    return tuple(flags)
 
 
 def _raw(text: Untrusted | None) -> str | None:
     return None if text is None else text.expose()
-
-
-def _untrusted(record: Mapping[str, Any], name: str) -> Untrusted | None:
-    value = _optional(record, name, str)
-    return None if value is None else Untrusted(value)
-
-
-def _get(record: Mapping[str, Any], name: str, kind: type[T]) -> T:
-    value = record.get(name)
-    # A bool is an int to Python, never to us.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name} is missing or not a {kind.__name__}")
-    return value
-
-
-def _optional(record: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
-    return None if record.get(name) is None else _get(record, name, kind)
-
-
-def _number(record: Mapping[str, Any], name: str) -> float:
-    value = record.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is missing or not a number")
-    if not abs(value) <= _LONGEST_S:
-        raise ValueError(f"{name} is no duration")
-    return float(value)

@@ -18,12 +18,23 @@ from vlsb.errors import StoreError
 T = TypeVar("T")
 
 
+_READ_AT_ONCE = 1024 * 1024
+
+
 @dataclass(frozen=True, slots=True)
-class Contents(Generic[T]):
-    """What a journal holds. `torn_at` is the offset of a torn last line, None if there is none.
+class End:
+    """How a journal ends. `torn_at` is the offset of a torn last line, None if there is none.
 
     `lacks_newline` says that the last record is whole but for its newline.
     """
+
+    torn_at: int | None
+    lacks_newline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contents(Generic[T]):
+    """What a journal holds, and how it ends (see `End`)."""
 
     records: list[T]
     torn_at: int | None
@@ -31,42 +42,57 @@ class Contents(Generic[T]):
 
 
 def read_journal(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Contents[T]:
-    """Every record of a journal; a missing file is an empty one.
+    """Every record of a journal; see `scan_journal`."""
+    records: list[T] = []
+    end = scan_journal(path, lambda record: records.append(parse(record)))
+    return Contents(records, end.torn_at, end.lacks_newline)
 
-    A last line without its newline that is no record is torn: left out, and its offset given. Any other
-    line that `parse` refuses raises StoreError with path and line number.
+
+def scan_journal(path: Path, take: Callable[[Mapping[str, Any]], None]) -> End:
+    """Hand over every record of a journal, one line in memory at a time; a missing file is an empty one.
+
+    `take` raises ValueError for a record that it refuses, and has then kept nothing of it. A last line
+    without its newline that is no record is torn: left out, and its offset given. Any other line that is
+    refused raises StoreError with path and line number.
     """
+    offset = 0
     try:
-        data = path.read_bytes()
+        with path.open("rb", buffering=_READ_AT_ONCE) as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    return _last(line, take, offset)
+                try:
+                    _hand_over(line, take)
+                except ValueError as error:
+                    raise _damaged(path, number) from error
+                offset += len(line)
     except FileNotFoundError:
-        return Contents([], None, lacks_newline=False)
+        return End(None, lacks_newline=False)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
-    *lines, last = data.split(b"\n")
-    records = [_parse_line(line, parse, path, number) for number, line in enumerate(lines, start=1)]
-    if not last:
-        return Contents(records, None, lacks_newline=False)
+    return End(None, lacks_newline=False)
+
+
+def _last(line: bytes, take: Callable[[Mapping[str, Any]], None], offset: int) -> End:
     try:
-        return Contents([*records, _parse(last, parse)], None, lacks_newline=True)
+        _hand_over(line, take)
     except ValueError:
-        return Contents(records, len(data) - len(last), lacks_newline=False)
+        return End(offset, lacks_newline=False)
+    return End(None, lacks_newline=True)
 
 
-def _parse(line: bytes, parse: Callable[[Mapping[str, Any]], T]) -> T:
+def _hand_over(line: bytes, take: Callable[[Mapping[str, Any]], None]) -> None:
     record = strict_json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
-    return parse(record)
+    take(record)
 
 
-def _parse_line(line: bytes, parse: Callable[[Mapping[str, Any]], T], path: Path, number: int) -> T:
-    try:
-        return _parse(line, parse)
-    except ValueError as error:
-        raise StoreError(
-            f"{path} line {number} is damaged. Nothing was changed; restore the file from a copy, "
-            "or run `vlsb runs repair` to set the line aside and evaluate its sample again."
-        ) from error
+def _damaged(path: Path, number: int) -> StoreError:
+    return StoreError(
+        f"{path} line {number} is damaged. Nothing was changed; restore the file from a copy, "
+        "or run `vlsb runs repair` to set the line aside and evaluate its sample again."
+    )
 
 
 class Journal:

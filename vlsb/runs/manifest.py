@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +20,14 @@ from vlsb.config import MOST_EPOCHS
 from vlsb.endpoints.dialects import parse_dialect
 from vlsb.errors import RunMismatchError, StoreError
 from vlsb.records import Picture, Sample, Untrusted
+from vlsb.runs.codec import Words
 from vlsb.runs.journal import sync_directory
 
 FILE = "run.json"
 SCHEMA = 1
 _SHOWN_DIFFERENCES = 8
+_SAMPLE_TYPES = (int, str, str, str, str, str)
+_PICTURE_TYPES = (str, str, int, int)
 # What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
 _JUDGE_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl")
 
@@ -205,8 +209,8 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         is_full=_flag(document["is_full"]),
         differences=[_text(each) for each in _items(document["differences"])],
         deviations=[Untrusted(_text(each)) for each in _items(document["deviations"])],
-        samples=[_parse_sample(*_items(line)) for line in _items(document["samples"])],
-        pictures={path: _parse_picture(*values) for path, values in _fields(document["pictures"]).items()},
+        samples=list(_parse_samples(_items(document["samples"]))),
+        pictures={path: _parse_picture(values) for path, values in _fields(document["pictures"]).items()},
         decision=_parse_decision(document["decision"]),
     )
 
@@ -264,17 +268,26 @@ def _file_name(value: object) -> str:
     return value
 
 
-def _parse_sample(sample_id: int, digest: str, *texts: str) -> SampleRow:
-    if type(sample_id) is not int:
-        raise ValueError("a sample's id is not a number")
-    image_path, category, sub_category, source = (Untrusted(_text(text)) for text in texts)
-    return SampleRow(sample_id, _text(digest), image_path, category, sub_category, source)
+def _parse_samples(lines: Sequence[object]) -> Iterator[SampleRow]:
+    """The samples; a path or name that many of them have is one object."""
+    words = Words()
+    for line in lines:
+        values = _items(line)
+        if tuple(map(type, values)) != _SAMPLE_TYPES:
+            raise ValueError("a sample is not a number and five texts")
+        sample_id, digest, image_path, category, sub_category, source = values
+        yield SampleRow(
+            sample_id, digest, words[image_path], words[category], words[sub_category], words[source]
+        )
 
 
-def _parse_picture(sha256: str, media_type: str, size_bytes: int, mtime_ns: int) -> Picture:
-    if type(size_bytes) is not int or type(mtime_ns) is not int:
-        raise ValueError("a picture's size or time is not a number")
-    return Picture(_text(sha256), _text(media_type), size_bytes, mtime_ns)
+def _parse_picture(values: object) -> Picture:
+    """A picture; each of its responses and verdicts names the same digest."""
+    fields = _items(values)
+    if tuple(map(type, fields)) != _PICTURE_TYPES:
+        raise ValueError("a picture is not two texts and two numbers")
+    sha256, media_type, size_bytes, mtime_ns = fields
+    return Picture(sys.intern(sha256), sys.intern(media_type), size_bytes, mtime_ns)
 
 
 def require_match(directory: Path, old: Manifest, new: Manifest) -> None:

@@ -100,6 +100,23 @@ class RunOptions:
     judge_field: tuple[str, ...] = ()
 
 
+_ENGINE_OPTIONS = (
+    "weights",
+    "revision",
+    "dtype",
+    "tensor_parallel_size",
+    "gpus",
+    "engine_options",
+    "keep_server",
+)
+
+
+def engine_options_given(options: RunOptions) -> list[str]:
+    """The names of options that mean something only for an engine that is started for the run."""
+    usual = RunOptions()
+    return [name for name in _ENGINE_OPTIONS if getattr(options, name) != getattr(usual, name)]
+
+
 @dataclass(frozen=True, slots=True)
 class LocalTarget:
     """A local engine as the target: the name it answers to, and what can change its answers, as JSON.

@@ -6,16 +6,18 @@ somebody's write in progress and is left alone.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vlsb.endpoints.completions import is_cut
-from vlsb.records import Failure, Key, Outcome, Response, Untrusted, Usage, Verdict
+from vlsb.records import Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.runs import codec
-from vlsb.runs.journal import Contents, read_journal
+from vlsb.runs.journal import End, scan_journal
 from vlsb.runs.manifest import Manifest, read_manifest
 
 RESPONSES = "responses.jsonl"
@@ -23,7 +25,7 @@ FAILURES = "failures.jsonl"
 EVENTS = "events.jsonl"
 VERDICTS = "verdicts"
 
-T = TypeVar("T")
+_OUTCOMES = {label: Outcome(label.value) for label in Label}
 
 
 @dataclass(slots=True)
@@ -52,8 +54,9 @@ class Judged:
 
     def add_verdict(self, verdict: Verdict) -> None:
         """Count a verdict; a later one replaces an earlier."""
-        self.superseded += verdict.key in self.verdicts
-        self.verdicts[verdict.key] = verdict
+        key = verdict.key
+        self.superseded += key in self.verdicts
+        self.verdicts[key] = verdict
         self.totals.add(verdict.attempts, verdict.usage)
 
     def add_failure(self, failure: Failure) -> None:
@@ -78,10 +81,15 @@ class Sessions:
         """The number of the last session; 0 if there was none."""
         return max(self.elapsed_s, default=0)
 
-    def saw(self, stamp: codec.Stamp) -> None:
+    def saw(self, session: int, elapsed_s: float) -> None:
         """A row was written then."""
-        longest = max(stamp.elapsed_s, self.elapsed_s.get(stamp.session, 0.0))
-        self.elapsed_s[stamp.session] = longest
+        if elapsed_s >= self.elapsed_s.get(session, 0.0):
+            self.elapsed_s[session] = elapsed_s
+
+    def began(self, session: int | None, judge: str | None) -> None:
+        """A session began, for that judge; None for the session: some other event."""
+        if session is not None:
+            self.judge[session] = judge
 
     def duration_s(self, judge: str | None) -> float:
         """Seconds at work for a judge's row: its own sessions and those that belong to no other judge."""
@@ -92,17 +100,19 @@ class Sessions:
 class RunState:
     """The rows of a run, the last one of each kind for each response, and of each judge apart.
 
-    `superseded` counts responses that a later one replaced; `ends` is how each file that was read ends.
+    `digests` are those of the responses' texts; `superseded` counts responses that a later one replaced;
+    `ends` is how each file that was read ends.
     """
 
     manifest: Manifest
     responses: dict[Key, Response] = field(default_factory=dict)
+    digests: dict[Key, str] = field(default_factory=dict)
     target_failures: dict[Key, Failure] = field(default_factory=dict)
     target_totals: LaneTotals = field(default_factory=LaneTotals)
     judged: dict[str, Judged] = field(default_factory=dict)
     superseded: int = 0
     sessions: Sessions = field(default_factory=Sessions)
-    ends: dict[Path, Contents[Any]] = field(default_factory=dict)
+    ends: dict[Path, End] = field(default_factory=dict)
 
     def asked_for(self) -> Iterator[Key]:
         """Every response that the selection asks for: samples in order, epoch by epoch."""
@@ -112,23 +122,25 @@ class RunState:
 
     def outcome(self, key: Key, judge: str | None) -> Outcome:
         """Where a response stands with a judge. A verdict counts only for the text it was given for."""
-        response = self.responses.get(key)
-        if response is None:
+        digest = self.digests.get(key)
+        if digest is None:
             failure = self.target_failures.get(key)
             return Outcome.NOT_ATTEMPTED if failure is None else failure.outcome
         rows = self.judged.get(judge) if judge is not None else None
         verdict = None if rows is None else rows.verdicts.get(key)
-        if verdict is not None and verdict.response_sha256 == response.sha256:
-            return Outcome(verdict.label.value)
+        if verdict is not None and verdict.response_sha256 == digest:
+            return _OUTCOMES[verdict.label]
         failure = None if rows is None else rows.failures.get(key)
-        if failure is not None and failure.response_sha256 == response.sha256:
+        if failure is not None and failure.response_sha256 == digest:
             return failure.outcome
         return Outcome.NOT_JUDGED
 
-    def add_response(self, response: Response) -> None:
-        """Count a response; a later one replaces an earlier."""
-        self.superseded += response.key in self.responses
-        self.responses[response.key] = response
+    def add_response(self, response: Response, sha256: str) -> None:
+        """Count a response with the digest of its text; a later one replaces an earlier."""
+        key = response.key
+        self.superseded += key in self.responses
+        self.responses[key] = response
+        self.digests[key] = sha256
         self.target_totals.add(response.completion.attempts, response.completion.usage)
 
     def add_failure(self, failure: Failure, judge: str | None) -> None:
@@ -156,28 +168,44 @@ def _count(models: Iterable[Untrusted | None]) -> Mapping[Untrusted, int]:
 
 def load_state(directory: Path) -> RunState:
     """Read a run. Raises StoreError with path and line number for anything damaged but a torn tail."""
-    state = RunState(read_manifest(directory))
+    with collection_paused():
+        state = RunState(read_manifest(directory))
+        decoder = codec.Decoder()
 
-    def read(name: str, decode: Callable[[Mapping[str, Any]], T]) -> list[T]:
-        path = directory / name
-        contents = read_journal(path, lambda record: (decode(record), codec.decode_stamp(record)))
-        state.ends[path] = contents
-        for _, stamp in contents.records:
-            state.sessions.saw(stamp)
-        return [found for found, _ in contents.records]
+        def read(name: str, add: Callable[[Mapping[str, Any]], None]) -> None:
+            def take(record: Mapping[str, Any]) -> None:
+                session, elapsed_s = codec.decode_moment(record)
+                add(record)
+                state.sessions.saw(session, elapsed_s)
 
-    for response in read(RESPONSES, codec.decode_response):
-        state.add_response(response)
-    for entry in state.manifest.judges:
-        rows = state.judged.setdefault(entry.file, Judged())
-        for verdict in read(f"{VERDICTS}/{entry.file}", codec.decode_verdict):
-            rows.add_verdict(verdict)
-    for failure, judge in read(FAILURES, lambda record: (codec.decode_failure(record), judge_of(record))):
-        state.add_failure(failure, judge)
-    for session, judge in read(EVENTS, session_of):
-        if session is not None:
-            state.sessions.judge[session] = judge
-    return state
+            state.ends[directory / name] = scan_journal(directory / name, take)
+
+        def verdicts_of(file: str) -> Callable[[Mapping[str, Any]], None]:
+            rows = state.judged.setdefault(file, Judged())
+            return lambda record: rows.add_verdict(decoder.verdict(record))
+
+        read(RESPONSES, lambda record: state.add_response(*decoder.response(record)))
+        for entry in state.manifest.judges:
+            read(f"{VERDICTS}/{entry.file}", verdicts_of(entry.file))
+        read(FAILURES, lambda record: state.add_failure(codec.decode_failure(record), judge_of(record)))
+        read(EVENTS, lambda record: state.sessions.began(*session_of(record)))
+        return state
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection while rows are read.
+
+    They are a million objects in no cycle, all kept: each collection walks them all and frees nothing, and
+    those walks grow faster than the run.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def judge_of(record: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
+from vlsb.endpoints.timings import Durations
 from vlsb.errors import ConfigError, RunLockedError, StoreError
 from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Response, Untrusted, Verdict
 from vlsb.runs import codec
@@ -89,6 +90,7 @@ class RunStore:
         self.judge = judge
         self.torn: list[Path] = []
         self.failed: StoreError | None = None
+        self.writes, self.syncs = Durations(), Durations()
         self._lock = lock
         self._session = state.sessions.last + 1
         self._began = system_time.monotonic()
@@ -124,7 +126,7 @@ class RunStore:
     def add_response(self, response: Response) -> None:
         """Write a response; only then may it be judged."""
         self._append(self._responses, codec.encode_response(response))
-        self.state.add_response(response)
+        self.state.add_response(response, response.sha256)
 
     def add_verdict(self, verdict: Verdict) -> None:
         """Write a verdict of this session's judge."""
@@ -144,14 +146,15 @@ class RunStore:
         self._append(self._events, {"kind": kind, **fields})
 
     def _append(self, journal: Journal, record: Mapping[str, Any]) -> None:
-        elapsed_s = system_time.monotonic() - self._began
+        began = system_time.monotonic()
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        stamp = codec.encode_stamp(codec.Stamp(self._session, elapsed_s, at))
+        stamp = codec.encode_stamp(codec.Stamp(self._session, began - self._began, at))
         try:
             journal.append({**record, **stamp})
         except StoreError as error:
             self.failed = self.failed or error
             raise
+        self.writes.add(system_time.monotonic() - began)
         self._written.set()
         if sum(each.unsynced for each in self._journals) >= SYNC_EVERY_RECORDS:
             self._many.set()
@@ -171,8 +174,10 @@ class RunStore:
             on_failure(error)
 
     def _sync(self) -> None:
+        began = system_time.monotonic()
         for journal in self._journals:
             journal.sync()
+        self.syncs.add(system_time.monotonic() - began)
 
     async def update_manifest(self, manifest: Manifest) -> None:
         """Replace run.json, for what the preflight decided or a larger selection."""
@@ -207,13 +212,14 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
     """
     _make_private(directory)
     with _locked(directory) as lock:
-        if not (is_resume and is_run(directory)):
+        if is_resume and is_run(directory):
+            state = load_state(directory)
+            state.manifest = _adopted(directory, state.manifest, manifest)
+        else:
             require_free(directory)
             _require_space(directory, len(manifest.samples) * manifest.epochs)
             write_manifest(directory, manifest)
-        else:
-            _adopt(directory, manifest)
-        state = load_state(directory)
+            state = load_state(directory)
         own = state.manifest.own_judge
         return RunStore(directory, lock, state, None if own is None else own.file)
 
@@ -255,20 +261,21 @@ def _locked(directory: Path) -> Iterator[RunLock]:
         raise
 
 
-def _adopt(directory: Path, manifest: Manifest) -> None:
+def _adopted(directory: Path, old: Manifest, manifest: Manifest) -> Manifest:
     """Check that a resume asks for the same thing, and take over a larger selection or more epochs."""
-    old = load_state(directory).manifest
     require_match(directory, old, manifest)
     known = {row.sample_id for row in old.samples}
-    if manifest.epochs > old.epochs or any(row.sample_id not in known for row in manifest.samples):
-        kept = replace(
-            manifest,
-            created_at=old.created_at,
-            decision=old.decision,
-            judges=old.judges,
-            deviations=old.deviations,
-        )
-        write_manifest(directory, kept)
+    if manifest.epochs <= old.epochs and all(row.sample_id in known for row in manifest.samples):
+        return old
+    kept = replace(
+        manifest,
+        created_at=old.created_at,
+        decision=old.decision,
+        judges=old.judges,
+        deviations=old.deviations,
+    )
+    write_manifest(directory, kept)
+    return read_manifest(directory)
 
 
 def _make_private(directory: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlsb import strict_json
+from vlsb.config import OPENAI_PROTOCOL, TargetProtocol
 from vlsb.errors import ConfigError
 from vlsb.serving.families import FAMILIES, VARIANTS, Family
 from vlsb.serving.flags import OVERRULED_IN_FILES, RESERVED
@@ -53,6 +54,13 @@ def load_catalog(servers_dir: Path | None) -> dict[str, LocalModel]:
 def find_model(name: str, servers_dir: Path | None) -> LocalModel | None:
     """The local model of that name, or None."""
     return load_catalog(servers_dir).get(name)
+
+
+def asked_as(model: LocalModel | None, arch: str | None) -> TargetProtocol:
+    """How the authors ask a target: by its family, or by the `--arch` of their script, whoever serves it."""
+    if arch is not None and arch in FAMILIES:
+        return FAMILIES[arch].protocol
+    return OPENAI_PROTOCOL if model is None else model.family.protocol
 
 
 def shipped_config(file: str) -> Path:

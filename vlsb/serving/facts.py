@@ -17,6 +17,7 @@ from vlsb.serving.catalog import read_config, shipped_config
 from vlsb.serving.engines import Engine
 from vlsb.serving.families import Family
 from vlsb.serving.flags import CANNOT_CHANGE_AN_ANSWER, normal
+from vlsb.serving.keys import WITHHELD
 from vlsb.serving.weights import CONFIG, Weights, chat_template, content_digest, file_digest, json_object
 
 _SAME_DTYPES = MappingProxyType({"half": "float16", "float": "float32"})
@@ -64,6 +65,7 @@ _TOLD_APART = frozenset({"chat-template", "dtype", "generation-config", "max-mod
 # Variables of the engine that say nothing about an answer.
 _PLAIN_VARIABLES = frozenset(
     {
+        *WITHHELD,
         "VLLM_CACHE_ROOT",
         "VLLM_CONFIG_ROOT",
         "VLLM_CONFIGURE_LOGGING",
@@ -76,6 +78,7 @@ _PLAIN_VARIABLES = frozenset(
         "VLLM_LOGGING_CONFIG_PATH",
         "VLLM_LOGGING_LEVEL",
         "VLLM_LOGGING_PREFIX",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS",
         "VLLM_NO_USAGE_STATS",
         "VLLM_PORT",
         "VLLM_RPC_BASE_PATH",

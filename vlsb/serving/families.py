@@ -49,8 +49,8 @@ CURRENT = EnginePin(
     cpu_disk_bytes=6 * GIB,
     # Built against other torch builds: importing transformers or vllm fails beside them.
     unwanted=("torchaudio", "torchcodec"),
-    # Before it, the old engine core, whose handling of pictures is another.
-    oldest="0.11.0",
+    # Before it, some model files run code of the weights' repository although told not to (CVE-2026-27893).
+    oldest="0.18.0",
 )
 # The last releases that know MllamaForConditionalGeneration; transformers 5 computes its image features
 # differently. The CPU wheels lost their encoder-decoder runner after 0.9.2.

@@ -7,7 +7,7 @@ What is not on the list of those that cannot change an answer can.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -73,6 +73,8 @@ BARE_FLAGS = frozenset(
 # What is decided here, with what to do instead.
 RESERVED: Mapping[str, str] = MappingProxyType(
     {
+        "allowed-local-media-path": "pictures travel inside requests, and a server opens no files",
+        "allowed-media-domains": "pictures travel inside requests, and a server fetches none",
         "api-key": "the key is made at the start and never stands in a command or a file",
         "config": "put NAME.<family>.yaml into a folder and pass it with --servers-dir",
         "grpc": "a server speaks HTTP on 127.0.0.1",
@@ -103,7 +105,6 @@ CANNOT_CHANGE_AN_ANSWER = frozenset(
         # Addresses and processes.
         "allow-credentials",
         "allowed-headers",
-        "allowed-local-media-path",
         "allowed-media-domains",
         "allowed-methods",
         "allowed-origins",
@@ -261,6 +262,13 @@ def _refuse_reserved(name: str) -> None:
     for reserved, instead in RESERVED.items():
         if name and reserved.startswith(name):
             raise ConfigError(f"--{name} cannot be given to the engine here: {instead}.")
+
+
+def require_whole_name(name: str, names: Iterable[str]) -> None:
+    """ConfigError where one of the names is a beginning of this one, which the engine would complete."""
+    for each in names:
+        if each != name and name.startswith(each):
+            raise ConfigError(f"--{each} would be taken for --{name}. Write the name in full.")
 
 
 def normal(value: Any) -> Any:

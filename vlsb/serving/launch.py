@@ -82,7 +82,9 @@ async def launch(
     cancelled.
     """
     if port is not None and not _is_free(port):
-        raise ServerError(f"{plan.model.name}: port {port} is taken. Pass another --port, or none.")
+        # With a key it is a restart, for clients that know this one address.
+        hint = "Pass another --port, or none." if key is None else "It was this server's until it died."
+        raise ServerError(f"{plan.model.name}: port {port} is taken by another process. {hint}")
     for tries_left in reversed(range(_PORT_TRIES)):
         chosen = _free_port() if port is None else port
         start = _Start(plan, chosen, key, log, environment, hear)

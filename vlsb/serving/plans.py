@@ -12,19 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlsb.config import START_TIMEOUT_S
 from vlsb.errors import ConfigError
 from vlsb.serving.catalog import LocalModel, read_config, shipped_config
 from vlsb.serving.engines import Engine, install_command, version_problem
 from vlsb.serving.environments import release
 from vlsb.serving.facts import context_limit, is_inline, server_facts, setting_deviations
 from vlsb.serving.families import FAMILIES, Family
-from vlsb.serving.flags import OVERRULED_IN_FILES, normal, parse_options, rendered
+from vlsb.serving.flags import OVERRULED_IN_FILES, normal, parse_options, rendered, require_whole_name
 from vlsb.serving.llava_build import MANIFEST
 from vlsb.serving.weights import CONFIG, Weights, open_weights
 
 # One full context of the largest cache a token of the families takes: LLaVA-1.5 in float32, 4,096 x 1 MiB.
 CPU_CACHE_GIB = 4
 _CPU_DTYPE = "float32"
+# The engine takes an empty list for "any"; this name can never exist.
+NO_DOMAIN = "none.invalid"
+# With these an engine reads pickles, at the latest where it finds no safetensors.
+_UNPICKLING = ("auto", "hf", "npcache", "pt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _GPU = re.compile(r"\d+|(?:GPU|MIG)-[0-9A-Za-z-]+")
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,80}")
 
@@ -45,7 +51,7 @@ class Wishes:
     engine: str = "auto"
     engine_options: tuple[str, ...] = ()
     offline: bool = False
-    start_timeout_s: float = 1800.0
+    start_timeout_s: float = START_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +88,15 @@ def plan_server(
     passed = parse_options(wishes.engine_options)
     written = read_config(model.config)
     weights = open_weights(
-        wishes.weights or model.weights, revision=_revision(wishes, written), offline=wishes.offline
+        wishes.weights or model.weights, revision=weights_revision(wishes, written), offline=wishes.offline
     )
     _check_layout(weights, model.family)
     on_cpu = engine.is_cpu or not has_gpu
     settings = _settings(model, written, wishes, weights, on_cpu=on_cpu)
     settings = {name: value for name, value in settings.items() if name not in passed}
     effective = {name: normal(value) for name, value in (settings | passed).items()}
-    if effective.get("load-format", "auto") in ("auto", "safetensors"):
+    _check_code(model.family, weights, effective, weights_revision(wishes, written))
+    if effective["load-format"] == "safetensors":
         weights.check_weights()
     _check_gpus(wishes, effective, has_gpu=has_gpu)
     pinned = () if weights.commit is None else ("--revision", weights.commit)
@@ -105,8 +112,8 @@ def plan_server(
     )
 
 
-def _revision(wishes: Wishes, written: Mapping[str, Any]) -> str | None:
-    # A file's revision belongs to the weights of that file.
+def weights_revision(wishes: Wishes, written: Mapping[str, Any]) -> str | None:
+    """The hub's revision to take: the one that is wished for, else the file's for the file's own weights."""
     if wishes.revision is None and wishes.weights is None and "revision" in written:
         return str(written["revision"])
     return wishes.revision
@@ -132,6 +139,10 @@ def _settings(
         settings["dtype"] = wishes.dtype
     if wishes.tensor_parallel_size is not None:
         settings["tensor-parallel-size"] = wishes.tensor_parallel_size
+    settings.setdefault("load-format", "safetensors")
+    if model.family.engine.newest is None:
+        # The last engine of a family that was dropped does not know the option.
+        settings["allowed-media-domains"] = [NO_DOMAIN]
     return settings
 
 
@@ -147,7 +158,7 @@ def _template_path(named: object, model: LocalModel) -> str | None:
 def _additions(
     wishes: Wishes, weights: Weights, environment: Mapping[str, str], *, on_cpu: bool
 ) -> dict[str, str]:
-    """Variables that the engine gets besides the user's own, which win."""
+    """Variables that the engine gets besides the user's own, which win where safety has no say."""
     additions = {"VLLM_NO_USAGE_STATS": "1"}
     if on_cpu:
         # Without it the engine wants nearly all memory of the machine.
@@ -158,6 +169,7 @@ def _additions(
         # The order in which `nvidia-smi` counts them.
         additions["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     additions = {name: value for name, value in additions.items() if name not in environment}
+    additions["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"
     if wishes.offline:
         additions["HF_HUB_OFFLINE"] = "1"
     if wishes.gpus is not None:
@@ -182,6 +194,29 @@ def _check_engine(family: Family, engine: Engine) -> None:
         raise ConfigError(
             f"{family.name}: this engine {problem}. Install the right one with: "
             f"{install_command(family.engine, family.name)}"
+        )
+
+
+def _check_code(family: Family, weights: Weights, effective: Mapping[str, Any], revision: str | None) -> None:
+    """Nobody else's code unless it was asked for, at a commit that can have been read."""
+    for option in ("load-format", "trust-remote-code"):
+        require_whole_name(option, effective)
+    if effective["load-format"] in _UNPICKLING:
+        raise ConfigError(
+            f"--load-format {effective['load-format']} may unpickle weights, which can run code. "
+            "Leave it out: safetensors are read."
+        )
+    if not effective.get("trust-remote-code"):
+        return
+    if family.engine.newest is not None:
+        raise ConfigError(
+            f"--trust-remote-code is not given to the old engine of {family.name}: no checkpoint of that "
+            "family needs it."
+        )
+    if weights.commit is not None and not (revision and _COMMIT.fullmatch(revision)):
+        raise ConfigError(
+            "--trust-remote-code runs code of the weights' repository. Name the commit that you have read: "
+            "--revision with all 40 digits."
         )
 
 

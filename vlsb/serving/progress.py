@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from vlsb.records import Untrusted
 
-Stage = Literal["installing", "downloading", "loading", "compiling", "warming up", "checking"]
+Stage = Literal["installing", "downloading", "converting", "loading", "compiling", "warming up", "checking"]
 # A start writes about 30 kB; a traceback from every process of a large engine stays below this.
 _MOST_BYTES = 512 * 1024
 _END_CHARACTERS = 560

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from vlsb.endpoints.secrets import Redactor
 from vlsb.errors import ServerExitedError
-from vlsb.serving.catalog import LocalModel
+from vlsb.serving.catalog import LocalModel, read_config
 from vlsb.serving.causes import diagnose
 from vlsb.serving.convert import converted
 from vlsb.serving.engines import Engine
@@ -25,7 +25,7 @@ from vlsb.serving.llava_build import ConversionProgress
 from vlsb.serving.machine import gpus
 from vlsb.serving.parity import check_parity, expected_ids
 from vlsb.serving.places import Places
-from vlsb.serving.plans import ServerPlan, Wishes, plan_server
+from vlsb.serving.plans import ServerPlan, Wishes, plan_server, weights_revision
 from vlsb.serving.progress import Progress, log_end
 from vlsb.serving.state import ServerRecord, file_name, open_state_folder, process_began_at, read_records
 
@@ -69,7 +69,7 @@ async def plan_start(
     if model.family.source_architecture is not None:
         folder = await converted(
             wishes.weights or model.weights,
-            wishes.revision,
+            weights_revision(wishes, read_config(model.config)),
             places,
             engine,
             hear=lambda progress: hear(_converting(progress)),
@@ -176,12 +176,19 @@ def fresh_log(places: Places, name: str) -> Path:
     """Where a new server's log goes, in the state folder; the oldest of many earlier ones are removed."""
     folder = open_state_folder(places)
     in_use = {record.log for record in read_records(places)}
-    logs = sorted((path for path in folder.glob("*.log") if path not in in_use), key=_age)
+    ended = [path for path in folder.glob("*.log") if path not in in_use and not _is_of_the_living(path)]
+    logs = sorted(ended, key=_age)
     for path in logs[KEPT_LOGS - 1 :]:
         with suppress(OSError):
             path.unlink()
     moment = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     return folder / f"{file_name(name)}.{moment}.{os.getpid()}.log"
+
+
+def _is_of_the_living(log: Path) -> bool:
+    """Whether the `vlsb` that a log's name tells of still lives: a run's own engine has no record."""
+    pid = log.stem.rpartition(".")[2]
+    return pid.isdecimal() and process_began_at(int(pid)) is not None
 
 
 def _age(path: Path) -> float:
@@ -196,7 +203,7 @@ def _converting(progress: ConversionProgress) -> Progress:
     what = Path(progress.file).name
     is_download = progress.stage == "downloading"
     return Progress(
-        "downloading" if is_download else "loading",
+        "downloading" if is_download else "converting",
         what if is_download else f"{progress.stage} {what}",
         done_bytes=progress.done_bytes,
         total_bytes=progress.total_bytes,

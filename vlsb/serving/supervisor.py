@@ -2,7 +2,7 @@
 
 Whatever was in flight when the engine died is suspect. After the restart the suspects go first and one at
 a time: the one that is alone in flight when the engine dies again is the culprit, and is not sent a third
-time. A death that has a culprit does not count against the restarts.
+time, in no epoch. A death that has a culprit does not count against the restarts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 from vlsb.endpoints.connect import open_transport
 from vlsb.endpoints.faults import TransportFault
-from vlsb.endpoints.keeper import Fate, Keeper
+from vlsb.endpoints.keeper import Fate, Keeper, Ticket
 from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import ServerError, VlsbError
 from vlsb.serving.launch import RunningServer
@@ -56,11 +56,12 @@ class Supervisor(Keeper):
         self._deaths = 0
         self._restarts = 0
         self._unexplained = 0
-        # Every sample in flight, with the number of deaths when it left.
-        self._in_flight: dict[int, int] = {}
-        self._suspects: set[int] = set()
+        # Every request in flight, with the number of deaths when it was sent.
+        self._in_flight: dict[Ticket, int] = {}
+        self._suspects: set[Ticket] = set()
+        self._coming_back: set[Ticket] = set()
+        # Samples, not requests: another epoch asks the same.
         self._culprits: set[int] = set()
-        self._coming_back: set[int] = set()
         self._change = asyncio.Event()
 
     @asynccontextmanager
@@ -76,50 +77,63 @@ class Supervisor(Keeper):
             is_kept = False
             try:
                 await asyncio.wait([watch])
-                if self._keep is not None and self._is_up:
-                    self._keep(self._server)
-                    is_kept = True
+                is_kept = self._is_handed_over(self._server)
             finally:
                 if not is_kept:
                     await self._server.process.stop(STOP_GRACE_S)
 
-    async def admit(self, sample_id: int) -> None:
-        """Return when the sample may be sent. Raises ServerError when the engine is gone for good."""
-        while not self.admits(sample_id):
+    def _is_handed_over(self, server: RunningServer) -> bool:
+        if self._keep is None:
+            return False
+        if not self._is_up or server.process.exit_code() is not None:
+            self._say(f"{server.name} is not kept: its engine has ended.")
+            return False
+        self._keep(server)
+        return True
+
+    async def admit(self, ticket: Ticket) -> bool:
+        """Return when the request may be sent; at once with False for a sample that killed the engine.
+
+        Raises ServerError when the engine is gone for good.
+        """
+        while not self.admits(ticket):
+            if ticket.sample_id in self._culprits:
+                return False
             if self._failed is not None:
                 raise self._failed
             await self._change.wait()
+        return True
 
-    def admits(self, sample_id: int) -> bool:
-        """Whether the engine is up, and this sample's turn has come."""
-        if not self._is_up:
+    def admits(self, ticket: Ticket) -> bool:
+        """Whether the engine is up, and this request's turn has come."""
+        if not self._is_up or ticket.sample_id in self._culprits:
             return False
-        return not self._suspects or (sample_id in self._suspects and not self._in_flight)
+        return not self._suspects or (ticket in self._suspects and not self._in_flight)
 
-    def depart(self, sample_id: int) -> None:
-        """The sample's request leaves."""
-        self._in_flight[sample_id] = self._deaths
+    def depart(self, ticket: Ticket) -> None:
+        """The request is sent."""
+        self._in_flight[ticket] = self._deaths
 
-    def leave(self, sample_id: int) -> None:
-        """The sample's request is over; one that did not die with the engine is suspect no longer."""
-        if self._in_flight.pop(sample_id, None) is None:
+    def leave(self, ticket: Ticket) -> None:
+        """The attempt is over; a request that did not die with the engine is suspect no longer."""
+        if self._in_flight.pop(ticket, None) is None:
             return
-        if sample_id in self._coming_back:
-            self._coming_back.discard(sample_id)
+        if ticket in self._coming_back:
+            self._coming_back.discard(ticket)
         else:
-            self._suspects.discard(sample_id)
+            self._suspects.discard(ticket)
         self._tell()
 
-    async def fate(self, sample_id: int) -> Fate:
-        """Whether a request that just failed, and has not left yet, did so because the engine died."""
-        left_after = self._in_flight.get(sample_id, self._deaths)
+    async def fate(self, ticket: Ticket) -> Fate:
+        """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
+        left_after = self._in_flight[ticket]
         if left_after == self._deaths and await self._is_alive():
             return Fate.ALIVE
         while left_after == self._deaths and self._failed is None:
             await self._change.wait()
-        if sample_id in self._culprits:
+        if ticket.sample_id in self._culprits:
             return Fate.KILLED_BY_SAMPLE
-        self._coming_back.add(sample_id)
+        self._coming_back.add(ticket)
         return Fate.LOST
 
     async def _is_alive(self) -> bool:
@@ -130,7 +144,8 @@ class Supervisor(Keeper):
             async with asyncio.timeout(_DYING_S):
                 while deaths == self._deaths and server.process.exit_code() is None:
                     if await _is_healthy(server):
-                        return True
+                        # The next engine answers at the same address.
+                        return deaths == self._deaths
                     await asyncio.sleep(_POLL_S)
         if deaths == self._deaths:
             await server.process.stop(STOP_GRACE_S)
@@ -160,8 +175,9 @@ class Supervisor(Keeper):
         victims = set(self._in_flight)
         self._deaths += 1
         if len(victims) == 1 and victims <= self._suspects:
-            self._culprits |= victims
-            self._suspects -= victims
+            culprit = victims.pop().sample_id
+            self._culprits.add(culprit)
+            self._suspects = {each for each in self._suspects if each.sample_id != culprit}
             # Its first death was its doing too.
             self._unexplained = max(0, self._unexplained - 1)
         else:
