@@ -128,6 +128,7 @@ async def lane(
     limit: int = 4,
     ca_bundle: Path | None = None,
     credentials: Credentials | None = None,
+    keeper: Keeper | None = None,
 ) -> AsyncIterator[Lane]:
     credentials = credentials or Credentials(Secret(KEY))
     hours, traffic, events = Hours(), Traffic(), []
@@ -145,7 +146,7 @@ async def lane(
         gate=Gate(policy, hours.time()),
         redactor=Redactor(credentials.secrets()),
         uploads=UploadBudget(UPLOAD_BYTES),
-        keeper=Keeper(),
+        keeper=keeper or Keeper(),
         traffic=traffic,
         time=hours.time(),
         observe=events.append,

@@ -10,12 +10,14 @@ import asyncio
 import fcntl
 import json
 import os
+import pickle
 import stat
 import struct
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -36,6 +38,7 @@ from vlsb.serving.llava_weights import (
     Refused,
     expected_names,
     header_of,
+    opened,
     plan_parts,
     served_form,
     served_name,
@@ -235,6 +238,23 @@ def plan(**files: Sequence[str]) -> list[tuple[str, int]]:
     """The parts of a job over these files: where each comes from, and how many tensors it has."""
     named = {name.replace("_", "."): names for name, names in files.items()}
     return [(part.source, len(part.names)) for part in plan_parts(make_job(), named.__getitem__)]
+
+
+def test_pickled_parts_are_read_as_tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else a pickle holds is refused by its loader, and the part by its name."""
+    asked = []
+
+    def load(path: str, **options: Any) -> object:
+        asked.append(options["weights_only"])
+        raise pickle.UnpicklingError("Unsupported global: os.system")
+
+    monkeypatch.setitem(sys.modules, "torch", cast(ModuleType, SimpleNamespace(load=load)))
+
+    with pytest.raises(Refused) as refused, opened("/source/pytorch_model.bin"):
+        pass
+
+    assert (refused.value.code, refused.value.subject) == ("unsafe_file", "pytorch_model.bin")
+    assert asked == [True]
 
 
 def test_each_file_of_weights_becomes_one() -> None:

@@ -18,17 +18,22 @@ import typer.main
 from typer.exceptions import TyperException
 
 import vlsb
+from tests.checkpoints import checkpoint
 from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import LaneUsage, summarize
 from vlsb.cli import panel
 from vlsb.cli.app import app
 from vlsb.endpoints import adaptive, pace
 from vlsb.endpoints.attempts import Event
+from vlsb.endpoints.keeper import ENGINE_KILLED
 from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.reports.documents import to_json
 from vlsb.runs import codec
 from vlsb.runs.manifest import SCHEMA
+from vlsb.serving.catalog import find_model
+from vlsb.serving.engines import Engine
+from vlsb.serving.plans import Wishes, plan_server
 
 PROJECT = Path(vlsb.__file__).parents[1]
 DOCS = sorted((PROJECT / "docs").glob("*.md"))
@@ -200,6 +205,24 @@ def test_a_page_lists_exactly_the_options_and_variables_of_its_commands(page: st
 
     assert listed == real
     assert all(variable.startswith("VLSB_") for _, variable in real)
+
+
+def test_a_variable_means_the_same_to_every_command() -> None:
+    """It is one option's, in one form: what is set for one command is never read as something else."""
+    named: dict[str, set[tuple[str, str | None]]] = {}
+    for command in COMMANDS.values():
+        for option in options(command):
+            named.setdefault(option.envvar, set()).add((option.opts[0], option.metavar))
+
+    assert {variable: forms for variable, forms in named.items() if len(forms) > 1} == {}
+    revisions = {
+        words: option.envvar
+        for words, command in COMMANDS.items()
+        for option in options(command)
+        if option.opts[0] == "--revision"
+    }
+    assert revisions.pop(("data", "fetch")) == "VLSB_DATA_REVISION"
+    assert set(revisions.values()) == {"VLSB_REVISION"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -386,7 +409,8 @@ def _called(node: ast.Call) -> str:
 def kinds_of_events() -> set[str]:
     """Every word that the code gives as the kind of an event."""
     kinds = set()
-    for path in [*(PROJECT / "vlsb/endpoints").glob("*.py"), *(PROJECT / "vlsb/runs").glob("*.py")]:
+    rooms = [PROJECT / "vlsb" / room for room in ("endpoints", "runs", "cli")]
+    for path in [path for room in rooms for path in room.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and node.args and _called(node) in ("Event", "add_event", "_note"):
                 kinds |= {each.value for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant)}
@@ -403,8 +427,26 @@ def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
     kinds = kinds_of_events()
 
     assert {event["kind"] for event in demo.records("events.jsonl")} <= kinds
-    assert len(kinds) == 8
+    assert len(kinds) == 9
     assert kinds <= set(listed)
+
+
+def test_what_a_local_engine_adds_to_a_run_is_documented(tmp_path: Path) -> None:
+    """Each fact has its line, and so do the codes of what an engine's death does to a sample."""
+    model = find_model("llava_hf", None)
+    assert model is not None
+    engine = Engine(Path("/engines/vllm"), "0.32.0", None, is_cpu=True, prefix=None)
+    wishes = Wishes(weights=str(checkpoint(tmp_path / "weights")))
+    plan = plan_server(model, wishes, engine, environment={}, has_gpu=False)
+
+    manifest = set(_INLINE.findall(section("run-directory", "`run.json`")))
+    events = set(_INLINE.findall(section("run-directory", "`events.jsonl`")))
+
+    assert {f"engine.{fact}" for fact in plan.facts} <= manifest
+    assert all_keys(plan.facts["engine"]) | all_keys(plan.facts["weights"]) <= manifest
+    assert {"hub", "revision", *plan.facts["parallel"]} <= manifest
+    assert ENGINE_KILLED in described_fields("failures.jsonl")
+    assert {"engine_lost", "engine_restart"} <= events
 
 
 def test_every_field_of_the_manifest_is_documented_with_its_schema_number(demo: DemoRun) -> None:

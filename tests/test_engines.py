@@ -24,12 +24,11 @@ from tests.engine_wheels import (
     write_mllama_engine,
     write_wheel,
 )
-from vlsb.errors import ConfigError, ServerError
+from vlsb.errors import ConfigError, EngineMissingError, ServerError
 from vlsb.serving.engines import (
     MARKER,
     Condition,
     Engine,
-    EngineMissingError,
     engine_prefix,
     find_engine,
     install_engine,

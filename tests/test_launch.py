@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import DEADLINE_S, wait_until
 from tests.fake_engine import CAUSES, DOWNLOADED_BYTES, events, install, living
 from vlsb.cli.screen import error_line
+from vlsb.endpoints.secrets import Secret
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
 from vlsb.reports.encode import for_terminal
 from vlsb.serving import launch as launching
@@ -513,6 +514,24 @@ def test_a_given_port_that_is_taken_is_an_error_before_anything_starts(bench: Be
         f"llava_hf: port {port} is taken by another process. Pass another --port, or none."
     )
     assert events(bench.record) == []
+
+
+def test_a_restart_whose_port_was_taken_meanwhile_says_so(bench: Bench) -> None:
+    """It has to be that one: the clients of a run know no other."""
+    with taken_port() as taken:
+        port = taken.getsockname()[1]
+        restart = launch(
+            bench.plan(),
+            port=port,
+            key=Secret("the-last-ones-key"),
+            log=bench.log,
+            environment=bench.environment,
+            hear=bench.heard.append,
+            start_timeout_s=DEADLINE_S,
+        )
+        with pytest.raises(ServerError, match=f"port {port} is taken .* this server's until it died"):
+            asyncio.run(restart)
+    assert events(bench.record, "start") == []
 
 
 def test_a_port_that_another_process_takes_first_is_given_up_for_another(

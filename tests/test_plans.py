@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import shutil
@@ -15,11 +16,14 @@ import pytest
 from tests.checkpoints import checkpoint, converted
 from vlsb import strict_json
 from vlsb.errors import ConfigError
+from vlsb.serving import start
 from vlsb.serving.catalog import LocalModel, find_model, load_catalog, shipped_config
 from vlsb.serving.engines import Engine
 from vlsb.serving.families import FAMILIES
 from vlsb.serving.flags import RESERVED, normal, parse_options
+from vlsb.serving.places import Places
 from vlsb.serving.plans import CPU_CACHE_GIB, NO_DOMAIN, ServerPlan, Wishes, plan_server
+from vlsb.serving.start import plan_start
 from vlsb.serving.weights import Weights
 
 CURRENT = Engine(Path("/engines/vllm"), "0.32.0", None, is_cpu=False, prefix=None)
@@ -71,6 +75,34 @@ def value(made: ServerPlan, option: str) -> str:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     return checkpoint(tmp_path / "weights")
+
+
+# The weights of a user's own file.
+
+
+@pytest.mark.parametrize(
+    ("wishes", "taken"),
+    [
+        (Wishes(), ("someone/llava", "0123abc")),
+        (Wishes(revision="fed"), ("someone/llava", "fed")),
+        (Wishes(weights="another/llava"), ("another/llava", None)),
+    ],
+)
+def test_a_files_revision_reaches_the_conversion_of_that_files_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wishes: Wishes, taken: tuple[str, str | None]
+) -> None:
+    (tmp_path / "mine.llava.yaml").write_text("model: someone/llava\nrevision: 0123abc\n")
+    model, places = load_catalog(tmp_path)["mine"], Places(tmp_path, tmp_path, tmp_path)
+    asked: list[tuple[str, str | None]] = []
+
+    async def converted(weights: str, revision: str | None, *others: object, **more: object) -> Path:
+        asked.append((weights, revision))
+        return checkpoint(tmp_path / "converted", "llava", conversion={})
+
+    monkeypatch.setattr(start, "converted", converted)
+    asyncio.run(plan_start(model, wishes, CPU, places, environment={}, hear=lambda _: None))
+
+    assert asked == [taken]
 
 
 # The command.

@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 
 import vlsb
-from tests.conftest import write_dataset
+from tests.checkpoints import checkpoint
+from tests.conftest import Vlsb, write_dataset
+from tests.engine_environment import write_environment
+from tests.fake_engine import events
+from vlsb import VlsbError, evaluate
 from vlsb.endpoints.simulator import Request, Script, Simulator, Stall, answer, verdict
 
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
@@ -97,6 +101,48 @@ def test_a_run_over_a_socket_gives_the_scripted_labels(tmp_path: Path, quiet_env
     assert [each.label for each in run.answers()] == [vlsb.Label.UNSAFE] * 4
     assert all(each.response is not None and each.failure is None for each in run.answers())
     assert vlsb.summarize(run).rates.unsafe_rate == 100.0
+
+
+def test_a_local_model_is_asked_at_the_server_that_runs(
+    tmp_path: Path,
+    quiet_environment: None,
+    vlsb: Vlsb,
+    minimal_env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = tmp_path / "record"
+    monkeypatch.setenv("HOME", minimal_env["HOME"])
+    for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    serve = ["serve", "llava_hf", "--engine", write_environment(tmp_path / "engine"), "--detach"]
+    weights = checkpoint(tmp_path / "weights")
+    served = vlsb(*serve, "--weights", weights, env={"FAKE_ENGINE_RECORD": str(record)})
+    assert served.rc == 0, served.stderr
+
+    data = write_dataset(tmp_path / "data", 2)
+    run = asyncio.run(evaluate("llava_hf", judge="demo", data_root=data, output_dir=tmp_path / "out"))
+    stopped = vlsb("engine", "stop", "llava_hf")
+
+    assert run.is_complete
+    assert stopped.rc == 0, stopped.stderr
+    assert len(events(record, "start")) == 1
+    asked = [body for body in (event["body"] for event in events(record, "chat")) if body["max_tokens"] > 1]
+    assert [body["add_special_tokens"] for body in asked] == [True, True]
+
+
+def test_a_local_model_that_nobody_serves_is_an_error_with_the_command_that_does(
+    tmp_path: Path, quiet_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+
+    with pytest.raises(VlsbError, match="vlsb serve llava_next") as nobody:
+        asyncio.run(evaluate("llava_next", output_dir=tmp_path / "out"))
+    with pytest.raises(VlsbError, match=r"weights.*vlsb serve"):
+        asyncio.run(evaluate("llava_next", weights="mine/tuned", output_dir=tmp_path / "out"))
+
+    assert nobody.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stop_raises_and_a_resume_goes_on(tmp_path: Path, quiet_environment: None) -> None:

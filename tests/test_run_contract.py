@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 
 from tests.canary import NO_CANARY
+from tests.checkpoints import checkpoint
 from tests.cli_tools import Desk, Finished, asked, finish, labelling, sample_of, sample_row, write_dataset
-from tests.conftest import draw_picture, tree, wait_until
+from tests.conftest import Finished as Ended
+from tests.conftest import Vlsb, draw_picture, tree, wait_until
+from tests.conftest import write_dataset as write_data
+from tests.engine_environment import write_environment
+from tests.fake_engine import events
 from vlsb.endpoints.simulator import (
     Action,
     Reply,
@@ -28,6 +33,11 @@ from vlsb.endpoints.simulator import (
     verdict,
 )
 
+# A local engine's own: the target of these tests is an endpoint, which takes none of them.
+OF_ENGINES = (
+    *("DTYPE", "ENGINE", "GPUS", "KEEP_SERVER", "MAX_RESTARTS", "REVISION", "SERVERS_DIR", "START_TIMEOUT"),
+    *("TENSOR_PARALLEL_SIZE", "WEIGHTS", "YES"),
+)
 ONE_TEMPLATE = "Q {question} R {response} Which label?"
 
 
@@ -101,7 +111,9 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
 
     # A file of certificates, and two that would leave nothing to look at here.
     without_test = {"--ca-bundle", "--no-judge", "--dry-run"}
-    assert options - without_test == {"--" + name.lower().replace("_", "-") for name in values}
+    assert options - without_test == {
+        "--" + name.lower().replace("_", "-") for name in (*values, *OF_ENGINES)
+    }
     assert (done.code, done.out, done.err) == (0, "", "")
     assert (desk.home / "elsewhere/named/run.json").exists()
     assert (desk.home / "profile.json").exists()
@@ -113,6 +125,79 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
     assert sent.json["messages"][0]["content"] == "Short."
     assert judged.json["user"] == "me"
     assert judged.texts == ("Q Question 1? R Answer 1. Which label?",)
+
+
+class EngineDesk:
+    """A user's folder with an engine, weights and a data set, all of it told by variables."""
+
+    def __init__(self, vlsb: Vlsb, folder: Path) -> None:
+        self.vlsb = vlsb
+        self.record = folder / "record"
+        self.record.touch()
+        self.folder = folder
+        servers = folder / "servers"
+        servers.mkdir()
+        (servers / "mine.llava_hf.yaml").write_text("seed: 0\n")
+        self.variables = {
+            "MODEL": "mine",
+            "JUDGE": "demo",
+            "LIMIT": "1",
+            "DATA_ROOT": str(write_data(folder / "data", 2)),
+            "ENGINE": str(write_environment(folder / "engine")),
+            "WEIGHTS": str(checkpoint(folder / "weights")),
+            "SERVERS_DIR": str(servers),
+        }
+
+    def run(self, *words: str, wishes: Mapping[str, str] | None = None, **changes: str | None) -> Ended:
+        given = {name: value for name, value in (self.variables | changes).items() if value is not None}
+        env = {f"VLSB_{name}": value for name, value in given.items()}
+        env |= {f"FAKE_ENGINE_{name}": value for name, value in (wishes or {}).items()}
+        # Where engines are installed is no folder: none gets there.
+        env |= {"FAKE_ENGINE_RECORD": str(self.record), "XDG_DATA_HOME": str(self.record / "engines")}
+        return self.vlsb(*words or ("run",), env=env)
+
+
+@pytest.fixture
+def engine_desk(vlsb: Vlsb, tmp_path: Path) -> EngineDesk:
+    return EngineDesk(vlsb, tmp_path)
+
+
+def test_what_an_engine_is_started_with_may_stand_in_variables(engine_desk: EngineDesk) -> None:
+    done = engine_desk.run(DTYPE="bfloat16", TENSOR_PARALLEL_SIZE="2", KEEP_SERVER="1")
+    stopped = engine_desk.run("engine", "stop", "mine")
+
+    assert done.rc == 0, done.stderr
+    assert stopped.rc == 0, stopped.stderr
+    (started,) = events(engine_desk.record, "start")
+    words = started["argv"]
+    assert words[words.index("serve") + 1] == engine_desk.variables["WEIGHTS"]
+    assert words[words.index("--dtype") + 1] == "bfloat16"
+    assert words[words.index("--tensor-parallel-size") + 1] == "2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "wishes", "code", "said"),
+    [
+        ({"REVISION": "0123abc"}, {}, 2, "--revision"),
+        ({"GPUS": "0,0"}, {}, 2, "--gpus"),
+        ({"START_TIMEOUT": "1"}, {"HOLD": "/never/there"}, 7, "not ready"),
+        ({"MAX_RESTARTS": "0"}, {"DIE_AFTER": "1"}, 7, "--max-restarts"),
+        # It is installed without asking, and fails at that.
+        ({"ENGINE": None, "YES": "1"}, {}, 7, "Not a directory"),
+        ({"ENGINE": None}, {}, 7, "vlsb engine install"),
+    ],
+)
+def test_how_an_engine_is_started_may_stand_in_variables(
+    engine_desk: EngineDesk,
+    changes: dict[str, str | None],
+    wishes: dict[str, str],
+    code: int,
+    said: str,
+) -> None:
+    done = engine_desk.run(wishes=wishes, **changes)
+
+    assert done.rc == code, done.stderr
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -197,7 +282,6 @@ def test_arch_names_the_model_of_a_local_family(desk: Desk, family: str) -> None
     ("words", "named"),
     [
         (["--arch", "openai"], "--arch openai needs --model"),
-        (["--arch", "llava_next"], "--base-url http://127.0.0.1:PORT/v1"),
         (["--arch", "llava_next", "--model", "gpt-4o"], "name two targets"),
         (["--arch", "no_such"], "not one of"),
     ],
@@ -207,6 +291,21 @@ def test_an_arch_that_cannot_be_run_says_what_to_do(desk: Desk, words: list[str]
 
     assert done.code == 2
     assert named in done.error
+
+
+def test_a_family_without_an_engine_says_how_to_get_one(desk: Desk) -> None:
+    done = desk.vlsb("run", "--arch", "llava_next", env={"PATH": ""})
+
+    assert done.code == 7
+    assert "vlsb engine install llava_next" in done.err
+
+
+def test_a_family_as_judge_says_how_to_serve_it(desk: Desk) -> None:
+    done = desk.vlsb("run", "--model", "gpt-4o", "--judge", "qwen2vl")
+
+    assert done.code == 2
+    assert "`vlsb serve qwen2vl`" in done.error
+    assert "--judge-base-url" in done.error
 
 
 # The run's directory.

@@ -161,6 +161,50 @@ def test_an_engine_that_keeps_dying_ends_the_run_with_exit_7_and_the_command_tha
     assert desk.summary()["judged"] == SAMPLES
 
 
+def test_a_sample_that_kills_the_engine_is_sent_in_no_other_epoch(desk: Desk) -> None:
+    ended = desk.run("--epochs", "3", KILLER=text_of(3))
+
+    assert ended.rc == 4, ended.stderr
+    failures = (desk.folder / "outputs" / "llava_hf" / "failures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["code"] for line in failures] == ["engine_killed"] * 3
+    assert len(events(desk.record, "start")) == 3
+    assert desk.summary()["judged"] == 3 * (SAMPLES - 1)
+    desk.gone()
+
+
+def test_two_runs_of_a_family_at_once_have_an_engine_each(desk: Desk) -> None:
+    hold = desk.folder / "hold"
+    runs = [desk.start("--name", name, HOLD=str(hold)) for name in ("one", "other")]
+    wait_until(lambda: len(events(desk.record, "start")) == 2, what="both engines have started")
+
+    hold.touch()
+
+    for run in runs:
+        _, err = run.communicate(timeout=DEADLINE_S)
+        assert run.returncode == 0, err
+    commands = [event["argv"] for event in events(desk.record, "start")]
+    assert len({words[words.index("--port") + 1] for words in commands}) == 2
+    assert len(desk.bodies()) == 2 * SAMPLES
+    desk.gone()
+
+
+def test_ctrl_c_while_the_engine_is_started_again_ends_both(desk: Desk) -> None:
+    hold = desk.folder / "hold"
+    hold.touch()
+    process = desk.start(HOLD=str(hold), HANG=text_of(5))
+    wait_until(lambda: len(desk.bodies()) == SAMPLES, what="every sample has been sent")
+    hold.unlink()
+    os.kill(events(desk.record, "start")[0]["pid"], signal.SIGKILL)
+    wait_until(lambda: len(events(desk.record, "start")) == 2, what="the engine is started again")
+
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=DEADLINE_S)
+
+    assert process.returncode == 130, err
+    assert "Resume with:" in err
+    desk.gone()
+
+
 def test_a_text_that_was_aborted_is_never_an_answer(desk: Desk) -> None:
     ended = desk.run("--max-attempts", "2", "--backoff", "0.01", ABORT=text_of(2))
 

@@ -498,12 +498,16 @@ def test_old_logs_go_and_those_of_running_servers_stay(places: Places) -> None:
         path.touch()
         os.utime(path, (10**9 - age, 10**9 - age))
     write_record(places, record_of(os.getpid(), log=logs[0]))
+    # The engine of a `vlsb run` has no record; its log is named for that `vlsb`.
+    runs_own = folder / f"qwen2vl.20000101-000000.{os.getpid()}.log"
+    runs_own.touch()
+    os.utime(runs_own, (0, 0))
 
     fresh = fresh_log(places, "llava_hf")
     fresh.touch()
 
     left = set(folder.glob("*.log"))
-    assert left == {fresh, logs[0], *logs[-KEPT_LOGS + 1 :]}
+    assert left == {fresh, runs_own, logs[0], *logs[-KEPT_LOGS + 1 :]}
 
 
 # Stopping.

@@ -6,17 +6,21 @@ The engines are stand-ins that die when told to; their health is asked over a re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from vlsb.endpoints.keeper import Fate
+from tests.test_client import KIND, POLICY, lane
+from vlsb.endpoints.faults import Fault
+from vlsb.endpoints.keeper import Fate, Ticket
 from vlsb.endpoints.secrets import Secret
-from vlsb.endpoints.simulator import Reply, Simulator, answer
-from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
+from vlsb.endpoints.simulator import Hangup, Reply, Request, Simulator, answer
+from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError, StoreError
+from vlsb.records import Completion, Untrusted
 from vlsb.serving.launch import RunningServer
 from vlsb.serving.processes import EngineProcess
 from vlsb.serving.supervisor import Supervisor
@@ -52,11 +56,12 @@ class Mortal:
 
 
 class Stable:
-    """Starts engines, one after the other; `failure` is what the next start raises."""
+    """Starts engines, one after the other; `failure` is what the next start raises, `is_slow` never ends."""
 
     def __init__(self, base_url: str) -> None:
         self.engines: list[Mortal] = []
         self.failure: ServerError | None = None
+        self.is_slow = False
         self.said: list[str] = []
         self.restarts: list[int] = []
         self._base_url = base_url
@@ -66,6 +71,11 @@ class Stable:
         if self.failure is not None:
             raise self.failure
         self.engines.append(Mortal())
+        if self.is_slow:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await self.engines[-1].stop(0)
         process = cast(EngineProcess, self.engines[-1])
         return RunningServer("llava_hf", self._base_url, Secret("k"), "llava_hf", 1, Path("log"), process)
 
@@ -74,11 +84,17 @@ class Stable:
 
 
 @asynccontextmanager
-async def supervised(max_restarts: int = 1) -> AsyncIterator[tuple[Supervisor, Stable]]:
+async def supervised(
+    max_restarts: int = 1, keep: Callable[[RunningServer], None] | None = None
+) -> AsyncIterator[tuple[Supervisor, Stable]]:
     async with Simulator(lambda request: answer("Hi")) as endpoint:
         stable = Stable(endpoint.base_url)
         supervisor = Supervisor(
-            stable.start, max_restarts=max_restarts, say=stable.said.append, observe=stable.restarts.append
+            stable.start,
+            max_restarts=max_restarts,
+            say=stable.said.append,
+            observe=stable.restarts.append,
+            keep=keep,
         )
         async with supervisor.running():
             yield supervisor, stable
@@ -94,10 +110,20 @@ def run(scenario: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(bounded())
 
 
-async def send(supervisor: Supervisor, *samples: int) -> None:
-    for sample in samples:
-        await supervisor.admit(sample)
-        supervisor.depart(sample)
+@cache
+def of(sample: int) -> Ticket:
+    """The ticket of a sample's only request."""
+    return Ticket(sample)
+
+
+async def send(supervisor: Supervisor, *requests: int | Ticket) -> None:
+    for ticket in tickets(requests):
+        assert await supervisor.admit(ticket)
+        supervisor.depart(ticket)
+
+
+def tickets(requests: Iterable[int | Ticket]) -> list[Ticket]:
+    return [each if isinstance(each, Ticket) else of(each) for each in requests]
 
 
 async def until(is_so: Callable[[], object]) -> None:
@@ -105,11 +131,11 @@ async def until(is_so: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def fail(supervisor: Supervisor, *samples: int) -> list[Fate]:
-    """The requests of these samples fail at once, then leave."""
-    fates = await asyncio.gather(*(supervisor.fate(sample) for sample in samples))
-    for sample in samples:
-        supervisor.leave(sample)
+async def fail(supervisor: Supervisor, *requests: int | Ticket) -> list[Fate]:
+    """These requests fail at once, then leave."""
+    fates = await asyncio.gather(*(supervisor.fate(ticket) for ticket in tickets(requests)))
+    for ticket in tickets(requests):
+        supervisor.leave(ticket)
     return fates
 
 
@@ -128,17 +154,17 @@ def test_what_was_in_flight_at_a_death_is_sent_again_one_by_one_before_anything_
             await send(supervisor, 1, 2)
             stable.kill()
             assert await fail(supervisor, 1, 2) == [Fate.LOST, Fate.LOST]
-            await supervisor.admit(2)
+            await supervisor.admit(of(2))
 
-            assert not supervisor.admits(3)
-            supervisor.depart(2)
-            assert not supervisor.admits(1)
-            supervisor.leave(2)
-            assert supervisor.admits(1)
-            assert not supervisor.admits(3)
-            supervisor.depart(1)
-            supervisor.leave(1)
-            assert supervisor.admits(3)
+            assert not supervisor.admits(of(3))
+            supervisor.depart(of(2))
+            assert not supervisor.admits(of(1))
+            supervisor.leave(of(2))
+            assert supervisor.admits(of(1))
+            assert not supervisor.admits(of(3))
+            supervisor.depart(of(1))
+            supervisor.leave(of(1))
+            assert supervisor.admits(of(3))
             assert stable.restarts == [1]
 
     run(scenario())
@@ -157,8 +183,8 @@ def test_the_sample_that_kills_the_engine_twice_is_found_and_the_rest_goes_on() 
                 stable.kill()
                 assert await fail(supervisor, culprit) == [Fate.KILLED_BY_SAMPLE]
                 await send(supervisor, culprit + 1)
-                supervisor.leave(culprit + 1)
-            await supervisor.admit(9)
+                supervisor.leave(of(culprit + 1))
+            await supervisor.admit(of(9))
 
             assert stable.restarts == [1, 2, 3, 4]
 
@@ -171,33 +197,35 @@ def test_a_sample_that_got_its_answer_while_the_engine_died_is_no_suspect() -> N
             await send(supervisor, 1, 2)
             stable.kill()
             await until(lambda: stable.restarts)
-            supervisor.leave(2)
+            supervisor.leave(of(2))
             assert await fail(supervisor, 1) == [Fate.LOST]
 
             await send(supervisor, 1)
-            supervisor.leave(1)
-            assert supervisor.admits(3)
+            supervisor.leave(of(1))
+            assert supervisor.admits(of(3))
 
     run(scenario())
 
 
-def test_an_engine_that_dies_too_often_ends_the_run_with_its_log() -> None:
-    async def scenario() -> ServerExitedError:
+def test_an_engine_that_dies_too_often_ends_the_run_with_its_cause_and_the_option_that_helps() -> None:
+    async def scenario() -> tuple[str, list[str]]:
         async with supervised(max_restarts=1) as (supervisor, stable):
             await send(supervisor, 1, 2)
             stable.kill()
             await fail(supervisor, 1, 2)
             for innocent in (1, 2):
                 await send(supervisor, innocent)
-                supervisor.leave(innocent)
+                supervisor.leave(of(innocent))
             await send(supervisor, 3, 4)
             stable.kill()
             await fail(supervisor, 3, 4)
             with pytest.raises(ServerExitedError) as raised:
-                await supervisor.admit(3)
-            return raised.value
+                await supervisor.admit(of(3))
+            return raised.value.message, stable.said
 
-    assert "--max-restarts" in run(scenario()).message
+    message, said = run(scenario())
+    assert "SIGKILL" in message
+    assert "--max-restarts" in said[-1]
 
 
 def test_an_engine_that_does_not_come_back_ends_the_run() -> None:
@@ -208,7 +236,7 @@ def test_an_engine_that_does_not_come_back_ends_the_run() -> None:
             stable.kill()
             assert await fail(supervisor, 1) == [Fate.LOST]
             with pytest.raises(ServerTimeoutError):
-                await supervisor.admit(1)
+                await supervisor.admit(of(1))
 
     run(scenario())
 
@@ -244,3 +272,187 @@ def test_the_engine_is_stopped_at_the_end_also_while_it_is_being_restarted() -> 
         return stable
 
     assert run(scenario()).engines[-1].was_stopped
+
+
+def test_leaving_while_the_engine_is_being_restarted_ends_the_start() -> None:
+    async def scenario() -> Stable:
+        async with supervised() as (_, stable):
+            stable.is_slow = True
+            stable.kill()
+            await until(lambda: len(stable.engines) == 2)
+        return stable
+
+    assert run(scenario()).engines[-1].was_stopped
+
+
+def test_a_request_that_is_given_up_while_the_engine_is_down_holds_nobody_back() -> None:
+    async def scenario() -> None:
+        async with supervised() as (supervisor, stable):
+            await send(supervisor, 1, 2)
+            asked = asyncio.create_task(supervisor.fate(of(1)))
+            await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait([asked])
+            stable.kill()
+            await until(lambda: len(stable.engines) == 2)
+            supervisor.leave(of(1))
+            assert await fail(supervisor, 2) == [Fate.LOST]
+            await send(supervisor, 2)
+            supervisor.leave(of(2))
+
+            assert supervisor.admits(of(3))
+
+    run(scenario())
+
+
+def test_the_health_of_the_next_engine_says_nothing_of_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart keeps the address: an answer may come from the engine that came after."""
+
+    async def scenario() -> None:
+        async with supervised() as (supervisor, stable):
+
+            async def slow_health(server: RunningServer) -> bool:
+                stable.kill()
+                await until(lambda: len(stable.engines) == 2)
+                return True
+
+            monkeypatch.setattr("vlsb.serving.supervisor._is_healthy", slow_health)
+            await send(supervisor, 1)
+            assert await fail(supervisor, 1) == [Fate.LOST]
+
+    run(scenario())
+
+
+# Several epochs: the same sample twice at a time.
+
+
+def test_another_epoch_of_a_sample_is_a_request_of_its_own() -> None:
+    """One that hears of the death after the other has left is lost too, and waits for nothing."""
+
+    async def scenario() -> None:
+        first, second = Ticket(1), Ticket(1)
+        async with supervised() as (supervisor, stable):
+            await send(supervisor, first, second)
+            stable.kill()
+            assert await fail(supervisor, first) == [Fate.LOST]
+            await until(lambda: len(stable.engines) == 2)
+            assert await fail(supervisor, second) == [Fate.LOST]
+
+            await send(supervisor, first)
+            assert not supervisor.admits(second)
+            supervisor.leave(first)
+            assert not supervisor.admits(of(3))
+            await send(supervisor, second)
+            supervisor.leave(second)
+            assert supervisor.admits(of(3))
+
+    run(scenario())
+
+
+def test_no_other_epoch_of_a_sample_that_kills_the_engine_is_sent() -> None:
+    async def scenario() -> None:
+        first, second, third = Ticket(1), Ticket(1), Ticket(1)
+        async with supervised(max_restarts=1) as (supervisor, stable):
+            await send(supervisor, first, second)
+            stable.kill()
+            assert await fail(supervisor, first, second) == [Fate.LOST, Fate.LOST]
+            await send(supervisor, first)
+            waiting = asyncio.create_task(supervisor.admit(second))
+            stable.kill()
+            assert await fail(supervisor, first) == [Fate.KILLED_BY_SAMPLE]
+
+            assert await waiting is False
+            assert await supervisor.admit(third) is False
+            assert await supervisor.admit(of(2))
+            assert stable.restarts == [1, 2]
+
+    run(scenario())
+
+
+# With a client.
+
+
+def test_a_sample_that_may_not_go_yet_does_not_keep_the_probe_of_an_outage() -> None:
+    """The suspect goes first, also where another one was about to find out whether the engine is well."""
+    arrived, dies = asyncio.Event(), asyncio.Event()
+
+    async def respond(request: Request) -> Reply | Hangup:
+        if arrived.is_set():
+            return answer("Hi")
+        arrived.set()
+        await dies.wait()
+        return Hangup()
+
+    async def scenario() -> list[Completion]:
+        KIND.set("wire")
+        async with Simulator(respond) as endpoint:
+            stable = Stable(endpoint.base_url)
+            supervisor = Supervisor(
+                stable.start, max_restarts=1, say=stable.said.append, observe=stable.restarts.append
+            )
+            async with (
+                supervisor.running(),
+                lane(endpoint.base_url, POLICY, limit=1, keeper=supervisor) as made,
+            ):
+                suspect = asyncio.create_task(made.ask(1))
+                await arrived.wait()
+                for sample in range(100, 120):
+                    made.client.ended(sample, Fault.TRANSIENT, "server_error", Untrusted(""))
+                other = asyncio.create_task(made.ask(2))
+                await until(lambda: made.client.limiter.is_awaited)
+                stable.kill()
+                dies.set()
+                return [await suspect, await other]
+
+    assert all(isinstance(each, Completion) for each in run(scenario()))
+
+
+# An engine that is kept.
+
+
+def test_an_engine_that_is_kept_is_handed_over_and_not_stopped() -> None:
+    kept: list[RunningServer] = []
+
+    async def scenario() -> Stable:
+        async with supervised(keep=kept.append) as (supervisor, stable):
+            stable.kill()
+            await supervisor.admit(of(1))
+            await until(lambda: len(stable.engines) == 2)
+        return stable
+
+    stable = run(scenario())
+    assert [server.process for server in kept] == [stable.engines[1]]
+    assert not stable.engines[1].was_stopped
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_an_engine_that_has_ended_is_not_kept_which_is_said(is_slow: bool) -> None:
+    """Whether that was noticed already or not."""
+    kept: list[RunningServer] = []
+
+    async def scenario() -> Stable:
+        async with supervised(keep=kept.append) as (_, stable):
+            stable.is_slow = is_slow
+            stable.kill()
+            if is_slow:
+                await until(lambda: len(stable.engines) == 2)
+        return stable
+
+    stable = run(scenario())
+    assert "llava_hf is not kept: its engine has ended." in stable.said
+    assert kept == []
+
+
+def test_an_engine_that_cannot_be_kept_is_stopped() -> None:
+    def refuse(server: RunningServer) -> None:
+        raise StoreError("the disk is full")
+
+    stables: list[Stable] = []
+
+    async def scenario() -> None:
+        async with supervised(keep=refuse) as (_, stable):
+            stables.append(stable)
+
+    with pytest.raises(StoreError):
+        run(scenario())
+    assert stables[0].engines[0].was_stopped

@@ -41,7 +41,7 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Report:
-    """How the tests ended, each with its parameter, and what they told. Without `code` they were cut short."""
+    """How the tests ended, each with its parameter, and what they told; without `code`, cut short."""
 
     code: int | None
     outcomes: dict[str, str] = field(default_factory=dict)

@@ -169,13 +169,11 @@ TITLES: Mapping[str, str] = MappingProxyType(
 )
 
 _STREAM = "completions are not streamed"
-_SERVER = "no local server is launched yet"
 _ATTACK = "attacks on the judge: no hardened template and no self-test yet"
 _HTML = "no HTML report yet"
 
 NOT_APPLICABLE: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("A59", "A60", "A62"), _STREAM)
-    | dict.fromkeys(("A65", "A66", "A67", "A68", "A69", "A70", "C21", "C27", "C28", "C38", "E10"), _SERVER)
     | dict.fromkeys(("C01", "C02", "C03", "C05", "C06", "C07"), _ATTACK)
     | dict.fromkeys(("C12", "C13", "C14", "C16", "C17"), _HTML)
 )
@@ -191,6 +189,43 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "A50": (
             "tests/test_pipeline.py::test_a_judge_that_refuses_the_schema_is_asked_in_words_from_then_on",
             "tests/test_pipeline.py::test_a_judge_that_ignores_the_schema_is_asked_in_words_from_then_on",
+        ),
+        "A65": (
+            "tests/test_run_local.py::test_an_engine_that_dies_is_started_again_and_every_sample_gets_its_answer",
+            "tests/test_run_local.py::test_an_engine_that_keeps_dying_ends_the_run_with_exit_7_and_the_command"
+            "_that_resumes",
+            "tests/test_run_local.py::test_a_sample_that_kills_the_engine_twice_is_an_error_and_the_rest_goes_on",
+            "tests/test_supervisor.py::test_an_engine_that_is_up_but_not_well_is_ended_and_started_again",
+            "tests/test_launch.py::test_variables_that_open_an_engine_do_not_reach_it",
+        ),
+        "A66": (
+            "tests/test_causes.py::test_a_known_cause_is_named_with_what_helps",
+            "tests/test_launch.py::test_an_early_end_is_an_error_with_its_cause_and_the_log",
+            "tests/test_launch.py::test_an_end_is_reported_long_before_the_time_is_over",
+        ),
+        "A67": (
+            "tests/test_launch.py::test_a_port_that_another_process_takes_first_is_given_up_for_another",
+            "tests/test_launch.py::test_a_given_port_that_is_taken_is_an_error_before_anything_starts",
+            "tests/test_launch.py::test_a_restart_whose_port_was_taken_meanwhile_says_so",
+            "tests/test_launch.py::test_another_server_on_the_port_is_not_taken_for_ours",
+        ),
+        "A68": (
+            "tests/test_launch.py::test_a_server_is_returned_when_it_has_described_a_picture_in_one_token",
+            "tests/test_launch.py::test_an_engine_that_never_answers_its_first_request_is_ended",
+            "tests/test_launch.py::test_an_engine_that_refuses_the_picture_is_an_error_with_its_words",
+            "tests/test_launch.py::test_an_engine_that_dies_of_its_first_request_has_exited",
+        ),
+        "A69": (
+            "tests/test_run_local.py::test_sigkill_leaves_no_engine_behind_and_the_run_resumes",
+            "tests/test_launch.py::test_a_launcher_that_is_killed_at_any_stage_leaves_nothing",
+            "tests/test_processes.py::test_an_engine_that_ignores_sigterm_is_killed_with_its_children_after_its"
+            "_grace",
+            "tests/test_processes.py::test_when_owner_and_engine_are_killed_together_nothing_stays",
+            "tests/test_state_files.py::test_another_process_with_the_same_pid_is_not_the_server",
+            "tests/test_state_files.py::test_a_stop_never_reaches_another_process",
+        ),
+        "A70": (
+            "tests/test_processes.py::test_an_engine_that_writes_more_than_a_pipe_holds_is_never_blocked",
         ),
         "B01": (
             "tests/test_journal.py::test_after_truncation_at_any_byte_exactly_the_complete_records_are_read",
@@ -290,6 +325,11 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/test_data_pictures.py::test_a_socket_is_refused",
         ),
         "C20": ("tests/test_data_pictures.py::test_a_path_that_is_not_a_file_below_the_folder_is_refused",),
+        "C21": (
+            "tests/test_requests.py::test_the_picture_is_spliced_exactly",
+            "tests/test_plans.py::test_no_server_opens_files_fetches_pictures_or_runs_code_of_a_repository",
+            "tests/test_plans.py::test_what_is_decided_elsewhere_cannot_be_passed_on",
+        ),
         "C22": (
             "tests/test_data_archive.py::test_a_member_that_is_no_plain_picture_refuses_the_archive",
             "tests/test_data_archive.py::test_nothing_is_unpacked_and_no_descriptor_stays_open",
@@ -309,6 +349,20 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/test_data_pictures.py::test_only_a_full_decode_notices_a_cut_picture",
             "tests/test_data_pictures.py::test_a_png_without_its_last_twenty_bytes_is_noticed",
         ),
+        "C27": (
+            "tests/test_serving_weights.py::test_pickled_weights_are_refused",
+            "tests/test_plans.py::test_no_way_of_loading_unpickles_weights",
+            "tests/test_plans.py::test_a_beginning_does_not_pass_for_an_option_that_can_run_code",
+            "tests/test_plans.py::test_the_command_is_the_familys_file_as_words",
+            "tests/test_server_files.py::test_a_file_says_the_papers_settings",
+            "tests/test_convert.py::test_pickled_parts_are_read_as_tensors_alone",
+        ),
+        "C28": (
+            "tests/test_plans.py::test_no_server_opens_files_fetches_pictures_or_runs_code_of_a_repository",
+            "tests/test_plans.py::test_a_repositorys_code_runs_only_at_a_commit_that_the_user_names",
+            "tests/test_plans.py::test_the_old_engine_never_runs_a_repositorys_code",
+            "tests/test_engines.py::test_a_users_engine_that_cannot_serve_the_family_is_refused_with_the_reason",
+        ),
         "C29": (
             "tests/test_secrets_e2e.py::test_a_key_is_on_no_command_line_while_a_run_is_going",
             "tests/test_exit_codes.py::test_what_may_be_a_key_is_not_repeated",
@@ -327,6 +381,13 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "_and_shows_no_key",
             "tests/test_client.py::test_a_certificate_of_the_users_own_bundle_is_accepted",
         ),
+        "C38": (
+            "tests/test_launch.py::test_it_serves_the_models_name_and_one_that_nobody_knows_on_loopback_alone",
+            "tests/test_launch.py::test_the_key_is_new_each_time_and_opens_the_server_alone",
+            "tests/test_launch.py::test_variables_that_open_an_engine_do_not_reach_it",
+            "tests/test_plans.py::test_what_is_decided_elsewhere_cannot_be_passed_on",
+            "tests/test_serve.py::test_the_key_is_in_the_state_file_alone_and_goes_with_it",
+        ),
         "C39": (
             "tests/test_providers.py::test_the_host_chooses_the_key_variable",
             "tests/test_providers.py::test_an_unknown_host_gets_no_key_unless_one_is_named",
@@ -339,6 +400,15 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/test_reports.py::test_what_limits_the_numbers_is_said_in_words",
         ),
         "E09": ("tests/test_requests.py::test_the_parts_stand_in_the_official_order",),
+        "E10": (
+            "tests/test_plans.py::test_the_facts_are_whatever_can_change_an_answer",
+            "tests/test_plans.py::test_the_template_is_found_where_the_engine_looks",
+            "tests/test_plans.py::test_another_settings_file_is_another_checkpoint",
+            "tests/test_parity.py::test_an_engine_that_reads_another_prompt_is_stopped_with_where_they_part",
+            "tests/test_run_local.py::test_what_can_change_an_answer_is_in_the_manifest_and_counts_as_drift",
+            "tests/test_run_local.py::test_the_requests_are_those_of_the_family",
+            "tests/test_server_files.py::test_a_file_says_the_papers_settings",
+        ),
         "E11": ("tests/test_requests.py::test_the_picture_is_spliced_exactly",),
         "E12": (
             "tests/test_data_command.py::test_a_picture_with_another_types_name_is_said_and_is_no_fault",

@@ -10,7 +10,7 @@ what most records repeat is kept once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from operator import itemgetter
@@ -35,9 +35,13 @@ class Words(dict[str, Untrusted]):
         word = self[text] = Untrusted(text)
         return word
 
-    def optional(self, text: str | None) -> Untrusted | None:
-        """The word; None where nobody said any."""
-        return None if text is None else self[text]
+
+class _Usages(dict[tuple[Any, ...], Usage]):
+    """One object for each token count, by the fields' checked values."""
+
+    def __missing__(self, counts: tuple[Any, ...]) -> Usage:
+        usage = self[counts] = Usage(*counts)
+        return usage
 
 
 class _Shape:
@@ -50,7 +54,7 @@ class _Shape:
     def __init__(self, fields: Mapping[str, tuple[type, ...]], absent: Mapping[str, object] | None = None):
         self._fields = fields
         self._absent = absent or {}
-        self._take = itemgetter(*fields)
+        self._take: Callable[[Mapping[str, Any]], tuple[Any, ...]] = itemgetter(*fields)
         # Types as they are: a bool is an int to Python, never to us.
         self._good = frozenset(product(*fields.values()))
 
@@ -225,18 +229,17 @@ def encode_failure(failure: Failure) -> Json:
 
 
 class Decoder:
-    """Decodes the records of one load: a word or digest that many of them hold is one object."""
+    """Decodes the records of one load: what many of them hold (a word, a digest, a usage) is one object."""
 
     def __init__(self) -> None:
         self._words = Words()
+        self._usages = _Usages()
 
     def response(self, record: Mapping[str, Any]) -> tuple[Response, str]:
         """The response in a line of responses.jsonl, and its digest, which must fit its text."""
         values = _RESPONSE.values(record)
-        sample_id, epoch, raw, origin, finish_reason, model, usage, attempts, latency_s, flags, *digests = (
-            values
-        )
-        response_sha256, image_sha256, request_sha256 = digests
+        sample_id, epoch, raw, origin, finish_reason, model, usage, attempts, latency_s, flags, *rest = values
+        response_sha256, image_sha256, request_sha256 = rest
         if origin not in ("content", "refusal"):
             raise ValueError("origin is neither content nor refusal")
         text = Untrusted(raw)
@@ -245,13 +248,13 @@ class Decoder:
         completion = Completion(
             text,
             "content" if origin == "content" else "refusal",
-            self._words.optional(finish_reason),
-            self._words.optional(model),
-            _usage(usage),
+            None if finish_reason is None else self._words[finish_reason],
+            None if model is None else self._words[model],
+            self._usages[_USAGE.values(usage)],
             attempts,
             _duration("latency_s", latency_s),
             request_sha256,
-            _flags(flags),
+            _flags(flags) if flags else (),
         )
         response = Response(sample_id, sys.intern(image_sha256), completion, _epoch(epoch))
         return response, sys.intern(response_sha256)
@@ -259,8 +262,8 @@ class Decoder:
     def verdict(self, record: Mapping[str, Any]) -> Verdict:
         """The verdict in a line of verdicts/<judge>.jsonl."""
         values = _VERDICT.values(record)
-        sample_id, epoch, label, explanation, model, usage, asks, attempts, latency_s, *digests = values
-        response_sha256, image_sha256, request_sha256 = digests
+        sample_id, epoch, label, explanation, model, usage, asks, attempts, latency_s, *rest = values
+        response_sha256, image_sha256, request_sha256 = rest
         if label not in _LABELS:
             raise ValueError("label is no label")
         return Verdict(
@@ -269,8 +272,8 @@ class Decoder:
             Untrusted(explanation),
             sys.intern(response_sha256),
             sys.intern(image_sha256),
-            self._words.optional(model),
-            _usage(usage),
+            None if model is None else self._words[model],
+            self._usages[_USAGE.values(usage)],
             asks,
             attempts,
             _duration("latency_s", latency_s),
@@ -308,7 +311,7 @@ def decode_failure(record: Mapping[str, Any]) -> Failure:
         status=status,
         message=Untrusted(message),
         attempts=attempts,
-        usage=_usage(usage),
+        usage=Usage(*_USAGE.values(usage)),
         text=None if text is None else Untrusted(text),
         response_sha256=response_sha256,
         details=details,
@@ -323,10 +326,6 @@ def is_shallow(value: object, depth: int) -> bool:
     if isinstance(value, list | tuple):
         return depth > 0 and all(is_shallow(each, depth - 1) for each in value)
     return True
-
-
-def _usage(found: Mapping[str, Any]) -> Usage:
-    return Usage(*_USAGE.values(found))
 
 
 def _duration(name: str, seconds: float) -> float:

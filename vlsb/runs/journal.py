@@ -55,17 +55,15 @@ def scan_journal(path: Path, take: Callable[[Mapping[str, Any]], None]) -> End:
     without its newline that is no record is torn: left out, and its offset given. Any other line that is
     refused raises StoreError with path and line number.
     """
-    offset = 0
     try:
         with path.open("rb", buffering=_READ_AT_ONCE) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
-                    return _last(line, take, offset)
+                    return _last(line, take, lines.tell() - len(line))
                 try:
                     _hand_over(line, take)
                 except ValueError as error:
                     raise _damaged(path, number) from error
-                offset += len(line)
     except FileNotFoundError:
         return End(None, lacks_newline=False)
     except OSError as error:

@@ -42,7 +42,9 @@ class Job:
 def processor_ids(job: Job, *, image_first: bool, **options: Any) -> Sequence[int]:
     """Through the checkpoint's template and processor."""
     transformers = importlib.import_module("transformers")
-    processor = transformers.AutoProcessor.from_pretrained(job.weights, revision=job.revision)
+    processor = transformers.AutoProcessor.from_pretrained(
+        job.weights, revision=job.revision, trust_remote_code=False
+    )
     parts = [{"type": "image"}, {"type": "text", "text": job.text}]
     messages = [{"role": "user", "content": parts if image_first else parts[::-1]}]
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -68,7 +70,7 @@ def original_tokenizer(folder: Path) -> tuple[Callable[[str], Sequence[int]], in
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
         return pieces.encode, pieces.bos_id()
     transformers = importlib.import_module("transformers")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def encode(text: str) -> Sequence[int]:
         ids: Sequence[int] = tokenizer(text, add_special_tokens=False).input_ids

@@ -49,6 +49,7 @@ _OTHER_PROMPT = (
     "target engine option --hf-overrides",
     "target engine option --mm-processor-kwargs",
     "target engine option --tokenizer",
+    "target engine option --trust-remote-code",
 )
 _SHOWN_IDS = 5
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +27,7 @@ from vlsb.serving.machine import gpus
 from vlsb.serving.parity import check_parity, expected_ids
 from vlsb.serving.places import Places
 from vlsb.serving.plans import ServerPlan, Wishes, plan_server, weights_revision
-from vlsb.serving.progress import Progress, log_end
+from vlsb.serving.progress import Progress, Stage, log_end
 from vlsb.serving.state import ServerRecord, file_name, open_state_folder, process_began_at, read_records
 
 KEPT_LOGS = 20
@@ -34,6 +35,7 @@ KEPT_LOGS = 20
 STOP_GRACE_S = 15.0
 
 _MOST_LOG_BYTES = 512 * 1024
+_LOG = re.compile(r".+\.[0-9]{8}-[0-9]{6}\.(?P<vlsb>[0-9]{1,10})\.log")
 
 Hear = Callable[[Progress], None]
 
@@ -187,8 +189,8 @@ def fresh_log(places: Places, name: str) -> Path:
 
 def _is_of_the_living(log: Path) -> bool:
     """Whether the `vlsb` that a log's name tells of still lives: a run's own engine has no record."""
-    pid = log.stem.rpartition(".")[2]
-    return pid.isdecimal() and process_began_at(int(pid)) is not None
+    named = _LOG.fullmatch(log.name)
+    return named is not None and process_began_at(int(named["vlsb"])) is not None
 
 
 def _age(path: Path) -> float:
@@ -201,10 +203,10 @@ def _age(path: Path) -> float:
 
 def _converting(progress: ConversionProgress) -> Progress:
     what = Path(progress.file).name
-    is_download = progress.stage == "downloading"
+    stage: Stage = "downloading" if progress.stage == "downloading" else "converting"
     return Progress(
-        "downloading" if is_download else "converting",
-        what if is_download else f"{progress.stage} {what}",
+        stage,
+        what if progress.stage == stage else f"{progress.stage} {what}",
         done_bytes=progress.done_bytes,
         total_bytes=progress.total_bytes,
     )
