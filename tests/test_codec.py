@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.conftest import make_failure, make_response, make_verdict
 from vlsb import strict_json
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.runs.codec import (
+    Decoder,
     Stamp,
     decode_failure,
     decode_response,
@@ -287,6 +288,73 @@ def test_fields_of_a_newer_version_are_tolerated(decode: Decode, record: dict[st
     newer = record | {"arm": {"name": "image-off"}, "stop": None}
 
     assert decode(newer) == decode(record)
+
+
+@given(st.lists(RESPONSES, min_size=2, max_size=4), st.lists(VERDICTS, min_size=2, max_size=4))
+def test_records_of_one_load_are_what_each_is_alone(
+    responses: list[Response], verdicts: list[Verdict]
+) -> None:
+    decoder = Decoder()
+
+    for response in responses:
+        read = through_the_file(encode_response(response))
+        assert decoder.response(read) == (response, response.sha256)
+    for verdict in verdicts:
+        assert decoder.verdict(through_the_file(encode_verdict(verdict))) == verdict
+
+
+def test_what_many_records_hold_is_kept_once() -> None:
+    decoder = Decoder()
+    response, digest = decoder.response(through_the_file(RESPONSE))
+    again, _ = decoder.response(through_the_file(RESPONSE))
+    verdict = decoder.verdict(through_the_file(VERDICT))
+
+    assert response.completion.model is again.completion.model
+    assert response.image_sha256 is again.image_sha256 is verdict.image_sha256
+    assert digest is verdict.response_sha256
+
+
+@pytest.mark.parametrize("kind", [Response, Completion, Verdict])
+def test_a_record_that_was_read_is_as_frozen_as_any(kind: type) -> None:
+    response, verdict = decode_response(RESPONSE), decode_verdict(VERDICT)
+    record = next(each for each in (response, response.completion, verdict) if type(each) is kind)
+
+    assert replace(record) == record
+    assert hash(replace(record)) == hash(record)
+    for name in (fields(kind)[0].name, "surplus"):
+        with pytest.raises((FrozenInstanceError, TypeError)):
+            setattr(record, name, 7)
+
+
+@pytest.mark.parametrize("depth", [64, 65, 900, 100_000])
+def test_details_nested_without_end_are_left_out(depth: int) -> None:
+    details: dict[str, Any] = {"a": []}
+    for _ in range(depth - 2):
+        details["a"] = [details["a"]]
+
+    record = encode_failure(make_failure(details=details))
+
+    assert record["details"] == (details if depth == 64 else {})
+    assert decode_failure(through_the_file(record)).details == record["details"]
+
+
+@given(st.integers(-(2**70), 2**70) | st.integers(-(10**400), 10**400))
+@example(2**63)
+@example(2**64)
+@example(-(2**63) - 1)
+def test_both_parsers_read_the_same_number(number: int) -> None:
+    """A lone surrogate leaves the document to the standard library."""
+
+    def read(text: str) -> list[Any] | None:
+        try:
+            found: list[Any] = strict_json.loads(f'[{number}, "{text}"]')
+        except ValueError:
+            return None
+        return found[:1]
+
+    fast, other = read("plain"), read("\\ud800")
+
+    assert (fast, type(fast and fast[0])) == (other, type(other and other[0]))
 
 
 def test_milliseconds_are_what_the_file_keeps_of_a_duration() -> None:

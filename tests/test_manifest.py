@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_judge, make_manifest, make_picture, make_sample, tree
 from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, Lane, Sampling
-from vlsb.errors import RunMismatchError, StoreError
+from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.judging.prompts import JudgeTemplate, official_template
 from vlsb.records import Picture, Untrusted
 from vlsb.runs.manifest import (
@@ -280,6 +280,68 @@ def test_a_judge_file_that_leads_elsewhere_is_refused(tmp_path: Path, judge_file
     (tmp_path / FILE).write_text(json.dumps(damaged))
 
     assert "damaged" in complaint(tmp_path)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """An object with lists inside lists."""
+    value: Any = []
+    for _ in range(depth - 1):
+        value = [value]
+    return {"extra": value}
+
+
+SURROGATE = "\\ud800"
+NO_COMPARISON = {
+    "nested 65 deep": '"x": ' + "[" * 65 + "]" * 65,
+    "nested 200 deep": '"x": ' + "[" * 200 + "]" * 200,
+    "nested 1,000 deep": '"x": ' + "[" * 1000 + "]" * 1000,
+    "nested 100,000 deep": '"x": ' + "[" * 100_000 + "]" * 100_000,
+    "objects nested 500 deep": '"x": ' + '{"a":' * 500 + "1" + "}" * 500,
+    "one more than 64 bits hold": f'"x": {2**64}',
+    "one less than 64 bits hold": f'"x": {-(2**63) - 1}',
+    "a number of 5,000 digits": f'"x": {"7" * 5000}',
+    "a large number far inside": f'"x": [{{"y": [1, {10**30}]}}]',
+    "a float beyond 64 bits": '"x": 1e30',
+}
+
+
+@pytest.mark.parametrize("other", ["plain", SURROGATE], ids=["the fast parser", "the other parser"])
+@pytest.mark.parametrize("place", ["settings", "selection", "data", "judge"])
+@pytest.mark.parametrize("what", NO_COMPARISON)
+def test_what_parsers_read_differently_is_damage_whichever_reads_it(
+    tmp_path: Path, what: str, place: str, other: str
+) -> None:
+    """A text with a lone surrogate is read by the standard library, any other by the fast parser."""
+    mark: dict[str, Any] = {"mark": 1}
+    manifest = make_manifest(judges=[make_judge(settings=mark if place == "judge" else {})])
+    text = manifest_text(manifest if place == "judge" else replace(manifest, **{place: mark}))
+    assert text.count('"mark": 1') == 1
+    (tmp_path / FILE).write_text(text.replace('"mark": 1', f'"text": "{other}", {NO_COMPARISON[what]}'))
+
+    with pytest.raises(StoreError, match=r"run\.json is damaged"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("value", [2**64 - 1, -(2**63), 1e18, nested(63)], ids=str)
+def test_what_every_parser_reads_comes_back_as_it_was(tmp_path: Path, value: object) -> None:
+    manifest = make_manifest(settings={"extra": value})
+
+    write_manifest(tmp_path, manifest)
+
+    assert read_manifest(tmp_path) == manifest
+
+
+@pytest.mark.parametrize(
+    "value", [2**64, -(2**63) - 1, 1e30, nested(64), nested(900)], ids=lambda it: str(it)[:30]
+)
+def test_settings_that_no_resume_could_compare_are_never_written(tmp_path: Path, value: object) -> None:
+    write_manifest(tmp_path, make_manifest())
+    before = tree(tmp_path)
+
+    with pytest.raises(ConfigError, match="64 bits"):
+        write_manifest(tmp_path, make_manifest(settings={"extra": value}))
+
+    assert tree(tmp_path) == before
 
 
 def test_no_manifest_is_one_line(tmp_path: Path) -> None:

@@ -282,6 +282,29 @@ def test_a_server_that_runs_is_used_and_left_alone(desk: Desk) -> None:
     desk.gone()
 
 
+def test_a_run_ends_with_the_server_that_it_uses_and_goes_on_with_the_next(desk: Desk) -> None:
+    """At once, with the command that starts one, and not after an outage's patience."""
+    serve = ("serve", "llava_hf", "--engine", str(desk.engine), "--weights", str(desk.weights), "--detach")
+    words = ("run", "--model", "llava_hf", "--judge", "demo", "--data-root", desk.data)
+    assert desk.vlsb(*serve, env=desk.environment(HANG=text_of(5))).rc == 0
+    process = desk.vlsb.start(*words, env=desk.environment())
+    wait_until(lambda: len(desk.bodies()) == SAMPLES, what="the last sample is in flight")
+
+    stopped = desk.vlsb("engine", "stop", "llava_hf")
+    _, err = process.communicate(timeout=DEADLINE_S)
+
+    assert (stopped.rc, process.returncode) == (0, 7), err
+    assert "has ended. Start it again as before (vlsb serve llava_hf)" in err
+    assert err.splitlines()[-1].startswith("Resume with: vlsb run ")
+    assert not (desk.folder / "outputs" / "llava_hf" / "failures.jsonl").read_text()
+    assert desk.vlsb(*serve, env=desk.environment()).rc == 0
+    resumed = desk.vlsb(*words, "--resume", env=desk.environment())
+    assert resumed.rc == 0, resumed.stderr
+    assert desk.summary()["judged"] == SAMPLES
+    assert desk.vlsb("engine", "stop", "--all").rc == 0
+    desk.gone()
+
+
 def test_a_server_may_be_kept_after_the_run(desk: Desk) -> None:
     ended = desk.run("--keep-server")
 

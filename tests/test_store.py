@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import stat
 import subprocess
@@ -316,6 +317,47 @@ def test_another_setting_refuses_the_resume_and_changes_nothing(tmp_path: Path) 
         opened(directory, other, is_resume=True)
 
     assert without_lock(directory) == before
+
+
+def test_settings_that_no_resume_could_compare_are_refused_before_anything_is_there(tmp_path: Path) -> None:
+    directory, settings = tmp_path / "run", {"extra": 2**64}
+
+    with pytest.raises(ConfigError, match="64 bits"):
+        opened(directory, make_manifest(settings=settings))
+    assert not directory.exists()
+
+    before = without_lock(written_run(directory))
+    with pytest.raises(ConfigError, match="64 bits"):
+        opened(directory, make_manifest(settings=settings), is_resume=True)
+    with pytest.raises(ConfigError, match="64 bits"):
+        open_for_judging(directory, make_judge("other", settings=settings))
+    assert without_lock(directory) == before
+
+
+def test_collection_is_paused_while_a_run_is_read_and_spared_its_rows_while_it_is_open(
+    tmp_path: Path,
+) -> None:
+    close(opened(tmp_path / "run"))
+    frozen = gc.get_freeze_count()
+
+    store = opened(tmp_path / "run", is_resume=True)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+
+    close(store)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_collection_goes_on_after_a_run_that_could_not_be_read(tmp_path: Path) -> None:
+    directory = written_run(tmp_path / "run")
+    with (directory / "responses.jsonl").open("a") as file:
+        file.write("damage\n")
+
+    with pytest.raises(StoreError):
+        opened(directory, is_resume=True)
+
+    assert gc.isenabled()
 
 
 def test_a_larger_selection_is_taken_over_and_keeps_what_was_decided(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """JSON in and out: read by the fast parser, written as pure ASCII.
 
-orjson refuses lone surrogates, which models do emit; the standard library reads those documents. It
-would also read NaN, endless nesting and numbers of 5,000 digits: those are not JSON here. What is
-written is ASCII-escaped, so any text survives and no line-oriented tool can split a record.
+orjson refuses lone surrogates, which models do emit; the standard library reads those documents, and
+reads the same in them: an integer beyond 64 bits is a float. It would also read NaN, endless nesting and
+numbers of 5,000 digits: those are not JSON here. What is written is ASCII-escaped, so any text survives
+and no line-oriented tool can split a record.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def loads(document: bytes | str) -> Any:
 def _loads_with_surrogates(document: bytes | str) -> Any:
     try:
         text = document if isinstance(document, str) else document.decode("utf-8-sig")
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_integer)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -39,6 +40,11 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError("a number is too large")
     return number
+
+
+def _integer(digits: str) -> int | float:
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else _finite(digits)
 
 
 def loads_unambiguous(text: str) -> Any:

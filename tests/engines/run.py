@@ -131,7 +131,8 @@ def _install_one(family: str, environment: Mapping[str, str], ends_at: float) ->
     code = process.wait()
     timer.cancel()
     if code:
-        why = said.removeprefix("Error: ") or f"exit code {code}"
+        is_late = time.monotonic() >= ends_at
+        why = "the time was over" if is_late else said.removeprefix("Error: ") or f"exit code {code}"
         raise Skipped(f"vlsb {' '.join(words)}: {why}")
 
 

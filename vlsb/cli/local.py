@@ -92,7 +92,8 @@ def _served(record: ServerRecord, screen: Screen) -> LocalTarget:
 
     screen.notice(f"Using the server of {record.name} at {record.base_url} ({record.engine}).")
     running = (record.base_url, Credentials(record.key))
-    return LocalTarget(record.served_name, record.facts, record.deviations, running=running)
+    host = BorrowedHost(record)
+    return LocalTarget(record.served_name, record.facts, record.deviations, running=running, host=host)
 
 
 def _require_same(record: ServerRecord, plan: ServerPlan) -> None:
@@ -140,6 +141,22 @@ def _planned(
             return await plan_start(model, wishes, engine, places, environment=environment, hear=hear)
 
     return asyncio.run(plan())
+
+
+@dataclass(frozen=True, slots=True)
+class BorrowedHost:
+    """Lends a run the server that is up, and leaves it as it is."""
+
+    record: ServerRecord
+
+    @asynccontextmanager
+    async def open(self, observe: Callable[[Event], None]) -> AsyncIterator[Hosted]:
+        """The server, as long as it lives."""
+        from vlsb.endpoints.secrets import Credentials
+        from vlsb.runs.lanes import Hosted
+        from vlsb.serving.borrowed import Borrowed
+
+        yield Hosted(self.record.base_url, Credentials(self.record.key), Borrowed(self.record))
 
 
 @dataclass(frozen=True, slots=True)

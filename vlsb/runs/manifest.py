@@ -18,9 +18,9 @@ from typing import Any
 from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS
 from vlsb.endpoints.dialects import parse_dialect
-from vlsb.errors import RunMismatchError, StoreError
+from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.records import Picture, Sample, Untrusted
-from vlsb.runs.codec import Words
+from vlsb.runs.codec import Words, inner, is_shallow, maker
 from vlsb.runs.journal import sync_directory
 
 FILE = "run.json"
@@ -42,6 +42,9 @@ class SampleRow:
     category: Untrusted
     sub_category: Untrusted
     source: Untrusted
+
+
+_make_row = maker(SampleRow)
 
 
 def sample_row(sample: Sample) -> SampleRow:
@@ -155,8 +158,35 @@ def _sample_line(row: SampleRow) -> list[Any]:
     return [row.sample_id, row.digest, *(text.expose() for text in texts)]
 
 
+def require_comparable(manifest: Manifest) -> None:
+    """Raise ConfigError for settings that could not be read again as they are.
+
+    Parsers give up on deep nesting, each at a depth of its own, and make floats of integers beyond 64 bits.
+    """
+    free = (manifest.settings, *(entry.settings for entry in manifest.judges))
+    if not all(_is_comparable(each) for each in (*free, manifest.selection, manifest.data)):
+        raise ConfigError(
+            "The settings hold a number beyond 64 bits or lists and objects nested too deeply: "
+            "no resume could compare them. Leave that out."
+        )
+
+
+def _is_comparable(value: object) -> bool:
+    return is_shallow(value) and _numbers_fit(value)
+
+
+def _numbers_fit(value: object) -> bool:
+    if isinstance(value, int | float):
+        return -(2**63) <= value < (2**63 if isinstance(value, float) else 2**64)
+    return all(_numbers_fit(each) for each in inner(value))
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Put the manifest in place as a whole: a reader sees the old one or the new one."""
+    """Put the manifest in place as a whole: a reader sees the old one or the new one.
+
+    Raises StoreError, or ConfigError for settings that could not be read again.
+    """
+    require_comparable(manifest)
     text = manifest_text(manifest)
     try:
         descriptor, name = tempfile.mkstemp(dir=directory, prefix=".run.json.")
@@ -201,10 +231,10 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         target=Untrusted(_text(document["target"])),
         simulated=_flag(document["simulated"]),
         epochs=_count(document["epochs"]),
-        settings=_fields(document["settings"]),
+        settings=_free(document["settings"]),
         judges=[_parse_judge(_fields(entry)) for entry in _items(document["judges"])],
-        selection=_fields(document["selection"]),
-        data=_fields(document["data"]),
+        selection=_free(document["selection"]),
+        data=_free(document["data"]),
         data_digest=_text(document["data_digest"]),
         is_full=_flag(document["is_full"]),
         differences=[_text(each) for each in _items(document["differences"])],
@@ -221,7 +251,7 @@ def _parse_judge(entry: Mapping[str, Any]) -> JudgeEntry:
         file=_file_name(entry["file"]),
         simulated=_flag(entry["simulated"]),
         is_added=_flag(entry["is_added"]),
-        settings=_fields(entry["settings"]),
+        settings=_free(entry["settings"]),
         deviations=[Untrusted(_text(each)) for each in _items(entry["deviations"])],
         decision=_parse_decision(entry["decision"]),
     )
@@ -255,6 +285,13 @@ def _fields(value: object) -> dict[str, Any]:
     return value
 
 
+def _free(value: object) -> dict[str, Any]:
+    """An object of any fields, which a resume compares with its own: every parser must read the same."""
+    if not _is_comparable(value):
+        raise ValueError("nested too deeply, or a number is beyond 64 bits")
+    return _fields(value)
+
+
 def _items(value: object) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError("not a list")
@@ -276,7 +313,7 @@ def _parse_samples(lines: Sequence[object]) -> Iterator[SampleRow]:
         if tuple(map(type, values)) != _SAMPLE_TYPES:
             raise ValueError("a sample is not a number and five texts")
         sample_id, digest, image_path, category, sub_category, source = values
-        yield SampleRow(
+        yield _make_row(
             sample_id, digest, words[image_path], words[category], words[sub_category], words[source]
         )
 

@@ -121,7 +121,7 @@ def engine_options_given(options: RunOptions) -> list[str]:
 class LocalTarget:
     """A local engine as the target: the name it answers to, and what can change its answers, as JSON.
 
-    `running` is the address and key of one that is up already, `host` brings up one that is not.
+    `running` is the address and key of one that is up already. `host` opens either kind for a run.
     """
 
     name: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import shutil
 import socket
@@ -25,8 +26,25 @@ from vlsb.errors import ConfigError, RunLockedError, StoreError
 from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Response, Untrusted, Verdict
 from vlsb.runs import codec
 from vlsb.runs.journal import Journal, quarantine_torn_tail, sync_directory
-from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, require_match, write_manifest
-from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS, Judged, RunState, load_state
+from vlsb.runs.manifest import (
+    JudgeEntry,
+    Manifest,
+    is_run,
+    read_manifest,
+    require_comparable,
+    require_match,
+    write_manifest,
+)
+from vlsb.runs.state import (
+    EVENTS,
+    FAILURES,
+    RESPONSES,
+    VERDICTS,
+    Judged,
+    RunState,
+    collection_paused,
+    load_state,
+)
 
 LOCK = ".lock"
 SYNC_EVERY_S = 1.0
@@ -107,6 +125,9 @@ class RunStore:
         self._journals = [journal for journal in opened if journal is not None]
         for folder in (directory, directory / VERDICTS):
             sync_directory(folder)
+        # What was read stays while the session lasts: a collection that walks it frees nothing, and stalls
+        # the lanes for as long as that takes.
+        gc.freeze()
 
     def _open(self, path: Path) -> Journal:
         contents = self.state.ends.get(path)
@@ -201,6 +222,7 @@ class RunStore:
             for journal in self._journals:
                 journal.close()
             self._lock.release()
+            gc.unfreeze()
         if self.failed is not None:
             raise self.failed
 
@@ -210,8 +232,9 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
 
     Raises RunLockedError, RunMismatchError, StoreError, or ConfigError for a directory that is taken.
     """
+    require_comparable(manifest)
     _make_private(directory)
-    with _locked(directory) as lock:
+    with _locked(directory) as lock, collection_paused():
         if is_resume and is_run(directory):
             state = load_state(directory)
             state.manifest = _adopted(directory, state.manifest, manifest)
@@ -229,7 +252,7 @@ def open_for_judging(directory: Path, entry: JudgeEntry) -> RunStore:
 
     Raises RunLockedError or StoreError. A judge that the run knows goes on where it stopped.
     """
-    with _locked(directory) as lock:
+    with _locked(directory) as lock, collection_paused():
         manifest = read_manifest(directory)
         known = own_entry(manifest, replace(entry, is_added=True))
         if known not in manifest.judges:

@@ -11,7 +11,7 @@ from vlsb.analysis.summary import LaneUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.runs.manifest import JudgeEntry, Manifest, is_run
-from vlsb.runs.state import Judged, LaneTotals, RunState, load_state
+from vlsb.runs.state import Judged, LaneTotals, RunState, collection_paused, load_state
 
 _DIGEST = re.compile(r"-[0-9a-f]{8}")
 
@@ -40,9 +40,10 @@ def summarize_run(directory: Path) -> list[Summary]:
 
     Raises StoreError for a damaged file.
     """
-    state = load_state(directory)
-    judges: list[str | None] = [entry.file for entry in state.manifest.judges]
-    return [summarize_state(state, directory, judge) for judge in judges or [None]]
+    with collection_paused():
+        state = load_state(directory)
+        judges: list[str | None] = [entry.file for entry in state.manifest.judges]
+        return [summarize_state(state, directory, judge) for judge in judges or [None]]
 
 
 def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summary:
