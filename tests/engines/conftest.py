@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from vlsb.serving.engines import Engine, EngineMissingError, find_engine
+from vlsb.errors import EngineMissingError
+from vlsb.serving.engines import Engine, find_engine
 from vlsb.serving.families import FAMILIES, EnginePin
 from vlsb.serving.machine import gpus
 from vlsb.serving.places import Places
