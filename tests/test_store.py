@@ -334,7 +334,7 @@ def test_settings_that_no_resume_could_compare_are_refused_before_anything_is_th
     assert without_lock(directory) == before
 
 
-def test_collection_is_paused_while_a_run_is_read_and_spared_its_rows_while_it_is_open(
+def test_garbage_collection_spares_the_rows_of_a_run_while_it_is_open(
     tmp_path: Path,
 ) -> None:
     close(opened(tmp_path / "run"))
@@ -349,7 +349,7 @@ def test_collection_is_paused_while_a_run_is_read_and_spared_its_rows_while_it_i
     assert gc.get_freeze_count() == 0
 
 
-def test_collection_goes_on_after_a_run_that_could_not_be_read(tmp_path: Path) -> None:
+def test_garbage_collection_goes_on_after_a_run_that_could_not_be_read(tmp_path: Path) -> None:
     directory = written_run(tmp_path / "run")
     with (directory / "responses.jsonl").open("a") as file:
         file.write("damage\n")

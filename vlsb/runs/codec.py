@@ -333,7 +333,9 @@ def decode_failure(record: Mapping[str, Any]) -> Failure:
 
 def is_shallow(value: object, depth: int = _DEEPEST) -> bool:
     """Whether lists and objects are nested no deeper than that. Looks no deeper itself."""
-    return all(depth > 0 and is_shallow(each, depth - 1) for each in inner(value))
+    if depth == 0:
+        return not isinstance(value, Mapping | list | tuple)
+    return all(is_shallow(each, depth - 1) for each in inner(value))
 
 
 def inner(value: object) -> Collection[object]:

@@ -176,8 +176,11 @@ def _is_comparable(value: object) -> bool:
 
 
 def _numbers_fit(value: object) -> bool:
-    if isinstance(value, int | float):
-        return -(2**63) <= value < (2**63 if isinstance(value, float) else 2**64)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**64
+    if isinstance(value, float):
+        # A longer integer, to some parser.
+        return abs(value) < 2**63
     return all(_numbers_fit(each) for each in inner(value))
 
 

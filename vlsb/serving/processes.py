@@ -39,13 +39,19 @@ class EngineProcess:
         self._leash = leashed
         self._status = status
         self._hold: int | None = hold
+        self._words: list[bytes] | None = None
         self._code: int | None = None
 
     def exit_code(self) -> int | None:
         """How the engine ended (negative: by that signal), None while anything of it is there."""
         if self._code is None and self._leash.poll() is not None:
-            self._code = self._last_words()
-            self._let_go()
+            if self._words is None:
+                self._words = self._last_words()
+                self._let_go()
+            if self._words[:1] == [b"exit"]:
+                self._code = int(self._words[1])
+            elif not self._kill_session():
+                self._code = -signal.SIGKILL
         return self._code
 
     async def wait(self) -> int:
@@ -93,16 +99,18 @@ class EngineProcess:
             with contextlib.suppress(OSError):
                 os.write(self._hold, leash.RELEASE)
 
-    def _last_words(self) -> int:
-        """The exit code that the leash reported; without one it was killed, and the rest is on us."""
+    def _last_words(self) -> list[bytes]:
+        """What the leash said at its end; without an exit code it was killed, and the rest is on us."""
         with self._status as status:
-            words = status.read().split()
-        if words[:1] == [b"exit"]:
-            return int(words[1])
-        for pid in _session(self._leash.pid):
+            return status.read().split()
+
+    def _kill_session(self) -> bool:
+        """Kill what a leash that was killed has left; whether anything is still there."""
+        left = list(_session(self._leash.pid))
+        for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        return -signal.SIGKILL
+        return bool(left)
 
     def _let_go(self) -> None:
         if self._hold is not None:
@@ -165,8 +173,9 @@ def open_log(path: Path) -> Iterator[BinaryIO]:
 
 
 def _session(leader: int) -> Iterator[int]:
-    """The processes of a session."""
+    """The living processes of a session."""
     for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == leader:
+        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+            # Who has ended holds nothing any more, whenever its parent collects it.
+            if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
                 yield pid
