@@ -140,7 +140,11 @@ def test_without_a_gpu_a_family_needs_memory_enough_or_smaller_weights() -> None
 
     assert model(facts, "llava_hf") == Finding(Group.MODELS, "llava_hf", State.OK, "ready")
     assert model(facts, "mllama") == Finding(
-        Group.MODELS, "mllama", State.MISSING, "needs a GPU", "vlsb serve mllama --weights DIR"
+        Group.MODELS,
+        "mllama",
+        State.MISSING,
+        "its weights need a GPU; small ones:",
+        "vlsb serve mllama --weights DIR",
     )
 
 

@@ -321,7 +321,7 @@ def _cpu_room(family: Family, facts: Facts) -> Finding | None:
     if facts.memory_bytes >= family.gpu_memory_bytes * _CPU_SHARE:
         return None
     command = f"vlsb serve {family.name} --weights DIR"
-    return Finding(Group.MODELS, family.name, State.MISSING, "needs a GPU", command)
+    return Finding(Group.MODELS, family.name, State.MISSING, "its weights need a GPU; small ones:", command)
 
 
 def _ready(family: Family, facts: Facts) -> str:

@@ -100,9 +100,12 @@ class Conductor:
         self._interrupts += 1
         if self._interrupts == 1:
             waiting = len(self._traffic.in_flight)
+            requests = "1 request" if waiting == 1 else f"{waiting} requests"
             self._say(
-                f"Stopping: {waiting} requests in flight may finish for {GRACE_S:g} s. "
-                "Press Ctrl-C again to drop them."
+                f"Stopping: {requests} in flight may finish for {GRACE_S:g} s. "
+                "Press Ctrl-C again to drop what is left."
+                if waiting
+                else "Stopping."
             )
             self.stop(InterruptedRunError("Interrupted. Everything finished is stored."))
         elif self._interrupts == 2:
