@@ -52,7 +52,10 @@ USAGE = {
     "a number out of range": (["run", "--model", "demo", "--max-connections", "0"], "--max-connections"),
     "no model": (["run"], "--model"),
     "an unknown model": (["run", "--model", "gtp-4o"], "Did you mean gpt-4o?"),
-    "a local family without a server": (["run", "--model", "llava_next"], "--base-url"),
+    "a local family as the judge": (
+        ["run", "--model", "demo", "--judge", "llava_next"],
+        "vlsb serve llava_next",
+    ),
     "no data set": (["run", "--model", "m", "--base-url", "http://127.0.0.1:9/v1"], "--data-root"),
     "a bad limit": (["run", "--model", "demo", "--limit", "0"], "--limit"),
     "a limit backwards": (["run", "--model", "demo", "--limit", "9-3"], "--limit"),

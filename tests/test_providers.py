@@ -111,7 +111,8 @@ def test_a_local_family_says_that_its_server_must_be_started(model):
     with pytest.raises(ConfigError) as caught:
         resolve(model, flags=("--judge-base-url", "--judge-api-key-env"))
 
-    assert "--judge-base-url http://127.0.0.1" in caught.value.message
+    assert f"vlsb serve {model}" in caught.value.message
+    assert "--judge-base-url" in caught.value.message
 
 
 # Which key goes where.
