@@ -14,11 +14,11 @@ from vlsb import __version__
 from vlsb.cli.checkup import Finding, Group, State
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
+from vlsb.reports.terminal import MIN_WIDTH, text_console
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
-MIN_WIDTH = 80
 _GROUP_WIDTH = 10
 _LONGEST = 400
 _MARKS = {State.OK: ("✓", "green"), State.MISSING: ("○", "yellow"), State.PROBLEM: ("✗", "red")}
@@ -47,18 +47,7 @@ def findings_text(found: Sequence[Finding], *, width: int, height: int, color: b
     Where it would not fit into `height` lines, the blank ones between its parts go.
     """
     out = io.StringIO()
-    console = Console(
-        file=out,
-        width=max(width, MIN_WIDTH),
-        color_system="standard" if color else None,
-        force_terminal=color,
-        force_jupyter=False,
-        no_color=not color,
-        legacy_windows=False,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
+    console = text_console(out, width=width, color=color)
     lines = [Text(f"vlsb {__version__}", style="bold"), *_lines(found, max(width, MIN_WIDTH))]
     # One line is the prompt's.
     is_short = len(lines) >= height

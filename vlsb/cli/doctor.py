@@ -20,8 +20,9 @@ def doctor_command(
 ) -> int:
     """Say what is ready on this machine, and the one command that makes the rest so. Changes nothing."""
     from vlsb.cli.checkup import findings
-    from vlsb.cli.checkup_text import MIN_WIDTH, findings_json, findings_text
+    from vlsb.cli.checkup_text import findings_json, findings_text
     from vlsb.cli.survey import survey
+    from vlsb.reports.terminal import MIN_WIDTH
 
     screen = Screen()
     try:

@@ -1,27 +1,24 @@
 """VLSBench from the Hugging Face hub, through the hub's own library and cache.
 
 `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are the library's, which reads them when it is
-imported: inside the functions here, and nowhere else. A broken connection is resumed where it broke; a
+imported: inside the functions here. A broken connection is resumed where it broke; a
 file whose download was killed starts anew, because the library keeps no partial file.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from logging import ERROR
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from vlsb.data.archive import ARCHIVE_FILE
 from vlsb.data.dataset import DataFiles
 from vlsb.data.rows import ROWS_FILE
 from vlsb.errors import AuthenticationError, DatasetError, StoreError, VlsbError
+from vlsb.hub_library import bar_class, is_connection_fault, quiet, reason
 
 HUB_REPOSITORY = "Foreshhh/vlsbench"
 DEFAULT_REVISION = "main"
@@ -58,7 +55,7 @@ def fetch_dataset(
     is called often, and not always from the calling thread.
     """
     asked = revision or DEFAULT_REVISION
-    with _quiet():
+    with quiet():
         if offline or _is_switched_off():
             return _cached(asked) or _refuse_offline(asked)
         if _COMMIT.fullmatch(asked) and (cached := _cached(asked)):
@@ -67,7 +64,7 @@ def fetch_dataset(
             return _downloaded(asked, progress)
         # The library lets the errors of its HTTP stack out, which only the transport room may know by name.
         except Exception as error:
-            if _is_connection_fault(error) and (cached := _cached(asked)):
+            if is_connection_fault(error) and (cached := _cached(asked)):
                 return cached
             if known := _translated(error, asked):
                 raise known from error
@@ -125,72 +122,9 @@ def _file(name: str, revision: str, offline: bool, progress: Callable[[FetchProg
         repo_type="dataset",
         revision=revision,
         local_files_only=offline,
-        tqdm_class=_bar_class(name, progress),
+        tqdm_class=bar_class(lambda done, total: progress(FetchProgress(name, done, total))),
     )
     return Path(path)
-
-
-def _bar_class(file: str, progress: Callable[[FetchProgress], None]) -> Any:
-    """What the library takes for a class of `tqdm` bars: it reports, and draws nothing."""
-
-    class Bar:
-        def __init__(self, *, total: int | None = None, initial: int = 0, **_: object) -> None:
-            self.n = initial
-            self.total = total
-            self.update(0)
-
-        def update(self, count: float) -> None:
-            self.n += int(count)
-            progress(FetchProgress(file, self.n, self.total))
-
-        # With these two the library keeps one bar a file, not one more for what is still compressed.
-        def update_transfer(self, count: float) -> None:
-            """Bytes on the wire; those written are what is shown."""
-
-        def set_transfer_postfix_str(self, *_: object, **__: object) -> None:
-            """The rate on the wire, for a drawn bar."""
-
-        def set_postfix_str(self, *_: object, **__: object) -> None:
-            """The rate, for a drawn bar."""
-
-        def refresh(self, *_: object, **__: object) -> None:
-            """For a drawn bar."""
-
-        def close(self) -> None:
-            """For a drawn bar."""
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            """For a drawn bar."""
-
-    return Bar
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library's own lines off the screen, and make its warning of a full disk an error."""
-    from huggingface_hub.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", message="Not enough free disk space")
-            yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _is_connection_fault(error: Exception) -> bool:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500 or error.response.status_code == 429
-    is_of_http_stack = type(error).__module__.split(".")[0] in ("httpx", "httpcore")
-    return is_of_http_stack or isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError)
 
 
 def _translated(error: Exception, revision: str) -> VlsbError | None:
@@ -201,12 +135,12 @@ def _translated(error: Exception, revision: str) -> VlsbError | None:
     where = f"{constants.ENDPOINT}/datasets/{HUB_REPOSITORY}"
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return AuthenticationError(
-            f"{where}: access refused ({_reason(error)}). Set HF_TOKEN to a token that may read it, or "
+            f"{where}: access refused ({reason(error)}). Set HF_TOKEN to a token that may read it, or "
             f"unset a wrong one. {_OTHERWISE}"
         )
-    if _is_connection_fault(error):
+    if is_connection_fault(error):
         return DatasetError(
-            f"{where} cannot be reached ({_reason(error)}), and VLSBench is not in {constants.HF_HUB_CACHE}. "
+            f"{where} cannot be reached ({reason(error)}), and VLSBench is not in {constants.HF_HUB_CACHE}. "
             f"Try again later: {FETCH_COMMAND}. {_OTHERWISE}"
         )
     if isinstance(error, UserWarning) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
@@ -217,7 +151,7 @@ def _translated(error: Exception, revision: str) -> VlsbError | None:
     if lacking := _lacking(error, revision):
         return DatasetError(f"{where} {lacking} {_OTHERWISE}")
     if isinstance(error, OSError):
-        return DatasetError(f"{where}: the download failed ({_reason(error)}). Start again: {FETCH_COMMAND}.")
+        return DatasetError(f"{where}: the download failed ({reason(error)}). Start again: {FETCH_COMMAND}.")
     return None
 
 
@@ -232,16 +166,3 @@ def _lacking(error: Exception, revision: str) -> str | None:
     if isinstance(error, errors.RepositoryNotFoundError):
         return "does not exist. Check HF_ENDPOINT."
     return None
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong in words of ours or the system's, never the server's."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
-        return _reason(error.__cause__)
-    if isinstance(error, HfHubHTTPError):
-        return f"HTTP {error.response.status_code}"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return type(error).__name__

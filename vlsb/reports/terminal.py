@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 from rich import box
 from rich.cells import cell_len
@@ -36,11 +37,10 @@ _NUMBER_WIDTH = 6
 _GAP = 2
 
 
-def render(summaries: Sequence[Summary], *, width: int, color: bool) -> str:
-    """Return the tables as text of at most `width` columns (80 at least), with or without colour."""
-    screen = io.StringIO()
-    console = Console(
-        file=screen,
+def text_console(file: TextIO, *, width: int, color: bool) -> Console:
+    """A console that writes text of `width` columns (80 at least) and reads no markup in it."""
+    return Console(
+        file=file,
         width=max(width, MIN_WIDTH),
         color_system="standard" if color else None,
         force_terminal=color,
@@ -51,6 +51,12 @@ def render(summaries: Sequence[Summary], *, width: int, color: bool) -> str:
         emoji=False,
         highlight=False,
     )
+
+
+def render(summaries: Sequence[Summary], *, width: int, color: bool) -> str:
+    """Return the tables as text of at most `width` columns (80 at least), with or without colour."""
+    screen = io.StringIO()
+    console = text_console(screen, width=width, color=color)
     console.print(summary_table(summaries, width=width))
     return "".join(f"{line.rstrip()}\n" for line in screen.getvalue().splitlines())
 

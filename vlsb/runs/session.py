@@ -109,7 +109,7 @@ class Listeners:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class Means:
     """What a session sends requests with, and who may stop it."""
 
     credentials: Mapping[Stage, Credentials]
@@ -261,8 +261,8 @@ async def run_session(
                 only_judge=only_judge,
             )
             if works:
-                spending = Spending(credentials, listeners, host, conductor, traffic)
-                lanes, profile = await _evaluate(prepared, store, works, spending)
+                means = Means(credentials, listeners, host, conductor, traffic)
+                lanes, profile = await _evaluate(prepared, store, works, means)
         except StoppedError:
             pass  # while an engine was starting; the conductor knows why
         except ServerError as error:
@@ -325,21 +325,21 @@ def _works(prepared: Prepared, store: RunStore) -> list[Work]:
 
 
 async def _evaluate(
-    prepared: Prepared, store: RunStore, works: list[Work], spending: Spending
+    prepared: Prepared, store: RunStore, works: list[Work], means: Means
 ) -> tuple[dict[str, LaneView], Profile]:
-    plan, listeners, conductor = prepared.plan, spending.listeners, spending.conductor
+    plan, listeners, conductor = prepared.plan, means.listeners, means.conductor
     decided = _decided(store)
     setup = LaneSetup(
         lanes=plan.lanes,
-        credentials=spending.credentials,
+        credentials=means.credentials,
         dialects={stage: decided.get(stage, _guess(lane)) for stage, lane in plan.lanes.items()},
         policy=plan.policy,
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,
-        traffic=spending.traffic,
+        traffic=means.traffic,
         observe=lambda event: _observe(event, store, listeners.say),
         say=listeners.say,
-        host=spending.host,
+        host=means.host,
         unless_stopped=conductor.unless_stopped,
     )
     async with open_lanes(setup) as sides:

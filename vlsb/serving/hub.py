@@ -8,17 +8,14 @@ here, and nowhere else.
 from __future__ import annotations
 
 import errno
-import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 from vlsb.errors import AuthenticationError, ConfigError, StoreError, VlsbError
+from vlsb.hub_library import bar_class, is_connection_fault, quiet, reason
 
 _PROBE_TIMEOUT_S = 10.0
 _SMALL_FILES = ("*.json", "tokenizer.model")
@@ -73,14 +70,16 @@ def _downloaded(repository: str, revision: str | None, hear: Callable[[Downloade
     names = wanted_files([each.rfilename for each in known.siblings or ()])
     if "config.json" not in names:
         raise ConfigError(f"{repository} on the hub is not a checkpoint: it has no config.json.")
+
+    def bar(name: str) -> Any:
+        return bar_class(lambda done, total: hear(Downloaded(name, done, total)))
+
     # By the revision's own name, so that the cache knows later which commit it was. A branch may move
     # between two files, so the others are that commit's: .../snapshots/<commit>/config.json.
-    config = hf_hub_download(
-        repository, "config.json", revision=revision, tqdm_class=_bar_class("config.json", hear)
-    )
+    config = hf_hub_download(repository, "config.json", revision=revision, tqdm_class=bar("config.json"))
     folder = Path(config).parent
     for name in names:
-        hf_hub_download(repository, name, revision=folder.name, tqdm_class=_bar_class(name, hear))
+        hf_hub_download(repository, name, revision=folder.name, tqdm_class=bar(name))
     return folder
 
 
@@ -106,59 +105,6 @@ def _refuse_offline(repository: str, revision: str | None) -> Path:
     )
 
 
-def _bar_class(file: str, hear: Callable[[Downloaded], None]) -> Any:
-    """What the library takes for a class of `tqdm` bars: it reports, and draws nothing."""
-
-    class Bar:
-        def __init__(self, *, total: int | None = None, initial: int = 0, **_: object) -> None:
-            self.n = initial
-            self.total = total
-            self.update(0)
-
-        def update(self, count: float) -> None:
-            self.n += int(count)
-            hear(Downloaded(file, self.n, self.total))
-
-        def __getattr__(self, name: str) -> Callable[..., None]:
-            """Everything else is for a drawn bar."""
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return lambda *_, **__: None
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            """For a drawn bar."""
-
-    return Bar
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the library's own lines off the screen, and make its warning of a full disk an error."""
-    from huggingface_hub.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", message="Not enough free disk space")
-            yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def is_connection_fault(error: Exception) -> bool:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500 or error.response.status_code == 429
-    is_of_http_stack = type(error).__module__.split(".")[0] in ("httpx", "httpcore")
-    return is_of_http_stack or isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError)
-
-
 def translated(error: Exception, repository: str, revision: str | None) -> VlsbError | None:
     """The one line for what the library raised, or None for what is no fault of hub, network or disk."""
     from huggingface_hub import constants, errors
@@ -179,24 +125,11 @@ def translated(error: Exception, repository: str, revision: str | None) -> VlsbE
         return AuthenticationError(f"{where}: access refused. Set HF_TOKEN to a token that may read it.")
     if is_connection_fault(error):
         return ConfigError(
-            f"{where} cannot be reached ({_reason(error)}), and it is not in {constants.HF_HUB_CACHE}. Try "
+            f"{where} cannot be reached ({reason(error)}), and it is not in {constants.HF_HUB_CACHE}. Try "
             "again later, or pass a folder."
         )
     if isinstance(error, UserWarning) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(f"no room for {repository} in {constants.HF_HUB_CACHE}. Make room, or set HF_HOME.")
     if isinstance(error, OSError):
-        return ConfigError(f"{where}: the download failed ({_reason(error)}). Start again.")
+        return ConfigError(f"{where}: the download failed ({reason(error)}). Start again.")
     return None
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong in words of ours or the system's, never the server's."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
-        return _reason(error.__cause__)
-    if isinstance(error, HfHubHTTPError):
-        return f"HTTP {error.response.status_code}"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return type(error).__name__

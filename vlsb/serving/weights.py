@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, NoReturn
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
-from vlsb.serving.hub import is_connection_fault, quiet, translated
+from vlsb.hub_library import is_connection_fault, quiet
+from vlsb.serving.hub import translated
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
