@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.endpoints.completions import Answer, is_cut, read_completion, read_usage
-from vlsb.endpoints.faults import (
-    Decision,
-    Fault,
-    Reply,
-    TransportFault,
-    TransportKind,
-    classify,
-    safe_code,
-)
+from vlsb.endpoints.completions import Answer, read_completion, read_usage
+from vlsb.endpoints.faults import Decision, Fault, ReplyTooLarge, classify
+from vlsb.endpoints.secrets import safe_code
 from vlsb.errors import AuthenticationError, ConfigError, QuotaError, UnknownModelError
-from vlsb.records import Usage
+from vlsb.records import Usage, is_cut
 
 NOW = 1696004797.0
 JSON_TYPE = {"content-type": "application/json"}
@@ -29,12 +24,15 @@ BLOCKED, FATAL, PERMANENT = Fault.PROVIDER_BLOCKED, Fault.RUN_FATAL, Fault.ITEM_
 LIMITED, TRANSIENT, BAD = Fault.RATE_LIMITED, Fault.TRANSIENT, Fault.BAD_PAYLOAD
 
 
-def reply(status: int, body: object = b"", **headers: str) -> Reply:
+def reply(status: int, body: object = b"", **headers: str) -> httpx.Response:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Reply(status, JSON_TYPE | {name.replace("_", "-"): text for name, text in headers.items()}, data)
+    fields = JSON_TYPE | {name.replace("_", "-"): text for name, text in headers.items()}
+    return httpx.Response(status, headers=fields, content=data)
 
 
-def decide(happened: Reply | TransportFault, *, has_succeeded: bool = True, attempt: int = 1) -> Decision:
+def decide(
+    happened: httpx.Response | httpx.RequestError, *, has_succeeded: bool = True, attempt: int = 1
+) -> Decision:
     return classify(happened, has_succeeded=has_succeeded, attempt=attempt, now=NOW)
 
 
@@ -147,7 +145,7 @@ SLOW = "Slow down"
 class Row:
     """What must come of a reply that is not a success."""
 
-    reply: Reply
+    reply: httpx.Response
     fault: Fault
     more: dict[str, Any]
 
@@ -473,7 +471,7 @@ def test_a_refused_request_leads_to_the_right_decision(case):
     decision = decide(case.reply)
 
     assert decision.fault is case.fault
-    assert decision.status == case.reply.status
+    assert decision.status == case.reply.status_code
     assert decision.is_retryable == (case.fault in (LIMITED, TRANSIENT, BAD))
     assert {name: getattr(decision, name) for name in case.more} == case.more
 
@@ -513,27 +511,38 @@ def test_a_body_without_a_message_is_quoted_by_its_start_only():
 @pytest.mark.parametrize(
     ("kind", "has_succeeded", "attempt", "fault"),
     [
-        pytest.param(TransportKind.CONNECT, True, 5, TRANSIENT, id="A22-after-a-success"),
-        pytest.param(TransportKind.CONNECT, False, 1, TRANSIENT, id="A22-first-attempt"),
-        pytest.param(TransportKind.CONNECT, False, 2, FATAL, id="A22-second-attempt-without-success"),
-        pytest.param(TransportKind.CERTIFICATE, True, 1, FATAL, id="A22-certificate-after-a-success"),
-        pytest.param(TransportKind.CERTIFICATE, False, 1, FATAL, id="A22-certificate"),
-        pytest.param(TransportKind.TIMEOUT, False, 9, TRANSIENT, id="A23-timeout"),
-        pytest.param(TransportKind.CLOSED, False, 9, TRANSIENT, id="A26-closed"),
-        pytest.param(TransportKind.PROTOCOL, False, 9, TRANSIENT, id="protocol"),
-        pytest.param(TransportKind.TOO_LARGE, False, 1, BAD, id="C36-too-large"),
+        pytest.param(httpx.ConnectError, True, 5, TRANSIENT, id="A22-after-a-success"),
+        pytest.param(httpx.ConnectError, False, 1, TRANSIENT, id="A22-first-attempt"),
+        pytest.param(httpx.ConnectError, False, 2, FATAL, id="A22-second-attempt-without-success"),
+        pytest.param(httpx.ConnectTimeout, False, 2, FATAL, id="A22-no-connection-in-time"),
+        pytest.param(httpx.ProxyError, False, 2, FATAL, id="A22-the-proxy-has-no-connection"),
+        pytest.param(httpx.ReadTimeout, False, 9, TRANSIENT, id="A23-timeout"),
+        pytest.param(httpx.ReadError, False, 9, TRANSIENT, id="A26-closed"),
+        pytest.param(httpx.WriteError, False, 9, TRANSIENT, id="A26-closed-while-sending"),
+        pytest.param(httpx.RemoteProtocolError, False, 9, TRANSIENT, id="protocol"),
+        pytest.param(httpx.DecodingError, False, 9, TRANSIENT, id="decoding"),
+        pytest.param(ReplyTooLarge, False, 1, BAD, id="C36-too-large"),
     ],
 )
 def test_a_transport_fault_leads_to_the_right_decision(kind, has_succeeded, attempt, fault):
-    happened = TransportFault(kind, "what the stack said")
+    happened = kind("what the stack said")
     decision = decide(happened, has_succeeded=has_succeeded, attempt=attempt)
 
     assert decision.fault is fault
     assert decision.message.expose() == "what the stack said"
 
 
+@pytest.mark.parametrize("has_succeeded", [pytest.param(True, id="A22-after-a-success"), False])
+def test_a_certificate_that_does_not_fit_ends_the_run_at_once(has_succeeded):
+    happened = httpx.ConnectError("what the stack said")
+    happened.__cause__ = ssl.SSLCertVerificationError("self-signed")
+    decision = decide(happened, has_succeeded=has_succeeded)
+
+    assert (decision.fault, decision.code) == (FATAL, "certificate")
+
+
 def test_an_unreachable_host_is_a_matter_of_configuration():
-    happened = TransportFault(TransportKind.CONNECT, "refused")
+    happened = httpx.ConnectError("refused")
     decision = decide(happened, has_succeeded=False, attempt=2)
 
     assert (decision.code, decision.error) == ("unreachable", ConfigError)

@@ -30,7 +30,7 @@ EXPOSED_IN = {
     "endpoints/endings.py": "redacts and cuts what an endpoint said, and wraps it again",
     "endpoints/secrets.py": "takes keys out of text and wraps it again",
     "endpoints/dialects.py": "looks for a field's name in a rejection; shows nothing",
-    "endpoints/completions.py": "compares a finish reason with known words; shows nothing",
+    "records.py": "compares a finish reason with known words; shows nothing",
     "judging/prompts.py": "puts question and response into the judge's request and wraps it again",
     "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
     "data/pictures.py": "turns image_path into a path below the data folder, after its checks",

@@ -159,6 +159,11 @@ class Completion:
     flags: tuple[str, ...] = ()
 
 
+def is_cut(finish_reason: Untrusted | None) -> bool:
+    """Whether a completion ended on its token limit."""
+    return finish_reason is not None and finish_reason.expose().lower() in ("length", "max_tokens")
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """The target's completion for a sample, as stored and as judged."""

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mutations
 
 from vlsb import strict_json
 from vlsb.data.archive import folded, name_problem, scan
 from vlsb.data.rows import load_rows
 from vlsb.endpoints.completions import Answer, read_completion
-from vlsb.endpoints.faults import Decision, Fault, Reply, classify
+from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.endpoints.headers import ABSURD_S, duration_s, reset_after_s, retry_after_s
 from vlsb.endpoints.pace import MINUTE_S, Caps, Pace
 from vlsb.errors import DatasetError, StoreError, VlsbError
@@ -58,10 +59,18 @@ def header_fields(data: bytes) -> dict[str, str]:
     return {name.strip().lower(): value.strip() for name, colon, value in pairs if colon}
 
 
+def a_reply(status: int, headers: Mapping[str, str], body: bytes) -> httpx.Response:
+    """A reply as a transport gives it, its body decoded."""
+    fields = [
+        (name.encode(), value.encode()) for name, value in headers.items() if name != "content-encoding"
+    ]
+    return httpx.Response(status, headers=fields, content=body)
+
+
 def check_reply(data: bytes, _: Path) -> None:
     """A reply is an answer with text or a decision, and whatever is kept of it can be stored."""
     status, headers, body = message_parts(data)
-    found = read_completion(Reply(200, headers, body), now=NOW)
+    found = read_completion(a_reply(200, headers, body), now=NOW)
     if isinstance(found, Answer):
         assert found.text.expose().strip(), "an answer without text"
         strict_json.dumps([each.expose() for each in (found.text, found.finish_reason, found.model) if each])
@@ -71,7 +80,7 @@ def check_reply(data: bytes, _: Path) -> None:
     status = status if status >= 300 else 400
     for has_succeeded in (False, True):
         decision = classify(
-            Reply(status, headers, body), has_succeeded=has_succeeded, attempt=1 + len(body) % 3, now=NOW
+            a_reply(status, headers, body), has_succeeded=has_succeeded, attempt=1 + len(body) % 3, now=NOW
         )
         _require_sane(decision)
         assert status != 401 or not decision.is_retryable, "a refused key is asked again"

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
+import httpx
+
 from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LiveView, StageLines, StartView
 from vlsb.endpoints.connect import open_transport
-from vlsb.endpoints.faults import TransportFault
 from vlsb.endpoints.secrets import Credentials
 from vlsb.endpoints.transport import Transport
 from vlsb.serving.engines import Engine
@@ -123,9 +124,9 @@ async def _load(transport: Transport) -> EngineLoad | None:
     try:
         async with asyncio.timeout(_LOOK_TIMEOUT_S):
             reply = await transport.get("/metrics")
-    except (TransportFault, TimeoutError):
+    except (httpx.RequestError, TimeoutError):
         return None
-    return parse_metrics(reply.body.decode("utf-8", "replace")) if reply.status == 200 else None
+    return parse_metrics(reply.content.decode("utf-8", "replace")) if reply.status_code == 200 else None
 
 
 async def _gpus(environment: Mapping[str, str]) -> tuple[Gpu, ...]:

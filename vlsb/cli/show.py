@@ -18,7 +18,7 @@ import typer
 from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, VlsbError
-from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted
+from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted, is_cut
 
 if TYPE_CHECKING:
     from vlsb.reports.answers import Answer, NoInstruction
@@ -135,7 +135,6 @@ def _answer(
     samples: dict[int, Sample] | None,
     picture: str | None,
 ) -> Answer:
-    from vlsb.endpoints.completions import is_cut
     from vlsb.reports.answers import Answer
     from vlsb.runs.state import Judged
 

@@ -15,15 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
+
 from vlsb import strict_json
 from vlsb.cli.checkup import DatasetFacts, DiskFacts, EngineFacts, Facts, HubAccess, HubFacts, ServerFacts
 from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
 from vlsb.endpoints.connect import open_transport
-from vlsb.endpoints.faults import TransportFault
 from vlsb.endpoints.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
 from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import VlsbError
+from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.serving.engines import AUTO, Engine, InstalledEngine, find_engine, installed
 from vlsb.serving.families import FAMILIES, EnginePin
@@ -221,9 +223,9 @@ async def _hub_problem(address: str, timeout_s: float) -> str | None:
     try:
         async with asyncio.timeout(timeout_s):
             reply = await transport.get(f"/api/datasets/{HUB_REPOSITORY}")
-        return f"HTTP {reply.status}" if reply.status >= 500 else None
-    except TransportFault as fault:
-        return re.sub(r"^\[Errno -?[0-9]+\] ", "", for_terminal(fault.message))
+        return f"HTTP {reply.status_code}" if reply.status_code >= 500 else None
+    except httpx.RequestError as fault:
+        return re.sub(r"^\[Errno -?[0-9]+\] ", "", for_terminal(Untrusted(str(fault))))
     except TimeoutError:
         return f"no answer within {timeout_s:g} s"
     finally:

@@ -11,6 +11,8 @@ import time as system_time
 from collections.abc import Callable
 from dataclasses import replace
 
+import httpx
+
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Counts, Ended, Event, Spending, StoppedError, Traffic
@@ -18,14 +20,7 @@ from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.dialects import Dialect, adapt
 from vlsb.endpoints.drafts import Draft
 from vlsb.endpoints.endings import PICTURE_CODE, fatal_error, redacted
-from vlsb.endpoints.faults import (
-    Decision,
-    Fault,
-    Reply,
-    TransportFault,
-    TransportKind,
-    classify,
-)
+from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Keeper, Ticket
 from vlsb.endpoints.models import model_names
 from vlsb.endpoints.secrets import Redactor
@@ -232,7 +227,7 @@ class EndpointClient:
             reply = await self._exchange(upload, request)
         return self._read(reply, request, draft, started)
 
-    async def _exchange(self, upload: Upload, request: Spending) -> Reply | TransportFault:
+    async def _exchange(self, upload: Upload, request: Spending) -> httpx.Response | httpx.RequestError:
         task = asyncio.current_task()
         assert task is not None
         self._traffic.spend_one()
@@ -246,22 +241,22 @@ class EndpointClient:
         self.timings.exchanged(upload.marks)
         return reply
 
-    async def _post(self, upload: Upload, timeout_s: float) -> Reply | TransportFault:
+    async def _post(self, upload: Upload, timeout_s: float) -> httpx.Response | httpx.RequestError:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._transport.post("/chat/completions", upload)
         except TimeoutError:
-            return TransportFault(TransportKind.TIMEOUT, f"no whole reply within {timeout_s:g} s")
-        except TransportFault as fault:
-            return fault
+            return httpx.ReadTimeout(f"no whole reply within {timeout_s:g} s")
+        except httpx.RequestError as error:
+            return error
 
     def _read(
-        self, reply: Reply | TransportFault, request: Spending, draft: Draft, started: float
+        self, reply: httpx.Response | httpx.RequestError, request: Spending, draft: Draft, started: float
     ) -> Completion | Decision:
         now = system_time.time()
-        if isinstance(reply, Reply):
+        if isinstance(reply, httpx.Response):
             self.gate.pace.heard(reply.headers, now=now)
-        if isinstance(reply, Reply) and 200 <= reply.status < 300:
+        if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
             read = read_completion(reply, now=now)
             if isinstance(read, Answer):
                 return self._answered(read, request, draft, started)

@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import httpx
+
 from vlsb import strict_json
-from vlsb.endpoints.faults import BAD_KEY_WORDS, Decision, Fault, Reply, error_fields, of_error, safe_code
-from vlsb.records import Untrusted, Usage
+from vlsb.endpoints.faults import BAD_KEY_WORDS, Decision, Fault, error_fields, of_error
+from vlsb.endpoints.secrets import safe_code
+from vlsb.records import Untrusted, Usage, is_cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,46 +47,42 @@ _BLOCKING_REASONS = frozenset(
     }
 )
 _FAILED_REASONS = frozenset({"error", "abort"})
-_LENGTH_REASONS = frozenset({"length", "max_tokens"})
 _LEAKED_MARKERS = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "</s>", "<|endoftext|>")
 
 
-def is_cut(finish_reason: Untrusted | None) -> bool:
-    """Whether the completion ended on its token limit."""
-    return finish_reason is not None and finish_reason.expose().lower() in _LENGTH_REASONS
-
-
-def read_completion(reply: Reply, *, now: float) -> Answer | Decision:
+def read_completion(reply: httpx.Response, *, now: float) -> Answer | Decision:
     """The answer in a 2xx reply, or what its absence means."""
     try:
-        document = strict_json.loads(reply.body)
+        document = strict_json.loads(reply.content)
     except ValueError:
-        return _bad(_not_json_code(reply), reply, _start(reply.body))
+        return _bad(_not_json_code(reply), reply, _start(reply.content))
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
     if not isinstance(document, dict):
-        return _bad("not_an_object", reply, _start(reply.body))
+        return _bad("not_an_object", reply, _start(reply.content))
     if document.get("error"):
         return _inner_error(document, reply, now=now)
     choices = document.get("choices")
     if choices == []:
         return _no_choices(document, reply)
     if not isinstance(choices, list) or not isinstance(choices[0], dict):
-        return _bad("no_choices", reply, _start(reply.body))
+        return _bad("no_choices", reply, _start(reply.content))
     if choices[0].get("error"):
         return _inner_error(choices[0], reply, now=now)
     return _read_choice(choices[0], document, reply)
 
 
-def _read_choice(choice: Mapping[str, Any], document: Mapping[str, Any], reply: Reply) -> Answer | Decision:
+def _read_choice(
+    choice: Mapping[str, Any], document: Mapping[str, Any], reply: httpx.Response
+) -> Answer | Decision:
     message, reason = choice.get("message"), choice.get("finish_reason")
     usage = read_usage(document.get("usage"))
     if not isinstance(message, dict | None) or not isinstance(reason, str | None):
-        return _bad("malformed_choice", reply, _start(reply.body), usage=usage)
+        return _bad("malformed_choice", reply, _start(reply.content), usage=usage)
     message = message or {}
     text, refusal = _text(message.get("content")), _text(message.get("refusal"))
     if text is None or refusal is None:
-        return _bad("malformed_content", reply, _start(reply.body), usage=usage)
+        return _bad("malformed_content", reply, _start(reply.content), usage=usage)
     word = (reason or "").lower()
     if word in _FAILED_REASONS:
         return _bad(f"finish_{word}", reply, Untrusted(text[:200]), usage=usage)
@@ -145,22 +144,22 @@ def _flags(choice: Mapping[str, Any], text: str, reason: str | None) -> tuple[st
     return tuple(name for name, is_set in found.items() if is_set)
 
 
-def _bad(code: str, reply: Reply, message: Untrusted, *, usage: Usage = Usage()) -> Decision:
-    return Decision(Fault.BAD_PAYLOAD, code, message, status=reply.status, usage=usage)
+def _bad(code: str, reply: httpx.Response, message: Untrusted, *, usage: Usage = Usage()) -> Decision:
+    return Decision(Fault.BAD_PAYLOAD, code, message, status=reply.status_code, usage=usage)
 
 
 def _start(body: bytes) -> Untrusted:
     return Untrusted(body[:200].decode("utf-8", "replace"))
 
 
-def _not_json_code(reply: Reply) -> str:
-    start = reply.body[:512].lstrip().lower()
+def _not_json_code(reply: httpx.Response) -> str:
+    start = reply.content[:512].lstrip().lower()
     if not start:
         return "empty_body"
     return "html" if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")) else "not_json"
 
 
-def _inner_error(holder: Mapping[str, Any], reply: Reply, *, now: float) -> Decision:
+def _inner_error(holder: Mapping[str, Any], reply: httpx.Response, *, now: float) -> Decision:
     """An error under a 200: classified by the code inside, a bad payload if there is none to go by."""
     error = error_fields(holder)
     status = error.http_code
@@ -170,7 +169,7 @@ def _inner_error(holder: Mapping[str, Any], reply: Reply, *, now: float) -> Deci
         # A router passes on that an upstream refused this one input; our own key was good for the 200.
         message = Untrusted(error.message or "refused upstream")
         return Decision(
-            Fault.PROVIDER_BLOCKED, "blocked_input", message, status=reply.status, ends_as="blocked"
+            Fault.PROVIDER_BLOCKED, "blocked_input", message, status=reply.status_code, ends_as="blocked"
         )
     if status is not None and 300 < status < 600:
         return of_error(status, error, reply.headers, now=now)
@@ -180,7 +179,7 @@ def _inner_error(holder: Mapping[str, Any], reply: Reply, *, now: float) -> Deci
     return _bad(decision.code if decision.code != "http_400" else "error_in_success", reply, decision.message)
 
 
-def _no_choices(document: Mapping[str, Any], reply: Reply) -> Decision:
+def _no_choices(document: Mapping[str, Any], reply: httpx.Response) -> Decision:
     """`choices: []`: blocked where a reason is given, else asked again and in the end an empty answer."""
     usage = read_usage(document.get("usage"))
     feedback = document.get("prompt_feedback") or document.get("promptFeedback")
@@ -192,7 +191,7 @@ def _no_choices(document: Mapping[str, Any], reply: Reply) -> Decision:
             Fault.PROVIDER_BLOCKED,
             "blocked_input",
             Untrusted(reason if isinstance(reason, str) else "prompt filter"),
-            status=reply.status,
+            status=reply.status_code,
             ends_as="blocked",
             usage=usage,
         )
@@ -200,7 +199,7 @@ def _no_choices(document: Mapping[str, Any], reply: Reply) -> Decision:
         Fault.BAD_PAYLOAD,
         "empty_choices",
         Untrusted("choices is empty"),
-        status=reply.status,
+        status=reply.status_code,
         ends_as="empty",
         usage=usage,
     )
@@ -215,13 +214,15 @@ def _is_filtered(results: object) -> bool:
     return any(isinstance(category, dict) and category.get("filtered") is True for category in categories)
 
 
-def _blocked(reason: str, choice: Mapping[str, Any], reply: Reply, *, usage: Usage, text: str) -> Decision:
+def _blocked(
+    reason: str, choice: Mapping[str, Any], reply: httpx.Response, *, usage: Usage, text: str
+) -> Decision:
     filters = choice.get("content_filter_results")
     return Decision(
         Fault.PROVIDER_BLOCKED,
         "blocked_output",
         Untrusted(reason),
-        status=reply.status,
+        status=reply.status_code,
         ends_as="blocked",
         usage=usage,
         text=Untrusted(text) if text else None,
@@ -229,18 +230,18 @@ def _blocked(reason: str, choice: Mapping[str, Any], reply: Reply, *, usage: Usa
     )
 
 
-def _empty(message: Mapping[str, Any], reason: str, reply: Reply, usage: Usage) -> Decision:
+def _empty(message: Mapping[str, Any], reason: str, reply: httpx.Response, usage: Usage) -> Decision:
     """No text at all. A cut answer would be cut again; any other empty turn is asked for once more."""
     reasoned = bool(usage.reasoning_tokens) or any(
         isinstance(message.get(key), str) and message[key] for key in ("reasoning", "reasoning_content")
     )
-    is_cut_short = reason in _LENGTH_REASONS
+    is_cut_short = is_cut(Untrusted(reason))
     code = "budget_spent_on_reasoning" if is_cut_short and reasoned else "empty_content"
     return Decision(
         Fault.BAD_PAYLOAD,
         code,
         Untrusted("the answer has no text"),
-        status=reply.status,
+        status=reply.status_code,
         ends_as="empty",
         max_retries=0 if is_cut_short else 1,
         usage=usage,

@@ -1,19 +1,24 @@
 """What happened, and what to do about it: the one pure function that decides about retries.
 
-`classify` reads a status, headers and body, or a transport fault, and says which of six classes it is.
+`classify` reads a reply, or the exception in its place, and says which of six classes it is.
 Nothing else in the program decides whether a request is sent again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+import httpx
+
 from vlsb import strict_json
 from vlsb.endpoints.headers import duration_s, retry_after_s
+from vlsb.endpoints.secrets import safe_code
 from vlsb.errors import AuthenticationError, ConfigError, QuotaError, UnknownModelError, VlsbError
 from vlsb.records import Untrusted, Usage
 
@@ -40,22 +45,8 @@ class TransportKind(StrEnum):
     TOO_LARGE = "body_too_large"
 
 
-class TransportFault(Exception):
-    """A request that brought no whole reply. Raised by transports, read by `classify`."""
-
-    def __init__(self, kind: TransportKind, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = Untrusted(message)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole HTTP reply: status, lower-cased headers, decoded body."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+class ReplyTooLarge(httpx.DecodingError):
+    """A reply whose decoded body is larger than any completion: reading on would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,23 +143,50 @@ _BLOCK_WORDS = re.compile(r"\bblocked\b", re.IGNORECASE)
 _TRANSIENT_STATUS = frozenset({408, 409, 425})
 # The server says it will never do this; the rest of the 5xx may pass.
 _PERMANENT_5XX = frozenset({501, 505})
-_UNSAFE_IN_CODE = re.compile(r"[^a-z0-9_.\-]+")
+# The first match wins: the exceptions of httpx overlap.
+_KINDS: tuple[tuple[type[Exception], TransportKind], ...] = (
+    (httpx.ConnectTimeout, TransportKind.CONNECT),
+    (httpx.TimeoutException, TransportKind.TIMEOUT),
+    (httpx.ConnectError, TransportKind.CONNECT),
+    (httpx.ProxyError, TransportKind.CONNECT),
+    (ReplyTooLarge, TransportKind.TOO_LARGE),
+    (httpx.DecodingError, TransportKind.PROTOCOL),
+    (httpx.ProtocolError, TransportKind.PROTOCOL),
+)
 
 
-def classify(happened: Reply | TransportFault, *, has_succeeded: bool, attempt: int, now: float) -> Decision:
+def classify(
+    happened: httpx.Response | httpx.RequestError, *, has_succeeded: bool, attempt: int, now: float
+) -> Decision:
     """Say what a failed attempt means: a reply that is no success, or none at all. `now` is Unix time.
 
     `has_succeeded`: whether this endpoint has answered anything in this session; before that, a host
     that cannot be reached twice is taken to be wrong rather than down.
     """
-    if isinstance(happened, TransportFault):
+    if isinstance(happened, httpx.RequestError):
         return _of_transport(happened, is_hopeless=not has_succeeded and attempt >= 2)
-    error = parse_error(happened.body)
-    return of_error(happened.status, error, happened.headers, now=now, body=happened.body)
+    error = parse_error(happened.content)
+    return of_error(happened.status_code, error, happened.headers, now=now, body=happened.content)
 
 
-def _of_transport(fault: TransportFault, *, is_hopeless: bool) -> Decision:
-    kind, message = fault.kind, fault.message
+def transport_kind(error: httpx.RequestError) -> TransportKind:
+    """How a request ended that raised this."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return TransportKind.CERTIFICATE
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return TransportKind.CONNECT
+    return next((kind for theirs, kind in _KINDS if isinstance(error, theirs)), TransportKind.CLOSED)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _of_transport(error: httpx.RequestError, *, is_hopeless: bool) -> Decision:
+    kind, message = transport_kind(error), Untrusted(str(error) or type(error).__name__)
     if kind is TransportKind.CERTIFICATE:
         return Decision(Fault.RUN_FATAL, "certificate", message)
     if kind is TransportKind.CONNECT and is_hopeless:
@@ -330,11 +348,6 @@ def _message(inner: Mapping[str, Any]) -> str:
 
 def _word(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def safe_code(text: str) -> str:
-    """A provider's code as a short word of harmless characters."""
-    return _UNSAFE_IN_CODE.sub("_", text.lower())[:48].strip("_")
 
 
 def _first_words(body: bytes) -> str:

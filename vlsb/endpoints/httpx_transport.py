@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +10,6 @@ from typing import Any
 
 import httpx
 
-from vlsb.endpoints.faults import Reply, TransportFault, TransportKind
 from vlsb.endpoints.secrets import Credentials
 from vlsb.endpoints.timings import Marks
 from vlsb.endpoints.transport import (
@@ -20,6 +17,7 @@ from vlsb.endpoints.transport import (
     KEEPALIVE_S,
     CappedBody,
     Upload,
+    plain_headers,
     request_headers,
     tls_context,
 )
@@ -50,18 +48,18 @@ class HttpxTransport:
             ),
         )
 
-    async def post(self, path: str, upload: Upload) -> Reply:
+    async def post(self, path: str, upload: Upload) -> httpx.Response:
         """Send one JSON body and read the whole reply."""
         headers = {"content-type": "application/json"}
         return await self._request("POST", path, b"".join(upload.take()), headers, upload.marks)
 
-    async def get(self, path: str) -> Reply:
+    async def get(self, path: str) -> httpx.Response:
         """Fetch one small document."""
         return await self._request("GET", path, None, {}, Marks())
 
     async def _request(
         self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], marks: Marks
-    ) -> Reply:
+    ) -> httpx.Response:
         with _ours():
             async with self._client.stream(
                 method,
@@ -74,7 +72,9 @@ class HttpxTransport:
                 body = CappedBody(response.headers.get("content-encoding", ""))
                 async for piece in response.aiter_raw():
                     body.add(piece)
-                return Reply(response.status_code, dict(response.headers.items()), body.content())
+                return httpx.Response(
+                    response.status_code, headers=plain_headers(response.headers), content=body.content()
+                )
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -93,41 +93,10 @@ def _marking(marks: Marks) -> Callable[[str, Mapping[str, Any]], Awaitable[None]
     return trace
 
 
-_KINDS: tuple[tuple[type[Exception], TransportKind], ...] = (
-    (httpx.TimeoutException, TransportKind.TIMEOUT),
-    (httpx.ConnectError, TransportKind.CONNECT),
-    (httpx.ProxyError, TransportKind.CONNECT),
-    (httpx.DecodingError, TransportKind.PROTOCOL),
-    (httpx.LocalProtocolError, TransportKind.PROTOCOL),
-    (httpx.TransportError, TransportKind.CLOSED),
-    (httpx.StreamError, TransportKind.CLOSED),
-    (OSError, TransportKind.CLOSED),
-)
-
-
 @contextmanager
 def _ours() -> Iterator[None]:
-    """Turn the HTTP stack's exceptions into TransportFault; the first match in the table wins."""
+    """Turn what else the HTTP stack may raise into its own kind of exception."""
     try:
         yield
-    except TransportFault:
-        raise
-    except Exception as error:
-        raise (_fault(error) or error) from error
-
-
-def _fault(error: Exception) -> TransportFault | None:
-    message = str(error) or type(error).__name__
-    causes = list(_causes(error))
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return TransportFault(TransportKind.CERTIFICATE, message)
-    if isinstance(error, httpx.ConnectTimeout) or any(isinstance(cause, socket.gaierror) for cause in causes):
-        return TransportFault(TransportKind.CONNECT, message)
-    kind = next((kind for theirs, kind in _KINDS if isinstance(error, theirs)), None)
-    return None if kind is None else TransportFault(kind, message)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    except (OSError, httpx.StreamError) as error:
+        raise httpx.ReadError(str(error) or type(error).__name__) from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import httpx
+
 from vlsb import strict_json
 from vlsb.endpoints.connect import open_transport
-from vlsb.endpoints.faults import TransportFault
 from vlsb.endpoints.secrets import Credentials
 from vlsb.endpoints.transport import Transport
 
@@ -28,7 +29,7 @@ async def model_names(transport: Transport) -> list[str]:
     try:
         async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
             reply = await transport.get("/models")
-        listed = strict_json.loads(reply.body)["data"]
+        listed = strict_json.loads(reply.content)["data"]
         return [each["id"] for each in listed if isinstance(each["id"], str)]
-    except (TransportFault, TimeoutError, ValueError, KeyError, TypeError):
+    except (httpx.RequestError, TimeoutError, ValueError, KeyError, TypeError):
         return []

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vlsb.config import Endpoint
-from vlsb.endpoints.faults import safe_code
 from vlsb.errors import MissingKeyError
 from vlsb.records import Untrusted
 
@@ -23,6 +22,7 @@ _KEY_SHAPES = re.compile(
     r"(?:sk|pk|rk|gsk|xai|hf|key|api)[-_][A-Za-z0-9*_\-.]{12,}|AIza[0-9A-Za-z_\-]{20,}"
     r"|(?i:bearer)\s+[A-Za-z0-9._~+/=\-]{8,}"
 )
+_UNSAFE_IN_CODE = re.compile(r"[^a-z0-9_.\-]+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -72,6 +72,11 @@ def _read(variable: str, environment: Mapping[str, str], purpose: str) -> Secret
     if not value.isascii() or not value.isprintable():
         raise MissingKeyError(f"{purpose}: the value in {variable} cannot be sent in a header. Set it again.")
     return Secret(value)
+
+
+def safe_code(text: str) -> str:
+    """A provider's code as a short word of harmless characters."""
+    return _UNSAFE_IN_CODE.sub("_", text.lower())[:48].strip("_")
 
 
 class Redactor:

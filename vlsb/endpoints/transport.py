@@ -1,4 +1,4 @@
-"""The seam to the wire: one POST in, one whole reply or one TransportFault out.
+"""The seam to the wire: one POST in, one whole reply or one httpx.RequestError out.
 
 Redirects are never followed (they would carry keys elsewhere), loopback never goes through a proxy, and a
 body is read up to a cap on its decoded size.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import ssl
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import httpx
+
 from vlsb.config import MAX_BODY_BYTES
-from vlsb.endpoints.faults import Reply, TransportFault, TransportKind
+from vlsb.endpoints.faults import ReplyTooLarge
 from vlsb.endpoints.secrets import Credentials
 from vlsb.endpoints.timings import Marks
 from vlsb.errors import ConfigError
@@ -54,11 +56,11 @@ class Upload:
 class Transport(Protocol):
     """What the rest of the room needs from the wire."""
 
-    async def post(self, path: str, upload: Upload) -> Reply:
-        """Send one JSON body; raises TransportFault."""
+    async def post(self, path: str, upload: Upload) -> httpx.Response:
+        """Send one JSON body; raises httpx.RequestError."""
 
-    async def get(self, path: str) -> Reply:
-        """Fetch one small document; raises TransportFault."""
+    async def get(self, path: str) -> httpx.Response:
+        """Fetch one small document; raises httpx.RequestError."""
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -89,30 +91,38 @@ def tls_context(ca_bundle: Path | None, *, trust_environment: bool) -> ssl.SSLCo
     return context
 
 
+def plain_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """A reply's headers without those of its framing: the body beside them is whole and decoded."""
+    framing = ("content-encoding", "content-length", "transfer-encoding")
+    return [
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, value in headers.items()
+        if name.lower() not in framing
+    ]
+
+
 class CappedBody:
     """A reply's body as it arrives, decoded here and capped: a small gzip may hold gigabytes."""
 
     def __init__(self, encoding: str) -> None:
-        """For a body in `encoding`; TransportFault for one that cannot be decoded within bounds."""
+        """For a body in `encoding`; httpx.RequestError for one that cannot be decoded within bounds."""
         encoding = encoding.strip().lower() or "identity"
         if encoding not in ("identity", "gzip", "deflate"):
-            raise TransportFault(
-                TransportKind.PROTOCOL, "the reply is encoded although identity was asked for"
-            )
+            raise httpx.RemoteProtocolError("the reply is encoded although identity was asked for")
         self._inflate = None if encoding == "identity" else zlib.decompressobj(wbits=47)
         self._pieces: list[bytes] = []
         self._size = 0
 
     def add(self, raw: bytes) -> None:
-        """Take what came; TransportFault once the decoded body is over the cap or cannot be decoded."""
+        """Take what came; httpx.RequestError once the decoded body is over the cap or cannot be decoded."""
         try:
             room = MAX_BODY_BYTES + 1 - self._size
             piece = raw if self._inflate is None else self._inflate.decompress(raw, room)
         except zlib.error as error:
-            raise TransportFault(TransportKind.PROTOCOL, f"the body cannot be decoded ({error})") from error
+            raise httpx.RemoteProtocolError(f"the body cannot be decoded ({error})") from error
         self._size += len(piece)
         if self._size > MAX_BODY_BYTES:
-            raise TransportFault(TransportKind.TOO_LARGE, f"the reply is larger than {MAX_BODY_BYTES} bytes")
+            raise ReplyTooLarge(f"the reply is larger than {MAX_BODY_BYTES} bytes")
         self._pieces.append(piece)
 
     def content(self) -> bytes:

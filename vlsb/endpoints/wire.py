@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vlsb.endpoints.faults import Reply, TransportFault, TransportKind
+import httpx
+
 from vlsb.endpoints.secrets import Credentials
 from vlsb.endpoints.timings import Marks
 from vlsb.endpoints.transport import (
@@ -26,6 +27,7 @@ from vlsb.endpoints.transport import (
     KEEPALIVE_S,
     CappedBody,
     Upload,
+    plain_headers,
     request_headers,
     tls_context,
 )
@@ -76,16 +78,16 @@ class WireTransport:
         # Idle connections with the moment each became idle; taken and returned at the end.
         self._idle: list[tuple[_Connection, float]] = []
 
-    async def post(self, path: str, upload: Upload) -> Reply:
+    async def post(self, path: str, upload: Upload) -> httpx.Response:
         """Send one JSON body and read the whole reply."""
         fields = f"content-type: application/json\r\ncontent-length: {upload.size}\r\n"
         return await self._exchange("POST", path, fields, upload)
 
-    async def get(self, path: str) -> Reply:
+    async def get(self, path: str) -> httpx.Response:
         """Fetch one small document."""
         return await self._exchange("GET", path, "", None)
 
-    async def _exchange(self, method: str, path: str, fields: str, upload: Upload | None) -> Reply:
+    async def _exchange(self, method: str, path: str, fields: str, upload: Upload | None) -> httpx.Response:
         head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._fields}{fields}\r\n".encode("latin-1")
         connection = self._kept() or await self._opened()
         try:
@@ -117,10 +119,10 @@ class WireTransport:
                     self._host, self._port, ssl=self._tls, limit=MAX_HEAD_BYTES
                 )
         except ssl.SSLCertVerificationError as error:
-            raise TransportFault(TransportKind.CERTIFICATE, str(error)) from error
+            raise httpx.ConnectError(str(error)) from error
         except (OSError, TimeoutError, UnicodeError) as error:
             # A name that no resolver takes is a UnicodeError.
-            raise TransportFault(TransportKind.CONNECT, _connect_message(error)) from error
+            raise httpx.ConnectError(_connect_message(error)) from error
         _set_nodelay(writer)
         return _Connection(reader, writer)
 
@@ -151,7 +153,7 @@ class _Connection:
         """Close at once."""
         self._writer.transport.abort()
 
-    async def exchange(self, head: bytes, upload: Upload | None) -> Reply:
+    async def exchange(self, head: bytes, upload: Upload | None) -> httpx.Response:
         """Send a request and read its reply, which may come before all of it is sent."""
         self._is_sending = True
         marks = Marks() if upload is None else upload.marks
@@ -167,7 +169,9 @@ class _Connection:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
 
-    async def _send(self, head: bytes, upload: Upload | None, reading: asyncio.Future[Reply]) -> None:
+    async def _send(
+        self, head: bytes, upload: Upload | None, reading: asyncio.Future[httpx.Response]
+    ) -> None:
         self._writer.write(head)
         for piece in () if upload is None else _cut(upload.take()):
             if reading.done():
@@ -183,7 +187,7 @@ class _Connection:
         if upload is not None:
             upload.sent()
 
-    async def _read(self, marks: Marks) -> Reply:
+    async def _read(self, marks: Marks) -> httpx.Response:
         head = await self._head()
         while head.is_informational:
             head = await self._head()
@@ -196,20 +200,20 @@ class _Connection:
             # Nobody reads the rest of the request; this wakes the sender.
             self._is_spent = True
             self._writer.transport.abort()
-        return Reply(head.status, head.headers, body.content())
+        return httpx.Response(head.status, headers=plain_headers(head.headers), content=body.content())
 
     async def _head(self) -> _Head:
         try:
             block = await self._reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
             said = "the reply's head broke off" if error.partial else "the server closed without a reply"
-            raise TransportFault(TransportKind.CLOSED, said) from error
+            raise httpx.ReadError(said) from error
         except asyncio.LimitOverrunError as error:
-            raise TransportFault(TransportKind.PROTOCOL, "the reply's head is too large") from error
+            raise httpx.RemoteProtocolError("the reply's head is too large") from error
         first, *lines = block[:-4].split(b"\r\n")
         status = _STATUS_LINE.fullmatch(first)
         if status is None or len(lines) > MAX_HEADERS:
-            raise TransportFault(TransportKind.PROTOCOL, "the reply is not HTTP/1.1")
+            raise httpx.RemoteProtocolError("the reply is not HTTP/1.1")
         return _Head(int(status[1]), _headers(lines))
 
     async def _body(self, head: _Head, body: CappedBody) -> None:
@@ -226,7 +230,7 @@ class _Connection:
 
     async def _sized(self, length: str, body: CappedBody) -> None:
         if not _LENGTH.fullmatch(length):
-            raise TransportFault(TransportKind.PROTOCOL, "the reply's length is not a number")
+            raise httpx.RemoteProtocolError("the reply's length is not a number")
         await self._exactly(int(length), body)
 
     async def _exactly(self, size: int, body: CappedBody) -> None:
@@ -234,35 +238,33 @@ class _Connection:
         while left:
             piece = await self._reader.read(min(left, PIECE_BYTES))
             if not piece:
-                raise TransportFault(
-                    TransportKind.CLOSED, f"the body broke off ({size - left} of {size} bytes)"
-                )
+                raise httpx.ReadError(f"the body broke off ({size - left} of {size} bytes)")
             left -= len(piece)
             body.add(piece)
 
     async def _chunks(self, encoding: str, body: CappedBody) -> None:
         if encoding.strip().lower() != "chunked":
-            raise TransportFault(TransportKind.PROTOCOL, "the reply's transfer encoding is unknown")
+            raise httpx.RemoteProtocolError("the reply's transfer encoding is unknown")
         while size := await self._chunk_size():
             await self._exactly(size, body)
             if await self._line() != b"":
-                raise TransportFault(TransportKind.PROTOCOL, "a chunk does not end where it says")
+                raise httpx.RemoteProtocolError("a chunk does not end where it says")
         while await self._line():
             pass  # trailers say nothing that is used here
 
     async def _chunk_size(self) -> int:
         match = _CHUNK_SIZE.fullmatch(await self._line())
         if match is None:
-            raise TransportFault(TransportKind.PROTOCOL, "a chunk has no size")
+            raise httpx.RemoteProtocolError("a chunk has no size")
         return int(match[1], 16)
 
     async def _line(self) -> bytes:
         try:
             return (await self._reader.readuntil(b"\r\n"))[:-2]
         except asyncio.IncompleteReadError as error:
-            raise TransportFault(TransportKind.CLOSED, "the body broke off between chunks") from error
+            raise httpx.ReadError("the body broke off between chunks") from error
         except asyncio.LimitOverrunError as error:
-            raise TransportFault(TransportKind.PROTOCOL, "a line of the body is too long") from error
+            raise httpx.RemoteProtocolError("a line of the body is too long") from error
 
 
 def _cut(pieces: Iterable[bytes]) -> Iterator[memoryview]:
@@ -279,10 +281,10 @@ def _headers(lines: list[bytes]) -> dict[str, str]:
     for line in lines:
         field = _FIELD.fullmatch(line)
         if field is None:
-            raise TransportFault(TransportKind.PROTOCOL, "a header of the reply is not one")
+            raise httpx.RemoteProtocolError("a header of the reply is not one")
         name, value = field[1].decode("ascii").lower(), field[2].decode("latin-1")
         if name == "content-length" and headers.get(name, value) != value:
-            raise TransportFault(TransportKind.PROTOCOL, "the reply has two lengths")
+            raise httpx.RemoteProtocolError("the reply has two lengths")
         if name != "content-length" and name in headers:
             value = f"{headers[name]}, {value}"
         headers[name] = value
@@ -291,11 +293,11 @@ def _headers(lines: list[bytes]) -> dict[str, str]:
 
 @contextmanager
 def _as_faults() -> Iterator[None]:
-    """Turn what a broken connection raises into a TransportFault."""
+    """Turn what a broken connection raises into a httpx.RequestError."""
     try:
         yield
     except (OSError, EOFError) as error:
-        raise TransportFault(TransportKind.CLOSED, str(error) or type(error).__name__) from error
+        raise httpx.ReadError(str(error) or type(error).__name__) from error
 
 
 def _connect_message(error: Exception) -> str:

@@ -15,7 +15,6 @@ from vlsb.config import Lane as LaneConfig
 from vlsb.config import RetryPolicy, Sampling
 from vlsb.endpoints.attempts import Ended, add_usage
 from vlsb.endpoints.client import EndpointClient
-from vlsb.endpoints.completions import is_cut
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
 from vlsb.endpoints.endings import PICTURE_CODE
@@ -36,6 +35,7 @@ from vlsb.records import (
     Untrusted,
     Usage,
     Verdict,
+    is_cut,
 )
 from vlsb.runs.stopping import Conductor
 from vlsb.runs.store import RunStore

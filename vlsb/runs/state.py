@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlsb.endpoints.completions import is_cut
-from vlsb.records import Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict
+from vlsb.records import Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict, is_cut
 from vlsb.runs import codec
 from vlsb.runs.journal import End, scan_journal
 from vlsb.runs.manifest import Manifest, read_manifest

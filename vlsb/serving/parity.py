@@ -18,12 +18,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import httpx
+
 from vlsb import strict_json
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
 from vlsb.endpoints.connect import open_transport
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Prompt, draft
-from vlsb.endpoints.faults import TransportFault
 from vlsb.endpoints.secrets import Credentials
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import ServerError, ServerTimeoutError
@@ -128,17 +129,17 @@ async def engine_ids(server: RunningServer, family: Family) -> tuple[int, ...]:
         raise ServerTimeoutError(
             f"{server.name}: the engine did not say its prompt within {ENGINE_TIMEOUT_S:g} s."
         ) from None
-    except TransportFault as fault:
+    except httpx.RequestError as fault:
         raise ServerError(
-            f"{server.name}: the engine did not say its prompt", detail=fault.message
+            f"{server.name}: the engine did not say its prompt", detail=Untrusted(str(fault))
         ) from fault
     finally:
         await transport.aclose()
-    ids = _parsed(reply.body)
-    if reply.status != 200 or ids is None:
+    ids = _parsed(reply.content)
+    if reply.status_code != 200 or ids is None:
         raise ServerError(
-            f"{server.name}: the engine did not say its prompt (HTTP {reply.status})",
-            detail=Untrusted(reply.body[:1000].decode("utf-8", "replace")),
+            f"{server.name}: the engine did not say its prompt (HTTP {reply.status_code})",
+            detail=Untrusted(reply.content[:1000].decode("utf-8", "replace")),
         )
     return ids
 

@@ -9,11 +9,11 @@ import zlib
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
+import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from vlsb import strict_json
 from vlsb.endpoints.connect import open_transport
-from vlsb.endpoints.faults import Reply, TransportFault
 from vlsb.endpoints.secrets import Credentials, Redactor, Secret
 from vlsb.endpoints.transport import Transport, Upload
 from vlsb.errors import ServerError
@@ -59,15 +59,15 @@ async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check
         await transport.aclose()
 
 
-def _raise_if_final(reply: Reply, refusals: int, name: str, key: Secret) -> None:
+def _raise_if_final(reply: httpx.Response, refusals: int, name: str, key: Secret) -> None:
     if refusals >= _CHECKS:
-        said = f"status {reply.status}, {reply.body[:_LARGEST_MESSAGE].decode('utf-8', 'replace')}"
+        said = f"status {reply.status_code}, {reply.content[:_LARGEST_MESSAGE].decode('utf-8', 'replace')}"
         message = f"{name}: the engine is up but does not describe a picture"
         raise ServerError(message, detail=Redactor([key]).message(Untrusted(said)))
 
 
 async def _see_health(transport: Transport) -> None:
-    if (await _asked(transport, "/health")).status != 200:
+    if (await _asked(transport, "/health")).status_code != 200:
         raise NotYet
 
 
@@ -81,7 +81,7 @@ async def _see_name(transport: Transport, own_name: str) -> None:
         raise NotYet
 
 
-async def _refusal(transport: Transport, own_name: str) -> Reply | None:
+async def _refusal(transport: Transport, own_name: str) -> httpx.Response | None:
     """What the engine replied to a picture if it was no answer: an aborted one is none."""
     reply = await _exchanged(transport, "/v1/chat/completions", Upload([picture_question(own_name)]))
     choices = _read(reply).get("choices")
@@ -90,7 +90,7 @@ async def _refusal(transport: Transport, own_name: str) -> Reply | None:
     return None if is_answer else reply
 
 
-async def _asked(transport: Transport, path: str) -> Reply:
+async def _asked(transport: Transport, path: str) -> httpx.Response:
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
             return await _exchanged(transport, path, None)
@@ -98,18 +98,18 @@ async def _asked(transport: Transport, path: str) -> Reply:
         raise NotYet from error
 
 
-async def _exchanged(transport: Transport, path: str, upload: Upload | None) -> Reply:
+async def _exchanged(transport: Transport, path: str, upload: Upload | None) -> httpx.Response:
     try:
         return await (transport.get(path) if upload is None else transport.post(path, upload))
-    except TransportFault as error:
+    except httpx.RequestError as error:
         raise NotYet from error
 
 
-def _read(reply: Reply) -> dict[str, Any]:
-    if reply.status != 200:
+def _read(reply: httpx.Response) -> dict[str, Any]:
+    if reply.status_code != 200:
         return {}
     try:
-        value = strict_json.loads(reply.body)
+        value = strict_json.loads(reply.content)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+import httpx
+
 from vlsb.endpoints.connect import open_transport
-from vlsb.endpoints.faults import TransportFault
 from vlsb.endpoints.keeper import Fate, Keeper, Ticket
 from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import ServerError, VlsbError
@@ -218,8 +219,8 @@ async def _is_healthy(server: RunningServer) -> bool:
     )
     try:
         async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-            return (await transport.get("/health")).status == 200
-    except (TransportFault, TimeoutError):
+            return (await transport.get("/health")).status_code == 200
+    except (httpx.RequestError, TimeoutError):
         return False
     finally:
         await transport.aclose()
