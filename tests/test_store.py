@@ -235,6 +235,134 @@ def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "run") == make_manifest()
 
 
+# Nothing is locked in before something was answered.
+
+OTHER_SETTINGS = {"base_url": "https://right.example/v1", "model": "right"}
+
+
+@pytest.mark.parametrize("is_resume", [False, True])
+def test_a_run_that_stored_nothing_starts_again_with_other_settings(tmp_path: Path, is_resume: bool) -> None:
+    begun = opened(tmp_path / "run")
+    begun.add_event("session_started")
+    close(begun)
+    other = make_manifest([5, 6], settings=OTHER_SETTINGS, judges=[make_judge("other")])
+
+    store = opened(tmp_path / "run", other, is_resume=is_resume)
+    store.add_response(make_response(5))
+    close(store)
+
+    state = load_state(tmp_path / "run")
+    assert state.manifest == store.manifest
+    assert state.manifest.settings == OTHER_SETTINGS
+    assert list(state.responses) == [Key(5, 1)]
+    assert state.sessions.last == 1
+    assert (tmp_path / "run" / "events.jsonl.before-1").stat().st_size
+
+
+def test_requests_that_only_failed_lock_nothing_in_and_are_kept_aside(tmp_path: Path) -> None:
+    """A mistyped address may answer with an error to every request."""
+    begun = opened(tmp_path / "run")
+    begun.add_failure(make_failure(0))
+    close(begun)
+    failures = (tmp_path / "run" / "failures.jsonl").read_bytes()
+
+    close(opened(tmp_path / "run", make_manifest(settings=OTHER_SETTINGS)))
+
+    assert load_state(tmp_path / "run").target_totals.requests == 0
+    assert (tmp_path / "run" / "failures.jsonl.before-1").read_bytes() == failures
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TARGET_BLOCKED, Outcome.TARGET_EMPTY])
+def test_an_answer_without_a_usable_text_locks_the_settings_in(tmp_path: Path, outcome: Outcome) -> None:
+    begun = opened(tmp_path / "run")
+    begun.add_failure(make_failure(0, outcome))
+    close(begun)
+    before = without_lock(tmp_path / "run")
+
+    with pytest.raises(ConfigError, match="exists"):
+        opened(tmp_path / "run")
+    with pytest.raises(RunMismatchError):
+        opened(tmp_path / "run", make_manifest(settings=OTHER_SETTINGS), is_resume=True)
+
+    assert without_lock(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("is_resume", [False, True])
+def test_a_run_that_stored_nothing_is_not_started_again_under_a_process_that_runs_it(
+    tmp_path: Path, hold_lock: Callable[[Path], subprocess.Popen[str]], is_resume: bool
+) -> None:
+    close(opened(tmp_path / "run"))
+    hold_lock(tmp_path / "run")
+    before = without_lock(tmp_path / "run")
+
+    with pytest.raises(RunLockedError):
+        opened(tmp_path / "run", make_manifest(settings=OTHER_SETTINGS), is_resume=is_resume)
+
+    assert without_lock(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(("is_resume", "error"), [(False, ConfigError), (True, RunMismatchError)])
+def test_what_another_process_stored_meanwhile_is_not_written_over(
+    tmp_path: Path, is_resume: bool, error: type[Exception]
+) -> None:
+    """The look before the lock is only a courtesy: it counts again under the lock."""
+    close(opened(tmp_path / "run"))
+    require_free(tmp_path / "run")
+    other = opened(tmp_path / "run", is_resume=True)
+    other.add_response(make_response(0))
+    close(other)
+
+    with pytest.raises(error):
+        opened(tmp_path / "run", make_manifest(settings=OTHER_SETTINGS), is_resume=is_resume)
+
+    assert list(load_state(tmp_path / "run").responses) == [Key(0, 1)]
+
+
+def test_a_judge_that_answered_nothing_gives_way_and_the_responses_stay(tmp_path: Path) -> None:
+    begun = opened(tmp_path / "run")
+    response = make_response(0)
+    begun.add_response(response)
+    begun.add_failure(make_failure(0, Outcome.JUDGE_ERROR, response))
+    close(begun)
+    wanted = make_judge("right", settings=OTHER_SETTINGS)
+
+    store = opened(tmp_path / "run", make_manifest(judges=[wanted]), is_resume=True)
+    store.add_verdict(make_verdict(response, Label.UNSAFE))
+    close(store)
+
+    state = load_state(tmp_path / "run")
+    assert state.manifest.judges == [wanted]
+    assert state.outcome(Key(0, 1), wanted.file) is Outcome.UNSAFE
+
+
+def test_a_judge_that_answered_does_not_give_way(tmp_path: Path) -> None:
+    written_run(tmp_path / "run")
+    other = make_judge("other", settings=OTHER_SETTINGS)
+
+    with pytest.raises(RunMismatchError):
+        opened(tmp_path / "run", make_manifest(judges=[other]), is_resume=True)
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), ({"a": [0]}, {"a": [False]})])
+def test_a_judge_asked_with_true_is_not_the_one_asked_with_1(
+    tmp_path: Path, old: object, new: object
+) -> None:
+    store = opened(tmp_path / "run", make_manifest(judges=[make_judge("j", settings={"extra": {"x": old}})]))
+    response = make_response(0)
+    store.add_response(response)
+    store.add_verdict(make_verdict(response, Label.UNSAFE))
+    close(store)
+    other = make_judge("j", settings={"extra": {"x": new}})
+
+    added = open_for_judging(tmp_path / "run", other)
+    close(added)
+    with pytest.raises(RunMismatchError, match="other settings"):
+        opened(tmp_path / "run", make_manifest(judges=[other]), is_resume=True)
+
+    assert added.judge != store.judge
+    assert len({entry.file for entry in read_manifest(tmp_path / "run").judges}) == 2
+
+
 def test_a_run_larger_than_the_disk_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
     rows = make_manifest([0]).samples
     manifest = make_manifest(samples=_Endless(rows))
@@ -364,7 +492,11 @@ def test_a_larger_selection_is_taken_over_and_keeps_what_was_decided(tmp_path: P
     dialect = {"tokens_field": "max_tokens", "unsent": [], "structured": False}
     judge = make_judge(decision=dialect, deviations=[Untrusted("asked in words")])
     first = make_manifest([0, 1], decision=dialect, judges=[judge])
-    close(opened(tmp_path / "run", first))
+    begun = opened(tmp_path / "run", first)
+    response = make_response(0)
+    begun.add_response(response)
+    begun.add_verdict(make_verdict(response, Label.UNSAFE))
+    close(begun)
     larger = make_manifest([0, 1, 2], created_at="2026-06-06T00:00:00+00:00")
 
     store = opened(tmp_path / "run", larger, is_resume=True)
@@ -382,7 +514,7 @@ def test_a_larger_selection_is_taken_over_and_keeps_what_was_decided(tmp_path: P
 def test_each_session_has_its_own_number(tmp_path: Path) -> None:
     for session in (1, 2, 3):
         store = opened(tmp_path / "run", is_resume=True)
-        store.add_event("session_started")
+        store.add_response(make_response(session))
         close(store)
 
         assert load_state(tmp_path / "run").sessions.last == session

@@ -390,6 +390,11 @@ def _setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix:
             yield f"{prefix}{name}: {_shown(before)} -> {_shown(now)}"
 
 
+def is_same(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether two settings ask for the same; to Python, `true` would be 1 and 1.0 too."""
+    return not any(_setting_differences(settings, others))
+
+
 def _json(value: object) -> str:
     return strict_json.dumps(dict(value) if isinstance(value, Mapping) else value)
 

@@ -39,6 +39,7 @@ from vlsb.runs.protocol import (
     target_deviations,
     target_settings,
 )
+from vlsb.runs.state import has_answers
 from vlsb.runs.stopping import Conductor
 from vlsb.runs.store import RunStore, open_for_judging, open_run, pending_keys, require_free
 
@@ -137,10 +138,12 @@ class SessionEnd:
 def prepare(plan: Plan, fetching: Fetching = ignore) -> Prepared:
     """Load and check everything that costs nothing; raises before a request is sent.
 
-    A resume reuses the picture digests of the first session where size and time of the file agree, and
-    the hub's revision where the data came from there. `fetching` hears of a download's progress.
+    A run that holds no answer yet is started again. A resume reuses the picture digests of the first
+    session where size and time of the file agree, and the hub's revision where the data came from there.
+    `fetching` hears of a download's progress.
     """
-    old = read_manifest(plan.directory) if plan.is_resume and is_run(plan.directory) else None
+    goes_on = plan.is_resume and is_run(plan.directory) and has_answers(plan.directory)
+    old = read_manifest(plan.directory) if goes_on else None
     if old is None:
         require_free(plan.directory)
     dataset, origin = _dataset(plan, old, fetching)

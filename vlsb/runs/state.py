@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlsb.errors import StoreError
 from vlsb.records import Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict, is_cut
 from vlsb.runs import codec
-from vlsb.runs.journal import End, scan_journal
+from vlsb.runs.journal import End, read_journal, scan_journal
 from vlsb.runs.manifest import Manifest, read_manifest
 
 RESPONSES = "responses.jsonl"
@@ -62,6 +63,12 @@ class Judged:
         """Count a failure of this judge."""
         self.failures[failure.key] = failure
         self.totals.add(failure.attempts, failure.usage)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the judge answered anything: only then are its settings locked in."""
+        failed = any(failure.outcome is not Outcome.JUDGE_ERROR for failure in self.failures.values())
+        return bool(self.verdicts) or failed
 
     def models(self) -> Mapping[Untrusted, int]:
         """How often each model name came back."""
@@ -189,6 +196,21 @@ def load_state(directory: Path) -> RunState:
         read(FAILURES, lambda record: state.add_failure(codec.decode_failure(record), judge_of(record)))
         read(EVENTS, lambda record: state.sessions.began(*session_of(record)))
         return state
+
+
+def has_answers(directory: Path) -> bool:
+    """Whether a run holds anything that an endpoint answered: only then are its settings locked in.
+
+    A request that failed is no answer; what cannot be read may be one.
+    """
+    answered = (directory / RESPONSES, *(directory / VERDICTS).glob("*.jsonl"))
+    if any(path.exists() and path.stat().st_size for path in answered):
+        return True
+    try:
+        failures = read_journal(directory / FAILURES, codec.decode_failure)
+    except StoreError:
+        return True
+    return any(failure.outcome is not Outcome.TARGET_ERROR for failure in failures.records)
 
 
 @contextmanager

@@ -25,11 +25,12 @@ from vlsb.endpoints.timings import Durations
 from vlsb.errors import ConfigError, RunLockedError, StoreError
 from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Response, Untrusted, Verdict
 from vlsb.runs import codec
-from vlsb.runs.journal import Journal, quarantine_torn_tail, sync_directory
+from vlsb.runs.journal import Journal, next_free, quarantine_torn_tail, sync_directory
 from vlsb.runs.manifest import (
     JudgeEntry,
     Manifest,
     is_run,
+    is_same,
     read_manifest,
     require_comparable,
     require_match,
@@ -43,6 +44,7 @@ from vlsb.runs.state import (
     Judged,
     RunState,
     collection_paused,
+    has_answers,
     load_state,
 )
 
@@ -56,8 +58,13 @@ _LEFTOVERS = (LOCK, ".run.json.")
 
 
 def require_free(directory: Path) -> None:
-    """Raise ConfigError unless a new run may be written to `directory`."""
+    """Raise ConfigError unless a new run may be written to `directory`.
+
+    A run that nothing was answered in yet is in nobody's way: a mistyped address or name locks nothing in.
+    """
     if is_run(directory):
+        if not has_answers(directory):
+            return
         raise ConfigError(f"{directory} exists. --resume continues it, --name NAME starts another beside it.")
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise ConfigError(f"{directory} is not a directory. --name NAME or --output-dir DIR chooses another.")
@@ -230,17 +237,20 @@ class RunStore:
 def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStore:
     """Open a run for writing: a new one, or an existing one whose manifest agrees with `manifest`.
 
+    One that holds no answer yet is started again, whatever its settings were.
+
     Raises RunLockedError, RunMismatchError, StoreError, or ConfigError for a directory that is taken.
     """
     require_comparable(manifest)
     _make_private(directory)
     with _locked(directory) as lock, collection_paused():
-        if is_resume and is_run(directory):
+        if is_resume and is_run(directory) and has_answers(directory):
             state = load_state(directory)
-            state.manifest = _adopted(directory, state.manifest, manifest)
+            state.manifest = _adopted(directory, state, manifest)
         else:
             require_free(directory)
             _require_space(directory, len(manifest.samples) * manifest.epochs)
+            _set_aside(directory)
             write_manifest(directory, manifest)
             state = load_state(directory)
         own = state.manifest.own_judge
@@ -263,7 +273,7 @@ def open_for_judging(directory: Path, entry: JudgeEntry) -> RunStore:
 def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
     """The judge as the run knows it, else `entry` with a file that no other judge of the run has."""
     for known in manifest.judges:
-        if known.settings == entry.settings:
+        if is_same(known.settings, entry.settings):
             return known
     if all(known.file != entry.file for known in manifest.judges):
         return entry
@@ -284,21 +294,49 @@ def _locked(directory: Path) -> Iterator[RunLock]:
         raise
 
 
-def _adopted(directory: Path, old: Manifest, manifest: Manifest) -> Manifest:
-    """Check that a resume asks for the same thing, and take over a larger selection or more epochs."""
+def _adopted(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
+    """Check that a resume asks for the same thing, and take over a larger selection or more epochs.
+
+    A judge that has answered nothing yet gives way to another one.
+    """
+    stored = state.manifest
+    old = replace(stored, judges=list(_judges(state, manifest.own_judge)))
     require_match(directory, old, manifest)
     known = {row.sample_id for row in old.samples}
     if manifest.epochs <= old.epochs and all(row.sample_id in known for row in manifest.samples):
-        return old
-    kept = replace(
-        manifest,
-        created_at=old.created_at,
-        decision=old.decision,
-        judges=old.judges,
-        deviations=old.deviations,
-    )
+        kept = old
+    else:
+        kept = replace(
+            manifest,
+            created_at=old.created_at,
+            decision=old.decision,
+            judges=old.judges,
+            deviations=old.deviations,
+        )
+    if kept == stored:
+        return stored
     write_manifest(directory, kept)
     return read_manifest(directory)
+
+
+def _judges(state: RunState, wanted: JudgeEntry | None) -> Iterator[JudgeEntry]:
+    """The run's judges, with `wanted` in the place of its own one if that has answered nothing."""
+    own = state.manifest.own_judge
+    is_free = own is not None and not state.judged.get(own.file, Judged()).has_answers
+    if wanted is None or own is None or not is_free or is_same(own.settings, wanted.settings):
+        yield from state.manifest.judges
+        return
+    others = [entry for entry in state.manifest.judges if entry is not own]
+    chosen = own_entry(replace(state.manifest, judges=others), wanted)
+    yield replace(chosen, is_added=False)
+    yield from (entry for entry in others if entry is not chosen)
+
+
+def _set_aside(directory: Path) -> None:
+    """Give the files of a run that nothing was answered in another name: a run starts with empty ones."""
+    for path in (directory / FAILURES, directory / EVENTS):
+        if path.exists() and path.stat().st_size:
+            path.rename(next_free(path, "before"))
 
 
 def _make_private(directory: Path) -> None:
