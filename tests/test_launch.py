@@ -51,6 +51,8 @@ class Bench:
             "OTHER_API_KEY": "another-key-of-this-user",
             "VLLM_API_KEY": "a-key-of-some-other-server",
         }
+        self.weights = WEIGHTS
+        self.additions: dict[str, str] = {}
         self._executable = install(folder)
 
     def plan(self, *options: str, **wishes: str) -> ServerPlan:
@@ -60,9 +62,9 @@ class Bench:
         return ServerPlan(
             model=model,
             engine=Engine(self._executable, "0.32.0", python=None, is_cpu=True, prefix=None),
-            weights=WEIGHTS,
-            arguments=("serve", WEIGHTS, *options),
-            environment={f"FAKE_ENGINE_{name}": value for name, value in wishes.items()},
+            weights=self.weights,
+            arguments=("serve", self.weights, *options),
+            environment=self.additions | {f"FAKE_ENGINE_{name}": value for name, value in wishes.items()},
             facts={},
             deviations=(),
         )
@@ -170,6 +172,65 @@ def test_variables_that_open_an_engine_do_not_reach_it(bench: Bench) -> None:
     assert "VLLM_SERVER_DEV_MODE" in WITHHELD
     assert {"VLLM_LOGGING_LEVEL", "VLLM_API_KEY"} <= set(start["environment"])
     assert not WITHHELD & set(start["environment"])
+
+
+SECRETS = (
+    "ANTHROPIC_API_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_OPENAI_API_KEY_2",
+    "DB_PASSWD1",
+    "GITHUB_TOKEN_READONLY",
+    "GITLAB_PAT",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "KEY_OF_THE_JUDGE",
+    "MY_SECRET_3",
+    "OPENAI_KEY1",
+    "PGPASSWORD",
+    "SSH_PASSPHRASE",
+    "WANDB_PAT_2",
+    "openai_api_key",
+)
+NO_SECRETS = (
+    "CUDA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "PWD",
+    "TOKENIZERS_PARALLELISM",
+    "VLLM_MAX_TOKENS_PER_EXPERT_FUSED_MOE",
+)
+
+
+@pytest.mark.parametrize("weights", ["/weights on the disk", "org/name"])
+def test_a_secret_by_any_usual_name_does_not_reach_an_engine(bench: Bench, weights: str) -> None:
+    bench.environment |= dict.fromkeys((*SECRETS, *NO_SECRETS), "1")
+
+    bench.weights = weights
+    bench.with_server(lambda server: None)
+
+    (start,) = events(bench.record, "start")
+    assert not set(SECRETS) & set(start["environment"])
+    assert set(NO_SECRETS) <= set(start["environment"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "wishes", "has_token"),
+    [
+        ("org/name", {}, True),
+        ("/weights on the disk", {}, False),
+        ("org/name", {"HF_HUB_OFFLINE": "1"}, False),
+    ],
+)
+def test_the_hubs_token_reaches_only_an_engine_that_downloads_its_weights(
+    bench: Bench, weights: str, wishes: dict[str, str], has_token: bool
+) -> None:
+    bench.environment |= {"HF_TOKEN": "hf_of-this-user", "HUGGING_FACE_HUB_TOKEN": "hf_of-this-user"}
+
+    bench.weights, bench.additions = weights, wishes
+    bench.with_server(lambda server: None)
+
+    (start,) = events(bench.record, "start")
+    assert ({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"} <= set(start["environment"])) is has_token
 
 
 def test_a_server_is_returned_when_it_has_described_a_picture_in_one_token(bench: Bench) -> None:

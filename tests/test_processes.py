@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -355,6 +356,25 @@ def test_the_callers_signal_settings_do_not_reach_the_engine(
     os.kill(engine.pid, signal.SIGHUP)
 
     assert asyncio.run(engine.wait()) == -signal.SIGHUP
+
+
+def test_an_engine_of_a_process_with_more_than_1024_open_files_is_watched_and_ended(bench: Bench) -> None:
+    """The pipes to the engine's keeper have numbers beyond what `select` takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        process = bench.start(CHILDREN="plain")
+        bench.await_ready("plain")
+        asyncio.run(process.stop(DEADLINE_S))
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert "Traceback" not in bench.text()
+    assert process.exit_code() is not None
+    bench.await_nobody()
 
 
 def test_an_engine_started_from_a_thread_that_ends_lives_on(bench: Bench) -> None:

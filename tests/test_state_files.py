@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +26,7 @@ from vlsb.serving.start import KEPT_LOGS, fresh_log
 from vlsb.serving.state import (
     ServerRecord,
     find_running,
+    process_age_s,
     process_began_at,
     read_records,
     remove_record,
@@ -247,12 +249,27 @@ def test_another_process_with_the_same_pid_is_not_the_server(places: Places) -> 
     assert files(places) == []
 
 
-def test_a_clock_that_moved_a_little_is_no_other_process(places: Places) -> None:
-    began_at = process_began_at(os.getpid())
-    assert began_at is not None
-    write_record(places, record_of(os.getpid(), started_at=began_at + 1.5))
+def test_a_clock_that_was_set_back_hides_no_running_server(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells the wall time of its start, and with it of a process's, by the clock as it is now."""
+    write_record(places, record_of(os.getpid()))
+    usual_time, usual_birth = time.time, psutil.Process.create_time
+    monkeypatch.setattr(time, "time", lambda: usual_time() - 3600)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: usual_birth(process) - 3600)
 
-    assert len(read_records(places)) == 1
+    (record,) = read_records(places)
+
+    assert record.is_running
+    assert 0 <= process_age_s(record.started_at) < 3600 * 24
+
+
+def test_a_record_of_before_the_systems_last_start_is_no_running_server(places: Places) -> None:
+    """Its pid may be another process's that began just as long after the start."""
+    write_record(places, record_of(os.getpid(), boot="another start"))
+
+    assert heard(places) == ([], [])
+    assert files(places) == []
 
 
 def test_a_server_whose_vlsb_has_gone_is_listed_and_not_offered(places: Places, processes: Processes) -> None:
@@ -409,11 +426,11 @@ def test_a_file_of_another_version_is_left_alone_as_long_as_its_server_lives(
 ) -> None:
     process = processes.start(SLEEP)
     path = write_record(places, record_of(process.pid))
-    path.write_text(strict_json.dumps({"schema": 2, "anything": "else"}))
+    path.write_text(strict_json.dumps({"schema": 3, "anything": "else"}))
 
     found, said = heard(places)
     assert found == []
-    assert "schema 2" in said[0]
+    assert "schema 3" in said[0]
     assert path.exists()
 
     processes.end(process)

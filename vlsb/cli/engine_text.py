@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlsb.errors import ConfigError, ServerError
@@ -22,7 +21,7 @@ from vlsb.serving.engines import (
 )
 from vlsb.serving.families import FAMILIES, VARIANTS, EnginePin
 from vlsb.serving.places import Places
-from vlsb.serving.state import ServerRecord
+from vlsb.serving.state import ServerRecord, process_age_s
 
 
 def engines_text(places: Places, environment: Mapping[str, str], *, has_gpu: bool) -> str:
@@ -46,7 +45,7 @@ def servers_text(servers: Sequence[ServerRecord]) -> str:
     width = max(len(record.name) for record in servers)
     lines = [
         f"  {record.name:<{width}}  {record.base_url}  process {record.pid}, for "
-        f"{duration(max(0.0, time.time() - record.started_at))}, {record.weights}"
+        f"{duration(process_age_s(record.started_at))}, {record.weights}"
         for record in servers
     ]
     return "\nRunning servers\n" + "".join(f"{for_terminal(Untrusted(line), lines=True)}\n" for line in lines)

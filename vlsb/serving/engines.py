@@ -23,8 +23,9 @@ from vlsb import strict_json
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
 from vlsb.serving.environments import InstallStep, build_environment, release
 from vlsb.serving.families import CURRENT, FAMILIES, MLLAMA, EnginePin
+from vlsb.serving.keys import engine_environment
 from vlsb.serving.machine import free_disk_bytes
-from vlsb.serving.pip_runs import Bench, install_environment
+from vlsb.serving.pip_runs import Bench
 from vlsb.serving.places import Places
 
 AUTO = "auto"
@@ -278,7 +279,11 @@ def _output(command: list[str], environment: Mapping[str, str], patience_s: floa
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**install_environment(environment), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
+            env={
+                **engine_environment(environment, asks_hub=False),
+                "VLLM_NO_USAGE_STATS": "1",
+                "HF_HUB_OFFLINE": "1",
+            },
             timeout=patience_s,
             check=True,
         ).stdout.decode("utf-8", "replace")

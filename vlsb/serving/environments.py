@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -20,9 +20,8 @@ from vlsb.records import Untrusted
 from vlsb.serving.families import EnginePin
 from vlsb.serving.pip_runs import Bench, Ended, News, is_unmatched, pip_fault, pip_news
 
-# Tried in this order after the Python that runs us: not every engine has wheels for every one.
-_OTHER_PYTHONS = ("python3.12", "python3.11", "python3.13")
-_OLDEST_PYTHON = (3, 11)
+# Tried in this order after the Python that runs us, as far as the engine has wheels for them.
+_OTHER_MINORS = (12, 11, 13, 10)
 # Such wheels need no compiler, and no code of theirs runs while they are installed.
 _INSTALL = ("install", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:")
 # Imports torch and the whole engine, from a disk that has just been written.
@@ -55,8 +54,10 @@ def build_environment(
     `search` is the PATH to look for Pythons on. Raises ServerError, with the log's path.
     """
     builder = _Builder(prefix, pin, bench, hear, is_cpu=is_cpu)
-    pythons = find_pythons(search)
-    python = next(pythons)
+    pythons = find_pythons(search, pin, is_cpu=is_cpu)
+    python = next(pythons, None) or builder.managed_python(search)
+    if python is None:
+        raise ServerError(no_python(pin, is_cpu=is_cpu))
     while True:
         ended = builder.build(python)
         if ended.code == 0:
@@ -68,16 +69,36 @@ def build_environment(
         python = other
 
 
-def find_pythons(search: str) -> Iterator[Path]:
-    """The Python that runs us, then others of this system that an environment can be made of."""
-    yield Path(sys.executable)
-    known = {sys.version_info[:2]}
-    for name in _OTHER_PYTHONS:
-        found = shutil.which(name, path=search)
-        version = _version_of(found) if found else None
-        if found and version and version >= _OLDEST_PYTHON and version not in known:
-            known.add(version)
+def find_pythons(search: str, pin: EnginePin, *, is_cpu: bool) -> Iterator[Path]:
+    """The Python that runs us, then others on PATH, of the versions that the engine has wheels for."""
+    minors = _fitting_minors(pin, is_cpu=is_cpu)
+    own = sys.version_info[1]
+    if own in minors:
+        yield Path(sys.executable)
+    for minor in minors:
+        found = shutil.which(f"python3.{minor}", path=search)
+        if found and minor != own and _version_of(found) == (3, minor):
             yield Path(found)
+
+
+def no_python(pin: EnginePin, *, is_cpu: bool) -> str:
+    """What to do on a machine that has none of the Pythons that an engine needs."""
+    oldest, newest = _python_bounds(pin, is_cpu=is_cpu)
+    version = pin.cpu_version if is_cpu else pin.gpu_version
+    return (
+        f"vLLM {version} needs Python 3.{oldest} to 3.{newest}, and none that can make environments is "
+        f"on PATH (this is {sys.version_info[0]}.{sys.version_info[1]}). Install one as python3.{newest}, or "
+        f"with `uv python install 3.{newest}` (pip install uv), then run it again."
+    )
+
+
+def _python_bounds(pin: EnginePin, *, is_cpu: bool) -> tuple[int, int]:
+    return pin.cpu_pythons if is_cpu else pin.gpu_pythons
+
+
+def _fitting_minors(pin: EnginePin, *, is_cpu: bool) -> list[int]:
+    oldest, newest = _python_bounds(pin, is_cpu=is_cpu)
+    return [minor for minor in _OTHER_MINORS if oldest <= minor <= newest]
 
 
 def _version_of(python: str) -> tuple[int, int] | None:
@@ -104,6 +125,7 @@ class _Builder:
         self._steps = 4 if is_cpu else 3
         self._step = InstallStep(0, self._steps, "")
         self._news = News("")
+        self._settings: Mapping[str, str] = {}
 
     def build(self, python: Path) -> Ended:
         """Everything but the check, with this Python. Returns how the last command ended."""
@@ -125,6 +147,24 @@ class _Builder:
         ended = self._install("-r", str(listed))
         name_it_vllm(self._prefix, engine)
         return ended
+
+    def managed_python(self, search: str) -> Path | None:
+        """A Python of uv's, downloaded where it has none yet; None without a uv that can."""
+        uv = shutil.which("uv", path=search)
+        if uv is None:
+            return None
+        minors = _fitting_minors(self._pin, is_cpu=self._is_cpu)
+        if found := next(filter(None, (self._uvs_own(uv, minor) for minor in minors)), None):
+            return found
+        self._begin(1, f"Python 3.{minors[0]}, downloaded by uv")
+        self._bench.run([uv, "python", "install", "--no-config", f"3.{minors[0]}"], hear=self._hear_line)
+        return self._uvs_own(uv, minors[0])
+
+    def _uvs_own(self, uv: str, minor: int) -> Path | None:
+        only = ("--no-config", "--no-project", "--system", "--managed-python", "--no-python-downloads")
+        ended = self._bench.run([uv, "python", "find", *only, f"3.{minor}"], timeout_s=_PROBE_PATIENCE_S)
+        is_found = ended.code == 0 and bool(ended.lines) and _version_of(ended.lines[-1]) == (3, minor)
+        return Path(ended.lines[-1]) if is_found else None
 
     def check(self) -> str:
         """The version that the engine says it has; ServerError if it does not start."""
@@ -152,6 +192,7 @@ class _Builder:
                 words = f"{python} cannot make environments. Install its venv package (python3-venv)."
                 raise self.failure(words, ended)
             return ended
+        self._settings = self._bench.pip_settings(self._prefix / "bin" / "python")
         # An old pip neither knows all wheels nor says how far a download is.
         return self._install("--upgrade", "pip")
 
@@ -164,7 +205,8 @@ class _Builder:
 
     def _pip(self, *arguments: str) -> Ended:
         python = str(self._prefix / "bin" / "python")
-        return self._bench.run([python, "-I", "-X", "utf8", "-m", "pip", *arguments], hear=self._hear_line)
+        command = [python, "-I", "-X", "utf8", "-m", "pip", *arguments]
+        return self._bench.run(command, hear=self._hear_line, variables=self._settings)
 
     def _begin(self, number: int, title: str) -> None:
         self._step, self._news = InstallStep(number, self._steps, title), News("")

@@ -6,7 +6,6 @@ Facts are JSON without a path of this machine, equal wherever the same answers a
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +16,7 @@ from vlsb.serving.catalog import read_config, shipped_config
 from vlsb.serving.engines import Engine
 from vlsb.serving.families import Family
 from vlsb.serving.flags import CANNOT_CHANGE_AN_ANSWER, normal
-from vlsb.serving.keys import WITHHELD
+from vlsb.serving.keys import WITHHELD, is_secret_name
 from vlsb.serving.weights import CONFIG, Weights, chat_template, content_digest, file_digest, json_object
 
 _SAME_DTYPES = MappingProxyType({"half": "float16", "float": "float32"})
@@ -87,7 +86,6 @@ _PLAIN_VARIABLES = frozenset(
         "VLLM_USAGE_STATS_SERVER",
     }
 )
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 _LONGEST_SHOWN = 80
 
 
@@ -166,7 +164,7 @@ def _picked(settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
 
 def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     for name, value in environment.items():
-        if name.startswith("VLLM_") and name not in _PLAIN_VARIABLES and not _SECRET.search(name):
+        if name.startswith("VLLM_") and name not in _PLAIN_VARIABLES and not is_secret_name(name):
             yield name, _portable(normal(value))
 
 

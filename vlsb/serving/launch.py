@@ -21,7 +21,7 @@ from vlsb.endpoints.secrets import Redactor, Secret
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
 from vlsb.records import Untrusted
 from vlsb.serving.causes import PORT_TAKEN, diagnose
-from vlsb.serving.keys import SECRET_NAME, engine_environment, secrets_of
+from vlsb.serving.keys import engine_environment, is_secret_name, secrets_of
 from vlsb.serving.processes import EngineProcess, open_log, start_process
 from vlsb.serving.progress import (
     EngineLog,
@@ -115,7 +115,7 @@ class _Start:
         self._own_name = f"vlsb-{secrets.token_hex(16)}"
         self._address = ("--host", HOST, "--port", str(port), "--served-model-name", self._name)
         self._environment = {
-            **engine_environment(environment),
+            **engine_environment(environment, asks_hub=plan.asks_hub),
             **plan.environment,
             KEY_VARIABLE: self._key.reveal(),
         }
@@ -212,9 +212,7 @@ class _Start:
     def _by_hand(self) -> str:
         """The command for a shell, without the key and with no variable that may hold another one."""
         additions = [
-            f"{name}={value}"
-            for name, value in self._plan.environment.items()
-            if not SECRET_NAME.search(name)
+            f"{name}={value}" for name, value in self._plan.environment.items() if not is_secret_name(name)
         ]
         return shlex.join([*(["env", *additions] if additions else []), *self._command()])
 

@@ -69,10 +69,16 @@ class Leash:
         self._tell(f"exit {-signal.SIGKILL if self._code is None else self._code}")
 
     def _watch(self, waker: int) -> None:
+        # Not `select`, which knows no descriptor from 1024 on: these have the numbers that our owner had.
+        poll = select.poll()
+        for each in (waker, self._hold):
+            if each is not None:
+                poll.register(each, select.POLLIN)
         while not self._is_over():
-            watched = [waker] if self._hold is None else [waker, self._hold]
-            ready, _, _ = select.select(watched, [], [], self._wait_s())
+            wait_s = self._wait_s()
+            ready = [end for end, _ in poll.poll(None if wait_s is None else 1000 * wait_s)]
             if self._hold in ready:
+                poll.unregister(self._hold)
                 self._hear_owner()
             if waker in ready:
                 os.read(waker, 4096)

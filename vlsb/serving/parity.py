@@ -81,7 +81,7 @@ async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> t
         "text": PROBE_TEXT,
         "picture": base64.b64encode(probe_picture()).decode("ascii"),
     }
-    own = {**engine_environment(environment), **plan.environment}
+    own = {**engine_environment(environment, asks_hub=plan.asks_hub), **plan.environment}
     try:
         async with asyncio.timeout(LOADER_TIMEOUT_S):
             end = await run_script(

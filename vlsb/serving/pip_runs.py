@@ -5,6 +5,7 @@ Whoever dies, no pip goes on writing: the kernel kills it with us, and until it 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import re
@@ -16,6 +17,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from vlsb.errors import ServerError
+from vlsb.records import Untrusted
+from vlsb.serving.keys import engine_environment, index_secrets
 
 # Asks the kernel to be killed with its parent, makes sure that this is still there, and becomes the program.
 # As `preexec_fn` it would run in the fork of a process that may have threads.
@@ -29,12 +34,33 @@ _DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached|Processing) (\S+)(?: \(.
 _WHEEL = re.compile(r"(?:.*/)?([^/-]+)-([^/-]+)-[^/]+\.whl")
 _COLLECTING = re.compile(r"\s*Collecting (\S+).*")
 _INSTALLING = re.compile(r"Installing collected packages: (.*)")
-# What a user's shell may set for other installs: it makes pip install elsewhere, or say too little.
-_MISLEADING = frozenset(
-    {"PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_QUIET", "PIP_DRY_RUN"}
+_SETTING = re.compile(r"(?P<section>global|install|:env:)\.(?P<name>[a-z-]+)=(?P<value>'.*'|\".*\")")
+# Where packages come from, and how the way there is. Others (user, target, prefix, dry-run ...) are meant for
+# the user's own installs: in an environment of ours they install elsewhere, nothing, or fail.
+_KEPT_SETTINGS = frozenset(
+    {
+        "cache-dir",
+        "cert",
+        "client-cert",
+        "constraint",
+        "default-timeout",
+        "extra-index-url",
+        "find-links",
+        "index-url",
+        "keyring-provider",
+        "no-cache-dir",
+        "no-index",
+        "proxy",
+        "resume-retries",
+        "retries",
+        "timeout",
+        "trusted-host",
+        "use-deprecated",
+        "use-feature",
+    }
 )
-# No install needs a model's or a hub's key.
-_KEY = re.compile(r".*_API_KEY|(?:HF|HUGGING_FACE_HUB)_TOKEN", re.IGNORECASE)
+_SETTINGS_PATIENCE_S = 60.0
+_LONGEST_SAID = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +88,7 @@ class Bench:
 
     def __init__(self, log: Path, environment: Mapping[str, str], lock: int) -> None:
         self.log = log
+        self._users = environment
         self._environment = install_environment(environment)
         self._lock = lock
 
@@ -98,6 +125,10 @@ class Bench:
                 _kill(process.pid)
         return Ended(process.returncode, tuple(kept))
 
+    def pip_settings(self, python: Path) -> dict[str, str]:
+        """The user's settings for the pip of an environment; see `pip_settings`."""
+        return pip_settings(python, self._users)
+
     def _start(self, arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _FOLLOW, str(os.getpid()), *arguments],
@@ -113,12 +144,43 @@ class Bench:
 
 
 def install_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment with its settings for pip, without keys and without what misleads an install."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if not (name.startswith("PYTHON") or name in _MISLEADING or _KEY.fullmatch(name))
-    }
+    """The user's environment without secrets and without Python's and pip's own settings."""
+    kept = engine_environment(environment, asks_hub=False)
+    return {name: value for name, value in kept.items() if not name.startswith(("PYTHON", "PIP_"))}
+
+
+def pip_settings(python: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables for pip: what we keep of the user's settings in files and environment, and index secrets.
+
+    They may hold passwords: they are neither shown nor logged. Raises ServerError where pip cannot read them.
+    """
+    # `user`, `global` and `site` make it list one file of several, `quiet` none, and `python` another's.
+    plain = dict.fromkeys(("PIP_USER", "PIP_GLOBAL", "PIP_SITE", "PIP_QUIET", "PIP_VERBOSE"), "0")
+    own = {**environment, **plain, "PIP_PYTHON": ""}
+    command = [str(python), "-I", "-X", "utf8", "-m", "pip", "--python=", "config", "list"]
+    try:
+        asked = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env=own, timeout=_SETTINGS_PATIENCE_S
+        )
+        asked.check_returncode()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServerError(f"{python}: its pip cannot be asked for its settings.") from error
+    except subprocess.CalledProcessError as error:
+        said = Untrusted(error.stderr.decode("utf-8", "replace").strip()[-_LONGEST_SAID:])
+        raise ServerError(
+            "pip cannot read its settings (`pip config debug` lists them)", detail=said
+        ) from None
+    found = [_SETTING.fullmatch(line) for line in asked.stdout.decode("utf-8", "replace").splitlines()]
+    kept = [each for each in found if each and each["name"] in _KEPT_SETTINGS]
+    # Later ones win.
+    settings = {**index_secrets(environment), "PIP_CONFIG_FILE": os.devnull}
+    for section in ("global", "install", ":env:"):
+        settings |= {
+            f"PIP_{each['name'].upper().replace('-', '_')}": str(ast.literal_eval(each["value"]))
+            for each in kept
+            if each["section"] == section
+        }
+    return settings
 
 
 def pip_news(line: str, before: News) -> News:

@@ -71,6 +71,11 @@ class ServerPlan:
     facts: Mapping[str, Any]
     deviations: tuple[str, ...]
 
+    @property
+    def asks_hub(self) -> bool:
+        """Whether the engine fetches its weights itself, or may."""
+        return not self.weights.startswith("/") and self.environment.get("HF_HUB_OFFLINE") != "1"
+
 
 def plan_server(
     model: LocalModel,

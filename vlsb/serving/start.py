@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -183,8 +183,13 @@ def fresh_log(places: Places, name: str) -> Path:
     for path in logs[KEPT_LOGS - 1 :]:
         with suppress(OSError):
             path.unlink()
-    moment = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    return folder / f"{file_name(name)}.{moment}.{os.getpid()}.log"
+    now = datetime.now().astimezone()
+    while True:
+        path = folder / f"{file_name(name)}.{now:%Y%m%d-%H%M%S}.{os.getpid()}.log"
+        if not path.exists():
+            return path
+        # Two starts in one second, or a clock that was set back.
+        now += timedelta(seconds=1)
 
 
 def _is_of_the_living(log: Path) -> bool:

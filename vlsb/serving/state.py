@@ -10,9 +10,10 @@ import fcntl
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -22,10 +23,8 @@ from vlsb.endpoints.secrets import Secret
 from vlsb.errors import ConfigError, StoreError
 from vlsb.serving.places import Places
 
-SCHEMA = 1
+SCHEMA = 2
 MOST_BYTES = 1024 * 1024
-# A process's birth is told as wall time; a clock that was set since moves it.
-CLOCK_TOLERANCE_S = 5.0
 
 _FILE = re.compile(r"(?P<draft>\.)?(?P<name>.+)\.(?P<pid>[0-9]{1,10})\.json")
 
@@ -38,7 +37,8 @@ class ServerRecord:
     """A running server: `pid` is the engine's API server, also its process group; `owner_pid` the `vlsb`.
 
     Either process is known by its pid and when it began (`started_at`, `owner_started_at`: seconds since
-    1970), so that another one with a reused pid is noticed. A detached server has no owner.
+    `boot`, the system's start), so that another one with a reused pid is noticed, whatever is done to the
+    clock on the wall. A detached server has no owner.
     """
 
     name: str
@@ -55,11 +55,12 @@ class ServerRecord:
     log: Path
     weights: str
     engine: str
+    boot: str = field(default_factory=lambda: boot_id())
 
     @property
     def is_running(self) -> bool:
         """Whether the engine's process is the one that was recorded, and lives."""
-        return is_process(self.pid, self.started_at)
+        return self.boot == boot_id() and is_process(self.pid, self.started_at)
 
     @property
     def living_owner(self) -> int | None:
@@ -76,12 +77,23 @@ class ServerRecord:
 
 def is_process(pid: int, began_at: float) -> bool:
     """Whether a process with this pid lives and is the one that began then."""
-    now = process_began_at(pid)
-    return now is not None and abs(now - began_at) <= CLOCK_TOLERANCE_S
+    return process_began_at(pid) == began_at
 
 
 def process_began_at(pid: int) -> float | None:
-    """When a living process began, in seconds since 1970; None for one that has ended or never was."""
+    """When a living process began, in seconds since the system did; None for one that is not there.
+
+    The same number however often it is asked for. Where there is no /proc it is seconds since 1970.
+    """
+    try:
+        # The second field is the program's name in parentheses, whatever it holds.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return None if Path("/proc/self/stat").exists() else _created_at(pid)
+
+
+def _created_at(pid: int) -> float | None:
     import psutil
 
     try:
@@ -89,6 +101,21 @@ def process_began_at(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except (psutil.Error, ValueError, OverflowError):
         return None
+
+
+def process_age_s(began_at: float) -> float:
+    """How long ago that was, for a number of `process_began_at`."""
+    if not Path("/proc/self/stat").exists():
+        return max(0.0, time.time() - began_at)
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began_at)
+
+
+def boot_id() -> str:
+    """Which start of the system this is; empty where it does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
 
 
 def state_file(folder: Path, name: str, pid: int) -> Path:
@@ -265,6 +292,7 @@ def _encoded(record: ServerRecord) -> dict[str, Any]:
         "log": str(record.log),
         "weights": record.weights,
         "engine": record.engine,
+        "boot": record.boot,
     }
 
 
@@ -291,6 +319,7 @@ def _decoded(document: str) -> ServerRecord:
         log=Path(_field(fields, "log", str)),
         weights=_field(fields, "weights", str),
         engine=_field(fields, "engine", str),
+        boot=_field(fields, "boot", str),
     )
 
 
