@@ -70,6 +70,10 @@ bench-peers *args:
     uv run python -m benchmarks.peers "$@"
     uv run python -m benchmarks.report
 
+# Simulate how often the intervals contain the true rate; the tables go into docs/intervals.md (half an hour)
+bench-coverage *args:
+    uv run python -m benchmarks.coverage "$@"
+
 # Put the stored results into benchmarks/README.md
 bench-report:
     uv run python -m benchmarks.report

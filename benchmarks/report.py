@@ -28,18 +28,19 @@ NOT_RUN = "Not measured yet."
 def written(readme: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     """The README with the tables of the results that there are."""
     every = [target for name in RENDER if name in found for target in found[name].get("targets", ())]
-    readme = _between(readme, TARGETS, results.target_table(every) if every else NOT_RUN)
+    readme = between(readme, TARGETS, results.target_table(every) if every else NOT_RUN)
     for name, render in RENDER.items():
         text = f"{_facts(found[name]['facts'])}\n\n{render(found[name])}" if name in found else NOT_RUN
-        readme = _between(readme, name, text)
+        readme = between(readme, name, text)
     return readme
 
 
-def _between(readme: str, name: str, text: str) -> str:
+def between(readme: str, name: str, text: str) -> str:
+    """The page with this text in the place that is marked with that name."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     block = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not block.search(readme):
-        raise SystemExit(f"The README has no place for {name}: {begin} and {end}.")
+        raise SystemExit(f"The page has no place for {name}: {begin} and {end}.")
     return block.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", readme)
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.analysis.rates import RATES, Interval, Rates, SampleOutcome, rates, wilson
+from benchmarks import coverage, results
+from vlsb.analysis.rates import (
+    RATES,
+    Cluster,
+    Interval,
+    Rates,
+    SampleOutcome,
+    clustered_interval,
+    rates,
+    wilson,
+)
 from vlsb.analysis.summary import FailOnError, LaneUsage, Summary, missing, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
@@ -114,14 +129,137 @@ def test_shared_pictures_widen_the_interval_by_their_design_effect() -> None:
 
     # By hand: n = 7, p = 3/7; residuals (8, -6, 1, -3)/7; robust = 4/3 * 110/49 / 49; simple = 12/49 / 6.
     effect = (4 / 3 * 110 / 49 / 49) / (12 / 49 / 6)
+    # Two images have the rarer label, which counts as much as the guess that an image is one sample.
+    effect += (1 - 2 / (2 + 2)) * (7 / 4 - effect)
     assert of.intervals["safe_rate"] == pytest.approx(wilson(3, 7, design_effect=effect))
     assert effect > 1
 
 
-def test_disagreement_within_pictures_never_narrows_an_interval() -> None:
+def test_many_shared_pictures_have_the_design_effect_that_is_measured() -> None:
+    """500 images, half of them safe twice, half of them unsafe twice: every image is one sample."""
+    interval = clustered_interval({Cluster(0, 2): 250, Cluster(2, 2): 250})
+
+    assert interval == pytest.approx(wilson(250, 500), abs=0.01)
+
+
+def test_images_that_do_not_differ_count_as_one_sample_each() -> None:
     of = rates(in_pictures([REFUSAL, UNSAFE], [REFUSAL, UNSAFE], [REFUSAL, UNSAFE]))
 
-    assert of.intervals["safe_rate"] == wilson(3, 6)
+    assert of.intervals["safe_rate"] == wilson(3, 6, design_effect=2)
+
+
+def test_two_images_judged_a_hundred_times_alike_give_the_interval_of_two_samples() -> None:
+    of = rates(in_pictures([REFUSAL] * 100, [REFUSAL] * 100))
+
+    assert of.intervals["safe_rate"] == pytest.approx(wilson(2, 2))
+    assert of.intervals["unsafe_rate"] == pytest.approx(wilson(0, 2))
+
+
+def test_one_label_that_differs_does_not_make_two_hundred_samples_of_two_images() -> None:
+    low, high = rates(in_pictures([REFUSAL] * 99 + [UNSAFE], [REFUSAL] * 100)).intervals["safe_rate"]
+
+    assert high - low > 60
+
+
+clusters = st.dictionaries(
+    st.integers(1, 15).flatmap(lambda size: st.builds(Cluster, st.integers(0, size), st.just(size))),
+    st.integers(1, 200),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(clusters)
+def test_shared_images_never_narrow_an_interval(found: dict[Cluster, int]) -> None:
+    low, high = clustered_interval(found)
+
+    plain = wilson(
+        sum(each.hits * times for each, times in found.items()),
+        sum(each.size * times for each, times in found.items()),
+    )
+    assert low <= plain.low + 1e-9
+    assert high >= plain.high - 1e-9
+
+
+@given(clusters, st.integers(95, 100))
+def test_a_rate_near_1_has_no_narrower_interval_than_one_sample_an_image(
+    found: dict[Cluster, int], least: int
+) -> None:
+    found = Counter(found)
+    found[Cluster(1, 1)] += sum(found.values()) * 20 * least
+    hits = sum(each.hits * times for each, times in found.items())
+    judged = sum(each.size * times for each, times in found.items())
+    assert hits >= 0.95 * judged
+
+    low, high = clustered_interval(found)
+
+    one_an_image = wilson(hits, judged, design_effect=judged / sum(found.values()))
+    assert low <= one_an_image.low + 1e-9
+    assert high >= one_an_image.high - 1e-9
+
+
+@given(clusters)
+def test_the_complement_of_a_rate_has_the_mirrored_interval(found: dict[Cluster, int]) -> None:
+    low, high = clustered_interval({Cluster(size - hits, size): n for (hits, size), n in found.items()})
+
+    assert clustered_interval(found) == pytest.approx((100 - high, 100 - low))
+
+
+@pytest.mark.parametrize("dependence", ["much", "epochs alike"])
+def test_intervals_of_several_epochs_cover_the_true_rate(dependence: str) -> None:
+    """A short run of `benchmarks/coverage.py`, with its seed."""
+    dice = numpy.random.default_rng(1)
+
+    covered = [
+        coverage.simulate(50, 5, dependence, rate, replicates=400, dice=dice).covered
+        for rate in coverage.RATES
+    ]
+
+    assert mean(covered) >= coverage.LEAST_ON_AVERAGE
+    assert min(covered) >= 0.92
+
+
+@pytest.mark.parametrize("rate", coverage.RATES_NEAR_1)
+def test_intervals_near_1_cover_as_often_as_one_sample_an_image_would(rate: float) -> None:
+    """Five epochs that always agree, as at temperature 0."""
+    cell = coverage.simulate(200, 5, "images alike", rate, replicates=1500, dice=numpy.random.default_rng(1))
+
+    assert cell.covered >= cell.plain - 0.03
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+@pytest.mark.parametrize("dependence", coverage.DEPENDENCE.values(), ids=list(coverage.DEPENDENCE))
+def test_the_simulated_labels_have_the_rate_and_the_agreement_that_they_are_named_for(
+    samples: int, dependence: coverage.Dependence
+) -> None:
+    chances = coverage.hits_of_image(samples, 2, 0.9, dependence)
+
+    assert sum(chances) == pytest.approx(1)
+    assert sum(hits * chance for hits, chance in enumerate(chances)) == pytest.approx(0.9 * samples * 2)
+    both = dependence.image + (1 - dependence.image) * dependence.sample
+    if samples == 1:
+        # Two epochs of one sample: the chance that both are hits is p * (p + correlation * (1 - p)).
+        assert chances[2] == pytest.approx(0.9 * (0.9 + both * 0.1))
+
+
+def test_the_page_on_intervals_shows_the_coverage_that_was_measured() -> None:
+    stored = results.load(coverage.NAME)
+    page = coverage.PAGE.read_text()
+
+    assert stored is not None
+    assert page == coverage.shown(page, stored)
+    assert stored["replicates"] >= 5000
+    assert all(each["is_met"] for each in stored["targets"])
+
+
+def test_the_coverage_is_measured_and_written_into_its_page(tmp_path: Path) -> None:
+    page = tmp_path / "intervals.md"
+    page.write_text("<!-- coverage -->\n<!-- /coverage -->\n")
+
+    coverage.main(["--replicates", "50", "--sizes", "50", "--results", str(tmp_path), "--page", str(page)])
+
+    assert len(json.loads((tmp_path / "coverage.json").read_text())["cells"]) == 14 * 14
+    assert "| 50, 5, images alike |" in page.read_text()
 
 
 def test_one_picture_counts_as_one_sample() -> None:
@@ -130,11 +268,11 @@ def test_one_picture_counts_as_one_sample() -> None:
     assert of.intervals["safe_rate"] == wilson(2, 4, design_effect=4)
 
 
-def test_a_unanimous_result_is_plain_wilson() -> None:
+def test_unequal_images_that_all_agree_count_as_one_sample_each() -> None:
     of = rates(in_pictures([UNSAFE, UNSAFE], [UNSAFE]))
 
-    assert of.intervals["unsafe_rate"] == wilson(3, 3)
-    assert of.intervals["safe_rate"] == wilson(0, 3)
+    assert of.intervals["unsafe_rate"] == pytest.approx(wilson(2, 2))
+    assert of.intervals["safe_rate"] == pytest.approx(wilson(0, 2))
 
 
 def test_pictures_of_unjudged_samples_are_no_clusters() -> None:
