@@ -22,7 +22,7 @@ from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, UPLOAD_BYTES, 
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
 from vlsb.endpoints.client import EndpointClient
-from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
 from vlsb.endpoints.faults import Fault
@@ -132,12 +132,12 @@ async def lane(
 ) -> AsyncIterator[Lane]:
     credentials = credentials or Credentials(Secret(KEY))
     hours, traffic, events = Hours(), Traffic(), []
-    transport = open_transport(
+    http = open_client(
         base_url, credentials=credentials, connections=limit, ca_bundle=ca_bundle, kind=KIND.get()
     )
     client = EndpointClient(
         "target",
-        transport,
+        http,
         name="model-1",
         dialect=Dialect(),
         policy=policy,
@@ -154,7 +154,7 @@ async def lane(
     try:
         yield Lane(client, hours, traffic, events)
     finally:
-        await transport.aclose()
+        await http.aclose()
 
 
 def run(scenario: Coroutine[Any, Any, Any]) -> Any:

@@ -263,7 +263,7 @@ LINES: dict[str, tuple[Profile, str, str]] = {
     "the other transport": (
         a_profile(a_lane(TIED_UP), cpu_s=98.0, transport="httpx"),
         "processor",
-        "Limited by the processor: vlsb got 98 % of a core. Try --transport wire.",
+        "Limited by the processor: vlsb got 98 % of a core. Try --transport auto.",
     ),
     "latency": (
         a_profile(a_lane({"slot": 5.0}, request_s=30.0), a_lane(request_s=14.2)),
@@ -334,7 +334,7 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(each)
 
 
-@pytest.mark.parametrize("transport", ["wire", "httpx"])
+@pytest.mark.parametrize("transport", ["auto", "httpx"])
 def test_every_request_is_in_every_step_of_its_lane(tmp_path: Path, transport: str) -> None:
     desk = Desk(tmp_path, samples=6)
     with SimulatorThread(labelling()) as target, SimulatorThread(labelling()) as judge:

@@ -15,9 +15,8 @@ import httpx
 
 from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LiveView, StageLines, StartView
-from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.secrets import Credentials
-from vlsb.endpoints.transport import Transport
 from vlsb.serving.engines import Engine
 from vlsb.serving.launch import RunningServer
 from vlsb.serving.machine import Gpu, list_gpus
@@ -101,29 +100,28 @@ async def _frames(draw: Draw, screen: Screen) -> None:
 
 async def looks(server: RunningServer, environment: Mapping[str, str], view: LiveView) -> None:
     """Keep a view up to date."""
-    transport = open_transport(
+    client = open_client(
         server.base_url.removesuffix("/v1"),
         credentials=Credentials(server.key),
         connections=1,
         ca_bundle=None,
-        kind="wire",
     )
     try:
         found = await _gpus(environment)
         while True:
-            view.hear(await _load(transport), found, time.monotonic())
+            view.hear(await _load(client), found, time.monotonic())
             await asyncio.sleep(LOOK_EVERY_S)
             if found:
                 found = await _gpus(environment)
     finally:
-        await transport.aclose()
+        await client.aclose()
 
 
-async def _load(transport: Transport) -> EngineLoad | None:
+async def _load(client: httpx.AsyncClient) -> EngineLoad | None:
     """What the engine says of its load; None if it does not."""
     try:
         async with asyncio.timeout(_LOOK_TIMEOUT_S):
-            reply = await transport.get("/metrics")
+            reply = await client.get("/metrics")
     except (httpx.RequestError, TimeoutError):
         return None
     return parse_metrics(reply.content.decode("utf-8", "replace")) if reply.status_code == 200 else None

@@ -425,8 +425,8 @@ Transport = Annotated[
     str,
     _option(
         "--transport",
-        metavar="auto|wire|httpx",
-        help="Who speaks HTTP: our own wire, or httpx (auto: httpx behind a proxy).",
+        metavar="auto|httpx",
+        help="Who speaks HTTP: a fast transport of ours, or httpx's (auto: httpx's behind a proxy).",
         panel=_SPEED,
     ),
 ]

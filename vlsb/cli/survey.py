@@ -21,7 +21,7 @@ from vlsb import strict_json
 from vlsb.cli.checkup import DatasetFacts, DiskFacts, EngineFacts, Facts, HubAccess, HubFacts, ServerFacts
 from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
-from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
 from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import VlsbError
@@ -217,19 +217,19 @@ def _hub(hub: HubSettings, *, is_offline: bool, timeout_s: float) -> HubFacts:
 async def _hub_problem(address: str, timeout_s: float) -> str | None:
     """Ask the hub for what it knows of the data set, without a token. None if it answered at all."""
     try:
-        transport = open_transport(address, credentials=Credentials(None), connections=1, ca_bundle=None)
+        client = open_client(address, credentials=Credentials(None), connections=1, ca_bundle=None)
     except VlsbError as error:
         return error.message
     try:
         async with asyncio.timeout(timeout_s):
-            reply = await transport.get(f"/api/datasets/{HUB_REPOSITORY}")
+            reply = await client.get(f"/api/datasets/{HUB_REPOSITORY}")
         return f"HTTP {reply.status_code}" if reply.status_code >= 500 else None
     except httpx.RequestError as fault:
         return re.sub(r"^\[Errno -?[0-9]+\] ", "", for_terminal(Untrusted(str(fault))))
     except TimeoutError:
         return f"no answer within {timeout_s:g} s"
     finally:
-        await transport.aclose()
+        await client.aclose()
 
 
 def _dataset(data_root: Path | None, environment: Mapping[str, str]) -> DatasetFacts:

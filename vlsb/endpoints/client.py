@@ -17,6 +17,7 @@ from vlsb.config import RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Counts, Ended, Event, Spending, StoppedError, Traffic
 from vlsb.endpoints.completions import Answer, read_completion
+from vlsb.endpoints.connect import Client
 from vlsb.endpoints.dialects import Dialect, adapt
 from vlsb.endpoints.drafts import Draft
 from vlsb.endpoints.endings import PICTURE_CODE, fatal_error, redacted
@@ -26,7 +27,7 @@ from vlsb.endpoints.models import model_names
 from vlsb.endpoints.secrets import Redactor
 from vlsb.endpoints.timings import Timings, Wait
 from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, UploadBudget, backoff_s
-from vlsb.endpoints.transport import Transport, Upload
+from vlsb.endpoints.transport import Upload
 from vlsb.errors import ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
 
@@ -50,7 +51,7 @@ class EndpointClient:
     def __init__(
         self,
         lane: Stage,
-        transport: Transport,
+        http: Client,
         *,
         name: str,
         dialect: Dialect,
@@ -76,7 +77,7 @@ class EndpointClient:
         self.counts = Counts()
         self.timings = Timings(time.clock)
         self._line = Limiter(1)
-        self._transport = transport
+        self._http = http
         self._policy = policy
         self._redactor = redactor
         self._uploads = uploads
@@ -244,7 +245,7 @@ class EndpointClient:
     async def _post(self, upload: Upload, timeout_s: float) -> httpx.Response | httpx.RequestError:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._transport.post("/chat/completions", upload)
+                return await self._http.ask("/chat/completions", upload)
         except TimeoutError:
             return httpx.ReadTimeout(f"no whole reply within {timeout_s:g} s")
         except httpx.RequestError as error:
@@ -323,7 +324,7 @@ class EndpointClient:
 
     async def _fatal(self, decision: Decision) -> VlsbError:
         """What ends the run; for an unknown model with the names that the endpoint lists."""
-        names = await model_names(self._transport) if decision.error is UnknownModelError else []
+        names = await model_names(self._http) if decision.error is UnknownModelError else []
         return fatal_error(decision, self.name, names, self._redactor)
 
     def _adapted(self, decision: Decision, *, sends_schema: bool) -> Decision | None:

@@ -1,43 +1,195 @@
-"""Choosing the transport for an endpoint: our own wire, or httpx where a proxy is in the way."""
+"""Opening an endpoint's client: httpx over our own transport, or over httpx's where a proxy is in the way.
+
+The environment is read here and nowhere below, so that what is announced about a proxy is what is done.
+"""
 
 from __future__ import annotations
 
+import http.cookiejar
+import ipaddress
+import os
+import ssl
+import time
 import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+
+import certifi
+import httpx
 
 from vlsb.endpoints.providers import is_loopback
 from vlsb.endpoints.secrets import Credentials
-from vlsb.endpoints.transport import Transport
-from vlsb.endpoints.wire import WireTransport
+from vlsb.endpoints.timings import Marks
+from vlsb.endpoints.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, CappedBody, Reply, Upload, Wire
+from vlsb.errors import ConfigError
 
+# `wire` is what `auto` was called when it could be had behind a proxy too.
 TRANSPORTS = ("auto", "wire", "httpx")
 
 
-def open_transport(
-    base_url: str, *, credentials: Credentials, connections: int, ca_bundle: Path | None, kind: str = "auto"
-) -> Transport:
-    """The transport for an endpoint: our own wire, or httpx where a proxy is in the way or `kind` says so."""
-    trusts_environment = not is_loopback(base_url)
-    if kind == "httpx" or (kind == "auto" and proxy_of(base_url) is not None):
-        from vlsb.endpoints.httpx_transport import HttpxTransport
+class Client(httpx.AsyncClient):
+    """The one way out to an endpoint. Sends keys to nobody else: no redirects, no cookies, no `.netrc`."""
 
-        return HttpxTransport(
-            base_url,
-            credentials=credentials,
-            connections=connections,
-            trust_environment=trusts_environment,
-            ca_bundle=ca_bundle,
+    async def ask(self, path: str, upload: Upload) -> httpx.Response:
+        """Post one JSON body and read the whole reply; raises httpx.RequestError."""
+        return await self.post(
+            path,
+            content=upload,
+            headers={"content-type": "application/json", "content-length": str(upload.size)},
+            extensions={"marks": upload.marks},
         )
-    return WireTransport(
-        base_url, credentials=credentials, ca_bundle=ca_bundle, trust_environment=trusts_environment
-    )
+
+
+def open_client(
+    base_url: str, *, credentials: Credentials, connections: int, ca_bundle: Path | None, kind: str = "auto"
+) -> Client:
+    """The client of an endpoint; httpx's own transport where a proxy is in the way or `kind` says so.
+
+    Raises ConfigError for a base URL, a proxy or certificates that cannot be used.
+    """
+    proxy = proxy_of(base_url)
+    is_general = proxy is not None or kind == "httpx"
+    tls = None
+    if is_general or base_url.startswith("https:"):
+        tls = tls_context(ca_bundle, trust_environment=not is_loopback(base_url))
+    transport = Wire(tls) if not is_general or tls is None else _General(tls, proxy, connections)
+    try:
+        return Client(
+            base_url=base_url,
+            headers=request_headers(credentials),
+            cookies=_NoCookies(),
+            transport=transport,
+            # Time is bounded around the whole attempt: a timeout per read never ends a slow drip.
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            trust_env=False,
+            follow_redirects=False,
+        )
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"{base_url!r} is not an address that can be asked: {error}") from error
+
+
+def request_headers(credentials: Credentials) -> dict[str, str]:
+    """The headers of every request. The values are secrets."""
+    # No compression: completions are small, and a bomb is only bounded by the cap on decoded bytes.
+    headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "vlsb"}
+    if credentials.bearer is not None:
+        headers["authorization"] = f"Bearer {credentials.bearer.reveal()}"
+    return headers | {name.lower(): value.reveal() for name, value in credentials.headers}
+
+
+def tls_context(ca_bundle: Path | None, *, trust_environment: bool) -> ssl.SSLContext:
+    """Verification is always on; the user may add certificates or, by `SSL_CERT_FILE`, replace them."""
+    named = os.environ.get("SSL_CERT_FILE") if trust_environment else None
+    try:
+        context = ssl.create_default_context(cafile=named or certifi.where())
+        if ca_bundle is not None:
+            context.load_verify_locations(cafile=str(ca_bundle))
+    except (OSError, ssl.SSLError) as error:
+        what = f"--ca-bundle {ca_bundle}" if ca_bundle is not None else f"SSL_CERT_FILE {named}"
+        raise ConfigError(f"{what}: not a readable file of certificates.") from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a URL, None for none. Loopback never has one."""
+    """The proxy that the environment names for a URL, None for none. Loopback never has one.
+
+    Raises ConfigError, naming the variable, for one that cannot be used.
+    """
     parts = urlsplit(url)
-    if is_loopback(url) or urllib.request.proxy_bypass(parts.hostname or ""):
+    if is_loopback(url) or _bypasses_proxy(parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)):
         return None
     proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    scheme = next((each for each in (parts.scheme, "all") if proxies.get(each)), None)
+    if scheme is None:
+        return None
+    named = proxies[scheme]
+    names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
+    variable = next((name for name in names if os.environ.get(name) == named), "the system's proxy settings")
+    proxy = named if "://" in named else f"http://{named}"
+    try:
+        if not httpx.Proxy(proxy).url.host:
+            raise ValueError
+    except (httpx.InvalidURL, ValueError) as error:
+        # Not repeated in the message: a proxy's URL may hold its password.
+        raise ConfigError(
+            f"{variable}: not a proxy that can be used. Example: http://proxy.example.com:3128 "
+            "(http, https, socks5 and socks5h are known)."
+        ) from error
+    return proxy
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def _bypasses_proxy(host: str, port: int) -> bool:
+    """Whether `NO_PROXY` has the host, with or without its port, its domain, or a network that it is in."""
+    if any(urllib.request.proxy_bypass(each) for each in (host, f"{host}:{port}", f"[{host}]:{port}")):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for each in urllib.request.getproxies().get("no", "").split(","):
+        try:
+            if address in ipaddress.ip_network(each.strip(), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+class _NoCookies(http.cookiejar.CookieJar):
+    """Keeps nothing: what one answer sets must not reach the next request."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Leave them in the reply."""
+
+
+class _General(httpx.AsyncBaseTransport):
+    """httpx's own transport, for proxies and to compare with; replies are read whole and capped here too."""
+
+    def __init__(self, tls: ssl.SSLContext, proxy: str | None, connections: int) -> None:
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_S
+        )
+        via = None
+        if proxy is not None:
+            via = httpx.Proxy(proxy, ssl_context=tls if proxy.startswith("https:") else None)
+        self._inner = httpx.AsyncHTTPTransport(verify=tls, proxy=via, limits=limits, trust_env=False)
+
+    async def handle_async_request(self, request: httpx.Request) -> Reply:
+        """Send one request and read the whole reply; raises a RequestError."""
+        marks: Marks = request.extensions.get("marks") or Marks()
+        request.extensions = {**request.extensions, "trace": _marking(marks)}
+        try:
+            response = await self._inner.handle_async_request(request)
+            try:
+                marks.first_byte_at = time.monotonic()
+                body = CappedBody(response.headers)
+                assert isinstance(response.stream, httpx.AsyncByteStream)
+                async for piece in response.stream:
+                    body.add(piece)
+            finally:
+                await response.aclose()
+        except (OSError, httpx.StreamError) as error:
+            raise httpx.ReadError(str(error) or type(error).__name__) from error
+        return body.reply(response.status_code, response.headers)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._inner.aclose()
+
+
+def _marking(marks: Marks) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
+    """A trace of the HTTP stack that sets marks; a tunnel's own request is overwritten by the real one."""
+
+    async def trace(event: str, details: Mapping[str, Any]) -> None:
+        if event == "http11.send_request_headers.started":
+            marks.opened_at = time.monotonic()
+        elif event == "http11.send_request_body.complete":
+            marks.sent_at = time.monotonic()
+
+    return trace

@@ -8,27 +8,26 @@ from pathlib import Path
 import httpx
 
 from vlsb import strict_json
-from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.secrets import Credentials
-from vlsb.endpoints.transport import Transport
 
 _MODEL_LIST_TIMEOUT_S = 10.0
 
 
 async def list_models(base_url: str, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:
     """The models that an endpoint lists; none if it cannot be asked or does not say."""
-    transport = open_transport(base_url, credentials=credentials, connections=1, ca_bundle=ca_bundle)
+    client = open_client(base_url, credentials=credentials, connections=1, ca_bundle=ca_bundle)
     try:
-        return await model_names(transport)
+        return await model_names(client)
     finally:
-        await transport.aclose()
+        await client.aclose()
 
 
-async def model_names(transport: Transport) -> list[str]:
+async def model_names(client: httpx.AsyncClient) -> list[str]:
     """The models listed at the other end of a transport; none if it does not say."""
     try:
         async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
-            reply = await transport.get("/models")
+            reply = await client.get("/models")
         listed = strict_json.loads(reply.content)["data"]
         return [each["id"] for each in listed if isinstance(each["id"], str)]
     except (httpx.RequestError, TimeoutError, ValueError, KeyError, TypeError):

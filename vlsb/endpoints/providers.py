@@ -91,6 +91,9 @@ def resolve_endpoint(
 
 def parse_base_url(text: str, *, allow_http: bool, flag: str) -> str:
     """A usable base URL without its trailing slash; ConfigError says what is wrong with any other."""
+    # Reports know providers too, and need no HTTP stack.
+    import httpx
+
     if any(mark in text for mark in "@?#"):
         # Not repeated in the message: this is where keys end up by mistake.
         raise ConfigError(f"{flag}: leave user names, keys, queries and fragments out of the URL.")
@@ -102,6 +105,13 @@ def parse_base_url(text: str, *, allow_http: bool, flag: str) -> str:
     if parts.scheme not in ("http", "https") or not host or not text.strip().isprintable():
         raise ConfigError(f"{flag}: {text!r} is not an http(s) URL. Example: http://127.0.0.1:8000/v1")
     url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+    try:
+        sent = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"{flag}: {text!r} is not a URL ({error}).") from error
+    if not url.isascii():
+        # As it is sent and stored: the host in IDNA, the path in percents.
+        url = f"{sent.scheme}://{sent.netloc.decode()}{sent.raw_path.decode().rstrip('/')}"
     if url.endswith("/chat/completions"):
         url = url.removesuffix("/chat/completions")
     if parts.scheme == "http" and not is_loopback(url) and not allow_http:

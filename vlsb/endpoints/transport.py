@@ -1,130 +1,437 @@
-"""The seam to the wire: one POST in, one whole reply or one httpx.RequestError out.
+"""The hot path below httpx: HTTP/1.1 over an `asyncio.Protocol`, every reply read by llhttp and read whole.
 
-Redirects are never followed (they would carry keys elsewhere), loopback never goes through a proxy, and a
-body is read up to a cap on its decoded size.
+A picture of two megabytes is let go as soon as it is on its way, and a reply may come before that. What makes
+an answer belong to its request is a connection with nothing unread on it: one that brought anything more than
+its one whole reply, or spoke before it was asked, is dropped with its surplus and never used again.
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
+import select
 import ssl
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Protocol
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import cast
 
 import httpx
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from vlsb.config import MAX_BODY_BYTES
 from vlsb.endpoints.faults import ReplyTooLarge
-from vlsb.endpoints.secrets import Credentials
 from vlsb.endpoints.timings import Marks
-from vlsb.errors import ConfigError
 
 # Servers close idle connections (uvicorn after 5 s); ours go first, so that none is reused too late.
 KEEPALIVE_S = 4.0
 CONNECT_TIMEOUT_S = 20.0
+# Replies with larger heads are not HTTP that anybody means.
+MAX_HEAD_BYTES = 100 * 1024
+MAX_HEADERS = 200
+# What chunk sizes, their extensions and trailers may take up: more of them is work without an answer in it.
+MAX_FRAMING_BYTES = 1024 * 1024
+# A first piece up to this size is copied behind the head: one packet and one call of the system less.
+_SMALL_BYTES = 64 * 1024
+# OpenSSL encrypts what it is given into memory first: little by little it stays in the processor's cache.
+_TLS_PIECE_BYTES = 256 * 1024
 
 
-class Upload:
-    """A request body that is let go when it is taken, so that waiting for a reply holds no picture.
+class Upload(httpx.AsyncByteStream):
+    """A request body that is let go as it is sent, so that waiting for a reply holds no picture.
 
-    Who takes it says `sent` when it holds nothing of it any more; `on_sent` hears of it once. `marks` are
-    for the transport to set as the exchange goes on.
+    `on_sent` hears once that its memory is free. The transport sets `marks` as the exchange goes on.
     """
 
     def __init__(self, pieces: Iterable[bytes], on_sent: Callable[[], None] = lambda: None) -> None:
-        self._pieces = list(pieces)
-        self._on_sent: Callable[[], None] | None = on_sent
+        self._pieces = deque(pieces)
+        self._on_sent = on_sent
         self.marks = Marks()
         self.size = sum(map(len, self._pieces))
 
-    def take(self) -> Iterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body in its pieces, each once; nothing afterwards."""
-        self._pieces.reverse()
+        if not self._pieces:
+            return
         while self._pieces:
-            yield self._pieces.pop()
-
-    def sent(self) -> None:
-        """The body is on its way or given up: its memory is free."""
-        self._pieces.clear()
-        if self._on_sent is not None:
-            self._on_sent()
-            self._on_sent = None
+            yield self._pieces.popleft()
+        self._on_sent()
 
 
-class Transport(Protocol):
-    """What the rest of the room needs from the wire."""
+class Reply(httpx.Response):
+    """A whole reply, its body decoded. It never leads elsewhere: httpx would read the place that it names."""
 
-    async def post(self, path: str, upload: Upload) -> httpx.Response:
-        """Send one JSON body; raises httpx.RequestError."""
-
-    async def get(self, path: str) -> httpx.Response:
-        """Fetch one small document; raises httpx.RequestError."""
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-
-
-def request_headers(credentials: Credentials) -> dict[str, str]:
-    """The headers of every request. The values are secrets."""
-    # No compression: completions are small, and a bomb is only bounded by the cap on decoded bytes.
-    headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "vlsb"}
-    if credentials.bearer is not None:
-        headers["authorization"] = f"Bearer {credentials.bearer.reveal()}"
-    return headers | {name.lower(): value.reveal() for name, value in credentials.headers}
-
-
-def tls_context(ca_bundle: Path | None, *, trust_environment: bool) -> ssl.SSLContext:
-    """Verification is always on; the user may add certificates or, by `SSL_CERT_FILE`, replace them."""
-    import certifi
-
-    named = os.environ.get("SSL_CERT_FILE") if trust_environment else None
-    try:
-        context = ssl.create_default_context(cafile=named or certifi.where())
-        if ca_bundle is not None:
-            context.load_verify_locations(cafile=str(ca_bundle))
-    except (OSError, ssl.SSLError) as error:
-        what = f"--ca-bundle {ca_bundle}" if ca_bundle is not None else f"SSL_CERT_FILE {named}"
-        raise ConfigError(f"{what}: not a readable file of certificates.") from error
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def plain_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """A reply's headers without those of its framing: the body beside them is whole and decoded."""
-    framing = ("content-encoding", "content-length", "transfer-encoding")
-    return [
-        (name.encode("latin-1"), value.encode("latin-1"))
-        for name, value in headers.items()
-        if name.lower() not in framing
-    ]
+    @property
+    def has_redirect_location(self) -> bool:
+        """No: redirects would carry keys elsewhere."""
+        return False
 
 
 class CappedBody:
     """A reply's body as it arrives, decoded here and capped: a small gzip may hold gigabytes."""
 
-    def __init__(self, encoding: str) -> None:
-        """For a body in `encoding`; httpx.RequestError for one that cannot be decoded within bounds."""
-        encoding = encoding.strip().lower() or "identity"
+    def __init__(self, headers: httpx.Headers) -> None:
+        """For the body after `headers`; DecodingError for one that cannot be decoded within bounds."""
+        encoding = headers.get("content-encoding", "").strip().lower() or "identity"
         if encoding not in ("identity", "gzip", "deflate"):
-            raise httpx.RemoteProtocolError("the reply is encoded although identity was asked for")
+            raise httpx.DecodingError("the reply is encoded although identity was asked for")
         self._inflate = None if encoding == "identity" else zlib.decompressobj(wbits=47)
         self._pieces: list[bytes] = []
         self._size = 0
 
     def add(self, raw: bytes) -> None:
-        """Take what came; httpx.RequestError once the decoded body is over the cap or cannot be decoded."""
+        """Take what came; raises once the decoded body is over the cap or cannot be decoded."""
         try:
             room = MAX_BODY_BYTES + 1 - self._size
             piece = raw if self._inflate is None else self._inflate.decompress(raw, room)
         except zlib.error as error:
-            raise httpx.RemoteProtocolError(f"the body cannot be decoded ({error})") from error
+            raise httpx.DecodingError(f"the body cannot be decoded ({error})") from error
         self._size += len(piece)
         if self._size > MAX_BODY_BYTES:
             raise ReplyTooLarge(f"the reply is larger than {MAX_BODY_BYTES} bytes")
         self._pieces.append(piece)
 
-    def content(self) -> bytes:
-        """The decoded body so far."""
-        return b"".join(self._pieces)
+    def reply(self, status: int, headers: httpx.Headers) -> Reply:
+        """The whole reply, without the headers that told how its body was sent."""
+        framing = (b"content-encoding", b"content-length", b"transfer-encoding")
+        kept = [(name, value) for name, value in headers.raw if name.lower() not in framing]
+        return Reply(status, headers=kept, content=b"".join(self._pieces))
+
+
+class Reading:
+    """One reply as it arrives. Whole, it is in `reply`; `is_last` says that nothing may follow it.
+
+    The parser knows no end of its input, and swallows line ends between two messages. Whether a reply is
+    whole, and whether it is all that came, is known from when the parser says so: at the last byte or before.
+    """
+
+    def __init__(self) -> None:
+        self.reply: Reply | None = None
+        self.is_last = False
+        self.is_begun = False
+        self.first_byte_at = 0.0
+        self._parser = HttpResponseParser(self)
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._field_count = 0
+        self._head = httpx.Headers()
+        self._body: CappedBody | None = None
+        self._ends_with_connection = False
+        self._raw_bytes = self._body_bytes = 0
+        self._failure: httpx.RequestError | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take what came; raises a RequestError when it is no reply that can be used."""
+        self.is_begun = True
+        self._raw_bytes += len(data)
+        # All but the last byte first: a reply that is whole before it has something behind it.
+        if len(data) > 1:
+            self._parse(data[:-1])
+        if self.reply is None:
+            self._parse(data[-1:])
+        else:
+            self.is_last = True
+        allowed = MAX_HEAD_BYTES if self._body is None else MAX_HEAD_BYTES + MAX_FRAMING_BYTES
+        if self.reply is None and self._raw_bytes - self._body_bytes > allowed:
+            what = "head" if self._body is None else "framing"
+            raise httpx.RemoteProtocolError(f"the reply's {what} is too large")
+
+    def end(self) -> None:
+        """The connection ended: the end of the reply if it has no other, else ReadError."""
+        if self._ends_with_connection and self.reply is None:
+            self._complete()
+        if self.reply is None:
+            raise httpx.ReadError(
+                f"the body broke off after {self._body_bytes} bytes"
+                if self._body is not None
+                else "the reply's head broke off"
+                if self.is_begun
+                else "the server closed without a reply"
+            )
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as error:
+            raise httpx.RemoteProtocolError("the server speaks something else from here on") from error
+        except HttpParserError as error:
+            if self.reply is None and self._failure is None:
+                raise httpx.RemoteProtocolError(f"the reply is not HTTP/1.1 ({error})") from error
+        if self._failure is not None:
+            raise self._failure
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser for a header, and for a trailer, which says nothing that is used here."""
+        self._field_count += 1
+        if self._body is None and self._field_count <= MAX_HEADERS:
+            self._fields.append((name, value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser at the end of a head; whatever is wrong with it is raised after the call."""
+        if self._failure is None and self._body is None and self._parser.get_status_code() >= 200:
+            try:
+                self._begin_body()
+            except httpx.RequestError as error:
+                self._failure = error
+        self._fields = []
+
+    def _begin_body(self) -> None:
+        if self._field_count > MAX_HEADERS:
+            raise httpx.RemoteProtocolError(f"the reply has more than {MAX_HEADERS} headers")
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            raise httpx.RemoteProtocolError("the reply is not HTTP/1.1")
+        self.first_byte_at = time.monotonic()
+        self._head = httpx.Headers(self._fields)
+        coding = self._head.get("transfer-encoding")
+        if coding is not None and coding.lower() != "chunked":
+            raise httpx.RemoteProtocolError("the reply's transfer encoding is unknown")
+        is_empty = self._parser.get_status_code() in (204, 304)
+        self._ends_with_connection = coding is None and "content-length" not in self._head and not is_empty
+        self.is_last = self._ends_with_connection or not self._parser.should_keep_alive()
+        self._body = CappedBody(self._head)
+
+    def on_body(self, piece: bytes) -> None:
+        """Called by the parser for a piece of the body."""
+        self._body_bytes += len(piece)
+        if self._failure is None and self._body is not None:
+            try:
+                self._body.add(piece)
+            except httpx.RequestError as error:
+                self._failure = error
+
+    def on_message_complete(self) -> None:
+        """Called by the parser at the end of a message, informational ones included."""
+        if self._body is not None and self._failure is None and self.reply is None:
+            self._complete()
+
+    def _complete(self) -> None:
+        assert self._body is not None
+        self.reply = self._body.reply(self._parser.get_status_code(), self._head)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one exchange at a time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._descriptor = -1
+        self._is_tls = False
+        self._is_spent = False
+        self._is_paused = False
+        self._unsent = 0
+        self._reading = Reading()
+        self._outcome: asyncio.Future[Reply] | None = None
+        # What an exchange waits for before its reply: room to write.
+        self._room: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's is none by inheritance.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        self._descriptor = transport.get_extra_info("socket").fileno()
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
+        if self._is_tls:
+            # What is encrypted counts as sent: by default that could be half a megabyte a connection.
+            transport.set_write_buffer_limits(high=_SMALL_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_asked:
+            self.abort()
+            return
+        try:
+            self._reading.feed(data)
+        except httpx.RequestError as error:
+            self._fail(error)
+        else:
+            self._settle()
+
+    def eof_received(self) -> None:
+        self._lost(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost(exc)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._wake()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._is_spent = True
+        self._transport.abort()
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another request may be sent: the last reply ended where it said, and nothing followed."""
+        return not (self._is_spent or self._transport.is_closing())
+
+    def has_unread(self) -> bool:
+        """Whether anything came that nobody asked for, even if the loop has not seen it yet."""
+        watch = select.poll()
+        watch.register(self._descriptor, select.POLLIN)
+        return bool(watch.poll(0))
+
+    def may_be_first(self) -> bool:
+        """Whether the peer waits to be asked. What TLS has to read at first may be its tickets."""
+        return self.is_reusable and (self._is_tls or not self.has_unread())
+
+    async def exchange(self, head: bytes, size: int, body: AsyncIterator[bytes], marks: Marks) -> Reply:
+        """Send a request and read its reply, which may come before all of it is sent."""
+        self._reading = Reading()
+        outcome: asyncio.Future[Reply] = self._loop.create_future()
+        self._outcome = outcome
+        self._unsent = size
+        marks.opened_at = time.monotonic()
+        try:
+            await self._send(head, body)
+            marks.sent_at = time.monotonic()
+            return await outcome
+        finally:
+            marks.first_byte_at = self._reading.first_byte_at
+            if not outcome.cancel() and not outcome.cancelled():
+                outcome.exception()  # raised above, unless something else was
+            self._outcome = None
+
+    async def _send(self, head: bytes, body: AsyncIterator[bytes]) -> None:
+        async for piece in body:
+            self._unsent -= len(piece)
+            if len(piece) <= _SMALL_BYTES:
+                self._transport.write(head + piece)
+            else:
+                if head:
+                    self._transport.write(head)
+                await self._write_large(piece)
+            head = b""
+            del piece
+            await self._room_to_write()
+            if not self._is_asked:
+                return
+        if self._unsent:
+            raise httpx.LocalProtocolError("the request's body is not as long as it says")
+
+    async def _write_large(self, piece: bytes) -> None:
+        step = _TLS_PIECE_BYTES if self._is_tls else len(piece)
+        whole = memoryview(piece)
+        for start in range(0, len(whole), step):
+            await self._room_to_write()
+            if self._is_asked:
+                self._transport.write(whole[start : start + step])
+
+    async def _room_to_write(self) -> None:
+        """Return when most of what was written is on its way, or need not be any more."""
+        while self._is_paused and self._is_asked:
+            self._room = self._loop.create_future()
+            await self._room
+
+    @property
+    def _is_asked(self) -> bool:
+        """Whether somebody waits for a reply."""
+        return self._outcome is not None and not self._outcome.done()
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _lost(self, exc: Exception | None) -> None:
+        """The peer is gone: the end of a reply that has no other."""
+        self._is_spent = True
+        if not self._is_asked:
+            return
+        if exc is not None:
+            self._fail(httpx.ReadError(str(exc) or type(exc).__name__))
+            return
+        try:
+            self._reading.end()
+        except httpx.ReadError as error:
+            self._fail(error)
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Give the reply out, if it is whole."""
+        if (reply := self._reading.reply) is None:
+            return
+        is_early = self._unsent > 0 or self._transport.get_write_buffer_size() > 0
+        if is_early and reply.is_success:
+            self._fail(httpx.RemoteProtocolError("an answer came before the question was sent"))
+            return
+        if is_early or self._reading.is_last:
+            self.abort()
+        assert self._outcome is not None
+        self._outcome.set_result(reply)
+        self._wake()
+
+    def _fail(self, error: httpx.RequestError) -> None:
+        self.abort()
+        if self._outcome is not None and self._is_asked:
+            self._outcome.set_exception(error)
+        self._wake()
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """The transport to one endpoint. The caller bounds the time of each request and their number."""
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        # Idle connections with the moment each became idle, the freshest at the right.
+        self._idle: deque[tuple[_Connection, float]] = deque()
+
+    async def handle_async_request(self, request: httpx.Request) -> Reply:
+        """Send one request and read the whole reply; raises a RequestError."""
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        marks: Marks = request.extensions.get("marks") or Marks()
+        connection = self._kept() or await self._opened(request.url)
+        try:
+            size = int(request.headers.get("content-length", "0"))
+            reply = await connection.exchange(_head(request), size, aiter(request.stream), marks)
+        except BaseException:
+            connection.abort()
+            raise
+        if connection.is_reusable:
+            self._idle.append((connection, time.monotonic()))
+        return reply
+
+    def _kept(self) -> _Connection | None:
+        """The freshest idle connection that is still good; stale ones are closed."""
+        oldest = time.monotonic() - KEEPALIVE_S
+        while self._idle and self._idle[0][1] < oldest:
+            self._idle.popleft()[0].abort()
+        while self._idle:
+            connection, _ = self._idle.pop()
+            if connection.is_reusable and not connection.has_unread():
+                return connection
+            connection.abort()
+        return None
+
+    async def _opened(self, url: httpx.URL) -> _Connection:
+        is_tls = url.scheme == "https"
+        host, port = url.raw_host.decode("ascii"), url.port or (443 if is_tls else 80)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    _Connection, host, port, ssl=self._tls if is_tls else None
+                )
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout("no connection in time") from error
+        except (OSError, UnicodeError) as error:
+            # A name that no resolver takes is a UnicodeError.
+            raise httpx.ConnectError(str(error) or type(error).__name__) from error
+        if not connection.may_be_first():
+            connection.abort()
+            raise httpx.ReadError("the server spoke or closed before it was asked")
+        return connection
+
+    async def aclose(self) -> None:
+        """Close every idle connection; those in use are closed by whoever uses them."""
+        while self._idle:
+            self._idle.pop()[0].abort()
+        # An aborted transport closes its socket in the loop's next turn.
+        await asyncio.sleep(0)
+
+
+def _head(request: httpx.Request) -> bytes:
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+    lines += [b"%b: %b" % field for field in request.headers.raw]
+    return b"\r\n".join([*lines, b"", b""])

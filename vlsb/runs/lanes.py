@@ -28,7 +28,7 @@ from vlsb.config import (
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Event, Traffic
 from vlsb.endpoints.client import EndpointClient
-from vlsb.endpoints.connect import open_transport, proxy_of
+from vlsb.endpoints.connect import open_client, proxy_of
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.keeper import Keeper
 from vlsb.endpoints.pace import Caps, Pace
@@ -99,17 +99,17 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
         for stage, lane in setup.lanes.items():
             url = addresses[stage]
             _say_proxy(url, setup.say)
-            transport = open_transport(
+            http = open_client(
                 url,
                 credentials=credentials[stage],
                 connections=limits[stage].ceiling,
                 ca_bundle=setup.ca_bundle,
                 kind=setup.transport,
             )
-            held.push_async_callback(transport.aclose)
+            held.push_async_callback(http.aclose)
             client = EndpointClient(
                 stage,
-                transport,
+                http,
                 name=lane.endpoint.model,
                 dialect=setup.dialects[stage],
                 policy=setup.policy,

@@ -96,7 +96,7 @@ def _bodies_s(lane: LaneProfile) -> tuple[float, float]:
 
 def _processor(profile: Profile) -> Limit:
     share = profile.clocks.cpu_s / profile.clocks.main_s
-    helps = " Try --transport wire." if profile.transport == "httpx" else ""
+    helps = " Try --transport auto." if profile.transport == "httpx" else ""
     line = f"Limited by the processor: vlsb got {100 * share:.0f} % of a core.{helps}"
     return Limit("processor", None, share, line)
 

@@ -22,7 +22,7 @@ import httpx
 
 from vlsb import strict_json
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
-from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Prompt, draft
 from vlsb.endpoints.secrets import Credentials
@@ -115,16 +115,15 @@ async def check_parity(server: RunningServer, plan: ServerPlan, expected: Sequen
 async def engine_ids(server: RunningServer, family: Family) -> tuple[int, ...]:
     """The ids that a running engine reports for the very request that a run would send of the probe."""
     address = urlsplit(server.base_url)
-    transport = open_transport(
+    client = open_client(
         f"{address.scheme}://{address.netloc}",
         credentials=Credentials(server.key),
         connections=1,
         ca_bundle=None,
-        kind="wire",
     )
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
-            reply = await transport.post("/tokenize", Upload(probe_request(server.served_name, family)))
+            reply = await client.ask("/tokenize", Upload(probe_request(server.served_name, family)))
     except TimeoutError:
         raise ServerTimeoutError(
             f"{server.name}: the engine did not say its prompt within {ENGINE_TIMEOUT_S:g} s."
@@ -134,7 +133,7 @@ async def engine_ids(server: RunningServer, family: Family) -> tuple[int, ...]:
             f"{server.name}: the engine did not say its prompt", detail=Untrusted(str(fault))
         ) from fault
     finally:
-        await transport.aclose()
+        await client.aclose()
     ids = _parsed(reply.content)
     if reply.status_code != 200 or ids is None:
         raise ServerError(

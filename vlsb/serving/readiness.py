@@ -13,9 +13,9 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from vlsb import strict_json
-from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.secrets import Credentials, Redactor, Secret
-from vlsb.endpoints.transport import Transport, Upload
+from vlsb.endpoints.transport import Upload
 from vlsb.errors import ServerError
 from vlsb.records import Untrusted
 
@@ -40,23 +40,23 @@ async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check
     Polls without end: the caller bounds the time, and sees whether the engine lives. `check` is called when
     it is up. Raises ServerError when it is up and refuses.
     """
-    transport = open_transport(root, credentials=Credentials(key), connections=1, ca_bundle=None, kind="wire")
+    client = open_client(root, credentials=Credentials(key), connections=1, ca_bundle=None)
     polling = AsyncRetrying(retry=retry_if_exception_type(NotYet), wait=wait_fixed(_POLL_S))
     refusals = 0
     try:
         async for attempt in polling:
             with attempt:
-                await _see_health(transport)
-                await _see_name(transport, own_name)
+                await _see_health(client)
+                await _see_name(client, own_name)
         check()
         async for attempt in polling.copy(wait=wait_fixed(_CHECK_WAIT_S)):
             with attempt:
-                if refused := await _refusal(transport, own_name):
+                if refused := await _refusal(client, own_name):
                     refusals += 1
                     _raise_if_final(refused, refusals, name, key)
                     raise NotYet
     finally:
-        await transport.aclose()
+        await client.aclose()
 
 
 def _raise_if_final(reply: httpx.Response, refusals: int, name: str, key: Secret) -> None:
@@ -66,14 +66,14 @@ def _raise_if_final(reply: httpx.Response, refusals: int, name: str, key: Secret
         raise ServerError(message, detail=Redactor([key]).message(Untrusted(said)))
 
 
-async def _see_health(transport: Transport) -> None:
-    if (await _asked(transport, "/health")).status_code != 200:
+async def _see_health(client: Client) -> None:
+    if (await _asked(client, "/health")).status_code != 200:
         raise NotYet
 
 
-async def _see_name(transport: Transport, own_name: str) -> None:
+async def _see_name(client: Client, own_name: str) -> None:
     """Another server on our port has the health, too, and lists other names or wants another key."""
-    reply = await _asked(transport, "/v1/models")
+    reply = await _asked(client, "/v1/models")
     listed = _read(reply).get("data")
     if not isinstance(listed, list) or own_name not in [
         each.get("id") for each in listed if _is_object(each)
@@ -81,26 +81,26 @@ async def _see_name(transport: Transport, own_name: str) -> None:
         raise NotYet
 
 
-async def _refusal(transport: Transport, own_name: str) -> httpx.Response | None:
+async def _refusal(client: Client, own_name: str) -> httpx.Response | None:
     """What the engine replied to a picture if it was no answer: an aborted one is none."""
-    reply = await _exchanged(transport, "/v1/chat/completions", Upload([picture_question(own_name)]))
+    reply = await _exchanged(client, "/v1/chat/completions", Upload([picture_question(own_name)]))
     choices = _read(reply).get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     is_answer = _is_object(first) and first.get("finish_reason") in ("stop", "length")
     return None if is_answer else reply
 
 
-async def _asked(transport: Transport, path: str) -> httpx.Response:
+async def _asked(client: Client, path: str) -> httpx.Response:
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            return await _exchanged(transport, path, None)
+            return await _exchanged(client, path, None)
     except TimeoutError as error:
         raise NotYet from error
 
 
-async def _exchanged(transport: Transport, path: str, upload: Upload | None) -> httpx.Response:
+async def _exchanged(client: Client, path: str, upload: Upload | None) -> httpx.Response:
     try:
-        return await (transport.get(path) if upload is None else transport.post(path, upload))
+        return await (client.get(path) if upload is None else client.ask(path, upload))
     except httpx.RequestError as error:
         raise NotYet from error
 

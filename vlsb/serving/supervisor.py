@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 import httpx
 
-from vlsb.endpoints.connect import open_transport
+from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.keeper import Fate, Keeper, Ticket
 from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import ServerError, VlsbError
@@ -210,17 +210,16 @@ class Supervisor(Keeper):
 
 
 async def _is_healthy(server: RunningServer) -> bool:
-    transport = open_transport(
+    client = open_client(
         server.base_url.removesuffix("/v1"),
         credentials=Credentials(server.key),
         connections=1,
         ca_bundle=None,
-        kind="wire",
     )
     try:
         async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-            return (await transport.get("/health")).status_code == 200
+            return (await client.get("/health")).status_code == 200
     except (httpx.RequestError, TimeoutError):
         return False
     finally:
-        await transport.aclose()
+        await client.aclose()
