@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlsb.config import Sampling
-from vlsb.endpoints.faults import Decision, Fault
+
+if TYPE_CHECKING:
+    from vlsb.endpoints.faults import Decision
 
 _REASONING_NAMES = re.compile(r"(?:.*/)?(?:o[1-9](?:-.*)?|gpt-[5-9](?:[.\-].*)?)$")
 _STRUCTURED_WORDS = re.compile(r"response_format|json_schema|structured output|guided", re.IGNORECASE)
@@ -60,6 +62,9 @@ def parse_dialect(described: Mapping[str, Any]) -> Dialect:
 
 def adapt(dialect: Dialect, decision: Decision, *, sends_schema: bool) -> Dialect | None:
     """The dialect to try after a rejected preflight request; None if something else was wrong."""
+    # Reports read dialects too, and need no HTTP stack.
+    from vlsb.endpoints.faults import Fault
+
     if decision.fault is not Fault.ITEM_PERMANENT or decision.status not in (400, 422):
         return None
     message = decision.message.expose()
