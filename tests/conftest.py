@@ -256,7 +256,6 @@ def make_manifest(sample_ids: Collection[int] = (0, 1, 2), **changes: Any) -> Ma
         selection={"limit": None, "sample_ids": [], "seed": 0},
         data={},
         data_digest="cd" * 32,
-        is_full=False,
         differences=["one difference"],
         deviations=[Untrusted("target seed: 7 (added)")],
         samples=[sample_row(sample) for sample in samples],

@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -225,7 +226,8 @@ def test_a_long_name_is_read_whole(tmp_path: Path, form: int) -> None:
         (member("imgs/.png"), "extension"),
         (member("other", kind=tarfile.DIRTYPE), "folder"),
         (member("imgs/0.png", kind=tarfile.SYMTYPE, link="/etc/passwd"), "symbolic link"),
-        (member("imgs/0.png", kind=tarfile.LNKTYPE, link="imgs/1.png"), "hard link"),
+        (member("imgs/more/0.png", kind=tarfile.LNKTYPE, link="imgs/1.png"), "directly in imgs/"),
+        (member("imgs/1.png", kind=tarfile.LNKTYPE, link="imgs/1.png"), "twice"),
         (member("imgs/0.png", kind=tarfile.FIFOTYPE), "FIFO"),
         (member("imgs/0.png", kind=tarfile.CHRTYPE), "device"),
         (member("imgs/0.png", kind=tarfile.BLKTYPE), "device"),
@@ -243,6 +245,104 @@ def test_a_member_that_is_no_plain_picture_refuses_the_archive(
 
     assert words in error.message
     assert error.detail is not None
+
+
+def link(name: str, to: str) -> tarfile.TarInfo:
+    return member(name, kind=tarfile.LNKTYPE, link=to)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_hard_links_to_members_are_followed_in_any_order(tmp_path: Path, order: int) -> None:
+    members = [
+        member("imgs/0.png"),
+        link("imgs/1.png", "imgs/0.png"),
+        link("imgs/2.png", "./imgs/1.png"),
+        link("./imgs/3.png", "imgs/2.png"),
+    ]
+
+    archive = scan(written(tmp_path, packed(members[::order])))
+
+    assert set(archive.members) == {f"imgs/{number}.png" for number in range(4)}
+    assert len(set(archive.members.values())) == 1
+    with archive.opened("imgs/3.png") as picture:
+        assert picture.stream.read() == PICTURE
+
+
+def test_hard_links_as_the_tar_command_makes_them_are_followed(root: Path, tmp_path: Path) -> None:
+    imgs = tmp_path / "imgs"
+    shutil.copytree(mini_root() / "imgs", imgs)
+    (imgs / "0.png").unlink()
+    (imgs / "0.png").hardlink_to(imgs / "1.png")
+    (root / "imgs.tar").unlink()
+    subprocess.run(["tar", "-cf", root / "imgs.tar", "imgs"], cwd=tmp_path, check=True)
+    with tarfile.open(root / "imgs.tar") as archive:
+        assert sum(each.islnk() for each in archive) == 1
+
+    data = load_dataset(root)
+    pictures = data.inspect(data.samples, known={})
+
+    by_path = {each.image_path.expose(): pictures[each.id] for each in data.samples}
+    assert by_path["imgs/0.png"] == by_path["imgs/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("links", "words"),
+    [
+        ({"imgs/1.png": "imgs/9.png"}, "to a member that the archive lacks"),
+        ({"imgs/1.png": "imgs/._0.png"}, "to a member that the archive lacks"),
+        ({"imgs/1.png": "/etc/passwd"}, "out of the archive"),
+        ({"imgs/1.png": "../secret.png"}, "out of the archive"),
+        ({"imgs/1.png": "imgs/2.png", "imgs/2.png": "/etc/passwd"}, "out of the archive"),
+        ({"imgs/2.png": "/etc/passwd", "imgs/1.png": "imgs/2.png"}, "out of the archive"),
+        ({"imgs/1.png": "imgs/1.png"}, "in a circle"),
+        ({"imgs/1.png": "imgs/2.png", "imgs/2.png": "imgs/3.png", "imgs/3.png": "imgs/2.png"}, "in a circle"),
+    ],
+)
+def test_a_hard_link_that_leads_to_no_member_costs_its_own_image_only(
+    tmp_path: Path, links: dict[str, str], words: str
+) -> None:
+    members = [member("imgs/0.png"), member("imgs/._0.png"), *(link(*each) for each in links.items())]
+    archive = scan(written(tmp_path, packed(members)))
+
+    with archive.opened("imgs/0.png") as picture:
+        assert picture.stream.read() == PICTURE
+    with pytest.raises(ImageError, match=words), archive.opened("imgs/1.png"):
+        pass
+
+
+def test_a_long_chain_of_hard_links_takes_no_time_in_its_square(tmp_path: Path) -> None:
+    count = 20_000
+    members = [link(f"imgs/{number}.png", f"imgs/{number + 1}.png") for number in range(count)]
+    path = written(tmp_path, packed([*members, member(f"imgs/{count}.png")]))
+
+    assert len(scan(path).members) == count + 1
+
+
+MACOS = ("imgs/._0.png", "._imgs", "imgs/.DS_Store", ".DS_Store", "__MACOSX/imgs/._0.png", "imgs/._.DS_Store")
+
+
+def test_what_macos_leaves_beside_files_is_skipped_in_an_archive(tmp_path: Path) -> None:
+    odd = [member("__MACOSX", kind=tarfile.DIRTYPE), *map(member, MACOS)]
+
+    assert set(scan(written(tmp_path, packed([*odd, member("imgs/0.png")]))).members) == {"imgs/0.png"}
+
+
+def test_what_macos_leaves_beside_files_changes_nothing_in_a_folder(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(mini_root(), folder)
+    for name in MACOS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\x05\x16\x07")
+    shutil.copyfile(mini_root() / "data.json", root / "data.json")
+    with tarfile.open(root / "imgs.tar", "w") as archive:
+        for name in ("imgs", *MACOS):
+            archive.add(folder / name, name)
+
+    reports = [check_dataset(each) for each in (folder, root)]
+
+    assert reports[0].digest == reports[1].digest == check_dataset(mini_root()).digest
+    assert not reports[0].bad_pictures
+    assert not reports[1].bad_pictures
 
 
 def test_two_names_that_differ_by_their_unicode_form_are_refused(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_all_bad_pictures_are_listed_and_counted(desk: Desk, mini: Path) -> None
     done = desk.vlsb("data", "check", mini)
 
     assert done.code == 2
-    assert "3 pictures cannot be used" in done.error
+    assert "3 images cannot be used" in done.error
     assert "missing pictures: 1; broken pictures: 2" in done.out
     for name in ("imgs/2.png", "imgs/5.png", "imgs/9.png"):
         assert name in done.out
@@ -285,7 +285,33 @@ def test_a_folder_without_rows_or_no_folder_is_exit_2(desk: Desk, tmp_path: Path
     assert (hollow.code, nowhere.code, nothing.code) == (2, 2, 2)
     assert "has no data.json" in hollow.error
     assert "does not exist" in nowhere.error
-    assert "DIR" in nothing.error
+    assert "vlsb data fetch" in nothing.error
+    assert "--data-root DIR" in nothing.error
+
+
+def test_the_folder_may_be_named_by_data_root_as_in_other_commands(desk: Desk, mini: Path) -> None:
+    by_place = desk.vlsb("data", "check", mini)
+
+    by_option = desk.vlsb("data", "check", "--data-root", mini)
+    by_both = desk.vlsb("data", "check", mini, "--data-root", mini)
+
+    assert by_option.code == by_both.code == 0
+    assert by_option.out == by_both.out == by_place.out
+
+
+def test_two_different_folders_are_refused(desk: Desk, mini: Path) -> None:
+    done = desk.vlsb("data", "check", mini, "--data-root", mini_root())
+
+    assert done.code == 2
+    assert "one at a time" in done.error
+
+
+def test_a_folder_that_is_named_wins_over_the_variable(desk: Desk, mini: Path) -> None:
+    by_variable = desk.vlsb("data", "check", env={"VLSB_DATA_ROOT": str(mini)})
+    named = desk.vlsb("data", "check", mini, env={"VLSB_DATA_ROOT": "nowhere"})
+
+    assert by_variable.code == named.code == 0
+    assert named.out == by_variable.out
 
 
 def test_an_archive_that_is_not_unpacked_says_what_to_do(desk: Desk, mini: Path) -> None:

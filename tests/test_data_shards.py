@@ -92,13 +92,19 @@ def test_rows_without_their_pictures_use_the_shards_beside_them(root: Path, cach
     assert len(data.inspect(data.samples, known={})) == 30
 
 
+def unread(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """Every path with what changes when it is written, and not when it is looked at."""
+    facts = {path: path.stat() for path in folder.rglob("*")}
+    return {path: (each.st_ino, each.st_size, each.st_mtime_ns) for path, each in facts.items()}
+
+
 def test_shards_are_unpacked_once(root: Path, cache: Path) -> None:
     load_dataset(root, cache=cache)
-    before = {path: path.stat() for path in cache.rglob("*")}
+    before = unread(cache)
 
     load_dataset(root, cache=cache)
 
-    assert {path: path.stat() for path in cache.rglob("*")} == before
+    assert unread(cache) == before
 
 
 def test_the_cache_is_private(root: Path, cache: Path) -> None:
@@ -198,6 +204,14 @@ def test_odd_rows_are_refused_with_their_place(
     tmp_path: Path, cache: Path, change: Change, words: str
 ) -> None:
     assert words in complaint(write_shards(tmp_path / "shards", change), cache)
+
+
+def test_what_macos_leaves_beside_shards_is_skipped(root: Path) -> None:
+    before = shards.shard_paths(root)
+    for folder in (root, root / "data"):
+        (folder / "._train-00000-of-00002.parquet").write_bytes(b"\0\x05\x16\x07")
+
+    assert shards.shard_paths(root) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>not found</html>", b"PAR1" + bytes(100) + b"PAR1"])

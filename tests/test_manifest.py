@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.conftest import make_judge, make_manifest, make_picture, make_sample,
 from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, Lane, Sampling
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.judging.prompts import JudgeTemplate, official_template
-from vlsb.records import Picture, Untrusted
+from vlsb.records import PUBLISHED_IDS, Picture, Untrusted
 from vlsb.runs.manifest import (
     FILE,
     Manifest,
@@ -49,9 +49,7 @@ def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     dialect = {"tokens_field": "max_tokens", "unsent": ["top_p"], "structured": False}
     judges = [make_judge(decision=dialect), make_judge("other", deviations=[Untrusted("its own")])]
-    manifest = make_manifest(
-        range(5), judges=judges, decision=dialect, simulated=True, epochs=3, is_full=True
-    )
+    manifest = make_manifest(range(5), judges=judges, decision=dialect, simulated=True, epochs=3)
 
     write_manifest(tmp_path, manifest)
 
@@ -169,6 +167,31 @@ def test_a_manifest_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
 
+def test_the_full_set_is_the_ids_of_the_published_set() -> None:
+    published = make_manifest(PUBLISHED_IDS)
+
+    assert published.is_full
+    assert make_manifest(PUBLISHED_IDS[::-1]).is_full
+    assert json.loads(manifest_text(published))["is_full"] is True
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [range(1, 2242), range(2240), range(2242), [*range(2240), 9000]],
+    ids=["shifted", "less", "more", "other"],
+)
+def test_as_many_samples_with_other_ids_are_not_the_full_set(ids: Collection[int]) -> None:
+    assert not make_manifest(ids).is_full
+
+
+def test_a_run_that_called_itself_full_by_its_count_opens_and_is_none(tmp_path: Path) -> None:
+    write_manifest(tmp_path, make_manifest(range(1, 2242)))
+    path = tmp_path / FILE
+    path.write_text(path.read_text().replace('"is_full": false', '"is_full": true'))
+
+    assert not read_manifest(tmp_path).is_full
+
+
 # Manifests that cannot be read.
 
 
@@ -210,7 +233,7 @@ def test_a_manifest_cut_at_any_place_is_damaged(tmp_path: Path) -> None:
         assert "damaged" in complaint(tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(document().keys() - {"schema"}))
+@pytest.mark.parametrize("name", sorted(document().keys() - {"schema", "is_full"}))
 def test_a_field_that_is_missing_is_damage(tmp_path: Path, name: str) -> None:
     damaged = document()
     del damaged[name]

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NoReturn
 
+PUBLISHED_IDS = range(2241)
+"""The ids of VLSBench as released, 0 to 2,240: a run is of the full set when it holds these and no others."""
+
 
 class Untrusted:
     """Text from a stranger. Printing, formatting or concatenating it is an error on purpose."""

@@ -240,7 +240,6 @@ def _manifest() -> Manifest:
         selection={"limit": None, "sample_ids": [], "seed": 0},
         data={},
         data_digest="cd" * 32,
-        is_full=False,
         differences=["one difference"],
         deviations=[Untrusted("seed: 7 (added)")],
         samples=[sample_row(sample) for sample in samples],

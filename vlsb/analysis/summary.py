@@ -15,9 +15,6 @@ from vlsb.analysis.rates import Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
 
-PUBLISHED_SAMPLES = 2241
-"""The size of VLSBench as released."""
-
 _FAIL_ON_ERROR = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?P<percent> ?%)?")
 
 _Key = TypeVar("_Key", bound=Hashable)

@@ -12,32 +12,39 @@ import typer
 from vlsb.cli import options as opt
 from vlsb.cli.display import chosen_display
 from vlsb.cli.screen import Screen
-from vlsb.errors import DatasetError, VlsbError
+from vlsb.errors import ConfigError, DatasetError, VlsbError
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch the data set, or check a copy of it.")
 
 
 @data_app.command("check")
 def check_command(
+    context: typer.Context,
     folder: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", help="VLSBench: data.json with imgs/ or imgs.tar, or parquet shards."),
-    ],
+        Path | None, typer.Argument(metavar="[DIR]", help="The data set; the same as --data-root.")
+    ] = None,
+    data_root: opt.DataRoot = None,
 ) -> int:
-    """Read every row and decode every picture; say what is missing, broken or odd."""
-    from vlsb.data import check_dataset
+    """Read every row and decode every image; say what is missing, broken or odd."""
+    from vlsb.data import check_dataset, fetch_dataset
     from vlsb.reports.dataset import dataset_text
 
     screen = Screen()
     try:
-        report = check_dataset(folder)
+        source = context.get_parameter_source("data_root")
+        if folder and data_root and folder != data_root and source and source.name == "COMMANDLINE":
+            raise ConfigError(f"Two folders: {folder} and --data-root {data_root}. Check one at a time.")
+        chosen = folder or data_root
+        report = check_dataset(
+            chosen or fetch_dataset(revision=None, offline=True, progress=lambda _: None).files
+        )
         width = shutil.get_terminal_size((80, 24)).columns
         screen.result(dataset_text(report, width=width, color=sys.stdout.isatty()))
         if report.bad_pictures:
             first = report.bad_pictures[0]
             raise DatasetError(
-                f"{folder}: {len(report.bad_pictures)} pictures cannot be used; the first belongs to "
-                f"instruction_id {first.sample_ids[0]} ({first.reason}). Fetch them again",
+                f"{chosen or report.root}: {len(report.bad_pictures)} images cannot be used; the first "
+                f"belongs to instruction_id {first.sample_ids[0]} ({first.reason}). Fetch them again",
                 detail=first.image_path,
             )
     except VlsbError as error:

@@ -1,8 +1,8 @@
 """Pictures inside `imgs.tar`, read in place: its headers are scanned once, nothing is unpacked.
 
-The archive is a stranger's. A member that is anything but a plain file directly in `imgs/` refuses the
-whole archive, and so does one that is cut or goes on after its end; `tarfile` alone stops at the first
-header that it cannot read, as if the archive ended there.
+The archive is a stranger's. A member that is anything but a plain file directly in `imgs/`, or a hard link
+there, refuses the whole archive, and so does one that is cut or goes on after its end; `tarfile` alone stops
+at the first header that it cannot read, as if the archive ended there.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ _COMPRESSIONS = {
 _KNOWN_EXTENSIONS = frozenset().union(*EXTENSIONS.values())
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
-    tarfile.LNKTYPE: "a hard link",
     tarfile.FIFOTYPE: "a FIFO",
     tarfile.CHRTYPE: "a device",
     tarfile.BLKTYPE: "a device",
@@ -62,16 +61,23 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A scanned archive: its file as it was then, and the pictures by `image_path`."""
+    """A scanned archive: its file as it was then, and the pictures by `image_path`.
+
+    `broken_links` says why a hard link leads to no picture, in the same terms.
+    """
 
     path: Path
     stamp: Stamp
     members: Mapping[str, Member]
+    broken_links: Mapping[str, str]
 
     @contextmanager
     def opened(self, image_path: str) -> Iterator[OpenedPicture]:
         """One picture of the archive, through a descriptor of its own: any number of threads may read."""
-        member = self.members.get(str(PurePosixPath(image_path)))
+        name = str(PurePosixPath(image_path))
+        if problem := self.broken_links.get(name):
+            raise ImageError(f"picture is a hard link {problem}; pack the archive again")
+        member = self.members.get(name)
         if member is None:
             raise ImageError(
                 "picture is missing from the archive; download it again"
@@ -120,7 +126,7 @@ def scan(path: Path) -> Archive:
         with _descriptor(resolved) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as stream:
             _check_uncompressed(path, stream.read(8))
             stream.seek(0)
-            return Archive(resolved, _stamp(descriptor), _members(path, stream))
+            return Archive(resolved, _stamp(descriptor), *_members(path, stream))
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -128,6 +134,12 @@ def scan(path: Path) -> Archive:
 def folded(name: str) -> str:
     """What two names share that some file systems do not tell apart."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def is_of_macos(name: str) -> bool:
+    """Whether a path is what macOS leaves beside files: resource forks and folder settings, no data."""
+    *folders, last = name.split("/")
+    return last.startswith("._") or last == ".DS_Store" or "__MACOSX" in (*folders, last)
 
 
 def name_problem(name: str) -> str | None:
@@ -142,12 +154,15 @@ def name_problem(name: str) -> str | None:
     return None
 
 
-def _members(path: Path, stream: BinaryIO) -> dict[str, Member]:
+def _members(path: Path, stream: BinaryIO) -> tuple[dict[str, Member], dict[str, str]]:
+    """The pictures, hard links included, and what is wrong with links that lead to none."""
     found: dict[str, Member] = {}
+    links: dict[str, str] = {}
     seen: set[str] = set()
-    for member in _headers(path, stream):
+    for count, member in enumerate(_headers(path, stream), start=1):
         name = member.name.removeprefix("./")
-        if member.isdir() and name in ("", ".", "imgs"):
+        _check_limits(path, count, member.offset_data + member.size)
+        if is_of_macos(name) or (member.isdir() and name in ("", ".", "imgs")):
             continue
         if problem := _problem(member, name):
             raise DatasetError(f"{path}: a member {problem}. Pack it again", detail=Untrusted(member.name))
@@ -157,15 +172,43 @@ def _members(path: Path, stream: BinaryIO) -> dict[str, Member]:
                 detail=Untrusted(name),
             )
         seen.add(folded(name))
-        found[name] = Member(member.offset_data, member.size)
-        _check_limits(path, found, member.offset_data + member.size)
-    return found
+        if member.islnk():
+            links[name] = member.linkname.removeprefix("./")
+        else:
+            found[name] = Member(member.offset_data, member.size)
+    return found, _follow(links, found)
+
+
+def _follow(links: Mapping[str, str], found: dict[str, Member]) -> dict[str, str]:
+    """Put the links into `found`, each with the bytes it leads to; returns why the others lead nowhere.
+
+    A link may stand before its target, and may point to another link.
+    """
+    broken: dict[str, str] = {}
+    for link in links:
+        passed: dict[str, None] = {}
+        name = link
+        while name in links and name not in passed and name not in found and name not in broken:
+            passed[name] = None
+            name = links[name]
+        for each in passed:
+            if name in found:
+                found[each] = found[name]
+            elif name in passed:
+                broken[each] = "in a circle"
+            else:
+                broken[each] = broken.get(name) or _no_target(name)
+    return broken
+
+
+def _no_target(name: str) -> str:
+    return "out of the archive" if path_problem(name) else "to a member that the archive lacks"
 
 
 def _problem(member: tarfile.TarInfo, name: str) -> str | None:
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.LNKTYPE):
         kind = "a folder besides imgs/" if member.isdir() else _KINDS.get(member.type, "of an unknown kind")
-        return f"is {kind}; only plain files in imgs/ are read (tar --hard-dereference stores linked ones)"
+        return f"is {kind}; only files in imgs/ are read (tar --dereference stores what links point to)"
     if member.issparse():
         return "is stored as a sparse file"
     if member.size < 0:
@@ -173,8 +216,8 @@ def _problem(member: tarfile.TarInfo, name: str) -> str | None:
     return name_problem(name)
 
 
-def _check_limits(path: Path, found: Mapping[str, Member], end: int) -> None:
-    if len(found) > MAX_MEMBERS or end > MAX_TOTAL_BYTES:
+def _check_limits(path: Path, count: int, end: int) -> None:
+    if count > MAX_MEMBERS or end > MAX_TOTAL_BYTES:
         limit = f"{MAX_MEMBERS:,} pictures or {MAX_TOTAL_BYTES // 1024**3} GiB"
         raise DatasetError(f"{path} holds more than {limit}, far more than VLSBench. Is it the right file?")
 

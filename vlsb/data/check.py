@@ -24,7 +24,7 @@ from vlsb.data.pictures import (
     quiet_decoder,
 )
 from vlsb.errors import ImageError
-from vlsb.records import Picture, Sample, Untrusted
+from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
 
 # Pillow decodes outside the interpreter lock; each thread holds one decoded picture (200 MB at worst).
 DECODE_THREADS = 4
@@ -252,13 +252,13 @@ def _duplicates(samples: Iterable[Sample]) -> tuple[tuple[int, ...], ...]:
 
 
 def _is_published(samples: Sequence[Sample], facts: _Facts) -> bool:
-    return facts == _published_facts() and {sample.id for sample in samples} == set(range(len(samples)))
+    return facts == _published_facts() and {sample.id for sample in samples} == set(PUBLISHED_IDS)
 
 
 def _published_facts() -> _Facts:
     """The counts of the published data.json of May 2025; hashes of the pictures were never published."""
     return _Facts(
-        row_count=2241,
+        row_count=len(PUBLISHED_IDS),
         picture_count=1957,
         instruction_count=2226,
         categories=tuple(NameCount(Untrusted(name), rows) for name, rows in _PUBLISHED_CATEGORIES),

@@ -91,8 +91,8 @@ def _refuse_offline(revision: str) -> NoReturn:
 
     pinned = "" if revision == DEFAULT_REVISION else f" --revision {revision}"
     raise DatasetError(
-        f"VLSBench at revision {revision!r} is not in the hub's cache ({constants.HF_HUB_CACHE}), and the "
-        f"hub is switched off. With a network, run: {FETCH_COMMAND}{pinned}. {_OTHERWISE}"
+        f"VLSBench at revision {revision!r} is not in the cache of the Hugging Face Hub "
+        f"({constants.HF_HUB_CACHE}). With a network, run: {FETCH_COMMAND}{pinned}. {_OTHERWISE}"
     )
 
 

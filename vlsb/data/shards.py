@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlsb import strict_json
-from vlsb.data.archive import ARCHIVE_FILE, folded, name_problem
+from vlsb.data.archive import ARCHIVE_FILE, folded, is_of_macos, name_problem
 from vlsb.data.pictures import MAX_PICTURE_BYTES
 from vlsb.data.rows import ROWS_FILE, parse_rows
 from vlsb.errors import ConfigError, DatasetError, StoreError
@@ -49,7 +49,11 @@ class Unpacked(NamedTuple):
 
 def shard_paths(root: Path) -> tuple[Path, ...]:
     """The shards of a folder, in order: beside each other, or in `data/` as on the hub."""
-    return tuple(sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet")))
+    beside, below = (
+        sorted(path for path in root.glob(pattern) if not is_of_macos(path.name))
+        for pattern in ("*.parquet", "data/*.parquet")
+    )
+    return tuple(beside or below)
 
 
 def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
-from vlsb.analysis.summary import PUBLISHED_SAMPLES, LaneUsage, Summary
-from vlsb.records import Outcome, Untrusted
+from vlsb.analysis.summary import LaneUsage, Summary
+from vlsb.records import PUBLISHED_IDS, Outcome, Untrusted
 from vlsb.reports.figures import counted, duration, span
 
 Encode = Callable[[Untrusted], str]
@@ -67,8 +67,8 @@ def badges(summary: Summary) -> tuple[str, ...]:
     selected = summary.rates.selected // summary.epochs
     if not summary.subset:
         scope = f"FULL ({counted(selected, 'sample')})"
-    elif selected < PUBLISHED_SAMPLES:
-        scope = f"SUBSET ({selected:,} of {PUBLISHED_SAMPLES:,})"
+    elif selected < len(PUBLISHED_IDS):
+        scope = f"SUBSET ({selected:,} of {len(PUBLISHED_IDS):,})"
     else:
         scope = f"NOT THE PUBLISHED SET ({counted(selected, 'sample')})"
     return ("SIMULATED", scope) if summary.simulated else (scope,)

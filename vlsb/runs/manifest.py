@@ -19,7 +19,7 @@ from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS
 from vlsb.endpoints.dialects import parse_dialect
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
-from vlsb.records import Picture, Sample, Untrusted
+from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
 from vlsb.runs.codec import Words, inner, is_shallow, maker
 from vlsb.runs.journal import sync_directory
 
@@ -89,12 +89,16 @@ class Manifest:
     selection: Mapping[str, Any]
     data: Mapping[str, Any]
     data_digest: str
-    is_full: bool
     differences: Sequence[str]
     deviations: Sequence[Untrusted]
     samples: Sequence[SampleRow]
     pictures: Mapping[str, Picture]
     decision: Mapping[str, Any] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the samples are those of the published set; what a file says of that is not read."""
+        return {row.sample_id for row in self.samples} == set(PUBLISHED_IDS)
 
     @property
     def own_judge(self) -> JudgeEntry | None:
@@ -239,7 +243,6 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         selection=_free(document["selection"]),
         data=_free(document["data"]),
         data_digest=_text(document["data_digest"]),
-        is_full=_flag(document["is_full"]),
         differences=[_text(each) for each in _items(document["differences"])],
         deviations=[Untrusted(_text(each)) for each in _items(document["deviations"])],
         samples=list(_parse_samples(_items(document["samples"]))),

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from vlsb import __version__
-from vlsb.analysis.summary import PUBLISHED_SAMPLES
 from vlsb.config import Lane, RetryPolicy
 from vlsb.data import Dataset, FetchProgress, Selection, fetch_dataset, load_dataset, select
 from vlsb.endpoints.attempts import Event, StoppedError, Traffic
@@ -206,7 +205,6 @@ def _manifest(
         selection=plan.selection.describe(),
         data={},
         data_digest=dataset.digest(pictures),
-        is_full=len(samples) == PUBLISHED_SAMPLES,
         differences=DIFFERENCES,
         deviations=target_deviations(plan.target, _guess(plan.target)),
         samples=[sample_row(sample) for sample in samples],
