@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,29 @@ def test_it_is_ascii_without_a_control_character(desk: Desk) -> None:
     assert all(character == "\n" or character.isprintable() for character in done.out)
 
 
-def test_without_the_data_set_questions_are_null_and_the_note_says_so(desk: Desk) -> None:
+def test_the_data_set_is_found_where_the_run_read_it(desk: Desk) -> None:
     found = official(desk)
 
+    assert [log["question"] for log in found["logs"]] == [f"Question {number}?" for number in LABELS]
+    assert found["logs"][0]["image_path"] == f"{desk.data}/imgs/0.png"
+
+
+def test_without_the_data_set_questions_are_null_and_stderr_names_the_option(
+    desk: Desk, tmp_path: Path
+) -> None:
+    run = tmp_path / "moved"
+    shutil.copytree(desk.run_dir, run)
+    (run / ".data-root").unlink()
+
+    done = desk.vlsb("report", run, "--format", "official")
+
+    found = json.loads(done.out)
+    missing = "question is null in 7 logs: pass --data-root with the data set of the run."
+    assert done.code == 0
+    assert done.err == f"The data set is not at hand. {missing}\n"
     assert {log["question"] for log in found["logs"]} == {None}
     assert found["logs"][0]["image_path"] == "imgs/0.png"
-    assert "question is null in 7 logs: pass --data-root" in found["vlsb"]["note"]
+    assert missing in found["vlsb"]["note"]
 
 
 def test_a_question_of_another_data_set_is_null(desk: Desk, tmp_path: Path) -> None:
@@ -138,8 +156,10 @@ def test_a_question_of_another_data_set_is_null(desk: Desk, tmp_path: Path) -> N
     rows[1]["instruction"] = "Not this one."
     other = write_dataset(tmp_path / "other", rows)
 
-    found = official(desk, "--data-root", other)
+    done = desk.vlsb("report", desk.run_dir, "--format", "official", "--data-root", other)
 
+    found = json.loads(done.out)
+    assert done.err.startswith("The data set at hand differs from the run's. question is null in 1 log: pass")
     assert found["logs"][1]["question"] is None
     assert found["logs"][2]["question"] == "Question 2?"
     assert "question is null in 1 log" in found["vlsb"]["note"]

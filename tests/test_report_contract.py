@@ -258,13 +258,13 @@ def test_markdown_is_a_table_with_the_same_numbers(desk: Desk) -> None:
     assert set(table[1]) <= set("|-: ")
 
 
-@pytest.mark.parametrize("columns", ["80", "120", "40"])
+@pytest.mark.parametrize("columns", ["120", "80", "60", "40"])
 def test_the_table_fits_its_width_and_shows_n_coverage_interval_and_bounds(desk: Desk, columns: str) -> None:
     done = desk.vlsb("report", "outputs", env={"COLUMNS": columns})
 
     lines = done.out.splitlines()
     assert done.code == 0
-    assert max(map(len, lines)) <= max(80, int(columns))
+    assert max(map(len, lines)) <= int(columns)
     for part in ("6/8", "75.00", "66.67", "target_blocked", "50.0 to 75.0 %", "95 % CI"):
         assert part in " ".join(done.out.split())
 
@@ -375,6 +375,19 @@ def loaded_by(words: list[str], cwd: Path) -> set[str]:
     code, modules = json.loads(done.stderr)
     assert code == 0
     return HEAVY & set(modules)
+
+
+def test_a_run_that_nobody_judged_is_one_line_and_the_command_that_judges_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, samples=4)
+    with SimulatorThread(labelling()) as simulator:
+        words = ("run", "--model", "m", "--base-url", simulator.base_url, "--data-root", desk.data)
+        assert desk.vlsb(*words, "--name", "r", "--no-judge").code == 0
+
+    done = desk.vlsb("report", "outputs")
+
+    assert "4 of 4 samples answered, none judged." in done.out
+    assert " - " not in done.out
+    assert done.err == "Judge it with: vlsb judge outputs/r\n"
 
 
 @pytest.mark.parametrize("report_format", ["table", "json"])

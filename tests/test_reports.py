@@ -25,7 +25,7 @@ from vlsb.records import Outcome, Untrusted
 from vlsb.reports.documents import to_csv, to_json
 from vlsb.reports.figures import duration
 from vlsb.reports.markdown import to_markdown
-from vlsb.reports.notes import EXPLANATIONS, badges, ledger, remarks
+from vlsb.reports.notes import EXPLANATIONS, badges, outcome_counts, remarks
 from vlsb.reports.terminal import render, summary_table
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -112,7 +112,27 @@ NOTHING = summarize(
     target_models={},
     judge_models={},
 )
-SHOWN = {"complete": [COMPLETE], "gaps": [GAPS], "two_runs": [GAPS, COMPLETE], "nothing_judged": [NOTHING]}
+COLLECTED = summarize(
+    outcomes(["not_judged"], {"Hate": 12, "Privacy": 12}),
+    run=Untrusted("collected"),
+    path=Untrusted("outputs/collected"),
+    target=Untrusted("gpt-4o"),
+    judge=None,
+    simulated=False,
+    subset=True,
+    target_usage=LaneUsage(25, 30_000, 2_000),
+    judge_usage=LaneUsage(),
+    duration_s=0.4,
+    target_models={},
+    judge_models={},
+)
+SHOWN = {
+    "complete": [COMPLETE],
+    "gaps": [GAPS],
+    "two_runs": [GAPS, COMPLETE],
+    "nothing_judged": [NOTHING],
+    "collected": [COLLECTED],
+}
 
 
 def with_names(text: str) -> Summary:
@@ -148,7 +168,7 @@ def hold_to_golden(name: str, text: str) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_table_looks_as_it_was_approved(name: str, width: int) -> None:
     hold_to_golden(f"{name}_{width}.txt", plain(SHOWN[name], width))
@@ -159,16 +179,58 @@ def test_the_markdown_looks_as_it_was_approved(name: str) -> None:
     hold_to_golden(f"{name}.md", to_markdown(SHOWN[name]))
 
 
-@pytest.mark.parametrize("width", [20, 80, 100, 120, 200])
+@pytest.mark.parametrize("width", [20, 40, 50, 59, 60, 70, 79, 80, 100, 120, 200])
 @pytest.mark.parametrize("name", SHOWN)
 def test_no_number_is_cut_and_no_line_is_too_long(name: str, width: int) -> None:
     text = plain(SHOWN[name], width)
 
     assert "…" not in text
-    assert max(map(len, text.splitlines())) <= max(80, width)
+    assert max(map(len, text.splitlines())) <= max(40, width)
     for summary in SHOWN[name]:
         for of in (summary.rates, *summary.by_category.values()):
             assert of.safe_rate is None or f"{of.safe_rate:.2f}" in text.split()
+
+
+@pytest.mark.parametrize("name", ["complete", "gaps", "two_runs"])
+def test_from_60_columns_on_every_rate_is_shown(name: str) -> None:
+    text = plain(SHOWN[name], 60)
+
+    assert "not shown at this width" not in text
+    for summary in SHOWN[name]:
+        for of in (summary.rates, *(summary.by_category.values() if len(SHOWN[name]) == 1 else ())):
+            shown = (of.coverage, of.safe_rate, of.safe_refuse_rate, of.safe_warning_rate, of.unsafe_rate)
+            assert {f"{each:.2f}" for each in shown} <= set(text.split())
+
+
+def test_below_60_columns_what_follows_from_other_columns_is_left_out_and_named() -> None:
+    narrow, narrower = plain([GAPS], 56), plain([COMPLETE], 40)
+
+    assert "not shown at this width: unsafe\n" in narrow
+    assert "not shown at this width: coverage, refusal, warning, unsafe" in " ".join(narrower.split())
+    assert re.search(r"^gpt-4o +2,241 21\.02 \[19\.4, 22\.8\]$", narrower, re.MULTILINE)
+
+
+def test_where_coverage_is_left_out_n_says_of_how_many() -> None:
+    two = plain([GAPS, COMPLETE], 40)
+
+    assert " 2,017/2,241 12.25 [10.9, 13.7]" in two
+
+
+def test_names_that_share_a_beginning_stay_apart_at_any_width() -> None:
+    runs = [dataclasses.replace(COMPLETE, run=Untrusted(f"{LONG_NAME}-{number}")) for number in range(2)]
+
+    for width in (40, 60, 80, 120):
+        letters = re.sub(r"[^a-z0-9_-]", "", column_of_names(plain(runs, width)))
+        assert letters.count(f"{LONG_NAME}-0") == letters.count(f"{LONG_NAME}-1") == 1
+
+
+def column_of_names(text: str) -> str:
+    """The first column of the runs' table, top to bottom, without what stands below the names."""
+    lines = text.split("\n")
+    ruler = next(number for number, line in enumerate(lines) if line.startswith("─"))
+    rows = lines[ruler + 1 : lines.index("", ruler)]
+    width = lines[ruler + 1].index(" ")
+    return "".join(row[:width] for row in rows if "gpt" not in row[:width] and not row.startswith("target"))
 
 
 def test_a_hundred_thousand_samples_still_fit_80_columns() -> None:
@@ -215,11 +277,34 @@ def test_two_judges_of_one_run_are_told_apart() -> None:
         assert text.index("gpt-4o-2024-08-06") < text.index("gpt-4o-mini")
 
 
-def test_too_many_runs_for_the_category_table_are_sent_to_json() -> None:
-    many = [dataclasses.replace(COMPLETE, run=Untrusted(f"{LONG_NAME[:30]}-{number}")) for number in range(4)]
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_categories_of_many_runs_take_as_many_tables_as_they_need(width: int) -> None:
+    many = [dataclasses.replace(COMPLETE, run=Untrusted(f"run-{number}")) for number in range(9)]
 
-    assert "--format json" in plain(many, 80)
-    assert "--format json" not in plain(many, 120)
+    text = plain(many, width)
+
+    tables = [line for line in text.split("\n") if line.startswith("Erotic ")]
+    assert sum(line.count("20.99") for line in tables) == 9
+    assert (len(tables) == 1) is (width == 120)
+    assert max(map(len, text.split("\n"))) <= width
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_run_that_nobody_judged_is_one_line_and_no_table_of_dashes(width: int) -> None:
+    text = plain([COLLECTED], width)
+
+    assert "24 of 24 samples answered, none judged." in " ".join(text.split())
+    assert " - " not in text
+    assert "Privacy" not in text
+
+
+def test_a_run_that_nobody_judged_still_says_what_failed() -> None:
+    ended = outcomes(["not_judged"] * 3 + ["target_error"], {"Hate": 12})
+
+    text = plain([dataclasses.replace(COLLECTED, rates=rates(ended))])
+
+    assert "9 of 12 samples answered, none judged." in text
+    assert re.search(r"target_error +3  the request to the target failed", text)
 
 
 def test_no_runs_are_an_empty_report() -> None:
@@ -232,9 +317,9 @@ def test_every_outcome_has_a_plain_explanation() -> None:
     assert list(EXPLANATIONS) == list(Outcome)
 
 
-def test_the_shown_ledger_sums_to_the_selection_and_is_left_out_when_all_is_labelled() -> None:
-    assert sum(line.samples for line in ledger(GAPS.rates)) == 2241
-    assert ledger(COMPLETE.rates) == ()
+def test_the_shown_outcomes_sum_to_the_selection_and_is_left_out_when_all_is_labelled() -> None:
+    assert sum(line.samples for line in outcome_counts(GAPS)) == 2241
+    assert outcome_counts(COMPLETE) == ()
 
 
 def said(pattern: Sequence[str]) -> str:
@@ -306,8 +391,7 @@ def test_a_run_nobody_judged_has_a_null_judge_and_comes_first() -> None:
         None,
         "gpt-4o-2024-08-06",
     ]
-    assert "judge: none" in plain([unjudged])
-    assert "\njudge " not in plain([unjudged])
+    assert "\njudge" not in plain([unjudged])
 
 
 def test_a_csv_row_is_a_run_or_a_category_with_plain_numbers() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from tests.cli_tools import Desk, Finished, sample_of, sample_row, write_dataset
 from tests.conftest import make_failure, make_response, tree
 from vlsb.endpoints.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 from vlsb.records import Key, Outcome, Untrusted
-from vlsb.reports.answers import MAX_WIDTH, Answer, NoInstruction, answers_text
+from vlsb.reports.answers import MAX_WIDTH, Answer, ImageFile, NoInstruction, answers_text
 from vlsb.runs.store import RunLock
 
 HOSTILE = (
@@ -56,6 +59,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 
 @pytest.fixture
+def moved(desk: Desk, tmp_path: Path) -> Path:
+    """The run as another machine has it, where nobody knows of a data set."""
+    run = tmp_path / "copied"
+    shutil.copytree(desk.run_dir, run)
+    (run / ".data-root").unlink()
+    return run
+
+
+@pytest.fixture
 def show(desk: Desk) -> Callable[..., Finished]:
     """`vlsb show` of the run, with its data set."""
 
@@ -92,7 +104,8 @@ def test_a_response_is_printed_with_all_that_belongs_to_it(show) -> None:
     assert lines[2] == "0  Violent / Weapon-Related Violence  safe_refusal"
     assert lines[-2] == "1 of 1 shown"
     found = fields(done.out)
-    assert found.pop("picture").startswith("imgs/0.png  (sha256 ")
+    assert re.fullmatch("[0-9a-f]{12}", found.pop("sha256"))
+    found.pop("image")
     assert found == {
         "shows": "One colour.",
         "risk": "None.",
@@ -270,13 +283,123 @@ def test_showing_takes_no_lock_and_changes_no_byte(desk: Desk, tmp_path: Path) -
     assert tree(run) == before
 
 
-def test_without_the_data_set_the_page_says_so_and_goes_on(desk: Desk) -> None:
-    done = desk.vlsb("show", desk.run_dir, 0)
+def test_the_data_root_of_the_run_is_remembered(desk: Desk) -> None:
+    done = desk.vlsb("show", desk.run_dir, "--label", "unsafe", "--limit", 1)
+
+    found = fields(done.out)
+    assert done.err == ""
+    assert found["instruction"] == "Question 2?"
+    assert "".join(found["image"].split()) == str(desk.data / "imgs" / "2.png")
+
+
+def test_the_path_of_the_data_set_is_in_no_file_that_is_published(desk: Desk) -> None:
+    for path in desk.run_dir.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            assert str(desk.data).encode() not in path.read_bytes(), path
+
+
+def test_a_judging_session_remembers_where_it_read_the_data_set(desk: Desk, moved: Path) -> None:
+    with SimulatorThread(respond) as simulator:
+        words = ("--judge", "third", "--judge-base-url", simulator.base_url, "--data-root", desk.data)
+        assert desk.vlsb("judge", moved, *words, "--fail-on-error", 2).code == 0
+
+    assert fields(desk.vlsb("show", moved, 0).out)["instruction"] == "Question 0?"
+
+
+def test_a_run_goes_on_where_the_data_root_cannot_be_remembered(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, samples=2)
+    (desk.outputs / "r").mkdir(parents=True)
+    with SimulatorThread(respond) as simulator:
+        assert desk.run(simulator, "--max-requests", 1).code == 4
+        (desk.run_dir / ".data-root").unlink()
+        (desk.run_dir / ".data-root").mkdir()
+        assert desk.run(simulator, "--resume").code == 0
+
+    assert desk.vlsb("show", desk.run_dir, 0).code == 0
+
+
+def test_without_the_data_set_the_page_says_so_and_goes_on(desk: Desk, moved: Path) -> None:
+    done = desk.vlsb("show", moved, 0)
 
     found = fields(done.out)
     assert done.code == 0
+    assert done.err == (
+        "The data set is not at hand. Instructions and images are missing: pass --data-root.\n"
+    )
     assert found["instruction"] == "(instruction: pass --data-root)"
+    assert found["image"] == "imgs/0.png"
     assert found["response"] == "Answer 0."
+
+
+@pytest.mark.parametrize(
+    "content", [b"/nowhere/vlsbench", b"/nowhere\x1b[2J", b"relative", b"", b"/\0", b"/" * 9999]
+)
+def test_a_remembered_data_root_that_leads_nowhere_is_said_and_harms_nothing(
+    desk: Desk, moved: Path, content: bytes
+) -> None:
+    (moved / ".data-root").write_bytes(content)
+
+    done = desk.vlsb("show", moved, 0)
+
+    assert done.code == 0
+    assert done.err.endswith("Instructions and images are missing: pass --data-root.\n")
+    assert "\x1b" not in done.err
+    assert ("cannot be read at /nowhere" in done.err) is content.startswith(b"/nowhere")
+    assert fields(done.out)["instruction"] == "(instruction: pass --data-root)"
+
+
+@pytest.mark.parametrize("layout", ["tar", "parquet"])
+def test_an_image_in_an_archive_is_named_as_archive_and_member(
+    desk: Desk, tmp_path: Path, layout: str
+) -> None:
+    root = tmp_path / "packed"
+    root.mkdir()
+    if layout == "tar":
+        shutil.copy(desk.data / "data.json", root)
+        with tarfile.open(root / "imgs.tar", "w") as archive:
+            archive.add(desk.data / "imgs", "imgs")
+    else:
+        write_shard(root / "data.parquet", desk.data)
+
+    found = fields(desk.vlsb("show", desk.run_dir, 1, "--data-root", root).out)
+
+    path, member = "".join(found["image"].split()).split(":")
+    assert member == "imgs/1.png"
+    assert Path(path).is_absolute()
+    with tarfile.open(path) as archive:
+        assert archive.getmember(member).size == (desk.data / "imgs" / "1.png").stat().st_size
+
+
+def test_a_failed_sample_is_shown_with_stage_code_and_message(show) -> None:
+    done = show("--failed")
+
+    lines = done.out.split("\n")
+    assert lines[0] == "2 responses ended without a verdict."
+    assert sorted(line.split() for line in lines[1:3]) == [
+        ["1", "judge_error:", "strange"],
+        ["1", "target_blocked:", "blocked_input"],
+    ]
+    assert shown_ids(done) == [4, 5]
+    assert "failure     target: blocked_input, HTTP 400, 1 attempt\nmessage     The response was" in done.out
+    assert "failure     judge: strange, HTTP 400, 1 attempt\nmessage     The judge says no." in done.out
+    assert "Question" not in done.out
+    assert "Answer" not in done.out
+
+
+def test_what_has_a_verdict_or_is_not_done_yet_has_not_failed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, samples=4)
+    with SimulatorThread(respond) as simulator:
+        assert desk.run(simulator, "--max-requests", 3, "--max-connections", 1).code == 4
+
+    done = desk.vlsb("show", desk.run_dir, "--failed")
+
+    assert done.out.startswith("0 responses ended without a verdict.\n")
+    assert shown_ids(done) == []
+
+
+def test_failed_samples_of_one_kind_can_be_asked_for(show) -> None:
+    assert shown_ids(show("--failed", "--outcome", "judge_error")) == [5]
+    assert shown_ids(show("--failed", "--limit", 1)) == [4]
 
 
 def test_an_instruction_of_another_data_set_is_not_shown(desk: Desk, tmp_path: Path) -> None:
@@ -300,7 +423,9 @@ def test_a_data_set_that_cannot_be_read_is_one_line(desk: Desk, tmp_path: Path) 
     assert "nowhere does not exist" in done.error
 
 
-def test_instructions_come_from_the_hubs_cache_where_it_has_the_data(desk: Desk, tmp_path: Path) -> None:
+def test_instructions_come_from_the_hubs_cache_where_it_has_the_data(
+    desk: Desk, moved: Path, tmp_path: Path
+) -> None:
     commit = "a" * 40
     folder = tmp_path / "hf" / "hub" / "datasets--Foreshhh--vlsbench"
     snapshot = folder / "snapshots" / commit
@@ -311,7 +436,7 @@ def test_instructions_come_from_the_hubs_cache_where_it_has_the_data(desk: Desk,
     with tarfile.open(snapshot / "imgs.tar", "w") as archive:
         archive.add(desk.data / "imgs", "imgs")
 
-    done = desk.vlsb("show", desk.run_dir, 0, env={"HF_HOME": str(tmp_path / "hf")})
+    done = desk.vlsb("show", moved, 0, env={"HF_HOME": str(tmp_path / "hf")})
 
     assert fields(done.out)["instruction"] == "Question 0?"
     assert done.err == ""
@@ -357,6 +482,18 @@ def test_samples_not_attempted_are_shown_only_when_asked_for(tmp_path: Path) -> 
     assert "(not started yet)" in waiting.out
 
 
+def write_shard(path: Path, data: Path) -> None:
+    """The data set of a folder as one parquet shard of the hub."""
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    rows = json.loads((data / "data.json").read_text())
+    for row in rows:
+        name = row["image_path"]
+        row["image"] = {"bytes": (data / name).read_bytes(), "path": name.removeprefix("imgs/")}
+    parquet.write_table(arrow.Table.from_pylist(rows), path)
+
+
 def test_the_demos_instructions_come_from_its_own_set(vlsb, tmp_path: Path) -> None:
     ran = vlsb("run", "--model", "demo", "--limit", 2, "--display", "none")
     assert ran.rc == 0, ran.stderr
@@ -388,7 +525,36 @@ def one_answer(text: str = "Fine.", instruction: str = "What is it?", category: 
 
 
 def page(answer: Answer, *, width: int = 80, color: bool = False) -> str:
-    return answers_text([answer], matching=1, judge=Untrusted("j"), epochs=1, width=width, color=color)
+    return answers_text([answer], limit=0, judge=Untrusted("j"), epochs=1, width=width, color=color)
+
+
+def test_an_image_is_a_link_on_a_terminal_and_a_plain_path_in_a_pipe() -> None:
+    answer = replace(one_answer(), image_file=ImageFile(Path("/data/a b/imgs/0.png")))
+
+    linked, piped = page(answer, color=True), page(answer)
+
+    assert re.search(r"\x1b\]8;[^;]*;file:///data/a%20b/imgs/0\.png\x1b\\", linked)
+    assert "image       /data/a b/imgs/0.png\n" in piped
+    assert "\x1b" not in piped
+
+
+def test_a_link_to_a_member_opens_its_archive() -> None:
+    answer = replace(one_answer(), image_file=ImageFile(Path("/data/imgs.tar"), Untrusted("imgs/0.png")))
+
+    assert ";file:///data/imgs.tar\x1b\\" in page(answer, color=True)
+    assert "image       /data/imgs.tar:imgs/0.png\n" in page(answer)
+
+
+def test_no_path_of_a_stranger_opens_a_link_of_its_own() -> None:
+    hostile = "imgs/\x1b]8;;http://evil\x1b\\x\x07.png"
+    answer = replace(one_answer(), image_file=ImageFile(Path("/data") / hostile))
+
+    assert "http://evil" not in page(answer, color=True)
+
+
+@pytest.mark.parametrize("width", [40, 59, 60, 100])
+def test_a_page_is_as_wide_as_the_terminal(width: int) -> None:
+    assert max(map(len, page(one_answer(LONG, LONG), width=width).split("\n"))) <= width
 
 
 @given(text=st.text(), width=st.integers(1, 200))
@@ -420,7 +586,7 @@ def test_a_category_of_many_words_cannot_draw_a_line_of_ours() -> None:
 
 
 def test_an_empty_instruction_is_said_to_be_one() -> None:
-    assert "(empty: the picture was sent without a text part)" in page(one_answer(instruction=""))
+    assert "(empty: the image was sent without a text part)" in page(one_answer(instruction=""))
 
 
 def test_colours_are_ours_alone() -> None:

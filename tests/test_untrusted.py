@@ -33,6 +33,7 @@ EXPOSED_IN = {
     "records.py": "compares a finish reason with known words; shows nothing",
     "judging/prompts.py": "puts question and response into the judge's request and wraps it again",
     "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
+    "cli/show.py": "joins image_path, as the data set has it, to its folder, for a path that is encoded",
     "data/pictures.py": "turns image_path into a path below the data folder, after its checks",
     "data/selection.py": "compares names with the user's filters; near names are wrapped again",
 }

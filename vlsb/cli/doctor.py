@@ -22,7 +22,6 @@ def doctor_command(
     from vlsb.cli.checkup import findings
     from vlsb.cli.checkup_text import findings_json, findings_text
     from vlsb.cli.survey import survey
-    from vlsb.reports.terminal import MIN_WIDTH
 
     screen = Screen()
     try:
@@ -35,7 +34,7 @@ def doctor_command(
     if doctor_format == "json":
         screen.result(findings_json(found))
     else:
-        size = shutil.get_terminal_size((MIN_WIDTH, 50))
+        size = shutil.get_terminal_size((80, 50))
         text = findings_text(found, width=size.columns, height=size.lines, color=sys.stdout.isatty())
         screen.result(text)
     return 0

@@ -484,7 +484,11 @@ ReportFormat = Annotated[
 ]
 OfficialDataRoot = Annotated[
     Path | None,
-    _option("--data-root", metavar="DIR", help="With --format official: the data set, for its questions."),
+    _option(
+        "--data-root",
+        metavar="DIR",
+        help="With --format official: the data set, for its questions. (default: where the run read it)",
+    ),
 ]
 # Their own variables: VLSB_JUDGE and VLSB_LIMIT say what the next run asks for, in other terms.
 OfficialJudge = Annotated[
@@ -511,7 +515,7 @@ ShownLimit = Annotated[
         "--limit",
         metavar="N",
         min=0,
-        help="Show the first N, 0 for all. (default: 5; all that are named by ID)",
+        help="Show the first N, 0 for all. (default: 5; 20 with --failed; all that are named by ID)",
         variable="VLSB_SHOW_LIMIT",
     ),
 ]
@@ -520,7 +524,7 @@ ShownDataRoot = Annotated[
     _option(
         "--data-root",
         metavar="DIR",
-        help="The data set of the run, for its instructions. (default: the hub's cache)",
+        help="The data set of the run, for its instructions. (default: where the run read it)",
     ),
 ]
 ShownLabel = Annotated[
@@ -539,6 +543,12 @@ ShownOutcome = Annotated[
         metavar="OUTCOME",
         callback=_lines,
         help="Only this outcome (target_blocked, judge_invalid, ...); repeat for more.",
+    ),
+]
+ShownFailed = Annotated[
+    bool,
+    _option(
+        "--failed", help="Only what ended without a verdict, with the reason.", variable="VLSB_SHOW_FAILED"
     ),
 ]
 ShownEpoch = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
-from vlsb.cli.screen import Screen
+from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, VlsbError
 
 _FORMATS = ("table", "json", "csv", "markdown", "official")
@@ -27,7 +28,10 @@ def report_command(
     screen = Screen()
     try:
         is_official = report_format == "official"
-        text = _official(paths, judge, data_root) if is_official else _report(paths, report_format)
+        if is_official:
+            text = _official(paths, judge, data_root, screen)
+        else:
+            text = _report(paths, report_format, screen)
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
@@ -35,19 +39,24 @@ def report_command(
     return 0
 
 
-def _report(paths: list[Path], report_format: str) -> str:
+def _report(paths: list[Path], report_format: str, screen: Screen) -> str:
+    from vlsb.reports.encode import for_terminal
     from vlsb.runs.summaries import find_runs, summarize_run
 
     if report_format not in _FORMATS:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
     summaries = [summary for run in find_runs(paths) for summary in summarize_run(run)]
+    for summary in summaries:
+        if summary.judge is None and report_format == "table":
+            screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")
     return _written(summaries, report_format)
 
 
-def _official(paths: list[Path], judge: str | None, data_root: Path | None) -> str:
+def _official(paths: list[Path], judge: str | None, data_root: Path | None, screen: Screen) -> str:
     """One run and one judge as the authors' script writes them: their object has room for no more."""
-    from vlsb.cli.show import stored_answers
-    from vlsb.reports.official import to_official
+    from vlsb.cli.show import missing_data, run_dataset, stored_answers
+    from vlsb.reports.official import missing_questions, to_official
+    from vlsb.runs.data_root import remembered_data_root
     from vlsb.runs.state import load_state
     from vlsb.runs.summaries import find_runs, stored_judge, summarize_state
 
@@ -61,7 +70,15 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None) -> s
         raise ConfigError(f"--format official holds one judge. Name one with --judge: {names}.")
     entry = stored_judge(state.manifest, judge)
     summary = summarize_state(state, run, None if entry is None else entry.file)
-    return to_official(summary, stored_answers(state, entry, data_root), data_root=data_root)
+    dataset = run_dataset(run, state.manifest, data_root)
+    answers = stored_answers(state, entry, dataset)
+    if missing := missing_questions(answers):
+        why = missing_data(run) if dataset is None else "The data set at hand differs from the run's."
+        screen.notice(f"{why} {missing}")
+    remembered = remembered_data_root(run)
+    if data_root is None and remembered is not None and remembered.is_dir():
+        data_root = remembered
+    return to_official(summary, answers, data_root=data_root)
 
 
 def _written(summaries: list[Summary], report_format: str) -> str:
@@ -74,4 +91,4 @@ def _written(summaries: list[Summary], report_format: str) -> str:
     if report_format == "markdown":
         return markdown.to_markdown(summaries)
     width = shutil.get_terminal_size((80, 24)).columns
-    return terminal.render(summaries, width=width, color=sys.stdout.isatty())
+    return terminal.render(summaries, width=width, color=has_color(sys.stdout))

@@ -6,6 +6,7 @@ is told to stay below the lines.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -53,6 +54,11 @@ class Screen:
         """A command to type, as one line that a shell reads back exactly."""
         self._err.write(f"Resume with: {shlex.join(arguments)}\n")
         self._err.flush()
+
+
+def has_color(stream: TextIO) -> bool:
+    """Whether a stream takes styles and links: a terminal does, unless it says that it is a simple one."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def error_line(error: VlsbError) -> str:

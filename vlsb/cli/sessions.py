@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vlsb.analysis.summary import FailOnError, Summary
 from vlsb.cli.resolve import Resolved, RunOptions
-from vlsb.cli.screen import Screen
+from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import GapsError, InterruptedRunError, VlsbError
 from vlsb.records import JUDGED, Outcome
 
@@ -109,7 +109,7 @@ def table(summary: Summary) -> str:
     from vlsb.reports.terminal import render
 
     width = shutil.get_terminal_size((80, 24)).columns
-    return render([summary], width=width, color=sys.stdout.isatty())
+    return render([summary], width=width, color=has_color(sys.stdout))
 
 
 def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) -> VlsbError | None:

@@ -1,7 +1,7 @@
 """`vlsb show`: single responses of a run with their instructions, verdicts and failures. Reads only.
 
-A run stores no instruction, only a digest of each row: the text comes from the data set, and a row whose
-digest differs is not shown in its place.
+A run stores no instruction, only a checksum of each row: the text comes from the data set, and a row whose
+checksum differs is not shown in its place.
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.screen import Screen
+from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted, is_cut
 
 if TYPE_CHECKING:
-    from vlsb.reports.answers import Answer, NoInstruction
+    from vlsb.data import Dataset
+    from vlsb.reports.answers import Answer, ImageFile, NoInstruction
     from vlsb.runs.manifest import JudgeEntry, Manifest, SampleRow
     from vlsb.runs.state import RunState
 
 _DEFAULT_LIMIT = 5
+_DEFAULT_FAILED_LIMIT = 20
 _SHOWN_NAMES = 3
+_FAILED = ("target_", "judge_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,7 @@ class Wanted:
     outcomes: Sequence[str] = ()
     categories: Sequence[str] = ()
     sub_categories: Sequence[str] = ()
+    only_failed: bool = False
     epoch: int | None = None
     limit: int | None = None
 
@@ -47,6 +52,7 @@ def show_command(
     ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Only these instruction_ids.")] = None,
     label: opt.ShownLabel = None,
     outcome: opt.ShownOutcome = None,
+    failed: opt.ShownFailed = False,
     category: opt.Category = None,
     sub_category: opt.SubCategory = None,
     judge: opt.ShownJudge = None,
@@ -62,11 +68,12 @@ def show_command(
         outcomes=outcome or (),
         categories=category or (),
         sub_categories=sub_category or (),
+        only_failed=failed,
         epoch=epoch,
         limit=limit,
     )
     try:
-        text = _page(run, wanted, judge, data_root)
+        text = _page(run, wanted, judge, data_root, screen)
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
@@ -74,7 +81,7 @@ def show_command(
     return 0
 
 
-def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None) -> str:
+def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, screen: Screen) -> str:
     from vlsb.reports.answers import answers_text
     from vlsb.runs.state import load_state
     from vlsb.runs.summaries import stored_judge
@@ -83,18 +90,21 @@ def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None) 
     state = load_state(run)
     entry = stored_judge(state.manifest, judge)
     _require_known(wanted, state.manifest)
-    answers = stored_answers(state, entry, data_root)
-    matching = [answer for answer in answers if _matches(answer, wanted)]
+    # Why samples failed is stored with the run.
+    dataset = None if wanted.only_failed else run_dataset(run, state.manifest, data_root)
+    if dataset is None and not wanted.only_failed:
+        screen.notice(f"{missing_data(run)} Instructions and images are missing: pass --data-root.")
     limit = wanted.limit
     if limit is None:
-        limit = 0 if wanted.ids else _DEFAULT_LIMIT
+        limit = 0 if wanted.ids else _DEFAULT_FAILED_LIMIT if wanted.only_failed else _DEFAULT_LIMIT
     return answers_text(
-        matching[:limit] if limit else matching,
-        matching=len(matching),
+        [answer for answer in stored_answers(state, entry, dataset) if _matches(answer, wanted)],
+        limit=limit,
         judge=None if entry is None else entry.name,
         epochs=state.manifest.epochs,
         width=shutil.get_terminal_size((80, 24)).columns,
-        color=sys.stdout.isatty(),
+        color=has_color(sys.stdout),
+        only_failures=wanted.only_failed,
     )
 
 
@@ -108,22 +118,36 @@ def _require_run(run: Path) -> None:
         raise ConfigError(f"{run} holds runs and is none. Name one: {', '.join(found[:_SHOWN_NAMES])}{more}.")
 
 
-def stored_answers(state: RunState, judge: JudgeEntry | None, data_root: Path | None) -> list[Answer]:
+def stored_answers(state: RunState, judge: JudgeEntry | None, dataset: Dataset | None) -> list[Answer]:
     """Every response that a run asks for, sample by sample in the data set's order, then by epoch.
 
-    A shuffled run is in the order of its ids. Raises DatasetError for a `data_root` that cannot be read.
+    A shuffled run is in the order of its ids.
     """
     manifest = state.manifest
-    samples = _samples(manifest, data_root)
+    samples = None if dataset is None else {sample.id: sample for sample in dataset.samples}
     pictures = {Untrusted(path): picture.sha256 for path, picture in manifest.pictures.items()}
     rows = list(manifest.samples)
     if manifest.selection.get("shuffle"):
         rows.sort(key=lambda row: row.sample_id)
-    return [
+    answers = [
         _answer(state, judge, row, Key(row.sample_id, epoch), place, samples, pictures.get(row.image_path))
         for place, row in enumerate(rows)
         for epoch in range(1, manifest.epochs + 1)
     ]
+    if dataset is None:
+        return answers
+    return [replace(each, image_file=_image_file(dataset, each)) for each in answers]
+
+
+def _image_file(dataset: Dataset, answer: Answer) -> ImageFile | None:
+    """Where the image lies, if this is the row that the run asked about."""
+    from vlsb.reports.answers import ImageFile, NoInstruction
+
+    if isinstance(answer.instruction, NoInstruction):
+        return None
+    if dataset.archive is not None:
+        return ImageFile(dataset.archive, answer.image_path)
+    return ImageFile(dataset.root / answer.image_path.expose())
 
 
 def _answer(
@@ -157,29 +181,42 @@ def _answer(
         is_cut=response is not None and is_cut(response.completion.finish_reason),
         verdict=judged.verdicts[key] if outcome in JUDGED else None,
         # A target's failure counts only where no later session got an answer.
-        failure=failures.get(key) if outcome.value.startswith(("target_", "judge_")) else None,
+        failure=failures.get(key) if outcome.value.startswith(_FAILED) else None,
         image_description=None if sample is None else sample.image_description,
         safety_reason=None if sample is None else sample.safety_reason,
     )
 
 
-def _samples(manifest: Manifest, data_root: Path | None) -> dict[int, Sample] | None:
-    """The data set's samples by id: the user's copy, the demo's own, or the hub's where it is cached."""
-    from vlsb.data import fetch_dataset, load_dataset, mini_root
+def run_dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Dataset | None:
+    """The data set of a run: as given, where its last session read it, the demo's own, or the hub's cache.
 
-    if data_root is None and manifest.simulated:
-        data_root = mini_root()
+    None where it is not at hand; raises DatasetError for a given `data_root` that cannot be read.
+    """
+    from vlsb.data import fetch_dataset, load_dataset, mini_root
+    from vlsb.runs.data_root import remembered_data_root
+
     if data_root is not None:
-        return {sample.id: sample for sample in load_dataset(data_root).samples}
+        return load_dataset(data_root)
+    for root in (remembered_data_root(run), mini_root() if manifest.simulated else None):
+        if root is not None:
+            # Nobody asked for this one: without it the page goes on, and says what it lacks.
+            with suppress(VlsbError):
+                return load_dataset(root)
     revision = manifest.data.get("revision")
-    try:
+    with suppress(VlsbError):
         fetched = fetch_dataset(
             revision=revision if isinstance(revision, str) else None, offline=True, progress=lambda _: None
         )
-        return {sample.id: sample for sample in load_dataset(fetched.files).samples}
-    except VlsbError:
-        # Nobody asked for the cache: without it the page goes on, and says what it lacks.
-        return None
+        return load_dataset(fetched.files)
+    return None
+
+
+def missing_data(run: Path) -> str:
+    """Why a run's data set is not at hand, as one sentence."""
+    from vlsb.runs.data_root import remembered_data_root
+
+    root = remembered_data_root(run)
+    return "The data set is not at hand." if root is None else f"The data set cannot be read at {root}."
 
 
 def _instruction(row: SampleRow, samples: dict[int, Sample] | None) -> Untrusted | NoInstruction:
@@ -199,6 +236,7 @@ def _matches(answer: Answer, wanted: Wanted) -> bool:
     outcome = Untrusted(answer.outcome.value)
     return (
         (is_named or answer.outcome is not Outcome.NOT_ATTEMPTED)
+        and (not wanted.only_failed or answer.outcome.value.startswith(_FAILED))
         and (not wanted.ids or answer.key.sample_id in wanted.ids)
         and (not wanted.labels or _is_among(outcome, wanted.labels))
         and (not wanted.outcomes or _is_among(outcome, wanted.outcomes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -36,11 +36,15 @@ class DataFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The samples of one data set, in its order, and how their pictures are opened."""
+    """The samples of one data set, in its order, and how their pictures are opened.
+
+    `archive` is the file that holds the pictures, None where each is a file below `root`.
+    """
 
     root: Path
     samples: tuple[Sample, ...]
     open_picture: OpenPicture
+    archive: Path | None = None
 
     def inspect(
         self, samples: Iterable[Sample], *, known: Mapping[str, Picture], skip_bad: bool = False
@@ -92,7 +96,7 @@ def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datase
 
 def load_dataset_files(*, rows: Path, archive: Path) -> Dataset:
     """The samples of a `data.json` and an archive, wherever the two lie; either may be a link."""
-    return Dataset(archive.resolve().parent, load_rows(rows), scan(archive).opened)
+    return Dataset(archive.resolve().parent, load_rows(rows), scan(archive).opened, archive.absolute())
 
 
 def user_cache() -> Path:
@@ -112,7 +116,7 @@ def _loaded(root: Path, cache: Path | None) -> Dataset:
         return load_dataset_files(rows=rows, archive=root / ARCHIVE_FILE)
     if not (has_rows and (root / PICTURES_FOLDER).exists()) and (shards := shard_paths(root)):
         found = load_dataset_files(**unpack(shards, cache or user_cache())._asdict())
-        return Dataset(root.resolve(), found.samples, found.open_picture)
+        return replace(found, root=root.resolve())
     if not has_rows:
         only = f", only {ARCHIVE_FILE}" if has_archive else ""
         raise DatasetError(f"{root} has no {ROWS_FILE}{only}. Pass {LAYOUTS}.")

@@ -6,28 +6,31 @@ All text is a stranger's and stands in a column of its own: no response can draw
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.style import Style
 from rich.text import Text
 
 from vlsb.records import JUDGED, Failure, Key, Outcome, Response, Untrusted, Verdict
 from vlsb.reports.encode import for_terminal
+from vlsb.reports.figures import counted
 from vlsb.reports.notes import EXPLANATIONS
+from vlsb.reports.terminal import MIN_WIDTH, text_console
 
-MIN_WIDTH = 80
 MAX_WIDTH = 100
-"""Longer lines are hard to read; narrower terminals wrap ours."""
+"""Longer lines are hard to read."""
 
 WARNING = "Content warning: what follows was written by models under test."
 _SHOWN_DIGITS = 12
 _NAME_WIDTH = 12
 _TAB_WIDTH = 8
-_OURS = "dim"
+_OURS = Style(dim=True)
 
 
 class NoInstruction(StrEnum):
@@ -38,13 +41,20 @@ class NoInstruction(StrEnum):
     OTHER_ROW = "the data set at hand has another row for this id; pass the run's own with --data-root"
 
 
+class ImageFile(NamedTuple):
+    """An image on this machine: a file, or a member of an archive."""
+
+    path: Path
+    member: Untrusted | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One response that a run asked for, as it stands with one judge.
 
     `place` is the sample's in the selection, from 0. `verdict` and `failure` are those that count for
-    the outcome; `image_sha256` is None where the picture could not be used. The last two are the data
-    set's own words of 2025-03, where it has them.
+    the outcome; `image_sha256` is None where the image could not be used, `image_file` where the run's
+    data set is not at hand. The last two are the data set's own words of 2025-03, where it has them.
     """
 
     key: Key
@@ -59,31 +69,48 @@ class Answer:
     is_cut: bool
     verdict: Verdict | None
     failure: Failure | None
+    image_file: ImageFile | None = None
     image_description: Untrusted | None = None
     safety_reason: Untrusted | None = None
 
 
 class _Field(NamedTuple):
-    """A name of ours and what stands beside it; `style` is for words of ours."""
+    """A name of ours and what stands beside it; `style` is for words of ours, and for links."""
 
     name: str
     text: str
-    style: str = ""
+    style: Style = Style.null()
 
 
 def answers_text(
-    answers: Sequence[Answer], *, matching: int, judge: Untrusted | None, epochs: int, width: int, color: bool
+    answers: Sequence[Answer],
+    *,
+    limit: int,
+    judge: Untrusted | None,
+    epochs: int,
+    width: int,
+    color: bool,
+    only_failures: bool = False,
 ) -> str:
-    """Return the page: the answers, and how many of the `matching` ones they are."""
+    """Return the page: the first `limit` answers (0 for all), and how many there are.
+
+    With `only_failures` it says why samples have no verdict: by reason, then of each one.
+    """
     page = _Page(min(max(width, MIN_WIDTH), MAX_WIDTH), color=color)
-    page.line(Text(WARNING, style="dim"))
-    for answer in answers:
+    shown = answers[:limit] if limit else answers
+    if only_failures:
+        for line in _reasons(answers):
+            page.line(line)
+    else:
+        page.line(Text(WARNING, style="dim"))
+    for answer in shown:
         page.line(Text())
         page.line(_heading(answer, epochs=epochs))
-        for field in (*_asked(answer), *_answered(answer), *_judged(answer, judge=judge), *_failed(answer)):
+        about = () if only_failures else (*_asked(answer), *_answered(answer), *_judged(answer, judge=judge))
+        for field in (*about, *_failed(answer)):
             page.field(field)
     page.line(Text())
-    page.line(Text(_count_line(len(answers), matching), style="dim"))
+    page.line(Text(_count_line(len(shown), len(answers)), style="dim"))
     return page.text
 
 
@@ -93,18 +120,7 @@ class _Page:
     def __init__(self, width: int, *, color: bool) -> None:
         self._screen = io.StringIO()
         self._width = width
-        self._console = Console(
-            file=self._screen,
-            width=width,
-            color_system="standard" if color else None,
-            force_terminal=color,
-            force_jupyter=False,
-            no_color=not color,
-            legacy_windows=False,
-            markup=False,
-            emoji=False,
-            highlight=False,
-        )
+        self._console = text_console(self._screen, width=width, color=color)
 
     @property
     def text(self) -> str:
@@ -144,6 +160,18 @@ def _count_line(shown: int, matching: int) -> str:
     return f"{shown:,} of {matching:,} shown{more}"
 
 
+def _reasons(failed: Sequence[Answer]) -> Iterator[Text]:
+    """Why samples ended without a verdict, the most frequent reason first."""
+    yield Text(f"{counted(len(failed), 'response')} ended without a verdict.", style="bold")
+    codes = Counter((each.outcome.value, _code(each.failure)) for each in failed if each.failure is not None)
+    for (outcome, code), count in codes.most_common():
+        yield Text(f"{count:>7,}  {outcome}: {code}")
+
+
+def _code(failure: Failure) -> str:
+    return for_terminal(Untrusted(failure.code))
+
+
 def _heading(answer: Answer, *, epochs: int) -> Text:
     epoch = f" epoch {answer.key.epoch}" if epochs > 1 else ""
     place = f"{for_terminal(answer.category)} / {for_terminal(answer.sub_category)}"
@@ -153,8 +181,9 @@ def _heading(answer: Answer, *, epochs: int) -> Text:
 
 
 def _asked(answer: Answer) -> Iterator[_Field]:
-    digest = "not usable" if answer.image_sha256 is None else f"sha256 {answer.image_sha256[:_SHOWN_DIGITS]}"
-    yield _Field("picture", f"{for_terminal(answer.image_path)}  ({digest})")
+    yield _image(answer)
+    checksum = "(not usable)" if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
+    yield _Field("sha256", checksum)
     if answer.image_description:
         yield _Field("shows", for_terminal(answer.image_description, lines=True))
     if answer.safety_reason:
@@ -162,9 +191,20 @@ def _asked(answer: Answer) -> Iterator[_Field]:
     if isinstance(answer.instruction, NoInstruction):
         yield _Field("instruction", f"(instruction: {answer.instruction.value})", _OURS)
     elif len(answer.instruction) == 0:
-        yield _Field("instruction", "(empty: the picture was sent without a text part)", _OURS)
+        yield _Field("instruction", "(empty: the image was sent without a text part)", _OURS)
     else:
         yield _Field("instruction", for_terminal(answer.instruction, lines=True))
+
+
+def _image(answer: Answer) -> _Field:
+    """Where the image is: on this machine if that is known, as a link where the terminal has them."""
+    if answer.image_file is None:
+        return _Field("image", for_terminal(answer.image_path))
+    path, member = answer.image_file
+    place = for_terminal(Untrusted(str(path)))
+    if member is not None:
+        place += f":{for_terminal(member)}"
+    return _Field("image", place, Style(link=path.as_uri()))
 
 
 def _answered(answer: Answer) -> Iterator[_Field]:
@@ -192,9 +232,8 @@ def _failed(answer: Answer) -> Iterator[_Field]:
     if failure is None:
         return
     status = "no status" if failure.status is None else f"HTTP {failure.status}"
-    code = for_terminal(Untrusted(failure.code))
-    attempts = f"{failure.attempts} attempt{'' if failure.attempts == 1 else 's'}"
-    yield _Field("failure", f"{failure.stage}: {code}, {status}, {attempts}", "yellow")
+    attempts = counted(failure.attempts, "attempt")
+    yield _Field("failure", f"{failure.stage}: {_code(failure)}, {status}, {attempts}", Style(color="yellow"))
     yield _Field("message", for_terminal(failure.message, lines=True))
     if failure.text is not None:
         yield _Field("came back", for_terminal(failure.text, lines=True))

@@ -11,9 +11,9 @@ from vlsb.analysis.summary import Summary
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_markdown
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
-from vlsb.reports.notes import Remark, badges, costs, ledger, remarks
+from vlsb.reports.notes import Remark, badges, costs, outcome_counts, remarks
 
-_UNITS = "Rates are percent of the judged samples (n), with 95 % intervals clustered by picture."
+_UNITS = "Rates are percent of the judged samples (n), with 95 % intervals clustered by image."
 
 
 def to_markdown(summaries: Sequence[Summary]) -> str:
@@ -42,11 +42,12 @@ def _runs_table(summaries: Sequence[Summary]) -> str:
 def _details(summary: Summary, *, heading: bool) -> list[str]:
     categories = ((for_markdown(name), *rate_figures(of)) for name, of in summary.by_category.items())
     title = f"### {for_markdown(summary.run)}, judge {_judge(summary)}"
-    lines = [f"`{outcome}`: {count:,} ({why})" for outcome, count, why in ledger(summary.rates)]
+    lines = [f"`{outcome}`: {count:,} ({why})" for outcome, count, why in outcome_counts(summary)]
     lines += [_sentence(each) for each in remarks(summary, encode=for_markdown)]
     lines += [f"Deviation from the paper's protocol: {for_markdown(each)}" for each in summary.deviations]
     lines += [f"{kind}: {amount}" for kind, amount in costs(summary)]
-    return [*([title] if heading else []), _table(("category",), categories), _list(lines)]
+    table = [_table(("category",), categories)] if summary.rates.judged else []
+    return [*([title] if heading else []), *table, _list(lines)]
 
 
 def _sentence(remark: Remark) -> str:

@@ -1,4 +1,4 @@
-"""What is said beside and under a table: badges, the ledger in words, what limits the numbers.
+"""What is said beside and under a table: badges, the outcomes in words, what limits the numbers.
 
 The wording is the same in every format; the encoder of the format comes in as an argument, so that a
 stranger's text is encoded before it joins ours.
@@ -28,12 +28,12 @@ EXPLANATIONS: Mapping[Outcome, str] = MappingProxyType(
         Outcome.UNSAFE: "judged unsafe",
         Outcome.TARGET_EMPTY: "the target answered nothing",
         Outcome.TARGET_BLOCKED: "a filter at the target's provider left no answer",
-        Outcome.TARGET_ERROR: "the target could not be asked",
+        Outcome.TARGET_ERROR: "the request to the target failed",
         Outcome.JUDGE_REFUSED: "the judge would not label it",
         Outcome.JUDGE_BLOCKED: "a filter at the judge's provider left no verdict",
         Outcome.JUDGE_TRUNCATED: "the verdict was cut at the token limit",
         Outcome.JUDGE_INVALID: "the judge gave no usable label, asked twice",
-        Outcome.JUDGE_ERROR: "the judge could not be asked",
+        Outcome.JUDGE_ERROR: "the request to the judge failed",
         Outcome.NOT_JUDGED: "answered, and not judged yet",
         Outcome.NOT_ATTEMPTED: "not started yet",
     }
@@ -47,7 +47,7 @@ class Remark(NamedTuple):
     is_warning: bool = False
 
 
-class LedgerLine(NamedTuple):
+class OutcomeCount(NamedTuple):
     """One outcome that occurred."""
 
     outcome: Outcome
@@ -74,19 +74,23 @@ def badges(summary: Summary) -> tuple[str, ...]:
     return ("SIMULATED", scope) if summary.simulated else (scope,)
 
 
-def ledger(rates: Rates) -> tuple[LedgerLine, ...]:
-    """Return where the samples ended, unless every one has its label. The counts sum to the selection."""
-    if rates.missing == 0:
+def outcome_counts(summary: Summary) -> tuple[OutcomeCount, ...]:
+    """Return where the samples ended, unless every one has its label, or its response where nobody judges.
+
+    The counts sum to the selection.
+    """
+    rates = summary.rates
+    if rates.missing == (rates.outcomes[Outcome.NOT_JUDGED] if summary.judge is None else 0):
         return ()
     occurred = ((outcome, count) for outcome, count in rates.outcomes.items() if count)
-    return tuple(LedgerLine(outcome, count, EXPLANATIONS[outcome]) for outcome, count in occurred)
+    return tuple(OutcomeCount(outcome, count, EXPLANATIONS[outcome]) for outcome, count in occurred)
 
 
 def remarks(summary: Summary, *, encode: Encode) -> tuple[Remark, ...]:
     """Return everything that qualifies the numbers, the weightiest first."""
     rates = summary.rates
     return (
-        *_gaps(rates),
+        *_gaps(summary),
         *_declined_by_judge(rates),
         *_several_models("target", summary.target_models, encode=encode),
         *_several_models("judge", summary.judge_models, encode=encode),
@@ -98,17 +102,23 @@ def remarks(summary: Summary, *, encode: Encode) -> tuple[Remark, ...]:
 
 
 def costs(summary: Summary) -> tuple[Cost, ...]:
-    """Return the time a run took and what each lane used."""
-    lanes = [Cost("target", _usage(summary.target_usage))]
+    """Return the time a run took and what target and judge used."""
+    used = [Cost("target", _usage(summary.target_usage))]
     if summary.judge is not None:
-        lanes.append(Cost("judge", _usage(summary.judge_usage)))
-    return (Cost("time", duration(summary.duration_s)), *lanes)
+        used.append(Cost("judge", _usage(summary.judge_usage)))
+    return (Cost("time", duration(summary.duration_s)), *used)
 
 
-def _gaps(rates: Rates) -> Iterator[Remark]:
+def _gaps(summary: Summary) -> Iterator[Remark]:
+    rates = summary.rates
     if rates.selected == 0:
         yield Remark("No samples were selected.", is_warning=True)
     if rates.missing == 0:
+        return
+    if summary.judge is None:
+        yield Remark(
+            f"{_answered(rates):,} of {counted(rates.selected, _unit(summary))} answered, none judged."
+        )
         return
     if rates.judged == 0:
         yield Remark("Nothing was judged, so there are no rates.", is_warning=True)
@@ -140,10 +150,10 @@ def _declined_by_judge(rates: Rates) -> Iterator[Remark]:
         )
 
 
-def _several_models(lane: str, models: Mapping[Untrusted, int], *, encode: Encode) -> Iterator[Remark]:
+def _several_models(who: str, models: Mapping[Untrusted, int], *, encode: Encode) -> Iterator[Remark]:
     if len(models) > 1:
         names = ", ".join(f"{encode(name)} ({models[name]:,})" for name in sorted(models))
-        yield Remark(f"The {lane} answered as {len(models)} different models: {names}.", is_warning=True)
+        yield Remark(f"The {who} answered as {len(models)} different models: {names}.", is_warning=True)
 
 
 def _cut(summary: Summary) -> Iterator[Remark]:
@@ -153,6 +163,10 @@ def _cut(summary: Summary) -> Iterator[Remark]:
     share = f" ({100 * summary.cut_responses / answered:.1f} %)" if answered else ""
     was = "was" if summary.cut_responses == 1 else "were"
     yield Remark(f"{counted(summary.cut_responses, 'response')}{share} {was} cut at the token limit.")
+
+
+def _unit(summary: Summary) -> str:
+    return "sample" if summary.epochs == 1 else "response"
 
 
 def _answered(rates: Rates) -> int:

@@ -14,6 +14,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import Label, Response, Verdict
 from vlsb.reports.answers import Answer, NoInstruction
 from vlsb.reports.encode import for_json
+from vlsb.reports.figures import counted
 
 SCHEMA = 1
 """Of the `vlsb` object. `stats` and `logs` are the authors'."""
@@ -27,7 +28,7 @@ _LABELS = {
 
 
 def to_official(summary: Summary, answers: Sequence[Answer], *, data_root: Path | None) -> str:
-    """Return one JSON object. `data_root` goes before the pictures' paths, as in the authors' logs."""
+    """Return one JSON object. `data_root` goes before the images' paths, as in the authors' logs."""
     logged = [(each, each.response, each.verdict) for each in answers]
     labelled = [(a, r, v) for a, r, v in logged if r is not None and v is not None]
     document = {
@@ -38,6 +39,16 @@ def to_official(summary: Summary, answers: Sequence[Answer], *, data_root: Path 
     text = json.dumps(document, allow_nan=False, indent=1)
     # The one control character that JSON lets through.
     return text.replace("\x7f", "\\u007f") + "\n"
+
+
+def missing_questions(answers: Sequence[Answer]) -> str | None:
+    """What to do about logs without a question, None if each has one."""
+    missing = sum(
+        each.verdict is not None and isinstance(each.instruction, NoInstruction) for each in answers
+    )
+    if missing == 0:
+        return None
+    return f"question is null in {counted(missing, 'log')}: pass --data-root with the data set of the run."
 
 
 def _percent(rate: float | None) -> float | None:
@@ -93,8 +104,7 @@ def _notes(summary: Summary, logged: Sequence[Answer]) -> Iterator[str]:
     yield "id is the sample's place in the selection, from 0; instruction_ids and log_epochs follow logs."
     if summary.epochs > 1:
         yield f"logs hold up to {summary.epochs} responses a sample, with the same id."
-    without = sum(isinstance(answer.instruction, NoInstruction) for answer in logged)
-    if without:
-        yield f"question is null in {without} logs: pass --data-root with the data set of the run."
+    if missing := missing_questions(logged):
+        yield missing
     if summary.simulated:
         yield "SIMULATED: the numbers mean nothing."

@@ -1,13 +1,14 @@
-"""The tables on a terminal: calm, aligned, readable at 80 columns.
+"""The tables on a terminal: calm, aligned, whole from 60 columns on and readable at 40.
 
-Names fold and numbers never do. Everything is a rich `Text`, because a string would be read as markup.
+Names fold and numbers never do: where there is little room, headings get shorter, then columns that follow
+from others go. Everything is a rich `Text`, because a string would be read as markup.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from rich import box
 from rich.cells import cell_len
@@ -22,30 +23,62 @@ from vlsb.records import JUDGED, Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, percent, rate_figures
-from vlsb.reports.notes import LedgerLine, Remark, badges, costs, ledger, remarks
+from vlsb.reports.notes import OutcomeCount, Remark, badges, costs, outcome_counts, remarks
 
-MIN_WIDTH = 80
+MIN_WIDTH = 40
 """Narrower terminals wrap our lines; a table made narrower would lose digits."""
 
 WIDE = 110
 """From here on target and judge have columns of their own."""
 
+NARROW = 60
+"""Below, outcomes stand without their explanations."""
+
+
+class _Layout(NamedTuple):
+    """Which of the rate columns are shown, and the least that the names beside them get.
+
+    Without `has_selected` n is the judged samples alone: their share stands in the next column.
+    """
+
+    columns: tuple[int, ...]
+    headings: tuple[str, ...]
+    name_width: int
+    has_selected: bool = True
+
+
+_SHORT_HEADINGS = ("n", "cov.", "safe", "95 % CI", "ref.", "warn.", "unsafe")
+_ALL = tuple(range(len(RATE_HEADINGS)))
+# From the widest to the narrowest. Unsafe is what safe leaves of 100, warning what refusal leaves of safe.
+_LAYOUTS = (
+    _Layout(_ALL, RATE_HEADINGS, 12),
+    *(
+        _Layout(_ALL[:last], _SHORT_HEADINGS, 9, has_selected)
+        for last in (7, 6, 5, 4)
+        for has_selected in (True, False)
+    ),
+    _Layout((0, 2, 3), _SHORT_HEADINGS, 9),
+)
+
 _BY_CATEGORY = "safe rate by category"
-_CATEGORY_WIDTH = len(_BY_CATEGORY)
 _COLUMN_WIDTH = 18
+_LEAST_COLUMN_WIDTH = 8
 _NUMBER_WIDTH = 6
 _GAP = 2
 
 
 def text_console(file: TextIO, *, width: int, color: bool) -> Console:
-    """A console that writes text of `width` columns (80 at least) and reads no markup in it."""
+    """A console that writes text of `width` columns (40 at least) and reads no markup in it.
+
+    Colour is also left out where NO_COLOR is set; bold type, faint type and links are no colours.
+    """
     return Console(
         file=file,
         width=max(width, MIN_WIDTH),
         color_system="standard" if color else None,
         force_terminal=color,
         force_jupyter=False,
-        no_color=not color,
+        no_color=None if color else True,
         legacy_windows=False,
         markup=False,
         emoji=False,
@@ -54,7 +87,7 @@ def text_console(file: TextIO, *, width: int, color: bool) -> Console:
 
 
 def render(summaries: Sequence[Summary], *, width: int, color: bool) -> str:
-    """Return the tables as text of at most `width` columns (80 at least), with or without colour."""
+    """Return the tables as text of at most `width` columns (40 at least), with or without colour."""
     screen = io.StringIO()
     console = text_console(screen, width=width, color=color)
     console.print(summary_table(summaries, width=width))
@@ -63,26 +96,30 @@ def render(summaries: Sequence[Summary], *, width: int, color: bool) -> str:
 
 def summary_table(summaries: Sequence[Summary], *, width: int) -> Group:
     """Return the title, a row a run, the categories, and what qualifies the numbers."""
-    ordered = in_order(summaries)
+    ordered, width = in_order(summaries), max(width, MIN_WIDTH)
     if not ordered:
         return Group(Text("No runs."))
-    is_wide = width >= WIDE
-    blocks: list[RenderableType] = [*_title(ordered), Text(), _runs_table(ordered, is_wide=is_wide)]
+    blocks: list[RenderableType] = [*_title(ordered)]
+    if len(ordered) > 1 or ordered[0].rates.judged:
+        blocks += [Text(), *_runs_table(ordered, width=width)]
     if len(ordered) > 1:
-        blocks += [Text(), _categories_by_run(ordered, width=max(width, MIN_WIDTH))]
+        blocks += _categories_by_run([each for each in ordered if each.rates.judged], width=width)
     for summary in ordered:
-        blocks += _details(summary, heading=len(ordered) > 1)
+        blocks += _details(summary, heading=len(ordered) > 1, explains=width >= NARROW)
     return Group(*blocks)
 
 
 def _title(summaries: Sequence[Summary]) -> list[Text]:
     shared = _shared_badges(summaries)
-    lines = [Text("  ").join([Text("VLSBench safety rates", style="bold"), *map(_badge, shared)])]
+    has_rates = any(each.rates.judged for each in summaries)
+    what = "VLSBench safety rates" if has_rates else "VLSBench responses"
+    lines = [Text("  ").join([Text(what, style="bold"), *map(_badge, shared)])]
     if len(summaries) == 1 and summaries[0].target != summaries[0].run:
         lines.append(Text(f"target: {for_terminal(summaries[0].target)}", style="dim", overflow="fold"))
-    if len({each.judge for each in summaries}) == 1:
+    if summaries[0].judge is not None and len({each.judge for each in summaries}) == 1:
         lines.append(Text(f"judge: {_judge(summaries[0])}", style="dim", overflow="fold"))
-    lines.append(Text("percent of judged samples (n); 95 % intervals clustered by picture", style="dim"))
+    if has_rates:
+        lines.append(Text("percent of judged samples (n); 95 % intervals clustered by image", style="dim"))
     return lines
 
 
@@ -94,26 +131,60 @@ def _badge(badge: str) -> Text:
     return Text(badge, style="bold" if badge.startswith("FULL") else "bold yellow")
 
 
-def _runs_table(summaries: Sequence[Summary], *, is_wide: bool) -> Table:
+def _runs_table(summaries: Sequence[Summary], *, width: int) -> list[RenderableType]:
     """A single run's categories are rows of its table: the columns line up under one heading."""
     shared = _shared_badges(summaries)
     has_judges = len({each.judge for each in summaries}) > 1
-    judge_column = ("judge",) if has_judges and is_wide else ()
-    table = _new_table(("run", *judge_column), RATE_HEADINGS, gap=1 if is_wide else 0)
-    for summary in summaries:
-        name = _run_name(
+    has_judge_column = has_judges and width >= WIDE
+    names = [
+        _run_name(
             summary,
             shared=shared,
             names_target=len(summaries) > 1,
-            names_judge=has_judges and not is_wide,
+            names_judge=has_judges and not has_judge_column,
         )
-        judge = [Text(_judge(summary)) for _ in judge_column]
-        table.add_row(name, *judge, *_cells(summary.rates, style="bold"))
-    if len(summaries) == 1 and summaries[0].by_category:
+        for summary in summaries
+    ]
+    categories = summaries[0].by_category if len(summaries) == 1 else {}
+    every = [*(each.rates for each in summaries), *categories.values()]
+    layout = _LAYOUTS[0] if has_judge_column else _fitting([*names, *map(_text, categories)], every, width)
+    table = _new_table(
+        ("run", "judge") if has_judge_column else ("run",),
+        [layout.headings[column] for column in layout.columns],
+        gap=1 if width >= WIDE else 0,
+        least=1 if layout.headings is _SHORT_HEADINGS else _NUMBER_WIDTH,
+    )
+    for summary, name in zip(summaries, names, strict=True):
+        judge = [Text(_judge(summary))] if has_judge_column else []
+        table.add_row(name, *judge, *(Text(each, style="bold") for each in _figures(summary.rates, layout)))
+    if categories:
         table.add_section()
-        for category, of in summaries[0].by_category.items():
-            table.add_row(_text(category), *_cells(of))
-    return table
+        for category, of in categories.items():
+            table.add_row(_text(category), *map(Text, _figures(of, layout)))
+    left_out = [RATE_HEADINGS[column] for column in _ALL if column not in layout.columns]
+    if not left_out:
+        return [table]
+    return [table, Text(), Text(f"not shown at this width: {', '.join(left_out)}", style="dim")]
+
+
+def _fitting(names: Iterable[Text], rates: Sequence[Rates], width: int) -> _Layout:
+    """The widest layout for which these names and figures have room, else the narrowest."""
+    longest_name = max((cell_len(line) for name in names for line in name.plain.split("\n")), default=0)
+    for layout in _LAYOUTS:
+        rows = [[layout.headings[column] for column in layout.columns]]
+        rows += [_figures(each, layout) for each in rates]
+        figures = sum(max(map(len, column)) + 1 for column in zip(*rows, strict=True))
+        if min(layout.name_width, longest_name) + figures <= width:
+            return layout
+    return _LAYOUTS[-1]
+
+
+def _figures(rates: Rates, layout: _Layout) -> list[str]:
+    """One row of a layout."""
+    figures = list(rate_figures(rates))
+    if not layout.has_selected:
+        figures[0] = f"{rates.judged:,}"
+    return [figures[column] for column in layout.columns]
 
 
 def _run_name(summary: Summary, *, shared: Sequence[str], names_target: bool, names_judge: bool) -> Text:
@@ -126,19 +197,24 @@ def _run_name(summary: Summary, *, shared: Sequence[str], names_target: bool, na
     return Text("\n").join(lines)
 
 
-def _categories_by_run(summaries: Sequence[Summary], *, width: int) -> RenderableType:
-    names = sorted({name for each in summaries for name in each.by_category})
+def _categories_by_run(summaries: Sequence[Summary], *, width: int) -> list[RenderableType]:
+    """Tables of as many runs as fit beside each other."""
+    categories = sorted({name for each in summaries for name in each.by_category})
+    name_width = min(len(_BY_CATEGORY), max(16, width // 4))
     columns = [_column_name(each, summaries) for each in summaries]
-    widest = [max((cell_len(line) for line in each.split("\n")), default=0) for each in columns]
-    taken = sum(max(_NUMBER_WIDTH, min(_COLUMN_WIDTH, each)) + _GAP for each in widest)
-    if _CATEGORY_WIDTH + taken > width:
-        return Text("Categories of this many runs do not fit here: see --format json.", style="dim")
-    table = _new_table((_BY_CATEGORY,), columns, gap=_GAP - 1)
-    for name in names:
-        of = (each.by_category.get(name) for each in summaries)
-        rates = (NO_FIGURE if each is None else percent(each.safe_rate) for each in of)
-        table.add_row(_text(name), *(Text(each) for each in rates))
-    return table
+    widest = max((cell_len(line) for each in columns for line in each.split("\n")), default=0)
+    column_width = max(_LEAST_COLUMN_WIDTH, min(_COLUMN_WIDTH, widest, (width - name_width) // 2 - _GAP))
+    at_once = max(1, (width - name_width) // (column_width + _GAP))
+    blocks: list[RenderableType] = []
+    for first in range(0, len(summaries), at_once):
+        shown = slice(first, first + at_once)
+        table = _new_table((_BY_CATEGORY,), columns[shown], gap=_GAP - 1, most=column_width)
+        for name in categories:
+            of = (each.by_category.get(name) for each in summaries[shown])
+            rates = (NO_FIGURE if each is None else percent(each.safe_rate) for each in of)
+            table.add_row(_text(name), *(Text(each) for each in rates))
+        blocks += [Text(), table]
+    return blocks
 
 
 def _column_name(summary: Summary, summaries: Sequence[Summary]) -> str:
@@ -147,12 +223,12 @@ def _column_name(summary: Summary, summaries: Sequence[Summary]) -> str:
     return f"{for_terminal(summary.run)}{judge}"
 
 
-def _details(summary: Summary, *, heading: bool) -> list[RenderableType]:
+def _details(summary: Summary, *, heading: bool, explains: bool) -> list[RenderableType]:
     blocks: list[RenderableType] = []
     if heading:
         blocks += [Text(), Text(f"{for_terminal(summary.run)}, judge {_judge(summary)}", style="bold")]
-    if lines := ledger(summary.rates):
-        blocks += [Text(), Padding(_ledger_table(lines), (0, 0, 0, 2))]
+    if lines := outcome_counts(summary):
+        blocks += [Text(), Padding(_outcomes_table(lines, explains=explains), (0, 0, 0, 2))]
     if found := remarks(summary, encode=for_terminal):
         blocks += [Text(), *(_remark(each) for each in found)]
     if summary.deviations:
@@ -161,14 +237,14 @@ def _details(summary: Summary, *, heading: bool) -> list[RenderableType]:
     return [*blocks, Text(), _costs_table(summary)]
 
 
-def _ledger_table(lines: Iterable[LedgerLine]) -> Table:
+def _outcomes_table(lines: Iterable[OutcomeCount], *, explains: bool) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
-    table.add_column(overflow="fold")
     for outcome, count, explanation in lines:
         style = "" if outcome in JUDGED else "yellow"
-        table.add_row(Text(outcome.value, style=style), Text(f"{count:,}"), Text(explanation, style="dim"))
+        explained = [Text(explanation, style="dim", overflow="fold")] if explains else []
+        table.add_row(Text(outcome.value, style=style), Text(f"{count:,}"), *explained)
     return table
 
 
@@ -192,7 +268,14 @@ def _item(mark: str, text: Text) -> Table:
     return table
 
 
-def _new_table(names: Sequence[str], numbers: Sequence[str], *, gap: int) -> Table:
+def _new_table(
+    names: Sequence[str],
+    numbers: Sequence[str],
+    *,
+    gap: int,
+    least: int = _NUMBER_WIDTH,
+    most: int = _COLUMN_WIDTH,
+) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim"
     )
@@ -201,14 +284,8 @@ def _new_table(names: Sequence[str], numbers: Sequence[str], *, gap: int) -> Tab
     for number in numbers:
         # no_wrap keeps rich from taking width from numbers; the heading alone may fold.
         heading = Text(number, overflow="fold", no_wrap=False)
-        table.add_column(
-            heading, justify="right", no_wrap=True, min_width=_NUMBER_WIDTH, max_width=_COLUMN_WIDTH
-        )
+        table.add_column(heading, justify="right", no_wrap=True, min_width=least, max_width=most)
     return table
-
-
-def _cells(rates: Rates, *, style: str = "") -> list[Text]:
-    return [Text(each, style=style) for each in rate_figures(rates)]
 
 
 def _judge(summary: Summary) -> str:

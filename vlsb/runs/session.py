@@ -23,6 +23,7 @@ from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
+from vlsb.runs.data_root import remember_data_root
 from vlsb.runs.lanes import Host, LaneSetup, open_lanes, real_time
 from vlsb.runs.limiting import Limit, find_limit
 from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, require_same_data, sample_row
@@ -250,6 +251,8 @@ async def run_session(
         store = await _opened(prepared)
         works: list[Work] = []
         try:
+            if plan.data_root is not None:
+                remember_data_root(plan.directory, plan.data_root)
             _announce(store, listeners.say)
             works = _works(prepared, store)
             store.start(conductor.stop)
