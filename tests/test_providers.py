@@ -115,6 +115,27 @@ def test_a_local_family_says_that_its_server_must_be_started(model):
     assert "--judge-base-url" in caught.value.message
 
 
+# Addresses that are not ASCII.
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("https://b\u00fccher.example/v1", "https://xn--bcher-kva.example/v1"),
+        ("https://\u4f8b\u3048.jp:8443/v1/", "https://xn--r8jz45g.jp:8443/v1"),
+        ("https://api.example.com/mod\u00e8le/v1", "https://api.example.com/mod%C3%A8le/v1"),
+    ],
+)
+def test_an_address_that_is_not_ascii_is_written_as_it_is_sent(text, sent):
+    assert parse(text) == sent
+
+
+@pytest.mark.parametrize("text", ["https://\u2603.example/v1", "https://\uff11\uff12\uff17.0.0.1/v1"])
+def test_a_host_that_no_name_service_takes_is_a_clear_error(text):
+    with pytest.raises(ConfigError, match="not a URL"):
+        parse(text)
+
+
 # Which key goes where.
 
 

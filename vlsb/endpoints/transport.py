@@ -273,9 +273,12 @@ class _Connection(asyncio.Protocol):
         watch.register(self._descriptor, select.POLLIN)
         return bool(watch.poll(0))
 
-    def may_be_first(self) -> bool:
-        """Whether the peer waits to be asked. What TLS has to read at first may be its tickets."""
-        return self.is_reusable and (self._is_tls or not self.has_unread())
+    def require_silence(self) -> None:
+        """Raise ReadError if a fresh connection's peer did not wait to be asked, or is gone."""
+        # What TLS has to read at first may be its tickets.
+        if not self.is_reusable or (not self._is_tls and self.has_unread()):
+            self.abort()
+            raise httpx.ReadError("the server spoke or closed before it was asked")
 
     async def exchange(self, head: bytes, size: int, body: AsyncIterator[bytes], marks: Marks) -> Reply:
         """Send a request and read its reply, which may come before all of it is sent."""
@@ -296,6 +299,8 @@ class _Connection(asyncio.Protocol):
 
     async def _send(self, head: bytes, body: AsyncIterator[bytes]) -> None:
         async for piece in body:
+            if not self._is_asked:
+                return
             self._unsent -= len(piece)
             if len(piece) <= _SMALL_BYTES:
                 self._transport.write(head + piece)
@@ -306,9 +311,7 @@ class _Connection(asyncio.Protocol):
             head = b""
             del piece
             await self._room_to_write()
-            if not self._is_asked:
-                return
-        if self._unsent:
+        if self._unsent and self._is_asked:
             raise httpx.LocalProtocolError("the request's body is not as long as it says")
 
     async def _write_large(self, piece: bytes) -> None:
@@ -382,7 +385,10 @@ class Wire(httpx.AsyncBaseTransport):
         """Send one request and read the whole reply; raises a RequestError."""
         assert isinstance(request.stream, httpx.AsyncByteStream)
         marks: Marks = request.extensions.get("marks") or Marks()
-        connection = self._kept() or await self._opened(request.url)
+        connection = self._kept()
+        if connection is None:
+            connection = await self._opened(request.url)
+            connection.require_silence()
         try:
             size = int(request.headers.get("content-length", "0"))
             reply = await connection.exchange(_head(request), size, aiter(request.stream), marks)
@@ -418,9 +424,6 @@ class Wire(httpx.AsyncBaseTransport):
         except (OSError, UnicodeError) as error:
             # A name that no resolver takes is a UnicodeError.
             raise httpx.ConnectError(str(error) or type(error).__name__) from error
-        if not connection.may_be_first():
-            connection.abort()
-            raise httpx.ReadError("the server spoke or closed before it was asked")
         return connection
 
     async def aclose(self) -> None:
