@@ -34,7 +34,7 @@ FAKE_ENGINE_LEDGER     folder in which the counts of KILLS, DIE_AFTER and BUSY s
                        it each process counts for itself
 FAKE_ENGINE_ANSWER     text of every answer
 FAKE_ENGINE_MODELS     comma-separated ids that /v1/models lists instead of its own (somebody else's server)
-FAKE_ENGINE_TOKEN_IDS  JSON list that /tokenize reports (default: one id a word and 16 for a picture)
+FAKE_ENGINE_PROMPT_IDS JSON list that /tokenize reports (default: one id a word and 16 for a picture)
 FAKE_ENGINE_VERSION    what /version, --version and the log say (default 0.32.0)
 FAKE_ENGINE_NO_DOWNLOAD any text: nothing is downloaded into HF_HUB_CACHE (else: weights that are a hub id)
 FAKE_ENGINE_DELAY_S    seconds a chat takes (default 0)
@@ -362,7 +362,7 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def _tokenize(self, request: dict[str, Any]) -> None:
-        ids = json.loads(_wish("TOKEN_IDS", "null")) or list(range(1, 1 + _prompt_tokens(request)))
+        ids = json.loads(_wish("PROMPT_IDS", "null")) or list(range(1, 1 + _prompt_tokens(request)))
         answer = {"count": len(ids), "max_model_len": self.server.max_model_len, "tokens": ids}
         self._json(200, answer | {"token_strs": None})
 

@@ -247,7 +247,7 @@ KNOWN = {
     "an environment with a library of another build": (
         "OSError: Could not load this library: /engine/_torchaudio.abi3.so\n",
         "broken_engine",
-        "vlsb engine install",
+        "its environment is incomplete",
     ),
 }
 

@@ -27,7 +27,7 @@ from tests.conftest import wait_until
 from vlsb.cli.convert import convert_app
 from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
 from vlsb.serving import llava_build
-from vlsb.serving.convert import ConversionProgress, convert_llava, converted
+from vlsb.serving.convert import ConversionProgress, convert_llava, converted, read_manifest
 from vlsb.serving.engines import Engine
 from vlsb.serving.hub import wanted_files
 from vlsb.serving.llava_layout import plan_layout, plan_vocabulary
@@ -570,14 +570,14 @@ def finish(name, tensor):
     (out / (name + ".record.json")).write_text(json.dumps({{tensor: entry}}))
 
 print("a library's own line")
-say(stage="converting", file="1.safetensors", done_bytes=0, total_bytes=8)
-if not (out / "1.safetensors").exists():
-    finish("1.safetensors", "a")
+say(stage="converting", file="model-00001-of-00002.safetensors", done_bytes=0, total_bytes=8)
+if not (out / "model-00001-of-00002.safetensors").exists():
+    finish("model-00001-of-00002.safetensors", "a")
 {then}
 """
 WHOLE = """
-finish("2.safetensors", "b")
-say(done=["1.safetensors", "2.safetensors"])
+finish("model-00002-of-00002.safetensors", "b")
+say(done=["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
 """
 
 
@@ -602,12 +602,15 @@ def test_the_folder_appears_whole_with_an_index_and_a_manifest(tmp_path: Path) -
 
     out = tmp_path / "new" / "out"
     assert count == 2
-    assert heard == [ConversionProgress("converting", "1.safetensors", 0, 8)]
+    assert heard == [ConversionProgress("converting", "model-00001-of-00002.safetensors", 0, 8)]
     index = json.loads((out / "model.safetensors.index.json").read_text())
-    assert index["weight_map"] == {"a": "1.safetensors", "b": "2.safetensors"}
+    assert index["weight_map"] == {
+        "a": "model-00001-of-00002.safetensors",
+        "b": "model-00002-of-00002.safetensors",
+    }
     manifest = json.loads((out / "conversion.json").read_text())
     assert manifest["tensors"]["b"] == {
-        "file": "2.safetensors", "dtype": "float16", "shape": [1], "sha256": "00"
+        "file": "model-00002-of-00002.safetensors", "dtype": "float16", "shape": [1], "sha256": "00"
     }  # fmt: skip
     assert manifest["rows"] == {"original": 300, "served": 320}
     assert list(out.glob("*.record.json")) == []
@@ -648,7 +651,7 @@ def test_a_conversion_that_fails_leaves_no_folder_and_goes_on_later(
     with pytest.raises(error, match=said):
         convert(source, tmp_path / "out", stand_in(tmp_path, then))
 
-    first = tmp_path / "out.partial" / "1.safetensors"
+    first = tmp_path / "out.partial" / "model-00001-of-00002.safetensors"
     written = first.stat().st_mtime_ns
     assert not (tmp_path / "out").exists()
     convert(source, tmp_path / "out", stand_in(tmp_path))
@@ -669,12 +672,14 @@ def test_what_was_begun_from_other_weights_is_not_gone_on_with(tmp_path: Path) -
     source = write_source(tmp_path / "source")
     with pytest.raises(ServerError):
         convert(source, tmp_path / "out", stand_in(tmp_path, "sys.exit(1)"))
-    (tmp_path / "out.partial" / "1.safetensors").write_bytes(b"of the other weights")
+    (tmp_path / "out.partial" / "model-00001-of-00002.safetensors").write_bytes(b"of the other weights")
     (source / PART).write_bytes(b"other weights")
 
     convert(source, tmp_path / "out", stand_in(tmp_path))
 
-    assert (tmp_path / "out" / "1.safetensors").read_bytes() == b"tensors of 1.safetensors"
+    assert (
+        tmp_path / "out" / "model-00001-of-00002.safetensors"
+    ).read_bytes() == b"tensors of model-00001-of-00002.safetensors"
 
 
 def test_the_same_conversion_is_not_done_twice_and_another_is_refused(tmp_path: Path) -> None:
@@ -720,6 +725,105 @@ def test_a_second_process_does_not_build_in_the_same_folder(tmp_path: Path) -> N
             convert(source, tmp_path / "out", stand_in(tmp_path))
     finally:
         os.close(held)
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder; None for what is no file."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.mark.parametrize("kind", ["a file in it", "a folder in it", "a mark and more", "a link", "a file"])
+def test_a_strangers_partial_folder_is_refused_and_nothing_of_it_is_touched(
+    kind: str, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "source")
+    partial, theirs = tmp_path / "out.partial", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    if kind == "a link":
+        partial.symlink_to(theirs)
+    elif kind == "a file":
+        partial.write_text("a download that is under way")
+    else:
+        partial.mkdir()
+        theirs.rename(partial / "photos")
+        if kind != "a folder in it":
+            (partial / "photos" / "thesis.tex").rename(partial / "thesis.tex")
+            (partial / "photos").rmdir()
+        if kind == "a mark and more":
+            (partial / ".conversion-source").write_text("0" * 64)
+    engine = stand_in(source)
+    before = tree(tmp_path)
+
+    with pytest.raises(ConfigError, match="no conversion made what is there"):
+        convert(source, tmp_path / "out", engine)
+
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a file", "a link to nothing", "a link"])
+def test_a_destination_that_exists_is_refused_and_left_as_it_is(kind: str, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    destination = tmp_path / "out"
+    if kind == "a folder":
+        destination.mkdir()
+    elif kind == "a file":
+        destination.write_text("words")
+    else:
+        destination.symlink_to(source if kind == "a link" else tmp_path / "nowhere")
+    engine = stand_in(source)
+    before = tree(tmp_path)
+
+    with pytest.raises(ConfigError, match="exists and is not this conversion"):
+        convert(source, destination, engine)
+
+    assert tree(tmp_path) == before
+
+
+def test_a_destination_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    engine = stand_in(tmp_path, f"Path({str(tmp_path / 'out')!r}).mkdir()\n{WHOLE}")
+
+    with pytest.raises(ConfigError, match="has appeared meanwhile"):
+        convert(source, tmp_path / "out", engine)
+
+    assert list((tmp_path / "out").iterdir()) == []
+    assert (tmp_path / "out.partial").is_dir()
+
+
+def test_a_conversion_that_was_killed_at_any_point_is_known_as_ours(tmp_path: Path) -> None:
+    """With every file but the folder's name, with half a file, with a mark that was not written yet."""
+    source = write_source(tmp_path / "source")
+    partial = tmp_path / "out.partial"
+    convert(source, partial, stand_in(tmp_path))
+    first = "model-00001-of-00002"
+    for half in (f"{first}.unfinished.safetensors", f"{first}.safetensors.record.json.unfinished"):
+        (partial / half).write_bytes(b"half")
+    # Its record went into the manifest.
+    (partial / f"{first}.safetensors").unlink()
+
+    assert convert(source, tmp_path / "out", stand_in(tmp_path)) == 2
+
+    (tmp_path / "out").rename(partial)
+    (partial / f"{first}.safetensors").unlink()
+    (partial / ".conversion-source").write_bytes(b"")
+    assert convert(source, tmp_path / "out", stand_in(tmp_path)) == 2
+
+
+def test_of_two_conversions_at_once_one_builds_and_the_other_is_told(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    engine = stand_in(tmp_path)
+    given: dict[str, Any] = {"environment": os.environ, "hear": lambda _: None}
+
+    async def both() -> list[int | BaseException]:
+        tasks = [convert_llava(str(source), tmp_path / "out", engine, **given) for _ in range(2)]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    ended = asyncio.run(both())
+
+    assert sorted(type(each).__name__ for each in ended) == ["ServerError", "int"]
+    assert read_manifest(tmp_path / "out")["tensors"].keys() == {"a", "b"}
 
 
 def test_a_disk_without_room_is_noticed_before_any_work(

@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import psutil
 import pytest
 
 from tests import canary
@@ -36,7 +35,7 @@ from vlsb.serving.engines import MARKER, engine_prefix, requirements
 from vlsb.serving.families import CURRENT, FAMILIES, GIB, MLLAMA
 from vlsb.serving.machine import Gpu, GpuListing
 from vlsb.serving.places import Places
-from vlsb.serving.state import ServerRecord, write_record
+from vlsb.serving.state import ServerRecord, process_began_at, write_record
 
 ENGINES = {pin.name: EngineFacts(pin, pin.gpu_version, cuda="12.8") for pin in (CURRENT, MLLAMA)}
 NO_ENGINES = {pin.name: EngineFacts(pin) for pin in (CURRENT, MLLAMA)}
@@ -577,7 +576,8 @@ def test_a_data_root_is_told_by_its_samples(
 def state_with_a_server(home: Path) -> Places:
     """The state folder of a user one of whose servers (this very process) runs; its key is no canary."""
     places = Places.of({"HOME": str(home)})
-    began_at = psutil.Process().create_time()
+    began_at = process_began_at(os.getpid())
+    assert began_at is not None
     write_record(
         places,
         ServerRecord(

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.checkpoints import checkpoint
 from tests.conftest import Vlsb, wait_until
 from tests.engine_wheels import WheelIndex, pip_settings, write_current_engine, write_environment
 from vlsb.endpoints.secrets import Secret
@@ -274,38 +275,41 @@ def test_a_server_that_does_not_run_cannot_be_stopped(vlsb: Vlsb) -> None:
 
 OFFER = """
 import os, sys
-from dataclasses import replace
 from vlsb.cli.installs import ready_engine
 from vlsb.cli.screen import Screen
 from vlsb.errors import VlsbError
-from vlsb.serving.families import FAMILIES
+from vlsb.serving import preflight
+from vlsb.serving.catalog import load_catalog
 from vlsb.serving.places import Places
+from vlsb.serving.plans import Wishes
 
-family = FAMILIES["mllama"]
-family = replace(family, engine=replace(family.engine, cpu_disk_bytes=10**18))
+preflight.free_disk_bytes = lambda path: 1
 try:
     ready_engine(
-        family, "auto", Places.of(os.environ), {"PATH": ""},
-        has_gpu=False, yes="--yes" in sys.argv, display="plain", screen=Screen(),
+        load_catalog(None)["mllama"], Wishes(weights=sys.argv[1]), Places.of(os.environ), {"PATH": ""},
+        yes="--yes" in sys.argv, display="plain", screen=Screen(),
     )
 except VlsbError as error:
     print(type(error).__name__, error.message)
 """
 MISSING = "EngineMissingError mllama: no engine here. Install it with: vlsb engine install mllama"
-BEGUN = "ServerError vllm-mllama-0.9.2-cpu: an install takes up to"
+BEGUN = "StoreError mllama: the engine need"
 
 
 def offered(folder: Path, *arguments: str, typed: bytes | None = None) -> str:
-    """What is printed where an engine is missing and its install ends at its first look at the disk.
+    """What is printed where an engine is missing, and the disk is too small for one.
 
     `typed` is typed on a terminal; without it there is none.
     """
+    weights = folder / "weights"
+    if not weights.exists():
+        checkpoint(weights, "mllama")
     ours, theirs = os.openpty()
     with os.fdopen(ours, "wb", buffering=0) as keyboard, os.fdopen(theirs, "rb", buffering=0) as terminal:
         if typed is not None:
             keyboard.write(typed)
         ended = subprocess.run(
-            [sys.executable, "-c", OFFER, *arguments],
+            [sys.executable, "-c", OFFER, str(weights), *arguments],
             stdin=subprocess.DEVNULL if typed is None else terminal,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if typed is None else terminal,

@@ -71,11 +71,14 @@ def test_a_driver_that_does_not_answer_its_tool_is_a_problem_in_the_tools_words(
     found = list_gpus(environment)
 
     assert found.gpus == ()
-    assert found.problem == f"nvidia-smi ended with 18: {said}"
+    assert found.problem == f"nvidia-smi ended with exit code 18: {said} NVML library version: 550.54"
 
 
 def test_a_tool_that_fails_in_silence_is_a_problem(tmp_path: Path) -> None:
-    assert list_gpus(fake_smi(tmp_path, "exit 9")).problem == "nvidia-smi ended with 9: it said nothing"
+    assert (
+        list_gpus(fake_smi(tmp_path, "exit 9")).problem
+        == "nvidia-smi ended with exit code 9: it said nothing"
+    )
 
 
 def test_a_tool_that_cannot_be_run_is_a_problem(tmp_path: Path) -> None:

@@ -536,7 +536,7 @@ def test_an_engine_that_does_not_start_is_told_with_its_cause(bench: Bench) -> N
 
 
 def test_an_engine_that_reads_another_prompt_is_not_served(bench: Bench) -> None:
-    finished = bench.run(TOKEN_IDS="[1, 2, 3]")
+    finished = bench.run(PROMPT_IDS="[1, 2, 3]")
 
     assert finished.rc == 7
     assert "another prompt" in finished.stderr

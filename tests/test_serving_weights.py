@@ -155,6 +155,7 @@ class Hub:
     refusal: tuple[int, str] | None = None
     is_gated: bool = False
     asked: list[str] = field(default_factory=list)
+    address: str = ""
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -247,19 +247,14 @@ def _engine(engine: EngineFacts, listing: GpuListing) -> Finding:
 
 
 def _unfit(engine: EngineFacts, listing: GpuListing) -> str | None:
-    """Why the engine is not for this machine. A driver runs what is built for its own major CUDA version."""
+    """Why the engine is not for this machine."""
     if engine.is_cpu and listing.gpus:
         return "it does not use the GPU"
     if not engine.is_cpu and not listing.gpus:
         return "it needs a GPU"
-    if engine.cuda and listing.cuda and _major(engine.cuda) > _major(listing.cuda):
+    if engine.cuda and not listing.runs_cuda(engine.cuda):
         return f"the driver runs CUDA up to {listing.cuda}: update the driver"
     return None
-
-
-def _major(version: str) -> int:
-    head = version.split(".")[0]
-    return int(head) if head.isdecimal() else 0
 
 
 def _family(family: Family, facts: Facts) -> Finding:

@@ -31,7 +31,7 @@ ServerNames = Annotated[
 def list_command() -> int:
     """Say which engine each family needs, whether it is ready, and which servers run."""
     from vlsb.cli.engine_text import engines_text, servers_text
-    from vlsb.serving.machine import gpus
+    from vlsb.serving.machine import list_gpus
     from vlsb.serving.places import Places
     from vlsb.serving.state import read_records
 
@@ -39,7 +39,10 @@ def list_command() -> int:
     try:
         places = Places.of(os.environ)
         servers = read_records(places, say=screen.notice)
-        screen.result(engines_text(places, os.environ, has_gpu=bool(gpus(os.environ))))
+        listing = list_gpus(os.environ)
+        if listing.problem is not None:
+            screen.notice(f"Warning: {listing.problem}. Engines for the CPU are listed.")
+        screen.result(engines_text(places, os.environ, has_gpu=bool(listing.gpus)))
         screen.result(servers_text(servers))
     except VlsbError as error:
         screen.error(error)
@@ -48,21 +51,22 @@ def list_command() -> int:
 
 
 @engine_app.command("install")
-def install_command(family: FamilyName, display: opt.Display = None) -> int:
+def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: opt.Display = None) -> int:
     """Build the engine that a family needs, in an environment of its own. Does nothing if it is there."""
     from vlsb.cli.installs import install_with_progress
-    from vlsb.serving.machine import gpus
+    from vlsb.serving.engines import discard_engine
+    from vlsb.serving.machine import list_gpus
     from vlsb.serving.places import Places
+    from vlsb.serving.preflight import check_driver
 
     screen = Screen(quiet=display == "none")
     try:
+        pin, places, listing = known_family(family).engine, Places.of(os.environ), list_gpus(os.environ)
+        check_driver(pin, None, listing.checked())
+        if rebuild:
+            discard_engine(pin, places, has_gpu=bool(listing.gpus))
         engine = install_with_progress(
-            known_family(family).engine,
-            Places.of(os.environ),
-            os.environ,
-            has_gpu=bool(gpus(os.environ)),
-            display=display,
-            screen=screen,
+            pin, places, os.environ, has_gpu=bool(listing.gpus), display=display, screen=screen
         )
     except VlsbError as error:
         screen.error(error)

@@ -13,10 +13,14 @@ from vlsb.cli.screen import Screen
 from vlsb.errors import EngineMissingError, InterruptedRunError
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
+from vlsb.serving.catalog import LocalModel
 from vlsb.serving.engines import Engine, find_engine, install_command, install_engine
 from vlsb.serving.environments import InstallStep
-from vlsb.serving.families import EnginePin, Family
+from vlsb.serving.families import EnginePin
+from vlsb.serving.machine import list_gpus
 from vlsb.serving.places import Places
+from vlsb.serving.plans import Wishes
+from vlsb.serving.preflight import check_driver, check_start
 
 # A file of this size takes long enough to be named where there is no live line.
 _NAMED_BYTES = 20_000_000
@@ -26,12 +30,11 @@ Hear = Callable[[InstallStep], None]
 
 
 def ready_engine(
-    family: Family,
-    choice: str,
+    model: LocalModel,
+    wishes: Wishes,
     places: Places,
     environment: Mapping[str, str],
     *,
-    has_gpu: bool,
     yes: bool,
     display: str | None,
     screen: Screen,
@@ -39,14 +42,23 @@ def ready_engine(
     """The engine that `--engine` says, installed first if it is missing and the user wants that.
 
     With `yes` it is installed without asking. On a terminal the user is asked; anywhere else
-    EngineMissingError names the command to type.
+    EngineMissingError names the command to type. What would stop the model later is found before.
     """
-    pin = family.engine
+    family, pin = model.family, model.family.engine
+    listing = list_gpus(environment).checked()
+    has_gpu = bool(listing.gpus)
+    engine: Engine | None = None
     try:
-        return find_engine(pin, choice, places, environment=environment, has_gpu=has_gpu, family=family.name)
+        engine = find_engine(
+            pin, wishes.engine, places, environment=environment, has_gpu=has_gpu, family=family.name
+        )
     except EngineMissingError as error:
+        check_driver(pin, None, listing)
         if not yes and not _agrees(pin, error, has_gpu=has_gpu, screen=screen):
             raise
+    check_start(model, wishes, engine, places, listing, environment)
+    if engine is not None:
+        return engine
     return install_with_progress(pin, places, environment, has_gpu=has_gpu, display=display, screen=screen)
 
 

@@ -32,6 +32,8 @@ def resolve_target(options: RunOptions, environment: Mapping[str, str], screen: 
     if model is None or options.base_url is not None:
         _refuse_engine_options(options)
         return resolve_run(options, environment, protocol=asked_as(model, options.arch))
+    # Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
+    resolve_run(options, environment, protocol=model.family.protocol, local=_unstarted(model))
     local = _local_target(model, options, environment, screen)
     return resolve_run(options, environment, protocol=model.family.protocol, local=local)
 
@@ -48,6 +50,12 @@ def _refuse_engine_options(options: RunOptions) -> None:
     for name in engine_options_given(options):
         flag = "--" if name == "engine_options" else "--" + name.replace("_", "-")
         raise ConfigError(f"{flag} is for engines that vlsb starts; this target is an endpoint.")
+
+
+def _unstarted(model: LocalModel) -> LocalTarget:
+    from vlsb.runs.resolve import LocalTarget
+
+    return LocalTarget(model.name, {}, ())
 
 
 def _wishes(options: RunOptions) -> Wishes:
@@ -121,15 +129,13 @@ def _planned(
     from vlsb.cli.engine_screen import about, shown_start
     from vlsb.cli.installs import ready_engine
     from vlsb.cli.serve_view import StartView
-    from vlsb.serving.machine import gpus
     from vlsb.serving.start import plan_start
 
     engine = ready_engine(
-        model.family,
-        wishes.engine,
+        model,
+        wishes,
         places,
         environment,
-        has_gpu=bool(gpus(environment)),
         yes=options.yes,
         display=options.display,
         screen=screen,

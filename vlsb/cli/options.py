@@ -595,6 +595,7 @@ Detach = Annotated[
     bool, _option("--detach", help="Return when it is ready; it runs on in the background.", panel=_SERVER)
 ]
 # Its own variable: one that is left set must not stop what another command is asked about.
+Rebuild = Annotated[bool, _option("--rebuild", help="Build it anew, even if it is there.")]
 StopAll = Annotated[bool, _option("--all", help="Stop every server.", variable="VLSB_STOP_ALL")]
 VisionTower = Annotated[
     str | None,

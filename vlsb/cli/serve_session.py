@@ -26,7 +26,6 @@ from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
 from vlsb.serving.catalog import LocalModel, load_catalog
 from vlsb.serving.engines import Engine
 from vlsb.serving.launch import RunningServer
-from vlsb.serving.machine import gpus
 from vlsb.serving.places import Places
 from vlsb.serving.plans import ServerPlan, Wishes
 from vlsb.serving.start import STOP_GRACE_S, exited_error, record_of, start_server
@@ -80,11 +79,10 @@ def serve(job: ServeJob, screen: Screen) -> int:
         # Whoever had the name until now may have detached its server just before.
         _refuse_second(places, model.name, screen)
         engine = ready_engine(
-            model.family,
-            job.wishes.engine,
+            model,
+            job.wishes,
             places,
             os.environ,
-            has_gpu=bool(gpus(os.environ)),
             yes=job.yes,
             display=job.display,
             screen=screen,

@@ -27,7 +27,7 @@ from vlsb.endpoints.secrets import Credentials
 from vlsb.errors import VlsbError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.serving.engines import AUTO, Engine, InstalledEngine, find_engine, installed
+from vlsb.serving.engines import AUTO, InstalledEngine, built_for_cuda, find_engine, installed
 from vlsb.serving.families import FAMILIES, EnginePin
 from vlsb.serving.machine import GpuListing, free_disk_bytes, list_gpus, memory_bytes
 from vlsb.serving.places import Places
@@ -261,22 +261,8 @@ def _engine(
         return EngineFacts(pin, problem=problem)
     brought = engine.executable if engine.prefix is None else engine.prefix
     place = "" if brought.parent == places.engines else shown_path(brought, environment)
-    return EngineFacts(pin, engine.version, place, engine.is_cpu, _built_for_cuda(engine))
+    return EngineFacts(pin, engine.version, place, engine.is_cpu, built_for_cuda(engine))
 
 
 def _condition(engine: InstalledEngine, environment: Mapping[str, str]) -> str:
     return f"{engine.version} is {engine.condition} at {shown_path(engine.prefix, environment)}"
-
-
-def _built_for_cuda(engine: Engine) -> str | None:
-    """The CUDA of the environment's torch, from the file in which it says so; the engine is not imported."""
-    if engine.prefix is None:
-        return None
-    for file in engine.prefix.glob("lib/python3*/site-packages/torch/version.py"):
-        try:
-            found = re.search(r"^cuda\b[^=\n]*= '([0-9.]+)'", file.read_text("utf-8"), re.MULTILINE)
-        except (OSError, ValueError):
-            continue
-        if found:
-            return found[1]
-    return None

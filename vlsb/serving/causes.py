@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PORT_TAKEN = "port_taken"
+_BROKEN = "broken_engine"
 # vLLM's own default.
-_USUAL_SHARE = 0.9
+USUAL_SHARE = 0.9
 _MOST_SHARE = 0.95
 
 _INFORMATIVE = re.compile(r"^(?:\([^)\n]{1,80}\) )?(?:DEBUG|INFO|WARNING) .*$", re.MULTILINE)
@@ -41,15 +42,18 @@ class _Rule:
         return Cause(self.code, said)
 
 
-def diagnose(log_text: str, exit_code: int | None) -> Cause | None:
+def diagnose(log_text: str, exit_code: int | None, *, repair: str = "") -> Cause | None:
     """The recognised cause of an engine's end, None for one that nobody knows.
 
-    `exit_code` is negative for a signal. The first rule that matches wins, so the more specific come first.
+    `exit_code` is negative for a signal; `repair` is what to do about a broken environment. The first rule
+    that matches wins, so the more specific come first.
     """
     errors = _INFORMATIVE.sub("", log_text)
     for rule in _RULES:
         if match := rule.pattern.search(errors):
-            return rule.cause(match, log_text)
+            cause = rule.cause(match, log_text)
+            is_broken = cause.code == _BROKEN and bool(repair)
+            return Cause(cause.code, f"{cause.message} {repair}") if is_broken else cause
     return _by_signal(exit_code, errors)
 
 
@@ -88,20 +92,20 @@ def _gpu_is_busy(match: re.Match[str], _: str) -> str:
         f"out of GPU memory: {free:g} of {total:g} GiB are free and it wants {wanted:g}. "
         "End what else uses the GPU (`nvidia-smi`)"
     )
-    share = _share_of(free, total)
+    share = share_of(free, total)
     return f"{said}, or pass `-- --gpu-memory-utilization {share:g}`." if share >= 0.1 else f"{said}."
 
 
 def _memory_is_short(match: re.Match[str], _: str) -> str:
     free, total, _share, wanted = (float(each) for each in match.groups())
-    share = max(0.05, _share_of(free, total))
+    share = max(0.05, share_of(free, total))
     return (
         f"out of memory: {free:g} of {total:g} GiB are free and it wants {wanted:g}. Pass "
         f"`-- --gpu-memory-utilization {share:g}`, which on a CPU is the share of its memory."
     )
 
 
-def _share_of(free: float, total: float) -> float:
+def share_of(free: float, total: float) -> float:
     """What is free as a share, in hundredths and a little less, since it moves."""
     return max(0, int(100 * free / total) - 2) / 100 if total else 0.0
 
@@ -116,7 +120,7 @@ def _no_cache(_: re.Match[str], log: str) -> str:
 
 def _current_share(log: str) -> float:
     match = re.search(r"'gpu_memory_utilization': (0\.\d{1,6})", log)
-    return float(match[1]) if match else _USUAL_SHARE
+    return float(match[1]) if match else USUAL_SHARE
 
 
 def _context_is_long(match: re.Match[str], _: str) -> str:
@@ -169,7 +173,8 @@ def _former_architecture(match: re.Match[str], _: str) -> str:
 
 def _unknown_architecture(match: re.Match[str], _: str) -> str:
     name = match[1]
-    hint = " Convert the weights with `vlsb convert llava`." if name == "LlavaLlamaForCausalLM" else ""
+    is_original = name == "LlavaLlamaForCausalLM"
+    hint = " Convert the weights first: `vlsb convert llava SRC DST`." if is_original else ""
     return f"this engine does not serve the architecture {name} that the weights' config.json names.{hint}"
 
 
@@ -197,7 +202,7 @@ def _indivisible(match: re.Match[str], _: str) -> str:
 def _incomplete(match: re.Match[str], _: str) -> str:
     module = next((each for each in match.groups() if each), None)
     said = f"its environment lacks {module}" if module else "its environment is incomplete"
-    return f"{said}. `vlsb engine install` builds it anew."
+    return f"{said}."
 
 
 def _rule(code: str, pattern: str, message: str | Callable[[re.Match[str], str], str]) -> _Rule:
@@ -388,7 +393,7 @@ _RULES = (
         "this system allows too few open files. Raise the limit with `ulimit -n 65536` and start again.",
     ),
     _rule(
-        "broken_engine",
+        _BROKEN,
         r"ModuleNotFoundError: No module named '([\w.]{1,80})'|PackageNotFoundError: No package metadata was "
         r"found for ([\w.-]{1,80})|ImportError: |OSError: Could not load this library",
         _incomplete,

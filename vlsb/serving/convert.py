@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def engine_python(engine: Engine) -> Path:
 
 
 def _require_absent(folder: Path) -> None:
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ConfigError(f"{folder} exists and is not this conversion. Name another folder.")
 
 

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
@@ -168,6 +170,22 @@ def install_engine(
     return built
 
 
+def discard_engine(pin: EnginePin, places: Places, *, has_gpu: bool) -> None:
+    """Make the next install build an engine anew; ServerError where it is in use or being installed."""
+    prefix = engine_prefix(pin, places, has_gpu=has_gpu)
+    if _is_locked(prefix):
+        raise ServerError(f"{prefix.name} is being installed right now. Wait for it, then try again.")
+    for process in psutil.process_iter(["cmdline", "pid"]):
+        if any(word.startswith(f"{prefix}/") for word in process.info["cmdline"] or ()):
+            raise ServerError(
+                f"{prefix.name} is in use by process {process.pid}. End it first; `vlsb engine stop --all` "
+                "ends the servers of vlsb serve."
+            )
+    # Without its marker an environment is unfinished, and removed by the install.
+    with suppress(FileNotFoundError):
+        (prefix / MARKER).unlink()
+
+
 def installed(places: Places) -> list[InstalledEngine]:
     """The environments in our folder of engines, by name, those of earlier pins included."""
     try:
@@ -201,6 +219,30 @@ def install_command(pin: EnginePin, family: str | None = None) -> str:
     """The one command that makes a pin's engine ready."""
     known = [each.name for each in FAMILIES.values() if each.engine.name == pin.name]
     return f"vlsb engine install {family or next(iter(known), pin.name)}"
+
+
+def built_for_cuda(engine: Engine) -> str | None:
+    """The CUDA of the environment's torch, from the file in which it says so; the engine is not imported."""
+    if engine.prefix is None:
+        return None
+    for file in engine.prefix.glob("lib/python3*/site-packages/torch/version.py"):
+        try:
+            found = re.search(r"^cuda\b[^=\n]*= '([0-9.]+)'", file.read_text("utf-8"), re.MULTILINE)
+        except (OSError, ValueError):
+            continue
+        if found:
+            return found[1]
+    return None
+
+
+def repair_advice(engine: Engine, family: str) -> str:
+    """What makes a broken engine whole, or leads to one that is."""
+    if engine.prefix is not None and (engine.prefix / MARKER).exists():
+        return f"Build it anew: `vlsb engine install {family} --rebuild`."
+    return (
+        f"It is not one of ours ({engine.executable}): repair it there, or leave out --engine after "
+        f"`vlsb engine install {family}`."
+    )
 
 
 def version_problem(pin: EnginePin, version: str, transformers: str | None) -> str | None:

@@ -21,6 +21,7 @@ from vlsb.endpoints.secrets import Redactor, Secret
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
 from vlsb.records import Untrusted
 from vlsb.serving.causes import PORT_TAKEN, diagnose
+from vlsb.serving.engines import repair_advice
 from vlsb.serving.keys import engine_environment, is_secret_name, secrets_of
 from vlsb.serving.processes import EngineProcess, open_log, start_process
 from vlsb.serving.progress import (
@@ -50,7 +51,10 @@ _MOST_LINES = 50
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers at `base_url` (its /v1) for the model `served_name`. Who has it must stop it."""
+    """A server that answers at `base_url` (its /v1) for the model `served_name`. Who has it must stop it.
+
+    `repair` is what to do should its environment turn out to be broken.
+    """
 
     name: str
     base_url: str
@@ -59,6 +63,7 @@ class RunningServer:
     pid: int
     log: Path
     process: EngineProcess = field(repr=False)
+    repair: str = ""
 
 
 class _PortTaken(Exception):
@@ -112,6 +117,7 @@ class _Start:
         self._name = plan.model.name
         self._root = f"http://{HOST}:{port}"
         self._key = key or Secret(secrets.token_urlsafe(32))
+        self._repair = repair_advice(plan.engine, plan.model.family.name)
         self._own_name = f"vlsb-{secrets.token_hex(16)}"
         self._address = ("--host", HOST, "--port", str(port), "--served-model-name", self._name)
         self._environment = {
@@ -141,13 +147,20 @@ class _Start:
             raise
         base_url = f"{self._root}/v1"
         return RunningServer(
-            self._name, base_url, self._key, self._name, process.pid, self._log.path, process
+            self._name,
+            base_url,
+            self._key,
+            self._name,
+            process.pid,
+            self._log.path,
+            process,
+            self._repair,
         )
 
     def exited(self, code: int) -> ServerExitedError:
         """The error that says why the engine ended, or shows how its log does."""
         text = self._log.text()
-        if cause := diagnose(text, code):
+        if cause := diagnose(text, code, repair=self._repair):
             return ServerExitedError(f"{self._name}: {cause.message} The engine's log: {self._log.path}")
         return ServerExitedError(
             f"{self._name}: the engine ended with {_ending(code)}. To run it by hand: {self._by_hand()} "

@@ -7,8 +7,10 @@ reading it back from the disk.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -32,6 +34,10 @@ FORMAT = 1
 # In the result too: by it a conversion is known again. It differs between machines, so it is no part of
 # what the result is, and hidden from whoever takes a digest of that.
 _MARK = ".conversion-source"
+# A file of weights with its record, finished or not.
+_PART = re.compile(
+    r"model-\d+-of-\d+(?:\.unfinished)?\.safetensors(?:\.record\.json(?:\.unfinished)?)?", re.ASCII
+)
 _MARGIN_BYTES = 64 * 1024 * 1024
 # What a program needs of an environment that may hold keys.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -82,6 +88,12 @@ class Conversion:
             dtype=self.layout.dtype,
         )
 
+    def writes(self, path: Path) -> bool:
+        """Whether a conversion makes a file of this name; one of other weights makes the same ones."""
+        names = {*self.layout.files, "tokenizer.model", "chat_template.jinja", INDEX, MANIFEST, _MARK}
+        is_named = path.name in names or _PART.fullmatch(path.name) is not None
+        return is_named and path.is_file() and not path.is_symlink()
+
     def size_bytes(self) -> int:
         """At least what the result takes: the added rows are in the margin."""
         files = (*self.source.weights, *self.tower.weights)
@@ -94,41 +106,63 @@ async def build(
     """Convert into a folder that does not exist yet, or finish what an earlier conversion began there."""
     partial = destination.with_name(destination.name + ".partial")
     try:
-        with _held(partial):
-            if _is_done_by_another(destination, partial):
+        with _held(partial, conversion):
+            if _is_done_by_another(destination, conversion.digest):
+                with suppress(OSError):
+                    partial.rmdir()
                 return
             _start_over_unless(partial, conversion.digest)
             _require_room(partial, conversion)
             files = await _moved(conversion.job(partial), python, environment, hear)
             _complete(partial, conversion, files)
-            partial.rename(destination)
-            _sync_folder(destination.parent)
+            _place(partial, destination)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
         raise StoreError(f"{partial} cannot be written ({reason}). Start again: it goes on.") from error
 
 
 @contextmanager
-def _held(partial: Path) -> Iterator[None]:
-    """The folder to build in, for one process at a time."""
-    partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+def _held(partial: Path, conversion: Conversion) -> Iterator[None]:
+    """The folder to build in, for one process at a time: a new one, or what a conversion of ours left.
+
+    Raises ConfigError for anybody else's, of which nothing is touched.
+    """
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        partial.mkdir()
+    try:
+        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise _foreign(partial) from None
+        raise
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ServerError(f"{partial}: another process is converting into it. Wait for it.") from None
+        there = {path.name: path for path in partial.iterdir()}
+        # Killed before its first file, a conversion left an empty folder.
+        if there and (_MARK not in there or not all(map(conversion.writes, there.values()))):
+            raise _foreign(partial)
         yield
     finally:
         os.close(descriptor)
 
 
-def _is_done_by_another(destination: Path, partial: Path) -> bool:
-    """Whether the result appeared after it was looked for."""
-    if not destination.exists():
+def _foreign(partial: Path) -> ConfigError:
+    return ConfigError(
+        f"{partial} is where the conversion would be built, and no conversion made what is there. Move it "
+        "away, or name another DST."
+    )
+
+
+def _is_done_by_another(destination: Path, digest: str) -> bool:
+    """Whether the result appeared after it was looked for; ConfigError for something else in its place."""
+    if not os.path.lexists(destination):
         return False
-    with suppress(OSError):
-        partial.rmdir()
+    if read_mark(destination) != digest:
+        raise ConfigError(f"{destination} exists and is not this conversion. Name another folder.")
     return True
 
 
@@ -226,8 +260,17 @@ def _complete(partial: Path, conversion: Conversion, files: Sequence[str]) -> No
         _write(partial / name, raw)
     for path in partial.iterdir():
         if path.name not in {_MARK, *small, *files}:
+            if not conversion.writes(path):
+                raise _foreign(partial)
             path.unlink()
     _sync_folder(partial)
+
+
+def _place(partial: Path, destination: Path) -> None:
+    if os.path.lexists(destination):
+        raise ConfigError(f"{destination} has appeared meanwhile. Move it away and start again.")
+    partial.rename(destination)
+    _sync_folder(destination.parent)
 
 
 def _write(path: Path, raw: bytes) -> None:

@@ -12,10 +12,16 @@ from pathlib import Path
 
 import psutil
 
+from vlsb.errors import ServerError
+
 _MIB = 1024**2
 # A driver that is not kept loaded takes seconds to answer; one that hangs must not hang us.
 _TIMEOUT_S = 20.0
 _GRACE_S = 1.0
+_LONGEST_SAID = 400
+_DEVICES = Path("/dev")
+# What CUDA_VISIBLE_DEVICES says where the CPU is wanted.
+_NO_GPU = ("", "-1")
 _FIELDS = ("index", "uuid", "memory.total", "memory.free", "driver_version", "name")
 _CUDA = re.compile(r"CUDA (?:UMD )?Version\s*:\s*([0-9]+(?:\.[0-9]+)*)")
 
@@ -37,7 +43,7 @@ class GpuListing:
     """What `nvidia-smi` said: the GPUs an engine may use, what its driver can run, why it said nothing.
 
     `hidden` counts GPUs that CUDA_VISIBLE_DEVICES keeps from an engine. `problem` is in words of the
-    system's or the driver's; it is None where there is no `nvidia-smi` at all.
+    system's or the driver's; it is None where neither `nvidia-smi` nor a GPU's device is there.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -50,15 +56,32 @@ class GpuListing:
         """The driver's version, if there is a GPU to ask."""
         return self.gpus[0].driver if self.gpus else None
 
+    def runs_cuda(self, version: str) -> bool:
+        """Whether the driver runs what is built for that CUDA: of its own major version, or an older one."""
+        return not version or self.cuda is None or _major(version) <= _major(self.cuda)
+
+    def checked(self) -> GpuListing:
+        """Itself; ServerError where there may be GPUs that nobody can be asked about."""
+        if self.problem is None:
+            return self
+        raise ServerError(
+            f"{self.problem}. No engine for the CPU is taken instead: it would be slow. After an update of "
+            "the NVIDIA driver restart the machine; in a container, give it the driver's tools "
+            "(NVIDIA_DRIVER_CAPABILITIES=compute,utility). To use the CPU all the same, set "
+            "CUDA_VISIBLE_DEVICES to -1."
+        )
+
 
 def gpus(environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S) -> tuple[Gpu, ...]:
-    """The GPUs that an engine started in this environment may use; none without a working driver."""
-    return _listed(environment, timeout_s).gpus
+    """The GPUs that an engine started in this environment may use; see `GpuListing.checked`."""
+    return _listed(environment, timeout_s, _DEVICES).checked().gpus
 
 
-def list_gpus(environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S) -> GpuListing:
+def list_gpus(
+    environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S, devices: Path = _DEVICES
+) -> GpuListing:
     """The same with the CUDA version of the driver and with what went wrong. Blocking, bounded in time."""
-    listing = _listed(environment, timeout_s)
+    listing = _listed(environment, timeout_s, devices)
     if not (listing.gpus or listing.hidden):
         return listing
     heading, _ = _asked(environment, (), timeout_s)
@@ -104,11 +127,16 @@ def visible_gpus(found: Sequence[Gpu], wanted: str | None) -> tuple[Gpu, ...]:
     return tuple(chosen)
 
 
-def _listed(environment: Mapping[str, str], timeout_s: float) -> GpuListing:
+def _listed(environment: Mapping[str, str], timeout_s: float, devices: Path) -> GpuListing:
+    wanted = environment.get("CUDA_VISIBLE_DEVICES")
     query = (f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
     text, problem = _asked(environment, query, timeout_s)
     found = parse_gpus(text)
-    visible = visible_gpus(found, environment.get("CUDA_VISIBLE_DEVICES"))
+    if problem is None and not text and (there := sorted(devices.glob("nvidia[0-9]*"))):
+        problem = f"{there[0]} is there, and no nvidia-smi on PATH to ask about it"
+    if wanted is not None and wanted.strip() in _NO_GPU:
+        problem = None
+    visible = visible_gpus(found, wanted)
     return GpuListing(visible, len(found) - len(visible), None, problem)
 
 
@@ -136,8 +164,8 @@ def _asked(
         return "", f"nvidia-smi did not answer within {timeout_s:g} s"
     if process.returncode == 0:
         return said, None
-    words = said.strip().splitlines() or ["it said nothing"]
-    return "", f"nvidia-smi ended with {process.returncode}: {words[0].strip()}"
+    words = " ".join(said.split())[:_LONGEST_SAID].rstrip(".") or "it said nothing"
+    return "", f"nvidia-smi ended with exit code {process.returncode}: {words}"
 
 
 def _give_up(process: subprocess.Popen[bytes]) -> None:
@@ -152,6 +180,11 @@ def _give_up(process: subprocess.Popen[bytes]) -> None:
 def _gpu(row: Sequence[str]) -> Gpu:
     index, uuid, total, free, driver, name = row
     return Gpu(int(index), name, _mebibytes(total), _mebibytes(free), driver, uuid)
+
+
+def _major(version: str) -> int:
+    head = version.split(".")[0]
+    return int(head) if head.isdecimal() else 0
 
 
 def _mebibytes(cell: str) -> int:

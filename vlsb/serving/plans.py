@@ -25,7 +25,7 @@ from vlsb.serving.weights import CONFIG, Weights, open_weights
 
 # One full context of the largest cache a token of the families takes: LLaVA-1.5 in float32, 4,096 x 1 MiB.
 CPU_CACHE_GIB = 4
-_CPU_DTYPE = "float32"
+CPU_DTYPE = "float32"
 # The engine takes an empty list for "any"; this name can never exist.
 NO_DOMAIN = "none.invalid"
 # With these an engine reads pickles, at the latest where it finds no safetensors.
@@ -95,7 +95,7 @@ def plan_server(
     weights = open_weights(
         wishes.weights or model.weights, revision=weights_revision(wishes, written), offline=wishes.offline
     )
-    _check_layout(weights, model.family)
+    check_layout(weights, model.family)
     on_cpu = engine.is_cpu or not has_gpu
     settings = _settings(model, written, wishes, weights, on_cpu=on_cpu)
     settings = {name: value for name, value in settings.items() if name not in passed}
@@ -139,7 +139,7 @@ def _settings(
     if limit is not None and isinstance(settings.get("max-model-len"), int):
         settings["max-model-len"] = min(settings["max-model-len"], limit)
     if on_cpu:
-        settings |= {"dtype": _CPU_DTYPE, "enforce-eager": True}
+        settings |= {"dtype": CPU_DTYPE, "enforce-eager": True}
     if wishes.dtype is not None:
         settings["dtype"] = wishes.dtype
     if wishes.tensor_parallel_size is not None:
@@ -197,7 +197,7 @@ def _check_engine(family: Family, engine: Engine) -> None:
         problem = f"is vLLM {engine.version} for the CPU, which lost support for it after {pin.cpu_version}"
     if problem is not None:
         raise ConfigError(
-            f"{family.name}: this engine {problem}. Install the right one with: "
+            f"{family.name}: this engine {problem}. Leave --engine out, and install the right one with: "
             f"{install_command(family.engine, family.name)}"
         )
 
@@ -240,7 +240,7 @@ def _check_gpus(wishes: Wishes, effective: Mapping[str, Any], *, has_gpu: bool) 
         raise ConfigError(f"--tensor-parallel-size {size} needs {size} GPUs; --gpus names {len(named)}.")
 
 
-def _check_layout(weights: Weights, family: Family) -> None:
+def check_layout(weights: Weights, family: Family) -> None:
     """Hold a checkpoint against its family before the engine does, whose message would mislead."""
     found = weights.settings(CONFIG).get("architectures")
     named = [str(each) for each in found] if isinstance(found, list) else []

@@ -157,7 +157,7 @@ def record_of(server: RunningServer, plan: ServerPlan, *, owner: int | None) -> 
 def exited_error(server: RunningServer, code: int) -> ServerExitedError:
     """Why a server that had been ready has ended: the cause if it is recognised, else the end of its log."""
     text = _log_text(server.log)
-    if cause := diagnose(text, code):
+    if cause := diagnose(text, code, repair=server.repair):
         return ServerExitedError(f"{server.name}: {cause.message} The engine's log: {server.log}")
     return ServerExitedError(
         f"{server.name}: the engine ended by itself (exit code {code}). Its log, {server.log}, ends with",

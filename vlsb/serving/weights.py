@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -53,6 +54,7 @@ class Weights:
     """A local folder, or a hub repository at one commit with its small files in the cache.
 
     `argument` is what the engine is given. `folder` has the small files; `commit` is None for a local one.
+    `weight_bytes` is the size of the tensors' files if it is known, `missing_bytes` what is to be downloaded.
     `must_stay_offline` says that the hub cannot be asked, so that the engine must not try either.
     """
 
@@ -60,6 +62,8 @@ class Weights:
     folder: Path
     commit: str | None
     must_stay_offline: bool
+    weight_bytes: int | None = None
+    missing_bytes: int = 0
 
     def settings(self, file: str) -> dict[str, Any]:
         """One of its JSON files, empty where it has none. Raises ConfigError for one that is no object."""
@@ -106,7 +110,7 @@ def _local(path: Path, revision: str | None) -> Weights:
     folder = path.resolve()
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{path}: no {CONFIG} in it, so no checkpoint.")
-    return Weights(str(folder), folder, None, must_stay_offline=True)
+    return Weights(str(folder), folder, None, must_stay_offline=True, weight_bytes=_present_bytes(folder))
 
 
 def _check_files(folder: Path, name: str, *, is_cached: bool) -> None:
@@ -134,6 +138,20 @@ def _weight_files(folder: Path) -> list[str]:
     if any("/" in each or each.startswith(".") for each in files):
         raise ConfigError(f"{folder / INDEX}: names files outside its folder.")
     return sorted(files)
+
+
+def _tensor_files(names: Iterable[str]) -> list[str]:
+    """Which of a checkpoint's files hold its tensors: one form of them, safetensors before `.bin`."""
+    top = [name for name in names if "/" not in name]
+    forms = (
+        [name for name in top if fnmatchcase(name, form)] for form in ("*.safetensors", "pytorch_model*.bin")
+    )
+    return next((found for found in forms if found), [])
+
+
+def _present_bytes(folder: Path) -> int | None:
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    return sum(sizes[name] for name in _tensor_files(sizes)) or None
 
 
 # Content.
@@ -271,7 +289,8 @@ def _cached(name: str, revision: str | None) -> Weights | None:
         return None
     # .../snapshots/<commit>/config.json; the names there are links.
     folder = Path(config).parent
-    return Weights(name, folder, folder.name, must_stay_offline=True)
+    size = _present_bytes(folder)
+    return Weights(name, folder, folder.name, must_stay_offline=True, weight_bytes=size)
 
 
 def _refuse_offline(name: str, revision: str | None) -> NoReturn:
@@ -288,8 +307,8 @@ def _fetched(name: str, revision: str | None) -> Weights:
     from huggingface_hub import HfApi, hf_hub_download
 
     # It fails at once where `hf_hub_download` would retry for half a minute, and with the better reason.
-    about = HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_S)
-    files = {each.rfilename for each in about.siblings or ()}
+    about = HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_S, files_metadata=True)
+    files = {each.rfilename: each.size or 0 for each in about.siblings or ()}
     if CONFIG not in files:
         raise ConfigError(f"{name} on the hub has no {CONFIG}, so it is no checkpoint.")
     # By the revision's own name, so that the cache knows later which commit it was.
@@ -297,7 +316,17 @@ def _fetched(name: str, revision: str | None) -> Weights:
     for file in SMALL_FILES:
         if file in files:
             hf_hub_download(name, file, revision=folder.name)
-    return Weights(name, folder, folder.name, must_stay_offline=False)
+    sizes = {each: files[each] for each in _tensor_files(files)}
+    missing = sum(size for each, size in sizes.items() if not (folder / each).exists())
+    size = sum(sizes.values()) or None
+    return Weights(name, folder, folder.name, False, weight_bytes=size, missing_bytes=missing)
+
+
+def hub_cache() -> Path:
+    """Where the hub's library keeps what it downloads."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 # What it says.
