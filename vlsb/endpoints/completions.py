@@ -14,7 +14,7 @@ from typing import Any, Literal
 import httpx
 
 from vlsb import strict_json
-from vlsb.endpoints.faults import BAD_KEY_WORDS, Decision, Fault, error_fields, of_error
+from vlsb.endpoints.faults import Decision, Fault, account_error, error_fields, of_error
 from vlsb.endpoints.secrets import safe_code
 from vlsb.records import Untrusted, Usage, is_cut
 
@@ -31,22 +31,29 @@ class Answer:
     flags: tuple[str, ...]
 
 
-# Reasons that mean the provider withheld the answer, in the spellings of OpenAI, Azure, Gemini and the
-# compatibility layers; `refusal` is Anthropic's classifier stop.
+# Reasons that mean the provider withheld the answer; `refusal` is Anthropic's classifier stop. One row a
+# provider and spelling, with its source: docs/provider-errors.md.
 _BLOCKING_REASONS = frozenset(
     {
         "content_filter",
+        "content_filtered",
+        "guardrail_intervened",
         "safety",
         "prohibited_content",
         "blocklist",
         "spii",
         "recitation",
         "image_safety",
+        "image_prohibited_content",
+        "image_recitation",
+        "error_toxic",
         "refusal",
         "sensitive",
     }
 )
-_FAILED_REASONS = frozenset({"error", "abort"})
+_FAILED_REASONS = frozenset(
+    {"error", "abort", "insufficient_system_resource", "malformed_model_output", "timeout"}
+)
 _LEAKED_MARKERS = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "</s>", "<|endoftext|>")
 
 
@@ -66,6 +73,8 @@ def read_completion(reply: httpx.Response, *, now: float) -> Answer | Decision:
     if choices == []:
         return _no_choices(document, reply)
     if not isinstance(choices, list) or not isinstance(choices[0], dict):
+        if error_fields(document).message:
+            return _inner_error(document, reply, now=now)
         return _bad("no_choices", reply, _start(reply.content))
     if choices[0].get("error"):
         return _inner_error(choices[0], reply, now=now)
@@ -81,9 +90,11 @@ def _read_choice(
         return _bad("malformed_choice", reply, _start(reply.content), usage=usage)
     message = message or {}
     text, refusal = _text(message.get("content")), _text(message.get("refusal"))
+    if refusal == "":
+        refusal = _text(message.get("content"), kind="refusal")
     if text is None or refusal is None:
         return _bad("malformed_content", reply, _start(reply.content), usage=usage)
-    word = (reason or "").lower()
+    word = (reason or "").lower().replace("-", "_")
     if word in _FAILED_REASONS:
         return _bad(f"finish_{word}", reply, Untrusted(text[:200]), usage=usage)
     if word in _BLOCKING_REASONS:
@@ -117,16 +128,16 @@ def _count(value: object) -> int | None:
     return value if is_count and isinstance(value, int) else None
 
 
-def _text(content: object) -> str | None:
-    """The text of a content field: a string, parts, or nothing (''); None if it is none of these."""
+def _text(content: object, *, kind: str = "text") -> str | None:
+    """The text of a content field: a string, parts of that kind, or nothing (''); None if it is neither."""
     if content is None:
         return ""
     if isinstance(content, str):
-        return content
+        return content if kind == "text" else ""
     if not isinstance(content, list):
         return None
     parts = [
-        part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text"
+        part.get(kind) for part in content if isinstance(part, dict) and part.get("type", "text") == kind
     ]
     return "".join(part for part in parts if isinstance(part, str))
 
@@ -165,9 +176,9 @@ def _inner_error(holder: Mapping[str, Any], reply: httpx.Response, *, now: float
     status = error.http_code
     if status is None and re.fullmatch(r"[0-9]{3}", error.code):
         status = int(error.code)
-    if status == 403 and not error.words & BAD_KEY_WORDS:
+    if status == 403 and account_error(status, error) is None:
         # A router passes on that an upstream refused this one input; our own key was good for the 200.
-        message = Untrusted(error.message or "refused upstream")
+        message = Untrusted(error.text or "refused upstream")
         return Decision(
             Fault.PROVIDER_BLOCKED, "blocked_input", message, status=reply.status_code, ends_as="blocked"
         )

@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -79,13 +79,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """The fields of an error body, whatever provider wrote it; absent ones are empty."""
+    """The fields of an error body, whatever provider wrote it; absent ones are empty.
+
+    `message` is the endpoint's own; `upstream` what a router says that another provider said.
+    """
 
     code: str = ""
     type: str = ""
     status: str = ""
     param: str = ""
     message: str = ""
+    upstream: str = ""
     inner: Mapping[str, Any] | None = None
     http_code: int | None = None
 
@@ -94,10 +98,20 @@ class ErrorBody:
         """The machine-readable words, lower-cased."""
         return frozenset(word.lower() for word in (self.code, self.type, self.status) if word)
 
+    @property
+    def text(self) -> str:
+        """All that was said, for people and where it does not matter who said it."""
+        return " | ".join(part for part in (self.message, self.upstream) if part)
 
+
+# One row a provider and spelling, with its source: docs/provider-errors.md.
 _QUOTA = frozenset(
     {
         "insufficient_quota",
+        "exceeded_current_quota_error",
+        "arrearage",
+        "allocationquota.freetieronly",
+        "blocked_api_access",
         "billing_hard_limit_reached",
         "billing_not_active",
         "billing_error",
@@ -119,7 +133,16 @@ _BLOCKED = frozenset(
         "prohibited_content",
     }
 )
-BAD_KEY_WORDS = frozenset({"invalid_api_key", "authentication_error", "unauthenticated", "api_key_invalid"})
+_NO_ACCESS = frozenset(
+    {
+        "invalid_api_key",
+        "invalidapikey",
+        "authentication_error",
+        "unauthenticated",
+        "api_key_invalid",
+        "organization_restricted",
+    }
+)
 _NO_MODEL = frozenset(
     {
         "model_not_found",
@@ -131,16 +154,38 @@ _NO_MODEL = frozenset(
     }
 )
 _CONTEXT = frozenset({"context_length_exceeded", "request_too_large", "string_above_max_length"})
-# Anthropic reports a self-set spend limit as an ordinary 400; only the wording tells.
-_SPEND_LIMIT = re.compile(r"spend(?:ing)? limit|credit balance is too low", re.IGNORECASE)
+# Where nothing but the wording tells. It is looked for at the start of what the endpoint itself says: further
+# on it may quote the request, and no sample's words may end a run.
+_SPENT = re.compile(
+    r"(?:your?|account)\b.{0,200}?(?:spend(?:ing)? limit|credit balance is too low|used all available credits"
+    r"|run out of credits|insufficient balance)"
+    r"|key limit exceeded|credit limit exceeded|insufficient (?:balance|credits?)\b",
+    re.IGNORECASE,
+)
+_CLOSED_ACCOUNT = re.compile(
+    r"(?:(?:this|your|the) )?(?:organi[sz]ation|account|workspace|project|team)\b.{0,100}?"
+    r"\b(?:has been|is|was) "
+    r"(?:disabled|blocked|restricted|deactivated|suspended|banned|terminated|not active)\b",
+    re.IGNORECASE,
+)
+_WRONG_KEY = re.compile(
+    r"(?:incorrect|invalid|missing) api[ _-]?(?:key|token)\b"
+    r"|(?:(?:the|your) )?api[ _-]?key (?:is )?(?:not valid|invalid|expired|missing)\b",
+    re.IGNORECASE,
+)
+_ACCOUNT_STATUS = frozenset({400, 401, 403, 412, 429})
 _CONTEXT_WORDS = re.compile(
     r"maximum context length|longer than the maximum model length|prompt is too long|context window"
     r"|max_new_tokens\W+must be <=",
     re.IGNORECASE,
 )
-_FILTER_WORDS = re.compile(r"content filtering|content management policy|safety system", re.IGNORECASE)
+_FILTER_WORDS = re.compile(
+    r"content filtering|content management policy|safety system|usage guidelines", re.IGNORECASE
+)
 _BLOCK_WORDS = re.compile(r"\bblocked\b", re.IGNORECASE)
-_TRANSIENT_STATUS = frozenset({408, 409, 425})
+# 498 is Groq's for a full tier, and Cohere's for a blocked request, which its words tell.
+_TRANSIENT_STATUS = frozenset({408, 409, 425, 498})
+_FILTER_STATUS = frozenset({400, 403, 498})
 # The server says it will never do this; the rest of the 5xx may pass.
 _PERMANENT_5XX = frozenset({501, 505})
 # The first match wins: the exceptions of httpx overlap.
@@ -204,7 +249,7 @@ def of_error(
     Codes decide; message text only where a provider gives nothing else.
     """
     words = error.words
-    message = Untrusted(error.message or _first_words(body))
+    message = Untrusted(error.text or _first_words(body))
     code = safe_code(error.code or error.type or error.status) or f"http_{status}"
 
     def decide(fault: Fault, code: str = code, **more: Any) -> Decision:
@@ -213,19 +258,22 @@ def of_error(
     if 300 <= status < 400:
         where = Untrusted(headers.get("location", "an unnamed place"))
         return Decision(Fault.RUN_FATAL, "redirect", where, status=status)
-    if status == 402 or words & _QUOTA or (status in (400, 403) and _SPEND_LIMIT.search(error.message)):
+    if status == 402:
         return decide(Fault.RUN_FATAL, error=QuotaError)
     if _daily_quota(error):
         return decide(Fault.RUN_FATAL, "daily_quota", error=QuotaError)
-    if block := _block(status, error):
+    block = _block_by_code(status, error)
+    if not block and (account := account_error(status, error)):
+        return decide(Fault.RUN_FATAL, error=account)
+    if block := block or _block_by_words(status, error):
         return decide(Fault.PROVIDER_BLOCKED, block, ends_as="blocked", details=_filter_details(error))
     if words & _NO_MODEL and status in (400, 403, 404):
         return decide(Fault.RUN_FATAL, "unknown_model", error=UnknownModelError)
-    if status in (401, 403) or words & BAD_KEY_WORDS or _reason(error) == "API_KEY_INVALID":
+    if status in (401, 403):
         return decide(Fault.RUN_FATAL, error=AuthenticationError)
     if status == 404:
         return decide(Fault.RUN_FATAL, "not_found", error=UnknownModelError)
-    if status == 429 and "overloaded_error" not in words:
+    if (status == 429 and "overloaded_error" not in words) or "servicequotaexceededexception" in words:
         wait = retry_after_s(headers, now=now) or _retry_delay(error)
         if headers.get("x-should-retry", "").strip().lower() == "false":
             return decide(Fault.ITEM_PERMANENT)
@@ -234,15 +282,27 @@ def of_error(
         is_final = status in _PERMANENT_5XX or headers.get("x-should-retry", "").strip().lower() == "false"
         wait = retry_after_s(headers, now=now)
         return decide(Fault.ITEM_PERMANENT if is_final else Fault.TRANSIENT, retry_after_s=wait)
-    if words & _CONTEXT or _CONTEXT_WORDS.search(error.message):
+    if words & _CONTEXT or _CONTEXT_WORDS.search(error.text):
         return decide(Fault.ITEM_PERMANENT, "context")
     if "sanitizer_server_error" in words:
         return decide(Fault.TRANSIENT, max_retries=1)
     return decide(Fault.ITEM_PERMANENT)
 
 
-def _block(status: int, error: ErrorBody) -> str:
-    """`blocked_input` or `blocked_output` if the provider refused to serve this content, else empty."""
+def account_error(status: int, error: ErrorBody) -> type[VlsbError] | None:
+    """What is wrong with the account, as far as the error says so; its status alone says nothing here."""
+    is_said = status in _ACCOUNT_STATUS
+    if error.words & _QUOTA or (is_said and _SPENT.match(error.message)):
+        return QuotaError
+    if error.words & _NO_ACCESS or _reason(error) == "API_KEY_INVALID":
+        return AuthenticationError
+    if is_said and (_CLOSED_ACCOUNT.match(error.message) or _WRONG_KEY.match(error.message)):
+        return AuthenticationError
+    return None
+
+
+def _block_by_code(status: int, error: ErrorBody) -> str:
+    """`blocked_input` if the provider's code says that it does not serve this content, else empty."""
     inner = error.inner or {}
     innererror = inner.get("innererror")
     inner_code = _word(innererror.get("code")).lower() if isinstance(innererror, dict) else ""
@@ -255,15 +315,15 @@ def _block(status: int, error: ErrorBody) -> str:
         and ("reasons" in metadata or "flagged_input" in metadata)
     ):
         return "blocked_input"
-    if status != 400:
-        return ""
-    if _FILTER_WORDS.search(error.message):
-        return "blocked_output" if "output" in error.message.lower() else "blocked_input"
-    return (
-        "blocked_input"
-        if "invalid_request_error" in error.words and _BLOCK_WORDS.search(error.message)
-        else ""
-    )
+    return ""
+
+
+def _block_by_words(status: int, error: ErrorBody) -> str:
+    """`blocked_input` or `blocked_output` if only the wording says so, else empty."""
+    if status in _FILTER_STATUS and _FILTER_WORDS.search(error.text):
+        return "blocked_output" if "output" in error.text.lower() else "blocked_input"
+    is_blocked = "invalid_request_error" in error.words and _BLOCK_WORDS.search(error.text)
+    return "blocked_input" if status == 400 and is_blocked else ""
 
 
 def _filter_details(error: ErrorBody) -> Mapping[str, Any] | None:
@@ -311,7 +371,7 @@ def error_fields(parsed: object) -> ErrorBody:
         return ErrorBody()
     inner = parsed.get("error", parsed)
     if isinstance(inner, str):
-        return ErrorBody(message=inner)
+        return replace(_fields(parsed), message=inner)
     if not isinstance(inner, dict):
         return ErrorBody()
     return _fields(inner)
@@ -327,23 +387,23 @@ def _fields(inner: Mapping[str, Any]) -> ErrorBody:
         status=_word(inner.get("status")),
         param=_word(inner.get("param")),
         message=_message(inner),
+        upstream=_upstream(inner),
         inner=inner,
         http_code=code if isinstance(code, int) and not isinstance(code, bool) else None,
     )
 
 
 def _message(inner: Mapping[str, Any]) -> str:
-    """The message, with what an upstream said where the router hides it (OpenRouter)."""
-    message = next(
-        (inner[key] for key in ("message", "detail", "msg") if isinstance(inner.get(key), str)), ""
-    )
+    return next((inner[key] for key in ("message", "detail", "msg") if isinstance(inner.get(key), str)), "")
+
+
+def _upstream(inner: Mapping[str, Any]) -> str:
+    """What an upstream said where the router hides it (OpenRouter)."""
     metadata = inner.get("metadata")
     if not isinstance(metadata, dict):
-        return message
-    parts = [
-        str(metadata[key])[:500] for key in ("provider_name", "raw") if isinstance(metadata.get(key), str)
-    ]
-    return " | ".join([message, *parts])
+        return ""
+    parts = (metadata.get(key) for key in ("provider_name", "raw"))
+    return " | ".join(part[:500] for part in parts if isinstance(part, str))
 
 
 def _word(value: object) -> str:
