@@ -65,12 +65,12 @@ def by_reason(provider: str, reason: str, becomes: Becomes, source: str) -> Row:
 OPENAI = "https://platform.openai.com/docs/guides/error-codes *"
 CHAT = "https://platform.openai.com/docs/api-reference/chat *"
 AZURE = "https://github.com/openai/openai-agents-python/issues/806"
-ANTHROPIC = "https://docs.claude.com/en/api/errors"
+ANTHROPIC = "https://docs.claude.com/en/api/errors *"
 GEMINI = "https://hexdocs.pm/gemini_ex/Gemini.Types.Enums.FinishReason.html"
 DASHSCOPE = "https://help.aliyun.com/en/model-studio/error-code-start"
 BEDROCK = "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html *"
 COHERE = "https://github.com/cohere-ai/cohere-developer-experience/pull/189"
-OPENROUTER = "https://openrouter.ai/docs/api/reference/errors-and-debugging"
+OPENROUTER = "https://openrouter.ai/docs/api/reference/errors-and-debugging *"
 DEEPSEEK = "https://api-docs.deepseek.com/quick_start/error_codes"
 GROQ = "https://console.groq.com/docs/spend-limits"
 MISTRAL = "https://docs.mistral.ai/api *"
@@ -161,7 +161,9 @@ ROWS = (
         error(message="You exceeded your current quota.", code="insufficient_quota"),
         "https://learn.microsoft.com/en-us/azure/ai-services/openai/how-to/quota *",
     ),
-    by_reason("Azure", "content_filter", BLOCKED, AZURE),
+    by_reason(
+        "Azure", "content_filter", BLOCKED, "https://learn.microsoft.com/en-us/azure/ai-services/openai/ *"
+    ),
     # Anthropic
     Row(
         "Anthropic",
@@ -329,7 +331,7 @@ ROWS = (
         "data_inspection_failed",
         BLOCKED,
         error(code="data_inspection_failed", message="Input data may contain inappropriate content."),
-        DASHSCOPE,
+        f"{DASHSCOPE} *",
     ),
     Row(
         "DashScope",

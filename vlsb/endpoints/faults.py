@@ -157,9 +157,9 @@ _CONTEXT = frozenset({"context_length_exceeded", "request_too_large", "string_ab
 # Where nothing but the wording tells. It is looked for at the start of what the endpoint itself says: further
 # on it may quote the request, and no sample's words may end a run.
 _SPENT = re.compile(
-    r"(?:your?|account)\b.{0,200}?(?:spend(?:ing)? limit|credit balance is too low|used all available credits"
-    r"|run out of credits|insufficient balance)"
-    r"|key limit exceeded|credit limit exceeded|insufficient (?:balance|credits?)\b",
+    r"(?:you have|(?:your )?(?:account|organi[sz]ation|workspace|project|team))\b"
+    r".{0,200}?(?:spend(?:ing)? limit|used all available credits|run out of credits|insufficient balance)"
+    r"|your credit balance is too low|(?:key|credit) limit exceeded|insufficient (?:balance|credits?)\b",
     re.IGNORECASE,
 )
 _CLOSED_ACCOUNT = re.compile(
