@@ -5,7 +5,6 @@ The environment is read here and nowhere below, so that what is announced about 
 
 from __future__ import annotations
 
-import http.cookiejar
 import ipaddress
 import os
 import ssl
@@ -29,17 +28,53 @@ from vlsb.errors import ConfigError
 TRANSPORTS = ("auto", "wire", "httpx")
 
 
+class _NoCookies(httpx.Cookies):
+    """Keeps nothing: what one reply sets must not reach the next request."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Leave them in the reply."""
+
+
+_NO_COOKIES = _NoCookies()
+
+
 class Client(httpx.AsyncClient):
     """The one way out to an endpoint. Sends keys to nobody else: no redirects, no cookies, no `.netrc`."""
 
+    def __init__(self, **options: Any) -> None:
+        """A client with the options of httpx."""
+        super().__init__(**options)
+        self._by_path: dict[str, tuple[httpx.URL, list[tuple[bytes, bytes]]]] = {}
+
+    @property  # type: ignore[misc]
+    def cookies(self) -> httpx.Cookies:
+        """None, ever."""
+        return _NO_COOKIES
+
     async def ask(self, path: str, upload: Upload) -> httpx.Response:
         """Post one JSON body and read the whole reply; raises httpx.RequestError."""
-        return await self.post(
-            path,
-            content=upload,
-            headers={"content-type": "application/json", "content-length": str(upload.size)},
+        if path not in self._by_path:
+            self._by_path[path] = self._prepared(path)
+        url, headers = self._by_path[path]
+        request = httpx.Request(
+            "POST",
+            url,
+            headers=[*headers, (b"content-length", b"%d" % upload.size)],
+            stream=upload,
             extensions={"marks": upload.marks},
         )
+        reply = await self.send(request)
+        # httpx lets a reply and its stream hold each other: memory that only a collection would free.
+        reply.stream = _READ
+        return reply
+
+    def _prepared(self, path: str) -> tuple[httpx.URL, list[tuple[bytes, bytes]]]:
+        """Where a path is and the headers of every request to it: merging them costs more than sending."""
+        request = self.build_request("POST", path, headers={"content-type": "application/json"})
+        return request.url, [field for field in request.headers.raw if field[0].lower() != b"content-length"]
+
+
+_READ = httpx.ByteStream(b"")
 
 
 def open_client(
@@ -59,7 +94,6 @@ def open_client(
         return Client(
             base_url=base_url,
             headers=request_headers(credentials),
-            cookies=_NoCookies(),
             transport=transport,
             # Time is bounded around the whole attempt: a timeout per read never ends a slow drip.
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
@@ -139,13 +173,6 @@ def _bypasses_proxy(host: str, port: int) -> bool:
         except ValueError:
             continue
     return False
-
-
-class _NoCookies(http.cookiejar.CookieJar):
-    """Keeps nothing: what one answer sets must not reach the next request."""
-
-    def extract_cookies(self, response: object, request: object) -> None:
-        """Leave them in the reply."""
 
 
 class _General(httpx.AsyncBaseTransport):
