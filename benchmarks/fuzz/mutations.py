@@ -118,6 +118,45 @@ def change_headers(data: bytes, size: int, chance: random.Random) -> bytes | Non
     return b"\n".join(lines)[:size]
 
 
+_REPLY_PIECES = (
+    *(
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n",
+        b"HTTP/1.1 204 No\r\n",
+    ),
+    *(
+        b"content-length: 10\r\n",
+        b"content-length: 0\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"connection: close\r\n",
+    ),
+    *(
+        b"content-encoding: gzip\r\n",
+        b"connection: keep-alive\r\n",
+        b"\r\n",
+        b"\n",
+        b"x:" + b" " * 99,
+        b"a\r\n@T\r\n",
+    ),
+    *(b"0\r\n\r\n", b"@T", b"\x1f", b"\x1d", b"\x1e", b"\x04"),
+    *(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n@T", b"HTTP/1.1 429 No\r\ncontent-length: 10\r\n\r\n@T"),
+)
+
+
+def change_script(data: bytes, size: int, chance: random.Random) -> bytes | None:
+    """The script with a piece of a reply, a pause or an end put in, or one of its records twice."""
+    for _ in range(chance.randint(1, 4)):
+        if chance.random() < 0.2:
+            records = data.split(b"\x1e")
+            records.insert(chance.randint(0, len(records)), chance.choice(records))
+            data = b"\x1e".join(records)
+        else:
+            at = chance.randint(0, len(data))
+            data = data[:at] + chance.choice(_REPLY_PIECES) + data[at + chance.choice([0, 0, 0, 1, 10]) :]
+    return data[:size]
+
+
 def change_tar(data: bytes, size: int, chance: random.Random) -> bytes | None:
     """The archive with one block repeated, removed or moved, or a field of one header changed."""
     blocks = [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)] or [b""]

@@ -19,7 +19,7 @@ from pathlib import Path
 import seeds
 
 HERE = Path(__file__).parent
-TARGETS = ("replies", "verdicts", "headers", "rows", "run_files", "archives")
+TARGETS = ("replies", "verdicts", "headers", "rows", "run_files", "archives", "connections")
 HANG_S = 5
 MEMORY_MB = 1024
 # All large inputs of a target together, each being stopped after HANG_S.

@@ -122,7 +122,7 @@ def large_of(target: str) -> Iterator[bytes]:
     """Inputs whose size is the attack: too large for mutation, checked once each against the limits."""
     deep = b"[" * 2**20
     yield from _LARGE[target]() if target in _LARGE else ()
-    if target not in ("headers", "archives"):
+    if target not in ("headers", "archives", "connections"):
         yield from (deep, b'{"a":' * 2**20, b"1" * 2**20, b"[" + b"0," * 2**20 + b"0]")
 
 
@@ -336,12 +336,34 @@ def _record(key: str) -> bytes:
     return next(b"%d%b" % (size, rest) for size in range(5, 99) if len(b"%d%b" % (size, rest)) == size)
 
 
+def _connections() -> Iterator[bytes]:
+    sized = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n@T"
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\n@T\r\n0\r\n\r\n"
+    yield b"\x1e".join([sized, chunked, sized])
+    yield b"\x1e".join([sized + sized, sized, sized])
+    yield b"\x1e".join([sized + b"\x1d" + sized, sized + b"\x1d\r\n", chunked])
+    yield b"\x1e".join([sized[:30] + b"\x1f" + sized[30:], chunked.replace(b"a\r", b"\x1fa\r"), sized])
+    yield b"\x1e".join([b"HTTP/1.1 100 Continue\r\n\r\n" + sized, b"HTTP/1.1 204 No\r\n\r\n", sized])
+    yield b"\x1e".join([b"HTTP/1.1 200 OK\r\n\r\n@T\x04", b"HTTP/1.0 200 OK\r\n\r\n@T\x04", sized + b"\x04"])
+    yield b"\x1e".join([b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 10\r\n\r\n@T", sized])
+
+
+def _large_connections() -> Iterator[bytes]:
+    head = b"HTTP/1.1 200 OK\r\n"
+    for blanks in (b"x:" + b" " * 99_000 + b"y", b"x: y" + b" " * 99_000, b"x: y\r\n" + b" " * 99_000):
+        yield head + blanks + b"\r\n\r\n\x04"
+    yield head + b"x: y\r\n" * 15_000 + b"\r\n\x04"
+    yield b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000
+    yield head + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
+
+
 _LARGE = {
     "replies": _large_replies,
     "verdicts": _large_verdicts,
     "headers": _large_headers,
     "run_files": _large_run_files,
     "archives": _large_archives,
+    "connections": _large_connections,
 }
 _SEEDS = {
     "replies": _replies,
@@ -350,4 +372,5 @@ _SEEDS = {
     "rows": _rows,
     "run_files": _run_files,
     "archives": _archives,
+    "connections": _connections,
 }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import connections
 import httpx
 import mutations
 
@@ -213,6 +214,11 @@ def check_archive(data: bytes, folder: Path) -> None:
             assert picture.stream.read() == data[member.offset : member.offset + member.size_bytes]
 
 
+def check_connections(data: bytes, _: Path) -> None:
+    """An answer belongs to the request that asked for it, whatever the server sends."""
+    connections.check_connections(data)
+
+
 TARGETS = {
     "replies": Target(check_reply, mutations.change_json, 8192),
     "verdicts": Target(check_verdict, mutations.change_json, 4096),
@@ -220,4 +226,5 @@ TARGETS = {
     "rows": Target(check_rows, mutations.change_json, 8192),
     "run_files": Target(check_run_files, mutations.change_json, 8192),
     "archives": Target(check_archive, mutations.change_tar, 16384),
+    "connections": Target(check_connections, mutations.change_script, 4096),
 }

@@ -20,7 +20,7 @@ import atheris
 # Loaded before instrumentation could see them; what `vlsb` leaves to them is a stranger's input too.
 for _name in ("email._parseaddr", "email.utils", "json", "json.decoder", "tarfile"):
     sys.modules.pop(_name, None)
-with atheris.instrument_imports(include=["vlsb", "tarfile", "email", "json"]):
+with atheris.instrument_imports(include=["vlsb", "tarfile", "email", "json", "httpx"]):
     import seeds
     import targets
 
