@@ -249,6 +249,24 @@ def test_a_folder_named_for_the_data_that_cannot_be_used_is_a_problem_and_none_i
 # The screen.
 
 
+def ends(facts: Facts) -> list[str]:
+    """The screen's last part, a sentence a line."""
+    text = findings_text(findings(facts), width=400, height=90, color=False)
+    return text.rstrip().split("\n\n")[-1].splitlines()
+
+
+def test_the_screen_ends_with_what_this_machine_is_ready_for_and_what_not_with_the_reason() -> None:
+    local = ", ".join(FAMILIES)
+    assert ends(replace(READY, has_parquet=True)) == [
+        f"ready for: the demo, hosted models (OPENAI_API_KEY), local models ({local}), parquet shards"
+    ]
+    assert ends(replace(BARE, keys={"OPENAI_API_KEY": False})) == [
+        "ready for: the demo",
+        "not ready for: hosted models (no key is set), local models (no engine), "
+        "parquet shards (no extra `parquet`), the full data set (not here)",
+    ]
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
 @pytest.mark.parametrize("facts", [READY, BARE], ids=["ready", "bare"])
 def test_the_screen_keeps_its_width_and_shows_every_finding(facts: Facts, width: int) -> None:
@@ -621,7 +639,9 @@ def test_the_command_writes_json(vlsb: Vlsb, tmp_path: Path) -> None:
 
     found = json.loads(ended.stdout)["findings"]
     assert ended.rc == 0
-    assert {"machine", "data", "keys", "engines", "models", "servers"} == {each["group"] for each in found}
+    assert {"machine", "data", "keys", "engines", "models", "servers", "ready"} == {
+        each["group"] for each in found
+    }
 
 
 def test_another_format_is_a_mistake(vlsb: Vlsb) -> None:

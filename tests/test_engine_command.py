@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from tests.checkpoints import checkpoint
 from tests.conftest import Vlsb, wait_until
 from tests.engine_wheels import WheelIndex, pip_settings, write_current_engine, write_environment
 from vlsb.endpoints.secrets import Secret
-from vlsb.serving.engines import MARKER, engine_prefix
+from vlsb.serving.engines import MARKER, Engine, engine_prefix, repair_advice
 from vlsb.serving.families import CURRENT
 from vlsb.serving.places import Places
 from vlsb.serving.state import ServerRecord, process_began_at, write_record
@@ -269,6 +271,51 @@ def test_a_server_that_does_not_run_cannot_be_stopped(vlsb: Vlsb) -> None:
         ended = vlsb("engine", "stop", *arguments)
 
         assert (ended.rc, ended.stderr) == (2, f"Error: {words}\n")
+
+
+def test_the_advice_for_a_broken_engine_is_a_command_that_makes_it_start(
+    vlsb: Vlsb, wheels: Path, places: Places, tmp_path: Path
+) -> None:
+    """The environment is finished as far as its files say, and what it needs has been removed from it."""
+    prefix = finished_engine(places)
+    (prefix / "bin" / "vllm").write_text(f"#!{prefix}/bin/python\nimport torch\n")
+    weights = checkpoint(tmp_path / "weights")
+    plain = vlsb("engine", "install", "llava_hf")
+    assert (plain.rc, plain.stderr) == (0, "")
+
+    broken = vlsb("serve", "llava_hf", "--weights", str(weights))
+
+    assert broken.rc == 7
+    assert "its environment lacks" in broken.stderr
+    (advice,) = re.findall("`(vlsb engine [^`]*)`", broken.stderr)
+    rebuilt = vlsb(*shlex.split(advice)[1:], env=pip_settings(wheels), timeout_s=INSTALL_DEADLINE_S)
+    assert rebuilt.rc == 0, rebuilt.stderr
+    said = subprocess.run([prefix / "bin" / "vllm", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "0.32.0+cpu"
+
+
+def test_an_engine_in_use_is_not_built_anew(vlsb: Vlsb, places: Places) -> None:
+    prefix = finished_engine(places)
+    running = subprocess.Popen([prefix / "bin" / "python", "-c", "import time; time.sleep(600)"])
+    try:
+        ended = vlsb("engine", "install", "llava_hf", "--rebuild")
+    finally:
+        running.kill()
+        running.wait()
+
+    assert ended.rc == 7
+    assert f"vllm-0.32.0-cpu is in use by process {running.pid}." in ended.stderr
+    assert (prefix / MARKER).exists()
+
+
+def test_the_advice_for_a_broken_engine_of_the_users_does_not_touch_it(tmp_path: Path) -> None:
+    program = write_environment(tmp_path / "mine", {"vllm": "0.32.0"})
+    theirs = Engine(program, "0.32.0", None, False, tmp_path / "mine")
+
+    assert repair_advice(theirs, "llava_hf") == (
+        f"It is not one of ours ({program}): repair it there, or leave out --engine after "
+        "`vlsb engine install llava_hf`."
+    )
 
 
 # Offering an install.

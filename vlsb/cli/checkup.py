@@ -41,6 +41,7 @@ class Group(StrEnum):
     ENGINES = "engines"
     MODELS = "models"
     SERVERS = "servers"
+    READY = "ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +132,21 @@ class Facts:
     engines: Mapping[str, EngineFacts]
     weights: frozenset[str]
     servers: Sequence[ServerFacts]
+    has_parquet: bool = False
 
 
 def findings(facts: Facts) -> list[Finding]:
     """Everything worth a line, in the order of the screen."""
+    families = [_family(family, facts) for family in FAMILIES.values()]
     return [
         *_machine(facts),
         *_hub(facts.hub),
         _dataset(facts.dataset),
         *_keys(facts.keys),
         *(_engine(engine, facts.listing) for engine in facts.engines.values()),
-        *(_family(family, facts) for family in FAMILIES.values()),
+        *families,
         *_servers(facts.servers),
+        *_ready_for(facts, families),
     ]
 
 
@@ -321,6 +325,31 @@ def _cpu_room(family: Family, facts: Facts) -> Finding | None:
 
 def _ready(family: Family, facts: Facts) -> str:
     return "ready" if family.weights in facts.weights else f"ready; downloads {family.weights} first"
+
+
+def _ready_for(facts: Facts, families: Sequence[Finding]) -> Iterator[Finding]:
+    """What works here as it is, and what does not with the first reason."""
+    keys = [name for name, is_set in facts.keys.items() if is_set]
+    local = [finding.name for finding in families if finding.state is State.OK]
+    ready, missing = ["the demo"], []
+    if keys:
+        ready.append(f"hosted models ({', '.join(keys)})")
+    else:
+        missing.append("hosted models (no key is set)")
+    if local:
+        ready.append(f"local models ({', '.join(local)})")
+    else:
+        why = {finding.what for finding in families}
+        missing.append(f"local models ({why.pop() if len(why) == 1 else 'see models above'})")
+    if facts.has_parquet:
+        ready.append("parquet shards")
+    else:
+        missing.append("parquet shards (no extra `parquet`)")
+    if facts.dataset.place is None:
+        missing.append("the full data set (not here)")
+    yield Finding(Group.READY, "ready for", State.OK, ", ".join(ready))
+    if missing:
+        yield Finding(Group.READY, "not ready for", State.MISSING, ", ".join(missing))
 
 
 def _servers(servers: Sequence[ServerFacts]) -> Iterator[Finding]:

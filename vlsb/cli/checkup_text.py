@@ -58,9 +58,15 @@ def findings_text(found: Sequence[Finding], *, width: int, height: int, color: b
 
 
 def _lines(found: Sequence[Finding], width: int) -> Iterator[Text]:
-    name_width = max((len(finding.name) for finding in found if finding.group != Group.KEYS), default=0)
+    name_width = max(
+        (len(each.name) for each in found if each.group not in (Group.KEYS, Group.READY)), default=0
+    )
     for group in Group:
         members = [finding for finding in found if finding.group == group]
+        if group == Group.READY:
+            yield Text()
+            yield from (line for each in members for line in _sentence(each, width))
+            continue
         label = Text(f"{group.value:<{_GROUP_WIDTH}}", style="bold")
         rows = (
             [_key_row(members, width)]
@@ -71,6 +77,15 @@ def _lines(found: Sequence[Finding], width: int) -> Iterator[Text]:
         yield Text()
         for index, line in enumerate(lines):
             yield (Text(" " * len(label)) if index else label) + line
+
+
+def _sentence(finding: Finding, width: int) -> list[Text]:
+    """What the screen ends with, across its whole width."""
+    head = Text(f"{finding.name}: ", style="bold")
+    lines = list((head + Text(_clean(finding.what))).wrap(Console(width=width), width))
+    for line in lines:
+        line.rstrip()
+    return lines
 
 
 def _marked(finding: Finding, name: str) -> Text:

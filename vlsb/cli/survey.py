@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -90,6 +91,7 @@ def survey(
             ServerFacts(record.name, record.base_url, record.pid, record.weights)
             for record in read_records(places)
         ),
+        has_parquet=find_spec("pyarrow") is not None,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PORT_TAKEN = "port_taken"
-_BROKEN = "broken_engine"
+BROKEN = "broken_engine"
 # vLLM's own default.
 USUAL_SHARE = 0.9
 _MOST_SHARE = 0.95
@@ -52,7 +52,7 @@ def diagnose(log_text: str, exit_code: int | None, *, repair: str = "") -> Cause
     for rule in _RULES:
         if match := rule.pattern.search(errors):
             cause = rule.cause(match, log_text)
-            is_broken = cause.code == _BROKEN and bool(repair)
+            is_broken = cause.code == BROKEN and bool(repair)
             return Cause(cause.code, f"{cause.message} {repair}") if is_broken else cause
     return _by_signal(exit_code, errors)
 
@@ -393,7 +393,7 @@ _RULES = (
         "this system allows too few open files. Raise the limit with `ulimit -n 65536` and start again.",
     ),
     _rule(
-        _BROKEN,
+        BROKEN,
         r"ModuleNotFoundError: No module named '([\w.]{1,80})'|PackageNotFoundError: No package metadata was "
         r"found for ([\w.-]{1,80})|ImportError: |OSError: Could not load this library",
         _incomplete,

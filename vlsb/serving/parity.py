@@ -30,7 +30,9 @@ from vlsb.endpoints.transport import Upload
 from vlsb.errors import ServerError, ServerTimeoutError
 from vlsb.records import Picture, Untrusted
 from vlsb.serving import expected_ids as loader
+from vlsb.serving.causes import BROKEN, diagnose
 from vlsb.serving.engine_scripts import run_script
+from vlsb.serving.engines import repair_advice
 from vlsb.serving.families import Family
 from vlsb.serving.keys import engine_environment
 
@@ -93,6 +95,10 @@ async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> t
         ) from None
     ids = _as_ids(end.last.get("ids"))
     if end.code != 0 or ids is None:
+        repair = repair_advice(plan.engine, plan.model.family.name)
+        cause = diagnose(end.complaints.expose(), end.code, repair=repair)
+        if cause is not None and cause.code == BROKEN:
+            raise ServerError(f"{name}: {cause.message}")
         raise ServerError(
             f"{name}: the checkpoint's own processor gives no prompt to compare with", detail=end.complaints
         )

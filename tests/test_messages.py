@@ -1,0 +1,161 @@
+"""No text names an option or a command that does not exist: messages, README, docs against the real ones."""
+
+from __future__ import annotations
+
+import ast
+import ensurepip
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.exceptions import TyperException
+
+import vlsb
+from tests.test_docs import COMMANDS, PROJECT, ROOT, parse
+from vlsb.serving.pip_runs import install_environment
+
+HOLE = "PLACEHOLDER"
+"""What stands where a text has a value."""
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w-])")
+_QUOTED = re.compile(r"`(vlsb(?: [^`]*)?)`")
+# "... with: vlsb engine install FAMILY", to the end of the text.
+_AFTER_COLON = re.compile(r"(?:with|first|again|later|yourself): (vlsb [^`\n.]+)")
+
+OPTIONS = {flag for command in (ROOT, *COMMANDS.values()) for each in command.params for flag in each.opts}
+# Of other programs, by the command whose help has them; vLLM's are in engine_options.
+OTHERS = {
+    "pip install": {
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-input",
+        "--only-binary",
+        "--progress-bar",
+        "--python",
+        "--upgrade",
+    },
+    "uv python find": {
+        "--managed-python",
+        "--no-config",
+        "--no-project",
+        "--no-python-downloads",
+        "--system",
+    },
+    "uv sync": {"--extra"},
+    # Programs that are not on every machine (nvidia-smi, docker, just, tar), and spellings in explanations.
+    "": {
+        "--a",
+        "--dereference",
+        "--device-memory-utilization",
+        "--list",
+        "--no-x",
+        "--query-gpu",
+        "--shm-size",
+    },
+}
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Every text of the program's source with its place; what is put into one is a placeholder."""
+    for path in sorted(Path(vlsb.__file__).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        within = {
+            id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
+        }
+        for node in ast.walk(tree):
+            place = f"{path.relative_to(PROJECT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.JoinedStr):
+                yield place, "".join(_part(each) for each in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within:
+                yield place, node.value
+
+
+def _part(node: ast.expr) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else HOLE
+
+
+TEXTS = list(texts())
+
+
+def engine_options() -> set[str]:
+    """The options of the engines that we start, as their own help lists them."""
+    files = (PROJECT / "tests" / "engine_options").glob("vllm-*.txt")
+    lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
+    return {f"--{line.split()[0]}" for line in lines if line and not line.startswith("#")}
+
+
+KNOWN = OPTIONS | engine_options() | set().union(*OTHERS.values())
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+WRITTEN = [(page.name, page.read_text("utf-8")) for page in PAGES]
+
+
+def unknown_options(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(place, each) for place, text in found for each in _OPTION.findall(text) if each not in KNOWN]
+
+
+def test_no_message_names_an_option_that_does_not_exist() -> None:
+    assert unknown_options(TEXTS) == []
+    assert unknown_options([("a message", "Pass --modle NAME.")]) == [("a message", "--modle")]
+
+
+def test_readme_and_docs_name_no_option_that_does_not_exist() -> None:
+    assert unknown_options(WRITTEN) == []
+
+
+@pytest.mark.parametrize("program", [name for name in OTHERS if name])
+def test_the_options_of_other_programs_are_theirs(program: str) -> None:
+    name, *words = program.split()
+    environment = install_environment(os.environ)
+    if name == "pip":
+        (wheel,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
+        command, environment["PYTHONPATH"] = [sys.executable, "-m", "pip"], str(wheel)
+    elif found := shutil.which(name):
+        command = [found]
+    else:
+        pytest.skip(f"no {name} here")
+
+    command += [*words, "--help"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    assert {each for each in OTHERS[program] if each not in said.stdout} == set()
+
+
+def test_no_entry_of_the_other_programs_is_left_over() -> None:
+    named = {option for _, text in (*TEXTS, *WRITTEN) for option in re.findall(r"--[a-z][a-z-]*", text)}
+
+    assert set().union(*OTHERS.values()) - named == set()
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command of ours that a text tells somebody to type."""
+    return [
+        (place, found)
+        for place, text in TEXTS
+        for pattern in (_QUOTED, _AFTER_COLON)
+        for found in pattern.findall(text)
+    ]
+
+
+def complaint(line: str) -> str:
+    """Why a command cannot be typed like this; empty if it can."""
+    try:
+        parse(line.replace("...", HOLE).rstrip("."), is_in_running_text=True)
+    except (AssertionError, TyperException) as error:
+        return str(error)
+    return ""
+
+
+def test_every_command_that_a_text_advises_can_be_typed() -> None:
+    assert [(place, line, said) for place, line in commands() if (said := complaint(line))] == []
+
+
+@pytest.mark.parametrize("broken", ["see `vlsb engine instal llava`.", "Go on with: vlsb run --resum"])
+def test_a_command_that_does_not_exist_would_be_found(broken: str) -> None:
+    (line,) = [found for pattern in (_QUOTED, _AFTER_COLON) for found in pattern.findall(broken)]
+
+    assert complaint(line)
