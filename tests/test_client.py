@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, UPLOAD_BYTES, RetryPolicy
+from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, UPLOAD_BYTES, Endpoint, RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
 from vlsb.endpoints.client import EndpointClient
@@ -138,7 +138,7 @@ async def lane(
     client = EndpointClient(
         "target",
         http,
-        name="model-1",
+        endpoint=Endpoint("model-1", base_url),
         dialect=Dialect(),
         policy=policy,
         # Floor and ceiling in one: how a limit adapts is another file's matter.

@@ -3,6 +3,7 @@
 VlsbError                      1  a problem with one clear line, no traceback
 ├── ConfigError                2  the user has to change something
 │   ├── UnknownModelError      2  no such model, here or at the endpoint
+│   ├── SeveralErrors          2  or what all of them have
 │   └── RunMismatchError       6  a resume whose settings differ; names the fields
 ├── AccessError                3  the endpoint will not serve this account
 │   ├── MissingKeyError        3  names the variable, never a value
@@ -25,6 +26,7 @@ Samples that fail on their own do not raise: they end as a `Failure` record (`vl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,15 +37,16 @@ class VlsbError(Exception):
     """A problem the user can read and act on: one line, no traceback.
 
     `message` is ours and safe to print. `detail` is what a stranger said about it (an endpoint's
-    error text, a row of the data set); only an encoder may print it.
+    error text, a row of the data set); only an encoder may print it. `advice` is what to do, said last.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, detail: Untrusted | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, detail: Untrusted | None = None, advice: str = "") -> None:
+        super().__init__(f"{message}. {advice}" if advice else message)
         self.message = message
         self.detail = detail
+        self.advice = advice
 
 
 class ConfigError(VlsbError):
@@ -60,6 +63,16 @@ class RunMismatchError(ConfigError):
     """A resume whose settings differ from those the run was started with."""
 
     exit_code = 6
+
+
+class SeveralErrors(ConfigError):
+    """Independent problems that were found together; ends with the code that all have, else with 2."""
+
+    def __init__(self, errors: Sequence[VlsbError]) -> None:
+        super().__init__("\n".join(map(str, errors)))
+        self.errors = tuple(errors)
+        codes = {error.exit_code for error in errors}
+        self.exit_code = codes.pop() if len(codes) == 1 else ConfigError.exit_code
 
 
 class AccessError(VlsbError):

@@ -22,17 +22,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_cli(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; every error is one line on stderr."""
+    from typer._click.exceptions import NoArgsIsHelpError
     from typer.exceptions import TyperException
 
     from vlsb.cli.app import app
+    from vlsb.cli.screen import Screen
+    from vlsb.errors import VlsbError
 
     _load_environment_file()
     try:
         result = app(arguments, prog_name="vlsb", standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        # A page in boxes has printed itself by now, and left nothing.
+        if page := error.format_message():
+            sys.stdout.write(page + "\n")
+        return 0
+    except VlsbError as error:
+        # Options that cannot even be kept, such as a key in the place of its variable's name.
+        Screen().error(error)
+        return error.exit_code
     except TyperException as error:
+        from vlsb.endpoints.secrets import without_keys
+
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "vlsb"
-        sys.stderr.write(f"Error: {' '.join(error.format_message().split())} See `{command} --help`.\n")
+        said = " ".join(error.format_message().split())
+        sys.stderr.write(f"Error: {without_keys(said)} See `{command} --help`.\n")
         return EXIT_USAGE
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

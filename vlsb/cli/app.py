@@ -21,6 +21,13 @@ _CONTEXT = {
 }
 
 
+EXAMPLES = {
+    "vlsb demo": "See it work: no key, no download.",
+    "vlsb run --model gpt-4o": "Evaluate a model; its key is in OPENAI_API_KEY.",
+    "vlsb report outputs/": "Compare the runs made so far.",
+}
+
+
 class Entry(NamedTuple):
     """Where a command, or a group of them, is written, and the first sentence of what it says of itself."""
 
@@ -71,12 +78,16 @@ class _Commands(MutableMapping[str, "Command"]):
 
 
 def _command(name: str, entry: Entry) -> Command:
+    from vlsb.cli.commands import VlsbCommand
+
     written = getattr(import_module(f"vlsb.cli.{entry.module}"), entry.attribute)
     if isinstance(written, typer.Typer):
+        for command in written.registered_commands:
+            command.cls = VlsbCommand
         made: Command = typer.main.get_group(written)
     else:
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(name)(written)
+        alone.command(name, cls=VlsbCommand)(written)
         made = typer.main.get_command(alone)
     made.name = name
     return made
@@ -95,6 +106,8 @@ class _Root(TyperGroup):
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in ENTRIES.items()])
+        with formatter.section("Examples"):
+            formatter.write_dl(list(EXAMPLES.items()))
 
 
 app = typer.Typer(

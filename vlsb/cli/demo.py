@@ -9,7 +9,6 @@ from pathlib import Path
 from vlsb.cli import options as opt
 from vlsb.cli.resolve import RunOptions
 from vlsb.cli.run import run
-from vlsb.cli.screen import Screen
 
 _DEFAULTS = RunOptions(model="demo")
 
@@ -21,8 +20,4 @@ def demo_command(
 ) -> int:
     """Run the main job on the embedded demo: 30 benign samples, simulated model and judge."""
     parent = output_dir or Path(tempfile.mkdtemp(prefix="vlsb-demo-"))
-    code = run(replace(_DEFAULTS, output_dir=parent, display=display, resume=resume))
-    Screen(quiet=display == "none").notice(
-        f"The run is in {parent / 'demo'}. See it again: vlsb report {parent}"
-    )
-    return code
+    return run(replace(_DEFAULTS, output_dir=parent, display=display, resume=resume))

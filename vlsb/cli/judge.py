@@ -52,5 +52,6 @@ def judge_command(
         resolve=lambda _: resolve_judging(run, options, os.environ),
         prepare=prepare_judging,
         go_on=judge_command_line(run, options),
+        directory=run,
     )
     return carry_out(job)

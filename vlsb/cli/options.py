@@ -36,16 +36,18 @@ def _lines(
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-_TARGET, _SERVER, _ENGINE, _JUDGE, _DATA, _RUN, _SPEED, _PROTOCOL = (
+COMMON = "Common"
+PANELS = _TARGET, _JUDGE, _DATA, _RUN, _PROTOCOL, _SERVER, _ENGINE, _SPEED = (
     "Target",
-    "Server",
-    "Local engine",
     "Judge",
     "Data",
-    "Run directory",
-    "Connections and patience",
+    "Run",
     "Protocol (recorded; printed as deviations)",
+    "Server",
+    "Local engine (any other option of `vllm serve` goes after --)",
+    "Connections and patience",
 )
+"""The boxes of a help page behind the common one, in their order."""
 
 Model = Annotated[
     str | None,
@@ -90,7 +92,9 @@ Header = Annotated[
 ]
 EngineOptions = Annotated[
     list[str] | None,
-    typer.Argument(metavar="-- ENGINE OPTIONS", help="Options for `vllm serve`, as its own help has them."),
+    typer.Argument(
+        metavar="-- ENGINE OPTIONS", help="Options for `vllm serve`, as its own help has them.", hidden=True
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -302,7 +306,9 @@ FailOnError = Annotated[
 ]
 Display = Annotated[
     str | None,
-    _option("--display", metavar="rich|plain|none", help="Progress. (default: rich on a terminal)"),
+    _option(
+        "--display", metavar="rich|plain|none", help="Progress. (default: rich on a terminal)", panel=_RUN
+    ),
 ]
 Epochs = Annotated[
     int,

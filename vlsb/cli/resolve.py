@@ -14,6 +14,7 @@ from vlsb.runs.resolve import (
     model_name,
     resolve_judging,
     resolve_run,
+    run_directory,
 )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "resolve_judging",
     "resolve_run",
     "resume_command",
+    "run_directory",
 ]
 
 _DEFAULTS = RunOptions()

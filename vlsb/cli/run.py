@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vlsb.cli import options as opt
-from vlsb.cli.resolve import RunOptions, as_options, resume_command
+from vlsb.cli.resolve import RunOptions, as_options, resume_command, run_directory
 from vlsb.cli.sessions import Job, carry_out
 
 _DEFAULTS = RunOptions()
@@ -89,5 +89,6 @@ def run(options: RunOptions) -> int:
         resolve=lambda screen: resolve_target(options, os.environ, screen),
         prepare=prepare,
         go_on=resume_command(options),
+        directory=run_directory(options),
     )
     return carry_out(job)

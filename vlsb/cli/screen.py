@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from vlsb.errors import VlsbError
+from vlsb.errors import SeveralErrors, VlsbError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 
@@ -38,8 +38,9 @@ class Screen:
             self.line(line)
 
     def error(self, error: VlsbError) -> None:
-        """What went wrong, to what, and what to do: one line on stderr."""
-        self.line(f"Error: {error_line(error)}")
+        """What went wrong, to what, and what to do: one line on stderr for each problem."""
+        for each in error.errors if isinstance(error, SeveralErrors) else (error,):
+            self.line(f"Error: {error_line(each)}")
 
     def line(self, line: str) -> None:
         """One line on stderr, whatever the display."""
@@ -63,7 +64,6 @@ def has_color(stream: TextIO) -> bool:
 
 def error_line(error: VlsbError) -> str:
     """An error as one line, with what a stranger said of it encoded and cut to a readable length."""
-    if error.detail is None:
-        return error.message
-    said = for_terminal(error.detail)
-    return f"{error.message}: {said[:600]}" if said else error.message
+    said = "" if error.detail is None else for_terminal(error.detail)[:600]
+    line = f"{error.message}: {said}" if said else error.message
+    return f"{line.rstrip(' .')}. {error.advice}" if error.advice else line

@@ -2,70 +2,100 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from vlsb.analysis.summary import FailOnError, Summary
 from vlsb.cli.resolve import Resolved, RunOptions
 from vlsb.cli.screen import Screen, has_color
-from vlsb.errors import GapsError, InterruptedRunError, VlsbError
+from vlsb.errors import ConfigError, GapsError, InterruptedRunError, UnknownModelError, VlsbError
 from vlsb.records import JUDGED, Outcome
 
 if TYPE_CHECKING:
     from vlsb.runs.session import Fetching, Plan, Prepared, SessionEnd
     from vlsb.runs.state import RunState
 
-# After these the last line on the screen is the command that goes on.
+# After these the last line on the screen is the command that goes on, where there is something to go on with.
 _RESUMABLE = (3, 4, 5, 7, 130)
+# What to change where an error does not say it and nothing is stored yet.
+_TO_CHANGE = {
+    3: "the key's variable: --api-key-env, --judge-api-key-env",
+    4: "the addresses and names: --base-url, --model, --judge-base-url, --judge",
+    5: "the place: --output-dir",
+    7: "the engine: --engine, --weights, --gpus",
+}
 _INTERRUPTED = InterruptedRunError("Interrupted. Everything finished is stored.")
+_INTERRUPTED_EARLY = InterruptedRunError("Interrupted. Nothing was stored yet.")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A session to carry out; `go_on` is the command that continues it."""
+    """A session to carry out; `go_on` is the command that continues it.
+
+    `directory` is the run's, None while only an endpoint knows its name.
+    """
 
     options: RunOptions
     resolve: Callable[[Screen], Resolved]
     prepare: Callable[[Plan, Fetching], Prepared]
     go_on: Sequence[str]
+    directory: Path | None
+
+    def is_stored(self) -> bool:
+        """Whether the run holds anything that was answered."""
+        from vlsb.runs.state import has_answers
+
+        return self.directory is not None and has_answers(self.directory)
 
 
 def carry_out(job: Job) -> int:
     """Carry out a session and return the exit code."""
     screen = Screen(quiet=job.options.display == "none")
     try:
-        reason, is_started = _outcome(job, screen)
+        reason, can_go_on = _outcome(job, screen)
     except KeyboardInterrupt:
         # Another one, while the first was being dealt with.
-        reason, is_started = _INTERRUPTED, True
+        reason, can_go_on = _INTERRUPTED, job.is_stored()
     ignore_signals()
     if reason is None:
         return 0
-    screen.error(reason)
-    if is_started:
-        screen.command(job.go_on)
+    _say_end(job, screen, reason, can_go_on=can_go_on)
     return reason.exit_code
 
 
+def _say_end(job: Job, screen: Screen, reason: VlsbError, *, can_go_on: bool) -> None:
+    """Why it ended and what to change; then the command that goes on, or that nothing is lost."""
+    if isinstance(reason, InterruptedRunError) and not can_go_on:
+        reason = _INTERRUPTED_EARLY
+    screen.error(reason)
+    if can_go_on:
+        screen.command(job.go_on)
+    elif "--" not in str(reason) and (change := _TO_CHANGE.get(reason.exit_code)):
+        screen.line(f"Nothing was stored. Check {change}; then start it again.")
+
+
 def _outcome(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
-    """Why the session is not complete, if so, and whether there is something to go on with."""
+    """Why the session is not complete, if so, and whether repeating the command can go on from there."""
     try:
         with _signals_as_interrupts():
-            return _session(job, screen), True
+            return _session(job, screen)
     except KeyboardInterrupt:
-        return _INTERRUPTED, True
+        return _INTERRUPTED, job.is_stored()
     except VlsbError as error:
-        return error, error.exit_code in _RESUMABLE
+        return error, error.exit_code in _RESUMABLE and job.is_stored()
 
 
-def _session(job: Job, screen: Screen) -> VlsbError | None:
-    """The session and its table; returns why it is not complete."""
+def _session(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
+    """The session and its table; returns why it is not complete, and whether a resume can help."""
     from vlsb.cli.display import chosen_display, watcher
     from vlsb.cli.downloads import fetching
     from vlsb.endpoints.loops import run
@@ -81,27 +111,72 @@ def _session(job: Job, screen: Screen) -> VlsbError | None:
     listeners = Listeners(
         say=screen.notice,
         watch=watcher(display, screen),
-        last_words=lambda: screen.command(job.go_on),
+        last_words=lambda: screen.command(job.go_on) if job.is_stored() else None,
     )
     end = run(run_session(prepared, resolved.credentials, listeners, resolved.host))
     state = load_state(resolved.plan.directory)
-    _show(state, end, resolved.plan, screen)
-    if end.reason is None and end.limit is not None:
-        screen.notice(end.limit.line)
-    return end.reason or _gaps(state, end, resolved.plan, allowed)
+    _show(state, end, job, resolved.plan, screen)
+    reason = end.reason or _gaps(state, end, resolved.plan, allowed)
+    return reason, reason is not None and _can_go_on(reason, state, end, job)
 
 
-def _show(state: RunState, end: SessionEnd, plan: Plan, screen: Screen) -> None:
+def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, job: Job) -> bool:
+    """Whether the same command can go on from here.
+
+    After a wrong setting only where every side has answered with it before: the setting is not it then.
+    """
+    if reason.exit_code in _RESUMABLE:
+        return job.is_stored()
+    is_judged = end.judge is None or (end.judge in state.judged and state.judged[end.judge].has_answers)
+    return type(reason) in (ConfigError, UnknownModelError) and job.is_stored() and is_judged
+
+
+def _show(state: RunState, end: SessionEnd, job: Job, plan: Plan, screen: Screen) -> None:
+    """What came of the session on stdout; where it is and what to type next on stderr."""
     from vlsb.runs.summaries import summarize_state
 
+    if end.reason is None and end.pending == 0:
+        screen.notice(_nothing_left(state, end))
     if plan.only_preflight and end.reason is None:
         from vlsb.cli.estimate import estimate
 
         screen.result(estimate(state, end, plan))
+        screen.notice(f"Do the rest with: {shlex.join(job.go_on)}")
         return
     summary = summarize_state(state, plan.directory, end.judge)
-    if end.reason is None or summary.rates.judged or summary.target_usage.requests:
+    if end.judge is None:
+        if state.responses:
+            screen.result(_collected(state, job, plan))
+    elif end.reason is None or summary.rates.judged:
         screen.result(table(summary))
+        screen.notice(f"The run is in {plan.directory}. Next: {_next_command(state, end, plan.directory)}")
+    if end.reason is None and end.limit is not None:
+        screen.notice(end.limit.line)
+
+
+def _nothing_left(state: RunState, end: SessionEnd) -> str:
+    """That a session found nothing to do, and how to repeat what a resume leaves alone."""
+    outcomes = Counter(state.outcome(key, end.judge) for key in state.asked_for())
+    others = [o.value for o in outcomes if o not in JUDGED and o is not Outcome.NOT_JUDGED]
+    again = f" To do samples again: --retry {others[0]}." if others else ""
+    return f"Nothing was left to do: every sample of this run has ended.{again}"
+
+
+def _collected(state: RunState, job: Job, plan: Plan) -> str:
+    """One line for responses that nobody judged: how many, where, and the command that judges them."""
+    keys = list(state.asked_for())
+    there = sum(key in state.responses for key in keys)
+    root = () if job.options.data_root is None else ("--data-root", str(job.options.data_root))
+    command = shlex.join(("vlsb", "judge", str(plan.directory), *root))
+    return f"{there} of {len(keys)} responses are in {plan.directory}, not judged. Judge them with: {command}"
+
+
+def _next_command(state: RunState, end: SessionEnd, directory: Path) -> str:
+    """What people type after a run: the table again, and the responses behind its numbers."""
+    outcomes = {state.outcome(key, end.judge) for key in state.asked_for()}
+    shown = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"]
+    commands = (["vlsb", "report", str(directory)], ["vlsb", "show", str(directory), *shown])
+    return " or ".join(map(shlex.join, commands))
 
 
 def table(summary: Summary) -> str:
@@ -127,7 +202,7 @@ def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) ->
     if not allowed.is_exceeded(missing, selected=len(outcomes)):
         return None
     return GapsError(
-        f"{missing} of {len(outcomes)} samples have no {'verdict' if plan.judge else 'response'}."
+        f"{missing} of {len(outcomes)} samples have no {'verdict' if plan.judge else 'response'}.",
     )
 
 

@@ -14,7 +14,7 @@ from vlsb.data.check import (
     SourceCount,
     check_dataset,
 )
-from vlsb.data.dataset import DataFiles, Dataset, load_dataset, load_dataset_files
+from vlsb.data.dataset import DataFiles, Dataset, load_dataset, load_dataset_files, require_dataset
 from vlsb.data.hub import HUB_REPOSITORY, Fetched, FetchProgress, fetch_dataset
 from vlsb.data.mini import mini_root
 from vlsb.data.pictures import media_type
@@ -42,5 +42,6 @@ __all__ = [
     "media_type",
     "mini_root",
     "parse_limit",
+    "require_dataset",
     "select",
 ]

@@ -106,10 +106,21 @@ def user_cache() -> Path:
     return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "vlsb"
 
 
+def require_dataset(root: Path) -> None:
+    """Raise DatasetError where `root` has none of the layouts, without opening a file."""
+    try:
+        if not root.is_dir():
+            problem = "is not a folder" if root.exists() else "does not exist"
+            raise DatasetError(f"{root} {problem}. Pass {LAYOUTS}.")
+        if not (root / ROWS_FILE).exists() and not shard_paths(root):
+            only = f", only {ARCHIVE_FILE}" if (root / ARCHIVE_FILE).exists() else ""
+            raise DatasetError(f"{root} has no {ROWS_FILE}{only}. Pass {LAYOUTS}.")
+    except OSError as error:
+        raise unreadable(root, error) from error
+
+
 def _loaded(root: Path, cache: Path | None) -> Dataset:
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise DatasetError(f"{root} {problem}. Pass {LAYOUTS}.")
+    require_dataset(root)
     rows, has_rows = root / ROWS_FILE, (root / ROWS_FILE).exists()
     has_archive = (root / ARCHIVE_FILE).exists()
     if has_rows and has_archive and not (root / PICTURES_FOLDER).exists():
@@ -117,9 +128,6 @@ def _loaded(root: Path, cache: Path | None) -> Dataset:
     if not (has_rows and (root / PICTURES_FOLDER).exists()) and (shards := shard_paths(root)):
         found = load_dataset_files(**unpack(shards, cache or user_cache())._asdict())
         return replace(found, root=root.resolve())
-    if not has_rows:
-        only = f", only {ARCHIVE_FILE}" if has_archive else ""
-        raise DatasetError(f"{root} has no {ROWS_FILE}{only}. Pass {LAYOUTS}.")
     return Dataset(root.resolve(), load_rows(rows), partial(opened_in_folder, root.resolve()))
 
 

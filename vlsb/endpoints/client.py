@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import httpx
 
-from vlsb.config import RetryPolicy
+from vlsb.config import Endpoint, RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.attempts import Counts, Ended, Event, Spending, StoppedError, Traffic
 from vlsb.endpoints.completions import Answer, read_completion
@@ -23,7 +23,8 @@ from vlsb.endpoints.drafts import Draft
 from vlsb.endpoints.endings import PICTURE_CODE, fatal_error, redacted
 from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Keeper, Ticket
-from vlsb.endpoints.models import model_names
+from vlsb.endpoints.models import model_names, url_with_version
+from vlsb.endpoints.parties import Party
 from vlsb.endpoints.secrets import Redactor
 from vlsb.endpoints.timings import Timings, Wait
 from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, UploadBudget, backoff_s
@@ -53,7 +54,7 @@ class EndpointClient:
         lane: Stage,
         http: Client,
         *,
-        name: str,
+        endpoint: Endpoint,
         dialect: Dialect,
         policy: RetryPolicy,
         limit: AdaptiveLimit,
@@ -66,14 +67,14 @@ class EndpointClient:
         observe: Callable[[Event], None],
     ) -> None:
         self.lane = lane
-        self.name = name
+        self.party = Party(lane, endpoint)
         self.dialect = dialect
         self.may_adapt = False
         self.limit = limit
         self.limiter = Limiter(limit.limit)
         self.gate = gate
         gate.on_episode.append(self._cut)
-        self.breaker = Breaker(policy, time, name=f"{lane} {name}")
+        self.breaker = Breaker(policy, time, name=str(self.party))
         self.counts = Counts()
         self.timings = Timings(time.clock)
         self._line = Limiter(1)
@@ -323,9 +324,14 @@ class EndpointClient:
             self._observe(Event(kind, self.lane, code=decision.code, wait_s=pause, status=decision.status))
 
     async def _fatal(self, decision: Decision) -> VlsbError:
-        """What ends the run; for an unknown model with the names that the endpoint lists."""
-        names = await model_names(self._http) if decision.error is UnknownModelError else []
-        return fatal_error(decision, self.name, names, self._redactor)
+        """What ends the run; for an unknown model or address with what the endpoint has instead."""
+        names, better_url = [], None
+        if decision.error is UnknownModelError:
+            names = await model_names(self._http)
+            better_url = (
+                None if names else await url_with_version(self._http, self.party.endpoint.base_url)
+            )
+        return fatal_error(decision, self.party, names, self._redactor, better_url=better_url)
 
     def _adapted(self, decision: Decision, *, sends_schema: bool) -> Decision | None:
         """None if the preflight learned how this endpoint wants to be asked; else the decision."""

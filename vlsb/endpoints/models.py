@@ -23,6 +23,19 @@ async def list_models(base_url: str, credentials: Credentials, *, ca_bundle: Pat
         await client.aclose()
 
 
+async def url_with_version(client: httpx.AsyncClient, base_url: str) -> str | None:
+    """The base URL with `/v1` behind it if models are listed there and it had none; else None."""
+    if base_url.endswith("/v1"):
+        return None
+    try:
+        async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
+            reply = await client.get("/v1/models")
+    except (httpx.RequestError, TimeoutError):
+        return None
+    # Without a key, or with a wrong one, it is still the place.
+    return f"{base_url}/v1" if reply.status_code in (200, 401, 403) else None
+
+
 async def model_names(client: httpx.AsyncClient) -> list[str]:
     """The models listed at the other end of a transport; none if it does not say."""
     try:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 from vlsb.config import Endpoint
+from vlsb.endpoints.parties import SIMULATED_URL, Party
 from vlsb.endpoints.secrets import AUTHORISING_HEADERS
 from vlsb.errors import ConfigError, MissingKeyError, UnknownModelError
+from vlsb.records import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,6 @@ OTHER_KEY_VARIABLES = {
 }
 LOCAL_FAMILIES = ("llava", "llava_hf", "llava_next", "qwen2vl", "mllama")
 DEMO = "demo"
-SIMULATED_URL = "simulator:"
-"""Stands for the simulator's address, which exists only while a run is going."""
 ENGINE_URL = "http://127.0.0.1/v1"
 """Stands for a local engine's address until it is started; any loopback address means the same answers."""
 
@@ -65,26 +65,28 @@ def resolve_endpoint(
     key_variable: str | None,
     headers: tuple[tuple[str, str], ...] = (),
     allow_http: bool = False,
-    flags: tuple[str, str] = ("--base-url", "--api-key-env"),
+    stage: Stage = "target",
 ) -> Endpoint:
     """The endpoint for a model name and whatever the user said about it.
 
     Raises UnknownModelError for a name that no provider is known for when there is no base URL, and
-    ConfigError for an address that cannot be used. `flags` are the option names to say in messages.
+    ConfigError for an address that cannot be used. `stage` decides which options messages name.
     """
     if base_url is None and model == DEMO:
         return Endpoint(DEMO, SIMULATED_URL)
     if base_url is None:
-        provider = _provider(model, flags[0])
+        provider = _provider(model, stage)
         return Endpoint(model, provider.base_url, key_variable or provider.key_variable, headers)
-    url = parse_base_url(base_url, allow_http=allow_http, flag=flags[0])
+    party = Party(stage, Endpoint(model, base_url))
+    url = parse_base_url(base_url, allow_http=allow_http, flag=party.flag("base-url"))
     authorises_itself = any(name.lower() in AUTHORISING_HEADERS for name, _ in headers)
     if key_variable is None and not is_loopback(url) and not authorises_itself:
         key_variable = _key_variable(url)
         if key_variable is None:
             raise MissingKeyError(
-                f"{flags[0]} {url}: which variable holds its key? Pass {flags[1]} NAME (keys are never "
-                "sent to a host they were not meant for)."
+                f"{party}: which variable holds its key?",
+                advice=f"Pass {party.flag('api-key-env')} NAME (keys are never sent to a host they were not "
+                "meant for).",
             )
     return Endpoint(model, url, key_variable, headers)
 
@@ -157,21 +159,24 @@ def key_mismatch(endpoint: Endpoint, key: str) -> str | None:
     return None
 
 
-def _provider(model: str, flag: str) -> Provider:
+def _provider(model: str, stage: Stage) -> Provider:
     for provider in PROVIDERS:
         if provider.models.fullmatch(model):
             return provider
+    party = Party(stage, Endpoint(model, ""))
+    flag = party.flag("base-url")
     if model in LOCAL_FAMILIES:
         raise ConfigError(
-            f"{model}: a local model. Serve it (`vlsb serve {model}`) and pass {flag} with the address that "
-            "is printed then."
+            f"{stage} {model}: a local model. Serve it (`vlsb serve {model}`) and pass {flag} with the "
+            "address that is printed then."
         )
     known = [DEMO, "gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", *LOCAL_FAMILIES]
     near = difflib.get_close_matches(model, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UnknownModelError(
-        f"{model!r}: no provider is known for this name.{hint} Names of OpenAI (gpt-...), Anthropic "
-        f"(claude-...) and Google (gemini-...) are; for any other endpoint pass {flag} URL."
+        f"{party.flag('model')} {model}: no provider is known for this name.{hint} Names of OpenAI "
+        "(gpt-...), Anthropic (claude-...) and Google (gemini-...) are; for any other endpoint pass "
+        f"{flag} URL."
     )
 
 

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vlsb.config import Endpoint
+from vlsb.endpoints.parties import Party
 from vlsb.errors import MissingKeyError
-from vlsb.records import Untrusted
+from vlsb.records import Stage, Untrusted
 
 REDACTED = "[redacted]"
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SHORTEST_RUN = 20
 # Shorter values occur in ordinary text; replacing them would damage answers and reveal little.
 SHORTEST_SECRET = 12
 
@@ -23,6 +26,22 @@ _KEY_SHAPES = re.compile(
     r"|(?i:bearer)\s+[A-Za-z0-9._~+/=\-]{8,}"
 )
 _UNSAFE_IN_CODE = re.compile(r"[^a-z0-9_.\-]+")
+
+
+def without_keys(text: str) -> str:
+    """The text without anything shaped like a key."""
+    return _KEY_SHAPES.sub(REDACTED, text)
+
+
+def is_variable_name(text: str) -> bool:
+    """Whether a text can name a variable; False for what may be a key given in the place of its name.
+
+    Keys begin as keys do, or are one long run; and mix letters with digits, or small ones with capitals.
+    """
+    is_mixed = any(map(str.isdigit, text)) or not (text.isupper() or text.islower())
+    is_one_run = len(text) >= _SHORTEST_RUN and "_" not in text
+    may_be_key = is_mixed and (is_one_run or _KEY_SHAPES.match(text) is not None)
+    return _VARIABLE_NAME.fullmatch(text) is not None and not may_be_key
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,22 +74,33 @@ class Credentials:
 AUTHORISING_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 
 
-def load_credentials(endpoint: Endpoint, environment: Mapping[str, str]) -> Credentials:
+def load_credentials(
+    endpoint: Endpoint, environment: Mapping[str, str], stage: Stage = "target"
+) -> Credentials:
     """Read an endpoint's key and header values; MissingKeyError names the variable that is not set."""
+    party = Party(stage, endpoint)
     headers = tuple(
-        (name, _read(variable, environment, f"header {name}")) for name, variable in endpoint.headers
+        (name, _read(variable, environment, f"{party}: header {name}", party.flag("header")))
+        for name, variable in endpoint.headers
     )
     if endpoint.key_variable is None or any(name.lower() in AUTHORISING_HEADERS for name, _ in headers):
         return Credentials(bearer=None, headers=headers)
-    return Credentials(_read(endpoint.key_variable, environment, endpoint.model), headers)
+    return Credentials(
+        _read(endpoint.key_variable, environment, str(party), party.flag("api-key-env")), headers
+    )
 
 
-def _read(variable: str, environment: Mapping[str, str], purpose: str) -> Secret:
+def _read(variable: str, environment: Mapping[str, str], purpose: str, flag: str) -> Secret:
     value = environment.get(variable, "").strip()
     if not value:
-        raise MissingKeyError(f"{purpose}: no key in {variable}. Set it, or name another variable.")
+        raise MissingKeyError(
+            f"{purpose}: no key in {variable}", advice=f"Set it, or name its variable with {flag}."
+        )
     if not value.isascii() or not value.isprintable():
-        raise MissingKeyError(f"{purpose}: the value in {variable} cannot be sent in a header. Set it again.")
+        raise MissingKeyError(
+            f"{purpose}: the value in {variable} cannot be sent in a header",
+            advice=f"Set it again, or name another variable with {flag}.",
+        )
     return Secret(value)
 
 

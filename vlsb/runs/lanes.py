@@ -12,7 +12,7 @@ import resource
 import time as system_time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ from vlsb.endpoints.connect import open_client, proxy_of
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.keeper import Keeper
 from vlsb.endpoints.pace import Caps, Pace
-from vlsb.endpoints.providers import SIMULATED_URL
+from vlsb.endpoints.parties import SIMULATED_URL
 from vlsb.endpoints.secrets import Credentials, Redactor
 from vlsb.endpoints.traffic import Gate, Time, UploadBudget
 from vlsb.records import Stage
@@ -110,7 +110,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
             client = EndpointClient(
                 stage,
                 http,
-                name=lane.endpoint.model,
+                endpoint=replace(lane.endpoint, base_url=url),
                 dialect=setup.dialects[stage],
                 policy=setup.policy,
                 limit=limits[stage],

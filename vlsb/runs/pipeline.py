@@ -120,7 +120,7 @@ class Pipeline:
         self._on_dialects = on_dialects
         # A judge that answers, but never with a verdict, is as useless as one that is down.
         self._verdict_breaker = Breaker(
-            policy, time, name="judge" if judge is None else f"judge {judge.client.name}"
+            policy, time, name="judge" if judge is None else str(judge.client.party)
         )
 
     async def run(
@@ -162,10 +162,12 @@ class Pipeline:
         if failure is None or failure.outcome not in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR):
             return
         if failure.fault in (Fault.RATE_LIMITED, Fault.TRANSIENT, Fault.BAD_PAYLOAD):
+            party = self._sides[failure.stage].client.party
+            attempts = "1 attempt" if failure.attempts == 1 else f"{failure.attempts} attempts"
             raise GapsError(
-                f"The first sample failed at the {failure.stage} after {failure.attempts} attempts "
-                f"({failure.code}); nothing else was sent. Resume when the endpoint is well",
+                f"{party}: the first sample failed after {attempts} ({failure.code}), nothing else was sent",
                 detail=failure.message,
+                advice=f"Try again when the endpoint is well, or check {party.flag('base-url')}.",
             )
 
     async def _evaluate(self, work: Work) -> Failure | None:

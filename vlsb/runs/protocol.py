@@ -19,7 +19,8 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.providers import SIMULATED_URL, address_for_manifest
+from vlsb.endpoints.parties import SIMULATED_URL
+from vlsb.endpoints.providers import address_for_manifest
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Untrusted
 

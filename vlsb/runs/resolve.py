@@ -6,13 +6,14 @@ The options are those of `vlsb run` and `vlsb judge`; messages name them as they
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vlsb import config, strict_json
-from vlsb.errors import ConfigError
+from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
 from vlsb.records import JUDGED, Outcome, Untrusted
 
 # Rooms that bring the HTTP stack or Pillow are imported inside the functions that need them: the help
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from vlsb.runs.lanes import Host
     from vlsb.runs.session import Plan
 
+_Part = TypeVar("_Part")
 _POLICY = config.RetryPolicy()
 _DEMO = "demo"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Fields that define the request itself: changing them would make it another program's request.
 _RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
 
@@ -99,6 +100,16 @@ class RunOptions:
     target_field: tuple[str, ...] = ()
     judge_field: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a key in the place of a variable's name: from here on names are shown and stored."""
+        named = {"--api-key-env": self.api_key_env, "--judge-api-key-env": self.judge_api_key_env}
+        for flag, name in named.items():
+            if name is not None:
+                _require_variable(flag, name)
+        for flag, pairs in (("--header", self.header), ("--judge-header", self.judge_header)):
+            if pairs:
+                _headers(flag, pairs)
+
 
 _ENGINE_OPTIONS = (
     "weights",
@@ -154,27 +165,24 @@ def resolve_run(
         raise ConfigError("--retry works on an existing run: add --resume.")
     if options.no_judge and (options.judge or options.judge_base_url):
         raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
-    target = _target(options, environment, protocol, local)
-    is_demo = target.endpoint.model == _DEMO and options.base_url is None
+    is_demo = local is None and options.base_url is None and model_name(options) == _DEMO
+    problems = _Problems()
+    target = problems.of(lambda: _target(options, environment, protocol, local))
+    judge = None if options.no_judge else problems.of(lambda: _judge(options, is_demo=is_demo))
+    settings = _shared_settings(options, is_simulated=is_demo, problems=problems)
+    selection = problems.of(lambda: _selection(options))
+    credentials = _credentials({"target": target, "judge": judge}, environment, problems)
+    problems.raise_if_any()
     plan = Plan(
-        directory=_directory(options, target),
+        directory=options.output_dir / _run_name(options, target.endpoint.model),
         target=target,
-        judge=None if options.no_judge else _judge(options, is_demo=is_demo),
-        template=_template(options),
-        data_root=_data_root(options, is_simulated=is_demo),
-        selection=_selection(options),
-        policy=_policy(options),
+        judge=judge,
+        selection=selection,
         epochs=options.epochs,
         is_resume=options.resume,
-        retry=_retried(options),
-        skip_bad_pictures=options.skip_bad_pictures,
-        ca_bundle=options.ca_bundle,
-        transport=_transport(options),
-        profile=_profile(options),
-        max_requests=options.max_requests,
         only_preflight=options.dry_run,
+        **settings,
     )
-    credentials = _credentials(plan, environment)
     if local is not None and local.running is not None:
         credentials["target"] = local.running[1]
     return Resolved(plan, credentials, None if local is None else local.host)
@@ -189,28 +197,62 @@ def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, st
     if not is_run(run):
         raise ConfigError(f"{run}: no run there. A run is a directory with a run.json.")
     is_demo = read_manifest(run).simulated
-    plan = Plan(
-        directory=run,
-        target=None,
-        judge=_judge(options, is_demo=is_demo),
-        template=_template(options),
-        data_root=_data_root(options, is_simulated=is_demo),
-        selection=Selection(),
-        policy=_policy(options),
-        retry=_retried(options),
-        skip_bad_pictures=options.skip_bad_pictures,
-        ca_bundle=options.ca_bundle,
-        transport=_transport(options),
-        profile=_profile(options),
-        max_requests=options.max_requests,
-    )
-    return Resolved(plan, _credentials(plan, environment))
+    problems = _Problems()
+    judge = problems.of(lambda: _judge(options, is_demo=is_demo))
+    settings = _shared_settings(options, is_simulated=is_demo, problems=problems)
+    credentials = _credentials({"judge": judge}, environment, problems)
+    problems.raise_if_any()
+    plan = Plan(directory=run, target=None, judge=judge, selection=Selection(), **settings)
+    return Resolved(plan, credentials)
 
 
-def _credentials(plan: Plan, environment: Mapping[str, str]) -> dict[Stage, Credentials]:
+class _Problems:
+    """What is wrong with options that do not depend on each other, found in one go."""
+
+    def __init__(self) -> None:
+        self._found: list[VlsbError] = []
+
+    def of(self, part: Callable[[], _Part]) -> _Part:
+        """What the part gives; nothing to be used before `raise_if_any` where it raised."""
+        try:
+            return part()
+        except VlsbError as error:
+            self._found.append(error)
+            return cast("_Part", None)
+
+    def raise_if_any(self) -> None:
+        """Raise the problem, or all of them as one error."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            raise SeveralErrors(self._found)
+
+
+def _shared_settings(options: RunOptions, *, is_simulated: bool, problems: _Problems) -> dict[str, Any]:
+    """The fields of a plan that `vlsb run` and `vlsb judge` have alike."""
+    return {
+        "template": problems.of(lambda: _template(options)),
+        "data_root": problems.of(lambda: _data_root(options, is_simulated=is_simulated)),
+        "policy": _policy(options),
+        "retry": problems.of(lambda: _retried(options)),
+        "skip_bad_pictures": options.skip_bad_pictures,
+        "ca_bundle": options.ca_bundle,
+        "transport": problems.of(lambda: _transport(options)),
+        "profile": problems.of(lambda: _profile(options)),
+        "max_requests": options.max_requests,
+    }
+
+
+def _credentials(
+    lanes: Mapping[Stage, config.Lane | None], environment: Mapping[str, str], problems: _Problems
+) -> dict[Stage, Credentials]:
     from vlsb.endpoints.secrets import load_credentials
 
-    return {stage: load_credentials(lane.endpoint, environment) for stage, lane in plan.lanes.items()}
+    return {
+        stage: problems.of(partial(load_credentials, lane.endpoint, environment, stage))
+        for stage, lane in lanes.items()
+        if lane is not None
+    }
 
 
 def _target(
@@ -264,7 +306,7 @@ def _judge(options: RunOptions, *, is_demo: bool) -> config.Lane:
             key_variable=options.judge_api_key_env,
             headers=_headers("--judge-header", options.judge_header),
             allow_http=options.allow_http,
-            flags=("--judge-base-url", "--judge-api-key-env"),
+            stage="judge",
         ),
         sampling=replace(config.OFFICIAL_JUDGE_SAMPLING, extra=_extra("-J", options.judge_field)),
         max_connections=options.judge_max_connections,
@@ -319,15 +361,23 @@ def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     return names[0]
 
 
-def _directory(options: RunOptions, target: config.Lane) -> Path:
+def run_directory(options: RunOptions) -> Path | None:
+    """Where a run with these options is; None where only the endpoint knows the model's name."""
+    try:
+        model = model_name(options)
+        return options.output_dir / _run_name(options, model) if model or options.name else None
+    except ConfigError:
+        return None
+
+
+def _run_name(options: RunOptions, model: str) -> str:
     from vlsb.runs.protocol import safe_name
 
-    name = options.name
-    if name is None:
-        name = safe_name(target.endpoint.model)
-    elif name != safe_name(name):
-        raise ConfigError(f"--name {name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
-    return options.output_dir / name
+    if options.name is None:
+        return safe_name(model)
+    if options.name != safe_name(options.name):
+        raise ConfigError(f"--name {options.name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
+    return options.name
 
 
 def _template(options: RunOptions) -> JudgeTemplate:
@@ -338,9 +388,13 @@ def _template(options: RunOptions) -> JudgeTemplate:
 
 def _data_root(options: RunOptions, *, is_simulated: bool) -> Path | None:
     """The user's copy, the mini set for the demo, or None for the hub's."""
-    from vlsb.data import mini_root
+    from vlsb.data import mini_root, require_dataset
 
     if options.data_root is not None:
+        try:
+            require_dataset(options.data_root)
+        except DatasetError as error:
+            raise DatasetError(f"--data-root {error.message}", detail=error.detail) from error
         return options.data_root
     if is_simulated:
         return mini_root()
@@ -397,11 +451,24 @@ def _retried(options: RunOptions) -> tuple[Outcome, ...]:
     return tuple(Outcome(name) for name in options.retry)
 
 
+def _require_variable(flag: str, name: str) -> None:
+    from vlsb.endpoints.secrets import is_variable_name
+
+    if not is_variable_name(name):
+        # What was given is not repeated: it may be the key.
+        raise ConfigError(
+            f"{flag}: not the name of a variable. Put the key into a variable and pass the variable's name, "
+            f"for example {flag} OPENAI_API_KEY."
+        )
+
+
 def _headers(flag: str, pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    from vlsb.endpoints.secrets import is_variable_name
+
     found = []
     for pair in pairs:
         name, _, variable = pair.partition("=")
-        if not _HEADER_NAME.fullmatch(name) or not _VARIABLE_NAME.fullmatch(variable):
+        if not _HEADER_NAME.fullmatch(name) or not is_variable_name(variable):
             # The pair is not repeated: a value instead of a variable's name may be a key.
             raise ConfigError(f"{flag}: write NAME=VARIABLE, for example api-key=AZURE_OPENAI_API_KEY.")
         found.append((name, variable))
