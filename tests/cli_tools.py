@@ -146,14 +146,19 @@ class Desk:
     def run_words(
         self, target: Simulator | str, *words: object, judge: Simulator | str | None = None
     ) -> list[object]:
-        """`vlsb run` on the data set against endpoints, into `run_dir`; later words win."""
-        judged_by = target if judge is None else judge
-        return [
-            *("run", "--model", "target-model", "--base-url", _url(target)),
-            *("--judge", "judge-model", "--judge-base-url", _url(judged_by)),
-            *("--data-root", self.data, "--name", "r", "--backoff", "0.01"),
-            *words,
-        ]
+        """`vlsb run` on the data set against endpoints, into `run_dir`; `words` replace what is usual."""
+        usual = {
+            "--model": "target-model",
+            "--base-url": _url(target),
+            "--judge": "judge-model",
+            "--judge-base-url": _url(target if judge is None else judge),
+            "--data-root": self.data,
+            "--name": "r",
+            "--backoff": "0.01",
+        }
+        given = {str(word).partition("=")[0] for word in words}
+        left = [(flag, value) for flag, value in usual.items() if flag not in given]
+        return ["run", *(word for pair in left for word in pair), *words]
 
     def run(
         self,

@@ -626,7 +626,8 @@ def test_a_name_that_does_not_resolve_is_fatal_after_two_attempts(host):
 
     fatal, tried = run(scenario())
 
-    assert "cannot reach" in fatal.message
+    assert fatal.message == f"target model-1 at {host}: no such host"
+    assert fatal.advice == "Check --base-url."
     assert tried == 2
 
 

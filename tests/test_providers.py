@@ -109,7 +109,7 @@ def test_a_name_of_no_provider_is_refused(model):
 @pytest.mark.parametrize("model", ["llava", "llava_hf", "llava_next", "qwen2vl", "mllama"])
 def test_a_local_family_says_that_its_server_must_be_started(model):
     with pytest.raises(ConfigError) as caught:
-        resolve(model, flags=("--judge-base-url", "--judge-api-key-env"))
+        resolve(model, stage="judge")
 
     assert f"vlsb serve {model}" in caught.value.message
     assert "--judge-base-url" in caught.value.message
@@ -173,7 +173,7 @@ def test_an_unknown_host_gets_no_key_unless_one_is_named(url):
     with pytest.raises(MissingKeyError) as caught:
         resolve("gpt-4o", url)
 
-    assert "--api-key-env" in caught.value.message
+    assert "--api-key-env" in caught.value.advice
     assert resolve("gpt-4o", url, "MY_KEY").key_variable == "MY_KEY"
 
 
@@ -196,10 +196,10 @@ def test_a_loopback_host_gets_the_key_that_is_asked_for():
 
 def test_the_flags_of_the_judge_are_named_in_its_messages():
     with pytest.raises(MissingKeyError) as caught:
-        resolve("m", "https://example.org", flags=("--judge-base-url", "--judge-api-key-env"))
+        resolve("m", "https://example.org", stage="judge")
 
-    assert "--judge-base-url" in caught.value.message
-    assert "--judge-api-key-env" in caught.value.message
+    assert caught.value.message.startswith("judge m at example.org: ")
+    assert "--judge-api-key-env" in caught.value.advice
 
 
 @pytest.mark.parametrize(

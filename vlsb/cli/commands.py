@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typer._click.exceptions import NoSuchOption, UsageError
 from typer._click.parser import _OptionParser
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from vlsb.cli.options import COMMON, PANELS
 
@@ -45,7 +45,7 @@ GUIDES = {
         ),
         (
             "vlsb judge outputs/gpt-4o --judge gpt-4o-mini",
-            "vlsb judge outputs/gpt-4o --judge mine --judge-base-url http://127.0.0.1:8000/v1",
+            "vlsb judge outputs/gpt-4o --judge gemini-2.5-pro --max-requests 500",
             "vlsb judge outputs/gpt-4o --retry judge_refused",
         ),
     ),
@@ -103,7 +103,10 @@ class VlsbCommand(TyperCommand):
         rank = {option: place for place, option in enumerate(guide.common)}
         self.params.sort(key=lambda each: rank.get(each.name or "", len(rank)))
         for option in self.params:
-            if isinstance(option, TyperOption) and option.name in rank:
+            if isinstance(option, TyperArgument):
+                # The usage line and the first sentence have it; a box of its own would come first.
+                option.hidden = True
+            elif isinstance(option, TyperOption) and option.name in rank:
                 option.rich_help_panel = COMMON
         panels = (COMMON, *PANELS)
         self.params.sort(key=lambda each: panels.index(getattr(each, "rich_help_panel", None) or COMMON))

@@ -42,7 +42,10 @@ def judge_command(
     transport: opt.Transport = _DEFAULTS.transport,
     profile: opt.Profile = None,
 ) -> int:
-    """Judge a run's stored responses again, with another judge. Nothing is sent to the target."""
+    """Judge a run's stored responses again, with another judge. Nothing is sent to the target.
+
+    RUN is the run's directory.
+    """
     given = {name: value for name, value in locals().items() if value is not None and name != "run"}
     options = as_options(given)
     from vlsb.runs.session import prepare_judging

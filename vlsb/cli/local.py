@@ -48,8 +48,11 @@ def _local_model(options: RunOptions) -> LocalModel | None:
 
 def _refuse_engine_options(options: RunOptions) -> None:
     for name in engine_options_given(options):
-        flag = "--" if name == "engine_options" else "--" + name.replace("_", "-")
-        raise ConfigError(f"{flag} is for engines that vlsb starts; this target is an endpoint.")
+        flag = "What follows --" if name == "engine_options" else "--" + name.replace("_", "-")
+        raise ConfigError(
+            f"{flag} is for engines that vlsb starts; target {options.model or options.base_url} is none. "
+            "Leave it out, or pass --model with a local model such as llava_next."
+        )
 
 
 def _unstarted(model: LocalModel) -> LocalTarget:

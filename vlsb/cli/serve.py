@@ -33,7 +33,10 @@ def serve_command(
     yes: opt.Yes = False,
     display: opt.Display = None,
 ) -> int:
-    """Serve a local model on this machine, for `vlsb run --model NAME` and for any OpenAI client."""
+    """Serve a local model on this machine, for `vlsb run --model NAME` and for any OpenAI client.
+
+    NAME is llava, llava_hf, llava_next, qwen2vl, mllama, or one of yours.
+    """
     from vlsb.cli.serve_session import ServeJob, serve
     from vlsb.serving.plans import Wishes
 

@@ -102,7 +102,9 @@ def _words(decision: Decision, party: Party) -> tuple[str, str]:
 _NO_CONNECTION = (
     (re.compile(r"refused|errno (?:111|61)\b", re.IGNORECASE), "connection refused"),
     (
-        re.compile(r"getaddrinfo|name resolution|not known|no address|errno -[235]\b", re.IGNORECASE),
+        re.compile(
+            r"getaddrinfo|name resolution|not known|no address|idna|label|errno -[235]\b", re.IGNORECASE
+        ),
         "no such host",
     ),
     (re.compile(r"timed out|in time", re.IGNORECASE), "no connection in time"),

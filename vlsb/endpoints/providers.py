@@ -84,7 +84,7 @@ def resolve_endpoint(
         key_variable = _key_variable(url)
         if key_variable is None:
             raise MissingKeyError(
-                f"{party}: which variable holds its key?",
+                f"{party}: no variable is known to hold its key",
                 advice=f"Pass {party.flag('api-key-env')} NAME (keys are never sent to a host they were not "
                 "meant for).",
             )
@@ -174,7 +174,7 @@ def _provider(model: str, stage: Stage) -> Provider:
     near = difflib.get_close_matches(model, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UnknownModelError(
-        f"{party.flag('model')} {model}: no provider is known for this name.{hint} Names of OpenAI "
+        f"{party.flag('model')} {model!r}: no provider is known for this name.{hint} Names of OpenAI "
         "(gpt-...), Anthropic (claude-...) and Google (gemini-...) are; for any other endpoint pass "
         f"{flag} URL."
     )
