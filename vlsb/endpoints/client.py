@@ -328,9 +328,7 @@ class EndpointClient:
         names, better_url = [], None
         if decision.error is UnknownModelError:
             names = await model_names(self._http)
-            better_url = (
-                None if names else await url_with_version(self._http, self.party.endpoint.base_url)
-            )
+            better_url = None if names else await url_with_version(self._http, self.party.endpoint.base_url)
         return fatal_error(decision, self.party, names, self._redactor, better_url=better_url)
 
     def _adapted(self, decision: Decision, *, sends_schema: bool) -> Decision | None:
