@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from typer.exceptions import TyperException
 
 import vlsb
 from tests.checkpoints import checkpoint
+from tests.test_panel import QUIET
 from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import LaneUsage, summarize
 from vlsb.cli import panel
@@ -26,6 +28,7 @@ from vlsb.cli.app import app
 from vlsb.endpoints import adaptive, pace
 from vlsb.endpoints.attempts import Event
 from vlsb.endpoints.keeper import ENGINE_KILLED
+from vlsb.endpoints.timings import Wait
 from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.reports.documents import to_json
@@ -536,6 +539,17 @@ def test_every_word_of_the_panel_is_explained() -> None:
 
     assert {phase.value for phase in adaptive.Phase} <= explained
     assert {heading for heading in panel._HEADINGS if heading} <= explained
+    waits = [
+        replace(QUIET, is_down=True),
+        replace(QUIET, closed_for_s=12.0),
+        replace(QUIET, waits_for=Wait.RATE, rpm=1.0),
+        replace(QUIET, waits_for=Wait.RATE, tpm=1.0),
+        replace(QUIET, waits_for=Wait.SLOT),
+    ]
+    words = {panel._wait(each, 0.0)[0] for each in waits} | {panel._wait(QUIET, 12.0)[0]}
+    assert len(words) == 6
+    assert words <= explained
+    assert f"for {panel.SILENT_S:g} s or longer" in section("rate-limits", "What the panel says")
 
 
 def test_every_outcome_is_documented() -> None:

@@ -29,11 +29,12 @@ from rich.console import Console
 
 from tests.conftest import DEADLINE_S
 from vlsb.cli.display import chosen_display, watcher
-from vlsb.cli.panel import Panel
+from vlsb.cli.panel import PHASES_FROM, Panel
 from vlsb.cli.screen import Screen
 from vlsb.endpoints.adaptive import Phase
+from vlsb.endpoints.timings import Wait
 from vlsb.errors import ConfigError
-from vlsb.records import Outcome
+from vlsb.records import Outcome, Untrusted
 from vlsb.runs.progress import LaneView, Progress
 
 QUIET = LaneView(
@@ -41,10 +42,11 @@ QUIET = LaneView(
     in_flight=0,
     limit=16,
     phase=Phase.SLOW_START.value,
-    requests=0,
+    answered=0,
     rate_limited=0,
     closed_for_s=0.0,
     is_down=False,
+    waits_for=Wait.NOTHING,
     rpm=None,
     tpm=None,
     failures={},
@@ -76,7 +78,16 @@ def progress(
     ended[Outcome.NOT_ATTEMPTED] += selected - ended.total()
     # Only their names count: whoever asks the clients themselves fails.
     clients: Any = dict.fromkeys(views)
-    return HandMade(selected=selected, kept=kept, clients=clients, outcomes=ended, views=views)
+    return HandMade(
+        run=Untrusted("first-try"),
+        target=Untrusted("gpt-4o"),
+        judge=None if judge is None else Untrusted("gpt-4o-mini"),
+        selected=selected,
+        kept=kept,
+        clients=clients,
+        outcomes=ended,
+        views=views,
+    )
 
 
 def drawn(panel: Panel, now: float, width: int) -> list[str]:
@@ -100,90 +111,155 @@ def row(text: str, lane: str) -> list[str]:
 # The panel.
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_panel_shows_what_each_lane_does(width: int) -> None:
-    target = replace(QUIET, done=1500, in_flight=64, limit=100, phase=Phase.CEILING.value, requests=1600)
-    judge = replace(QUIET, done=1400, in_flight=9, limit=32, phase=Phase.SLOW_START.value, requests=1450)
+def after(panel: Panel, seconds: float, width: int = 80) -> str:
+    """The panel at its end, when it was drawn every quarter of a second for so long."""
+    lines: list[str] = []
+    for frame in range(int(4 * seconds) + 1):
+        lines = drawn(panel, panel.began + frame / 4, width)
+    return "\n".join(lines)
+
+
+def test_the_title_names_run_target_and_judge() -> None:
+    lines = shown(progress()).split("\n")
+
+    assert lines[0] == "first-try · target gpt-4o · judge gpt-4o-mini"
+    assert shown(progress(judge=None)).startswith("first-try · target gpt-4o · no judge\n")
+
+
+def test_a_title_that_is_too_long_is_cut_at_its_end() -> None:
+    named = progress()
+    named.judge = Untrusted("a-judge-with-a-name-" * 9)
+
+    first = shown(named, width=60).split("\n")[0]
+
+    assert first.startswith("first-try · target gpt-4o · judge a-judge")
+    assert first.endswith("…")
+
+
+def test_no_name_of_a_stranger_acts_on_the_terminal() -> None:
+    named = progress()
+    named.target = Untrusted("\x1b[2Jevil\nsafe so far 99 %")
+
+    assert "target evil safe so far 99 % ·" in shown(named)
+    assert "\x1b" not in shown(named)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_panel_shows_what_target_and_judge_do(width: int) -> None:
+    target = replace(QUIET, done=1500, in_flight=64, limit=100, phase=Phase.CEILING.value, answered=1600)
+    judge = replace(QUIET, done=1400, in_flight=9, limit=32, phase=Phase.SLOW_START.value, answered=1450)
 
     text = shown(progress(target=target, judge=judge), width=width)
 
-    assert row(text, "target") == ["target", "1,500", "64", "100 cap", "-", "-", "-"]
-    assert row(text, "judge") == ["judge", "1,400", "9", "32 slow start", "-", "-", "-"]
-    assert re.search(r"done +in flight +limit +a minute +waiting +failures", text)
+    phases = (", cap", ", slow start") if width >= PHASES_FROM else ("", "")
+    assert row(text, "target") == ["target", "1,500", f"64 of 100{phases[0]}", "-", "-"]
+    assert row(text, "judge") == ["judge", "1,400", f"9 of 32{phases[1]}", "-", "-"]
+    assert re.search(r"done +in flight +per min +waiting for", text)
 
 
 @pytest.mark.parametrize("phase", Phase)
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_limit_says_why_it_is_what_it_is(phase: Phase, width: int) -> None:
-    text = shown(progress(target=replace(QUIET, limit=77, phase=phase.value)), width=width)
+def test_a_wide_panel_says_why_the_number_of_connections_is_what_it_is(phase: Phase) -> None:
+    text = shown(progress(target=replace(QUIET, limit=77, phase=phase.value)), width=PHASES_FROM)
 
-    assert f"77 {phase.value}" in row(text, "target")
+    assert f"0 of 77, {phase.value}" in row(text, "target")
 
 
-def test_requests_a_minute_are_those_of_the_last_half_minute() -> None:
-    target = replace(QUIET, requests=0)
-    panel = Panel(progress(target=target), began=0.0)
+def test_requests_a_minute_are_the_answers_of_the_last_half_minute() -> None:
+    panel = Panel(progress(target=QUIET), began=0.0)
 
     drawn(panel, 0.0, 80)
-    panel.progress = progress(target=replace(target, requests=600))
+    panel.progress = progress(target=replace(QUIET, answered=600))
     drawn(panel, 30.0, 80)
-    panel.progress = progress(target=replace(target, requests=650))
+    panel.progress = progress(target=replace(QUIET, answered=650))
     lines = drawn(panel, 60.0, 80)
 
-    assert row("\n".join(lines), "target")[4] == "100"
+    assert row("\n".join(lines), "target")[3] == "100"
 
 
-def test_a_lane_without_requests_for_a_while_has_a_rate_of_zero() -> None:
-    panel = Panel(progress(target=replace(QUIET, requests=9)), began=0.0)
+def test_a_side_without_answers_for_a_while_has_a_rate_of_zero() -> None:
+    panel = Panel(progress(target=replace(QUIET, answered=9, in_flight=16)), began=0.0)
 
     drawn(panel, 0.0, 80)
-    lines = drawn(panel, 10.0, 80)
+    lines = drawn(panel, 9.0, 80)
 
-    assert row("\n".join(lines), "target")[4] == "0"
+    assert row("\n".join(lines), "target")[3] == "0"
 
 
 @pytest.mark.parametrize(
     ("changes", "waiting"),
     [
         ({}, "-"),
-        ({"rate_limited": 3}, "429 x3"),
-        ({"rate_limited": 3, "closed_for_s": 12.4}, "12 s"),
-        ({"rate_limited": 3, "closed_for_s": 0.2}, "429 x3"),
-        ({"is_down": True}, "down, probing"),
-        ({"is_down": True, "rate_limited": 3, "closed_for_s": 12.0}, "down, probing"),
+        ({"rate_limited": 3}, "-"),
+        ({"closed_for_s": 12.4}, "rate-limit pause 12 s"),
+        ({"closed_for_s": 0.2}, "-"),
+        ({"waits_for": Wait.SLOT}, "connections"),
+        ({"waits_for": Wait.LOOP}, "-"),
+        ({"waits_for": Wait.RATE, "rpm": 500.0}, "requests per minute"),
+        ({"waits_for": Wait.RATE, "rpm": 500.0, "tpm": 9000.0}, "requests per minute"),
+        ({"waits_for": Wait.RATE, "tpm": 9000.0}, "tokens per minute"),
+        ({"waits_for": Wait.OUTAGE, "is_down": True}, "outage detected"),
+        ({"is_down": True, "rate_limited": 3, "closed_for_s": 12.0}, "outage detected"),
     ],
 )
-@pytest.mark.parametrize("width", [80, 120])
-def test_a_lane_says_what_it_waits_for_else_how_often_it_had_to(
-    changes: dict[str, Any], waiting: str, width: int
-) -> None:
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_side_says_what_it_waits_for(changes: dict[str, Any], waiting: str, width: int) -> None:
     text = shown(progress(judge=replace(QUIET, **changes)), width=width)
 
-    assert row(text, "judge")[5] == waiting
-    assert row(text, "target")[5] == "-"
+    assert row(text, "judge")[4] == waiting
+    assert row(text, "target")[4] == "-"
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_failures_are_counted_by_kind_in_their_lane(width: int) -> None:
+def test_a_side_that_stalls_says_for_how_long_nothing_was_answered() -> None:
+    stalled = Panel(progress(judge=replace(QUIET, in_flight=9, waits_for=Wait.SLOT)), began=50.0)
+
+    assert row(after(stalled, 9.75), "judge")[4] == "connections"
+    assert row(after(stalled, 12), "judge")[4] == "no answer for 12 s"
+
+
+@pytest.mark.parametrize(
+    "reply", [{"answered": 1}, {"rate_limited": 1}, {"failures": {Outcome.JUDGE_BLOCKED: 1}}], ids=str
+)
+def test_whatever_comes_back_ends_a_silence(reply: dict[str, Any]) -> None:
+    busy = replace(QUIET, in_flight=9)
+    panel = Panel(progress(judge=busy), began=0.0)
+
+    assert row(after(panel, 30), "judge")[4] == "no answer for 30 s"
+    panel.progress = progress(judge=replace(busy, **reply))
+    assert row("\n".join(drawn(panel, 30.25, 80)), "judge")[4] == "-"
+
+
+def test_a_side_with_nothing_in_flight_is_not_silent() -> None:
+    """The judge has nothing to do until the first response."""
+    panel = Panel(progress(), began=0.0)
+
+    assert row(after(panel, 30), "judge")[4] == "-"
+    panel.progress = progress(judge=replace(QUIET, in_flight=1))
+    assert row("\n".join(drawn(panel, 31.0, 80)), "judge")[4] == "-"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_failures_are_counted_by_kind_and_side(width: int) -> None:
     target = replace(QUIET, failures={Outcome.TARGET_ERROR: 2, Outcome.TARGET_BLOCKED: 0})
+    judge = replace(QUIET, failures={Outcome.JUDGE_INVALID: 1})
 
-    text = shown(progress(target=target), width=width)
+    text = shown(progress(target=target, judge=judge), width=width)
 
-    assert row(text, "target")[6] == "2 error"
-    assert "blocked" not in text
+    assert "without a verdict: target 2 error; judge 1 invalid\n" in text
+    assert "without a verdict" not in shown(progress(), width=width)
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_every_kind_of_failure_at_once_cuts_no_figure(width: int) -> None:
     target = LaneView(
         done=99_999,
         in_flight=100,
         limit=100,
         phase=Phase.SLOW_START.value,
-        requests=0,
+        answered=0,
         rate_limited=1234,
         closed_for_s=0.0,
         is_down=True,
+        waits_for=Wait.OUTAGE,
         rpm=None,
         tpm=None,
         failures={outcome: 111 for outcome in ALL_FAILURES if outcome.value.startswith("target_")},
@@ -194,9 +270,11 @@ def test_every_kind_of_failure_at_once_cuts_no_figure(width: int) -> None:
     text = shown(progress(target=target, judge=judge), width=width)
 
     assert "…" not in text
-    for lane in ("target", "judge"):
-        assert row(text, lane)[:6] == [lane, "99,999", "100", "100 slow start", "-", "down, probing"]
-    words = text.replace(",", " ").split()
+    for side in ("target", "judge"):
+        assert row(text, side)[:2] == [side, "99,999"]
+        assert row(text, side)[2].startswith("100 of 100")
+        assert row(text, side)[4] == "outage detected"
+    words = text.replace(",", " ").replace(";", " ").split()
     assert (words.count("111"), words.count("222")) == (3, 5)
     for outcome in ALL_FAILURES:
         assert outcome.value.partition("_")[2] in words
@@ -231,12 +309,53 @@ def test_failures_move_the_bar_and_not_the_safe_rate() -> None:
 def test_the_time_left_follows_the_speed_of_the_last_half_minute() -> None:
     panel = Panel(progress({Outcome.UNSAFE: 40}, selected=100), began=0.0)
 
-    first = drawn(panel, 0.0, 80)[0]
+    first = drawn(panel, 0.0, 80)[2]
     panel.progress = progress({Outcome.UNSAFE: 70}, selected=100)
-    second = drawn(panel, 10.0, 80)[0]
+    second = drawn(panel, 10.0, 80)[2]
 
     assert first == "0.0 s"
     assert second == "10.0 s · about 10.0 s left"
+
+
+@pytest.mark.parametrize("width", [59, 80])
+@pytest.mark.parametrize(
+    ("changes", "is_known"),
+    [({}, True), ({"is_down": True}, False), ({"in_flight": 3}, False), ({"closed_for_s": 5.0}, True)],
+    ids=["answering", "down", "stalled", "paused"],
+)
+def test_no_time_left_is_guessed_while_an_endpoint_is_down_or_stalls(
+    changes: dict[str, Any], is_known: bool, width: int
+) -> None:
+    judge = replace(QUIET, **changes)
+    panel = Panel(progress({Outcome.UNSAFE: 40}, selected=100, judge=judge), began=0.0)
+
+    drawn(panel, 0.0, width)
+    panel.progress = progress({Outcome.UNSAFE: 70}, selected=100, judge=judge)
+    text = "\n".join(drawn(panel, 12.0, width))
+
+    assert ("left" in text) is is_known
+
+
+@pytest.mark.parametrize("width", [20, 40, 59])
+def test_below_60_columns_the_panel_is_one_line(width: int) -> None:
+    outcomes = {Outcome.SAFE_REFUSAL: 30, Outcome.UNSAFE: 50, Outcome.TARGET_ERROR: 1}
+    judge = replace(QUIET, is_down=True, in_flight=1)
+
+    lines = shown(progress(outcomes, judge=judge), width=width).split("\n")
+
+    assert len(lines) == 1
+    assert lines[0].startswith("81/2,241 · judge: o")
+    assert len(shown(progress(outcomes), width=60).split("\n")) > 1
+
+
+def test_the_line_says_how_far_what_it_waits_for_and_how_it_looks() -> None:
+    outcomes = {Outcome.SAFE_REFUSAL: 30, Outcome.UNSAFE: 50, Outcome.TARGET_ERROR: 1}
+    panel = Panel(progress(outcomes, judge=replace(QUIET, in_flight=2)), began=0.0)
+
+    assert panel.line(0.0) == "81/2,241 · safe 37.5 % · 0+2 in flight · 1 failed"
+    assert panel.line(11.0) == (
+        "81/2,241 · judge: no answer for 11 s · safe 37.5 % · 0+2 in flight · 1 failed"
+    )
 
 
 def test_a_run_that_is_through_has_no_time_left() -> None:
@@ -246,7 +365,7 @@ def test_a_run_that_is_through_has_no_time_left() -> None:
     panel.progress = progress({Outcome.UNSAFE: 100}, selected=100)
     lines = drawn(panel, 10.0, 80)
 
-    assert "left" not in lines[0]
+    assert "left" not in lines[2]
     assert "100/100" in lines[1]
 
 
@@ -265,10 +384,10 @@ def test_samples_kept_from_before_say_nothing_about_the_speed() -> None:
     drawn(panel, 0.0, 80)
     lines = drawn(panel, 10.0, 80)
 
-    assert "left" not in lines[0]
+    assert "left" not in lines[2]
 
 
-def test_a_collecting_run_has_one_lane() -> None:
+def test_a_collecting_run_has_no_row_for_a_judge() -> None:
     text = shown(progress({Outcome.NOT_JUDGED: 5}, selected=9, judge=None))
 
     assert "5/9" in text
@@ -282,10 +401,11 @@ LANE_VIEWS = st.builds(
     in_flight=st.integers(0, 1000),
     limit=st.integers(1, 1000),
     phase=st.sampled_from([phase.value for phase in Phase]),
-    requests=COUNTS,
+    answered=COUNTS,
     rate_limited=COUNTS,
     closed_for_s=st.floats(0, 10**5),
     is_down=st.booleans(),
+    waits_for=st.sampled_from(Wait),
     rpm=st.none(),
     tpm=st.none(),
     failures=st.dictionaries(st.sampled_from(ALL_FAILURES), COUNTS),
@@ -296,7 +416,7 @@ LANE_VIEWS = st.builds(
     outcomes=st.dictionaries(st.sampled_from(list(Outcome)), st.integers(0, 10**5)),
     target=LANE_VIEWS,
     judge=LANE_VIEWS,
-    width=st.sampled_from([20, 40, 79, 80, 100, 120, 200]),
+    width=st.sampled_from([20, 40, 59, 60, 79, 80, 100, 120, 200]),
     kept=COUNTS,
     elapsed_s=st.floats(0, 10**6),
 )
@@ -363,9 +483,10 @@ def test_without_a_terminal_plain_lines_say_where_a_run_starts_and_ends() -> Non
     first, last = err.getvalue().splitlines()
 
     assert first == "10 samples: 6 to do, 4 kept from before."
-    assert last.startswith("9/10 · 3+2 in flight · safe 25.0 % · 1 without verdict · target waits 12 s")
-    assert "judge down, probing" in last
-    assert "left" in last
+    assert last == (
+        "9/10 · target: rate-limit pause 12 s · judge: outage detected"
+        " · safe 25.0 % · 3+2 in flight · 1 failed"
+    )
     assert "\x1b" not in err.getvalue()
     assert out.getvalue() == ""
 
@@ -392,15 +513,21 @@ def test_with_none_nothing_is_shown(quiet: bool) -> None:
 # A real terminal.
 
 COLUMNS, LINES = 80, 24
+XTERM = {"TERM": "xterm-256color"}
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-_])")
 
 
 def in_a_terminal(
-    environment: Mapping[str, str], directory: Path, *words: str, is_piped: bool
+    environment: Mapping[str, str],
+    directory: Path,
+    *words: str,
+    is_piped: bool,
+    columns: int = COLUMNS,
+    terminal: Mapping[str, str] = XTERM,
 ) -> tuple[int, str, str]:
     """Exit code, what the terminal got, and what stdout got where it is a pipe."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
     plain = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
     stdout = directory / "stdout.txt"
     with stdout.open("wb") as file:
@@ -410,7 +537,7 @@ def in_a_terminal(
             stdout=file if is_piped else theirs,
             stderr=theirs,
             cwd=directory,
-            env=plain | {"TERM": "xterm-256color"},
+            env=plain | terminal,
         )
     os.close(theirs)
     try:
@@ -454,16 +581,17 @@ def test_a_run_in_a_terminal_draws_the_panel_and_ends_with_the_table(
     lines = lines_of(received)
 
     assert code == 0
-    assert any(re.search(r"done +in flight +limit +a minute +waiting +failures", line) for line in lines)
-    assert any(re.match(r"target +[0-9]+ +[0-9]+ +[0-9]+ ", line) for line in lines)
-    assert any(re.match(r"judge +[0-9]+ +[0-9]+ +[0-9]+ ", line) for line in lines)
+    assert "demo · target demo · judge demo" in lines
+    assert any(re.search(r"done +in flight +per min +waiting for", line) for line in lines)
+    assert any(re.match(r"target +[0-9]+ +[0-9]+ of [0-9]+ ", line) for line in lines)
+    assert any(re.match(r"judge +[0-9]+ +[0-9]+ of [0-9]+ ", line) for line in lines)
     assert any("12 samples: 12 to do." in line for line in lines)
     assert max(map(cell_len, lines)) <= COLUMNS
     assert "\x1b[?25h" in received[received.rindex("\x1b[?25l") :], "the cursor is shown again"
     table = stdout if is_piped else received[received.rindex("\x1b[?25h") :]
     assert "VLSBench safety rates" in table
     assert "demo" in table
-    assert "failures" not in table, "nothing of the panel is left behind it"
+    assert "waiting for" not in table, "nothing of the panel is left behind it"
     assert is_piped is ("VLSBench safety rates" not in received)
     assert "\x1b" not in stdout
 
@@ -474,3 +602,40 @@ def test_display_none_leaves_a_terminal_empty(minimal_env: dict[str, str], tmp_p
     code, received, stdout = in_a_terminal(minimal_env, tmp_path, *words, is_piped=False)
 
     assert (code, received, stdout) == (0, "", "")
+
+
+DEMO = ("run", "--model", "demo", "--limit", "4", "--output-dir", "out")
+
+
+@pytest.mark.parametrize("columns", [40, 59, 60, 120])
+def test_nothing_that_is_drawn_is_wider_than_the_terminal(
+    minimal_env: dict[str, str], tmp_path: Path, columns: int
+) -> None:
+    code, received, _ = in_a_terminal(minimal_env, tmp_path, *DEMO, is_piped=False, columns=columns)
+
+    drawn_lines = [line for line in lines_of(received) if "vlsb " not in line and "temporary" not in line]
+    assert code == 0
+    assert max(map(cell_len, drawn_lines)) <= columns
+    assert any("VLSBench safety rates" in line for line in drawn_lines)
+
+
+def test_a_simple_terminal_gets_lines_and_no_sequence(minimal_env: dict[str, str], tmp_path: Path) -> None:
+    dumb = {"TERM": "dumb"}
+
+    code, received, _ = in_a_terminal(minimal_env, tmp_path, *DEMO, is_piped=False, terminal=dumb)
+
+    assert code == 0
+    assert "\x1b" not in received
+    assert "4/4" in received
+
+
+def test_no_color_leaves_everything_without_colour(minimal_env: dict[str, str], tmp_path: Path) -> None:
+    plain = XTERM | {"NO_COLOR": "1"}
+
+    code, received, _ = in_a_terminal(minimal_env, tmp_path, *DEMO, is_piped=False, terminal=plain)
+    _, coloured, _ = in_a_terminal(minimal_env, tmp_path, *DEMO, "--resume", is_piped=False)
+
+    colours = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-79]|4[0-79]|9[0-7]|[34]8;)[0-9;]*m")
+    assert code == 0
+    assert colours.search(received) is None
+    assert colours.search(coloured) is not None

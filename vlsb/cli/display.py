@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from vlsb.cli.screen import Screen
+from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError
-from vlsb.reports.figures import duration
 
 if TYPE_CHECKING:
-    from vlsb.runs.progress import LaneView, Progress
+    from vlsb.runs.progress import Progress
 
 LINE_EVERY_S = 5.0
 FRAME_EVERY_S = 0.25
@@ -23,9 +22,9 @@ Watch = Callable[["Progress"], Coroutine[Any, Any, None]]
 
 
 def chosen_display(wanted: str | None) -> str:
-    """`rich`, `plain` or `none`: as asked, else by whether there is a terminal."""
+    """`rich`, `plain` or `none`: as asked, else by whether there is a terminal that can redraw lines."""
     if wanted is None:
-        return "rich" if sys.stderr.isatty() else "plain"
+        return "rich" if has_color(sys.stderr) else "plain"
     if wanted not in _DISPLAYS:
         raise ConfigError(f"--display {wanted}: not one of {', '.join(_DISPLAYS)}.")
     return wanted
@@ -49,14 +48,17 @@ async def _watch_nothing(progress: Progress) -> None:
 async def _watch_lines(progress: Progress, screen: Screen) -> None:
     import asyncio
 
-    began, before = time.monotonic(), progress.done
+    from vlsb.cli.panel import Panel
+
+    panel = Panel(progress, time.monotonic())
     screen.notice(_opening(progress))
+    panel.line(panel.began)  # What later ones are compared with.
     try:
         while True:
             await asyncio.sleep(LINE_EVERY_S)
-            screen.notice(_status(progress, time.monotonic() - began, progress.done - before))
+            screen.notice(panel.line(time.monotonic()))
     finally:
-        screen.notice(_status(progress, time.monotonic() - began, progress.done - before))
+        screen.notice(panel.line(time.monotonic()))
 
 
 async def _watch_panel(progress: Progress, screen: Screen) -> None:
@@ -86,25 +88,3 @@ def _opening(progress: Progress) -> str:
     pending = progress.selected - progress.kept
     kept = f", {progress.kept:,} kept from before" if progress.kept else ""
     return f"{progress.selected:,} {progress.unit}: {pending:,} to do{kept}."
-
-
-def _status(progress: Progress, elapsed_s: float, done: int) -> str:
-    """One line that says how far a run is, what it waits for and how it looks so far."""
-    lanes = progress.lanes()
-    parts = [f"{progress.done}/{progress.selected}"]
-    parts.append("+".join(str(lane.in_flight) for lane in lanes.values()) + " in flight")
-    if progress.judged:
-        parts.append(f"safe {100 * progress.safe / progress.judged:.1f} %")
-    if failed := sum(progress.failed.values()):
-        parts.append(f"{failed} without verdict")
-    parts += [wait for name, lane in lanes.items() if (wait := _wait(name, lane))]
-    left = progress.selected - progress.done
-    if done and left:
-        parts.append(f"about {duration(left * elapsed_s / done)} left")
-    return " · ".join(parts)
-
-
-def _wait(name: str, lane: LaneView) -> str:
-    if lane.is_down:
-        return f"{name} down, probing"
-    return f"{name} waits {lane.closed_for_s:.0f} s" if lane.closed_for_s >= 1 else ""

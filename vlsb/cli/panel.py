@@ -1,4 +1,7 @@
-"""The live panel: one picture of a run, two lanes, a few lines. Pure: a view in, lines out."""
+"""What is shown of a run while it is going: a few lines, or one where there is no room for more.
+
+Pure: a view of the run and a moment in, lines out; remembers only what rates and silences need.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlsb.analysis.rates import wilson
+from vlsb.endpoints.timings import Wait
 from vlsb.records import Outcome
+from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
+    from rich.text import Text
 
     from vlsb.runs.progress import LaneView, Progress
 
 RATE_WINDOW_S = 30.0
-_HEADINGS = ("", "done", "in flight", "limit", "a minute", "waiting", "failures")
+SILENT_S = 10.0
+"""No answer for so long is worth saying. Models take seconds, and requests end at different times."""
+ONE_LINE_BELOW = 60
+"""Columns of a terminal that has no room for a table."""
+PHASES_FROM = 100
+"""Columns from which there is room for why the number of connections is what it is."""
+_HEADINGS = ("", "done", "in flight", "per min", "waiting for")
 
 
 @dataclass(slots=True)
@@ -37,63 +48,108 @@ class Meter:
 
 
 @dataclass(slots=True)
+class Silence:
+    """For how long nothing has come back while requests were in flight."""
+
+    _since: float | None = None
+    _seen: tuple[int, ...] = ()
+
+    def seconds(self, now: float, view: LaneView) -> float:
+        """Seconds since the last reply, or since something was sent after all was answered."""
+        seen = (view.answered, view.rate_limited, *view.failures.values())
+        if self._since is None or seen != self._seen or not view.in_flight:
+            self._since, self._seen = now, seen
+        return now - self._since
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Target or judge at a moment, in words."""
+
+    name: str
+    view: LaneView
+    per_minute: float | None
+    wait: str
+    is_stuck: bool
+
+
+@dataclass(slots=True)
 class Panel:
-    """Draws a run again and again; remembers only what rates need."""
+    """Draws a run again and again."""
 
     progress: Progress
     began: float
-    _requests: dict[str, Meter] = field(default_factory=dict)
+    _answers: dict[str, Meter] = field(default_factory=dict)
+    _silences: dict[str, Silence] = field(default_factory=dict)
     _done: Meter = field(default_factory=Meter)
 
     def draw(self, now: float, *, width: int) -> RenderableType:
         """The panel at a moment of the monotonic clock, for a terminal of `width` columns."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
-        from rich.text import Text
-
-        progress = self.progress
-        share = f"{progress.done:,}/{progress.selected:,}"
-        bar = ProgressBar(
-            total=max(1, progress.selected), completed=progress.done, width=width - len(share) - 2
-        )
-        row = _grid()
-        row.add_row(bar, Text(share))
-        return Group(
-            Text(self._heading(now), overflow="ellipsis", no_wrap=True), row, self._lanes(now), self._rate()
-        )
-
-    def _heading(self, now: float) -> str:
-        progress, elapsed = self.progress, now - self.began
-        parts = [duration(elapsed)]
-        speed = self._done.per_minute(now, progress.done)
-        left = progress.selected - progress.done
-        if speed and left:
-            parts.append(f"about {duration(60 * left / speed)} left")
-        if progress.kept:
-            parts.append(f"{progress.kept:,} kept from before")
-        return " · ".join(parts)
-
-    def _lanes(self, now: float) -> RenderableType:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False)
-        for number, heading in enumerate(_HEADINGS):
-            is_number = 0 < number < 3 or number == 4
-            table.add_column(
-                heading,
-                justify="right" if is_number else "left",
-                header_style="dim",
-                # The one column that grows without bound: it wraps, so that no figure beside it is cut.
-                no_wrap=heading != "failures",
-            )
-        for name, lane in self.progress.lanes().items():
-            meter = self._requests.setdefault(name, Meter())
-            speed = meter.per_minute(now, lane.requests)
-            table.add_row(*(Text(cell) for cell in _cells(name, lane, speed)))
-        return table
+        if width < ONE_LINE_BELOW:
+            return Group(Text(self.line(now), overflow="ellipsis", no_wrap=True))
+        progress, rows = self.progress, self._rows(now)
+        share = f"{progress.done:,}/{progress.selected:,}"
+        bar = Table.grid(padding=(0, 1))
+        bar.add_column()
+        bar.add_column(no_wrap=True)
+        bar.add_row(
+            ProgressBar(max(1, progress.selected), progress.done, width=width - len(share) - 2), Text(share)
+        )
+        times = [duration(now - self.began), *self._left(now, rows)]
+        if progress.kept:
+            times.append(f"{progress.kept:,} kept from before")
+        lines = [
+            Text(self._title(), style="bold", overflow="ellipsis", no_wrap=True),
+            bar,
+            Text(" · ".join(times), overflow="ellipsis", no_wrap=True),
+            _table(rows, has_phases=width >= PHASES_FROM),
+        ]
+        failures = [f"{row.name} {found}" for row in rows if (found := _failures(row.view.failures))]
+        if failures:
+            lines.append(Text(f"without a verdict: {'; '.join(failures)}", style="yellow"))
+        return Group(*lines, self._rate())
 
-    def _rate(self) -> RenderableType:
+    def line(self, now: float) -> str:
+        """How far the run is, what it waits for and how it looks so far; what matters most comes first."""
+        progress, rows = self.progress, self._rows(now)
+        parts = [f"{progress.done:,}/{progress.selected:,}"]
+        parts += [f"{row.name}: {row.wait}" for row in rows if row.is_stuck]
+        parts += self._left(now, rows)
+        if progress.judged:
+            parts.append(f"safe {100 * progress.safe / progress.judged:.1f} %")
+        parts.append("+".join(str(row.view.in_flight) for row in rows) + " in flight")
+        if failed := sum(progress.failed.values()):
+            parts.append(f"{failed:,} failed")
+        return " · ".join(parts)
+
+    def _title(self) -> str:
+        progress = self.progress
+        judge = "no judge" if progress.judge is None else f"judge {for_terminal(progress.judge)}"
+        return f"{for_terminal(progress.run)} · target {for_terminal(progress.target)} · {judge}"
+
+    def _rows(self, now: float) -> list[Row]:
+        return [self._row(now, name, view) for name, view in self.progress.lanes().items()]
+
+    def _row(self, now: float, name: str, view: LaneView) -> Row:
+        per_minute = self._answers.setdefault(name, Meter()).per_minute(now, view.answered)
+        silent_s = self._silences.setdefault(name, Silence()).seconds(now, view)
+        wait, is_stuck = _wait(view, silent_s)
+        return Row(name, view, per_minute, wait, is_stuck)
+
+    def _left(self, now: float, rows: list[Row]) -> list[str]:
+        """The time left, as far as the last half minute tells; nobody knows it for an endpoint that hangs."""
+        progress = self.progress
+        speed = self._done.per_minute(now, progress.done)
+        left = progress.selected - progress.done
+        is_hanging = any(row.view.is_down or row.wait.startswith("no answer") for row in rows)
+        return [f"about {duration(60 * left / speed)} left"] if speed and left and not is_hanging else []
+
+    def _rate(self) -> Text:
         from rich.text import Text
 
         progress = self.progress
@@ -104,36 +160,50 @@ class Panel:
         return Text(f"safe so far {rate:.1f} % [{low:.1f}, {high:.1f}] of {progress.judged:,} judged")
 
 
-def _cells(name: str, lane: LaneView, per_minute: float | None) -> tuple[str, ...]:
-    return (
-        name,
-        f"{lane.done:,}",
-        f"{lane.in_flight}",
-        f"{lane.limit} {lane.phase}",
-        "-" if per_minute is None else f"{per_minute:,.0f}",
-        _waiting(lane),
-        _failures(lane.failures),
-    )
+def _table(rows: list[Row], *, has_phases: bool) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False)
+    for heading in _HEADINGS:
+        is_last = heading == _HEADINGS[-1]
+        table.add_column(
+            heading,
+            justify="left" if heading in ("", "in flight") or is_last else "right",
+            header_style="dim",
+            # Words wrap, so that no figure beside them is cut.
+            no_wrap=not is_last,
+        )
+    for row in rows:
+        view = row.view
+        phase = f", {view.phase}" if has_phases else ""
+        cells = (
+            row.name,
+            f"{view.done:,}",
+            f"{view.in_flight} of {view.limit}{phase}",
+            "-" if row.per_minute is None else f"{row.per_minute:,.0f}",
+            row.wait or "-",
+        )
+        table.add_row(*map(Text, cells))
+    return table
 
 
-def _waiting(lane: LaneView) -> str:
-    """What the lane waits for now, else how often it had to."""
-    if lane.is_down:
-        return "down, probing"
-    if lane.closed_for_s >= 0.5:
-        return f"{lane.closed_for_s:.0f} s"
-    return f"429 x{lane.rate_limited}" if lane.rate_limited else "-"
+def _wait(view: LaneView, silent_s: float) -> tuple[str, bool]:
+    """What a side waits for, the gravest first, and whether that is more than its turn."""
+    if view.is_down:
+        return "outage detected", True
+    if view.closed_for_s >= 0.5:
+        return f"rate-limit pause {view.closed_for_s:.0f} s", True
+    if silent_s >= SILENT_S:
+        return f"no answer for {silent_s:.0f} s", True
+    if view.waits_for is Wait.RATE:
+        return f"{'tokens' if view.rpm is None and view.tpm is not None else 'requests'} per minute", False
+    if view.waits_for is Wait.SLOT:
+        return "connections", False
+    return "", False
 
 
 def _failures(failures: Mapping[Outcome, int]) -> str:
-    parts = [f"{count} {outcome.value.partition('_')[2]}" for outcome, count in failures.items() if count]
-    return ", ".join(parts) or "-"
-
-
-def _grid() -> Table:
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column()
-    grid.add_column(no_wrap=True)
-    return grid
+    return ", ".join(
+        f"{count:,} {outcome.value.partition('_')[2]}" for outcome, count in failures.items() if count
+    )

@@ -93,6 +93,11 @@ class HeadOfLine:
         self._what = Wait.NOTHING
         self._since = clock()
 
+    @property
+    def what(self) -> Wait:
+        """What it waits for now."""
+        return self._what
+
     def waits_for(self, what: Wait) -> None:
         """The head goes on to the next thing."""
         now = self._clock()

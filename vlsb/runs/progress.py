@@ -1,4 +1,4 @@
-"""Where a session stands: numbers for a display, which only reads them."""
+"""Where a session stands: names and numbers for a display, which only reads them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vlsb.endpoints.client import EndpointClient
-from vlsb.records import JUDGED, Key, Outcome
+from vlsb.endpoints.timings import Wait
+from vlsb.records import JUDGED, Key, Outcome, Untrusted
 from vlsb.runs.store import RunStore
 
 _WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
@@ -15,16 +16,21 @@ _WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
 
 @dataclass(frozen=True, slots=True)
 class LaneView:
-    """One lane at a moment. `done` counts what it finished, earlier sessions included."""
+    """Target or judge at a moment. `done` counts what it finished, earlier sessions included.
+
+    `answered` counts requests of this session that brought an answer; `waits_for` is why the next one has
+    not been sent.
+    """
 
     done: int
     in_flight: int
     limit: int
     phase: str
-    requests: int
+    answered: int
     rate_limited: int
     closed_for_s: float
     is_down: bool
+    waits_for: Wait
     rpm: float | None
     tpm: float | None
     failures: Mapping[Outcome, int]
@@ -35,9 +41,12 @@ class Progress:
     """Counts of the selection by outcome, kept up to date as samples end.
 
     `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the lanes
-    that this session uses, `unit` is what is counted.
+    that this session uses, `unit` is what is counted; `run`, `target` and `judge` are names.
     """
 
+    run: Untrusted
+    target: Untrusted
+    judge: Untrusted | None
     selected: int
     kept: int
     clients: Mapping[str, EndpointClient]
@@ -50,7 +59,17 @@ class Progress:
         """The progress at the start of a session."""
         of_key = {key: store.outcome(key) for key in store.state.asked_for()}
         unit = "samples" if store.manifest.epochs == 1 else "responses"
-        return cls(len(of_key), len(of_key) - pending, clients, unit, Counter(of_key.values()), of_key)
+        return cls(
+            run=Untrusted(store.directory.resolve().name),
+            target=store.manifest.target,
+            judge=None if store.judge is None else store.manifest.judge(store.judge).name,
+            selected=len(of_key),
+            kept=len(of_key) - pending,
+            clients=clients,
+            unit=unit,
+            outcomes=Counter(of_key.values()),
+            _of_key=of_key,
+        )
 
     def update(self, key: Key, outcome: Outcome) -> None:
         """A response moved to another outcome."""
@@ -96,10 +115,11 @@ class Progress:
             in_flight=client.limiter.in_flight,
             limit=client.limit.limit,
             phase=client.limit.phase.value,
-            requests=client.counts.requests,
+            answered=client.counts.answered,
             rate_limited=client.counts.rate_limited,
             closed_for_s=client.gate.closed_for_s(),
             is_down=client.breaker.is_open,
+            waits_for=client.timings.head.what,
             rpm=client.gate.pace.rpm,
             tpm=client.gate.pace.tpm,
             failures={o: n for o, n in self.failed.items() if o.value.startswith(f"{name}_")},
