@@ -378,7 +378,7 @@ def test_everything_in_a_run_directory_is_where_the_contract_says(desk: Desk) ->
 
     files = {str(p.relative_to(desk.run_dir)) for p in desk.run_dir.rglob("*") if p.is_file()}
     records = {"responses.jsonl", "verdicts/judge-model.jsonl", "failures.jsonl", "events.jsonl"}
-    assert files - {".lock"} == {"run.json", *records}
+    assert files - {".lock", ".data-root"} == {"run.json", *records}
 
 
 # Lanes, judges and keys.
