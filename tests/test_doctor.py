@@ -103,7 +103,7 @@ def test_a_family_without_an_engine_names_the_command_that_installs_it(name: str
 
 def test_a_broken_engine_is_installed_again() -> None:
     broken = READY.engines | {"vllm": EngineFacts(CURRENT, problem="0.32.0 is unfinished at ~/there")}
-    facts = replace(READY, engines=broken)
+    facts = replace(READY, engines=broken, listing=listing(gpu(), cuda="13.0"))
 
     assert named(facts, "vllm").what == "0.32.0 is unfinished at ~/there"
     assert model(facts, "qwen2vl").command == "vlsb engine install qwen2vl"
@@ -247,6 +247,19 @@ def test_a_folder_named_for_the_data_that_cannot_be_used_is_a_problem_and_none_i
 
 
 # The screen.
+
+
+def advised(facts: Facts) -> set[str | None]:
+    return {each.command for each in findings(facts) if each.group is Group.MODELS}
+
+
+def test_no_engine_is_to_be_installed_where_its_install_would_be_refused() -> None:
+    silent = replace(BARE, listing=GpuListing(problem="nvidia-smi ended with exit code 18"))
+    old = replace(BARE, listing=listing(gpu(), cuda="11.8"))
+
+    assert advised(silent) == advised(old) == {None}
+    said = {each.what for each in findings(old) if each.group is Group.ENGINES}
+    assert "0.32.0 needs CUDA 13.0, and the driver runs CUDA up to 11.8: update it" in said
 
 
 def ends(facts: Facts) -> list[str]:

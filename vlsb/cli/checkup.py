@@ -243,11 +243,19 @@ def _engine(engine: EngineFacts, listing: GpuListing) -> Finding:
     if engine.version is None:
         wanted = engine.pin.gpu_version if listing.gpus else engine.pin.cpu_version
         users = ", ".join(family.name for family in FAMILIES.values() if family.engine == engine.pin)
+        if _is_driver_old(engine.pin, listing):
+            said = f"{wanted} needs CUDA {engine.pin.cuda}, and the driver runs CUDA up to {listing.cuda}"
+            return finding(State.PROBLEM, f"{said}: update it")
         return finding(State.MISSING, f"{wanted} not installed; for {users}")
     build = "the CPU" if engine.is_cpu else f"CUDA {engine.cuda}" if engine.cuda else "the GPU"
     what = f"{engine.version} for {build}{f', {engine.place}' if engine.place else ''}"
     unfit = _unfit(engine, listing)
     return finding(State.OK, what) if unfit is None else finding(State.PROBLEM, f"{what}: {unfit}")
+
+
+def _is_driver_old(pin: EnginePin, listing: GpuListing) -> bool:
+    """Whether an engine that is not installed yet could not run here."""
+    return bool(listing.gpus) and not listing.runs_cuda(pin.cuda)
 
 
 def _unfit(engine: EngineFacts, listing: GpuListing) -> str | None:
@@ -272,6 +280,10 @@ def _family(family: Family, facts: Facts) -> Finding:
     if running is not None:
         return finding(State.OK, f"running at {running.base_url}")
     install = f"vlsb engine install {family.name}"
+    if facts.listing.problem is not None:
+        return finding(State.PROBLEM, "the GPU does not answer, see above")
+    if engine.version is None and _is_driver_old(family.engine, facts.listing):
+        return finding(State.PROBLEM, "the driver is too old for its engine, see above")
     if engine.problem is not None:
         return finding(State.PROBLEM, "its engine is broken", install)
     if engine.version is None:
