@@ -1,6 +1,6 @@
 """How often a 95 % interval of `vlsb report` contains the true rate, on clusters as in VLSBench.
 
-    python -m benchmarks.coverage [--replicates 6000] [--sizes 50,200,2241] [--seed 1]
+    python -m benchmarks.coverage [--replicates 12000] [--sizes 50,200,2241] [--seed 1]
 
 Labels are drawn from chances that vary by image and by sample, so that those of one image, and those of one
 sample in several epochs, agree more or less: from not at all to always. What is drawn is how many images
@@ -236,7 +236,7 @@ def render(result: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Simulate every setting, store the result, put the table into the page on intervals."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=6000)
+    parser.add_argument("--replicates", type=int, default=12_000)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", type=Path, default=results.RESULTS)
