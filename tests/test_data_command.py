@@ -51,10 +51,10 @@ def test_the_mini_set_is_good_and_its_facts_are_shown(desk: Desk) -> None:
     pictures = {row["image_path"] for row in rows}
     pairs = {(row["category"], row["sub_category"]) for row in rows}
     assert (done.code, done.err) == (0, "")
-    assert f"{len(rows)} rows, {len(pictures)} pictures" in done.out
+    assert f"{len(rows)} rows, {len(pictures)} images" in done.out
     assert "not the full published VLSBench" in done.out
     assert f"(category, sub-category) pairs: {len(pairs)}" in done.out
-    assert "missing pictures: 0; broken pictures: 0" in done.out
+    assert "missing images: 0; broken images: 0" in done.out
     assert digest(done)
 
 
@@ -111,9 +111,9 @@ def test_known_oddities_are_shown_and_are_no_fault(desk: Desk) -> None:
     done = desk.vlsb("data", "check", desk.data)
 
     assert (done.code, done.err) == (0, "")
-    assert "6 rows, 4 pictures" in done.out
+    assert "6 rows, 4 images" in done.out
     assert "empty instructions: 1" in done.out
-    assert "identical (picture, instruction) pairs: 2, 3" in done.out
+    assert "identical (image, instruction) pairs: 2, 3" in done.out
     assert "ids that are not their picture's file name: 2" in done.out
     assert "2 used once, 2 used twice" in done.out
 
@@ -183,7 +183,7 @@ def test_a_damaged_picture_is_exit_2_with_one_line_naming_its_row(
     assert f"instruction_id {row['instruction_id']}" in done.error
     assert "imgs/8.png" in done.error
     assert done.err.count("\n") == 1
-    counts = "missing pictures: 1; broken pictures: 0" if damage is lose else "broken pictures: 1"
+    counts = "missing images: 1; broken images: 0" if damage is lose else "broken images: 1"
     assert counts in done.out
     assert "Resume with" not in done.err
 
@@ -197,7 +197,7 @@ def test_all_bad_pictures_are_listed_and_counted(desk: Desk, mini: Path) -> None
 
     assert done.code == 2
     assert "3 images cannot be used" in done.error
-    assert "missing pictures: 1; broken pictures: 2" in done.out
+    assert "missing images: 1; broken images: 2" in done.out
     for name in ("imgs/2.png", "imgs/5.png", "imgs/9.png"):
         assert name in done.out
 

@@ -36,7 +36,7 @@ def dataset_text(report: DatasetReport, *, width: int, color: bool) -> str:
 
 
 def _head(report: DatasetReport) -> Iterator[str]:
-    yield f"{report.row_count:,} rows, {report.picture_count:,} pictures"
+    yield f"{report.row_count:,} rows, {report.picture_count:,} images"
     yield f"{report.instruction_count:,} distinct instructions"
     yield "This is VLSBench as published." if report.is_full else "This is not the full published VLSBench."
     yield f"digest {report.digest}"
@@ -58,14 +58,14 @@ def _categories(report: DatasetReport) -> Table:
 def _oddities(report: DatasetReport) -> Iterator[str]:
     sources = ", ".join(f"{for_terminal(s.source)} {s.rows:,} ({s.pictures:,})" for s in report.sources)
     uses = ", ".join(f"{pictures:,} used {_times(times)}" for times, pictures in report.picture_uses)
-    yield f"sources, rows (pictures): {sources}"
-    yield f"pictures: {uses}"
+    yield f"sources, rows (images): {sources}"
+    yield f"images: {uses}"
     yield f"types: {', '.join(f'{kind} {count:,}' for kind, count in report.media_types)}"
     yield f"(category, sub-category) pairs: {len(report.pairs)}"
     yield f"empty instructions: {_ids(report.empty_instruction_ids)}"
     pairs = "; ".join(_ids(ids) for ids in report.duplicate_ids) or "none"
-    yield f"identical (picture, instruction) pairs: {pairs}"
-    yield f"ids that are not their picture's file name: {report.renamed_count:,}"
+    yield f"identical (image, instruction) pairs: {pairs}"
+    yield f"ids that are not their image's file name: {report.renamed_count:,}"
     if report.misnamed_pictures:
         named = ", ".join(
             f"{for_terminal(p.image_path)} is {p.media_type}" for p in report.misnamed_pictures[:5]
@@ -75,7 +75,7 @@ def _oddities(report: DatasetReport) -> Iterator[str]:
 
 def _problems(report: DatasetReport) -> Iterator[str]:
     missing, broken = len(report.missing_pictures), len(report.broken_pictures)
-    yield f"missing pictures: {missing:,}; broken pictures: {broken:,}"
+    yield f"missing images: {missing:,}; broken images: {broken:,}"
     for picture in report.bad_pictures[:_SHOWN_PROBLEMS]:
         name, ids = for_terminal(picture.image_path), _ids(picture.sample_ids)
         yield f"  {name} (instruction_id {ids}): {picture.reason}"
