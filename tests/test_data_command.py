@@ -114,7 +114,7 @@ def test_known_oddities_are_shown_and_are_no_fault(desk: Desk) -> None:
     assert "6 rows, 4 images" in done.out
     assert "empty instructions: 1" in done.out
     assert "identical (image, instruction) pairs: 2, 3" in done.out
-    assert "ids that are not their picture's file name: 2" in done.out
+    assert "ids that are not their image's file name: 2" in done.out
     assert "2 used once, 2 used twice" in done.out
 
 
