@@ -31,8 +31,7 @@ MAX_HEAD_BYTES = 100 * 1024
 MAX_HEADERS = 200
 # What chunk sizes, their extensions and trailers may take up: more of them is work without an answer in it.
 MAX_FRAMING_BYTES = 1024 * 1024
-# A first piece up to this size is copied behind the head: one packet and one call of the system less.
-_SMALL_BYTES = 64 * 1024
+_TLS_WAITING_BYTES = 64 * 1024
 # OpenSSL encrypts what it is given into memory first: little by little it stays in the processor's cache.
 _TLS_PIECE_BYTES = 256 * 1024
 
@@ -44,18 +43,29 @@ class Upload(httpx.AsyncByteStream):
     """
 
     def __init__(self, pieces: Iterable[bytes], on_sent: Callable[[], None] = lambda: None) -> None:
-        self._pieces = deque(pieces)
-        self._on_sent = on_sent
+        self._pieces = list(pieces)
+        self._on_sent: Callable[[], None] | None = on_sent
         self.marks = Marks()
         self.size = sum(map(len, self._pieces))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body in its pieces, each once; nothing afterwards."""
-        if not self._pieces:
-            return
-        while self._pieces:
-            yield self._pieces.popleft()
-        self._on_sent()
+        pieces = self.take()
+        pieces.reverse()
+        while pieces:
+            yield pieces.pop()
+        self.sent()
+
+    def take(self) -> list[bytes]:
+        """The pieces, which are the caller's from now on; `sent` is called when it holds them no more."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def sent(self) -> None:
+        """The body is on its way: its memory is free."""
+        if self._on_sent is not None:
+            self._on_sent()
+            self._on_sent = None
 
 
 class Reply(httpx.Response):
@@ -218,7 +228,7 @@ class _Connection(asyncio.Protocol):
         self._is_tls = False
         self._is_spent = False
         self._is_paused = False
-        self._unsent = 0
+        self._is_handed_over = True
         self._reading = Reading()
         self._outcome: asyncio.Future[Reply] | None = None
         # What an exchange waits for before its reply: room to write.
@@ -231,7 +241,7 @@ class _Connection(asyncio.Protocol):
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         if self._is_tls:
             # What is encrypted counts as sent: by default that could be half a megabyte a connection.
-            transport.set_write_buffer_limits(high=_SMALL_BYTES)
+            transport.set_write_buffer_limits(high=_TLS_WAITING_BYTES)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_asked:
@@ -280,15 +290,14 @@ class _Connection(asyncio.Protocol):
             self.abort()
             raise httpx.ReadError("the server spoke or closed before it was asked")
 
-    async def exchange(self, head: bytes, size: int, body: AsyncIterator[bytes], marks: Marks) -> Reply:
+    async def exchange(self, head: bytes, stream: httpx.AsyncByteStream, marks: Marks) -> Reply:
         """Send a request and read its reply, which may come before all of it is sent."""
         self._reading = Reading()
         outcome: asyncio.Future[Reply] = self._loop.create_future()
         self._outcome = outcome
-        self._unsent = size
         marks.opened_at = time.monotonic()
         try:
-            await self._send(head, body)
+            await self._send(head, stream)
             marks.sent_at = time.monotonic()
             return await outcome
         finally:
@@ -297,30 +306,31 @@ class _Connection(asyncio.Protocol):
                 outcome.exception()  # raised above, unless something else was
             self._outcome = None
 
-    async def _send(self, head: bytes, body: AsyncIterator[bytes]) -> None:
-        async for piece in body:
-            if not self._is_asked:
-                return
-            self._unsent -= len(piece)
-            if len(piece) <= _SMALL_BYTES:
-                self._transport.write(head + piece)
-            else:
-                if head:
-                    self._transport.write(head)
-                await self._write_large(piece)
-            head = b""
-            del piece
-            await self._room_to_write()
-        if self._unsent and self._is_asked:
-            raise httpx.LocalProtocolError("the request's body is not as long as it says")
+    async def _send(self, head: bytes, stream: httpx.AsyncByteStream) -> None:
+        pieces = stream.take() if isinstance(stream, Upload) else [piece async for piece in stream]
+        pieces.insert(0, head)
+        if not self.is_reusable:
+            raise httpx.ReadError("the server spoke or closed before it was asked")
+        if self._is_tls:
+            await self._encrypt(pieces)
+        else:
+            # All at once is one call of the system; the kernel takes what it has room for.
+            self._transport.writelines(pieces)
+        pieces.clear()
+        await self._room_to_write()
+        if isinstance(stream, Upload):
+            stream.sent()
 
-    async def _write_large(self, piece: bytes) -> None:
-        step = _TLS_PIECE_BYTES if self._is_tls else len(piece)
-        whole = memoryview(piece)
-        for start in range(0, len(whole), step):
-            await self._room_to_write()
-            if self._is_asked:
-                self._transport.write(whole[start : start + step])
+    async def _encrypt(self, pieces: Iterable[bytes]) -> None:
+        self._is_handed_over = False
+        for piece in pieces:
+            whole = memoryview(piece)
+            for start in range(0, len(whole), _TLS_PIECE_BYTES):
+                await self._room_to_write()
+                if not self._is_asked:
+                    return
+                self._transport.write(whole[start : start + _TLS_PIECE_BYTES])
+        self._is_handed_over = True
 
     async def _room_to_write(self) -> None:
         """Return when most of what was written is on its way, or need not be any more."""
@@ -356,7 +366,7 @@ class _Connection(asyncio.Protocol):
         """Give the reply out, if it is whole."""
         if (reply := self._reading.reply) is None:
             return
-        is_early = self._unsent > 0 or self._transport.get_write_buffer_size() > 0
+        is_early = not self._is_handed_over or self._transport.get_write_buffer_size() > 0
         if is_early and reply.is_success:
             self._fail(httpx.RemoteProtocolError("an answer came before the question was sent"))
             return
@@ -390,8 +400,7 @@ class Wire(httpx.AsyncBaseTransport):
             connection = await self._opened(request.url)
             connection.require_silence()
         try:
-            size = int(request.headers.get("content-length", "0"))
-            reply = await connection.exchange(_head(request), size, aiter(request.stream), marks)
+            reply = await connection.exchange(_head(request), request.stream, marks)
         except BaseException:
             connection.abort()
             raise
