@@ -38,7 +38,7 @@ from benchmarks.results import Target
 
 NAME = "throughput"
 PARTS = ("slope", "field", "latency", "memory")
-MOST_FLOORS = 1.8
+MOST_FLOORS = 1.3
 MOST_SPREAD = 0.15
 LEAST_SDKS = 5.0
 MOST_MB = 350
@@ -76,7 +76,7 @@ QUICK = Plan(
     size=Size(),
     slope_samples=(300, 1200),
     slope_contenders=(FLOOR, VLSB),
-    slope_at=((16, False), (64, False), (64, True), (256, False), (512, False)),
+    slope_at=((16, False), (64, False), (256, False), (512, False), (16, True), (64, True), (512, True)),
     field_samples=400,
     field_at=(*_both(64), (16, False), (512, False)),
     latency_at=((64, 0.5), (256, 2.0)),

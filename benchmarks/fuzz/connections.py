@@ -32,12 +32,15 @@ class Peer:
 
     def __init__(self) -> None:
         self.script: list[bytes] = []
-        self.played = asyncio.Event()
+        # The tokens whose records were played to their ends, and a notice of each.
+        self.over: set[bytes] = set()
+        self.change = asyncio.Event()
         self._tasks: set[asyncio.Task[object] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Play a record a request until there is none, or one closes."""
         self._tasks.add(asyncio.current_task())
+        token = b""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -52,9 +55,19 @@ class Peer:
                     await self._send(writer, each)
                 if is_closing:
                     break
-                self.played.set()
+                self._end(token)
         writer.transport.abort()
-        self.played.set()
+        self._end(token)
+
+    def _end(self, token: bytes) -> None:
+        self.over.add(token)
+        self.change.set()
+
+    async def played(self, token: bytes) -> None:
+        """Return when the record for a request was played to its end."""
+        while token not in self.over:
+            self.change.clear()
+            await self.change.wait()
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         for piece in data.split(PAUSE):
@@ -67,6 +80,7 @@ class Peer:
             if task is not None:
                 task.cancel()
         self._tasks.clear()
+        self.over.clear()
 
 
 async def turns() -> None:
@@ -104,13 +118,12 @@ class World:
 
     async def _asked_once(self, client: Client) -> None:
         token = b"t-" + secrets.token_hex(4).encode()
-        self.peer.played.clear()
         asking = asyncio.ensure_future(client.ask("/x", Upload([token])))
-        played = asyncio.ensure_future(self.peer.played.wait())
+        played = asyncio.ensure_future(self.peer.played(token))
         await asyncio.wait([played, asking], return_when=asyncio.FIRST_COMPLETED)
         with contextlib.suppress(TimeoutError):
             # What is sent later must be there before the next request; one that never left plays nothing.
-            async with asyncio.timeout(0.05 if asking.done() else None):
+            async with asyncio.timeout(0.05 if asking.done() else 5):
                 await played
         await turns()
         if not asking.done():
