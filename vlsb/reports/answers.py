@@ -34,7 +34,7 @@ _OURS = Style(dim=True)
 
 
 class NoInstruction(StrEnum):
-    """Why an instruction is not there: runs store digests of the rows, not their text."""
+    """Why an instruction is not there: runs store checksums of the rows, not their text."""
 
     NO_DATA = "pass --data-root"
     NO_ROW = "the data set at hand lacks this id; pass the run's own with --data-root"
@@ -109,8 +109,9 @@ def answers_text(
         about = () if only_failures else (*_asked(answer), *_answered(answer), *_judged(answer, judge=judge))
         for field in (*about, *_failed(answer)):
             page.field(field)
-    page.line(Text())
-    page.line(Text(_count_line(len(shown), len(answers)), style="dim"))
+    if answers or not only_failures:
+        page.line(Text())
+        page.line(Text(_count_line(len(shown), len(answers)), style="dim"))
     return page.text
 
 
