@@ -14,10 +14,25 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script."""
-    code = run_cli(sys.argv[1:] if arguments is None else arguments)
-    # What is left is the interpreter's end; a late Ctrl-C must not turn the code into a signal's.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # What the caller ignores stays ignored: `nohup` means it.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
+        from vlsb.cli.streams import use_safe_streams
+
+        use_safe_streams()
+        code = run_cli(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    ignore_signals()
     sys.exit(code)
+
+
+def ignore_signals() -> None:
+    """The outcome is settled and the process about to end: one more Ctrl-C must not change its code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def run_cli(arguments: Sequence[str]) -> int:
@@ -25,12 +40,13 @@ def run_cli(arguments: Sequence[str]) -> int:
     from typer._click.exceptions import NoArgsIsHelpError
     from typer.exceptions import TyperException
 
-    from vlsb.cli.app import app
     from vlsb.cli.screen import Screen
     from vlsb.errors import VlsbError
 
-    _load_environment_file()
     try:
+        from vlsb.cli.app import app
+
+        _load_environment_file()
         result = app(arguments, prog_name="vlsb", standalone_mode=False)
     except NoArgsIsHelpError as error:
         # A page in boxes has printed itself by now, and left nothing.
@@ -52,10 +68,6 @@ def run_cli(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BUG
     except Exception as error:  # noqa: BLE001 the last resort: a bug is said, and never with a traceback's contents
         return _bug(error)
     return result if isinstance(result, int) else 0

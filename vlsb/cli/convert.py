@@ -38,6 +38,7 @@ def llava_command(
     import os
 
     from vlsb.cli.conversions import converting
+    from vlsb.endpoints import loops
     from vlsb.serving.convert import convert_llava
     from vlsb.serving.engines import find_engine
     from vlsb.serving.families import FAMILIES
@@ -56,7 +57,7 @@ def llava_command(
             family="llava",
         )
         with converting(chosen_display(display), screen) as hear:
-            count = asyncio.run(
+            count = loops.run(
                 convert_llava(
                     source,
                     destination,
@@ -66,7 +67,8 @@ def llava_command(
                     vision_tower=vision_tower,
                     offline=offline,
                     hear=hear,
-                )
+                ),
+                loop_factory=asyncio.new_event_loop,
             )
     except VlsbError as error:
         screen.error(error)

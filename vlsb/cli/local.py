@@ -132,6 +132,7 @@ def _planned(
     from vlsb.cli.engine_screen import about, shown_start
     from vlsb.cli.installs import ready_engine
     from vlsb.cli.serve_view import StartView
+    from vlsb.endpoints import loops
     from vlsb.serving.start import plan_start
 
     engine = ready_engine(
@@ -149,7 +150,7 @@ def _planned(
         async with shown_start(view, chosen_display(options.display), screen) as hear:
             return await plan_start(model, wishes, engine, places, environment=environment, hear=hear)
 
-    return asyncio.run(plan())
+    return loops.run(plan(), loop_factory=asyncio.new_event_loop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from vlsb.errors import SeveralErrors, VlsbError
+from vlsb.errors import SeveralErrors, StoreError, VlsbError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 
@@ -27,10 +27,14 @@ class Screen:
         self.above_bar: Callable[[str], None] | None = None
 
     def result(self, text: str) -> None:
-        """A command's result, on stdout."""
-        if not self.quiet:
+        """A command's result, on stdout. Raises StoreError where it cannot be written."""
+        if self.quiet:
+            return
+        try:
             self._out.write(text if text.endswith("\n") else text + "\n")
             self._out.flush()
+        except OSError as error:
+            raise StoreError(f"The result cannot be written to stdout ({error.strerror}).") from error
 
     def notice(self, line: str) -> None:
         """Something worth knowing, on stderr."""

@@ -22,6 +22,8 @@ from vlsb.cli.engine_screen import about, looks, shown_live, shown_start
 from vlsb.cli.installs import ready_engine
 from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LiveView, StartView
+from vlsb.endpoints import loops
+from vlsb.endpoints.loops import STOPPING_SIGNALS
 from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
 from vlsb.serving.catalog import LocalModel, load_catalog
 from vlsb.serving.engines import Engine
@@ -38,7 +40,6 @@ from vlsb.serving.state import (
 )
 
 _Result = TypeVar("_Result")
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ def serve(job: ServeJob, screen: Screen) -> int:
             screen=screen,
         )
         session = _Session(job, model, engine, places, display=display, screen=screen)
-        return asyncio.run(session.run())
+        return loops.run(session.run(), loop_factory=asyncio.new_event_loop)
 
 
 def known_model(name: str, servers_dir: Path | None) -> LocalModel:
@@ -239,7 +240,8 @@ def _short(path: Path) -> str:
 def _heard_signals(stop: StopWish) -> Iterator[None]:
     """Every way of telling us to stop is heard by `stop`; what the caller ignores stays ignored."""
     loop = asyncio.get_running_loop()
-    heard = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in heard:
         loop.add_signal_handler(number, stop.hear)
     try:
@@ -247,6 +249,7 @@ def _heard_signals(stop: StopWish) -> Iterator[None]:
     finally:
         for number in heard:
             loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, _Result], stop: StopWish) -> _Result | None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from vlsb.analysis.summary import FailOnError, Summary
+from vlsb.cli import ignore_signals
 from vlsb.cli.resolve import Resolved, RunOptions
 from vlsb.cli.screen import Screen, has_color
-from vlsb.errors import ConfigError, GapsError, InterruptedRunError, UnknownModelError, VlsbError
+from vlsb.errors import (
+    ConfigError,
+    GapsError,
+    InterruptedRunError,
+    StoreError,
+    UnknownModelError,
+    VlsbError,
+)
 from vlsb.records import JUDGED, Outcome
 
 if TYPE_CHECKING:
@@ -86,8 +91,7 @@ def _say_end(job: Job, screen: Screen, reason: VlsbError, *, can_go_on: bool) ->
 def _outcome(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
     """Why the session is not complete, if so, and whether repeating the command can go on from there."""
     try:
-        with _signals_as_interrupts():
-            return _session(job, screen)
+        return _session(job, screen)
     except KeyboardInterrupt:
         return _INTERRUPTED, job.is_stored()
     except VlsbError as error:
@@ -113,9 +117,16 @@ def _session(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
         watch=watcher(display, screen),
         last_words=lambda: screen.command(job.go_on) if job.is_stored() else None,
     )
-    end = run(run_session(prepared, resolved.credentials, listeners, resolved.host))
+    end = run(
+        run_session(prepared, resolved.credentials, listeners, resolved.host),
+        last_words=listeners.last_words,
+    )
     state = load_state(resolved.plan.directory)
-    _show(state, end, job, resolved.plan, screen)
+    try:
+        _show(state, end, job, resolved.plan, screen)
+    except StoreError as error:
+        # The rows are safe, and the exit code tells of them.
+        screen.line(f"Warning: {error.message}")
     reason = end.reason or _gaps(state, end, resolved.plan, allowed)
     return reason, reason is not None and _can_go_on(reason, state, end, job)
 
@@ -204,31 +215,6 @@ def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) ->
     return GapsError(
         f"{missing} of {len(outcomes)} samples have no {'verdict' if plan.judge else 'response'}.",
     )
-
-
-@contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP act as Ctrl-C outside the session, which has handlers of its own."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        # What the caller ignores stays ignored: `nohup` means it.
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def ignore_signals() -> None:
-    """The outcome is settled and the process about to end: one more Ctrl-C must not change its code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _warn_of_keys(resolved: Resolved, screen: Screen) -> None:

@@ -22,6 +22,7 @@ from vlsb import strict_json
 from vlsb.cli.checkup import DatasetFacts, DiskFacts, EngineFacts, Facts, HubAccess, HubFacts, ServerFacts
 from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
+from vlsb.endpoints import loops
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
 from vlsb.endpoints.secrets import Credentials
@@ -211,7 +212,7 @@ def _hub(hub: HubSettings, *, is_offline: bool, timeout_s: float) -> HubFacts:
     if hub.is_off or is_offline:
         access = HubAccess.SWITCHED_OFF if hub.is_off else HubAccess.NOT_ASKED
         return HubFacts(name, access, token=hub.token)
-    problem = asyncio.run(_hub_problem(address, timeout_s))
+    problem = loops.run(_hub_problem(address, timeout_s))
     access = HubAccess.REACHED if problem is None else HubAccess.NOT_REACHED
     return HubFacts(name, access, problem or "", hub.token)
 

@@ -338,8 +338,7 @@ def model_name(options: RunOptions) -> str:
 
 def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
-    import asyncio
-
+    from vlsb.endpoints import loops
     from vlsb.endpoints.models import list_models
     from vlsb.endpoints.providers import resolve_endpoint
     from vlsb.endpoints.secrets import load_credentials
@@ -352,7 +351,7 @@ def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
         allow_http=options.allow_http,
     )
     credentials = load_credentials(endpoint, environment)
-    names = asyncio.run(list_models(endpoint.base_url, credentials, ca_bundle=options.ca_bundle))
+    names = loops.run(list_models(endpoint.base_url, credentials, ca_bundle=options.ca_bundle))
     if len(names) != 1:
         raise ConfigError(
             f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",

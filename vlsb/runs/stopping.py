@@ -7,7 +7,6 @@ drops them; the third ends the process. A fatal error stops like the first.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +14,10 @@ from typing import Any, TypeVar
 
 from vlsb.config import GRACE_S
 from vlsb.endpoints.attempts import StoppedError, Traffic
+from vlsb.endpoints.loops import STOPPING_SIGNALS, end_at_once
 from vlsb.errors import InterruptedRunError, VlsbError
 
 _Result = TypeVar("_Result")
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-INTERRUPTED_EXIT = InterruptedRunError.exit_code
 
 
 class Conductor:
@@ -96,10 +93,11 @@ class Conductor:
             task.cancel()
 
     def interrupt(self) -> None:
-        """One more Ctrl-C (or SIGTERM, or SIGHUP)."""
+        """One more Ctrl-C (or SIGTERM, or SIGHUP). Acts before it speaks: the terminal may be gone."""
         self._interrupts += 1
         if self._interrupts == 1:
             waiting = len(self._traffic.in_flight)
+            self.stop(InterruptedRunError("Interrupted. Everything finished is stored."))
             requests = "1 request" if waiting == 1 else f"{waiting} requests"
             self._say(
                 f"Stopping: {requests} in flight may finish for {GRACE_S:g} s. "
@@ -107,19 +105,17 @@ class Conductor:
                 if waiting
                 else "Stopping."
             )
-            self.stop(InterruptedRunError("Interrupted. Everything finished is stored."))
         elif self._interrupts == 2:
-            self._say("Dropping what is in flight.")
             self.drop()
+            self._say("Dropping what is in flight.")
         else:
-            self._last_words()
-            os._exit(INTERRUPTED_EXIT)
+            end_at_once(self._last_words)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Turn signals into `interrupt` while the block runs."""
         loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
         # What the caller ignores stays ignored: `nohup` means it.
         heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
         for number in heard:
