@@ -134,7 +134,7 @@ def test_bad_pictures_are_exit_2_naming_all_rows_with_nothing_spent(desk: Desk) 
 
     assert done.code == 2
     assert "instruction_id 1, 3" in done.error
-    assert "--skip-bad-pictures" in done.error
+    assert "--skip-bad-images" in done.error
     assert simulator.requests == 0
     assert not desk.outputs.exists()
 

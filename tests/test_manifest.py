@@ -642,7 +642,7 @@ def test_a_picture_with_another_date_but_the_same_bytes_did_not_change() -> None
 
 
 def test_a_picture_that_is_gone_or_broken_now_is_a_change() -> None:
-    """With --skip-bad-pictures the manifest lacks a bad picture: its sample would end differently."""
+    """With --skip-bad-images the manifest lacks a bad picture: its sample would end differently."""
     old = make_manifest([41, 42])
     good: dict[str, Picture] = {"imgs/41.png": old.pictures["imgs/41.png"]}
 

@@ -71,7 +71,7 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "SOURCE": "coco2017",
         "SHUFFLE": "1",
         "SEED": "5",
-        "SKIP_BAD_PICTURES": "1",
+        "SKIP_BAD_IMAGES": "1",
         "OUTPUT_DIR": "elsewhere",
         "NAME": "named",
         "RESUME": "1",
@@ -613,7 +613,7 @@ def test_skipped_bad_pictures_are_target_errors_and_the_rest_is_run(desk: Desk) 
     (desk.data / "imgs/2.png").write_bytes(b"")
 
     with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--skip-bad-pictures")
+        done = desk.run(simulator, "--skip-bad-images")
         sent = sorted(asked(simulator, judge=False))
 
     assert done.code == 4
@@ -630,9 +630,9 @@ def test_a_mended_picture_is_evaluated_on_resume(desk: Desk) -> None:
     (desk.data / "imgs/2.png").unlink()
 
     with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--skip-bad-pictures")
+        desk.run(simulator, "--skip-bad-images")
         draw_picture(desk.data / "imgs/2.png", 2)
-        done = desk.run(simulator, "--skip-bad-pictures", "--resume")
+        done = desk.run(simulator, "--skip-bad-images", "--resume")
 
     assert done.code == 0, done.err
     assert desk.outcomes() == {"unsafe": 4}

@@ -37,6 +37,8 @@ def ignore_signals() -> None:
 
 def run_cli(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; every error is one line on stderr."""
+    if "VLSB_SKIP_BAD_PICTURES" in os.environ:
+        os.environ.setdefault("VLSB_SKIP_BAD_IMAGES", os.environ["VLSB_SKIP_BAD_PICTURES"])
     from typer._click.exceptions import NoArgsIsHelpError
     from typer.exceptions import TyperException
 

@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
 
 # The authors' script spells options with underscores; both spellings are one option here.
+_FORMER = {"skip-bad-pictures": "skip-bad-images"}
+
+
+def _spelled(token: str) -> str:
+    """An option's name as it is written here; former names still work."""
+    token = token.replace("_", "-")
+    return _FORMER.get(token, token)
+
+
 _CONTEXT = {
-    "token_normalize_func": lambda token: token.replace("_", "-"),
+    "token_normalize_func": _spelled,
     "help_option_names": ["-h", "--help"],
 }
 

@@ -24,7 +24,10 @@ def _convert() -> None:
 @convert_app.command("llava")
 def llava_command(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Original LLaVA v1.5 weights: a folder or a hub id.")
+        str,
+        typer.Argument(
+            metavar="SRC", help="Original LLaVA v1.5 weights: a folder or an id on the Hugging Face Hub."
+        ),
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make; it must not exist.")],
     vision_tower: opt.VisionTower = None,

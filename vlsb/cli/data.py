@@ -55,7 +55,7 @@ def check_command(
 
 @data_app.command("fetch")
 def fetch_command(revision: opt.DataRevision = None, display: opt.Display = None) -> int:
-    """Download VLSBench from the hub into its cache, or find it there."""
+    """Download VLSBench from the Hugging Face Hub into its cache, or find it there."""
     from vlsb.cli.downloads import fetching
     from vlsb.data import fetch_dataset
 

@@ -24,7 +24,7 @@ def judge_command(
     judge_template: opt.JudgeTemplate = None,
     judge_field: opt.JudgeField = None,
     data_root: opt.DataRoot = None,
-    skip_bad_pictures: opt.SkipBadPictures = False,
+    skip_bad_images: opt.SkipBadImages = False,
     retry: opt.JudgeRetry = None,
     fail_on_error: opt.FailOnError = _DEFAULTS.fail_on_error,
     display: opt.Display = None,

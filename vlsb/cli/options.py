@@ -99,12 +99,20 @@ EngineOptions = Annotated[
 Weights = Annotated[
     str | None,
     _option(
-        "--weights", metavar="WEIGHTS", help="A folder or a hub id. (default: the model's)", panel=_ENGINE
+        "--weights",
+        metavar="WEIGHTS",
+        help="A folder or an id on the Hugging Face Hub. (default: the model's)",
+        panel=_ENGINE,
     ),
 ]
 Revision = Annotated[
     str | None,
-    _option("--revision", metavar="SHA", help="Commit or branch of the weights on the hub.", panel=_ENGINE),
+    _option(
+        "--revision",
+        metavar="SHA",
+        help="Commit or branch of the weights on the Hugging Face Hub.",
+        panel=_ENGINE,
+    ),
 ]
 DType = Annotated[
     str | None,
@@ -199,7 +207,7 @@ DataRoot = Annotated[
     _option(
         "--data-root",
         metavar="DIR",
-        help="VLSBench: data.json with imgs/ or imgs.tar, or parquet shards. (default: the hub's)",
+        help="VLSBench: data.json with imgs/ or imgs.tar, or parquet shards. (default: Hugging Face Hub)",
         panel=_DATA,
     ),
 ]
@@ -242,7 +250,7 @@ Source = Annotated[
         "--source",
         metavar="NAME",
         callback=_lines,
-        help="Only this picture source; repeat for more.",
+        help="Only this image source; repeat for more.",
         panel=_DATA,
     ),
 ]
@@ -250,10 +258,10 @@ Shuffle = Annotated[
     bool, _option("--shuffle", help="Mix the samples, all categories evenly, before --limit.", panel=_DATA)
 ]
 Seed = Annotated[int, _option("--seed", metavar="N", help="Seed of --shuffle.", panel=_DATA)]
-SkipBadPictures = Annotated[
+SkipBadImages = Annotated[
     bool,
     _option(
-        "--skip-bad-pictures", help="Record samples with unusable pictures as errors and go on.", panel=_DATA
+        "--skip-bad-images", help="Record samples with unusable images as errors and go on.", panel=_DATA
     ),
 ]
 OutputDir = Annotated[
@@ -563,7 +571,11 @@ ShownEpoch = Annotated[
 ]
 SurveyedDataRoot = Annotated[
     Path | None,
-    _option("--data-root", metavar="DIR", help="A copy of VLSBench to look at. (default: the hub's cache)"),
+    _option(
+        "--data-root",
+        metavar="DIR",
+        help="A copy of VLSBench to look at. (default: the Hugging Face Hub's cache)",
+    ),
 ]
 # Its own variable: VLSB_FORMAT names a format of `vlsb report`.
 SurveyFormat = Annotated[
@@ -575,7 +587,9 @@ SurveyFormat = Annotated[
         variable="VLSB_DOCTOR_FORMAT",
     ),
 ]
-Offline = Annotated[bool, _option("--offline", help="Do not ask the hub; what is in its cache can be used.")]
+Offline = Annotated[
+    bool, _option("--offline", help="Do not ask the Hugging Face Hub; what is in its cache can be used.")
+]
 # Its own variable: VLSB_REVISION is the weights'.
 DataRevision = Annotated[
     str | None,
@@ -606,6 +620,8 @@ StopAll = Annotated[bool, _option("--all", help="Stop every server.", variable="
 VisionTower = Annotated[
     str | None,
     _option(
-        "--vision-tower", metavar="TOWER", help="CLIP tower: a folder or a hub id. (default: as SRC says)"
+        "--vision-tower",
+        metavar="TOWER",
+        help="CLIP tower: a folder or an id on the Hugging Face Hub. (default: as SRC says)",
     ),
 ]

@@ -41,7 +41,7 @@ def run_command(
     source: opt.Source = None,
     shuffle: opt.Shuffle = False,
     seed: opt.Seed = 0,
-    skip_bad_pictures: opt.SkipBadPictures = False,
+    skip_bad_images: opt.SkipBadImages = False,
     output_dir: opt.OutputDir = _DEFAULTS.output_dir,
     name: opt.Name = None,
     resume: opt.Resume = False,

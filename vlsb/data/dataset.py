@@ -141,6 +141,6 @@ def _refuse_bad(pictures: Mapping[int, Picture | ImageError]) -> None:
     raise ImageError(
         f"The picture cannot be used in {len(bad)} of {len(pictures)} rows, instruction_id "
         f"{ids}{more}. Row with instruction_id {first}: {reason.message}. "
-        "Mend them, or go on without them: --skip-bad-pictures.",
+        "Mend them, or go on without them: --skip-bad-images.",
         detail=reason.detail,
     ) from reason

@@ -55,7 +55,7 @@ class RunOptions:
     source: tuple[str, ...] = ()
     shuffle: bool = False
     seed: int = 0
-    skip_bad_pictures: bool = False
+    skip_bad_images: bool = False
     output_dir: Path = Path(config.DEFAULT_OUTPUT_DIR)
     name: str | None = None
     resume: bool = False
@@ -235,7 +235,7 @@ def _shared_settings(options: RunOptions, *, is_simulated: bool, problems: _Prob
         "data_root": problems.of(lambda: _data_root(options, is_simulated=is_simulated)),
         "policy": _policy(options),
         "retry": problems.of(lambda: _retried(options)),
-        "skip_bad_pictures": options.skip_bad_pictures,
+        "skip_bad_pictures": options.skip_bad_images,
         "ca_bundle": options.ca_bundle,
         "transport": problems.of(lambda: _transport(options)),
         "profile": problems.of(lambda: _profile(options)),
