@@ -1,11 +1,12 @@
-"""How much of an enforced limit a run uses, how often it is told to slow down, how fast it comes back.
+"""How much of an enforced limit a run uses, and how often it is told to slow down.
 
-    python -m benchmarks.rate_limits [--minutes 4] [--rpm 1200] [--tpm 1000000] [--without-headers]
+    python -m benchmarks.rate_limits [--cells bucket,nginx] [--at-once 1] [--rows 2241]
 
-Target and judge are one endpoint that serves so many requests, or tokens, a minute (fixed windows) and
-answers the rest with 429; latency is lognormal around half a second. The first minute is warm-up and
-reported apart. Three runs go side by side: against a limit of requests, against a limit of tokens whose
-size only `usage` tells, and against a limit of requests with an outage of a minute in the middle.
+Each cell is one run of the public command over a set of full size: target `gpt-4o`, judge
+`gpt-4o-2024-08-06`, two variables with one key. The endpoint enforces 3,000 requests a minute (or as many
+tokens), Debian's nginx 60 requests a second; latency is lognormal around half a second. Used is what was
+accepted of what an ideal client could have sent between the first and the last accepted request: the rate
+times that, and a bucket's burst once. The nginx cells send pictures of real size.
 """
 
 from __future__ import annotations
@@ -13,279 +14,342 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import os
+import shutil
+import socket
+import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import vlsb
 from benchmarks import results
-from benchmarks.data import Size, make_data
+from benchmarks.data import DATA, PICTURE_BYTES, PICTURES, ROWS, Size, make_data
 from benchmarks.results import Target
 from vlsb.endpoints.demo import demo_responder
-from vlsb.endpoints.simulator import (
-    Action,
-    RateLimit,
-    Reply,
-    Request,
-    Responder,
-    Simulator,
-    rate_limited,
+from vlsb.endpoints.simulator import Action, Reply, Request, Responder, Simulator, rate_limited
+from vlsb.endpoints.simulator.limiters import (
+    FixedWindow,
+    LeakyBucket,
+    Limiter,
+    SlidingWindow,
+    TokenBucket,
+    WithStranger,
 )
 
 NAME = "rate_limits"
+RPM = 3000
+BURST = 50
+STRANGER_PER_S = RPM / 3 / 60
+MEAN_TOKENS = 1000
 TINY_PICTURE_BYTES = 48
 LATENCY = (0.5, 0.4)
-FEWEST_TOKENS, MOST_TOKENS = 400, 1600
-LEAST_RPM, LEAST_TPM, LEAST_RECOVERED = 0.97, 0.90, 0.95
-MOST_REFUSED = 0.005
-# A rate is counted over so many seconds; shorter ones are as uneven as the latencies.
-RATE_OVER_S = 10.0
+NGINX_PER_S, NGINX_BURST = 60, 20
+# Of the permitted requests used, and answered 429, at least and at most.
+WITH_HEADERS, BESIDE_STRANGER, WITHOUT_HEADERS = (0.97, 0.005), (0.97, 0.02), (0.90, 0.03)
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """How long things last; the tests shrink all of it alike."""
+class Cell:
+    """One run: the limiters of target and judge (the same one for both, or one each), and what is said."""
 
-    window_s: float = 60.0
-    outage_s: float = 60.0
-    recovery_s: float = 30.0
+    limiters: Callable[[], Sequence[Limiter]]
+    goal: tuple[float, float]
+    says: bool = True
+    in_tokens: bool = False
+    burst: float = 0.0
+    share: float = 1.0
+    nginx: str = ""
+    words: tuple[str, ...] = ()
+
+
+def _alone(make: Callable[[], Limiter]) -> Callable[[], Sequence[Limiter]]:
+    return lambda: (make(),)
+
+
+def _bucket() -> Limiter:
+    return TokenBucket(RPM, burst=BURST)
+
+
+def _tokens() -> Limiter:
+    return TokenBucket(RPM * MEAN_TOKENS, burst=BURST * MEAN_TOKENS)
+
+
+def _fixed() -> Limiter:
+    return FixedWindow(RPM)
+
+
+def _nginx_bucket() -> Limiter:
+    return TokenBucket(NGINX_PER_S * 60, burst=NGINX_BURST + 1)
+
+
+_SILENT = {"goal": WITHOUT_HEADERS, "says": False}
+_STRANGER = {"share": 2 / 3}
+_64 = ("--max-connections", "64", "--judge-max-connections", "64")
+CELLS: dict[str, Cell] = {
+    "bucket": Cell(_alone(_bucket), WITH_HEADERS, burst=BURST),
+    "separate": Cell(lambda: (_bucket(), _bucket()), WITH_HEADERS, burst=BURST),
+    "windows": Cell(_alone(_fixed), WITH_HEADERS),
+    "sliding": Cell(_alone(lambda: SlidingWindow(RPM)), WITH_HEADERS),
+    "stranger": Cell(
+        _alone(lambda: WithStranger(_bucket(), STRANGER_PER_S)), BESIDE_STRANGER, burst=BURST, **_STRANGER
+    ),
+    "stranger in windows": Cell(
+        _alone(lambda: WithStranger(_fixed(), STRANGER_PER_S)), BESIDE_STRANGER, **_STRANGER
+    ),
+    "tokens": Cell(_alone(_tokens), WITH_HEADERS, in_tokens=True, burst=BURST * MEAN_TOKENS),
+    "silent bucket": Cell(_alone(_bucket), burst=BURST, **_SILENT),
+    "silent separate": Cell(lambda: (_bucket(), _bucket()), burst=BURST, **_SILENT),
+    "silent windows": Cell(_alone(_fixed), **_SILENT),
+    "silent sliding": Cell(_alone(lambda: SlidingWindow(RPM)), **_SILENT),
+    "silent leaky": Cell(_alone(lambda: LeakyBucket(RPM, burst=BURST)), burst=BURST, **_SILENT),
+    "silent stranger": Cell(
+        _alone(lambda: WithStranger(_bucket(), STRANGER_PER_S)), burst=BURST, **_SILENT, **_STRANGER
+    ),
+    "silent tokens": Cell(_alone(_tokens), in_tokens=True, burst=BURST * MEAN_TOKENS, **_SILENT),
+    "nginx nodelay": Cell(_alone(_nginx_bucket), burst=NGINX_BURST + 1, nginx=" nodelay", **_SILENT),
+    "nginx nodelay 64": Cell(
+        _alone(_nginx_bucket), burst=NGINX_BURST + 1, nginx=" nodelay", words=_64, **_SILENT
+    ),
+    "nginx": Cell(_alone(_nginx_bucket), burst=NGINX_BURST + 1, nginx=" ", **_SILENT),
+    "nginx 64": Cell(_alone(_nginx_bucket), burst=NGINX_BURST + 1, nginx=" ", words=_64, **_SILENT),
+}
 
 
 @dataclass
-class TokenLimit:
-    """A responder that serves so many tokens a minute, as counted by the replies it is about to give.
+class Limited:
+    """A responder behind limiters, that counts what it let through."""
 
-    A request that would not fit into what is left of the window is answered with 429. Pictures cost
-    different numbers of tokens, by the request's identity, so only the average can be learned.
-    """
-
+    cell: Cell
     responder: Responder
-    tpm: int
-    says_limits: bool
-    window_s: float
-    served: list[tuple[float, int]] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)
-    _began: float = 0.0
-    _used: int = 0
+    limiters: Sequence[Limiter]
+    served: list[tuple[float, float]] = field(default_factory=list)
+    refused: int = 0
 
     async def __call__(self, request: Request) -> Action:
-        now = request.received_at
-        self._turn(now)
         action = self.responder(request)
         reply = await action if isinstance(action, Awaitable) else action
         assert isinstance(reply, Reply)
+        units, reply = self._priced(request, reply)
+        if self.cell.nginx:
+            self.served.append((request.received_at, units))
+            return reply
+        limiter = self.limiters[-1 if request.is_judge else 0]
+        held_s = limiter.admit(request.received_at, units)
+        headers = self._headers(limiter, request.received_at)
+        if held_s is None:
+            self.refused += 1
+            return replace(rate_limited(), headers=headers)
+        self.served.append((request.received_at, units))
+        return replace(reply, headers=headers, delay_s=reply.delay_s + held_s)
+
+    def _priced(self, request: Request, reply: Reply) -> tuple[float, Reply]:
+        """Pictures cost different numbers of tokens, so only the average can be learned."""
+        if not self.cell.in_tokens:
+            return 1.0, reply
+        draw = int.from_bytes(hashlib.sha256(request.identity.encode()).digest()[:8])
+        tokens = MEAN_TOKENS * 2 // 5 + draw % (MEAN_TOKENS * 6 // 5)
+        usage = {"prompt_tokens": tokens - 40, "completion_tokens": 40, "total_tokens": tokens}
         assert isinstance(reply.body, dict)
-        usage = _usage(request, reply.body)
-        if self._used + usage["total_tokens"] > self.tpm:
-            self.refused.append(now)
-            return replace(rate_limited(), headers=self._headers(now))
-        self._used += usage["total_tokens"]
-        self.served.append((now, usage["total_tokens"]))
-        return replace(reply, body={**reply.body, "usage": usage}, headers=self._headers(now))
+        return tokens, replace(reply, body={**reply.body, "usage": usage})
 
-    def _turn(self, now: float) -> None:
-        """Windows begin with the first request and follow each other on its beat."""
-        if not self.served and not self.refused:
-            self._began = now
-        passed = int((now - self._began) / self.window_s)
-        if passed > 0:
-            self._began += passed * self.window_s
-            self._used = 0
-
-    def _headers(self, now: float) -> tuple[tuple[str, str], ...]:
-        if not self.says_limits:
+    def _headers(self, limiter: Limiter, now: float) -> tuple[tuple[str, str], ...]:
+        if not self.cell.says:
             return ()
+        kind = "tokens" if self.cell.in_tokens else "requests"
         return (
-            ("x-ratelimit-limit-tokens", str(self.tpm)),
-            ("x-ratelimit-remaining-tokens", str(self.tpm - self._used)),
-            ("x-ratelimit-reset-tokens", f"{self._began + self.window_s - now:.3f}s"),
+            (f"x-ratelimit-limit-{kind}", f"{limiter.limit:.0f}"),
+            (f"x-ratelimit-remaining-{kind}", str(int(limiter.remaining(now)))),
+            (f"x-ratelimit-reset-{kind}", f"{limiter.reset_s(now):.3f}s"),
         )
 
 
-def _usage(request: Request, body: Mapping[str, Any]) -> dict[str, int]:
-    draw = int.from_bytes(hashlib.sha256(request.identity.encode()).digest()[:8])
-    tokens = FEWEST_TOKENS + draw % (MOST_TOKENS - FEWEST_TOKENS)
-    output = body["usage"]["completion_tokens"]
-    return {"prompt_tokens": tokens, "completion_tokens": output, "total_tokens": tokens + output}
+async def run_cell(cell: Cell, data: Path) -> dict[str, float]:
+    """One run of the public command against one cell."""
+    limited = Limited(cell, demo_responder(latency=LATENCY, has_rate_limits=False), cell.limiters())
+    async with AsyncExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="vlsb-bench-")))
+        simulator = await held.enter_async_context(Simulator(limited, keep_bodies=False))
+        origin = simulator.base_url
+        if cell.nginx:
+            origin = await held.enter_async_context(_nginx(folder, simulator.base_url, cell.nginx.strip()))
+        words = [
+            *(sys.executable, "-m", "vlsb", "run", "--display", "none", "--name", "run"),
+            *("--model", "gpt-4o", "--base-url", origin, "--api-key-env", "FIRST_KEY"),
+            *(
+                "--judge",
+                "gpt-4o-2024-08-06",
+                "--judge-base-url",
+                origin,
+                "--judge-api-key-env",
+                "SECOND_KEY",
+            ),
+            *("--data-root", str(data), "--output-dir", str(folder / "out"), *cell.words),
+        ]
+        account = "one-key-of-one-account"
+        keys = {"FIRST_KEY": account, "SECOND_KEY": account if len(limited.limiters) == 1 else "another-key"}
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            env={**os.environ, **keys},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        if process.returncode:
+            raise SystemExit(f"The run ended with {process.returncode}:\n{said.decode()}")
+        refused = limited.refused
+        if cell.nginx:
+            statuses = (folder / "access.log").read_text().split()
+            refused = statuses.count("429")
+    return figures(cell, limited.served, refused)
 
 
-async def run_against(
-    responder: Responder, *, rows: int, meanwhile: Callable[[Simulator], Awaitable[None]]
-) -> None:
-    """Keep a run of `rows` going against the responder until `meanwhile` is over."""
-    with tempfile.TemporaryDirectory(prefix="vlsb-bench-") as folder:
-        root = Path(folder)
-        make_data(root / "data", Size(rows, 1, TINY_PICTURE_BYTES))
-        async with Simulator(responder, keep_bodies=False) as simulator:
-            evaluation = vlsb.evaluate(
-                "demo",
-                base_url=simulator.base_url,
-                judge="demo",
-                judge_base_url=simulator.base_url,
-                data_root=root / "data",
-                output_dir=root / "out",
-            )
-            work = asyncio.create_task(evaluation)
-            await meanwhile(simulator)
-            if work.done():
-                work.result()
-                raise SystemExit("The run ended before the measurement: it needs more rows.")
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-
-
-def _persona() -> Responder:
-    return demo_responder(latency=LATENCY, has_rate_limits=False)
-
-
-async def against_rpm(*, rpm: int, minutes: float, says_limits: bool, timing: Timing) -> dict[str, float]:
-    """A limit of requests for so many minutes."""
-    limit = RateLimit(_persona(), rpm=rpm, says_limits=says_limits, window_s=timing.window_s)
-    rows = int(rpm * (minutes + 2))
-    await run_against(limit, rows=rows, meanwhile=lambda _: asyncio.sleep(timing.window_s * minutes))
-    served = [(at, 1) for at in limit.served]
-    return figures(served, limit.refused, permitted=rpm, minutes=minutes, window_s=timing.window_s)
-
-
-async def against_tpm(*, tpm: int, minutes: float, says_limits: bool, timing: Timing) -> dict[str, float]:
-    """A limit of tokens for so many minutes."""
-    limit = TokenLimit(_persona(), tpm=tpm, says_limits=says_limits, window_s=timing.window_s)
-    rows = int(tpm / FEWEST_TOKENS * (minutes + 2))
-    await run_against(limit, rows=rows, meanwhile=lambda _: asyncio.sleep(timing.window_s * minutes))
-    return figures(limit.served, limit.refused, permitted=tpm, minutes=minutes, window_s=timing.window_s)
-
-
-def figures(
-    served: Sequence[tuple[float, int]],
-    refused: Sequence[float],
-    *,
-    permitted: int,
-    minutes: float,
-    window_s: float,
-) -> dict[str, float]:
-    """Shares of what was permitted, before and after the warm-up; `served` are (moment, units)."""
-    began = served[0][0]
-    warm, end = began + window_s, began + window_s * minutes
-    answered = sum(warm <= at < end for at, _ in served)
-    used = sum(units for at, units in served if warm <= at < end)
-    turned_away = sum(warm <= at < end for at in refused)
+def figures(cell: Cell, served: Sequence[tuple[float, float]], refused: int) -> dict[str, float]:
+    """What was used of the permitted, and refused of the sent; `served` are (moment, units)."""
+    moments = [moment for moment, _ in served]
+    span_s = max(moments) - min(moments)
+    limiters = cell.limiters()
+    per_s = sum(each.limit / each.period_s for each in limiters) * cell.share
+    permitted = per_s * span_s + cell.burst * len(limiters)
     return {
-        "used_share": used / (permitted * (minutes - 1)),
-        "refused_share": turned_away / max(1, answered + turned_away),
-        "requests": answered,
-        "first_minute_used_share": sum(units for at, units in served if at < warm) / permitted,
-        "first_minute_refused": sum(at < warm for at in refused),
+        "used_share": sum(units for _, units in served) / permitted,
+        "refused_share": refused / (len(served) + refused),
+        "refused": refused,
+        "seconds": span_s,
+        "ideal_seconds": max(0.0, (sum(units for _, units in served) - cell.burst * len(limiters)) / per_s),
     }
 
 
-async def through_outage(*, rpm: int, says_limits: bool, timing: Timing) -> dict[str, float]:
-    """A limit of requests, and an endpoint that is gone for a while; what it serves afterwards."""
-    limit = RateLimit(_persona(), rpm=rpm, says_limits=says_limits, window_s=timing.window_s)
-    back_at = 0.0
-
-    async def fail(simulator: Simulator) -> None:
-        nonlocal back_at
-        await asyncio.sleep(1.5 * timing.window_s)
-        simulator.refuse(reset=True)
-        await asyncio.sleep(timing.outage_s)
-        simulator.accept()
-        back_at = asyncio.get_running_loop().time()
-        await asyncio.sleep(2 * timing.recovery_s + RATE_OVER_S)
-
-    rows = int(rpm * (1.5 + (timing.outage_s + 2 * timing.recovery_s) / timing.window_s + 2))
-    await run_against(limit, rows=rows, meanwhile=fail)
-    return recovery([at - back_at for at in limit.served], rpm=rpm, timing=timing)
-
-
-def recovery(served: Sequence[float], *, rpm: int, timing: Timing) -> dict[str, float]:
-    """The rate after the outage, which ended at 0, as shares of the limit."""
-    per_s = rpm / timing.window_s
-
-    def share(begin: float, seconds: float) -> float:
-        return sum(begin <= at < begin + seconds for at in served) / (per_s * seconds)
-
-    moments = [at for at in served if 0 <= at <= 2 * timing.recovery_s]
-    recovered = (at for at in moments if share(at, RATE_OVER_S) >= LEAST_RECOVERED)
-    return {
-        "first_answer_s": moments[0] if moments else -1.0,
-        "recovered_after_s": next(recovered, -1.0),
-        "share_after_recovery_time": share(timing.recovery_s, timing.recovery_s),
-    }
+NGINX = """
+daemon off;
+error_log {folder}/error.log;
+pid {folder}/nginx.pid;
+events {{ worker_connections 1024; }}
+http {{
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  client_max_body_size 20m; client_body_buffer_size 4m;
+  log_format status '$status'; access_log {folder}/access.log status;
+  limit_req_zone $binary_remote_addr zone=all:1m rate={per_s}r/s;
+  limit_req_status 429;
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{ limit_req zone=all burst={burst}{nodelay}; proxy_pass {upstream}; proxy_read_timeout 300; }}
+  }}
+}}
+"""
 
 
-async def measure(chosen: argparse.Namespace, timing: Timing) -> dict[str, dict[str, float]]:
-    """The three runs, side by side: together they keep a core busy for a tenth of the time."""
-    says = not chosen.without_headers
-    runs = {
-        "rpm": against_rpm(rpm=chosen.rpm, minutes=chosen.minutes, says_limits=says, timing=timing),
-        "tpm": against_tpm(tpm=chosen.tpm, minutes=chosen.minutes, says_limits=says, timing=timing),
-        "outage": through_outage(rpm=chosen.rpm, says_limits=says, timing=timing),
-    }
-    wanted = chosen.scenarios.split(",")
-    found = await asyncio.gather(*(run for name, run in runs.items() if name in wanted))
-    for name, run in runs.items():
-        if name not in wanted:
-            run.close()
-    return dict(zip((name for name in runs if name in wanted), found, strict=True))
+@asynccontextmanager
+async def _nginx(folder: Path, upstream: str, nodelay: str) -> AsyncIterator[str]:
+    """nginx on a free port in front of the simulator; its base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = folder / "nginx.conf"
+    config.write_text(
+        NGINX.format(
+            folder=folder,
+            port=port,
+            per_s=NGINX_PER_S,
+            burst=NGINX_BURST,
+            nodelay=f" {nodelay}" if nodelay else "",
+            upstream=upstream.removesuffix("/v1"),
+        )
+    )
+    process = await asyncio.create_subprocess_exec(_nginx_program(), "-c", str(config), "-p", str(folder))
+    try:
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        await process.wait()
 
 
-def targets(found: Mapping[str, Mapping[str, float]], timing: Timing) -> list[Target]:
-    """The claims about limits, for the scenarios that were run."""
+def _nginx_program() -> str:
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or ""
+
+
+async def measure(names: Sequence[str], *, rows: int, at_once: int) -> dict[str, dict[str, float]]:
+    """The cells, so many at a time; those that need an nginx that is not here are left out."""
+    small = make_data(DATA / f"rates-{rows}", Size(rows, min(rows, PICTURES), TINY_PICTURE_BYTES))
+    turns = asyncio.Semaphore(at_once)
+
+    async def one(name: str) -> tuple[str, dict[str, float]]:
+        async with turns:
+            cell, data = CELLS[name], small
+            if cell.nginx:
+                data = (
+                    make_data(DATA, Size(rows, min(rows, PICTURES), PICTURE_BYTES)) if rows == ROWS else small
+                )
+            found = await run_cell(cell, data)
+            print(name, {key: round(value, 4) for key, value in found.items()}, file=sys.stderr, flush=True)
+            return name, found
+
+    there = [name for name in names if not CELLS[name].nginx or _nginx_program()]
+    for name in set(names) - set(there):
+        print(f"{name}: no nginx here, left out (apt-get install nginx).", file=sys.stderr)
+    return dict(await asyncio.gather(*(one(name) for name in there)))
+
+
+def targets(found: Mapping[str, Mapping[str, float]]) -> list[Target]:
+    """The goals, for the cells that were run."""
     said = []
-    for name, least, unit in (("rpm", LEAST_RPM, "requests"), ("tpm", LEAST_TPM, "tokens")):
-        if name in found:
-            used, refused = found[name]["used_share"], found[name]["refused_share"]
-            claim = f"at least {least:.0%} of the permitted {unit} a minute used, once warmed up"
-            said.append(Target(claim, f"{used:.1%}", used >= least))
-            claim = f"under {MOST_REFUSED:.1%} of them answered 429 (limit of {unit})"
-            said.append(Target(claim, f"{refused:.2%}", refused < MOST_REFUSED))
-    if "outage" in found:
-        after_s = found["outage"]["recovered_after_s"]
-        claim = (
-            f"{LEAST_RECOVERED:.0%} of the limit again within {timing.recovery_s:g} s "
-            f"after an outage of {timing.outage_s:g} s"
+    for goal, words in (
+        (WITH_HEADERS, "where headers name the limit"),
+        (BESIDE_STRANGER, "beside a stranger who takes a third"),
+        (WITHOUT_HEADERS, "where no header names it"),
+    ):
+        cells = [found[name] for name in found if CELLS[name].goal == goal]
+        if not cells:
+            continue
+        used = min(cell["used_share"] for cell in cells)
+        refused = max(cell["refused_share"] for cell in cells)
+        said.append(
+            Target(f"at least {goal[0]:.0%} of a limit used, {words}", f"{used:.1%}", used >= goal[0])
         )
-        shown = "never" if after_s < 0 else f"after {after_s:.0f} s"
-        said.append(Target(claim, shown, 0 <= after_s <= timing.recovery_s))
+        claim = f"at most {goal[1]:.1%} answered 429, {words}"
+        said.append(Target(claim, f"{refused:.2%}", refused <= goal[1]))
     return said
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """Targets, and every figure."""
+    """Targets, and every cell beside the ideal."""
     rows = [
-        (f"{scenario}: {name.replace('_', ' ')}", f"{value:.3f}" if value % 1 else f"{value:.0f}")
-        for scenario, values in result["scenarios"].items()
-        for name, value in values.items()
+        (
+            name,
+            f"{cell['used_share']:.1%}",
+            f"{cell['refused_share']:.2%}",
+            f"{cell['seconds']:.0f}",
+            f"{cell['ideal_seconds']:.0f}",
+        )
+        for name, cell in result["cells"].items()
     ]
-    headers = "with" if result["says_limits"] else "without"
-    said = f"{result['rpm']} requests or {result['tpm']:,} tokens a minute, {headers} limit headers."
-    return "\n\n".join(
-        (results.target_table(result["targets"]), said, results.table(("figure", "value"), rows))
-    )
+    header = ("cell", "used", "answered 429", "seconds", "ideal")
+    return "\n\n".join((results.target_table(result["targets"]), results.table(header, rows)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, store, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rpm", type=int, default=1200)
-    parser.add_argument("--tpm", type=int, default=1_000_000)
-    parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--scenarios", default="rpm,tpm,outage")
-    parser.add_argument("--without-headers", action="store_true")
-    parser.add_argument("--window", type=float, default=60.0, help="Seconds that a minute lasts, for a try.")
+    parser.add_argument("--cells", default=",".join(CELLS))
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--keep", action="store_true", help="Keep the stored cells that are not run now.")
     parser.add_argument("--results", type=Path, default=results.RESULTS)
     chosen = parser.parse_args(arguments)
-    timing = Timing(chosen.window, chosen.window, chosen.window / 2)
-    found = asyncio.run(measure(chosen, timing))
-    result = {
-        "rpm": chosen.rpm,
-        "tpm": chosen.tpm,
-        "says_limits": not chosen.without_headers,
-        "scenarios": found,
-        "targets": results.as_fields(targets(found, timing)),
-    }
+    found = asyncio.run(measure(chosen.cells.split(","), rows=chosen.rows, at_once=chosen.at_once))
+    before = (results.load(NAME, chosen.results) or {}).get("cells", {}) if chosen.keep else {}
+    merged = {**before, **found}
+    found = {name: merged[name] for name in CELLS if name in merged}
+    result = {"cells": found, "targets": results.as_fields(targets(found))}
     results.save(NAME, result, chosen.results)
     print(render(result))
 

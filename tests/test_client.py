@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gzip
+import itertools
 import json
 import ssl
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 
 from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, UPLOAD_BYTES, Endpoint, RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit
+from vlsb.endpoints.admission import Account, Admission
 from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client
@@ -46,10 +48,11 @@ from vlsb.endpoints.simulator import (
     models,
     rate_limited,
 )
-from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT, Gate, Time, UploadBudget
+from vlsb.endpoints.traffic import Time, UploadBudget
 from vlsb.errors import (
     AuthenticationError,
     ConfigError,
+    GapsError,
     ImageError,
     OutageError,
     QuotaError,
@@ -141,12 +144,20 @@ async def lane(
         endpoint=Endpoint("model-1", base_url),
         dialect=Dialect(),
         policy=policy,
-        # Floor and ceiling in one: how a limit adapts is another file's matter.
-        limit=AdaptiveLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
-        gate=Gate(policy, hours.time()),
+        admission=Admission(
+            "target",
+            "target model-1",
+            # Floor and ceiling in one: how a limit adapts is another file's matter.
+            connections=AdaptiveLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
+            account=Account(policy, hours.time()),
+            keeper=keeper or Keeper(),
+            policy=policy,
+            traffic=traffic,
+            time=hours.time(),
+            observe=events.append,
+        ),
         redactor=Redactor(credentials.secrets()),
         uploads=UploadBudget(UPLOAD_BYTES),
-        keeper=keeper or Keeper(),
         traffic=traffic,
         time=hours.time(),
         observe=events.append,
@@ -223,7 +234,7 @@ def ask(
                 outcome = fatal
             count = len(simulator.completions)
             assert count == asked.client.counts.requests
-            assert asked.client.limiter.in_flight == 0
+            assert asked.client.admission.in_flight == 0
             assert asked.traffic.in_flight == set()
             succeeded = asked.client.has_succeeded
             return Told(outcome, count, asked.hours.slept, asked.events, simulator.history, succeeded)
@@ -419,26 +430,6 @@ def test_a_very_long_wait_is_said():
 
     assert told.completion.attempts == 2
     assert (told.events[0].kind, told.events[0].wait_s) == ("long_wait", 500)
-
-
-def test_endless_rate_limits_end_at_the_samples_deadline():
-    told = ask(rate_limited(59))
-
-    assert told.ended.decision.fault is Fault.RATE_LIMITED
-    assert told.requests == 1 + POLICY.sample_timeout_s // 59
-    assert sum(told.slept) <= POLICY.sample_timeout_s
-
-
-def test_a_wait_that_leaves_no_time_for_an_attempt_is_not_begun():
-    told = ask(rate_limited(int(POLICY.sample_timeout_s)))
-
-    assert (told.requests, told.ended.decision.fault) == (1, Fault.RATE_LIMITED)
-
-
-def test_a_wait_beyond_the_samples_deadline_is_not_begun():
-    told = ask(rate_limited(601))
-
-    assert (told.requests, told.slept) == (1, [])
 
 
 def test_a_rate_limit_that_one_request_meets_pauses_the_others():
@@ -928,7 +919,7 @@ def test_a_stopping_run_does_not_retry():
             simulator.on_request = stop
             with pytest.raises(StoppedError):
                 await asked.ask()
-            return simulator.requests, asked.client.limiter.in_flight
+            return simulator.requests, asked.client.admission.in_flight
 
     assert run(scenario()) == (1, 0)
 
@@ -941,7 +932,7 @@ def test_a_cancelled_request_gives_its_slot_back_and_closes_its_connection():
             task.cancel()
             await asyncio.wait([task])
             await wait_until(lambda: not simulator.in_flight)
-            return asked.client.limiter.in_flight, asked.traffic.in_flight
+            return asked.client.admission.in_flight, asked.traffic.in_flight
 
     assert run(scenario()) == (0, set())
 
@@ -949,62 +940,188 @@ def test_a_cancelled_request_gives_its_slot_back_and_closes_its_connection():
 # Outages.
 
 
-def outage(recovers_after: int | None, *, asking: int = 1, sample_timeout_s: float = 60.0) -> Outage:
-    """Twenty samples fail, then others ask; the endpoint recovers after that many probes, or never."""
-
-    async def scenario() -> Outage:
-        probes = 0
-
-        def respond(_: Request) -> Action:
-            nonlocal probes
-            if len(simulator.completions) <= ENDED_ALIKE_LIMIT:
-                return SERVER_ERROR
-            probes += 1
-            return SERVER_ERROR if recovers_after is None or probes <= recovers_after else GOOD
-
-        policy = replace(POLICY, max_attempts=1, sample_timeout_s=sample_timeout_s, outage_timeout_s=300.0)
-        async with Simulator(respond) as simulator, lane(simulator.base_url, policy) as asked:
-            for sample_id in range(ENDED_ALIKE_LIMIT):
-                ended = (await asked.ask(sample_id)).decision
-                asked.client.ended(sample_id, ended.fault, ended.code, ended.message)
-            began = asked.hours.now
-            later = [asked.ask(100 + each) for each in range(asking)]
-            outcomes = [type(each) for each in await asyncio.gather(*later, return_exceptions=True)]
-            kinds = [each.kind for each in asked.events if each.kind != "retry"]
-            return Outage(probes, outcomes, asked.hours.now - began, kinds)
-
-    return run(scenario())
-
-
 @dataclass
 class Outage:
     """What an outage looked like to those who asked during it."""
 
-    probes: int
+    requests: int
     outcomes: list[type]
     passed_s: float
     kinds: list[str]
+    attempts: list[int]
 
 
-def test_an_outage_is_waited_out_and_uses_up_neither_attempts_nor_the_samples_time():
-    seen = outage(recovers_after=8)
+def outage(
+    *, failures: int | None, asking: int = 4, limit: int = 4, sample_timeout_s: float = 600.0
+) -> Outage:
+    """After one answer the endpoint fails so many requests, or all; then it answers again."""
 
-    assert seen.outcomes == [Completion]
-    assert seen.probes == 8 + 1
+    async def scenario() -> Outage:
+        failed = 0
+
+        def respond(_: Request) -> Action:
+            nonlocal failed
+            if len(simulator.completions) == 1 or (failures is not None and failed >= failures):
+                return GOOD
+            failed += 1
+            return SERVER_ERROR
+
+        policy = replace(POLICY, max_attempts=1, sample_timeout_s=sample_timeout_s, outage_timeout_s=300.0)
+        async with Simulator(respond) as simulator, lane(simulator.base_url, policy, limit=limit) as asked:
+            await asked.ask(0)
+            began = asked.hours.now
+            work = [asyncio.create_task(asked.ask(each)) for each in range(1, asking + 1)]
+            await asyncio.wait(work, return_when=asyncio.FIRST_EXCEPTION)
+            asked.traffic.is_stopping = any(task.done() and task.exception() for task in work)
+            found = await asyncio.gather(*work, return_exceptions=True)
+            kinds = [each.kind for each in asked.events if each.kind in ("outage", "recovered", "alone")]
+            attempts = [each.attempts for each in found if isinstance(each, Completion)]
+            count = len(simulator.completions) - 1
+            return Outage(count, [type(each) for each in found], asked.hours.now - began, kinds, attempts)
+
+    return run(scenario())
+
+
+def test_when_all_in_flight_has_failed_the_endpoint_is_down_and_no_sample_is_given_up():
+    seen = outage(failures=10)
+
+    assert seen.outcomes == [Completion] * 4
+    assert seen.kinds == ["outage", "recovered"]
+
+
+def test_an_outage_uses_up_neither_attempts_nor_the_samples_time():
+    """One attempt and a minute are all that a sample has; the outage takes more of both."""
+    seen = outage(failures=15, sample_timeout_s=60.0)
+
+    assert seen.outcomes == [Completion] * 4
     assert seen.passed_s > 60
-    assert seen.kinds == ["outage"]
 
 
-def test_after_an_outage_everybody_who_waited_is_answered():
-    seen = outage(recovers_after=4, asking=3, sample_timeout_s=600.0)
+def test_an_outage_is_noticed_with_one_connection_too():
+    seen = outage(failures=6, limit=1, asking=5)
 
-    assert seen.outcomes == [Completion] * 3
-    assert seen.probes == 4 + 3
+    assert seen.outcomes == [Completion] * 5
+    assert seen.kinds == ["outage", "recovered"]
 
 
 def test_an_outage_without_end_ends_the_run_after_its_timeout():
-    seen = outage(recovers_after=None, asking=3, sample_timeout_s=600.0)
+    seen = outage(failures=None)
 
-    assert seen.outcomes == [OutageError] * 3
-    assert seen.passed_s == 300
-    assert 30 <= seen.probes <= 40
+    assert OutageError in seen.outcomes
+    assert set(seen.outcomes) <= {OutageError, StoppedError}
+    assert 300 <= seen.passed_s <= 310
+    assert 30 <= seen.requests <= 50
+
+
+def test_probes_come_one_at_a_time_and_ever_more_rarely():
+    most = 0
+
+    async def scenario() -> list[float]:
+        nonlocal most
+        sent: list[float] = []
+
+        async def respond(_: Request) -> Action:
+            nonlocal most
+            sent.append(asked.hours.now)
+            if asked.client.admission.is_down:
+                most = max(most, asked.client.admission.in_flight)
+            return GOOD if len(sent) in (1, 12) or len(sent) > 12 else SERVER_ERROR
+
+        policy = replace(POLICY, max_attempts=1)
+        async with Simulator(respond) as simulator, lane(simulator.base_url, policy) as asked:
+            await asked.ask(0)
+            await asyncio.gather(*(asked.ask(each) for each in range(1, 5)))
+            return [later - earlier for earlier, later in itertools.pairwise(sent[5:12])]
+
+    assert run(scenario()) == [2, 4, 8, 10, 10, 10]
+    assert most == 1
+
+
+def test_one_sample_that_always_fails_while_others_are_answered_ends_as_a_failure():
+    async def scenario() -> list[type]:
+        def respond(request: Request) -> Action:
+            return SERVER_ERROR if b"poison" in request.body else GOOD
+
+        def poisoned(dialect: Dialect) -> Draft:
+            picture = Picture("ab" * 32, "image/png", len(PNG), 0)
+            prompt = Prompt("", Untrusted("poison"), False, picture, lambda: PNG)
+            return draft(prompt, model="model-1", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
+
+        async with Simulator(respond) as simulator, lane(simulator.base_url) as asked:
+            work = [asked.ask(each, poisoned if each == 3 else None) for each in range(12)]
+            return [type(each) for each in await asyncio.gather(*work)]
+
+    assert run(scenario()) == [Completion] * 3 + [Ended] + [Completion] * 8
+
+
+def test_a_lone_sample_keeps_to_its_attempts_which_is_said():
+    told = ask(SERVER_ERROR)
+
+    assert told.ended.attempts == POLICY.max_attempts
+    assert [each.kind for each in told.events][-1] == "alone"
+
+
+def test_an_endpoint_that_hangs_is_down_and_the_run_goes_on_when_it_is_back():
+    """Real seconds: a hanging probe does not keep the next one, and no sample is lost."""
+
+    async def scenario() -> tuple[list[type], list[str]]:
+        hangs = False
+
+        def respond(_: Request) -> Action:
+            return Stall() if hangs else GOOD
+
+        policy = replace(POLICY, max_attempts=1, attempt_timeout_s=SHORT_S, backoff_s=0.01, probe_cap_s=0.05)
+        async with Simulator(respond) as simulator, lane(simulator.base_url, policy) as asked:
+            await asked.ask(0)
+            hangs = True
+            work = [asyncio.create_task(asked.ask(each)) for each in range(1, 13)]
+            await wait_until(lambda: asked.client.admission.is_down)
+            hangs = False
+            found = await asyncio.gather(*work)
+            return [type(each) for each in found], [each.kind for each in asked.events]
+
+    outcomes, kinds = run(scenario())
+
+    assert outcomes == [Completion] * 12
+    assert (kinds.count("outage"), kinds.count("recovered")) == (1, 1)
+
+
+# Rate limits that do not end.
+
+
+def test_when_nothing_is_accepted_for_as_long_as_a_sample_may_take_the_run_ends_with_exit_4():
+    told = ask(rate_limited(59))
+
+    assert isinstance(told.outcome, GapsError)
+    assert told.outcome.exit_code == 4
+    assert "--sample-timeout" in told.outcome.message
+    assert told.requests <= 1 + POLICY.sample_timeout_s // 59
+
+
+@pytest.mark.parametrize("wait_s", [601, 86_400, 3 * 86_400])
+def test_a_pause_longer_than_a_sample_may_take_ends_the_run_at_once_with_exit_4(wait_s):
+    told = ask(rate_limited(wait_s))
+
+    assert isinstance(told.outcome, GapsError)
+    assert told.outcome.exit_code == 4
+    assert (told.requests, told.slept) == (1, [])
+
+
+def test_a_day_that_is_used_up_ends_the_run_before_the_next_request_and_keeps_the_answer():
+    names = ("limit", "1000"), ("remaining", "0"), ("reset", "8h0m0s")
+    headers = tuple((f"x-ratelimit-{what}-requests-day", value) for what, value in names)
+
+    async def scenario() -> tuple[Any, Any, int]:
+        async with (
+            Simulator(InTurn(replace(GOOD, headers=headers))) as simulator,
+            lane(simulator.base_url) as one,
+        ):
+            first = await one.ask(1)
+            with pytest.raises(GapsError) as caught:
+                await one.ask(2)
+            return first, caught.value, len(simulator.completions)
+
+    first, fatal, requests = run(scenario())
+
+    assert isinstance(first, Completion)
+    assert (fatal.exit_code, requests) == (4, 1)

@@ -25,7 +25,7 @@ from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import LaneUsage, summarize
 from vlsb.cli import panel
 from vlsb.cli.app import app
-from vlsb.endpoints import adaptive, pace
+from vlsb.endpoints import adaptive, rates
 from vlsb.endpoints.attempts import Event
 from vlsb.endpoints.keeper import ENGINE_KILLED
 from vlsb.endpoints.timings import Wait
@@ -430,7 +430,7 @@ def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
     kinds = kinds_of_events()
 
     assert {event["kind"] for event in demo.records("events.jsonl")} <= kinds
-    assert len(kinds) == 9
+    assert len(kinds) == 11
     assert kinds <= set(listed)
 
 
@@ -530,8 +530,9 @@ def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
         "--outage-timeout": policy.outage_timeout_s,
     }
     assert f"up to {policy.backoff_cap_s:g} s" in page
-    assert f"opens when {ENDED_ALIKE_LIMIT} distinct samples" in page
-    assert f"({100 * pace.AIM:g} % of it)" in page
+    assert f"when {ENDED_ALIKE_LIMIT} distinct samples in a row are rejected" in page
+    assert f"kept at {100 * rates.AIM:g} %" in page
+    assert f"at most {rates.AHEAD:g} times the limit\n({rates.WINDOW_AHEAD:g} times" in page
 
 
 def test_every_word_of_the_panel_is_explained() -> None:

@@ -15,12 +15,11 @@ from typing import Any, cast
 import pytest
 
 from tests.test_client import KIND, POLICY, lane
-from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.keeper import Fate, Ticket
 from vlsb.endpoints.secrets import Secret
 from vlsb.endpoints.simulator import Hangup, Reply, Request, Simulator, answer
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError, StoreError
-from vlsb.records import Completion, Untrusted
+from vlsb.records import Completion
 from vlsb.serving.launch import RunningServer
 from vlsb.serving.processes import EngineProcess
 from vlsb.serving.supervisor import Supervisor
@@ -373,11 +372,11 @@ def test_no_other_epoch_of_a_sample_that_kills_the_engine_is_sent() -> None:
 
 
 def test_a_sample_that_may_not_go_yet_does_not_keep_the_probe_of_an_outage() -> None:
-    """The suspect goes first, also where another one was about to find out whether the engine is well."""
+    """The suspects go first, one by one, also where the endpoint was taken to be down already."""
     arrived, dies = asyncio.Event(), asyncio.Event()
 
     async def respond(request: Request) -> Reply | Hangup:
-        if arrived.is_set():
+        if dies.is_set():
             return answer("Hi")
         arrived.set()
         await dies.wait()
@@ -396,10 +395,12 @@ def test_a_sample_that_may_not_go_yet_does_not_keep_the_probe_of_an_outage() -> 
             ):
                 suspect = asyncio.create_task(made.ask(1))
                 await arrived.wait()
-                for sample in range(100, 120):
-                    made.client.ended(sample, Fault.TRANSIENT, "server_error", Untrusted(""))
+                health = made.client.admission._health
+                for sample in range(100, 104):
+                    health.failed(health.sent(), sample, "server_error", connections=1)
+                assert made.client.admission.is_down
                 other = asyncio.create_task(made.ask(2))
-                await until(lambda: made.client.limiter.is_awaited)
+                await until(lambda: made.client.admission.in_flight == 2)
                 stable.kill()
                 dies.set()
                 return [await suspect, await other]

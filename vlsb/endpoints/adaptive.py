@@ -38,13 +38,16 @@ class AdaptiveLimit:
         self._clock = clock
         self._is_slow_start = True
         self._cooldown_until = float("-inf")
+        self._said = self.limit
+        self._start = self.limit
+        self._refused_until = float("-inf")
         self._clean = 0
         self._was_saturated = False
 
     @property
     def phase(self) -> Phase:
         """Why the limit is what it is."""
-        if self._clock() < self._cooldown_until:
+        if self._clock() < max(self._cooldown_until, self._refused_until):
             return Phase.RATE_LIMIT
         if self.limit >= self.ceiling:
             return Phase.CEILING
@@ -65,12 +68,16 @@ class AdaptiveLimit:
             self.limit = min(self.ceiling, self.limit + step)
             self._begin_round()
 
-    def rate_limited(self, *, pause_s: float, too_steep: bool = False) -> None:
-        """The provider said no: cut once an episode, which lasts for the cooldown and for every pause.
+    def rate_limited(self, *, pause_s: float, cuts: bool = True, too_steep: bool = False) -> None:
+        """The provider said no. Unless it `cuts`, that is about the rate, and connections stay.
 
-        `too_steep` (the provider says "slow down") starts over from a lower limit.
+        Cut once an episode, which lasts for the cooldown and for every pause. `too_steep` (the provider
+        says "slow down") starts over from a lower limit.
         """
         now = self._clock()
+        self._refused_until = now + max(pause_s, COOLDOWN_S)
+        if not cuts:
+            return
         if now >= self._cooldown_until:
             self.limit = max(self.floor, int(self.limit * (RESTART_CUT if too_steep else CUT)))
             self._is_slow_start = too_steep
@@ -81,6 +88,17 @@ class AdaptiveLimit:
     def faltered(self) -> None:
         """A server error, timeout or broken reply: this round proves nothing."""
         self._begin_round()
+
+    def restart(self) -> None:
+        """The endpoint came back from an outage: it is not met with everything at once."""
+        self.limit = min(self.limit, self._start)
+        self._is_slow_start = True
+        self._begin_round()
+
+    def has_changed(self) -> bool:
+        """Whether the limit is another one than when this was asked last."""
+        before, self._said = self._said, self.limit
+        return before != self.limit
 
     def _begin_round(self) -> None:
         self._clean = 0

@@ -84,7 +84,6 @@ class Spending:
         self.failed = 0
         self.failed_by_code: Counter[str] = Counter()
         self.usage = Usage()
-        self.booked = 0.0
         self._policy = policy
         self._time = time
         self._deadline: float | None = None
@@ -93,6 +92,17 @@ class Spending:
         """Start the sample's time with its first attempt: queueing for a slot is not its fault."""
         if self._deadline is None:
             self._deadline = self._time.clock() + self._policy.sample_timeout_s
+
+    def count_failure(self, code: str) -> None:
+        """One attempt less."""
+        self.failed += 1
+        self.failed_by_code[code] += 1
+
+    def forgive(self) -> None:
+        """The endpoint was down: the sample has all its attempts and all its time again."""
+        self.failed = 0
+        self.failed_by_code.clear()
+        self._deadline = None
 
     def extend(self, seconds: float) -> None:
         """Give back time that an outage took."""

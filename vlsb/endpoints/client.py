@@ -14,7 +14,7 @@ from dataclasses import replace
 import httpx
 
 from vlsb.config import Endpoint, RetryPolicy
-from vlsb.endpoints.adaptive import AdaptiveLimit
+from vlsb.endpoints.admission import Admission, Pass
 from vlsb.endpoints.attempts import Counts, Ended, Event, Spending, StoppedError, Traffic
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.connect import Client
@@ -22,12 +22,12 @@ from vlsb.endpoints.dialects import Dialect, adapt
 from vlsb.endpoints.drafts import Draft
 from vlsb.endpoints.endings import PICTURE_CODE, fatal_error, redacted
 from vlsb.endpoints.faults import Decision, Fault, classify
-from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Keeper, Ticket
+from vlsb.endpoints.headers import named_limits
+from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Ticket
 from vlsb.endpoints.models import model_names, url_with_version
 from vlsb.endpoints.parties import Party
 from vlsb.endpoints.secrets import Redactor
-from vlsb.endpoints.timings import Timings, Wait
-from vlsb.endpoints.traffic import Breaker, Gate, Limiter, Time, UploadBudget, backoff_s
+from vlsb.endpoints.traffic import Rejections, Time, UploadBudget, backoff_s
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
@@ -57,11 +57,9 @@ class EndpointClient:
         endpoint: Endpoint,
         dialect: Dialect,
         policy: RetryPolicy,
-        limit: AdaptiveLimit,
-        gate: Gate,
+        admission: Admission,
         redactor: Redactor,
         uploads: UploadBudget,
-        keeper: Keeper,
         traffic: Traffic,
         time: Time,
         observe: Callable[[Event], None],
@@ -70,19 +68,14 @@ class EndpointClient:
         self.party = Party(lane, endpoint)
         self.dialect = dialect
         self.may_adapt = False
-        self.limit = limit
-        self.limiter = Limiter(limit.limit)
-        self.gate = gate
-        gate.on_episode.append(self._cut)
-        self.breaker = Breaker(policy, time, name=str(self.party))
+        self.admission = admission
         self.counts = Counts()
-        self.timings = Timings(time.clock)
-        self._line = Limiter(1)
+        self.timings = admission.timings
+        self._rejections = Rejections(str(self.party))
         self._http = http
         self._policy = policy
         self._redactor = redactor
         self._uploads = uploads
-        self._keeper = keeper
         self._traffic = traffic
         self._time = time
         self._observe = observe
@@ -95,14 +88,19 @@ class EndpointClient:
 
         Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
         """
-        request, began = Spending(self._policy, self._time), self._time.clock()
-        ticket = Ticket(sample_id)
+        began = self._time.clock()
+        async with self.admission.sample():
+            found = await self._complete(compose, Ticket(sample_id), sends_schema=sends_schema)
+        self.timings.total.add(self._time.clock() - began)
+        return found
+
+    async def _complete(self, compose: Compose, ticket: Ticket, *, sends_schema: bool) -> Completion | Ended:
+        request = Spending(self._policy, self._time)
         while True:
             if self._traffic.is_over:
                 raise StoppedError
             outcome = await self._attempt(compose, request, ticket)
             if isinstance(outcome, Completion):
-                self.timings.total.add(self._time.clock() - began)
                 return outcome
             if outcome is None:
                 continue
@@ -112,48 +110,42 @@ class EndpointClient:
             if decision.fault is Fault.RUN_FATAL:
                 self._traffic.is_doomed = True
                 raise await self._fatal(decision)
-            wait_s = self._wait_before_retry(decision, request)
+            wait_s = await self._wait_before_retry(decision, request, ticket)
             if wait_s is None:
-                self.timings.total.add(self._time.clock() - began)
                 return Ended(decision, request.sent, request.usage)
             if self._traffic.is_over:
                 raise StoppedError
-            self._note("retry", sample_id, decision, request, wait_s)
+            self._note("retry", ticket.sample_id, decision, request, wait_s)
             self.timings.retry.add(wait_s)
             await self._time.sleep(wait_s)
 
     def ended(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
-        """Tell the breaker that a sample ended in an error of this lane, once that is stored.
+        """Count a sample that ended in an error of this lane, once that is stored.
 
         Raises GapsError when the endpoint keeps rejecting samples for the same reason.
         """
-        if self.breaker.ended(sample_id, fault, code, message):
-            self._observe(Event("outage", self.lane, sample_id, code))
+        self._rejections.ended(sample_id, fault, code, message)
 
     async def _attempt(
         self, compose: Compose, request: Spending, ticket: Ticket
     ) -> Completion | Decision | None:
         """What one request brought; None if it died with its engine and is to be sent again."""
+        admitted = await self.admission.enter(ticket, request)
+        if admitted is None:
+            return _KILLED
         try:
-            if not await self._queue(request, ticket):
-                return _KILLED
-            try:
-                request.begin()
-                outcome = await self._send(compose(self.dialect), request)
-                if isinstance(outcome, Decision) and outcome.fault in _MAY_BE_A_DEATH:
-                    return await self._with_fate(outcome, request, ticket)
-                return outcome
-            finally:
-                self._keeper.leave(ticket)
-                self.limiter.release()
+            request.begin()
+            outcome = await self._send(compose(self.dialect), request, admitted)
+            if isinstance(outcome, Decision) and outcome.fault in _MAY_BE_A_DEATH:
+                return await self._with_fate(outcome, request, ticket)
+            return outcome
         finally:
-            self.breaker.leave()
-            self.gate.leave()
+            self.admission.leave(admitted)
 
     async def _with_fate(self, decision: Decision, request: Spending, ticket: Ticket) -> Decision | None:
         """The decision about a failed request, unless the engine died of it or with it."""
         asked = self._time.clock()
-        fate = await self._keeper.fate(ticket)
+        fate = await self.admission.fate(ticket)
         # However long an engine takes to die, it is not this sample's time.
         request.extend(self._time.clock() - asked)
         if fate is Fate.LOST:
@@ -161,58 +153,7 @@ class EndpointClient:
             return None
         return _KILLED if fate is Fate.KILLED_BY_SAMPLE else decision
 
-    async def _queue(self, request: Spending, ticket: Ticket) -> bool:
-        """Hold a slot, with everybody who has a say agreeing, or wait until that is so.
-
-        False, with nothing held, for a sample that the engine's keeper will never have sent again.
-
-        Only the head of the line waits for gate and breaker; the others wait for the head, so that a pause
-        wakes one task and not thousands.
-        """
-        began, closed_before = self._time.clock(), self.gate.closed_so_far_s()
-        pauses_before, engine_s = self.timings.head.pauses_s(), 0.0
-        is_admitted = False
-        while not is_admitted:
-            asked = self._time.clock()
-            # Outside the line: while an engine is examined, who may go next need not be at its head.
-            if not await self._keeper.admit(ticket):
-                return False
-            engine_s += self._time.clock() - asked
-            await self._line.acquire(ahead=request.sent > 0)
-            try:
-                is_admitted = await self._slot(request, ticket)
-            finally:
-                self.timings.head.waits_for(Wait.LOOP if self._line.is_awaited else Wait.NOTHING)
-                self._line.release()
-        # Neither an outage nor the line for a slot is this sample's fault; a closed gate's time counts.
-        waited, closed = self._time.clock() - began, self.gate.closed_so_far_s() - closed_before
-        request.extend(max(0.0, waited - closed))
-        self.timings.queued(waited, pauses_before, engine_s)
-        return True
-
-    async def _slot(self, request: Spending, ticket: Ticket) -> bool:
-        """Take a slot as the head of the line; False if the engine's keeper will not have it now."""
-        head = self.timings.head
-        while self._keeper.admits(ticket):
-            head.waits_for(Wait.OUTAGE)
-            await self.breaker.admit()
-            head.waits_for(Wait.RATE)
-            await self.gate.wait()
-            head.waits_for(Wait.SLOT)
-            await self.limiter.acquire()
-            if self._traffic.is_over:
-                self.limiter.release()
-                raise StoppedError
-            if self.breaker.admits() and self.gate.is_open() and self._keeper.admits(ticket):
-                request.booked = self.gate.depart()
-                self._keeper.depart(ticket)
-                return True
-            self.limiter.release()
-        # Whoever the keeper wants to go first may be the next to probe.
-        self.breaker.leave()
-        return False
-
-    async def _send(self, draft: Draft, request: Spending) -> Completion | Decision:
+    async def _send(self, draft: Draft, request: Spending, admitted: Pass) -> Completion | Decision:
         started = self._time.clock()
         async with self._uploads.reserved(draft.size) as give_back:
             waited, started = self._time.clock() - started, self._time.clock()
@@ -227,7 +168,7 @@ class EndpointClient:
             if self._traffic.is_over:
                 raise StoppedError
             reply = await self._exchange(upload, request)
-        return self._read(reply, request, draft, started)
+        return self._read(reply, request, draft, started, admitted)
 
     async def _exchange(self, upload: Upload, request: Spending) -> httpx.Response | httpx.RequestError:
         task = asyncio.current_task()
@@ -253,35 +194,44 @@ class EndpointClient:
             return error
 
     def _read(
-        self, reply: httpx.Response | httpx.RequestError, request: Spending, draft: Draft, started: float
+        self,
+        reply: httpx.Response | httpx.RequestError,
+        request: Spending,
+        draft: Draft,
+        started: float,
+        admitted: Pass,
     ) -> Completion | Decision:
         now = system_time.time()
         if isinstance(reply, httpx.Response):
-            self.gate.pace.heard(reply.headers, now=now)
+            self.admission.heard(admitted, named_limits(reply.headers, now=now))
         if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
             read = read_completion(reply, now=now)
             if isinstance(read, Answer):
-                return self._answered(read, request, draft, started)
+                return self._answered(read, request, draft, started, admitted)
             decision = read
         else:
             decision = classify(reply, has_succeeded=self.has_succeeded, attempt=request.sent, now=now)
         decision = redacted(decision, self._redactor)
         request.add(decision.usage)
         if decision.fault is Fault.PROVIDER_BLOCKED or decision.ends_as == "empty":
-            self._succeeded(request, decision.usage, started)
+            self._succeeded(decision.usage, admitted)
         elif decision.fault is Fault.RATE_LIMITED:
-            self._rate_limited(decision, started)
+            self.counts.rate_limited += 1
+            wait_s, code = decision.retry_after_s, decision.code
+            self.admission.refused(admitted, wait_s=wait_s, code=code, status=decision.status)
         elif decision.is_retryable:
-            self.limit.faltered()
+            self.admission.failed(admitted, decision.code)
         else:
-            self.breaker.answered()
+            self.admission.answered(admitted, is_served=False)
         return decision
 
     def _clean(self, text: Untrusted | None) -> Untrusted | None:
         return None if text is None else self._redactor.answer(text)
 
-    def _answered(self, answer: Answer, request: Spending, draft: Draft, sent_at: float) -> Completion:
-        self._succeeded(request, answer.usage, sent_at)
+    def _answered(
+        self, answer: Answer, request: Spending, draft: Draft, sent_at: float, admitted: Pass
+    ) -> Completion:
+        self._succeeded(answer.usage, admitted)
         self.counts.answered += 1
         request.add(answer.usage)
         return Completion(
@@ -296,32 +246,10 @@ class EndpointClient:
             flags=answer.flags,
         )
 
-    def _succeeded(self, request: Spending, usage: Usage, sent_at: float) -> None:
+    def _succeeded(self, usage: Usage, admitted: Pass) -> None:
         self.has_succeeded = True
-        self.breaker.succeeded()
-        self.gate.succeeded(sent_at=sent_at)
-        counted = (usage.input_tokens, usage.output_tokens)
-        tokens = None if counted == (None, None) else sum(each or 0 for each in counted)
-        self.gate.pace.arrived(booked=request.booked, tokens=tokens)
-        self.limit.succeeded(in_flight=self.limiter.in_flight, is_retry=request.sent > 1)
-        self._resize("")
-
-    def _cut(self, pause_s: float, code: str) -> None:
-        """A rate-limit episode began at this lane's gate, whoever met it."""
-        self.limit.rate_limited(pause_s=pause_s, too_steep=code == "slow_down")
-        self._resize(code)
-
-    def _resize(self, code: str) -> None:
-        if self.limiter.limit != self.limit.limit:
-            self.limiter.resize(self.limit.limit)
-            self._observe(Event("limit", self.lane, code=code, limit=self.limit.limit))
-
-    def _rate_limited(self, decision: Decision, sent_at: float) -> None:
-        self.counts.rate_limited += 1
-        pause = self.gate.rate_limited(sent_at=sent_at, wait_s=decision.retry_after_s, code=decision.code)
-        if pause is not None:
-            kind = "long_wait" if pause > self._policy.long_wait_s else "rate_limit"
-            self._observe(Event(kind, self.lane, code=decision.code, wait_s=pause, status=decision.status))
+        self._rejections.succeeded()
+        self.admission.answered(admitted, usage)
 
     async def _fatal(self, decision: Decision) -> VlsbError:
         """What ends the run; for an unknown model or address with what the endpoint has instead."""
@@ -340,22 +268,30 @@ class EndpointClient:
         self._observe(Event("dialect", self.lane, code=decision.param or decision.code))
         return None
 
-    def _wait_before_retry(self, decision: Decision, request: Spending) -> float | None:
+    async def _wait_before_retry(self, decision: Decision, request: Spending, ticket: Ticket) -> float | None:
         """Seconds to wait before the next attempt, None if there must be none."""
         if not decision.is_retryable:
             return None
         if decision.fault is Fault.RATE_LIMITED:
-            return 0.0 if self.gate.closed_for_s() < request.left_s() else None
-        if self.breaker.is_open:
-            return 0.0  # the breaker paces the probes, and an outage is not this sample's fault
-        request.failed += 1
-        request.failed_by_code[decision.code] += 1
-        most = self._policy.max_attempts if decision.max_retries is None else decision.max_retries
-        if request.failed >= self._policy.max_attempts or request.failed_by_code[decision.code] > most:
+            return 0.0 if self.admission.paused_for_s() < request.left_s() else None
+        if self.admission.is_down:
+            request.forgive()
+            return 0.0  # the probes have a pace of their own, and an outage is not this sample's fault
+        request.count_failure(decision.code)
+        wait_s = max(decision.retry_after_s or 0.0, backoff_s(self._policy, request.failed - 1, self._time))
+        if not self._is_spent(decision, request) and wait_s < request.left_s():
+            return wait_s
+        if self._traffic.is_over:
+            raise StoppedError
+        # Silence is an answer: whoever gives an empty one is not down.
+        if decision.ends_as == "empty" or await self.admission.is_to_blame(ticket, request):
             return None
-        wait_s = decision.retry_after_s or 0.0
-        wait_s = max(wait_s, backoff_s(self._policy, request.failed - 1, self._time))
-        return wait_s if wait_s < request.left_s() else None
+        request.forgive()
+        return 0.0
+
+    def _is_spent(self, decision: Decision, request: Spending) -> bool:
+        most = self._policy.max_attempts if decision.max_retries is None else decision.max_retries
+        return request.failed >= self._policy.max_attempts or request.failed_by_code[decision.code] > most
 
     def _note(self, kind: str, sample_id: int, decision: Decision, request: Spending, wait_s: float) -> None:
         self._observe(Event(kind, self.lane, sample_id, decision.code, wait_s, request.sent, decision.status))

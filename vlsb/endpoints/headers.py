@@ -1,4 +1,4 @@
-"""How long a provider asks us to wait, read from any spelling of its headers.
+"""What a provider's headers say about its limits, and how long they ask us to wait, in any spelling.
 
 Nothing here raises and nothing returns a wait that is negative, infinite or absurd: a value that
 cannot be meant is treated as absent (RFC 9110 section 10.2.3, and what providers really send).
@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from enum import StrEnum
 
 # A week: longer than any provider's window; beyond it the number is broken or hostile.
 ABSURD_S = 7 * 24 * 3600.0
@@ -21,7 +23,7 @@ _LINK = re.compile(r"([0-9.]+)(ms|us|µs|ns|d|h|m|s)")
 _PLAIN = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12}")
 _WEEKDAYS = frozenset({"mon", "tue", "wed", "thu", "fri", "sat", "sun"})
 _RESET = re.compile(
-    r"(?:x-)?(?:anthropic-)?rate-?limit-(?:reset-(?P<kind>[a-z_]+)|(?P<kind2>[a-z-]+)-reset|reset)"
+    r"(?:x-)?(?:anthropic-)?rate-?limit-(?:reset-(?P<kind>[a-z_-]+)|(?P<kind2>[a-z-]+)-reset|reset)"
 )
 
 
@@ -108,3 +110,114 @@ def count_header(headers: Mapping[str, str], what: str, kind: str | None) -> flo
         else [f"x-ratelimit-{what}", f"ratelimit-{what}"]
     )
     return next((count for name in names if (count := _plain(headers.get(name, ""))) is not None), None)
+
+
+class Unit(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    INPUT = "input tokens"
+    OUTPUT = "output tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLimit:
+    """A limit as the headers of one reply name it; None is what they leave out.
+
+    `period_s` is None where the name does not say: a minute, unless the reset contradicts it.
+    """
+
+    unit: Unit
+    limit: float | None = None
+    left: float | None = None
+    reset_s: float | None = None
+    period_s: float | None = None
+
+
+_WINDOWS_S = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "month": 30 * 86400.0}
+_UNITS = {
+    "requests": Unit.REQUESTS,
+    "req": Unit.REQUESTS,
+    "tokens": Unit.TOKENS,
+    "input-tokens": Unit.INPUT,
+    "output-tokens": Unit.OUTPUT,
+}
+_UNIT = "|".join(sorted(_UNITS, key=len, reverse=True))
+_NAMED = re.compile(
+    r"(?:x-)?(?:anthropic-)?rate-?limit(?P<by_size>bysize)?-(?:"
+    rf"(?P<what>limit|remaining|reset|renewalperiod)(?:-(?P<unit>{_UNIT}))?"
+    rf"(?:-(?P<count>[0-9]{{1,3}}))?(?:-(?P<window>{'|'.join(_WINDOWS_S)}))?"
+    rf"|(?P<unit2>{_UNIT})-(?P<what2>limit|remaining|reset))"
+)
+# The fields of the IETF's draft: `RateLimit: "name";r=9;t=1` and `RateLimit-Policy: "name";q=10;w=60`.
+_ITEM = re.compile(r'\s*"?(?P<name>[^";,=]*)"?\s*(?P<fields>(?:;\s*[a-z]+=[^;,]*)+)')
+_FIELD = re.compile(r";\s*(q|w|r|t|qu)=\"?([^;,\"]*)")
+# Above this a reset is no duration but a moment, in seconds or milliseconds since 1970.
+_A_MOMENT = 1e9
+_IN_MILLISECONDS = 1e11
+
+
+def named_limits(headers: Mapping[str, str], *, now: float) -> list[NamedLimit]:
+    """Every limit that the headers of a reply name, in its own unit and window. `now` is Unix time."""
+    found: dict[tuple[Unit, float | None], dict[str, float]] = {}
+    reference: float | None = None
+    for name, value in headers.items():
+        lowered = name.lower()
+        if "ratelimit" not in lowered and "rate-limit" not in lowered:
+            continue
+        match = _NAMED.fullmatch(lowered)
+        if match is None:
+            continue
+        unit = Unit.TOKENS if match["by_size"] else _UNITS[match["unit"] or match["unit2"] or "requests"]
+        window = _WINDOWS_S[match["window"]] * int(match["count"] or 1) if match["window"] else None
+        what = match["what"] or match["what2"]
+        if reference is None:
+            reference = _reference(headers, now)
+        number = _reset(value, reference) if what == "reset" else _plain(value)
+        if number is not None:
+            found.setdefault((unit, window), {})[what] = number
+    limits = [
+        NamedLimit(unit, one.get("limit"), one.get("remaining"), one.get("reset"), _period(one, window))
+        for (unit, window), one in found.items()
+    ]
+    return _with_policy(headers, limits)
+
+
+def _period(one: Mapping[str, float], window: float | None) -> float | None:
+    renewal = one.get("renewalperiod")
+    return window if window is not None else renewal if renewal and renewal > 0 else None
+
+
+def _reset(value: str, now: float) -> float | None:
+    number = _plain(value)
+    if number is None or number < _A_MOMENT:
+        return duration_s(value, now=now)
+    return _sensible((number / 1000 if number > _IN_MILLISECONDS else number) - now)
+
+
+def _with_policy(headers: Mapping[str, str], limits: list[NamedLimit]) -> list[NamedLimit]:
+    """The limits, with those of the IETF's fields or the window that these give to a plain one."""
+    policies = _items(headers.get("ratelimit-policy", ""))
+    if not policies:
+        return limits
+    states = _items(headers.get("ratelimit", ""))
+    if not states:
+        fields = next(iter(policies.values()))
+        window = _plain(fields.get("w", "")) or None
+        return [
+            NamedLimit(each.unit, each.limit, each.left, each.reset_s, each.period_s or window)
+            for each in limits
+        ]
+    named = []
+    for name, fields in policies.items():
+        state = states.get(name, {})
+        if fields.get("qu", "requests") == "requests":
+            limit, left = _plain(fields.get("q", "")), _plain(state.get("r", ""))
+            reset_s, window = duration_s(state.get("t", ""), now=0.0), _plain(fields.get("w", "")) or None
+            named.append(NamedLimit(Unit.REQUESTS, limit, left, reset_s, window))
+    return named + limits
+
+
+def _items(value: str) -> dict[str, dict[str, str]]:
+    return {item["name"]: dict(_FIELD.findall(item["fields"])) for item in _ITEM.finditer(value[:1000])}

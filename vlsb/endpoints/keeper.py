@@ -1,7 +1,7 @@
 """Who looks after the engine behind an endpoint, as far as its requests are concerned.
 
-A hosted endpoint has nobody: it is always there, and its outages are the breaker's. A local engine that we
-started may die, come back, and be killed by the very sample it was answering.
+A hosted endpoint has nobody: its outages are only waited out. A local engine that we started may die, come
+back, and be killed by the very sample it was answering.
 """
 
 from __future__ import annotations

@@ -52,6 +52,10 @@ OTHER_KEY_VARIABLES = {
     "api.deepinfra.com": "DEEPINFRA_API_KEY",
     "api.fireworks.ai": "FIREWORKS_API_KEY",
 }
+# Day (2024-08-06, 20250929, 05-20), month and day (0613), year and month (2411), a number (001), a channel.
+_SNAPSHOT = re.compile(
+    r"(?:[-@](?:20\d\d-?[01]\d-?[0-3]\d|[01]\d-[0-3]\d|[01]\d[0-3]\d|2\d[01]\d|00\d|latest|preview|exp))+$"
+)
 LOCAL_FAMILIES = ("llava", "llava_hf", "llava_next", "qwen2vl", "mllama")
 DEMO = "demo"
 ENGINE_URL = "http://127.0.0.1/v1"
@@ -189,3 +193,8 @@ def _key_variable(url: str) -> str | None:
         (name for owner, name in known.items() if owner and (host == owner or host.endswith("." + owner))),
         None,
     )
+
+
+def undated(model: str) -> str:
+    """A model's name without its snapshot: providers count both against one rate limit."""
+    return _SNAPSHOT.sub("", model.lower())

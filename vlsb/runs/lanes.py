@@ -1,7 +1,7 @@
-"""Opening the lanes of a session: transports, gates, limits and the simulator where it plays a side.
+"""Opening the lanes of a session: transports, accounts, limits and the simulator where it plays a side.
 
-Twins (the same URL, model, key and headers) share one gate: a rate limit that one of them meets is the
-other's too.
+Sides of one account share its rate limits: the same address and key, whatever the variable is called, and
+the same model, dated or not.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from vlsb.config import (
     RetryPolicy,
 )
 from vlsb.endpoints.adaptive import AdaptiveLimit
+from vlsb.endpoints.admission import Account, Admission
 from vlsb.endpoints.attempts import Event, Traffic
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client, proxy_of
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.keeper import Keeper
-from vlsb.endpoints.pace import Caps, Pace
-from vlsb.endpoints.parties import SIMULATED_URL
-from vlsb.endpoints.secrets import Credentials, Redactor
-from vlsb.endpoints.traffic import Gate, Time, UploadBudget
+from vlsb.endpoints.parties import SIMULATED_URL, Party
+from vlsb.endpoints.providers import undated
+from vlsb.endpoints.rates import Caps
+from vlsb.endpoints.secrets import Credentials, Redactor, Secret
+from vlsb.endpoints.traffic import Time, UploadBudget
 from vlsb.records import Stage
 from vlsb.runs.pipeline import Side
 
@@ -85,7 +87,6 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
     """The sides of a session, by lane, with their transports open."""
     time = real_time()
     limits = _connection_limits(setup.lanes, setup.say)
-    gates = _gates(setup, time)
     uploads = UploadBudget(UPLOAD_BYTES)
     async with AsyncExitStack() as held:
         addresses = await held.enter_async_context(_addresses(setup.lanes))
@@ -95,6 +96,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
             addresses["target"], credentials["target"] = hosted.base_url, hosted.credentials
             keeper = hosted.keeper
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
+        accounts = _accounts(setup, time, addresses, credentials)
         sides: dict[str, Side] = {}
         for stage, lane in setup.lanes.items():
             url = addresses[stage]
@@ -107,17 +109,26 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
                 kind=setup.transport,
             )
             held.push_async_callback(http.aclose)
+            admission = Admission(
+                stage,
+                str(Party(stage, lane.endpoint)),
+                connections=limits[stage],
+                account=accounts[stage],
+                keeper=keeper if stage == "target" else Keeper(),
+                policy=setup.policy,
+                traffic=setup.traffic,
+                time=time,
+                observe=setup.observe,
+            )
             client = EndpointClient(
                 stage,
                 http,
                 endpoint=replace(lane.endpoint, base_url=url),
                 dialect=setup.dialects[stage],
                 policy=setup.policy,
-                limit=limits[stage],
-                gate=gates[stage],
+                admission=admission,
                 redactor=redactor,
                 uploads=uploads,
-                keeper=keeper if stage == "target" else Keeper(),
                 traffic=setup.traffic,
                 time=time,
                 observe=setup.observe,
@@ -126,15 +137,18 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
         yield sides
 
 
-def _gates(setup: LaneSetup, time: Time) -> dict[Stage, Gate]:
-    """A gate a lane; one for both if they are twins, under the lower of their caps."""
-    endpoints = [lane.endpoint for lane in setup.lanes.values()]
-    if len(endpoints) == 2 and endpoints[0] == endpoints[1]:
-        shared = Gate(setup.policy, time, Pace(_caps(*setup.lanes.values()), time.clock))
-        return dict.fromkeys(setup.lanes, shared)
-    return {
-        stage: Gate(setup.policy, time, Pace(_caps(lane), time.clock)) for stage, lane in setup.lanes.items()
-    }
+def _accounts(
+    setup: LaneSetup, time: Time, addresses: Mapping[str, str], credentials: Mapping[Stage, Credentials]
+) -> dict[Stage, Account]:
+    """An account a lane; one for both, under the lower of their caps, where both spend from one limit."""
+
+    def spends_from(stage: Stage, lane: Lane) -> tuple[str, frozenset[Secret], str]:
+        url = addresses[stage].rstrip("/").lower()
+        return url, frozenset(credentials[stage].secrets()), undated(lane.endpoint.model)
+
+    if len({spends_from(stage, lane) for stage, lane in setup.lanes.items()}) < len(setup.lanes):
+        return dict.fromkeys(setup.lanes, Account(setup.policy, time, _caps(*setup.lanes.values())))
+    return {stage: Account(setup.policy, time, _caps(lane)) for stage, lane in setup.lanes.items()}
 
 
 def _caps(*lanes: Lane) -> Caps:

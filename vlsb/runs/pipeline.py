@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial, reduce
 
 from vlsb.config import Lane as LaneConfig
-from vlsb.config import RetryPolicy, Sampling
+from vlsb.config import Sampling
 from vlsb.endpoints.attempts import Ended, add_usage
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.drafts import Draft, Prompt, draft
 from vlsb.endpoints.endings import PICTURE_CODE
 from vlsb.endpoints.faults import Fault
-from vlsb.endpoints.traffic import Breaker, Time
+from vlsb.endpoints.traffic import Rejections
 from vlsb.errors import GapsError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate
 from vlsb.judging.verdicts import Reading, UnreadableVerdict, declines, parse_verdict
@@ -105,8 +105,6 @@ class Pipeline:
         store: RunStore,
         read_picture: Callable[[Sample, Picture], bytes],
         conductor: Conductor,
-        policy: RetryPolicy,
-        time: Time,
         on_outcome: Callable[[Key, Outcome], None],
         on_dialects: Callable[[Mapping[str, Dialect]], Awaitable[None]],
     ) -> None:
@@ -119,9 +117,7 @@ class Pipeline:
         self._on_outcome = on_outcome
         self._on_dialects = on_dialects
         # A judge that answers, but never with a verdict, is as useless as one that is down.
-        self._verdict_breaker = Breaker(
-            policy, time, name="judge" if judge is None else str(judge.client.party)
-        )
+        self._unreadable = Rejections("judge" if judge is None else str(judge.client.party))
 
     async def run(
         self, works: Sequence[Work], *, decided: Mapping[str, Dialect], only_preflight: bool = False
@@ -188,22 +184,20 @@ class Pipeline:
         if isinstance(verdict, Failure):
             return self._fail(verdict)
         self._store.add_verdict(verdict)
-        self._verdict_breaker.succeeded()
+        self._unreadable.succeeded()
         self._on_outcome(work.key, Outcome(verdict.label.value))
         return None
 
     def _fail(self, failure: Failure) -> Failure:
         self._store.add_failure(failure)
         self._on_outcome(failure.key, failure.outcome)
-        self._tell_breaker(failure)
+        self._count_ending(failure)
         return failure
 
-    def _tell_breaker(self, failure: Failure) -> None:
+    def _count_ending(self, failure: Failure) -> None:
         """Count a stored failure; raises GapsError when samples keep ending alike."""
         if failure.outcome in _ASKED_AGAIN:
-            self._verdict_breaker.ended(
-                failure.sample_id, Fault.ITEM_PERMANENT, failure.code, failure.message
-            )
+            self._unreadable.ended(failure.sample_id, Fault.ITEM_PERMANENT, failure.code, failure.message)
         elif failure.outcome in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR) and failure.code != PICTURE_CODE:
             client = self._sides[failure.stage].client
             client.ended(failure.sample_id, Fault(failure.fault), failure.code, failure.message)

@@ -61,19 +61,19 @@ class LaneProfile:
     def of(cls, side: Side, alone_s: float) -> LaneProfile:
         """A lane as it stands."""
         client, config = side.client, side.config
-        pace = client.gate.pace
-        limits = {"rpm": pace.rpm, "tpm": pace.tpm}
+        rates = client.admission.account.rates
+        limits = {"rpm": rates.rpm, "tpm": rates.tpm}
         return cls(
             timings=client.timings,
             requests=client.counts.requests,
             rate_limited=client.counts.rate_limited,
-            connections=client.limit.limit,
-            ceiling=client.limit.ceiling,
+            connections=client.admission.limit,
+            ceiling=client.admission.ceiling,
             wanted=config.max_connections or MOST_CONNECTIONS,
             alone_s=alone_s,
             limits={option: limit for option, limit in limits.items() if limit is not None},
             caps={"rpm": config.rpm, "tpm": config.tpm},
-            tokens_per_request=pace.tokens_per_request,
+            tokens_per_request=rates.tokens_per_request,
         )
 
     def blocked_s(self, cause: Wait) -> float:
@@ -154,7 +154,7 @@ class Stopwatch:
             lanes=lanes,
             store=self._store,
             transport=transport,
-            shares_gate=len({side.client.gate for side in self._sides.values()}) < len(lanes),
+            shares_gate=len({side.client.admission.account for side in self._sides.values()}) < len(lanes),
         )
 
 

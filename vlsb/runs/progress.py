@@ -112,15 +112,15 @@ class Progress:
     def _lane(self, name: str, client: EndpointClient) -> LaneView:
         return LaneView(
             done=self.responded if name == "target" else self.judged,
-            in_flight=client.limiter.in_flight,
-            limit=client.limit.limit,
-            phase=client.limit.phase.value,
+            in_flight=client.admission.in_flight,
+            limit=client.admission.limit,
+            phase=client.admission.phase.value,
             answered=client.counts.answered,
             rate_limited=client.counts.rate_limited,
-            closed_for_s=client.gate.closed_for_s(),
-            is_down=client.breaker.is_open,
+            closed_for_s=client.admission.paused_for_s(),
+            is_down=client.admission.is_down,
             waits_for=client.timings.head.what,
-            rpm=client.gate.pace.rpm,
-            tpm=client.gate.pace.tpm,
+            rpm=client.admission.account.rates.rpm,
+            tpm=client.admission.account.rates.tpm,
             failures={o: n for o, n in self.failed.items() if o.value.startswith(f"{name}_")},
         )

@@ -24,7 +24,7 @@ from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbEr
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
 from vlsb.runs.data_root import remember_data_root
-from vlsb.runs.lanes import Host, LaneSetup, open_lanes, real_time
+from vlsb.runs.lanes import Host, LaneSetup, open_lanes
 from vlsb.runs.limiting import Limit, find_limit
 from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, require_same_data, sample_row
 from vlsb.runs.pipeline import Pipeline, Work
@@ -361,8 +361,6 @@ async def _evaluate(
             store=store,
             read_picture=prepared.dataset.read,
             conductor=conductor,
-            policy=plan.policy,
-            time=real_time(),
             on_outcome=progress.update,
             on_dialects=settled,
         )
@@ -411,6 +409,16 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
     if event.kind == "long_wait":
         say(f"The {event.lane}'s provider asks for a pause of {event.wait_s or 0:.0f} s.")
     elif event.kind == "outage":
-        say(f"The {event.lane} fails every sample ({event.code}): waiting for it, one probe at a time.")
+        say(
+            f"The {event.lane} does not answer ({event.code}): outage detected. No sample is given up; "
+            "waiting for it, one probe at a time."
+        )
+    elif event.kind == "recovered":
+        say(f"The {event.lane} answers again, after {event.wait_s or 0:.0f} s.")
+    elif event.kind == "alone":
+        say(
+            f"Sample {event.sample_id} failed at the {event.lane} ({event.code}) with no other in hand to "
+            "tell an outage by: counted as its own failure."
+        )
     elif event.kind == "dialect":
         say(f"The {event.lane} does not take {event.code}: asking without it, and recording that.")
