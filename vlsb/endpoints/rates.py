@@ -205,6 +205,9 @@ class LearnedRate:
         # Departures that were not refused, since when they are counted.
         self._passed = 0
         self._anchor = 0.0
+        # The same since the last block ended: a window's worth, pauses and idle times included.
+        self._passed_in_window = 0
+        self._window_anchor: float | None = None
         self._last = float("-inf")
         self._proven = 0.0
         self._is_ramping = False
@@ -219,8 +222,11 @@ class LearnedRate:
         if since_s > IDLE_S and not is_blocked:
             self._anchor, self._passed = now, 0
         self._last = now
+        if self._window_anchor is None:
+            self._window_anchor = now
         self._departed += 1
         self._passed += 1
+        self._passed_in_window += 1
         self._since_refusal += 1
         if self.per_s is not None and is_binding and not is_blocked:
             growth = min(FASTEST_GROWTH, GROWTH * 2 ** (self._since_refusal / GROWTH_DOUBLES_AFTER))
@@ -228,8 +234,8 @@ class LearnedRate:
 
     def refused(self, departed_at: float) -> None:
         """One of them was refused."""
-        if departed_at >= self._anchor:
-            self._passed -= 1
+        self._passed -= departed_at >= self._anchor
+        self._passed_in_window -= departed_at >= (self._window_anchor or 0.0)
         self._since_refusal = 0
         self._refused_at.append(self._departed)
 
@@ -238,9 +244,13 @@ class LearnedRate:
 
         Where headers name one (`is_named`), a stray refusal teaches nothing, and what is learned passes.
         """
-        cycle_s = at - self._anchor
-        estimate = max(1.0, self._passed - 1) / max(1e-3, cycle_s)
-        is_known = cycle_s >= SHORTEST_CYCLE_S and self._passed >= FEWEST_PASSED
+        passed, since = self._passed, self._anchor
+        if is_blocked:
+            passed, since = self._passed_in_window, self._window_anchor or 0.0
+            self._passed_in_window, self._window_anchor = 1, at
+        cycle_s = at - since
+        estimate = max(1.0, passed - 1) / max(1e-3, cycle_s)
+        is_known = cycle_s >= SHORTEST_CYCLE_S and passed >= FEWEST_PASSED
         is_cluster = len(self._refused_at) == CLUSTER and self._departed - self._refused_at[0] < CLUSTER_OF
         was_ramping, self._is_ramping = self._is_ramping, is_named
         if is_named and not is_blocked and not is_cluster:
