@@ -92,6 +92,7 @@ class Pass:
     number: int
     is_probe: bool
     is_retry: bool
+    outages: int
 
 
 class Health:
@@ -310,7 +311,12 @@ class Admission:
     def _depart(self, ticket: Ticket, *, is_retry: bool) -> Pass:
         self.in_flight += 1
         found = Pass(
-            ticket, self.account.rates.depart(), self._health.sent(), is_probe=self.is_down, is_retry=is_retry
+            ticket,
+            self.account.rates.depart(),
+            self._health.sent(),
+            is_probe=self.is_down,
+            is_retry=is_retry,
+            outages=self._health.outages,
         )
         if found.is_probe:
             self._probes.add(found)
@@ -347,8 +353,11 @@ class Admission:
         kind = "long_wait" if pause_s > self._policy.long_wait_s else "rate_limit"
         self._observe(Event(kind, self._stage, code=code, wait_s=pause_s, status=status))
 
-    def failed(self, admitted: Pass, code: str) -> None:
-        """Nothing usable came back: a server error, a timeout, a broken reply."""
+    def failed(self, admitted: Pass, code: str) -> bool:
+        """Nothing usable came back: a server error, a timeout, a broken reply.
+
+        True if the endpoint is down, or was while this request was out: then that explains it.
+        """
         self._connections.faltered()
         self.account.rates.arrived(admitted.departure)
         if self._health.failed(admitted.number, admitted.ticket.sample_id, code, self.limit):
@@ -356,6 +365,7 @@ class Admission:
             self._next_probe_at = self._time.clock() + self._probe_pause_s()
             self._observe(Event("outage", self._stage, admitted.ticket.sample_id, code))
             self._tell()
+        return self.is_down or admitted.is_probe or admitted.outages != self._health.outages
 
     def leave(self, admitted: Pass) -> None:
         """The attempt is over, whatever came of it."""

@@ -84,6 +84,8 @@ class Spending:
         self.failed = 0
         self.failed_by_code: Counter[str] = Counter()
         self.usage = Usage()
+        # The last attempt failed in an outage, which is not the sample's fault.
+        self.is_excused = False
         self._policy = policy
         self._time = time
         self._deadline: float | None = None
@@ -100,6 +102,7 @@ class Spending:
 
     def forgive(self) -> None:
         """The endpoint was down: the sample has all its attempts and all its time again."""
+        self.is_excused = False
         self.failed = 0
         self.failed_by_code.clear()
         self._deadline = None

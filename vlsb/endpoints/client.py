@@ -220,7 +220,7 @@ class EndpointClient:
             wait_s, code = decision.retry_after_s, decision.code
             self.admission.refused(admitted, wait_s=wait_s, code=code, status=decision.status)
         elif decision.is_retryable:
-            self.admission.failed(admitted, decision.code)
+            request.is_excused = self.admission.failed(admitted, decision.code)
         else:
             self.admission.answered(admitted, is_served=False)
         return decision
@@ -274,7 +274,7 @@ class EndpointClient:
             return None
         if decision.fault is Fault.RATE_LIMITED:
             return 0.0 if self.admission.paused_for_s() < request.left_s() else None
-        if self.admission.is_down:
+        if request.is_excused:
             request.forgive()
             return 0.0  # the probes have a pace of their own, and an outage is not this sample's fault
         request.count_failure(decision.code)
