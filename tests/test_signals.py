@@ -324,7 +324,8 @@ def test_a_signal_before_anything_was_sent_ends_like_any_other(
     assert "Traceback" not in ended.err
     assert ended.out == ""
     assert resumed.code == 0, resumed.err
-    assert_interrupted(ended)
+    # Nothing is stored: the command that was typed is the one to type again.
+    assert ended.last_line == "Error: Interrupted. Nothing was stored yet."
 
 
 def arguments_again(simulator: SimulatorThread) -> tuple[str, ...]:
