@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import rate_limits, report, results, scaling, startup, throughput, wall_time
-from benchmarks.rate_limits import Timing, figures, recovery
+from benchmarks.rate_limits import CELLS, figures
 
 # The stub is written for Linux, and its certificate comes from the openssl command.
 pytestmark = pytest.mark.skipif(
@@ -49,36 +49,22 @@ def test_a_benchmark_runs_stores_its_result_and_is_shown(
     assert report.RENDER[name](stored) in shown
 
 
-def test_the_rate_limit_scenarios_run_with_shortened_minutes(tmp_path: Path) -> None:
-    words = ["--window", "2", "--minutes", "2", "--rpm", "40", "--tpm", "40000", "--scenarios", "rpm,tpm"]
-
-    rate_limits.main([*words, "--results", str(tmp_path)])
+def test_a_cell_of_the_rate_limits_is_a_run_of_the_public_command(tmp_path: Path) -> None:
+    rate_limits.main(["--cells", "bucket", "--rows", "6", "--results", str(tmp_path)])
 
     stored = results.load(rate_limits.NAME, tmp_path)
     assert stored is not None
-    assert set(stored["scenarios"]) == {"rpm", "tpm"}
-    assert all(0 < found["used_share"] <= 1 for found in stored["scenarios"].values())
+    assert stored["cells"]["bucket"]["refused"] == 0
+    assert len(stored["targets"]) == 2
 
 
-def test_shares_of_a_limit_leave_the_warm_up_out() -> None:
-    served = [(float(second), 10) for second in range(180)]
+def test_used_is_what_was_accepted_of_what_the_limit_gave_in_that_time() -> None:
+    served = [(float(second), 1.0) for second in range(101)]
 
-    found = figures(served, [30.0, 100.0], permitted=1000, minutes=3, window_s=60.0)
+    found = figures(CELLS["bucket"], served, refused=101)
 
-    assert found["used_share"] == pytest.approx(0.6)
-    assert found["first_minute_refused"] == 1
-    assert found["refused_share"] == pytest.approx(1 / 121)
-
-
-def test_recovery_is_the_first_moment_from_which_the_limit_is_served() -> None:
-    slow = [float(second) for second in range(0, 20, 4)]
-    fast = [20 + step / 10 for step in range(500)]
-
-    found = recovery([*slow, *fast], rpm=600, timing=Timing())
-
-    assert found["first_answer_s"] == 0
-    assert found["recovered_after_s"] == 20
-    assert found["share_after_recovery_time"] == pytest.approx(1)
+    assert found["used_share"] == pytest.approx(101 / (50 * 100 + 50))
+    assert found["refused_share"] == 0.5
 
 
 def test_every_place_of_the_readme_belongs_to_a_program() -> None:

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.endpoints.headers import ABSURD_S, duration_s, reset_after_s, retry_after_s
+from vlsb.endpoints.headers import (
+    ABSURD_S,
+    NamedLimit,
+    Unit,
+    duration_s,
+    named_limits,
+    reset_after_s,
+    retry_after_s,
+)
 
 # Fri, 29 Sep 2023 16:26:37 GMT
 NOW = 1696004797.0
@@ -211,3 +219,103 @@ def test_a_go_duration_is_the_sum_of_its_links(minutes, seconds, milliseconds):
     text = f"{minutes}m{seconds}s{milliseconds}ms"
 
     assert duration_s(text, now=NOW) == pytest.approx(minutes * 60 + seconds + milliseconds / 1000)
+
+
+# What headers name, in their own unit: a row a provider and spelling, as in docs/rate-limits.md.
+
+MOMENT = 1_760_000_000.0
+REQUESTS, TOKENS, INPUT, OUTPUT = Unit.REQUESTS, Unit.TOKENS, Unit.INPUT, Unit.OUTPUT
+DAY_S = 86400.0
+
+
+def three(name: str, *values: str) -> dict[str, str]:
+    """A header for the limit, for what is left and for the reset; `name` has a place for the word."""
+    return {
+        name.format(what): value for what, value in zip(("limit", "remaining", "reset"), values, strict=False)
+    }
+
+
+NAMED = {
+    "OpenAI requests": (
+        three("x-ratelimit-{}-requests", "5000", "4999", "12ms"),
+        [NamedLimit(REQUESTS, 5000, 4999, 0.012)],
+    ),
+    "OpenAI tokens": (
+        three("X-RateLimit-{}-Tokens", "160000", "159976", "6m0s"),
+        [NamedLimit(TOKENS, 160000, 159976, 360)],
+    ),
+    "Azure, GitHub Models": (
+        {
+            **three("x-ratelimit-{}-requests", "20000", "19999", "3"),
+            "x-ratelimit-renewalperiod-requests": "60",
+        },
+        [NamedLimit(REQUESTS, 20000, 19999, 3, 60)],
+    ),
+    "Azure, what is left alone": (
+        {"x-ratelimit-remaining-requests": "19"},
+        [NamedLimit(REQUESTS, None, 19, None)],
+    ),
+    "Cerebras a minute": (
+        three("x-ratelimit-{}-requests-minute", "5", "0", "42"),
+        [NamedLimit(REQUESTS, 5, 0, 42, 60)],
+    ),
+    "Cerebras, SambaNova a day": (
+        three("x-ratelimit-{}-requests-day", "2400", "2200", "86000"),
+        [NamedLimit(REQUESTS, 2400, 2200, 86000, DAY_S)],
+    ),
+    "Cerebras an hour, tokens": (
+        three("x-ratelimit-{}-tokens-hour", "1000000", "999995"),
+        [NamedLimit(TOKENS, 1_000_000, 999_995, None, 3600)],
+    ),
+    "a second": (
+        three("x-ratelimit-{}-requests-second", "10", "9"),
+        [NamedLimit(REQUESTS, 10, 9, None, 1)],
+    ),
+    "Mistral requests": (
+        three("x-ratelimit-{}-req-minute", "50", "49"),
+        [NamedLimit(REQUESTS, 50, 49, None, 60)],
+    ),
+    "Mistral ten seconds": (
+        three("x-ratelimit-{}-req-10-second", "4", "0"),
+        [NamedLimit(REQUESTS, 4, 0, None, 10)],
+    ),
+    "Mistral by size": (
+        three("x-ratelimitbysize-{}-minute", "500000", "499000"),
+        [NamedLimit(TOKENS, 500_000, 499_000, None, 60)],
+    ),
+    "Anthropic requests": (
+        {
+            "anthropic-ratelimit-requests-limit": "1000",
+            "anthropic-ratelimit-requests-remaining": "999",
+            "anthropic-ratelimit-requests-reset": "2025-10-09T08:53:30Z",
+        },
+        [NamedLimit(REQUESTS, 1000, 999, 10)],
+    ),
+    "Anthropic input and output tokens": (
+        {
+            "anthropic-ratelimit-input-tokens-limit": "80000",
+            "anthropic-ratelimit-output-tokens-limit": "16000",
+        },
+        [NamedLimit(INPUT, 80000), NamedLimit(OUTPUT, 16000)],
+    ),
+    "OpenRouter, a moment in milliseconds": (
+        three("x-ratelimit-{}", "20", "0", f"{(MOMENT + 30) * 1000:.0f}"),
+        [NamedLimit(REQUESTS, 20, 0, 30)],
+    ),
+    "the IETF's fields": (
+        {"ratelimit-policy": '"ten";q=10;w=1', "ratelimit": '"ten";r=9;t=1'},
+        [NamedLimit(REQUESTS, 10, 9, 1, 1)],
+    ),
+    "the IETF's older fields": (
+        {"ratelimit-policy": "100;w=30", **three("ratelimit-{}", "100", "99", "28")},
+        [NamedLimit(REQUESTS, 100, 99, 28, 30)],
+    ),
+    "none": ({"content-type": "application/json", "x-ratelimit-limit-requests": "many"}, []),
+}
+
+
+@pytest.mark.parametrize(("headers", "limits"), NAMED.values(), ids=NAMED)
+def test_every_spelling_of_a_limit_is_read_in_its_own_unit(
+    headers: dict[str, str], limits: list[NamedLimit]
+) -> None:
+    assert named_limits(headers, now=MOMENT) == limits

@@ -16,6 +16,7 @@ from vlsb.endpoints.providers import (
     key_mismatch,
     parse_base_url,
     resolve_endpoint,
+    undated,
 )
 from vlsb.endpoints.secrets import REDACTED, Credentials, Redactor, Secret, load_credentials
 from vlsb.errors import ConfigError, MissingKeyError, UnknownModelError
@@ -423,3 +424,28 @@ def test_a_very_short_value_does_not_damage_answers():
 @given(st.text(), st.text())
 def test_no_answer_around_a_key_lets_it_through(before, after):
     assert CANARY not in Redactor([Secret(CANARY)]).message(Untrusted(before + CANARY + after)).expose()
+
+
+@pytest.mark.parametrize(
+    ("dated", "plain"),
+    [
+        ("gpt-4o-2024-08-06", "gpt-4o"),
+        ("GPT-4o", "gpt-4o"),
+        ("claude-sonnet-4-5-20250929", "claude-sonnet-4-5"),
+        ("claude-3-5-sonnet-latest", "claude-3-5-sonnet"),
+        ("claude-3-5-sonnet@20240620", "claude-3-5-sonnet"),
+        ("gemini-2.5-pro-preview-05-06", "gemini-2.5-pro"),
+        ("gpt-4-0613", "gpt-4"),
+        ("mistral-large-2411", "mistral-large"),
+    ],
+)
+def test_a_model_and_its_dated_snapshot_share_a_rate_limit(dated: str, plain: str) -> None:
+    assert undated(dated) == plain
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("gpt-4o", "gpt-4o-mini"), ("llama3-70b-8192", "llama3-70b"), ("qwen2-vl-72b", "qwen2-vl-7b")],
+)
+def test_different_models_have_limits_of_their_own(one: str, other: str) -> None:
+    assert undated(one) != undated(other)

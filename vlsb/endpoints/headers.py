@@ -190,7 +190,7 @@ def _period(one: Mapping[str, float], window: float | None) -> float | None:
 
 
 def _reset(value: str, now: float) -> float | None:
-    number = _plain(value)
+    number = float(value) if re.fullmatch(r"[0-9]{10,14}", value.strip()) else None
     if number is None or number < _A_MOMENT:
         return duration_s(value, now=now)
     return _sensible((number / 1000 if number > _IN_MILLISECONDS else number) - now)
