@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import e2e
-from vlsb.endpoints.simulator import Reply, Request, Responder, SimulatorThread, answer, rate_limited, verdict
+from vlsb.endpoints.simulator import Reply, Request, Responder, SimulatorThread, answer, verdict
 
 FILE_LIMIT_BYTES = 24 * 1024
 """Above what `run.json` needs, below what a padded journal comes to."""
@@ -43,17 +43,6 @@ class LongFailures:
         return answer(PADDING, finish_reason="content_filter", delay_s=0.005)
 
 
-class ManyRateLimits:
-    """`events.jsonl` fills up first: after the preflight nothing but short rate limits."""
-
-    def __init__(self) -> None:
-        self._seen = 0
-
-    def __call__(self, request: Request) -> Reply:
-        self._seen += 1
-        return e2e.persona(request) if self._seen <= 2 else rate_limited(0.01)
-
-
 def run(vlsb: e2e.Vlsb, simulator: SimulatorThread, *more: str, prelude: str | None = None) -> e2e.Ended:
     url = simulator.base_url
     lanes = ("--base-url", url, "--judge-base-url", url, "--backoff", "0.01")
@@ -66,9 +55,8 @@ def run(vlsb: e2e.Vlsb, simulator: SimulatorThread, *more: str, prelude: str | N
         (lambda: long_answers, "responses.jsonl"),
         (lambda: long_explanations, "verdicts/"),
         (LongFailures, "failures.jsonl"),
-        (ManyRateLimits, "events.jsonl"),
     ],
-    ids=["responses", "verdicts", "failures", "events"],
+    ids=["responses", "verdicts", "failures"],
 )
 def test_a_journal_that_cannot_grow_stops_the_run_with_nothing_torn(
     tmp_path: Path, make_responder: Callable[[], Responder], journal: str

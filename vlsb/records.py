@@ -8,6 +8,7 @@ may call `expose`; the type checker and a test hold everybody else to it.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,12 +18,18 @@ PUBLISHED_IDS = range(2241)
 """The ids of VLSBench as released, 0 to 2,240: a run is of the full set when it holds these and no others."""
 
 
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
 class Untrusted:
     """Text from a stranger. Printing, formatting or concatenating it is an error on purpose."""
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
+        # Two halves of a surrogate pair side by side are one character to whoever reads them back.
+        if not text.isascii() and _PAIR.search(text):
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         self._text = text
 
     def expose(self) -> str:

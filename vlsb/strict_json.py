@@ -50,7 +50,13 @@ def _integer(digits: str) -> int | float:
 def loads_unambiguous(text: str) -> Any:
     """As `loads`, and a repeated key is an error too: for documents whose every key must count."""
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+        return json.loads(
+            text,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_unique,
+        )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -107,6 +108,8 @@ class Journal:
         self._written = 0
         self._synced = 0
         self._sync_failure: StoreError | None = None
+        # A record that stands half-written at the end because it could not be cut off, and its rest.
+        self._torn: tuple[bytes, bytes] | None = None
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._descriptor = os.open(path, flags, 0o600)
@@ -127,6 +130,8 @@ class Journal:
 
     def _write(self, line: bytes) -> None:
         """One write, all or nothing: what a full disk took of it is cut off again."""
+        self._mend()
+        written = 0
         try:
             written = os.write(self._descriptor, line)
             if written < len(line):
@@ -135,18 +140,37 @@ class Journal:
             if written < len(line):
                 raise OSError(0, "the disk took only a part")
         except OSError as error:
-            self._cut_back()
+            if written and not self._is_cut_back():
+                self._torn = (line, line[written:])
             raise StoreError(f"{self.path}: the disk takes no more ({error.strerror}).") from error
         self._size += len(line)
         self._written += 1
 
-    def _cut_back(self) -> None:
+    def _is_cut_back(self) -> bool:
+        """Cut the file back to its last whole record; whether that could be done."""
         try:
             os.ftruncate(self._descriptor, self._size)
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: cannot be cut back to its last record ({error.strerror})."
-            ) from error
+        except OSError:
+            return False
+        return True
+
+    def _mend(self) -> None:
+        """Cut a half-written record off, or complete it: nothing may follow it on its line."""
+        if self._torn is None:
+            return
+        line, rest = self._torn
+        if not self._is_cut_back():
+            try:
+                written = os.write(self._descriptor, rest)
+            except OSError as error:
+                raise StoreError(f"{self.path}: the disk takes no more ({error.strerror}).") from error
+            if written < len(rest):
+                self._torn = (line, rest[written:])
+                raise StoreError(f"{self.path}: the disk takes no more.")
+            self.unwritten.remove(line)
+            self._size += len(line)
+            self._written += 1
+        self._torn = None
 
     @property
     def unsynced(self) -> int:
@@ -173,12 +197,11 @@ class Journal:
 
     def rescue(self) -> int:
         """Try once more to write what the disk refused; returns how many records are still unwritten."""
-        while self.unwritten:
-            try:
+        with suppress(StoreError):
+            self._mend()
+            while self.unwritten:
                 self._write(self.unwritten[0])
-            except StoreError:
-                break
-            del self.unwritten[0]
+                del self.unwritten[0]
         return len(self.unwritten)
 
     def close(self) -> None:

@@ -116,6 +116,8 @@ class Pipeline:
         self._conductor = conductor
         self._on_outcome = on_outcome
         self._on_dialects = on_dialects
+        # How each side was asked when its first sample got through: verified, whatever was tried since.
+        self._verified: dict[str, Dialect] = {}
         # A judge that answers, but never with a verdict, is as useless as one that is down.
         self._unreadable = Rejections("judge" if judge is None else str(judge.client.party))
 
@@ -147,9 +149,7 @@ class Pipeline:
                 break
         for side in self._sides.values():
             side.client.may_adapt = False
-        await self._on_dialects(
-            {lane: s.client.dialect for lane, s in self._sides.items() if s.client.has_succeeded}
-        )
+        await self._on_dialects(dict(self._verified))
         return done
 
     async def _check(self, work: Work) -> None:
@@ -177,6 +177,7 @@ class Pipeline:
                 return self._fail(found)
             response = found
             self._store.add_response(response)
+            self._got_through("target", self._target)
             self._on_outcome(work.key, Outcome.NOT_JUDGED)
         if self._judge is None:
             return None
@@ -184,9 +185,15 @@ class Pipeline:
         if isinstance(verdict, Failure):
             return self._fail(verdict)
         self._store.add_verdict(verdict)
+        self._got_through("judge", self._judge)
         self._unreadable.succeeded()
         self._on_outcome(work.key, Outcome(verdict.label.value))
         return None
+
+    def _got_through(self, lane: str, side: Side) -> None:
+        """A sample got through a side: it is asked like this from now on."""
+        side.client.may_adapt = False
+        self._verified.setdefault(lane, side.client.dialect)
 
     def _fail(self, failure: Failure) -> Failure:
         self._store.add_failure(failure)

@@ -250,6 +250,7 @@ async def run_session(
     with conductor.listening() if listeners.owns_signals else nullcontext():
         store = await _opened(prepared)
         works: list[Work] = []
+        ended = "complete"
         try:
             if plan.data_root is not None:
                 remember_data_root(plan.directory, plan.data_root)
@@ -274,8 +275,12 @@ async def run_session(
         except asyncio.CancelledError:
             conductor.reason = conductor.reason or VlsbError("cancelled")
             raise
+        except BaseException as error:
+            ended = type(error).__name__
+            raise
         finally:
-            await _finish(store, conductor)
+            reason = conductor.reason or store.failed
+            await _finish(store, ended if reason is None else type(reason).__name__)
         limit = None if profile is None else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
     return SessionEnd(conductor.reason or unwritten, store.judge, len(works), lanes, limit)
@@ -302,11 +307,9 @@ async def _opened(prepared: Prepared) -> RunStore:
         raise
 
 
-async def _finish(store: RunStore, conductor: Conductor) -> None:
+async def _finish(store: RunStore, reason: str) -> None:
     try:
-        if store.failed is None:
-            reason = conductor.reason
-            store.add_event("session_ended", reason="complete" if reason is None else type(reason).__name__)
+        store.add_event("session_ended", reason=reason)
     finally:
         await store.close()
 

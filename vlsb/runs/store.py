@@ -14,7 +14,7 @@ import shutil
 import socket
 import time as system_time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,8 +95,12 @@ class RunLock:
                 f"{directory} is being written by another process. Wait for it, or stop it",
                 detail=Untrusted(holder or "unknown"),
             ) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise StoreError(f"{self._path}: cannot be written ({error.strerror}).") from error
 
     def release(self) -> None:
         """Give the lock back. Idempotent."""
@@ -170,8 +174,12 @@ class RunStore:
         self.state.add_failure(failure, judge)
 
     def add_event(self, kind: str, **fields: Any) -> None:
-        """Write an event: names and numbers, no content."""
-        self._append(self._events, {"kind": kind, **fields})
+        """Write an event: names and numbers, no content.
+
+        Never raises for a disk that does not take it: no answer may be lost for its story.
+        """
+        with suppress(StoreError):
+            self._append(self._events, {"kind": kind, **fields})
 
     def _append(self, journal: Journal, record: Mapping[str, Any]) -> None:
         began = system_time.monotonic()
@@ -180,7 +188,8 @@ class RunStore:
         try:
             journal.append({**record, **stamp})
         except StoreError as error:
-            self.failed = self.failed or error
+            if journal is not self._events:
+                self.failed = self.failed or error
             raise
         self.writes.add(system_time.monotonic() - began)
         self._written.set()
@@ -204,7 +213,8 @@ class RunStore:
     def _sync(self) -> None:
         began = system_time.monotonic()
         for journal in self._journals:
-            journal.sync()
+            with suppress(StoreError) if journal is self._events else nullcontext():
+                journal.sync()
         self.syncs.add(system_time.monotonic() - began)
 
     async def update_manifest(self, manifest: Manifest) -> None:
@@ -220,7 +230,8 @@ class RunStore:
             self._many.set()
             await self._syncer
         try:
-            unwritten = sum(journal.rescue() for journal in self._journals)
+            self._events.rescue()
+            unwritten = sum(journal.rescue() for journal in self._journals if journal is not self._events)
             if self.failed is None or unwritten == 0:
                 await asyncio.to_thread(self._sync)
         except StoreError as error:
@@ -289,6 +300,9 @@ def _locked(directory: Path) -> Iterator[RunLock]:
         for leftover in directory.glob(f"{_LEFTOVERS[1]}*"):
             leftover.unlink()
         yield lock
+    except OSError as error:
+        lock.release()
+        raise StoreError(f"{error.filename or directory}: cannot be written ({error.strerror}).") from error
     except BaseException:
         lock.release()
         raise
