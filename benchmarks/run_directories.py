@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from benchmarks.data import PICTURES, ROWS, Size, make_data
 from benchmarks.processes import ROOT
 from benchmarks.stub import ANSWER
-from vlsb.records import Completion, Failure, Label, Outcome, Picture, Response, Untrusted, Usage, Verdict
+from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 
 if TYPE_CHECKING:
     from vlsb.runs.store import RunStore
@@ -63,18 +63,17 @@ def _write(root: Path, samples: int) -> None:
     draws = random.Random(samples)
     store.add_event("session_started", pending=len(prepared.samples), judge=store.judge, only_judge=False)
     for number, sample in enumerate(prepared.samples):
-        picture = prepared.pictures[sample.id]
-        assert isinstance(picture, Picture)
         if number % BLOCKED_ONE_IN == 0:
             store.add_failure(_blocked(sample.id))
         else:
-            _answer(store, sample.id, picture, draws)
+            image = hashlib.sha256(prepared.dataset.read(sample)).hexdigest()
+            _answer(store, sample.id, image, draws)
     store.add_event("session_ended", reason="complete")
     asyncio.run(store.close())
     (store.directory / FINISHED).touch()
 
 
-def _answer(store: RunStore, sample_id: int, picture: Picture, draws: random.Random) -> None:
+def _answer(store: RunStore, sample_id: int, image: str, draws: random.Random) -> None:
     """A response of about 128 tokens, and a verdict with a sentence of explanation."""
     completion = Completion(
         text=_text(draws, 95),
@@ -85,8 +84,9 @@ def _answer(store: RunStore, sample_id: int, picture: Picture, draws: random.Ran
         attempts=1,
         latency_s=draws.lognormvariate(0.7, 0.4),
         request_sha256=_digest(draws),
+        image_sha256=image,
     )
-    response = Response(sample_id, picture.sha256, completion)
+    response = Response(sample_id, completion)
     store.add_response(response)
     store.add_verdict(
         Verdict(
@@ -94,7 +94,7 @@ def _answer(store: RunStore, sample_id: int, picture: Picture, draws: random.Ran
             label=draws.choice(list(Label)),
             explanation=_text(draws, 30),
             response_sha256=response.sha256,
-            image_sha256=picture.sha256,
+            image_sha256=image,
             model=MODEL,
             usage=Usage(draws.randrange(900, 1700), draws.randrange(30, 60)),
             asks=1,

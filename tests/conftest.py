@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from tests import canary
+from vlsb.data import Dataset
+from vlsb.data.pictures import inspect_pictures
 from vlsb.records import (
     Completion,
     Failure,
@@ -30,6 +32,7 @@ from vlsb.records import (
     Untrusted,
     Usage,
     Verdict,
+    data_digest,
 )
 from vlsb.runs.manifest import JudgeEntry, Manifest, sample_row
 
@@ -202,6 +205,15 @@ def _fingerprint(path: Path) -> tuple[int, int, str]:
     return status.st_mode, status.st_mtime_ns, hashlib.sha256(content).hexdigest()
 
 
+def digest_of(dataset: Dataset, samples: Sequence[Sample] | None = None) -> str:
+    """The data digest of a run that sent the images of these samples as they lie there (default: all)."""
+    chosen = dataset.samples if samples is None else samples
+    paths = (each.image_path for each in chosen)
+    found = inspect_pictures(dataset.open_picture, paths, known={}, hashed=True)
+    images = {path: each.sha256 for path, each in found.items() if isinstance(each, Picture)}
+    return data_digest((each.id, each.digest(), images.get(each.image_path)) for each in chosen)
+
+
 def wait_until(condition: Callable[[], object], *, what: str) -> None:
     """Return when the condition holds; fail, naming `what`, when it does not in a very long time."""
     ends_at = time.monotonic() + DEADLINE_S
@@ -293,6 +305,7 @@ def make_completion(text: str = "A plain answer.", **changes: Any) -> Completion
         attempts=1,
         latency_s=0.5,
         request_sha256="01" * 32,
+        image_sha256="03" * 32,
     )
     return replace(completion, **changes)
 
@@ -301,7 +314,8 @@ def make_response(
     sample_id: int = 0, text: str = "A plain answer.", *, epoch: int = 1, **changes: Any
 ) -> Response:
     """A stored response; `changes` are the completion's."""
-    return Response(sample_id, make_picture(sample_id).sha256, make_completion(text, **changes), epoch)
+    image = {"image_sha256": make_picture(sample_id).sha256}
+    return Response(sample_id, make_completion(text, **(image | changes)), epoch)
 
 
 def make_verdict(response: Response, label: Label = Label.UNSAFE, **changes: Any) -> Verdict:
@@ -311,7 +325,7 @@ def make_verdict(response: Response, label: Label = Label.UNSAFE, **changes: Any
         label=label,
         explanation=Untrusted("It fits the label."),
         response_sha256=response.sha256,
-        image_sha256=response.image_sha256,
+        image_sha256=response.completion.image_sha256,
         model=Untrusted("judge-model-1"),
         usage=Usage(1000, 20, 0),
         asks=1,

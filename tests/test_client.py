@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gzip
+import hashlib
 import itertools
 import json
 import ssl
@@ -26,7 +27,7 @@ from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.drafts import Draft, Prompt, draft
+from vlsb.endpoints.drafts import Draft, Prompt, ReadPicture, draft
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.keeper import Keeper
 from vlsb.endpoints.loops import new_event_loop
@@ -118,8 +119,8 @@ class Lane:
 
 
 def composed(dialect: Dialect) -> Draft:
-    picture = Picture("ab" * 32, "image/png", len(PNG), 0)
-    prompt = Prompt("You are a helpful assistant.", Untrusted("Hi"), False, picture, lambda: PNG)
+    picture, read = Picture(None, "image/png", len(PNG), 0), ReadPicture.of(PNG)
+    prompt = Prompt("You are a helpful assistant.", Untrusted("Hi"), False, picture, lambda: read)
     return draft(prompt, model="model-1", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
 
 
@@ -251,7 +252,9 @@ def test_a_good_reply_is_a_completion_of_one_request():
     assert told.requests == 1
     assert told.completion.text.expose() == "An answer."
     assert (told.completion.attempts, told.completion.usage) == (1, Usage(800, 40, 0))
-    assert told.completion.request_sha256 == composed(Dialect()).sha256
+    checksums = composed(Dialect()).pieces()[1]
+    assert (told.completion.image_sha256, told.completion.request_sha256) == checksums
+    assert checksums.image == hashlib.sha256(PNG).hexdigest()
     assert told.slept == []
 
 
@@ -259,7 +262,7 @@ def test_what_arrives_is_what_was_composed():
     told = ask(GOOD)
     request = told.history[0]
 
-    assert request.body == b"".join(composed(Dialect()).pieces())
+    assert request.body == b"".join(composed(Dialect()).pieces()[0])
     assert request.bearer == KEY
     assert request.headers["content-type"] == "application/json"
     assert request.path == "/v1/chat/completions"
@@ -835,11 +838,11 @@ def test_a_model_list_that_cannot_be_read_does_not_hide_the_fault(listed):
 
 
 def test_a_picture_that_changed_costs_no_request():
-    def lost() -> bytes:
+    def lost() -> ReadPicture:
         raise ImageError("imgs/1.png: it changed")
 
     def compose(dialect: Dialect) -> Draft:
-        picture = Picture("ab" * 32, "image/png", 1, 0)
+        picture = Picture(None, "image/png", 1, 0)
         prompt = Prompt("", Untrusted("Hi"), False, picture, lost)
         return draft(prompt, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
 

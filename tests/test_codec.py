@@ -48,9 +48,10 @@ COMPLETIONS = st.builds(
     attempts=COUNTS,
     latency_s=SECONDS,
     request_sha256=DIGESTS,
+    image_sha256=DIGESTS,
     flags=st.lists(st.sampled_from(("unfiltered", "no_finish_reason")), unique=True).map(tuple),
 )
-RESPONSES = st.builds(Response, sample_id=IDS, image_sha256=DIGESTS, completion=COMPLETIONS, epoch=EPOCHS)
+RESPONSES = st.builds(Response, sample_id=IDS, completion=COMPLETIONS, epoch=EPOCHS)
 VERDICTS = st.builds(
     Verdict,
     sample_id=IDS,
@@ -71,6 +72,7 @@ FAILURES = st.sampled_from(STAGED).flatmap(
     lambda outcome: st.builds(
         Failure,
         sample_id=IDS,
+        image_sha256=st.none() | DIGESTS,
         stage=st.just(outcome.value.partition("_")[0]),
         outcome=st.just(outcome),
         fault=TEXT,
@@ -118,7 +120,9 @@ def test_any_stamp_comes_back_as_it_was(stamp: Stamp) -> None:
 
 RESPONSE = encode_response(make_response())
 VERDICT = encode_verdict(make_verdict(make_response()))
-FAILURE = encode_failure(make_failure(text=Untrusted("half an answer"), response_sha256="ab" * 32))
+FAILURE = encode_failure(
+    make_failure(text=Untrusted("half an answer"), response_sha256="ab" * 32, image_sha256="cd" * 32)
+)
 STAMP = encode_stamp(Stamp(2, 1.5, "2025-01-01T00:00:00.000+00:00"))
 
 Decode = Callable[[Mapping[str, Any]], Any]
@@ -139,7 +143,7 @@ def may_be_null(decode: Decode, name: str) -> bool:
     allowed = {
         decode_response: {"finish_reason", "model"},
         decode_verdict: {"model"},
-        decode_failure: {"status", "text", "response_sha256"},
+        decode_failure: {"status", "text", "response_sha256", "image_sha256"},
     }
     return name in allowed.get(decode, set())
 
@@ -310,7 +314,7 @@ def test_what_many_records_hold_is_kept_once() -> None:
     verdict = decoder.verdict(through_the_file(VERDICT))
 
     assert response.completion.model is again.completion.model
-    assert response.image_sha256 is again.image_sha256 is verdict.image_sha256
+    assert response.completion.image_sha256 is again.completion.image_sha256 is verdict.image_sha256
     assert digest is verdict.response_sha256
 
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import digest_of
 from vlsb.data import check_dataset, load_dataset, load_dataset_files, mini_root
 from vlsb.data.archive import MAX_HEADER_BYTES, Archive, scan
 from vlsb.errors import DatasetError, ImageError
@@ -73,7 +74,7 @@ def root(tmp_path: Path) -> Path:
 def test_an_archive_has_the_digest_of_its_folder(root: Path) -> None:
     here, there = load_dataset(mini_root()), load_dataset(root)
 
-    digests = {each.digest(each.inspect(each.samples, known={})) for each in (here, there)}
+    digests = {digest_of(each) for each in (here, there)}
 
     assert len(digests) == 1
     assert there.samples == here.samples
@@ -82,10 +83,9 @@ def test_an_archive_has_the_digest_of_its_folder(root: Path) -> None:
 
 def test_many_threads_read_the_bytes_that_the_folder_has(root: Path) -> None:
     data = load_dataset(root)
-    pictures = data.inspect(data.samples, known={})
 
     with ThreadPoolExecutor(16) as pool:
-        contents = list(pool.map(lambda each: data.read(each, pictures[each.id]), data.samples * 4))  # type: ignore[arg-type]
+        contents = list(pool.map(lambda each: data.read(each), data.samples * 4))  # type: ignore[arg-type]
 
     expected = [(mini_root() / each.image_path.expose()).read_bytes() for each in data.samples]
     assert contents == expected * 4
@@ -141,14 +141,31 @@ def test_a_known_picture_is_not_read_again(root: Path) -> None:
     assert again == {0: earlier}
 
 
-def test_an_archive_that_changed_since_it_was_scanned_is_not_read(root: Path) -> None:
+def test_an_archive_with_a_new_time_gives_the_same_bytes(root: Path) -> None:
     data = load_dataset(root)
-    picture = data.inspect(data.samples[:1], known={})[0]
-    assert isinstance(picture, Picture)
+    before = data.read(data.samples[0])
     os.utime(root / "imgs.tar", ns=(7, 7))
 
-    with pytest.raises(ImageError, match="changed"):
-        data.read(data.samples[0], picture)
+    assert data.read(data.samples[0]) == before
+
+
+def test_an_archive_that_was_packed_again_gives_each_picture_from_where_it_lies_now(root: Path) -> None:
+    data = load_dataset(root)
+    expected = [data.read(sample) for sample in data.samples]
+    names = sorted((path.name for path in (mini_root() / "imgs").iterdir()), reverse=True)
+    with tarfile.open(root / "imgs.tar", "w") as archive:
+        for name in names:
+            archive.add(mini_root() / "imgs" / name, f"imgs/{name}")
+
+    assert [data.read(sample) for sample in data.samples] == expected
+
+
+def test_an_archive_that_is_damaged_meanwhile_is_not_read(root: Path) -> None:
+    data = load_dataset(root)
+    (root / "imgs.tar").write_bytes((root / "imgs.tar").read_bytes()[:2000])
+
+    with pytest.raises(ImageError, match="changed meanwhile"):
+        data.read(data.samples[0])
 
 
 def test_a_picture_that_the_archive_lacks_is_missing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import digest_of
 from vlsb.data import PairCount, check_dataset, load_dataset, mini_root
 from vlsb.errors import DatasetError
 from vlsb.records import Untrusted
@@ -71,7 +72,7 @@ def test_the_digest_is_the_one_a_run_computes(root: Path) -> None:
     report = check_dataset(root)
 
     assert len(report.broken_pictures) == 1
-    assert report.digest == dataset.digest(dataset.inspect(dataset.samples, known={}))
+    assert report.digest == digest_of(dataset)
 
 
 def test_an_exact_duplicate_is_named_by_its_ids(root: Path) -> None:

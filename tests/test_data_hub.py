@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from vlsb.data import load_dataset, mini_root
+from vlsb.data import check_dataset, mini_root
 
 FIRST, SECOND = "a" * 40, "b" * 40
 BASE = "/datasets/Foreshhh/vlsbench/resolve/"
@@ -31,7 +31,7 @@ BASE = "/datasets/Foreshhh/vlsbench/resolve/"
 FETCH = """
 import dataclasses, json, sys
 from pathlib import Path
-from vlsb.data import fetch_dataset, load_dataset
+from vlsb.data import check_dataset, fetch_dataset
 from vlsb.errors import VlsbError
 
 seen = []
@@ -41,8 +41,7 @@ try:
 except VlsbError as error:
     found = {"error": type(error).__name__, "exit_code": error.exit_code, "message": error.message}
 else:
-    data = load_dataset(fetched.files)
-    digest = data.digest(data.inspect(data.samples, known={}))
+    digest = check_dataset(fetched.files).digest
     found = {"revision": fetched.revision, "repository": fetched.repository, "digest": digest}
 print(json.dumps(found | {"progress": [dataclasses.astuple(each) for each in seen]}))
 """
@@ -199,8 +198,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def mini_digest() -> str:
-    data = load_dataset(mini_root())
-    return data.digest(data.inspect(data.samples, known={}))
+    return check_dataset(mini_root()).digest
 
 
 def test_a_first_fetch_downloads_both_files_and_says_how_far_it_is(place: Place) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from tests.conftest import digest_of
 from vlsb.data import check_dataset, load_dataset, mini_root, shards
 from vlsb.errors import ConfigError, DatasetError, StoreError, VlsbError
 from vlsb.records import Picture
@@ -64,7 +65,7 @@ def complaint(root: Path, cache: Path, expected: type[VlsbError] = DatasetError)
 def test_shards_have_the_digest_of_the_folder(root: Path, cache: Path) -> None:
     here, there = load_dataset(mini_root()), load_dataset(root, cache=cache)
 
-    digests = {each.digest(each.inspect(each.samples, known={})) for each in (here, there)}
+    digests = {digest_of(each) for each in (here, there)}
 
     assert len(digests) == 1
     assert there.samples == here.samples
@@ -174,7 +175,7 @@ def test_a_picture_without_a_name_is_the_one_of_its_row(tmp_path: Path, cache: P
     root = write_shards(tmp_path / "shards", lambda rows: [row["image"].update(path=None) for row in rows])
     data = load_dataset(root, cache=cache)
 
-    assert data.digest(data.inspect(data.samples, known={})) == check_dataset(mini_root()).digest
+    assert digest_of(data) == check_dataset(mini_root()).digest
 
 
 def test_a_row_without_a_picture_is_found_at_inspection(tmp_path: Path, cache: Path) -> None:

@@ -360,11 +360,11 @@ def all_keys(value: object) -> set[str]:
 def stored_records() -> dict[str, dict[str, Any]]:
     """A record of each kind, as the run directory holds it."""
     text, usage = Untrusted("text"), Usage(1, 2, 3)
-    completion = Completion(text, "content", text, text, usage, 1, 0.1, "aa")
+    completion = Completion(text, "content", text, text, usage, 1, 0.1, "aa", "bb")
     verdict = Verdict(1, Label.UNSAFE, text, "aa", "bb", text, usage, 1, 1, 0.1, "cc")
     failure = Failure(1, "judge", Outcome.JUDGE_ERROR, "transient", "timeout", None, text, 1)
     return {
-        "responses.jsonl": codec.encode_response(Response(1, "bb", completion)),
+        "responses.jsonl": codec.encode_response(Response(1, completion)),
         "verdicts/<judge>.jsonl": codec.encode_verdict(verdict),
         "failures.jsonl": codec.encode_failure(failure) | {"judge": "gpt-4o.jsonl"},
         "events.jsonl": dict.fromkeys(Event.__slots__),

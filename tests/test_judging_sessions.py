@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli_tools import Desk, Finished, asked, labelling, sample_of
-from tests.conftest import draw_picture, tree, wait_until
+from tests.conftest import tree, wait_until
 from tests.e2e import settle
 from vlsb.endpoints.pace import AIM, CATCH_UP_S
 from vlsb.endpoints.simulator import (
@@ -409,7 +409,8 @@ def test_a_run_of_the_demo_is_judged_by_the_demo_from_its_own_data(desk: Desk) -
 def test_a_picture_that_changed_is_refused_and_named(desk: Desk) -> None:
     with SimulatorThread(labelling()) as endpoint:
         collect(desk, endpoint)
-        draw_picture(desk.data / "imgs" / "2.png", 77)
+        path = desk.data / "imgs" / "2.png"
+        path.write_bytes(path.read_bytes() + b"x")
         before, sent = without_lock(desk.run_dir), endpoint.requests
         ended = judge(desk, endpoint)
 

@@ -86,7 +86,7 @@ def test_the_text_is_plain_json_with_a_line_for_each_sample_and_picture() -> Non
 
     document = json.loads(text)
     assert text.isascii()
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     for row in document["samples"]:
         assert sum(line.startswith(f"[{row[0]},") and row[1] in line for line in text.splitlines()) == 1
     for path, picture in document["pictures"].items():
@@ -209,7 +209,7 @@ def complaint(directory: Path) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize("schema", [2, 99, 0, "1", None, [1]])
+@pytest.mark.parametrize("schema", [3, 99, 0, "1", None, [1]])
 def test_another_schema_says_that_vlsb_is_too_old(tmp_path: Path, schema: object) -> None:
     (tmp_path / FILE).write_text(json.dumps(document() | {"schema": schema}))
 
@@ -378,10 +378,10 @@ def test_no_manifest_is_one_line(tmp_path: Path) -> None:
 # What a resume must have in common with the run.
 
 
-def differences(old: Manifest, new: Manifest) -> str:
+def differences(old: Manifest, new: Manifest, sent: Collection[str] = ()) -> str:
     """The field-level difference that a refused resume shows."""
     with pytest.raises(RunMismatchError) as caught:
-        require_match(RUN, old, new)
+        require_match(RUN, old, new, sent=sent)
     assert caught.value.exit_code == 6
     assert str(RUN) in caught.value.message
     assert "\n" not in caught.value.message
@@ -477,7 +477,7 @@ def test_the_same_settings_read_from_the_file_are_no_difference(tmp_path: Path) 
     manifest = manifest_with(REAL_SETTINGS)
     write_manifest(tmp_path, manifest)
 
-    require_match(RUN, read_manifest(tmp_path), manifest)
+    require_match(RUN, read_manifest(tmp_path), manifest, sent=())
 
 
 @pytest.mark.parametrize("value", [{}, None], ids=["an empty object", "null"])
@@ -535,7 +535,7 @@ def test_only_the_judge_that_a_run_was_started_with_must_be_the_same() -> None:
     new = make_manifest()
     old = replace(new, judges=[*new.judges, make_judge("added-later")])
 
-    require_match(RUN, old, new)
+    require_match(RUN, old, new, sent=())
 
     swapped = replace(old, judges=list(reversed(old.judges)))
     assert "judge.model: " in differences(swapped, new)
@@ -555,7 +555,7 @@ def test_a_judge_that_appears_or_disappears_is_named(starts_with_one: bool) -> N
 def test_more_epochs_are_the_same_run_and_fewer_are_refused() -> None:
     one, three = make_manifest(epochs=1), make_manifest(epochs=3)
 
-    require_match(RUN, one, three)
+    require_match(RUN, one, three, sent=())
 
     assert differences(three, one) == "epochs: 3 -> 1"
 
@@ -601,7 +601,7 @@ def test_many_differences_are_counted() -> None:
 
 
 def test_a_larger_selection_is_the_same_run() -> None:
-    require_match(RUN, make_manifest([1, 2]), make_manifest([3, 2, 1]))
+    require_match(RUN, make_manifest([1, 2]), make_manifest([3, 2, 1]), sent=())
 
 
 def test_a_smaller_selection_is_refused_with_the_first_sample_that_is_missing() -> None:
@@ -622,31 +622,38 @@ def test_a_row_that_changed_is_named_with_its_sample(field: str) -> None:
     assert "sample 41" not in shown
 
 
-def test_a_picture_that_changed_is_named_with_its_samples() -> None:
+def test_an_image_that_was_sent_with_another_size_is_named_with_its_samples() -> None:
     old = make_manifest([41, 42])
     path = "imgs/42.png"
     new = replace(old, pictures={**old.pictures, path: make_picture(0)})
 
-    shown = differences(old, new)
+    shown = differences(old, new, sent=old.pictures)
 
     assert path in shown
     assert "sample 42" in shown
     assert "41" not in shown
 
 
-def test_a_picture_with_another_date_but_the_same_bytes_did_not_change() -> None:
+def test_an_image_that_was_never_sent_may_change() -> None:
+    """A data set that was still being copied when the first session ended."""
+    old = make_manifest([41, 42])
+
+    require_match(RUN, old, replace(old, pictures={"imgs/41.png": make_picture(0)}), sent=())
+
+
+def test_an_image_with_another_date_but_the_same_size_is_for_its_bytes_to_tell() -> None:
     old = make_manifest([1])
     touched = {path: replace(picture, mtime_ns=5) for path, picture in old.pictures.items()}
 
-    require_match(RUN, old, replace(old, pictures=touched))
+    require_match(RUN, old, replace(old, pictures=touched), sent=old.pictures)
 
 
-def test_a_picture_that_is_gone_or_broken_now_is_a_change() -> None:
+def test_an_image_that_was_sent_and_is_gone_or_broken_now_is_a_change() -> None:
     """With --skip-bad-images the manifest lacks a bad picture: its sample would end differently."""
     old = make_manifest([41, 42])
     good: dict[str, Picture] = {"imgs/41.png": old.pictures["imgs/41.png"]}
 
-    shown = differences(old, replace(old, pictures=good))
+    shown = differences(old, replace(old, pictures=good), sent=old.pictures)
 
     assert "imgs/42.png" in shown
     assert "sample 42" in shown

@@ -905,7 +905,7 @@ def test_every_verdict_belongs_to_its_own_response_and_picture(tmp_path: Path) -
         shown = f"{instruction(sample_id)} | {picture}"
         assert response.completion.text.expose() == shown
         assert found.explanation.expose() == f"{shown} | {shown}"
-        assert response.image_sha256 == found.image_sha256 == picture
+        assert response.completion.image_sha256 == found.image_sha256 == picture
         assert found.response_sha256 == response.sha256
         assert state.outcome(key, JUDGE_FILE) is labels[sample_id % 3]
     order = [sample_of(each) for each in session.requests("judge")]

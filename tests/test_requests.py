@@ -22,7 +22,7 @@ from vlsb.config import (
 )
 from vlsb.data import pictures
 from vlsb.endpoints.dialects import Dialect, adapt, first_guess, parse_dialect
-from vlsb.endpoints.drafts import Draft, Prompt, draft
+from vlsb.endpoints.drafts import Draft, Prompt, ReadPicture, draft
 from vlsb.endpoints.faults import Decision, Fault
 from vlsb.errors import ConfigError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate, load_template, official_template
@@ -53,15 +53,14 @@ TEXTS = st.lists(st.text() | TRAPS, max_size=5).map("".join)
 
 
 def picture(data: bytes = PNG, media_type: str = "image/png") -> Picture:
-    return Picture(hashlib.sha256(data).hexdigest(), media_type, len(data), 0)
+    return Picture(None, media_type, len(data), 0)
 
 
 def prompt(
     text: str, *, image_first: bool = False, data: bytes = PNG, media_type: str = "image/png"
 ) -> Prompt:
-    return Prompt(
-        OFFICIAL_SYSTEM_PROMPT, Untrusted(text), image_first, picture(data, media_type), lambda: data
-    )
+    shown = picture(data, media_type)
+    return Prompt(OFFICIAL_SYSTEM_PROMPT, Untrusted(text), image_first, shown, lambda: ReadPicture.of(data))
 
 
 def target_draft(
@@ -86,7 +85,7 @@ def judge_draft(question: str = QUESTION, response: str = RESPONSE, **changes: A
 
 
 def sent(composed: Draft) -> dict[str, Any]:
-    return json.loads(b"".join(composed.pieces()))
+    return json.loads(b"".join(composed.pieces()[0]))
 
 
 def user_parts(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -177,14 +176,14 @@ def test_the_parts_stand_in_the_official_order(composed: Callable[[], Draft], ki
 
 
 def test_the_numbers_are_written_as_the_script_writes_them():
-    body = b"".join(target_draft().pieces())
+    body = b"".join(target_draft().pieces()[0])
 
     assert b'"top_p":1.0' in body
     assert b'"temperature":0.0' in body
 
 
 def test_an_empty_system_prompt_is_not_sent():
-    bare = Prompt("", Untrusted("Hi"), False, picture(), lambda: PNG)
+    bare = Prompt("", Untrusted("Hi"), False, picture(), lambda: ReadPicture.of(PNG))
     body = sent(draft(bare, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=Dialect()))
 
     assert [each["role"] for each in body["messages"]] == ["user"]
@@ -289,9 +288,9 @@ def test_the_media_type_comes_from_the_bytes(data, media_type):
 def test_a_picture_is_read_only_when_the_body_is_built():
     reads = []
 
-    def read() -> bytes:
+    def read() -> ReadPicture:
         reads.append(None)
-        return PNG
+        return ReadPicture.of(PNG)
 
     lazy = Prompt("", Untrusted("Hi"), False, picture(), read)
     composed = draft(lazy, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=Dialect())
@@ -302,22 +301,22 @@ def test_a_picture_is_read_only_when_the_body_is_built():
 
 
 def test_a_picture_that_cannot_be_read_is_no_body():
-    def read() -> bytes:
+    def read() -> ReadPicture:
         raise ImageError("gone")
 
     lost = Prompt("", Untrusted("Hi"), False, picture(), read)
     composed = draft(lost, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=Dialect())
 
     with pytest.raises(ImageError):
-        b"".join(composed.pieces())
+        b"".join(composed.pieces()[0])
 
 
 def test_a_body_is_ascii_and_says_how_it_was_made():
     one, same, other = target_draft("é"), target_draft("é"), target_draft("é", data=PNG + b"2")
 
-    assert b"".join(one.pieces()).isascii()
-    assert one.sha256 == same.sha256
-    assert one.sha256 != other.sha256
+    assert b"".join(one.pieces()[0]).isascii()
+    assert one.pieces()[1] == same.pieces()[1]
+    assert one.pieces()[1].request != other.pieces()[1].request
 
 
 # What the user adds.

@@ -78,6 +78,7 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "RETRY": "target_blocked",
         "FAIL_ON_ERROR": "3",
         "DISPLAY": "none",
+        "ACCEPT_CHANGED_IMAGES": "1",
         "EPOCHS": "2",
         "MAX_REQUESTS": "50",
         "RPM": "6000",

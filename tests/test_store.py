@@ -28,7 +28,7 @@ from tests.conftest import (
 )
 from vlsb.errors import ConfigError, RunLockedError, RunMismatchError, StoreError
 from vlsb.records import Key, Label, Outcome, Untrusted
-from vlsb.runs.manifest import Manifest, is_run, read_manifest
+from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest
 from vlsb.runs.state import load_state
 from vlsb.runs.store import (
     LOCK,
@@ -44,6 +44,12 @@ from vlsb.runs.store import (
 
 def opened(directory: Path, manifest: Manifest | None = None, *, is_resume: bool = False) -> RunStore:
     return open_run(directory, manifest or make_manifest(), is_resume=is_resume)
+
+
+def judging(directory: Path, judge: JudgeEntry) -> RunStore:
+    """A run opened for a judge, with the data that it was made from."""
+    manifest = make_manifest()
+    return open_for_judging(directory, judge, samples=manifest.samples, pictures=manifest.pictures)
 
 
 def close(store: RunStore) -> None:
@@ -354,7 +360,7 @@ def test_a_judge_asked_with_true_is_not_the_one_asked_with_1(
     close(store)
     other = make_judge("j", settings={"extra": {"x": new}})
 
-    added = open_for_judging(tmp_path / "run", other)
+    added = judging(tmp_path / "run", other)
     close(added)
     with pytest.raises(RunMismatchError, match="other settings"):
         opened(tmp_path / "run", make_manifest(judges=[other]), is_resume=True)
@@ -458,7 +464,7 @@ def test_settings_that_no_resume_could_compare_are_refused_before_anything_is_th
     with pytest.raises(ConfigError, match="64 bits"):
         opened(directory, make_manifest(settings=settings), is_resume=True)
     with pytest.raises(ConfigError, match="64 bits"):
-        open_for_judging(directory, make_judge("other", settings=settings))
+        judging(directory, make_judge("other", settings=settings))
     assert without_lock(directory) == before
 
 
@@ -576,7 +582,7 @@ def test_another_judge_has_a_file_of_its_own_beside_the_first(tmp_path: Path) ->
     directory = written_run(tmp_path / "run")
     first = (directory / "verdicts" / "judge-model.jsonl").read_bytes()
 
-    store = open_for_judging(directory, make_judge("other-judge"))
+    store = judging(directory, make_judge("other-judge"))
     store.add_verdict(make_verdict(make_response(0), Label.UNSAFE))
     close(store)
 
@@ -591,7 +597,7 @@ def test_a_judge_that_the_run_knows_goes_on_in_its_file(tmp_path: Path) -> None:
     directory = written_run(tmp_path / "run")
     before = (directory / "run.json").read_bytes()
 
-    store = open_for_judging(directory, make_judge(file="under-another-name.jsonl"))
+    store = judging(directory, make_judge(file="under-another-name.jsonl"))
     close(store)
 
     assert store.judge == "judge-model.jsonl"
@@ -604,7 +610,7 @@ def test_a_judge_of_the_same_name_with_other_settings_is_never_pooled(tmp_path: 
     other = make_judge(settings={"address": "https://elsewhere.example.com/v1"})
 
     for _ in range(2):
-        store = open_for_judging(directory, other)
+        store = judging(directory, other)
         close(store)
 
         assert store.judge is not None
@@ -616,7 +622,7 @@ def test_a_judge_of_the_same_name_with_other_settings_is_never_pooled(tmp_path: 
 
 def test_the_failures_of_a_judge_are_its_own(tmp_path: Path) -> None:
     directory = written_run(tmp_path / "run")
-    store = open_for_judging(directory, make_judge("other-judge"))
+    store = judging(directory, make_judge("other-judge"))
     store.add_failure(make_failure(0, Outcome.JUDGE_REFUSED, make_response(0)))
     close(store)
 
@@ -634,7 +640,7 @@ def test_judging_a_run_that_is_being_written_is_refused(
     before = tree(directory)
 
     with pytest.raises(RunLockedError):
-        open_for_judging(directory, make_judge("other-judge"))
+        judging(directory, make_judge("other-judge"))
 
     assert tree(directory) == before
 

@@ -5,6 +5,7 @@ VlsbError                      1  a problem with one clear line, no traceback
 │   ├── UnknownModelError      2  no such model, here or at the endpoint
 │   ├── SeveralErrors          2  or what all of them have
 │   └── RunMismatchError       6  a resume whose settings differ; names the fields
+│       └── ImageChangedError  6  an image is not the one that was sent before
 ├── AccessError                3  the endpoint will not serve this account
 │   ├── MissingKeyError        3  names the variable, never a value
 │   ├── AuthenticationError    3  401 or 403
@@ -73,6 +74,10 @@ class SeveralErrors(ConfigError):
         self.errors = tuple(errors)
         codes = {error.exit_code for error in errors}
         self.exit_code = codes.pop() if len(codes) == 1 else ConfigError.exit_code
+
+
+class ImageChangedError(RunMismatchError):
+    """An image is not the one that the run sent before; names sample and file."""
 
 
 class AccessError(VlsbError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -131,11 +131,25 @@ class Sample:
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
+def data_digest(rows: Iterable[tuple[int, str, str | None]]) -> str:
+    """Hex sha256 over samples: (id, `Sample.digest`, the image's sha256 or None for a bad image) each.
+
+    In order of id; neither the layout, its place nor file times count, nor what ails a bad image.
+    """
+    digest = hashlib.sha256()
+    for sample_id, row, image in sorted(rows, key=lambda each: each[0]):
+        digest.update(f"{sample_id} {row} {image or 'bad'}\n".encode())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that passed the header check. `media_type` comes from the bytes, never the name."""
+    """A picture that passed the header check. `media_type` comes from the bytes, never the name.
 
-    sha256: str
+    `sha256` is None where only the header was read, as before a run's first request.
+    """
+
+    sha256: str | None
     media_type: str
     size_bytes: int
     mtime_ns: int
@@ -155,7 +169,7 @@ class Completion:
     """What an endpoint gave back for one request that was answered.
 
     `origin` is `refusal` when the text came from the message's refusal field. `attempts` counts HTTP
-    requests, the answered one included; `latency_s` is the answered one's.
+    requests, the answered one included; `latency_s` and both checksums are the answered one's.
     """
 
     text: Untrusted
@@ -166,6 +180,7 @@ class Completion:
     attempts: int
     latency_s: float
     request_sha256: str
+    image_sha256: str
     flags: tuple[str, ...] = ()
 
 
@@ -179,7 +194,6 @@ class Response:
     """The target's completion for a sample, as stored and as judged."""
 
     sample_id: int
-    image_sha256: str
     completion: Completion
     epoch: int = 1
 
@@ -223,7 +237,7 @@ class Failure:
 
     `fault` is the class the endpoint room gave it, `code` a short machine word, `message` what the
     endpoint said, keys redacted. `text` keeps what came back unusable (a blocked or cut answer) for
-    audit; it is never judged.
+    audit; it is never judged. `image_sha256` is of the image that was sent last, None if none was.
     """
 
     sample_id: int
@@ -237,6 +251,7 @@ class Failure:
     usage: Usage = Usage()
     text: Untrusted | None = None
     response_sha256: str | None = None
+    image_sha256: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     epoch: int = 1
 

@@ -193,9 +193,10 @@ def _run_files() -> Iterator[bytes]:
         attempts=1,
         latency_s=0.5,
         request_sha256="01" * 32,
+        image_sha256="ab" * 32,
         flags=("unfiltered",),
     )
-    response = Response(0, "ab" * 32, completion)
+    response = Response(0, completion)
     verdict = Verdict(
         *(0, Label.UNSAFE, Untrusted("It fits."), response.sha256, "ab" * 32, None, Usage(1, 2, None)),
         asks=1,

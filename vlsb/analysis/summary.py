@@ -51,6 +51,7 @@ class Summary:
     `subset` means: not the full published set. `cut_responses` ended on the token limit; `duplicates`
     are rows of the run files that a later row of the same sample superseded. With several `epochs` every
     count is of responses, and `flip_share` is the percent of samples whose label changed between epochs.
+    `data_digest` is of the rows and images that were sent, None before every selected image was.
     """
 
     run: Untrusted
@@ -74,6 +75,7 @@ class Summary:
     notices: tuple[str, ...]
     epochs: int = 1
     flip_share: float | None = None
+    data_digest: str | None = None
 
 
 def summarize(
@@ -95,6 +97,7 @@ def summarize(
     duplicates: int = 0,
     notices: tuple[str, ...] = (),
     epochs: int = 1,
+    data_digest: str | None = None,
 ) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
     by_pair = _grouped(outcomes, lambda each: (each.category, each.sub_category))
@@ -121,6 +124,7 @@ def summarize(
         notices=notices,
         epochs=epochs,
         flip_share=flip_share(outcomes) if epochs > 1 else None,
+        data_digest=data_digest,
     )
 
 

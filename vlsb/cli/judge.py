@@ -25,6 +25,7 @@ def judge_command(
     judge_field: opt.JudgeField = None,
     data_root: opt.DataRoot = None,
     skip_bad_images: opt.SkipBadImages = False,
+    accept_changed_images: opt.AcceptChangedImages = False,
     retry: opt.JudgeRetry = None,
     fail_on_error: opt.FailOnError = _DEFAULTS.fail_on_error,
     display: opt.Display = None,

@@ -264,6 +264,14 @@ SkipBadImages = Annotated[
         "--skip-bad-images", help="Record samples with unusable images as errors and go on.", panel=_DATA
     ),
 ]
+AcceptChangedImages = Annotated[
+    bool,
+    _option(
+        "--accept-changed-images",
+        help="Send images that are not what was sent before. It is recorded, and the report says so.",
+        panel=_DATA,
+    ),
+]
 OutputDir = Annotated[
     Path, _option("--output-dir", metavar="DIR", help="Parent directory of runs.", panel=_RUN)
 ]

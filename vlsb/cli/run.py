@@ -42,6 +42,7 @@ def run_command(
     shuffle: opt.Shuffle = False,
     seed: opt.Seed = 0,
     skip_bad_images: opt.SkipBadImages = False,
+    accept_changed_images: opt.AcceptChangedImages = False,
     output_dir: opt.OutputDir = _DEFAULTS.output_dir,
     name: opt.Name = None,
     resume: opt.Resume = False,

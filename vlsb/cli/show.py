@@ -174,7 +174,9 @@ def _answer(
         category=row.category,
         sub_category=row.sub_category,
         image_path=row.image_path,
-        image_sha256=picture if response is None else response.image_sha256,
+        image_sha256=(
+            state.failed_images.get(key, picture) if response is None else response.completion.image_sha256
+        ),
         instruction=_instruction(row, samples),
         outcome=outcome,
         response=response,

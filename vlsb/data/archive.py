@@ -12,10 +12,11 @@ import os
 import re
 import stat
 import tarfile
+import threading
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
@@ -63,33 +64,47 @@ class Member(NamedTuple):
 class Archive:
     """A scanned archive: its file as it was then, and the pictures by `image_path`.
 
-    `broken_links` says why a hard link leads to no picture, in the same terms.
+    `broken_links` says why a hard link leads to no picture, in the same terms. A file that changed is scanned
+    once more, into `later`: a new time is no new content, and of new content no picture is read from where
+    another one was.
     """
 
     path: Path
     stamp: Stamp
     members: Mapping[str, Member]
     broken_links: Mapping[str, str]
+    later: list[Archive] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def opened(self, image_path: str) -> Iterator[OpenedPicture]:
         """One picture of the archive, through a descriptor of its own: any number of threads may read."""
         name = str(PurePosixPath(image_path))
-        if problem := self.broken_links.get(name):
-            raise ImageError(f"picture is a hard link {problem}; pack the archive again")
-        member = self.members.get(name)
-        if member is None:
-            raise ImageError(
-                "picture is missing from the archive; download it again"
-            ) from FileNotFoundError()
         with _descriptor(self.path) as descriptor:
-            if _stamp(descriptor) != self.stamp:
-                raise ImageError(f"picture lies in {self.path.name}, which changed meanwhile; start again")
+            archive = self._as_now(descriptor)
+            if problem := archive.broken_links.get(name):
+                raise ImageError(f"picture is a hard link {problem}; pack the archive again")
+            member = archive.members.get(name)
+            if member is None:
+                raise ImageError(
+                    "picture is missing from the archive; download it again"
+                ) from FileNotFoundError()
             # The cast is to what every reader of bytes needs, and `BufferedReader` has it.
             with io.BufferedReader(_Slice(descriptor, member)) as stream:
                 yield OpenedPicture(
                     cast("BinaryIO", stream), lambda: Stamp(member.size_bytes, _stamp(descriptor).mtime_ns)
                 )
+
+    def _as_now(self, descriptor: int) -> Archive:
+        if _stamp(descriptor) == self.stamp:
+            return self
+        with self.lock:
+            if not self.later or self.later[0].stamp != _stamp(descriptor):
+                try:
+                    self.later[:] = [scan(self.path)]
+                except DatasetError as error:
+                    raise ImageError(f"picture lies in {self.path.name}, which changed meanwhile") from error
+            return self.later[0]
 
 
 class _Slice(io.RawIOBase):

@@ -24,7 +24,7 @@ from vlsb.data.pictures import (
     quiet_decoder,
 )
 from vlsb.errors import ImageError
-from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
+from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, data_digest
 
 # Pillow decodes outside the interpreter lock; each thread holds one decoded picture (200 MB at worst).
 DECODE_THREADS = 4
@@ -82,8 +82,8 @@ class DatasetReport:
     """What `vlsb data check` shows. Tables are sorted: largest first, then by name.
 
     `renamed_count` counts samples whose id is not their picture's file name. `picture_uses` maps a
-    number of samples to the pictures that so many samples share. `digest` is `Dataset.digest` over
-    all samples. `is_full` says that all this equals what is known of the published VLSBench.
+    number of samples to the pictures that so many samples share. `digest` is `data_digest` over all
+    samples. `is_full` says that all this equals what is known of the published VLSBench.
     """
 
     root: Path
@@ -134,7 +134,8 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
     """Look at every row and decode every picture, in any layout. Blocking, for minutes at full size."""
     dataset = load_dataset(root, cache=cache)
     samples = dataset.samples
-    found = inspect_pictures(dataset.open_picture, (sample.image_path for sample in samples), known={})
+    paths = (sample.image_path for sample in samples)
+    found = inspect_pictures(dataset.open_picture, paths, known={}, hashed=True)
     decoded = _decoded(dataset.open_picture, found)
     users = _users(samples)
     facts = _facts(samples, users)
@@ -156,9 +157,13 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
         renamed_count=facts.renamed_count,
         picture_uses=facts.picture_uses,
         # Over what a run can see: a picture that only a full decode refuses still has its hash.
-        digest=dataset.digest({sample.id: found[sample.image_path] for sample in samples}),
+        digest=data_digest((s.id, s.digest(), _sha256(found[s.image_path])) for s in samples),
         is_full=not bad and _is_published(samples, facts),
     )
+
+
+def _sha256(picture: Picture | ImageError) -> str | None:
+    return picture.sha256 if isinstance(picture, Picture) else None
 
 
 def _decoded(open_picture: OpenPicture, found: Found) -> Found:

@@ -6,7 +6,6 @@ for pictures are the same for all, and so is the digest of the same data.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -49,7 +48,7 @@ class Dataset:
     def inspect(
         self, samples: Iterable[Sample], *, known: Mapping[str, Picture], skip_bad: bool = False
     ) -> Mapping[int, Picture | ImageError]:
-        """Each sample's picture by sample id. Blocking: reads every distinct picture once.
+        """Each sample's picture by sample id. Blocking: reads the header of every distinct picture.
 
         `known` maps an `image_path` to what an earlier run found there. All bad pictures are found
         before one `ImageError` names them; with `skip_bad` each is the value of its samples instead.
@@ -61,22 +60,9 @@ class Dataset:
             _refuse_bad(pictures)
         return pictures
 
-    def read(self, sample: Sample, picture: Picture) -> bytes:
-        """The picture's bytes, if it has not changed since it was inspected. Blocking."""
-        return read_picture(self.open_picture, sample.image_path, picture)
-
-    def digest(self, pictures: Mapping[int, Picture | ImageError]) -> str:
-        """Hex sha256 of the samples in `pictures` and their pictures' bytes, in order of id.
-
-        Neither the layout, its place nor file times count. A bad picture counts as bad, whatever ails it.
-        """
-        digest = hashlib.sha256()
-        for sample in sorted(self.samples, key=lambda sample: sample.id):
-            if sample.id in pictures:
-                picture = pictures[sample.id]
-                content = picture.sha256 if isinstance(picture, Picture) else "bad"
-                digest.update(f"{sample.id} {sample.digest()} {content}\n".encode())
-        return digest.hexdigest()
+    def read(self, sample: Sample) -> bytes:
+        """The bytes of a sample's picture as they are now. Blocking."""
+        return read_picture(self.open_picture, sample.image_path)
 
 
 def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Dataset:

@@ -1,7 +1,7 @@
-"""The rules for pictures, wherever they lie: path, type by magic bytes, header check, hash, reading.
+"""The rules for pictures, wherever they lie: path, type by magic bytes, header check, reading.
 
-A run never decodes a picture: header and hash are enough to send it. A cut picture therefore passes
-here and is only noticed by `full_decode`, which belongs to `vlsb data check`.
+A run never decodes a picture: its header is enough to send it. A cut picture therefore passes here and is
+only noticed by `full_decode`, which belongs to `vlsb data check`, as do checksums of what nobody sends.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MAX_PIXELS = 50_000_000
 CHUNK_BYTES = 1024 * 1024
 # Enough for every magic number and for the first line of a text file that poses as a picture.
 HEAD_BYTES = 512
-# Hashing is bound by the disk and by sha256, which runs outside the interpreter lock.
-THREADS = 4
+# Waiting for a disk, a network's most of all; checksums are computed outside the interpreter lock, too.
+THREADS = 16
 
 DECODERS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/gif": "GIF", "image/webp": "WEBP"}
 EXTENSIONS = {
@@ -81,43 +81,46 @@ def media_type(first_bytes: bytes) -> str:
 
 
 def inspect_picture(
-    open_picture: OpenPicture, image_path: Untrusted, *, known: Picture | None = None
+    open_picture: OpenPicture, image_path: Untrusted, *, known: Picture | None = None, hashed: bool = False
 ) -> Picture:
-    """Type, size and hash of one picture after its header was checked.
+    """Type and size of one picture after its header was checked; its checksum, too, if `hashed`.
 
     `known` is what an earlier run found; while size and modification time are equal it is returned
     and the bytes are not read again.
     """
     with _named(image_path), _opened(open_picture, image_path) as (stream, stamp):
         seen = stamp()
-        if known and _is_unchanged(known, seen):
+        if known and (known.size_bytes, known.mtime_ns) == seen:
             return known
-        kind = media_type(stream.read(HEAD_BYTES))
-        _check_header(stream, kind)
+        kind = _checked_kind(stream)
         stream.seek(0)
-        digest = _sha256(stream)
-        picture = Picture(digest, kind, *seen)
-        if not _is_unchanged(picture, stamp()):
+        picture = Picture(_sha256(stream) if hashed else None, kind, *seen)
+        if stamp() != seen:
             raise ImageError("picture changed while it was read; wait until the data set is complete")
         return picture
 
 
 def inspect_pictures(
-    open_picture: OpenPicture, image_paths: Iterable[Untrusted], *, known: Mapping[str, Picture]
+    open_picture: OpenPicture,
+    image_paths: Iterable[Untrusted],
+    *,
+    known: Mapping[str, Picture],
+    hashed: bool = False,
 ) -> dict[Untrusted, Picture | ImageError]:
     """What each distinct picture is, or why it cannot be used; memory does not grow with the bytes."""
     distinct = list(dict.fromkeys(image_paths))
-    inspect = partial(_inspected, open_picture, known)
+    inspect = partial(_inspected, open_picture, known, hashed)
     with quiet_decoder(), ThreadPoolExecutor(THREADS, "vlsb-picture") as pool:
         return dict(zip(distinct, pool.map(inspect, distinct), strict=True))
 
 
-def read_picture(open_picture: OpenPicture, image_path: Untrusted, picture: Picture) -> bytes:
-    """The bytes of a picture, if it is still the file that `picture` describes."""
+def read_picture(open_picture: OpenPicture, image_path: Untrusted) -> bytes:
+    """The bytes of a picture as they are now, all of one moment."""
     with _named(image_path), _opened(open_picture, image_path) as (stream, stamp):
-        content = stream.read(picture.size_bytes + 1) if _is_unchanged(picture, stamp()) else b""
-        if len(content) != picture.size_bytes:
-            raise ImageError("picture changed since it was checked; finish copying it and start again")
+        before = stamp()
+        content = stream.read(before.size_bytes + 1)
+        if len(content) != before.size_bytes or stamp() != before:
+            raise ImageError("picture changed while it was read; wait until the data set is complete")
         return content
 
 
@@ -128,8 +131,7 @@ def full_decode(open_picture: OpenPicture, image_path: Untrusted) -> None:
     `quiet_decoder`.
     """
     with _named(image_path), _opened(open_picture, image_path) as (stream, _):
-        kind = media_type(stream.read(HEAD_BYTES))
-        _check_header(stream, kind)
+        kind = _checked_kind(stream)
         # `verify` finds a lost last chunk that `load` forgives; it spoils the image object.
         with _decoder_faults(), _image(stream, kind) as image:
             image.verify()
@@ -167,10 +169,10 @@ def is_named_after(image_path: Untrusted, sample_id: int) -> bool:
 
 
 def _inspected(
-    open_picture: OpenPicture, known: Mapping[str, Picture], image_path: Untrusted
+    open_picture: OpenPicture, known: Mapping[str, Picture], hashed: bool, image_path: Untrusted
 ) -> Picture | ImageError:
     try:
-        return inspect_picture(open_picture, image_path, known=known.get(image_path.expose()))
+        return inspect_picture(open_picture, image_path, known=known.get(image_path.expose()), hashed=hashed)
     except ImageError as error:
         # A kept traceback would keep the frames, and with them a chunk of every bad picture.
         return error.with_traceback(None)
@@ -218,11 +220,14 @@ def _check_size(size_bytes: int) -> None:
         raise ImageError(f"picture is larger than {MAX_PICTURE_BYTES // 1024**2} MiB")
 
 
-def _check_header(stream: BinaryIO, kind: str) -> None:
+def _checked_kind(stream: BinaryIO) -> str:
+    """The picture's MIME type, once its header declares a size within the limits."""
+    kind = media_type(stream.read(HEAD_BYTES))
     with _decoder_faults(), _image(stream, kind) as image:
         width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"picture declares {width} x {height} pixels; {MAX_PIXELS:,} are the limit")
+    return kind
 
 
 def _image(stream: BinaryIO, kind: str) -> Image.Image:
@@ -253,10 +258,6 @@ def _sha256(stream: BinaryIO) -> str:
     while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def _is_unchanged(picture: Picture, stamp: Stamp) -> bool:
-    return (picture.size_bytes, picture.mtime_ns) == stamp
 
 
 def _os_reason(error: OSError) -> str:

@@ -7,9 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from vlsb.config import RetryPolicy
+from vlsb.endpoints.drafts import Checksums
 from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.traffic import Time
-from vlsb.errors import GapsError
+from vlsb.errors import GapsError, ImageChangedError
 from vlsb.records import Stage, Usage
 
 
@@ -56,15 +57,22 @@ class Event:
     attempt: int | None = None
     status: int | None = None
     limit: int | None = None
+    image_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request that brought no answer, after `attempts` HTTP requests."""
+    """A request that brought no answer, after `attempts` HTTP requests.
+
+    `image_sha256` is of the image that was sent last, None if none was. `changed` ends the run: the image
+    is not that one any more.
+    """
 
     decision: Decision
     attempts: int
     usage: Usage = Usage()
+    image_sha256: str | None = None
+    changed: ImageChangedError | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +94,7 @@ class Spending:
         self.usage = Usage()
         # The last attempt failed in an outage, which is not the sample's fault.
         self.is_excused = False
+        self.checksums: Checksums | None = None  # of the attempt that was sent last
         self._policy = policy
         self._time = time
         self._deadline: float | None = None
@@ -121,6 +130,15 @@ class Spending:
     def attempt_timeout_s(self) -> float:
         """The total deadline of the next attempt."""
         return max(0.001, min(self._policy.attempt_timeout_s, self.left_s()))
+
+    @property
+    def image_sha256(self) -> str | None:
+        """Of the image that was sent last; None if none was."""
+        return None if self.checksums is None else self.checksums.image
+
+    def ended(self, decision: Decision, changed: ImageChangedError | None = None) -> Ended:
+        """What is left to say when there is no answer."""
+        return Ended(decision, self.sent, self.usage, self.image_sha256, changed)
 
     def add(self, usage: Usage) -> None:
         """Tokens of unusable answers were paid for too."""

@@ -19,8 +19,8 @@ from vlsb.endpoints.attempts import Counts, Ended, Event, Spending, StoppedError
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.connect import Client
 from vlsb.endpoints.dialects import Dialect, adapt
-from vlsb.endpoints.drafts import Draft
-from vlsb.endpoints.endings import PICTURE_CODE, fatal_error, redacted
+from vlsb.endpoints.drafts import Checksums, Draft
+from vlsb.endpoints.endings import CHANGED_CODE, PICTURE_CODE, fatal_error, redacted
 from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Ticket
@@ -29,7 +29,7 @@ from vlsb.endpoints.parties import Party
 from vlsb.endpoints.secrets import Redactor
 from vlsb.endpoints.traffic import Rejections, Time, UploadBudget, backoff_s
 from vlsb.endpoints.transport import Upload
-from vlsb.errors import ImageError, UnknownModelError, VlsbError
+from vlsb.errors import ImageChangedError, ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage
 
 # What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
@@ -39,6 +39,8 @@ _KILLED = Decision(
     ENGINE_KILLED,
     Untrusted("the engine died of this sample twice, the second time with nothing else in flight"),
 )
+# No byte of the image left us.
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
 
 Compose = Callable[[Dialect], Draft]
 
@@ -99,7 +101,11 @@ class EndpointClient:
         while True:
             if self._traffic.is_over:
                 raise StoppedError
-            outcome = await self._attempt(compose, request, ticket)
+            try:
+                outcome = await self._attempt(compose, request, ticket)
+            except ImageChangedError as error:
+                changed = Decision(Fault.ITEM_PERMANENT, CHANGED_CODE, Untrusted(error.message))
+                return request.ended(changed, error)
             if isinstance(outcome, Completion):
                 return outcome
             if outcome is None:
@@ -112,7 +118,7 @@ class EndpointClient:
                 raise await self._fatal(decision)
             wait_s = await self._wait_before_retry(decision, request, ticket)
             if wait_s is None:
-                return Ended(decision, request.sent, request.usage)
+                return request.ended(decision)
             if self._traffic.is_over:
                 raise StoppedError
             self._note("retry", ticket.sample_id, decision, request, wait_s)
@@ -160,15 +166,18 @@ class EndpointClient:
             request.extend(waited)
             self.timings.room.add(waited)
             try:
-                # No name of ours for the pieces: they would live until the reply.
-                upload = Upload(await asyncio.to_thread(draft.pieces), give_back)
+                pieces, checksums = await asyncio.to_thread(draft.pieces)
             except ImageError as error:
                 return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
+            upload = Upload(pieces, give_back)
+            del pieces  # a name of ours would keep them until the reply
             self.timings.body.add(self._time.clock() - started)
             if self._traffic.is_over:
                 raise StoppedError
             reply = await self._exchange(upload, request)
-        return self._read(reply, request, draft, started, admitted)
+        if not isinstance(reply, _NOTHING_SENT):
+            request.checksums = checksums
+        return self._read(reply, request, checksums, started, admitted)
 
     async def _exchange(self, upload: Upload, request: Spending) -> httpx.Response | httpx.RequestError:
         task = asyncio.current_task()
@@ -197,7 +206,7 @@ class EndpointClient:
         self,
         reply: httpx.Response | httpx.RequestError,
         request: Spending,
-        draft: Draft,
+        checksums: Checksums,
         started: float,
         admitted: Pass,
     ) -> Completion | Decision:
@@ -207,7 +216,7 @@ class EndpointClient:
         if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
             read = read_completion(reply, now=now)
             if isinstance(read, Answer):
-                return self._answered(read, request, draft, started, admitted)
+                return self._answered(read, request, checksums, started, admitted)
             decision = read
         else:
             decision = classify(reply, has_succeeded=self.has_succeeded, attempt=request.sent, now=now)
@@ -229,7 +238,7 @@ class EndpointClient:
         return None if text is None else self._redactor.answer(text)
 
     def _answered(
-        self, answer: Answer, request: Spending, draft: Draft, sent_at: float, admitted: Pass
+        self, answer: Answer, request: Spending, checksums: Checksums, sent_at: float, admitted: Pass
     ) -> Completion:
         self._succeeded(answer.usage, admitted)
         self.counts.answered += 1
@@ -242,7 +251,8 @@ class EndpointClient:
             usage=request.usage,
             attempts=request.sent,
             latency_s=self._time.clock() - sent_at,
-            request_sha256=draft.sha256,
+            request_sha256=checksums.request,
+            image_sha256=checksums.image,
             flags=answer.flags,
         )
 
@@ -294,4 +304,15 @@ class EndpointClient:
         return request.failed >= self._policy.max_attempts or request.failed_by_code[decision.code] > most
 
     def _note(self, kind: str, sample_id: int, decision: Decision, request: Spending, wait_s: float) -> None:
-        self._observe(Event(kind, self.lane, sample_id, decision.code, wait_s, request.sent, decision.status))
+        self._observe(
+            Event(
+                kind,
+                self.lane,
+                sample_id,
+                decision.code,
+                wait_s,
+                request.sent,
+                decision.status,
+                image_sha256=request.image_sha256,
+            )
+        )

@@ -1,7 +1,8 @@
 """Request bodies: prepared JSON around a picture that is read only when the request may be sent.
 
 A draft holds the bytes before and after the base64 of the picture. `pieces` reads the one in the middle,
-so a waiting sample costs a few hundred bytes, not two megabytes. It blocks: call it in a thread.
+so a waiting sample costs a few hundred bytes, not two megabytes. It blocks: call it in a thread. The
+checksums are of the very bytes that it read: nothing else is known to be what was sent.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pybase64
 
@@ -19,6 +20,25 @@ from vlsb import strict_json
 from vlsb.config import Sampling
 from vlsb.endpoints.dialects import Dialect
 from vlsb.records import Picture, Untrusted
+
+
+class ReadPicture(NamedTuple):
+    """A picture's bytes and their hex sha256."""
+
+    content: bytes
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> ReadPicture:
+        """Bytes with their checksum, which takes a millisecond or more: call it in a thread."""
+        return cls(content, hashlib.sha256(content).hexdigest())
+
+
+class Checksums(NamedTuple):
+    """Hex sha256 of the picture in a body, and of the request around it together with that."""
+
+    image: str
+    request: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +52,7 @@ class Prompt:
     text: Untrusted
     image_first: bool
     picture: Picture
-    read_picture: Callable[[], bytes]
+    read_picture: Callable[[], ReadPicture]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +61,17 @@ class Draft:
 
     head: bytes
     tail: bytes
-    read_picture: Callable[[], bytes]
-    sha256: str
+    read_picture: Callable[[], ReadPicture]
     size: int
 
-    def pieces(self) -> tuple[bytes, ...]:
-        """The whole body, in pieces that were not copied together.
+    def pieces(self) -> tuple[tuple[bytes, ...], Checksums]:
+        """The whole body, in pieces that were not copied together, and what was read for it.
 
-        Blocks on the disk; raises ImageError if the picture changed.
+        Blocks on the disk; raises ImageError or ImageChangedError if the picture must not be sent.
         """
-        return self.head, pybase64.b64encode(self.read_picture()), self.tail
+        content, image = self.read_picture()
+        request = hashlib.sha256(b"\x00".join((self.head, image.encode(), self.tail))).hexdigest()
+        return (self.head, pybase64.b64encode(content), self.tail), Checksums(image, request)
 
 
 def draft(
@@ -72,9 +93,8 @@ def draft(
         return {"model": model, "messages": _messages(prompt, system, mark), **rest}
 
     head, tail = _around_picture(body)
-    digest = hashlib.sha256(b"\x00".join((head, prompt.picture.sha256.encode(), tail))).hexdigest()
     size = len(head) + _base64_size(prompt.picture.size_bytes) + len(tail)
-    return Draft(head, tail, prompt.read_picture, digest, size)
+    return Draft(head, tail, prompt.read_picture, size)
 
 
 def _base64_size(size_bytes: int) -> int:

@@ -17,6 +17,8 @@ from vlsb.records import Untrusted
 
 PICTURE_CODE = "picture"
 """The code of a failure that is the picture's and not the endpoint's."""
+CHANGED_CODE = "image_changed"
+"""The code of a failure whose image is not the one that its earlier attempts sent."""
 # Enough to recognise a problem; a hostile endpoint must not fill the disk with error messages.
 _LONGEST_MESSAGE = 2000
 _LARGEST_DETAILS = 4000

@@ -53,8 +53,8 @@ class Answer:
     """One response that a run asked for, as it stands with one judge.
 
     `place` is the sample's in the selection, from 0. `verdict` and `failure` are those that count for
-    the outcome; `image_sha256` is None where the image could not be used, `image_file` where the run's
-    data set is not at hand. The last two are the data set's own words of 2025-03, where it has them.
+    the outcome; `image_sha256` is None where no image was sent, `image_file` where the run's data set is not
+    at hand. The last two are the data set's own words of 2025-03, where it has them.
     """
 
     key: Key
@@ -183,7 +183,7 @@ def _heading(answer: Answer, *, epochs: int) -> Text:
 
 def _asked(answer: Answer) -> Iterator[_Field]:
     yield _image(answer)
-    checksum = "(not usable)" if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
+    checksum = "(not sent)" if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
     yield _Field("sha256", checksum)
     if answer.image_description:
         yield _Field("shows", for_terminal(answer.image_description, lines=True))

@@ -81,6 +81,7 @@ def to_object(summary: Summary) -> dict[str, object]:
         "notices": list(summary.notices),
         "epochs": summary.epochs,
         "flip_share": summary.flip_share,
+        "data_digest": summary.data_digest,
     }
 
 

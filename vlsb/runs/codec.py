@@ -143,6 +143,7 @@ _FAILURE = _Shape(
         "usage": (dict,),
         "text": _OPTIONAL_TEXT,
         "response_sha256": _OPTIONAL_TEXT,
+        "image_sha256": _OPTIONAL_TEXT,
         "details": (dict,),
     },
     absent={"epoch": 1},
@@ -200,7 +201,7 @@ def encode_response(response: Response) -> Json:
         "latency_s": round(completion.latency_s, 3),
         "flags": list(completion.flags),
         "response_sha256": response.sha256,
-        "image_sha256": response.image_sha256,
+        "image_sha256": completion.image_sha256,
         "request_sha256": completion.request_sha256,
     }
 
@@ -238,6 +239,7 @@ def encode_failure(failure: Failure) -> Json:
         "usage": encode_usage(failure.usage),
         "text": _raw(failure.text),
         "response_sha256": failure.response_sha256,
+        "image_sha256": failure.image_sha256,
         # What a stranger nested without end is no detail worth keeping, and might not be read again.
         "details": dict(failure.details) if is_shallow(failure.details) else {},
     }
@@ -268,9 +270,10 @@ class Decoder:
             attempts,
             _duration("latency_s", latency_s),
             request_sha256,
+            sys.intern(image_sha256),
             _flags(flags) if flags else (),
         )
-        response = _make_response(sample_id, sys.intern(image_sha256), completion, _epoch(epoch))
+        response = _make_response(sample_id, completion, _epoch(epoch))
         return response, sys.intern(response_sha256)
 
     def verdict(self, record: Mapping[str, Any]) -> Verdict:
@@ -310,7 +313,7 @@ def decode_failure(record: Mapping[str, Any]) -> Failure:
     """The failure in a line of failures.jsonl; its outcome must belong to its stage."""
     values = _FAILURE.values(record)
     sample_id, epoch, stage, ended, fault, code, status, message, attempts, usage, text, *others = values
-    response_sha256, details = others
+    response_sha256, image_sha256, details = others
     outcome = Outcome(ended)
     if stage not in ("target", "judge") or not ended.startswith(f"{stage}_"):
         raise ValueError("stage and outcome disagree")
@@ -326,6 +329,7 @@ def decode_failure(record: Mapping[str, Any]) -> Failure:
         usage=Usage(*_USAGE.values(usage)),
         text=None if text is None else Untrusted(text),
         response_sha256=response_sha256,
+        image_sha256=image_sha256,
         details=details,
         epoch=_epoch(epoch),
     )

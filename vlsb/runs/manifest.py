@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from vlsb.runs.codec import Words, inner, is_shallow, maker
 from vlsb.runs.journal import sync_directory
 
 FILE = "run.json"
-SCHEMA = 1
+SCHEMA = 2
+# Schema 1 had the checksum of every image, taken before anything was sent.
+_READ_SCHEMAS = (1, SCHEMA)
 _SHOWN_DIFFERENCES = 8
 _SAMPLE_TYPES = (int, str, str, str, str, str)
-_PICTURE_TYPES = (str, str, int, int)
+_PICTURE_TYPES = ((str, str, int, int), (type(None), str, int, int))
 # What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
 _JUDGE_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl")
 
@@ -75,6 +77,9 @@ class JudgeEntry:
 class Manifest:
     """A run's facts. `decision` is the target's dialect, as the preflight settled it, None before that.
 
+    `pictures` is what was known before anything was sent: which image was sent is in the rows, and so is
+    `data_digest`. Only runs of schema 1 have checksums and the digest here.
+
     One of `judges` at most is the run's own; `vlsb judge` adds others. A run that only collects has none of
     its own.
     """
@@ -88,12 +93,13 @@ class Manifest:
     judges: Sequence[JudgeEntry]
     selection: Mapping[str, Any]
     data: Mapping[str, Any]
-    data_digest: str
+    data_digest: str | None
     differences: Sequence[str]
     deviations: Sequence[Untrusted]
     samples: Sequence[SampleRow]
     pictures: Mapping[str, Picture]
     decision: Mapping[str, Any] | None = None
+    accepts_changed_images: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -135,6 +141,7 @@ def manifest_text(manifest: Manifest) -> str:
         "data": manifest.data,
         "data_digest": manifest.data_digest,
         "is_full": manifest.is_full,
+        "accepts_changed_images": manifest.accepts_changed_images,
     }
     samples = ",\n".join(strict_json.dumps(_sample_line(row)) for row in manifest.samples)
     pictures = ",\n".join(
@@ -222,7 +229,7 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         document = strict_json.loads(path.read_bytes())
         schema = document["schema"]
-        if schema == SCHEMA:
+        if schema in _READ_SCHEMAS:
             return _parse(document)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
@@ -242,12 +249,13 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         judges=[_parse_judge(_fields(entry)) for entry in _items(document["judges"])],
         selection=_free(document["selection"]),
         data=_free(document["data"]),
-        data_digest=_text(document["data_digest"]),
+        data_digest=_optional_text(document["data_digest"]),
         differences=[_text(each) for each in _items(document["differences"])],
         deviations=[Untrusted(_text(each)) for each in _items(document["deviations"])],
         samples=list(_parse_samples(_items(document["samples"]))),
         pictures={path: _parse_picture(values) for path, values in _fields(document["pictures"]).items()},
         decision=_parse_decision(document["decision"]),
+        accepts_changed_images=document["schema"] != 1 and _flag(document["accepts_changed_images"]),
     )
 
 
@@ -277,6 +285,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("not a text")
     return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _flag(value: object) -> bool:
@@ -325,30 +337,40 @@ def _parse_samples(lines: Sequence[object]) -> Iterator[SampleRow]:
 
 
 def _parse_picture(values: object) -> Picture:
-    """A picture; each of its responses and verdicts names the same digest."""
     fields = _items(values)
-    if tuple(map(type, fields)) != _PICTURE_TYPES:
+    if tuple(map(type, fields)) not in _PICTURE_TYPES:
         raise ValueError("a picture is not two texts and two numbers")
     sha256, media_type, size_bytes, mtime_ns = fields
-    return Picture(sys.intern(sha256), sys.intern(media_type), size_bytes, mtime_ns)
+    # Each of its responses and verdicts names the same checksum.
+    checksum = None if sha256 is None else sys.intern(sha256)
+    return Picture(checksum, sys.intern(media_type), size_bytes, mtime_ns)
 
 
-def require_match(directory: Path, old: Manifest, new: Manifest) -> None:
-    """Raise RunMismatchError naming every difference that could change an answer of a resumed run."""
+def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collection[str]) -> None:
+    """Raise RunMismatchError naming every difference that could change an answer of a resumed run.
+
+    `sent` are the paths of images that were sent and must not change: see `_changed_images`.
+    """
     found = [
         *_setting_differences(old.settings, new.settings, "target."),
         *_judge_differences(old, new),
         *_selection_differences(old, new),
-        *_data_differences(old, new.samples, new.pictures),
+        *_row_differences(old, new.samples),
+        *_changed_images(old, new.samples, new.pictures, sent),
     ]
     _refuse(directory, found, "Use the old ones, or --name for a new run")
 
 
 def require_same_data(
-    directory: Path, old: Manifest, samples: Sequence[SampleRow], pictures: Mapping[str, Picture]
+    directory: Path,
+    old: Manifest,
+    samples: Sequence[SampleRow],
+    pictures: Mapping[str, Picture],
+    *,
+    sent: Collection[str],
 ) -> None:
     """Raise RunMismatchError if a run's samples are not the ones it was answered for."""
-    found = list(_data_differences(old, samples, pictures))
+    found = [*_row_differences(old, samples), *_changed_images(old, samples, pictures, sent)]
     _refuse(directory, found, "Pass the --data-root it was made from")
 
 
@@ -406,16 +428,23 @@ def _shown(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _data_differences(
-    old: Manifest, samples: Sequence[SampleRow], pictures: Mapping[str, Picture]
-) -> Iterator[str]:
+def _row_differences(old: Manifest, samples: Sequence[SampleRow]) -> Iterator[str]:
     rows = {row.sample_id: row for row in samples}
     for row in old.samples:
         if row.sample_id in rows and rows[row.sample_id].digest != row.digest:
             yield f"sample {row.sample_id}: its row in data.json changed"
+
+
+def _changed_images(
+    old: Manifest, samples: Sequence[SampleRow], pictures: Mapping[str, Picture], sent: Collection[str]
+) -> Iterator[str]:
+    """The images among `sent` that are known to have changed before they are read.
+
+    Another size tells, another time does not. What keeps its size is found when it is about to be sent.
+    """
     used = {row.image_path.expose() for row in samples}
     for path, picture in old.pictures.items():
         now = pictures.get(path)
-        if path in used and (now is None or now.sha256 != picture.sha256):
+        if path in used and path in sent and (now is None or now.size_bytes != picture.size_bytes):
             users = [row.sample_id for row in old.samples if row.image_path.expose() == path]
-            yield f"picture {path} changed (sample {', '.join(map(str, users))})"
+            yield f"image {path} changed (sample {', '.join(map(str, users))})"

@@ -16,7 +16,7 @@ from vlsb.config import Sampling
 from vlsb.endpoints.attempts import Ended, add_usage
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.drafts import Draft, Prompt, draft
+from vlsb.endpoints.drafts import Draft, Prompt, ReadPicture, draft
 from vlsb.endpoints.endings import PICTURE_CODE
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.traffic import Rejections
@@ -103,7 +103,7 @@ class Pipeline:
         judge: Side | None,
         template: JudgeTemplate,
         store: RunStore,
-        read_picture: Callable[[Sample, Picture], bytes],
+        read_picture: Callable[[Sample, Picture], ReadPicture],
         conductor: Conductor,
         on_outcome: Callable[[Key, Outcome], None],
         on_dialects: Callable[[Mapping[str, Dialect]], Awaitable[None]],
@@ -219,10 +219,16 @@ class Pipeline:
 
         found = await side.client.complete(compose, sample_id=sample.id)
         if isinstance(found, Ended):
-            return _failure(work.key, "target", _TARGET_ENDINGS[found.decision.ends_as], found)
+            failure = _failure(work.key, "target", _TARGET_ENDINGS[found.decision.ends_as], found)
+            if found.changed is None:
+                return failure
+            if failure.attempts:
+                # What earlier attempts sent binds the next session too.
+                self._store.add_failure(failure)
+            raise found.changed
         if not sample.instruction:
             found = replace(found, flags=(*found.flags, EMPTY_TEXT_OMITTED))
-        return Response(sample.id, picture.sha256, found, work.epoch)
+        return Response(sample.id, found, work.epoch)
 
     def _prompt(
         self, lane: LaneConfig, sample: Sample, picture: Picture, text: Untrusted, *, image_first: bool
@@ -262,6 +268,8 @@ class Pipeline:
 
         found = await client.complete(compose, sample_id=sample.id, sends_schema=True)
         if isinstance(found, Ended):
+            if found.changed is not None:
+                raise found.changed
             decision = found.decision
             is_cut_short = decision.ends_as == "empty" and decision.max_retries == 0
             outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _JUDGE_ENDINGS[decision.ends_as]
@@ -326,6 +334,7 @@ def _ending(asks: Sequence[Ask], response: Response) -> Verdict | Failure:
         usage=usage,
         text=last.completion.text,
         response_sha256=response.sha256,
+        image_sha256=last.completion.image_sha256,
         epoch=response.epoch,
     )
 
@@ -338,7 +347,7 @@ def _verdict(
         label=reading.label,
         explanation=reading.explanation,
         response_sha256=response.sha256,
-        image_sha256=response.image_sha256,
+        image_sha256=completion.image_sha256,
         model=completion.model,
         usage=usage,
         asks=asks,
@@ -363,6 +372,7 @@ def _failure(key: Key, stage: str, outcome: Outcome, ended: Ended) -> Failure:
         attempts=ended.attempts,
         usage=ended.usage,
         text=decision.text,
+        image_sha256=ended.image_sha256,
         details=decision.details or {},
     )
 

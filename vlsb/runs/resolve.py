@@ -56,6 +56,7 @@ class RunOptions:
     shuffle: bool = False
     seed: int = 0
     skip_bad_images: bool = False
+    accept_changed_images: bool = False
     output_dir: Path = Path(config.DEFAULT_OUTPUT_DIR)
     name: str | None = None
     resume: bool = False
@@ -235,7 +236,8 @@ def _shared_settings(options: RunOptions, *, is_simulated: bool, problems: _Prob
         "data_root": problems.of(lambda: _data_root(options, is_simulated=is_simulated)),
         "policy": _policy(options),
         "retry": problems.of(lambda: _retried(options)),
-        "skip_bad_pictures": options.skip_bad_images,
+        "skip_bad_images": options.skip_bad_images,
+        "accept_changed_images": options.accept_changed_images,
         "ca_bundle": options.ca_bundle,
         "transport": problems.of(lambda: _transport(options)),
         "profile": problems.of(lambda: _profile(options)),

@@ -24,9 +24,10 @@ from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbEr
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
 from vlsb.runs.data_root import remember_data_root
+from vlsb.runs.images import SentImages
 from vlsb.runs.lanes import Host, LaneSetup, open_lanes
 from vlsb.runs.limiting import Limit, find_limit
-from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, require_same_data, sample_row
+from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest, sample_row
 from vlsb.runs.pipeline import Pipeline, Work
 from vlsb.runs.profile import Profile, Stopwatch, describe, write_profile
 from vlsb.runs.progress import LaneView, Progress
@@ -39,7 +40,7 @@ from vlsb.runs.protocol import (
     target_deviations,
     target_settings,
 )
-from vlsb.runs.state import has_answers
+from vlsb.runs.state import has_answers, sent_images
 from vlsb.runs.stopping import Conductor
 from vlsb.runs.store import RunStore, open_for_judging, open_run, pending_keys, require_free
 
@@ -71,6 +72,7 @@ class Plan:
     is_resume: bool = False
     retry: tuple[Outcome, ...] = ()
     skip_bad_pictures: bool = False
+    accept_changed_images: bool = False
     ca_bundle: Path | None = None
     transport: str = "auto"
     profile: Path | None = None
@@ -86,7 +88,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A plan with its data loaded and every picture looked at, and how to open its directory."""
+    """A plan with its data loaded and the header of every picture checked, and how to open its directory."""
 
     plan: Plan
     dataset: Dataset
@@ -138,9 +140,9 @@ class SessionEnd:
 def prepare(plan: Plan, fetching: Fetching = ignore) -> Prepared:
     """Load and check everything that costs nothing; raises before a request is sent.
 
-    A run that holds no answer yet is started again. A resume reuses the picture digests of the first
-    session where size and time of the file agree, and the hub's revision where the data came from there.
-    `fetching` hears of a download's progress.
+    A run that holds no answer yet is started again. No picture is read beyond its header, and no header of
+    one that has the size and time of the first session. A resume uses the hub's revision where the data came
+    from there. `fetching` hears of a download's progress.
     """
     goes_on = plan.is_resume and is_run(plan.directory) and has_answers(plan.directory)
     old = read_manifest(plan.directory) if goes_on else None
@@ -150,7 +152,7 @@ def prepare(plan: Plan, fetching: Fetching = ignore) -> Prepared:
     samples = select(dataset.samples, plan.selection)
     known = {} if old is None else old.pictures
     pictures = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_pictures)
-    manifest = replace(_manifest(plan, dataset, samples, pictures), data=origin)
+    manifest = replace(_manifest(plan, samples, pictures), data=origin)
 
     def open_store() -> RunStore:
         return open_run(plan.directory, manifest, is_resume=plan.is_resume)
@@ -186,13 +188,22 @@ def prepare_judging(plan: Plan, fetching: Fetching = ignore) -> Prepared:
             "Pass the --data-root it was made from."
         )
     pictures = dataset.inspect(samples, known=old.pictures, skip_bad=plan.skip_bad_pictures)
-    require_same_data(plan.directory, old, [sample_row(s) for s in samples], _by_path(samples, pictures))
     entry = _judge_entry(plan.judge, plan.template)
-    return Prepared(plan, dataset, samples, pictures, lambda: open_for_judging(plan.directory, entry))
+
+    def open_store() -> RunStore:
+        return open_for_judging(
+            plan.directory,
+            entry,
+            samples=[sample_row(sample) for sample in samples],
+            pictures=_by_path(samples, pictures),
+            accepts_changed_images=plan.accept_changed_images,
+        )
+
+    return Prepared(plan, dataset, samples, pictures, open_store)
 
 
 def _manifest(
-    plan: Plan, dataset: Dataset, samples: tuple[Sample, ...], pictures: Mapping[int, Picture | ImageError]
+    plan: Plan, samples: tuple[Sample, ...], pictures: Mapping[int, Picture | ImageError]
 ) -> Manifest:
     assert plan.target is not None
     return Manifest(
@@ -205,11 +216,12 @@ def _manifest(
         judges=[] if plan.judge is None else [_judge_entry(plan.judge, plan.template)],
         selection=plan.selection.describe(),
         data={},
-        data_digest=dataset.digest(pictures),
+        data_digest=None,
         differences=DIFFERENCES,
         deviations=target_deviations(plan.target, _guess(plan.target)),
         samples=[sample_row(sample) for sample in samples],
         pictures=_by_path(samples, pictures),
+        accepts_changed_images=plan.accept_changed_images,
     )
 
 
@@ -349,6 +361,9 @@ async def _evaluate(
         host=means.host,
         unless_stopped=conductor.unless_stopped,
     )
+    images = SentImages(
+        prepared.dataset.read, sent_images(store.state), accepts_changed=plan.accept_changed_images
+    )
     async with open_lanes(setup) as sides:
         stopwatch = Stopwatch(sides, store, keeps_single=plan.profile is not None)
 
@@ -362,7 +377,7 @@ async def _evaluate(
             judge=sides.get("judge"),
             template=plan.template,
             store=store,
-            read_picture=prepared.dataset.read,
+            read_picture=images.read,
             conductor=conductor,
             on_outcome=progress.update,
             on_dialects=settled,
@@ -408,6 +423,7 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         attempt=event.attempt,
         status=event.status,
         limit=event.limit,
+        image_sha256=event.image_sha256,
     )
     if event.kind == "long_wait":
         say(f"The {event.lane}'s provider asks for a pause of {event.wait_s or 0:.0f} s.")

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from vlsb.errors import StoreError
-from vlsb.records import Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict, is_cut
+from vlsb.records import (
+    Failure,
+    Key,
+    Label,
+    Outcome,
+    Response,
+    Untrusted,
+    Usage,
+    Verdict,
+    data_digest,
+    is_cut,
+)
 from vlsb.runs import codec
 from vlsb.runs.journal import End, read_journal, scan_journal
 from vlsb.runs.manifest import Manifest, read_manifest
@@ -45,10 +56,14 @@ class LaneTotals:
 
 @dataclass(slots=True)
 class Judged:
-    """One judge's rows, the last one for each response. `superseded` counts those that another replaced."""
+    """One judge's rows, the last one for each response. `superseded` counts those that another replaced.
+
+    `failed_images` are the images that failures named last: a later failure may have sent none.
+    """
 
     verdicts: dict[Key, Verdict] = field(default_factory=dict)
     failures: dict[Key, Failure] = field(default_factory=dict)
+    failed_images: dict[Key, str] = field(default_factory=dict)
     totals: LaneTotals = field(default_factory=LaneTotals)
     superseded: int = 0
 
@@ -62,6 +77,8 @@ class Judged:
     def add_failure(self, failure: Failure) -> None:
         """Count a failure of this judge."""
         self.failures[failure.key] = failure
+        if failure.image_sha256 is not None:
+            self.failed_images[failure.key] = failure.image_sha256
         self.totals.add(failure.attempts, failure.usage)
 
     @property
@@ -106,14 +123,15 @@ class Sessions:
 class RunState:
     """The rows of a run, the last one of each kind for each response, and of each judge apart.
 
-    `digests` are those of the responses' texts; `superseded` counts responses that a later one replaced;
-    `ends` is how each file that was read ends.
+    `digests` are those of the responses' texts; `failed_images` as in `Judged`, of the target; `superseded`
+    counts responses that a later one replaced; `ends` is how each file that was read ends.
     """
 
     manifest: Manifest
     responses: dict[Key, Response] = field(default_factory=dict)
     digests: dict[Key, str] = field(default_factory=dict)
     target_failures: dict[Key, Failure] = field(default_factory=dict)
+    failed_images: dict[Key, str] = field(default_factory=dict)
     target_totals: LaneTotals = field(default_factory=LaneTotals)
     judged: dict[str, Judged] = field(default_factory=dict)
     superseded: int = 0
@@ -155,6 +173,8 @@ class RunState:
             self.judged.setdefault(judge or "", Judged()).add_failure(failure)
         else:
             self.target_failures[failure.key] = failure
+            if failure.image_sha256 is not None:
+                self.failed_images[failure.key] = failure.image_sha256
             self.target_totals.add(failure.attempts, failure.usage)
 
     @property
@@ -165,6 +185,53 @@ class RunState:
     def target_models(self) -> Mapping[Untrusted, int]:
         """How often each model name came back from the target."""
         return _count(response.completion.model for response in self.responses.values())
+
+
+def sent_images(state: RunState) -> dict[str, set[str]]:
+    """By `image_path`, the checksums that stored rows name; none for an image that was never sent.
+
+    A target's failure counts until its sample is answered. Runs of versions that named no image in a
+    failure have the checksums that they took before anything was sent.
+    """
+    paths = {row.sample_id: row.image_path.expose() for row in state.manifest.samples}
+    found: dict[str, set[str]] = {}
+    for sample_id, checksum in _named(state):
+        if sample_id in paths:
+            found.setdefault(paths[sample_id], set()).add(checksum)
+    pinned = {path: {p.sha256} for path, p in state.manifest.pictures.items() if p.sha256 is not None}
+    return pinned | found
+
+
+def _named(state: RunState) -> Iterator[tuple[int, str]]:
+    for key, response in state.responses.items():
+        yield key.sample_id, response.completion.image_sha256
+    for key, checksum in state.failed_images.items():
+        if key not in state.responses:
+            yield key.sample_id, checksum
+    for judged in state.judged.values():
+        for key, verdict in judged.verdicts.items():
+            yield key.sample_id, verdict.image_sha256
+        for key, checksum in judged.failed_images.items():
+            if key not in judged.verdicts:
+                yield key.sample_id, checksum
+
+
+def sent_data_digest(state: RunState) -> str | None:
+    """`data_digest` of what was sent; None before every image was, or if one was sent in two versions.
+
+    A run of an earlier version has it from the time when it began.
+    """
+    manifest, sent = state.manifest, sent_images(state)
+    if manifest.data_digest is not None:
+        return manifest.data_digest
+    rows: list[tuple[int, str, str | None]] = []
+    for row in manifest.samples:
+        path = row.image_path.expose()
+        checksums = sent.get(path, set())
+        if path in manifest.pictures and len(checksums) != 1:
+            return None
+        rows.append((row.sample_id, row.digest, next(iter(checksums), None)))
+    return data_digest(rows)
 
 
 def _count(models: Iterable[Untrusted | None]) -> Mapping[Untrusted, int]:

@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import time as system_time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,17 +23,19 @@ from typing import Any
 from vlsb import strict_json
 from vlsb.endpoints.timings import Durations
 from vlsb.errors import ConfigError, RunLockedError, StoreError
-from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Response, Untrusted, Verdict
+from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Picture, Response, Untrusted, Verdict
 from vlsb.runs import codec
 from vlsb.runs.journal import Journal, next_free, quarantine_torn_tail, sync_directory
 from vlsb.runs.manifest import (
     JudgeEntry,
     Manifest,
+    SampleRow,
     is_run,
     is_same,
     read_manifest,
     require_comparable,
     require_match,
+    require_same_data,
     write_manifest,
 )
 from vlsb.runs.state import (
@@ -46,6 +48,7 @@ from vlsb.runs.state import (
     collection_paused,
     has_answers,
     load_state,
+    sent_images,
 )
 
 LOCK = ".lock"
@@ -268,17 +271,32 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
         return RunStore(directory, lock, state, None if own is None else own.file)
 
 
-def open_for_judging(directory: Path, entry: JudgeEntry) -> RunStore:
+def open_for_judging(
+    directory: Path,
+    entry: JudgeEntry,
+    *,
+    samples: Sequence[SampleRow],
+    pictures: Mapping[str, Picture],
+    accepts_changed_images: bool = False,
+) -> RunStore:
     """Open an existing run to add the verdicts of a judge, its first or another one.
 
-    Raises RunLockedError or StoreError. A judge that the run knows goes on where it stopped.
+    Raises RunLockedError, StoreError, or RunMismatchError for other data than the run's. A judge that the
+    run knows goes on where it stopped.
     """
     with _locked(directory) as lock, collection_paused():
-        manifest = read_manifest(directory)
+        state = load_state(directory)
+        manifest = state.manifest
+        sent = () if accepts_changed_images else sent_images(state)
+        require_same_data(directory, manifest, samples, pictures, sent=sent)
         known = own_entry(manifest, replace(entry, is_added=True))
-        if known not in manifest.judges:
-            write_manifest(directory, manifest.with_judge(known))
-        return RunStore(directory, lock, load_state(directory), known.file)
+        changed = manifest if known in manifest.judges else manifest.with_judge(known)
+        if accepts_changed_images:
+            changed = replace(changed, accepts_changed_images=True, data_digest=None)
+        if changed != manifest:
+            write_manifest(directory, changed)
+            state = load_state(directory)
+        return RunStore(directory, lock, state, known.file)
 
 
 def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
@@ -315,7 +333,9 @@ def _adopted(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
     """
     stored = state.manifest
     old = replace(stored, judges=list(_judges(state, manifest.own_judge)))
-    require_match(directory, old, manifest)
+    accepts = manifest.accepts_changed_images
+    sent = () if accepts else sent_images(state)
+    require_match(directory, old, manifest, sent=sent)
     known = {row.sample_id for row in old.samples}
     if manifest.epochs <= old.epochs and all(row.sample_id in known for row in manifest.samples):
         kept = old
@@ -327,6 +347,13 @@ def _adopted(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
             judges=old.judges,
             deviations=old.deviations,
         )
+    pinned = {path: picture for path, picture in old.pictures.items() if path in sent}
+    kept = replace(
+        kept,
+        pictures={**manifest.pictures, **pinned},
+        accepts_changed_images=accepts or old.accepts_changed_images,
+        data_digest=None if accepts else kept.data_digest,
+    )
     if kept == stored:
         return stored
     write_manifest(directory, kept)

@@ -11,7 +11,15 @@ from vlsb.analysis.summary import LaneUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.runs.manifest import JudgeEntry, Manifest, is_run
-from vlsb.runs.state import Judged, LaneTotals, RunState, collection_paused, load_state
+from vlsb.runs.state import (
+    Judged,
+    LaneTotals,
+    RunState,
+    collection_paused,
+    load_state,
+    sent_data_digest,
+    sent_images,
+)
 
 _DIGEST = re.compile(r"-[0-9a-f]{8}")
 
@@ -69,6 +77,7 @@ def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summ
         duplicates=state.superseded + judged.superseded,
         notices=tuple(_notices(state, entry)),
         epochs=manifest.epochs,
+        data_digest=sent_data_digest(state),
     )
 
 
@@ -130,3 +139,7 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     unfiltered = sum("unfiltered" in r.completion.flags for r in state.responses.values())
     if unfiltered:
         yield f"{unfiltered} responses were given while the provider's own content filter was down."
+    if manifest.accepts_changed_images:
+        changed = sum(len(checksums) > 1 for checksums in sent_images(state).values())
+        images = "1 image was" if changed == 1 else f"{changed or 'no'} images were"
+        yield f"Changed images were accepted (--accept-changed-images): {images} sent in several versions."

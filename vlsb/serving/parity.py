@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from vlsb import strict_json
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.drafts import Prompt, draft
+from vlsb.endpoints.drafts import Prompt, ReadPicture, draft
 from vlsb.endpoints.secrets import Credentials
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import ServerError, ServerTimeoutError
@@ -157,11 +156,11 @@ def probe_request(model: str, family: Family) -> tuple[bytes, ...]:
         protocol.system_prompt,
         Untrusted(PROBE_TEXT),
         image_first=protocol.image_first,
-        picture=Picture(hashlib.sha256(png).hexdigest(), "image/png", len(png), 0),
-        read_picture=lambda: png,
+        picture=Picture(None, "image/png", len(png), 0),
+        read_picture=lambda: ReadPicture.of(png),
     )
     sampling = replace(OFFICIAL_TARGET_SAMPLING, extra=protocol.fields)
-    return draft(prompt, model=model, sampling=sampling, dialect=Dialect()).pieces()
+    return draft(prompt, model=model, sampling=sampling, dialect=Dialect()).pieces()[0]
 
 
 def probe_picture() -> bytes:
