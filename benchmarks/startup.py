@@ -1,15 +1,18 @@
-"""What a command costs before it does anything, and what `vlsb report` costs on a finished run.
+"""What a command costs before it does anything: help, a report, and a run before its first request.
 
-    python -m benchmarks.startup [--rounds 10] [--samples 2241]
+    python -m benchmarks.startup [--rounds 10] [--samples 2241] [--picture-bytes 1500000]
 
 `vlsb --help` and `--version` stand against importing the two libraries they are made of; `vlsb report`
-against the interpreter's own start and a bare orjson scan of the same files. All of it is CPU time.
+against the interpreter's own start and a bare orjson scan of the same files: CPU time. The first request of
+`vlsb run` stands against that of the same rows with images of a few bytes: time from the process's birth to
+the request's arrival, with the images in the system's cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +21,10 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.cells import ratio
-from benchmarks.data import DATA, ROWS
-from benchmarks.processes import Cores, run_on
+from benchmarks.data import DATA, PICTURE_BYTES, PICTURES, ROWS, Size, make_data
+from benchmarks.processes import Cores, Stub, run_on
 from benchmarks.results import Target
-from benchmarks.run_directories import make_run
+from benchmarks.run_directories import TINY_PICTURE_BYTES, make_run
 from benchmarks.scaling import probe
 
 NAME = "startup"
@@ -34,6 +37,9 @@ INTERPRETER, LIBRARIES, HELP, VERSION, REPORT = (
     "vlsb --version",
     "vlsb report RUN",
 )
+TINY, FOLDER, ARCHIVE = "the same rows, tiny images", "a folder of images", "imgs.tar"
+MOST_FIRST_S = 1.0
+MOST_FIRST_TIMES = 1.25
 SCAN = "bare scan of the run's files"
 
 
@@ -62,6 +68,50 @@ def measure(run: Path, *, rounds: int) -> dict[str, list[float]]:
             if number:
                 found[SCAN].append(probe("scan", run, cores).cpu_s)
     return found
+
+
+def data_sets(root: Path, samples: int, picture_bytes: int) -> dict[str, Path]:
+    """The data sets that a first request is timed on, made unless they are there."""
+    pictures = max(1, samples * PICTURES // ROWS)
+    folder = make_data(root / f"rows-{samples}-{picture_bytes}", Size(samples, pictures, picture_bytes))
+    packed = root / f"packed-{samples}-{picture_bytes}"
+    if not (packed / "data.json").exists():
+        packed.mkdir(exist_ok=True)
+        with tarfile.open(packed / "imgs.tar", "w") as archive:
+            archive.add(folder / "imgs", "imgs")
+        (packed / "data.json").write_bytes((folder / "data.json").read_bytes())
+    tiny = make_data(root / f"rows-{samples}", Size(samples, pictures, TINY_PICTURE_BYTES))
+    return {TINY: tiny, FOLDER: folder, ARCHIVE: packed}
+
+
+def first_requests(sets: Mapping[str, Path], *, rounds: int) -> dict[str, list[float]]:
+    """Seconds from the birth of `vlsb run` to the arrival of its first request, taking turns."""
+    cores = Cores.available()
+    found: dict[str, list[float]] = {name: [] for name in sets}
+    for number in range(rounds + 1):
+        for name, root in sets.items():
+            with tempfile.TemporaryDirectory(prefix="vlsb-bench-") as home, Stub(cores.others) as stub:
+                words = [
+                    *(sys.executable, "-m", "vlsb", "run", "--dry-run", "--data-root", str(root)),
+                    *("--model", "m", "--base-url", f"{stub.origin}/target/v1", "--display", "none"),
+                    *("--judge", "j", "--judge-base-url", f"{stub.origin}/judge/v1"),
+                ]
+                born_at = run_on(cores.client, words, home=Path(home)).born_at
+            if number:
+                found[name].append(stub.served["first_request_at"] - born_at)
+    return found
+
+
+def first_targets(found: Mapping[str, Sequence[float]]) -> list[Target]:
+    """Every layout within a time, and none of it because of the images' bytes."""
+    said = []
+    for name in (FOLDER, ARCHIVE):
+        first_s, times = median(found[name]), ratio(found[name], found[TINY])
+        claim = f"first request of the full set, {name}, within {MOST_FIRST_S:g} s of the process's birth"
+        said.append(Target(claim, f"{first_s:.2f} s", first_s <= MOST_FIRST_S))
+        claim = f"first request, {name}, at most {MOST_FIRST_TIMES} x that of {TINY}"
+        said.append(Target(claim, f"{times:.2f} x", times <= MOST_FIRST_TIMES))
+    return said
 
 
 def _over_interpreter(found: Mapping[str, Sequence[float]]) -> list[float]:
@@ -97,7 +147,11 @@ def render(result: Mapping[str, Any]) -> str:
         f"bare scan of the same files ({1000 * median(found[SCAN]):.0f} ms)."
     )
     header = ("command", "/ libraries", "CPU ms")
-    return "\n\n".join((results.target_table(result["targets"]), results.table(header, rows), said))
+    tables = [results.target_table(result["targets"]), results.table(header, rows)]
+    if first := result.get("first_request_s"):
+        rows = [(name, f"{ratio(s, first[TINY]):.2f}", f"{median(s):.2f}") for name, s in first.items()]
+        tables.append(results.table(("first request", f"/ {TINY}", "s"), rows))
+    return "\n\n".join((*tables, said))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,14 +159,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--samples", type=int, default=ROWS)
+    parser.add_argument("--picture-bytes", type=int, default=PICTURE_BYTES)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=results.RESULTS)
     chosen = parser.parse_args(arguments)
     found = measure(make_run(chosen.data, chosen.samples), rounds=chosen.rounds)
+    sets = data_sets(chosen.data, chosen.samples, chosen.picture_bytes)
+    first = first_requests(sets, rounds=chosen.rounds)
     result = {
         "samples": chosen.samples,
         "cpu_s": found,
-        "targets": results.as_fields(targets(found)),
+        "first_request_s": first,
+        "targets": results.as_fields([*targets(found), *first_targets(first)]),
     }
     results.save(NAME, result, chosen.results)
     print(render(result))

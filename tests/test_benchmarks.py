@@ -27,7 +27,7 @@ SMALL: dict[str, tuple[Callable[[list[str]], None], tuple[str, ...]]] = {
             *("--rounds", "1", "--picture-bytes", "1000"),
         ),
     ),
-    startup.NAME: (startup.main, ("--rounds", "1", "--samples", "20")),
+    startup.NAME: (startup.main, ("--rounds", "1", "--samples", "20", "--picture-bytes", "1000")),
     scaling.NAME: (scaling.main, ("--rounds", "1", "--sizes", "10,20")),
 }
 

@@ -323,7 +323,7 @@ def test_a_failure_names_the_image_that_was_sent_and_none_if_none_was(desk: Desk
         return error(400, message="No.") if sample_of(request) == 1 else labelling()(request)
 
     with SimulatorThread(respond) as endpoint:
-        desk.run(endpoint, "--skip-bad-pictures")
+        desk.run(endpoint, "--skip-bad-images")
 
     sent, unsent = row_of(desk, "failures.jsonl", 1), row_of(desk, "failures.jsonl", 2)
     assert sent["image_sha256"] == checksum(image(desk, 1).read_bytes())

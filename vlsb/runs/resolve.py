@@ -236,7 +236,7 @@ def _shared_settings(options: RunOptions, *, is_simulated: bool, problems: _Prob
         "data_root": problems.of(lambda: _data_root(options, is_simulated=is_simulated)),
         "policy": _policy(options),
         "retry": problems.of(lambda: _retried(options)),
-        "skip_bad_images": options.skip_bad_images,
+        "skip_bad_pictures": options.skip_bad_images,
         "accept_changed_images": options.accept_changed_images,
         "ca_bundle": options.ca_bundle,
         "transport": problems.of(lambda: _transport(options)),
