@@ -585,6 +585,19 @@ def test_what_is_said_about_the_proxy_is_what_is_done(run, environment, is_kept_
     run(scenario())
 
 
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(run, environment, scheme: str) -> None:
+    environment.setenv("ALL_PROXY", f"{scheme}://user:hidden-word@127.0.0.1:9")
+
+    async def scenario() -> None:
+        async with client_of(URL) as client:
+            with pytest.raises(httpx.ConnectError, match=r"through the proxy 127\.0\.0\.1") as caught:
+                await ask(client, b"{}")
+            assert "hidden-word" not in str(caught.value)
+
+    run(scenario())
+
+
 @contextlib.asynccontextmanager
 async def socks_server(port: int) -> AsyncIterator[tuple[str, list[bytes]]]:
     """A SOCKS5 server (RFC 1928, no authentication) that leads to `port`, with the hosts it was asked for."""

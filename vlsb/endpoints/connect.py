@@ -182,10 +182,10 @@ class _General(httpx.AsyncBaseTransport):
         limits = httpx.Limits(
             max_connections=None, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_S
         )
-        via = None
+        self._via = None
         if proxy is not None:
-            via = httpx.Proxy(proxy, ssl_context=tls if proxy.startswith("https:") else None)
-        self._inner = httpx.AsyncHTTPTransport(verify=tls, proxy=via, limits=limits, trust_env=False)
+            self._via = httpx.Proxy(proxy, ssl_context=tls if proxy.startswith("https:") else None)
+        self._inner = httpx.AsyncHTTPTransport(verify=tls, proxy=self._via, limits=limits, trust_env=False)
 
     async def handle_async_request(self, request: httpx.Request) -> Reply:
         """Send one request and read the whole reply; raises a RequestError."""
@@ -201,6 +201,10 @@ class _General(httpx.AsyncBaseTransport):
                     body.add(piece)
             finally:
                 await response.aclose()
+        except httpx.ConnectError as error:
+            if self._via is None:
+                raise
+            raise httpx.ConnectError(f"through the proxy {self._via.url.host}: {error}") from error
         except (OSError, httpx.StreamError) as error:
             raise httpx.ReadError(str(error) or type(error).__name__) from error
         return body.reply(response.status_code, response.headers)
