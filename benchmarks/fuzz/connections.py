@@ -22,6 +22,8 @@ from vlsb.endpoints.transport import Reading, Upload
 RECORD, PAUSE, LATER, CLOSE, TOKEN = b"\x1e", b"\x1f", b"\x1d", b"\x04", b"@T"
 MOST_REQUESTS = 5
 MOST_CPU_S = 0.1
+# A request that never ends is a finding, with its input.
+MOST_S = 4.0
 _TOKEN = re.compile(rb"t-[0-9a-f]{8}")
 # Turns of the loop in which whatever is on its way between two sockets of it arrives.
 _TURNS = 12
@@ -104,7 +106,7 @@ class World:
     def play(self, script: bytes) -> None:
         """Ask as often as the script has records; fails on an answer of somebody else's."""
         self.peer.script = script.split(RECORD)[:MOST_REQUESTS]
-        self.loop.run_until_complete(self._asked(len(self.peer.script)))
+        self.loop.run_until_complete(asyncio.wait_for(self._asked(len(self.peer.script)), MOST_S))
 
     async def _asked(self, count: int) -> None:
         client = open_client(self.url, credentials=Credentials(None), connections=1, ca_bundle=None)
@@ -123,7 +125,7 @@ class World:
         await asyncio.wait([played, asking], return_when=asyncio.FIRST_COMPLETED)
         with contextlib.suppress(TimeoutError):
             # What is sent later must be there before the next request; one that never left plays nothing.
-            async with asyncio.timeout(0.05 if asking.done() else 5):
+            async with asyncio.timeout(0.05 if asking.done() else 1):
                 await played
         await turns()
         if not asking.done():
