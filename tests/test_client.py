@@ -1046,8 +1046,8 @@ def test_one_sample_that_always_fails_while_others_are_answered_ends_as_a_failur
             return SERVER_ERROR if b"poison" in request.body else GOOD
 
         def poisoned(dialect: Dialect) -> Draft:
-            picture = Picture("ab" * 32, "image/png", len(PNG), 0)
-            prompt = Prompt("", Untrusted("poison"), False, picture, lambda: PNG)
+            picture, read = Picture(None, "image/png", len(PNG), 0), ReadPicture.of(PNG)
+            prompt = Prompt("", Untrusted("poison"), False, picture, lambda: read)
             return draft(prompt, model="model-1", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
 
         async with Simulator(respond) as simulator, lane(simulator.base_url) as asked:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vlsb.endpoints.pace import AIM, CATCH_UP_S
 
 from tests.cli_tools import Desk, Finished, asked, labelling, sample_of
 from tests.conftest import tree, wait_until
 from tests.e2e import settle
+from vlsb.endpoints.rates import AIM, CATCH_UP_S
 from vlsb.endpoints.simulator import (
     Action,
     Request,
