@@ -128,7 +128,7 @@ def test_our_names_cannot_be_taken(tmp_path: Path, name: str) -> None:
         ("seed: 0\n---\nseed: 1\n", "line 2: not YAML"),
         ("1: x\n", "line 1: a key must be an option's name"),
         ("? [a]\n: x\n", "not YAML"),
-        ("model: 7\n", "model must be a hub id or a path"),
+        ("model: 7\n", "model must be a Hugging Face id or a path"),
         ("seed: 0\nuds: /tmp/x\n", "line 2: uds cannot be set"),
         ("ssl-keyfile: x\n", "line 1: ssl-keyfile cannot be set"),
     ],

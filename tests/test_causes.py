@@ -66,7 +66,7 @@ KNOWN = {
         "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them "
         "in the cached files.\n",
         "missing_weights",
-        "the hub cannot be reached",
+        "the Hugging Face Hub cannot be reached",
     ),
     "the hub's client, a path that is not there": (
         "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or "

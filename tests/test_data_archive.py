@@ -449,7 +449,7 @@ def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
     error = refusal(written(tmp_path, packed([member(f"imgs/{number}.png") for number in range(3)])))
 
-    assert "more than 2 pictures" in error.message
+    assert "more than 2 images" in error.message
 
 
 def test_a_size_beyond_every_limit_is_refused(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def rows_of(root: Path) -> list[dict[str, Any]]:
 
 
 def digest(done: Finished) -> str:
-    found = re.search(r"^digest ([0-9a-f]{64})$", done.out, re.MULTILINE)
+    found = re.search(r"^checksum ([0-9a-f]{64})$", done.out, re.MULTILINE)
     assert found is not None, done.out
     return found[1]
 

@@ -335,8 +335,8 @@ def test_all_bad_pictures_are_named_in_one_line(root: Path) -> None:
         data.inspect(data.samples, known={})
 
     assert caught.value.message == (
-        "The picture cannot be used in 13 of 14 rows, instruction_id 1, 2, 3, 4, 5, 6, 7, 8, 9, "
-        "10 and 3 more. Row with instruction_id 1: picture is missing; copy it to its image_path. "
+        "The image cannot be used in 13 of 14 rows, instruction_id 1, 2, 3, 4, 5, 6, 7, 8, 9, "
+        "10 and 3 more. Row with instruction_id 1: image is missing; copy it to its image_path. "
         "Mend them, or go on without them: --skip-bad-images."
     )
     assert caught.value.detail == Untrusted("imgs/no1.png")

@@ -189,7 +189,7 @@ def test_a_row_without_a_picture_is_found_at_inspection(tmp_path: Path, cache: P
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: rows[21]["image"].update(path="other.png"), "row 2: the picture's own file name"),
+        (lambda rows: rows[21]["image"].update(path="other.png"), "row 2: the image's own file name"),
         (lambda rows: rows[13]["image"].update(bytes=b"another"), "row 14: an earlier row"),
         (lambda rows: rows[1].update(image_path="IMGS/1.png"), "row 2: image_path does not lie directly"),
         (lambda rows: rows[1].update(image_path="../1.png"), "row 2: image_path must have a relative"),

@@ -19,7 +19,7 @@ import pytest
 from tests.canary import NO_CANARY
 from tests.cli_tools import Desk, Finished, asked, finish, labelling
 from tests.conftest import wait_until
-from vlsb.cli.app import ENTRIES, EXAMPLES
+from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
 from vlsb.endpoints.secrets import is_variable_name
 from vlsb.endpoints.simulator import (
@@ -514,25 +514,6 @@ def test_a_dry_run_ends_with_the_command_for_the_rest(desk: Desk) -> None:
 
     assert (done.code, rest.code) == (0, 0)
     assert desk.outcomes() == {"unsafe": 4}
-
-
-# Words.
-
-# What the field says otherwise; `picture`'s plural and `the hub` among them.
-FORBIDDEN = re.compile(r"\b(?:pictures?|lanes?|ledger|the hub|a hub id|digests?|slices?)\b", re.IGNORECASE)
-COMMAND_PAGES = (
-    *([command] for command in ENTRIES),
-    *(["engine", name] for name in ("list", "install", "stop")),
-    *(["data", name] for name in ("check", "fetch")),
-    *(["runs", "repair"], ["convert", "llava"]),
-)
-
-
-@pytest.mark.parametrize("words", COMMAND_PAGES, ids=" ".join)
-def test_no_help_page_uses_a_word_that_the_field_has_another_for(desk: Desk, words: list[str]) -> None:
-    page = desk.vlsb(*words, "--help", env={"COLUMNS": "200"}).out
-
-    assert FORBIDDEN.findall(page) == []
 
 
 def test_a_former_option_name_still_works_and_is_on_no_page(desk: Desk) -> None:

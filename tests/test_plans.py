@@ -254,7 +254,7 @@ def test_gpus_are_chosen_as_nvidia_smi_counts_them(weights: Path) -> None:
         ({"gpus": ""}, "--gpus takes numbers"),
         ({"gpus": "0", "has_gpu": False}, "no GPU that can be used"),
         ({"tensor_parallel_size": 0}, "--tensor-parallel-size must be"),
-        ({"revision": "main"}, "--revision names a commit of the hub"),
+        ({"revision": "main"}, "--revision is for weights of the Hugging Face Hub"),
     ],
 )
 def test_wishes_that_do_not_fit_are_refused(weights: Path, wishes: dict[str, Any], said: str) -> None:

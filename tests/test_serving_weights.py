@@ -46,7 +46,7 @@ def weights(tmp_path: Path) -> Path:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert complaint(tmp_path / "none") == f"{tmp_path / 'none'}: no such folder."
     assert "no such folder" in complaint("./none")
-    assert "neither a folder here nor a hub id" in complaint("a/b/c")
+    assert "neither a folder here nor a Hugging Face id" in complaint("a/b/c")
 
 
 def test_missing_weights_are_counted(weights: Path) -> None:

@@ -299,7 +299,7 @@ def _weights(family: Family, facts: Facts) -> Finding | None:
     if family.weights in facts.weights:
         return None
     if facts.hub.access in (HubAccess.NOT_REACHED, HubAccess.SWITCHED_OFF):
-        what = f"{family.weights} is not here, and the hub is {facts.hub.access}"
+        what = f"{family.weights} is not here, and the Hugging Face Hub is {facts.hub.access}"
         command = f"vlsb serve {family.name} --weights DIR"
         return Finding(Group.MODELS, family.name, State.PROBLEM, what, command)
     if facts.hub.token is None and family.weights.startswith(_GATED_OWNERS):

@@ -48,7 +48,7 @@ def _lane(
     sampling = lane.sampling
     yield ""
     yield f"{stage}  {lane.endpoint.model} at {lane.endpoint.base_url}"
-    order = "text, then picture" if stage == "target" else "picture, then the judge's template"
+    order = "text, then image" if stage == "target" else "image, then the judge's template"
     yield f"  sends     system prompt, {order}; at most {sampling.max_tokens} tokens back"
     yield f"  requests  {left:,}"
     if measured is None:

@@ -83,11 +83,11 @@ class Archive:
         with _descriptor(self.path) as descriptor:
             archive = self._as_now(descriptor)
             if problem := archive.broken_links.get(name):
-                raise ImageError(f"picture is a hard link {problem}; pack the archive again")
+                raise ImageError(f"image is a hard link {problem}; pack the archive again")
             member = archive.members.get(name)
             if member is None:
                 raise ImageError(
-                    "picture is missing from the archive; download it again"
+                    "image is missing from the archive; download it again"
                 ) from FileNotFoundError()
             # The cast is to what every reader of bytes needs, and `BufferedReader` has it.
             with io.BufferedReader(_Slice(descriptor, member)) as stream:
@@ -103,7 +103,7 @@ class Archive:
                 try:
                     self.later[:] = [scan(self.path)]
                 except DatasetError as error:
-                    raise ImageError(f"picture lies in {self.path.name}, which changed meanwhile") from error
+                    raise ImageError(f"image lies in {self.path.name}, which changed meanwhile") from error
             return self.later[0]
 
 
@@ -165,7 +165,7 @@ def name_problem(name: str) -> str | None:
     if len(parts) != 2 or parts[0] != "imgs" or parts[1] in ("", "."):
         return "does not lie directly in imgs/"
     if PurePosixPath(name).suffix.lower() not in _KNOWN_EXTENSIONS:
-        return "has no extension of a picture"
+        return "has no extension of an image"
     return None
 
 
@@ -233,7 +233,7 @@ def _problem(member: tarfile.TarInfo, name: str) -> str | None:
 
 def _check_limits(path: Path, count: int, end: int) -> None:
     if count > MAX_MEMBERS or end > MAX_TOTAL_BYTES:
-        limit = f"{MAX_MEMBERS:,} pictures or {MAX_TOTAL_BYTES // 1024**3} GiB"
+        limit = f"{MAX_MEMBERS:,} images or {MAX_TOTAL_BYTES // 1024**3} GiB"
         raise DatasetError(f"{path} holds more than {limit}, far more than VLSBench. Is it the right file?")
 
 

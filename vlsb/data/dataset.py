@@ -22,7 +22,7 @@ from vlsb.errors import DatasetError, ImageError
 from vlsb.records import Picture, Sample
 
 PICTURES_FOLDER = "imgs"
-LAYOUTS = "a folder with data.json and imgs/, with data.json and imgs.tar, or with the hub's *.parquet files"
+LAYOUTS = "a folder with data.json and imgs/, with data.json and imgs.tar, or with its *.parquet files"
 SHOWN_IDS = 10
 
 
@@ -125,7 +125,7 @@ def _refuse_bad(pictures: Mapping[int, Picture | ImageError]) -> None:
     ids = ", ".join(map(str, list(bad)[:SHOWN_IDS]))
     more = f" and {len(bad) - SHOWN_IDS} more" if len(bad) > SHOWN_IDS else ""
     raise ImageError(
-        f"The picture cannot be used in {len(bad)} of {len(pictures)} rows, instruction_id "
+        f"The image cannot be used in {len(bad)} of {len(pictures)} rows, instruction_id "
         f"{ids}{more}. Row with instruction_id {first}: {reason.message}. "
         "Mend them, or go on without them: --skip-bad-images.",
         detail=reason.detail,

@@ -20,7 +20,7 @@ def opened_in_folder(root: Path, image_path: str) -> Iterator[OpenedPicture]:
     descriptor = os.open(_located(root, image_path), _FLAGS)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ImageError("picture is not a regular file")
+            raise ImageError("image is not a regular file")
         # The descriptor stays ours: `fdopen` would not close it if it failed.
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
             yield OpenedPicture(stream, lambda: _stamp(descriptor))
@@ -41,7 +41,7 @@ def _located(root: Path, text: str) -> Path:
         parent = (folder / relative.parent).resolve(strict=True)
     except RuntimeError as error:
         # Before Python 3.13 a loop of links is not an OSError.
-        raise ImageError("picture lies behind a loop of links; copy the real files there") from error
+        raise ImageError("image lies behind a loop of links; copy the real files there") from error
     if not parent.is_relative_to(folder):
-        raise ImageError("picture lies outside the data set folder, behind a link; copy the real files there")
+        raise ImageError("image lies outside the data set folder, behind a link; copy the real files there")
     return parent / relative.name

@@ -77,7 +77,7 @@ def media_type(first_bytes: bytes) -> str:
         return "image/gif"
     if first_bytes[:4] == b"RIFF" and first_bytes[8:12] == b"WEBP":
         return "image/webp"
-    raise ImageError(f"picture {_impostor(first_bytes)}")
+    raise ImageError(f"image {_impostor(first_bytes)}")
 
 
 def inspect_picture(
@@ -96,7 +96,7 @@ def inspect_picture(
         stream.seek(0)
         picture = Picture(_sha256(stream) if hashed else None, kind, *seen)
         if stamp() != seen:
-            raise ImageError("picture changed while it was read; wait until the data set is complete")
+            raise ImageError("image changed while it was read; wait until the data set is complete")
         return picture
 
 
@@ -107,7 +107,7 @@ def inspect_pictures(
     known: Mapping[str, Picture],
     hashed: bool = False,
 ) -> dict[Untrusted, Picture | ImageError]:
-    """What each distinct picture is, or why it cannot be used; memory does not grow with the bytes."""
+    """What each distinct image is, or why it cannot be used; memory does not grow with the bytes."""
     distinct = list(dict.fromkeys(image_paths))
     inspect = partial(_inspected, open_picture, known, hashed)
     with quiet_decoder(), ThreadPoolExecutor(THREADS, "vlsb-picture") as pool:
@@ -120,7 +120,7 @@ def read_picture(open_picture: OpenPicture, image_path: Untrusted) -> bytes:
         before = stamp()
         content = stream.read(before.size_bytes + 1)
         if len(content) != before.size_bytes or stamp() != before:
-            raise ImageError("picture changed while it was read; wait until the data set is complete")
+            raise ImageError("image changed while it was read; wait until the data set is complete")
         return content
 
 
@@ -154,7 +154,7 @@ def quiet_decoder() -> Iterator[None]:
 
 
 def is_missing(error: ImageError) -> bool:
-    """Whether the picture is not there, as opposed to being there and unusable."""
+    """Whether the image is not there, as opposed to being there and unusable."""
     return isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
 
 
@@ -187,14 +187,14 @@ def _named(image_path: Untrusted) -> Iterator[None]:
         error.detail = image_path
         raise
     except OSError as error:
-        raise ImageError(f"picture {_os_reason(error)}", detail=image_path) from error
+        raise ImageError(f"image {_os_reason(error)}", detail=image_path) from error
 
 
 @contextmanager
 def _opened(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
     text = image_path.expose()
     if problem := path_problem(text):
-        raise ImageError(f"picture {problem}")
+        raise ImageError(f"image {problem}")
     with open_picture(text) as opened:
         _check_size(opened.stamp().size_bytes)
         yield opened
@@ -215,9 +215,9 @@ def path_problem(text: str) -> str | None:
 
 def _check_size(size_bytes: int) -> None:
     if size_bytes == 0:
-        raise ImageError("picture is an empty file; copy it again")
+        raise ImageError("image is an empty file; copy it again")
     if size_bytes > MAX_PICTURE_BYTES:
-        raise ImageError(f"picture is larger than {MAX_PICTURE_BYTES // 1024**2} MiB")
+        raise ImageError(f"image is larger than {MAX_PICTURE_BYTES // 1024**2} MiB")
 
 
 def _checked_kind(stream: BinaryIO) -> str:
@@ -226,7 +226,7 @@ def _checked_kind(stream: BinaryIO) -> str:
     with _decoder_faults(), _image(stream, kind) as image:
         width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageError(f"picture declares {width} x {height} pixels; {MAX_PIXELS:,} are the limit")
+        raise ImageError(f"image declares {width} x {height} pixels; {MAX_PIXELS:,} are the limit")
     return kind
 
 
@@ -246,11 +246,11 @@ def _decoder_faults() -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"picture declares far more than {MAX_PIXELS:,} pixels") from error
+        raise ImageError(f"image declares far more than {MAX_PIXELS:,} pixels") from error
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError) as error:
-        raise ImageError("picture is cut or damaged; copy it again") from error
+        raise ImageError("image is cut or damaged; copy it again") from error
     except (struct.error, zlib.error) as error:
-        raise ImageError("picture is cut or damaged; copy it again") from error
+        raise ImageError("image is cut or damaged; copy it again") from error
 
 
 def _sha256(stream: BinaryIO) -> str:
@@ -264,7 +264,7 @@ def _os_reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "is missing; copy it to its image_path"
     if error.errno == errno.ELOOP:
-        return "is a symbolic link; copy the real file there (a hub cache holds links, a local_dir does not)"
+        return "is a symbolic link; copy the real file there (the Hugging Face cache holds links)"
     if error.errno == errno.ENXIO:
         return "is not a regular file"
     return f"cannot be read ({os.strerror(error.errno) if error.errno else 'no reason given'})"

@@ -141,7 +141,7 @@ def _write_pictures(stream: io.FileIO, shards: Sequence[Path]) -> None:
             if earlier != picture:
                 raise DatasetError(
                     f"{where}: an earlier row has the same image_path, or one that differs by its case only, "
-                    "with another picture.",
+                    "with another image.",
                     detail=Untrusted(image_path),
                 )
             if earlier is picture:
@@ -178,10 +178,10 @@ def _content(where: str, image_path: str, picture: object) -> bytes | None:
     own_name = picture.get("path")
     if own_name and PurePosixPath(own_name).name != PurePosixPath(image_path).name:
         raise DatasetError(
-            f"{where}: the picture's own file name is not that of its image_path", detail=Untrusted(own_name)
+            f"{where}: the image's own file name is not that of its image_path", detail=Untrusted(own_name)
         )
     if len(content) > MAX_PICTURE_BYTES:
-        raise DatasetError(f"{where}: its picture is larger than {MAX_PICTURE_BYTES // 1024**2} MiB.")
+        raise DatasetError(f"{where}: its image is larger than {MAX_PICTURE_BYTES // 1024**2} MiB.")
     return content
 
 

@@ -101,7 +101,7 @@ def open_client(
             follow_redirects=False,
         )
     except httpx.InvalidURL as error:
-        raise ConfigError(f"{base_url!r} is not an address that can be asked: {error}") from error
+        raise ConfigError(f"{base_url!r} is not an address that requests can go to: {error}") from error
 
 
 def request_headers(credentials: Credentials) -> dict[str, str]:

@@ -122,7 +122,7 @@ def parse_base_url(text: str, *, allow_http: bool, flag: str) -> str:
         url = url.removesuffix("/chat/completions")
     if parts.scheme == "http" and not is_loopback(url) and not allow_http:
         raise ConfigError(
-            f"{flag} {url}: plain http would send keys and pictures in clear. Use https, or --allow-http."
+            f"{flag} {url}: plain http would send keys and images in clear. Use https, or --allow-http."
         )
     return url
 

@@ -39,7 +39,7 @@ def _head(report: DatasetReport) -> Iterator[str]:
     yield f"{report.row_count:,} rows, {report.picture_count:,} images"
     yield f"{report.instruction_count:,} distinct instructions"
     yield "This is VLSBench as published." if report.is_full else "This is not the full published VLSBench."
-    yield f"digest {report.digest}"
+    yield f"checksum {report.digest}"
 
 
 def _categories(report: DatasetReport) -> Table:

@@ -185,7 +185,7 @@ def _connection_limits(lanes: Mapping[Stage, Lane], say: Callable[[str], None]) 
     allowed = _allowed_connections(sum(ceilings.values()))
     if allowed < sum(ceilings.values()):
         share = max(1, allowed // len(ceilings))
-        say(f"This system allows few open files: at most {share} connections a lane (see `ulimit -n`).")
+        say(f"This system allows few open files: at most {share} connections an endpoint (see `ulimit -n`).")
         ceilings = {stage: min(ceiling, share) for stage, ceiling in ceilings.items()}
     return {
         stage: AdaptiveLimit(

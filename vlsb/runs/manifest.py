@@ -339,7 +339,7 @@ def _parse_samples(lines: Sequence[object]) -> Iterator[SampleRow]:
 def _parse_picture(values: object) -> Picture:
     fields = _items(values)
     if tuple(map(type, fields)) not in _PICTURE_TYPES:
-        raise ValueError("a picture is not two texts and two numbers")
+        raise ValueError("an image is not two texts and two numbers")
     sha256, media_type, size_bytes, mtime_ns = fields
     # Each of its responses and verdicts names the same checksum.
     checksum = None if sha256 is None else sys.intern(sha256)

@@ -97,7 +97,7 @@ def _users_own(folder: Path | None) -> Iterator[LocalModel]:
 def _weights(config: Path, family: Family) -> str:
     weights = read_config(config).get("model", family.weights)
     if not isinstance(weights, str):
-        raise ConfigError(f"{config}: model must be a hub id or a path.")
+        raise ConfigError(f"{config}: model must be a Hugging Face id or a path.")
     if not weights.startswith(("/", "./", "../", "~")):
         return weights
     # A path in a file is seen from the file's folder.

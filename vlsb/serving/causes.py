@@ -250,13 +250,13 @@ _RULES = (
     _rule(
         "missing_weights",
         r"RepositoryNotFoundError|is not a local folder (?:and is not a|or a) valid",
-        "the hub has no such weights, or they are private. Check the name in --weights, and HF_TOKEN.",
+        "the Hugging Face Hub has no such weights, or they are private. Check --weights, and HF_TOKEN.",
     ),
     _rule(
         "missing_weights",
         r"LocalEntryNotFoundError|[Cc]ouldn't connect to 'https?://|ConnectError: \[Errno -?\d+\]",
-        "the weights are not on this machine and the hub cannot be reached. Check the connection, or pass a "
-        "folder with --weights.",
+        "the weights are not on this machine and the Hugging Face Hub cannot be reached. Check the "
+        "connection, or pass a folder with --weights.",
     ),
     _rule(
         "missing_weights",

@@ -253,7 +253,7 @@ def version_problem(pin: EnginePin, version: str, transformers: str | None) -> s
         return f"is vLLM {version}; this needs {pin.oldest} or later"
     limit = pin.transformers_below
     if limit is not None and transformers is not None and release(transformers) >= release(limit):
-        return f"has transformers {transformers}; from {limit} on it feeds this model other picture features"
+        return f"has transformers {transformers}; from {limit} on it feeds this model other image features"
     return None
 
 

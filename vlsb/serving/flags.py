@@ -73,8 +73,8 @@ BARE_FLAGS = frozenset(
 # What is decided here, with what to do instead.
 RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        "allowed-local-media-path": "pictures travel inside requests, and a server opens no files",
-        "allowed-media-domains": "pictures travel inside requests, and a server fetches none",
+        "allowed-local-media-path": "images travel inside requests, and a server opens no files",
+        "allowed-media-domains": "images travel inside requests, and a server fetches none",
         "api-key": "the key is made at the start and never stands in a command or a file",
         "config": "put NAME.<family>.yaml into a folder and pass it with --servers-dir",
         "grpc": "a server speaks HTTP on 127.0.0.1",

@@ -69,7 +69,7 @@ def _downloaded(repository: str, revision: str | None, hear: Callable[[Downloade
     known = HfApi().model_info(repository, revision=revision, timeout=_PROBE_TIMEOUT_S)
     names = wanted_files([each.rfilename for each in known.siblings or ()])
     if "config.json" not in names:
-        raise ConfigError(f"{repository} on the hub is not a checkpoint: it has no config.json.")
+        raise ConfigError(f"{repository} on the Hugging Face Hub is not a checkpoint: it has no config.json.")
 
     def bar(name: str) -> Any:
         return bar_class(lambda done, total: hear(Downloaded(name, done, total)))
@@ -100,8 +100,8 @@ def _refuse_offline(repository: str, revision: str | None) -> Path:
 
     at = f" at revision {revision}" if revision else ""
     raise ConfigError(
-        f"{repository}{at} is not in the hub's cache ({constants.HF_HUB_CACHE}), and the hub is switched off "
-        "(--offline or HF_HUB_OFFLINE). Start once with a network, or pass a folder."
+        f"{repository}{at} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and the Hub is "
+        "switched off (--offline or HF_HUB_OFFLINE). Start once with a network, or pass a folder."
     )
 
 

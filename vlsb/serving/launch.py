@@ -206,7 +206,7 @@ class _Start:
         return _PortTaken() if cause is not None and cause.code == PORT_TAKEN else self.exited(code)
 
     def _begin_check(self) -> None:
-        self._say(Progress("checking", "one token for a picture", line=self._now.line))
+        self._say(Progress("checking", "one token for an image", line=self._now.line))
 
     def _say(self, progress: Progress) -> None:
         self._now = progress

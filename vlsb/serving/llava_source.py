@@ -79,13 +79,13 @@ def read_source(folder: Path) -> Checkpoint:
 def _refuse_other_llava(folder: Path, config: Mapping[str, Any]) -> None:
     if str(config.get("image_aspect_ratio") or "square") not in _ASPECT_RATIOS:
         raise ConfigError(
-            f"{folder}: pictures are cut into tiles (image_aspect_ratio), as in LLaVA 1.6. Serve its Hugging "
+            f"{folder}: images are cut into tiles (image_aspect_ratio), as in LLaVA 1.6. Serve its Hugging "
             "Face version as llava_next."
         )
     if config.get("mm_projector_type", "linear") != "mlp2x_gelu":
         raise ConfigError(f"{folder}: only LLaVA v1.5's projector (mlp2x_gelu) can be converted.")
     if config.get("mm_use_im_start_end"):
-        raise ConfigError(f"{folder}: pictures between markers (mm_use_im_start_end) cannot be converted.")
+        raise ConfigError(f"{folder}: images between markers (mm_use_im_start_end) cannot be converted.")
     if config.get("tie_word_embeddings"):
         raise ConfigError(f"{folder}: tied embeddings (tie_word_embeddings) cannot be converted.")
 
@@ -99,8 +99,8 @@ def tower_of(source: Checkpoint, override: str | None) -> str:
     if isinstance(named, str) and _HUB_ID.fullmatch(named):
         return named
     raise ConfigError(
-        f"{source.folder}: its CLIP tower is not there. Pass --vision-tower with a folder or a hub id; the "
-        "tower is named as",
+        f"{source.folder}: its CLIP tower is not there. Pass --vision-tower with a folder or a Hugging Face "
+        "id; the tower is named as",
         detail=Untrusted(str(named) or "nothing"),
     )
 

@@ -112,7 +112,7 @@ async def check_parity(server: RunningServer, plan: ServerPlan, expected: Sequen
     if found != tuple(expected):
         raise ServerError(
             f"{plan.model.name}: the engine would read another prompt than the authors' script gives its "
-            f"model: {difference(found, expected)}. The checkpoint's tokenizer, chat template or picture "
+            f"model: {difference(found, expected)}. The checkpoint's tokenizer, chat template or image "
             f"settings are not those of {plan.model.family.name}; nothing was evaluated."
         )
 

@@ -164,7 +164,7 @@ def pip_settings(python: Path, environment: Mapping[str, str]) -> dict[str, str]
         )
         asked.check_returncode()
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerError(f"{python}: its pip cannot be asked for its settings.") from error
+        raise ServerError(f"{python}: its pip does not say its settings.") from error
     except subprocess.CalledProcessError as error:
         said = Untrusted(error.stderr.decode("utf-8", "replace").strip()[-_LONGEST_SAID:])
         raise ServerError(

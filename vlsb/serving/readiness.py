@@ -62,7 +62,7 @@ async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check
 def _raise_if_final(reply: httpx.Response, refusals: int, name: str, key: Secret) -> None:
     if refusals >= _CHECKS:
         said = f"status {reply.status_code}, {reply.content[:_LARGEST_MESSAGE].decode('utf-8', 'replace')}"
-        message = f"{name}: the engine is up but does not describe a picture"
+        message = f"{name}: the engine is up but does not describe an image"
         raise ServerError(message, detail=Redactor([key]).message(Untrusted(said)))
 
 

@@ -98,13 +98,13 @@ def open_weights(weights: str, *, revision: str | None, offline: bool) -> Weight
     if path.is_dir() or weights.startswith(("/", "./", "../", "~")):
         return _local(path, revision)
     if not _HUB_ID.fullmatch(weights):
-        raise ConfigError("the weights are neither a folder here nor a hub id such as org/name.")
+        raise ConfigError("the weights are neither a folder here nor a Hugging Face id such as org/name.")
     return _from_hub(weights, revision, offline=offline)
 
 
 def _local(path: Path, revision: str | None) -> Weights:
     if revision is not None:
-        raise ConfigError(f"--revision names a commit of the hub; {path} is a folder of this machine.")
+        raise ConfigError(f"--revision is for weights of the Hugging Face Hub; {path} is a folder here.")
     if not path.is_dir():
         raise ConfigError(f"{path}: no such folder.")
     folder = path.resolve()
@@ -117,8 +117,8 @@ def _check_files(folder: Path, name: str, *, is_cached: bool) -> None:
     missing = [each for each in _weight_files(folder) if not (folder / each).is_file()]
     if is_cached and missing:
         raise ConfigError(
-            f"{name}: the weights are not, or not all, in the hub's cache, and the hub cannot be asked. "
-            f"{_OTHERWISE}"
+            f"{name}: the weights are not, or not all, in the Hugging Face cache, and the Hub does not "
+            f"answer. {_OTHERWISE}"
         )
     if missing and any(folder.glob("*.bin")):
         raise ConfigError(
@@ -298,8 +298,8 @@ def _refuse_offline(name: str, revision: str | None) -> NoReturn:
 
     at = f" at revision {revision}" if revision else ""
     raise ConfigError(
-        f"{name}{at} is not in the hub's cache ({constants.HF_HUB_CACHE}), and the hub is switched off "
-        f"(--offline or HF_HUB_OFFLINE). {_OTHERWISE}"
+        f"{name}{at} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and the Hub is switched "
+        f"off (--offline or HF_HUB_OFFLINE). {_OTHERWISE}"
     )
 
 
@@ -310,7 +310,7 @@ def _fetched(name: str, revision: str | None) -> Weights:
     about = HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_S, files_metadata=True)
     files = {each.rfilename: each.size or 0 for each in about.siblings or ()}
     if CONFIG not in files:
-        raise ConfigError(f"{name} on the hub has no {CONFIG}, so it is no checkpoint.")
+        raise ConfigError(f"{name} on the Hugging Face Hub has no {CONFIG}, so it is no checkpoint.")
     # By the revision's own name, so that the cache knows later which commit it was.
     folder = Path(hf_hub_download(name, CONFIG, revision=revision)).parent
     for file in SMALL_FILES:
