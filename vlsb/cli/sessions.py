@@ -68,7 +68,8 @@ def carry_out(job: Job) -> int:
     try:
         reason, can_go_on = _outcome(job, screen)
     except KeyboardInterrupt:
-        # Another one, while the first was being dealt with.
+        # Another one, while the first was being dealt with. A third must not take the last line away.
+        ignore_signals()
         reason, can_go_on = _INTERRUPTED, job.is_stored()
     ignore_signals()
     if reason is None:
@@ -93,6 +94,7 @@ def _outcome(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
     try:
         return _session(job, screen)
     except KeyboardInterrupt:
+        ignore_signals()
         return _INTERRUPTED, job.is_stored()
     except VlsbError as error:
         return error, error.exit_code in _RESUMABLE and job.is_stored()
