@@ -390,6 +390,44 @@ def test_a_reply_beyond_what_anybody_means_is_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nx: ", id="header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ", id="trailer"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\ny\r\n0\r\nx: ", id="after-a-body"
+        ),
+    ],
+)
+def test_a_header_or_trailer_that_comes_byte_by_byte_is_refused_before_joining_it_costs(start: bytes) -> None:
+    reading = Reading()
+    reading.feed(start)
+
+    def feed_in_bytes() -> None:
+        for _ in range(MAX_HEAD_BYTES + 1):
+            reading.feed(b"y")
+
+    with pytest.raises(httpx.RemoteProtocolError, match="too large"):
+        feed_in_bytes()
+    assert MAX_HEAD_BYTES <= 32 * 1024
+
+
+@pytest.mark.parametrize("step", [1, 65536])
+def test_small_chunks_are_no_head_however_many(step: int) -> None:
+    data = (
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        + b"1\r\ny\r\n" * MAX_HEAD_BYTES
+        + b"0\r\n\r\n"
+    )
+    reading = Reading()
+    for at in range(0, len(data), step):
+        reading.feed(data[at : at + step])
+
+    assert reading.reply is not None
+    assert len(reading.reply.content) == MAX_HEAD_BYTES
+
+
+@pytest.mark.parametrize(
     ("data", "body"),
     [
         pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", b"hello", id="length"),

@@ -26,10 +26,11 @@ from vlsb.endpoints.timings import Marks
 # Servers close idle connections (uvicorn after 5 s); ours go first, so that none is reused too late.
 KEEPALIVE_S = 4.0
 CONNECT_TIMEOUT_S = 20.0
-# Replies with larger heads are not HTTP that anybody means.
-MAX_HEAD_BYTES = 100 * 1024
+# Replies with larger heads are not HTTP that anybody means: Node reads half of this. Nor are such trailers.
+# What arrives of one header in pieces is joined each time, so that single bytes cost the square of this.
+MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 200
-# What chunk sizes, their extensions and trailers may take up: more of them is work without an answer in it.
+# What heads, chunk sizes, their extensions and trailers may take up: more is work without an answer in it.
 MAX_FRAMING_BYTES = 1024 * 1024
 _TLS_WAITING_BYTES = 64 * 1024
 # OpenSSL encrypts what it is given into memory first: little by little it stays in the processor's cache.
@@ -127,12 +128,15 @@ class Reading:
         self._body: CappedBody | None = None
         self._ends_with_connection = False
         self._raw_bytes = self._body_bytes = 0
+        # How much of what came was not body, until the newest piece of body.
+        self._framing_before = 0
         self._failure: httpx.RequestError | None = None
 
     def feed(self, data: bytes) -> None:
         """Take what came; raises a RequestError when it is no reply that can be used."""
         self.is_begun = True
         self._raw_bytes += len(data)
+        body_before = self._body_bytes
         # All but the last byte first: a reply that is whole before it has something behind it.
         if len(data) > 1:
             self._parse(data[:-1])
@@ -140,8 +144,11 @@ class Reading:
             self._parse(data[-1:])
         else:
             self.is_last = True
-        allowed = MAX_HEAD_BYTES if self._body is None else MAX_HEAD_BYTES + MAX_FRAMING_BYTES
-        if self.reply is None and self._raw_bytes - self._body_bytes > allowed:
+        framing = self._raw_bytes - self._body_bytes
+        if self._body_bytes > body_before:
+            self._framing_before = framing
+        is_long = framing - self._framing_before > MAX_HEAD_BYTES or framing > MAX_FRAMING_BYTES
+        if self.reply is None and is_long:
             what = "head" if self._body is None else "framing"
             raise httpx.RemoteProtocolError(f"the reply's {what} is too large")
 
