@@ -27,8 +27,8 @@ from vlsb.data.archive import scan
 from vlsb.data.rows import load_rows
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.faults import Decision, Fault, ReplyTooLarge, classify
-from vlsb.endpoints.headers import ABSURD_S
-from vlsb.endpoints.pace import Caps, Pace
+from vlsb.endpoints.headers import ABSURD_S, named_limits
+from vlsb.endpoints.rates import LONGEST_WAIT_S, Caps, RateModel
 from vlsb.errors import DatasetError, ImageError, RunMismatchError, StoreError, VlsbError
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.judging.verdicts import Reading, UnreadableVerdict, parse_verdict
@@ -319,14 +319,15 @@ def test_a_reply_that_never_came_is_a_decision(
 @given(replies=st.lists(HEADERS, max_size=5))
 @example(replies=[{"x-ratelimit-limit-requests": "\x1c0"}])
 def test_mutated_headers_never_stop_the_pace_for_long(replies: list[dict[str, str]]) -> None:
-    pace = Pace(Caps(), lambda: 0.0)
+    rates = RateModel(Caps(), lambda: 0.0)
 
     for headers in replies:
-        pace.heard(headers, now=NOW)
+        rates.heard(rates.depart(), named_limits(headers, now=NOW))
 
-    assert 0 <= pace.wait_s() <= 60
-    for cap in (pace.rpm, pace.tpm):
-        assert cap is None or cap > 0
+    assert 0 <= rates.closed_s() <= ABSURD_S
+    assert rates.closed_s() <= rates.wait_s() <= max(rates.closed_s(), LONGEST_WAIT_S)
+    for rate in (rates.rpm, rates.tpm):
+        assert rate is None or rate > 0
 
 
 # Verdicts.
@@ -488,8 +489,8 @@ def test_a_mutated_manifest_is_one_that_can_be_used_or_damage(
         found = read_manifest(directory)
         assert isinstance(found, Manifest)
         manifest_text(found)
-        require_match(directory, found, MANIFEST)
-        require_match(directory, MANIFEST, found)
+        require_match(directory, found, MANIFEST, sent=MANIFEST.pictures)
+        require_match(directory, MANIFEST, found, sent=found.pictures)
 
 
 def journals(content: Mapping[str, bytes], directory: Path) -> None:

@@ -42,6 +42,7 @@ class Row:
     edges: int = 0
     peak_mb: int = 0
     seconds: float = 0.0
+    slowest: str = ""
     findings: int = 0
 
 
@@ -50,8 +51,9 @@ def fuzz(target: str, folder: Path, seconds: float) -> Row:
     corpus, found = folder / "corpus" / target, folder / "findings"
     for each in (corpus, found):
         each.mkdir(parents=True, exist_ok=True)
-    for earlier in found.glob(f"{target}-*"):
-        earlier.unlink()
+    slowest = folder / "slowest" / f"{target}.txt"
+    for earlier in (*found.glob(f"{target}-*"), slowest):
+        earlier.unlink(missing_ok=True)
     for number, seed in enumerate(seeds.seeds_of(target)):
         (corpus / f"seed-{number:02}").write_bytes(seed)
     words = folder / f"{target}.dict"
@@ -69,6 +71,8 @@ def fuzz(target: str, folder: Path, seconds: float) -> Row:
         if is_done:
             break
     row.seconds = time.monotonic() - began
+    if slowest.exists():
+        row.slowest = slowest.read_text("ascii").strip()
     artifacts = (each for each in found.glob(f"{target}-*") if each.suffix != ".txt")
     row.findings = sum(1 for _ in artifacts)
     return row
@@ -112,11 +116,21 @@ def _read_log(text: str, row: Row) -> None:
 
 def table(rows: list[Row]) -> str:
     """The figures, a row a target."""
-    head = ("target", "seconds", "executions", "corpus", "features", "edges", "peak MB", "findings")
+    head = (
+        "target",
+        "seconds",
+        "executions",
+        "corpus",
+        "features",
+        "edges",
+        "peak MB",
+        "slowest",
+        "findings",
+    )
     cells = [
         (
             *(row.target, f"{row.seconds:.0f}", f"{row.executions:,}", f"{row.corpus:,}"),
-            *(f"{row.features:,}", f"{row.edges:,}", str(row.peak_mb), str(row.findings)),
+            *(f"{row.features:,}", f"{row.edges:,}", str(row.peak_mb), row.slowest, str(row.findings)),
         )
         for row in rows
     ]

@@ -23,8 +23,8 @@ from vlsb.data.archive import folded, name_problem, scan
 from vlsb.data.rows import load_rows
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
-from vlsb.endpoints.headers import ABSURD_S, duration_s, reset_after_s, retry_after_s
-from vlsb.endpoints.pace import MINUTE_S, Caps, Pace
+from vlsb.endpoints.headers import ABSURD_S, duration_s, named_limits, reset_after_s, retry_after_s
+from vlsb.endpoints.rates import LONGEST_WAIT_S, Caps, RateModel
 from vlsb.errors import DatasetError, StoreError, VlsbError
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.judging.verdicts import UnreadableVerdict, declines, parse_verdict
@@ -44,6 +44,8 @@ class Target:
     check: Callable[[bytes, Path], None]
     mutate: mutations.Mutator
     max_bytes: int
+    # What one input may cost, measured without the fuzzer's instrumentation.
+    most_cpu_s: float = 5.0
 
 
 def message_parts(data: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -130,19 +132,31 @@ def check_verdict(data: bytes, _: Path) -> None:
 
 
 def check_headers(data: bytes, _: Path) -> None:
-    """Whatever headers say, a wait is absent or lies between 0 and a week, alone and through the pace."""
+    """Whatever headers say, a wait is absent or lies between 0 and a week, alone and through the rates."""
     headers = header_fields(data)
     _require_wait(retry_after_s(headers, now=NOW))
     _require_wait(reset_after_s(headers, now=NOW))
     for value in headers.values():
         _require_wait(duration_s(value, now=NOW))
     for caps, tokens in ((Caps(), 100), (Caps(rpm=60.0, tpm=1000.0), 2**53 - 1)):
-        pace = Pace(caps, lambda: 0.0)
-        pace.heard(headers, now=NOW)
-        assert 0 <= pace.wait_s() <= MINUTE_S, "nothing may leave for more than a minute"
-        booked = pace.depart()
-        pace.arrived(booked=booked, tokens=tokens)
-        assert 0 <= pace.wait_s() <= ABSURD_S, f"a request of {tokens} tokens: {pace.wait_s():.0f} s"
+        rates = RateModel(caps, lambda: 0.0)
+        departure = rates.depart()
+        rates.heard(departure, named_limits(headers, now=NOW))
+        rates.arrived(departure, Usage(tokens, tokens, None))
+        _require_rates(rates)
+        refused = rates.depart()
+        rates.heard(refused, named_limits(headers, now=NOW))
+        _require_wait(rates.refused(refused, retry_after_s(headers, now=NOW)))
+        _require_rates(rates)
+
+
+def _require_rates(rates: RateModel) -> None:
+    assert 0 <= rates.closed_s() <= ABSURD_S, f"closed for {rates.closed_s():.0f} s"
+    assert rates.closed_s() <= rates.wait_s() <= max(rates.closed_s(), LONGEST_WAIT_S), (
+        f"a wait of {rates.wait_s():.0f} s"
+    )
+    for rate in (rates.rpm, rates.tpm):
+        assert rate is None or 0 < rate < float("inf"), f"a rate of {rate}"
 
 
 def check_rows(data: bytes, folder: Path) -> None:
@@ -216,7 +230,7 @@ def check_archive(data: bytes, folder: Path) -> None:
 
 def check_connections(data: bytes, _: Path) -> None:
     """An answer belongs to the request that asked for it, whatever the server sends."""
-    connections.check_connections(data)
+    connections.check(data)
 
 
 TARGETS = {
@@ -226,5 +240,5 @@ TARGETS = {
     "rows": Target(check_rows, mutations.change_json, 8192),
     "run_files": Target(check_run_files, mutations.change_json, 8192),
     "archives": Target(check_archive, mutations.change_tar, 16384),
-    "connections": Target(check_connections, mutations.change_script, 4096),
+    "connections": Target(check_connections, mutations.change_script, 4096, most_cpu_s=0.1),
 }

@@ -10,8 +10,11 @@ import hashlib
 import random
 import resource
 import signal
+import subprocess
 import sys
+import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -36,7 +39,7 @@ class Findings:
         self._folder = folder
         self._target = target
 
-    def keep(self, error: Exception, data: bytes) -> None:
+    def keep(self, error: BaseException, data: bytes) -> None:
         """Write the input and the traceback down, if nothing shorter raised the same at the same place."""
         frames = traceback.extract_tb(error.__traceback__)
         # The last frame of ours: below it recursion may end anywhere.
@@ -55,11 +58,58 @@ class Findings:
             print(text, file=sys.stderr)
 
 
-class LimitPassed(Exception):
-    """An input that takes more time or memory than a parser may; of no kind that a parser would catch."""
+class LimitPassed(KeyboardInterrupt):
+    """An input that takes more time or memory than it may; of the one kind that asyncio lets through."""
 
 
-def check_large(name: str, findings: Findings, scratch: Path) -> None:
+class Costs:
+    """What inputs cost, measured again without instrumentation where that could matter, and the dearest."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._base = folder / "slowest" / name
+        self._base.parent.mkdir(exist_ok=True)
+        self._input = folder / f"{name}-replayed.bin"
+        self._limit_s = targets.TARGETS[name].most_cpu_s
+        self._dearest_s = self._dearest_here_s = 0.0
+        with suppress(FileNotFoundError):
+            self._dearest_s = float(self._base.with_suffix(".txt").read_text("ascii").split()[0]) / 1000
+        self._replayer = subprocess.Popen(
+            [
+                sys.executable,
+                str(Path(__file__).with_name("replay.py")),
+                name,
+                str(folder / "scratch-replay"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def require_cheap(self, data: bytes, spent_s: float) -> None:
+        """Raise LimitPassed for an input that is dear; `spent_s` is what it took here, instrumented."""
+        if spent_s <= min(self._limit_s, 1.1 * self._dearest_here_s):
+            return
+        self._dearest_here_s = max(self._dearest_here_s, spent_s)
+        self._input.write_bytes(data)
+        assert self._replayer.stdin is not None
+        print(self._input, file=self._replayer.stdin, flush=True)
+        found_s = float(self._answer())
+        if found_s > self._dearest_s:
+            self._dearest_s = found_s
+            self._base.with_suffix(".bin").write_bytes(data)
+            self._base.with_suffix(".txt").write_text(
+                f"{1000 * found_s:.1f} ms, {len(data)} bytes\n", "ascii"
+            )
+        if found_s > self._limit_s:
+            raise LimitPassed(f"{found_s:.3f} s of CPU without instrumentation")
+
+    def _answer(self) -> str:
+        assert self._replayer.stdout is not None
+        return self._replayer.stdout.readline()
+
+
+def check_large(name: str, findings: Findings, scratch: Path, costs: Costs) -> None:
     """Check the target's large inputs, each against the limits."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -67,13 +117,15 @@ def check_large(name: str, findings: Findings, scratch: Path) -> None:
 
     signal.signal(signal.SIGALRM, interrupt)
     for data in seeds.large_of(name):
-        before = _peak_mb()
+        before, began = _peak_mb(), time.process_time()
         signal.alarm(HANG_S)
         try:
             targets.TARGETS[name].check(data, scratch)
+            signal.alarm(0)
+            costs.require_cheap(data, time.process_time() - began)
             if before < MEMORY_MB < _peak_mb():
                 raise LimitPassed(f"more than {MEMORY_MB} MB")
-        except Exception as error:  # noqa: BLE001 - any exception is what we look for
+        except (Exception, LimitPassed) as error:  # noqa: BLE001 - any exception is what we look for
             findings.keep(error, data)
         finally:
             signal.alarm(0)
@@ -90,14 +142,20 @@ def main() -> None:
     findings = Findings(folder / "findings", name)
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
+    costs = Costs(folder, name)
     if sys.argv[3:] == ["--large"]:
-        check_large(name, findings, scratch)
+        check_large(name, findings, scratch, costs)
         return
+    for seed in seeds.seeds_of(name):  # what only a first call pays is no cost of an input
+        with suppress(Exception):
+            target.check(seed, scratch)
 
     def check(data: bytes) -> None:
+        began = time.process_time()
         try:
             target.check(data, scratch)
-        except Exception as error:  # noqa: BLE001 - any exception is what we look for
+            costs.require_cheap(data, time.process_time() - began)
+        except (Exception, LimitPassed) as error:  # noqa: BLE001 - any exception is what we look for
             findings.keep(error, data)
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
