@@ -67,8 +67,8 @@ class Ran:
     def words(self) -> str:
         """What ended the run, as the terminal shows it."""
         assert self.error is not None
-        detail = self.error.detail
-        return self.error.message + (f" {for_terminal(detail)}" if detail is not None else "")
+        parts = (self.error.message, self.error.detail and for_terminal(self.error.detail), self.error.advice)
+        return " ".join(part for part in parts if part)
 
 
 def evaluate(

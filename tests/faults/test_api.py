@@ -319,7 +319,7 @@ class Wait:
 
 
 DATE = ("date", "Fri, 29 Sep 2023 16:26:57 GMT")
-OWN_WAIT_S = 0.02
+OWN_WAIT_S = 0.1
 PATIENCE_S = 60.0
 
 WAITS = [
@@ -382,7 +382,7 @@ def test_a_rate_limit_is_waited_out_as_asked_and_nonsense_is_not(row: Wait, tmp_
 
     (event,) = ran.events("rate_limit", "long_wait")
     assert event["wait_s"] == row.wait_s if row.wait_s is not None else 0 < event["wait_s"] <= OWN_WAIT_S
-    assert ran.outcomes == {0: UNSAFE, 1: ERROR if is_beyond else UNSAFE}
+    assert ran.outcomes == {0: UNSAFE, 1: Outcome.NOT_ATTEMPTED if is_beyond else UNSAFE}
     assert ran.target == Counter({0: 1, 1: 1 if is_beyond else 2})
     assert ran.exit_code == (GAPS if is_beyond else 0)
 
@@ -401,7 +401,8 @@ def test_a15_a_very_long_wait_is_said(tmp_path: Path) -> None:
     ran = evaluate(tmp_path, scripted([wire.limited(("retry-after", "7200"))], sample=1))
 
     assert [event["wait_s"] for event in ran.events("long_wait")] == [7200]
-    assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (ERROR, 1, GAPS)
+    assert "asks for a pause of 7200 s, longer than --sample-timeout" in ran.words
+    assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (Outcome.NOT_ATTEMPTED, 1, GAPS)
 
 
 def test_a02_a_ramp_too_steep_lowers_the_limit(tmp_path: Path) -> None:
@@ -420,10 +421,10 @@ def test_a09_what_the_upstream_said_is_shown(tmp_path: Path) -> None:
     reply = wire.openrouter(429, 429, "Provider returned error", **metadata)
     limit = Reply(429, reply.body, (("retry-after", "90"),))
 
-    ran = evaluate(tmp_path, scripted([limit], sample=1))
+    ran = evaluate(tmp_path, scripted([limit], sample=1), sample_timeout=PATIENCE_S)
 
-    assert all(words in ran.failure(1)["message"] for words in metadata.values())
-    assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (ERROR, 1, GAPS)
+    assert all(words in ran.words for words in metadata.values())
+    assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (Outcome.NOT_ATTEMPTED, 1, GAPS)
 
 
 def test_a22_a_host_that_refuses_from_the_start_ends_the_run(tmp_path: Path) -> None:
@@ -431,7 +432,7 @@ def test_a22_a_host_that_refuses_from_the_start_ends_the_run(tmp_path: Path) -> 
 
     assert ran.ledger == {Outcome.NOT_ATTEMPTED: 2}
     assert (ran.target.total(), ran.exit_code) == (0, USAGE)
-    assert "cannot reach" in ran.words
+    assert "connection refused" in ran.words
 
 
 LATE = {
@@ -464,7 +465,7 @@ def fails_after_the_first(action: Action, request: Request) -> Action:
     return served(request) if is_well else action
 
 
-def test_a32_an_outage_ends_the_run_and_blames_no_sample_that_waited(tmp_path: Path) -> None:
+def test_a32_an_outage_ends_the_run_and_blames_no_sample(tmp_path: Path) -> None:
     ran = evaluate(
         tmp_path,
         lambda request: fails_after_the_first(error(503), request),
@@ -474,8 +475,8 @@ def test_a32_an_outage_ends_the_run_and_blames_no_sample_that_waited(tmp_path: P
         outage_timeout=0.05,
     )
 
-    assert ran.ledger == {UNSAFE: 1, ERROR: 20, Outcome.NOT_ATTEMPTED: 5}
-    assert 21 <= ran.target.total() <= 40
+    assert ran.ledger == {UNSAFE: 1, Outcome.NOT_ATTEMPTED: 25}
+    assert 4 <= ran.target.total() <= 40
     assert ran.exit_code == GAPS
     assert len(ran.events("outage")) == 1
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.adaptive import AdaptiveLimit, Phase
 from vlsb.endpoints.attempts import Event, Spending, StoppedError, Traffic
+from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.headers import NamedLimit
 from vlsb.endpoints.keeper import Fate, Keeper, Ticket
 from vlsb.endpoints.rates import Caps, Departure, RateModel
 from vlsb.endpoints.timings import HeadOfLine, Timings, Wait
 from vlsb.endpoints.traffic import Limiter, Time
 from vlsb.errors import GapsError, OutageError
-from vlsb.records import Stage, Usage
+from vlsb.records import Stage, Untrusted, Usage
 
 DOWN_AFTER_SAMPLES = 3
 """Distinct samples that must have failed, with nothing answered since, before an endpoint is down."""
@@ -48,25 +49,32 @@ class Account:
         """Seconds of pauses since the beginning."""
         return self._paused_s - max(0.0, self._paused_until - self._clock())
 
-    def require_patience(self, name: str) -> None:
-        """Raise GapsError when the pause is longer than anybody wants to wait."""
-        pause_s = self.paused_for_s()
+    def require_patience(self, name: str, said: Untrusted | None = None) -> None:
+        """Raise GapsError when nothing is accepted for longer than a sample may take.
+
+        `said` is what the provider wrote about it.
+        """
+        pause_s, now = self.paused_for_s(), self._clock()
+        patience = f"--sample-timeout {self._patience_s:g}"
         if pause_s > self._patience_s:
-            raise GapsError(
-                f"{name} asks for a pause of {pause_s:.0f} s, longer than --sample-timeout "
-                f"({self._patience_s:g} s). Everything finished is stored: resume later, or wait longer."
-            )
+            what = f"asks for a pause of {pause_s:.0f} s, longer than {patience}"
+        elif (
+            self._refused_since is not None
+            and now + self.rates.paused_s() - self._refused_since >= self._patience_s
+        ):
+            since_s = now - self._refused_since
+            what = f"accepted no request for {since_s:.0f} s because of its rate limit ({patience})"
+        else:
+            return
+        raise GapsError(f"{name} {what}", detail=said, advice="Resume later, or wait longer.")
 
     def accepted(self, departure: Departure, usage: Usage | None) -> None:
         """A request was not refused."""
         self._refused_since = None
         self.rates.arrived(departure, usage)
 
-    def refused(self, departure: Departure, wait_s: float | None, name: str) -> float | None:
-        """A request was answered 429: the pause in seconds if that began one.
-
-        Raises GapsError when nothing has been accepted, and will not be, for as long as a sample may take.
-        """
+    def refused(self, departure: Departure, wait_s: float | None) -> float | None:
+        """A request was answered 429: the pause in seconds if that began one."""
         pause_s = self.rates.refused(departure, wait_s)
         now = self._clock()
         until = now + self.rates.paused_s()
@@ -74,12 +82,6 @@ class Account:
         self._paused_until = max(self._paused_until, until)
         since = departure.at if self._refused_since is None else min(self._refused_since, departure.at)
         self._refused_since = since
-        self.require_patience(name)
-        if until - since >= self._patience_s:
-            raise GapsError(
-                f"{name} accepted no request for {now - since:.0f} s (rate limit; --sample-timeout is "
-                f"{self._patience_s:g} s). Everything finished is stored: resume later, or wait longer."
-            )
         return pause_s
 
 
@@ -341,17 +343,17 @@ class Admission:
             self._connections.succeeded(in_flight=self.in_flight, is_retry=admitted.is_retry)
             self._resized("")
 
-    def refused(self, admitted: Pass, *, wait_s: float | None, code: str, status: int | None) -> None:
+    def refused(self, admitted: Pass, decision: Decision) -> None:
         """The answer was 429. Raises GapsError when there is no use in waiting."""
         self._is_alive(admitted)
-        pause_s = self.account.refused(admitted.departure, wait_s, self._name)
-        if pause_s is None:
-            return
-        cuts = code == _TOO_STEEP or _CONCURRENCY in code
-        self._connections.rate_limited(pause_s=pause_s, cuts=cuts, too_steep=code == _TOO_STEEP)
-        self._resized(code)
-        kind = "long_wait" if pause_s > self._policy.long_wait_s else "rate_limit"
-        self._observe(Event(kind, self._stage, code=code, wait_s=pause_s, status=status))
+        pause_s, code = self.account.refused(admitted.departure, decision.retry_after_s), decision.code
+        if pause_s is not None:
+            cuts = code == _TOO_STEEP or _CONCURRENCY in code
+            self._connections.rate_limited(pause_s=pause_s, cuts=cuts, too_steep=code == _TOO_STEEP)
+            self._resized(code)
+            kind = "long_wait" if pause_s > self._policy.long_wait_s else "rate_limit"
+            self._observe(Event(kind, self._stage, code=code, wait_s=pause_s, status=decision.status))
+        self.account.require_patience(self._name, decision.message)
 
     def failed(self, admitted: Pass, code: str) -> bool:
         """Nothing usable came back: a server error, a timeout, a broken reply.

@@ -226,8 +226,7 @@ class EndpointClient:
             self._succeeded(decision.usage, admitted)
         elif decision.fault is Fault.RATE_LIMITED:
             self.counts.rate_limited += 1
-            wait_s, code = decision.retry_after_s, decision.code
-            self.admission.refused(admitted, wait_s=wait_s, code=code, status=decision.status)
+            self.admission.refused(admitted, decision)
         elif decision.is_retryable:
             request.is_excused = self.admission.failed(admitted, decision.code)
         else:
