@@ -104,8 +104,9 @@ def _heard(interrupts: _Interrupts) -> Iterator[_Interrupts]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if interrupts.count:
-        raise KeyboardInterrupt
+        if interrupts.count:
+            # Whatever else ended it: uvloop makes a RuntimeError of one that comes as its last task ends.
+            raise KeyboardInterrupt
 
 
 def end_at_once(last_words: Callable[[], None]) -> None:
