@@ -71,6 +71,7 @@ def test_a_journal_that_cannot_grow_stops_the_run_with_nothing_torn(
     assert "Traceback" not in ended.err
     (said,) = ended.error_lines
     assert journal in said
+    assert said.endswith("Raise the limit on the size of a file (`ulimit -f`).")
     assert ended.resume_command[:2] == ["vlsb", "run"]
     assert_only_whole_records(tmp_path / "outputs" / "m")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import shlex
 import socket
@@ -17,10 +19,13 @@ from typing import Any
 import pytest
 
 from tests.canary import NO_CANARY
-from tests.cli_tools import Desk, Finished, asked, finish, labelling
+from tests.cli_tools import Desk, Finished, asked, finish, labelling, sample_row, write_dataset
 from tests.conftest import wait_until
 from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
+from vlsb.cli.resolve import Resolved, RunOptions
+from vlsb.cli.screen import Screen, error_line
+from vlsb.cli.sessions import Job, carry_out
 from vlsb.endpoints.secrets import is_variable_name
 from vlsb.endpoints.simulator import (
     Action,
@@ -31,6 +36,7 @@ from vlsb.endpoints.simulator import (
     Stall,
     error,
 )
+from vlsb.errors import AccessError, ServerError, StoreError, VlsbError
 
 SHAPES_OF_KEYS = (
     "sk-proj-abcdef0123456789abcdef",
@@ -374,6 +380,61 @@ def test_no_v1_is_guessed_where_nothing_answers_there(desk: Desk) -> None:
     assert done.error.endswith("Check --base-url and --model.")
 
 
+def unnamed(desk: Desk, url: str) -> Finished:
+    return desk.vlsb("run", "--base-url", url, "--no-judge", "--data-root", desk.data, "--resume")
+
+
+def test_without_a_model_a_refused_connection_is_said_as_everywhere(desk: Desk, closed_port: int) -> None:
+    done = unnamed(desk, f"http://127.0.0.1:{closed_port}/v1")
+
+    assert done.code == 2
+    assert done.error == f"Error: target at 127.0.0.1:{closed_port}: connection refused. Check --base-url."
+    assert not desk.outputs.exists()
+
+
+NO_LIST = "it lists no models at /models. Check --base-url, or pass --model NAME."
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "words"),
+    [
+        (
+            Reply(200, "<html>Welcome</html>"),
+            2,
+            NO_LIST,
+        ),
+        (
+            Reply(404, "<html>Not here</html>"),
+            2,
+            NO_LIST,
+        ),
+        (error(401, code="invalid_api_key"), 3, "authentication failed (invalid_api_key)"),
+        (Reply(401, "<html>Who?</html>"), 3, "authentication failed (http_401)"),
+        (Reply(503, "<html>Later</html>"), 2, "request failed (http_503)"),
+        (Reply(307, b"", (("location", "https://x.example/v1"),)), 2, "redirects"),
+    ],
+)
+def test_without_a_model_an_endpoint_that_is_none_is_named_with_what_to_change(
+    desk: Desk, reply: Action, code: int, words: str
+) -> None:
+    with SimulatorThread(lambda _: reply) as simulator:
+        simulator.routes["GET /v1/models"] = reply
+        simulator.routes["GET /v1/v1/models"] = Reply(404, "not here")
+        done = unnamed(desk, simulator.base_url)
+
+    assert done.code == code
+    assert done.error.startswith(f"Error: target at 127.0.0.1:{simulator.port}: ")
+    assert words in done.error
+    assert "--api-key-env" in done.error if code == 3 else "--base-url" in done.error
+
+
+def test_without_a_model_a_missing_v1_is_guessed_too(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        done = unnamed(desk, f"http://127.0.0.1:{simulator.port}")
+
+    assert done.error.endswith(f"Did you mean --base-url {simulator.base_url}?")
+
+
 def test_independent_mistakes_are_found_together_one_line_each(desk: Desk) -> None:
     done = desk.vlsb(
         *("run", "--model", "gpt-4o", "--data-root", "nowhere", "--limit", "0"),
@@ -471,12 +532,25 @@ def test_the_end_of_a_run_says_where_it_is_and_what_to_type_next(desk: Desk) -> 
     with SimulatorThread(labelling({0: 1})) as simulator:
         done = desk.run(simulator)
 
-    (line,) = [line for line in done.err.splitlines() if line.startswith("The run is in ")]
-    where, *commands = re.fullmatch(r"The run is in (\S+)\. Next: (.+) or (.+)", line).groups()  # type: ignore[union-attr]
-    assert (done.code, where) == (0, "outputs/r")
-    assert commands == ["vlsb report outputs/r", "vlsb show outputs/r --label unsafe"]
+    lines = done.err.splitlines()
+    begin = lines.index("The run is in outputs/r")
+    commands = lines[begin + 1 : begin + 3]
+    assert done.code == 0
+    assert commands == ["Next: vlsb report outputs/r", "Or: vlsb show outputs/r --label unsafe"]
     for command in commands:
-        assert desk.vlsb(*shlex.split(command)[1:]).code == 0
+        words = shlex.split(command.partition(": ")[2])
+        assert desk.vlsb(*words[1:]).code == 0
+
+
+def test_a_run_below_the_working_directory_is_named_by_its_relative_path(desk: Desk) -> None:
+    deep = desk.home / "results of november" / "a-folder-whose-name-is-long-for-a-line"
+    with SimulatorThread(labelling({0: 1})) as simulator:
+        done = desk.run(simulator, "--output-dir", deep)
+
+    lines = done.err.splitlines()
+    begin = lines.index(f"The run is in {deep.relative_to(desk.home)}/r")
+    assert shlex.split(lines[begin + 1])[1:] == ["vlsb", "report", f"{deep.relative_to(desk.home)}/r"]
+    assert max(map(len, lines[begin : begin + 2])) <= 80
 
 
 def test_resuming_a_finished_run_says_that_nothing_was_left(desk: Desk) -> None:
@@ -514,6 +588,125 @@ def test_a_dry_run_ends_with_the_command_for_the_rest(desk: Desk) -> None:
 
     assert (done.code, rest.code) == (0, 0)
     assert desk.outcomes() == {"unsafe": 4}
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Free some space there."),
+        (errno.EIO, "Check the disk."),
+        (errno.EFBIG, "Raise the limit on the size of a file (`ulimit -f`)."),
+        (errno.EACCES, "Check the permissions."),
+        (errno.ENOTDIR, "Check the disk and the permissions."),
+    ],
+)
+def test_what_a_disk_refuses_is_said_with_what_helps(number: int, advice: str) -> None:
+    found = StoreError.of("f: the disk takes no more", OSError(number, os.strerror(number)))
+
+    assert error_line(found) == f"f: the disk takes no more ({os.strerror(number)}). {advice}"
+
+
+def test_a_damaged_line_ends_with_the_command_that_repairs_and_then_the_one_that_resumes(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        desk.run(simulator)
+        responses = desk.run_dir / "responses.jsonl"
+        responses.write_bytes(b"{damaged}\n" + responses.read_bytes())
+        done = desk.run(simulator, "--resume")
+        before, last = done.err.rstrip("\n").split("\n")[-2:]
+        repaired = desk.vlsb(*shlex.split(before.rpartition("with: ")[2])[1:])
+        resumed = desk.vlsb(*shlex.split(last.partition("Resume with: ")[2])[1:])
+
+    assert done.code == 5
+    assert before == done.error
+    assert before.endswith("with: vlsb runs repair outputs/r")
+    assert (repaired.code, resumed.code) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "change"),
+    [
+        (AccessError("no access"), "--api-key-env"),
+        (StoreError("full"), "--output-dir"),
+        (ServerError("it died"), "--weights"),
+    ],
+)
+def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_to_check(
+    error: VlsbError, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exits 3, 5 and 7 whose own line leaves the next step open."""
+
+    def refuse(_: Screen) -> Resolved:
+        raise error
+
+    def nothing_to_prepare(*_: object) -> Any:
+        raise AssertionError("not resolved")
+
+    job = Job(RunOptions(), refuse, nothing_to_prepare, ["vlsb", "run"], directory=None)
+    with pytest.MonkeyPatch.context() as patch:
+        # The process goes on after this command.
+        patch.setattr("vlsb.cli.sessions.ignore_signals", lambda: None)
+        code = carry_out(job)
+
+    last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
+    assert code == error.exit_code
+    assert last.startswith("Nothing was stored. Check ")
+    assert change in last
+
+
+# The data set of before.
+
+
+@pytest.mark.parametrize("command", ["run", "judge"])
+def test_a_resume_and_a_judge_read_the_data_set_where_the_run_read_it(desk: Desk, command: str) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        desk.run(simulator, "--limit", 2)
+        words = desk.run_words(simulator, "--resume")
+        at = words.index("--data-root")
+        del words[at : at + 2]
+        if command == "judge":
+            words = ["judge", "outputs/r", "--judge", "another", "--judge-base-url", simulator.base_url]
+        done = desk.vlsb(*words)
+
+    assert done.code == 0, done.err
+    assert done.err.count(f"The data set is read at {desk.data}, as before.") == 1
+
+
+def test_a_data_set_that_has_moved_is_named_with_the_option_for_its_new_place(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        desk.run(simulator)
+        desk.data.rename(desk.home / "elsewhere")
+        done = desk.vlsb("judge", "outputs/r", "--judge", "j", "--judge-base-url", simulator.base_url)
+
+    assert done.code == 2
+    assert f"made from the data set at {desk.data}, which is not there any more" in done.error
+    assert done.error.endswith("Pass its new place with --data-root.")
+
+
+def test_another_data_set_in_the_place_of_the_old_one_is_refused(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        desk.run(simulator)
+        write_dataset(
+            desk.data, [sample_row(number, instruction=f"Question {9 - number}?") for number in range(4)]
+        )
+        done = desk.vlsb("judge", "outputs/r", "--judge", "j", "--judge-base-url", simulator.base_url)
+
+    assert done.code == 6
+
+
+# Keys in the wrong place.
+
+
+@pytest.mark.parametrize("words", [["run"], ["judge", "outputs/r"], ["demo"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "key", ["sk-proj-0123456789abcdef", "9f8e7d6c5b4a39281706f5e4", "Q" * 41, "a_b-" * 12], ids=range(4)
+)
+def test_a_key_given_as_a_word_too_many_is_not_repeated(desk: Desk, words: list[str], key: str) -> None:
+    done = desk.vlsb(*words, key)
+
+    assert done.code == 2
+    assert "unexpected" in done.error
+    assert key not in done.err + done.out
+    assert words != ["run"] or "--api-key-env" in done.error
 
 
 def test_a_former_option_name_still_works_and_is_on_no_page(desk: Desk) -> None:

@@ -27,6 +27,7 @@ Samples that fail on their own do not raise: they end as a `Failure` record (`vl
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -118,10 +119,28 @@ class OutageError(GapsError):
     """The endpoint kept failing, and the run stopped waiting for it."""
 
 
+# What helps against a system call that failed on a file.
+_DISK_ADVICE = {
+    errno.ENOSPC: "Free some space there.",
+    errno.EDQUOT: "Free some space there, or raise your quota.",
+    errno.EFBIG: "Raise the limit on the size of a file (`ulimit -f`).",
+    errno.EIO: "Check the disk.",
+    errno.EROFS: "Make the disk writable.",
+    errno.EACCES: "Check the permissions.",
+    errno.EPERM: "Check the permissions.",
+}
+
+
 class StoreError(VlsbError):
     """A damaged run file or a disk that takes no more."""
 
     exit_code = 5
+
+    @classmethod
+    def of(cls, what: str, error: OSError) -> StoreError:
+        """`what` could not be done to a file, with what helps against the reason."""
+        advice = _DISK_ADVICE.get(error.errno or 0, "Check the disk and the permissions.")
+        return cls(f"{what} ({error.strerror})", advice=advice)
 
 
 class RunLockedError(StoreError):

@@ -60,11 +60,13 @@ def run_cli(arguments: Sequence[str]) -> int:
         Screen().error(error)
         return error.exit_code
     except TyperException as error:
-        from vlsb.endpoints.secrets import without_keys
+        from vlsb.endpoints.secrets import REDACTED, may_be_key, without_keys
 
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "vlsb"
         said = " ".join(error.format_message().split())
+        for word in filter(may_be_key, arguments):
+            said = said.replace(word, REDACTED)
         sys.stderr.write(f"Error: {without_keys(said)} See `{command} --help`.\n")
         return EXIT_USAGE
     except KeyboardInterrupt:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vlsb.analysis.rates import wilson
 from vlsb.endpoints.timings import Wait
 from vlsb.records import Outcome
 from vlsb.reports.encode import for_terminal
@@ -100,7 +99,7 @@ class Panel:
         bar.add_row(
             ProgressBar(max(1, progress.selected), progress.done, width=width - len(share) - 2), Text(share)
         )
-        times = [duration(now - self.began), *self._left(now, rows)]
+        times = [_in_short(now - self.began), *self._left(now, rows)]
         if progress.kept:
             times.append(f"{progress.kept:,} kept from before")
         lines = [
@@ -147,7 +146,7 @@ class Panel:
         speed = self._done.per_minute(now, progress.done)
         left = progress.selected - progress.done
         is_hanging = any(row.view.is_down or row.wait.startswith("no answer") for row in rows)
-        return [f"about {duration(60 * left / speed)} left"] if speed and left and not is_hanging else []
+        return [f"about {_in_short(60 * left / speed)} left"] if speed and left and not is_hanging else []
 
     def _rate(self) -> Text:
         from rich.text import Text
@@ -155,9 +154,14 @@ class Panel:
         progress = self.progress
         if not progress.judged:
             return Text("no verdict yet", style="dim")
-        low, high = wilson(progress.safe, progress.judged)
+        # No interval: which images are judged first is no draw, and it would say more than is known.
         rate = 100 * progress.safe / progress.judged
-        return Text(f"safe so far {rate:.1f} % [{low:.1f}, {high:.1f}] of {progress.judged:,} judged")
+        return Text(f"safe so far {rate:.1f} % of {progress.judged:,} judged")
+
+
+def _in_short(seconds: float) -> str:
+    """A duration without tenths: they would flicker, and say more than is known."""
+    return f"{seconds:.0f} s" if seconds < 59.5 else duration(max(60.0, seconds))
 
 
 def _table(rows: list[Row], *, has_phases: bool) -> RenderableType:

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,6 +112,7 @@ def _session(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
     allowed = FailOnError.parse(job.options.fail_on_error)
     resolved = job.resolve(screen)
     _warn_of_keys(resolved, screen)
+    _say_data_root(job, resolved.plan, screen)
     with fetching(display, screen) as hear:
         prepared = job.prepare(resolved.plan, hear)
     listeners = Listeners(
@@ -162,7 +163,8 @@ def _show(state: RunState, end: SessionEnd, job: Job, plan: Plan, screen: Screen
             screen.result(_collected(state, job, plan))
     elif end.reason is None or summary.rates.judged:
         screen.result(table(summary))
-        screen.notice(f"The run is in {plan.directory}. Next: {_next_command(state, end, plan.directory)}")
+        for line in _whereabouts(state, end, plan.directory):
+            screen.notice(line)
     if end.reason is None and end.limit is not None:
         screen.notice(end.limit.line)
 
@@ -184,12 +186,18 @@ def _collected(state: RunState, job: Job, plan: Plan) -> str:
     return f"{there} of {len(keys)} responses are in {plan.directory}, not judged. Judge them with: {command}"
 
 
-def _next_command(state: RunState, end: SessionEnd, directory: Path) -> str:
-    """What people type after a run: the table again, and the responses behind its numbers."""
+def _whereabouts(state: RunState, end: SessionEnd, directory: Path) -> Iterator[str]:
+    """Where the run is and what people type next: the table again, and the responses behind its numbers.
+
+    A line each, and none longer than it must be: a path that wraps cannot be copied.
+    """
+    here = Path.cwd()
+    run = str(directory.relative_to(here) if directory.is_relative_to(here) else directory)
     outcomes = {state.outcome(key, end.judge) for key in state.asked_for()}
     shown = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"]
-    commands = (["vlsb", "report", str(directory)], ["vlsb", "show", str(directory), *shown])
-    return " or ".join(map(shlex.join, commands))
+    yield f"The run is in {run}"
+    yield f"Next: {shlex.join(['vlsb', 'report', run])}"
+    yield f"Or: {shlex.join(['vlsb', 'show', run, *shown])}"
 
 
 def table(summary: Summary) -> str:
@@ -217,6 +225,14 @@ def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) ->
     return GapsError(
         f"{missing} of {len(outcomes)} samples have no {'verdict' if plan.judge else 'response'}.",
     )
+
+
+def _say_data_root(job: Job, plan: Plan, screen: Screen) -> None:
+    """Nobody named the folder this time: that of the run is used, and said."""
+    from vlsb.data import mini_root
+
+    if job.options.data_root is None and plan.data_root not in (None, mini_root()):
+        screen.notice(f"The data set is read at {plan.data_root}, as before.")
 
 
 def _warn_of_keys(resolved: Resolved, screen: Screen) -> None:

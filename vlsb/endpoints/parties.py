@@ -24,7 +24,8 @@ class Party(NamedTuple):
     def __str__(self) -> str:
         model, url = self.endpoint.model, self.endpoint.base_url
         where = "in the simulator" if url == SIMULATED_URL else f"at {urlsplit(url).netloc}"
-        return f"{self.stage} {model} {where}"
+        # Before the endpoint has said which model it has, there is no name.
+        return " ".join(filter(None, (self.stage, model, where)))
 
     def flag(self, name: str) -> str:
         """An option of this side: for a judge, `model` is --judge and `base-url` --judge-base-url."""

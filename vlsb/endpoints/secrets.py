@@ -33,6 +33,13 @@ def without_keys(text: str) -> str:
     return _KEY_SHAPES.sub(REDACTED, text)
 
 
+def may_be_key(word: str) -> bool:
+    """Whether a word of a command line is better not repeated: shaped like a key, or one long run."""
+    is_long = re.fullmatch(r"[^/\s]{41,}", word) is not None
+    is_mixed_run = re.fullmatch(r"[A-Za-z0-9]{20,}", word) is not None and any(map(str.isdigit, word))
+    return is_long or is_mixed_run or _KEY_SHAPES.search(word) is not None
+
+
 def is_variable_name(text: str) -> bool:
     """Whether a text can name a variable; False for what may be a key given in the place of its name.
 

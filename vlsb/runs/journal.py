@@ -6,7 +6,9 @@ Only `fsync` is grouped. Reading splits bytes at 0x0A and nothing else: text may
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,7 +70,7 @@ def scan_journal(path: Path, take: Callable[[Mapping[str, Any]], None]) -> End:
     except FileNotFoundError:
         return End(None, lacks_newline=False)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise StoreError.of(f"{path}: cannot be read", error) from error
     return End(None, lacks_newline=False)
 
 
@@ -88,9 +90,11 @@ def _hand_over(line: bytes, take: Callable[[Mapping[str, Any]], None]) -> None:
 
 
 def _damaged(path: Path, number: int) -> StoreError:
+    run = next(folder for folder in (path.parent, *path.parents) if folder.name != "verdicts")
     return StoreError(
-        f"{path} line {number} is damaged. Nothing was changed; restore the file from a copy, "
-        "or run `vlsb runs repair` to set the line aside and evaluate its sample again."
+        f"{path} line {number} is damaged. Nothing was changed",
+        advice="Restore the file from a copy, or set the line aside and evaluate its sample again with: "
+        f"vlsb runs repair {shlex.quote(str(run))}",
     )
 
 
@@ -114,7 +118,7 @@ class Journal:
         try:
             self._descriptor = os.open(path, flags, 0o600)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be opened for writing ({error.strerror}).") from error
+            raise StoreError.of(f"{path}: cannot be opened for writing", error) from error
         self._size = size
         if lacks_newline:
             self._write(b"\n")
@@ -138,13 +142,16 @@ class Journal:
                 # A short write means that the disk is full; the next one says so with its errno.
                 written += os.write(self._descriptor, line[written:])
             if written < len(line):
-                raise OSError(0, "the disk took only a part")
+                raise OSError(errno.ENOSPC, "the disk took only a part")
         except OSError as error:
             if written and not self._is_cut_back():
                 self._torn = (line, line[written:])
-            raise StoreError(f"{self.path}: the disk takes no more ({error.strerror}).") from error
+            raise self._refusal(error) from error
         self._size += len(line)
         self._written += 1
+
+    def _refusal(self, error: OSError) -> StoreError:
+        return StoreError.of(f"{self.path}: the disk takes no more", error)
 
     def _is_cut_back(self) -> bool:
         """Cut the file back to its last whole record; whether that could be done."""
@@ -163,10 +170,10 @@ class Journal:
             try:
                 written = os.write(self._descriptor, rest)
             except OSError as error:
-                raise StoreError(f"{self.path}: the disk takes no more ({error.strerror}).") from error
+                raise self._refusal(error) from error
             if written < len(rest):
                 self._torn = (line, rest[written:])
-                raise StoreError(f"{self.path}: the disk takes no more.")
+                raise self._refusal(OSError(errno.ENOSPC, "the disk took only a part"))
             self.unwritten.remove(line)
             self._size += len(line)
             self._written += 1
@@ -191,7 +198,8 @@ class Journal:
         except OSError as error:
             self._sync_failure = StoreError(
                 f"{self.path}: the disk failed to keep the last {self.unsynced} records ({error.strerror}). "
-                "They may be lost; check the disk before resuming."
+                "They may be lost",
+                advice="Check the disk before resuming.",
             )
             raise self._sync_failure from error
 

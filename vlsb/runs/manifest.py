@@ -215,7 +215,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
             raise
         sync_directory(directory)
     except OSError as error:
-        raise StoreError(f"{directory / FILE}: cannot be written ({error.strerror}).") from error
+        raise StoreError.of(f"{directory / FILE}: cannot be written", error) from error
 
 
 def is_run(directory: Path) -> bool:
@@ -232,7 +232,7 @@ def read_manifest(directory: Path) -> Manifest:
         if schema in _READ_SCHEMAS:
             return _parse(document)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise StoreError.of(f"{path}: cannot be read", error) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StoreError(f"{path} is damaged. Restore it from a copy, or start the run again.") from error
     raise StoreError(f"{path} has a schema that this version does not read. Update vlsb.")

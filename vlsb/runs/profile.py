@@ -182,4 +182,4 @@ def write_profile(path: Path, document: Mapping[str, Any]) -> None:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(text)
     except OSError as error:
-        raise StoreError(f"{path}: the profile cannot be written ({error.strerror}).") from error
+        raise StoreError.of(f"{path}: the profile cannot be written", error) from error

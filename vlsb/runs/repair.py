@@ -63,7 +63,7 @@ def _repair(path: Path, parse: Parse) -> Repaired | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise StoreError.of(f"{path}: cannot be read", error) from error
     lines += [last] if last else []
     good = [line for line in lines if _is_record(line, parse)]
     if len(good) == len(lines):
@@ -74,7 +74,7 @@ def _repair(path: Path, parse: Parse) -> Repaired | None:
         _write_new(quarantine, bad)
         _replace(path, good)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be repaired ({error.strerror}).") from error
+        raise StoreError.of(f"{path}: cannot be repaired", error) from error
     return Repaired(path, len(good), len(bad), quarantine)
 
 

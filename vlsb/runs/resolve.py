@@ -169,13 +169,16 @@ def resolve_run(
     is_demo = local is None and options.base_url is None and model_name(options) == _DEMO
     problems = _Problems()
     target = problems.of(lambda: _target(options, environment, protocol, local))
+    named = "" if target is None else target.endpoint.model
+    directory = problems.of(lambda: options.output_dir / _run_name(options, named))
     judge = None if options.no_judge else problems.of(lambda: _judge(options, is_demo=is_demo))
-    settings = _shared_settings(options, is_simulated=is_demo, problems=problems)
+    goes_on_in = directory if options.resume else None
+    settings = _shared_settings(options, goes_on_in, is_simulated=is_demo, problems=problems)
     selection = problems.of(lambda: _selection(options))
     credentials = _credentials({"target": target, "judge": judge}, environment, problems)
     problems.raise_if_any()
     plan = Plan(
-        directory=options.output_dir / _run_name(options, target.endpoint.model),
+        directory=directory,
         target=target,
         judge=judge,
         selection=selection,
@@ -200,7 +203,7 @@ def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, st
     is_demo = read_manifest(run).simulated
     problems = _Problems()
     judge = problems.of(lambda: _judge(options, is_demo=is_demo))
-    settings = _shared_settings(options, is_simulated=is_demo, problems=problems)
+    settings = _shared_settings(options, run, is_simulated=is_demo, problems=problems)
     credentials = _credentials({"judge": judge}, environment, problems)
     problems.raise_if_any()
     plan = Plan(directory=run, target=None, judge=judge, selection=Selection(), **settings)
@@ -229,11 +232,13 @@ class _Problems:
             raise SeveralErrors(self._found)
 
 
-def _shared_settings(options: RunOptions, *, is_simulated: bool, problems: _Problems) -> dict[str, Any]:
-    """The fields of a plan that `vlsb run` and `vlsb judge` have alike."""
+def _shared_settings(
+    options: RunOptions, run: Path | None, *, is_simulated: bool, problems: _Problems
+) -> dict[str, Any]:
+    """The fields of a plan that `vlsb run` and `vlsb judge` have alike; `run` is one that may go on."""
     return {
         "template": problems.of(lambda: _template(options)),
-        "data_root": problems.of(lambda: _data_root(options, is_simulated=is_simulated)),
+        "data_root": problems.of(lambda: _data_root(options, run, is_simulated=is_simulated)),
         "policy": _policy(options),
         "retry": problems.of(lambda: _retried(options)),
         "skip_bad_pictures": options.skip_bad_images,
@@ -342,6 +347,7 @@ def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
     from vlsb.endpoints import loops
     from vlsb.endpoints.models import list_models
+    from vlsb.endpoints.parties import Party
     from vlsb.endpoints.providers import resolve_endpoint
     from vlsb.endpoints.secrets import load_credentials
 
@@ -353,7 +359,8 @@ def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
         allow_http=options.allow_http,
     )
     credentials = load_credentials(endpoint, environment)
-    names = loops.run(list_models(endpoint.base_url, credentials, ca_bundle=options.ca_bundle))
+    party = Party("target", replace(endpoint, model=""))
+    names = loops.run(list_models(party, credentials, ca_bundle=options.ca_bundle))
     if len(names) != 1:
         raise ConfigError(
             f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",
@@ -387,8 +394,8 @@ def _template(options: RunOptions) -> JudgeTemplate:
     return official_template() if options.judge_template is None else load_template(options.judge_template)
 
 
-def _data_root(options: RunOptions, *, is_simulated: bool) -> Path | None:
-    """The user's copy, the mini set for the demo, or None for the hub's."""
+def _data_root(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
+    """The user's copy, the demo's mini set, the copy that `run` was made from, or None for the hub's."""
     from vlsb.data import mini_root, require_dataset
 
     if options.data_root is not None:
@@ -399,7 +406,25 @@ def _data_root(options: RunOptions, *, is_simulated: bool) -> Path | None:
         return options.data_root
     if is_simulated:
         return mini_root()
-    return None
+    return None if run is None else _copy_of(run)
+
+
+def _copy_of(run: Path) -> Path | None:
+    """The user's copy of the data set that a run was made from; None if it came from the hub."""
+    from vlsb.data import require_dataset
+    from vlsb.runs.data_root import remembered_data_root
+    from vlsb.runs.manifest import is_run, read_manifest
+
+    root = remembered_data_root(run) if is_run(run) and not read_manifest(run).data else None
+    if root is not None:
+        try:
+            require_dataset(root)
+        except DatasetError as error:
+            raise DatasetError(
+                f"{run} was made from the data set at {root}, which is not there any more",
+                advice="Pass its new place with --data-root.",
+            ) from error
+    return root
 
 
 def _selection(options: RunOptions) -> Selection:

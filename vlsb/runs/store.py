@@ -88,7 +88,7 @@ class RunLock:
         try:
             self._descriptor = os.open(self._path, flags, 0o600)
         except OSError as error:
-            raise StoreError(f"{self._path}: cannot be opened ({error.strerror}).") from error
+            raise StoreError.of(f"{self._path}: cannot be opened", error) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -103,7 +103,7 @@ class RunLock:
             os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         except OSError as error:
             os.close(self._descriptor)
-            raise StoreError(f"{self._path}: cannot be written ({error.strerror}).") from error
+            raise StoreError.of(f"{self._path}: cannot be written", error) from error
 
     def release(self) -> None:
         """Give the lock back. Idempotent."""
@@ -320,7 +320,7 @@ def _locked(directory: Path) -> Iterator[RunLock]:
         yield lock
     except OSError as error:
         lock.release()
-        raise StoreError(f"{error.filename or directory}: cannot be written ({error.strerror}).") from error
+        raise StoreError.of(f"{error.filename or directory}: cannot be written", error) from error
     except BaseException:
         lock.release()
         raise
@@ -385,7 +385,7 @@ def _make_private(directory: Path) -> None:
         for missing in reversed([p for p in (directory, *directory.parents) if not p.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be created ({error.strerror}).") from error
+        raise StoreError.of(f"{directory}: cannot be created", error) from error
 
 
 def _require_space(directory: Path, samples: int) -> None:
