@@ -51,11 +51,15 @@ def collect(desk: Desk, target: Simulator, *words: object) -> Finished:
 
 
 def judge_words(desk: Desk, judge: Simulator, *words: object, name: str = "other-judge") -> list[object]:
-    """`vlsb judge` on the desk's run; later words win."""
-    return [
-        *("judge", desk.run_dir, "--judge", name, "--judge-base-url", judge.base_url),
-        *("--data-root", desk.data, "--backoff", "0.01", *words),
-    ]
+    """`vlsb judge` on the desk's run; `words` replace what is usual."""
+    usual = {
+        "--judge": name,
+        "--judge-base-url": judge.base_url,
+        "--data-root": desk.data,
+        "--backoff": "0.01",
+    }
+    left = [each for flag, value in usual.items() if flag not in words for each in (flag, value)]
+    return ["judge", desk.run_dir, *left, *words]
 
 
 def judge(desk: Desk, endpoint: Simulator, *words: object, name: str = "other-judge") -> Finished:
