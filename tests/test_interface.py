@@ -107,7 +107,6 @@ def interface(tmp_path: Path) -> dict[str, Any]:
     assert run.code == 0, run.err
     judged = RUNS / "judged"
     table = desk.vlsb("report", judged, "--format", "csv")
-    manifest = desk.manifest()
     first = json.loads((desk.run_dir / "responses.jsonl").read_text().splitlines()[0])
     with SimulatorThread(lambda request: error(400, code="bad_image")) as simulator:
         desk.run(simulator, "--name", "failed", "--limit", "1")
@@ -122,7 +121,7 @@ def interface(tmp_path: Path) -> dict[str, Any]:
         "python": _signatures(),
         "identity": {
             "judge_template": official_template().sha256,
-            "mini_data": manifest["data_digest"],
+            "mini_data": desk.report()[0]["data_digest"],
             "first_demo_request": first["request_sha256"],
             "first_demo_image": first["image_sha256"],
         },
