@@ -135,6 +135,27 @@ def test_surplus_never_becomes_the_answer_to_the_next_request(run, surplus: byte
     run(scenario())
 
 
+def test_a_server_that_once_said_too_much_gets_every_request_on_a_connection_of_its_own(run) -> None:
+    """Surplus that comes when the next request has just left cannot be told from its answer."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_first = server.connections == 1
+        while True:
+            whole = reply(await asked_for(reader))
+            writer.write(whole + (STRAY if is_first else b""))
+            await writer.drain()
+
+    async def scenario() -> None:
+        nonlocal server
+        async with served(serve) as server, client_of(server.url) as client:
+            for number in range(4):
+                assert await ask(client, b"question %d" % number) == b"question %d" % number
+            assert server.connections == 4
+
+    server = Server()
+    run(scenario())
+
+
 def test_a_reply_on_an_idle_connection_that_the_loop_has_not_seen_yet_is_nobodys_answer(run) -> None:
     """The stray reply lies in the kernel when the next request leaves: only a look at the socket finds it."""
 

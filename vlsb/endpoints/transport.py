@@ -14,6 +14,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import cast
 
 import httpx
@@ -112,6 +113,8 @@ class CappedBody:
 class Reading:
     """One reply as it arrives. Whole, it is in `reply`; `is_last` says that nothing may follow it.
 
+    `has_surplus` says that something did follow it all the same.
+
     The parser knows no end of its input, and swallows line ends between two messages. Whether a reply is
     whole, and whether it is all that came, is known from when the parser says so: at the last byte or before.
     """
@@ -119,6 +122,7 @@ class Reading:
     def __init__(self) -> None:
         self.reply: Reply | None = None
         self.is_last = False
+        self.has_surplus = False
         self.is_begun = False
         self.first_byte_at = 0.0
         self._parser = HttpResponseParser(self)
@@ -143,7 +147,7 @@ class Reading:
         if self.reply is None:
             self._parse(data[-1:])
         else:
-            self.is_last = True
+            self.is_last = self.has_surplus = True
         framing = self._raw_bytes - self._body_bytes
         if self._body_bytes > body_before:
             self._framing_before = framing
@@ -226,9 +230,10 @@ class Reading:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, one exchange at a time."""
+    """One connection, one exchange at a time. `on_surplus` hears of what nobody asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_surplus: Callable[[], None]) -> None:
+        self._on_surplus = on_surplus
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._descriptor = -1
@@ -252,6 +257,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._is_asked:
+            self._on_surplus()
             self.abort()
             return
         try:
@@ -377,6 +383,8 @@ class _Connection(asyncio.Protocol):
         if is_early and reply.is_success:
             self._fail(httpx.RemoteProtocolError("an answer came before the question was sent"))
             return
+        if self._reading.has_surplus:
+            self._on_surplus()
         if is_early or self._reading.is_last:
             self.abort()
         assert self._outcome is not None
@@ -397,6 +405,16 @@ class Wire(httpx.AsyncBaseTransport):
         self._tls = tls
         # Idle connections with the moment each became idle, the freshest at the right.
         self._idle: deque[tuple[_Connection, float]] = deque()
+        self._keeps_connections = True
+
+    def _distrust(self) -> None:
+        """This server says more than it is asked: from now on each request has a connection of its own.
+
+        Surplus that comes when the next request has just left cannot be told from its answer.
+        """
+        self._keeps_connections = False
+        while self._idle:
+            self._idle.pop()[0].abort()
 
     async def handle_async_request(self, request: httpx.Request) -> Reply:
         """Send one request and read the whole reply; raises a RequestError."""
@@ -411,7 +429,9 @@ class Wire(httpx.AsyncBaseTransport):
         except BaseException:
             connection.abort()
             raise
-        if connection.is_reusable:
+        if not self._keeps_connections:
+            connection.abort()
+        elif connection.is_reusable:
             self._idle.append((connection, time.monotonic()))
         return reply
 
@@ -433,7 +453,7 @@ class Wire(httpx.AsyncBaseTransport):
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    _Connection, host, port, ssl=self._tls if is_tls else None
+                    partial(_Connection, self._distrust), host, port, ssl=self._tls if is_tls else None
                 )
         except TimeoutError as error:
             raise httpx.ConnectTimeout("no connection in time") from error
