@@ -145,11 +145,19 @@ class World:
     def __init__(self) -> None:
         self._peer = Peer()
         self._loop = _Loop(self._peer)
+        # What a callback raised: asyncio would only log it, and end the connection.
+        self._raised: list[BaseException] = []
+        self._loop.set_exception_handler(self._note)
+
+    def _note(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._raised.append(context.get("exception") or AssertionError(context["message"]))
 
     def play(self, script: bytes) -> None:
         """Ask as often as the script has records; fails on an answer of somebody else's."""
         self._peer.script = script.split(RECORD)[:MOST_REQUESTS]
         self._loop.run_until_complete(self._asked(len(self._peer.script)))
+        if self._raised:
+            raise self._raised.pop()
 
     def close(self) -> None:
         """End whatever has not ended."""
