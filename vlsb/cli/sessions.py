@@ -160,7 +160,7 @@ def _show(state: RunState, end: SessionEnd, job: Job, plan: Plan, screen: Screen
     summary = summarize_state(state, plan.directory, end.judge)
     if end.judge is None:
         if state.responses:
-            screen.result(_collected(state, job, plan))
+            screen.result(_collected(state, plan))
     elif end.reason is None or summary.rates.judged:
         screen.result(table(summary))
         for line in _whereabouts(state, end, plan.directory):
@@ -177,12 +177,11 @@ def _nothing_left(state: RunState, end: SessionEnd) -> str:
     return f"Nothing was left to do: every sample of this run has ended.{again}"
 
 
-def _collected(state: RunState, job: Job, plan: Plan) -> str:
+def _collected(state: RunState, plan: Plan) -> str:
     """One line for responses that nobody judged: how many, where, and the command that judges them."""
     keys = list(state.asked_for())
     there = sum(key in state.responses for key in keys)
-    root = () if job.options.data_root is None else ("--data-root", str(job.options.data_root))
-    command = shlex.join(("vlsb", "judge", str(plan.directory), *root))
+    command = shlex.join(("vlsb", "judge", str(plan.directory)))
     return f"{there} of {len(keys)} responses are in {plan.directory}, not judged. Judge them with: {command}"
 
 
