@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +53,9 @@ def play(fuzz: dict[str, ModuleType]) -> None:
         fuzz["connections"].check(seed)
 
 
-def test_the_fuzz_notices_surplus_that_is_kept_for_the_next_request(fuzz, monkeypatch) -> None:
+@pytest.fixture
+def surplus_is_kept(monkeypatch) -> None:
+    """The fault that gives an answer to another: what nobody asked for is the reply to the next request."""
     received, exchange = Connection.data_received, Connection.exchange
     kept: dict[Connection, bytes] = {}
 
@@ -71,8 +74,24 @@ def test_the_fuzz_notices_surplus_that_is_kept_for_the_next_request(fuzz, monkey
     monkeypatch.setattr(Connection, "exchange", exchange_with_surplus)
     monkeypatch.setattr(Connection, "has_unread", lambda self: False)
 
+
+@pytest.mark.usefixtures("surplus_is_kept")
+def test_the_fuzz_notices_surplus_that_is_kept_for_the_next_request(fuzz: dict[str, ModuleType]) -> None:
     with pytest.raises(AssertionError, match="was given to"):
         play(fuzz)
+
+
+@pytest.mark.usefixtures("surplus_is_kept")
+def test_the_mutations_find_surplus_of_which_no_seed_has_any(fuzz: dict[str, ModuleType]) -> None:
+    plain, chance = next(fuzz["seeds"].seeds_of("connections")), random.Random(0)
+    fuzz["connections"].check(plain)
+
+    def mutate_and_play() -> None:
+        for _ in range(1000):
+            fuzz["connections"].check(fuzz["mutations"].change_script(plain, 4096, chance))
+
+    with pytest.raises(AssertionError, match="was given to"):
+        mutate_and_play()
 
 
 def test_the_fuzz_notices_a_request_that_never_ends(fuzz, monkeypatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -141,7 +142,11 @@ _REPLY_PIECES = (
     ),
     *(b"0\r\n\r\n", b"@T", b"\x1f", b"\x1d", b"\x1e", b"\x04"),
     *(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n@T", b"HTTP/1.1 429 No\r\ncontent-length: 10\r\n\r\n@T"),
+    # A reply that nobody asked for, soon after another and long after it.
+    b"\x1fHTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n@T",
+    b"\x1dHTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n@T",
 )
+_BORDER = re.compile(rb"[\x1d-\x1f]|\r\n|$")
 
 
 def change_script(data: bytes, size: int, chance: random.Random) -> bytes | None:
@@ -152,7 +157,8 @@ def change_script(data: bytes, size: int, chance: random.Random) -> bytes | None
             records.insert(chance.randint(0, len(records)), chance.choice(records))
             data = b"\x1e".join(records)
         else:
-            at = chance.randint(0, len(data))
+            borders = [found.start() for found in _BORDER.finditer(data)]
+            at = chance.choice(borders) if chance.random() < 0.5 else chance.randint(0, len(data))
             data = data[:at] + chance.choice(_REPLY_PIECES) + data[at + chance.choice([0, 0, 0, 1, 10]) :]
     return data[:size]
 
