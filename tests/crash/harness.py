@@ -208,9 +208,17 @@ class CrashRun:
             gained=self._take_stock(moment),
         )
 
+    def _set_aside(self, name: str) -> list[bytes]:
+        """What a journal held while nothing was answered yet: a run that is started again puts it aside."""
+        aside = sorted(self._run.glob(f"{name}.before-*"))
+        return [record for path in aside for record in complete_records(path.read_bytes())]
+
     def _take_stock(self, moment: Moment | None) -> Counter[Key]:
         """What the files gained; notes every record that was complete and is not there any more."""
-        found = {name: complete_records(each) for name, each in e2e.journals(self._run).items()}
+        found = {
+            name: self._set_aside(name) + complete_records(each)
+            for name, each in e2e.journals(self._run).items()
+        }
         for name, lines in self._complete.items():
             now = found.get(name, [])
             if now[: len(lines)] != lines:
