@@ -595,8 +595,8 @@ def test_pip_gets_the_users_way_to_packages_and_no_setting_that_is_meant_for_oth
     current: Built, tmp_path: Path
 ) -> None:
     (tmp_path / "pip.conf").write_text(
-        "[global]\nindex-url = https://name:word@host/simple\nquiet = 2\n"
-        f"[install]\nuser = true\ntarget = {tmp_path}\nfind-links =\n  /one\n  /two\n"
+        "[global]\nindex-url: https://name:word@host/simple\nquiet = 2\n"
+        f"[install]\nuser = true\ntarget = {tmp_path}\nfind-links:\n  /one\n  /two\n"
     )
     environment = {
         "PATH": os.defpath,
@@ -634,7 +634,7 @@ def test_an_engine_is_installed_into_its_environment_whatever_pip_is_told_for_ot
     """`pip.conf` with user = true makes pip fail in an environment, and target makes it install elsewhere."""
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / "pip.conf").write_text(
-        f"[global]\nno-index = true\nfind-links = {tmp_path / 'wheels'}\nno-cache-dir = true\n"
+        f"[global]\nno-index = true\nfind-links: {tmp_path / 'wheels'}\nno-cache-dir = true\n"
         f"[install]\nuser = true\ntarget = {elsewhere}\nprefix = {elsewhere}\ndry-run = true\n"
     )
     write_current_engine(tmp_path / "wheels")
