@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -42,15 +43,15 @@ def run(
 ) -> _Result:
     """`asyncio.run` on the fastest loop at hand.
 
-    The first signal that `main` has no handler for is raised as KeyboardInterrupt, after the loop was
-    closed in order; the third ends the process, after `last_words`.
+    A signal that `main` has no handler for cancels it, and is raised as KeyboardInterrupt after the loop
+    was closed in order; the third ends the process, after `last_words`.
     """
     runner = asyncio.Runner(loop_factory=loop_factory)
     with _heard(_Interrupts(last_words)) as interrupts, _fewer_collections():
         try:
-            return runner.run(main)
+            return runner.run(interrupts.cancelling(main))
         finally:
-            interrupts.may_raise = False
+            interrupts.cancel = None
             runner.close()
 
 
@@ -71,21 +72,31 @@ def _fewer_collections() -> Iterator[None]:
 
 
 class _Interrupts:
-    """The signals that came while a loop ran. Only one of them breaks in: what that stops is cleaned up."""
+    """The signals that came while a loop ran.
+
+    They cancel and never raise: an exception in the midst of uvloop leaves it unable to close in order.
+    """
 
     def __init__(self, last_words: Callable[[], None]) -> None:
         self.count = 0
-        self.may_raise = True
+        self.cancel: Callable[[], object] | None = None
         self._last_words = last_words
+
+    async def cancelling(self, main: Coroutine[Any, Any, _Result]) -> _Result:
+        """The result of `main`, which signals cancel."""
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(main)
+        self.cancel = partial(loop.call_soon_threadsafe, task.cancel)
+        if self.count:
+            task.cancel()
+        return await task
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """One more signal; the third ends the process."""
         self.count += 1
         if self.count > 2:
             end_at_once(self._last_words)
-        if self.may_raise:
-            self.may_raise = False
-            raise KeyboardInterrupt
+        if self.cancel is not None:
+            self.cancel()
 
 
 @contextmanager
@@ -105,7 +116,6 @@ def _heard(interrupts: _Interrupts) -> Iterator[_Interrupts]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if interrupts.count:
-            # Whatever else ended it: uvloop makes a RuntimeError of one that comes as its last task ends.
             raise KeyboardInterrupt
 
 
