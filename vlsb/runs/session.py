@@ -265,7 +265,7 @@ async def run_session(
         ended = "complete"
         try:
             if plan.data_root is not None:
-                remember_data_root(plan.directory, plan.data_root)
+                await asyncio.to_thread(remember_data_root, plan.directory, plan.data_root)
             _announce(store, listeners.say)
             works = _works(prepared, store)
             store.start(conductor.stop)
