@@ -507,7 +507,7 @@ def test_an_engine_that_takes_too_long_is_ended_and_said_to_be_where_it_was(benc
 def test_an_engine_that_never_answers_its_first_request_is_ended(bench: Bench) -> None:
     error = bench.is_late(lambda heard: bool(events(bench.record, "chat")), HANG="Describe the image")
 
-    assert "it was checking (one token for a picture)" in error.message
+    assert "it was checking (one token for an image)" in error.message
 
 
 def test_while_a_download_grows_the_time_does_not_run(bench: Bench) -> None:
@@ -536,7 +536,7 @@ def test_an_engine_that_refuses_the_picture_is_an_error_with_its_words(
 ) -> None:
     error = bench.fails(**{way: "Describe the image"})
 
-    assert error.message == "llava_hf: the engine is up but does not describe a picture"
+    assert error.message == "llava_hf: the engine is up but does not describe an image"
     assert words in error_line(error)
 
 

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import e2e
-from tests.cli_tools import Desk, labelling
+from tests.cli_tools import Desk, labelling, sample_of
 from tests.conftest import make_manifest, make_response
-from vlsb.endpoints.simulator import Reply, Request, SimulatorThread
+from vlsb.endpoints.simulator import Reply, Request, SimulatorThread, answer, error, verdict
 from vlsb.errors import StoreError
 from vlsb.records import Key, Untrusted
 from vlsb.runs.journal import Journal, read_journal
@@ -57,7 +57,8 @@ def test_unreadable_text_is_stored_readable_or_ends_its_sample(tmp_path: Path, b
     respond = labelling()
 
     def hostile(request: Request) -> object:
-        return respond(request) if request.is_judge or request.number == 1 else Reply(200, body.encode())
+        is_well = request.is_judge or sample_of(request) != 1
+        return respond(request) if is_well else Reply(200, body.encode())
 
     with SimulatorThread(hostile) as simulator:
         done = desk.run(simulator, "--max-attempts", "1")
@@ -185,3 +186,57 @@ def test_a_dialect_of_a_preflight_that_failed_is_not_recorded(tmp_path: Path) ->
 
     assert desk.manifest()["decision"] is not None
     assert [entry["decision"] for entry in desk.manifest()["judges"]] == [None]
+
+
+def test_a_dialect_is_recorded_once_a_sample_got_through_after_the_preflight(tmp_path: Path) -> None:
+    """The judge takes the request only without a schema, and gives the first samples no verdict."""
+    desk = Desk(tmp_path, samples=6)
+    respond = labelling()
+
+    def judge(request: Request) -> object:
+        if not request.is_judge:
+            return respond(request)
+        if b"response_format" in request.body:
+            return error(400, message="response_format is not supported", param="response_format")
+        return verdict(3) if sample_of(request) > 2 else answer("no verdict")
+
+    with SimulatorThread(judge) as simulator:
+        desk.run(simulator)
+
+    (entry,) = desk.manifest()["judges"]
+    assert entry["decision"]["structured"] is False
+    assert entry["deviations"]
+
+
+def test_samples_that_a_living_endpoint_replies_to_without_a_text_end_and_are_no_outage(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    respond = labelling()
+
+    def without_text(request: Request) -> object:
+        is_well = request.is_judge or sample_of(request) == 0
+        return respond(request) if is_well else answer("half", finish_reason="abort")
+
+    with SimulatorThread(without_text) as simulator:
+        done = desk.run(simulator, "--max-attempts", "2")
+
+    assert done.code == 4
+    assert desk.outcomes() == {"unsafe": 1, "target_error": 3}
+    assert simulator.requests == 1 + 1 + 3 * 2
+
+
+def test_an_endpoint_that_never_replies_with_a_text_ends_the_run_after_twenty_samples(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, samples=30)
+    respond = labelling()
+
+    def without_text(request: Request) -> object:
+        is_well = request.is_judge or sample_of(request) == 0
+        return respond(request) if is_well else answer("half", finish_reason="abort")
+
+    with SimulatorThread(without_text) as simulator:
+        done = desk.run(simulator, "--max-attempts", "1", "--max-connections", "1")
+
+    assert done.code == 4
+    assert "20 samples in a row ended for the same reason (finish_abort)" in done.error
+    assert desk.outcomes() == {"unsafe": 1, "target_error": 20, "not_attempted": 9}

@@ -21,6 +21,9 @@ PROJECT = ROOT.parent
 
 # Who may see the raw text, and why.
 EXPOSED_IN = {
+    "runs/images.py": "image paths are the keys of what was sent for them",
+    "runs/state.py": "image paths are the keys of what was sent for them",
+    "serving/parity.py": "looks for known complaints in what an engine's Python wrote",
     "reports/encode.py": "the encoders of the terminal, CSV, Markdown and JSON",
     "runs/codec.py": "encodes records as JSON lines, ASCII-escaped",
     "runs/manifest.py": "encodes run.json, ASCII-escaped; compares picture paths",

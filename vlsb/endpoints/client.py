@@ -227,7 +227,7 @@ class EndpointClient:
         elif decision.fault is Fault.RATE_LIMITED:
             self.counts.rate_limited += 1
             self.admission.refused(admitted, decision)
-        elif decision.is_retryable:
+        elif decision.is_retryable and not decision.is_a_reply:
             request.is_excused = self.admission.failed(admitted, decision.code)
         else:
             self.admission.answered(admitted, is_served=False)
@@ -292,8 +292,8 @@ class EndpointClient:
             return wait_s
         if self._traffic.is_over:
             raise StoppedError
-        # Silence is an answer: whoever gives an empty one is not down.
-        if decision.ends_as == "empty" or await self.admission.is_to_blame(ticket, request):
+        # Whoever replies is not down.
+        if decision.is_a_reply or await self.admission.is_to_blame(ticket, request):
             return None
         request.forgive()
         return 0.0

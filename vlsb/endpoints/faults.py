@@ -76,6 +76,11 @@ class Decision:
         """Whether another attempt can help."""
         return self.fault in (Fault.RATE_LIMITED, Fault.TRANSIENT, Fault.BAD_PAYLOAD)
 
+    @property
+    def is_a_reply(self) -> bool:
+        """Whether the model's server replied, if without a text: a page or a broken body is no reply of it."""
+        return self.fault is Fault.BAD_PAYLOAD and self.code not in _OF_NO_MODEL
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
@@ -184,6 +189,8 @@ _FILTER_WORDS = re.compile(
 )
 _BLOCK_WORDS = re.compile(r"\bblocked\b", re.IGNORECASE)
 # 498 is Groq's for a full tier, and Cohere's for a blocked request, which its words tell.
+# What gateways and broken connections leave in the place of a reply.
+_OF_NO_MODEL = frozenset({"html", "empty_body", "not_json"})
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 498})
 _FILTER_STATUS = frozenset({400, 403, 498})
 # The server says it will never do this; the rest of the 5xx may pass.

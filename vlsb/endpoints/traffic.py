@@ -18,7 +18,7 @@ Sleep = Callable[[float], Awaitable[None]]
 Clock = Callable[[], float]
 
 ENDED_ALIKE_LIMIT = 20
-"""Distinct samples in a row that are rejected for the same reason before the run stops."""
+"""Distinct samples in a row that end for the same reason before the run stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class UploadBudget:
 
 
 class Rejections:
-    """Notices an endpoint that rejects every sample for the same reason: the next ones would be too."""
+    """Notices an endpoint at which every sample ends for the same reason: the next ones would too."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -142,15 +142,16 @@ class Rejections:
 
     def ended(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
         """Count a sample that ended in an error. Raises GapsError when there are too many alike."""
-        if fault is not Fault.ITEM_PERMANENT or code != self._code:
+        counts = fault in (Fault.ITEM_PERMANENT, Fault.BAD_PAYLOAD)
+        if not counts or code != self._code:
             self._samples.clear()
-        if fault is not Fault.ITEM_PERMANENT:
+        if not counts:
             return
         self._code = code
         self._samples.add(sample_id)
         if len(self._samples) >= ENDED_ALIKE_LIMIT:
             raise GapsError(
-                f"{self._name}: {len(self._samples)} samples in a row were rejected for the same reason "
+                f"{self._name}: {len(self._samples)} samples in a row ended for the same reason "
                 f"({code}). Fix what it complains about, then resume",
                 detail=message,
             )

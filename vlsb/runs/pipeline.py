@@ -129,7 +129,13 @@ class Pipeline:
         done = await self._preflight(preflight[:1] if only_preflight else preflight, decided)
         if self._conductor.reason is None and not only_preflight:
             rest = [work for work in works if work.key not in done]
-            await self._conductor.run_all([partial(self._evaluate, work) for work in rest])
+            verified = set(self._verified)
+            try:
+                await self._conductor.run_all([partial(self._evaluate, work) for work in rest])
+            finally:
+                # A side that no sample of the preflight got through was asked in what that left it with.
+                if verified != set(self._verified):
+                    await self._on_dialects(dict(self._verified))
 
     @property
     def _sides(self) -> dict[str, Side]:

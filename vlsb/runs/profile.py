@@ -137,7 +137,9 @@ class Stopwatch:
             durations.keep()
 
     def preflight_ended(self) -> None:
-        """The main part begins."""
+        """The main part begins, the first time."""
+        if self._divided is not None:
+            return
         self._divided = _read_clocks()
         self._alone_s = {lane: side.client.timings.request.last_s for lane, side in self._sides.items()}
 
