@@ -530,7 +530,7 @@ def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
         "--outage-timeout": policy.outage_timeout_s,
     }
     assert f"up to {policy.backoff_cap_s:g} s" in page
-    assert f"when {ENDED_ALIKE_LIMIT} distinct samples in a row are rejected" in page
+    assert f"when {ENDED_ALIKE_LIMIT} distinct samples in a row end for the same reason" in page
     assert f"kept at {100 * rates.AIM:g} %" in page
     assert f"at most {rates.AHEAD:g} times the limit\n({rates.WINDOW_AHEAD:g} times" in page
 
