@@ -78,7 +78,7 @@ class Decision:
 
     @property
     def is_a_reply(self) -> bool:
-        """Whether the model's server replied, if without a text; a page or a broken body is no reply of it."""
+        """Whether the server of the model replied, if without a text; a page or a broken body is no reply."""
         return self.fault is Fault.BAD_PAYLOAD and self.code not in _OF_NO_MODEL
 
 
