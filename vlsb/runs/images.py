@@ -1,13 +1,15 @@
 """What was sent of each image, so that target, judges, epochs and sessions see one and the same.
 
-The checksum that is sent first binds the run. It is computed from the very bytes that are about to be sent:
-before the first request nobody has read them, and a file's time says nothing about them.
+The checksum that is sent first binds the run. It is taken of the very bytes that are about to be sent: before
+the first request nobody has read them, and a file's time says nothing about them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Set
+
+import xxhash
 
 from vlsb.data import media_type
 from vlsb.endpoints.drafts import ReadPicture
@@ -28,6 +30,8 @@ class SentImages:
         self._sent = {path: set(checksums) for path, checksums in sent.items()}
         self._accepts_changed = accepts_changed
         self._lock = threading.Lock()
+        # The checksums of what was read before, by a quick digest of the same bytes.
+        self._known: dict[bytes, str] = {}
 
     def read(self, sample: Sample, picture: Picture) -> ReadPicture:
         """The bytes to send now, for a request that was composed for `picture`. Blocking.
@@ -35,7 +39,7 @@ class SentImages:
         Raises ImageChangedError if others were sent before, ImageError if these cannot be sent.
         """
         content = self._read(sample)
-        found = ReadPicture.of(content)
+        found = self._with_checksum(content)
         # Rows may share an image, and requests are prepared side by side: who comes first binds the others.
         with self._lock:
             sent = self._sent.setdefault(sample.image_path.expose(), set())
@@ -51,3 +55,10 @@ class SentImages:
                 raise ImageError("image is of another type than when it was checked; start again")
             sent.add(found.sha256)
         return found
+
+    def _with_checksum(self, content: bytes) -> ReadPicture:
+        """The bytes with their sha256, which target, judges and epochs compute once."""
+        quick = xxhash.xxh3_128_digest(content)
+        if (checksum := self._known.get(quick)) is None:
+            checksum = self._known[quick] = ReadPicture.of(content).sha256
+        return ReadPicture(content, checksum)
