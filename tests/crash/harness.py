@@ -215,9 +215,10 @@ class CrashRun:
 
     def _take_stock(self, moment: Moment | None) -> Counter[Key]:
         """What the files gained; notes every record that was complete and is not there any more."""
+        files = e2e.journals(self._run)
         found = {
-            name: self._set_aside(name) + complete_records(each)
-            for name, each in e2e.journals(self._run).items()
+            name: self._set_aside(name) + complete_records(files.get(name, b""))
+            for name in {*files, *self._complete}
         }
         for name, lines in self._complete.items():
             now = found.get(name, [])
