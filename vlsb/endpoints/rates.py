@@ -78,7 +78,6 @@ class Departure:
     at: float
     number: int
     booked: dict[Unit, float]
-    is_scout: bool = False
 
 
 class Meter:
@@ -349,7 +348,6 @@ class RateModel:
                 # Its hold is over and nobody refused it: it came through.
                 self._reopen()
             else:
-                departure.is_scout = True
                 self._scout = departure
                 self._scout_until = now + min(3.0, max(0.1, 2 * self._refusal_s))
         pace = self._meters[Unit.REQUESTS]
