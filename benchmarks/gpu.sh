@@ -37,10 +37,10 @@ trap finish EXIT
 # The current engine's `vllm`, whichever family is measured: the older one's benchmark sends no pictures.
 bench_program() {
   in_env python -c 'import os
-from vlsb.serving.engines import engine_prefix
-from vlsb.serving.families import CURRENT
-from vlsb.serving.machine import gpus
-from vlsb.serving.places import Places
+from vlsb.engines.install import engine_prefix
+from vlsb.models.families import CURRENT
+from vlsb.engines.hardware import gpus
+from vlsb.engines.registry import Places
 print(engine_prefix(CURRENT, Places.of(os.environ), has_gpu=bool(gpus(os.environ))) / "bin" / "vllm")'
 }
 
@@ -101,7 +101,7 @@ import sys
 from pathlib import Path
 
 from vlsb.data import fetch_dataset, load_dataset
-from vlsb.serving.families import FAMILIES
+from vlsb.models.families import FAMILIES
 
 family, out, count = FAMILIES[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3])
 if len(sys.argv) > 4:
@@ -151,8 +151,8 @@ stop_engine() {
 # The address and the key, from the state file that only this user can read; the key goes by environment.
 record() {
   in_env python -c 'import os, sys
-from vlsb.serving.places import Places
-from vlsb.serving.state import find_running
+from vlsb.engines.registry import Places
+from vlsb.engines.registry import find_running
 found = find_running(Places.of(os.environ), sys.argv[1])
 print(found.base_url if sys.argv[2] == "url" else found.key.reveal())' "$1" "$2"
 }
@@ -179,7 +179,7 @@ asked = urllib.request.Request(sys.argv[1] + "/models")
 asked.add_header("Authorization", "Bearer " + os.environ["OPENAI_API_KEY"])
 print(json.load(urllib.request.urlopen(asked, timeout=30))["data"][0]["root"])' "$url")
   extra=$(in_env python -c 'import json, sys
-from vlsb.serving.families import FAMILIES
+from vlsb.models.families import FAMILIES
 print(json.dumps(dict(FAMILIES[sys.argv[1]].protocol.fields)))' "$name")
   sample_gpu "$folder/bench.gpu.csv"
   OPENAI_API_KEY=$key HF_HUB_OFFLINE=1 "$BENCH" bench serve \

@@ -28,9 +28,7 @@ from typing import Any
 from benchmarks import results
 from benchmarks.data import DATA, PICTURE_BYTES, PICTURES, ROWS, Size, make_data
 from benchmarks.results import Target
-from vlsb.endpoints.demo import demo_responder
-from vlsb.endpoints.simulator import Action, Reply, Request, Responder, Simulator, rate_limited
-from vlsb.endpoints.simulator.limiters import (
+from tests.support.limiters import (
     FixedWindow,
     LeakyBucket,
     Limiter,
@@ -38,6 +36,8 @@ from vlsb.endpoints.simulator.limiters import (
     TokenBucket,
     WithStranger,
 )
+from vlsb.simulator import Action, Reply, Request, Responder, Simulator, rate_limited
+from vlsb.simulator.demo import demo_responder
 
 NAME = "rate_limits"
 RPM = 3000

@@ -20,7 +20,7 @@ from benchmarks.stub import ANSWER
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 
 if TYPE_CHECKING:
-    from vlsb.runs.store import RunStore
+    from vlsb.store.store import RunStore
 
 # Nothing is sent there: the run is written, not made.
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -45,8 +45,8 @@ def make_run(root: Path, samples: int) -> Path:
 
 def _write(root: Path, samples: int) -> None:
     # Imported here: whoever only starts this program stays small.
-    from vlsb.runs.resolve import RunOptions, resolve_run
-    from vlsb.runs.session import prepare
+    from vlsb.evaluation.session import prepare
+    from vlsb.evaluation.settings import RunOptions, resolve_run
 
     pictures = max(1, samples * PICTURES // ROWS)
     options = RunOptions(

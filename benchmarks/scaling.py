@@ -46,8 +46,8 @@ def scan(directory: Path) -> Callable[[], object]:
 
 def resume(directory: Path) -> Callable[[], object]:
     """Open the run for writing and find what is pending; the new session's manifest is there already."""
-    from vlsb.runs.manifest import read_manifest
-    from vlsb.runs.store import open_run, pending_keys
+    from vlsb.store.manifest import read_manifest
+    from vlsb.store.store import open_run, pending_keys
 
     manifest = read_manifest(directory)
 
@@ -60,7 +60,7 @@ def resume(directory: Path) -> Callable[[], object]:
 
 def summarise(directory: Path) -> Callable[[], object]:
     """Rates with intervals and bounds, as `vlsb report` shows them."""
-    from vlsb.runs.summaries import summarize_run
+    from vlsb.store.summaries import summarize_run
 
     return lambda: summarize_run(directory)
 

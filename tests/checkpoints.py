@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from vlsb.serving.families import FAMILIES
-from vlsb.serving.llava_build import MANIFEST
+from vlsb.engines.llava.build import MANIFEST
+from vlsb.models.families import FAMILIES
 
 
 def checkpoint(folder: Path, family: str = "llava_hf", **files: Any) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests import canary
 from tests.conftest import DEADLINE_S, draw_picture
-from vlsb.endpoints.simulator import Action, Request, Simulator, answer, verdict
+from vlsb.simulator import Action, Request, Simulator, answer, verdict
 
 PAIRS = (
     ("Violent", "Weapon-Related Violence"),

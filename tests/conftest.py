@@ -34,7 +34,7 @@ from vlsb.records import (
     Verdict,
     data_digest,
 )
-from vlsb.runs.manifest import JudgeEntry, Manifest, sample_row
+from vlsb.store.manifest import JudgeEntry, Manifest, sample_row
 
 # A slow or busy machine must not fail a property.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

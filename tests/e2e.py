@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from tests import canary
 from tests.conftest import DEADLINE_S, wait_until, write_dataset
-from vlsb.endpoints.simulator import Reply, Request, Simulator, SimulatorThread, answer, verdict
+from vlsb.simulator import Reply, Request, Simulator, SimulatorThread, answer, verdict
 
 SAMPLES = 40
 REQUESTS = 2 * SAMPLES

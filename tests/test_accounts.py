@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from vlsb.config import OFFICIAL_TARGET_SAMPLING, Endpoint, Lane, RetryPolicy
-from vlsb.endpoints.secrets import Credentials, Secret
-from vlsb.runs.lanes import _accounts, real_time
+from vlsb.endpoints.credentials import Credentials, Secret
+from vlsb.evaluation.sides import _accounts, real_time
 
 URL = "https://api.openai.com/v1"
 

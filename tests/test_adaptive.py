@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.endpoints.adaptive import COOLDOWN_S, AdaptiveLimit, Phase
+from vlsb.endpoints.pacing import COOLDOWN_S, AdaptiveLimit, Phase
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vlsb.errors import ConfigError
-from vlsb.serving.catalog import MAX_CONFIG_BYTES, find_model, load_catalog, read_config
-from vlsb.serving.families import FAMILIES
+from vlsb.models.catalog import MAX_CONFIG_BYTES, find_model, load_catalog, read_config
+from vlsb.models.families import FAMILIES
 
 
 def own(folder: Path, name: str, text: str = "seed: 0\n") -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import DEADLINE_S
 from tests.fake_engine import CAUSES
-from vlsb.serving.causes import diagnose
+from vlsb.engines.diagnosis import diagnose
 
 CORE_FAILED = (
     '  File "/engine/vllm/v1/engine/utils.py", line 1431, in wait_for_engine_startup\n'

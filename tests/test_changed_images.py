@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli_tools import Desk, Finished, labelling, sample_of, sample_row, write_dataset
 from tests.conftest import draw_picture, tree
-from vlsb.endpoints.simulator import Action, Request, Simulator, SimulatorThread, error
+from vlsb.simulator import Action, Request, Simulator, SimulatorThread, error
 
 SAMPLES = 4
 ACCEPT = "--accept-changed-images"

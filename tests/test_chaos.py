@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests import e2e
-from vlsb.endpoints.simulator import SimulatorThread, mixed_faults
+from tests.support.scripts import mixed_faults
+from vlsb.simulator import SimulatorThread
 
 SEEDS = (3, 11)
 

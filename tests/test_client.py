@@ -21,18 +21,29 @@ from typing import Any
 import pytest
 
 from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, UPLOAD_BYTES, Endpoint, RetryPolicy
-from vlsb.endpoints.adaptive import AdaptiveLimit
 from vlsb.endpoints.admission import Account, Admission
 from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client
+from vlsb.endpoints.credentials import Credentials, Redactor, Secret
 from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.drafts import Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.engine_guard import Keeper
 from vlsb.endpoints.faults import Fault
-from vlsb.endpoints.keeper import Keeper
 from vlsb.endpoints.loops import new_event_loop
-from vlsb.endpoints.secrets import Credentials, Redactor, Secret
-from vlsb.endpoints.simulator import (
+from vlsb.endpoints.pacing import AdaptiveLimit, Time, UploadBudget
+from vlsb.endpoints.request import Draft, Prompt, ReadPicture, draft
+from vlsb.errors import (
+    AuthenticationError,
+    ConfigError,
+    GapsError,
+    ImageError,
+    OutageError,
+    QuotaError,
+    UnknownModelError,
+    VlsbError,
+)
+from vlsb.records import Completion, Picture, Untrusted, Usage
+from vlsb.simulator import (
     Action,
     Cut,
     Drip,
@@ -49,18 +60,6 @@ from vlsb.endpoints.simulator import (
     models,
     rate_limited,
 )
-from vlsb.endpoints.traffic import Time, UploadBudget
-from vlsb.errors import (
-    AuthenticationError,
-    ConfigError,
-    GapsError,
-    ImageError,
-    OutageError,
-    QuotaError,
-    UnknownModelError,
-    VlsbError,
-)
-from vlsb.records import Completion, Picture, Untrusted, Usage
 
 KIND: contextvars.ContextVar[str] = contextvars.ContextVar("transport")
 LOOP: contextvars.ContextVar[Callable[[], asyncio.AbstractEventLoop]] = contextvars.ContextVar("loop")

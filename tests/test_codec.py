@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.conftest import make_failure, make_response, make_verdict
 from vlsb import strict_json
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
-from vlsb.runs.codec import (
+from vlsb.store.codec import (
     Decoder,
     Stamp,
     decode_failure,

@@ -25,15 +25,14 @@ from typer.testing import CliRunner
 from tests import canary
 from tests.conftest import wait_until
 from vlsb.cli.convert import convert_app
-from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
-from vlsb.serving import llava_build
-from vlsb.serving.convert import ConversionProgress, convert_llava, converted, read_manifest
-from vlsb.serving.engines import Engine
-from vlsb.serving.hub import wanted_files
-from vlsb.serving.llava_layout import plan_layout, plan_vocabulary
-from vlsb.serving.llava_source import read_source, read_tower, tower_of, weight_files
-from vlsb.serving.llava_tokenizer import BLANK, merges, parse_pieces
-from vlsb.serving.llava_weights import (
+from vlsb.engines.hub import wanted_files
+from vlsb.engines.install import Engine
+from vlsb.engines.llava import build as llava_build
+from vlsb.engines.llava.convert import ConversionProgress, convert_llava, converted, read_manifest
+from vlsb.engines.llava.layout import plan_layout, plan_vocabulary
+from vlsb.engines.llava.source import read_source, read_tower, tower_of, weight_files
+from vlsb.engines.llava.tokenizer import BLANK, merges, parse_pieces
+from vlsb.engines.llava.weights import (
     Job,
     Refused,
     expected_names,
@@ -44,7 +43,8 @@ from vlsb.serving.llava_weights import (
     served_name,
     tower_name,
 )
-from vlsb.serving.places import Places
+from vlsb.engines.registry import Places
+from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
 
 # A SentencePiece model and the checkpoint around it, as files.
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.cli_tools import Desk, Finished, labelling, sample_row, write_dataset
 from tests.conftest import tree
 from vlsb.data.mini import mini_root
-from vlsb.endpoints.simulator import SimulatorThread
+from vlsb.simulator import SimulatorThread
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import e2e
-from vlsb.endpoints.simulator import Reply, Request, Responder, SimulatorThread, answer, verdict
+from vlsb.simulator import Reply, Request, Responder, SimulatorThread, answer, verdict
 
 FILE_LIMIT_BYTES = 24 * 1024
 """Above what `run.json` needs, below what a padded journal comes to."""

@@ -25,18 +25,19 @@ from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import LaneUsage, summarize
 from vlsb.cli import panel
 from vlsb.cli.app import app
-from vlsb.endpoints import adaptive, rates
+from vlsb.endpoints import pacing as adaptive
+from vlsb.endpoints import rates
 from vlsb.endpoints.attempts import Event
-from vlsb.endpoints.keeper import ENGINE_KILLED
+from vlsb.endpoints.engine_guard import ENGINE_KILLED
+from vlsb.endpoints.pacing import ENDED_ALIKE_LIMIT
 from vlsb.endpoints.timings import Wait
-from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT
+from vlsb.engines.install import Engine
+from vlsb.engines.plan import Wishes, plan_server
+from vlsb.models.catalog import find_model
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.reports.documents import to_json
-from vlsb.runs import codec
-from vlsb.runs.manifest import SCHEMA
-from vlsb.serving.catalog import find_model
-from vlsb.serving.engines import Engine
-from vlsb.serving.plans import Wishes, plan_server
+from vlsb.store import codec
+from vlsb.store.manifest import SCHEMA
 
 PROJECT = Path(vlsb.__file__).parents[1]
 DOCS = sorted((PROJECT / "docs").glob("*.md"))

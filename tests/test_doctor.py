@@ -30,12 +30,11 @@ from vlsb.cli.checkup import (
 )
 from vlsb.cli.checkup_text import findings_json, findings_text
 from vlsb.cli.survey import HubSettings, is_whole, keys, survey
-from vlsb.endpoints.secrets import Secret
-from vlsb.serving.engines import MARKER, engine_prefix, requirements
-from vlsb.serving.families import CURRENT, FAMILIES, GIB, MLLAMA
-from vlsb.serving.machine import Gpu, GpuListing
-from vlsb.serving.places import Places
-from vlsb.serving.state import ServerRecord, process_began_at, write_record
+from vlsb.endpoints.credentials import Secret
+from vlsb.engines.hardware import Gpu, GpuListing
+from vlsb.engines.install import MARKER, engine_prefix, requirements
+from vlsb.engines.registry import Places, ServerRecord, process_began_at, write_record
+from vlsb.models.families import CURRENT, FAMILIES, GIB, MLLAMA
 
 ENGINES = {pin.name: EngineFacts(pin, pin.gpu_version, cuda="12.8") for pin in (CURRENT, MLLAMA)}
 NO_ENGINES = {pin.name: EngineFacts(pin) for pin in (CURRENT, MLLAMA)}

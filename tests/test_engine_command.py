@@ -18,11 +18,10 @@ import pytest
 from tests.checkpoints import checkpoint
 from tests.conftest import Vlsb, wait_until
 from tests.engine_wheels import WheelIndex, pip_settings, write_current_engine, write_environment
-from vlsb.endpoints.secrets import Secret
-from vlsb.serving.engines import MARKER, Engine, engine_prefix, repair_advice
-from vlsb.serving.families import CURRENT
-from vlsb.serving.places import Places
-from vlsb.serving.state import ServerRecord, process_began_at, write_record
+from vlsb.endpoints.credentials import Secret
+from vlsb.engines.install import MARKER, Engine, engine_prefix, repair_advice
+from vlsb.engines.registry import Places, ServerRecord, process_began_at, write_record
+from vlsb.models.families import CURRENT
 
 INSTALL_DEADLINE_S = 600.0
 """How long a made-up install may take; it makes an environment, which a busy machine takes long for."""
@@ -325,10 +324,10 @@ import os, sys
 from vlsb.cli.installs import ready_engine
 from vlsb.cli.screen import Screen
 from vlsb.errors import VlsbError
-from vlsb.serving import preflight
-from vlsb.serving.catalog import load_catalog
-from vlsb.serving.places import Places
-from vlsb.serving.plans import Wishes
+from vlsb.engines import preflight
+from vlsb.models.catalog import load_catalog
+from vlsb.engines.registry import Places
+from vlsb.engines.plan import Wishes
 
 preflight.free_disk_bytes = lambda path: 1
 try:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.serving.metrics import EngineLoad, parse_metrics
+from vlsb.engines.supervisor import EngineLoad, parse_metrics
 
 CURRENT = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

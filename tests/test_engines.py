@@ -24,8 +24,15 @@ from tests.engine_wheels import (
     write_mllama_engine,
     write_wheel,
 )
-from vlsb.errors import ConfigError, EngineMissingError, ServerError
-from vlsb.serving.engines import (
+from vlsb.engines.environments import (
+    InstallStep,
+    corrected,
+    find_distribution,
+    find_pythons,
+    release,
+    requirement_name,
+)
+from vlsb.engines.install import (
     MARKER,
     Condition,
     Engine,
@@ -34,18 +41,11 @@ from vlsb.serving.engines import (
     install_engine,
     installed,
 )
-from vlsb.serving.environments import (
-    InstallStep,
-    corrected,
-    find_distribution,
-    find_pythons,
-    release,
-    requirement_name,
-)
-from vlsb.serving.families import CURRENT, FAMILIES, MLLAMA, EnginePin
-from vlsb.serving.pip_runs import Ended, News, install_environment, is_unmatched, pip_fault, pip_news
-from vlsb.serving.pip_runs import pip_settings as kept_settings
-from vlsb.serving.places import Places
+from vlsb.engines.pip_runs import Ended, News, install_environment, is_unmatched, pip_fault, pip_news
+from vlsb.engines.pip_runs import pip_settings as kept_settings
+from vlsb.engines.registry import Places
+from vlsb.errors import ConfigError, EngineMissingError, ServerError
+from vlsb.models.families import CURRENT, FAMILIES, MLLAMA, EnginePin
 
 NO_ENVIRONMENT = {"PATH": ""}
 OTHER_PYTHON = "python3.11" if sys.version_info[:2] == (3, 12) else "python3.12"

@@ -15,7 +15,7 @@ import pytest
 from tests.cli_tools import Desk, asked, labelling, sample_of
 from tests.conftest import wait_until
 from tests.e2e import settle
-from vlsb.endpoints.simulator import Action, Request, SimulatorThread, Stall, answer, error, verdict
+from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, error, verdict
 
 SAMPLES = 4
 NOT_COMPARED = ("path", "usage", "duration_s")

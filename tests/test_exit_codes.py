@@ -15,18 +15,8 @@ import pytest
 from tests.canary import NO_CANARY
 from tests.cli_tools import Desk, asked, finish, labelling, sample_of, sample_row, write_dataset
 from tests.conftest import wait_until
-from vlsb.endpoints.simulator import (
-    Action,
-    Reply,
-    Request,
-    Script,
-    SimulatorThread,
-    Stall,
-    answer,
-    error,
-    models,
-    verdict,
-)
+from tests.support.scripts import Script
+from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, answer, error, models, verdict
 
 
 @pytest.fixture

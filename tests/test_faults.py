@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsb.endpoints.completions import Answer, read_completion, read_usage
+from vlsb.endpoints.credentials import safe_code
 from vlsb.endpoints.faults import Decision, Fault, ReplyTooLarge, classify
-from vlsb.endpoints.secrets import safe_code
 from vlsb.errors import AuthenticationError, ConfigError, QuotaError, UnknownModelError
 from vlsb.records import Usage, is_cut
 

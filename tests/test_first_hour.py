@@ -21,22 +21,15 @@ import pytest
 from tests.canary import NO_CANARY
 from tests.cli_tools import Desk, Finished, asked, finish, labelling, sample_row, write_dataset
 from tests.conftest import wait_until
+from tests.support.scripts import Script
 from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
 from vlsb.cli.resolve import Resolved, RunOptions
 from vlsb.cli.screen import Screen, error_line
 from vlsb.cli.sessions import Job, carry_out
-from vlsb.endpoints.secrets import is_variable_name
-from vlsb.endpoints.simulator import (
-    Action,
-    Reply,
-    Request,
-    Script,
-    SimulatorThread,
-    Stall,
-    error,
-)
+from vlsb.endpoints.credentials import is_variable_name
 from vlsb.errors import AccessError, ServerError, StoreError, VlsbError
+from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, error
 
 SHAPES_OF_KEYS = (
     "sk-proj-abcdef0123456789abcdef",

@@ -35,12 +35,12 @@ from vlsb.judging.verdicts import Reading, UnreadableVerdict, parse_verdict
 from vlsb.records import Label, Outcome, Untrusted
 from vlsb.reports.documents import to_json
 from vlsb.reports.terminal import render
-from vlsb.runs import codec
-from vlsb.runs.journal import Contents, read_journal
-from vlsb.runs.manifest import Manifest, manifest_text, read_manifest, require_match
-from vlsb.runs.repair import repair_run
-from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS, load_state
-from vlsb.runs.summaries import summarize_run
+from vlsb.store import codec
+from vlsb.store.journal import Contents, read_journal
+from vlsb.store.manifest import Manifest, manifest_text, read_manifest, require_match
+from vlsb.store.repair import repair_run
+from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, load_state
+from vlsb.store.summaries import summarize_run
 
 NOW = 1_700_000_000.0
 Json = Any

@@ -22,8 +22,8 @@ import vlsb
 from tests.cli_tools import Desk
 from vlsb import errors
 from vlsb.cli.app import app
-from vlsb.endpoints.simulator import SimulatorThread, error
 from vlsb.judging.prompts import official_template
+from vlsb.simulator import SimulatorThread, error
 
 GOLDEN = Path(__file__).parent / "golden" / "interface.json"
 RUNS = Path(__file__).parent / "golden" / "runs_0.1.0"

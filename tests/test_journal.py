@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsb.errors import StoreError
-from vlsb.runs.journal import Contents, Journal, quarantine_torn_tail, read_journal
+from vlsb.store.journal import Contents, Journal, quarantine_torn_tail, read_journal
 
 ODD_TEXTS = (
     "\ud800",
@@ -284,7 +284,7 @@ LIMITED_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from vlsb.errors import StoreError
-from vlsb.runs.journal import Journal
+from vlsb.store.journal import Journal
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -16,17 +16,7 @@ from tests.cli_tools import Desk, Finished, asked, labelling, sample_of
 from tests.conftest import tree, wait_until
 from tests.e2e import settle
 from vlsb.endpoints.rates import AIM, CATCH_UP_S
-from vlsb.endpoints.simulator import (
-    Action,
-    Request,
-    Simulator,
-    SimulatorThread,
-    Stall,
-    answer,
-    error,
-    models,
-    verdict,
-)
+from vlsb.simulator import Action, Request, Simulator, SimulatorThread, Stall, answer, error, models, verdict
 
 SAMPLES = 4
 NOT_COMPARED = ("path", "usage", "duration_s")

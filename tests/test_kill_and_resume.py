@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pytest
 
 from tests import e2e
-from vlsb.endpoints.simulator import Request, SimulatorThread
+from vlsb.simulator import Request, SimulatorThread
 
 LOST_S = 0.1
 """What was answered this shortly before a kill may not have been stored. Time in which the machine gave

@@ -20,17 +20,16 @@ import pytest
 from tests.conftest import DEADLINE_S, wait_until
 from tests.fake_engine import CAUSES, DOWNLOADED_BYTES, events, install, living
 from vlsb.cli.screen import error_line
-from vlsb.endpoints.secrets import Secret
+from vlsb.endpoints.credentials import WITHHELD, Secret
+from vlsb.engines import launch as launching
+from vlsb.engines.diagnosis import Progress, download_folder, step_of
+from vlsb.engines.install import Engine
+from vlsb.engines.launch import RunningServer, launch
+from vlsb.engines.plan import ServerPlan
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
+from vlsb.models.catalog import LocalModel
+from vlsb.models.families import FAMILIES
 from vlsb.reports.encode import for_terminal
-from vlsb.serving import launch as launching
-from vlsb.serving.catalog import LocalModel
-from vlsb.serving.engines import Engine
-from vlsb.serving.families import FAMILIES
-from vlsb.serving.keys import WITHHELD
-from vlsb.serving.launch import RunningServer, launch
-from vlsb.serving.plans import ServerPlan
-from vlsb.serving.progress import Progress, download_folder, step_of
 
 WEIGHTS = "some-org/some-weights"
 
@@ -637,7 +636,6 @@ def test_another_server_on_the_port_is_not_taken_for_ours(bench: Bench) -> None:
 LAUNCHER = """
 import asyncio, os, sys
 from pathlib import Path
-from tests.test_launch import Bench
 bench = Bench(Path(sys.argv[1]))
 bench.mark = sys.argv[2]
 async def run():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import REQUESTS, Vlsb, make_dataset, persona
-from vlsb.endpoints.simulator import Request, SimulatorThread
+from vlsb.simulator import Request, SimulatorThread
 
 SAMPLES = 6
 
@@ -112,7 +112,7 @@ def test_the_watch_notices_what_runs_on_the_loop(tmp_path: Path, endpoint: Simul
 
 STUCK = """
 import os, time
-from vlsb.runs.journal import Journal
+from vlsb.store.journal import Journal
 
 sync = Journal.sync
 def stuck(self):

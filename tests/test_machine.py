@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vlsb.serving.machine import (
+from vlsb.engines.hardware import (
     Gpu,
     container_limits,
     free_disk_bytes,

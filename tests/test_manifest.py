@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from tests.conftest import make_judge, make_manifest, make_picture, make_sample, tree
 from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, Lane, Sampling
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
+from vlsb.evaluation.protocol import judge_file, judge_settings, target_settings
 from vlsb.judging.prompts import JudgeTemplate, official_template
 from vlsb.records import PUBLISHED_IDS, Picture, Untrusted
-from vlsb.runs.manifest import (
+from vlsb.store.manifest import (
     FILE,
     Manifest,
     manifest_text,
@@ -29,7 +30,6 @@ from vlsb.runs.manifest import (
     sample_row,
     write_manifest,
 )
-from vlsb.runs.protocol import judge_file, judge_settings, target_settings
 
 RUN = Path("outputs/some-run")
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20) | st.sampled_from(

@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 import vlsb
 from tests.test_docs import COMMANDS, PROJECT, ROOT, parse
-from vlsb.serving.pip_runs import install_environment
+from vlsb.engines.pip_runs import install_environment
 
 HOLE = "PLACEHOLDER"
 """What stands where a text has a value."""

@@ -16,10 +16,10 @@ from tests.cli_tools import Desk, sample_of, sample_row, write_dataset
 from tests.conftest import make_response, make_verdict, tree
 from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import LaneUsage, summarize
-from vlsb.endpoints.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 from vlsb.records import Key, Label, Outcome, Untrusted
 from vlsb.reports.answers import Answer, NoInstruction
 from vlsb.reports.official import to_official
+from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 
 LABELS = {0: 1, 1: 2, 2: 3, 3: 3, 4: 2, 6: 1, 7: 3}
 """Sample 5 is blocked at the target, and the judge's request for sample 8 fails."""

@@ -21,14 +21,12 @@ import pytest
 from PIL import Image
 
 from vlsb.config import OFFICIAL_TARGET_TOKENS
-from vlsb.endpoints.secrets import Secret
-from vlsb.errors import ServerError
-from vlsb.serving.catalog import LocalModel
-from vlsb.serving.engines import Engine
-from vlsb.serving.expected_ids import LLAVA_V1, LOADERS
-from vlsb.serving.families import FAMILIES
-from vlsb.serving.launch import RunningServer
-from vlsb.serving.parity import (
+from vlsb.endpoints.credentials import Secret
+from vlsb.engines.expected_ids import LLAVA_V1, LOADERS
+from vlsb.engines.install import Engine
+from vlsb.engines.launch import RunningServer
+from vlsb.engines.plan import ServerPlan
+from vlsb.engines.prompt_check import (
     PROBE_SIZE,
     PROBE_TEXT,
     check_parity,
@@ -38,7 +36,9 @@ from vlsb.serving.parity import (
     probe_picture,
     probe_request,
 )
-from vlsb.serving.plans import ServerPlan
+from vlsb.errors import ServerError
+from vlsb.models.catalog import LocalModel
+from vlsb.models.families import FAMILIES
 
 KEY = "a-key-of-a-server-that-runs-here"
 PROCESS: Any = None

@@ -24,18 +24,7 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.data import Selection
-from vlsb.endpoints.secrets import Credentials
-from vlsb.endpoints.simulator import (
-    Action,
-    Reply,
-    Request,
-    Simulator,
-    answer,
-    blocked,
-    error,
-    rate_limited,
-    verdict,
-)
+from vlsb.endpoints.credentials import Credentials
 from vlsb.errors import (
     AuthenticationError,
     ConfigError,
@@ -47,11 +36,12 @@ from vlsb.errors import (
     StoreError,
     VlsbError,
 )
+from vlsb.evaluation.progress import Progress
+from vlsb.evaluation.session import Listeners, Plan, prepare, run_session
 from vlsb.judging.prompts import official_template
 from vlsb.records import Failure, Key, Outcome
-from vlsb.runs.progress import Progress
-from vlsb.runs.session import Listeners, Plan, prepare, run_session
-from vlsb.runs.state import Judged, RunState, load_state
+from vlsb.simulator import Action, Reply, Request, Simulator, answer, blocked, error, rate_limited, verdict
+from vlsb.store.state import Judged, RunState, load_state
 
 PATIENCE = RetryPolicy(
     max_attempts=3,

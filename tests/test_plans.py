@@ -15,16 +15,16 @@ import pytest
 
 from tests.checkpoints import checkpoint, converted
 from vlsb import strict_json
+from vlsb.engines import start
+from vlsb.engines.checkpoint import Weights
+from vlsb.engines.install import Engine
+from vlsb.engines.plan import CPU_CACHE_GIB, NO_DOMAIN, ServerPlan, Wishes, plan_server
+from vlsb.engines.registry import Places
+from vlsb.engines.start import plan_start
+from vlsb.engines.vllm_options import RESERVED, normal, parse_options
 from vlsb.errors import ConfigError
-from vlsb.serving import start
-from vlsb.serving.catalog import LocalModel, find_model, load_catalog, shipped_config
-from vlsb.serving.engines import Engine
-from vlsb.serving.families import FAMILIES
-from vlsb.serving.flags import RESERVED, normal, parse_options
-from vlsb.serving.places import Places
-from vlsb.serving.plans import CPU_CACHE_GIB, NO_DOMAIN, ServerPlan, Wishes, plan_server
-from vlsb.serving.start import plan_start
-from vlsb.serving.weights import Weights
+from vlsb.models.catalog import LocalModel, find_model, load_catalog, shipped_config
+from vlsb.models.families import FAMILIES
 
 CURRENT = Engine(Path("/engines/vllm"), "0.32.0", None, is_cpu=False, prefix=None)
 OLD = Engine(Path("/engines/vllm"), "0.10.2", None, is_cpu=False, prefix=None)
@@ -304,7 +304,7 @@ def test_a_repositorys_code_runs_only_at_a_commit_that_the_user_names(
     def from_hub(name: str, *, revision: str | None, offline: bool) -> Weights:
         return Weights(name, weights, commit, must_stay_offline=False)
 
-    monkeypatch.setattr("vlsb.serving.plans.open_weights", from_hub)
+    monkeypatch.setattr("vlsb.engines.plan.open_weights", from_hub)
 
     for revision in (None, "main", "a1a1a1a"):
         said = complaint("org/name", "--trust-remote-code", revision=revision)

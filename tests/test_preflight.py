@@ -18,15 +18,15 @@ from tests.conftest import Finished, Vlsb, write_dataset
 from tests.engine_environment import write_environment
 from tests.test_machine import HEADING, fake_smi, listing
 from tests.test_serving_weights import Handler, Hub
+from vlsb.engines import preflight
+from vlsb.engines.hardware import list_gpus
+from vlsb.engines.install import Engine
+from vlsb.engines.plan import Wishes
+from vlsb.engines.preflight import check_start
+from vlsb.engines.registry import Places
 from vlsb.errors import ServerError, StoreError, VlsbError
-from vlsb.serving import preflight
-from vlsb.serving.catalog import load_catalog
-from vlsb.serving.engines import Engine
-from vlsb.serving.families import FAMILIES
-from vlsb.serving.machine import list_gpus
-from vlsb.serving.places import Places
-from vlsb.serving.plans import Wishes
-from vlsb.serving.preflight import check_start
+from vlsb.models.catalog import load_catalog
+from vlsb.models.families import FAMILIES
 
 MISMATCH = "Failed to initialize NVML: Driver/library version mismatch"
 

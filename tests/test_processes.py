@@ -17,8 +17,8 @@ import pytest
 
 from tests.conftest import DEADLINE_S, wait_until
 from tests.fake_engine import events, install, living
+from vlsb.engines.process import EngineProcess, start_process
 from vlsb.errors import ServerError
-from vlsb.serving.processes import EngineProcess, start_process
 
 TREE_SIZE = 3
 """The engine, its EngineCore and its Worker."""
@@ -27,8 +27,8 @@ TREE_SIZE = 3
 OWNER = """
 import json, os, sys, time
 from pathlib import Path
-from vlsb.serving import processes
-from vlsb.serving.processes import start_process
+from vlsb.engines import process as processes
+from vlsb.engines.process import start_process
 processes.GRACE_S = 0.5
 words = json.loads(sys.argv[1])
 process = start_process(

@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from tests import e2e
 from tests.cli_tools import Desk, labelling
-from vlsb.endpoints.simulator import Action, Request, SimulatorThread, rate_limited
 from vlsb.endpoints.timings import Durations, HeadOfLine, Marks, Timings, Wait
-from vlsb.runs.limiting import SHORTEST_S, find_limit
-from vlsb.runs.profile import CAUSES, Clocks, LaneProfile, Profile
+from vlsb.evaluation.telemetry import CAUSES, SHORTEST_S, Clocks, LaneProfile, Profile, find_limit
+from vlsb.simulator import Action, Request, SimulatorThread, rate_limited
 
 MAIN_S = 100.0
 _SECONDS = st.floats(0.0, 1e6, allow_nan=False)
@@ -451,7 +450,7 @@ def test_the_line_is_the_last_one_and_not_part_of_the_result(tmp_path: Path) -> 
     """No run here is long enough to tell: this one takes the shortest for long, whatever the machine does."""
     vlsb = e2e.Vlsb(tmp_path)
     prelude = (
-        "from vlsb.runs import limiting\n"
+        "from vlsb.evaluation import telemetry as limiting\n"
         "limiting.SHORTEST_S = limiting.WORTH_SAYING = 0.0\n"
         "limiting._is_busy = lambda clocks: True\n"
     )

@@ -13,9 +13,9 @@ from tests.faults.runs import evaluate, scripted
 from tests.provider_errors import PAGE, ROWS, Becomes, Row, error, shown, stopped
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
-from vlsb.endpoints.simulator import Reply
 from vlsb.errors import AuthenticationError, QuotaError
 from vlsb.records import Outcome
+from vlsb.simulator import Reply
 
 EVERY = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.provider}-{row.status}-{row.spelling}")
 NOW = 1696004797.0

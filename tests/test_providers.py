@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlsb.config import Endpoint
-from vlsb.endpoints.providers import (
+from vlsb.endpoints.credentials import REDACTED, Credentials, Redactor, Secret, load_credentials
+from vlsb.errors import ConfigError, MissingKeyError, UnknownModelError
+from vlsb.models.providers import (
     SIMULATED_URL,
     address_for_manifest,
     is_loopback,
@@ -18,8 +20,6 @@ from vlsb.endpoints.providers import (
     resolve_endpoint,
     undated,
 )
-from vlsb.endpoints.secrets import REDACTED, Credentials, Redactor, Secret, load_credentials
-from vlsb.errors import ConfigError, MissingKeyError, UnknownModelError
 from vlsb.records import Untrusted
 
 CANARY = "canary-0123456789-value"

@@ -19,8 +19,9 @@ from tests.checkpoints import checkpoint
 from tests.conftest import Vlsb, write_dataset
 from tests.engine_environment import write_environment
 from tests.fake_engine import events
+from tests.support.scripts import Script
 from vlsb import VlsbError, evaluate
-from vlsb.endpoints.simulator import Request, Script, Simulator, Stall, answer, verdict
+from vlsb.simulator import Request, Simulator, Stall, answer, verdict
 
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -13,9 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.endpoints.headers import NamedLimit, Unit
-from vlsb.endpoints.rates import AIM, CATCH_UP_S, MINUTE_S, Caps, RateModel
-from vlsb.endpoints.simulator.limiters import (
+from tests.support.limiters import (
     FixedWindow,
     LeakyBucket,
     Limiter,
@@ -23,6 +21,8 @@ from vlsb.endpoints.simulator.limiters import (
     TokenBucket,
     WithStranger,
 )
+from vlsb.endpoints.headers import NamedLimit, Unit
+from vlsb.endpoints.rates import AIM, CATCH_UP_S, MINUTE_S, Caps, RateModel
 from vlsb.records import Usage
 
 REQUESTS = 4482

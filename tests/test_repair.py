@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import tree
 from vlsb.errors import ConfigError, RunLockedError
-from vlsb.runs.repair import repair_run
-from vlsb.runs.store import RunLock
+from vlsb.store.repair import repair_run
+from vlsb.store.store import RunLock
 
 DEMO = ("run", "--model", "demo", "--output-dir", "outputs", "--name", "r")
 

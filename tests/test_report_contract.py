@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli_tools import PAIRS, Desk, finish, labelling, sample_of
 from tests.conftest import tree, wait_until
-from vlsb.endpoints.simulator import Action, Request, SimulatorThread, Stall, answer, blocked, error, verdict
+from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, blocked, error, verdict
 
 RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 OUTCOMES = (

@@ -22,8 +22,8 @@ from vlsb.config import (
 )
 from vlsb.data import pictures
 from vlsb.endpoints.dialects import Dialect, adapt, first_guess, parse_dialect
-from vlsb.endpoints.drafts import Draft, Prompt, ReadPicture, draft
 from vlsb.endpoints.faults import Decision, Fault
+from vlsb.endpoints.request import Draft, Prompt, ReadPicture, draft
 from vlsb.errors import ConfigError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate, load_template, official_template
 from vlsb.records import Picture, Untrusted

@@ -19,11 +19,11 @@ from tests.conftest import Vlsb, draw_picture, tree, wait_until
 from tests.conftest import write_dataset as write_data
 from tests.engine_environment import write_environment
 from tests.fake_engine import events
-from vlsb.endpoints.simulator import (
+from tests.support.scripts import Script
+from vlsb.simulator import (
     Action,
     Reply,
     Request,
-    Script,
     SimulatorThread,
     Stall,
     answer,

@@ -20,8 +20,7 @@ from tests.checkpoints import checkpoint
 from tests.conftest import DEADLINE_S, Finished, Vlsb, instruction, wait_until, write_dataset
 from tests.engine_environment import write_environment
 from tests.fake_engine import events, living
-from vlsb.serving.places import Places
-from vlsb.serving.state import find_running, read_records
+from vlsb.engines.registry import Places, find_running, read_records
 
 SAMPLES = 8
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli_tools import Desk, Finished, finish, labelling, sample_of, sample_row, write_dataset
 from tests.conftest import wait_until
-from vlsb.endpoints.simulator import Action, Reply, Request, SimulatorThread, Stall, answer, error, verdict
+from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, answer, error, verdict
 
 TARGET_KEY = "sk-CANARY-target-0123456789abcdef"
 JUDGE_KEY = "sk-CANARY-judge-fedcba9876543210"

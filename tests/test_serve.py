@@ -33,13 +33,11 @@ from tests.test_panel import in_a_terminal, lines_of
 from vlsb.cli import engine_screen
 from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LOG_LINES, LiveView, StageLines, StartView
+from vlsb.engines.diagnosis import Progress
+from vlsb.engines.hardware import Gpu
+from vlsb.engines.registry import Ending, Places, ServerRecord, find_running, read_records, stop_server
+from vlsb.engines.supervisor import EngineLoad
 from vlsb.records import Untrusted
-from vlsb.serving.machine import Gpu
-from vlsb.serving.metrics import EngineLoad
-from vlsb.serving.places import Places
-from vlsb.serving.progress import Progress
-from vlsb.serving.state import ServerRecord, find_running, read_records
-from vlsb.serving.stop import Ending, stop_server
 
 GIB = 1024**3
 LOAD = EngineLoad(

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import vlsb
-from vlsb.serving.catalog import load_catalog, read_config, shipped_config
-from vlsb.serving.families import CURRENT, FAMILIES, MLLAMA, VARIANTS
-from vlsb.serving.flags import ALIASES, BARE_FLAGS, CANNOT_CHANGE_AN_ANSWER, RESERVED, rendered
+from vlsb.engines.vllm_options import ALIASES, BARE_FLAGS, CANNOT_CHANGE_AN_ANSWER, RESERVED, rendered
+from vlsb.models.catalog import load_catalog, read_config, shipped_config
+from vlsb.models.families import CURRENT, FAMILIES, MLLAMA, VARIANTS
 
 SERVERS = Path(vlsb.__file__).parents[1] / "servers"
 VERSIONS = {

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import checkpoint, write_tensors
+from vlsb.engines.checkpoint import content_digest, open_weights
 from vlsb.errors import ConfigError
-from vlsb.serving.weights import content_digest, open_weights
 
 
 def examine(weights: Path | str) -> None:
@@ -131,9 +131,9 @@ PLAN = """
 import json, sys
 from pathlib import Path
 from vlsb.errors import VlsbError
-from vlsb.serving.catalog import find_model
-from vlsb.serving.engines import Engine
-from vlsb.serving.plans import Wishes, plan_server
+from vlsb.models.catalog import find_model
+from vlsb.engines.install import Engine
+from vlsb.engines.plan import Wishes, plan_server
 
 engine = Engine(Path("/engines/vllm"), "0.32.0", None, False, None)
 wishes = Wishes(weights="org/name", **json.loads(sys.argv[1]))

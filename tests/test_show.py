@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from tests.cli_tools import Desk, Finished, sample_of, sample_row, write_dataset
 from tests.conftest import make_failure, make_response, tree
-from vlsb.endpoints.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 from vlsb.records import Key, Outcome, Untrusted
 from vlsb.reports.answers import MAX_WIDTH, Answer, ImageFile, NoInstruction, answers_text
-from vlsb.runs.store import RunLock
+from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
+from vlsb.store.store import RunLock
 
 HOSTILE = (
     "\x1b[31mRed\x1b[0m \x1b]0;a title\x07\x9b2J[bold red]markup[/bold red] :smile: \u202ebackwards\u200b\n"

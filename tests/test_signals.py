@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests import e2e
-from vlsb.endpoints.simulator import Action, Reply, Request, SimulatorThread, Stall, rate_limited
+from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, rate_limited
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CONNECTIONS = 4

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlsb.endpoints.demo import demo_label, demo_responder
-from vlsb.endpoints.simulator import (
+from tests.support.scripts import Script, mixed_faults, plain_responder
+from vlsb.simulator import (
     Action,
     Cut,
     Drip,
@@ -26,22 +26,20 @@ from vlsb.endpoints.simulator import (
     Raw,
     Reply,
     Request,
-    Script,
     Simulator,
     SimulatorThread,
     Stall,
     answer,
     blocked,
     error,
-    mixed_faults,
     models,
-    plain_responder,
     rate_limited,
     verdict,
     wire,
 )
-from vlsb.endpoints.simulator.requests import JUDGE_OPENING
-from vlsb.endpoints.simulator.server import MAX_REQUEST_BYTES
+from vlsb.simulator.demo import demo_label, demo_responder
+from vlsb.simulator.requests import JUDGE_OPENING
+from vlsb.simulator.server import MAX_REQUEST_BYTES
 
 PATH = "/v1/chat/completions"
 PICTURE = b"\x89PNG\r\n\x1a\n not much of a picture"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli_tools import Desk, labelling, sample_row, write_dataset
-from vlsb.endpoints.simulator import Reply, SimulatorThread
+from vlsb.simulator import Reply, SimulatorThread
 
 DEAD = "http://127.0.0.1:9/v1"
 

@@ -16,13 +16,13 @@ from tests.conftest import make_failure, make_judge, make_manifest, make_respons
 from vlsb.analysis.summary import Summary
 from vlsb.errors import StoreError
 from vlsb.records import JUDGED, Key, Label, Outcome, Response, Untrusted, Usage
-from vlsb.runs import codec
-from vlsb.runs.codec import Stamp
-from vlsb.runs.journal import Journal
-from vlsb.runs.manifest import write_manifest
-from vlsb.runs.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
-from vlsb.runs.store import RunLock, open_run
-from vlsb.runs.summaries import summarize_run, summarize_state
+from vlsb.store import codec
+from vlsb.store.codec import Stamp
+from vlsb.store.journal import Journal
+from vlsb.store.manifest import write_manifest
+from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
+from vlsb.store.store import RunLock, open_run
+from vlsb.store.summaries import summarize_run, summarize_state
 
 IDS = (0, 1, 2)
 EPOCHS = (1, 2)

@@ -18,22 +18,24 @@ import pytest
 
 from tests.conftest import wait_until
 from vlsb import strict_json
-from vlsb.endpoints.secrets import Secret
-from vlsb.errors import ConfigError, StoreError
-from vlsb.serving import state
-from vlsb.serving.places import Places
-from vlsb.serving.start import KEPT_LOGS, fresh_log
-from vlsb.serving.state import (
+from vlsb.endpoints.credentials import Secret
+from vlsb.engines import registry as state
+from vlsb.engines.registry import (
+    Ending,
+    Places,
     ServerRecord,
     find_running,
+    group_members,
     process_age_s,
     process_began_at,
     read_records,
     remove_record,
     sole_server,
+    stop_server,
     write_record,
 )
-from vlsb.serving.stop import Ending, group_members, stop_server
+from vlsb.engines.start import KEPT_LOGS, fresh_log
+from vlsb.errors import ConfigError, StoreError
 
 KEY = "a-key-that-only-the-state-file-holds"
 SLEEP = "import time; time.sleep(600)"
@@ -493,8 +495,8 @@ def test_a_name_is_held_by_one_at_a_time(places: Places) -> None:
 
 def test_a_name_is_free_again_when_its_holder_was_killed(places: Places, processes: Processes) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from vlsb.serving.places import Places\n"
-        "from vlsb.serving.state import sole_server\n"
+        "import sys, time; from pathlib import Path; from vlsb.engines.registry import Places\n"
+        "from vlsb.engines.registry import sole_server\n"
         "with sole_server(Places(*map(Path, sys.argv[1:])), 'llava_hf'):\n"
         "    print('ready', flush=True); time.sleep(600)"
     )

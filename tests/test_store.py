@@ -28,9 +28,9 @@ from tests.conftest import (
 )
 from vlsb.errors import ConfigError, RunLockedError, RunMismatchError, StoreError
 from vlsb.records import Key, Label, Outcome, Untrusted
-from vlsb.runs.manifest import JudgeEntry, Manifest, is_run, read_manifest
-from vlsb.runs.state import load_state
-from vlsb.runs.store import (
+from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest
+from vlsb.store.state import load_state
+from vlsb.store.store import (
     LOCK,
     SYNC_EVERY_RECORDS,
     RunLock,
@@ -76,7 +76,7 @@ def without_lock(directory: Path) -> dict[str, tuple[int, int, str]]:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from vlsb.runs.store import RunLock
+from vlsb.store.store import RunLock
 
 lock = RunLock(Path(sys.argv[1]))
 print("held", flush=True)
@@ -668,7 +668,7 @@ def test_files_and_directories_are_for_their_owner_alone(tmp_path: Path, umask: 
 READER = """
 import sys
 from pathlib import Path
-from vlsb.runs.state import load_state
+from vlsb.store.state import load_state
 
 state = load_state(Path(sys.argv[1]))
 print(*(state.outcome(key, "judge-model.jsonl").value for key in state.asked_for()))
@@ -855,7 +855,7 @@ def test_a_killed_writer_leaves_everything_that_it_wrote(tmp_path: Path) -> None
         "import asyncio, os, sys\n"
         "from pathlib import Path\n"
         "from tests.conftest import make_manifest, make_response\n"
-        "from vlsb.runs.store import open_run\n"
+        "from vlsb.store.store import open_run\n"
         "store = open_run(Path(sys.argv[1]), make_manifest(range(50)), is_resume=False)\n"
         "for sample_id in range(50):\n"
         "    store.add_response(make_response(sample_id))\n"

@@ -15,14 +15,14 @@ from typing import Any, cast
 import pytest
 
 from tests.test_client import KIND, POLICY, lane
-from vlsb.endpoints.keeper import Fate, Ticket
-from vlsb.endpoints.secrets import Secret
-from vlsb.endpoints.simulator import Hangup, Reply, Request, Simulator, answer
+from vlsb.endpoints.credentials import Secret
+from vlsb.endpoints.engine_guard import Fate, Ticket
+from vlsb.engines.launch import RunningServer
+from vlsb.engines.process import EngineProcess
+from vlsb.engines.supervisor import Supervisor
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError, StoreError
 from vlsb.records import Completion
-from vlsb.serving.launch import RunningServer
-from vlsb.serving.processes import EngineProcess
-from vlsb.serving.supervisor import Supervisor
+from vlsb.simulator import Hangup, Reply, Request, Simulator, answer
 
 DEADLINE_S = 60.0
 
@@ -244,7 +244,7 @@ def test_an_engine_that_is_up_but_not_well_is_ended_and_started_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """vLLM's API server answers for a while after its core has died."""
-    monkeypatch.setattr("vlsb.serving.supervisor._DYING_S", 0.1)
+    monkeypatch.setattr("vlsb.engines.supervisor._DYING_S", 0.1)
 
     async def scenario() -> None:
         async with Simulator(lambda request: answer("Hi")) as endpoint:
@@ -315,7 +315,7 @@ def test_the_health_of_the_next_engine_says_nothing_of_the_last_one(monkeypatch:
                 await until(lambda: len(stable.engines) == 2)
                 return True
 
-            monkeypatch.setattr("vlsb.serving.supervisor._is_healthy", slow_health)
+            monkeypatch.setattr("vlsb.engines.supervisor._is_healthy", slow_health)
             await send(supervisor, 1)
             assert await fail(supervisor, 1) == [Fate.LOST]
 

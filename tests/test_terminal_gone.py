@@ -18,7 +18,7 @@ import pytest
 
 from tests import e2e
 from tests.conftest import DEADLINE_S, wait_until
-from vlsb.endpoints.simulator import Action, Request, SimulatorThread, Stall
+from vlsb.simulator import Action, Request, SimulatorThread, Stall
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAMPLES = 6

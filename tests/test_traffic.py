@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.faults import Fault
-from vlsb.endpoints.traffic import ENDED_ALIKE_LIMIT, Limiter, Rejections, Time, UploadBudget, backoff_s
+from vlsb.endpoints.pacing import ENDED_ALIKE_LIMIT, Limiter, Rejections, Time, UploadBudget, backoff_s
 from vlsb.errors import GapsError
 from vlsb.records import Untrusted
 

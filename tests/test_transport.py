@@ -16,11 +16,11 @@ import pytest
 
 from vlsb.endpoints import transport
 from vlsb.endpoints.connect import Client, open_client, proxy_of
+from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.loops import new_event_loop
-from vlsb.endpoints.secrets import Credentials
-from vlsb.endpoints.simulator import Reply, Simulator, answer
 from vlsb.endpoints.transport import MAX_FRAMING_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, Reading, Upload
 from vlsb.errors import ConfigError
+from vlsb.simulator import Reply, Simulator, answer
 
 NOBODY = Credentials(None)
 LARGE = 8 * 1024 * 1024

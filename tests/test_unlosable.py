@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from tests import e2e
 from tests.cli_tools import Desk, labelling, sample_of
 from tests.conftest import make_manifest, make_response
-from vlsb.endpoints.simulator import Reply, Request, SimulatorThread, answer, error, verdict
 from vlsb.errors import StoreError
 from vlsb.records import Key, Untrusted
-from vlsb.runs.journal import Journal, read_journal
-from vlsb.runs.state import load_state
-from vlsb.runs.store import RunLock, open_run
+from vlsb.simulator import Reply, Request, SimulatorThread, answer, error, verdict
+from vlsb.store.journal import Journal, read_journal
+from vlsb.store.state import load_state
+from vlsb.store.store import RunLock, open_run
 
 
 def test_halves_of_a_surrogate_pair_are_one_character() -> None:
@@ -153,7 +153,7 @@ def test_an_event_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None
 
 
 BROKEN = """
-import vlsb.runs.pipeline as pipeline
+import vlsb.evaluation.pipeline as pipeline
 def broken(*_):
     raise RuntimeError("a bug")
 pipeline._verdict = broken

@@ -27,7 +27,7 @@ FORBIDDEN = re.compile(
 )
 ALLOWED = {
     # What the simulated model says is an answer, not our words.
-    "vlsb/endpoints/demo.py",
+    "vlsb/simulator/demo.py",
     # Stored in run directories, where a resume compares and old reports repeat it.
     "hold every picture)",
     # A key of `run.json`.

@@ -7,15 +7,15 @@ the HTTP stack.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from vlsb._version import __version__
 
 if TYPE_CHECKING:
     from vlsb.analysis.rates import Interval, Rates
     from vlsb.analysis.summary import Summary
     from vlsb.api import Answer, Run, as_mapping, evaluate, judge, load_run, summarize
     from vlsb.errors import VlsbError
+    from vlsb.evaluation.progress import Progress
     from vlsb.records import Label, Outcome, Untrusted
-    from vlsb.runs.progress import Progress
 
 __all__ = [
     "Answer",
@@ -41,7 +41,7 @@ _HOMES = {
     "Interval": "vlsb.analysis.rates",
     "Label": "vlsb.records",
     "Outcome": "vlsb.records",
-    "Progress": "vlsb.runs.progress",
+    "Progress": "vlsb.evaluation.progress",
     "Rates": "vlsb.analysis.rates",
     "Run": "vlsb.api",
     "Summary": "vlsb.analysis.summary",

@@ -15,9 +15,9 @@ from typing import Any
 
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
-from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
-from vlsb.runs.progress import Progress
-from vlsb.runs.resolve import (
+from vlsb.evaluation.progress import Progress
+from vlsb.evaluation.session import Listeners, Prepared, prepare, prepare_judging, run_session
+from vlsb.evaluation.settings import (
     LocalTarget,
     Resolved,
     RunOptions,
@@ -26,9 +26,9 @@ from vlsb.runs.resolve import (
     resolve_judging,
     resolve_run,
 )
-from vlsb.runs.session import Listeners, Prepared, prepare, prepare_judging, run_session
-from vlsb.runs.state import RunState, load_state
-from vlsb.runs.summaries import summarize_state
+from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
+from vlsb.store.state import RunState, load_state
+from vlsb.store.summaries import summarize_state
 
 PROGRESS_EVERY_S = 0.5
 
@@ -160,8 +160,8 @@ async def evaluate(
 
 def _resolved(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
     """The plan of a run; a local model is the server that runs on this machine."""
-    from vlsb.endpoints.providers import DEMO
-    from vlsb.serving.catalog import asked_as, find_model
+    from vlsb.models.catalog import asked_as, find_model
+    from vlsb.models.providers import DEMO
 
     for option in engine_options_given(options):
         raise ConfigError(
@@ -175,9 +175,8 @@ def _resolved(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
 
 def _running(name: str, environment: Mapping[str, str]) -> LocalTarget:
     """The target that a running server is; ConfigError where none of that name runs."""
-    from vlsb.endpoints.secrets import Credentials
-    from vlsb.serving.places import Places
-    from vlsb.serving.state import find_running
+    from vlsb.endpoints.credentials import Credentials
+    from vlsb.engines.registry import Places, find_running
 
     found = find_running(Places.of(environment), name)
     if found is None:

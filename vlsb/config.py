@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from vlsb.records import Stage
 
 OFFICIAL_SYSTEM_PROMPT = "You are a helpful assistant."
 OFFICIAL_TARGET_TOKENS = 128
@@ -124,3 +127,26 @@ class Lane:
     protocol: TargetProtocol = OPENAI_PROTOCOL
     engine: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     deviations: tuple[str, ...] = ()
+
+
+SIMULATED_URL = "simulator:"
+"""Stands for the simulator's address, which exists only while a run is going."""
+
+
+class Party(NamedTuple):
+    """The target or the judge of a run. As text: `judge gpt-4o at api.openai.com`."""
+
+    stage: Stage
+    endpoint: Endpoint
+
+    def __str__(self) -> str:
+        model, url = self.endpoint.model, self.endpoint.base_url
+        where = "in the simulator" if url == SIMULATED_URL else f"at {urlsplit(url).netloc}"
+        # Before the endpoint has said which model it has, there is no name.
+        return " ".join(filter(None, (self.stage, model, where)))
+
+    def flag(self, name: str) -> str:
+        """An option of this side: for a judge, `model` is --judge and `base-url` --judge-base-url."""
+        if self.stage == "target":
+            return f"--{name}"
+        return "--judge" if name == "model" else f"--judge-{name}"

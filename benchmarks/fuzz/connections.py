@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from vlsb.endpoints.connect import Client, open_client
-from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.transport import Reading, Upload
 
 RECORD, PAUSE, LATER, CLOSE, TOKEN = b"\x1e", b"\x1f", b"\x1d", b"\x04", b"@T"

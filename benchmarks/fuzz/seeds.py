@@ -24,8 +24,8 @@ from vlsb.records import (
     Usage,
     Verdict,
 )
-from vlsb.runs import codec
-from vlsb.runs.manifest import JudgeEntry, Manifest, manifest_text, sample_row
+from vlsb.store import codec
+from vlsb.store.manifest import JudgeEntry, Manifest, manifest_text, sample_row
 
 _COMPLETION = {
     "model": "m-1",

@@ -29,9 +29,9 @@ from vlsb.errors import DatasetError, StoreError, VlsbError
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.judging.verdicts import UnreadableVerdict, declines, parse_verdict
 from vlsb.records import Label, Untrusted, Usage
-from vlsb.runs import codec
-from vlsb.runs.journal import read_journal
-from vlsb.runs.manifest import FILE, manifest_text, read_manifest
+from vlsb.store import codec
+from vlsb.store.journal import read_journal
+from vlsb.store.manifest import FILE, manifest_text, read_manifest
 
 NOW = 1_700_000_000.0
 _CODE = re.compile(r"[a-z0-9_.\-]{1,48}")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests import e2e
-from vlsb.endpoints.simulator import Reply, Request, SimulatorThread, mixed_faults
-from vlsb.endpoints.simulator.scripts import FAULT_KINDS
+from tests.support.scripts import FAULT_KINDS, mixed_faults
+from vlsb.simulator import Reply, Request, SimulatorThread
 
 MIXES: dict[str, Sequence[str]] = {
     "rate limits": ("rate_limit",),

@@ -24,7 +24,7 @@ from tests.crash.moments import ANYWHERE, KINDS, Kind, Moment, draw_moment
 from tests.test_kill_and_resume import LOST_S, Killer
 from tests.test_kill_and_resume import Moment as CountedMoment
 from vlsb import strict_json
-from vlsb.endpoints.simulator import Request, SimulatorThread
+from vlsb.simulator import Request, SimulatorThread
 
 SAMPLES = 60
 CONNECTIONS = (1, 4, 8)

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from vlsb.engines.hardware import gpus
+from vlsb.engines.install import Engine, find_engine
+from vlsb.engines.registry import Places
 from vlsb.errors import EngineMissingError
-from vlsb.serving.engines import Engine, find_engine
-from vlsb.serving.families import FAMILIES, EnginePin
-from vlsb.serving.machine import gpus
-from vlsb.serving.places import Places
+from vlsb.models.families import FAMILIES, EnginePin
 
 VARIABLE = "VLSB_TEST_ENGINES"
 FAMILIES_VARIABLE = "VLSB_TEST_FAMILIES"

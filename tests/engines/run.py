@@ -22,9 +22,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.engines.conftest import FAMILIES_VARIABLE, VARIABLE
-from vlsb.serving.families import FAMILIES
-from vlsb.serving.machine import gpus
-from vlsb.serving.places import Places
+from vlsb.engines.hardware import gpus
+from vlsb.engines.registry import Places
+from vlsb.models.families import FAMILIES
 
 TESTS = Path(__file__).parent
 # The first tell most: where time is short, the last ones are left out.

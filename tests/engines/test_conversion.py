@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from vlsb.engines.install import Engine
+from vlsb.engines.llava.convert import ConversionProgress, convert_llava, converted
+from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError
-from vlsb.serving.convert import ConversionProgress, convert_llava, converted
-from vlsb.serving.engines import Engine
-from vlsb.serving.places import Places
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.engines.conftest import engine_of
+from vlsb.engines.launch import RunningServer
+from vlsb.engines.plan import ServerPlan, Wishes
+from vlsb.engines.prompt_check import check_parity, engine_ids, expected_ids
+from vlsb.engines.registry import Places
+from vlsb.engines.start import start_server
 from vlsb.errors import ServerError
-from vlsb.serving.catalog import find_model
-from vlsb.serving.families import FAMILIES
-from vlsb.serving.launch import RunningServer
-from vlsb.serving.parity import check_parity, engine_ids, expected_ids
-from vlsb.serving.places import Places
-from vlsb.serving.plans import ServerPlan, Wishes
-from vlsb.serving.start import start_server
+from vlsb.models.catalog import find_model
+from vlsb.models.families import FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -24,10 +24,9 @@ import pytest
 from tests.conftest import Finished, Vlsb
 from tests.engines.conftest import VARIABLE, engine_of
 from vlsb.data import mini_root
+from vlsb.engines.registry import Places, find_running, read_records
 from vlsb.judging.prompts import RESPONSE_FORMAT
-from vlsb.serving.families import FAMILIES
-from vlsb.serving.places import Places
-from vlsb.serving.state import find_running, read_records
+from vlsb.models.families import FAMILIES
 
 SAMPLES = 30
 STORED_AT_KILL = 5

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.engines.conftest import engine_of
-from vlsb.serving.catalog import shipped_config
-from vlsb.serving.families import CURRENT, FAMILIES, MLLAMA, EnginePin
+from vlsb.models.catalog import shipped_config
+from vlsb.models.families import CURRENT, FAMILIES, MLLAMA, EnginePin
 
 LISTS = Path(__file__).parents[1] / "engine_options"
 READ = """

@@ -13,10 +13,10 @@ from typing import Any
 import vlsb
 from tests.conftest import write_dataset
 from tests.e2e import sample_id
-from vlsb.endpoints.simulator import Action, Reply, Request, Responder, Simulator, answer, verdict
 from vlsb.errors import GapsError, VlsbError
 from vlsb.records import Outcome
 from vlsb.reports.encode import for_terminal
+from vlsb.simulator import Action, Reply, Request, Responder, Simulator, answer, verdict
 
 PATIENT = {"backoff": 0.01, "max_attempts": 3, "attempt_timeout": 30.0, "sample_timeout": 60.0}
 """Waits that nobody notices, deadlines that only a hang reaches."""

@@ -17,17 +17,8 @@ import pytest
 from tests.e2e import sample_id
 from tests.faults import wire
 from tests.faults.runs import evaluate, scripted, served
-from vlsb.endpoints.simulator import (
-    Action,
-    Drip,
-    Hangup,
-    Reply,
-    Request,
-    Stall,
-    answer,
-    error,
-)
 from vlsb.records import Outcome
+from vlsb.simulator import Action, Drip, Hangup, Reply, Request, Stall, answer, error
 
 UNSAFE, BLOCKED, EMPTY, ERROR = (
     Outcome.UNSAFE,

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e import Vlsb, make_dataset, run_arguments, sample_id
 from tests.faults import wire
 from tests.faults.runs import scripted
-from vlsb.endpoints.simulator import Action, Reply, SimulatorThread, answer, error
+from vlsb.simulator import Action, Reply, SimulatorThread, answer, error
 
 QUICK = ("--backoff", "0.01", "--max-attempts", "3")
 

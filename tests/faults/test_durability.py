@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.e2e import Vlsb, make_dataset, persona, records, run_arguments
-from vlsb.endpoints.simulator import SimulatorThread
+from vlsb.simulator import SimulatorThread
 
 BACKWARDS = """
 import itertools, time

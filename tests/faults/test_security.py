@@ -15,10 +15,10 @@ from tests import e2e
 from tests.conftest import Vlsb, write_dataset
 from tests.faults import wire
 from tests.faults.runs import evaluate, scripted, served
-from vlsb.endpoints.simulator import Action, Endless, Reply, Simulator, SimulatorThread, answer
 from vlsb.errors import ConfigError
+from vlsb.evaluation.settings import RunOptions
 from vlsb.records import Outcome
-from vlsb.runs.resolve import RunOptions
+from vlsb.simulator import Action, Endless, Reply, Simulator, SimulatorThread, answer
 
 KEY = "sk-CANARY-0123456789abcdef"
 

@@ -12,8 +12,8 @@ import pytest
 from tests.e2e import sample_id
 from tests.faults import wire
 from tests.faults.runs import Ran, evaluate, scripted, served
-from vlsb.endpoints.simulator import Action, Request, answer, error, verdict
 from vlsb.records import Outcome
+from vlsb.simulator import Action, Request, answer, error, verdict
 
 
 def test_e01_an_endpoint_that_only_fails_has_no_rates(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from typing import Any
 
-from vlsb.endpoints.simulator import Cut, Headers, Json, Raw, Reply, answer, wire
+from vlsb.simulator import Cut, Headers, Json, Raw, Reply, answer, wire
 
 HTML = "<!DOCTYPE html><html><body>Checking your browser</body></html>"
 AS_HTML: Headers = (("content-type", "text/html; charset=utf-8"),)

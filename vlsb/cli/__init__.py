@@ -60,7 +60,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         Screen().error(error)
         return error.exit_code
     except TyperException as error:
-        from vlsb.endpoints.secrets import REDACTED, may_be_key, without_keys
+        from vlsb.endpoints.credentials import REDACTED, may_be_key, without_keys
 
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "vlsb"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from vlsb import __version__
+from vlsb._version import __version__
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vlsb.serving.families import CURRENT, FAMILIES, GIB, EnginePin, Family
-from vlsb.serving.machine import Gpu, GpuListing
+from vlsb.engines.hardware import Gpu, GpuListing
+from vlsb.models.families import CURRENT, FAMILIES, GIB, EnginePin, Family
 
 FETCH_DATA = "vlsb data fetch"
 LOG_IN = "hf auth login"

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from vlsb import __version__
+from vlsb._version import __version__
 from vlsb.cli.checkup import Finding, Group, State
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal

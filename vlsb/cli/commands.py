@@ -90,7 +90,7 @@ class _Parser(_OptionParser):
         # What stands before `--` is in `largs`, what follows it in `rargs`: joined from here on.
         extra = state.largs[self._places :] if self._engine_argument is not None else []
         if extra and not self._context.resilient_parsing:
-            from vlsb.endpoints.secrets import may_be_key
+            from vlsb.endpoints.credentials import may_be_key
 
             if may_be_key(extra[0]):
                 raise UsageError(_NO_KEYS, self._context)

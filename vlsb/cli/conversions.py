@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vlsb.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from vlsb.serving.llava_build import ConversionProgress
+    from vlsb.engines.llava.build import ConversionProgress
 
 _WORTH_QUARTERS_BYTES = 100_000_000
 

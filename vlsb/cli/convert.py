@@ -42,11 +42,11 @@ def llava_command(
 
     from vlsb.cli.conversions import converting
     from vlsb.endpoints import loops
-    from vlsb.serving.convert import convert_llava
-    from vlsb.serving.engines import find_engine
-    from vlsb.serving.families import FAMILIES
-    from vlsb.serving.machine import gpus
-    from vlsb.serving.places import Places
+    from vlsb.engines.hardware import gpus
+    from vlsb.engines.install import find_engine
+    from vlsb.engines.llava.convert import convert_llava
+    from vlsb.engines.registry import Places
+    from vlsb.models.families import FAMILIES
 
     screen = Screen(quiet=display == "none")
     environment = os.environ

@@ -11,7 +11,7 @@ from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vlsb.runs.progress import Progress
+    from vlsb.evaluation.progress import Progress
 
 LINE_EVERY_S = 5.0
 FRAME_EVERY_S = 0.25

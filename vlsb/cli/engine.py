@@ -13,8 +13,8 @@ from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, UnknownModelError, VlsbError
 
 if TYPE_CHECKING:
-    from vlsb.serving.families import Family
-    from vlsb.serving.state import ServerRecord
+    from vlsb.engines.registry import ServerRecord
+    from vlsb.models.families import Family
 
 engine_app = typer.Typer(no_args_is_help=True, help="List, install and stop local engines.")
 
@@ -31,9 +31,8 @@ ServerNames = Annotated[
 def list_command() -> int:
     """Say which engine each family needs, whether it is ready, and which servers run."""
     from vlsb.cli.engine_text import engines_text, servers_text
-    from vlsb.serving.machine import list_gpus
-    from vlsb.serving.places import Places
-    from vlsb.serving.state import read_records
+    from vlsb.engines.hardware import list_gpus
+    from vlsb.engines.registry import Places, read_records
 
     screen = Screen()
     try:
@@ -54,10 +53,10 @@ def list_command() -> int:
 def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: opt.Display = None) -> int:
     """Build the engine that a family needs, in an environment of its own. Does nothing if it is there."""
     from vlsb.cli.installs import install_with_progress
-    from vlsb.serving.engines import discard_engine
-    from vlsb.serving.machine import list_gpus
-    from vlsb.serving.places import Places
-    from vlsb.serving.preflight import check_driver
+    from vlsb.engines.hardware import list_gpus
+    from vlsb.engines.install import discard_engine
+    from vlsb.engines.preflight import check_driver
+    from vlsb.engines.registry import Places
 
     screen = Screen(quiet=display == "none")
     try:
@@ -78,9 +77,7 @@ def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: o
 @engine_app.command("stop")
 def stop_command(names: ServerNames = None, stop_all: opt.StopAll = False) -> int:
     """Stop servers that `vlsb serve` has running, and wait until nothing of them is left."""
-    from vlsb.serving.places import Places
-    from vlsb.serving.state import read_records
-    from vlsb.serving.stop import stop_server
+    from vlsb.engines.registry import Places, read_records, stop_server
 
     screen = Screen()
     try:
@@ -98,7 +95,7 @@ def stop_command(names: ServerNames = None, stop_all: opt.StopAll = False) -> in
 
 def known_family(name: str) -> Family:
     """The family of a name that has weights of its own in our table; UnknownModelError for any other."""
-    from vlsb.serving.families import FAMILIES, VARIANTS
+    from vlsb.models.families import FAMILIES, VARIANTS
 
     known = [*FAMILIES, *VARIANTS]
     if name not in known:

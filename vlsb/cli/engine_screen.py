@@ -16,12 +16,12 @@ import httpx
 from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LiveView, StageLines, StartView
 from vlsb.endpoints.connect import open_client
-from vlsb.endpoints.secrets import Credentials
-from vlsb.serving.engines import Engine
-from vlsb.serving.launch import RunningServer
-from vlsb.serving.machine import Gpu, list_gpus
-from vlsb.serving.metrics import EngineLoad, parse_metrics
-from vlsb.serving.progress import Progress
+from vlsb.endpoints.credentials import Credentials
+from vlsb.engines.diagnosis import Progress
+from vlsb.engines.hardware import Gpu, list_gpus
+from vlsb.engines.install import Engine
+from vlsb.engines.launch import RunningServer
+from vlsb.engines.supervisor import EngineLoad, parse_metrics
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

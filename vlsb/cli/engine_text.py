@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from vlsb.errors import ConfigError, ServerError
-from vlsb.records import Untrusted
-from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import duration
-from vlsb.serving.engines import (
+from vlsb.engines.install import (
     AUTO,
     Condition,
     Engine,
@@ -19,9 +15,12 @@ from vlsb.serving.engines import (
     installed,
     pinned_version,
 )
-from vlsb.serving.families import FAMILIES, VARIANTS, EnginePin
-from vlsb.serving.places import Places
-from vlsb.serving.state import ServerRecord, process_age_s
+from vlsb.engines.registry import Places, ServerRecord, process_age_s
+from vlsb.errors import ConfigError, ServerError
+from vlsb.models.families import FAMILIES, VARIANTS, EnginePin
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.figures import duration
 
 
 def engines_text(places: Places, environment: Mapping[str, str], *, has_gpu: bool) -> str:

@@ -10,9 +10,9 @@ from vlsb.reports.figures import duration
 
 if TYPE_CHECKING:
     from vlsb.config import Lane
-    from vlsb.runs.progress import LaneView
-    from vlsb.runs.session import Plan, SessionEnd
-    from vlsb.runs.state import RunState
+    from vlsb.evaluation.progress import LaneView
+    from vlsb.evaluation.session import Plan, SessionEnd
+    from vlsb.store.state import RunState
 
 Measured = tuple[Usage, float]
 

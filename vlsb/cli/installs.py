@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from vlsb.cli.display import chosen_display
 from vlsb.cli.engine_text import engine_title
 from vlsb.cli.screen import Screen
+from vlsb.engines.environments import InstallStep
+from vlsb.engines.hardware import list_gpus
+from vlsb.engines.install import Engine, find_engine, install_command, install_engine
+from vlsb.engines.plan import Wishes
+from vlsb.engines.preflight import check_driver, check_start
+from vlsb.engines.registry import Places
 from vlsb.errors import EngineMissingError, InterruptedRunError
+from vlsb.models.catalog import LocalModel
+from vlsb.models.families import EnginePin
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
-from vlsb.serving.catalog import LocalModel
-from vlsb.serving.engines import Engine, find_engine, install_command, install_engine
-from vlsb.serving.environments import InstallStep
-from vlsb.serving.families import EnginePin
-from vlsb.serving.machine import list_gpus
-from vlsb.serving.places import Places
-from vlsb.serving.plans import Wishes
-from vlsb.serving.preflight import check_driver, check_start
 
 # A file of this size takes long enough to be named where there is no live line.
 _NAMED_BYTES = 20_000_000

@@ -49,7 +49,7 @@ def judge_command(
     """
     given = {name: value for name, value in locals().items() if value is not None and name != "run"}
     options = as_options(given)
-    from vlsb.runs.session import prepare_judging
+    from vlsb.evaluation.session import prepare_judging
 
     job = Job(
         options=options,

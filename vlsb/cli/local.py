@@ -15,18 +15,17 @@ from vlsb.errors import ConfigError
 
 if TYPE_CHECKING:
     from vlsb.endpoints.attempts import Event
-    from vlsb.runs.lanes import Hosted
-    from vlsb.runs.resolve import LocalTarget, Resolved
-    from vlsb.serving.catalog import LocalModel
-    from vlsb.serving.launch import RunningServer
-    from vlsb.serving.places import Places
-    from vlsb.serving.plans import ServerPlan, Wishes
-    from vlsb.serving.state import ServerRecord
+    from vlsb.engines.launch import RunningServer
+    from vlsb.engines.plan import ServerPlan, Wishes
+    from vlsb.engines.registry import Places, ServerRecord
+    from vlsb.evaluation.settings import LocalTarget, Resolved
+    from vlsb.evaluation.sides import Hosted
+    from vlsb.models.catalog import LocalModel
 
 
 def resolve_target(options: RunOptions, environment: Mapping[str, str], screen: Screen) -> Resolved:
     """The plan of `vlsb run`, with a local model's engine found, or planned where none is running."""
-    from vlsb.serving.catalog import asked_as
+    from vlsb.models.catalog import asked_as
 
     model = _local_model(options)
     if model is None or options.base_url is not None:
@@ -39,8 +38,8 @@ def resolve_target(options: RunOptions, environment: Mapping[str, str], screen: 
 
 
 def _local_model(options: RunOptions) -> LocalModel | None:
-    from vlsb.endpoints.providers import DEMO
-    from vlsb.serving.catalog import find_model
+    from vlsb.models.catalog import find_model
+    from vlsb.models.providers import DEMO
 
     name = model_name(options)
     return None if name in ("", DEMO) else find_model(name, options.servers_dir)
@@ -56,13 +55,13 @@ def _refuse_engine_options(options: RunOptions) -> None:
 
 
 def _unstarted(model: LocalModel) -> LocalTarget:
-    from vlsb.runs.resolve import LocalTarget
+    from vlsb.evaluation.settings import LocalTarget
 
     return LocalTarget(model.name, {}, ())
 
 
 def _wishes(options: RunOptions) -> Wishes:
-    from vlsb.serving.plans import Wishes
+    from vlsb.engines.plan import Wishes
 
     return Wishes(
         weights=options.weights,
@@ -79,8 +78,7 @@ def _wishes(options: RunOptions) -> Wishes:
 def _local_target(
     model: LocalModel, options: RunOptions, environment: Mapping[str, str], screen: Screen
 ) -> LocalTarget:
-    from vlsb.serving.places import Places
-    from vlsb.serving.state import find_running
+    from vlsb.engines.registry import Places, find_running
 
     places, wishes = Places.of(environment), _wishes(options)
     running = find_running(places, model.name, say=screen.notice)
@@ -90,7 +88,7 @@ def _local_target(
     if running is not None:
         _require_same(running, plan)
         return _served(running, screen)
-    from vlsb.runs.resolve import LocalTarget
+    from vlsb.evaluation.settings import LocalTarget
 
     host = EngineHost(plan, wishes, options, places, environment, screen)
     return LocalTarget(model.name, plan.facts, plan.deviations, host=host)
@@ -98,8 +96,8 @@ def _local_target(
 
 def _served(record: ServerRecord, screen: Screen) -> LocalTarget:
     """The target that a running server is."""
-    from vlsb.endpoints.secrets import Credentials
-    from vlsb.runs.resolve import LocalTarget
+    from vlsb.endpoints.credentials import Credentials
+    from vlsb.evaluation.settings import LocalTarget
 
     screen.notice(f"Using the server of {record.name} at {record.base_url} ({record.engine}).")
     running = (record.base_url, Credentials(record.key))
@@ -133,7 +131,7 @@ def _planned(
     from vlsb.cli.installs import ready_engine
     from vlsb.cli.serve_view import StartView
     from vlsb.endpoints import loops
-    from vlsb.serving.start import plan_start
+    from vlsb.engines.start import plan_start
 
     engine = ready_engine(
         model,
@@ -162,9 +160,9 @@ class BorrowedHost:
     @asynccontextmanager
     async def open(self, observe: Callable[[Event], None]) -> AsyncIterator[Hosted]:
         """The server, as long as it lives."""
-        from vlsb.endpoints.secrets import Credentials
-        from vlsb.runs.lanes import Hosted
-        from vlsb.serving.borrowed import Borrowed
+        from vlsb.endpoints.credentials import Credentials
+        from vlsb.engines.supervisor import Borrowed
+        from vlsb.evaluation.sides import Hosted
 
         yield Hosted(self.record.base_url, Credentials(self.record.key), Borrowed(self.record))
 
@@ -184,9 +182,9 @@ class EngineHost:
     async def open(self, observe: Callable[[Event], None]) -> AsyncIterator[Hosted]:
         """The engine, up and answering; raises ServerError."""
         from vlsb.endpoints.attempts import Event
-        from vlsb.endpoints.secrets import Credentials
-        from vlsb.runs.lanes import Hosted
-        from vlsb.serving.supervisor import Supervisor
+        from vlsb.endpoints.credentials import Credentials
+        from vlsb.engines.supervisor import Supervisor
+        from vlsb.evaluation.sides import Hosted
 
         supervisor = Supervisor(
             self._start,
@@ -201,7 +199,7 @@ class EngineHost:
     async def _start(self, last: RunningServer | None) -> RunningServer:
         from vlsb.cli.engine_screen import about, shown_start
         from vlsb.cli.serve_view import StartView
-        from vlsb.serving.start import start_planned
+        from vlsb.engines.start import start_planned
 
         view = StartView(self.plan.model.name, about(self.plan.engine, self.plan.weights), time.monotonic())
         # At a restart the run's own panel has the terminal.
@@ -212,8 +210,8 @@ class EngineHost:
             )
 
     def _keep(self, server: RunningServer) -> None:
-        from vlsb.serving.start import record_of
-        from vlsb.serving.state import write_record
+        from vlsb.engines.registry import write_record
+        from vlsb.engines.start import record_of
 
         write_record(self.places, record_of(server, self.plan, owner=None))
         server.process.release()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from vlsb.runs.progress import LaneView, Progress
+    from vlsb.evaluation.progress import LaneView, Progress
 
 RATE_WINDOW_S = 30.0
 SILENT_S = 10.0

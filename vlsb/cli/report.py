@@ -41,7 +41,7 @@ def report_command(
 
 def _report(paths: list[Path], report_format: str, screen: Screen) -> str:
     from vlsb.reports.encode import for_terminal
-    from vlsb.runs.summaries import find_runs, summarize_run
+    from vlsb.store.summaries import find_runs, summarize_run
 
     if report_format not in _FORMATS:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
@@ -56,9 +56,9 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
     """One run and one judge as the authors' script writes them: their object has room for no more."""
     from vlsb.cli.show import missing_data, run_dataset, stored_answers
     from vlsb.reports.official import missing_questions, to_official
-    from vlsb.runs.data_root import remembered_data_root
-    from vlsb.runs.state import load_state
-    from vlsb.runs.summaries import find_runs, stored_judge, summarize_state
+    from vlsb.store.data_root import remembered_data_root
+    from vlsb.store.state import load_state
+    from vlsb.store.summaries import find_runs, stored_judge, summarize_state
 
     run, *others = find_runs(paths)
     if others:

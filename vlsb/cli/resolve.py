@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vlsb.runs.resolve import (
+from vlsb.evaluation.settings import (
     Resolved,
     RunOptions,
     engine_options_given,

@@ -83,7 +83,7 @@ def run_command(
 def run(options: RunOptions) -> int:
     """Carry out a run and return its exit code."""
     from vlsb.cli.local import resolve_target
-    from vlsb.runs.session import prepare
+    from vlsb.evaluation.session import prepare
 
     job = Job(
         options=options,

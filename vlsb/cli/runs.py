@@ -18,7 +18,7 @@ def repair_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The damaged run.")],
 ) -> int:
     """Keep the good lines of a damaged run and set the bad ones aside. A resume does their samples again."""
-    from vlsb.runs.repair import repair_run
+    from vlsb.store.repair import repair_run
 
     screen = Screen()
     try:

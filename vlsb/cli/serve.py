@@ -38,7 +38,7 @@ def serve_command(
     NAME is llava, llava_hf, llava_next, qwen2vl, mllama, or one of yours.
     """
     from vlsb.cli.serve_session import ServeJob, serve
-    from vlsb.serving.plans import Wishes
+    from vlsb.engines.plan import Wishes
 
     screen = Screen(quiet=display == "none")
     try:

@@ -24,20 +24,20 @@ from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LiveView, StartView
 from vlsb.endpoints import loops
 from vlsb.endpoints.loops import STOPPING_SIGNALS
-from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
-from vlsb.serving.catalog import LocalModel, load_catalog
-from vlsb.serving.engines import Engine
-from vlsb.serving.launch import RunningServer
-from vlsb.serving.places import Places
-from vlsb.serving.plans import ServerPlan, Wishes
-from vlsb.serving.start import STOP_GRACE_S, exited_error, record_of, start_server
-from vlsb.serving.state import (
+from vlsb.engines.install import Engine
+from vlsb.engines.launch import RunningServer
+from vlsb.engines.plan import ServerPlan, Wishes
+from vlsb.engines.registry import (
+    Places,
     ServerRecord,
     find_running,
     remove_record,
     sole_server,
     write_record,
 )
+from vlsb.engines.start import STOP_GRACE_S, exited_error, record_of, start_server
+from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
+from vlsb.models.catalog import LocalModel, load_catalog
 
 _Result = TypeVar("_Result")
 

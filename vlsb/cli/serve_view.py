@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from vlsb.serving.machine import Gpu
-    from vlsb.serving.metrics import EngineLoad
-    from vlsb.serving.progress import Progress
+    from vlsb.engines.diagnosis import Progress
+    from vlsb.engines.hardware import Gpu
+    from vlsb.engines.supervisor import EngineLoad
 
 LOG_LINES = 4
 # Below this width a bar would leave no room for the figure it stands for.

@@ -26,8 +26,8 @@ from vlsb.errors import (
 from vlsb.records import JUDGED, Outcome
 
 if TYPE_CHECKING:
-    from vlsb.runs.session import Fetching, Plan, Prepared, SessionEnd
-    from vlsb.runs.state import RunState
+    from vlsb.evaluation.session import Fetching, Plan, Prepared, SessionEnd
+    from vlsb.store.state import RunState
 
 # After these the last line on the screen is the command that goes on, where there is something to go on with.
 _RESUMABLE = (3, 4, 5, 7, 130)
@@ -57,7 +57,7 @@ class Job:
 
     def is_stored(self) -> bool:
         """Whether the run holds anything that was answered."""
-        from vlsb.runs.state import has_answers
+        from vlsb.store.state import has_answers
 
         return self.directory is not None and has_answers(self.directory)
 
@@ -105,8 +105,8 @@ def _session(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
     from vlsb.cli.display import chosen_display, watcher
     from vlsb.cli.downloads import fetching
     from vlsb.endpoints.loops import run
-    from vlsb.runs.session import Listeners, run_session
-    from vlsb.runs.state import load_state
+    from vlsb.evaluation.session import Listeners, run_session
+    from vlsb.store.state import load_state
 
     display = chosen_display(job.options.display)
     allowed = FailOnError.parse(job.options.fail_on_error)
@@ -147,7 +147,7 @@ def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, job: Job) ->
 
 def _show(state: RunState, end: SessionEnd, job: Job, plan: Plan, screen: Screen) -> None:
     """What came of the session on stdout; where it is and what to type next on stderr."""
-    from vlsb.runs.summaries import summarize_state
+    from vlsb.store.summaries import summarize_state
 
     if end.reason is None and end.pending == 0:
         screen.notice(_nothing_left(state, end))
@@ -235,7 +235,7 @@ def _say_data_root(job: Job, plan: Plan, screen: Screen) -> None:
 
 
 def _warn_of_keys(resolved: Resolved, screen: Screen) -> None:
-    from vlsb.endpoints.providers import key_mismatch
+    from vlsb.models.providers import key_mismatch
 
     for stage, lane in resolved.plan.lanes.items():
         bearer = resolved.credentials[stage].bearer

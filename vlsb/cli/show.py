@@ -24,8 +24,8 @@ from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted, is_cut
 if TYPE_CHECKING:
     from vlsb.data import Dataset
     from vlsb.reports.answers import Answer, ImageFile, NoInstruction
-    from vlsb.runs.manifest import JudgeEntry, Manifest, SampleRow
-    from vlsb.runs.state import RunState
+    from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow
+    from vlsb.store.state import RunState
 
 _DEFAULT_LIMIT = 5
 _DEFAULT_FAILED_LIMIT = 20
@@ -83,8 +83,8 @@ def show_command(
 
 def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, screen: Screen) -> str:
     from vlsb.reports.answers import answers_text
-    from vlsb.runs.state import load_state
-    from vlsb.runs.summaries import stored_judge
+    from vlsb.store.state import load_state
+    from vlsb.store.summaries import stored_judge
 
     _require_run(run)
     state = load_state(run)
@@ -109,8 +109,8 @@ def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, 
 
 
 def _require_run(run: Path) -> None:
-    from vlsb.runs.manifest import is_run
-    from vlsb.runs.summaries import find_runs
+    from vlsb.store.manifest import is_run
+    from vlsb.store.summaries import find_runs
 
     if not is_run(run):
         found = [str(each) for each in find_runs([run])]
@@ -160,7 +160,7 @@ def _answer(
     picture: str | None,
 ) -> Answer:
     from vlsb.reports.answers import Answer
-    from vlsb.runs.state import Judged
+    from vlsb.store.state import Judged
 
     file = None if judge is None else judge.file
     judged = Judged() if file is None else state.judged.get(file, Judged())
@@ -195,7 +195,7 @@ def run_dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Datase
     None where it is not at hand; raises DatasetError for a given `data_root` that cannot be read.
     """
     from vlsb.data import fetch_dataset, load_dataset, mini_root
-    from vlsb.runs.data_root import remembered_data_root
+    from vlsb.store.data_root import remembered_data_root
 
     if data_root is not None:
         return load_dataset(data_root)
@@ -215,7 +215,7 @@ def run_dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Datase
 
 def missing_data(run: Path) -> str:
     """Why a run's data set is not at hand, as one sentence."""
-    from vlsb.runs.data_root import remembered_data_root
+    from vlsb.store.data_root import remembered_data_root
 
     root = remembered_data_root(run)
     return "The data set is not at hand." if root is None else f"The data set cannot be read at {root}."

@@ -24,16 +24,15 @@ from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
 from vlsb.endpoints import loops
 from vlsb.endpoints.connect import open_client
-from vlsb.endpoints.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
-from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.credentials import Credentials
+from vlsb.engines.hardware import GpuListing, free_disk_bytes, list_gpus, memory_bytes
+from vlsb.engines.install import AUTO, InstalledEngine, built_for_cuda, find_engine, installed
+from vlsb.engines.registry import Places, read_records
 from vlsb.errors import VlsbError
+from vlsb.models.families import FAMILIES, EnginePin
+from vlsb.models.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.serving.engines import AUTO, InstalledEngine, built_for_cuda, find_engine, installed
-from vlsb.serving.families import FAMILIES, EnginePin
-from vlsb.serving.machine import GpuListing, free_disk_bytes, list_gpus, memory_bytes
-from vlsb.serving.places import Places
-from vlsb.serving.state import read_records
 
 HUB_TIMEOUT_S = 5.0
 _PROGRAM_TIMEOUT_S = 10.0

@@ -18,7 +18,7 @@ from vlsb.data.archive import ARCHIVE_FILE
 from vlsb.data.dataset import DataFiles
 from vlsb.data.rows import ROWS_FILE
 from vlsb.errors import AuthenticationError, DatasetError, StoreError, VlsbError
-from vlsb.hub_library import bar_class, is_connection_fault, quiet, reason
+from vlsb.hub import bar_class, is_connection_fault, quiet, reason
 
 HUB_REPOSITORY = "Foreshhh/vlsbench"
 DEFAULT_REVISION = "main"

@@ -12,14 +12,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from vlsb.config import RetryPolicy
-from vlsb.endpoints.adaptive import AdaptiveLimit, Phase
 from vlsb.endpoints.attempts import Event, Spending, StoppedError, Traffic
+from vlsb.endpoints.engine_guard import Fate, Keeper, Ticket
 from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.headers import NamedLimit
-from vlsb.endpoints.keeper import Fate, Keeper, Ticket
+from vlsb.endpoints.pacing import AdaptiveLimit, Limiter, Phase, Time
 from vlsb.endpoints.rates import Caps, Departure, RateModel
 from vlsb.endpoints.timings import HeadOfLine, Timings, Wait
-from vlsb.endpoints.traffic import Limiter, Time
 from vlsb.errors import GapsError, OutageError
 from vlsb.records import Stage, Untrusted, Usage
 

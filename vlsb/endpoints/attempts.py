@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from vlsb.config import RetryPolicy
-from vlsb.endpoints.drafts import Checksums
 from vlsb.endpoints.faults import Decision
-from vlsb.endpoints.traffic import Time
+from vlsb.endpoints.pacing import Time
+from vlsb.endpoints.request import Checksums
 from vlsb.errors import GapsError, ImageChangedError
 from vlsb.records import Stage, Usage
 

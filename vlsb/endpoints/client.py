@@ -13,21 +13,19 @@ from dataclasses import replace
 
 import httpx
 
-from vlsb.config import Endpoint, RetryPolicy
+from vlsb.config import Endpoint, Party, RetryPolicy
 from vlsb.endpoints.admission import Admission, Pass
 from vlsb.endpoints.attempts import Counts, Ended, Event, Spending, StoppedError, Traffic
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.connect import Client
+from vlsb.endpoints.credentials import Redactor
 from vlsb.endpoints.dialects import Dialect, adapt
-from vlsb.endpoints.drafts import Checksums, Draft
-from vlsb.endpoints.endings import CHANGED_CODE, PICTURE_CODE, fatal_error, redacted
-from vlsb.endpoints.faults import Decision, Fault, classify
+from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate, Ticket
+from vlsb.endpoints.faults import CHANGED_CODE, PICTURE_CODE, Decision, Fault, classify, fatal_error, redacted
 from vlsb.endpoints.headers import named_limits
-from vlsb.endpoints.keeper import ENGINE_KILLED, Fate, Ticket
 from vlsb.endpoints.models import model_names, url_with_version
-from vlsb.endpoints.parties import Party
-from vlsb.endpoints.secrets import Redactor
-from vlsb.endpoints.traffic import Rejections, Time, UploadBudget, backoff_s
+from vlsb.endpoints.pacing import Rejections, Time, UploadBudget, backoff_s
+from vlsb.endpoints.request import Checksums, Draft
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import ImageChangedError, ImageError, UnknownModelError, VlsbError
 from vlsb.records import Completion, Stage, Untrusted, Usage

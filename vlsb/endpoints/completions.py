@@ -14,8 +14,8 @@ from typing import Any, Literal
 import httpx
 
 from vlsb import strict_json
+from vlsb.endpoints.credentials import safe_code
 from vlsb.endpoints.faults import Decision, Fault, account_error, error_fields, of_error
-from vlsb.endpoints.secrets import safe_code
 from vlsb.records import Untrusted, Usage, is_cut
 
 

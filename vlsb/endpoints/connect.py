@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import certifi
 import httpx
 
-from vlsb.endpoints.providers import is_loopback
-from vlsb.endpoints.secrets import Credentials
+from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.timings import Marks
 from vlsb.endpoints.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, CappedBody, Reply, Upload, Wire
 from vlsb.errors import ConfigError
+from vlsb.models.providers import is_loopback
 
 # `wire` is what `auto` was called when it could be had behind a proxy too.
 TRANSPORTS = ("auto", "wire", "httpx")

@@ -9,11 +9,10 @@ from pathlib import Path
 import httpx
 
 from vlsb import strict_json
+from vlsb.config import Party
 from vlsb.endpoints.connect import open_client
-from vlsb.endpoints.endings import fatal_error
-from vlsb.endpoints.faults import classify
-from vlsb.endpoints.parties import Party
-from vlsb.endpoints.secrets import Credentials, Redactor
+from vlsb.endpoints.credentials import Credentials, Redactor
+from vlsb.endpoints.faults import classify, fatal_error
 from vlsb.errors import ConfigError, UnknownModelError
 
 _MODEL_LIST_TIMEOUT_S = 10.0

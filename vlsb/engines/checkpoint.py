@@ -1,0 +1,355 @@
+"""A checkpoint before an engine sees it: where its small files lie, what it is, which content it has.
+
+Two checkpoints with the same digest have the same settings, tokenizer, template, tensor names, types and
+shapes, and the same 16 KiB in the middle of every tensor (small tensors whole). Training changes nearly all
+tensors, so other weights have another digest; a single altered number may stay unseen. Hashing all of them
+would read 15 GB at each start.
+
+`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are the hub library's, which reads them when it is
+imported: inside the functions here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from vlsb import strict_json
+from vlsb.engines.hub import translated
+from vlsb.errors import ConfigError
+from vlsb.hub import is_connection_fault, quiet
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# What is read here: the engine fetches the rest itself, and shows how far it is.
+SMALL_FILES = (
+    CONFIG,
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "tokenizer_config.json",
+    INDEX,
+)
+SAMPLED_BYTES = 16 * 1024
+PROBE_TIMEOUT_S = 10.0
+
+_MAX_JSON_BYTES = 64 * 1024 * 1024
+_MAX_HEADER_BYTES = 100 * 1024 * 1024
+# Settings, tokenizers, templates and code; notes and licences say nothing about an answer.
+_DIGESTED = frozenset({".jinja", ".json", ".model", ".py", ".txt"})
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_OTHERWISE = "Start once with a network, or pass --weights DIR with a copy."
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A local folder, or a hub repository at one commit with its small files in the cache.
+
+    `argument` is what the engine is given. `folder` has the small files; `commit` is None for a local one.
+    `weight_bytes` is the size of the tensors' files if it is known, `missing_bytes` what is to be downloaded.
+    `must_stay_offline` says that the hub cannot be asked, so that the engine must not try either.
+    """
+
+    argument: str
+    folder: Path
+    commit: str | None
+    must_stay_offline: bool
+    weight_bytes: int | None = None
+    missing_bytes: int = 0
+
+    def settings(self, file: str) -> dict[str, Any]:
+        """One of its JSON files, empty where it has none. Raises ConfigError for one that is no object."""
+        return json_object(self.folder / file)
+
+    def text(self, file: str) -> str | None:
+        """One of its text files, or None."""
+        path = self.folder / file
+        try:
+            return _small_file(path).decode("utf-8") if path.is_file() else None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 text.") from error
+
+    def identity(self) -> dict[str, str]:
+        """What tells it from every other one, on any machine: JSON."""
+        if self.commit is not None:
+            return {"hub": self.argument, "revision": self.commit}
+        return {"folder": self.folder.name, "digest": content_digest(self.folder)}
+
+    def check_weights(self) -> None:
+        """Raise where weights are known to be missing: always for a folder, offline for the hub's."""
+        if self.commit is None or self.must_stay_offline:
+            _check_files(self.folder, self.argument, is_cached=self.commit is not None)
+
+
+def open_weights(weights: str, *, revision: str | None, offline: bool) -> Weights:
+    """The checkpoint that `weights` names: a folder, or a hub id. Blocking.
+
+    Raises ConfigError for what cannot be one, AuthenticationError where the hub wants a token.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir() or weights.startswith(("/", "./", "../", "~")):
+        return _local(path, revision)
+    if not _HUB_ID.fullmatch(weights):
+        raise ConfigError("the weights are neither a folder here nor a Hugging Face id such as org/name.")
+    return _from_hub(weights, revision, offline=offline)
+
+
+def _local(path: Path, revision: str | None) -> Weights:
+    if revision is not None:
+        raise ConfigError(f"--revision is for weights of the Hugging Face Hub; {path} is a folder here.")
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such folder.")
+    folder = path.resolve()
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{path}: no {CONFIG} in it, so no checkpoint.")
+    return Weights(str(folder), folder, None, must_stay_offline=True, weight_bytes=_present_bytes(folder))
+
+
+def _check_files(folder: Path, name: str, *, is_cached: bool) -> None:
+    missing = [each for each in _weight_files(folder) if not (folder / each).is_file()]
+    if is_cached and missing:
+        raise ConfigError(
+            f"{name}: the weights are not, or not all, in the Hugging Face cache, and the Hub does not "
+            f"answer. {_OTHERWISE}"
+        )
+    if missing and any(folder.glob("*.bin")):
+        raise ConfigError(
+            f"{name}: weights as .bin files, which can run code when they are read. Turn them into "
+            "safetensors; only `vlsb convert llava` takes them, and reads nothing but tensors."
+        )
+    if missing:
+        raise ConfigError(f"{name}: {len(missing)} of its weight files are missing (*.safetensors).")
+
+
+def _weight_files(folder: Path) -> list[str]:
+    named = json_object(folder / INDEX).get("weight_map")
+    if not isinstance(named, dict):
+        # Without an index every such file is read, whatever its name.
+        return [each.name for each in folder.glob("*.safetensors")] or [SINGLE]
+    files = {str(each) for each in named.values()}
+    if any("/" in each or each.startswith(".") for each in files):
+        raise ConfigError(f"{folder / INDEX}: names files outside its folder.")
+    return sorted(files)
+
+
+def _tensor_files(names: Iterable[str]) -> list[str]:
+    """Which of a checkpoint's files hold its tensors: one form of them, safetensors before `.bin`."""
+    top = [name for name in names if "/" not in name]
+    forms = (
+        [name for name in top if fnmatchcase(name, form)] for form in ("*.safetensors", "pytorch_model*.bin")
+    )
+    return next((found for found in forms if found), [])
+
+
+def _present_bytes(folder: Path) -> int | None:
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    return sum(sizes[name] for name in _tensor_files(sizes)) or None
+
+
+# Content.
+
+
+def content_digest(folder: Path) -> str:
+    """A sha256 over what the module's docstring says; the same wherever the folder lies.
+
+    Raises ConfigError for weights that cannot be read, or not whole.
+    """
+    try:
+        return _content_digest(folder)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or folder}: {error.strerror}.") from error
+
+
+def _content_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if path.suffix == ".safetensors":
+            content = _sample_digest(path)
+        elif path.suffix in _DIGESTED:
+            content = _file_digest(path)
+        else:
+            continue
+        digest.update(strict_json.dumps([path.name, path.stat().st_size, content]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file's whole content. Raises ConfigError where it cannot be read."""
+    try:
+        return _file_digest(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}.") from error
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sample_digest(path: Path) -> str:
+    """Header and the middle of each tensor. Raises ConfigError for a file that is cut or none at all."""
+    with path.open("rb") as file:
+        header = _header(file, path)
+        spans = sorted(_spans(header, path))
+        start = file.tell()
+        if start + max((end for _, end in spans), default=0) != path.stat().st_size:
+            raise ConfigError(f"{path}: its size does not fit its header. Was it copied whole?")
+        digest = hashlib.sha256(header)
+        for begin, end in spans:
+            length = min(SAMPLED_BYTES, end - begin)
+            file.seek(start + begin + (end - begin - length) // 2)
+            digest.update(file.read(length))
+    return digest.hexdigest()
+
+
+def _header(file: BinaryIO, path: Path) -> bytes:
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
+    if not header or len(header) != length:
+        raise ConfigError(f"{path}: not a safetensors file.")
+    return header
+
+
+def _spans(header: bytes, path: Path) -> Iterator[tuple[int, int]]:
+    try:
+        tensors = strict_json.loads(header)
+        for name, tensor in tensors.items():
+            if name != "__metadata__":
+                begin, end = (int(each) for each in tensor["data_offsets"])
+                if not 0 <= begin <= end:
+                    raise ValueError("a tensor ends before it begins")
+                yield begin, end
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a safetensors file.") from error
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty without one. Raises ConfigError for anything else in it."""
+    if not path.is_file():
+        return {}
+    try:
+        found = strict_json.loads(_small_file(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON.") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: no JSON object.")
+    return found
+
+
+def _small_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}.") from error
+    if len(content) > _MAX_JSON_BYTES:
+        raise ConfigError(f"{path}: too large for what its name says.")
+    return content
+
+
+# The hub.
+
+
+def _from_hub(name: str, revision: str | None, *, offline: bool) -> Weights:
+    from huggingface_hub import constants
+
+    with quiet():
+        if offline or constants.is_offline_mode():
+            return _cached(name, revision) or _refuse_offline(name, revision)
+        try:
+            return _fetched(name, revision)
+        # The library lets the errors of its HTTP stack out, which only the transport room may know by name.
+        except Exception as error:
+            if is_connection_fault(error) and (cached := _cached(name, revision)):
+                return cached
+            if known := translated(error, name, revision):
+                raise known from error
+            raise
+
+
+def _cached(name: str, revision: str | None) -> Weights | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, CONFIG, revision=revision)
+    except HFValidationError:
+        return None
+    if not isinstance(config, str):
+        return None
+    # .../snapshots/<commit>/config.json; the names there are links.
+    folder = Path(config).parent
+    size = _present_bytes(folder)
+    return Weights(name, folder, folder.name, must_stay_offline=True, weight_bytes=size)
+
+
+def _refuse_offline(name: str, revision: str | None) -> NoReturn:
+    from huggingface_hub import constants
+
+    at = f" at revision {revision}" if revision else ""
+    raise ConfigError(
+        f"{name}{at} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and the Hub is switched "
+        f"off (--offline or HF_HUB_OFFLINE). {_OTHERWISE}"
+    )
+
+
+def _fetched(name: str, revision: str | None) -> Weights:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    # It fails at once where `hf_hub_download` would retry for half a minute, and with the better reason.
+    about = HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_S, files_metadata=True)
+    files = {each.rfilename: each.size or 0 for each in about.siblings or ()}
+    if CONFIG not in files:
+        raise ConfigError(f"{name} on the Hugging Face Hub has no {CONFIG}, so it is no checkpoint.")
+    # By the revision's own name, so that the cache knows later which commit it was.
+    folder = Path(hf_hub_download(name, CONFIG, revision=revision)).parent
+    for file in SMALL_FILES:
+        if file in files:
+            hf_hub_download(name, file, revision=folder.name)
+    sizes = {each: files[each] for each in _tensor_files(files)}
+    missing = sum(size for each, size in sizes.items() if not (folder / each).exists())
+    size = sum(sizes.values()) or None
+    return Weights(name, folder, folder.name, False, weight_bytes=size, missing_bytes=missing)
+
+
+def hub_cache() -> Path:
+    """Where the hub's library keeps what it downloads."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+# What it says.
+
+
+def chat_template(weights: Weights) -> str | None:
+    """The checkpoint's own chat template, from the first place where the engine looks; None without one."""
+    for found in (
+        weights.settings("processor_config.json").get("chat_template"),
+        weights.settings("chat_template.json").get("chat_template"),
+        weights.text("chat_template.jinja"),
+        weights.settings("tokenizer_config.json").get("chat_template"),
+    ):
+        if isinstance(found, list):
+            found = _named_default(found)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _named_default(templates: list[Any]) -> str | None:
+    for each in templates:
+        if isinstance(each, Mapping) and each.get("name") == "default":
+            template = each.get("template")
+            return template if isinstance(template, str) else None
+    return None

@@ -1,0 +1,258 @@
+"""What a server's run records: whatever can change an answer, and where that leaves the paper's setting.
+
+Facts are JSON without a path of this machine, equal wherever the same answers are to be expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.endpoints.credentials import WITHHELD, is_secret_name
+from vlsb.engines.checkpoint import CONFIG, Weights, chat_template, content_digest, file_digest, json_object
+from vlsb.engines.install import Engine
+from vlsb.engines.vllm_options import CANNOT_CHANGE_AN_ANSWER, normal
+from vlsb.models.catalog import read_config, shipped_config
+from vlsb.models.families import Family
+
+_SAME_DTYPES = MappingProxyType({"half": "float16", "float": "float32"})
+# What the engine takes from a generation config, and the ids that end an answer.
+_SAMPLING = (
+    "eos_token_id",
+    "max_new_tokens",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+)
+# What decides which pixels a model sees.
+_PICTURE = (
+    "crop_size",
+    "do_center_crop",
+    "do_pad",
+    "do_resize",
+    "image_grid_pinpoints",
+    "image_processor_type",
+    "max_image_tiles",
+    "max_pixels",
+    "min_pixels",
+    "size",
+)
+# They change how much work is done where, and numbers in their last digits: recorded, no deviation.
+_ON_THIS_MACHINE = frozenset(
+    {
+        "data-parallel-size",
+        "distributed-executor-backend",
+        "enforce-eager",
+        "max-model-len",
+        "pipeline-parallel-size",
+        "tensor-parallel-size",
+    }
+)
+_PARALLEL = MappingProxyType(
+    {"tensor": "tensor-parallel-size", "pipeline": "pipeline-parallel-size", "data": "data-parallel-size"}
+)
+# These have a fact of their own.
+_TOLD_APART = frozenset({"chat-template", "dtype", "generation-config", "max-model-len", *_PARALLEL.values()})
+# Variables of the engine that say nothing about an answer.
+_PLAIN_VARIABLES = frozenset(
+    {
+        *WITHHELD,
+        "VLLM_CACHE_ROOT",
+        "VLLM_CONFIG_ROOT",
+        "VLLM_CONFIGURE_LOGGING",
+        "VLLM_CPU_KVCACHE_SPACE",
+        "VLLM_CPU_NUM_OF_RESERVED_CPU",
+        "VLLM_CPU_OMP_THREADS_BIND",
+        "VLLM_DO_NOT_TRACK",
+        "VLLM_ENGINE_READY_TIMEOUT_S",
+        "VLLM_HOST_IP",
+        "VLLM_LOGGING_CONFIG_PATH",
+        "VLLM_LOGGING_LEVEL",
+        "VLLM_LOGGING_PREFIX",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS",
+        "VLLM_NO_USAGE_STATS",
+        "VLLM_PORT",
+        "VLLM_RPC_BASE_PATH",
+        "VLLM_RPC_TIMEOUT",
+        "VLLM_USAGE_SOURCE",
+        "VLLM_USAGE_STATS_SERVER",
+    }
+)
+_LONGEST_SHOWN = 80
+
+
+def server_facts(
+    family: Family,
+    engine: Engine,
+    weights: Weights,
+    effective: Mapping[str, Any],
+    environment: Mapping[str, str],
+    *,
+    on_cpu: bool,
+) -> dict[str, Any]:
+    """What can change an answer. `effective` are the engine's options by long name, in their normal form."""
+    others = {
+        name: _portable(value)
+        for name, value in sorted(effective.items())
+        if name not in CANNOT_CHANGE_AN_ANSWER | _TOLD_APART
+    }
+    return {
+        "family": family.name,
+        "engine": {
+            "name": "vllm",
+            # Whether the CPU build says so depends on how it was installed.
+            "version": engine.version.removesuffix("+cpu"),
+            "device": "cpu" if on_cpu else "gpu",
+        },
+        "weights": weights.identity(),
+        "dtype": _dtype(effective),
+        "context": effective.get("max-model-len"),
+        "parallel": {name: effective.get(option, 1) for name, option in _PARALLEL.items()},
+        "chat_template_sha256": _template_digest(effective.get("chat-template"), weights),
+        "pictures": _picked(_picture_settings(weights), _PICTURE),
+        "generation": _generation(effective.get("generation-config", "auto"), weights),
+        "options": others,
+        "variables": dict(sorted(_variables(environment))),
+    }
+
+
+def _dtype(effective: Mapping[str, Any]) -> str:
+    named = str(effective.get("dtype", "auto"))
+    return _SAME_DTYPES.get(named, named)
+
+
+def _template_digest(given: object, weights: Weights) -> str | None:
+    if given is None:
+        template = chat_template(weights)
+        return None if template is None else _text_digest(template)
+    if is_inline(str(given)):
+        return _text_digest(str(given))
+    return file_digest(Path(str(given)).expanduser())
+
+
+def _text_digest(text: str) -> str:
+    # A template may hold a lone surrogate, which JSON can carry and UTF-8 cannot.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _picture_settings(weights: Weights) -> Mapping[str, Any]:
+    own = weights.settings("preprocessor_config.json")
+    within = weights.settings("processor_config.json").get("image_processor")
+    return own or (within if isinstance(within, dict) else {})
+
+
+def _generation(given: object, weights: Weights) -> dict[str, Any] | str:
+    """What decides about sampling and the end of an answer where a request says nothing."""
+    if given == "vllm":
+        return "vllm"
+    if given == "auto":
+        return _picked(weights.settings("generation_config.json"), _SAMPLING)
+    return _picked(json_object(Path(str(given)).expanduser() / "generation_config.json"), _SAMPLING)
+
+
+def _picked(settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: settings[name] for name in names if settings.get(name) is not None}
+
+
+def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    for name, value in environment.items():
+        if name.startswith("VLLM_") and name not in _PLAIN_VARIABLES and not is_secret_name(name):
+            yield name, _portable(normal(value))
+
+
+def _portable(value: Any) -> Any:
+    """A value without paths of this machine: a file or folder becomes its last name and its content."""
+    if isinstance(value, dict):
+        return {name: _portable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_portable(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    name, equals, path = value.partition("=")
+    if equals and path.startswith("/"):
+        return {name: _portable(path)}
+    return _portable_path(value) if "/" in value else value
+
+
+def _portable_path(text: str) -> Any:
+    path = Path(text).expanduser()
+    try:
+        if path.is_file():
+            return {"file": path.name, "digest": file_digest(path)}
+        if path.is_dir():
+            return {"folder": path.name, "digest": content_digest(path)}
+    except (OSError, ValueError):
+        # Too long for a path, or with a zero byte: it is none.
+        return text
+    return {"missing": path.name} if path.is_absolute() else text
+
+
+# Deviations.
+
+
+def setting_deviations(
+    family: Family, weights: Weights, effective: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Iterator[str]:
+    """In words, where options and weights leave what the authors' loader does or the family's file says."""
+    shipped = read_config(shipped_config(f"{family.name}.yaml"))
+    if facts["dtype"] != family.dtype:
+        yield f"target dtype: {_shown(facts['dtype'])} (official: {family.dtype})"
+    if facts["chat_template_sha256"] != _official_template(family, weights):
+        yield "target chat template: another than the family's"
+    if effective.get("generation-config", "auto") != "auto":
+        yield "target generation config: not the checkpoint's own"
+    yield from _context_deviation(weights, effective, shipped["max-model-len"])
+    if "quantization_config" in weights.settings(CONFIG):
+        yield "target weights: quantized (official: not)"
+    for name, value in facts["options"].items():
+        if name not in _ON_THIS_MACHINE and value != normal(shipped.get(name)):
+            yield f"target engine option --{name}: {_shown(value)} ({_usual(shipped.get(name))})"
+    for name in shipped:
+        is_lost = name not in effective and name not in CANNOT_CHANGE_AN_ANSWER
+        if is_lost and name not in _ON_THIS_MACHINE | _TOLD_APART:
+            yield f"target engine option --{name}: not set ({_usual(shipped[name])})"
+
+
+def _official_template(family: Family, weights: Weights) -> str | None:
+    named = None if family.chat_template is None else str(shipped_config(family.chat_template))
+    return _template_digest(named, weights)
+
+
+def _context_deviation(weights: Weights, effective: Mapping[str, Any], usual: int) -> Iterator[str]:
+    context = effective.get("max-model-len")
+    least = min(usual, context_limit(weights) or usual)
+    if isinstance(context, int) and context < least:
+        yield f"target context: {context} tokens (official: not limited; {least} hold every picture)"
+
+
+def _usual(value: Any) -> str:
+    return "added" if value is None else f"the family's file: {_shown(normal(value))}"
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else strict_json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
+
+
+def is_inline(template: str) -> bool:
+    """Whether it is a template itself and not a path; the engine tells them apart in this way too."""
+    return any(each in template for each in "{}\n")
+
+
+def context_limit(weights: Weights) -> int | None:
+    """How many tokens the model was made for; the engine refuses a longer context."""
+    config = weights.settings(CONFIG)
+    text = config.get("text_config")
+    for place in (text if isinstance(text, dict) else {}, config):
+        limit = place.get("max_position_embeddings")
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None

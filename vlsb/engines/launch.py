@@ -1,0 +1,263 @@
+"""Starting an engine and returning when it has answered a question about a picture.
+
+The key is made here and travels by environment alone. The first name that is served is the model's, the
+second one nobody else can know: by it an engine of ours is told from whatever else answers on the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shlex
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlsb.endpoints.credentials import Redactor, Secret, engine_environment, is_secret_name, secrets_of
+from vlsb.engines.diagnosis import (
+    PORT_TAKEN,
+    EngineLog,
+    Progress,
+    Stage,
+    diagnose,
+    download_folder,
+    downloading_bytes,
+    log_end,
+    step_of,
+)
+from vlsb.engines.install import repair_advice
+from vlsb.engines.process import EngineProcess, open_log, start_process
+from vlsb.engines.readiness import await_ready
+from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
+from vlsb.records import Untrusted
+
+if TYPE_CHECKING:
+    from vlsb.engines.plan import ServerPlan
+
+__all__ = ["Progress", "RunningServer", "Stage", "launch"]
+
+HOST = "127.0.0.1"
+KEY_VARIABLE = "VLLM_API_KEY"
+# An engine that does not serve yet has nothing to finish.
+STOP_GRACE_S = 10.0
+_PORT_TRIES = 3
+_LOOK_S = 0.2
+_MOST_LINES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that answers at `base_url` (its /v1) for the model `served_name`. Who has it must stop it.
+
+    `repair` is what to do should its environment turn out to be broken.
+    """
+
+    name: str
+    base_url: str
+    key: Secret
+    served_name: str
+    pid: int
+    log: Path
+    process: EngineProcess = field(repr=False)
+    repair: str = ""
+
+
+class _PortTaken(Exception):
+    """Another process took the port between our look and the engine's."""
+
+
+async def launch(
+    plan: ServerPlan,
+    *,
+    port: int | None,
+    log: Path,
+    environment: Mapping[str, str],
+    hear: Callable[[Progress], None],
+    start_timeout_s: float,
+    key: Secret | None = None,
+) -> RunningServer:
+    """Start the planned server; it ends with us, unless its process is released.
+
+    Without `port` a free one is taken, without `key` a new one made. While a download grows the time does
+    not run. Raises ServerExitedError or ServerTimeoutError, and leaves no process when it raises or is
+    cancelled.
+    """
+    if port is not None and not _is_free(port):
+        # With a key it is a restart, for clients that know this one address.
+        hint = "Pass another --port, or none." if key is None else "It was this server's until it died."
+        raise ServerError(f"{plan.model.name}: port {port} is taken by another process. {hint}")
+    for tries_left in reversed(range(_PORT_TRIES)):
+        chosen = _free_port() if port is None else port
+        start = _Start(plan, chosen, key, log, environment, hear)
+        try:
+            return await start.run(start_timeout_s)
+        except _PortTaken:
+            if port is not None or not tries_left:
+                raise start.exited(1) from None
+    raise AssertionError("the last try raises")
+
+
+class _Start:
+    """One try to start the engine, on one port and with one key."""
+
+    def __init__(
+        self,
+        plan: ServerPlan,
+        port: int,
+        key: Secret | None,
+        log: Path,
+        environment: Mapping[str, str],
+        hear: Callable[[Progress], None],
+    ) -> None:
+        self._plan = plan
+        self._name = plan.model.name
+        self._root = f"http://{HOST}:{port}"
+        self._key = key or Secret(secrets.token_urlsafe(32))
+        self._repair = repair_advice(plan.engine, plan.model.family.name)
+        self._own_name = f"vlsb-{secrets.token_hex(16)}"
+        self._address = ("--host", HOST, "--port", str(port), "--served-model-name", self._name)
+        self._environment = {
+            **engine_environment(environment, asks_hub=plan.asks_hub),
+            **plan.environment,
+            KEY_VARIABLE: self._key.reveal(),
+        }
+        self._environment["PATH"] = _path_with(plan.engine.executable.parent, self._environment.get("PATH"))
+        self._redactor = Redactor([self._key, *secrets_of({**environment, **self._environment})])
+        self._hear = hear
+        self._folder = download_folder(plan.weights, self._environment)
+        with open_log(log):
+            self._log = EngineLog(log)
+        # A download that broke off earlier may have left parts.
+        self._downloaded = downloading_bytes(self._folder)
+        self._now = Progress("loading", "the engine")
+        hear(self._now)
+
+    async def run(self, timeout_s: float) -> RunningServer:
+        """The server once it has answered; nothing of it is left if this does not return."""
+        arguments = [*self._command(), self._own_name]
+        process = start_process(arguments, environment=self._environment, log=self._log.path)
+        try:
+            await self._until_ready(process, timeout_s)
+        except BaseException:
+            await process.stop(STOP_GRACE_S)
+            raise
+        base_url = f"{self._root}/v1"
+        return RunningServer(
+            self._name,
+            base_url,
+            self._key,
+            self._name,
+            process.pid,
+            self._log.path,
+            process,
+            self._repair,
+        )
+
+    def exited(self, code: int) -> ServerExitedError:
+        """The error that says why the engine ended, or shows how its log does."""
+        text = self._log.text()
+        if cause := diagnose(text, code, repair=self._repair):
+            return ServerExitedError(f"{self._name}: {cause.message} The engine's log: {self._log.path}")
+        return ServerExitedError(
+            f"{self._name}: the engine ended with {_ending(code)}. To run it by hand: {self._by_hand()} "
+            f"Its log, {self._log.path}, ends with",
+            detail=self._redactor.message(log_end(text)),
+        )
+
+    async def _until_ready(self, process: EngineProcess, timeout_s: float) -> None:
+        ready = asyncio.ensure_future(
+            await_ready(
+                self._root, name=self._name, own_name=self._own_name, key=self._key, check=self._begin_check
+            )
+        )
+        try:
+            async with asyncio.timeout(timeout_s) as clock:
+                while not ready.done():
+                    self._look(process, lambda: clock.reschedule(_now() + timeout_s))
+                    await asyncio.wait([ready], timeout=_LOOK_S)
+                await ready
+        except TimeoutError:
+            raise self._late(timeout_s) from None
+        finally:
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
+
+    def _look(self, process: EngineProcess, extend: Callable[[], object]) -> None:
+        """Hear what the engine says, see whether it lives; `extend` is called when a download has grown."""
+        code = process.exit_code()
+        for line in self._log.new_lines()[-_MOST_LINES:]:
+            step = step_of(line)
+            now = self._now if step is None else Progress(*step)
+            self._say(replace(now, line=self._redactor.message(Untrusted(line))))
+        if code is not None:
+            raise self._ended(code)
+        size = downloading_bytes(self._folder)
+        if size > self._downloaded:
+            self._downloaded = size
+            self._say(replace(self._now, stage="downloading", detail="the weights", done_bytes=size))
+            extend()
+
+    def _ended(self, code: int) -> Exception:
+        cause = diagnose(self._log.text(), code)
+        return _PortTaken() if cause is not None and cause.code == PORT_TAKEN else self.exited(code)
+
+    def _begin_check(self) -> None:
+        self._say(Progress("checking", "one token for an image", line=self._now.line))
+
+    def _say(self, progress: Progress) -> None:
+        self._now = progress
+        self._hear(progress)
+
+    def _late(self, timeout_s: float) -> ServerTimeoutError:
+        detail = f" ({self._now.detail})" if self._now.detail else ""
+        return ServerTimeoutError(
+            f"{self._name}: not ready after {timeout_s:g} s; it was {self._now.stage}{detail}. Give it more "
+            f"with --start-timeout, or see its log: {self._log.path}"
+        )
+
+    def _command(self) -> list[str]:
+        return [str(self._plan.engine.executable), *self._plan.arguments, *self._address]
+
+    def _by_hand(self) -> str:
+        """The command for a shell, without the key and with no variable that may hold another one."""
+        additions = [
+            f"{name}={value}" for name, value in self._plan.environment.items() if not is_secret_name(name)
+        ]
+        return shlex.join([*(["env", *additions] if additions else []), *self._command()])
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _ending(code: int) -> str:
+    try:
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _path_with(folder: Path, path: str | None) -> str:
+    """PATH as an activated environment has it: engines call `ninja` and compilers that they brought."""
+    return os.pathsep.join([str(folder), path or os.defpath])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As engines bind: connections that linger from an earlier server are in nobody's way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,288 @@
+"""Building a converted LLaVA in a `.partial` folder beside its place, where it appears when it is whole.
+
+The tensors are moved by `llava_weights.py` in an engine's own Python, since only that has torch. Files that
+a killed conversion finished are kept. The manifest lists the checksum of every tensor, each verified by
+reading it back from the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.engines.hardware import free_disk_bytes
+from vlsb.engines.llava import weights as llava_weights
+from vlsb.engines.llava.layout import Layout, json_bytes
+from vlsb.engines.llava.source import Checkpoint, count
+from vlsb.engines.process import ScriptEnd, run_script
+from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
+from vlsb.models.catalog import shipped_config
+from vlsb.models.families import FAMILIES
+from vlsb.records import Untrusted
+
+MANIFEST = "conversion.json"
+INDEX = "model.safetensors.index.json"
+FORMAT = 1
+# In the result too: by it a conversion is known again. It differs between machines, so it is no part of
+# what the result is, and hidden from whoever takes a digest of that.
+_MARK = ".conversion-source"
+# A file of weights with its record, finished or not.
+_PART = re.compile(
+    r"model-\d+-of-\d+(?:\.unfinished)?\.safetensors(?:\.record\.json(?:\.unfinished)?)?", re.ASCII
+)
+_MARGIN_BYTES = 64 * 1024 * 1024
+# What a program needs of an environment that may hold keys.
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+
+_REFUSALS: Mapping[str, str] = {
+    "unexpected_key": "a tensor that LLaVA v1.5 does not have",
+    "missing_key": "a tensor is missing, which would be served as",
+    "duplicate_key": "a tensor occurs twice, which would be served as",
+    "wrong_rows": "its vocabulary is not as long as config.json says",
+    "wrong_dtype": "a tensor of a type that cannot be served",
+    "unreadable_file": "a file of weights cannot be read; fetch it again",
+    "unsafe_file": "a file holds more than tensors and was not loaded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionProgress:
+    """What a conversion is doing with one file: downloading, inspecting, converting or verifying it."""
+
+    stage: str
+    file: str
+    done_bytes: int = 0
+    total_bytes: int | None = None
+
+
+Hear = Callable[[ConversionProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """Two checkpoints, what is made of them, and a digest of both."""
+
+    source: Checkpoint
+    tower: Checkpoint
+    layout: Layout
+    digest: str
+
+    def job(self, out: Path) -> llava_weights.Job:
+        """The job of the program that moves the tensors."""
+        return llava_weights.Job(
+            out=str(out.resolve()),
+            language=tuple(str(path.resolve()) for path in self.source.weights),
+            tower=tuple(str(path.resolve()) for path in self.tower.weights),
+            layers=count(self.source, "num_hidden_layers"),
+            tower_layers=count(self.tower, "num_hidden_layers"),
+            rows=self.layout.vocabulary.rows,
+            grown_rows=self.layout.vocabulary.grown_rows,
+            dtype=self.layout.dtype,
+        )
+
+    def writes(self, path: Path) -> bool:
+        """Whether a conversion makes a file of this name; one of other weights makes the same ones."""
+        names = {*self.layout.files, "tokenizer.model", "chat_template.jinja", INDEX, MANIFEST, _MARK}
+        is_named = path.name in names or _PART.fullmatch(path.name) is not None
+        return is_named and path.is_file() and not path.is_symlink()
+
+    def size_bytes(self) -> int:
+        """At least what the result takes: the added rows are in the margin."""
+        files = (*self.source.weights, *self.tower.weights)
+        return sum(path.stat().st_size for path in files) + _MARGIN_BYTES
+
+
+async def build(
+    conversion: Conversion, destination: Path, python: Path, environment: Mapping[str, str], hear: Hear
+) -> None:
+    """Convert into a folder that does not exist yet, or finish what an earlier conversion began there."""
+    partial = destination.with_name(destination.name + ".partial")
+    try:
+        with _held(partial, conversion):
+            if _is_done_by_another(destination, conversion.digest):
+                with suppress(OSError):
+                    partial.rmdir()
+                return
+            _start_over_unless(partial, conversion.digest)
+            _require_room(partial, conversion)
+            files = await _moved(conversion.job(partial), python, environment, hear)
+            _complete(partial, conversion, files)
+            _place(partial, destination)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise StoreError(f"{partial} cannot be written ({reason}). Start again: it goes on.") from error
+
+
+@contextmanager
+def _held(partial: Path, conversion: Conversion) -> Iterator[None]:
+    """The folder to build in, for one process at a time: a new one, or what a conversion of ours left.
+
+    Raises ConfigError for anybody else's, of which nothing is touched.
+    """
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        partial.mkdir()
+    try:
+        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise _foreign(partial) from None
+        raise
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerError(f"{partial}: another process is converting into it. Wait for it.") from None
+        there = {path.name: path for path in partial.iterdir()}
+        # Killed before its first file, a conversion left an empty folder.
+        if there and (_MARK not in there or not all(map(conversion.writes, there.values()))):
+            raise _foreign(partial)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _foreign(partial: Path) -> ConfigError:
+    return ConfigError(
+        f"{partial} is where the conversion would be built, and no conversion made what is there. Move it "
+        "away, or name another DST."
+    )
+
+
+def _is_done_by_another(destination: Path, digest: str) -> bool:
+    """Whether the result appeared after it was looked for; ConfigError for something else in its place."""
+    if not os.path.lexists(destination):
+        return False
+    if read_mark(destination) != digest:
+        raise ConfigError(f"{destination} exists and is not this conversion. Name another folder.")
+    return True
+
+
+def _start_over_unless(partial: Path, digest: str) -> None:
+    """Keep what an earlier conversion of the same files finished; remove everything else."""
+    if read_mark(partial) != digest:
+        for path in partial.iterdir():
+            path.unlink()
+        _write(partial / _MARK, digest.encode("ascii"))
+
+
+def read_mark(folder: Path) -> str | None:
+    """The digest of what a folder was, or is being, converted from; None if it is no conversion."""
+    try:
+        return (folder / _MARK).read_text("ascii")
+    except (OSError, ValueError):
+        return None
+
+
+def _require_room(partial: Path, conversion: Conversion) -> None:
+    there = sum(path.stat().st_size for path in partial.iterdir())
+    needed = conversion.size_bytes() - there
+    free = free_disk_bytes(partial)
+    if free is not None and free < needed:
+        raise StoreError(
+            f"no room in {partial.parent}: the converted weights take {needed / 1e9:.1f} GB more, and "
+            f"{free / 1e9:.1f} GB are free. Make room, or convert into another folder."
+        )
+
+
+async def _moved(
+    job: llava_weights.Job, python: Path, environment: Mapping[str, str], hear: Hear
+) -> list[str]:
+    """Have the tensors moved; returns the files that hold them."""
+
+    def heard(said: Mapping[str, Any]) -> None:
+        if "stage" in said:
+            done, total = said.get("done_bytes", 0), said.get("total_bytes")
+            hear(ConversionProgress(said["stage"], said["file"], done, total))
+
+    passed_on = {name: environment[name] for name in _PASSED_ON if name in environment}
+    end = await run_script(python, llava_weights.__file__, asdict(job), environment=passed_on, hear=heard)
+    files = end.last.get("done")
+    if end.code == 0 and isinstance(files, list):
+        return files
+    raise _failure(end, job)
+
+
+def _failure(end: ScriptEnd, job: llava_weights.Job) -> VlsbError:
+    reason, subject = str(end.last.get("error")), Untrusted(str(end.last.get("subject", "")))
+    if reason in _REFUSALS:
+        return ConfigError(f"{Path(job.language[0]).parent}: {_REFUSALS[reason]}", detail=subject)
+    if reason == "disk_full":
+        return StoreError(f"no room left in {Path(job.out).parent}. Make room and start again: it goes on.")
+    if reason == "damaged_on_disk":
+        return StoreError(
+            f"{job.out}: what was written reads back differently. Check the disk", detail=subject
+        )
+    if reason == "system":
+        return StoreError(f"{job.out}: a file cannot be read or written", detail=subject)
+    if end.code < 0:
+        return ServerError(
+            f"the conversion was killed by signal {-end.code}; if that was for memory, free some. Start "
+            "again: it goes on with the file it was at."
+        )
+    return ServerError("the conversion failed in the engine's Python", detail=end.complaints)
+
+
+def _complete(partial: Path, conversion: Conversion, files: Sequence[str]) -> None:
+    """Add the small files, the index and the manifest; remove what only a conversion needs."""
+    records = {
+        name: strict_json.loads(llava_weights.record_path(partial / name).read_bytes()) for name in files
+    }
+    placed = {tensor: name for name, record in records.items() for tensor in record}
+    tensors = {
+        tensor: {"file": name, **facts}
+        for name, record in records.items()
+        for tensor, facts in record.items()
+    }
+    total = sum((partial / name).stat().st_size for name in files)
+    vocabulary = conversion.layout.vocabulary
+    manifest = {
+        "format": FORMAT,
+        "rows": {"original": vocabulary.rows, "served": vocabulary.grown_rows},
+        "tensors": dict(sorted(tensors.items())),
+    }
+    template = FAMILIES["llava"].chat_template
+    small = {
+        **conversion.layout.files,
+        **({"chat_template.jinja": shipped_config(template).read_bytes()} if template else {}),
+        INDEX: json_bytes({"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}),
+        MANIFEST: json_bytes(manifest),
+    }
+    for name, raw in small.items():
+        _write(partial / name, raw)
+    for path in partial.iterdir():
+        if path.name not in {_MARK, *small, *files}:
+            if not conversion.writes(path):
+                raise _foreign(partial)
+            path.unlink()
+    _sync_folder(partial)
+
+
+def _place(partial: Path, destination: Path) -> None:
+    if os.path.lexists(destination):
+        raise ConfigError(f"{destination} has appeared meanwhile. Move it away and start again.")
+    partial.rename(destination)
+    _sync_folder(destination.parent)
+
+
+def _write(path: Path, raw: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

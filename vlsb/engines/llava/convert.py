@@ -1,0 +1,149 @@
+"""Converting an original LLaVA v1.5 checkpoint, once, into the layout that engines serve.
+
+The checkpoint and the CLIP tower that it names are folders or come from the hub; everything about them is
+checked before any work. `llava_build` does the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlsb import strict_json
+from vlsb.engines.hub import Downloaded, fetch_checkpoint
+from vlsb.engines.llava.build import (
+    FORMAT,
+    MANIFEST,
+    Conversion,
+    ConversionProgress,
+    Hear,
+    build,
+    read_mark,
+)
+from vlsb.engines.llava.layout import plan_layout
+from vlsb.engines.llava.source import (
+    SERVED_ARCHITECTURE,
+    architecture,
+    fingerprint,
+    read_config,
+    read_object,
+    read_source,
+    read_tower,
+    tower_of,
+)
+from vlsb.engines.registry import Places
+from vlsb.errors import ConfigError, ServerError
+
+if TYPE_CHECKING:
+    from vlsb.engines.install import Engine
+
+
+async def converted(
+    weights: str,
+    revision: str | None,
+    places: Places,
+    engine: Engine,
+    *,
+    environment: Mapping[str, str],
+    hear: Hear,
+    offline: bool = False,
+    vision_tower: str | None = None,
+) -> Path:
+    """The folder to serve `llava` from: the weights as they are if an engine can read them, else converted.
+
+    `weights` is a folder or a hub id. A conversion goes into the cache once and is found there again.
+    """
+    folder = await _folder(weights, revision, offline=offline, hear=hear)
+    if architecture(read_config(folder)) == SERVED_ARCHITECTURE:
+        return folder
+    conversion = await _prepared(folder, vision_tower, offline=offline, hear=hear)
+    # Named as the weights are: where the name counts, the same weights have the same on every machine.
+    destination = places.converted / conversion.digest[:32] / _name(weights)
+    if read_mark(destination) != conversion.digest:
+        await build(conversion, destination, engine_python(engine), environment, hear)
+    return destination
+
+
+async def convert_llava(
+    weights: str,
+    destination: Path,
+    engine: Engine,
+    *,
+    environment: Mapping[str, str],
+    revision: str | None = None,
+    vision_tower: str | None = None,
+    offline: bool = False,
+    hear: Hear,
+) -> int:
+    """Convert into a folder that does not exist yet; returns how many tensors it has.
+
+    A folder that already holds this very conversion is left as it is.
+    """
+    folder = await _folder(weights, revision, offline=offline, hear=hear)
+    conversion = await _prepared(folder, vision_tower, offline=offline, hear=hear)
+    if read_mark(destination) != conversion.digest:
+        _require_absent(destination)
+        await build(conversion, destination, engine_python(engine), environment, hear)
+    return len(read_manifest(destination)["tensors"])
+
+
+def read_manifest(folder: Path) -> Mapping[str, Any]:
+    """What a converted folder says of itself; ConfigError if it is none."""
+    manifest = read_object(folder / MANIFEST)
+    if manifest.get("format") != FORMAT or not isinstance(manifest.get("tensors"), dict):
+        raise ConfigError(f"{folder / MANIFEST} is not of this version. Convert again.")
+    return manifest
+
+
+def engine_python(engine: Engine) -> Path:
+    """The interpreter beside an engine; ServerError for an engine that has none we know of."""
+    if engine.python is None:
+        raise ServerError(
+            f"{engine.executable}: the Python of this engine is not known. Name its environment's folder."
+        )
+    return engine.python
+
+
+def _require_absent(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise ConfigError(f"{folder} exists and is not this conversion. Name another folder.")
+
+
+def _name(weights: str) -> str:
+    return Path(weights).resolve().name if Path(weights).is_dir() else weights.rpartition("/")[2]
+
+
+async def _folder(weights: str, revision: str | None, *, offline: bool, hear: Hear) -> Path:
+    if (folder := _local_folder(weights)) is not None:
+        return folder
+
+    def heard(progress: Downloaded) -> None:
+        name = f"{weights}/{progress.file}"
+        hear(ConversionProgress("downloading", name, progress.done_bytes, progress.total_bytes))
+
+    return await asyncio.to_thread(fetch_checkpoint, weights, revision, offline=offline, hear=heard)
+
+
+def _local_folder(weights: str) -> Path | None:
+    """The folder that is meant, None for a hub id."""
+    folder = Path(weights)
+    if folder.is_dir():
+        return folder.resolve()
+    if folder.is_absolute() or weights.startswith((".", "~")) or weights.count("/") != 1:
+        raise ConfigError(f"{weights}: no such folder.")
+    return None
+
+
+async def _prepared(folder: Path, vision_tower: str | None, *, offline: bool, hear: Hear) -> Conversion:
+    source = read_source(folder)
+    tower_folder = await _folder(tower_of(source, vision_tower), None, offline=offline, hear=hear)
+    tower = read_tower(tower_folder, source)
+    layout = plan_layout(source, tower)
+    written = {name: hashlib.sha256(raw).hexdigest() for name, raw in layout.files.items()}
+    facts = [FORMAT, fingerprint(source), fingerprint(tower), written]
+    digest = hashlib.sha256(strict_json.dumps(facts).encode("ascii")).hexdigest()
+    return Conversion(source, tower, layout, digest)

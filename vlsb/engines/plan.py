@@ -1,0 +1,276 @@
+"""Everything that is decided before an engine starts: its command, its environment, and what a run records.
+
+The family's file comes first, then the wishes, then options after `--`; later ones win, as on the engine's
+own command line. The facts are whatever can change an answer. They hold no path of this machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlsb.config import START_TIMEOUT_S
+from vlsb.engines.checkpoint import CONFIG, Weights, open_weights
+from vlsb.engines.environments import release
+from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_deviations
+from vlsb.engines.install import Engine, install_command, version_problem
+from vlsb.engines.llava.build import MANIFEST
+from vlsb.engines.vllm_options import normal, parse_options, rendered, require_whole_name
+from vlsb.errors import ConfigError
+from vlsb.models.catalog import OVERRULED_IN_FILES, LocalModel, read_config, shipped_config
+from vlsb.models.families import FAMILIES, Family
+
+# One full context of the largest cache a token of the families takes: LLaVA-1.5 in float32, 4,096 x 1 MiB.
+CPU_CACHE_GIB = 4
+CPU_DTYPE = "float32"
+# The engine takes an empty list for "any"; this name can never exist.
+NO_DOMAIN = "none.invalid"
+# With these an engine reads pickles, at the latest where it finds no safetensors.
+_UNPICKLING = ("auto", "hf", "npcache", "pt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_GPU = re.compile(r"\d+|(?:GPU|MIG)-[0-9A-Za-z-]+")
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,80}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a user wants of a server. None: as the model's file has it.
+
+    `engine` is `auto`, a program or an environment's folder; `engine_options` are the words after `--`.
+    """
+
+    weights: str | None = None
+    revision: str | None = None
+    tensor_parallel_size: int | None = None
+    gpus: str | None = None
+    dtype: str | None = None
+    port: int | None = None
+    engine: str = "auto"
+    engine_options: tuple[str, ...] = ()
+    offline: bool = False
+    start_timeout_s: float = START_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlan:
+    """A server that can be started as it stands here, but for its address, its names and its key.
+
+    `weights` is the folder or hub id that the engine is given; `arguments` follow the executable;
+    `environment` is added to the engine's. `facts` are JSON that is equal wherever the same answers are to
+    be expected. `deviations` say in words where this leaves the paper's setting.
+    """
+
+    model: LocalModel
+    engine: Engine
+    weights: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    facts: Mapping[str, Any]
+    deviations: tuple[str, ...]
+
+    @property
+    def asks_hub(self) -> bool:
+        """Whether the engine fetches its weights itself, or may."""
+        return not self.weights.startswith("/") and self.environment.get("HF_HUB_OFFLINE") != "1"
+
+
+def plan_server(
+    model: LocalModel,
+    wishes: Wishes,
+    engine: Engine,
+    *,
+    environment: Mapping[str, str],
+    has_gpu: bool,
+) -> ServerPlan:
+    """Decide all of it, from the files of the weights. Blocking; asks the hub where the weights are there.
+
+    Raises ConfigError for wishes that do not fit each other, the weights or the engine.
+    """
+    _check_engine(model.family, engine)
+    passed = parse_options(wishes.engine_options)
+    written = read_config(model.config)
+    weights = open_weights(
+        wishes.weights or model.weights, revision=weights_revision(wishes, written), offline=wishes.offline
+    )
+    check_layout(weights, model.family)
+    on_cpu = engine.is_cpu or not has_gpu
+    settings = _settings(model, written, wishes, weights, on_cpu=on_cpu)
+    settings = {name: value for name, value in settings.items() if name not in passed}
+    effective = {name: normal(value) for name, value in (settings | passed).items()}
+    _check_code(model.family, weights, effective, weights_revision(wishes, written))
+    if effective["load-format"] == "safetensors":
+        weights.check_weights()
+    _check_gpus(wishes, effective, has_gpu=has_gpu)
+    pinned = () if weights.commit is None else ("--revision", weights.commit)
+    facts = server_facts(model.family, engine, weights, effective, environment, on_cpu=on_cpu)
+    return ServerPlan(
+        model=model,
+        engine=engine,
+        weights=weights.argument,
+        arguments=("serve", weights.argument, *pinned, *rendered(settings), *wishes.engine_options),
+        environment=_additions(wishes, weights, environment, on_cpu=on_cpu),
+        facts=facts,
+        deviations=tuple(setting_deviations(model.family, weights, effective, facts)),
+    )
+
+
+def weights_revision(wishes: Wishes, written: Mapping[str, Any]) -> str | None:
+    """The hub's revision to take: the one that is wished for, else the file's for the file's own weights."""
+    if wishes.revision is None and wishes.weights is None and "revision" in written:
+        return str(written["revision"])
+    return wishes.revision
+
+
+# Settings.
+
+
+def _settings(
+    model: LocalModel, written: Mapping[str, Any], wishes: Wishes, weights: Weights, *, on_cpu: bool
+) -> dict[str, Any]:
+    """The file's settings under the machine's and the wishes."""
+    settings = {name: value for name, value in written.items() if name not in OVERRULED_IN_FILES}
+    template = _template_path(settings.get("chat-template"), model)
+    if template is not None:
+        settings["chat-template"] = template
+    limit = context_limit(weights)
+    if limit is not None and isinstance(settings.get("max-model-len"), int):
+        settings["max-model-len"] = min(settings["max-model-len"], limit)
+    if on_cpu:
+        settings |= {"dtype": CPU_DTYPE, "enforce-eager": True}
+    if wishes.dtype is not None:
+        settings["dtype"] = wishes.dtype
+    if wishes.tensor_parallel_size is not None:
+        settings["tensor-parallel-size"] = wishes.tensor_parallel_size
+    settings.setdefault("load-format", "safetensors")
+    if model.family.engine.newest is None:
+        # The last engine of a family that was dropped does not know the option.
+        settings["allowed-media-domains"] = [NO_DOMAIN]
+    return settings
+
+
+def _template_path(named: object, model: LocalModel) -> str | None:
+    """The chat template of a file, seen from that file's folder; the family's where it names none."""
+    if named is None:
+        return str(shipped_config(model.family.chat_template)) if model.family.chat_template else None
+    if is_inline(str(named)):
+        return str(named)
+    return str((model.config.parent / Path(str(named)).expanduser()).resolve())
+
+
+def _additions(
+    wishes: Wishes, weights: Weights, environment: Mapping[str, str], *, on_cpu: bool
+) -> dict[str, str]:
+    """Variables that the engine gets besides the user's own, which win where safety has no say."""
+    additions = {"VLLM_NO_USAGE_STATS": "1"}
+    if on_cpu:
+        # Without it the engine wants nearly all memory of the machine.
+        additions["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
+    if weights.must_stay_offline:
+        additions["HF_HUB_OFFLINE"] = "1"
+    if wishes.gpus is not None:
+        # The order in which `nvidia-smi` counts them.
+        additions["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    additions = {name: value for name, value in additions.items() if name not in environment}
+    additions["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"
+    if wishes.offline:
+        additions["HF_HUB_OFFLINE"] = "1"
+    if wishes.gpus is not None:
+        additions["CUDA_VISIBLE_DEVICES"] = wishes.gpus
+    return additions
+
+
+# Checks.
+
+
+def _check_engine(family: Family, engine: Engine) -> None:
+    pin = family.engine
+    problem = version_problem(pin, engine.version, None)
+    if (
+        problem is None
+        and pin.newest
+        and engine.is_cpu
+        and release(engine.version) > release(pin.cpu_version)
+    ):
+        problem = f"is vLLM {engine.version} for the CPU, which lost support for it after {pin.cpu_version}"
+    if problem is not None:
+        raise ConfigError(
+            f"{family.name}: this engine {problem}. Leave --engine out, and install the right one with: "
+            f"{install_command(family.engine, family.name)}"
+        )
+
+
+def _check_code(family: Family, weights: Weights, effective: Mapping[str, Any], revision: str | None) -> None:
+    """Nobody else's code unless it was asked for, at a commit that can have been read."""
+    for option in ("load-format", "trust-remote-code"):
+        require_whole_name(option, effective)
+    if effective["load-format"] in _UNPICKLING:
+        raise ConfigError(
+            f"--load-format {effective['load-format']} may unpickle weights, which can run code. "
+            "Leave it out: safetensors are read."
+        )
+    if not effective.get("trust-remote-code"):
+        return
+    if family.engine.newest is not None:
+        raise ConfigError(
+            f"--trust-remote-code is not given to the old engine of {family.name}: no checkpoint of that "
+            "family needs it."
+        )
+    if weights.commit is not None and not (revision and _COMMIT.fullmatch(revision)):
+        raise ConfigError(
+            "--trust-remote-code runs code of the weights' repository. Name the commit that you have read: "
+            "--revision with all 40 digits."
+        )
+
+
+def _check_gpus(wishes: Wishes, effective: Mapping[str, Any], *, has_gpu: bool) -> None:
+    size = effective.get("tensor-parallel-size", 1)
+    if not isinstance(size, int) or size < 1:
+        raise ConfigError("--tensor-parallel-size must be a whole number from 1 on.")
+    if wishes.gpus is None:
+        return
+    if not has_gpu:
+        raise ConfigError("--gpus: this machine has no GPU that can be used.")
+    named = wishes.gpus.split(",")
+    if len(set(named)) != len(named) or not all(_GPU.fullmatch(each) for each in named):
+        raise ConfigError("--gpus takes numbers or ids with commas between them, such as 0,1.")
+    if size > len(named):
+        raise ConfigError(f"--tensor-parallel-size {size} needs {size} GPUs; --gpus names {len(named)}.")
+
+
+def check_layout(weights: Weights, family: Family) -> None:
+    """Hold a checkpoint against its family before the engine does, whose message would mislead."""
+    found = weights.settings(CONFIG).get("architectures")
+    named = [str(each) for each in found] if isinstance(found, list) else []
+    if not named:
+        raise ConfigError(f"{weights.argument}: {CONFIG} names no architecture, so no engine can serve it.")
+    right = _right_family(weights, named)
+    if right is family and right.source_architecture not in named:
+        return
+    if right is None:
+        shown = named[0] if _ARCHITECTURE.fullmatch(named[0]) else "of an unknown architecture"
+        raise ConfigError(
+            f"{weights.argument} is {shown}, which no family here serves. {family.name} is for "
+            f"{family.architecture}."
+        )
+    if right.source_architecture in named:
+        raise ConfigError(
+            f"{weights.argument} has the original LLaVA layout, which no engine reads. Use {right.name}, "
+            "which converts it first, or do so yourself: vlsb convert llava SRC DST"
+        )
+    raise ConfigError(
+        f"{weights.argument} is a checkpoint of {right.name}, not of {family.name}. Use {right.name}."
+    )
+
+
+def _right_family(weights: Weights, named: list[str]) -> Family | None:
+    """The family that serves what a config names; what we converted is told apart from what was published."""
+    is_converted = (weights.folder / MANIFEST).is_file()
+    for family in FAMILIES.values():
+        if family.source_architecture is not None and family.source_architecture in named:
+            return family
+        if family.architecture in named and (family.source_architecture is not None) == is_converted:
+            return family
+    return None

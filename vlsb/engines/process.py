@@ -1,0 +1,265 @@
+"""One engine as a process: its own session and group, and nothing of it left when we end in any way.
+
+Between us and the engine sits a leash (`vlsb.engines.reaper`), a small process that outlives us just long
+enough to clear up. It also holds an engine's children together, which outlive their parent otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+
+from vlsb import strict_json
+from vlsb.engines import reaper as leash
+from vlsb.errors import ServerError
+from vlsb.records import Untrusted
+
+GRACE_S = 15.0
+"""How long an engine has to end by itself when we are gone and can grant it no other time."""
+_POLL_S = 0.05
+# Once killed, a process goes as soon as the system lets go of what it holds (a GPU's memory, a network disk).
+_KILL_PATIENCE_S = 90.0
+_BLOCKING_PATIENCE_S = 10.0
+
+
+class EngineProcess:
+    """A running engine: `pid` is its first process's, `group` the process group of all of them."""
+
+    def __init__(self, leashed: subprocess.Popen[bytes], *, pid: int, status: BinaryIO, hold: int) -> None:
+        self.pid = pid
+        self.group = pid
+        self._leash = leashed
+        self._status = status
+        self._hold: int | None = hold
+        self._words: list[bytes] | None = None
+        self._code: int | None = None
+
+    def exit_code(self) -> int | None:
+        """How the engine ended (negative: by that signal), None while anything of it is there."""
+        if self._code is None and self._leash.poll() is not None:
+            if self._words is None:
+                self._words = self._last_words()
+                self._let_go()
+            if self._words[:1] == [b"exit"]:
+                self._code = int(self._words[1])
+            elif not self._kill_session():
+                self._code = -signal.SIGKILL
+        return self._code
+
+    async def wait(self) -> int:
+        """Return how the engine ended, once nothing of it is left."""
+        while True:
+            if (code := self.exit_code()) is not None:
+                return code
+            await asyncio.sleep(_POLL_S)
+
+    async def stop(self, grace_s: float) -> None:
+        """SIGTERM, then after `grace_s` SIGKILL to the whole group; returns when nothing is left.
+
+        A cancelled stop kills at once, and holds everything up until that is done.
+        """
+        try:
+            if await self._is_over_within(grace_s, signal.SIGTERM):
+                return
+            if await self._is_over_within(_KILL_PATIENCE_S, leash.AT_ONCE):
+                return
+        except asyncio.CancelledError:
+            self._kill()
+            raise
+        raise ServerError(f"the engine (process {self.pid}) does not end, although it was killed.")
+
+    async def _is_over_within(self, patience_s: float, number: signal.Signals) -> bool:
+        # Popen signals no process that it has seen the end of.
+        self._leash.send_signal(number)
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _kill(self) -> None:
+        self._leash.send_signal(leash.AT_ONCE)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._leash.wait(_BLOCKING_PATIENCE_S)
+        self.exit_code()
+
+    def release(self) -> None:
+        """From now on the engine lives on when we end."""
+        if self._hold is not None:
+            # An engine that has ended listens no more.
+            with contextlib.suppress(OSError):
+                os.write(self._hold, leash.RELEASE)
+
+    def _last_words(self) -> list[bytes]:
+        """What the leash said at its end; without an exit code it was killed, and the rest is on us."""
+        with self._status as status:
+            return status.read().split()
+
+    def _kill_session(self) -> bool:
+        """Kill what a leash that was killed has left; whether anything is still there."""
+        left = list(_session(self._leash.pid))
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(left)
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            os.close(self._hold)
+        self._hold = None
+
+
+def start_process(
+    arguments: Sequence[str], *, environment: Mapping[str, str], log: Path, detached: bool = False
+) -> EngineProcess:
+    """Start an engine in a session and a process group of its own; its output is appended to `log` (0600).
+
+    `environment` is all of its environment. It ends with us, however we end, unless it is `detached`.
+    """
+    status, status_end = os.pipe()
+    hold_end, hold = os.pipe()
+    command = [sys.executable, "-I", "-S", leash.__file__, str(status_end), str(hold_end), str(GRACE_S)]
+    try:
+        with open_log(log) as output:
+            leashed = subprocess.Popen(
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                start_new_session=True,
+                pass_fds=(status_end, hold_end),
+            )
+    except OSError as error:
+        os.close(status)
+        os.close(hold)
+        raise ServerError(f"{log}: cannot start an engine ({error.strerror}).") from error
+    finally:
+        os.close(status_end)
+        os.close(hold_end)
+    process = _started(leashed, os.fdopen(status, "rb"), hold)
+    if detached:
+        process.release()
+    return process
+
+
+def _started(leashed: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> EngineProcess:
+    """The engine, once the leash has said which process it is."""
+    words = status.readline().split()
+    if words[:1] == [b"pid"]:
+        return EngineProcess(leashed, pid=int(words[1]), status=status, hold=hold)
+    status.close()
+    os.close(hold)
+    raise ServerError(f"the process that starts an engine ended with {leashed.wait()}.")
+
+
+@contextmanager
+def open_log(path: Path) -> Iterator[BinaryIO]:
+    """The log to append to, 0600 in a folder of ours alone; an earlier start's lines stay."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "ab") as file:
+        os.fchmod(descriptor, 0o600)
+        yield file
+
+
+def _session(leader: int) -> Iterator[int]:
+    """The living processes of a session."""
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+            # Who has ended holds nothing any more, whenever its parent collects it.
+            if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                yield pid
+
+
+_LINE_BYTES = 16 * 1024 * 1024
+_COMPLAINT_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptEnd:
+    """How a program ended: the last thing it said, its exit code, the end of its stderr."""
+
+    last: Mapping[str, Any]
+    code: int
+    complaints: Untrusted
+
+
+async def run_script(
+    python: Path,
+    script: str,
+    job: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str],
+    hear: Callable[[Mapping[str, Any]], None],
+) -> ScriptEnd:
+    """Run a program to its end; `hear` gets every object it says. ServerError if it cannot be started."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            python,
+            # Isolated: neither the modules beside the program nor a user's Python settings reach it.
+            "-I",
+            script,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(environment),
+            limit=_LINE_BYTES,
+        )
+    except OSError as error:
+        raise ServerError(f"{python} cannot be started ({error.strerror}).") from error
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            said = tasks.create_task(_listened(process, hear))
+            complaints = tasks.create_task(_complaints(process))
+            tasks.create_task(_told(process, strict_json.dumps(job).encode("ascii")))
+        code = await process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    return ScriptEnd(said.result(), code, Untrusted(complaints.result()))
+
+
+async def _told(process: asyncio.subprocess.Process, job: bytes) -> None:
+    assert process.stdin is not None
+    # A program that ended early says why by its exit.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(job)
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _listened(
+    process: asyncio.subprocess.Process, hear: Callable[[Mapping[str, Any]], None]
+) -> Mapping[str, Any]:
+    last: Mapping[str, Any] = {}
+    assert process.stdout is not None
+    async for line in process.stdout:
+        # A library's own line on stdout is no news of the program's.
+        with suppress(ValueError):
+            said = strict_json.loads(line)
+            if isinstance(said, dict):
+                last = said
+                hear(said)
+    return last
+
+
+async def _complaints(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    end = b""
+    while piece := await process.stderr.read(_COMPLAINT_BYTES):
+        end = (end + piece)[-_COMPLAINT_BYTES:]
+    return end.decode("utf-8", "replace")

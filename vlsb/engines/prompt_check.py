@@ -1,0 +1,212 @@
+"""Whether an engine reads the prompt that the authors' loader would feed, token for token.
+
+Asked of every server before its first sample: a plain chat request drops the BOS of both LLaVA families, and
+a checkpoint's template, tokenizer or picture limits may differ from what its family had when the paper was
+written. The probe is a benign text with a picture of two colours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpx
+
+from vlsb import strict_json
+from vlsb.config import OFFICIAL_TARGET_SAMPLING
+from vlsb.endpoints.connect import open_client
+from vlsb.endpoints.credentials import Credentials, engine_environment
+from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints.request import Prompt, ReadPicture, draft
+from vlsb.endpoints.transport import Upload
+from vlsb.engines import expected_ids as loader
+from vlsb.engines.diagnosis import BROKEN, diagnose
+from vlsb.engines.install import repair_advice
+from vlsb.engines.process import run_script
+from vlsb.errors import ServerError, ServerTimeoutError
+from vlsb.models.families import Family
+from vlsb.records import Picture, Untrusted
+
+if TYPE_CHECKING:
+    from vlsb.engines.launch import RunningServer
+    from vlsb.engines.plan import ServerPlan
+
+# Two blanks and a line break: where tokenizers that look alike part.
+PROBE_TEXT = "What is shown here?  Name its two colours.\nAnswer in one sentence."
+PROBE_SIZE = (240, 150)
+LOADER_TIMEOUT_S = 600.0
+ENGINE_TIMEOUT_S = 120.0
+# With these set by the user the prompt is meant to be another one, which the run records.
+_OTHER_PROMPT = (
+    "target chat template:",
+    "target engine option --chat-template",
+    "target engine option --hf-overrides",
+    "target engine option --mm-processor-kwargs",
+    "target engine option --tokenizer",
+    "target engine option --trust-remote-code",
+)
+_SHOWN_IDS = 5
+
+
+def is_comparable(plan: ServerPlan) -> bool:
+    """Whether a plan means the authors' prompt at all: no deviation of the user's touches it."""
+    return not any(each.startswith(_OTHER_PROMPT) for each in plan.deviations)
+
+
+async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """What the authors' loader feeds for the probe; None for a plan that is not comparable.
+
+    Takes some seconds and needs no running engine: it can be asked while one starts. ServerError if the
+    engine's own Python cannot say.
+    """
+    if not is_comparable(plan):
+        return None
+    name = plan.model.name
+    if plan.engine.python is None:
+        raise ServerError(
+            f"{name}: the Python of {plan.engine.executable} is not known, so its prompts cannot be compared "
+            "with those of the authors' loader. Name its environment's folder: --engine DIR."
+        )
+    job = {
+        "family": plan.model.family.name,
+        "weights": plan.weights,
+        "revision": _revision(plan.arguments),
+        "text": PROBE_TEXT,
+        "picture": base64.b64encode(probe_picture()).decode("ascii"),
+    }
+    own = {**engine_environment(environment, asks_hub=plan.asks_hub), **plan.environment}
+    try:
+        async with asyncio.timeout(LOADER_TIMEOUT_S):
+            end = await run_script(
+                plan.engine.python, loader.__file__, job, environment=own, hear=lambda _: None
+            )
+    except TimeoutError:
+        raise ServerTimeoutError(
+            f"{name}: the checkpoint's own processor gave no prompt within {LOADER_TIMEOUT_S:g} s."
+        ) from None
+    ids = _as_ids(end.last.get("ids"))
+    if end.code != 0 or ids is None:
+        repair = repair_advice(plan.engine, plan.model.family.name)
+        cause = diagnose(end.complaints.expose(), end.code, repair=repair)
+        if cause is not None and cause.code == BROKEN:
+            raise ServerError(f"{name}: {cause.message}")
+        raise ServerError(
+            f"{name}: the checkpoint's own processor gives no prompt to compare with", detail=end.complaints
+        )
+    return ids
+
+
+async def check_parity(server: RunningServer, plan: ServerPlan, expected: Sequence[int] | None) -> None:
+    """Stop with a ServerError unless the engine reads exactly the expected ids; None compares nothing."""
+    if expected is None:
+        return
+    found = await engine_ids(server, plan.model.family)
+    if found != tuple(expected):
+        raise ServerError(
+            f"{plan.model.name}: the engine would read another prompt than the authors' script gives its "
+            f"model: {difference(found, expected)}. The checkpoint's tokenizer, chat template or image "
+            f"settings are not those of {plan.model.family.name}; nothing was evaluated."
+        )
+
+
+async def engine_ids(server: RunningServer, family: Family) -> tuple[int, ...]:
+    """The ids that a running engine reports for the very request that a run would send of the probe."""
+    address = urlsplit(server.base_url)
+    client = open_client(
+        f"{address.scheme}://{address.netloc}",
+        credentials=Credentials(server.key),
+        connections=1,
+        ca_bundle=None,
+    )
+    try:
+        async with asyncio.timeout(ENGINE_TIMEOUT_S):
+            reply = await client.ask("/tokenize", Upload(probe_request(server.served_name, family)))
+    except TimeoutError:
+        raise ServerTimeoutError(
+            f"{server.name}: the engine did not say its prompt within {ENGINE_TIMEOUT_S:g} s."
+        ) from None
+    except httpx.RequestError as fault:
+        raise ServerError(
+            f"{server.name}: the engine did not say its prompt", detail=Untrusted(str(fault))
+        ) from fault
+    finally:
+        await client.aclose()
+    ids = _parsed(reply.content)
+    if reply.status_code != 200 or ids is None:
+        raise ServerError(
+            f"{server.name}: the engine did not say its prompt (HTTP {reply.status_code})",
+            detail=Untrusted(reply.content[:1000].decode("utf-8", "replace")),
+        )
+    return ids
+
+
+def probe_request(model: str, family: Family) -> tuple[bytes, ...]:
+    """The request of the probe, built as a run's requests are; `/tokenize` leaves aside what it lacks."""
+    png = probe_picture()
+    protocol = family.protocol
+    prompt = Prompt(
+        protocol.system_prompt,
+        Untrusted(PROBE_TEXT),
+        image_first=protocol.image_first,
+        picture=Picture(None, "image/png", len(png), 0),
+        read_picture=lambda: ReadPicture.of(png),
+    )
+    sampling = replace(OFFICIAL_TARGET_SAMPLING, extra=protocol.fields)
+    return draft(prompt, model=model, sampling=sampling, dialect=Dialect()).pieces()[0]
+
+
+def probe_picture() -> bytes:
+    """A PNG, wider than high, of two colours."""
+    width, height = PROBE_SIZE
+    left, right = b"\xc8\x28\x28" * (width // 2), b"\x28\x50\xc8" * (width - width // 2)
+    # Each line begins with its filter: none.
+    lines = (b"\x00" + left + right) * height
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(lines)) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def difference(found: Sequence[int], expected: Sequence[int]) -> str:
+    """Where two prompts part, in words."""
+    pairs = zip(found, expected, strict=False)
+    place = next(
+        (n for n, (left, right) in enumerate(pairs) if left != right), min(len(found), len(expected))
+    )
+    return (
+        f"{len(found)} ids where {len(expected)} are expected, the same up to position {place}, then "
+        f"{_excerpt(found, place)} where {_excerpt(expected, place)} are expected"
+    )
+
+
+def _excerpt(ids: Sequence[int], place: int) -> str:
+    shown = " ".join(map(str, ids[place : place + _SHOWN_IDS])) or "nothing"
+    return f"{shown} ..." if place + _SHOWN_IDS < len(ids) else shown
+
+
+def _revision(arguments: Sequence[str]) -> str | None:
+    """The commit that the engine is told, None for a local folder."""
+    return next((value for option, value in pairwise(arguments) if option == "--revision"), None)
+
+
+def _parsed(body: bytes) -> tuple[int, ...] | None:
+    try:
+        return _as_ids(strict_json.loads(body)["tokens"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _as_ids(found: object) -> tuple[int, ...] | None:
+    if not isinstance(found, list) or not all(isinstance(each, int) for each in found):
+        return None
+    return tuple(found)

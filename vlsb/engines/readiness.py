@@ -1,0 +1,147 @@
+"""Whether an engine answers, and is ours: its health, a name that only we know, one token for a picture."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import httpx
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
+
+from vlsb import strict_json
+from vlsb.endpoints.connect import Client, open_client
+from vlsb.endpoints.credentials import Credentials, Redactor, Secret
+from vlsb.endpoints.transport import Upload
+from vlsb.errors import ServerError
+from vlsb.records import Untrusted
+
+_POLL_S = 0.25
+# Health and the model list take milliseconds; a loaded machine may need seconds for them.
+_PROBE_TIMEOUT_S = 20.0
+# An engine that has just come up may still fail the first requests; one that is not well fails them all, and
+# one that is about to end does so within a second, which says more than its reply.
+_CHECKS = 3
+_CHECK_WAIT_S = 1.0
+_SIDE = 64
+_LARGEST_MESSAGE = 500
+
+
+class NotYet(Exception):
+    """The engine does not answer as it will: ask again."""
+
+
+async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check: Callable[[], None]) -> None:
+    """Return once the engine at `root` has described a picture in one token. `own_name` only it can know.
+
+    Polls without end: the caller bounds the time, and sees whether the engine lives. `check` is called when
+    it is up. Raises ServerError when it is up and refuses.
+    """
+    client = open_client(root, credentials=Credentials(key), connections=1, ca_bundle=None)
+    polling = AsyncRetrying(retry=retry_if_exception_type(NotYet), wait=wait_fixed(_POLL_S))
+    refusals = 0
+    try:
+        async for attempt in polling:
+            with attempt:
+                await _see_health(client)
+                await _see_name(client, own_name)
+        check()
+        async for attempt in polling.copy(wait=wait_fixed(_CHECK_WAIT_S)):
+            with attempt:
+                if refused := await _refusal(client, own_name):
+                    refusals += 1
+                    _raise_if_final(refused, refusals, name, key)
+                    raise NotYet
+    finally:
+        await client.aclose()
+
+
+def _raise_if_final(reply: httpx.Response, refusals: int, name: str, key: Secret) -> None:
+    if refusals >= _CHECKS:
+        said = f"status {reply.status_code}, {reply.content[:_LARGEST_MESSAGE].decode('utf-8', 'replace')}"
+        message = f"{name}: the engine is up but does not describe an image"
+        raise ServerError(message, detail=Redactor([key]).message(Untrusted(said)))
+
+
+async def _see_health(client: Client) -> None:
+    if (await _asked(client, "/health")).status_code != 200:
+        raise NotYet
+
+
+async def _see_name(client: Client, own_name: str) -> None:
+    """Another server on our port has the health, too, and lists other names or wants another key."""
+    reply = await _asked(client, "/v1/models")
+    listed = _read(reply).get("data")
+    if not isinstance(listed, list) or own_name not in [
+        each.get("id") for each in listed if _is_object(each)
+    ]:
+        raise NotYet
+
+
+async def _refusal(client: Client, own_name: str) -> httpx.Response | None:
+    """What the engine replied to a picture if it was no answer: an aborted one is none."""
+    reply = await _exchanged(client, "/v1/chat/completions", Upload([picture_question(own_name)]))
+    choices = _read(reply).get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    is_answer = _is_object(first) and first.get("finish_reason") in ("stop", "length")
+    return None if is_answer else reply
+
+
+async def _asked(client: Client, path: str) -> httpx.Response:
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            return await _exchanged(client, path, None)
+    except TimeoutError as error:
+        raise NotYet from error
+
+
+async def _exchanged(client: Client, path: str, upload: Upload | None) -> httpx.Response:
+    try:
+        return await (client.get(path) if upload is None else client.ask(path, upload))
+    except httpx.RequestError as error:
+        raise NotYet from error
+
+
+def _read(reply: httpx.Response) -> dict[str, Any]:
+    if reply.status_code != 200:
+        return {}
+    try:
+        value = strict_json.loads(reply.content)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def picture_question(model: str) -> bytes:
+    """The body of a chat about a grey square that is to be answered in one token."""
+    url = f"data:image/png;base64,{base64.b64encode(_grey_square()).decode()}"
+    content = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "Describe the image."},
+    ]
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": 1,
+        "temperature": 0,
+    }
+    return strict_json.dumps(body).encode()
+
+
+def _grey_square() -> bytes:
+    """A PNG that every family takes: Qwen2-VL wants more than 28 pixels a side."""
+    rows = (b"\x00" + b"\x80" * (3 * _SIDE)) * _SIDE
+    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)

@@ -1,0 +1,457 @@
+"""The state files: which servers `vlsb serve` has running on this machine, and how to reach them.
+
+One file a server, 0600 in a 0700 folder, because the engine's key is in it and nowhere else. A file is
+believed only if it is this user's alone, and only as long as its process lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from vlsb import strict_json
+from vlsb.endpoints.credentials import Secret
+from vlsb.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders of this user; none is created here."""
+
+    state: Path
+    engines: Path
+    converted: Path
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Places:
+        """The folders that an environment names, by XDG's variables and defaults."""
+        home = Path(environment.get("HOME") or Path.home())
+
+        def below(variable: str, usual: str) -> Path:
+            named = environment.get(variable, "")
+            # XDG: a relative path is to be ignored.
+            return (Path(named) if named.startswith("/") else home / usual) / "vlsb"
+
+        return cls(
+            state=below("XDG_STATE_HOME", ".local/state") / "servers",
+            engines=below("XDG_DATA_HOME", ".local/share") / "engines",
+            converted=below("XDG_CACHE_HOME", ".cache") / "converted",
+        )
+
+
+SCHEMA = 2
+MOST_BYTES = 1024 * 1024
+
+_FILE = re.compile(r"(?P<draft>\.)?(?P<name>.+)\.(?P<pid>[0-9]{1,10})\.json")
+
+Say = Callable[[str], None]
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """A running server: `pid` is the engine's API server, also its process group; `owner_pid` the `vlsb`.
+
+    Either process is known by its pid and when it began (`started_at`, `owner_started_at`: seconds since
+    `boot`, the system's start), so that another one with a reused pid is noticed, whatever is done to the
+    clock on the wall. A detached server has no owner.
+    """
+
+    name: str
+    family: str
+    pid: int
+    started_at: float
+    owner_pid: int | None
+    owner_started_at: float | None
+    base_url: str
+    served_name: str
+    key: Secret
+    facts: Mapping[str, Any]
+    deviations: tuple[str, ...]
+    log: Path
+    weights: str
+    engine: str
+    boot: str = field(default_factory=lambda: boot_id())
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the engine's process is the one that was recorded, and lives."""
+        return self.boot == boot_id() and is_process(self.pid, self.started_at)
+
+    @property
+    def living_owner(self) -> int | None:
+        """The pid of the `vlsb` that keeps it, if there is one and it lives."""
+        if self.owner_pid is None or self.owner_started_at is None:
+            return None
+        return self.owner_pid if is_process(self.owner_pid, self.owner_started_at) else None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its `vlsb` has gone without it: an engine that is not detached follows at once."""
+        return self.owner_pid is not None and self.living_owner is None
+
+
+def is_process(pid: int, began_at: float) -> bool:
+    """Whether a process with this pid lives and is the one that began then."""
+    return process_began_at(pid) == began_at
+
+
+def process_began_at(pid: int) -> float | None:
+    """When a living process began, in seconds since the system did; None for one that is not there.
+
+    The same number however often it is asked for. Where there is no /proc it is seconds since 1970.
+    """
+    try:
+        # The second field is the program's name in parentheses, whatever it holds.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return None if Path("/proc/self/stat").exists() else _created_at(pid)
+
+
+def _created_at(pid: int) -> float | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except (psutil.Error, ValueError, OverflowError):
+        return None
+
+
+def process_age_s(began_at: float) -> float:
+    """How long ago that was, for a number of `process_began_at`."""
+    if not Path("/proc/self/stat").exists():
+        return max(0.0, time.time() - began_at)
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began_at)
+
+
+def boot_id() -> str:
+    """Which start of the system this is; empty where it does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def state_file(folder: Path, name: str, pid: int) -> Path:
+    """Where a server's record lies. The pid keeps a stale file's removal from hitting a newer one."""
+    return folder / f"{file_name(name)}.{pid}.json"
+
+
+def file_name(name: str) -> str:
+    """A server's name as the beginning of a file's: no separator and no leading dot."""
+    quoted = quote(name, safe="")
+    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
+
+
+def open_state_folder(places: Places) -> Path:
+    """The folder for state files and logs, made if missing, this user's alone. Raises StoreError."""
+    folder = places.state
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.geteuid():
+            raise StoreError(f"{folder}: belongs to another user. Set XDG_STATE_HOME to a folder of yours.")
+        if status.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be made or written ({error.strerror}).") from error
+    return folder
+
+
+def write_record(places: Places, record: ServerRecord) -> Path:
+    """Store a server's record whole or not at all; its path. Raises StoreError."""
+    folder = open_state_folder(places)
+    path = state_file(folder, record.name, record.pid)
+    draft = folder / f".{path.name}"
+    try:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(strict_json.dumps(_encoded(record), indent=1) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
+    return path
+
+
+def remove_record(places: Places, record: ServerRecord) -> None:
+    """Remove a server's record, and the key with it. One that is gone already is fine."""
+    with suppress(OSError):
+        state_file(places.state, record.name, record.pid).unlink()
+
+
+def read_records(places: Places, *, say: Say | None = None) -> list[ServerRecord]:
+    """The servers that run, by name. Stale and broken files are removed; `say` hears of what is not used."""
+    notice = say or (lambda _: None)
+    found = []
+    for path in sorted(_files(places.state)):
+        record = _read(path, notice)
+        if record is not None:
+            found.append(record)
+    return found
+
+
+def find_running(places: Places, name: str, *, say: Say | None = None) -> ServerRecord | None:
+    """The server of that name that runs here, if any; the youngest, should there be several.
+
+    One that is about to end is not counted.
+    """
+    found = read_records(places, say=say)
+    named = [record for record in found if record.name == name and not record.is_ending]
+    return max(named, key=lambda record: record.started_at, default=None)
+
+
+@contextmanager
+def sole_server(places: Places, name: str) -> Iterator[None]:
+    """Hold a name from before the engine starts until it has ended. ConfigError if another `vlsb` does."""
+    path = open_state_folder(places) / f"{file_name(name)}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened ({error.strerror}).") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"{name}: another vlsb serve is starting or stopping it. Wait for it, or end that one."
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The state files of a folder that is this user's alone to write."""
+    try:
+        status = folder.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            return []
+        return [path for path in folder.iterdir() if _FILE.fullmatch(path.name)]
+    except OSError:
+        return []
+
+
+def _read(path: Path, notice: Say) -> ServerRecord | None:
+    """The record of a file whose process lives; None for any other."""
+    named = _FILE.fullmatch(path.name)
+    assert named is not None
+    if process_began_at(int(named["pid"])) is None:
+        _discard(path)
+        return None
+    if named["draft"]:
+        return None
+    try:
+        record = _decoded(_trusted_text(path))
+        if path.name != state_file(path.parent, record.name, record.pid).name:
+            raise ValueError("not the server that the file is named for")
+    except _UnusedError as error:
+        notice(f"{path}: not used, {error}.")
+        return None
+    except ValueError:
+        _discard(path)
+        notice(f"{path}: a broken state file, removed. If its server still runs, it goes on unseen.")
+        return None
+    if not record.is_running:
+        _discard(path)
+        return None
+    return record
+
+
+def _discard(path: Path) -> None:
+    # A folder that cannot be written keeps its stale files; they are as little believed the next time.
+    with suppress(OSError):
+        path.unlink()
+
+
+class _UnusedError(Exception):
+    """Why a file is left alone and not believed."""
+
+
+def _trusted_text(path: Path) -> str:
+    """A file's text, if nobody else can have written or read it; _UnusedError, or ValueError for no text."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _UnusedError("it is a link or cannot be opened") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            raise _UnusedError("it is no plain small file")
+        if status.st_uid != os.geteuid():
+            raise _UnusedError("it belongs to another user")
+        if status.st_mode & 0o077:
+            raise _UnusedError("others may read or write it (chmod 600 makes it usable)")
+        return file.read(MOST_BYTES).decode("utf-8")
+
+
+def _encoded(record: ServerRecord) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "name": record.name,
+        "family": record.family,
+        "pid": record.pid,
+        "started_at": record.started_at,
+        "owner_pid": record.owner_pid,
+        "owner_started_at": record.owner_started_at,
+        "base_url": record.base_url,
+        "served_name": record.served_name,
+        "key": record.key.reveal(),
+        "facts": dict(record.facts),
+        "deviations": list(record.deviations),
+        "log": str(record.log),
+        "weights": record.weights,
+        "engine": record.engine,
+        "boot": record.boot,
+    }
+
+
+def _decoded(document: str) -> ServerRecord:
+    """The record that a document holds; ValueError if it is none."""
+    fields = strict_json.loads_unambiguous(document)
+    if not isinstance(fields, dict):
+        raise ValueError("not an object")
+    schema = _field(fields, "schema", int)
+    if schema != SCHEMA:
+        raise _UnusedError(f"another version of vlsb wrote it (schema {schema})")
+    return ServerRecord(
+        name=_field(fields, "name", str),
+        family=_field(fields, "family", str),
+        pid=_field(fields, "pid", int),
+        started_at=_field(fields, "started_at", float),
+        owner_pid=_field_or_none(fields, "owner_pid", int),
+        owner_started_at=_field_or_none(fields, "owner_started_at", float),
+        base_url=_field(fields, "base_url", str),
+        served_name=_field(fields, "served_name", str),
+        key=Secret(_field(fields, "key", str)),
+        facts=_field(fields, "facts", dict),
+        deviations=_texts(fields, "deviations"),
+        log=Path(_field(fields, "log", str)),
+        weights=_field(fields, "weights", str),
+        engine=_field(fields, "engine", str),
+        boot=_field(fields, "boot", str),
+    )
+
+
+def _field(fields: Mapping[str, Any], name: str, kind: type[_Value]) -> _Value:
+    value = fields.get(name)
+    # A bool is an int to isinstance, and here it is not.
+    if type(value) is not kind:
+        raise ValueError(f"{name} is missing or of another kind")
+    return value
+
+
+def _field_or_none(fields: Mapping[str, Any], name: str, kind: type[_Value]) -> _Value | None:
+    return None if name in fields and fields[name] is None else _field(fields, name, kind)
+
+
+def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = _field(fields, name, list)
+    if not all(isinstance(each, str) for each in values):
+        raise ValueError(f"{name} holds something else than texts")
+    return tuple(values)
+
+
+STOP_GRACE_S = 30.0
+"""How long a server may take to end by itself: requests in flight are dropped, memory is given back."""
+KILL_WAIT_S = 10.0
+POLL_S = 0.1
+
+
+class Ending(StrEnum):
+    """How a server came to its end."""
+
+    STOPPED = "stopped"
+    KILLED = "killed"
+    WAS_GONE = "was gone"
+
+
+def stop_server(places: Places, record: ServerRecord, *, grace_s: float = STOP_GRACE_S) -> Ending:
+    """End a server, its `vlsb` first, and remove its record. Returns when no process of it is left.
+
+    Blocks up to `grace_s` and a little more; the group is killed when that is over.
+    """
+    if not record.is_running:
+        remove_record(places, record)
+        return Ending.WAS_GONE
+    # An owner ends its engine itself and says so on its screen.
+    _signal(record.living_owner or record.pid, signal.SIGTERM)
+    left = _left_after(grace_s, record.pid, group_members(record.pid))
+    if left:
+        _kill_group(record.pid, left)
+    remove_record(places, record)
+    _wait_for_owner(record)
+    return Ending.KILLED if left else Ending.STOPPED
+
+
+def group_members(group: int) -> list[psutil.Process]:
+    """Every living process of a process group."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _left_after(seconds: float, group: int, members: list[psutil.Process]) -> list[psutil.Process]:
+    """What lives of a group when the time is over; returns as soon as nothing does."""
+    ends_at = time.monotonic() + seconds
+    while (members := _survivors(group, members)) and time.monotonic() < ends_at:
+        time.sleep(POLL_S)
+    return members
+
+
+def _survivors(group: int, members: list[psutil.Process]) -> list[psutil.Process]:
+    """The members that live, and who joined them. With nobody left the group's number may be another's."""
+    living = [each for each in members if _lives(each)]
+    return list({*living, *group_members(group)}) if living else []
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _kill_group(group: int, members: list[psutil.Process]) -> None:
+    with suppress(ProcessLookupError):
+        if any(_lives(each) and os.getpgid(each.pid) == group for each in members):
+            os.killpg(group, signal.SIGKILL)
+    _left_after(KILL_WAIT_S, group, members)
+
+
+def _wait_for_owner(record: ServerRecord) -> None:
+    ends_at = time.monotonic() + KILL_WAIT_S
+    while record.living_owner is not None and time.monotonic() < ends_at:
+        time.sleep(POLL_S)

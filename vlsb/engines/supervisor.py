@@ -1,0 +1,315 @@
+"""Keeping an engine up through a run: noticing its death, starting it again, finding the sample that kills.
+
+Whatever was in flight when the engine died is suspect. After the restart the suspects go first and one at
+a time: the one that is alone in flight when the engine dies again is the culprit, and is not sent a third
+time, in no epoch. A death that has a culprit does not count against the restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import httpx
+
+from vlsb.endpoints.connect import open_client
+from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.engine_guard import Fate, Keeper, Ticket
+from vlsb.engines.launch import RunningServer
+from vlsb.engines.registry import ServerRecord
+from vlsb.engines.start import exited_error
+from vlsb.errors import ServerError, ServerExitedError, VlsbError
+
+STOP_GRACE_S = 15.0
+# How long an engine may be unwell before it is ended. One that is dying exits within seconds; one on a busy
+# machine may need many to say that it is well.
+_DYING_S = 60.0
+_HEALTH_TIMEOUT_S = 30.0
+_POLL_S = 0.2
+
+Start = Callable[[RunningServer | None], Awaitable[RunningServer]]
+
+
+class Supervisor(Keeper):
+    """Looks after one engine. `start` starts it, and again on the address and with the key of the last one.
+
+    `observe` hears of each restart by its number. With `keep`, an engine that is up at the end is handed
+    over to it instead of being stopped.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        *,
+        max_restarts: int,
+        say: Callable[[str], None],
+        observe: Callable[[int], None],
+        keep: Callable[[RunningServer], None] | None = None,
+    ) -> None:
+        self._start = start
+        self._max_restarts = max_restarts
+        self._say = say
+        self._observe = observe
+        self._keep = keep
+        self._server: RunningServer | None = None
+        self._is_up = False
+        self._failed: VlsbError | None = None
+        self._deaths = 0
+        self._restarts = 0
+        self._unexplained = 0
+        # Every request in flight, with the number of deaths when it was sent.
+        self._in_flight: dict[Ticket, int] = {}
+        self._suspects: set[Ticket] = set()
+        self._coming_back: set[Ticket] = set()
+        # Samples, not requests: another epoch asks the same.
+        self._culprits: set[int] = set()
+        self._change = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[RunningServer]:
+        """The engine, started and looked after while the block runs, stopped at its end."""
+        self._server = await self._start(None)
+        self._is_up = True
+        watch = asyncio.create_task(self._watch())
+        try:
+            yield self._server
+        finally:
+            watch.cancel()
+            is_kept = False
+            try:
+                await asyncio.wait([watch])
+                is_kept = self._is_handed_over(self._server)
+            finally:
+                if not is_kept:
+                    await self._server.process.stop(STOP_GRACE_S)
+
+    def _is_handed_over(self, server: RunningServer) -> bool:
+        if self._keep is None:
+            return False
+        if not self._is_up or server.process.exit_code() is not None:
+            self._say(f"{server.name} is not kept: its engine has ended.")
+            return False
+        self._keep(server)
+        return True
+
+    async def admit(self, ticket: Ticket) -> bool:
+        """Return when the request may be sent; at once with False for a sample that killed the engine.
+
+        Raises ServerError when the engine is gone for good.
+        """
+        while not self.admits(ticket):
+            if ticket.sample_id in self._culprits:
+                return False
+            if self._failed is not None:
+                raise self._failed
+            await self._change.wait()
+        return True
+
+    def admits(self, ticket: Ticket) -> bool:
+        """Whether the engine is up, and this request's turn has come."""
+        if not self._is_up or ticket.sample_id in self._culprits:
+            return False
+        return not self._suspects or (ticket in self._suspects and not self._in_flight)
+
+    def depart(self, ticket: Ticket) -> None:
+        """The request is sent."""
+        self._in_flight[ticket] = self._deaths
+
+    def leave(self, ticket: Ticket) -> None:
+        """The attempt is over; a request that did not die with the engine is suspect no longer."""
+        if self._in_flight.pop(ticket, None) is None:
+            return
+        if ticket in self._coming_back:
+            self._coming_back.discard(ticket)
+        else:
+            self._suspects.discard(ticket)
+        self._tell()
+
+    async def fate(self, ticket: Ticket) -> Fate:
+        """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
+        left_after = self._in_flight[ticket]
+        if left_after == self._deaths and await self._is_alive():
+            return Fate.ALIVE
+        while left_after == self._deaths and self._failed is None:
+            await self._change.wait()
+        if ticket.sample_id in self._culprits:
+            return Fate.KILLED_BY_SAMPLE
+        self._coming_back.add(ticket)
+        return Fate.LOST
+
+    async def _is_alive(self) -> bool:
+        """Whether the engine is well; one that is not is ended, so that it can be started again."""
+        server, deaths = self._server, self._deaths
+        assert server is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DYING_S):
+                while deaths == self._deaths and server.process.exit_code() is None:
+                    if await _is_healthy(server):
+                        # The next engine answers at the same address.
+                        return deaths == self._deaths
+                    await asyncio.sleep(_POLL_S)
+        if deaths == self._deaths:
+            await server.process.stop(STOP_GRACE_S)
+        return False
+
+    async def _watch(self) -> None:
+        """Start the engine again whenever it has ended, as long as that may help."""
+        try:
+            while self._failed is None:
+                assert self._server is not None
+                code = await self._server.process.wait()
+                self._is_up = False
+                self._bury()
+                if self._unexplained > self._max_restarts:
+                    self._failed = self._given_up(code)
+                else:
+                    await self._restart()
+                self._tell()
+        except Exception as error:
+            # Whoever waits for the engine must hear of it: this task is the only one to tell them.
+            self._failed = ServerError(f"the engine is watched no longer ({type(error).__name__}).")
+            self._tell()
+            raise
+
+    def _bury(self) -> None:
+        """Take note of a death: who was in flight is suspect, who was alone under suspicion is guilty."""
+        victims = set(self._in_flight)
+        self._deaths += 1
+        if len(victims) == 1 and victims <= self._suspects:
+            culprit = victims.pop().sample_id
+            self._culprits.add(culprit)
+            self._suspects = {each for each in self._suspects if each.sample_id != culprit}
+            # Its first death was its doing too.
+            self._unexplained = max(0, self._unexplained - 1)
+        else:
+            self._suspects |= victims
+            self._unexplained += 1
+        self._tell()
+
+    async def _restart(self) -> None:
+        self._restarts += 1
+        self._observe(self._restarts)
+        self._say("The engine died and is started again; what was in flight is sent again, one by one.")
+        try:
+            self._server = await self._start(self._server)
+        except VlsbError as error:
+            self._failed = error
+        else:
+            self._is_up = True
+            self._say("The engine is up again.")
+
+    def _given_up(self, code: int) -> VlsbError:
+        assert self._server is not None
+        self._say(f"The engine died after {self._restarts} restarts. More of them: --max-restarts.")
+        return exited_error(self._server, code)
+
+    def _tell(self) -> None:
+        """Wake everybody who waits for a change."""
+        self._change.set()
+        self._change = asyncio.Event()
+
+
+async def _is_healthy(server: RunningServer) -> bool:
+    client = open_client(
+        server.base_url.removesuffix("/v1"),
+        credentials=Credentials(server.key),
+        connections=1,
+        ca_bundle=None,
+    )
+    try:
+        async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+            return (await client.get("/health")).status_code == 200
+    except (httpx.RequestError, TimeoutError):
+        return False
+    finally:
+        await client.aclose()
+
+
+# A label's value may hold any character, an escaped quote and a closing brace included.
+_SAMPLE = re.compile(
+    r"""(?P<name>[a-zA-Z_:][\w:]*)
+    (?:\{(?P<labels>(?:[^"{}]|"(?:[^"\\]|\\.)*")*)\})?
+    [ \t]+(?P<value>\S+)""",
+    re.VERBOSE | re.ASCII,
+)
+_REASON = re.compile(r'(?:^|,)\s*finished_reason="((?:[^"\\]|\\.)*)"')
+
+_ANSWERED = frozenset({"stop", "length"})
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """One look at an engine. Counters grow from its start; `cache_share` is of the fullest rank.
+
+    `answered` counts requests that ended by `stop` or `length`, `unanswered` all others (aborted, failed).
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    prompt_tokens: int | None = None
+    generation_tokens: int | None = None
+    cache_share: float | None = None
+    answered: int | None = None
+    unanswered: int | None = None
+
+
+def parse_metrics(text: str) -> EngineLoad:
+    """The load that a `/metrics` page tells. What is not a sample is passed over."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for line in text.splitlines():
+        found = _SAMPLE.match(line)
+        value = None if found is None else _number(found["value"])
+        if found is not None and value is not None:
+            values[_key(found["name"], found["labels"] or "")].append(value)
+    shares = values.get("vllm:kv_cache_usage_perc") or values.get("vllm:gpu_cache_usage_perc")
+    return EngineLoad(
+        running=_total(values.get("vllm:num_requests_running")),
+        waiting=_total(values.get("vllm:num_requests_waiting")),
+        prompt_tokens=_total(values.get("vllm:prompt_tokens_total")),
+        generation_tokens=_total(values.get("vllm:generation_tokens_total")),
+        cache_share=min(1.0, max(shares)) if shares else None,
+        answered=_total(values.get("answered")),
+        unanswered=_total(values.get("unanswered")),
+    )
+
+
+def _key(name: str, labels: str) -> str:
+    """The name that a sample is added up under."""
+    if name != "vllm:request_success_total":
+        return name
+    reason = _REASON.search(labels)
+    return "answered" if reason is not None and reason[1] in _ANSWERED else "unanswered"
+
+
+def _number(digits: str) -> float | None:
+    try:
+        value = float(digits)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _total(values: list[float] | None) -> int | None:
+    return None if not values else round(sum(values))
+
+
+class Borrowed(Keeper):
+    """Ends the run when its server has ended: waiting for an address that nobody holds helps nobody."""
+
+    def __init__(self, record: ServerRecord) -> None:
+        self._record = record
+
+    async def fate(self, ticket: Ticket) -> Fate:
+        """ALIVE as long as the server's process lives; raises ServerExitedError when it does not."""
+        if self._record.is_running:
+            return Fate.ALIVE
+        name = self._record.name
+        raise ServerExitedError(
+            f"{name}: the server that this run used has ended. Start it again as before (vlsb serve {name}), "
+            f"then resume. Its log: {self._record.log}"
+        )

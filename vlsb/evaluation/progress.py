@@ -1,0 +1,126 @@
+"""Where a session stands: names and numbers for a display, which only reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vlsb.endpoints.client import EndpointClient
+from vlsb.endpoints.timings import Wait
+from vlsb.records import JUDGED, Key, Outcome, Untrusted
+from vlsb.store.store import RunStore
+
+_WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """Target or judge at a moment. `done` counts what it finished, earlier sessions included.
+
+    `answered` counts requests of this session that brought an answer; `waits_for` is why the next one has
+    not been sent.
+    """
+
+    done: int
+    in_flight: int
+    limit: int
+    phase: str
+    answered: int
+    rate_limited: int
+    closed_for_s: float
+    is_down: bool
+    waits_for: Wait
+    rpm: float | None
+    tpm: float | None
+    failures: Mapping[Outcome, int]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts of the selection by outcome, kept up to date as samples end.
+
+    `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the lanes
+    that this session uses, `unit` is what is counted; `run`, `target` and `judge` are names.
+    """
+
+    run: Untrusted
+    target: Untrusted
+    judge: Untrusted | None
+    selected: int
+    kept: int
+    clients: Mapping[str, EndpointClient]
+    unit: str = "samples"
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    _of_key: dict[Key, Outcome] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: RunStore, pending: int, clients: Mapping[str, EndpointClient]) -> Progress:
+        """The progress at the start of a session."""
+        of_key = {key: store.outcome(key) for key in store.state.asked_for()}
+        unit = "samples" if store.manifest.epochs == 1 else "responses"
+        return cls(
+            run=Untrusted(store.directory.resolve().name),
+            target=store.manifest.target,
+            judge=None if store.judge is None else store.manifest.judge(store.judge).name,
+            selected=len(of_key),
+            kept=len(of_key) - pending,
+            clients=clients,
+            unit=unit,
+            outcomes=Counter(of_key.values()),
+            _of_key=of_key,
+        )
+
+    def update(self, key: Key, outcome: Outcome) -> None:
+        """A response moved to another outcome."""
+        self.outcomes[self._of_key[key]] -= 1
+        self.outcomes[outcome] += 1
+        self._of_key[key] = outcome
+
+    @property
+    def judged(self) -> int:
+        """How many have a label."""
+        return sum(self.outcomes[outcome] for outcome in JUDGED)
+
+    @property
+    def safe(self) -> int:
+        """How many were judged safe, with a refusal or a warning."""
+        return self.outcomes[Outcome.SAFE_REFUSAL] + self.outcomes[Outcome.SAFE_WARNING]
+
+    @property
+    def failed(self) -> Mapping[Outcome, int]:
+        """Those that ended without a label, by outcome."""
+        return {o: n for o, n in self.outcomes.items() if n and o not in _WAITING}
+
+    @property
+    def responded(self) -> int:
+        """How many have a response, judged or not."""
+        without = [o for o in Outcome if o.value.startswith("target_")]
+        return self.selected - self.outcomes[Outcome.NOT_ATTEMPTED] - sum(self.outcomes[o] for o in without)
+
+    @property
+    def done(self) -> int:
+        """How many need nothing more in this session."""
+        if "judge" not in self.clients:
+            return self.selected - self.outcomes[Outcome.NOT_ATTEMPTED]
+        return self.judged + sum(self.failed.values())
+
+    def lanes(self) -> dict[str, LaneView]:
+        """Each lane as it stands."""
+        return {name: self._lane(name, client) for name, client in self.clients.items()}
+
+    def _lane(self, name: str, client: EndpointClient) -> LaneView:
+        return LaneView(
+            done=self.responded if name == "target" else self.judged,
+            in_flight=client.admission.in_flight,
+            limit=client.admission.limit,
+            phase=client.admission.phase.value,
+            answered=client.counts.answered,
+            rate_limited=client.counts.rate_limited,
+            closed_for_s=client.admission.paused_for_s(),
+            is_down=client.admission.is_down,
+            waits_for=client.timings.head.what,
+            rpm=client.admission.account.rates.rpm,
+            tpm=client.admission.account.rates.tpm,
+            failures={o: n for o, n in self.failed.items() if o.value.startswith(f"{name}_")},
+        )

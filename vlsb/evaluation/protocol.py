@@ -1,0 +1,125 @@
+"""What a run's settings are, and where they leave the paper's protocol.
+
+The settings are everything that can change an answer, as the manifest records and compares it. The
+deviations say in words what the user chose differently; `DIFFERENCES` are the two that are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.config import (
+    OFFICIAL_JUDGE_SAMPLING,
+    OFFICIAL_SYSTEM_PROMPT,
+    OFFICIAL_TARGET_SAMPLING,
+    SIMULATED_URL,
+    Lane,
+    Sampling,
+)
+from vlsb.endpoints.dialects import Dialect
+from vlsb.judging.prompts import JudgeTemplate
+from vlsb.models.providers import address_for_manifest
+from vlsb.records import Untrusted
+
+DIFFERENCES = (
+    "judge max_tokens is 512 (the official 128 cuts the explanation; the label comes first)",
+    "a sample whose instruction is empty (id 1685) is sent without a text part",
+)
+_UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_NAME = 100
+
+
+def safe_name(text: str) -> str:
+    """A model's name as a file name: letters, digits, `.`, `_`, `-`, and never hidden or empty."""
+    name = _UNSAFE_IN_NAME.sub("_", text).lstrip(".-")[:_LONGEST_NAME]
+    return name or "model"
+
+
+def target_settings(target: Lane) -> dict[str, Any]:
+    """Everything about the target that can change an answer; JSON."""
+    order = "image, text" if target.protocol.image_first else "text, image"
+    # One entry a fact, so that a resume on another engine names what differs.
+    return _lane(target) | {"part_order": order} | {f"engine.{name}": v for name, v in target.engine.items()}
+
+
+def judge_settings(judge: Lane, template: JudgeTemplate) -> dict[str, Any]:
+    """Everything about the judge that can change a verdict; JSON."""
+    return _lane(judge) | {"part_order": "image, text", "template_sha256": template.sha256}
+
+
+def _lane(lane: Lane) -> dict[str, Any]:
+    endpoint, sampling = lane.endpoint, lane.sampling
+    return {
+        "model": endpoint.model,
+        "address": address_for_manifest(endpoint.base_url),
+        # The names only: their values are secrets.
+        "headers": sorted(name.lower() for name, _ in endpoint.headers),
+        "system_prompt": lane.system_prompt,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "extra": dict(sampling.extra),
+    }
+
+
+def judge_file(judge: Lane, template: JudgeTemplate) -> str:
+    """The verdict file's name: the model, and a digest where its identity is not the official one."""
+    name = safe_name(judge.endpoint.model)
+    is_official = (
+        template.is_official
+        and judge.sampling == OFFICIAL_JUDGE_SAMPLING
+        and judge.system_prompt == OFFICIAL_SYSTEM_PROMPT
+        and name == judge.endpoint.model
+    )
+    if is_official:
+        return f"{name}.jsonl"
+    identity = strict_json.dumps([_lane(judge), template.sha256])
+    return f"{name}-{Untrusted(identity).sha256()[:8]}.jsonl"
+
+
+def target_deviations(target: Lane, dialect: Dialect) -> list[Untrusted]:
+    """In words, where the target's requests leave the paper's, by choice or by the endpoint's limits."""
+    found = [*_of_lane("target", target, OFFICIAL_TARGET_SAMPLING, dialect), *target.deviations]
+    return [Untrusted(each) for each in found]
+
+
+def judge_deviations(judge: Lane, template: JudgeTemplate, dialect: Dialect) -> list[Untrusted]:
+    """In words, where the judge's requests leave the paper's."""
+    found = list(_of_lane("judge", judge, OFFICIAL_JUDGE_SAMPLING, dialect))
+    if not template.is_official:
+        found.append(f"judge template: sha256 {template.sha256[:12]} (official: the paper's)")
+    return [Untrusted(each) for each in found]
+
+
+def _of_lane(name: str, lane: Lane, official: Sampling, dialect: Dialect) -> Iterator[str]:
+    for field in ("max_tokens", "temperature", "top_p"):
+        value, usual = getattr(lane.sampling, field), getattr(official, field)
+        if value != usual:
+            yield f"{name} {field}: {_shown(value)} (official: {_shown(usual)})"
+    if lane.system_prompt != lane.protocol.system_prompt:
+        yield f"{name} system prompt: {_shown(lane.system_prompt)}"
+    for field, value in lane.sampling.extra.items():
+        if field not in lane.protocol.fields:
+            yield f"{name} {field}: {_shown(value)} (added)"
+    for field, usual in lane.protocol.fields.items():
+        if (value := lane.sampling.extra.get(field)) != usual:
+            yield f"{name} {field}: {_shown(value)} (official: {_shown(usual)})"
+    if dialect.tokens_field != "max_tokens":
+        yield f"{name} takes {dialect.tokens_field} instead of max_tokens"
+    if dialect.unsent:
+        yield f"{name} does not accept {', '.join(dialect.unsent)}: not sent"
+    if not dialect.structured:
+        yield f"{name} does not honour response_format: asked for JSON in words, read just as strictly"
+
+
+def _shown(value: object) -> str:
+    text = "not sent" if value is None else strict_json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_simulated(lane: Lane) -> bool:
+    """Whether the simulator plays this side: then the numbers mean nothing."""
+    return lane.endpoint.base_url == SIMULATED_URL

@@ -1,0 +1,442 @@
+"""One session of a run: from a plan to a run directory that is finished, or says what is missing.
+
+`prepare` and `prepare_judging` do everything that can fail without costing anything (data, pictures,
+drift); `run_session` spends money. All leave the directory valid on every path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vlsb._version import __version__
+from vlsb.config import Lane, RetryPolicy
+from vlsb.data import Dataset, FetchProgress, Selection, fetch_dataset, load_dataset, select
+from vlsb.endpoints.attempts import Event, StoppedError, Traffic
+from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
+from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
+from vlsb.evaluation.images import SentImages
+from vlsb.evaluation.pipeline import Pipeline, Work
+from vlsb.evaluation.progress import LaneView, Progress
+from vlsb.evaluation.protocol import (
+    DIFFERENCES,
+    is_simulated,
+    judge_deviations,
+    judge_file,
+    judge_settings,
+    target_deviations,
+    target_settings,
+)
+from vlsb.evaluation.shutdown import Conductor
+from vlsb.evaluation.sides import Host, LaneSetup, open_lanes
+from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
+from vlsb.judging.prompts import JudgeTemplate
+from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
+from vlsb.store.data_root import remember_data_root
+from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest, sample_row
+from vlsb.store.state import has_answers, sent_images
+from vlsb.store.store import RunStore, open_for_judging, open_run, pending_keys, require_free
+
+Fetching = Callable[[FetchProgress], None]
+
+
+def ignore(progress: FetchProgress) -> None:
+    """For a caller that does not show a download."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the user asked for, checked and resolved. Holds no key.
+
+    Without a `data_root` the data set comes from the hub. Without a `target` stored responses are
+    judged; without a `judge` responses are only collected.
+    `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample. `profile` is
+    the file for where its time went.
+    """
+
+    directory: Path
+    target: Lane | None
+    judge: Lane | None
+    template: JudgeTemplate
+    data_root: Path | None
+    selection: Selection
+    policy: RetryPolicy
+    epochs: int = 1
+    is_resume: bool = False
+    retry: tuple[Outcome, ...] = ()
+    skip_bad_pictures: bool = False
+    accept_changed_images: bool = False
+    ca_bundle: Path | None = None
+    transport: str = "auto"
+    profile: Path | None = None
+    max_requests: int | None = None
+    only_preflight: bool = False
+
+    @property
+    def lanes(self) -> dict[Stage, Lane]:
+        """The lanes that this session uses."""
+        both: dict[Stage, Lane | None] = {"target": self.target, "judge": self.judge}
+        return {stage: lane for stage, lane in both.items() if lane is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan with its data loaded and the header of every picture checked, and how to open its directory."""
+
+    plan: Plan
+    dataset: Dataset
+    samples: tuple[Sample, ...]
+    pictures: Mapping[int, Picture | ImageError]
+    open_store: Callable[[], RunStore]
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears of a session.
+
+    `say` gets lines for the user, `watch` shows progress until cancelled, `last_words` is called before
+    a third interrupt ends the process. `owns_signals` is False where the caller has its own handlers.
+    """
+
+    say: Callable[[str], None]
+    watch: Callable[[Progress], Coroutine[Any, Any, None]]
+    last_words: Callable[[], None] = lambda: None
+    owns_signals: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a session sends requests with, and who may stop it."""
+
+    credentials: Mapping[Stage, Credentials]
+    listeners: Listeners
+    host: Host | None
+    conductor: Conductor
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    """How a session ended: `reason` is why it stopped early, None if it went through.
+
+    `judge` names the verdict file it wrote, `pending` what it set out to do; `lanes` is how they stood,
+    `limit` what kept it from being faster.
+    """
+
+    reason: VlsbError | None
+    judge: str | None
+    pending: int
+    lanes: Mapping[str, LaneView]
+    limit: Limit | None = None
+
+
+def prepare(plan: Plan, fetching: Fetching = ignore) -> Prepared:
+    """Load and check everything that costs nothing; raises before a request is sent.
+
+    A run that holds no answer yet is started again. No picture is read beyond its header, and no header of
+    one that has the size and time of the first session. A resume uses the hub's revision where the data came
+    from there. `fetching` hears of a download's progress.
+    """
+    goes_on = plan.is_resume and is_run(plan.directory) and has_answers(plan.directory)
+    old = read_manifest(plan.directory) if goes_on else None
+    if old is None:
+        require_free(plan.directory)
+    dataset, origin = _dataset(plan, old, fetching)
+    samples = select(dataset.samples, plan.selection)
+    known = {} if old is None else old.pictures
+    pictures = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_pictures)
+    manifest = replace(_manifest(plan, samples, pictures), data=origin)
+
+    def open_store() -> RunStore:
+        return open_run(plan.directory, manifest, is_resume=plan.is_resume)
+
+    return Prepared(plan, dataset, samples, pictures, open_store)
+
+
+def _dataset(plan: Plan, old: Manifest | None, fetching: Fetching) -> tuple[Dataset, dict[str, str]]:
+    """The data set, and where on the hub it came from; empty for a copy of the user's."""
+    if plan.data_root is not None:
+        return load_dataset(plan.data_root), {}
+    revision = None if old is None else old.data.get("revision")
+    fetched = fetch_dataset(
+        revision=revision if isinstance(revision, str) else None, offline=False, progress=fetching
+    )
+    origin = {"repository": fetched.repository, "revision": fetched.revision}
+    return load_dataset(fetched.files), origin
+
+
+def prepare_judging(plan: Plan, fetching: Fetching = ignore) -> Prepared:
+    """As `prepare`, for judging the responses of an existing run with the plan's judge."""
+    assert plan.judge is not None
+    if not is_run(plan.directory):
+        raise ConfigError(f"{plan.directory}: no run there. A run is a directory with a run.json.")
+    old = read_manifest(plan.directory)
+    dataset, _ = _dataset(plan, old, fetching)
+    wanted = {row.sample_id for row in old.samples}
+    samples = tuple(sample for sample in dataset.samples if sample.id in wanted)
+    if len(samples) < len(wanted):
+        raise ConfigError(
+            f"{plan.data_root or 'The data set'} lacks {len(wanted) - len(samples)} of the run's "
+            f"{len(wanted)} samples. "
+            "Pass the --data-root it was made from."
+        )
+    pictures = dataset.inspect(samples, known=old.pictures, skip_bad=plan.skip_bad_pictures)
+    entry = _judge_entry(plan.judge, plan.template)
+
+    def open_store() -> RunStore:
+        return open_for_judging(
+            plan.directory,
+            entry,
+            samples=[sample_row(sample) for sample in samples],
+            pictures=_by_path(samples, pictures),
+            accepts_changed_images=plan.accept_changed_images,
+        )
+
+    return Prepared(plan, dataset, samples, pictures, open_store)
+
+
+def _manifest(
+    plan: Plan, samples: tuple[Sample, ...], pictures: Mapping[int, Picture | ImageError]
+) -> Manifest:
+    assert plan.target is not None
+    return Manifest(
+        version=__version__,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        target=Untrusted(plan.target.endpoint.model),
+        simulated=is_simulated(plan.target),
+        epochs=plan.epochs,
+        settings=target_settings(plan.target),
+        judges=[] if plan.judge is None else [_judge_entry(plan.judge, plan.template)],
+        selection=plan.selection.describe(),
+        data={},
+        data_digest=None,
+        differences=DIFFERENCES,
+        deviations=target_deviations(plan.target, _guess(plan.target)),
+        samples=[sample_row(sample) for sample in samples],
+        pictures=_by_path(samples, pictures),
+        accepts_changed_images=plan.accept_changed_images,
+    )
+
+
+def _judge_entry(judge: Lane, template: JudgeTemplate) -> JudgeEntry:
+    return JudgeEntry(
+        name=Untrusted(judge.endpoint.model),
+        file=judge_file(judge, template),
+        simulated=is_simulated(judge),
+        settings=judge_settings(judge, template),
+        deviations=judge_deviations(judge, template, _guess(judge)),
+    )
+
+
+def _by_path(samples: Iterable[Sample], pictures: Mapping[int, Picture | ImageError]) -> dict[str, Picture]:
+    good = ((sample.image_path.expose(), pictures[sample.id]) for sample in samples)
+    return {path: picture for path, picture in good if not isinstance(picture, ImageError)}
+
+
+def _guess(lane: Lane) -> Dialect:
+    return first_guess(lane.endpoint.model)
+
+
+async def run_session(
+    prepared: Prepared,
+    credentials: Mapping[Stage, Credentials],
+    listeners: Listeners,
+    host: Host | None = None,
+) -> SessionEnd:
+    """Evaluate what is pending, on the target's engine that `host` brings up if there is one.
+
+    Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
+    """
+    plan = prepared.plan
+    traffic = Traffic(left=plan.max_requests)
+    conductor = Conductor(traffic, say=listeners.say, last_words=listeners.last_words)
+    lanes: dict[str, LaneView] = {}
+    profile: Profile | None = None
+    with conductor.listening() if listeners.owns_signals else nullcontext():
+        store = await _opened(prepared)
+        works: list[Work] = []
+        ended = "complete"
+        try:
+            if plan.data_root is not None:
+                await asyncio.to_thread(remember_data_root, plan.directory, plan.data_root)
+            _announce(store, listeners.say)
+            works = _works(prepared, store)
+            store.start(conductor.stop)
+            only_judge = plan.target is None
+            store.add_event(
+                "session_started",
+                pending=len(works),
+                vlsb=__version__,
+                judge=store.judge,
+                only_judge=only_judge,
+            )
+            if works:
+                means = Means(credentials, listeners, host, conductor, traffic)
+                lanes, profile = await _evaluate(prepared, store, works, means)
+        except StoppedError:
+            pass  # while an engine was starting; the conductor knows why
+        except ServerError as error:
+            conductor.stop(error)
+        except asyncio.CancelledError:
+            conductor.reason = conductor.reason or VlsbError("cancelled")
+            raise
+        except BaseException as error:
+            ended = type(error).__name__
+            raise
+        finally:
+            reason = conductor.reason or store.failed
+            await _finish(store, ended if reason is None else type(reason).__name__)
+        limit = None if profile is None else find_limit(profile)
+        unwritten = await _write_profile(plan, profile, limit)
+    return SessionEnd(conductor.reason or unwritten, store.judge, len(works), lanes, limit)
+
+
+async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | None) -> StoreError | None:
+    """Write the profile if one was asked for; returns why it could not be."""
+    if plan.profile is not None and profile is not None:
+        document = describe(profile, None if limit is None else limit.describe())
+        try:
+            await asyncio.to_thread(write_profile, plan.profile, document)
+        except StoreError as error:
+            return error
+    return None
+
+
+async def _opened(prepared: Prepared) -> RunStore:
+    """The store, opened in a thread; a caller that gives up meanwhile leaves no lock behind."""
+    opening = asyncio.ensure_future(asyncio.to_thread(prepared.open_store))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await (await opening).close()
+        raise
+
+
+async def _finish(store: RunStore, reason: str) -> None:
+    try:
+        store.add_event("session_ended", reason=reason)
+    finally:
+        await store.close()
+
+
+def _announce(store: RunStore, say: Callable[[str], None]) -> None:
+    for torn in store.torn:
+        say(f"A record torn by an earlier interruption was set aside in {torn}; its sample is done again.")
+
+
+def _works(prepared: Prepared, store: RunStore) -> list[Work]:
+    """What is pending, in the selection's order; a judging session leaves alone what has no response."""
+    pending = pending_keys(store, prepared.plan.retry)
+    works = [
+        Work(sample, epoch, prepared.pictures[sample.id], store.state.responses.get(Key(sample.id, epoch)))
+        for epoch in range(1, store.manifest.epochs + 1)
+        for sample in prepared.samples
+        if Key(sample.id, epoch) in pending
+    ]
+    return [work for work in works if prepared.plan.target is not None or work.response is not None]
+
+
+async def _evaluate(
+    prepared: Prepared, store: RunStore, works: list[Work], means: Means
+) -> tuple[dict[str, LaneView], Profile]:
+    plan, listeners, conductor = prepared.plan, means.listeners, means.conductor
+    decided = _decided(store)
+    setup = LaneSetup(
+        lanes=plan.lanes,
+        credentials=means.credentials,
+        dialects={stage: decided.get(stage, _guess(lane)) for stage, lane in plan.lanes.items()},
+        policy=plan.policy,
+        ca_bundle=plan.ca_bundle,
+        transport=plan.transport,
+        traffic=means.traffic,
+        observe=lambda event: _observe(event, store, listeners.say),
+        say=listeners.say,
+        host=means.host,
+        unless_stopped=conductor.unless_stopped,
+    )
+    images = SentImages(
+        prepared.dataset.read, sent_images(store.state), accepts_changed=plan.accept_changed_images
+    )
+    async with open_lanes(setup) as sides:
+        stopwatch = Stopwatch(sides, store, keeps_single=plan.profile is not None)
+
+        async def settled(found: Mapping[str, Dialect]) -> None:
+            await _record(plan, store, found)
+            stopwatch.preflight_ended()
+
+        progress = Progress.of(store, len(works), {lane: side.client for lane, side in sides.items()})
+        pipeline = Pipeline(
+            target=sides.get("target"),
+            judge=sides.get("judge"),
+            template=plan.template,
+            store=store,
+            read_picture=images.read,
+            conductor=conductor,
+            on_outcome=progress.update,
+            on_dialects=settled,
+        )
+        watcher = asyncio.create_task(listeners.watch(progress))
+        try:
+            await pipeline.run(works, decided=decided, only_preflight=plan.only_preflight)
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+        return progress.lanes(), stopwatch.stop(plan.transport)
+
+
+def _decided(store: RunStore) -> dict[str, Dialect]:
+    """The dialects that earlier sessions settled on, by lane."""
+    judge = None if store.judge is None else store.manifest.judge(store.judge).decision
+    found = {"target": store.manifest.decision, "judge": judge}
+    return {lane: parse_dialect(decision) for lane, decision in found.items() if decision is not None}
+
+
+async def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
+    """Put what the preflight settled into the manifest: later sessions ask in the same way."""
+    manifest, target, judge = store.manifest, dialects.get("target"), dialects.get("judge")
+    if target is not None and plan.target is not None:
+        said = target_deviations(plan.target, target)
+        manifest = replace(manifest, decision=target.describe(), deviations=said)
+    if judge is not None and plan.judge is not None and store.judge is not None:
+        said = judge_deviations(plan.judge, plan.template, judge)
+        entry = manifest.judge(store.judge)
+        manifest = manifest.with_judge(replace(entry, decision=judge.describe(), deviations=said))
+    if manifest != store.manifest:
+        await store.update_manifest(manifest)
+
+
+def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
+    """Record what a lane did, and tell the user what they would wonder about."""
+    store.add_event(
+        event.kind,
+        lane=event.lane,
+        sample_id=event.sample_id,
+        code=event.code,
+        wait_s=None if event.wait_s is None else round(event.wait_s, 3),
+        attempt=event.attempt,
+        status=event.status,
+        limit=event.limit,
+        image_sha256=event.image_sha256,
+    )
+    if event.kind == "long_wait":
+        say(f"The {event.lane}'s provider asks for a pause of {event.wait_s or 0:.0f} s.")
+    elif event.kind == "outage":
+        say(
+            f"The {event.lane} does not answer ({event.code}): outage detected. No sample is given up; "
+            "waiting for it, one probe at a time."
+        )
+    elif event.kind == "recovered":
+        say(f"The {event.lane} answers again, after {event.wait_s or 0:.0f} s.")
+    elif event.kind == "alone":
+        say(
+            f"Sample {event.sample_id} failed at the {event.lane} ({event.code}) with no other in hand to "
+            "tell an outage by: counted as its own failure."
+        )
+    elif event.kind == "dialect":
+        say(f"The {event.lane} does not take {event.code}: asking without it, and recording that.")

@@ -1,0 +1,521 @@
+"""From options to a plan: names to endpoints, variables to keys, files to templates. Spends nothing.
+
+The options are those of `vlsb run` and `vlsb judge`; messages name them as they are typed there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from vlsb import config, strict_json
+from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
+from vlsb.records import JUDGED, Outcome, Untrusted
+
+# Rooms that bring the HTTP stack or Pillow are imported inside the functions that need them: the help
+# page must not wait for them.
+if TYPE_CHECKING:
+    from vlsb.data import Selection
+    from vlsb.endpoints.credentials import Credentials
+    from vlsb.evaluation.session import Plan
+    from vlsb.evaluation.sides import Host
+    from vlsb.judging.prompts import JudgeTemplate
+    from vlsb.records import Stage
+
+_Part = TypeVar("_Part")
+_POLICY = config.RetryPolicy()
+_DEMO = "demo"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# Fields that define the request itself: changing them would make it another program's request.
+_RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options of `vlsb run` and `vlsb judge`, as typed. Field names are option names."""
+
+    model: str | None = None
+    arch: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    header: tuple[str, ...] = ()
+    judge: str | None = None
+    judge_base_url: str | None = None
+    judge_api_key_env: str | None = None
+    judge_header: tuple[str, ...] = ()
+    data_root: Path | None = None
+    limit: str | None = None
+    sample_id: tuple[int, ...] = ()
+    category: tuple[str, ...] = ()
+    sub_category: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    shuffle: bool = False
+    seed: int = 0
+    skip_bad_images: bool = False
+    accept_changed_images: bool = False
+    output_dir: Path = Path(config.DEFAULT_OUTPUT_DIR)
+    name: str | None = None
+    resume: bool = False
+    retry: tuple[str, ...] = ()
+    fail_on_error: str = "0"
+    display: str | None = None
+    epochs: int = 1
+    no_judge: bool = False
+    dry_run: bool = False
+    max_requests: int | None = None
+    max_connections: int | None = None
+    judge_max_connections: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    judge_rpm: float | None = None
+    judge_tpm: float | None = None
+    max_attempts: int = _POLICY.max_attempts
+    attempt_timeout: float = _POLICY.attempt_timeout_s
+    sample_timeout: float = _POLICY.sample_timeout_s
+    outage_timeout: float = _POLICY.outage_timeout_s
+    backoff: float = _POLICY.backoff_s
+    allow_http: bool = False
+    ca_bundle: Path | None = None
+    transport: str = "auto"
+    profile: Path | None = None
+    weights: str | None = None
+    revision: str | None = None
+    tensor_parallel_size: int | None = None
+    gpus: str | None = None
+    dtype: str | None = None
+    engine: str = "auto"
+    servers_dir: Path | None = None
+    start_timeout: float = config.START_TIMEOUT_S
+    max_restarts: int = 1
+    keep_server: bool = False
+    yes: bool = False
+    engine_options: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+    system_prompt: str | None = None
+    judge_template: Path | None = None
+    target_field: tuple[str, ...] = ()
+    judge_field: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a key in the place of a variable's name: from here on names are shown and stored."""
+        named = {"--api-key-env": self.api_key_env, "--judge-api-key-env": self.judge_api_key_env}
+        for flag, name in named.items():
+            if name is not None:
+                _require_variable(flag, name)
+        for flag, pairs in (("--header", self.header), ("--judge-header", self.judge_header)):
+            if pairs:
+                _headers(flag, pairs)
+
+
+_ENGINE_OPTIONS = (
+    "weights",
+    "revision",
+    "dtype",
+    "tensor_parallel_size",
+    "gpus",
+    "engine_options",
+    "keep_server",
+)
+
+
+def engine_options_given(options: RunOptions) -> list[str]:
+    """The names of options that mean something only for an engine that is started for the run."""
+    usual = RunOptions()
+    return [name for name in _ENGINE_OPTIONS if getattr(options, name) != getattr(usual, name)]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTarget:
+    """A local engine as the target: the name it answers to, and what can change its answers, as JSON.
+
+    `running` is the address and key of one that is up already. `host` opens either kind for a run.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    deviations: tuple[str, ...]
+    running: tuple[str, Credentials] | None = None
+    host: Host | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A plan, the credentials it needs, and who brings up its engine if it has one."""
+
+    plan: Plan
+    credentials: Mapping[Stage, Credentials]
+    host: Host | None = None
+
+
+def resolve_run(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    *,
+    protocol: config.TargetProtocol = config.OPENAI_PROTOCOL,
+    local: LocalTarget | None = None,
+) -> Resolved:
+    """The plan of `vlsb run`, for a target asked by `protocol`. Raises ConfigError or AccessError."""
+    from vlsb.evaluation.session import Plan
+
+    if options.retry and not options.resume:
+        raise ConfigError("--retry works on an existing run: add --resume.")
+    if options.no_judge and (options.judge or options.judge_base_url):
+        raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
+    is_demo = local is None and options.base_url is None and model_name(options) == _DEMO
+    problems = _Problems()
+    target = problems.of(lambda: _target(options, environment, protocol, local))
+    named = "" if target is None else target.endpoint.model
+    directory = problems.of(lambda: options.output_dir / _run_name(options, named))
+    judge = None if options.no_judge else problems.of(lambda: _judge(options, is_demo=is_demo))
+    goes_on_in = directory if options.resume else None
+    settings = _shared_settings(options, goes_on_in, is_simulated=is_demo, problems=problems)
+    selection = problems.of(lambda: _selection(options))
+    credentials = _credentials({"target": target, "judge": judge}, environment, problems)
+    problems.raise_if_any()
+    plan = Plan(
+        directory=directory,
+        target=target,
+        judge=judge,
+        selection=selection,
+        epochs=options.epochs,
+        is_resume=options.resume,
+        only_preflight=options.dry_run,
+        **settings,
+    )
+    if local is not None and local.running is not None:
+        credentials["target"] = local.running[1]
+    return Resolved(plan, credentials, None if local is None else local.host)
+
+
+def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
+    """The plan of `vlsb judge RUN`. Raises ConfigError or AccessError."""
+    from vlsb.data import Selection
+    from vlsb.evaluation.session import Plan
+    from vlsb.store.manifest import is_run, read_manifest
+
+    if not is_run(run):
+        raise ConfigError(f"{run}: no run there. A run is a directory with a run.json.")
+    is_demo = read_manifest(run).simulated
+    problems = _Problems()
+    judge = problems.of(lambda: _judge(options, is_demo=is_demo))
+    settings = _shared_settings(options, run, is_simulated=is_demo, problems=problems)
+    credentials = _credentials({"judge": judge}, environment, problems)
+    problems.raise_if_any()
+    plan = Plan(directory=run, target=None, judge=judge, selection=Selection(), **settings)
+    return Resolved(plan, credentials)
+
+
+class _Problems:
+    """What is wrong with options that do not depend on each other, found in one go."""
+
+    def __init__(self) -> None:
+        self._found: list[VlsbError] = []
+
+    def of(self, part: Callable[[], _Part]) -> _Part:
+        """What the part gives; nothing to be used before `raise_if_any` where it raised."""
+        try:
+            return part()
+        except VlsbError as error:
+            self._found.append(error)
+            return cast("_Part", None)
+
+    def raise_if_any(self) -> None:
+        """Raise the problem, or all of them as one error."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            raise SeveralErrors(self._found)
+
+
+def _shared_settings(
+    options: RunOptions, run: Path | None, *, is_simulated: bool, problems: _Problems
+) -> dict[str, Any]:
+    """The fields of a plan that `vlsb run` and `vlsb judge` have alike; `run` is one that may go on."""
+    return {
+        "template": problems.of(lambda: _template(options)),
+        "data_root": problems.of(lambda: _data_root(options, run, is_simulated=is_simulated)),
+        "policy": _policy(options),
+        "retry": problems.of(lambda: _retried(options)),
+        "skip_bad_pictures": options.skip_bad_images,
+        "accept_changed_images": options.accept_changed_images,
+        "ca_bundle": options.ca_bundle,
+        "transport": problems.of(lambda: _transport(options)),
+        "profile": problems.of(lambda: _profile(options)),
+        "max_requests": options.max_requests,
+    }
+
+
+def _credentials(
+    lanes: Mapping[Stage, config.Lane | None], environment: Mapping[str, str], problems: _Problems
+) -> dict[Stage, Credentials]:
+    from vlsb.endpoints.credentials import load_credentials
+
+    return {
+        stage: problems.of(partial(load_credentials, lane.endpoint, environment, stage))
+        for stage, lane in lanes.items()
+        if lane is not None
+    }
+
+
+def _target(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    protocol: config.TargetProtocol,
+    local: LocalTarget | None,
+) -> config.Lane:
+    sampling = config.OFFICIAL_TARGET_SAMPLING
+    if options.max_tokens is not None:
+        sampling = replace(sampling, max_tokens=options.max_tokens)
+    if options.temperature is not None:
+        sampling = replace(sampling, temperature=options.temperature)
+    system_prompt = options.system_prompt
+    return config.Lane(
+        endpoint=_endpoint(options, environment, local),
+        sampling=replace(sampling, extra={**protocol.fields, **_extra("-M", options.target_field)}),
+        max_connections=options.max_connections,
+        rpm=options.rpm,
+        tpm=options.tpm,
+        system_prompt=protocol.system_prompt if system_prompt is None else system_prompt,
+        protocol=protocol,
+        engine=config.NOTHING if local is None else local.facts,
+        deviations=() if local is None else local.deviations,
+    )
+
+
+def _endpoint(
+    options: RunOptions, environment: Mapping[str, str], local: LocalTarget | None
+) -> config.Endpoint:
+    from vlsb.models.providers import ENGINE_URL, resolve_endpoint
+
+    if local is not None:
+        return config.Endpoint(local.name, ENGINE_URL if local.running is None else local.running[0])
+    return resolve_endpoint(
+        model_name(options) or _only_model(options, environment),
+        base_url=options.base_url,
+        key_variable=options.api_key_env,
+        headers=_headers("--header", options.header),
+        allow_http=options.allow_http,
+    )
+
+
+def _judge(options: RunOptions, *, is_demo: bool) -> config.Lane:
+    from vlsb.models.providers import resolve_endpoint
+
+    return config.Lane(
+        endpoint=resolve_endpoint(
+            options.judge or (_DEMO if is_demo else config.OFFICIAL_JUDGE_MODEL),
+            base_url=options.judge_base_url,
+            key_variable=options.judge_api_key_env,
+            headers=_headers("--judge-header", options.judge_header),
+            allow_http=options.allow_http,
+            stage="judge",
+        ),
+        sampling=replace(config.OFFICIAL_JUDGE_SAMPLING, extra=_extra("-J", options.judge_field)),
+        max_connections=options.judge_max_connections,
+        rpm=options.judge_rpm,
+        tpm=options.judge_tpm,
+    )
+
+
+def model_name(options: RunOptions) -> str:
+    """The target's name from `--model` and the authors' `--arch`; empty for the endpoint's only one."""
+    from vlsb.models.providers import LOCAL_FAMILIES
+
+    model, arch = (options.model or "").strip(), options.arch
+    if arch is not None and arch not in (*LOCAL_FAMILIES, "openai"):
+        raise ConfigError(f"--arch {arch}: not one of {', '.join(LOCAL_FAMILIES)} or openai.")
+    if arch == "openai" and not model:
+        raise ConfigError("--arch openai needs --model, for example --model gpt-4o.")
+    if arch not in (None, "openai"):
+        if model and model != arch and options.base_url is None:
+            raise ConfigError(
+                f"--arch {arch} and --model {model} name two targets. Pass one of them, --weights for other "
+                "weights of the family, or --base-url for a server that has them."
+            )
+        model = model or arch or ""
+    if not model and options.base_url is None:
+        raise ConfigError("Which model? Pass --model NAME, for example --model gpt-4o or --model demo.")
+    return model
+
+
+def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
+    """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
+    from vlsb.config import Party
+    from vlsb.endpoints import loops
+    from vlsb.endpoints.credentials import load_credentials
+    from vlsb.endpoints.models import list_models
+    from vlsb.models.providers import resolve_endpoint
+
+    endpoint = resolve_endpoint(
+        "the only model",
+        base_url=options.base_url,
+        key_variable=options.api_key_env,
+        headers=_headers("--header", options.header),
+        allow_http=options.allow_http,
+    )
+    credentials = load_credentials(endpoint, environment)
+    party = Party("target", replace(endpoint, model=""))
+    names = loops.run(list_models(party, credentials, ca_bundle=options.ca_bundle))
+    if len(names) != 1:
+        raise ConfigError(
+            f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",
+            detail=Untrusted(", ".join(names[:10])) if names else None,
+        )
+    return names[0]
+
+
+def run_directory(options: RunOptions) -> Path | None:
+    """Where a run with these options is; None where only the endpoint knows the model's name."""
+    try:
+        model = model_name(options)
+        return options.output_dir / _run_name(options, model) if model or options.name else None
+    except ConfigError:
+        return None
+
+
+def _run_name(options: RunOptions, model: str) -> str:
+    from vlsb.evaluation.protocol import safe_name
+
+    if options.name is None:
+        return safe_name(model)
+    if options.name != safe_name(options.name):
+        raise ConfigError(f"--name {options.name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
+    return options.name
+
+
+def _template(options: RunOptions) -> JudgeTemplate:
+    from vlsb.judging.prompts import load_template, official_template
+
+    return official_template() if options.judge_template is None else load_template(options.judge_template)
+
+
+def _data_root(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
+    """The user's copy, the demo's mini set, the copy that `run` was made from, or None for the hub's."""
+    from vlsb.data import mini_root, require_dataset
+
+    if options.data_root is not None:
+        try:
+            require_dataset(options.data_root)
+        except DatasetError as error:
+            raise DatasetError(f"--data-root {error.message}", detail=error.detail) from error
+        return options.data_root
+    if is_simulated:
+        return mini_root()
+    return None if run is None else _copy_of(run)
+
+
+def _copy_of(run: Path) -> Path | None:
+    """The user's copy of the data set that a run was made from; None if it came from the hub."""
+    from vlsb.data import require_dataset
+    from vlsb.store.data_root import remembered_data_root
+    from vlsb.store.manifest import is_run, read_manifest
+
+    root = remembered_data_root(run) if is_run(run) and not read_manifest(run).data else None
+    if root is not None:
+        try:
+            require_dataset(root)
+        except DatasetError as error:
+            raise DatasetError(
+                f"{run} was made from the data set at {root}, which is not there any more",
+                advice="Pass its new place with --data-root.",
+            ) from error
+    return root
+
+
+def _selection(options: RunOptions) -> Selection:
+    from vlsb.data import Selection, parse_limit
+
+    if options.limit is not None:
+        parse_limit(options.limit)
+    return Selection(
+        limit=options.limit,
+        sample_ids=options.sample_id,
+        categories=options.category,
+        sub_categories=options.sub_category,
+        sources=options.source,
+        shuffle=options.shuffle,
+        seed=options.seed,
+    )
+
+
+def _policy(options: RunOptions) -> config.RetryPolicy:
+    return config.RetryPolicy(
+        max_attempts=options.max_attempts,
+        attempt_timeout_s=options.attempt_timeout,
+        sample_timeout_s=options.sample_timeout,
+        outage_timeout_s=options.outage_timeout,
+        backoff_s=options.backoff,
+    )
+
+
+def _transport(options: RunOptions) -> str:
+    from vlsb.endpoints.connect import TRANSPORTS
+
+    if options.transport not in TRANSPORTS:
+        raise ConfigError(f"--transport {options.transport}: not one of {', '.join(TRANSPORTS)}.")
+    return options.transport
+
+
+def _profile(options: RunOptions) -> Path | None:
+    """Where the profile goes; a path that cannot take one is found before anything is spent."""
+    path = options.profile
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise ConfigError(f"--profile {path}: name a file in a directory that exists.")
+    return path
+
+
+def _retried(options: RunOptions) -> tuple[Outcome, ...]:
+    choices = [outcome.value for outcome in Outcome if outcome not in JUDGED]
+    for name in options.retry:
+        if name not in choices:
+            raise ConfigError(f"--retry {name!r}: not one of {', '.join(choices)}. Labels are never retried.")
+    return tuple(Outcome(name) for name in options.retry)
+
+
+def _require_variable(flag: str, name: str) -> None:
+    from vlsb.endpoints.credentials import is_variable_name
+
+    if not is_variable_name(name):
+        # What was given is not repeated: it may be the key.
+        raise ConfigError(
+            f"{flag}: not the name of a variable. Put the key into a variable and pass the variable's name, "
+            f"for example {flag} OPENAI_API_KEY."
+        )
+
+
+def _headers(flag: str, pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    from vlsb.endpoints.credentials import is_variable_name
+
+    found = []
+    for pair in pairs:
+        name, _, variable = pair.partition("=")
+        if not _HEADER_NAME.fullmatch(name) or not is_variable_name(variable):
+            # The pair is not repeated: a value instead of a variable's name may be a key.
+            raise ConfigError(f"{flag}: write NAME=VARIABLE, for example api-key=AZURE_OPENAI_API_KEY.")
+        found.append((name, variable))
+    return tuple(found)
+
+
+def _extra(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Extra body fields: JSON where the value is JSON, else the text itself."""
+    from vlsb.store.codec import is_shallow
+
+    fields_: dict[str, Any] = {}
+    for pair in pairs:
+        name, is_pair, value = pair.partition("=")
+        if not is_pair or not name.strip():
+            raise ConfigError(f"{flag} {pair}: write KEY=VALUE, for example {flag} seed=7.")
+        if name in _RESERVED_FIELDS:
+            raise ConfigError(f"{flag} {name}: this field belongs to the protocol and cannot be set.")
+        try:
+            fields_[name] = strict_json.loads(value)
+        except ValueError:
+            fields_[name] = value
+        if not is_shallow({name: fields_[name]}):
+            raise ConfigError(f"{flag} {name}: lists and objects are nested too deeply.")
+    return fields_

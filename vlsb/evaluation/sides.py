@@ -1,0 +1,209 @@
+"""Opening the lanes of a session: transports, accounts, limits and the simulator where it plays a side.
+
+Sides of one account share its rate limits: the same address and key, whatever the variable is called, and
+the same model, dated or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import time as system_time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from vlsb.config import (
+    FEWEST_CONNECTIONS,
+    MOST_CONNECTIONS,
+    SIMULATED_URL,
+    START_CONNECTIONS,
+    UPLOAD_BYTES,
+    Lane,
+    Party,
+    RetryPolicy,
+)
+from vlsb.endpoints.admission import Account, Admission
+from vlsb.endpoints.attempts import Event, Traffic
+from vlsb.endpoints.client import EndpointClient
+from vlsb.endpoints.connect import open_client, proxy_of
+from vlsb.endpoints.credentials import Credentials, Redactor, Secret
+from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints.engine_guard import Keeper
+from vlsb.endpoints.pacing import AdaptiveLimit, Time, UploadBudget
+from vlsb.endpoints.rates import Caps
+from vlsb.evaluation.pipeline import Side
+from vlsb.models.providers import undated
+from vlsb.records import Stage
+
+# Files besides sockets: run files, logs, pictures being read.
+_SPARE_DESCRIPTORS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSetup:
+    """What a session's lanes are opened with."""
+
+    lanes: Mapping[Stage, Lane]
+    credentials: Mapping[Stage, Credentials]
+    dialects: Mapping[Stage, Dialect]
+    policy: RetryPolicy
+    ca_bundle: Path | None
+    transport: str
+    traffic: Traffic
+    observe: Callable[[Event], None]
+    say: Callable[[str], None]
+    host: Host | None
+    unless_stopped: Callable[[Coroutine[Any, Any, Hosted]], Awaitable[Hosted]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A local engine that is up: its address and key, and who looks after it."""
+
+    base_url: str
+    credentials: Credentials
+    keeper: Keeper
+
+
+class Host(Protocol):
+    """Brings up the target's local engine for as long as the block lasts."""
+
+    def open(self, observe: Callable[[Event], None]) -> AbstractAsyncContextManager[Hosted]:
+        """The engine, up and answering; raises ServerError."""
+
+
+def real_time() -> Time:
+    """The clock, sleep and dice of a real run."""
+    return Time(system_time.monotonic, asyncio.sleep, random.uniform)
+
+
+@asynccontextmanager
+async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
+    """The sides of a session, by lane, with their transports open."""
+    time = real_time()
+    limits = _connection_limits(setup.lanes, setup.say)
+    uploads = UploadBudget(UPLOAD_BYTES)
+    async with AsyncExitStack() as held:
+        addresses = await held.enter_async_context(_addresses(setup.lanes))
+        credentials, keeper = dict(setup.credentials), Keeper()
+        if setup.host is not None:
+            hosted = await setup.unless_stopped(held.enter_async_context(setup.host.open(setup.observe)))
+            addresses["target"], credentials["target"] = hosted.base_url, hosted.credentials
+            keeper = hosted.keeper
+        redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
+        accounts = _accounts(setup, time, addresses, credentials)
+        sides: dict[str, Side] = {}
+        for stage, lane in setup.lanes.items():
+            url = addresses[stage]
+            _say_proxy(url, setup.say)
+            http = open_client(
+                url,
+                credentials=credentials[stage],
+                connections=limits[stage].ceiling,
+                ca_bundle=setup.ca_bundle,
+                kind=setup.transport,
+            )
+            held.push_async_callback(http.aclose)
+            admission = Admission(
+                stage,
+                str(Party(stage, lane.endpoint)),
+                connections=limits[stage],
+                account=accounts[stage],
+                keeper=keeper if stage == "target" else Keeper(),
+                policy=setup.policy,
+                traffic=setup.traffic,
+                time=time,
+                observe=setup.observe,
+            )
+            client = EndpointClient(
+                stage,
+                http,
+                endpoint=replace(lane.endpoint, base_url=url),
+                dialect=setup.dialects[stage],
+                policy=setup.policy,
+                admission=admission,
+                redactor=redactor,
+                uploads=uploads,
+                traffic=setup.traffic,
+                time=time,
+                observe=setup.observe,
+            )
+            sides[stage] = Side(lane, client)
+        yield sides
+
+
+def _accounts(
+    setup: LaneSetup, time: Time, addresses: Mapping[str, str], credentials: Mapping[Stage, Credentials]
+) -> dict[Stage, Account]:
+    """An account a lane; one for both, under the lower of their caps, where both spend from one limit."""
+
+    def spends_from(stage: Stage, lane: Lane) -> tuple[str, frozenset[Secret], str]:
+        url = addresses[stage].rstrip("/").lower()
+        return url, frozenset(credentials[stage].secrets()), undated(lane.endpoint.model)
+
+    if len({spends_from(stage, lane) for stage, lane in setup.lanes.items()}) < len(setup.lanes):
+        return dict.fromkeys(setup.lanes, Account(setup.policy, time, _caps(*setup.lanes.values())))
+    return {stage: Account(setup.policy, time, _caps(lane)) for stage, lane in setup.lanes.items()}
+
+
+def _caps(*lanes: Lane) -> Caps:
+    """The lowest caps of the lanes."""
+    rpm = min((lane.rpm for lane in lanes if lane.rpm is not None), default=None)
+    tpm = min((lane.tpm for lane in lanes if lane.tpm is not None), default=None)
+    return Caps(rpm, tpm)
+
+
+@asynccontextmanager
+async def _addresses(lanes: Mapping[Stage, Lane]) -> AsyncIterator[dict[str, str]]:
+    """The lanes' base URLs, with the simulator served for a lane that wants it."""
+    wanted = {str(stage): lane.endpoint.base_url for stage, lane in lanes.items()}
+    if SIMULATED_URL not in wanted.values():
+        yield wanted
+        return
+    from vlsb.simulator import Simulator
+    from vlsb.simulator.demo import demo_responder
+
+    async with Simulator(demo_responder(), keep_bodies=False) as simulator:
+        yield {lane: simulator.base_url if url == SIMULATED_URL else url for lane, url in wanted.items()}
+
+
+def _say_proxy(url: str, say: Callable[[str], None]) -> None:
+    """Name the proxy that requests go through, without its credentials."""
+    if (proxy := proxy_of(url)) is not None:
+        said = urlsplit(proxy).hostname or "of the environment"
+        say(f"Requests to {urlsplit(url).hostname} go through the proxy {said}.")
+
+
+def _connection_limits(lanes: Mapping[Stage, Lane], say: Callable[[str], None]) -> dict[Stage, AdaptiveLimit]:
+    """The lanes' limits, their ceilings lowered to what the process may open."""
+    ceilings = {stage: lane.max_connections or MOST_CONNECTIONS for stage, lane in lanes.items()}
+    allowed = _allowed_connections(sum(ceilings.values()))
+    if allowed < sum(ceilings.values()):
+        share = max(1, allowed // len(ceilings))
+        say(f"This system allows few open files: at most {share} connections an endpoint (see `ulimit -n`).")
+        ceilings = {stage: min(ceiling, share) for stage, ceiling in ceilings.items()}
+    return {
+        stage: AdaptiveLimit(
+            start=lane.max_connections or START_CONNECTIONS,
+            ceiling=ceilings[stage],
+            floor=FEWEST_CONNECTIONS,
+            clock=system_time.monotonic,
+        )
+        for stage, lane in lanes.items()
+    }
+
+
+def _allowed_connections(wanted: int) -> int:
+    """How many of the wanted sockets the process may open, after raising the soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _SPARE_DESCRIPTORS
+    if soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    return soft - _SPARE_DESCRIPTORS

@@ -1,0 +1,363 @@
+"""Where the time of a session went: taken as it runs, and written as a file of numbers.
+
+The preflight is timed apart: it sends single samples, whatever the limits are.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlsb import strict_json
+from vlsb._version import __version__
+from vlsb.config import MOST_CONNECTIONS
+from vlsb.endpoints.timings import Durations, Timings, Wait
+from vlsb.errors import StoreError
+from vlsb.evaluation.pipeline import Side
+from vlsb.store.store import RunStore
+
+SCHEMA = 1
+CAUSES = {"slot": Wait.SLOT, "rate": Wait.RATE, "outage": Wait.OUTAGE, "loop": Wait.LOOP}
+"""Why nothing could leave a lane, by the names of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """How long the preflight took, then how long the rest, with its processor seconds.
+
+    `cpu_s` is of the whole process, `loop_cpu_s` of the thread that its event loop runs on.
+    """
+
+    preflight_s: float
+    main_s: float
+    cpu_s: float
+    loop_cpu_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneProfile:
+    """One lane at the end of a session.
+
+    `connections` is its limit at the end, `ceiling` the most it could have been, `wanted` the most that
+    was asked for; `alone_s` is what a request took before there were others, 0 if none did. `limits` a
+    minute were in force at the end, `caps` are the user's own; both by option, `rpm` and `tpm`.
+    """
+
+    timings: Timings
+    requests: int
+    rate_limited: int
+    connections: int
+    ceiling: int
+    wanted: int
+    alone_s: float
+    limits: Mapping[str, float]
+    caps: Mapping[str, float | None]
+    tokens_per_request: float
+
+    @classmethod
+    def of(cls, side: Side, alone_s: float) -> LaneProfile:
+        """A lane as it stands."""
+        client, config = side.client, side.config
+        rates = client.admission.account.rates
+        limits = {"rpm": rates.rpm, "tpm": rates.tpm}
+        return cls(
+            timings=client.timings,
+            requests=client.counts.requests,
+            rate_limited=client.counts.rate_limited,
+            connections=client.admission.limit,
+            ceiling=client.admission.ceiling,
+            wanted=config.max_connections or MOST_CONNECTIONS,
+            alone_s=alone_s,
+            limits={option: limit for option, limit in limits.items() if limit is not None},
+            caps={"rpm": config.rpm, "tpm": config.tpm},
+            tokens_per_request=rates.tokens_per_request,
+        )
+
+    def blocked_s(self, cause: Wait) -> float:
+        """Seconds for which nothing could leave."""
+        return self.timings.head.waited_s(cause)
+
+    def describe(self) -> dict[str, Any]:
+        """The lane as the file has it."""
+        return {
+            "requests": self.requests,
+            "rate_limited": self.rate_limited,
+            "connections": self.connections,
+            "rpm": self.limits.get("rpm"),
+            "tpm": self.limits.get("tpm"),
+            "alone_s": round(self.alone_s, 6),
+            "blocked_s": {name: round(self.blocked_s(cause), 6) for name, cause in CAUSES.items()},
+            "steps": {name: step.describe() for name, step in self.timings.steps.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A session in seconds. With `shares_gate` both lanes are one endpoint with one rate limit."""
+
+    clocks: Clocks
+    lanes: Mapping[str, LaneProfile]
+    store: Mapping[str, Durations]
+    transport: str = "auto"
+    shares_gate: bool = False
+
+
+class _Reading(NamedTuple):
+    """The clocks at a moment."""
+
+    wall_s: float
+    cpu_s: float
+    loop_cpu_s: float
+
+
+def _read_clocks() -> _Reading:
+    return _Reading(time.monotonic(), time.process_time(), time.thread_time())
+
+
+class Stopwatch:
+    """Times a session, from the thread that its event loop runs on."""
+
+    def __init__(self, sides: Mapping[str, Side], store: RunStore, *, keeps_single: bool) -> None:
+        """Start. With `keeps_single` every single duration is kept, for percentiles."""
+        self._sides = sides
+        self._store = {"write": store.writes, "sync": store.syncs}
+        self._began = _read_clocks()
+        self._divided: _Reading | None = None
+        self._alone_s: Mapping[str, float] = {}
+        if keeps_single:
+            self._keep()
+
+    def _keep(self) -> None:
+        for side in self._sides.values():
+            side.client.timings.keep()
+        for durations in self._store.values():
+            durations.keep()
+
+    def preflight_ended(self) -> None:
+        """The main part begins, the first time."""
+        if self._divided is not None:
+            return
+        self._divided = _read_clocks()
+        self._alone_s = {lane: side.client.timings.request.last_s for lane, side in self._sides.items()}
+
+    def stop(self, transport: str) -> Profile:
+        """The profile, when the last sample has ended."""
+        now = _read_clocks()
+        divided = self._divided or now
+        main = _Reading(*(after - before for after, before in zip(now, divided, strict=True)))
+        lanes = {
+            lane: LaneProfile.of(side, self._alone_s.get(lane, 0.0)) for lane, side in self._sides.items()
+        }
+        return Profile(
+            clocks=Clocks(divided.wall_s - self._began.wall_s, *main),
+            lanes=lanes,
+            store=self._store,
+            transport=transport,
+            shares_gate=len({side.client.admission.account for side in self._sides.values()}) < len(lanes),
+        )
+
+
+def describe(profile: Profile, limited_by: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The profile as its file has it."""
+    clocks = profile.clocks
+    return {
+        "schema": SCHEMA,
+        "vlsb": __version__,
+        "preflight_s": round(clocks.preflight_s, 6),
+        "main_s": round(clocks.main_s, 6),
+        "cpu_s": round(clocks.cpu_s, 6),
+        "loop_cpu_s": round(clocks.loop_cpu_s, 6),
+        "limited_by": limited_by,
+        "lanes": {stage: lane.describe() for stage, lane in profile.lanes.items()},
+        "store": {name: durations.describe() for name, durations in profile.store.items()},
+    }
+
+
+def write_profile(path: Path, document: Mapping[str, Any]) -> None:
+    """Write the file, for its owner alone. Raises StoreError."""
+    text = strict_json.dumps(document, indent=2) + "\n"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError as error:
+        raise StoreError.of(f"{path}: the profile cannot be written", error) from error
+
+
+SHORTEST_S = 10.0
+"""A session's main part that is shorter tells nothing about its limit."""
+WORTH_SAYING = 0.25
+"""The share of a session for which nothing could leave, below which no flag gains much."""
+BUSY_LOOP = 0.8
+BUSY_PROCESS = 0.95
+"""Processor seconds a second, of the loop's thread and of all threads, that leave nothing to gain."""
+SLOWED_DOWN = 4.0
+"""How much longer a request takes among many than alone, from which more connections are no advice."""
+TURNS = 10
+"""How often a request waits for its turn on the loop, at most."""
+# A provider that refuses requests far below the limit it names means another one.
+NEAR_LIMIT = 0.5
+# With everything in flight at once, a session takes a few latencies of each lane.
+FEW_LATENCIES = 5
+# The most that `--max-connections` takes.
+MOST_TYPED = 4096
+
+_UNITS = {"rpm": "requests", "tpm": "tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What limited a session: connections, endpoint, upload, rate, outage, processor, latency.
+
+    `lane` is None for what both lanes share; `share` is the part of the session that it took, for the
+    processor the part of a core that was used.
+    """
+
+    cause: str
+    lane: str | None
+    share: float
+    line: str
+
+    def describe(self) -> dict[str, Any]:
+        """The limit as the profile's file has it."""
+        return {"cause": self.cause, "lane": self.lane, "share": round(self.share, 4), "line": self.line}
+
+
+def find_limit(profile: Profile) -> Limit | None:
+    """What limited a session; None where it was too short, or where nothing stands out."""
+    main_s = profile.clocks.main_s
+    if main_s < SHORTEST_S or not profile.lanes:
+        return None
+    blocked = {
+        (stage, cause): lane.blocked_s(cause)
+        for stage, lane in profile.lanes.items()
+        for cause in CAUSES.values()
+    }
+    (stage, cause), most_s = max(blocked.items(), key=lambda each: each[1])
+    share = min(1.0, most_s / main_s)
+    is_blocked = share >= WORTH_SAYING
+    if is_blocked and cause is Wait.OUTAGE:
+        return Limit("outage", stage, share, f"Limited by outages: the {stage} was down for {most_s:.0f} s.")
+    if is_blocked and cause is Wait.RATE:
+        return _rate(stage, profile, share)
+    if _is_busy(profile.clocks) or (is_blocked and _is_late(profile.lanes[stage], main_s)):
+        return _processor(profile)
+    return _connections(stage, profile, share) if is_blocked else _latency(profile)
+
+
+def _is_busy(clocks: Clocks) -> bool:
+    """Whether this process used about all that one loop can."""
+    loop, process = clocks.loop_cpu_s / clocks.main_s, clocks.cpu_s / clocks.main_s
+    return loop >= BUSY_LOOP or process >= BUSY_PROCESS
+
+
+def _is_late(lane: LaneProfile, main_s: float) -> bool:
+    """Whether requests waited for this process: for their turn, or for their bodies to be built."""
+    building_s, _ = _bodies_s(lane)
+    return building_s >= lane.timings.request.mean_s or lane.blocked_s(Wait.LOOP) >= WORTH_SAYING * main_s
+
+
+def _bodies_s(lane: LaneProfile) -> tuple[float, float]:
+    """What building and uploading a body took; waiting for room in memory is the slower one's doing."""
+    building, uploading, room = (
+        step.mean_s for step in (lane.timings.body, lane.timings.upload, lane.timings.room)
+    )
+    return (building + room, uploading) if building >= uploading else (building, uploading + room)
+
+
+def _processor(profile: Profile) -> Limit:
+    share = profile.clocks.cpu_s / profile.clocks.main_s
+    helps = " Try --transport auto." if profile.transport == "httpx" else ""
+    line = f"Limited by the processor: vlsb got {100 * share:.0f} % of a core.{helps}"
+    return Limit("processor", None, share, line)
+
+
+def _connections(stage: str, profile: Profile, share: float) -> Limit:
+    """Every connection was in use: because of latency, unless it was for another reason."""
+    lane = profile.lanes[stage]
+    if lane.rate_limited and lane.connections < lane.ceiling:
+        return _rate(stage, profile, share)
+    waiting_s, (_, uploading_s) = lane.timings.first_byte.mean_s, _bodies_s(lane)
+    if uploading_s >= waiting_s:
+        line = (
+            f"Limited by the upload: {_seconds(uploading_s)} a request, then {_seconds(waiting_s)} to wait."
+        )
+        return Limit("upload", stage, share, line)
+    number = "1 connection" if lane.connections == 1 else f"{lane.connections} connections"
+    if _is_slowed_down(lane):
+        many, alone = _seconds(lane.timings.request.mean_s), _seconds(lane.alone_s)
+        line = f"Limited by the {stage}: {many} a request at {number}, {alone} alone."
+        return Limit("endpoint", stage, share, line)
+    if lane.connections == lane.ceiling < lane.wanted:
+        helps = ": raise `ulimit -n`"
+    elif lane.connections < MOST_TYPED:
+        helps = f": try {_flag(stage, 'max-connections')} {min(MOST_TYPED, 2 * lane.connections)}"
+    else:
+        helps = ""
+    return Limit("connections", stage, share, f"Limited by the {stage}'s latency at {number}{helps}.")
+
+
+def _is_slowed_down(lane: LaneProfile) -> bool:
+    """Whether the endpoint takes much longer under load, our own lateness taken off."""
+    late_s = TURNS * lane.blocked_s(Wait.LOOP) / max(1, lane.requests)
+    return 0 < lane.alone_s * SLOWED_DOWN <= lane.timings.request.mean_s - late_s
+
+
+def _rate(stage: str, profile: Profile, share: float) -> Limit:
+    """A limit a minute, the user's or the provider's; else one that was only met as 429."""
+    lanes = profile.lanes if profile.shares_gate else {stage: profile.lanes[stage]}
+    stage = next(iter(lanes))
+    whose = "endpoint" if profile.shares_gate else stage
+    refused = sum(lane.rate_limited for lane in lanes.values())
+    sent_per_minute = 60 * sum(lane.requests for lane in lanes.values()) / profile.clocks.main_s
+    option = _binding(lanes[stage], at_most=sent_per_minute / NEAR_LIMIT if refused else None)
+    per_minute = 0.0 if option is None else lanes[stage].limits[option]
+    capped = [] if option is None else [each for each in lanes if lanes[each].caps[option] == per_minute]
+    if option is None:
+        met = f" (429 x{refused})" if refused else ""
+        line = f"Limited by the {whose}'s rate limit{met}: try {_flag(stage, 'rpm')} with your tier's number."
+    elif capped:
+        stage = capped[0]
+        line = f"Limited by {_flag(stage, option)} {_number(per_minute)}."
+    else:
+        line = f"Limited by the {whose}'s rate limit, {_number(per_minute)} {_UNITS[option]} a minute."
+    return Limit("rate", stage if capped or not profile.shares_gate else None, share, line)
+
+
+def _binding(lane: LaneProfile, *, at_most: float | None) -> str | None:
+    """Which limit a minute is the tighter one, in requests, leaving out those above `at_most`."""
+    tokens = lane.tokens_per_request
+    allowed = {
+        option: limit / tokens if option == "tpm" else limit
+        for option, limit in lane.limits.items()
+        if option != "tpm" or tokens > 0
+    }
+    near = [option for option, requests in allowed.items() if at_most is None or requests <= at_most]
+    return min(near, key=lambda option: allowed[option], default=None)
+
+
+def _latency(profile: Profile) -> Limit | None:
+    """Hardly anything had to wait: then a session takes as long as its answers."""
+    means: Mapping[str, float] = {stage: lane.timings.request.mean_s for stage, lane in profile.lanes.items()}
+    share = sum(means.values()) / profile.clocks.main_s
+    if share * FEW_LATENCIES < 1:
+        return None
+    slower = max(means, key=lambda stage: means[stage])
+    line = f"Limited by the {slower}'s latency, {_seconds(means[slower])} a request: hardly one had to wait."
+    return Limit("latency", slower, min(1.0, share), line)
+
+
+def _flag(stage: str, name: str) -> str:
+    return f"--{name}" if stage == "target" else f"--judge-{name}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value >= 1 else f"{value:.2f} s"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:g}"

@@ -1,0 +1,205 @@
+"""Which local models there are, by the name a user types: ours, and NAME.<family>.yaml of a user's folder.
+
+Each has one engine config, a plain file for `vllm serve --config`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vlsb import strict_json
+from vlsb.config import OPENAI_PROTOCOL, TargetProtocol
+from vlsb.errors import ConfigError
+from vlsb.models.families import FAMILIES, VARIANTS, Family
+
+if TYPE_CHECKING:
+    import yaml
+
+# What is decided here, with what to do instead.
+RESERVED: Mapping[str, str] = MappingProxyType(
+    {
+        "allowed-local-media-path": "images travel inside requests, and a server opens no files",
+        "allowed-media-domains": "images travel inside requests, and a server fetches none",
+        "api-key": "the key is made at the start and never stands in a command or a file",
+        "config": "put NAME.<family>.yaml into a folder and pass it with --servers-dir",
+        "grpc": "a server speaks HTTP on 127.0.0.1",
+        "headless": "a server speaks HTTP on 127.0.0.1",
+        "help": "run the engine's own `vllm serve --help`",
+        "hf-token": "set HF_TOKEN, or log in with `hf auth login`",
+        "host": "a server listens on 127.0.0.1 only",
+        "model": "use --weights",
+        "port": "use --port",
+        "revision": "use --revision",
+        "root-path": "a server speaks plain HTTP on 127.0.0.1",
+        "served-model-name": "the served name is made at the start",
+        "ssl-ca-certs": "a server speaks plain HTTP on 127.0.0.1",
+        "ssl-cert-reqs": "a server speaks plain HTTP on 127.0.0.1",
+        "ssl-certfile": "a server speaks plain HTTP on 127.0.0.1",
+        "ssl-ciphers": "a server speaks plain HTTP on 127.0.0.1",
+        "ssl-keyfile": "a server speaks plain HTTP on 127.0.0.1",
+        "uds": "a server listens on 127.0.0.1 only",
+    }
+)
+
+# In a file they are harmless: the command line, which is ours, wins over them.
+OVERRULED_IN_FILES = frozenset({"host", "model", "port", "revision", "served-model-name"})
+
+MAX_CONFIG_BYTES = 256 * 1024
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model that this machine can serve: `weights` is a hub id or an absolute path."""
+
+    name: str
+    family: Family
+    config: Path
+    weights: str
+
+
+def load_catalog(servers_dir: Path | None) -> dict[str, LocalModel]:
+    """Every local model by name: the five families, the two variants, and the files of `servers_dir`.
+
+    Raises ConfigError with the file, and its line or key, for one that cannot be used.
+    """
+    found = {name: _shipped(name, name) for name in FAMILIES}
+    for name, (family, weights) in VARIANTS.items():
+        found[name] = _shipped(name, family, weights)
+    for model in _users_own(servers_dir):
+        if model.name in found:
+            raise ConfigError(
+                f"{model.config}: there is a model {model.name} already. Give the file another name."
+            )
+        found[model.name] = model
+    return found
+
+
+def find_model(name: str, servers_dir: Path | None) -> LocalModel | None:
+    """The local model of that name, or None."""
+    return load_catalog(servers_dir).get(name)
+
+
+def asked_as(model: LocalModel | None, arch: str | None) -> TargetProtocol:
+    """How the authors ask a target: by its family, or by the `--arch` of their script, whoever serves it."""
+    if arch is not None and arch in FAMILIES:
+        return FAMILIES[arch].protocol
+    return OPENAI_PROTOCOL if model is None else model.family.protocol
+
+
+def shipped_config(file: str) -> Path:
+    """A file of our `servers` folder: inside the package once installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "servers" / file
+    return installed if installed.is_file() else package.parent / "servers" / file
+
+
+def _shipped(name: str, family: str, weights: str | None = None) -> LocalModel:
+    config = shipped_config(f"{family}.yaml")
+    row = FAMILIES[family]
+    return LocalModel(name, row, config, weights or _weights(config, row))
+
+
+def _users_own(folder: Path | None) -> Iterator[LocalModel]:
+    if folder is None:
+        return
+    try:
+        files = sorted(each for each in folder.iterdir() if each.suffix in (".yaml", ".yml"))
+    except OSError as error:
+        raise ConfigError(f"--servers-dir {folder}: {error.strerror}.") from error
+    for file in files:
+        name, _, family = file.stem.rpartition(".")
+        if file.suffix != ".yaml" or not _NAME.fullmatch(name) or family not in FAMILIES:
+            raise ConfigError(
+                f"{file}: the file's name must be NAME.<family>.yaml, with a family of {', '.join(FAMILIES)}."
+            )
+        # An absolute path: the engine is started from wherever the user is.
+        config = file.absolute()
+        yield LocalModel(name, FAMILIES[family], config, _weights(config, FAMILIES[family]))
+
+
+def _weights(config: Path, family: Family) -> str:
+    weights = read_config(config).get("model", family.weights)
+    if not isinstance(weights, str):
+        raise ConfigError(f"{config}: model must be a Hugging Face id or a path.")
+    if not weights.startswith(("/", "./", "../", "~")):
+        return weights
+    # A path in a file is seen from the file's folder.
+    return str((config.parent / Path(weights).expanduser()).resolve())
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What an engine config sets, by long option name with dashes.
+
+    Raises ConfigError with the file, and its line or key, where the engine would not read it or would take
+    from it what is decided here.
+    """
+    settings: dict[str, Any] = {}
+    for each in _entries(path):
+        name = each.key.replace("_", "-")
+        if name in settings:
+            raise ConfigError(f"{path}, line {each.line}: {each.key} is set twice.")
+        if name in RESERVED and name not in OVERRULED_IN_FILES:
+            raise ConfigError(f"{path}, line {each.line}: {each.key} cannot be set: {RESERVED[name]}.")
+        if each.value is None or not _is_json(each.value):
+            raise ConfigError(f"{path}, line {each.line}: {each.key} has no value that can be passed on.")
+        settings[name] = each.value
+    return settings
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        strict_json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+class _Entry(NamedTuple):
+    key: str
+    value: Any
+    line: int
+
+
+def _entries(path: Path) -> list[_Entry]:
+    import yaml
+
+    text = _text(path)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not YAML ({error.problem or 'a damaged file'}).") from error
+    # Values of its own types are built by Python's constructors: a date of month 13 is theirs to refuse.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML that can be read.") from error
+    if not isinstance(root, yaml.MappingNode) or not isinstance(values, dict):
+        raise ConfigError(f"{path}: an engine config is a list of lines `option: value`.")
+    return [_entry(path, node, values) for node, _ in root.value]
+
+
+def _entry(path: Path, node: yaml.Node, values: Mapping[Any, Any]) -> _Entry:
+    line = node.start_mark.line + 1
+    key = node.value
+    if not isinstance(key, str) or key not in values:
+        raise ConfigError(f"{path}, line {line}: a key must be an option's name.")
+    return _Entry(key, values[key], line)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+        if len(content) > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES // 1024} KiB, so no engine config.")
+        return content.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text.") from error

@@ -1,5 +1,0 @@
-"""Local engines as child processes: families, environments, launch, supervision, state.
-
-An engine is never imported and never shares our environment. This room knows no samples, no verdicts and
-no run directory; it hands out a base URL and a key.
-"""

@@ -1,0 +1,450 @@
+"""`run.json`: the facts that must match for a resume, never a key.
+
+`settings` holds everything that can change an answer; `samples` and `pictures` pin the data, row by row.
+What cannot change an answer (connections, timeouts, display, loopback ports) is not in here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.config import MOST_EPOCHS
+from vlsb.endpoints.dialects import parse_dialect
+from vlsb.errors import ConfigError, RunMismatchError, StoreError
+from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
+from vlsb.store.codec import Words, inner, is_shallow, maker
+from vlsb.store.journal import sync_directory
+
+FILE = "run.json"
+SCHEMA = 2
+# Schema 1 had the checksum of every image, taken before anything was sent.
+_READ_SCHEMAS = (1, SCHEMA)
+_SHOWN_DIFFERENCES = 8
+_SAMPLE_TYPES = (int, str, str, str, str, str)
+_PICTURE_TYPES = ((str, str, int, int), (type(None), str, int, int))
+# What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
+_JUDGE_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """What the manifest keeps of a sample: enough for the report, and a digest of the whole row."""
+
+    sample_id: int
+    digest: str
+    image_path: Untrusted
+    category: Untrusted
+    sub_category: Untrusted
+    source: Untrusted
+
+
+_make_row = maker(SampleRow)
+
+
+def sample_row(sample: Sample) -> SampleRow:
+    """The manifest's row for a sample."""
+    return SampleRow(
+        sample.id, sample.digest(), sample.image_path, sample.category, sample.sub_category, sample.source
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeEntry:
+    """A judge of a run: its verdict file and everything that can change its verdicts.
+
+    `is_added` says that `vlsb judge` brought it: the run itself goes on without it. `decision` is the
+    dialect that its first session settled on, None before that.
+    """
+
+    name: Untrusted
+    file: str
+    simulated: bool
+    settings: Mapping[str, Any]
+    deviations: Sequence[Untrusted] = ()
+    decision: Mapping[str, Any] | None = None
+    is_added: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A run's facts. `decision` is the target's dialect, as the preflight settled it, None before that.
+
+    `pictures` is what was known before anything was sent: which image was sent is in the rows, and so is
+    `data_digest`. Only runs of schema 1 have checksums and the digest here.
+
+    One of `judges` at most is the run's own; `vlsb judge` adds others. A run that only collects has none of
+    its own.
+    """
+
+    version: str
+    created_at: str
+    target: Untrusted
+    simulated: bool
+    epochs: int
+    settings: Mapping[str, Any]
+    judges: Sequence[JudgeEntry]
+    selection: Mapping[str, Any]
+    data: Mapping[str, Any]
+    data_digest: str | None
+    differences: Sequence[str]
+    deviations: Sequence[Untrusted]
+    samples: Sequence[SampleRow]
+    pictures: Mapping[str, Picture]
+    decision: Mapping[str, Any] | None = None
+    accepts_changed_images: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the samples are those of the published set; what a file says of that is not read."""
+        return {row.sample_id for row in self.samples} == set(PUBLISHED_IDS)
+
+    @property
+    def own_judge(self) -> JudgeEntry | None:
+        """The judge that the run was started with."""
+        return next((entry for entry in self.judges if not entry.is_added), None)
+
+    def judge(self, file: str) -> JudgeEntry:
+        """The judge whose verdicts are in `file`."""
+        return next(entry for entry in self.judges if entry.file == file)
+
+    def with_judge(self, entry: JudgeEntry) -> Manifest:
+        """This manifest with `entry` added, or put in the place of the one with its file."""
+        files = [each.file for each in self.judges]
+        if entry.file not in files:
+            return replace(self, judges=[*self.judges, entry])
+        return replace(self, judges=[entry if each.file == entry.file else each for each in self.judges])
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The file's text: readable JSON, with one line a sample and a picture."""
+    head = {
+        "schema": SCHEMA,
+        "vlsb": manifest.version,
+        "created_at": manifest.created_at,
+        "target": manifest.target.expose(),
+        "simulated": manifest.simulated,
+        "epochs": manifest.epochs,
+        "settings": manifest.settings,
+        "decision": manifest.decision,
+        "differences": list(manifest.differences),
+        "deviations": [each.expose() for each in manifest.deviations],
+        "judges": [_judge_fields(entry) for entry in manifest.judges],
+        "selection": manifest.selection,
+        "data": manifest.data,
+        "data_digest": manifest.data_digest,
+        "is_full": manifest.is_full,
+        "accepts_changed_images": manifest.accepts_changed_images,
+    }
+    samples = ",\n".join(strict_json.dumps(_sample_line(row)) for row in manifest.samples)
+    pictures = ",\n".join(
+        f"{strict_json.dumps(path)}:{strict_json.dumps([p.sha256, p.media_type, p.size_bytes, p.mtime_ns])}"
+        for path, p in manifest.pictures.items()
+    )
+    opened = strict_json.dumps(head, indent=1).removesuffix("\n}")
+    return f'{opened},\n "samples": [\n{samples}\n],\n "pictures": {{\n{pictures}\n}}\n}}\n'
+
+
+def _judge_fields(entry: JudgeEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name.expose(),
+        "file": entry.file,
+        "simulated": entry.simulated,
+        "is_added": entry.is_added,
+        "settings": entry.settings,
+        "decision": entry.decision,
+        "deviations": [each.expose() for each in entry.deviations],
+    }
+
+
+def _sample_line(row: SampleRow) -> list[Any]:
+    texts = (row.image_path, row.category, row.sub_category, row.source)
+    return [row.sample_id, row.digest, *(text.expose() for text in texts)]
+
+
+def require_comparable(manifest: Manifest) -> None:
+    """Raise ConfigError for settings that could not be read again as they are.
+
+    Parsers give up on deep nesting, each at a depth of its own, and make floats of integers beyond 64 bits.
+    """
+    free = (manifest.settings, *(entry.settings for entry in manifest.judges))
+    if not all(_is_comparable(each) for each in (*free, manifest.selection, manifest.data)):
+        raise ConfigError(
+            "The settings hold a number beyond 64 bits or lists and objects nested too deeply: "
+            "no resume could compare them. Leave that out."
+        )
+
+
+def _is_comparable(value: object) -> bool:
+    return is_shallow(value) and _numbers_fit(value)
+
+
+def _numbers_fit(value: object) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**64
+    if isinstance(value, float):
+        # A longer integer, to some parser.
+        return abs(value) < 2**63
+    return all(_numbers_fit(each) for each in inner(value))
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Put the manifest in place as a whole: a reader sees the old one or the new one.
+
+    Raises StoreError, or ConfigError for settings that could not be read again.
+    """
+    require_comparable(manifest)
+    text = manifest_text(manifest)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=directory, prefix=".run.json.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(directory / FILE)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_directory(directory)
+    except OSError as error:
+        raise StoreError.of(f"{directory / FILE}: cannot be written", error) from error
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory holds a run."""
+    return (directory / FILE).is_file()
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a run; StoreError if it is damaged or from a newer version."""
+    path = directory / FILE
+    try:
+        document = strict_json.loads(path.read_bytes())
+        schema = document["schema"]
+        if schema in _READ_SCHEMAS:
+            return _parse(document)
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be read", error) from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged. Restore it from a copy, or start the run again.") from error
+    raise StoreError(f"{path} has a schema that this version does not read. Update vlsb.")
+
+
+def _parse(document: Mapping[str, Any]) -> Manifest:
+    return Manifest(
+        version=_text(document["vlsb"]),
+        created_at=_text(document["created_at"]),
+        target=Untrusted(_text(document["target"])),
+        simulated=_flag(document["simulated"]),
+        epochs=_count(document["epochs"]),
+        settings=_free(document["settings"]),
+        judges=[_parse_judge(_fields(entry)) for entry in _items(document["judges"])],
+        selection=_free(document["selection"]),
+        data=_free(document["data"]),
+        data_digest=_optional_text(document["data_digest"]),
+        differences=[_text(each) for each in _items(document["differences"])],
+        deviations=[Untrusted(_text(each)) for each in _items(document["deviations"])],
+        samples=list(_parse_samples(_items(document["samples"]))),
+        pictures={path: _parse_picture(values) for path, values in _fields(document["pictures"]).items()},
+        decision=_parse_decision(document["decision"]),
+        accepts_changed_images=document["schema"] != 1 and _flag(document["accepts_changed_images"]),
+    )
+
+
+def _parse_judge(entry: Mapping[str, Any]) -> JudgeEntry:
+    return JudgeEntry(
+        name=Untrusted(_text(entry["name"])),
+        file=_file_name(entry["file"]),
+        simulated=_flag(entry["simulated"]),
+        is_added=_flag(entry["is_added"]),
+        settings=_free(entry["settings"]),
+        deviations=[Untrusted(_text(each)) for each in _items(entry["deviations"])],
+        decision=_parse_decision(entry["decision"]),
+    )
+
+
+def _parse_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if found is None else parse_dialect(found).describe()
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MOST_EPOCHS:
+        raise ValueError(f"not a number from 1 to {MOST_EPOCHS}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("neither true nor false")
+    return value
+
+
+def _fields(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _free(value: object) -> dict[str, Any]:
+    """An object of any fields, which a resume compares with its own: every parser must read the same."""
+    if not _is_comparable(value):
+        raise ValueError("nested too deeply, or a number is beyond 64 bits")
+    return _fields(value)
+
+
+def _items(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return value
+
+
+def _file_name(value: object) -> str:
+    """The verdict file's name; a manifest from elsewhere must not lead out of its directory."""
+    if not isinstance(value, str) or not _JUDGE_FILE.fullmatch(value):
+        raise ValueError("judge_file is not a file name")
+    return value
+
+
+def _parse_samples(lines: Sequence[object]) -> Iterator[SampleRow]:
+    """The samples; a path or name that many of them have is one object."""
+    words = Words()
+    for line in lines:
+        values = _items(line)
+        if tuple(map(type, values)) != _SAMPLE_TYPES:
+            raise ValueError("a sample is not a number and five texts")
+        sample_id, digest, image_path, category, sub_category, source = values
+        yield _make_row(
+            sample_id, digest, words[image_path], words[category], words[sub_category], words[source]
+        )
+
+
+def _parse_picture(values: object) -> Picture:
+    fields = _items(values)
+    if tuple(map(type, fields)) not in _PICTURE_TYPES:
+        raise ValueError("an image is not two texts and two numbers")
+    sha256, media_type, size_bytes, mtime_ns = fields
+    # Each of its responses and verdicts names the same checksum.
+    checksum = None if sha256 is None else sys.intern(sha256)
+    return Picture(checksum, sys.intern(media_type), size_bytes, mtime_ns)
+
+
+def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collection[str]) -> None:
+    """Raise RunMismatchError naming every difference that could change an answer of a resumed run.
+
+    `sent` are the paths of images that were sent and must not change: see `_changed_images`.
+    """
+    found = [
+        *_setting_differences(old.settings, new.settings, "target."),
+        *_judge_differences(old, new),
+        *_selection_differences(old, new),
+        *_row_differences(old, new.samples),
+        *_changed_images(old, new.samples, new.pictures, sent),
+    ]
+    _refuse(directory, found, "Use the old ones, or --name for a new run")
+
+
+def require_same_data(
+    directory: Path,
+    old: Manifest,
+    samples: Sequence[SampleRow],
+    pictures: Mapping[str, Picture],
+    *,
+    sent: Collection[str],
+) -> None:
+    """Raise RunMismatchError if a run's samples are not the ones it was answered for."""
+    found = [*_row_differences(old, samples), *_changed_images(old, samples, pictures, sent)]
+    _refuse(directory, found, "Pass the --data-root it was made from")
+
+
+def _refuse(directory: Path, found: Sequence[str], advice: str) -> None:
+    if found:
+        shown = "; ".join(found[:_SHOWN_DIFFERENCES])
+        more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
+        raise RunMismatchError(
+            f"{directory} was started with other settings. {advice}", detail=Untrusted(shown + more)
+        )
+
+
+def _judge_differences(old: Manifest, new: Manifest) -> Iterator[str]:
+    before, now = old.own_judge, new.own_judge
+    if before and now:
+        yield from _setting_differences(before.settings, now.settings, "judge.")
+    elif before or now:
+        was, becomes = ("a judge", "none (--no-judge)") if before else ("none (--no-judge)", "a judge")
+        yield f"judge: {was} -> {becomes}"
+
+
+def _selection_differences(old: Manifest, new: Manifest) -> Iterator[str]:
+    rows = {row.sample_id for row in new.samples}
+    missing = [row.sample_id for row in old.samples if row.sample_id not in rows]
+    if missing:
+        yield (
+            f"selection: {len(old.samples)} samples -> {len(new.samples)}, without {len(missing)} of the old "
+            f"(the first is {missing[0]})"
+        )
+    if new.epochs < old.epochs:
+        yield f"epochs: {old.epochs} -> {new.epochs}"
+
+
+def _setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted(old.keys() | new.keys()):
+        # As JSON: to Python True is 1, and null is what an absent key gives.
+        before = _json(old[name]) if name in old else "unset"
+        now = _json(new[name]) if name in new else "unset"
+        if isinstance(old.get(name), Mapping) and isinstance(new.get(name), Mapping):
+            yield from _setting_differences(old[name], new[name], f"{prefix}{name}.")
+        elif before != now:
+            yield f"{prefix}{name}: {_shown(before)} -> {_shown(now)}"
+
+
+def is_same(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether two settings ask for the same; to Python, `true` would be 1 and 1.0 too."""
+    return not any(_setting_differences(settings, others))
+
+
+def _json(value: object) -> str:
+    return strict_json.dumps(dict(value) if isinstance(value, Mapping) else value)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _row_differences(old: Manifest, samples: Sequence[SampleRow]) -> Iterator[str]:
+    rows = {row.sample_id: row for row in samples}
+    for row in old.samples:
+        if row.sample_id in rows and rows[row.sample_id].digest != row.digest:
+            yield f"sample {row.sample_id}: its row in data.json changed"
+
+
+def _changed_images(
+    old: Manifest, samples: Sequence[SampleRow], pictures: Mapping[str, Picture], sent: Collection[str]
+) -> Iterator[str]:
+    """The images among `sent` that are known to have changed before they are read.
+
+    Another size tells, another time does not. What keeps its size is found when it is about to be sent.
+    """
+    used = {row.image_path.expose() for row in samples}
+    for path, picture in old.pictures.items():
+        now = pictures.get(path)
+        if path in used and path in sent and (now is None or now.size_bytes != picture.size_bytes):
+            users = [row.sample_id for row in old.samples if row.image_path.expose() == path]
+            yield f"image {path} changed (sample {', '.join(map(str, users))})"

@@ -1,0 +1,113 @@
+"""Salvage of a damaged run: good lines are kept, bad ones set aside, and nothing is thrown away.
+
+A run with damage in the middle of a file is refused everywhere else, because a guess could bend a label.
+Here the user decides to go on without the damaged lines; their samples are evaluated again on resume.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.errors import ConfigError, StoreError
+from vlsb.store import codec
+from vlsb.store.journal import next_free, sync_directory
+from vlsb.store.manifest import is_run, read_manifest
+from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, judge_of, session_of
+from vlsb.store.store import RunLock
+
+Parse = Callable[[Mapping[str, Any]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What was done to one file: lines kept, lines set aside, and where they are now."""
+
+    path: Path
+    kept: int
+    set_aside: int
+    quarantine: Path
+
+
+def repair_run(directory: Path) -> list[Repaired]:
+    """Repair every file of a run that needs it. Raises RunLockedError while the run is being written.
+
+    `run.json` cannot be repaired: without it no line can be told to belong to the run.
+    """
+    if not is_run(directory):
+        raise ConfigError(f"{directory}: no run there. A run is a directory with a run.json.")
+    lock = RunLock(directory)
+    try:
+        manifest = read_manifest(directory)
+        parsers: dict[str, Parse] = {
+            RESPONSES: codec.decode_response,
+            FAILURES: lambda record: (codec.decode_failure(record), judge_of(record)),
+            EVENTS: session_of,
+        }
+        parsers |= {f"{VERDICTS}/{entry.file}": codec.decode_verdict for entry in manifest.judges}
+        done = [_repair(directory / name, parse) for name, parse in parsers.items()]
+        return [each for each in done if each is not None]
+    finally:
+        lock.release()
+
+
+def _repair(path: Path, parse: Parse) -> Repaired | None:
+    """Rewrite one file without its bad lines; None if it has none."""
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be read", error) from error
+    lines += [last] if last else []
+    good = [line for line in lines if _is_record(line, parse)]
+    if len(good) == len(lines):
+        return None
+    bad = [line for line in lines if not _is_record(line, parse)]
+    quarantine = next_free(path, "damaged")
+    try:
+        _write_new(quarantine, bad)
+        _replace(path, good)
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be repaired", error) from error
+    return Repaired(path, len(good), len(bad), quarantine)
+
+
+def _is_record(line: bytes, parse: Parse) -> bool:
+    try:
+        record = strict_json.loads(line)
+        if not isinstance(record, dict):
+            return False
+        parse(record)
+        codec.decode_stamp(record)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_new(path: Path, lines: list[bytes]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.writelines(line + b"\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, lines: list[bytes]) -> None:
+    """Put the new content in place as a whole; a reader sees the old file or the new one."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(line + b"\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)

@@ -1,0 +1,310 @@
+"""What a run directory says, derived from its rows alone.
+
+Reading takes no lock and changes nothing, so it works while the run is going; a torn last line is
+somebody's write in progress and is left alone.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlsb.errors import StoreError
+from vlsb.records import (
+    Failure,
+    Key,
+    Label,
+    Outcome,
+    Response,
+    Untrusted,
+    Usage,
+    Verdict,
+    data_digest,
+    is_cut,
+)
+from vlsb.store import codec
+from vlsb.store.journal import End, read_journal, scan_journal
+from vlsb.store.manifest import Manifest, read_manifest
+
+RESPONSES = "responses.jsonl"
+FAILURES = "failures.jsonl"
+EVENTS = "events.jsonl"
+VERDICTS = "verdicts"
+
+_OUTCOMES = {label: Outcome(label.value) for label in Label}
+
+
+@dataclass(slots=True)
+class LaneTotals:
+    """What a lane has cost over all sessions: every stored row counts, superseded ones too."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, attempts: int, usage: Usage) -> None:
+        """Count one stored row."""
+        self.requests += attempts
+        self.input_tokens += usage.input_tokens or 0
+        self.output_tokens += usage.output_tokens or 0
+
+
+@dataclass(slots=True)
+class Judged:
+    """One judge's rows, the last one for each response. `superseded` counts those that another replaced.
+
+    `failed_images` are the images that failures named last: a later failure may have sent none.
+    """
+
+    verdicts: dict[Key, Verdict] = field(default_factory=dict)
+    failures: dict[Key, Failure] = field(default_factory=dict)
+    failed_images: dict[Key, str] = field(default_factory=dict)
+    totals: LaneTotals = field(default_factory=LaneTotals)
+    superseded: int = 0
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Count a verdict; a later one replaces an earlier."""
+        key = verdict.key
+        self.superseded += key in self.verdicts
+        self.verdicts[key] = verdict
+        self.totals.add(verdict.attempts, verdict.usage)
+
+    def add_failure(self, failure: Failure) -> None:
+        """Count a failure of this judge."""
+        self.failures[failure.key] = failure
+        if failure.image_sha256 is not None:
+            self.failed_images[failure.key] = failure.image_sha256
+        self.totals.add(failure.attempts, failure.usage)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the judge answered anything: only then are its settings locked in."""
+        failed = any(failure.outcome is not Outcome.JUDGE_ERROR for failure in self.failures.values())
+        return bool(self.verdicts) or failed
+
+    def models(self) -> Mapping[Untrusted, int]:
+        """How often each model name came back."""
+        return _count(verdict.model for verdict in self.verdicts.values())
+
+
+@dataclass(slots=True)
+class Sessions:
+    """How long each session was at work, and for which judge it worked (None: for none, or unknown)."""
+
+    elapsed_s: dict[int, float] = field(default_factory=dict)
+    judge: dict[int, str | None] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        """The number of the last session; 0 if there was none."""
+        return max(self.elapsed_s, default=0)
+
+    def saw(self, session: int, elapsed_s: float) -> None:
+        """A row was written then."""
+        if elapsed_s >= self.elapsed_s.get(session, 0.0):
+            self.elapsed_s[session] = elapsed_s
+
+    def began(self, session: int | None, judge: str | None) -> None:
+        """A session began, for that judge; None for the session: some other event."""
+        if session is not None:
+            self.judge[session] = judge
+
+    def duration_s(self, judge: str | None) -> float:
+        """Seconds at work for a judge's row: its own sessions and those that belong to no other judge."""
+        return sum(s for number, s in self.elapsed_s.items() if self.judge.get(number) in (None, judge))
+
+
+@dataclass(slots=True)
+class RunState:
+    """The rows of a run, the last one of each kind for each response, and of each judge apart.
+
+    `digests` are those of the responses' texts; `failed_images` as in `Judged`, of the target; `superseded`
+    counts responses that a later one replaced; `ends` is how each file that was read ends.
+    """
+
+    manifest: Manifest
+    responses: dict[Key, Response] = field(default_factory=dict)
+    digests: dict[Key, str] = field(default_factory=dict)
+    target_failures: dict[Key, Failure] = field(default_factory=dict)
+    failed_images: dict[Key, str] = field(default_factory=dict)
+    target_totals: LaneTotals = field(default_factory=LaneTotals)
+    judged: dict[str, Judged] = field(default_factory=dict)
+    superseded: int = 0
+    sessions: Sessions = field(default_factory=Sessions)
+    ends: dict[Path, End] = field(default_factory=dict)
+
+    def asked_for(self) -> Iterator[Key]:
+        """Every response that the selection asks for: samples in order, epoch by epoch."""
+        for epoch in range(1, self.manifest.epochs + 1):
+            for row in self.manifest.samples:
+                yield Key(row.sample_id, epoch)
+
+    def outcome(self, key: Key, judge: str | None) -> Outcome:
+        """Where a response stands with a judge. A verdict counts only for the text it was given for."""
+        digest = self.digests.get(key)
+        if digest is None:
+            failure = self.target_failures.get(key)
+            return Outcome.NOT_ATTEMPTED if failure is None else failure.outcome
+        rows = self.judged.get(judge) if judge is not None else None
+        verdict = None if rows is None else rows.verdicts.get(key)
+        if verdict is not None and verdict.response_sha256 == digest:
+            return _OUTCOMES[verdict.label]
+        failure = None if rows is None else rows.failures.get(key)
+        if failure is not None and failure.response_sha256 == digest:
+            return failure.outcome
+        return Outcome.NOT_JUDGED
+
+    def add_response(self, response: Response, sha256: str) -> None:
+        """Count a response with the digest of its text; a later one replaces an earlier."""
+        key = response.key
+        self.superseded += key in self.responses
+        self.responses[key] = response
+        self.digests[key] = sha256
+        self.target_totals.add(response.completion.attempts, response.completion.usage)
+
+    def add_failure(self, failure: Failure, judge: str | None) -> None:
+        """Count a failure, of the target or of a judge."""
+        if failure.stage == "judge":
+            self.judged.setdefault(judge or "", Judged()).add_failure(failure)
+        else:
+            self.target_failures[failure.key] = failure
+            if failure.image_sha256 is not None:
+                self.failed_images[failure.key] = failure.image_sha256
+            self.target_totals.add(failure.attempts, failure.usage)
+
+    @property
+    def cut_responses(self) -> int:
+        """Responses that ended on the token limit."""
+        return sum(is_cut(response.completion.finish_reason) for response in self.responses.values())
+
+    def target_models(self) -> Mapping[Untrusted, int]:
+        """How often each model name came back from the target."""
+        return _count(response.completion.model for response in self.responses.values())
+
+
+def sent_images(state: RunState) -> dict[str, set[str]]:
+    """By `image_path`, the checksums that stored rows name; none for an image that was never sent.
+
+    A target's failure counts until its sample is answered. Runs of versions that named no image in a
+    failure have the checksums that they took before anything was sent.
+    """
+    paths = {row.sample_id: row.image_path.expose() for row in state.manifest.samples}
+    found: dict[str, set[str]] = {}
+    for sample_id, checksum in _named(state):
+        if sample_id in paths:
+            found.setdefault(paths[sample_id], set()).add(checksum)
+    pinned = {path: {p.sha256} for path, p in state.manifest.pictures.items() if p.sha256 is not None}
+    return pinned | found
+
+
+def _named(state: RunState) -> Iterator[tuple[int, str]]:
+    for key, response in state.responses.items():
+        yield key.sample_id, response.completion.image_sha256
+    for key, checksum in state.failed_images.items():
+        if key not in state.responses:
+            yield key.sample_id, checksum
+    for judged in state.judged.values():
+        for key, verdict in judged.verdicts.items():
+            yield key.sample_id, verdict.image_sha256
+        for key, checksum in judged.failed_images.items():
+            if key not in judged.verdicts:
+                yield key.sample_id, checksum
+
+
+def sent_data_digest(state: RunState) -> str | None:
+    """`data_digest` of what was sent; None before every image was, or if one was sent in two versions.
+
+    A run of an earlier version has it from the time when it began.
+    """
+    manifest, sent = state.manifest, sent_images(state)
+    if manifest.data_digest is not None:
+        return manifest.data_digest
+    rows: list[tuple[int, str, str | None]] = []
+    for row in manifest.samples:
+        path = row.image_path.expose()
+        checksums = sent.get(path, set())
+        if path in manifest.pictures and len(checksums) != 1:
+            return None
+        rows.append((row.sample_id, row.digest, next(iter(checksums), None)))
+    return data_digest(rows)
+
+
+def _count(models: Iterable[Untrusted | None]) -> Mapping[Untrusted, int]:
+    counted = Counter(model for model in models if model is not None)
+    return dict(sorted(counted.items()))
+
+
+def load_state(directory: Path) -> RunState:
+    """Read a run. Raises StoreError with path and line number for anything damaged but a torn tail."""
+    with collection_paused():
+        state = RunState(read_manifest(directory))
+        decoder = codec.Decoder()
+
+        def read(name: str, add: Callable[[Mapping[str, Any]], None]) -> None:
+            def take(record: Mapping[str, Any]) -> None:
+                session, elapsed_s = codec.decode_moment(record)
+                add(record)
+                state.sessions.saw(session, elapsed_s)
+
+            state.ends[directory / name] = scan_journal(directory / name, take)
+
+        def verdicts_of(file: str) -> Callable[[Mapping[str, Any]], None]:
+            rows = state.judged.setdefault(file, Judged())
+            return lambda record: rows.add_verdict(decoder.verdict(record))
+
+        read(RESPONSES, lambda record: state.add_response(*decoder.response(record)))
+        for entry in state.manifest.judges:
+            read(f"{VERDICTS}/{entry.file}", verdicts_of(entry.file))
+        read(FAILURES, lambda record: state.add_failure(codec.decode_failure(record), judge_of(record)))
+        read(EVENTS, lambda record: state.sessions.began(*session_of(record)))
+        return state
+
+
+def has_answers(directory: Path) -> bool:
+    """Whether a run holds anything that an endpoint answered: only then are its settings locked in.
+
+    A request that failed is no answer; what cannot be read may be one.
+    """
+    answered = (directory / RESPONSES, *(directory / VERDICTS).glob("*.jsonl"))
+    if any(path.exists() and path.stat().st_size for path in answered):
+        return True
+    try:
+        failures = read_journal(directory / FAILURES, codec.decode_failure)
+    except StoreError:
+        return True
+    return any(failure.outcome is not Outcome.TARGET_ERROR for failure in failures.records)
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection while rows are read.
+
+    They are a million objects in no cycle, all kept: each collection walks them all and frees nothing, and
+    those walks grow faster than the run.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def judge_of(record: Mapping[str, Any]) -> str | None:
+    """The judge's file that a failure or event names, None if it names none."""
+    judge = record.get("judge")
+    if not isinstance(judge, str | None):
+        raise ValueError("judge is not a name")
+    return judge
+
+
+def session_of(record: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """The session that an event begins, with the judge it works for; None for any other event."""
+    begins = record.get("kind") == "session_started" and record.get("only_judge") is True
+    return (codec.decode_stamp(record).session if begins else None), judge_of(record)

@@ -1,0 +1,404 @@
+"""The writing end of a run directory: one writer, held by a lock, for as long as a session lasts.
+
+Every record is on its way to the disk before the next request is made from it; `fsync` is grouped (at
+most a second or 64 records) and runs in a thread, so that it never stalls the lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import os
+import shutil
+import socket
+import time as system_time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.endpoints.timings import Durations
+from vlsb.errors import ConfigError, RunLockedError, StoreError
+from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Picture, Response, Untrusted, Verdict
+from vlsb.store import codec
+from vlsb.store.journal import Journal, next_free, quarantine_torn_tail, sync_directory
+from vlsb.store.manifest import (
+    JudgeEntry,
+    Manifest,
+    SampleRow,
+    is_run,
+    is_same,
+    read_manifest,
+    require_comparable,
+    require_match,
+    require_same_data,
+    write_manifest,
+)
+from vlsb.store.state import (
+    EVENTS,
+    FAILURES,
+    RESPONSES,
+    VERDICTS,
+    Judged,
+    RunState,
+    collection_paused,
+    has_answers,
+    load_state,
+    sent_images,
+)
+
+LOCK = ".lock"
+SYNC_EVERY_S = 1.0
+SYNC_EVERY_RECORDS = 64
+# Response, verdict and events of a sample; generous, so that a full disk is found before money is spent.
+_BYTES_PER_SAMPLE = 8 * 1024
+# What a session that was killed before its manifest was written leaves behind.
+_LEFTOVERS = (LOCK, ".run.json.")
+
+
+def require_free(directory: Path) -> None:
+    """Raise ConfigError unless a new run may be written to `directory`.
+
+    A run that nothing was answered in yet is in nobody's way: a mistyped address or name locks nothing in.
+    """
+    if is_run(directory):
+        if not has_answers(directory):
+            return
+        raise ConfigError(f"{directory} exists. --resume continues it, --name NAME starts another beside it.")
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise ConfigError(f"{directory} is not a directory. --name NAME or --output-dir DIR chooses another.")
+    strangers = (
+        [p for p in directory.iterdir() if not p.name.startswith(_LEFTOVERS)] if directory.exists() else []
+    )
+    if strangers:
+        raise ConfigError(f"{directory} is not empty and holds no run. --name NAME chooses another.")
+
+
+class RunLock:
+    """The exclusive right to write a run; it dies with the process."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock. Raises RunLockedError if another process holds it."""
+        self._path = directory / LOCK
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._descriptor = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise StoreError.of(f"{self._path}: cannot be opened", error) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 200, 0).decode("utf-8", "replace")
+            os.close(self._descriptor)
+            raise RunLockedError(
+                f"{directory} is being written by another process. Wait for it, or stop it",
+                detail=Untrusted(holder or "unknown"),
+            ) from error
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise StoreError.of(f"{self._path}: cannot be written", error) from error
+
+    def release(self) -> None:
+        """Give the lock back. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class RunStore:
+    """A run directory opened for writing, for one judge or none. Close it with `await close()`."""
+
+    def __init__(self, directory: Path, lock: RunLock, state: RunState, judge: str | None) -> None:
+        self.directory = directory
+        self.state = state
+        self.manifest = state.manifest
+        self.judge = judge
+        self.torn: list[Path] = []
+        self.failed: StoreError | None = None
+        self.writes, self.syncs = Durations(), Durations()
+        self._lock = lock
+        self._session = state.sessions.last + 1
+        self._began = system_time.monotonic()
+        self._syncer: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._written = asyncio.Event()
+        self._many = asyncio.Event()
+        _make_private(directory / VERDICTS)
+        self._responses = self._open(directory / RESPONSES)
+        self._failures = self._open(directory / FAILURES)
+        self._events = self._open(directory / EVENTS)
+        self._verdicts = None if judge is None else self._open(directory / VERDICTS / judge)
+        opened = (self._responses, self._verdicts, self._failures, self._events)
+        self._journals = [journal for journal in opened if journal is not None]
+        for folder in (directory, directory / VERDICTS):
+            sync_directory(folder)
+        # What was read stays while the session lasts: a collection that walks it frees nothing, and stalls
+        # the lanes for as long as that takes.
+        gc.freeze()
+
+    def _open(self, path: Path) -> Journal:
+        contents = self.state.ends.get(path)
+        if contents is not None and contents.torn_at is not None:
+            self.torn.append(quarantine_torn_tail(path, contents.torn_at))
+        size = path.stat().st_size if path.exists() else 0
+        return Journal(path, size=size, lacks_newline=contents is not None and contents.lacks_newline)
+
+    def start(self, on_failure: Callable[[StoreError], None]) -> None:
+        """Begin grouped syncing on the running loop; `on_failure` hears of a disk that fails to keep."""
+        self._syncer = asyncio.create_task(self._sync_forever(on_failure))
+
+    def outcome(self, key: Key) -> Outcome:
+        """Where a response stands with this session's judge."""
+        return self.state.outcome(key, self.judge)
+
+    def add_response(self, response: Response) -> None:
+        """Write a response; only then may it be judged."""
+        self._append(self._responses, codec.encode_response(response))
+        self.state.add_response(response, response.sha256)
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Write a verdict of this session's judge."""
+        assert self._verdicts is not None
+        assert self.judge is not None
+        self._append(self._verdicts, codec.encode_verdict(verdict))
+        self.state.judged.setdefault(self.judge, Judged()).add_verdict(verdict)
+
+    def add_failure(self, failure: Failure) -> None:
+        """Write how a sample ended without an answer or a verdict."""
+        judge = self.judge if failure.stage == "judge" else None
+        self._append(self._failures, codec.encode_failure(failure) | {"judge": judge})
+        self.state.add_failure(failure, judge)
+
+    def add_event(self, kind: str, **fields: Any) -> None:
+        """Write an event: names and numbers, no content.
+
+        Never raises for a disk that does not take it: no answer may be lost for its story.
+        """
+        with suppress(StoreError):
+            self._append(self._events, {"kind": kind, **fields})
+
+    def _append(self, journal: Journal, record: Mapping[str, Any]) -> None:
+        began = system_time.monotonic()
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        stamp = codec.encode_stamp(codec.Stamp(self._session, began - self._began, at))
+        try:
+            journal.append({**record, **stamp})
+        except StoreError as error:
+            if journal is not self._events:
+                self.failed = self.failed or error
+            raise
+        self.writes.add(system_time.monotonic() - began)
+        self._written.set()
+        if sum(each.unsynced for each in self._journals) >= SYNC_EVERY_RECORDS:
+            self._many.set()
+
+    async def _sync_forever(self, on_failure: Callable[[StoreError], None]) -> None:
+        try:
+            while not self._is_closing:
+                await self._written.wait()
+                self._written.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SYNC_EVERY_S):
+                        await self._many.wait()
+                self._many.clear()
+                await asyncio.to_thread(self._sync)
+        except StoreError as error:
+            self.failed = error
+            on_failure(error)
+
+    def _sync(self) -> None:
+        began = system_time.monotonic()
+        for journal in self._journals:
+            with suppress(StoreError) if journal is self._events else nullcontext():
+                journal.sync()
+        self.syncs.add(system_time.monotonic() - began)
+
+    async def update_manifest(self, manifest: Manifest) -> None:
+        """Replace run.json, for what the preflight decided or a larger selection."""
+        await asyncio.to_thread(write_manifest, self.directory, manifest)
+        self.manifest = manifest
+
+    async def close(self) -> None:
+        """Write what is still unwritten, sync, close, unlock. Raises the session's first StoreError."""
+        self._is_closing = True
+        if self._syncer is not None:
+            self._written.set()
+            self._many.set()
+            await self._syncer
+        try:
+            self._events.rescue()
+            unwritten = sum(journal.rescue() for journal in self._journals if journal is not self._events)
+            if self.failed is None or unwritten == 0:
+                await asyncio.to_thread(self._sync)
+        except StoreError as error:
+            self.failed = self.failed or error
+        finally:
+            for journal in self._journals:
+                journal.close()
+            self._lock.release()
+            gc.unfreeze()
+        if self.failed is not None:
+            raise self.failed
+
+
+def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStore:
+    """Open a run for writing: a new one, or an existing one whose manifest agrees with `manifest`.
+
+    One that holds no answer yet is started again, whatever its settings were.
+
+    Raises RunLockedError, RunMismatchError, StoreError, or ConfigError for a directory that is taken.
+    """
+    require_comparable(manifest)
+    _make_private(directory)
+    with _locked(directory) as lock, collection_paused():
+        if is_resume and is_run(directory) and has_answers(directory):
+            state = load_state(directory)
+            state.manifest = _adopted(directory, state, manifest)
+        else:
+            require_free(directory)
+            _require_space(directory, len(manifest.samples) * manifest.epochs)
+            _set_aside(directory)
+            write_manifest(directory, manifest)
+            state = load_state(directory)
+        own = state.manifest.own_judge
+        return RunStore(directory, lock, state, None if own is None else own.file)
+
+
+def open_for_judging(
+    directory: Path,
+    entry: JudgeEntry,
+    *,
+    samples: Sequence[SampleRow],
+    pictures: Mapping[str, Picture],
+    accepts_changed_images: bool = False,
+) -> RunStore:
+    """Open an existing run to add the verdicts of a judge, its first or another one.
+
+    Raises RunLockedError, StoreError, or RunMismatchError for other data than the run's. A judge that the
+    run knows goes on where it stopped.
+    """
+    with _locked(directory) as lock, collection_paused():
+        state = load_state(directory)
+        manifest = state.manifest
+        sent = () if accepts_changed_images else sent_images(state)
+        require_same_data(directory, manifest, samples, pictures, sent=sent)
+        known = own_entry(manifest, replace(entry, is_added=True))
+        changed = manifest if known in manifest.judges else manifest.with_judge(known)
+        if accepts_changed_images:
+            changed = replace(changed, accepts_changed_images=True, data_digest=None)
+        if changed != manifest:
+            write_manifest(directory, changed)
+            state = load_state(directory)
+        return RunStore(directory, lock, state, known.file)
+
+
+def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
+    """The judge as the run knows it, else `entry` with a file that no other judge of the run has."""
+    for known in manifest.judges:
+        if is_same(known.settings, entry.settings):
+            return known
+    if all(known.file != entry.file for known in manifest.judges):
+        return entry
+    identity = Untrusted(strict_json.dumps(entry.settings)).sha256()[:8]
+    return replace(entry, file=f"{entry.file.removesuffix('.jsonl')}-{identity}.jsonl")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[RunLock]:
+    """The run's lock, given back only if opening fails: the store keeps it otherwise."""
+    lock = RunLock(directory)
+    try:
+        for leftover in directory.glob(f"{_LEFTOVERS[1]}*"):
+            leftover.unlink()
+        yield lock
+    except OSError as error:
+        lock.release()
+        raise StoreError.of(f"{error.filename or directory}: cannot be written", error) from error
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _adopted(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
+    """Check that a resume asks for the same thing, and take over a larger selection or more epochs.
+
+    A judge that has answered nothing yet gives way to another one.
+    """
+    stored = state.manifest
+    old = replace(stored, judges=list(_judges(state, manifest.own_judge)))
+    accepts = manifest.accepts_changed_images
+    sent = () if accepts else sent_images(state)
+    require_match(directory, old, manifest, sent=sent)
+    known = {row.sample_id for row in old.samples}
+    if manifest.epochs <= old.epochs and all(row.sample_id in known for row in manifest.samples):
+        kept = old
+    else:
+        kept = replace(
+            manifest,
+            created_at=old.created_at,
+            decision=old.decision,
+            judges=old.judges,
+            deviations=old.deviations,
+        )
+    pinned = {path: picture for path, picture in old.pictures.items() if path in sent}
+    kept = replace(
+        kept,
+        pictures={**manifest.pictures, **pinned},
+        accepts_changed_images=accepts or old.accepts_changed_images,
+        data_digest=None if accepts else kept.data_digest,
+    )
+    if kept == stored:
+        return stored
+    write_manifest(directory, kept)
+    return read_manifest(directory)
+
+
+def _judges(state: RunState, wanted: JudgeEntry | None) -> Iterator[JudgeEntry]:
+    """The run's judges, with `wanted` in the place of its own one if that has answered nothing."""
+    own = state.manifest.own_judge
+    is_free = own is not None and not state.judged.get(own.file, Judged()).has_answers
+    if wanted is None or own is None or not is_free or is_same(own.settings, wanted.settings):
+        yield from state.manifest.judges
+        return
+    others = [entry for entry in state.manifest.judges if entry is not own]
+    chosen = own_entry(replace(state.manifest, judges=others), wanted)
+    yield replace(chosen, is_added=False)
+    yield from (entry for entry in others if entry is not chosen)
+
+
+def _set_aside(directory: Path) -> None:
+    """Give the files of a run that nothing was answered in another name: a run starts with empty ones."""
+    for path in (directory / FAILURES, directory / EVENTS):
+        if path.exists() and path.stat().st_size:
+            path.rename(next_free(path, "before"))
+
+
+def _make_private(directory: Path) -> None:
+    try:
+        for missing in reversed([p for p in (directory, *directory.parents) if not p.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError.of(f"{directory}: cannot be created", error) from error
+
+
+def _require_space(directory: Path, samples: int) -> None:
+    free, needed = shutil.disk_usage(directory).free, samples * _BYTES_PER_SAMPLE
+    if free < needed:
+        raise StoreError(
+            f"{directory}: {free // 2**20} MiB free, about {needed // 2**20 + 1} MiB needed. Free some."
+        )
+
+
+def pending_keys(store: RunStore, retry: Iterable[Outcome]) -> set[Key]:
+    """The responses a session works on: a set difference, whatever order earlier ones ran in."""
+    wanted = RETRIED_ON_RESUME | set(retry)
+    if store.judge is None:
+        wanted -= {Outcome.NOT_JUDGED}
+    return {key for key in store.state.asked_for() if store.outcome(key) in wanted}

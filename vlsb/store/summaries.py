@@ -1,0 +1,145 @@
+"""From run directories to summaries: reads, never locks, never writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from vlsb.analysis.rates import SampleOutcome
+from vlsb.analysis.summary import LaneUsage, Summary, summarize
+from vlsb.errors import ConfigError
+from vlsb.records import Untrusted
+from vlsb.store.manifest import JudgeEntry, Manifest, is_run
+from vlsb.store.state import (
+    Judged,
+    LaneTotals,
+    RunState,
+    collection_paused,
+    load_state,
+    sent_data_digest,
+    sent_images,
+)
+
+_DIGEST = re.compile(r"-[0-9a-f]{8}")
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The runs at or directly below the paths, each once. ConfigError for a path without any."""
+    found = [run for path in paths for run in _runs_at(path)]
+    return list({run.resolve(): run for run in found}.values())
+
+
+def _runs_at(path: Path) -> Iterator[Path]:
+    if is_run(path):
+        yield path
+        return
+    try:
+        runs = sorted(child for child in path.iterdir() if is_run(child))
+    except OSError as error:
+        raise ConfigError(f"{path}: no run there, and not a directory of runs ({error.strerror}).") from error
+    if not runs:
+        raise ConfigError(f"{path}: no run in it. A run is a directory with a run.json.")
+    yield from runs
+
+
+def summarize_run(directory: Path) -> list[Summary]:
+    """A summary for each judge of a run as its rows stand now; one without rates if it has no judge.
+
+    Raises StoreError for a damaged file.
+    """
+    with collection_paused():
+        state = load_state(directory)
+        judges: list[str | None] = [entry.file for entry in state.manifest.judges]
+        return [summarize_state(state, directory, judge) for judge in judges or [None]]
+
+
+def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summary:
+    """The summary of rows already read, with the verdicts of one judge."""
+    manifest = state.manifest
+    entry = None if judge is None else manifest.judge(judge)
+    judged = Judged() if judge is None else state.judged.get(judge, Judged())
+    return summarize(
+        sample_outcomes(state, judge),
+        run=Untrusted(directory.resolve().name),
+        path=Untrusted(str(directory)),
+        target=manifest.target,
+        judge=None if entry is None else _judge_name(entry),
+        simulated=manifest.simulated or (entry is not None and entry.simulated),
+        subset=not manifest.is_full,
+        deviations=(*manifest.deviations, *(() if entry is None else entry.deviations)),
+        target_usage=_usage(state.target_totals),
+        judge_usage=_usage(judged.totals),
+        duration_s=round(state.sessions.duration_s(judge), 3),
+        target_models=state.target_models(),
+        judge_models=judged.models(),
+        cut_responses=state.cut_responses,
+        duplicates=state.superseded + judged.superseded,
+        notices=tuple(_notices(state, entry)),
+        epochs=manifest.epochs,
+        data_digest=sent_data_digest(state),
+    )
+
+
+def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
+    """Where every selected sample of every epoch stands with a judge, in the selection's order."""
+    rows = {row.sample_id: row for row in state.manifest.samples}
+    return [
+        SampleOutcome(
+            sample_id=key.sample_id,
+            picture=(row := rows[key.sample_id]).image_path,
+            category=row.category,
+            sub_category=row.sub_category,
+            source=row.source,
+            outcome=state.outcome(key, judge),
+        )
+        for key in state.asked_for()
+    ]
+
+
+def stored_judge(manifest: Manifest, name: str | None) -> JudgeEntry | None:
+    """The judge that a name or its file's stem means; without one the run's first, None if it has none.
+
+    Raises ConfigError naming those there are for an unknown name, or one that means several.
+    """
+    if name is None:
+        return manifest.judges[0] if manifest.judges else None
+    for entry in manifest.judges:
+        if _stem(entry) == name:
+            return entry
+    named = [entry for entry in manifest.judges if Untrusted(name) == entry.name]
+    if len(named) == 1:
+        return named[0]
+    if not manifest.judges:
+        raise ConfigError(f"--judge {name}: nobody has judged this run. Leave it out, or see vlsb judge.")
+    what = "means several judges" if named else "has not judged this run"
+    there = ", ".join(_stem(entry) for entry in named or manifest.judges)
+    raise ConfigError(f"--judge {name} {what}. Pass one of: {there}.")
+
+
+def _stem(entry: JudgeEntry) -> str:
+    return entry.file.removesuffix(".jsonl")
+
+
+def _judge_name(entry: JudgeEntry) -> Untrusted:
+    """The judge's model; with the file's digest where several judges of a run share the model's name."""
+    stem, plain = entry.file.removesuffix(".jsonl"), entry.name.expose()
+    suffix = stem[-9:] if _DIGEST.fullmatch(stem[-9:]) else ""
+    return Untrusted(plain + suffix) if suffix else entry.name
+
+
+def _usage(totals: LaneTotals) -> LaneUsage:
+    return LaneUsage(totals.requests, totals.input_tokens, totals.output_tokens)
+
+
+def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
+    manifest = state.manifest
+    if judge is not None and manifest.target == judge.name and not manifest.simulated:
+        yield "Target and judge are the same model: it judges itself."
+    unfiltered = sum("unfiltered" in r.completion.flags for r in state.responses.values())
+    if unfiltered:
+        yield f"{unfiltered} responses were given while the provider's own content filter was down."
+    if manifest.accepts_changed_images:
+        changed = sum(len(checksums) > 1 for checksums in sent_images(state).values())
+        images = "1 image was" if changed == 1 else f"{changed or 'no'} images were"
+        yield f"Changed images were accepted (--accept-changed-images): {images} sent in several versions."
