@@ -38,15 +38,15 @@ demo:
 
 # Run the tests of every fault in the catalogue; the last line counts those that are covered
 faults *args:
-    uv run python -m tests.faults.report "$@"
+    uv run python -m tests.proofs.faults.report "$@"
 
 # Kill real runs with SIGKILL and resume them, 200 kills or as many as asked for: nothing may be lost
 crash kills="200" *args:
-    uv run python -m tests.crash.harness "$@"
+    uv run python -m tests.proofs.crash.harness "$@"
 
 # A matrix of faults, their share and concurrency: every run must end with the fault-free numbers
 chaos *args:
-    uv run python -m tests.chaos.matrix "$@"
+    uv run python -m tests.proofs.chaos.matrix "$@"
 
 # Fuzz the parsers that read strangers, so many seconds each (180); prints a table, fails on findings
 fuzz *args:
@@ -54,7 +54,7 @@ fuzz *args:
 
 # Install both CPU engines and run every family on tiny checkpoints, end to end (about half an hour)
 engines *args:
-    uv run python -m tests.engines.run "$@"
+    uv run python -m tests.proofs.engines.run "$@"
 
 # Measure against the raw-socket floor, the SDK script and httpx; the tables go into benchmarks/README.md
 bench *args:

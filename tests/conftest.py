@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from tests import canary
+from tests.support import canary
 from vlsb.data import Dataset
 from vlsb.data.pictures import inspect_pictures
 from vlsb.records import (

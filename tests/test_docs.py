@@ -19,8 +19,8 @@ import typer.main
 from typer.exceptions import TyperException
 
 import vlsb
-from tests.checkpoints import checkpoint
-from tests.test_panel import QUIET
+from tests.commands.test_panel import QUIET
+from tests.support.checkpoints import checkpoint
 from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import LaneUsage, summarize
 from vlsb.cli import panel
@@ -33,7 +33,7 @@ from vlsb.endpoints.pacing import ENDED_ALIKE_LIMIT
 from vlsb.endpoints.timings import Wait
 from vlsb.engines.install import Engine
 from vlsb.engines.plan import Wishes, plan_server
-from vlsb.models.catalog import find_model
+from vlsb.models.catalog import find_profile
 from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.reports.documents import to_json
 from vlsb.store import codec
@@ -437,7 +437,7 @@ def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
 
 def test_what_a_local_engine_adds_to_a_run_is_documented(tmp_path: Path) -> None:
     """Each fact has its line, and so do the codes of what an engine's death does to a sample."""
-    model = find_model("llava_hf", None)
+    model = find_profile("llava_hf", None)
     assert model is not None
     engine = Engine(Path("/engines/vllm"), "0.32.0", None, is_cpu=True, prefix=None)
     wishes = Wishes(weights=str(checkpoint(tmp_path / "weights")))

@@ -20,7 +20,7 @@ LEAVES = frozenset({"records", "config", "errors", "strict_json", "hub", "_versi
 ALLOWED = {
     "": frozenset({"_version"}),
     "__main__": frozenset({"cli"}),
-    **{leaf: LEAVES for leaf in LEAVES},
+    **dict.fromkeys(LEAVES, LEAVES),
     "models": LEAVES,
     "data": LEAVES,
     "analysis": LEAVES,
@@ -194,6 +194,7 @@ def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
             "engines.prompt_check",
             "engines.readiness",
             "engines.supervisor",
+            "models.providers",
         )
     }
 

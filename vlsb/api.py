@@ -160,17 +160,15 @@ async def evaluate(
 
 def _resolved(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
     """The plan of a run; a local model is the server that runs on this machine."""
-    from vlsb.models.catalog import asked_as, find_model
-    from vlsb.models.providers import DEMO
+    from vlsb.models.catalog import find_profile
 
     for option in engine_options_given(options):
         raise ConfigError(
             f"{option}: evaluate() starts no engine. Give it to `vlsb serve`, whose server is found here."
         )
-    name = model_name(options)
-    model = None if name in ("", DEMO) else find_model(name, options.servers_dir)
-    local = None if model is None or options.base_url is not None else _running(model.name, environment)
-    return resolve_run(options, environment, protocol=asked_as(model, options.arch), local=local)
+    model = find_profile(model_name(options), options.servers_dir, arch=options.arch)
+    local = _running(model.name, environment) if model.is_local and options.base_url is None else None
+    return resolve_run(options, environment, protocol=model.protocol, local=local)
 
 
 def _running(name: str, environment: Mapping[str, str]) -> LocalTarget:

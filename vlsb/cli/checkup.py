@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vlsb.engines.hardware import Gpu, GpuListing
-from vlsb.models.families import CURRENT, FAMILIES, GIB, EnginePin, Family
+from vlsb.models.profile import CURRENT, FAMILIES, GIB, EnginePin, ModelProfile
 
 FETCH_DATA = "vlsb data fetch"
 LOG_IN = "hf auth login"
@@ -269,7 +269,7 @@ def _unfit(engine: EngineFacts, listing: GpuListing) -> str | None:
     return None
 
 
-def _family(family: Family, facts: Facts) -> Finding:
+def _family(family: ModelProfile, facts: Facts) -> Finding:
     """Ready, or the first thing in the way of `vlsb serve FAMILY` with the command that removes it."""
 
     def finding(state: State, what: str, command: str | None = None) -> Finding:
@@ -294,7 +294,7 @@ def _family(family: Family, facts: Facts) -> Finding:
     return _room(family, facts) or _weights(family, facts) or finding(State.OK, _ready(family, facts))
 
 
-def _weights(family: Family, facts: Facts) -> Finding | None:
+def _weights(family: ModelProfile, facts: Facts) -> Finding | None:
     """What is in the way of the family's weights."""
     if family.weights in facts.weights:
         return None
@@ -308,7 +308,7 @@ def _weights(family: Family, facts: Facts) -> Finding | None:
     return None
 
 
-def _room(family: Family, facts: Facts) -> Finding | None:
+def _room(family: ModelProfile, facts: Facts) -> Finding | None:
     """What is in the way of the family's weights and cache in the memory that there is."""
     if not facts.listing.gpus:
         return _cpu_room(family, facts)
@@ -328,14 +328,14 @@ def _room(family: Family, facts: Facts) -> Finding | None:
     return Finding(Group.MODELS, family.name, State.PROBLEM, what, spread)
 
 
-def _cpu_room(family: Family, facts: Facts) -> Finding | None:
+def _cpu_room(family: ModelProfile, facts: Facts) -> Finding | None:
     if facts.memory_bytes >= family.gpu_memory_bytes * _CPU_SHARE:
         return None
     command = f"vlsb serve {family.name} --weights DIR"
     return Finding(Group.MODELS, family.name, State.MISSING, "its weights need a GPU; small ones:", command)
 
 
-def _ready(family: Family, facts: Facts) -> str:
+def _ready(family: ModelProfile, facts: Facts) -> str:
     return "ready" if family.weights in facts.weights else f"ready; downloads {family.weights} first"
 
 

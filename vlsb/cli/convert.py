@@ -46,7 +46,7 @@ def llava_command(
     from vlsb.engines.install import find_engine
     from vlsb.engines.llava.convert import convert_llava
     from vlsb.engines.registry import Places
-    from vlsb.models.families import FAMILIES
+    from vlsb.models.profile import FAMILIES
 
     screen = Screen(quiet=display == "none")
     environment = os.environ

@@ -14,7 +14,7 @@ from vlsb.errors import ConfigError, UnknownModelError, VlsbError
 
 if TYPE_CHECKING:
     from vlsb.engines.registry import ServerRecord
-    from vlsb.models.families import Family
+    from vlsb.models.profile import ModelProfile
 
 engine_app = typer.Typer(no_args_is_help=True, help="List, install and stop local engines.")
 
@@ -93,16 +93,15 @@ def stop_command(names: ServerNames = None, stop_all: opt.StopAll = False) -> in
     return 0
 
 
-def known_family(name: str) -> Family:
+def known_family(name: str) -> ModelProfile:
     """The family of a name that has weights of its own in our table; UnknownModelError for any other."""
-    from vlsb.models.families import FAMILIES, VARIANTS
+    from vlsb.models.profile import PROFILES
 
-    known = [*FAMILIES, *VARIANTS]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(known)}."
+    if name not in PROFILES:
+        near = difflib.get_close_matches(name, PROFILES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(PROFILES)}."
         raise UnknownModelError(f"{name}: no such family.{hint}")
-    return FAMILIES[VARIANTS[name][0] if name in VARIANTS else name]
+    return PROFILES[name]
 
 
 def _chosen_servers(names: list[str], running: list[ServerRecord], *, stop_all: bool) -> list[ServerRecord]:

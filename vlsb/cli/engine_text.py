@@ -17,7 +17,7 @@ from vlsb.engines.install import (
 )
 from vlsb.engines.registry import Places, ServerRecord, process_age_s
 from vlsb.errors import ConfigError, ServerError
-from vlsb.models.families import FAMILIES, VARIANTS, EnginePin
+from vlsb.models.profile import FAMILIES, PROFILES, EnginePin
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
@@ -83,16 +83,9 @@ def _of_the_user(engine: Engine, own: InstalledEngine | None) -> str:
 
 
 def _families(pin: EnginePin) -> Iterator[str]:
-    names = {
-        **{family.name: family.weights for family in FAMILIES.values() if family.engine.name == pin.name},
-        **{
-            name: weights
-            for name, (family, weights) in VARIANTS.items()
-            if FAMILIES[family].engine.name == pin.name
-        },
-    }
-    width = max(map(len, (*FAMILIES, *VARIANTS)))
-    return (f"  {name:<{width}}  {weights}" for name, weights in names.items())
+    width = max(map(len, PROFILES))
+    mine = (each for each in PROFILES.values() if each.engine.name == pin.name)
+    return (f"  {each.name:<{width}}  {each.weights}" for each in mine)
 
 
 def _others(left: Iterable[InstalledEngine]) -> Iterator[str]:

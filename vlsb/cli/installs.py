@@ -17,8 +17,7 @@ from vlsb.engines.plan import Wishes
 from vlsb.engines.preflight import check_driver, check_start
 from vlsb.engines.registry import Places
 from vlsb.errors import EngineMissingError, InterruptedRunError
-from vlsb.models.catalog import LocalModel
-from vlsb.models.families import EnginePin
+from vlsb.models.profile import EnginePin, ModelProfile
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
 
@@ -30,7 +29,7 @@ Hear = Callable[[InstallStep], None]
 
 
 def ready_engine(
-    model: LocalModel,
+    model: ModelProfile,
     wishes: Wishes,
     places: Places,
     environment: Mapping[str, str],
@@ -44,13 +43,13 @@ def ready_engine(
     With `yes` it is installed without asking. On a terminal the user is asked; anywhere else
     EngineMissingError names the command to type. What would stop the model later is found before.
     """
-    family, pin = model.family, model.family.engine
+    pin = model.engine
     listing = list_gpus(environment).checked()
     has_gpu = bool(listing.gpus)
     engine: Engine | None = None
     try:
         engine = find_engine(
-            pin, wishes.engine, places, environment=environment, has_gpu=has_gpu, family=family.name
+            pin, wishes.engine, places, environment=environment, has_gpu=has_gpu, family=model.family
         )
     except EngineMissingError as error:
         check_driver(pin, None, listing)

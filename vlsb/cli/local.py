@@ -20,29 +20,21 @@ if TYPE_CHECKING:
     from vlsb.engines.registry import Places, ServerRecord
     from vlsb.evaluation.settings import LocalTarget, Resolved
     from vlsb.evaluation.sides import Hosted
-    from vlsb.models.catalog import LocalModel
+    from vlsb.models.profile import ModelProfile
 
 
 def resolve_target(options: RunOptions, environment: Mapping[str, str], screen: Screen) -> Resolved:
     """The plan of `vlsb run`, with a local model's engine found, or planned where none is running."""
-    from vlsb.models.catalog import asked_as
+    from vlsb.models.catalog import find_profile
 
-    model = _local_model(options)
-    if model is None or options.base_url is not None:
+    model = find_profile(model_name(options), options.servers_dir, arch=options.arch)
+    if not model.is_local or options.base_url is not None:
         _refuse_engine_options(options)
-        return resolve_run(options, environment, protocol=asked_as(model, options.arch))
+        return resolve_run(options, environment, protocol=model.protocol)
     # Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
-    resolve_run(options, environment, protocol=model.family.protocol, local=_unstarted(model))
+    resolve_run(options, environment, protocol=model.protocol, local=_unstarted(model))
     local = _local_target(model, options, environment, screen)
-    return resolve_run(options, environment, protocol=model.family.protocol, local=local)
-
-
-def _local_model(options: RunOptions) -> LocalModel | None:
-    from vlsb.models.catalog import find_model
-    from vlsb.models.providers import DEMO
-
-    name = model_name(options)
-    return None if name in ("", DEMO) else find_model(name, options.servers_dir)
+    return resolve_run(options, environment, protocol=model.protocol, local=local)
 
 
 def _refuse_engine_options(options: RunOptions) -> None:
@@ -54,7 +46,7 @@ def _refuse_engine_options(options: RunOptions) -> None:
         )
 
 
-def _unstarted(model: LocalModel) -> LocalTarget:
+def _unstarted(model: ModelProfile) -> LocalTarget:
     from vlsb.evaluation.settings import LocalTarget
 
     return LocalTarget(model.name, {}, ())
@@ -76,7 +68,7 @@ def _wishes(options: RunOptions) -> Wishes:
 
 
 def _local_target(
-    model: LocalModel, options: RunOptions, environment: Mapping[str, str], screen: Screen
+    model: ModelProfile, options: RunOptions, environment: Mapping[str, str], screen: Screen
 ) -> LocalTarget:
     from vlsb.engines.registry import Places, find_running
 
@@ -117,7 +109,7 @@ def _require_same(record: ServerRecord, plan: ServerPlan) -> None:
 
 
 def _planned(
-    model: LocalModel,
+    model: ModelProfile,
     wishes: Wishes,
     options: RunOptions,
     places: Places,

@@ -37,7 +37,8 @@ from vlsb.engines.registry import (
 )
 from vlsb.engines.start import STOP_GRACE_S, exited_error, record_of, start_server
 from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
-from vlsb.models.catalog import LocalModel, load_catalog
+from vlsb.models.catalog import load_catalog
+from vlsb.models.profile import ModelProfile
 
 _Result = TypeVar("_Result")
 
@@ -92,7 +93,7 @@ def serve(job: ServeJob, screen: Screen) -> int:
         return loops.run(session.run(), loop_factory=asyncio.new_event_loop)
 
 
-def known_model(name: str, servers_dir: Path | None) -> LocalModel:
+def known_model(name: str, servers_dir: Path | None) -> ModelProfile:
     """The local model of that name; UnknownModelError with the nearest there is."""
     catalog = load_catalog(servers_dir)
     if name not in catalog:
@@ -117,7 +118,7 @@ class _Session:
     def __init__(
         self,
         job: ServeJob,
-        model: LocalModel,
+        model: ModelProfile,
         engine: Engine,
         places: Places,
         *,

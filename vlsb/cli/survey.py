@@ -29,7 +29,7 @@ from vlsb.engines.hardware import GpuListing, free_disk_bytes, list_gpus, memory
 from vlsb.engines.install import AUTO, InstalledEngine, built_for_cuda, find_engine, installed
 from vlsb.engines.registry import Places, read_records
 from vlsb.errors import VlsbError
-from vlsb.models.families import FAMILIES, EnginePin
+from vlsb.models.profile import FAMILIES, EnginePin
 from vlsb.models.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal

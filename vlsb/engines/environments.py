@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vlsb.engines.pip_runs import Bench, Ended, News, is_unmatched, pip_fault, pip_news
 from vlsb.errors import ServerError
-from vlsb.models.families import EnginePin
+from vlsb.models.profile import EnginePin
 from vlsb.records import Untrusted
 
 # Tried in this order after the Python that runs us, as far as the engine has wheels for them.

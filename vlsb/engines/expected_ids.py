@@ -12,7 +12,7 @@ import importlib
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,14 @@ LLAVA_V1 = (
 
 @dataclass(frozen=True)
 class Job:
-    """One question about a checkpoint: `weights` is a folder or a hub id, `picture` base64 of a file."""
+    """One question about a checkpoint: `weights` is a folder or a hub id, `picture` base64 of a file.
 
-    family: str
+    `source`, `image_first` and `template_has_bos` are those of the model's profile.
+    """
+
+    source: str
+    image_first: bool
+    template_has_bos: bool
     weights: str
     revision: str | None
     text: str
@@ -39,15 +44,16 @@ class Job:
         return pillow.open(io.BytesIO(base64.b64decode(self.picture))).convert("RGB")
 
 
-def processor_ids(job: Job, *, image_first: bool, **options: Any) -> Sequence[int]:
+def processor_ids(job: Job) -> Sequence[int]:
     """Through the checkpoint's template and processor."""
     transformers = importlib.import_module("transformers")
     processor = transformers.AutoProcessor.from_pretrained(
         job.weights, revision=job.revision, trust_remote_code=False
     )
     parts = [{"type": "image"}, {"type": "text", "text": job.text}]
-    messages = [{"role": "user", "content": parts if image_first else parts[::-1]}]
+    messages = [{"role": "user", "content": parts if job.image_first else parts[::-1]}]
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    options = {"add_special_tokens": False} if job.template_has_bos else {}
     inputs = processor(images=job.image(), text=prompt, return_tensors="pt", **options)
     ids: Sequence[int] = inputs["input_ids"][0].tolist()
     return ids
@@ -79,21 +85,10 @@ def original_tokenizer(folder: Path) -> tuple[Callable[[str], Sequence[int]], in
     return encode, tokenizer.bos_token_id
 
 
-# Part order and what the processor is told: the authors' loaders.
-LOADERS: Mapping[str, Callable[[Job], Sequence[int]]] = {
-    "llava": original_llava_ids,
-    "llava_hf": lambda job: processor_ids(job, image_first=False),
-    "llava_next": lambda job: processor_ids(job, image_first=False),
-    "qwen2vl": lambda job: processor_ids(job, image_first=True),
-    # Its template brings the BOS.
-    "mllama": lambda job: processor_ids(job, image_first=True, add_special_tokens=False),
-}
-
-
 def main() -> int:
     """Read the job, say the ids."""
     job = Job(**json.loads(sys.stdin.read()))
-    ids = list(LOADERS[job.family](job))
+    ids = list(original_llava_ids(job) if job.source == "original" else processor_ids(job))
     sys.stdout.write("\n" + json.dumps({"ids": ids}) + "\n")
     return 0
 

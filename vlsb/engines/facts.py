@@ -16,8 +16,8 @@ from vlsb.endpoints.credentials import WITHHELD, is_secret_name
 from vlsb.engines.checkpoint import CONFIG, Weights, chat_template, content_digest, file_digest, json_object
 from vlsb.engines.install import Engine
 from vlsb.engines.vllm_options import CANNOT_CHANGE_AN_ANSWER, normal
-from vlsb.models.catalog import read_config, shipped_config
-from vlsb.models.families import Family
+from vlsb.models.catalog import read_config
+from vlsb.models.profile import ModelProfile, shipped_config
 
 _SAME_DTYPES = MappingProxyType({"half": "float16", "float": "float32"})
 # What the engine takes from a generation config, and the ids that end an answer.
@@ -90,7 +90,7 @@ _LONGEST_SHOWN = 80
 
 
 def server_facts(
-    family: Family,
+    model: ModelProfile,
     engine: Engine,
     weights: Weights,
     effective: Mapping[str, Any],
@@ -105,7 +105,7 @@ def server_facts(
         if name not in CANNOT_CHANGE_AN_ANSWER | _TOLD_APART
     }
     return {
-        "family": family.name,
+        "family": model.family,
         "engine": {
             "name": "vllm",
             # Whether the CPU build says so depends on how it was installed.
@@ -199,13 +199,13 @@ def _portable_path(text: str) -> Any:
 
 
 def setting_deviations(
-    family: Family, weights: Weights, effective: Mapping[str, Any], facts: Mapping[str, Any]
+    model: ModelProfile, weights: Weights, effective: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> Iterator[str]:
     """In words, where options and weights leave what the authors' loader does or the family's file says."""
-    shipped = read_config(shipped_config(f"{family.name}.yaml"))
-    if facts["dtype"] != family.dtype:
-        yield f"target dtype: {_shown(facts['dtype'])} (official: {family.dtype})"
-    if facts["chat_template_sha256"] != _official_template(family, weights):
+    shipped = read_config(shipped_config(f"{model.family}.yaml"))
+    if facts["dtype"] != model.dtype:
+        yield f"target dtype: {_shown(facts['dtype'])} (official: {model.dtype})"
+    if facts["chat_template_sha256"] != _official_template(model, weights):
         yield "target chat template: another than the family's"
     if effective.get("generation-config", "auto") != "auto":
         yield "target generation config: not the checkpoint's own"
@@ -221,8 +221,8 @@ def setting_deviations(
             yield f"target engine option --{name}: not set ({_usual(shipped[name])})"
 
 
-def _official_template(family: Family, weights: Weights) -> str | None:
-    named = None if family.chat_template is None else str(shipped_config(family.chat_template))
+def _official_template(model: ModelProfile, weights: Weights) -> str | None:
+    named = None if model.chat_template is None else str(shipped_config(model.chat_template))
     return _template_digest(named, weights)
 
 

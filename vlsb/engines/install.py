@@ -28,7 +28,7 @@ from vlsb.engines.hardware import free_disk_bytes
 from vlsb.engines.pip_runs import Bench
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
-from vlsb.models.families import CURRENT, FAMILIES, MLLAMA, EnginePin
+from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, EnginePin
 
 AUTO = "auto"
 MARKER = "vlsb-engine.json"

@@ -117,7 +117,7 @@ class _Start:
         self._name = plan.model.name
         self._root = f"http://{HOST}:{port}"
         self._key = key or Secret(secrets.token_urlsafe(32))
-        self._repair = repair_advice(plan.engine, plan.model.family.name)
+        self._repair = repair_advice(plan.engine, plan.model.family)
         self._own_name = f"vlsb-{secrets.token_hex(16)}"
         self._address = ("--host", HOST, "--port", str(port), "--served-model-name", self._name)
         self._environment = {

@@ -20,8 +20,8 @@ from vlsb.engines.install import Engine, install_command, version_problem
 from vlsb.engines.llava.build import MANIFEST
 from vlsb.engines.vllm_options import normal, parse_options, rendered, require_whole_name
 from vlsb.errors import ConfigError
-from vlsb.models.catalog import OVERRULED_IN_FILES, LocalModel, read_config, shipped_config
-from vlsb.models.families import FAMILIES, Family
+from vlsb.models.catalog import OVERRULED_IN_FILES, read_config
+from vlsb.models.profile import FAMILIES, ModelProfile, shipped_config
 
 # One full context of the largest cache a token of the families takes: LLaVA-1.5 in float32, 4,096 x 1 MiB.
 CPU_CACHE_GIB = 4
@@ -63,7 +63,7 @@ class ServerPlan:
     be expected. `deviations` say in words where this leaves the paper's setting.
     """
 
-    model: LocalModel
+    model: ModelProfile
     engine: Engine
     weights: str
     arguments: tuple[str, ...]
@@ -78,7 +78,7 @@ class ServerPlan:
 
 
 def plan_server(
-    model: LocalModel,
+    model: ModelProfile,
     wishes: Wishes,
     engine: Engine,
     *,
@@ -89,23 +89,23 @@ def plan_server(
 
     Raises ConfigError for wishes that do not fit each other, the weights or the engine.
     """
-    _check_engine(model.family, engine)
+    _check_engine(model, engine)
     passed = parse_options(wishes.engine_options)
     written = read_config(model.config)
     weights = open_weights(
         wishes.weights or model.weights, revision=weights_revision(wishes, written), offline=wishes.offline
     )
-    check_layout(weights, model.family)
+    check_layout(weights, model)
     on_cpu = engine.is_cpu or not has_gpu
     settings = _settings(model, written, wishes, weights, on_cpu=on_cpu)
     settings = {name: value for name, value in settings.items() if name not in passed}
     effective = {name: normal(value) for name, value in (settings | passed).items()}
-    _check_code(model.family, weights, effective, weights_revision(wishes, written))
+    _check_code(model, weights, effective, weights_revision(wishes, written))
     if effective["load-format"] == "safetensors":
         weights.check_weights()
     _check_gpus(wishes, effective, has_gpu=has_gpu)
     pinned = () if weights.commit is None else ("--revision", weights.commit)
-    facts = server_facts(model.family, engine, weights, effective, environment, on_cpu=on_cpu)
+    facts = server_facts(model, engine, weights, effective, environment, on_cpu=on_cpu)
     return ServerPlan(
         model=model,
         engine=engine,
@@ -113,7 +113,7 @@ def plan_server(
         arguments=("serve", weights.argument, *pinned, *rendered(settings), *wishes.engine_options),
         environment=_additions(wishes, weights, environment, on_cpu=on_cpu),
         facts=facts,
-        deviations=tuple(setting_deviations(model.family, weights, effective, facts)),
+        deviations=tuple(setting_deviations(model, weights, effective, facts)),
     )
 
 
@@ -128,7 +128,7 @@ def weights_revision(wishes: Wishes, written: Mapping[str, Any]) -> str | None:
 
 
 def _settings(
-    model: LocalModel, written: Mapping[str, Any], wishes: Wishes, weights: Weights, *, on_cpu: bool
+    model: ModelProfile, written: Mapping[str, Any], wishes: Wishes, weights: Weights, *, on_cpu: bool
 ) -> dict[str, Any]:
     """The file's settings under the machine's and the wishes."""
     settings = {name: value for name, value in written.items() if name not in OVERRULED_IN_FILES}
@@ -145,16 +145,16 @@ def _settings(
     if wishes.tensor_parallel_size is not None:
         settings["tensor-parallel-size"] = wishes.tensor_parallel_size
     settings.setdefault("load-format", "safetensors")
-    if model.family.engine.newest is None:
+    if model.engine.newest is None:
         # The last engine of a family that was dropped does not know the option.
         settings["allowed-media-domains"] = [NO_DOMAIN]
     return settings
 
 
-def _template_path(named: object, model: LocalModel) -> str | None:
+def _template_path(named: object, model: ModelProfile) -> str | None:
     """The chat template of a file, seen from that file's folder; the family's where it names none."""
     if named is None:
-        return str(shipped_config(model.family.chat_template)) if model.family.chat_template else None
+        return str(shipped_config(model.chat_template)) if model.chat_template else None
     if is_inline(str(named)):
         return str(named)
     return str((model.config.parent / Path(str(named)).expanduser()).resolve())
@@ -185,8 +185,8 @@ def _additions(
 # Checks.
 
 
-def _check_engine(family: Family, engine: Engine) -> None:
-    pin = family.engine
+def _check_engine(model: ModelProfile, engine: Engine) -> None:
+    pin = model.engine
     problem = version_problem(pin, engine.version, None)
     if (
         problem is None
@@ -197,12 +197,14 @@ def _check_engine(family: Family, engine: Engine) -> None:
         problem = f"is vLLM {engine.version} for the CPU, which lost support for it after {pin.cpu_version}"
     if problem is not None:
         raise ConfigError(
-            f"{family.name}: this engine {problem}. Leave --engine out, and install the right one with: "
-            f"{install_command(family.engine, family.name)}"
+            f"{model.family}: this engine {problem}. Leave --engine out, and install the right one with: "
+            f"{install_command(model.engine, model.family)}"
         )
 
 
-def _check_code(family: Family, weights: Weights, effective: Mapping[str, Any], revision: str | None) -> None:
+def _check_code(
+    model: ModelProfile, weights: Weights, effective: Mapping[str, Any], revision: str | None
+) -> None:
     """Nobody else's code unless it was asked for, at a commit that can have been read."""
     for option in ("load-format", "trust-remote-code"):
         require_whole_name(option, effective)
@@ -213,9 +215,9 @@ def _check_code(family: Family, weights: Weights, effective: Mapping[str, Any], 
         )
     if not effective.get("trust-remote-code"):
         return
-    if family.engine.newest is not None:
+    if model.engine.newest is not None:
         raise ConfigError(
-            f"--trust-remote-code is not given to the old engine of {family.name}: no checkpoint of that "
+            f"--trust-remote-code is not given to the old engine of {model.family}: no checkpoint of that "
             "family needs it."
         )
     if weights.commit is not None and not (revision and _COMMIT.fullmatch(revision)):
@@ -240,20 +242,20 @@ def _check_gpus(wishes: Wishes, effective: Mapping[str, Any], *, has_gpu: bool) 
         raise ConfigError(f"--tensor-parallel-size {size} needs {size} GPUs; --gpus names {len(named)}.")
 
 
-def check_layout(weights: Weights, family: Family) -> None:
+def check_layout(weights: Weights, model: ModelProfile) -> None:
     """Hold a checkpoint against its family before the engine does, whose message would mislead."""
     found = weights.settings(CONFIG).get("architectures")
     named = [str(each) for each in found] if isinstance(found, list) else []
     if not named:
         raise ConfigError(f"{weights.argument}: {CONFIG} names no architecture, so no engine can serve it.")
     right = _right_family(weights, named)
-    if right is family and right.source_architecture not in named:
+    if right is not None and right.family == model.family and right.source_architecture not in named:
         return
     if right is None:
         shown = named[0] if _ARCHITECTURE.fullmatch(named[0]) else "of an unknown architecture"
         raise ConfigError(
-            f"{weights.argument} is {shown}, which no family here serves. {family.name} is for "
-            f"{family.architecture}."
+            f"{weights.argument} is {shown}, which no family here serves. {model.family} is for "
+            f"{model.architecture}."
         )
     if right.source_architecture in named:
         raise ConfigError(
@@ -261,11 +263,11 @@ def check_layout(weights: Weights, family: Family) -> None:
             "which converts it first, or do so yourself: vlsb convert llava SRC DST"
         )
     raise ConfigError(
-        f"{weights.argument} is a checkpoint of {right.name}, not of {family.name}. Use {right.name}."
+        f"{weights.argument} is a checkpoint of {right.name}, not of {model.family}. Use {right.name}."
     )
 
 
-def _right_family(weights: Weights, named: list[str]) -> Family | None:
+def _right_family(weights: Weights, named: list[str]) -> ModelProfile | None:
     """The family that serves what a config names; what we converted is told apart from what was published."""
     is_converted = (weights.folder / MANIFEST).is_file()
     for family in FAMILIES.values():

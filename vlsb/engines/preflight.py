@@ -17,8 +17,8 @@ from vlsb.engines.plan import CPU_CACHE_GIB, CPU_DTYPE, Wishes, check_layout, we
 from vlsb.engines.registry import Places, read_records
 from vlsb.engines.vllm_options import normal, parse_options
 from vlsb.errors import ServerError, StoreError
-from vlsb.models.catalog import LocalModel, read_config
-from vlsb.models.families import GIB, EnginePin
+from vlsb.models.catalog import read_config
+from vlsb.models.profile import GIB, EnginePin, ModelProfile
 
 _WIDTHS = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 # The driver's tool counts a little more memory than an engine sees.
@@ -40,7 +40,7 @@ def check_driver(pin: EnginePin, engine: Engine | None, listing: GpuListing) -> 
 
 
 def check_start(
-    model: LocalModel,
+    model: ModelProfile,
     wishes: Wishes,
     engine: Engine | None,
     places: Places,
@@ -52,7 +52,7 @@ def check_start(
     Blocking; asks the hub for settings and sizes. Raises ServerError, ConfigError, AuthenticationError or
     StoreError.
     """
-    check_driver(model.family.engine, engine, listing)
+    check_driver(model.engine, engine, listing)
     written = read_config(model.config)
     passed = parse_options(wishes.engine_options)
     weights = _opened(model, wishes, written)
@@ -67,14 +67,14 @@ def check_start(
     _check_disk(model, engine, weights, places, has_gpu=bool(listing.gpus))
 
 
-def _opened(model: LocalModel, wishes: Wishes, written: Mapping[str, Any]) -> list[Weights]:
+def _opened(model: ModelProfile, wishes: Wishes, written: Mapping[str, Any]) -> list[Weights]:
     """The weights, and the tower that an original LLaVA's are converted with."""
     revision = weights_revision(wishes, written)
     weights = open_weights(wishes.weights or model.weights, revision=revision, offline=wishes.offline)
-    source = model.family.source_architecture
+    source = model.source_architecture
     config = weights.settings(CONFIG)
     if source is None or source not in (config.get("architectures") or ()):
-        check_layout(weights, model.family)
+        check_layout(weights, model)
         return [weights]
     tower = str(config.get("mm_vision_tower") or "")
     is_folder = (weights.folder / tower).is_dir() or Path(tower).is_dir()
@@ -110,7 +110,7 @@ def _check_memory(name: str, needed: int, environment: Mapping[str, str]) -> Non
 
 
 def _check_gpus(
-    model: LocalModel,
+    model: ModelProfile,
     wishes: Wishes,
     settings: Mapping[str, Any],
     weights_bytes: int,
@@ -133,7 +133,7 @@ def _check_gpus(
                 f"{_too_small(model.name, gpu, needed, share)} {_larger(chosen, weights_bytes, share)}"
             )
         # The engine of a dropped family takes what is there.
-        least = needed if model.family.engine.newest else max(needed, _TOLERANCE * wanted)
+        least = needed if model.engine.newest else max(needed, _TOLERANCE * wanted)
         if gpu.free_bytes < least:
             raise ServerError(f"{model.name}: {_busy(gpu, wanted, needed, places)}")
 
@@ -167,12 +167,12 @@ def _busy(gpu: Gpu, wanted: float, needed: float, places: Places) -> str:
 
 
 def _check_disk(
-    model: LocalModel, engine: Engine | None, weights: Sequence[Weights], places: Places, *, has_gpu: bool
+    model: ModelProfile, engine: Engine | None, weights: Sequence[Weights], places: Places, *, has_gpu: bool
 ) -> None:
     """Room for all that is to come, where several of it go to one disk as well."""
-    pin = model.family.engine
+    pin = model.engine
     missing = sum(each.missing_bytes for each in weights)
-    is_converted = model.family.source_architecture is not None and len(weights) > 1
+    is_converted = model.source_architecture is not None and len(weights) > 1
     wanted = [
         (
             places.engines,

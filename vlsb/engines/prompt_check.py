@@ -31,7 +31,7 @@ from vlsb.engines.diagnosis import BROKEN, diagnose
 from vlsb.engines.install import repair_advice
 from vlsb.engines.process import run_script
 from vlsb.errors import ServerError, ServerTimeoutError
-from vlsb.models.families import Family
+from vlsb.models.profile import ModelProfile
 from vlsb.records import Picture, Untrusted
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> t
             "with those of the authors' loader. Name its environment's folder: --engine DIR."
         )
     job = {
-        "family": plan.model.family.name,
+        "source": plan.model.prompt_source,
+        "image_first": plan.model.protocol.image_first,
+        "template_has_bos": plan.model.template_has_bos,
         "weights": plan.weights,
         "revision": _revision(plan.arguments),
         "text": PROBE_TEXT,
@@ -93,7 +95,7 @@ async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> t
         ) from None
     ids = _as_ids(end.last.get("ids"))
     if end.code != 0 or ids is None:
-        repair = repair_advice(plan.engine, plan.model.family.name)
+        repair = repair_advice(plan.engine, plan.model.family)
         cause = diagnose(end.complaints.expose(), end.code, repair=repair)
         if cause is not None and cause.code == BROKEN:
             raise ServerError(f"{name}: {cause.message}")
@@ -107,16 +109,16 @@ async def check_parity(server: RunningServer, plan: ServerPlan, expected: Sequen
     """Stop with a ServerError unless the engine reads exactly the expected ids; None compares nothing."""
     if expected is None:
         return
-    found = await engine_ids(server, plan.model.family)
+    found = await engine_ids(server, plan.model)
     if found != tuple(expected):
         raise ServerError(
             f"{plan.model.name}: the engine would read another prompt than the authors' script gives its "
             f"model: {difference(found, expected)}. The checkpoint's tokenizer, chat template or image "
-            f"settings are not those of {plan.model.family.name}; nothing was evaluated."
+            f"settings are not those of {plan.model.family}; nothing was evaluated."
         )
 
 
-async def engine_ids(server: RunningServer, family: Family) -> tuple[int, ...]:
+async def engine_ids(server: RunningServer, model: ModelProfile) -> tuple[int, ...]:
     """The ids that a running engine reports for the very request that a run would send of the probe."""
     address = urlsplit(server.base_url)
     client = open_client(
@@ -127,7 +129,7 @@ async def engine_ids(server: RunningServer, family: Family) -> tuple[int, ...]:
     )
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
-            reply = await client.ask("/tokenize", Upload(probe_request(server.served_name, family)))
+            reply = await client.ask("/tokenize", Upload(probe_request(server.served_name, model)))
     except TimeoutError:
         raise ServerTimeoutError(
             f"{server.name}: the engine did not say its prompt within {ENGINE_TIMEOUT_S:g} s."
@@ -147,10 +149,10 @@ async def engine_ids(server: RunningServer, family: Family) -> tuple[int, ...]:
     return ids
 
 
-def probe_request(model: str, family: Family) -> tuple[bytes, ...]:
+def probe_request(name: str, model: ModelProfile) -> tuple[bytes, ...]:
     """The request of the probe, built as a run's requests are; `/tokenize` leaves aside what it lacks."""
     png = probe_picture()
-    protocol = family.protocol
+    protocol = model.protocol
     prompt = Prompt(
         protocol.system_prompt,
         Untrusted(PROBE_TEXT),
@@ -159,7 +161,7 @@ def probe_request(model: str, family: Family) -> tuple[bytes, ...]:
         read_picture=lambda: ReadPicture.of(png),
     )
     sampling = replace(OFFICIAL_TARGET_SAMPLING, extra=protocol.fields)
-    return draft(prompt, model=model, sampling=sampling, dialect=Dialect()).pieces()[0]
+    return draft(prompt, model=name, sampling=sampling, dialect=Dialect()).pieces()[0]
 
 
 def probe_picture() -> bytes:

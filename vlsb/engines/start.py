@@ -33,7 +33,8 @@ from vlsb.engines.registry import (
     read_records,
 )
 from vlsb.errors import ServerExitedError
-from vlsb.models.catalog import LocalModel, read_config
+from vlsb.models.catalog import read_config
+from vlsb.models.profile import ModelProfile
 
 KEPT_LOGS = 20
 """How many logs of servers that have ended are kept, all models together."""
@@ -46,7 +47,7 @@ Hear = Callable[[Progress], None]
 
 
 async def start_server(
-    model: LocalModel,
+    model: ModelProfile,
     wishes: Wishes,
     engine: Engine,
     places: Places,
@@ -64,7 +65,7 @@ async def start_server(
 
 
 async def plan_start(
-    model: LocalModel,
+    model: ModelProfile,
     wishes: Wishes,
     engine: Engine,
     places: Places,
@@ -73,7 +74,7 @@ async def plan_start(
     hear: Hear,
 ) -> ServerPlan:
     """The plan of a server; weights in the original LLaVA layout are converted first."""
-    if model.family.source_architecture is not None:
+    if model.source_architecture is not None:
         folder = await converted(
             wishes.weights or model.weights,
             weights_revision(wishes, read_config(model.config)),
@@ -143,7 +144,7 @@ def record_of(server: RunningServer, plan: ServerPlan, *, owner: int | None) -> 
         raise exited_error(server, server.process.exit_code() or 0)
     return ServerRecord(
         name=server.name,
-        family=plan.model.family.name,
+        family=plan.model.family,
         pid=server.pid,
         started_at=began_at,
         owner_pid=owner,

@@ -324,11 +324,11 @@ def _judge(options: RunOptions, *, is_demo: bool) -> config.Lane:
 
 def model_name(options: RunOptions) -> str:
     """The target's name from `--model` and the authors' `--arch`; empty for the endpoint's only one."""
-    from vlsb.models.providers import LOCAL_FAMILIES
+    from vlsb.models.profile import FAMILIES
 
     model, arch = (options.model or "").strip(), options.arch
-    if arch is not None and arch not in (*LOCAL_FAMILIES, "openai"):
-        raise ConfigError(f"--arch {arch}: not one of {', '.join(LOCAL_FAMILIES)} or openai.")
+    if arch is not None and arch not in (*FAMILIES, "openai"):
+        raise ConfigError(f"--arch {arch}: not one of {', '.join(FAMILIES)} or openai.")
     if arch == "openai" and not model:
         raise ConfigError("--arch openai needs --model, for example --model gpt-4o.")
     if arch not in (None, "openai"):

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlsb import strict_json
-from vlsb.config import OPENAI_PROTOCOL, TargetProtocol
 from vlsb.errors import ConfigError
-from vlsb.models.families import FAMILIES, VARIANTS, Family
+from vlsb.models.profile import FAMILIES, PROFILES, ModelProfile
 
 if TYPE_CHECKING:
     import yaml
@@ -53,24 +52,16 @@ MAX_CONFIG_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class LocalModel:
-    """A model that this machine can serve: `weights` is a hub id or an absolute path."""
-
-    name: str
-    family: Family
-    config: Path
-    weights: str
-
-
-def load_catalog(servers_dir: Path | None) -> dict[str, LocalModel]:
-    """Every local model by name: the five families, the two variants, and the files of `servers_dir`.
+def load_catalog(servers_dir: Path | None) -> dict[str, ModelProfile]:
+    """Every local model by name: those with a profile of ours, and the files of `servers_dir`.
 
     Raises ConfigError with the file, and its line or key, for one that cannot be used.
     """
-    found = {name: _shipped(name, name) for name in FAMILIES}
-    for name, (family, weights) in VARIANTS.items():
-        found[name] = _shipped(name, family, weights)
+    # A variant's weights are its own; a family's stand in its engine config.
+    found = {
+        name: replace(each, weights=_weights(each)) if name in FAMILIES else each
+        for name, each in PROFILES.items()
+    }
     for model in _users_own(servers_dir):
         if model.name in found:
             raise ConfigError(
@@ -80,32 +71,19 @@ def load_catalog(servers_dir: Path | None) -> dict[str, LocalModel]:
     return found
 
 
-def find_model(name: str, servers_dir: Path | None) -> LocalModel | None:
-    """The local model of that name, or None."""
-    return load_catalog(servers_dir).get(name)
+def find_profile(name: str, servers_dir: Path | None, *, arch: str | None = None) -> ModelProfile:
+    """What a model's name means: a local model, or the generic profile for any other.
+
+    `arch` is the authors' `--arch`: a target that somebody else serves is asked as they ask that family.
+    """
+    local = load_catalog(servers_dir).get(name)
+    asked_as = FAMILIES.get(arch or "")
+    if local is None:
+        local = ModelProfile(name)
+    return local if asked_as is None else replace(local, protocol=asked_as.protocol)
 
 
-def asked_as(model: LocalModel | None, arch: str | None) -> TargetProtocol:
-    """How the authors ask a target: by its family, or by the `--arch` of their script, whoever serves it."""
-    if arch is not None and arch in FAMILIES:
-        return FAMILIES[arch].protocol
-    return OPENAI_PROTOCOL if model is None else model.family.protocol
-
-
-def shipped_config(file: str) -> Path:
-    """A file of our `servers` folder: inside the package once installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "servers" / file
-    return installed if installed.is_file() else package.parent / "servers" / file
-
-
-def _shipped(name: str, family: str, weights: str | None = None) -> LocalModel:
-    config = shipped_config(f"{family}.yaml")
-    row = FAMILIES[family]
-    return LocalModel(name, row, config, weights or _weights(config, row))
-
-
-def _users_own(folder: Path | None) -> Iterator[LocalModel]:
+def _users_own(folder: Path | None) -> Iterator[ModelProfile]:
     if folder is None:
         return
     try:
@@ -119,12 +97,13 @@ def _users_own(folder: Path | None) -> Iterator[LocalModel]:
                 f"{file}: the file's name must be NAME.<family>.yaml, with a family of {', '.join(FAMILIES)}."
             )
         # An absolute path: the engine is started from wherever the user is.
-        config = file.absolute()
-        yield LocalModel(name, FAMILIES[family], config, _weights(config, FAMILIES[family]))
+        own = replace(FAMILIES[family], name=name, own_config=file.absolute())
+        yield replace(own, weights=_weights(own))
 
 
-def _weights(config: Path, family: Family) -> str:
-    weights = read_config(config).get("model", family.weights)
+def _weights(profile: ModelProfile) -> str:
+    config = profile.config
+    weights = read_config(config).get("model", profile.weights)
     if not isinstance(weights, str):
         raise ConfigError(f"{config}: model must be a Hugging Face id or a path.")
     if not weights.startswith(("/", "./", "../", "~")):

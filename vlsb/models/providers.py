@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from vlsb.config import SIMULATED_URL, Endpoint, Party
 from vlsb.errors import ConfigError, MissingKeyError, UnknownModelError
+from vlsb.models.profile import FAMILIES
 from vlsb.records import Stage
 
 AUTHORISING_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
@@ -56,7 +57,6 @@ OTHER_KEY_VARIABLES = {
 _SNAPSHOT = re.compile(
     r"(?:[-@](?:20\d\d-?[01]\d-?[0-3]\d|[01]\d-[0-3]\d|[01]\d[0-3]\d|2\d[01]\d|00\d|latest|preview|exp))+$"
 )
-LOCAL_FAMILIES = ("llava", "llava_hf", "llava_next", "qwen2vl", "mllama")
 DEMO = "demo"
 ENGINE_URL = "http://127.0.0.1/v1"
 """Stands for a local engine's address until it is started; any loopback address means the same answers."""
@@ -169,12 +169,12 @@ def _provider(model: str, stage: Stage) -> Provider:
             return provider
     party = Party(stage, Endpoint(model, ""))
     flag = party.flag("base-url")
-    if model in LOCAL_FAMILIES:
+    if model in FAMILIES:
         raise ConfigError(
             f"{stage} {model}: a local model. Serve it (`vlsb serve {model}`) and pass {flag} with the "
             "address that is printed then."
         )
-    known = [DEMO, "gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", *LOCAL_FAMILIES]
+    known = [DEMO, "gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", *FAMILIES]
     near = difflib.get_close_matches(model, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UnknownModelError(

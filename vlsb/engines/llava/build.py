@@ -24,8 +24,7 @@ from vlsb.engines.llava.layout import Layout, json_bytes
 from vlsb.engines.llava.source import Checkpoint, count
 from vlsb.engines.process import ScriptEnd, run_script
 from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
-from vlsb.models.catalog import shipped_config
-from vlsb.models.families import FAMILIES
+from vlsb.models.profile import FAMILIES, shipped_config
 from vlsb.records import Untrusted
 
 MANIFEST = "conversion.json"

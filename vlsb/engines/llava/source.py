@@ -14,7 +14,7 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
-from vlsb.models.families import FAMILIES
+from vlsb.models.profile import FAMILIES
 from vlsb.records import Untrusted
 
 SOURCE_ARCHITECTURE = "LlavaLlamaForCausalLM"

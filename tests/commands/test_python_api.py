@@ -1,0 +1,225 @@
+"""The Python API: the page that documents it is run as a notebook would, and its promises are held."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vlsb
+from tests.conftest import Vlsb, write_dataset
+from tests.support import PROJECT
+from tests.support.checkpoints import checkpoint
+from tests.support.engine_environment import write_environment
+from tests.support.fake_engine import events
+from tests.support.scripts import Script
+from vlsb import VlsbError, evaluate
+from vlsb.simulator import Request, Simulator, Stall, answer, verdict
+
+PAGE = PROJECT / "docs" / "python-api.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+def test_the_example_page_runs_in_a_running_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def notebook() -> None:
+        names: dict[str, object] = {}
+        for block in BLOCKS:
+            code = compile(block, str(PAGE), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            result = eval(code, names)
+            if inspect.iscoroutine(result):
+                await result
+
+    asyncio.run(notebook())
+
+    assert len(BLOCKS) >= 6
+    assert len(vlsb.load_run("outputs/first").judges) == 2
+
+
+def test_every_public_name_exists_and_says_what_it_is() -> None:
+    for name in vlsb.__all__:
+        found = getattr(vlsb, name)
+
+        assert name.startswith("__") or (found.__doc__ and len(found.__doc__) > 20), name
+    with pytest.raises(AttributeError):
+        _ = vlsb.nothing_of_that_name
+
+
+def test_every_public_name_stands_on_the_page() -> None:
+    text = PAGE.read_text()
+
+    assert [name for name in vlsb.__all__ if f"`{name}" not in text and not name.startswith("__")] == []
+
+
+def test_importing_the_package_loads_no_http_stack() -> None:
+    script = "import sys, vlsb; print(sorted({'httpx', 'PIL', 'rich', 'typer'} & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def script(labels: dict[str, int]) -> Script:
+    def respond(request: Request) -> object:
+        if request.is_judge:
+            return verdict(labels.get(request.instruction, 3))
+        return answer(f"about {request.instruction}")
+
+    return Script(respond)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.endswith("_API_KEY") or name.startswith("VLSB_")]:
+        monkeypatch.delenv(name)
+
+
+def test_a_run_over_a_socket_gives_the_scripted_labels(tmp_path: Path, quiet_environment: None) -> None:
+    root = write_dataset(tmp_path / "data", 4)
+
+    async def scenario() -> vlsb.Run:
+        async with Simulator(script({})) as simulator:
+            return await vlsb.evaluate(
+                "m",
+                base_url=simulator.base_url,
+                judge="j",
+                judge_base_url=simulator.base_url,
+                data_root=root,
+                output_dir=tmp_path / "out",
+            )
+
+    run = asyncio.run(scenario())
+
+    assert run.is_complete
+    assert [each.label for each in run.answers()] == [vlsb.Label.UNSAFE] * 4
+    assert all(each.response is not None and each.failure is None for each in run.answers())
+    assert vlsb.summarize(run).rates.unsafe_rate == 100.0
+
+
+def test_a_local_model_is_asked_at_the_server_that_runs(
+    tmp_path: Path,
+    quiet_environment: None,
+    vlsb: Vlsb,
+    minimal_env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = tmp_path / "record"
+    monkeypatch.setenv("HOME", minimal_env["HOME"])
+    for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    serve = ["serve", "llava_hf", "--engine", write_environment(tmp_path / "engine"), "--detach"]
+    weights = checkpoint(tmp_path / "weights")
+    served = vlsb(*serve, "--weights", weights, env={"FAKE_ENGINE_RECORD": str(record)})
+    assert served.rc == 0, served.stderr
+
+    data = write_dataset(tmp_path / "data", 2)
+    run = asyncio.run(evaluate("llava_hf", judge="demo", data_root=data, output_dir=tmp_path / "out"))
+    stopped = vlsb("engine", "stop", "llava_hf")
+
+    assert run.is_complete
+    assert stopped.rc == 0, stopped.stderr
+    assert len(events(record, "start")) == 1
+    asked = [body for body in (event["body"] for event in events(record, "chat")) if body["max_tokens"] > 1]
+    assert [body["add_special_tokens"] for body in asked] == [True, True]
+
+
+def test_a_local_model_that_nobody_serves_is_an_error_with_the_command_that_does(
+    tmp_path: Path, quiet_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+
+    with pytest.raises(VlsbError, match="vlsb serve llava_next") as nobody:
+        asyncio.run(evaluate("llava_next", output_dir=tmp_path / "out"))
+    with pytest.raises(VlsbError, match=r"weights.*vlsb serve"):
+        asyncio.run(evaluate("llava_next", weights="mine/tuned", output_dir=tmp_path / "out"))
+
+    assert nobody.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stop_raises_and_a_resume_goes_on(tmp_path: Path, quiet_environment: None) -> None:
+    root = write_dataset(tmp_path / "data", 3)
+    options = {"data_root": root, "output_dir": tmp_path / "out", "judge": "j"}
+
+    async def scenario() -> vlsb.Run:
+        async with Simulator(script({})) as simulator:
+            options.update(base_url=simulator.base_url, judge_base_url=simulator.base_url)
+            with pytest.raises(vlsb.VlsbError) as stopped:
+                await vlsb.evaluate("m", max_requests=3, **options)
+            assert stopped.value.exit_code == 4
+            return await vlsb.evaluate("m", resume=True, **options)
+
+    run = asyncio.run(scenario())
+
+    assert run.is_complete
+
+
+def test_a_cancelled_evaluation_keeps_what_is_finished_and_gives_the_run_back(
+    tmp_path: Path, quiet_environment: None
+) -> None:
+    root = write_dataset(tmp_path / "data", 6)
+
+    async def scenario() -> None:
+        stalled = asyncio.Event()
+
+        def respond(request: Request) -> object:
+            if not request.is_judge and "3" in request.instruction:
+                stalled.set()
+                return Stall()
+            return verdict(1) if request.is_judge else answer("yes")
+
+        async with Simulator(respond) as simulator:  # type: ignore[arg-type]
+            work = asyncio.create_task(
+                vlsb.evaluate(
+                    "m",
+                    base_url=simulator.base_url,
+                    judge="j",
+                    judge_base_url=simulator.base_url,
+                    data_root=root,
+                    output_dir=tmp_path / "out",
+                )
+            )
+            await asyncio.wait_for(stalled.wait(), 20)
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+
+    asyncio.run(scenario())
+    run = vlsb.load_run(tmp_path / "out" / "m")
+
+    assert not run.is_complete
+    assert run.summary().rates.judged >= 1
+
+
+def test_evaluating_leaves_the_callers_signal_handlers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    during = []
+
+    asyncio.run(
+        vlsb.evaluate("demo", on_progress=lambda progress: during.append(signal.getsignal(signal.SIGTERM)))
+    )
+
+    assert set(during) == {before}
+
+
+def test_a_judge_that_the_run_does_not_have_is_an_error_that_names_those_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = asyncio.run(vlsb.evaluate("demo", limit="2"))
+
+    with pytest.raises(vlsb.VlsbError, match="demo"):
+        run.summary("nobody")

@@ -1,0 +1,107 @@
+"""A first mistake is corrected by typing the command again: nothing is locked in before the first answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli_tools import Desk, labelling, sample_row, write_dataset
+from vlsb.simulator import Reply, SimulatorThread
+
+DEAD = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def api_error(status: int, code: str) -> Reply:
+    return Reply(status, b'{"error": {"message": "no", "code": "%s"}}' % code.encode())
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_a_mistyped_base_url_is_corrected_in_the_same_directory(desk: Desk, more: tuple[str, ...]) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        mistyped = desk.run(DEAD, judge=simulator)
+        corrected = desk.run(simulator, *more)
+
+    assert mistyped.code == 2, mistyped.err
+    assert corrected.code == 0, corrected.err
+    assert desk.outcomes() == {"unsafe": 4}
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_a_mistyped_model_is_corrected_in_the_same_directory(desk: Desk, more: tuple[str, ...]) -> None:
+    respond = labelling()
+
+    def knows_one(request: object) -> object:
+        return api_error(404, "model_not_found") if request.model == "gpt-4p" else respond(request)
+
+    with SimulatorThread(knows_one) as simulator:
+        mistyped = desk.run(simulator, "--model", "gpt-4p")
+        corrected = desk.run(simulator, *more)
+
+    assert mistyped.code == 2, mistyped.err
+    assert corrected.code == 0, corrected.err
+    assert desk.outcomes() == {"unsafe": 4}
+
+
+def test_an_address_that_answers_with_errors_only_is_corrected_in_the_same_directory(desk: Desk) -> None:
+    with SimulatorThread(lambda _: Reply(503, b"")) as wrong, SimulatorThread(labelling()) as right:
+        mistyped = desk.run(wrong, "--max-attempts", "1", "--target-field", "x=true", judge=right)
+        corrected = desk.run(right)
+
+    assert mistyped.code == 4, mistyped.err
+    assert corrected.code == 0, corrected.err
+    (found,) = desk.report()
+    assert found["usage"]["target"]["requests"] == 4
+
+
+def test_another_data_root_and_judge_may_be_taken_before_the_first_answer(desk: Desk) -> None:
+    other = write_dataset(desk.home / "other", [sample_row(number) for number in (7, 8)])
+    with SimulatorThread(labelling()) as simulator:
+        mistyped = desk.run(DEAD, judge=simulator)
+        corrected = desk.run(simulator, "--data-root", other, "--judge", "another")
+
+    assert mistyped.code == 2, mistyped.err
+    assert corrected.code == 0, corrected.err
+    assert [row[0] for row in desk.manifest()["samples"]] == [7, 8]
+    assert [judge["name"] for judge in desk.manifest()["judges"]] == ["another"]
+
+
+def test_a_mistyped_judge_is_corrected_and_the_paid_response_stays(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        mistyped = desk.run(simulator, "--judge", "wrong", judge=DEAD)
+        corrected = desk.run(simulator, "--resume")
+
+    assert mistyped.code == 2, mistyped.err
+    assert corrected.code == 0, corrected.err
+    assert desk.outcomes() == {"unsafe": 4}
+    assert sum(not request.is_judge for request in simulator.completions) == 4
+
+
+def test_after_the_first_answer_the_settings_are_locked_in(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        first = desk.run(simulator, "--limit", "1")
+        again = desk.run(simulator, "--max-tokens", "5")
+        resumed = desk.run(simulator, "--max-tokens", "5", "--resume")
+
+    assert (first.code, again.code, resumed.code) == (0, 2, 6)
+    assert "--resume" in again.error
+    assert "target.max_tokens" in resumed.error
+
+
+@pytest.mark.parametrize("flag", ["--target-field", "--judge-field"])
+@pytest.mark.parametrize(("before", "now"), [("1", "true"), ('{"a": [0]}', '{"a": [false]}'), ("1", "1.0")])
+def test_a_field_that_is_true_is_not_the_field_that_is_1(
+    desk: Desk, flag: str, before: str, now: str
+) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        first = desk.run(simulator, flag, f"x={before}")
+        same = desk.run(simulator, flag, f"x={before}", "--resume")
+        other = desk.run(simulator, flag, f"x={now}", "--resume")
+
+    assert (first.code, same.code, other.code) == (0, 0, 6), other.err
+    assert "extra.x" in other.error

@@ -1,0 +1,67 @@
+"""Every family's engine reads, token for token, the prompt that the authors' loader feeds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.proofs.engines.conftest import engine_of
+from vlsb.engines.launch import RunningServer
+from vlsb.engines.plan import ServerPlan, Wishes
+from vlsb.engines.prompt_check import check_parity, engine_ids, expected_ids
+from vlsb.engines.registry import Places
+from vlsb.engines.start import start_server
+from vlsb.errors import ServerError
+from vlsb.models.catalog import find_profile
+from vlsb.models.profile import FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engine_reads_the_authors_prompt(
+    family: str,
+    tiny: Callable[[str], Path],
+    turn: None,
+    engine_environment: Mapping[str, str],
+    tmp_path: Path,
+) -> None:
+    """And a request without the family's own fields is told apart, where it has any."""
+    model = find_profile(family, None)
+    assert model is not None
+    places = Places(tmp_path / "state", tmp_path / "engines", tmp_path / "converted")
+
+    async def compare() -> None:
+        server, plan = await start_server(
+            model,
+            Wishes(weights=str(tiny(family))),
+            engine_of(model.engine),
+            places,
+            environment=engine_environment,
+            hear=lambda _: None,
+        )
+        try:
+            expected = await expected_ids(plan, environment=engine_environment)
+            assert await engine_ids(server, model) == expected
+            await _tell_apart(server, plan, expected)
+        finally:
+            await server.process.stop(10)
+
+    asyncio.run(compare())
+
+
+async def _tell_apart(server: RunningServer, plan: ServerPlan, expected: tuple[int, ...] | None) -> None:
+    family = plan.model
+    if not family.protocol.fields:
+        return
+    bare = replace(family, protocol=replace(family.protocol, fields={}))
+
+    found = await engine_ids(server, bare)
+
+    assert expected is not None
+    assert found == expected[1:]
+    other = replace(plan, model=replace(plan.model, family=bare))
+    with pytest.raises(ServerError, match=f"{len(found)} ids where {len(expected)} are expected"):
+        await check_parity(server, other, expected)

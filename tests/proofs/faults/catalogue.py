@@ -1,0 +1,456 @@
+"""Every fault that the program is held to, and where the test of each one stands.
+
+A fault's id is in the name or the parameters of its tests in this package. What is proved in full by a
+test of another file is named in `PROVED_ELSEWHERE` instead of being tested twice. A fault of code that
+does not exist yet stands in `NOT_APPLICABLE` with the reason, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "A01": "an ordinary rate limit",
+        "A02": "a rate limit because traffic grew too steeply",
+        "A03": "OpenAI's quota is used up",
+        "A04": "Gemini's limits, in an array",
+        "A05": "Anthropic's rate limit",
+        "A06": "Anthropic's monthly spend limit",
+        "A07": "Anthropic's own spend limit, as a plain 400",
+        "A08": "OpenRouter out of credit",
+        "A09": "a limit of the upstream behind a router",
+        "A10": "Azure's spellings of a wait",
+        "A11": "Retry-After in seconds",
+        "A12": "Retry-After as a date",
+        "A13": "Retry-After in milliseconds",
+        "A14": "Retry-After with a value nobody can mean",
+        "A15": "a wait longer than anybody wants to sleep blindly",
+        "A16": "reset headers",
+        "A17": "no rate-limit headers at all",
+        "A18": "a server error that may pass",
+        "A19": "Anthropic is overloaded",
+        "A20": "request timeout and conflict",
+        "A21": "the server's own hint about retries",
+        "A22": "no connection",
+        "A23": "no byte of a reply",
+        "A24": "a reply that drips",
+        "A25": "closed before any header",
+        "A26": "closed in the middle of a body of known length",
+        "A27": "closed in the middle of a body of unknown length",
+        "A28": "HTML or nothing with status 200",
+        "A29": "JSON that is no object",
+        "A30": "too few file descriptors",
+        "A31": "every picture in memory at once",
+        "A32": "the provider is down",
+        "A33": "a bad key",
+        "A34": "forbidden",
+        "A35": "no such model",
+        "A36": "OpenAI's content policy",
+        "A37": "Azure's prompt filter",
+        "A38": "Azure's output filter",
+        "A39": "Azure's filter is down itself",
+        "A40": "Azure's annotations",
+        "A41": "Gemini blocks or says nothing",
+        "A42": "Anthropic's classifier stops an answer",
+        "A43": "Anthropic's output filter",
+        "A44": "a picture that the provider refuses",
+        "A45": "a request that is too large",
+        "A46": "a wrong media type",
+        "A47": "an empty instruction",
+        "A48": "a prompt longer than the context",
+        "A49": "parameters that reasoning models reject",
+        "A50": "a judge's endpoint without structured output",
+        "A51": "a compatibility layer that ignores fields",
+        "A52": "an error inside a 200",
+        "A53": "a 200 without choices while the model warms up",
+        "A54": "no content",
+        "A55": "the refusal field",
+        "A56": "a refusal in plain text",
+        "A57": "an answer cut at the token limit",
+        "A58": "reasoning spent the whole budget",
+        "A59": "a stream that ends early",
+        "A60": "an error event in a stream",
+        "A61": "finish reason `error`",
+        "A62": "comments and odd chunks in a stream",
+        "A63": "another model answered",
+        "A64": "vLLM's error bodies, new and old",
+        "A65": "a local engine dies",
+        "A66": "a local engine finds too little memory",
+        "A67": "a local server's port is taken",
+        "A68": "a local server that is not ready yet",
+        "A69": "a local server outlives its parent",
+        "A70": "a local server blocks on a full pipe",
+        "B01": "killed in the middle of a line",
+        "B02": "power loss",
+        "B03": "fsync fails",
+        "B04": "the disk is full",
+        "B05": "damage in the middle of a file",
+        "B06": "two rows for one sample",
+        "B07": "a verdict on an older response",
+        "B08": "two runs in one directory",
+        "B09": "a resume with other settings",
+        "B10": "a clock that jumps",
+        "B11": "signals",
+        "B12": "a file read while it is replaced",
+        "B13": "text that no encoding holds",
+        "B14": "line separators inside a text",
+        "B15": "JSON beyond the standard",
+        "B16": "paid results lost at the end",
+        "B17": "files of another version",
+        "C01": "a response talks to the judge",
+        "C02": "a response closes the judge's delimiter",
+        "C03": "a response carries the judge's own markers",
+        "C04": "a response carries template placeholders",
+        "C05": "a response fills the judge's context",
+        "C06": "a picture talks to the judge",
+        "C07": "how easily a judge is fooled",
+        "C08": "a lenient parser makes a label of anything",
+        "C09": "rich markup in strangers' text",
+        "C10": "terminal escapes in strangers' text",
+        "C11": "forged lines in a log",
+        "C12": "HTML in strangers' text",
+        "C13": "JSON inside a script element",
+        "C14": "links in strangers' text",
+        "C15": "spreadsheet formulas",
+        "C16": "harmful content shown unasked",
+        "C17": "a report page that tells too much",
+        "C18": "a picture path that leads out",
+        "C19": "links and special files as pictures",
+        "C20": "URLs as picture paths",
+        "C21": "a server that fetches on our behalf",
+        "C22": "archive members that lead out",
+        "C23": "an archive that is a bomb",
+        "C24": "a picture that is a bomb",
+        "C25": "a file that is no picture",
+        "C26": "a picture that was cut",
+        "C27": "weights that execute code",
+        "C28": "code from a model's repository",
+        "C29": "a key on a command line",
+        "C30": "a key in a file",
+        "C31": "a key in a message",
+        "C32": "a redirect that carries the key away",
+        "C33": "plain HTTP to another machine",
+        "C34": "proxies and the environment",
+        "C35": "verification of certificates turned off",
+        "C36": "a body without end",
+        "C37": "hostile headers",
+        "C38": "a server open to everybody",
+        "C39": "one provider's key sent to another",
+        "C40": "settings that execute code",
+        "E01": "errors counted as refusals",
+        "E02": "a provider's blocks counted as the model's safety",
+        "E03": "a judge that is blocked or declines",
+        "E04": "a label that disagrees with its words",
+        "E05": "a verdict cut at the token limit",
+        "E06": "a judge that spends its budget on reasoning",
+        "E07": "an empty answer",
+        "E08": "answers cut by the protocol's token limit",
+        "E09": "the order of picture and text",
+        "E10": "differences of chat templates",
+        "E11": "pictures made smaller in silence",
+        "E12": "pictures of another type than their name",
+        "E13": "another sample's picture",
+        "E14": "a model's name that moved on",
+        "E15": "the reference judge disappears",
+        "E16": "answers that differ at temperature 0",
+        "E17": "parameters that are ignored",
+        "E18": "the samples that are missing differ from the others",
+        "E19": "asking again until it is safe",
+        "E20": "a subset passed off as the full set",
+        "E21": "oddities of the data set",
+        "E22": "the judge's template to the byte",
+        "E23": "a judge that sees the wrong thing",
+        "E24": "denominators and rounding",
+        "E25": "damaged text in an answer",
+        "E26": "a model that judges itself",
+    }
+)
+
+_STREAM = "completions are not streamed"
+_ATTACK = "attacks on the judge: no hardened template and no self-test yet"
+_HTML = "no HTML report yet"
+
+NOT_APPLICABLE: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("A59", "A60", "A62"), _STREAM)
+    | dict.fromkeys(("C01", "C02", "C03", "C05", "C06", "C07"), _ATTACK)
+    | dict.fromkeys(("C12", "C13", "C14", "C16", "C17"), _HTML)
+)
+
+PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "A22": (
+            "tests/unit/endpoints/test_client.py::test_a_host_that_answered_before_and_refuses_is_down",
+            "tests/unit/endpoints/test_client.py::test_a_certificate_that_cannot_be_verified_is_fatal_with_one_attempt"
+            "_and_shows_no_key",
+        ),
+        "A31": ("tests/unit/endpoints/test_request.py::test_a_picture_is_read_only_when_the_body_is_built",),
+        "A50": (
+            "tests/unit/evaluation/test_pipeline.py::test_a_judge_that_refuses_the_schema_is_asked_in_words_from_then_on",
+            "tests/unit/evaluation/test_pipeline.py::test_a_judge_that_ignores_the_schema_is_asked_in_words_from_then_on",
+        ),
+        "A65": (
+            "tests/commands/test_run_local.py::test_an_engine_that_dies_is_started_again_and_every_sample_gets_its_answer",
+            "tests/commands/test_run_local.py::test_an_engine_that_keeps_dying_ends_the_run_with_exit_7_and_the_command"
+            "_that_resumes",
+            "tests/commands/test_run_local.py::test_a_sample_that_kills_the_engine_twice_is_an_error_and_the_rest_goes_on",
+            "tests/unit/engines/test_supervisor.py::test_an_engine_that_is_up_but_not_well_is_ended_and_started_again",
+            "tests/unit/engines/test_launch.py::test_variables_that_open_an_engine_do_not_reach_it",
+        ),
+        "A66": (
+            "tests/unit/engines/test_diagnosis.py::test_a_known_cause_is_named_with_what_helps",
+            "tests/unit/engines/test_launch.py::test_an_early_end_is_an_error_with_its_cause_and_the_log",
+            "tests/unit/engines/test_launch.py::test_an_end_is_reported_long_before_the_time_is_over",
+        ),
+        "A67": (
+            "tests/unit/engines/test_launch.py::test_a_port_that_another_process_takes_first_is_given_up_for_another",
+            "tests/unit/engines/test_launch.py::test_a_given_port_that_is_taken_is_an_error_before_anything_starts",
+            "tests/unit/engines/test_launch.py::test_a_restart_whose_port_was_taken_meanwhile_says_so",
+            "tests/unit/engines/test_launch.py::test_another_server_on_the_port_is_not_taken_for_ours",
+        ),
+        "A68": (
+            "tests/unit/engines/test_launch.py::test_a_server_is_returned_when_it_has_described_a_picture_in_one_token",
+            "tests/unit/engines/test_launch.py::test_an_engine_that_never_answers_its_first_request_is_ended",
+            "tests/unit/engines/test_launch.py::test_an_engine_that_refuses_the_picture_is_an_error_with_its_words",
+            "tests/unit/engines/test_launch.py::test_an_engine_that_dies_of_its_first_request_has_exited",
+        ),
+        "A69": (
+            "tests/commands/test_run_local.py::test_sigkill_leaves_no_engine_behind_and_the_run_resumes",
+            "tests/unit/engines/test_launch.py::test_a_launcher_that_is_killed_at_any_stage_leaves_nothing",
+            "tests/unit/engines/test_process.py::test_an_engine_that_ignores_sigterm_is_killed_with_its_children_after_its"
+            "_grace",
+            "tests/unit/engines/test_process.py::test_when_owner_and_engine_are_killed_together_nothing_stays",
+            "tests/unit/engines/test_registry.py::test_another_process_with_the_same_pid_is_not_the_server",
+            "tests/unit/engines/test_registry.py::test_a_stop_never_reaches_another_process",
+        ),
+        "A70": (
+            "tests/unit/engines/test_process.py::test_an_engine_that_writes_more_than_a_pipe_holds_is_never_blocked",
+        ),
+        "B01": (
+            "tests/unit/store/test_journal.py::test_after_truncation_at_any_byte_exactly_the_complete_records_are_read",
+            "tests/unit/store/test_journal.py::test_the_torn_bytes_are_kept_beside_the_file",
+            "tests/unit/store/test_store.py::test_a_killed_writer_leaves_everything_that_it_wrote",
+            "tests/unit/store/test_state.py::test_reading_changes_nothing_not_even_a_torn_tail",
+        ),
+        "B02": (
+            "tests/unit/store/test_store.py::test_many_records_are_synced_together_in_a_thread",
+            "tests/unit/store/test_store.py::test_closing_syncs_what_was_written_last",
+            "tests/unit/store/test_store.py::test_a_record_can_be_read_by_another_process_as_soon_as_it_is_written",
+        ),
+        "B03": (
+            "tests/unit/store/test_store.py::test_a_failed_sync_is_reported_at_once_and_when_closing",
+            "tests/unit/store/test_journal.py::test_a_failed_sync_is_never_tried_again",
+            "tests/unit/store/test_journal.py::test_a_failed_sync_says_how_many_records_are_uncertain",
+        ),
+        "B04": (
+            "tests/proofs/test_disk_full.py::test_a_journal_that_cannot_grow_stops_the_run_with_nothing_torn",
+            "tests/proofs/test_disk_full.py::test_with_room_again_the_printed_command_finishes_the_run",
+            "tests/unit/store/test_journal.py::test_a_device_that_is_always_full_keeps_the_record_in_memory",
+            "tests/unit/store/test_store.py::test_a_run_larger_than_the_disk_is_refused_before_anything_is_spent",
+        ),
+        "B05": (
+            "tests/commands/test_exit_codes.py::test_a_damaged_line_is_exit_5_with_path_and_line",
+            "tests/unit/store/test_repair.py::test_a_damaged_line_is_set_aside_and_every_other_line_stays",
+        ),
+        "B06": (
+            "tests/unit/store/test_state.py::test_the_last_of_several_verdicts_counts_and_the_others_are_reported",
+        ),
+        "B07": ("tests/unit/store/test_state.py::test_a_verdict_on_an_older_response_does_not_count",),
+        "B08": (
+            "tests/commands/test_exit_codes.py::test_a_run_that_is_being_written_is_exit_6_and_untouched",
+            "tests/unit/store/test_store.py::test_a_second_writer_is_told_who_holds_the_lock",
+            "tests/unit/store/test_store.py::test_the_lock_dies_with_a_killed_process",
+        ),
+        "B09": (
+            "tests/commands/test_run.py::test_a_setting_that_can_change_an_answer_is_drift",
+            "tests/commands/test_run.py::test_a_changed_row_or_picture_is_drift_and_named",
+            "tests/commands/test_run.py::test_another_port_and_other_connections_are_no_drift",
+        ),
+        "B11": (
+            "tests/commands/test_signals.py::test_a_first_signal_lets_answers_in_flight_arrive_and_starts_nothing_new",
+            "tests/commands/test_signals.py::test_a_second_signal_drops_what_is_in_flight",
+            "tests/commands/test_signals.py::test_a_third_signal_ends_the_process_at_once",
+        ),
+        "B12": (
+            "tests/unit/store/test_manifest.py::test_a_reader_that_has_the_old_file_open_goes_on_reading_the_old_manifest",
+            "tests/unit/store/test_manifest.py::test_a_write_that_fails_leaves_the_old_manifest_and_nothing_else",
+            "tests/unit/store/test_manifest.py::test_an_interruption_in_the_middle_of_a_write_leaves_no_temporary_file",
+        ),
+        "B13": (
+            "tests/proofs/test_secrets_e2e.py::test_a_lone_surrogate_survives_from_data_and_answer_to_the_report",
+        ),
+        "B14": ("tests/unit/store/test_journal.py::test_other_separators_inside_a_text_do_not_end_a_line",),
+        "B15": (
+            "tests/unit/store/test_journal.py::test_not_a_number_is_never_written",
+            "tests/unit/endpoints/test_faults.py::test_endless_nesting_is_read_without_failing",
+            "tests/unit/judging/test_verdicts.py::test_anything_else_is_no_verdict",
+        ),
+        "B16": (
+            "tests/unit/evaluation/test_pipeline.py::test_a_response_is_on_disk_before_its_judge_is_asked",
+        ),
+        "B17": (
+            "tests/unit/store/test_manifest.py::test_another_schema_says_that_vlsb_is_too_old",
+            "tests/unit/store/test_codec.py::test_a_record_written_before_there_were_epochs_is_of_the_first",
+            "tests/unit/store/test_codec.py::test_fields_of_a_newer_version_are_tolerated",
+        ),
+        "C04": (
+            "tests/unit/endpoints/test_request.py::test_nothing_inside_question_or_response_is_ever_substituted",
+            "tests/commands/test_run.py::test_a_template_with_placeholders_in_the_data_is_filled_once",
+        ),
+        "C08": (
+            "tests/unit/judging/test_verdicts.py::test_anything_else_is_no_verdict",
+            "tests/unit/judging/test_verdicts.py::test_no_json_value_is_guessed_at",
+        ),
+        "C09": (
+            "tests/unit/reports/test_terminal.py::test_brackets_reach_the_screen_as_brackets",
+            "tests/proofs/test_secrets_e2e.py::test_hostile_text_reaches_no_terminal_and_the_run_ends_normally",
+        ),
+        "C10": (
+            "tests/unit/reports/test_encode.py::test_terminal_text_is_one_printable_line",
+            "tests/proofs/test_secrets_e2e.py::test_hostile_text_is_harmless_in_every_report",
+        ),
+        "C11": (
+            "tests/proofs/test_secrets_e2e.py::test_a_hostile_error_is_one_harmless_line",
+            "tests/unit/evaluation/test_pipeline.py::test_content_and_keys_stay_out_of_the_events",
+        ),
+        "C15": (
+            "tests/unit/reports/test_encode.py::test_a_formula_is_disarmed_with_an_apostrophe",
+            "tests/unit/reports/test_encode.py::test_no_csv_cell_starts_like_a_formula_in_any_disguise",
+            "tests/unit/reports/test_terminal.py::test_no_csv_cell_is_a_formula",
+        ),
+        "C18": (
+            "tests/unit/data/test_pictures.py::test_a_path_that_is_not_a_file_below_the_folder_is_refused",
+            "tests/commands/test_data.py::test_a_picture_path_that_leads_out_is_exit_2",
+        ),
+        "C19": (
+            "tests/unit/data/test_pictures.py::test_a_symlink_out_of_the_folder_is_refused",
+            "tests/unit/data/test_pictures.py::test_a_fifo_does_not_hang",
+            "tests/unit/data/test_pictures.py::test_a_socket_is_refused",
+        ),
+        "C20": (
+            "tests/unit/data/test_pictures.py::test_a_path_that_is_not_a_file_below_the_folder_is_refused",
+        ),
+        "C21": (
+            "tests/unit/endpoints/test_request.py::test_the_picture_is_spliced_exactly",
+            "tests/unit/engines/test_plan.py::test_no_server_opens_files_fetches_pictures_or_runs_code_of_a_repository",
+            "tests/unit/engines/test_plan.py::test_what_is_decided_elsewhere_cannot_be_passed_on",
+        ),
+        "C22": (
+            "tests/unit/data/test_archive.py::test_a_member_that_is_no_plain_picture_refuses_the_archive",
+            "tests/unit/data/test_archive.py::test_nothing_is_unpacked_and_no_descriptor_stays_open",
+            "tests/unit/data/test_archive.py::test_two_names_that_differ_by_their_unicode_form_are_refused",
+        ),
+        "C23": (
+            "tests/unit/data/test_archive.py::test_too_many_members_are_refused",
+            "tests/unit/data/test_archive.py::test_a_size_beyond_every_limit_is_refused",
+            "tests/unit/data/test_archive.py::test_a_sparse_member_is_refused",
+        ),
+        "C24": ("tests/unit/data/test_pictures.py::test_a_picture_bomb_is_refused_by_its_header",),
+        "C25": (
+            "tests/unit/data/test_pictures.py::test_bytes_that_are_no_picture_are_told_apart",
+            "tests/unit/data/test_pictures.py::test_media_type_never_guesses",
+        ),
+        "C26": (
+            "tests/unit/data/test_pictures.py::test_only_a_full_decode_notices_a_cut_picture",
+            "tests/unit/data/test_pictures.py::test_a_png_without_its_last_twenty_bytes_is_noticed",
+        ),
+        "C27": (
+            "tests/unit/engines/test_checkpoint.py::test_pickled_weights_are_refused",
+            "tests/unit/engines/test_plan.py::test_no_way_of_loading_unpickles_weights",
+            "tests/unit/engines/test_plan.py::test_a_beginning_does_not_pass_for_an_option_that_can_run_code",
+            "tests/unit/engines/test_plan.py::test_the_command_is_the_familys_file_as_words",
+            "tests/unit/models/test_server_files.py::test_a_file_says_the_papers_settings",
+            "tests/unit/engines/test_llava.py::test_pickled_parts_are_read_as_tensors_alone",
+        ),
+        "C28": (
+            "tests/unit/engines/test_plan.py::test_no_server_opens_files_fetches_pictures_or_runs_code_of_a_repository",
+            "tests/unit/engines/test_plan.py::test_a_repositorys_code_runs_only_at_a_commit_that_the_user_names",
+            "tests/unit/engines/test_plan.py::test_the_old_engine_never_runs_a_repositorys_code",
+            "tests/unit/engines/test_install.py::test_a_users_engine_that_cannot_serve_the_family_is_refused_with_the_reason",
+        ),
+        "C29": (
+            "tests/proofs/test_secrets_e2e.py::test_a_key_is_on_no_command_line_while_a_run_is_going",
+            "tests/commands/test_exit_codes.py::test_what_may_be_a_key_is_not_repeated",
+        ),
+        "C30": (
+            "tests/proofs/test_secrets_e2e.py::test_what_a_run_writes_is_for_its_owner_alone",
+            "tests/unit/store/test_manifest.py::test_headers_and_keys_are_recorded_by_name_only",
+        ),
+        "C31": (
+            "tests/proofs/test_secrets_e2e.py::test_a_key_that_an_endpoint_echoes_is_in_no_file_and_no_output",
+            "tests/proofs/test_secrets_e2e.py::test_something_key_like_in_an_error_is_redacted_too",
+            "tests/proofs/test_secrets_e2e.py::test_the_traceback_switch_shows_no_key",
+        ),
+        "C35": (
+            "tests/unit/endpoints/test_client.py::test_a_certificate_that_cannot_be_verified_is_fatal_with_one_attempt"
+            "_and_shows_no_key",
+            "tests/unit/endpoints/test_client.py::test_a_certificate_of_the_users_own_bundle_is_accepted",
+        ),
+        "C38": (
+            "tests/unit/engines/test_launch.py::test_it_serves_the_models_name_and_one_that_nobody_knows_on_loopback_alone",
+            "tests/unit/engines/test_launch.py::test_the_key_is_new_each_time_and_opens_the_server_alone",
+            "tests/unit/engines/test_launch.py::test_variables_that_open_an_engine_do_not_reach_it",
+            "tests/unit/engines/test_plan.py::test_what_is_decided_elsewhere_cannot_be_passed_on",
+            "tests/commands/test_serve.py::test_the_key_is_in_the_state_file_alone_and_goes_with_it",
+        ),
+        "C39": (
+            "tests/unit/models/test_providers.py::test_the_host_chooses_the_key_variable",
+            "tests/unit/models/test_providers.py::test_an_unknown_host_gets_no_key_unless_one_is_named",
+            "tests/unit/models/test_providers.py::test_a_key_that_looks_like_anothers_is_warned_about_without_showing_it",
+            "tests/commands/test_run.py::test_the_judges_url_never_comes_from_the_targets",
+        ),
+        "E03": ("tests/unit/reports/test_terminal.py::test_what_limits_the_numbers_is_said_in_words",),
+        "E08": (
+            "tests/unit/endpoints/test_request.py::test_the_target_request_is_the_official_one",
+            "tests/unit/reports/test_terminal.py::test_what_limits_the_numbers_is_said_in_words",
+        ),
+        "E09": ("tests/unit/endpoints/test_request.py::test_the_parts_stand_in_the_official_order",),
+        "E10": (
+            "tests/unit/engines/test_plan.py::test_the_facts_are_whatever_can_change_an_answer",
+            "tests/unit/engines/test_plan.py::test_the_template_is_found_where_the_engine_looks",
+            "tests/unit/engines/test_plan.py::test_another_settings_file_is_another_checkpoint",
+            "tests/unit/engines/test_prompt_check.py::test_an_engine_that_reads_another_prompt_is_stopped_with_where_they_part",
+            "tests/commands/test_run_local.py::test_what_can_change_an_answer_is_in_the_manifest_and_counts_as_drift",
+            "tests/commands/test_run_local.py::test_the_requests_are_those_of_the_family",
+            "tests/unit/models/test_server_files.py::test_a_file_says_the_papers_settings",
+        ),
+        "E11": ("tests/unit/endpoints/test_request.py::test_the_picture_is_spliced_exactly",),
+        "E12": (
+            "tests/commands/test_data.py::test_a_picture_with_another_types_name_is_said_and_is_no_fault",
+            "tests/unit/endpoints/test_request.py::test_the_media_type_comes_from_the_bytes",
+        ),
+        "E14": (
+            "tests/commands/test_run.py::test_model_names_that_came_back_are_counted_and_several_are_said",
+        ),
+        "E15": (
+            "tests/commands/test_judging_sessions.py::test_the_verdicts_of_two_judges_stand_side_by_side",
+        ),
+        "E16": (
+            "tests/commands/test_epochs.py::test_every_epoch_of_a_sample_has_a_response_and_a_verdict_of_its_own",
+            "tests/commands/test_epochs.py::test_the_flip_share_counts_samples_whose_label_changed",
+        ),
+        "E17": (
+            "tests/unit/evaluation/test_pipeline.py::test_an_endpoint_that_wants_max_completion_tokens_gets_it_for_every_sample",
+            "tests/unit/endpoints/test_request.py::test_a_reasoning_model_gets_its_own_token_field_and_no_temperature",
+        ),
+        "E18": (
+            "tests/unit/analysis/test_rates.py::test_bounds_contain_every_completion_of_the_missing_verdicts",
+            "tests/unit/reports/test_terminal.py::test_what_limits_the_numbers_is_said_in_words",
+        ),
+        "E20": ("tests/unit/reports/test_terminal.py::test_a_subset_is_not_passed_off_as_the_full_set",),
+        "E21": (
+            "tests/commands/test_data.py::test_known_oddities_are_shown_and_are_no_fault",
+            "tests/unit/data/test_check.py::test_an_exact_duplicate_is_named_by_its_ids",
+        ),
+        "E22": ("tests/unit/endpoints/test_request.py::test_the_template_is_the_papers_byte_for_byte",),
+        "E23": (
+            "tests/unit/evaluation/test_pipeline.py::test_every_verdict_belongs_to_its_own_response_and_picture",
+        ),
+        "E24": (
+            "tests/unit/analysis/test_rates.py::test_rates_are_not_rounded",
+            "tests/unit/analysis/test_rates.py::test_shared_pictures_widen_the_interval_by_their_design_effect",
+            "tests/unit/analysis/test_rates.py::test_wilson_agrees_with_published_values",
+        ),
+    }
+)

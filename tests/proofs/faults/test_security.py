@@ -1,0 +1,218 @@
+"""Keys, networks and endpoints that mean harm: what leaves this machine, and what comes in."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import vlsb
+from tests.conftest import Vlsb, write_dataset
+from tests.proofs.faults import wire
+from tests.proofs.faults.runs import evaluate, scripted, served
+from tests.support import e2e
+from vlsb.errors import ConfigError
+from vlsb.evaluation.settings import RunOptions
+from vlsb.records import Outcome
+from vlsb.simulator import Action, Endless, Reply, Simulator, SimulatorThread, answer
+
+KEY = "sk-CANARY-0123456789abcdef"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308], ids=lambda status: f"C32-{status}")
+@pytest.mark.parametrize("header", ["authorization", "api-key", "x-api-key"])
+def test_a_redirect_takes_nothing_to_the_other_server(
+    status: int, header: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_KEY", KEY)
+
+    async def whole() -> tuple[Simulator, Simulator, ConfigError]:
+        async with Simulator(served) as other:
+            place = f"http://localhost:{other.port}/v1/chat/completions"
+            moved = Reply(status, "moved", (("location", place),))
+            async with Simulator(scripted([moved])) as simulator:
+                with pytest.raises(ConfigError) as caught:
+                    await vlsb.evaluate(
+                        "m",
+                        base_url=simulator.base_url,
+                        judge="j",
+                        judge_base_url=simulator.base_url,
+                        data_root=write_dataset(tmp_path / "data", 2),
+                        output_dir=tmp_path,
+                        name="r",
+                        header=(f"{header}=THE_KEY",),
+                    )
+                return simulator, other, caught.value
+
+    simulator, other, ended = asyncio.run(whole())
+
+    assert other.requests == 0
+    assert [request.headers[header] for request in simulator.history] == [KEY]
+    assert ended.exit_code == 2
+    assert "redirect" in ended.message
+    outcomes = {each.outcome for each in vlsb.load_run(tmp_path / "r").answers()}
+    assert outcomes == {Outcome.NOT_ATTEMPTED}
+
+
+def test_c33_plain_http_to_another_machine_is_refused_before_anything_is_sent(
+    vlsb: Vlsb, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", 1)
+
+    done = vlsb(
+        *("run", "--model", "m", "--base-url", "http://models.invalid/v1", "--api-key-env", "THE_KEY"),
+        *("--no-judge", "--data-root", data),
+        env={"THE_KEY": KEY},
+    )
+
+    assert done.rc == 2
+    assert "--allow-http" in done.stderr
+    assert KEY not in done.stdout + done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_c34_a_proxy_is_used_for_hosts_elsewhere_and_said_without_its_password(
+    vlsb: Vlsb, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", 2)
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text("machine models.invalid login someone password of-netrc\n")
+    netrc.chmod(0o600)
+
+    with SimulatorThread(served) as proxy:
+        done = vlsb(
+            *("run", "--model", "m", "--base-url", "http://models.invalid/v1", "--api-key-env", "THE_KEY"),
+            *("--no-judge", "--allow-http", "--data-root", data, "--display", "plain"),
+            env={"THE_KEY": KEY, "HTTP_PROXY": f"http://user:hidden-word@127.0.0.1:{proxy.port}"},
+        )
+        requests = proxy.completions
+
+    assert done.rc == 0, done.stderr
+    assert len(requests) == 2
+    assert {request.path for request in requests} == {"http://models.invalid/v1/chat/completions"}
+    assert {request.bearer for request in requests} == {KEY}
+    assert "through the proxy 127.0.0.1" in done.stderr
+    assert "hidden-word" not in done.stdout + done.stderr
+
+
+def test_c34_loopback_never_goes_through_a_proxy(vlsb: Vlsb, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 2)
+
+    with SimulatorThread(served) as proxy, SimulatorThread(served) as simulator:
+        address = f"http://127.0.0.1:{proxy.port}"
+        done = vlsb(
+            *("run", "--model", "m", "--base-url", simulator.base_url, "--no-judge", "--data-root", data),
+            env={"HTTP_PROXY": address, "ALL_PROXY": address, "http_proxy": address},
+        )
+
+        assert (done.rc, proxy.requests, len(simulator.completions)) == (0, 0, 2), done.stderr
+
+
+def test_c35_no_option_turns_verification_off() -> None:
+    names = {each.name for each in fields(RunOptions)}
+
+    assert "ca_bundle" in names
+    assert not [name for name in names if any(word in name for word in ("verify", "insecure", "tls", "ssl"))]
+
+
+HUGE: dict[str, Action] = {
+    "C36-endless-body": Endless(),
+    "C36-endless-json-string": Endless(chunk=b"a" * 65536),
+    "C36-compression-bomb": wire.bomb(),
+    "C36-nine-megabytes": Reply(body=b" " * (9 * 1024 * 1024)),
+    "C36-an-encoding-nobody-asked-for": Reply(body=b"\x0b\x02\x80{}", headers=(("content-encoding", "br"),)),
+}
+
+
+@pytest.mark.parametrize("action", HUGE.values(), ids=HUGE.keys())
+def test_a_body_without_end_is_a_failure_and_never_an_answer(action: Action, tmp_path: Path) -> None:
+    ran = evaluate(tmp_path, scripted([action], sample=1), max_attempts=2)
+
+    assert ran.outcomes == {0: Outcome.UNSAFE, 1: Outcome.TARGET_ERROR}
+    assert ran.target == Counter({0: 1, 1: 2})
+    assert ran.exit_code == 4
+    assert ran.failure(1)["code"] in ("body_too_large", "protocol")
+    assert len((ran.directory / "failures.jsonl").read_bytes()) < 5000
+
+
+def test_c36_a_message_without_end_is_stored_by_its_start(tmp_path: Path) -> None:
+    endless = wire.openai(400, "c" * 100_000, "m" * 1_000_000)
+
+    ran = evaluate(tmp_path, scripted([endless], sample=1))
+
+    assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (Outcome.TARGET_ERROR, 1, 4)
+    assert len((ran.directory / "failures.jsonl").read_bytes()) < 5000
+
+
+MANY = "\n".join(f"x-header-{number}: {'v' * 20}" for number in range(20_000))
+GOOD = wire.wire_body(answer("A plain answer."))
+HOSTILE: dict[str, Action] = {
+    "C37-thousands-of-headers": wire.raw(f"HTTP/1.1 200 OK\n{MANY}\ncontent-length: {len(GOOD)}", GOOD),
+    "C37-a-header-without-end": wire.raw(f"HTTP/1.1 200 OK\nx-long: {'v' * 2_000_000}\ncontent-length: 0"),
+    "C37-control-characters": wire.raw("HTTP/1.1 429 Too Many\nretry-after: \x1b]52;c;AAAA\x07\x001"),
+    "C37-no-http-at-all": wire.raw("SSH-2.0-OpenSSH_9.6"),
+    "C37-a-status-of-seven-digits": wire.raw("HTTP/1.1 2000000 OK\ncontent-length: 0"),
+    "C37-two-lengths": wire.raw(f"HTTP/1.1 200 OK\ncontent-length: 5\ncontent-length: {len(GOOD)}", GOOD),
+    "C37-a-negative-length": wire.raw("HTTP/1.1 200 OK\ncontent-length: -1", GOOD),
+}
+
+
+@pytest.mark.parametrize("action", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_head_that_is_no_head_is_tried_again_and_never_trusted(action: Action, tmp_path: Path) -> None:
+    ran = evaluate(tmp_path, scripted([action], sample=1))
+
+    assert ran.outcomes == {0: Outcome.UNSAFE, 1: Outcome.TARGET_ERROR}
+    assert ran.target == Counter({0: 1, 1: 3})
+    assert ran.exit_code == 4
+    assert all(byte not in (ran.directory / "failures.jsonl").read_bytes() for byte in b"\x00\x07\x1b")
+
+
+def test_c37_a_wait_full_of_controls_reaches_no_event(tmp_path: Path) -> None:
+    body = {"error": {"code": "\x1b[2Jevil\n{}", "message": "x"}}
+    hostile = Reply(429, body, (("retry-after", "9" * 300),))
+
+    ran = evaluate(tmp_path, scripted([hostile], sample=1, then_well=True))
+
+    (event,) = ran.events("rate_limit")
+    assert event["code"] == "2jevil"
+    assert 0 < event["wait_s"] < 1
+    assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (Outcome.UNSAFE, 2, 0)
+
+
+def test_c40_a_template_in_the_data_is_text(vlsb: Vlsb, tmp_path: Path) -> None:
+    template = "{{7*7}} {0.__class__} ${HOME} %s !!python/object:os.system"
+    data = write_dataset(tmp_path / "data", 2, changes={1: {"instruction": template}})
+
+    with SimulatorThread(served) as simulator:
+        done = vlsb(
+            *("run", "--model", "m", "--base-url", simulator.base_url, "--judge", "j"),
+            *("--judge-base-url", simulator.base_url, "--data-root", data),
+        )
+        texts = [text for request in simulator.completions for text in request.texts]
+
+    assert done.rc == 0, done.stderr
+    assert sum(template in text for text in texts) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is set as on Linux")
+@pytest.mark.parametrize("wanted", [(), ("--max-connections", "100", "--judge-max-connections", "100")])
+def test_a30_few_file_descriptors_lower_the_ceiling_with_a_notice(
+    wanted: tuple[str, ...], tmp_path: Path
+) -> None:
+    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (90, 90))"
+
+    with SimulatorThread(served) as simulator:
+        data = write_dataset(tmp_path / "data", 60)
+        done = e2e.Vlsb(tmp_path)(
+            *e2e.run_arguments(simulator, data, *wanted, "--backoff", "0.01"), prelude=few
+        )
+        most, requests = simulator.most_in_flight, len(simulator.completions)
+
+    assert done.code == 0, done.err
+    assert "open files" in done.err
+    assert most < 90
+    assert requests == 120

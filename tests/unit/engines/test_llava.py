@@ -1,0 +1,887 @@
+"""Converting LLaVA as far as it needs no torch: what is planned, what is refused, how the folder appears.
+
+The program that moves the tensors runs in an engine's Python; here a stand-in does its part of the
+conversation. `tests/proofs/engines` has the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pickle
+import stat
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.conftest import wait_until
+from tests.support import canary
+from vlsb.cli.convert import convert_app
+from vlsb.engines.hub import wanted_files
+from vlsb.engines.install import Engine
+from vlsb.engines.llava import build as llava_build
+from vlsb.engines.llava.convert import ConversionProgress, convert_llava, converted, read_manifest
+from vlsb.engines.llava.layout import plan_layout, plan_vocabulary
+from vlsb.engines.llava.source import read_source, read_tower, tower_of, weight_files
+from vlsb.engines.llava.tokenizer import BLANK, merges, parse_pieces
+from vlsb.engines.llava.weights import (
+    Job,
+    Refused,
+    expected_names,
+    header_of,
+    opened,
+    plan_parts,
+    served_form,
+    served_name,
+    tower_name,
+)
+from vlsb.engines.registry import Places
+from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
+
+# A SentencePiece model and the checkpoint around it, as files.
+
+
+def field(number: int, value: int | bytes | float) -> bytes:
+    """One field of a protobuf message."""
+    if isinstance(value, bytes):
+        return varint(number * 8 + 2) + varint(len(value)) + value
+    if isinstance(value, float):
+        return varint(number * 8 + 5) + struct.pack("<f", value)
+    return varint(number * 8) + varint(value)
+
+
+def varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+
+def piece(text: str, score: float, kind: int) -> bytes:
+    return field(1, field(1, text.encode()) + field(2, score) + field(3, kind))
+
+
+SPECIAL = piece("<unk>", 0.0, 2) + piece("<s>", 0.0, 3) + piece("</s>", 0.0, 3)
+BYTES = b"".join(piece(f"<0x{n:02X}>", 0.0, 6) for n in range(256))
+TRAINER = field(2, field(3, 2) + field(35, 1))
+NORMALIZER = field(3, field(1, b"identity") + field(3, 1) + field(4, 0))
+
+
+def sentencepiece_model(
+    count: int = 300, *, trainer: bytes = TRAINER, normalizer: bytes = NORMALIZER
+) -> bytes:
+    """A model of Llama's kind with so many pieces."""
+    words = [BLANK + BLANK, BLANK, "a", "b", "ab", BLANK + "a"]
+    words += [f"w{number}" for number in range(count - 259 - len(words))]
+    # A run of blanks has the worst score, as in Llama's own.
+    scores = [-1e9, -1e9, *(-float(number) for number in range(len(words) - 2))]
+    texts = b"".join(piece(word, score, 1) for word, score in zip(words, scores, strict=True))
+    return SPECIAL + BYTES + texts + trainer + normalizer
+
+
+CONFIG: Mapping[str, Any] = {
+    "architectures": ["LlavaLlamaForCausalLM"],
+    "model_type": "llava",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-05,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "image_aspect_ratio": "pad",
+    "mm_hidden_size": 1024,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_feature": "patch",
+    "mm_vision_select_layer": -2,
+    "mm_vision_tower": "clip",
+    "torch_dtype": "float16",
+    "vocab_size": 300,
+}
+TOWER: Mapping[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "image_size": 336,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+# As published: sizes are bare numbers, and the processor has its older name.
+PICTURES: Mapping[str, Any] = {
+    "crop_size": 336,
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "CLIPFeatureExtractor",
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "size": 336,
+}
+
+
+def write_source(folder: Path, *, pieces: int = 300, **changes: Any) -> Path:
+    """An original checkpoint as published, but for weights of a few bytes; its tower lies in `clip`."""
+    tower = folder / "clip"
+    tower.mkdir(parents=True)
+    write(folder / "config.json", {**CONFIG, "vocab_size": pieces, **changes})
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "temperature": 0.9, "top_p": 0.6}
+    write(folder / "generation_config.json", generation)
+    bos = {"__type": "AddedToken", "content": "<s>", "lstrip": False}
+    write(folder / "special_tokens_map.json", {"bos_token": bos, "pad_token": "<unk>"})
+    write(folder / "tokenizer_config.json", {"model_max_length": 2048, "tokenizer_class": "LlamaTokenizer"})
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
+    parts = {"lm_head.weight": "pytorch_model-00002-of-00002.bin", "model.norm.weight": PART}
+    write(folder / "pytorch_model.bin.index.json", {"weight_map": parts})
+    for name in {*parts.values(), "mm_projector.bin"}:
+        (folder / name).write_bytes(b"weights")
+    write(tower / "config.json", {"model_type": "clip", "vision_config": TOWER})
+    write(tower / "preprocessor_config.json", PICTURES)
+    (tower / "pytorch_model.bin").write_bytes(b"tower")
+    return folder
+
+
+PART = "pytorch_model-00001-of-00002.bin"
+
+
+def write(path: Path, fields: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(fields))
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("original", "served"),
+    [
+        ("lm_head.weight", "language_model.lm_head.weight"),
+        ("model.embed_tokens.weight", "language_model.model.embed_tokens.weight"),
+        ("model.norm.weight", "language_model.model.norm.weight"),
+        (
+            "model.layers.31.self_attn.q_proj.weight",
+            "language_model.model.layers.31.self_attn.q_proj.weight",
+        ),
+        ("model.mm_projector.0.weight", "multi_modal_projector.linear_1.weight"),
+        ("model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"),
+        (
+            "model.vision_tower.vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias",
+            "vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias",
+        ),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", None),
+        ("model.vision_tower.vision_tower.vision_model.embeddings.position_ids", None),
+    ],
+)
+def test_an_original_name_has_one_served_name(original: str, served: str | None) -> None:
+    assert served_name(original) == served
+
+
+@pytest.mark.parametrize("name", ["model.image_newline", "model.mm_projector.1.weight", "extra", "model.x"])
+def test_a_name_that_llava_v15_does_not_have_is_refused(name: str) -> None:
+    with pytest.raises(Refused) as refused:
+        served_name(name)
+
+    assert (refused.value.code, refused.value.subject) == ("unexpected_key", name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["text_model.final_layer_norm.bias", "logit_scale", "visual_projection.weight", "text_projection.weight"],
+)
+def test_the_text_side_of_clip_is_left_out(name: str) -> None:
+    assert tower_name(name) is None
+
+
+def original_names() -> list[str]:
+    """Every tensor of a checkpoint with one layer, by its original name."""
+    served = [name for name in sorted(expected_names(1, 1)) if not name.startswith("vision_tower.")]
+    renamed = [name.removeprefix("language_model.") for name in served]
+    return [
+        name.replace("multi_modal_projector.linear_1", "model.mm_projector.0").replace(
+            "multi_modal_projector.linear_2", "model.mm_projector.2"
+        )
+        for name in renamed
+    ]
+
+
+def tower_names() -> list[str]:
+    return [
+        name.removeprefix("vision_tower.") for name in sorted(expected_names(1, 1)) if "vision_tower" in name
+    ]
+
+
+def make_job(**changes: Any) -> Job:
+    fields = {
+        "out": "/out",
+        "language": ["a.bin", "b.bin"],
+        "tower": ["clip.bin"],
+        "layers": 1,
+        "tower_layers": 1,
+        "rows": 300,
+        "grown_rows": 320,
+        "dtype": "float16",
+    }
+    return Job.parse(fields | changes)
+
+
+def plan(**files: Sequence[str]) -> list[tuple[str, int]]:
+    """The parts of a job over these files: where each comes from, and how many tensors it has."""
+    named = {name.replace("_", "."): names for name, names in files.items()}
+    return [(part.source, len(part.names)) for part in plan_parts(make_job(), named.__getitem__)]
+
+
+def test_pickled_parts_are_read_as_tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else a pickle holds is refused by its loader, and the part by its name."""
+    asked = []
+
+    def load(path: str, **options: Any) -> object:
+        asked.append(options["weights_only"])
+        raise pickle.UnpicklingError("Unsupported global: os.system")
+
+    monkeypatch.setitem(sys.modules, "torch", cast(ModuleType, SimpleNamespace(load=load)))
+
+    with pytest.raises(Refused) as refused, opened("/source/pytorch_model.bin"):
+        pass
+
+    assert (refused.value.code, refused.value.subject) == ("unsafe_file", "pytorch_model.bin")
+    assert asked == [True]
+
+
+def test_each_file_of_weights_becomes_one() -> None:
+    names = original_names()
+
+    parts = plan(a_bin=names[:3], b_bin=[*names[3:], "model.layers.0.self_attn.rotary_emb.inv_freq"],
+                 clip_bin=[*tower_names(), "logit_scale"])  # fmt: skip
+
+    assert parts == [("a.bin", 3), ("b.bin", len(names) - 3), ("clip.bin", len(tower_names()))]
+
+
+@pytest.mark.parametrize("lost", [*original_names(), *tower_names()])
+def test_every_tensor_is_missed(lost: str) -> None:
+    names, tower = original_names(), tower_names()
+
+    with pytest.raises(Refused, match="missing_key"):
+        plan(
+            a_bin=[name for name in names if name != lost],
+            b_bin=[],
+            clip_bin=[name for name in tower if name != lost],
+        )
+
+
+def test_a_tensor_that_occurs_twice_is_refused() -> None:
+    with pytest.raises(Refused) as refused:
+        plan(a_bin=original_names(), b_bin=["lm_head.weight"], clip_bin=tower_names())
+
+    assert (refused.value.code, refused.value.subject) == ("duplicate_key", "language_model.lm_head.weight")
+
+
+def test_a_layer_too_many_is_refused() -> None:
+    with pytest.raises(Refused, match="unexpected_key"):
+        plan(
+            a_bin=original_names(),
+            b_bin=["model.layers.1.mlp.up_proj.weight"],
+            clip_bin=tower_names(),
+        )
+
+
+class Shaped:
+    """What is asked of a tensor before it is moved."""
+
+    def __init__(self, dtype: str, *shape: int) -> None:
+        self.dtype = f"torch.{dtype}"
+        self.shape = shape
+
+
+def test_only_vocabulary_rows_are_added_and_only_the_tower_changes_type() -> None:
+    job = make_job(dtype="bfloat16")
+    language, tower = plan_parts(
+        job, {"a.bin": original_names(), "b.bin": [], "clip.bin": tower_names()}.__getitem__
+    )
+    head, norm = "language_model.lm_head.weight", "language_model.model.norm.weight"
+    embedding = "vision_tower.vision_model.embeddings.class_embedding"
+
+    assert served_form(job, language, head, Shaped("float16", 300, 8)) == ("float16", [320, 8])
+    assert served_form(job, language, norm, Shaped("float16", 8)) == ("float16", [8])
+    assert served_form(job, tower, embedding, Shaped("float32", 8)) == ("bfloat16", [8])
+    with pytest.raises(Refused, match="wrong_rows"):
+        served_form(job, language, head, Shaped("float16", 299, 8))
+
+
+def test_a_header_places_its_tensors_one_behind_the_other() -> None:
+    header, total = header_of({"a": ("float16", [2, 3]), "b": ("float32", [])})
+
+    length = int.from_bytes(header[:8], "little")
+    described = json.loads(header[8:])
+    assert len(header) == 8 + length
+    assert length % 8 == 0
+    assert described["a"] == {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
+    assert described["b"] == {"dtype": "F32", "shape": [], "data_offsets": [12, 16]}
+    assert total == 16
+
+
+# The tokenizer.
+
+
+def test_pieces_are_read_with_their_scores_and_kinds() -> None:
+    pieces = parse_pieces(sentencepiece_model())
+
+    assert len(pieces) == 300
+    assert [each.text for each in pieces[:4]] == ["<unk>", "<s>", "</s>", "<0x00>"]
+    assert pieces[259].text == BLANK * 2
+    assert pieces[259].score == -1e9
+
+
+def test_what_sentencepiece_merges_last_is_merged_last() -> None:
+    """Two blanks are a piece early in the vocabulary, with the worst score."""
+    ranked = merges(parse_pieces(sentencepiece_model()))
+
+    assert ranked == [["a", "b"], [BLANK, "a"], [BLANK, BLANK]]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        b"",
+        b"\xff\xff\xff",
+        sentencepiece_model()[:-1],
+        sentencepiece_model(trainer=field(2, field(3, 1) + field(35, 1))),
+        sentencepiece_model(trainer=field(2, field(3, 2))),
+        sentencepiece_model(normalizer=field(3, field(2, b"map"))),
+        sentencepiece_model(normalizer=field(3, field(4, 1))),
+        sentencepiece_model(normalizer=field(3, field(3, 0) + field(4, 0))),
+        sentencepiece_model()[len(SPECIAL) :],
+        sentencepiece_model() + piece("odd", 0.0, 9),
+    ],
+)
+def test_a_tokenizer_of_another_kind_is_refused(model: bytes, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    (source / "tokenizer.model").write_bytes(model)
+
+    with pytest.raises(ConfigError, match="tokenizer"):
+        plan_vocabulary(read_source(source))
+
+
+# The small files.
+
+
+def layout_of(source: Path) -> dict[str, Any]:
+    """Every JSON file of a converted checkpoint."""
+    checkpoint = read_source(source)
+    layout = plan_layout(checkpoint, read_tower(source / "clip", checkpoint))
+    return {name: json.loads(raw) for name, raw in layout.files.items() if name.endswith(".json")}
+
+
+def test_the_vocabulary_of_the_published_version_comes_out(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", pieces=32000)
+
+    vocabulary = plan_vocabulary(read_source(source))
+
+    assert (vocabulary.image_id, vocabulary.pad_id) == (32000, 32001)
+    assert (vocabulary.rows, vocabulary.grown_rows) == (32000, 32064)
+
+
+def test_tokens_that_are_there_already_add_no_rows(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", vocab_size=302)
+    write(source / "added_tokens.json", {"<image>": 300, "<pad>": 301})
+
+    vocabulary = plan_vocabulary(read_source(source))
+
+    assert (vocabulary.image_id, vocabulary.grown_rows) == (300, 302)
+
+
+def test_a_tokenizer_json_is_taken_where_there_is_no_model(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", vocab_size=302)
+    (source / "tokenizer.model").unlink()
+    added = [{"id": 1, "content": "<s>"}, {"id": 300, "content": "<image>"}]
+    write(source / "tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": added})
+
+    vocabulary = plan_vocabulary(read_source(source))
+
+    assert (vocabulary.image_id, vocabulary.pad_id, vocabulary.grown_rows) == (300, 301, 302)
+    kept = json.loads(vocabulary.files["tokenizer.json"])["added_tokens"]
+    assert [each["content"] for each in kept] == ["<s>", "<image>", "<pad>"]
+
+
+def test_the_served_config_has_both_models_and_the_image_token(tmp_path: Path) -> None:
+    files = layout_of(write_source(tmp_path / "source"))
+
+    config = files["config.json"]
+    assert config["architectures"] == ["LlavaForConditionalGeneration"]
+    assert config["text_config"]["vocab_size"] == 320
+    assert config["text_config"]["intermediate_size"] == 11008
+    assert config["vision_config"]["image_size"] == 336
+    assert (config["image_token_index"], config["image_seq_length"]) == (300, 576)
+    assert (config["vision_feature_layer"], config["vision_feature_select_strategy"]) == (-2, "default")
+
+
+def test_the_generation_config_is_the_originals(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+
+    assert layout_of(source)["generation_config.json"] == json.loads(
+        (source / "generation_config.json").read_text()
+    )
+
+
+@pytest.mark.parametrize(("ratio", "is_padded"), [("pad", True), (None, False), ("square", False)])
+def test_pictures_are_padded_where_the_original_pads(
+    ratio: str | None, is_padded: bool, tmp_path: Path
+) -> None:
+    pictures = layout_of(write_source(tmp_path / "source", image_aspect_ratio=ratio))[
+        "preprocessor_config.json"
+    ]
+
+    assert pictures["do_pad"] is is_padded
+    assert pictures["image_processor_type"] == "LlavaImageProcessor"
+    assert pictures["size"] == {"shortest_edge": 336}
+    assert pictures["crop_size"] == {"height": 336, "width": 336}
+    assert pictures["image_mean"] == PICTURES["image_mean"]
+
+
+def test_the_tokenizer_is_told_to_be_taken_as_it_is(tmp_path: Path) -> None:
+    files = layout_of(write_source(tmp_path / "source"))
+
+    settings = files["tokenizer_config.json"]
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (settings["bos_token"], settings["eos_token"], settings["pad_token"]) == ("<s>", "</s>", "<pad>")
+    assert {each["content"] for each in settings["added_tokens_decoder"].values()} == {
+        "<unk>", "<s>", "</s>", "<image>", "<pad>"
+    }  # fmt: skip
+    assert settings["model_max_length"] == 2048
+
+
+# Sources that cannot be converted.
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architectures": ["LlavaForConditionalGeneration"]}, "not an original"),
+        ({"architectures": []}, "not an original"),
+        ({"architectures": "LlavaLlamaForCausalLM"}, "not an original"),
+        ({"image_aspect_ratio": "anyres"}, "LLaVA 1.6"),
+        ({"mm_projector_type": "linear"}, "projector"),
+        ({"mm_use_im_start_end": True}, "markers"),
+        ({"tie_word_embeddings": True}, "tied"),
+        ({"torch_dtype": "int8"}, "torch_dtype"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"mm_vision_select_layer": None}, "mm_vision_select_layer"),
+        ({"mm_vision_select_feature": "all"}, "mm_vision_select_feature"),
+        ({"mm_hidden_size": 768}, "not the tower"),
+    ],
+)
+def test_a_config_that_this_does_not_know_how_to_serve_is_refused(
+    changes: Mapping[str, Any], said: str, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "source", **changes)
+
+    with pytest.raises(ConfigError, match=said):
+        layout_of(source)
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    (source / PART).unlink()
+
+    with pytest.raises(ConfigError, match="1 of 2 parts") as refused:
+        weight_files(source)
+
+    assert refused.value.detail is not None
+    assert refused.value.detail.expose() == PART
+
+
+@pytest.mark.parametrize(
+    "index", [{}, {"weight_map": {}}, {"weight_map": {"a": "../b.bin"}}, {"weight_map": {"a": 1}}]
+)
+def test_an_index_that_lists_no_parts_of_this_folder_is_refused(
+    index: Mapping[str, Any], tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "source")
+    write(source / "pytorch_model.bin.index.json", index)
+
+    with pytest.raises(ConfigError, match="does not list the parts"):
+        weight_files(source)
+
+
+def test_a_pointer_of_git_lfs_is_no_file_of_weights(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    (source / PART).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+    with pytest.raises(ConfigError, match="git lfs pull"):
+        weight_files(source)
+
+
+def test_the_tower_is_a_folder_of_the_source_a_hub_id_or_what_the_user_says(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    published = write_source(tmp_path / "published", mm_vision_tower="openai/clip-vit-large-patch14-336")
+    lost = read_source(write_source(tmp_path / "lost", mm_vision_tower="/nowhere/clip"))
+
+    assert tower_of(read_source(source), None) == str((source / "clip").resolve())
+    assert tower_of(read_source(published), None) == "openai/clip-vit-large-patch14-336"
+    assert tower_of(lost, str(source / "clip")) == str((source / "clip").resolve())
+    assert tower_of(lost, "someone/clip") == "someone/clip"
+    with pytest.raises(ConfigError, match="--vision-tower"):
+        tower_of(lost, None)
+
+
+def test_of_a_hub_repository_only_the_checkpoint_is_fetched() -> None:
+    published = [
+        ".gitattributes",
+        "README.md",
+        "config.json",
+        "mm_projector.bin",
+        PART,
+        "pytorch_model.bin.index.json",
+        "tf_model.h5",
+        "tokenizer.model",
+        "onnx/model.onnx",
+    ]
+
+    assert wanted_files(published) == ["config.json", "pytorch_model.bin.index.json", "tokenizer.model", PART]
+    assert wanted_files(["model.safetensors", "pytorch_model.bin"]) == ["model.safetensors"]
+
+
+# The folder that appears.
+
+STAND_IN = """#!{python}
+import json, os, sys, time
+from pathlib import Path
+
+job = json.loads(sys.stdin.read())
+out = Path(job["out"])
+(out.parent / "seen environment").write_text(json.dumps(dict(os.environ)))
+(out.parent / "seen arguments").write_text(json.dumps(sys.argv[1:]))
+
+def say(**fields):
+    print(json.dumps(fields), flush=True)
+
+def finish(name, tensor):
+    (out / name).write_bytes(b"tensors of " + name.encode())
+    entry = {{"dtype": "float16", "shape": [1], "sha256": "00"}}
+    (out / (name + ".record.json")).write_text(json.dumps({{tensor: entry}}))
+
+print("a library's own line")
+say(stage="converting", file="model-00001-of-00002.safetensors", done_bytes=0, total_bytes=8)
+if not (out / "model-00001-of-00002.safetensors").exists():
+    finish("model-00001-of-00002.safetensors", "a")
+{then}
+"""
+WHOLE = """
+finish("model-00002-of-00002.safetensors", "b")
+say(done=["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
+"""
+
+
+def stand_in(folder: Path, then: str = WHOLE) -> Engine:
+    """An engine whose Python is a program that does as `then` says after its first file."""
+    path = folder / "python"
+    path.write_text(STAND_IN.format(python=sys.executable, then=then))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return Engine(folder / "vllm", "0.32.0", path, is_cpu=True, prefix=folder)
+
+
+def convert(source: Path, destination: Path, engine: Engine, **options: Any) -> int:
+    given = {"environment": os.environ, "hear": lambda _: None} | options
+    return asyncio.run(convert_llava(str(source), destination, engine, **given))
+
+
+def test_the_folder_appears_whole_with_an_index_and_a_manifest(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    heard: list[ConversionProgress] = []
+
+    count = convert(source, tmp_path / "new" / "out", stand_in(tmp_path), hear=heard.append)
+
+    out = tmp_path / "new" / "out"
+    assert count == 2
+    assert heard == [ConversionProgress("converting", "model-00001-of-00002.safetensors", 0, 8)]
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["weight_map"] == {
+        "a": "model-00001-of-00002.safetensors",
+        "b": "model-00002-of-00002.safetensors",
+    }
+    manifest = json.loads((out / "conversion.json").read_text())
+    assert manifest["tensors"]["b"] == {
+        "file": "model-00002-of-00002.safetensors", "dtype": "float16", "shape": [1], "sha256": "00"
+    }  # fmt: skip
+    assert manifest["rows"] == {"original": 300, "served": 320}
+    assert list(out.glob("*.record.json")) == []
+    assert (out / "chat_template.jinja").is_file()
+    assert not out.with_name("out.partial").exists()
+
+
+def test_no_key_reaches_the_program(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    environment = {**os.environ, **canary.ENVIRONMENT, "HF_TOKEN": canary.CANARY}
+
+    convert(source, tmp_path / "out", stand_in(tmp_path), environment=environment)
+
+    assert canary.CANARY not in (tmp_path / "seen environment").read_text()
+    assert "PATH" in json.loads((tmp_path / "seen environment").read_text())
+    # Isolated: what lies beside the program is not imported by name.
+    assert json.loads((tmp_path / "seen arguments").read_text())[0] == "-I"
+
+
+@pytest.mark.parametrize(
+    ("then", "error", "said"),
+    [
+        ("say(error='missing_key', subject='x.weight'); sys.exit(1)", ConfigError, "a tensor is missing"),
+        ("say(error='unsafe_file', subject='x.bin'); sys.exit(1)", ConfigError, "more than tensors"),
+        ("say(error='disk_full', subject=''); sys.exit(1)", StoreError, "no room"),
+        ("say(error='damaged_on_disk', subject='x'); sys.exit(1)", StoreError, "reads back differently"),
+        ("say(error='system', subject='Input/output error'); sys.exit(1)", StoreError, "cannot be read"),
+        ("os.kill(os.getpid(), 9)", ServerError, "killed by signal 9"),
+        ("raise ModuleNotFoundError('no torch')", ServerError, "the engine's Python"),
+        ("sys.exit(0)", ServerError, "the engine's Python"),
+    ],
+)
+def test_a_conversion_that_fails_leaves_no_folder_and_goes_on_later(
+    then: str, error: type[VlsbError], said: str, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "source")
+
+    with pytest.raises(error, match=said):
+        convert(source, tmp_path / "out", stand_in(tmp_path, then))
+
+    first = tmp_path / "out.partial" / "model-00001-of-00002.safetensors"
+    written = first.stat().st_mtime_ns
+    assert not (tmp_path / "out").exists()
+    convert(source, tmp_path / "out", stand_in(tmp_path))
+    assert (tmp_path / "out" / first.name).stat().st_mtime_ns == written
+
+
+def test_the_end_of_the_programs_stderr_is_told(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+
+    with pytest.raises(ServerError) as failed:
+        convert(source, tmp_path / "out", stand_in(tmp_path, "raise ModuleNotFoundError('no torch')"))
+
+    assert failed.value.detail is not None
+    assert failed.value.detail.expose().endswith("ModuleNotFoundError: no torch\n")
+
+
+def test_what_was_begun_from_other_weights_is_not_gone_on_with(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    with pytest.raises(ServerError):
+        convert(source, tmp_path / "out", stand_in(tmp_path, "sys.exit(1)"))
+    (tmp_path / "out.partial" / "model-00001-of-00002.safetensors").write_bytes(b"of the other weights")
+    (source / PART).write_bytes(b"other weights")
+
+    convert(source, tmp_path / "out", stand_in(tmp_path))
+
+    assert (
+        tmp_path / "out" / "model-00001-of-00002.safetensors"
+    ).read_bytes() == b"tensors of model-00001-of-00002.safetensors"
+
+
+def test_the_same_conversion_is_not_done_twice_and_another_is_refused(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    convert(source, tmp_path / "out", stand_in(tmp_path))
+
+    assert convert(source, tmp_path / "out", stand_in(tmp_path, "sys.exit(1)")) == 2
+    (source / PART).write_bytes(b"other weights")
+    with pytest.raises(ConfigError, match="is not this conversion"):
+        convert(source, tmp_path / "out", stand_in(tmp_path))
+
+
+def test_cancelling_kills_the_program(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    engine = stand_in(tmp_path, "say(stage='converting', file=str(os.getpid())); time.sleep(600)")
+    pids: list[int] = []
+
+    async def begin() -> None:
+        def hear(progress: ConversionProgress) -> None:
+            if progress.file.isdecimal():
+                pids.append(int(progress.file))
+                task.cancel()
+
+        task = asyncio.create_task(
+            convert_llava(str(source), tmp_path / "out", engine, environment=os.environ, hear=hear)
+        )
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(begin())
+
+    wait_until(lambda: not Path(f"/proc/{pids[0]}").exists(), what="the program to be gone")
+
+
+def test_a_second_process_does_not_build_in_the_same_folder(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    held = os.open(partial, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(ServerError, match="another process"):
+            convert(source, tmp_path / "out", stand_in(tmp_path))
+    finally:
+        os.close(held)
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder; None for what is no file."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.mark.parametrize("kind", ["a file in it", "a folder in it", "a mark and more", "a link", "a file"])
+def test_a_strangers_partial_folder_is_refused_and_nothing_of_it_is_touched(
+    kind: str, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "source")
+    partial, theirs = tmp_path / "out.partial", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    if kind == "a link":
+        partial.symlink_to(theirs)
+    elif kind == "a file":
+        partial.write_text("a download that is under way")
+    else:
+        partial.mkdir()
+        theirs.rename(partial / "photos")
+        if kind != "a folder in it":
+            (partial / "photos" / "thesis.tex").rename(partial / "thesis.tex")
+            (partial / "photos").rmdir()
+        if kind == "a mark and more":
+            (partial / ".conversion-source").write_text("0" * 64)
+    engine = stand_in(source)
+    before = tree(tmp_path)
+
+    with pytest.raises(ConfigError, match="no conversion made what is there"):
+        convert(source, tmp_path / "out", engine)
+
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a file", "a link to nothing", "a link"])
+def test_a_destination_that_exists_is_refused_and_left_as_it_is(kind: str, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    destination = tmp_path / "out"
+    if kind == "a folder":
+        destination.mkdir()
+    elif kind == "a file":
+        destination.write_text("words")
+    else:
+        destination.symlink_to(source if kind == "a link" else tmp_path / "nowhere")
+    engine = stand_in(source)
+    before = tree(tmp_path)
+
+    with pytest.raises(ConfigError, match="exists and is not this conversion"):
+        convert(source, destination, engine)
+
+    assert tree(tmp_path) == before
+
+
+def test_a_destination_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    engine = stand_in(tmp_path, f"Path({str(tmp_path / 'out')!r}).mkdir()\n{WHOLE}")
+
+    with pytest.raises(ConfigError, match="has appeared meanwhile"):
+        convert(source, tmp_path / "out", engine)
+
+    assert list((tmp_path / "out").iterdir()) == []
+    assert (tmp_path / "out.partial").is_dir()
+
+
+def test_a_conversion_that_was_killed_at_any_point_is_known_as_ours(tmp_path: Path) -> None:
+    """With every file but the folder's name, with half a file, with a mark that was not written yet."""
+    source = write_source(tmp_path / "source")
+    partial = tmp_path / "out.partial"
+    convert(source, partial, stand_in(tmp_path))
+    first = "model-00001-of-00002"
+    for half in (f"{first}.unfinished.safetensors", f"{first}.safetensors.record.json.unfinished"):
+        (partial / half).write_bytes(b"half")
+    # Its record went into the manifest.
+    (partial / f"{first}.safetensors").unlink()
+
+    assert convert(source, tmp_path / "out", stand_in(tmp_path)) == 2
+
+    (tmp_path / "out").rename(partial)
+    (partial / f"{first}.safetensors").unlink()
+    (partial / ".conversion-source").write_bytes(b"")
+    assert convert(source, tmp_path / "out", stand_in(tmp_path)) == 2
+
+
+def test_of_two_conversions_at_once_one_builds_and_the_other_is_told(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    engine = stand_in(tmp_path)
+    given: dict[str, Any] = {"environment": os.environ, "hear": lambda _: None}
+
+    async def both() -> list[int | BaseException]:
+        tasks = [convert_llava(str(source), tmp_path / "out", engine, **given) for _ in range(2)]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    ended = asyncio.run(both())
+
+    assert sorted(type(each).__name__ for each in ended) == ["ServerError", "int"]
+    assert read_manifest(tmp_path / "out")["tensors"].keys() == {"a", "b"}
+
+
+def test_a_disk_without_room_is_noticed_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "source")
+    monkeypatch.setattr(llava_build, "free_disk_bytes", lambda _: 1000)
+
+    with pytest.raises(StoreError, match="no room"):
+        convert(source, tmp_path / "out", stand_in(tmp_path))
+
+    assert not (tmp_path / "seen arguments").exists()
+
+
+def test_a_python_that_cannot_be_started_or_is_not_known_is_said(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    gone = Engine(tmp_path / "vllm", "0.32.0", tmp_path / "gone", is_cpu=True, prefix=None)
+    unknown = Engine(tmp_path / "vllm", "0.32.0", None, is_cpu=True, prefix=None)
+
+    with pytest.raises(ServerError, match="cannot be started"):
+        convert(source, tmp_path / "out", gone)
+    with pytest.raises(ServerError, match="is not known"):
+        convert(source, tmp_path / "out", unknown)
+
+
+def test_the_cache_folder_has_the_name_of_the_weights(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "llava-v1.5-7b")
+    places = Places(tmp_path, tmp_path, tmp_path / "cache")
+
+    def folder(engine: Engine) -> Path:
+        given: dict[str, Any] = {"environment": os.environ, "hear": lambda _: None}
+        return asyncio.run(converted(str(source), None, places, engine, **given))
+
+    first = folder(stand_in(tmp_path))
+
+    assert first.name == "llava-v1.5-7b"
+    assert first.parent.parent == tmp_path / "cache"
+    assert folder(stand_in(tmp_path, "sys.exit(1)")) == first
+
+
+@pytest.mark.parametrize("weights", ["/nowhere", "./nowhere", "nowhere", "a/b/c"])
+def test_a_folder_that_is_not_there_is_no_hub_id(weights: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        convert(Path(weights) if weights != "./nowhere" else weights, tmp_path / "out", stand_in(tmp_path))  # type: ignore[arg-type]
+
+
+# The command.
+
+
+def test_the_command_names_the_engine_to_install(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+
+    done = CliRunner().invoke(
+        convert_app,
+        ["llava", str(source), str(tmp_path / "out")],
+        env={"HOME": str(tmp_path), "PATH": "", "XDG_DATA_HOME": str(tmp_path)},
+        standalone_mode=False,
+    )
+
+    assert done.return_value == 7
+    assert "vlsb engine install llava" in done.stderr

@@ -1,0 +1,164 @@
+"""Local models by name: ours, and the files of a user's own folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vlsb.errors import ConfigError
+from vlsb.models.catalog import MAX_CONFIG_BYTES, find_profile, load_catalog, read_config
+from vlsb.models.profile import FAMILIES, ModelProfile
+
+
+def own(folder: Path, name: str, text: str = "seed: 0\n") -> Path:
+    """A folder with one engine config of a user's own in it."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text, "utf-8")
+    return folder
+
+
+def complaint(folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_catalog(folder)
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def test_our_own_are_the_five_families_and_the_two_checkpoints_of_the_authors() -> None:
+    catalog = load_catalog(None)
+
+    assert list(catalog) == [*FAMILIES, "qwen2vl_vlguard", "qwen2vl_saferlhf"]
+    assert {name: model.weights for name, model in catalog.items() if name in FAMILIES} == {
+        name: family.weights for name, family in FAMILIES.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("qwen2vl_vlguard", "Foreshhh/Qwen2-VL-7B-VLGuard"),
+        ("qwen2vl_saferlhf", "Foreshhh/Qwen2-VL-7B-SafeRLHF"),
+    ],
+)
+def test_a_checkpoint_of_the_authors_is_qwen2vl_with_other_weights(name: str, weights: str) -> None:
+    found, base = find_profile(name, None), find_profile("qwen2vl", None)
+
+    assert (found.name, found.weights) == (name, weights)
+    assert (found.family, found.config) == (base.family, base.config)
+
+
+def test_a_hosted_models_name_is_no_local_model() -> None:
+    found = find_profile("gpt-4o", None)
+
+    assert not found.is_local
+    assert found == ModelProfile("gpt-4o")
+
+
+def test_a_users_own_file_is_a_model_of_its_family(tmp_path: Path) -> None:
+    folder = own(tmp_path, "my-tune.v2.llava_hf.yaml", "model: me/my-tune\nmax_model_len: 2048\n")
+
+    found = find_profile("my-tune.v2", folder)
+
+    assert (found.name, found.family, found.weights) == ("my-tune.v2", "llava_hf", "me/my-tune")
+    assert read_config(found.config) == {"model": "me/my-tune", "max-model-len": 2048}
+
+
+def test_a_file_that_names_no_weights_has_its_familys(tmp_path: Path) -> None:
+    found = find_profile("slow", own(tmp_path, "slow.qwen2vl.yaml"))
+
+    assert found.weights == FAMILIES["qwen2vl"].weights
+
+
+@pytest.mark.parametrize("named", ["./weights", "../servers/weights"])
+def test_a_path_in_a_file_is_seen_from_the_files_folder(
+    tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(tmp_path / "servers", "mine.llava_hf.yaml", f"model: {named}\n")
+    monkeypatch.chdir(tmp_path)
+
+    found = find_profile("mine", Path("servers"))
+
+    assert found.weights == str(tmp_path / "servers" / "weights")
+    assert found.config.is_absolute()
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    own(tmp_path, "notes.txt", "dtype: [")
+    own(tmp_path, "template.jinja", "")
+
+    assert load_catalog(tmp_path) == load_catalog(None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mine.yaml", "mine.llava_hf.yml", "mine.gpt.yaml", "llava_hf.yaml", ".llava_hf.yaml", "a b.mllama.yaml"],
+)
+def test_a_file_whose_name_says_no_family_is_named(tmp_path: Path, name: str) -> None:
+    """Otherwise a misspelt family would be a model that is silently not there."""
+    said = complaint(own(tmp_path, name))
+
+    assert str(tmp_path / name) in said
+    assert "NAME.<family>.yaml" in said
+    assert all(family in said for family in FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["llava_hf", "qwen2vl_vlguard"])
+def test_our_names_cannot_be_taken(tmp_path: Path, name: str) -> None:
+    assert f"there is a model {name} already" in complaint(own(tmp_path, f"{name}.qwen2vl.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 0\ndtype: [float16\n", "line 3: not YAML"),
+        ("seed: 0\n\tdtype: half\n", "line 2: not YAML"),
+        ("seed: 0\nmax-model-len: 1\nmax_model_len: 2\n", "line 3: max_model_len is set twice"),
+        ("seed: 0\nseed: 1\n", "line 2: seed is set twice"),
+        ("seed: 0\ndtype:\n", "line 2: dtype has no value"),
+        ("seed: .nan\n", "line 1: seed has no value that can be passed on"),
+        ("seed: 2024-01-01\n", "line 1: seed has no value that can be passed on"),
+        ("seed: 2024-13-01\n", "not YAML that can be read"),
+        ("seed: !!python/object:os.system x\n", "line 1: not YAML"),
+        ("- seed\n", "a list of lines `option: value`"),
+        ("", "a list of lines `option: value`"),
+        ("seed: 0\n---\nseed: 1\n", "line 2: not YAML"),
+        ("1: x\n", "line 1: a key must be an option's name"),
+        ("? [a]\n: x\n", "not YAML"),
+        ("model: 7\n", "model must be a Hugging Face id or a path"),
+        ("seed: 0\nuds: /tmp/x\n", "line 2: uds cannot be set"),
+        ("ssl-keyfile: x\n", "line 1: ssl-keyfile cannot be set"),
+    ],
+)
+def test_what_cannot_be_used_is_named_by_file_and_line(tmp_path: Path, text: str, said: str) -> None:
+    found = complaint(own(tmp_path, "mine.llava_hf.yaml", text))
+
+    assert str(tmp_path / "mine.llava_hf.yaml") in found
+    assert said in found
+
+
+@pytest.mark.parametrize("key", ["api-key", "api_key", "hf-token"])
+def test_a_key_in_a_file_is_refused_and_not_shown(tmp_path: Path, key: str) -> None:
+    found = complaint(own(tmp_path, "mine.llava_hf.yaml", f"{key}: not-for-anyones-eyes\n"))
+
+    assert f"{key} cannot be set" in found
+    assert "not-for-anyones-eyes" not in found
+
+
+@pytest.mark.parametrize("key", ["host", "port", "served-model-name", "revision"])
+def test_what_the_command_line_overrules_may_stand_in_a_file(tmp_path: Path, key: str) -> None:
+    assert find_profile("mine", own(tmp_path, "mine.llava_hf.yaml", f"{key}: '8000'\n")).is_local
+
+
+def test_a_large_or_binary_file_is_no_config(tmp_path: Path) -> None:
+    path = tmp_path / "mine.llava_hf.yaml"
+
+    path.write_bytes(b"#" * (MAX_CONFIG_BYTES + 1))
+    assert "no engine config" in complaint(tmp_path)
+    path.write_bytes(b"seed: \xff\n")
+    assert "not UTF-8" in complaint(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert f"--servers-dir {tmp_path / 'none'}: {os.strerror(2)}" in complaint(tmp_path / "none")

@@ -1,0 +1,170 @@
+"""The engine configs in `servers`: every key is an option of its engine, and every value the paper's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+import vlsb
+from tests.support import GOLDEN
+from vlsb.engines.vllm_options import ALIASES, BARE_FLAGS, CANNOT_CHANGE_AN_ANSWER, RESERVED, rendered
+from vlsb.models.catalog import load_catalog, read_config
+from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, PROFILES, shipped_config
+
+SERVERS = Path(vlsb.__file__).parents[1] / "servers"
+VERSIONS = {
+    CURRENT.name: sorted({CURRENT.gpu_version, CURRENT.cpu_version}),
+    MLLAMA.name: sorted({MLLAMA.gpu_version, MLLAMA.cpu_version}),
+}
+SENTENCE = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the human's questions."
+)
+
+
+class Option(NamedTuple):
+    """An option of the engine: its other spellings, and whether it takes no value."""
+
+    others: frozenset[str]
+    is_flag: bool
+
+
+def engine_options(version: str) -> dict[str, Option]:
+    """Every option of `vllm serve` at a version, from the list that its own parser gave."""
+    text = (GOLDEN / "engine_options" / f"vllm-{version}.txt").read_text("utf-8")
+    lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    return {name: Option(frozenset(rest) - {"flag"}, "flag" in rest) for name, *rest in lines}
+
+
+def all_options() -> dict[str, list[Option]]:
+    """The options of all versions together."""
+    found: dict[str, list[Option]] = {}
+    for version in sorted({each for versions in VERSIONS.values() for each in versions}):
+        for name, option in engine_options(version).items():
+            found.setdefault(name, []).append(option)
+    return found
+
+
+def settings(family: str) -> dict[str, Any]:
+    return read_config(SERVERS / f"{family}.yaml")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_is_an_option_of_every_version_that_serves_the_family(family: str) -> None:
+    for version in VERSIONS[FAMILIES[family].engine.name]:
+        options = engine_options(version)
+
+        assert set(settings(family)) <= set(options)
+        for name, value in settings(family).items():
+            assert isinstance(value, bool) == options[name].is_flag
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_says_the_papers_settings(family: str) -> None:
+    row, found = FAMILIES[family], settings(family)
+    pictures = found["limit-mm-per-prompt"]
+
+    assert (found["model"], found["dtype"]) == (row.weights, row.dtype)
+    assert (yaml.safe_load(pictures) if isinstance(pictures, str) else pictures)["image"] == 1
+    assert (found["seed"], found["generation-config"], found["load-format"]) == (0, "auto", "safetensors")
+    assert found.get("chat-template") == row.chat_template
+    # The checkpoint's own picture limits and nobody else's code.
+    assert not {"mm-processor-kwargs", "trust-remote-code", "quantization"} & set(found)
+
+
+def test_no_video_is_planned_for_where_the_engine_would() -> None:
+    assert settings("qwen2vl")["limit-mm-per-prompt"] == {"image": 1, "video": 0}
+
+
+def test_the_old_engines_file_has_nothing_nested() -> None:
+    """Versions before 0.11 write a mapping into their command line as Python would, and not as JSON."""
+    assert all(isinstance(value, str | int | bool) for value in settings("mllama").values())
+
+
+def test_the_old_engine_writes_no_prompt_into_its_log() -> None:
+    assert settings("mllama")["disable-log-requests"] is True
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_line_says_where_its_value_comes_from(family: str) -> None:
+    lines = (SERVERS / f"{family}.yaml").read_text("utf-8").splitlines()
+    first = next(number for number, line in enumerate(lines) if re.match(r"[a-z]", line))
+
+    uncommented = [
+        line
+        for before, line in zip(lines[first - 1 :], lines[first:], strict=False)
+        if re.match(r"[a-z]", line) and not before.startswith("#")
+    ]
+    assert uncommented == []
+
+
+def test_there_is_a_file_for_each_family_and_none_besides() -> None:
+    assert {path.stem for path in SERVERS.glob("*.yaml")} == set(FAMILIES)
+
+
+def test_the_table_names_each_model_with_its_weights_and_engine() -> None:
+    rows = {
+        cells[0].strip("` "): cells
+        for line in (SERVERS / "README.md").read_text("utf-8").splitlines()
+        if line.startswith("| `")
+        for cells in [line.strip("|").split("|")]
+    }
+    catalog = load_catalog(None)
+
+    assert set(rows) == set(PROFILES)
+    for name, cells in rows.items():
+        row = catalog[name]
+        assert f"`{catalog[name].weights}`" in cells[1]
+        assert all(version in cells[3] for version in VERSIONS[row.engine.name])
+        assert f"{row.gpu_memory_bytes // 1024**3} GiB" in cells[4]
+
+
+def test_the_original_llava_template_has_its_sentence_and_no_bos() -> None:
+    """The BOS comes with `add_special_tokens`; a second one would be another prompt."""
+    template = shipped_config("llava_v1.jinja").read_text("utf-8")
+
+    assert template.count(SENTENCE) == 1
+    assert not {"<s>", "bos_token"} & set(re.findall(r"<s>|bos_token", template))
+    assert FAMILIES["llava"].protocol.fields == {"add_special_tokens": True}
+
+
+def test_every_other_spelling_is_the_engines() -> None:
+    said = {other: name for name, each in all_options().items() for one in each for other in one.others}
+    others = {other: name for other, name in said.items() if other != f"--no-{name}"}
+
+    # `-O` is read apart, and help is nobody's setting.
+    assert {other: name for other, name in others.items() if other not in ("-O", "-h")} == dict(ALIASES)
+
+
+def test_the_flags_without_an_off_form_are_the_engines() -> None:
+    bare = {
+        name
+        for name, each in all_options().items()
+        if any(one.is_flag and f"--no-{name}" not in one.others for one in each)
+    }
+
+    assert bare - BARE_FLAGS == {"grpc", "headless", "help"}
+    assert bare >= BARE_FLAGS
+    assert set(RESERVED) >= {"grpc", "headless", "help"}
+
+
+def test_what_cannot_change_an_answer_and_what_is_reserved_are_options_of_an_engine() -> None:
+    """A name that no engine has would say nothing, or hide a misspelt one."""
+    known = set(all_options())
+
+    assert known >= CANNOT_CHANGE_AN_ANSWER
+    assert known >= set(RESERVED)
+    assert len(CANNOT_CHANGE_AN_ANSWER) < len(known) / 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_is_written_as_words_that_its_engine_knows(family: str) -> None:
+    words = rendered(settings(family))
+    options = {word.removeprefix("--") for word in words if word.startswith("--")}
+
+    for version in VERSIONS[FAMILIES[family].engine.name]:
+        assert options <= set(engine_options(version))

