@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vlsb.config import RetryPolicy
 from vlsb.endpoints.attempts import Event, Spending, StoppedError, Traffic
-from vlsb.endpoints.engine_guard import Fate, Keeper, Ticket
+from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
 from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.headers import NamedLimit
 from vlsb.endpoints.pacing import AdaptiveLimit, Limiter, Phase, Time
@@ -88,7 +88,7 @@ class Account:
 class Pass:
     """One attempt that may be sent: what was booked for it, and what the endpoint had answered then."""
 
-    ticket: Ticket
+    in_flight: InFlight
     departure: Departure
     number: int
     is_probe: bool
@@ -158,7 +158,7 @@ class Admission:
         *,
         connections: AdaptiveLimit,
         account: Account,
-        keeper: Keeper,
+        guard: EngineGuard,
         policy: RetryPolicy,
         traffic: Traffic,
         time: Time,
@@ -170,7 +170,7 @@ class Admission:
         self._stage: Stage = stage
         self._name = name
         self._connections = connections
-        self._keeper = keeper
+        self._guard = guard
         self._policy = policy
         self._traffic = traffic
         self._time = time
@@ -229,8 +229,8 @@ class Admission:
             self._active -= 1
             self._tell()
 
-    async def enter(self, ticket: Ticket, request: Spending) -> Pass | None:
-        """Return when the request may be sent; None if the engine's keeper will never have it sent again.
+    async def enter(self, in_flight: InFlight, request: Spending) -> Pass | None:
+        """Return when the request may be sent; None if the engine's guard will never have it sent again.
 
         Raises GapsError or OutageError when waiting is no use, StoppedError when the run is stopping.
 
@@ -244,12 +244,12 @@ class Admission:
         while admitted is None:
             asked = self._time.clock()
             # Outside the line: while an engine is examined, who may go next need not be at its head.
-            if not await self._keeper.admit(ticket):
+            if not await self._guard.admit(in_flight):
                 return None
             engine_s += self._time.clock() - asked
             await self._line.acquire(ahead=request.sent > 0)
             try:
-                admitted = await self._at_the_head(ticket, head, is_retry=request.sent > 0)
+                admitted = await self._at_the_head(in_flight, head, is_retry=request.sent > 0)
             finally:
                 head.waits_for(Wait.LOOP if self._line.is_awaited else Wait.NOTHING)
                 self._line.release()
@@ -259,15 +259,15 @@ class Admission:
         self.timings.queued(waited, pauses_before, engine_s)
         return admitted
 
-    async def _at_the_head(self, ticket: Ticket, head: HeadOfLine, *, is_retry: bool) -> Pass | None:
-        """Wait for one cause after the other; None if the engine's keeper will not have the request now."""
-        while self._keeper.admits(ticket):
+    async def _at_the_head(self, in_flight: InFlight, head: HeadOfLine, *, is_retry: bool) -> Pass | None:
+        """Wait for one cause after the other; None if the engine's guard will not have the request now."""
+        while self._guard.admits(in_flight):
             if self._traffic.is_over:
                 raise StoppedError
             obstacle = self._obstacle()
             if obstacle is None:
-                self._keeper.depart(ticket)
-                return self._depart(ticket, is_retry=is_retry)
+                self._guard.depart(in_flight)
+                return self._depart(in_flight, is_retry=is_retry)
             cause, wait_s = obstacle
             head.waits_for(cause)
             if wait_s is not None:
@@ -309,10 +309,10 @@ class Admission:
         youngest = max(probe.departure.at for probe in self._probes)
         return self._time.clock() - youngest >= self._policy.probe_cap_s
 
-    def _depart(self, ticket: Ticket, *, is_retry: bool) -> Pass:
+    def _depart(self, in_flight: InFlight, *, is_retry: bool) -> Pass:
         self.in_flight += 1
         found = Pass(
-            ticket,
+            in_flight,
             self.account.rates.depart(),
             self._health.sent(),
             is_probe=self.is_down,
@@ -324,9 +324,9 @@ class Admission:
             self._probe_count += 1
         return found
 
-    async def fate(self, ticket: Ticket) -> Fate:
+    async def fate(self, in_flight: InFlight) -> Fate:
         """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
-        return await self._keeper.fate(ticket)
+        return await self._guard.fate(in_flight)
 
     # What came of it.
 
@@ -361,10 +361,10 @@ class Admission:
         """
         self._connections.faltered()
         self.account.rates.arrived(admitted.departure)
-        if self._health.failed(admitted.number, admitted.ticket.sample_id, code, self.limit):
+        if self._health.failed(admitted.number, admitted.in_flight.sample_id, code, self.limit):
             self._probe_count = 0
             self._next_probe_at = self._time.clock() + self._probe_pause_s()
-            self._observe(Event("outage", self._stage, admitted.ticket.sample_id, code))
+            self._observe(Event("outage", self._stage, admitted.in_flight.sample_id, code))
             self._tell()
         return self.is_down or admitted.is_probe or admitted.outages != self._health.outages
 
@@ -375,10 +375,10 @@ class Admission:
         if admitted in self._probes:
             self._probes.discard(admitted)
             self._next_probe_at = self._time.clock() + self._probe_pause_s()
-        self._keeper.leave(admitted.ticket)
+        self._guard.leave(admitted.in_flight)
         self._tell()
 
-    async def is_to_blame(self, ticket: Ticket, request: Spending) -> bool:
+    async def is_to_blame(self, in_flight: InFlight, request: Spending) -> bool:
         """Whether a sample without an attempt left has failed by itself: others are answered.
 
         False when the endpoint is down: then the sample waits and is sent again, with all its attempts. A
@@ -390,7 +390,7 @@ class Admission:
         try:
             while not self.is_down and (health.answers, health.outages) == (answers, outages):
                 if self._held >= self._active:
-                    self._observe(Event("alone", self._stage, ticket.sample_id, health.code))
+                    self._observe(Event("alone", self._stage, in_flight.sample_id, health.code))
                     return True
                 self._tell()
                 await self._news.wait()
@@ -405,7 +405,7 @@ class Admission:
             self._probes.clear()
             self._connections.restart()
             self._resized("")
-            self._observe(Event("recovered", self._stage, admitted.ticket.sample_id, wait_s=down_s))
+            self._observe(Event("recovered", self._stage, admitted.in_flight.sample_id, wait_s=down_s))
         if self._held or down_s is not None:
             self._tell()
 

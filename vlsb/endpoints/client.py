@@ -20,7 +20,7 @@ from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.connect import Client
 from vlsb.endpoints.credentials import Redactor
 from vlsb.endpoints.dialects import Dialect, adapt
-from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate, Ticket
+from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate, InFlight
 from vlsb.endpoints.faults import CHANGED_CODE, PICTURE_CODE, Decision, Fault, classify, fatal_error, redacted
 from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.models import model_names, url_with_version
@@ -90,17 +90,19 @@ class EndpointClient:
         """
         began = self._time.clock()
         async with self.admission.sample():
-            found = await self._complete(compose, Ticket(sample_id), sends_schema=sends_schema)
+            found = await self._complete(compose, InFlight(sample_id), sends_schema=sends_schema)
         self.timings.total.add(self._time.clock() - began)
         return found
 
-    async def _complete(self, compose: Compose, ticket: Ticket, *, sends_schema: bool) -> Completion | Ended:
+    async def _complete(
+        self, compose: Compose, in_flight: InFlight, *, sends_schema: bool
+    ) -> Completion | Ended:
         request = Spending(self._policy, self._time)
         while True:
             if self._traffic.is_over:
                 raise StoppedError
             try:
-                outcome = await self._attempt(compose, request, ticket)
+                outcome = await self._attempt(compose, request, in_flight)
             except ImageChangedError as error:
                 changed = Decision(Fault.ITEM_PERMANENT, CHANGED_CODE, Untrusted(error.message))
                 return request.ended(changed, error)
@@ -114,12 +116,12 @@ class EndpointClient:
             if decision.fault is Fault.RUN_FATAL:
                 self._traffic.is_doomed = True
                 raise await self._fatal(decision)
-            wait_s = await self._wait_before_retry(decision, request, ticket)
+            wait_s = await self._wait_before_retry(decision, request, in_flight)
             if wait_s is None:
                 return request.ended(decision)
             if self._traffic.is_over:
                 raise StoppedError
-            self._note("retry", ticket.sample_id, decision, request, wait_s)
+            self._note("retry", in_flight.sample_id, decision, request, wait_s)
             self.timings.retry.add(wait_s)
             await self._time.sleep(wait_s)
 
@@ -131,29 +133,29 @@ class EndpointClient:
         self._rejections.ended(sample_id, fault, code, message)
 
     async def _attempt(
-        self, compose: Compose, request: Spending, ticket: Ticket
+        self, compose: Compose, request: Spending, in_flight: InFlight
     ) -> Completion | Decision | None:
         """What one request brought; None if it died with its engine and is to be sent again."""
-        admitted = await self.admission.enter(ticket, request)
+        admitted = await self.admission.enter(in_flight, request)
         if admitted is None:
             return _KILLED
         try:
             request.begin()
             outcome = await self._send(compose(self.dialect), request, admitted)
             if isinstance(outcome, Decision) and outcome.fault in _MAY_BE_A_DEATH:
-                return await self._with_fate(outcome, request, ticket)
+                return await self._with_fate(outcome, request, in_flight)
             return outcome
         finally:
             self.admission.leave(admitted)
 
-    async def _with_fate(self, decision: Decision, request: Spending, ticket: Ticket) -> Decision | None:
+    async def _with_fate(self, decision: Decision, request: Spending, in_flight: InFlight) -> Decision | None:
         """The decision about a failed request, unless the engine died of it or with it."""
         asked = self._time.clock()
-        fate = await self.admission.fate(ticket)
+        fate = await self.admission.fate(in_flight)
         # However long an engine takes to die, it is not this sample's time.
         request.extend(self._time.clock() - asked)
         if fate is Fate.LOST:
-            self._note("retry", ticket.sample_id, replace(decision, code="engine_lost"), request, 0.0)
+            self._note("retry", in_flight.sample_id, replace(decision, code="engine_lost"), request, 0.0)
             return None
         return _KILLED if fate is Fate.KILLED_BY_SAMPLE else decision
 
@@ -275,7 +277,9 @@ class EndpointClient:
         self._observe(Event("dialect", self.lane, code=decision.param or decision.code))
         return None
 
-    async def _wait_before_retry(self, decision: Decision, request: Spending, ticket: Ticket) -> float | None:
+    async def _wait_before_retry(
+        self, decision: Decision, request: Spending, in_flight: InFlight
+    ) -> float | None:
         """Seconds to wait before the next attempt, None if there must be none."""
         if not decision.is_retryable:
             return None
@@ -291,7 +295,7 @@ class EndpointClient:
         if self._traffic.is_over:
             raise StoppedError
         # Whoever replies is not down.
-        if decision.is_a_reply or await self.admission.is_to_blame(ticket, request):
+        if decision.is_a_reply or await self.admission.is_to_blame(in_flight, request):
             return None
         request.forgive()
         return 0.0

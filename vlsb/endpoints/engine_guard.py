@@ -22,32 +22,32 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ticket:
-    """One request over all its attempts. Other epochs of its sample have tickets of their own."""
+class InFlight:
+    """One request over all its attempts. Another epoch of its sample is another request."""
 
     sample_id: int
 
 
-class Keeper:
+class EngineGuard:
     """Nobody: every sample may go, and no failure is the engine's death."""
 
-    async def admit(self, ticket: Ticket) -> bool:
+    async def admit(self, request: InFlight) -> bool:
         """Return when the request may be sent, or at once with False if it never may: its sample kills.
 
         Raises ServerError when the engine is gone for good.
         """
         return True
 
-    def admits(self, ticket: Ticket) -> bool:
+    def admits(self, request: InFlight) -> bool:
         """Whether the request may be sent right now."""
         return True
 
-    def depart(self, ticket: Ticket) -> None:
+    def depart(self, request: InFlight) -> None:
         """The request is sent."""
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, request: InFlight) -> None:
         """The attempt is over, whatever came of it."""
 
-    async def fate(self, ticket: Ticket) -> Fate:
+    async def fate(self, request: InFlight) -> Fate:
         """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
         return Fate.ALIVE

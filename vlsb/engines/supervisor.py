@@ -19,7 +19,7 @@ import httpx
 
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.engine_guard import Fate, Keeper, Ticket
+from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
 from vlsb.engines.launch import RunningServer
 from vlsb.engines.registry import ServerRecord
 from vlsb.engines.start import exited_error
@@ -35,7 +35,7 @@ _POLL_S = 0.2
 Start = Callable[[RunningServer | None], Awaitable[RunningServer]]
 
 
-class Supervisor(Keeper):
+class Supervisor(EngineGuard):
     """Looks after one engine. `start` starts it, and again on the address and with the key of the last one.
 
     `observe` hears of each restart by its number. With `keep`, an engine that is up at the end is handed
@@ -63,9 +63,9 @@ class Supervisor(Keeper):
         self._restarts = 0
         self._unexplained = 0
         # Every request in flight, with the number of deaths when it was sent.
-        self._in_flight: dict[Ticket, int] = {}
-        self._suspects: set[Ticket] = set()
-        self._coming_back: set[Ticket] = set()
+        self._in_flight: dict[InFlight, int] = {}
+        self._suspects: set[InFlight] = set()
+        self._coming_back: set[InFlight] = set()
         # Samples, not requests: another epoch asks the same.
         self._culprits: set[int] = set()
         self._change = asyncio.Event()
@@ -97,49 +97,49 @@ class Supervisor(Keeper):
         self._keep(server)
         return True
 
-    async def admit(self, ticket: Ticket) -> bool:
+    async def admit(self, request: InFlight) -> bool:
         """Return when the request may be sent; at once with False for a sample that killed the engine.
 
         Raises ServerError when the engine is gone for good.
         """
-        while not self.admits(ticket):
-            if ticket.sample_id in self._culprits:
+        while not self.admits(request):
+            if request.sample_id in self._culprits:
                 return False
             if self._failed is not None:
                 raise self._failed
             await self._change.wait()
         return True
 
-    def admits(self, ticket: Ticket) -> bool:
+    def admits(self, request: InFlight) -> bool:
         """Whether the engine is up, and this request's turn has come."""
-        if not self._is_up or ticket.sample_id in self._culprits:
+        if not self._is_up or request.sample_id in self._culprits:
             return False
-        return not self._suspects or (ticket in self._suspects and not self._in_flight)
+        return not self._suspects or (request in self._suspects and not self._in_flight)
 
-    def depart(self, ticket: Ticket) -> None:
+    def depart(self, request: InFlight) -> None:
         """The request is sent."""
-        self._in_flight[ticket] = self._deaths
+        self._in_flight[request] = self._deaths
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, request: InFlight) -> None:
         """The attempt is over; a request that did not die with the engine is suspect no longer."""
-        if self._in_flight.pop(ticket, None) is None:
+        if self._in_flight.pop(request, None) is None:
             return
-        if ticket in self._coming_back:
-            self._coming_back.discard(ticket)
+        if request in self._coming_back:
+            self._coming_back.discard(request)
         else:
-            self._suspects.discard(ticket)
+            self._suspects.discard(request)
         self._tell()
 
-    async def fate(self, ticket: Ticket) -> Fate:
+    async def fate(self, request: InFlight) -> Fate:
         """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
-        left_after = self._in_flight[ticket]
+        left_after = self._in_flight[request]
         if left_after == self._deaths and await self._is_alive():
             return Fate.ALIVE
         while left_after == self._deaths and self._failed is None:
             await self._change.wait()
-        if ticket.sample_id in self._culprits:
+        if request.sample_id in self._culprits:
             return Fate.KILLED_BY_SAMPLE
-        self._coming_back.add(ticket)
+        self._coming_back.add(request)
         return Fate.LOST
 
     async def _is_alive(self) -> bool:
@@ -298,13 +298,13 @@ def _total(values: list[float] | None) -> int | None:
     return None if not values else round(sum(values))
 
 
-class Borrowed(Keeper):
+class Borrowed(EngineGuard):
     """Ends the run when its server has ended: waiting for an address that nobody holds helps nobody."""
 
     def __init__(self, record: ServerRecord) -> None:
         self._record = record
 
-    async def fate(self, ticket: Ticket) -> Fate:
+    async def fate(self, request: InFlight) -> Fate:
         """ALIVE as long as the server's process lives; raises ServerExitedError when it does not."""
         if self._record.is_running:
             return Fate.ALIVE

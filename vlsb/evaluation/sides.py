@@ -33,7 +33,7 @@ from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client, proxy_of
 from vlsb.endpoints.credentials import Credentials, Redactor, Secret
 from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.engine_guard import Keeper
+from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.pacing import AdaptiveLimit, Time, UploadBudget
 from vlsb.endpoints.rates import Caps
 from vlsb.evaluation.pipeline import Side
@@ -67,7 +67,7 @@ class Hosted:
 
     base_url: str
     credentials: Credentials
-    keeper: Keeper
+    guard: EngineGuard
 
 
 class Host(Protocol):
@@ -90,11 +90,11 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
     uploads = UploadBudget(UPLOAD_BYTES)
     async with AsyncExitStack() as held:
         addresses = await held.enter_async_context(_addresses(setup.lanes))
-        credentials, keeper = dict(setup.credentials), Keeper()
+        credentials, guard = dict(setup.credentials), EngineGuard()
         if setup.host is not None:
             hosted = await setup.unless_stopped(held.enter_async_context(setup.host.open(setup.observe)))
             addresses["target"], credentials["target"] = hosted.base_url, hosted.credentials
-            keeper = hosted.keeper
+            guard = hosted.guard
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
         accounts = _accounts(setup, time, addresses, credentials)
         sides: dict[str, Side] = {}
@@ -114,7 +114,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
                 str(Party(stage, lane.endpoint)),
                 connections=limits[stage],
                 account=accounts[stage],
-                keeper=keeper if stage == "target" else Keeper(),
+                guard=guard if stage == "target" else EngineGuard(),
                 policy=setup.policy,
                 traffic=setup.traffic,
                 time=time,

@@ -27,7 +27,7 @@ from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials, Redactor, Secret
 from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.engine_guard import Keeper
+from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.loops import new_event_loop
 from vlsb.endpoints.pacing import AdaptiveLimit, Time, UploadBudget
@@ -131,7 +131,7 @@ async def lane(
     limit: int = 4,
     ca_bundle: Path | None = None,
     credentials: Credentials | None = None,
-    keeper: Keeper | None = None,
+    guard: EngineGuard | None = None,
 ) -> AsyncIterator[Lane]:
     credentials = credentials or Credentials(Secret(KEY))
     hours, traffic, events = Hours(), Traffic(), []
@@ -150,7 +150,7 @@ async def lane(
             # Floor and ceiling in one: how a limit adapts is another file's matter.
             connections=AdaptiveLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
             account=Account(policy, hours.time()),
-            keeper=keeper or Keeper(),
+            guard=guard or EngineGuard(),
             policy=policy,
             traffic=traffic,
             time=hours.time(),

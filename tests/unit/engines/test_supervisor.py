@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.endpoints.test_client import KIND, POLICY, lane
 from vlsb.endpoints.credentials import Secret
-from vlsb.endpoints.engine_guard import Fate, Ticket
+from vlsb.endpoints.engine_guard import Fate, InFlight
 from vlsb.engines.launch import RunningServer
 from vlsb.engines.process import EngineProcess
 from vlsb.engines.supervisor import Supervisor
@@ -110,19 +110,19 @@ def run(scenario: Coroutine[Any, Any, Any]) -> Any:
 
 
 @cache
-def of(sample: int) -> Ticket:
-    """The ticket of a sample's only request."""
-    return Ticket(sample)
+def of(sample: int) -> InFlight:
+    """A sample's only request."""
+    return InFlight(sample)
 
 
-async def send(supervisor: Supervisor, *requests: int | Ticket) -> None:
-    for ticket in tickets(requests):
-        assert await supervisor.admit(ticket)
-        supervisor.depart(ticket)
+async def send(supervisor: Supervisor, *requests: int | InFlight) -> None:
+    for request in in_flight(requests):
+        assert await supervisor.admit(request)
+        supervisor.depart(request)
 
 
-def tickets(requests: Iterable[int | Ticket]) -> list[Ticket]:
-    return [each if isinstance(each, Ticket) else of(each) for each in requests]
+def in_flight(requests: Iterable[int | InFlight]) -> list[InFlight]:
+    return [each if isinstance(each, InFlight) else of(each) for each in requests]
 
 
 async def until(is_so: Callable[[], object]) -> None:
@@ -130,11 +130,11 @@ async def until(is_so: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def fail(supervisor: Supervisor, *requests: int | Ticket) -> list[Fate]:
+async def fail(supervisor: Supervisor, *requests: int | InFlight) -> list[Fate]:
     """These requests fail at once, then leave."""
-    fates = await asyncio.gather(*(supervisor.fate(ticket) for ticket in tickets(requests)))
-    for ticket in tickets(requests):
-        supervisor.leave(ticket)
+    fates = await asyncio.gather(*(supervisor.fate(request) for request in in_flight(requests)))
+    for request in in_flight(requests):
+        supervisor.leave(request)
     return fates
 
 
@@ -329,7 +329,7 @@ def test_another_epoch_of_a_sample_is_a_request_of_its_own() -> None:
     """One that hears of the death after the other has left is lost too, and waits for nothing."""
 
     async def scenario() -> None:
-        first, second = Ticket(1), Ticket(1)
+        first, second = InFlight(1), InFlight(1)
         async with supervised() as (supervisor, stable):
             await send(supervisor, first, second)
             stable.kill()
@@ -350,7 +350,7 @@ def test_another_epoch_of_a_sample_is_a_request_of_its_own() -> None:
 
 def test_no_other_epoch_of_a_sample_that_kills_the_engine_is_sent() -> None:
     async def scenario() -> None:
-        first, second, third = Ticket(1), Ticket(1), Ticket(1)
+        first, second, third = InFlight(1), InFlight(1), InFlight(1)
         async with supervised(max_restarts=1) as (supervisor, stable):
             await send(supervisor, first, second)
             stable.kill()
@@ -391,7 +391,7 @@ def test_a_sample_that_may_not_go_yet_does_not_keep_the_probe_of_an_outage() -> 
             )
             async with (
                 supervisor.running(),
-                lane(endpoint.base_url, POLICY, limit=1, keeper=supervisor) as made,
+                lane(endpoint.base_url, POLICY, limit=1, guard=supervisor) as made,
             ):
                 suspect = asyncio.create_task(made.ask(1))
                 await arrived.wait()
