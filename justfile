@@ -70,7 +70,7 @@ bench-peers *args:
     uv run python -m benchmarks.peers "$@"
     uv run python -m benchmarks.report
 
-# Simulate how often the intervals contain the true rate; the tables go into docs/intervals.md (ten minutes)
+# Simulate how often the intervals contain the true rate; the tables go into benchmarks/intervals.md (ten minutes)
 bench-coverage *args:
     uv run python -m benchmarks.coverage "$@"
 

@@ -27,7 +27,7 @@ from benchmarks.results import Target
 from vlsb.analysis.rates import Cluster, Interval, clustered_interval, wilson
 
 NAME = "coverage"
-PAGE = ROOT / "docs" / "intervals.md"
+PAGE = ROOT / "benchmarks" / "intervals.md"
 # Images of VLSBench by the number of their samples: 2,241 samples on 1,957 images.
 IMAGES = {1: 1734, 2: 162, 3: 61}
 SAMPLES = sum(size * images for size, images in IMAGES.items())

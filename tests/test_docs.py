@@ -1,4 +1,8 @@
-"""The documentation says what the program does: commands, options, defaults, exit codes, fields."""
+"""The documentation says what the program does: commands, options, defaults, exit codes, fields.
+
+What stands between two markers of a page is made from the program; with `VLSB_WRITE_DOCS=1` these tests write
+it again.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,9 @@ from typer.exceptions import TyperException
 
 import vlsb
 from tests.commands.test_panel import QUIET
+from tests.support import provider_errors
 from tests.support.checkpoints import checkpoint
+from tests.test_layers import picture
 from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import LaneUsage, summarize
 from vlsb.cli import panel
@@ -41,12 +47,14 @@ from vlsb.store.manifest import SCHEMA
 
 PROJECT = Path(vlsb.__file__).parents[1]
 DOCS = sorted((PROJECT / "docs").glob("*.md"))
-PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *DOCS]
+PAGES = [*(PROJECT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")), *DOCS]
 ROOT: Any = typer.main.get_command(app)
+WRITES = "VLSB_WRITE_DOCS" in os.environ
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_OPTION_ROW = re.compile(r"^\| (`--[^|]*(?:\\\|[^|]*)*) \| `(\w+)` \| (.*?) \| ", re.MULTILINE)
+_BLOCK = re.compile(r"<!-- ([a-z][\w ]*) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
+_DEFAULT = re.compile(r"(.*) \(default: (.*)\)", re.DOTALL)
 
 
 def leaf_commands(command: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -67,9 +75,52 @@ def options(command: Any) -> list[Any]:
     return [each for each in command.params if each.param_type_name == "option" and "--help" not in each.opts]
 
 
-def page_text(command: tuple[str, ...]) -> str:
-    """The page of a command; the commands of a group share one."""
-    return (PROJECT / "docs" / f"{command[0]}.md").read_text("utf-8")
+def page_text(page: str) -> str:
+    """A page of `docs/`."""
+    return (PROJECT / "docs" / f"{page}.md").read_text("utf-8")
+
+
+def option_row(option: Any) -> str:
+    """An option as the pages show it. Where its default is no value, the help says it at its end."""
+    said = _DEFAULT.fullmatch(option.help)
+    text, default = said.groups() if said else (option.help, option.default)
+    if default is False:
+        default = "off"
+    elif default is None or default == []:
+        default = "none"
+    first, *others = option.opts
+    flags = [first if option.metavar is None else f"{first} {option.metavar}", *others]
+    cells = [", ".join(f"`{each}`" for each in flags), f"`{option.envvar}`", f"{default}", text]
+    return " | ".join(cell.replace("|", "\\|").replace("<", "\\<") for cell in cells)
+
+
+def option_table(words: str, beside: str) -> str:
+    """The options of a command, in parts if they are many; of those that another command has, the names."""
+    rows = {each: option_row(each) for each in options(COMMANDS[tuple(words.split())])}
+    theirs = {option_row(each) for each in options(COMMANDS[tuple(beside.split())])} if beside else set()
+    shared = [f"`{each.opts[0]}`" for each, row in rows.items() if row in theirs]
+    boxes: dict[str, list[str]] = {}
+    for each, row in rows.items():
+        if row not in theirs:
+            boxes.setdefault(each.rich_help_panel if len(rows) > 30 else "", []).append(f"| {row} |")
+    parts = []
+    for box, lines in boxes.items():
+        parts += [f"### {box.partition(' (')[0]}"] if box else []
+        parts.append(
+            "\n".join(["| option | variable | default | what it does |", "| --- | --- | --- | --- |", *lines])
+        )
+    parts += [f"As for [`vlsb {beside}`](run.md#options): {', '.join(shared)}."] if shared else []
+    return "\n\n".join(parts)
+
+
+def generated(block: str) -> str:
+    """What belongs between the markers of this name; the benchmarks write their own."""
+    if block == "rooms":
+        return f"```text\n{picture()}\n```"
+    if block == "provider errors":
+        return provider_errors.table()
+    words, _, beside = block.removeprefix("options ").partition(" beside ")
+    return option_table(words, beside)
 
 
 def command_lines() -> set[tuple[str, str, bool]]:
@@ -119,7 +170,7 @@ def parse(line: str, *, is_in_running_text: bool = False) -> None:
 
 def section(page: str, heading: str) -> str:
     """What stands under a heading of the second level."""
-    return page_text((page,)).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return page_text(page).split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
 def vlsb_process(*arguments: str, folder: Path) -> str:
@@ -188,27 +239,29 @@ def test_every_command_and_every_option_has_help(words: tuple[str, ...]) -> None
     assert [each.name for each in command.params if not each.help and each.name != "help"] == []
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_command_has_a_page_that_names_it(words: tuple[str, ...]) -> None:
-    assert f"vlsb {' '.join(words)}" in page_text(words)
-    assert "## Exit codes" in page_text(words)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_stands_between_two_markers_is_what_the_program_says(page: Path) -> None:
+    text = page.read_text("utf-8")
+    written = _BLOCK.sub(
+        lambda found: f"<!-- {found[1]} -->\n\n{generated(found[1])}\n\n<!-- /{found[1]} -->", text
+    )
+    if WRITES:
+        page.write_text(written, "utf-8")
+        return
+
+    assert written == text
 
 
-@pytest.mark.parametrize("page", sorted({words[0] for words in COMMANDS}))
-def test_a_page_lists_exactly_the_options_and_variables_of_its_commands(page: str) -> None:
-    of_page = [command for words, command in COMMANDS.items() if words[0] == page]
-    real = {
-        (flag, option.envvar) for command in of_page for option in options(command) for flag in option.opts
-    }
+def test_every_command_is_shown_and_has_its_options_on_one_page() -> None:
+    texts = [page.read_text("utf-8") for page in DOCS]
+    shown = " ".join(block for text in texts for _, block in _FENCE.findall(text))
+    blocks = [name.partition(" beside ")[0] for text in texts for name, _ in _BLOCK.findall(text)]
 
-    listed = {
-        (flag, variable)
-        for flags, variable, _ in _OPTION_ROW.findall(page_text((page,)))
-        for flag in re.findall(r"`(--?[\w-]+)", flags)
-    }
-
-    assert listed == real
-    assert all(variable.startswith("VLSB_") for _, variable in real)
+    commands = {" ".join(words) for words, command in COMMANDS.items() if options(command)}
+    assert sorted(each.removeprefix("options ") for each in blocks if each.startswith("options ")) == sorted(
+        commands
+    )
+    assert [words for words in COMMANDS if f"$ vlsb {' '.join(words)}" not in shown] == []
 
 
 def test_a_variable_means_the_same_to_every_command() -> None:
@@ -227,37 +280,6 @@ def test_a_variable_means_the_same_to_every_command() -> None:
     }
     assert revisions.pop(("data", "fetch")) == "VLSB_DATA_REVISION"
     assert set(revisions.values()) == {"VLSB_REVISION"}
-
-
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_page_writes_an_options_value_as_the_help_page_does(words: tuple[str, ...]) -> None:
-    listed = {
-        re.findall(r"`(--[\w-]+)", flags)[0]: flags.replace("\\|", "|").replace("`", "").split(",")[0]
-        for flags, _, _ in _OPTION_ROW.findall(page_text(words))
-    }
-
-    named = {each.opts[0]: each.metavar for each in options(COMMANDS[words]) if each.metavar}
-    assert {flag: listed[flag] for flag in named} == {
-        flag: f"{flag} {metavar}" for flag, metavar in named.items()
-    }
-
-
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_page_gives_the_real_default_where_it_is_a_value(words: tuple[str, ...]) -> None:
-    listed = {
-        re.findall(r"`(--[\w-]+)", flags)[0]: default.strip("`")
-        for flags, _, default in _OPTION_ROW.findall(page_text(words))
-    }
-
-    wrong = {}
-    for option in options(COMMANDS[words]):
-        default = option.default
-        if default in (None, False) or default == []:
-            continue
-        real = f"{default:g}" if isinstance(default, float) else str(default)
-        if listed[option.opts[0]] != real:
-            wrong[option.opts[0]] = (listed[option.opts[0]], real)
-    assert wrong == {}
 
 
 @pytest.mark.parametrize(("page", "line", "is_in_running_text"), sorted(command_lines()))
@@ -304,12 +326,29 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/run.md"])
-def test_every_exit_code_is_explained(page: str) -> None:
-    table = (PROJECT / page).read_text("utf-8").split("## Exit codes")[1].split("\n## ")[0]
-    explained = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+def test_every_exit_code_is_explained() -> None:
+    explained = {
+        int(code) for code in re.findall(r"^\| (\d+) \|", section("run", "Exit codes"), re.MULTILINE)
+    }
 
     assert explained == exit_codes()
+
+
+def test_a_stranger_gets_from_the_clone_to_two_runs_side_by_side_on_the_first_screen() -> None:
+    first = (PROJECT / "README.md").read_text("utf-8").splitlines()[:60]
+
+    places = [first.index(line) for line in ("$ uv run vlsb demo", "$ uv run pytest")]
+    (report,) = [place for place, line in enumerate(first) if re.match(r"\$ vlsb report \S+ \S+$", line)]
+    assert places == sorted(places)
+    assert places[-1] < report
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    named = _INLINE.findall(_FENCE.sub("", (PROJECT / "CONTRIBUTING.md").read_text("utf-8")))
+    files = [each for each in named if re.fullmatch(r"[\w./-]+\.(?:py|md|yaml)", each)]
+
+    assert len(files) > 15
+    assert [each for each in files if not (PROJECT / each).is_file()] == []
 
 
 def test_every_page_is_listed_in_the_readme() -> None:
@@ -413,7 +452,7 @@ def _called(node: ast.Call) -> str:
 def kinds_of_events() -> set[str]:
     """Every word that the code gives as the kind of an event."""
     kinds = set()
-    rooms = [PROJECT / "vlsb" / room for room in ("endpoints", "runs", "cli")]
+    rooms = [PROJECT / "vlsb" / room for room in ("endpoints", "evaluation", "cli")]
     for path in [path for room in rooms for path in room.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and node.args and _called(node) in ("Event", "add_event", "_note"):
@@ -465,7 +504,7 @@ def test_every_field_of_the_manifest_is_documented_with_its_schema_number(demo: 
     assert written - described == set()
     # Only data from the hub have these.
     assert {"repository", "revision"} <= described
-    assert f"**schema {SCHEMA}**" in page_text(("run-directory",))
+    assert f"**schema {SCHEMA}**" in page_text("run-directory")
     assert f"| `schema` | {SCHEMA} |" in section("run-directory", "`run.json`")
 
 
@@ -520,7 +559,7 @@ def test_the_numbers_of_the_limit_are_the_programs() -> None:
 
 
 def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
-    page, policy = page_text(("rate-limits",)), config.RetryPolicy()
+    page, policy = page_text("rate-limits"), config.RetryPolicy()
 
     retries = dict(re.findall(r"^\| [^|]+ \| (\d+)[^|]* \| `(--[\w-]+)` \|$", page, re.MULTILINE))
     assert {flag: float(value) for value, flag in retries.items()} == {
@@ -533,7 +572,7 @@ def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
     assert f"up to {policy.backoff_cap_s:g} s" in page
     assert f"when {ENDED_ALIKE_LIMIT} distinct samples in a row end for the same reason" in page
     assert f"kept at {100 * rates.AIM:g} %" in page
-    assert f"at most {rates.AHEAD:g} times the limit\n({rates.WINDOW_AHEAD:g} times" in page
+    assert f"at most {rates.AHEAD:g} times the limit ({rates.WINDOW_AHEAD:g} times" in page
 
 
 def test_every_word_of_the_panel_is_explained() -> None:
@@ -579,6 +618,6 @@ def test_every_field_of_the_json_report_is_documented() -> None:
     (report,) = json.loads(to_json([summary]))
     del report["outcomes"]
 
-    described = set(_INLINE.findall(page_text(("report",))))
+    described = set(_INLINE.findall(page_text("reading")))
 
     assert all_keys(report) | {"outcomes"} <= described

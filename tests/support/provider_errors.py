@@ -1,22 +1,14 @@
 """What providers really send when they do not answer: one row a provider and spelling, with its source.
 
-    python -m tests.support.provider_errors
-
-writes the table into `docs/provider-errors.md`; `tests/unit/endpoints/test_provider_errors.py` holds the
-program to it.
+`docs/provider-errors.md` shows them, and `test_provider_errors.py` holds the program to them.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-
-from tests.support import PROJECT
-
-PAGE = PROJECT / "docs" / "provider-errors.md"
 
 
 class Becomes(StrEnum):
@@ -202,7 +194,7 @@ ROWS = (
         error(
             type="invalid_request_error", message="Your organization has been blocked from using this API."
         ),
-        "no report found: the wording of the line before",
+        "no report found: the wording of the one before",
     ),
     Row(
         "Anthropic",
@@ -612,20 +604,21 @@ ROWS = (
 
 
 def table() -> str:
-    """The rows as the page shows them."""
-    lines = ["| provider | status | what it sends | becomes | source |", "| --- | ---: | --- | --- | --- |"]
+    """The rows as the page shows them: for each provider and outcome what it sends, linked to its source."""
+    grouped: dict[tuple[str, Becomes], list[str]] = {}
     for row in ROWS:
-        source = re.sub(r"(https://\S+)", r"<\1>", row.source)
-        lines.append(f"| {row.provider} | {row.status} | {row.spelling} | {row.becomes} | {source} |")
+        grouped.setdefault((row.provider, row.becomes), []).append(_linked(row))
+    lines = ["| provider | becomes | what it sends |", "| --- | --- | --- |"]
+    lines += [
+        f"| {provider} | {becomes} | {', '.join(sent)} |" for (provider, becomes), sent in grouped.items()
+    ]
     return "\n".join(lines)
 
 
-def shown(page: str) -> str:
-    """The page with the table of today."""
-    return re.sub(
-        r"(?<=<!-- table -->\n\n).*?(?=\n\n<!-- /table -->)", lambda _: table(), page, flags=re.DOTALL
-    )
-
-
-if __name__ == "__main__":
-    PAGE.write_text(shown(PAGE.read_text("utf-8")), "utf-8")
+def _linked(row: Row) -> str:
+    said = str(row.status) if row.spelling.startswith("status ") else f"{row.status} {row.spelling}"
+    address, _, note = row.source.partition(" ")
+    if not address.startswith("https:"):
+        return f"{said} ({row.source})"
+    note = note.replace("*", "\\*")
+    return f"[{said}]({address}) {note}".strip()

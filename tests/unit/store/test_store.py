@@ -170,7 +170,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 # A directory that is taken.
 
 
-def test_an_existing_run_is_never_touched_without_resume(tmp_path: Path) -> None:
+def test_opening_an_existing_run_without_resume_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     directory = written_run(tmp_path / "run")
     before = without_lock(directory)
 
