@@ -87,7 +87,7 @@ def option_row(option: Any) -> str:
     if default is False:
         default = "off"
     elif default is None or default == []:
-        default = "none"
+        default = ""
     first, *others = option.opts
     flags = [first if option.metavar is None else f"{first} {option.metavar}", *others]
     cells = [", ".join(f"`{each}`" for each in flags), f"`{option.envvar}`", f"{default}", text]
@@ -311,7 +311,11 @@ def test_continuous_integration_runs_the_readmes_test_command() -> None:
     assert os.access(script, os.X_OK)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, PROJECT / "servers" / "README.md", *sorted((PROJECT / "benchmarks").rglob("*.md"))],
+    ids=lambda page: page.relative_to(PROJECT).as_posix(),
+)
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     text = _FENCE.sub("", page.read_text("utf-8"))
     broken = []

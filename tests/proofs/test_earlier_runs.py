@@ -1,9 +1,9 @@
 """Run directories that earlier versions wrote: they open, report the same digits and go on.
 
-`tests/support/write_runs.py` made those of schema 2. `expected/` beside them holds what `vlsb report` says of
-each stored run (step 0) and of a copy after each command of `STEPS`; VLSB_WRITE_GOLDEN=1 writes it anew. Every
-byte is compared, but not the duration where new sessions add to it. No field depends on the version today;
-the intervals may change with the method that computes them, and no other number may.
+`tests/support/write_runs.py` made those of schema 2. `expected/` beside them holds what `vlsb report` says
+of each stored run (step 0) and of a copy after each command of `STEPS`; VLSB_WRITE_GOLDEN=1 writes it anew.
+Every byte is compared, but not the duration where new sessions add to it. No field depends on the version
+today; the intervals may change with the method that computes them, and no other number may.
 """
 
 from __future__ import annotations
