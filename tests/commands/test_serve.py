@@ -33,11 +33,11 @@ from tests.support.fake_engine import STAGES, events, living
 from vlsb.cli import engine_screen
 from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LOG_LINES, LiveView, StageLines, StartView
-from vlsb.engines.diagnosis import Progress
 from vlsb.engines.hardware import Gpu
 from vlsb.engines.registry import Ending, Places, ServerRecord, find_running, read_records, stop_server
 from vlsb.engines.supervisor import EngineLoad
 from vlsb.records import Untrusted
+from vlsb.steps import Step
 
 GIB = 1024**3
 LOAD = EngineLoad(
@@ -79,8 +79,8 @@ def log_line(text: str) -> Untrusted:
 def test_a_start_shows_its_stages_their_times_and_the_end_of_the_log(width: int) -> None:
     view = start_view()
 
-    view.hear(Progress("downloading", "weights"), 101.0)
-    view.hear(Progress("loading", "1 of 2 files", line=log_line("Loading weights")), 163.0)
+    view.hear(Step("downloading", "weights"), 101.0)
+    view.hear(Step("loading", "1 of 2 files", line=log_line("Loading weights")), 163.0)
     lines = drawn(view.draw(170.0, width=width), width)
 
     assert lines == [
@@ -95,7 +95,7 @@ def test_only_the_last_lines_of_the_log_are_shown_each_once() -> None:
     view = start_view()
 
     for number in [0, 1, 2, 3, 4, 5, 5, 5]:
-        view.hear(Progress("loading", line=log_line(f"line {number}")), 101.0)
+        view.hear(Step("loading", line=log_line(f"line {number}")), 101.0)
     shown = [line for line in drawn(view.draw(102.0, width=80)) if line.startswith("│")]
 
     assert shown == [f"│ line {number}" for number in range(6 - LOG_LINES, 6)]
@@ -114,7 +114,7 @@ def test_only_the_last_lines_of_the_log_are_shown_each_once() -> None:
 def test_what_every_line_of_the_log_begins_with_is_left_out(line: str, shown: str) -> None:
     view = start_view()
 
-    view.hear(Progress("loading", line=Untrusted(line)), 101.0)
+    view.hear(Step("loading", line=Untrusted(line)), 101.0)
 
     assert drawn(view.draw(102.0, width=80))[-1] == f"│ {shown}"
 
@@ -123,7 +123,7 @@ def test_an_engines_words_never_act_on_the_terminal() -> None:
     view = StartView("llava_hf", "\x1b[31mweights", began=0.0)
 
     line = Untrusted("\x1b]0;title\x07\x1b[2Jgone [bold]here[/bold]\u202e")
-    view.hear(Progress("loading", "\x1b[1mfile", line=line), 0.0)
+    view.hear(Step("loading", "\x1b[1mfile", line=line), 0.0)
     text = "\n".join(drawn(view.draw(1.0, width=80)))
 
     assert "\x1b" not in text
@@ -134,7 +134,7 @@ def test_an_engines_words_never_act_on_the_terminal() -> None:
 def test_a_banner_of_blocks_is_no_news() -> None:
     view = start_view()
 
-    view.hear(Progress("loading", line=log_line("   █▄█▀ █     █     version 0.32.0")), 101.0)
+    view.hear(Step("loading", line=log_line("   █▄█▀ █     █     version 0.32.0")), 101.0)
 
     assert not any(line.startswith("│") for line in drawn(view.draw(102.0, width=80)))
 
@@ -143,8 +143,8 @@ def test_a_banner_of_blocks_is_no_news() -> None:
 def test_a_download_has_a_bar_where_its_size_is_known(width: int) -> None:
     known, unknown = start_view(), start_view()
 
-    known.hear(Progress("downloading", "a.bin", done_bytes=3_300_000_000, total_bytes=13_200_000_000), 101.0)
-    unknown.hear(Progress("downloading", "weights", done_bytes=3_300_000_000), 101.0)
+    known.hear(Step("downloading", "a.bin", done_bytes=3_300_000_000, total_bytes=13_200_000_000), 101.0)
+    unknown.hear(Step("downloading", "weights", done_bytes=3_300_000_000), 101.0)
 
     assert drawn(known.draw(102.0, width=width), width)[-1].endswith(" 3.30 of 13.20 GB")
     assert drawn(unknown.draw(102.0, width=width), width)[-1].endswith("weights, 3.30 GB so far")
@@ -153,12 +153,12 @@ def test_a_download_has_a_bar_where_its_size_is_known(width: int) -> None:
 def test_without_a_terminal_a_start_says_new_stages_and_every_gigabyte() -> None:
     lines = StageLines(start_view())
     steps = [
-        Progress("downloading", "weights", done_bytes=10),
-        Progress("downloading", "weights", done_bytes=20),
-        Progress("downloading", "weights", done_bytes=1_000_000_001),
-        Progress("loading", "1 of 2 files", line=log_line("one")),
-        Progress("loading", "2 of 2 files", line=log_line("two")),
-        Progress("warming up"),
+        Step("downloading", "weights", done_bytes=10),
+        Step("downloading", "weights", done_bytes=20),
+        Step("downloading", "weights", done_bytes=1_000_000_001),
+        Step("loading", "1 of 2 files", line=log_line("one")),
+        Step("loading", "2 of 2 files", line=log_line("two")),
+        Step("warming up"),
     ]
 
     said = [lines.hear(step, 101.0) for step in steps]
@@ -303,17 +303,17 @@ def test_no_line_of_a_server_at_work_is_longer_than_the_terminal(
 
 
 STEPS = st.builds(
-    Progress,
+    Step,
     st.sampled_from(["installing", "downloading", "loading", "compiling", "warming up", "checking"]),
     st.text(),
     COUNTS,
     COUNTS,
-    st.none() | st.text().map(Untrusted),
+    line=st.none() | st.text().map(Untrusted),
 )
 
 
 @given(steps=st.lists(STEPS, max_size=8), width=WIDTHS)
-def test_no_line_of_a_start_is_longer_than_the_terminal(steps: list[Progress], width: int) -> None:
+def test_no_line_of_a_start_is_longer_than_the_terminal(steps: list[Step], width: int) -> None:
     view = start_view()
 
     for moment, step in enumerate(steps):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from vlsb.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from vlsb.engines.llava.build import ConversionProgress
+    from vlsb.steps import Step
 
 _WORTH_QUARTERS_BYTES = 100_000_000
 
-Hear = Callable[["ConversionProgress"], None]
+Hear = Callable[["Step"], None]
 
 
 @contextmanager
@@ -29,14 +29,14 @@ def converting(display: str, screen: Screen) -> Iterator[Hear]:
 def _lines(screen: Screen) -> Hear:
     said: set[tuple[str, str, int]] = set()
 
-    def hear(progress: ConversionProgress) -> None:
+    def hear(progress: Step) -> None:
         total = progress.total_bytes or 0
-        quarter = 4 * progress.done_bytes // total if total >= _WORTH_QUARTERS_BYTES else 0
-        if (step := (progress.stage, progress.file, quarter)) in said:
+        quarter = 4 * (progress.done_bytes or 0) // total if total >= _WORTH_QUARTERS_BYTES else 0
+        if (step := (progress.stage, progress.detail, quarter)) in said:
             return
         said.add(step)
-        done = f": {progress.done_bytes / 1e9:.1f} of {total / 1e9:.1f} GB" if quarter else ""
-        screen.notice(f"{progress.stage} {progress.file}{done}")
+        done = f": {(progress.done_bytes or 0) / 1e9:.1f} of {total / 1e9:.1f} GB" if quarter else ""
+        screen.notice(f"{progress.stage} {progress.detail}{done}")
 
     return hear
 
@@ -59,13 +59,13 @@ def _bar() -> Iterator[Hear]:
     with Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def hear(progress: ConversionProgress) -> None:
-            step = for_terminal(Untrusted(f"{progress.stage} {progress.file}"))
+        def hear(progress: Step) -> None:
+            step = for_terminal(Untrusted(f"{progress.stage} {progress.detail}"))
             if step not in tasks:
                 # One bar at a time: the file at hand.
                 for done in tasks.values():
                     bars.update(done, visible=False)
                 tasks[step] = bars.add_task(step, total=progress.total_bytes)
-            bars.update(tasks[step], completed=progress.done_bytes, total=progress.total_bytes)
+            bars.update(tasks[step], completed=(progress.done_bytes or 0), total=progress.total_bytes)
 
         yield hear

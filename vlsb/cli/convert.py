@@ -69,7 +69,7 @@ def llava_command(
                     revision=revision,
                     vision_tower=vision_tower,
                     offline=offline,
-                    hear=hear,
+                    on_progress=hear,
                 ),
                 loop_factory=asyncio.new_event_loop,
             )

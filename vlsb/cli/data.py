@@ -35,9 +35,7 @@ def check_command(
         if folder and data_root and folder != data_root and source and source.name == "COMMANDLINE":
             raise ConfigError(f"Two folders: {folder} and --data-root {data_root}. Check one at a time.")
         chosen = folder or data_root
-        report = check_dataset(
-            chosen or fetch_dataset(revision=None, offline=True, progress=lambda _: None).files
-        )
+        report = check_dataset(chosen or fetch_dataset(revision=None, offline=True).files)
         width = shutil.get_terminal_size((80, 24)).columns
         screen.result(dataset_text(report, width=width, color=sys.stdout.isatty()))
         if report.bad_pictures:
@@ -62,7 +60,7 @@ def fetch_command(revision: opt.DataRevision = None, display: opt.Display = None
     screen = Screen(quiet=display == "none")
     try:
         with fetching(chosen_display(display), screen) as hear:
-            fetched = fetch_dataset(revision=revision, offline=False, progress=hear)
+            fetched = fetch_dataset(revision=revision, offline=False, on_progress=hear)
     except VlsbError as error:
         screen.error(error)
         return error.exit_code

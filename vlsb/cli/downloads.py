@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from vlsb.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from vlsb.data import FetchProgress
+    from vlsb.steps import Step
 
-Hear = Callable[["FetchProgress"], None]
+Hear = Callable[["Step"], None]
 
 
 @contextmanager
@@ -27,12 +27,14 @@ def fetching(display: str, screen: Screen) -> Iterator[Hear]:
 def _lines(screen: Screen) -> Hear:
     said: set[tuple[str, int]] = set()
 
-    def hear(progress: FetchProgress) -> None:
+    def hear(progress: Step) -> None:
         total = progress.total_bytes
-        tenth = 0 if not total else 10 * progress.done_bytes // total
-        if total and (progress.file, tenth) not in said:
-            said.add((progress.file, tenth))
-            screen.notice(f"{progress.file}: {progress.done_bytes / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+        tenth = 0 if not total else 10 * (progress.done_bytes or 0) // total
+        if total and (progress.detail, tenth) not in said:
+            said.add((progress.detail, tenth))
+            screen.notice(
+                f"{progress.detail}: {(progress.done_bytes or 0) / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+            )
 
     return hear
 
@@ -52,9 +54,11 @@ def _bars() -> Iterator[Hear]:
     tasks = {}
     with Progress(*columns, console=console, transient=True) as bars:
 
-        def hear(progress: FetchProgress) -> None:
-            if progress.file not in tasks:
-                tasks[progress.file] = bars.add_task(progress.file, total=progress.total_bytes)
-            bars.update(tasks[progress.file], completed=progress.done_bytes, total=progress.total_bytes)
+        def hear(progress: Step) -> None:
+            if progress.detail not in tasks:
+                tasks[progress.detail] = bars.add_task(progress.detail, total=progress.total_bytes)
+            bars.update(
+                tasks[progress.detail], completed=(progress.done_bytes or 0), total=progress.total_bytes
+            )
 
         yield hear

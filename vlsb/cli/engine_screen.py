@@ -17,11 +17,11 @@ from vlsb.cli.screen import Screen
 from vlsb.cli.serve_view import LiveView, StageLines, StartView
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
-from vlsb.engines.diagnosis import Progress
 from vlsb.engines.hardware import Gpu, list_gpus
 from vlsb.engines.install import Engine
 from vlsb.engines.launch import RunningServer
 from vlsb.engines.supervisor import EngineLoad, parse_metrics
+from vlsb.steps import Step
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,9 +45,7 @@ def about(engine: Engine, weights: str) -> str:
 
 
 @asynccontextmanager
-async def shown_start(
-    view: StartView, display: str, screen: Screen
-) -> AsyncIterator[Callable[[Progress], None]]:
+async def shown_start(view: StartView, display: str, screen: Screen) -> AsyncIterator[Callable[[Step], None]]:
     """What to tell of each step of a start."""
     if display == "rich":
         frames = asyncio.create_task(_frames(view.draw, screen))
@@ -60,7 +58,7 @@ async def shown_start(
     else:
         lines = StageLines(view)
 
-        def hear(progress: Progress) -> None:
+        def hear(progress: Step) -> None:
             line = lines.hear(progress, time.monotonic())
             if line is not None:
                 screen.notice(line)

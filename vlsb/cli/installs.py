@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from vlsb.cli.display import chosen_display
 from vlsb.cli.engine_text import engine_title
 from vlsb.cli.screen import Screen
-from vlsb.engines.environments import InstallStep
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.install import Engine, find_engine, install_command, install_engine
 from vlsb.engines.plan import Wishes
@@ -18,14 +17,16 @@ from vlsb.engines.preflight import check_driver, check_start
 from vlsb.engines.registry import Places
 from vlsb.errors import EngineMissingError, InterruptedRunError
 from vlsb.models.profile import EnginePin, ModelProfile
+from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
+from vlsb.steps import Step
 
 # A file of this size takes long enough to be named where there is no live line.
 _NAMED_BYTES = 20_000_000
 _WIDEST_DETAIL = 48
 
-Hear = Callable[[InstallStep], None]
+Hear = Callable[[Step], None]
 
 
 def ready_engine(
@@ -75,13 +76,13 @@ def install_with_progress(
     try:
         with _installing(chosen_display(display), screen) as show:
 
-            def hear(step: InstallStep) -> None:
+            def hear(step: Step) -> None:
                 if not began:
                     began.append(time.monotonic())
                     screen.notice(f"Installing {engine_title(pin, has_gpu=has_gpu)} into {places.engines}.")
                 show(step)
 
-            engine = install_engine(pin, places, has_gpu=has_gpu, environment=environment, hear=hear)
+            engine = install_engine(pin, places, has_gpu=has_gpu, environment=environment, on_progress=hear)
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
             f"Interrupted. What pip has downloaded stays in its cache; go on with: {install_command(pin)}"
@@ -117,8 +118,8 @@ def _installing(display: str, screen: Screen) -> Iterator[Hear]:
 def _lines(screen: Screen) -> Hear:
     said: set[tuple[int, str]] = set()
 
-    def hear(step: InstallStep) -> None:
-        heading = (step.number, step.title)
+    def hear(step: Step) -> None:
+        heading = (step.number, step.stage)
         if heading not in said:
             said.add(heading)
             screen.notice(_title(step))
@@ -142,10 +143,10 @@ def _live_line(screen: Screen) -> Iterator[Hear]:
     with Progress(*columns, console=console, transient=True) as bars:
         screen.above_bar = lambda line: bars.console.print(Text(line), soft_wrap=True)
         task = bars.add_task("")
-        now: list[InstallStep] = []
+        now: list[Step] = []
 
-        def hear(step: InstallStep) -> None:
-            if not now or now[-1].title != step.title:
+        def hear(step: Step) -> None:
+            if not now or now[-1].stage != step.stage:
                 if now:
                     screen.notice(f"{_title(now[-1])}: done")
                 bars.reset(task)
@@ -158,7 +159,7 @@ def _live_line(screen: Screen) -> Iterator[Hear]:
             screen.above_bar = None
 
 
-def _live_text(step: InstallStep) -> str:
+def _live_text(step: Step) -> str:
     detail = _detail(step)[:_WIDEST_DETAIL]
     parts = [_title(step), *([detail] if detail else [])]
     if step.total_bytes:
@@ -166,9 +167,9 @@ def _live_text(step: InstallStep) -> str:
     return " · ".join(parts)
 
 
-def _title(step: InstallStep) -> str:
-    return f"[{step.number}/{step.steps}] {step.title}" if step.steps else step.title
+def _title(step: Step) -> str:
+    return f"[{step.number}/{step.count}] {step.stage}" if step.count else step.stage
 
 
-def _detail(step: InstallStep) -> str:
-    return "" if step.detail is None else for_terminal(step.detail)
+def _detail(step: Step) -> str:
+    return for_terminal(Untrusted(step.detail))

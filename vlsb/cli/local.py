@@ -138,7 +138,7 @@ def _planned(
     async def plan() -> ServerPlan:
         view = StartView(model.name, about(engine, wishes.weights or model.weights), time.monotonic())
         async with shown_start(view, chosen_display(options.display), screen) as hear:
-            return await plan_start(model, wishes, engine, places, environment=environment, hear=hear)
+            return await plan_start(model, wishes, engine, places, environment=environment, on_progress=hear)
 
     return loops.run(plan(), loop_factory=asyncio.new_event_loop)
 
@@ -198,7 +198,7 @@ class EngineHost:
         display = chosen_display(self.options.display) if last is None else "plain"
         async with shown_start(view, display, self.screen) as hear:
             return await start_planned(
-                self.plan, self.wishes, self.places, environment=self.environment, hear=hear, last=last
+                self.plan, self.wishes, self.places, environment=self.environment, on_progress=hear, last=last
             )
 
     def _keep(self, server: RunningServer) -> None:

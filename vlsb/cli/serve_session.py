@@ -152,7 +152,12 @@ class _Session:
         view = StartView(self._model.name, self._about(), time.monotonic())
         async with shown_start(view, self._display, self._screen) as hear:
             return await start_server(
-                self._model, self._job.wishes, self._engine, self._places, environment=os.environ, hear=hear
+                self._model,
+                self._job.wishes,
+                self._engine,
+                self._places,
+                environment=os.environ,
+                on_progress=hear,
             )
 
     def _about(self) -> str:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from vlsb.engines.diagnosis import Progress
     from vlsb.engines.hardware import Gpu
     from vlsb.engines.supervisor import EngineLoad
+    from vlsb.steps import Step
 
 LOG_LINES = 4
 # Below this width a bar would leave no room for the figure it stands for.
@@ -39,10 +39,10 @@ class StartView:
     about: str
     began: float
     _stages: list[tuple[str, float]] = field(default_factory=list)
-    _now: Progress | None = None
+    _now: Step | None = None
     _log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
 
-    def hear(self, progress: Progress, now: float) -> None:
+    def hear(self, progress: Step, now: float) -> None:
         """Take the next word from the engine."""
         if not self._stages or self._stages[-1][0] != progress.stage:
             self._stages.append((progress.stage, now))
@@ -104,7 +104,7 @@ class StageLines:
     view: StartView
     _said: tuple[str, int] | None = None
 
-    def hear(self, progress: Progress, now: float) -> str | None:
+    def hear(self, progress: Step, now: float) -> str | None:
         """The line to print, None for nothing new."""
         self.view.hear(progress, now)
         step = (progress.stage, (progress.done_bytes or 0) // _LOGGED_EVERY_BYTES)

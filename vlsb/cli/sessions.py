@@ -26,7 +26,8 @@ from vlsb.errors import (
 from vlsb.records import JUDGED, Outcome
 
 if TYPE_CHECKING:
-    from vlsb.evaluation.session import Fetching, Plan, Prepared, SessionEnd
+    from vlsb.evaluation.session import Plan, Prepared, SessionEnd
+    from vlsb.steps import OnProgress
     from vlsb.store.state import RunState
 
 # After these the last line on the screen is the command that goes on, where there is something to go on with.
@@ -51,7 +52,7 @@ class Job:
 
     options: RunOptions
     resolve: Callable[[Screen], Resolved]
-    prepare: Callable[[Plan, Fetching], Prepared]
+    prepare: Callable[[Plan, OnProgress], Prepared]
     go_on: Sequence[str]
     directory: Path | None
 

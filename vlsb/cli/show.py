@@ -206,9 +206,7 @@ def run_dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Datase
                 return load_dataset(root)
     revision = manifest.data.get("revision")
     with suppress(VlsbError):
-        fetched = fetch_dataset(
-            revision=revision if isinstance(revision, str) else None, offline=True, progress=lambda _: None
-        )
+        fetched = fetch_dataset(revision=revision if isinstance(revision, str) else None, offline=True)
         return load_dataset(fetched.files)
     return None
 

@@ -238,7 +238,7 @@ def _dataset(data_root: Path | None, environment: Mapping[str, str]) -> DatasetF
     try:
         if data_root is not None:
             return DatasetFacts(f"{_content(data_root)} at {shown_path(data_root, environment)}")
-        cached = fetch_dataset(revision=None, offline=True, progress=lambda _: None)
+        cached = fetch_dataset(revision=None, offline=True)
         return DatasetFacts(f"revision {cached.revision[:12]} in the Hugging Face cache")
     except VlsbError as error:
         return DatasetFacts(problem=None if data_root is None else error.message)

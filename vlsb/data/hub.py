@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -19,6 +17,7 @@ from vlsb.data.dataset import DataFiles
 from vlsb.data.rows import ROWS_FILE
 from vlsb.errors import AuthenticationError, DatasetError, StoreError, VlsbError
 from vlsb.hub import bar_class, is_connection_fault, quiet, reason
+from vlsb.steps import OnProgress, Step, ignore
 
 HUB_REPOSITORY = "Foreshhh/vlsbench"
 DEFAULT_REVISION = "main"
@@ -29,15 +28,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OTHERWISE = "Or pass --data-root DIR with a copy."
 
 
-@dataclass(frozen=True, slots=True)
-class FetchProgress:
-    """How far one file is; `total_bytes` is None until the hub has said it."""
-
-    file: str
-    done_bytes: int
-    total_bytes: int | None
-
-
 class Fetched(NamedTuple):
     """The data set in the hub's cache. `files` is what `load_dataset` takes; `revision` is a commit."""
 
@@ -46,13 +36,11 @@ class Fetched(NamedTuple):
     repository: str
 
 
-def fetch_dataset(
-    *, revision: str | None, offline: bool, progress: Callable[[FetchProgress], None]
-) -> Fetched:
+def fetch_dataset(*, revision: str | None, offline: bool, on_progress: OnProgress = ignore) -> Fetched:
     """Download `data.json` and `imgs.tar` of a revision, or find them in the cache. Blocking.
 
-    Without `revision` the newest is taken. What is cached is used when the hub cannot be reached. `progress`
-    is called often, and not always from the calling thread.
+    Without `revision` the newest is taken. What is cached is used when the hub cannot be reached.
+    `on_progress` is called often, and not always from the calling thread.
     """
     asked = revision or DEFAULT_REVISION
     with quiet():
@@ -61,7 +49,7 @@ def fetch_dataset(
         if _COMMIT.fullmatch(asked) and (cached := _cached(asked)):
             return cached
         try:
-            return _downloaded(asked, progress)
+            return _downloaded(asked, on_progress)
         # The library lets the errors of its HTTP stack out, which only the transport room may know by name.
         except Exception as error:
             if is_connection_fault(error) and (cached := _cached(asked)):
@@ -81,7 +69,7 @@ def _cached(revision: str) -> Fetched | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return _fetched(revision, offline=True, progress=lambda _: None)
+        return _fetched(revision, offline=True, on_progress=ignore)
     except (LocalEntryNotFoundError, HFValidationError):
         return None
 
@@ -96,24 +84,24 @@ def _refuse_offline(revision: str) -> NoReturn:
     )
 
 
-def _downloaded(revision: str, progress: Callable[[FetchProgress], None]) -> Fetched:
+def _downloaded(revision: str, on_progress: OnProgress) -> Fetched:
     from huggingface_hub import HfApi
 
     # It fails at once where `hf_hub_download` would retry for half a minute, and with the better reason.
     HfApi().dataset_info(HUB_REPOSITORY, revision=revision, timeout=PROBE_TIMEOUT_S)
-    return _fetched(revision, offline=False, progress=progress)
+    return _fetched(revision, offline=False, on_progress=on_progress)
 
 
-def _fetched(revision: str, *, offline: bool, progress: Callable[[FetchProgress], None]) -> Fetched:
-    rows = _file(ROWS_FILE, revision, offline, progress)
+def _fetched(revision: str, *, offline: bool, on_progress: OnProgress) -> Fetched:
+    rows = _file(ROWS_FILE, revision, offline, on_progress)
     # The library's path is .../snapshots/<commit>/<file>. A branch may move between the two files.
     commit = rows.parent.name
-    archive = _file(ARCHIVE_FILE, commit, offline, progress)
+    archive = _file(ARCHIVE_FILE, commit, offline, on_progress)
     # The names in a snapshot are links; what they lead to is what is read.
     return Fetched(DataFiles(rows.resolve(), archive.resolve()), commit, HUB_REPOSITORY)
 
 
-def _file(name: str, revision: str, offline: bool, progress: Callable[[FetchProgress], None]) -> Path:
+def _file(name: str, revision: str, offline: bool, on_progress: OnProgress) -> Path:
     from huggingface_hub import hf_hub_download
 
     path = hf_hub_download(
@@ -122,7 +110,7 @@ def _file(name: str, revision: str, offline: bool, progress: Callable[[FetchProg
         repo_type="dataset",
         revision=revision,
         local_files_only=offline,
-        tqdm_class=bar_class(lambda done, total: progress(FetchProgress(name, done, total))),
+        tqdm_class=bar_class(lambda done, total: on_progress(Step("downloading", name, done, total))),
     )
     return Path(path)
 

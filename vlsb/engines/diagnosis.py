@@ -12,9 +12,9 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from vlsb.records import Untrusted
+from vlsb.steps import Step
 
 PORT_TAKEN = "port_taken"
 BROKEN = "broken_engine"
@@ -406,32 +406,13 @@ _RULES = (
 )
 
 
-Stage = Literal["installing", "downloading", "converting", "loading", "compiling", "warming up", "checking"]
 # A start writes about 30 kB; a traceback from every process of a large engine stays below this.
 _MOST_BYTES = 512 * 1024
 _END_CHARACTERS = 560
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A word on the way to a server. `detail` is ours, `line` the last one of the engine's log."""
-
-    stage: Stage
-    detail: str = ""
-    done_bytes: int | None = None
-    total_bytes: int | None = None
-    line: Untrusted | None = None
-
-
-class Step(NamedTuple):
-    """The stage that a line of the log speaks of."""
-
-    stage: Stage
-    detail: str
-
-
 # The first that is found decides. Texts: vLLM 0.9 to 0.32, GPU and CPU.
-_STEPS: tuple[tuple[re.Pattern[str], Stage, str], ...] = (
+_STEPS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     # The longest of all lines: it quotes settings in which the others' words may stand.
     (re.compile(r"Initializing an? (?:V\d )?LLM engine"), "loading", "the engine"),
     (re.compile(r"checkpoint shards: .*\| (\d+)/(\d+) "), "loading", "{0} of {1} files"),

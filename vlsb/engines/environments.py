@@ -10,8 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import Distribution
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from vlsb.engines.pip_runs import Bench, Ended, News, is_unmatched, pip_fault, p
 from vlsb.errors import ServerError
 from vlsb.models.profile import EnginePin
 from vlsb.records import Untrusted
+from vlsb.steps import OnProgress, Step
 
 # Tried in this order after the Python that runs us, as far as the engine has wheels for them.
 _OTHER_MINORS = (12, 11, 13, 10)
@@ -31,29 +32,14 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\S*")
 
 
-@dataclass(frozen=True, slots=True)
-class InstallStep:
-    """Where an install is: step `number` of `steps`, and what pip is doing, in a stranger's words."""
-
-    number: int
-    steps: int
-    title: str
-    detail: Untrusted | None = None
-    done_bytes: int | None = None
-    total_bytes: int | None = None
-
-
-Hear = Callable[[InstallStep], None]
-
-
 def build_environment(
-    prefix: Path, pin: EnginePin, *, is_cpu: bool, bench: Bench, search: str, hear: Hear
+    prefix: Path, pin: EnginePin, *, is_cpu: bool, bench: Bench, search: str, on_progress: OnProgress
 ) -> str:
     """Make the environment `prefix` anew; returns the version that the engine in it says it has.
 
     `search` is the PATH to look for Pythons on. Raises ServerError, with the log's path.
     """
-    builder = _Builder(prefix, pin, bench, hear, is_cpu=is_cpu)
+    builder = _Builder(prefix, pin, bench, on_progress, is_cpu=is_cpu)
     pythons = find_pythons(search, pin, is_cpu=is_cpu)
     python = next(pythons, None) or builder.managed_python(search)
     if python is None:
@@ -116,14 +102,16 @@ def _version_of(python: str) -> tuple[int, int] | None:
 class _Builder:
     """One environment being built; a step after the other, each told before it begins."""
 
-    def __init__(self, prefix: Path, pin: EnginePin, bench: Bench, hear: Hear, *, is_cpu: bool) -> None:
+    def __init__(
+        self, prefix: Path, pin: EnginePin, bench: Bench, on_progress: OnProgress, *, is_cpu: bool
+    ) -> None:
         self._prefix = prefix
         self._pin = pin
         self._bench = bench
-        self._hear = hear
+        self._on_progress = on_progress
         self._is_cpu = is_cpu
         self._steps = 4 if is_cpu else 3
-        self._step = InstallStep(0, self._steps, "")
+        self._step = Step("", count=self._steps)
         self._news = News("")
         self._settings: Mapping[str, str] = {}
 
@@ -157,7 +145,7 @@ class _Builder:
         if found := next(filter(None, (self._uvs_own(uv, minor) for minor in minors)), None):
             return found
         self._begin(1, f"Python 3.{minors[0]}, downloaded by uv")
-        self._bench.run([uv, "python", "install", "--no-config", f"3.{minors[0]}"], hear=self._hear_line)
+        self._bench.run([uv, "python", "install", "--no-config", f"3.{minors[0]}"], hear=self._read_line)
         return self._uvs_own(uv, minors[0])
 
     def _uvs_own(self, uv: str, minor: int) -> Path | None:
@@ -179,7 +167,7 @@ class _Builder:
 
     def failure(self, words: str, ended: Ended) -> ServerError:
         """The error that this install ends with: its step, the reason, the log, pip's own last words."""
-        message = f"{self._prefix.name}, {self._step.title}: {words} The whole log: {self._bench.log}"
+        message = f"{self._prefix.name}, {self._step.stage}: {words} The whole log: {self._bench.log}"
         errors = [line for line in ended.lines if line.startswith(("ERROR:", "Error:"))] or ended.lines
         return ServerError(message, detail=Untrusted(errors[-1]) if errors else None)
 
@@ -206,25 +194,22 @@ class _Builder:
     def _pip(self, *arguments: str) -> Ended:
         python = str(self._prefix / "bin" / "python")
         command = [python, "-I", "-X", "utf8", "-m", "pip", *arguments]
-        return self._bench.run(command, hear=self._hear_line, variables=self._settings)
+        return self._bench.run(command, hear=self._read_line, variables=self._settings)
 
     def _begin(self, number: int, title: str) -> None:
-        self._step, self._news = InstallStep(number, self._steps, title), News("")
-        self._hear(self._step)
+        self._step, self._news = Step(title, number=number, count=self._steps), News("")
+        self._on_progress(self._step)
 
-    def _hear_line(self, line: str) -> None:
+    def _read_line(self, line: str) -> None:
         news = pip_news(line, self._news)
         if news != self._news:
             self._news = news
-            step = self._step
-            self._hear(
-                InstallStep(
-                    step.number,
-                    step.steps,
-                    step.title,
-                    Untrusted(news.doing),
-                    news.done_bytes,
-                    news.total_bytes,
+            self._on_progress(
+                replace(
+                    self._step,
+                    detail=news.doing,
+                    done_bytes=news.done_bytes,
+                    total_bytes=news.total_bytes,
                 )
             )
 

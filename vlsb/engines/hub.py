@@ -8,28 +8,19 @@ here, and nowhere else.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from vlsb.errors import AuthenticationError, ConfigError, StoreError, VlsbError
 from vlsb.hub import bar_class, is_connection_fault, quiet, reason
+from vlsb.steps import OnProgress, Step
 
 _PROBE_TIMEOUT_S = 10.0
 _SMALL_FILES = ("*.json", "tokenizer.model")
 # Safetensors win: they need no unpickling. The projector alone (`mm_projector.bin`) is in the whole weights.
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-
-
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """How far one file is; `total_bytes` is None until the hub has said it."""
-
-    file: str
-    done_bytes: int
-    total_bytes: int | None
 
 
 def wanted_files(names: Sequence[str]) -> list[str]:
@@ -41,11 +32,12 @@ def wanted_files(names: Sequence[str]) -> list[str]:
 
 
 def fetch_checkpoint(
-    repository: str, revision: str | None, *, offline: bool, hear: Callable[[Downloaded], None]
+    repository: str, revision: str | None, *, offline: bool, on_progress: OnProgress
 ) -> Path:
     """Download a checkpoint, or find it in the cache, and return its folder. Blocking.
 
-    What is cached is used when the hub cannot be reached. `hear` is not always called from this thread.
+    What is cached is used when the hub cannot be reached. `on_progress` is not always called from this
+    thread.
     """
     from huggingface_hub import constants
 
@@ -53,7 +45,7 @@ def fetch_checkpoint(
         if offline or constants.is_offline_mode():
             return _cached(repository, revision) or _refuse_offline(repository, revision)
         try:
-            return _downloaded(repository, revision, hear)
+            return _downloaded(repository, revision, on_progress)
         # The library lets the errors of its HTTP stack out, which only the transport room may know by name.
         except Exception as error:
             if is_connection_fault(error) and (cached := _cached(repository, revision)):
@@ -63,7 +55,7 @@ def fetch_checkpoint(
             raise
 
 
-def _downloaded(repository: str, revision: str | None, hear: Callable[[Downloaded], None]) -> Path:
+def _downloaded(repository: str, revision: str | None, on_progress: OnProgress) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
     known = HfApi().model_info(repository, revision=revision, timeout=_PROBE_TIMEOUT_S)
@@ -72,7 +64,9 @@ def _downloaded(repository: str, revision: str | None, hear: Callable[[Downloade
         raise ConfigError(f"{repository} on the Hugging Face Hub is not a checkpoint: it has no config.json.")
 
     def bar(name: str) -> Any:
-        return bar_class(lambda done, total: hear(Downloaded(name, done, total)))
+        return bar_class(
+            lambda done, total: on_progress(Step("downloading", f"{repository}/{name}", done, total))
+        )
 
     # By the revision's own name, so that the cache knows later which commit it was. A branch may move
     # between two files, so the others are that commit's: .../snapshots/<commit>/config.json.

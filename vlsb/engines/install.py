@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,12 +23,13 @@ import psutil
 
 from vlsb import strict_json
 from vlsb.endpoints.credentials import engine_environment
-from vlsb.engines.environments import InstallStep, build_environment, release
+from vlsb.engines.environments import build_environment, release
 from vlsb.engines.hardware import free_disk_bytes
 from vlsb.engines.pip_runs import Bench
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
 from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, EnginePin
+from vlsb.steps import OnProgress, Step
 
 AUTO = "auto"
 MARKER = "vlsb-engine.json"
@@ -135,7 +136,7 @@ def install_engine(
     *,
     has_gpu: bool,
     environment: Mapping[str, str],
-    hear: Callable[[InstallStep], None],
+    on_progress: OnProgress,
 ) -> Engine:
     """Build the pinned engine in an environment of its own, unless it is there; blocks for minutes.
 
@@ -150,13 +151,18 @@ def install_engine(
         raise ServerError("local engines run on Linux only. Hosted models work here.")
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(prefix, hear) as lock:
+        with _lock(prefix, on_progress) as lock:
             if (there := _finished(prefix, wanted)) is not None:
                 return there
             _require_room(prefix, pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes)
             bench = Bench(_fresh_log(prefix), environment, lock)
             version = build_environment(
-                prefix, pin, is_cpu=not has_gpu, bench=bench, search=environment.get("PATH", ""), hear=hear
+                prefix,
+                pin,
+                is_cpu=not has_gpu,
+                bench=bench,
+                search=environment.get("PATH", ""),
+                on_progress=on_progress,
             )
             _write_marker(prefix, version, wanted, is_cpu=not has_gpu)
     except OSError as error:
@@ -425,12 +431,12 @@ def _beside(prefix: Path, ending: str) -> Path:
 
 
 @contextmanager
-def _lock(prefix: Path, hear: Callable[[InstallStep], None]) -> Iterator[int]:
+def _lock(prefix: Path, on_progress: OnProgress) -> Iterator[int]:
     """Hold the right to build an environment, once whoever has it is done; its file descriptor."""
     descriptor = os.open(_beside(prefix, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if not _take(descriptor):
-            hear(InstallStep(0, 0, "waiting for another install of this engine"))
+            on_progress(Step("waiting for another install of this engine"))
             while not _take(descriptor):
                 time.sleep(_LOCK_POLL_S)
         yield descriptor

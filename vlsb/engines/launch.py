@@ -21,8 +21,6 @@ from vlsb.endpoints.credentials import Redactor, Secret, engine_environment, is_
 from vlsb.engines.diagnosis import (
     PORT_TAKEN,
     EngineLog,
-    Progress,
-    Stage,
     diagnose,
     download_folder,
     downloading_bytes,
@@ -34,11 +32,10 @@ from vlsb.engines.process import EngineProcess, open_log, start_process
 from vlsb.engines.readiness import await_ready
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
 from vlsb.records import Untrusted
+from vlsb.steps import OnProgress, Step
 
 if TYPE_CHECKING:
     from vlsb.engines.plan import ServerPlan
-
-__all__ = ["Progress", "RunningServer", "Stage", "launch"]
 
 HOST = "127.0.0.1"
 KEY_VARIABLE = "VLLM_API_KEY"
@@ -76,7 +73,7 @@ async def launch(
     port: int | None,
     log: Path,
     environment: Mapping[str, str],
-    hear: Callable[[Progress], None],
+    on_progress: OnProgress,
     start_timeout_s: float,
     key: Secret | None = None,
 ) -> RunningServer:
@@ -92,7 +89,7 @@ async def launch(
         raise ServerError(f"{plan.model.name}: port {port} is taken by another process. {hint}")
     for tries_left in reversed(range(_PORT_TRIES)):
         chosen = _free_port() if port is None else port
-        start = _Start(plan, chosen, key, log, environment, hear)
+        start = _Start(plan, chosen, key, log, environment, on_progress)
         try:
             return await start.run(start_timeout_s)
         except _PortTaken:
@@ -111,7 +108,7 @@ class _Start:
         key: Secret | None,
         log: Path,
         environment: Mapping[str, str],
-        hear: Callable[[Progress], None],
+        on_progress: OnProgress,
     ) -> None:
         self._plan = plan
         self._name = plan.model.name
@@ -127,14 +124,14 @@ class _Start:
         }
         self._environment["PATH"] = _path_with(plan.engine.executable.parent, self._environment.get("PATH"))
         self._redactor = Redactor([self._key, *secrets_of({**environment, **self._environment})])
-        self._hear = hear
+        self._on_progress = on_progress
         self._folder = download_folder(plan.weights, self._environment)
         with open_log(log):
             self._log = EngineLog(log)
         # A download that broke off earlier may have left parts.
         self._downloaded = downloading_bytes(self._folder)
-        self._now = Progress("loading", "the engine")
-        hear(self._now)
+        self._now = Step("loading", "the engine")
+        on_progress(self._now)
 
     async def run(self, timeout_s: float) -> RunningServer:
         """The server once it has answered; nothing of it is left if this does not return."""
@@ -190,8 +187,9 @@ class _Start:
         """Hear what the engine says, see whether it lives; `extend` is called when a download has grown."""
         code = process.exit_code()
         for line in self._log.new_lines()[-_MOST_LINES:]:
-            step = step_of(line)
-            now = self._now if step is None else Progress(*step)
+            # What the engine says of its start may be read after it has come up.
+            is_up = self._now.stage == "checking"
+            now = self._now if is_up else step_of(line) or self._now
             self._say(replace(now, line=self._redactor.message(Untrusted(line))))
         if code is not None:
             raise self._ended(code)
@@ -206,11 +204,11 @@ class _Start:
         return _PortTaken() if cause is not None and cause.code == PORT_TAKEN else self.exited(code)
 
     def _begin_check(self) -> None:
-        self._say(Progress("checking", "one token for an image", line=self._now.line))
+        self._say(Step("checking", "one token for an image", line=self._now.line))
 
-    def _say(self, progress: Progress) -> None:
-        self._now = progress
-        self._hear(progress)
+    def _say(self, step: Step) -> None:
+        self._now = step
+        self._on_progress(step)
 
     def _late(self, timeout_s: float) -> ServerTimeoutError:
         detail = f" ({self._now.detail})" if self._now.detail else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,11 +16,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vlsb.endpoints.credentials import Redactor
-from vlsb.engines.diagnosis import Progress, Stage, diagnose, log_end
+from vlsb.engines.diagnosis import diagnose, log_end
 from vlsb.engines.hardware import gpus
 from vlsb.engines.install import Engine
 from vlsb.engines.launch import RunningServer, launch
-from vlsb.engines.llava.build import ConversionProgress
 from vlsb.engines.llava.convert import converted
 from vlsb.engines.plan import ServerPlan, Wishes, plan_server, weights_revision
 from vlsb.engines.prompt_check import check_parity, expected_ids
@@ -35,6 +34,7 @@ from vlsb.engines.registry import (
 from vlsb.errors import ServerExitedError
 from vlsb.models.catalog import read_config
 from vlsb.models.profile import ModelProfile
+from vlsb.steps import OnProgress, Step
 
 KEPT_LOGS = 20
 """How many logs of servers that have ended are kept, all models together."""
@@ -42,8 +42,6 @@ STOP_GRACE_S = 15.0
 
 _MOST_LOG_BYTES = 512 * 1024
 _LOG = re.compile(r".+\.[0-9]{8}-[0-9]{6}\.(?P<vlsb>[0-9]{1,10})\.log")
-
-Hear = Callable[[Progress], None]
 
 
 async def start_server(
@@ -53,14 +51,14 @@ async def start_server(
     places: Places,
     *,
     environment: Mapping[str, str],
-    hear: Hear,
+    on_progress: OnProgress,
 ) -> tuple[RunningServer, ServerPlan]:
     """A server once it has answered and its prompt has been compared; who gets it must stop it.
 
     Nothing of it is left when this raises or is cancelled. A second cancellation kills at once.
     """
-    plan = await plan_start(model, wishes, engine, places, environment=environment, hear=hear)
-    server = await start_planned(plan, wishes, places, environment=environment, hear=hear)
+    plan = await plan_start(model, wishes, engine, places, environment=environment, on_progress=on_progress)
+    server = await start_planned(plan, wishes, places, environment=environment, on_progress=on_progress)
     return server, plan
 
 
@@ -71,7 +69,7 @@ async def plan_start(
     places: Places,
     *,
     environment: Mapping[str, str],
-    hear: Hear,
+    on_progress: OnProgress,
 ) -> ServerPlan:
     """The plan of a server; weights in the original LLaVA layout are converted first."""
     if model.source_architecture is not None:
@@ -80,12 +78,12 @@ async def plan_start(
             weights_revision(wishes, read_config(model.config)),
             places,
             engine,
-            hear=lambda progress: hear(_converting(progress)),
+            on_progress=on_progress,
             environment=environment,
             offline=wishes.offline,
         )
         wishes = replace(wishes, weights=str(folder), revision=None)
-    hear(Progress("loading", "the weights' settings"))
+    on_progress(Step("loading", "the weights' settings"))
 
     def plan() -> ServerPlan:
         has_gpu = bool(gpus(environment))
@@ -101,7 +99,7 @@ async def start_planned(
     places: Places,
     *,
     environment: Mapping[str, str],
-    hear: Hear,
+    on_progress: OnProgress,
     last: RunningServer | None = None,
 ) -> RunningServer:
     """The planned server, as `start_server` gives it. The authors' prompt is found out while it starts.
@@ -119,10 +117,10 @@ async def start_planned(
                 key=key,
                 log=fresh_log(places, plan.model.name),
                 environment=environment,
-                hear=hear,
+                on_progress=on_progress,
                 start_timeout_s=wishes.start_timeout_s,
             )
-            hear(Progress("checking", "the prompt against the authors' loader"))
+            on_progress(Step("checking", "the prompt against the authors' loader"))
             await check_parity(server, plan, await expected)
     except BaseException as error:
         if server is not None:
@@ -210,14 +208,3 @@ def _age(path: Path) -> float:
         return -path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _converting(progress: ConversionProgress) -> Progress:
-    what = Path(progress.file).name
-    stage: Stage = "downloading" if progress.stage == "downloading" else "converting"
-    return Progress(
-        stage,
-        what if progress.stage == stage else f"{progress.stage} {what}",
-        done_bytes=progress.done_bytes,
-        total_bytes=progress.total_bytes,
-    )

@@ -16,7 +16,7 @@ from typing import Any
 
 from vlsb._version import __version__
 from vlsb.config import Lane, RetryPolicy
-from vlsb.data import Dataset, FetchProgress, Selection, fetch_dataset, load_dataset, select
+from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, select
 from vlsb.endpoints.attempts import Event, StoppedError, Traffic
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
@@ -38,16 +38,11 @@ from vlsb.evaluation.sides import Host, LaneSetup, open_lanes
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
+from vlsb.steps import OnProgress, ignore
 from vlsb.store.data_root import remember_data_root
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest, sample_row
 from vlsb.store.state import has_answers, sent_images
 from vlsb.store.store import RunStore, open_for_judging, open_run, pending_keys, require_free
-
-Fetching = Callable[[FetchProgress], None]
-
-
-def ignore(progress: FetchProgress) -> None:
-    """For a caller that does not show a download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +131,18 @@ class SessionEnd:
     limit: Limit | None = None
 
 
-def prepare(plan: Plan, fetching: Fetching = ignore) -> Prepared:
+def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     """Load and check everything that costs nothing; raises before a request is sent.
 
     A run that holds no answer yet is started again. No picture is read beyond its header, and no header of
     one that has the size and time of the first session. A resume uses the hub's revision where the data came
-    from there. `fetching` hears of a download's progress.
+    from there. `on_progress` is called as a download goes on.
     """
     goes_on = plan.is_resume and is_run(plan.directory) and has_answers(plan.directory)
     old = read_manifest(plan.directory) if goes_on else None
     if old is None:
         require_free(plan.directory)
-    dataset, origin = _dataset(plan, old, fetching)
+    dataset, origin = _dataset(plan, old, on_progress)
     samples = select(dataset.samples, plan.selection)
     known = {} if old is None else old.pictures
     pictures = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_pictures)
@@ -159,25 +154,25 @@ def prepare(plan: Plan, fetching: Fetching = ignore) -> Prepared:
     return Prepared(plan, dataset, samples, pictures, open_store)
 
 
-def _dataset(plan: Plan, old: Manifest | None, fetching: Fetching) -> tuple[Dataset, dict[str, str]]:
+def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple[Dataset, dict[str, str]]:
     """The data set, and where on the hub it came from; empty for a copy of the user's."""
     if plan.data_root is not None:
         return load_dataset(plan.data_root), {}
     revision = None if old is None else old.data.get("revision")
     fetched = fetch_dataset(
-        revision=revision if isinstance(revision, str) else None, offline=False, progress=fetching
+        revision=revision if isinstance(revision, str) else None, offline=False, on_progress=on_progress
     )
     origin = {"repository": fetched.repository, "revision": fetched.revision}
     return load_dataset(fetched.files), origin
 
 
-def prepare_judging(plan: Plan, fetching: Fetching = ignore) -> Prepared:
+def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     """As `prepare`, for judging the responses of an existing run with the plan's judge."""
     assert plan.judge is not None
     if not is_run(plan.directory):
         raise ConfigError(f"{plan.directory}: no run there. A run is a directory with a run.json.")
     old = read_manifest(plan.directory)
-    dataset, _ = _dataset(plan, old, fetching)
+    dataset, _ = _dataset(plan, old, on_progress)
     wanted = {row.sample_id for row in old.samples}
     samples = tuple(sample for sample in dataset.samples if sample.id in wanted)
     if len(samples) < len(wanted):

@@ -14,25 +14,28 @@ from typing import Any
 import pytest
 
 from vlsb.engines.install import Engine
-from vlsb.engines.llava.convert import ConversionProgress, convert_llava, converted
+from vlsb.engines.llava.convert import convert_llava, converted
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError
+from vlsb.steps import Step
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"
 ROWS, GROWN = 512, 576
 
 Ask = Callable[..., Any]
-Hear = Callable[[ConversionProgress], None]
+Hear = Callable[[Step], None]
 
 
-def ignore(_: ConversionProgress) -> None:
+def ignore(_: Step) -> None:
     """Progress that nobody looks at."""
 
 
 def convert(source: Path, destination: Path, engine: Engine, hear: Hear = ignore) -> int:
     return asyncio.run(
-        convert_llava(str(source), destination, engine, environment=os.environ, offline=True, hear=hear)
+        convert_llava(
+            str(source), destination, engine, environment=os.environ, offline=True, on_progress=hear
+        )
     )
 
 
@@ -169,12 +172,12 @@ def kill_at(number: int, source: Path, destination: Path, engine: Engine) -> Non
     """Begin a conversion and end it, with SIGKILL for its program, when it comes to a file."""
 
     async def begin() -> None:
-        def hear(progress: ConversionProgress) -> None:
-            if progress.stage == "converting" and f"-{number:05d}-" in progress.file:
+        def hear(progress: Step) -> None:
+            if progress.stage == "converting" and f"-{number:05d}-" in progress.detail:
                 task.cancel()
 
         task = asyncio.create_task(
-            convert_llava(str(source), destination, engine, environment=os.environ, hear=hear)
+            convert_llava(str(source), destination, engine, environment=os.environ, on_progress=hear)
         )
         await task
 
@@ -255,11 +258,11 @@ found = None
 
 def test_the_cache_converts_once(source: Path, engine: Engine, tmp_path: Path) -> None:
     places = Places(tmp_path, tmp_path, tmp_path / "cache")
-    heard: list[ConversionProgress] = []
+    heard: list[Step] = []
 
     def folder() -> Path:
         return asyncio.run(
-            converted(str(source), None, places, engine, environment=os.environ, hear=heard.append)
+            converted(str(source), None, places, engine, environment=os.environ, on_progress=heard.append)
         )
 
     first = folder()
@@ -269,7 +272,7 @@ def test_the_cache_converts_once(source: Path, engine: Engine, tmp_path: Path) -
     assert heard == []
     # What has the served layout is taken as it is.
     assert (
-        asyncio.run(converted(str(first), None, places, engine, environment={}, hear=heard.append))
+        asyncio.run(converted(str(first), None, places, engine, environment={}, on_progress=heard.append))
         == first.resolve()
     )
 

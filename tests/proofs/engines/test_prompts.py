@@ -40,7 +40,7 @@ def test_the_engine_reads_the_authors_prompt(
             engine_of(model.engine),
             places,
             environment=engine_environment,
-            hear=lambda _: None,
+            on_progress=lambda _: None,
         )
         try:
             expected = await expected_ids(plan, environment=engine_environment)

@@ -29,7 +29,7 @@ FIRST, SECOND = "a" * 40, "b" * 40
 BASE = "/datasets/Foreshhh/vlsbench/resolve/"
 
 FETCH = """
-import dataclasses, json, sys
+import json, sys
 from pathlib import Path
 from vlsb.data import check_dataset, fetch_dataset
 from vlsb.errors import VlsbError
@@ -37,13 +37,13 @@ from vlsb.errors import VlsbError
 seen = []
 revision, offline = json.loads(sys.argv[1])
 try:
-    fetched = fetch_dataset(revision=revision, offline=offline, progress=seen.append)
+    fetched = fetch_dataset(revision=revision, offline=offline, on_progress=seen.append)
 except VlsbError as error:
     found = {"error": type(error).__name__, "exit_code": error.exit_code, "message": error.message}
 else:
     digest = check_dataset(fetched.files).digest
     found = {"revision": fetched.revision, "repository": fetched.repository, "digest": digest}
-print(json.dumps(found | {"progress": [dataclasses.astuple(each) for each in seen]}))
+print(json.dumps(found | {"progress": [(each.detail, each.done_bytes, each.total_bytes) for each in seen]}))
 """
 
 

@@ -40,11 +40,12 @@ from vlsb.engines.hub import fetch_checkpoint
 repository, revision, offline = json.loads(sys.argv[1])
 heard = []
 try:
-    folder = fetch_checkpoint(repository, revision, offline=offline, hear=heard.append)
+    folder = fetch_checkpoint(repository, revision, offline=offline, on_progress=heard.append)
     found = {"folder": folder.name, "files": sorted(each.name for each in folder.iterdir())}
 except VlsbError as error:
     found = {"error": type(error).__name__, "message": error.message}
-print(json.dumps(found | {"heard": [[each.file, each.done_bytes, each.total_bytes] for each in heard]}))
+seen = [[each.detail.rpartition("/")[2], each.done_bytes, each.total_bytes] for each in heard]
+print(json.dumps(found | {"heard": seen}))
 """
 
 

@@ -25,7 +25,7 @@ from tests.support.engine_wheels import (
     write_wheel,
 )
 from vlsb.engines.environments import (
-    InstallStep,
+    Step,
     corrected,
     find_distribution,
     find_pythons,
@@ -68,7 +68,9 @@ def build(folder: Path, pin: EnginePin, *, search: str) -> Built:
         **pip_settings(folder / "wheels"),
     }
     places = Places.of(environment)
-    engine = install_engine(pin, places, has_gpu=False, environment=environment, hear=lambda step: None)
+    engine = install_engine(
+        pin, places, has_gpu=False, environment=environment, on_progress=lambda step: None
+    )
     return Built(places, engine)
 
 
@@ -165,10 +167,12 @@ def test_what_breaks_the_engine_is_left_out_of_its_environment(current: Built) -
 
 
 def test_a_finished_install_is_found_at_once_and_nothing_is_run(current: Built) -> None:
-    steps: list[InstallStep] = []
+    steps: list[Step] = []
     nowhere = {"PATH": "", "PIP_INDEX_URL": "http://127.0.0.1:9/"}
 
-    again = install_engine(CURRENT, current.places, has_gpu=False, environment=nowhere, hear=steps.append)
+    again = install_engine(
+        CURRENT, current.places, has_gpu=False, environment=nowhere, on_progress=steps.append
+    )
 
     assert (again, steps) == (current.engine, [])
 
@@ -216,7 +220,7 @@ def test_a_wheel_that_exists_nowhere_is_named_with_the_setting_that_helps(tmp_pa
     with pytest.raises(
         ServerError, match=r"its packages: pip finds no version of torch==2.13.0\+cpu"
     ) as caught:
-        install_engine(CURRENT, places, has_gpu=False, environment=environment, hear=lambda step: None)
+        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=lambda step: None)
 
     assert "find-links" in caught.value.message
     assert str(places.engines / "vllm-0.32.0-cpu.log") in caught.value.message
@@ -241,7 +245,7 @@ def test_an_index_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
                 Places.of(environment),
                 has_gpu=False,
                 environment=environment,
-                hear=lambda step: None,
+                on_progress=lambda step: None,
             )
 
 
@@ -259,7 +263,7 @@ def test_an_engine_that_does_not_start_is_no_engine(tmp_path: Path) -> None:
     places = Places.of(environment)
 
     with pytest.raises(ServerError, match="was installed and does not start") as caught:
-        install_engine(CURRENT, places, has_gpu=False, environment=environment, hear=lambda step: None)
+        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=lambda step: None)
 
     assert caught.value.detail is not None
     assert "libsomething.so" in caught.value.detail.expose()
@@ -270,7 +274,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(places: Places) 
     large = replace(CURRENT, cpu_disk_bytes=10**18)
 
     with pytest.raises(ServerError, match=r"takes up to 1000000000 GB, and .* GB left"):
-        install_engine(large, places, has_gpu=False, environment={"PATH": ""}, hear=lambda step: None)
+        install_engine(large, places, has_gpu=False, environment={"PATH": ""}, on_progress=lambda step: None)
 
     assert not engine_prefix(large, places, has_gpu=False).exists()
 
@@ -280,7 +284,9 @@ def test_a_folder_that_cannot_be_made_ends_with_one_line(tmp_path: Path) -> None
     places = Places.of({"XDG_DATA_HOME": str(tmp_path)})
 
     with pytest.raises(ServerError, match="XDG_DATA_HOME"):
-        install_engine(CURRENT, places, has_gpu=False, environment={"PATH": ""}, hear=lambda step: None)
+        install_engine(
+            CURRENT, places, has_gpu=False, environment={"PATH": ""}, on_progress=lambda step: None
+        )
 
 
 @pytest.mark.parametrize("changed", ["requirements", "prefix", "schema"])
@@ -354,7 +360,7 @@ def failed_install(pin: EnginePin, folder: Path, search: str) -> str:
             Places.of({"HOME": str(folder)}),
             has_gpu=False,
             environment=pip_settings(folder / "wheels") | {"PATH": search, "HOME": str(folder)},
-            hear=lambda _: None,
+            on_progress=lambda _: None,
         )
     return failed.value.message
 
@@ -651,7 +657,7 @@ def test_an_engine_is_installed_into_its_environment_whatever_pip_is_told_for_ot
             "PIP_REQUIRE_VIRTUALENV": "1",
             **traps,
         },
-        hear=lambda _: None,
+        on_progress=lambda _: None,
     )
 
     assert built.prefix is not None

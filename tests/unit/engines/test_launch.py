@@ -24,13 +24,14 @@ from tests.support.fake_engine import CAUSES, DOWNLOADED_BYTES, events, install,
 from vlsb.cli.screen import error_line
 from vlsb.endpoints.credentials import WITHHELD, Secret
 from vlsb.engines import launch as launching
-from vlsb.engines.diagnosis import Progress, download_folder, step_of
+from vlsb.engines.diagnosis import download_folder, step_of
 from vlsb.engines.install import Engine
 from vlsb.engines.launch import RunningServer, launch
 from vlsb.engines.plan import ServerPlan
 from vlsb.errors import ServerError, ServerExitedError, ServerTimeoutError
 from vlsb.models.profile import FAMILIES
 from vlsb.reports.encode import for_terminal
+from vlsb.steps import OnProgress, Step
 
 WEIGHTS = "some-org/some-weights"
 
@@ -43,7 +44,7 @@ class Bench:
         self.mark = uuid.uuid4().hex
         self.log = folder / "state" / "servers" / "llava_hf.log"
         self.record = folder / "record"
-        self.heard: list[Progress] = []
+        self.heard: list[Step] = []
         self.environment = {
             "PATH": os.defpath,
             "HOME": str(folder),
@@ -74,7 +75,7 @@ class Bench:
         *options: str,
         port: int | None = None,
         timeout_s: float = DEADLINE_S,
-        hear: Callable[[Progress], None] | None = None,
+        on_progress: OnProgress | None = None,
         **wishes: str,
     ) -> RunningServer:
         """Launch it."""
@@ -83,7 +84,7 @@ class Bench:
             port=port,
             log=self.log,
             environment=self.environment,
-            hear=hear or self.heard.append,
+            on_progress=on_progress or self.heard.append,
             start_timeout_s=timeout_s,
         )
 
@@ -94,19 +95,19 @@ class Bench:
         assert living(self.mark) == []
         return caught.value
 
-    def is_late(self, when: Callable[[Progress], bool], **wishes: str) -> ServerTimeoutError:
+    def is_late(self, when: Callable[[Step], bool], **wishes: str) -> ServerTimeoutError:
         """Launch it, let the loop's clock jump when that is heard, and return the error; nothing is left."""
 
         async def run() -> None:
             loop = asyncio.get_running_loop()
             usual = loop.time
 
-            def hear(progress: Progress) -> None:
+            def hear(progress: Step) -> None:
                 self.heard.append(progress)
                 if when(progress) and loop.time == usual:
                     loop.time = lambda: usual() + 2 * DEADLINE_S  # type: ignore[method-assign]
 
-            await self.launch(hear=hear, **wishes)
+            await self.launch(on_progress=hear, **wishes)
 
         with pytest.raises(ServerTimeoutError) as caught:
             asyncio.run(run())
@@ -303,12 +304,12 @@ def test_a_download_is_heard_with_its_bytes(bench: Bench) -> None:
     go = bench.folder / "go"
 
     async def run() -> None:
-        def let_it_go_once_heard(progress: Progress) -> None:
+        def let_it_go_once_heard(progress: Step) -> None:
             bench.heard.append(progress)
             if progress.stage == "downloading":
                 go.touch()
 
-        server = await bench.launch(hear=let_it_go_once_heard, HOLD=str(go), HOLD_AT="downloading")
+        server = await bench.launch(on_progress=let_it_go_once_heard, HOLD=str(go), HOLD_AT="downloading")
         await server.process.stop(DEADLINE_S)
 
     asyncio.run(run())
@@ -393,7 +394,7 @@ def test_a_first_request_that_fails_is_asked_again(bench: Bench) -> None:
     ],
 )
 def test_a_line_of_the_log_says_what_the_engine_does(line: str, step: tuple[str, str] | None) -> None:
-    assert step_of(line) == step
+    assert step_of(line) == (None if step is None else Step(*step))
 
 
 @pytest.mark.parametrize(
@@ -518,12 +519,14 @@ def test_while_a_download_grows_the_time_does_not_run(bench: Bench) -> None:
         loop = asyncio.get_running_loop()
         usual = loop.time
 
-        def hear(progress: Progress) -> None:
+        def hear(progress: Step) -> None:
             if progress.stage == "downloading":
                 loop.time = lambda: usual() + DEADLINE_S  # type: ignore[method-assign]
                 go.touch()
 
-        server = await bench.launch(hear=hear, timeout_s=DEADLINE_S, HOLD=str(go), HOLD_AT="downloading")
+        server = await bench.launch(
+            on_progress=hear, timeout_s=DEADLINE_S, HOLD=str(go), HOLD_AT="downloading"
+        )
         await server.process.stop(DEADLINE_S)
         return server
 
@@ -587,7 +590,7 @@ def test_a_restart_whose_port_was_taken_meanwhile_says_so(bench: Bench) -> None:
             key=Secret("the-last-ones-key"),
             log=bench.log,
             environment=bench.environment,
-            hear=bench.heard.append,
+            on_progress=bench.heard.append,
             start_timeout_s=DEADLINE_S,
         )
         with pytest.raises(ServerError, match=f"port {port} is taken .* this server's until it died"):

@@ -28,7 +28,7 @@ from vlsb.cli.convert import convert_app
 from vlsb.engines.hub import wanted_files
 from vlsb.engines.install import Engine
 from vlsb.engines.llava import build as llava_build
-from vlsb.engines.llava.convert import ConversionProgress, convert_llava, converted, read_manifest
+from vlsb.engines.llava.convert import convert_llava, converted, read_manifest
 from vlsb.engines.llava.layout import plan_layout, plan_vocabulary
 from vlsb.engines.llava.source import read_source, read_tower, tower_of, weight_files
 from vlsb.engines.llava.tokenizer import BLANK, merges, parse_pieces
@@ -45,6 +45,7 @@ from vlsb.engines.llava.weights import (
 )
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
+from vlsb.steps import Step
 
 # A SentencePiece model and the checkpoint around it, as files.
 
@@ -590,19 +591,19 @@ def stand_in(folder: Path, then: str = WHOLE) -> Engine:
 
 
 def convert(source: Path, destination: Path, engine: Engine, **options: Any) -> int:
-    given = {"environment": os.environ, "hear": lambda _: None} | options
+    given = {"environment": os.environ, "on_progress": lambda _: None} | options
     return asyncio.run(convert_llava(str(source), destination, engine, **given))
 
 
 def test_the_folder_appears_whole_with_an_index_and_a_manifest(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
-    heard: list[ConversionProgress] = []
+    heard: list[Step] = []
 
-    count = convert(source, tmp_path / "new" / "out", stand_in(tmp_path), hear=heard.append)
+    count = convert(source, tmp_path / "new" / "out", stand_in(tmp_path), on_progress=heard.append)
 
     out = tmp_path / "new" / "out"
     assert count == 2
-    assert heard == [ConversionProgress("converting", "model-00001-of-00002.safetensors", 0, 8)]
+    assert heard == [Step("converting", "model-00001-of-00002.safetensors", 0, 8)]
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert index["weight_map"] == {
         "a": "model-00001-of-00002.safetensors",
@@ -698,13 +699,13 @@ def test_cancelling_kills_the_program(tmp_path: Path) -> None:
     pids: list[int] = []
 
     async def begin() -> None:
-        def hear(progress: ConversionProgress) -> None:
-            if progress.file.isdecimal():
-                pids.append(int(progress.file))
+        def hear(progress: Step) -> None:
+            if progress.detail.isdecimal():
+                pids.append(int(progress.detail))
                 task.cancel()
 
         task = asyncio.create_task(
-            convert_llava(str(source), tmp_path / "out", engine, environment=os.environ, hear=hear)
+            convert_llava(str(source), tmp_path / "out", engine, environment=os.environ, on_progress=hear)
         )
         await task
 
@@ -814,7 +815,7 @@ def test_a_conversion_that_was_killed_at_any_point_is_known_as_ours(tmp_path: Pa
 def test_of_two_conversions_at_once_one_builds_and_the_other_is_told(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
     engine = stand_in(tmp_path)
-    given: dict[str, Any] = {"environment": os.environ, "hear": lambda _: None}
+    given: dict[str, Any] = {"environment": os.environ, "on_progress": lambda _: None}
 
     async def both() -> list[int | BaseException]:
         tasks = [convert_llava(str(source), tmp_path / "out", engine, **given) for _ in range(2)]
@@ -854,7 +855,7 @@ def test_the_cache_folder_has_the_name_of_the_weights(tmp_path: Path) -> None:
     places = Places(tmp_path, tmp_path, tmp_path / "cache")
 
     def folder(engine: Engine) -> Path:
-        given: dict[str, Any] = {"environment": os.environ, "hear": lambda _: None}
+        given: dict[str, Any] = {"environment": os.environ, "on_progress": lambda _: None}
         return asyncio.run(converted(str(source), None, places, engine, **given))
 
     first = folder(stand_in(tmp_path))

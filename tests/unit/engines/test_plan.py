@@ -100,7 +100,7 @@ def test_a_files_revision_reaches_the_conversion_of_that_files_weights(
         return checkpoint(tmp_path / "converted", "llava", conversion={})
 
     monkeypatch.setattr(start, "converted", converted)
-    asyncio.run(plan_start(model, wishes, CPU, places, environment={}, hear=lambda _: None))
+    asyncio.run(plan_start(model, wishes, CPU, places, environment={}, on_progress=lambda _: None))
 
     assert asked == [taken]
 

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from vlsb.engines.process import ScriptEnd, run_script
 from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
 from vlsb.models.profile import FAMILIES, shipped_config
 from vlsb.records import Untrusted
+from vlsb.steps import OnProgress, Step
 
 MANIFEST = "conversion.json"
 INDEX = "model.safetensors.index.json"
@@ -50,19 +51,6 @@ _REFUSALS: Mapping[str, str] = {
     "unreadable_file": "a file of weights cannot be read; fetch it again",
     "unsafe_file": "a file holds more than tensors and was not loaded",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ConversionProgress:
-    """What a conversion is doing with one file: downloading, inspecting, converting or verifying it."""
-
-    stage: str
-    file: str
-    done_bytes: int = 0
-    total_bytes: int | None = None
-
-
-Hear = Callable[[ConversionProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +88,11 @@ class Conversion:
 
 
 async def build(
-    conversion: Conversion, destination: Path, python: Path, environment: Mapping[str, str], hear: Hear
+    conversion: Conversion,
+    destination: Path,
+    python: Path,
+    environment: Mapping[str, str],
+    on_progress: OnProgress,
 ) -> None:
     """Convert into a folder that does not exist yet, or finish what an earlier conversion began there."""
     partial = destination.with_name(destination.name + ".partial")
@@ -112,7 +104,7 @@ async def build(
                 return
             _start_over_unless(partial, conversion.digest)
             _require_room(partial, conversion)
-            files = await _moved(conversion.job(partial), python, environment, hear)
+            files = await _moved(conversion.job(partial), python, environment, on_progress)
             _complete(partial, conversion, files)
             _place(partial, destination)
     except OSError as error:
@@ -193,14 +185,14 @@ def _require_room(partial: Path, conversion: Conversion) -> None:
 
 
 async def _moved(
-    job: llava_weights.Job, python: Path, environment: Mapping[str, str], hear: Hear
+    job: llava_weights.Job, python: Path, environment: Mapping[str, str], on_progress: OnProgress
 ) -> list[str]:
     """Have the tensors moved; returns the files that hold them."""
 
     def heard(said: Mapping[str, Any]) -> None:
         if "stage" in said:
             done, total = said.get("done_bytes", 0), said.get("total_bytes")
-            hear(ConversionProgress(said["stage"], said["file"], done, total))
+            on_progress(Step(said["stage"], said["file"], done, total))
 
     passed_on = {name: environment[name] for name in _PASSED_ON if name in environment}
     end = await run_script(python, llava_weights.__file__, asdict(job), environment=passed_on, hear=heard)

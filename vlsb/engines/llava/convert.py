@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsb import strict_json
-from vlsb.engines.hub import Downloaded, fetch_checkpoint
+from vlsb.engines.hub import fetch_checkpoint
 from vlsb.engines.llava.build import (
     FORMAT,
     MANIFEST,
     Conversion,
-    ConversionProgress,
-    Hear,
     build,
     read_mark,
 )
@@ -37,6 +35,7 @@ from vlsb.engines.llava.source import (
 )
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, ServerError
+from vlsb.steps import OnProgress
 
 if TYPE_CHECKING:
     from vlsb.engines.install import Engine
@@ -49,7 +48,7 @@ async def converted(
     engine: Engine,
     *,
     environment: Mapping[str, str],
-    hear: Hear,
+    on_progress: OnProgress,
     offline: bool = False,
     vision_tower: str | None = None,
 ) -> Path:
@@ -57,14 +56,14 @@ async def converted(
 
     `weights` is a folder or a hub id. A conversion goes into the cache once and is found there again.
     """
-    folder = await _folder(weights, revision, offline=offline, hear=hear)
+    folder = await _folder(weights, revision, offline=offline, on_progress=on_progress)
     if architecture(read_config(folder)) == SERVED_ARCHITECTURE:
         return folder
-    conversion = await _prepared(folder, vision_tower, offline=offline, hear=hear)
+    conversion = await _prepared(folder, vision_tower, offline=offline, on_progress=on_progress)
     # Named as the weights are: where the name counts, the same weights have the same on every machine.
     destination = places.converted / conversion.digest[:32] / _name(weights)
     if read_mark(destination) != conversion.digest:
-        await build(conversion, destination, engine_python(engine), environment, hear)
+        await build(conversion, destination, engine_python(engine), environment, on_progress)
     return destination
 
 
@@ -77,17 +76,17 @@ async def convert_llava(
     revision: str | None = None,
     vision_tower: str | None = None,
     offline: bool = False,
-    hear: Hear,
+    on_progress: OnProgress,
 ) -> int:
     """Convert into a folder that does not exist yet; returns how many tensors it has.
 
     A folder that already holds this very conversion is left as it is.
     """
-    folder = await _folder(weights, revision, offline=offline, hear=hear)
-    conversion = await _prepared(folder, vision_tower, offline=offline, hear=hear)
+    folder = await _folder(weights, revision, offline=offline, on_progress=on_progress)
+    conversion = await _prepared(folder, vision_tower, offline=offline, on_progress=on_progress)
     if read_mark(destination) != conversion.digest:
         _require_absent(destination)
-        await build(conversion, destination, engine_python(engine), environment, hear)
+        await build(conversion, destination, engine_python(engine), environment, on_progress)
     return len(read_manifest(destination)["tensors"])
 
 
@@ -117,15 +116,12 @@ def _name(weights: str) -> str:
     return Path(weights).resolve().name if Path(weights).is_dir() else weights.rpartition("/")[2]
 
 
-async def _folder(weights: str, revision: str | None, *, offline: bool, hear: Hear) -> Path:
+async def _folder(weights: str, revision: str | None, *, offline: bool, on_progress: OnProgress) -> Path:
     if (folder := _local_folder(weights)) is not None:
         return folder
-
-    def heard(progress: Downloaded) -> None:
-        name = f"{weights}/{progress.file}"
-        hear(ConversionProgress("downloading", name, progress.done_bytes, progress.total_bytes))
-
-    return await asyncio.to_thread(fetch_checkpoint, weights, revision, offline=offline, hear=heard)
+    return await asyncio.to_thread(
+        fetch_checkpoint, weights, revision, offline=offline, on_progress=on_progress
+    )
 
 
 def _local_folder(weights: str) -> Path | None:
@@ -138,9 +134,13 @@ def _local_folder(weights: str) -> Path | None:
     return None
 
 
-async def _prepared(folder: Path, vision_tower: str | None, *, offline: bool, hear: Hear) -> Conversion:
+async def _prepared(
+    folder: Path, vision_tower: str | None, *, offline: bool, on_progress: OnProgress
+) -> Conversion:
     source = read_source(folder)
-    tower_folder = await _folder(tower_of(source, vision_tower), None, offline=offline, hear=hear)
+    tower_folder = await _folder(
+        tower_of(source, vision_tower), None, offline=offline, on_progress=on_progress
+    )
     tower = read_tower(tower_folder, source)
     layout = plan_layout(source, tower)
     written = {name: hashlib.sha256(raw).hexdigest() for name, raw in layout.files.items()}
