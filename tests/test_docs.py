@@ -456,7 +456,7 @@ def _called(node: ast.Call) -> str:
 def kinds_of_events() -> set[str]:
     """Every word that the code gives as the kind of an event."""
     kinds = set()
-    rooms = [PROJECT / "vlsb" / room for room in ("endpoints", "evaluation", "cli")]
+    rooms = [PROJECT / "vlsb" / room for room in ("endpoints", "evaluation", "store", "cli")]
     for path in [path for room in rooms for path in room.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and node.args and _called(node) in ("Event", "add_event", "_note"):
