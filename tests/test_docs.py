@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -353,6 +354,22 @@ def test_every_file_that_contributing_names_exists() -> None:
 
     assert len(files) > 15
     assert [each for each in files if not (PROJECT / each).is_file()] == []
+
+
+def test_every_room_has_its_paragraph_and_no_paragraph_is_left_over() -> None:
+    described = re.findall(r"^- \*\*`(\w+)`\*\*: ", section("architecture", "Rooms"), re.MULTILINE)
+
+    rooms = {path.parent.name for path in (PROJECT / "vlsb").glob("*/__init__.py")}
+    assert sorted(described) == sorted(rooms | {"api"})
+
+
+@pytest.mark.parametrize("way", ["The way of a sample"])
+def test_every_step_of_a_way_through_the_rooms_is_a_name_of_the_program(way: str) -> None:
+    steps = re.findall(r"`([a-z]+(?:\.\w+)+)`", section("architecture", way))
+
+    assert len(steps) > 10
+    for step in steps:
+        assert callable(resolve_name(f"vlsb.{step}")), step
 
 
 def test_every_page_is_listed_in_the_readme() -> None:
