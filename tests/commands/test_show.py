@@ -19,7 +19,7 @@ from tests.support.cli_tools import Desk, Finished, sample_of, sample_row, write
 from vlsb.records import Key, Outcome, Untrusted
 from vlsb.reports.answers import MAX_WIDTH, Answer, ImageFile, NoInstruction, answers_text
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
-from vlsb.store.store import RunLock
+from vlsb.store.store import lock_run
 
 HOSTILE = (
     "\x1b[31mRed\x1b[0m \x1b]0;a title\x07\x9b2J[bold red]markup[/bold red] :smile: \u202ebackwards\u200b\n"
@@ -272,12 +272,12 @@ def test_a_damaged_run_names_file_and_line(desk: Desk, tmp_path: Path) -> None:
 def test_showing_takes_no_lock_and_changes_no_byte(desk: Desk, tmp_path: Path) -> None:
     run = tmp_path / "r"
     shutil.copytree(desk.run_dir, run)
-    lock = RunLock(run)
+    lock = lock_run(run)
     before = tree(run)
     try:
         done = desk.vlsb("show", run, "--data-root", desk.data)
     finally:
-        lock.release()
+        lock.close()
 
     assert shown_ids(done) == [0, 1, 2, 3, 4]
     assert tree(run) == before

@@ -22,7 +22,7 @@ from vlsb.records import Key, Untrusted
 from vlsb.simulator import Reply, Request, SimulatorThread, answer, error, verdict
 from vlsb.store.journal import Journal, read_journal
 from vlsb.store.state import load_state
-from vlsb.store.store import RunLock, open_run
+from vlsb.store.store import lock_run, open_run
 
 
 def test_halves_of_a_surrogate_pair_are_one_character() -> None:
@@ -134,7 +134,7 @@ def test_a_full_disk_at_the_lock_is_a_store_error(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         with pytest.raises(StoreError):
-            RunLock(tmp_path)
+            lock_run(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -8,7 +8,6 @@ one row group, whatever the number of shards.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -17,13 +16,14 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb.data.archive import ARCHIVE_FILE, folded, is_of_macos, name_problem
 from vlsb.data.pictures import MAX_PICTURE_BYTES
 from vlsb.data.rows import ROWS_FILE, parse_rows
 from vlsb.errors import ConfigError, DatasetError, StoreError
+from vlsb.files import FileLock, new_file
 from vlsb.records import Untrusted
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
         # `parents` would make the middle ones readable for everybody.
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         place.parent.mkdir(mode=0o700, exist_ok=True)
-        with _locked(place.with_suffix(".lock")):
+        with FileLock(place.with_suffix(".lock")) as lock:
+            lock.wait()
             if not place.exists():
                 _unpack_into(place, shards)
     except OSError as error:
@@ -86,13 +87,6 @@ def _key(shards: Sequence[Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
     unfinished = place.with_suffix(".part")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -100,9 +94,9 @@ def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
     try:
         rows = [row for shard in shards for row in _rows(shard)]
         parse_rows(rows, named="parquet")
-        with _durable(unfinished / ROWS_FILE) as stream:
+        with new_file(unfinished / ROWS_FILE) as stream:
             stream.write(strict_json.dumps(rows).encode())
-        with _durable(unfinished / ARCHIVE_FILE) as stream:
+        with new_file(unfinished / ARCHIVE_FILE) as stream:
             _write_pictures(stream, shards)
         # A picture's time is that of the file it came from, so a later run knows it again.
         newest = max(shard.stat().st_mtime_ns for shard in shards)
@@ -110,14 +104,6 @@ def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
         unfinished.rename(place)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@contextmanager
-def _durable(path: Path) -> Iterator[io.FileIO]:
-    """A new private file that is on the disk before the folder gets its final name."""
-    with io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        yield stream
-        os.fsync(stream.fileno())
 
 
 def _rows(shard: Path) -> list[dict[str, Any]]:
@@ -132,7 +118,7 @@ def _rows(shard: Path) -> list[dict[str, Any]]:
         return found
 
 
-def _write_pictures(stream: io.FileIO, shards: Sequence[Path]) -> None:
+def _write_pictures(stream: IO[bytes], shards: Sequence[Path]) -> None:
     written: dict[str, tuple[str, bytes]] = {}
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for where, image_path, content in _pictures(shards):

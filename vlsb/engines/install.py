@@ -5,7 +5,6 @@ No engine is imported: what there is to know of one is read from its files, or a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from vlsb.engines.hardware import free_disk_bytes
 from vlsb.engines.pip_runs import Bench
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
+from vlsb.files import FileLock, replace_file
 from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, EnginePin
 from vlsb.steps import OnProgress, Step
 
@@ -392,12 +392,8 @@ def _write_marker(prefix: Path, version: str, wanted: list[str], *, is_cpu: bool
         "requirements": wanted,
         "size_bytes": _size_bytes(prefix),
     }
-    draft = prefix / f".{MARKER}"
-    with draft.open("w", encoding="ascii") as file:
-        file.write(strict_json.dumps(marked, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(prefix / MARKER)
+    text = strict_json.dumps(marked, indent=1) + "\n"
+    replace_file(prefix / MARKER, [text.encode("ascii")])
 
 
 def _size_bytes(folder: Path) -> int:
@@ -433,31 +429,20 @@ def _beside(prefix: Path, ending: str) -> Path:
 @contextmanager
 def _lock(prefix: Path, on_progress: OnProgress) -> Iterator[int]:
     """Hold the right to build an environment, once whoever has it is done; its file descriptor."""
-    descriptor = os.open(_beside(prefix, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if not _take(descriptor):
+    with FileLock(_beside(prefix, "lock")) as lock:
+        if not lock.try_lock():
             on_progress(Step("waiting for another install of this engine"))
-            while not _take(descriptor):
+            while not lock.try_lock():
                 time.sleep(_LOCK_POLL_S)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        yield lock.descriptor
 
 
 def _is_locked(prefix: Path) -> bool:
+    path = _beside(prefix, "lock")
     try:
-        descriptor = os.open(_beside(prefix, "lock"), os.O_RDWR | os.O_CLOEXEC)
+        if not path.exists():
+            return False
+        with FileLock(path) as lock:
+            return not lock.try_lock()
     except OSError:
         return False
-    try:
-        return not _take(descriptor)
-    finally:
-        os.close(descriptor)

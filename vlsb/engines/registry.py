@@ -6,7 +6,6 @@ believed only if it is this user's alone, and only as long as its process lives.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
@@ -23,6 +22,7 @@ from urllib.parse import quote
 from vlsb import strict_json
 from vlsb.endpoints.credentials import Secret
 from vlsb.errors import ConfigError, StoreError
+from vlsb.files import FileLock, replace_file
 
 if TYPE_CHECKING:
     import psutil
@@ -179,17 +179,10 @@ def write_record(places: Places, record: ServerRecord) -> Path:
     """Store a server's record whole or not at all; its path. Raises StoreError."""
     folder = open_state_folder(places)
     path = state_file(folder, record.name, record.pid)
-    draft = folder / f".{path.name}"
+    text = strict_json.dumps(_encoded(record), indent=1) + "\n"
     try:
-        with suppress(FileNotFoundError):
-            draft.unlink()
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(strict_json.dumps(_encoded(record), indent=1) + "\n")
-        draft.replace(path)
+        replace_file(path, [text.encode("ascii")])
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
     return path
 
@@ -226,19 +219,15 @@ def sole_server(places: Places, name: str) -> Iterator[None]:
     """Hold a name from before the engine starts until it has ended. ConfigError if another `vlsb` does."""
     path = open_state_folder(places) / f"{file_name(name)}.lock"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock = FileLock(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be opened ({error.strerror}).") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with lock:
+        if not lock.try_lock():
             raise ConfigError(
                 f"{name}: another vlsb serve is starting or stopping it. Wait for it, or end that one."
-            ) from error
+            )
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _files(folder: Path) -> list[Path]:

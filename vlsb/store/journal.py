@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from vlsb import strict_json
 from vlsb.errors import StoreError
+from vlsb.files import new_file, sync_directory, sync_file
 
 T = TypeVar("T")
 
@@ -228,13 +229,11 @@ def quarantine_torn_tail(path: Path, offset: int) -> Path:
         file.seek(offset)
         tail = file.read()
         kept = next_free(path, "torn")
-        descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as copy:
+        with new_file(kept) as copy:
             copy.write(tail)
-            copy.flush()
-            os.fsync(copy.fileno())
+        sync_directory(path.parent)
         file.truncate(offset)
-        os.fsync(file.fileno())
+        sync_file(file)
     return kept
 
 
@@ -244,12 +243,3 @@ def next_free(path: Path, what: str) -> Path:
     while (candidate := path.with_name(f"{path.name}.{what}-{number}")).exists():
         number += 1
     return candidate
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names created in a directory survive a power loss."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,10 +6,8 @@ What cannot change an answer (connections, timeouts, display, loopback ports) is
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +17,9 @@ from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS
 from vlsb.endpoints.dialects import parse_dialect
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
+from vlsb.files import replace_file
 from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
 from vlsb.store.codec import Words, inner, is_shallow, maker
-from vlsb.store.journal import sync_directory
 
 FILE = "run.json"
 SCHEMA = 2
@@ -201,19 +199,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     Raises StoreError, or ConfigError for settings that could not be read again.
     """
     require_comparable(manifest)
-    text = manifest_text(manifest)
     try:
-        descriptor, name = tempfile.mkstemp(dir=directory, prefix=".run.json.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(directory / FILE)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync_directory(directory)
+        replace_file(directory / FILE, [manifest_text(manifest).encode("ascii")])
     except OSError as error:
         raise StoreError.of(f"{directory / FILE}: cannot be written", error) from error
 

@@ -6,8 +6,6 @@ Here the user decides to go on without the damaged lines; their samples are eval
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,12 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError, StoreError
+from vlsb.files import new_file, replace_file
 from vlsb.store import codec
-from vlsb.store.journal import next_free, sync_directory
+from vlsb.store.journal import next_free
 from vlsb.store.manifest import is_run, read_manifest
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, judge_of, session_of
-from vlsb.store.store import RunLock
+from vlsb.store.store import lock_run
 
 Parse = Callable[[Mapping[str, Any]], object]
 
@@ -41,8 +40,7 @@ def repair_run(directory: Path) -> list[Repaired]:
     """
     if not is_run(directory):
         raise ConfigError(f"{directory}: no run there. A run is a directory with a run.json.")
-    lock = RunLock(directory)
-    try:
+    with lock_run(directory):
         manifest = read_manifest(directory)
         parsers: dict[str, Parse] = {
             RESPONSES: codec.decode_response,
@@ -52,8 +50,6 @@ def repair_run(directory: Path) -> list[Repaired]:
         parsers |= {f"{VERDICTS}/{entry.file}": codec.decode_verdict for entry in manifest.judges}
         done = [_repair(directory / name, parse) for name, parse in parsers.items()]
         return [each for each in done if each is not None]
-    finally:
-        lock.release()
 
 
 def _repair(path: Path, parse: Parse) -> Repaired | None:
@@ -71,8 +67,9 @@ def _repair(path: Path, parse: Parse) -> Repaired | None:
     bad = [line for line in lines if not _is_record(line, parse)]
     quarantine = next_free(path, "damaged")
     try:
-        _write_new(quarantine, bad)
-        _replace(path, good)
+        with new_file(quarantine) as file:
+            file.writelines(line + b"\n" for line in bad)
+        replace_file(path, (line + b"\n" for line in good))
     except OSError as error:
         raise StoreError.of(f"{path}: cannot be repaired", error) from error
     return Repaired(path, len(good), len(bad), quarantine)
@@ -88,26 +85,3 @@ def _is_record(line: bytes, parse: Parse) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _write_new(path: Path, lines: list[bytes]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.writelines(line + b"\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, lines: list[bytes]) -> None:
-    """Put the new content in place as a whole; a reader sees the old file or the new one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(line + b"\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)

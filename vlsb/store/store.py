@@ -7,7 +7,6 @@ most a second or 64 records) and runs in a thread, so that it never stalls the l
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import os
 import shutil
@@ -23,9 +22,10 @@ from typing import Any
 from vlsb import strict_json
 from vlsb.endpoints.timings import Durations
 from vlsb.errors import ConfigError, RunLockedError, StoreError
+from vlsb.files import FileLock, sync_directory
 from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Picture, Response, Untrusted, Verdict
 from vlsb.store import codec
-from vlsb.store.journal import Journal, next_free, quarantine_torn_tail, sync_directory
+from vlsb.store.journal import Journal, next_free, quarantine_torn_tail
 from vlsb.store.manifest import (
     JudgeEntry,
     Manifest,
@@ -57,7 +57,7 @@ SYNC_EVERY_RECORDS = 64
 # Response, verdict and events of a sample; generous, so that a full disk is found before money is spent.
 _BYTES_PER_SAMPLE = 8 * 1024
 # What a session that was killed before its manifest was written leaves behind.
-_LEFTOVERS = (LOCK, ".run.json.")
+_LEFTOVERS = (LOCK, ".run.json")
 
 
 def require_free(directory: Path) -> None:
@@ -78,44 +78,35 @@ def require_free(directory: Path) -> None:
         raise ConfigError(f"{directory} is not empty and holds no run. --name NAME chooses another.")
 
 
-class RunLock:
-    """The exclusive right to write a run; it dies with the process."""
-
-    def __init__(self, directory: Path) -> None:
-        """Take the lock. Raises RunLockedError if another process holds it."""
-        self._path = directory / LOCK
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            self._descriptor = os.open(self._path, flags, 0o600)
-        except OSError as error:
-            raise StoreError.of(f"{self._path}: cannot be opened", error) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._descriptor, 200, 0).decode("utf-8", "replace")
-            os.close(self._descriptor)
+def lock_run(directory: Path) -> FileLock:
+    """Take the exclusive right to write a run. Raises RunLockedError, naming the process that holds it."""
+    path = directory / LOCK
+    try:
+        lock = FileLock(path)
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be opened", error) from error
+    try:
+        if not lock.try_lock():
+            holder = os.pread(lock.descriptor, 200, 0).decode("utf-8", "replace")
             raise RunLockedError(
                 f"{directory} is being written by another process. Wait for it, or stop it",
                 detail=Untrusted(holder or "unknown"),
-            ) from error
-        try:
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        except OSError as error:
-            os.close(self._descriptor)
-            raise StoreError.of(f"{self._path}: cannot be written", error) from error
-
-    def release(self) -> None:
-        """Give the lock back. Idempotent."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            )
+        os.ftruncate(lock.descriptor, 0)
+        os.pwrite(lock.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    except OSError as error:
+        lock.close()
+        raise StoreError.of(f"{path}: cannot be written", error) from error
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 class RunStore:
     """A run directory opened for writing, for one judge or none. Close it with `await close()`."""
 
-    def __init__(self, directory: Path, lock: RunLock, state: RunState, judge: str | None) -> None:
+    def __init__(self, directory: Path, lock: FileLock, state: RunState, judge: str | None) -> None:
         self.directory = directory
         self.state = state
         self.manifest = state.manifest
@@ -242,7 +233,7 @@ class RunStore:
         finally:
             for journal in self._journals:
                 journal.close()
-            self._lock.release()
+            self._lock.close()
             gc.unfreeze()
         if self.failed is not None:
             raise self.failed
@@ -311,18 +302,18 @@ def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[RunLock]:
+def _locked(directory: Path) -> Iterator[FileLock]:
     """The run's lock, given back only if opening fails: the store keeps it otherwise."""
-    lock = RunLock(directory)
+    lock = lock_run(directory)
     try:
         for leftover in directory.glob(f"{_LEFTOVERS[1]}*"):
             leftover.unlink()
         yield lock
     except OSError as error:
-        lock.release()
+        lock.close()
         raise StoreError.of(f"{error.filename or directory}: cannot be written", error) from error
     except BaseException:
-        lock.release()
+        lock.close()
         raise
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import tree
 from vlsb.errors import ConfigError, RunLockedError
 from vlsb.store.repair import repair_run
-from vlsb.store.store import RunLock
+from vlsb.store.store import lock_run
 
 DEMO = ("run", "--model", "demo", "--output-dir", "outputs", "--name", "r")
 
@@ -79,11 +79,11 @@ def test_a_run_without_damage_is_left_as_it_is(run: Path, vlsb: Any) -> None:
 
 
 def test_a_run_that_is_being_written_is_not_touched(run: Path) -> None:
-    lock = RunLock(run)
+    lock = lock_run(run)
 
     with pytest.raises(RunLockedError):
         repair_run(run)
-    lock.release()
+    lock.close()
 
 
 def test_a_directory_that_is_no_run_is_refused_and_not_touched(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vlsb.store.codec import Stamp
 from vlsb.store.journal import Journal
 from vlsb.store.manifest import write_manifest
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
-from vlsb.store.store import RunLock, open_run
+from vlsb.store.store import lock_run, open_run
 from vlsb.store.summaries import summarize_run, summarize_state
 
 IDS = (0, 1, 2)
@@ -417,14 +417,14 @@ def test_reading_changes_nothing_not_even_a_torn_tail(run: Path) -> None:
 
 def test_reading_works_while_somebody_holds_the_lock_and_takes_none(run: Path) -> None:
     write_rows(run, map(encoded, [response_row(0, TEXTS[0])]))
-    lock = RunLock(run)
+    lock = lock_run(run)
     before = tree(run)
 
     assert outcome_of(run) is Outcome.NOT_JUDGED
 
     assert tree(run) == before
-    lock.release()
-    RunLock(run).release()
+    lock.close()
+    lock_run(run).close()
 
 
 def test_reading_a_run_that_was_never_locked_creates_no_lock(run: Path) -> None:

@@ -34,8 +34,8 @@ from vlsb.store.state import load_state
 from vlsb.store.store import (
     LOCK,
     SYNC_EVERY_RECORDS,
-    RunLock,
     RunStore,
+    lock_run,
     open_for_judging,
     open_run,
     pending_keys,
@@ -77,9 +77,9 @@ def without_lock(directory: Path) -> dict[str, tuple[int, int, str]]:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from vlsb.store.store import RunLock
+from vlsb.store.store import lock_run
 
-lock = RunLock(Path(sys.argv[1]))
+lock = lock_run(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -138,7 +138,7 @@ def test_the_lock_dies_with_a_killed_process(
     holder.kill()
     holder.wait()
 
-    RunLock(tmp_path).release()
+    lock_run(tmp_path).close()
 
 
 def test_a_closed_store_gives_its_lock_back(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_store_that_cannot_be_opened_gives_its_lock_back(tmp_path: Path) -> No
     with pytest.raises(RunMismatchError):
         opened(directory, make_manifest(settings={}), is_resume=True)
 
-    RunLock(directory).release()
+    lock_run(directory).close()
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -760,7 +760,7 @@ def test_a_full_disk_surfaces_when_writing_and_when_closing(
 
     assert while_closing.value is while_writing.value
     assert load_state(tmp_path / "run").responses.keys() == {(0, 1)}
-    RunLock(tmp_path / "run").release()
+    lock_run(tmp_path / "run").close()
 
 
 def test_what_the_disk_refused_is_written_when_closing_if_there_is_room_again(
@@ -836,7 +836,7 @@ def test_a_sync_that_fails_when_closing_is_raised_and_unlocks(
         close(store)
 
     assert disk.calls == 1
-    RunLock(tmp_path / "run").release()
+    lock_run(tmp_path / "run").close()
 
 
 def test_a_manifest_may_be_replaced_while_the_run_is_open(tmp_path: Path) -> None:

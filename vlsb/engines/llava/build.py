@@ -8,7 +8,6 @@ reading it back from the disk.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from vlsb.engines.llava.layout import Layout, json_bytes
 from vlsb.engines.llava.source import Checkpoint, count
 from vlsb.engines.process import ScriptEnd, run_script
 from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
+from vlsb.files import FileLock, sync_directory, sync_file
 from vlsb.models.profile import FAMILIES, shipped_config
 from vlsb.records import Untrusted
 from vlsb.steps import OnProgress, Step
@@ -122,23 +122,19 @@ def _held(partial: Path, conversion: Conversion) -> Iterator[None]:
     with suppress(FileExistsError):
         partial.mkdir()
     try:
-        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        lock = FileLock(partial, is_folder=True)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             raise _foreign(partial) from None
         raise
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServerError(f"{partial}: another process is converting into it. Wait for it.") from None
+    with lock:
+        if not lock.try_lock():
+            raise ServerError(f"{partial}: another process is converting into it. Wait for it.")
         there = {path.name: path for path in partial.iterdir()}
         # Killed before its first file, a conversion left an empty folder.
         if there and (_MARK not in there or not all(map(conversion.writes, there.values()))):
             raise _foreign(partial)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _foreign(partial: Path) -> ConfigError:
@@ -254,26 +250,17 @@ def _complete(partial: Path, conversion: Conversion, files: Sequence[str]) -> No
             if not conversion.writes(path):
                 raise _foreign(partial)
             path.unlink()
-    _sync_folder(partial)
+    sync_directory(partial)
 
 
 def _place(partial: Path, destination: Path) -> None:
     if os.path.lexists(destination):
         raise ConfigError(f"{destination} has appeared meanwhile. Move it away and start again.")
     partial.rename(destination)
-    _sync_folder(destination.parent)
+    sync_directory(destination.parent)
 
 
 def _write(path: Path, raw: bytes) -> None:
     with path.open("wb") as file:
         file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_file(file)
