@@ -66,7 +66,6 @@ READY = Facts(
 )
 BARE = replace(
     READY,
-    uv=None,
     listing=GpuListing(),
     hub=HubFacts("huggingface.co", HubAccess.NOT_ASKED),
     dataset=DatasetFacts(),
@@ -396,7 +395,7 @@ def looked(environment: dict[str, str], **more: Any) -> Facts:
 def test_an_empty_machine_has_nothing_and_that_is_no_error(environment: dict[str, str]) -> None:
     facts = looked(environment)
 
-    assert (facts.uv, facts.listing, facts.servers, facts.weights) == (None, GpuListing(), (), frozenset())
+    assert (facts.listing, facts.servers, facts.weights) == (GpuListing(), (), frozenset())
     assert [engine.version for engine in facts.engines.values()] == [None, None]
     assert facts.hub == HubFacts("huggingface.co", HubAccess.NOT_ASKED)
     assert [disk.place for disk in facts.disks] == ["~/.local/share/vlsb/engines"]

@@ -122,7 +122,7 @@ class Facts:
     """What was seen. `weights` holds the hub repositories that lie whole on this machine."""
 
     python: str
-    uv: str | None
+    uv: str
     listing: GpuListing
     memory_bytes: int
     disks: Sequence[DiskFacts]
@@ -158,10 +158,7 @@ def size(count: int) -> str:
 
 def _machine(facts: Facts) -> Iterator[Finding]:
     yield Finding(Group.MACHINE, "Python", State.OK, facts.python)
-    if facts.uv is None:
-        yield Finding(Group.MACHINE, "uv", State.MISSING, "not found", "pip install uv")
-    else:
-        yield Finding(Group.MACHINE, "uv", State.OK, facts.uv)
+    yield Finding(Group.MACHINE, "uv", State.OK, facts.uv)
     yield from _gpus(facts.listing)
     yield Finding(Group.MACHINE, "memory", State.OK, size(facts.memory_bytes))
     for disk in facts.disks:

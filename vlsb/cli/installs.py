@@ -11,7 +11,7 @@ from vlsb.cli.display import chosen_display
 from vlsb.cli.engine_text import engine_title
 from vlsb.cli.screen import Screen
 from vlsb.engines.hardware import list_gpus
-from vlsb.engines.install import Engine, InstallStep, find_engine, install_command, install_engine
+from vlsb.engines.install import Engine, find_engine, install_command, install_engine
 from vlsb.engines.plan import Wishes
 from vlsb.engines.preflight import check_driver, check_start
 from vlsb.engines.registry import Places

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -78,7 +77,7 @@ def survey(
     pins = {family.engine.name: family.engine for family in FAMILIES.values()}
     return Facts(
         python=f"{platform.python_version()}, {platform.system()} {platform.machine()}",
-        uv=_uv_version(environment),
+        uv=version("uv"),
         listing=listing,
         memory_bytes=memory_bytes(),
         disks=_disks(places, hub.cache, environment),
@@ -160,25 +159,6 @@ def shown_path(path: Path, environment: Mapping[str, str]) -> str:
     """A path as a user writes it, with ~ for their home."""
     home = Path(environment.get("HOME") or Path.home())
     return f"~/{path.relative_to(home)}" if home != path and path.is_relative_to(home) else str(path)
-
-
-def _uv_version(environment: Mapping[str, str]) -> str | None:
-    executable = shutil.which("uv", path=environment.get("PATH", ""))
-    if executable is None:
-        return None
-    try:
-        ended = subprocess.run(
-            [executable, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=dict(environment),
-            timeout=_PROGRAM_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.match(r"uv (\S+)", ended.stdout.decode("utf-8", "replace"))
-    return found[1] if found and ended.returncode == 0 else None
 
 
 def _disks(places: Places, cache: Path, environment: Mapping[str, str]) -> tuple[DiskFacts, ...]:

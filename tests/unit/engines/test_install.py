@@ -147,7 +147,9 @@ def test_a_finished_install_is_found_at_once_and_nothing_is_run(current: Built) 
     steps: list[Step] = []
     nowhere = {"PATH": "", "PIP_INDEX_URL": "http://127.0.0.1:9/"}
 
-    again = install_engine(CURRENT, current.places, has_gpu=False, environment=nowhere, on_progress=steps.append)
+    again = install_engine(
+        CURRENT, current.places, has_gpu=False, environment=nowhere, on_progress=steps.append
+    )
 
     assert (again, steps) == (current.engine, [])
 
@@ -401,6 +403,18 @@ def test_a_users_engine_is_read_without_running_it(tmp_path: Path, places: Place
         assert (found.executable, found.version) == (program, "0.33.1+cpu")
         assert (found.prefix, found.python) == (tmp_path / "env", tmp_path / "env" / "bin" / "python")
         assert found.is_cpu
+
+
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+def test_a_users_engine_is_read_where_its_path_is_too_long_for_a_first_line(
+    quote: str, tmp_path: Path, places: Places
+) -> None:
+    """pip and uv then write scripts that a shell starts, each with its own quotes."""
+    program = write_environment(tmp_path / "env", {"vllm": "0.33.1+cpu"})
+    python = tmp_path / "env" / "bin" / "python"
+    program.write_text(f"#!/bin/sh\n'''exec' {quote}{python}{quote} \"$0\" \"$@\"\n' '''\n")
+
+    assert find_engine(CURRENT, str(program), places, environment={}, has_gpu=False).python == python
 
 
 @pytest.mark.parametrize(
