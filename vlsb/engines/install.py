@@ -48,7 +48,9 @@ _ASK_PATIENCE_S = 60.0
 _SAY_PATIENCE_S = 60.0
 _HEAD_BYTES = 4096
 # The first line of a script, and the form that pip and uv give it where the system takes no such path.
-_SHEBANG = re.compile(rb"#! ?(\S*python[0-9.]*)\s*\n|#!/bin/sh\n'''exec' [\"']?([^\"'\n]*?python[0-9.]*)[\"']? ")
+_SHEBANG = re.compile(
+    rb"#! ?(\S*python[0-9.]*)\s*\n|#!/bin/sh\n'''exec' [\"']?([^\"'\n]*?python[0-9.]*)[\"']? "
+)
 _ASK = """
 import json, sys
 from importlib.metadata import PackageNotFoundError, version
