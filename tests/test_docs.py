@@ -32,12 +32,11 @@ from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import LaneUsage, summarize
 from vlsb.cli import panel
 from vlsb.cli.app import app
-from vlsb.endpoints import pacing as adaptive
-from vlsb.endpoints import rates
-from vlsb.endpoints.attempts import Event
+from vlsb.endpoints import admission, rates
 from vlsb.endpoints.engine_guard import ENGINE_KILLED
-from vlsb.endpoints.pacing import ENDED_ALIKE_LIMIT
+from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT
 from vlsb.endpoints.timings import Wait
+from vlsb.endpoints.traffic import Event
 from vlsb.engines.install import Engine
 from vlsb.engines.plan import Wishes, plan_server
 from vlsb.models.catalog import find_profile
@@ -571,11 +570,11 @@ def test_the_numbers_of_the_limit_are_the_programs() -> None:
         config.MOST_CONNECTIONS,
         config.FEWEST_CONNECTIONS,
         100,
-        round(100 * adaptive.GROWTH),
-        round(100 * adaptive.CUT),
-        round(100 * adaptive.RESTART_CUT),
-        round(adaptive.COOLDOWN_S),
-        round(100 * adaptive.SATURATED_SHARE),
+        round(100 * admission.GROWTH),
+        round(100 * admission.CUT),
+        round(100 * admission.RESTART_CUT),
+        round(admission.COOLDOWN_S),
+        round(100 * admission.SATURATED_SHARE),
     ]
 
 
@@ -599,7 +598,7 @@ def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
 def test_every_word_of_the_panel_is_explained() -> None:
     explained = set(_INLINE.findall(section("rate-limits", "What the panel says")))
 
-    assert {phase.value for phase in adaptive.Phase} <= explained
+    assert {phase.value for phase in admission.Phase} <= explained
     assert {heading for heading in panel._HEADINGS if heading} <= explained
     waits = [
         replace(QUIET, is_down=True),

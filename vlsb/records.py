@@ -163,6 +163,18 @@ class Usage:
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
 
+    def __add__(self, other: Usage) -> Usage:
+        """The sum; a count that neither gives stays unknown."""
+
+        def total(a: int | None, b: int | None) -> int | None:
+            return None if a is None and b is None else (a or 0) + (b or 0)
+
+        return Usage(
+            total(self.input_tokens, other.input_tokens),
+            total(self.output_tokens, other.output_tokens),
+            total(self.reasoning_tokens, other.reasoning_tokens),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

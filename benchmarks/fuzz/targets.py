@@ -141,12 +141,12 @@ def check_headers(data: bytes, _: Path) -> None:
     for caps, tokens in ((Caps(), 100), (Caps(rpm=60.0, tpm=1000.0), 2**53 - 1)):
         rates = RateModel(caps, lambda: 0.0)
         departure = rates.depart()
-        rates.heard(departure, named_limits(headers, now=NOW))
-        rates.arrived(departure, Usage(tokens, tokens, None))
+        rates.read_headers(departure, named_limits(headers, now=NOW))
+        rates.settle(departure, Usage(tokens, tokens, None))
         _require_rates(rates)
         refused = rates.depart()
-        rates.heard(refused, named_limits(headers, now=NOW))
-        _require_wait(rates.refused(refused, retry_after_s(headers, now=NOW)))
+        rates.read_headers(refused, named_limits(headers, now=NOW))
+        _require_wait(rates.refuse(refused, retry_after_s(headers, now=NOW)))
         _require_rates(rates)
 
 

@@ -31,7 +31,7 @@ from tests.conftest import DEADLINE_S
 from vlsb.cli.display import chosen_display, watcher
 from vlsb.cli.panel import PHASES_FROM, Panel
 from vlsb.cli.screen import Screen
-from vlsb.endpoints.pacing import Phase
+from vlsb.endpoints.admission import Phase
 from vlsb.endpoints.timings import Wait
 from vlsb.errors import ConfigError
 from vlsb.evaluation.progress import LaneView, Progress

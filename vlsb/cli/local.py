@@ -14,7 +14,7 @@ from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vlsb.endpoints.attempts import Event
+    from vlsb.endpoints.traffic import Event
     from vlsb.engines.launch import RunningServer
     from vlsb.engines.plan import ServerPlan, Wishes
     from vlsb.engines.registry import Places, ServerRecord
@@ -173,8 +173,8 @@ class EngineHost:
     @asynccontextmanager
     async def open(self, observe: Callable[[Event], None]) -> AsyncIterator[Hosted]:
         """The engine, up and answering; raises ServerError."""
-        from vlsb.endpoints.attempts import Event
         from vlsb.endpoints.credentials import Credentials
+        from vlsb.endpoints.traffic import Event
         from vlsb.engines.supervisor import Supervisor
         from vlsb.evaluation.sides import Hosted
 

@@ -1,34 +1,35 @@
-"""A lane's client: one completion for one draft, retried, rate-limited and bounded in time.
+"""An endpoint's client: one completion for one draft, retried, rate-limited and bounded in time.
 
-The retry loop is outside, the slot inside: a sample that waits never holds a connection. A rate limit
-does not use up attempts, an outage uses up neither attempts nor the sample's time.
+The retry loop is outside, the connection inside: a sample that waits never holds one. A rate limit does not
+use up attempts, an outage uses up neither attempts nor the sample's time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time as system_time
+import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 
-from vlsb.config import Endpoint, Party, RetryPolicy
+from vlsb import strict_json
+from vlsb.config import Party
 from vlsb.endpoints.admission import Admission, Pass
-from vlsb.endpoints.attempts import Counts, Ended, Event, Spending, StoppedError, Traffic
 from vlsb.endpoints.completions import Answer, read_completion
-from vlsb.endpoints.connect import Client
-from vlsb.endpoints.credentials import Redactor
-from vlsb.endpoints.dialects import Dialect, adapt
-from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate, InFlight
+from vlsb.endpoints.connect import Client, open_client
+from vlsb.endpoints.credentials import Credentials, Redactor
+from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
 from vlsb.endpoints.faults import CHANGED_CODE, PICTURE_CODE, Decision, Fault, classify, fatal_error, redacted
 from vlsb.endpoints.headers import named_limits
-from vlsb.endpoints.models import model_names, url_with_version
-from vlsb.endpoints.pacing import Rejections, Time, UploadBudget, backoff_s
-from vlsb.endpoints.request import Checksums, Draft
+from vlsb.endpoints.request import OPTIONAL_FIELDS, Checksums, Dialect, Draft
+from vlsb.endpoints.retry import Attempts, Ended, Rejections
+from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
-from vlsb.errors import ImageChangedError, ImageError, UnknownModelError, VlsbError
-from vlsb.records import Completion, Stage, Untrusted, Usage
+from vlsb.errors import ConfigError, ImageChangedError, ImageError, UnknownModelError, VlsbError
+from vlsb.records import Completion, Untrusted
 
 # What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
 _MAY_BE_A_DEATH = (Fault.TRANSIENT, Fault.BAD_PAYLOAD, Fault.RUN_FATAL)
@@ -39,47 +40,31 @@ _KILLED = Decision(
 )
 # No byte of the image left us.
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+_STRUCTURED_WORDS = re.compile(r"response_format|json_schema|structured output|guided", re.IGNORECASE)
+_MODEL_LIST_TIMEOUT_S = 10.0
 
 Compose = Callable[[Dialect], Draft]
 
 
 class EndpointClient:
-    """One endpoint as one lane of a run sees it.
+    """One endpoint as the target or the judge of a run.
 
     `dialect` may change only while `may_adapt` is set, which the preflight does.
     """
 
     def __init__(
-        self,
-        lane: Stage,
-        http: Client,
-        *,
-        endpoint: Endpoint,
-        dialect: Dialect,
-        policy: RetryPolicy,
-        admission: Admission,
-        redactor: Redactor,
-        uploads: UploadBudget,
-        traffic: Traffic,
-        time: Time,
-        observe: Callable[[Event], None],
+        self, party: Party, http: Client, *, admission: Admission, dialect: Dialect, redactor: Redactor
     ) -> None:
-        self.lane = lane
-        self.party = Party(lane, endpoint)
+        self.party = party
+        self.admission = admission
         self.dialect = dialect
         self.may_adapt = False
-        self.admission = admission
-        self.counts = Counts()
         self.timings = admission.timings
-        self._rejections = Rejections(str(self.party))
         self._http = http
-        self._policy = policy
         self._redactor = redactor
-        self._uploads = uploads
-        self._traffic = traffic
-        self._time = time
-        self._observe = observe
-        self.has_succeeded = False
+        self._context = admission.context
+        self._time = admission.context.time
+        self._rejections = Rejections(str(party))
 
     async def complete(
         self, compose: Compose, *, sample_id: int, sends_schema: bool = False
@@ -89,109 +74,76 @@ class EndpointClient:
         Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
         """
         began = self._time.clock()
-        async with self.admission.sample():
-            found = await self._complete(compose, InFlight(sample_id), sends_schema=sends_schema)
+        attempts = Attempts(sample_id, self._context.policy, self._time)
+        with self.admission.sample():
+            found = await self._complete(compose, attempts, sends_schema=sends_schema)
         self.timings.total.add(self._time.clock() - began)
         return found
 
     async def _complete(
-        self, compose: Compose, in_flight: InFlight, *, sends_schema: bool
+        self, compose: Compose, attempts: Attempts, *, sends_schema: bool
     ) -> Completion | Ended:
-        request = Spending(self._policy, self._time)
+        traffic = self._context.traffic
         while True:
-            if self._traffic.is_over:
-                raise StoppedError
+            traffic.require_open()
             try:
-                outcome = await self._attempt(compose, request, in_flight)
+                outcome = await self._attempt(compose, attempts)
             except ImageChangedError as error:
                 changed = Decision(Fault.ITEM_PERMANENT, CHANGED_CODE, Untrusted(error.message))
-                return request.ended(changed, error)
+                return attempts.end(changed, error)
             if isinstance(outcome, Completion):
                 return outcome
-            if outcome is None:
+            if outcome is None or self._adapt(outcome, sends_schema=sends_schema):
                 continue
-            decision = self._adapted(outcome, sends_schema=sends_schema)
-            if decision is None:
-                continue
-            if decision.fault is Fault.RUN_FATAL:
-                self._traffic.is_doomed = True
-                raise await self._fatal(decision)
-            wait_s = await self._wait_before_retry(decision, request, in_flight)
+            if outcome.fault is Fault.RUN_FATAL:
+                traffic.is_doomed = True
+                raise await self._fatal(outcome)
+            wait_s = await self._wait_before_retry(outcome, attempts)
             if wait_s is None:
-                return request.ended(decision)
-            if self._traffic.is_over:
-                raise StoppedError
-            self._note("retry", in_flight.sample_id, decision, request, wait_s)
+                return attempts.end(outcome)
+            traffic.require_open()
+            self._note("retry", outcome, attempts, wait_s)
             self.timings.retry.add(wait_s)
             await self._time.sleep(wait_s)
 
-    def ended(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
-        """Count a sample that ended in an error of this lane, once that is stored.
+    def count_failure(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
+        """Count a sample that ended in an error of this endpoint, once that is stored.
 
         Raises GapsError when the endpoint keeps rejecting samples for the same reason.
         """
-        self._rejections.ended(sample_id, fault, code, message)
+        self._rejections.count(sample_id, fault, code, message)
 
-    async def _attempt(
-        self, compose: Compose, request: Spending, in_flight: InFlight
-    ) -> Completion | Decision | None:
+    async def _attempt(self, compose: Compose, attempts: Attempts) -> Completion | Decision | None:
         """What one request brought; None if it died with its engine and is to be sent again."""
-        admitted = await self.admission.enter(in_flight, request)
-        if admitted is None:
-            return _KILLED
-        try:
-            request.begin()
-            outcome = await self._send(compose(self.dialect), request, admitted)
+        async with self.admission.admit(attempts) as admitted:
+            if admitted is None:
+                return _KILLED
+            outcome = await self._send(compose(self.dialect), attempts, admitted)
             if isinstance(outcome, Decision) and outcome.fault in _MAY_BE_A_DEATH:
-                return await self._with_fate(outcome, request, in_flight)
+                fate = await self.admission.fate(attempts)
+                if fate is Fate.LOST:
+                    self._note("retry", replace(outcome, code="engine_lost"), attempts, 0.0)
+                    return None
+                return _KILLED if fate is Fate.KILLED_BY_SAMPLE else outcome
             return outcome
-        finally:
-            self.admission.leave(admitted)
 
-    async def _with_fate(self, decision: Decision, request: Spending, in_flight: InFlight) -> Decision | None:
-        """The decision about a failed request, unless the engine died of it or with it."""
-        asked = self._time.clock()
-        fate = await self.admission.fate(in_flight)
-        # However long an engine takes to die, it is not this sample's time.
-        request.extend(self._time.clock() - asked)
-        if fate is Fate.LOST:
-            self._note("retry", in_flight.sample_id, replace(decision, code="engine_lost"), request, 0.0)
-            return None
-        return _KILLED if fate is Fate.KILLED_BY_SAMPLE else decision
-
-    async def _send(self, draft: Draft, request: Spending, admitted: Pass) -> Completion | Decision:
-        started = self._time.clock()
-        async with self._uploads.reserved(draft.size) as give_back:
-            waited, started = self._time.clock() - started, self._time.clock()
-            request.extend(waited)
-            self.timings.room.add(waited)
+    async def _send(self, draft: Draft, attempts: Attempts, admitted: Pass) -> Completion | Decision:
+        async with self.admission.room(attempts, draft.size) as give_back:
+            began = self._time.clock()
             try:
                 pieces, checksums = await asyncio.to_thread(draft.pieces)
             except ImageError as error:
                 return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
             upload = Upload(pieces, give_back)
             del pieces  # a name of ours would keep them until the reply
-            self.timings.body.add(self._time.clock() - started)
-            if self._traffic.is_over:
-                raise StoppedError
-            reply = await self._exchange(upload, request)
+            self.timings.body.add(self._time.clock() - began)
+            self._context.traffic.require_open()
+            with self.admission.sending(attempts):
+                reply = await self._post(upload, attempts.timeout_s())
+            self.timings.add_exchange(upload.marks)
         if not isinstance(reply, _NOTHING_SENT):
-            request.checksums = checksums
-        return self._read(reply, request, checksums, started, admitted)
-
-    async def _exchange(self, upload: Upload, request: Spending) -> httpx.Response | httpx.RequestError:
-        task = asyncio.current_task()
-        assert task is not None
-        self._traffic.spend_one()
-        self._traffic.in_flight.add(task)
-        self.counts.requests += 1
-        request.sent += 1
-        try:
-            reply = await self._post(upload, request.attempt_timeout_s())
-        finally:
-            self._traffic.in_flight.discard(task)
-        self.timings.exchanged(upload.marks)
-        return reply
+            attempts.checksums = checksums
+        return self._read(reply, attempts, checksums, began, admitted)
 
     async def _post(self, upload: Upload, timeout_s: float) -> httpx.Response | httpx.RequestError:
         try:
@@ -205,115 +157,156 @@ class EndpointClient:
     def _read(
         self,
         reply: httpx.Response | httpx.RequestError,
-        request: Spending,
+        attempts: Attempts,
         checksums: Checksums,
-        started: float,
+        began: float,
         admitted: Pass,
     ) -> Completion | Decision:
-        now = system_time.time()
-        if isinstance(reply, httpx.Response):
-            self.admission.heard(admitted, named_limits(reply.headers, now=now))
+        now = time.time()
+        result: Answer | Decision
         if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
-            read = read_completion(reply, now=now)
-            if isinstance(read, Answer):
-                return self._answered(read, request, checksums, started, admitted)
-            decision = read
+            result = read_completion(reply, now=now)
         else:
-            decision = classify(reply, has_succeeded=self.has_succeeded, attempt=request.sent, now=now)
-        decision = redacted(decision, self._redactor)
-        request.add(decision.usage)
-        if decision.fault is Fault.PROVIDER_BLOCKED or decision.ends_as == "empty":
-            self._succeeded(decision.usage, admitted)
-        elif decision.fault is Fault.RATE_LIMITED:
-            self.counts.rate_limited += 1
-            self.admission.refused(admitted, decision)
-        elif decision.is_retryable and not decision.is_a_reply:
-            request.is_excused = self.admission.failed(admitted, decision.code)
-        else:
-            self.admission.answered(admitted, is_served=False)
-        return decision
-
-    def _clean(self, text: Untrusted | None) -> Untrusted | None:
-        return None if text is None else self._redactor.answer(text)
-
-    def _answered(
-        self, answer: Answer, request: Spending, checksums: Checksums, sent_at: float, admitted: Pass
-    ) -> Completion:
-        self._succeeded(answer.usage, admitted)
-        self.counts.answered += 1
-        request.add(answer.usage)
+            result = classify(reply, has_succeeded=self.admission.has_served, attempt=attempts.sent, now=now)
+        if isinstance(result, Decision):
+            result = redacted(result, self._redactor)
+        attempts.usage += result.usage
+        limits = named_limits(reply.headers, now=now) if isinstance(reply, httpx.Response) else ()
+        if self.admission.report(admitted, result if isinstance(result, Decision) else result.usage, limits):
+            self._rejections.reset()
+        if isinstance(result, Decision):
+            return result
         return Completion(
-            text=self._redactor.answer(answer.text),
-            origin=answer.origin,
-            finish_reason=self._clean(answer.finish_reason),
-            model=self._clean(answer.model),
-            usage=request.usage,
-            attempts=request.sent,
-            latency_s=self._time.clock() - sent_at,
+            text=self._redactor.answer(result.text),
+            origin=result.origin,
+            finish_reason=None
+            if result.finish_reason is None
+            else self._redactor.answer(result.finish_reason),
+            model=None if result.model is None else self._redactor.answer(result.model),
+            usage=attempts.usage,
+            attempts=attempts.sent,
+            latency_s=self._time.clock() - began,
             request_sha256=checksums.request,
             image_sha256=checksums.image,
-            flags=answer.flags,
+            flags=result.flags,
         )
-
-    def _succeeded(self, usage: Usage, admitted: Pass) -> None:
-        self.has_succeeded = True
-        self._rejections.succeeded()
-        self.admission.answered(admitted, usage)
 
     async def _fatal(self, decision: Decision) -> VlsbError:
         """What ends the run; for an unknown model or address with what the endpoint has instead."""
         names, better_url = [], None
         if decision.error is UnknownModelError:
-            names = await model_names(self._http)
-            better_url = None if names else await url_with_version(self._http, self.party.endpoint.base_url)
+            names = await _model_names(self._http)
+            better_url = None if names else await _url_with_version(self._http, self.party.endpoint.base_url)
         return fatal_error(decision, self.party, names, self._redactor, better_url=better_url)
 
-    def _adapted(self, decision: Decision, *, sends_schema: bool) -> Decision | None:
-        """None if the preflight learned how this endpoint wants to be asked; else the decision."""
+    def _adapt(self, decision: Decision, *, sends_schema: bool) -> bool:
+        """Whether the preflight learned by this how the endpoint wants to be asked."""
         better = adapt(self.dialect, decision, sends_schema=sends_schema) if self.may_adapt else None
         if better is None:
-            return decision
+            return False
         self.dialect = better
-        self._observe(Event("dialect", self.lane, code=decision.param or decision.code))
-        return None
+        self._context.observe(Event("dialect", self.party.stage, code=decision.param or decision.code))
+        return True
 
-    async def _wait_before_retry(
-        self, decision: Decision, request: Spending, in_flight: InFlight
-    ) -> float | None:
+    async def _wait_before_retry(self, decision: Decision, attempts: Attempts) -> float | None:
         """Seconds to wait before the next attempt, None if there must be none."""
         if not decision.is_retryable:
             return None
         if decision.fault is Fault.RATE_LIMITED:
-            return 0.0 if self.admission.paused_for_s() < request.left_s() else None
-        if request.is_excused:
-            request.forgive()
-            return 0.0  # the probes have a pace of their own, and an outage is not this sample's fault
-        request.count_failure(decision.code)
-        wait_s = max(decision.retry_after_s or 0.0, backoff_s(self._policy, request.failed - 1, self._time))
-        if not self._is_spent(decision, request) and wait_s < request.left_s():
-            return wait_s
-        if self._traffic.is_over:
-            raise StoppedError
-        # Whoever replies is not down.
-        if decision.is_a_reply or await self.admission.is_to_blame(in_flight, request):
-            return None
-        request.forgive()
+            return 0.0 if self.admission.account.pause_s() < attempts.left_s() else None
+        if not attempts.is_excused:
+            wait_s = attempts.wait_after_failure_s(decision)
+            if wait_s is not None:
+                return wait_s
+            self._context.traffic.require_open()
+            # Whoever replies is not down.
+            if decision.is_a_reply or await self.admission.is_to_blame(attempts):
+                return None
+        # An outage is not this sample's fault, and its probes have a pace of their own.
+        attempts.forgive()
         return 0.0
 
-    def _is_spent(self, decision: Decision, request: Spending) -> bool:
-        most = self._policy.max_attempts if decision.max_retries is None else decision.max_retries
-        return request.failed >= self._policy.max_attempts or request.failed_by_code[decision.code] > most
-
-    def _note(self, kind: str, sample_id: int, decision: Decision, request: Spending, wait_s: float) -> None:
-        self._observe(
+    def _note(self, kind: str, decision: Decision, attempts: Attempts, wait_s: float) -> None:
+        self._context.observe(
             Event(
                 kind,
-                self.lane,
-                sample_id,
+                self.party.stage,
+                attempts.sample_id,
                 decision.code,
                 wait_s,
-                request.sent,
+                attempts.sent,
                 decision.status,
-                image_sha256=request.image_sha256,
+                image_sha256=attempts.image_sha256,
             )
         )
+
+
+def adapt(dialect: Dialect, decision: Decision, *, sends_schema: bool) -> Dialect | None:
+    """The dialect to try after a rejected preflight request; None if something else was wrong."""
+    if decision.fault is not Fault.ITEM_PERMANENT or decision.status not in (400, 422):
+        return None
+    if decision.param == "max_tokens" and dialect.tokens_field == "max_tokens":
+        return replace(dialect, tokens_field="max_completion_tokens")
+    if decision.param in OPTIONAL_FIELDS and decision.param not in dialect.unsent:
+        return replace(dialect, unsent=(*dialect.unsent, decision.param))
+    words = decision.message.expose()
+    names_schema = decision.param.startswith("response_format") or _STRUCTURED_WORDS.search(words)
+    if sends_schema and dialect.structured and names_schema:
+        return replace(dialect, structured=False)
+    return None
+
+
+async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:
+    """The models that an endpoint lists. Raises what a run there would end with if it lists nothing."""
+    url = party.endpoint.base_url
+    client = open_client(url, credentials=credentials, connections=1, ca_bundle=ca_bundle)
+    try:
+        reply = await _get(client, "/models")
+        is_list = isinstance(reply, httpx.Response) and reply.is_success
+        if isinstance(reply, httpx.Response) and is_list and (names := _listed(reply)) is not None:
+            return names
+        better_url = await _url_with_version(client, url)
+    finally:
+        await client.aclose()
+    decision = classify(reply, has_succeeded=False, attempt=2, now=time.time())
+    if is_list or decision.error is UnknownModelError:
+        advice = "Check --base-url, or pass --model NAME."
+        if better_url is not None:
+            advice = f"Did you mean --base-url {better_url}?"
+        raise ConfigError(f"{party}: it lists no models at /models", advice=advice)
+    raise fatal_error(decision, party, (), Redactor(credentials.secrets()), better_url=better_url)
+
+
+async def _url_with_version(client: httpx.AsyncClient, base_url: str) -> str | None:
+    """The base URL with `/v1` behind it if models are listed there and it had none; else None."""
+    if base_url.endswith("/v1"):
+        return None
+    reply = await _get(client, "/v1/models")
+    # Without a key, or with a wrong one, it is still the place.
+    is_there = isinstance(reply, httpx.Response) and reply.status_code in (200, 401, 403)
+    return f"{base_url}/v1" if is_there else None
+
+
+async def _model_names(client: httpx.AsyncClient) -> list[str]:
+    """The models listed at the other end of a transport; none if it does not say."""
+    reply = await _get(client, "/models")
+    return (_listed(reply) or []) if isinstance(reply, httpx.Response) else []
+
+
+async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response | httpx.RequestError:
+    try:
+        async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
+            return await client.get(path)
+    except TimeoutError:
+        return httpx.ReadTimeout(f"no whole reply within {_MODEL_LIST_TIMEOUT_S:g} s")
+    except httpx.RequestError as error:
+        return error
+
+
+def _listed(reply: httpx.Response) -> list[str] | None:
+    """The names in a list of models; None if the reply is no such list."""
+    try:
+        listed = strict_json.loads(reply.content)["data"]
+        return [each["id"] for each in listed if isinstance(each["id"], str)]
+    except (ValueError, KeyError, TypeError):
+        return None

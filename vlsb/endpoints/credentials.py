@@ -67,7 +67,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What authorises a lane's requests: extra headers and, unless one of them does it, a bearer key."""
+    """What authorises an endpoint's requests: extra headers and, unless one of them does it, a bearer key."""
 
     bearer: Secret | None
     headers: tuple[tuple[str, Secret], ...] = ()

@@ -70,6 +70,15 @@ class Caps:
     rpm: float | None = None
     tpm: float | None = None
 
+    @classmethod
+    def lowest(cls, caps: Iterable[Caps]) -> Caps:
+        """The lowest of each."""
+        known = list(caps)
+        return cls(
+            min((each.rpm for each in known if each.rpm is not None), default=None),
+            min((each.tpm for each in known if each.tpm is not None), default=None),
+        )
+
 
 @dataclass(slots=True, eq=False)
 class Departure:
@@ -214,7 +223,7 @@ class LearnedRate:
         self._refused_at: deque[int] = deque(maxlen=CLUSTER)
         self._departed = 0
 
-    def departed(self, *, is_binding: bool, is_blocked: bool) -> None:
+    def count_departure(self, *, is_binding: bool, is_blocked: bool) -> None:
         """A request leaves; the rate grows if it was what the request waited for."""
         now = self._clock()
         since_s = now - self._last
@@ -231,14 +240,14 @@ class LearnedRate:
             growth = min(FASTEST_GROWTH, GROWTH * 2 ** (self._since_refusal / GROWTH_DOUBLES_AFTER))
             self.per_s *= 2 ** min(since_s, IDLE_S) if self._is_ramping else 1 + growth
 
-    def refused(self, departed_at: float) -> None:
+    def count_refusal(self, departed_at: float) -> None:
         """One of them was refused."""
         self._passed -= departed_at >= self._anchor
         self._passed_in_window -= departed_at >= (self._window_anchor or 0.0)
         self._since_refusal = 0
         self._refused_at.append(self._departed)
 
-    def reopened(self, at: float, *, is_blocked: bool, is_named: bool) -> None:
+    def reopen(self, at: float, *, is_blocked: bool, is_named: bool) -> None:
         """Requests come through again since `at`, `is_blocked` if not at the first try: settle on a rate.
 
         Where headers name one (`is_named`), a stray refusal teaches nothing, and what is learned passes.
@@ -297,7 +306,7 @@ class RateModel:
         self._refusal_s = 0.05
         self._scout: Departure | None = None
         self._scout_until = float("-inf")
-        self._settle()
+        self._set_rates()
 
     # What others may read.
 
@@ -337,6 +346,11 @@ class RateModel:
 
     # What happens.
 
+    def set_caps(self, caps: Caps) -> None:
+        """From now on the user allows so much."""
+        self._caps = caps
+        self._set_rates()
+
     def depart(self) -> Departure:
         """Book one request."""
         now = self._clock()
@@ -352,15 +366,15 @@ class RateModel:
                 self._scout_until = now + min(3.0, max(0.1, 2 * self._refusal_s))
         pace = self._meters[Unit.REQUESTS]
         is_binding = self._learned.per_s == pace.per_s and pace.is_tight()
-        self._learned.departed(is_binding=is_binding, is_blocked=self._block is not None)
-        self._settle()
+        self._learned.count_departure(is_binding=is_binding, is_blocked=self._block is not None)
+        self._set_rates()
         for unit, units in booked.items():
             self._spent[unit] += units
             if meter := self._meters.get(unit):
                 meter.book(units)
         return departure
 
-    def arrived(self, departure: Departure, usage: Usage | None = None) -> None:
+    def settle(self, departure: Departure, usage: Usage | None = None) -> None:
         """A request was not refused, whatever else became of it; its tokens are settled if known."""
         if self._block is not None and departure.at > self._block.began and departure is self._scout:
             self._reopen()
@@ -383,7 +397,7 @@ class RateModel:
             weight = 1.0 if before is None else TOKEN_SMOOTHING
             self._costs[unit] = (before or 0.0) + weight * (tokens - (before or 0.0))
 
-    def heard(self, departure: Departure, limits: Iterable[NamedLimit]) -> None:
+    def read_headers(self, departure: Departure, limits: Iterable[NamedLimit]) -> None:
         """What a reply's headers name, refused or not."""
         for named in limits:
             key = (named.unit, named.period_s)
@@ -393,12 +407,12 @@ class RateModel:
             # What left after this request is not in its reading.
             later = (self._count - departure.number) * self._costs.get(named.unit, 0.0)
             rate.read(named, sent_at=departure.at, spent=self._spent[named.unit] - later)
-        self._settle()
+        self._set_rates()
 
-    def refused(self, departure: Departure, wait_s: float | None = None) -> float | None:
+    def refuse(self, departure: Departure, wait_s: float | None = None) -> float | None:
         """A request was answered 429. The pause in seconds if that began one, else None."""
         now = self._clock()
-        self._learned.refused(departure.at)
+        self._learned.count_refusal(departure.at)
         self._refusal_s = max(now - departure.at, 0.9 * self._refusal_s)
         if departure.at <= self._stepped_at:
             # Sent before the running pause began: only a longer explicit wait changes anything.
@@ -432,12 +446,12 @@ class RateModel:
         at = (self._block.last_refused + self._scout.at) / 2 if blocked_s >= BLOCKED_S else self._scout.at
         is_blocked = self._block.refused >= BLOCKED or blocked_s >= BLOCKED_S
         is_named = any(named.per_s is not None for named in self._named.values())
-        self._learned.reopened(at, is_blocked=is_blocked, is_named=is_named)
+        self._learned.reopen(at, is_blocked=is_blocked, is_named=is_named)
         self._block = None
         self._scout = None
-        self._settle()
+        self._set_rates()
 
-    def _settle(self) -> None:
+    def _set_rates(self) -> None:
         """The meters' rates: the lowest of what the user, the headers and the refusals allow."""
         allowed: dict[Unit, list[float]] = {Unit.REQUESTS: []}
         for unit, cap in ((Unit.REQUESTS, self._caps.rpm), (Unit.TOKENS, self._caps.tpm)):
@@ -448,8 +462,8 @@ class RateModel:
                 allowed.setdefault(unit, []).append(named.per_s)
         if self._learned.per_s is not None:
             allowed[Unit.REQUESTS].append(self._learned.per_s)
-        for unit, rates in allowed.items():
+        for unit in {**self._meters, **allowed}:
             meter = self._meters.setdefault(unit, Meter(self._clock))
-            was, meter.per_s = meter.per_s, min(rates, default=None)
+            was, meter.per_s = meter.per_s, min(allowed.get(unit, ()), default=None)
             if was is None and meter.per_s is not None:
                 meter.forget()

@@ -1,13 +1,18 @@
-"""Request bodies: prepared JSON around a picture that is read only when the request may be sent.
+"""Request bodies: prepared JSON in the endpoint's dialect, around a picture that is read when it is sent.
 
 A draft holds the bytes before and after the base64 of the picture. `pieces` reads the one in the middle,
 so a waiting sample costs a few hundred bytes, not two megabytes. It blocks: call it in a thread. The
 checksums are of the very bytes that it read: nothing else is known to be what was sent.
+
+A dialect is decided once, at the preflight, and recorded, never sample by sample: reasoning models want
+`max_completion_tokens` and no temperature, some endpoints refuse or ignore `response_format`, and either
+changes the experiment.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +23,50 @@ import pybase64
 
 from vlsb import strict_json
 from vlsb.config import Sampling
-from vlsb.endpoints.dialects import Dialect
 from vlsb.records import Picture, Untrusted
+
+_REASONING_NAMES = re.compile(r"(?:.*/)?(?:o[1-9](?:-.*)?|gpt-[5-9](?:[.\-].*)?)$")
+OPTIONAL_FIELDS = ("temperature", "top_p")
+"""What a dialect may leave out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How the official fields are written for one endpoint. The default writes them as they are."""
+
+    tokens_field: str = "max_tokens"
+    unsent: tuple[str, ...] = ()
+    structured: bool = True
+
+    def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
+        """The sampling fields of a body; the user's own `extra` fields win."""
+        fields: dict[str, Any] = {self.tokens_field: sampling.max_tokens}
+        if sampling.top_p is not None:
+            fields["top_p"] = sampling.top_p
+        if sampling.temperature is not None:
+            fields["temperature"] = sampling.temperature
+        kept = {name: value for name, value in fields.items() if name not in self.unsent}
+        return kept | dict(sampling.extra)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON for the manifest."""
+        return {"tokens_field": self.tokens_field, "unsent": list(self.unsent), "structured": self.structured}
+
+
+def first_guess(model: str) -> Dialect:
+    """The dialect that a model's name suggests; the preflight corrects it."""
+    if _REASONING_NAMES.match(model):
+        return Dialect(tokens_field="max_completion_tokens", unsent=OPTIONAL_FIELDS)
+    return Dialect()
+
+
+def parse_dialect(described: Mapping[str, Any]) -> Dialect:
+    """The dialect that an earlier session decided on. Raises KeyError, TypeError or ValueError otherwise."""
+    field, unsent, structured = described["tokens_field"], described["unsent"], described["structured"]
+    is_dialect = isinstance(field, str) and isinstance(unsent, list) and isinstance(structured, bool)
+    if not is_dialect or not all(isinstance(each, str) for each in unsent):
+        raise ValueError("not a dialect")
+    return Dialect(field, tuple(unsent), structured)
 
 
 class ReadPicture(NamedTuple):

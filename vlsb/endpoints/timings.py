@@ -1,4 +1,4 @@
-"""Where a lane's time goes: a few readings of the clock a request.
+"""Where the time of an endpoint's requests goes: a few readings of the clock a request.
 
 Counts and sums are always kept, because they say what limited a run; the single durations, for
 percentiles, only on request. No content, no ids: numbers of seconds.
@@ -73,7 +73,7 @@ class Marks:
 
 
 class Wait(IntEnum):
-    """What the head of a lane's line waits for; LOOP: for its turn on the event loop, and nothing else."""
+    """What the head of a line waits for; LOOP: for its turn on the event loop, and nothing else."""
 
     NOTHING = 0
     SLOT = 1
@@ -83,7 +83,7 @@ class Wait(IntEnum):
 
 
 class HeadOfLine:
-    """For how long nothing could leave, by cause. A lane's line has one head, so sums never overlap."""
+    """For how long nothing could leave, by cause. A line has one head, so sums never overlap."""
 
     __slots__ = ("_clock", "_since", "_sums", "_what")
 
@@ -114,7 +114,7 @@ class HeadOfLine:
 
 
 class Timings:
-    """One lane's time, step by step. `STEPS` are its attributes, in the order in which they happen."""
+    """One endpoint's time, step by step. `STEPS` are its attributes, in the order in which they happen."""
 
     STEPS = (
         "slot",
@@ -149,7 +149,9 @@ class Timings:
         for step in self.steps.values():
             step.keep()
 
-    def queued(self, waited_s: float, pauses_before: tuple[float, float], engine_s: float = 0.0) -> None:
+    def add_queueing(
+        self, waited_s: float, pauses_before: tuple[float, float], engine_s: float = 0.0
+    ) -> None:
         """A request stood in line for `waited_s`, `engine_s` of it for an engine that was not up.
 
         Whatever was no pause was waiting for its turn.
@@ -160,7 +162,7 @@ class Timings:
         self.outage.add(outage_s)
         self.slot.add(max(0.0, waited_s - rate_s - outage_s))
 
-    def exchanged(self, marks: Marks) -> None:
+    def add_exchange(self, marks: Marks) -> None:
         """A request is over, answered or not: count the steps that it came to."""
         now = time.monotonic()
         self.request.add(now - marks.began_at)

@@ -23,8 +23,7 @@ from vlsb import strict_json
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials, engine_environment
-from vlsb.endpoints.dialects import Dialect
-from vlsb.endpoints.request import Prompt, ReadPicture, draft
+from vlsb.endpoints.request import Dialect, Prompt, ReadPicture, draft
 from vlsb.endpoints.transport import Upload
 from vlsb.engines import expected_ids as loader
 from vlsb.engines.diagnosis import BROKEN, diagnose

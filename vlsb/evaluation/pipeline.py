@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 
 from vlsb.config import Lane as LaneConfig
 from vlsb.config import Sampling
-from vlsb.endpoints.attempts import Ended, add_usage
 from vlsb.endpoints.client import EndpointClient
-from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.faults import PICTURE_CODE, Fault
-from vlsb.endpoints.pacing import Rejections
-from vlsb.endpoints.request import Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.retry import Ended, Rejections
 from vlsb.errors import GapsError, ImageError
 from vlsb.evaluation.shutdown import Conductor
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate
@@ -191,7 +189,7 @@ class Pipeline:
             return self._fail(verdict)
         self._store.add_verdict(verdict)
         self._got_through("judge", self._judge)
-        self._unreadable.succeeded()
+        self._unreadable.reset()
         self._on_outcome(work.key, Outcome(verdict.label.value))
         return None
 
@@ -209,10 +207,10 @@ class Pipeline:
     def _count_ending(self, failure: Failure) -> None:
         """Count a stored failure; raises GapsError when samples keep ending alike."""
         if failure.outcome in _ASKED_AGAIN:
-            self._unreadable.ended(failure.sample_id, Fault.ITEM_PERMANENT, failure.code, failure.message)
+            self._unreadable.count(failure.sample_id, Fault.ITEM_PERMANENT, failure.code, failure.message)
         elif failure.outcome in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR) and failure.code != PICTURE_CODE:
             client = self._sides[failure.stage].client
-            client.ended(failure.sample_id, Fault(failure.fault), failure.code, failure.message)
+            client.count_failure(failure.sample_id, Fault(failure.fault), failure.code, failure.message)
 
     async def _respond(self, side: Side, work: Work, picture: Picture) -> Response | Failure:
         lane, sample = side.config, work.sample
@@ -316,7 +314,7 @@ def _ending(asks: Sequence[Ask], response: Response) -> Verdict | Failure:
     """What the last ask gave, with what all of them cost."""
     spent = [ask.completion or ask.ended for ask in asks]
     attempts = sum(each.attempts for each in spent if each is not None)
-    usage = reduce(add_usage, (each.usage for each in spent if each is not None))
+    usage = sum((each.usage for each in spent if each is not None), Usage())
     last = asks[-1]
     if last.reading is not None and last.completion is not None:
         return _verdict(

@@ -110,17 +110,18 @@ class Progress:
         return {name: self._lane(name, client) for name, client in self.clients.items()}
 
     def _lane(self, name: str, client: EndpointClient) -> LaneView:
+        state = client.admission.state()
         return LaneView(
             done=self.responded if name == "target" else self.judged,
-            in_flight=client.admission.in_flight,
-            limit=client.admission.limit,
-            phase=client.admission.phase.value,
-            answered=client.counts.answered,
-            rate_limited=client.counts.rate_limited,
-            closed_for_s=client.admission.paused_for_s(),
-            is_down=client.admission.is_down,
-            waits_for=client.timings.head.what,
-            rpm=client.admission.account.rates.rpm,
-            tpm=client.admission.account.rates.tpm,
+            in_flight=state.in_flight,
+            limit=state.limit,
+            phase=state.phase.value,
+            answered=state.answered,
+            rate_limited=state.rate_limited,
+            closed_for_s=state.pause_s,
+            is_down=state.is_down,
+            waits_for=state.waits_for,
+            rpm=state.rpm,
+            tpm=state.tpm,
             failures={o: n for o, n in self.failed.items() if o.value.startswith(f"{name}_")},
         )

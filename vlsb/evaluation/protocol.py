@@ -19,7 +19,7 @@ from vlsb.config import (
     Lane,
     Sampling,
 )
-from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints.request import Dialect
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.models.providers import address_for_manifest
 from vlsb.records import Untrusted

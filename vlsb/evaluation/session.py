@@ -17,9 +17,10 @@ from typing import Any
 from vlsb._version import __version__
 from vlsb.config import Lane, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, select
-from vlsb.endpoints.attempts import Event, StoppedError, Traffic
+from vlsb.endpoints.admission import Accounts
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.dialects import Dialect, first_guess, parse_dialect
+from vlsb.endpoints.request import Dialect, first_guess, parse_dialect
+from vlsb.endpoints.traffic import Event, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Work
@@ -114,6 +115,7 @@ class Means:
     host: Host | None
     conductor: Conductor
     traffic: Traffic
+    accounts: Accounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +245,11 @@ async def run_session(
     credentials: Mapping[Stage, Credentials],
     listeners: Listeners,
     host: Host | None = None,
+    accounts: Accounts | None = None,
 ) -> SessionEnd:
     """Evaluate what is pending, on the target's engine that `host` brings up if there is one.
 
+    Runs of one process that are given the same `accounts` share the rate limits of what both send to.
     Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
     """
     plan = prepared.plan
@@ -272,7 +276,7 @@ async def run_session(
                 only_judge=only_judge,
             )
             if works:
-                means = Means(credentials, listeners, host, conductor, traffic)
+                means = Means(credentials, listeners, host, conductor, traffic, accounts or Accounts())
                 lanes, profile = await _evaluate(prepared, store, works, means)
         except StoppedError:
             pass  # while an engine was starting; the conductor knows why
@@ -350,6 +354,7 @@ async def _evaluate(
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,
         traffic=means.traffic,
+        accounts=means.accounts,
         observe=lambda event: _observe(event, store, listeners.say),
         say=listeners.say,
         host=means.host,

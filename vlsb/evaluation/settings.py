@@ -347,8 +347,8 @@ def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
     from vlsb.config import Party
     from vlsb.endpoints import loops
+    from vlsb.endpoints.client import list_models
     from vlsb.endpoints.credentials import load_credentials
-    from vlsb.endpoints.models import list_models
     from vlsb.models.providers import resolve_endpoint
 
     endpoint = resolve_endpoint(

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from vlsb.config import GRACE_S
-from vlsb.endpoints.attempts import StoppedError, Traffic
 from vlsb.endpoints.loops import STOPPING_SIGNALS, end_at_once
+from vlsb.endpoints.traffic import StoppedError, Traffic
 from vlsb.errors import InterruptedRunError, VlsbError
 
 _Result = TypeVar("_Result")

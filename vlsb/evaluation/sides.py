@@ -1,8 +1,4 @@
-"""Opening the lanes of a session: transports, accounts, limits and the simulator where it plays a side.
-
-Sides of one account share its rate limits: the same address and key, whatever the variable is called, and
-the same model, dated or not.
-"""
+"""Opening the sides of a session: transports, accounts, limits and the simulator where it plays one."""
 
 from __future__ import annotations
 
@@ -22,22 +18,19 @@ from vlsb.config import (
     MOST_CONNECTIONS,
     SIMULATED_URL,
     START_CONNECTIONS,
-    UPLOAD_BYTES,
     Lane,
     Party,
     RetryPolicy,
 )
-from vlsb.endpoints.admission import Account, Admission
-from vlsb.endpoints.attempts import Event, Traffic
+from vlsb.endpoints.admission import Accounts, Admission, ConnectionLimit
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client, proxy_of
-from vlsb.endpoints.credentials import Credentials, Redactor, Secret
-from vlsb.endpoints.dialects import Dialect
+from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import EngineGuard
-from vlsb.endpoints.pacing import AdaptiveLimit, Time, UploadBudget
 from vlsb.endpoints.rates import Caps
+from vlsb.endpoints.request import Dialect
+from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
 from vlsb.evaluation.pipeline import Side
-from vlsb.models.providers import undated
 from vlsb.records import Stage
 
 # Files besides sockets: run files, logs, pictures being read.
@@ -46,7 +39,7 @@ _SPARE_DESCRIPTORS = 64
 
 @dataclass(frozen=True, slots=True)
 class LaneSetup:
-    """What a session's lanes are opened with."""
+    """What a session's sides are opened with; `accounts` may outlive it."""
 
     lanes: Mapping[Stage, Lane]
     credentials: Mapping[Stage, Credentials]
@@ -55,6 +48,7 @@ class LaneSetup:
     ca_bundle: Path | None
     transport: str
     traffic: Traffic
+    accounts: Accounts
     observe: Callable[[Event], None]
     say: Callable[[str], None]
     host: Host | None
@@ -78,25 +72,23 @@ class Host(Protocol):
 
 
 def real_time() -> Time:
-    """The clock, sleep and dice of a real run."""
+    """The clock, sleep and random numbers of a real run."""
     return Time(system_time.monotonic, asyncio.sleep, random.uniform)
 
 
 @asynccontextmanager
 async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
-    """The sides of a session, by lane, with their transports open."""
-    time = real_time()
+    """The sides of a session, by stage, with their transports open."""
+    context = RunContext(setup.policy, real_time(), setup.traffic, setup.observe)
     limits = _connection_limits(setup.lanes, setup.say)
-    uploads = UploadBudget(UPLOAD_BYTES)
     async with AsyncExitStack() as held:
         addresses = await held.enter_async_context(_addresses(setup.lanes))
-        credentials, guard = dict(setup.credentials), EngineGuard()
+        credentials, guards = dict(setup.credentials), dict[str, EngineGuard]()
         if setup.host is not None:
             hosted = await setup.unless_stopped(held.enter_async_context(setup.host.open(setup.observe)))
             addresses["target"], credentials["target"] = hosted.base_url, hosted.credentials
-            guard = hosted.guard
+            guards["target"] = hosted.guard
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
-        accounts = _accounts(setup, time, addresses, credentials)
         sides: dict[str, Side] = {}
         for stage, lane in setup.lanes.items():
             url = addresses[stage]
@@ -109,53 +101,24 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
                 kind=setup.transport,
             )
             held.push_async_callback(http.aclose)
+            account = setup.accounts.find(url, credentials[stage].secrets(), lane.endpoint.model)
+            held.enter_context(account.used(Caps(lane.rpm, lane.tpm)))
             admission = Admission(
-                stage,
-                str(Party(stage, lane.endpoint)),
+                Party(stage, lane.endpoint),
+                context,
+                account=account,
                 connections=limits[stage],
-                account=accounts[stage],
-                guard=guard if stage == "target" else EngineGuard(),
-                policy=setup.policy,
-                traffic=setup.traffic,
-                time=time,
-                observe=setup.observe,
+                guard=guards.get(stage),
             )
             client = EndpointClient(
-                stage,
+                Party(stage, replace(lane.endpoint, base_url=url)),
                 http,
-                endpoint=replace(lane.endpoint, base_url=url),
-                dialect=setup.dialects[stage],
-                policy=setup.policy,
                 admission=admission,
+                dialect=setup.dialects[stage],
                 redactor=redactor,
-                uploads=uploads,
-                traffic=setup.traffic,
-                time=time,
-                observe=setup.observe,
             )
             sides[stage] = Side(lane, client)
         yield sides
-
-
-def _accounts(
-    setup: LaneSetup, time: Time, addresses: Mapping[str, str], credentials: Mapping[Stage, Credentials]
-) -> dict[Stage, Account]:
-    """An account a lane; one for both, under the lower of their caps, where both spend from one limit."""
-
-    def spends_from(stage: Stage, lane: Lane) -> tuple[str, frozenset[Secret], str]:
-        url = addresses[stage].rstrip("/").lower()
-        return url, frozenset(credentials[stage].secrets()), undated(lane.endpoint.model)
-
-    if len({spends_from(stage, lane) for stage, lane in setup.lanes.items()}) < len(setup.lanes):
-        return dict.fromkeys(setup.lanes, Account(setup.policy, time, _caps(*setup.lanes.values())))
-    return {stage: Account(setup.policy, time, _caps(lane)) for stage, lane in setup.lanes.items()}
-
-
-def _caps(*lanes: Lane) -> Caps:
-    """The lowest caps of the lanes."""
-    rpm = min((lane.rpm for lane in lanes if lane.rpm is not None), default=None)
-    tpm = min((lane.tpm for lane in lanes if lane.tpm is not None), default=None)
-    return Caps(rpm, tpm)
 
 
 @asynccontextmanager
@@ -179,7 +142,9 @@ def _say_proxy(url: str, say: Callable[[str], None]) -> None:
         say(f"Requests to {urlsplit(url).hostname} go through the proxy {said}.")
 
 
-def _connection_limits(lanes: Mapping[Stage, Lane], say: Callable[[str], None]) -> dict[Stage, AdaptiveLimit]:
+def _connection_limits(
+    lanes: Mapping[Stage, Lane], say: Callable[[str], None]
+) -> dict[Stage, ConnectionLimit]:
     """The lanes' limits, their ceilings lowered to what the process may open."""
     ceilings = {stage: lane.max_connections or MOST_CONNECTIONS for stage, lane in lanes.items()}
     allowed = _allowed_connections(sum(ceilings.values()))
@@ -188,7 +153,7 @@ def _connection_limits(lanes: Mapping[Stage, Lane], say: Callable[[str], None]) 
         say(f"This system allows few open files: at most {share} connections an endpoint (see `ulimit -n`).")
         ceilings = {stage: min(ceiling, share) for stage, ceiling in ceilings.items()}
     return {
-        stage: AdaptiveLimit(
+        stage: ConnectionLimit(
             start=lane.max_connections or START_CONNECTIONS,
             ceiling=ceilings[stage],
             floor=FEWEST_CONNECTIONS,

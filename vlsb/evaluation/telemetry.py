@@ -62,19 +62,19 @@ class LaneProfile:
     def of(cls, side: Side, alone_s: float) -> LaneProfile:
         """A lane as it stands."""
         client, config = side.client, side.config
-        rates = client.admission.account.rates
-        limits = {"rpm": rates.rpm, "tpm": rates.tpm}
+        state = client.admission.state()
+        limits = {"rpm": state.rpm, "tpm": state.tpm}
         return cls(
             timings=client.timings,
-            requests=client.counts.requests,
-            rate_limited=client.counts.rate_limited,
-            connections=client.admission.limit,
-            ceiling=client.admission.ceiling,
+            requests=state.requests,
+            rate_limited=state.rate_limited,
+            connections=state.limit,
+            ceiling=state.ceiling,
             wanted=config.max_connections or MOST_CONNECTIONS,
             alone_s=alone_s,
             limits={option: limit for option, limit in limits.items() if limit is not None},
             caps={"rpm": config.rpm, "tpm": config.tpm},
-            tokens_per_request=rates.tokens_per_request,
+            tokens_per_request=state.tokens_per_request,
         )
 
     def blocked_s(self, cause: Wait) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS
-from vlsb.endpoints.dialects import parse_dialect
+from vlsb.endpoints.request import parse_dialect
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted

@@ -20,18 +20,17 @@ from typing import Any
 
 import pytest
 
-from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, UPLOAD_BYTES, Endpoint, RetryPolicy
-from vlsb.endpoints.admission import Account, Admission
-from vlsb.endpoints.attempts import Ended, Event, StoppedError, Traffic
+from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, Endpoint, Party, RetryPolicy
+from vlsb.endpoints.admission import Account, Admission, ConnectionLimit
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials, Redactor, Secret
-from vlsb.endpoints.dialects import Dialect
 from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.loops import new_event_loop
-from vlsb.endpoints.pacing import AdaptiveLimit, Time, UploadBudget
-from vlsb.endpoints.request import Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.retry import Ended
+from vlsb.endpoints.traffic import Event, RunContext, StoppedError, Time, Traffic
 from vlsb.errors import (
     AuthenticationError,
     ConfigError,
@@ -138,30 +137,17 @@ async def lane(
     http = open_client(
         base_url, credentials=credentials, connections=limit, ca_bundle=ca_bundle, kind=KIND.get()
     )
-    client = EndpointClient(
-        "target",
-        http,
-        endpoint=Endpoint("model-1", base_url),
-        dialect=Dialect(),
-        policy=policy,
-        admission=Admission(
-            "target",
-            "target model-1",
-            # Floor and ceiling in one: how a limit adapts is another file's matter.
-            connections=AdaptiveLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
-            account=Account(policy, hours.time()),
-            guard=guard or EngineGuard(),
-            policy=policy,
-            traffic=traffic,
-            time=hours.time(),
-            observe=events.append,
-        ),
-        redactor=Redactor(credentials.secrets()),
-        uploads=UploadBudget(UPLOAD_BYTES),
-        traffic=traffic,
-        time=hours.time(),
-        observe=events.append,
+    party = Party("target", Endpoint("model-1", base_url))
+    admission = Admission(
+        party,
+        RunContext(policy, hours.time(), traffic, events.append),
+        account=Account(hours.time().clock),
+        # Floor and ceiling in one: how a limit adapts is another file's matter.
+        connections=ConnectionLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
+        guard=guard,
     )
+    redactor = Redactor(credentials.secrets())
+    client = EndpointClient(party, http, admission=admission, dialect=Dialect(), redactor=redactor)
     try:
         yield Lane(client, hours, traffic, events)
     finally:
@@ -233,10 +219,10 @@ def ask(
             except VlsbError as fatal:
                 outcome = fatal
             count = len(simulator.completions)
-            assert count == asked.client.counts.requests
-            assert asked.client.admission.in_flight == 0
+            assert count == asked.client.admission.state().requests
+            assert asked.client.admission.state().in_flight == 0
             assert asked.traffic.in_flight == set()
-            succeeded = asked.client.has_succeeded
+            succeeded = asked.client.admission.has_served
             return Told(outcome, count, asked.hours.slept, asked.events, simulator.history, succeeded)
 
     return run(scenario())
@@ -556,12 +542,12 @@ def refused(*, after_success: bool) -> tuple[Any, int, int]:
             if after_success:
                 await asked.ask(0)
             simulator.refuse(reset=True)
-            before = asked.client.counts.requests
+            before = asked.client.admission.state().requests
             try:
                 outcome = await asked.ask(1)
             except VlsbError as fatal:
                 outcome = fatal
-            return outcome, asked.client.counts.requests - before, len(simulator.completions)
+            return outcome, asked.client.admission.state().requests - before, len(simulator.completions)
 
     return run(scenario())
 
@@ -589,11 +575,11 @@ def test_a_refusing_host_that_comes_back_is_answered_by():
             simulator.refuse()
 
             def compose(dialect: Dialect) -> Draft:
-                if asked.client.counts.requests:
+                if asked.client.admission.state().requests:
                     simulator.accept()
                 return composed(dialect)
 
-            return await asked.ask(1, compose), asked.client.counts.requests
+            return await asked.ask(1, compose), asked.client.admission.state().requests
 
     outcome, tried = run(scenario())
 
@@ -615,7 +601,7 @@ def test_a_name_that_does_not_resolve_is_fatal_after_two_attempts(host):
         async with lane(f"https://{host}/v1") as asked:
             with pytest.raises(ConfigError) as caught:
                 await asked.ask()
-            return caught.value, asked.client.counts.requests
+            return caught.value, asked.client.admission.state().requests
 
     fatal, tried = run(scenario())
 
@@ -668,7 +654,7 @@ def test_a_certificate_that_cannot_be_verified_is_fatal_with_one_attempt_and_sho
         async with tls_server(certificate) as (url, heads), lane(url) as asked:
             with pytest.raises(ConfigError) as caught:
                 await asked.ask()
-            return caught.value, asked.client.counts.requests, heads
+            return caught.value, asked.client.admission.state().requests, heads
 
     fatal, tried, heads = run(scenario())
 
@@ -921,7 +907,7 @@ def test_a_stopping_run_does_not_retry():
             simulator.on_request = stop
             with pytest.raises(StoppedError):
                 await asked.ask()
-            return simulator.requests, asked.client.admission.in_flight
+            return simulator.requests, asked.client.admission.state().in_flight
 
     assert run(scenario()) == (1, 0)
 
@@ -934,7 +920,7 @@ def test_a_cancelled_request_gives_its_slot_back_and_closes_its_connection():
             task.cancel()
             await asyncio.wait([task])
             await wait_until(lambda: not simulator.in_flight)
-            return asked.client.admission.in_flight, asked.traffic.in_flight
+            return asked.client.admission.state().in_flight, asked.traffic.in_flight
 
     assert run(scenario()) == (0, set())
 
@@ -1026,7 +1012,7 @@ def test_probes_come_one_at_a_time_and_ever_more_rarely():
             nonlocal most
             sent.append(asked.hours.now)
             if asked.client.admission.is_down:
-                most = max(most, asked.client.admission.in_flight)
+                most = max(most, asked.client.admission.state().in_flight)
             return GOOD if len(sent) in (1, 12) or len(sent) > 12 else SERVER_ERROR
 
         policy = replace(POLICY, max_attempts=1)

@@ -322,7 +322,7 @@ def test_mutated_headers_never_stop_the_pace_for_long(replies: list[dict[str, st
     rates = RateModel(Caps(), lambda: 0.0)
 
     for headers in replies:
-        rates.heard(rates.depart(), named_limits(headers, now=NOW))
+        rates.read_headers(rates.depart(), named_limits(headers, now=NOW))
 
     assert 0 <= rates.closed_s() <= ABSURD_S
     assert rates.closed_s() <= rates.wait_s() <= max(rates.closed_s(), LONGEST_WAIT_S)

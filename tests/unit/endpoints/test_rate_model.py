@@ -97,13 +97,13 @@ def send_all(
         while arrivals and arrivals[0][0] <= clock.now:
             _, _, is_refused, departure, limits, units = heapq.heappop(arrivals)
             in_flight -= 1
-            model.heard(departure, limits)  # type: ignore[arg-type]
+            model.read_headers(departure, limits)  # type: ignore[arg-type]
             if is_refused:
                 left += 1
                 refusals.append(clock.now)
-                model.refused(departure)  # type: ignore[arg-type]
+                model.refuse(departure)  # type: ignore[arg-type]
             else:
-                model.arrived(departure, None if tokens is None else Usage(units, 0))  # type: ignore[arg-type]
+                model.settle(departure, None if tokens is None else Usage(units, 0))  # type: ignore[arg-type]
             most = connections if requests - left >= 2 else 1
     span_s = departures[-1] - departures[0]
     per_s = share * limiter.limit / limiter.period_s
@@ -194,16 +194,16 @@ def test_a_steady_limiter_is_met_by_one_small_step_back_and_not_by_a_halving() -
     clock = Clock()
     model = RateModel(Caps(), clock)
     model._learned.per_s = 50.0
-    model._settle()
+    model._set_rates()
     assert model.rpm is not None
     for _ in range(200):
         clock.now += max(model.wait_s(), 0.001)
         departure = model.depart()
     before = model.rpm
-    model.refused(departure)
+    model.refuse(departure)
     for _ in range(3):
         clock.now += model.wait_s() + 0.001
-        model.arrived(model.depart())
+        model.settle(model.depart())
 
     assert 0.9 * before <= model.rpm < before
 
@@ -261,10 +261,10 @@ def test_a_cap_of_the_user_wins_where_it_is_lower_and_a_header_where_that_is() -
     model = RateModel(Caps(rpm=50), clock)
     assert model.rpm == pytest.approx(50 * AIM)
 
-    model.heard(model.depart(), [NamedLimit(Unit.REQUESTS, 1200.0, 1199.0, 60.0)])
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 1200.0, 1199.0, 60.0)])
     assert model.rpm == pytest.approx(50 * AIM)
 
-    model.heard(model.depart(), [NamedLimit(Unit.REQUESTS, 20.0, 18.0, 50.0)])
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 20.0, 18.0, 50.0)])
     assert model.rpm is not None
     assert model.rpm <= 25
 
@@ -273,7 +273,7 @@ def test_nothing_leaves_before_the_reset_when_nothing_is_left() -> None:
     clock = Clock()
     model = RateModel(Caps(), clock)
 
-    model.heard(model.depart(), [NamedLimit(Unit.REQUESTS, 600.0, 0.0, 12.5)])
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 600.0, 0.0, 12.5)])
 
     assert model.wait_s() == pytest.approx(12.5)
 
@@ -282,8 +282,8 @@ def test_a_limit_of_a_day_is_no_pace() -> None:
     clock = Clock()
     model = RateModel(Caps(), clock)
 
-    model.heard(model.depart(), [NamedLimit(Unit.REQUESTS, 14400.0, 14399.0, 86000.0, 86400.0)])
-    model.heard(model.depart(), [NamedLimit(Unit.REQUESTS, 14400.0, 14370.0, 179.5)])
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 14400.0, 14399.0, 86000.0, 86400.0)])
+    model.read_headers(model.depart(), [NamedLimit(Unit.REQUESTS, 14400.0, 14370.0, 179.5)])
 
     assert model.rpm is None
     assert model.wait_s() == 0
@@ -320,11 +320,11 @@ def test_whatever_happens_a_request_may_leave_some_time(events: list[tuple[str, 
         elif kind == "wait":
             clock.now += float(value)  # type: ignore[arg-type]
         elif out and kind == "arrive":
-            model.arrived(out.pop(), Usage(int(value), 0))  # type: ignore[call-overload]
+            model.settle(out.pop(), Usage(int(value), 0))  # type: ignore[call-overload]
         elif out and kind == "refuse":
-            model.refused(out.pop(), value)  # type: ignore[arg-type]
+            model.refuse(out.pop(), value)  # type: ignore[arg-type]
         elif out and kind == "hear":
-            model.heard(out[-1], [value])  # type: ignore[list-item]
+            model.read_headers(out[-1], [value])  # type: ignore[list-item]
         assert model.wait_s() >= 0
 
     for _ in range(1000):

@@ -21,9 +21,9 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.data import pictures
-from vlsb.endpoints.dialects import Dialect, adapt, first_guess, parse_dialect
+from vlsb.endpoints.client import adapt
 from vlsb.endpoints.faults import Decision, Fault
-from vlsb.endpoints.request import Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft, first_guess, parse_dialect
 from vlsb.errors import ConfigError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate, load_template, official_template
 from vlsb.records import Picture, Untrusted

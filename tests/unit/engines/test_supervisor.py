@@ -397,10 +397,10 @@ def test_a_sample_that_may_not_go_yet_does_not_keep_the_probe_of_an_outage() -> 
                 await arrived.wait()
                 health = made.client.admission._health
                 for sample in range(100, 104):
-                    health.failed(health.sent(), sample, "server_error", connections=1)
+                    health.count_failure(health.depart(), sample, "server_error", connections=1)
                 assert made.client.admission.is_down
                 other = asyncio.create_task(made.ask(2))
-                await until(lambda: made.client.admission.in_flight == 2)
+                await until(lambda: made.client.admission.state().in_flight == 2)
                 stable.kill()
                 dies.set()
                 return [await suspect, await other]

@@ -94,7 +94,7 @@ def test_a_pause_counts_for_everybody_in_line_only_as_long_as_they_stood_there()
     clock.now += 1.0
     timings.head.waits_for(Wait.NOTHING)
 
-    timings.queued(3.0, late)
+    timings.add_queueing(3.0, late)
 
     steps = {name: timings.steps[name].total_s for name in ("slot", "rate", "outage")}
     assert steps == {"slot": 1.0, "rate": 2.0, "outage": 0.0}
@@ -105,7 +105,7 @@ def test_a_request_that_broke_off_counts_only_in_the_steps_it_came_to() -> None:
     marks = Marks()
     marks.opened_at = marks.began_at + 1.0
 
-    timings.exchanged(marks)
+    timings.add_exchange(marks)
 
     assert {name for name, step in timings.steps.items() if step.count} == {"connect", "request"}
 

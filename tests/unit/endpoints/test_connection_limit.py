@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.endpoints.pacing import COOLDOWN_S, AdaptiveLimit, Phase
+from vlsb.endpoints.admission import COOLDOWN_S, ConnectionLimit, Phase
 
 
 @dataclass
@@ -29,12 +29,14 @@ class Lane:
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self.limit = AdaptiveLimit(start=self.start, ceiling=self.ceiling, floor=self.floor, clock=self.clock)
+        self.limit = ConnectionLimit(
+            start=self.start, ceiling=self.ceiling, floor=self.floor, clock=self.clock
+        )
 
     def round(self, *, in_flight: int | None = None, is_retry: bool = False) -> None:
         """As many answers as the limit, the lane being full."""
         for _ in range(self.limit.limit):
-            self.limit.succeeded(in_flight=in_flight or self.limit.limit, is_retry=is_retry)
+            self.limit.count_success(in_flight=in_flight or self.limit.limit, is_retry=is_retry)
 
 
 def test_slow_start_doubles_each_clean_round_up_to_the_ceiling() -> None:
@@ -52,7 +54,7 @@ def test_slow_start_doubles_each_clean_round_up_to_the_ceiling() -> None:
 def test_the_first_episode_cuts_once_and_ends_slow_start() -> None:
     lane = Lane(start=50)
 
-    lane.limit.rate_limited(pause_s=1.0)
+    lane.limit.refuse(pause_s=1.0)
     lane.clock.now = COOLDOWN_S + 1
     lane.round()
 
@@ -65,7 +67,7 @@ def test_an_episode_cuts_once_however_often_the_provider_says_no() -> None:
 
     for second in range(int(COOLDOWN_S)):
         lane.clock.now = float(second)
-        lane.limit.rate_limited(pause_s=0.5)
+        lane.limit.refuse(pause_s=0.5)
 
     assert lane.limit.limit == 40
     assert lane.limit.phase is Phase.RATE_LIMIT
@@ -74,9 +76,9 @@ def test_an_episode_cuts_once_however_often_the_provider_says_no() -> None:
 def test_a_long_pause_extends_the_episode() -> None:
     lane = Lane(start=50)
 
-    lane.limit.rate_limited(pause_s=100.0)
+    lane.limit.refuse(pause_s=100.0)
     lane.clock.now = 99.0
-    lane.limit.rate_limited(pause_s=1.0)
+    lane.limit.refuse(pause_s=1.0)
 
     assert lane.limit.limit == 40
 
@@ -84,7 +86,7 @@ def test_a_long_pause_extends_the_episode() -> None:
 def test_answers_during_an_episode_do_not_raise_the_limit() -> None:
     lane = Lane(start=50)
 
-    lane.limit.rate_limited(pause_s=1.0)
+    lane.limit.refuse(pause_s=1.0)
     lane.round()
     lane.round()
 
@@ -94,7 +96,7 @@ def test_answers_during_an_episode_do_not_raise_the_limit() -> None:
 def test_slow_down_starts_over_from_a_lower_limit() -> None:
     lane = Lane(start=64)
 
-    lane.limit.rate_limited(pause_s=1.0, too_steep=True)
+    lane.limit.refuse(pause_s=1.0, too_steep=True)
     lane.clock.now = COOLDOWN_S + 1
     lane.round()
 
@@ -106,8 +108,8 @@ def test_server_errors_freeze_growth_and_never_cut() -> None:
 
     for _ in range(10):
         for _ in range(lane.limit.limit - 1):
-            lane.limit.succeeded(in_flight=16, is_retry=False)
-        lane.limit.faltered()
+            lane.limit.count_success(in_flight=16, is_retry=False)
+        lane.limit.begin_round()
 
     assert lane.limit.limit == 16
 
@@ -134,7 +136,7 @@ def test_an_explicit_number_starts_there_and_is_the_ceiling() -> None:
 
     lane.round()
     before = lane.limit.limit
-    lane.limit.rate_limited(pause_s=0.1)
+    lane.limit.refuse(pause_s=0.1)
 
     assert (before, lane.limit.limit) == (7, 5)
 
@@ -162,11 +164,11 @@ def test_the_limit_never_leaves_its_bounds_and_is_cut_at_most_once_an_episode(
     for kind, value, flag in events:
         before = lane.limit.limit
         if kind == "succeeded":
-            lane.limit.succeeded(in_flight=value, is_retry=flag)
+            lane.limit.count_success(in_flight=value, is_retry=flag)
         elif kind == "limited":
-            lane.limit.rate_limited(pause_s=value, too_steep=flag)
+            lane.limit.refuse(pause_s=value, too_steep=flag)
         elif kind == "faltered":
-            lane.limit.faltered()
+            lane.limit.begin_round()
         else:
             lane.clock.now += value
 
@@ -180,7 +182,7 @@ def test_the_limit_never_leaves_its_bounds_and_is_cut_at_most_once_an_episode(
 def test_the_limit_recovers_after_any_number_of_episodes(episodes: int) -> None:
     lane = Lane(start=64)
     for _ in range(episodes):
-        lane.limit.rate_limited(pause_s=1.0)
+        lane.limit.refuse(pause_s=1.0)
         lane.clock.now += COOLDOWN_S + 1
 
     for _ in range(200):

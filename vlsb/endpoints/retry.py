@@ -1,0 +1,133 @@
+"""What one completion has used up, when it is sent again, and when an endpoint is given up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from vlsb.config import RetryPolicy
+from vlsb.endpoints.engine_guard import InFlight
+from vlsb.endpoints.faults import Decision, Fault
+from vlsb.endpoints.request import Checksums
+from vlsb.endpoints.traffic import Time
+from vlsb.errors import GapsError, ImageChangedError
+from vlsb.records import Untrusted, Usage
+
+ENDED_ALIKE_LIMIT = 20
+"""Distinct samples in a row that end for the same reason before the run stops."""
+
+
+def backoff_s(policy: RetryPolicy, retries: int, time: Time) -> float:
+    """Full jitter: anything up to base x 2^retries, capped. `retries` counts from 0."""
+    return time.uniform(0.0, min(policy.backoff_cap_s, policy.backoff_s * 2 ** min(retries, 30)))
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that brought no answer, after `attempts` HTTP requests.
+
+    `image_sha256` is of the image that was sent last, None if none was. `changed` ends the run: the image
+    is not that one any more.
+    """
+
+    decision: Decision
+    attempts: int
+    usage: Usage = Usage()
+    image_sha256: str | None = None
+    changed: ImageChangedError | None = None
+
+
+class Attempts:
+    """What one completion has used so far of the attempts and the time that its sample has."""
+
+    def __init__(self, sample_id: int, policy: RetryPolicy, time: Time) -> None:
+        self.request = InFlight(sample_id)
+        self.sent = 0
+        self.usage = Usage()
+        # The last attempt failed in an outage, which is not the sample's fault.
+        self.is_excused = False
+        self.checksums: Checksums | None = None  # of the attempt that was sent last
+        self._failed = 0
+        self._failed_by_code: Counter[str] = Counter()
+        self._policy = policy
+        self._time = time
+        self._deadline: float | None = None
+
+    @property
+    def sample_id(self) -> int:
+        """Whose attempts these are."""
+        return self.request.sample_id
+
+    def begin(self) -> None:
+        """Start the sample's time with its first attempt: queueing for a slot is not its fault."""
+        if self._deadline is None:
+            self._deadline = self._time.clock() + self._policy.sample_timeout_s
+
+    def extend(self, seconds: float) -> None:
+        """Give back time that an outage took."""
+        if self._deadline is not None:
+            self._deadline += seconds
+
+    def left_s(self) -> float:
+        """Seconds until the sample's deadline."""
+        return (
+            self._policy.sample_timeout_s if self._deadline is None else self._deadline - self._time.clock()
+        )
+
+    def timeout_s(self) -> float:
+        """The total deadline of the next attempt."""
+        return max(0.001, min(self._policy.attempt_timeout_s, self.left_s()))
+
+    def wait_after_failure_s(self, decision: Decision) -> float | None:
+        """Count a failed attempt; seconds to wait before the next, None if none is left."""
+        self._failed += 1
+        self._failed_by_code[decision.code] += 1
+        most = self._policy.max_attempts if decision.max_retries is None else decision.max_retries
+        is_spent = self._failed >= self._policy.max_attempts or self._failed_by_code[decision.code] > most
+        wait_s = max(decision.retry_after_s or 0.0, backoff_s(self._policy, self._failed - 1, self._time))
+        return None if is_spent or wait_s >= self.left_s() else wait_s
+
+    def forgive(self) -> None:
+        """The endpoint was down: the sample has all its attempts and all its time again."""
+        self.is_excused = False
+        self._failed = 0
+        self._failed_by_code.clear()
+        self._deadline = None
+
+    @property
+    def image_sha256(self) -> str | None:
+        """Of the image that was sent last; None if none was."""
+        return None if self.checksums is None else self.checksums.image
+
+    def end(self, decision: Decision, changed: ImageChangedError | None = None) -> Ended:
+        """What is left to say when there is no answer."""
+        return Ended(decision, self.sent, self.usage, self.image_sha256, changed)
+
+
+class Rejections:
+    """Notices an endpoint at which every sample ends for the same reason: the next ones would too."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._code = ""
+        self._samples: set[int] = set()
+
+    def reset(self) -> None:
+        """A request was served: not all are rejected."""
+        self._samples.clear()
+
+    def count(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
+        """Count a sample that ended in an error. Raises GapsError when there are too many alike."""
+        counts = fault in (Fault.ITEM_PERMANENT, Fault.BAD_PAYLOAD)
+        if not counts or code != self._code:
+            self._samples.clear()
+        if not counts:
+            return
+        self._code = code
+        self._samples.add(sample_id)
+        if len(self._samples) >= ENDED_ALIKE_LIMIT:
+            raise GapsError(
+                f"{self._name}: {len(self._samples)} samples in a row ended for the same reason "
+                f"({code}). Fix what it complains about, then resume",
+                detail=message,
+            )

@@ -1,0 +1,142 @@
+"""What all endpoints of a run share: patience and clock, who may still send, and room for bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from vlsb.config import UPLOAD_BYTES, RetryPolicy
+from vlsb.errors import GapsError
+from vlsb.records import Stage
+
+Sleep = Callable[[float], Awaitable[None]]
+Clock = Callable[[], float]
+
+
+class StoppedError(Exception):
+    """The run is stopping: this request was not sent and its sample is left as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """A run's clock and sleep, and where its random waits come from; tests bring their own."""
+
+    clock: Clock
+    sleep: Sleep
+    uniform: Callable[[float, float], float] = random.uniform
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Which tasks have a request in flight, and whether new ones may start.
+
+    `is_doomed` comes before `is_stopping`: what ends the run is known, and being put into words.
+    `left` is how many requests may still be sent; None for any number.
+    """
+
+    is_stopping: bool = False
+    is_doomed: bool = False
+    left: int | None = None
+    in_flight: set[asyncio.Task[object]] = field(default_factory=set)
+
+    def require_open(self) -> None:
+        """Raise StoppedError when nothing new may be sent."""
+        if self.is_stopping or self.is_doomed:
+            raise StoppedError
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """The task has a request in flight while the block runs; raises GapsError when none is left."""
+        if self.left is not None:
+            if self.left <= 0:
+                raise GapsError("--max-requests is reached. Everything finished is stored.")
+            self.left -= 1
+        task = asyncio.current_task()
+        assert task is not None
+        self.in_flight.add(task)
+        try:
+            yield
+        finally:
+            self.in_flight.discard(task)
+
+
+class UploadBudget:
+    """Bounds the bytes of request bodies in memory, over all endpoints, first come, first served.
+
+    One body larger than the budget may pass when nothing else is in memory.
+    """
+
+    def __init__(self, budget_bytes: int = UPLOAD_BYTES) -> None:
+        self._budget = budget_bytes
+        self._free = budget_bytes
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def reserved(self, size: int) -> AsyncIterator[Callable[[], None]]:
+        """Hold room for a body; what is yielded gives it back early, at the latest the end of the block."""
+        share = min(size, self._budget)
+        await self._take(share)
+        is_held = True
+
+        def give_back() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                self._free += share
+                self._grant()
+
+        try:
+            yield give_back
+        finally:
+            give_back()
+
+    async def _take(self, share: int) -> None:
+        if share <= self._free and not self._waiting:
+            self._free -= share
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((share, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._free += share  # granted and cancelled in the same moment
+            self._grant()
+            raise
+
+    def _grant(self) -> None:
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
+            share, turn = self._waiting.popleft()
+            if not turn.done():
+                self._free -= share
+                turn.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened at the target or the judge: names and numbers, never content."""
+
+    kind: str
+    lane: Stage
+    sample_id: int | None = None
+    code: str = ""
+    wait_s: float | None = None
+    attempt: int | None = None
+    status: int | None = None
+    limit: int | None = None
+    image_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What all endpoints of a run go by; `observe` is called with every event."""
+
+    policy: RetryPolicy
+    time: Time
+    traffic: Traffic
+    observe: Callable[[Event], None]
+    uploads: UploadBudget = field(default_factory=UploadBudget)
