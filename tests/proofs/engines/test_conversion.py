@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from vlsb.engines.install import Engine
+from vlsb.engines.llava import tokenizer as tokenizer_program
 from vlsb.engines.llava.convert import convert_llava, converted
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError
@@ -360,3 +361,105 @@ def test_texts_are_split_as_the_original_tokenizer_splits_them(
     convert(source, tmp_path / "out", engine)
 
     assert ask(TEXTS, {"folder": str(tmp_path / "out"), "image": ROWS}) == []
+
+
+TOKENIZERS = """
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+spec = importlib.util.spec_from_file_location("tokenizer_program", given["program"])
+program = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = program
+spec.loader.exec_module(program)
+blank = program.BLANK
+
+def changed(change=lambda model: None):
+    model = ModelProto()
+    model.ParseFromString(Path(given["model"]).read_bytes())
+    change(model)
+    return model.SerializeToString()
+
+def made(raw, added=None):
+    folder = Path(given["folder"])
+    (folder / "tokenizer.model").write_bytes(raw)
+    try:
+        return program.served_tokenizer(program.Job(str(folder), added or {}, ("<image>", "<pad>")))
+    except program.Refused as refused:
+        return str(refused)
+
+def with_runs(model):
+    for count in range(2, 16):
+        model.pieces.add(piece=blank * count, score=-1e9, type=1)
+
+def setting(part, name, value):
+    return lambda model: setattr(getattr(model, part), name, value)
+"""
+RUNS = """
+raw = changed(with_runs)
+original = sentencepiece.SentencePieceProcessor(model_proto=raw)
+tokenizer = made(raw)
+ends = [(word, end) for word in ("a", "What") for end in ("is", "")]
+texts = [" " * i + word + " " * n + end for i in range(8) for n in range(40) for word, end in ends]
+split = {text: tokenizer.encode(text, add_special_tokens=False).ids for text in texts}
+found = [text for text, ids in split.items() if ids != original.encode(text)]
+"""
+REFUSALS = """
+found = [
+    made(b""),
+    made(changed()[:-1]),
+    made(changed(setting("trainer_spec", "model_type", 1))),
+    made(changed(setting("trainer_spec", "byte_fallback", False))),
+    made(changed(setting("normalizer_spec", "precompiled_charsmap", b"map"))),
+    made(changed(setting("normalizer_spec", "remove_extra_whitespaces", True))),
+    made(changed(setting("normalizer_spec", "add_dummy_prefix", False))),
+    made(changed(lambda model: setattr(model.pieces[1], "piece", "<other>"))),
+    made(changed(), {"<extra>": 700}),
+]
+merges = sys.modules["transformers.convert_slow_tokenizer"]
+ranked = merges.generate_merges
+merges.generate_merges = lambda *given: ranked(*given)[::-1]
+found.append(made(changed()))
+"""
+ADDED = """
+rows = len(sentencepiece.SentencePieceProcessor(model_file=given["model"]))
+behind = made(changed(), {"<image>": rows, "<other>": rows + 1})
+tokens = ("<image>", "<other>", "<pad>")
+found = [behind.token_to_id(each) - rows for each in tokens]
+behind.save(given["folder"] + "/tokenizer.json")
+Path(given["folder"], "tokenizer.model").unlink()
+taken = program.served_tokenizer(program.Job(given["folder"], {}, ("<image>", "<pad>")))
+found += [taken.token_to_id(each) - rows for each in tokens]
+"""
+
+
+@pytest.fixture
+def tokenizers(source: Path, ask: Ask, tmp_path: Path) -> Callable[[str], Any]:
+    """What a piece of code finds with the program that makes the tokenizer, in the engine's Python."""
+    given = {
+        "program": tokenizer_program.__file__,
+        "model": str(source / "tokenizer.model"),
+        "folder": str(tmp_path),
+    }
+    return lambda code: ask(TOKENIZERS + code, given)
+
+
+def test_runs_of_blanks_that_share_a_score_are_merged_as_the_original_merges_them(
+    tokenizers: Callable[[str], Any],
+) -> None:
+    assert tokenizers(RUNS) == []
+
+
+def test_a_tokenizer_that_would_split_otherwise_is_refused(tokenizers: Callable[[str], Any]) -> None:
+    """Of another kind, or damaged, or with other added tokens, or ranked otherwise by its library."""
+    assert tokenizers(REFUSALS) == [*["unknown_tokenizer"] * 8, "added_tokens", "split_otherwise"]
+
+
+def test_added_tokens_keep_their_ids_and_a_tokenizer_json_is_taken_where_there_is_no_model(
+    tokenizers: Callable[[str], Any],
+) -> None:
+    assert tokenizers(ADDED) == [0, 1, 2] * 2

@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import stat
-import struct
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,14 +28,12 @@ from vlsb.engines.hub import wanted_files
 from vlsb.engines.install import Engine
 from vlsb.engines.llava import build as llava_build
 from vlsb.engines.llava.convert import convert_llava, converted, read_manifest
-from vlsb.engines.llava.layout import plan_layout, plan_vocabulary
+from vlsb.engines.llava.layout import added_tokens, plan_layout, plan_vocabulary
 from vlsb.engines.llava.source import read_source, read_tower, tower_of, weight_files
-from vlsb.engines.llava.tokenizer import BLANK, merges, parse_pieces
 from vlsb.engines.llava.weights import (
     Job,
     Refused,
     expected_names,
-    header_of,
     opened,
     plan_parts,
     served_form,
@@ -47,43 +44,15 @@ from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
 from vlsb.steps import Step
 
-# A SentencePiece model and the checkpoint around it, as files.
+# An original checkpoint, as files.
+
+SPECIAL = ("<unk>", "<s>", "</s>")
 
 
-def field(number: int, value: int | bytes | float) -> bytes:
-    """One field of a protobuf message."""
-    if isinstance(value, bytes):
-        return varint(number * 8 + 2) + varint(len(value)) + value
-    if isinstance(value, float):
-        return varint(number * 8 + 5) + struct.pack("<f", value)
-    return varint(number * 8) + varint(value)
-
-
-def varint(value: int) -> bytes:
-    low, rest = value & 0x7F, value >> 7
-    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
-
-
-def piece(text: str, score: float, kind: int) -> bytes:
-    return field(1, field(1, text.encode()) + field(2, score) + field(3, kind))
-
-
-SPECIAL = piece("<unk>", 0.0, 2) + piece("<s>", 0.0, 3) + piece("</s>", 0.0, 3)
-BYTES = b"".join(piece(f"<0x{n:02X}>", 0.0, 6) for n in range(256))
-TRAINER = field(2, field(3, 2) + field(35, 1))
-NORMALIZER = field(3, field(1, b"identity") + field(3, 1) + field(4, 0))
-
-
-def sentencepiece_model(
-    count: int = 300, *, trainer: bytes = TRAINER, normalizer: bytes = NORMALIZER
-) -> bytes:
-    """A model of Llama's kind with so many pieces."""
-    words = [BLANK + BLANK, BLANK, "a", "b", "ab", BLANK + "a"]
-    words += [f"w{number}" for number in range(count - 259 - len(words))]
-    # A run of blanks has the worst score, as in Llama's own.
-    scores = [-1e9, -1e9, *(-float(number) for number in range(len(words) - 2))]
-    texts = b"".join(piece(word, score, 1) for word, score in zip(words, scores, strict=True))
-    return SPECIAL + BYTES + texts + trainer + normalizer
+def tokenizer(count: int = 300, added: Sequence[str] = ("<image>", "<pad>")) -> dict[str, Any]:
+    """What the engine's Python makes of a tokenizer with so many pieces, as far as it is looked at."""
+    tokens = [*enumerate(SPECIAL), *enumerate(added, start=count)]
+    return {"added_tokens": [{"id": number, "content": text} for number, text in tokens]}
 
 
 CONFIG: Mapping[str, Any] = {
@@ -142,7 +111,7 @@ def write_source(folder: Path, *, pieces: int = 300, **changes: Any) -> Path:
     bos = {"__type": "AddedToken", "content": "<s>", "lstrip": False}
     write(folder / "special_tokens_map.json", {"bos_token": bos, "pad_token": "<unk>"})
     write(folder / "tokenizer_config.json", {"model_max_length": 2048, "tokenizer_class": "LlamaTokenizer"})
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
+    (folder / "tokenizer.model").write_bytes(b"pieces")
     parts = {"lm_head.weight": "pytorch_model-00002-of-00002.bin", "model.norm.weight": PART}
     write(folder / "pytorch_model.bin.index.json", {"weight_map": parts})
     for name in {*parts.values(), "mm_projector.bin"}:
@@ -318,74 +287,20 @@ def test_only_vocabulary_rows_are_added_and_only_the_tower_changes_type() -> Non
         served_form(job, language, head, Shaped("float16", 299, 8))
 
 
-def test_a_header_places_its_tensors_one_behind_the_other() -> None:
-    header, total = header_of({"a": ("float16", [2, 3]), "b": ("float32", [])})
-
-    length = int.from_bytes(header[:8], "little")
-    described = json.loads(header[8:])
-    assert len(header) == 8 + length
-    assert length % 8 == 0
-    assert described["a"] == {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
-    assert described["b"] == {"dtype": "F32", "shape": [], "data_offsets": [12, 16]}
-    assert total == 16
-
-
-# The tokenizer.
-
-
-def test_pieces_are_read_with_their_scores_and_kinds() -> None:
-    pieces = parse_pieces(sentencepiece_model())
-
-    assert len(pieces) == 300
-    assert [each.text for each in pieces[:4]] == ["<unk>", "<s>", "</s>", "<0x00>"]
-    assert pieces[259].text == BLANK * 2
-    assert pieces[259].score == -1e9
-
-
-def test_what_sentencepiece_merges_last_is_merged_last() -> None:
-    """Two blanks are a piece early in the vocabulary, with the worst score."""
-    ranked = merges(parse_pieces(sentencepiece_model()))
-
-    assert ranked == [["a", "b"], [BLANK, "a"], [BLANK, BLANK]]
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        b"",
-        b"\xff\xff\xff",
-        sentencepiece_model()[:-1],
-        sentencepiece_model(trainer=field(2, field(3, 1) + field(35, 1))),
-        sentencepiece_model(trainer=field(2, field(3, 2))),
-        sentencepiece_model(normalizer=field(3, field(2, b"map"))),
-        sentencepiece_model(normalizer=field(3, field(4, 1))),
-        sentencepiece_model(normalizer=field(3, field(3, 0) + field(4, 0))),
-        sentencepiece_model()[len(SPECIAL) :],
-        sentencepiece_model() + piece("odd", 0.0, 9),
-    ],
-)
-def test_a_tokenizer_of_another_kind_is_refused(model: bytes, tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source")
-    (source / "tokenizer.model").write_bytes(model)
-
-    with pytest.raises(ConfigError, match="tokenizer"):
-        plan_vocabulary(read_source(source))
-
-
 # The small files.
 
 
 def layout_of(source: Path) -> dict[str, Any]:
     """Every JSON file of a converted checkpoint."""
     checkpoint = read_source(source)
-    layout = plan_layout(checkpoint, read_tower(source / "clip", checkpoint))
+    layout = plan_layout(checkpoint, read_tower(source / "clip", checkpoint), tokenizer())
     return {name: json.loads(raw) for name, raw in layout.files.items() if name.endswith(".json")}
 
 
 def test_the_vocabulary_of_the_published_version_comes_out(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", pieces=32000)
 
-    vocabulary = plan_vocabulary(read_source(source))
+    vocabulary = plan_vocabulary(read_source(source), tokenizer(32000))
 
     assert (vocabulary.image_id, vocabulary.pad_id) == (32000, 32001)
     assert (vocabulary.rows, vocabulary.grown_rows) == (32000, 32064)
@@ -393,24 +308,26 @@ def test_the_vocabulary_of_the_published_version_comes_out(tmp_path: Path) -> No
 
 def test_tokens_that_are_there_already_add_no_rows(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", vocab_size=302)
-    write(source / "added_tokens.json", {"<image>": 300, "<pad>": 301})
 
-    vocabulary = plan_vocabulary(read_source(source))
+    vocabulary = plan_vocabulary(read_source(source), tokenizer(300))
 
     assert (vocabulary.image_id, vocabulary.grown_rows) == (300, 302)
 
 
-def test_a_tokenizer_json_is_taken_where_there_is_no_model(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source", vocab_size=302)
+def test_tokens_without_ids_are_refused(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    write(source / "added_tokens.json", {"<image>": "behind"})
+
+    with pytest.raises(ConfigError, match="does not list tokens with their ids"):
+        added_tokens(read_source(source))
+
+
+def test_a_source_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
     (source / "tokenizer.model").unlink()
-    added = [{"id": 1, "content": "<s>"}, {"id": 300, "content": "<image>"}]
-    write(source / "tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": added})
 
-    vocabulary = plan_vocabulary(read_source(source))
-
-    assert (vocabulary.image_id, vocabulary.pad_id, vocabulary.grown_rows) == (300, 301, 302)
-    kept = json.loads(vocabulary.files["tokenizer.json"])["added_tokens"]
-    assert [each["content"] for each in kept] == ["<s>", "<image>", "<pad>"]
+    with pytest.raises(ConfigError, match=r"neither tokenizer\.model nor tokenizer\.json"):
+        read_source(source)
 
 
 def test_the_served_config_has_both_models_and_the_image_token(tmp_path: Path) -> None:
@@ -558,6 +475,9 @@ import json, os, sys, time
 from pathlib import Path
 
 job = json.loads(sys.stdin.read())
+if sys.argv[-1].endswith("tokenizer.py"):
+    {tokenizer}
+    sys.exit()
 out = Path(job["out"])
 (out.parent / "seen environment").write_text(json.dumps(dict(os.environ)))
 (out.parent / "seen arguments").write_text(json.dumps(sys.argv[1:]))
@@ -582,10 +502,14 @@ say(done=["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 """
 
 
-def stand_in(folder: Path, then: str = WHOLE) -> Engine:
-    """An engine whose Python is a program that does as `then` says after its first file."""
+def stand_in(folder: Path, then: str = WHOLE, *, answer: Mapping[str, Any] | None = None) -> Engine:
+    """An engine whose Python is a program that does as `then` says after its first file.
+
+    `answer` is what it says when it is asked for the tokenizer; anything but a tokenizer with exit code 0.
+    """
     path = folder / "python"
-    path.write_text(STAND_IN.format(python=sys.executable, then=then))
+    said = json.dumps({"tokenizer": tokenizer()} if answer is None else answer)
+    path.write_text(STAND_IN.format(python=sys.executable, then=then, tokenizer=f"print({said!r})"))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return Engine(folder / "vllm", "0.32.0", path, is_cpu=True, prefix=folder)
 
@@ -603,7 +527,10 @@ def test_the_folder_appears_whole_with_an_index_and_a_manifest(tmp_path: Path) -
 
     out = tmp_path / "new" / "out"
     assert count == 2
-    assert heard == [Step("converting", "model-00001-of-00002.safetensors", 0, 8)]
+    assert heard == [
+        Step("inspecting", "tokenizer"),
+        Step("converting", "model-00001-of-00002.safetensors", 0, 8),
+    ]
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert index["weight_map"] == {
         "a": "model-00001-of-00002.safetensors",
@@ -657,6 +584,36 @@ def test_a_conversion_that_fails_leaves_no_folder_and_goes_on_later(
     assert not (tmp_path / "out").exists()
     convert(source, tmp_path / "out", stand_in(tmp_path))
     assert (tmp_path / "out" / first.name).stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "said"),
+    [
+        ({"error": "unknown_tokenizer"}, ConfigError, "not one of LLaVA v1.5"),
+        ({"error": "added_tokens"}, ConfigError, "with ids behind"),
+        ({"error": "split_otherwise"}, ConfigError, "split texts otherwise"),
+        ({}, ServerError, "the engine's Python"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_made_ends_it_before_any_work(
+    answer: Mapping[str, Any], error: type[VlsbError], said: str, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "source")
+
+    with pytest.raises(error, match=said):
+        convert(source, tmp_path / "out", stand_in(tmp_path, answer=answer))
+
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_another_tokenizer_is_another_conversion(tmp_path: Path) -> None:
+    """The weights alone do not say what comes out."""
+    source = write_source(tmp_path / "source")
+    convert(source, tmp_path / "out", stand_in(tmp_path))
+    (source / "tokenizer.model").write_bytes(b"other pieces")
+
+    with pytest.raises(ConfigError, match="is not this conversion"):
+        convert(source, tmp_path / "out", stand_in(tmp_path))
 
 
 def test_the_end_of_the_programs_stderr_is_told(tmp_path: Path) -> None:
@@ -799,7 +756,8 @@ def test_a_conversion_that_was_killed_at_any_point_is_known_as_ours(tmp_path: Pa
     partial = tmp_path / "out.partial"
     convert(source, partial, stand_in(tmp_path))
     first = "model-00001-of-00002"
-    for half in (f"{first}.unfinished.safetensors", f"{first}.safetensors.record.json.unfinished"):
+    halves = (f"{first}.unfinished.safetensors", f"{first}.safetensors.record.json.unfinished", ".tmpab12")
+    for half in halves:
         (partial / half).write_bytes(b"half")
     # Its record went into the manifest.
     (partial / f"{first}.safetensors").unlink()

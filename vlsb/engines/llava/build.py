@@ -1,6 +1,6 @@
 """Building a converted LLaVA in a `.partial` folder beside its place, where it appears when it is whole.
 
-The tensors are moved by `llava_weights.py` in an engine's own Python, since only that has torch. Files that
+The tensors are moved by `weights.py` in an engine's own Python, since only that has torch. Files that
 a killed conversion finished are kept. The manifest lists the checksum of every tensor, each verified by
 reading it back from the disk.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from vlsb import strict_json
@@ -26,17 +27,19 @@ from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
 from vlsb.files import FileLock, sync_directory, sync_file
 from vlsb.models.profile import FAMILIES, shipped_config
 from vlsb.records import Untrusted
-from vlsb.steps import OnProgress, Step
+from vlsb.steps import OnProgress, Step, ignore
 
 MANIFEST = "conversion.json"
 INDEX = "model.safetensors.index.json"
-FORMAT = 1
+FORMAT = 2
 # In the result too: by it a conversion is known again. It differs between machines, so it is no part of
 # what the result is, and hidden from whoever takes a digest of that.
 _MARK = ".conversion-source"
 # A file of weights with its record, finished or not.
 _PART = re.compile(
-    r"model-\d+-of-\d+(?:\.unfinished)?\.safetensors(?:\.record\.json(?:\.unfinished)?)?", re.ASCII
+    # safetensors writes under a name of its own first.
+    r"\.tmp\w+|model-\d+-of-\d+(?:\.unfinished)?\.safetensors(?:\.record\.json(?:\.unfinished)?)?",
+    re.ASCII,
 )
 _MARGIN_BYTES = 64 * 1024 * 1024
 # What a program needs of an environment that may hold keys.
@@ -49,6 +52,9 @@ _REFUSALS: Mapping[str, str] = {
     "wrong_rows": "its vocabulary is not as long as config.json says",
     "wrong_dtype": "a tensor of a type that cannot be served",
     "unreadable_file": "a file of weights cannot be read; fetch it again",
+    "unknown_tokenizer": "its tokenizer is not one of LLaVA v1.5",
+    "added_tokens": "added_tokens.json does not list tokens with ids behind those of its tokenizer",
+    "split_otherwise": "with this engine its tokenizer would split texts otherwise than the original",
     "unsafe_file": "a file holds more than tensors and was not loaded",
 }
 
@@ -87,13 +93,56 @@ class Conversion:
         return sum(path.stat().st_size for path in files) + _MARGIN_BYTES
 
 
-async def build(
-    conversion: Conversion,
-    destination: Path,
-    python: Path,
-    environment: Mapping[str, str],
-    on_progress: OnProgress,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How programs of ours are run in an engine's Python, and what they are about: for their errors."""
+
+    python: Path
+    environment: Mapping[str, str]
+    source: Path
+    destination: Path
+
+    async def answer(
+        self, program: ModuleType, job: Mapping[str, Any], name: str, on_progress: OnProgress = ignore
+    ) -> Any:
+        """What a program has under a name in the last thing it says; its stages go to `on_progress`."""
+
+        def hear(said: Mapping[str, Any]) -> None:
+            if "stage" in said:
+                on_progress(
+                    Step(said["stage"], said["file"], said.get("done_bytes", 0), said.get("total_bytes"))
+                )
+
+        passed_on = {each: self.environment[each] for each in _PASSED_ON if each in self.environment}
+        assert program.__file__ is not None
+        end = await run_script(self.python, program.__file__, job, environment=passed_on, hear=hear)
+        if end.code != 0 or name not in end.last:
+            raise self._failure(end)
+        return end.last[name]
+
+    def _failure(self, end: ScriptEnd) -> VlsbError:
+        reason, subject = str(end.last.get("error")), str(end.last.get("subject", ""))
+        detail = Untrusted(subject) if subject else None
+        if reason in _REFUSALS:
+            return ConfigError(f"{self.source}: {_REFUSALS[reason]}", detail=detail)
+        if reason == "disk_full":
+            folder = self.destination.parent
+            return StoreError(f"no room left in {folder}. Make room and start again: it goes on.")
+        if reason == "damaged_on_disk":
+            return StoreError(
+                f"{self.destination}: what was written reads back differently. Check the disk", detail=detail
+            )
+        if reason == "system":
+            return StoreError(f"{self.destination}: a file cannot be read or written", detail=detail)
+        if end.code < 0:
+            return ServerError(
+                f"the conversion was killed by signal {-end.code}; if that was for memory, free some. Start "
+                "again: it goes on with the file it was at."
+            )
+        return ServerError("the conversion failed in the engine's Python", detail=end.complaints)
+
+
+async def build(conversion: Conversion, destination: Path, script: Script, on_progress: OnProgress) -> None:
     """Convert into a folder that does not exist yet, or finish what an earlier conversion began there."""
     partial = destination.with_name(destination.name + ".partial")
     try:
@@ -104,7 +153,8 @@ async def build(
                 return
             _start_over_unless(partial, conversion.digest)
             _require_room(partial, conversion)
-            files = await _moved(conversion.job(partial), python, environment, on_progress)
+            job = asdict(conversion.job(partial))
+            files = await script.answer(llava_weights, job, "done", on_progress)
             _complete(partial, conversion, files)
             _place(partial, destination)
     except OSError as error:
@@ -178,44 +228,6 @@ def _require_room(partial: Path, conversion: Conversion) -> None:
             f"no room in {partial.parent}: the converted weights take {needed / 1e9:.1f} GB more, and "
             f"{free / 1e9:.1f} GB are free. Make room, or convert into another folder."
         )
-
-
-async def _moved(
-    job: llava_weights.Job, python: Path, environment: Mapping[str, str], on_progress: OnProgress
-) -> list[str]:
-    """Have the tensors moved; returns the files that hold them."""
-
-    def heard(said: Mapping[str, Any]) -> None:
-        if "stage" in said:
-            done, total = said.get("done_bytes", 0), said.get("total_bytes")
-            on_progress(Step(said["stage"], said["file"], done, total))
-
-    passed_on = {name: environment[name] for name in _PASSED_ON if name in environment}
-    end = await run_script(python, llava_weights.__file__, asdict(job), environment=passed_on, hear=heard)
-    files = end.last.get("done")
-    if end.code == 0 and isinstance(files, list):
-        return files
-    raise _failure(end, job)
-
-
-def _failure(end: ScriptEnd, job: llava_weights.Job) -> VlsbError:
-    reason, subject = str(end.last.get("error")), Untrusted(str(end.last.get("subject", "")))
-    if reason in _REFUSALS:
-        return ConfigError(f"{Path(job.language[0]).parent}: {_REFUSALS[reason]}", detail=subject)
-    if reason == "disk_full":
-        return StoreError(f"no room left in {Path(job.out).parent}. Make room and start again: it goes on.")
-    if reason == "damaged_on_disk":
-        return StoreError(
-            f"{job.out}: what was written reads back differently. Check the disk", detail=subject
-        )
-    if reason == "system":
-        return StoreError(f"{job.out}: a file cannot be read or written", detail=subject)
-    if end.code < 0:
-        return ServerError(
-            f"the conversion was killed by signal {-end.code}; if that was for memory, free some. Start "
-            "again: it goes on with the file it was at."
-        )
-    return ServerError("the conversion failed in the engine's Python", detail=end.complaints)
 
 
 def _complete(partial: Path, conversion: Conversion, files: Sequence[str]) -> None:

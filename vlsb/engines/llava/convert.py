@@ -10,21 +10,18 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsb import strict_json
 from vlsb.engines.hub import fetch_checkpoint
-from vlsb.engines.llava.build import (
-    FORMAT,
-    MANIFEST,
-    Conversion,
-    build,
-    read_mark,
-)
-from vlsb.engines.llava.layout import plan_layout
+from vlsb.engines.llava import tokenizer as llava_tokenizer
+from vlsb.engines.llava.build import FORMAT, MANIFEST, Conversion, Script, build, read_mark
+from vlsb.engines.llava.layout import IMAGE, PAD, added_tokens, plan_layout
 from vlsb.engines.llava.source import (
     SERVED_ARCHITECTURE,
+    Checkpoint,
     architecture,
     fingerprint,
     read_config,
@@ -35,7 +32,7 @@ from vlsb.engines.llava.source import (
 )
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, ServerError
-from vlsb.steps import OnProgress
+from vlsb.steps import OnProgress, Step
 
 if TYPE_CHECKING:
     from vlsb.engines.install import Engine
@@ -59,11 +56,11 @@ async def converted(
     folder = await _folder(weights, revision, offline=offline, on_progress=on_progress)
     if architecture(read_config(folder)) == SERVED_ARCHITECTURE:
         return folder
-    conversion = await _prepared(folder, vision_tower, offline=offline, on_progress=on_progress)
+    source, tower, digest = await _sources(folder, vision_tower, offline=offline, on_progress=on_progress)
     # Named as the weights are: where the name counts, the same weights have the same on every machine.
-    destination = places.converted / conversion.digest[:32] / _name(weights)
-    if read_mark(destination) != conversion.digest:
-        await build(conversion, destination, engine_python(engine), environment, on_progress)
+    destination = places.converted / digest[:32] / _name(weights)
+    if read_mark(destination) != digest:
+        await _build(source, tower, digest, destination, engine, environment, on_progress)
     return destination
 
 
@@ -83,10 +80,10 @@ async def convert_llava(
     A folder that already holds this very conversion is left as it is.
     """
     folder = await _folder(weights, revision, offline=offline, on_progress=on_progress)
-    conversion = await _prepared(folder, vision_tower, offline=offline, on_progress=on_progress)
-    if read_mark(destination) != conversion.digest:
+    source, tower, digest = await _sources(folder, vision_tower, offline=offline, on_progress=on_progress)
+    if read_mark(destination) != digest:
         _require_absent(destination)
-        await build(conversion, destination, engine_python(engine), environment, on_progress)
+        await _build(source, tower, digest, destination, engine, environment, on_progress)
     return len(read_manifest(destination)["tensors"])
 
 
@@ -134,16 +131,33 @@ def _local_folder(weights: str) -> Path | None:
     return None
 
 
-async def _prepared(
+async def _sources(
     folder: Path, vision_tower: str | None, *, offline: bool, on_progress: OnProgress
-) -> Conversion:
+) -> tuple[Checkpoint, Checkpoint, str]:
+    """An original checkpoint, its tower, and a digest of both."""
     source = read_source(folder)
     tower_folder = await _folder(
         tower_of(source, vision_tower), None, offline=offline, on_progress=on_progress
     )
     tower = read_tower(tower_folder, source)
-    layout = plan_layout(source, tower)
-    written = {name: hashlib.sha256(raw).hexdigest() for name, raw in layout.files.items()}
-    facts = [FORMAT, fingerprint(source), fingerprint(tower), written]
-    digest = hashlib.sha256(strict_json.dumps(facts).encode("ascii")).hexdigest()
-    return Conversion(source, tower, layout, digest)
+    facts = [FORMAT, fingerprint(source), fingerprint(tower)]
+    return source, tower, hashlib.sha256(strict_json.dumps(facts).encode("ascii")).hexdigest()
+
+
+async def _build(
+    source: Checkpoint,
+    tower: Checkpoint,
+    digest: str,
+    destination: Path,
+    engine: Engine,
+    environment: Mapping[str, str],
+    on_progress: OnProgress,
+) -> None:
+    """Plan everything but the tensors, then build. The tokenizer is made in the engine's Python too."""
+    python = engine_python(engine)
+    on_progress(Step("inspecting", "tokenizer"))
+    job = llava_tokenizer.Job(str(source.folder.resolve()), added_tokens(source), (IMAGE, PAD))
+    script = Script(python, environment, source.folder, destination)
+    tokenizer = await script.answer(llava_tokenizer, asdict(job), "tokenizer")
+    conversion = Conversion(source, tower, plan_layout(source, tower, tokenizer), digest)
+    await build(conversion, destination, script, on_progress)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
 from vlsb.engines.llava.source import SERVED_ARCHITECTURE, Checkpoint, count, read_object
-from vlsb.engines.llava.tokenizer import added_token, described_token, parse_pieces, tokenizer_json
 from vlsb.errors import ConfigError
 
 IMAGE, PAD = "<image>", "<pad>"
@@ -49,6 +47,7 @@ _VISION_KEYS = (
 )
 _DTYPES = ("float16", "bfloat16", "float32")
 _PREPROCESSOR = "preprocessor_config.json"
+_PLAIN_TOKEN = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +70,17 @@ class Layout:
     dtype: str
 
 
-def plan_layout(source: Checkpoint, tower: Checkpoint) -> Layout:
-    """The served files of an original checkpoint; ConfigError says what it lacks."""
+def plan_layout(source: Checkpoint, tower: Checkpoint, tokenizer: Mapping[str, Any]) -> Layout:
+    """The served files of an original checkpoint; ConfigError says what it lacks.
+
+    `tokenizer` is what its tokenizer.json will hold, with IMAGE and PAD among the added tokens.
+    """
     dtype = source.config.get("torch_dtype")
     if dtype not in _DTYPES:
         raise ConfigError(
             f"{source.folder / 'config.json'}: torch_dtype must be one of {', '.join(_DTYPES)}."
         )
-    vocabulary = plan_vocabulary(source)
+    vocabulary = plan_vocabulary(source, tokenizer)
     strategy = _feature_strategy(source)
     files = {
         "config.json": _config(source, tower, vocabulary, strategy),
@@ -180,58 +182,31 @@ def _preprocessor(source: Checkpoint, tower: Checkpoint) -> Mapping[str, Any]:
 # The tokenizer.
 
 
-def plan_vocabulary(source: Checkpoint) -> Vocabulary:
-    """The tokenizer with `<image>` and `<pad>`, which follow its last token if it lacks them."""
+def plan_vocabulary(source: Checkpoint, tokenizer: Mapping[str, Any]) -> Vocabulary:
+    """The files of a tokenizer, and the rows that the weights need for its last token."""
     rows = count(source, "vocab_size")
-    model = source.folder / "tokenizer.model"
-    if model.is_file():
-        tokenizer, known = _from_sentencepiece(source, model)
-    else:
-        tokenizer, known = _from_tokenizer_json(source)
-    next_id = max(known.values()) + 1
-    added: dict[str, int] = {}
-    for text in (IMAGE, PAD):
-        if text not in known:
-            added[text] = next_id + len(added)
-    ids = known | added
-    needed = max(ids[IMAGE], ids[PAD]) + 1
-    grown = rows if needed <= rows else -(-needed // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    tokenizer["added_tokens"] += [added_token(number, text) for text, number in added.items()]
     special = {each["content"]: each["id"] for each in tokenizer["added_tokens"]}
+    needed = max(special[IMAGE], special[PAD]) + 1
+    grown = rows if needed <= rows else -(-needed // ROWS_MULTIPLE) * ROWS_MULTIPLE
     files = {
         "tokenizer.json": strict_json.dumps(tokenizer).encode("ascii"),
         "tokenizer_config.json": json_bytes(_tokenizer_config(source, special)),
         "special_tokens_map.json": json_bytes(_named_tokens(source)),
-        "added_tokens.json": json_bytes({text: ids[text] for text in (IMAGE, PAD)}),
+        "added_tokens.json": json_bytes({text: special[text] for text in (IMAGE, PAD)}),
     }
+    model = source.folder / "tokenizer.model"
     if model.is_file():
         files["tokenizer.model"] = model.read_bytes()
-    return Vocabulary(files, ids[IMAGE], ids[PAD], rows, grown)
+    return Vocabulary(files, special[IMAGE], special[PAD], rows, grown)
 
 
-def _from_sentencepiece(source: Checkpoint, model: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    try:
-        pieces = parse_pieces(model.read_bytes())
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{model}: not the tokenizer of a LLaVA v1.5 checkpoint.") from error
+def added_tokens(source: Checkpoint) -> dict[str, int]:
+    """The tokens that an original checkpoint has behind those of its `tokenizer.model`, with their ids."""
     path = source.folder / "added_tokens.json"
-    added = dict(read_object(path)) if path.is_file() else {}
-    if not all(isinstance(number, int) and number >= len(pieces) for number in added.values()):
-        raise ConfigError(f"{path} does not list tokens with ids behind those of {model.name}.")
-    return tokenizer_json(pieces, added), {piece.text: n for n, piece in enumerate(pieces)} | added
-
-
-def _from_tokenizer_json(source: Checkpoint) -> tuple[dict[str, Any], dict[str, int]]:
-    path = source.folder / "tokenizer.json"
-    if not path.is_file():
-        raise ConfigError(f"{source.folder} has no tokenizer: neither tokenizer.model nor tokenizer.json.")
-    tokenizer = dict(read_object(path))
-    try:
-        known = {str(text): int(number) for text, number in tokenizer["model"]["vocab"].items()}
-        known |= {str(each["content"]): int(each["id"]) for each in tokenizer["added_tokens"]}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}: a tokenizer of an unknown form.") from error
-    return tokenizer | {"added_tokens": list(tokenizer["added_tokens"])}, known
+    found = read_object(path) if path.is_file() else {}
+    if not all(isinstance(number, int) for number in found.values()):
+        raise ConfigError(f"{path} does not list tokens with their ids.")
+    return dict(found)
 
 
 def _tokenizer_config(source: Checkpoint, special: Mapping[str, int]) -> Mapping[str, Any]:
@@ -242,7 +217,7 @@ def _tokenizer_config(source: Checkpoint, special: Mapping[str, int]) -> Mapping
         "add_bos_token": found.get("add_bos_token", True),
         "add_eos_token": found.get("add_eos_token", False),
         "added_tokens_decoder": {
-            str(number): described_token(text)
+            str(number): {"content": text, **_PLAIN_TOKEN, "special": True}
             for text, number in sorted(special.items(), key=lambda each: each[1])
         },
         "clean_up_tokenization_spaces": False,

@@ -6,6 +6,7 @@ image markers) is refused with the reason. Names in these files are a stranger's
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ def read_source(folder: Path) -> Checkpoint:
             detail=Untrusted(architecture(config) or "no architecture"),
         )
     _refuse_other_llava(folder, config)
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        raise ConfigError(f"{folder} has no tokenizer: neither tokenizer.model nor tokenizer.json.")
     return Checkpoint(folder, config, weight_files(folder))
 
 
@@ -166,7 +169,9 @@ def _checked(files: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 def fingerprint(checkpoint: Checkpoint) -> list[Any]:
-    """What tells a checkpoint's weights from others, as JSON: where they lie, sizes, times of change."""
+    """What tells a checkpoint from others, as JSON: place, size and time of its weights, small files."""
     states = [(path.name, path.stat()) for path in checkpoint.weights]
-    files = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
-    return [str(checkpoint.folder.resolve()), files]
+    weights = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+    small = [path for path in sorted(checkpoint.folder.iterdir()) if path.suffix in (".json", ".model")]
+    digests = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in small]
+    return [str(checkpoint.folder.resolve()), weights, digests]

@@ -1,179 +1,119 @@
-"""The original's SentencePiece model as a `tokenizer.json` that splits text exactly as the original does.
+"""The original's tokenizer as a `tokenizer.json` that splits text exactly as the original does.
+
+A program of its own, run by the Python of an engine environment (tokenizers, sentencepiece, transformers): it
+imports nothing of ours, reads its job as JSON from stdin and answers with one JSON object on stdout.
 
 The original loader cuts a prompt at `<image>` and tokenises each piece as a text of its own, so each gets
 SentencePiece's leading blank: `<image>`, blank, newline. Here the blank is put before each piece between
-special tokens, which is the same. An engine that makes its own tokenizer out of `tokenizer.model` may leave
-it out, and may rank runs of blanks first, which changes every text with two blanks in a row.
+special tokens, which is the same. The classes of transformers put no second blank before a text that begins
+with one, and rank pairs by their ids, which changes every text with two blanks in a row: only their ranking
+by scores is taken.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+import importlib
+import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
+SPECIAL = ("<unk>", "<s>", "</s>")
+# Of SentencePiece: a piece of text, and a model of byte pairs.
+_NORMAL, _BYTE_PAIRS = 1, 2
+_PROBES = (
+    "A chat between a curious human and an assistant. USER: ",
+    "\nWhat  is   shown,    12,345 \t caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{GRINNING FACE}? ASSISTANT:",
+    "  " * 9 + "def run():\n" + " " * 7 + "return 1",
+)
 
 
-class Kind(IntEnum):
-    """What SentencePiece calls the type of a piece."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    BYTE = 6
+class Refused(Exception):
+    """A tokenizer that cannot be converted; its only argument is a code of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One piece of a vocabulary; its id is its position. The best score is merged first."""
+@dataclass(frozen=True)
+class Job:
+    """A folder with `tokenizer.model` or else `tokenizer.json`; tokens behind a model's with their ids.
 
-    text: str
-    score: float
-    kind: Kind
+    `wanted` are the special tokens that it must have; those that it lacks follow its last one.
+    """
 
-
-def parse_pieces(model: bytes) -> list[Piece]:
-    """The vocabulary of a `tokenizer.model` as Llama has it; ValueError for any other kind of file."""
-    pieces: list[Piece] = []
-    trainer: Mapping[int, Any] = {}
-    normalizer: Mapping[int, Any] = {}
-    for number, value in _fields(model):
-        if number == 1:
-            pieces.append(_piece(dict(_fields(value))))
-        elif number == 2:
-            trainer = dict(_fields(value))
-        elif number == 3:
-            normalizer = dict(_fields(value))
-    # Byte pair encoding with byte fallback; text is taken as it is, with a blank before it.
-    is_llama = trainer.get(3) == 2 and trainer.get(35) == 1
-    if not is_llama or normalizer.get(2) or normalizer.get(3, 1) != 1 or normalizer.get(4, 1) != 0:
-        raise ValueError("not Llama's kind of SentencePiece model")
-    if [each.text for each in pieces[:3]] != ["<unk>", "<s>", "</s>"]:
-        raise ValueError("it does not begin with <unk>, <s> and </s>")
-    return pieces
+    folder: str
+    added: Mapping[str, int]
+    wanted: tuple[str, ...]
 
 
-def _piece(fields: Mapping[int, Any]) -> Piece:
-    (score,) = struct.unpack("<f", fields.get(2, bytes(4)))
-    return Piece(fields[1].decode("utf-8"), score, Kind(fields.get(3, Kind.NORMAL)))
+def served_tokenizer(job: Job) -> Any:
+    """The tokenizer to serve, an object of the `tokenizers` library; Refused if it would split otherwise."""
+    tokenizers = importlib.import_module("tokenizers")
+    model = Path(job.folder) / "tokenizer.model"
+    if model.is_file():
+        tokenizer = from_sentencepiece(model)
+    else:
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(model.with_suffix(".json")))
+        # The library knows no class for a file that is none.
+        except Exception as error:
+            raise Refused("unknown_tokenizer") from error
+    for text in (*sorted(job.added, key=job.added.__getitem__), *job.wanted):
+        tokenizer.add_special_tokens([tokenizers.AddedToken(text, normalized=False)])
+    if any(tokenizer.token_to_id(text) != number for text, number in job.added.items()):
+        raise Refused("added_tokens")
+    return tokenizer
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message: numbers as they are, everything else as bytes."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    def take(count: int) -> bytes:
-        nonlocal position
-        taken = message[position : position + count]
-        if len(taken) != count:
-            raise ValueError("cut short")
-        position += count
-        return taken
-
+def from_sentencepiece(path: Path) -> Any:
+    """What splits as a `tokenizer.model` does; Refused for one that is not of Llama's kind."""
+    tokenizers = importlib.import_module("tokenizers")
+    generate_merges = importlib.import_module("transformers.convert_slow_tokenizer").generate_merges
+    proto = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
     try:
-        while position < len(message):
-            number, wire = divmod(varint(), 8)
-            if wire == 0:
-                yield number, varint()
-            elif wire in (1, 5):
-                yield number, take(8 if wire == 1 else 4)
-            elif wire == 2:
-                yield number, take(varint())
-            else:
-                raise ValueError("not a protobuf message")
-    except IndexError as error:
-        raise ValueError("cut short") from error
+        proto.ParseFromString(path.read_bytes())
+        original = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(path))
+    # The libraries have classes of their own for a damaged file.
+    except Exception as error:
+        raise Refused("unknown_tokenizer") from error
+    # Byte pairs with byte fallback; text is taken as it is, with a blank before it.
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    is_llama = trainer.model_type == _BYTE_PAIRS and trainer.byte_fallback and normalizer.add_dummy_prefix
+    is_plain = not normalizer.precompiled_charsmap and not normalizer.remove_extra_whitespaces
+    if not is_llama or not is_plain or tuple(each.piece for each in proto.pieces[:3]) != SPECIAL:
+        raise Refused("unknown_tokenizer")
+    vocabulary = {each.piece: number for number, each in enumerate(proto.pieces)}
+    scores = [(each.piece, each.score) for each in proto.pieces if each.type == _NORMAL]
+    merges = generate_merges(vocabulary, scores)
+    bpe = tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(bpe)
+    tokenizer.add_special_tokens([tokenizers.AddedToken(each, normalized=False) for each in SPECIAL])
+    put_first, replace = tokenizers.normalizers.Prepend, tokenizers.normalizers.Replace
+    tokenizer.normalizer = tokenizers.normalizers.Sequence([put_first(BLANK), replace(" ", BLANK)])
+    decoders = tokenizers.decoders
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
+    )
+    for text in _PROBES:
+        if tokenizer.encode(text, add_special_tokens=False).ids != original.encode(text):
+            raise Refused("split_otherwise")
+    return tokenizer
 
 
-def merges(pieces: Sequence[Piece]) -> list[list[str]]:
-    """The pairs that make a piece, best first, as SentencePiece ranks them."""
-    ids = {piece.text: number for number, piece in enumerate(pieces) if piece.kind is Kind.NORMAL}
-    ranked = []
-    for piece in pieces:
-        if piece.kind is not Kind.NORMAL:
-            continue
-        splits = ((piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text)))
-        pairs = [(left, right) for left, right in splits if left in ids and right in ids]
-        ranked += [(-piece.score, left, right) for left, right in sorted(pairs, key=lambda p: ids[p[0]])]
-    # Python's sort keeps the vocabulary's order between equal scores.
-    return [[left, right] for _, left, right in sorted(ranked, key=lambda each: each[0])]
+def main() -> int:
+    """Read the job, say the tokenizer or why there is none."""
+    try:
+        tokenizer = served_tokenizer(Job(**json.loads(sys.stdin.read())))
+    except Refused as refused:
+        sys.stdout.write(json.dumps({"error": str(refused)}) + "\n")
+        return 1
+    sys.stdout.write(json.dumps({"tokenizer": json.loads(tokenizer.to_str())}) + "\n")
+    return 0
 
 
-def tokenizer_json(pieces: Sequence[Piece], added: Mapping[str, int]) -> dict[str, Any]:
-    """The contents of `tokenizer.json`: this vocabulary, its special tokens, and those that are added."""
-    special = {piece.text: number for number, piece in enumerate(pieces[:3])} | dict(added)
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [added_token(number, text) for text, number in special.items()],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": BLANK},
-                {"type": "Replace", "pattern": {"String": " "}, "content": BLANK},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [_special_step("<s>", 0), {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [
-                _special_step("<s>", 0),
-                {"Sequence": {"id": "A", "type_id": 0}},
-                _special_step("<s>", 1),
-                {"Sequence": {"id": "B", "type_id": 1}},
-            ],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": BLANK}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {piece.text: number for number, piece in enumerate(pieces)},
-            "merges": merges(pieces),
-        },
-    }
-
-
-def added_token(number: int, text: str) -> dict[str, Any]:
-    """A special token as `tokenizer.json` lists it."""
-    return {"id": number, "content": text} | described_token(text) | {"special": True}
-
-
-def described_token(text: str) -> dict[str, Any]:
-    """A special token as `tokenizer_config.json` describes it, beside its id."""
-    plain = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
-    return {"content": text, **plain, "special": True}
-
-
-def _special_step(text: str, type_id: int) -> dict[str, Any]:
-    return {"SpecialToken": {"id": text, "type_id": type_id}}
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"
@@ -31,8 +31,7 @@ _COMPUTED = re.compile(r"\.(?:rotary_emb\.inv_freq|embeddings\.position_ids)$")
 # What a whole CLIP has beside its vision tower.
 _TEXT_SIDE = re.compile(r"(?:text_model\.|text_projection|visual_projection|logit_scale)")
 _PROJECTOR = {"0": "linear_1", "2": "linear_2"}
-_DTYPE_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-_DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+_DTYPES = ("float16", "bfloat16", "float32")
 _SAY_EVERY_BYTES = 64 * 1024 * 1024
 
 
@@ -194,7 +193,7 @@ def _unpickled(path: str) -> Mapping[str, Any]:
 def served_form(job: Job, part: Part, name: str, tensor: Any) -> tuple[str, list[int]]:
     """Type and shape of a tensor as it is served: the tower in the model's type, vocabulary rows added."""
     dtype = job.dtype if part.is_tower else str(tensor.dtype).removeprefix("torch.")
-    if dtype not in _DTYPE_NAMES:
+    if dtype not in _DTYPES:
         raise Refused("wrong_dtype", f"{part.names[name]}: {dtype}")
     shape = list(tensor.shape)
     if name in (EMBEDDING, HEAD):
@@ -215,13 +214,16 @@ def served_tensor(tensor: Any, dtype: str, shape: Sequence[int]) -> Any:
     if added:
         mean = tensor.to(torch.float64).mean(dim=0, keepdim=True).to(tensor.dtype)
         tensor = torch.cat([tensor, mean.expand(added, -1)])
-    return tensor.to(getattr(torch, dtype))
+    tensor = tensor.to(getattr(torch, dtype)).contiguous()
+    # safetensors takes no two tensors that share memory, as pickled ones may.
+    is_part = tensor.untyped_storage().nbytes() != tensor.nbytes
+    return tensor.clone() if is_part else tensor
 
 
 def raw_bytes(tensor: Any) -> memoryview:
     """The bytes of a tensor as safetensors stores them."""
     torch = importlib.import_module("torch")
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
 # Writing.
@@ -261,40 +263,28 @@ def say(fields: Mapping[str, Any]) -> None:
 
 
 def write_part(job: Job, part: Part, path: Path, *, shown: str) -> dict[str, Entry]:
-    """Write one file, one tensor in memory at a time; the checksums are of what was meant to be written."""
+    """Write one file; the checksums are of what was meant to be written.
+
+    Tensors whose form does not change stay in the mapped source until they are written.
+    """
+    safetensors = importlib.import_module("safetensors")
+    entries: dict[str, Entry] = {}
     with opened(part.source) as (_, get):
         forms = {name: served_form(job, part, name, get(part.names[name])) for name in sorted(part.names)}
-        header, total = header_of(forms)
-        progress = Progress("converting", shown, total)
-        entries: dict[str, Entry] = {}
-        with path.open("wb") as file:
-            file.write(header)
-            for name, (dtype, shape) in forms.items():
-                raw = raw_bytes(served_tensor(get(part.names[name]), dtype, shape))
-                file.write(raw)
-                entries[name] = Entry(dtype, tuple(shape), hashlib.sha256(raw).hexdigest())
-                progress.add(len(raw))
-            _to_disk(file)
+        tensors = {name: served_tensor(get(part.names[name]), *form) for name, form in forms.items()}
+        progress = Progress("converting", shown, sum(each.nbytes for each in tensors.values()))
+        for name, (dtype, shape) in forms.items():
+            raw = raw_bytes(tensors[name])
+            entries[name] = Entry(dtype, tuple(shape), hashlib.sha256(raw).hexdigest())
+            progress.add(len(raw))
+        try:
+            importlib.import_module("safetensors.torch").save_file(tensors, path, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(found[1]) if found else errno.EIO, "safetensors") from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
     return entries
-
-
-def header_of(forms: Mapping[str, tuple[str, Sequence[int]]]) -> tuple[bytes, int]:
-    """The start of a safetensors file with these tensors, and how many bytes of theirs follow it."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, (dtype, shape) in forms.items():
-        end = offset + math.prod(shape) * _DTYPE_BYTES[dtype]
-        described = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
-        header[name] = described
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, offset
-
-
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def is_whole(path: Path, entries: Mapping[str, Entry], *, shown: str) -> bool:
@@ -303,8 +293,9 @@ def is_whole(path: Path, entries: Mapping[str, Entry], *, shown: str) -> bool:
         with opened(str(path)) as (names, get):
             if set(names) != set(entries):
                 return False
-            total = sum(math.prod(each.shape) * _DTYPE_BYTES[each.dtype] for each in entries.values())
-            progress = Progress("verifying", shown, total)
+            torch = importlib.import_module("torch")
+            sizes = (math.prod(each.shape) * getattr(torch, each.dtype).itemsize for each in entries.values())
+            progress = Progress("verifying", shown, sum(sizes))
             for name in sorted(names):
                 raw = raw_bytes(get(name))
                 if hashlib.sha256(raw).hexdigest() != entries[name].sha256:
@@ -342,7 +333,8 @@ def finish(target: Path, job: Job, part: Part) -> None:
     written = record.with_name(record.name + ".unfinished")
     with written.open("wb") as file:
         file.write(json.dumps({name: asdict(entry) for name, entry in entries.items()}).encode())
-        _to_disk(file)
+        file.flush()
+        os.fsync(file.fileno())
     written.replace(record)
 
 
