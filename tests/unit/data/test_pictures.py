@@ -156,6 +156,28 @@ def test_a_linked_folder_that_stays_inside_is_followed(root: Path) -> None:
     assert inspect_picture(below(root), Untrusted("pictures/0.png")).media_type == "image/png"
 
 
+def test_a_folder_that_becomes_a_link_between_two_reads_leads_nowhere(root: Path) -> None:
+    assert read_picture(below(root), Untrusted("imgs/0.png"))
+    (root / "imgs").rename(root.parent / "moved")
+    (root / "imgs").symlink_to(root.parent / "moved")
+
+    assert "outside" in reason(root, "imgs/0.png")
+
+
+def test_a_folder_that_may_be_passed_but_not_listed_is_passed(root: Path) -> None:
+    (root / "imgs").chmod(0o100)
+    try:
+        assert inspect_picture(below(root), Untrusted("imgs/0.png")).media_type == "image/png"
+    finally:
+        (root / "imgs").chmod(0o700)
+
+
+@pytest.mark.parametrize("path", ["../outside.png", "imgs/../../outside.png", "/etc/passwd"])
+def test_a_path_that_nobody_checked_leads_out_no_more(root: Path, path: str) -> None:
+    with pytest.raises(ImageError, match="outside"), opened_in_folder(root, path):
+        pass
+
+
 def test_a_loop_of_links_is_refused(root: Path) -> None:
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")
