@@ -11,8 +11,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -402,27 +402,14 @@ class Admission:
             self._samples -= 1
             self._wake()
 
-    @asynccontextmanager
-    async def admit(self, attempts: Attempts) -> AsyncIterator[Pass | None]:
-        """Wait until the next attempt may be sent, which holds a connection while the block runs.
+    async def admit(self, attempts: Attempts) -> Pass | None:
+        """Wait until the next attempt may be sent; it holds a connection until `leave`.
 
         None if the engine's guard will never have it sent again. Raises GapsError or OutageError when
         waiting is no use, StoppedError when the run is stopping.
-        """
-        admitted = await self._enter(attempts)
-        if admitted is None:
-            yield None
-            return
-        attempts.begin()
-        try:
-            yield admitted
-        finally:
-            self._leave(admitted)
 
-    async def _enter(self, attempts: Attempts) -> Pass | None:
-        """Only the head of the line waits for a cause; the others wait for the head.
-
-        So a pause wakes one task and not thousands.
+        Only the head of the line waits for a cause; the others wait for the head, so that a pause wakes one
+        task and not thousands.
         """
         began, paused_before = self._time.clock(), self.account.total_pause_s()
         head, engine_s = self.timings.head, 0.0
@@ -444,6 +431,7 @@ class Admission:
         waited, paused = self._time.clock() - began, self.account.total_pause_s() - paused_before
         attempts.extend(max(0.0, waited - paused))
         self.timings.add_queueing(waited, pauses_before, engine_s)
+        attempts.begin()
         return admitted
 
     async def _wait_at_the_head(self, attempts: Attempts, head: HeadOfLine) -> Pass | None:
@@ -508,27 +496,32 @@ class Admission:
             self._probe_count += 1
         return admitted
 
-    @asynccontextmanager
-    async def room(self, attempts: Attempts, size: int) -> AsyncIterator[Callable[[], None]]:
-        """Wait for room in memory for a body of `size` bytes; what is yielded gives it back early."""
+    async def make_room(self, attempts: Attempts, size: int) -> Callable[[], None]:
+        """Wait for room in memory for a body of `size` bytes; what is returned gives it back, once."""
         began = self._time.clock()
-        async with self.context.uploads.reserved(size) as give_back:
-            waited = self._time.clock() - began
-            attempts.extend(waited)
-            self.timings.room.add(waited)
-            yield give_back
+        give_back = await self.context.uploads.reserve(size)
+        waited = self._time.clock() - began
+        attempts.extend(waited)
+        self.timings.room.add(waited)
+        return give_back
 
     @contextmanager
     def sending(self, attempts: Attempts) -> Iterator[None]:
         """An attempt is on its way while the block runs; raises GapsError when no more may be sent."""
-        with self.context.traffic.sending():
-            self._requests += 1
-            attempts.sent += 1
+        task, traffic = asyncio.current_task(), self.context.traffic
+        assert task is not None
+        traffic.spend_one()
+        traffic.in_flight.add(task)
+        self._requests += 1
+        attempts.sent += 1
+        try:
             yield
+        finally:
+            traffic.in_flight.discard(task)
 
     # What came back.
 
-    def report(self, admitted: Pass, result: Usage | Decision, limits: Iterable[NamedLimit] = ()) -> bool:
+    def report(self, admitted: Pass, result: Usage | Decision, limits: Sequence[NamedLimit] = ()) -> bool:
         """What an attempt brought: an answer's usage or a decision, and the limits that its headers name.
 
         True if the model served it, be it with nothing. Raises GapsError when there is no use in waiting.
@@ -593,7 +586,8 @@ class Admission:
         if self._undecided or down_s is not None:
             self._wake()
 
-    def _leave(self, admitted: Pass) -> None:
+    def leave(self, admitted: Pass) -> None:
+        """The attempt is over, whatever came of it."""
         self._in_flight -= 1
         self._health.leave(admitted.number)
         if admitted in self._probes:

@@ -115,9 +115,10 @@ class EndpointClient:
 
     async def _attempt(self, compose: Compose, attempts: Attempts) -> Completion | Decision | None:
         """What one request brought; None if it died with its engine and is to be sent again."""
-        async with self.admission.admit(attempts) as admitted:
-            if admitted is None:
-                return _KILLED
+        admitted = await self.admission.admit(attempts)
+        if admitted is None:
+            return _KILLED
+        try:
             outcome = await self._send(compose(self.dialect), attempts, admitted)
             if isinstance(outcome, Decision) and outcome.fault in _MAY_BE_A_DEATH:
                 fate = await self.admission.fate(attempts)
@@ -126,9 +127,12 @@ class EndpointClient:
                     return None
                 return _KILLED if fate is Fate.KILLED_BY_SAMPLE else outcome
             return outcome
+        finally:
+            self.admission.leave(admitted)
 
     async def _send(self, draft: Draft, attempts: Attempts, admitted: Pass) -> Completion | Decision:
-        async with self.admission.room(attempts, draft.size) as give_back:
+        give_back = await self.admission.make_room(attempts, draft.size)
+        try:
             began = self._time.clock()
             try:
                 pieces, checksums = await asyncio.to_thread(draft.pieces)
@@ -141,6 +145,8 @@ class EndpointClient:
             with self.admission.sending(attempts):
                 reply = await self._post(upload, attempts.timeout_s())
             self.timings.add_exchange(upload.marks)
+        finally:
+            give_back()
         if not isinstance(reply, _NOTHING_SENT):
             attempts.checksums = checksums
         return self._read(reply, attempts, checksums, began, admitted)

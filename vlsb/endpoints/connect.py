@@ -44,7 +44,7 @@ class Client(httpx.AsyncClient):
     def __init__(self, **options: Any) -> None:
         """A client with the options of httpx."""
         super().__init__(**options)
-        self._by_path: dict[str, tuple[httpx.URL, list[tuple[bytes, bytes]]]] = {}
+        self._by_path: dict[str, tuple[httpx.URL, httpx.Headers]] = {}
 
     @property  # type: ignore[misc]
     def cookies(self) -> httpx.Cookies:
@@ -56,22 +56,21 @@ class Client(httpx.AsyncClient):
         if path not in self._by_path:
             self._by_path[path] = self._prepared(path)
         url, headers = self._by_path[path]
+        headers = headers.copy()
+        headers["content-length"] = str(upload.size)
         request = httpx.Request(
-            "POST",
-            url,
-            headers=[*headers, (b"content-length", b"%d" % upload.size)],
-            stream=upload,
-            extensions={"marks": upload.marks},
+            "POST", url, headers=headers, stream=upload, extensions={"marks": upload.marks}
         )
         reply = await self.send(request)
         # httpx lets a reply and its stream hold each other: memory that only a collection would free.
         reply.stream = _READ
         return reply
 
-    def _prepared(self, path: str) -> tuple[httpx.URL, list[tuple[bytes, bytes]]]:
+    def _prepared(self, path: str) -> tuple[httpx.URL, httpx.Headers]:
         """Where a path is and the headers of every request to it: merging them costs more than sending."""
         request = self.build_request("POST", path, headers={"content-type": "application/json"})
-        return request.url, [field for field in request.headers.raw if field[0].lower() != b"content-length"]
+        request.headers.pop("content-length", None)
+        return request.url, request.headers
 
 
 _READ = httpx.ByteStream(b"")

@@ -160,20 +160,19 @@ _IN_MILLISECONDS = 1e11
 
 def named_limits(headers: Mapping[str, str], *, now: float) -> list[NamedLimit]:
     """Every limit that the headers of a reply name, in its own unit and window. `now` is Unix time."""
+    lowered = [(name.lower(), value) for name, value in headers.items()]
+    about_limits = [field for field in lowered if "ratelimit" in field[0] or "rate-limit" in field[0]]
+    if not about_limits:
+        return []
     found: dict[tuple[Unit, float | None], dict[str, float]] = {}
-    reference: float | None = None
-    for name, value in headers.items():
-        lowered = name.lower()
-        if "ratelimit" not in lowered and "rate-limit" not in lowered:
-            continue
-        match = _NAMED.fullmatch(lowered)
+    reference = _reference(headers, now)
+    for name, value in about_limits:
+        match = _NAMED.fullmatch(name)
         if match is None:
             continue
         unit = Unit.TOKENS if match["by_size"] else _UNITS[match["unit"] or match["unit2"] or "requests"]
         window = _WINDOWS_S[match["window"]] * int(match["count"] or 1) if match["window"] else None
         what = match["what"] or match["what2"]
-        if reference is None:
-            reference = _reference(headers, now)
         number = _reset(value, reference) if what == "reset" else _plain(value)
         if number is not None:
             found.setdefault((unit, window), {})[what] = number

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vlsb.endpoints.headers import NamedLimit, Unit
@@ -367,7 +367,8 @@ class RateModel:
         pace = self._meters[Unit.REQUESTS]
         is_binding = self._learned.per_s == pace.per_s and pace.is_tight()
         self._learned.count_departure(is_binding=is_binding, is_blocked=self._block is not None)
-        self._set_rates()
+        if self._learned.per_s is not None:
+            self._set_rates()
         for unit, units in booked.items():
             self._spent[unit] += units
             if meter := self._meters.get(unit):
@@ -397,8 +398,10 @@ class RateModel:
             weight = 1.0 if before is None else TOKEN_SMOOTHING
             self._costs[unit] = (before or 0.0) + weight * (tokens - (before or 0.0))
 
-    def read_headers(self, departure: Departure, limits: Iterable[NamedLimit]) -> None:
+    def read_headers(self, departure: Departure, limits: Sequence[NamedLimit]) -> None:
         """What a reply's headers name, refused or not."""
+        if not limits:
+            return
         for named in limits:
             key = (named.unit, named.period_s)
             rate = self._named.get(key)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from vlsb.config import UPLOAD_BYTES, RetryPolicy
@@ -48,20 +47,12 @@ class Traffic:
         if self.is_stopping or self.is_doomed:
             raise StoppedError
 
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        """The task has a request in flight while the block runs; raises GapsError when none is left."""
+    def spend_one(self) -> None:
+        """Count a request that is about to leave; raises GapsError when none is left."""
         if self.left is not None:
             if self.left <= 0:
                 raise GapsError("--max-requests is reached. Everything finished is stored.")
             self.left -= 1
-        task = asyncio.current_task()
-        assert task is not None
-        self.in_flight.add(task)
-        try:
-            yield
-        finally:
-            self.in_flight.discard(task)
 
 
 class UploadBudget:
@@ -75,9 +66,8 @@ class UploadBudget:
         self._free = budget_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    @asynccontextmanager
-    async def reserved(self, size: int) -> AsyncIterator[Callable[[], None]]:
-        """Hold room for a body; what is yielded gives it back early, at the latest the end of the block."""
+    async def reserve(self, size: int) -> Callable[[], None]:
+        """Wait for room for a body; what is returned gives it back, the first time that it is called."""
         share = min(size, self._budget)
         await self._take(share)
         is_held = True
@@ -89,10 +79,7 @@ class UploadBudget:
                 self._free += share
                 self._grant()
 
-        try:
-            yield give_back
-        finally:
-            give_back()
+        return give_back
 
     async def _take(self, share: int) -> None:
         if share <= self._free and not self._waiting:

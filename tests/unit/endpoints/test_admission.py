@@ -202,13 +202,14 @@ class Bodies:
         self.most = 0
 
     async def hold(self, size: int, release: asyncio.Event) -> None:
-        async with self.budget.reserved(size):
-            self.held.append(size)
-            self.most = max(self.most, sum(self.held))
-            try:
-                await release.wait()
-            finally:
-                self.held.remove(size)
+        give_back = await self.budget.reserve(size)
+        self.held.append(size)
+        self.most = max(self.most, sum(self.held))
+        try:
+            await release.wait()
+        finally:
+            self.held.remove(size)
+            give_back()
 
 
 def test_bodies_wait_for_room_in_the_order_they_came() -> None:
@@ -249,12 +250,12 @@ def test_room_given_back_early_is_given_back_once() -> None:
         budget, bodies, release = UploadBudget(10), Bodies(0), asyncio.Event()
         bodies.budget = budget
         async with asyncio.TaskGroup() as group:
-            async with budget.reserved(10) as give_back:
-                give_back()
-                give_back()
-                for _ in range(3):
-                    group.create_task(bodies.hold(5, release))
-                await settle()
+            give_back = await budget.reserve(10)
+            give_back()
+            for _ in range(3):
+                group.create_task(bodies.hold(5, release))
+            await settle()
+            give_back()
             await settle()
             release.set()
         return bodies.most
@@ -277,7 +278,8 @@ def test_whoever_gives_up_takes_no_room_along(sizes: list[int], dropped: set[int
             tasks[number].cancel()
         release.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with asyncio.timeout(5), bodies.budget.reserved(12):
-            return bodies.most
+        async with asyncio.timeout(5):
+            await bodies.budget.reserve(12)
+        return bodies.most
 
     assert run(scenario()) <= 12
