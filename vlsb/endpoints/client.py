@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -24,7 +25,7 @@ from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
 from vlsb.endpoints.faults import CHANGED_CODE, PICTURE_CODE, Decision, Fault, classify, fatal_error, redacted
 from vlsb.endpoints.headers import named_limits
-from vlsb.endpoints.request import OPTIONAL_FIELDS, Checksums, Dialect, Draft
+from vlsb.endpoints.request import OPTIONAL_FIELDS, Dialect, Draft
 from vlsb.endpoints.retry import Attempts, Ended, Rejections
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
@@ -143,30 +144,20 @@ class EndpointClient:
             self.timings.body.add(self._time.clock() - began)
             self._context.traffic.require_open()
             with self.admission.sending(attempts):
-                reply = await self._post(upload, attempts.timeout_s())
+                reply = await _reply(self._http.ask("/chat/completions", upload), attempts.timeout_s())
             self.timings.add_exchange(upload.marks)
         finally:
             give_back()
         if not isinstance(reply, _NOTHING_SENT):
             attempts.checksums = checksums
-        return self._read(reply, attempts, checksums, began, admitted)
-
-    async def _post(self, upload: Upload, timeout_s: float) -> httpx.Response | httpx.RequestError:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._http.ask("/chat/completions", upload)
-        except TimeoutError:
-            return httpx.ReadTimeout(f"no whole reply within {timeout_s:g} s")
-        except httpx.RequestError as error:
-            return error
+        return self._read(reply, attempts, admitted, began)
 
     def _read(
         self,
         reply: httpx.Response | httpx.RequestError,
         attempts: Attempts,
-        checksums: Checksums,
-        began: float,
         admitted: Pass,
+        began: float,
     ) -> Completion | Decision:
         now = time.time()
         result: Answer | Decision
@@ -180,28 +171,30 @@ class EndpointClient:
         limits = named_limits(reply.headers, now=now) if isinstance(reply, httpx.Response) else ()
         if self.admission.report(admitted, result if isinstance(result, Decision) else result.usage, limits):
             self._rejections.reset()
-        if isinstance(result, Decision):
-            return result
+        return result if isinstance(result, Decision) else self._completion(result, attempts, began)
+
+    def _completion(self, answer: Answer, attempts: Attempts, began: float) -> Completion:
+        assert attempts.checksums is not None
+        without_keys = self._redactor.answer
         return Completion(
-            text=self._redactor.answer(result.text),
-            origin=result.origin,
-            finish_reason=None
-            if result.finish_reason is None
-            else self._redactor.answer(result.finish_reason),
-            model=None if result.model is None else self._redactor.answer(result.model),
+            text=without_keys(answer.text),
+            origin=answer.origin,
+            finish_reason=answer.finish_reason and without_keys(answer.finish_reason),
+            model=answer.model and without_keys(answer.model),
             usage=attempts.usage,
             attempts=attempts.sent,
             latency_s=self._time.clock() - began,
-            request_sha256=checksums.request,
-            image_sha256=checksums.image,
-            flags=result.flags,
+            request_sha256=attempts.checksums.request,
+            image_sha256=attempts.checksums.image,
+            flags=answer.flags,
         )
 
     async def _fatal(self, decision: Decision) -> VlsbError:
         """What ends the run; for an unknown model or address with what the endpoint has instead."""
-        names, better_url = [], None
+        names: list[str] = []
+        better_url = None
         if decision.error is UnknownModelError:
-            names = await _model_names(self._http)
+            names = _listed(await _reply(self._http.get("/models"), _MODEL_LIST_TIMEOUT_S)) or []
             better_url = None if names else await _url_with_version(self._http, self.party.endpoint.base_url)
         return fatal_error(decision, self.party, names, self._redactor, better_url=better_url)
 
@@ -267,15 +260,15 @@ async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path
     url = party.endpoint.base_url
     client = open_client(url, credentials=credentials, connections=1, ca_bundle=ca_bundle)
     try:
-        reply = await _get(client, "/models")
-        is_list = isinstance(reply, httpx.Response) and reply.is_success
-        if isinstance(reply, httpx.Response) and is_list and (names := _listed(reply)) is not None:
+        reply = await _reply(client.get("/models"), _MODEL_LIST_TIMEOUT_S)
+        is_success = isinstance(reply, httpx.Response) and reply.is_success
+        if is_success and (names := _listed(reply)) is not None:
             return names
         better_url = await _url_with_version(client, url)
     finally:
         await client.aclose()
     decision = classify(reply, has_succeeded=False, attempt=2, now=time.time())
-    if is_list or decision.error is UnknownModelError:
+    if is_success or decision.error is UnknownModelError:
         advice = "Check --base-url, or pass --model NAME."
         if better_url is not None:
             advice = f"Did you mean --base-url {better_url}?"
@@ -287,30 +280,29 @@ async def _url_with_version(client: httpx.AsyncClient, base_url: str) -> str | N
     """The base URL with `/v1` behind it if models are listed there and it had none; else None."""
     if base_url.endswith("/v1"):
         return None
-    reply = await _get(client, "/v1/models")
+    reply = await _reply(client.get("/v1/models"), _MODEL_LIST_TIMEOUT_S)
     # Without a key, or with a wrong one, it is still the place.
     is_there = isinstance(reply, httpx.Response) and reply.status_code in (200, 401, 403)
     return f"{base_url}/v1" if is_there else None
 
 
-async def _model_names(client: httpx.AsyncClient) -> list[str]:
-    """The models listed at the other end of a transport; none if it does not say."""
-    reply = await _get(client, "/models")
-    return (_listed(reply) or []) if isinstance(reply, httpx.Response) else []
-
-
-async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response | httpx.RequestError:
+async def _reply(
+    asking: Coroutine[Any, Any, httpx.Response], timeout_s: float
+) -> httpx.Response | httpx.RequestError:
+    """A whole reply, or what came in its place."""
     try:
-        async with asyncio.timeout(_MODEL_LIST_TIMEOUT_S):
-            return await client.get(path)
+        async with asyncio.timeout(timeout_s):
+            return await asking
     except TimeoutError:
-        return httpx.ReadTimeout(f"no whole reply within {_MODEL_LIST_TIMEOUT_S:g} s")
+        return httpx.ReadTimeout(f"no whole reply within {timeout_s:g} s")
     except httpx.RequestError as error:
         return error
 
 
-def _listed(reply: httpx.Response) -> list[str] | None:
-    """The names in a list of models; None if the reply is no such list."""
+def _listed(reply: httpx.Response | httpx.RequestError) -> list[str] | None:
+    """The names in a list of models; None if there is no such list."""
+    if not isinstance(reply, httpx.Response):
+        return None
     try:
         listed = strict_json.loads(reply.content)["data"]
         return [each["id"] for each in listed if isinstance(each["id"], str)]

@@ -54,7 +54,10 @@ class Client(httpx.AsyncClient):
     async def ask(self, path: str, upload: Upload) -> httpx.Response:
         """Post one JSON body and read the whole reply; raises httpx.RequestError."""
         if path not in self._by_path:
-            self._by_path[path] = self._prepared(path)
+            # Where a path is and the headers of every request to it: merging them costs more than sending.
+            prepared = self.build_request("POST", path, headers={"content-type": "application/json"})
+            prepared.headers.pop("content-length", None)
+            self._by_path[path] = prepared.url, prepared.headers
         url, headers = self._by_path[path]
         headers = headers.copy()
         headers["content-length"] = str(upload.size)
@@ -65,12 +68,6 @@ class Client(httpx.AsyncClient):
         # httpx lets a reply and its stream hold each other: memory that only a collection would free.
         reply.stream = _READ
         return reply
-
-    def _prepared(self, path: str) -> tuple[httpx.URL, httpx.Headers]:
-        """Where a path is and the headers of every request to it: merging them costs more than sending."""
-        request = self.build_request("POST", path, headers={"content-type": "application/json"})
-        request.headers.pop("content-length", None)
-        return request.url, request.headers
 
 
 _READ = httpx.ByteStream(b"")

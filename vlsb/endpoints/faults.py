@@ -205,6 +205,7 @@ _TRANSIENT_STATUS = frozenset({408, 409, 425, 498})
 _FILTER_STATUS = frozenset({400, 403, 498})
 # The server says it will never do this; the rest of the 5xx may pass.
 _PERMANENT_5XX = frozenset({501, 505})
+_MESSAGE_KEYS = ("message", "detail", "msg")
 # The first match wins: the exceptions of httpx overlap.
 _KINDS: tuple[tuple[type[Exception], TransportKind], ...] = (
     (httpx.ConnectTimeout, TransportKind.CONNECT),
@@ -266,7 +267,8 @@ def of_error(
     Codes decide; message text only where a provider gives nothing else.
     """
     words = error.words
-    message = Untrusted(error.text or _first_words(body))
+    # The start of a body that carries no message is for the log.
+    message = Untrusted(error.text or body[:200].decode("utf-8", "replace"))
     code = safe_code(error.code or error.type or error.status) or f"http_{status}"
 
     def decide(fault: Fault, code: str = code, **more: Any) -> Decision:
@@ -311,7 +313,8 @@ def account_error(status: int, error: ErrorBody) -> type[VlsbError] | None:
     is_said = status in _ACCOUNT_STATUS
     if error.words & _QUOTA or (is_said and _SPENT.match(error.message)):
         return QuotaError
-    if error.words & _NO_ACCESS or _reason(error) == "API_KEY_INVALID":
+    reason = next((each["reason"] for each in _google_details(error) if "reason" in each), "")
+    if error.words & _NO_ACCESS or reason == "API_KEY_INVALID":
         return AuthenticationError
     if is_said and (_CLOSED_ACCOUNT.match(error.message) or _WRONG_KEY.match(error.message)):
         return AuthenticationError
@@ -368,10 +371,6 @@ def _retry_delay(error: ErrorBody) -> float | None:
     return duration_s(delays[0], now=0.0) if delays else None
 
 
-def _reason(error: ErrorBody) -> str:
-    return next((_word(each["reason"]) for each in _google_details(error) if "reason" in each), "")
-
-
 def parse_error(body: bytes) -> ErrorBody:
     """Read an error body of any provider: OpenAI, Azure, Gemini (an array), Anthropic, vLLM old and new."""
     try:
@@ -403,15 +402,11 @@ def _fields(inner: Mapping[str, Any]) -> ErrorBody:
         type=_word(inner.get("type")),
         status=_word(inner.get("status")),
         param=_word(inner.get("param")),
-        message=_message(inner),
+        message=next((inner[key] for key in _MESSAGE_KEYS if isinstance(inner.get(key), str)), ""),
         upstream=_upstream(inner),
         inner=inner,
         http_code=code if isinstance(code, int) and not isinstance(code, bool) else None,
     )
-
-
-def _message(inner: Mapping[str, Any]) -> str:
-    return next((inner[key] for key in ("message", "detail", "msg") if isinstance(inner.get(key), str)), "")
 
 
 def _upstream(inner: Mapping[str, Any]) -> str:
@@ -425,11 +420,6 @@ def _upstream(inner: Mapping[str, Any]) -> str:
 
 def _word(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _first_words(body: bytes) -> str:
-    """The start of a body that carries no message, for the log: at most 200 bytes."""
-    return body[:200].decode("utf-8", "replace")
 
 
 PICTURE_CODE = "picture"

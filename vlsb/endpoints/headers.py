@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -42,11 +42,18 @@ def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
 def reset_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
     """Seconds until the exhausted limits are restored: the largest reset named, or None."""
     reference = _reference(headers, now)
-    resets = [(exhausted, duration_s(value, now=reference)) for exhausted, value in _resets(headers)]
-    known = [(exhausted, wait) for exhausted, wait in resets if wait is not None]
+    waits: list[float] = []
+    exhausted: list[float] = []
+    for name, value in headers.items():
+        match = _RESET.fullmatch(name)
+        wait_s = duration_s(value, now=reference) if match else None
+        if match is not None and wait_s is not None:
+            waits.append(wait_s)
+            left = _count_left(headers, match["kind"] or match["kind2"])
+            if left is None or left <= 0:
+                exhausted.append(wait_s)
     # A limit with something left does not explain a 429; its reset would only make us wait longer.
-    relevant = [wait for exhausted, wait in known if exhausted is not False] or [wait for _, wait in known]
-    return max(relevant, default=None)
+    return max(exhausted or waits, default=None)
 
 
 def duration_s(value: str, *, now: float) -> float | None:
@@ -89,26 +96,12 @@ def _reference(headers: Mapping[str, str], now: float) -> float:
     return now if date is None else date
 
 
-def _resets(headers: Mapping[str, str]) -> Iterator[tuple[bool | None, str]]:
-    """(is the limit exhausted, None when unsaid; the reset's value) for every reset header."""
-    for name, value in headers.items():
-        if match := _RESET.fullmatch(name):
-            kind = match["kind"] or match["kind2"]
-            left = _remaining(headers, kind)
-            yield (None if left is None else left <= 0), value
-
-
-def _remaining(headers: Mapping[str, str], kind: str | None) -> float | None:
-    return count_header(headers, "remaining", kind)
-
-
-def count_header(headers: Mapping[str, str], what: str, kind: str | None) -> float | None:
-    """A limit's `limit` or `remaining` count for a kind (`requests`, `tokens`), in any spelling."""
-    names = (
-        [f"x-ratelimit-{what}-{kind}", f"x-rate-limit-{what}-{kind}", f"anthropic-ratelimit-{kind}-{what}"]
-        if kind
-        else [f"x-ratelimit-{what}", f"ratelimit-{what}"]
-    )
+def _count_left(headers: Mapping[str, str], kind: str | None) -> float | None:
+    """What is left of a limit of a kind (`requests`, `tokens`), in any spelling."""
+    names = ["x-ratelimit-remaining", "ratelimit-remaining"]
+    if kind:
+        names = [f"{prefix}-remaining-{kind}" for prefix in ("x-ratelimit", "x-rate-limit")]
+        names.append(f"anthropic-ratelimit-{kind}-remaining")
     return next((count for name in names if (count := _plain(headers.get(name, ""))) is not None), None)
 
 

@@ -47,7 +47,7 @@ def run(
     was closed in order; the third ends the process, after `last_words`.
     """
     runner = asyncio.Runner(loop_factory=loop_factory)
-    with _heard(_Interrupts(last_words)) as interrupts, _fewer_collections():
+    with _signals_to(_Interrupts(last_words)) as interrupts, _fewer_collections():
         try:
             return runner.run(interrupts.cancelling(main))
         finally:
@@ -90,7 +90,7 @@ class _Interrupts:
             task.cancel()
         return await task
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def count_one(self, number: int, frame: FrameType | None) -> None:
         """One more signal; the third ends the process."""
         self.count += 1
         if self.count > 2:
@@ -100,8 +100,8 @@ class _Interrupts:
 
 
 @contextmanager
-def _heard(interrupts: _Interrupts) -> Iterator[_Interrupts]:
-    """Let `interrupts` hear the signals of the block; KeyboardInterrupt at its end if there were any."""
+def _signals_to(interrupts: _Interrupts) -> Iterator[_Interrupts]:
+    """Pass the signals of the block on; KeyboardInterrupt at its end if there were any."""
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
@@ -110,7 +110,7 @@ def _heard(interrupts: _Interrupts) -> Iterator[_Interrupts]:
         for number, handler in before.items():
             # What the caller ignores stays ignored: `nohup` means it.
             if handler is not signal.SIG_IGN:
-                signal.signal(number, interrupts.hear)
+                signal.signal(number, interrupts.count_one)
         yield interrupts
     finally:
         for number, handler in before.items():

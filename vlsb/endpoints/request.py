@@ -134,18 +134,16 @@ def draft(
     if response_format is not None and dialect.structured:
         rest = {"response_format": response_format, **rest}
     elif response_format is not None:
-        system = _with_schema(system, response_format)
+        # In words, for an endpoint that ignores or refuses it.
+        schema = strict_json.dumps(response_format["json_schema"]["schema"])
+        system += "\nReply with one JSON object and nothing else. It must match this JSON schema: " + schema
 
     def body(mark: str) -> dict[str, Any]:
         return {"model": model, "messages": _messages(prompt, system, mark), **rest}
 
     head, tail = _around_picture(body)
-    size = len(head) + _base64_size(prompt.picture.size_bytes) + len(tail)
+    size = len(head) + 4 * ((prompt.picture.size_bytes + 2) // 3) + len(tail)
     return Draft(head, tail, prompt.read_picture, size)
-
-
-def _base64_size(size_bytes: int) -> int:
-    return 4 * ((size_bytes + 2) // 3)
 
 
 def _around_picture(body: Callable[[str], Mapping[str, Any]]) -> tuple[bytes, bytes]:
@@ -172,9 +170,3 @@ def _messages(prompt: Prompt, system: str, mark: str) -> list[dict[str, Any]]:
         parts.insert(1 if prompt.image_first else 0, {"type": "text", "text": text})
     messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
     return [{"role": "system", "content": system}, *messages] if system else messages
-
-
-def _with_schema(system: str, response_format: Mapping[str, Any]) -> str:
-    """The system prompt with the schema in words, for an endpoint that ignores or refuses it."""
-    schema = strict_json.dumps(response_format["json_schema"]["schema"])
-    return f"{system}\nReply with one JSON object and nothing else. It must match this JSON schema: {schema}"
