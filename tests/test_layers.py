@@ -213,7 +213,7 @@ def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
-        ("huggingface_hub", {"data.hub", "engines.hub", "engines.checkpoint", "hub"}),
+        ("huggingface_hub", {"hub"}),
         ("pyarrow", {"data.shards"}),
         ("uvloop", {"endpoints.loops"}),
     ],

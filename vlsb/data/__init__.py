@@ -15,7 +15,7 @@ from vlsb.data.check import (
     check_dataset,
 )
 from vlsb.data.dataset import DataFiles, Dataset, load_dataset, load_dataset_files, require_dataset
-from vlsb.data.hub import HUB_REPOSITORY, Fetched, fetch_dataset
+from vlsb.data.fetch import HUB_REPOSITORY, Fetched, fetch_dataset
 from vlsb.data.mini import mini_root
 from vlsb.data.pictures import media_type
 from vlsb.data.selection import Positions, Selection, Share, parse_limit, select

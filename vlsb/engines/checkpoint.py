@@ -4,9 +4,6 @@ Two checkpoints with the same digest have the same settings, tokenizer, template
 shapes, and the same 16 KiB in the middle of every tensor (small tensors whole). Training changes nearly all
 tensors, so other weights have another digest; a single altered number may stay unseen. Hashing all of them
 would read 15 GB at each start.
-
-`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are the hub library's, which reads them when it is
-imported: inside the functions here.
 """
 
 from __future__ import annotations
@@ -17,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 from vlsb import strict_json
-from vlsb.engines.hub import translated
 from vlsb.errors import ConfigError
-from vlsb.hub import is_connection_fault, quiet
+from vlsb.hub import Repository
+from vlsb.steps import OnProgress
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -39,13 +36,13 @@ SMALL_FILES = (
     INDEX,
 )
 SAMPLED_BYTES = 16 * 1024
-PROBE_TIMEOUT_S = 10.0
 
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 # Settings, tokenizers, templates and code; notes and licences say nothing about an answer.
 _DIGESTED = frozenset({".jinja", ".json", ".model", ".py", ".txt"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_WHOLE_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _OTHERWISE = "Start once with a network, or pass --weights DIR with a copy."
 
 
@@ -257,76 +254,42 @@ def _small_file(path: Path) -> bytes:
     return content
 
 
-# The hub.
+# The Hub.
 
 
 def _from_hub(name: str, revision: str | None, *, offline: bool) -> Weights:
-    from huggingface_hub import constants
-
-    with quiet():
-        if offline or constants.is_offline_mode():
-            return _cached(name, revision) or _refuse_offline(name, revision)
-        try:
-            return _fetched(name, revision)
-        # The library lets the errors of its HTTP stack out, which only the transport room may know by name.
-        except Exception as error:
-            if is_connection_fault(error) and (cached := _cached(name, revision)):
-                return cached
-            if known := translated(error, name, revision):
-                raise known from error
-            raise
-
-
-def _cached(name: str, revision: str | None) -> Weights | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        config = try_to_load_from_cache(name, CONFIG, revision=revision)
-    except HFValidationError:
-        return None
-    if not isinstance(config, str):
-        return None
-    # .../snapshots/<commit>/config.json; the names there are links.
-    folder = Path(config).parent
-    size = _present_bytes(folder)
-    return Weights(name, folder, folder.name, must_stay_offline=True, weight_bytes=size)
-
-
-def _refuse_offline(name: str, revision: str | None) -> NoReturn:
-    from huggingface_hub import constants
-
-    at = f" at revision {revision}" if revision else ""
-    raise ConfigError(
-        f"{name}{at} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and the Hub is switched "
-        f"off (--offline or HF_HUB_OFFLINE). {_OTHERWISE}"
+    found = Repository(name, revision, _OTHERWISE).fetch(
+        [CONFIG],
+        choose=lambda sizes: [file for file in SMALL_FILES if file in sizes],
+        offline=offline,
     )
-
-
-def _fetched(name: str, revision: str | None) -> Weights:
-    from huggingface_hub import HfApi, hf_hub_download
-
-    # It fails at once where `hf_hub_download` would retry for half a minute, and with the better reason.
-    about = HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_S, files_metadata=True)
-    files = {each.rfilename: each.size or 0 for each in about.siblings or ()}
-    if CONFIG not in files:
-        raise ConfigError(f"{name} on the Hugging Face Hub has no {CONFIG}, so it is no checkpoint.")
-    # By the revision's own name, so that the cache knows later which commit it was.
-    folder = Path(hf_hub_download(name, CONFIG, revision=revision)).parent
-    for file in SMALL_FILES:
-        if file in files:
-            hf_hub_download(name, file, revision=folder.name)
-    sizes = {each: files[each] for each in _tensor_files(files)}
+    folder, commit = found.folder, found.folder.name
+    if found.sizes is None:
+        return Weights(name, folder, commit, must_stay_offline=True, weight_bytes=_present_bytes(folder))
+    sizes = {each: found.sizes[each] for each in _tensor_files(found.sizes)}
     missing = sum(size for each, size in sizes.items() if not (folder / each).exists())
     size = sum(sizes.values()) or None
-    return Weights(name, folder, folder.name, False, weight_bytes=size, missing_bytes=missing)
+    return Weights(name, folder, commit, False, weight_bytes=size, missing_bytes=missing)
 
 
-def hub_cache() -> Path:
-    """Where the hub's library keeps what it downloads."""
-    from huggingface_hub import constants
+def fetch_checkpoint(name: str, revision: str | None, *, offline: bool, on_progress: OnProgress) -> Path:
+    """Download a whole checkpoint, or find it in the cache, and return its folder. Blocking.
 
-    return Path(constants.HF_HUB_CACHE)
+    Only for what is converted here: any other is the engine's to download. Parts that are missing in the
+    cache are named by whoever reads it. `on_progress` is not always called from this thread.
+    """
+    repository = Repository(name, revision, "Start once with a network, or pass a folder with a copy.")
+    found = repository.fetch([CONFIG], choose=wanted_files, offline=offline, on_progress=on_progress)
+    return found.folder
+
+
+def wanted_files(names: Iterable[str]) -> list[str]:
+    """Which files of a repository make a checkpoint: configs, tokenizer and one form of the weights."""
+    top = [name for name in names if "/" not in name]
+    # Safetensors win: they need no unpickling. What is in `mm_projector.bin` is in the whole weights too.
+    forms = ([name for name in top if fnmatchcase(name, form)] for form in _WHOLE_WEIGHTS)
+    small = [name for name in top if name.endswith(".json") or name == "tokenizer.model"]
+    return small + next((found for found in forms if found), [])
 
 
 # What it says.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlsb.engines.checkpoint import CONFIG, Weights, hub_cache, open_weights
+from vlsb.engines.checkpoint import CONFIG, Weights, open_weights
 from vlsb.engines.diagnosis import USUAL_SHARE, share_of
 from vlsb.engines.hardware import Gpu, GpuListing, free_disk_bytes, memory_bytes, visible_gpus
 from vlsb.engines.install import Engine, built_for_cuda
@@ -17,6 +17,7 @@ from vlsb.engines.plan import CPU_CACHE_GIB, CPU_DTYPE, Wishes, check_layout, we
 from vlsb.engines.registry import Places, read_records
 from vlsb.engines.vllm_options import normal, parse_options
 from vlsb.errors import ServerError, StoreError
+from vlsb.hub import hub_cache
 from vlsb.models.catalog import read_config
 from vlsb.models.profile import GIB, EnginePin, ModelProfile
 

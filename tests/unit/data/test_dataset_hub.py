@@ -348,7 +348,7 @@ def test_a_revision_that_is_no_revision_is_refused(place: Place) -> None:
 def test_a_revision_without_the_archive_is_refused(place: Place) -> None:
     del place.hub.files["imgs.tar"]
 
-    assert "no data.json or no imgs.tar" in place.fetch()["message"]
+    assert "has no imgs.tar" in place.fetch()["message"]
 
 
 def test_a_token_of_the_environment_is_sent(place: Place) -> None:

@@ -35,7 +35,7 @@ WANTED = sorted(set(FILES) - {"README.md", "mm_projector.bin"})
 FETCH = """
 import json, sys
 from vlsb.errors import VlsbError
-from vlsb.engines.hub import fetch_checkpoint
+from vlsb.engines.checkpoint import fetch_checkpoint
 
 repository, revision, offline = json.loads(sys.argv[1])
 heard = []

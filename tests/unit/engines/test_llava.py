@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from tests.conftest import wait_until
 from tests.support import canary
 from vlsb.cli.convert import convert_app
-from vlsb.engines.hub import wanted_files
+from vlsb.engines.checkpoint import wanted_files
 from vlsb.engines.install import Engine
 from vlsb.engines.llava import build as llava_build
 from vlsb.engines.llava.convert import convert_llava, converted, read_manifest

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsb import strict_json
-from vlsb.engines.hub import fetch_checkpoint
+from vlsb.engines.checkpoint import fetch_checkpoint
 from vlsb.engines.llava import tokenizer as llava_tokenizer
 from vlsb.engines.llava.build import FORMAT, MANIFEST, Conversion, Script, build, read_mark
 from vlsb.engines.llava.layout import IMAGE, PAD, added_tokens, plan_layout
