@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,13 @@ from vlsb.errors import ConfigError
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.session import Listeners, Prepared, prepare, prepare_judging, run_session
 from vlsb.evaluation.settings import (
-    LocalTarget,
     Resolved,
     RunOptions,
-    engine_options_given,
-    model_name,
+    open_target,
     resolve_judging,
-    resolve_run,
 )
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
+from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import summarize_state
 
@@ -131,16 +130,20 @@ async def evaluate(
     resume: bool = False,
     limit: str | None = None,
     epochs: int = 1,
+    install: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Run:
     """Evaluate a model and return the run. Keys come from the environment, as with the command.
 
     `options` are any other options of `vlsb run`, with underscores (`max_connections=64`). A local model
-    (`llava_next`) is asked at the server that `vlsb serve` has running; none is started. `on_progress`
-    is called twice a second. Raises a VlsbError when the run stops early; samples that failed on their
-    own do not raise (see `Run.is_complete`).
+    (`llava_next`) is asked at the server that `vlsb serve` has running, or an engine is started for the run;
+    one that is not on this machine is installed only with `install`. `on_progress` is called twice a second.
+    Raises a VlsbError when the run stops early; samples that failed on their own do not raise (see
+    `Run.is_complete`).
     """
+    from vlsb.engines.lease import accept, decline
+
     wishes = RunOptions(
         model=model,
         base_url=base_url,
@@ -154,33 +157,14 @@ async def evaluate(
         epochs=epochs,
         **options,
     )
-    resolved = await asyncio.to_thread(_resolved, wishes, os.environ)
-    return await _carry_out(resolved, lambda: prepare(resolved.plan), on_progress)
-
-
-def _resolved(options: RunOptions, environment: Mapping[str, str]) -> Resolved:
-    """The plan of a run; a local model is the server that runs on this machine."""
-    from vlsb.models.catalog import find_profile
-
-    for option in engine_options_given(options):
-        raise ConfigError(
-            f"{option}: evaluate() starts no engine. Give it to `vlsb serve`, whose server is found here."
-        )
-    model = find_profile(model_name(options), options.servers_dir, arch=options.arch)
-    local = _running(model.name, environment) if model.is_local and options.base_url is None else None
-    return resolve_run(options, environment, protocol=model.protocol, local=local)
-
-
-def _running(name: str, environment: Mapping[str, str]) -> LocalTarget:
-    """The target that a running server is; ConfigError where none of that name runs."""
-    from vlsb.endpoints.credentials import Credentials
-    from vlsb.engines.registry import Places, find_running
-
-    found = find_running(Places.of(environment), name)
-    if found is None:
-        raise ConfigError(f"{name}: no server of it runs on this machine. Start one with: vlsb serve {name}")
-    running = (found.base_url, Credentials(found.key))
-    return LocalTarget(found.served_name, found.facts, found.deviations, running=running)
+    async with open_target(
+        wishes,
+        os.environ,
+        may_install=accept if install or wishes.yes else decline,
+        on_progress=ignore,
+        say=lambda line: None,
+    ) as resolved:
+        return await _carry_out(resolved, partial(prepare, resolved.plan), on_progress)
 
 
 async def judge(
@@ -203,16 +187,18 @@ async def judge(
         **options,
     )
     directory = run.path if isinstance(run, Run) else Path(run)
-    resolved = await asyncio.to_thread(resolve_judging, directory, wishes, os.environ)
-    return await _carry_out(resolved, lambda: prepare_judging(resolved.plan), on_progress)
+    resolved = await in_thread(lambda _: resolve_judging(directory, wishes, os.environ))
+    return await _carry_out(resolved, partial(prepare_judging, resolved.plan), on_progress)
 
 
 async def _carry_out(
-    resolved: Resolved, make: Callable[[], Prepared], on_progress: Callable[[Progress], None] | None
+    resolved: Resolved,
+    make: Callable[[OnProgress], Prepared],
+    on_progress: Callable[[Progress], None] | None,
 ) -> Run:
-    prepared = await asyncio.to_thread(make)
+    prepared = await in_thread(make)
     listeners = Listeners(say=lambda line: None, watch=_watcher(on_progress), owns_signals=False)
-    end = await run_session(prepared, resolved.credentials, listeners)
+    end = await run_session(prepared, resolved.credentials, listeners, resolved.engine)
     if end.reason is not None:
         raise end.reason
     return await asyncio.to_thread(load_run, resolved.plan.directory)

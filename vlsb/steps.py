@@ -1,18 +1,29 @@
-"""How far something long is: the one event that downloads, installs, conversions and engine starts report."""
+"""Something long: the one event that downloads, installs, conversions and engine starts report, and a thread.
+
+Work that blocks for minutes must not hold up Ctrl-C: whoever awaits it in a thread may give it up.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from vlsb.records import Untrusted
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One word on the way. `stage` and `detail` may hold a stranger's words: only an encoder prints them.
 
-    `number` of `count` is the place of the stage where its number is known. `line` is the last one of a log.
+    `number` of `count` is the place of the stage where its number is known. `line` is the last one of a log,
+    `model` the local model that it is all for.
     """
 
     stage: str
@@ -22,6 +33,7 @@ class Step:
     number: int = 0
     count: int = 0
     line: Untrusted | None = None
+    model: str = ""
 
 
 OnProgress = Callable[[Step], None]
@@ -29,3 +41,43 @@ OnProgress = Callable[[Step], None]
 
 def ignore(step: Step) -> None:
     """For a caller that shows nothing."""
+
+
+class _GivenUp(BaseException):
+    """Ends a thread that nobody waits for any more."""
+
+
+async def in_thread(work: Callable[[OnProgress], _Result], on_progress: OnProgress = ignore) -> _Result:
+    """The result of blocking work, which is passed what to report its steps to.
+
+    Cancelled, this returns at once: the work ends when it reports its next step, or with the process.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[_Result] = loop.create_future()
+    is_given_up = threading.Event()
+
+    def report(step: Step) -> None:
+        if is_given_up.is_set():
+            raise _GivenUp
+        on_progress(step)
+
+    def settle(settle_now: Callable[[], None]) -> None:
+        # A loop that has been closed has nobody who waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: None if outcome.done() else settle_now())
+
+    def run() -> None:
+        try:
+            result = work(report)
+        # Whatever ended it is for whoever waits.
+        except BaseException as error:  # noqa: BLE001
+            settle(partial(outcome.set_exception, error))
+        else:
+            settle(partial(outcome.set_result, result))
+
+    # A daemon: the threads of the loop's own executor would be waited for.
+    threading.Thread(target=run, name="vlsb-work", daemon=True).start()
+    try:
+        return await outcome
+    finally:
+        is_given_up.set()

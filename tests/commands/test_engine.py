@@ -114,7 +114,7 @@ def test_ctrl_c_ends_an_install_with_the_command_that_goes_on(
         _, said = process.communicate()
 
     assert process.returncode == 130
-    assert said.splitlines()[-1].endswith("vlsb engine install llava")
+    assert said.splitlines()[-1].endswith("go on with: vlsb engine install llava_hf")
     assert processes_of(places) == []
 
 
@@ -318,21 +318,20 @@ def test_the_advice_for_a_broken_engine_of_the_users_does_not_touch_it(tmp_path:
 # Offering an install.
 
 OFFER = """
-import os, sys
-from vlsb.cli.installs import ready_engine
-from vlsb.cli.screen import Screen
+import asyncio, sys
+from functools import partial
+from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.errors import VlsbError
 from vlsb.engines import preflight
+from vlsb.engines.lease import ready_engine
 from vlsb.models.catalog import load_catalog
-from vlsb.engines.registry import Places
 from vlsb.engines.plan import Wishes
 
 preflight.free_disk_bytes = lambda path: 1
+consent = partial(agree_to_install, Screen(), yes="--yes" in sys.argv)
+model, wishes = load_catalog(None)["mllama"], Wishes(weights=sys.argv[1])
 try:
-    ready_engine(
-        load_catalog(None)["mllama"], Wishes(weights=sys.argv[1]), Places.of(os.environ), {"PATH": ""},
-        yes="--yes" in sys.argv, display="plain", screen=Screen(),
-    )
+    asyncio.run(ready_engine(model, wishes, environment={"PATH": ""}, may_install=consent))
 except VlsbError as error:
     print(type(error).__name__, error.message)
 """

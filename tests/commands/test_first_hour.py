@@ -24,8 +24,8 @@ from tests.support.cli_tools import Desk, Finished, asked, finish, labelling, sa
 from tests.support.scripts import Script
 from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
-from vlsb.cli.resolve import Resolved, RunOptions
-from vlsb.cli.screen import Screen, error_line
+from vlsb.cli.resolve import RunOptions
+from vlsb.cli.screen import error_line
 from vlsb.cli.sessions import Job, carry_out
 from vlsb.endpoints.credentials import is_variable_name
 from vlsb.errors import AccessError, ServerError, StoreError, VlsbError
@@ -628,7 +628,7 @@ def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_
 ) -> None:
     """Exits 3, 5 and 7 whose own line leaves the next step open."""
 
-    def refuse(_: Screen) -> Resolved:
+    def refuse(**_: object) -> Any:
         raise error
 
     def nothing_to_prepare(*_: object) -> Any:

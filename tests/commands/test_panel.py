@@ -28,7 +28,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tests.conftest import DEADLINE_S
-from vlsb.cli.display import chosen_display, watcher
+from vlsb.cli.live import Display, chosen_display
 from vlsb.cli.panel import PHASES_FROM, Panel
 from vlsb.cli.screen import Screen
 from vlsb.endpoints.admission import Phase
@@ -458,7 +458,7 @@ def test_an_unknown_display_names_those_there_are() -> None:
 
 async def watched(display: str, of: HandMade, screen: Screen, after: HandMade | None = None) -> None:
     """Watch from the start to the end of a session, which comes at once."""
-    watch = asyncio.create_task(watcher(display, screen)(of))
+    watch = asyncio.create_task(Display(display, screen).show_run(of))
     for _ in range(3):
         await asyncio.sleep(0)
     if after is not None:

@@ -10,18 +10,22 @@ import re
 import signal
 import subprocess
 import sys
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import vlsb
-from tests.conftest import Vlsb, write_dataset
+from tests.conftest import Vlsb, wait_until, write_dataset
 from tests.support import PROJECT
 from tests.support.checkpoints import checkpoint
 from tests.support.engine_environment import write_environment
-from tests.support.fake_engine import events
+from tests.support.fake_engine import events, living
 from tests.support.scripts import Script
 from vlsb import VlsbError, evaluate
+from vlsb.engines import preflight
 from vlsb.simulator import Request, Simulator, Stall, answer, verdict
 
 PAGE = PROJECT / "docs" / "python-api.md"
@@ -132,19 +136,102 @@ def test_a_local_model_is_asked_at_the_server_that_runs(
     assert [body["add_special_tokens"] for body in asked] == [True, True]
 
 
-def test_a_local_model_that_nobody_serves_is_an_error_with_the_command_that_does(
-    tmp_path: Path, quiet_environment: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A stand-in engine and weights for it, in an environment whose every process carries a mark."""
+
+    mark: str
+    record: Path
+    options: dict[str, Any]
+
+    def starts(self) -> int:
+        return len(events(self.record, "start"))
+
+    def gone(self) -> None:
+        wait_until(lambda: not living(self.mark), what="no process of the engine is left")
+
+
+@pytest.fixture
+def local(tmp_path: Path, quiet_environment: None, monkeypatch: pytest.MonkeyPatch) -> Local:
+    made = Local(
+        uuid.uuid4().hex,
+        tmp_path / "record",
+        {
+            "engine": str(write_environment(tmp_path / "engine")),
+            "weights": str(checkpoint(tmp_path / "weights")),
+            "judge": "demo",
+            "data_root": write_dataset(tmp_path / "data", 4),
+            "output_dir": tmp_path / "out",
+        },
+    )
+    (tmp_path / "ledger").mkdir()
+    wishes = {"MARK": made.mark, "RECORD": str(made.record), "LEDGER": str(tmp_path / "ledger")}
+    for name, value in wishes.items():
+        monkeypatch.setenv(f"FAKE_ENGINE_{name}", value)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    for variable in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    return made
 
-    with pytest.raises(VlsbError, match="vlsb serve llava_next") as nobody:
-        asyncio.run(evaluate("llava_next", output_dir=tmp_path / "out"))
-    with pytest.raises(VlsbError, match=r"weights.*vlsb serve"):
-        asyncio.run(evaluate("llava_next", weights="mine/tuned", output_dir=tmp_path / "out"))
 
-    assert nobody.value.exit_code == 2
+def test_a_local_model_that_nobody_serves_is_started_for_the_run(local: Local) -> None:
+    run = asyncio.run(evaluate("llava_hf", dtype="bfloat16", **local.options))
+
+    assert run.is_complete
+    assert local.starts() == 1
+    assert any("bfloat16" in each.expose() for each in run.summary().deviations)
+    local.gone()
+
+
+def test_an_engine_that_dies_under_a_script_is_started_again(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_ENGINE_DIE_AFTER", "3")
+
+    run = asyncio.run(evaluate("llava_hf", **local.options))
+
+    assert run.is_complete
+    assert local.starts() == 2
+    local.gone()
+
+
+def test_a_cancelled_evaluation_leaves_no_engine(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_ENGINE_HOLD", str(tmp_path / "never"))
+
+    async def scenario() -> None:
+        work = asyncio.create_task(evaluate("llava_hf", **local.options))
+        await asyncio.to_thread(wait_until, local.starts, what="the engine has started")
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    asyncio.run(scenario())
+
+    local.gone()
+
+
+def test_an_engine_is_installed_only_where_the_caller_allows_it(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that it is an error with the command; with it the disk is looked at first."""
+    monkeypatch.setattr(preflight, "free_disk_bytes", lambda path: 1)
+    monkeypatch.setenv("PATH", "/nowhere")
+    options = local.options | {"engine": "auto"}
+
+    with pytest.raises(VlsbError, match="vlsb engine install llava_hf") as missing:
+        asyncio.run(evaluate("llava_hf", **options))
+    with pytest.raises(VlsbError, match="the engine need"):
+        asyncio.run(evaluate("llava_hf", install=True, **options))
+
+    assert missing.value.exit_code == 7
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_an_engine_are_refused_for_a_model_that_has_none(quiet_environment: None) -> None:
+    with pytest.raises(VlsbError, match="--dtype is for engines that vlsb starts"):
+        asyncio.run(evaluate("gpt-4o", dtype="half"))
 
 
 def test_a_stop_raises_and_a_resume_goes_on(tmp_path: Path, quiet_environment: None) -> None:

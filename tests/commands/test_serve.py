@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -30,9 +31,9 @@ from tests.conftest import DEADLINE_S, Finished, Vlsb, wait_until
 from tests.support.checkpoints import checkpoint
 from tests.support.engine_environment import write_environment
 from tests.support.fake_engine import STAGES, events, living
-from vlsb.cli import engine_screen
+from vlsb.cli import live
 from vlsb.cli.screen import Screen
-from vlsb.cli.serve_view import LOG_LINES, LiveView, StageLines, StartView
+from vlsb.cli.views import LOG_LINES, ServerView, StepLines, StepsView
 from vlsb.engines.hardware import Gpu
 from vlsb.engines.registry import Ending, Places, ServerRecord, find_running, read_records, stop_server
 from vlsb.engines.supervisor import EngineLoad
@@ -67,8 +68,12 @@ def row(lines: list[str], label: str) -> str:
 # While it starts.
 
 
-def start_view() -> StartView:
-    return StartView("llava_hf", "vLLM 0.32.0 · llava-hf/llava-1.5-7b-hf", began=100.0)
+def start_view() -> StepsView:
+    return StepsView(100.0, about="vLLM 0.32.0 · llava-hf/llava-1.5-7b-hf")
+
+
+def step(stage: str, detail: str = "", **known: Any) -> Step:
+    return Step(stage, detail, model="llava_hf", **known)
 
 
 def log_line(text: str) -> Untrusted:
@@ -79,8 +84,8 @@ def log_line(text: str) -> Untrusted:
 def test_a_start_shows_its_stages_their_times_and_the_end_of_the_log(width: int) -> None:
     view = start_view()
 
-    view.hear(Step("downloading", "weights"), 101.0)
-    view.hear(Step("loading", "1 of 2 files", line=log_line("Loading weights")), 163.0)
+    view.add(step("downloading", "weights"), 101.0)
+    view.add(step("loading", "1 of 2 files", line=log_line("Loading weights")), 163.0)
     lines = drawn(view.draw(170.0, width=width), width)
 
     assert lines == [
@@ -95,7 +100,7 @@ def test_only_the_last_lines_of_the_log_are_shown_each_once() -> None:
     view = start_view()
 
     for number in [0, 1, 2, 3, 4, 5, 5, 5]:
-        view.hear(Step("loading", line=log_line(f"line {number}")), 101.0)
+        view.add(step("loading", line=log_line(f"line {number}")), 101.0)
     shown = [line for line in drawn(view.draw(102.0, width=80)) if line.startswith("│")]
 
     assert shown == [f"│ line {number}" for number in range(6 - LOG_LINES, 6)]
@@ -114,16 +119,16 @@ def test_only_the_last_lines_of_the_log_are_shown_each_once() -> None:
 def test_what_every_line_of_the_log_begins_with_is_left_out(line: str, shown: str) -> None:
     view = start_view()
 
-    view.hear(Step("loading", line=Untrusted(line)), 101.0)
+    view.add(step("loading", line=Untrusted(line)), 101.0)
 
     assert drawn(view.draw(102.0, width=80))[-1] == f"│ {shown}"
 
 
 def test_an_engines_words_never_act_on_the_terminal() -> None:
-    view = StartView("llava_hf", "\x1b[31mweights", began=0.0)
+    view = StepsView(0.0, about="\x1b[31mweights")
 
     line = Untrusted("\x1b]0;title\x07\x1b[2Jgone [bold]here[/bold]\u202e")
-    view.hear(Step("loading", "\x1b[1mfile", line=line), 0.0)
+    view.add(step("loading", "\x1b[1mfile", line=line), 0.0)
     text = "\n".join(drawn(view.draw(1.0, width=80)))
 
     assert "\x1b" not in text
@@ -134,7 +139,7 @@ def test_an_engines_words_never_act_on_the_terminal() -> None:
 def test_a_banner_of_blocks_is_no_news() -> None:
     view = start_view()
 
-    view.hear(Step("loading", line=log_line("   █▄█▀ █     █     version 0.32.0")), 101.0)
+    view.add(step("loading", line=log_line("   █▄█▀ █     █     version 0.32.0")), 101.0)
 
     assert not any(line.startswith("│") for line in drawn(view.draw(102.0, width=80)))
 
@@ -143,25 +148,25 @@ def test_a_banner_of_blocks_is_no_news() -> None:
 def test_a_download_has_a_bar_where_its_size_is_known(width: int) -> None:
     known, unknown = start_view(), start_view()
 
-    known.hear(Step("downloading", "a.bin", done_bytes=3_300_000_000, total_bytes=13_200_000_000), 101.0)
-    unknown.hear(Step("downloading", "weights", done_bytes=3_300_000_000), 101.0)
+    known.add(step("downloading", "a.bin", done_bytes=3_300_000_000, total_bytes=13_200_000_000), 101.0)
+    unknown.add(step("downloading", "weights", done_bytes=3_300_000_000), 101.0)
 
     assert drawn(known.draw(102.0, width=width), width)[-1].endswith(" 3.30 of 13.20 GB")
     assert drawn(unknown.draw(102.0, width=width), width)[-1].endswith("weights, 3.30 GB so far")
 
 
 def test_without_a_terminal_a_start_says_new_stages_and_every_gigabyte() -> None:
-    lines = StageLines(start_view())
+    lines = StepLines()
     steps = [
-        Step("downloading", "weights", done_bytes=10),
-        Step("downloading", "weights", done_bytes=20),
-        Step("downloading", "weights", done_bytes=1_000_000_001),
-        Step("loading", "1 of 2 files", line=log_line("one")),
-        Step("loading", "2 of 2 files", line=log_line("two")),
-        Step("warming up"),
+        step("downloading", "weights", done_bytes=10),
+        step("downloading", "weights", done_bytes=20),
+        step("downloading", "weights", done_bytes=1_000_000_001),
+        step("loading", "1 of 2 files", line=log_line("one")),
+        step("loading", "2 of 2 files", line=log_line("two")),
+        step("warming up"),
     ]
 
-    said = [lines.hear(step, 101.0) for step in steps]
+    said = [lines.next(step) for step in steps]
 
     assert said == [
         "llava_hf: downloading, weights, 0.00 GB so far",
@@ -176,8 +181,8 @@ def test_without_a_terminal_a_start_says_new_stages_and_every_gigabyte() -> None
 # While it serves.
 
 
-def live_view() -> LiveView:
-    return LiveView("llava_hf", "vLLM 0.32.0 · llava-hf/llava-1.5-7b-hf", began=100.0)
+def live_view() -> ServerView:
+    return ServerView("llava_hf", "vLLM 0.32.0 · llava-hf/llava-1.5-7b-hf", began=100.0)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -185,8 +190,8 @@ def test_a_server_at_work_shows_its_load(width: int) -> None:
     view = live_view()
     before = replace(LOAD, prompt_tokens=5_300_000, generation_tokens=286_000)
 
-    view.hear(before, (GPU,), 110.0)
-    view.hear(LOAD, (GPU,), 120.0)
+    view.add(before, (GPU,), 110.0)
+    view.add(LOAD, (GPU,), 120.0)
     lines = drawn(view.draw(851.0, width=width), width)
 
     assert lines[1] == "llava_hf is up · 12 min 31 s · vLLM 0.32.0 · llava-hf/llava-1.5-7b-hf"
@@ -200,7 +205,7 @@ def test_a_server_at_work_shows_its_load(width: int) -> None:
 def test_figures_that_an_engine_does_not_tell_are_not_made_up() -> None:
     view = live_view()
 
-    view.hear(EngineLoad(running=1), (), 110.0)
+    view.add(EngineLoad(running=1), (), 110.0)
     lines = drawn(view.draw(111.0, width=80))
 
     assert row(lines, "requests") == "1 running"
@@ -211,7 +216,7 @@ def test_figures_that_an_engine_does_not_tell_are_not_made_up() -> None:
 def test_a_gpu_that_does_not_tell_its_memory_is_not_drawn() -> None:
     view = live_view()
 
-    view.hear(LOAD, (replace(GPU, memory_bytes=0, free_bytes=0),), 110.0)
+    view.add(LOAD, (replace(GPU, memory_bytes=0, free_bytes=0),), 110.0)
 
     assert not any(line.startswith("GPU") for line in drawn(view.draw(111.0, width=80)))
 
@@ -219,37 +224,37 @@ def test_a_gpu_that_does_not_tell_its_memory_is_not_drawn() -> None:
 def test_an_engine_that_gives_no_answer_is_said_with_its_last_figures() -> None:
     view = live_view()
 
-    view.hear(LOAD, (), 110.0)
-    view.hear(None, (), 112.0)
-    view.hear(None, (), 114.0)
+    view.add(LOAD, (), 110.0)
+    view.add(None, (), 112.0)
+    view.add(None, (), 114.0)
     lines = drawn(view.draw(124.0, width=80))
 
     assert row(lines, "engine") == "no answer for 12.0 s"
     assert row(lines, "requests").startswith("16 running")
-    view.hear(LOAD, (), 125.0)
+    view.add(LOAD, (), 125.0)
     assert not any(line.startswith("engine") for line in drawn(view.draw(126.0, width=80)))
 
 
 def test_without_a_terminal_the_load_is_one_line() -> None:
     view = live_view()
 
-    view.hear(replace(LOAD, generation_tokens=286_000), (), 110.0)
-    view.hear(LOAD, (), 120.0)
+    view.add(replace(LOAD, generation_tokens=286_000), (), 110.0)
+    view.add(LOAD, (), 120.0)
 
     assert view.line() == (
         "llava_hf: 16 running · 240 waiting · 2,241 answered · 3 without an answer"
         " · 100/s out · 0/s in · 287,000 written"
     )
-    view.hear(None, (), 240.0)
+    view.add(None, (), 240.0)
     assert view.line() == "llava_hf: no answer from the engine"
 
 
 def test_without_a_terminal_an_idle_server_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_screen, "LINE_EVERY_S", 0.001)
+    monkeypatch.setattr(live, "SERVER_LINE_EVERY_S", 0.001)
     view, err = live_view(), io.StringIO()
 
     async def watched() -> None:
-        showing = asyncio.create_task(engine_screen.shown_live(view, "plain", Screen(err=err)))
+        showing = asyncio.create_task(live.Display("plain", Screen(err=err)).show_server(view))
         for answered in (7, 7, 8):
             view.load = replace(LOAD, answered=answered)
             await asyncio.to_thread(wait_until, partial(is_said, answered), what="a line")
@@ -268,7 +273,7 @@ def test_the_last_words_say_what_was_done() -> None:
     view = live_view()
     assert view.closing(110.0) == "llava_hf has ended, after 10.0 s."
 
-    view.hear(LOAD, (), 110.0)
+    view.add(LOAD, (), 110.0)
     assert view.closing(110.0) == "llava_hf has ended, after 10.0 s and 2,241 answers."
 
 
@@ -294,10 +299,10 @@ WIDTHS = st.sampled_from([20, 39, 40, 79, 80, 100, 120, 200])
 def test_no_line_of_a_server_at_work_is_longer_than_the_terminal(
     loads: list[EngineLoad | None], gpus: list[Gpu], about: str, width: int
 ) -> None:
-    view = LiveView("llava_hf", about, began=0.0)
+    view = ServerView("llava_hf", about, began=0.0)
 
     for moment, load in enumerate(loads):
-        view.hear(load, tuple(gpus), 10.0 * moment)
+        view.add(load, tuple(gpus), 10.0 * moment)
 
     assert max(map(cell_len, drawn(view.draw(100.0, width=width), width))) <= width
 
@@ -317,7 +322,7 @@ def test_no_line_of_a_start_is_longer_than_the_terminal(steps: list[Step], width
     view = start_view()
 
     for moment, step in enumerate(steps):
-        view.hear(step, 100.0 + moment)
+        view.add(step, 100.0 + moment)
 
     assert max(map(cell_len, drawn(view.draw(200.0, width=width), width))) <= width
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.display import chosen_display
 from vlsb.cli.screen import Screen
 from vlsb.errors import VlsbError
 
@@ -40,7 +39,7 @@ def llava_command(
     import asyncio
     import os
 
-    from vlsb.cli.conversions import converting
+    from vlsb.cli.live import Display
     from vlsb.endpoints import loops
     from vlsb.engines.hardware import gpus
     from vlsb.engines.install import find_engine
@@ -59,7 +58,7 @@ def llava_command(
             has_gpu=bool(gpus(environment)),
             family="llava",
         )
-        with converting(chosen_display(display), screen) as hear:
+        with Display(display, screen) as live:
             count = loops.run(
                 convert_llava(
                     source,
@@ -69,7 +68,7 @@ def llava_command(
                     revision=revision,
                     vision_tower=vision_tower,
                     offline=offline,
-                    on_progress=hear,
+                    on_progress=live.on_progress,
                 ),
                 loop_factory=asyncio.new_event_loop,
             )

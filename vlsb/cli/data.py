@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.display import chosen_display
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, DatasetError, VlsbError
 
@@ -54,13 +53,13 @@ def check_command(
 @data_app.command("fetch")
 def fetch_command(revision: opt.DataRevision = None, display: opt.Display = None) -> int:
     """Download VLSBench from the Hugging Face Hub into its cache, or find it there."""
-    from vlsb.cli.downloads import fetching
+    from vlsb.cli.live import Display
     from vlsb.data import fetch_dataset
 
     screen = Screen(quiet=display == "none")
     try:
-        with fetching(chosen_display(display), screen) as hear:
-            fetched = fetch_dataset(revision=revision, offline=False, on_progress=hear)
+        with Display(display, screen) as live:
+            fetched = fetch_dataset(revision=revision, offline=False, on_progress=live.on_progress)
     except VlsbError as error:
         screen.error(error)
         return error.exit_code

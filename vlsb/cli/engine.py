@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, UnknownModelError, VlsbError
+from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError, VlsbError
 
 if TYPE_CHECKING:
     from vlsb.engines.registry import ServerRecord
     from vlsb.models.profile import ModelProfile
+    from vlsb.steps import Step
 
 engine_app = typer.Typer(no_args_is_help=True, help="List, install and stop local engines.")
 
@@ -52,24 +54,41 @@ def list_command() -> int:
 @engine_app.command("install")
 def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: opt.Display = None) -> int:
     """Build the engine that a family needs, in an environment of its own. Does nothing if it is there."""
-    from vlsb.cli.installs import install_with_progress
+    from vlsb.cli.live import Display
     from vlsb.engines.hardware import list_gpus
-    from vlsb.engines.install import discard_engine
+    from vlsb.engines.install import discard_engine, engine_title, install_engine
     from vlsb.engines.preflight import check_driver
     from vlsb.engines.registry import Places
+    from vlsb.reports.figures import duration
 
     screen = Screen(quiet=display == "none")
+    steps: list[Step] = []
     try:
         pin, places, listing = known_family(family).engine, Places.of(os.environ), list_gpus(os.environ)
         check_driver(pin, None, listing.checked())
+        has_gpu, began = bool(listing.gpus), time.monotonic()
         if rebuild:
-            discard_engine(pin, places, has_gpu=bool(listing.gpus))
-        engine = install_with_progress(
-            pin, places, os.environ, has_gpu=bool(listing.gpus), display=display, screen=screen
+            discard_engine(pin, places, has_gpu=has_gpu)
+        with Display(display, screen) as live:
+
+            def show(step: Step) -> None:
+                if not steps:
+                    screen.notice(f"Installing {engine_title(pin, has_gpu=has_gpu)} into {places.engines}.")
+                steps.append(step)
+                live.on_progress(step)
+
+            engine = install_engine(pin, places, has_gpu=has_gpu, environment=os.environ, on_progress=show)
+    except KeyboardInterrupt:
+        stopped = InterruptedRunError(
+            f"Interrupted. What was downloaded stays in the cache; go on with: vlsb engine install {family}"
         )
+        screen.error(stopped)
+        return stopped.exit_code
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
+    if steps:
+        screen.notice(f"Installed in {duration(time.monotonic() - began)}.")
     screen.result(f"vLLM {engine.version} is ready in {engine.prefix}")
     return 0
 

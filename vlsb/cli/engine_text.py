@@ -10,10 +10,10 @@ from vlsb.engines.install import (
     Engine,
     InstalledEngine,
     engine_prefix,
+    engine_title,
     find_engine,
     install_command,
     installed,
-    pinned_version,
 )
 from vlsb.engines.registry import Places, ServerRecord, process_age_s
 from vlsb.errors import ConfigError, ServerError
@@ -48,11 +48,6 @@ def servers_text(servers: Sequence[ServerRecord]) -> str:
         for record in servers
     ]
     return "\nRunning servers\n" + "".join(f"{for_terminal(Untrusted(line), lines=True)}\n" for line in lines)
-
-
-def engine_title(pin: EnginePin, *, has_gpu: bool) -> str:
-    """A pinned engine in words."""
-    return f"vLLM {pinned_version(pin, has_gpu=has_gpu)} for {'CUDA' if has_gpu else 'the CPU'}"
 
 
 def _heading(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,7 @@ def judge_command(
 
     job = Job(
         options=options,
-        resolve=lambda _: resolve_judging(run, options, os.environ),
+        open=lambda **_: nullcontext(resolve_judging(run, options, os.environ)),
         prepare=prepare_judging,
         go_on=judge_command_line(run, options),
         directory=run,

@@ -10,10 +10,7 @@ from typing import Any
 from vlsb.evaluation.settings import (
     Resolved,
     RunOptions,
-    engine_options_given,
-    model_name,
     resolve_judging,
-    resolve_run,
     run_directory,
 )
 
@@ -21,11 +18,8 @@ __all__ = [
     "Resolved",
     "RunOptions",
     "as_options",
-    "engine_options_given",
     "judge_command_line",
-    "model_name",
     "resolve_judging",
-    "resolve_run",
     "resume_command",
     "run_directory",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from vlsb.cli import options as opt
 from vlsb.cli.resolve import RunOptions, as_options, resume_command, run_directory
@@ -82,12 +83,12 @@ def run_command(
 
 def run(options: RunOptions) -> int:
     """Carry out a run and return its exit code."""
-    from vlsb.cli.local import resolve_target
     from vlsb.evaluation.session import prepare
+    from vlsb.evaluation.settings import open_target
 
     job = Job(
         options=options,
-        resolve=lambda screen: resolve_target(options, os.environ, screen),
+        open=partial(open_target, options, os.environ),
         prepare=prepare,
         go_on=resume_command(options),
         directory=run_directory(options),

@@ -10,11 +10,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from vlsb.errors import SeveralErrors, StoreError, VlsbError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
+
+if TYPE_CHECKING:
+    from vlsb.engines.lease import InstallOffer
 
 
 class Screen:
@@ -59,6 +62,26 @@ class Screen:
         """A command to type, as one line that a shell reads back exactly."""
         self._err.write(f"Resume with: {shlex.join(arguments)}\n")
         self._err.flush()
+
+
+async def agree_to_install(screen: Screen, offer: InstallOffer, *, yes: bool) -> bool:
+    """Whether a missing engine is to be installed now: with `--yes`, or as the user at a terminal says."""
+    import asyncio
+
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    screen.line(offer.error.message)
+    screen.line(f"Install {offer.title} now, up to {offer.disk_bytes / 1e9:.0f} GB? [y/N]")
+    # A read that waits in the loop's own thread would keep Ctrl-C from being heard.
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, typed.set)
+    try:
+        await typed.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def has_color(stream: TextIO) -> bool:

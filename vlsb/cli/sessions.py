@@ -7,14 +7,16 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vlsb.analysis.summary import FailOnError, Summary
 from vlsb.cli import ignore_signals
 from vlsb.cli.resolve import Resolved, RunOptions
-from vlsb.cli.screen import Screen, has_color
+from vlsb.cli.screen import Screen, agree_to_install, has_color
 from vlsb.errors import (
     ConfigError,
     GapsError,
@@ -26,6 +28,7 @@ from vlsb.errors import (
 from vlsb.records import JUDGED, Outcome
 
 if TYPE_CHECKING:
+    from vlsb.engines.lease import MayInstall
     from vlsb.evaluation.session import Plan, Prepared, SessionEnd
     from vlsb.steps import OnProgress
     from vlsb.store.state import RunState
@@ -43,15 +46,24 @@ _INTERRUPTED = InterruptedRunError("Interrupted. Everything finished is stored."
 _INTERRUPTED_EARLY = InterruptedRunError("Interrupted. Nothing was stored yet.")
 
 
+class Opening(Protocol):
+    """A plan and what it is carried out with, for as long as the block lasts."""
+
+    def __call__(
+        self, *, may_install: MayInstall, on_progress: OnProgress, say: Callable[[str], None]
+    ) -> AbstractAsyncContextManager[Resolved]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A session to carry out; `go_on` is the command that continues it.
 
-    `directory` is the run's, None while only an endpoint knows its name.
+    `open` gives its plan, with an engine where it needs one. `directory` is the run's, None while only an
+    endpoint knows its name.
     """
 
     options: RunOptions
-    resolve: Callable[[Screen], Resolved]
+    open: Opening
     prepare: Callable[[Plan, OnProgress], Prepared]
     go_on: Sequence[str]
     directory: Path | None
@@ -103,36 +115,44 @@ def _outcome(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
 
 def _session(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
     """The session and its table; returns why it is not complete, and whether a resume can help."""
-    from vlsb.cli.display import chosen_display, watcher
-    from vlsb.cli.downloads import fetching
-    from vlsb.endpoints.loops import run
-    from vlsb.evaluation.session import Listeners, run_session
+    from vlsb.endpoints import loops
     from vlsb.store.state import load_state
 
-    display = chosen_display(job.options.display)
     allowed = FailOnError.parse(job.options.fail_on_error)
-    resolved = job.resolve(screen)
-    _warn_of_keys(resolved, screen)
-    _say_data_root(job, resolved.plan, screen)
-    with fetching(display, screen) as hear:
-        prepared = job.prepare(resolved.plan, hear)
-    listeners = Listeners(
-        say=screen.notice,
-        watch=watcher(display, screen),
-        last_words=lambda: screen.command(job.go_on) if job.is_stored() else None,
-    )
-    end = run(
-        run_session(prepared, resolved.credentials, listeners, resolved.host),
-        last_words=listeners.last_words,
-    )
-    state = load_state(resolved.plan.directory)
+
+    def say_command() -> None:
+        if job.is_stored():
+            screen.command(job.go_on)
+
+    plan, end = loops.run(_evaluate(job, screen, say_command), last_words=say_command)
+    state = load_state(plan.directory)
     try:
-        _show(state, end, job, resolved.plan, screen)
+        _show(state, end, job, plan, screen)
     except StoreError as error:
         # The rows are safe, and the exit code tells of them.
         screen.line(f"Warning: {error.message}")
-    reason = end.reason or _gaps(state, end, resolved.plan, allowed)
+    reason = end.reason or _gaps(state, end, plan, allowed)
     return reason, reason is not None and _can_go_on(reason, state, end, job)
+
+
+async def _evaluate(job: Job, screen: Screen, say_command: Callable[[], None]) -> tuple[Plan, SessionEnd]:
+    """Prepare and spend: all that a command asks of endpoints and engines."""
+    from vlsb.cli.live import Display
+    from vlsb.evaluation.session import Listeners, run_session
+    from vlsb.steps import in_thread
+
+    with Display(job.options.display, screen) as display:
+        listeners = Listeners(say=screen.notice, watch=display.show_run, last_words=say_command)
+        consent = partial(agree_to_install, screen, yes=job.options.yes)
+        async with job.open(
+            may_install=consent, on_progress=display.on_progress, say=screen.notice
+        ) as resolved:
+            plan = resolved.plan
+            _warn_of_keys(resolved, screen)
+            _say_data_root(job, plan, screen)
+            prepared = await in_thread(partial(job.prepare, plan), display.on_progress)
+            end = await run_session(prepared, resolved.credentials, listeners, resolved.engine)
+    return plan, end
 
 
 def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, job: Job) -> bool:

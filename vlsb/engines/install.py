@@ -222,6 +222,11 @@ def pinned_version(pin: EnginePin, *, has_gpu: bool) -> str:
     return pin.gpu_version if has_gpu else pin.cpu_version
 
 
+def engine_title(pin: EnginePin, *, has_gpu: bool) -> str:
+    """A pinned engine in words."""
+    return f"vLLM {pinned_version(pin, has_gpu=has_gpu)} for {'CUDA' if has_gpu else 'the CPU'}"
+
+
 def requirements(pin: EnginePin, *, has_gpu: bool) -> list[str]:
     """What an environment is built from; it is outdated when this has changed."""
     if has_gpu:

@@ -40,10 +40,11 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 KEY_VARIABLE = "VLLM_API_KEY"
 # An engine that does not serve yet has nothing to finish.
-STOP_GRACE_S = 10.0
+_UNREADY_GRACE_S = 10.0
 _PORT_TRIES = 3
 _LOOK_S = 0.2
 _MOST_LINES = 50
+_MOST_LOG_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class _Start:
         try:
             await self._until_ready(process, timeout_s)
         except BaseException:
-            await process.stop(STOP_GRACE_S)
+            await process.stop(_UNREADY_GRACE_S)
             raise
         base_url = f"{self._root}/v1"
         return RunningServer(
@@ -226,6 +227,26 @@ class _Start:
             f"{name}={value}" for name, value in self._plan.environment.items() if not is_secret_name(name)
         ]
         return shlex.join([*(["env", *additions] if additions else []), *self._command()])
+
+
+def exited_error(server: RunningServer, code: int) -> ServerExitedError:
+    """Why a server that had been ready has ended: the cause if it is recognised, else the end of its log."""
+    text = _log_text(server.log)
+    if cause := diagnose(text, code, repair=server.repair):
+        return ServerExitedError(f"{server.name}: {cause.message} The engine's log: {server.log}")
+    return ServerExitedError(
+        f"{server.name}: the engine ended by itself (exit code {code}). Its log, {server.log}, ends with",
+        detail=Redactor([server.key]).message(log_end(text)),
+    )
+
+
+def _log_text(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_LOG_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _now() -> float:

@@ -7,7 +7,7 @@ own command line. The facts are whatever can change an answer. They hold no path
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from vlsb.config import START_TIMEOUT_S
 from vlsb.engines.checkpoint import CONFIG, Weights, open_weights
 from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_deviations
+from vlsb.engines.hardware import Gpu, visible_gpus
 from vlsb.engines.install import Engine, install_command, release, version_problem
 from vlsb.engines.llava.build import MANIFEST
 from vlsb.engines.vllm_options import normal, parse_options, rendered, require_whole_name
@@ -35,6 +36,39 @@ _ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,80}")
 
 
 @dataclass(frozen=True, slots=True)
+class GpuLease:
+    """The GPUs that an engine may take: entries of CUDA_VISIBLE_DEVICES, or None for all that are inherited.
+
+    Whoever shares out a machine hands each engine a lease of its own.
+    """
+
+    entries: tuple[str, ...] | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> GpuLease:
+        """The lease that `--gpus` names; ConfigError for what names no GPUs."""
+        if text is None:
+            return cls()
+        entries = tuple(text.split(","))
+        if len(set(entries)) != len(entries) or not all(_GPU.fullmatch(each) for each in entries):
+            raise ConfigError("--gpus takes numbers or ids with commas between them, such as 0,1.")
+        return cls(entries)
+
+    @property
+    def variable(self) -> str | None:
+        """The value of CUDA_VISIBLE_DEVICES; None to leave the inherited one."""
+        return None if self.entries is None else ",".join(self.entries)
+
+    def require_inherited(self, there: Sequence[Gpu]) -> None:
+        """ConfigError where an entry is none of the GPUs that this process itself may use."""
+        for entry in self.entries or ():
+            # A MIG slice has no row of its own.
+            if not entry.startswith("MIG-") and not visible_gpus(there, entry):
+                usable = ", ".join(str(gpu.index) for gpu in there) or "none"
+                raise ConfigError(f"--gpus {entry}: not among the GPUs that may be used here ({usable}).")
+
+
+@dataclass(frozen=True, slots=True)
 class Wishes:
     """What a user wants of a server. None: as the model's file has it.
 
@@ -44,7 +78,7 @@ class Wishes:
     weights: str | None = None
     revision: str | None = None
     tensor_parallel_size: int | None = None
-    gpus: str | None = None
+    gpus: GpuLease = GpuLease()
     dtype: str | None = None
     port: int | None = None
     engine: str = "auto"
@@ -69,6 +103,11 @@ class ServerPlan:
     environment: Mapping[str, str]
     facts: Mapping[str, Any]
     deviations: tuple[str, ...]
+
+    @property
+    def about(self) -> str:
+        """The engine and its weights in words."""
+        return f"vLLM {self.engine.version}{' (CPU)' if self.engine.is_cpu else ''} · {self.weights}"
 
     @property
     def asks_hub(self) -> bool:
@@ -169,15 +208,15 @@ def _additions(
         additions["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_CACHE_GIB)
     if weights.must_stay_offline:
         additions["HF_HUB_OFFLINE"] = "1"
-    if wishes.gpus is not None:
+    if wishes.gpus.entries is not None:
         # The order in which `nvidia-smi` counts them.
         additions["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     additions = {name: value for name, value in additions.items() if name not in environment}
     additions["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"
     if wishes.offline:
         additions["HF_HUB_OFFLINE"] = "1"
-    if wishes.gpus is not None:
-        additions["CUDA_VISIBLE_DEVICES"] = wishes.gpus
+    if (visible := wishes.gpus.variable) is not None:
+        additions["CUDA_VISIBLE_DEVICES"] = visible
     return additions
 
 
@@ -230,13 +269,11 @@ def _check_gpus(wishes: Wishes, effective: Mapping[str, Any], *, has_gpu: bool) 
     size = effective.get("tensor-parallel-size", 1)
     if not isinstance(size, int) or size < 1:
         raise ConfigError("--tensor-parallel-size must be a whole number from 1 on.")
-    if wishes.gpus is None:
+    named = wishes.gpus.entries
+    if named is None:
         return
     if not has_gpu:
         raise ConfigError("--gpus: this machine has no GPU that can be used.")
-    named = wishes.gpus.split(",")
-    if len(set(named)) != len(named) or not all(_GPU.fullmatch(each) for each in named):
-        raise ConfigError("--gpus takes numbers or ids with commas between them, such as 0,1.")
     if size > len(named):
         raise ConfigError(f"--tensor-parallel-size {size} needs {size} GPUs; --gpus names {len(named)}.")
 

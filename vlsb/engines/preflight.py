@@ -119,7 +119,8 @@ def _check_gpus(
     there: Sequence[Gpu],
 ) -> None:
     """Each GPU that an engine would take: large enough for its part of the weights, and free enough."""
-    chosen = [gpu for gpu in visible_gpus(there, wishes.gpus) if gpu.memory_bytes]
+    wishes.gpus.require_inherited(there)
+    chosen = [gpu for gpu in visible_gpus(there, wishes.gpus.variable) if gpu.memory_bytes]
     size = wishes.tensor_parallel_size or settings.get("tensor-parallel-size", 1)
     count = size * settings.get("pipeline-parallel-size", 1)
     share = settings.get("gpu-memory-utilization", USUAL_SHARE)

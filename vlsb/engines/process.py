@@ -1,6 +1,6 @@
 """One engine as a process: its own session and group, and nothing of it left when we end in any way.
 
-Between us and the engine sits a leash (`vlsb.engines.reaper`), a small process that outlives us just long
+Between us and the engine sits the reaper (`vlsb.engines.reaper`), a small process that outlives us just long
 enough to clear up. It also holds an engine's children together, which outlive their parent otherwise.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import psutil
 
 from vlsb import strict_json
-from vlsb.engines import reaper as leash
+from vlsb.engines import reaper
 from vlsb.errors import ServerError
 from vlsb.records import Untrusted
 
@@ -36,10 +36,10 @@ _BLOCKING_PATIENCE_S = 10.0
 class EngineProcess:
     """A running engine: `pid` is its first process's, `group` the process group of all of them."""
 
-    def __init__(self, leashed: subprocess.Popen[bytes], *, pid: int, status: BinaryIO, hold: int) -> None:
+    def __init__(self, parent: subprocess.Popen[bytes], *, pid: int, status: BinaryIO, hold: int) -> None:
         self.pid = pid
         self.group = pid
-        self._leash = leashed
+        self._reaper = parent
         self._status = status
         self._hold: int | None = hold
         self._words: list[bytes] | None = None
@@ -47,7 +47,7 @@ class EngineProcess:
 
     def exit_code(self) -> int | None:
         """How the engine ended (negative: by that signal), None while anything of it is there."""
-        if self._code is None and self._leash.poll() is not None:
+        if self._code is None and self._reaper.poll() is not None:
             if self._words is None:
                 self._words = self._last_words()
                 self._let_go()
@@ -72,7 +72,7 @@ class EngineProcess:
         try:
             if await self._is_over_within(grace_s, signal.SIGTERM):
                 return
-            if await self._is_over_within(_KILL_PATIENCE_S, leash.AT_ONCE):
+            if await self._is_over_within(_KILL_PATIENCE_S, reaper.AT_ONCE):
                 return
         except asyncio.CancelledError:
             self._kill()
@@ -81,7 +81,7 @@ class EngineProcess:
 
     async def _is_over_within(self, patience_s: float, number: signal.Signals) -> bool:
         # Popen signals no process that it has seen the end of.
-        self._leash.send_signal(number)
+        self._reaper.send_signal(number)
         try:
             async with asyncio.timeout(patience_s):
                 await self.wait()
@@ -90,9 +90,9 @@ class EngineProcess:
         return True
 
     def _kill(self) -> None:
-        self._leash.send_signal(leash.AT_ONCE)
+        self._reaper.send_signal(reaper.AT_ONCE)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._leash.wait(_BLOCKING_PATIENCE_S)
+            self._reaper.wait(_BLOCKING_PATIENCE_S)
         self.exit_code()
 
     def release(self) -> None:
@@ -100,16 +100,16 @@ class EngineProcess:
         if self._hold is not None:
             # An engine that has ended listens no more.
             with contextlib.suppress(OSError):
-                os.write(self._hold, leash.RELEASE)
+                os.write(self._hold, reaper.RELEASE)
 
     def _last_words(self) -> list[bytes]:
-        """What the leash said at its end; without an exit code it was killed, and the rest is on us."""
+        """What the reaper said at its end; without an exit code it was killed, and the rest is on us."""
         with self._status as status:
             return status.read().split()
 
     def _kill_session(self) -> bool:
-        """Kill what a leash that was killed has left; whether anything is still there."""
-        left = list(_session(self._leash.pid))
+        """Kill what a reaper that was killed has left; whether anything is still there."""
+        left = list(_session(self._reaper.pid))
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -130,10 +130,10 @@ def start_process(
     """
     status, status_end = os.pipe()
     hold_end, hold = os.pipe()
-    command = [sys.executable, "-I", "-S", leash.__file__, str(status_end), str(hold_end), str(GRACE_S)]
+    command = [sys.executable, "-I", "-S", reaper.__file__, str(status_end), str(hold_end), str(GRACE_S)]
     try:
         with open_log(log) as output:
-            leashed = subprocess.Popen(
+            parent = subprocess.Popen(
                 [*command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -149,20 +149,20 @@ def start_process(
     finally:
         os.close(status_end)
         os.close(hold_end)
-    process = _started(leashed, os.fdopen(status, "rb"), hold)
+    process = _started(parent, os.fdopen(status, "rb"), hold)
     if detached:
         process.release()
     return process
 
 
-def _started(leashed: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> EngineProcess:
-    """The engine, once the leash has said which process it is."""
+def _started(parent: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> EngineProcess:
+    """The engine, once the reaper has said which process it is."""
     words = status.readline().split()
     if words[:1] == [b"pid"]:
-        return EngineProcess(leashed, pid=int(words[1]), status=status, hold=hold)
+        return EngineProcess(parent, pid=int(words[1]), status=status, hold=hold)
     status.close()
     os.close(hold)
-    raise ServerError(f"the process that starts an engine ended with {leashed.wait()}.")
+    raise ServerError(f"the process that starts an engine ended with {parent.wait()}.")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A process of its own between us and an engine: whatever dies, nothing of the engine's tree stays.
 
-Run as a script, on the standard library alone: `python -I -S leash.py STATUS HOLD GRACE_S PROGRAM ...`.
+Run as a script, on the standard library alone: `python -I -S reaper.py STATUS HOLD GRACE_S PROGRAM ...`.
 STATUS is a pipe that gets "pid N" once the engine runs and "exit CODE" (negative: a signal) once nothing is
 left of it. HOLD is a pipe whose end means that our owner is gone, unless the letter "r" came before: then
 the engine is released and lives on. SIGTERM ends the engine gently, and when its owner is gone within
@@ -36,7 +36,7 @@ _PATIENCE_S = 60.0
 _NOT_STARTED = 127
 
 
-class Leash:
+class Reaper:
     """One engine and what is known of its end."""
 
     def __init__(self, status: int, hold: int, grace_s: float) -> None:
@@ -241,7 +241,7 @@ def main() -> None:
     status, hold = int(sys.argv[1]), int(sys.argv[2])
     for end in (status, hold):
         os.set_inheritable(end, False)
-    Leash(status, hold, float(sys.argv[3])).run(sys.argv[4:])
+    Reaper(status, hold, float(sys.argv[3])).run(sys.argv[4:])
 
 
 if __name__ == "__main__":

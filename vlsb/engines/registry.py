@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,6 +57,10 @@ class Places:
 SCHEMA = 2
 MOST_BYTES = 1024 * 1024
 
+KEPT_LOGS = 20
+"""How many logs of servers that have ended are kept, all models together."""
+
+_LOG = re.compile(r".+\.[0-9]{8}-[0-9]{6}\.(?P<vlsb>[0-9]{1,10})\.log")
 _FILE = re.compile(r"(?P<draft>\.)?(?P<name>.+)\.(?P<pid>[0-9]{1,10})\.json")
 
 Say = Callable[[str], None]
@@ -212,6 +217,38 @@ def find_running(places: Places, name: str, *, say: Say | None = None) -> Server
     found = read_records(places, say=say)
     named = [record for record in found if record.name == name and not record.is_ending]
     return max(named, key=lambda record: record.started_at, default=None)
+
+
+def fresh_log(places: Places, name: str) -> Path:
+    """Where a new server's log goes, in the state folder; the oldest of many earlier ones are removed."""
+    folder = open_state_folder(places)
+    in_use = {record.log for record in read_records(places)}
+    ended = [path for path in folder.glob("*.log") if path not in in_use and not _is_of_the_living(path)]
+    logs = sorted(ended, key=_age)
+    for path in logs[KEPT_LOGS - 1 :]:
+        with suppress(OSError):
+            path.unlink()
+    now = datetime.now().astimezone()
+    while True:
+        path = folder / f"{file_name(name)}.{now:%Y%m%d-%H%M%S}.{os.getpid()}.log"
+        if not path.exists():
+            return path
+        # Two starts in one second, or a clock that was set back.
+        now += timedelta(seconds=1)
+
+
+def _is_of_the_living(log: Path) -> bool:
+    """Whether the `vlsb` that a log's name tells of still lives: a run's own engine has no record."""
+    named = _LOG.fullmatch(log.name)
+    return named is not None and process_began_at(int(named["vlsb"])) is not None
+
+
+def _age(path: Path) -> float:
+    """Seconds before 1970, so that the youngest comes first; a file that has gone counts as old."""
+    try:
+        return -path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 @contextmanager

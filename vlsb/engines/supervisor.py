@@ -20,16 +20,15 @@ import httpx
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
-from vlsb.engines.launch import RunningServer
-from vlsb.engines.registry import ServerRecord
-from vlsb.engines.start import exited_error
-from vlsb.errors import ServerError, ServerExitedError, VlsbError
+from vlsb.engines.launch import RunningServer, exited_error
+from vlsb.errors import ServerError, VlsbError
 
 STOP_GRACE_S = 15.0
 # How long an engine may be unwell before it is ended. One that is dying exits within seconds; one on a busy
 # machine may need many to say that it is well.
 _DYING_S = 60.0
 _HEALTH_TIMEOUT_S = 30.0
+_LOAD_TIMEOUT_S = 5.0
 _POLL_S = 0.2
 
 Start = Callable[[RunningServer | None], Awaitable[RunningServer]]
@@ -278,6 +277,16 @@ def parse_metrics(text: str) -> EngineLoad:
     )
 
 
+async def read_load(client: httpx.AsyncClient) -> EngineLoad | None:
+    """What the engine behind a client says of its load; None if it does not."""
+    try:
+        async with asyncio.timeout(_LOAD_TIMEOUT_S):
+            reply = await client.get("/metrics")
+    except (httpx.RequestError, TimeoutError):
+        return None
+    return parse_metrics(reply.content.decode("utf-8", "replace")) if reply.status_code == 200 else None
+
+
 def _key(name: str, labels: str) -> str:
     """The name that a sample is added up under."""
     if name != "vllm:request_success_total":
@@ -296,20 +305,3 @@ def _number(digits: str) -> float | None:
 
 def _total(values: list[float] | None) -> int | None:
     return None if not values else round(sum(values))
-
-
-class Borrowed(EngineGuard):
-    """Ends the run when its server has ended: waiting for an address that nobody holds helps nobody."""
-
-    def __init__(self, record: ServerRecord) -> None:
-        self._record = record
-
-    async def fate(self, request: InFlight) -> Fate:
-        """ALIVE as long as the server's process lives; raises ServerExitedError when it does not."""
-        if self._record.is_running:
-            return Fate.ALIVE
-        name = self._record.name
-        raise ServerExitedError(
-            f"{name}: the server that this run used has ended. Start it again as before (vlsb serve {name}), "
-            f"then resume. Its log: {self._record.log}"
-        )

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlsb._version import __version__
 from vlsb.config import Lane, RetryPolicy
@@ -35,7 +35,7 @@ from vlsb.evaluation.protocol import (
     target_settings,
 )
 from vlsb.evaluation.shutdown import Conductor
-from vlsb.evaluation.sides import Host, LaneSetup, open_lanes
+from vlsb.evaluation.sides import LaneSetup, open_lanes
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
@@ -44,6 +44,9 @@ from vlsb.store.data_root import remember_data_root
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest, sample_row
 from vlsb.store.state import has_answers, sent_images
 from vlsb.store.store import RunStore, open_for_judging, open_run, pending_keys, require_free
+
+if TYPE_CHECKING:
+    from vlsb.engines.lease import EngineLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class Means:
 
     credentials: Mapping[Stage, Credentials]
     listeners: Listeners
-    host: Host | None
+    engine: EngineLease | None
     conductor: Conductor
     traffic: Traffic
     accounts: Accounts
@@ -244,10 +247,10 @@ async def run_session(
     prepared: Prepared,
     credentials: Mapping[Stage, Credentials],
     listeners: Listeners,
-    host: Host | None = None,
+    engine: EngineLease | None = None,
     accounts: Accounts | None = None,
 ) -> SessionEnd:
-    """Evaluate what is pending, on the target's engine that `host` brings up if there is one.
+    """Evaluate what is pending, on the target's engine if it has a lease of one.
 
     Runs of one process that are given the same `accounts` share the rate limits of what both send to.
     Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
@@ -276,7 +279,7 @@ async def run_session(
                 only_judge=only_judge,
             )
             if works:
-                means = Means(credentials, listeners, host, conductor, traffic, accounts or Accounts())
+                means = Means(credentials, listeners, engine, conductor, traffic, accounts or Accounts())
                 lanes, profile = await _evaluate(prepared, store, works, means)
         except StoppedError:
             pass  # while an engine was starting; the conductor knows why
@@ -357,7 +360,7 @@ async def _evaluate(
         accounts=means.accounts,
         observe=lambda event: _observe(event, store, listeners.say),
         say=listeners.say,
-        host=means.host,
+        engine=means.engine,
         unless_stopped=conductor.unless_stopped,
     )
     images = SentImages(

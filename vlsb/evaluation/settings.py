@@ -6,7 +6,8 @@ The options are those of `vlsb run` and `vlsb judge`; messages name them as they
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,12 @@ from vlsb.records import JUDGED, Outcome, Untrusted
 if TYPE_CHECKING:
     from vlsb.data import Selection
     from vlsb.endpoints.credentials import Credentials
+    from vlsb.engines.lease import EngineLease, MayInstall
+    from vlsb.engines.plan import Wishes
     from vlsb.evaluation.session import Plan
-    from vlsb.evaluation.sides import Host
     from vlsb.judging.prompts import JudgeTemplate
     from vlsb.records import Stage
+    from vlsb.steps import OnProgress
 
 _Part = TypeVar("_Part")
 _POLICY = config.RetryPolicy()
@@ -112,6 +115,7 @@ class RunOptions:
                 _headers(flag, pairs)
 
 
+# They mean something only for an engine that is started for the run.
 _ENGINE_OPTIONS = (
     "weights",
     "revision",
@@ -123,54 +127,115 @@ _ENGINE_OPTIONS = (
 )
 
 
-def engine_options_given(options: RunOptions) -> list[str]:
-    """The names of options that mean something only for an engine that is started for the run."""
-    usual = RunOptions()
-    return [name for name in _ENGINE_OPTIONS if getattr(options, name) != getattr(usual, name)]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalTarget:
-    """A local engine as the target: the name it answers to, and what can change its answers, as JSON.
-
-    `running` is the address and key of one that is up already. `host` opens either kind for a run.
-    """
-
-    name: str
-    facts: Mapping[str, Any]
-    deviations: tuple[str, ...]
-    running: tuple[str, Credentials] | None = None
-    host: Host | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A plan, the credentials it needs, and who brings up its engine if it has one."""
+    """A plan, the credentials it needs, and the lease of its engine if the target is a local model."""
 
     plan: Plan
     credentials: Mapping[Stage, Credentials]
-    host: Host | None = None
+    engine: EngineLease | None = None
+
+    def on_engine(self, engine: EngineLease) -> Resolved:
+        """The same with a local model's engine as the target."""
+        assert self.plan.target is not None
+        target = replace(
+            self.plan.target,
+            endpoint=config.Endpoint(engine.served_name, engine.base_url),
+            engine=engine.facts,
+            deviations=engine.deviations,
+        )
+        credentials = {**self.credentials, "target": engine.credentials}
+        return Resolved(replace(self.plan, target=target), credentials, engine)
 
 
-def resolve_run(
+@asynccontextmanager
+async def open_target(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    *,
+    may_install: MayInstall,
+    on_progress: OnProgress,
+    say: Callable[[str], None],
+) -> AsyncIterator[Resolved]:
+    """The plan of `vlsb run`, with the lease of an engine where the target is a local model.
+
+    Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
+    """
+    from vlsb.models.catalog import find_profile
+
+    model = find_profile(model_name(options), options.servers_dir, arch=options.arch)
+    is_local = model.is_local and options.base_url is None
+    if not is_local:
+        _refuse_engine_options(options)
+    resolved = await resolve_run(options, environment, protocol=model.protocol, is_local=is_local)
+    if not is_local:
+        yield resolved
+        return
+    from vlsb.engines.lease import engine_lease
+
+    async with engine_lease(
+        model,
+        _wishes(options),
+        environment=environment,
+        may_install=may_install,
+        on_progress=on_progress,
+        say=say,
+        max_restarts=options.max_restarts,
+        is_kept=options.keep_server,
+    ) as engine:
+        yield resolved.on_engine(engine)
+
+
+def _refuse_engine_options(options: RunOptions) -> None:
+    usual = RunOptions()
+    for name in _ENGINE_OPTIONS:
+        if getattr(options, name) != getattr(usual, name):
+            flag = "What follows --" if name == "engine_options" else "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{flag} is for engines that vlsb starts; target {options.model or options.base_url} is none."
+                " Leave it out, or pass --model with a local model such as llava_next."
+            )
+
+
+def _wishes(options: RunOptions) -> Wishes:
+    from vlsb.engines.plan import GpuLease, Wishes
+
+    return Wishes(
+        weights=options.weights,
+        revision=options.revision,
+        tensor_parallel_size=options.tensor_parallel_size,
+        gpus=GpuLease.parse(options.gpus),
+        dtype=options.dtype,
+        engine=options.engine,
+        engine_options=options.engine_options,
+        start_timeout_s=options.start_timeout,
+    )
+
+
+async def resolve_run(
     options: RunOptions,
     environment: Mapping[str, str],
     *,
     protocol: config.TargetProtocol = config.OPENAI_PROTOCOL,
-    local: LocalTarget | None = None,
+    is_local: bool = False,
 ) -> Resolved:
-    """The plan of `vlsb run`, for a target asked by `protocol`. Raises ConfigError or AccessError."""
+    """The plan of `vlsb run`, for a target asked by `protocol`. Raises ConfigError or AccessError.
+
+    An endpoint without a model's name is asked for its only one.
+    """
     from vlsb.evaluation.session import Plan
 
     if options.retry and not options.resume:
         raise ConfigError("--retry works on an existing run: add --resume.")
     if options.no_judge and (options.judge or options.judge_base_url):
         raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
-    is_demo = local is None and options.base_url is None and model_name(options) == _DEMO
+    name = model_name(options)
+    is_demo = options.base_url is None and name == _DEMO
     problems = _Problems()
-    target = problems.of(lambda: _target(options, environment, protocol, local))
-    named = "" if target is None else target.endpoint.model
-    directory = problems.of(lambda: options.output_dir / _run_name(options, named))
+    with problems.noted():
+        name = name or await _only_model(options, environment)
+    target = problems.of(lambda: _target(options, name, protocol, is_local=is_local)) if name else None
+    directory = problems.of(lambda: options.output_dir / _run_name(options, name))
     judge = None if options.no_judge else problems.of(lambda: _judge(options, is_demo=is_demo))
     goes_on_in = directory if options.resume else None
     settings = _shared_settings(options, goes_on_in, is_simulated=is_demo, problems=problems)
@@ -187,9 +252,7 @@ def resolve_run(
         only_preflight=options.dry_run,
         **settings,
     )
-    if local is not None and local.running is not None:
-        credentials["target"] = local.running[1]
-    return Resolved(plan, credentials, None if local is None else local.host)
+    return Resolved(plan, credentials)
 
 
 def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
@@ -218,11 +281,18 @@ class _Problems:
 
     def of(self, part: Callable[[], _Part]) -> _Part:
         """What the part gives; nothing to be used before `raise_if_any` where it raised."""
+        found: Any = None
+        with self.noted():
+            found = part()
+        return cast("_Part", found)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep what the block raises for `raise_if_any`."""
         try:
-            return part()
+            yield
         except VlsbError as error:
             self._found.append(error)
-            return cast("_Part", None)
 
     def raise_if_any(self) -> None:
         """Raise the problem, or all of them as one error."""
@@ -263,10 +333,7 @@ def _credentials(
 
 
 def _target(
-    options: RunOptions,
-    environment: Mapping[str, str],
-    protocol: config.TargetProtocol,
-    local: LocalTarget | None,
+    options: RunOptions, name: str, protocol: config.TargetProtocol, *, is_local: bool
 ) -> config.Lane:
     sampling = config.OFFICIAL_TARGET_SAMPLING
     if options.max_tokens is not None:
@@ -275,27 +342,24 @@ def _target(
         sampling = replace(sampling, temperature=options.temperature)
     system_prompt = options.system_prompt
     return config.Lane(
-        endpoint=_endpoint(options, environment, local),
+        endpoint=_endpoint(options, name, is_local=is_local),
         sampling=replace(sampling, extra={**protocol.fields, **_extra("-M", options.target_field)}),
         max_connections=options.max_connections,
         rpm=options.rpm,
         tpm=options.tpm,
         system_prompt=protocol.system_prompt if system_prompt is None else system_prompt,
         protocol=protocol,
-        engine=config.NOTHING if local is None else local.facts,
-        deviations=() if local is None else local.deviations,
     )
 
 
-def _endpoint(
-    options: RunOptions, environment: Mapping[str, str], local: LocalTarget | None
-) -> config.Endpoint:
+def _endpoint(options: RunOptions, name: str, *, is_local: bool) -> config.Endpoint:
     from vlsb.models.providers import ENGINE_URL, resolve_endpoint
 
-    if local is not None:
-        return config.Endpoint(local.name, ENGINE_URL if local.running is None else local.running[0])
+    if is_local:
+        # Its port is known once the engine is.
+        return config.Endpoint(name, ENGINE_URL)
     return resolve_endpoint(
-        model_name(options) or _only_model(options, environment),
+        name,
         base_url=options.base_url,
         key_variable=options.api_key_env,
         headers=_headers("--header", options.header),
@@ -343,10 +407,9 @@ def model_name(options: RunOptions) -> str:
     return model
 
 
-def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
+async def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
     from vlsb.config import Party
-    from vlsb.endpoints import loops
     from vlsb.endpoints.client import list_models
     from vlsb.endpoints.credentials import load_credentials
     from vlsb.models.providers import resolve_endpoint
@@ -360,7 +423,7 @@ def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     )
     credentials = load_credentials(endpoint, environment)
     party = Party("target", replace(endpoint, model=""))
-    names = loops.run(list_models(party, credentials, ca_bundle=options.ca_bundle))
+    names = await list_models(party, credentials, ca_bundle=options.ca_bundle)
     if len(names) != 1:
         raise ConfigError(
             f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",

@@ -7,10 +7,11 @@ import random
 import resource
 import time as system_time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vlsb.config import (
@@ -33,6 +34,9 @@ from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
 from vlsb.evaluation.pipeline import Side
 from vlsb.records import Stage
 
+if TYPE_CHECKING:
+    from vlsb.engines.lease import EngineLease
+
 # Files besides sockets: run files, logs, pictures being read.
 _SPARE_DESCRIPTORS = 64
 
@@ -51,24 +55,8 @@ class LaneSetup:
     accounts: Accounts
     observe: Callable[[Event], None]
     say: Callable[[str], None]
-    host: Host | None
-    unless_stopped: Callable[[Coroutine[Any, Any, Hosted]], Awaitable[Hosted]]
-
-
-@dataclass(frozen=True, slots=True)
-class Hosted:
-    """A local engine that is up: its address and key, and who looks after it."""
-
-    base_url: str
-    credentials: Credentials
-    guard: EngineGuard
-
-
-class Host(Protocol):
-    """Brings up the target's local engine for as long as the block lasts."""
-
-    def open(self, observe: Callable[[Event], None]) -> AbstractAsyncContextManager[Hosted]:
-        """The engine, up and answering; raises ServerError."""
+    engine: EngineLease | None
+    unless_stopped: Callable[[Coroutine[Any, Any, EngineGuard]], Awaitable[EngineGuard]]
 
 
 def real_time() -> Time:
@@ -84,10 +72,10 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
     async with AsyncExitStack() as held:
         addresses = await held.enter_async_context(_addresses(setup.lanes))
         credentials, guards = dict(setup.credentials), dict[str, EngineGuard]()
-        if setup.host is not None:
-            hosted = await setup.unless_stopped(held.enter_async_context(setup.host.open(setup.observe)))
-            addresses["target"], credentials["target"] = hosted.base_url, hosted.credentials
-            guards["target"] = hosted.guard
+        if (engine := setup.engine) is not None:
+            held.push_async_callback(engine.leave)
+            guards["target"] = await setup.unless_stopped(engine.guard(partial(_note_restart, setup.observe)))
+            addresses["target"], credentials["target"] = engine.base_url, engine.credentials
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
         sides: dict[str, Side] = {}
         for stage, lane in setup.lanes.items():
@@ -119,6 +107,10 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
             )
             sides[stage] = Side(lane, client)
         yield sides
+
+
+def _note_restart(observe: Callable[[Event], None], number: int) -> None:
+    observe(Event("engine_restart", "target", attempt=number))
 
 
 @asynccontextmanager

@@ -11,10 +11,9 @@ import pytest
 
 from tests.proofs.engines.conftest import engine_of
 from vlsb.engines.launch import RunningServer
+from vlsb.engines.lease import engine_lease
 from vlsb.engines.plan import ServerPlan, Wishes
 from vlsb.engines.prompt_check import check_parity, engine_ids, expected_ids
-from vlsb.engines.registry import Places
-from vlsb.engines.start import start_server
 from vlsb.errors import ServerError
 from vlsb.models.catalog import find_profile
 from vlsb.models.profile import FAMILIES
@@ -30,24 +29,15 @@ def test_the_engine_reads_the_authors_prompt(
 ) -> None:
     """And a request without the family's own fields is told apart, where it has any."""
     model = find_profile(family, None)
-    assert model is not None
-    places = Places(tmp_path / "state", tmp_path / "engines", tmp_path / "converted")
+    wishes = Wishes(weights=str(tiny(family)), engine=str(engine_of(model.engine).executable))
 
     async def compare() -> None:
-        server, plan = await start_server(
-            model,
-            Wishes(weights=str(tiny(family))),
-            engine_of(model.engine),
-            places,
-            environment=engine_environment,
-            on_progress=lambda _: None,
-        )
-        try:
+        async with engine_lease(model, wishes, environment=engine_environment) as lease:
+            server, plan = await lease.start(), lease.plan
+            assert plan is not None
             expected = await expected_ids(plan, environment=engine_environment)
             assert await engine_ids(server, model) == expected
             await _tell_apart(server, plan, expected)
-        finally:
-            await server.process.stop(10)
 
     asyncio.run(compare())
 

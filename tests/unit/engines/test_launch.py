@@ -661,7 +661,7 @@ def launcher(bench: Bench, *wishes: str) -> subprocess.Popen[str]:
 def test_a_launcher_that_is_killed_at_any_stage_leaves_nothing(bench: Bench, stage: str) -> None:
     never = str(bench.folder / "never")
     with launcher(bench, f"HOLD={never}", f"HOLD_AT={stage}", "CHILDREN=plain") as process:
-        wait_until(lambda: len(living(bench.mark)) == 4, what="the engine's tree and its leash")
+        wait_until(lambda: len(living(bench.mark)) == 4, what="the engine's tree and its reaper")
         process.kill()
 
     wait_until(lambda: not living(bench.mark), what="the end of the engine")

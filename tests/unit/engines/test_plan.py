@@ -15,12 +15,11 @@ import pytest
 
 from tests.support.checkpoints import checkpoint, converted
 from vlsb import strict_json
-from vlsb.engines import start
+from vlsb.engines import lease
 from vlsb.engines.checkpoint import Weights
 from vlsb.engines.install import Engine
-from vlsb.engines.plan import CPU_CACHE_GIB, NO_DOMAIN, ServerPlan, Wishes, plan_server
-from vlsb.engines.registry import Places
-from vlsb.engines.start import plan_start
+from vlsb.engines.lease import plan_start
+from vlsb.engines.plan import CPU_CACHE_GIB, NO_DOMAIN, GpuLease, ServerPlan, Wishes, plan_server
 from vlsb.engines.vllm_options import RESERVED, normal, parse_options
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import find_profile, load_catalog
@@ -47,12 +46,13 @@ def plan(
     engine: Engine | None = None,
     environment: Mapping[str, str] | None = None,
     has_gpu: bool = True,
+    gpus: str | None = None,
     **wishes: Any,
 ) -> ServerPlan:
     """The plan for a checkpoint on a machine with a GPU; `words` come after `--`."""
     return plan_server(
         model or local(family),
-        Wishes(weights=str(weights), engine_options=words, **wishes),
+        Wishes(weights=str(weights), engine_options=words, gpus=GpuLease.parse(gpus), **wishes),
         engine or (OLD if family == "mllama" else CURRENT),
         environment=environment or {},
         has_gpu=has_gpu,
@@ -92,15 +92,15 @@ def test_a_files_revision_reaches_the_conversion_of_that_files_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wishes: Wishes, taken: tuple[str, str | None]
 ) -> None:
     (tmp_path / "mine.llava.yaml").write_text("model: someone/llava\nrevision: 0123abc\n")
-    model, places = load_catalog(tmp_path)["mine"], Places(tmp_path, tmp_path, tmp_path)
+    model = load_catalog(tmp_path)["mine"]
     asked: list[tuple[str, str | None]] = []
 
     async def converted(weights: str, revision: str | None, *others: object, **more: object) -> Path:
         asked.append((weights, revision))
         return checkpoint(tmp_path / "converted", "llava", conversion={})
 
-    monkeypatch.setattr(start, "converted", converted)
-    asyncio.run(plan_start(model, wishes, CPU, places, environment={}, on_progress=lambda _: None))
+    monkeypatch.setattr(lease, "converted", converted)
+    asyncio.run(plan_start(model, wishes, CPU, environment={"HOME": str(tmp_path)}))
 
     assert asked == [taken]
 

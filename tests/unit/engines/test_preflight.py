@@ -21,10 +21,10 @@ from tests.unit.engines.test_hardware import HEADING, fake_smi, listing
 from vlsb.engines import preflight
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.install import Engine
-from vlsb.engines.plan import Wishes
+from vlsb.engines.plan import GpuLease, Wishes
 from vlsb.engines.preflight import check_start
 from vlsb.engines.registry import Places
-from vlsb.errors import ServerError, StoreError, VlsbError
+from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
 from vlsb.models.catalog import load_catalog
 from vlsb.models.profile import FAMILIES
 
@@ -211,8 +211,18 @@ def test_a_gpu_that_others_use_is_said_with_what_is_free_and_the_option_that_hel
     assert busy.message.endswith("or pass `-- --gpu-memory-utilization 0.48`.")
     followed = replace(wishes, engine_options=("--gpu-memory-utilization", "0.48"))
     assert checked(tmp_path, row(free=12288), wishes=followed) is None
-    other = replace(wishes, gpus="1")
+    other = replace(wishes, gpus=GpuLease(("1",)))
     assert checked(tmp_path, row(free=12288), row(1), wishes=other) is None
+
+
+def test_a_lease_names_only_gpus_that_this_process_may_use(tmp_path: Path, sparse: Path) -> None:
+    """A job that was given two of four GPUs cannot take a third by naming it."""
+    wishes = Wishes(weights=str(large(sparse / "weights", GIB)), gpus=GpuLease.parse("0,2"))
+
+    assert checked(tmp_path, row(), row(1), row(2), wishes=wishes) is None
+    refused = checked(tmp_path, row(), row(1), wishes=wishes)
+    assert isinstance(refused, ConfigError)
+    assert refused.message == "--gpus 2: not among the GPUs that may be used here (0, 1)."
 
 
 def test_without_a_gpu_the_weights_must_fit_into_the_memory_in_float32(

@@ -34,7 +34,7 @@ words = json.loads(sys.argv[1])
 process = start_process(
     words["arguments"], environment=dict(os.environ), log=Path(words["log"]), detached=words["detached"]
 )
-print(process.pid, process._leash.pid, flush=True)
+print(process.pid, process._reaper.pid, flush=True)
 time.sleep(600)
 """
 
@@ -74,7 +74,7 @@ class Bench:
         """Return once the engine listens, with its children there."""
         wait_until(lambda: "startup complete" in self.text(), what="the engine's start")
         if children:
-            wait_until(lambda: len(living(self.mark)) == TREE_SIZE + 1, what="the tree and its leash")
+            wait_until(lambda: len(living(self.mark)) == TREE_SIZE + 1, what="the tree and its reaper")
 
     def await_nobody(self) -> None:
         """Return once no process carries the mark."""
@@ -105,7 +105,7 @@ class Owner:
         )
         assert self._process.stdout is not None
         with self._process.stdout as out:
-            self.engine, self.leash = map(int, out.readline().split())
+            self.engine, self.reaper = map(int, out.readline().split())
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -272,14 +272,14 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs a parent-death
 @linux
 @pytest.mark.parametrize("term", ["", "ignore"])
 @pytest.mark.parametrize("children", ["plain", "stubborn"])
-def test_when_owner_leash_and_engine_are_killed_together_the_kernel_ends_the_rest(
+def test_when_owner_reaper_and_engine_are_killed_together_the_kernel_ends_the_rest(
     bench: Bench, children: str, term: str
 ) -> None:
     """As `pkill -9 -f vlsb` does where the engine lives in a folder of ours."""
     owner = Owner(bench, CHILDREN=children, TERM=term)
     bench.await_ready(children)
 
-    for pid in (owner.leash, owner.engine):
+    for pid in (owner.reaper, owner.engine):
         os.kill(pid, signal.SIGKILL)
     owner.kill()
 
@@ -288,12 +288,12 @@ def test_when_owner_leash_and_engine_are_killed_together_the_kernel_ends_the_res
 
 @linux
 @pytest.mark.parametrize("children", ["plain", "stubborn", "own group"])
-def test_when_only_the_leash_is_killed_the_engine_is_ended_and_reported(bench: Bench, children: str) -> None:
+def test_when_only_the_reaper_is_killed_the_engine_is_ended_and_reported(bench: Bench, children: str) -> None:
     """Not before it is gone: it holds the port that the next one needs."""
     engine = bench.start(CHILDREN=children, TERM="ignore")
     bench.await_ready(children)
 
-    engine._leash.kill()
+    engine._reaper.kill()
 
     assert asyncio.run(engine.wait()) == -signal.SIGKILL
     if children != "own group":
@@ -378,7 +378,7 @@ def test_an_engine_of_a_process_with_more_than_1024_open_files_is_watched_and_en
 
 
 def test_an_engine_started_from_a_thread_that_ends_lives_on(bench: Bench) -> None:
-    """A parent-death signal fires when the thread ends that forked; ours is the leash's main thread's."""
+    """A parent-death signal fires when the thread ends that forked; ours is the reaper's main thread's."""
 
     async def start_in_a_thread() -> EngineProcess:
         return await asyncio.to_thread(bench.start)

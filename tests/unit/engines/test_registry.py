@@ -21,10 +21,12 @@ from vlsb import strict_json
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines import registry as state
 from vlsb.engines.registry import (
+    KEPT_LOGS,
     Ending,
     Places,
     ServerRecord,
     find_running,
+    fresh_log,
     group_members,
     process_age_s,
     process_began_at,
@@ -34,7 +36,6 @@ from vlsb.engines.registry import (
     stop_server,
     write_record,
 )
-from vlsb.engines.start import KEPT_LOGS, fresh_log
 from vlsb.errors import ConfigError, StoreError
 
 KEY = "a-key-that-only-the-state-file-holds"

@@ -1,4 +1,4 @@
-"""What `vlsb serve` shows: an engine that starts, then an engine at work. Pure: facts in, lines out."""
+"""What is drawn of something long on its way, and of an engine at work. Pure: facts in, lines out."""
 
 from __future__ import annotations
 
@@ -26,28 +26,37 @@ LOG_LINES = 4
 _NARROW, _MOST_BAR = 40, 40
 _GIB = 1024**3
 _LOGGED_EVERY_BYTES = 10**9
+# From these sizes on a file of many is named, and its tenths are.
+_NAMED_BYTES, _TENTHS_BYTES = 20_000_000, 100_000_000
 _BANNER = re.compile("[\u2580\u2584\u2588]{2}")
 # (EngineCore pid=7) INFO 11-24 18:00:03 [kv_cache_utils.py:2327] ...
 _PREFIX = re.compile(r"^(?:\(\S+ pid=\d+\) )?(DEBUG|INFO|WARNING|ERROR)\s+[\d-]+ [\d:]+ \[[^]\s]+\]\s*")
 
 
 @dataclass(slots=True)
-class StartView:
-    """An engine on its way: stages that are through with their times, the one it is in, the log's end."""
+class StepsView:
+    """Something long on its way: stages that are through with their times, the one it is in, the log's end.
 
-    name: str
-    about: str
+    `model` is the local model that is to start, `about` its engine and weights, as far as steps have said.
+    """
+
     began: float
+    model: str = ""
+    about: str = ""
     _stages: list[tuple[str, float]] = field(default_factory=list)
     _now: Step | None = None
     _log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
 
-    def hear(self, progress: Step, now: float) -> None:
-        """Take the next word from the engine."""
-        if not self._stages or self._stages[-1][0] != progress.stage:
-            self._stages.append((progress.stage, now))
-        self._now = progress
-        line = "" if progress.line is None else _said(progress.line)
+    def add(self, step: Step, now: float) -> None:
+        """Take the next step."""
+        self.model = step.model
+        if step.stage == "starting":
+            self.about = step.detail
+            return
+        if not self._stages or self._stages[-1][0] != _stage(step):
+            self._stages.append((_stage(step), now))
+        self._now = step
+        line = "" if step.line is None else _said(step.line)
         if line and not _BANNER.search(line) and (not self._log or self._log[-1] != line):
             self._log.append(line)
 
@@ -56,17 +65,18 @@ class StartView:
         from rich.console import Group
         from rich.text import Text
 
-        heading = f"{self.name} is starting · {duration(now - self.began)} · {_clean(self.about)}"
+        parts = (f"{self.model} is starting", duration(now - self.began), _clean(self.about))
+        heading = [_line(" · ".join(filter(None, parts)))] if self.model else []
         stages = _grid("", "", "")
         for stage, took, is_now in self._spent(now):
             style = "bold" if is_now else "dim"
-            detail = self._detail() if is_now else ""
+            detail = _detail(self._now) if is_now and self._now else ""
             # As wide as the longest stage: the columns stay where they are.
             stages.add_row(
                 Text(f"{stage:<11}", style=style), Text(f"{duration(took):<10}", style=style), Text(detail)
             )
         log = [_line(f"│ {line}", "dim") for line in list(self._log)]
-        return Group(_line(heading), stages, *self._bytes(width), *log)
+        return Group(*heading, stages, *self._bytes(width), *log)
 
     def _spent(self, now: float) -> Iterator[tuple[str, float, bool]]:
         # A copy: a download is told of from another thread.
@@ -75,47 +85,57 @@ class StartView:
         for number, ((stage, began), end) in enumerate(zip(stages, ends, strict=False), start=1):
             yield stage, end - began, number == len(stages)
 
-    def _detail(self) -> str:
-        now = self._now
-        if now is None:
-            return ""
-        amount = "" if now.done_bytes is None or now.total_bytes else f"{now.done_bytes / 1e9:.2f} GB so far"
-        return ", ".join(each for each in (_clean(now.detail), amount) if each)
-
     def _bytes(self, width: int) -> list[RenderableType]:
         """A bar for what has a known size."""
         now = self._now
         if now is None or not now.total_bytes or now.done_bytes is None:
             return []
-        figure = f"{now.done_bytes / 1e9:.2f} of {now.total_bytes / 1e9:.2f} GB"
-        return [_bar("", now.done_bytes / now.total_bytes, figure, width)]
-
-    def line(self) -> str:
-        """The stage in one line, for a screen that is no terminal."""
-        stage = "starting" if self._now is None else self._now.stage
-        detail = self._detail()
-        return f"{self.name}: {stage}, {detail}" if detail else f"{self.name}: {stage}"
+        return [_bar("", now.done_bytes / now.total_bytes, _amount(now), width)]
 
 
 @dataclass(slots=True)
-class StageLines:
-    """Which steps of a start deserve a line of their own: new stages, and every gigabyte of a download."""
+class StepLines:
+    """Which steps deserve a line where nothing can be redrawn: new stages, files, a tenth of a large one."""
 
-    view: StartView
-    _said: tuple[str, int] | None = None
+    _said: set[tuple[object, ...]] = field(default_factory=set)
 
-    def hear(self, progress: Step, now: float) -> str | None:
+    def next(self, step: Step) -> str | None:
         """The line to print, None for nothing new."""
-        self.view.hear(progress, now)
-        step = (progress.stage, (progress.done_bytes or 0) // _LOGGED_EVERY_BYTES)
-        if step == self._said:
+        done, total = step.done_bytes or 0, step.total_bytes or 0
+        if step.stage == "starting":
+            # A restart goes through the stages again.
+            self._said.clear()
+        # The many small files of an install are no news.
+        file = step.detail if total >= _NAMED_BYTES or (total and not step.count) else ""
+        part = 10 * done // total if total >= _TENTHS_BYTES else done // _LOGGED_EVERY_BYTES
+        mark = (_stage(step), file, part)
+        if mark in self._said:
             return None
-        self._said = step
-        return self.view.line()
+        self._said.add(mark)
+        shown = ", ".join(filter(None, (_stage(step), _detail(step), _amount(step) if file else "")))
+        return f"{step.model}: {shown}" if step.model else shown
+
+
+def _stage(step: Step) -> str:
+    stage = _clean(step.stage)
+    return f"[{step.number}/{step.count}] {stage}" if step.count else stage
+
+
+def _detail(step: Step) -> str:
+    has_end = step.done_bytes is None or step.total_bytes
+    amount = "" if has_end else f"{(step.done_bytes or 0) / 1e9:.2f} GB so far"
+    return ", ".join(filter(None, (_clean(step.detail), amount)))
+
+
+def _amount(step: Step) -> str:
+    done, total = step.done_bytes or 0, step.total_bytes or 0
+    if total < 1e9:
+        return f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+    return f"{done / 1e9:.2f} of {total / 1e9:.2f} GB"
 
 
 @dataclass(slots=True)
-class LiveView:
+class ServerView:
     """An engine at work: `load` is the last that it told. Remembers only what rates need besides."""
 
     name: str
@@ -129,7 +149,7 @@ class LiveView:
     _out_a_minute: float | None = None
     _in_a_minute: float | None = None
 
-    def hear(self, load: EngineLoad | None, gpus: tuple[Gpu, ...], now: float) -> None:
+    def add(self, load: EngineLoad | None, gpus: tuple[Gpu, ...], now: float) -> None:
         """Take a look at the engine; None: it gave no answer."""
         self._gpus = gpus
         if load is None:

@@ -1,0 +1,369 @@
+"""The lease of a local engine: found running or started here, watched, started again, and left in order.
+
+Entering finds out all that can be known without an engine: nothing is started before it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
+from vlsb.engines.hardware import gpus, list_gpus
+from vlsb.engines.install import Engine, engine_title, find_engine, install_engine
+from vlsb.engines.launch import RunningServer, exited_error, launch
+from vlsb.engines.llava.convert import converted
+from vlsb.engines.plan import ServerPlan, Wishes, plan_server, weights_revision
+from vlsb.engines.preflight import check_driver, check_start
+from vlsb.engines.prompt_check import check_parity, expected_ids
+from vlsb.engines.registry import (
+    Places,
+    ServerRecord,
+    find_running,
+    fresh_log,
+    process_began_at,
+    remove_record,
+    write_record,
+)
+from vlsb.engines.supervisor import STOP_GRACE_S, Supervisor
+from vlsb.errors import ConfigError, EngineMissingError, ServerExitedError
+from vlsb.models.catalog import read_config
+from vlsb.models.profile import ModelProfile
+from vlsb.models.providers import ENGINE_URL
+from vlsb.steps import OnProgress, Step, ignore, in_thread
+
+_NO_WISH = Wishes()
+
+
+@dataclass(frozen=True, slots=True)
+class InstallOffer:
+    """An engine that is missing and could be installed: its name, the room it takes, what to say if not."""
+
+    title: str
+    disk_bytes: int
+    error: EngineMissingError
+
+
+MayInstall = Callable[[InstallOffer], Awaitable[bool]]
+
+
+async def decline(offer: InstallOffer) -> bool:
+    """No engine is installed: EngineMissingError names the command that does."""
+    return False
+
+
+async def accept(offer: InstallOffer) -> bool:
+    """A missing engine is installed."""
+    return True
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+@asynccontextmanager
+async def engine_lease(
+    model: ModelProfile,
+    wishes: Wishes = _NO_WISH,
+    *,
+    environment: Mapping[str, str],
+    may_install: MayInstall = decline,
+    on_progress: OnProgress = ignore,
+    say: Callable[[str], None] = _say_nothing,
+    max_restarts: int = 1,
+    is_kept: bool = False,
+) -> AsyncIterator[EngineLease]:
+    """The engine of a local model, for as long as the block lasts.
+
+    A server that `vlsb serve` has running and that is what is wished for is joined, and left alone. Else an
+    engine is found, or installed where `may_install` says so, and its start is planned; weights in the
+    original LLaVA layout are converted. With `is_kept` an engine that is up at the end lives on.
+    `on_progress` may be called from other threads. Raises EngineMissingError, and ServerError, ConfigError
+    or StoreError for what would stop the model later.
+    """
+
+    def report(step: Step) -> None:
+        on_progress(replace(step, model=model.name))
+
+    running = find_running(Places.of(environment), model.name, say=say)
+    plan = None
+    if running is None or replace(wishes, start_timeout_s=_NO_WISH.start_timeout_s) != _NO_WISH:
+        engine = await ready_engine(
+            model, wishes, environment=environment, may_install=may_install, on_progress=report, say=say
+        )
+        plan = await plan_start(model, wishes, engine, environment=environment, on_progress=report)
+    if running is not None:
+        if plan is not None:
+            _require_same(running, plan)
+        say(f"Using the server of {running.name} at {running.base_url} ({running.engine}).")
+    lease = EngineLease(
+        model,
+        wishes,
+        environment,
+        joined=running,
+        plan=plan,
+        on_progress=report,
+        say=say,
+        max_restarts=max_restarts,
+        is_kept=is_kept,
+    )
+    try:
+        yield lease
+    finally:
+        await lease.leave()
+
+
+@dataclass(slots=True, eq=False)
+class EngineLease:
+    """A local engine that can be had: either `joined`, which runs already, or one that `plan` describes.
+
+    Its name, facts and deviations are known from the beginning, its address once it is up.
+    """
+
+    model: ModelProfile
+    wishes: Wishes
+    environment: Mapping[str, str]
+    joined: ServerRecord | None
+    plan: ServerPlan | None
+    on_progress: OnProgress
+    say: Callable[[str], None]
+    max_restarts: int
+    is_kept: bool
+    _server: RunningServer | None = None
+    _held: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def _source(self) -> ServerRecord | ServerPlan:
+        source = self.joined or self.plan
+        assert source is not None
+        return source
+
+    @property
+    def served_name(self) -> str:
+        """The model name to ask for."""
+        return self.model.name if self.joined is None else self.joined.served_name
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What can change an answer, as JSON."""
+        return self._source.facts
+
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """Where the engine leaves the paper's setting, in words."""
+        return self._source.deviations
+
+    @property
+    def base_url(self) -> str:
+        """The engine's /v1; without a port as long as it is not up."""
+        server = self.joined or self._server
+        return ENGINE_URL if server is None else server.base_url
+
+    @property
+    def credentials(self) -> Credentials:
+        """The engine's key, once it is up."""
+        server = self.joined or self._server
+        return Credentials(None if server is None else server.key)
+
+    async def start(self) -> RunningServer:
+        """The engine, up and answering, ended by `leave`; nobody watches it. For one that is not joined."""
+        self._server = server = await self._launch(None)
+        self._held.push_async_callback(server.process.stop, STOP_GRACE_S)
+        return server
+
+    async def guard(self, observe: Callable[[int], None]) -> EngineGuard:
+        """The engine, up and watched until `leave`; `observe` is called with the number of each restart."""
+        if self.joined is not None:
+            return _JoinedGuard(self.joined)
+        supervisor = Supervisor(
+            self._launch,
+            max_restarts=self.max_restarts,
+            say=self.say,
+            observe=observe,
+            keep=self._hand_over if self.is_kept else None,
+        )
+        self._server = await self._held.enter_async_context(supervisor.running())
+        return supervisor
+
+    def publish(self, server: RunningServer, *, owner: int | None) -> Path:
+        """Let others find the server until it is left; the path of the file that has its key.
+
+        `owner` is the pid of the `vlsb` that ends it, None for nobody. Raises ServerExitedError if it has
+        ended.
+        """
+        record = _record(server, self.plan, owner=owner)
+        places = Places.of(self.environment)
+        if owner is not None:
+            # Before the server is stopped: nobody shall find one that is going.
+            self._held.callback(remove_record, places, record)
+        return write_record(places, record)
+
+    async def leave(self) -> None:
+        """End what was started here; one that was joined or handed over lives on."""
+        await self._held.aclose()
+
+    def release(self, server: RunningServer) -> None:
+        """From now on the server is nobody's: it lives on when we end."""
+        server.process.release()
+        self._held.pop_all()
+
+    def _hand_over(self, server: RunningServer) -> None:
+        self.publish(server, owner=None)
+        server.process.release()
+        self.say(f"{server.name} stays, at {server.base_url}. Stop it with: vlsb engine stop {server.name}")
+
+    async def _launch(self, last: RunningServer | None) -> RunningServer:
+        """Start the engine, and hold its prompt against the authors', which is found out meanwhile.
+
+        After one that died (`last`), on its address and with its key, so that clients just go on.
+        """
+        plan, server = self.plan, None
+        assert plan is not None
+        self.on_progress(Step("starting", plan.about))
+        try:
+            async with asyncio.TaskGroup() as group:
+                expected = group.create_task(expected_ids(plan, environment=self.environment))
+                server = await launch(
+                    plan,
+                    port=self.wishes.port if last is None else urlsplit(last.base_url).port,
+                    key=None if last is None else last.key,
+                    log=fresh_log(Places.of(self.environment), plan.model.name),
+                    environment=self.environment,
+                    on_progress=self.on_progress,
+                    start_timeout_s=self.wishes.start_timeout_s,
+                )
+                self.on_progress(Step("checking", "the prompt against the authors' loader"))
+                await check_parity(server, plan, await expected)
+        except BaseException as error:
+            if server is not None:
+                await server.process.stop(STOP_GRACE_S)
+            if isinstance(error, BaseExceptionGroup):
+                # Whichever failed first has ended the other.
+                raise error.exceptions[0] from None
+            raise
+        return server
+
+
+class _JoinedGuard(EngineGuard):
+    """Ends the run when its server has ended: waiting for an address that nobody holds helps nobody."""
+
+    def __init__(self, record: ServerRecord) -> None:
+        self._record = record
+
+    async def fate(self, request: InFlight) -> Fate:
+        """ALIVE as long as the server's process lives; raises ServerExitedError when it does not."""
+        if self._record.is_running:
+            return Fate.ALIVE
+        name = self._record.name
+        raise ServerExitedError(
+            f"{name}: the server that this run used has ended. Start it again as before (vlsb serve {name}), "
+            f"then resume. Its log: {self._record.log}"
+        )
+
+
+async def ready_engine(
+    model: ModelProfile,
+    wishes: Wishes,
+    *,
+    environment: Mapping[str, str],
+    may_install: MayInstall,
+    on_progress: OnProgress = ignore,
+    say: Callable[[str], None] = _say_nothing,
+) -> Engine:
+    """The engine that `--engine` says, installed first if it is missing and `may_install` agrees.
+
+    What would stop the model later is found before. EngineMissingError names the command that installs.
+    """
+    pin, places = model.engine, Places.of(environment)
+    listing = (await in_thread(lambda _: list_gpus(environment))).checked()
+    has_gpu = bool(listing.gpus)
+    engine: Engine | None = None
+    try:
+        engine = await in_thread(
+            lambda _: find_engine(
+                pin, wishes.engine, places, environment=environment, has_gpu=has_gpu, family=model.family
+            )
+        )
+    except EngineMissingError as error:
+        check_driver(pin, None, listing)
+        size = pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes
+        if not await may_install(InstallOffer(engine_title(pin, has_gpu=has_gpu), size, error)):
+            raise
+    await in_thread(lambda _: check_start(model, wishes, engine, places, listing, environment))
+    if engine is not None:
+        return engine
+    say(f"Installing {engine_title(pin, has_gpu=has_gpu)} into {places.engines}.")
+    return await in_thread(
+        lambda report: install_engine(
+            pin, places, has_gpu=has_gpu, environment=environment, on_progress=report
+        ),
+        on_progress,
+    )
+
+
+async def plan_start(
+    model: ModelProfile,
+    wishes: Wishes,
+    engine: Engine,
+    *,
+    environment: Mapping[str, str],
+    on_progress: OnProgress = ignore,
+) -> ServerPlan:
+    """The plan of a server; weights in the original LLaVA layout are converted first."""
+    if model.source_architecture is not None:
+        folder = await converted(
+            wishes.weights or model.weights,
+            weights_revision(wishes, read_config(model.config)),
+            Places.of(environment),
+            engine,
+            on_progress=on_progress,
+            environment=environment,
+            offline=wishes.offline,
+        )
+        wishes = replace(wishes, weights=str(folder), revision=None)
+    on_progress(Step("loading", "the weights' settings"))
+    # It reads files, asks the driver, and may ask the hub.
+    return await in_thread(
+        lambda _: plan_server(model, wishes, engine, environment=environment, has_gpu=bool(gpus(environment)))
+    )
+
+
+def _require_same(record: ServerRecord, plan: ServerPlan) -> None:
+    """ConfigError where a running server is not what is asked for."""
+    facts = {**record.facts}, {**plan.facts}
+    differing = sorted(name for name in {*facts[0], *facts[1]} if facts[0].get(name) != facts[1].get(name))
+    if differing:
+        raise ConfigError(
+            f"{record.name} is being served with other settings ({', '.join(differing)}). Leave yours out to "
+            f"use that server, or stop it: vlsb engine stop {record.name}"
+        )
+
+
+def _record(server: RunningServer, plan: ServerPlan | None, *, owner: int | None) -> ServerRecord:
+    """What others may know of a server. Raises ServerExitedError if it has ended."""
+    began_at = process_began_at(server.pid)
+    if began_at is None:
+        raise exited_error(server, server.process.exit_code() or 0)
+    assert plan is not None
+    return ServerRecord(
+        name=server.name,
+        family=plan.model.family,
+        pid=server.pid,
+        started_at=began_at,
+        owner_pid=owner,
+        owner_started_at=None if owner is None else process_began_at(owner),
+        base_url=server.base_url,
+        served_name=server.served_name,
+        key=server.key,
+        facts=plan.facts,
+        deviations=plan.deviations,
+        log=server.log,
+        weights=plan.weights,
+        engine=f"vLLM {plan.engine.version}",
+    )
