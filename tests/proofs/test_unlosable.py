@@ -153,10 +153,10 @@ def test_an_event_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None
 
 
 BROKEN = """
-import vlsb.evaluation.pipeline as pipeline
+from vlsb.judging import judge
 def broken(*_):
     raise RuntimeError("a bug")
-pipeline._verdict = broken
+judge._ending = broken
 """
 
 

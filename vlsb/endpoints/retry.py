@@ -11,7 +11,7 @@ from vlsb.endpoints.faults import Decision, Fault
 from vlsb.endpoints.request import Checksums
 from vlsb.endpoints.traffic import Time
 from vlsb.errors import GapsError, ImageChangedError
-from vlsb.records import Untrusted, Usage
+from vlsb.records import Failure, Key, Outcome, Untrusted, Usage
 
 ENDED_ALIKE_LIMIT = 20
 """Distinct samples in a row that end for the same reason before the run stops."""
@@ -35,6 +35,25 @@ class Ended:
     usage: Usage = Usage()
     image_sha256: str | None = None
     changed: ImageChangedError | None = None
+
+    def failure(self, key: Key, outcome: Outcome) -> Failure:
+        """What is stored of it: the response of `key` ended as `outcome`, which says at which stage."""
+        decision = self.decision
+        return Failure(
+            sample_id=key.sample_id,
+            epoch=key.epoch,
+            stage="target" if outcome.value.startswith("target_") else "judge",
+            outcome=outcome,
+            fault=decision.fault.value,
+            code=decision.code,
+            status=decision.status,
+            message=decision.message,
+            attempts=self.attempts,
+            usage=self.usage,
+            text=decision.text,
+            image_sha256=self.image_sha256,
+            details=decision.details or {},
+        )
 
 
 class Attempts:

@@ -52,27 +52,32 @@ class Progress:
     clients: Mapping[str, EndpointClient]
     unit: str = "samples"
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    _judge: str | None = None
     _of_key: dict[Key, Outcome] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: RunStore, pending: int, clients: Mapping[str, EndpointClient]) -> Progress:
         """The progress at the start of a session."""
-        of_key = {key: store.outcome(key) for key in store.state.asked_for()}
+        judge = next(iter(store.judges), None)
+        of_key = {key: store.outcome(key, judge) for key in store.state.asked_for()}
         unit = "samples" if store.manifest.epochs == 1 else "responses"
         return cls(
             run=Untrusted(store.directory.resolve().name),
             target=store.manifest.target,
-            judge=None if store.judge is None else store.manifest.judge(store.judge).name,
+            judge=None if judge is None else store.manifest.judge(judge).name,
             selected=len(of_key),
             kept=len(of_key) - pending,
             clients=clients,
             unit=unit,
+            _judge=judge,
             outcomes=Counter(of_key.values()),
             _of_key=of_key,
         )
 
-    def update(self, key: Key, outcome: Outcome) -> None:
-        """A response moved to another outcome."""
+    def update(self, key: Key, outcome: Outcome, judge: str | None) -> None:
+        """A response moved to another outcome with a judge. Only the one that is shown is counted."""
+        if judge not in (None, self._judge):
+            return
         self.outcomes[self._of_key[key]] -= 1
         self.outcomes[outcome] += 1
         self._of_key[key] = outcome

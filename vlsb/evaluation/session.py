@@ -23,7 +23,7 @@ from vlsb.endpoints.request import Dialect, first_guess, parse_dialect
 from vlsb.endpoints.traffic import Event, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.images import SentImages
-from vlsb.evaluation.pipeline import Pipeline, Work
+from vlsb.evaluation.pipeline import Pipeline, Target, Work
 from vlsb.evaluation.progress import LaneView, Progress
 from vlsb.evaluation.protocol import (
     DIFFERENCES,
@@ -34,16 +34,17 @@ from vlsb.evaluation.protocol import (
     target_deviations,
     target_settings,
 )
-from vlsb.evaluation.shutdown import Conductor
+from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.sides import LaneSetup, open_lanes
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
+from vlsb.judging.judge import Judge
 from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
 from vlsb.steps import OnProgress, ignore
 from vlsb.store.data_root import remember_data_root
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest, sample_row
 from vlsb.store.state import has_answers, sent_images
-from vlsb.store.store import RunStore, open_for_judging, open_run, pending_keys, require_free
+from vlsb.store.store import RunStore, open_for_judging, open_run, pending_work, require_free
 
 if TYPE_CHECKING:
     from vlsb.engines.lease import EngineLease
@@ -116,7 +117,7 @@ class Means:
     credentials: Mapping[Stage, Credentials]
     listeners: Listeners
     engine: EngineLease | None
-    conductor: Conductor
+    shutdown: Shutdown
     traffic: Traffic
     accounts: Accounts
 
@@ -192,7 +193,7 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     def open_store() -> RunStore:
         return open_for_judging(
             plan.directory,
-            entry,
+            [entry],
             samples=[sample_row(sample) for sample in samples],
             pictures=_by_path(samples, pictures),
             accepts_changed_images=plan.accept_changed_images,
@@ -257,10 +258,10 @@ async def run_session(
     """
     plan = prepared.plan
     traffic = Traffic(left=plan.max_requests)
-    conductor = Conductor(traffic, say=listeners.say, last_words=listeners.last_words)
+    shutdown = Shutdown(traffic, say=listeners.say, last_words=listeners.last_words)
     lanes: dict[str, LaneView] = {}
     profile: Profile | None = None
-    with conductor.listening() if listeners.owns_signals else nullcontext():
+    with shutdown.listening() if listeners.owns_signals else nullcontext():
         store = await _opened(prepared)
         works: list[Work] = []
         ended = "complete"
@@ -269,34 +270,35 @@ async def run_session(
                 await asyncio.to_thread(remember_data_root, plan.directory, plan.data_root)
             _announce(store, listeners.say)
             works = _works(prepared, store)
-            store.start(conductor.stop)
+            store.start(shutdown.stop)
+            judge = next(iter(store.judges), None)
             only_judge = plan.target is None
             store.add_event(
                 "session_started",
                 pending=len(works),
                 vlsb=__version__,
-                judge=store.judge,
+                judge=judge,
                 only_judge=only_judge,
             )
             if works:
-                means = Means(credentials, listeners, engine, conductor, traffic, accounts or Accounts())
+                means = Means(credentials, listeners, engine, shutdown, traffic, accounts or Accounts())
                 lanes, profile = await _evaluate(prepared, store, works, means)
         except StoppedError:
-            pass  # while an engine was starting; the conductor knows why
+            pass  # while an engine was starting; the shutdown knows why
         except ServerError as error:
-            conductor.stop(error)
+            shutdown.stop(error)
         except asyncio.CancelledError:
-            conductor.reason = conductor.reason or VlsbError("cancelled")
+            shutdown.reason = shutdown.reason or VlsbError("cancelled")
             raise
         except BaseException as error:
             ended = type(error).__name__
             raise
         finally:
-            reason = conductor.reason or store.failed
+            reason = shutdown.reason or store.failed
             await _finish(store, ended if reason is None else type(reason).__name__)
         limit = None if profile is None else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
-    return SessionEnd(conductor.reason or unwritten, store.judge, len(works), lanes, limit)
+    return SessionEnd(shutdown.reason or unwritten, next(iter(store.judges), None), len(works), lanes, limit)
 
 
 async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | None) -> StoreError | None:
@@ -334,12 +336,12 @@ def _announce(store: RunStore, say: Callable[[str], None]) -> None:
 
 def _works(prepared: Prepared, store: RunStore) -> list[Work]:
     """What is pending, in the selection's order; a judging session leaves alone what has no response."""
-    pending = pending_keys(store, prepared.plan.retry)
+    judges, responses = pending_work(store, prepared.plan.retry), store.state.responses
     works = [
-        Work(sample, epoch, prepared.pictures[sample.id], store.state.responses.get(Key(sample.id, epoch)))
+        Work(sample, key.epoch, prepared.pictures[sample.id], responses.get(key), judges[key])
         for epoch in range(1, store.manifest.epochs + 1)
         for sample in prepared.samples
-        if Key(sample.id, epoch) in pending
+        if (key := Key(sample.id, epoch)) in judges
     ]
     return [work for work in works if prepared.plan.target is not None or work.response is not None]
 
@@ -347,7 +349,7 @@ def _works(prepared: Prepared, store: RunStore) -> list[Work]:
 async def _evaluate(
     prepared: Prepared, store: RunStore, works: list[Work], means: Means
 ) -> tuple[dict[str, LaneView], Profile]:
-    plan, listeners, conductor = prepared.plan, means.listeners, means.conductor
+    plan, listeners, shutdown = prepared.plan, means.listeners, means.shutdown
     decided = _decided(store)
     setup = LaneSetup(
         lanes=plan.lanes,
@@ -361,26 +363,33 @@ async def _evaluate(
         observe=lambda event: _observe(event, store, listeners.say),
         say=listeners.say,
         engine=means.engine,
-        unless_stopped=conductor.unless_stopped,
+        unless_stopped=shutdown.unless_stopped,
     )
     images = SentImages(
         prepared.dataset.read, sent_images(store.state), accepts_changed=plan.accept_changed_images
     )
-    async with open_lanes(setup) as sides:
-        stopwatch = Stopwatch(sides, store, keeps_single=plan.profile is not None)
+    async with open_lanes(setup) as clients:
+        target: Target | None = None
+        if plan.target is not None:
+            target = Target(plan.target, clients["target"], read_picture=images.read)
+        judges = {}
+        if plan.judge is not None:
+            (file,) = store.judges
+            judges["judge"] = Judge(
+                file, plan.judge, plan.template, clients["judge"], read_picture=images.read
+            )
+        stopwatch = Stopwatch(clients, plan.lanes, store, keeps_single=plan.profile is not None)
 
         async def settled(found: Mapping[str, Dialect]) -> None:
             await _record(plan, store, found)
             stopwatch.preflight_ended()
 
-        progress = Progress.of(store, len(works), {lane: side.client for lane, side in sides.items()})
+        progress = Progress.of(store, len(works), clients)
         pipeline = Pipeline(
-            target=sides.get("target"),
-            judge=sides.get("judge"),
-            template=plan.template,
+            target=target,
+            judges=judges,
             store=store,
-            read_picture=images.read,
-            conductor=conductor,
+            shutdown=shutdown,
             on_outcome=progress.update,
             on_dialects=settled,
         )
@@ -395,8 +404,8 @@ async def _evaluate(
 
 def _decided(store: RunStore) -> dict[str, Dialect]:
     """The dialects that earlier sessions settled on, by lane."""
-    judge = None if store.judge is None else store.manifest.judge(store.judge).decision
-    found = {"target": store.manifest.decision, "judge": judge}
+    decisions = (store.manifest.decision, *(store.manifest.judge(file).decision for file in store.judges))
+    found = dict(zip(("target", "judge"), decisions, strict=False))
     return {lane: parse_dialect(decision) for lane, decision in found.items() if decision is not None}
 
 
@@ -406,9 +415,9 @@ async def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) 
     if target is not None and plan.target is not None:
         said = target_deviations(plan.target, target)
         manifest = replace(manifest, decision=target.describe(), deviations=said)
-    if judge is not None and plan.judge is not None and store.judge is not None:
+    if judge is not None and plan.judge is not None:
         said = judge_deviations(plan.judge, plan.template, judge)
-        entry = manifest.judge(store.judge)
+        entry = manifest.judge(store.judges[0])
         manifest = manifest.with_judge(replace(entry, decision=judge.describe(), deviations=said))
     if manifest != store.manifest:
         await store.update_manifest(manifest)

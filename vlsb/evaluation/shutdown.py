@@ -20,7 +20,7 @@ from vlsb.errors import InterruptedRunError, VlsbError
 _Result = TypeVar("_Result")
 
 
-class Conductor:
+class Shutdown:
     """Owns the run's tasks and the reason why they stop.
 
     `reason` is the first error that stopped the run, None while it goes well.
@@ -36,21 +36,28 @@ class Conductor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: set[asyncio.Future[Any]] = set()
         self._interrupts = 0
+        self._group: asyncio.TaskGroup | None = None
         self._grace: asyncio.TimerHandle | None = None
 
     async def run_all(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, object]]]) -> None:
         """Run every job at once and return when all have ended. What a job raises stops the run."""
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 for job in jobs:
-                    if self._traffic.is_stopping:
-                        break
-                    task = group.create_task(self._guarded(job))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self.spawn(job)
         finally:
+            self._group = None
             if self._grace is not None:
                 self._grace.cancel()
+
+    def spawn(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run one more job beside those of `run_all`, which waits for it too; none once the run stops."""
+        if self._group is None or self._traffic.is_stopping:
+            return
+        task = self._group.create_task(self._guarded(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def unless_stopped(self, job: Coroutine[Any, Any, _Result]) -> _Result:
         """A job's result; raises StoppedError if the run is stopped meanwhile."""

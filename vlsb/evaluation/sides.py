@@ -31,7 +31,6 @@ from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.rates import Caps
 from vlsb.endpoints.request import Dialect
 from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
-from vlsb.evaluation.pipeline import Side
 from vlsb.records import Stage
 
 if TYPE_CHECKING:
@@ -65,8 +64,8 @@ def real_time() -> Time:
 
 
 @asynccontextmanager
-async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
-    """The sides of a session, by stage, with their transports open."""
+async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, EndpointClient]]:
+    """The clients of a session, by the name of who is asked, with their transports open."""
     context = RunContext(setup.policy, real_time(), setup.traffic, setup.observe)
     limits = _connection_limits(setup.lanes, setup.say)
     async with AsyncExitStack() as held:
@@ -77,7 +76,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
             guards["target"] = await setup.unless_stopped(engine.guard(partial(_note_restart, setup.observe)))
             addresses["target"], credentials["target"] = engine.base_url, engine.credentials
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
-        sides: dict[str, Side] = {}
+        clients: dict[str, EndpointClient] = {}
         for stage, lane in setup.lanes.items():
             url = addresses[stage]
             _say_proxy(url, setup.say)
@@ -98,15 +97,14 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, Side]]:
                 connections=limits[stage],
                 guard=guards.get(stage),
             )
-            client = EndpointClient(
+            clients[stage] = EndpointClient(
                 Party(stage, replace(lane.endpoint, base_url=url)),
                 http,
                 admission=admission,
                 dialect=setup.dialects[stage],
                 redactor=redactor,
             )
-            sides[stage] = Side(lane, client)
-        yield sides
+        yield clients
 
 
 def _note_restart(observe: Callable[[Event], None], number: int) -> None:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb._version import __version__
-from vlsb.config import MOST_CONNECTIONS
+from vlsb.config import MOST_CONNECTIONS, Lane
+from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.timings import Durations, Timings, Wait
 from vlsb.errors import StoreError
-from vlsb.evaluation.pipeline import Side
+from vlsb.records import Stage
 from vlsb.store.store import RunStore
 
 SCHEMA = 1
@@ -59,9 +60,8 @@ class LaneProfile:
     tokens_per_request: float
 
     @classmethod
-    def of(cls, side: Side, alone_s: float) -> LaneProfile:
+    def of(cls, client: EndpointClient, config: Lane, alone_s: float) -> LaneProfile:
         """A lane as it stands."""
-        client, config = side.client, side.config
         state = client.admission.state()
         limits = {"rpm": state.rpm, "tpm": state.tpm}
         return cls(
@@ -121,9 +121,17 @@ def _read_clocks() -> _Reading:
 class Stopwatch:
     """Times a session, from the thread that its event loop runs on."""
 
-    def __init__(self, sides: Mapping[str, Side], store: RunStore, *, keeps_single: bool) -> None:
+    def __init__(
+        self,
+        clients: Mapping[str, EndpointClient],
+        settings: Mapping[Stage, Lane],
+        store: RunStore,
+        *,
+        keeps_single: bool,
+    ) -> None:
         """Start. With `keeps_single` every single duration is kept, for percentiles."""
-        self._sides = sides
+        self._clients = clients
+        self._settings = settings
         self._store = {"write": store.writes, "sync": store.syncs}
         self._began = _read_clocks()
         self._divided: _Reading | None = None
@@ -132,8 +140,8 @@ class Stopwatch:
             self._keep()
 
     def _keep(self) -> None:
-        for side in self._sides.values():
-            side.client.timings.keep()
+        for client in self._clients.values():
+            client.timings.keep()
         for durations in self._store.values():
             durations.keep()
 
@@ -142,22 +150,23 @@ class Stopwatch:
         if self._divided is not None:
             return
         self._divided = _read_clocks()
-        self._alone_s = {lane: side.client.timings.request.last_s for lane, side in self._sides.items()}
+        self._alone_s = {name: client.timings.request.last_s for name, client in self._clients.items()}
 
     def stop(self, transport: str) -> Profile:
         """The profile, when the last sample has ended."""
         now = _read_clocks()
         divided = self._divided or now
         main = _Reading(*(after - before for after, before in zip(now, divided, strict=True)))
-        lanes = {
-            lane: LaneProfile.of(side, self._alone_s.get(lane, 0.0)) for lane, side in self._sides.items()
+        lanes: dict[str, LaneProfile] = {
+            stage: LaneProfile.of(self._clients[stage], settings, self._alone_s.get(stage, 0.0))
+            for stage, settings in self._settings.items()
         }
         return Profile(
             clocks=Clocks(divided.wall_s - self._began.wall_s, *main),
             lanes=lanes,
             store=self._store,
             transport=transport,
-            shares_gate=len({side.client.admission.account for side in self._sides.values()}) < len(lanes),
+            shares_gate=len({client.admission.account for client in self._clients.values()}) < len(lanes),
         )
 
 

@@ -1,5 +1,5 @@
-"""Judge prompts and verdicts: what is asked about a response, and what counts as an answer to it.
+"""What a judge is: its template, the strict reading of its verdicts, and asking it, once more at most.
 
-It owns the official template and schema, and the strict reading of verdicts. It never guesses a label,
-never sends anything itself and never sees a run file.
+It owns the official template and schema, and what counts as an answer. It never guesses a label and never
+sees a run file.
 """

@@ -104,13 +104,16 @@ def lock_run(directory: Path) -> FileLock:
 
 
 class RunStore:
-    """A run directory opened for writing, for one judge or none. Close it with `await close()`."""
+    """A run directory opened for writing. Close it with `await close()`.
 
-    def __init__(self, directory: Path, lock: FileLock, state: RunState, judge: str | None) -> None:
+    `judges` are the verdict files that this session may write to, in the order in which they were asked for.
+    """
+
+    def __init__(self, directory: Path, lock: FileLock, state: RunState, judges: Sequence[str]) -> None:
         self.directory = directory
         self.state = state
         self.manifest = state.manifest
-        self.judge = judge
+        self.judges = tuple(judges)
         self.torn: list[Path] = []
         self.failed: StoreError | None = None
         self.writes, self.syncs = Durations(), Durations()
@@ -125,9 +128,8 @@ class RunStore:
         self._responses = self._open(directory / RESPONSES)
         self._failures = self._open(directory / FAILURES)
         self._events = self._open(directory / EVENTS)
-        self._verdicts = None if judge is None else self._open(directory / VERDICTS / judge)
-        opened = (self._responses, self._verdicts, self._failures, self._events)
-        self._journals = [journal for journal in opened if journal is not None]
+        self._verdicts = {judge: self._open(directory / VERDICTS / judge) for judge in judges}
+        self._journals = [self._responses, *self._verdicts.values(), self._failures, self._events]
         for folder in (directory, directory / VERDICTS):
             sync_directory(folder)
         # What was read stays while the session lasts: a collection that walks it frees nothing, and stalls
@@ -145,25 +147,22 @@ class RunStore:
         """Begin grouped syncing on the running loop; `on_failure` hears of a disk that fails to keep."""
         self._syncer = asyncio.create_task(self._sync_forever(on_failure))
 
-    def outcome(self, key: Key) -> Outcome:
-        """Where a response stands with this session's judge."""
-        return self.state.outcome(key, self.judge)
+    def outcome(self, key: Key, judge: str | None) -> Outcome:
+        """Where a response stands with a judge; None for one that is only collected."""
+        return self.state.outcome(key, judge)
 
     def add_response(self, response: Response) -> None:
         """Write a response; only then may it be judged."""
         self._append(self._responses, codec.encode_response(response))
         self.state.add_response(response, response.sha256)
 
-    def add_verdict(self, verdict: Verdict) -> None:
-        """Write a verdict of this session's judge."""
-        assert self._verdicts is not None
-        assert self.judge is not None
-        self._append(self._verdicts, codec.encode_verdict(verdict))
-        self.state.judged.setdefault(self.judge, Judged()).add_verdict(verdict)
+    def add_verdict(self, verdict: Verdict, judge: str) -> None:
+        """Write a verdict of one of this session's judges."""
+        self._append(self._verdicts[judge], codec.encode_verdict(verdict))
+        self.state.judged.setdefault(judge, Judged()).add_verdict(verdict)
 
-    def add_failure(self, failure: Failure) -> None:
-        """Write how a sample ended without an answer or a verdict."""
-        judge = self.judge if failure.stage == "judge" else None
+    def add_failure(self, failure: Failure, judge: str | None) -> None:
+        """Write how a sample ended without a response, or without a verdict of `judge`."""
         self._append(self._failures, codec.encode_failure(failure) | {"judge": judge})
         self.state.add_failure(failure, judge)
 
@@ -259,18 +258,18 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
             write_manifest(directory, manifest)
             state = load_state(directory)
         own = state.manifest.own_judge
-        return RunStore(directory, lock, state, None if own is None else own.file)
+        return RunStore(directory, lock, state, [] if own is None else [own.file])
 
 
 def open_for_judging(
     directory: Path,
-    entry: JudgeEntry,
+    entries: Sequence[JudgeEntry],
     *,
     samples: Sequence[SampleRow],
     pictures: Mapping[str, Picture],
     accepts_changed_images: bool = False,
 ) -> RunStore:
-    """Open an existing run to add the verdicts of a judge, its first or another one.
+    """Open an existing run to add the verdicts of judges, its first or other ones.
 
     Raises RunLockedError, StoreError, or RunMismatchError for other data than the run's. A judge that the
     run knows goes on where it stopped.
@@ -280,14 +279,17 @@ def open_for_judging(
         manifest = state.manifest
         sent = () if accepts_changed_images else sent_images(state)
         require_same_data(directory, manifest, samples, pictures, sent=sent)
-        known = own_entry(manifest, replace(entry, is_added=True))
-        changed = manifest if known in manifest.judges else manifest.with_judge(known)
+        changed, files = manifest, []
+        for entry in entries:
+            known = own_entry(changed, replace(entry, is_added=True))
+            changed = changed if known in changed.judges else changed.with_judge(known)
+            files.append(known.file)
         if accepts_changed_images:
             changed = replace(changed, accepts_changed_images=True, data_digest=None)
         if changed != manifest:
             write_manifest(directory, changed)
             state = load_state(directory)
-        return RunStore(directory, lock, state, known.file)
+        return RunStore(directory, lock, state, files)
 
 
 def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
@@ -387,9 +389,15 @@ def _require_space(directory: Path, samples: int) -> None:
         )
 
 
-def pending_keys(store: RunStore, retry: Iterable[Outcome]) -> set[Key]:
-    """The responses a session works on: a set difference, whatever order earlier ones ran in."""
+def pending_work(store: RunStore, retry: Iterable[Outcome]) -> dict[Key, frozenset[str]]:
+    """The responses a session works on, each with the judges that still have to label it.
+
+    A set difference, whatever order earlier sessions ran in.
+    """
     wanted = RETRIED_ON_RESUME | set(retry)
-    if store.judge is None:
+    keys = store.state.asked_for()
+    if not store.judges:
         wanted -= {Outcome.NOT_JUDGED}
-    return {key for key in store.state.asked_for() if store.outcome(key) in wanted}
+        return {key: frozenset() for key in keys if store.outcome(key, None) in wanted}
+    by_key = {key: frozenset(j for j in store.judges if store.outcome(key, j) in wanted) for key in keys}
+    return {key: judges for key, judges in by_key.items() if judges}

@@ -440,7 +440,7 @@ def test_reading_follows_a_run_that_is_going(tmp_path: Path) -> None:
     for step in range(3):
         response = make_response(step)
         store.add_response(response)
-        store.add_verdict(make_verdict(response))
+        store.add_verdict(make_verdict(response), *store.judges)
         seen.append(summary_of(tmp_path / "run")[1].rates.judged)
 
     asyncio.run(store.close())

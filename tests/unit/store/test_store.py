@@ -38,7 +38,7 @@ from vlsb.store.store import (
     lock_run,
     open_for_judging,
     open_run,
-    pending_keys,
+    pending_work,
     require_free,
 )
 
@@ -50,7 +50,7 @@ def opened(directory: Path, manifest: Manifest | None = None, *, is_resume: bool
 def judging(directory: Path, judge: JudgeEntry) -> RunStore:
     """A run opened for a judge, with the data that it was made from."""
     manifest = make_manifest()
-    return open_for_judging(directory, judge, samples=manifest.samples, pictures=manifest.pictures)
+    return open_for_judging(directory, [judge], samples=manifest.samples, pictures=manifest.pictures)
 
 
 def close(store: RunStore) -> None:
@@ -62,8 +62,8 @@ def written_run(directory: Path) -> Path:
     store = opened(directory)
     response = make_response(0)
     store.add_response(response)
-    store.add_verdict(make_verdict(response, Label.SAFE_WARNING))
-    store.add_failure(make_failure(1))
+    store.add_verdict(make_verdict(response, Label.SAFE_WARNING), *store.judges)
+    store.add_failure(make_failure(1), None)
     close(store)
     return directory
 
@@ -269,7 +269,7 @@ def test_a_run_that_stored_nothing_starts_again_with_other_settings(tmp_path: Pa
 def test_requests_that_only_failed_lock_nothing_in_and_are_kept_aside(tmp_path: Path) -> None:
     """A mistyped address may answer with an error to every request."""
     begun = opened(tmp_path / "run")
-    begun.add_failure(make_failure(0))
+    begun.add_failure(make_failure(0), None)
     close(begun)
     failures = (tmp_path / "run" / "failures.jsonl").read_bytes()
 
@@ -282,7 +282,7 @@ def test_requests_that_only_failed_lock_nothing_in_and_are_kept_aside(tmp_path: 
 @pytest.mark.parametrize("outcome", [Outcome.TARGET_BLOCKED, Outcome.TARGET_EMPTY])
 def test_an_answer_without_a_usable_text_locks_the_settings_in(tmp_path: Path, outcome: Outcome) -> None:
     begun = opened(tmp_path / "run")
-    begun.add_failure(make_failure(0, outcome))
+    begun.add_failure(make_failure(0, outcome), *begun.judges)
     close(begun)
     before = without_lock(tmp_path / "run")
 
@@ -329,12 +329,12 @@ def test_a_judge_that_answered_nothing_gives_way_and_the_responses_stay(tmp_path
     begun = opened(tmp_path / "run")
     response = make_response(0)
     begun.add_response(response)
-    begun.add_failure(make_failure(0, Outcome.JUDGE_ERROR, response))
+    begun.add_failure(make_failure(0, Outcome.JUDGE_ERROR, response), *begun.judges)
     close(begun)
     wanted = make_judge("right", settings=OTHER_SETTINGS)
 
     store = opened(tmp_path / "run", make_manifest(judges=[wanted]), is_resume=True)
-    store.add_verdict(make_verdict(response, Label.UNSAFE))
+    store.add_verdict(make_verdict(response, Label.UNSAFE), *store.judges)
     close(store)
 
     state = load_state(tmp_path / "run")
@@ -357,7 +357,7 @@ def test_a_judge_asked_with_true_is_not_the_one_asked_with_1(
     store = opened(tmp_path / "run", make_manifest(judges=[make_judge("j", settings={"extra": {"x": old}})]))
     response = make_response(0)
     store.add_response(response)
-    store.add_verdict(make_verdict(response, Label.UNSAFE))
+    store.add_verdict(make_verdict(response, Label.UNSAFE), *store.judges)
     close(store)
     other = make_judge("j", settings={"extra": {"x": new}})
 
@@ -366,7 +366,7 @@ def test_a_judge_asked_with_true_is_not_the_one_asked_with_1(
     with pytest.raises(RunMismatchError, match="other settings"):
         opened(tmp_path / "run", make_manifest(judges=[other]), is_resume=True)
 
-    assert added.judge != store.judge
+    assert added.judges != store.judges
     assert len({entry.file for entry in read_manifest(tmp_path / "run").judges}) == 2
 
 
@@ -396,9 +396,9 @@ def test_a_resume_finds_what_was_written(tmp_path: Path) -> None:
     store = opened(directory, is_resume=True)
     close(store)
 
-    assert store.outcome(Key(0, 1)) is Outcome.SAFE_WARNING
-    assert store.outcome(Key(1, 1)) is Outcome.TARGET_ERROR
-    assert pending_keys(store, ()) == {(1, 1), (2, 1)}
+    assert store.outcome(Key(0, 1), *store.judges) is Outcome.SAFE_WARNING
+    assert store.outcome(Key(1, 1), *store.judges) is Outcome.TARGET_ERROR
+    assert set(pending_work(store, ())) == {(1, 1), (2, 1)}
     assert store.torn == []
 
 
@@ -502,7 +502,7 @@ def test_a_larger_selection_is_taken_over_and_keeps_what_was_decided(tmp_path: P
     begun = opened(tmp_path / "run", first)
     response = make_response(0)
     begun.add_response(response)
-    begun.add_verdict(make_verdict(response, Label.UNSAFE))
+    begun.add_verdict(make_verdict(response, Label.UNSAFE), *begun.judges)
     close(begun)
     larger = make_manifest([0, 1, 2], created_at="2026-06-06T00:00:00+00:00")
 
@@ -536,11 +536,11 @@ def test_only_the_failures_that_may_pass_are_pending(tmp_path: Path) -> None:
         if outcome.value.startswith("judge_"):
             response = make_response(sample_id)
             store.add_response(response)
-        store.add_failure(make_failure(sample_id, outcome, response))
+        store.add_failure(make_failure(sample_id, outcome, response), *store.judges)
     close(store)
 
     def pending(*retry: Outcome) -> set[str]:
-        return {store.outcome(key).value for key in pending_keys(store, retry)}
+        return {store.outcome(key, *store.judges).value for key in pending_work(store, retry)}
 
     assert pending() == {"target_error", "judge_error", "not_attempted"}
     assert pending(Outcome.JUDGE_REFUSED) == {"target_error", "judge_error", "not_attempted", "judge_refused"}
@@ -550,11 +550,11 @@ def test_every_epoch_of_a_sample_is_pending_on_its_own(tmp_path: Path) -> None:
     store = opened(tmp_path / "run", make_manifest([0, 1], epochs=2))
     response = make_response(0, epoch=2)
     store.add_response(response)
-    store.add_verdict(make_verdict(response))
+    store.add_verdict(make_verdict(response), *store.judges)
     store.add_response(make_response(1, epoch=1))
     close(store)
 
-    assert pending_keys(store, ()) == {(0, 1), (1, 1), (1, 2)}
+    assert set(pending_work(store, ())) == {(0, 1), (1, 1), (1, 2)}
 
 
 def test_without_a_judge_a_response_is_enough(tmp_path: Path) -> None:
@@ -562,8 +562,8 @@ def test_without_a_judge_a_response_is_enough(tmp_path: Path) -> None:
     store.add_response(make_response(0))
     close(store)
 
-    assert store.judge is None
-    assert pending_keys(store, ()) == pending_keys(store, [Outcome.NOT_JUDGED]) == {(1, 1)}
+    assert store.judges == ()
+    assert set(pending_work(store, ())) == set(pending_work(store, [Outcome.NOT_JUDGED])) == {(1, 1)}
 
 
 def test_more_epochs_are_taken_over_and_written_down(tmp_path: Path) -> None:
@@ -573,7 +573,7 @@ def test_more_epochs_are_taken_over_and_written_down(tmp_path: Path) -> None:
     close(store)
 
     assert read_manifest(tmp_path / "run").epochs == 2
-    assert pending_keys(store, ()) == {(0, 1), (1, 1), (0, 2), (1, 2)}
+    assert set(pending_work(store, ())) == {(0, 1), (1, 1), (0, 2), (1, 2)}
 
 
 # Several judges.
@@ -584,7 +584,7 @@ def test_another_judge_has_a_file_of_its_own_beside_the_first(tmp_path: Path) ->
     first = (directory / "verdicts" / "judge-model.jsonl").read_bytes()
 
     store = judging(directory, make_judge("other-judge"))
-    store.add_verdict(make_verdict(make_response(0), Label.UNSAFE))
+    store.add_verdict(make_verdict(make_response(0), Label.UNSAFE), *store.judges)
     close(store)
 
     state = load_state(directory)
@@ -601,8 +601,8 @@ def test_a_judge_that_the_run_knows_goes_on_in_its_file(tmp_path: Path) -> None:
     store = judging(directory, make_judge(file="under-another-name.jsonl"))
     close(store)
 
-    assert store.judge == "judge-model.jsonl"
-    assert store.outcome(Key(0, 1)) is Outcome.SAFE_WARNING
+    assert store.judges == ("judge-model.jsonl",)
+    assert store.outcome(Key(0, 1), *store.judges) is Outcome.SAFE_WARNING
     assert (directory / "run.json").read_bytes() == before
 
 
@@ -614,9 +614,9 @@ def test_a_judge_of_the_same_name_with_other_settings_is_never_pooled(tmp_path: 
         store = judging(directory, other)
         close(store)
 
-        assert store.judge is not None
-        assert store.judge != "judge-model.jsonl"
-        assert store.outcome(Key(0, 1)) is Outcome.NOT_JUDGED
+        assert len(store.judges) == 1
+        assert store.judges != ("judge-model.jsonl",)
+        assert store.outcome(Key(0, 1), *store.judges) is Outcome.NOT_JUDGED
 
     assert len(read_manifest(directory).judges) == 2
 
@@ -624,7 +624,7 @@ def test_a_judge_of_the_same_name_with_other_settings_is_never_pooled(tmp_path: 
 def test_the_failures_of_a_judge_are_its_own(tmp_path: Path) -> None:
     directory = written_run(tmp_path / "run")
     store = judging(directory, make_judge("other-judge"))
-    store.add_failure(make_failure(0, Outcome.JUDGE_REFUSED, make_response(0)))
+    store.add_failure(make_failure(0, Outcome.JUDGE_REFUSED, make_response(0)), *store.judges)
     close(store)
 
     state = load_state(directory)
@@ -680,9 +680,9 @@ def test_a_record_can_be_read_by_another_process_as_soon_as_it_is_written(tmp_pa
     store = opened(tmp_path / "run")
     response = make_response(0)
     store.add_response(response)
-    store.add_verdict(make_verdict(response, Label.SAFE_REFUSAL))
+    store.add_verdict(make_verdict(response, Label.SAFE_REFUSAL), *store.judges)
     store.add_response(make_response(1))
-    store.add_failure(make_failure(2, Outcome.TARGET_EMPTY))
+    store.add_failure(make_failure(2, Outcome.TARGET_EMPTY), None)
 
     command = [sys.executable, "-c", READER, str(tmp_path / "run")]
     read = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
