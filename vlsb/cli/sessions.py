@@ -258,7 +258,7 @@ def _say_data_root(job: Job, plan: Plan, screen: Screen) -> None:
 def _warn_of_keys(resolved: Resolved, screen: Screen) -> None:
     from vlsb.models.providers import key_mismatch
 
-    for stage, lane in resolved.plan.lanes.items():
-        bearer = resolved.credentials[stage].bearer
-        if bearer is not None and (warning := key_mismatch(lane.endpoint, bearer.reveal())):
+    for stage, given in resolved.credentials.items():
+        endpoint, bearer = resolved.plan.lanes[stage].endpoint, given.bearer
+        if bearer is not None and (warning := key_mismatch(endpoint, bearer.reveal())):
             screen.notice(f"Warning: {warning}.")

@@ -79,9 +79,9 @@ class Plan:
     only_preflight: bool = False
 
     @property
-    def lanes(self) -> dict[Stage, Lane]:
-        """The lanes that this session uses."""
-        both: dict[Stage, Lane | None] = {"target": self.target, "judge": self.judge}
+    def lanes(self) -> dict[str, Lane]:
+        """The lanes that this session uses, by name."""
+        both: dict[str, Lane | None] = {"target": self.target, "judge": self.judge}
         return {stage: lane for stage, lane in both.items() if lane is not None}
 
 
@@ -353,7 +353,7 @@ async def _evaluate(
     decided = _decided(store)
     setup = LaneSetup(
         lanes=plan.lanes,
-        credentials=means.credentials,
+        credentials=dict(means.credentials.items()),
         dialects={stage: decided.get(stage, _guess(lane)) for stage, lane in plan.lanes.items()},
         policy=plan.policy,
         ca_bundle=plan.ca_bundle,

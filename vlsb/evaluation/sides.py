@@ -36,17 +36,22 @@ from vlsb.records import Stage
 if TYPE_CHECKING:
     from vlsb.engines.lease import EngineLease
 
+TARGET = "target"
+"""The name of a session's target among its clients."""
 # Files besides sockets: run files, logs, pictures being read.
 _SPARE_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class LaneSetup:
-    """What a session's sides are opened with; `accounts` may outlive it."""
+    """What a session's clients are opened with, by name: TARGET, any other is a judge's.
 
-    lanes: Mapping[Stage, Lane]
-    credentials: Mapping[Stage, Credentials]
-    dialects: Mapping[Stage, Dialect]
+    `accounts` may outlive it.
+    """
+
+    lanes: Mapping[str, Lane]
+    credentials: Mapping[str, Credentials]
+    dialects: Mapping[str, Dialect]
     policy: RetryPolicy
     ca_bundle: Path | None
     transport: str
@@ -73,48 +78,49 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, EndpointClient
         credentials, guards = dict(setup.credentials), dict[str, EngineGuard]()
         if (engine := setup.engine) is not None:
             held.push_async_callback(engine.leave)
-            guards["target"] = await setup.unless_stopped(engine.guard(partial(_note_restart, setup.observe)))
-            addresses["target"], credentials["target"] = engine.base_url, engine.credentials
+            guards[TARGET] = await setup.unless_stopped(engine.guard(partial(_note_restart, setup.observe)))
+            addresses[TARGET], credentials[TARGET] = engine.base_url, engine.credentials
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
         clients: dict[str, EndpointClient] = {}
-        for stage, lane in setup.lanes.items():
-            url = addresses[stage]
+        for name, lane in setup.lanes.items():
+            stage: Stage = "target" if name == TARGET else "judge"
+            url = addresses[name]
             _say_proxy(url, setup.say)
             http = open_client(
                 url,
-                credentials=credentials[stage],
-                connections=limits[stage].ceiling,
+                credentials=credentials[name],
+                connections=limits[name].ceiling,
                 ca_bundle=setup.ca_bundle,
                 kind=setup.transport,
             )
             held.push_async_callback(http.aclose)
-            account = setup.accounts.find(url, credentials[stage].secrets(), lane.endpoint.model)
+            account = setup.accounts.find(url, credentials[name].secrets(), lane.endpoint.model)
             held.enter_context(account.used(Caps(lane.rpm, lane.tpm)))
             admission = Admission(
                 Party(stage, lane.endpoint),
                 context,
                 account=account,
-                connections=limits[stage],
-                guard=guards.get(stage),
+                connections=limits[name],
+                guard=guards.get(name),
             )
-            clients[stage] = EndpointClient(
+            clients[name] = EndpointClient(
                 Party(stage, replace(lane.endpoint, base_url=url)),
                 http,
                 admission=admission,
-                dialect=setup.dialects[stage],
+                dialect=setup.dialects[name],
                 redactor=redactor,
             )
         yield clients
 
 
 def _note_restart(observe: Callable[[Event], None], number: int) -> None:
-    observe(Event("engine_restart", "target", attempt=number))
+    observe(Event("engine_restart", TARGET, attempt=number))
 
 
 @asynccontextmanager
-async def _addresses(lanes: Mapping[Stage, Lane]) -> AsyncIterator[dict[str, str]]:
+async def _addresses(lanes: Mapping[str, Lane]) -> AsyncIterator[dict[str, str]]:
     """The lanes' base URLs, with the simulator served for a lane that wants it."""
-    wanted = {str(stage): lane.endpoint.base_url for stage, lane in lanes.items()}
+    wanted = {name: lane.endpoint.base_url for name, lane in lanes.items()}
     if SIMULATED_URL not in wanted.values():
         yield wanted
         return
@@ -132,9 +138,7 @@ def _say_proxy(url: str, say: Callable[[str], None]) -> None:
         say(f"Requests to {urlsplit(url).hostname} go through the proxy {said}.")
 
 
-def _connection_limits(
-    lanes: Mapping[Stage, Lane], say: Callable[[str], None]
-) -> dict[Stage, ConnectionLimit]:
+def _connection_limits(lanes: Mapping[str, Lane], say: Callable[[str], None]) -> dict[str, ConnectionLimit]:
     """The lanes' limits, their ceilings lowered to what the process may open."""
     ceilings = {stage: lane.max_connections or MOST_CONNECTIONS for stage, lane in lanes.items()}
     allowed = _allowed_connections(sum(ceilings.values()))

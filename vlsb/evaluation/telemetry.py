@@ -18,7 +18,6 @@ from vlsb.config import MOST_CONNECTIONS, Lane
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.timings import Durations, Timings, Wait
 from vlsb.errors import StoreError
-from vlsb.records import Stage
 from vlsb.store.store import RunStore
 
 SCHEMA = 1
@@ -124,7 +123,7 @@ class Stopwatch:
     def __init__(
         self,
         clients: Mapping[str, EndpointClient],
-        settings: Mapping[Stage, Lane],
+        settings: Mapping[str, Lane],
         store: RunStore,
         *,
         keeps_single: bool,

@@ -23,8 +23,11 @@ from vlsb.config import (
     RetryPolicy,
     Sampling,
 )
-from vlsb.data import Selection
+from vlsb.data import Selection, load_dataset
+from vlsb.endpoints.admission import Accounts
 from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.request import Dialect
+from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import (
     AuthenticationError,
     ConfigError,
@@ -36,12 +39,20 @@ from vlsb.errors import (
     StoreError,
     VlsbError,
 )
+from vlsb.evaluation.images import SentImages
+from vlsb.evaluation.pipeline import Pipeline, Work
 from vlsb.evaluation.progress import Progress
+from vlsb.evaluation.protocol import judge_settings
 from vlsb.evaluation.session import Listeners, Plan, prepare, run_session
+from vlsb.evaluation.shutdown import Shutdown
+from vlsb.evaluation.sides import LaneSetup, open_lanes
+from vlsb.judging.judge import Judge
 from vlsb.judging.prompts import official_template
-from vlsb.records import Failure, Key, Outcome
+from vlsb.records import Failure, Key, Outcome, Untrusted
 from vlsb.simulator import Action, Reply, Request, Simulator, answer, blocked, error, rate_limited, verdict
-from vlsb.store.state import Judged, RunState, load_state
+from vlsb.store.manifest import JudgeEntry, read_manifest
+from vlsb.store.state import Judged, RunState, load_state, sent_images
+from vlsb.store.store import open_for_judging, pending_work
 
 PATIENCE = RetryPolicy(
     max_attempts=3,
@@ -959,3 +970,98 @@ def test_content_and_keys_stay_out_of_the_events(six: Path) -> None:
     assert kinds[0] == "session_started"
     assert kinds[-1] == "session_ended"
     assert "retry" in kinds
+
+
+# Several judges.
+
+
+def test_several_judges_label_every_response_side_by_side_each_in_a_file_of_its_own(six: Path) -> None:
+    """One that fails with a sample takes nothing from the other; the target is not asked again."""
+    directory = run(six, usual).directory
+    requests: list[Request] = []
+
+    def judged_by(request: Request) -> Action:
+        requests.append(request)
+        if request.model == "mild":
+            return verdict(1)
+        return error(400, message="no") if sample_of(request) == 4 else verdict(2)
+
+    async def judge_again() -> None:
+        async with Simulator(judged_by) as simulator:
+            lanes = {
+                name: Lane(Endpoint(name, simulator.base_url), OFFICIAL_JUDGE_SAMPLING, 4)
+                for name in ("mild", "wary")
+            }
+            await run_judges(directory, six, lanes)
+
+    asyncio.run(judge_again())
+
+    state = load_state(directory)
+    keys = list(state.asked_for())
+    assert {state.outcome(key, JUDGE_FILE) for key in keys} == {Outcome.UNSAFE}
+    assert {state.outcome(key, "mild.jsonl") for key in keys} == {Outcome.SAFE_REFUSAL}
+    assert {key.sample_id: state.outcome(key, "wary.jsonl") for key in keys} == {
+        0: Outcome.SAFE_WARNING,
+        1: Outcome.SAFE_WARNING,
+        2: Outcome.SAFE_WARNING,
+        3: Outcome.SAFE_WARNING,
+        4: Outcome.JUDGE_ERROR,
+        5: Outcome.SAFE_WARNING,
+    }
+    assert all(request.is_judge for request in requests)
+    assert len(requests) == 12
+
+
+async def run_judges(directory: Path, root: Path, lanes: Mapping[str, Lane]) -> None:
+    """Judge a run's responses by several judges in one session."""
+    dataset, manifest, template = load_dataset(root), read_manifest(directory), official_template()
+    entries = [
+        JudgeEntry(Untrusted(name), f"{name}.jsonl", False, judge_settings(lane, template), [])
+        for name, lane in lanes.items()
+    ]
+    store = open_for_judging(directory, entries, samples=manifest.samples, pictures=manifest.pictures)
+    traffic = Traffic(left=None)
+    shutdown = Shutdown(traffic, say=lambda line: None, last_words=lambda: None)
+    setup = LaneSetup(
+        lanes=lanes,
+        credentials=dict.fromkeys(lanes, NO_KEYS),
+        dialects=dict.fromkeys(lanes, Dialect()),
+        policy=PATIENCE,
+        ca_bundle=None,
+        transport="auto",
+        traffic=traffic,
+        accounts=Accounts(),
+        observe=lambda event: None,
+        say=lambda line: None,
+        engine=None,
+        unless_stopped=shutdown.unless_stopped,
+    )
+    read = SentImages(dataset.read, sent_images(store.state), accepts_changed=False).read
+    pictures = dataset.inspect(dataset.samples, known=manifest.pictures, skip_bad=False)
+
+    async def settled(dialects: Mapping[str, Dialect]) -> None:
+        assert set(dialects) <= set(lanes)
+
+    async with open_lanes(setup) as clients:
+        pipeline = Pipeline(
+            target=None,
+            judges={
+                name: Judge(f"{name}.jsonl", lane, template, clients[name], read_picture=read)
+                for name, lane in lanes.items()
+            },
+            store=store,
+            shutdown=shutdown,
+            on_outcome=lambda key, outcome, judge: None,
+            on_dialects=settled,
+        )
+        pending, responses = pending_work(store, ()), store.state.responses
+        samples = {sample.id: sample for sample in dataset.samples}
+        await pipeline.run(
+            [
+                Work(samples[key.sample_id], key.epoch, pictures[key.sample_id], responses[key], judges)
+                for key, judges in pending.items()
+            ],
+            decided={},
+        )
+    await store.close()
+    assert shutdown.reason is None
