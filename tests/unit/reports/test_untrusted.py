@@ -32,7 +32,7 @@ EXPOSED_IN = {
     "endpoints/request.py": "encodes the request's text part as JSON",
     "endpoints/faults.py": "redacts and cuts what an endpoint said, and wraps it again",
     "endpoints/credentials.py": "takes keys out of text and wraps it again",
-    "endpoints/dialects.py": "looks for a field's name in a rejection; shows nothing",
+    "endpoints/client.py": "looks for a field's name in a rejection; shows nothing",
     "records.py": "compares a finish reason with known words; shows nothing",
     "judging/prompts.py": "puts question and response into the judge's request and wraps it again",
     "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
