@@ -114,7 +114,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, EndpointClient
 
 
 def _note_restart(observe: Callable[[Event], None], number: int) -> None:
-    observe(Event("engine_restart", TARGET, attempt=number))
+    observe(Event("engine_restart", "target", attempt=number))
 
 
 @asynccontextmanager
