@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -29,6 +27,7 @@ from vlsb.engines import expected_ids as loader
 from vlsb.engines.diagnosis import BROKEN, diagnose
 from vlsb.engines.install import repair_advice
 from vlsb.engines.process import run_script
+from vlsb.engines.readiness import probe_picture
 from vlsb.errors import ServerError, ServerTimeoutError
 from vlsb.models.profile import ModelProfile
 from vlsb.records import Picture, Untrusted
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 # Two blanks and a line break: where tokenizers that look alike part.
 PROBE_TEXT = "What is shown here?  Name its two colours.\nAnswer in one sentence."
-PROBE_SIZE = (240, 150)
 LOADER_TIMEOUT_S = 600.0
 ENGINE_TIMEOUT_S = 120.0
 # With these set by the user the prompt is meant to be another one, which the run records.
@@ -161,21 +159,6 @@ def probe_request(name: str, model: ModelProfile) -> tuple[bytes, ...]:
     )
     sampling = replace(OFFICIAL_TARGET_SAMPLING, extra=protocol.fields)
     return draft(prompt, model=name, sampling=sampling, dialect=Dialect()).pieces()[0]
-
-
-def probe_picture() -> bytes:
-    """A PNG, wider than high, of two colours."""
-    width, height = PROBE_SIZE
-    left, right = b"\xc8\x28\x28" * (width // 2), b"\x28\x50\xc8" * (width - width // 2)
-    # Each line begins with its filter: none.
-    lines = (b"\x00" + left + right) * height
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(lines)) + _chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def difference(found: Sequence[int], expected: Sequence[int]) -> str:

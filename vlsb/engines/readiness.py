@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import struct
-import zlib
+import io
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -26,7 +25,7 @@ _PROBE_TIMEOUT_S = 20.0
 # one that is about to end does so within a second, which says more than its reply.
 _CHECKS = 3
 _CHECK_WAIT_S = 1.0
-_SIDE = 64
+PROBE_SIZE = (240, 150)
 _LARGEST_MESSAGE = 500
 
 
@@ -120,8 +119,8 @@ def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
 
 
 def picture_question(model: str) -> bytes:
-    """The body of a chat about a grey square that is to be answered in one token."""
-    url = f"data:image/png;base64,{base64.b64encode(_grey_square()).decode()}"
+    """The body of a chat about the probe picture that is to be answered in one token."""
+    url = f"data:image/png;base64,{base64.b64encode(probe_picture()).decode()}"
     content = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": "Describe the image."},
@@ -135,13 +134,13 @@ def picture_question(model: str) -> bytes:
     return strict_json.dumps(body).encode()
 
 
-def _grey_square() -> bytes:
-    """A PNG that every family takes: Qwen2-VL wants more than 28 pixels a side."""
-    rows = (b"\x00" + b"\x80" * (3 * _SIDE)) * _SIDE
-    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    packed = (
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+def probe_picture() -> bytes:
+    """A PNG of two colours, wider than high, that every family takes."""
+    from PIL import Image
+
+    width, height = PROBE_SIZE
+    picture = Image.new("RGB", PROBE_SIZE, (40, 80, 200))
+    picture.paste((200, 40, 40), (0, 0, width // 2, height))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

@@ -28,15 +28,14 @@ from vlsb.engines.install import Engine
 from vlsb.engines.launch import RunningServer
 from vlsb.engines.plan import ServerPlan
 from vlsb.engines.prompt_check import (
-    PROBE_SIZE,
     PROBE_TEXT,
     check_parity,
     difference,
     engine_ids,
     expected_ids,
-    probe_picture,
     probe_request,
 )
+from vlsb.engines.readiness import PROBE_SIZE, probe_picture
 from vlsb.errors import ServerError
 from vlsb.models.profile import FAMILIES
 
