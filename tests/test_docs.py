@@ -362,7 +362,7 @@ def test_every_room_has_its_paragraph_and_no_paragraph_is_left_over() -> None:
     assert sorted(described) == sorted(rooms | {"api"})
 
 
-@pytest.mark.parametrize("way", ["The way of a sample"])
+@pytest.mark.parametrize("way", ["The way of a sample", "The way of a local model"])
 def test_every_step_of_a_way_through_the_rooms_is_a_name_of_the_program(way: str) -> None:
     steps = re.findall(r"`([a-z]+(?:\.\w+)+)`", section("architecture", way))
 
