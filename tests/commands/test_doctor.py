@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -389,7 +390,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def looked(environment: dict[str, str], **more: Any) -> Facts:
-    return survey(environment, **{"data_root": None, "is_offline": True, "hub_timeout_s": 30.0} | more)
+    known = {"data_root": None, "is_offline": True, "hub_timeout_s": 30.0} | more
+    return asyncio.run(survey(environment, **known))
 
 
 def test_an_empty_machine_has_nothing_and_that_is_no_error(environment: dict[str, str]) -> None:
@@ -660,3 +662,22 @@ def test_another_format_is_a_mistake(vlsb: Vlsb) -> None:
 
     assert (ended.rc, ended.stdout) == (2, "")
     assert ended.stderr == "Error: --format xml: not one of table, json.\n"
+
+
+def test_a_named_model_is_checked_as_its_start_would_be(vlsb: Vlsb, tmp_path: Path) -> None:
+    """Its row says what stands in the way, whatever family or variant it is of; nothing is started."""
+    words = ("doctor", "--offline", "--format", "json", "--model")
+
+    missing = vlsb(*words, "qwen2vl_vlguard", env={"PATH": str(tmp_path)})
+    unknown = vlsb(*words, "llava_hff", env={"PATH": str(tmp_path)})
+
+    rows = {
+        each["name"]: each for each in json.loads(missing.stdout)["findings"] if each["group"] == "models"
+    }
+    assert next(iter(rows)) == "qwen2vl_vlguard"
+    assert rows["qwen2vl_vlguard"]["state"] == "missing"
+    assert rows["qwen2vl_vlguard"]["command"] == "vlsb engine install qwen2vl_vlguard"
+    assert (unknown.rc, unknown.stderr) == (
+        2,
+        "Error: llava_hff: no local model of that name. Did you mean llava_hf?\n",
+    )

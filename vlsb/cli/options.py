@@ -585,6 +585,16 @@ SurveyedDataRoot = Annotated[
         help="A copy of VLSBench to look at. (default: the Hugging Face Hub's cache)",
     ),
 ]
+# Its own variable: VLSB_MODEL may be a hosted model.
+SurveyedModel = Annotated[
+    str | None,
+    _option(
+        "--model",
+        metavar="NAME",
+        help="A local model to check: whether it could be started here.",
+        variable="VLSB_DOCTOR_MODEL",
+    ),
+]
 # Its own variable: VLSB_FORMAT names a format of `vlsb report`.
 SurveyFormat = Annotated[
     str,

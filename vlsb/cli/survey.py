@@ -18,20 +18,41 @@ from urllib.parse import urlsplit
 import httpx
 
 from vlsb import strict_json
-from vlsb.cli.checkup import DatasetFacts, DiskFacts, EngineFacts, Facts, HubAccess, HubFacts, ServerFacts
+from vlsb.cli.checkup import (
+    DatasetFacts,
+    DiskFacts,
+    EngineFacts,
+    Facts,
+    Finding,
+    Group,
+    HubAccess,
+    HubFacts,
+    ServerFacts,
+    State,
+)
+from vlsb.cli.serve import known_model
 from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
-from vlsb.endpoints import loops
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
 from vlsb.engines.hardware import GpuListing, free_disk_bytes, list_gpus, memory_bytes
-from vlsb.engines.install import AUTO, InstalledEngine, built_for_cuda, find_engine, installed
-from vlsb.engines.registry import Places, read_records
-from vlsb.errors import VlsbError
-from vlsb.models.profile import FAMILIES, EnginePin
+from vlsb.engines.install import (
+    AUTO,
+    InstalledEngine,
+    built_for_cuda,
+    find_engine,
+    install_command,
+    installed,
+)
+from vlsb.engines.lease import decline, ready_engine
+from vlsb.engines.plan import Wishes
+from vlsb.engines.registry import Places, find_running, read_records
+from vlsb.errors import EngineMissingError, VlsbError
+from vlsb.models.profile import FAMILIES, PROFILES, EnginePin
 from vlsb.models.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
+from vlsb.steps import in_thread
 
 HUB_TIMEOUT_S = 5.0
 _PROGRAM_TIMEOUT_S = 10.0
@@ -65,27 +86,35 @@ class HubSettings:
         )
 
 
-def survey(
+async def survey(
     environment: Mapping[str, str],
     *,
     data_root: Path | None,
     is_offline: bool,
     hub_timeout_s: float = HUB_TIMEOUT_S,
 ) -> Facts:
-    """Everything that the findings are made of. Blocking: seconds at most where all is well."""
-    places, hub, listing = Places.of(environment), HubSettings.of(environment), list_gpus(environment)
+    """Everything that the findings are made of; seconds at most where all is well."""
+    settings = HubSettings.of(environment)
+    hub = await _hub(settings, is_offline=is_offline, timeout_s=hub_timeout_s)
+    return await in_thread(lambda _: _look(environment, data_root, settings, hub))
+
+
+def _look(
+    environment: Mapping[str, str], data_root: Path | None, settings: HubSettings, hub: HubFacts
+) -> Facts:
+    places, listing = Places.of(environment), list_gpus(environment)
     pins = {family.engine.name: family.engine for family in FAMILIES.values()}
     return Facts(
         python=f"{platform.python_version()}, {platform.system()} {platform.machine()}",
         uv=version("uv"),
         listing=listing,
         memory_bytes=memory_bytes(),
-        disks=_disks(places, hub.cache, environment),
-        hub=_hub(hub, is_offline=is_offline, timeout_s=hub_timeout_s),
+        disks=_disks(places, settings.cache, environment),
+        hub=hub,
         dataset=_dataset(data_root, environment),
         keys=keys(environment),
         engines={name: _engine(pin, places, environment, listing) for name, pin in pins.items()},
-        weights=_weights(hub.cache),
+        weights=_weights(settings.cache),
         servers=tuple(
             ServerFacts(record.name, record.base_url, record.pid, record.weights)
             for record in read_records(places)
@@ -181,7 +210,7 @@ def _disk(path: Path, environment: Mapping[str, str], *, holds_engines: bool) ->
     return None if free is None else (number, DiskFacts(place, free, holds_engines, not holds_engines))
 
 
-def _hub(hub: HubSettings, *, is_offline: bool, timeout_s: float) -> HubFacts:
+async def _hub(hub: HubSettings, *, is_offline: bool, timeout_s: float) -> HubFacts:
     try:
         address = parse_base_url(hub.address, allow_http=True, flag="HF_ENDPOINT")
     except VlsbError as error:
@@ -191,7 +220,7 @@ def _hub(hub: HubSettings, *, is_offline: bool, timeout_s: float) -> HubFacts:
     if hub.is_off or is_offline:
         access = HubAccess.SWITCHED_OFF if hub.is_off else HubAccess.NOT_ASKED
         return HubFacts(name, access, token=hub.token)
-    problem = loops.run(_hub_problem(address, timeout_s))
+    problem = await _hub_problem(address, timeout_s)
     access = HubAccess.REACHED if problem is None else HubAccess.NOT_REACHED
     return HubFacts(name, access, problem or "", hub.token)
 
@@ -248,3 +277,23 @@ def _engine(
 
 def _condition(engine: InstalledEngine, environment: Mapping[str, str]) -> str:
     return f"{engine.version} is {engine.condition} at {shown_path(engine.prefix, environment)}"
+
+
+async def check_model(name: str, environment: Mapping[str, str], *, is_offline: bool) -> Finding:
+    """Whether a local model could be started here: its engine, its weights and the room for both."""
+    model = known_model(name, None)
+
+    def finding(state: State, what: str, command: str | None = None) -> Finding:
+        return Finding(Group.MODELS, name, state, what, command)
+
+    if (running := find_running(Places.of(environment), name)) is not None:
+        return finding(State.OK, f"running at {running.base_url}")
+    wishes = Wishes(offline=is_offline)
+    try:
+        engine = await ready_engine(model, wishes, environment=environment, may_install=decline)
+    except EngineMissingError:
+        command = install_command(model.engine, name if name in PROFILES else model.family)
+        return finding(State.MISSING, "no engine; the rest is checked once there is one", command)
+    except VlsbError as error:
+        return finding(State.PROBLEM, error.message)
+    return finding(State.OK, f"vLLM {engine.version} can start it with {model.weights}")
