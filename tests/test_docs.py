@@ -605,7 +605,7 @@ def test_every_word_of_the_panel_is_explained() -> None:
         replace(QUIET, closed_for_s=12.0),
         replace(QUIET, waits_for=Wait.RATE, rpm=1.0),
         replace(QUIET, waits_for=Wait.RATE, tpm=1.0),
-        replace(QUIET, waits_for=Wait.SLOT),
+        replace(QUIET, waits_for=Wait.CONNECTION),
     ]
     words = {panel._wait(each, 0.0)[0] for each in waits} | {panel._wait(QUIET, 12.0)[0]}
     assert len(words) == 6

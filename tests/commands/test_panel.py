@@ -192,7 +192,7 @@ def test_a_side_without_answers_for_a_while_has_a_rate_of_zero() -> None:
         ({"rate_limited": 3}, "-"),
         ({"closed_for_s": 12.4}, "rate-limit pause 12 s"),
         ({"closed_for_s": 0.2}, "-"),
-        ({"waits_for": Wait.SLOT}, "connections"),
+        ({"waits_for": Wait.CONNECTION}, "connections"),
         ({"waits_for": Wait.LOOP}, "-"),
         ({"waits_for": Wait.RATE, "rpm": 500.0}, "requests per minute"),
         ({"waits_for": Wait.RATE, "rpm": 500.0, "tpm": 9000.0}, "requests per minute"),
@@ -210,7 +210,7 @@ def test_a_side_says_what_it_waits_for(changes: dict[str, Any], waiting: str, wi
 
 
 def test_a_side_that_stalls_says_for_how_long_nothing_was_answered() -> None:
-    stalled = Panel(progress(judge=replace(QUIET, in_flight=9, waits_for=Wait.SLOT)), began=50.0)
+    stalled = Panel(progress(judge=replace(QUIET, in_flight=9, waits_for=Wait.CONNECTION)), began=50.0)
 
     assert row(after(stalled, 9.75), "judge")[4] == "connections"
     assert row(after(stalled, 12), "judge")[4] == "no answer for 12 s"

@@ -202,7 +202,7 @@ def _wait(view: LaneView, silent_s: float) -> tuple[str, bool]:
         return f"no answer for {silent_s:.0f} s", True
     if view.waits_for is Wait.RATE:
         return f"{'tokens' if view.rpm is None and view.tpm is not None else 'requests'} per minute", False
-    if view.waits_for is Wait.SLOT:
+    if view.waits_for is Wait.CONNECTION:
         return "connections", False
     return "", False
 

@@ -473,7 +473,7 @@ class Admission:
         if (wait_s := self.account.rates.wait_s()) > 0:
             return Wait.RATE, wait_s
         is_full = self._in_flight >= self._connections.limit and down_since is None
-        return (Wait.SLOT, None) if is_full else None
+        return (Wait.CONNECTION, None) if is_full else None
 
     def _probe_patience_s(self) -> float | None:
         if (since := self._health.down_since) is None:

@@ -76,7 +76,7 @@ class Wait(IntEnum):
     """What the head of a line waits for; LOOP: for its turn on the event loop, and nothing else."""
 
     NOTHING = 0
-    SLOT = 1
+    CONNECTION = 1
     RATE = 2
     OUTAGE = 3
     LOOP = 4

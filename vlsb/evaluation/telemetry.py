@@ -21,7 +21,7 @@ from vlsb.errors import StoreError
 from vlsb.store.store import RunStore
 
 SCHEMA = 1
-CAUSES = {"slot": Wait.SLOT, "rate": Wait.RATE, "outage": Wait.OUTAGE, "loop": Wait.LOOP}
+CAUSES = {"slot": Wait.CONNECTION, "rate": Wait.RATE, "outage": Wait.OUTAGE, "loop": Wait.LOOP}
 """Why nothing could leave a lane, by the names of the file."""
 
 
@@ -96,13 +96,13 @@ class LaneProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A session in seconds. With `shares_gate` both lanes are one endpoint with one rate limit."""
+    """A session in seconds. With `shares_account` both lanes are one endpoint with one rate limit."""
 
     clocks: Clocks
     lanes: Mapping[str, LaneProfile]
     store: Mapping[str, Durations]
     transport: str = "auto"
-    shares_gate: bool = False
+    shares_account: bool = False
 
 
 class _Reading(NamedTuple):
@@ -165,7 +165,7 @@ class Stopwatch:
             lanes=lanes,
             store=self._store,
             transport=transport,
-            shares_gate=len({client.admission.account for client in self._clients.values()}) < len(lanes),
+            shares_account=len({client.admission.account for client in self._clients.values()}) < len(lanes),
         )
 
 
@@ -317,9 +317,9 @@ def _is_slowed_down(lane: LaneProfile) -> bool:
 
 def _rate(stage: str, profile: Profile, share: float) -> Limit:
     """A limit a minute, the user's or the provider's; else one that was only met as 429."""
-    lanes = profile.lanes if profile.shares_gate else {stage: profile.lanes[stage]}
+    lanes = profile.lanes if profile.shares_account else {stage: profile.lanes[stage]}
     stage = next(iter(lanes))
-    whose = "endpoint" if profile.shares_gate else stage
+    whose = "endpoint" if profile.shares_account else stage
     refused = sum(lane.rate_limited for lane in lanes.values())
     sent_per_minute = 60 * sum(lane.requests for lane in lanes.values()) / profile.clocks.main_s
     option = _binding(lanes[stage], at_most=sent_per_minute / NEAR_LIMIT if refused else None)
@@ -333,7 +333,7 @@ def _rate(stage: str, profile: Profile, share: float) -> Limit:
         line = f"Limited by {_flag(stage, option)} {_number(per_minute)}."
     else:
         line = f"Limited by the {whose}'s rate limit, {_number(per_minute)} {_UNITS[option]} a minute."
-    return Limit("rate", stage if capped or not profile.shares_gate else None, share, line)
+    return Limit("rate", stage if capped or not profile.shares_account else None, share, line)
 
 
 def _binding(lane: LaneProfile, *, at_most: float | None) -> str | None:

@@ -693,6 +693,37 @@ def test_a_damaged_decision_is_a_damaged_manifest(two: Path, dialect: dict[str, 
         run(two, usual, resume=True)
 
 
+# Runs that share an account.
+
+
+def test_a_run_waits_for_the_pause_that_another_with_the_same_accounts_was_told(two: Path) -> None:
+    async def play() -> list[tuple[VlsbError | None, int]]:
+        async with Simulator(lambda _: rate_limited(7200)) as simulator:
+            accounts, seen = Accounts(), []
+            for name in ("first", "second"):
+                plan = Plan(
+                    directory=two.parent / name,
+                    target=Lane(Endpoint("target-model", simulator.base_url), OFFICIAL_TARGET_SAMPLING),
+                    judge=None,
+                    template=official_template(),
+                    data_root=two,
+                    selection=Selection(),
+                    policy=PATIENCE,
+                )
+                listeners = Listeners(say=lambda line: None, watch=nobody_watches)
+                credentials = {"target": NO_KEYS}
+                end = await run_session(prepare(plan), credentials, listeners, accounts=accounts)
+                seen.append((end.reason, len(simulator.completions)))
+            return seen
+
+    (first, sent), (second, sent_in_all) = asyncio.run(play())
+
+    assert isinstance(first, GapsError)
+    assert isinstance(second, GapsError)
+    assert "pause" in second.message
+    assert (sent, sent_in_all) == (1, 1)
+
+
 # Rejections and outages.
 
 

@@ -90,7 +90,7 @@ def test_a_pause_counts_for_everybody_in_line_only_as_long_as_they_stood_there()
     clock.now += 10.0
     late = timings.head.pauses_s()
     clock.now += 2.0
-    timings.head.waits_for(Wait.SLOT)
+    timings.head.waits_for(Wait.CONNECTION)
     clock.now += 1.0
     timings.head.waits_for(Wait.NOTHING)
 
@@ -215,12 +215,12 @@ LINES: dict[str, tuple[Profile, str, str]] = {
         "Limited by the target's rate limit (429 x12): try --rpm with your tier's number.",
     ),
     "one endpoint for both": (
-        a_profile(a_lane({"rate": 80.0}, **RPM), a_lane(PACED, **RPM), shares_gate=True),
+        a_profile(a_lane({"rate": 80.0}, **RPM), a_lane(PACED, **RPM), shares_account=True),
         "rate",
         "Limited by the endpoint's rate limit, 600 requests a minute.",
     ),
     "one endpoint with a cap of the judge's": (
-        a_profile(a_lane(PACED, **RPM), a_lane(PACED, **CAPPED), shares_gate=True),
+        a_profile(a_lane(PACED, **RPM), a_lane(PACED, **CAPPED), shares_account=True),
         "rate",
         "Limited by --judge-rpm 600.",
     ),
