@@ -96,7 +96,7 @@ def test_the_mutations_find_surplus_of_which_no_seed_has_any(fuzz: dict[str, Mod
 
 
 def test_the_fuzz_notices_a_request_that_never_ends(fuzz, monkeypatch) -> None:
-    monkeypatch.setattr(Connection, "_lost", lambda self, exc: None)
+    monkeypatch.setattr(Connection, "_end", lambda self, exc: None)
 
     with pytest.raises(AssertionError, match="outlived its connection"):
         play(fuzz)

@@ -54,7 +54,7 @@ class Account:
         self._refused_since: float | None = None
 
     @contextmanager
-    def used(self, caps: Caps) -> Iterator[None]:
+    def limit_to(self, caps: Caps) -> Iterator[None]:
         """While the block runs the caps hold too: the lowest of all who use the account."""
         if not self._caps:
             # However long nobody asked, nobody was refused.

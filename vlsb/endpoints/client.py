@@ -23,7 +23,15 @@ from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
-from vlsb.endpoints.faults import CHANGED_CODE, PICTURE_CODE, Decision, Fault, classify, fatal_error, redacted
+from vlsb.endpoints.faults import (
+    CHANGED_CODE,
+    PICTURE_CODE,
+    Decision,
+    Fault,
+    classify,
+    fatal_error,
+    without_secrets,
+)
 from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.request import OPTIONAL_FIELDS, Dialect, Draft
 from vlsb.endpoints.retry import Attempts, Ended, Rejections
@@ -166,7 +174,7 @@ class EndpointClient:
         else:
             result = classify(reply, has_succeeded=self.admission.has_served, attempt=attempts.sent, now=now)
         if isinstance(result, Decision):
-            result = redacted(result, self._redactor)
+            result = without_secrets(result, self._redactor)
         attempts.usage += result.usage
         limits = named_limits(reply.headers, now=now) if isinstance(reply, httpx.Response) else ()
         if self.admission.report(admitted, result if isinstance(result, Decision) else result.usage, limits):
@@ -194,7 +202,7 @@ class EndpointClient:
         names: list[str] = []
         better_url = None
         if decision.error is UnknownModelError:
-            names = _listed(await _reply(self._http.get("/models"), _MODEL_LIST_TIMEOUT_S)) or []
+            names = _model_names(await _reply(self._http.get("/models"), _MODEL_LIST_TIMEOUT_S)) or []
             better_url = None if names else await _url_with_version(self._http, self.party.endpoint.base_url)
         return fatal_error(decision, self.party, names, self._redactor, better_url=better_url)
 
@@ -262,7 +270,7 @@ async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path
     try:
         reply = await _reply(client.get("/models"), _MODEL_LIST_TIMEOUT_S)
         is_success = isinstance(reply, httpx.Response) and reply.is_success
-        if is_success and (names := _listed(reply)) is not None:
+        if is_success and (names := _model_names(reply)) is not None:
             return names
         better_url = await _url_with_version(client, url)
     finally:
@@ -299,7 +307,7 @@ async def _reply(
         return error
 
 
-def _listed(reply: httpx.Response | httpx.RequestError) -> list[str] | None:
+def _model_names(reply: httpx.Response | httpx.RequestError) -> list[str] | None:
     """The names in a list of models; None if there is no such list."""
     if not isinstance(reply, httpx.Response):
         return None

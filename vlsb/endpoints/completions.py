@@ -15,7 +15,7 @@ import httpx
 
 from vlsb import strict_json
 from vlsb.endpoints.credentials import safe_code
-from vlsb.endpoints.faults import Decision, Fault, account_error, error_fields, of_error
+from vlsb.endpoints.faults import Decision, Fault, account_error, classify_error, error_fields
 from vlsb.records import Untrusted, Usage, is_cut
 
 
@@ -183,8 +183,8 @@ def _inner_error(holder: Mapping[str, Any], reply: httpx.Response, *, now: float
             Fault.PROVIDER_BLOCKED, "blocked_input", message, status=reply.status_code, ends_as="blocked"
         )
     if status is not None and 300 < status < 600:
-        return of_error(status, error, reply.headers, now=now)
-    decision = of_error(400, error, reply.headers, now=now)
+        return classify_error(status, error, reply.headers, now=now)
+    decision = classify_error(400, error, reply.headers, now=now)
     if decision.fault is not Fault.ITEM_PERMANENT or decision.code == "context":
         return decision
     return _bad(decision.code if decision.code != "http_400" else "error_in_success", reply, decision.message)

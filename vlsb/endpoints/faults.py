@@ -227,9 +227,9 @@ def classify(
     that cannot be reached twice is taken to be wrong rather than down.
     """
     if isinstance(happened, httpx.RequestError):
-        return _of_transport(happened, is_hopeless=not has_succeeded and attempt >= 2)
+        return _classify_exception(happened, is_hopeless=not has_succeeded and attempt >= 2)
     error = parse_error(happened.content)
-    return of_error(happened.status_code, error, happened.headers, now=now, body=happened.content)
+    return classify_error(happened.status_code, error, happened.headers, now=now, body=happened.content)
 
 
 def transport_kind(error: httpx.RequestError) -> TransportKind:
@@ -248,7 +248,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _of_transport(error: httpx.RequestError, *, is_hopeless: bool) -> Decision:
+def _classify_exception(error: httpx.RequestError, *, is_hopeless: bool) -> Decision:
     kind, message = transport_kind(error), Untrusted(str(error) or type(error).__name__)
     if kind is TransportKind.CERTIFICATE:
         return Decision(Fault.RUN_FATAL, "certificate", message)
@@ -259,7 +259,7 @@ def _of_transport(error: httpx.RequestError, *, is_hopeless: bool) -> Decision:
     return Decision(Fault.TRANSIENT, kind.value, message)
 
 
-def of_error(
+def classify_error(
     status: int, error: ErrorBody, headers: Mapping[str, str], *, now: float, body: bytes = b""
 ) -> Decision:
     """Classify an error by its status and body. Also used for an error inside a 200, by its inner code.
@@ -447,7 +447,7 @@ _FATAL = {
 }
 
 
-def redacted(decision: Decision, redactor: Redactor) -> Decision:
+def without_secrets(decision: Decision, redactor: Redactor) -> Decision:
     """The decision as it may be stored: no key in it, and no more text than a problem needs."""
     details = None
     if decision.details is not None:

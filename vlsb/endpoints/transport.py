@@ -56,14 +56,14 @@ class Upload(httpx.AsyncByteStream):
         pieces.reverse()
         while pieces:
             yield pieces.pop()
-        self.sent()
+        self.release()
 
     def take(self) -> list[bytes]:
-        """The pieces, which are the caller's from now on; `sent` is called when it holds them no more."""
+        """The pieces, which are the caller's from now on; `release` is called when it holds them no more."""
         pieces, self._pieces = self._pieces, []
         return pieces
 
-    def sent(self) -> None:
+    def release(self) -> None:
         """The body is on its way: its memory is free."""
         if self._on_sent is not None:
             self._on_sent()
@@ -268,10 +268,10 @@ class _Connection(asyncio.Protocol):
             self._settle()
 
     def eof_received(self) -> None:
-        self._lost(None)
+        self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost(exc)
+        self._end(exc)
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -332,7 +332,7 @@ class _Connection(asyncio.Protocol):
         pieces.clear()
         await self._room_to_write()
         if isinstance(stream, Upload):
-            stream.sent()
+            stream.release()
 
     async def _encrypt(self, pieces: Iterable[bytes]) -> None:
         self._is_handed_over = False
@@ -360,7 +360,7 @@ class _Connection(asyncio.Protocol):
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
-    def _lost(self, exc: Exception | None) -> None:
+    def _end(self, exc: Exception | None) -> None:
         """The peer is gone: the end of a reply that has no other."""
         self._is_spent = True
         if not self._is_asked:
@@ -420,9 +420,9 @@ class Wire(httpx.AsyncBaseTransport):
         """Send one request and read the whole reply; raises a RequestError."""
         assert isinstance(request.stream, httpx.AsyncByteStream)
         marks: Marks = request.extensions.get("marks") or Marks()
-        connection = self._kept()
+        connection = self._idle_connection()
         if connection is None:
-            connection = await self._opened(request.url)
+            connection = await self._connect(request.url)
             connection.require_silence()
         try:
             reply = await connection.exchange(_head(request), request.stream, marks)
@@ -435,7 +435,7 @@ class Wire(httpx.AsyncBaseTransport):
             self._idle.append((connection, time.monotonic()))
         return reply
 
-    def _kept(self) -> _Connection | None:
+    def _idle_connection(self) -> _Connection | None:
         """The freshest idle connection that is still good; stale ones are closed."""
         oldest = time.monotonic() - KEEPALIVE_S
         while self._idle and self._idle[0][1] < oldest:
@@ -447,7 +447,7 @@ class Wire(httpx.AsyncBaseTransport):
             connection.abort()
         return None
 
-    async def _opened(self, url: httpx.URL) -> _Connection:
+    async def _connect(self, url: httpx.URL) -> _Connection:
         is_tls = url.scheme == "https"
         host, port = url.raw_host.decode("ascii"), url.port or (443 if is_tls else 80)
         try:

@@ -95,7 +95,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, EndpointClient
             )
             held.push_async_callback(http.aclose)
             account = setup.accounts.find(url, credentials[name].secrets(), lane.endpoint.model)
-            held.enter_context(account.used(Caps(lane.rpm, lane.tpm)))
+            held.enter_context(account.limit_to(Caps(lane.rpm, lane.tpm)))
             admission = Admission(
                 Party(stage, lane.endpoint),
                 context,

@@ -71,8 +71,8 @@ def test_an_account_keeps_the_lowest_caps_of_those_who_use_it_now() -> None:
     shared = Account(Clock())
     seen = []
 
-    with shared.used(Caps(rpm=200)):
-        with shared.used(Caps(rpm=100, tpm=1000)):
+    with shared.limit_to(Caps(rpm=200)):
+        with shared.limit_to(Caps(rpm=100, tpm=1000)):
             seen.append((shared.rates.rpm, shared.rates.tpm))
         seen.append((shared.rates.rpm, shared.rates.tpm))
     seen.append((shared.rates.rpm, shared.rates.tpm))
@@ -84,7 +84,7 @@ def test_the_next_run_waits_for_the_pause_that_the_last_one_was_told() -> None:
     """Runs one after the other that are given the same accounts."""
     clock = Clock()
     accounts = Accounts(clock)
-    with account(accounts).used(Caps()):
+    with account(accounts).limit_to(Caps()):
         account(accounts).refuse(account(accounts).rates.depart(), 30.0)
     clock.now += 10
 
@@ -94,13 +94,13 @@ def test_the_next_run_waits_for_the_pause_that_the_last_one_was_told() -> None:
 def test_refusals_of_an_earlier_run_use_up_none_of_the_next_ones_patience() -> None:
     clock = Clock()
     shared = Account(clock)
-    with shared.used(Caps()):
+    with shared.limit_to(Caps()):
         shared.refuse(shared.rates.depart(), 1.0)
         clock.now += 3600
         with pytest.raises(GapsError):
             shared.require_patience("target", 600)
 
-    with shared.used(Caps()):
+    with shared.limit_to(Caps()):
         shared.require_patience("target", 600)
 
 

@@ -206,7 +206,7 @@ def test_a_server_that_speaks_before_it_is_asked_is_not_heard(run) -> None:
                     connected.sendall(STRAY)
                     held.append(connected)
 
-                opened = client._transport._opened  # type: ignore[attr-defined]
+                opened = client._transport._connect  # type: ignore[attr-defined]
 
                 async def opened_late(url: httpx.URL) -> object:
                     """The connection, once the server has spoken."""
@@ -214,7 +214,7 @@ def test_a_server_that_speaks_before_it_is_asked_is_not_heard(run) -> None:
                     await asyncio.to_thread(speak)
                     return await connecting
 
-                client._transport._opened = opened_late  # type: ignore[attr-defined]
+                client._transport._connect = opened_late  # type: ignore[attr-defined]
                 with pytest.raises(httpx.RequestError):
                     await ask(client, b"one")
                 held[0].close()
