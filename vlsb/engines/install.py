@@ -541,7 +541,11 @@ class _Build:
     def _uv(self, variables: Mapping[str, str], *arguments: str) -> None:
         from uv import find_uv_bin
 
-        ended = self._ended([find_uv_bin(), "--color", "never", *arguments], variables)
+        try:
+            program = find_uv_bin()
+        except FileNotFoundError as error:
+            raise ServerError("uv is not in this program's environment. Install vlsb again.") from error
+        ended = self._ended([program, "--color", "never", *arguments], variables)
         if ended.code != 0:
             raise self._failure(self._fault(ended), ended)
 
