@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from benchmarks.data import PICTURES, ROWS, Size, make_data
 from benchmarks.processes import ROOT
 from benchmarks.stub import ANSWER
-from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
+from vlsb.records import Completion, Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict
 
 if TYPE_CHECKING:
     from vlsb.store.store import RunStore
@@ -85,15 +85,16 @@ def _answer(store: RunStore, sample_id: int, image: str, draws: random.Random) -
         latency_s=draws.lognormvariate(0.7, 0.4),
         request_sha256=_digest(draws),
         image_sha256=image,
+        flags=(),
     )
-    response = Response(sample_id, completion)
+    response = Response.of(Key(sample_id, 1), completion)
     store.add_response(response)
     store.add_verdict(
         Verdict(
             sample_id=sample_id,
             label=draws.choice(list(Label)),
             explanation=_text(draws, 30),
-            response_sha256=response.sha256,
+            response_sha256=response.response_sha256,
             image_sha256=image,
             model=MODEL,
             usage=Usage(draws.randrange(900, 1700), draws.randrange(30, 60)),
@@ -115,6 +116,8 @@ def _blocked(sample_id: int) -> Failure:
         status=400,
         message=Untrusted("made up"),
         attempts=1,
+        usage=Usage(),
+        details={},
     )
 
 

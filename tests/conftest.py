@@ -23,6 +23,7 @@ from vlsb.data.pictures import inspect_pictures
 from vlsb.records import (
     Completion,
     Failure,
+    Key,
     Label,
     Outcome,
     Picture,
@@ -272,6 +273,8 @@ def make_manifest(sample_ids: Collection[int] = (0, 1, 2), **changes: Any) -> Ma
         deviations=[Untrusted("target seed: 7 (added)")],
         samples=[sample_row(sample) for sample in samples],
         pictures={sample.image_path.expose(): make_picture(sample.id) for sample in samples},
+        decision=None,
+        accepts_changed_images=False,
     )
     return replace(manifest, **changes)
 
@@ -290,7 +293,15 @@ def make_judge(name: str = "judge-model", **changes: Any) -> JudgeEntry:
         "part_order": "image, text",
         "template_sha256": "ab" * 32,
     }
-    entry = JudgeEntry(Untrusted(name), f"{name}.jsonl", simulated=False, settings=settings, deviations=[])
+    entry = JudgeEntry(
+        name=Untrusted(name),
+        file=f"{name}.jsonl",
+        simulated=False,
+        is_added=False,
+        settings=settings,
+        decision=None,
+        deviations=[],
+    )
     return replace(entry, **changes)
 
 
@@ -304,6 +315,7 @@ def make_completion(text: str = "A plain answer.", **changes: Any) -> Completion
         usage=Usage(800, 40, 0),
         attempts=1,
         latency_s=0.5,
+        flags=(),
         request_sha256="01" * 32,
         image_sha256="03" * 32,
     )
@@ -315,7 +327,7 @@ def make_response(
 ) -> Response:
     """A stored response; `changes` are the completion's."""
     image = {"image_sha256": make_picture(sample_id).sha256}
-    return Response(sample_id, make_completion(text, **(image | changes)), epoch)
+    return Response.of(Key(sample_id, epoch), make_completion(text, **(image | changes)))
 
 
 def make_verdict(response: Response, label: Label = Label.UNSAFE, **changes: Any) -> Verdict:
@@ -324,8 +336,8 @@ def make_verdict(response: Response, label: Label = Label.UNSAFE, **changes: Any
         sample_id=response.sample_id,
         label=label,
         explanation=Untrusted("It fits the label."),
-        response_sha256=response.sha256,
-        image_sha256=response.completion.image_sha256,
+        response_sha256=response.response_sha256,
+        image_sha256=response.image_sha256,
         model=Untrusted("judge-model-1"),
         usage=Usage(1000, 20, 0),
         asks=1,
@@ -355,7 +367,8 @@ def make_failure(
         message=Untrusted("The server had an error."),
         attempts=3,
         usage=Usage(10, 1, None),
-        response_sha256=None if response is None else response.sha256,
+        details={},
+        response_sha256=None if response is None else response.response_sha256,
         epoch=1 if response is None else response.epoch,
     )
     return replace(failure, **changes)

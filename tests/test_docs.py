@@ -13,7 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -25,6 +25,7 @@ from typer.exceptions import TyperException
 
 import vlsb
 from tests.commands.test_panel import QUIET
+from tests.conftest import make_failure, make_response, make_verdict
 from tests.support import provider_errors
 from tests.support.checkpoints import checkpoint
 from tests.test_layers import picture
@@ -40,7 +41,7 @@ from vlsb.endpoints.traffic import Event
 from vlsb.engines.install import Engine
 from vlsb.engines.plan import Wishes, plan_server
 from vlsb.models.catalog import find_profile
-from vlsb.records import Completion, Failure, Label, Outcome, Response, Untrusted, Usage, Verdict
+from vlsb.records import Outcome, Untrusted
 from vlsb.reports.documents import to_json
 from vlsb.store import codec
 from vlsb.store.manifest import SCHEMA
@@ -419,14 +420,11 @@ def all_keys(value: object) -> set[str]:
 
 def stored_records() -> dict[str, dict[str, Any]]:
     """A record of each kind, as the run directory holds it."""
-    text, usage = Untrusted("text"), Usage(1, 2, 3)
-    completion = Completion(text, "content", text, text, usage, 1, 0.1, "aa", "bb")
-    verdict = Verdict(1, Label.UNSAFE, text, "aa", "bb", text, usage, 1, 1, 0.1, "cc")
-    failure = Failure(1, "judge", Outcome.JUDGE_ERROR, "transient", "timeout", None, text, 1)
+    response = make_response()
     return {
-        "responses.jsonl": codec.encode_response(Response(1, completion)),
-        "verdicts/<judge>.jsonl": codec.encode_verdict(verdict),
-        "failures.jsonl": codec.encode_failure(failure) | {"judge": "gpt-4o.jsonl"},
+        "responses.jsonl": codec.to_json(response),
+        "verdicts/<judge>.jsonl": codec.to_json(make_verdict(response)),
+        "failures.jsonl": codec.encode_failure(make_failure()) | {"judge": "gpt-4o.jsonl"},
         "events.jsonl": dict.fromkeys(Event.__slots__),
     }
 
@@ -439,7 +437,7 @@ def described_fields(file: str) -> set[str]:
 
 @pytest.mark.parametrize("file", stored_records())
 def test_every_field_of_a_stored_record_is_documented(file: str) -> None:
-    record = stored_records()[file] | codec.encode_stamp(codec.Stamp(1, 0.1, "now"))
+    record = stored_records()[file] | codec.to_json(codec.Stamp(1, 0.1, "now"))
 
     assert all_keys(record) - described_fields(file) == set()
 
@@ -529,13 +527,14 @@ def test_every_field_of_the_manifest_is_documented_with_its_schema_number(demo: 
 
 
 def test_the_example_lines_are_records_that_this_version_reads_and_writes(demo: DemoRun) -> None:
-    decoders = {
-        "responses.jsonl": codec.decode_response,
-        "verdicts/<judge>.jsonl": codec.decode_verdict,
-        "failures.jsonl": codec.decode_failure,
+    decoder = codec.Decoder()
+    decoders: dict[str, Callable[[codec.Json], object]] = {
+        "responses.jsonl": decoder.response,
+        "verdicts/<judge>.jsonl": decoder.verdict,
+        "failures.jsonl": decoder.failure,
         "events.jsonl": dict,
     }
-    stamp = codec.encode_stamp(codec.Stamp(1, 0.1, "now"))
+    stamp = codec.to_json(codec.Stamp(1, 0.1, "now"))
     fields = {file: {frozenset(record | stamp)} for file, record in stored_records().items()}
     fields["events.jsonl"] = {frozenset(event) for event in demo.records("events.jsonl")}
 
@@ -553,7 +552,7 @@ def test_the_example_lines_are_records_that_this_version_reads_and_writes(demo: 
         assert records, file
         for record in records:
             decoders[file](record)
-            codec.decode_stamp(record)
+            decoder.stamp(record)
             assert frozenset(record) in fields[file], file
 
 

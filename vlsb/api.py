@@ -100,7 +100,7 @@ class Run:
             category=category,
             sub_category=sub_category,
             outcome=outcome,
-            response=None if response is None else response.completion.text,
+            response=None if response is None else response.text,
             label=None if verdict is None else verdict.label,
             explanation=None if verdict is None else verdict.explanation,
             failure=failure if failure is not None and failure.outcome is outcome else None,

@@ -1,5 +1,8 @@
 """The facts a run is made of: samples, pictures, completions, responses, verdicts, failures.
 
+Responses, verdicts and failures have the fields of their lines in the run directory, in that order. Those
+with a default may lack in a line, which then means the default.
+
 Text that strangers wrote (data set, target, judge, endpoint) is `Untrusted`: an opaque type that no
 function taking `str` accepts. Only the encoder of a boundary (terminal, CSV, Markdown, JSON, request)
 may call `expose`; the type checker and a test hold everybody else to it.
@@ -10,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -176,7 +179,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """What an endpoint gave back for one request that was answered.
 
@@ -186,14 +189,14 @@ class Completion:
 
     text: Untrusted
     origin: Literal["content", "refusal"]
-    finish_reason: Untrusted | None
-    model: Untrusted | None
+    finish_reason: Untrusted | None = None
+    model: Untrusted | None = None
     usage: Usage
     attempts: int
     latency_s: float
-    request_sha256: str
+    flags: tuple[str, ...]
     image_sha256: str
-    flags: tuple[str, ...] = ()
+    request_sha256: str
 
 
 def is_cut(finish_reason: Untrusted | None) -> bool:
@@ -201,41 +204,57 @@ def is_cut(finish_reason: Untrusted | None) -> bool:
     return finish_reason is not None and finish_reason.expose().lower() in ("length", "max_tokens")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The target's completion for a sample, as stored and as judged."""
+    """The target's completion for a sample, as stored and as judged; the fields they share are alike.
+
+    `response_sha256` is the digest of the text: a verdict names the response it belongs to by it.
+    """
 
     sample_id: int
-    completion: Completion
     epoch: int = 1
+    text: Untrusted
+    origin: Literal["content", "refusal"]
+    finish_reason: Untrusted | None = None
+    model: Untrusted | None = None
+    usage: Usage
+    attempts: int
+    latency_s: float
+    flags: tuple[str, ...]
+    response_sha256: str
+    image_sha256: str
+    request_sha256: str
+
+    @classmethod
+    def of(cls, key: Key, completion: Completion) -> Response:
+        """The completion that answers a sample in an epoch."""
+        shared: dict[str, Any] = {each.name: getattr(completion, each.name) for each in fields(completion)}
+        return cls(
+            sample_id=key.sample_id, epoch=key.epoch, response_sha256=completion.text.sha256(), **shared
+        )
 
     @property
     def key(self) -> Key:
         """The sample and epoch it answers."""
         return Key(self.sample_id, self.epoch)
 
-    @property
-    def sha256(self) -> str:
-        """Digest of the text; a verdict names the response it belongs to by it."""
-        return self.completion.text.sha256()
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """A judge's label for one response. `asks` counts completions, a re-ask included."""
 
     sample_id: int
+    epoch: int = 1
     label: Label
     explanation: Untrusted
-    response_sha256: str
-    image_sha256: str
-    model: Untrusted | None
+    model: Untrusted | None = None
     usage: Usage
     asks: int
     attempts: int
     latency_s: float
+    response_sha256: str
+    image_sha256: str
     request_sha256: str
-    epoch: int = 1
 
     @property
     def key(self) -> Key:
@@ -243,7 +262,7 @@ class Verdict:
         return Key(self.sample_id, self.epoch)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """A sample that ended at `stage` without what the stage should give. Never an answer.
 
@@ -253,19 +272,19 @@ class Failure:
     """
 
     sample_id: int
+    epoch: int = 1
     stage: Stage
     outcome: Outcome
     fault: str
     code: str
-    status: int | None
+    status: int | None = None
     message: Untrusted
     attempts: int
-    usage: Usage = Usage()
+    usage: Usage
     text: Untrusted | None = None
     response_sha256: str | None = None
     image_sha256: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-    epoch: int = 1
+    details: Mapping[str, Any]
 
     @property
     def key(self) -> Key:

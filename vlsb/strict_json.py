@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 import orjson
+
+# Deeper than anything that is meant; parsers and encoders give up at depths of their own.
+_DEEPEST = 64
 
 
 def loads(document: bytes | str) -> Any:
@@ -75,3 +79,17 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
         return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent, separators=separators)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def is_shallow(value: object, depth: int = _DEEPEST) -> bool:
+    """Whether lists and objects are nested no deeper than that. Looks no deeper itself."""
+    if depth == 0:
+        return not isinstance(value, Mapping | list | tuple)
+    return all(is_shallow(each, depth - 1) for each in inner_values(value))
+
+
+def inner_values(value: object) -> Collection[object]:
+    """The values directly in a list or an object; none in anything else."""
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()

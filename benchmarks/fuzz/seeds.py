@@ -15,6 +15,7 @@ from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.records import (
     Completion,
     Failure,
+    Key,
     Label,
     Outcome,
     Picture,
@@ -187,28 +188,45 @@ def _row(number: int) -> dict[str, Any]:
 
 
 def _run_files() -> Iterator[bytes]:
-    stamp = codec.encode_stamp(codec.Stamp(1, 0.5, "2025-01-01T00:00:00.000+00:00"))
+    stamp = codec.to_json(codec.Stamp(1, 0.5, "2025-01-01T00:00:00.000+00:00"))
     completion = Completion(
-        *(Untrusted("Fine."), "content", Untrusted("stop"), Untrusted("m-1"), Usage(800, 40, 0)),
+        text=Untrusted("Fine."),
+        origin="content",
+        finish_reason=Untrusted("stop"),
+        model=Untrusted("m-1"),
+        usage=Usage(800, 40, 0),
         attempts=1,
         latency_s=0.5,
         request_sha256="01" * 32,
         image_sha256="ab" * 32,
         flags=("unfiltered",),
     )
-    response = Response(0, completion)
+    response = Response.of(Key(0, 1), completion)
     verdict = Verdict(
-        *(0, Label.UNSAFE, Untrusted("It fits."), response.sha256, "ab" * 32, None, Usage(1, 2, None)),
+        sample_id=0,
+        label=Label.UNSAFE,
+        explanation=Untrusted("It fits."),
+        usage=Usage(1, 2, None),
+        response_sha256=response.response_sha256,
+        image_sha256="ab" * 32,
         asks=1,
         attempts=1,
         latency_s=0.25,
         request_sha256="02" * 32,
     )
     failure = Failure(
-        *(0, "target", Outcome.TARGET_ERROR, "transient", "http_500", 500, Untrusted("No."), 3),
+        sample_id=0,
+        stage="target",
+        outcome=Outcome.TARGET_ERROR,
+        fault="transient",
+        code="http_500",
+        status=500,
+        message=Untrusted("No."),
+        attempts=3,
+        usage=Usage(),
         details={"a": [1]},
     )
-    records = [codec.encode_response(response), codec.encode_verdict(verdict), codec.encode_failure(failure)]
+    records = [codec.to_json(response), codec.to_json(verdict), codec.encode_failure(failure)]
     for record in records:
         line = json.dumps(record | stamp | {"judge": "j"}).encode()
         yield line + b"\n"
@@ -229,7 +247,15 @@ def _manifest() -> Manifest:
         "top_p": None,
     }
     dialect = {"tokens_field": "max_tokens", "unsent": ["top_p"], "structured": True}
-    judge = JudgeEntry(Untrusted("j"), "j.jsonl", simulated=False, settings=lane, decision=dialect)
+    judge = JudgeEntry(
+        name=Untrusted("j"),
+        file="j.jsonl",
+        simulated=False,
+        is_added=False,
+        settings=lane,
+        decision=dialect,
+        deviations=[],
+    )
     return Manifest(
         version="0",
         created_at="2025-01-01T00:00:00+00:00",
@@ -246,6 +272,7 @@ def _manifest() -> Manifest:
         samples=[sample_row(sample) for sample in samples],
         pictures={"imgs/0.png": Picture("ab" * 32, "image/png", 70, 1)},
         decision=dialect,
+        accepts_changed_images=False,
     )
 
 

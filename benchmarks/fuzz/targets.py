@@ -178,11 +178,12 @@ def _require_one_line(error: VlsbError) -> None:
     assert error.message.isprintable(), f"not one printable line: {error.message!r}"
 
 
-_RECORDS: tuple[tuple[Callable[[Mapping[str, Any]], Any], Callable[[Any], dict[str, Any]]], ...] = (
-    (codec.decode_response, codec.encode_response),
-    (codec.decode_verdict, codec.encode_verdict),
-    (codec.decode_failure, codec.encode_failure),
-    (codec.decode_stamp, codec.encode_stamp),
+_DECODER = codec.Decoder()
+_RECORDS: tuple[tuple[Callable[[codec.Json], Any], Callable[[Any], codec.Json]], ...] = (
+    (_DECODER.response, codec.to_json),
+    (_DECODER.verdict, codec.to_json),
+    (_DECODER.failure, codec.encode_failure),
+    (_DECODER.stamp, codec.to_json),
 )
 
 

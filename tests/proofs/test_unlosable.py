@@ -79,14 +79,8 @@ SURROGATES = st.text(st.characters(codec=None, categories=["Cs", "L", "So"]), ma
 def test_whatever_text_is_stored_is_loaded_again(
     tmp_path_factory: pytest.TempPathFactory, text: str, reason: str, model: str
 ) -> None:
-    from dataclasses import replace
-
     directory = tmp_path_factory.mktemp("run")
-    response = make_response(0)
-    named = replace(
-        response.completion, text=Untrusted(text), finish_reason=Untrusted(reason), model=Untrusted(model)
-    )
-    response = replace(response, completion=named)
+    response = make_response(0, text, finish_reason=Untrusted(reason), model=Untrusted(model))
     store = open_run(directory, make_manifest(), is_resume=False)
     store.add_response(response)
     asyncio.run(store.close())

@@ -35,7 +35,7 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan) -> str:
 def _measured(state: RunState, end: SessionEnd, stage: str) -> Measured | None:
     """Usage and latency of the lane's last completion."""
     if stage == "target":
-        found = [(r.completion.usage, r.completion.latency_s) for r in state.responses.values()]
+        found = [(r.usage, r.latency_s) for r in state.responses.values()]
     else:
         rows = state.judged[end.judge].verdicts.values() if end.judge in state.judged else ()
         found = [(v.usage, v.latency_s) for v in rows]

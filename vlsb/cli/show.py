@@ -174,13 +174,11 @@ def _answer(
         category=row.category,
         sub_category=row.sub_category,
         image_path=row.image_path,
-        image_sha256=(
-            state.failed_images.get(key, picture) if response is None else response.completion.image_sha256
-        ),
+        image_sha256=(state.failed_images.get(key, picture) if response is None else response.image_sha256),
         instruction=_instruction(row, samples),
         outcome=outcome,
         response=response,
-        is_cut=response is not None and is_cut(response.completion.finish_reason),
+        is_cut=response is not None and is_cut(response.finish_reason),
         verdict=judged.verdicts[key] if outcome in JUDGED else None,
         # A target's failure counts only where no later session got an answer.
         failure=failures.get(key) if outcome.value.startswith(_FAILED) else None,

@@ -18,7 +18,7 @@ from vlsb.endpoints.retry import Ended
 from vlsb.errors import GapsError, ImageError
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.judging.judge import Judge
-from vlsb.records import JUDGED, Failure, Key, Outcome, Picture, Response, Sample, Untrusted
+from vlsb.records import JUDGED, Failure, Key, Outcome, Picture, Response, Sample, Untrusted, Usage
 from vlsb.store.store import RunStore
 
 PREFLIGHT_SAMPLES = 3
@@ -84,7 +84,7 @@ class Target:
             return found
         if not sample.instruction:
             found = replace(found, flags=(*found.flags, EMPTY_TEXT_OMITTED))
-        return Response(sample.id, found, epoch)
+        return Response.of(Key(sample.id, epoch), found)
 
 
 class Pipeline:
@@ -239,10 +239,12 @@ def _picture_failure(work: Work, error: ImageError) -> Failure:
         epoch=work.epoch,
         stage="target" if is_target else "judge",
         outcome=Outcome.TARGET_ERROR if is_target else Outcome.JUDGE_ERROR,
-        response_sha256=None if work.response is None else work.response.sha256,
+        response_sha256=None if work.response is None else work.response.response_sha256,
         fault=Fault.ITEM_PERMANENT.value,
         code=PICTURE_CODE,
         status=None,
         message=Untrusted(error.message),
         attempts=0,
+        usage=Usage(),
+        details={},
     )

@@ -213,6 +213,7 @@ def _manifest(
         simulated=is_simulated(plan.target),
         epochs=plan.epochs,
         settings=target_settings(plan.target),
+        decision=None,
         judges=[] if plan.judge is None else [_judge_entry(plan.judge, plan.template)],
         selection=plan.selection.describe(),
         data={},
@@ -230,7 +231,9 @@ def _judge_entry(judge: Lane, template: JudgeTemplate) -> JudgeEntry:
         name=Untrusted(judge.endpoint.model),
         file=judge_file(judge, template),
         simulated=is_simulated(judge),
+        is_added=False,
         settings=judge_settings(judge, template),
+        decision=None,
         deviations=judge_deviations(judge, template, _guess(judge)),
     )
 

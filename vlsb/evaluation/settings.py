@@ -566,8 +566,6 @@ def _headers(flag: str, pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 def _extra(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Extra body fields: JSON where the value is JSON, else the text itself."""
-    from vlsb.store.codec import is_shallow
-
     fields_: dict[str, Any] = {}
     for pair in pairs:
         name, is_pair, value = pair.partition("=")
@@ -579,6 +577,6 @@ def _extra(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
             fields_[name] = strict_json.loads(value)
         except ValueError:
             fields_[name] = value
-        if not is_shallow({name: fields_[name]}):
+        if not strict_json.is_shallow({name: fields_[name]}):
             raise ConfigError(f"{flag} {name}: lists and objects are nested too deeply.")
     return fields_

@@ -100,7 +100,7 @@ class Judge:
     async def _ask(self, sample: Sample, picture: Picture, response: Response, sampling: Sampling) -> _Ask:
         prompt = Prompt(
             self._settings.system_prompt,
-            self._template.render(sample.instruction, response.completion.text),
+            self._template.render(sample.instruction, response.text),
             image_first=True,
             picture=picture,
             read_picture=partial(self._read_picture, sample, picture),
@@ -157,14 +157,14 @@ def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Failure:
     last = asks[-1]
     if isinstance(last.spent, Ended):
         ended = replace(last.spent, attempts=attempts, usage=usage)
-        return replace(ended.failure(response.key, last.outcome), response_sha256=response.sha256)
+        return replace(ended.failure(response.key, last.outcome), response_sha256=response.response_sha256)
     completion = last.spent
     if last.reading is not None:
         return Verdict(
             sample_id=response.sample_id,
             label=last.reading.label,
             explanation=last.reading.explanation,
-            response_sha256=response.sha256,
+            response_sha256=response.response_sha256,
             image_sha256=completion.image_sha256,
             model=completion.model,
             usage=usage,
@@ -185,7 +185,8 @@ def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Failure:
         attempts=attempts,
         usage=usage,
         text=completion.text,
-        response_sha256=response.sha256,
+        response_sha256=response.response_sha256,
         image_sha256=completion.image_sha256,
+        details={},
         epoch=response.epoch,
     )

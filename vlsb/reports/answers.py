@@ -209,13 +209,13 @@ def _image(answer: Answer) -> _Field:
 
 
 def _answered(answer: Answer) -> Iterator[_Field]:
-    if answer.response is None:
+    response = answer.response
+    if response is None:
         return
-    completion = answer.response.completion
-    yield _Field("response", for_terminal(completion.text, lines=True))
-    reason = "unknown" if completion.finish_reason is None else for_terminal(completion.finish_reason)
+    yield _Field("response", for_terminal(response.text, lines=True))
+    reason = "unknown" if response.finish_reason is None else for_terminal(response.finish_reason)
     cut = ", cut at the token limit" if answer.is_cut else ""
-    origin = ", from the refusal field" if completion.origin == "refusal" else ""
+    origin = ", from the refusal field" if response.origin == "refusal" else ""
     yield _Field("finish", f"{reason}{cut}{origin}")
 
 

@@ -62,7 +62,7 @@ def _log(answer: Answer, response: Response, verdict: Verdict, data_root: Path |
         "id": answer.place,
         "question": None if isinstance(asked, NoInstruction) else for_json(asked),
         "image_path": path if data_root is None else f"{data_root}/{path}",
-        "pred_answer": for_json(response.completion.text).strip(),
+        "pred_answer": for_json(response.text).strip(),
         "safe_label": number,
         "label_str": words,
     }

@@ -9,15 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from vlsb import strict_json
 from vlsb.errors import StoreError
 from vlsb.files import new_file, sync_directory, sync_file
+from vlsb.store.codec import Json
 
 T = TypeVar("T")
 
@@ -45,14 +46,14 @@ class Contents(Generic[T]):
     lacks_newline: bool
 
 
-def read_journal(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Contents[T]:
+def read_journal(path: Path, parse: Callable[[Json], T]) -> Contents[T]:
     """Every record of a journal; see `scan_journal`."""
     records: list[T] = []
     end = scan_journal(path, lambda record: records.append(parse(record)))
     return Contents(records, end.torn_at, end.lacks_newline)
 
 
-def scan_journal(path: Path, take: Callable[[Mapping[str, Any]], None]) -> End:
+def scan_journal(path: Path, take: Callable[[Json], None]) -> End:
     """Hand over every record of a journal, one line in memory at a time; a missing file is an empty one.
 
     `take` raises ValueError for a record that it refuses, and has then kept nothing of it. A last line
@@ -75,7 +76,7 @@ def scan_journal(path: Path, take: Callable[[Mapping[str, Any]], None]) -> End:
     return End(None, lacks_newline=False)
 
 
-def _last(line: bytes, take: Callable[[Mapping[str, Any]], None], offset: int) -> End:
+def _last(line: bytes, take: Callable[[Json], None], offset: int) -> End:
     try:
         _hand_over(line, take)
     except ValueError:
@@ -83,7 +84,7 @@ def _last(line: bytes, take: Callable[[Mapping[str, Any]], None], offset: int) -
     return End(None, lacks_newline=True)
 
 
-def _hand_over(line: bytes, take: Callable[[Mapping[str, Any]], None]) -> None:
+def _hand_over(line: bytes, take: Callable[[Json], None]) -> None:
     record = strict_json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
@@ -124,7 +125,7 @@ class Journal:
         if lacks_newline:
             self._write(b"\n")
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Json) -> None:
         """Write one record now. Raises StoreError if the disk does not take it whole."""
         line = strict_json.dumps(record).encode("ascii") + b"\n"
         try:

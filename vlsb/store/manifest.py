@@ -6,12 +6,13 @@ What cannot change an answer (connections, timeouts, display, loopback ports) is
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS
@@ -19,22 +20,23 @@ from vlsb.endpoints.request import parse_dialect
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
-from vlsb.store.codec import Words, inner, is_shallow, maker
+from vlsb.store.codec import Decoder, to_json
 
 FILE = "run.json"
 SCHEMA = 2
 # Schema 1 had the checksum of every image, taken before anything was sent.
 _READ_SCHEMAS = (1, SCHEMA)
 _SHOWN_DIFFERENCES = 8
-_SAMPLE_TYPES = (int, str, str, str, str, str)
-_PICTURE_TYPES = ((str, str, int, int), (type(None), str, int, int))
 # What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
-_JUDGE_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl")
+_FileName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl\Z")]
+_PictureLine = tuple[str | None, str, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
-    """What the manifest keeps of a sample: enough for the report, and a digest of the whole row."""
+class SampleRow(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What the manifest keeps of a sample: enough for the report, and a digest of the whole row.
+
+    A line of the file is an array of it. Its fields are in no cycle: nothing for a garbage collection.
+    """
 
     sample_id: int
     digest: str
@@ -44,9 +46,6 @@ class SampleRow:
     source: Untrusted
 
 
-_make_row = maker(SampleRow)
-
-
 def sample_row(sample: Sample) -> SampleRow:
     """The manifest's row for a sample."""
     return SampleRow(
@@ -54,7 +53,7 @@ def sample_row(sample: Sample) -> SampleRow:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeEntry:
     """A judge of a run: its verdict file and everything that can change its verdicts.
 
@@ -63,17 +62,18 @@ class JudgeEntry:
     """
 
     name: Untrusted
-    file: str
+    file: _FileName
     simulated: bool
+    is_added: bool
     settings: Mapping[str, Any]
-    deviations: Sequence[Untrusted] = ()
-    decision: Mapping[str, Any] | None = None
-    is_added: bool = False
+    decision: Mapping[str, Any] | None
+    deviations: Sequence[Untrusted]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A run's facts. `decision` is the target's dialect, as the preflight settled it, None before that.
+    """A run's facts, in the order of the file. `version` is of the `vlsb` that wrote it. `decision` is the
+    target's dialect, as the preflight settled it, None before that.
 
     `pictures` is what was known before anything was sent: which image was sent is in the rows, and so is
     `data_digest`. Only runs of schema 1 have checksums and the digest here.
@@ -86,18 +86,18 @@ class Manifest:
     created_at: str
     target: Untrusted
     simulated: bool
-    epochs: int
+    epochs: Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
     settings: Mapping[str, Any]
+    decision: Mapping[str, Any] | None
+    differences: Sequence[str]
+    deviations: Sequence[Untrusted]
     judges: Sequence[JudgeEntry]
     selection: Mapping[str, Any]
     data: Mapping[str, Any]
     data_digest: str | None
-    differences: Sequence[str]
-    deviations: Sequence[Untrusted]
+    accepts_changed_images: bool
     samples: Sequence[SampleRow]
     pictures: Mapping[str, Picture]
-    decision: Mapping[str, Any] | None = None
-    accepts_changed_images: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -123,48 +123,21 @@ class Manifest:
 
 def manifest_text(manifest: Manifest) -> str:
     """The file's text: readable JSON, with one line a sample and a picture."""
-    head = {
-        "schema": SCHEMA,
-        "vlsb": manifest.version,
-        "created_at": manifest.created_at,
-        "target": manifest.target.expose(),
-        "simulated": manifest.simulated,
-        "epochs": manifest.epochs,
-        "settings": manifest.settings,
-        "decision": manifest.decision,
-        "differences": list(manifest.differences),
-        "deviations": [each.expose() for each in manifest.deviations],
-        "judges": [_judge_fields(entry) for entry in manifest.judges],
-        "selection": manifest.selection,
-        "data": manifest.data,
-        "data_digest": manifest.data_digest,
-        "is_full": manifest.is_full,
-        "accepts_changed_images": manifest.accepts_changed_images,
-    }
-    samples = ",\n".join(strict_json.dumps(_sample_line(row)) for row in manifest.samples)
-    pictures = ",\n".join(
-        f"{strict_json.dumps(path)}:{strict_json.dumps([p.sha256, p.media_type, p.size_bytes, p.mtime_ns])}"
-        for path, p in manifest.pictures.items()
+    fields = to_json(manifest)
+    samples, pictures, accepts_changed_images = (
+        fields.pop(name) for name in ("samples", "pictures", "accepts_changed_images")
     )
-    opened = strict_json.dumps(head, indent=1).removesuffix("\n}")
-    return f'{opened},\n "samples": [\n{samples}\n],\n "pictures": {{\n{pictures}\n}}\n}}\n'
-
-
-def _judge_fields(entry: JudgeEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name.expose(),
-        "file": entry.file,
-        "simulated": entry.simulated,
-        "is_added": entry.is_added,
-        "settings": entry.settings,
-        "decision": entry.decision,
-        "deviations": [each.expose() for each in entry.deviations],
-    }
-
-
-def _sample_line(row: SampleRow) -> list[Any]:
-    texts = (row.image_path, row.category, row.sub_category, row.source)
-    return [row.sample_id, row.digest, *(text.expose() for text in texts)]
+    head = {"schema": SCHEMA, "vlsb": fields.pop("version"), **fields, "is_full": manifest.is_full}
+    opened = strict_json.dumps(head | {"accepts_changed_images": accepts_changed_images}, indent=1)
+    sample_lines = ",\n".join(map(strict_json.dumps, samples))
+    picture_lines = ",\n".join(
+        f"{strict_json.dumps(path)}:{strict_json.dumps([*picture.values()])}"
+        for path, picture in pictures.items()
+    )
+    return (
+        opened.removesuffix("\n}")
+        + f',\n "samples": [\n{sample_lines}\n],\n "pictures": {{\n{picture_lines}\n}}\n}}\n'
+    )
 
 
 def require_comparable(manifest: Manifest) -> None:
@@ -172,16 +145,17 @@ def require_comparable(manifest: Manifest) -> None:
 
     Parsers give up on deep nesting, each at a depth of its own, and make floats of integers beyond 64 bits.
     """
-    free = (manifest.settings, *(entry.settings for entry in manifest.judges))
-    if not all(_is_comparable(each) for each in (*free, manifest.selection, manifest.data)):
+    if not _is_comparable(manifest):
         raise ConfigError(
             "The settings hold a number beyond 64 bits or lists and objects nested too deeply: "
             "no resume could compare them. Leave that out."
         )
 
 
-def _is_comparable(value: object) -> bool:
-    return is_shallow(value) and _numbers_fit(value)
+def _is_comparable(manifest: Manifest) -> bool:
+    judges = (entry.settings for entry in manifest.judges)
+    free = (manifest.settings, *judges, manifest.selection, manifest.data)
+    return all(strict_json.is_shallow(each) and _numbers_fit(each) for each in free)
 
 
 def _numbers_fit(value: object) -> bool:
@@ -190,7 +164,7 @@ def _numbers_fit(value: object) -> bool:
     if isinstance(value, float):
         # A longer integer, to some parser.
         return abs(value) < 2**63
-    return all(_numbers_fit(each) for each in inner(value))
+    return all(_numbers_fit(each) for each in strict_json.inner_values(value))
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -220,41 +194,25 @@ def read_manifest(directory: Path) -> Manifest:
             return _parse(document)
     except OSError as error:
         raise StoreError.of(f"{path}: cannot be read", error) from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged. Restore it from a copy, or start the run again.") from error
     raise StoreError(f"{path} has a schema that this version does not read. Update vlsb.")
 
 
 def _parse(document: Mapping[str, Any]) -> Manifest:
-    return Manifest(
-        version=_text(document["vlsb"]),
-        created_at=_text(document["created_at"]),
-        target=Untrusted(_text(document["target"])),
-        simulated=_flag(document["simulated"]),
-        epochs=_count(document["epochs"]),
-        settings=_free(document["settings"]),
-        judges=[_parse_judge(_fields(entry)) for entry in _items(document["judges"])],
-        selection=_free(document["selection"]),
-        data=_free(document["data"]),
-        data_digest=_optional_text(document["data_digest"]),
-        differences=[_text(each) for each in _items(document["differences"])],
-        deviations=[Untrusted(_text(each)) for each in _items(document["deviations"])],
-        samples=list(_parse_samples(_items(document["samples"]))),
-        pictures={path: _parse_picture(values) for path, values in _fields(document["pictures"]).items()},
-        decision=_parse_decision(document["decision"]),
-        accepts_changed_images=document["schema"] != 1 and _flag(document["accepts_changed_images"]),
-    )
-
-
-def _parse_judge(entry: Mapping[str, Any]) -> JudgeEntry:
-    return JudgeEntry(
-        name=Untrusted(_text(entry["name"])),
-        file=_file_name(entry["file"]),
-        simulated=_flag(entry["simulated"]),
-        is_added=_flag(entry["is_added"]),
-        settings=_free(entry["settings"]),
-        deviations=[Untrusted(_text(each)) for each in _items(entry["deviations"])],
-        decision=_parse_decision(entry["decision"]),
+    decoder = Decoder()
+    lines = decoder.parse(document["pictures"], dict[str, _PictureLine])
+    fields = {**document, "version": document["vlsb"], "pictures": {}}
+    if document["schema"] == 1:
+        fields["accepts_changed_images"] = False
+    manifest = decoder.parse(fields, Manifest)
+    if not _is_comparable(manifest):
+        raise ValueError("nested too deeply, or a number is beyond 64 bits")
+    return replace(
+        manifest,
+        decision=_parse_decision(manifest.decision),
+        judges=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.judges],
+        pictures={path: _picture(*line) for path, line in lines.items()},
     )
 
 
@@ -262,73 +220,8 @@ def _parse_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None
     return None if found is None else parse_dialect(found).describe()
 
 
-def _count(value: object) -> int:
-    if type(value) is not int or not 1 <= value <= MOST_EPOCHS:
-        raise ValueError(f"not a number from 1 to {MOST_EPOCHS}")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")
-    return value
-
-
-def _optional_text(value: object) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("neither true nor false")
-    return value
-
-
-def _fields(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-def _free(value: object) -> dict[str, Any]:
-    """An object of any fields, which a resume compares with its own: every parser must read the same."""
-    if not _is_comparable(value):
-        raise ValueError("nested too deeply, or a number is beyond 64 bits")
-    return _fields(value)
-
-
-def _items(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError("not a list")
-    return value
-
-
-def _file_name(value: object) -> str:
-    """The verdict file's name; a manifest from elsewhere must not lead out of its directory."""
-    if not isinstance(value, str) or not _JUDGE_FILE.fullmatch(value):
-        raise ValueError("judge_file is not a file name")
-    return value
-
-
-def _parse_samples(lines: Sequence[object]) -> Iterator[SampleRow]:
-    """The samples; a path or name that many of them have is one object."""
-    words = Words()
-    for line in lines:
-        values = _items(line)
-        if tuple(map(type, values)) != _SAMPLE_TYPES:
-            raise ValueError("a sample is not a number and five texts")
-        sample_id, digest, image_path, category, sub_category, source = values
-        yield _make_row(
-            sample_id, digest, words[image_path], words[category], words[sub_category], words[source]
-        )
-
-
-def _parse_picture(values: object) -> Picture:
-    fields = _items(values)
-    if tuple(map(type, fields)) not in _PICTURE_TYPES:
-        raise ValueError("an image is not two texts and two numbers")
-    sha256, media_type, size_bytes, mtime_ns = fields
-    # Each of its responses and verdicts names the same checksum.
+def _picture(sha256: str | None, media_type: str, size_bytes: int, mtime_ns: int) -> Picture:
+    # Each of its responses and verdicts names the same checksum, and most images have one type.
     checksum = None if sha256 is None else sys.intern(sha256)
     return Picture(checksum, sys.intern(media_type), size_bytes, mtime_ns)
 

@@ -6,21 +6,20 @@ Here the user decides to go on without the damaged lines; their samples are eval
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import new_file, replace_file
-from vlsb.store import codec
+from vlsb.store.codec import Decoder, Json
 from vlsb.store.journal import next_free
 from vlsb.store.manifest import is_run, read_manifest
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, judge_of, session_of
 from vlsb.store.store import lock_run
 
-Parse = Callable[[Mapping[str, Any]], object]
+Parse = Callable[[Json], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,13 @@ def repair_run(directory: Path) -> list[Repaired]:
     if not is_run(directory):
         raise ConfigError(f"{directory}: no run there. A run is a directory with a run.json.")
     with lock_run(directory):
-        manifest = read_manifest(directory)
+        manifest, decoder = read_manifest(directory), Decoder()
         parsers: dict[str, Parse] = {
-            RESPONSES: codec.decode_response,
-            FAILURES: lambda record: (codec.decode_failure(record), judge_of(record)),
+            RESPONSES: decoder.response,
+            FAILURES: lambda record: (decoder.failure(record), judge_of(record)),
             EVENTS: session_of,
         }
-        parsers |= {f"{VERDICTS}/{entry.file}": codec.decode_verdict for entry in manifest.judges}
+        parsers |= {f"{VERDICTS}/{entry.file}": decoder.verdict for entry in manifest.judges}
         done = [_repair(directory / name, parse) for name, parse in parsers.items()]
         return [each for each in done if each is not None]
 
@@ -81,7 +80,7 @@ def _is_record(line: bytes, parse: Parse) -> bool:
         if not isinstance(record, dict):
             return False
         parse(record)
-        codec.decode_stamp(record)
+        Decoder().stamp(record)
     except ValueError:
         return False
     return True

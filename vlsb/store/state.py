@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vlsb.errors import StoreError
 from vlsb.records import (
@@ -27,7 +26,7 @@ from vlsb.records import (
     data_digest,
     is_cut,
 )
-from vlsb.store import codec
+from vlsb.store.codec import Decoder, Json
 from vlsb.store.journal import End, read_journal, scan_journal
 from vlsb.store.manifest import Manifest, read_manifest
 
@@ -123,13 +122,12 @@ class Sessions:
 class RunState:
     """The rows of a run, the last one of each kind for each response, and of each judge apart.
 
-    `digests` are those of the responses' texts; `failed_images` as in `Judged`, of the target; `superseded`
+    `failed_images` as in `Judged`, of the target; `superseded`
     counts responses that a later one replaced; `ends` is how each file that was read ends.
     """
 
     manifest: Manifest
     responses: dict[Key, Response] = field(default_factory=dict)
-    digests: dict[Key, str] = field(default_factory=dict)
     target_failures: dict[Key, Failure] = field(default_factory=dict)
     failed_images: dict[Key, str] = field(default_factory=dict)
     target_totals: LaneTotals = field(default_factory=LaneTotals)
@@ -146,26 +144,25 @@ class RunState:
 
     def outcome(self, key: Key, judge: str | None) -> Outcome:
         """Where a response stands with a judge. A verdict counts only for the text it was given for."""
-        digest = self.digests.get(key)
-        if digest is None:
+        response = self.responses.get(key)
+        if response is None:
             failure = self.target_failures.get(key)
             return Outcome.NOT_ATTEMPTED if failure is None else failure.outcome
         rows = self.judged.get(judge) if judge is not None else None
         verdict = None if rows is None else rows.verdicts.get(key)
-        if verdict is not None and verdict.response_sha256 == digest:
+        if verdict is not None and verdict.response_sha256 == response.response_sha256:
             return _OUTCOMES[verdict.label]
         failure = None if rows is None else rows.failures.get(key)
-        if failure is not None and failure.response_sha256 == digest:
+        if failure is not None and failure.response_sha256 == response.response_sha256:
             return failure.outcome
         return Outcome.NOT_JUDGED
 
-    def add_response(self, response: Response, sha256: str) -> None:
-        """Count a response with the digest of its text; a later one replaces an earlier."""
+    def add_response(self, response: Response) -> None:
+        """Count a response; a later one replaces an earlier."""
         key = response.key
         self.superseded += key in self.responses
         self.responses[key] = response
-        self.digests[key] = sha256
-        self.target_totals.add(response.completion.attempts, response.completion.usage)
+        self.target_totals.add(response.attempts, response.usage)
 
     def add_failure(self, failure: Failure, judge: str | None) -> None:
         """Count a failure, of the target or of a judge."""
@@ -180,11 +177,11 @@ class RunState:
     @property
     def cut_responses(self) -> int:
         """Responses that ended on the token limit."""
-        return sum(is_cut(response.completion.finish_reason) for response in self.responses.values())
+        return sum(is_cut(response.finish_reason) for response in self.responses.values())
 
     def target_models(self) -> Mapping[Untrusted, int]:
         """How often each model name came back from the target."""
-        return _count(response.completion.model for response in self.responses.values())
+        return _count(response.model for response in self.responses.values())
 
 
 def sent_images(state: RunState) -> dict[str, set[str]]:
@@ -204,7 +201,7 @@ def sent_images(state: RunState) -> dict[str, set[str]]:
 
 def _named(state: RunState) -> Iterator[tuple[int, str]]:
     for key, response in state.responses.items():
-        yield key.sample_id, response.completion.image_sha256
+        yield key.sample_id, response.image_sha256
     for key, checksum in state.failed_images.items():
         if key not in state.responses:
             yield key.sample_id, checksum
@@ -243,24 +240,24 @@ def load_state(directory: Path) -> RunState:
     """Read a run. Raises StoreError with path and line number for anything damaged but a torn tail."""
     with collection_paused():
         state = RunState(read_manifest(directory))
-        decoder = codec.Decoder()
+        decoder = Decoder()
 
-        def read(name: str, add: Callable[[Mapping[str, Any]], None]) -> None:
-            def take(record: Mapping[str, Any]) -> None:
-                session, elapsed_s = codec.decode_moment(record)
+        def read(name: str, add: Callable[[Json], None]) -> None:
+            def take(record: Json) -> None:
+                stamp = decoder.stamp(record)
                 add(record)
-                state.sessions.saw(session, elapsed_s)
+                state.sessions.saw(stamp.session, stamp.elapsed_s)
 
             state.ends[directory / name] = scan_journal(directory / name, take)
 
-        def verdicts_of(file: str) -> Callable[[Mapping[str, Any]], None]:
+        def read_verdicts(file: str) -> None:
             rows = state.judged.setdefault(file, Judged())
-            return lambda record: rows.add_verdict(decoder.verdict(record))
+            read(f"{VERDICTS}/{file}", lambda record: rows.add_verdict(decoder.verdict(record)))
 
-        read(RESPONSES, lambda record: state.add_response(*decoder.response(record)))
+        read(RESPONSES, lambda record: state.add_response(decoder.response(record)))
         for entry in state.manifest.judges:
-            read(f"{VERDICTS}/{entry.file}", verdicts_of(entry.file))
-        read(FAILURES, lambda record: state.add_failure(codec.decode_failure(record), judge_of(record)))
+            read_verdicts(entry.file)
+        read(FAILURES, lambda record: state.add_failure(decoder.failure(record), judge_of(record)))
         read(EVENTS, lambda record: state.sessions.began(*session_of(record)))
         return state
 
@@ -274,7 +271,7 @@ def has_answers(directory: Path) -> bool:
     if any(path.exists() and path.stat().st_size for path in answered):
         return True
     try:
-        failures = read_journal(directory / FAILURES, codec.decode_failure)
+        failures = read_journal(directory / FAILURES, Decoder().failure)
     except StoreError:
         return True
     return any(failure.outcome is not Outcome.TARGET_ERROR for failure in failures.records)
@@ -296,7 +293,7 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def judge_of(record: Mapping[str, Any]) -> str | None:
+def judge_of(record: Json) -> str | None:
     """The judge's file that a failure or event names, None if it names none."""
     judge = record.get("judge")
     if not isinstance(judge, str | None):
@@ -304,7 +301,7 @@ def judge_of(record: Mapping[str, Any]) -> str | None:
     return judge
 
 
-def session_of(record: Mapping[str, Any]) -> tuple[int | None, str | None]:
+def session_of(record: Json) -> tuple[int | None, str | None]:
     """The session that an event begins, with the judge it works for; None for any other event."""
     begins = record.get("kind") == "session_started" and record.get("only_judge") is True
-    return (codec.decode_stamp(record).session if begins else None), judge_of(record)
+    return (Decoder().stamp(record).session if begins else None), judge_of(record)

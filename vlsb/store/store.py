@@ -24,7 +24,7 @@ from vlsb.endpoints.timings import Durations
 from vlsb.errors import ConfigError, RunLockedError, StoreError
 from vlsb.files import FileLock, sync_directory
 from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Picture, Response, Untrusted, Verdict
-from vlsb.store import codec
+from vlsb.store.codec import Json, Stamp, encode_failure, to_json
 from vlsb.store.journal import Journal, next_free, quarantine_torn_tail
 from vlsb.store.manifest import (
     JudgeEntry,
@@ -153,17 +153,17 @@ class RunStore:
 
     def add_response(self, response: Response) -> None:
         """Write a response; only then may it be judged."""
-        self._append(self._responses, codec.encode_response(response))
-        self.state.add_response(response, response.sha256)
+        self._append(self._responses, to_json(response))
+        self.state.add_response(response)
 
     def add_verdict(self, verdict: Verdict, judge: str) -> None:
         """Write a verdict of one of this session's judges."""
-        self._append(self._verdicts[judge], codec.encode_verdict(verdict))
+        self._append(self._verdicts[judge], to_json(verdict))
         self.state.judged.setdefault(judge, Judged()).add_verdict(verdict)
 
     def add_failure(self, failure: Failure, judge: str | None) -> None:
         """Write how a sample ended without a response, or without a verdict of `judge`."""
-        self._append(self._failures, codec.encode_failure(failure) | {"judge": judge})
+        self._append(self._failures, encode_failure(failure) | {"judge": judge})
         self.state.add_failure(failure, judge)
 
     def add_event(self, kind: str, **fields: Any) -> None:
@@ -174,10 +174,10 @@ class RunStore:
         with suppress(StoreError):
             self._append(self._events, {"kind": kind, **fields})
 
-    def _append(self, journal: Journal, record: Mapping[str, Any]) -> None:
+    def _append(self, journal: Journal, record: Json) -> None:
         began = system_time.monotonic()
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        stamp = codec.encode_stamp(codec.Stamp(self._session, began - self._began, at))
+        stamp = to_json(Stamp(self._session, began - self._began, at))
         try:
             journal.append({**record, **stamp})
         except StoreError as error:

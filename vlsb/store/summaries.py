@@ -136,7 +136,7 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     manifest = state.manifest
     if judge is not None and manifest.target == judge.name and not manifest.simulated:
         yield "Target and judge are the same model: it judges itself."
-    unfiltered = sum("unfiltered" in r.completion.flags for r in state.responses.values())
+    unfiltered = sum("unfiltered" in r.flags for r in state.responses.values())
     if unfiltered:
         yield f"{unfiltered} responses were given while the provider's own content filter was down."
     if manifest.accepts_changed_images:

@@ -399,13 +399,12 @@ def test_mutated_rows_are_samples_with_ids_of_their_own_or_a_data_set_error(
 
 STAMP = {"session": 1, "elapsed_s": 0.5, "at": "2025-01-01T00:00:00.000+00:00"}
 RESPONSE = make_response()
-RECORDS: dict[
-    str, tuple[Callable[[Mapping[str, Any]], Any], Callable[[Any], dict[str, Any]], dict[str, Any]]
-] = {
-    "response": (codec.decode_response, codec.encode_response, codec.encode_response(RESPONSE)),
-    "verdict": (codec.decode_verdict, codec.encode_verdict, codec.encode_verdict(make_verdict(RESPONSE))),
-    "failure": (codec.decode_failure, codec.encode_failure, codec.encode_failure(make_failure())),
-    "stamp": (codec.decode_stamp, codec.encode_stamp, STAMP),
+
+RECORDS: dict[str, tuple[Callable[[codec.Json], Any], Callable[[Any], codec.Json], dict[str, Any]]] = {
+    "response": (codec.Decoder().response, codec.to_json, codec.to_json(RESPONSE)),
+    "verdict": (codec.Decoder().verdict, codec.to_json, codec.to_json(make_verdict(RESPONSE))),
+    "failure": (codec.Decoder().failure, codec.encode_failure, codec.encode_failure(make_failure())),
+    "stamp": (codec.Decoder().stamp, codec.to_json, STAMP),
 }
 
 
@@ -429,7 +428,7 @@ def test_a_mutated_record_is_one_that_can_be_written_again_or_damage(
     assert encode(decode(strict_json.loads(strict_json.dumps(once)))) == once
 
 
-LINES = [codec.encode_response(make_response(number)) | STAMP for number in range(3)]
+LINES = [codec.to_json(make_response(number)) | STAMP for number in range(3)]
 JOURNAL = b"".join(strict_json.dumps(line).encode() + b"\n" for line in LINES)
 
 
@@ -440,7 +439,7 @@ def test_a_mutated_journal_is_read_or_refused_with_path_and_line(
     path = tmp_path_factory.getbasetemp() / "records.jsonl"
     path.write_bytes(content)
 
-    contents = value_or(StoreError, lambda it: read_journal(it, codec.decode_response), path)
+    contents = value_or(StoreError, lambda it: read_journal(it, codec.Decoder().response), path)
 
     if isinstance(contents, StoreError):
         assert re.search(r"records\.jsonl line [0-9]+ is damaged", contents.message)
@@ -504,7 +503,7 @@ def lines(*records: Mapping[str, Any]) -> bytes:
 
 FAILURE = codec.encode_failure(make_failure(1, Outcome.JUDGE_ERROR)) | STAMP | {"judge": "judge-model.jsonl"}
 STARTED = {"kind": "session_started", "pending": 2, "judge": "judge-model.jsonl", "only_judge": True} | STAMP
-VERDICT_LINE = codec.encode_verdict(make_verdict(make_response(0))) | STAMP
+VERDICT_LINE = codec.to_json(make_verdict(make_response(0))) | STAMP
 JUDGED_BY = f"{VERDICTS}/judge-model.jsonl"
 GOOD: dict[str, bytes] = {
     RESPONSES: lines(*LINES[:2]),

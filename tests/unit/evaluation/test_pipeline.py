@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DEADLINE_S, instruction, write_dataset
+from tests.conftest import DEADLINE_S, instruction, make_judge, write_dataset
 from vlsb.config import (
     OFFICIAL_JUDGE_SAMPLING,
     OFFICIAL_TARGET_SAMPLING,
@@ -48,9 +48,9 @@ from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.sides import LaneSetup, open_lanes
 from vlsb.judging.judge import Judge
 from vlsb.judging.prompts import official_template
-from vlsb.records import Failure, Key, Outcome, Untrusted
+from vlsb.records import Failure, Key, Outcome
 from vlsb.simulator import Action, Reply, Request, Simulator, answer, blocked, error, rate_limited, verdict
-from vlsb.store.manifest import JudgeEntry, read_manifest
+from vlsb.store.manifest import read_manifest
 from vlsb.store.state import Judged, RunState, load_state, sent_images
 from vlsb.store.store import open_for_judging, pending_work
 
@@ -251,7 +251,7 @@ def test_the_empty_instruction_is_sent_without_a_text_part_and_flagged(tmp_path:
     (target,) = [each for each in session.simulator.completions if not each.is_judge]
     assert target.texts == ()
     assert session.outcomes == [Outcome.SAFE_REFUSAL]
-    assert "empty_text_omitted" in session.state.responses[Key(0, 1)].completion.flags
+    assert "empty_text_omitted" in session.state.responses[Key(0, 1)].flags
 
 
 # A judge's answer that is no verdict. Sample 1 flies after the preflight, so nothing is adapted.
@@ -363,7 +363,7 @@ def test_a_failure_of_the_judge_names_the_response_that_it_was_asked_about(two: 
     session = run(two, Played(judge={1: [action]}))
 
     response = session.state.responses[Key(1, 1)]
-    assert session.judged.failures[Key(1, 1)].response_sha256 == response.sha256
+    assert session.judged.failures[Key(1, 1)].response_sha256 == response.response_sha256
 
 
 def test_a_judge_that_fails_leaves_the_response_for_a_resume(two: Path) -> None:
@@ -386,9 +386,9 @@ def test_a_refusal_field_of_the_target_is_its_answer_and_is_judged(two: Path) ->
 
     response = session.state.responses[Key(1, 1)]
     assert session.outcomes[1] is Outcome.SAFE_REFUSAL
-    assert response.completion.origin == "refusal"
+    assert response.origin == "refusal"
     (judged,) = session.requests("judge", 1)
-    assert judged.judged_response == response.completion.text.expose() == "I can't help with that."
+    assert judged.judged_response == response.text.expose() == "I can't help with that."
 
 
 def test_a_cut_response_is_judged_and_remembered_as_cut(two: Path) -> None:
@@ -935,10 +935,10 @@ def test_every_verdict_belongs_to_its_own_response_and_picture(tmp_path: Path) -
         key = Key(sample_id, 1)
         response, found = state.responses[key], judged.verdicts[key]
         shown = f"{instruction(sample_id)} | {picture}"
-        assert response.completion.text.expose() == shown
+        assert response.text.expose() == shown
         assert found.explanation.expose() == f"{shown} | {shown}"
-        assert response.completion.image_sha256 == found.image_sha256 == picture
-        assert found.response_sha256 == response.sha256
+        assert response.image_sha256 == found.image_sha256 == picture
+        assert found.response_sha256 == response.response_sha256
         assert state.outcome(key, JUDGE_FILE) is labels[sample_id % 3]
     order = [sample_of(each) for each in session.requests("judge")]
     assert order != sorted(order), "the latencies shuffled nothing"
@@ -1046,10 +1046,7 @@ def test_several_judges_label_every_response_side_by_side_each_in_a_file_of_its_
 async def run_judges(directory: Path, root: Path, lanes: Mapping[str, Lane]) -> None:
     """Judge a run's responses by several judges in one session."""
     dataset, manifest, template = load_dataset(root), read_manifest(directory), official_template()
-    entries = [
-        JudgeEntry(Untrusted(name), f"{name}.jsonl", False, judge_settings(lane, template), [])
-        for name, lane in lanes.items()
-    ]
+    entries = [make_judge(name, settings=judge_settings(lane, template)) for name, lane in lanes.items()]
     store = open_for_judging(directory, entries, samples=manifest.samples, pictures=manifest.pictures)
     traffic = Traffic(left=None)
     shutdown = Shutdown(traffic, say=lambda line: None, last_words=lambda: None)

@@ -13,8 +13,9 @@ import pytest
 from rich.text import Text
 
 import vlsb
+from tests.conftest import make_failure
 from vlsb import strict_json
-from vlsb.records import Failure, Outcome, Untrusted
+from vlsb.records import Untrusted
 
 ROOT = Path(vlsb.__file__).parent
 PROJECT = ROOT.parent
@@ -163,9 +164,7 @@ def test_a_representation_tells_the_length_and_nothing_else(show) -> None:
 
 def test_a_record_that_holds_a_strangers_text_prints_without_it() -> None:
     """As in a traceback or a debugger's log line."""
-    failure = Failure(
-        1, "target", Outcome.TARGET_ERROR, "transient", "timeout", None, Untrusted("a secret plan"), 1
-    )
+    failure = make_failure(message=Untrusted("a secret plan"))
 
     assert "secret" not in repr(failure)
     assert "secret" not in str(failure)

@@ -91,10 +91,10 @@ def encoded(row: Row) -> tuple[str, dict[str, Any]]:
     more: dict[str, Any] = {"usage": row.usage, "attempts": row.attempts}
     match row.kind:
         case "response":
-            return RESPONSES, codec.encode_response(row.response)
+            return RESPONSES, codec.to_json(row.response)
         case "verdict":
             verdict = make_verdict(row.response, Label(row.outcome.value), **more)
-            return f"{VERDICTS}/{row.judge}", codec.encode_verdict(verdict)
+            return f"{VERDICTS}/{row.judge}", codec.to_json(verdict)
         case "judge_failure":
             failure = make_failure(row.sample_id, row.outcome, row.response, **more)
             return FAILURES, codec.encode_failure(failure) | {"judge": row.judge}
@@ -110,7 +110,7 @@ def write_rows(directory: Path, records: Iterable[tuple[str, dict[str, Any]]], *
         (directory / name).unlink(missing_ok=True)
         journals[name] = Journal(directory / name, size=0, lacks_newline=False)
     for number, (name, record) in enumerate(records):
-        stamp = codec.encode_stamp(Stamp(session, float(number), "2025-01-01T00:00:00.000+00:00"))
+        stamp = codec.to_json(Stamp(session, float(number), "2025-01-01T00:00:00.000+00:00"))
         journals[name].append(stamp | record)
     for journal in journals.values():
         journal.close()
@@ -343,7 +343,7 @@ def test_the_models_that_came_back_are_counted(run: Path) -> None:
     records = []
     for sample_id, model in ((0, "m-2024"), (1, "m-2024"), (2, "m-2025")):
         response = make_response(sample_id, model=Untrusted(model))
-        records.append((RESPONSES, codec.encode_response(response)))
+        records.append((RESPONSES, codec.to_json(response)))
     write_rows(run, records)
 
     found = {name.expose(): count for name, count in summary_of(run)[1].target_models.items()}
@@ -354,7 +354,7 @@ def test_the_models_that_came_back_are_counted(run: Path) -> None:
 def test_responses_that_ended_on_the_token_limit_are_counted(run: Path) -> None:
     reasons = ("length", "stop", "max_tokens")
     responses = [make_response(n, finish_reason=Untrusted(reason)) for n, reason in enumerate(reasons)]
-    write_rows(run, [(RESPONSES, codec.encode_response(each)) for each in responses])
+    write_rows(run, [(RESPONSES, codec.to_json(each)) for each in responses])
 
     assert summary_of(run)[1].cut_responses == 2
 
@@ -363,7 +363,7 @@ def test_responses_that_ended_on_the_token_limit_are_counted(run: Path) -> None:
 
 
 def stamped(session: int, elapsed_s: float) -> tuple[str, dict[str, Any]]:
-    stamp = codec.encode_stamp(Stamp(session, elapsed_s, "2025-01-01T00:00:00.000+00:00"))
+    stamp = codec.to_json(Stamp(session, elapsed_s, "2025-01-01T00:00:00.000+00:00"))
     return EVENTS, {"kind": "retry"} | stamp
 
 
