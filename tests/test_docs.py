@@ -30,7 +30,7 @@ from tests.support import provider_errors
 from tests.support.checkpoints import checkpoint
 from tests.test_layers import picture
 from vlsb import config, errors, strict_json
-from vlsb.analysis.summary import LaneUsage, summarize
+from vlsb.analysis.summary import ModelUsage, summarize
 from vlsb.cli import panel
 from vlsb.cli.app import app
 from vlsb.endpoints import admission, rates
@@ -628,8 +628,8 @@ def test_every_field_of_the_json_report_is_documented() -> None:
         judge=name,
         simulated=True,
         subset=True,
-        target_usage=LaneUsage(),
-        judge_usage=LaneUsage(),
+        target_usage=ModelUsage(),
+        judge_usage=ModelUsage(),
         duration_s=0.0,
         target_models={},
         judge_models={},

@@ -19,7 +19,7 @@ OFFICIAL_TARGET_TOKENS = 128
 OFFICIAL_JUDGE_MODEL = "gpt-4o"
 # The official 128 cuts the explanation and fails the parse; the label comes first, so it cannot change.
 JUDGE_TOKENS = 512
-# Without an explicit number of connections a lane starts here and finds its own limit below the ceiling.
+# Without an explicit number of connections a model starts here and finds its own limit below the ceiling.
 START_CONNECTIONS = 16
 MOST_CONNECTIONS = 100
 FEWEST_CONNECTIONS = 4
@@ -30,7 +30,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 """Decoded bytes of one reply that are read; a longer body is a fault, never an answer."""
 
 UPLOAD_BYTES = 64 * 1024 * 1024
-"""Bytes of request bodies that are in memory at once, over both lanes."""
+"""Bytes of request bodies that are in memory at once, over both models."""
 
 START_TIMEOUT_S: float = 1800
 """How long a local engine may take to be ready, not counting a download that grows."""
@@ -109,10 +109,10 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """One side of a run: the target's or the judge's endpoint, its sampling and its connections.
+class ModelSettings:
+    """How the target or a judge is asked: its endpoint, its sampling and its connections.
 
-    `max_connections` starts there and is the ceiling; None lets the lane find its own limit. `rpm` and
+    `max_connections` starts there and is the ceiling; without it the limit is found by itself. `rpm` and
     `tpm` cap requests and tokens a minute. `protocol` is the paper's for this kind of target. `engine` is
     what can change an answer of a local engine, as JSON, and `deviations` where it leaves the paper's
     setting, in words; both are empty for any other endpoint.

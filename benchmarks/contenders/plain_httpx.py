@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from benchmarks.contenders.jobs import JUDGE, TARGET, TIMEOUT_S, Job, Sample, frame, judge_text, parse_job
 
 
-class Lane:
+class ModelSettings:
     """One model behind a client of its own, whose pool is as large as the semaphore."""
 
     def __init__(self, job: Job, name: str, library: Any) -> None:
@@ -40,7 +40,7 @@ class Lane:
 
 async def evaluate(job: Job, library: Any, file: TextIO) -> int:
     """Every sample through both lanes, a line for each; returns how many."""
-    target, judge = Lane(job, TARGET, library), Lane(job, JUDGE, library)
+    target, judge = ModelSettings(job, TARGET, library), ModelSettings(job, JUDGE, library)
 
     async def one(sample: Sample) -> None:
         response = await target.ask(sample, sample.instruction)

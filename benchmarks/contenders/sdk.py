@@ -24,7 +24,7 @@ from benchmarks.contenders.jobs import (
 )
 
 
-class Lane:
+class ModelSettings:
     """One model behind a semaphore."""
 
     def __init__(self, job: Job, name: str, sampling: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ class Lane:
 
 async def evaluate(job: Job, file: TextIO) -> int:
     """Every sample through both lanes, a line for each; returns how many."""
-    target, judge = Lane(job, TARGET, SAMPLING), Lane(job, JUDGE, JUDGE_SAMPLING)
+    target, judge = ModelSettings(job, TARGET, SAMPLING), ModelSettings(job, JUDGE, JUDGE_SAMPLING)
 
     async def one(sample: Sample) -> None:
         response = await target.ask(sample, sample.instruction)

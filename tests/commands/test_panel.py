@@ -34,10 +34,10 @@ from vlsb.cli.screen import Screen
 from vlsb.endpoints.admission import Phase
 from vlsb.endpoints.timings import Wait
 from vlsb.errors import ConfigError
-from vlsb.evaluation.progress import LaneView, Progress
+from vlsb.evaluation.progress import ModelView, Progress
 from vlsb.records import Outcome, Untrusted
 
-QUIET = LaneView(
+QUIET = ModelView(
     done=0,
     in_flight=0,
     limit=16,
@@ -59,9 +59,9 @@ ALL_FAILURES = [outcome for outcome in Outcome if outcome.value.startswith(("tar
 class HandMade(Progress):
     """Progress whose lanes are given instead of asked."""
 
-    views: Mapping[str, LaneView] = field(default_factory=lambda: LANES)
+    views: Mapping[str, ModelView] = field(default_factory=lambda: LANES)
 
-    def lanes(self) -> dict[str, LaneView]:
+    def models(self) -> dict[str, ModelView]:
         return dict(self.views)
 
 
@@ -70,8 +70,8 @@ def progress(
     *,
     selected: int = 2241,
     kept: int = 0,
-    target: LaneView = QUIET,
-    judge: LaneView | None = QUIET,
+    target: ModelView = QUIET,
+    judge: ModelView | None = QUIET,
 ) -> HandMade:
     views = {"target": target} if judge is None else {"target": target, "judge": judge}
     ended = Counter(outcomes or {})
@@ -250,7 +250,7 @@ def test_failures_are_counted_by_kind_and_side(width: int) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_every_kind_of_failure_at_once_cuts_no_figure(width: int) -> None:
-    target = LaneView(
+    target = ModelView(
         done=99_999,
         in_flight=100,
         limit=100,
@@ -396,7 +396,7 @@ def test_a_collecting_run_has_no_row_for_a_judge() -> None:
 
 COUNTS = st.integers(0, 10**6)
 LANE_VIEWS = st.builds(
-    LaneView,
+    ModelView,
     done=COUNTS,
     in_flight=st.integers(0, 1000),
     limit=st.integers(1, 1000),
@@ -422,8 +422,8 @@ LANE_VIEWS = st.builds(
 )
 def test_no_line_is_longer_than_the_terminal_is_wide(
     outcomes: dict[Outcome, int],
-    target: LaneView,
-    judge: LaneView,
+    target: ModelView,
+    judge: ModelView,
     width: int,
     kept: int,
     elapsed_s: float,

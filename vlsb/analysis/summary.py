@@ -21,7 +21,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
-class LaneUsage:
+class ModelUsage:
     """What one lane sent and was charged for; tokens that no endpoint reported count as none."""
 
     requests: int = 0
@@ -65,8 +65,8 @@ class Summary:
     by_sub_category: tuple[SubCategoryRates, ...]
     by_source: tuple[SourceRates, ...]
     deviations: tuple[Untrusted, ...]
-    target_usage: LaneUsage
-    judge_usage: LaneUsage
+    target_usage: ModelUsage
+    judge_usage: ModelUsage
     duration_s: float
     target_models: Mapping[Untrusted, int]
     judge_models: Mapping[Untrusted, int]
@@ -88,8 +88,8 @@ def summarize(
     simulated: bool,
     subset: bool,
     deviations: tuple[Untrusted, ...] = (),
-    target_usage: LaneUsage,
-    judge_usage: LaneUsage,
+    target_usage: ModelUsage,
+    judge_usage: ModelUsage,
     duration_s: float,
     target_models: Mapping[Untrusted, int],
     judge_models: Mapping[Untrusted, int],

@@ -1,4 +1,4 @@
-"""What a run would cost, from one sample that went through both lanes (`--dry-run`)."""
+"""What a run would cost, from one sample that went through target and judge (`--dry-run`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from vlsb.records import JUDGED, Outcome, Usage
 from vlsb.reports.figures import duration
 
 if TYPE_CHECKING:
-    from vlsb.config import Lane
-    from vlsb.evaluation.progress import LaneView
+    from vlsb.config import ModelSettings
+    from vlsb.evaluation.progress import ModelView
     from vlsb.evaluation.session import Plan, SessionEnd
     from vlsb.store.state import RunState
 
@@ -24,8 +24,8 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan) -> str:
     unjudged = sum(o not in JUDGED for o in outcomes)
     left = {"target": unanswered, "judge": unjudged}
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
-    for stage, lane in plan.lanes.items():
-        lines += _lane(stage, lane, left[stage], _measured(state, end, stage), end.lanes.get(stage))
+    for stage, settings in plan.models.items():
+        lines += _model(stage, settings, left[stage], _measured(state, end, stage), end.models.get(stage))
     lines.append(
         "Nothing else was sent. The sample spent is kept; without --dry-run and with --resume it counts."
     )
@@ -33,7 +33,7 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan) -> str:
 
 
 def _measured(state: RunState, end: SessionEnd, stage: str) -> Measured | None:
-    """Usage and latency of the lane's last completion."""
+    """Usage and latency of the model's last completion."""
     if stage == "target":
         found = [(r.usage, r.latency_s) for r in state.responses.values()]
     else:
@@ -42,12 +42,12 @@ def _measured(state: RunState, end: SessionEnd, stage: str) -> Measured | None:
     return found[-1] if found else None
 
 
-def _lane(
-    stage: str, lane: Lane, left: int, measured: Measured | None, view: LaneView | None
+def _model(
+    stage: str, settings: ModelSettings, left: int, measured: Measured | None, view: ModelView | None
 ) -> Iterator[str]:
-    sampling = lane.sampling
+    sampling = settings.sampling
     yield ""
-    yield f"{stage}  {lane.endpoint.model} at {lane.endpoint.base_url}"
+    yield f"{stage}  {settings.endpoint.model} at {settings.endpoint.base_url}"
     order = "text, then image" if stage == "target" else "image, then the judge's template"
     yield f"  sends     system prompt, {order}; at most {sampling.max_tokens} tokens back"
     yield f"  requests  {left:,}"
@@ -63,7 +63,7 @@ def _lane(
     yield f"  time      about {_time(left, latency_s, view)}"
 
 
-def _time(left: int, latency_s: float, view: LaneView | None) -> str:
+def _time(left: int, latency_s: float, view: ModelView | None) -> str:
     """At the limits in force: connections and, where known, requests a minute."""
     connections = 1 if view is None else view.limit
     seconds = left * latency_s / connections

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from vlsb.evaluation.progress import LaneView, Progress
+    from vlsb.evaluation.progress import ModelView, Progress
 
 RATE_WINDOW_S = 30.0
 SILENT_S = 10.0
@@ -53,7 +53,7 @@ class Silence:
     _since: float | None = None
     _seen: tuple[int, ...] = ()
 
-    def seconds(self, now: float, view: LaneView) -> float:
+    def seconds(self, now: float, view: ModelView) -> float:
         """Seconds since the last reply, or since something was sent after all was answered."""
         seen = (view.answered, view.rate_limited, *view.failures.values())
         if self._since is None or seen != self._seen or not view.in_flight:
@@ -66,7 +66,7 @@ class Row:
     """Target or judge at a moment, in words."""
 
     name: str
-    view: LaneView
+    view: ModelView
     per_minute: float | None
     wait: str
     is_stuck: bool
@@ -132,9 +132,9 @@ class Panel:
         return f"{for_terminal(progress.run)} · target {for_terminal(progress.target)} · {judge}"
 
     def _rows(self, now: float) -> list[Row]:
-        return [self._row(now, name, view) for name, view in self.progress.lanes().items()]
+        return [self._row(now, name, view) for name, view in self.progress.models().items()]
 
-    def _row(self, now: float, name: str, view: LaneView) -> Row:
+    def _row(self, now: float, name: str, view: ModelView) -> Row:
         per_minute = self._answers.setdefault(name, Meter()).per_minute(now, view.answered)
         silent_s = self._silences.setdefault(name, Silence()).seconds(now, view)
         wait, is_stuck = _wait(view, silent_s)
@@ -192,7 +192,7 @@ def _table(rows: list[Row], *, has_phases: bool) -> RenderableType:
     return table
 
 
-def _wait(view: LaneView, silent_s: float) -> tuple[str, bool]:
+def _wait(view: ModelView, silent_s: float) -> tuple[str, bool]:
     """What a side waits for, the gravest first, and whether that is more than its turn."""
     if view.is_down:
         return "outage detected", True

@@ -259,6 +259,6 @@ def _warn_of_keys(resolved: Resolved, screen: Screen) -> None:
     from vlsb.models.providers import key_mismatch
 
     for stage, given in resolved.credentials.items():
-        endpoint, bearer = resolved.plan.lanes[stage].endpoint, given.bearer
+        endpoint, bearer = resolved.plan.models[stage].endpoint, given.bearer
         if bearer is not None and (warning := key_mismatch(endpoint, bearer.reveal())):
             screen.notice(f"Warning: {warning}.")

@@ -108,7 +108,7 @@ class Event:
     """Something that happened at the target or the judge: names and numbers, never content."""
 
     kind: str
-    lane: Stage
+    stage: Stage
     sample_id: int | None = None
     code: str = ""
     wait_s: float | None = None

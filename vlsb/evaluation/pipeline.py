@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vlsb.config import Lane
+from vlsb.config import ModelSettings
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import PICTURE_CODE, Fault
 from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
@@ -56,7 +56,7 @@ class Target:
 
     def __init__(
         self,
-        settings: Lane,
+        settings: ModelSettings,
         client: EndpointClient,
         *,
         read_picture: Callable[[Sample, Picture], ReadPicture],

@@ -15,7 +15,7 @@ _WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
-class LaneView:
+class ModelView:
     """Target or judge at a moment. `done` counts what it finished, earlier sessions included.
 
     `answered` counts requests of this session that brought an answer; `waits_for` is why the next one has
@@ -40,7 +40,7 @@ class LaneView:
 class Progress:
     """Counts of the selection by outcome, kept up to date as samples end.
 
-    `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the lanes
+    `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the models
     that this session uses, `unit` is what is counted; `run`, `target` and `judge` are names.
     """
 
@@ -110,13 +110,13 @@ class Progress:
             return self.selected - self.outcomes[Outcome.NOT_ATTEMPTED]
         return self.judged + sum(self.failed.values())
 
-    def lanes(self) -> dict[str, LaneView]:
-        """Each lane as it stands."""
-        return {name: self._lane(name, client) for name, client in self.clients.items()}
+    def models(self) -> dict[str, ModelView]:
+        """Target and judge as they stand."""
+        return {name: self._model(name, client) for name, client in self.clients.items()}
 
-    def _lane(self, name: str, client: EndpointClient) -> LaneView:
+    def _model(self, name: str, client: EndpointClient) -> ModelView:
         state = client.admission.state()
-        return LaneView(
+        return ModelView(
             done=self.responded if name == "target" else self.judged,
             in_flight=state.in_flight,
             limit=state.limit,

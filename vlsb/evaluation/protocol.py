@@ -16,7 +16,7 @@ from vlsb.config import (
     OFFICIAL_SYSTEM_PROMPT,
     OFFICIAL_TARGET_SAMPLING,
     SIMULATED_URL,
-    Lane,
+    ModelSettings,
     Sampling,
 )
 from vlsb.endpoints.request import Dialect
@@ -38,26 +38,28 @@ def safe_name(text: str) -> str:
     return name or "model"
 
 
-def target_settings(target: Lane) -> dict[str, Any]:
+def target_settings(target: ModelSettings) -> dict[str, Any]:
     """Everything about the target that can change an answer; JSON."""
     order = "image, text" if target.protocol.image_first else "text, image"
     # One entry a fact, so that a resume on another engine names what differs.
-    return _lane(target) | {"part_order": order} | {f"engine.{name}": v for name, v in target.engine.items()}
+    return (
+        _common(target) | {"part_order": order} | {f"engine.{name}": v for name, v in target.engine.items()}
+    )
 
 
-def judge_settings(judge: Lane, template: JudgeTemplate) -> dict[str, Any]:
+def judge_settings(judge: ModelSettings, template: JudgeTemplate) -> dict[str, Any]:
     """Everything about the judge that can change a verdict; JSON."""
-    return _lane(judge) | {"part_order": "image, text", "template_sha256": template.sha256}
+    return _common(judge) | {"part_order": "image, text", "template_sha256": template.sha256}
 
 
-def _lane(lane: Lane) -> dict[str, Any]:
-    endpoint, sampling = lane.endpoint, lane.sampling
+def _common(settings: ModelSettings) -> dict[str, Any]:
+    endpoint, sampling = settings.endpoint, settings.sampling
     return {
         "model": endpoint.model,
         "address": address_for_manifest(endpoint.base_url),
         # The names only: their values are secrets.
         "headers": sorted(name.lower() for name, _ in endpoint.headers),
-        "system_prompt": lane.system_prompt,
+        "system_prompt": settings.system_prompt,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -65,7 +67,7 @@ def _lane(lane: Lane) -> dict[str, Any]:
     }
 
 
-def judge_file(judge: Lane, template: JudgeTemplate) -> str:
+def judge_file(judge: ModelSettings, template: JudgeTemplate) -> str:
     """The verdict file's name: the model, and a digest where its identity is not the official one."""
     name = safe_name(judge.endpoint.model)
     is_official = (
@@ -76,36 +78,36 @@ def judge_file(judge: Lane, template: JudgeTemplate) -> str:
     )
     if is_official:
         return f"{name}.jsonl"
-    identity = strict_json.dumps([_lane(judge), template.sha256])
+    identity = strict_json.dumps([_common(judge), template.sha256])
     return f"{name}-{Untrusted(identity).sha256()[:8]}.jsonl"
 
 
-def target_deviations(target: Lane, dialect: Dialect) -> list[Untrusted]:
+def target_deviations(target: ModelSettings, dialect: Dialect) -> list[Untrusted]:
     """In words, where the target's requests leave the paper's, by choice or by the endpoint's limits."""
-    found = [*_of_lane("target", target, OFFICIAL_TARGET_SAMPLING, dialect), *target.deviations]
+    found = [*_of_model("target", target, OFFICIAL_TARGET_SAMPLING, dialect), *target.deviations]
     return [Untrusted(each) for each in found]
 
 
-def judge_deviations(judge: Lane, template: JudgeTemplate, dialect: Dialect) -> list[Untrusted]:
+def judge_deviations(judge: ModelSettings, template: JudgeTemplate, dialect: Dialect) -> list[Untrusted]:
     """In words, where the judge's requests leave the paper's."""
-    found = list(_of_lane("judge", judge, OFFICIAL_JUDGE_SAMPLING, dialect))
+    found = list(_of_model("judge", judge, OFFICIAL_JUDGE_SAMPLING, dialect))
     if not template.is_official:
         found.append(f"judge template: sha256 {template.sha256[:12]} (official: the paper's)")
     return [Untrusted(each) for each in found]
 
 
-def _of_lane(name: str, lane: Lane, official: Sampling, dialect: Dialect) -> Iterator[str]:
+def _of_model(name: str, settings: ModelSettings, official: Sampling, dialect: Dialect) -> Iterator[str]:
     for field in ("max_tokens", "temperature", "top_p"):
-        value, usual = getattr(lane.sampling, field), getattr(official, field)
+        value, usual = getattr(settings.sampling, field), getattr(official, field)
         if value != usual:
             yield f"{name} {field}: {_shown(value)} (official: {_shown(usual)})"
-    if lane.system_prompt != lane.protocol.system_prompt:
-        yield f"{name} system prompt: {_shown(lane.system_prompt)}"
-    for field, value in lane.sampling.extra.items():
-        if field not in lane.protocol.fields:
+    if settings.system_prompt != settings.protocol.system_prompt:
+        yield f"{name} system prompt: {_shown(settings.system_prompt)}"
+    for field, value in settings.sampling.extra.items():
+        if field not in settings.protocol.fields:
             yield f"{name} {field}: {_shown(value)} (added)"
-    for field, usual in lane.protocol.fields.items():
-        if (value := lane.sampling.extra.get(field)) != usual:
+    for field, usual in settings.protocol.fields.items():
+        if (value := settings.sampling.extra.get(field)) != usual:
             yield f"{name} {field}: {_shown(value)} (official: {_shown(usual)})"
     if dialect.tokens_field != "max_tokens":
         yield f"{name} takes {dialect.tokens_field} instead of max_tokens"
@@ -120,6 +122,6 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def is_simulated(lane: Lane) -> bool:
+def is_simulated(settings: ModelSettings) -> bool:
     """Whether the simulator plays this side: then the numbers mean nothing."""
-    return lane.endpoint.base_url == SIMULATED_URL
+    return settings.endpoint.base_url == SIMULATED_URL

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsb._version import __version__
-from vlsb.config import Lane, RetryPolicy
+from vlsb.config import ModelSettings, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, select
 from vlsb.endpoints.admission import Accounts
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.request import Dialect, first_guess, parse_dialect
 from vlsb.endpoints.traffic import Event, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
+from vlsb.evaluation.clients import ClientSetup, open_clients
 from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Target, Work
-from vlsb.evaluation.progress import LaneView, Progress
+from vlsb.evaluation.progress import ModelView, Progress
 from vlsb.evaluation.protocol import (
     DIFFERENCES,
     is_simulated,
@@ -35,7 +36,6 @@ from vlsb.evaluation.protocol import (
     target_settings,
 )
 from vlsb.evaluation.shutdown import Shutdown
-from vlsb.evaluation.sides import LaneSetup, open_lanes
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.judge import Judge
 from vlsb.judging.prompts import JudgeTemplate
@@ -61,8 +61,8 @@ class Plan:
     """
 
     directory: Path
-    target: Lane | None
-    judge: Lane | None
+    target: ModelSettings | None
+    judge: ModelSettings | None
     template: JudgeTemplate
     data_root: Path | None
     selection: Selection
@@ -79,10 +79,10 @@ class Plan:
     only_preflight: bool = False
 
     @property
-    def lanes(self) -> dict[str, Lane]:
-        """The lanes that this session uses, by name."""
-        both: dict[str, Lane | None] = {"target": self.target, "judge": self.judge}
-        return {stage: lane for stage, lane in both.items() if lane is not None}
+    def models(self) -> dict[str, ModelSettings]:
+        """The models that this session uses, by name."""
+        both: dict[str, ModelSettings | None] = {"target": self.target, "judge": self.judge}
+        return {stage: settings for stage, settings in both.items() if settings is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +126,14 @@ class Means:
 class SessionEnd:
     """How a session ended: `reason` is why it stopped early, None if it went through.
 
-    `judge` names the verdict file it wrote, `pending` what it set out to do; `lanes` is how they stood,
+    `judge` names the verdict file it wrote, `pending` what it set out to do; `models` is how they stood,
     `limit` what kept it from being faster.
     """
 
     reason: VlsbError | None
     judge: str | None
     pending: int
-    lanes: Mapping[str, LaneView]
+    models: Mapping[str, ModelView]
     limit: Limit | None = None
 
 
@@ -226,7 +226,7 @@ def _manifest(
     )
 
 
-def _judge_entry(judge: Lane, template: JudgeTemplate) -> JudgeEntry:
+def _judge_entry(judge: ModelSettings, template: JudgeTemplate) -> JudgeEntry:
     return JudgeEntry(
         name=Untrusted(judge.endpoint.model),
         file=judge_file(judge, template),
@@ -243,8 +243,8 @@ def _by_path(samples: Iterable[Sample], pictures: Mapping[int, Picture | ImageEr
     return {path: picture for path, picture in good if not isinstance(picture, ImageError)}
 
 
-def _guess(lane: Lane) -> Dialect:
-    return first_guess(lane.endpoint.model)
+def _guess(settings: ModelSettings) -> Dialect:
+    return first_guess(settings.endpoint.model)
 
 
 async def run_session(
@@ -262,7 +262,7 @@ async def run_session(
     plan = prepared.plan
     traffic = Traffic(left=plan.max_requests)
     shutdown = Shutdown(traffic, say=listeners.say, last_words=listeners.last_words)
-    lanes: dict[str, LaneView] = {}
+    models: dict[str, ModelView] = {}
     profile: Profile | None = None
     with shutdown.listening() if listeners.owns_signals else nullcontext():
         store = await _opened(prepared)
@@ -285,7 +285,7 @@ async def run_session(
             )
             if works:
                 means = Means(credentials, listeners, engine, shutdown, traffic, accounts or Accounts())
-                lanes, profile = await _evaluate(prepared, store, works, means)
+                models, profile = await _evaluate(prepared, store, works, means)
         except StoppedError:
             pass  # while an engine was starting; the shutdown knows why
         except ServerError as error:
@@ -301,7 +301,7 @@ async def run_session(
             await _finish(store, ended if reason is None else type(reason).__name__)
         limit = None if profile is None else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
-    return SessionEnd(shutdown.reason or unwritten, next(iter(store.judges), None), len(works), lanes, limit)
+    return SessionEnd(shutdown.reason or unwritten, next(iter(store.judges), None), len(works), models, limit)
 
 
 async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | None) -> StoreError | None:
@@ -351,13 +351,13 @@ def _works(prepared: Prepared, store: RunStore) -> list[Work]:
 
 async def _evaluate(
     prepared: Prepared, store: RunStore, works: list[Work], means: Means
-) -> tuple[dict[str, LaneView], Profile]:
+) -> tuple[dict[str, ModelView], Profile]:
     plan, listeners, shutdown = prepared.plan, means.listeners, means.shutdown
     decided = _decided(store)
-    setup = LaneSetup(
-        lanes=plan.lanes,
+    setup = ClientSetup(
+        models=plan.models,
         credentials=dict(means.credentials.items()),
-        dialects={stage: decided.get(stage, _guess(lane)) for stage, lane in plan.lanes.items()},
+        dialects={name: decided.get(name, _guess(settings)) for name, settings in plan.models.items()},
         policy=plan.policy,
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,
@@ -371,7 +371,7 @@ async def _evaluate(
     images = SentImages(
         prepared.dataset.read, sent_images(store.state), accepts_changed=plan.accept_changed_images
     )
-    async with open_lanes(setup) as clients:
+    async with open_clients(setup) as clients:
         target: Target | None = None
         if plan.target is not None:
             target = Target(plan.target, clients["target"], read_picture=images.read)
@@ -381,7 +381,7 @@ async def _evaluate(
             judges["judge"] = Judge(
                 file, plan.judge, plan.template, clients["judge"], read_picture=images.read
             )
-        stopwatch = Stopwatch(clients, plan.lanes, store, keeps_single=plan.profile is not None)
+        stopwatch = Stopwatch(clients, plan.models, store, keeps_single=plan.profile is not None)
 
         async def settled(found: Mapping[str, Dialect]) -> None:
             await _record(plan, store, found)
@@ -402,14 +402,14 @@ async def _evaluate(
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-        return progress.lanes(), stopwatch.stop(plan.transport)
+        return progress.models(), stopwatch.stop(plan.transport)
 
 
 def _decided(store: RunStore) -> dict[str, Dialect]:
-    """The dialects that earlier sessions settled on, by lane."""
+    """The dialects that earlier sessions settled on, by name."""
     decisions = (store.manifest.decision, *(store.manifest.judge(file).decision for file in store.judges))
     found = dict(zip(("target", "judge"), decisions, strict=False))
-    return {lane: parse_dialect(decision) for lane, decision in found.items() if decision is not None}
+    return {name: parse_dialect(decision) for name, decision in found.items() if decision is not None}
 
 
 async def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
@@ -427,10 +427,10 @@ async def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) 
 
 
 def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
-    """Record what a lane did, and tell the user what they would wonder about."""
+    """Record what happened to target or judge, and tell the user what they would wonder about."""
     store.add_event(
         event.kind,
-        lane=event.lane,
+        lane=event.stage,
         sample_id=event.sample_id,
         code=event.code,
         wait_s=None if event.wait_s is None else round(event.wait_s, 3),
@@ -440,18 +440,18 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         image_sha256=event.image_sha256,
     )
     if event.kind == "long_wait":
-        say(f"The {event.lane}'s provider asks for a pause of {event.wait_s or 0:.0f} s.")
+        say(f"The {event.stage}'s provider asks for a pause of {event.wait_s or 0:.0f} s.")
     elif event.kind == "outage":
         say(
-            f"The {event.lane} does not answer ({event.code}): outage detected. No sample is given up; "
+            f"The {event.stage} does not answer ({event.code}): outage detected. No sample is given up; "
             "waiting for it, one probe at a time."
         )
     elif event.kind == "recovered":
-        say(f"The {event.lane} answers again, after {event.wait_s or 0:.0f} s.")
+        say(f"The {event.stage} answers again, after {event.wait_s or 0:.0f} s.")
     elif event.kind == "alone":
         say(
-            f"Sample {event.sample_id} failed at the {event.lane} ({event.code}) with no other in hand to "
+            f"Sample {event.sample_id} failed at the {event.stage} ({event.code}) with no other in hand to "
             "tell an outage by: counted as its own failure."
         )
     elif event.kind == "dialect":
-        say(f"The {event.lane} does not take {event.code}: asking without it, and recording that.")
+        say(f"The {event.stage} does not take {event.code}: asking without it, and recording that.")

@@ -321,27 +321,27 @@ def _shared_settings(
 
 
 def _credentials(
-    lanes: Mapping[Stage, config.Lane | None], environment: Mapping[str, str], problems: _Problems
+    models: Mapping[Stage, config.ModelSettings | None], environment: Mapping[str, str], problems: _Problems
 ) -> dict[Stage, Credentials]:
     from vlsb.endpoints.credentials import load_credentials
 
     return {
-        stage: problems.of(partial(load_credentials, lane.endpoint, environment, stage))
-        for stage, lane in lanes.items()
-        if lane is not None
+        stage: problems.of(partial(load_credentials, model.endpoint, environment, stage))
+        for stage, model in models.items()
+        if model is not None
     }
 
 
 def _target(
     options: RunOptions, name: str, protocol: config.TargetProtocol, *, is_local: bool
-) -> config.Lane:
+) -> config.ModelSettings:
     sampling = config.OFFICIAL_TARGET_SAMPLING
     if options.max_tokens is not None:
         sampling = replace(sampling, max_tokens=options.max_tokens)
     if options.temperature is not None:
         sampling = replace(sampling, temperature=options.temperature)
     system_prompt = options.system_prompt
-    return config.Lane(
+    return config.ModelSettings(
         endpoint=_endpoint(options, name, is_local=is_local),
         sampling=replace(sampling, extra={**protocol.fields, **_extra("-M", options.target_field)}),
         max_connections=options.max_connections,
@@ -367,10 +367,10 @@ def _endpoint(options: RunOptions, name: str, *, is_local: bool) -> config.Endpo
     )
 
 
-def _judge(options: RunOptions, *, is_demo: bool) -> config.Lane:
+def _judge(options: RunOptions, *, is_demo: bool) -> config.ModelSettings:
     from vlsb.models.providers import resolve_endpoint
 
-    return config.Lane(
+    return config.ModelSettings(
         endpoint=resolve_endpoint(
             options.judge or (_DEMO if is_demo else config.OFFICIAL_JUDGE_MODEL),
             base_url=options.judge_base_url,

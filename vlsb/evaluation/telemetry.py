@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb._version import __version__
-from vlsb.config import MOST_CONNECTIONS, Lane
+from vlsb.config import MOST_CONNECTIONS, ModelSettings
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.timings import Durations, Timings, Wait
 from vlsb.errors import StoreError
@@ -22,7 +22,7 @@ from vlsb.store.store import RunStore
 
 SCHEMA = 1
 CAUSES = {"slot": Wait.CONNECTION, "rate": Wait.RATE, "outage": Wait.OUTAGE, "loop": Wait.LOOP}
-"""Why nothing could leave a lane, by the names of the file."""
+"""Why no request could leave, by the names of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Clocks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneProfile:
-    """One lane at the end of a session.
+class ModelTimings:
+    """Target or judge at the end of a session.
 
     `connections` is its limit at the end, `ceiling` the most it could have been, `wanted` the most that
     was asked for; `alone_s` is what a request took before there were others, 0 if none did. `limits` a
@@ -59,8 +59,8 @@ class LaneProfile:
     tokens_per_request: float
 
     @classmethod
-    def of(cls, client: EndpointClient, config: Lane, alone_s: float) -> LaneProfile:
-        """A lane as it stands."""
+    def of(cls, client: EndpointClient, config: ModelSettings, alone_s: float) -> ModelTimings:
+        """Target or judge as it stands."""
         state = client.admission.state()
         limits = {"rpm": state.rpm, "tpm": state.tpm}
         return cls(
@@ -81,7 +81,7 @@ class LaneProfile:
         return self.timings.head.waited_s(cause)
 
     def describe(self) -> dict[str, Any]:
-        """The lane as the file has it."""
+        """What the file has of it."""
         return {
             "requests": self.requests,
             "rate_limited": self.rate_limited,
@@ -96,10 +96,10 @@ class LaneProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A session in seconds. With `shares_account` both lanes are one endpoint with one rate limit."""
+    """A session in seconds. With `shares_account` target and judge share one rate limit."""
 
     clocks: Clocks
-    lanes: Mapping[str, LaneProfile]
+    models: Mapping[str, ModelTimings]
     store: Mapping[str, Durations]
     transport: str = "auto"
     shares_account: bool = False
@@ -123,7 +123,7 @@ class Stopwatch:
     def __init__(
         self,
         clients: Mapping[str, EndpointClient],
-        settings: Mapping[str, Lane],
+        settings: Mapping[str, ModelSettings],
         store: RunStore,
         *,
         keeps_single: bool,
@@ -156,16 +156,16 @@ class Stopwatch:
         now = _read_clocks()
         divided = self._divided or now
         main = _Reading(*(after - before for after, before in zip(now, divided, strict=True)))
-        lanes: dict[str, LaneProfile] = {
-            stage: LaneProfile.of(self._clients[stage], settings, self._alone_s.get(stage, 0.0))
+        models: dict[str, ModelTimings] = {
+            stage: ModelTimings.of(self._clients[stage], settings, self._alone_s.get(stage, 0.0))
             for stage, settings in self._settings.items()
         }
         return Profile(
             clocks=Clocks(divided.wall_s - self._began.wall_s, *main),
-            lanes=lanes,
+            models=models,
             store=self._store,
             transport=transport,
-            shares_account=len({client.admission.account for client in self._clients.values()}) < len(lanes),
+            shares_account=len({client.admission.account for client in self._clients.values()}) < len(models),
         )
 
 
@@ -180,7 +180,7 @@ def describe(profile: Profile, limited_by: Mapping[str, Any] | None) -> dict[str
         "cpu_s": round(clocks.cpu_s, 6),
         "loop_cpu_s": round(clocks.loop_cpu_s, 6),
         "limited_by": limited_by,
-        "lanes": {stage: lane.describe() for stage, lane in profile.lanes.items()},
+        "lanes": {stage: model.describe() for stage, model in profile.models.items()},
         "store": {name: durations.describe() for name, durations in profile.store.items()},
     }
 
@@ -209,7 +209,7 @@ TURNS = 10
 """How often a request waits for its turn on the loop, at most."""
 # A provider that refuses requests far below the limit it names means another one.
 NEAR_LIMIT = 0.5
-# With everything in flight at once, a session takes a few latencies of each lane.
+# With everything in flight at once, a session takes a few latencies of target and judge.
 FEW_LATENCIES = 5
 # The most that `--max-connections` takes.
 MOST_TYPED = 4096
@@ -221,28 +221,28 @@ _UNITS = {"rpm": "requests", "tpm": "tokens"}
 class Limit:
     """What limited a session: connections, endpoint, upload, rate, outage, processor, latency.
 
-    `lane` is None for what both lanes share; `share` is the part of the session that it took, for the
+    `stage` is None for what target and judge share; `share` is the part of the session that it took, for the
     processor the part of a core that was used.
     """
 
     cause: str
-    lane: str | None
+    stage: str | None
     share: float
     line: str
 
     def describe(self) -> dict[str, Any]:
         """The limit as the profile's file has it."""
-        return {"cause": self.cause, "lane": self.lane, "share": round(self.share, 4), "line": self.line}
+        return {"cause": self.cause, "lane": self.stage, "share": round(self.share, 4), "line": self.line}
 
 
 def find_limit(profile: Profile) -> Limit | None:
     """What limited a session; None where it was too short, or where nothing stands out."""
     main_s = profile.clocks.main_s
-    if main_s < SHORTEST_S or not profile.lanes:
+    if main_s < SHORTEST_S or not profile.models:
         return None
     blocked = {
-        (stage, cause): lane.blocked_s(cause)
-        for stage, lane in profile.lanes.items()
+        (stage, cause): model.blocked_s(cause)
+        for stage, model in profile.models.items()
         for cause in CAUSES.values()
     }
     (stage, cause), most_s = max(blocked.items(), key=lambda each: each[1])
@@ -252,7 +252,7 @@ def find_limit(profile: Profile) -> Limit | None:
         return Limit("outage", stage, share, f"Limited by outages: the {stage} was down for {most_s:.0f} s.")
     if is_blocked and cause is Wait.RATE:
         return _rate(stage, profile, share)
-    if _is_busy(profile.clocks) or (is_blocked and _is_late(profile.lanes[stage], main_s)):
+    if _is_busy(profile.clocks) or (is_blocked and _is_late(profile.models[stage], main_s)):
         return _processor(profile)
     return _connections(stage, profile, share) if is_blocked else _latency(profile)
 
@@ -263,16 +263,16 @@ def _is_busy(clocks: Clocks) -> bool:
     return loop >= BUSY_LOOP or process >= BUSY_PROCESS
 
 
-def _is_late(lane: LaneProfile, main_s: float) -> bool:
+def _is_late(model: ModelTimings, main_s: float) -> bool:
     """Whether requests waited for this process: for their turn, or for their bodies to be built."""
-    building_s, _ = _bodies_s(lane)
-    return building_s >= lane.timings.request.mean_s or lane.blocked_s(Wait.LOOP) >= WORTH_SAYING * main_s
+    building_s, _ = _bodies_s(model)
+    return building_s >= model.timings.request.mean_s or model.blocked_s(Wait.LOOP) >= WORTH_SAYING * main_s
 
 
-def _bodies_s(lane: LaneProfile) -> tuple[float, float]:
+def _bodies_s(model: ModelTimings) -> tuple[float, float]:
     """What building and uploading a body took; waiting for room in memory is the slower one's doing."""
     building, uploading, room = (
-        step.mean_s for step in (lane.timings.body, lane.timings.upload, lane.timings.room)
+        step.mean_s for step in (model.timings.body, model.timings.upload, model.timings.room)
     )
     return (building + room, uploading) if building >= uploading else (building, uploading + room)
 
@@ -286,45 +286,45 @@ def _processor(profile: Profile) -> Limit:
 
 def _connections(stage: str, profile: Profile, share: float) -> Limit:
     """Every connection was in use: because of latency, unless it was for another reason."""
-    lane = profile.lanes[stage]
-    if lane.rate_limited and lane.connections < lane.ceiling:
+    model = profile.models[stage]
+    if model.rate_limited and model.connections < model.ceiling:
         return _rate(stage, profile, share)
-    waiting_s, (_, uploading_s) = lane.timings.first_byte.mean_s, _bodies_s(lane)
+    waiting_s, (_, uploading_s) = model.timings.first_byte.mean_s, _bodies_s(model)
     if uploading_s >= waiting_s:
         line = (
             f"Limited by the upload: {_seconds(uploading_s)} a request, then {_seconds(waiting_s)} to wait."
         )
         return Limit("upload", stage, share, line)
-    number = "1 connection" if lane.connections == 1 else f"{lane.connections} connections"
-    if _is_slowed_down(lane):
-        many, alone = _seconds(lane.timings.request.mean_s), _seconds(lane.alone_s)
+    number = "1 connection" if model.connections == 1 else f"{model.connections} connections"
+    if _is_slowed_down(model):
+        many, alone = _seconds(model.timings.request.mean_s), _seconds(model.alone_s)
         line = f"Limited by the {stage}: {many} a request at {number}, {alone} alone."
         return Limit("endpoint", stage, share, line)
-    if lane.connections == lane.ceiling < lane.wanted:
+    if model.connections == model.ceiling < model.wanted:
         helps = ": raise `ulimit -n`"
-    elif lane.connections < MOST_TYPED:
-        helps = f": try {_flag(stage, 'max-connections')} {min(MOST_TYPED, 2 * lane.connections)}"
+    elif model.connections < MOST_TYPED:
+        helps = f": try {_flag(stage, 'max-connections')} {min(MOST_TYPED, 2 * model.connections)}"
     else:
         helps = ""
     return Limit("connections", stage, share, f"Limited by the {stage}'s latency at {number}{helps}.")
 
 
-def _is_slowed_down(lane: LaneProfile) -> bool:
+def _is_slowed_down(model: ModelTimings) -> bool:
     """Whether the endpoint takes much longer under load, our own lateness taken off."""
-    late_s = TURNS * lane.blocked_s(Wait.LOOP) / max(1, lane.requests)
-    return 0 < lane.alone_s * SLOWED_DOWN <= lane.timings.request.mean_s - late_s
+    late_s = TURNS * model.blocked_s(Wait.LOOP) / max(1, model.requests)
+    return 0 < model.alone_s * SLOWED_DOWN <= model.timings.request.mean_s - late_s
 
 
 def _rate(stage: str, profile: Profile, share: float) -> Limit:
     """A limit a minute, the user's or the provider's; else one that was only met as 429."""
-    lanes = profile.lanes if profile.shares_account else {stage: profile.lanes[stage]}
-    stage = next(iter(lanes))
+    models = profile.models if profile.shares_account else {stage: profile.models[stage]}
+    stage = next(iter(models))
     whose = "endpoint" if profile.shares_account else stage
-    refused = sum(lane.rate_limited for lane in lanes.values())
-    sent_per_minute = 60 * sum(lane.requests for lane in lanes.values()) / profile.clocks.main_s
-    option = _binding(lanes[stage], at_most=sent_per_minute / NEAR_LIMIT if refused else None)
-    per_minute = 0.0 if option is None else lanes[stage].limits[option]
-    capped = [] if option is None else [each for each in lanes if lanes[each].caps[option] == per_minute]
+    refused = sum(model.rate_limited for model in models.values())
+    sent_per_minute = 60 * sum(model.requests for model in models.values()) / profile.clocks.main_s
+    option = _binding(models[stage], at_most=sent_per_minute / NEAR_LIMIT if refused else None)
+    per_minute = 0.0 if option is None else models[stage].limits[option]
+    capped = [] if option is None else [each for each in models if models[each].caps[option] == per_minute]
     if option is None:
         met = f" (429 x{refused})" if refused else ""
         line = f"Limited by the {whose}'s rate limit{met}: try {_flag(stage, 'rpm')} with your tier's number."
@@ -336,12 +336,12 @@ def _rate(stage: str, profile: Profile, share: float) -> Limit:
     return Limit("rate", stage if capped or not profile.shares_account else None, share, line)
 
 
-def _binding(lane: LaneProfile, *, at_most: float | None) -> str | None:
+def _binding(model: ModelTimings, *, at_most: float | None) -> str | None:
     """Which limit a minute is the tighter one, in requests, leaving out those above `at_most`."""
-    tokens = lane.tokens_per_request
+    tokens = model.tokens_per_request
     allowed = {
         option: limit / tokens if option == "tpm" else limit
-        for option, limit in lane.limits.items()
+        for option, limit in model.limits.items()
         if option != "tpm" or tokens > 0
     }
     near = [option for option, requests in allowed.items() if at_most is None or requests <= at_most]
@@ -350,7 +350,9 @@ def _binding(lane: LaneProfile, *, at_most: float | None) -> str | None:
 
 def _latency(profile: Profile) -> Limit | None:
     """Hardly anything had to wait: then a session takes as long as its answers."""
-    means: Mapping[str, float] = {stage: lane.timings.request.mean_s for stage, lane in profile.lanes.items()}
+    means: Mapping[str, float] = {
+        stage: model.timings.request.mean_s for stage, model in profile.models.items()
+    }
     share = sum(means.values()) / profile.clocks.main_s
     if share * FEW_LATENCIES < 1:
         return None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vlsb.config import Lane, Sampling
+from vlsb.config import ModelSettings, Sampling
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
@@ -58,7 +58,7 @@ class Judge:
     def __init__(
         self,
         file: str,
-        settings: Lane,
+        settings: ModelSettings,
         template: JudgeTemplate,
         client: EndpointClient,
         *,

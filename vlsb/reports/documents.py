@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from vlsb.analysis.rates import RATES, Rates
-from vlsb.analysis.summary import LaneUsage, Summary
+from vlsb.analysis.summary import ModelUsage, Summary
 from vlsb.records import Outcome, Untrusted
 from vlsb.reports.encode import for_csv, for_json
 
@@ -97,7 +97,7 @@ def _rates_object(rates: Rates) -> dict[str, object]:
     }
 
 
-def _usage(usage: LaneUsage) -> dict[str, int]:
+def _usage(usage: ModelUsage) -> dict[str, int]:
     return {
         "requests": usage.requests,
         "input_tokens": usage.input_tokens,

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
-from vlsb.analysis.summary import LaneUsage, Summary
+from vlsb.analysis.summary import ModelUsage, Summary
 from vlsb.records import PUBLISHED_IDS, Outcome, Untrusted
 from vlsb.reports.figures import counted, duration, span
 
@@ -191,6 +191,6 @@ def _superseded(duplicates: int) -> Iterator[Remark]:
         yield Remark(f"{counted(duplicates, 'stored row')} {was} superseded by a later one.")
 
 
-def _usage(usage: LaneUsage) -> str:
+def _usage(usage: ModelUsage) -> str:
     tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
     return f"{counted(usage.requests, 'request')}, {tokens}"

@@ -39,8 +39,8 @@ _OUTCOMES = {label: Outcome(label.value) for label in Label}
 
 
 @dataclass(slots=True)
-class LaneTotals:
-    """What a lane has cost over all sessions: every stored row counts, superseded ones too."""
+class ModelTotals:
+    """What target or judge has cost over all sessions: every stored row counts, superseded ones too."""
 
     requests: int = 0
     input_tokens: int = 0
@@ -63,7 +63,7 @@ class Judged:
     verdicts: dict[Key, Verdict] = field(default_factory=dict)
     failures: dict[Key, Failure] = field(default_factory=dict)
     failed_images: dict[Key, str] = field(default_factory=dict)
-    totals: LaneTotals = field(default_factory=LaneTotals)
+    totals: ModelTotals = field(default_factory=ModelTotals)
     superseded: int = 0
 
     def add_verdict(self, verdict: Verdict) -> None:
@@ -130,7 +130,7 @@ class RunState:
     responses: dict[Key, Response] = field(default_factory=dict)
     target_failures: dict[Key, Failure] = field(default_factory=dict)
     failed_images: dict[Key, str] = field(default_factory=dict)
-    target_totals: LaneTotals = field(default_factory=LaneTotals)
+    target_totals: ModelTotals = field(default_factory=ModelTotals)
     judged: dict[str, Judged] = field(default_factory=dict)
     superseded: int = 0
     sessions: Sessions = field(default_factory=Sessions)

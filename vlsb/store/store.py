@@ -1,7 +1,7 @@
 """The writing end of a run directory: one writer, held by a lock, for as long as a session lasts.
 
 Every record is on its way to the disk before the next request is made from it; `fsync` is grouped (at
-most a second or 64 records) and runs in a thread, so that it never stalls the lanes.
+most a second or 64 records) and runs in a thread, so that it never stalls the requests.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class RunStore:
         for folder in (directory, directory / VERDICTS):
             sync_directory(folder)
         # What was read stays while the session lasts: a collection that walks it frees nothing, and stalls
-        # the lanes for as long as that takes.
+        # the requests for as long as that takes.
         gc.freeze()
 
     def _open(self, path: Path) -> Journal:

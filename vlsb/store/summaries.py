@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vlsb.analysis.rates import SampleOutcome
-from vlsb.analysis.summary import LaneUsage, Summary, summarize
+from vlsb.analysis.summary import ModelUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run
 from vlsb.store.state import (
     Judged,
-    LaneTotals,
+    ModelTotals,
     RunState,
     collection_paused,
     load_state,
@@ -128,8 +128,8 @@ def _judge_name(entry: JudgeEntry) -> Untrusted:
     return Untrusted(plain + suffix) if suffix else entry.name
 
 
-def _usage(totals: LaneTotals) -> LaneUsage:
-    return LaneUsage(totals.requests, totals.input_tokens, totals.output_tokens)
+def _usage(totals: ModelTotals) -> ModelUsage:
+    return ModelUsage(totals.requests, totals.input_tokens, totals.output_tokens)
 
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:

@@ -26,7 +26,7 @@ from vlsb.analysis.rates import (
     rates,
     wilson,
 )
-from vlsb.analysis.summary import FailOnError, LaneUsage, Summary, missing, summarize
+from vlsb.analysis.summary import FailOnError, ModelUsage, Summary, missing, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
 
@@ -71,8 +71,8 @@ def summary_of(outcomes: Sequence[SampleOutcome]) -> Summary:
         judge=Untrusted("demo"),
         simulated=True,
         subset=True,
-        target_usage=LaneUsage(),
-        judge_usage=LaneUsage(),
+        target_usage=ModelUsage(),
+        judge_usage=ModelUsage(),
         duration_s=0.0,
         target_models={},
         judge_models={},

@@ -107,7 +107,7 @@ class Hours:
 
 
 @dataclass
-class Lane:
+class ModelSettings:
     """A client and what can be seen of it."""
 
     client: EndpointClient
@@ -134,7 +134,7 @@ async def lane(
     ca_bundle: Path | None = None,
     credentials: Credentials | None = None,
     guard: EngineGuard | None = None,
-) -> AsyncIterator[Lane]:
+) -> AsyncIterator[ModelSettings]:
     credentials = credentials or Credentials(Secret(KEY))
     hours, traffic, events = Hours(), Traffic(), []
     http = open_client(
@@ -152,7 +152,7 @@ async def lane(
     redactor = Redactor(credentials.secrets())
     client = EndpointClient(party, http, admission=admission, dialect=Dialect(), redactor=redactor)
     try:
-        yield Lane(client, hours, traffic, events)
+        yield ModelSettings(client, hours, traffic, events)
     finally:
         await http.aclose()
 
@@ -208,7 +208,7 @@ class Told:
 def ask(
     *actions: Action,
     policy: RetryPolicy = POLICY,
-    before: Callable[[Lane], None] | None = None,
+    before: Callable[[ModelSettings], None] | None = None,
     compose: Callable[[Dialect], Draft] | None = None,
 ) -> Told:
     """Ask one question of an endpoint that does these things in turn, the last one again and again."""
@@ -836,7 +836,7 @@ UNSUPPORTED = error(400, code="unsupported_parameter", type="invalid_request_err
 
 
 def test_a_dialect_is_learned_only_while_it_may_be():
-    def allow(asked: Lane) -> None:
+    def allow(asked: ModelSettings) -> None:
         asked.client.may_adapt = True
 
     learned, kept = ask(UNSUPPORTED, GOOD, before=allow), ask(UNSUPPORTED, GOOD)

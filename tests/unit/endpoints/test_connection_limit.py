@@ -20,7 +20,7 @@ class Clock:
 
 
 @dataclass
-class Lane:
+class ModelSettings:
     """A limit with its clock, and shorthands for what a busy lane tells it."""
 
     start: int = 16
@@ -40,7 +40,7 @@ class Lane:
 
 
 def test_slow_start_doubles_each_clean_round_up_to_the_ceiling() -> None:
-    lane = Lane()
+    lane = ModelSettings()
     seen = []
 
     for _ in range(5):
@@ -52,7 +52,7 @@ def test_slow_start_doubles_each_clean_round_up_to_the_ceiling() -> None:
 
 
 def test_the_first_episode_cuts_once_and_ends_slow_start() -> None:
-    lane = Lane(start=50)
+    lane = ModelSettings(start=50)
 
     lane.limit.refuse(pause_s=1.0)
     lane.clock.now = COOLDOWN_S + 1
@@ -63,7 +63,7 @@ def test_the_first_episode_cuts_once_and_ends_slow_start() -> None:
 
 
 def test_an_episode_cuts_once_however_often_the_provider_says_no() -> None:
-    lane = Lane(start=50)
+    lane = ModelSettings(start=50)
 
     for second in range(int(COOLDOWN_S)):
         lane.clock.now = float(second)
@@ -74,7 +74,7 @@ def test_an_episode_cuts_once_however_often_the_provider_says_no() -> None:
 
 
 def test_a_long_pause_extends_the_episode() -> None:
-    lane = Lane(start=50)
+    lane = ModelSettings(start=50)
 
     lane.limit.refuse(pause_s=100.0)
     lane.clock.now = 99.0
@@ -84,7 +84,7 @@ def test_a_long_pause_extends_the_episode() -> None:
 
 
 def test_answers_during_an_episode_do_not_raise_the_limit() -> None:
-    lane = Lane(start=50)
+    lane = ModelSettings(start=50)
 
     lane.limit.refuse(pause_s=1.0)
     lane.round()
@@ -94,7 +94,7 @@ def test_answers_during_an_episode_do_not_raise_the_limit() -> None:
 
 
 def test_slow_down_starts_over_from_a_lower_limit() -> None:
-    lane = Lane(start=64)
+    lane = ModelSettings(start=64)
 
     lane.limit.refuse(pause_s=1.0, too_steep=True)
     lane.clock.now = COOLDOWN_S + 1
@@ -104,7 +104,7 @@ def test_slow_down_starts_over_from_a_lower_limit() -> None:
 
 
 def test_server_errors_freeze_growth_and_never_cut() -> None:
-    lane = Lane()
+    lane = ModelSettings()
 
     for _ in range(10):
         for _ in range(lane.limit.limit - 1):
@@ -115,7 +115,7 @@ def test_server_errors_freeze_growth_and_never_cut() -> None:
 
 
 def test_a_limit_that_is_not_in_the_way_does_not_grow() -> None:
-    lane = Lane()
+    lane = ModelSettings()
 
     for _ in range(10):
         lane.round(in_flight=3)
@@ -124,7 +124,7 @@ def test_a_limit_that_is_not_in_the_way_does_not_grow() -> None:
 
 
 def test_retries_say_nothing_about_a_higher_limit() -> None:
-    lane = Lane()
+    lane = ModelSettings()
 
     lane.round(is_retry=True)
 
@@ -132,7 +132,7 @@ def test_retries_say_nothing_about_a_higher_limit() -> None:
 
 
 def test_an_explicit_number_starts_there_and_is_the_ceiling() -> None:
-    lane = Lane(start=7, ceiling=7)
+    lane = ModelSettings(start=7, ceiling=7)
 
     lane.round()
     before = lane.limit.limit
@@ -158,7 +158,7 @@ EVENTS = st.one_of(
 def test_the_limit_never_leaves_its_bounds_and_is_cut_at_most_once_an_episode(
     start: int, ceiling: int, floor: int, events: list[tuple]
 ) -> None:
-    lane = Lane(start=start, ceiling=ceiling, floor=floor)
+    lane = ModelSettings(start=start, ceiling=ceiling, floor=floor)
     cuts: list[float] = []
 
     for kind, value, flag in events:
@@ -180,7 +180,7 @@ def test_the_limit_never_leaves_its_bounds_and_is_cut_at_most_once_an_episode(
 
 @given(episodes=st.integers(1, 30))
 def test_the_limit_recovers_after_any_number_of_episodes(episodes: int) -> None:
-    lane = Lane(start=64)
+    lane = ModelSettings(start=64)
     for _ in range(episodes):
         lane.limit.refuse(pause_s=1.0)
         lane.clock.now += COOLDOWN_S + 1

@@ -19,7 +19,7 @@ from vlsb.config import (
     OFFICIAL_JUDGE_SAMPLING,
     OFFICIAL_TARGET_SAMPLING,
     Endpoint,
-    Lane,
+    ModelSettings,
     RetryPolicy,
     Sampling,
 )
@@ -39,13 +39,13 @@ from vlsb.errors import (
     StoreError,
     VlsbError,
 )
+from vlsb.evaluation.clients import ClientSetup, open_clients
 from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Work
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.protocol import judge_settings
 from vlsb.evaluation.session import Listeners, Plan, prepare, run_session
 from vlsb.evaluation.shutdown import Shutdown
-from vlsb.evaluation.sides import LaneSetup, open_lanes
 from vlsb.judging.judge import Judge
 from vlsb.judging.prompts import official_template
 from vlsb.records import Failure, Key, Outcome
@@ -176,10 +176,10 @@ def run(
 
             plan = Plan(
                 directory=root.parent / "run",
-                target=Lane(
+                target=ModelSettings(
                     Endpoint("target-model", simulator.base_url), OFFICIAL_TARGET_SAMPLING, connections
                 ),
-                judge=Lane(Endpoint("judge-model", simulator.base_url), judge_sampling, connections),
+                judge=ModelSettings(Endpoint("judge-model", simulator.base_url), judge_sampling, connections),
                 template=official_template(),
                 data_root=root,
                 selection=Selection(limit=limit),
@@ -703,7 +703,9 @@ def test_a_run_waits_for_the_pause_that_another_with_the_same_accounts_was_told(
             for name in ("first", "second"):
                 plan = Plan(
                     directory=two.parent / name,
-                    target=Lane(Endpoint("target-model", simulator.base_url), OFFICIAL_TARGET_SAMPLING),
+                    target=ModelSettings(
+                        Endpoint("target-model", simulator.base_url), OFFICIAL_TARGET_SAMPLING
+                    ),
                     judge=None,
                     template=official_template(),
                     data_root=two,
@@ -1020,7 +1022,7 @@ def test_several_judges_label_every_response_side_by_side_each_in_a_file_of_its_
     async def judge_again() -> None:
         async with Simulator(judged_by) as simulator:
             lanes = {
-                name: Lane(Endpoint(name, simulator.base_url), OFFICIAL_JUDGE_SAMPLING, 4)
+                name: ModelSettings(Endpoint(name, simulator.base_url), OFFICIAL_JUDGE_SAMPLING, 4)
                 for name in ("mild", "wary")
             }
             await run_judges(directory, six, lanes)
@@ -1043,15 +1045,15 @@ def test_several_judges_label_every_response_side_by_side_each_in_a_file_of_its_
     assert len(requests) == 12
 
 
-async def run_judges(directory: Path, root: Path, lanes: Mapping[str, Lane]) -> None:
+async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSettings]) -> None:
     """Judge a run's responses by several judges in one session."""
     dataset, manifest, template = load_dataset(root), read_manifest(directory), official_template()
     entries = [make_judge(name, settings=judge_settings(lane, template)) for name, lane in lanes.items()]
     store = open_for_judging(directory, entries, samples=manifest.samples, pictures=manifest.pictures)
     traffic = Traffic(left=None)
     shutdown = Shutdown(traffic, say=lambda line: None, last_words=lambda: None)
-    setup = LaneSetup(
-        lanes=lanes,
+    setup = ClientSetup(
+        models=lanes,
         credentials=dict.fromkeys(lanes, NO_KEYS),
         dialects=dict.fromkeys(lanes, Dialect()),
         policy=PATIENCE,
@@ -1070,7 +1072,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, Lane]) -> 
     async def settled(dialects: Mapping[str, Dialect]) -> None:
         assert set(dialects) <= set(lanes)
 
-    async with open_lanes(setup) as clients:
+    async with open_clients(setup) as clients:
         pipeline = Pipeline(
             target=None,
             judges={

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.support import PROJECT, e2e
 from tests.support.cli_tools import Desk, labelling
 from vlsb.endpoints.timings import Durations, HeadOfLine, Marks, Timings, Wait
-from vlsb.evaluation.telemetry import CAUSES, SHORTEST_S, Clocks, LaneProfile, Profile, find_limit
+from vlsb.evaluation.telemetry import CAUSES, SHORTEST_S, Clocks, ModelTimings, Profile, find_limit
 from vlsb.simulator import Action, Request, SimulatorThread, rate_limited
 
 MAIN_S = 100.0
@@ -113,7 +113,7 @@ def test_a_request_that_broke_off_counts_only_in_the_steps_it_came_to() -> None:
 # What limited a session.
 
 
-def a_lane(blocked: Mapping[str, float] | None = None, **changes: Any) -> LaneProfile:
+def a_lane(blocked: Mapping[str, float] | None = None, **changes: Any) -> ModelTimings:
     """A lane for which nothing could leave for so many seconds, by cause."""
     clock = Clock()
     timings = Timings(clock)
@@ -124,7 +124,7 @@ def a_lane(blocked: Mapping[str, float] | None = None, **changes: Any) -> LanePr
     means = {"request": 2.0, "first_byte": 1.9, "body": 0.01, "upload": 0.1, "room": 0.0}
     for name, usual in means.items():
         timings.steps[name].add(changes.pop(f"{name}_s", usual))
-    lane = LaneProfile(
+    lane = ModelTimings(
         timings=timings,
         requests=1000,
         rate_limited=0,
@@ -140,7 +140,7 @@ def a_lane(blocked: Mapping[str, float] | None = None, **changes: Any) -> LanePr
 
 
 def a_profile(
-    target: LaneProfile, judge: LaneProfile | None = None, *, cpu_s: float = 10.0, **changes: Any
+    target: ModelTimings, judge: ModelTimings | None = None, *, cpu_s: float = 10.0, **changes: Any
 ) -> Profile:
     clocks = Clocks(preflight_s=3.0, main_s=MAIN_S, cpu_s=cpu_s, loop_cpu_s=0.6 * cpu_s)
     return replace(Profile(clocks, {"target": target, "judge": judge or a_lane()}, {}), **changes)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.conftest import make_response, make_verdict, tree
 from tests.support.cli_tools import Desk, sample_of, sample_row, write_dataset
 from vlsb.analysis.rates import SampleOutcome
-from vlsb.analysis.summary import LaneUsage, summarize
+from vlsb.analysis.summary import ModelUsage, summarize
 from vlsb.records import Key, Label, Outcome, Untrusted
 from vlsb.reports.answers import Answer, NoInstruction
 from vlsb.reports.official import to_official
@@ -296,8 +296,8 @@ def test_counting_labels_over_the_logs_gives_the_stats(labels: list[Label | None
         judge=name,
         simulated=False,
         subset=True,
-        target_usage=LaneUsage(),
-        judge_usage=LaneUsage(),
+        target_usage=ModelUsage(),
+        judge_usage=ModelUsage(),
         duration_s=1.0,
         target_models={},
         judge_models={},

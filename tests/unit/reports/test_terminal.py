@@ -20,7 +20,7 @@ from rich.console import Console
 
 from tests.support import GOLDEN
 from vlsb.analysis.rates import RATES, SampleOutcome, rates
-from vlsb.analysis.summary import LaneUsage, Summary, summarize
+from vlsb.analysis.summary import ModelUsage, Summary, summarize
 from vlsb.records import Outcome, Untrusted
 from vlsb.reports.documents import to_csv, to_json
 from vlsb.reports.figures import duration
@@ -73,8 +73,8 @@ COMPLETE = summarize(
     judge=Untrusted("gpt-4o-2024-08-06"),
     simulated=False,
     subset=False,
-    target_usage=LaneUsage(2245, 3_100_200, 250_100),
-    judge_usage=LaneUsage(2241, 3_500_200, 150_100),
+    target_usage=ModelUsage(2245, 3_100_200, 250_100),
+    judge_usage=ModelUsage(2241, 3_500_200, 150_100),
     duration_s=751.2,
     target_models={Untrusted("gpt-4o-2024-11-20"): 2241},
     judge_models={Untrusted("gpt-4o-2024-08-06"): 2241},
@@ -88,8 +88,8 @@ GAPS = summarize(
     simulated=False,
     subset=False,
     deviations=(Untrusted("max_tokens is 512, the paper's is 128"), Untrusted("system prompt: Be careful.")),
-    target_usage=LaneUsage(2300, 3_100_200, 950_100),
-    judge_usage=LaneUsage(2241, 3_500_200, 150_100),
+    target_usage=ModelUsage(2300, 3_100_200, 950_100),
+    judge_usage=ModelUsage(2241, 3_500_200, 150_100),
     duration_s=11_105.0,
     target_models={Untrusted("llava_next"): 2151},
     judge_models={Untrusted("gpt-4o-2024-08-06"): 2000, Untrusted("gpt-4o-2024-11-20"): 18},
@@ -105,8 +105,8 @@ NOTHING = summarize(
     judge=Untrusted("demo"),
     simulated=True,
     subset=True,
-    target_usage=LaneUsage(),
-    judge_usage=LaneUsage(),
+    target_usage=ModelUsage(),
+    judge_usage=ModelUsage(),
     duration_s=0.4,
     target_models={},
     judge_models={},
@@ -119,8 +119,8 @@ COLLECTED = summarize(
     judge=None,
     simulated=False,
     subset=True,
-    target_usage=LaneUsage(25, 30_000, 2_000),
-    judge_usage=LaneUsage(),
+    target_usage=ModelUsage(25, 30_000, 2_000),
+    judge_usage=ModelUsage(),
     duration_s=0.4,
     target_models={},
     judge_models={},
@@ -147,8 +147,8 @@ def with_names(text: str) -> Summary:
         simulated=False,
         subset=True,
         deviations=(name,),
-        target_usage=LaneUsage(1, 2, 3),
-        judge_usage=LaneUsage(1, 2, 3),
+        target_usage=ModelUsage(1, 2, 3),
+        judge_usage=ModelUsage(1, 2, 3),
         duration_s=1.0,
         target_models={name: 1, Untrusted(text + "x"): 2},
         judge_models={name: 1, Untrusted(text + "x"): 2},

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import make_judge, make_manifest, make_picture, make_sample, tree
-from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, Lane, Sampling
+from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, ModelSettings, Sampling
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.evaluation.protocol import judge_file, judge_settings, target_settings
 from vlsb.judging.prompts import JudgeTemplate, official_template
@@ -403,11 +403,11 @@ def changed(old: Mapping[str, Any], path: tuple[str, ...], change: Callable[[Any
     return new
 
 
-LANE = Lane(
+LANE = ModelSettings(
     Endpoint("some-model", "http://127.0.0.1:8000/v1", headers=(("X-Team", "TEAM_VARIABLE"),)),
     replace(OFFICIAL_TARGET_SAMPLING, extra={"seed": 7, "stop": ["END"], "options": {"deep": 1}}),
 )
-JUDGE_LANE = Lane(
+JUDGE_LANE = ModelSettings(
     Endpoint("some-judge", "https://api.example.com/v1", key_variable="SOME_KEY"), OFFICIAL_JUDGE_SAMPLING
 )
 REAL_SETTINGS = {
@@ -483,8 +483,8 @@ def test_the_same_settings_read_from_the_file_are_no_difference(tmp_path: Path) 
 @pytest.mark.parametrize("value", [{}, None], ids=["an empty object", "null"])
 def test_an_extra_field_is_a_difference_even_if_it_holds_nothing(value: object) -> None:
     """It is sent: the endpoint sees another request."""
-    lane = Lane(LANE.endpoint, Sampling(128, extra={"chat_template_kwargs": value}))
-    old = make_manifest(settings=target_settings(Lane(LANE.endpoint, Sampling(128))))
+    lane = ModelSettings(LANE.endpoint, Sampling(128, extra={"chat_template_kwargs": value}))
+    old = make_manifest(settings=target_settings(ModelSettings(LANE.endpoint, Sampling(128))))
     new = make_manifest(settings=target_settings(lane))
 
     assert "chat_template_kwargs" in differences(old, new)

@@ -19,7 +19,7 @@ from vlsb.config import (
     MOST_CONNECTIONS,
     SIMULATED_URL,
     START_CONNECTIONS,
-    Lane,
+    ModelSettings,
     Party,
     RetryPolicy,
 )
@@ -43,13 +43,13 @@ _SPARE_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class LaneSetup:
+class ClientSetup:
     """What a session's clients are opened with, by name: TARGET, any other is a judge's.
 
     `accounts` may outlive it.
     """
 
-    lanes: Mapping[str, Lane]
+    models: Mapping[str, ModelSettings]
     credentials: Mapping[str, Credentials]
     dialects: Mapping[str, Dialect]
     policy: RetryPolicy
@@ -69,12 +69,12 @@ def real_time() -> Time:
 
 
 @asynccontextmanager
-async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, EndpointClient]]:
+async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointClient]]:
     """The clients of a session, by the name of who is asked, with their transports open."""
     context = RunContext(setup.policy, real_time(), setup.traffic, setup.observe)
-    limits = _connection_limits(setup.lanes, setup.say)
+    limits = _connection_limits(setup.models, setup.say)
     async with AsyncExitStack() as held:
-        addresses = await held.enter_async_context(_addresses(setup.lanes))
+        addresses = await held.enter_async_context(_addresses(setup.models))
         credentials, guards = dict(setup.credentials), dict[str, EngineGuard]()
         if (engine := setup.engine) is not None:
             held.push_async_callback(engine.leave)
@@ -82,7 +82,7 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, EndpointClient
             addresses[TARGET], credentials[TARGET] = engine.base_url, engine.credentials
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
         clients: dict[str, EndpointClient] = {}
-        for name, lane in setup.lanes.items():
+        for name, settings in setup.models.items():
             stage: Stage = "target" if name == TARGET else "judge"
             url = addresses[name]
             _say_proxy(url, setup.say)
@@ -94,17 +94,17 @@ async def open_lanes(setup: LaneSetup) -> AsyncIterator[dict[str, EndpointClient
                 kind=setup.transport,
             )
             held.push_async_callback(http.aclose)
-            account = setup.accounts.find(url, credentials[name].secrets(), lane.endpoint.model)
-            held.enter_context(account.limit_to(Caps(lane.rpm, lane.tpm)))
+            account = setup.accounts.find(url, credentials[name].secrets(), settings.endpoint.model)
+            held.enter_context(account.limit_to(Caps(settings.rpm, settings.tpm)))
             admission = Admission(
-                Party(stage, lane.endpoint),
+                Party(stage, settings.endpoint),
                 context,
                 account=account,
                 connections=limits[name],
                 guard=guards.get(name),
             )
             clients[name] = EndpointClient(
-                Party(stage, replace(lane.endpoint, base_url=url)),
+                Party(stage, replace(settings.endpoint, base_url=url)),
                 http,
                 admission=admission,
                 dialect=setup.dialects[name],
@@ -118,9 +118,9 @@ def _note_restart(observe: Callable[[Event], None], number: int) -> None:
 
 
 @asynccontextmanager
-async def _addresses(lanes: Mapping[str, Lane]) -> AsyncIterator[dict[str, str]]:
-    """The lanes' base URLs, with the simulator served for a lane that wants it."""
-    wanted = {name: lane.endpoint.base_url for name, lane in lanes.items()}
+async def _addresses(models: Mapping[str, ModelSettings]) -> AsyncIterator[dict[str, str]]:
+    """The models' base URLs, with the simulator served for one that wants it."""
+    wanted = {name: settings.endpoint.base_url for name, settings in models.items()}
     if SIMULATED_URL not in wanted.values():
         yield wanted
         return
@@ -128,7 +128,7 @@ async def _addresses(lanes: Mapping[str, Lane]) -> AsyncIterator[dict[str, str]]
     from vlsb.simulator.demo import demo_responder
 
     async with Simulator(demo_responder(), keep_bodies=False) as simulator:
-        yield {lane: simulator.base_url if url == SIMULATED_URL else url for lane, url in wanted.items()}
+        yield {name: simulator.base_url if url == SIMULATED_URL else url for name, url in wanted.items()}
 
 
 def _say_proxy(url: str, say: Callable[[str], None]) -> None:
@@ -138,9 +138,11 @@ def _say_proxy(url: str, say: Callable[[str], None]) -> None:
         say(f"Requests to {urlsplit(url).hostname} go through the proxy {said}.")
 
 
-def _connection_limits(lanes: Mapping[str, Lane], say: Callable[[str], None]) -> dict[str, ConnectionLimit]:
-    """The lanes' limits, their ceilings lowered to what the process may open."""
-    ceilings = {stage: lane.max_connections or MOST_CONNECTIONS for stage, lane in lanes.items()}
+def _connection_limits(
+    models: Mapping[str, ModelSettings], say: Callable[[str], None]
+) -> dict[str, ConnectionLimit]:
+    """The models' limits, their ceilings lowered to what the process may open."""
+    ceilings = {stage: settings.max_connections or MOST_CONNECTIONS for stage, settings in models.items()}
     allowed = _allowed_connections(sum(ceilings.values()))
     if allowed < sum(ceilings.values()):
         share = max(1, allowed // len(ceilings))
@@ -148,12 +150,12 @@ def _connection_limits(lanes: Mapping[str, Lane], say: Callable[[str], None]) ->
         ceilings = {stage: min(ceiling, share) for stage, ceiling in ceilings.items()}
     return {
         stage: ConnectionLimit(
-            start=lane.max_connections or START_CONNECTIONS,
+            start=settings.max_connections or START_CONNECTIONS,
             ceiling=ceilings[stage],
             floor=FEWEST_CONNECTIONS,
             clock=system_time.monotonic,
         )
-        for stage, lane in lanes.items()
+        for stage, settings in models.items()
     }
 
 
