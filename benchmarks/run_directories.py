@@ -61,10 +61,10 @@ def _write(root: Path, samples: int) -> None:
     prepared = prepare(asyncio.run(resolve_run(options, {})).plan)
     store = prepared.open_store()
     draws = random.Random(samples)
-    store.add_event("session_started", pending=len(prepared.samples), judge=store.judge, only_judge=False)
+    store.add_event("session_started", pending=len(prepared.samples), judge=store.judges[0], only_judge=False)
     for number, sample in enumerate(prepared.samples):
         if number % BLOCKED_ONE_IN == 0:
-            store.add_failure(_blocked(sample.id))
+            store.add_failure(_blocked(sample.id), None)
         else:
             image = hashlib.sha256(prepared.dataset.read(sample)).hexdigest()
             _answer(store, sample.id, image, draws)
@@ -102,7 +102,8 @@ def _answer(store: RunStore, sample_id: int, image: str, draws: random.Random) -
             attempts=1,
             latency_s=draws.lognormvariate(0.7, 0.4),
             request_sha256=_digest(draws),
-        )
+        ),
+        store.judges[0],
     )
 
 

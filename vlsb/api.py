@@ -187,7 +187,7 @@ async def judge(
         **options,
     )
     directory = run.path if isinstance(run, Run) else Path(run)
-    resolved = await in_thread(lambda _: resolve_judging(directory, wishes, os.environ))
+    resolved = await resolve_judging(directory, wishes, os.environ)
     return await _carry_out(resolved, partial(prepare_judging, resolved.plan), on_progress)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.resolve import RunOptions, as_options, judge_command_line, resolve_judging
+from vlsb.cli.resolve import Resolved, RunOptions, as_options, judge_command_line, resolve_judging
 from vlsb.cli.sessions import Job, carry_out
 
 _DEFAULTS = RunOptions()
@@ -52,9 +53,13 @@ def judge_command(
     options = as_options(given)
     from vlsb.evaluation.session import prepare_judging
 
+    @asynccontextmanager
+    async def open_run(**_: object) -> AsyncIterator[Resolved]:
+        yield await resolve_judging(run, options, os.environ)
+
     job = Job(
         options=options,
-        open=lambda **_: nullcontext(resolve_judging(run, options, os.environ)),
+        open=open_run,
         prepare=prepare_judging,
         go_on=judge_command_line(run, options),
         directory=run,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from vlsb import config, strict_json
 from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
 from vlsb.records import JUDGED, Outcome, Untrusted
+from vlsb.steps import OnProgress, in_thread
 
 # Rooms that bring the HTTP stack or Pillow are imported inside the functions that need them: the help
 # page must not wait for them.
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from vlsb.evaluation.session import Plan
     from vlsb.judging.prompts import JudgeTemplate
     from vlsb.records import Stage
-    from vlsb.steps import OnProgress
 
 _Part = TypeVar("_Part")
 _POLICY = config.RetryPolicy()
@@ -163,7 +163,9 @@ async def open_target(
     """
     from vlsb.models.catalog import find_profile
 
-    model = find_profile(model_name(options), options.servers_dir, arch=options.arch)
+    model = await in_thread(
+        lambda _: find_profile(model_name(options), options.servers_dir, arch=options.arch)
+    )
     is_local = model.is_local and options.base_url is None
     if not is_local:
         _refuse_engine_options(options)
@@ -223,17 +225,31 @@ async def resolve_run(
 
     An endpoint without a model's name is asked for its only one.
     """
-    from vlsb.evaluation.session import Plan
-
     if options.retry and not options.resume:
         raise ConfigError("--retry works on an existing run: add --resume.")
     if options.no_judge and (options.judge or options.judge_base_url):
         raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
-    name = model_name(options)
-    is_demo = options.base_url is None and name == _DEMO
-    problems = _Problems()
+    problems, name = _Problems(), model_name(options)
     with problems.noted():
         name = name or await _only_model(options, environment)
+    # Templates and the data set's folder are read from disks that may take their time.
+    return await in_thread(
+        lambda _: _resolve_run(options, environment, name, protocol, problems, is_local=is_local)
+    )
+
+
+def _resolve_run(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    name: str,
+    protocol: config.TargetProtocol,
+    problems: _Problems,
+    *,
+    is_local: bool,
+) -> Resolved:
+    from vlsb.evaluation.session import Plan
+
+    is_demo = options.base_url is None and model_name(options) == _DEMO
     target = problems.of(lambda: _target(options, name, protocol, is_local=is_local)) if name else None
     directory = problems.of(lambda: options.output_dir / _run_name(options, name))
     judge = None if options.no_judge else problems.of(lambda: _judge(options, is_demo=is_demo))
@@ -255,8 +271,12 @@ async def resolve_run(
     return Resolved(plan, credentials)
 
 
-def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
+async def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
     """The plan of `vlsb judge RUN`. Raises ConfigError or AccessError."""
+    return await in_thread(lambda _: _resolve_judging(run, options, environment))
+
+
+def _resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
     from vlsb.data import Selection
     from vlsb.evaluation.session import Plan
     from vlsb.store.manifest import is_run, read_manifest
