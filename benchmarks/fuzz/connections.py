@@ -21,7 +21,7 @@ import httpx
 
 from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.transport import Reading, Upload
+from vlsb.endpoints.transport import ReplyReader, Upload
 
 RECORD, PAUSE, LATER, CLOSE, TOKEN = b"\x1e", b"\x1f", b"\x1d", b"\x04", b"@T"
 MOST_REQUESTS = 5
@@ -229,7 +229,7 @@ def check(data: bytes) -> None:
 
 
 def _read(data: bytes, step: int) -> tuple[int, bytes, bool] | None:
-    reading, surplus = Reading(), False
+    reading, surplus = ReplyReader(), False
     try:
         for at in range(0, len(data), step):
             surplus = surplus or reading.reply is not None

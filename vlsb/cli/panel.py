@@ -32,7 +32,7 @@ _HEADINGS = ("", "done", "in flight", "per min", "waiting for")
 
 
 @dataclass(slots=True)
-class Meter:
+class Speed:
     """Recent counts of something, for a rate a minute."""
 
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
@@ -78,9 +78,9 @@ class Panel:
 
     progress: Progress
     began: float
-    _answers: dict[str, Meter] = field(default_factory=dict)
+    _answers: dict[str, Speed] = field(default_factory=dict)
     _silences: dict[str, Silence] = field(default_factory=dict)
-    _done: Meter = field(default_factory=Meter)
+    _done: Speed = field(default_factory=Speed)
 
     def draw(self, now: float, *, width: int) -> RenderableType:
         """The panel at a moment of the monotonic clock, for a terminal of `width` columns."""
@@ -135,7 +135,7 @@ class Panel:
         return [self._row(now, name, view) for name, view in self.progress.models().items()]
 
     def _row(self, now: float, name: str, view: ModelView) -> Row:
-        per_minute = self._answers.setdefault(name, Meter()).per_minute(now, view.answered)
+        per_minute = self._answers.setdefault(name, Speed()).per_minute(now, view.answered)
         silent_s = self._silences.setdefault(name, Silence()).seconds(now, view)
         wait, is_stuck = _wait(view, silent_s)
         return Row(name, view, per_minute, wait, is_stuck)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vlsb.cli.panel import Meter
+from vlsb.cli.panel import Speed
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted, duration
@@ -144,8 +144,8 @@ class ServerView:
     load: EngineLoad | None = None
     _gpus: tuple[Gpu, ...] = ()
     _silent_since: float | None = None
-    _out: Meter = field(default_factory=Meter)
-    _in: Meter = field(default_factory=Meter)
+    _out: Speed = field(default_factory=Speed)
+    _in: Speed = field(default_factory=Speed)
     _out_a_minute: float | None = None
     _in_a_minute: float | None = None
 

@@ -117,7 +117,7 @@ class Meter:
 
 
 @dataclass(slots=True)
-class _Reading:
+class _LimitSeen:
     left: float
     spent: float
     at: float
@@ -133,7 +133,7 @@ class NamedRate:
         self._clock = clock
         # How fast the limit comes back to us: what is refilled, less what others take.
         self._comes_back: float | None = None
-        self._readings: deque[_Reading] = deque()
+        self._readings: deque[_LimitSeen] = deque()
         self._newest = float("-inf")
         self._most_left = 0.0
         self._held_until = float("-inf")
@@ -191,7 +191,7 @@ class NamedRate:
     def _follow(self, left: float, spent: float, base: float) -> float:
         now = self._newest
         readings = self._readings
-        readings.append(_Reading(left, spent, now))
+        readings.append(_LimitSeen(left, spent, now))
         while len(readings) > 1 and readings[1].at <= now - READING_S:
             readings.popleft()
         first = readings[0]

@@ -110,7 +110,7 @@ class CappedBody:
         return Reply(status, headers=kept, content=b"".join(self._pieces))
 
 
-class Reading:
+class ReplyReader:
     """One reply as it arrives. Whole, it is in `reply`; `is_last` says that nothing may follow it.
 
     `has_surplus` says that something did follow it all the same.
@@ -241,7 +241,7 @@ class _Connection(asyncio.Protocol):
         self._is_spent = False
         self._is_paused = False
         self._is_handed_over = True
-        self._reading = Reading()
+        self._reading = ReplyReader()
         self._outcome: asyncio.Future[Reply] | None = None
         # What an exchange waits for before its reply: room to write.
         self._room: asyncio.Future[None] | None = None
@@ -305,7 +305,7 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, head: bytes, stream: httpx.AsyncByteStream, marks: Marks) -> Reply:
         """Send a request and read its reply, which may come before all of it is sent."""
-        self._reading = Reading()
+        self._reading = ReplyReader()
         outcome: asyncio.Future[Reply] = self._loop.create_future()
         self._outcome = outcome
         marks.opened_at = time.monotonic()

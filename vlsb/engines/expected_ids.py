@@ -24,7 +24,7 @@ LLAVA_V1 = (
 
 
 @dataclass(frozen=True)
-class Job:
+class PromptJob:
     """One question about a checkpoint: `weights` is a folder or a hub id, `picture` base64 of a file.
 
     `source`, `image_first` and `template_has_bos` are those of the model's profile.
@@ -44,7 +44,7 @@ class Job:
         return pillow.open(io.BytesIO(base64.b64decode(self.picture))).convert("RGB")
 
 
-def processor_ids(job: Job) -> Sequence[int]:
+def processor_ids(job: PromptJob) -> Sequence[int]:
     """Through the checkpoint's template and processor."""
     transformers = importlib.import_module("transformers")
     processor = transformers.AutoProcessor.from_pretrained(
@@ -59,7 +59,7 @@ def processor_ids(job: Job) -> Sequence[int]:
     return ids
 
 
-def original_llava_ids(job: Job) -> Sequence[int]:
+def original_llava_ids(job: PromptJob) -> Sequence[int]:
     """As the original repository: each piece around the picture is a text of its own, one BOS before all."""
     config = json.loads((Path(job.weights) / "config.json").read_text("utf-8"))
     encode, bos = original_tokenizer(Path(job.weights))
@@ -87,7 +87,7 @@ def original_tokenizer(folder: Path) -> tuple[Callable[[str], Sequence[int]], in
 
 def main() -> int:
     """Read the job, say the ids."""
-    job = Job(**json.loads(sys.stdin.read()))
+    job = PromptJob(**json.loads(sys.stdin.read()))
     ids = list(original_llava_ids(job) if job.source == "original" else processor_ids(job))
     sys.stdout.write("\n" + json.dumps({"ids": ids}) + "\n")
     return 0

@@ -463,7 +463,7 @@ def _is_locked(prefix: Path) -> bool:
 # Building.
 
 
-class _Ended(NamedTuple):
+class _Exit(NamedTuple):
     """How a command ended (negative: by that signal), and the end of what it said."""
 
     code: int
@@ -551,7 +551,7 @@ class _Build:
 
     def _ended(
         self, command: Sequence[str], variables: Mapping[str, str], patience_s: float = 24 * 3600.0
-    ) -> _Ended:
+    ) -> _Exit:
         """Run one command to its end; killed when its time is over, and gone whichever way this is left."""
         kept: deque[str] = deque(maxlen=_LINES_KEPT)
         with self._log.open("a", 1, "utf-8") as log, self._started(command, variables) as process:
@@ -571,7 +571,7 @@ class _Build:
                 late.cancel()
                 late.join()
                 _kill(process.pid)
-        return _Ended(process.returncode, tuple(kept))
+        return _Exit(process.returncode, tuple(kept))
 
     def _started(self, command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -597,7 +597,7 @@ class _Build:
         elif found := _UNPACKING.fullmatch(line):
             self._on_progress(replace(self._step, detail=f"unpacking {found[1]} packages"))
 
-    def _fault(self, ended: _Ended) -> str:
+    def _fault(self, ended: _Exit) -> str:
         if self._step.number == 1 and _NO_PYTHON.search("\n".join(ended.lines)):
             oldest, newest = self._pin.gpu_pythons if self._has_gpu else self._pin.cpu_pythons
             version = pinned_version(self._pin, has_gpu=self._has_gpu)
@@ -607,7 +607,7 @@ class _Build:
             )
         return uv_fault(ended.code, ended.lines)
 
-    def _failure(self, words: str, ended: _Ended) -> ServerError:
+    def _failure(self, words: str, ended: _Exit) -> ServerError:
         """The error that this install ends with: its step, the reason, the log, uv's own last words."""
         message = f"{self._prefix.name}, {self._step.stage}: {words} The whole log: {self._log}"
         errors = [line for line in ended.lines if re.match(r" *(?:error|cause):", line)] or ended.lines

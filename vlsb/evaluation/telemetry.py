@@ -105,7 +105,7 @@ class Profile:
     shares_account: bool = False
 
 
-class _Reading(NamedTuple):
+class _Instant(NamedTuple):
     """The clocks at a moment."""
 
     wall_s: float
@@ -113,8 +113,8 @@ class _Reading(NamedTuple):
     loop_cpu_s: float
 
 
-def _read_clocks() -> _Reading:
-    return _Reading(time.monotonic(), time.process_time(), time.thread_time())
+def _read_clocks() -> _Instant:
+    return _Instant(time.monotonic(), time.process_time(), time.thread_time())
 
 
 class Stopwatch:
@@ -133,7 +133,7 @@ class Stopwatch:
         self._settings = settings
         self._store = {"write": store.writes, "sync": store.syncs}
         self._began = _read_clocks()
-        self._divided: _Reading | None = None
+        self._divided: _Instant | None = None
         self._alone_s: Mapping[str, float] = {}
         if keeps_single:
             self._keep()
@@ -155,7 +155,7 @@ class Stopwatch:
         """The profile, when the last sample has ended."""
         now = _read_clocks()
         divided = self._divided or now
-        main = _Reading(*(after - before for after, before in zip(now, divided, strict=True)))
+        main = _Instant(*(after - before for after, before in zip(now, divided, strict=True)))
         models: dict[str, ModelTimings] = {
             stage: ModelTimings.of(self._clients[stage], settings, self._alone_s.get(stage, 0.0))
             for stage, settings in self._settings.items()

@@ -139,13 +139,13 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-class _Entry(NamedTuple):
+class _Setting(NamedTuple):
     key: str
     value: Any
     line: int
 
 
-def _entries(path: Path) -> list[_Entry]:
+def _entries(path: Path) -> list[_Setting]:
     import yaml
 
     text = _text(path)
@@ -163,12 +163,12 @@ def _entries(path: Path) -> list[_Entry]:
     return [_entry(path, node, values) for node, _ in root.value]
 
 
-def _entry(path: Path, node: yaml.Node, values: Mapping[Any, Any]) -> _Entry:
+def _entry(path: Path, node: yaml.Node, values: Mapping[Any, Any]) -> _Setting:
     line = node.start_mark.line + 1
     key = node.value
     if not isinstance(key, str) or key not in values:
         raise ConfigError(f"{path}, line {line}: a key must be an option's name.")
-    return _Entry(key, values[key], line)
+    return _Setting(key, values[key], line)
 
 
 def _text(path: Path) -> str:

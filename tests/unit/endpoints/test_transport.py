@@ -18,7 +18,7 @@ from vlsb.endpoints import transport
 from vlsb.endpoints.connect import Client, open_client, proxy_of
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.loops import new_event_loop
-from vlsb.endpoints.transport import MAX_FRAMING_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, Reading, Upload
+from vlsb.endpoints.transport import MAX_FRAMING_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, ReplyReader, Upload
 from vlsb.errors import ConfigError
 from vlsb.simulator import Reply, Simulator, answer
 
@@ -344,8 +344,8 @@ def test_a_body_is_let_go_once_it_is_sent(run) -> None:
 # What a reply may be.
 
 
-def read(data: bytes) -> Reading:
-    reading = Reading()
+def read(data: bytes) -> ReplyReader:
+    reading = ReplyReader()
     reading.feed(data)
     return reading
 
@@ -365,7 +365,7 @@ def test_a_header_of_many_blanks_costs_no_more_than_its_bytes(header: bytes, is_
     """The time of this process, with room for a slow machine: the old way took hours."""
     data = b"HTTP/1.1 200 OK\r\n" + header + b"\r\ncontent-length: 0\r\n\r\n"
     pieces = [data[at : at + 100] for at in range(0, len(data), 100)] if is_split else [data]
-    began, reading = time.process_time(), Reading()
+    began, reading = time.process_time(), ReplyReader()
     with contextlib.suppress(httpx.RequestError):
         for piece in pieces:
             reading.feed(piece)
@@ -400,7 +400,7 @@ def test_a_header_of_many_blanks_costs_no_more_than_its_bytes(header: bytes, is_
     ],
 )
 def test_a_reply_beyond_what_anybody_means_is_refused(data: bytes) -> None:
-    reading = Reading()
+    reading = ReplyReader()
 
     def feed_all() -> None:
         for at in range(0, len(data), 65536):
@@ -421,7 +421,7 @@ def test_a_reply_beyond_what_anybody_means_is_refused(data: bytes) -> None:
     ],
 )
 def test_a_header_or_trailer_that_comes_byte_by_byte_is_refused_before_joining_it_costs(start: bytes) -> None:
-    reading = Reading()
+    reading = ReplyReader()
     reading.feed(start)
 
     def feed_in_bytes() -> None:
@@ -440,7 +440,7 @@ def test_small_chunks_are_no_head_however_many(step: int) -> None:
         + b"1\r\ny\r\n" * MAX_HEAD_BYTES
         + b"0\r\n\r\n"
     )
-    reading = Reading()
+    reading = ReplyReader()
     for at in range(0, len(data), step):
         reading.feed(data[at : at + step])
 
@@ -473,7 +473,7 @@ def test_a_cut_reply_is_never_taken_for_a_whole_one(data: bytes, body: bytes) ->
     assert reading.reply.content == body
     assert "x" not in reading.reply.headers
     for cut in range(len(data)):
-        reading = Reading()
+        reading = ReplyReader()
         if cut:
             reading.feed(data[:cut])
         if b"length" not in data and b"chunked" not in data and cut > data.index(b"\r\n\r\n") + 3:

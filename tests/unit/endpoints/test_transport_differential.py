@@ -9,7 +9,7 @@ import httpx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vlsb.endpoints.transport import Reading
+from vlsb.endpoints.transport import ReplyReader
 
 FRAMING = ("content-encoding", "content-length", "transfer-encoding")
 
@@ -27,7 +27,7 @@ class Read:
 
 def by_us(data: bytes, *, step: int, ends: bool = True) -> Read | None:
     """As our transport reads it, `step` bytes at a time; None where it refuses or waits for more."""
-    reading, surplus = Reading(), False
+    reading, surplus = ReplyReader(), False
     try:
         for at in range(0, len(data), step):
             surplus = surplus or reading.reply is not None

@@ -31,8 +31,8 @@ from vlsb.engines.llava.convert import convert_llava, converted, read_manifest
 from vlsb.engines.llava.layout import added_tokens, plan_layout, plan_vocabulary
 from vlsb.engines.llava.source import read_source, read_tower, tower_of, weight_files
 from vlsb.engines.llava.weights import (
-    Job,
-    Refused,
+    RefusedWeights,
+    WeightsJob,
     expected_names,
     opened,
     plan_parts,
@@ -158,7 +158,7 @@ def test_an_original_name_has_one_served_name(original: str, served: str | None)
 
 @pytest.mark.parametrize("name", ["model.image_newline", "model.mm_projector.1.weight", "extra", "model.x"])
 def test_a_name_that_llava_v15_does_not_have_is_refused(name: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedWeights) as refused:
         served_name(name)
 
     assert (refused.value.code, refused.value.subject) == ("unexpected_key", name)
@@ -190,7 +190,7 @@ def tower_names() -> list[str]:
     ]
 
 
-def make_job(**changes: Any) -> Job:
+def make_job(**changes: Any) -> WeightsJob:
     fields = {
         "out": "/out",
         "language": ["a.bin", "b.bin"],
@@ -201,7 +201,7 @@ def make_job(**changes: Any) -> Job:
         "grown_rows": 320,
         "dtype": "float16",
     }
-    return Job.parse(fields | changes)
+    return WeightsJob.parse(fields | changes)
 
 
 def plan(**files: Sequence[str]) -> list[tuple[str, int]]:
@@ -220,7 +220,7 @@ def test_pickled_parts_are_read_as_tensors_alone(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setitem(sys.modules, "torch", cast(ModuleType, SimpleNamespace(load=load)))
 
-    with pytest.raises(Refused) as refused, opened("/source/pytorch_model.bin"):
+    with pytest.raises(RefusedWeights) as refused, opened("/source/pytorch_model.bin"):
         pass
 
     assert (refused.value.code, refused.value.subject) == ("unsafe_file", "pytorch_model.bin")
@@ -240,7 +240,7 @@ def test_each_file_of_weights_becomes_one() -> None:
 def test_every_tensor_is_missed(lost: str) -> None:
     names, tower = original_names(), tower_names()
 
-    with pytest.raises(Refused, match="missing_key"):
+    with pytest.raises(RefusedWeights, match="missing_key"):
         plan(
             a_bin=[name for name in names if name != lost],
             b_bin=[],
@@ -249,14 +249,14 @@ def test_every_tensor_is_missed(lost: str) -> None:
 
 
 def test_a_tensor_that_occurs_twice_is_refused() -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedWeights) as refused:
         plan(a_bin=original_names(), b_bin=["lm_head.weight"], clip_bin=tower_names())
 
     assert (refused.value.code, refused.value.subject) == ("duplicate_key", "language_model.lm_head.weight")
 
 
 def test_a_layer_too_many_is_refused() -> None:
-    with pytest.raises(Refused, match="unexpected_key"):
+    with pytest.raises(RefusedWeights, match="unexpected_key"):
         plan(
             a_bin=original_names(),
             b_bin=["model.layers.1.mlp.up_proj.weight"],
@@ -283,7 +283,7 @@ def test_only_vocabulary_rows_are_added_and_only_the_tower_changes_type() -> Non
     assert served_form(job, language, head, Shaped("float16", 300, 8)) == ("float16", [320, 8])
     assert served_form(job, language, norm, Shaped("float16", 8)) == ("float16", [8])
     assert served_form(job, tower, embedding, Shaped("float32", 8)) == ("bfloat16", [8])
-    with pytest.raises(Refused, match="wrong_rows"):
+    with pytest.raises(RefusedWeights, match="wrong_rows"):
         served_form(job, language, head, Shaped("float16", 299, 8))
 
 

@@ -68,9 +68,9 @@ class Conversion:
     layout: Layout
     digest: str
 
-    def job(self, out: Path) -> llava_weights.Job:
+    def job(self, out: Path) -> llava_weights.WeightsJob:
         """The job of the program that moves the tensors."""
-        return llava_weights.Job(
+        return llava_weights.WeightsJob(
             out=str(out.resolve()),
             language=tuple(str(path.resolve()) for path in self.source.weights),
             tower=tuple(str(path.resolve()) for path in self.tower.weights),

@@ -156,7 +156,7 @@ async def _build(
     """Plan everything but the tensors, then build. The tokenizer is made in the engine's Python too."""
     python = engine_python(engine)
     on_progress(Step("inspecting", "tokenizer"))
-    job = llava_tokenizer.Job(str(source.folder.resolve()), added_tokens(source), (IMAGE, PAD))
+    job = llava_tokenizer.TokenizerJob(str(source.folder.resolve()), added_tokens(source), (IMAGE, PAD))
     script = Script(python, environment, source.folder, destination)
     tokenizer = await script.answer(llava_tokenizer, asdict(job), "tokenizer")
     conversion = Conversion(source, tower, plan_layout(source, tower, tokenizer), digest)

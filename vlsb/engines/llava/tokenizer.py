@@ -31,12 +31,12 @@ _PROBES = (
 )
 
 
-class Refused(Exception):
+class RefusedTokenizer(Exception):
     """A tokenizer that cannot be converted; its only argument is a code of ours."""
 
 
 @dataclass(frozen=True)
-class Job:
+class TokenizerJob:
     """A folder with `tokenizer.model` or else `tokenizer.json`; tokens behind a model's with their ids.
 
     `wanted` are the special tokens that it must have; those that it lacks follow its last one.
@@ -47,8 +47,8 @@ class Job:
     wanted: tuple[str, ...]
 
 
-def served_tokenizer(job: Job) -> Any:
-    """The tokenizer to serve, an object of the `tokenizers` library; Refused if it would split otherwise."""
+def served_tokenizer(job: TokenizerJob) -> Any:
+    """The tokenizer to serve, of the `tokenizers` library. RefusedTokenizer if it would split otherwise."""
     tokenizers = importlib.import_module("tokenizers")
     model = Path(job.folder) / "tokenizer.model"
     if model.is_file():
@@ -58,16 +58,16 @@ def served_tokenizer(job: Job) -> Any:
             tokenizer = tokenizers.Tokenizer.from_file(str(model.with_suffix(".json")))
         # The library knows no class for a file that is none.
         except Exception as error:
-            raise Refused("unknown_tokenizer") from error
+            raise RefusedTokenizer("unknown_tokenizer") from error
     for text in (*sorted(job.added, key=job.added.__getitem__), *job.wanted):
         tokenizer.add_special_tokens([tokenizers.AddedToken(text, normalized=False)])
     if any(tokenizer.token_to_id(text) != number for text, number in job.added.items()):
-        raise Refused("added_tokens")
+        raise RefusedTokenizer("added_tokens")
     return tokenizer
 
 
 def from_sentencepiece(path: Path) -> Any:
-    """What splits as a `tokenizer.model` does; Refused for one that is not of Llama's kind."""
+    """What splits as a `tokenizer.model` does; RefusedTokenizer for one that is not of Llama's kind."""
     tokenizers = importlib.import_module("tokenizers")
     generate_merges = importlib.import_module("transformers.convert_slow_tokenizer").generate_merges
     proto = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
@@ -76,13 +76,13 @@ def from_sentencepiece(path: Path) -> Any:
         original = importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(path))
     # The libraries have classes of their own for a damaged file.
     except Exception as error:
-        raise Refused("unknown_tokenizer") from error
+        raise RefusedTokenizer("unknown_tokenizer") from error
     # Byte pairs with byte fallback; text is taken as it is, with a blank before it.
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     is_llama = trainer.model_type == _BYTE_PAIRS and trainer.byte_fallback and normalizer.add_dummy_prefix
     is_plain = not normalizer.precompiled_charsmap and not normalizer.remove_extra_whitespaces
     if not is_llama or not is_plain or tuple(each.piece for each in proto.pieces[:3]) != SPECIAL:
-        raise Refused("unknown_tokenizer")
+        raise RefusedTokenizer("unknown_tokenizer")
     vocabulary = {each.piece: number for number, each in enumerate(proto.pieces)}
     scores = [(each.piece, each.score) for each in proto.pieces if each.type == _NORMAL]
     merges = generate_merges(vocabulary, scores)
@@ -100,15 +100,15 @@ def from_sentencepiece(path: Path) -> Any:
     )
     for text in _PROBES:
         if tokenizer.encode(text, add_special_tokens=False).ids != original.encode(text):
-            raise Refused("split_otherwise")
+            raise RefusedTokenizer("split_otherwise")
     return tokenizer
 
 
 def main() -> int:
     """Read the job, say the tokenizer or why there is none."""
     try:
-        tokenizer = served_tokenizer(Job(**json.loads(sys.stdin.read())))
-    except Refused as refused:
+        tokenizer = served_tokenizer(TokenizerJob(**json.loads(sys.stdin.read())))
+    except RefusedTokenizer as refused:
         sys.stdout.write(json.dumps({"error": str(refused)}) + "\n")
         return 1
     sys.stdout.write(json.dumps({"tokenizer": json.loads(tokenizer.to_str())}) + "\n")

@@ -35,7 +35,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 _SAY_EVERY_BYTES = 64 * 1024 * 1024
 
 
-class Refused(Exception):
+class RefusedWeights(Exception):
     """A checkpoint that cannot be converted. `code` is ours; `subject` is a name out of the checkpoint."""
 
     def __init__(self, code: str, subject: str) -> None:
@@ -45,7 +45,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class WeightsJob:
     """What to convert, and into what: absolute paths, counts of layers and of vocabulary rows.
 
     `dtype` is what the tower is cast to, as the original loader does; the language model's is kept.
@@ -61,7 +61,7 @@ class Job:
     dtype: str
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> Job:
+    def parse(cls, fields: Mapping[str, Any]) -> WeightsJob:
         """The job that the caller wrote."""
         return cls(**{**fields, "language": tuple(fields["language"]), "tower": tuple(fields["tower"])})
 
@@ -69,7 +69,7 @@ class Job:
 def served_name(name: str) -> str | None:
     """The Hugging Face name of an original tensor; None for a buffer that is computed anew.
 
-    Raises Refused for a name that an original LLaVA v1.5 checkpoint does not have.
+    Raises RefusedWeights for a name that an original LLaVA v1.5 checkpoint does not have.
     """
     if _COMPUTED.search(name):
         return None
@@ -79,7 +79,7 @@ def served_name(name: str) -> str | None:
         return name.removeprefix("model.vision_tower.")
     is_language = name == "lm_head.weight" or re.match(r"model\.(?:layers\.|norm\.|embed_tokens\.)", name)
     if not is_language:
-        raise Refused("unexpected_key", name)
+        raise RefusedWeights("unexpected_key", name)
     return f"language_model.{name}"
 
 
@@ -88,7 +88,7 @@ def tower_name(name: str) -> str | None:
     if _COMPUTED.search(name) or _TEXT_SIDE.match(name):
         return None
     if not name.startswith("vision_model."):
-        raise Refused("unexpected_key", name)
+        raise RefusedWeights("unexpected_key", name)
     return f"vision_tower.{name}"
 
 
@@ -125,8 +125,8 @@ class Part:
     is_tower: bool
 
 
-def plan_parts(job: Job, names_in: Callable[[str], Sequence[str]]) -> list[Part]:
-    """One part a source file, in order; Refused if the checkpoint is not whole, or more than LLaVA v1.5.
+def plan_parts(job: WeightsJob, names_in: Callable[[str], Sequence[str]]) -> list[Part]:
+    """One part a source file, in order. RefusedWeights if not whole, or more than LLaVA v1.5.
 
     A tower inside the checkpoint was trained with it and wins over the one that the checkpoint names.
     """
@@ -136,13 +136,13 @@ def plan_parts(job: Job, names_in: Callable[[str], Sequence[str]]) -> list[Part]
     seen: set[str] = set()
     for part in parts:
         if twice := seen & set(part.names):
-            raise Refused("duplicate_key", min(twice))
+            raise RefusedWeights("duplicate_key", min(twice))
         seen |= set(part.names)
     expected = expected_names(job.layers, job.tower_layers)
     if missing := expected - seen:
-        raise Refused("missing_key", min(missing))
+        raise RefusedWeights("missing_key", min(missing))
     if unexpected := seen - expected:
-        raise Refused("unexpected_key", min(unexpected))
+        raise RefusedWeights("unexpected_key", min(unexpected))
     return [part for part in parts if part.names]
 
 
@@ -164,11 +164,11 @@ def opened(path: str) -> Iterator[tuple[Sequence[str], Callable[[str], Any]]]:
         else:
             tensors = _unpickled(path)
             yield list(tensors), tensors.__getitem__
-    except (OSError, Refused):
+    except (OSError, RefusedWeights):
         raise
     # Each library reports a damaged file with a class of its own.
     except Exception as error:
-        raise Refused("unreadable_file", f"{Path(path).name} ({type(error).__name__})") from error
+        raise RefusedWeights("unreadable_file", f"{Path(path).name} ({type(error).__name__})") from error
 
 
 def _unpickled(path: str) -> Mapping[str, Any]:
@@ -181,24 +181,24 @@ def _unpickled(path: str) -> Mapping[str, Any]:
     try:
         loaded = load(mmap=True)
     except pickle.UnpicklingError as error:
-        raise Refused("unsafe_file", Path(path).name) from error
+        raise RefusedWeights("unsafe_file", Path(path).name) from error
     except RuntimeError:
         # The file format before torch 1.6 cannot be mapped.
         loaded = load(mmap=False)
     if not isinstance(loaded, dict) or not all(torch.is_tensor(each) for each in loaded.values()):
-        raise Refused("unreadable_file", Path(path).name)
+        raise RefusedWeights("unreadable_file", Path(path).name)
     return loaded
 
 
-def served_form(job: Job, part: Part, name: str, tensor: Any) -> tuple[str, list[int]]:
+def served_form(job: WeightsJob, part: Part, name: str, tensor: Any) -> tuple[str, list[int]]:
     """Type and shape of a tensor as it is served: the tower in the model's type, vocabulary rows added."""
     dtype = job.dtype if part.is_tower else str(tensor.dtype).removeprefix("torch.")
     if dtype not in _DTYPES:
-        raise Refused("wrong_dtype", f"{part.names[name]}: {dtype}")
+        raise RefusedWeights("wrong_dtype", f"{part.names[name]}: {dtype}")
     shape = list(tensor.shape)
     if name in (EMBEDDING, HEAD):
         if shape[0] != job.rows:
-            raise Refused("wrong_rows", f"{part.names[name]}: {shape[0]}, not {job.rows}")
+            raise RefusedWeights("wrong_rows", f"{part.names[name]}: {shape[0]}, not {job.rows}")
         shape[0] = job.grown_rows
     return dtype, shape
 
@@ -230,7 +230,7 @@ def raw_bytes(tensor: Any) -> memoryview:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorRecord:
     """One tensor of a file that was written."""
 
     dtype: str
@@ -238,7 +238,7 @@ class Entry:
     sha256: str
 
 
-class Progress:
+class ByteReport:
     """Says how far a file is, at its start, every so many bytes and at its end."""
 
     def __init__(self, stage: str, file: str, total_bytes: int) -> None:
@@ -262,20 +262,20 @@ def say(fields: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def write_part(job: Job, part: Part, path: Path, *, shown: str) -> dict[str, Entry]:
+def write_part(job: WeightsJob, part: Part, path: Path, *, shown: str) -> dict[str, TensorRecord]:
     """Write one file; the checksums are of what was meant to be written.
 
     Tensors whose form does not change stay in the mapped source until they are written.
     """
     safetensors = importlib.import_module("safetensors")
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorRecord] = {}
     with opened(part.source) as (_, get):
         forms = {name: served_form(job, part, name, get(part.names[name])) for name in sorted(part.names)}
         tensors = {name: served_tensor(get(part.names[name]), *form) for name, form in forms.items()}
-        progress = Progress("converting", shown, sum(each.nbytes for each in tensors.values()))
+        progress = ByteReport("converting", shown, sum(each.nbytes for each in tensors.values()))
         for name, (dtype, shape) in forms.items():
             raw = raw_bytes(tensors[name])
-            entries[name] = Entry(dtype, tuple(shape), hashlib.sha256(raw).hexdigest())
+            entries[name] = TensorRecord(dtype, tuple(shape), hashlib.sha256(raw).hexdigest())
             progress.add(len(raw))
         try:
             importlib.import_module("safetensors.torch").save_file(tensors, path, metadata={"format": "pt"})
@@ -287,7 +287,7 @@ def write_part(job: Job, part: Part, path: Path, *, shown: str) -> dict[str, Ent
     return entries
 
 
-def is_whole(path: Path, entries: Mapping[str, Entry], *, shown: str) -> bool:
+def is_whole(path: Path, entries: Mapping[str, TensorRecord], *, shown: str) -> bool:
     """Whether a file, read back, holds exactly these tensors bit for bit."""
     try:
         with opened(str(path)) as (names, get):
@@ -295,13 +295,13 @@ def is_whole(path: Path, entries: Mapping[str, Entry], *, shown: str) -> bool:
                 return False
             torch = importlib.import_module("torch")
             sizes = (math.prod(each.shape) * getattr(torch, each.dtype).itemsize for each in entries.values())
-            progress = Progress("verifying", shown, sum(sizes))
+            progress = ByteReport("verifying", shown, sum(sizes))
             for name in sorted(names):
                 raw = raw_bytes(get(name))
                 if hashlib.sha256(raw).hexdigest() != entries[name].sha256:
                     return False
                 progress.add(len(raw))
-    except (OSError, Refused, KeyError):
+    except (OSError, RefusedWeights, KeyError):
         return False
     return True
 
@@ -315,18 +315,18 @@ def kept(target: Path, part: Part) -> bool:
     """Whether an earlier run finished this file and it is still whole."""
     try:
         record = json.loads(record_path(target).read_text("utf-8"))
-        entries = {name: Entry(**fields) for name, fields in record.items()}
+        entries = {name: TensorRecord(**fields) for name, fields in record.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return False
     return set(entries) == set(part.names) and is_whole(target, entries, shown=target.name)
 
 
-def finish(target: Path, job: Job, part: Part) -> None:
+def finish(target: Path, job: WeightsJob, part: Part) -> None:
     """Write one file and its record; neither has its name before the file was read back."""
     unfinished = target.with_name(target.stem + ".unfinished.safetensors")
     entries = write_part(job, part, unfinished, shown=target.name)
     if not is_whole(unfinished, entries, shown=target.name):
-        raise Refused("damaged_on_disk", target.name)
+        raise RefusedWeights("damaged_on_disk", target.name)
     record = record_path(target)
     record.unlink(missing_ok=True)
     unfinished.replace(target)
@@ -338,7 +338,7 @@ def finish(target: Path, job: Job, part: Part) -> None:
     written.replace(record)
 
 
-def convert(job: Job) -> list[str]:
+def convert(job: WeightsJob) -> list[str]:
     """Write every file of the served checkpoint; returns their names in order."""
 
     def names_in(path: str) -> Sequence[str]:
@@ -359,8 +359,8 @@ def convert(job: Job) -> list[str]:
 def main() -> int:
     """Read the job, do it, say how it ended."""
     try:
-        files = convert(Job.parse(json.loads(sys.stdin.read())))
-    except Refused as refused:
+        files = convert(WeightsJob.parse(json.loads(sys.stdin.read())))
+    except RefusedWeights as refused:
         say({"error": refused.code, "subject": refused.subject})
         return 1
     except BrokenPipeError:
