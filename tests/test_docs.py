@@ -425,7 +425,8 @@ def stored_records() -> dict[str, dict[str, Any]]:
         "responses.jsonl": codec.to_json(response),
         "verdicts/<judge>.jsonl": codec.to_json(make_verdict(response)),
         "failures.jsonl": codec.encode_failure(make_failure()) | {"judge": "gpt-4o.jsonl"},
-        "events.jsonl": dict.fromkeys(Event.__slots__),
+        # Who an event is about is stored as `lane`.
+        "events.jsonl": dict.fromkeys(("lane", *set(Event.__slots__) - {"stage"})),
     }
 
 
