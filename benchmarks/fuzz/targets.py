@@ -19,7 +19,7 @@ import httpx
 import mutations
 
 from vlsb import strict_json
-from vlsb.data.archive import folded, name_problem, scan
+from vlsb.data.archive import case_key, name_problem, scan
 from vlsb.data.rows import load_rows
 from vlsb.endpoints.completions import Answer, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
@@ -221,11 +221,11 @@ def check_archive(data: bytes, folder: Path) -> None:
     except DatasetError as error:
         _require_one_line(error)
         return
-    assert len({folded(name) for name in archive.members}) == len(archive.members), "names that are the same"
+    assert len({case_key(name) for name in archive.members}) == len(archive.members), "names that are the same"
     for name, member in archive.members.items():
         assert name_problem(name) is None, "a name that leads elsewhere"
         assert 0 <= member.size_bytes <= len(data) - member.offset, "beyond the end"
-        with archive.opened(name) as picture:
+        with archive.open_picture(name) as picture:
             assert picture.stream.read() == data[member.offset : member.offset + member.size_bytes]
 
 

@@ -7,6 +7,7 @@ and the hub's library are imported only where they are used.
 
 from vlsb.data.check import (
     BadPicture,
+    DatasetCounts,
     DatasetReport,
     MisnamedPicture,
     NameCount,
@@ -25,6 +26,7 @@ __all__ = [
     "BadPicture",
     "DataFiles",
     "Dataset",
+    "DatasetCounts",
     "DatasetReport",
     "Fetched",
     "MisnamedPicture",

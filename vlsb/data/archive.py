@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
-from vlsb.data.pictures import CHUNK_BYTES, EXTENSIONS, OpenedPicture, Stamp, path_problem
+from vlsb.data.pictures import CHUNK_BYTES, EXTENSIONS, FileStamp, OpenedPicture, path_problem
 from vlsb.data.rows import unreadable
 from vlsb.errors import DatasetError, ImageError
 from vlsb.records import Untrusted
@@ -70,18 +70,18 @@ class Archive:
     """
 
     path: Path
-    stamp: Stamp
+    stamp: FileStamp
     members: Mapping[str, Member]
     broken_links: Mapping[str, str]
     later: list[Archive] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def opened(self, image_path: str) -> Iterator[OpenedPicture]:
+    def open_picture(self, image_path: str) -> Iterator[OpenedPicture]:
         """One picture of the archive, through a descriptor of its own: any number of threads may read."""
         name = str(PurePosixPath(image_path))
         with _descriptor(self.path) as descriptor:
-            archive = self._as_now(descriptor)
+            archive = self._current(descriptor)
             if problem := archive.broken_links.get(name):
                 raise ImageError(f"image is a hard link {problem}; pack the archive again")
             member = archive.members.get(name)
@@ -92,14 +92,15 @@ class Archive:
             # The cast is to what every reader of bytes needs, and `BufferedReader` has it.
             with io.BufferedReader(_Slice(descriptor, member)) as stream:
                 yield OpenedPicture(
-                    cast("BinaryIO", stream), lambda: Stamp(member.size_bytes, _stamp(descriptor).mtime_ns)
+                    cast("BinaryIO", stream),
+                    lambda: FileStamp(member.size_bytes, FileStamp.of(descriptor).mtime_ns),
                 )
 
-    def _as_now(self, descriptor: int) -> Archive:
-        if _stamp(descriptor) == self.stamp:
+    def _current(self, descriptor: int) -> Archive:
+        if FileStamp.of(descriptor) == self.stamp:
             return self
         with self.lock:
-            if not self.later or self.later[0].stamp != _stamp(descriptor):
+            if not self.later or self.later[0].stamp != FileStamp.of(descriptor):
                 try:
                     self.later[:] = [scan(self.path)]
                 except DatasetError as error:
@@ -139,14 +140,20 @@ def scan(path: Path) -> Archive:
     resolved = path.resolve()
     try:
         with _descriptor(resolved) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as stream:
-            _check_uncompressed(path, stream.read(8))
+            head = stream.read(8)
+            for magic, command in _COMPRESSIONS.items():
+                if head.startswith(magic):
+                    raise DatasetError(
+                        f"{path} is compressed, so nothing can be read in place. Decompress it to "
+                        f"{ARCHIVE_FILE}: {command}"
+                    )
             stream.seek(0)
-            return Archive(resolved, _stamp(descriptor), *_members(path, stream))
+            return Archive(resolved, FileStamp.of(descriptor), *_members(path, stream))
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def folded(name: str) -> str:
+def case_key(name: str) -> str:
     """What two names share that some file systems do not tell apart."""
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -176,25 +183,29 @@ def _members(path: Path, stream: BinaryIO) -> tuple[dict[str, Member], dict[str,
     seen: set[str] = set()
     for count, member in enumerate(_headers(path, stream), start=1):
         name = member.name.removeprefix("./")
-        _check_limits(path, count, member.offset_data + member.size)
+        if count > MAX_MEMBERS or member.offset_data + member.size > MAX_TOTAL_BYTES:
+            limit = f"{MAX_MEMBERS:,} images or {MAX_TOTAL_BYTES // 1024**3} GiB"
+            raise DatasetError(
+                f"{path} holds more than {limit}, far more than VLSBench. Is it the right file?"
+            )
         if is_of_macos(name) or (member.isdir() and name in ("", ".", "imgs")):
             continue
         if problem := _problem(member, name):
             raise DatasetError(f"{path}: a member {problem}. Pack it again", detail=Untrusted(member.name))
-        if folded(name) in seen:
+        if case_key(name) in seen:
             raise DatasetError(
                 f"{path}: a member occurs twice, or twice but for its case. Pack it again",
                 detail=Untrusted(name),
             )
-        seen.add(folded(name))
+        seen.add(case_key(name))
         if member.islnk():
             links[name] = member.linkname.removeprefix("./")
         else:
             found[name] = Member(member.offset_data, member.size)
-    return found, _follow(links, found)
+    return found, _resolve_links(links, found)
 
 
-def _follow(links: Mapping[str, str], found: dict[str, Member]) -> dict[str, str]:
+def _resolve_links(links: Mapping[str, str], found: dict[str, Member]) -> dict[str, str]:
     """Put the links into `found`, each with the bytes it leads to; returns why the others lead nowhere.
 
     A link may stand before its target, and may point to another link.
@@ -211,13 +222,13 @@ def _follow(links: Mapping[str, str], found: dict[str, Member]) -> dict[str, str
                 found[each] = found[name]
             elif name in passed:
                 broken[each] = "in a circle"
+            elif name in broken:
+                broken[each] = broken[name]
             else:
-                broken[each] = broken.get(name) or _no_target(name)
+                broken[each] = (
+                    "out of the archive" if path_problem(name) else "to a member that the archive lacks"
+                )
     return broken
-
-
-def _no_target(name: str) -> str:
-    return "out of the archive" if path_problem(name) else "to a member that the archive lacks"
 
 
 def _problem(member: tarfile.TarInfo, name: str) -> str | None:
@@ -229,12 +240,6 @@ def _problem(member: tarfile.TarInfo, name: str) -> str | None:
     if member.size < 0:
         return "declares a size below 0"
     return name_problem(name)
-
-
-def _check_limits(path: Path, count: int, end: int) -> None:
-    if count > MAX_MEMBERS or end > MAX_TOTAL_BYTES:
-        limit = f"{MAX_MEMBERS:,} images or {MAX_TOTAL_BYTES // 1024**3} GiB"
-        raise DatasetError(f"{path} holds more than {limit}, far more than VLSBench. Is it the right file?")
 
 
 def _headers(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -251,12 +256,12 @@ def _headers(path: Path, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
                     raise tarfile.ReadError("too many attributes for every member")
             end = archive.offset
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        raise _damaged(path, last) from error
+        raise _damage_error(path, last) from error
     if not _is_end(stream, end):
-        raise _damaged(path, last)
+        raise _damage_error(path, last)
 
 
-def _damaged(path: Path, last: str | None) -> DatasetError:
+def _damage_error(path: Path, last: str | None) -> DatasetError:
     place = "from its start" if last is None else "at or after a member"
     detail = None if last is None else Untrusted(last)
     return DatasetError(
@@ -292,15 +297,6 @@ class _HeaderReader:
         return header
 
 
-def _check_uncompressed(path: Path, head: bytes) -> None:
-    for magic, command in _COMPRESSIONS.items():
-        if head.startswith(magic):
-            raise DatasetError(
-                f"{path} is compressed, so nothing can be read in place. Decompress it to "
-                f"{ARCHIVE_FILE}: {command}"
-            )
-
-
 @contextmanager
 def _descriptor(path: Path) -> Iterator[int]:
     # Opening a FIFO must not hang. Whoever placed the archive may have placed a link, as the hub does.
@@ -311,8 +307,3 @@ def _descriptor(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _stamp(descriptor: int) -> Stamp:
-    facts = os.fstat(descriptor)
-    return Stamp(facts.st_size, facts.st_mtime_ns)

@@ -7,7 +7,7 @@ It reports instead of raising: all problems of the pictures are in one `DatasetR
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +28,6 @@ from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, data_digest
 
 # Pillow decodes outside the interpreter lock; each thread holds one decoded picture (200 MB at worst).
 DECODE_THREADS = 4
-
-Found = Mapping[Untrusted, Picture | ImageError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +76,16 @@ class SourceCount:
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetReport:
-    """What `vlsb data check` shows. Tables are sorted: largest first, then by name.
+class DatasetCounts:
+    """What two copies of one data set share, whatever ails their pictures.
 
-    `renamed_count` counts samples whose id is not their picture's file name. `picture_uses` maps a
-    number of samples to the pictures that so many samples share. `digest` is `data_digest` over all
-    samples. `is_full` says that all this equals what is known of the published VLSBench.
+    Tables are sorted: largest first, then by name. `renamed_count` counts samples whose id is not their
+    picture's file name. `picture_uses` maps a number of samples to the pictures that so many samples share.
     """
 
-    root: Path
     row_count: int
     picture_count: int
     instruction_count: int
-    bad_pictures: tuple[BadPicture, ...]
-    misnamed_pictures: tuple[MisnamedPicture, ...]
-    media_types: tuple[tuple[str, int], ...]
     categories: tuple[NameCount, ...]
     pairs: tuple[PairCount, ...]
     sources: tuple[SourceCount, ...]
@@ -100,65 +93,60 @@ class DatasetReport:
     duplicate_ids: tuple[tuple[int, ...], ...]
     renamed_count: int
     picture_uses: tuple[tuple[int, int], ...]
-    digest: str
-    is_full: bool
-
-    @property
-    def missing_pictures(self) -> tuple[BadPicture, ...]:
-        """The pictures that are not there."""
-        return tuple(picture for picture in self.bad_pictures if picture.is_missing)
-
-    @property
-    def broken_pictures(self) -> tuple[BadPicture, ...]:
-        """The pictures that are there and cannot be used."""
-        return tuple(picture for picture in self.bad_pictures if not picture.is_missing)
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
-    """What two copies of one data set share, whatever ails their pictures."""
+class DatasetReport:
+    """What `vlsb data check` shows. `digest` is `data_digest` over all samples.
 
-    row_count: int
-    picture_count: int
-    instruction_count: int
-    categories: tuple[NameCount, ...]
-    pairs: tuple[PairCount, ...]
-    sources: tuple[SourceCount, ...]
-    empty_instruction_ids: tuple[int, ...]
-    duplicate_ids: tuple[tuple[int, ...], ...]
-    renamed_count: int
-    picture_uses: tuple[tuple[int, int], ...]
+    `is_full` says that all this equals what is known of the published VLSBench.
+    """
+
+    root: Path
+    counts: DatasetCounts
+    bad_pictures: tuple[BadPicture, ...]
+    misnamed_pictures: tuple[MisnamedPicture, ...]
+    media_types: tuple[tuple[str, int], ...]
+    digest: str
+    is_full: bool
 
 
 def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> DatasetReport:
     """Look at every row and decode every picture, in any layout. Blocking, for minutes at full size."""
     dataset = load_dataset(root, cache=cache)
     samples = dataset.samples
-    paths = (sample.image_path for sample in samples)
-    found = inspect_pictures(dataset.open_picture, paths, known={}, hashed=True)
-    decoded = _decoded(dataset.open_picture, found)
-    users = _users(samples)
-    facts = _facts(samples, users)
-    bad = _bad_pictures(decoded, users)
-    kinds = {path: picture.media_type for path, picture in decoded.items() if isinstance(picture, Picture)}
+    ids: dict[Untrusted, tuple[int, ...]] = {}
+    for sample in samples:
+        ids[sample.image_path] = (*ids.get(sample.image_path, ()), sample.id)
+    found = inspect_pictures(dataset.open_picture, ids, known={}, hashed=True)
+    with quiet_decoder(), ThreadPoolExecutor(DECODE_THREADS, "vlsb-decode") as pool:
+        problems = dict(
+            zip(found, pool.map(partial(_problem, dataset.open_picture), found.items()), strict=True)
+        )
+    bad = {path: problem for path, problem in problems.items() if problem is not None}
+    types = {
+        path: picture.media_type
+        for path, picture in found.items()
+        if isinstance(picture, Picture) and path not in bad
+    }
+    counts = _counts(samples, ids)
     return DatasetReport(
         root=dataset.root,
-        row_count=facts.row_count,
-        picture_count=facts.picture_count,
-        instruction_count=facts.instruction_count,
-        bad_pictures=bad,
-        misnamed_pictures=_misnamed_pictures(kinds, users),
-        media_types=tuple(sorted(Counter(kinds.values()).items())),
-        categories=facts.categories,
-        pairs=facts.pairs,
-        sources=facts.sources,
-        empty_instruction_ids=facts.empty_instruction_ids,
-        duplicate_ids=facts.duplicate_ids,
-        renamed_count=facts.renamed_count,
-        picture_uses=facts.picture_uses,
+        counts=counts,
+        bad_pictures=tuple(
+            BadPicture(path, ids[path], problem.message, is_missing(problem)) for path, problem in bad.items()
+        ),
+        misnamed_pictures=tuple(
+            MisnamedPicture(path, ids[path], kind)
+            for path, kind in types.items()
+            if not has_fitting_extension(path, kind)
+        ),
+        media_types=tuple(sorted(Counter(types.values()).items())),
         # Over what a run can see: a picture that only a full decode refuses still has its hash.
         digest=data_digest((s.id, s.digest(), _sha256(found[s.image_path])) for s in samples),
-        is_full=not bad and _is_published(samples, facts),
+        is_full=not bad
+        and counts == _published_counts()
+        and {sample.id for sample in samples} == set(PUBLISHED_IDS),
     )
 
 
@@ -166,15 +154,11 @@ def _sha256(picture: Picture | ImageError) -> str | None:
     return picture.sha256 if isinstance(picture, Picture) else None
 
 
-def _decoded(open_picture: OpenPicture, found: Found) -> Found:
-    decode = partial(_decode_outcome, open_picture)
-    with quiet_decoder(), ThreadPoolExecutor(DECODE_THREADS, "vlsb-decode") as pool:
-        return dict(zip(found, pool.map(decode, found, found.values()), strict=True))
-
-
-def _decode_outcome(
-    open_picture: OpenPicture, image_path: Untrusted, picture: Picture | ImageError
-) -> Picture | ImageError:
+def _problem(
+    open_picture: OpenPicture, inspected: tuple[Untrusted, Picture | ImageError]
+) -> ImageError | None:
+    """Why a picture cannot be used: what its header said, or else what a full decode says."""
+    image_path, picture = inspected
     if isinstance(picture, ImageError):
         return picture
     try:
@@ -182,87 +166,42 @@ def _decode_outcome(
     except ImageError as error:
         # A kept traceback would keep the frames, and with them the decoded picture.
         return error.with_traceback(None)
-    return picture
+    return None
 
 
-def _users(samples: Iterable[Sample]) -> dict[Untrusted, tuple[int, ...]]:
-    users: dict[Untrusted, tuple[int, ...]] = {}
-    for sample in samples:
-        users[sample.image_path] = (*users.get(sample.image_path, ()), sample.id)
-    return users
-
-
-def _bad_pictures(decoded: Found, users: Mapping[Untrusted, tuple[int, ...]]) -> tuple[BadPicture, ...]:
-    return tuple(
-        BadPicture(path, users[path], outcome.message, is_missing(outcome))
-        for path, outcome in decoded.items()
-        if isinstance(outcome, ImageError)
-    )
-
-
-def _misnamed_pictures(
-    kinds: Mapping[Untrusted, str], users: Mapping[Untrusted, tuple[int, ...]]
-) -> tuple[MisnamedPicture, ...]:
-    return tuple(
-        MisnamedPicture(path, users[path], kind)
-        for path, kind in kinds.items()
-        if not has_fitting_extension(path, kind)
-    )
-
-
-def _facts(samples: Sequence[Sample], users: Mapping[Untrusted, tuple[int, ...]]) -> _Facts:
-    return _Facts(
-        row_count=len(samples),
-        picture_count=len(users),
-        instruction_count=len({sample.instruction for sample in samples}),
-        categories=_categories(samples),
-        pairs=_pairs(samples),
-        sources=_sources(samples),
-        empty_instruction_ids=tuple(sample.id for sample in samples if not len(sample.instruction)),
-        duplicate_ids=_duplicates(samples),
-        renamed_count=sum(not is_named_after(sample.image_path, sample.id) for sample in samples),
-        picture_uses=tuple(sorted(Counter(map(len, users.values())).items())),
-    )
-
-
-def _categories(samples: Iterable[Sample]) -> tuple[NameCount, ...]:
-    counts = Counter(sample.category for sample in samples)
-    rows = (NameCount(name, count) for name, count in counts.items())
-    return tuple(sorted(rows, key=lambda row: (-row.rows, row.name)))
-
-
-def _pairs(samples: Sequence[Sample]) -> tuple[PairCount, ...]:
+def _counts(samples: Sequence[Sample], ids: Mapping[Untrusted, tuple[int, ...]]) -> DatasetCounts:
     of_category = Counter(sample.category for sample in samples)
-    counts = Counter((sample.category, sample.sub_category) for sample in samples)
-    rows = (PairCount(category, sub_category, count) for (category, sub_category), count in counts.items())
-    # In the order of the category table, so that the two read as one.
-    return tuple(
-        sorted(rows, key=lambda row: (-of_category[row.category], row.category, -row.rows, row.sub_category))
-    )
-
-
-def _sources(samples: Iterable[Sample]) -> tuple[SourceCount, ...]:
+    categories = (NameCount(name, rows) for name, rows in of_category.items())
+    of_pair = Counter((sample.category, sample.sub_category) for sample in samples)
+    pairs = (PairCount(category, sub_category, rows) for (category, sub_category), rows in of_pair.items())
     paths: dict[Untrusted, list[Untrusted]] = defaultdict(list)
+    same: dict[tuple[Untrusted, Untrusted], list[int]] = defaultdict(list)
     for sample in samples:
         paths[sample.source].append(sample.image_path)
-    rows = (SourceCount(source, len(used), len(set(used))) for source, used in paths.items())
-    return tuple(sorted(rows, key=lambda row: (-row.rows, row.source)))
+        same[sample.image_path, sample.instruction].append(sample.id)
+    sources = (SourceCount(source, len(used), len(set(used))) for source, used in paths.items())
+    return DatasetCounts(
+        row_count=len(samples),
+        picture_count=len(ids),
+        instruction_count=len({sample.instruction for sample in samples}),
+        categories=tuple(sorted(categories, key=lambda row: (-row.rows, row.name))),
+        # In the order of the category table, so that the two read as one.
+        pairs=tuple(
+            sorted(
+                pairs, key=lambda row: (-of_category[row.category], row.category, -row.rows, row.sub_category)
+            )
+        ),
+        sources=tuple(sorted(sources, key=lambda row: (-row.rows, row.source))),
+        empty_instruction_ids=tuple(sample.id for sample in samples if not len(sample.instruction)),
+        duplicate_ids=tuple(tuple(group) for group in same.values() if len(group) > 1),
+        renamed_count=sum(not is_named_after(sample.image_path, sample.id) for sample in samples),
+        picture_uses=tuple(sorted(Counter(map(len, ids.values())).items())),
+    )
 
 
-def _duplicates(samples: Iterable[Sample]) -> tuple[tuple[int, ...], ...]:
-    ids: dict[tuple[Untrusted, Untrusted], list[int]] = defaultdict(list)
-    for sample in samples:
-        ids[sample.image_path, sample.instruction].append(sample.id)
-    return tuple(tuple(same) for same in ids.values() if len(same) > 1)
-
-
-def _is_published(samples: Sequence[Sample], facts: _Facts) -> bool:
-    return facts == _published_facts() and {sample.id for sample in samples} == set(PUBLISHED_IDS)
-
-
-def _published_facts() -> _Facts:
+def _published_counts() -> DatasetCounts:
     """The counts of the published data.json of May 2025; hashes of the pictures were never published."""
-    return _Facts(
+    return DatasetCounts(
         row_count=len(PUBLISHED_IDS),
         picture_count=1957,
         instruction_count=2226,

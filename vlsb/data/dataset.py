@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vlsb.data.archive import ARCHIVE_FILE, scan
-from vlsb.data.folder import opened_in_folder
+from vlsb.data.folder import open_in_folder
 from vlsb.data.pictures import OpenPicture, inspect_pictures, read_picture
 from vlsb.data.rows import ROWS_FILE, load_rows, unreadable
 from vlsb.data.shards import shard_paths, unpack
@@ -74,15 +74,22 @@ def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datase
     """
     if isinstance(root, DataFiles):
         return load_dataset_files(rows=root.rows, archive=root.archive)
+    require_dataset(root)
+    rows, archive, folder = root / ROWS_FILE, root / ARCHIVE_FILE, root / PICTURES_FOLDER
     try:
-        return _loaded(root, cache)
+        if rows.exists() and archive.exists() and not folder.exists():
+            return load_dataset_files(rows=rows, archive=archive)
+        if not (rows.exists() and folder.exists()) and (shards := shard_paths(root)):
+            found = load_dataset_files(**unpack(shards, cache or user_cache())._asdict())
+            return replace(found, root=root.resolve())
+        return Dataset(root.resolve(), load_rows(rows), partial(open_in_folder, root.resolve()))
     except OSError as error:
         raise unreadable(root, error) from error
 
 
 def load_dataset_files(*, rows: Path, archive: Path) -> Dataset:
     """The samples of a `data.json` and an archive, wherever the two lie; either may be a link."""
-    return Dataset(archive.resolve().parent, load_rows(rows), scan(archive).opened, archive.absolute())
+    return Dataset(archive.resolve().parent, load_rows(rows), scan(archive).open_picture, archive.absolute())
 
 
 def user_cache() -> Path:
@@ -103,18 +110,6 @@ def require_dataset(root: Path) -> None:
             raise DatasetError(f"{root} has no {ROWS_FILE}{only}. Pass {LAYOUTS}.")
     except OSError as error:
         raise unreadable(root, error) from error
-
-
-def _loaded(root: Path, cache: Path | None) -> Dataset:
-    require_dataset(root)
-    rows, has_rows = root / ROWS_FILE, (root / ROWS_FILE).exists()
-    has_archive = (root / ARCHIVE_FILE).exists()
-    if has_rows and has_archive and not (root / PICTURES_FOLDER).exists():
-        return load_dataset_files(rows=rows, archive=root / ARCHIVE_FILE)
-    if not (has_rows and (root / PICTURES_FOLDER).exists()) and (shards := shard_paths(root)):
-        found = load_dataset_files(**unpack(shards, cache or user_cache())._asdict())
-        return replace(found, root=root.resolve())
-    return Dataset(root.resolve(), load_rows(rows), partial(opened_in_folder, root.resolve()))
 
 
 def _refuse_bad(pictures: Mapping[int, Picture | ImageError]) -> None:

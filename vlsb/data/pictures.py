@@ -46,18 +46,24 @@ EXTENSIONS = {
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """What tells a picture that changed: its size, and the time of the file it is in."""
 
     size_bytes: int
     mtime_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> FileStamp:
+        """Of an open file as it is now."""
+        facts = os.fstat(descriptor)
+        return cls(facts.st_size, facts.st_mtime_ns)
 
 
 class OpenedPicture(NamedTuple):
     """A stream over exactly one picture's bytes; `stamp` looks at the open file anew."""
 
     stream: BinaryIO
-    stamp: Callable[[], Stamp]
+    stamp: Callable[[], FileStamp]
 
 
 OpenPicture = Callable[[str], AbstractContextManager[OpenedPicture]]
@@ -77,7 +83,7 @@ def media_type(first_bytes: bytes) -> str:
         return "image/gif"
     if first_bytes[:4] == b"RIFF" and first_bytes[8:12] == b"WEBP":
         return "image/webp"
-    raise ImageError(f"image {_impostor(first_bytes)}")
+    raise ImageError(f"image {_foreign_content(first_bytes)}")
 
 
 def inspect_picture(
@@ -88,11 +94,11 @@ def inspect_picture(
     `known` is what an earlier run found; while size and modification time are equal it is returned
     and the bytes are not read again.
     """
-    with _named(image_path), _opened(open_picture, image_path) as (stream, stamp):
+    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, stamp):
         seen = stamp()
         if known and (known.size_bytes, known.mtime_ns) == seen:
             return known
-        kind = _checked_kind(stream)
+        kind = _header_type(stream)
         stream.seek(0)
         picture = Picture(_sha256(stream) if hashed else None, kind, *seen)
         if stamp() != seen:
@@ -109,14 +115,14 @@ def inspect_pictures(
 ) -> dict[Untrusted, Picture | ImageError]:
     """What each distinct image is, or why it cannot be used; memory does not grow with the bytes."""
     distinct = list(dict.fromkeys(image_paths))
-    inspect = partial(_inspected, open_picture, known, hashed)
+    inspect = partial(_inspect_or_error, open_picture, known, hashed)
     with quiet_decoder(), ThreadPoolExecutor(THREADS, "vlsb-picture") as pool:
         return dict(zip(distinct, pool.map(inspect, distinct), strict=True))
 
 
 def read_picture(open_picture: OpenPicture, image_path: Untrusted) -> bytes:
     """The bytes of a picture as they are now, all of one moment."""
-    with _named(image_path), _opened(open_picture, image_path) as (stream, stamp):
+    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, stamp):
         before = stamp()
         content = stream.read(before.size_bytes + 1)
         if len(content) != before.size_bytes or stamp() != before:
@@ -130,8 +136,8 @@ def full_decode(open_picture: OpenPicture, image_path: Untrusted) -> None:
     Only the first frame of an animation is decoded: it is the one that models see. The caller holds
     `quiet_decoder`.
     """
-    with _named(image_path), _opened(open_picture, image_path) as (stream, _):
-        kind = _checked_kind(stream)
+    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, _):
+        kind = _header_type(stream)
         # `verify` finds a lost last chunk that `load` forgives; it spoils the image object.
         with _decoder_faults(), _image(stream, kind) as image:
             image.verify()
@@ -168,7 +174,7 @@ def is_named_after(image_path: Untrusted, sample_id: int) -> bool:
     return PurePosixPath(image_path.expose()).stem == str(sample_id)
 
 
-def _inspected(
+def _inspect_or_error(
     open_picture: OpenPicture, known: Mapping[str, Picture], hashed: bool, image_path: Untrusted
 ) -> Picture | ImageError:
     try:
@@ -179,7 +185,7 @@ def _inspected(
 
 
 @contextmanager
-def _named(image_path: Untrusted) -> Iterator[None]:
+def _attach_path(image_path: Untrusted) -> Iterator[None]:
     """Attach the path as the detail of whatever is wrong with the picture."""
     try:
         yield
@@ -191,12 +197,16 @@ def _named(image_path: Untrusted) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
+def _open_checked(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
     text = image_path.expose()
     if problem := path_problem(text):
         raise ImageError(f"image {problem}")
     with open_picture(text) as opened:
-        _check_size(opened.stamp().size_bytes)
+        size_bytes = opened.stamp().size_bytes
+        if size_bytes == 0:
+            raise ImageError("image is an empty file; copy it again")
+        if size_bytes > MAX_PICTURE_BYTES:
+            raise ImageError(f"image is larger than {MAX_PICTURE_BYTES // 1024**2} MiB")
         yield opened
 
 
@@ -213,14 +223,7 @@ def path_problem(text: str) -> str | None:
     return None
 
 
-def _check_size(size_bytes: int) -> None:
-    if size_bytes == 0:
-        raise ImageError("image is an empty file; copy it again")
-    if size_bytes > MAX_PICTURE_BYTES:
-        raise ImageError(f"image is larger than {MAX_PICTURE_BYTES // 1024**2} MiB")
-
-
-def _checked_kind(stream: BinaryIO) -> str:
+def _header_type(stream: BinaryIO) -> str:
     """The picture's MIME type, once its header declares a size within the limits."""
     kind = media_type(stream.read(HEAD_BYTES))
     with _decoder_faults(), _image(stream, kind) as image:
@@ -247,9 +250,17 @@ def _decoder_faults() -> Iterator[None]:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"image declares far more than {MAX_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError) as error:
-        raise ImageError("image is cut or damaged; copy it again") from error
-    except (struct.error, zlib.error) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        EOFError,
+        struct.error,
+        zlib.error,
+    ) as error:
         raise ImageError("image is cut or damaged; copy it again") from error
 
 
@@ -270,7 +281,7 @@ def _os_reason(error: OSError) -> str:
     return f"cannot be read ({os.strerror(error.errno) if error.errno else 'no reason given'})"
 
 
-def _impostor(first_bytes: bytes) -> str:
+def _foreign_content(first_bytes: bytes) -> str:
     """What a file that is no picture seems to be, with what to do about it."""
     text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"version https://git-lfs"):

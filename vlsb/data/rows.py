@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from vlsb import strict_json
@@ -23,7 +23,13 @@ MAX_ID = 2**63 - 1
 
 def load_rows(path: Path) -> tuple[Sample, ...]:
     """The samples of a `data.json`; raises `DatasetError` with one line that names file and row."""
-    return parse_rows(_parsed(_rows_bytes(path)), named=ROWS_FILE)
+    try:
+        rows = strict_json.loads(_rows_bytes(path))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise DatasetError(f"{ROWS_FILE} is not JSON ({error}). Download it again.") from error
+    return parse_rows(rows, named=ROWS_FILE)
 
 
 def parse_rows(rows: object, *, named: str) -> tuple[Sample, ...]:
@@ -33,7 +39,14 @@ def parse_rows(rows: object, *, named: str) -> tuple[Sample, ...]:
     if not rows:
         raise DatasetError(f"{named} holds no rows. Download it again.")
     samples = tuple(_sample(row, f"{named} row {position}") for position, row in enumerate(rows, start=1))
-    _check_ids(samples, named)
+    first_row: dict[int, int] = {}
+    for position, sample in enumerate(samples, start=1):
+        earlier = first_row.setdefault(sample.id, position)
+        if earlier != position:
+            raise DatasetError(
+                f"{named} row {position} (instruction_id {sample.id}): row {earlier} has the same id. "
+                "Keep one of the two."
+            )
     return samples
 
 
@@ -44,37 +57,22 @@ def unreadable(path: Path, error: OSError) -> DatasetError:
 
 
 def _rows_bytes(path: Path) -> bytes:
+    # Opening a FIFO must not hang. A link is the user's own way to place this one file.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        # Opening a FIFO must not hang. A link is the user's own way to place this one file.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    try:
-        return _checked_bytes(path, descriptor).removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise unreadable(path, error) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DatasetError(f"{path} is not a regular file. Put the real file there.")
+        # The descriptor stays ours: `fdopen` would not close it if it failed.
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(MAX_ROWS_BYTES + 1)
     finally:
         os.close(descriptor)
-
-
-def _checked_bytes(path: Path, descriptor: int) -> bytes:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise DatasetError(f"{path} is not a regular file. Put the real file there.")
-    with os.fdopen(descriptor, "rb", closefd=False) as stream:
-        content = stream.read(MAX_ROWS_BYTES + 1)
     if len(content) > MAX_ROWS_BYTES:
         limit = MAX_ROWS_BYTES // 1024**2
         raise DatasetError(
             f"{path} is larger than {limit} MiB, far more than VLSBench. Is it the right file?"
         )
-    return content
-
-
-def _parsed(content: bytes) -> object:
-    try:
-        return strict_json.loads(content)
-    except ValueError as error:
-        raise DatasetError(f"{ROWS_FILE} is not JSON ({error}). Download it again.") from error
+    return content.removeprefix(b"\xef\xbb\xbf")
 
 
 def _sample(row: object, where: str) -> Sample:
@@ -118,17 +116,6 @@ def _text(row: Mapping[str, object], name: str, where: str) -> Untrusted:
 
 def _optional_text(row: Mapping[str, object], name: str, where: str) -> Untrusted | None:
     return None if row.get(name) is None else _text(row, name, where)
-
-
-def _check_ids(samples: Iterable[Sample], named: str) -> None:
-    first_row: dict[int, int] = {}
-    for position, sample in enumerate(samples, start=1):
-        earlier = first_row.setdefault(sample.id, position)
-        if earlier != position:
-            raise DatasetError(
-                f"{named} row {position} (instruction_id {sample.id}): row {earlier} has the same id. "
-                "Keep one of the two."
-            )
 
 
 def _kind(value: object) -> str:

@@ -78,19 +78,24 @@ def parse_limit(text: str) -> Positions | Share:
 def select(samples: Sequence[Sample], selection: Selection) -> tuple[Sample, ...]:
     """The selected samples: in the data set's order, or shuffled if asked to."""
     limit = parse_limit(selection.limit) if selection.limit is not None else None
-    chosen: Sequence[Sample] = _filtered(samples, selection)
+    chosen: Sequence[Sample] = _matching(samples, selection)
     if selection.shuffle:
-        chosen = _shuffled(chosen, seed=selection.seed)
-    if limit:
-        chosen = _limited(chosen, limit)
+        chosen = _stratified_order(chosen, seed=selection.seed)
+    if isinstance(limit, Positions):
+        chosen = chosen[limit.first - 1 : limit.last]
+    elif isinstance(limit, Share):
+        chosen = chosen[: math.ceil(limit.value * len(chosen))]
     if not chosen:
         raise ConfigError("The selection is empty: no sample passes all filters and the limit. Loosen one.")
     return tuple(chosen)
 
 
-def _filtered(samples: Sequence[Sample], selection: Selection) -> list[Sample]:
-    _check_sample_ids(samples, selection.sample_ids)
+def _matching(samples: Sequence[Sample], selection: Selection) -> list[Sample]:
     wanted_ids = frozenset(selection.sample_ids)
+    if unknown := sorted(wanted_ids - {sample.id for sample in samples}):
+        shown = ", ".join(map(str, unknown[:SHOWN_NAMES]))
+        more = f" and {len(unknown) - SHOWN_NAMES} more" if len(unknown) > SHOWN_NAMES else ""
+        raise ConfigError(f"--sample-id {shown}{more}: no such instruction_id in the data set.")
     chosen = [sample for sample in samples if not wanted_ids or sample.id in wanted_ids]
     filters: list[tuple[str, tuple[str, ...], Callable[[Sample], Untrusted]]] = [
         ("--category", selection.categories, lambda sample: sample.category),
@@ -101,35 +106,27 @@ def _filtered(samples: Sequence[Sample], selection: Selection) -> list[Sample]:
         if wanted:
             # Names are known by the whole data set, not by what other filters left of it.
             _check_names(option, wanted, {field(sample) for sample in samples})
-            keys = {_key(name) for name in wanted}
-            chosen = [sample for sample in chosen if _key(field(sample).expose()) in keys]
+            keys = {_folded_name(name) for name in wanted}
+            chosen = [sample for sample in chosen if _folded_name(field(sample).expose()) in keys]
     return chosen
 
 
-def _check_sample_ids(samples: Iterable[Sample], wanted: Iterable[int]) -> None:
-    unknown = sorted(set(wanted) - {sample.id for sample in samples})
-    if unknown:
-        shown = ", ".join(map(str, unknown[:SHOWN_NAMES]))
-        more = f" and {len(unknown) - SHOWN_NAMES} more" if len(unknown) > SHOWN_NAMES else ""
-        raise ConfigError(f"--sample-id {shown}{more}: no such instruction_id in the data set.")
-
-
 def _check_names(option: str, wanted: Iterable[str], known: Iterable[Untrusted]) -> None:
-    names = {_key(name.expose()): name for name in sorted(known)}
+    names = {_folded_name(name.expose()): name for name in sorted(known)}
     for value in wanted:
-        if _key(value) not in names:
-            near = get_close_matches(_key(value), names, n=3, cutoff=0.5) or list(names)[:SHOWN_NAMES]
+        if _folded_name(value) not in names:
+            near = get_close_matches(_folded_name(value), names, n=3, cutoff=0.5) or list(names)[:SHOWN_NAMES]
             raise ConfigError(
                 f"{option} {value!r} is not in the data set. Nearest names there",
                 detail=Untrusted(", ".join(names[key].expose() for key in near)),
             )
 
 
-def _key(name: str) -> str:
+def _folded_name(name: str) -> str:
     return name.strip().casefold()
 
 
-def _shuffled(samples: Iterable[Sample], *, seed: int) -> list[Sample]:
+def _stratified_order(samples: Iterable[Sample], *, seed: int) -> list[Sample]:
     strata: dict[tuple[Untrusted, Untrusted], list[Sample]] = defaultdict(list)
     for sample in samples:
         strata[sample.category, sample.sub_category].append(sample)
@@ -148,9 +145,3 @@ def _shuffled(samples: Iterable[Sample], *, seed: int) -> list[Sample]:
 def _draw(seed: int, *parts: str) -> int:
     """A number below 2**64 that depends on nothing but its arguments."""
     return int.from_bytes(hashlib.sha256("\x00".join([str(seed), *parts]).encode()).digest()[:8])
-
-
-def _limited(samples: Sequence[Sample], limit: Positions | Share) -> Sequence[Sample]:
-    if isinstance(limit, Positions):
-        return samples[limit.first - 1 : limit.last]
-    return samples[: math.ceil(limit.value * len(samples))]

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from vlsb import strict_json
-from vlsb.data.archive import ARCHIVE_FILE, folded, is_of_macos, name_problem
+from vlsb.data.archive import ARCHIVE_FILE, case_key, is_of_macos, name_problem
 from vlsb.data.pictures import MAX_PICTURE_BYTES
 from vlsb.data.rows import ROWS_FILE, parse_rows
 from vlsb.errors import ConfigError, DatasetError, StoreError
@@ -62,7 +62,7 @@ def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
     They are found again while every shard has the name, size and time that it had. Two processes that
     come at once unpack once; what a killed one left behind goes with the next attempt.
     """
-    place = cache / "parquet" / _key(shards)
+    place = cache / "parquet" / _cache_key(shards)
     found = Unpacked(place / ROWS_FILE, place / ARCHIVE_FILE)
     if place.exists():
         return found
@@ -75,11 +75,11 @@ def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
             if not place.exists():
                 _unpack_into(place, shards)
     except OSError as error:
-        raise _unwritable(cache, error) from error
+        raise _cache_error(cache, error) from error
     return found
 
 
-def _key(shards: Sequence[Path]) -> str:
+def _cache_key(shards: Sequence[Path]) -> str:
     digest = hashlib.sha256(f"{CACHE_FORMAT}".encode())
     for shard in shards:
         facts = shard.stat()
@@ -123,7 +123,7 @@ def _write_pictures(stream: IO[bytes], shards: Sequence[Path]) -> None:
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for where, image_path, content in _pictures(shards):
             picture = image_path, hashlib.sha256(content).digest()
-            earlier = written.setdefault(folded(image_path), picture)
+            earlier = written.setdefault(case_key(image_path), picture)
             if earlier != picture:
                 raise DatasetError(
                     f"{where}: an earlier row has the same image_path, or one that differs by its case only, "
@@ -188,7 +188,7 @@ def _shard(path: Path) -> Iterator[ParquetFile]:
         raise DatasetError(f"{path} cannot be read as parquet. Download it again") from error
 
 
-def _unwritable(cache: Path, error: OSError) -> StoreError:
+def _cache_error(cache: Path, error: OSError) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = "is full; unpacking the parquet shards takes as much room as they do"
     else:

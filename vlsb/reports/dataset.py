@@ -15,7 +15,7 @@ from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 
 if TYPE_CHECKING:
-    from vlsb.data.check import DatasetReport
+    from vlsb.data.check import DatasetCounts, DatasetReport
 
 _SHOWN_PROBLEMS = 20
 _SHOWN_IDS = 8
@@ -27,45 +27,46 @@ def dataset_text(report: DatasetReport, *, width: int, color: bool) -> str:
     console = Console(
         file=out, width=max(width, 80), force_terminal=color, no_color=not color, highlight=False
     )
-    for line in _head(report):
+    counts = report.counts
+    for line in (
+        f"{counts.row_count:,} rows, {counts.picture_count:,} images",
+        f"{counts.instruction_count:,} distinct instructions",
+        "This is VLSBench as published." if report.is_full else "This is not the full published VLSBench.",
+        f"checksum {report.digest}",
+    ):
         console.print(Text(line), soft_wrap=True)
-    console.print(_categories(report))
+    console.print(_categories(counts))
     for line in (*_oddities(report), *_problems(report)):
         console.print(Text(line), soft_wrap=True)
     return out.getvalue()
 
 
-def _head(report: DatasetReport) -> Iterator[str]:
-    yield f"{report.row_count:,} rows, {report.picture_count:,} images"
-    yield f"{report.instruction_count:,} distinct instructions"
-    yield "This is VLSBench as published." if report.is_full else "This is not the full published VLSBench."
-    yield f"checksum {report.digest}"
-
-
-def _categories(report: DatasetReport) -> Table:
+def _categories(counts: DatasetCounts) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("category")
     table.add_column("sub-category")
     table.add_column("rows", justify="right")
-    for category in report.categories:
+    for category in counts.categories:
         table.add_row(_text(category.name, "bold"), Text(""), Text(f"{category.rows:,}", style="bold"))
-        for pair in report.pairs:
+        for pair in counts.pairs:
             if pair.category == category.name:
                 table.add_row(Text(""), _text(pair.sub_category), Text(f"{pair.rows:,}"))
     return table
 
 
 def _oddities(report: DatasetReport) -> Iterator[str]:
-    sources = ", ".join(f"{for_terminal(s.source)} {s.rows:,} ({s.pictures:,})" for s in report.sources)
-    uses = ", ".join(f"{pictures:,} used {_times(times)}" for times, pictures in report.picture_uses)
+    counts = report.counts
+    sources = ", ".join(f"{for_terminal(s.source)} {s.rows:,} ({s.pictures:,})" for s in counts.sources)
+    times = {1: "once", 2: "twice"}
+    uses = (f"{images:,} used {times.get(count, f'{count} times')}" for count, images in counts.picture_uses)
     yield f"sources, rows (images): {sources}"
-    yield f"images: {uses}"
+    yield f"images: {', '.join(uses)}"
     yield f"types: {', '.join(f'{kind} {count:,}' for kind, count in report.media_types)}"
-    yield f"(category, sub-category) pairs: {len(report.pairs)}"
-    yield f"empty instructions: {_ids(report.empty_instruction_ids)}"
-    pairs = "; ".join(_ids(ids) for ids in report.duplicate_ids) or "none"
+    yield f"(category, sub-category) pairs: {len(counts.pairs)}"
+    yield f"empty instructions: {_ids(counts.empty_instruction_ids)}"
+    pairs = "; ".join(_ids(ids) for ids in counts.duplicate_ids) or "none"
     yield f"identical (image, instruction) pairs: {pairs}"
-    yield f"ids that are not their image's file name: {report.renamed_count:,}"
+    yield f"ids that are not their image's file name: {counts.renamed_count:,}"
     if report.misnamed_pictures:
         named = ", ".join(
             f"{for_terminal(p.image_path)} is {p.media_type}" for p in report.misnamed_pictures[:5]
@@ -74,17 +75,14 @@ def _oddities(report: DatasetReport) -> Iterator[str]:
 
 
 def _problems(report: DatasetReport) -> Iterator[str]:
-    missing, broken = len(report.missing_pictures), len(report.broken_pictures)
+    missing = sum(picture.is_missing for picture in report.bad_pictures)
+    broken = len(report.bad_pictures) - missing
     yield f"missing images: {missing:,}; broken images: {broken:,}"
     for picture in report.bad_pictures[:_SHOWN_PROBLEMS]:
         name, ids = for_terminal(picture.image_path), _ids(picture.sample_ids)
         yield f"  {name} (instruction_id {ids}): {picture.reason}"
     if len(report.bad_pictures) > _SHOWN_PROBLEMS:
         yield f"  and {len(report.bad_pictures) - _SHOWN_PROBLEMS:,} more"
-
-
-def _times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _ids(ids: tuple[int, ...]) -> str:

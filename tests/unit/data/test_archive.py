@@ -174,15 +174,15 @@ def test_a_picture_that_the_archive_lacks_is_missing(tmp_path: Path) -> None:
 
     report = check_dataset(tmp_path)
 
-    assert len(report.missing_pictures) == 24
-    assert "archive" in report.missing_pictures[0].reason
+    assert [each.is_missing for each in report.bad_pictures] == [True] * 24
+    assert "archive" in report.bad_pictures[0].reason
 
 
 def test_the_check_reports_the_same_of_an_archive_as_of_its_folder(root: Path) -> None:
     packed_report, report = check_dataset(root), check_dataset(mini_root())
 
     assert packed_report.digest == report.digest
-    assert packed_report.pairs == report.pairs
+    assert packed_report.counts == report.counts
     assert packed_report.misnamed_pictures == report.misnamed_pictures
     assert packed_report.bad_pictures == ()
 
@@ -281,7 +281,7 @@ def test_hard_links_to_members_are_followed_in_any_order(tmp_path: Path, order: 
 
     assert set(archive.members) == {f"imgs/{number}.png" for number in range(4)}
     assert len(set(archive.members.values())) == 1
-    with archive.opened("imgs/3.png") as picture:
+    with archive.open_picture("imgs/3.png") as picture:
         assert picture.stream.read() == PICTURE
 
 
@@ -321,9 +321,9 @@ def test_a_hard_link_that_leads_to_no_member_costs_its_own_image_only(
     members = [member("imgs/0.png"), member("imgs/._0.png"), *(link(*each) for each in links.items())]
     archive = scan(written(tmp_path, packed(members)))
 
-    with archive.opened("imgs/0.png") as picture:
+    with archive.open_picture("imgs/0.png") as picture:
         assert picture.stream.read() == PICTURE
-    with pytest.raises(ImageError, match=words), archive.opened("imgs/1.png"):
+    with pytest.raises(ImageError, match=words), archive.open_picture("imgs/1.png"):
         pass
 
 

@@ -24,11 +24,15 @@ def test_the_mini_set_passes_with_its_expected_oddities() -> None:
     report = check_dataset(mini_root())
 
     assert report.bad_pictures == ()
-    assert (report.row_count, report.picture_count, report.instruction_count) == (30, 25, 30)
-    assert report.picture_uses == ((1, 21), (2, 3), (3, 1))
-    assert report.empty_instruction_ids == (24,)
-    assert report.duplicate_ids == ()
-    assert report.renamed_count == 17
+    assert (report.counts.row_count, report.counts.picture_count, report.counts.instruction_count) == (
+        30,
+        25,
+        30,
+    )
+    assert report.counts.picture_uses == ((1, 21), (2, 3), (3, 1))
+    assert report.counts.empty_instruction_ids == (24,)
+    assert report.counts.duplicate_ids == ()
+    assert report.counts.renamed_count == 17
     assert report.media_types == (("image/jpeg", 1), ("image/png", 24))
     assert [(each.sample_ids, each.media_type) for each in report.misnamed_pictures] == [((7,), "image/jpeg")]
     assert not report.is_full
@@ -38,9 +42,15 @@ def test_the_mini_set_covers_the_six_categories_under_their_own_names() -> None:
     report = check_dataset(mini_root())
 
     names = {"Violent", "Illegal Activity", "Self-Harm", "Erotic", "Hate", "Privacy"}
-    assert {row.name for row in report.categories} == {Untrusted(name) for name in names}
-    assert sum(row.rows for row in report.categories) == sum(row.rows for row in report.pairs) == 30
-    assert [(row.source, row.rows, row.pictures) for row in report.sources] == [(Untrusted("mini"), 30, 25)]
+    assert {row.name for row in report.counts.categories} == {Untrusted(name) for name in names}
+    assert (
+        sum(row.rows for row in report.counts.categories)
+        == sum(row.rows for row in report.counts.pairs)
+        == 30
+    )
+    assert [(row.source, row.rows, row.pictures) for row in report.counts.sources] == [
+        (Untrusted("mini"), 30, 25)
+    ]
 
 
 def test_the_mini_set_is_small_and_its_ids_are_in_order() -> None:
@@ -56,11 +66,11 @@ def test_every_problem_is_collected(root: Path) -> None:
 
     report = check_dataset(root)
 
-    assert [bad.sample_ids for bad in report.missing_pictures] == [(12, 13, 14)]
-    assert [bad.sample_ids for bad in report.broken_pictures] == [(3,), (5,)]
-    assert "cut or damaged" in report.broken_pictures[0].reason
-    assert "HTML" in report.broken_pictures[1].reason
-    assert report.row_count == 30
+    bad = [(each.sample_ids, each.is_missing) for each in report.bad_pictures]
+    assert bad == [((3,), False), ((5,), False), ((12, 13, 14), True)]
+    assert "cut or damaged" in report.bad_pictures[0].reason
+    assert "HTML" in report.bad_pictures[1].reason
+    assert report.counts.row_count == 30
 
 
 def test_the_digest_is_the_one_a_run_computes(root: Path) -> None:
@@ -71,7 +81,7 @@ def test_the_digest_is_the_one_a_run_computes(root: Path) -> None:
 
     report = check_dataset(root)
 
-    assert len(report.broken_pictures) == 1
+    assert [bad.is_missing for bad in report.bad_pictures] == [False]
     assert report.digest == digest_of(dataset)
 
 
@@ -80,7 +90,7 @@ def test_an_exact_duplicate_is_named_by_its_ids(root: Path) -> None:
     rows.append(rows[4] | {"instruction_id": 30, "category": "Hate"})
     (root / "data.json").write_text(json.dumps(rows))
 
-    assert check_dataset(root).duplicate_ids == ((4, 30),)
+    assert check_dataset(root).counts.duplicate_ids == ((4, 30),)
 
 
 def test_a_sub_category_is_counted_under_each_of_its_categories(root: Path) -> None:
@@ -88,7 +98,7 @@ def test_a_sub_category_is_counted_under_each_of_its_categories(root: Path) -> N
     rows[0]["sub_category"] = "Cybercrime"
     (root / "data.json").write_text(json.dumps(rows))
 
-    pairs = check_dataset(root).pairs
+    pairs = check_dataset(root).counts.pairs
 
     assert PairCount(Untrusted("Illegal Activity"), Untrusted("Cybercrime"), 1) in pairs
     assert PairCount(Untrusted("Violent"), Untrusted("Cybercrime"), 1) in pairs

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlsb.data import Dataset, media_type
-from vlsb.data.folder import opened_in_folder
+from vlsb.data.folder import open_in_folder
 from vlsb.data.pictures import (
     MAX_PICTURE_BYTES,
+    FileStamp,
     OpenedPicture,
     OpenPicture,
-    Stamp,
     full_decode,
     inspect_picture,
     inspect_pictures,
@@ -63,7 +63,7 @@ def sample(sample_id: int, image_path: str) -> Sample:
 
 
 def below(root: Path) -> OpenPicture:
-    return partial(opened_in_folder, root)
+    return partial(open_in_folder, root)
 
 
 def dataset(root: Path, *image_paths: str) -> Dataset:
@@ -174,7 +174,7 @@ def test_a_folder_that_may_be_passed_but_not_listed_is_passed(root: Path) -> Non
 
 @pytest.mark.parametrize("path", ["../outside.png", "imgs/../../outside.png", "/etc/passwd"])
 def test_a_path_that_nobody_checked_leads_out_no_more(root: Path, path: str) -> None:
-    with pytest.raises(ImageError, match="outside"), opened_in_folder(root, path):
+    with pytest.raises(ImageError, match="outside"), open_in_folder(root, path):
         pass
 
 
@@ -405,7 +405,7 @@ def test_a_picture_that_cannot_be_opened_any_more_is_not_read(root: Path, change
 
 def test_a_picture_that_changes_while_it_is_read_is_not_read() -> None:
     """A file that is being written gives the first half of one picture and the second of another."""
-    stamps = iter([Stamp(8, 1), Stamp(8, 1), Stamp(8, 2)])
+    stamps = iter([FileStamp(8, 1), FileStamp(8, 1), FileStamp(8, 2)])
 
     @contextmanager
     def growing(image_path: str) -> Iterator[OpenedPicture]:

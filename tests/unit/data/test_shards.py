@@ -161,7 +161,7 @@ def test_two_that_come_at_once_unpack_once(root: Path, cache: Path, monkeypatch:
 
 
 def test_what_a_killed_attempt_left_is_removed(root: Path, cache: Path) -> None:
-    left = cache / "parquet" / f"{shards._key(shards.shard_paths(root))}.part"
+    left = cache / "parquet" / f"{shards._cache_key(shards.shard_paths(root))}.part"
     left.mkdir(parents=True)
     (left / "imgs.tar").write_bytes(b"half of it")
 
@@ -183,7 +183,7 @@ def test_a_row_without_a_picture_is_found_at_inspection(tmp_path: Path, cache: P
 
     report = check_dataset(root, cache=cache)
 
-    assert [bad.sample_ids for bad in report.missing_pictures] == [(0,)]
+    assert [(bad.sample_ids, bad.is_missing) for bad in report.bad_pictures] == [((0,), True)]
 
 
 @pytest.mark.parametrize(

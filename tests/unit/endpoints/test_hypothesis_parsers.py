@@ -637,7 +637,7 @@ def test_a_mutated_archive_is_read_within_its_folder_or_refused(
     for name, member in archive.members.items():
         assert re.fullmatch(r"imgs/[^/\\\0]+", name)
         assert ".." not in name.split("/")
-        with suppress(ImageError), archive.opened(name) as opened:
+        with suppress(ImageError), archive.open_picture(name) as opened:
             assert len(opened.stream.read()) <= member.size_bytes
 
 
@@ -649,7 +649,7 @@ def test_the_archives_that_are_mutated_are_good_ones(tmp_path: Path) -> None:
         archive = scan(path)
         assert len(archive.members) == 3
         for name in archive.members:
-            with archive.opened(name) as opened:
+            with archive.open_picture(name) as opened:
                 assert opened.stream.read() == PICTURE
 
 
