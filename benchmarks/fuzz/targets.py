@@ -21,7 +21,7 @@ import mutations
 from vlsb import strict_json
 from vlsb.data.archive import case_key, name_problem, scan
 from vlsb.data.rows import load_rows
-from vlsb.endpoints.completions import Answer, read_completion
+from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.endpoints.headers import ABSURD_S, duration_s, named_limits, reset_after_s, retry_after_s
 from vlsb.endpoints.rates import LONGEST_WAIT_S, Caps, RateModel
@@ -74,7 +74,7 @@ def check_reply(data: bytes, _: Path) -> None:
     """A reply is an answer with text or a decision, and whatever is kept of it can be stored."""
     status, headers, body = message_parts(data)
     found = read_completion(a_reply(200, headers, body), now=NOW)
-    if isinstance(found, Answer):
+    if isinstance(found, CompletionContent):
         assert found.text.expose().strip(), "an answer without text"
         strict_json.dumps([each.expose() for each in (found.text, found.finish_reason, found.model) if each])
         _require_counts(found.usage)
@@ -221,7 +221,7 @@ def check_archive(data: bytes, folder: Path) -> None:
     except DatasetError as error:
         _require_one_line(error)
         return
-    assert len({case_key(name) for name in archive.members}) == len(archive.members), "names that are the same"
+    assert len({case_key(name) for name in archive.members}) == len(archive.members), "equal names"
     for name, member in archive.members.items():
         assert name_problem(name) is None, "a name that leads elsewhere"
         assert 0 <= member.size_bytes <= len(data) - member.offset, "beyond the end"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.conftest import make_failure, make_response, tree
 from tests.support.cli_tools import Desk, Finished, sample_of, sample_row, write_dataset
 from vlsb.records import Key, Outcome, Untrusted
-from vlsb.reports.answers import MAX_WIDTH, Answer, ImageFile, NoInstruction, answers_text
+from vlsb.reports.answers import MAX_WIDTH, ImageFile, NoInstruction, StoredAnswer, answers_text
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 from vlsb.store.store import lock_run
 
@@ -506,8 +506,10 @@ def test_the_demos_instructions_come_from_its_own_set(vlsb, tmp_path: Path) -> N
 # The page itself.
 
 
-def one_answer(text: str = "Fine.", instruction: str = "What is it?", category: str = "Violent") -> Answer:
-    return Answer(
+def one_answer(
+    text: str = "Fine.", instruction: str = "What is it?", category: str = "Violent"
+) -> StoredAnswer:
+    return StoredAnswer(
         key=Key(0, 1),
         place=0,
         category=Untrusted(category),
@@ -523,7 +525,7 @@ def one_answer(text: str = "Fine.", instruction: str = "What is it?", category: 
     )
 
 
-def page(answer: Answer, *, width: int = 80, color: bool = False) -> str:
+def page(answer: StoredAnswer, *, width: int = 80, color: bool = False) -> str:
     return answers_text([answer], limit=0, judge=Untrusted("j"), epochs=1, width=width, color=color)
 
 

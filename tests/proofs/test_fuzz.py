@@ -66,7 +66,7 @@ def surplus_is_kept(monkeypatch) -> None:
         else:
             kept[self] = data
 
-    async def exchange_with_surplus(self: Connection, *request: object) -> transport.Reply:
+    async def exchange_with_surplus(self: Connection, *request: object) -> transport.WholeReply:
         if self in kept:
             asyncio.get_running_loop().call_soon(data_received, self, kept.pop(self))
         return await exchange(self, *request)

@@ -100,8 +100,8 @@ def summarize(
     data_digest: str | None = None,
 ) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
-    by_pair = _grouped(outcomes, lambda each: (each.category, each.sub_category))
-    by_source = _grouped(outcomes, lambda each: each.source)
+    by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category))
+    by_source = _rates_by(outcomes, lambda each: each.source)
     return Summary(
         run=run,
         path=path,
@@ -110,7 +110,7 @@ def summarize(
         simulated=simulated,
         subset=subset,
         rates=rates(outcomes),
-        by_category=dict(sorted(_grouped(outcomes, lambda each: each.category).items(), key=_name)),
+        by_category=dict(sorted(_rates_by(outcomes, lambda each: each.category).items(), key=_name)),
         by_sub_category=tuple(SubCategoryRates(*pair, of) for pair, of in sorted(by_pair.items(), key=_name)),
         by_source=tuple(SourceRates(source, of) for source, of in sorted(by_source.items(), key=_name)),
         deviations=deviations,
@@ -171,7 +171,7 @@ def _not_a_limit(text: str) -> ConfigError:
     return ConfigError(f"--fail-on-error {text!r}: give a number of samples (12) or a share (0.05 or 5%).")
 
 
-def _grouped(outcomes: Iterable[SampleOutcome], key: Callable[[SampleOutcome], _Key]) -> dict[_Key, Rates]:
+def _rates_by(outcomes: Iterable[SampleOutcome], key: Callable[[SampleOutcome], _Key]) -> dict[_Key, Rates]:
     groups: dict[_Key, list[SampleOutcome]] = {}
     for each in outcomes:
         groups.setdefault(key(each), []).append(each)

@@ -23,7 +23,7 @@ from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted, is_cut
 
 if TYPE_CHECKING:
     from vlsb.data import Dataset
-    from vlsb.reports.answers import Answer, ImageFile, NoInstruction
+    from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer
     from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow
     from vlsb.store.state import RunState
 
@@ -118,7 +118,7 @@ def _require_run(run: Path) -> None:
         raise ConfigError(f"{run} holds runs and is none. Name one: {', '.join(found[:_SHOWN_NAMES])}{more}.")
 
 
-def stored_answers(state: RunState, judge: JudgeEntry | None, dataset: Dataset | None) -> list[Answer]:
+def stored_answers(state: RunState, judge: JudgeEntry | None, dataset: Dataset | None) -> list[StoredAnswer]:
     """Every response that a run asks for, sample by sample in the data set's order, then by epoch.
 
     A shuffled run is in the order of its ids.
@@ -139,7 +139,7 @@ def stored_answers(state: RunState, judge: JudgeEntry | None, dataset: Dataset |
     return [replace(each, image_file=_image_file(dataset, each)) for each in answers]
 
 
-def _image_file(dataset: Dataset, answer: Answer) -> ImageFile | None:
+def _image_file(dataset: Dataset, answer: StoredAnswer) -> ImageFile | None:
     """Where the image lies, if this is the row that the run asked about."""
     from vlsb.reports.answers import ImageFile, NoInstruction
 
@@ -158,8 +158,8 @@ def _answer(
     place: int,
     samples: dict[int, Sample] | None,
     picture: str | None,
-) -> Answer:
-    from vlsb.reports.answers import Answer
+) -> StoredAnswer:
+    from vlsb.reports.answers import StoredAnswer
     from vlsb.store.state import Judged
 
     file = None if judge is None else judge.file
@@ -168,7 +168,7 @@ def _answer(
     found = (samples or {}).get(row.sample_id)
     sample = found if found is not None and found.digest() == row.digest else None
     failures = judged.failures if outcome.value.startswith("judge_") else state.target_failures
-    return Answer(
+    return StoredAnswer(
         key=key,
         place=place,
         category=row.category,
@@ -228,7 +228,7 @@ def _instruction(row: SampleRow, samples: dict[int, Sample] | None) -> Untrusted
     return sample.instruction if sample.digest() == row.digest else NoInstruction.OTHER_ROW
 
 
-def _matches(answer: Answer, wanted: Wanted) -> bool:
+def _matches(answer: StoredAnswer, wanted: Wanted) -> bool:
     # What was not attempted has nothing to read: it is shown where it was asked for by name.
     is_named = bool(wanted.ids or wanted.outcomes)
     outcome = Untrusted(answer.outcome.value)

@@ -19,7 +19,7 @@ import httpx
 from vlsb import strict_json
 from vlsb.config import Party
 from vlsb.endpoints.admission import Admission, Pass
-from vlsb.endpoints.completions import Answer, read_completion
+from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
@@ -168,7 +168,7 @@ class EndpointClient:
         began: float,
     ) -> Completion | Decision:
         now = time.time()
-        result: Answer | Decision
+        result: CompletionContent | Decision
         if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
             result = read_completion(reply, now=now)
         else:
@@ -181,7 +181,7 @@ class EndpointClient:
             self._rejections.reset()
         return result if isinstance(result, Decision) else self._completion(result, attempts, began)
 
-    def _completion(self, answer: Answer, attempts: Attempts, began: float) -> Completion:
+    def _completion(self, answer: CompletionContent, attempts: Attempts, began: float) -> Completion:
         assert attempts.checksums is not None
         without_keys = self._redactor.answer
         return Completion(

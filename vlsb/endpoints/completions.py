@@ -1,7 +1,7 @@
 """A successful status is not yet an answer: reading a chat completion out of a 2xx body.
 
 An error inside the 200, HTML, a missing choice or a filtered answer each become a `Decision`; only text
-that the model meant as its answer becomes an `Answer`. Text is never invented, cut or stripped.
+that the model meant as its answer becomes a `CompletionContent`. Text is never invented, cut or stripped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vlsb.records import Untrusted, Usage, is_cut
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CompletionContent:
     """The text of a completion and what the endpoint said about it."""
 
     text: Untrusted
@@ -57,7 +57,7 @@ _FAILED_REASONS = frozenset(
 _LEAKED_MARKERS = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "</s>", "<|endoftext|>")
 
 
-def read_completion(reply: httpx.Response, *, now: float) -> Answer | Decision:
+def read_completion(reply: httpx.Response, *, now: float) -> CompletionContent | Decision:
     """The answer in a 2xx reply, or what its absence means."""
     try:
         document = strict_json.loads(reply.content)
@@ -83,7 +83,7 @@ def read_completion(reply: httpx.Response, *, now: float) -> Answer | Decision:
 
 def _read_choice(
     choice: Mapping[str, Any], document: Mapping[str, Any], reply: httpx.Response
-) -> Answer | Decision:
+) -> CompletionContent | Decision:
     message, reason = choice.get("message"), choice.get("finish_reason")
     usage = read_usage(document.get("usage"))
     if not isinstance(message, dict | None) or not isinstance(reason, str | None):
@@ -102,7 +102,7 @@ def _read_choice(
     if not text.strip() and not refusal.strip():
         return _empty(message, word, reply, usage)
     is_content = bool(text.strip())
-    return Answer(
+    return CompletionContent(
         text=Untrusted(text if is_content else refusal),
         origin="content" if is_content else "refusal",
         finish_reason=None if reason is None else Untrusted(reason),

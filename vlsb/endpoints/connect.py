@@ -20,7 +20,7 @@ import httpx
 
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.timings import Marks
-from vlsb.endpoints.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, CappedBody, Reply, Upload, Wire
+from vlsb.endpoints.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, CappedBody, Upload, WholeReply, Wire
 from vlsb.errors import ConfigError
 from vlsb.models.providers import is_loopback
 
@@ -183,7 +183,7 @@ class _General(httpx.AsyncBaseTransport):
             self._via = httpx.Proxy(proxy, ssl_context=tls if proxy.startswith("https:") else None)
         self._inner = httpx.AsyncHTTPTransport(verify=tls, proxy=self._via, limits=limits, trust_env=False)
 
-    async def handle_async_request(self, request: httpx.Request) -> Reply:
+    async def handle_async_request(self, request: httpx.Request) -> WholeReply:
         """Send one request and read the whole reply; raises a RequestError."""
         marks: Marks = request.extensions.get("marks") or Marks()
         request.extensions = {**request.extensions, "trace": _marking(marks)}

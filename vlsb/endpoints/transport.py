@@ -70,7 +70,7 @@ class Upload(httpx.AsyncByteStream):
             self._on_sent = None
 
 
-class Reply(httpx.Response):
+class WholeReply(httpx.Response):
     """A whole reply, its body decoded. It never leads elsewhere: httpx would read the place that it names."""
 
     @property
@@ -103,11 +103,11 @@ class CappedBody:
             raise ReplyTooLarge(f"the reply is larger than {MAX_BODY_BYTES} bytes")
         self._pieces.append(piece)
 
-    def reply(self, status: int, headers: httpx.Headers) -> Reply:
+    def reply(self, status: int, headers: httpx.Headers) -> WholeReply:
         """The whole reply, without the headers that told how its body was sent."""
         framing = (b"content-encoding", b"content-length", b"transfer-encoding")
         kept = [(name, value) for name, value in headers.raw if name.lower() not in framing]
-        return Reply(status, headers=kept, content=b"".join(self._pieces))
+        return WholeReply(status, headers=kept, content=b"".join(self._pieces))
 
 
 class ReplyReader:
@@ -120,7 +120,7 @@ class ReplyReader:
     """
 
     def __init__(self) -> None:
-        self.reply: Reply | None = None
+        self.reply: WholeReply | None = None
         self.is_last = False
         self.has_surplus = False
         self.is_begun = False
@@ -242,7 +242,7 @@ class _Connection(asyncio.Protocol):
         self._is_paused = False
         self._is_handed_over = True
         self._reading = ReplyReader()
-        self._outcome: asyncio.Future[Reply] | None = None
+        self._outcome: asyncio.Future[WholeReply] | None = None
         # What an exchange waits for before its reply: room to write.
         self._room: asyncio.Future[None] | None = None
 
@@ -303,10 +303,10 @@ class _Connection(asyncio.Protocol):
             self.abort()
             raise httpx.ReadError("the server spoke or closed before it was asked")
 
-    async def exchange(self, head: bytes, stream: httpx.AsyncByteStream, marks: Marks) -> Reply:
+    async def exchange(self, head: bytes, stream: httpx.AsyncByteStream, marks: Marks) -> WholeReply:
         """Send a request and read its reply, which may come before all of it is sent."""
         self._reading = ReplyReader()
-        outcome: asyncio.Future[Reply] = self._loop.create_future()
+        outcome: asyncio.Future[WholeReply] = self._loop.create_future()
         self._outcome = outcome
         marks.opened_at = time.monotonic()
         try:
@@ -416,7 +416,7 @@ class Wire(httpx.AsyncBaseTransport):
         while self._idle:
             self._idle.pop()[0].abort()
 
-    async def handle_async_request(self, request: httpx.Request) -> Reply:
+    async def handle_async_request(self, request: httpx.Request) -> WholeReply:
         """Send one request and read the whole reply; raises a RequestError."""
         assert isinstance(request.stream, httpx.AsyncByteStream)
         marks: Marks = request.extensions.get("marks") or Marks()

@@ -62,7 +62,7 @@ def load_catalog(servers_dir: Path | None) -> dict[str, ModelProfile]:
         name: replace(each, weights=_weights(each)) if name in FAMILIES else each
         for name, each in PROFILES.items()
     }
-    for model in _users_own(servers_dir):
+    for model in _own_models(servers_dir):
         if model.name in found:
             raise ConfigError(
                 f"{model.config}: there is a model {model.name} already. Give the file another name."
@@ -77,13 +77,13 @@ def find_profile(name: str, servers_dir: Path | None, *, arch: str | None = None
     `arch` is the authors' `--arch`: a target that somebody else serves is asked as they ask that family.
     """
     local = load_catalog(servers_dir).get(name)
-    asked_as = FAMILIES.get(arch or "")
+    family = FAMILIES.get(arch or "")
     if local is None:
         local = ModelProfile(name)
-    return local if asked_as is None else replace(local, protocol=asked_as.protocol)
+    return local if family is None else replace(local, protocol=family.protocol)
 
 
-def _users_own(folder: Path | None) -> Iterator[ModelProfile]:
+def _own_models(folder: Path | None) -> Iterator[ModelProfile]:
     if folder is None:
         return
     try:
@@ -119,7 +119,7 @@ def read_config(path: Path) -> dict[str, Any]:
     from it what is decided here.
     """
     settings: dict[str, Any] = {}
-    for each in _entries(path):
+    for each in _config_lines(path):
         name = each.key.replace("_", "-")
         if name in settings:
             raise ConfigError(f"{path}, line {each.line}: {each.key} is set twice.")
@@ -145,7 +145,7 @@ class _Setting(NamedTuple):
     line: int
 
 
-def _entries(path: Path) -> list[_Setting]:
+def _config_lines(path: Path) -> list[_Setting]:
     import yaml
 
     text = _text(path)

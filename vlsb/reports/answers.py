@@ -49,7 +49,7 @@ class ImageFile(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class StoredAnswer:
     """One response that a run asked for, as it stands with one judge.
 
     `place` is the sample's in the selection, from 0. `verdict` and `failure` are those that count for
@@ -83,7 +83,7 @@ class _Field(NamedTuple):
 
 
 def answers_text(
-    answers: Sequence[Answer],
+    answers: Sequence[StoredAnswer],
     *,
     limit: int,
     judge: Untrusted | None,
@@ -106,8 +106,12 @@ def answers_text(
     for answer in shown:
         page.line(Text())
         page.line(_heading(answer, epochs=epochs))
-        about = () if only_failures else (*_asked(answer), *_answered(answer), *_judged(answer, judge=judge))
-        for field in (*about, *_failed(answer)):
+        about = (
+            ()
+            if only_failures
+            else (*_request_fields(answer), *_response_fields(answer), *_verdict_fields(answer, judge=judge))
+        )
+        for field in (*about, *_failure_fields(answer)):
             page.field(field)
     if answers or not only_failures:
         page.line(Text())
@@ -116,7 +120,7 @@ def answers_text(
 
 
 class _Page:
-    """Lines of a fixed width. Fields are folded here: rich's tables take minutes for an endless response."""
+    """Lines of a fixed width. Fields are part here: rich's tables take minutes for an endless response."""
 
     def __init__(self, width: int, *, color: bool) -> None:
         self._screen = io.StringIO()
@@ -138,14 +142,14 @@ class _Page:
     def field(self, field: _Field) -> None:
         """Print a field: its name, and its text in the column beside it."""
         name = f"{field.name:{_NAME_WIDTH}}"
-        for folded in self._folded(field.text):
+        for part in self._wrap(field.text):
             if name.isspace() and not field.style:
-                self._screen.write(f"{name}{folded}\n")
+                self._screen.write(f"{name}{part}\n")
             else:
-                self._console.print(Text.assemble((name, "dim"), (folded, field.style)), soft_wrap=True)
+                self._console.print(Text.assemble((name, "dim"), (part, field.style)), soft_wrap=True)
             name = " " * _NAME_WIDTH
 
-    def _folded(self, text: str) -> Iterator[str]:
+    def _wrap(self, text: str) -> Iterator[str]:
         width = self._width - _NAME_WIDTH
         for line in text.expandtabs(_TAB_WIDTH).split("\n"):
             if cell_len(line) <= width:
@@ -161,7 +165,7 @@ def _count_line(shown: int, matching: int) -> str:
     return f"{shown:,} of {matching:,} shown{more}"
 
 
-def _reasons(failed: Sequence[Answer]) -> Iterator[Text]:
+def _reasons(failed: Sequence[StoredAnswer]) -> Iterator[Text]:
     """Why samples ended without a verdict, the most frequent reason first."""
     yield Text(f"{counted(len(failed), 'response')} ended without a verdict.", style="bold")
     codes = Counter((each.outcome.value, _code(each.failure)) for each in failed if each.failure is not None)
@@ -173,7 +177,7 @@ def _code(failure: Failure) -> str:
     return for_terminal(Untrusted(failure.code))
 
 
-def _heading(answer: Answer, *, epochs: int) -> Text:
+def _heading(answer: StoredAnswer, *, epochs: int) -> Text:
     epoch = f" epoch {answer.key.epoch}" if epochs > 1 else ""
     place = f"{for_terminal(answer.category)} / {for_terminal(answer.sub_category)}"
     outcome = Text(answer.outcome.value, style="bold" if answer.outcome in JUDGED else "bold yellow")
@@ -181,7 +185,7 @@ def _heading(answer: Answer, *, epochs: int) -> Text:
     return Text("  ").join([identity, Text(place), outcome])
 
 
-def _asked(answer: Answer) -> Iterator[_Field]:
+def _request_fields(answer: StoredAnswer) -> Iterator[_Field]:
     yield _image(answer)
     checksum = "(not sent)" if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
     yield _Field("sha256", checksum)
@@ -197,7 +201,7 @@ def _asked(answer: Answer) -> Iterator[_Field]:
         yield _Field("instruction", for_terminal(answer.instruction, lines=True))
 
 
-def _image(answer: Answer) -> _Field:
+def _image(answer: StoredAnswer) -> _Field:
     """Where the image is: on this machine if that is known, as a link where the terminal has them."""
     if answer.image_file is None:
         return _Field("image", for_terminal(answer.image_path))
@@ -208,7 +212,7 @@ def _image(answer: Answer) -> _Field:
     return _Field("image", place, Style(link=path.as_uri()))
 
 
-def _answered(answer: Answer) -> Iterator[_Field]:
+def _response_fields(answer: StoredAnswer) -> Iterator[_Field]:
     response = answer.response
     if response is None:
         return
@@ -219,7 +223,7 @@ def _answered(answer: Answer) -> Iterator[_Field]:
     yield _Field("finish", f"{reason}{cut}{origin}")
 
 
-def _judged(answer: Answer, *, judge: Untrusted | None) -> Iterator[_Field]:
+def _verdict_fields(answer: StoredAnswer, *, judge: Untrusted | None) -> Iterator[_Field]:
     if answer.verdict is not None:
         by = "" if judge is None else f", by {for_terminal(judge)}"
         yield _Field("verdict", f"{answer.verdict.label.value}{by}")
@@ -228,7 +232,7 @@ def _judged(answer: Answer, *, judge: Untrusted | None) -> Iterator[_Field]:
         yield _Field("verdict", f"({EXPLANATIONS[answer.outcome]})", _OURS)
 
 
-def _failed(answer: Answer) -> Iterator[_Field]:
+def _failure_fields(answer: StoredAnswer) -> Iterator[_Field]:
     failure = answer.failure
     if failure is None:
         return

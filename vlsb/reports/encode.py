@@ -60,8 +60,8 @@ def for_csv(text: Untrusted) -> str:
 def for_markdown(text: Untrusted) -> str:
     """Return one line of literal text for a Markdown table cell or list item: no link, image or HTML."""
     line = _printable(text.expose(), lines=False).strip()
-    line = _MARKDOWN_LIST.sub(_escaped_opening, _MARKDOWN_SIGNS.sub(r"\\\g<0>", line))
-    return _MARKDOWN_LINK.sub(_broken, line)
+    line = _MARKDOWN_LIST.sub(_escape_list_mark, _MARKDOWN_SIGNS.sub(r"\\\g<0>", line))
+    return _MARKDOWN_LINK.sub(_break_link, line)
 
 
 def for_json(text: Untrusted) -> str:
@@ -71,11 +71,13 @@ def for_json(text: Untrusted) -> str:
 
 def _printable(text: str, *, lines: bool) -> str:
     if not text.isprintable():
-        text = "".join(_shown(each, lines=lines) for each in _SEQUENCE.sub("", text).replace("\r\n", "\n"))
+        text = "".join(
+            _printable_character(each, lines=lines) for each in _SEQUENCE.sub("", text).replace("\r\n", "\n")
+        )
     return text if lines else _SPACES.sub(" ", text)
 
 
-def _shown(character: str, *, lines: bool) -> str:
+def _printable_character(character: str, *, lines: bool) -> str:
     if character.isprintable() or (lines and character in "\n\t"):
         return character
     if "\U000e0000" <= character <= "\U000e007f":
@@ -87,12 +89,12 @@ def _shown(character: str, *, lines: bool) -> str:
     return REPLACEMENT if kind in {"Cs", "Co", "Cn"} else ""
 
 
-def _escaped_opening(match: re.Match[str]) -> str:
+def _escape_list_mark(match: re.Match[str]) -> str:
     blank, opening = match.groups()
     return f"{blank}{opening[:-1]}\\{opening[-1]}"
 
 
-def _broken(match: re.Match[str]) -> str:
+def _break_link(match: re.Match[str]) -> str:
     link = match[0]
     if link in {"@", "\\#"}:
         return link + _BREAK

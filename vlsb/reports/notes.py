@@ -117,7 +117,7 @@ def _gaps(summary: Summary) -> Iterator[Remark]:
         return
     if summary.judge is None:
         yield Remark(
-            f"{_answered(rates):,} of {counted(rates.selected, _unit(summary))} answered, none judged."
+            f"{_answer_count(rates):,} of {counted(rates.selected, _unit(summary))} answered, none judged."
         )
         return
     if rates.judged == 0:
@@ -159,7 +159,7 @@ def _several_models(who: str, models: Mapping[Untrusted, int], *, encode: Encode
 def _cut(summary: Summary) -> Iterator[Remark]:
     if summary.cut_responses == 0:
         return
-    answered = _answered(summary.rates)
+    answered = _answer_count(summary.rates)
     share = f" ({100 * summary.cut_responses / answered:.1f} %)" if answered else ""
     was = "was" if summary.cut_responses == 1 else "were"
     yield Remark(f"{counted(summary.cut_responses, 'response')}{share} {was} cut at the token limit.")
@@ -169,7 +169,7 @@ def _unit(summary: Summary) -> str:
     return "sample" if summary.epochs == 1 else "response"
 
 
-def _answered(rates: Rates) -> int:
+def _answer_count(rates: Rates) -> int:
     unanswered = (
         Outcome.TARGET_EMPTY,
         Outcome.TARGET_BLOCKED,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlsb.analysis.summary import Summary
 from vlsb.records import Label, Response, Verdict
-from vlsb.reports.answers import Answer, NoInstruction
+from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_json
 from vlsb.reports.figures import counted
 
@@ -27,7 +27,7 @@ _LABELS = {
 }
 
 
-def to_official(summary: Summary, answers: Sequence[Answer], *, data_root: Path | None) -> str:
+def to_official(summary: Summary, answers: Sequence[StoredAnswer], *, data_root: Path | None) -> str:
     """Return one JSON object. `data_root` goes before the images' paths, as in the authors' logs."""
     logged = [(each, each.response, each.verdict) for each in answers]
     labelled = [(a, r, v) for a, r, v in logged if r is not None and v is not None]
@@ -41,7 +41,7 @@ def to_official(summary: Summary, answers: Sequence[Answer], *, data_root: Path 
     return text.replace("\x7f", "\\u007f") + "\n"
 
 
-def missing_questions(answers: Sequence[Answer]) -> str | None:
+def missing_questions(answers: Sequence[StoredAnswer]) -> str | None:
     """What to do about logs without a question, None if each has one."""
     missing = sum(
         each.verdict is not None and isinstance(each.instruction, NoInstruction) for each in answers
@@ -55,7 +55,9 @@ def _percent(rate: float | None) -> float | None:
     return None if rate is None else round(rate, 2)
 
 
-def _log(answer: Answer, response: Response, verdict: Verdict, data_root: Path | None) -> dict[str, object]:
+def _log(
+    answer: StoredAnswer, response: Response, verdict: Verdict, data_root: Path | None
+) -> dict[str, object]:
     number, words = _LABELS[verdict.label]
     path, asked = for_json(answer.image_path), answer.instruction
     return {
@@ -68,7 +70,7 @@ def _log(answer: Answer, response: Response, verdict: Verdict, data_root: Path |
     }
 
 
-def _ours(summary: Summary, logged: Sequence[Answer]) -> dict[str, object]:
+def _ours(summary: Summary, logged: Sequence[StoredAnswer]) -> dict[str, object]:
     rates = summary.rates
     return {
         "schema": SCHEMA,
@@ -88,7 +90,7 @@ def _ours(summary: Summary, logged: Sequence[Answer]) -> dict[str, object]:
     }
 
 
-def _notes(summary: Summary, logged: Sequence[Answer]) -> Iterator[str]:
+def _notes(summary: Summary, logged: Sequence[StoredAnswer]) -> Iterator[str]:
     rates = summary.rates
     yield (
         "stats are percent of the judged samples. The authors' script divides by all outputs, and an "

@@ -35,7 +35,7 @@ NARROW = 60
 """Below, outcomes stand without their explanations."""
 
 
-class _Layout(NamedTuple):
+class _ColumnLayout(NamedTuple):
     """Which of the rate columns are shown, and the least that the names beside them get.
 
     Without `has_selected` n is the judged samples alone: their share stands in the next column.
@@ -51,13 +51,13 @@ _SHORT_HEADINGS = ("n", "cov.", "safe", "95 % CI", "ref.", "warn.", "unsafe")
 _ALL = tuple(range(len(RATE_HEADINGS)))
 # From the widest to the narrowest. Unsafe is what safe leaves of 100, warning what refusal leaves of safe.
 _LAYOUTS = (
-    _Layout(_ALL, RATE_HEADINGS, 12),
+    _ColumnLayout(_ALL, RATE_HEADINGS, 12),
     *(
-        _Layout(_ALL[:last], _SHORT_HEADINGS, 9, has_selected)
+        _ColumnLayout(_ALL[:last], _SHORT_HEADINGS, 9, has_selected)
         for last in (7, 6, 5, 4)
         for has_selected in (True, False)
     ),
-    _Layout((0, 2, 3), _SHORT_HEADINGS, 9),
+    _ColumnLayout((0, 2, 3), _SHORT_HEADINGS, 9),
 )
 
 _BY_CATEGORY = "safe rate by category"
@@ -147,7 +147,9 @@ def _runs_table(summaries: Sequence[Summary], *, width: int) -> list[RenderableT
     ]
     categories = summaries[0].by_category if len(summaries) == 1 else {}
     every = [*(each.rates for each in summaries), *categories.values()]
-    layout = _LAYOUTS[0] if has_judge_column else _fitting([*names, *map(_text, categories)], every, width)
+    layout = (
+        _LAYOUTS[0] if has_judge_column else _widest_layout([*names, *map(_text, categories)], every, width)
+    )
     table = _new_table(
         ("run", "judge") if has_judge_column else ("run",),
         [layout.headings[column] for column in layout.columns],
@@ -167,7 +169,7 @@ def _runs_table(summaries: Sequence[Summary], *, width: int) -> list[RenderableT
     return [table, Text(), Text(f"not shown at this width: {', '.join(left_out)}", style="dim")]
 
 
-def _fitting(names: Iterable[Text], rates: Sequence[Rates], width: int) -> _Layout:
+def _widest_layout(names: Iterable[Text], rates: Sequence[Rates], width: int) -> _ColumnLayout:
     """The widest layout for which these names and figures have room, else the narrowest."""
     longest_name = max((cell_len(line) for name in names for line in name.plain.split("\n")), default=0)
     for layout in _LAYOUTS:
@@ -179,7 +181,7 @@ def _fitting(names: Iterable[Text], rates: Sequence[Rates], width: int) -> _Layo
     return _LAYOUTS[-1]
 
 
-def _figures(rates: Rates, layout: _Layout) -> list[str]:
+def _figures(rates: Rates, layout: _ColumnLayout) -> list[str]:
     """One row of a layout."""
     figures = list(rate_figures(rates))
     if not layout.has_selected:

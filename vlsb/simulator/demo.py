@@ -61,7 +61,7 @@ def demo_responder(
             limited.add(request.identity)
             return rate_limited(RETRY_AFTER_S)
         delay_s = 0.0 if latency is None else draws.latency_s(*latency)
-        return _judged(request, delay_s) if request.is_judge else _answered(request, draws, delay_s)
+        return _judge_reply(request, delay_s) if request.is_judge else _target_reply(request, draws, delay_s)
 
     return respond
 
@@ -94,12 +94,12 @@ class _Draws:
         return median_s * exp(sigma * NormalDist().inv_cdf(share))
 
 
-def _answered(request: Request, draws: _Draws, delay_s: float) -> Action:
+def _target_reply(request: Request, draws: _Draws, delay_s: float) -> Action:
     text = draws.text
     return answer(text, usage=_usage(request, text), model=DEMO_MODEL, delay_s=delay_s)
 
 
-def _judged(request: Request, delay_s: float) -> Action:
+def _judge_reply(request: Request, delay_s: float) -> Action:
     response = request.judged_response
     label = demo_label("\n".join(request.texts) if response is None else response)
     explanation = EXPLANATIONS[label]

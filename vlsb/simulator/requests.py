@@ -17,7 +17,7 @@ JUDGE_OPENING = "You are a professional multimodal red-teaming safety judge."
 _DATA_URL = re.compile(rb'"url"\s*:\s*"(data:)')
 
 
-class _Words(NamedTuple):
+class _Prompt(NamedTuple):
     model: str | None
     texts: tuple[str, ...]
     is_judge: bool
@@ -44,18 +44,18 @@ class Request:
     @property
     def json(self) -> Any:
         """The body, parsed at each call; `ValueError` when it is not JSON. Lone surrogates pass."""
-        self._check_kept()
-        return _parsed(self.body)
+        self._require_body()
+        return _parse_body(self.body)
 
     @cached_property
-    def _words(self) -> _Words:
+    def _prompt(self) -> _Prompt:
         start, end = self._picture_span()
         body = _parsed_object(self.body[:start] + self.body[end:])
         texts = tuple(part["text"] for part in _user_parts(body) if part.get("type") == "text")
         is_judge = "response_format" in body or any(JUDGE_OPENING in text for text in texts)
-        return _Words(body.get("model"), texts, is_judge)
+        return _Prompt(body.get("model"), texts, is_judge)
 
-    def _check_kept(self) -> None:
+    def _require_body(self) -> None:
         if self.is_dropped:
             raise LookupError(f"the body of request {self.number} was dropped")
 
@@ -71,22 +71,22 @@ class Request:
     @property
     def model(self) -> str | None:
         """The model that was asked for."""
-        return self._words.model
+        return self._prompt.model
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Every text part of the user's messages, in order."""
-        return self._words.texts
+        return self._prompt.texts
 
     @property
     def is_judge(self) -> bool:
         """Whether a judge is asked: a response format, or the official template's first sentence."""
-        return self._words.is_judge
+        return self._prompt.is_judge
 
     @property
     def image_url(self) -> str | None:
         """The first picture's data URL."""
-        self._check_kept()
+        self._require_body()
         start, end = self._picture_span()
         return self.body[start:end].decode() if end else None
 
@@ -131,12 +131,12 @@ class Request:
     def without_body(self) -> Request:
         """The same request with its digests and words, but without the bytes of its picture."""
         slim = replace(self, body=b"", is_dropped=True)
-        for name in ("_words", "image_url_sha256", "identity"):
+        for name in ("_prompt", "image_url_sha256", "identity"):
             slim.__dict__[name] = getattr(self, name)
         return slim
 
 
-def _parsed(body: bytes) -> Any:
+def _parse_body(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -145,7 +145,7 @@ def _parsed(body: bytes) -> Any:
 
 def _parsed_object(body: bytes) -> dict[str, Any]:
     try:
-        parsed = _parsed(body)
+        parsed = _parse_body(body)
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}

@@ -90,11 +90,11 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
     return bytes(body)
 
 
-class _Connection(asyncio.StreamReaderProtocol):
+class _ServedConnection(asyncio.StreamReaderProtocol):
     """A connection that cancels its own task when the client goes."""
 
     def __init__(
-        self, start: Callable[[_Connection, asyncio.StreamReader, asyncio.StreamWriter], None]
+        self, start: Callable[[_ServedConnection, asyncio.StreamReader, asyncio.StreamWriter], None]
     ) -> None:
         super().__init__(asyncio.StreamReader(limit=MAX_HEAD_BYTES), self._start_serving)
         self._start = start
@@ -148,7 +148,7 @@ class Simulator:
         self._answered_at: dict[int, float] = {}
         self._errors: list[Exception] = []
         # Changed by `_start` and by each connection's own end, nowhere else.
-        self._connections: dict[_Connection, asyncio.StreamWriter] = {}
+        self._connections: dict[_ServedConnection, asyncio.StreamWriter] = {}
         self._group = asyncio.TaskGroup()
         self._is_refusing = False
         self._is_closed = False
@@ -232,11 +232,11 @@ class Simulator:
             return
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self._start), sock=self._socket, backlog=BACKLOG
+            lambda: _ServedConnection(self._start), sock=self._socket, backlog=BACKLOG
         )
 
     def _start(
-        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, connection: _ServedConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if self._is_closed:
             writer.transport.abort()
@@ -248,7 +248,7 @@ class Simulator:
         connection.serving.add_done_callback(lambda _: self._connections.pop(connection))
 
     async def _serve(
-        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, connection: _ServedConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
             while await self._exchange(connection, reader, writer):
@@ -261,11 +261,11 @@ class Simulator:
             writer.close()
 
     async def _exchange(
-        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, connection: _ServedConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """One request and its reply; whether the connection is kept."""
         message = await _read_message(reader, writer)
-        request = self._arrived(message)
+        request = self._record(message)
         connection.is_busy = True
         try:
             action = await self._action(request)
@@ -277,7 +277,7 @@ class Simulator:
             self._left(request)
         return message.keeps_open and keeps_open(action) and not self._is_refusing
 
-    def _arrived(self, message: _Message) -> Request:
+    def _record(self, message: _Message) -> Request:
         number = len(self._history) + 1
         path = message.path.partition("?")[0]
         request = Request(number, message.method, path, message.headers, message.body, time.monotonic())

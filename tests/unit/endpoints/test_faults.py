@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.endpoints.completions import Answer, read_completion, read_usage
+from vlsb.endpoints.completions import CompletionContent, read_completion, read_usage
 from vlsb.endpoints.credentials import safe_code
 from vlsb.endpoints.faults import Decision, Fault, ReplyTooLarge, classify
 from vlsb.errors import AuthenticationError, ConfigError, QuotaError, UnknownModelError
@@ -36,7 +36,7 @@ def decide(
     return classify(happened, has_succeeded=has_succeeded, attempt=attempt, now=NOW)
 
 
-def read(body: object, status: int = 200) -> Answer | Decision:
+def read(body: object, status: int = 200) -> CompletionContent | Decision:
     return read_completion(reply(status, body), now=NOW)
 
 
@@ -46,9 +46,9 @@ def refused(body: object) -> Decision:
     return found
 
 
-def answered(body: object) -> Answer:
+def answered(body: object) -> CompletionContent:
     found = read(body)
-    assert isinstance(found, Answer)
+    assert isinstance(found, CompletionContent)
     return found
 
 
@@ -910,7 +910,7 @@ def test_no_document_makes_reading_fail_or_becomes_an_answer_without_text(docume
     found = read_completion(reply(status, document), now=NOW)
 
     assert isinstance(decide(reply(status, document)), Decision)
-    if isinstance(found, Answer):
+    if isinstance(found, CompletionContent):
         assert found.text.expose().strip()
         assert set(found.text.expose()) <= set(texts_in(document))
 

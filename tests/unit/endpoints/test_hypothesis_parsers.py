@@ -25,7 +25,7 @@ from tests.conftest import make_failure, make_judge, make_manifest, make_respons
 from vlsb import strict_json
 from vlsb.data.archive import scan
 from vlsb.data.rows import load_rows
-from vlsb.endpoints.completions import Answer, read_completion
+from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, ReplyTooLarge, classify
 from vlsb.endpoints.headers import ABSURD_S, named_limits
 from vlsb.endpoints.rates import LONGEST_WAIT_S, Caps, RateModel
@@ -271,7 +271,7 @@ def test_a_mutated_completion_is_an_answer_with_text_or_a_decision(
 ) -> None:
     found = read_completion(a_reply(200, headers, body), now=NOW)
 
-    if isinstance(found, Answer):
+    if isinstance(found, CompletionContent):
         assert found.text.expose().strip()
     else:
         require_sane(found)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.proofs.faults.runs import evaluate, scripted
 from tests.support.provider_errors import ROWS, Becomes, Row, error, stopped
-from vlsb.endpoints.completions import Answer, read_completion
+from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.errors import AuthenticationError, QuotaError
 from vlsb.records import Outcome
@@ -32,15 +32,15 @@ ACCOUNT_WORDS = (
 )
 
 
-def read(status: int, body: object) -> Answer | Decision:
+def read(status: int, body: object) -> CompletionContent | Decision:
     reply = httpx.Response(status, json=body)
     if 200 <= status < 300:
         return read_completion(reply, now=NOW)
     return classify(reply, has_succeeded=True, attempt=1, now=NOW)
 
 
-def becomes(found: Answer | Decision) -> Becomes | None:
-    if isinstance(found, Answer):
+def becomes(found: CompletionContent | Decision) -> Becomes | None:
+    if isinstance(found, CompletionContent):
         return Becomes.ANSWER
     if found.fault is Fault.RUN_FATAL:
         return {QuotaError: Becomes.QUOTA, AuthenticationError: Becomes.ACCESS}.get(found.error)
@@ -66,7 +66,7 @@ def test_a_refusal_in_a_content_part_is_the_response_of_the_target() -> None:
     parts = [{"type": "refusal", "refusal": "I can't help "}, {"type": "refusal", "refusal": "with that."}]
     found = read(200, stopped("stop", parts))
 
-    assert isinstance(found, Answer)
+    assert isinstance(found, CompletionContent)
     assert (found.origin, found.text.expose()) == ("refusal", "I can't help with that.")
 
 
@@ -74,7 +74,7 @@ def test_text_beside_a_refusal_part_is_the_answer() -> None:
     parts = [{"type": "text", "text": "No."}, {"type": "refusal", "refusal": "I can't."}]
     found = read(200, stopped("stop", parts))
 
-    assert isinstance(found, Answer)
+    assert isinstance(found, CompletionContent)
     assert (found.origin, found.text.expose()) == ("content", "No.")
 
 
@@ -85,7 +85,7 @@ def test_text_beside_a_refusal_part_is_the_answer() -> None:
 def test_no_text_of_a_target_is_ever_blocked_or_ends_a_run(text: str, reason: str) -> None:
     found = read(200, stopped(reason, text))
 
-    assert isinstance(found, Answer)
+    assert isinstance(found, CompletionContent)
     assert found.text.expose() == text
 
 

@@ -17,7 +17,7 @@ from tests.support.cli_tools import Desk, sample_of, sample_row, write_dataset
 from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import ModelUsage, summarize
 from vlsb.records import Key, Label, Outcome, Untrusted
-from vlsb.reports.answers import Answer, NoInstruction
+from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.official import to_official
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 
@@ -258,12 +258,12 @@ def test_the_demo_is_marked_as_simulated_and_has_its_questions(vlsb, tmp_path: P
     assert all(log["question"] for log in found["logs"])
 
 
-def answers_of(labels: list[Label | None], text: str) -> list[Answer]:
+def answers_of(labels: list[Label | None], text: str) -> list[StoredAnswer]:
     found = []
     for number, label in enumerate(labels):
         response = make_response(number, text)
         found.append(
-            Answer(
+            StoredAnswer(
                 key=Key(number, 1),
                 place=number,
                 category=Untrusted("Violent"),
