@@ -113,18 +113,18 @@ def test_the_fuzz_notices_a_request_that_waits_for_nothing(fuzz, monkeypatch) ->
 
 
 def test_the_fuzz_notices_what_asyncio_would_only_log(fuzz, monkeypatch) -> None:
-    def feed(self: transport.Reading, data: bytes) -> None:
+    def feed(self: transport.ReplyReader, data: bytes) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(transport.Reading, "feed", feed)
+    monkeypatch.setattr(transport.ReplyReader, "feed", feed)
 
     with pytest.raises(ZeroDivisionError):
         play(fuzz)
 
 
 def test_the_fuzz_notices_a_reply_that_changes_with_how_it_was_split(fuzz, monkeypatch) -> None:
-    feed = transport.Reading.feed
-    monkeypatch.setattr(transport.Reading, "feed", lambda self, data: feed(self, data.replace(b"@T", b"@U")))
+    reader, feed = transport.ReplyReader, transport.ReplyReader.feed
+    monkeypatch.setattr(reader, "feed", lambda self, data: feed(self, data.replace(b"@T", b"@U")))
 
     with pytest.raises(AssertionError, match="read otherwise when split"):
         play(fuzz)
