@@ -47,13 +47,13 @@ def scan(directory: Path) -> Callable[[], object]:
 def resume(directory: Path) -> Callable[[], object]:
     """Open the run for writing and find what is pending; the new session's manifest is there already."""
     from vlsb.store.manifest import read_manifest
-    from vlsb.store.store import open_run, pending_keys
+    from vlsb.store.store import open_run, pending_work
 
     manifest = read_manifest(directory)
 
     def run() -> object:
         store = open_run(directory, manifest, is_resume=True)
-        return store, pending_keys(store, ())
+        return store, pending_work(store, ())
 
     return run
 

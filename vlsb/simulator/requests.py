@@ -17,7 +17,7 @@ JUDGE_OPENING = "You are a professional multimodal red-teaming safety judge."
 _DATA_URL = re.compile(rb'"url"\s*:\s*"(data:)')
 
 
-class _Prompt(NamedTuple):
+class _Wording(NamedTuple):
     model: str | None
     texts: tuple[str, ...]
     is_judge: bool
@@ -48,12 +48,12 @@ class Request:
         return _parse_body(self.body)
 
     @cached_property
-    def _prompt(self) -> _Prompt:
+    def _prompt(self) -> _Wording:
         start, end = self._picture_span()
         body = _parsed_object(self.body[:start] + self.body[end:])
         texts = tuple(part["text"] for part in _user_parts(body) if part.get("type") == "text")
         is_judge = "response_format" in body or any(JUDGE_OPENING in text for text in texts)
-        return _Prompt(body.get("model"), texts, is_judge)
+        return _Wording(body.get("model"), texts, is_judge)
 
     def _require_body(self) -> None:
         if self.is_dropped:
