@@ -45,8 +45,9 @@ def make_run(root: Path, samples: int) -> Path:
 
 def _write(root: Path, samples: int) -> None:
     # Imported here: whoever only starts this program stays small.
+    from vlsb.evaluation.options import RunOptions
     from vlsb.evaluation.session import prepare
-    from vlsb.evaluation.settings import RunOptions, resolve_run
+    from vlsb.evaluation.settings import resolve_run
 
     pictures = max(1, samples * PICTURES // ROWS)
     options = RunOptions(

@@ -16,14 +16,10 @@ from typing import Any
 
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
+from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.session import Listeners, Prepared, prepare, prepare_judging, run_session
-from vlsb.evaluation.settings import (
-    Resolved,
-    RunOptions,
-    open_target,
-    resolve_judging,
-)
+from vlsb.evaluation.settings import Resolved, open_target, resolve_judging
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.state import RunState, load_state

@@ -24,11 +24,11 @@ from tests.support.cli_tools import Desk, Finished, asked, finish, labelling, sa
 from tests.support.scripts import Script
 from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
-from vlsb.cli.resolve import RunOptions
 from vlsb.cli.screen import error_line
 from vlsb.cli.sessions import Job, carry_out
 from vlsb.endpoints.credentials import is_variable_name
 from vlsb.errors import AccessError, ServerError, StoreError, VlsbError
+from vlsb.evaluation.options import RunOptions
 from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, error
 
 SHAPES_OF_KEYS = (

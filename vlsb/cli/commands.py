@@ -12,7 +12,7 @@ from typer._click.exceptions import NoSuchOption, UsageError
 from typer._click.parser import _OptionParser
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
-from vlsb.cli.options import COMMON, PANELS
+from vlsb.evaluation.options import Panel
 
 if TYPE_CHECKING:
     from typer._click import Context
@@ -23,6 +23,8 @@ _NO_KEYS = (
     "unexpected argument, not repeated here because it may be a key. Put a key into a variable, and name the "
     "variable with --api-key-env."
 )
+COMMON = "Common"
+"""The first box of a help page."""
 _AFTER_DASHES = "Options of the engine itself go after --."
 
 
@@ -116,7 +118,7 @@ class VlsbCommand(TyperCommand):
                 option.hidden = True
             elif isinstance(option, TyperOption) and option.name in rank:
                 option.rich_help_panel = COMMON
-        panels = (COMMON, *PANELS)
+        panels = (COMMON, *Panel)
         self.params.sort(key=lambda each: panels.index(getattr(each, "rich_help_panel", None) or COMMON))
         self.help = "\n  ".join((f"{self.help}\n\nExamples:", *guide.examples))
 

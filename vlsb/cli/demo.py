@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from vlsb.cli import options as opt
-from vlsb.cli.resolve import RunOptions
 from vlsb.cli.run import run
-
-_DEFAULTS = RunOptions(model="demo")
+from vlsb.evaluation.options import RunOptions
 
 
 def demo_command(
@@ -20,4 +17,4 @@ def demo_command(
 ) -> int:
     """Run the main job on the embedded demo: 30 benign samples, simulated model and judge."""
     parent = output_dir or Path(tempfile.mkdtemp(prefix="vlsb-demo-"))
-    return run(replace(_DEFAULTS, output_dir=parent, display=display, resume=resume))
+    return run(RunOptions(model="demo", output_dir=parent, display=display, resume=resume))

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.resolve import RunOptions
 from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError, VlsbError
+from vlsb.evaluation.options import RunOptions
 
 if TYPE_CHECKING:
     from vlsb.cli.live import Display
@@ -35,49 +35,29 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 2.0
 _DRIVER_TIMEOUT_S = 3.0
-_DEFAULTS = RunOptions()
 ServedName = Annotated[
     str, typer.Argument(metavar="NAME", help="llava, llava_hf, llava_next, qwen2vl, mllama, or one of yours.")
 ]
 
 
-def serve_command(
-    name: ServedName,
-    engine_options: opt.EngineOptions = None,
-    port: opt.Port = None,
-    detach: opt.Detach = False,
-    weights: opt.Weights = None,
-    revision: opt.Revision = None,
-    dtype: opt.DType = None,
-    tensor_parallel_size: opt.TensorParallelSize = None,
-    gpus: opt.Gpus = None,
-    engine: opt.EngineChoice = _DEFAULTS.engine,
-    servers_dir: opt.ServersDir = None,
-    start_timeout: opt.StartTimeout = _DEFAULTS.start_timeout,
-    yes: opt.Yes = False,
-    display: opt.Display = None,
-) -> int:
+@opt.takes_run_options(
+    *("engine_options", "weights", "revision", "dtype", "tensor_parallel_size", "gpus", "engine"),
+    *("servers_dir", "start_timeout", "yes", "display"),
+)
+def serve_command(name: ServedName, port: opt.Port = None, detach: opt.Detach = False, **given: Any) -> int:
     """Serve a local model on this machine, for `vlsb run --model NAME` and for any OpenAI client.
 
     NAME is llava, llava_hf, llava_next, qwen2vl, mllama, or one of yours.
     """
     from vlsb.endpoints import loops
-    from vlsb.engines.plan import GpuLease, Wishes
+    from vlsb.evaluation.settings import engine_wishes
 
-    screen = Screen(quiet=display == "none")
+    options = RunOptions.of(given)
+    screen = Screen(quiet=options.display == "none")
     try:
-        wishes = Wishes(
-            weights=weights,
-            revision=revision,
-            tensor_parallel_size=tensor_parallel_size,
-            gpus=GpuLease.parse(gpus),
-            dtype=dtype,
-            port=port,
-            engine=engine,
-            engine_options=tuple(engine_options or ()),
-            start_timeout_s=start_timeout,
-        )
-        serving = _Serving(known_model(name, servers_dir), wishes, servers_dir, detach, yes, display, screen)
+        wishes = replace(engine_wishes(options), port=port)
+        model = known_model(name, options.servers_dir)
+        serving = _Serving(model, wishes, options, screen, is_detached=detach)
         return loops.run(serving.until_stopped(), loop_factory=asyncio.new_event_loop)
     except VlsbError as error:
         screen.error(error)
@@ -121,11 +101,9 @@ class _Serving:
 
     model: ModelProfile
     wishes: Wishes
-    servers_dir: Path | None
-    is_detached: bool
-    yes: bool
-    display: str | None
+    options: RunOptions
     screen: Screen
+    is_detached: bool
     _is_ready: bool = False
     _is_released: bool = False
 
@@ -167,13 +145,13 @@ class _Serving:
         self._refuse_second(places)
         try:
             # Whoever had the name until now may have detached its server just before.
-            with sole_server(places, name), Display(self.display, self.screen) as live:
+            with sole_server(places, name), Display(self.options.display, self.screen) as live:
                 self._refuse_second(places)
                 async with engine_lease(
                     self.model,
                     self.wishes,
                     environment=os.environ,
-                    may_install=partial(agree_to_install, self.screen, yes=self.yes),
+                    may_install=partial(agree_to_install, self.screen, yes=self.options.yes),
                     on_progress=live.on_progress,
                     say=self.screen.notice,
                 ) as lease:
@@ -205,7 +183,8 @@ class _Serving:
         path = lease.publish(server, owner=None if self.is_detached else os.getpid())
         for deviation in lease.deviations:
             self.screen.notice(f"Not as in the paper: {deviation}")
-        folder = ["--servers-dir", str(self.servers_dir)] if self.servers_dir else []
+        servers_dir = self.options.servers_dir
+        folder = ["--servers-dir", str(servers_dir)] if servers_dir else []
         name = self.model.name
         self.screen.result(f"{name} is ready: {server.base_url}, model name {server.served_name}")
         self.screen.result("Evaluate it from another terminal:")

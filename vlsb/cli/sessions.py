@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from vlsb.analysis.summary import FailOnError, Summary
 from vlsb.cli import ignore_signals
-from vlsb.cli.resolve import Resolved, RunOptions
 from vlsb.cli.screen import Screen, agree_to_install, has_color
 from vlsb.errors import (
     ConfigError,
@@ -29,7 +28,9 @@ from vlsb.records import JUDGED, Outcome
 
 if TYPE_CHECKING:
     from vlsb.engines.lease import MayInstall
+    from vlsb.evaluation.options import RunOptions
     from vlsb.evaluation.session import Plan, Prepared, SessionEnd
+    from vlsb.evaluation.settings import Resolved
     from vlsb.steps import OnProgress
     from vlsb.store.state import RunState
 

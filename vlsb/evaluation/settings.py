@@ -5,7 +5,6 @@ The options are those of `vlsb run` and `vlsb judge`; messages name them as they
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vlsb import config, strict_json
 from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
+from vlsb.evaluation.options import RunOptions, as_flag, parse_headers
 from vlsb.records import JUDGED, Outcome, Untrusted
 from vlsb.steps import OnProgress, in_thread
 
@@ -30,89 +30,9 @@ if TYPE_CHECKING:
     from vlsb.records import Stage
 
 _Part = TypeVar("_Part")
-_POLICY = config.RetryPolicy()
 _DEMO = "demo"
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Fields that define the request itself: changing them would make it another program's request.
 _RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """The options of `vlsb run` and `vlsb judge`, as typed. Field names are option names."""
-
-    model: str | None = None
-    arch: str | None = None
-    base_url: str | None = None
-    api_key_env: str | None = None
-    header: tuple[str, ...] = ()
-    judge: str | None = None
-    judge_base_url: str | None = None
-    judge_api_key_env: str | None = None
-    judge_header: tuple[str, ...] = ()
-    data_root: Path | None = None
-    limit: str | None = None
-    sample_id: tuple[int, ...] = ()
-    category: tuple[str, ...] = ()
-    sub_category: tuple[str, ...] = ()
-    source: tuple[str, ...] = ()
-    shuffle: bool = False
-    seed: int = 0
-    skip_bad_images: bool = False
-    accept_changed_images: bool = False
-    output_dir: Path = Path(config.DEFAULT_OUTPUT_DIR)
-    name: str | None = None
-    resume: bool = False
-    retry: tuple[str, ...] = ()
-    fail_on_error: str = "0"
-    display: str | None = None
-    epochs: int = 1
-    no_judge: bool = False
-    dry_run: bool = False
-    max_requests: int | None = None
-    max_connections: int | None = None
-    judge_max_connections: int | None = None
-    rpm: float | None = None
-    tpm: float | None = None
-    judge_rpm: float | None = None
-    judge_tpm: float | None = None
-    max_attempts: int = _POLICY.max_attempts
-    attempt_timeout: float = _POLICY.attempt_timeout_s
-    sample_timeout: float = _POLICY.sample_timeout_s
-    outage_timeout: float = _POLICY.outage_timeout_s
-    backoff: float = _POLICY.backoff_s
-    allow_http: bool = False
-    ca_bundle: Path | None = None
-    transport: str = "auto"
-    profile: Path | None = None
-    weights: str | None = None
-    revision: str | None = None
-    tensor_parallel_size: int | None = None
-    gpus: str | None = None
-    dtype: str | None = None
-    engine: str = "auto"
-    servers_dir: Path | None = None
-    start_timeout: float = config.START_TIMEOUT_S
-    max_restarts: int = 1
-    keep_server: bool = False
-    yes: bool = False
-    engine_options: tuple[str, ...] = ()
-    max_tokens: int | None = None
-    temperature: float | None = None
-    system_prompt: str | None = None
-    judge_template: Path | None = None
-    target_field: tuple[str, ...] = ()
-    judge_field: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse a key in the place of a variable's name: from here on names are shown and stored."""
-        named = {"--api-key-env": self.api_key_env, "--judge-api-key-env": self.judge_api_key_env}
-        for flag, name in named.items():
-            if name is not None:
-                _require_variable(flag, name)
-        for flag, pairs in (("--header", self.header), ("--judge-header", self.judge_header)):
-            if pairs:
-                _headers(flag, pairs)
 
 
 # They mean something only for an engine that is started for the run.
@@ -177,7 +97,7 @@ async def open_target(
 
     async with engine_lease(
         model,
-        _wishes(options),
+        engine_wishes(options),
         environment=environment,
         may_install=may_install,
         on_progress=on_progress,
@@ -192,14 +112,15 @@ def _refuse_engine_options(options: RunOptions) -> None:
     usual = RunOptions()
     for name in _ENGINE_OPTIONS:
         if getattr(options, name) != getattr(usual, name):
-            flag = "What follows --" if name == "engine_options" else "--" + name.replace("_", "-")
+            said = "What follows --" if name == "engine_options" else as_flag(name)
             raise ConfigError(
-                f"{flag} is for engines that vlsb starts; target {options.model or options.base_url} is none."
+                f"{said} is for engines that vlsb starts; target {options.model or options.base_url} is none."
                 " Leave it out, or pass --model with a local model such as llava_next."
             )
 
 
-def _wishes(options: RunOptions) -> Wishes:
+def engine_wishes(options: RunOptions) -> Wishes:
+    """What options ask of an engine."""
     from vlsb.engines.plan import GpuLease, Wishes
 
     return Wishes(
@@ -382,7 +303,7 @@ def _endpoint(options: RunOptions, name: str, *, is_local: bool) -> config.Endpo
         name,
         base_url=options.base_url,
         key_variable=options.api_key_env,
-        headers=_headers("--header", options.header),
+        headers=parse_headers("--header", options.header),
         allow_http=options.allow_http,
     )
 
@@ -395,7 +316,7 @@ def _judge(options: RunOptions, *, is_demo: bool) -> config.ModelSettings:
             options.judge or (_DEMO if is_demo else config.OFFICIAL_JUDGE_MODEL),
             base_url=options.judge_base_url,
             key_variable=options.judge_api_key_env,
-            headers=_headers("--judge-header", options.judge_header),
+            headers=parse_headers("--judge-header", options.judge_header),
             allow_http=options.allow_http,
             stage="judge",
         ),
@@ -438,7 +359,7 @@ async def _only_model(options: RunOptions, environment: Mapping[str, str]) -> st
         "the only model",
         base_url=options.base_url,
         key_variable=options.api_key_env,
-        headers=_headers("--header", options.header),
+        headers=parse_headers("--header", options.header),
         allow_http=options.allow_http,
     )
     credentials = load_credentials(endpoint, environment)
@@ -558,30 +479,6 @@ def _retried(options: RunOptions) -> tuple[Outcome, ...]:
         if name not in choices:
             raise ConfigError(f"--retry {name!r}: not one of {', '.join(choices)}. Labels are never retried.")
     return tuple(Outcome(name) for name in options.retry)
-
-
-def _require_variable(flag: str, name: str) -> None:
-    from vlsb.endpoints.credentials import is_variable_name
-
-    if not is_variable_name(name):
-        # What was given is not repeated: it may be the key.
-        raise ConfigError(
-            f"{flag}: not the name of a variable. Put the key into a variable and pass the variable's name, "
-            f"for example {flag} OPENAI_API_KEY."
-        )
-
-
-def _headers(flag: str, pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    from vlsb.endpoints.credentials import is_variable_name
-
-    found = []
-    for pair in pairs:
-        name, _, variable = pair.partition("=")
-        if not _HEADER_NAME.fullmatch(name) or not is_variable_name(variable):
-            # The pair is not repeated: a value instead of a variable's name may be a key.
-            raise ConfigError(f"{flag}: write NAME=VARIABLE, for example api-key=AZURE_OPENAI_API_KEY.")
-        found.append((name, variable))
-    return tuple(found)
 
 
 def _extra(flag: str, pairs: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tests.proofs.faults import wire
 from tests.proofs.faults.runs import evaluate, scripted, served
 from tests.support import e2e
 from vlsb.errors import ConfigError
-from vlsb.evaluation.settings import RunOptions
+from vlsb.evaluation.options import RunOptions
 from vlsb.records import Outcome
 from vlsb.simulator import Action, Endless, Reply, Simulator, SimulatorThread, answer
 

@@ -1,0 +1,380 @@
+"""The options of a run, once: what each is called, what it may be, what it says of itself and its default.
+
+A command's options are made from these fields, and so are the command that resumes a run and the words of
+`vlsb.evaluate()`. The help page waits for this module: it brings no HTTP stack and nothing of a screen.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from vlsb import config
+from vlsb.errors import ConfigError
+
+_POLICY = config.RetryPolicy()
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+class Panel(StrEnum):
+    """The boxes of a help page, in their order."""
+
+    TARGET = "Target"
+    JUDGE = "Judge"
+    DATA = "Data"
+    RUN = "Run"
+    PROTOCOL = "Protocol (recorded; printed as deviations)"
+    SERVER = "Server"
+    ENGINE = "Local engine (any other option of `vllm serve` goes after --)"
+    SPEED = "Connections and patience"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What an option says of itself on the command line: its help, its box, the word for its value.
+
+    Its variable is VLSB_ and its name, or `variable` where that means something else. `min` and `max` bound
+    a number. An argument takes what follows `--` and is in no help page.
+    """
+
+    help: str
+    panel: Panel | None = None
+    metavar: str | None = None
+    short: str | None = None
+    variable: str | None = None
+    min: float | None = None
+    max: float | None = None
+    is_argument: bool = False
+
+
+# Annotations are no texts in this module: a command reads them from the fields.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options of `vlsb run`, `vlsb judge` and `vlsb serve`, as typed. Field names are option names."""
+
+    model: Annotated[
+        str | None,
+        Option("Model to evaluate: gpt-4o, claude-..., llava_next, demo, ...", Panel.TARGET, metavar="NAME"),
+    ] = None
+    arch: Annotated[
+        str | None,
+        Option(
+            "The authors' spelling: a local family, or openai with --model.", Panel.TARGET, metavar="NAME"
+        ),
+    ] = None
+    base_url: Annotated[
+        str | None,
+        Option("OpenAI-compatible endpoint of the target, up to /v1.", Panel.TARGET, metavar="URL"),
+    ] = None
+    api_key_env: Annotated[
+        str | None, Option("Variable that holds the target's key.", Panel.TARGET, metavar="VAR")
+    ] = None
+    header: Annotated[
+        tuple[str, ...],
+        Option("Header for the target, its value read from VAR.", Panel.TARGET, metavar="NAME=VAR"),
+    ] = ()
+    judge: Annotated[str | None, Option("Judge model. (default: gpt-4o)", Panel.JUDGE, metavar="NAME")] = None
+    judge_base_url: Annotated[
+        str | None, Option("Endpoint of the judge; never taken from --base-url.", Panel.JUDGE, metavar="URL")
+    ] = None
+    judge_api_key_env: Annotated[
+        str | None, Option("Variable that holds the judge's key.", Panel.JUDGE, metavar="VAR")
+    ] = None
+    judge_header: Annotated[
+        tuple[str, ...],
+        Option("Header for the judge, its value read from VAR.", Panel.JUDGE, metavar="NAME=VAR"),
+    ] = ()
+    data_root: Annotated[
+        Path | None,
+        Option(
+            "VLSBench: data.json with imgs/ or imgs.tar, or parquet shards. (default: Hugging Face Hub)",
+            Panel.DATA,
+            metavar="DIR",
+        ),
+    ] = None
+    limit: Annotated[
+        str | None,
+        Option("First N, positions A to B, or a share of the samples.", Panel.DATA, metavar="N|A-B|0.1"),
+    ] = None
+    sample_id: Annotated[
+        tuple[int, ...], Option("Only this instruction_id; repeat for more.", Panel.DATA, metavar="ID")
+    ] = ()
+    category: Annotated[
+        tuple[str, ...], Option("Only this category; repeat for more.", Panel.DATA, metavar="NAME")
+    ] = ()
+    sub_category: Annotated[
+        tuple[str, ...], Option("Only this sub-category; repeat for more.", Panel.DATA, metavar="NAME")
+    ] = ()
+    source: Annotated[
+        tuple[str, ...], Option("Only this image source; repeat for more.", Panel.DATA, metavar="NAME")
+    ] = ()
+    shuffle: Annotated[
+        bool, Option("Mix the samples, all categories evenly, before --limit.", Panel.DATA)
+    ] = False
+    seed: Annotated[int, Option("Seed of --shuffle.", Panel.DATA, metavar="N")] = 0
+    skip_bad_images: Annotated[
+        bool, Option("Record samples with unusable images as errors and go on.", Panel.DATA)
+    ] = False
+    accept_changed_images: Annotated[
+        bool,
+        Option(
+            "Send images that are not what was sent before. It is recorded, and the report says so.",
+            Panel.DATA,
+        ),
+    ] = False
+    output_dir: Annotated[Path, Option("Parent directory of runs.", Panel.RUN, metavar="DIR")] = Path(
+        config.DEFAULT_OUTPUT_DIR
+    )
+    name: Annotated[
+        str | None, Option("Name of the run's directory. (default: the model)", Panel.RUN, metavar="NAME")
+    ] = None
+    resume: Annotated[bool, Option("Continue the run, or start it if there is none.", Panel.RUN)] = False
+    retry: Annotated[
+        tuple[str, ...],
+        Option(
+            "With --resume: do this outcome again too (target_blocked, judge_invalid, ...).",
+            Panel.RUN,
+            metavar="OUTCOME",
+        ),
+    ] = ()
+    fail_on_error: Annotated[
+        str,
+        Option(
+            "Samples that may lack a verdict with exit code 0. It never stops a run.",
+            Panel.RUN,
+            metavar="N|SHARE",
+        ),
+    ] = "0"
+    display: Annotated[
+        str | None, Option("Progress. (default: rich on a terminal)", Panel.RUN, metavar="rich|plain|none")
+    ] = None
+    epochs: Annotated[
+        int,
+        Option(
+            "Responses a sample, each judged apart.", Panel.RUN, metavar="K", min=1, max=config.MOST_EPOCHS
+        ),
+    ] = 1
+    no_judge: Annotated[bool, Option("Only collect responses.", Panel.RUN)] = False
+    dry_run: Annotated[bool, Option("Send one sample, then say what the rest would cost.", Panel.RUN)] = False
+    max_requests: Annotated[
+        int | None, Option("Stop after so many requests; resumable.", Panel.RUN, metavar="N", min=1)
+    ] = None
+    max_connections: Annotated[
+        int | None,
+        Option(
+            "Requests in flight to the target, at most. (default: found out, up to 100)",
+            Panel.SPEED,
+            metavar="N",
+            min=1,
+            max=4096,
+        ),
+    ] = None
+    judge_max_connections: Annotated[
+        int | None,
+        Option(
+            "Requests in flight to the judge, at most. (default: found out, up to 100)",
+            Panel.SPEED,
+            metavar="N",
+            min=1,
+            max=4096,
+        ),
+    ] = None
+    rpm: Annotated[
+        float | None, Option("Requests a minute to the target, at most.", Panel.SPEED, metavar="N", min=0.1)
+    ] = None
+    tpm: Annotated[
+        float | None, Option("Tokens a minute to the target, at most.", Panel.SPEED, metavar="N", min=1)
+    ] = None
+    judge_rpm: Annotated[
+        float | None, Option("Requests a minute to the judge, at most.", Panel.SPEED, metavar="N", min=0.1)
+    ] = None
+    judge_tpm: Annotated[
+        float | None, Option("Tokens a minute to the judge, at most.", Panel.SPEED, metavar="N", min=1)
+    ] = None
+    max_attempts: Annotated[
+        int,
+        Option(
+            "Requests sent for one completion; rate limits do not count.", Panel.SPEED, metavar="N", min=1
+        ),
+    ] = _POLICY.max_attempts
+    attempt_timeout: Annotated[
+        float, Option("Seconds for one request, all included.", Panel.SPEED, metavar="SECONDS", min=0.1)
+    ] = _POLICY.attempt_timeout_s
+    sample_timeout: Annotated[
+        float, Option("Seconds for one completion with its retries.", Panel.SPEED, metavar="SECONDS", min=0.1)
+    ] = _POLICY.sample_timeout_s
+    outage_timeout: Annotated[
+        float, Option("Seconds to wait for an endpoint that is down.", Panel.SPEED, metavar="SECONDS", min=0)
+    ] = _POLICY.outage_timeout_s
+    backoff: Annotated[
+        float,
+        Option(
+            "Seconds of the first retry's longest wait; it doubles.", Panel.SPEED, metavar="SECONDS", min=0.01
+        ),
+    ] = _POLICY.backoff_s
+    allow_http: Annotated[bool, Option("Send keys in clear to a host that has no https.", Panel.SPEED)] = (
+        False
+    )
+    ca_bundle: Annotated[
+        Path | None, Option("File of certificates for a private host.", Panel.SPEED, metavar="FILE")
+    ] = None
+    transport: Annotated[
+        str,
+        Option(
+            "Who speaks HTTP: a fast transport of ours, or httpx's (auto: httpx's behind a proxy).",
+            Panel.SPEED,
+            metavar="auto|httpx",
+        ),
+    ] = "auto"
+    profile: Annotated[
+        Path | None, Option("Write where the time went, as JSON.", Panel.SPEED, metavar="FILE")
+    ] = None
+    weights: Annotated[
+        str | None,
+        Option(
+            "A folder or an id on the Hugging Face Hub. (default: the model's)",
+            Panel.ENGINE,
+            metavar="WEIGHTS",
+        ),
+    ] = None
+    revision: Annotated[
+        str | None,
+        Option("Commit or branch of the weights on the Hugging Face Hub.", Panel.ENGINE, metavar="SHA"),
+    ] = None
+    dtype: Annotated[
+        str | None, Option("Type of the weights in memory, such as bfloat16.", Panel.ENGINE, metavar="DTYPE")
+    ] = None
+    tensor_parallel_size: Annotated[
+        int | None, Option("GPUs that share one copy of the model.", Panel.ENGINE, metavar="N", min=1)
+    ] = None
+    gpus: Annotated[
+        str | None, Option("Which GPUs to use, such as 0,1. (default: all)", Panel.ENGINE, metavar="LIST")
+    ] = None
+    engine: Annotated[
+        str,
+        Option(
+            "The engine: one built here or on PATH, a program, or an environment's folder.",
+            Panel.ENGINE,
+            metavar="auto|PATH|ENV",
+        ),
+    ] = "auto"
+    servers_dir: Annotated[
+        Path | None,
+        Option("Folder with models of yours, each a NAME.<family>.yaml.", Panel.ENGINE, metavar="DIR"),
+    ] = None
+    start_timeout: Annotated[
+        float,
+        Option(
+            "Seconds until it must be ready; a download does not count.",
+            Panel.ENGINE,
+            metavar="SECONDS",
+            min=1,
+        ),
+    ] = config.START_TIMEOUT_S
+    max_restarts: Annotated[
+        int,
+        Option(
+            "Restarts of an engine that dies; deaths by one sample do not count.",
+            Panel.ENGINE,
+            metavar="N",
+            min=0,
+        ),
+    ] = 1
+    keep_server: Annotated[bool, Option("Leave the engine running when the run is over.", Panel.ENGINE)] = (
+        False
+    )
+    yes: Annotated[bool, Option("Install a missing engine without asking.", Panel.ENGINE, short="-y")] = False
+    engine_options: Annotated[
+        tuple[str, ...],
+        Option(
+            "Options for `vllm serve`, as its own help has them.",
+            metavar="-- ENGINE OPTIONS",
+            is_argument=True,
+        ),
+    ] = ()
+    max_tokens: Annotated[
+        int | None, Option("Tokens of a response. (default: 128)", Panel.PROTOCOL, metavar="N", min=1)
+    ] = None
+    temperature: Annotated[
+        float | None, Option("The target's temperature. (default: 0)", Panel.PROTOCOL, metavar="T")
+    ] = None
+    system_prompt: Annotated[
+        str | None, Option("The target's system prompt; empty for none.", Panel.PROTOCOL, metavar="TEXT")
+    ] = None
+    judge_template: Annotated[
+        Path | None,
+        Option("File with {question} and {response} for the judge.", Panel.PROTOCOL, metavar="FILE"),
+    ] = None
+    target_field: Annotated[
+        tuple[str, ...],
+        Option("Extra field of the target's requests.", Panel.PROTOCOL, metavar="KEY=VALUE", short="-M"),
+    ] = ()
+    judge_field: Annotated[
+        tuple[str, ...],
+        Option("Extra field of the judge's requests.", Panel.PROTOCOL, metavar="KEY=VALUE", short="-J"),
+    ] = ()
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """What a command was given; None leaves a default. Lists become tuples, to be compared and kept."""
+        values: Any = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+            if value is not None
+        }
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        """Refuse a key in the place of a variable's name: from here on names are shown and stored."""
+        for name in ("api_key_env", "judge_api_key_env"):
+            if (variable := getattr(self, name)) is not None:
+                _require_variable(as_flag(name), variable)
+        for name in ("header", "judge_header"):
+            if pairs := getattr(self, name):
+                parse_headers(as_flag(name), pairs)
+
+    def as_words(self) -> list[str]:
+        """Every option that is not at its default, as it is typed, but those that say how to begin."""
+        words: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == field.default or field.name in ("resume", "dry_run", "engine_options"):
+                continue
+            if value is True:
+                words.append(as_flag(field.name))
+            else:
+                for each in value if isinstance(value, tuple) else (value,):
+                    words += [as_flag(field.name), str(each)]
+        return words
+
+
+def as_flag(name: str) -> str:
+    """A field's name as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def _require_variable(flag: str, name: str) -> None:
+    from vlsb.endpoints.credentials import is_variable_name
+
+    if not is_variable_name(name):
+        # What was given is not repeated: it may be the key.
+        raise ConfigError(
+            f"{flag}: not the name of a variable. Put the key into a variable and pass the variable's name, "
+            f"for example {flag} OPENAI_API_KEY."
+        )
+
+
+def parse_headers(flag: str, pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The header names of NAME=VARIABLE pairs with their variables; ConfigError for any other pair."""
+    from vlsb.endpoints.credentials import is_variable_name
+
+    found = []
+    for pair in pairs:
+        name, _, variable = pair.partition("=")
+        if not _HEADER_NAME.fullmatch(name) or not is_variable_name(variable):
+            # The pair is not repeated: a value instead of a variable's name may be a key.
+            raise ConfigError(f"{flag}: write NAME=VARIABLE, for example api-key=AZURE_OPENAI_API_KEY.")
+        found.append((name, variable))
+    return tuple(found)
