@@ -346,12 +346,12 @@ def test_a_login_for_an_index_opens_it_and_is_shown_nowhere(tmp_path: Path) -> N
         index.release()
         settings = tmp_path / "config" / "pip" / "pip.conf"
         settings.parent.mkdir(parents=True)
-        settings.write_text(f"[global]\nindex-url = {index.address}\n")
+        settings.write_text(f"[global]\nindex-url: {index.address}\n")
         environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "PATH": ""}
         places = Places.of(environment)
         install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=ignore)
         shutil.rmtree(places.engines / "vllm-0.32.0-cpu")
-        settings.write_text(f"[global]\nindex-url = {index.address.replace('name:', 'another:')}\n")
+        settings.write_text(f"[global]\nindex-url: {index.address.replace('name:', 'another:')}\n")
         refused = failed_install(CURRENT, {**environment, "UV_NO_CACHE": "1"})
         settings.unlink()
 
@@ -547,7 +547,7 @@ def test_pips_way_to_packages_is_uvs_and_no_setting_that_is_meant_for_other_inst
     (tmp_path / "pip.conf").write_text(
         "[global]\nindex-url: https://name:word@host/simple\nquiet = 2\ncert = /ca.pem\nretries =\n"
         f"[install]\nuser = true\ntarget = {tmp_path}\nfind-links:\n  /one\n  {tmp_path},a\n"
-        "extra-index-url = https://one/simple\n  https://two/simple\n"
+        "extra-index-url: https://one/simple\n  https://two/simple\n"
     )
     (tmp_path / "pip,a").mkdir()
     environment = {
@@ -586,7 +586,8 @@ def test_uvs_own_settings_win(in_file: bool, tmp_path: Path) -> None:
     pips = {"PIP_INDEX_URL": "https://pips/simple", "PIP_FIND_LINKS": "/pips", "PIP_NO_INDEX": "1"}
     own = {"UV_DEFAULT_INDEX": "https://uvs/simple", "UV_FIND_LINKS": "/uvs"}
     (tmp_path / "uv").mkdir()
-    settings = 'index-url = "https://uvs/simple"\n[pip]\nfind-links = ["/uvs"]\n'
+    address, links = "index-url", "find-links"
+    settings = f'{address} = "https://uvs/simple"\n[pip]\n{links} = ["/uvs"]\n'
     (tmp_path / "uv" / "uv.toml").write_text(settings)
     folder = tmp_path if in_file else tmp_path / "nothing"
 
@@ -598,9 +599,9 @@ def test_uvs_own_settings_win(in_file: bool, tmp_path: Path) -> None:
 
 def test_pips_settings_are_found_where_pip_looks_and_the_later_ones_win(tmp_path: Path) -> None:
     for folder, text in (
-        ("system/pip", "[global]\nindex-url = https://system\ncert = /system\ntimeout = 1\n"),
-        ("home/.pip", "[global]\nindex-url = https://legacy\ncert = /legacy\n"),
-        ("home/.config/pip", "[install]\nindex-url = https://of-user\n"),
+        ("system/pip", "[global]\nindex-url: https://system\ncert = /system\ntimeout = 1\n"),
+        ("home/.pip", "[global]\nindex-url: https://legacy\ncert = /legacy\n"),
+        ("home/.config/pip", "[install]\nindex-url: https://of-user\n"),
     ):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "pip.conf").write_text(text)
@@ -615,7 +616,7 @@ def test_pips_settings_are_found_where_pip_looks_and_the_later_ones_win(tmp_path
 
 
 def test_settings_of_pip_that_cannot_be_read_are_said_and_not_shown(tmp_path: Path) -> None:
-    (tmp_path / "pip.conf").write_text("index-url = https://name:word@host\n")
+    (tmp_path / "pip.conf").write_text("index-url: https://name:word@host\n")
 
     with pytest.raises(ServerError, match=r"pip\.conf: pip's settings cannot be read") as caught:
         package_settings({"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")})
