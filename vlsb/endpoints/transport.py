@@ -429,7 +429,8 @@ class Wire(httpx.AsyncBaseTransport):
         except BaseException:
             connection.abort()
             raise
-        if not self._keeps_connections:
+        # A server that has just failed often drops the next request on the same connection, unanswered.
+        if not self._keeps_connections or reply.is_server_error:
             connection.abort()
         elif connection.is_reusable:
             self._idle.append((connection, time.monotonic()))

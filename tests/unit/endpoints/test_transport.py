@@ -270,6 +270,24 @@ def test_a_connection_whose_reply_was_whole_is_used_again(run) -> None:
     run(scenario())
 
 
+def test_a_connection_on_which_the_server_failed_is_not_used_again(run) -> None:
+    """It may be closed as soon as the next request is on it: that would cost another sample an attempt."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked_for(reader)
+        writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async def scenario() -> None:
+        async with served(serve) as server, client_of(server.url) as client:
+            for _ in range(3):
+                assert await ask(client, b"x") == b""
+            assert server.connections == 3
+
+    run(scenario())
+
+
 def test_a_connection_idle_for_too_long_is_closed_and_not_used_again(run, monkeypatch) -> None:
     monkeypatch.setattr(transport, "KEEPALIVE_S", 0.0)
     ended: list[bytes] = []
