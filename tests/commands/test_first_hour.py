@@ -507,7 +507,7 @@ def test_a_mistyped_judge_is_named_last_and_the_corrected_command_goes_on(
     assert wrong.code == 2
     assert "--judge-base-url" in wrong.last
     assert right.code == 0, right.err
-    assert asked(simulator, judge=False) == [0, 1, 2, 3]
+    assert sorted(asked(simulator, judge=False)) == [0, 1, 2, 3]
 
 
 def test_a_setting_that_worked_before_is_not_what_to_change(desk: Desk) -> None:
