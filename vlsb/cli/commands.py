@@ -12,7 +12,7 @@ from typer._click.exceptions import NoSuchOption, UsageError
 from typer._click.parser import _OptionParser
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
-from vlsb.evaluation.options import Panel
+from vlsb.evaluation.options import HelpPanel
 
 if TYPE_CHECKING:
     from typer._click import Context
@@ -118,7 +118,7 @@ class VlsbCommand(TyperCommand):
                 option.hidden = True
             elif isinstance(option, TyperOption) and option.name in rank:
                 option.rich_help_panel = COMMON
-        panels = (COMMON, *Panel)
+        panels = (COMMON, *HelpPanel)
         self.params.sort(key=lambda each: panels.index(getattr(each, "rich_help_panel", None) or COMMON))
         self.help = "\n  ".join((f"{self.help}\n\nExamples:", *guide.examples))
 

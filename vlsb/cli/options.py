@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from vlsb.config import MOST_EPOCHS
-from vlsb.evaluation.options import Option, Panel, RunOptions, as_flag
+from vlsb.evaluation.options import HelpPanel, Option, RunOptions, as_flag
 
 _FIELDS = {field.name: field for field in fields(RunOptions)}
 _LISTS = {tuple[str, ...]: list[str] | None, tuple[int, ...]: list[int] | None}
@@ -228,12 +228,12 @@ Port = Annotated[
     int | None,
     _option(
         "port",
-        Option("Port on 127.0.0.1. (default: a free one)", Panel.SERVER, metavar="N", min=1, max=65535),
+        Option("Port on 127.0.0.1. (default: a free one)", HelpPanel.SERVER, metavar="N", min=1, max=65535),
     ),
 ]
 Detach = Annotated[
     bool,
-    _option("detach", Option("Return when it is ready; it runs on in the background.", Panel.SERVER)),
+    _option("detach", Option("Return when it is ready; it runs on in the background.", HelpPanel.SERVER)),
 ]
 # Its own variable: one that is left set must not stop what another command is asked about.
 Rebuild = Annotated[bool, _option("rebuild", Option("Build it anew, even if it is there."))]

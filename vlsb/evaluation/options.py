@@ -18,7 +18,7 @@ _POLICY = config.RetryPolicy()
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
-class Panel(StrEnum):
+class HelpPanel(StrEnum):
     """The boxes of a help page, in their order."""
 
     TARGET = "Target"
@@ -40,7 +40,7 @@ class Option:
     """
 
     help: str
-    panel: Panel | None = None
+    panel: HelpPanel | None = None
     metavar: str | None = None
     short: str | None = None
     variable: str | None = None
@@ -56,86 +56,91 @@ class RunOptions:
 
     model: Annotated[
         str | None,
-        Option("Model to evaluate: gpt-4o, claude-..., llava_next, demo, ...", Panel.TARGET, metavar="NAME"),
+        Option(
+            "Model to evaluate: gpt-4o, claude-..., llava_next, demo, ...", HelpPanel.TARGET, metavar="NAME"
+        ),
     ] = None
     arch: Annotated[
         str | None,
         Option(
-            "The authors' spelling: a local family, or openai with --model.", Panel.TARGET, metavar="NAME"
+            "The authors' spelling: a local family, or openai with --model.", HelpPanel.TARGET, metavar="NAME"
         ),
     ] = None
     base_url: Annotated[
         str | None,
-        Option("OpenAI-compatible endpoint of the target, up to /v1.", Panel.TARGET, metavar="URL"),
+        Option("OpenAI-compatible endpoint of the target, up to /v1.", HelpPanel.TARGET, metavar="URL"),
     ] = None
     api_key_env: Annotated[
-        str | None, Option("Variable that holds the target's key.", Panel.TARGET, metavar="VAR")
+        str | None, Option("Variable that holds the target's key.", HelpPanel.TARGET, metavar="VAR")
     ] = None
     header: Annotated[
         tuple[str, ...],
-        Option("Header for the target, its value read from VAR.", Panel.TARGET, metavar="NAME=VAR"),
+        Option("Header for the target, its value read from VAR.", HelpPanel.TARGET, metavar="NAME=VAR"),
     ] = ()
-    judge: Annotated[str | None, Option("Judge model. (default: gpt-4o)", Panel.JUDGE, metavar="NAME")] = None
+    judge: Annotated[
+        str | None, Option("Judge model. (default: gpt-4o)", HelpPanel.JUDGE, metavar="NAME")
+    ] = None
     judge_base_url: Annotated[
-        str | None, Option("Endpoint of the judge; never taken from --base-url.", Panel.JUDGE, metavar="URL")
+        str | None,
+        Option("Endpoint of the judge; never taken from --base-url.", HelpPanel.JUDGE, metavar="URL"),
     ] = None
     judge_api_key_env: Annotated[
-        str | None, Option("Variable that holds the judge's key.", Panel.JUDGE, metavar="VAR")
+        str | None, Option("Variable that holds the judge's key.", HelpPanel.JUDGE, metavar="VAR")
     ] = None
     judge_header: Annotated[
         tuple[str, ...],
-        Option("Header for the judge, its value read from VAR.", Panel.JUDGE, metavar="NAME=VAR"),
+        Option("Header for the judge, its value read from VAR.", HelpPanel.JUDGE, metavar="NAME=VAR"),
     ] = ()
     data_root: Annotated[
         Path | None,
         Option(
             "VLSBench: data.json with imgs/ or imgs.tar, or parquet shards. (default: Hugging Face Hub)",
-            Panel.DATA,
+            HelpPanel.DATA,
             metavar="DIR",
         ),
     ] = None
     limit: Annotated[
         str | None,
-        Option("First N, positions A to B, or a share of the samples.", Panel.DATA, metavar="N|A-B|0.1"),
+        Option("First N, positions A to B, or a share of the samples.", HelpPanel.DATA, metavar="N|A-B|0.1"),
     ] = None
     sample_id: Annotated[
-        tuple[int, ...], Option("Only this instruction_id; repeat for more.", Panel.DATA, metavar="ID")
+        tuple[int, ...], Option("Only this instruction_id; repeat for more.", HelpPanel.DATA, metavar="ID")
     ] = ()
     category: Annotated[
-        tuple[str, ...], Option("Only this category; repeat for more.", Panel.DATA, metavar="NAME")
+        tuple[str, ...], Option("Only this category; repeat for more.", HelpPanel.DATA, metavar="NAME")
     ] = ()
     sub_category: Annotated[
-        tuple[str, ...], Option("Only this sub-category; repeat for more.", Panel.DATA, metavar="NAME")
+        tuple[str, ...], Option("Only this sub-category; repeat for more.", HelpPanel.DATA, metavar="NAME")
     ] = ()
     source: Annotated[
-        tuple[str, ...], Option("Only this image source; repeat for more.", Panel.DATA, metavar="NAME")
+        tuple[str, ...], Option("Only this image source; repeat for more.", HelpPanel.DATA, metavar="NAME")
     ] = ()
     shuffle: Annotated[
-        bool, Option("Mix the samples, all categories evenly, before --limit.", Panel.DATA)
+        bool, Option("Mix the samples, all categories evenly, before --limit.", HelpPanel.DATA)
     ] = False
-    seed: Annotated[int, Option("Seed of --shuffle.", Panel.DATA, metavar="N")] = 0
+    seed: Annotated[int, Option("Seed of --shuffle.", HelpPanel.DATA, metavar="N")] = 0
     skip_bad_images: Annotated[
-        bool, Option("Record samples with unusable images as errors and go on.", Panel.DATA)
+        bool, Option("Record samples with unusable images as errors and go on.", HelpPanel.DATA)
     ] = False
     accept_changed_images: Annotated[
         bool,
         Option(
             "Send images that are not what was sent before. It is recorded, and the report says so.",
-            Panel.DATA,
+            HelpPanel.DATA,
         ),
     ] = False
-    output_dir: Annotated[Path, Option("Parent directory of runs.", Panel.RUN, metavar="DIR")] = Path(
+    output_dir: Annotated[Path, Option("Parent directory of runs.", HelpPanel.RUN, metavar="DIR")] = Path(
         config.DEFAULT_OUTPUT_DIR
     )
     name: Annotated[
-        str | None, Option("Name of the run's directory. (default: the model)", Panel.RUN, metavar="NAME")
+        str | None, Option("Name of the run's directory. (default: the model)", HelpPanel.RUN, metavar="NAME")
     ] = None
-    resume: Annotated[bool, Option("Continue the run, or start it if there is none.", Panel.RUN)] = False
+    resume: Annotated[bool, Option("Continue the run, or start it if there is none.", HelpPanel.RUN)] = False
     retry: Annotated[
         tuple[str, ...],
         Option(
             "With --resume: do this outcome again too (target_blocked, judge_invalid, ...).",
-            Panel.RUN,
+            HelpPanel.RUN,
             metavar="OUTCOME",
         ),
     ] = ()
@@ -143,29 +148,36 @@ class RunOptions:
         str,
         Option(
             "Samples that may lack a verdict with exit code 0. It never stops a run.",
-            Panel.RUN,
+            HelpPanel.RUN,
             metavar="N|SHARE",
         ),
     ] = "0"
     display: Annotated[
-        str | None, Option("Progress. (default: rich on a terminal)", Panel.RUN, metavar="rich|plain|none")
+        str | None,
+        Option("Progress. (default: rich on a terminal)", HelpPanel.RUN, metavar="rich|plain|none"),
     ] = None
     epochs: Annotated[
         int,
         Option(
-            "Responses a sample, each judged apart.", Panel.RUN, metavar="K", min=1, max=config.MOST_EPOCHS
+            "Responses a sample, each judged apart.",
+            HelpPanel.RUN,
+            metavar="K",
+            min=1,
+            max=config.MOST_EPOCHS,
         ),
     ] = 1
-    no_judge: Annotated[bool, Option("Only collect responses.", Panel.RUN)] = False
-    dry_run: Annotated[bool, Option("Send one sample, then say what the rest would cost.", Panel.RUN)] = False
+    no_judge: Annotated[bool, Option("Only collect responses.", HelpPanel.RUN)] = False
+    dry_run: Annotated[bool, Option("Send one sample, then say what the rest would cost.", HelpPanel.RUN)] = (
+        False
+    )
     max_requests: Annotated[
-        int | None, Option("Stop after so many requests; resumable.", Panel.RUN, metavar="N", min=1)
+        int | None, Option("Stop after so many requests; resumable.", HelpPanel.RUN, metavar="N", min=1)
     ] = None
     max_connections: Annotated[
         int | None,
         Option(
             "Requests in flight to the target, at most. (default: found out, up to 100)",
-            Panel.SPEED,
+            HelpPanel.SPEED,
             metavar="N",
             min=1,
             max=4096,
@@ -175,100 +187,108 @@ class RunOptions:
         int | None,
         Option(
             "Requests in flight to the judge, at most. (default: found out, up to 100)",
-            Panel.SPEED,
+            HelpPanel.SPEED,
             metavar="N",
             min=1,
             max=4096,
         ),
     ] = None
     rpm: Annotated[
-        float | None, Option("Requests a minute to the target, at most.", Panel.SPEED, metavar="N", min=0.1)
+        float | None,
+        Option("Requests a minute to the target, at most.", HelpPanel.SPEED, metavar="N", min=0.1),
     ] = None
     tpm: Annotated[
-        float | None, Option("Tokens a minute to the target, at most.", Panel.SPEED, metavar="N", min=1)
+        float | None, Option("Tokens a minute to the target, at most.", HelpPanel.SPEED, metavar="N", min=1)
     ] = None
     judge_rpm: Annotated[
-        float | None, Option("Requests a minute to the judge, at most.", Panel.SPEED, metavar="N", min=0.1)
+        float | None,
+        Option("Requests a minute to the judge, at most.", HelpPanel.SPEED, metavar="N", min=0.1),
     ] = None
     judge_tpm: Annotated[
-        float | None, Option("Tokens a minute to the judge, at most.", Panel.SPEED, metavar="N", min=1)
+        float | None, Option("Tokens a minute to the judge, at most.", HelpPanel.SPEED, metavar="N", min=1)
     ] = None
     max_attempts: Annotated[
         int,
         Option(
-            "Requests sent for one completion; rate limits do not count.", Panel.SPEED, metavar="N", min=1
+            "Requests sent for one completion; rate limits do not count.", HelpPanel.SPEED, metavar="N", min=1
         ),
     ] = _POLICY.max_attempts
     attempt_timeout: Annotated[
-        float, Option("Seconds for one request, all included.", Panel.SPEED, metavar="SECONDS", min=0.1)
+        float, Option("Seconds for one request, all included.", HelpPanel.SPEED, metavar="SECONDS", min=0.1)
     ] = _POLICY.attempt_timeout_s
     sample_timeout: Annotated[
-        float, Option("Seconds for one completion with its retries.", Panel.SPEED, metavar="SECONDS", min=0.1)
+        float,
+        Option("Seconds for one completion with its retries.", HelpPanel.SPEED, metavar="SECONDS", min=0.1),
     ] = _POLICY.sample_timeout_s
     outage_timeout: Annotated[
-        float, Option("Seconds to wait for an endpoint that is down.", Panel.SPEED, metavar="SECONDS", min=0)
+        float,
+        Option("Seconds to wait for an endpoint that is down.", HelpPanel.SPEED, metavar="SECONDS", min=0),
     ] = _POLICY.outage_timeout_s
     backoff: Annotated[
         float,
         Option(
-            "Seconds of the first retry's longest wait; it doubles.", Panel.SPEED, metavar="SECONDS", min=0.01
+            "Seconds of the first retry's longest wait; it doubles.",
+            HelpPanel.SPEED,
+            metavar="SECONDS",
+            min=0.01,
         ),
     ] = _POLICY.backoff_s
-    allow_http: Annotated[bool, Option("Send keys in clear to a host that has no https.", Panel.SPEED)] = (
-        False
-    )
+    allow_http: Annotated[
+        bool, Option("Send keys in clear to a host that has no https.", HelpPanel.SPEED)
+    ] = False
     ca_bundle: Annotated[
-        Path | None, Option("File of certificates for a private host.", Panel.SPEED, metavar="FILE")
+        Path | None, Option("File of certificates for a private host.", HelpPanel.SPEED, metavar="FILE")
     ] = None
     transport: Annotated[
         str,
         Option(
             "Who speaks HTTP: a fast transport of ours, or httpx's (auto: httpx's behind a proxy).",
-            Panel.SPEED,
+            HelpPanel.SPEED,
             metavar="auto|httpx",
         ),
     ] = "auto"
     profile: Annotated[
-        Path | None, Option("Write where the time went, as JSON.", Panel.SPEED, metavar="FILE")
+        Path | None, Option("Write where the time went, as JSON.", HelpPanel.SPEED, metavar="FILE")
     ] = None
     weights: Annotated[
         str | None,
         Option(
             "A folder or an id on the Hugging Face Hub. (default: the model's)",
-            Panel.ENGINE,
+            HelpPanel.ENGINE,
             metavar="WEIGHTS",
         ),
     ] = None
     revision: Annotated[
         str | None,
-        Option("Commit or branch of the weights on the Hugging Face Hub.", Panel.ENGINE, metavar="SHA"),
+        Option("Commit or branch of the weights on the Hugging Face Hub.", HelpPanel.ENGINE, metavar="SHA"),
     ] = None
     dtype: Annotated[
-        str | None, Option("Type of the weights in memory, such as bfloat16.", Panel.ENGINE, metavar="DTYPE")
+        str | None,
+        Option("Type of the weights in memory, such as bfloat16.", HelpPanel.ENGINE, metavar="DTYPE"),
     ] = None
     tensor_parallel_size: Annotated[
-        int | None, Option("GPUs that share one copy of the model.", Panel.ENGINE, metavar="N", min=1)
+        int | None, Option("GPUs that share one copy of the model.", HelpPanel.ENGINE, metavar="N", min=1)
     ] = None
     gpus: Annotated[
-        str | None, Option("Which GPUs to use, such as 0,1. (default: all)", Panel.ENGINE, metavar="LIST")
+        str | None, Option("Which GPUs to use, such as 0,1. (default: all)", HelpPanel.ENGINE, metavar="LIST")
     ] = None
     engine: Annotated[
         str,
         Option(
             "The engine: one built here or on PATH, a program, or an environment's folder.",
-            Panel.ENGINE,
+            HelpPanel.ENGINE,
             metavar="auto|PATH|ENV",
         ),
     ] = "auto"
     servers_dir: Annotated[
         Path | None,
-        Option("Folder with models of yours, each a NAME.<family>.yaml.", Panel.ENGINE, metavar="DIR"),
+        Option("Folder with models of yours, each a NAME.<family>.yaml.", HelpPanel.ENGINE, metavar="DIR"),
     ] = None
     start_timeout: Annotated[
         float,
         Option(
             "Seconds until it must be ready; a download does not count.",
-            Panel.ENGINE,
+            HelpPanel.ENGINE,
             metavar="SECONDS",
             min=1,
         ),
@@ -277,15 +297,17 @@ class RunOptions:
         int,
         Option(
             "Restarts of an engine that dies; deaths by one sample do not count.",
-            Panel.ENGINE,
+            HelpPanel.ENGINE,
             metavar="N",
             min=0,
         ),
     ] = 1
-    keep_server: Annotated[bool, Option("Leave the engine running when the run is over.", Panel.ENGINE)] = (
+    keep_server: Annotated[
+        bool, Option("Leave the engine running when the run is over.", HelpPanel.ENGINE)
+    ] = False
+    yes: Annotated[bool, Option("Install a missing engine without asking.", HelpPanel.ENGINE, short="-y")] = (
         False
     )
-    yes: Annotated[bool, Option("Install a missing engine without asking.", Panel.ENGINE, short="-y")] = False
     engine_options: Annotated[
         tuple[str, ...],
         Option(
@@ -295,25 +317,25 @@ class RunOptions:
         ),
     ] = ()
     max_tokens: Annotated[
-        int | None, Option("Tokens of a response. (default: 128)", Panel.PROTOCOL, metavar="N", min=1)
+        int | None, Option("Tokens of a response. (default: 128)", HelpPanel.PROTOCOL, metavar="N", min=1)
     ] = None
     temperature: Annotated[
-        float | None, Option("The target's temperature. (default: 0)", Panel.PROTOCOL, metavar="T")
+        float | None, Option("The target's temperature. (default: 0)", HelpPanel.PROTOCOL, metavar="T")
     ] = None
     system_prompt: Annotated[
-        str | None, Option("The target's system prompt; empty for none.", Panel.PROTOCOL, metavar="TEXT")
+        str | None, Option("The target's system prompt; empty for none.", HelpPanel.PROTOCOL, metavar="TEXT")
     ] = None
     judge_template: Annotated[
         Path | None,
-        Option("File with {question} and {response} for the judge.", Panel.PROTOCOL, metavar="FILE"),
+        Option("File with {question} and {response} for the judge.", HelpPanel.PROTOCOL, metavar="FILE"),
     ] = None
     target_field: Annotated[
         tuple[str, ...],
-        Option("Extra field of the target's requests.", Panel.PROTOCOL, metavar="KEY=VALUE", short="-M"),
+        Option("Extra field of the target's requests.", HelpPanel.PROTOCOL, metavar="KEY=VALUE", short="-M"),
     ] = ()
     judge_field: Annotated[
         tuple[str, ...],
-        Option("Extra field of the judge's requests.", Panel.PROTOCOL, metavar="KEY=VALUE", short="-J"),
+        Option("Extra field of the judge's requests.", HelpPanel.PROTOCOL, metavar="KEY=VALUE", short="-J"),
     ] = ()
 
     @classmethod
