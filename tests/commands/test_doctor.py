@@ -34,7 +34,7 @@ from vlsb.cli.survey import HubSettings, is_whole, keys, survey
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines.hardware import Gpu, GpuListing
 from vlsb.engines.install import MARKER, engine_prefix, requirements
-from vlsb.engines.registry import Places, ServerRecord, process_began_at, write_record
+from vlsb.engines.registry import Places, ServerRecord, boot_id, process_began_at, write_record
 from vlsb.models.profile import CURRENT, FAMILIES, GIB, MLLAMA
 
 ENGINES = {pin.name: EngineFacts(pin, pin.gpu_version, cuda="12.8") for pin in (CURRENT, MLLAMA)}
@@ -626,6 +626,7 @@ def state_with_a_server(home: Path) -> Places:
             log=home / "log",
             weights="somewhere",
             engine="0.32.0",
+            boot=boot_id(),
         ),
     )
     return places

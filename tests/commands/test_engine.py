@@ -20,7 +20,7 @@ from tests.support.checkpoints import checkpoint
 from tests.support.engine_wheels import WheelIndex, pip_settings, write_current_engine, write_environment
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines.install import MARKER, Engine, engine_prefix, repair_advice
-from vlsb.engines.registry import Places, ServerRecord, process_began_at, write_record
+from vlsb.engines.registry import Places, ServerRecord, boot_id, process_began_at, write_record
 from vlsb.models.profile import CURRENT
 
 INSTALL_DEADLINE_S = 600.0
@@ -225,6 +225,7 @@ def start_server(
         log=Path("/dev/null"),
         weights="weights \x1b[31m of a stranger",
         engine="vLLM 0.32.0",
+        boot=boot_id(),
     )
     write_record(places, record)
     return process

@@ -25,6 +25,7 @@ from vlsb.engines.prompt_check import check_parity, expected_ids
 from vlsb.engines.registry import (
     Places,
     ServerRecord,
+    boot_id,
     find_running,
     fresh_log,
     process_began_at,
@@ -366,4 +367,5 @@ def _record(server: RunningServer, plan: ServerPlan | None, *, owner: int | None
         log=server.log,
         weights=plan.weights,
         engine=f"vLLM {plan.engine.version}",
+        boot=boot_id(),
     )

@@ -12,13 +12,15 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
+
+import msgspec
 
 from vlsb import strict_json
 from vlsb.endpoints.credentials import Secret
@@ -64,7 +66,7 @@ _LOG = re.compile(r".+\.[0-9]{8}-[0-9]{6}\.(?P<vlsb>[0-9]{1,10})\.log")
 _FILE = re.compile(r"(?P<draft>\.)?(?P<name>.+)\.(?P<pid>[0-9]{1,10})\.json")
 
 Say = Callable[[str], None]
-_Value = TypeVar("_Value")
+SinceBoot = Annotated[float, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,9 @@ class ServerRecord:
     name: str
     family: str
     pid: int
-    started_at: float
+    started_at: SinceBoot
     owner_pid: int | None
-    owner_started_at: float | None
+    owner_started_at: SinceBoot | None
     base_url: str
     served_name: str
     key: Secret
@@ -90,7 +92,7 @@ class ServerRecord:
     log: Path
     weights: str
     engine: str
-    boot: str = field(default_factory=lambda: boot_id())
+    boot: str
 
     @property
     def is_running(self) -> bool:
@@ -125,10 +127,8 @@ def process_began_at(pid: int) -> float | None:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return None if fields[0] in (b"Z", b"X") else int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError):
-        return None if Path("/proc/self/stat").exists() else _created_at(pid)
-
-
-def _created_at(pid: int) -> float | None:
+        if Path("/proc/self/stat").exists():
+            return None
     import psutil
 
     try:
@@ -184,7 +184,8 @@ def write_record(places: Places, record: ServerRecord) -> Path:
     """Store a server's record whole or not at all; its path. Raises StoreError."""
     folder = open_state_folder(places)
     path = state_file(folder, record.name, record.pid)
-    text = strict_json.dumps(_encoded(record), indent=1) + "\n"
+    fields = {"schema": SCHEMA, **msgspec.to_builtins(record, enc_hook=str), "key": record.key.reveal()}
+    text = strict_json.dumps(fields, indent=1) + "\n"
     try:
         replace_file(path, [text.encode("ascii")])
     except OSError as error:
@@ -200,13 +201,16 @@ def remove_record(places: Places, record: ServerRecord) -> None:
 
 def read_records(places: Places, *, say: Say | None = None) -> list[ServerRecord]:
     """The servers that run, by name. Stale and broken files are removed; `say` hears of what is not used."""
+    try:
+        status = places.state.stat()
+        # The folder must be this user's alone to write.
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            return []
+        paths = sorted(path for path in places.state.iterdir() if _FILE.fullmatch(path.name))
+    except OSError:
+        return []
     notice = say or (lambda _: None)
-    found = []
-    for path in sorted(_files(places.state)):
-        record = _read(path, notice)
-        if record is not None:
-            found.append(record)
-    return found
+    return [record for path in paths if (record := _read(path, notice)) is not None]
 
 
 def find_running(places: Places, name: str, *, say: Say | None = None) -> ServerRecord | None:
@@ -223,9 +227,15 @@ def fresh_log(places: Places, name: str) -> Path:
     """Where a new server's log goes, in the state folder; the oldest of many earlier ones are removed."""
     folder = open_state_folder(places)
     in_use = {record.log for record in read_records(places)}
-    ended = [path for path in folder.glob("*.log") if path not in in_use and not _is_of_the_living(path)]
-    logs = sorted(ended, key=_age)
-    for path in logs[KEPT_LOGS - 1 :]:
+    ended = []
+    for path in folder.glob("*.log"):
+        # A run's own engine has no record; its log is named for the `vlsb` that started it.
+        named = _LOG.fullmatch(path.name)
+        is_owned = named is not None and process_began_at(int(named["vlsb"])) is not None
+        with suppress(OSError):
+            if path not in in_use and not is_owned:
+                ended.append((path.stat().st_mtime, path))
+    for _, path in sorted(ended, reverse=True)[KEPT_LOGS - 1 :]:
         with suppress(OSError):
             path.unlink()
     now = datetime.now().astimezone()
@@ -237,45 +247,20 @@ def fresh_log(places: Places, name: str) -> Path:
         now += timedelta(seconds=1)
 
 
-def _is_of_the_living(log: Path) -> bool:
-    """Whether the `vlsb` that a log's name tells of still lives: a run's own engine has no record."""
-    named = _LOG.fullmatch(log.name)
-    return named is not None and process_began_at(int(named["vlsb"])) is not None
-
-
-def _age(path: Path) -> float:
-    """Seconds before 1970, so that the youngest comes first; a file that has gone counts as old."""
-    try:
-        return -path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 @contextmanager
 def sole_server(places: Places, name: str) -> Iterator[None]:
     """Hold a name from before the engine starts until it has ended. ConfigError if another `vlsb` does."""
     path = open_state_folder(places) / f"{file_name(name)}.lock"
-    try:
-        lock = FileLock(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened ({error.strerror}).") from error
-    with lock:
-        if not lock.try_lock():
+    with ExitStack() as held:
+        try:
+            is_ours = held.enter_context(FileLock(path)).try_lock()
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened or locked ({error.strerror}).") from error
+        if not is_ours:
             raise ConfigError(
                 f"{name}: another vlsb serve is starting or stopping it. Wait for it, or end that one."
             )
         yield
-
-
-def _files(folder: Path) -> list[Path]:
-    """The state files of a folder that is this user's alone to write."""
-    try:
-        status = folder.stat()
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            return []
-        return [path for path in folder.iterdir() if _FILE.fullmatch(path.name)]
-    except OSError:
-        return []
 
 
 def _read(path: Path, notice: Say) -> ServerRecord | None:
@@ -288,7 +273,7 @@ def _read(path: Path, notice: Say) -> ServerRecord | None:
     if named["draft"]:
         return None
     try:
-        record = _decoded(_trusted_text(path))
+        record = _parse(_trusted_text(path))
         if path.name != state_file(path.parent, record.name, record.pid).name:
             raise ValueError("not the server that the file is named for")
     except _UnusedError as error:
@@ -331,71 +316,17 @@ def _trusted_text(path: Path) -> str:
         return file.read(MOST_BYTES).decode("utf-8")
 
 
-def _encoded(record: ServerRecord) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "name": record.name,
-        "family": record.family,
-        "pid": record.pid,
-        "started_at": record.started_at,
-        "owner_pid": record.owner_pid,
-        "owner_started_at": record.owner_started_at,
-        "base_url": record.base_url,
-        "served_name": record.served_name,
-        "key": record.key.reveal(),
-        "facts": dict(record.facts),
-        "deviations": list(record.deviations),
-        "log": str(record.log),
-        "weights": record.weights,
-        "engine": record.engine,
-        "boot": record.boot,
-    }
-
-
-def _decoded(document: str) -> ServerRecord:
+def _parse(document: str) -> ServerRecord:
     """The record that a document holds; ValueError if it is none."""
     fields = strict_json.loads_unambiguous(document)
-    if not isinstance(fields, dict):
-        raise ValueError("not an object")
-    schema = _field(fields, "schema", int)
+    if not isinstance(fields, dict) or type(schema := fields.get("schema")) is not int:
+        raise ValueError("no record")
     if schema != SCHEMA:
         raise _UnusedError(f"another version of vlsb wrote it (schema {schema})")
-    return ServerRecord(
-        name=_field(fields, "name", str),
-        family=_field(fields, "family", str),
-        pid=_field(fields, "pid", int),
-        started_at=_field(fields, "started_at", float),
-        owner_pid=_field_or_none(fields, "owner_pid", int),
-        owner_started_at=_field_or_none(fields, "owner_started_at", float),
-        base_url=_field(fields, "base_url", str),
-        served_name=_field(fields, "served_name", str),
-        key=Secret(_field(fields, "key", str)),
-        facts=_field(fields, "facts", dict),
-        deviations=_texts(fields, "deviations"),
-        log=Path(_field(fields, "log", str)),
-        weights=_field(fields, "weights", str),
-        engine=_field(fields, "engine", str),
-        boot=_field(fields, "boot", str),
-    )
-
-
-def _field(fields: Mapping[str, Any], name: str, kind: type[_Value]) -> _Value:
-    value = fields.get(name)
-    # A bool is an int to isinstance, and here it is not.
-    if type(value) is not kind:
-        raise ValueError(f"{name} is missing or of another kind")
-    return value
-
-
-def _field_or_none(fields: Mapping[str, Any], name: str, kind: type[_Value]) -> _Value | None:
-    return None if name in fields and fields[name] is None else _field(fields, name, kind)
-
-
-def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    values = _field(fields, name, list)
-    if not all(isinstance(each, str) for each in values):
-        raise ValueError(f"{name} holds something else than texts")
-    return tuple(values)
+    key, log = fields.get("key"), fields.get("log")
+    if not isinstance(key, str) or not isinstance(log, str):
+        raise ValueError("key or log is no text")
+    return msgspec.convert({**fields, "key": Secret(key), "log": Path(log)}, ServerRecord)
 
 
 STOP_GRACE_S = 30.0
@@ -421,12 +352,18 @@ def stop_server(places: Places, record: ServerRecord, *, grace_s: float = STOP_G
         remove_record(places, record)
         return Ending.WAS_GONE
     # An owner ends its engine itself and says so on its screen.
-    _signal(record.living_owner or record.pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        os.kill(record.living_owner or record.pid, signal.SIGTERM)
     left = _left_after(grace_s, record.pid, group_members(record.pid))
     if left:
-        _kill_group(record.pid, left)
+        with suppress(ProcessLookupError):
+            if any(_is_alive(each) and os.getpgid(each.pid) == record.pid for each in left):
+                os.killpg(record.pid, signal.SIGKILL)
+        _left_after(KILL_WAIT_S, record.pid, left)
     remove_record(places, record)
-    _wait_for_owner(record)
+    ends_at = time.monotonic() + KILL_WAIT_S
+    while record.living_owner is not None and time.monotonic() < ends_at:
+        time.sleep(POLL_S)
     return Ending.KILLED if left else Ending.STOPPED
 
 
@@ -442,42 +379,22 @@ def group_members(group: int) -> list[psutil.Process]:
     return found
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
 def _left_after(seconds: float, group: int, members: list[psutil.Process]) -> list[psutil.Process]:
     """What lives of a group when the time is over; returns as soon as nothing does."""
     ends_at = time.monotonic() + seconds
-    while (members := _survivors(group, members)) and time.monotonic() < ends_at:
+    while living := [each for each in members if _is_alive(each)]:
+        # Whoever joined them too. With nobody left the group's number may be another's.
+        members = list({*living, *group_members(group)})
+        if time.monotonic() >= ends_at:
+            return members
         time.sleep(POLL_S)
-    return members
+    return []
 
 
-def _survivors(group: int, members: list[psutil.Process]) -> list[psutil.Process]:
-    """The members that live, and who joined them. With nobody left the group's number may be another's."""
-    living = [each for each in members if _lives(each)]
-    return list({*living, *group_members(group)}) if living else []
-
-
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     import psutil
 
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def _kill_group(group: int, members: list[psutil.Process]) -> None:
-    with suppress(ProcessLookupError):
-        if any(_lives(each) and os.getpgid(each.pid) == group for each in members):
-            os.killpg(group, signal.SIGKILL)
-    _left_after(KILL_WAIT_S, group, members)
-
-
-def _wait_for_owner(record: ServerRecord) -> None:
-    ends_at = time.monotonic() + KILL_WAIT_S
-    while record.living_owner is not None and time.monotonic() < ends_at:
-        time.sleep(POLL_S)

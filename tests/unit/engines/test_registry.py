@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -120,6 +122,7 @@ def record_of(pid: int, *, name: str = "llava_hf", owner: int | None = None, **c
         log=Path("/logs/one.log"),
         weights="llava-hf/llava-1.5-7b-hf",
         engine="vllm 0.32.0",
+        boot=state.boot_id(),
     )
     return replace(record, **changes)
 
@@ -491,6 +494,16 @@ def test_a_name_is_held_by_one_at_a_time(places: Places) -> None:
         with pytest.raises(ConfigError, match="llava_hf"), sole_server(places, "llava_hf"):
             pass
     with sole_server(places, "llava_hf"):
+        pass
+
+
+def test_a_file_system_that_cannot_lock_is_said(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+
+    with pytest.raises(StoreError, match="No locks available"), sole_server(places, "llava_hf"):
         pass
 
 
