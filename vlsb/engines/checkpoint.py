@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
@@ -82,8 +82,22 @@ class Weights:
 
     def check_weights(self) -> None:
         """Raise where weights are known to be missing: always for a folder, offline for the hub's."""
-        if self.commit is None or self.must_stay_offline:
-            _check_files(self.folder, self.argument, is_cached=self.commit is not None)
+        if self.commit is not None and not self.must_stay_offline:
+            return
+        missing = [each for each in _weight_files(self.folder) if not (self.folder / each).is_file()]
+        if not missing:
+            return
+        if self.commit is not None:
+            raise ConfigError(
+                f"{self.argument}: the weights are not, or not all, in the Hugging Face cache, and the Hub "
+                f"does not answer. {_OTHERWISE}"
+            )
+        if any(self.folder.glob("*.bin")):
+            raise ConfigError(
+                f"{self.argument}: weights as .bin files, which can run code when they are read. Turn them "
+                "into safetensors; only `vlsb convert llava` takes them, and reads nothing but tensors."
+            )
+        raise ConfigError(f"{self.argument}: {len(missing)} of its weight files are missing (*.safetensors).")
 
 
 def open_weights(weights: str, *, revision: str | None, offline: bool) -> Weights:
@@ -108,22 +122,6 @@ def _local(path: Path, revision: str | None) -> Weights:
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{path}: no {CONFIG} in it, so no checkpoint.")
     return Weights(str(folder), folder, None, must_stay_offline=True, weight_bytes=_present_bytes(folder))
-
-
-def _check_files(folder: Path, name: str, *, is_cached: bool) -> None:
-    missing = [each for each in _weight_files(folder) if not (folder / each).is_file()]
-    if is_cached and missing:
-        raise ConfigError(
-            f"{name}: the weights are not, or not all, in the Hugging Face cache, and the Hub does not "
-            f"answer. {_OTHERWISE}"
-        )
-    if missing and any(folder.glob("*.bin")):
-        raise ConfigError(
-            f"{name}: weights as .bin files, which can run code when they are read. Turn them into "
-            "safetensors; only `vlsb convert llava` takes them, and reads nothing but tensors."
-        )
-    if missing:
-        raise ConfigError(f"{name}: {len(missing)} of its weight files are missing (*.safetensors).")
 
 
 def _weight_files(folder: Path) -> list[str]:
@@ -159,44 +157,39 @@ def content_digest(folder: Path) -> str:
 
     Raises ConfigError for weights that cannot be read, or not whole.
     """
+    digest = hashlib.sha256()
     try:
-        return _content_digest(folder)
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            if path.suffix == ".safetensors":
+                content = _sample_digest(path)
+            elif path.suffix in _DIGESTED:
+                content = file_digest(path)
+            else:
+                continue
+            digest.update(strict_json.dumps([path.name, path.stat().st_size, content]).encode() + b"\n")
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: {error.strerror}.") from error
-
-
-def _content_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.suffix == ".safetensors":
-            content = _sample_digest(path)
-        elif path.suffix in _DIGESTED:
-            content = _file_digest(path)
-        else:
-            continue
-        digest.update(strict_json.dumps([path.name, path.stat().st_size, content]).encode() + b"\n")
     return digest.hexdigest()
 
 
 def file_digest(path: Path) -> str:
     """The sha256 of a file's whole content. Raises ConfigError where it cannot be read."""
     try:
-        return _file_digest(path)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}.") from error
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sample_digest(path: Path) -> str:
     """Header and the middle of each tensor. Raises ConfigError for a file that is cut or none at all."""
     with path.open("rb") as file:
-        header = _header(file, path)
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
+        if not header or len(header) != length:
+            raise ConfigError(f"{path}: not a safetensors file.")
         spans = sorted(_spans(header, path))
         start = file.tell()
         if start + max((end for _, end in spans), default=0) != path.stat().st_size:
@@ -207,14 +200,6 @@ def _sample_digest(path: Path) -> str:
             file.seek(start + begin + (end - begin - length) // 2)
             digest.update(file.read(length))
     return digest.hexdigest()
-
-
-def _header(file: BinaryIO, path: Path) -> bytes:
-    length = int.from_bytes(file.read(8), "little")
-    header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
-    if not header or len(header) != length:
-        raise ConfigError(f"{path}: not a safetensors file.")
-    return header
 
 
 def _spans(header: bytes, path: Path) -> Iterator[tuple[int, int]]:
@@ -304,15 +289,8 @@ def chat_template(weights: Weights) -> str | None:
         weights.settings("tokenizer_config.json").get("chat_template"),
     ):
         if isinstance(found, list):
-            found = _named_default(found)
+            named = (each for each in found if isinstance(each, Mapping) and each.get("name") == "default")
+            found = next(named, {}).get("template")
         if isinstance(found, str):
             return found
-    return None
-
-
-def _named_default(templates: list[Any]) -> str | None:
-    for each in templates:
-        if isinstance(each, Mapping) and each.get("name") == "default":
-            template = each.get("template")
-            return template if isinstance(template, str) else None
     return None

@@ -7,6 +7,7 @@ an engine was given. Informative lines are skipped, since vLLM quotes errors in 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 from collections.abc import Callable, Mapping
@@ -36,15 +37,17 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What a cause looks like in a log and what to say of it; a function gets the match and the whole log."""
+    """What a cause looks like in a log, and what to say: a text with the match's groups, or a function."""
 
     code: str
     pattern: re.Pattern[str]
     message: str | Callable[[re.Match[str], str], str]
 
     def cause(self, match: re.Match[str], log: str) -> Cause:
-        said = self.message if isinstance(self.message, str) else self.message(match, log)
-        return Cause(self.code, said)
+        message = self.message
+        return Cause(
+            self.code, message.format(*match.groups()) if isinstance(message, str) else message(match, log)
+        )
 
 
 def diagnose(log_text: str, exit_code: int | None, *, repair: str = "") -> Cause | None:
@@ -85,10 +88,6 @@ def _unknown_flags(match: re.Match[str], _: str) -> str:
     flags = re.findall(r"(?<!\S)--?[A-Za-z][\w.-]{0,60}", match[1])[:5]
     named = ", ".join(flags) or "one of its arguments"
     return f"this version does not know {named}. Take it out from behind `--` or from the server file."
-
-
-def _bad_value(match: re.Match[str], _: str) -> str:
-    return f"it does not take the value given for {match[1].split('/')[0]}."
 
 
 def _gpu_is_busy(match: re.Match[str], _: str) -> str:
@@ -155,25 +154,14 @@ def _warm_up_is_full(match: re.Match[str], _: str) -> str:
     return f"out of GPU memory in the warm-up with {match[1]} requests. Pass `-- --max-num-seqs {seqs}`."
 
 
-def _gated(_: re.Match[str], log: str) -> str:
-    repository = _repository(log)
+def _gated_weights(_: re.Match[str], log: str) -> str:
+    found = re.search(
+        rf"(?:huggingface\.co/(?:api/models/)?|[Aa]ccess to model |repository )({_REPOSITORY})", log
+    )
+    repository = found[1].rstrip(".") if found else None
     named = f"the weights {repository}" if repository else "the weights"
     page = f"https://huggingface.co/{repository}" if repository else "their page on huggingface.co"
     return f"{named} are gated. Ask for access at {page}, then log in with `hf auth login` or set HF_TOKEN."
-
-
-def _repository(log: str) -> str | None:
-    match = re.search(
-        rf"(?:huggingface\.co/(?:api/models/)?|[Aa]ccess to model |repository )({_REPOSITORY})", log
-    )
-    return match[1].rstrip(".") if match else None
-
-
-def _former_architecture(match: re.Match[str], _: str) -> str:
-    return (
-        f"this engine no longer serves {match[1]}: vLLM {match[2]} was the last that did. For Llama 3.2 "
-        "Vision use the model name `mllama` (`vlsb engine install mllama`)."
-    )
 
 
 def _unknown_architecture(match: re.Match[str], _: str) -> str:
@@ -183,20 +171,6 @@ def _unknown_architecture(match: re.Match[str], _: str) -> str:
     return f"this engine does not serve the architecture {name} that the weights' config.json names.{hint}"
 
 
-def _too_long_for_weights(match: re.Match[str], _: str) -> str:
-    return (
-        f"--max-model-len {match[1]} is more than the weights allow: pass "
-        f"`-- --max-model-len {int(float(match[2]))}`."
-    )
-
-
-def _too_few_gpus(match: re.Match[str], _: str) -> str:
-    return (
-        f"it is to use {match[1]} GPUs and sees {match[2]}. Pass `--tensor-parallel-size {match[2]}`, or "
-        "name more with --gpus."
-    )
-
-
 def _indivisible(match: re.Match[str], _: str) -> str:
     heads, size = int(match[1]), int(match[2])
     possible = max((each for each in range(1, size) if heads % each == 0), default=1)
@@ -204,7 +178,7 @@ def _indivisible(match: re.Match[str], _: str) -> str:
     return f"{said}: pass `--tensor-parallel-size {possible}`."
 
 
-def _incomplete(match: re.Match[str], _: str) -> str:
+def _broken_environment(match: re.Match[str], _: str) -> str:
     module = next((each for each in match.groups() if each), None)
     said = f"its environment lacks {module}" if module else "its environment is incomplete"
     return f"{said}."
@@ -218,7 +192,11 @@ _GIB = r"([\d.]+)"
 _RULES = (
     # The command line.
     _rule("unknown_flag", r"error: unrecognized arguments: ([^\n]{1,400})", _unknown_flags),
-    _rule("bad_flag_value", r"error: argument (-[\w/-]{1,80})[^\n:]{0,40}:", _bad_value),
+    _rule(
+        "bad_flag_value",
+        r"error: argument (-[\w-]{1,80})[\w/-]{0,80}[^\n:]{0,40}:",
+        "it does not take the value given for {0}.",
+    ),
     _rule(
         PORT_TAKEN,
         r"[Aa]ddress already in use|EADDRINUSE",
@@ -228,7 +206,7 @@ _RULES = (
     _rule(
         "gated_weights",
         r"GatedRepoError|gated repo|Access to model \S{1,200} is restricted",
-        _gated,
+        _gated_weights,
     ),
     _rule(
         "disk_full",
@@ -282,7 +260,8 @@ _RULES = (
     _rule(
         "wrong_architecture",
         r"[Aa]rchitecture (\w{1,80}) was supported in vLLM until v?(\d[\d.]{0,10}\d)",
-        _former_architecture,
+        "this engine no longer serves {0}: vLLM {1} was the last that did. For Llama 3.2 Vision use the "
+        "model name `mllama` (`vlsb engine install mllama`).",
     ),
     _rule(
         "wrong_architecture",
@@ -309,8 +288,8 @@ _RULES = (
     _rule(
         "context_too_long",
         r"max_model_len \((\d{1,12})\) is greater than the derived max_model_len "
-        r"\(\w{1,60}=(\d{1,12}(?:\.\d+)?)",
-        _too_long_for_weights,
+        r"\(\w{1,60}=(\d{1,12})",
+        "--max-model-len {0} is more than the weights allow: pass `-- --max-model-len {1}`.",
     ),
     # GPU and driver.
     _rule(
@@ -334,7 +313,7 @@ _RULES = (
     _rule(
         "too_few_gpus",
         r"World size \((\d{1,4})\) is larger than the number of available GPUs \((\d{1,4})\)",
-        _too_few_gpus,
+        "it is to use {0} GPUs and sees {1}. Pass `--tensor-parallel-size {1}`, or name more with --gpus.",
     ),
     _rule(
         "bad_parallel_size",
@@ -401,7 +380,7 @@ _RULES = (
         BROKEN,
         r"ModuleNotFoundError: No module named '([\w.]{1,80})'|PackageNotFoundError: No package metadata was "
         r"found for ([\w.-]{1,80})|ImportError: |OSError: Could not load this library",
-        _incomplete,
+        _broken_environment,
     ),
 )
 
@@ -460,10 +439,17 @@ class EngineLog:
 
     def text(self) -> str:
         """All of this start, or its last half megabyte."""
-        with self.path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(self._start, size - _MOST_BYTES))
+        return log_text(self.path, self._start)
+
+
+def log_text(path: Path, start: int = 0) -> str:
+    """What a log has from a position on, or its last half megabyte; nothing if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, file.seek(0, os.SEEK_END) - _MOST_BYTES))
             return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def log_end(text: str) -> Untrusted:
@@ -481,18 +467,10 @@ def download_folder(weights: str, environment: Mapping[str, str]) -> Path | None
     """Where the hub's client of an engine puts the files of these weights; None for weights on the disk."""
     if weights.startswith(("/", ".")) or weights.count("/") != 1:
         return None
-    return _hub_cache(environment) / f"models--{weights.replace('/', '--')}" / "blobs"
-
-
-def _hub_cache(environment: Mapping[str, str]) -> Path:
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if environment.get(variable):
-            return Path(environment[variable]).expanduser()
-    home = environment.get("HF_HOME")
-    if not home:
-        cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-        home = str(Path(cache) / "huggingface")
-    return Path(home).expanduser() / "hub"
+    named = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
+    home = environment.get("HF_HOME") or Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    cache = Path(named or Path(home) / "hub").expanduser()
+    return cache / f"models--{weights.replace('/', '--')}" / "blobs"
 
 
 def downloading_bytes(folder: Path | None) -> int:

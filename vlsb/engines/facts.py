@@ -60,7 +60,7 @@ _PARALLEL = MappingProxyType(
     {"tensor": "tensor-parallel-size", "pipeline": "pipeline-parallel-size", "data": "data-parallel-size"}
 )
 # These have a fact of their own.
-_TOLD_APART = frozenset({"chat-template", "dtype", "generation-config", "max-model-len", *_PARALLEL.values()})
+_OWN_FACT = frozenset({"chat-template", "dtype", "generation-config", "max-model-len", *_PARALLEL.values()})
 # Variables of the engine that say nothing about an answer.
 _PLAIN_VARIABLES = frozenset(
     {
@@ -99,10 +99,14 @@ def server_facts(
     on_cpu: bool,
 ) -> dict[str, Any]:
     """What can change an answer. `effective` are the engine's options by long name, in their normal form."""
+    dtype = str(effective.get("dtype", "auto"))
+    own_pictures = weights.settings("preprocessor_config.json")
+    inner_pictures = weights.settings("processor_config.json").get("image_processor")
+    pictures = own_pictures or (inner_pictures if isinstance(inner_pictures, dict) else {})
     others = {
         name: _portable(value)
         for name, value in sorted(effective.items())
-        if name not in CANNOT_CHANGE_AN_ANSWER | _TOLD_APART
+        if name not in CANNOT_CHANGE_AN_ANSWER | _OWN_FACT
     }
     return {
         "family": model.family,
@@ -113,20 +117,19 @@ def server_facts(
             "device": "cpu" if on_cpu else "gpu",
         },
         "weights": weights.identity(),
-        "dtype": _dtype(effective),
+        "dtype": _SAME_DTYPES.get(dtype, dtype),
         "context": effective.get("max-model-len"),
         "parallel": {name: effective.get(option, 1) for name, option in _PARALLEL.items()},
         "chat_template_sha256": _template_digest(effective.get("chat-template"), weights),
-        "pictures": _picked(_picture_settings(weights), _PICTURE),
+        "pictures": _subset(pictures, _PICTURE),
         "generation": _generation(effective.get("generation-config", "auto"), weights),
         "options": others,
-        "variables": dict(sorted(_variables(environment))),
+        "variables": {
+            name: _portable(normal(value))
+            for name, value in sorted(environment.items())
+            if name.startswith("VLLM_") and name not in _PLAIN_VARIABLES and not is_secret_name(name)
+        },
     }
-
-
-def _dtype(effective: Mapping[str, Any]) -> str:
-    named = str(effective.get("dtype", "auto"))
-    return _SAME_DTYPES.get(named, named)
 
 
 def _template_digest(given: object, weights: Weights) -> str | None:
@@ -143,29 +146,17 @@ def _text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _picture_settings(weights: Weights) -> Mapping[str, Any]:
-    own = weights.settings("preprocessor_config.json")
-    within = weights.settings("processor_config.json").get("image_processor")
-    return own or (within if isinstance(within, dict) else {})
-
-
 def _generation(given: object, weights: Weights) -> dict[str, Any] | str:
     """What decides about sampling and the end of an answer where a request says nothing."""
     if given == "vllm":
         return "vllm"
     if given == "auto":
-        return _picked(weights.settings("generation_config.json"), _SAMPLING)
-    return _picked(json_object(Path(str(given)).expanduser() / "generation_config.json"), _SAMPLING)
+        return _subset(weights.settings("generation_config.json"), _SAMPLING)
+    return _subset(json_object(Path(str(given)).expanduser() / "generation_config.json"), _SAMPLING)
 
 
-def _picked(settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _subset(settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: settings[name] for name in names if settings.get(name) is not None}
-
-
-def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    for name, value in environment.items():
-        if name.startswith("VLLM_") and name not in _PLAIN_VARIABLES and not is_secret_name(name):
-            yield name, _portable(normal(value))
 
 
 def _portable(value: Any) -> Any:
@@ -176,14 +167,12 @@ def _portable(value: Any) -> Any:
         return [_portable(each) for each in value]
     if not isinstance(value, str):
         return value
-    name, equals, path = value.partition("=")
-    if equals and path.startswith("/"):
-        return {name: _portable(path)}
-    return _portable_path(value) if "/" in value else value
-
-
-def _portable_path(text: str) -> Any:
-    path = Path(text).expanduser()
+    name, equals, setting = value.partition("=")
+    if equals and setting.startswith("/"):
+        return {name: _portable(setting)}
+    if "/" not in value:
+        return value
+    path = Path(value).expanduser()
     try:
         if path.is_file():
             return {"file": path.name, "digest": file_digest(path)}
@@ -191,8 +180,8 @@ def _portable_path(text: str) -> Any:
             return {"folder": path.name, "digest": content_digest(path)}
     except (OSError, ValueError):
         # Too long for a path, or with a zero byte: it is none.
-        return text
-    return {"missing": path.name} if path.is_absolute() else text
+        return value
+    return {"missing": path.name} if path.is_absolute() else value
 
 
 # Deviations.
@@ -205,11 +194,15 @@ def setting_deviations(
     shipped = read_config(shipped_config(f"{model.family}.yaml"))
     if facts["dtype"] != model.dtype:
         yield f"target dtype: {_shown(facts['dtype'])} (official: {model.dtype})"
-    if facts["chat_template_sha256"] != _official_template(model, weights):
+    official = None if model.chat_template is None else str(shipped_config(model.chat_template))
+    if facts["chat_template_sha256"] != _template_digest(official, weights):
         yield "target chat template: another than the family's"
     if effective.get("generation-config", "auto") != "auto":
         yield "target generation config: not the checkpoint's own"
-    yield from _context_deviation(weights, effective, shipped["max-model-len"])
+    context, usual = effective.get("max-model-len"), shipped["max-model-len"]
+    least = min(usual, context_limit(weights) or usual)
+    if isinstance(context, int) and context < least:
+        yield f"target context: {context} tokens (official: not limited; {least} hold every picture)"
     if "quantization_config" in weights.settings(CONFIG):
         yield "target weights: quantized (official: not)"
     for name, value in facts["options"].items():
@@ -217,20 +210,8 @@ def setting_deviations(
             yield f"target engine option --{name}: {_shown(value)} ({_usual(shipped.get(name))})"
     for name in shipped:
         is_lost = name not in effective and name not in CANNOT_CHANGE_AN_ANSWER
-        if is_lost and name not in _ON_THIS_MACHINE | _TOLD_APART:
+        if is_lost and name not in _ON_THIS_MACHINE | _OWN_FACT:
             yield f"target engine option --{name}: not set ({_usual(shipped[name])})"
-
-
-def _official_template(model: ModelProfile, weights: Weights) -> str | None:
-    named = None if model.chat_template is None else str(shipped_config(model.chat_template))
-    return _template_digest(named, weights)
-
-
-def _context_deviation(weights: Weights, effective: Mapping[str, Any], usual: int) -> Iterator[str]:
-    context = effective.get("max-model-len")
-    least = min(usual, context_limit(weights) or usual)
-    if isinstance(context, int) and context < least:
-        yield f"target context: {context} tokens (official: not limited; {least} hold every picture)"
 
 
 def _usual(value: Any) -> str:

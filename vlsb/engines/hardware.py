@@ -74,17 +74,17 @@ class GpuListing:
 
 def gpus(environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S) -> tuple[Gpu, ...]:
     """The GPUs that an engine started in this environment may use; see `GpuListing.checked`."""
-    return _listed(environment, timeout_s, _DEVICES).checked().gpus
+    return _listing(environment, timeout_s, _DEVICES).checked().gpus
 
 
 def list_gpus(
     environment: Mapping[str, str], *, timeout_s: float = _TIMEOUT_S, devices: Path = _DEVICES
 ) -> GpuListing:
     """The same with the CUDA version of the driver and with what went wrong. Blocking, bounded in time."""
-    listing = _listed(environment, timeout_s, devices)
+    listing = _listing(environment, timeout_s, devices)
     if not (listing.gpus or listing.hidden):
         return listing
-    heading, _ = _asked(environment, (), timeout_s)
+    heading, _ = _nvidia_smi(environment, (), timeout_s)
     found = _CUDA.search(heading)
     cuda = found[1] if found else None
     return GpuListing(listing.gpus, listing.hidden, cuda, listing.problem)
@@ -106,8 +106,13 @@ def free_disk_bytes(path: Path) -> int | None:
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
     """The rows of `nvidia-smi --query-gpu`, in its order; a line that is no row of ours is left out."""
-    rows = ([cell.strip() for cell in line.split(",", len(_FIELDS) - 1)] for line in text.splitlines())
-    return tuple(_gpu(row) for row in rows if len(row) == len(_FIELDS) and row[0].isdecimal())
+    found = []
+    for line in text.splitlines():
+        row = [cell.strip() for cell in line.split(",", len(_FIELDS) - 1)]
+        if len(row) == len(_FIELDS) and row[0].isdecimal():
+            index, uuid, total, free, driver, name = row
+            found.append(Gpu(int(index), name, _mebibytes(total), _mebibytes(free), driver, uuid))
+    return tuple(found)
 
 
 def visible_gpus(found: Sequence[Gpu], wanted: str | None) -> tuple[Gpu, ...]:
@@ -119,18 +124,19 @@ def visible_gpus(found: Sequence[Gpu], wanted: str | None) -> tuple[Gpu, ...]:
     if wanted is None or "MIG-" in wanted:
         return tuple(found)
     chosen: list[Gpu] = []
-    for entry in wanted.split(","):
-        named = [gpu for gpu in found if _is_named(gpu, entry.strip())]
+    for entry in map(str.strip, wanted.split(",")):
+        is_id = entry.startswith("GPU-")
+        named = [gpu for gpu in found if entry == str(gpu.index) or (is_id and gpu.uuid.startswith(entry))]
         if len(named) != 1:
             break
         chosen += named
     return tuple(chosen)
 
 
-def _listed(environment: Mapping[str, str], timeout_s: float, devices: Path) -> GpuListing:
+def _listing(environment: Mapping[str, str], timeout_s: float, devices: Path) -> GpuListing:
     wanted = environment.get("CUDA_VISIBLE_DEVICES")
     query = (f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
-    text, problem = _asked(environment, query, timeout_s)
+    text, problem = _nvidia_smi(environment, query, timeout_s)
     found = parse_gpus(text)
     if problem is None and not text and (there := sorted(devices.glob("nvidia[0-9]*"))):
         problem = f"{there[0]} is there, and no nvidia-smi on PATH to ask about it"
@@ -140,7 +146,7 @@ def _listed(environment: Mapping[str, str], timeout_s: float, devices: Path) -> 
     return GpuListing(visible, len(found) - len(visible), None, problem)
 
 
-def _asked(
+def _nvidia_smi(
     environment: Mapping[str, str], options: Sequence[str], timeout_s: float
 ) -> tuple[str, str | None]:
     """What `nvidia-smi` printed, and the problem if it could not be asked."""
@@ -160,26 +166,17 @@ def _asked(
     try:
         said = process.communicate(timeout=timeout_s)[0].decode("utf-8", "replace")
     except subprocess.TimeoutExpired:
-        _give_up(process)
+        process.kill()
+        # Only so long: a process that hangs inside the driver cannot be killed.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+        if process.stdout is not None:
+            process.stdout.close()
         return "", f"nvidia-smi did not answer within {timeout_s:g} s"
     if process.returncode == 0:
         return said, None
     words = " ".join(said.split())[:_LONGEST_SAID].rstrip(".") or "it said nothing"
     return "", f"nvidia-smi ended with exit code {process.returncode}: {words}"
-
-
-def _give_up(process: subprocess.Popen[bytes]) -> None:
-    """Kill it, and wait for its end only so long: a process that hangs inside the driver cannot be killed."""
-    process.kill()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE_S)
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def _gpu(row: Sequence[str]) -> Gpu:
-    index, uuid, total, free, driver, name = row
-    return Gpu(int(index), name, _mebibytes(total), _mebibytes(free), driver, uuid)
 
 
 def _major(version: str) -> int:
@@ -192,35 +189,27 @@ def _mebibytes(cell: str) -> int:
     return int(cell) * _MIB if cell.isdecimal() else 0
 
 
-def _is_named(gpu: Gpu, entry: str) -> bool:
-    return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
-
-
 def container_limits(root: Path) -> tuple[int, ...]:
     """The memory limits of the control groups that this process is in, below a root of the file system.
 
     A job's group lies below others, and each of their limits holds. "max" is what a group without one says.
     """
-    limits = []
-    for folder, file in _control_groups(root):
-        for group in (folder, *folder.parents):
-            with suppress(OSError, ValueError):
-                limits.append(int((group / file).read_text("ascii")))
-    return tuple(limit for limit in limits if limit > 0)
-
-
-def _control_groups(root: Path) -> list[tuple[Path, str]]:
-    """The group of each hierarchy that limits memory, with the file that says so (versions 2 and 1)."""
-    mounts = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
     except OSError:
-        return []
-    found = []
+        return ()
+    mounts = root / "sys/fs/cgroup"
+    limits = []
     for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        below = path.strip("/")
+        # The second version has one hierarchy, the first one for each controller.
         if not controllers:
-            found.append((mounts / below, "memory.max"))
+            folder, file = mounts, "memory.max"
         elif "memory" in controllers.split(","):
-            found.append((mounts / "memory" / below, "memory.limit_in_bytes"))
-    return found
+            folder, file = mounts / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = folder / path.strip("/")
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):
+                limits.append(int((group / file).read_text("ascii")))
+    return tuple(limit for limit in limits if limit > 0)

@@ -25,6 +25,7 @@ from vlsb.engines.diagnosis import (
     download_folder,
     downloading_bytes,
     log_end,
+    log_text,
     step_of,
 )
 from vlsb.engines.install import repair_advice
@@ -44,7 +45,6 @@ _UNREADY_GRACE_S = 10.0
 _PORT_TRIES = 3
 _LOOK_S = 0.2
 _MOST_LINES = 50
-_MOST_LOG_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ async def launch(
             return await start.run(start_timeout_s)
         except _PortTaken:
             if port is not None or not tries_left:
-                raise start.exited(1) from None
+                raise start.exit_error(1) from None
     raise AssertionError("the last try raises")
 
 
@@ -123,7 +123,9 @@ class _Start:
             **plan.environment,
             KEY_VARIABLE: self._key.reveal(),
         }
-        self._environment["PATH"] = _path_with(plan.engine.executable.parent, self._environment.get("PATH"))
+        # As an activated environment has it: engines call `ninja` and compilers that they brought.
+        path = [str(plan.engine.executable.parent), self._environment.get("PATH") or os.defpath]
+        self._environment["PATH"] = os.pathsep.join(path)
         self._redactor = Redactor([self._key, *secrets_of({**environment, **self._environment})])
         self._on_progress = on_progress
         self._folder = download_folder(plan.weights, self._environment)
@@ -143,10 +145,9 @@ class _Start:
         except BaseException:
             await process.stop(_UNREADY_GRACE_S)
             raise
-        base_url = f"{self._root}/v1"
         return RunningServer(
             self._name,
-            base_url,
+            f"{self._root}/v1",
             self._key,
             self._name,
             process.pid,
@@ -155,13 +156,18 @@ class _Start:
             self._repair,
         )
 
-    def exited(self, code: int) -> ServerExitedError:
+    def exit_error(self, code: int) -> ServerExitedError:
         """The error that says why the engine ended, or shows how its log does."""
         text = self._log.text()
         if cause := diagnose(text, code, repair=self._repair):
             return ServerExitedError(f"{self._name}: {cause.message} The engine's log: {self._log.path}")
+        # Without the key, and with no variable that may hold another one.
+        variables = [
+            f"{name}={value}" for name, value in self._plan.environment.items() if not is_secret_name(name)
+        ]
+        by_hand = shlex.join([*(["env", *variables] if variables else []), *self._command()])
         return ServerExitedError(
-            f"{self._name}: the engine ended with {_ending(code)}. To run it by hand: {self._by_hand()} "
+            f"{self._name}: the engine ended with {_ending(code)}. To run it by hand: {by_hand} "
             f"Its log, {self._log.path}, ends with",
             detail=self._redactor.message(log_end(text)),
         )
@@ -169,17 +175,26 @@ class _Start:
     async def _until_ready(self, process: EngineProcess, timeout_s: float) -> None:
         ready = asyncio.ensure_future(
             await_ready(
-                self._root, name=self._name, own_name=self._own_name, key=self._key, check=self._begin_check
+                self._root,
+                name=self._name,
+                own_name=self._own_name,
+                key=self._key,
+                check=lambda: self._say(Step("checking", "one token for an image", line=self._now.line)),
             )
         )
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s) as clock:
                 while not ready.done():
-                    self._look(process, lambda: clock.reschedule(_now() + timeout_s))
+                    self._look(process, lambda: clock.reschedule(loop.time() + timeout_s))
                     await asyncio.wait([ready], timeout=_LOOK_S)
                 await ready
         except TimeoutError:
-            raise self._late(timeout_s) from None
+            detail = f" ({self._now.detail})" if self._now.detail else ""
+            raise ServerTimeoutError(
+                f"{self._name}: not ready after {timeout_s:g} s; it was {self._now.stage}{detail}. Give it "
+                f"more with --start-timeout, or see its log: {self._log.path}"
+            ) from None
         finally:
             ready.cancel()
             await asyncio.gather(ready, return_exceptions=True)
@@ -193,45 +208,25 @@ class _Start:
             now = self._now if is_up else step_of(line) or self._now
             self._say(replace(now, line=self._redactor.message(Untrusted(line))))
         if code is not None:
-            raise self._ended(code)
+            cause = diagnose(self._log.text(), code)
+            raise _PortTaken if cause is not None and cause.code == PORT_TAKEN else self.exit_error(code)
         size = downloading_bytes(self._folder)
         if size > self._downloaded:
             self._downloaded = size
             self._say(replace(self._now, stage="downloading", detail="the weights", done_bytes=size))
             extend()
 
-    def _ended(self, code: int) -> Exception:
-        cause = diagnose(self._log.text(), code)
-        return _PortTaken() if cause is not None and cause.code == PORT_TAKEN else self.exited(code)
-
-    def _begin_check(self) -> None:
-        self._say(Step("checking", "one token for an image", line=self._now.line))
-
     def _say(self, step: Step) -> None:
         self._now = step
         self._on_progress(step)
 
-    def _late(self, timeout_s: float) -> ServerTimeoutError:
-        detail = f" ({self._now.detail})" if self._now.detail else ""
-        return ServerTimeoutError(
-            f"{self._name}: not ready after {timeout_s:g} s; it was {self._now.stage}{detail}. Give it more "
-            f"with --start-timeout, or see its log: {self._log.path}"
-        )
-
     def _command(self) -> list[str]:
         return [str(self._plan.engine.executable), *self._plan.arguments, *self._address]
-
-    def _by_hand(self) -> str:
-        """The command for a shell, without the key and with no variable that may hold another one."""
-        additions = [
-            f"{name}={value}" for name, value in self._plan.environment.items() if not is_secret_name(name)
-        ]
-        return shlex.join([*(["env", *additions] if additions else []), *self._command()])
 
 
 def exited_error(server: RunningServer, code: int) -> ServerExitedError:
     """Why a server that had been ready has ended: the cause if it is recognised, else the end of its log."""
-    text = _log_text(server.log)
+    text = log_text(server.log)
     if cause := diagnose(text, code, repair=server.repair):
         return ServerExitedError(f"{server.name}: {cause.message} The engine's log: {server.log}")
     return ServerExitedError(
@@ -240,29 +235,11 @@ def exited_error(server: RunningServer, code: int) -> ServerExitedError:
     )
 
 
-def _log_text(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_LOG_BYTES))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def _ending(code: int) -> str:
     try:
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
-
-
-def _path_with(folder: Path, path: str | None) -> str:
-    """PATH as an activated environment has it: engines call `ninja` and compilers that they brought."""
-    return os.pathsep.join([str(folder), path or os.defpath])
 
 
 def _free_port() -> int:

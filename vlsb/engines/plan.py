@@ -170,9 +170,12 @@ def _settings(
 ) -> dict[str, Any]:
     """The file's settings under the machine's and the wishes."""
     settings = {name: value for name, value in written.items() if name not in OVERRULED_IN_FILES}
-    template = _template_path(settings.get("chat-template"), model)
-    if template is not None:
-        settings["chat-template"] = template
+    template = settings.get("chat-template")
+    if template is None and model.chat_template:
+        settings["chat-template"] = str(shipped_config(model.chat_template))
+    elif template is not None and not is_inline(str(template)):
+        # As seen from the file's own folder.
+        settings["chat-template"] = str((model.config.parent / Path(str(template)).expanduser()).resolve())
     limit = context_limit(weights)
     if limit is not None and isinstance(settings.get("max-model-len"), int):
         settings["max-model-len"] = min(settings["max-model-len"], limit)
@@ -187,15 +190,6 @@ def _settings(
         # The last engine of a family that was dropped does not know the option.
         settings["allowed-media-domains"] = [NO_DOMAIN]
     return settings
-
-
-def _template_path(named: object, model: ModelProfile) -> str | None:
-    """The chat template of a file, seen from that file's folder; the family's where it names none."""
-    if named is None:
-        return str(shipped_config(model.chat_template)) if model.chat_template else None
-    if is_inline(str(named)):
-        return str(named)
-    return str((model.config.parent / Path(str(named)).expanduser()).resolve())
 
 
 def _additions(

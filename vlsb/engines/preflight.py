@@ -56,7 +56,7 @@ def check_start(
     check_driver(model.engine, engine, listing)
     written = read_config(model.config)
     passed = parse_options(wishes.engine_options)
-    weights = _opened(model, wishes, written)
+    weights = _weights_to_load(model, wishes, written)
     settings = {name: normal(value) for name, value in (written | passed).items()}
     on_cpu = not listing.gpus or (engine is not None and engine.is_cpu)
     if on_cpu:
@@ -68,7 +68,7 @@ def check_start(
     _check_disk(model, engine, weights, places, has_gpu=bool(listing.gpus))
 
 
-def _opened(model: ModelProfile, wishes: Wishes, written: Mapping[str, Any]) -> list[Weights]:
+def _weights_to_load(model: ModelProfile, wishes: Wishes, written: Mapping[str, Any]) -> list[Weights]:
     """The weights, and the tower that an original LLaVA's are converted with."""
     revision = weights_revision(wishes, written)
     weights = open_weights(wishes.weights or model.weights, revision=revision, offline=wishes.offline)
@@ -132,7 +132,9 @@ def _check_gpus(
         wanted = share * gpu.memory_bytes
         if needed > wanted:
             raise ServerError(
-                f"{_too_small(model.name, gpu, needed, share)} {_larger(chosen, weights_bytes, share)}"
+                f"{model.name}: its weights take {_gib(needed)} a GPU, more than the {share:.0%} of "
+                f"{_gib(gpu.memory_bytes)} that an engine uses of GPU {gpu.index} ({gpu.name}). "
+                f"{_way_to_fit(chosen, weights_bytes, share)}"
             )
         # The engine of a dropped family takes what is there.
         least = needed if model.engine.newest else max(needed, _TOLERANCE * wanted)
@@ -140,14 +142,7 @@ def _check_gpus(
             raise ServerError(f"{model.name}: {_busy(gpu, wanted, needed, places)}")
 
 
-def _too_small(name: str, gpu: Gpu, needed: float, share: float) -> str:
-    return (
-        f"{name}: its weights take {_gib(needed)} a GPU, more than the {share:.0%} of "
-        f"{_gib(gpu.memory_bytes)} that an engine uses of GPU {gpu.index} ({gpu.name})."
-    )
-
-
-def _larger(chosen: Sequence[Gpu], weights_bytes: int, share: float) -> str:
+def _way_to_fit(chosen: Sequence[Gpu], weights_bytes: int, share: float) -> str:
     least = min(gpu.memory_bytes for gpu in chosen) * share
     parts = next((n for n in (2, 4, 8) if n <= len(chosen) and weights_bytes / n <= least), None)
     spread = f"Pass `--tensor-parallel-size {parts}`, or take" if parts else "Take"

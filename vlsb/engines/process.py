@@ -7,7 +7,6 @@ enough to clear up. It also holds an engine's children together, which outlive t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -49,11 +48,17 @@ class EngineProcess:
         """How the engine ended (negative: by that signal), None while anything of it is there."""
         if self._code is None and self._reaper.poll() is not None:
             if self._words is None:
-                self._words = self._last_words()
+                with self._status as status:
+                    self._words = status.read().split()
                 self._let_go()
             if self._words[:1] == [b"exit"]:
                 self._code = int(self._words[1])
-            elif not self._kill_session():
+            elif left := list(_session(self._reaper.pid)):
+                # The reaper was killed: what it has left is ours to kill.
+                for pid in left:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+            else:
                 self._code = -signal.SIGKILL
         return self._code
 
@@ -91,7 +96,7 @@ class EngineProcess:
 
     def _kill(self) -> None:
         self._reaper.send_signal(reaper.AT_ONCE)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             self._reaper.wait(_BLOCKING_PATIENCE_S)
         self.exit_code()
 
@@ -99,21 +104,8 @@ class EngineProcess:
         """From now on the engine lives on when we end."""
         if self._hold is not None:
             # An engine that has ended listens no more.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.write(self._hold, reaper.RELEASE)
-
-    def _last_words(self) -> list[bytes]:
-        """What the reaper said at its end; without an exit code it was killed, and the rest is on us."""
-        with self._status as status:
-            return status.read().split()
-
-    def _kill_session(self) -> bool:
-        """Kill what a reaper that was killed has left; whether anything is still there."""
-        left = list(_session(self._reaper.pid))
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        return bool(left)
 
     def _let_go(self) -> None:
         if self._hold is not None:
@@ -149,13 +141,13 @@ def start_process(
     finally:
         os.close(status_end)
         os.close(hold_end)
-    process = _started(parent, os.fdopen(status, "rb"), hold)
+    process = _engine_of(parent, os.fdopen(status, "rb"), hold)
     if detached:
         process.release()
     return process
 
 
-def _started(parent: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> EngineProcess:
+def _engine_of(parent: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> EngineProcess:
     """The engine, once the reaper has said which process it is."""
     words = status.readline().split()
     if words[:1] == [b"pid"]:
@@ -178,7 +170,7 @@ def open_log(path: Path) -> Iterator[BinaryIO]:
 def _session(leader: int) -> Iterator[int]:
     """The living processes of a session."""
     for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+        with suppress(ProcessLookupError, PermissionError, psutil.Error):
             # Who has ended holds nothing any more, whenever its parent collects it.
             if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
                 yield pid
@@ -222,18 +214,18 @@ async def run_script(
         raise ServerError(f"{python} cannot be started ({error.strerror}).") from error
     try:
         async with asyncio.TaskGroup() as tasks:
-            said = tasks.create_task(_listened(process, hear))
-            complaints = tasks.create_task(_complaints(process))
-            tasks.create_task(_told(process, strict_json.dumps(job).encode("ascii")))
+            last = tasks.create_task(_last_object(process, hear))
+            complaints = tasks.create_task(_stderr_end(process))
+            tasks.create_task(_send(process, strict_json.dumps(job).encode("ascii")))
         code = await process.wait()
     finally:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-    return ScriptEnd(said.result(), code, Untrusted(complaints.result()))
+    return ScriptEnd(last.result(), code, Untrusted(complaints.result()))
 
 
-async def _told(process: asyncio.subprocess.Process, job: bytes) -> None:
+async def _send(process: asyncio.subprocess.Process, job: bytes) -> None:
     assert process.stdin is not None
     # A program that ended early says why by its exit.
     with suppress(BrokenPipeError, ConnectionResetError):
@@ -242,7 +234,7 @@ async def _told(process: asyncio.subprocess.Process, job: bytes) -> None:
     process.stdin.close()
 
 
-async def _listened(
+async def _last_object(
     process: asyncio.subprocess.Process, hear: Callable[[Mapping[str, Any]], None]
 ) -> Mapping[str, Any]:
     last: Mapping[str, Any] = {}
@@ -257,7 +249,7 @@ async def _listened(
     return last
 
 
-async def _complaints(process: asyncio.subprocess.Process) -> str:
+async def _stderr_end(process: asyncio.subprocess.Process) -> str:
     assert process.stderr is not None
     end = b""
     while piece := await process.stderr.read(_COMPLAINT_BYTES):

@@ -71,12 +71,14 @@ async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> t
             f"{name}: the Python of {plan.engine.executable} is not known, so its prompts cannot be compared "
             "with those of the authors' loader. Name its environment's folder: --engine DIR."
         )
+    # None for a local folder.
+    revision = next((value for option, value in pairwise(plan.arguments) if option == "--revision"), None)
     job = {
         "source": plan.model.prompt_source,
         "image_first": plan.model.protocol.image_first,
         "template_has_bos": plan.model.template_has_bos,
         "weights": plan.weights,
-        "revision": _revision(plan.arguments),
+        "revision": revision,
         "text": PROBE_TEXT,
         "picture": base64.b64encode(probe_picture()).decode("ascii"),
     }
@@ -137,7 +139,10 @@ async def engine_ids(server: RunningServer, model: ModelProfile) -> tuple[int, .
         ) from fault
     finally:
         await client.aclose()
-    ids = _parsed(reply.content)
+    try:
+        ids = _as_ids(strict_json.loads(reply.content)["tokens"])
+    except (ValueError, KeyError, TypeError):
+        ids = None
     if reply.status_code != 200 or ids is None:
         raise ServerError(
             f"{server.name}: the engine did not say its prompt (HTTP {reply.status_code})",
@@ -176,18 +181,6 @@ def difference(found: Sequence[int], expected: Sequence[int]) -> str:
 def _excerpt(ids: Sequence[int], place: int) -> str:
     shown = " ".join(map(str, ids[place : place + _SHOWN_IDS])) or "nothing"
     return f"{shown} ..." if place + _SHOWN_IDS < len(ids) else shown
-
-
-def _revision(arguments: Sequence[str]) -> str | None:
-    """The commit that the engine is told, None for a local folder."""
-    return next((value for option, value in pairwise(arguments) if option == "--revision"), None)
-
-
-def _parsed(body: bytes) -> tuple[int, ...] | None:
-    try:
-        return _as_ids(strict_json.loads(body)["tokens"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _as_ids(found: object) -> tuple[int, ...] | None:

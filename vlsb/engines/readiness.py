@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
@@ -45,77 +45,54 @@ async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check
     try:
         async for attempt in polling:
             with attempt:
-                await _see_health(client)
-                await _see_name(client, own_name)
+                if (await _reply(client, "/health")).status_code != 200:
+                    raise NotYet
+                # Another server on our port has the health, too, and lists other names or wants another key.
+                models = _object(await _reply(client, "/v1/models")).get("data")
+                listed = models if isinstance(models, list) else []
+                if own_name not in [each.get("id") for each in listed if isinstance(each, dict)]:
+                    raise NotYet
         check()
         async for attempt in polling.copy(wait=wait_fixed(_CHECK_WAIT_S)):
             with attempt:
-                if refused := await _refusal(client, own_name):
+                if refusal := await _refusal(client, own_name):
                     refusals += 1
-                    _raise_if_final(refused, refusals, name, key)
-                    raise NotYet
+                    if refusals < _CHECKS:
+                        raise NotYet
+                    words = refusal.content[:_LARGEST_MESSAGE].decode("utf-8", "replace")
+                    detail = Untrusted(f"status {refusal.status_code}, {words}")
+                    raise ServerError(
+                        f"{name}: the engine is up but does not describe an image",
+                        detail=Redactor([key]).message(detail),
+                    )
     finally:
         await client.aclose()
 
 
-def _raise_if_final(reply: httpx.Response, refusals: int, name: str, key: Secret) -> None:
-    if refusals >= _CHECKS:
-        said = f"status {reply.status_code}, {reply.content[:_LARGEST_MESSAGE].decode('utf-8', 'replace')}"
-        message = f"{name}: the engine is up but does not describe an image"
-        raise ServerError(message, detail=Redactor([key]).message(Untrusted(said)))
-
-
-async def _see_health(client: Client) -> None:
-    if (await _asked(client, "/health")).status_code != 200:
-        raise NotYet
-
-
-async def _see_name(client: Client, own_name: str) -> None:
-    """Another server on our port has the health, too, and lists other names or wants another key."""
-    reply = await _asked(client, "/v1/models")
-    listed = _read(reply).get("data")
-    if not isinstance(listed, list) or own_name not in [
-        each.get("id") for each in listed if _is_object(each)
-    ]:
-        raise NotYet
-
-
 async def _refusal(client: Client, own_name: str) -> httpx.Response | None:
     """What the engine replied to a picture if it was no answer: an aborted one is none."""
-    reply = await _exchanged(client, "/v1/chat/completions", Upload([picture_question(own_name)]))
-    choices = _read(reply).get("choices")
+    reply = await _reply(client, "/v1/chat/completions", Upload([picture_question(own_name)]))
+    choices = _object(reply).get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
-    is_answer = _is_object(first) and first.get("finish_reason") in ("stop", "length")
+    is_answer = isinstance(first, dict) and first.get("finish_reason") in ("stop", "length")
     return None if is_answer else reply
 
 
-async def _asked(client: Client, path: str) -> httpx.Response:
+async def _reply(client: Client, path: str, upload: Upload | None = None) -> httpx.Response:
+    """What the engine says; NotYet if it does not. Its first picture may take it as long as its start may."""
     try:
-        async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            return await _exchanged(client, path, None)
-    except TimeoutError as error:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S if upload is None else None):
+            return await (client.get(path) if upload is None else client.ask(path, upload))
+    except (TimeoutError, httpx.RequestError) as error:
         raise NotYet from error
 
 
-async def _exchanged(client: Client, path: str, upload: Upload | None) -> httpx.Response:
+def _object(reply: httpx.Response) -> dict[str, Any]:
     try:
-        return await (client.get(path) if upload is None else client.ask(path, upload))
-    except httpx.RequestError as error:
-        raise NotYet from error
-
-
-def _read(reply: httpx.Response) -> dict[str, Any]:
-    if reply.status_code != 200:
-        return {}
-    try:
-        value = strict_json.loads(reply.content)
+        value = strict_json.loads(reply.content) if reply.status_code == 200 else None
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
 
 
 def picture_question(model: str) -> bytes:

@@ -127,7 +127,7 @@ class Supervisor(EngineGuard):
             self._coming_back.discard(request)
         else:
             self._suspects.discard(request)
-        self._tell()
+        self._wake_all()
 
     async def fate(self, request: InFlight) -> Fate:
         """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
@@ -163,19 +163,22 @@ class Supervisor(EngineGuard):
                 assert self._server is not None
                 code = await self._server.process.wait()
                 self._is_up = False
-                self._bury()
+                self._note_death()
                 if self._unexplained > self._max_restarts:
-                    self._failed = self._given_up(code)
+                    self._say(
+                        f"The engine died after {self._restarts} restarts. More of them: --max-restarts."
+                    )
+                    self._failed = exited_error(self._server, code)
                 else:
                     await self._restart()
-                self._tell()
+                self._wake_all()
         except Exception as error:
             # Whoever waits for the engine must hear of it: this task is the only one to tell them.
             self._failed = ServerError(f"the engine is watched no longer ({type(error).__name__}).")
-            self._tell()
+            self._wake_all()
             raise
 
-    def _bury(self) -> None:
+    def _note_death(self) -> None:
         """Take note of a death: who was in flight is suspect, who was alone under suspicion is guilty."""
         victims = set(self._in_flight)
         self._deaths += 1
@@ -188,7 +191,7 @@ class Supervisor(EngineGuard):
         else:
             self._suspects |= victims
             self._unexplained += 1
-        self._tell()
+        self._wake_all()
 
     async def _restart(self) -> None:
         self._restarts += 1
@@ -202,13 +205,8 @@ class Supervisor(EngineGuard):
             self._is_up = True
             self._say("The engine is up again.")
 
-    def _given_up(self, code: int) -> VlsbError:
-        assert self._server is not None
-        self._say(f"The engine died after {self._restarts} restarts. More of them: --max-restarts.")
-        return exited_error(self._server, code)
-
-    def _tell(self) -> None:
-        """Wake everybody who waits for a change."""
+    def _wake_all(self) -> None:
+        """Let everybody who waits for a change look again."""
         self._change.set()
         self._change = asyncio.Event()
 
@@ -262,9 +260,13 @@ def parse_metrics(text: str) -> EngineLoad:
     values: defaultdict[str, list[float]] = defaultdict(list)
     for line in text.splitlines():
         found = _SAMPLE.match(line)
-        value = None if found is None else _number(found["value"])
-        if found is not None and value is not None:
-            values[_key(found["name"], found["labels"] or "")].append(value)
+        if found is None or (value := _count(found["value"])) is None:
+            continue
+        name = found["name"]
+        if name == "vllm:request_success_total":
+            reason = _REASON.search(found["labels"] or "")
+            name = "answered" if reason is not None and reason[1] in _ANSWERED else "unanswered"
+        values[name].append(value)
     shares = values.get("vllm:kv_cache_usage_perc") or values.get("vllm:gpu_cache_usage_perc")
     return EngineLoad(
         running=_total(values.get("vllm:num_requests_running")),
@@ -287,15 +289,7 @@ async def read_load(client: httpx.AsyncClient) -> EngineLoad | None:
     return parse_metrics(reply.content.decode("utf-8", "replace")) if reply.status_code == 200 else None
 
 
-def _key(name: str, labels: str) -> str:
-    """The name that a sample is added up under."""
-    if name != "vllm:request_success_total":
-        return name
-    reason = _REASON.search(labels)
-    return "answered" if reason is not None and reason[1] in _ANSWERED else "unanswered"
-
-
-def _number(digits: str) -> float | None:
+def _count(digits: str) -> float | None:
     try:
         value = float(digits)
     except ValueError:

@@ -170,21 +170,28 @@ def parse_options(tokens: Sequence[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     dotted: dict[str, dict[str, Any]] = {}
-    for token, values in _grouped(tokens):
+    for token, values in _options(tokens):
         name, value = _meaning(token, values)
         name, *path = name.split(".")
-        _refuse_reserved(name)
+        for reserved, instead in RESERVED.items():
+            # The engine's parser takes any beginning of an option's name for the whole.
+            if name and reserved.startswith(name):
+                raise ConfigError(f"--{name} cannot be given to the engine here: {instead}.")
         if path:
-            _put(dotted.setdefault(name, {}), path, value)
+            target = dotted.setdefault(name, {})
+            for key in path[:-1]:
+                below = target.get(key)
+                target[key] = target = below if isinstance(below, dict) else {}
+            target[path[-1]] = value
         elif name == "middleware" and name in found:
-            found[name] = [*_listed(found[name]), *_listed(value)]
+            found[name] = [*_as_list(found[name]), *_as_list(value)]
         else:
             found[name] = value
     # The engine puts them together behind all the others.
     return found | dotted
 
 
-def _grouped(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def _options(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Each option with its values, which are the words up to the next option."""
     rest = list(tokens)
     while rest:
@@ -220,22 +227,8 @@ def _only(values: list[str]) -> Any:
     return True if not values else values[0] if len(values) == 1 else values
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _put(target: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for key in path[:-1]:
-        below = target.get(key)
-        target[key] = target = below if isinstance(below, dict) else {}
-    target[path[-1]] = value
-
-
-def _refuse_reserved(name: str) -> None:
-    """The engine's parser takes any beginning of an option's name for the whole: so does this."""
-    for reserved, instead in RESERVED.items():
-        if name and reserved.startswith(name):
-            raise ConfigError(f"--{name} cannot be given to the engine here: {instead}.")
 
 
 def require_whole_name(name: str, names: Iterable[str]) -> None:
