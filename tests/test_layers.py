@@ -172,6 +172,22 @@ def picture() -> str:
     return "\n".join("   ".join(row) for row in [*rows, ["leaves"]] if row)
 
 
+def test_imports_of_ours_inside_functions_are_few() -> None:
+    """They are for commands whose help page waits for nothing; elsewhere they hide a missing split."""
+    inside = {
+        (name, statement.lineno)
+        for name, tree in TREES.items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for statement, _ in statements(function)
+        for imported in named_modules(name, statement)
+        if imported.startswith("vlsb")
+    }
+
+    assert len(inside) <= 20
+    assert {room(name) for name, _ in inside} <= {"cli", "evaluation"}
+
+
 def test_every_room_has_its_rule() -> None:
     rooms = {room(name) for name in SOURCES}
 

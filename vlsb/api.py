@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from vlsb.analysis.summary import Summary
+from vlsb.engines.lease import accept, decline
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.session import Listeners, Prepared, prepare, prepare_judging, run_session
 from vlsb.evaluation.settings import Resolved, open_target, resolve_judging
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
+from vlsb.reports.documents import to_object
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import summarize_state
@@ -138,8 +140,6 @@ async def evaluate(
     Raises a VlsbError when the run stops early; samples that failed on their own do not raise (see
     `Run.is_complete`).
     """
-    from vlsb.engines.lease import accept, decline
-
     wishes = RunOptions(
         model=model,
         base_url=base_url,
@@ -213,6 +213,4 @@ def _watcher(
 
 def as_mapping(summary: Summary) -> Mapping[str, Any]:
     """The summary as `vlsb report --format json` writes it, for a data frame or a file."""
-    from vlsb.reports.documents import to_object
-
     return to_object(summary)

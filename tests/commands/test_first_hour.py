@@ -25,7 +25,7 @@ from tests.support.scripts import Script
 from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
 from vlsb.cli.screen import error_line
-from vlsb.cli.sessions import Job, carry_out
+from vlsb.cli.sessions import SessionCommand, carry_out
 from vlsb.endpoints.credentials import is_variable_name
 from vlsb.errors import AccessError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.options import RunOptions
@@ -634,11 +634,11 @@ def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_
     def nothing_to_prepare(*_: object) -> Any:
         raise AssertionError("not resolved")
 
-    job = Job(RunOptions(), refuse, nothing_to_prepare, ["vlsb", "run"], directory=None)
+    command = SessionCommand(RunOptions(), refuse, nothing_to_prepare, ["vlsb", "run"], directory=None)
     with pytest.MonkeyPatch.context() as patch:
         # The process goes on after this command.
         patch.setattr("vlsb.cli.sessions.ignore_signals", lambda: None)
-        code = carry_out(job)
+        code = carry_out(command)
 
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert code == error.exit_code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +11,15 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.live import Display
 from vlsb.cli.screen import Screen
+from vlsb.endpoints import loops
+from vlsb.engines.hardware import gpus
+from vlsb.engines.install import find_engine
+from vlsb.engines.llava.convert import convert_llava
+from vlsb.engines.registry import Places
 from vlsb.errors import VlsbError
+from vlsb.models.profile import FAMILIES
 
 convert_app = typer.Typer(no_args_is_help=True, help="Convert original LLaVA weights for serving.")
 
@@ -36,26 +45,14 @@ def llava_command(
     display: opt.Display = None,
 ) -> int:
     """Convert original LLaVA v1.5 weights, with their CLIP tower, into the Hugging Face layout."""
-    import asyncio
-    import os
-
-    from vlsb.cli.live import Display
-    from vlsb.endpoints import loops
-    from vlsb.engines.hardware import gpus
-    from vlsb.engines.install import find_engine
-    from vlsb.engines.llava.convert import convert_llava
-    from vlsb.engines.registry import Places
-    from vlsb.models.profile import FAMILIES
-
     screen = Screen(quiet=display == "none")
-    environment = os.environ
     try:
         found = find_engine(
             FAMILIES["llava"].engine,
             engine,
-            Places.of(environment),
-            environment=environment,
-            has_gpu=bool(gpus(environment)),
+            Places.of(os.environ),
+            environment=os.environ,
+            has_gpu=bool(gpus(os.environ)),
             family="llava",
         )
         with Display(display, screen) as live:
@@ -64,7 +61,7 @@ def llava_command(
                     source,
                     destination,
                     found,
-                    environment=environment,
+                    environment=os.environ,
                     revision=revision,
                     vision_tower=vision_tower,
                     offline=offline,

@@ -10,8 +10,11 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.live import Display
 from vlsb.cli.screen import Screen
+from vlsb.data import check_dataset, fetch_dataset
 from vlsb.errors import ConfigError, DatasetError, VlsbError
+from vlsb.reports.dataset import dataset_text
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch the data set, or check a copy of it.")
 
@@ -25,9 +28,6 @@ def check_command(
     data_root: opt.DataRoot = None,
 ) -> int:
     """Read every row and decode every image; say what is missing, broken or odd."""
-    from vlsb.data import check_dataset, fetch_dataset
-    from vlsb.reports.dataset import dataset_text
-
     screen = Screen()
     try:
         source = context.get_parameter_source("data_root")
@@ -53,9 +53,6 @@ def check_command(
 @data_app.command("fetch")
 def fetch_command(revision: opt.DataRevision = None, display: opt.Display = None) -> int:
     """Download VLSBench from the Hugging Face Hub into its cache, or find it there."""
-    from vlsb.cli.live import Display
-    from vlsb.data import fetch_dataset
-
     screen = Screen(quiet=display == "none")
     try:
         with Display(display, screen) as live:

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from vlsb.cli import options as opt
-from vlsb.cli.run import run
 from vlsb.evaluation.options import RunOptions
 
 
@@ -16,5 +15,8 @@ def demo_command(
     resume: opt.Resume = False,
 ) -> int:
     """Run the main job on the embedded demo: 30 benign samples, simulated model and judge."""
+    # A session brings the HTTP stack, which the help page does not wait for.
+    from vlsb.cli.sessions import evaluate_target
+
     parent = output_dir or Path(tempfile.mkdtemp(prefix="vlsb-demo-"))
-    return run(RunOptions(model="demo", output_dir=parent, display=display, resume=resume))
+    return evaluate_target(RunOptions(model="demo", output_dir=parent, display=display, resume=resume))

@@ -5,18 +5,22 @@ from __future__ import annotations
 import difflib
 import os
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.engine_text import engines_text, servers_text
+from vlsb.cli.live import Display
 from vlsb.cli.screen import Screen
+from vlsb.engines.hardware import list_gpus
+from vlsb.engines.install import discard_engine, engine_title, install_engine
+from vlsb.engines.preflight import check_driver
+from vlsb.engines.registry import Places, ServerRecord, read_records, stop_server
 from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError, VlsbError
-
-if TYPE_CHECKING:
-    from vlsb.engines.registry import ServerRecord
-    from vlsb.models.profile import ModelProfile
-    from vlsb.steps import Step
+from vlsb.models.profile import PROFILES, ModelProfile
+from vlsb.reports.figures import duration
+from vlsb.steps import Step
 
 engine_app = typer.Typer(no_args_is_help=True, help="List, install and stop local engines.")
 
@@ -32,10 +36,6 @@ ServerNames = Annotated[
 @engine_app.command("list")
 def list_command() -> int:
     """Say which engine each family needs, whether it is ready, and which servers run."""
-    from vlsb.cli.engine_text import engines_text, servers_text
-    from vlsb.engines.hardware import list_gpus
-    from vlsb.engines.registry import Places, read_records
-
     screen = Screen()
     try:
         places = Places.of(os.environ)
@@ -54,13 +54,6 @@ def list_command() -> int:
 @engine_app.command("install")
 def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: opt.Display = None) -> int:
     """Build the engine that a family needs, in an environment of its own. Does nothing if it is there."""
-    from vlsb.cli.live import Display
-    from vlsb.engines.hardware import list_gpus
-    from vlsb.engines.install import discard_engine, engine_title, install_engine
-    from vlsb.engines.preflight import check_driver
-    from vlsb.engines.registry import Places
-    from vlsb.reports.figures import duration
-
     screen = Screen(quiet=display == "none")
     steps: list[Step] = []
     try:
@@ -96,8 +89,6 @@ def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: o
 @engine_app.command("stop")
 def stop_command(names: ServerNames = None, stop_all: opt.StopAll = False) -> int:
     """Stop servers that `vlsb serve` has running, and wait until nothing of them is left."""
-    from vlsb.engines.registry import Places, read_records, stop_server
-
     screen = Screen()
     try:
         places = Places.of(os.environ)
@@ -114,8 +105,6 @@ def stop_command(names: ServerNames = None, stop_all: opt.StopAll = False) -> in
 
 def known_family(name: str) -> ModelProfile:
     """The family of a name that has weights of its own in our table; UnknownModelError for any other."""
-    from vlsb.models.profile import PROFILES
-
     if name not in PROFILES:
         near = difflib.get_close_matches(name, PROFILES, n=1)
         hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(PROFILES)}."

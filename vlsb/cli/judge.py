@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.sessions import Job, carry_out
 from vlsb.evaluation.options import RunOptions
-
-if TYPE_CHECKING:
-    from vlsb.evaluation.settings import Resolved
 
 
 @opt.takes_run_options(
@@ -33,19 +26,7 @@ def judge_command(
 
     RUN is the run's directory.
     """
-    options = RunOptions.of({"retry": retry, **given})
-    from vlsb.evaluation.session import prepare_judging
-    from vlsb.evaluation.settings import resolve_judging
+    # A session brings the HTTP stack, which the help page does not wait for.
+    from vlsb.cli.sessions import judge_again
 
-    @asynccontextmanager
-    async def open_run(**_: object) -> AsyncIterator[Resolved]:
-        yield await resolve_judging(run, options, os.environ)
-
-    job = Job(
-        options=options,
-        open=open_run,
-        prepare=prepare_judging,
-        go_on=["vlsb", "judge", str(run), *options.as_words()],
-        directory=run,
-    )
-    return carry_out(job)
+    return judge_again(run, RunOptions.of({"retry": retry, **given}))

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Protocol, Self
 
+from vlsb.cli.panel import Panel
 from vlsb.cli.screen import Screen, has_color
+from vlsb.cli.views import StepLines, StepsView
 from vlsb.errors import ConfigError
 from vlsb.steps import Step
 
@@ -69,8 +71,6 @@ class Display:
 
     def on_progress(self, step: Step) -> None:
         """Show the next step of something long. May be called from any thread."""
-        from vlsb.cli.views import StepLines, StepsView
-
         if self.kind == "none":
             return
         with self._lock:
@@ -96,8 +96,6 @@ class Display:
 
     async def show_run(self, progress: Progress) -> None:
         """Show how a run stands, until cancelled."""
-        from vlsb.cli.panel import Panel
-
         if self.kind == "none":
             await asyncio.Event().wait()
         panel = Panel(progress, time.monotonic())

@@ -14,6 +14,11 @@ from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.reports import documents, markdown
+from vlsb.reports.encode import for_terminal
+from vlsb.store.data_root import remembered_data_root
+from vlsb.store.state import load_state
+from vlsb.store.summaries import find_runs, stored_judge, summarize_run, summarize_state
 
 _FORMATS = ("table", "json", "csv", "markdown", "official")
 
@@ -40,9 +45,6 @@ def report_command(
 
 
 def _report(paths: list[Path], report_format: str, screen: Screen) -> str:
-    from vlsb.reports.encode import for_terminal
-    from vlsb.store.summaries import find_runs, summarize_run
-
     if report_format not in _FORMATS:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
     summaries = [summary for run in find_runs(paths) for summary in summarize_run(run)]
@@ -54,11 +56,9 @@ def _report(paths: list[Path], report_format: str, screen: Screen) -> str:
 
 def _official(paths: list[Path], judge: str | None, data_root: Path | None, screen: Screen) -> str:
     """One run and one judge as the authors' script writes them: their object has room for no more."""
+    # The data set's questions, which no other format needs.
     from vlsb.cli.show import missing_data, run_dataset, stored_answers
     from vlsb.reports.official import missing_questions, to_official
-    from vlsb.store.data_root import remembered_data_root
-    from vlsb.store.state import load_state
-    from vlsb.store.summaries import find_runs, stored_judge, summarize_state
 
     run, *others = find_runs(paths)
     if others:
@@ -82,13 +82,13 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
 
 
 def _written(summaries: list[Summary], report_format: str) -> str:
-    from vlsb.reports import documents, markdown, terminal
-
     if report_format == "json":
         return documents.to_json(summaries)
     if report_format == "csv":
         return documents.to_csv(summaries)
     if report_format == "markdown":
         return markdown.to_markdown(summaries)
+    from vlsb.reports import terminal
+
     width = shutil.get_terminal_size((80, 24)).columns
     return terminal.render(summaries, width=width, color=has_color(sys.stdout))

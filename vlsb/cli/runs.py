@@ -9,6 +9,7 @@ import typer
 
 from vlsb.cli.screen import Screen
 from vlsb.errors import VlsbError
+from vlsb.store.repair import repair_run
 
 runs_app = typer.Typer(no_args_is_help=True, help="Repair run directories.")
 
@@ -18,8 +19,6 @@ def repair_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The damaged run.")],
 ) -> int:
     """Keep the good lines of a damaged run and set the bad ones aside. A resume does their samples again."""
-    from vlsb.store.repair import repair_run
-
     screen = Screen()
     try:
         done = repair_run(run)

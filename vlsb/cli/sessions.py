@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from vlsb.analysis.summary import FailOnError, Summary
+from vlsb.analysis.summary import FailOnError
 from vlsb.cli import ignore_signals
+from vlsb.cli.estimate import estimate
+from vlsb.cli.live import Display
 from vlsb.cli.screen import Screen, agree_to_install, has_color
+from vlsb.data import mini_root
+from vlsb.endpoints import loops
+from vlsb.engines.lease import MayInstall
 from vlsb.errors import (
     ConfigError,
     GapsError,
@@ -24,15 +30,23 @@ from vlsb.errors import (
     UnknownModelError,
     VlsbError,
 )
+from vlsb.evaluation.options import RunOptions
+from vlsb.evaluation.session import (
+    Listeners,
+    Plan,
+    Prepared,
+    SessionEnd,
+    prepare,
+    prepare_judging,
+    run_session,
+)
+from vlsb.evaluation.settings import Resolved, open_target, resolve_judging, run_directory
+from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
-
-if TYPE_CHECKING:
-    from vlsb.engines.lease import MayInstall
-    from vlsb.evaluation.options import RunOptions
-    from vlsb.evaluation.session import Plan, Prepared, SessionEnd
-    from vlsb.evaluation.settings import Resolved
-    from vlsb.steps import OnProgress
-    from vlsb.store.state import RunState
+from vlsb.reports.terminal import render
+from vlsb.steps import OnProgress, in_thread
+from vlsb.store.state import RunState, has_answers, load_state
+from vlsb.store.summaries import summarize_state
 
 # After these the last line on the screen is the command that goes on, where there is something to go on with.
 _RESUMABLE = (3, 4, 5, 7, 130)
@@ -47,7 +61,7 @@ _INTERRUPTED = InterruptedRunError("Interrupted. Everything finished is stored."
 _INTERRUPTED_EARLY = InterruptedRunError("Interrupted. Nothing was stored yet.")
 
 
-class Opening(Protocol):
+class PlanOpener(Protocol):
     """A plan and what it is carried out with, for as long as the block lasts."""
 
     def __call__(
@@ -56,136 +70,162 @@ class Opening(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A session to carry out; `go_on` is the command that continues it.
+class SessionCommand:
+    """What `vlsb run` or `vlsb judge` was asked to do; `go_on` is the command that continues it.
 
     `open` gives its plan, with an engine where it needs one. `directory` is the run's, None while only an
     endpoint knows its name.
     """
 
     options: RunOptions
-    open: Opening
+    open: PlanOpener
     prepare: Callable[[Plan, OnProgress], Prepared]
     go_on: Sequence[str]
     directory: Path | None
 
     def is_stored(self) -> bool:
         """Whether the run holds anything that was answered."""
-        from vlsb.store.state import has_answers
-
         return self.directory is not None and has_answers(self.directory)
 
 
-def carry_out(job: Job) -> int:
-    """Carry out a session and return the exit code."""
-    screen = Screen(quiet=job.options.display == "none")
+def evaluate_target(options: RunOptions) -> int:
+    """Carry out `vlsb run` and return its exit code."""
+    after_dashes = ["--", *options.engine_options] if options.engine_options else []
+    return carry_out(
+        SessionCommand(
+            options=options,
+            open=partial(open_target, options, os.environ),
+            prepare=prepare,
+            go_on=["vlsb", "run", *options.as_words(), "--resume", *after_dashes],
+            directory=run_directory(options),
+        )
+    )
+
+
+def judge_again(run: Path, options: RunOptions) -> int:
+    """Carry out `vlsb judge` and return its exit code."""
+
+    @asynccontextmanager
+    async def open_run(**_: object) -> AsyncIterator[Resolved]:
+        yield await resolve_judging(run, options, os.environ)
+
+    return carry_out(
+        SessionCommand(
+            options=options,
+            open=open_run,
+            prepare=prepare_judging,
+            go_on=["vlsb", "judge", str(run), *options.as_words()],
+            directory=run,
+        )
+    )
+
+
+def carry_out(command: SessionCommand) -> int:
+    """Carry out a session and return the exit code.
+
+    Where it is not complete, the last lines say why and what to change; then the command that goes on, or
+    that nothing was stored.
+    """
+    screen = Screen(quiet=command.options.display == "none")
     try:
-        reason, can_go_on = _outcome(job, screen)
+        reason, can_go_on = _outcome(command, screen)
     except KeyboardInterrupt:
         # Another one, while the first was being dealt with. A third must not take the last line away.
         ignore_signals()
-        reason, can_go_on = _INTERRUPTED, job.is_stored()
+        reason, can_go_on = _INTERRUPTED, command.is_stored()
     ignore_signals()
     if reason is None:
         return 0
-    _say_end(job, screen, reason, can_go_on=can_go_on)
-    return reason.exit_code
-
-
-def _say_end(job: Job, screen: Screen, reason: VlsbError, *, can_go_on: bool) -> None:
-    """Why it ended and what to change; then the command that goes on, or that nothing is lost."""
     if isinstance(reason, InterruptedRunError) and not can_go_on:
         reason = _INTERRUPTED_EARLY
     screen.error(reason)
     if can_go_on:
-        screen.command(job.go_on)
+        screen.command(command.go_on)
     elif "--" not in str(reason) and (change := _TO_CHANGE.get(reason.exit_code)):
         screen.line(f"Nothing was stored. Check {change}; then start it again.")
+    return reason.exit_code
 
 
-def _outcome(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
+def _outcome(command: SessionCommand, screen: Screen) -> tuple[VlsbError | None, bool]:
     """Why the session is not complete, if so, and whether repeating the command can go on from there."""
     try:
-        return _session(job, screen)
+        return _run_and_show(command, screen)
     except KeyboardInterrupt:
         ignore_signals()
-        return _INTERRUPTED, job.is_stored()
+        return _INTERRUPTED, command.is_stored()
     except VlsbError as error:
-        return error, error.exit_code in _RESUMABLE and job.is_stored()
+        return error, error.exit_code in _RESUMABLE and command.is_stored()
 
 
-def _session(job: Job, screen: Screen) -> tuple[VlsbError | None, bool]:
+def _run_and_show(command: SessionCommand, screen: Screen) -> tuple[VlsbError | None, bool]:
     """The session and its table; returns why it is not complete, and whether a resume can help."""
-    from vlsb.endpoints import loops
-    from vlsb.store.state import load_state
-
-    allowed = FailOnError.parse(job.options.fail_on_error)
+    allowed = FailOnError.parse(command.options.fail_on_error)
 
     def say_command() -> None:
-        if job.is_stored():
-            screen.command(job.go_on)
+        if command.is_stored():
+            screen.command(command.go_on)
 
-    plan, end = loops.run(_evaluate(job, screen, say_command), last_words=say_command)
+    plan, end = loops.run(_spend(command, screen, say_command), last_words=say_command)
     state = load_state(plan.directory)
     try:
-        _show(state, end, job, plan, screen)
+        _show(state, end, command, plan, screen)
     except StoreError as error:
         # The rows are safe, and the exit code tells of them.
         screen.line(f"Warning: {error.message}")
     reason = end.reason or _gaps(state, end, plan, allowed)
-    return reason, reason is not None and _can_go_on(reason, state, end, job)
+    return reason, reason is not None and _can_go_on(reason, state, end, command)
 
 
-async def _evaluate(job: Job, screen: Screen, say_command: Callable[[], None]) -> tuple[Plan, SessionEnd]:
+async def _spend(
+    command: SessionCommand, screen: Screen, say_command: Callable[[], None]
+) -> tuple[Plan, SessionEnd]:
     """Prepare and spend: all that a command asks of endpoints and engines."""
-    from vlsb.cli.live import Display
-    from vlsb.evaluation.session import Listeners, run_session
-    from vlsb.steps import in_thread
-
-    with Display(job.options.display, screen) as display:
+    with Display(command.options.display, screen) as display:
         listeners = Listeners(say=screen.notice, watch=display.show_run, last_words=say_command)
-        consent = partial(agree_to_install, screen, yes=job.options.yes)
-        async with job.open(
+        consent = partial(agree_to_install, screen, yes=command.options.yes)
+        async with command.open(
             may_install=consent, on_progress=display.on_progress, say=screen.notice
         ) as resolved:
             plan = resolved.plan
-            _warn_of_keys(resolved, screen)
-            _say_data_root(job, plan, screen)
-            prepared = await in_thread(partial(job.prepare, plan), display.on_progress)
+            for stage, given in resolved.credentials.items():
+                endpoint, bearer = plan.models[stage].endpoint, given.bearer
+                if bearer is not None and (warning := key_mismatch(endpoint, bearer.reveal())):
+                    screen.notice(f"Warning: {warning}.")
+            # Nobody named the folder this time: that of the run is used, and said.
+            if command.options.data_root is None and plan.data_root not in (None, mini_root()):
+                screen.notice(f"The data set is read at {plan.data_root}, as before.")
+            prepared = await in_thread(partial(command.prepare, plan), display.on_progress)
             end = await run_session(prepared, resolved.credentials, listeners, resolved.engine)
     return plan, end
 
 
-def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, job: Job) -> bool:
+def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, command: SessionCommand) -> bool:
     """Whether the same command can go on from here.
 
-    After a wrong setting only where every side has answered with it before: the setting is not it then.
+    After a wrong setting only where every model has answered with it before: the setting is not it then.
     """
     if reason.exit_code in _RESUMABLE:
-        return job.is_stored()
+        return command.is_stored()
     is_judged = end.judge is None or (end.judge in state.judged and state.judged[end.judge].has_answers)
-    return type(reason) in (ConfigError, UnknownModelError) and job.is_stored() and is_judged
+    return type(reason) in (ConfigError, UnknownModelError) and command.is_stored() and is_judged
 
 
-def _show(state: RunState, end: SessionEnd, job: Job, plan: Plan, screen: Screen) -> None:
+def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan, screen: Screen) -> None:
     """What came of the session on stdout; where it is and what to type next on stderr."""
-    from vlsb.store.summaries import summarize_state
-
     if end.reason is None and end.pending == 0:
         screen.notice(_nothing_left(state, end))
     if plan.only_preflight and end.reason is None:
-        from vlsb.cli.estimate import estimate
-
         screen.result(estimate(state, end, plan))
-        screen.notice(f"Do the rest with: {shlex.join(job.go_on)}")
+        screen.notice(f"Do the rest with: {shlex.join(command.go_on)}")
         return
     summary = summarize_state(state, plan.directory, end.judge)
     if end.judge is None:
         if state.responses:
-            screen.result(_collected(state, plan))
+            screen.result(_unjudged(state, plan))
     elif end.reason is None or summary.rates.judged:
-        screen.result(table(summary))
-        for line in _whereabouts(state, end, plan.directory):
+        width = shutil.get_terminal_size((80, 24)).columns
+        screen.result(render([summary], width=width, color=has_color(sys.stdout)))
+        for line in _next_steps(state, end, plan.directory):
             screen.notice(line)
     if end.reason is None and end.limit is not None:
         screen.notice(end.limit.line)
@@ -199,7 +239,7 @@ def _nothing_left(state: RunState, end: SessionEnd) -> str:
     return f"Nothing was left to do: every sample of this run has ended.{again}"
 
 
-def _collected(state: RunState, plan: Plan) -> str:
+def _unjudged(state: RunState, plan: Plan) -> str:
     """One line for responses that nobody judged: how many, where, and the command that judges them."""
     keys = list(state.asked_for())
     there = sum(key in state.responses for key in keys)
@@ -207,7 +247,7 @@ def _collected(state: RunState, plan: Plan) -> str:
     return f"{there} of {len(keys)} responses are in {plan.directory}, not judged. Judge them with: {command}"
 
 
-def _whereabouts(state: RunState, end: SessionEnd, directory: Path) -> Iterator[str]:
+def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[str]:
     """Where the run is and what people type next: the table again, and the responses behind its numbers.
 
     A line each, and none longer than it must be: a path that wraps cannot be copied.
@@ -219,14 +259,6 @@ def _whereabouts(state: RunState, end: SessionEnd, directory: Path) -> Iterator[
     yield f"The run is in {run}"
     yield f"Next: {shlex.join(['vlsb', 'report', run])}"
     yield f"Or: {shlex.join(['vlsb', 'show', run, *shown])}"
-
-
-def table(summary: Summary) -> str:
-    """The summary as the terminal shows it."""
-    from vlsb.reports.terminal import render
-
-    width = shutil.get_terminal_size((80, 24)).columns
-    return render([summary], width=width, color=has_color(sys.stdout))
 
 
 def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) -> VlsbError | None:
@@ -246,20 +278,3 @@ def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) ->
     return GapsError(
         f"{missing} of {len(outcomes)} samples have no {'verdict' if plan.judge else 'response'}.",
     )
-
-
-def _say_data_root(job: Job, plan: Plan, screen: Screen) -> None:
-    """Nobody named the folder this time: that of the run is used, and said."""
-    from vlsb.data import mini_root
-
-    if job.options.data_root is None and plan.data_root not in (None, mini_root()):
-        screen.notice(f"The data set is read at {plan.data_root}, as before.")
-
-
-def _warn_of_keys(resolved: Resolved, screen: Screen) -> None:
-    from vlsb.models.providers import key_mismatch
-
-    for stage, given in resolved.credentials.items():
-        endpoint, bearer = resolved.plan.models[stage].endpoint, given.bearer
-        if bearer is not None and (warning := key_mismatch(endpoint, bearer.reveal())):
-            screen.notice(f"Warning: {warning}.")

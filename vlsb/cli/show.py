@@ -12,20 +12,21 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen, has_color
+from vlsb.data import Dataset, fetch_dataset, load_dataset, mini_root
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted, is_cut
-
-if TYPE_CHECKING:
-    from vlsb.data import Dataset
-    from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer
-    from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow
-    from vlsb.store.state import RunState
+from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer, answers_text
+from vlsb.reports.encode import for_terminal
+from vlsb.store.data_root import remembered_data_root
+from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow, is_run
+from vlsb.store.state import Judged, RunState, load_state
+from vlsb.store.summaries import find_runs, stored_judge
 
 _DEFAULT_LIMIT = 5
 _DEFAULT_FAILED_LIMIT = 20
@@ -82,10 +83,6 @@ def show_command(
 
 
 def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, screen: Screen) -> str:
-    from vlsb.reports.answers import answers_text
-    from vlsb.store.state import load_state
-    from vlsb.store.summaries import stored_judge
-
     _require_run(run)
     state = load_state(run)
     entry = stored_judge(state.manifest, judge)
@@ -109,9 +106,6 @@ def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, 
 
 
 def _require_run(run: Path) -> None:
-    from vlsb.store.manifest import is_run
-    from vlsb.store.summaries import find_runs
-
     if not is_run(run):
         found = [str(each) for each in find_runs([run])]
         more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
@@ -141,8 +135,6 @@ def stored_answers(state: RunState, judge: JudgeEntry | None, dataset: Dataset |
 
 def _image_file(dataset: Dataset, answer: StoredAnswer) -> ImageFile | None:
     """Where the image lies, if this is the row that the run asked about."""
-    from vlsb.reports.answers import ImageFile, NoInstruction
-
     if isinstance(answer.instruction, NoInstruction):
         return None
     if dataset.archive is not None:
@@ -159,9 +151,6 @@ def _answer(
     samples: dict[int, Sample] | None,
     picture: str | None,
 ) -> StoredAnswer:
-    from vlsb.reports.answers import StoredAnswer
-    from vlsb.store.state import Judged
-
     file = None if judge is None else judge.file
     judged = Judged() if file is None else state.judged.get(file, Judged())
     outcome, response = state.outcome(key, file), state.responses.get(key)
@@ -192,9 +181,6 @@ def run_dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Datase
 
     None where it is not at hand; raises DatasetError for a given `data_root` that cannot be read.
     """
-    from vlsb.data import fetch_dataset, load_dataset, mini_root
-    from vlsb.store.data_root import remembered_data_root
-
     if data_root is not None:
         return load_dataset(data_root)
     for root in (remembered_data_root(run), mini_root() if manifest.simulated else None):
@@ -211,15 +197,11 @@ def run_dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Datase
 
 def missing_data(run: Path) -> str:
     """Why a run's data set is not at hand, as one sentence."""
-    from vlsb.store.data_root import remembered_data_root
-
     root = remembered_data_root(run)
     return "The data set is not at hand." if root is None else f"The data set cannot be read at {root}."
 
 
 def _instruction(row: SampleRow, samples: dict[int, Sample] | None) -> Untrusted | NoInstruction:
-    from vlsb.reports.answers import NoInstruction
-
     if samples is None:
         return NoInstruction.NO_DATA
     sample = samples.get(row.sample_id)
@@ -265,8 +247,6 @@ def _require_ids(wanted: Iterable[int], known: Collection[int]) -> None:
 def _require_names(option: str, wanted: Iterable[str], known: Iterable[Untrusted]) -> None:
     from difflib import get_close_matches
 
-    from vlsb.reports.encode import for_terminal
-
     names = {_folded(name): for_terminal(name) for name in sorted(set(known))}
     for name in wanted:
         if (key := _folded(Untrusted(name))) not in names:
@@ -278,8 +258,6 @@ def _require_names(option: str, wanted: Iterable[str], known: Iterable[Untrusted
 
 def _folded(name: Untrusted) -> str:
     """A name as it is compared: in any case, without what a terminal would act on."""
-    from vlsb.reports.encode import for_terminal
-
     return for_terminal(name).strip().casefold()
 
 

@@ -29,8 +29,9 @@ from vlsb.cli.checkup import (
     HubFacts,
     ServerFacts,
     State,
+    findings,
 )
-from vlsb.cli.serve import known_model
+from vlsb.cli.serving import known_model
 from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
 from vlsb.data.shards import shard_paths
 from vlsb.endpoints.connect import open_client
@@ -297,3 +298,14 @@ async def check_model(name: str, environment: Mapping[str, str], *, is_offline: 
     except VlsbError as error:
         return finding(State.PROBLEM, error.message)
     return finding(State.OK, f"vLLM {engine.version} can start it with {model.weights}")
+
+
+async def look(
+    environment: Mapping[str, str], *, data_root: Path | None, model: str | None, is_offline: bool
+) -> list[Finding]:
+    """What is here and what is not; a model that was named has its row above the families'."""
+    named = [] if model is None else [await check_model(model, environment, is_offline=is_offline)]
+    found = findings(await survey(environment, data_root=data_root, is_offline=is_offline))
+    place = next(number for number, each in enumerate(found) if each.group is Group.MODELS)
+    others = [each for each in found[place:] if each.group is not Group.MODELS or each.name != model]
+    return [*found[:place], *named, *others]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from vlsb import config
+from vlsb.endpoints.credentials import is_variable_name
 from vlsb.errors import ConfigError
 
 _POLICY = config.RetryPolicy()
@@ -378,8 +379,6 @@ def as_flag(name: str) -> str:
 
 
 def _require_variable(flag: str, name: str) -> None:
-    from vlsb.endpoints.credentials import is_variable_name
-
     if not is_variable_name(name):
         # What was given is not repeated: it may be the key.
         raise ConfigError(
@@ -390,8 +389,6 @@ def _require_variable(flag: str, name: str) -> None:
 
 def parse_headers(flag: str, pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The header names of NAME=VARIABLE pairs with their variables; ConfigError for any other pair."""
-    from vlsb.endpoints.credentials import is_variable_name
-
     found = []
     for pair in pairs:
         name, _, variable = pair.partition("=")

@@ -10,31 +10,33 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from vlsb import config, strict_json
+from vlsb.config import Party
+from vlsb.data import Selection, mini_root, parse_limit, require_dataset
+from vlsb.endpoints.client import list_models
+from vlsb.endpoints.connect import TRANSPORTS
+from vlsb.endpoints.credentials import Credentials, load_credentials
+from vlsb.engines.lease import EngineLease, MayInstall, engine_lease
+from vlsb.engines.plan import GpuLease, Wishes
 from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
 from vlsb.evaluation.options import RunOptions, as_flag, parse_headers
-from vlsb.records import JUDGED, Outcome, Untrusted
+from vlsb.evaluation.protocol import safe_name
+from vlsb.evaluation.session import Plan
+from vlsb.judging.prompts import JudgeTemplate, load_template, official_template
+from vlsb.models.catalog import find_profile
+from vlsb.models.profile import FAMILIES
+from vlsb.models.providers import ENGINE_URL, resolve_endpoint
+from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
-
-# Rooms that bring the HTTP stack or Pillow are imported inside the functions that need them: the help
-# page must not wait for them.
-if TYPE_CHECKING:
-    from vlsb.data import Selection
-    from vlsb.endpoints.credentials import Credentials
-    from vlsb.engines.lease import EngineLease, MayInstall
-    from vlsb.engines.plan import Wishes
-    from vlsb.evaluation.session import Plan
-    from vlsb.judging.prompts import JudgeTemplate
-    from vlsb.records import Stage
+from vlsb.store.data_root import remembered_data_root
+from vlsb.store.manifest import is_run, read_manifest
 
 _Part = TypeVar("_Part")
 _DEMO = "demo"
 # Fields that define the request itself: changing them would make it another program's request.
 _RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
-
-
 # They mean something only for an engine that is started for the run.
 _ENGINE_OPTIONS = (
     "weights",
@@ -81,8 +83,6 @@ async def open_target(
 
     Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
     """
-    from vlsb.models.catalog import find_profile
-
     model = await in_thread(
         lambda _: find_profile(model_name(options), options.servers_dir, arch=options.arch)
     )
@@ -93,8 +93,6 @@ async def open_target(
     if not is_local:
         yield resolved
         return
-    from vlsb.engines.lease import engine_lease
-
     async with engine_lease(
         model,
         engine_wishes(options),
@@ -121,8 +119,6 @@ def _refuse_engine_options(options: RunOptions) -> None:
 
 def engine_wishes(options: RunOptions) -> Wishes:
     """What options ask of an engine."""
-    from vlsb.engines.plan import GpuLease, Wishes
-
     return Wishes(
         weights=options.weights,
         revision=options.revision,
@@ -168,8 +164,6 @@ def _resolve_run(
     *,
     is_local: bool,
 ) -> Resolved:
-    from vlsb.evaluation.session import Plan
-
     is_demo = options.base_url is None and model_name(options) == _DEMO
     target = problems.of(lambda: _target(options, name, protocol, is_local=is_local)) if name else None
     directory = problems.of(lambda: options.output_dir / _run_name(options, name))
@@ -198,10 +192,6 @@ async def resolve_judging(run: Path, options: RunOptions, environment: Mapping[s
 
 
 def _resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
-    from vlsb.data import Selection
-    from vlsb.evaluation.session import Plan
-    from vlsb.store.manifest import is_run, read_manifest
-
     if not is_run(run):
         raise ConfigError(f"{run}: no run there. A run is a directory with a run.json.")
     is_demo = read_manifest(run).simulated
@@ -264,8 +254,6 @@ def _shared_settings(
 def _credentials(
     models: Mapping[Stage, config.ModelSettings | None], environment: Mapping[str, str], problems: _Problems
 ) -> dict[Stage, Credentials]:
-    from vlsb.endpoints.credentials import load_credentials
-
     return {
         stage: problems.of(partial(load_credentials, model.endpoint, environment, stage))
         for stage, model in models.items()
@@ -294,8 +282,6 @@ def _target(
 
 
 def _endpoint(options: RunOptions, name: str, *, is_local: bool) -> config.Endpoint:
-    from vlsb.models.providers import ENGINE_URL, resolve_endpoint
-
     if is_local:
         # Its port is known once the engine is.
         return config.Endpoint(name, ENGINE_URL)
@@ -309,8 +295,6 @@ def _endpoint(options: RunOptions, name: str, *, is_local: bool) -> config.Endpo
 
 
 def _judge(options: RunOptions, *, is_demo: bool) -> config.ModelSettings:
-    from vlsb.models.providers import resolve_endpoint
-
     return config.ModelSettings(
         endpoint=resolve_endpoint(
             options.judge or (_DEMO if is_demo else config.OFFICIAL_JUDGE_MODEL),
@@ -329,8 +313,6 @@ def _judge(options: RunOptions, *, is_demo: bool) -> config.ModelSettings:
 
 def model_name(options: RunOptions) -> str:
     """The target's name from `--model` and the authors' `--arch`; empty for the endpoint's only one."""
-    from vlsb.models.profile import FAMILIES
-
     model, arch = (options.model or "").strip(), options.arch
     if arch is not None and arch not in (*FAMILIES, "openai"):
         raise ConfigError(f"--arch {arch}: not one of {', '.join(FAMILIES)} or openai.")
@@ -350,11 +332,6 @@ def model_name(options: RunOptions) -> str:
 
 async def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
-    from vlsb.config import Party
-    from vlsb.endpoints.client import list_models
-    from vlsb.endpoints.credentials import load_credentials
-    from vlsb.models.providers import resolve_endpoint
-
     endpoint = resolve_endpoint(
         "the only model",
         base_url=options.base_url,
@@ -383,8 +360,6 @@ def run_directory(options: RunOptions) -> Path | None:
 
 
 def _run_name(options: RunOptions, model: str) -> str:
-    from vlsb.evaluation.protocol import safe_name
-
     if options.name is None:
         return safe_name(model)
     if options.name != safe_name(options.name):
@@ -393,15 +368,11 @@ def _run_name(options: RunOptions, model: str) -> str:
 
 
 def _template(options: RunOptions) -> JudgeTemplate:
-    from vlsb.judging.prompts import load_template, official_template
-
     return official_template() if options.judge_template is None else load_template(options.judge_template)
 
 
 def _data_root(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
     """The user's copy, the demo's mini set, the copy that `run` was made from, or None for the hub's."""
-    from vlsb.data import mini_root, require_dataset
-
     if options.data_root is not None:
         try:
             require_dataset(options.data_root)
@@ -415,10 +386,6 @@ def _data_root(options: RunOptions, run: Path | None, *, is_simulated: bool) -> 
 
 def _copy_of(run: Path) -> Path | None:
     """The user's copy of the data set that a run was made from; None if it came from the hub."""
-    from vlsb.data import require_dataset
-    from vlsb.store.data_root import remembered_data_root
-    from vlsb.store.manifest import is_run, read_manifest
-
     root = remembered_data_root(run) if is_run(run) and not read_manifest(run).data else None
     if root is not None:
         try:
@@ -432,8 +399,6 @@ def _copy_of(run: Path) -> Path | None:
 
 
 def _selection(options: RunOptions) -> Selection:
-    from vlsb.data import Selection, parse_limit
-
     if options.limit is not None:
         parse_limit(options.limit)
     return Selection(
@@ -458,8 +423,6 @@ def _policy(options: RunOptions) -> config.RetryPolicy:
 
 
 def _transport(options: RunOptions) -> str:
-    from vlsb.endpoints.connect import TRANSPORTS
-
     if options.transport not in TRANSPORTS:
         raise ConfigError(f"--transport {options.transport}: not one of {', '.join(TRANSPORTS)}.")
     return options.transport
