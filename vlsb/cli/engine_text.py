@@ -13,7 +13,7 @@ from vlsb.engines.install import (
     engine_title,
     find_engine,
     install_command,
-    installed,
+    installed_engines,
 )
 from vlsb.engines.registry import Places, ServerRecord, process_age_s
 from vlsb.errors import ConfigError, ServerError
@@ -25,7 +25,7 @@ from vlsb.reports.figures import duration
 
 def engines_text(places: Places, environment: Mapping[str, str], *, has_gpu: bool) -> str:
     """Each engine with its state, or the one command that makes it ready, and its families' weights."""
-    there = {each.prefix: each for each in installed(places)}
+    there = {each.prefix: each for each in installed_engines(places)}
     pins = {family.engine.name: family.engine for family in FAMILIES.values()}
     blocks = []
     for pin in pins.values():

@@ -43,7 +43,7 @@ from vlsb.engines.install import (
     built_for_cuda,
     find_engine,
     install_command,
-    installed,
+    installed_engines,
 )
 from vlsb.engines.lease import decline, ready_engine
 from vlsb.engines.plan import Wishes
@@ -268,7 +268,7 @@ def _engine(
     try:
         engine = find_engine(pin, AUTO, places, environment=environment, has_gpu=has_gpu)
     except VlsbError:
-        left = (each for each in installed(places) if each.pin == pin.name and each.is_cpu != has_gpu)
+        left = (each for each in installed_engines(places) if each.pin == pin.name and each.is_cpu != has_gpu)
         problem = next((_condition(each, environment) for each in left), None)
         return EngineFacts(pin, problem=problem)
     brought = engine.executable if engine.prefix is None else engine.prefix

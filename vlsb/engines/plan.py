@@ -18,7 +18,7 @@ from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_d
 from vlsb.engines.hardware import Gpu, visible_gpus
 from vlsb.engines.install import Engine, install_command, release, version_problem
 from vlsb.engines.llava.build import MANIFEST
-from vlsb.engines.vllm_options import normal, parse_options, rendered, require_whole_name
+from vlsb.engines.vllm_options import normal, option_words, parse_options, require_whole_name
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import OVERRULED_IN_FILES, read_config
 from vlsb.models.profile import FAMILIES, ModelProfile, shipped_config
@@ -148,7 +148,7 @@ def plan_server(
         model=model,
         engine=engine,
         weights=weights.argument,
-        arguments=("serve", weights.argument, *pinned, *rendered(settings), *wishes.engine_options),
+        arguments=("serve", weights.argument, *pinned, *option_words(settings), *wishes.engine_options),
         environment=_additions(wishes, weights, environment, on_cpu=on_cpu),
         facts=facts,
         deviations=tuple(setting_deviations(model, weights, effective, facts)),

@@ -255,7 +255,7 @@ def normal(value: Any) -> Any:
     return value
 
 
-def rendered(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def option_words(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The settings of a file as argv: as the engine itself reads it, and a mapping as JSON for every version.
 
     A false one is switched off by name where it can be; elsewhere leaving it out says the same.

@@ -15,7 +15,7 @@ import pytest
 
 from vlsb.engines.install import Engine
 from vlsb.engines.llava import tokenizer as tokenizer_program
-from vlsb.engines.llava.convert import convert_llava, converted
+from vlsb.engines.llava.convert import convert_llava, servable_folder
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError
 from vlsb.steps import Step
@@ -263,7 +263,9 @@ def test_the_cache_converts_once(source: Path, engine: Engine, tmp_path: Path) -
 
     def folder() -> Path:
         return asyncio.run(
-            converted(str(source), None, places, engine, environment=os.environ, on_progress=heard.append)
+            servable_folder(
+                str(source), None, places, engine, environment=os.environ, on_progress=heard.append
+            )
         )
 
     first = folder()
@@ -273,7 +275,9 @@ def test_the_cache_converts_once(source: Path, engine: Engine, tmp_path: Path) -
     assert heard == []
     # What has the served layout is taken as it is.
     assert (
-        asyncio.run(converted(str(first), None, places, engine, environment={}, on_progress=heard.append))
+        asyncio.run(
+            servable_folder(str(first), None, places, engine, environment={}, on_progress=heard.append)
+        )
         == first.resolve()
     )
 

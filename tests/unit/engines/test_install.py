@@ -34,7 +34,7 @@ from vlsb.engines.install import (
     find_engine,
     install_engine,
     install_environment,
-    installed,
+    installed_engines,
     package_settings,
     release,
     uv_fault,
@@ -163,7 +163,7 @@ def test_an_installs_log_is_the_users_alone_and_holds_no_key(current: Built) -> 
 
 
 def test_what_is_installed_is_listed_with_its_size(current: Built) -> None:
-    (found,) = installed(current.places)
+    (found,) = installed_engines(current.places)
 
     assert (found.pin, found.version, found.is_cpu) == ("vllm", "0.32.0", True)
     assert (found.condition, found.engine) == (Condition.READY, current.engine)
@@ -192,7 +192,7 @@ def test_a_wheel_that_exists_nowhere_is_named_with_the_setting_that_helps(tmp_pa
     assert "find-links" in caught.value.message
     assert str(places.engines / "vllm-0.32.0-cpu.log") in caught.value.message
     assert caught.value.exit_code == 7
-    assert [each.condition for each in installed(places)] == [Condition.UNFINISHED]
+    assert [each.condition for each in installed_engines(places)] == [Condition.UNFINISHED]
 
 
 def test_an_index_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_an_engine_that_does_not_start_is_no_engine(tmp_path: Path) -> None:
 
     assert caught.value.detail is not None
     assert "libsomething.so" in caught.value.detail.expose()
-    assert [each.condition for each in installed(places)] == [Condition.UNFINISHED]
+    assert [each.condition for each in installed_engines(places)] == [Condition.UNFINISHED]
 
 
 def test_a_disk_without_room_is_said_before_anything_is_written(places: Places) -> None:
@@ -267,11 +267,11 @@ def test_an_environment_of_another_pin_or_place_is_not_used(changed: str, places
         "size_bytes": 5,
     }
     (prefix / MARKER).write_text(json.dumps(marked))
-    assert [each.condition for each in installed(places)] == [Condition.READY]
+    assert [each.condition for each in installed_engines(places)] == [Condition.READY]
 
     (prefix / MARKER).write_text(json.dumps(marked | {changed: "another"}))
 
-    assert [each.engine for each in installed(places)] == [None]
+    assert [each.engine for each in installed_engines(places)] == [None]
     with pytest.raises(EngineMissingError):
         find_engine(CURRENT, "auto", places, environment=NO_ENVIRONMENT, has_gpu=False)
 
@@ -285,7 +285,7 @@ def test_an_environment_whose_python_has_gone_is_not_used(places: Places) -> Non
     (prefix / "bin" / "python").unlink()
     (prefix / "bin" / "python").symlink_to("/nowhere/python3")
 
-    assert [each.condition for each in installed(places)] == [Condition.OUTDATED]
+    assert [each.condition for each in installed_engines(places)] == [Condition.OUTDATED]
 
 
 def test_a_machine_with_a_gpu_gets_another_environment(places: Places) -> None:

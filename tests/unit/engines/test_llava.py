@@ -27,7 +27,7 @@ from vlsb.cli.convert import convert_app
 from vlsb.engines.checkpoint import wanted_files
 from vlsb.engines.install import Engine
 from vlsb.engines.llava import build as llava_build
-from vlsb.engines.llava.convert import convert_llava, converted, read_manifest
+from vlsb.engines.llava.convert import convert_llava, read_manifest, servable_folder
 from vlsb.engines.llava.layout import added_tokens, plan_layout, plan_vocabulary
 from vlsb.engines.llava.source import read_source, read_tower, tower_of, weight_files
 from vlsb.engines.llava.weights import (
@@ -814,7 +814,7 @@ def test_the_cache_folder_has_the_name_of_the_weights(tmp_path: Path) -> None:
 
     def folder(engine: Engine) -> Path:
         given: dict[str, Any] = {"environment": os.environ, "on_progress": lambda _: None}
-        return asyncio.run(converted(str(source), None, places, engine, **given))
+        return asyncio.run(servable_folder(str(source), None, places, engine, **given))
 
     first = folder(stand_in(tmp_path))
 

@@ -99,7 +99,7 @@ def test_a_files_revision_reaches_the_conversion_of_that_files_weights(
         asked.append((weights, revision))
         return checkpoint(tmp_path / "converted", "llava", conversion={})
 
-    monkeypatch.setattr(lease, "converted", converted)
+    monkeypatch.setattr(lease, "servable_folder", converted)
     asyncio.run(plan_start(model, wishes, CPU, environment={"HOME": str(tmp_path)}))
 
     assert asked == [taken]

@@ -11,7 +11,7 @@ import yaml
 
 import vlsb
 from tests.support import GOLDEN
-from vlsb.engines.vllm_options import ALIASES, BARE_FLAGS, CANNOT_CHANGE_AN_ANSWER, RESERVED, rendered
+from vlsb.engines.vllm_options import ALIASES, BARE_FLAGS, CANNOT_CHANGE_AN_ANSWER, RESERVED, option_words
 from vlsb.models.catalog import load_catalog, read_config
 from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, PROFILES, shipped_config
 
@@ -163,7 +163,7 @@ def test_what_cannot_change_an_answer_and_what_is_reserved_are_options_of_an_eng
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_file_is_written_as_words_that_its_engine_knows(family: str) -> None:
-    words = rendered(settings(family))
+    words = option_words(settings(family))
     options = {word.removeprefix("--") for word in words if word.startswith("--")}
 
     for version in VERSIONS[FAMILIES[family].engine.name]:

@@ -146,7 +146,7 @@ async def build(conversion: Conversion, destination: Path, script: Script, on_pr
     """Convert into a folder that does not exist yet, or finish what an earlier conversion began there."""
     partial = destination.with_name(destination.name + ".partial")
     try:
-        with _held(partial, conversion):
+        with _sole_build(partial, conversion):
             if _is_done_by_another(destination, conversion.digest):
                 with suppress(OSError):
                     partial.rmdir()
@@ -163,7 +163,7 @@ async def build(conversion: Conversion, destination: Path, script: Script, on_pr
 
 
 @contextmanager
-def _held(partial: Path, conversion: Conversion) -> Iterator[None]:
+def _sole_build(partial: Path, conversion: Conversion) -> Iterator[None]:
     """The folder to build in, for one process at a time: a new one, or what a conversion of ours left.
 
     Raises ConfigError for anybody else's, of which nothing is touched.

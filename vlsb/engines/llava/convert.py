@@ -1,12 +1,11 @@
 """Converting an original LLaVA v1.5 checkpoint, once, into the layout that engines serve.
 
 The checkpoint and the CLIP tower that it names are folders or come from the hub; everything about them is
-checked before any work. `llava_build` does the work.
+checked before any work, which `build.py` does.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from collections.abc import Mapping
@@ -32,13 +31,13 @@ from vlsb.engines.llava.source import (
 )
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, ServerError
-from vlsb.steps import OnProgress, Step
+from vlsb.steps import OnProgress, Step, in_thread
 
 if TYPE_CHECKING:
     from vlsb.engines.install import Engine
 
 
-async def converted(
+async def servable_folder(
     weights: str,
     revision: str | None,
     places: Places,
@@ -116,8 +115,8 @@ def _name(weights: str) -> str:
 async def _folder(weights: str, revision: str | None, *, offline: bool, on_progress: OnProgress) -> Path:
     if (folder := _local_folder(weights)) is not None:
         return folder
-    return await asyncio.to_thread(
-        fetch_checkpoint, weights, revision, offline=offline, on_progress=on_progress
+    return await in_thread(
+        lambda report: fetch_checkpoint(weights, revision, offline=offline, on_progress=report), on_progress
     )
 
 
