@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
-from vlsb.models.profile import FAMILIES, PROFILES, ModelProfile
+from vlsb.models.profile import FAMILIES, GENERIC, NEWER, OWN_TEMPLATE, PROFILES, ModelProfile
+from vlsb.models.providers import is_hosted
 
 # What is decided here, with what to do instead.
 RESERVED: Mapping[str, str] = MappingProxyType(
@@ -47,6 +48,9 @@ OVERRULED_IN_FILES = frozenset({"host", "model", "port", "revision", "served-mod
 
 MAX_CONFIG_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# What people leave out of a checkpoint's name.
+_KIND_OF_CHECKPOINT = re.compile(r"(?:-(?:instruct|it|chat|ov|hf|\d{4}))+$", re.IGNORECASE)
 
 
 def load_catalog(servers_dir: Path | None) -> dict[str, ModelProfile]:
@@ -56,7 +60,7 @@ def load_catalog(servers_dir: Path | None) -> dict[str, ModelProfile]:
     """
     # A variant's weights are its own; a family's stand in its engine config.
     found = {
-        name: replace(each, weights=_weights(each)) if name in FAMILIES else each
+        name: replace(each, weights=_weights(each)) if name == each.family else each
         for name, each in PROFILES.items()
     }
     for model in _own_models(servers_dir):
@@ -68,34 +72,84 @@ def load_catalog(servers_dir: Path | None) -> dict[str, ModelProfile]:
     return found
 
 
-def find_profile(name: str, servers_dir: Path | None, *, arch: str | None = None) -> ModelProfile:
+def find_profile(
+    name: str, servers_dir: Path | None, *, arch: str | None = None, is_served: bool = False
+) -> ModelProfile:
     """What a model's name means: a local model, or the generic profile for any other.
 
-    `arch` is the authors' `--arch`: a target that somebody else serves is asked as they ask that family.
+    A local model is a name of the catalog as people type it (`qwen3-vl`, `Qwen3-VL-8B`), an id on the
+    Hugging Face Hub (`org/name`, `hf://org/name@revision`) or a folder. What kind of checkpoint the last two
+    are, their config.json says. With `is_served` somebody else serves it: then only a name of the catalog
+    means anything. `arch` is the authors' `--arch`: the target is asked as they ask that family.
     """
-    local = load_catalog(servers_dir).get(name)
+    catalog = load_catalog(servers_dir)
+    found = catalog.get(name)
+    if found is None and not is_served:
+        found = _by_spelling(name, catalog) or _by_place(name)
+    found = found or ModelProfile(name)
     family = FAMILIES.get(arch or "")
-    if local is None:
-        local = ModelProfile(name)
-    return local if family is None else replace(local, protocol=family.protocol)
+    return found if family is None else replace(found, protocol=family.protocol)
+
+
+def _by_spelling(name: str, catalog: Mapping[str, ModelProfile]) -> ModelProfile | None:
+    """The model whose name, or whose published checkpoint's, has the same letters and digits."""
+    wanted = _letters(name)
+    for model in catalog.values():
+        if wanted == _letters(model.name):
+            return model
+    for model in PROFILES.values():
+        for each in (model.weights, *model.checkpoints):
+            last = each.rpartition("/")[2]
+            short = _KIND_OF_CHECKPOINT.sub("", last)
+            if wanted in {_letters(each), _letters(last), _letters(short)}:
+                return replace(model, name=each, weights=each)
+    return None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def _by_place(name: str) -> ModelProfile | None:
+    """The generic profile of a folder here or of an id on the Hub; None for what is neither."""
+    is_path = name.startswith(("/", "./", "../", "~"))
+    path = Path(name).expanduser()
+    if is_path or (path / "config.json").is_file():
+        folder = path.resolve()
+        return ModelProfile(folder.name, protocol=OWN_TEMPLATE, weights=str(folder))
+    if is_hosted(name):
+        return None
+    is_said = name.startswith("hf://")
+    hub_id, at, revision = name.removeprefix("hf://").partition("@")
+    if not _HUB_ID.fullmatch(hub_id) or (at and not revision):
+        if is_said:
+            raise ConfigError(f"--model {name}: write hf://org/name or hf://org/name@revision.")
+        return None
+    return ModelProfile(hub_id, protocol=OWN_TEMPLATE, weights=hub_id, revision=revision or None)
 
 
 def _own_models(folder: Path | None) -> Iterator[ModelProfile]:
     if folder is None:
         return
+    families = {**FAMILIES, **NEWER, GENERIC: ModelProfile(GENERIC, protocol=OWN_TEMPLATE)}
     try:
         files = sorted(each for each in folder.iterdir() if each.suffix in (".yaml", ".yml"))
     except OSError as error:
         raise ConfigError(f"--servers-dir {folder}: {error.strerror}.") from error
     for file in files:
         name, _, family = file.stem.rpartition(".")
-        if file.suffix != ".yaml" or not _NAME.fullmatch(name) or family not in FAMILIES:
+        if file.suffix != ".yaml" or not _NAME.fullmatch(name) or family not in families:
             raise ConfigError(
-                f"{file}: the file's name must be NAME.<family>.yaml, with a family of {', '.join(FAMILIES)}."
+                f"{file}: the file's name must be NAME.<family>.yaml, with a family of {', '.join(families)}."
             )
         # An absolute path: the engine is started from wherever the user is.
-        own = replace(FAMILIES[family], name=name, own_config=file.absolute())
-        yield replace(own, weights=_weights(own))
+        own = replace(families[family], name=name, own_config=file.absolute())
+        own = replace(own, weights=_weights(own))
+        if not own.weights:
+            raise ConfigError(
+                f"{file}: a generic model needs a line `model:` with a Hugging Face id or a path."
+            )
+        yield own
 
 
 def _weights(profile: ModelProfile) -> str:

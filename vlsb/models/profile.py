@@ -1,16 +1,17 @@
 """What is ours to know of a model and no engine config can say: a profile a model, the only list of them.
 
 Weights, prompt protocol and part order of the paper's families: VLSBench's own loaders. Engine pins: the last
-version that still knows the architecture, or the one this was tested with.
+version that still knows the architecture, or the one this was tested with. Newer families, and any other
+checkpoint, are asked by their own chat template. Their image tokens: the processors' rules at published sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from vlsb.config import OPENAI_PROTOCOL, TargetProtocol
 
@@ -117,20 +118,38 @@ class ModelProfile:
     family: str = GENERIC
     protocol: TargetProtocol = OPENAI_PROTOCOL
     weights: str = ""
+    revision: str | None = None
     architecture: str = ""
+    vision_type: str | None = None
     dtype: str = "auto"
+    cpu_dtype: str = "float32"
     engine: EnginePin = CURRENT
     gpu_memory_bytes: int = 0
+    image_tokens: int = 0
     source_architecture: str | None = None
     chat_template: str | None = None
-    prompt_source: Literal["processor", "original"] = "processor"
+    prompt_source: Literal["processor", "original", "own"] = "own"
     template_has_bos: bool = False
+    needs_code: bool = False
+    reasoning_parser: str | None = None
+    checkpoints: tuple[str, ...] = ()
     own_config: Path | None = None
 
     @property
     def is_local(self) -> bool:
         """Whether an engine on this machine can serve it."""
         return bool(self.weights)
+
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether it is asked as the authors' script asks its family."""
+        return self.family in FAMILIES
+
+    def serves(self, architectures: Sequence[str], vision_type: str | None) -> bool:
+        """Whether a checkpoint whose config.json names these is one of this family's."""
+        if None not in (self.vision_type, vision_type) and self.vision_type != vision_type:
+            return False
+        return self.architecture in architectures or self.source_architecture in architectures
 
     @property
     def config(self) -> Path:
@@ -163,9 +182,11 @@ _LLAVA_HF = ModelProfile(
     name="llava_hf",
     family="llava_hf",
     architecture="LlavaForConditionalGeneration",
+    vision_type="clip_vision_model",
     weights="llava-hf/llava-1.5-7b-hf",
     dtype="float16",
     protocol=_TEXT_FIRST_BOS,
+    prompt_source="processor",
     gpu_memory_bytes=20 * GIB,
 )
 _LLAVA_NEXT = ModelProfile(
@@ -175,6 +196,7 @@ _LLAVA_NEXT = ModelProfile(
     weights="llava-hf/llama3-llava-next-8b-hf",
     dtype="float16",
     protocol=_TEXT_FIRST_BOS,
+    prompt_source="processor",
     gpu_memory_bytes=24 * GIB,
 )
 _QWEN2VL = ModelProfile(
@@ -184,6 +206,7 @@ _QWEN2VL = ModelProfile(
     weights="Qwen/Qwen2-VL-7B-Instruct",
     dtype="bfloat16",
     protocol=_IMAGE_FIRST,
+    prompt_source="processor",
     gpu_memory_bytes=24 * GIB,
 )
 _MLLAMA = ModelProfile(
@@ -194,6 +217,7 @@ _MLLAMA = ModelProfile(
     dtype="bfloat16",
     engine=MLLAMA,
     protocol=_IMAGE_FIRST,
+    prompt_source="processor",
     gpu_memory_bytes=32 * GIB,
     template_has_bos=True,
 )
@@ -203,6 +227,126 @@ FAMILIES: Mapping[str, ModelProfile] = MappingProxyType(
 )
 """The local families of the authors' script, by its `--arch`."""
 
+# Their own chat template writes whatever BOS there is: the tokenizer's would be a second one. The engine's
+# default for a chat, said so that the request does not depend on it.
+OWN_TEMPLATE = TargetProtocol("", image_first=True, fields={"add_special_tokens": False})
+
+
+def _newer(name: str, **about: Any) -> ModelProfile:
+    return ModelProfile(name=name, family=name, protocol=OWN_TEMPLATE, **{"dtype": "bfloat16", **about})
+
+
+NEWER: Mapping[str, ModelProfile] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            _newer(
+                "qwen2_5_vl",
+                architecture="Qwen2_5_VLForConditionalGeneration",
+                weights="Qwen/Qwen2.5-VL-7B-Instruct",
+                gpu_memory_bytes=24 * GIB,
+                image_tokens=16384,
+                checkpoints=tuple(f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B", "32B", "72B")),
+            ),
+            _newer(
+                "qwen3_vl",
+                architecture="Qwen3VLForConditionalGeneration",
+                weights="Qwen/Qwen3-VL-8B-Instruct",
+                gpu_memory_bytes=24 * GIB,
+                image_tokens=16384,
+                # For the Thinking checkpoints; whether a template thinks is seen in the template.
+                reasoning_parser="qwen3",
+                checkpoints=tuple(
+                    f"Qwen/Qwen3-VL-{size}-{kind}"
+                    for kind in ("Instruct", "Thinking")
+                    for size in ("2B", "4B", "8B", "32B")
+                ),
+            ),
+            _newer(
+                "gemma3",
+                architecture="Gemma3ForConditionalGeneration",
+                weights="google/gemma-3-4b-it",
+                gpu_memory_bytes=16 * GIB,
+                image_tokens=256,
+                checkpoints=tuple(f"google/gemma-3-{size}-it" for size in ("4b", "12b", "27b")),
+            ),
+            _newer(
+                "internvl3",
+                architecture="InternVLForConditionalGeneration",
+                weights="OpenGVLab/InternVL3-8B-hf",
+                gpu_memory_bytes=24 * GIB,
+                image_tokens=3328,
+                checkpoints=tuple(
+                    f"OpenGVLab/InternVL3-{size}-hf" for size in ("1B", "2B", "8B", "14B", "38B", "78B")
+                ),
+            ),
+            _newer(
+                "llava_onevision",
+                architecture="LlavaOnevisionForConditionalGeneration",
+                weights="llava-hf/llava-onevision-qwen2-7b-ov-hf",
+                dtype="float16",
+                gpu_memory_bytes=24 * GIB,
+                image_tokens=8748,
+                checkpoints=tuple(
+                    f"llava-hf/llava-onevision-qwen2-{size}-ov-hf" for size in ("0.5b", "7b", "72b")
+                ),
+            ),
+            _newer(
+                "kimi_vl",
+                architecture="KimiVLForConditionalGeneration",
+                weights="moonshotai/Kimi-VL-A3B-Instruct",
+                gpu_memory_bytes=48 * GIB,
+                image_tokens=1089,
+                # transformers has no processor for it.
+                needs_code=True,
+                checkpoints=("moonshotai/Kimi-VL-A3B-Instruct", "moonshotai/Kimi-VL-A3B-Thinking-2506"),
+            ),
+            _newer(
+                "pixtral",
+                architecture="LlavaForConditionalGeneration",
+                vision_type="pixtral",
+                weights="mistral-community/pixtral-12b",
+                gpu_memory_bytes=40 * GIB,
+                image_tokens=4160,
+            ),
+            _newer(
+                "mistral_small",
+                architecture="Mistral3ForConditionalGeneration",
+                weights="mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+                gpu_memory_bytes=64 * GIB,
+                image_tokens=3080,
+                checkpoints=(
+                    "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+                    "mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+                ),
+            ),
+            _newer(
+                "minicpm_v",
+                architecture="MiniCPMV4_6ForConditionalGeneration",
+                weights="openbmb/MiniCPM-V-4.6",
+                # With float32 /health is fine and the first request kills the engine.
+                cpu_dtype="bfloat16",
+                gpu_memory_bytes=8 * GIB,
+                image_tokens=648,
+                reasoning_parser="minicpmv",
+                checkpoints=("openbmb/MiniCPM-V-4.6", "openbmb/MiniCPM-V-4.6-Thinking"),
+            ),
+            _newer(
+                "llama4",
+                architecture="Llama4ForConditionalGeneration",
+                weights="meta-llama/Llama-4-Scout-17B-16E-Instruct",
+                gpu_memory_bytes=240 * GIB,
+                image_tokens=2448,
+                checkpoints=(
+                    "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+                    "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
+                ),
+            ),
+        )
+    }
+)
+"""Families that came after the paper, each asked by the checkpoint's own chat template."""
+
 PROFILES: Mapping[str, ModelProfile] = MappingProxyType(
     {
         **FAMILIES,
@@ -211,6 +355,7 @@ PROFILES: Mapping[str, ModelProfile] = MappingProxyType(
         "qwen2vl_saferlhf": replace(
             _QWEN2VL, name="qwen2vl_saferlhf", weights="Foreshhh/Qwen2-VL-7B-SafeRLHF"
         ),
+        **NEWER,
     }
 )
 """Every model that is known by a name of its own."""
