@@ -1,4 +1,4 @@
-"""Which architectures an engine serves: its own registry, read as text, or the one shipped for the pinned version.
+"""Which architectures an engine serves: its own registry, read as text, or the table of the pinned version.
 
 Importing the engine takes seconds and it may not be installed yet. A model that is in no table can still be
 served by the engine's general implementation: `-- --model-impl transformers`.
@@ -24,7 +24,7 @@ _SITE_PACKAGES = ("lib/python3.*/site-packages", "lib64/python3.*/site-packages"
 
 @dataclass(frozen=True, slots=True)
 class Architectures:
-    """What an engine serves: `multimodal` and `text` architectures, and the last version of those it dropped."""
+    """What an engine serves: architectures by what they read, and the last version of those it dropped."""
 
     version: str
     multimodal: frozenset[str]

@@ -2,7 +2,7 @@
 
 Weights, prompt protocol and part order of the paper's families: VLSBench's own loaders. Engine pins: the last
 version that still knows the architecture, or the one this was tested with. Newer families, and any other
-checkpoint, are asked by their own chat template. Their image tokens: the processors' rules at published sizes.
+checkpoint, are asked by their own chat template; their image tokens follow from the published processors.
 """
 
 from __future__ import annotations

@@ -1,0 +1,230 @@
+"""What can be held against a prompt that no authors' loader made: the checkpoint's own chat template, served.
+
+Asked of every engine of a newer or unknown family before its first sample. The instruction stands in the
+prompt once, BOS is what the tokenizer asks for, the image has tokens, and another image gives another answer.
+On the way it is seen whether the model thinks, and whether the reasoning parser leaves it an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from vlsb import strict_json
+from vlsb.endpoints.connect import Client, open_client
+from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.transport import Upload
+from vlsb.errors import ServerError, ServerTimeoutError
+from vlsb.models.profile import ModelProfile
+from vlsb.records import Untrusted
+
+if TYPE_CHECKING:
+    from vlsb.engines.launch import RunningServer
+
+# Benign, with two blanks and a line break: templates that trim or join change it.
+PROBE_TEXT = "What is shown here?  Name its two colours.\nAnswer in one sentence."
+OPENS_THOUGHT = re.compile(r"(?:<think>|<thinking>|◁think▷|\[THINK\]|<reasoning>)\s*$")
+BEGINS_THOUGHT = re.compile(r"\s*(?:<think>|<thinking>|◁think▷|\[THINK\]|<reasoning>)")
+CHECK_TIMEOUT_S = 300.0
+# Enough to tell two images apart; a model that thinks is given more to come to an answer.
+_FEW_TOKENS, _MORE_TOKENS = 8, 256
+_TOP = 5
+# Log-probabilities of one question asked twice differ in their last digits on a GPU.
+_NOISE, _LEAST_DIFFERENCE = 10.0, 1e-3
+_LARGEST_MESSAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPrompt:
+    """What the check found: whether the model thinks, and whether its parser takes the whole answer."""
+
+    thinks: bool
+    parser_takes_answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A short answer: its text, what was set apart as reasoning, the log-probabilities by token."""
+
+    text: str
+    reasoning: str
+    chances: tuple[dict[str, float], ...]
+
+
+async def check_own_prompt(server: RunningServer, model: ModelProfile, *, has_parser: bool) -> OwnPrompt:
+    """Ask a running engine about its prompt. Raises ServerError where nothing may be evaluated."""
+    address = urlsplit(server.base_url)
+    client = open_client(
+        f"{address.scheme}://{address.netloc}",
+        credentials=Credentials(server.key),
+        connections=1,
+        ca_bundle=None,
+    )
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            return await _Check(client, server.served_name, model, has_parser=has_parser).run()
+    except TimeoutError:
+        raise ServerTimeoutError(
+            f"{server.name}: the engine did not answer about its prompt within {CHECK_TIMEOUT_S:g} s."
+        ) from None
+    except httpx.RequestError as fault:
+        raise ServerError(
+            f"{server.name}: the engine did not answer about its prompt", detail=Untrusted(str(fault))
+        ) from fault
+    finally:
+        await client.aclose()
+
+
+class _Check:
+    """The questions to one engine, in their order."""
+
+    def __init__(self, client: Client, served: str, model: ModelProfile, *, has_parser: bool) -> None:
+        self._client = client
+        self._served = served
+        self._model = model
+        self._has_parser = has_parser
+
+    async def run(self) -> OwnPrompt:
+        blue, green = canary_image((40, 80, 200)), canary_image((30, 160, 60))
+        ids = await self._tokens(messages=_messages(PROBE_TEXT, blue))
+        prompt = await self._text_of(ids)
+        self._require_instruction(prompt)
+        await self._require_bos(ids)
+        without = await self._tokens(messages=_messages(PROBE_TEXT, None))
+        if len(ids) <= len(without):
+            raise self._wrong("its prompt has no tokens for the image")
+        thinks = OPENS_THOUGHT.search(prompt) is not None
+        first = await self._answer(blue, _FEW_TOKENS)
+        other, again = await self._answer(green, _FEW_TOKENS), await self._answer(blue, _FEW_TOKENS)
+        if not _differ(first, other, noise=_distance(first, again)):
+            raise self._wrong("two images of other colours get the same answer, so it does not see them")
+        thinks = thinks or bool(first.reasoning) or BEGINS_THOUGHT.match(first.text) is not None
+        if self._has_parser and not OPENS_THOUGHT.search(prompt):
+            # A parser takes what stands before the end of a thought: all of an answer that has none.
+            answer = await self._answer(blue, _MORE_TOKENS)
+            if not answer.text.strip():
+                return OwnPrompt(thinks=False, parser_takes_answer=True)
+        return OwnPrompt(thinks)
+
+    def _require_instruction(self, prompt: str) -> None:
+        count = prompt.count(PROBE_TEXT)
+        if count != 1:
+            times = "not as it was sent" if not count else f"{count} times"
+            raise self._wrong(f"its chat template writes the instruction {times}")
+
+    async def _require_bos(self, ids: Sequence[int]) -> None:
+        """BOS once where the tokenizer puts it in front of a text, and never twice."""
+        plain = await self._tokens(prompt="A", add_special_tokens=False)
+        special = await self._tokens(prompt="A", add_special_tokens=True)
+        if len(special) <= len(plain) or special[0] in plain[:1]:
+            return
+        bos = special[0]
+        leading = next((n for n, each in enumerate(ids) if each != bos), len(ids))
+        if leading != 1:
+            times = "without the BOS" if not leading else f"with {leading} BOS"
+            raise self._wrong(f"its prompt begins {times} where its tokenizer asks for one")
+
+    def _wrong(self, what: str) -> ServerError:
+        return ServerError(
+            f"{self._model.name}: {what}. Nothing was evaluated. Its chat template and tokenizer do not fit "
+            "each other or this engine: try another --revision, or serve it yourself and pass --base-url."
+        )
+
+    # What the engine says.
+
+    async def _tokens(self, **fields: Any) -> list[int]:
+        if "messages" in fields:
+            fields = {**self._model.protocol.fields, "add_generation_prompt": True, **fields}
+        found = (await self._ask("/tokenize", fields)).get("tokens")
+        if not isinstance(found, list) or not all(isinstance(each, int) for each in found):
+            raise self._unreadable("/tokenize")
+        return found
+
+    async def _text_of(self, ids: Sequence[int]) -> str:
+        found = (await self._ask("/detokenize", {"tokens": list(ids)})).get("prompt")
+        if not isinstance(found, str):
+            raise self._unreadable("/detokenize")
+        return found
+
+    async def _answer(self, image: bytes, max_tokens: int) -> _Reply:
+        document = await self._ask(
+            "/v1/chat/completions",
+            {
+                **self._model.protocol.fields,
+                "messages": _messages(PROBE_TEXT, image),
+                "max_tokens": max_tokens,
+                "temperature": 0,
+                "logprobs": True,
+                "top_logprobs": _TOP,
+            },
+        )
+        try:
+            choice = document["choices"][0]
+            message = choice["message"]
+            places = (choice.get("logprobs") or {}).get("content") or ()
+            return _Reply(
+                text=message.get("content") or "",
+                reasoning=message.get("reasoning") or message.get("reasoning_content") or "",
+                chances=tuple(
+                    {each["token"]: each["logprob"] for each in place["top_logprobs"]} for place in places
+                ),
+            )
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise self._unreadable("/v1/chat/completions") from None
+
+    async def _ask(self, path: str, fields: dict[str, Any]) -> dict[str, Any]:
+        body = strict_json.dumps({"model": self._served, **fields}).encode()
+        reply = await self._client.ask(path, Upload([body]))
+        try:
+            document = strict_json.loads(reply.content) if reply.status_code == 200 else None
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise ServerError(
+                f"{self._model.name}: no answer about its prompt ({path}, HTTP {reply.status_code})",
+                detail=Untrusted(reply.content[:_LARGEST_MESSAGE].decode("utf-8", "replace")),
+            )
+        return document
+
+    def _unreadable(self, path: str) -> ServerError:
+        return ServerError(f"{self._model.name}: what the engine says of its prompt ({path}) cannot be read.")
+
+
+def _differ(one: _Reply, other: _Reply, *, noise: float) -> bool:
+    if (one.text, one.reasoning) != (other.text, other.reasoning):
+        return True
+    return _distance(one, other) > max(_NOISE * noise, _LEAST_DIFFERENCE)
+
+
+def _distance(one: _Reply, other: _Reply) -> float:
+    """The largest difference between log-probabilities of the same token at the same place."""
+    pairs = zip(one.chances, other.chances, strict=False)
+    found = [abs(left[token] - right[token]) for left, right in pairs for token in left.keys() & right.keys()]
+    return max(found, default=0.0)
+
+
+def _messages(text: str, image: bytes | None) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if image is not None:
+        url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+    return [{"role": "user", "content": parts}]
+
+
+def canary_image(color: tuple[int, int, int]) -> bytes:
+    """A PNG in red and another colour, of a size that every family takes."""
+    from PIL import Image
+
+    picture = Image.new("RGB", (240, 150), color)
+    picture.paste((200, 40, 40), (0, 0, 120, 150))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
