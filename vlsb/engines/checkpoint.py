@@ -108,9 +108,26 @@ def open_weights(weights: str, *, revision: str | None, offline: bool) -> Weight
     path = Path(weights).expanduser()
     if path.is_dir() or weights.startswith(("/", "./", "../", "~")):
         return _local(path, revision)
+    return _from_hub(weights, revision, offline=offline)
+
+
+def read_config_json(weights: str, *, revision: str | None, offline: bool) -> tuple[dict[str, Any], Path]:
+    """The config.json of a checkpoint and the folder it lies in; no other file is downloaded. Blocking.
+
+    Raises as `open_weights`.
+    """
+    path = Path(weights).expanduser()
+    if path.is_dir() or weights.startswith(("/", "./", "../", "~")):
+        folder = _local(path, None).folder
+    else:
+        folder = _repository(weights, revision).fetch([CONFIG], offline=offline).folder
+    return json_object(folder / CONFIG), folder
+
+
+def _repository(weights: str, revision: str | None) -> Repository:
     if not _HUB_ID.fullmatch(weights):
         raise ConfigError("the weights are neither a folder here nor a Hugging Face id such as org/name.")
-    return _from_hub(weights, revision, offline=offline)
+    return Repository(weights, revision, _OTHERWISE)
 
 
 def _local(path: Path, revision: str | None) -> Weights:
@@ -243,7 +260,7 @@ def _small_file(path: Path) -> bytes:
 
 
 def _from_hub(name: str, revision: str | None, *, offline: bool) -> Weights:
-    found = Repository(name, revision, _OTHERWISE).fetch(
+    found = _repository(name, revision).fetch(
         [CONFIG],
         choose=lambda sizes: [file for file in SMALL_FILES if file in sizes],
         offline=offline,

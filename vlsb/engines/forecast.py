@@ -1,8 +1,8 @@
 """How much memory serving a checkpoint takes, from its config and the size of its files alone.
 
 Three parts: the weights as they are served, the cache of one prompt of full length, which an engine insists
-on, and what the engine itself takes. Attention that looks back only so far is counted as if it saw everything;
-what a config does not say counts nothing.
+on, and what the engine itself takes. Attention that sees only so far is counted as if it saw everything; what
+a config does not say counts nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What kind of checkpoint a name or folder is, from its config.json alone: nothing else is downloaded for it."""
+"""What kind of checkpoint a name or folder is, from its config.json alone: nothing else is downloaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vlsb.engines.checkpoint import MANIFEST, read_config_json
+from vlsb.engines.checkpoint import read_config_json
+from vlsb.engines.llava.build import MANIFEST
 from vlsb.errors import ConfigError
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, ModelProfile
 
@@ -21,13 +22,13 @@ def identify(
     """
     if model.family != GENERIC or not model.is_local:
         return model
-    config, is_converted = read_config_json(
+    config, folder = read_config_json(
         weights or model.weights, revision=revision or model.revision, offline=offline
     )
     architectures = architectures_of(config)
     if not architectures:
         raise ConfigError(f"{model.name}: its config.json names no architecture, so no engine can serve it.")
-    family = family_of(config, is_converted=is_converted)
+    family = family_of(config, is_converted=(folder / MANIFEST).is_file())
     if family is None:
         return replace(model, architecture=architectures[0])
     return replace(
@@ -40,7 +41,7 @@ def identify(
 
 
 def family_of(config: Mapping[str, Any], *, is_converted: bool) -> ModelProfile | None:
-    """The family that serves what a config.json describes; what we converted is told from what was published."""
+    """The family that serves what a config.json describes; what we converted is told apart."""
     architectures, vision_type = architectures_of(config), _vision_type(config)
     for family in (*FAMILIES.values(), *NEWER.values()):
         if family.source_architecture is not None:
