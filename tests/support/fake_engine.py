@@ -3,8 +3,8 @@
 `install(folder)` writes `folder/bin/vllm`, an executable that runs this file; give it to whatever wants an
 engine. It takes `vllm serve WEIGHTS ...` with vLLM's long options (an option that does not look like one
 ends it as argparse does) and `vllm --version`, reads the key from VLLM_API_KEY as vLLM 0.32 does, and
-answers /health, /version, /v1/models, /v1/chat/completions, /tokenize and /metrics with vLLM's bodies. An
-answer is `answer_to(INSTRUCTION)`, so it does not depend on order or restarts.
+answers /health, /version, /v1/models, /v1/chat/completions, /tokenize, /detokenize and /metrics with
+vLLM's bodies. An answer is `answer_to(INSTRUCTION)`, so it does not depend on order or restarts.
 
 It misbehaves as environment variables say (`ServerPlan.environment` reaches it):
 
@@ -35,6 +35,11 @@ FAKE_ENGINE_LEDGER     folder in which the counts of KILLS, DIE_AFTER and BUSY s
 FAKE_ENGINE_ANSWER     text of every answer
 FAKE_ENGINE_MODELS     comma-separated ids that /v1/models lists instead of its own (somebody else's server)
 FAKE_ENGINE_PROMPT_IDS JSON list that /tokenize reports (default: one id a word and 16 for a picture)
+FAKE_ENGINE_BOS        how many BOS a chat's prompt begins with (default 1, as its tokenizer puts before a text)
+FAKE_ENGINE_TEMPLATE   what its chat template makes of the instruction (default "{}", e.g. "{} {}")
+FAKE_ENGINE_BLIND      any text: images have no part in log-probabilities ("tokens": they have no ids either)
+FAKE_ENGINE_THINK      text that a prompt ends with, such as <think>, and a thought that is never closed follows;
+                       with --reasoning-parser everything else is taken for a thought as well
 FAKE_ENGINE_VERSION    what /version, --version and the log say (default 0.32.0)
 FAKE_ENGINE_NO_DOWNLOAD any text: nothing is downloaded into HF_HUB_CACHE (else: weights that are a hub id)
 FAKE_ENGINE_DELAY_S    seconds a chat takes (default 0)
@@ -60,6 +65,7 @@ from typing import Any, NoReturn
 STAGES = ("start", "downloading", "loading", "compiling", "warming_up", "listening", "chat")
 VARIABLE = "FAKE_ENGINE_"
 IMAGE_TOKENS = 16
+BOS, IMAGE = "\u2402", "\u2580"
 DOWNLOADED_BYTES = 3_000_000
 """How much of WEIGHTS (a hub id, with HF_HUB_CACHE set) an engine that is held at `downloading` has got."""
 _CHILD = "import signal, time\nif {stubborn}: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -286,6 +292,7 @@ class Engine(ThreadingHTTPServer):
             raise SystemExit(1) from error
         self.weights = (options.get("model") or ["unnamed"])[0]
         self.names = options.get("served-model-name") or [self.weights]
+        self.has_parser = "reasoning-parser" in options
         self.max_model_len = int((options.get("max-model-len") or ["4096"])[0])
         self.key = os.environ.get("VLLM_API_KEY")
         self.counter = Counter()
@@ -337,6 +344,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path == "/tokenize":
             self._tokenize(json.loads(body))
+        elif self.path == "/detokenize":
+            self._json(200, {"prompt": "".join(map(chr, json.loads(body)["tokens"]))})
         elif self.path == "/v1/chat/completions" and self._is_authorised():
             self.server.running += 1
             try:
@@ -362,7 +371,7 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def _tokenize(self, request: dict[str, Any]) -> None:
-        ids = json.loads(_wish("PROMPT_IDS", "null")) or list(range(1, 1 + _prompt_tokens(request)))
+        ids = json.loads(_wish("PROMPT_IDS", "null")) or _prompt_ids(request)
         answer = {"count": len(ids), "max_model_len": self.server.max_model_len, "tokens": ids}
         self._json(200, answer | {"token_strs": None})
 
@@ -442,6 +451,29 @@ def _instruction(request: dict[str, Any]) -> str:
     return texts[-1] if texts else ""
 
 
+def _prompt_ids(request: dict[str, Any]) -> list[int]:
+    """An id a character, so that a prompt can be read back."""
+    if "messages" not in request:
+        return [ord(BOS)] * bool(request.get("add_special_tokens", True)) + list(map(ord, request["prompt"]))
+    ids = [ord(BOS)] * int(_wish("BOS", "1"))
+    for part in _parts(request):
+        if part.get("type") == "text":
+            ids += map(ord, _wish("TEMPLATE", "{}").replace("{}", part["text"]))
+        elif _wish("BLIND") != "tokens":
+            ids += [ord(IMAGE)] * IMAGE_TOKENS
+    return ids + list(map(ord, _wish("THINK")))
+
+
+def _logprobs(request: dict[str, Any]) -> dict[str, Any] | None:
+    """One place, whose chances depend on the image."""
+    if not request.get("logprobs"):
+        return None
+    images = [part for part in _parts(request) if part.get("type") == "image_url"]
+    seen = b"" if _wish("BLIND") else json.dumps(images).encode()
+    chance = -int(hashlib.sha256(seen).hexdigest()[:4], 16) / 65536
+    return {"content": [{"token": "A", "logprob": chance, "top_logprobs": [{"token": "A", "logprob": chance}]}]}
+
+
 def _prompt_tokens(request: dict[str, Any]) -> int:
     parts = (
         _parts(request) if "messages" in request else [{"type": "text", "text": request.get("prompt", "")}]
@@ -455,13 +487,17 @@ def _completion(
     words = text.split(" ")
     reason = "abort" if is_aborted else "length" if len(words) > limit else "stop"
     prompt, produced = _prompt_tokens(request), min(len(words), limit)
-    message = {"role": "assistant", "content": " ".join(words[:limit]), "refusal": None, "tool_calls": []}
+    said = " ".join(words[:limit])
+    thought = None
+    if server.has_parser:
+        said, thought = None, said
+    message = {"role": "assistant", "content": said, "reasoning": thought, "refusal": None, "tool_calls": []}
     return {
         "id": "chatcmpl-fake",
         "object": "chat.completion",
         "created": 1,
         "model": server.names[0],
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+        "choices": [{"index": 0, "message": message, "logprobs": _logprobs(request), "finish_reason": reason}],
         "usage": {
             "prompt_tokens": prompt,
             "total_tokens": prompt + produced,
