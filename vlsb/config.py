@@ -16,6 +16,8 @@ from vlsb.records import Stage
 
 OFFICIAL_SYSTEM_PROMPT = "You are a helpful assistant."
 OFFICIAL_TARGET_TOKENS = 128
+# A thought takes what an answer takes many times over: the paper's 128 would cut nearly every one.
+THINKING_TOKENS = 4096
 OFFICIAL_JUDGE_MODEL = "gpt-4o"
 # The official 128 cuts the explanation and fails the parse; the label comes first, so it cannot change.
 JUDGE_TOKENS = 512

@@ -471,7 +471,9 @@ def _logprobs(request: dict[str, Any]) -> dict[str, Any] | None:
     images = [part for part in _parts(request) if part.get("type") == "image_url"]
     seen = b"" if _wish("BLIND") else json.dumps(images).encode()
     chance = -int(hashlib.sha256(seen).hexdigest()[:4], 16) / 65536
-    return {"content": [{"token": "A", "logprob": chance, "top_logprobs": [{"token": "A", "logprob": chance}]}]}
+    return {
+        "content": [{"token": "A", "logprob": chance, "top_logprobs": [{"token": "A", "logprob": chance}]}]
+    }
 
 
 def _prompt_tokens(request: dict[str, Any]) -> int:
@@ -497,7 +499,9 @@ def _completion(
         "object": "chat.completion",
         "created": 1,
         "model": server.names[0],
-        "choices": [{"index": 0, "message": message, "logprobs": _logprobs(request), "finish_reason": reason}],
+        "choices": [
+            {"index": 0, "message": message, "logprobs": _logprobs(request), "finish_reason": reason}
+        ],
         "usage": {
             "prompt_tokens": prompt,
             "total_tokens": prompt + produced,

@@ -291,7 +291,7 @@ async def check_model(name: str, environment: Mapping[str, str], *, is_offline: 
         return finding(State.OK, f"running at {running.base_url}")
     wishes = Wishes(offline=is_offline)
     try:
-        engine = await ready_engine(model, wishes, environment=environment, may_install=decline)
+        engine, _ = await ready_engine(model, wishes, environment=environment, may_install=decline)
     except EngineMissingError:
         command = install_command(model.engine, name if name in PROFILES else model.family)
         return finding(State.MISSING, "no engine; the rest is checked once there is one", command)

@@ -45,6 +45,8 @@ _PICTURE = (
     "min_pixels",
     "size",
 )
+# The model's profile asks for them.
+_OF_THE_PROFILE = frozenset({"reasoning-parser"})
 # They change how much work is done where, and numbers in their last digits: recorded, no deviation.
 _ON_THIS_MACHINE = frozenset(
     {
@@ -108,8 +110,10 @@ def server_facts(
         for name, value in sorted(effective.items())
         if name not in CANNOT_CHANGE_AN_ANSWER | _OWN_FACT
     }
+    prompt = {} if model.prompt_source != "own" else {"prompt": "own chat template"}
     return {
         "family": model.family,
+        **prompt,
         "engine": {
             "name": "vllm",
             # Whether the CPU build says so depends on how it was installed.
@@ -192,21 +196,22 @@ def setting_deviations(
 ) -> Iterator[str]:
     """In words, where options and weights leave what the authors' loader does or the family's file says."""
     shipped = read_config(shipped_config(f"{model.family}.yaml"))
+    usual = "official" if model.is_of_the_paper else "the family's file"
     if facts["dtype"] != model.dtype:
-        yield f"target dtype: {_shown(facts['dtype'])} (official: {model.dtype})"
+        yield f"target dtype: {_shown(facts['dtype'])} ({usual}: {model.dtype})"
     official = None if model.chat_template is None else str(shipped_config(model.chat_template))
     if facts["chat_template_sha256"] != _template_digest(official, weights):
         yield "target chat template: another than the family's"
     if effective.get("generation-config", "auto") != "auto":
         yield "target generation config: not the checkpoint's own"
-    context, usual = effective.get("max-model-len"), shipped["max-model-len"]
-    least = min(usual, context_limit(weights) or usual)
+    context, longest = effective.get("max-model-len"), shipped["max-model-len"]
+    least = min(longest, context_limit(weights) or longest)
     if isinstance(context, int) and context < least:
         yield f"target context: {context} tokens (official: not limited; {least} hold every picture)"
     if "quantization_config" in weights.settings(CONFIG):
         yield "target weights: quantized (official: not)"
     for name, value in facts["options"].items():
-        if name not in _ON_THIS_MACHINE and value != normal(shipped.get(name)):
+        if name not in _ON_THIS_MACHINE | _OF_THE_PROFILE and value != normal(shipped.get(name)):
             yield f"target engine option --{name}: {_shown(value)} ({_usual(shipped.get(name))})"
     for name in shipped:
         is_lost = name not in effective and name not in CANNOT_CHANGE_AN_ANSWER
@@ -231,8 +236,9 @@ def is_inline(template: str) -> bool:
 def context_limit(weights: Weights) -> int | None:
     """How many tokens the model was made for; the engine refuses a longer context."""
     config = weights.settings(CONFIG)
-    text = config.get("text_config")
-    for place in (text if isinstance(text, dict) else {}, config):
+    for place in (config.get("text_config"), config.get("llm_config"), config):
+        if not isinstance(place, dict):
+            continue
         limit = place.get("max_position_embeddings")
         if isinstance(limit, int) and limit > 0:
             return limit

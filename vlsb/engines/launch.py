@@ -149,7 +149,7 @@ class _Start:
             self._name,
             f"{self._root}/v1",
             self._key,
-            self._name,
+            self._plan.served_name,
             process.pid,
             self._log.path,
             process,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from vlsb.endpoints.credentials import Credentials
@@ -19,8 +19,9 @@ from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import Engine, engine_title, find_engine, install_engine
 from vlsb.engines.launch import RunningServer, exited_error, launch
 from vlsb.engines.llava.convert import servable_folder
+from vlsb.engines.own_prompt import check_own_prompt
 from vlsb.engines.plan import ServerPlan, Wishes, plan_server, weights_revision
-from vlsb.engines.preflight import check_driver, check_start
+from vlsb.engines.preflight import check_architecture, check_driver, check_start, with_free_gpus
 from vlsb.engines.prompt_check import check_parity, expected_ids
 from vlsb.engines.registry import (
     Places,
@@ -35,7 +36,7 @@ from vlsb.engines.registry import (
 from vlsb.engines.supervisor import STOP_GRACE_S, Supervisor
 from vlsb.errors import ConfigError, EngineMissingError, ServerExitedError
 from vlsb.models.catalog import read_config
-from vlsb.models.profile import ModelProfile
+from vlsb.models.profile import PROFILES, ModelProfile
 from vlsb.models.providers import ENGINE_URL
 from vlsb.steps import OnProgress, Step, ignore, in_thread
 
@@ -52,6 +53,13 @@ class InstallOffer:
 
 
 MayInstall = Callable[[InstallOffer], Awaitable[bool]]
+
+
+class ReadyEngine(NamedTuple):
+    """An engine that is there, and the wishes with the GPUs that were chosen for it."""
+
+    engine: Engine
+    wishes: Wishes
 
 
 async def decline(offer: InstallOffer) -> bool:
@@ -94,8 +102,10 @@ async def engine_lease(
 
     running = find_running(Places.of(environment), model.name, say=say)
     plan = None
-    if running is None or replace(wishes, start_timeout_s=_NO_WISH.start_timeout_s) != _NO_WISH:
-        engine = await ready_engine(
+    is_plain = replace(wishes, start_timeout_s=_NO_WISH.start_timeout_s) == _NO_WISH
+    # Two folders may have one name; a name of the catalog has one meaning.
+    if running is None or not is_plain or model.name not in PROFILES:
+        engine, wishes = await ready_engine(
             model, wishes, environment=environment, may_install=may_install, on_progress=report, say=say
         )
         plan = await plan_start(model, wishes, engine, environment=environment, on_progress=report)
@@ -124,7 +134,8 @@ async def engine_lease(
 class EngineLease:
     """A local engine that can be had: either `joined`, which runs already, or one that `plan` describes.
 
-    Its name, facts and deviations are known from the beginning, its address once it is up.
+    Its name, facts and deviations are known from the beginning, its address and whether the model `thinks`
+    once it is up.
     """
 
     model: ModelProfile
@@ -136,6 +147,7 @@ class EngineLease:
     say: Callable[[str], None]
     max_restarts: int
     is_kept: bool
+    thinks: bool = False
     _server: RunningServer | None = None
     _held: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -148,7 +160,7 @@ class EngineLease:
     @property
     def served_name(self) -> str:
         """The model name to ask for."""
-        return self.model.name if self.joined is None else self.joined.served_name
+        return self._source.served_name
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -227,6 +239,7 @@ class EngineLease:
         plan, server = self.plan, None
         assert plan is not None
         self.on_progress(Step("starting", plan.about))
+        is_own = plan.model.prompt_source == "own"
         try:
             async with asyncio.TaskGroup() as group:
                 expected = group.create_task(expected_ids(plan, environment=self.environment))
@@ -239,8 +252,12 @@ class EngineLease:
                     on_progress=self.on_progress,
                     start_timeout_s=self.wishes.start_timeout_s,
                 )
-                self.on_progress(Step("checking", "the prompt against the authors' loader"))
-                await check_parity(server, plan, await expected)
+                if is_own:
+                    self.on_progress(Step("checking", "the prompt of its own chat template"))
+                    found = await check_own_prompt(server, plan.model, has_parser=plan.has_parser)
+                else:
+                    self.on_progress(Step("checking", "the prompt against the authors' loader"))
+                    await check_parity(server, plan, await expected)
         except BaseException as error:
             if server is not None:
                 await server.process.stop(STOP_GRACE_S)
@@ -248,6 +265,14 @@ class EngineLease:
                 # Whichever failed first has ended the other.
                 raise error.exceptions[0] from None
             raise
+        if is_own and found.parser_takes_answer:
+            self.say(
+                f"{plan.model.name} does not think: its engine is started again without reasoning parser."
+            )
+            await server.process.stop(STOP_GRACE_S)
+            self.plan = plan.without_parser()
+            return await self._launch(last)
+        self.thinks = is_own and found.thinks
         return server
 
 
@@ -276,7 +301,7 @@ async def ready_engine(
     may_install: MayInstall,
     on_progress: OnProgress = ignore,
     say: Callable[[str], None] = _say_nothing,
-) -> Engine:
+) -> ReadyEngine:
     """The engine that `--engine` says, installed first if it is missing and `may_install` agrees.
 
     What would stop the model later is found before. EngineMissingError names the command that installs.
@@ -293,19 +318,22 @@ async def ready_engine(
         )
     except EngineMissingError as error:
         check_driver(pin, None, listing)
+        check_architecture(model, wishes, None)
         size = pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes
         if not await may_install(InstallOffer(engine_title(pin, has_gpu=has_gpu), size, error)):
             raise
+    wishes = with_free_gpus(model, wishes, listing.gpus)
     await in_thread(lambda _: check_start(model, wishes, engine, places, listing, environment))
     if engine is not None:
-        return engine
+        return ReadyEngine(engine, wishes)
     say(f"Installing {engine_title(pin, has_gpu=has_gpu)} into {places.engines}.")
-    return await in_thread(
+    built = await in_thread(
         lambda report: install_engine(
             pin, places, has_gpu=has_gpu, environment=environment, on_progress=report
         ),
         on_progress,
     )
+    return ReadyEngine(built, wishes)
 
 
 async def plan_start(
@@ -320,7 +348,7 @@ async def plan_start(
     if model.source_architecture is not None:
         folder = await servable_folder(
             wishes.weights or model.weights,
-            weights_revision(wishes, read_config(model.config)),
+            weights_revision(model, wishes, read_config(model.config)),
             Places.of(environment),
             engine,
             on_progress=on_progress,

@@ -8,30 +8,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlsb.config import START_TIMEOUT_S
-from vlsb.engines.checkpoint import CONFIG, Weights, open_weights
+from vlsb.config import OFFICIAL_TARGET_TOKENS, START_TIMEOUT_S, THINKING_TOKENS
+from vlsb.engines.checkpoint import CONFIG, Weights, chat_template, json_object, open_weights
 from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_deviations
 from vlsb.engines.hardware import Gpu, visible_gpus
+from vlsb.engines.identify import architectures_of, code_files, family_of
 from vlsb.engines.install import Engine, install_command, release, version_problem
 from vlsb.engines.llava.build import MANIFEST
 from vlsb.engines.vllm_options import normal, option_words, parse_options, require_whole_name
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import OVERRULED_IN_FILES, read_config
-from vlsb.models.profile import FAMILIES, ModelProfile, shipped_config
+from vlsb.models.profile import CODE_ARCHITECTURES, GENERIC, ModelProfile, shipped_config
 
 # One full context of the largest cache a token of the families takes: LLaVA-1.5 in float32, 4,096 x 1 MiB.
 CPU_CACHE_GIB = 4
-CPU_DTYPE = "float32"
+ADAPTER_CONFIG = "adapter_config.json"
+# For the question and the chat template around it: VLSBench's longest instruction has 67 words.
+QUESTION_TOKENS = 1024
 # The engine takes an empty list for "any"; this name can never exist.
 NO_DOMAIN = "none.invalid"
 # With these an engine reads pickles, at the latest where it finds no safetensors.
 _UNPICKLING = ("auto", "hf", "npcache", "pt")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _GPU = re.compile(r"\d+|(?:GPU|MIG)-[0-9A-Za-z-]+")
+_THOUGHT = re.compile("think", re.IGNORECASE)
+_PARSER = "reasoning-parser"
+_PARSER_OPTION = f"--{_PARSER}"
+# For a checkpoint of no known family that writes <think> and </think>.
+_USUAL_PARSER = "qwen3"
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,80}")
 
 
@@ -69,10 +78,44 @@ class GpuLease:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """An adapter on top of the weights: the name that is asked for, and its folder or hub id."""
+
+    name: str
+    weights: str
+
+    @classmethod
+    def parse(cls, text: str | None) -> Lora | None:
+        """The adapter that `--lora NAME=PATH` names; ConfigError for anything else."""
+        if text is None:
+            return None
+        name, _, weights = text.partition("=")
+        if not _ADAPTER.fullmatch(name) or not weights:
+            raise ConfigError("--lora takes NAME=PATH: a name of your own and the adapter's folder.")
+        path = Path(weights).expanduser()
+        if not (path / ADAPTER_CONFIG).is_file():
+            raise ConfigError(f"--lora {name}: no {ADAPTER_CONFIG} in {weights}, so no adapter.")
+        return cls(name, str(path.resolve()))
+
+    def settings(self) -> dict[str, Any]:
+        """The engine's options for it."""
+        rank = json_object(Path(self.weights) / ADAPTER_CONFIG).get("r")
+        settings = {"enable-lora": True, "lora-modules": [f"{self.name}={self.weights}"]}
+        return settings | ({"max-lora-rank": _lora_rank(rank)} if isinstance(rank, int) else {})
+
+
+def _lora_rank(rank: int) -> int:
+    """The least of the ranks that the engine takes which holds it."""
+    return next((each for each in (8, 16, 32, 64, 128, 256, 320, 512) if each >= rank), rank)
+
+
+@dataclass(frozen=True, slots=True)
 class Wishes:
     """What a user wants of a server. None: as the model's file has it.
 
     `engine` is `auto`, a program or an environment's folder; `engine_options` are the words after `--`.
+    `thinks` says whether the model shall think (None: as its template has it) and `max_tokens` how long an
+    answer may be: the context must hold it.
     """
 
     weights: str | None = None
@@ -83,6 +126,11 @@ class Wishes:
     port: int | None = None
     engine: str = "auto"
     engine_options: tuple[str, ...] = ()
+    quantization: str | None = None
+    lora: Lora | None = None
+    trust_remote_code: bool = False
+    thinks: bool | None = None
+    max_tokens: int | None = None
     offline: bool = False
     start_timeout_s: float = START_TIMEOUT_S
 
@@ -103,6 +151,24 @@ class ServerPlan:
     environment: Mapping[str, str]
     facts: Mapping[str, Any]
     deviations: tuple[str, ...]
+    adapter: str | None = None
+
+    @property
+    def served_name(self) -> str:
+        """The model name to ask for: the adapter's where there is one."""
+        return self.adapter or self.model.name
+
+    @property
+    def has_parser(self) -> bool:
+        """Whether the engine is told to set reasoning apart."""
+        return _PARSER_OPTION in self.arguments
+
+    def without_parser(self) -> ServerPlan:
+        """The same without the profile's reasoning parser."""
+        place = self.arguments.index(_PARSER_OPTION)
+        arguments = (*self.arguments[:place], *self.arguments[place + 2 :])
+        options = {name: value for name, value in self.facts["options"].items() if name != _PARSER}
+        return replace(self, arguments=arguments, facts={**self.facts, "options": options})
 
     @property
     def about(self) -> str:
@@ -131,14 +197,16 @@ def plan_server(
     passed = parse_options(wishes.engine_options)
     written = read_config(model.config)
     weights = open_weights(
-        wishes.weights or model.weights, revision=weights_revision(wishes, written), offline=wishes.offline
+        wishes.weights or model.weights,
+        revision=weights_revision(model, wishes, written),
+        offline=wishes.offline,
     )
     check_layout(weights, model)
     on_cpu = engine.is_cpu or not has_gpu
     settings = _settings(model, written, wishes, weights, on_cpu=on_cpu)
     settings = {name: value for name, value in settings.items() if name not in passed}
     effective = {name: normal(value) for name, value in (settings | passed).items()}
-    _check_code(model, weights, effective, weights_revision(wishes, written))
+    _check_code(model, weights, effective, weights_revision(model, wishes, written))
     if effective["load-format"] == "safetensors":
         weights.check_weights()
     _check_gpus(wishes, effective, has_gpu=has_gpu)
@@ -152,14 +220,15 @@ def plan_server(
         environment=_additions(wishes, weights, environment, on_cpu=on_cpu),
         facts=facts,
         deviations=tuple(setting_deviations(model, weights, effective, facts)),
+        adapter=None if wishes.lora is None else wishes.lora.name,
     )
 
 
-def weights_revision(wishes: Wishes, written: Mapping[str, Any]) -> str | None:
-    """The hub's revision to take: the one that is wished for, else the file's for the file's own weights."""
-    if wishes.revision is None and wishes.weights is None and "revision" in written:
-        return str(written["revision"])
-    return wishes.revision
+def weights_revision(model: ModelProfile, wishes: Wishes, written: Mapping[str, Any]) -> str | None:
+    """The hub's revision to take: the one that is wished for, else that of the model's own weights."""
+    if wishes.revision is not None or wishes.weights is not None:
+        return wishes.revision
+    return model.revision or (str(written["revision"]) if "revision" in written else None)
 
 
 # Settings.
@@ -176,11 +245,21 @@ def _settings(
     elif template is not None and not is_inline(str(template)):
         # As seen from the file's own folder.
         settings["chat-template"] = str((model.config.parent / Path(str(template)).expanduser()).resolve())
+    if isinstance(settings.get("max-model-len"), int) and model.own_config is None:
+        settings["max-model-len"] = max(settings["max-model-len"], _least_context(model, wishes, weights))
     limit = context_limit(weights)
     if limit is not None and isinstance(settings.get("max-model-len"), int):
         settings["max-model-len"] = min(settings["max-model-len"], limit)
     if on_cpu:
-        settings |= {"dtype": CPU_DTYPE, "enforce-eager": True}
+        settings |= {"dtype": model.cpu_dtype, "enforce-eager": True}
+    if not model.is_of_the_paper:
+        settings |= _thinking_settings(model, wishes, weights)
+    if wishes.quantization is not None:
+        settings["quantization"] = wishes.quantization
+    if wishes.lora is not None:
+        settings |= wishes.lora.settings()
+    if wishes.trust_remote_code:
+        settings["trust-remote-code"] = True
     if wishes.dtype is not None:
         settings["dtype"] = wishes.dtype
     if wishes.tensor_parallel_size is not None:
@@ -190,6 +269,27 @@ def _settings(
         # The last engine of a family that was dropped does not know the option.
         settings["allowed-media-domains"] = [NO_DOMAIN]
     return settings
+
+
+def _least_context(model: ModelProfile, wishes: Wishes, weights: Weights) -> int:
+    """The context that holds any image, the question and the answer; 0 where the family's file says it."""
+    if not model.image_tokens:
+        return 0
+    usual = THINKING_TOKENS if _may_think(wishes, weights) else OFFICIAL_TARGET_TOKENS
+    return model.image_tokens + QUESTION_TOKENS + (wishes.max_tokens or usual)
+
+
+def _may_think(wishes: Wishes, weights: Weights) -> bool:
+    """Whether a model that is asked as wished may think: its template speaks of thoughts."""
+    return wishes.thinks is not False and _THOUGHT.search(chat_template(weights) or "") is not None
+
+
+def _thinking_settings(model: ModelProfile, wishes: Wishes, weights: Weights) -> dict[str, Any]:
+    """The engine's reasoning parser; whether it leaves an answer is seen once the engine is up."""
+    parser = model.reasoning_parser or (
+        _USUAL_PARSER if "<think>" in (chat_template(weights) or "") else None
+    )
+    return {_PARSER: parser} if parser is not None and _may_think(wishes, weights) else {}
 
 
 def _additions(
@@ -246,6 +346,7 @@ def _check_code(
             "Leave it out: safetensors are read."
         )
     if not effective.get("trust-remote-code"):
+        require_no_code(model, weights)
         return
     if model.engine.newest is not None:
         raise ConfigError(
@@ -272,37 +373,42 @@ def _check_gpus(wishes: Wishes, effective: Mapping[str, Any], *, has_gpu: bool) 
         raise ConfigError(f"--tensor-parallel-size {size} needs {size} GPUs; --gpus names {len(named)}.")
 
 
+def require_no_code(model: ModelProfile, weights: Weights) -> None:
+    """ConfigError with what would be run, where a checkpoint needs code of its repository to be served."""
+    config = weights.settings(CONFIG)
+    if not model.needs_code and not CODE_ARCHITECTURES.intersection(architectures_of(config)):
+        return
+    files = ", ".join(code_files(config)) or "its processor"
+    at = "" if weights.commit is None else f" --revision {weights.commit}"
+    where = weights.argument if weights.commit is None else f"{weights.argument} at {weights.commit}"
+    raise ConfigError(
+        f"{model.name} runs Python code of its own repository ({files}), which nobody here has read: read it "
+        f"in {where}, then add --trust-remote-code{at}"
+    )
+
+
 def check_layout(weights: Weights, model: ModelProfile) -> None:
     """Hold a checkpoint against its family before the engine does, whose message would mislead."""
-    found = weights.settings(CONFIG).get("architectures")
-    named = [str(each) for each in found] if isinstance(found, list) else []
+    config = weights.settings(CONFIG)
+    named = architectures_of(config)
     if not named:
         raise ConfigError(f"{weights.argument}: {CONFIG} names no architecture, so no engine can serve it.")
-    right = _right_family(weights, named)
+    right = family_of(config, is_converted=(weights.folder / MANIFEST).is_file())
     if right is not None and right.family == model.family and right.source_architecture not in named:
+        return
+    if right is not None and right.source_architecture in named:
+        raise ConfigError(
+            f"{weights.argument} has the original LLaVA layout, which no engine reads. Use {right.name}, "
+            "which converts it first, or do so yourself: vlsb convert llava SRC DST"
+        )
+    if model.family == GENERIC:
         return
     if right is None:
         shown = named[0] if _ARCHITECTURE.fullmatch(named[0]) else "of an unknown architecture"
         raise ConfigError(
             f"{weights.argument} is {shown}, which no family here serves. {model.family} is for "
-            f"{model.architecture}."
-        )
-    if right.source_architecture in named:
-        raise ConfigError(
-            f"{weights.argument} has the original LLaVA layout, which no engine reads. Use {right.name}, "
-            "which converts it first, or do so yourself: vlsb convert llava SRC DST"
+            f"{model.architecture}; any other checkpoint goes with --model ORG/NAME or --model FOLDER."
         )
     raise ConfigError(
         f"{weights.argument} is a checkpoint of {right.name}, not of {model.family}. Use {right.name}."
     )
-
-
-def _right_family(weights: Weights, named: list[str]) -> ModelProfile | None:
-    """The family that serves what a config names; what we converted is told apart from what was published."""
-    is_converted = (weights.folder / MANIFEST).is_file()
-    for family in FAMILIES.values():
-        if family.source_architecture is not None and family.source_architecture in named:
-            return family
-        if family.architecture in named and (family.source_architecture is not None) == is_converted:
-            return family
-    return None

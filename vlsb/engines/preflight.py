@@ -1,27 +1,37 @@
 """What would end a local model's start after minutes of installing, downloading or loading, found in seconds.
 
-Memory is checked against the weights' own size, the least that is needed: what passes may still be too large.
+Memory is checked against a forecast of the least that is needed: what passes may still be too large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vlsb.engines.architectures import engine_architectures, require_served, shipped_architectures
 from vlsb.engines.checkpoint import CONFIG, Weights, open_weights
 from vlsb.engines.diagnosis import USUAL_SHARE, share_of
+from vlsb.engines.facts import context_limit
+from vlsb.engines.forecast import Forecast, forecast
 from vlsb.engines.hardware import Gpu, GpuListing, free_disk_bytes, memory_bytes, visible_gpus
 from vlsb.engines.install import Engine, built_for_cuda
-from vlsb.engines.plan import CPU_CACHE_GIB, CPU_DTYPE, Wishes, check_layout, weights_revision
+from vlsb.engines.plan import (
+    CPU_CACHE_GIB,
+    GpuLease,
+    Wishes,
+    check_layout,
+    require_no_code,
+    weights_revision,
+)
 from vlsb.engines.registry import Places, read_records
 from vlsb.engines.vllm_options import normal, parse_options
 from vlsb.errors import ServerError, StoreError
 from vlsb.hub import hub_cache
 from vlsb.models.catalog import read_config
-from vlsb.models.profile import GIB, EnginePin, ModelProfile
+from vlsb.models.profile import CURRENT, GIB, EnginePin, ModelProfile
 
-_WIDTHS = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 # The driver's tool counts a little more memory than an engine sees.
 _TOLERANCE = 0.98
 
@@ -54,23 +64,85 @@ def check_start(
     StoreError.
     """
     check_driver(model.engine, engine, listing)
-    written = read_config(model.config)
-    passed = parse_options(wishes.engine_options)
-    weights = _weights_to_load(model, wishes, written)
-    settings = {name: normal(value) for name, value in (written | passed).items()}
+    check_architecture(model, wishes, engine)
+    settings = _settings(model, wishes)
+    weights = _weights_to_load(model, wishes)
+    if not settings.get("trust-remote-code"):
+        require_no_code(model, weights[0])
     on_cpu = not listing.gpus or (engine is not None and engine.is_cpu)
+    needed = memory_needed(model, wishes, weights[0], on_cpu=on_cpu)
     if on_cpu:
-        dtype = passed.get("dtype") or wishes.dtype or CPU_DTYPE
-        _check_memory(model.name, _served_bytes(weights[0], dtype), environment)
+        _check_memory(model.name, needed.weights, environment)
     else:
-        dtype = passed.get("dtype") or wishes.dtype or written.get("dtype", "auto")
-        _check_gpus(model, wishes, settings, _served_bytes(weights[0], dtype), places, listing.gpus)
+        _check_gpus(model, wishes, settings, needed, places, listing.gpus)
     _check_disk(model, engine, weights, places, has_gpu=bool(listing.gpus))
 
 
-def _weights_to_load(model: ModelProfile, wishes: Wishes, written: Mapping[str, Any]) -> list[Weights]:
+def check_architecture(model: ModelProfile, wishes: Wishes, engine: Engine | None) -> None:
+    """ConfigError where the engine, or the one to be installed, does not know the model's architecture."""
+    is_newest = model.engine == CURRENT and model.source_architecture is None
+    if model.architecture and is_newest and "model-impl" not in _settings(model, wishes):
+        served = None if engine is None else engine_architectures(engine)
+        require_served(model.name, model.architecture, served or shipped_architectures())
+
+
+def _settings(model: ModelProfile, wishes: Wishes) -> dict[str, Any]:
+    """The engine's options by long name as far as they are known before it is there."""
+    settings = read_config(model.config)
+    wished = {
+        "dtype": wishes.dtype,
+        "quantization": wishes.quantization,
+        "tensor-parallel-size": wishes.tensor_parallel_size,
+        "trust-remote-code": wishes.trust_remote_code or None,
+    }
+    settings |= {name: value for name, value in wished.items() if value is not None}
+    return {name: normal(value) for name, value in (settings | parse_options(wishes.engine_options)).items()}
+
+
+def memory_needed(model: ModelProfile, wishes: Wishes, weights: Weights, *, on_cpu: bool) -> Forecast:
+    """What serving the weights takes, as wished."""
+    settings, limit = _settings(model, wishes), context_limit(weights)
+    dtype = model.cpu_dtype if on_cpu and wishes.dtype is None else settings.get("dtype", "auto")
+    context = settings.get("max-model-len")
+    context = context if isinstance(context, int) else 0
+    return forecast(
+        weights.settings(CONFIG),
+        weights.weight_bytes or 0,
+        dtype=dtype,
+        context=min(context, limit or context),
+        quantization=settings.get("quantization"),
+    )
+
+
+def with_free_gpus(model: ModelProfile, wishes: Wishes, there: Sequence[Gpu]) -> Wishes:
+    """The wishes with as many GPUs as they need, those with most memory free; unchanged where none is named.
+
+    Only GPUs that this process may use itself are chosen from.
+    """
+    count = _gpu_count(_settings(model, wishes))
+    is_free = wishes.gpus.entries is None and all(gpu.memory_bytes for gpu in there)
+    if not is_free or count is None or len(there) <= count:
+        return wishes
+    # Alike within a GiB they are taken in their order.
+    freest = sorted(there, key=lambda gpu: (-(gpu.free_bytes // GIB), gpu.index))[:count]
+    entries = tuple(str(index) for index in sorted(gpu.index for gpu in freest))
+    return replace(wishes, gpus=GpuLease(entries))
+
+
+def _gpu_count(settings: Mapping[str, Any]) -> int | None:
+    """How many GPUs an engine with these options takes; None where they are for the plan to refuse."""
+    count = 1
+    for option in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
+        size = settings.get(option, 1)
+        if not isinstance(size, int) or size < 1:
+            return None
+        count *= size
+    return count
+
+
+def _weights_to_load(model: ModelProfile, wishes: Wishes) -> list[Weights]:
     """The weights, and the tower that an original LLaVA's are converted with."""
-    revision = weights_revision(wishes, written)
+    revision = weights_revision(model, wishes, read_config(model.config))
     weights = open_weights(wishes.weights or model.weights, revision=revision, offline=wishes.offline)
     source = model.source_architecture
     config = weights.settings(CONFIG)
@@ -83,19 +155,6 @@ def _weights_to_load(model: ModelProfile, wishes: Wishes, written: Mapping[str, 
     if is_folder or tower.count("/") != 1:
         return [weights]
     return [weights, open_weights(tower, revision=None, offline=wishes.offline)]
-
-
-def _served_bytes(weights: Weights, dtype: object) -> int:
-    """What the weights take in memory at least; 0 where nobody knows."""
-    config = weights.settings(CONFIG)
-    text = config.get("text_config")
-    named = [
-        each.get(key) for each in (config, text) if isinstance(each, dict) for key in ("dtype", "torch_dtype")
-    ]
-    stored = next((_WIDTHS[each] for each in named if each in _WIDTHS), None)
-    served = _WIDTHS.get(str(dtype))
-    size = weights.weight_bytes or 0
-    return size if stored is None or served is None else size * served // stored
 
 
 def _check_memory(name: str, needed: int, environment: Mapping[str, str]) -> None:
@@ -114,39 +173,51 @@ def _check_gpus(
     model: ModelProfile,
     wishes: Wishes,
     settings: Mapping[str, Any],
-    weights_bytes: int,
+    needed: Forecast,
     places: Places,
     there: Sequence[Gpu],
 ) -> None:
-    """Each GPU that an engine would take: large enough for its part of the weights, and free enough."""
+    """Each GPU that an engine would take: large enough for its part, and free enough."""
     wishes.gpus.require_inherited(there)
     chosen = [gpu for gpu in visible_gpus(there, wishes.gpus.variable) if gpu.memory_bytes]
-    size = wishes.tensor_parallel_size or settings.get("tensor-parallel-size", 1)
-    count = size * settings.get("pipeline-parallel-size", 1)
+    count = _gpu_count(settings)
     share = settings.get("gpu-memory-utilization", USUAL_SHARE)
-    if not isinstance(count, int) or count < 1 or not isinstance(share, int | float):
+    if count is None or not isinstance(share, int | float):
         # For the plan to refuse.
         return
-    needed = weights_bytes / count
+    each = needed.per_gpu(count) if needed.weights else 0
     for gpu in chosen[:count]:
         wanted = share * gpu.memory_bytes
-        if needed > wanted:
+        if each > wanted:
+            parts = f"{_gb(needed.weights)} of weights and {_gb(needed.cache)} for one prompt of full length"
             raise ServerError(
-                f"{model.name}: its weights take {_gib(needed)} a GPU, more than the {share:.0%} of "
-                f"{_gib(gpu.memory_bytes)} that an engine uses of GPU {gpu.index} ({gpu.name}). "
-                f"{_way_to_fit(chosen, weights_bytes, share)}"
+                f"{model.name}: needs about {_gb(each)} on each GPU ({parts} in all), and an engine uses "
+                f"{share:.0%} of the {_gb(gpu.memory_bytes)} of GPU {gpu.index} ({gpu.name}). "
+                f"{_way_to_fit(visible_gpus(there, None), needed, settings, share)}"
             )
         # The engine of a dropped family takes what is there.
-        least = needed if model.engine.newest else max(needed, _TOLERANCE * wanted)
+        least = each if model.engine.newest else max(each, _TOLERANCE * wanted)
         if gpu.free_bytes < least:
-            raise ServerError(f"{model.name}: {_busy(gpu, wanted, needed, places)}")
+            raise ServerError(f"{model.name}: {_busy(gpu, wanted, each, places)}")
 
 
-def _way_to_fit(chosen: Sequence[Gpu], weights_bytes: int, share: float) -> str:
-    least = min(gpu.memory_bytes for gpu in chosen) * share
-    parts = next((n for n in (2, 4, 8) if n <= len(chosen) and weights_bytes / n <= least), None)
-    spread = f"Pass `--tensor-parallel-size {parts}`, or take" if parts else "Take"
-    return f"{spread} a larger GPU, or smaller weights of the family with --weights."
+def _way_to_fit(there: Sequence[Gpu], needed: Forecast, settings: Mapping[str, Any], share: float) -> str:
+    """What helps: more GPUs where there are, weights of eight bits where those fit, else another machine."""
+    least = min(gpu.memory_bytes for gpu in there) * share
+    now = _gpu_count(settings) or 1
+    ways = [
+        f"--tensor-parallel-size {n}"
+        for n in (2, 4, 8)
+        if now < n <= len(there) and needed.per_gpu(n) <= least
+    ][:1]
+    if (
+        not settings.get("quantization")
+        and replace(needed, weights=needed.weights // 2).per_gpu(now) <= least
+    ):
+        ways.append("--quantization fp8")
+    if ways:
+        return f"Use {' or '.join(ways)}, or smaller weights of the family (--weights)."
+    return "Take a larger GPU, or smaller weights of the family with --weights."
 
 
 def _busy(gpu: Gpu, wanted: float, needed: float, places: Places) -> str:
@@ -193,6 +264,11 @@ def _check_disk(
                 f"the disk of {takers[0][0]} has {free / 1e9:.1f} GB left. Make room, or choose another disk "
                 "(XDG_DATA_HOME for engines, HF_HOME for weights, XDG_CACHE_HOME for converted ones)."
             )
+
+
+def _gb(count: float) -> str:
+    """As model cards and GPUs' names have it."""
+    return f"{count / 1e9:.0f} GB"
 
 
 def _gib(count: float) -> str:

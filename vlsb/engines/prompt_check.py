@@ -54,7 +54,9 @@ _SHOWN_IDS = 5
 
 def is_comparable(plan: ServerPlan) -> bool:
     """Whether a plan means the authors' prompt at all: no deviation of the user's touches it."""
-    return not any(each.startswith(_OTHER_PROMPT) for each in plan.deviations)
+    return plan.model.prompt_source != "own" and not any(
+        each.startswith(_OTHER_PROMPT) for each in plan.deviations
+    )
 
 
 async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> tuple[int, ...] | None:

@@ -98,6 +98,10 @@ MLLAMA = EnginePin(
 )
 
 
+# Checkpoints that the engine serves only with the code of their repository.
+CODE_ARCHITECTURES = frozenset({"InternVLChatModel", "KimiVLForConditionalGeneration", "Phi4MMForCausalLM"})
+
+
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
     """What a model's name means. The defaults are the generic profile: whatever checkpoint or endpoint it is.

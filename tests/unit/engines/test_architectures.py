@@ -16,13 +16,13 @@ from vlsb.engines.install import Engine
 from vlsb.errors import ConfigError
 from vlsb.models.profile import CURRENT, FAMILIES, NEWER
 
-SOURCE = '''
+SOURCE = """
 import anything_that_is_not_here
 _TEXT_GENERATION_MODELS = {"TextOnly": ("text", "TextOnly")}
 _MULTIMODAL_MODELS: dict = {"SeesImages": ("sees", "SeesImages"), "TextOnly2": ("a", "b")}
 _PREVIOUSLY_SUPPORTED_MODELS = {"Gone": "0.9.2"}
 _VLLM_MODELS = {**_TEXT_GENERATION_MODELS, **_MULTIMODAL_MODELS, **_SOMETHING_ELSE}
-'''
+"""
 
 
 def engine(folder: Path, source: str | None = SOURCE) -> Engine:

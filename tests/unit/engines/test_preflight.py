@@ -190,7 +190,7 @@ def test_weights_that_no_gpu_holds_are_refused_with_the_number_of_gpus_that_do(
 
     alone = checked(tmp_path, row(), wishes=wishes)
     assert isinstance(alone, ServerError)
-    assert "its weights take 30.0 GiB a GPU, more than the 90% of 24.0 GiB" in alone.message
+    assert "needs about 34 GB on each GPU (32 GB of weights" in alone.message
     assert alone.message.endswith("Take a larger GPU, or smaller weights of the family with --weights.")
 
     two = checked(tmp_path, row(0), row(1), wishes=wishes)
