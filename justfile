@@ -74,6 +74,10 @@ bench-peers *args:
 bench-coverage *args:
     uv run python -m benchmarks.coverage "$@"
 
+# Compare memory forecasts with what cards, recipes and engines say; the table goes into benchmarks/README.md
+bench-memory:
+    uv run python -m benchmarks.memory
+
 # Put the stored results into benchmarks/README.md
 bench-report:
     uv run python -m benchmarks.report

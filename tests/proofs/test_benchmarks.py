@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import rate_limits, report, results, scaling, startup, throughput, wall_time
+from benchmarks import memory, rate_limits, report, results, scaling, startup, throughput, wall_time
 from benchmarks.rate_limits import CELLS, figures
 
 # The stub is written for Linux, and its certificate comes from the openssl command.
@@ -72,3 +72,18 @@ def test_every_place_of_the_readme_belongs_to_a_program() -> None:
 
     for name in (*report.RENDER, report.TARGETS):
         assert readme.count(f"<!-- {name} -->") == readme.count(f"<!-- /{name} -->") == 1
+
+
+def test_the_readme_shows_the_memory_forecasts_as_they_are_now() -> None:
+    readme = report.README.read_text()
+
+    assert memory.shown(readme) == readme
+
+
+def test_forecasts_are_near_what_engines_took_and_a_reason_is_given_for_every_other_one() -> None:
+    cards = json.loads(memory.CARDS.read_text())
+    found = list(memory.rows(cards))
+
+    assert len(cards["cards"]) >= 10
+    assert memory.target(found).is_met
+    assert [row for row in found if (abs(row.off) > memory.MOST_OFF) != ("why" in row.said)] == []
