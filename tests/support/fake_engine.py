@@ -35,10 +35,10 @@ FAKE_ENGINE_LEDGER     folder in which the counts of KILLS, DIE_AFTER and BUSY s
 FAKE_ENGINE_ANSWER     text of every answer
 FAKE_ENGINE_MODELS     comma-separated ids that /v1/models lists instead of its own (somebody else's server)
 FAKE_ENGINE_PROMPT_IDS JSON list that /tokenize reports (default: one id a word and 16 for a picture)
-FAKE_ENGINE_BOS        how many BOS a chat's prompt begins with (default 1, as its tokenizer puts before a text)
+FAKE_ENGINE_BOS        how many BOS a chat's prompt begins with (default 1, as its tokenizer has it)
 FAKE_ENGINE_TEMPLATE   what its chat template makes of the instruction (default "{}", e.g. "{} {}")
 FAKE_ENGINE_BLIND      any text: images have no part in log-probabilities ("tokens": they have no ids either)
-FAKE_ENGINE_THINK      text that a prompt ends with, such as <think>, and a thought that is never closed follows;
+FAKE_ENGINE_THINK      text that a prompt ends with, such as <think>; the thought after it is never closed;
                        with --reasoning-parser everything else is taken for a thought as well
 FAKE_ENGINE_VERSION    what /version, --version and the log say (default 0.32.0)
 FAKE_ENGINE_NO_DOWNLOAD any text: nothing is downloaded into HF_HUB_CACHE (else: weights that are a hub id)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from vlsb import strict_json
 from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.transport import Upload
+from vlsb.engines.readiness import probe_picture
 from vlsb.errors import ServerError, ServerTimeoutError
 from vlsb.models.profile import ModelProfile
 from vlsb.records import Untrusted
@@ -29,6 +29,7 @@ from vlsb.records import Untrusted
 if TYPE_CHECKING:
     from vlsb.engines.launch import RunningServer
 
+GREEN = (30, 160, 60)
 # Benign, with two blanks and a line break: templates that trim or join change it.
 PROBE_TEXT = "What is shown here?  Name its two colours.\nAnswer in one sentence."
 OPENS_THOUGHT = re.compile(r"(?:<think>|<thinking>|◁think▷|\[THINK\]|<reasoning>)\s*$")
@@ -93,7 +94,7 @@ class _Check:
         self._has_parser = has_parser
 
     async def run(self) -> OwnPrompt:
-        blue, green = canary_image((40, 80, 200)), canary_image((30, 160, 60))
+        blue, green = probe_picture(), probe_picture(GREEN)
         ids = await self._tokens(messages=_messages(PROBE_TEXT, blue))
         prompt = await self._text_of(ids)
         self._require_instruction(prompt)
@@ -217,14 +218,3 @@ def _messages(text: str, image: bytes | None) -> list[dict[str, Any]]:
         url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
         parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
     return [{"role": "user", "content": parts}]
-
-
-def canary_image(color: tuple[int, int, int]) -> bytes:
-    """A PNG in red and another colour, of a size that every family takes."""
-    from PIL import Image
-
-    picture = Image.new("RGB", (240, 150), color)
-    picture.paste((200, 40, 40), (0, 0, 120, 150))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()

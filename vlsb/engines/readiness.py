@@ -26,6 +26,7 @@ _PROBE_TIMEOUT_S = 20.0
 _CHECKS = 3
 _CHECK_WAIT_S = 1.0
 PROBE_SIZE = (240, 150)
+BLUE = (40, 80, 200)
 _LARGEST_MESSAGE = 500
 
 
@@ -111,12 +112,12 @@ def picture_question(model: str) -> bytes:
     return strict_json.dumps(body).encode()
 
 
-def probe_picture() -> bytes:
-    """A PNG of two colours, wider than high, that every family takes."""
+def probe_picture(color: tuple[int, int, int] = BLUE) -> bytes:
+    """A PNG of red and another colour, wider than high, that every family takes."""
     from PIL import Image
 
     width, height = PROBE_SIZE
-    picture = Image.new("RGB", PROBE_SIZE, (40, 80, 200))
+    picture = Image.new("RGB", PROBE_SIZE, color)
     picture.paste((200, 40, 40), (0, 0, width // 2, height))
     file = io.BytesIO()
     picture.save(file, "PNG")

@@ -598,8 +598,8 @@ def test_the_original_layout_is_refused_with_the_command_that_converts_it(
     ("config", "said"),
     [
         (
-            {"architectures": ["Qwen2_5_VLForConditionalGeneration"]},
-            "is Qwen2_5_VLForConditionalGeneration, which no",
+            {"architectures": ["Molmo2ForConditionalGeneration"]},
+            "is Molmo2ForConditionalGeneration, which no",
         ),
         ({"architectures": ["\x1b[2J"]}, "is of an unknown architecture, which no family here serves"),
         ({"architectures": []}, "names no architecture"),

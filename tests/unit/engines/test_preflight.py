@@ -191,11 +191,14 @@ def test_weights_that_no_gpu_holds_are_refused_with_the_number_of_gpus_that_do(
     alone = checked(tmp_path, row(), wishes=wishes)
     assert isinstance(alone, ServerError)
     assert "needs about 34 GB on each GPU (32 GB of weights" in alone.message
-    assert alone.message.endswith("Take a larger GPU, or smaller weights of the family with --weights.")
+    assert alone.message.endswith("Use --quantization fp8, or smaller weights of the family (--weights).")
+    larger = checked(tmp_path, row(), wishes=Wishes(weights=str(large(sparse / "larger", 90 * GIB))))
+    assert larger is not None
+    assert larger.message.endswith("Take a larger GPU, or smaller weights of the family with --weights.")
 
     two = checked(tmp_path, row(0), row(1), wishes=wishes)
     assert two is not None
-    assert "Pass `--tensor-parallel-size 2`" in two.message
+    assert "Use --tensor-parallel-size 2 or --quantization fp8" in two.message
     assert checked(tmp_path, row(0), row(1), wishes=replace(wishes, tensor_parallel_size=2)) is None
 
 
