@@ -25,6 +25,7 @@ from vlsb.endpoints import loops
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
 from vlsb.engines.hardware import list_gpus
+from vlsb.engines.identify import identify
 from vlsb.engines.launch import RunningServer, exited_error
 from vlsb.engines.lease import EngineLease, engine_lease
 from vlsb.engines.plan import Wishes
@@ -33,7 +34,7 @@ from vlsb.engines.supervisor import read_load
 from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.settings import engine_wishes
-from vlsb.models.catalog import load_catalog
+from vlsb.models.catalog import find_profile, load_catalog
 from vlsb.models.profile import ModelProfile
 
 LOOK_EVERY_S = 2.0
@@ -43,20 +44,25 @@ _DRIVER_TIMEOUT_S = 3.0
 def serve(name: str, options: RunOptions, screen: Screen, *, port: int | None, is_detached: bool) -> int:
     """Serve the local model of that name and return the exit code. Raises VlsbError."""
     wishes = replace(engine_wishes(options), port=port)
-    serving = _Serving(
-        known_model(name, options.servers_dir), wishes, options, screen, is_detached=is_detached
+    model = identify(
+        known_model(name, options.servers_dir),
+        weights=options.weights,
+        revision=options.revision,
+        offline=False,
     )
+    serving = _Serving(model, wishes, options, screen, is_detached=is_detached)
     return loops.run(serving.until_stopped(), loop_factory=asyncio.new_event_loop)
 
 
 def known_model(name: str, servers_dir: Path | None) -> ModelProfile:
-    """The local model of that name; UnknownModelError with the nearest there is."""
-    catalog = load_catalog(servers_dir)
-    if name not in catalog:
+    """The local model that a name means; UnknownModelError with the nearest there is."""
+    model = find_profile(name, servers_dir)
+    if not model.is_local:
+        catalog = load_catalog(servers_dir)
         near = difflib.get_close_matches(name, catalog, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(catalog)}."
         raise UnknownModelError(f"{name}: no local model of that name. {hint}")
-    return catalog[name]
+    return model
 
 
 class StopWish:

@@ -37,6 +37,7 @@ from vlsb.data.shards import shard_paths
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials
 from vlsb.engines.hardware import GpuListing, free_disk_bytes, list_gpus, memory_bytes
+from vlsb.engines.identify import identify
 from vlsb.engines.install import (
     AUTO,
     InstalledEngine,
@@ -282,7 +283,6 @@ def _condition(engine: InstalledEngine, environment: Mapping[str, str]) -> str:
 
 async def check_model(name: str, environment: Mapping[str, str], *, is_offline: bool) -> Finding:
     """Whether a local model could be started here: its engine, its weights and the room for both."""
-    model = known_model(name, None)
 
     def finding(state: State, what: str, command: str | None = None) -> Finding:
         return Finding(Group.MODELS, name, state, what, command)
@@ -290,7 +290,9 @@ async def check_model(name: str, environment: Mapping[str, str], *, is_offline: 
     if (running := find_running(Places.of(environment), name)) is not None:
         return finding(State.OK, f"running at {running.base_url}")
     wishes = Wishes(offline=is_offline)
+    model = known_model(name, None)
     try:
+        model = await in_thread(lambda _: identify(model, weights=None, revision=None, offline=is_offline))
         engine, _ = await ready_engine(model, wishes, environment=environment, may_install=decline)
     except EngineMissingError:
         command = install_command(model.engine, name if name in PROFILES else model.family)

@@ -58,7 +58,9 @@ class RunOptions:
     model: Annotated[
         str | None,
         Option(
-            "Model to evaluate: gpt-4o, claude-..., llava_next, demo, ...", HelpPanel.TARGET, metavar="NAME"
+            "Model to evaluate: gpt-4o, claude-..., qwen3-vl, org/name, a folder, demo, ...",
+            HelpPanel.TARGET,
+            metavar="NAME",
         ),
     ] = None
     arch: Annotated[
@@ -270,8 +272,29 @@ class RunOptions:
     tensor_parallel_size: Annotated[
         int | None, Option("GPUs that share one copy of the model.", HelpPanel.ENGINE, metavar="N", min=1)
     ] = None
+    quantization: Annotated[
+        str | None,
+        Option(
+            "Weights of fewer bits, as the engine names it: fp8, bitsandbytes, ...",
+            HelpPanel.ENGINE,
+            metavar="NAME",
+        ),
+    ] = None
+    lora: Annotated[
+        str | None,
+        Option("An adapter's folder, and the name it is asked by.", HelpPanel.ENGINE, metavar="NAME=PATH"),
+    ] = None
+    trust_remote_code: Annotated[
+        bool,
+        Option("Run the Python code of the weights' repository, at --revision.", HelpPanel.ENGINE),
+    ] = False
     gpus: Annotated[
-        str | None, Option("Which GPUs to use, such as 0,1. (default: all)", HelpPanel.ENGINE, metavar="LIST")
+        str | None,
+        Option(
+            "Which GPUs to use, such as 0,1. (default: those with most memory free)",
+            HelpPanel.ENGINE,
+            metavar="LIST",
+        ),
     ] = None
     engine: Annotated[
         str,

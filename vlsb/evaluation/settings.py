@@ -18,15 +18,16 @@ from vlsb.data import Selection, mini_root, parse_limit, require_dataset
 from vlsb.endpoints.client import list_models
 from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, load_credentials
+from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, MayInstall, engine_lease
-from vlsb.engines.plan import GpuLease, Wishes
+from vlsb.engines.plan import GpuLease, Lora, Wishes
 from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
 from vlsb.evaluation.options import RunOptions, as_flag, parse_headers
 from vlsb.evaluation.protocol import safe_name
 from vlsb.evaluation.session import Plan
 from vlsb.judging.prompts import JudgeTemplate, load_template, official_template
-from vlsb.models.catalog import find_profile
-from vlsb.models.profile import FAMILIES
+from vlsb.models.catalog import find_profile, name_of_place
+from vlsb.models.profile import FAMILIES, ModelProfile
 from vlsb.models.providers import ENGINE_URL, resolve_endpoint
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
@@ -44,6 +45,9 @@ _ENGINE_OPTIONS = (
     "dtype",
     "tensor_parallel_size",
     "gpus",
+    "quantization",
+    "lora",
+    "trust_remote_code",
     "engine_options",
     "keep_server",
 )
@@ -83,9 +87,7 @@ async def open_target(
 
     Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
     """
-    model = await in_thread(
-        lambda _: find_profile(model_name(options), options.servers_dir, arch=options.arch)
-    )
+    model = await in_thread(lambda _: _target_profile(options))
     is_local = model.is_local and options.base_url is None
     if not is_local:
         _refuse_engine_options(options)
@@ -104,6 +106,16 @@ async def open_target(
         is_kept=options.keep_server,
     ) as engine:
         yield resolved.on_engine(engine)
+
+
+def _target_profile(options: RunOptions) -> ModelProfile:
+    """What the target's name means; a checkpoint's config.json is read for it, where it lies."""
+    is_served = options.base_url is not None
+    name = model_name(options)
+    model = find_profile(name, options.servers_dir, arch=options.arch, is_served=is_served)
+    if is_served:
+        return model
+    return identify(model, weights=options.weights, revision=options.revision, offline=False)
 
 
 def _refuse_engine_options(options: RunOptions) -> None:
@@ -125,6 +137,10 @@ def engine_wishes(options: RunOptions) -> Wishes:
         tensor_parallel_size=options.tensor_parallel_size,
         gpus=GpuLease.parse(options.gpus),
         dtype=options.dtype,
+        quantization=options.quantization,
+        lora=Lora.parse(options.lora),
+        trust_remote_code=options.trust_remote_code,
+        max_tokens=options.max_tokens,
         engine=options.engine,
         engine_options=options.engine_options,
         start_timeout_s=options.start_timeout,
@@ -361,7 +377,7 @@ def run_directory(options: RunOptions) -> Path | None:
 
 def _run_name(options: RunOptions, model: str) -> str:
     if options.name is None:
-        return safe_name(model)
+        return safe_name(name_of_place(model))
     if options.name != safe_name(options.name):
         raise ConfigError(f"--name {options.name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
     return options.name

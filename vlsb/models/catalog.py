@@ -128,6 +128,14 @@ def _by_place(name: str) -> ModelProfile | None:
     return ModelProfile(hub_id, protocol=OWN_TEMPLATE, weights=hub_id, revision=revision or None)
 
 
+def name_of_place(name: str) -> str:
+    """A model's name without where it lies: `org/name` of `hf://org/name@revision`, a folder's last part."""
+    if name.startswith("hf://"):
+        return name.removeprefix("hf://").partition("@")[0]
+    is_path = name.startswith(("/", "./", "../", "~"))
+    return Path(name).expanduser().resolve().name if is_path else name
+
+
 def _own_models(folder: Path | None) -> Iterator[ModelProfile]:
     if folder is None:
         return
