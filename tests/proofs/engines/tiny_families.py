@@ -75,15 +75,10 @@ OPEN_THOUGHT = (
 
 def chatml(parts: str, *, after_role: str = "\\n", after_turn: str = "\\n", opening: str = "") -> str:
     """ChatML without a system prompt of its own."""
-    return (
-        "{% for message in messages %}{{ '<|im_start|>' + message.role + '"
-        + after_role
-        + "' }}"
-        + parts
-        + "{{ '"
-        "<|im_end|>" + after_turn + "' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}" + opening + "{% endif %}"
-    )
+    begin = "{{ '<|im_start|>' + message.role + '" + after_role + "' }}"
+    end = "{{ '<|im_end|>" + after_turn + "' }}"
+    answer = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}" + opening + "{% endif %}"
+    return "{% for message in messages %}" + begin + parts + end + "{% endfor %}" + answer
 
 
 QWEN3 = each_part("<|vision_start|><|image_pad|><|vision_end|>")
