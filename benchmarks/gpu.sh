@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every local family at the size of the full data set on one GPU, against the engine's own benchmark.
+# Local families at the size of the full data set on one GPU, against the engine's own benchmark.
 #
-#   benchmarks/gpu.sh [FAMILY...]          all five without names; needs a GPU with 80 GB and `vlsb`'s clone
+#   benchmarks/gpu.sh [FAMILY...]          the paper's five without names; needs a GPU with 80 GB and `vlsb`'s clone
 #
 # What it reads from the environment:
 #   OUT=DIR          where results go (default: gpu-results)
@@ -37,10 +37,10 @@ trap finish EXIT
 # The current engine's `vllm`, whichever family is measured: the older one's benchmark sends no pictures.
 bench_program() {
   in_env python -c 'import os
-from vlsb.engines.install import engine_prefix
-from vlsb.models.families import CURRENT
 from vlsb.engines.hardware import gpus
+from vlsb.engines.install import engine_prefix
 from vlsb.engines.registry import Places
+from vlsb.models.profile import CURRENT
 print(engine_prefix(CURRENT, Places.of(os.environ), has_gpu=bool(gpus(os.environ))) / "bin" / "vllm")'
 }
 
@@ -96,28 +96,28 @@ PYTHON
 # The same pictures and words as the engine's own benchmark takes them, in the family's order of parts.
 bench_rows() {
   in_env python - "$1" "$2" "${SAMPLES:-0}" "${data_options[@]:1}" <<'PYTHON'
+import hashlib
 import json
 import sys
 from pathlib import Path
 
 from vlsb.data import fetch_dataset, load_dataset
-from vlsb.models.families import FAMILIES
+from vlsb.models.profile import PROFILES
 
-family, out, count = FAMILIES[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3])
+family, out, count = PROFILES[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3])
 if len(sys.argv) > 4:
     root = Path(sys.argv[4])
 else:
-    root = fetch_dataset(revision=None, offline=True, progress=lambda _: None).files
+    root = fetch_dataset(revision=None, offline=True).files
 dataset = load_dataset(root)
 samples = dataset.samples[: count or None]
 pictures = out.parent / "pictures"
 pictures.mkdir(parents=True, exist_ok=True)
-inspected = dataset.inspect(samples, known={})
 with out.open("w", encoding="utf-8") as rows:
     for sample in samples:
-        file = pictures / f"{inspected[sample.id].sha256}.img"
-        if not file.exists():
-            file.write_bytes(dataset.read(sample, inspected[sample.id]))
+        content = dataset.read(sample)
+        file = pictures / f"{hashlib.sha256(content).hexdigest()}.img"
+        file.write_bytes(content)
         text = {"type": "text", "text": sample.instruction.expose()}
         picture = {"type": "image", "image": str(file.resolve())}
         parts = [picture, text] if family.protocol.image_first else [text, picture]
@@ -151,8 +151,7 @@ stop_engine() {
 # The address and the key, from the state file that only this user can read; the key goes by environment.
 record() {
   in_env python -c 'import os, sys
-from vlsb.engines.registry import Places
-from vlsb.engines.registry import find_running
+from vlsb.engines.registry import Places, find_running
 found = find_running(Places.of(os.environ), sys.argv[1])
 print(found.base_url if sys.argv[2] == "url" else found.key.reveal())' "$1" "$2"
 }
@@ -179,8 +178,8 @@ asked = urllib.request.Request(sys.argv[1] + "/models")
 asked.add_header("Authorization", "Bearer " + os.environ["OPENAI_API_KEY"])
 print(json.load(urllib.request.urlopen(asked, timeout=30))["data"][0]["root"])' "$url")
   extra=$(in_env python -c 'import json, sys
-from vlsb.models.families import FAMILIES
-print(json.dumps(dict(FAMILIES[sys.argv[1]].protocol.fields)))' "$name")
+from vlsb.models.profile import PROFILES
+print(json.dumps(dict(PROFILES[sys.argv[1]].protocol.fields)))' "$name")
   sample_gpu "$folder/bench.gpu.csv"
   OPENAI_API_KEY=$key HF_HUB_OFFLINE=1 "$BENCH" bench serve \
     --backend openai-chat --base-url "${url%/v1}" --endpoint /v1/chat/completions --model "$name" \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import select
 import shutil
 from collections.abc import Callable
@@ -87,3 +88,14 @@ def test_forecasts_are_near_what_engines_took_and_a_reason_is_given_for_every_ot
     assert len(cards["cards"]) >= 10
     assert memory.target(found).is_met
     assert [row for row in found if (abs(row.off) > memory.MOST_OFF) != ("why" in row.said)] == []
+
+
+def test_what_the_script_for_a_gpu_imports_is_there() -> None:
+    """No test runs it: what it needs of the program must not drift away."""
+    script = (Path(results.__file__).parent / "gpu.sh").read_text("utf-8")
+    lines = re.findall(r"^from vlsb\S* import .+$", script, re.MULTILINE)
+
+    for line in lines:
+        exec(line, {})
+
+    assert len(lines) >= 6

@@ -67,7 +67,7 @@ def _vision_type(config: Mapping[str, Any]) -> str | None:
 
 
 def code_files(config: Mapping[str, Any]) -> list[str]:
-    """The Python files of its own repository that a config.json wants to be run."""
+    """The Python files of its own repository that a config file wants to be run."""
     named = config.get("auto_map")
     if not isinstance(named, Mapping):
         return []

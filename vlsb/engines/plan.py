@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb.config import OFFICIAL_TARGET_TOKENS, START_TIMEOUT_S, THINKING_TOKENS
-from vlsb.engines.checkpoint import CONFIG, Weights, chat_template, json_object, open_weights
+from vlsb.engines.checkpoint import CONFIG, SMALL_FILES, Weights, chat_template, json_object, open_weights
 from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_deviations
 from vlsb.engines.hardware import Gpu, visible_gpus
 from vlsb.engines.identify import architectures_of, code_files, family_of
@@ -378,7 +378,10 @@ def require_no_code(model: ModelProfile, weights: Weights) -> None:
     config = weights.settings(CONFIG)
     if not model.needs_code and not CODE_ARCHITECTURES.intersection(architectures_of(config)):
         return
-    files = ", ".join(code_files(config)) or "its processor"
+    # A processor's or a tokenizer's code is named in their own files.
+    settings = [weights.settings(each) for each in SMALL_FILES if each.endswith("_config.json")]
+    named = {file for each in (config, *settings) for file in code_files(each)}
+    files = ", ".join(sorted(named)) or "its processor"
     at = "" if weights.commit is None else f" --revision {weights.commit}"
     where = weights.argument if weights.commit is None else f"{weights.argument} at {weights.commit}"
     raise ConfigError(

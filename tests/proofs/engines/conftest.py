@@ -10,22 +10,35 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from tests.conftest import Vlsb
+from tests.proofs.engines.desk import Desk, marked
 from vlsb.engines.hardware import gpus
 from vlsb.engines.install import Engine, find_engine
 from vlsb.engines.registry import Places
 from vlsb.errors import EngineMissingError
-from vlsb.models.profile import FAMILIES, EnginePin
+from vlsb.models.profile import CURRENT, FAMILIES, NEWER, EnginePin
 
 VARIABLE = "VLSB_TEST_ENGINES"
 FAMILIES_VARIABLE = "VLSB_TEST_FAMILIES"
-SCRIPT = Path(__file__).with_name("tiny_checkpoints.py")
+PAPERS_SCRIPT = Path(__file__).with_name("tiny_checkpoints.py")
+NEWER_SCRIPT = Path(__file__).with_name("tiny_families.py")
+# Besides a checkpoint a family: one that thinks, and one that brings code and has no family here.
+NEWER_CHECKPOINTS = (*NEWER, "qwen3_vl_think", "internvl_chat")
+PINS = {
+    **{name: family.engine for name, family in FAMILIES.items()},
+    **dict.fromkeys(NEWER_CHECKPOINTS, CURRENT),
+}
+"""The engine of each tiny checkpoint."""
 SCRIPT_TIMEOUT_S = 300.0
 
 
@@ -49,7 +62,7 @@ def _is_wanted(item: pytest.Item) -> bool:
     wanted = os.environ.get(FAMILIES_VARIABLE, "")
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     if "pin" in parameters:
-        families = {name for name, family in FAMILIES.items() if family.engine == parameters["pin"]}
+        families = {name for name, pin in PINS.items() if pin == parameters["pin"]}
     else:
         families = {parameters.get("family", "llava")}
     return not wanted or bool(families & set(wanted.split(",")))
@@ -123,9 +136,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(family: str) -> Path:
         if not (root / family).is_dir():
-            python = engine_of(FAMILIES[family].engine).python
+            python = engine_of(PINS[family]).python
             assert python is not None
-            run_python(python, SCRIPT, root, family)
+            run_python(python, PAPERS_SCRIPT if family in FAMILIES else NEWER_SCRIPT, root, family)
         return root / family
 
     return folder
+
+
+@pytest.fixture
+def desk(vlsb: Vlsb, tmp_path: Path, minimal_env: dict[str, str]) -> Iterator[Desk]:
+    engines = Path(os.environ[VARIABLE]).resolve()
+    desk = Desk(vlsb, tmp_path, engines.parents[1], minimal_env)
+    assert desk.places.engines == engines, f"{VARIABLE} must end in vlsb/engines"
+    yield desk
+    for process in marked(desk.mark):
+        with suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)

@@ -1,5 +1,8 @@
 """`just engines`: installs both engines by the command, runs every family on them, and tells how it went.
 
+The paper's families are killed and resumed, and read the authors' prompts; each of the newer ones runs by its
+folder and by its name, and must tell two images apart.
+
 The engines go where `vlsb engine install` puts them, or below `--data-home`. Exits with 1 when a test failed,
 or when a family was asked for and not run; with `--may-skip` an engine that cannot be installed, and what
 `--within` leaves no time for, are named as skipped instead. A test that failed is a failure all the same.
@@ -21,16 +24,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.proofs.engines.conftest import FAMILIES_VARIABLE, VARIABLE
+from tests.proofs.engines.conftest import FAMILIES_VARIABLE, PINS, VARIABLE
 from vlsb.engines.hardware import gpus
 from vlsb.engines.registry import Places
 from vlsb.models.profile import FAMILIES
 
 TESTS = Path(__file__).parent
 # The first tell most: where time is short, the last ones are left out.
-FILES = ("test_runs.py", "test_prompts.py", "test_conversion.py", "test_server_options.py")
+FILES = (
+    "test_runs.py",
+    "test_prompts.py",
+    "test_families.py",
+    "test_conversion.py",
+    "test_architectures.py",
+    "test_server_options.py",
+)
 RUN_TEST = "test_a_run_that_was_killed_goes_on_to_the_same_end_and_leaves_no_process"
 PROMPT_TEST = "test_the_engine_reads_the_authors_prompt"
+NEWER_TEST = "test_a_newer_family_answers_by_its_folder_as_by_its_name_and_sees_the_image"
+THOUGHT_TEST = "test_a_thought_that_never_closes_is_no_answer"
 INTERRUPT_GRACE_S = 30.0
 UNLIMITED_S = 4 * 3600.0
 
@@ -51,6 +63,11 @@ class Report:
         """`passed`, `failed`, `skipped`, or `not run`."""
         return self.outcomes.get(f"{test}[{family}]", "not run")
 
+    def run_test(self, family: str) -> str:
+        """The test that runs a family from end to end."""
+        tests = (RUN_TEST, NEWER_TEST, THOUGHT_TEST)
+        return next((each for each in tests if f"{each}[{family}]" in self.outcomes), RUN_TEST)
+
     @property
     def is_complete(self) -> bool:
         return self.code is not None
@@ -63,7 +80,7 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Install, test and tell; returns the exit code."""
     options = _parser().parse_args(arguments)
-    families = options.family or list(FAMILIES)
+    families = options.family or list(PINS)
     ends_at = time.monotonic() + options.within
     environment = dict(os.environ)
     if options.data_home is not None:
@@ -81,14 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         short = "the time was over before every test had run."
         print(f"SKIPPED: {short}" if options.may_skip else f"Failed: {short}")
         return int(bool(report.failed) or not options.may_skip)
-    return int(report.code != 0 or any(report.of(RUN_TEST, family) != "passed" for family in families))
+    return int(
+        report.code != 0 or any(report.of(report.run_test(family), family) != "passed" for family in families)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="just engines", description="Run every family on its real engine.")
-    parser.add_argument(
-        "--family", action="append", choices=list(FAMILIES), help="Only this one. Repeatable."
-    )
+    parser.add_argument("--family", action="append", choices=list(PINS), help="Only this one. Repeatable.")
     parser.add_argument("--data-home", type=Path, metavar="DIR", help="Instead of XDG_DATA_HOME.")
     parser.add_argument(
         "--within", type=float, default=UNLIMITED_S, metavar="SECONDS", help="Be over after so many seconds."
@@ -105,12 +122,10 @@ def _parser() -> argparse.ArgumentParser:
 def _install(families: Sequence[str], environment: Mapping[str, str], ends_at: float) -> dict[str, float]:
     """The seconds that each engine's install took, by the engine's name; Skipped if one fails."""
     took: dict[str, float] = {}
-    for family in families:
-        pin = FAMILIES[family].engine
-        if pin.name not in took:
-            began_at = time.monotonic()
-            _install_one(family, environment, ends_at)
-            took[pin.name] = time.monotonic() - began_at
+    for pin in dict.fromkeys(PINS[family] for family in families):
+        began_at = time.monotonic()
+        _install_one(next(name for name in FAMILIES if PINS[name] == pin), environment, ends_at)
+        took[pin.name] = time.monotonic() - began_at
     return took
 
 
@@ -188,15 +203,15 @@ def _read(path: Path, code: int | None) -> Report:
 def _table(families: Sequence[str], installs: Mapping[str, float], report: Report) -> str:
     """A line a family."""
     head = ("family", "engine", "install s", "start s", "samples", "killed, resumed", "same texts")
-    rows: list[tuple[str, ...]] = [(*head, "none left", "prompt ids", "memory GB")]
+    rows: list[tuple[str, ...]] = [(*head, "two images", "none left", "prompt ids", "memory GB")]
     rows += [tuple(_cells(family, installs, report)) for family in families]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)])
 
 
 def _cells(family: str, installs: Mapping[str, float], report: Report) -> Iterator[str]:
-    pin = FAMILIES[family].engine
-    told = report.told.get(f"{RUN_TEST}[{family}]", {})
+    pin = PINS[family]
+    told = report.told.get(f"{report.run_test(family)}[{family}]", {})
     yield family
     yield f"{pin.name} {pin.gpu_version if gpus(os.environ) else pin.cpu_version}"
     yield f"{installs[pin.name]:.0f}"
@@ -204,6 +219,7 @@ def _cells(family: str, installs: Mapping[str, float], report: Report) -> Iterat
         yield told.get(name, "-")
     yield f"{told.get('resumed', 'no')}, at {told['stored_at_kill']}" if "stored_at_kill" in told else "-"
     yield f"{told['same_texts']} of {told['samples']}" if "same_texts" in told else "-"
+    yield told.get("images", "-")
     yield told.get("nobody_left", "-")
     yield {"passed": "equal", "failed": "FAILED"}.get(report.of(PROMPT_TEST, family), "-")
     yield told.get("memory_gb", "-")

@@ -1,4 +1,4 @@
-"""Every family's engine reads, token for token, the prompt that the authors' loader feeds."""
+"""An engine reads, token for token, the prompt that the authors' loader feeds; of a newer family, its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from tests.proofs.engines.conftest import engine_of
 from vlsb.engines.launch import RunningServer
 from vlsb.engines.lease import engine_lease
+from vlsb.engines.own_prompt import check_own_prompt
 from vlsb.engines.plan import ServerPlan, Wishes
 from vlsb.engines.prompt_check import check_parity, engine_ids, expected_ids
 from vlsb.errors import ServerError
@@ -55,3 +56,22 @@ async def _tell_apart(server: RunningServer, plan: ServerPlan, expected: tuple[i
     other = replace(plan, model=bare)
     with pytest.raises(ServerError, match=f"{len(found)} ids where {len(expected)} are expected"):
         await check_parity(server, other, expected)
+
+
+@pytest.mark.parametrize("family", ["gemma3"])
+def test_a_second_bos_before_a_checkpoints_own_prompt_is_seen(
+    family: str, tiny: Callable[[str], Path], turn: None, engine_environment: Mapping[str, str]
+) -> None:
+    """What `add_special_tokens` does beside a template that writes the BOS itself."""
+    model = find_profile(family, None)
+    doubled = replace(model, protocol=replace(model.protocol, fields={"add_special_tokens": True}))
+    wishes = Wishes(weights=str(tiny(family)), engine=str(engine_of(model.engine).executable))
+
+    async def compare() -> None:
+        async with engine_lease(model, wishes, environment=engine_environment) as lease:
+            server = await lease.start()
+            assert not (await check_own_prompt(server, model, has_parser=False)).thinks
+            with pytest.raises(ServerError, match="with 2 BOS"):
+                await check_own_prompt(server, doubled, has_parser=False)
+
+    asyncio.run(compare())

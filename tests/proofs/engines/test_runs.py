@@ -1,4 +1,4 @@
-"""Every family on its real engine, by the command alone: run, killed, resumed, used as a judge.
+"""Every family of the paper on its real engine, by the command alone: run, killed, resumed, used as a judge.
 
 The weights are tiny and random, so texts mean nothing: what counts is that each sample has one, and the same
 one however often the run was interrupted.
@@ -7,159 +7,24 @@ one however often the run was interrupted.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any
 
-import psutil
 import pytest
 
-from tests.conftest import Finished, Vlsb
-from tests.proofs.engines.conftest import VARIABLE, engine_of
+from tests.proofs.engines.conftest import engine_of
+from tests.proofs.engines.desk import COMMAND_TIMEOUT_S, SAMPLES, Desk, Tell, marked, memory_told
 from vlsb.data import mini_root
-from vlsb.engines.registry import Places, find_running, read_records
+from vlsb.engines.registry import find_running
 from vlsb.judging.prompts import RESPONSE_FORMAT
 from vlsb.models.profile import FAMILIES
 
-SAMPLES = 30
 STORED_AT_KILL = 5
 # At this pace the rest of the run takes longer than any machine needs to see that some is stored.
 RPM_UNTIL_KILL = 60
-MARK = "VLSB_TEST_MARK"
-COMMAND_TIMEOUT_S = 400.0
-MEMORY_LIMIT_BYTES = 12 * 10**9
 # The old CPU engine answers differently each time, even alone and at temperature 0.
 UNSTEADY = frozenset({"mllama"})
-
-Tell = Callable[[str, object], None]
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    """The living processes that have the mark in their environment: `vlsb` and all that it started."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-class Memory(Thread):
-    """The most memory that the marked processes had together, shared pages counted once."""
-
-    def __init__(self, mark: str) -> None:
-        super().__init__(daemon=True)
-        self.peak_bytes = 0
-        self.is_over = Event()
-        self._mark = mark
-
-    def run(self) -> None:
-        while not self.is_over.wait(1.0):
-            total = 0
-            for process in marked(self._mark):
-                with suppress(psutil.Error):
-                    total += process.memory_full_info().pss
-            self.peak_bytes = max(self.peak_bytes, total)
-
-
-class Desk:
-    """A user's home whose engines are the tests', and commands typed there."""
-
-    def __init__(self, vlsb: Vlsb, folder: Path, data_home: Path, environment: Mapping[str, str]) -> None:
-        self.vlsb = vlsb
-        self.folder = folder
-        self.mark = uuid.uuid4().hex
-        self.variables = {
-            MARK: self.mark,
-            "XDG_DATA_HOME": str(data_home),
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            # An engine that renames its processes overwrites the environment that others see, the mark too.
-            "SPT_NOENV": "1",
-        }
-        self.places = Places.of({**environment, **self.variables})
-
-    def __call__(self, *words: str | Path, env: Mapping[str, str] | None = None) -> Finished:
-        """Run a command to its end."""
-        return self.vlsb(*words, env={**self.variables, **(env or {})}, timeout_s=COMMAND_TIMEOUT_S)
-
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
-        return self.vlsb.start(*words, env=self.variables)
-
-    def run_words(self, family: str, weights: Path, name: str, *more: str) -> list[str]:
-        words = ["run", "--model", family, "--weights", str(weights), "--data-root", str(mini_root())]
-        return [*words, "--judge", "demo", "--name", name, "--start-timeout", "300", *more]
-
-    def responses(self, name: str) -> list[dict[str, Any]]:
-        """What is stored of a run; a last line without its end is not stored."""
-        return self._rows(name, "responses.jsonl")
-
-    def failures(self, name: str) -> list[dict[str, Any]]:
-        return self._rows(name, "failures.jsonl")
-
-    def texts(self, name: str) -> dict[int, str]:
-        return {row["sample_id"]: row["text"] for row in self.responses(name)}
-
-    def summary(self, name: str) -> dict[str, Any]:
-        ended = self("report", self.folder / "outputs" / name, "--format", "json")
-        assert ended.rc == 0, ended.stderr
-        (summary,) = json.loads(ended.stdout)
-        assert isinstance(summary, dict)
-        return summary
-
-    def _rows(self, name: str, file: str) -> list[dict[str, Any]]:
-        path = self.folder / "outputs" / name / file
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
-
-    def await_responses(self, process: subprocess.Popen[str], name: str, count: int) -> None:
-        """Return when so many are stored, as the run goes on."""
-        ends_at = time.monotonic() + COMMAND_TIMEOUT_S
-        while len(self.responses(name)) < count:
-            if process.poll() is not None:
-                pytest.fail(f"the run ended before: {process.communicate()}")
-            assert time.monotonic() < ends_at, "the engine does not answer"
-            time.sleep(0.05)
-
-    def await_nobody(self) -> None:
-        """Return when no process with the mark is left."""
-        ends_at = time.monotonic() + 60.0
-        while left := marked(self.mark):
-            assert time.monotonic() < ends_at, f"still there: {left}"
-            time.sleep(0.2)
-        assert read_records(self.places) == []
-
-
-@pytest.fixture
-def desk(vlsb: Vlsb, tmp_path: Path, minimal_env: dict[str, str]) -> Iterator[Desk]:
-    engines = Path(os.environ[VARIABLE]).resolve()
-    desk = Desk(vlsb, tmp_path, engines.parents[1], minimal_env)
-    assert desk.places.engines == engines, f"{VARIABLE} must end in vlsb/engines"
-    yield desk
-    for process in marked(desk.mark):
-        with suppress(psutil.Error):
-            process.send_signal(signal.SIGKILL)
-
-
-@contextmanager
-def memory_told(desk: Desk, tell: Tell) -> Iterator[None]:
-    """Holds that the memory stays below the limit, and tells the peak."""
-    memory = Memory(desk.mark)
-    memory.start()
-    try:
-        yield
-    finally:
-        memory.is_over.set()
-        memory.join()
-        tell("memory_gb", round(memory.peak_bytes / 10**9, 2))
-    assert 0 < memory.peak_bytes < MEMORY_LIMIT_BYTES
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -172,11 +37,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end_and_leaves_no_process(
         _run_straight(desk, family, weights, record_property)
         _kill(desk, family, weights, record_property)
         before = desk.responses("killed")
-        resumed = desk(*desk.run_words(family, weights, "killed", "--resume"))
+        resumed = desk(*desk.run_words(family, "killed", "--weights", weights, "--resume"))
 
     assert resumed.rc == 0, resumed.stderr
     assert desk.responses("killed")[: len(before)] == before
-    _holds_every_sample(desk, "killed")
+    desk.holds_every_sample("killed")
     record_property("resumed", "yes")
     desk.await_nobody()
     record_property("nobody_left", "yes")
@@ -188,19 +53,21 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end_and_leaves_no_process(
 def _run_straight(desk: Desk, family: str, weights: Path, tell: Tell) -> None:
     """The run that nothing happens to."""
     began_at = time.monotonic()
-    process = desk.start(*desk.run_words(family, weights, "straight"))
+    process = desk.start(*desk.run_words(family, "straight", "--weights", weights))
     desk.await_responses(process, "straight", 1)
     tell("start_s", round(time.monotonic() - began_at, 1))
     _, errors = process.communicate(timeout=COMMAND_TIMEOUT_S)
     assert process.returncode == 0, errors
-    _holds_every_sample(desk, "straight")
+    desk.holds_every_sample("straight")
     tell("samples", desk.summary("straight")["judged"])
     desk.await_nobody()
 
 
 def _kill(desk: Desk, family: str, weights: Path, tell: Tell) -> None:
     """SIGKILL for `vlsb` in the middle of a run: the engine goes with it."""
-    process = desk.start(*desk.run_words(family, weights, "killed", "--rpm", str(RPM_UNTIL_KILL)))
+    process = desk.start(
+        *desk.run_words(family, "killed", "--weights", weights, "--rpm", str(RPM_UNTIL_KILL))
+    )
     desk.await_responses(process, "killed", STORED_AT_KILL)
     engine = FAMILIES[family].engine
     prefix = str(engine_of(engine).prefix)
@@ -215,17 +82,6 @@ def _kill(desk: Desk, family: str, weights: Path, tell: Tell) -> None:
     stored = len(desk.responses("killed"))
     assert STORED_AT_KILL <= stored < SAMPLES
     tell("stored_at_kill", stored)
-
-
-def _holds_every_sample(desk: Desk, name: str) -> None:
-    """Each sample was answered once by the model, in as many tokens as it may take, and judged."""
-    rows = desk.responses(name)
-    assert sorted(row["sample_id"] for row in rows) == list(range(SAMPLES))
-    for row in rows:
-        assert row["text"].strip()
-        assert row["finish_reason"] in ("stop", "length")
-        assert 1 <= row["usage"]["output_tokens"] <= 128
-    assert desk.summary(name)["judged"] == SAMPLES
 
 
 # What a model of random weights is pushed to: to end each string, and to label 3 and "Unsafe", which agree.
@@ -261,7 +117,7 @@ def test_a_server_that_stays_answers_runs_and_judges_in_the_schema_that_it_is_gi
 
     assert used.rc == 0, used.stderr
     assert "Using the server" in used.stderr
-    _holds_every_sample(desk, "used")
+    desk.holds_every_sample("used")
     assert pushed.rc == 0, pushed.stderr
     assert desk.summary("pushed")["outcomes"]["unsafe"] == SAMPLES
     record_property("verdicts", SAMPLES)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.proofs.engines.conftest import engine_of
 from tests.support import GOLDEN
-from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, EnginePin, shipped_config
+from vlsb.models.profile import CURRENT, FAMILIES, GENERIC, MLLAMA, NEWER, EnginePin, ModelProfile
 
 LISTS = GOLDEN / "engine_options"
 READ = """
@@ -22,9 +22,10 @@ except ImportError:
     from vllm.utils import FlexibleArgumentParser
 main = FlexibleArgumentParser()
 ServeSubcommand().subparser_init(main.add_subparsers(dest="command"))
-read = main.parse_args(["serve", "--config", sys.argv[1]])
 names = ("model", "dtype", "max_model_len", "limit_mm_per_prompt", "generation_config", "seed", "load_format")
-print(json.dumps({name: getattr(read, name) for name in names}))
+for words in map(json.loads, sys.argv[1:]):
+    read = main.parse_args(["serve", *words])
+    print(json.dumps({name: getattr(read, name) for name in names}))
 """
 
 
@@ -43,15 +44,21 @@ def said(pin: EnginePin, *arguments: str) -> list[str]:
     return [line for line in finished.stdout.splitlines() if not line.startswith(("INFO ", "WARNING "))]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_engine_reads_the_familys_file(family: str) -> None:
-    row = FAMILIES[family]
+@pytest.mark.parametrize("pin", [CURRENT, MLLAMA], ids=lambda pin: pin.name)
+def test_an_engine_reads_the_files_of_its_families(pin: EnginePin) -> None:
+    rows = [row for row in (*FAMILIES.values(), *NEWER.values(), ModelProfile(GENERIC)) if row.engine == pin]
+    # What serves any checkpoint names none.
+    words = [[*([] if row.is_local else ["org/name"]), "--config", str(row.config)] for row in rows]
 
-    read = json.loads(said(row.engine, "-c", READ, str(shipped_config(f"{family}.yaml")))[-1])
+    found = said(pin, "-c", READ, *map(json.dumps, words))[-len(rows) :]
 
-    assert (read["model"], read["dtype"], read["limit_mm_per_prompt"]["image"]) == (row.weights, row.dtype, 1)
-    assert (read["generation_config"], read["seed"], read["load_format"]) == ("auto", 0, "safetensors")
-    assert read["max_model_len"] >= 4096
+    for row, line in zip(rows, found, strict=True):
+        read = json.loads(line)
+        assert (read["dtype"], read["limit_mm_per_prompt"]["image"]) == (row.dtype, 1)
+        assert (read["generation_config"], read["seed"], read["load_format"]) == ("auto", 0, "safetensors")
+        assert read["max_model_len"] >= 4096
+        if row.is_local:
+            assert read["model"] == row.weights
 
 
 @pytest.mark.parametrize("pin", [CURRENT, MLLAMA], ids=lambda pin: pin.name)

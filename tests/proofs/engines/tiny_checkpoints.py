@@ -18,9 +18,10 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sentencepiece
@@ -129,9 +130,22 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def byte_level_vocabulary(
-    folder: Path, *, special: Sequence[str], bos: str | None, eos: str, pad: str, template: str
+    folder: Path,
+    *,
+    special: Sequence[str],
+    bos: str | None,
+    eos: str,
+    pad: str,
+    template: str,
+    plain: Sequence[str] = (),
+    roles: Mapping[str, str] = MappingProxyType({}),
+    length: int = POSITIONS,
 ) -> dict[str, int]:
-    """Write a byte-level tokenizer whose special tokens come last, as Llama 3's and Qwen's do."""
+    """Write a byte-level tokenizer whose special tokens come last, as Llama 3's and Qwen's do.
+
+    `plain` tokens are added behind them and belong to the text. `roles` are the attributes by which a
+    processor asks the tokenizer for a token (`image_token`).
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -141,6 +155,7 @@ def byte_level_vocabulary(
     )
     tokenizer.train_from_iterator(LINES, trainer)
     tokenizer.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in special])
+    tokenizer.add_tokens([AddedToken(each, special=False, normalized=False) for each in plain])
     ids = tokenizer.get_vocab(with_added_tokens=True)
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -149,17 +164,19 @@ def byte_level_vocabulary(
     tokenizer.save(str(folder / "tokenizer.json"))
     named = {"eos_token": eos, "pad_token": pad} | ({"bos_token": bos} if bos else {})
     write_json(folder / "special_tokens_map.json", named)
-    plain = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+    unchanged = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
     settings = {
         "added_tokens_decoder": {
-            str(ids[each]): {"content": each, **plain, "special": True} for each in special
+            str(ids[each]): {"content": each, **unchanged, "special": each in special}
+            for each in (*special, *plain)
         },
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": POSITIONS,
+        "model_max_length": length,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    write_json(folder / "tokenizer_config.json", named | settings)
+    asked = {"extra_special_tokens": dict(roles), **roles} if roles else {}
+    write_json(folder / "tokenizer_config.json", named | settings | asked)
     write_template(folder, template)
     return ids
 
@@ -222,7 +239,7 @@ def llama_vocabulary(folder: Path) -> dict[str, int]:
 # Weights.
 
 
-def draw(model: torch.nn.Module) -> None:
+def draw(model: torch.nn.Module, embedding_spread: float = 0.5) -> None:
     """Fill every parameter from one seeded generator.
 
     Wider than usual: with 0.02 a model this small has nearly the same scores for all tokens.
@@ -238,7 +255,7 @@ def draw(model: torch.nn.Module) -> None:
             elif name.endswith(".bias"):
                 weight.zero_()
             elif weight.dim() < 2 or "embed" in name:
-                weight.normal_(0.0, 0.5, generator=generator)
+                weight.normal_(0.0, embedding_spread, generator=generator)
             else:
                 weight.normal_(0.0, 1.2 / math.sqrt(math.prod(weight.shape[1:])), generator=generator)
 
@@ -248,7 +265,7 @@ def is_readable(piece: str) -> bool:
     text = piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").replace(
         "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", " "
     )
-    return text.isascii() and text.isprintable() and not text.startswith("<")
+    return text.isascii() and text.isprintable() and not text.startswith(("<", "["))
 
 
 def keep_replies_readable(head: torch.Tensor, ids: Mapping[str, int], eos: str) -> None:
@@ -294,6 +311,7 @@ class Files:
     generation: Mapping[str, Any]
     preprocessor: Mapping[str, Any]
     processor: Mapping[str, Any] = field(default_factory=dict)
+    video: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         named = {
@@ -301,6 +319,7 @@ class Files:
             "generation_config.json": self.generation,
             "preprocessor_config.json": self.preprocessor,
             "processor_config.json": self.processor,
+            "video_preprocessor_config.json": self.video,
         }
         for name, fields in named.items():
             if fields:
@@ -699,15 +718,15 @@ WRITERS = {
 }
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Write the checkpoints of the families that are named, or all."""
+def write_all(writers: Mapping[str, Callable[[Path], object]], arguments: Sequence[str]) -> None:
+    """Write the checkpoints of the families that are named behind the folder, or all."""
     root, *families = arguments
-    for family in families or WRITERS:
+    for family in families or writers:
         folder = Path(root) / family
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        WRITERS[family](folder)
+        writers[family](folder)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    write_all(WRITERS, sys.argv[1:])

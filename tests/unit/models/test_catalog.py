@@ -9,7 +9,7 @@ import pytest
 
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import MAX_CONFIG_BYTES, find_profile, load_catalog, read_config
-from vlsb.models.profile import FAMILIES, ModelProfile
+from vlsb.models.profile import FAMILIES, GENERIC, NEWER, OWN_TEMPLATE, ModelProfile
 
 
 def own(folder: Path, name: str, text: str = "seed: 0\n") -> Path:
@@ -26,13 +26,56 @@ def complaint(folder: Path) -> str:
     return caught.value.message
 
 
-def test_our_own_are_the_five_families_and_the_two_checkpoints_of_the_authors() -> None:
+def test_our_own_are_the_papers_families_the_two_checkpoints_of_the_authors_and_the_newer_families() -> None:
     catalog = load_catalog(None)
 
-    assert list(catalog) == [*FAMILIES, "qwen2vl_vlguard", "qwen2vl_saferlhf"]
-    assert {name: model.weights for name, model in catalog.items() if name in FAMILIES} == {
-        name: family.weights for name, family in FAMILIES.items()
-    }
+    assert list(catalog) == [*FAMILIES, "qwen2vl_vlguard", "qwen2vl_saferlhf", *NEWER]
+    for name, family in {**FAMILIES, **NEWER}.items():
+        assert catalog[name] == family
+
+
+def test_only_the_papers_families_are_asked_as_the_authors_ask() -> None:
+    assert all(family.is_of_the_paper and family.prompt_source != "own" for family in FAMILIES.values())
+    for family in NEWER.values():
+        assert not family.is_of_the_paper
+        assert (family.protocol, family.prompt_source) == (OWN_TEMPLATE, "own")
+
+
+@pytest.mark.parametrize(
+    ("typed", "weights"),
+    [
+        ("qwen3-vl", "Qwen/Qwen3-VL-8B-Instruct"),
+        ("Qwen3-VL-4B", "Qwen/Qwen3-VL-4B-Instruct"),
+        ("qwen3-vl-4b-thinking", "Qwen/Qwen3-VL-4B-Thinking"),
+        ("Qwen2.5-VL-7B", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ("gemma-3-27b-it", "google/gemma-3-27b-it"),
+        ("google/gemma-3-12b-it", "google/gemma-3-12b-it"),
+        ("InternVL3-8B", "OpenGVLab/InternVL3-8B-hf"),
+        ("llava-onevision", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
+        ("Mistral-Small-3.1-24B", "mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
+        ("MiniCPM-V-4.6", "openbmb/MiniCPM-V-4.6"),
+        ("Llama-4-Scout-17B-16E", "meta-llama/Llama-4-Scout-17B-16E-Instruct"),
+        ("kimi-vl", "moonshotai/Kimi-VL-A3B-Instruct"),
+        ("pixtral-12b", "mistral-community/pixtral-12b"),
+    ],
+)
+def test_a_newer_model_is_found_by_its_name_as_people_type_it(typed: str, weights: str) -> None:
+    found = find_profile(typed, None)
+
+    assert found.weights == weights
+    assert found.family in NEWER
+
+
+def test_any_id_of_the_hub_and_any_folder_is_a_generic_model(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}", "utf-8")
+
+    on_hub = find_profile("hf://someone/new-vlm@abc123", None)
+    here = find_profile(str(tmp_path / "mine"), None)
+
+    assert (on_hub.family, on_hub.weights, on_hub.revision) == (GENERIC, "someone/new-vlm", "abc123")
+    assert (here.name, here.family, here.weights) == ("mine", GENERIC, str(tmp_path / "mine"))
+    assert find_profile("someone/new-vlm", None).protocol == here.protocol == OWN_TEMPLATE
 
 
 @pytest.mark.parametrize(
@@ -54,6 +97,7 @@ def test_a_hosted_models_name_is_no_local_model() -> None:
 
     assert not found.is_local
     assert found == ModelProfile("gpt-4o")
+    assert find_profile("openai/gpt-4o", None, is_served=True) == ModelProfile("openai/gpt-4o")
 
 
 def test_a_users_own_file_is_a_model_of_its_family(tmp_path: Path) -> None:
@@ -101,7 +145,14 @@ def test_a_file_whose_name_says_no_family_is_named(tmp_path: Path, name: str) ->
 
     assert str(tmp_path / name) in said
     assert "NAME.<family>.yaml" in said
-    assert all(family in said for family in FAMILIES)
+    assert all(family in said for family in (*FAMILIES, *NEWER, GENERIC))
+
+
+def test_a_generic_file_must_name_its_weights(tmp_path: Path) -> None:
+    assert "needs a line `model:`" in complaint(own(tmp_path, "mine.generic.yaml"))
+
+    (tmp_path / "mine.generic.yaml").write_text("model: someone/new-vlm\n", "utf-8")
+    assert find_profile("mine", tmp_path).weights == "someone/new-vlm"
 
 
 @pytest.mark.parametrize("name", ["llava_hf", "qwen2vl_vlguard"])

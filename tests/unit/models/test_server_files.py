@@ -1,4 +1,4 @@
-"""The engine configs in `servers`: every key is an option of its engine, and every value the paper's."""
+"""The engine configs in `servers`: every key is an option of its engine, every value one of the profile."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ import vlsb
 from tests.support import GOLDEN
 from vlsb.engines.vllm_options import ALIASES, BARE_FLAGS, CANNOT_CHANGE_AN_ANSWER, RESERVED, option_words
 from vlsb.models.catalog import load_catalog, read_config
-from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, PROFILES, shipped_config
+from vlsb.models.profile import CURRENT, FAMILIES, GENERIC, MLLAMA, NEWER, PROFILES, shipped_config
 
 SERVERS = Path(vlsb.__file__).parents[1] / "servers"
 VERSIONS = {
     CURRENT.name: sorted({CURRENT.gpu_version, CURRENT.cpu_version}),
     MLLAMA.name: sorted({MLLAMA.gpu_version, MLLAMA.cpu_version}),
 }
+ENGINES = {
+    **{name: family.engine for name, family in {**FAMILIES, **NEWER}.items()},
+    GENERIC: CURRENT,
+}
+"""The engine of each file, by the file's name."""
 SENTENCE = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the human's questions."
@@ -53,9 +58,9 @@ def settings(family: str) -> dict[str, Any]:
     return read_config(SERVERS / f"{family}.yaml")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENGINES)
 def test_every_key_is_an_option_of_every_version_that_serves_the_family(family: str) -> None:
-    for version in VERSIONS[FAMILIES[family].engine.name]:
+    for version in VERSIONS[ENGINES[family].name]:
         options = engine_options(version)
 
         assert set(settings(family)) <= set(options)
@@ -63,21 +68,46 @@ def test_every_key_is_an_option_of_every_version_that_serves_the_family(family: 
             assert isinstance(value, bool) == options[name].is_flag
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_file_says_the_papers_settings(family: str) -> None:
-    row, found = FAMILIES[family], settings(family)
-    pictures = found["limit-mm-per-prompt"]
+@pytest.mark.parametrize("family", ENGINES)
+def test_a_file_leaves_answers_to_the_checkpoint_and_runs_nobodys_code(family: str) -> None:
+    found = settings(family)
+    images = found["limit-mm-per-prompt"]
+
+    assert (yaml.safe_load(images) if isinstance(images, str) else images)["image"] == 1
+    assert (found["seed"], found["generation-config"], found["load-format"]) == (0, "auto", "safetensors")
+    assert not {"trust-remote-code", "quantization"} & set(found)
+    # What InternVL's processor does anyway: without it the engine counts one tile.
+    expected = {"crop_to_patches": True} if family == "internvl3" else None
+    assert found.get("mm-processor-kwargs") == expected
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *NEWER])
+def test_a_file_has_its_profiles_weights_and_template(family: str) -> None:
+    """Of the paper's families: the authors' own."""
+    row, found = PROFILES[family], settings(family)
 
     assert (found["model"], found["dtype"]) == (row.weights, row.dtype)
-    assert (yaml.safe_load(pictures) if isinstance(pictures, str) else pictures)["image"] == 1
-    assert (found["seed"], found["generation-config"], found["load-format"]) == (0, "auto", "safetensors")
     assert found.get("chat-template") == row.chat_template
-    # The checkpoint's own picture limits and nobody else's code.
-    assert not {"mm-processor-kwargs", "trust-remote-code", "quantization"} & set(found)
 
 
-def test_no_video_is_planned_for_where_the_engine_would() -> None:
-    assert settings("qwen2vl")["limit-mm-per-prompt"] == {"image": 1, "video": 0}
+@pytest.mark.parametrize("family", NEWER)
+def test_a_newer_familys_largest_image_fits_with_question_and_answer(family: str) -> None:
+    assert settings(family)["max-model-len"] >= NEWER[family].image_tokens + 512 + 128
+
+
+@pytest.mark.parametrize("family", [*NEWER, GENERIC])
+def test_a_judge_of_a_newer_family_spends_no_tokens_on_blanks(family: str) -> None:
+    assert settings(family)["structured-outputs-config"] == {
+        "backend": "xgrammar",
+        "disable_any_whitespace": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "family", ["qwen2vl", "qwen2_5_vl", "qwen3_vl", "internvl3", "llava_onevision", "minicpm_v"]
+)
+def test_no_video_is_planned_for_where_the_engine_would(family: str) -> None:
+    assert settings(family)["limit-mm-per-prompt"] == {"image": 1, "video": 0}
 
 
 def test_the_old_engines_file_has_nothing_nested() -> None:
@@ -89,7 +119,7 @@ def test_the_old_engine_writes_no_prompt_into_its_log() -> None:
     assert settings("mllama")["disable-log-requests"] is True
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENGINES)
 def test_every_line_says_where_its_value_comes_from(family: str) -> None:
     lines = (SERVERS / f"{family}.yaml").read_text("utf-8").splitlines()
     first = next(number for number, line in enumerate(lines) if re.match(r"[a-z]", line))
@@ -102,8 +132,8 @@ def test_every_line_says_where_its_value_comes_from(family: str) -> None:
     assert uncommented == []
 
 
-def test_there_is_a_file_for_each_family_and_none_besides() -> None:
-    assert {path.stem for path in SERVERS.glob("*.yaml")} == set(FAMILIES)
+def test_there_is_a_file_for_each_family_and_one_for_any_other_checkpoint() -> None:
+    assert {path.stem for path in SERVERS.glob("*.yaml")} == set(ENGINES)
 
 
 def test_the_table_names_each_model_with_its_weights_and_engine() -> None:
@@ -121,6 +151,7 @@ def test_the_table_names_each_model_with_its_weights_and_engine() -> None:
         assert f"`{catalog[name].weights}`" in cells[1]
         assert all(version in cells[3] for version in VERSIONS[row.engine.name])
         assert f"{row.gpu_memory_bytes // 1024**3} GiB" in cells[4]
+        assert ("own chat template" in cells[2]) is not row.is_of_the_paper
 
 
 def test_the_original_llava_template_has_its_sentence_and_no_bos() -> None:
@@ -161,10 +192,10 @@ def test_what_cannot_change_an_answer_and_what_is_reserved_are_options_of_an_eng
     assert len(CANNOT_CHANGE_AN_ANSWER) < len(known) / 3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENGINES)
 def test_a_file_is_written_as_words_that_its_engine_knows(family: str) -> None:
     words = option_words(settings(family))
     options = {word.removeprefix("--") for word in words if word.startswith("--")}
 
-    for version in VERSIONS[FAMILIES[family].engine.name]:
+    for version in VERSIONS[ENGINES[family].name]:
         assert options <= set(engine_options(version))

@@ -1,0 +1,138 @@
+"""The families that came after the paper, and what has no family here, each on the real engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import write_dataset
+from tests.proofs.engines.conftest import NEWER_CHECKPOINTS, engine_of
+from tests.proofs.engines.desk import COMMAND_TIMEOUT_S, Desk, Tell, marked, memory_told
+from vlsb.engines.own_prompt import canary_image
+from vlsb.models.profile import CURRENT, NEWER
+
+SAMPLES = 6
+# Asked of two images by samples 0 and 1.
+SAME_QUESTION = "What is shown here? Name its two colours."
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+THINKS = "qwen3_vl_think"
+BRINGS_CODE = {"kimi_vl": "processing_kimi_vl.py", "internvl_chat": "configuration_internvl_chat.py"}
+TRUSTED = ("--", "--trust-remote-code")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples 0 and 1 ask the same of two images; the others' images are large, narrow and small."""
+    root = write_dataset(
+        tmp_path_factory.mktemp("images"),
+        SAMPLES,
+        changes={number: {"instruction": SAME_QUESTION} for number in (0, 1)},
+    )
+    for number, color in enumerate(((40, 80, 200), (30, 160, 60))):
+        (root / "imgs" / f"{number}.png").write_bytes(canary_image(color))
+    for number, size in ((2, (1600, 1200)), (3, (120, 900)), (4, (32, 32))):
+        Image.linear_gradient("L").resize(size).convert("RGB").save(root / "imgs" / f"{number}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _engine() -> None:
+    engine_of(CURRENT)
+
+
+@pytest.mark.parametrize("family", [each for each in NEWER_CHECKPOINTS if each != THINKS])
+def test_a_newer_family_answers_by_its_folder_as_by_its_name_and_sees_the_image(
+    family: str, images: Path, tiny: Callable[[str], Path], turn: None, desk: Desk, record_property: Tell
+) -> None:
+    """What has no name here answers by its folder twice."""
+    weights = tiny(family)
+    named = [family, "named", "--weights", weights] if family in NEWER else [weights, "named"]
+    more = TRUSTED if family in BRINGS_CODE else ()
+
+    with memory_told(desk, record_property):
+        began_at = time.monotonic()
+        process = desk.start(*desk.run_words(weights, "folder", *more, data=images))
+        desk.await_responses(process, "folder", 1)
+        record_property("start_s", round(time.monotonic() - began_at, 1))
+        _, errors = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        by_name = desk(*desk.run_words(*named, *more, data=images))
+
+    assert process.returncode == 0, errors
+    assert by_name.rc == 0, by_name.stderr
+    desk.holds_every_sample("folder", SAMPLES)
+    record_property("samples", SAMPLES)
+    texts = desk.texts("folder")
+    same = sum(desk.texts("named")[each] == text for each, text in texts.items())
+    record_property("same_texts", same)
+    assert same == SAMPLES
+    assert texts[0] != texts[1]
+    record_property("images", "told apart")
+    desk.await_nobody()
+    record_property("nobody_left", "yes")
+
+
+@pytest.mark.parametrize("family", [THINKS])
+def test_a_thought_that_never_closes_is_no_answer(
+    family: str, images: Path, tiny: Callable[[str], Path], turn: None, desk: Desk
+) -> None:
+    ended = desk(*desk.run_words(tiny(family), "thinks", data=images))
+
+    assert ended.rc == 4, ended.stderr
+    assert desk.responses("thinks") == []
+    assert len(desk.failures("thinks")) == SAMPLES
+    assert desk.summary("thinks")["judged"] == 0
+
+
+@pytest.mark.parametrize("family", BRINGS_CODE)
+def test_code_of_a_checkpoint_is_named_and_not_run_unless_asked_for(
+    family: str, tiny: Callable[[str], Path], desk: Desk, tmp_path: Path
+) -> None:
+    weights, trace = tmp_path / family, tmp_path / "trace"
+    shutil.copytree(tiny(family), weights)
+    code = weights / BRINGS_CODE[family]
+    code.write_text(f"open({str(trace)!r}, 'w').close()\n{code.read_text()}")
+
+    ended = desk(*desk.run_words(weights, "untrusted"))
+
+    assert ended.rc == 2, ended.stderr
+    assert "--trust-remote-code" in ended.stderr
+    assert code.name in ended.stderr
+    assert not trace.exists()
+    assert marked(desk.mark) == []
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"])
+def test_an_id_of_the_hub_is_served_from_its_cache_at_its_commit(
+    family: str, images: Path, tiny: Callable[[str], Path], turn: None, desk: Desk, tmp_path: Path
+) -> None:
+    repository = tmp_path / "hub" / "models--someone--new-vlm"
+    shutil.copytree(tiny(family), repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    desk.variables["HF_HUB_CACHE"] = str(tmp_path / "hub")
+
+    ended = desk(*desk.run_words("someone/new-vlm", "cached", data=images))
+
+    assert ended.rc == 0, ended.stderr
+    desk.holds_every_sample("cached", SAMPLES)
+    assert COMMIT in (tmp_path / "outputs" / "cached" / "run.json").read_text()
+
+
+def test_an_architecture_that_no_engine_knows_is_named_before_anything_starts(
+    desk: Desk, tmp_path: Path
+) -> None:
+    weights = tmp_path / "nobodys"
+    weights.mkdir()
+    (weights / "config.json").write_text(json.dumps({"architectures": ["NobodysForConditionalGeneration"]}))
+
+    ended = desk(*desk.run_words(weights, "unknown"))
+
+    assert ended.rc == 2, ended.stderr
+    assert "does not know NobodysForConditionalGeneration" in ended.stderr
+    assert marked(desk.mark) == []
