@@ -34,7 +34,7 @@ FAKE_ENGINE_LEDGER     folder in which the counts of KILLS, DIE_AFTER and BUSY s
                        it each process counts for itself
 FAKE_ENGINE_ANSWER     text of every answer
 FAKE_ENGINE_MODELS     comma-separated ids that /v1/models lists instead of its own (somebody else's server)
-FAKE_ENGINE_PROMPT_IDS JSON list that /tokenize reports (default: one id a word and 16 for a picture)
+FAKE_ENGINE_PROMPT_IDS JSON list that /tokenize reports (default: 16 ids for an image, see `_prompt_ids`)
 FAKE_ENGINE_BOS        how many BOS a chat's prompt begins with (default 1, as its tokenizer has it)
 FAKE_ENGINE_TEMPLATE   what its chat template makes of the instruction (default "{}", e.g. "{} {}")
 FAKE_ENGINE_BLIND      any text: images have no part in log-probabilities ("tokens": they have no ids either)
@@ -292,6 +292,7 @@ class Engine(ThreadingHTTPServer):
             raise SystemExit(1) from error
         self.weights = (options.get("model") or ["unnamed"])[0]
         self.names = options.get("served-model-name") or [self.weights]
+        self.names += [each.partition("=")[0] for each in options.get("lora-modules", ())]
         self.has_parser = "reasoning-parser" in options
         self.max_model_len = int((options.get("max-model-len") or ["4096"])[0])
         self.key = os.environ.get("VLLM_API_KEY")
@@ -452,7 +453,9 @@ def _instruction(request: dict[str, Any]) -> str:
 
 
 def _prompt_ids(request: dict[str, Any]) -> list[int]:
-    """An id a character, so that a prompt can be read back."""
+    """An id a character, so that a prompt can be read back; an id a word for the paper's families."""
+    if "messages" in request and request.get("add_special_tokens") is not False:
+        return list(range(1, 1 + _prompt_tokens(request)))
     if "messages" not in request:
         return [ord(BOS)] * bool(request.get("add_special_tokens", True)) + list(map(ord, request["prompt"]))
     ids = [ord(BOS)] * int(_wish("BOS", "1"))

@@ -51,6 +51,7 @@ ENTRIES = {
     "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
     "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
+    "models": Entry("models", "models_app", "List the models that have a name, or show one."),
     "doctor": Entry(
         "doctor", "doctor_command", "Say what is ready on this machine, and how to get the rest."
     ),

@@ -25,7 +25,7 @@ from vlsb.steps import Step
 engine_app = typer.Typer(no_args_is_help=True, help="List, install and stop local engines.")
 
 FamilyName = Annotated[
-    str, typer.Argument(metavar="FAMILY", help="llava, llava_hf, llava_next, qwen2vl or mllama.")
+    str, typer.Argument(metavar="FAMILY", help="A name of `vlsb models`, such as llava_next or qwen3_vl.")
 ]
 ServerNames = Annotated[
     list[str] | None,

@@ -91,6 +91,15 @@ JudgeRetry = Annotated[
     list[str] | None,
     _run_option("retry", help="Do this outcome again too (judge_refused, judge_invalid, ...)."),
 ]
+ServersDir = Annotated[Path | None, _run_option("servers_dir")]
+# Its own variable: VLSB_FORMAT names a format of `vlsb report`.
+ModelsFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option("How to write the list.", metavar="table|json", variable="VLSB_MODELS_FORMAT"),
+    ),
+]
 Resume = Annotated[bool, _run_option("resume")]
 Revision = Annotated[str | None, _run_option("revision")]
 SubCategory = Annotated[list[str] | None, _run_option("sub_category")]

@@ -12,18 +12,18 @@ from vlsb.errors import VlsbError
 from vlsb.evaluation.options import RunOptions
 
 ServedName = Annotated[
-    str, typer.Argument(metavar="NAME", help="llava, llava_hf, llava_next, qwen2vl, mllama, or one of yours.")
+    str, typer.Argument(metavar="NAME", help="A name of `vlsb models`, org/name, a folder, or one of yours.")
 ]
 
 
 @opt.takes_run_options(
-    *("engine_options", "weights", "revision", "dtype", "tensor_parallel_size", "gpus", "engine"),
-    *("servers_dir", "start_timeout", "yes", "display"),
+    *("engine_options", "weights", "revision", "dtype", "tensor_parallel_size", "quantization", "lora"),
+    *("trust_remote_code", "gpus", "engine", "servers_dir", "start_timeout", "yes", "display"),
 )
 def serve_command(name: ServedName, port: opt.Port = None, detach: opt.Detach = False, **given: Any) -> int:
     """Serve a local model on this machine, for `vlsb run --model NAME` and for any OpenAI client.
 
-    NAME is llava, llava_hf, llava_next, qwen2vl, mllama, or one of yours.
+    NAME is one of `vlsb models`, an id on the Hugging Face Hub (org/name), a folder, or one of yours.
     """
     # Engines bring the HTTP stack, which the help page does not wait for.
     from vlsb.cli.serving import serve

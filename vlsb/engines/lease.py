@@ -36,7 +36,7 @@ from vlsb.engines.registry import (
 from vlsb.engines.supervisor import STOP_GRACE_S, Supervisor
 from vlsb.errors import ConfigError, EngineMissingError, ServerExitedError
 from vlsb.models.catalog import read_config
-from vlsb.models.profile import PROFILES, ModelProfile
+from vlsb.models.profile import GENERIC, PROFILES, ModelProfile
 from vlsb.models.providers import ENGINE_URL
 from vlsb.steps import OnProgress, Step, ignore, in_thread
 
@@ -267,7 +267,7 @@ class EngineLease:
             raise
         if is_own and found.parser_takes_answer:
             self.say(
-                f"{plan.model.name} does not think: its engine is started again without reasoning parser."
+                f"{plan.model.name}: the reasoning parser takes whole answers. Starting again without it."
             )
             await server.process.stop(STOP_GRACE_S)
             self.plan = plan.without_parser()
@@ -313,7 +313,7 @@ async def ready_engine(
     try:
         engine = await in_thread(
             lambda _: find_engine(
-                pin, wishes.engine, places, environment=environment, has_gpu=has_gpu, family=model.family
+                pin, wishes.engine, places, environment=environment, has_gpu=has_gpu, family=_installed_as(model)
             )
         )
     except EngineMissingError as error:
@@ -334,6 +334,11 @@ async def ready_engine(
         on_progress,
     )
     return ReadyEngine(built, wishes)
+
+
+def _installed_as(model: ModelProfile) -> str | None:
+    """The name by which `vlsb engine install` knows a model's engine; None for its usual one."""
+    return None if model.family == GENERIC else model.family
 
 
 async def plan_start(

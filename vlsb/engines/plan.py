@@ -28,7 +28,7 @@ from vlsb.models.profile import CODE_ARCHITECTURES, GENERIC, ModelProfile, shipp
 CPU_CACHE_GIB = 4
 ADAPTER_CONFIG = "adapter_config.json"
 # For the question and the chat template around it: VLSBench's longest instruction has 67 words.
-QUESTION_TOKENS = 1024
+QUESTION_TOKENS = 896
 # The engine takes an empty list for "any"; this name can never exist.
 NO_DOMAIN = "none.invalid"
 # With these an engine reads pickles, at the latest where it finds no safetensors.

@@ -21,6 +21,8 @@ from vlsb.store.state import (
     sent_images,
 )
 
+# Deviations under which a local family is asked otherwise than the authors do.
+_OF_ANOTHER_PROMPT = ("chat template", "--hf-overrides", "--mm-processor-kwargs", "--tokenizer")
 _DIGEST = re.compile(r"-[0-9a-f]{8}")
 
 
@@ -143,3 +145,9 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
         changed = sum(len(checksums) > 1 for checksums in sent_images(state).values())
         images = "1 image was" if changed == 1 else f"{changed or 'no'} images were"
         yield f"Changed images were accepted (--accept-changed-images): {images} sent in several versions."
+    if "engine.prompt" in manifest.settings:
+        yield f"The target was asked with its {manifest.settings['engine.prompt']}, on a local engine."
+    elif "engine.family" in manifest.settings and not any(
+        word in each.expose() for each in manifest.deviations for word in _OF_ANOTHER_PROMPT
+    ):
+        yield "The target was asked with the authors' prompt, on a local engine."
