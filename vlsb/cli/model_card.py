@@ -60,7 +60,10 @@ def _local(model: ModelProfile, *, is_offline: bool) -> Iterator[str]:
         }
     )
     if model.source_architecture is not None:
-        yield from ("", "Its original weights are converted before the first start: vlsb convert llava SRC DST")
+        yield from (
+            "",
+            "Its original weights are converted before the first start: vlsb convert llava SRC DST",
+        )
         return
     engine = Engine(Path("vllm"), version, None, is_cpu=not has_gpu, prefix=None)
     trusted = replace(wishes, revision=weights.commit if model.needs_code else None)

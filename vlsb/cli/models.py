@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,9 +40,7 @@ def list_command(
 
 
 @models_app.command("show")
-def show_command(
-    name: ShownName, servers_dir: opt.ServersDir = None, offline: opt.Offline = False
-) -> int:
+def show_command(name: ShownName, servers_dir: opt.ServersDir = None, offline: opt.Offline = False) -> int:
     """Show what a model is: its weights, memory, the engine's command line and the request it is sent."""
     # Engines bring the HTTP stack, which the list does not wait for.
     from vlsb.cli.model_card import model_card

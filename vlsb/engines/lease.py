@@ -313,7 +313,12 @@ async def ready_engine(
     try:
         engine = await in_thread(
             lambda _: find_engine(
-                pin, wishes.engine, places, environment=environment, has_gpu=has_gpu, family=_installed_as(model)
+                pin,
+                wishes.engine,
+                places,
+                environment=environment,
+                has_gpu=has_gpu,
+                family=_installed_as(model),
             )
         )
     except EngineMissingError as error:

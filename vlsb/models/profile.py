@@ -17,6 +17,7 @@ from vlsb.config import OPENAI_PROTOCOL, TargetProtocol
 
 GIB = 1024**3
 GENERIC = "generic"
+TINY = "tiny weights, on a CPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +107,21 @@ CODE_ARCHITECTURES = frozenset({"InternVLChatModel", "KimiVLForConditionalGenera
 class ModelProfile:
     """What a model's name means. The defaults are the generic profile: whatever checkpoint or endpoint it is.
 
-    `family` is the `--arch` of the authors' script that it is loaded as, or GENERIC. `protocol` is how it
-    is asked. The rest is for models that an engine here can serve, those with `weights` (an id on the
-    Hugging Face Hub or an absolute path): `architecture` is what the served checkpoint's config.json must
-    name ("": any), `source_architecture` what it names before conversion (None: served as published),
-    `dtype` what the authors' loader casts to, `chat_template` a file of `servers`, None for the
-    checkpoint's own. `prompt_source` is how the authors' loader makes a prompt: "original" splits the
-    literal one of LLaVA's own repository, "processor" asks the checkpoint's processor, which adds special
-    tokens unless its template has them already (`template_has_bos`). `gpu_memory_bytes` is what weights
-    and a useful cache need on one GPU, an estimate from the parameter count (0: unknown). `own_config` is
-    the user's engine config in the place of the shipped one.
+    `family` is the `--arch` of the authors' script, a newer family, or GENERIC. `protocol` is how it is
+    asked. The rest is for models that an engine here can serve, those with `weights`: an id on the Hugging
+    Face Hub (at `revision`) or an absolute path. `architecture` is what the served checkpoint's config.json
+    must name ("": any), `vision_type` the kind of its vision tower where that tells families apart,
+    `source_architecture` what it names before conversion (None: served as published). `dtype` is what the
+    authors' loader casts to, or what the weights are stored in; `cpu_dtype` what a CPU can run.
+    `chat_template` is a file of `servers`, None for the checkpoint's own. `prompt_source` is what its prompt
+    is held against: "original" splits the literal one of LLaVA's own repository, "processor" asks the
+    checkpoint's processor, which adds special tokens unless its template has them already
+    (`template_has_bos`), "own" means a chat template that has no authors' prompt beside it.
+    `gpu_memory_bytes` is what weights and a useful cache need, an estimate from the parameter count (0:
+    unknown), `image_tokens` the most tokens that one image takes (0: unknown). `needs_code`: its repository's
+    own Python must run. `reasoning_parser` is the engine's, for those of its checkpoints that think.
+    `checkpoints` are published ones, found by the last part of their ids. `tried_with` says what weights its
+    engine config was started with. `own_config` is the user's engine config in the place of the shipped one.
     """
 
     name: str
@@ -137,6 +143,7 @@ class ModelProfile:
     needs_code: bool = False
     reasoning_parser: str | None = None
     checkpoints: tuple[str, ...] = ()
+    tried_with: str = ""
     own_config: Path | None = None
 
     @property
@@ -150,10 +157,9 @@ class ModelProfile:
         return self.family in FAMILIES
 
     def serves(self, architectures: Sequence[str], vision_type: str | None) -> bool:
-        """Whether a checkpoint whose config.json names these is one of this family's."""
-        if None not in (self.vision_type, vision_type) and self.vision_type != vision_type:
-            return False
-        return self.architecture in architectures or self.source_architecture in architectures
+        """Whether a checkpoint whose config.json names these can be served as this family."""
+        is_of_tower = None in (self.vision_type, vision_type) or self.vision_type == vision_type
+        return is_of_tower and self.architecture in architectures
 
     @property
     def config(self) -> Path:
@@ -173,6 +179,7 @@ _IMAGE_FIRST = TargetProtocol("", image_first=True)
 _LLAVA = ModelProfile(
     name="llava",
     family="llava",
+    tried_with=TINY,
     architecture="LlavaForConditionalGeneration",
     source_architecture="LlavaLlamaForCausalLM",
     weights="liuhaotian/llava-v1.5-7b",
@@ -185,6 +192,7 @@ _LLAVA = ModelProfile(
 _LLAVA_HF = ModelProfile(
     name="llava_hf",
     family="llava_hf",
+    tried_with=TINY,
     architecture="LlavaForConditionalGeneration",
     vision_type="clip_vision_model",
     weights="llava-hf/llava-1.5-7b-hf",
@@ -196,6 +204,7 @@ _LLAVA_HF = ModelProfile(
 _LLAVA_NEXT = ModelProfile(
     name="llava_next",
     family="llava_next",
+    tried_with=TINY,
     architecture="LlavaNextForConditionalGeneration",
     weights="llava-hf/llama3-llava-next-8b-hf",
     dtype="float16",
@@ -206,6 +215,7 @@ _LLAVA_NEXT = ModelProfile(
 _QWEN2VL = ModelProfile(
     name="qwen2vl",
     family="qwen2vl",
+    tried_with=TINY,
     architecture="Qwen2VLForConditionalGeneration",
     weights="Qwen/Qwen2-VL-7B-Instruct",
     dtype="bfloat16",
@@ -216,6 +226,7 @@ _QWEN2VL = ModelProfile(
 _MLLAMA = ModelProfile(
     name="mllama",
     family="mllama",
+    tried_with=TINY,
     architecture="MllamaForConditionalGeneration",
     weights="meta-llama/Llama-3.2-11B-Vision-Instruct",
     dtype="bfloat16",
@@ -237,7 +248,8 @@ OWN_TEMPLATE = TargetProtocol("", image_first=True, fields={"add_special_tokens"
 
 
 def _newer(name: str, **about: Any) -> ModelProfile:
-    return ModelProfile(name=name, family=name, protocol=OWN_TEMPLATE, **{"dtype": "bfloat16", **about})
+    usual = {"dtype": "bfloat16", "tried_with": TINY}
+    return ModelProfile(name=name, family=name, protocol=OWN_TEMPLATE, **{**usual, **about})
 
 
 NEWER: Mapping[str, ModelProfile] = MappingProxyType(
