@@ -14,7 +14,7 @@ from PIL import Image
 from tests.conftest import write_dataset
 from tests.proofs.engines.conftest import NEWER_CHECKPOINTS, engine_of
 from tests.proofs.engines.desk import COMMAND_TIMEOUT_S, Desk, Tell, marked, memory_told
-from vlsb.engines.own_prompt import canary_image
+from vlsb.engines.readiness import probe_picture
 from vlsb.models.profile import CURRENT, NEWER
 
 SAMPLES = 6
@@ -35,7 +35,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         changes={number: {"instruction": SAME_QUESTION} for number in (0, 1)},
     )
     for number, color in enumerate(((40, 80, 200), (30, 160, 60))):
-        (root / "imgs" / f"{number}.png").write_bytes(canary_image(color))
+        (root / "imgs" / f"{number}.png").write_bytes(probe_picture(color))
     for number, size in ((2, (1600, 1200)), (3, (120, 900)), (4, (32, 32))):
         Image.linear_gradient("L").resize(size).convert("RGB").save(root / "imgs" / f"{number}.png")
     return root
