@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import Finished, Vlsb
 from tests.proofs.engines.conftest import VARIABLE, engine_of
+from tests.support.command import Finished, Process, Vlsb
 from vlsb.data import mini_root
 from vlsb.engines.registry import Places, find_running, read_records
 from vlsb.judging.prompts import RESPONSE_FORMAT
@@ -90,7 +89,7 @@ class Desk:
         """Run a command to its end."""
         return self.vlsb(*words, env={**self.variables, **(env or {})}, timeout_s=COMMAND_TIMEOUT_S)
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path) -> Process:
         return self.vlsb.start(*words, env=self.variables)
 
     def run_words(self, family: str, weights: Path, name: str, *more: str) -> list[str]:
@@ -108,10 +107,7 @@ class Desk:
         return {row["sample_id"]: row["text"] for row in self.responses(name)}
 
     def summary(self, name: str) -> dict[str, Any]:
-        ended = self("report", self.folder / "outputs" / name, "--format", "json")
-        assert ended.rc == 0, ended.stderr
-        (summary,) = json.loads(ended.stdout)
-        assert isinstance(summary, dict)
+        (summary,) = self.vlsb.report(self.folder / "outputs" / name)
         return summary
 
     def _rows(self, name: str, file: str) -> list[dict[str, Any]]:
@@ -119,12 +115,12 @@ class Desk:
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
 
-    def await_responses(self, process: subprocess.Popen[str], name: str, count: int) -> None:
+    def await_responses(self, process: Process, name: str, count: int) -> None:
         """Return when so many are stored, as the run goes on."""
         ends_at = time.monotonic() + COMMAND_TIMEOUT_S
         while len(self.responses(name)) < count:
-            if process.poll() is not None:
-                pytest.fail(f"the run ended before: {process.communicate()}")
+            if not process.is_running:
+                pytest.fail(f"the run ended before: {process.wait()}")
             assert time.monotonic() < ends_at, "the engine does not answer"
             time.sleep(0.05)
 
@@ -174,7 +170,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end_and_leaves_no_process(
         before = desk.responses("killed")
         resumed = desk(*desk.run_words(family, weights, "killed", "--resume"))
 
-    assert resumed.rc == 0, resumed.stderr
+    assert resumed.code == 0, resumed.err
     assert desk.responses("killed")[: len(before)] == before
     _holds_every_sample(desk, "killed")
     record_property("resumed", "yes")
@@ -191,8 +187,8 @@ def _run_straight(desk: Desk, family: str, weights: Path, tell: Tell) -> None:
     process = desk.start(*desk.run_words(family, weights, "straight"))
     desk.await_responses(process, "straight", 1)
     tell("start_s", round(time.monotonic() - began_at, 1))
-    _, errors = process.communicate(timeout=COMMAND_TIMEOUT_S)
-    assert process.returncode == 0, errors
+    ended = process.wait(COMMAND_TIMEOUT_S)
+    assert ended.code == 0, ended.err
     _holds_every_sample(desk, "straight")
     tell("samples", desk.summary("straight")["judged"])
     desk.await_nobody()
@@ -210,7 +206,6 @@ def _kill(desk: Desk, family: str, weights: Path, tell: Tell) -> None:
 
     process.kill()
 
-    process.communicate(timeout=COMMAND_TIMEOUT_S)
     desk.await_nobody()
     stored = len(desk.responses("killed"))
     assert STORED_AT_KILL <= stored < SAMPLES
@@ -246,7 +241,7 @@ def test_a_server_that_stays_answers_runs_and_judges_in_the_schema_that_it_is_gi
     """A judge of random weights keeps to the schema. That label and words agree is not in it: where they do
     not, there is no verdict. Pushed to a pair that agrees, each of its answers is one."""
     served = desk("serve", family, "--weights", tiny(family), "--detach", "--start-timeout", "300")
-    assert served.rc == 0, served.stderr
+    assert served.code == 0, served.err
     record = find_running(desk.places, family)
     assert record is not None
     words = ["run", "--data-root", str(mini_root())]
@@ -259,15 +254,15 @@ def test_a_server_that_stays_answers_runs_and_judges_in_the_schema_that_it_is_gi
     pushed = desk(*judged, "--name", "pushed", "--judge-field", _logit_bias(tiny(family)), env=env)
     stopped = desk("engine", "stop", family)
 
-    assert used.rc == 0, used.stderr
-    assert "Using the server" in used.stderr
+    assert used.code == 0, used.err
+    assert "Using the server" in used.err
     _holds_every_sample(desk, "used")
-    assert pushed.rc == 0, pushed.stderr
+    assert pushed.code == 0, pushed.err
     assert desk.summary("pushed")["outcomes"]["unsafe"] == SAMPLES
     record_property("verdicts", SAMPLES)
-    assert official.rc in (0, 4), official.stderr
+    assert official.code in (0, 4), official.err
     _keeps_to_the_schema(desk, "official")
-    assert stopped.rc == 0, stopped.stderr
+    assert stopped.code == 0, stopped.err
     desk.await_nobody()
     for folder in (desk.folder / "outputs", desk.places.state):
         assert not [

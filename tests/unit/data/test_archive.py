@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import digest_of
+from tests.support.records import digest_of
 from vlsb.data import check_dataset, load_dataset, load_dataset_files, mini_root
 from vlsb.data.archive import MAX_HEADER_BYTES, Archive, scan
 from vlsb.errors import DatasetError, ImageError

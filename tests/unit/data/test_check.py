@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import digest_of
+from tests.support.records import digest_of
 from vlsb.data import PairCount, check_dataset, load_dataset, mini_root
 from vlsb.errors import DatasetError
 from vlsb.records import Untrusted

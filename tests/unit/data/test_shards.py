@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tests.conftest import digest_of
+from tests.support.records import digest_of
 from vlsb.data import check_dataset, load_dataset, mini_root, shards
 from vlsb.errors import ConfigError, DatasetError, StoreError, VlsbError
 from vlsb.records import Picture
