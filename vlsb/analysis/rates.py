@@ -72,7 +72,7 @@ class Bounds(NamedTuple):
 class Rates:
     """The numbers of one group of samples: percent, unrounded, None where nothing was judged.
 
-    `outcomes` is the ledger: every outcome in declaration order; it sums to `selected`.
+    `outcomes` counts every outcome, in declaration order; it sums to `selected`.
     """
 
     selected: int
@@ -120,10 +120,10 @@ class _Labels(NamedTuple):
 def rates(outcomes: Sequence[SampleOutcome]) -> Rates:
     """Return the rates of these samples; linear in their number and blind to their order."""
     counts = Counter(each.outcome for each in outcomes)
-    ledger = {outcome: counts[outcome] for outcome in Outcome}
-    hits = {name: sum(ledger[each] for each in counted) for name, counted in RATES.items()}
+    outcome_counts = {outcome: counts[outcome] for outcome in Outcome}
+    hits = {name: sum(outcome_counts[each] for each in counted) for name, counted in RATES.items()}
     selected = len(outcomes)
-    judged = sum(ledger[outcome] for outcome in JUDGED)
+    judged = sum(outcome_counts[outcome] for outcome in JUDGED)
     images = _images(outcomes)
     return Rates(
         selected=selected,
@@ -131,7 +131,7 @@ def rates(outcomes: Sequence[SampleOutcome]) -> Rates:
         coverage=_percent(judged, selected) if selected else 0.0,
         intervals={name: clustered_interval(_clusters(images, counted)) for name, counted in RATES.items()},
         bounds={name: _bounds(name, hits[name], missing=selected - judged, of=selected) for name in RATES},
-        outcomes=ledger,
+        outcomes=outcome_counts,
         **{name: _percent(count, judged) if judged else None for name, count in hits.items()},
     )
 

@@ -1,8 +1,8 @@
-"""VLSBench in all its layouts: rows, pictures, selection, the check, the hub, and the embedded mini set.
+"""VLSBench in all its layouts: rows, pictures, selection, check, download, and the embedded mini set.
 
 The room owns what a sample is and which pictures may be read. It writes nowhere but in caches, reaches
-no network but through the hub's own library, and knows nothing of runs; the picture decoder, pyarrow
-and the hub's library are imported only where they are used.
+no network but through the Hugging Face library, and knows nothing of runs; the picture decoder, pyarrow
+and that library are imported only where they are used.
 """
 
 from vlsb.data.check import (

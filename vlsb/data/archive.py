@@ -299,7 +299,7 @@ class _HeaderReader:
 
 @contextmanager
 def _descriptor(path: Path) -> Iterator[int]:
-    # Opening a FIFO must not hang. Whoever placed the archive may have placed a link, as the hub does.
+    # Opening a FIFO must not hang. The archive itself may be a link, as in the Hugging Face cache.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

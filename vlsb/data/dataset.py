@@ -27,7 +27,7 @@ SHOWN_IDS = 10
 
 
 class DataFiles(NamedTuple):
-    """Rows and pictures that need not lie in one folder, as in the hub's cache."""
+    """Rows and pictures that need not lie in one folder, as in the Hugging Face cache."""
 
     rows: Path
     archive: Path

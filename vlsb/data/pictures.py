@@ -94,7 +94,7 @@ def inspect_picture(
     `known` is what an earlier run found; while size and modification time are equal it is returned
     and the bytes are not read again.
     """
-    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, stamp):
+    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, stamp):
         seen = stamp()
         if known and (known.size_bytes, known.mtime_ns) == seen:
             return known
@@ -122,7 +122,7 @@ def inspect_pictures(
 
 def read_picture(open_picture: OpenPicture, image_path: Untrusted) -> bytes:
     """The bytes of a picture as they are now, all of one moment."""
-    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, stamp):
+    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, stamp):
         before = stamp()
         content = stream.read(before.size_bytes + 1)
         if len(content) != before.size_bytes or stamp() != before:
@@ -136,7 +136,7 @@ def full_decode(open_picture: OpenPicture, image_path: Untrusted) -> None:
     Only the first frame of an animation is decoded: it is the one that models see. The caller holds
     `quiet_decoder`.
     """
-    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, _):
+    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, _):
         kind = _header_type(stream)
         # `verify` finds a lost last chunk that `load` forgives; it spoils the image object.
         with _decoder_faults(), _image(stream, kind) as image:
@@ -197,7 +197,7 @@ def _attach_path(image_path: Untrusted) -> Iterator[None]:
 
 
 @contextmanager
-def _open_checked(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
+def _open_stamped(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
     text = image_path.expose()
     if problem := path_problem(text):
         raise ImageError(f"image {problem}")

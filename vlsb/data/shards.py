@@ -1,4 +1,4 @@
-"""The hub's parquet shards, unpacked once into a cache: rows and an archive of their pictures.
+"""The Hugging Face Hub's parquet shards, unpacked once into a cache: rows and an archive of their pictures.
 
 A shard's row group is decoded as a whole to get at one picture (about 140 MB and more than a second
 with 100 rows of 1.4 MB), so random reads in place do not work; one pass in order needs the memory of
@@ -48,7 +48,7 @@ class Unpacked(NamedTuple):
 
 
 def shard_paths(root: Path) -> tuple[Path, ...]:
-    """The shards of a folder, in order: beside each other, or in `data/` as on the hub."""
+    """The shards of a folder, in order: beside each other, or in `data/` as on the Hugging Face Hub."""
     beside, below = (
         sorted(path for path in root.glob(pattern) if not is_of_macos(path.name))
         for pattern in ("*.parquet", "data/*.parquet")

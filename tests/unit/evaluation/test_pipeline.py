@@ -1090,7 +1090,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
                 Work(samples[key.sample_id], key.epoch, pictures[key.sample_id], responses[key], judges)
                 for key, judges in pending.items()
             ],
-            decided={},
+            settled={},
         )
     await store.close()
     assert shutdown.reason is None
