@@ -41,10 +41,10 @@ RATES: Mapping[RateName, frozenset[Outcome]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class SampleOutcome:
-    """Where one selected sample ended. `picture` is its `image_path`: the key of its cluster."""
+    """Where one selected sample ended. `image` is its `image_path`: the key of its cluster."""
 
     sample_id: int
-    picture: Untrusted
+    image: Untrusted
     category: Untrusted
     sub_category: Untrusted
     source: Untrusted
@@ -190,7 +190,7 @@ def _images(outcomes: Iterable[SampleOutcome]) -> Counter[_Labels]:
     for each in outcomes:
         place = places.get(each.outcome)
         if place is not None:
-            labels.setdefault(each.picture, [0, 0, 0])[place] += 1
+            labels.setdefault(each.image, [0, 0, 0])[place] += 1
     return Counter(_Labels(*counts) for counts in labels.values())
 
 

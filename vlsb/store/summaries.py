@@ -91,7 +91,7 @@ def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
     return [
         SampleOutcome(
             sample_id=key.sample_id,
-            picture=(row := rows[key.sample_id]).image_path,
+            image=(row := rows[key.sample_id]).image_path,
             category=row.category,
             sub_category=row.sub_category,
             source=row.source,
