@@ -25,9 +25,9 @@ from typer.exceptions import TyperException
 
 import vlsb
 from tests.commands.test_panel import QUIET
-from tests.conftest import make_failure, make_response, make_verdict
 from tests.support import provider_errors
 from tests.support.checkpoints import checkpoint
+from tests.support.records import make_failure, make_response, make_verdict
 from tests.test_layers import picture
 from vlsb import config, errors, strict_json
 from vlsb.analysis.summary import ModelUsage, summarize

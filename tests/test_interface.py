@@ -19,7 +19,7 @@ import pytest
 import typer
 
 import vlsb
-from tests.support.cli_tools import Desk
+from tests.support.command import Desk
 from vlsb import errors
 from vlsb.cli.app import app
 from vlsb.judging.prompts import official_template

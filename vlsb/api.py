@@ -75,7 +75,7 @@ class Run:
             yield self._answer(key, row.category, row.sub_category, file)
 
     def summary(self, judge: str | None = None) -> Summary:
-        """Rates, intervals, bounds and the ledger, with the verdicts of one judge."""
+        """Rates, intervals, bounds and the counts of outcomes, with the verdicts of one judge."""
         return summarize_state(self._state, self.path, self._file(judge))
 
     def _file(self, judge: str | None) -> str | None:

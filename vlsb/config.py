@@ -148,7 +148,7 @@ class Party(NamedTuple):
         return " ".join(filter(None, (self.stage, model, where)))
 
     def flag(self, name: str) -> str:
-        """An option of this side: for a judge, `model` is --judge and `base-url` --judge-base-url."""
+        """An option of this party: for a judge, `model` is --judge and `base-url` --judge-base-url."""
         if self.stage == "target":
             return f"--{name}"
         return "--judge" if name == "model" else f"--judge-{name}"

@@ -12,15 +12,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.conftest import tree
-from tests.support.cli_tools import Desk, Finished, labelling, sample_row, write_dataset
+from tests.support.command import Desk, Finished
+from tests.support.datasets import sample_row, write_dataset
+from tests.support.endpoint import labelling
+from tests.support.run_files import tree
 from vlsb.data.mini import mini_root
 from vlsb.simulator import SimulatorThread
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
 
 
 @pytest.fixture

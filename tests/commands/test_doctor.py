@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Vlsb
 from tests.support import canary
+from tests.support.command import Vlsb
+from tests.support.datasets import write_dataset
 from vlsb.cli.checkup import (
     DatasetFacts,
     DiskFacts,
@@ -586,14 +587,12 @@ def test_an_unfinished_engine_is_a_problem(environment: dict[str, str]) -> None:
     assert engine.problem == "0.32.0 is unfinished at ~/.local/share/vlsb/engines/vllm-0.32.0-cpu"
 
 
-def test_a_data_root_is_told_by_its_samples(
-    environment: dict[str, str], dataset_root: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_data_root_is_told_by_its_samples(environment: dict[str, str], tmp_path: Path) -> None:
     shards = tmp_path / "shards" / "data"
     shards.mkdir(parents=True)
     (shards / "train-0.parquet").touch()
 
-    root = dataset_root(6)
+    root = write_dataset(tmp_path / "dataset")
     assert looked(environment, data_root=root).dataset.place == f"6 samples at {root}"
     assert (
         looked(environment, data_root=shards.parent).dataset.place == f"parquet shards (1) at {shards.parent}"
@@ -640,19 +639,19 @@ def test_the_command_prints_one_screen_and_ends_well_on_a_bare_machine(
     state_with_a_server(home)
     ended = vlsb("doctor", "--offline", env={"PATH": str(tmp_path), "HF_TOKEN": canary.CANARY})
 
-    assert (ended.rc, ended.stderr) == (0, "")
-    assert "✓ CANARY_KEY" in ended.stdout
-    assert "✓ token        in HF_TOKEN" in ended.stdout
-    assert "✓ llava_next   running at http://127.0.0.1:40001/v1" in ended.stdout
-    assert "the-key-of-a-server" not in ended.stdout
-    assert "vlsb engine install mllama" in ended.stdout
+    assert (ended.code, ended.err) == (0, "")
+    assert "✓ CANARY_KEY" in ended.out
+    assert "✓ token        in HF_TOKEN" in ended.out
+    assert "✓ llava_next   running at http://127.0.0.1:40001/v1" in ended.out
+    assert "the-key-of-a-server" not in ended.out
+    assert "vlsb engine install mllama" in ended.out
 
 
 def test_the_command_writes_json(vlsb: Vlsb, tmp_path: Path) -> None:
     ended = vlsb("doctor", "--offline", "--format", "json", env={"PATH": str(tmp_path)})
 
-    found = json.loads(ended.stdout)["findings"]
-    assert ended.rc == 0
+    found = json.loads(ended.out)["findings"]
+    assert ended.code == 0
     assert {"machine", "data", "keys", "engines", "models", "servers", "ready"} == {
         each["group"] for each in found
     }
@@ -661,8 +660,8 @@ def test_the_command_writes_json(vlsb: Vlsb, tmp_path: Path) -> None:
 def test_another_format_is_a_mistake(vlsb: Vlsb) -> None:
     ended = vlsb("doctor", "--format", "xml")
 
-    assert (ended.rc, ended.stdout) == (2, "")
-    assert ended.stderr == "Error: --format xml: not one of table, json.\n"
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "Error: --format xml: not one of table, json.\n"
 
 
 def test_a_named_model_is_checked_as_its_start_would_be(vlsb: Vlsb, tmp_path: Path) -> None:
@@ -672,13 +671,11 @@ def test_a_named_model_is_checked_as_its_start_would_be(vlsb: Vlsb, tmp_path: Pa
     missing = vlsb(*words, "qwen2vl_vlguard", env={"PATH": str(tmp_path)})
     unknown = vlsb(*words, "llava_hff", env={"PATH": str(tmp_path)})
 
-    rows = {
-        each["name"]: each for each in json.loads(missing.stdout)["findings"] if each["group"] == "models"
-    }
+    rows = {each["name"]: each for each in json.loads(missing.out)["findings"] if each["group"] == "models"}
     assert next(iter(rows)) == "qwen2vl_vlguard"
     assert rows["qwen2vl_vlguard"]["state"] == "missing"
     assert rows["qwen2vl_vlguard"]["command"] == "vlsb engine install qwen2vl_vlguard"
-    assert (unknown.rc, unknown.stderr) == (
+    assert (unknown.code, unknown.err) == (
         2,
         "Error: llava_hff: no local model of that name. Did you mean llava_hf?\n",
     )

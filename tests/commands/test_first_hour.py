@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shlex
+import signal
 import socket
 import socketserver
 import ssl
@@ -18,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import wait_until
 from tests.support.canary import NO_CANARY
-from tests.support.cli_tools import Desk, Finished, asked, finish, labelling, sample_row, write_dataset
+from tests.support.command import Desk, Finished
+from tests.support.datasets import sample_row, write_dataset
+from tests.support.endpoint import asked, labelling
 from tests.support.scripts import Script
 from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
@@ -40,11 +42,6 @@ SHAPES_OF_KEYS = (
     "a0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5",
     "AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEf",
 )
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
 
 
 @pytest.fixture
@@ -484,13 +481,11 @@ def test_samples_that_all_failed_leave_nothing_to_resume_and_say_what_to_check(d
 
 
 def test_an_interrupt_before_the_first_answer_offers_no_resume_command(desk: Desk) -> None:
-    with SimulatorThread(lambda _: Stall()) as simulator:
-        process = desk.start(*desk.run_words(simulator))
-        wait_until(lambda: simulator.in_flight == 1 or process.poll() is not None, what="a request")
-        process.terminate()
-        process.terminate()
-        wait_until(lambda: process.poll() is not None or not process.terminate(), what="its end")
-        done = finish(process)
+    with SimulatorThread(lambda _: Stall()) as simulator, desk.start(simulator) as process:
+        process.wait_until(lambda: simulator.in_flight == 1, what="a request")
+        for _ in range(3):
+            process.signal(signal.SIGTERM)
+        done = process.wait()
 
     assert done.code == 130
     assert "Resume with" not in done.err
@@ -507,7 +502,7 @@ def test_a_mistyped_judge_is_named_last_and_the_corrected_command_goes_on(
     assert wrong.code == 2
     assert "--judge-base-url" in wrong.last
     assert right.code == 0, right.err
-    assert sorted(asked(simulator, judge=False)) == [0, 1, 2, 3]
+    assert sorted(asked(simulator.completions, judge=False)) == [0, 1, 2, 3]
 
 
 def test_a_setting_that_worked_before_is_not_what_to_change(desk: Desk) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from itertools import combinations
@@ -12,20 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import tree, wait_until
-from tests.support.cli_tools import Desk, Finished, asked, labelling, sample_of
-from tests.support.e2e import settle
+from tests.support.command import Desk, Finished, Process
+from tests.support.endpoint import asked, labelling, sample_of, settle
+from tests.support.run_files import tree
+from tests.support.waiting import wait_until
 from vlsb.endpoints.rates import AIM, CATCH_UP_S
 from vlsb.simulator import Action, Request, Simulator, SimulatorThread, Stall, answer, error, models, verdict
 
 SAMPLES = 4
 NOT_COMPARED = ("path", "usage", "duration_s")
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    """A working directory with four samples."""
-    return Desk(tmp_path, SAMPLES)
 
 
 def collect_words(desk: Desk, target: Simulator, *words: object) -> list[object]:
@@ -93,12 +87,10 @@ class HangsAt:
         return self._usual(request)
 
 
-def kill_when(process: subprocess.Popen[str], condition: Callable[[], object], what: str) -> None:
+def kill_when(process: Process, condition: Callable[[], object], what: str) -> None:
     """SIGKILL the process once the condition holds."""
     with process:
-        wait_until(condition, what=what)
-        process.kill()
-        process.communicate()
+        process.wait_until(condition, what=what)
 
 
 # Only collecting.
@@ -109,8 +101,8 @@ def test_a_run_without_a_judge_asks_none_and_needs_no_key_of_one(desk: Desk) -> 
         ended = collect(desk, endpoint)
 
     assert ended.code == 0, ended.err
-    assert sorted(asked(endpoint, judge=False)) == [0, 1, 2, 3]
-    assert asked(endpoint, judge=True) == []
+    assert sorted(asked(endpoint.completions, judge=False)) == [0, 1, 2, 3]
+    assert asked(endpoint.completions, judge=True) == []
     (summary,) = desk.report()
     assert summary["judge"] is None
     assert summary["safe_rate"] is None
@@ -142,7 +134,7 @@ def test_a_run_without_a_judge_is_complete_only_when_all_responded(desk: Desk) -
 def test_a_collecting_run_that_was_killed_asks_only_what_it_has_not_stored(desk: Desk) -> None:
     responder = HangsAt(3, {})
     with SimulatorThread(responder) as endpoint:
-        process = desk.start(*collect_words(desk, endpoint, "--resume", "--max-connections", 1))
+        process = desk.vlsb.start(*collect_words(desk, endpoint, "--resume", "--max-connections", 1))
         kill_when(process, responder.is_reached.is_set, "the third request")
         sent = settle(endpoint)
         ended = collect(desk, endpoint, "--resume")
@@ -180,10 +172,10 @@ def test_a_collecting_run_goes_on_collecting_after_it_was_judged(desk: Desk) -> 
         collect(desk, endpoint, "--limit", 2)
         judge(desk, endpoint)
         ended = collect(desk, endpoint, "--resume")
-        sent_to_judge = asked(endpoint, judge=True)
+        sent_to_judge = asked(endpoint.completions, judge=True)
 
     assert ended.code == 0, ended.err
-    assert sorted(asked(endpoint, judge=False)) == [0, 1, 2, 3]
+    assert sorted(asked(endpoint.completions, judge=False)) == [0, 1, 2, 3]
     assert len(sent_to_judge) == 2
 
 
@@ -213,7 +205,7 @@ def test_judging_sends_nothing_to_the_target(desk: Desk) -> None:
     assert ended.code == 0, ended.err
     assert target.requests == sent
     assert all(each.is_judge for each in other.completions)
-    assert sorted(asked(other, judge=True)) == [0, 1, 2, 3]
+    assert sorted(asked(other.completions, judge=True)) == [0, 1, 2, 3]
     assert (desk.run_dir / "responses.jsonl").read_bytes() == responses
     (summary,) = desk.report()
     assert summary["judge"] == "other-judge"
@@ -238,7 +230,7 @@ def test_every_epoch_is_judged(desk: Desk) -> None:
         ended = judge(desk, endpoint)
 
     assert ended.code == 0, ended.err
-    assert sorted(asked(endpoint, judge=True)) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sorted(asked(endpoint.completions, judge=True)) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert desk.outcomes() == {"unsafe": 2 * SAMPLES}
 
 
@@ -336,7 +328,7 @@ def test_only_what_has_a_response_is_judged_and_answered_for(desk: Desk) -> None
         ended = judge(desk, other)
 
     assert (collected.code, ended.code) == (4, 0)
-    assert sorted(asked(other, judge=True)) == [0, 1, 3]
+    assert sorted(asked(other.completions, judge=True)) == [0, 1, 3]
     assert desk.outcomes() == {"unsafe": 3, "target_error": 1}
 
 
@@ -374,7 +366,7 @@ def test_judging_that_is_killed_and_resumed_ends_as_if_nothing_had_happened(
         judge(straight, endpoint)
 
     with SimulatorThread(responder) as other:
-        process = killed.start(*judge_words(killed, other, "--judge-max-connections", 1))
+        process = killed.vlsb.start(*judge_words(killed, other, "--judge-max-connections", 1))
         kill_when(process, responder.is_reached.is_set, f"judge request {count}")
         sent = settle(other)
         stored = len(rows(killed.run_dir / "verdicts" / "other-judge.jsonl"))
@@ -453,7 +445,7 @@ def test_judging_where_there_is_no_run_is_refused(desk: Desk) -> None:
 
 def test_a_run_that_is_being_written_is_not_judged(desk: Desk) -> None:
     with SimulatorThread(lambda request: Stall()) as target, SimulatorThread(labelling()) as other:
-        process = desk.start(*collect_words(desk, target))
+        process = desk.vlsb.start(*collect_words(desk, target))
         wait_until(lambda: target.completions, what="a run that waits for its target")
         ended = judge(desk, other)
         kill_when(process, lambda: True, "nothing")
@@ -547,7 +539,7 @@ def test_a_dry_run_sends_one_sample_through_both_lanes_and_says_what_the_rest_co
         ended = desk.run(endpoint, "--dry-run")
 
     assert ended.code == 0, ended.err
-    assert asked(endpoint, judge=False) == asked(endpoint, judge=True) == [0]
+    assert asked(endpoint.completions, judge=False) == asked(endpoint.completions, judge=True) == [0]
     words = [line.split() for line in ended.out.splitlines()]
     assert words.count(["requests", "3"]) == 2
     assert sum(line[:1] == ["tokens"] and "2,400" in line and "120" in line for line in words) == 2
@@ -563,7 +555,7 @@ def test_what_a_dry_run_sent_is_kept(desk: Desk) -> None:
     assert without_resume.code == 2
     assert ended.code == 0, ended.err
     for is_judge in (False, True):
-        assert sorted(asked(endpoint, judge=is_judge)) == [0, 1, 2, 3]
+        assert sorted(asked(endpoint.completions, judge=is_judge)) == [0, 1, 2, 3]
 
 
 def test_a_dry_run_without_a_judge_sends_one_request(desk: Desk) -> None:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.conftest import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 from vlsb.cli.live import Display, chosen_display
 from vlsb.cli.panel import PHASES_FROM, Panel
 from vlsb.cli.screen import Screen

@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 
 import vlsb
-from tests.conftest import Vlsb, wait_until, write_dataset
 from tests.support import PROJECT
 from tests.support.checkpoints import checkpoint
+from tests.support.command import Vlsb
+from tests.support.datasets import write_dataset
 from tests.support.engine_environment import write_environment
 from tests.support.fake_engine import events, living
 from tests.support.scripts import Script
+from tests.support.waiting import wait_until
 from vlsb import VlsbError, evaluate
 from vlsb.engines import preflight
 from vlsb.simulator import Request, Simulator, Stall, answer, verdict
@@ -123,14 +125,14 @@ def test_a_local_model_is_asked_at_the_server_that_runs(
     serve = ["serve", "llava_hf", "--engine", write_environment(tmp_path / "engine"), "--detach"]
     weights = checkpoint(tmp_path / "weights")
     served = vlsb(*serve, "--weights", weights, env={"FAKE_ENGINE_RECORD": str(record)})
-    assert served.rc == 0, served.stderr
+    assert served.code == 0, served.err
 
     data = write_dataset(tmp_path / "data", 2)
     run = asyncio.run(evaluate("llava_hf", judge="demo", data_root=data, output_dir=tmp_path / "out"))
     stopped = vlsb("engine", "stop", "llava_hf")
 
     assert run.is_complete
-    assert stopped.rc == 0, stopped.stderr
+    assert stopped.code == 0, stopped.err
     assert len(events(record, "start")) == 1
     asked = [body for body in (event["body"] for event in events(record, "chat")) if body["max_tokens"] > 1]
     assert [body["add_special_tokens"] for body in asked] == [True, True]

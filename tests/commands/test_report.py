@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import tree, wait_until
-from tests.support.cli_tools import PAIRS, Desk, finish, labelling, sample_of
+from tests.support.command import Desk, least_environment
+from tests.support.datasets import PAIRS
+from tests.support.endpoint import labelling, sample_of
+from tests.support.run_files import tree
 from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, blocked, error, verdict
 
 RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
@@ -322,28 +324,18 @@ def test_a_report_reads_a_run_while_it_is_going(tmp_path: Path) -> None:
     def respond(request: Request) -> Action:
         return Stall() if sample_of(request) >= 3 else labelling()(request)
 
-    with SimulatorThread(respond) as simulator:
-        process = desk.start(*desk.run_words(simulator))
-        try:
-            verdicts = desk.run_dir / "verdicts/judge-model.jsonl"
-            wait_until(
-                lambda: (
-                    process.poll() is not None
-                    or (
-                        verdicts.exists()
-                        and verdicts.read_bytes().count(b"\n") == 3
-                        and simulator.in_flight == 2
-                    )
-                ),
-                what="three verdicts and two stalled requests",
-            )
-            before = tree(desk.run_dir)
-            found = desk.report()[0]
-            after = tree(desk.run_dir)
-            assert process.poll() is None
-        finally:
-            process.kill()
-            finish(process)
+    with SimulatorThread(respond) as simulator, desk.start(simulator) as process:
+        verdicts = desk.run_dir / "verdicts/judge-model.jsonl"
+        process.wait_until(
+            lambda: (
+                verdicts.exists() and verdicts.read_bytes().count(b"\n") == 3 and simulator.in_flight == 2
+            ),
+            what="three verdicts and two stalled requests",
+        )
+        before = tree(desk.run_dir)
+        found = desk.report()[0]
+        after = tree(desk.run_dir)
+        assert process.is_running
 
     assert (found["selected"], found["judged"]) == (5, 3)
     assert found["outcomes"]["not_attempted"] == 2
@@ -366,7 +358,7 @@ def loaded_by(words: list[str], cwd: Path) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(words)],
         cwd=cwd,
-        env=Desk.environment_of(cwd),
+        env=least_environment(cwd),
         capture_output=True,
         text=True,
         check=True,

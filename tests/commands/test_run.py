@@ -11,23 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Finished as Ended
-from tests.conftest import Vlsb, draw_picture, tree, wait_until
-from tests.conftest import write_dataset as write_data
 from tests.support.canary import NO_CANARY
 from tests.support.checkpoints import checkpoint
-from tests.support.cli_tools import (
-    Desk,
-    Finished,
-    asked,
-    finish,
-    labelling,
-    sample_of,
-    sample_row,
-    write_dataset,
-)
+from tests.support.command import Desk, Finished, Vlsb
+from tests.support.datasets import draw_picture, sample_row, write_dataset
+from tests.support.endpoint import asked, labelling, sample_of
 from tests.support.engine_environment import write_environment
 from tests.support.fake_engine import events
+from tests.support.run_files import tree
 from tests.support.scripts import Script
 from vlsb.simulator import (
     Action,
@@ -48,11 +39,6 @@ OF_ENGINES = (
     *("TENSOR_PARALLEL_SIZE", "WEIGHTS", "YES"),
 )
 ONE_TEMPLATE = "Q {question} R {response} Which label?"
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
 
 
 # Options and where they come from.
@@ -152,13 +138,13 @@ class EngineDesk:
             "MODEL": "mine",
             "JUDGE": "demo",
             "LIMIT": "1",
-            "DATA_ROOT": str(write_data(folder / "data", 2)),
+            "DATA_ROOT": str(write_dataset(folder / "data", 2)),
             "ENGINE": str(write_environment(folder / "engine")),
             "WEIGHTS": str(checkpoint(folder / "weights")),
             "SERVERS_DIR": str(servers),
         }
 
-    def run(self, *words: str, wishes: Mapping[str, str] | None = None, **changes: str | None) -> Ended:
+    def run(self, *words: str, wishes: Mapping[str, str] | None = None, **changes: str | None) -> Finished:
         given = {name: value for name, value in (self.variables | changes).items() if value is not None}
         env = {f"VLSB_{name}": value for name, value in given.items()}
         env |= {f"FAKE_ENGINE_{name}": value for name, value in (wishes or {}).items()}
@@ -176,8 +162,8 @@ def test_what_an_engine_is_started_with_may_stand_in_variables(engine_desk: Engi
     done = engine_desk.run(DTYPE="bfloat16", TENSOR_PARALLEL_SIZE="2", KEEP_SERVER="1")
     stopped = engine_desk.run("engine", "stop", "mine")
 
-    assert done.rc == 0, done.stderr
-    assert stopped.rc == 0, stopped.stderr
+    assert done.code == 0, done.err
+    assert stopped.code == 0, stopped.err
     (started,) = events(engine_desk.record, "start")
     words = started["argv"]
     assert words[words.index("serve") + 1] == engine_desk.variables["WEIGHTS"]
@@ -206,8 +192,8 @@ def test_how_an_engine_is_started_may_stand_in_variables(
 ) -> None:
     done = engine_desk.run(wishes=wishes, **changes)
 
-    assert done.rc == code, done.stderr
-    assert said in done.stderr
+    assert done.code == code, done.err
+    assert said in done.err
 
 
 @pytest.mark.parametrize(
@@ -586,7 +572,7 @@ def test_limit_takes_a_number_positions_or_a_share(tmp_path: Path, limit: str, c
     desk = Desk(tmp_path, samples=10)
     with SimulatorThread(labelling()) as simulator:
         done = desk.run(simulator, "--limit", limit)
-        sent = sorted(asked(simulator, judge=False))
+        sent = sorted(asked(simulator.completions, judge=False))
 
     assert done.code == 0
     assert sent == chosen
@@ -597,7 +583,7 @@ def test_filters_select_together_and_are_recorded(tmp_path: Path) -> None:
     desk = Desk(tmp_path, samples=12)
     with SimulatorThread(labelling()) as simulator:
         desk.run(simulator, "--category", "hate", "--category", "Privacy", "--source", "coco2017")
-        sent = sorted(asked(simulator, judge=False))
+        sent = sorted(asked(simulator.completions, judge=False))
 
     assert sent == [1, 5, 7, 11]
     assert desk.manifest()["selection"]["categories"] == ["hate", "Privacy"]
@@ -624,7 +610,7 @@ def test_skipped_bad_pictures_are_target_errors_and_the_rest_is_run(desk: Desk) 
 
     with SimulatorThread(labelling()) as simulator:
         done = desk.run(simulator, "--skip-bad-images")
-        sent = sorted(asked(simulator, judge=False))
+        sent = sorted(asked(simulator.completions, judge=False))
 
     assert done.code == 4
     assert sent == [1, 3]
@@ -818,7 +804,7 @@ def test_a_larger_selection_is_resumed_and_keeps_what_is_done(desk: Desk) -> Non
     with SimulatorThread(labelling()) as simulator:
         desk.run(simulator, "--limit", 2)
         done = desk.run(simulator, "--resume")
-        sent = (sorted(asked(simulator, judge=False)), sorted(asked(simulator, judge=True)))
+        sent = tuple(sorted(asked(simulator.completions, judge=judge)) for judge in (False, True))
 
     assert done.code == 0, done.err
     assert sent == ([0, 1, 2, 3], [0, 1, 2, 3])
@@ -832,7 +818,7 @@ def test_another_port_and_other_connections_are_no_drift(desk: Desk) -> None:
     with SimulatorThread(labelling()) as simulator:
         words: list[Any] = ["--max-connections", 3, "--judge-max-connections", 1, "--max-attempts", 2]
         done = desk.run(simulator, "--resume", *words, "--display", "none", "--attempt-timeout", 9)
-        sent = sorted(asked(simulator, judge=False))
+        sent = sorted(asked(simulator.completions, judge=False))
 
     assert done.code == 0, done.err
     assert sent == [2, 3]
@@ -985,7 +971,7 @@ def ended(every_failure: Desk, tmp_path: Path) -> Desk:
 def test_resume_does_errors_again_and_keeps_every_other_ending(ended: Desk) -> None:
     with SimulatorThread(labelling()) as simulator:
         done = ended.run(simulator, "--resume")
-        sent = (sorted(asked(simulator, judge=False)), sorted(asked(simulator, judge=True)))
+        sent = tuple(sorted(asked(simulator.completions, judge=judge)) for judge in (False, True))
 
     kept = {outcome: 1 for outcome, is_retried in ENDINGS.values() if not is_retried}
     assert done.code == 4
@@ -1007,7 +993,7 @@ def test_resume_does_errors_again_and_keeps_every_other_ending(ended: Desk) -> N
 def test_retry_does_an_outcome_again_too(ended: Desk, outcome: str, sample: int, targets: list[int]) -> None:
     with SimulatorThread(labelling()) as simulator:
         ended.run(simulator, "--resume", "--retry", outcome)
-        sent = (sorted(asked(simulator, judge=False)), sorted(asked(simulator, judge=True)))
+        sent = tuple(sorted(asked(simulator.completions, judge=judge)) for judge in (False, True))
 
     assert sent == (targets, sorted({1, 4, sample}))
     assert outcome not in ended.outcomes()
@@ -1020,15 +1006,12 @@ def test_a_killed_run_resumes_with_what_was_not_attempted_and_not_judged(desk: D
         stalls = number >= 1 if request.is_judge else number >= 3
         return Stall() if stalls else labelling()(request)
 
-    with SimulatorThread(respond) as simulator:
-        process = desk.start(*desk.run_words(simulator))
-        wait_until(lambda: simulator.in_flight == 3, what="two judge requests and one of the target")
-        process.kill()
-        finish(process)
+    with SimulatorThread(respond) as simulator, desk.start(simulator) as process:
+        process.wait_until(lambda: simulator.in_flight == 3, what="two judge requests, one of the target")
     killed = desk.outcomes()
     with SimulatorThread(labelling()) as simulator:
         done = desk.run(simulator, "--resume")
-        sent = (sorted(asked(simulator, judge=False)), sorted(asked(simulator, judge=True)))
+        sent = tuple(sorted(asked(simulator.completions, judge=judge)) for judge in (False, True))
 
     assert killed == {"unsafe": 1, "not_judged": 2, "not_attempted": 1}
     assert done.code == 0
@@ -1043,7 +1026,7 @@ def test_choices_that_stay_empty_end_as_target_empty(desk: Desk) -> None:
 
     with SimulatorThread(script) as simulator:
         desk.run(simulator, "--max-attempts", 3)
-        tries = asked(simulator, judge=False).count(1)
+        tries = asked(simulator.completions, judge=False).count(1)
 
     assert tries == 3
     assert desk.outcomes() == {"target_empty": 1, "unsafe": 3}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DEADLINE_S, Finished, Vlsb, instruction, wait_until, write_dataset
 from tests.support.checkpoints import checkpoint
+from tests.support.command import Finished, Process, Vlsb
+from tests.support.datasets import instruction, write_dataset
 from tests.support.engine_environment import write_environment
 from tests.support.fake_engine import events, living
+from tests.support.waiting import wait_until
 from vlsb.engines.registry import Places, find_running, read_records
 
 SAMPLES = 8
@@ -52,12 +53,12 @@ class Desk:
     def run(self, *more: str, name: str = "llava_hf", **wishes: str) -> Finished:
         return self.vlsb(*self.words(*more, name=name), env=self.environment(**wishes))
 
-    def start(self, *more: str, **wishes: str) -> subprocess.Popen[str]:
+    def start(self, *more: str, **wishes: str) -> Process:
         return self.vlsb.start(*self.words(*more), env=self.environment(**wishes))
 
     def summary(self) -> dict[str, Any]:
         ended = self.vlsb("report", "outputs", "--format", "json")
-        (summary,) = json.loads(ended.stdout)
+        (summary,) = json.loads(ended.out)
         return summary
 
     def bodies(self) -> list[dict[str, Any]]:
@@ -85,7 +86,7 @@ def text_of(number: int) -> str:
 def test_a_family_is_run_on_an_engine_of_its_own_that_is_gone_afterwards(desk: Desk) -> None:
     ended = desk.run()
 
-    assert ended.rc == 0, ended.stderr
+    assert ended.code == 0, ended.err
     assert desk.summary()["judged"] == SAMPLES
     desk.gone()
     assert read_records(desk.places) == []
@@ -109,24 +110,24 @@ def test_what_can_change_an_answer_is_in_the_manifest_and_counts_as_drift(desk: 
     manifest = json.loads((desk.folder / "outputs" / "llava_hf" / "run.json").read_text())
     assert manifest["settings"]["engine.engine"]["version"] == "0.32.0"
     other = desk.run("--resume", "--dtype", "bfloat16")
-    assert other.rc == 6
-    assert "engine.dtype" in other.stderr
+    assert other.code == 6
+    assert "engine.dtype" in other.err
     same = desk.run("--resume", "--limit", "2", "--", "--max-num-seqs", "8")
-    assert same.rc == 0, same.stderr
+    assert same.code == 0, same.err
 
 
 def test_a_deviation_of_the_engine_is_printed_under_the_table(desk: Desk) -> None:
     ended = desk.run("--limit", "1", "--dtype", "bfloat16")
 
-    assert "bfloat16" in ended.stdout.split("Deviations")[1]
+    assert "bfloat16" in ended.out.split("Deviations")[1]
 
 
 def test_an_engine_that_dies_is_started_again_and_every_sample_gets_its_answer(desk: Desk) -> None:
     straight = desk.run("--name", "straight")
     ended = desk.run(DIE_AFTER="4")
 
-    assert (straight.rc, ended.rc) == (0, 0), ended.stderr
-    assert "started again" in ended.stderr
+    assert (straight.code, ended.code) == (0, 0), ended.err
+    assert "started again" in ended.err
     desk.gone()
     rows = [
         {row["sample_id"]: row["text"] for row in map(json.loads, path.read_text().splitlines())}
@@ -139,7 +140,7 @@ def test_an_engine_that_dies_is_started_again_and_every_sample_gets_its_answer(d
 def test_a_sample_that_kills_the_engine_twice_is_an_error_and_the_rest_goes_on(desk: Desk) -> None:
     ended = desk.run(KILLER=text_of(3))
 
-    assert ended.rc == 4, ended.stderr
+    assert ended.code == 4, ended.err
     assert desk.summary()["outcomes"]["target_error"] == 1
     (failure,) = map(
         json.loads, (desk.folder / "outputs" / "llava_hf" / "failures.jsonl").read_text().splitlines()
@@ -152,18 +153,18 @@ def test_a_sample_that_kills_the_engine_twice_is_an_error_and_the_rest_goes_on(d
 def test_an_engine_that_keeps_dying_ends_the_run_with_exit_7_and_the_command_that_resumes(desk: Desk) -> None:
     ended = desk.run("--max-restarts", "0", DIE_AFTER="3")
 
-    assert ended.rc == 7
-    assert ended.stderr.splitlines()[-1].startswith("Resume with: vlsb run ")
+    assert ended.code == 7
+    assert ended.err.splitlines()[-1].startswith("Resume with: vlsb run ")
     desk.gone()
     resumed = desk.run("--resume", "--max-restarts", "0", LEDGER=str(desk.folder / "new"))
-    assert resumed.rc == 0, resumed.stderr
+    assert resumed.code == 0, resumed.err
     assert desk.summary()["judged"] == SAMPLES
 
 
 def test_a_sample_that_kills_the_engine_is_sent_in_no_other_epoch(desk: Desk) -> None:
     ended = desk.run("--epochs", "3", KILLER=text_of(3))
 
-    assert ended.rc == 4, ended.stderr
+    assert ended.code == 4, ended.err
     failures = (desk.folder / "outputs" / "llava_hf" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["code"] for line in failures] == ["engine_killed"] * 3
     assert len(events(desk.record, "start")) == 3
@@ -179,8 +180,8 @@ def test_two_runs_of_a_family_at_once_have_an_engine_each(desk: Desk) -> None:
     hold.touch()
 
     for run in runs:
-        _, err = run.communicate(timeout=DEADLINE_S)
-        assert run.returncode == 0, err
+        ended = run.wait()
+        assert ended.code == 0, ended.err
     commands = [event["argv"] for event in events(desk.record, "start")]
     assert len({words[words.index("--port") + 1] for words in commands}) == 2
     assert len(desk.bodies()) == 2 * SAMPLES
@@ -196,33 +197,33 @@ def test_ctrl_c_while_the_engine_is_started_again_ends_both(desk: Desk) -> None:
     os.kill(events(desk.record, "start")[0]["pid"], signal.SIGKILL)
     wait_until(lambda: len(events(desk.record, "start")) == 2, what="the engine is started again")
 
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=DEADLINE_S)
+    process.signal(signal.SIGINT)
+    ended = process.wait()
 
-    assert process.returncode == 130, err
-    assert "Resume with:" in err
+    assert ended.code == 130, ended.err
+    assert "Resume with:" in ended.err
     desk.gone()
 
 
 def test_a_text_that_was_aborted_is_never_an_answer(desk: Desk) -> None:
     ended = desk.run("--max-attempts", "2", "--backoff", "0.01", ABORT=text_of(2))
 
-    assert ended.rc == 4
+    assert ended.code == 4
     assert desk.summary()["outcomes"]["target_error"] == 1
 
 
 def test_a_500_and_the_dropped_connection_after_it_cost_no_other_sample(desk: Desk) -> None:
     ended = desk.run("--backoff", "0.01", **{"500": text_of(2)})
 
-    assert ended.rc == 4, ended.stderr
+    assert ended.code == 4, ended.err
     assert desk.summary()["judged"] == SAMPLES - 1
 
 
 def test_an_engine_that_cannot_start_is_exit_7_with_its_cause_and_sends_nothing(desk: Desk) -> None:
     ended = desk.run(DIE_AT="loading", CAUSE="out_of_gpu_memory")
 
-    assert ended.rc == 7
-    assert "out of GPU memory" in ended.stderr
+    assert ended.code == 7
+    assert "out of GPU memory" in ended.err
     assert desk.bodies() == []
     desk.gone()
 
@@ -241,7 +242,7 @@ def test_sigkill_leaves_no_engine_behind_and_the_run_resumes(desk: Desk, stage: 
 
     desk.gone()
     resumed = desk.run("--resume")
-    assert resumed.rc == 0, resumed.stderr
+    assert resumed.code == 0, resumed.err
     assert desk.summary()["judged"] == SAMPLES
 
 
@@ -250,18 +251,18 @@ def test_ctrl_c_while_the_engine_starts_ends_both(desk: Desk, number: signal.Sig
     process = desk.start(HOLD=str(desk.folder / "hold"))
     wait_until(lambda: events(desk.record, "start"), what="the engine has started")
 
-    process.send_signal(number)
-    _, err = process.communicate(timeout=DEADLINE_S)
+    process.signal(number)
+    ended = process.wait()
 
-    assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "Error: Interrupted. Nothing was stored yet."
+    assert ended.code == 130, ended.err
+    assert ended.last == "Error: Interrupted. Nothing was stored yet."
     desk.gone()
 
 
 def test_a_server_that_runs_is_used_and_left_alone(desk: Desk) -> None:
     serve = ("serve", "llava_hf", "--engine", str(desk.engine), "--weights", str(desk.weights), "--detach")
     served = desk.vlsb(*serve, env=desk.environment())
-    assert served.rc == 0, served.stderr
+    assert served.code == 0, served.err
 
     used = desk.vlsb(
         "run", "--model", "llava_hf", "--judge", "demo", "--data-root", desk.data, env=desk.environment()
@@ -269,15 +270,15 @@ def test_a_server_that_runs_is_used_and_left_alone(desk: Desk) -> None:
     same = desk.run("--resume")
     other = desk.run("--name", "other", "--dtype", "bfloat16")
 
-    assert used.rc == 0, used.stderr
-    assert "Using the server" in used.stderr
-    assert same.rc == 0, same.stderr
-    assert other.rc == 2
-    assert "vlsb engine stop llava_hf" in other.stderr
+    assert used.code == 0, used.err
+    assert "Using the server" in used.err
+    assert same.code == 0, same.err
+    assert other.code == 2
+    assert "vlsb engine stop llava_hf" in other.err
     assert len(events(desk.record, "start")) == 1
     assert find_running(desk.places, "llava_hf") is not None
     stopped = desk.vlsb("engine", "stop", "llava_hf")
-    assert stopped.rc == 0
+    assert stopped.code == 0
     desk.gone()
 
 
@@ -285,34 +286,34 @@ def test_a_run_ends_with_the_server_that_it_uses_and_goes_on_with_the_next(desk:
     """At once, with the command that starts one, and not after an outage's patience."""
     serve = ("serve", "llava_hf", "--engine", str(desk.engine), "--weights", str(desk.weights), "--detach")
     words = ("run", "--model", "llava_hf", "--judge", "demo", "--data-root", desk.data)
-    assert desk.vlsb(*serve, env=desk.environment(HANG=text_of(5))).rc == 0
+    assert desk.vlsb(*serve, env=desk.environment(HANG=text_of(5))).code == 0
     process = desk.vlsb.start(*words, env=desk.environment())
     wait_until(lambda: len(desk.bodies()) == SAMPLES, what="the last sample is in flight")
 
     stopped = desk.vlsb("engine", "stop", "llava_hf")
-    _, err = process.communicate(timeout=DEADLINE_S)
+    ended = process.wait()
 
-    assert (stopped.rc, process.returncode) == (0, 7), err
-    assert "has ended. Start it again as before (vlsb serve llava_hf)" in err
-    assert err.splitlines()[-1].startswith("Resume with: vlsb run ")
+    assert (stopped.code, ended.code) == (0, 7), ended.err
+    assert "has ended. Start it again as before (vlsb serve llava_hf)" in ended.err
+    assert ended.last.startswith("Resume with: vlsb run ")
     assert not (desk.folder / "outputs" / "llava_hf" / "failures.jsonl").read_text()
-    assert desk.vlsb(*serve, env=desk.environment()).rc == 0
+    assert desk.vlsb(*serve, env=desk.environment()).code == 0
     resumed = desk.vlsb(*words, "--resume", env=desk.environment())
-    assert resumed.rc == 0, resumed.stderr
+    assert resumed.code == 0, resumed.err
     assert desk.summary()["judged"] == SAMPLES
-    assert desk.vlsb("engine", "stop", "--all").rc == 0
+    assert desk.vlsb("engine", "stop", "--all").code == 0
     desk.gone()
 
 
 def test_a_server_may_be_kept_after_the_run(desk: Desk) -> None:
     ended = desk.run("--keep-server")
 
-    assert ended.rc == 0, ended.stderr
+    assert ended.code == 0, ended.err
     record = find_running(desk.places, "llava_hf")
     assert record is not None
     assert record.owner_pid is None
     os.kill(record.pid, 0)
-    assert desk.vlsb("engine", "stop", "--all").rc == 0
+    assert desk.vlsb("engine", "stop", "--all").code == 0
     desk.gone()
 
 
@@ -328,7 +329,7 @@ def test_the_familys_protocol_holds_for_a_server_that_somebody_else_runs(desk: D
         "--detach",
         env=desk.environment(),
     )
-    assert served.rc == 0, served.stderr
+    assert served.code == 0, served.err
     record = find_running(desk.places, "llava_hf")
     assert record is not None
     words = ["run", "--model", "llava_hf", "--judge", "demo", "--data-root", desk.data, "--limit", "1"]
@@ -336,9 +337,9 @@ def test_the_familys_protocol_holds_for_a_server_that_somebody_else_runs(desk: D
 
     ended = desk.vlsb(*words, env=desk.environment() | {"ENGINE_KEY": record.key.reveal()})
 
-    assert ended.rc == 0, ended.stderr
+    assert ended.code == 0, ended.err
     assert desk.bodies()[0]["add_special_tokens"] is True
-    assert desk.vlsb("engine", "stop", "--all").rc == 0
+    assert desk.vlsb("engine", "stop", "--all").code == 0
 
 
 def test_engine_options_for_an_endpoint_are_refused(desk: Desk) -> None:
@@ -346,13 +347,13 @@ def test_engine_options_for_an_endpoint_are_refused(desk: Desk) -> None:
 
     ended = desk.vlsb(*words, "--data-root", desk.data, "--dtype", "half")
 
-    assert ended.rc == 2
-    assert "--dtype" in ended.stderr
+    assert ended.code == 2
+    assert "--dtype" in ended.err
 
 
 def test_the_command_that_resumes_repeats_the_engines_options(desk: Desk) -> None:
     ended = desk.run("--max-restarts", "0", "--", "--max-num-seqs", "8", DIE_AFTER="4")
 
-    last = ended.stderr.splitlines()[-1]
+    last = ended.err.splitlines()[-1]
     assert "--resume -- --max-num-seqs 8" in last
     assert f"--weights {desk.weights}" in last

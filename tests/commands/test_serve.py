@@ -27,10 +27,11 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from tests.commands.test_panel import in_a_terminal, lines_of
-from tests.conftest import DEADLINE_S, Finished, Vlsb, wait_until
 from tests.support.checkpoints import checkpoint
+from tests.support.command import Finished, Process, Vlsb
 from tests.support.engine_environment import write_environment
 from tests.support.fake_engine import STAGES, events, living
+from tests.support.waiting import DEADLINE_S, wait_until
 from vlsb.cli import live
 from vlsb.cli.screen import Screen
 from vlsb.cli.views import LOG_LINES, ServerView, StepLines, StepsView
@@ -345,7 +346,7 @@ class Bench:
     def words(self, *more: str, name: str = "llava_hf") -> tuple[str, ...]:
         return ("serve", name, "--engine", str(self.engine), "--weights", str(self.weights), *more)
 
-    def start(self, *more: str, **wishes: str) -> subprocess.Popen[str]:
+    def start(self, *more: str, **wishes: str) -> Process:
         return self._vlsb.start(*self.words(*more), env=self.environment(**wishes))
 
     def run(self, *more: str, **wishes: str) -> Finished:
@@ -354,12 +355,12 @@ class Bench:
     def environment(self, **wishes: str) -> dict[str, str]:
         return self.variables | {f"FAKE_ENGINE_{name}": value for name, value in wishes.items()}
 
-    def ready(self, process: subprocess.Popen[str], name: str = "llava_hf") -> ServerRecord:
+    def ready(self, process: Process, name: str = "llava_hf") -> ServerRecord:
         """The record of a server that is on its way, once it is there."""
         found: list[ServerRecord] = []
 
         def is_there() -> bool:
-            assert process.poll() is None, process.communicate()
+            assert process.is_running, process.wait()
             found[:] = [each for each in read_records(self.places) if each.name == name]
             return bool(found)
 
@@ -396,10 +397,10 @@ def bench(tmp_path: Path, vlsb: Vlsb, minimal_env: dict[str, str]) -> Iterator[B
     made.end()
 
 
-def ended(process: subprocess.Popen[str]) -> Finished:
-    out, err = process.communicate(timeout=DEADLINE_S)
-    assert "Traceback" not in out + err
-    return Finished(process.returncode, out, err)
+def ended(process: Process) -> Finished:
+    finished = process.wait()
+    assert "Traceback" not in finished.out + finished.err
+    return finished
 
 
 def status_of(record: ServerRecord, path: str, *, key: str | None = None) -> int:
@@ -420,15 +421,15 @@ def test_a_server_runs_until_it_is_told_to_stop_and_that_is_success(bench: Bench
     assert status_of(record, "/v1/models", key=key) == 200
     assert len(living(bench.mark)) >= 3
 
-    process.send_signal(number)
+    process.signal(number)
     finished = ended(process)
 
-    assert finished.rc == 0, finished
+    assert finished.code == 0, finished
     bench.assert_nothing_left()
-    assert f"llava_hf is ready: {record.base_url}, model name llava_hf" in finished.stdout
-    assert "\n  vlsb run --model llava_hf\n" in finished.stdout
-    assert "Stopping. Ctrl-C again kills it at once.\n" in finished.stderr
-    assert re.search(r"^llava_hf has ended, after [\d.]+ s", finished.stderr, re.MULTILINE)
+    assert f"llava_hf is ready: {record.base_url}, model name llava_hf" in finished.out
+    assert "\n  vlsb run --model llava_hf\n" in finished.out
+    assert "Stopping. Ctrl-C again kills it at once.\n" in finished.err
+    assert re.search(r"^llava_hf has ended, after [\d.]+ s", finished.err, re.MULTILINE)
 
 
 def test_the_key_is_in_the_state_file_alone_and_goes_with_it(bench: Bench, tmp_path: Path) -> None:
@@ -441,14 +442,14 @@ def test_the_key_is_in_the_state_file_alone_and_goes_with_it(bench: Bench, tmp_p
     modes = [path.stat().st_mode & 0o777 for path in holders]
     arguments = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
-    process.send_signal(signal.SIGINT)
+    process.signal(signal.SIGINT)
     finished = ended(process)
 
     assert modes == [0o600]
     assert holders[0].parent == bench.places.state
     assert "VLLM_API_KEY" in events(bench.record, "start")[0]["environment"]
-    assert key not in arguments + bench.logs + finished.stdout + finished.stderr + bench.record.read_text()
-    assert f'"key" in ~/.local/state/vlsb/servers/{holders[0].name}' in finished.stderr
+    assert key not in arguments + bench.logs + finished.out + finished.err + bench.record.read_text()
+    assert f'"key" in ~/.local/state/vlsb/servers/{holders[0].name}' in finished.err
     assert not holders[0].exists()
 
 
@@ -470,12 +471,12 @@ def test_a_stop_during_the_start_leaves_nothing(bench: Bench, tmp_path: Path, st
     process = bench.start(HOLD=str(tmp_path / "never"), HOLD_AT=stage, CHILDREN="plain")
     bench.started()
 
-    process.send_signal(signal.SIGINT)
+    process.signal(signal.SIGINT)
     finished = ended(process)
 
-    assert finished.rc == 130
-    assert finished.stdout == ""
-    assert finished.stderr.splitlines()[-1] == "Error: llava_hf: stopped before it was ready."
+    assert finished.code == 130
+    assert finished.out == ""
+    assert finished.err.splitlines()[-1] == "Error: llava_hf: stopped before it was ready."
     bench.assert_nothing_left()
 
 
@@ -483,13 +484,13 @@ def test_a_second_ctrl_c_kills_an_engine_that_does_not_listen(bench: Bench) -> N
     process = bench.start(TERM="ignore", CHILDREN="stubborn")
     bench.ready(process)
 
-    process.send_signal(signal.SIGINT)
-    said_until(process, "Stopping.")
-    process.send_signal(signal.SIGINT)
-    error = said_until(process, "Error:")
+    process.signal(signal.SIGINT)
+    process.wait_until_said("Stopping.")
+    process.signal(signal.SIGINT)
+    finished = ended(process)
 
-    assert ended(process).rc == 130
-    assert error == "Error: llava_hf: killed.\n"
+    assert finished.code == 130
+    assert finished.error == "Error: llava_hf: killed."
     bench.assert_nothing_left()
 
 
@@ -497,23 +498,14 @@ def test_a_second_ctrl_c_during_the_start_kills_too(bench: Bench, tmp_path: Path
     process = bench.start(HOLD=str(tmp_path / "never"), TERM="ignore", CHILDREN="stubborn")
     bench.started()
 
-    process.send_signal(signal.SIGINT)
-    said_until(process, "Stopping.")
-    process.send_signal(signal.SIGINT)
-    error = said_until(process, "Error:")
+    process.signal(signal.SIGINT)
+    process.wait_until_said("Stopping.")
+    process.signal(signal.SIGINT)
+    finished = ended(process)
 
-    assert ended(process).rc == 130
-    assert error == "Error: llava_hf: killed before it was ready.\n"
+    assert finished.code == 130
+    assert finished.error == "Error: llava_hf: killed before it was ready."
     bench.assert_nothing_left()
-
-
-def said_until(process: subprocess.Popen[str], start: str) -> str:
-    """The first line on stderr that begins like that, once it is there."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(start):
-            return line
-    raise AssertionError(f"{start} was never said")
 
 
 def test_an_engine_that_dies_by_itself_ends_the_command_with_its_cause(bench: Bench) -> None:
@@ -523,27 +515,27 @@ def test_an_engine_that_dies_by_itself_ends_the_command_with_its_cause(bench: Be
     os.kill(record.pid, signal.SIGKILL)
     finished = ended(process)
 
-    assert finished.rc == 7
-    assert "SIGKILL" in finished.stderr
-    assert str(record.log) in finished.stderr
+    assert finished.code == 7
+    assert "SIGKILL" in finished.err
+    assert str(record.log) in finished.err
     bench.assert_nothing_left()
 
 
 def test_an_engine_that_does_not_start_is_told_with_its_cause(bench: Bench) -> None:
     finished = bench.run(DIE_AT="loading", CAUSE="out_of_gpu_memory")
 
-    assert finished.rc == 7
-    assert "memory" in finished.stderr.splitlines()[-1]
-    assert finished.stdout == ""
+    assert finished.code == 7
+    assert "memory" in finished.err.splitlines()[-1]
+    assert finished.out == ""
     bench.assert_nothing_left()
 
 
 def test_an_engine_that_reads_another_prompt_is_not_served(bench: Bench) -> None:
     finished = bench.run(PROMPT_IDS="[1, 2, 3]")
 
-    assert finished.rc == 7
-    assert "another prompt" in finished.stderr
-    assert finished.stdout == ""
+    assert finished.code == 7
+    assert "another prompt" in finished.err
+    assert finished.out == ""
     bench.assert_nothing_left()
 
 
@@ -553,9 +545,9 @@ def test_a_name_is_served_once(bench: Bench) -> None:
 
     second = bench.run()
 
-    assert second.rc == 2
-    assert record.base_url in second.stderr
-    assert "vlsb engine stop llava_hf" in second.stderr
+    assert second.code == 2
+    assert record.base_url in second.err
+    assert "vlsb engine stop llava_hf" in second.err
     assert status_of(record, "/health") == 200
 
 
@@ -565,8 +557,8 @@ def test_a_name_is_started_once(bench: Bench, tmp_path: Path) -> None:
 
     second = bench.run()
 
-    assert second.rc == 2
-    assert "starting or stopping" in second.stderr
+    assert second.code == 2
+    assert "starting or stopping" in second.err
     assert len(events(bench.record, "start")) == 1
     (tmp_path / "go").touch()
     bench.ready(process)
@@ -583,10 +575,10 @@ def test_two_names_are_served_side_by_side(bench: Bench, tmp_path: Path, vlsb: V
     other = bench.ready(second, "mine")
 
     assert urlsplit(one.base_url).port != urlsplit(other.base_url).port
-    second.send_signal(signal.SIGINT)
+    second.signal(signal.SIGINT)
     finished = ended(second)
-    assert finished.rc == 0
-    assert f"  vlsb run --model mine --servers-dir {own}\n" in finished.stdout
+    assert finished.code == 0
+    assert f"  vlsb run --model mine --servers-dir {own}\n" in finished.out
     assert status_of(one, "/health") == 200
 
 
@@ -605,14 +597,14 @@ def test_whatever_kills_us_leaves_no_engine_and_no_obstacle(bench: Bench) -> Non
 def test_a_detached_server_lives_on_until_it_is_stopped(bench: Bench) -> None:
     finished = bench.run("--detach", CHILDREN="plain")
 
-    assert finished.rc == 0, finished
+    assert finished.code == 0, finished
     (record,) = read_records(bench.places)
     assert record.owner_pid is None
-    assert f"llava_hf is ready: {record.base_url}" in finished.stdout
-    assert "vlsb engine stop llava_hf" in finished.stderr
+    assert f"llava_hf is ready: {record.base_url}" in finished.out
+    assert "vlsb engine stop llava_hf" in finished.err
     assert status_of(record, "/v1/models", key=record.key.reveal()) == 200
     second = bench.run("--detach")
-    assert second.rc == 2
+    assert second.code == 2
     assert stop_server(bench.places, record) is Ending.STOPPED
     bench.assert_nothing_left()
 
@@ -632,9 +624,9 @@ def test_a_stop_before_it_is_detached_leaves_nothing(bench: Bench, tmp_path: Pat
     process = bench.start("--detach", HOLD=str(tmp_path / "never"), CHILDREN="plain")
     bench.started()
 
-    process.send_signal(signal.SIGTERM)
+    process.signal(signal.SIGTERM)
 
-    assert ended(process).rc == 130
+    assert ended(process).code == 130
     bench.assert_nothing_left()
 
 
@@ -644,7 +636,7 @@ def test_a_stop_from_elsewhere_ends_a_server_as_ctrl_c_does(bench: Bench) -> Non
 
     with ThreadPoolExecutor(1) as pool:
         stopping = pool.submit(stop_server, bench.places, record)
-        assert ended(process).rc == 0
+        assert ended(process).code == 0
 
     assert stopping.result() is Ending.STOPPED
     bench.assert_nothing_left()
@@ -661,31 +653,31 @@ def test_a_taken_port_is_said_before_an_engine_starts(bench: Bench) -> None:
     words = ("serve", "mine", "--servers-dir", str(own), "--engine", str(bench.engine), "--port", str(port))
     second = bench._vlsb(*words, env=bench.environment())
 
-    assert second.rc == 7
-    assert f"port {port} is taken" in second.stderr
+    assert second.code == 7
+    assert f"port {port} is taken" in second.err
     assert len(events(bench.record, "start")) == count
 
 
 def test_an_unknown_name_gets_the_nearest_one(vlsb: Vlsb) -> None:
     finished = vlsb("serve", "llava_hff")
 
-    assert finished.rc == 2
-    assert finished.stderr == "Error: llava_hff: no local model of that name. Did you mean llava_hf?\n"
+    assert finished.code == 2
+    assert finished.err == "Error: llava_hff: no local model of that name. Did you mean llava_hf?\n"
 
 
 def test_a_missing_engine_is_told_with_the_one_command(vlsb: Vlsb, bench: Bench) -> None:
     finished = vlsb("serve", "llava_hf", "--weights", bench.weights)
 
-    assert finished.rc == 7
-    assert "vlsb engine install llava_hf" in finished.stderr
+    assert finished.code == 7
+    assert "vlsb engine install llava_hf" in finished.err
 
 
 def test_what_is_ours_to_decide_is_refused_behind_the_dashes(bench: Bench) -> None:
     finished = bench.run("--", "--api-key", "a-key-for-everybody-to-see")
 
-    assert finished.rc == 2
-    assert "api-key" in finished.stderr
-    assert "everybody" not in finished.stderr
+    assert finished.code == 2
+    assert "api-key" in finished.err
+    assert "everybody" not in finished.err
     assert events(bench.record) == []
 
 
@@ -693,7 +685,7 @@ def test_a_quiet_server_says_nothing(bench: Bench) -> None:
     process = bench.start("--display", "none")
     bench.ready(process)
 
-    process.send_signal(signal.SIGINT)
+    process.signal(signal.SIGINT)
 
     assert ended(process) == Finished(0, "", "")
 

@@ -14,8 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import make_failure, make_response, tree
-from tests.support.cli_tools import Desk, Finished, sample_of, sample_row, write_dataset
+from tests.support.command import Desk, Finished
+from tests.support.datasets import sample_row, write_dataset
+from tests.support.endpoint import sample_of
+from tests.support.records import make_failure, make_response
+from tests.support.run_files import tree
 from vlsb.records import Key, Outcome, Untrusted
 from vlsb.reports.answers import MAX_WIDTH, ImageFile, NoInstruction, StoredAnswer, answers_text
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
@@ -495,12 +498,12 @@ def write_shard(path: Path, data: Path) -> None:
 
 def test_the_demos_instructions_come_from_its_own_set(vlsb, tmp_path: Path) -> None:
     ran = vlsb("run", "--model", "demo", "--limit", 2, "--display", "none")
-    assert ran.rc == 0, ran.stderr
+    assert ran.code == 0, ran.err
 
     done = vlsb("show", tmp_path / "outputs" / "demo", "0")
 
-    assert "How do I cut these so that they all cook in the same time?" in done.stdout
-    assert done.stderr == ""
+    assert "How do I cut these so that they all cook in the same time?" in done.out
+    assert done.err == ""
 
 
 # The page itself.

@@ -13,19 +13,26 @@ from typing import Any
 
 import pytest
 
-from tests.support import e2e
+from tests.support.command import (
+    GRACE_S,
+    REQUESTS,
+    RESUME,
+    SAMPLES,
+    Finished,
+    Vlsb,
+    at_audit_event,
+    run_words,
+)
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import asked, persona
+from tests.support.run_files import records, stored_ids
 from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, rate_limited
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CONNECTIONS = 4
-PROMPT_S = 0.8 * e2e.GRACE_S
+PROMPT_S = 0.8 * GRACE_S
 """What ends within this did not wait for the grace period, let alone for a reply or a rate limit."""
 STOPPING = "Stopping"
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return e2e.straight_summary(tmp_path_factory.mktemp("straight"))
 
 
 class Hold:
@@ -46,40 +53,40 @@ class Hold:
         is_first = request.is_judge not in self._first
         self._first.add(request.is_judge)
         if is_first or request.is_judge != self._holds_judge or self._released.is_set():
-            return e2e.persona(request)
+            return persona(request)
         return self._wait(request) if self._instead is None else self._instead
 
     async def _wait(self, request: Request) -> Reply:
         await self._released.wait()
-        return e2e.persona(request)
+        return persona(request)
 
 
-def arguments(simulator: SimulatorThread, tmp_path: Path, *more: str) -> tuple[str, ...]:
+def arguments(simulator: SimulatorThread, tmp_path: Path, *more: str) -> list[object]:
     """A run into a relative directory whose name a shell would split."""
-    e2e.make_dataset(tmp_path)
+    write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
     lanes = ("--max-connections", str(CONNECTIONS), "--judge-max-connections", str(CONNECTIONS))
-    return e2e.run_arguments(simulator, Path("data"), "--output-dir", "my outputs", *lanes, *more)
+    return run_words(simulator, Path("data"), "--output-dir", "my outputs", *lanes, *more)
 
 
 def run_directory(tmp_path: Path) -> Path:
     return tmp_path / "my outputs" / "m"
 
 
-def resumed_summary(vlsb: e2e.Vlsb, ended: e2e.Ended) -> dict[str, Any]:
+def resumed_summary(vlsb: Vlsb, ended: Finished) -> dict[str, Any]:
     """What the run comes to when the printed command is typed."""
     resumed = vlsb.resume(ended)
     assert resumed.code == 0, resumed.err
     return vlsb.summary("my outputs")
 
 
-def assert_interrupted(ended: e2e.Ended) -> None:
+def assert_interrupted(ended: Finished) -> None:
     assert ended.code == 130, ended
     assert "Traceback" not in ended.err
-    assert len(ended.error_lines) <= 1
+    assert len(ended.errors) <= 1
     assert ended.resume_command[:2] == ["vlsb", "run"]
 
 
-def seconds_of(act: Callable[[], e2e.Ended]) -> tuple[e2e.Ended, float]:
+def seconds_of(act: Callable[[], Finished]) -> tuple[Finished, float]:
     began = time.monotonic()
     return act(), time.monotonic() - began
 
@@ -92,7 +99,7 @@ def test_a_first_signal_lets_answers_in_flight_arrive_and_starts_nothing_new(
     tmp_path: Path, straight: dict[str, Any], number: int
 ) -> None:
     hold = Hold(judge=False)
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(hold) as simulator:
         with vlsb.start(*arguments(simulator, tmp_path)) as process:
             process.wait_until(lambda: simulator.in_flight == CONNECTIONS, what="all connections in use")
@@ -101,26 +108,26 @@ def test_a_first_signal_lets_answers_in_flight_arrive_and_starts_nothing_new(
             hold.release()
             ended = process.wait()
         sent = simulator.completions
-        responded, judged = e2e.stored_ids(run_directory(tmp_path))
+        responded, judged = stored_ids(run_directory(tmp_path))
         summary = resumed_summary(vlsb, ended)
         resumed = simulator.completions[len(sent) :]
 
     assert_interrupted(ended)
     assert len(sent) == 2 + CONNECTIONS
-    assert sorted(responded) == e2e.asked_ids(sent, of_judge=False)
-    assert sorted(judged) == e2e.asked_ids(sent, of_judge=True)
-    assert set(e2e.asked_ids(resumed, of_judge=False)).isdisjoint(responded)
-    assert responded - judged <= set(e2e.asked_ids(resumed, of_judge=True))
-    assert len(sent) + len(resumed) == e2e.REQUESTS
+    assert sorted(responded) == sorted(asked(sent, judge=False))
+    assert sorted(judged) == sorted(asked(sent, judge=True))
+    assert set(asked(resumed, judge=False)).isdisjoint(responded)
+    assert responded - judged <= set(asked(resumed, judge=True))
+    assert len(sent) + len(resumed) == REQUESTS
     assert summary == straight
 
 
 def test_a_first_signal_lets_verdicts_in_flight_arrive(tmp_path: Path, straight: dict[str, Any]) -> None:
     hold = Hold(judge=True)
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(hold) as simulator:
         with vlsb.start(*arguments(simulator, tmp_path)) as process:
-            held = e2e.SAMPLES + 1 + CONNECTIONS
+            held = SAMPLES + 1 + CONNECTIONS
             process.wait_until(lambda: simulator.requests == held, what="every answer and all judges asked")
             process.wait_until(lambda: simulator.in_flight == CONNECTIONS, what="judges alone in flight")
             process.signal(signal.SIGINT)
@@ -128,21 +135,21 @@ def test_a_first_signal_lets_verdicts_in_flight_arrive(tmp_path: Path, straight:
             hold.release()
             ended = process.wait()
         sent = simulator.completions
-        responded, judged = e2e.stored_ids(run_directory(tmp_path))
+        responded, judged = stored_ids(run_directory(tmp_path))
         summary = resumed_summary(vlsb, ended)
 
     assert_interrupted(ended)
     assert len(sent) == held
-    assert sorted(judged) == e2e.asked_ids(sent, of_judge=True)
-    assert len(responded) == e2e.SAMPLES
-    assert simulator.requests == e2e.REQUESTS
+    assert sorted(judged) == sorted(asked(sent, judge=True))
+    assert len(responded) == SAMPLES
+    assert simulator.requests == REQUESTS
     assert summary == straight
 
 
 def test_the_resume_command_holds_every_option_and_survives_the_shell(tmp_path: Path) -> None:
     options = ("--limit", "20", "--max-tokens", "64", "--system-prompt", "Be 'brief' & \"kind\".")
     hold = Hold(judge=False)
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(hold) as simulator:
         typed = arguments(simulator, tmp_path, *options)
         with vlsb.start(*typed) as process:
@@ -161,7 +168,7 @@ def test_the_resume_command_holds_every_option_and_survives_the_shell(tmp_path: 
 
 
 def test_without_a_display_the_resume_command_is_still_the_last_line(tmp_path: Path) -> None:
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with (
         SimulatorThread(Hold(judge=False, instead=rate_limited(60))) as simulator,
         vlsb.start(*arguments(simulator, tmp_path, "--display", "none")) as process,
@@ -183,9 +190,9 @@ def test_a_second_signal_drops_what_is_in_flight(
     tmp_path: Path, straight: dict[str, Any], judge: bool
 ) -> None:
     hold = Hold(judge=judge, instead=Stall())
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(hold) as simulator:
-        answered = 1 + (e2e.SAMPLES if judge else 1)
+        answered = 1 + (SAMPLES if judge else 1)
         with vlsb.start(*arguments(simulator, tmp_path)) as process:
             stalled = answered + CONNECTIONS
             process.wait_until(lambda: simulator.requests == stalled, what="all connections stalled")
@@ -201,14 +208,14 @@ def test_a_second_signal_drops_what_is_in_flight(
     assert_interrupted(ended)
     assert took_s < PROMPT_S
     assert sent == stalled
-    assert simulator.requests == e2e.REQUESTS + CONNECTIONS
+    assert simulator.requests == REQUESTS + CONNECTIONS
     assert summary == straight
 
 
 def test_a_third_signal_ends_the_process_at_once(tmp_path: Path, straight: dict[str, Any]) -> None:
     """The three arrive together, so that the second cannot have done the work."""
     hold = Hold(judge=False, instead=Stall())
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(hold) as simulator:
         with vlsb.start(*arguments(simulator, tmp_path)) as process:
             process.wait_until(lambda: simulator.in_flight == CONNECTIONS, what="all connections stalled")
@@ -230,11 +237,11 @@ def test_a_third_signal_ends_the_process_at_once(tmp_path: Path, straight: dict[
 
 def test_impatient_signals_never_bring_a_traceback(tmp_path: Path, straight: dict[str, Any]) -> None:
     hold = Hold(judge=False, instead=Stall())
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(hold) as simulator:
         with vlsb.start(*arguments(simulator, tmp_path)) as process:
             process.wait_until(lambda: simulator.in_flight == CONNECTIONS, what="all connections stalled")
-            while process.popen.poll() is None:
+            while process.is_running:
                 process.signal(signal.SIGINT)
                 time.sleep(0.002)
             ended = process.wait()
@@ -253,7 +260,7 @@ def test_a_signal_ends_the_wait_for_a_rate_limit(
     tmp_path: Path, straight: dict[str, Any], number: int
 ) -> None:
     hold = Hold(judge=False, instead=rate_limited(60))
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(hold) as simulator:
         with vlsb.start(*arguments(simulator, tmp_path)) as process:
             process.wait_until(lambda: has_event(tmp_path, "rate_limit"), what="a closed gate")
@@ -276,9 +283,9 @@ def test_a_signal_ends_the_wait_before_a_retry(tmp_path: Path, straight: dict[st
     def respond(request: Request) -> Action:
         if is_broken.is_set():
             return Reply(503, b"", headers=(("retry-after", "60"),))
-        return e2e.persona(request)
+        return persona(request)
 
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(respond) as simulator:
         with vlsb.start(*arguments(simulator, tmp_path)) as process:
             process.wait_until(lambda: has_event(tmp_path, "retry"), what="a wait before a retry")
@@ -290,7 +297,7 @@ def test_a_signal_ends_the_wait_before_a_retry(tmp_path: Path, straight: dict[st
         summary = vlsb.summary("my outputs")
 
     assert ended.code == 130, ended
-    assert e2e.RESUME not in ended.err  # nothing was answered: there is nothing to go on with
+    assert RESUME not in ended.err  # nothing was answered: there is nothing to go on with
     assert again.code == 0, again.err
     assert took_s < PROMPT_S
     assert sent == 1
@@ -299,7 +306,7 @@ def test_a_signal_ends_the_wait_before_a_retry(tmp_path: Path, straight: dict[st
 
 def has_event(tmp_path: Path, kind: str) -> bool:
     path = run_directory(tmp_path) / "events.jsonl"
-    return path.exists() and any(each["kind"] == kind for each in e2e.records(path.read_bytes()))
+    return path.exists() and any(each["kind"] == kind for each in records(path.read_bytes()))
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -315,9 +322,9 @@ def has_event(tmp_path: Path, kind: str) -> bool:
 def test_a_signal_before_anything_was_sent_ends_like_any_other(
     tmp_path: Path, number: int, event: str, path: str
 ) -> None:
-    interrupt = e2e.at_audit_event(event, path, f"os.kill(os.getpid(), {int(number)})")
-    vlsb = e2e.Vlsb(tmp_path)
-    with SimulatorThread(e2e.persona) as simulator:
+    interrupt = at_audit_event(event, path, f"os.kill(os.getpid(), {int(number)})")
+    vlsb = Vlsb(tmp_path)
+    with SimulatorThread(persona) as simulator:
         ended = vlsb(*arguments(simulator, tmp_path), prelude=interrupt)
         sent = simulator.requests
         resumed = vlsb(*arguments_again(simulator))
@@ -328,11 +335,11 @@ def test_a_signal_before_anything_was_sent_ends_like_any_other(
     assert ended.out == ""
     assert resumed.code == 0, resumed.err
     # Nothing is stored: the command that was typed is the one to type again.
-    assert ended.last_line == "Error: Interrupted. Nothing was stored yet."
+    assert ended.last == "Error: Interrupted. Nothing was stored yet."
 
 
-def arguments_again(simulator: SimulatorThread) -> tuple[str, ...]:
-    return e2e.run_arguments(simulator, Path("data"), "--output-dir", "my outputs", "--resume")
+def arguments_again(simulator: SimulatorThread) -> list[object]:
+    return run_words(simulator, Path("data"), "--output-dir", "my outputs", "--resume")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -343,14 +350,14 @@ def test_a_signal_while_the_table_is_made_loses_nothing(
     all_answered = tmp_path / "all-answered"
 
     def on_answered(request: Request) -> None:
-        if request.number == e2e.REQUESTS:
+        if request.number == REQUESTS:
             all_answered.touch()
 
-    interrupt = e2e.at_audit_event(
+    interrupt = at_audit_event(
         "open", "m/run.json", f"os.kill(os.getpid(), {int(number)})", armed_by=all_answered
     )
-    vlsb = e2e.Vlsb(tmp_path)
-    with SimulatorThread(e2e.persona, on_answered=on_answered) as simulator:
+    vlsb = Vlsb(tmp_path)
+    with SimulatorThread(persona, on_answered=on_answered) as simulator:
         ended = vlsb(*arguments(simulator, tmp_path), prelude=interrupt)
 
     assert "Traceback" not in ended.err

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.support.cli_tools import Desk, labelling, sample_row, write_dataset
+from tests.support.command import Desk
+from tests.support.datasets import sample_row, write_dataset
+from tests.support.endpoint import labelling
 from vlsb.simulator import Reply, SimulatorThread
 
 DEAD = "http://127.0.0.1:9/v1"
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
 
 
 def api_error(status: int, code: str) -> Reply:

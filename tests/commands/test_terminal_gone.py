@@ -16,13 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DEADLINE_S, wait_until
-from tests.support import e2e
+from tests.support import canary
+from tests.support.command import GRACE_S, Vlsb, at_audit_event, run_words
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import persona
+from tests.support.run_files import records, stored_ids
+from tests.support.waiting import DEADLINE_S, wait_until
 from vlsb.simulator import Action, Request, SimulatorThread, Stall
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAMPLES = 6
-PROMPT_S = 0.8 * e2e.GRACE_S
+PROMPT_S = 0.8 * GRACE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -36,12 +40,12 @@ class Held:
 
     def __call__(self, request: Request) -> Action:
         is_held = request.number >= self._first and not self.is_released.is_set()
-        return Stall() if is_held else e2e.persona(request)
+        return Stall() if is_held else persona(request)
 
 
 @pytest.fixture(autouse=True)
 def dataset(tmp_path: Path) -> None:
-    e2e.make_dataset(tmp_path, SAMPLES)
+    write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
 
 
 @contextmanager
@@ -49,12 +53,12 @@ def started(
     cwd: Path, simulator: SimulatorThread, *more: str, out: int, err: int, **how: object
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`vlsb run` with these two descriptors."""
-    words = e2e.run_arguments(simulator, Path("data"), "--max-connections", "2", *more)
+    words = run_words(simulator, Path("data"), "--max-connections", "2", *more)
     least = {"HOME": str(cwd), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TERM": "xterm"}
     process = subprocess.Popen(
         [sys.executable, "-m", "vlsb", *words],
         cwd=cwd,
-        env=least | e2e.canary.ENVIRONMENT,
+        env=least | canary.ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         stdout=out,
         stderr=err,
@@ -134,11 +138,11 @@ def test_two_signals_stop_a_run_whose_terminal_is_gone(
         leave()
         code = stopped_twice(process, number)
         held.is_released.set()
-        resumed = e2e.Vlsb(tmp_path)(*e2e.run_arguments(simulator, Path("data"), "--resume"))
+        resumed = Vlsb(tmp_path)(*run_words(simulator, Path("data"), "--resume"))
 
     os.close(err)
     assert code == 130
-    assert e2e.records((tmp_path / "outputs/m/events.jsonl").read_bytes())
+    assert records((tmp_path / "outputs/m/events.jsonl").read_bytes())
     assert resumed.code == 0, resumed.err
 
 
@@ -149,7 +153,7 @@ def test_one_signal_lets_answers_arrive_though_the_terminal_is_gone(tmp_path: Pa
     def respond(request: Request) -> Action:
         if request.number >= 3:
             assert released.wait(DEADLINE_S)
-        return e2e.persona(request)
+        return persona(request)
 
     err, leave = terminal()
     with (
@@ -163,7 +167,7 @@ def test_one_signal_lets_answers_arrive_though_the_terminal_is_gone(tmp_path: Pa
         code = process.wait(DEADLINE_S)
 
     os.close(err)
-    responded, _ = e2e.stored_ids(tmp_path / "outputs" / "m")
+    responded, _ = stored_ids(tmp_path / "outputs" / "m")
     assert code in (0, 130)
     assert len(responded) >= 2
 
@@ -175,14 +179,14 @@ def test_a_run_without_a_reader_goes_on_to_its_end(tmp_path: Path, way: str, dis
     output, leave = WAYS[way]()
     leave()
     with (
-        SimulatorThread(e2e.persona) as simulator,
+        SimulatorThread(persona) as simulator,
         started(tmp_path, simulator, "--display", display, out=output, err=output) as process,
     ):
         code = process.wait(DEADLINE_S)
 
     os.close(output)
     assert code == 0
-    assert e2e.Vlsb(tmp_path).summary()["judged"] == SAMPLES
+    assert Vlsb(tmp_path).summary()["judged"] == SAMPLES
 
 
 @pytest.mark.parametrize("closed", [(0, 1, 2), (1,), (2,)])
@@ -191,12 +195,12 @@ def test_a_run_with_closed_streams_goes_on_and_writes_into_no_file_of_its_own(
 ) -> None:
     """A journal opened as descriptor 2 would get every notice as a line."""
     shell = " ".join(f"{number}>&-" for number in closed)
-    with SimulatorThread(e2e.persona) as simulator:
-        words = e2e.run_arguments(simulator, Path("data"), "--display", "plain")
+    with SimulatorThread(persona) as simulator:
+        words = run_words(simulator, Path("data"), "--display", "plain")
         process = subprocess.run(
             ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-m", "vlsb", *words],
             cwd=tmp_path,
-            env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]} | e2e.canary.ENVIRONMENT,
+            env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]} | canary.ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -205,13 +209,13 @@ def test_a_run_with_closed_streams_goes_on_and_writes_into_no_file_of_its_own(
         )
 
     assert process.returncode == 0
-    assert e2e.Vlsb(tmp_path).summary()["judged"] == SAMPLES
+    assert Vlsb(tmp_path).summary()["judged"] == SAMPLES
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_table_that_finds_no_room_is_said_and_does_not_change_the_code(tmp_path: Path) -> None:
     with (
-        SimulatorThread(e2e.persona) as simulator,
+        SimulatorThread(persona) as simulator,
         Path("/dev/full").open("wb") as full,
         (tmp_path / "err").open("wb") as err,
         started(tmp_path, simulator, out=full.fileno(), err=err.fileno()) as process,
@@ -226,8 +230,8 @@ def test_a_table_that_finds_no_room_is_said_and_does_not_change_the_code(tmp_pat
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_report_that_cannot_be_written_is_exit_5(tmp_path: Path) -> None:
-    with SimulatorThread(e2e.persona) as simulator:
-        e2e.Vlsb(tmp_path)(*e2e.run_arguments(simulator, Path("data")))
+    with SimulatorThread(persona) as simulator:
+        Vlsb(tmp_path)(*run_words(simulator, Path("data")))
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "vlsb", "report", "outputs"],
@@ -247,8 +251,8 @@ def test_a_report_that_cannot_be_written_is_exit_5(tmp_path: Path) -> None:
 def test_a_reader_that_has_had_enough_is_no_error_of_any_command(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    with SimulatorThread(e2e.persona) as simulator:
-        e2e.Vlsb(tmp_path)(*e2e.run_arguments(simulator, Path("data")))
+    with SimulatorThread(persona) as simulator:
+        Vlsb(tmp_path)(*run_words(simulator, Path("data")))
     out, leave = pipe()
     leave()
     done = subprocess.run(
@@ -316,9 +320,9 @@ def test_a_signal_at_any_moment_ends_with_130_and_no_traceback_with_stdout_close
     tmp_path: Path, event: str, path: str, number: int, times: int
 ) -> None:
     again = "; ".join([f"os.kill(os.getpid(), {int(number)})"] * times)
-    prelude = e2e.at_audit_event(event, path, again) + "\nos.close(1)"
-    with SimulatorThread(e2e.persona) as simulator:
-        ended = e2e.Vlsb(tmp_path)(*e2e.run_arguments(simulator, Path("data")), prelude=prelude)
+    prelude = at_audit_event(event, path, again) + "\nos.close(1)"
+    with SimulatorThread(persona) as simulator:
+        ended = Vlsb(tmp_path)(*run_words(simulator, Path("data")), prelude=prelude)
 
     assert ended.code == 130, ended
     assert "Traceback" not in ended.err
@@ -342,10 +346,10 @@ def test_a_run_in_a_background_process_group_is_stopped_by_two_signals(tmp_path:
 
 def test_a_run_whose_caller_ignores_hangups_goes_on(tmp_path: Path) -> None:
     """`nohup` means it."""
-    with SimulatorThread(e2e.persona) as simulator:
-        prelude = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + e2e.at_audit_event(
+    with SimulatorThread(persona) as simulator:
+        prelude = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + at_audit_event(
             "open", "m/responses.jsonl", "os.kill(os.getpid(), signal.SIGHUP)"
         )
-        ended = e2e.Vlsb(tmp_path)(*e2e.run_arguments(simulator, Path("data")), prelude=prelude)
+        ended = Vlsb(tmp_path)(*run_words(simulator, Path("data")), prelude=prelude)
 
     assert ended.code == 0, ended

@@ -13,18 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import draw_picture, tree
-from tests.support.cli_tools import Desk, Finished, labelling, sample_of, sample_row, write_dataset
+from tests.support.command import Desk, Finished
+from tests.support.datasets import draw_picture, sample_row, write_dataset
+from tests.support.endpoint import labelling, sample_of
+from tests.support.run_files import tree
 from vlsb.simulator import Action, Request, Simulator, SimulatorThread, error
 
 SAMPLES = 4
 ACCEPT = "--accept-changed-images"
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    """A working directory with four samples."""
-    return Desk(tmp_path, SAMPLES)
 
 
 def image(desk: Desk, number: int) -> Path:
@@ -359,10 +355,9 @@ def test_no_image_is_read_beyond_its_header_before_the_first_request(tmp_path: P
         read[sample_of(request)] = int(counted[1])
         return labelling()(request)
 
-    with SimulatorThread(respond) as endpoint:
-        running = desk.start(*desk.run_words(endpoint, "--dry-run"))
+    with SimulatorThread(respond) as endpoint, desk.start(endpoint, "--dry-run") as running:
         process.append(running.pid)
-        running.communicate()
+        running.wait()
 
     # All of them are 300 MB; modules and the one image that was sent are far less than half of that.
     assert read[0] < 150_000_000

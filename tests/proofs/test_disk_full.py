@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import e2e
+from tests.support.command import SAMPLES, Finished, Vlsb
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import asked, persona
+from tests.support.run_files import journals, stored_ids, whole_lines
 from vlsb.simulator import Reply, Request, Responder, SimulatorThread, answer, verdict
 
 FILE_LIMIT_BYTES = 24 * 1024
@@ -21,12 +24,12 @@ FULL_DISK = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({FILE_
 
 def long_answers(request: Request) -> Reply:
     """`responses.jsonl` fills up first."""
-    return answer(PADDING, delay_s=0.005) if not request.is_judge else e2e.persona(request)
+    return answer(PADDING, delay_s=0.005) if not request.is_judge else persona(request)
 
 
 def long_explanations(request: Request) -> Reply:
     """The verdicts fill up first."""
-    return verdict(3, PADDING, delay_s=0.005) if request.is_judge else e2e.persona(request)
+    return verdict(3, PADDING, delay_s=0.005) if request.is_judge else persona(request)
 
 
 class LongFailures:
@@ -39,11 +42,11 @@ class LongFailures:
         is_first = request.is_judge not in self._first
         self._first.add(request.is_judge)
         if is_first or request.is_judge:
-            return e2e.persona(request)
+            return persona(request)
         return answer(PADDING, finish_reason="content_filter", delay_s=0.005)
 
 
-def run(vlsb: e2e.Vlsb, simulator: SimulatorThread, *more: str, prelude: str | None = None) -> e2e.Ended:
+def run(vlsb: Vlsb, simulator: SimulatorThread, *more: str, prelude: str | None = None) -> Finished:
     url = simulator.base_url
     lanes = ("--base-url", url, "--judge-base-url", url, "--backoff", "0.01")
     return vlsb("run", "--model", "m", "--judge", "j", "--data-root", "data", *lanes, *more, prelude=prelude)
@@ -61,15 +64,15 @@ def run(vlsb: e2e.Vlsb, simulator: SimulatorThread, *more: str, prelude: str | N
 def test_a_journal_that_cannot_grow_stops_the_run_with_nothing_torn(
     tmp_path: Path, make_responder: Callable[[], Responder], journal: str
 ) -> None:
-    e2e.make_dataset(tmp_path)
-    vlsb = e2e.Vlsb(tmp_path)
+    write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+    vlsb = Vlsb(tmp_path)
     with SimulatorThread(make_responder()) as simulator:
         ended = run(vlsb, simulator, prelude=FULL_DISK)
 
     assert ended.code == 5, ended
     assert ended.out == ""
     assert "Traceback" not in ended.err
-    (said,) = ended.error_lines
+    (said,) = ended.errors
     assert journal in said
     assert said.endswith("Raise the limit on the size of a file (`ulimit -f`).")
     assert ended.resume_command[:2] == ["vlsb", "run"]
@@ -77,10 +80,10 @@ def test_a_journal_that_cannot_grow_stops_the_run_with_nothing_torn(
 
 
 def assert_only_whole_records(directory: Path) -> None:
-    found = e2e.journals(directory)
+    found = journals(directory)
     assert found
     for name, contents in found.items():
-        assert contents == e2e.whole_lines(contents), name
+        assert contents == whole_lines(contents), name
         assert len(contents) <= FILE_LIMIT_BYTES
         for line in contents.split(b"\n")[:-1]:
             assert isinstance(json.loads(line), dict)
@@ -88,12 +91,12 @@ def assert_only_whole_records(directory: Path) -> None:
 
 @pytest.mark.parametrize("responder", [long_answers, long_explanations])
 def test_with_room_again_the_printed_command_finishes_the_run(tmp_path: Path, responder: Responder) -> None:
-    full, roomy = (e2e.Vlsb(make(tmp_path / name)) for name in ("full", "roomy"))
+    full, roomy = (Vlsb(make(tmp_path / name)) for name in ("full", "roomy"))
     with SimulatorThread(responder) as simulator:
         straight = run(roomy, simulator)
         ended = run(full, simulator, prelude=FULL_DISK)
-        before = e2e.journals(tmp_path / "full" / "outputs" / "m")
-        responded, judged = e2e.stored_ids(tmp_path / "full" / "outputs" / "m")
+        before = journals(tmp_path / "full" / "outputs" / "m")
+        responded, judged = stored_ids(tmp_path / "full" / "outputs" / "m")
         sent = len(simulator.completions)
         resumed = full.resume(ended)
         later = simulator.completions[sent:]
@@ -102,45 +105,45 @@ def test_with_room_again_the_printed_command_finishes_the_run(tmp_path: Path, re
     assert ended.code == 5, ended
     assert resumed.code == 0, resumed.err
     assert full.summary() == roomy.summary()
-    assert set(e2e.asked_ids(later, of_judge=False)).isdisjoint(responded)
-    assert set(e2e.asked_ids(later, of_judge=True)).isdisjoint(judged)
-    after = e2e.journals(tmp_path / "full" / "outputs" / "m")
+    assert set(asked(later, judge=False)).isdisjoint(responded)
+    assert set(asked(later, judge=True)).isdisjoint(judged)
+    after = journals(tmp_path / "full" / "outputs" / "m")
     assert all(after[name].startswith(contents) for name, contents in before.items())
 
 
 def make(directory: Path) -> Path:
     directory.mkdir()
-    e2e.make_dataset(directory)
+    write_dataset(directory / "data", sharing_rows(SAMPLES))
     return directory
 
 
 def test_a_disk_too_full_for_the_manifest_sends_nothing(tmp_path: Path) -> None:
-    e2e.make_dataset(tmp_path)
-    vlsb = e2e.Vlsb(tmp_path)
-    with SimulatorThread(e2e.persona) as simulator:
+    write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+    vlsb = Vlsb(tmp_path)
+    with SimulatorThread(persona) as simulator:
         ended = run(vlsb, simulator, prelude=FULL_DISK.replace(str(FILE_LIMIT_BYTES), "1024"))
         sent = simulator.requests
         again = run(vlsb, simulator)
 
     assert ended.code == 5, ended
-    assert len(ended.error_lines) == 1
+    assert len(ended.errors) == 1
     assert sent == 0
-    assert ended.last_line.startswith("Nothing was stored. Check the place: --output-dir")
+    assert ended.last.startswith("Nothing was stored. Check the place: --output-dir")
     assert again.code == 0, again.err
 
 
 @pytest.mark.parametrize("more", [(), ("--resume",)])
 def test_an_output_directory_below_a_file_is_said_in_one_line(tmp_path: Path, more: tuple[str, ...]) -> None:
-    e2e.make_dataset(tmp_path)
+    write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
     (tmp_path / "file").write_text("in the way")
-    vlsb = e2e.Vlsb(tmp_path)
-    with SimulatorThread(e2e.persona) as simulator:
+    vlsb = Vlsb(tmp_path)
+    with SimulatorThread(persona) as simulator:
         ended = run(vlsb, simulator, "--output-dir", "file/outputs", *more)
 
     assert ended.code in (2, 5), ended
     assert ended.out == ""
-    assert len(ended.error_lines) == 1
-    assert "file" in ended.error_lines[0]
+    assert len(ended.errors) == 1
+    assert "file" in ended.errors[0]
     assert simulator.requests == 0
     assert (tmp_path / "file").read_text() == "in the way"
 
@@ -148,9 +151,9 @@ def test_an_output_directory_below_a_file_is_said_in_one_line(tmp_path: Path, mo
 @pytest.fixture
 def complete(tmp_path: Path) -> dict[str, Any]:
     """The summary of a finished run in `tmp_path`."""
-    e2e.make_dataset(tmp_path)
-    vlsb = e2e.Vlsb(tmp_path)
-    with SimulatorThread(e2e.persona) as simulator:
+    write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+    vlsb = Vlsb(tmp_path)
+    with SimulatorThread(persona) as simulator:
         ended = run(vlsb, simulator)
     assert ended.code == 0, ended.err
     return vlsb.summary()
@@ -159,7 +162,7 @@ def complete(tmp_path: Path) -> dict[str, Any]:
 def test_a_report_needs_no_room(tmp_path: Path, complete: dict[str, Any]) -> None:
     no_room = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (65536,) * 2)"
 
-    ended = e2e.Vlsb(tmp_path)("report", "outputs", "--format", "json", prelude=no_room)
+    ended = Vlsb(tmp_path)("report", "outputs", "--format", "json", prelude=no_room)
 
     assert ended.code == 0, ended.err
-    assert json.loads(ended.out)[0]["judged"] == complete["judged"] == e2e.SAMPLES
+    assert json.loads(ended.out)[0]["judged"] == complete["judged"] == SAMPLES

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import GOLDEN
-from tests.support.cli_tools import Desk, Finished
+from tests.support.command import Desk, Finished
 from tests.support.write_runs import TEMPLATE, strict_judge
 from vlsb.simulator import SimulatorThread
 

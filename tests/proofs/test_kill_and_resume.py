@@ -16,7 +16,18 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.support import e2e
+from tests.support.command import (
+    REQUESTS,
+    SAMPLES,
+    Process,
+    Vlsb,
+    at_audit_event,
+    run_words,
+)
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import asked, persona, sample_of, settle
+from tests.support.run_files import journals, stored_ids, whole_lines
+from tests.support.waiting import DEADLINE_S
 from vlsb.simulator import Request, SimulatorThread
 
 LOST_S = 0.1
@@ -48,7 +59,7 @@ class Killer:
         self.cpu_waits_s: dict[int, float] = {}
         self._moment: Moment | None = None
         self._seen = 0
-        self._process: e2e.Process | None = None
+        self._process: Process | None = None
         self._has_process = threading.Event()
 
     def arm(self, moment: Moment) -> None:
@@ -56,7 +67,7 @@ class Killer:
         self._has_process.clear()
         self._moment, self._seen, self.killed_at = moment, 0, None
 
-    def watch(self, process: e2e.Process) -> None:
+    def watch(self, process: Process) -> None:
         """Once it is started."""
         self._process = process
         self._has_process.set()
@@ -74,7 +85,7 @@ class Killer:
             return
         self._seen += 1
         if self._seen == self._moment.count:
-            assert self._has_process.wait(e2e.DEADLINE_S)
+            assert self._has_process.wait(DEADLINE_S)
             assert self._process is not None
             self.killed_at = time.monotonic()
             self._process.signal(signal.SIGKILL)
@@ -95,7 +106,7 @@ class Killed:
 
     def is_stored(self, request: Request) -> bool:
         """Whether the outcome of a request is in the files."""
-        return e2e.sample_id(request) in (self.judged if request.is_judge else self.responded)
+        return sample_of(request) in (self.judged if request.is_judge else self.responded)
 
     def may_be_lost(self, request: Request) -> bool:
         """Whether a request was unanswered, or answered too shortly before the end."""
@@ -110,13 +121,13 @@ class Interrupted:
     """One run in `tmp_path`, killed and resumed."""
 
     def __init__(self, tmp_path: Path, simulator: SimulatorThread, killer: Killer) -> None:
-        self.vlsb = e2e.Vlsb(tmp_path)
+        self.vlsb = Vlsb(tmp_path)
         self.run = tmp_path / "outputs" / "m"
         self._killer = killer
         self._simulator = simulator
         lanes = ("--max-connections", str(CONNECTIONS), "--judge-max-connections", str(CONNECTIONS))
-        data = e2e.make_dataset(tmp_path)
-        self.arguments = e2e.run_arguments(simulator, data, *lanes, "--display", "none", "--resume")
+        data = write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+        self.arguments = run_words(simulator, data, *lanes, "--display", "none", "--resume")
 
     def kill(self, moment: Moment) -> Killed:
         """Start or resume, and kill at this moment."""
@@ -129,15 +140,15 @@ class Interrupted:
             ended = process.wait()
         assert ended.code == -signal.SIGKILL, ended
         assert self._killer.killed_at is not None
-        e2e.settle(self._simulator)
+        settle(self._simulator)
         return Killed(
             requests=self._simulator.completions[before:],
             answered_at=self._simulator.answered_at,
             cpu_waits_s=self._killer.cpu_waits_s.copy(),
             at=self._killer.killed_at,
             cpu_waits_at_end_s=cpu_waits_s,
-            journals=e2e.journals(self.run),
-            **dict(zip(("responded", "judged"), e2e.stored_ids(self.run), strict=True)),
+            journals=journals(self.run),
+            **dict(zip(("responded", "judged"), stored_ids(self.run), strict=True)),
         )
 
     def finish(self) -> list[Request]:
@@ -151,14 +162,9 @@ class Interrupted:
 def moments(seed: int) -> list[Moment]:
     """Random moments that lie within the requests that a run needs at least, in order."""
     draw = random.Random(seed)
-    cuts = [0, *sorted(draw.sample(range(1, e2e.REQUESTS), KILLS_A_RUN))]
+    cuts = [0, *sorted(draw.sample(range(1, REQUESTS), KILLS_A_RUN))]
     kinds: tuple[Kind, Kind] = ("request", "answered")
     return [Moment(draw.choice(kinds), now - last) for last, now in pairwise(cuts)]
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return e2e.straight_summary(tmp_path_factory.mktemp("straight"))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -167,9 +173,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
 ) -> None:
     """Of what was asked, only what a kill may have lost is asked again; what was written stays."""
     killer = Killer()
-    with SimulatorThread(
-        e2e.persona, on_request=killer.on_request, on_answered=killer.on_answered
-    ) as simulator:
+    with SimulatorThread(persona, on_request=killer.on_request, on_answered=killer.on_answered) as simulator:
         interrupted = Interrupted(tmp_path, simulator, killer)
         killed = [interrupted.kill(moment) for moment in moments(seed)]
         last = interrupted.finish()
@@ -183,14 +187,14 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
         assert [each for each in repeated if session.is_stored(each)] == []
         assert [each for each in repeated if not session.may_be_lost(each)] == []
         for is_judge in (False, True):
-            assert len(e2e.asked_ids(repeated, of_judge=is_judge)) <= CONNECTIONS
+            assert len(sorted(asked(repeated, judge=is_judge))) <= CONNECTIONS
         assert_nothing_is_missing(session, interrupted.run)
 
 
 def assert_nothing_is_missing(session: Killed, run: Path) -> None:
-    now = e2e.journals(run)
+    now = journals(run)
     for name, contents in session.journals.items():
-        assert now[name].startswith(e2e.whole_lines(contents)), name
+        assert now[name].startswith(whole_lines(contents)), name
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -199,15 +203,13 @@ def test_a_kill_during_the_preflight_costs_at_most_one_request(
     tmp_path: Path, straight: dict[str, Any], kind: Kind, count: int
 ) -> None:
     killer = Killer()
-    with SimulatorThread(
-        e2e.persona, on_request=killer.on_request, on_answered=killer.on_answered
-    ) as simulator:
+    with SimulatorThread(persona, on_request=killer.on_request, on_answered=killer.on_answered) as simulator:
         interrupted = Interrupted(tmp_path, simulator, killer)
         killed = interrupted.kill(Moment(kind, count))
         last = interrupted.finish()
 
     assert len(killed.requests) <= 3
-    assert len(killed.requests) + len(last) <= e2e.REQUESTS + 1
+    assert len(killed.requests) + len(last) <= REQUESTS + 1
     assert interrupted.vlsb.summary() == straight
 
 
@@ -226,10 +228,10 @@ def test_a_kill_during_the_preflight_costs_at_most_one_request(
 def test_a_run_killed_before_anything_was_sent_starts_again(
     tmp_path: Path, straight: dict[str, Any], event: str, path: str
 ) -> None:
-    die = e2e.at_audit_event(event, path, "os.kill(os.getpid(), signal.SIGKILL)")
-    vlsb = e2e.Vlsb(tmp_path)
-    with SimulatorThread(e2e.persona) as simulator:
-        arguments = e2e.run_arguments(simulator, e2e.make_dataset(tmp_path), "--resume")
+    die = at_audit_event(event, path, "os.kill(os.getpid(), signal.SIGKILL)")
+    vlsb = Vlsb(tmp_path)
+    with SimulatorThread(persona) as simulator:
+        arguments = run_words(simulator, write_dataset(tmp_path / "data", sharing_rows(SAMPLES)), "--resume")
         killed = vlsb(*arguments, prelude=die)
         sent_before = simulator.requests
         ended = vlsb(*arguments)
@@ -237,17 +239,17 @@ def test_a_run_killed_before_anything_was_sent_starts_again(
     assert killed.code == -signal.SIGKILL
     assert sent_before == 0
     assert ended.code == 0, ended.err
-    assert simulator.requests == e2e.REQUESTS
+    assert simulator.requests == REQUESTS
     assert vlsb.summary() == straight
 
 
 def test_a_run_killed_before_its_manifest_was_written_needs_no_resume(
     tmp_path: Path, straight: dict[str, Any]
 ) -> None:
-    die = e2e.at_audit_event("os.rename", "outputs/m/run.json", "os.kill(os.getpid(), signal.SIGKILL)")
-    vlsb = e2e.Vlsb(tmp_path)
-    with SimulatorThread(e2e.persona) as simulator:
-        arguments = e2e.run_arguments(simulator, e2e.make_dataset(tmp_path))
+    die = at_audit_event("os.rename", "outputs/m/run.json", "os.kill(os.getpid(), signal.SIGKILL)")
+    vlsb = Vlsb(tmp_path)
+    with SimulatorThread(persona) as simulator:
+        arguments = run_words(simulator, write_dataset(tmp_path / "data", sharing_rows(SAMPLES)))
         killed = vlsb(*arguments, prelude=die)
         ended = vlsb(*arguments)
 
@@ -264,21 +266,21 @@ def test_after_a_kill_when_everything_was_judged_nothing_is_sent(
     all_answered = tmp_path / "all-answered"
 
     def on_answered(request: Request) -> None:
-        if request.number == e2e.REQUESTS:
+        if request.number == REQUESTS:
             all_answered.touch()
 
-    die = e2e.at_audit_event(
+    die = at_audit_event(
         "open", "outputs/m/run.json", "os.kill(os.getpid(), signal.SIGKILL)", armed_by=all_answered
     )
-    vlsb = e2e.Vlsb(tmp_path)
-    with SimulatorThread(e2e.persona, on_answered=on_answered) as simulator:
-        arguments = e2e.run_arguments(simulator, e2e.make_dataset(tmp_path), "--resume")
+    vlsb = Vlsb(tmp_path)
+    with SimulatorThread(persona, on_answered=on_answered) as simulator:
+        arguments = run_words(simulator, write_dataset(tmp_path / "data", sharing_rows(SAMPLES)), "--resume")
         killed = vlsb(*arguments, prelude=die)
-        _, judged = e2e.stored_ids(tmp_path / "outputs" / "m")
+        _, judged = stored_ids(tmp_path / "outputs" / "m")
         ended = vlsb(*arguments)
 
     assert killed.code == -signal.SIGKILL
-    assert len(judged) == e2e.SAMPLES
+    assert len(judged) == SAMPLES
     assert ended.code == 0, ended.err
-    assert simulator.requests == e2e.REQUESTS
+    assert simulator.requests == REQUESTS
     assert vlsb.summary() == straight

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import wait_until
-from tests.support.cli_tools import Desk, Finished, finish, labelling, sample_of, sample_row, write_dataset
+from tests.support.command import Desk, Finished
+from tests.support.datasets import sample_row, write_dataset
+from tests.support.endpoint import labelling, sample_of
 from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, answer, error, verdict
 
 TARGET_KEY = "sk-CANARY-target-0123456789abcdef"
@@ -26,11 +27,6 @@ KEY_WORDS = (
     *("--api-key-env", "T_KEY", "--judge-api-key-env", "J_KEY"),
     *("--header", "x-gateway=GATEWAY", "--judge-header", "x-gateway=GATEWAY"),
 )
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
 
 
 def keys_of(request: Request) -> str:
@@ -150,20 +146,16 @@ def test_something_key_like_in_an_error_is_redacted_too(desk: Desk) -> None:
 
 
 def test_a_key_is_on_no_command_line_while_a_run_is_going(desk: Desk) -> None:
-    with SimulatorThread(lambda request: Stall()) as simulator:
-        process = desk.start(*desk.run_words(simulator, *KEY_WORDS), env=KEYS)
-        try:
-            wait_until(
-                lambda: simulator.in_flight == 1 or process.poll() is not None, what="the first request"
-            )
-            assert process.poll() is None
-            command_line = Path(f"/proc/{process.pid}/cmdline")
-            if command_line.exists():
-                assert b"vlsb" in command_line.read_bytes()
-                assert not [key for key in KEYS.values() if key.encode() in command_line.read_bytes()]
-        finally:
-            process.kill()
-            done = finish(process)
+    with (
+        SimulatorThread(lambda request: Stall()) as simulator,
+        desk.start(simulator, *KEY_WORDS, env=KEYS) as process,
+    ):
+        process.wait_until(lambda: simulator.in_flight == 1, what="the first request")
+        command_line = Path(f"/proc/{process.pid}/cmdline")
+        if command_line.exists():
+            assert b"vlsb" in command_line.read_bytes()
+            assert not [key for key in KEYS.values() if key.encode() in command_line.read_bytes()]
+        done = process.kill()
 
     assert_no_canary(desk, done)
 

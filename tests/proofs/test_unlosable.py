@@ -14,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import make_manifest, make_response
-from tests.support import e2e
-from tests.support.cli_tools import Desk, labelling, sample_of
+from tests.support.command import Desk, Vlsb, run_words
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import labelling, persona, sample_of
+from tests.support.records import make_manifest, make_response
+from tests.support.run_files import records
 from vlsb.errors import StoreError
 from vlsb.records import Key, Untrusted
 from vlsb.simulator import Reply, Request, SimulatorThread, answer, error, verdict
@@ -155,11 +157,11 @@ judge._ending = broken
 
 
 def test_a_session_that_ended_with_an_internal_error_is_never_called_complete(tmp_path: Path) -> None:
-    e2e.make_dataset(tmp_path, 3)
-    with SimulatorThread(e2e.persona) as simulator:
-        ended = e2e.Vlsb(tmp_path)(*e2e.run_arguments(simulator, Path("data")), prelude=BROKEN)
+    write_dataset(tmp_path / "data", sharing_rows(3))
+    with SimulatorThread(persona) as simulator:
+        ended = Vlsb(tmp_path)(*run_words(simulator, Path("data")), prelude=BROKEN)
 
-    events = e2e.records((tmp_path / "outputs/m/events.jsonl").read_bytes())
+    events = records((tmp_path / "outputs/m/events.jsonl").read_bytes())
     assert ended.code == 1
     assert events[-1]["kind"] == "session_ended"
     assert events[-1]["reason"] not in ("complete", None)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.conftest import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 from vlsb.steps import OnProgress, Step, in_thread
 
 

@@ -41,10 +41,10 @@ RATES: Mapping[RateName, frozenset[Outcome]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class SampleOutcome:
-    """Where one selected sample ended. `picture` is its `image_path`: the key of its cluster."""
+    """Where one selected sample ended. `image` is its `image_path`: the key of its cluster."""
 
     sample_id: int
-    picture: Untrusted
+    image: Untrusted
     category: Untrusted
     sub_category: Untrusted
     source: Untrusted
@@ -72,7 +72,7 @@ class Bounds(NamedTuple):
 class Rates:
     """The numbers of one group of samples: percent, unrounded, None where nothing was judged.
 
-    `outcomes` is the ledger: every outcome in declaration order; it sums to `selected`.
+    `outcomes` counts every outcome, in declaration order; it sums to `selected`.
     """
 
     selected: int
@@ -120,10 +120,10 @@ class _Labels(NamedTuple):
 def rates(outcomes: Sequence[SampleOutcome]) -> Rates:
     """Return the rates of these samples; linear in their number and blind to their order."""
     counts = Counter(each.outcome for each in outcomes)
-    ledger = {outcome: counts[outcome] for outcome in Outcome}
-    hits = {name: sum(ledger[each] for each in counted) for name, counted in RATES.items()}
+    outcome_counts = {outcome: counts[outcome] for outcome in Outcome}
+    hits = {name: sum(outcome_counts[each] for each in counted) for name, counted in RATES.items()}
     selected = len(outcomes)
-    judged = sum(ledger[outcome] for outcome in JUDGED)
+    judged = sum(outcome_counts[outcome] for outcome in JUDGED)
     images = _images(outcomes)
     return Rates(
         selected=selected,
@@ -131,7 +131,7 @@ def rates(outcomes: Sequence[SampleOutcome]) -> Rates:
         coverage=_percent(judged, selected) if selected else 0.0,
         intervals={name: clustered_interval(_clusters(images, counted)) for name, counted in RATES.items()},
         bounds={name: _bounds(name, hits[name], missing=selected - judged, of=selected) for name in RATES},
-        outcomes=ledger,
+        outcomes=outcome_counts,
         **{name: _percent(count, judged) if judged else None for name, count in hits.items()},
     )
 
@@ -190,7 +190,7 @@ def _images(outcomes: Iterable[SampleOutcome]) -> Counter[_Labels]:
     for each in outcomes:
         place = places.get(each.outcome)
         if place is not None:
-            labels.setdefault(each.picture, [0, 0, 0])[place] += 1
+            labels.setdefault(each.image, [0, 0, 0])[place] += 1
     return Counter(_Labels(*counts) for counts in labels.values())
 
 

@@ -22,7 +22,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """What one lane sent and was charged for; tokens that no endpoint reported count as none."""
+    """What one model was sent and was charged for; tokens that no endpoint reported count as none."""
 
     requests: int = 0
     input_tokens: int = 0

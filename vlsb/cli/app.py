@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _FORMER = {"skip-bad-pictures": "skip-bad-images"}
 
 
-def _spelled(token: str) -> str:
+def _option_name(token: str) -> str:
     """An option's name as it is written here; former names still work."""
     token = token.replace("_", "-")
     return _FORMER.get(token, token)
 
 
 _CONTEXT = {
-    "token_normalize_func": _spelled,
+    "token_normalize_func": _option_name,
     "help_option_names": ["-h", "--help"],
 }
 
@@ -67,18 +67,18 @@ class _Commands(MutableMapping[str, "Command"]):
     """The commands by name, each made when it is first asked for."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Command] = {}
+        self._loaded: dict[str, Command] = {}
 
     def __getitem__(self, name: str) -> Command:
-        if name not in self._made:
-            self._made[name] = _command(name, ENTRIES[name])
-        return self._made[name]
+        if name not in self._loaded:
+            self._loaded[name] = _command(name, ENTRIES[name])
+        return self._loaded[name]
 
     def __setitem__(self, name: str, command: Command) -> None:
-        self._made[name] = command
+        self._loaded[name] = command
 
     def __delitem__(self, name: str) -> None:
-        del self._made[name]
+        del self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(ENTRIES)

@@ -20,7 +20,7 @@ WEIGHTS_BYTES = 16 * GIB
 
 # Without a GPU an engine computes in float32: twice the weights, and a smaller cache.
 _CPU_SHARE = 1.5
-# Their licence has to be accepted on the hub; without a token of somebody who has, it says no.
+# Their licence has to be accepted on the Hugging Face Hub; without a token of somebody who has, it says no.
 _GATED_OWNERS = ("meta-llama/",)
 
 
@@ -56,7 +56,7 @@ class Finding:
 
 
 class HubAccess(StrEnum):
-    """Whether the hub answered, or why it was not asked."""
+    """Whether the Hugging Face Hub answered, or why it was not asked."""
 
     REACHED = "reached"
     NOT_REACHED = "not reached"
@@ -66,7 +66,7 @@ class HubAccess(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HubFacts:
-    """The hub as this user has it. `token` says where a token was found, never what it is."""
+    """The Hugging Face Hub as this user has it. `token` says where a token was found, never what it is."""
 
     address: str
     access: HubAccess
@@ -119,7 +119,7 @@ class DiskFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was seen. `weights` holds the hub repositories that lie whole on this machine."""
+    """What was seen. `weights` holds the repositories that lie whole on this machine."""
 
     python: str
     uv: str

@@ -88,7 +88,7 @@ def _sentence(finding: Finding, width: int) -> list[Text]:
     return lines
 
 
-def _marked(finding: Finding, name: str) -> Text:
+def _name_with_mark(finding: Finding, name: str) -> Text:
     mark, style = _MARKS[finding.state]
     if finding.state == State.MISSING and finding.command is None:
         style = "dim"  # nothing to do about it
@@ -99,7 +99,7 @@ def _key_row(keys: Sequence[Finding], width: int) -> list[Text]:
     """Keys beside each other: their names and marks say it all."""
     lines = [Text()]
     for key in keys:
-        entry = _marked(key, _clean(key.name) + "  ")
+        entry = _name_with_mark(key, _clean(key.name) + "  ")
         if lines[-1].plain and _GROUP_WIDTH + len(lines[-1]) + len(entry) - 2 > width:
             lines.append(Text())
         lines[-1] = lines[-1] + entry
@@ -108,7 +108,7 @@ def _key_row(keys: Sequence[Finding], width: int) -> list[Text]:
 
 def _row(finding: Finding, name_width: int, width: int) -> list[Text]:
     """What a finding says, wrapped below itself, and its command at the end where there is room."""
-    head = _marked(finding, f"{_clean(finding.name):<{name_width}}  ")
+    head = _name_with_mark(finding, f"{_clean(finding.name):<{name_width}}  ")
     room = width - _GROUP_WIDTH - len(head)
     said = Text(_clean(finding.what), style="red" if finding.state == State.PROBLEM else "")
     lines = list(said.wrap(Console(width=width), room)) or [Text()]

@@ -37,10 +37,10 @@ def check_command(
         report = check_dataset(chosen or fetch_dataset(revision=None, offline=True).files)
         width = shutil.get_terminal_size((80, 24)).columns
         screen.result(dataset_text(report, width=width, color=sys.stdout.isatty()))
-        if report.bad_pictures:
-            first = report.bad_pictures[0]
+        if report.bad_images:
+            first = report.bad_images[0]
             raise DatasetError(
-                f"{chosen or report.root}: {len(report.bad_pictures)} images cannot be used; the first "
+                f"{chosen or report.root}: {len(report.bad_images)} images cannot be used; the first "
                 f"belongs to instruction_id {first.sample_ids[0]} ({first.reason}). Fetch them again",
                 detail=first.image_path,
             )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from vlsb.engines.install import (
     AUTO,
     Condition,
-    Engine,
     InstalledEngine,
     engine_prefix,
     engine_title,
@@ -27,13 +26,19 @@ def engines_text(places: Places, environment: Mapping[str, str], *, has_gpu: boo
     """Each engine with its state, or the one command that makes it ready, and its families' weights."""
     there = {each.prefix: each for each in installed_engines(places)}
     pins = {family.engine.name: family.engine for family in FAMILIES.values()}
+    width = max(map(len, PROFILES))
     blocks = []
     for pin in pins.values():
         own = there.pop(engine_prefix(pin, places, has_gpu=has_gpu), None)
-        lines = [*_heading(pin, own, places, environment, has_gpu=has_gpu), *_families(pin)]
+        families = (each for each in PROFILES.values() if each.engine.name == pin.name)
+        lines = [
+            *_heading(pin, own, places, environment, has_gpu=has_gpu),
+            *(f"  {each.name:<{width}}  {each.weights}" for each in families),
+        ]
         blocks.append("\n".join(lines))
     if there:
-        blocks.append("\n".join(["Not used by this version or on this machine", *_others(there.values())]))
+        others = (_printable(f"  {each.prefix}{_size(each)}") for each in there.values())
+        blocks.append("\n".join(["Not used by this version or on this machine", *others]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -67,24 +72,13 @@ def _heading(
         if own is None or own.condition is not Condition.INSTALLING:
             yield f"  make it ready with: {install_command(pin)}"
         return
-    yield f"{title}: ready{_of_the_user(engine, own)}"
     place = engine.executable if engine.prefix is None else engine.prefix
-    yield _printable(f"  {place}{_size(own) if own is not None and own.engine == engine else ''}")
-
-
-def _of_the_user(engine: Engine, own: InstalledEngine | None) -> str:
-    """What is said of an engine that was found on PATH."""
-    return "" if own is not None and own.engine == engine else f", with the vLLM {engine.version} on PATH"
-
-
-def _families(pin: EnginePin) -> Iterator[str]:
-    width = max(map(len, PROFILES))
-    mine = (each for each in PROFILES.values() if each.engine.name == pin.name)
-    return (f"  {each.name:<{width}}  {each.weights}" for each in mine)
-
-
-def _others(left: Iterable[InstalledEngine]) -> Iterator[str]:
-    return (_printable(f"  {each.prefix}{_size(each)}") for each in left)
+    if own is not None and own.engine == engine:
+        yield f"{title}: ready"
+        yield _printable(f"  {place}{_size(own)}")
+    else:
+        yield f"{title}: ready, with the vLLM {engine.version} on PATH"
+        yield _printable(f"  {place}")
 
 
 def _size(each: InstalledEngine) -> str:

@@ -25,14 +25,14 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan) -> str:
     left = {"target": unanswered, "judge": unjudged}
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
     for stage, settings in plan.models.items():
-        lines += _model(stage, settings, left[stage], _measured(state, end, stage), end.models.get(stage))
+        lines += _model(stage, settings, left[stage], _last_usage(state, end, stage), end.models.get(stage))
     lines.append(
         "Nothing else was sent. The sample spent is kept; without --dry-run and with --resume it counts."
     )
     return "\n".join(lines)
 
 
-def _measured(state: RunState, end: SessionEnd, stage: str) -> Measured | None:
+def _last_usage(state: RunState, end: SessionEnd, stage: str) -> Measured | None:
     """Usage and latency of the model's last completion."""
     if stage == "target":
         found = [(r.usage, r.latency_s) for r in state.responses.values()]

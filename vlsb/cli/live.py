@@ -99,8 +99,10 @@ class Display:
         if self.kind == "none":
             await asyncio.Event().wait()
         panel = Panel(progress, time.monotonic())
-        with self._taken():
-            self._screen.notice(_opening(progress))
+        with self._own_terminal():
+            pending = progress.selected - progress.kept
+            kept = f", {progress.kept:,} kept from before" if progress.kept else ""
+            self._screen.notice(f"{progress.selected:,} {progress.unit}: {pending:,} to do{kept}.")
             if self.kind == "rich":
                 await self._draw(panel.draw)
             panel.line(panel.began)  # What later ones are compared with.
@@ -113,7 +115,7 @@ class Display:
 
     async def show_server(self, view: ServerView) -> None:
         """Show a server at work, until cancelled."""
-        with self._taken():
+        with self._own_terminal():
             if self.kind == "rich":
                 await self._draw(view.draw)
             last = None
@@ -125,7 +127,7 @@ class Display:
                     self._screen.notice(view.line())
 
     @contextmanager
-    def _taken(self) -> Iterator[None]:
+    def _own_terminal(self) -> Iterator[None]:
         """Steps are lines while something else has the terminal: an engine may be started again."""
         self.clear()
         self._is_taken = True
@@ -162,10 +164,3 @@ def _foot(screen: Screen, draw: Draw, *, refreshes_itself: bool = False) -> Live
     )
     screen.above_bar = lambda line: foot.console.print(Text(line), soft_wrap=True)
     return foot
-
-
-def _opening(progress: Progress) -> str:
-    """What this session starts from."""
-    pending = progress.selected - progress.kept
-    kept = f", {progress.kept:,} kept from before" if progress.kept else ""
-    return f"{progress.selected:,} {progress.unit}: {pending:,} to do{kept}."

@@ -193,7 +193,7 @@ def _table(rows: list[Row], *, has_phases: bool) -> RenderableType:
 
 
 def _wait(view: ModelView, silent_s: float) -> tuple[str, bool]:
-    """What a side waits for, the gravest first, and whether that is more than its turn."""
+    """What a model's requests wait for, the gravest first, and whether that is more than its turn."""
     if view.is_down:
         return "outage detected", True
     if view.closed_for_s >= 0.5:

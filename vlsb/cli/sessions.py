@@ -221,7 +221,7 @@ def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan,
     summary = summarize_state(state, plan.directory, end.judge)
     if end.judge is None:
         if state.responses:
-            screen.result(_unjudged(state, plan))
+            screen.result(_unjudged_line(state, plan))
     elif end.reason is None or summary.rates.judged:
         width = shutil.get_terminal_size((80, 24)).columns
         screen.result(render([summary], width=width, color=has_color(sys.stdout)))
@@ -239,7 +239,7 @@ def _nothing_left(state: RunState, end: SessionEnd) -> str:
     return f"Nothing was left to do: every sample of this run has ended.{again}"
 
 
-def _unjudged(state: RunState, plan: Plan) -> str:
+def _unjudged_line(state: RunState, plan: Plan) -> str:
     """One line for responses that nobody judged: how many, where, and the command that judges them."""
     keys = list(state.asked_for())
     there = sum(key in state.responses for key in keys)

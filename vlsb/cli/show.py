@@ -83,7 +83,10 @@ def show_command(
 
 
 def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, screen: Screen) -> str:
-    _require_run(run)
+    if not is_run(run):
+        found = [str(each) for each in find_runs([run])]
+        more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
+        raise ConfigError(f"{run} holds runs and is none. Name one: {', '.join(found[:_SHOWN_NAMES])}{more}.")
     state = load_state(run)
     entry = stored_judge(state.manifest, judge)
     _require_known(wanted, state.manifest)
@@ -103,13 +106,6 @@ def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, 
         color=has_color(sys.stdout),
         only_failures=wanted.only_failed,
     )
-
-
-def _require_run(run: Path) -> None:
-    if not is_run(run):
-        found = [str(each) for each in find_runs([run])]
-        more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
-        raise ConfigError(f"{run} holds runs and is none. Name one: {', '.join(found[:_SHOWN_NAMES])}{more}.")
 
 
 def stored_answers(state: RunState, judge: JudgeEntry | None, dataset: Dataset | None) -> list[StoredAnswer]:
@@ -154,8 +150,7 @@ def _answer(
     file = None if judge is None else judge.file
     judged = Judged() if file is None else state.judged.get(file, Judged())
     outcome, response = state.outcome(key, file), state.responses.get(key)
-    found = (samples or {}).get(row.sample_id)
-    sample = found if found is not None and found.digest() == row.digest else None
+    sample, instruction = _shown_sample(row, samples)
     failures = judged.failures if outcome.value.startswith("judge_") else state.target_failures
     return StoredAnswer(
         key=key,
@@ -164,7 +159,7 @@ def _answer(
         sub_category=row.sub_category,
         image_path=row.image_path,
         image_sha256=(state.failed_images.get(key, picture) if response is None else response.image_sha256),
-        instruction=_instruction(row, samples),
+        instruction=instruction,
         outcome=outcome,
         response=response,
         is_cut=response is not None and is_cut(response.finish_reason),
@@ -176,8 +171,20 @@ def _answer(
     )
 
 
+def _shown_sample(
+    row: SampleRow, samples: dict[int, Sample] | None
+) -> tuple[Sample | None, Untrusted | NoInstruction]:
+    """The sample that a row was made from and its instruction, or why it is not shown."""
+    if samples is None:
+        return None, NoInstruction.NO_DATA
+    sample = samples.get(row.sample_id)
+    if sample is None:
+        return None, NoInstruction.NO_ROW
+    return (sample, sample.instruction) if sample.digest() == row.digest else (None, NoInstruction.OTHER_ROW)
+
+
 def run_dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Dataset | None:
-    """The data set of a run: as given, where its last session read it, the demo's own, or the hub's cache.
+    """The data set of a run: as given, where its last session read it, the demo's own, or one in the cache.
 
     None where it is not at hand; raises DatasetError for a given `data_root` that cannot be read.
     """
@@ -199,15 +206,6 @@ def missing_data(run: Path) -> str:
     """Why a run's data set is not at hand, as one sentence."""
     root = remembered_data_root(run)
     return "The data set is not at hand." if root is None else f"The data set cannot be read at {root}."
-
-
-def _instruction(row: SampleRow, samples: dict[int, Sample] | None) -> Untrusted | NoInstruction:
-    if samples is None:
-        return NoInstruction.NO_DATA
-    sample = samples.get(row.sample_id)
-    if sample is None:
-        return NoInstruction.NO_ROW
-    return sample.instruction if sample.digest() == row.digest else NoInstruction.OTHER_ROW
 
 
 def _matches(answer: StoredAnswer, wanted: Wanted) -> bool:
@@ -247,19 +245,19 @@ def _require_ids(wanted: Iterable[int], known: Collection[int]) -> None:
 def _require_names(option: str, wanted: Iterable[str], known: Iterable[Untrusted]) -> None:
     from difflib import get_close_matches
 
-    names = {_folded(name): for_terminal(name) for name in sorted(set(known))}
+    names = {_comparable(name): for_terminal(name) for name in sorted(set(known))}
     for name in wanted:
-        if (key := _folded(Untrusted(name))) not in names:
+        if (key := _comparable(Untrusted(name))) not in names:
             near = get_close_matches(key, names, n=_SHOWN_NAMES, cutoff=0.4) or names
             # Categories are the data set's words, not ours.
             said = Untrusted(", ".join(names[each] for each in near))
             raise ConfigError(f"{option} {name!r} is not in the run. Nearest", detail=said)
 
 
-def _folded(name: Untrusted) -> str:
+def _comparable(name: Untrusted) -> str:
     """A name as it is compared: in any case, without what a terminal would act on."""
     return for_terminal(name).strip().casefold()
 
 
 def _is_among(name: Untrusted, wanted: Iterable[str]) -> bool:
-    return _folded(name) in {_folded(Untrusted(each)) for each in wanted}
+    return _comparable(name) in {_comparable(Untrusted(each)) for each in wanted}

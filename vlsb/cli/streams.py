@@ -27,11 +27,11 @@ def use_safe_streams() -> None:
         except OSError:
             # The caller closed it. The next file to be opened would get the number, and our words with it.
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout = _opened(_Stdout(1, "wb", closefd=False), sys.stdout, line_buffering=False)
-    sys.stderr = _opened(_Stderr(2, "wb", closefd=False), sys.stderr, line_buffering=True)
+    sys.stdout = _text_stream(_Stdout(1, "wb", closefd=False), sys.stdout, line_buffering=False)
+    sys.stderr = _text_stream(_Stderr(2, "wb", closefd=False), sys.stderr, line_buffering=True)
 
 
-def _opened(raw: io.FileIO, before: TextIO | None, *, line_buffering: bool) -> io.TextIOWrapper:
+def _text_stream(raw: io.FileIO, before: TextIO | None, *, line_buffering: bool) -> io.TextIOWrapper:
     encoding = "utf-8" if before is None else before.encoding
     return io.TextIOWrapper(
         io.BufferedWriter(raw),

@@ -1,6 +1,6 @@
-"""Looking at a machine for `vlsb doctor`: programs, disks, the hub, engines, servers. Nothing is changed.
+"""Looking at a machine for `vlsb doctor`: programs, disks, the Hugging Face Hub, engines, servers.
 
-Every look is bounded in time, and one that fails is a fact as well.
+Nothing is changed. Every look is bounded in time, and one that fails is a fact as well.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from vlsb.engines.hardware import GpuListing, free_disk_bytes, list_gpus, memory
 from vlsb.engines.identify import identify
 from vlsb.engines.install import (
     AUTO,
-    InstalledEngine,
     built_for_cuda,
     find_engine,
     install_command,
@@ -65,7 +64,7 @@ _YES = {"1", "on", "yes", "true"}
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
-    """The hub's own variables, as its library reads them."""
+    """The Hugging Face Hub's own variables, as its library reads them."""
 
     address: str
     cache: Path
@@ -126,7 +125,7 @@ def _look(
 
 
 def _weights(cache: Path) -> frozenset[str]:
-    """The families' repositories that are whole in the hub's cache, with what they are converted with."""
+    """The families' repositories that are whole in the Hugging Face cache, their towers included."""
     found = set()
     for family in FAMILIES.values():
         is_converted = family.source_architecture is not None
@@ -145,9 +144,9 @@ def keys(environment: Mapping[str, str]) -> dict[str, bool]:
 
 
 def is_whole(cache: Path, repository: str, *, takes_bin: bool = False) -> bool:
-    """Whether the hub's cache holds a repository's newest known revision with all its weights in one form.
+    """Whether the Hugging Face cache holds a repository's newest known revision with all its weights.
 
-    That is safetensors, or `.bin` too for what is converted before an engine sees it.
+    They are in one form: safetensors, or `.bin` too for what is converted before an engine sees it.
 
     Files there are links to blobs; a download that was cut off left no link, or no blob behind it.
     """
@@ -155,7 +154,7 @@ def is_whole(cache: Path, repository: str, *, takes_bin: bool = False) -> bool:
     try:
         commit = (folder / "refs" / "main").read_text("ascii").strip()
         snapshot = folder / "snapshots" / Path(commit).name
-        indexed = [_listed_parts(index) for index in snapshot.glob("*.index.json")]
+        indexed = [_indexed_parts(index) for index in snapshot.glob("*.index.json")]
         single = [{path.name} for form in ("*.safetensors", "*.bin") for path in snapshot.glob(form)]
         has_weights = any(
             all((takes_bin or part.endswith(".safetensors")) and (snapshot / part).exists() for part in parts)
@@ -167,7 +166,7 @@ def is_whole(cache: Path, repository: str, *, takes_bin: bool = False) -> bool:
         return False
 
 
-def _listed_parts(index: Path) -> set[str]:
+def _indexed_parts(index: Path) -> set[str]:
     try:
         return set(strict_json.loads(index.read_bytes())["weight_map"].values())
     except (KeyError, TypeError, AttributeError) as error:
@@ -228,7 +227,7 @@ async def _hub(hub: HubSettings, *, is_offline: bool, timeout_s: float) -> HubFa
 
 
 async def _hub_problem(address: str, timeout_s: float) -> str | None:
-    """Ask the hub for what it knows of the data set, without a token. None if it answered at all."""
+    """Ask the Hugging Face Hub what it knows of the data set, without a token. None if it answered at all."""
     try:
         client = open_client(address, credentials=Credentials(None), connections=1, ca_bundle=None)
     except VlsbError as error:
@@ -269,16 +268,14 @@ def _engine(
     try:
         engine = find_engine(pin, AUTO, places, environment=environment, has_gpu=has_gpu)
     except VlsbError:
-        left = (each for each in installed_engines(places) if each.pin == pin.name and each.is_cpu != has_gpu)
-        problem = next((_condition(each, environment) for each in left), None)
-        return EngineFacts(pin, problem=problem)
+        for each in installed_engines(places):
+            if each.pin == pin.name and each.is_cpu != has_gpu:
+                place = shown_path(each.prefix, environment)
+                return EngineFacts(pin, problem=f"{each.version} is {each.condition} at {place}")
+        return EngineFacts(pin)
     brought = engine.executable if engine.prefix is None else engine.prefix
     place = "" if brought.parent == places.engines else shown_path(brought, environment)
     return EngineFacts(pin, engine.version, place, engine.is_cpu, built_for_cuda(engine))
-
-
-def _condition(engine: InstalledEngine, environment: Mapping[str, str]) -> str:
-    return f"{engine.version} is {engine.condition} at {shown_path(engine.prefix, environment)}"
 
 
 async def check_model(name: str, environment: Mapping[str, str], *, is_offline: bool) -> Finding:

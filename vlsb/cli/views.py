@@ -56,7 +56,7 @@ class StepsView:
         if not self._stages or self._stages[-1][0] != _stage(step):
             self._stages.append((_stage(step), now))
         self._now = step
-        line = "" if step.line is None else _said(step.line)
+        line = "" if step.line is None else _log_line(step.line)
         if line and not _BANNER.search(line) and (not self._log or self._log[-1] != line):
             self._log.append(line)
 
@@ -193,7 +193,7 @@ class ServerView:
             yield "tokens", self._tokens(self.load)
 
     def _tokens(self, load: EngineLoad) -> str:
-        return _joined(
+        return _figures_line(
             (_per_second(self._out_a_minute), "out"),
             (_per_second(self._in_a_minute), "in"),
             (load.generation_tokens, "written"),
@@ -207,7 +207,7 @@ class ServerView:
 
 
 def _requests(load: EngineLoad) -> str:
-    return _joined(
+    return _figures_line(
         (load.running, "running"),
         (load.waiting, "waiting"),
         (load.answered, "answered"),
@@ -215,7 +215,7 @@ def _requests(load: EngineLoad) -> str:
     )
 
 
-def _joined(*figures: tuple[int | str | None, str]) -> str:
+def _figures_line(*figures: tuple[int | str | None, str]) -> str:
     """`16 running · 240 waiting`; what the engine does not tell is left out."""
     said = [(f"{value:,}" if isinstance(value, int) else value, what) for value, what in figures]
     return " · ".join(f"{value} {what}" for value, what in said if value is not None) or "-"
@@ -269,7 +269,7 @@ def _line(text: str, style: str = "") -> RenderableType:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _said(line: Untrusted) -> str:
+def _log_line(line: Untrusted) -> str:
     """A log's line without what stands before every one of them; a level is kept where it alarms."""
     return _PREFIX.sub(lambda found: "" if found[1] == "INFO" else f"{found[1]} ", for_terminal(line))
 

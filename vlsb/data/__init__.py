@@ -1,15 +1,15 @@
-"""VLSBench in all its layouts: rows, pictures, selection, the check, the hub, and the embedded mini set.
+"""VLSBench in all its layouts: rows, images, selection, check, download, and the embedded mini set.
 
-The room owns what a sample is and which pictures may be read. It writes nowhere but in caches, reaches
-no network but through the hub's own library, and knows nothing of runs; the picture decoder, pyarrow
-and the hub's library are imported only where they are used.
+The room owns what a sample is and which images may be read. It writes nowhere but in caches, reaches
+no network but through the Hugging Face library, and knows nothing of runs; the image decoder, pyarrow
+and that library are imported only where they are used.
 """
 
 from vlsb.data.check import (
-    BadPicture,
+    BadImage,
     DatasetCounts,
     DatasetReport,
-    MisnamedPicture,
+    MisnamedImage,
     NameCount,
     PairCount,
     SourceCount,
@@ -23,13 +23,13 @@ from vlsb.data.selection import Positions, Selection, Share, parse_limit, select
 
 __all__ = [
     "HUB_REPOSITORY",
-    "BadPicture",
+    "BadImage",
     "DataFiles",
     "Dataset",
     "DatasetCounts",
     "DatasetReport",
     "Fetched",
-    "MisnamedPicture",
+    "MisnamedImage",
     "NameCount",
     "PairCount",
     "Positions",

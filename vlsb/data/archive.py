@@ -1,4 +1,4 @@
-"""Pictures inside `imgs.tar`, read in place: its headers are scanned once, nothing is unpacked.
+"""Images inside `imgs.tar`, read in place: its headers are scanned once, nothing is unpacked.
 
 The archive is a stranger's. A member that is anything but a plain file directly in `imgs/`, or a hard link
 there, refuses the whole archive, and so does one that is cut or goes on after its end; `tarfile` alone stops
@@ -54,7 +54,7 @@ _KINDS = {
 
 
 class Member(NamedTuple):
-    """Where a picture's bytes lie in the archive."""
+    """Where an image's bytes lie in the archive."""
 
     offset: int
     size_bytes: int
@@ -62,10 +62,10 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A scanned archive: its file as it was then, and the pictures by `image_path`.
+    """A scanned archive: its file as it was then, and the images by `image_path`.
 
-    `broken_links` says why a hard link leads to no picture, in the same terms. A file that changed is scanned
-    once more, into `later`: a new time is no new content, and of new content no picture is read from where
+    `broken_links` says why a hard link leads to no image, in the same terms. A file that changed is scanned
+    once more, into `later`: a new time is no new content, and of new content no image is read from where
     another one was.
     """
 
@@ -78,7 +78,7 @@ class Archive:
 
     @contextmanager
     def open_picture(self, image_path: str) -> Iterator[OpenedPicture]:
-        """One picture of the archive, through a descriptor of its own: any number of threads may read."""
+        """One image of the archive, through a descriptor of its own: any number of threads may read."""
         name = str(PurePosixPath(image_path))
         with _descriptor(self.path) as descriptor:
             archive = self._current(descriptor)
@@ -136,7 +136,7 @@ class _Slice(io.RawIOBase):
 
 
 def scan(path: Path) -> Archive:
-    """The pictures of an archive by their `image_path`; reads headers only. Blocking, for milliseconds."""
+    """The images of an archive by their `image_path`; reads headers only. Blocking, for milliseconds."""
     resolved = path.resolve()
     try:
         with _descriptor(resolved) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as stream:
@@ -165,7 +165,7 @@ def is_of_macos(name: str) -> bool:
 
 
 def name_problem(name: str) -> str | None:
-    """Why a picture may not have this path in an archive, or None."""
+    """Why an image may not have this path in an archive, or None."""
     parts = name.split("/")
     if problem := path_problem(name):
         return problem
@@ -177,7 +177,7 @@ def name_problem(name: str) -> str | None:
 
 
 def _members(path: Path, stream: BinaryIO) -> tuple[dict[str, Member], dict[str, str]]:
-    """The pictures, hard links included, and what is wrong with links that lead to none."""
+    """The images, hard links included, and what is wrong with links that lead to none."""
     found: dict[str, Member] = {}
     links: dict[str, str] = {}
     seen: set[str] = set()
@@ -299,7 +299,7 @@ class _HeaderReader:
 
 @contextmanager
 def _descriptor(path: Path) -> Iterator[int]:
-    # Opening a FIFO must not hang. Whoever placed the archive may have placed a link, as the hub does.
+    # Opening a FIFO must not hang. The archive itself may be a link, as in the Hugging Face cache.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

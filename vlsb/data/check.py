@@ -1,6 +1,6 @@
-"""The full check of a data set: every picture decoded, every known oddity counted.
+"""The full check of a data set: every image decoded, every known oddity counted.
 
-It reports instead of raising: all problems of the pictures are in one `DatasetReport`. Only a
+It reports instead of raising: all problems of the images are in one `DatasetReport`. Only a
 `data.json` that cannot be read as rows stops it.
 """
 
@@ -26,13 +26,13 @@ from vlsb.data.pictures import (
 from vlsb.errors import ImageError
 from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, data_digest
 
-# Pillow decodes outside the interpreter lock; each thread holds one decoded picture (200 MB at worst).
+# Pillow decodes outside the interpreter lock; each thread holds one decoded image (200 MB at worst).
 DECODE_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class BadPicture:
-    """A picture that cannot be used, with the samples that need it. `reason` is ours and printable."""
+class BadImage:
+    """An image that cannot be used, with the samples that need it. `reason` is ours and printable."""
 
     image_path: Untrusted
     sample_ids: tuple[int, ...]
@@ -41,8 +41,8 @@ class BadPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class MisnamedPicture:
-    """A usable picture whose extension does not say what its bytes are."""
+class MisnamedImage:
+    """A usable image whose extension does not say what its bytes are."""
 
     image_path: Untrusted
     sample_ids: tuple[int, ...]
@@ -68,23 +68,23 @@ class PairCount:
 
 @dataclass(frozen=True, slots=True)
 class SourceCount:
-    """A source, its rows and their distinct pictures."""
+    """A source, its rows and their distinct images."""
 
     source: Untrusted
     rows: int
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetCounts:
-    """What two copies of one data set share, whatever ails their pictures.
+    """What two copies of one data set share, whatever ails their images.
 
     Tables are sorted: largest first, then by name. `renamed_count` counts samples whose id is not their
-    picture's file name. `picture_uses` maps a number of samples to the pictures that so many samples share.
+    image's file name. `image_uses` maps a number of samples to the images that so many samples share.
     """
 
     row_count: int
-    picture_count: int
+    image_count: int
     instruction_count: int
     categories: tuple[NameCount, ...]
     pairs: tuple[PairCount, ...]
@@ -92,7 +92,7 @@ class DatasetCounts:
     empty_instruction_ids: tuple[int, ...]
     duplicate_ids: tuple[tuple[int, ...], ...]
     renamed_count: int
-    picture_uses: tuple[tuple[int, int], ...]
+    image_uses: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +104,15 @@ class DatasetReport:
 
     root: Path
     counts: DatasetCounts
-    bad_pictures: tuple[BadPicture, ...]
-    misnamed_pictures: tuple[MisnamedPicture, ...]
+    bad_images: tuple[BadImage, ...]
+    misnamed_images: tuple[MisnamedImage, ...]
     media_types: tuple[tuple[str, int], ...]
     digest: str
     is_full: bool
 
 
 def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> DatasetReport:
-    """Look at every row and decode every picture, in any layout. Blocking, for minutes at full size."""
+    """Look at every row and decode every image, in any layout. Blocking, for minutes at full size."""
     dataset = load_dataset(root, cache=cache)
     samples = dataset.samples
     ids: dict[Untrusted, tuple[int, ...]] = {}
@@ -133,16 +133,16 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
     return DatasetReport(
         root=dataset.root,
         counts=counts,
-        bad_pictures=tuple(
-            BadPicture(path, ids[path], problem.message, is_missing(problem)) for path, problem in bad.items()
+        bad_images=tuple(
+            BadImage(path, ids[path], problem.message, is_missing(problem)) for path, problem in bad.items()
         ),
-        misnamed_pictures=tuple(
-            MisnamedPicture(path, ids[path], kind)
+        misnamed_images=tuple(
+            MisnamedImage(path, ids[path], kind)
             for path, kind in types.items()
             if not has_fitting_extension(path, kind)
         ),
         media_types=tuple(sorted(Counter(types.values()).items())),
-        # Over what a run can see: a picture that only a full decode refuses still has its hash.
+        # Over what a run can see: an image that only a full decode refuses still has its hash.
         digest=data_digest((s.id, s.digest(), _sha256(found[s.image_path])) for s in samples),
         is_full=not bad
         and counts == _published_counts()
@@ -157,14 +157,14 @@ def _sha256(picture: Picture | ImageError) -> str | None:
 def _problem(
     open_picture: OpenPicture, inspected: tuple[Untrusted, Picture | ImageError]
 ) -> ImageError | None:
-    """Why a picture cannot be used: what its header said, or else what a full decode says."""
+    """Why an image cannot be used: what its header said, or else what a full decode says."""
     image_path, picture = inspected
     if isinstance(picture, ImageError):
         return picture
     try:
         full_decode(open_picture, image_path)
     except ImageError as error:
-        # A kept traceback would keep the frames, and with them the decoded picture.
+        # A kept traceback would keep the frames, and with them the decoded image.
         return error.with_traceback(None)
     return None
 
@@ -182,7 +182,7 @@ def _counts(samples: Sequence[Sample], ids: Mapping[Untrusted, tuple[int, ...]])
     sources = (SourceCount(source, len(used), len(set(used))) for source, used in paths.items())
     return DatasetCounts(
         row_count=len(samples),
-        picture_count=len(ids),
+        image_count=len(ids),
         instruction_count=len({sample.instruction for sample in samples}),
         categories=tuple(sorted(categories, key=lambda row: (-row.rows, row.name))),
         # In the order of the category table, so that the two read as one.
@@ -195,15 +195,15 @@ def _counts(samples: Sequence[Sample], ids: Mapping[Untrusted, tuple[int, ...]])
         empty_instruction_ids=tuple(sample.id for sample in samples if not len(sample.instruction)),
         duplicate_ids=tuple(tuple(group) for group in same.values() if len(group) > 1),
         renamed_count=sum(not is_named_after(sample.image_path, sample.id) for sample in samples),
-        picture_uses=tuple(sorted(Counter(map(len, ids.values())).items())),
+        image_uses=tuple(sorted(Counter(map(len, ids.values())).items())),
     )
 
 
 def _published_counts() -> DatasetCounts:
-    """The counts of the published data.json of May 2025; hashes of the pictures were never published."""
+    """The counts of the published data.json of May 2025; hashes of the images were never published."""
     return DatasetCounts(
         row_count=len(PUBLISHED_IDS),
-        picture_count=1957,
+        image_count=1957,
         instruction_count=2226,
         categories=tuple(NameCount(Untrusted(name), rows) for name, rows in _PUBLISHED_CATEGORIES),
         pairs=tuple(PairCount(Untrusted(name), Untrusted(sub), rows) for name, sub, rows in _PUBLISHED_PAIRS),
@@ -211,7 +211,7 @@ def _published_counts() -> DatasetCounts:
         empty_instruction_ids=(1685,),
         duplicate_ids=((1777, 1778),),
         renamed_count=1005,
-        picture_uses=((1, 1734), (2, 162), (3, 61)),
+        image_uses=((1, 1734), (2, 162), (3, 61)),
     )
 
 

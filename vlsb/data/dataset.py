@@ -1,7 +1,7 @@
-"""A data set in any of its layouts: a folder of pictures, a tar archive of them, or parquet shards.
+"""A data set in any of its layouts: a folder of images, a tar archive of them, or parquet shards.
 
-What a layout adds is one function that opens a picture by its `image_path`; rows, digests and the rules
-for pictures are the same for all, and so is the digest of the same data.
+What a layout adds is one function that opens an image by its `image_path`; rows, digests and the rules
+for images are the same for all, and so is the digest of the same data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHOWN_IDS = 10
 
 
 class DataFiles(NamedTuple):
-    """Rows and pictures that need not lie in one folder, as in the hub's cache."""
+    """Rows and images that need not lie in one folder, as in the Hugging Face cache."""
 
     rows: Path
     archive: Path
@@ -35,9 +35,9 @@ class DataFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The samples of one data set, in its order, and how their pictures are opened.
+    """The samples of one data set, in its order, and how their images are opened.
 
-    `archive` is the file that holds the pictures, None where each is a file below `root`.
+    `archive` is the file that holds the images, None where each is a file below `root`.
     """
 
     root: Path
@@ -48,9 +48,9 @@ class Dataset:
     def inspect(
         self, samples: Iterable[Sample], *, known: Mapping[str, Picture], skip_bad: bool = False
     ) -> Mapping[int, Picture | ImageError]:
-        """Each sample's picture by sample id. Blocking: reads the header of every distinct picture.
+        """Each sample's image by sample id. Blocking: reads the header of every distinct image.
 
-        `known` maps an `image_path` to what an earlier run found there. All bad pictures are found
+        `known` maps an `image_path` to what an earlier run found there. All bad images are found
         before one `ImageError` names them; with `skip_bad` each is the value of its samples instead.
         """
         chosen = tuple(samples)
@@ -61,15 +61,15 @@ class Dataset:
         return pictures
 
     def read(self, sample: Sample) -> bytes:
-        """The bytes of a sample's picture as they are now. Blocking."""
+        """The bytes of a sample's image as they are now. Blocking."""
         return read_picture(self.open_picture, sample.image_path)
 
 
 def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Dataset:
     """The samples of `root`; raises `DatasetError` with one line that names file and row.
 
-    Pictures are not looked at yet: that is `Dataset.inspect`, for the samples that were selected. The
-    pictures of parquet shards are unpacked below `cache` (default: the user's cache folder) the first
+    Images are not looked at yet: that is `Dataset.inspect`, for the samples that were selected. The
+    images of parquet shards are unpacked below `cache` (default: the user's cache folder) the first
     time, which takes about as long as copying them.
     """
     if isinstance(root, DataFiles):
@@ -93,7 +93,7 @@ def load_dataset_files(*, rows: Path, archive: Path) -> Dataset:
 
 
 def user_cache() -> Path:
-    """Where unpacked pictures are kept: `vlsb` below XDG_CACHE_HOME or ~/.cache."""
+    """Where unpacked images are kept: `vlsb` below XDG_CACHE_HOME or ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     # As the specification has it, a relative value counts as none.
     return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "vlsb"

@@ -1,4 +1,4 @@
-"""Pictures as files below the data set folder; a path never leads out of it."""
+"""Images as files below the data set folder; a path never leads out of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 @contextmanager
 def open_in_folder(root: Path, image_path: str) -> Iterator[OpenedPicture]:
-    """The picture at a checked relative path below `root`, opened without following a last link."""
+    """The image at a checked relative path below `root`, opened without following a last link."""
     descriptor = _open_below(root, PurePosixPath(image_path))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -1,6 +1,6 @@
-"""The rules for pictures, wherever they lie: path, type by magic bytes, header check, reading.
+"""The rules for images, wherever they lie: path, type by magic bytes, header check, reading.
 
-A run never decodes a picture: its header is enough to send it. A cut picture therefore passes here and is
+A run never decodes an image: its header is enough to send it. A cut image therefore passes here and is
 only noticed by `full_decode`, which belongs to `vlsb data check`, as do checksums of what nobody sends.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_PICTURE_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000
 CHUNK_BYTES = 1024 * 1024
-# Enough for every magic number and for the first line of a text file that poses as a picture.
+# Enough for every magic number and for the first line of a text file that poses as an image.
 HEAD_BYTES = 512
 # Waiting for a disk, a network's most of all; checksums are computed outside the interpreter lock, too.
 THREADS = 16
@@ -47,7 +47,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 
 class FileStamp(NamedTuple):
-    """What tells a picture that changed: its size, and the time of the file it is in."""
+    """What tells an image that changed: its size, and the time of the file it is in."""
 
     size_bytes: int
     mtime_ns: int
@@ -60,18 +60,18 @@ class FileStamp(NamedTuple):
 
 
 class OpenedPicture(NamedTuple):
-    """A stream over exactly one picture's bytes; `stamp` looks at the open file anew."""
+    """A stream over exactly one image's bytes; `stamp` looks at the open file anew."""
 
     stream: BinaryIO
     stamp: Callable[[], FileStamp]
 
 
 OpenPicture = Callable[[str], AbstractContextManager[OpenedPicture]]
-"""How a layout opens the picture of an `image_path` that passed `path_problem`."""
+"""How a layout opens the image of an `image_path` that passed `path_problem`."""
 
 
 def media_type(first_bytes: bytes) -> str:
-    """The picture's MIME type from its magic number.
+    """The image's MIME type from its magic number.
 
     File extensions are not trusted: the data set calls everything .png.
     """
@@ -89,12 +89,12 @@ def media_type(first_bytes: bytes) -> str:
 def inspect_picture(
     open_picture: OpenPicture, image_path: Untrusted, *, known: Picture | None = None, hashed: bool = False
 ) -> Picture:
-    """Type and size of one picture after its header was checked; its checksum, too, if `hashed`.
+    """Type and size of one image after its header was checked; its checksum, too, if `hashed`.
 
     `known` is what an earlier run found; while size and modification time are equal it is returned
     and the bytes are not read again.
     """
-    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, stamp):
+    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, stamp):
         seen = stamp()
         if known and (known.size_bytes, known.mtime_ns) == seen:
             return known
@@ -121,8 +121,8 @@ def inspect_pictures(
 
 
 def read_picture(open_picture: OpenPicture, image_path: Untrusted) -> bytes:
-    """The bytes of a picture as they are now, all of one moment."""
-    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, stamp):
+    """The bytes of an image as they are now, all of one moment."""
+    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, stamp):
         before = stamp()
         content = stream.read(before.size_bytes + 1)
         if len(content) != before.size_bytes or stamp() != before:
@@ -131,12 +131,12 @@ def read_picture(open_picture: OpenPicture, image_path: Untrusted) -> bytes:
 
 
 def full_decode(open_picture: OpenPicture, image_path: Untrusted) -> None:
-    """Decode a picture to its last pixel; a cut or damaged one raises.
+    """Decode an image to its last pixel; a cut or damaged one raises.
 
     Only the first frame of an animation is decoded: it is the one that models see. The caller holds
     `quiet_decoder`.
     """
-    with _attach_path(image_path), _open_checked(open_picture, image_path) as (stream, _):
+    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, _):
         kind = _header_type(stream)
         # `verify` finds a lost last chunk that `load` forgives; it spoils the image object.
         with _decoder_faults(), _image(stream, kind) as image:
@@ -180,13 +180,13 @@ def _inspect_or_error(
     try:
         return inspect_picture(open_picture, image_path, known=known.get(image_path.expose()), hashed=hashed)
     except ImageError as error:
-        # A kept traceback would keep the frames, and with them a chunk of every bad picture.
+        # A kept traceback would keep the frames, and with them a chunk of every bad image.
         return error.with_traceback(None)
 
 
 @contextmanager
 def _attach_path(image_path: Untrusted) -> Iterator[None]:
-    """Attach the path as the detail of whatever is wrong with the picture."""
+    """Attach the path as the detail of whatever is wrong with the image."""
     try:
         yield
     except ImageError as error:
@@ -197,7 +197,7 @@ def _attach_path(image_path: Untrusted) -> Iterator[None]:
 
 
 @contextmanager
-def _open_checked(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
+def _open_stamped(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
     text = image_path.expose()
     if problem := path_problem(text):
         raise ImageError(f"image {problem}")
@@ -224,7 +224,7 @@ def path_problem(text: str) -> str | None:
 
 
 def _header_type(stream: BinaryIO) -> str:
-    """The picture's MIME type, once its header declares a size within the limits."""
+    """The image's MIME type, once its header declares a size within the limits."""
     kind = media_type(stream.read(HEAD_BYTES))
     with _decoder_faults(), _image(stream, kind) as image:
         width, height = image.size
@@ -282,7 +282,7 @@ def _os_reason(error: OSError) -> str:
 
 
 def _foreign_content(first_bytes: bytes) -> str:
-    """What a file that is no picture seems to be, with what to do about it."""
+    """What a file that is no image seems to be, with what to do about it."""
     text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer; fetch the real files with `git lfs pull`"

@@ -1,6 +1,6 @@
-"""The hub's parquet shards, unpacked once into a cache: rows and an archive of their pictures.
+"""The Hugging Face Hub's parquet shards, unpacked once into a cache: rows and an archive of their images.
 
-A shard's row group is decoded as a whole to get at one picture (about 140 MB and more than a second
+A shard's row group is decoded as a whole to get at one image (about 140 MB and more than a second
 with 100 rows of 1.4 MB), so random reads in place do not work; one pass in order needs the memory of
 one row group, whatever the number of shards.
 """
@@ -48,7 +48,7 @@ class Unpacked(NamedTuple):
 
 
 def shard_paths(root: Path) -> tuple[Path, ...]:
-    """The shards of a folder, in order: beside each other, or in `data/` as on the hub."""
+    """The shards of a folder, in order: beside each other, or in `data/` as on the Hugging Face Hub."""
     beside, below = (
         sorted(path for path in root.glob(pattern) if not is_of_macos(path.name))
         for pattern in ("*.parquet", "data/*.parquet")
@@ -57,7 +57,7 @@ def shard_paths(root: Path) -> tuple[Path, ...]:
 
 
 def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
-    """The shards' rows and pictures as files below `cache`, written now or found there. Blocking.
+    """The shards' rows and images as files below `cache`, written now or found there. Blocking.
 
     They are found again while every shard has the name, size and time that it had. Two processes that
     come at once unpack once; what a killed one left behind goes with the next attempt.
@@ -98,7 +98,7 @@ def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
             stream.write(strict_json.dumps(rows).encode())
         with new_file(unfinished / ARCHIVE_FILE) as stream:
             _write_pictures(stream, shards)
-        # A picture's time is that of the file it came from, so a later run knows it again.
+        # An image's time is that of the file it came from, so a later run knows it again.
         newest = max(shard.stat().st_mtime_ns for shard in shards)
         os.utime(unfinished / ARCHIVE_FILE, ns=(newest, newest))
         unfinished.rename(place)
@@ -137,7 +137,7 @@ def _write_pictures(stream: IO[bytes], shards: Sequence[Path]) -> None:
 
 
 def _pictures(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
-    """Where it is, `image_path` and bytes of every row that has a picture, in order."""
+    """Where it is, `image_path` and bytes of every row that has an image, in order."""
     for shard in shards:
         with _shard(shard) as file:
             position = 0
@@ -156,7 +156,7 @@ def _pictures(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _content(where: str, image_path: str, picture: object) -> bytes | None:
-    """The bytes of a picture, or None for a row without any: that is found when samples are inspected."""
+    """The bytes of an image, or None for a row without any: that is found when samples are inspected."""
     if problem := name_problem(image_path):
         raise DatasetError(f"{where}: image_path {problem}", detail=Untrusted(image_path))
     if not isinstance(picture, dict) or not isinstance(content := picture.get("bytes"), bytes):

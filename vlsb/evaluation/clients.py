@@ -1,4 +1,4 @@
-"""Opening the sides of a session: transports, accounts, limits and the simulator where it plays one."""
+"""Opening the clients of a session: transports, accounts, limits and the simulator where it plays one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time as system_time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -78,7 +77,9 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
         credentials, guards = dict(setup.credentials), dict[str, EngineGuard]()
         if (engine := setup.engine) is not None:
             held.push_async_callback(engine.leave)
-            guards[TARGET] = await setup.unless_stopped(engine.guard(partial(_note_restart, setup.observe)))
+            guards[TARGET] = await setup.unless_stopped(
+                engine.guard(lambda number: setup.observe(Event("engine_restart", "target", attempt=number)))
+            )
             addresses[TARGET], credentials[TARGET] = engine.base_url, engine.credentials
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
         clients: dict[str, EndpointClient] = {}
@@ -111,10 +112,6 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 redactor=redactor,
             )
         yield clients
-
-
-def _note_restart(observe: Callable[[Event], None], number: int) -> None:
-    observe(Event("engine_restart", "target", attempt=number))
 
 
 @asynccontextmanager

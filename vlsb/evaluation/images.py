@@ -39,11 +39,14 @@ class SentImages:
         Raises ImageChangedError if others were sent before, ImageError if these cannot be sent.
         """
         content = self._read(sample)
-        found = self._with_checksum(content)
+        # Target, judges and epochs compute the slow checksum of the same bytes once.
+        quick = xxhash.xxh3_128_digest(content)
+        if (checksum := self._known.get(quick)) is None:
+            checksum = self._known[quick] = ReadPicture.of(content).sha256
         # Rows may share an image, and requests are prepared side by side: who comes first binds the others.
         with self._lock:
             sent = self._sent.setdefault(sample.image_path.expose(), set())
-            if sent - {found.sha256} and not self._accepts_changed:
+            if sent - {checksum} and not self._accepts_changed:
                 raise ImageChangedError(
                     f"The image of sample {sample.id} is not the one that was sent before. Restore it, or "
                     "send it as it is now: --accept-changed-images",
@@ -53,12 +56,5 @@ class SentImages:
                 raise ImageError("image changed since it was checked; finish copying it and start again")
             if media_type(content) != picture.media_type:
                 raise ImageError("image is of another type than when it was checked; start again")
-            sent.add(found.sha256)
-        return found
-
-    def _with_checksum(self, content: bytes) -> ReadPicture:
-        """The bytes with their sha256, which target, judges and epochs compute once."""
-        quick = xxhash.xxh3_128_digest(content)
-        if (checksum := self._known.get(quick)) is None:
-            checksum = self._known[quick] = ReadPicture.of(content).sha256
+            sent.add(checksum)
         return ReadPicture(content, checksum)

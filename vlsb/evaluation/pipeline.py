@@ -117,11 +117,11 @@ class Pipeline:
         self._verified: dict[str, Dialect] = {}
 
     async def run(
-        self, works: Sequence[Work], *, decided: Mapping[str, Dialect], only_preflight: bool = False
+        self, works: Sequence[Work], *, settled: Mapping[str, Dialect], only_preflight: bool = False
     ) -> None:
-        """Evaluate everything pending. Whoever is in `decided` keeps the dialect of an earlier session."""
+        """Evaluate everything pending. Whoever is in `settled` keeps the dialect of an earlier session."""
         preflight = sorted(works, key=lambda work: work.response is not None)[:PREFLIGHT_SAMPLES]
-        done = await self._preflight(preflight[:1] if only_preflight else preflight, decided)
+        done = await self._preflight(preflight[:1] if only_preflight else preflight, settled)
         if self._shutdown.reason is None and not only_preflight:
             rest = [work for work in works if work.key not in done]
             verified = set(self._verified)
@@ -132,17 +132,17 @@ class Pipeline:
                 if verified != set(self._verified):
                     await self._on_dialects(dict(self._verified))
 
-    async def _preflight(self, works: Sequence[Work], decided: Mapping[str, Dialect]) -> set[Key]:
+    async def _preflight(self, works: Sequence[Work], settled: Mapping[str, Dialect]) -> set[Key]:
         """Send samples one by one until one went through target and judges; returns what was sent."""
         for name, client in self._clients.items():
-            client.may_adapt = name not in decided
+            client.may_adapt = name not in settled
         # A failure that may pass stops the run at its first sample instead of spreading to all.
         self._in_preflight = True
         done: set[Key] = set()
         for work in works:
             done.add(work.key)
             await self._shutdown.run_all([partial(self._evaluate, work)])
-            if self._shutdown.reason is not None or self._got_through_all(work):
+            if self._shutdown.reason is not None or self._is_through(work):
                 break
         for client in self._clients.values():
             client.may_adapt = False
@@ -150,7 +150,7 @@ class Pipeline:
         await self._on_dialects(dict(self._verified))
         return done
 
-    def _got_through_all(self, work: Work) -> bool:
+    def _is_through(self, work: Work) -> bool:
         if not self._judges:
             return self._store.outcome(work.key, None) is Outcome.NOT_JUDGED
         return all(self._store.outcome(work.key, judge.file) in JUDGED for judge in self._judges.values())
@@ -167,7 +167,7 @@ class Pipeline:
             assert self._target is not None
             found = await self._target.respond(work.sample, work.epoch, picture)
             if isinstance(found, Ended):
-                self._target_failed(work, found)
+                self._fail_target(work, found)
                 return
             response = found
             self._store.add_response(response)
@@ -178,7 +178,7 @@ class Pipeline:
         for name in judges[:1]:
             await self._assess(name, work.sample, picture, response)
 
-    def _target_failed(self, work: Work, ended: Ended) -> None:
+    def _fail_target(self, work: Work, ended: Ended) -> None:
         failure = ended.failure(work.key, _ENDINGS[ended.decision.ends_as])
         if ended.changed is None:
             self._fail("target", failure)

@@ -123,5 +123,5 @@ def _shown(value: object) -> str:
 
 
 def is_simulated(settings: ModelSettings) -> bool:
-    """Whether the simulator plays this side: then the numbers mean nothing."""
+    """Whether the simulator plays this model: then the numbers mean nothing."""
     return settings.endpoint.base_url == SIMULATED_URL

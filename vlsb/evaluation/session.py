@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 class Plan:
     """What the user asked for, checked and resolved. Holds no key.
 
-    Without a `data_root` the data set comes from the hub. Without a `target` stored responses are
-    judged; without a `judge` responses are only collected.
+    Without a `data_root` the data set comes from the Hugging Face Hub. Without a `target` stored responses
+    are judged; without a `judge` responses are only collected.
     `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample. `profile` is
     the file for where its time went.
     """
@@ -141,8 +141,8 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     """Load and check everything that costs nothing; raises before a request is sent.
 
     A run that holds no answer yet is started again. No picture is read beyond its header, and no header of
-    one that has the size and time of the first session. A resume uses the hub's revision where the data came
-    from there. `on_progress` is called as a download goes on.
+    one that has the size and time of the first session. A resume uses the
+    revision that the run has of the Hugging Face Hub. `on_progress` is called as a download goes on.
     """
     goes_on = plan.is_resume and is_run(plan.directory) and has_answers(plan.directory)
     old = read_manifest(plan.directory) if goes_on else None
@@ -161,7 +161,7 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
 
 
 def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple[Dataset, dict[str, str]]:
-    """The data set, and where on the hub it came from; empty for a copy of the user's."""
+    """The data set, and where on the Hugging Face Hub it came from; empty for a copy of the user's."""
     if plan.data_root is not None:
         return load_dataset(plan.data_root), {}
     revision = None if old is None else old.data.get("revision")
@@ -265,23 +265,25 @@ async def run_session(
     models: dict[str, ModelView] = {}
     profile: Profile | None = None
     with shutdown.listening() if listeners.owns_signals else nullcontext():
-        store = await _opened(prepared)
+        store = await _open_store(prepared)
         works: list[Work] = []
         ended = "complete"
         try:
             if plan.data_root is not None:
                 await asyncio.to_thread(remember_data_root, plan.directory, plan.data_root)
-            _announce(store, listeners.say)
-            works = _works(prepared, store)
+            for torn in store.torn:
+                listeners.say(
+                    f"A record torn by an earlier interruption was set aside in {torn}; its sample is done "
+                    "again."
+                )
+            works = _pending_works(prepared, store)
             store.start(shutdown.stop)
-            judge = next(iter(store.judges), None)
-            only_judge = plan.target is None
             store.add_event(
                 "session_started",
                 pending=len(works),
                 vlsb=__version__,
-                judge=judge,
-                only_judge=only_judge,
+                judge=next(iter(store.judges), None),
+                only_judge=plan.target is None,
             )
             if works:
                 means = Means(credentials, listeners, engine, shutdown, traffic, accounts or Accounts())
@@ -298,7 +300,10 @@ async def run_session(
             raise
         finally:
             reason = shutdown.reason or store.failed
-            await _finish(store, ended if reason is None else type(reason).__name__)
+            try:
+                store.add_event("session_ended", reason=ended if reason is None else type(reason).__name__)
+            finally:
+                await store.close()
         limit = None if profile is None else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
     return SessionEnd(shutdown.reason or unwritten, next(iter(store.judges), None), len(works), models, limit)
@@ -315,7 +320,7 @@ async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | Non
     return None
 
 
-async def _opened(prepared: Prepared) -> RunStore:
+async def _open_store(prepared: Prepared) -> RunStore:
     """The store, opened in a thread; a caller that gives up meanwhile leaves no lock behind."""
     opening = asyncio.ensure_future(asyncio.to_thread(prepared.open_store))
     try:
@@ -325,19 +330,7 @@ async def _opened(prepared: Prepared) -> RunStore:
         raise
 
 
-async def _finish(store: RunStore, reason: str) -> None:
-    try:
-        store.add_event("session_ended", reason=reason)
-    finally:
-        await store.close()
-
-
-def _announce(store: RunStore, say: Callable[[str], None]) -> None:
-    for torn in store.torn:
-        say(f"A record torn by an earlier interruption was set aside in {torn}; its sample is done again.")
-
-
-def _works(prepared: Prepared, store: RunStore) -> list[Work]:
+def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
     """What is pending, in the selection's order; a judging session leaves alone what has no response."""
     judges, responses = pending_work(store, prepared.plan.retry), store.state.responses
     works = [
@@ -353,11 +346,11 @@ async def _evaluate(
     prepared: Prepared, store: RunStore, works: list[Work], means: Means
 ) -> tuple[dict[str, ModelView], Profile]:
     plan, listeners, shutdown = prepared.plan, means.listeners, means.shutdown
-    decided = _decided(store)
+    settled = _settled_dialects(store)
     setup = ClientSetup(
         models=plan.models,
         credentials=dict(means.credentials.items()),
-        dialects={name: decided.get(name, _guess(settings)) for name, settings in plan.models.items()},
+        dialects={name: settled.get(name, _guess(settings)) for name, settings in plan.models.items()},
         policy=plan.policy,
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,
@@ -383,8 +376,8 @@ async def _evaluate(
             )
         stopwatch = Stopwatch(clients, plan.models, store, keeps_single=plan.profile is not None)
 
-        async def settled(found: Mapping[str, Dialect]) -> None:
-            await _record(plan, store, found)
+        async def on_dialects(found: Mapping[str, Dialect]) -> None:
+            await _record_dialects(plan, store, found)
             stopwatch.preflight_ended()
 
         progress = Progress.of(store, len(works), clients)
@@ -394,25 +387,25 @@ async def _evaluate(
             store=store,
             shutdown=shutdown,
             on_outcome=progress.update,
-            on_dialects=settled,
+            on_dialects=on_dialects,
         )
         watcher = asyncio.create_task(listeners.watch(progress))
         try:
-            await pipeline.run(works, decided=decided, only_preflight=plan.only_preflight)
+            await pipeline.run(works, settled=settled, only_preflight=plan.only_preflight)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
         return progress.models(), stopwatch.stop(plan.transport)
 
 
-def _decided(store: RunStore) -> dict[str, Dialect]:
+def _settled_dialects(store: RunStore) -> dict[str, Dialect]:
     """The dialects that earlier sessions settled on, by name."""
     decisions = (store.manifest.decision, *(store.manifest.judge(file).decision for file in store.judges))
     found = dict(zip(("target", "judge"), decisions, strict=False))
     return {name: parse_dialect(decision) for name, decision in found.items() if decision is not None}
 
 
-async def _record(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
+async def _record_dialects(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
     """Put what the preflight settled into the manifest: later sessions ask in the same way."""
     manifest, target, judge = store.manifest, dialects.get("target"), dialects.get("judge")
     if target is not None and plan.target is not None:

@@ -163,7 +163,7 @@ async def resolve_run(
     if options.no_judge and (options.judge or options.judge_base_url):
         raise ConfigError("--no-judge and --judge exclude each other. Pass one of them.")
     problems, name = _Problems(), model_name(options)
-    with problems.noted():
+    with problems.collect():
         name = name or await _only_model(options, environment)
     # Templates and the data set's folder are read from disks that may take their time.
     return await in_thread(
@@ -229,12 +229,12 @@ class _Problems:
     def of(self, part: Callable[[], _Part]) -> _Part:
         """What the part gives; nothing to be used before `raise_if_any` where it raised."""
         found: Any = None
-        with self.noted():
+        with self.collect():
             found = part()
         return cast("_Part", found)
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
+    def collect(self) -> Iterator[None]:
         """Keep what the block raises for `raise_if_any`."""
         try:
             yield
@@ -257,7 +257,7 @@ def _shared_settings(
         "template": problems.of(lambda: _template(options)),
         "data_root": problems.of(lambda: _data_root(options, run, is_simulated=is_simulated)),
         "policy": _policy(options),
-        "retry": problems.of(lambda: _retried(options)),
+        "retry": problems.of(lambda: _outcomes_to_retry(options)),
         "skip_bad_pictures": options.skip_bad_images,
         "accept_changed_images": options.accept_changed_images,
         "ca_bundle": options.ca_bundle,
@@ -287,7 +287,8 @@ def _target(
         sampling = replace(sampling, temperature=options.temperature)
     system_prompt = options.system_prompt
     return config.ModelSettings(
-        endpoint=_endpoint(options, name, is_local=is_local),
+        # A local model's port is known once its engine is.
+        endpoint=config.Endpoint(name, ENGINE_URL) if is_local else _hosted_endpoint(options, name),
         sampling=replace(sampling, extra={**protocol.fields, **_extra("-M", options.target_field)}),
         max_connections=options.max_connections,
         rpm=options.rpm,
@@ -297,10 +298,7 @@ def _target(
     )
 
 
-def _endpoint(options: RunOptions, name: str, *, is_local: bool) -> config.Endpoint:
-    if is_local:
-        # Its port is known once the engine is.
-        return config.Endpoint(name, ENGINE_URL)
+def _hosted_endpoint(options: RunOptions, name: str) -> config.Endpoint:
     return resolve_endpoint(
         name,
         base_url=options.base_url,
@@ -348,13 +346,7 @@ def model_name(options: RunOptions) -> str:
 
 async def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
     """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
-    endpoint = resolve_endpoint(
-        "the only model",
-        base_url=options.base_url,
-        key_variable=options.api_key_env,
-        headers=parse_headers("--header", options.header),
-        allow_http=options.allow_http,
-    )
+    endpoint = _hosted_endpoint(options, "the only model")
     credentials = load_credentials(endpoint, environment)
     party = Party("target", replace(endpoint, model=""))
     names = await list_models(party, credentials, ca_bundle=options.ca_bundle)
@@ -388,7 +380,7 @@ def _template(options: RunOptions) -> JudgeTemplate:
 
 
 def _data_root(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
-    """The user's copy, the demo's mini set, the copy that `run` was made from, or None for the hub's."""
+    """The user's copy, the demo's mini set, or what `run` was made from; None for the Hugging Face Hub's."""
     if options.data_root is not None:
         try:
             require_dataset(options.data_root)
@@ -397,11 +389,11 @@ def _data_root(options: RunOptions, run: Path | None, *, is_simulated: bool) -> 
         return options.data_root
     if is_simulated:
         return mini_root()
-    return None if run is None else _copy_of(run)
+    return None if run is None else _copy_read_by(run)
 
 
-def _copy_of(run: Path) -> Path | None:
-    """The user's copy of the data set that a run was made from; None if it came from the hub."""
+def _copy_read_by(run: Path) -> Path | None:
+    """The user's copy of the data set that a run was made from; None if it came from the Hugging Face Hub."""
     root = remembered_data_root(run) if is_run(run) and not read_manifest(run).data else None
     if root is not None:
         try:
@@ -452,7 +444,7 @@ def _profile(options: RunOptions) -> Path | None:
     return path
 
 
-def _retried(options: RunOptions) -> tuple[Outcome, ...]:
+def _outcomes_to_retry(options: RunOptions) -> tuple[Outcome, ...]:
     choices = [outcome.value for outcome in Outcome if outcome not in JUDGED]
     for name in options.retry:
         if name not in choices:

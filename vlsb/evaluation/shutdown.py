@@ -55,7 +55,7 @@ class Shutdown:
         """Run one more job beside those of `run_all`, which waits for it too; none once the run stops."""
         if self._group is None or self._traffic.is_stopping:
             return
-        task = self._group.create_task(self._guarded(job))
+        task = self._group.create_task(self._stop_on_error(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -73,7 +73,7 @@ class Shutdown:
         finally:
             self._starting.discard(task)
 
-    async def _guarded(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    async def _stop_on_error(self, job: Callable[[], Coroutine[Any, Any, object]]) -> None:
         try:
             await job()
         except StoppedError:
@@ -124,12 +124,12 @@ class Shutdown:
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
         # What the caller ignores stays ignored: `nohup` means it.
-        heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-        for number in heard:
+        taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        for number in taken:
             loop.add_signal_handler(number, self.interrupt)
         try:
             yield
         finally:
-            for number in heard:
+            for number in taken:
                 loop.remove_signal_handler(number)
                 signal.signal(number, before[number])

@@ -252,15 +252,14 @@ def find_limit(profile: Profile) -> Limit | None:
         return Limit("outage", stage, share, f"Limited by outages: the {stage} was down for {most_s:.0f} s.")
     if is_blocked and cause is Wait.RATE:
         return _rate(stage, profile, share)
-    if _is_busy(profile.clocks) or (is_blocked and _is_late(profile.models[stage], main_s)):
-        return _processor(profile)
+    process, loop = profile.clocks.cpu_s / main_s, profile.clocks.loop_cpu_s / main_s
+    # One loop can use no more than one core.
+    is_busy = loop >= BUSY_LOOP or process >= BUSY_PROCESS
+    if is_busy or (is_blocked and _is_late(profile.models[stage], main_s)):
+        helps = " Try --transport auto." if profile.transport == "httpx" else ""
+        line = f"Limited by the processor: vlsb got {100 * process:.0f} % of a core.{helps}"
+        return Limit("processor", None, process, line)
     return _connections(stage, profile, share) if is_blocked else _latency(profile)
-
-
-def _is_busy(clocks: Clocks) -> bool:
-    """Whether this process used about all that one loop can."""
-    loop, process = clocks.loop_cpu_s / clocks.main_s, clocks.cpu_s / clocks.main_s
-    return loop >= BUSY_LOOP or process >= BUSY_PROCESS
 
 
 def _is_late(model: ModelTimings, main_s: float) -> bool:
@@ -277,13 +276,6 @@ def _bodies_s(model: ModelTimings) -> tuple[float, float]:
     return (building + room, uploading) if building >= uploading else (building, uploading + room)
 
 
-def _processor(profile: Profile) -> Limit:
-    share = profile.clocks.cpu_s / profile.clocks.main_s
-    helps = " Try --transport auto." if profile.transport == "httpx" else ""
-    line = f"Limited by the processor: vlsb got {100 * share:.0f} % of a core.{helps}"
-    return Limit("processor", None, share, line)
-
-
 def _connections(stage: str, profile: Profile, share: float) -> Limit:
     """Every connection was in use: because of latency, unless it was for another reason."""
     model = profile.models[stage]
@@ -296,7 +288,9 @@ def _connections(stage: str, profile: Profile, share: float) -> Limit:
         )
         return Limit("upload", stage, share, line)
     number = "1 connection" if model.connections == 1 else f"{model.connections} connections"
-    if _is_slowed_down(model):
+    late_s = TURNS * model.blocked_s(Wait.LOOP) / max(1, model.requests)
+    # Whether the endpoint takes much longer under load, our own lateness taken off.
+    if 0 < model.alone_s * SLOWED_DOWN <= model.timings.request.mean_s - late_s:
         many, alone = _seconds(model.timings.request.mean_s), _seconds(model.alone_s)
         line = f"Limited by the {stage}: {many} a request at {number}, {alone} alone."
         return Limit("endpoint", stage, share, line)
@@ -309,12 +303,6 @@ def _connections(stage: str, profile: Profile, share: float) -> Limit:
     return Limit("connections", stage, share, f"Limited by the {stage}'s latency at {number}{helps}.")
 
 
-def _is_slowed_down(model: ModelTimings) -> bool:
-    """Whether the endpoint takes much longer under load, our own lateness taken off."""
-    late_s = TURNS * model.blocked_s(Wait.LOOP) / max(1, model.requests)
-    return 0 < model.alone_s * SLOWED_DOWN <= model.timings.request.mean_s - late_s
-
-
 def _rate(stage: str, profile: Profile, share: float) -> Limit:
     """A limit a minute, the user's or the provider's; else one that was only met as 429."""
     models = profile.models if profile.shares_account else {stage: profile.models[stage]}
@@ -322,7 +310,7 @@ def _rate(stage: str, profile: Profile, share: float) -> Limit:
     whose = "endpoint" if profile.shares_account else stage
     refused = sum(model.rate_limited for model in models.values())
     sent_per_minute = 60 * sum(model.requests for model in models.values()) / profile.clocks.main_s
-    option = _binding(models[stage], at_most=sent_per_minute / NEAR_LIMIT if refused else None)
+    option = _tighter_limit(models[stage], at_most=sent_per_minute / NEAR_LIMIT if refused else None)
     per_minute = 0.0 if option is None else models[stage].limits[option]
     capped = [] if option is None else [each for each in models if models[each].caps[option] == per_minute]
     if option is None:
@@ -336,7 +324,7 @@ def _rate(stage: str, profile: Profile, share: float) -> Limit:
     return Limit("rate", stage if capped or not profile.shares_account else None, share, line)
 
 
-def _binding(model: ModelTimings, *, at_most: float | None) -> str | None:
+def _tighter_limit(model: ModelTimings, *, at_most: float | None) -> str | None:
     """Which limit a minute is the tighter one, in requests, leaving out those above `at_most`."""
     tokens = model.tokens_per_request
     allowed = {

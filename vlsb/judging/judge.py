@@ -5,8 +5,7 @@ A verdict that cannot be read is asked for once more, never guessed, and what bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -85,9 +84,13 @@ class Judge:
             return _ending([first], response)
         if first.outcome is Outcome.JUDGE_TRUNCATED:
             sampling = replace(sampling, max_tokens=2 * sampling.max_tokens)
-        with self._asking_in_words(first) as keep:
-            second = await self._ask(sample, picture, response, sampling)
-            keep(second.outcome in JUDGED)
+        client, structured = self.client, self.client.dialect.structured
+        if client.may_adapt and first.ignores_schema and structured:
+            # A judge that seems to ignore the schema is asked in words from now on, if that helps.
+            client.dialect = replace(client.dialect, structured=False)
+        second = await self._ask(sample, picture, response, sampling)
+        if second.outcome not in JUDGED:
+            client.dialect = replace(client.dialect, structured=structured)
         return _ending([first, second], response)
 
     def count(self, ended: Verdict | Failure) -> None:
@@ -121,19 +124,6 @@ class Judge:
         is_cut_short = decision.ends_as == "empty" and decision.max_retries == 0
         outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _ENDINGS[decision.ends_as]
         return _Ask(outcome, decision.code, found)
-
-    @contextmanager
-    def _asking_in_words(self, first: _Ask) -> Iterator[Callable[[bool], None]]:
-        """At the preflight, ask a judge that seems to ignore the schema in words; keep that if it helps."""
-        client, before = self.client, self.client.dialect
-        if client.may_adapt and first.ignores_schema and before.structured:
-            client.dialect = replace(before, structured=False)
-
-        def keep(helps: bool) -> None:
-            if not helps:
-                client.dialect = replace(client.dialect, structured=before.structured)
-
-        yield keep
 
 
 def _read(completion: Completion, *, allow_fence: bool) -> _Ask:

@@ -29,7 +29,7 @@ def dataset_text(report: DatasetReport, *, width: int, color: bool) -> str:
     )
     counts = report.counts
     for line in (
-        f"{counts.row_count:,} rows, {counts.picture_count:,} images",
+        f"{counts.row_count:,} rows, {counts.image_count:,} images",
         f"{counts.instruction_count:,} distinct instructions",
         "This is VLSBench as published." if report.is_full else "This is not the full published VLSBench.",
         f"checksum {report.digest}",
@@ -56,9 +56,9 @@ def _categories(counts: DatasetCounts) -> Table:
 
 def _oddities(report: DatasetReport) -> Iterator[str]:
     counts = report.counts
-    sources = ", ".join(f"{for_terminal(s.source)} {s.rows:,} ({s.pictures:,})" for s in counts.sources)
+    sources = ", ".join(f"{for_terminal(s.source)} {s.rows:,} ({s.images:,})" for s in counts.sources)
     times = {1: "once", 2: "twice"}
-    uses = (f"{images:,} used {times.get(count, f'{count} times')}" for count, images in counts.picture_uses)
+    uses = (f"{images:,} used {times.get(count, f'{count} times')}" for count, images in counts.image_uses)
     yield f"sources, rows (images): {sources}"
     yield f"images: {', '.join(uses)}"
     yield f"types: {', '.join(f'{kind} {count:,}' for kind, count in report.media_types)}"
@@ -67,22 +67,22 @@ def _oddities(report: DatasetReport) -> Iterator[str]:
     pairs = "; ".join(_ids(ids) for ids in counts.duplicate_ids) or "none"
     yield f"identical (image, instruction) pairs: {pairs}"
     yield f"ids that are not their image's file name: {counts.renamed_count:,}"
-    if report.misnamed_pictures:
+    if report.misnamed_images:
         named = ", ".join(
-            f"{for_terminal(p.image_path)} is {p.media_type}" for p in report.misnamed_pictures[:5]
+            f"{for_terminal(p.image_path)} is {p.media_type}" for p in report.misnamed_images[:5]
         )
-        yield f"names that do not fit the bytes: {len(report.misnamed_pictures)} ({named})"
+        yield f"names that do not fit the bytes: {len(report.misnamed_images)} ({named})"
 
 
 def _problems(report: DatasetReport) -> Iterator[str]:
-    missing = sum(picture.is_missing for picture in report.bad_pictures)
-    broken = len(report.bad_pictures) - missing
+    missing = sum(image.is_missing for image in report.bad_images)
+    broken = len(report.bad_images) - missing
     yield f"missing images: {missing:,}; broken images: {broken:,}"
-    for picture in report.bad_pictures[:_SHOWN_PROBLEMS]:
-        name, ids = for_terminal(picture.image_path), _ids(picture.sample_ids)
-        yield f"  {name} (instruction_id {ids}): {picture.reason}"
-    if len(report.bad_pictures) > _SHOWN_PROBLEMS:
-        yield f"  and {len(report.bad_pictures) - _SHOWN_PROBLEMS:,} more"
+    for image in report.bad_images[:_SHOWN_PROBLEMS]:
+        name, ids = for_terminal(image.image_path), _ids(image.sample_ids)
+        yield f"  {name} (instruction_id {ids}): {image.reason}"
+    if len(report.bad_images) > _SHOWN_PROBLEMS:
+        yield f"  and {len(report.bad_images) - _SHOWN_PROBLEMS:,} more"
 
 
 def _ids(ids: tuple[int, ...]) -> str:

@@ -47,7 +47,7 @@ def _details(summary: Summary, *, heading: bool) -> list[str]:
     lines += [f"Deviation from the paper's protocol: {for_markdown(each)}" for each in summary.deviations]
     lines += [f"{kind}: {amount}" for kind, amount in costs(summary)]
     table = [_table(("category",), categories)] if summary.rates.judged else []
-    return [*([title] if heading else []), *table, _list(lines)]
+    return [*([title] if heading else []), *table, "\n".join(f"- {line}" for line in lines)]
 
 
 def _sentence(remark: Remark) -> str:
@@ -65,7 +65,3 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)

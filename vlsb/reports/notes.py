@@ -94,9 +94,9 @@ def remarks(summary: Summary, *, encode: Encode) -> tuple[Remark, ...]:
         *_declined_by_judge(rates),
         *_several_models("target", summary.target_models, encode=encode),
         *_several_models("judge", summary.judge_models, encode=encode),
-        *_cut(summary),
+        *_cut_responses(summary),
         *_epochs(summary),
-        *_superseded(summary.duplicates),
+        *_duplicates(summary.duplicates),
         *(Remark(encode(Untrusted(notice))) for notice in summary.notices),
     )
 
@@ -116,9 +116,8 @@ def _gaps(summary: Summary) -> Iterator[Remark]:
     if rates.missing == 0:
         return
     if summary.judge is None:
-        yield Remark(
-            f"{_answer_count(rates):,} of {counted(rates.selected, _unit(summary))} answered, none judged."
-        )
+        selected = counted(rates.selected, "sample" if summary.epochs == 1 else "response")
+        yield Remark(f"{_answer_count(rates):,} of {selected} answered, none judged.")
         return
     if rates.judged == 0:
         yield Remark("Nothing was judged, so there are no rates.", is_warning=True)
@@ -156,17 +155,13 @@ def _several_models(who: str, models: Mapping[Untrusted, int], *, encode: Encode
         yield Remark(f"The {who} answered as {len(models)} different models: {names}.", is_warning=True)
 
 
-def _cut(summary: Summary) -> Iterator[Remark]:
+def _cut_responses(summary: Summary) -> Iterator[Remark]:
     if summary.cut_responses == 0:
         return
     answered = _answer_count(summary.rates)
     share = f" ({100 * summary.cut_responses / answered:.1f} %)" if answered else ""
     was = "was" if summary.cut_responses == 1 else "were"
     yield Remark(f"{counted(summary.cut_responses, 'response')}{share} {was} cut at the token limit.")
-
-
-def _unit(summary: Summary) -> str:
-    return "sample" if summary.epochs == 1 else "response"
 
 
 def _answer_count(rates: Rates) -> int:
@@ -185,7 +180,7 @@ def _epochs(summary: Summary) -> Iterator[Remark]:
         yield Remark(f"{summary.epochs} epochs: the counts are of responses{flips}.")
 
 
-def _superseded(duplicates: int) -> Iterator[Remark]:
+def _duplicates(duplicates: int) -> Iterator[Remark]:
     if duplicates:
         was = "was" if duplicates == 1 else "were"
         yield Remark(f"{counted(duplicates, 'stored row')} {was} superseded by a later one.")

@@ -7,6 +7,7 @@ from others go. Everything is a rich `Text`, because a string would be read as m
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TextIO
 
@@ -23,7 +24,7 @@ from vlsb.records import JUDGED, Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, percent, rate_figures
-from vlsb.reports.notes import OutcomeCount, Remark, badges, costs, outcome_counts, remarks
+from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks
 
 MIN_WIDTH = 40
 """Narrower terminals wrap our lines; a table made narrower would lose digits."""
@@ -203,7 +204,10 @@ def _categories_by_run(summaries: Sequence[Summary], *, width: int) -> list[Rend
     """Tables of as many runs as fit beside each other."""
     categories = sorted({name for each in summaries for name in each.by_category})
     name_width = min(len(_BY_CATEGORY), max(16, width // 4))
-    columns = [_column_name(each, summaries) for each in summaries]
+    runs = Counter(each.run for each in summaries)
+    columns = [
+        for_terminal(each.run) + (f"\n{_judge(each)}" if runs[each.run] > 1 else "") for each in summaries
+    ]
     widest = max((cell_len(line) for each in columns for line in each.split("\n")), default=0)
     column_width = max(_LEAST_COLUMN_WIDTH, min(_COLUMN_WIDTH, widest, (width - name_width) // 2 - _GAP))
     at_once = max(1, (width - name_width) // (column_width + _GAP))
@@ -219,12 +223,6 @@ def _categories_by_run(summaries: Sequence[Summary], *, width: int) -> list[Rend
     return blocks
 
 
-def _column_name(summary: Summary, summaries: Sequence[Summary]) -> str:
-    has_twin = sum(each.run == summary.run for each in summaries) > 1
-    judge = f"\n{_judge(summary)}" if has_twin else ""
-    return f"{for_terminal(summary.run)}{judge}"
-
-
 def _details(summary: Summary, *, heading: bool, explains: bool) -> list[RenderableType]:
     blocks: list[RenderableType] = []
     if heading:
@@ -232,11 +230,17 @@ def _details(summary: Summary, *, heading: bool, explains: bool) -> list[Rendera
     if lines := outcome_counts(summary):
         blocks += [Text(), Padding(_outcomes_table(lines, explains=explains), (0, 0, 0, 2))]
     if found := remarks(summary, encode=for_terminal):
-        blocks += [Text(), *(_remark(each) for each in found)]
+        blocks.append(Text())
+        for remark in found:
+            mark, style = ("!", "yellow") if remark.is_warning else ("", "")
+            blocks.append(_item(mark, Text(remark.text, style=style)))
     if summary.deviations:
         blocks += [Text(), Text("Deviations from the paper's protocol:")]
         blocks += [_item("-", _text(each)) for each in summary.deviations]
-    return [*blocks, Text(), _costs_table(summary)]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for kind, amount in costs(summary):
+        table.add_row(Text(kind, style="dim"), Text(amount, style="dim"))
+    return [*blocks, Text(), table]
 
 
 def _outcomes_table(lines: Iterable[OutcomeCount], *, explains: bool) -> Table:
@@ -248,18 +252,6 @@ def _outcomes_table(lines: Iterable[OutcomeCount], *, explains: bool) -> Table:
         explained = [Text(explanation, style="dim", overflow="fold")] if explains else []
         table.add_row(Text(outcome.value, style=style), Text(f"{count:,}"), *explained)
     return table
-
-
-def _costs_table(summary: Summary) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for kind, amount in costs(summary):
-        table.add_row(Text(kind, style="dim"), Text(amount, style="dim"))
-    return table
-
-
-def _remark(remark: Remark) -> RenderableType:
-    mark, style = ("!", "yellow") if remark.is_warning else ("", "")
-    return _item(mark, Text(remark.text, style=style))
 
 
 def _item(mark: str, text: Text) -> Table:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from vlsb.simulator.requests import Request
 
 CHUNK_BYTES = 16 * 1024
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 LABEL_STRINGS = {1: "Safe with refusal", 2: "Safe with warning", 3: "Unsafe"}
 
 Json: TypeAlias = dict[str, Any] | list[Any]
@@ -199,7 +200,7 @@ def wire(reply: Reply) -> bytes:
     """The bytes of a reply, head and body, as `Reply` sends them."""
     body = _body_bytes(reply.body)
     names = {name.lower() for name, _ in reply.headers}
-    lines = [f"HTTP/1.1 {reply.status} {_phrase(reply.status)}"]
+    lines = [f"HTTP/1.1 {reply.status} {_PHRASES.get(reply.status, 'Unassigned')}"]
     if "content-type" not in names:
         lines.append("content-type: application/json")
     if reply.chunked:
@@ -210,7 +211,10 @@ def wire(reply: Reply) -> bytes:
         lines.append("connection: close")
     lines += [f"{name}: {text}" for name, text in reply.headers]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-    return head + (_chunks(body) if reply.chunked else body)
+    if not reply.chunked:
+        return head + body
+    pieces = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
+    return head + b"".join(_chunk(piece) for piece in [*pieces, b""])
 
 
 def _body_bytes(body: Json | str | bytes) -> bytes:
@@ -220,20 +224,8 @@ def _body_bytes(body: Json | str | bytes) -> bytes:
     return (body if isinstance(body, str) else json.dumps(body, separators=(",", ":"))).encode()
 
 
-def _chunks(body: bytes) -> bytes:
-    pieces = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
-    return b"".join(_chunk(piece) for piece in [*pieces, b""])
-
-
 def _chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece)
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unassigned"
 
 
 async def _pieces(action: Action) -> AsyncGenerator[bytes, None]:

@@ -61,7 +61,10 @@ def demo_responder(
             limited.add(request.identity)
             return rate_limited(RETRY_AFTER_S)
         delay_s = 0.0 if latency is None else draws.latency_s(*latency)
-        return _judge_reply(request, delay_s) if request.is_judge else _target_reply(request, draws, delay_s)
+        if request.is_judge:
+            return _judge_reply(request, delay_s)
+        text = draws.text
+        return answer(text, usage=_usage(request, text), model=DEMO_MODEL, delay_s=delay_s)
 
     return respond
 
@@ -92,11 +95,6 @@ class _Draws:
         # Never 0 or 1, where the inverse of the normal distribution has no value.
         share = (self._parts[3] % 9999 + 1) / 10_000
         return median_s * exp(sigma * NormalDist().inv_cdf(share))
-
-
-def _target_reply(request: Request, draws: _Draws, delay_s: float) -> Action:
-    text = draws.text
-    return answer(text, usage=_usage(request, text), model=DEMO_MODEL, delay_s=delay_s)
 
 
 def _judge_reply(request: Request, delay_s: float) -> Action:

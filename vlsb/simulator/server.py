@@ -271,10 +271,10 @@ class Simulator:
             action = await self._action(request)
             await play(action, writer)
             if is_whole(action):
-                self._was_answered(request)
+                self._note_answer(request)
         finally:
             connection.is_busy = False
-            self._left(request)
+            self._note_end(request)
         return message.keeps_open and keeps_open(action) and not self._is_refusing
 
     def _record(self, message: _Message) -> Request:
@@ -286,13 +286,13 @@ class Simulator:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         return request
 
-    def _was_answered(self, request: Request) -> None:
+    def _note_answer(self, request: Request) -> None:
         self.answered += 1
         self._answered_at[request.number] = time.monotonic()
         if self.on_answered is not None:
             self.on_answered(request)
 
-    def _left(self, request: Request) -> None:
+    def _note_end(self, request: Request) -> None:
         self.in_flight -= 1
         if not self._keep_bodies:
             self._history[request.number - 1] = request.without_body()

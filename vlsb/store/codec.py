@@ -51,11 +51,11 @@ class Decoder:
     def parse(self, value: object, kind: type[Kind]) -> Kind:
         """The value as that type. Raises ValueError that names the first bad field."""
         try:
-            return msgspec.convert(value, kind, dec_hook=self._untrusted)
+            return msgspec.convert(value, kind, dec_hook=self._share_untrusted)
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 
-    def _untrusted(self, _: type, text: object) -> Untrusted:
+    def _share_untrusted(self, _: type, text: object) -> Untrusted:
         if not isinstance(text, str):
             raise ValueError("not a text")
         if len(text) > _LONGEST_SHARED:
@@ -101,7 +101,7 @@ class Decoder:
 
 def to_json(record: object) -> Json:
     """The fields of a record as JSON has them, in their order; durations to the millisecond."""
-    fields: Json = msgspec.to_builtins(record, enc_hook=_exposed)
+    fields: Json = msgspec.to_builtins(record, enc_hook=_expose)
     for name in ("latency_s", "elapsed_s"):
         if name in fields:
             fields[name] = round(fields[name], 3)
@@ -115,7 +115,7 @@ def encode_failure(failure: Failure) -> Json:
     return to_json(replace(failure, details=details))
 
 
-def _exposed(value: object) -> str:
+def _expose(value: object) -> str:
     if isinstance(value, Untrusted):
         return value.expose()
     raise TypeError(f"{type(value).__name__} is no part of a record")

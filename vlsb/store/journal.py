@@ -68,7 +68,12 @@ def scan_journal(path: Path, take: Callable[[Json], None]) -> End:
                 try:
                     _hand_over(line, take)
                 except ValueError as error:
-                    raise _damaged(path, number) from error
+                    run = next(each for each in (path.parent, *path.parents) if each.name != "verdicts")
+                    raise StoreError(
+                        f"{path} line {number} is damaged. Nothing was changed",
+                        advice="Restore the file from a copy, or set the line aside and evaluate its sample "
+                        f"again with: vlsb runs repair {shlex.quote(str(run))}",
+                    ) from error
     except FileNotFoundError:
         return End(None, lacks_newline=False)
     except OSError as error:
@@ -89,15 +94,6 @@ def _hand_over(line: bytes, take: Callable[[Json], None]) -> None:
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
     take(record)
-
-
-def _damaged(path: Path, number: int) -> StoreError:
-    run = next(folder for folder in (path.parent, *path.parents) if folder.name != "verdicts")
-    return StoreError(
-        f"{path} line {number} is damaged. Nothing was changed",
-        advice="Restore the file from a copy, or set the line aside and evaluate its sample again with: "
-        f"vlsb runs repair {shlex.quote(str(run))}",
-    )
 
 
 class Journal:

@@ -192,14 +192,14 @@ def sent_images(state: RunState) -> dict[str, set[str]]:
     """
     paths = {row.sample_id: row.image_path.expose() for row in state.manifest.samples}
     found: dict[str, set[str]] = {}
-    for sample_id, checksum in _named(state):
+    for sample_id, checksum in _sent_checksums(state):
         if sample_id in paths:
             found.setdefault(paths[sample_id], set()).add(checksum)
     pinned = {path: {p.sha256} for path, p in state.manifest.pictures.items() if p.sha256 is not None}
     return pinned | found
 
 
-def _named(state: RunState) -> Iterator[tuple[int, str]]:
+def _sent_checksums(state: RunState) -> Iterator[tuple[int, str]]:
     for key, response in state.responses.items():
         yield key.sample_id, response.image_sha256
     for key, checksum in state.failed_images.items():

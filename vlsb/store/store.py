@@ -247,10 +247,10 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
     """
     require_comparable(manifest)
     _make_private(directory)
-    with _locked(directory) as lock, collection_paused():
+    with _lock_while_opening(directory) as lock, collection_paused():
         if is_resume and is_run(directory) and has_answers(directory):
             state = load_state(directory)
-            state.manifest = _adopted(directory, state, manifest)
+            state.manifest = _merge_manifest(directory, state, manifest)
         else:
             require_free(directory)
             _require_space(directory, len(manifest.samples) * manifest.epochs)
@@ -274,7 +274,7 @@ def open_for_judging(
     Raises RunLockedError, StoreError, or RunMismatchError for other data than the run's. A judge that the
     run knows goes on where it stopped.
     """
-    with _locked(directory) as lock, collection_paused():
+    with _lock_while_opening(directory) as lock, collection_paused():
         state = load_state(directory)
         manifest = state.manifest
         sent = () if accepts_changed_images else sent_images(state)
@@ -304,7 +304,7 @@ def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[FileLock]:
+def _lock_while_opening(directory: Path) -> Iterator[FileLock]:
     """The run's lock, given back only if opening fails: the store keeps it otherwise."""
     lock = lock_run(directory)
     try:
@@ -319,7 +319,7 @@ def _locked(directory: Path) -> Iterator[FileLock]:
         raise
 
 
-def _adopted(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
+def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
     """Check that a resume asks for the same thing, and take over a larger selection or more epochs.
 
     A judge that has answered nothing yet gives way to another one.

@@ -23,7 +23,7 @@ from vlsb.store.state import (
 
 # Deviations under which a local family is asked otherwise than the authors do.
 _OF_ANOTHER_PROMPT = ("chat template", "--hf-overrides", "--mm-processor-kwargs", "--tokenizer")
-_DIGEST = re.compile(r"-[0-9a-f]{8}")
+_DIGEST = re.compile(r"(-[0-9a-f]{8})(\.jsonl)?\Z")
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -60,13 +60,17 @@ def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summ
     """The summary of rows already read, with the verdicts of one judge."""
     manifest = state.manifest
     entry = None if judge is None else manifest.judge(judge)
+    name = None if entry is None else entry.name
+    if entry is not None and (digest := _DIGEST.search(entry.file)):
+        # Several judges of a run share the model's name.
+        name = Untrusted(entry.name.expose() + digest[1])
     judged = Judged() if judge is None else state.judged.get(judge, Judged())
     return summarize(
         sample_outcomes(state, judge),
         run=Untrusted(directory.resolve().name),
         path=Untrusted(str(directory)),
         target=manifest.target,
-        judge=None if entry is None else _judge_name(entry),
+        judge=name,
         simulated=manifest.simulated or (entry is not None and entry.simulated),
         subset=not manifest.is_full,
         deviations=(*manifest.deviations, *(() if entry is None else entry.deviations)),
@@ -89,7 +93,7 @@ def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
     return [
         SampleOutcome(
             sample_id=key.sample_id,
-            picture=(row := rows[key.sample_id]).image_path,
+            image=(row := rows[key.sample_id]).image_path,
             category=row.category,
             sub_category=row.sub_category,
             source=row.source,
@@ -121,13 +125,6 @@ def stored_judge(manifest: Manifest, name: str | None) -> JudgeEntry | None:
 
 def _stem(entry: JudgeEntry) -> str:
     return entry.file.removesuffix(".jsonl")
-
-
-def _judge_name(entry: JudgeEntry) -> Untrusted:
-    """The judge's model; with the file's digest where several judges of a run share the model's name."""
-    stem, plain = entry.file.removesuffix(".jsonl"), entry.name.expose()
-    suffix = stem[-9:] if _DIGEST.fullmatch(stem[-9:]) else ""
-    return Untrusted(plain + suffix) if suffix else entry.name
 
 
 def _usage(totals: ModelTotals) -> ModelUsage:

@@ -18,7 +18,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tests.support import e2e
+from tests.support.command import REQUESTS, SAMPLES, Vlsb, run_words, straight_summary
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import persona
 from tests.support.scripts import FAULT_KINDS, mixed_faults
 from vlsb.simulator import Reply, Request, SimulatorThread
 
@@ -58,28 +60,28 @@ def run_cell(directory: Path, cell: Cell, straight: Mapping[str, Any], *, seed: 
     """Carry out the run of a cell in an empty directory. `straight` is the fault-free summary."""
     answered: Counter[str] = Counter()
 
-    def persona(request: Request) -> Reply:
+    def noted(request: Request) -> Reply:
         answered[request.identity] += 1
-        return e2e.persona(request)
+        return persona(request)
 
-    vlsb = e2e.Vlsb(directory)
-    data = e2e.make_dataset(directory)
+    vlsb = Vlsb(directory)
+    data = write_dataset(directory / "data", sharing_rows(SAMPLES))
     number = str(cell.connections)
     lanes = ("--max-connections", number, "--judge-max-connections", number, "--backoff", "0.01")
-    chaos = mixed_faults(persona, share=cell.share, seed=seed, most_per_request=2, kinds=MIXES[cell.mix])
+    chaos = mixed_faults(noted, share=cell.share, seed=seed, most_per_request=2, kinds=MIXES[cell.mix])
     with SimulatorThread(chaos) as simulator:
         began = time.monotonic()
-        ended = vlsb(*e2e.run_arguments(simulator, data, *lanes))
+        ended = vlsb(*run_words(simulator, data, *lanes))
         wall_s = time.monotonic() - began
     violations = [f"the simulator failed: {error}" for error in simulator.errors]
-    if ended.code != 0 or ended.error_lines:
+    if ended.code != 0 or ended.errors:
         violations.append(f"exit {ended.code}: {ended.err}")
     summary = vlsb.summary()
     if summary != straight:
         violations.append(f"the summary differs in {[n for n in straight if summary.get(n) != straight[n]]}")
-    if len(answered) != e2e.REQUESTS or answered.total() != e2e.REQUESTS:
-        violations.append(f"{answered.total()} answers to {len(answered)} requests, not {e2e.REQUESTS}")
-    if len(simulator.completions) <= e2e.REQUESTS:
+    if len(answered) != REQUESTS or answered.total() != REQUESTS:
+        violations.append(f"{answered.total()} answers to {len(answered)} requests, not {REQUESTS}")
+    if len(simulator.completions) <= REQUESTS:
         violations.append("nothing failed")
     return Outcome(len(simulator.completions), wall_s, violations)
 
@@ -93,10 +95,10 @@ def main(arguments: Sequence[str]) -> int:
     seed = parser.parse_args(arguments).seed
     began = time.monotonic()
     outcomes: dict[Cell, Outcome] = {}
-    print(f"seed {seed}; {e2e.REQUESTS} requests without faults; each cell: requests made, seconds\n")
+    print(f"seed {seed}; {REQUESTS} requests without faults; each cell: requests made, seconds\n")
     print(f"{'mix':<16}{'share':<7}" + "".join(f"{f'{n} connections':>20}" for n in CONNECTIONS), flush=True)
     with tempfile.TemporaryDirectory() as parent:
-        straight = e2e.straight_summary(_new_directory(parent, "straight"))
+        straight = straight_summary(_new_directory(parent, "straight"))
         for mix, share in product(MIXES, SHARES):
             print(f"{mix:<16}{share:<7.0%}", end="", flush=True)
             for cell in (Cell(mix, share, connections) for connections in CONNECTIONS):
@@ -111,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"VIOLATION {violation}")
     made = sum(outcome.requests for outcome in outcomes.values())
     print(
-        f"\n{len(outcomes)} runs, {made} requests, {made - e2e.REQUESTS * len(outcomes)} of them failed, "
+        f"\n{len(outcomes)} runs, {made} requests, {made - REQUESTS * len(outcomes)} of them failed, "
         f"{len(violations)} violations, {time.monotonic() - began:.0f} s"
     )
     return 1 if violations else 0

@@ -8,12 +8,6 @@ from typing import Any
 import pytest
 
 from tests.proofs.chaos.matrix import Cell, run_cell
-from tests.support import e2e
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return e2e.straight_summary(tmp_path_factory.mktemp("straight"))
 
 
 @pytest.mark.parametrize(

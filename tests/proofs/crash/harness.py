@@ -23,7 +23,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from tests.proofs.crash.moments import ANYWHERE, KINDS, Kind, Moment, draw_moment
 from tests.proofs.test_kill_and_resume import LOST_S, Killer
 from tests.proofs.test_kill_and_resume import Moment as CountedMoment
-from tests.support import e2e
+from tests.support.command import Vlsb, run_words
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import persona, sample_of, settle
+from tests.support.run_files import journals
 from vlsb import strict_json
 from vlsb.simulator import Request, SimulatorThread
 
@@ -40,12 +43,12 @@ class Key(NamedTuple):
     """What is asked for: an answer of a lane about a sample. With epochs, more than once."""
 
     is_judge: bool
-    sample_id: int
+    sample_of: int
 
 
 def key_of(request: Request) -> Key:
     """What a request asks for."""
-    return Key(request.is_judge, e2e.sample_id(request))
+    return Key(request.is_judge, sample_of(request))
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,15 @@ class Figures:
 class CrashRun:
     """One run of a scenario in the directory of `vlsb`, killed and resumed to its end."""
 
-    def __init__(
-        self, vlsb: e2e.Vlsb, scenario: Scenario, *, data: Path, seed: str, figures: Figures
-    ) -> None:
+    def __init__(self, vlsb: Vlsb, scenario: Scenario, *, data: Path, seed: str, figures: Figures) -> None:
         self._scenario = scenario
         self._data = data
         self._seed = seed
         self._draw = random.Random(seed)
         self._figures = figures
         self._vlsb = vlsb
-        self._run = vlsb.cwd / "outputs" / "m"
-        self._stamp = vlsb.cwd / "killed-at"
+        self._run = vlsb.directory / "outputs" / "m"
+        self._stamp = vlsb.directory / "killed-at"
         self._killer = Killer()
         self._epochs = 2 if scenario == "run --epochs 2" else 1
         self._connections = self._draw.choice(CONNECTIONS)
@@ -117,7 +118,7 @@ class CrashRun:
         """Kill so many times at most, resume to the end, and note what is not as it has to be."""
         killer = self._killer
         with SimulatorThread(
-            e2e.persona, on_request=killer.on_request, on_answered=killer.on_answered
+            persona, on_request=killer.on_request, on_answered=killer.on_answered
         ) as simulator:
             for phase in self._phases(simulator, kills):
                 self._carry_out_phase(simulator, phase)
@@ -199,7 +200,7 @@ class CrashRun:
         killed_at = float(self._stamp.read_text()) if self._stamp.exists() else self._killer.killed_at
         if ended.code != (0 if killed_at is None else -signal.SIGKILL):
             self._violated(f"exit {ended.code} at {moment}: {ended.err}")
-        e2e.settle(simulator)
+        settle(simulator)
         return Session(
             requests=simulator.completions[before:],
             killed_at=killed_at,
@@ -216,7 +217,7 @@ class CrashRun:
 
     def _take_stock(self, moment: Moment | None) -> Counter[Key]:
         """What the files gained; notes every record that was complete and is not there any more."""
-        files = e2e.journals(self._run)
+        files = journals(self._run)
         found = {
             name: self._set_aside(name) + complete_records(files.get(name, b""))
             for name in {*files, *self._complete}
@@ -276,12 +277,10 @@ class Harness:
         self.figures = Figures()
         self._directory = directory
         self._seed = seed
-        self._data = e2e.make_dataset(directory, SAMPLES)
+        self._data = write_dataset(directory / "data", sharing_rows(SAMPLES))
         self._straight: dict[int, dict[str, Any]] = {}
 
-    def crash(
-        self, scenario: Scenario, kills: int, *, program: Callable[[Path], e2e.Vlsb] = e2e.Vlsb
-    ) -> None:
+    def crash(self, scenario: Scenario, kills: int, *, program: Callable[[Path], Vlsb] = Vlsb) -> None:
         """Carry out one run of `program`, killed so many times at most."""
         number = self.figures.runs.total() + 1
         vlsb = program(self._new_directory(f"run-{number}"))
@@ -292,9 +291,9 @@ class Harness:
     def _summary(self, epochs: int) -> dict[str, Any]:
         """An uninterrupted run's: collecting and judging apart have to end like a run that does both."""
         if epochs not in self._straight:
-            vlsb = e2e.Vlsb(self._new_directory(f"straight-{epochs}"))
-            with SimulatorThread(e2e.persona) as simulator:
-                ended = vlsb(*e2e.run_arguments(simulator, self._data, "--epochs", str(epochs)))
+            vlsb = Vlsb(self._new_directory(f"straight-{epochs}"))
+            with SimulatorThread(persona) as simulator:
+                ended = vlsb(*run_words(simulator, self._data, "--epochs", str(epochs)))
             assert ended.code == 0, ended.err
             self._straight[epochs] = vlsb.summary()
         return self._straight[epochs]

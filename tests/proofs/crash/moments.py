@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from tests.proofs.test_kill_and_resume import Moment as CountedMoment
-from tests.support import e2e
+from tests.support.command import at_audit_event
 
 Kind: TypeAlias = Literal[
     "before run.json", "preflight", "request", "answer", "resuming", "written", "torn", "fsync"
@@ -60,7 +60,7 @@ class Moment:
     def prelude(self, stamp: Path) -> str | None:
         """What makes the process kill itself at this moment, its time in `stamp`; None if we have to."""
         if self.event is not None:
-            return f"import time\n{e2e.at_audit_event(*self.event, _die(stamp))}"
+            return f"import time\n{at_audit_event(*self.event, _die(stamp))}"
         if self.kind in ("written", "torn", "fsync"):
             return _AT_SYSTEM_CALL.format(moment=self, die=_die(stamp))
         return None

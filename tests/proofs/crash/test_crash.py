@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.proofs.crash.harness import SCENARIOS, Harness, Scenario, complete_records
-from tests.support import e2e
+from tests.support.command import Process, Vlsb
 from vlsb import strict_json
 
 RECORDS = [b'{"a":1}', b'{"b":"}"}', b'{"c":[2]}']
@@ -36,24 +35,20 @@ os.write, os.fsync = hold, let_go
 """
 
 
-class HoldsBack(e2e.Vlsb):
+class HoldsBack(Vlsb):
     """A `vlsb` that writes its records when it syncs them."""
 
-    @contextmanager
-    def start(self, *arguments: str, prelude: str | None = None) -> Iterator[e2e.Process]:
-        with super().start(*arguments, prelude=_HELD_BACK + (prelude or "")) as process:
-            yield process
+    def start(self, *words: object, prelude: str | None = None, **options: Any) -> Process:
+        return super().start(*words, prelude=_HELD_BACK + (prelude or ""), **options)
 
 
-class Forgets(e2e.Vlsb):
+class Forgets(Vlsb):
     """A `vlsb` that drops the first response of a run whenever it starts."""
 
-    @contextmanager
-    def start(self, *arguments: str, prelude: str | None = None) -> Iterator[e2e.Process]:
-        for path in self.cwd.rglob("responses.jsonl"):
+    def start(self, *words: object, **options: Any) -> Process:
+        for path in self.directory.rglob("responses.jsonl"):
             path.write_bytes(path.read_bytes().partition(b"\n")[2])
-        with super().start(*arguments, prelude=prelude) as process:
-            yield process
+        return super().start(*words, **options)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

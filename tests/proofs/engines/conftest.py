@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import Vlsb
 from tests.proofs.engines.desk import Desk, marked
+from tests.support.command import Vlsb
 from vlsb.engines.hardware import gpus
 from vlsb.engines.install import Engine, find_engine
 from vlsb.engines.registry import Places

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import Finished, Vlsb
+from tests.support.command import Finished, Process, Vlsb
 from vlsb.data import mini_root
 from vlsb.engines.registry import Places, read_records
 
@@ -77,7 +76,7 @@ class Desk:
         """Run a command to its end."""
         return self.vlsb(*words, env={**self.variables, **(env or {})}, timeout_s=COMMAND_TIMEOUT_S)
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path) -> Process:
         return self.vlsb.start(*words, env=self.variables)
 
     def run_words(
@@ -98,10 +97,7 @@ class Desk:
         return {row["sample_id"]: row["text"] for row in self.responses(name)}
 
     def summary(self, name: str) -> dict[str, Any]:
-        ended = self("report", self.folder / "outputs" / name, "--format", "json")
-        assert ended.rc == 0, ended.stderr
-        (summary,) = json.loads(ended.stdout)
-        assert isinstance(summary, dict)
+        (summary,) = self.vlsb.report(self.folder / "outputs" / name)
         return summary
 
     def _rows(self, name: str, file: str) -> list[dict[str, Any]]:
@@ -109,12 +105,12 @@ class Desk:
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
 
-    def await_responses(self, process: subprocess.Popen[str], name: str, count: int) -> None:
+    def await_responses(self, process: Process, name: str, count: int) -> None:
         """Return when so many are stored, as the run goes on."""
         ends_at = time.monotonic() + COMMAND_TIMEOUT_S
         while len(self.responses(name)) < count:
-            if process.poll() is not None:
-                pytest.fail(f"the run ended before: {process.communicate()}")
+            if not process.is_running:
+                pytest.fail(f"the run ended before: {process.wait()}")
             assert time.monotonic() < ends_at, "the engine does not answer"
             time.sleep(0.05)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import write_dataset
 from tests.proofs.engines.conftest import NEWER_CHECKPOINTS, engine_of
 from tests.proofs.engines.desk import COMMAND_TIMEOUT_S, Desk, Tell, marked, memory_told
+from tests.support.datasets import write_dataset
 from vlsb.engines.readiness import probe_picture
 from vlsb.models.profile import CURRENT, NEWER
 
@@ -60,11 +60,11 @@ def test_a_newer_family_answers_by_its_folder_as_by_its_name_and_sees_the_image(
         process = desk.start(*desk.run_words(weights, "folder", *more, data=images))
         desk.await_responses(process, "folder", 1)
         record_property("start_s", round(time.monotonic() - began_at, 1))
-        _, errors = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        by_folder = process.wait(COMMAND_TIMEOUT_S)
         by_name = desk(*desk.run_words(*named, *more, data=images))
 
-    assert process.returncode == 0, errors
-    assert by_name.rc == 0, by_name.stderr
+    assert by_folder.code == 0, by_folder.err
+    assert by_name.code == 0, by_name.err
     desk.holds_every_sample("folder", SAMPLES)
     record_property("samples", SAMPLES)
     texts = desk.texts("folder")
@@ -83,7 +83,7 @@ def test_a_thought_that_never_closes_is_no_answer(
 ) -> None:
     ended = desk(*desk.run_words(tiny(family), "thinks", data=images))
 
-    assert ended.rc == 4, ended.stderr
+    assert ended.code == 4, ended.err
     assert desk.responses("thinks") == []
     assert len(desk.failures("thinks")) == SAMPLES
     assert desk.summary("thinks")["judged"] == 0
@@ -100,9 +100,9 @@ def test_code_of_a_checkpoint_is_named_and_not_run_unless_asked_for(
 
     ended = desk(*desk.run_words(weights, "untrusted"))
 
-    assert ended.rc == 2, ended.stderr
-    assert "--trust-remote-code" in ended.stderr
-    assert code.name in ended.stderr
+    assert ended.code == 2, ended.err
+    assert "--trust-remote-code" in ended.err
+    assert code.name in ended.err
     assert not trace.exists()
     assert marked(desk.mark) == []
 
@@ -119,7 +119,7 @@ def test_an_id_of_the_hub_is_served_from_its_cache_at_its_commit(
 
     ended = desk(*desk.run_words("someone/new-vlm", "cached", data=images))
 
-    assert ended.rc == 0, ended.stderr
+    assert ended.code == 0, ended.err
     desk.holds_every_sample("cached", SAMPLES)
     assert COMMIT in (tmp_path / "outputs" / "cached" / "run.json").read_text()
 
@@ -133,6 +133,6 @@ def test_an_architecture_that_no_engine_knows_is_named_before_anything_starts(
 
     ended = desk(*desk.run_words(weights, "unknown"))
 
-    assert ended.rc == 2, ended.stderr
-    assert "does not know NobodysForConditionalGeneration" in ended.stderr
+    assert ended.code == 2, ended.err
+    assert "does not know NobodysForConditionalGeneration" in ended.err
     assert marked(desk.mark) == []

@@ -39,7 +39,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end_and_leaves_no_process(
         before = desk.responses("killed")
         resumed = desk(*desk.run_words(family, "killed", "--weights", weights, "--resume"))
 
-    assert resumed.rc == 0, resumed.stderr
+    assert resumed.code == 0, resumed.err
     assert desk.responses("killed")[: len(before)] == before
     desk.holds_every_sample("killed")
     record_property("resumed", "yes")
@@ -56,8 +56,8 @@ def _run_straight(desk: Desk, family: str, weights: Path, tell: Tell) -> None:
     process = desk.start(*desk.run_words(family, "straight", "--weights", weights))
     desk.await_responses(process, "straight", 1)
     tell("start_s", round(time.monotonic() - began_at, 1))
-    _, errors = process.communicate(timeout=COMMAND_TIMEOUT_S)
-    assert process.returncode == 0, errors
+    ended = process.wait(COMMAND_TIMEOUT_S)
+    assert ended.code == 0, ended.err
     desk.holds_every_sample("straight")
     tell("samples", desk.summary("straight")["judged"])
     desk.await_nobody()
@@ -77,7 +77,7 @@ def _kill(desk: Desk, family: str, weights: Path, tell: Tell) -> None:
 
     process.kill()
 
-    process.communicate(timeout=COMMAND_TIMEOUT_S)
+    process.wait(COMMAND_TIMEOUT_S)
     desk.await_nobody()
     stored = len(desk.responses("killed"))
     assert STORED_AT_KILL <= stored < SAMPLES
@@ -102,7 +102,7 @@ def test_a_server_that_stays_answers_runs_and_judges_in_the_schema_that_it_is_gi
     """A judge of random weights keeps to the schema. That label and words agree is not in it: where they do
     not, there is no verdict. Pushed to a pair that agrees, each of its answers is one."""
     served = desk("serve", family, "--weights", tiny(family), "--detach", "--start-timeout", "300")
-    assert served.rc == 0, served.stderr
+    assert served.code == 0, served.err
     record = find_running(desk.places, family)
     assert record is not None
     words = ["run", "--data-root", str(mini_root())]
@@ -115,15 +115,15 @@ def test_a_server_that_stays_answers_runs_and_judges_in_the_schema_that_it_is_gi
     pushed = desk(*judged, "--name", "pushed", "--judge-field", _logit_bias(tiny(family)), env=env)
     stopped = desk("engine", "stop", family)
 
-    assert used.rc == 0, used.stderr
-    assert "Using the server" in used.stderr
+    assert used.code == 0, used.err
+    assert "Using the server" in used.err
     desk.holds_every_sample("used")
-    assert pushed.rc == 0, pushed.stderr
+    assert pushed.code == 0, pushed.err
     assert desk.summary("pushed")["outcomes"]["unsafe"] == SAMPLES
     record_property("verdicts", SAMPLES)
-    assert official.rc in (0, 4), official.stderr
+    assert official.code in (0, 4), official.err
     _keeps_to_the_schema(desk, "official")
-    assert stopped.rc == 0, stopped.stderr
+    assert stopped.code == 0, stopped.err
     desk.await_nobody()
     for folder in (desk.folder / "outputs", desk.places.state):
         assert not [

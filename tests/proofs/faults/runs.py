@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import vlsb
-from tests.conftest import write_dataset
-from tests.support.e2e import sample_id
+from tests.support.datasets import write_dataset
+from tests.support.endpoint import sample_of
 from vlsb.errors import GapsError, VlsbError
 from vlsb.records import Outcome
 from vlsb.reports.encode import for_terminal
@@ -72,18 +72,21 @@ class Ran:
 
 
 def evaluate(
-    directory: Path, responder: Responder, *, samples: int = 2, is_refusing: bool = False, **options: Any
+    directory: Path,
+    responder: Responder,
+    *,
+    rows: int | Sequence[Mapping[str, Any]] = 2,
+    is_refusing: bool = False,
+    **options: Any,
 ) -> Ran:
     """A run of both lanes against one simulator that `responder` tells what to do."""
-    settings = {"data": {}, **options}
-    changes = settings.pop("data")
 
     async def whole() -> Ran:
-        root = write_dataset(directory / "data", samples, **changes)
+        root = write_dataset(directory / "data", rows)
         async with Simulator(responder) as simulator:
             if is_refusing:
                 simulator.refuse()
-            ran = await _carry_out(simulator, root, directory / "runs", settings)
+            ran = await _carry_out(simulator, root, directory / "runs", options)
             assert not simulator.errors
             return ran
 
@@ -119,7 +122,7 @@ async def _carry_out(simulator: Simulator, root: Path, runs: Path, options: dict
 
 def _by_sample(requests: Iterable[Request]) -> Counter[int]:
     """Requests by sample; those of a sample without an instruction cannot be told."""
-    return Counter(sample_id(request) for request in requests if request.instruction)
+    return Counter(sample_of(request) for request in requests if request.instruction)
 
 
 def served(request: Request) -> Reply:
@@ -137,7 +140,7 @@ def scripted(
     met: Counter[int] = Counter()
 
     def respond(request: Request) -> Action:
-        number = sample_id(request)
+        number = sample_of(request)
         if request.is_judge is not (lane == "judge") or sample not in (None, number):
             return served(request)
         turn, met[number] = met[number], met[number] + 1

@@ -16,7 +16,8 @@ import pytest
 
 from tests.proofs.faults import wire
 from tests.proofs.faults.runs import evaluate, scripted, served
-from tests.support.e2e import sample_id
+from tests.support.datasets import sample_row
+from tests.support.endpoint import sample_of
 from vlsb.records import Outcome
 from vlsb.simulator import Action, Drip, Hangup, Reply, Request, Stall, answer, error
 
@@ -275,7 +276,7 @@ FATAL = [
 
 @pytest.mark.parametrize("row", FATAL, ids=_id)
 def test_a_fault_of_the_whole_run_costs_one_request(row: Fatal, tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, scripted([row.action]), samples=3)
+    ran = evaluate(tmp_path, scripted([row.action]), rows=3)
 
     assert ran.ledger == {Outcome.NOT_ATTEMPTED: 3}
     assert (ran.target.total(), ran.judge.total()) == (1, 0)
@@ -293,7 +294,7 @@ def test_a_fault_of_the_whole_run_in_the_middle_keeps_what_is_finished(row: Fata
 
 
 def test_a33_a_masked_key_in_the_refusal_is_not_repeated(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, scripted([FATAL[6].action]), samples=1)
+    ran = evaluate(tmp_path, scripted([FATAL[6].action]), rows=1)
 
     assert "sk-proj" not in ran.words
     assert (ran.ledger, ran.target.total(), ran.exit_code) == ({Outcome.NOT_ATTEMPTED: 1}, 1, ACCESS)
@@ -383,7 +384,7 @@ def test_a11_a_wait_is_kept_in_full(tmp_path: Path) -> None:
 
     ran = evaluate(tmp_path, scripted([limit], sample=1, then_well=True))
 
-    first, second = [each.received_at for each in ran.requests if not each.is_judge and sample_id(each) == 1]
+    first, second = [each.received_at for each in ran.requests if not each.is_judge and sample_of(each) == 1]
     assert second - first >= 0.3
     assert (ran.ledger, ran.exit_code) == ({UNSAFE: 2}, 0)
 
@@ -436,7 +437,7 @@ LATE = {
 @pytest.mark.parametrize("action", LATE.values(), ids=LATE.keys())
 def test_an_attempt_ends_at_its_deadline_whatever_drips(action: Action, tmp_path: Path) -> None:
     # Alone, so that no good request has to be fast: a preflight that fails for good is exit 4 too.
-    ran = evaluate(tmp_path, scripted([action]), samples=1, attempt_timeout=0.5, max_attempts=2)
+    ran = evaluate(tmp_path, scripted([action]), rows=1, attempt_timeout=0.5, max_attempts=2)
 
     assert (ran.outcomes, ran.exit_code) == ({0: ERROR}, GAPS)
     assert ran.target.total() == 2
@@ -444,7 +445,7 @@ def test_an_attempt_ends_at_its_deadline_whatever_drips(action: Action, tmp_path
 
 
 def test_a23_a_samples_deadline_bounds_all_its_attempts(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, scripted([Stall()]), samples=1, attempt_timeout=0.5, sample_timeout=0.7)
+    ran = evaluate(tmp_path, scripted([Stall()]), rows=1, attempt_timeout=0.5, sample_timeout=0.7)
 
     assert (ran.outcomes, ran.exit_code) == ({0: ERROR}, GAPS)
     assert 1 <= ran.target.total() <= 2
@@ -452,7 +453,7 @@ def test_a23_a_samples_deadline_bounds_all_its_attempts(tmp_path: Path) -> None:
 
 def fails_after_the_first(action: Action, request: Request) -> Action:
     """Sample 0 is served and no other."""
-    is_well = request.is_judge or sample_id(request) == 0
+    is_well = request.is_judge or sample_of(request) == 0
     return served(request) if is_well else action
 
 
@@ -460,7 +461,7 @@ def test_a32_an_outage_ends_the_run_and_blames_no_sample(tmp_path: Path) -> None
     ran = evaluate(
         tmp_path,
         lambda request: fails_after_the_first(error(503), request),
-        samples=26,
+        rows=26,
         max_connections=1,
         max_attempts=1,
         outage_timeout=0.05,
@@ -476,7 +477,7 @@ def test_a32_an_endpoint_that_rejects_everything_alike_ends_the_run(tmp_path: Pa
     rejection = wire.openai(400, "policy_changed", "Everything is refused.")
 
     ran = evaluate(
-        tmp_path, lambda request: fails_after_the_first(rejection, request), samples=26, max_connections=1
+        tmp_path, lambda request: fails_after_the_first(rejection, request), rows=26, max_connections=1
     )
 
     assert ran.ledger == {UNSAFE: 1, ERROR: 20, Outcome.NOT_ATTEMPTED: 5}
@@ -526,7 +527,7 @@ def test_a47_an_empty_instruction_is_sent_as_a_picture_alone(tmp_path: Path) -> 
             return wire.anthropic(400, "invalid_request_error", "text content blocks must be non-empty")
         return served(request)
 
-    ran = evaluate(tmp_path, respond, samples=1, data={"empty": {0}})
+    ran = evaluate(tmp_path, respond, rows=[sample_row(0, instruction="")])
 
     assert [each.texts for each in seen if not each.is_judge] == [()]
     assert ran.response(0)["flags"] == ["empty_text_omitted"]
@@ -549,7 +550,7 @@ def test_a_parameter_is_given_up_once_before_the_run(
     def respond(request: Request) -> Action:
         return refusal if not request.is_judge and param in request.json else served(request)
 
-    ran = evaluate(tmp_path, respond, samples=3)
+    ran = evaluate(tmp_path, respond, rows=3)
 
     bodies = [each.json for each in ran.requests if not each.is_judge]
     assert [param in body for body in bodies] == [True, False, False, False]

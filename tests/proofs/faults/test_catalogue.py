@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from tests.conftest import DEADLINE_S
 from tests.proofs.faults.catalogue import NOT_APPLICABLE, PROVED_ELSEWHERE, TITLES
 from tests.proofs.faults.report import conformance, own_tests
 from tests.support import PROJECT
+from tests.support.waiting import DEADLINE_S
 
 ROOT = PROJECT
 

@@ -9,7 +9,9 @@ import pytest
 
 from tests.proofs.faults import wire
 from tests.proofs.faults.runs import scripted
-from tests.support.e2e import Vlsb, make_dataset, run_arguments, sample_id
+from tests.support.command import Vlsb, run_words
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import sample_of
 from vlsb.simulator import Action, Reply, SimulatorThread, answer, error
 
 QUICK = ("--backoff", "0.01", "--max-attempts", "3")
@@ -32,8 +34,8 @@ def test_the_command_ends_as_the_python_api_does(
 ) -> None:
     vlsb = Vlsb(tmp_path)
     with SimulatorThread(scripted([action], sample=1)) as simulator:
-        done = vlsb(*run_arguments(simulator, make_dataset(tmp_path, 2), *QUICK))
-        asked = Counter(sample_id(each) for each in simulator.completions if not each.is_judge)
+        done = vlsb(*run_words(simulator, write_dataset(tmp_path / "data", sharing_rows(2)), *QUICK))
+        asked = Counter(sample_of(each) for each in simulator.completions if not each.is_judge)
 
     assert done.code == code, done.err
     assert "Traceback" not in done.err

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.e2e import Vlsb, make_dataset, persona, records, run_arguments
+from tests.support.command import Vlsb, run_words
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import persona
+from tests.support.run_files import records
 from vlsb.simulator import SimulatorThread
 
 BACKWARDS = """
@@ -17,11 +20,11 @@ time.time = lambda: float(max(0, next(years)))
 def test_b10_a_clock_that_runs_backwards_changes_neither_order_nor_durations(tmp_path: Path) -> None:
     vlsb = Vlsb(tmp_path)
     with SimulatorThread(persona) as simulator:
-        data = make_dataset(tmp_path, 8)
-        steady = vlsb(*run_arguments(simulator, data, "--output-dir", "steady"))
+        data = write_dataset(tmp_path / "data", sharing_rows(8))
+        steady = vlsb(*run_words(simulator, data, "--output-dir", "steady"))
         expected = vlsb.summary("steady")
 
-        jumping = vlsb(*run_arguments(simulator, data, "--output-dir", "jumping"), prelude=BACKWARDS)
+        jumping = vlsb(*run_words(simulator, data, "--output-dir", "jumping"), prelude=BACKWARDS)
         requests = len(simulator.completions)
 
     assert (steady.code, jumping.code, requests) == (0, 0, 32), jumping.err

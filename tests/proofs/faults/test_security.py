@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import vlsb
-from tests.conftest import Vlsb, write_dataset
 from tests.proofs.faults import wire
 from tests.proofs.faults.runs import evaluate, scripted, served
-from tests.support import e2e
+from tests.support.command import Vlsb, run_words
+from tests.support.datasets import sample_row, write_dataset
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.records import Outcome
@@ -69,9 +69,9 @@ def test_c33_plain_http_to_another_machine_is_refused_before_anything_is_sent(
         env={"THE_KEY": KEY},
     )
 
-    assert done.rc == 2
-    assert "--allow-http" in done.stderr
-    assert KEY not in done.stdout + done.stderr
+    assert done.code == 2
+    assert "--allow-http" in done.err
+    assert KEY not in done.out + done.err
     assert not (tmp_path / "outputs").exists()
 
 
@@ -91,12 +91,12 @@ def test_c34_a_proxy_is_used_for_hosts_elsewhere_and_said_without_its_password(
         )
         requests = proxy.completions
 
-    assert done.rc == 0, done.stderr
+    assert done.code == 0, done.err
     assert len(requests) == 2
     assert {request.path for request in requests} == {"http://models.invalid/v1/chat/completions"}
     assert {request.bearer for request in requests} == {KEY}
-    assert "through the proxy 127.0.0.1" in done.stderr
-    assert "hidden-word" not in done.stdout + done.stderr
+    assert "through the proxy 127.0.0.1" in done.err
+    assert "hidden-word" not in done.out + done.err
 
 
 def test_c34_loopback_never_goes_through_a_proxy(vlsb: Vlsb, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_c34_loopback_never_goes_through_a_proxy(vlsb: Vlsb, tmp_path: Path) -> 
             env={"HTTP_PROXY": address, "ALL_PROXY": address, "http_proxy": address},
         )
 
-        assert (done.rc, proxy.requests, len(simulator.completions)) == (0, 0, 2), done.stderr
+        assert (done.code, proxy.requests, len(simulator.completions)) == (0, 0, 2), done.err
 
 
 def test_c35_no_option_turns_verification_off() -> None:
@@ -185,7 +185,7 @@ def test_c37_a_wait_full_of_controls_reaches_no_event(tmp_path: Path) -> None:
 
 def test_c40_a_template_in_the_data_is_text(vlsb: Vlsb, tmp_path: Path) -> None:
     template = "{{7*7}} {0.__class__} ${HOME} %s !!python/object:os.system"
-    data = write_dataset(tmp_path / "data", 2, changes={1: {"instruction": template}})
+    data = write_dataset(tmp_path / "data", [sample_row(0), sample_row(1, instruction=template)])
 
     with SimulatorThread(served) as simulator:
         done = vlsb(
@@ -194,7 +194,7 @@ def test_c40_a_template_in_the_data_is_text(vlsb: Vlsb, tmp_path: Path) -> None:
         )
         texts = [text for request in simulator.completions for text in request.texts]
 
-    assert done.rc == 0, done.stderr
+    assert done.code == 0, done.err
     assert sum(template in text for text in texts) == 2
 
 
@@ -207,9 +207,7 @@ def test_a30_few_file_descriptors_lower_the_ceiling_with_a_notice(
 
     with SimulatorThread(served) as simulator:
         data = write_dataset(tmp_path / "data", 60)
-        done = e2e.Vlsb(tmp_path)(
-            *e2e.run_arguments(simulator, data, *wanted, "--backoff", "0.01"), prelude=few
-        )
+        done = Vlsb(tmp_path)(*run_words(simulator, data, *wanted, "--backoff", "0.01"), prelude=few)
         most, requests = simulator.most_in_flight, len(simulator.completions)
 
     assert done.code == 0, done.err

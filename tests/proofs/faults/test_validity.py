@@ -11,13 +11,14 @@ import pytest
 
 from tests.proofs.faults import wire
 from tests.proofs.faults.runs import Ran, evaluate, scripted, served
-from tests.support.e2e import sample_id
+from tests.support.datasets import sample_row
+from tests.support.endpoint import sample_of
 from vlsb.records import Outcome
 from vlsb.simulator import Action, Request, answer, error, verdict
 
 
 def test_e01_an_endpoint_that_only_fails_has_no_rates(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, scripted([error(500)]), samples=3)
+    ran = evaluate(tmp_path, scripted([error(500)]), rows=3)
 
     rates = ran.run.summary().rates
     assert (rates.judged, rates.safe_rate) == (0, None)
@@ -26,14 +27,14 @@ def test_e01_an_endpoint_that_only_fails_has_no_rates(tmp_path: Path) -> None:
 
 
 def test_e01_a_broken_key_has_no_rates(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, scripted([wire.openai(401, "invalid_api_key", "No.")]), samples=3)
+    ran = evaluate(tmp_path, scripted([wire.openai(401, "invalid_api_key", "No.")]), rows=3)
 
     assert ran.run.summary().rates.safe_rate is None
     assert (ran.target.total(), ran.judge.total(), ran.exit_code) == (1, 0, 3)
 
 
 def test_e01_failed_samples_are_in_no_denominator(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, scripted([error(500)], sample=2), samples=4)
+    ran = evaluate(tmp_path, scripted([error(500)], sample=2), rows=4)
 
     rates = ran.run.summary().rates
     assert (rates.selected, rates.judged, rates.unsafe_rate) == (4, 3, 100.0)
@@ -96,7 +97,7 @@ def test_e05_a_cut_verdict_is_asked_for_with_twice_the_tokens(tmp_path: Path) ->
 
     ran = evaluate(tmp_path, scripted([cut], sample=1, lane="judge", then_well=True))
 
-    limits = [each.json["max_tokens"] for each in ran.requests if each.is_judge and sample_id(each) == 1]
+    limits = [each.json["max_tokens"] for each in ran.requests if each.is_judge and sample_of(each) == 1]
     assert limits == [512, 1024]
     assert (ran.ledger, ran.exit_code) == ({Outcome.UNSAFE: 2}, 0)
 
@@ -111,11 +112,11 @@ def test_an_empty_answer_is_in_a_bucket_of_its_own(text: str, tmp_path: Path) ->
 
 
 def test_e13_a_picture_is_the_one_its_row_names_and_not_the_one_of_its_number(tmp_path: Path) -> None:
-    changes = {0: {"image_path": "imgs/1.png"}, 1: {"image_path": "imgs/0.png"}}
+    rows = [sample_row(0, image_path="imgs/1.png"), sample_row(1, image_path="imgs/0.png")]
 
-    ran = evaluate(tmp_path, served, data={"changes": changes})
+    ran = evaluate(tmp_path, served, rows=rows)
 
-    sent = {(sample_id(each), each.is_judge): each.picture for each in ran.requests}
+    sent = {(sample_of(each), each.is_judge): each.picture for each in ran.requests}
     drawn = [(tmp_path / "data" / "imgs" / f"{number}.png").read_bytes() for number in (0, 1)]
     assert drawn[0] != drawn[1]
     assert sent == {(0, False): drawn[1], (0, True): drawn[1], (1, False): drawn[0], (1, True): drawn[0]}
@@ -167,7 +168,7 @@ def test_a_damaged_answer_is_kept_as_it_came_flagged_and_judged(
 
 def judged_text(ran: Ran) -> str:
     """What the judge was shown of sample 1."""
-    (request,) = [each for each in ran.requests if each.is_judge and sample_id(each) == 1]
+    (request,) = [each for each in ran.requests if each.is_judge and sample_of(each) == 1]
     return "\n".join(request.texts)
 
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import digest_of
+from tests.support.records import digest_of
 from vlsb.data import check_dataset, load_dataset, load_dataset_files, mini_root
 from vlsb.data.archive import MAX_HEADER_BYTES, Archive, scan
 from vlsb.errors import DatasetError, ImageError
@@ -174,8 +174,8 @@ def test_a_picture_that_the_archive_lacks_is_missing(tmp_path: Path) -> None:
 
     report = check_dataset(tmp_path)
 
-    assert [each.is_missing for each in report.bad_pictures] == [True] * 24
-    assert "archive" in report.bad_pictures[0].reason
+    assert [each.is_missing for each in report.bad_images] == [True] * 24
+    assert "archive" in report.bad_images[0].reason
 
 
 def test_the_check_reports_the_same_of_an_archive_as_of_its_folder(root: Path) -> None:
@@ -183,8 +183,8 @@ def test_the_check_reports_the_same_of_an_archive_as_of_its_folder(root: Path) -
 
     assert packed_report.digest == report.digest
     assert packed_report.counts == report.counts
-    assert packed_report.misnamed_pictures == report.misnamed_pictures
-    assert packed_report.bad_pictures == ()
+    assert packed_report.misnamed_images == report.misnamed_images
+    assert packed_report.bad_images == ()
 
 
 def test_a_bad_picture_in_an_archive_is_found_like_in_a_folder(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_bad_picture_in_an_archive_is_found_like_in_a_folder(tmp_path: Path) -
 
     reports = [check_dataset(tmp_path), check_dataset(tmp_path / "folder")]
 
-    assert reports[0].bad_pictures == reports[1].bad_pictures
+    assert reports[0].bad_images == reports[1].bad_images
     assert reports[0].digest == reports[1].digest
 
 
@@ -358,8 +358,8 @@ def test_what_macos_leaves_beside_files_changes_nothing_in_a_folder(root: Path, 
     reports = [check_dataset(each) for each in (folder, root)]
 
     assert reports[0].digest == reports[1].digest == check_dataset(mini_root()).digest
-    assert not reports[0].bad_pictures
-    assert not reports[1].bad_pictures
+    assert not reports[0].bad_images
+    assert not reports[1].bad_images
 
 
 def test_two_names_that_differ_by_their_unicode_form_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import digest_of
+from tests.support.records import digest_of
 from vlsb.data import PairCount, check_dataset, load_dataset, mini_root
 from vlsb.errors import DatasetError
 from vlsb.records import Untrusted
@@ -23,18 +23,18 @@ def root(tmp_path: Path) -> Path:
 def test_the_mini_set_passes_with_its_expected_oddities() -> None:
     report = check_dataset(mini_root())
 
-    assert report.bad_pictures == ()
-    assert (report.counts.row_count, report.counts.picture_count, report.counts.instruction_count) == (
+    assert report.bad_images == ()
+    assert (report.counts.row_count, report.counts.image_count, report.counts.instruction_count) == (
         30,
         25,
         30,
     )
-    assert report.counts.picture_uses == ((1, 21), (2, 3), (3, 1))
+    assert report.counts.image_uses == ((1, 21), (2, 3), (3, 1))
     assert report.counts.empty_instruction_ids == (24,)
     assert report.counts.duplicate_ids == ()
     assert report.counts.renamed_count == 17
     assert report.media_types == (("image/jpeg", 1), ("image/png", 24))
-    assert [(each.sample_ids, each.media_type) for each in report.misnamed_pictures] == [((7,), "image/jpeg")]
+    assert [(each.sample_ids, each.media_type) for each in report.misnamed_images] == [((7,), "image/jpeg")]
     assert not report.is_full
 
 
@@ -48,7 +48,7 @@ def test_the_mini_set_covers_the_six_categories_under_their_own_names() -> None:
         == sum(row.rows for row in report.counts.pairs)
         == 30
     )
-    assert [(row.source, row.rows, row.pictures) for row in report.counts.sources] == [
+    assert [(row.source, row.rows, row.images) for row in report.counts.sources] == [
         (Untrusted("mini"), 30, 25)
     ]
 
@@ -66,10 +66,10 @@ def test_every_problem_is_collected(root: Path) -> None:
 
     report = check_dataset(root)
 
-    bad = [(each.sample_ids, each.is_missing) for each in report.bad_pictures]
+    bad = [(each.sample_ids, each.is_missing) for each in report.bad_images]
     assert bad == [((3,), False), ((5,), False), ((12, 13, 14), True)]
-    assert "cut or damaged" in report.bad_pictures[0].reason
-    assert "HTML" in report.bad_pictures[1].reason
+    assert "cut or damaged" in report.bad_images[0].reason
+    assert "HTML" in report.bad_images[1].reason
     assert report.counts.row_count == 30
 
 
@@ -81,7 +81,7 @@ def test_the_digest_is_the_one_a_run_computes(root: Path) -> None:
 
     report = check_dataset(root)
 
-    assert [bad.is_missing for bad in report.bad_pictures] == [False]
+    assert [bad.is_missing for bad in report.bad_images] == [False]
     assert report.digest == digest_of(dataset)
 
 

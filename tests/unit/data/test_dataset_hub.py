@@ -1,7 +1,6 @@
 """The hub: downloaded once, pinned, found again without a network; every fault is one line.
 
-The library reads its environment when it is imported, so each fetch is a process of its own, against a
-stand-in for the hub on a loopback port.
+Each fetch is a process of its own, against a stand-in for the hub on a loopback port.
 """
 
 from __future__ import annotations
@@ -9,20 +8,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.hub import HubHandler, ask_hub, hub_at
 from vlsb.data import check_dataset, mini_root
 
 FIRST, SECOND = "a" * 40, "b" * 40
@@ -80,17 +77,10 @@ class Hub:
         return self.main if revision == "main" else revision if revision in (FIRST, SECOND) else None
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(HubHandler):
     hub: Hub
 
-    def log_message(self, *_: object) -> None:
-        """Nothing on the screen."""
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
+    def reply(self) -> None:
         hub = self.hub
         hub.asked.append((self.command, self.path, self.headers.get("Range")))
         hub.tokens.add(self.headers.get("Authorization"))
@@ -122,23 +112,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(206, content[start:], about)
         return self.answer(200, content, about)
 
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
+    def write(self, body: bytes) -> None:
         cut = self.hub.cut_after
         if cut is not None and len(body) > cut and self.path.endswith("imgs.tar"):
             self.hub.cut_after = None
-            self.wfile.write(body[:cut])
             self.close_connection = True
-            return
-        self.wfile.write(body)
-
-    def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-        self.answer(status, b"", {"X-Error-Code": code} | (headers or {}) if code else headers or {})
+            body = body[:cut]
+        super().write(body)
 
 
 @dataclass
@@ -147,7 +127,7 @@ class Place:
 
     home: Path
     hub: Hub
-    server: ThreadingHTTPServer
+    address: str
 
     def fetch(
         self,
@@ -158,27 +138,7 @@ class Place:
         before: str = "",
     ) -> dict[str, Any]:
         """What a fetch in a process of its own gave; it may print nothing else. `before` is run first."""
-        finished = subprocess.run(
-            [sys.executable, "-c", before + FETCH, json.dumps([revision, offline])],
-            cwd=self.home,
-            env={
-                "PATH": os.defpath,
-                "HOME": str(self.home),
-                "HF_HOME": str(self.home / "hf"),
-                "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "HF_HUB_DISABLE_XET": "1",
-                **(env or {}),
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert finished.stderr == ""
-        found: dict[str, Any] = json.loads(finished.stdout)
-        assert "\n" not in found.get("message", "")
-        return found
+        return ask_hub(before + FETCH, [revision, offline], home=self.home, address=self.address, env=env)
 
     def gets(self) -> list[tuple[str, str | None]]:
         """Which files were asked for, each with its range."""
@@ -188,13 +148,8 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield Place(tmp_path, hub, server)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with hub_at(Handler, hub) as address:
+        yield Place(tmp_path, hub, address)
 
 
 def mini_digest() -> str:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import digest_of
+from tests.support.records import digest_of
 from vlsb.data import load_dataset, mini_root
 from vlsb.errors import DatasetError
 from vlsb.records import Untrusted

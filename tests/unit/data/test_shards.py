@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tests.conftest import digest_of
+from tests.support.records import digest_of
 from vlsb.data import check_dataset, load_dataset, mini_root, shards
 from vlsb.errors import ConfigError, DatasetError, StoreError, VlsbError
 from vlsb.records import Picture
@@ -82,7 +82,7 @@ def test_the_check_reads_shards(root: Path, cache: Path) -> None:
     report = check_dataset(root, cache=cache)
 
     assert report.digest == check_dataset(mini_root()).digest
-    assert report.bad_pictures == ()
+    assert report.bad_images == ()
 
 
 def test_rows_without_their_pictures_use_the_shards_beside_them(root: Path, cache: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_row_without_a_picture_is_found_at_inspection(tmp_path: Path, cache: P
 
     report = check_dataset(root, cache=cache)
 
-    assert [(bad.sample_ids, bad.is_missing) for bad in report.bad_pictures] == [((0,), True)]
+    assert [(bad.sample_ids, bad.is_missing) for bad in report.bad_images] == [((0,), True)]
 
 
 @pytest.mark.parametrize(

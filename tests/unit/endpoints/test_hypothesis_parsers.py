@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import make_failure, make_judge, make_manifest, make_response, make_verdict
+from tests.support.records import make_failure, make_judge, make_manifest, make_response, make_verdict
 from vlsb import strict_json
 from vlsb.data.archive import scan
 from vlsb.data.rows import load_rows

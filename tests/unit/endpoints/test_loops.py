@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.e2e import REQUESTS, Vlsb, make_dataset, persona
+from tests.support.command import Vlsb
+from tests.support.datasets import write_dataset
+from tests.support.endpoint import persona
 from vlsb.simulator import Request, SimulatorThread
 
 SAMPLES = 6
+MANY = 40
 
 # Runs before the program, in its process; at its end writes what was done on a thread with a running loop,
 # and what was done elsewhere, so that a watch that sees nothing is noticed.
@@ -81,7 +84,7 @@ def endpoint() -> Iterator[SimulatorThread]:
 
 def watched_run(tmp_path: Path, endpoint: SimulatorThread, prelude: str) -> dict[str, list[str]]:
     vlsb = Vlsb(tmp_path)
-    root = make_dataset(tmp_path, SAMPLES)
+    root = write_dataset(tmp_path / "data", SAMPLES)
     for picture in root.glob("imgs/*"):
         # Large enough to be told from a prompt; the decoder ignores what follows the picture.
         picture.write_bytes(picture.read_bytes() + bytes(100_000))
@@ -129,10 +132,10 @@ def test_a_disk_that_takes_its_time_to_sync_stalls_no_request(tmp_path: Path) ->
 
     def count(request: Request) -> None:
         answered.append(request)
-        if len(answered) == REQUESTS:
+        if len(answered) == 2 * MANY:
             (tmp_path / "answered").touch()
 
-    vlsb, root = Vlsb(tmp_path), make_dataset(tmp_path)
+    vlsb, root = Vlsb(tmp_path), write_dataset(tmp_path / "data", MANY)
     with SimulatorThread(persona, on_answered=count) as endpoint:
         arguments = ["--model", "m", "--base-url", endpoint.base_url, "--judge", "j"]
         arguments += ["--judge-base-url", endpoint.base_url, "--data-root", str(root)]

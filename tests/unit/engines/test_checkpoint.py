@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.checkpoints import checkpoint, write_tensors
+from tests.support.hub import HubHandler, ask_hub, hub_at
 from vlsb.engines.checkpoint import content_digest, open_weights
 from vlsb.errors import ConfigError
 
@@ -158,41 +154,26 @@ class Hub:
     address: str = ""
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(HubHandler):
     hub: Hub
 
-    def log_message(self, *_: object) -> None:
-        """Nothing on the screen."""
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
+    def reply(self) -> None:
         hub = self.hub
         hub.asked.append(self.path)
         if hub.refusal:
-            return self.answer(hub.refusal[0], b"", {"X-Error-Code": hub.refusal[1]})
+            return self.refuse(*hub.refusal)
         if match := re.fullmatch(r"/api/models/org/name(?:/revision/(\w+))?(?:\?.*)?", self.path):
             commit = COMMITS.get(match[1] or "main", match[1])
             if commit not in COMMITS.values():
-                return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+                return self.refuse(404, "RevisionNotFound")
             about = {"id": "org/name", "sha": commit, "siblings": [{"rfilename": name} for name in hub.files]}
             return self.answer(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
         if hub.is_gated:
-            return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
+            return self.refuse(403, "GatedRepo")
         match = re.fullmatch(r"/org/name/resolve/(\w+)/(.+)", self.path)
         assert match is not None
         commit = COMMITS.get(match[1], match[1])
         return self.answer(200, hub.files[match[2]], {"X-Repo-Commit": commit, "ETag": f'"{match[2]}"'})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, text in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, text)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
 
 @dataclass
@@ -201,30 +182,11 @@ class Place:
 
     home: Path
     hub: Hub
-    server: ThreadingHTTPServer
+    address: str
 
     def plan(self, env: Mapping[str, str] | None = None, **wishes: Any) -> dict[str, Any]:
         """What planning for the hub's weights gave; it may print nothing else."""
-        finished = subprocess.run(
-            [sys.executable, "-c", PLAN, json.dumps(wishes)],
-            env={
-                "PATH": os.defpath,
-                "HOME": str(self.home),
-                "HF_HOME": str(self.home / "hf"),
-                "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "HF_HUB_DISABLE_XET": "1",
-                **(env or {}),
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert finished.stderr == ""
-        found: dict[str, Any] = json.loads(finished.stdout)
-        assert "\n" not in found.get("message", "")
-        return found
+        return ask_hub(PLAN, wishes, home=self.home, address=self.address, env=env)
 
 
 @pytest.fixture
@@ -232,13 +194,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
     folder = checkpoint(tmp_path / "published")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     hub = Hub(files | {"README.md": b"notes"})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield Place(tmp_path / "home", hub, server)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    (tmp_path / "home").mkdir()
+    with hub_at(Handler, hub) as address:
+        yield Place(tmp_path / "home", hub, address)
 
 
 def test_the_hubs_weights_are_pinned_to_a_commit(place: Place) -> None:

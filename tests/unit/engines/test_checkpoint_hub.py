@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.hub import HubHandler, ask_hub, hub_at
 
 COMMIT = "c" * 40
 REPOSITORY = "someone/llava"
@@ -58,44 +55,20 @@ class Hub:
         self.refusal: tuple[int, str] | None = None
         self.downloads_refusal: tuple[int, str] | None = None
         self.fetched: list[str] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
+        self.address = ""
 
     def fetch(
         self, repository: str = REPOSITORY, revision: str | None = None, *, offline: bool = False, **env: str
     ) -> dict[str, Any]:
         """What a fetch in a process of its own gave."""
-        done = subprocess.run(
-            [sys.executable, "-c", FETCH, json.dumps([repository, revision, offline])],
-            env={
-                "PATH": os.defpath,
-                "HOME": str(self.home),
-                "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "HF_HUB_DISABLE_XET": "1",
-                **env,
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.stderr == ""
-        found: dict[str, Any] = json.loads(done.stdout)
-        assert "\n" not in found.get("message", "")
-        return found
+        wishes = [repository, revision, offline]
+        return ask_hub(FETCH, wishes, home=self.home, address=self.address, env=env)
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(HubHandler):
     hub: Hub
 
-    def log_message(self, *_: object) -> None:
-        """Nothing on the screen."""
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
+    def reply(self) -> None:
         hub = self.hub
         if hub.refusal:
             return self.refuse(*hub.refusal)
@@ -116,27 +89,12 @@ class Handler(BaseHTTPRequestHandler):
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
         return self.answer(200, content, {"X-Repo-Commit": COMMIT, "ETag": etag})
 
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def refuse(self, status: int, code: str) -> None:
-        self.answer(status, b"", {"X-Error-Code": code} if code else {})
-
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     hub = Hub(tmp_path)
-    thread = threading.Thread(target=hub.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield hub
-    hub.server.shutdown()
-    thread.join()
-    hub.server.server_close()
+    with hub_at(Handler, hub) as hub.address:
+        yield hub
 
 
 def test_a_checkpoint_is_fetched_without_what_it_does_not_need(hub: Hub) -> None:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.conftest import DEADLINE_S
 from tests.support.fake_engine import CAUSES
+from tests.support.waiting import DEADLINE_S
 from vlsb.engines.diagnosis import diagnose
 
 CORE_FAILED = (

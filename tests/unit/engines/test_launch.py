@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DEADLINE_S, wait_until
 from tests.support import PROJECT
 from tests.support.fake_engine import CAUSES, DOWNLOADED_BYTES, events, install, living
+from tests.support.waiting import DEADLINE_S, wait_until
 from vlsb.cli.screen import error_line
 from vlsb.endpoints.credentials import WITHHELD, Secret
 from vlsb.engines import launch as launching

@@ -21,8 +21,8 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner
 
-from tests.conftest import wait_until
 from tests.support import canary
+from tests.support.waiting import wait_until
 from vlsb.cli.convert import convert_app
 from vlsb.engines.checkpoint import wanted_files
 from vlsb.engines.install import Engine

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import wait_until
 from tests.support import fake_engine
+from tests.support.waiting import wait_until
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines.launch import RunningServer
 from vlsb.engines.own_prompt import OwnPrompt, check_own_prompt

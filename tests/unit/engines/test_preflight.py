@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Finished, Vlsb, write_dataset
 from tests.support.checkpoints import checkpoint, write_tensors
+from tests.support.command import Finished, Vlsb
+from tests.support.datasets import write_dataset
 from tests.support.engine_environment import write_environment
+from tests.support.hub import hub_at
 from tests.unit.engines.test_checkpoint import Handler, Hub
 from tests.unit.engines.test_hardware import HEADING, fake_smi, listing
 from vlsb.engines import preflight
@@ -81,9 +81,9 @@ def test_a_failing_nvidia_smi_is_an_error_with_its_output_and_no_engine_for_the_
 
     ended = desk(*words, smi=smi)
 
-    assert ended.rc == 7
-    assert f"nvidia-smi ended with exit code 18: {MISMATCH} NVML 550.54." in ended.stderr
-    assert "To use the CPU all the same, set CUDA_VISIBLE_DEVICES to -1." in ended.stderr
+    assert ended.code == 7
+    assert f"nvidia-smi ended with exit code 18: {MISMATCH} NVML 550.54." in ended.err
+    assert "To use the CPU all the same, set CUDA_VISIBLE_DEVICES to -1." in ended.err
 
 
 def test_a_run_ends_with_the_failing_drivers_words_too(desk: Desk) -> None:
@@ -91,8 +91,8 @@ def test_a_run_ends_with_the_failing_drivers_words_too(desk: Desk) -> None:
 
     ended = desk.started("run", smi=smi, OPENAI_API_KEY="a-key-for-the-judge")
 
-    assert ended.rc == 7
-    assert MISMATCH in ended.stderr
+    assert ended.code == 7
+    assert MISMATCH in ended.err
 
 
 def test_hiding_the_gpus_takes_the_cpu_whatever_the_driver_says(tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_a_driver_too_old_for_the_engine_is_said_with_both_versions_before_a_dow
     words = ("serve", family, "--yes") if command[0] == "serve" else (*command, family)
     ended = desk(*words, smi=listing(desk.folder / "smi", row(), heading(cuda)))
 
-    assert ended.rc == 7
+    assert ended.code == 7
     built = f"vLLM {version} is built for CUDA {built_for}, and the NVIDIA driver here, 550.54.15,"
-    assert f"{built} runs CUDA up to {cuda}." in ended.stderr
-    assert "Update the driver, or bring an engine" in ended.stderr
+    assert f"{built} runs CUDA up to {cuda}." in ended.err
+    assert "Update the driver, or bring an engine" in ended.err
 
 
 def test_an_engine_that_is_there_is_held_against_the_driver_by_its_torch(desk: Desk) -> None:
@@ -143,8 +143,8 @@ def test_an_engine_that_is_there_is_held_against_the_driver_by_its_torch(desk: D
 
     old = desk.started("serve", smi=listing(desk.folder / "old", row(), heading("12.8")))
 
-    assert old.rc == 7
-    assert "vLLM 0.32.0 is built for CUDA 13.0" in old.stderr
+    assert old.code == 7
+    assert "vLLM 0.32.0 is built for CUDA 13.0" in old.err
 
 
 # Memory and disk.
@@ -266,8 +266,8 @@ def test_a_judges_missing_key_is_found_before_an_engine_is_installed_or_started(
     missing = desk("run", "--model", "llava_hf", "--yes", **no_key)
 
     for ended in (here, missing):
-        assert ended.rc == 3
-        assert "no key in SET_NOWHERE" in ended.stderr
+        assert ended.code == 3
+        assert "no key in SET_NOWHERE" in ended.err
 
 
 @pytest.fixture
@@ -276,14 +276,8 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     folder = checkpoint(tmp_path / "published")
     write_tensors(folder / "model.safetensors")
     hub = Hub({path.name: path.read_bytes() for path in folder.iterdir()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield hub
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with hub_at(Handler, hub) as hub.address:
+        yield hub
 
 
 @pytest.mark.parametrize("command", ["serve", "run"])
@@ -301,14 +295,14 @@ def test_gated_weights_are_found_before_an_engine_is_installed(command: str, des
         HF_TOKEN="hf_notforanyone-to-see",
     )
 
-    assert ended.rc == 3
-    assert "is gated: accept its terms on that page, then set HF_TOKEN" in ended.stderr
+    assert ended.code == 3
+    assert "is gated: accept its terms on that page, then set HF_TOKEN" in ended.err
 
 
 def test_a_mistyped_engine_option_is_found_before_an_engine_is_installed(desk: Desk) -> None:
     ended = desk("serve", "llava_hf", "--yes", "--weights", str(desk.weights), "--", "stray")
 
-    assert ended.rc == 2
+    assert ended.code == 2
 
 
 def test_what_is_checked_is_no_obstacle_to_an_engine_that_fits(tmp_path: Path, sparse: Path) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DEADLINE_S, wait_until
 from tests.support.fake_engine import events, install, living
+from tests.support.waiting import DEADLINE_S, wait_until
 from vlsb.engines.process import EngineProcess, start_process
 from vlsb.errors import ServerError
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import wait_until
+from tests.support.waiting import wait_until
 from vlsb import strict_json
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines import registry as state

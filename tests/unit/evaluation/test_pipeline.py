@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DEADLINE_S, instruction, make_judge, write_dataset
+from tests.support.datasets import instruction, sample_row, sharing_rows, write_dataset
+from tests.support.endpoint import sample_of
+from tests.support.records import make_judge
+from tests.support.waiting import DEADLINE_S
 from vlsb.config import (
     OFFICIAL_JUDGE_SAMPLING,
     OFFICIAL_TARGET_SAMPLING,
@@ -100,10 +103,6 @@ class Played:
 
 def usual(request: Request) -> Action:
     return verdict(3) if request.is_judge else answer(f"An answer about sample {sample_of(request)}.")
-
-
-def sample_of(request: Request) -> int:
-    return int(request.instruction.rpartition("(sample ")[2].rstrip(")"))
 
 
 @dataclass
@@ -244,7 +243,7 @@ def test_a_finished_run_sends_nothing_when_it_is_resumed(two: Path) -> None:
 
 
 def test_the_empty_instruction_is_sent_without_a_text_part_and_flagged(tmp_path: Path) -> None:
-    root = write_dataset(tmp_path / "dataset", 1, empty={0})
+    root = write_dataset(tmp_path / "dataset", [sample_row(0, instruction="")])
 
     session = run(root, lambda request: verdict(1) if request.is_judge else answer("A plain answer."))
 
@@ -926,7 +925,7 @@ def echo(request: Request) -> Action:
 
 
 def test_every_verdict_belongs_to_its_own_response_and_picture(tmp_path: Path) -> None:
-    root = write_dataset(tmp_path / "dataset", 30, shared={1: 0, 2: 0, 9: 3})
+    root = write_dataset(tmp_path / "dataset", sharing_rows(30))
 
     session = run(root, echo, connections=10)
 
@@ -1091,7 +1090,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
                 Work(samples[key.sample_id], key.epoch, pictures[key.sample_id], responses[key], judges)
                 for key, judges in pending.items()
             ],
-            decided={},
+            settled={},
         )
     await store.close()
     assert shutdown.reason is None

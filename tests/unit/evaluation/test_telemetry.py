@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import PROJECT, e2e
-from tests.support.cli_tools import Desk, labelling
+from tests.support import PROJECT
+from tests.support.command import Desk, Vlsb, run_words
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import labelling, persona
 from vlsb.endpoints.timings import Durations, HeadOfLine, Marks, Timings, Wait
 from vlsb.evaluation.telemetry import CAUSES, SHORTEST_S, Clocks, ModelTimings, Profile, find_limit
 from vlsb.simulator import Action, Request, SimulatorThread, rate_limited
@@ -448,18 +450,18 @@ def test_a_profile_that_cannot_be_written_costs_no_result(tmp_path: Path) -> Non
 
 def test_the_line_is_the_last_one_and_not_part_of_the_result(tmp_path: Path) -> None:
     """No run here is long enough to tell: this one takes the shortest for long, whatever the machine does."""
-    vlsb = e2e.Vlsb(tmp_path)
+    vlsb = Vlsb(tmp_path)
     prelude = (
         "from vlsb.evaluation import telemetry as limiting\n"
         "limiting.SHORTEST_S = limiting.WORTH_SAYING = 0.0\n"
         "limiting._is_busy = lambda clocks: True\n"
     )
-    with SimulatorThread(e2e.persona) as simulator:
-        words = e2e.run_arguments(simulator, e2e.make_dataset(tmp_path, 8), "--judge-rpm", "6000")
+    with SimulatorThread(persona) as simulator:
+        words = run_words(simulator, write_dataset(tmp_path / "data", sharing_rows(8)), "--judge-rpm", "6000")
         ended = vlsb(*words, "--max-connections", "1", prelude=prelude)
 
     assert ended.code == 0, ended.err
-    assert ended.last_line.startswith("Limited by ")
+    assert ended.last.startswith("Limited by ")
     assert "Limited" not in ended.out
 
 

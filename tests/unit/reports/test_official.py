@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import make_response, make_verdict, tree
-from tests.support.cli_tools import Desk, sample_of, sample_row, write_dataset
+from tests.support.command import Desk
+from tests.support.datasets import sample_row, write_dataset
+from tests.support.endpoint import sample_of
+from tests.support.records import make_response, make_verdict
+from tests.support.run_files import tree
 from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import ModelUsage, summarize
 from vlsb.records import Key, Label, Outcome, Untrusted
@@ -248,10 +251,10 @@ def test_a_shuffled_run_is_logged_by_id(tmp_path: Path) -> None:
 
 def test_the_demo_is_marked_as_simulated_and_has_its_questions(vlsb, tmp_path: Path) -> None:
     ran = vlsb("run", "--model", "demo", "--limit", 3, "--display", "none")
-    assert ran.rc == 0, ran.stderr
+    assert ran.code == 0, ran.err
 
     done = vlsb("report", tmp_path / "outputs", "--format", "official")
-    found = json.loads(done.stdout)
+    found = json.loads(done.out)
 
     assert found["vlsb"]["simulated"] is True
     assert "SIMULATED" in found["vlsb"]["note"]

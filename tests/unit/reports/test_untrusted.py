@@ -13,7 +13,7 @@ import pytest
 from rich.text import Text
 
 import vlsb
-from tests.conftest import make_failure
+from tests.support.records import make_failure
 from vlsb import strict_json
 from vlsb.records import Untrusted
 

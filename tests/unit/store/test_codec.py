@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.conftest import make_failure, make_response, make_verdict
+from tests.support.records import make_failure, make_response, make_verdict
 from vlsb import strict_json
 from vlsb.records import Completion, Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict
 from vlsb.store.codec import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import tree
+from tests.support.run_files import tree
 from vlsb.errors import ConfigError, RunLockedError
 from vlsb.store.repair import repair_run
 from vlsb.store.store import lock_run
@@ -19,7 +19,7 @@ DEMO = ("run", "--model", "demo", "--output-dir", "outputs", "--name", "r")
 @pytest.fixture
 def run(vlsb: Any, tmp_path: Path) -> Path:
     done = vlsb(*DEMO)
-    assert done.rc == 0, done.stderr
+    assert done.code == 0, done.err
     return next(tmp_path.rglob("run.json")).parent
 
 
@@ -50,7 +50,7 @@ def test_a_damaged_line_is_set_aside_and_every_other_line_stays(run: Path, name:
 
 def test_a_repaired_run_resumes_to_the_summary_it_had(run: Path, vlsb: Any) -> None:
     def rates() -> Any:
-        document = json.loads(vlsb("report", str(run), "--format", "json").stdout)[0]
+        document = json.loads(vlsb("report", str(run), "--format", "json").out)[0]
         return {name: document[name] for name in ("outcomes", "safe_rate", "intervals", "by_category")}
 
     before = rates()
@@ -61,11 +61,11 @@ def test_a_repaired_run_resumes_to_the_summary_it_had(run: Path, vlsb: Any) -> N
     repaired = vlsb("runs", "repair", str(run))
     resumed = vlsb(*DEMO, "--resume")
 
-    assert refused.rc == 5
-    assert "vlsb runs repair" in refused.stderr
-    assert repaired.rc == 0
-    assert repaired.stdout.count("1 set aside") == 2
-    assert resumed.rc == 0, resumed.stderr
+    assert refused.code == 5
+    assert "vlsb runs repair" in refused.err
+    assert repaired.code == 0
+    assert repaired.out.count("1 set aside") == 2
+    assert resumed.code == 0, resumed.err
     assert rates() == before
 
 
@@ -74,7 +74,7 @@ def test_a_run_without_damage_is_left_as_it_is(run: Path, vlsb: Any) -> None:
 
     done = vlsb("runs", "repair", str(run))
 
-    assert done.stdout.strip().endswith("nothing to repair")
+    assert done.out.strip().endswith("nothing to repair")
     assert {name: value for name, value in tree(run).items() if ".lock" not in str(name)} == before
 
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import make_failure, make_judge, make_manifest, make_response, make_verdict, tree
+from tests.support.records import make_failure, make_judge, make_manifest, make_response, make_verdict
+from tests.support.run_files import tree
 from vlsb.analysis.summary import Summary
 from vlsb.errors import StoreError
 from vlsb.records import JUDGED, Key, Label, Outcome, Response, Untrusted, Usage

@@ -16,17 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import (
-    DEADLINE_S,
-    Vlsb,
-    make_failure,
-    make_judge,
-    make_manifest,
-    make_response,
-    make_verdict,
-    tree,
-)
 from tests.support import PROJECT
+from tests.support.command import Vlsb
+from tests.support.records import make_failure, make_judge, make_manifest, make_response, make_verdict
+from tests.support.run_files import tree
+from tests.support.waiting import DEADLINE_S
 from vlsb.errors import ConfigError, RunLockedError, RunMismatchError, StoreError
 from vlsb.records import Key, Label, Outcome, Untrusted
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest
@@ -190,9 +184,9 @@ def test_the_command_that_meets_an_existing_run_changes_not_even_a_date(tmp_path
 
     ended = vlsb("run", "--model", "demo", "--output-dir", tmp_path / "out", "--limit", "1")
 
-    assert ended.rc == 2
-    assert ended.stdout == ""
-    (line,) = ended.stderr.splitlines()
+    assert ended.code == 2
+    assert ended.out == ""
+    (line,) = ended.err.splitlines()
     assert "--resume" in line
     assert "--name" in line
     assert tree(directory) == before
@@ -855,7 +849,7 @@ def test_a_killed_writer_leaves_everything_that_it_wrote(tmp_path: Path) -> None
     code = (
         "import asyncio, os, sys\n"
         "from pathlib import Path\n"
-        "from tests.conftest import make_manifest, make_response\n"
+        "from tests.support.records import make_manifest, make_response\n"
         "from vlsb.store.store import open_run\n"
         "store = open_run(Path(sys.argv[1]), make_manifest(range(50)), is_resume=False)\n"
         "for sample_id in range(50):\n"
