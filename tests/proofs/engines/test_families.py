@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.proofs.engines.conftest import NEWER_CHECKPOINTS, engine_of
 from tests.proofs.engines.desk import COMMAND_TIMEOUT_S, Desk, Tell, marked, memory_told
-from tests.support.datasets import write_dataset
+from tests.support.datasets import sample_row, write_dataset
 from vlsb.engines.readiness import probe_picture
 from vlsb.models.profile import CURRENT, NEWER
 
@@ -29,11 +29,9 @@ TRUSTED = ("--", "--trust-remote-code")
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Samples 0 and 1 ask the same of two images; the others' images are large, narrow and small."""
-    root = write_dataset(
-        tmp_path_factory.mktemp("images"),
-        SAMPLES,
-        changes={number: {"instruction": SAME_QUESTION} for number in (0, 1)},
-    )
+    same = {"instruction": SAME_QUESTION}
+    rows = [sample_row(number, **(same if number < 2 else {})) for number in range(SAMPLES)]
+    root = write_dataset(tmp_path_factory.mktemp("images"), rows)
     for number, color in enumerate(((40, 80, 200), (30, 160, 60))):
         (root / "imgs" / f"{number}.png").write_bytes(probe_picture(color))
     for number, size in ((2, (1600, 1200)), (3, (120, 900)), (4, (32, 32))):
