@@ -16,7 +16,7 @@ def demo_command(
 ) -> int:
     """Run the main job on the embedded demo: 30 benign samples, simulated model and judge."""
     # A session brings the HTTP stack, which the help page does not wait for.
-    from vlsb.cli.sessions import evaluate_target
+    from vlsb.cli.sessions import evaluate_targets
 
     parent = output_dir or Path(tempfile.mkdtemp(prefix="vlsb-demo-"))
-    return evaluate_target(RunOptions(model="demo", output_dir=parent, display=display, resume=resume))
+    return evaluate_targets(RunOptions(output_dir=parent, display=display, resume=resume), ["demo"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -52,21 +52,26 @@ def _option(name: str, about: Option, *, is_repeatable: bool = False) -> Any:
     )
 
 
-def _run_option(name: str, **others: Any) -> Any:
+def _run_option(name: str, *, is_repeatable: bool = False, **others: Any) -> Any:
     """An option of a run for another command; `others` is what it says of itself there."""
     kind, about = get_args(_FIELDS[name].type)
-    return _option(name, replace(about, **others), is_repeatable=kind == tuple[str, ...])
+    return _option(name, replace(about, **others), is_repeatable=is_repeatable or kind == tuple[str, ...])
 
 
-def takes_run_options(*names: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a command the named options of a run, all where none is named, for its `**given`."""
+def takes_run_options(
+    *names: str, repeatable: Collection[str] = ()
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command the named options of a run, all where none is named, for its `**given`.
+
+    Options named by `repeatable` may be given more than once, and are a list.
+    """
 
     def with_options(command: Callable[..., int]) -> Callable[..., int]:
         own = inspect.signature(command, eval_str=True)
         parameters = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
         for name in names or _FIELDS:
-            kind = get_args(_FIELDS[name].type)[0]
-            option = _run_option(name)
+            kind = tuple[str, ...] if name in repeatable else get_args(_FIELDS[name].type)[0]
+            option = _run_option(name, is_repeatable=name in repeatable)
             option.default = None if kind in _LISTS else _FIELDS[name].default
             parameters.append(
                 inspect.Parameter(

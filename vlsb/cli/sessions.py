@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -45,8 +45,9 @@ from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
+from vlsb.store.manifest import is_run
 from vlsb.store.state import RunState, has_answers, load_state
-from vlsb.store.summaries import summarize_state
+from vlsb.store.summaries import summarize_run, summarize_state
 
 # After these the last line on the screen is the command that goes on, where there is something to go on with.
 _RESUMABLE = (3, 4, 5, 7, 130)
@@ -74,7 +75,7 @@ class SessionCommand:
     """What `vlsb run` or `vlsb judge` was asked to do; `go_on` is the command that continues it.
 
     `open` gives its plan, with an engine where it needs one. `directory` is the run's, None while only an
-    endpoint knows its name.
+    endpoint knows its name. Without `has_table` somebody else shows the numbers.
     """
 
     options: RunOptions
@@ -82,24 +83,60 @@ class SessionCommand:
     prepare: Callable[[Plan, OnProgress], Prepared]
     go_on: Sequence[str]
     directory: Path | None
+    has_table: bool = True
 
     def is_stored(self) -> bool:
         """Whether the run holds anything that was answered."""
         return self.directory is not None and has_answers(self.directory)
 
 
-def evaluate_target(options: RunOptions) -> int:
-    """Carry out `vlsb run` and return its exit code."""
-    after_dashes = ["--", *options.engine_options] if options.engine_options else []
+def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
+    """Carry out `vlsb run`, model after model, and return the first exit code that is not 0.
+
+    One that fails does not keep the others from being run, unless nothing can be stored or the user stops.
+    """
+    if len(models) <= 1:
+        return _evaluate_target(replace(options, model=models[0] if models else None))
+    screen = Screen(quiet=options.display == "none")
+    if options.name is not None:
+        error = ConfigError("--name is one run's; with several models each run has its model's name.")
+        screen.error(error)
+        return error.exit_code
+    codes = []
+    for number, model in enumerate(models, 1):
+        screen.notice(f"Model {number} of {len(models)}: {model}")
+        codes.append(_evaluate_target(replace(options, model=model), has_table=False))
+        if codes[-1] in (StoreError.exit_code, InterruptedRunError.exit_code):
+            break
+    directories = [run_directory(replace(options, model=model)) for model in models]
+    if runs := [each for each in directories if each is not None and is_run(each)]:
+        width = shutil.get_terminal_size((80, 24)).columns
+        summaries = [summary for run in runs for summary in summarize_run(run)]
+        screen.result(render(summaries, width=width, color=has_color(sys.stdout)))
+    failed = next((code for code in codes if code), 0)
+    if failed in _RESUMABLE and runs:
+        chosen = [word for model in models for word in ("--model", model)]
+        screen.command(_run_command(options, *chosen))
+    return failed
+
+
+def _evaluate_target(options: RunOptions, *, has_table: bool = True) -> int:
     return carry_out(
         SessionCommand(
             options=options,
             open=partial(open_target, options, os.environ),
             prepare=prepare,
-            go_on=["vlsb", "run", *options.as_words(), "--resume", *after_dashes],
+            go_on=_run_command(options),
             directory=run_directory(options),
+            has_table=has_table,
         )
     )
+
+
+def _run_command(options: RunOptions, *more: str) -> list[str]:
+    """The command that goes on with a run."""
+    after_dashes = ["--", *options.engine_options] if options.engine_options else []
+    return ["vlsb", "run", *more, *options.as_words(), "--resume", *after_dashes]
 
 
 def judge_again(run: Path, options: RunOptions) -> int:
@@ -223,8 +260,9 @@ def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan,
         if state.responses:
             screen.result(_unjudged_line(state, plan))
     elif end.reason is None or summary.rates.judged:
-        width = shutil.get_terminal_size((80, 24)).columns
-        screen.result(render([summary], width=width, color=has_color(sys.stdout)))
+        if command.has_table:
+            width = shutil.get_terminal_size((80, 24)).columns
+            screen.result(render([summary], width=width, color=has_color(sys.stdout)))
         for line in _next_steps(state, end, plan.directory):
             screen.notice(line)
     if end.reason is None and end.limit is not None:

@@ -58,7 +58,7 @@ class RunOptions:
     model: Annotated[
         str | None,
         Option(
-            "Model to evaluate: gpt-4o, claude-..., qwen3-vl, org/name, a folder, demo, ...",
+            "Model to evaluate: gpt-4o, qwen3-vl, org/name, a folder, ...; repeat for more.",
             HelpPanel.TARGET,
             metavar="NAME",
         ),
