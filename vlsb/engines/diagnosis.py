@@ -69,8 +69,8 @@ def _by_signal(exit_code: int | None, errors: str) -> Cause | None:
     worker = re.search(r"died unexpectedly \(exit code: (-\d+)\)", errors)
     codes = {exit_code, int(worker[1]) if worker else None}
     if -signal.SIGILL in codes:
-        said = "this build of the engine uses instructions that the processor does not have (SIGILL)."
-        return Cause("unsupported_processor", said)
+        message = "this build of the engine uses instructions that the processor does not have (SIGILL)."
+        return Cause("unsupported_processor", message)
     if -signal.SIGKILL in codes:
         return Cause(
             "killed",
@@ -92,12 +92,12 @@ def _unknown_flags(match: re.Match[str], _: str) -> str:
 
 def _gpu_is_busy(match: re.Match[str], _: str) -> str:
     free, total, _share, wanted = (float(each) for each in match.groups())
-    said = (
+    message = (
         f"out of GPU memory: {free:g} of {total:g} GiB are free and it wants {wanted:g}. "
         "End what else uses the GPU (`nvidia-smi`)"
     )
     share = share_of(free, total)
-    return f"{said}, or pass `-- --gpu-memory-utilization {share:g}`." if share >= 0.1 else f"{said}."
+    return f"{message}, or pass `-- --gpu-memory-utilization {share:g}`." if share >= 0.1 else f"{message}."
 
 
 def _memory_is_short(match: re.Match[str], _: str) -> str:
@@ -115,11 +115,11 @@ def share_of(free: float, total: float) -> float:
 
 
 def _no_cache(_: re.Match[str], log: str) -> str:
-    said = "out of GPU memory: the weights leave none for the cache."
+    message = "out of GPU memory: the weights leave none for the cache."
     current = _current_share(log)
     if current < _MOST_SHARE:
-        return f"{said} Pass `-- --gpu-memory-utilization {_MOST_SHARE:g}` (now {current:g})."
-    return f"{said} Pass `--tensor-parallel-size 2`, or take a GPU with more memory."
+        return f"{message} Pass `-- --gpu-memory-utilization {_MOST_SHARE:g}` (now {current:g})."
+    return f"{message} Pass `--tensor-parallel-size 2`, or take a GPU with more memory."
 
 
 def _current_share(log: str) -> float:
@@ -129,24 +129,23 @@ def _current_share(log: str) -> float:
 
 def _context_is_long(match: re.Match[str], _: str) -> str:
     length, needed, left, possible = match.groups()
-    said = (
+    message = (
         f"out of memory: a context of {length} tokens needs {needed} GiB of cache, and {left} GiB are left."
     )
     shorter = f"`-- --max-model-len {possible}` or " if possible else ""
-    return f"{said} Pass {shorter}`-- --gpu-memory-utilization {_MOST_SHARE:g}`."
+    return f"{message} Pass {shorter}`-- --gpu-memory-utilization {_MOST_SHARE:g}`."
 
 
 def _gpu_is_full(match: re.Match[str], log: str) -> str:
-    said = "out of GPU memory"
+    message = "out of GPU memory"
     if match.groups():
         wanted, total, free = match.groups()
-        said += f": {wanted} wanted, {free} of {total} free"
+        message += f": {wanted} wanted, {free} of {total} free"
     if not re.search(r"Loading weights took|Model loading took", log):
-        return (
-            f"{said}, while the weights were loaded. Pass `--tensor-parallel-size 2`, or take a larger GPU."
-        )
+        message += ", while the weights were loaded"
+        return f"{message}. Pass `--tensor-parallel-size 2`, or take a larger GPU."
     less = round(_current_share(log) - 0.1, 2)
-    return f"{said}. Pass `-- --gpu-memory-utilization {less:g}` or `-- --max-num-seqs 64`."
+    return f"{message}. Pass `-- --gpu-memory-utilization {less:g}` or `-- --max-num-seqs 64`."
 
 
 def _warm_up_is_full(match: re.Match[str], _: str) -> str:
@@ -174,14 +173,14 @@ def _unknown_architecture(match: re.Match[str], _: str) -> str:
 def _indivisible(match: re.Match[str], _: str) -> str:
     heads, size = int(match[1]), int(match[2])
     possible = max((each for each in range(1, size) if heads % each == 0), default=1)
-    said = f"the weights' {heads} attention heads cannot be split {size} ways"
-    return f"{said}: pass `--tensor-parallel-size {possible}`."
+    message = f"the weights' {heads} attention heads cannot be split {size} ways"
+    return f"{message}: pass `--tensor-parallel-size {possible}`."
 
 
 def _broken_environment(match: re.Match[str], _: str) -> str:
     module = next((each for each in match.groups() if each), None)
-    said = f"its environment lacks {module}" if module else "its environment is incomplete"
-    return f"{said}."
+    message = f"its environment lacks {module}" if module else "its environment is incomplete"
+    return f"{message}."
 
 
 def _rule(code: str, pattern: str, message: str | Callable[[re.Match[str], str], str]) -> _Rule:

@@ -18,7 +18,7 @@ _MIB = 1024**2
 # A driver that is not kept loaded takes seconds to answer; one that hangs must not hang us.
 _TIMEOUT_S = 20.0
 _GRACE_S = 1.0
-_LONGEST_SAID = 400
+_LONGEST_SHOWN = 400
 _DEVICES = Path("/dev")
 # What CUDA_VISIBLE_DEVICES says where the CPU is wanted.
 _NO_GPU = ("", "-1")
@@ -164,7 +164,7 @@ def _nvidia_smi(
     except OSError as error:
         return "", f"nvidia-smi cannot be run ({error.strerror})"
     try:
-        said = process.communicate(timeout=timeout_s)[0].decode("utf-8", "replace")
+        output = process.communicate(timeout=timeout_s)[0].decode("utf-8", "replace")
     except subprocess.TimeoutExpired:
         process.kill()
         # Only so long: a process that hangs inside the driver cannot be killed.
@@ -174,8 +174,8 @@ def _nvidia_smi(
             process.stdout.close()
         return "", f"nvidia-smi did not answer within {timeout_s:g} s"
     if process.returncode == 0:
-        return said, None
-    words = " ".join(said.split())[:_LONGEST_SAID].rstrip(".") or "it said nothing"
+        return output, None
+    words = " ".join(output.split())[:_LONGEST_SHOWN].rstrip(".") or "it said nothing"
     return "", f"nvidia-smi ended with exit code {process.returncode}: {words}"
 
 

@@ -45,7 +45,7 @@ _PREFIX = re.compile(r"(?P<pin>.+)-(?P<version>[0-9][^-]*)-(?P<build>cpu|cuda)")
 _LOCK_POLL_S = 0.2
 _ASK_PATIENCE_S = 60.0
 # A wrapper that imports the whole engine to say its version.
-_SAY_PATIENCE_S = 60.0
+_VERSION_PATIENCE_S = 60.0
 _HEAD_BYTES = 4096
 # The first line of a script, and the form that pip and uv give it where the system takes no such path.
 _SHEBANG = re.compile(
@@ -123,7 +123,7 @@ def find_engine(
     """The engine to serve a family with, for `--engine auto|PATH|ENV`.
 
     `auto` is the environment built here, else a fitting `vllm` on PATH, else EngineMissingError. Anything
-    else is taken as said: a program, an environment's folder, or a program's name on PATH; ConfigError if
+    else is taken as it is: a program, an environment's folder, or a program's name on PATH; ConfigError if
     it is none or of a version that cannot serve the pin's families.
     """
     if choice != AUTO:
@@ -337,10 +337,10 @@ def _identify(executable: Path, environment: Mapping[str, str]) -> tuple[Engine,
     """An engine and its transformers' version, from the Python that its script names or by asking itself."""
     python = _interpreter(executable)
     if python is None:
-        said = _output([str(executable), "--version"], environment, _SAY_PATIENCE_S).split()
-        if not said or not release(said[-1]):
+        output = _output([str(executable), "--version"], environment, _VERSION_PATIENCE_S).split()
+        if not output or not release(output[-1]):
             raise ConfigError(f"{executable}: does not say a version of vLLM.")
-        return Engine(executable, said[-1], None, "cpu" in said[-1], None), None
+        return Engine(executable, output[-1], None, "cpu" in output[-1], None), None
     try:
         found = strict_json.loads(_output([str(python), "-I", "-c", _ASK], environment, _ASK_PATIENCE_S))
         # A bare install of the CPU wheels has no package of this name, and its command does not start.
@@ -450,14 +450,14 @@ def _is_being_built(prefix: Path) -> bool:
 
 
 class _Exit(NamedTuple):
-    """How a command ended (negative: by that signal), and the end of what it said."""
+    """How a command ended (negative: by that signal), and the end of its output."""
 
     code: int
     lines: tuple[str, ...]
 
 
 class _Build:
-    """One environment being built; a step after the other, each told before it begins, all into one log.
+    """One environment being built; a step after the other, each reported before it begins, all into one log.
 
     Whoever dies, no uv goes on writing: the kernel kills it with us, and until it has gone it holds the lock.
     """
@@ -687,7 +687,7 @@ def uv_fault(code: int, lines: Sequence[str]) -> str:
 
 
 class PackageSettings(NamedTuple):
-    """How uv is told where packages come from: variables, which may hold passwords, and what has none.
+    """Where uv takes packages from: variables, which may hold passwords, and what has none.
 
     `has_no_index` says that pip is told to ask none, `is_plain` that nobody chose an index or a torch.
     """
@@ -704,7 +704,7 @@ _OTHER_INSTALLS = re.compile(
     r"|VENV_\w+|WORKING_DIR\w*)"
 )
 _INDEXES = ("default-index", "index", "index-url", "extra-index-url", "no-index")
-# Of pip's settings: uv's variable, and what uv may have said of it itself.
+# Of pip's settings: uv's variable, and what of it may stand in its own.
 _COUNTERPARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "cache-dir": ("UV_CACHE_DIR", ("cache-dir", "no-cache")),
     "cert": ("SSL_CERT_FILE", ("system-certs", "native-tls")),
@@ -765,10 +765,10 @@ def _uv_value(name: str, value: str) -> str:
     return " ".join(_absolute(each) for each in value.split())
 
 
-def _absolute(said: str) -> str:
+def _absolute(setting: str) -> str:
     """A path as it is wherever uv runs; an address as it is."""
-    path = Path(said).expanduser()
-    return str(path.absolute()) if path.exists() else said
+    path = Path(setting).expanduser()
+    return str(path.absolute()) if path.exists() else setting
 
 
 def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:

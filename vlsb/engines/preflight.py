@@ -225,13 +225,13 @@ def _busy(gpu: Gpu, wanted: float, needed: float, places: Places) -> str:
     own = next(
         (f" (`vlsb engine stop {each.name}` ends a server of ours)" for each in read_records(places)), ""
     )
-    said = (
+    message = (
         f"out of GPU memory: {_gib(free)} of {_gib(total)} are free on GPU {gpu.index}, and the engine wants "
         f"{_gib(wanted)}. End what else uses the GPU (`nvidia-smi`){own}"
     )
     share = share_of(free, total)
     helps = share >= 0.1 and share * total > needed
-    return f"{said}, or pass `-- --gpu-memory-utilization {share:g}`." if helps else f"{said}."
+    return f"{message}, or pass `-- --gpu-memory-utilization {share:g}`." if helps else f"{message}."
 
 
 def _check_disk(

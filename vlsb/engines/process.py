@@ -182,7 +182,7 @@ _COMPLAINT_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class ScriptEnd:
-    """How a program ended: the last thing it said, its exit code, the end of its stderr."""
+    """How a program ended: the last object that it printed, its exit code, the end of its stderr."""
 
     last: Mapping[str, Any]
     code: int
@@ -195,9 +195,9 @@ async def run_script(
     job: Mapping[str, Any],
     *,
     environment: Mapping[str, str],
-    hear: Callable[[Mapping[str, Any]], None],
+    emit: Callable[[Mapping[str, Any]], None],
 ) -> ScriptEnd:
-    """Run a program to its end; `hear` gets every object it says. ServerError if it cannot be started."""
+    """Run a program to its end; `emit` gets each object it prints. ServerError if it cannot be started."""
     try:
         process = await asyncio.create_subprocess_exec(
             python,
@@ -214,7 +214,7 @@ async def run_script(
         raise ServerError(f"{python} cannot be started ({error.strerror}).") from error
     try:
         async with asyncio.TaskGroup() as tasks:
-            last = tasks.create_task(_last_object(process, hear))
+            last = tasks.create_task(_last_object(process, emit))
             complaints = tasks.create_task(_stderr_end(process))
             tasks.create_task(_send(process, strict_json.dumps(job).encode("ascii")))
         code = await process.wait()
@@ -235,17 +235,17 @@ async def _send(process: asyncio.subprocess.Process, job: bytes) -> None:
 
 
 async def _last_object(
-    process: asyncio.subprocess.Process, hear: Callable[[Mapping[str, Any]], None]
+    process: asyncio.subprocess.Process, emit: Callable[[Mapping[str, Any]], None]
 ) -> Mapping[str, Any]:
     last: Mapping[str, Any] = {}
     assert process.stdout is not None
     async for line in process.stdout:
-        # A library's own line on stdout is no news of the program's.
+        # A library may print lines of its own.
         with suppress(ValueError):
-            said = strict_json.loads(line)
-            if isinstance(said, dict):
-                last = said
-                hear(said)
+            value = strict_json.loads(line)
+            if isinstance(value, dict):
+                last = value
+                emit(value)
     return last
 
 

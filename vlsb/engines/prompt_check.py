@@ -88,7 +88,7 @@ async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> t
     try:
         async with asyncio.timeout(LOADER_TIMEOUT_S):
             end = await run_script(
-                plan.engine.python, loader.__file__, job, environment=own, hear=lambda _: None
+                plan.engine.python, loader.__file__, job, environment=own, emit=lambda _: None
             )
     except TimeoutError:
         raise ServerTimeoutError(

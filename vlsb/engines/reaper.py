@@ -63,10 +63,13 @@ class Reaper:
             signal.signal(ignored, signal.SIG_IGN)
         self._engine = _start(program)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        self._tell(f"pid {self._engine}")
+        self._report(f"pid {self._engine}")
         self._watch(waker)
-        self._sweep()
-        self._tell(f"exit {-signal.SIGKILL if self._code is None else self._code}")
+        # The group first, then whoever has become our child, until there is nobody.
+        ends_at = time.monotonic() + _PATIENCE_S
+        while self._kill() and time.monotonic() < ends_at:
+            time.sleep(0.01)
+        self._report(f"exit {-signal.SIGKILL if self._code is None else self._code}")
 
     def _watch(self, waker: int) -> None:
         # Not `select`, which knows no descriptor from 1024 on: these have the numbers that our owner had.
@@ -77,9 +80,12 @@ class Reaper:
         while not self._is_over():
             wait_s = self._wait_s()
             ready = [end for end, _ in poll.poll(None if wait_s is None else 1000 * wait_s)]
-            if self._hold in ready:
+            if self._hold is not None and self._hold in ready:
                 poll.unregister(self._hold)
-                self._hear_owner()
+                is_released = os.read(self._hold, 1) == RELEASE
+                self._hold = None
+                if not is_released:
+                    self._end_gently()
             if waker in ready:
                 os.read(waker, 4096)
             self._reap()
@@ -89,13 +95,6 @@ class Reaper:
 
     def _wait_s(self) -> float | None:
         return None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
-
-    def _hear_owner(self) -> None:
-        assert self._hold is not None
-        is_released = os.read(self._hold, 1) == RELEASE
-        self._hold = None
-        if not is_released:
-            self._end_gently()
 
     def _end_now(self) -> None:
         self._is_ending = True
@@ -123,12 +122,6 @@ class Reaper:
             if pid == self._engine:
                 self._code = os.waitstatus_to_exitcode(status)
 
-    def _sweep(self) -> None:
-        """Kill the group, then whoever has become our child, until there is nobody."""
-        ends_at = time.monotonic() + _PATIENCE_S
-        while self._kill() and time.monotonic() < ends_at:
-            time.sleep(0.01)
-
     def _kill(self) -> bool:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._engine, signal.SIGKILL)
@@ -137,7 +130,7 @@ class Reaper:
                 os.kill(pid, signal.SIGKILL)
         return self._reap() or _is_group_alive(self._engine)
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         # A released engine outlives whoever listened.
         with contextlib.suppress(OSError):
             os.write(self._status, f"{line}\n".encode())
@@ -150,15 +143,13 @@ def children() -> list[int]:
         folders = [each for each in Path("/proc").iterdir() if each.name.isdecimal()]
     except OSError:
         return []
-    return [int(folder.name) for folder in folders if _parent(folder) == own]
-
-
-def _parent(process: Path) -> bytes:
-    try:
-        # The second field is the program's name in parentheses, whatever it holds.
-        return (process / "stat").read_bytes().rpartition(b")")[2].split()[1]
-    except (OSError, IndexError):
-        return b""
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError, IndexError):
+            # The second field is the program's name in parentheses, whatever it holds.
+            if (folder / "stat").read_bytes().rpartition(b")")[2].split()[1] == own:
+                found.append(int(folder.name))
+    return found
 
 
 def _is_group_alive(group: int) -> bool:

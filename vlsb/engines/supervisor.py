@@ -173,7 +173,7 @@ class Supervisor(EngineGuard):
                     await self._restart()
                 self._wake_all()
         except Exception as error:
-            # Whoever waits for the engine must hear of it: this task is the only one to tell them.
+            # Whoever waits for the engine must learn of it, and only from this task.
             self._failed = ServerError(f"the engine is watched no longer ({type(error).__name__}).")
             self._wake_all()
             raise

@@ -107,15 +107,14 @@ class Script:
     ) -> Any:
         """What a program has under a name in the last thing it says; its stages go to `on_progress`."""
 
-        def hear(said: Mapping[str, Any]) -> None:
-            if "stage" in said:
-                on_progress(
-                    Step(said["stage"], said["file"], said.get("done_bytes", 0), said.get("total_bytes"))
-                )
+        def report(event: Mapping[str, Any]) -> None:
+            if "stage" in event:
+                done, total = event.get("done_bytes", 0), event.get("total_bytes")
+                on_progress(Step(event["stage"], event["file"], done, total))
 
         passed_on = {each: self.environment[each] for each in _PASSED_ON if each in self.environment}
         assert program.__file__ is not None
-        end = await run_script(self.python, program.__file__, job, environment=passed_on, hear=hear)
+        end = await run_script(self.python, program.__file__, job, environment=passed_on, emit=report)
         if end.code != 0 or name not in end.last:
             raise self._failure(end)
         return end.last[name]
