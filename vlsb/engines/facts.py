@@ -45,7 +45,7 @@ _PICTURE = (
     "min_pixels",
     "size",
 )
-# The model's profile asks for them.
+# Whether an engine sets a thought apart or leaves it before the answer, the answer is the same.
 _OF_THE_PROFILE = frozenset({"reasoning-parser"})
 # They change how much work is done where, and numbers in their last digits: recorded, no deviation.
 _ON_THIS_MACHINE = frozenset(
@@ -108,7 +108,7 @@ def server_facts(
     others = {
         name: _portable(value)
         for name, value in sorted(effective.items())
-        if name not in CANNOT_CHANGE_AN_ANSWER | _OWN_FACT
+        if name not in CANNOT_CHANGE_AN_ANSWER | _OWN_FACT | _OF_THE_PROFILE
     }
     prompt = {} if model.prompt_source != "own" else {"prompt": "own chat template"}
     return {
@@ -211,7 +211,7 @@ def setting_deviations(
     if "quantization_config" in weights.settings(CONFIG):
         yield "target weights: quantized (official: not)"
     for name, value in facts["options"].items():
-        if name not in _ON_THIS_MACHINE | _OF_THE_PROFILE and value != normal(shipped.get(name)):
+        if name not in _ON_THIS_MACHINE and value != normal(shipped.get(name)):
             yield f"target engine option --{name}: {_shown(value)} ({_usual(shipped.get(name))})"
     for name in shipped:
         is_lost = name not in effective and name not in CANNOT_CHANGE_AN_ANSWER

@@ -166,9 +166,7 @@ class ServerPlan:
     def without_parser(self) -> ServerPlan:
         """The same without the profile's reasoning parser."""
         place = self.arguments.index(_PARSER_OPTION)
-        arguments = (*self.arguments[:place], *self.arguments[place + 2 :])
-        options = {name: value for name, value in self.facts["options"].items() if name != _PARSER}
-        return replace(self, arguments=arguments, facts={**self.facts, "options": options})
+        return replace(self, arguments=(*self.arguments[:place], *self.arguments[place + 2 :]))
 
     @property
     def about(self) -> str:
