@@ -327,7 +327,7 @@ async def ready_engine(
         size = pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes
         if not await may_install(InstallOffer(engine_title(pin, has_gpu=has_gpu), size, error)):
             raise
-    wishes = with_free_gpus(model, wishes, listing.gpus)
+    wishes = with_free_gpus(model, wishes, listing.gpus, environment.get("CUDA_VISIBLE_DEVICES"))
     await in_thread(lambda _: check_start(model, wishes, engine, places, listing, environment))
     if engine is not None:
         return ReadyEngine(engine, wishes)

@@ -114,13 +114,17 @@ def memory_needed(model: ModelProfile, wishes: Wishes, weights: Weights, *, on_c
     )
 
 
-def with_free_gpus(model: ModelProfile, wishes: Wishes, there: Sequence[Gpu]) -> Wishes:
-    """The wishes with as many GPUs as they need, those with most memory free; unchanged where none is named.
+def with_free_gpus(
+    model: ModelProfile, wishes: Wishes, there: Sequence[Gpu], inherited: str | None
+) -> Wishes:
+    """The wishes with as many GPUs as they need, those with most memory free; unchanged where some are named.
 
-    Only GPUs that this process may use itself are chosen from.
+    `there` are those that this process may use itself. An `inherited` CUDA_VISIBLE_DEVICES with a MIG slice
+    in it holds as it is: what the slice belongs to is not known here.
     """
     count = _gpu_count(_settings(model, wishes))
-    is_free = wishes.gpus.entries is None and all(gpu.memory_bytes for gpu in there)
+    is_free = wishes.gpus.entries is None and "MIG-" not in (inherited or "")
+    is_free = is_free and all(gpu.memory_bytes for gpu in there)
     if not is_free or count is None or len(there) <= count:
         return wishes
     # Alike within a GiB they are taken in their order.
