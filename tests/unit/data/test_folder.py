@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.support.records import digest_of
 from vlsb.data import load_dataset, mini_root
@@ -127,12 +124,6 @@ def test_a_file_that_holds_no_rows_is_refused_in_one_line(tmp_path: Path, raw: b
 
     assert message.startswith("data.json")
     assert words in message
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_rows_or_a_data_set_error(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
-    with contextlib.suppress(DatasetError):
-        load_dataset(folder(tmp_path_factory.getbasetemp(), raw))
 
 
 def test_a_huge_file_is_refused(tmp_path: Path) -> None:
