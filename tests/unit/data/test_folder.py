@@ -194,11 +194,11 @@ def test_a_folder_named_like_the_rows_is_refused(tmp_path: Path) -> None:
     assert "not a regular file" in complaint(tmp_path)
 
 
-def test_the_digest_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+def test_the_digest_is_of_the_content_not_of_the_place_or_the_order(tmp_path: Path) -> None:
     shutil.copytree(mini_root(), tmp_path / "copy", copy_function=shutil.copyfile)
     here, there = load_dataset(mini_root()), load_dataset(tmp_path / "copy")
 
-    digests = {digest_of(each) for each in (here, there)}
+    digests = {digest_of(each) for each in (here, there)} | {digest_of(here, here.samples[::-1])}
 
     assert len(digests) == 1
 

@@ -130,6 +130,17 @@ def test_a_changed_shard_is_unpacked_anew(root: Path, cache: Path) -> None:
     assert before.samples[1:] == after.samples[1:]
 
 
+def test_a_shard_of_another_date_is_unpacked_anew(root: Path, cache: Path) -> None:
+    """It may be another one of the same size."""
+    load_dataset(root, cache=cache)
+    before = set(cache.glob("parquet/*"))
+
+    os.utime(root / "data" / "train-00000-of-00002.parquet", ns=(9, 9))
+    load_dataset(root, cache=cache)
+
+    assert set(cache.glob("parquet/*")) != before
+
+
 def test_a_picture_has_the_time_of_its_newest_shard(root: Path, cache: Path) -> None:
     """So that a resume knows it again, even when the cache was emptied in between."""
     for number, path in enumerate(sorted(root.rglob("*.parquet"))):

@@ -22,26 +22,13 @@ from vlsb.store.codec import (
 )
 
 
-def decode_response(record: Json) -> Response:
-    """By a decoder of its own."""
-    return Decoder().response(record)
+def decoding(kind: str) -> Callable[[Json], Any]:
+    """Decodes records of a kind, each by a decoder of its own."""
+    return lambda record: getattr(Decoder(), kind)(record)
 
 
-def decode_verdict(record: Json) -> Verdict:
-    """By a decoder of its own."""
-    return Decoder().verdict(record)
-
-
-def decode_failure(record: Json) -> Failure:
-    """By a decoder of its own."""
-    return Decoder().failure(record)
-
-
-def decode_stamp(record: Json) -> Stamp:
-    """By a decoder of its own."""
-    return Decoder().stamp(record)
-
-
+KINDS = ("response", "verdict", "failure", "stamp")
+decode_response, decode_verdict, decode_failure, decode_stamp = map(decoding, KINDS)
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=30) | st.sampled_from(
     ("\ud83d lone", "\u2028\x00\x1b[31m", "\U0001f600", "")
 )

@@ -296,6 +296,8 @@ def test_a_field_of_a_judge_that_is_missing_is_damage(tmp_path: Path, name: str)
         "judge\x00.jsonl",
         "judge\ud800.jsonl",
         "./judge.jsonl",
+        "judge.jsonl/../../x",
+        "judge.jsonl\n",
     ],
 )
 def test_a_judge_file_that_leads_elsewhere_is_refused(tmp_path: Path, judge_file: object) -> None:
