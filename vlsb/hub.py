@@ -64,7 +64,7 @@ class Repository:
         from huggingface_hub import constants
 
         with _quiet():
-            cached = self._cached(needed)
+            cached = self._cached_folder(needed)
             if offline or constants.is_offline_mode():
                 if cached is None:
                     raise self.error(
@@ -76,16 +76,16 @@ class Repository:
             if cached and choose is None and _COMMIT.fullmatch(self.revision or ""):
                 return Snapshot(cached, None)
             try:
-                return self._downloaded(needed, choose or (lambda _: ()), on_progress)
+                return self._download(needed, choose or (lambda _: ()), on_progress)
             # The library lets the errors of its HTTP stack out, which only the transport may know by name.
             except Exception as error:
                 if cached and _is_connection_fault(error):
                     return Snapshot(cached, None)
-                if known := self._translated(error):
+                if known := self._known_error(error):
                     raise known from error
                 raise
 
-    def _cached(self, needed: Sequence[str]) -> Path | None:
+    def _cached_folder(self, needed: Sequence[str]) -> Path | None:
         """The folder of its revision in the cache, if that has all the files needed."""
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
@@ -100,7 +100,7 @@ class Repository:
         folder = Path(found).parent if isinstance(found, str) else None
         return folder if folder and all((folder / each).exists() for each in needed) else None
 
-    def _downloaded(
+    def _download(
         self, needed: Sequence[str], choose: Callable[[Mapping[str, int]], Iterable[str]], emit: OnProgress
     ) -> Snapshot:
         """Its files in the cache, from the Hub where they are not there; the library's own errors."""
@@ -115,19 +115,19 @@ class Repository:
         for lacking in (each for each in needed if each not in sizes):
             raise self.error(f"{self._address()}{self._at()} has no {lacking}. {self.advice}")
 
-        def fetched(file: str, revision: str | None) -> Path:
+        def fetch_file(file: str, revision: str | None) -> Path:
             bar = bar_class(lambda done, total: emit(Step("downloading", self._shown(file), done, total)))
             kind = self._kind()
             return Path(hf_hub_download(self.name, file, revision=revision, repo_type=kind, tqdm_class=bar))
 
         # By the revision's own name, so that the cache knows later which commit it was. A branch may move
         # between two files, so the others are that commit's.
-        folder = fetched(needed[0], self.revision).parent
+        folder = fetch_file(needed[0], self.revision).parent
         for file in dict.fromkeys((*needed[1:], *choose(sizes))):
-            fetched(file, folder.name)
+            fetch_file(file, folder.name)
         return Snapshot(folder, sizes)
 
-    def _translated(self, error: Exception) -> VlsbError | None:
+    def _known_error(self, error: Exception) -> VlsbError | None:
         """The one line for what the library raised, or None for what is no fault of Hub, network or disk."""
         from huggingface_hub import errors
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from tests.support.command import Desk, Finished
 from tests.support.datasets import sample_row, write_dataset
-from tests.support.endpoint import labelling
 from tests.support.run_files import tree
 from vlsb.data.mini import mini_root
 from vlsb.simulator import SimulatorThread
@@ -89,13 +88,14 @@ def test_the_digest_depends_on_rows_and_pictures_and_not_on_the_place(desk: Desk
     assert len({original, other_picture, other_row}) == 3
 
 
-def test_a_full_run_reports_the_digest_that_check_prints_once_every_image_was_sent(desk: Desk) -> None:
+def test_a_full_run_reports_the_digest_that_check_prints_once_every_image_was_sent(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     printed = digest(desk.vlsb("data", "check", desk.data))
 
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--max-requests", 3)
-        partial = desk.report()[0]["data_digest"]
-        desk.run(simulator, "--resume")
+    desk.run(endpoint, "--max-requests", 3)
+    partial = desk.report()[0]["data_digest"]
+    desk.run(endpoint, "--resume")
 
     assert partial is None
     assert desk.report()[0]["data_digest"] == printed

@@ -147,9 +147,8 @@ def test_the_flip_share_counts_samples_whose_label_changed(desk: Desk, change: s
     assert desk.report()[0]["flip_share"] == share
 
 
-def test_one_epoch_has_no_flip_share(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint)
+def test_one_epoch_has_no_flip_share(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint)
 
     assert desk.report()[0]["flip_share"] is None
 
@@ -166,12 +165,13 @@ def test_another_answer_with_the_same_label_is_no_flip(desk: Desk) -> None:
 # Resuming.
 
 
-def test_more_epochs_may_be_resumed_and_only_the_new_ones_are_sent(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint)
-        before = (desk.run_dir / "responses.jsonl").read_bytes()
-        sent = len(endpoint.completions)
-        ended = desk.run(endpoint, "--epochs", 3, "--resume")
+def test_more_epochs_may_be_resumed_and_only_the_new_ones_are_sent(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    desk.run(endpoint)
+    before = (desk.run_dir / "responses.jsonl").read_bytes()
+    sent = len(endpoint.completions)
+    ended = desk.run(endpoint, "--epochs", 3, "--resume")
 
     later = endpoint.completions[sent:]
     assert ended.code == 0, ended.err
@@ -184,11 +184,12 @@ def test_more_epochs_may_be_resumed_and_only_the_new_ones_are_sent(desk: Desk) -
 
 
 @pytest.mark.parametrize("fewer", [(), ("--epochs", 1), ("--epochs", 2)])
-def test_fewer_epochs_are_refused_with_the_field_named(desk: Desk, fewer: tuple[object, ...]) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint, "--epochs", 3)
-        sent = endpoint.requests
-        ended = desk.run(endpoint, *fewer, "--resume")
+def test_fewer_epochs_are_refused_with_the_field_named(
+    desk: Desk, fewer: tuple[object, ...], endpoint: SimulatorThread
+) -> None:
+    desk.run(endpoint, "--epochs", 3)
+    sent = endpoint.requests
+    ended = desk.run(endpoint, *fewer, "--resume")
 
     assert ended.code == 6
     assert f"epochs: 3 -> {fewer[1] if fewer else 1}" in ended.error
@@ -197,9 +198,8 @@ def test_fewer_epochs_are_refused_with_the_field_named(desk: Desk, fewer: tuple[
 
 
 @pytest.mark.parametrize("epochs", [0, -1, "two"])
-def test_epochs_are_a_number_from_one(desk: Desk, epochs: object) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        ended = desk.run(endpoint, "--epochs", epochs)
+def test_epochs_are_a_number_from_one(desk: Desk, epochs: object, endpoint: SimulatorThread) -> None:
+    ended = desk.run(endpoint, "--epochs", epochs)
 
     assert ended.code == 2
     assert endpoint.requests == 0

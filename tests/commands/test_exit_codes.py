@@ -111,17 +111,18 @@ def test_a_missing_data_root_is_exit_2_and_named(desk: Desk) -> None:
     assert "nowhere" in done.error
 
 
-def test_bad_pictures_are_exit_2_naming_all_rows_with_nothing_spent(desk: Desk) -> None:
+def test_bad_pictures_are_exit_2_naming_all_rows_with_nothing_spent(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     (desk.data / "imgs/1.png").unlink()
     (desk.data / "imgs/3.png").write_text("version https://git-lfs.github.com/spec/v1\n")
 
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator)
+    done = desk.run(endpoint)
 
     assert done.code == 2
     assert "instruction_id 1, 3" in done.error
     assert "--skip-bad-images" in done.error
-    assert simulator.requests == 0
+    assert endpoint.requests == 0
     assert not desk.outputs.exists()
 
 
@@ -362,12 +363,11 @@ def test_a_run_that_is_being_written_is_exit_6_and_untouched(desk: Desk) -> None
     assert "Resume with" not in done.err
 
 
-def test_a_lock_whose_holder_died_is_free(desk: Desk) -> None:
+def test_a_lock_whose_holder_died_is_free(desk: Desk, endpoint: SimulatorThread) -> None:
     desk.run_dir.mkdir(parents=True)
     (desk.run_dir / ".lock").write_text("process 1 on elsewhere")
 
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator)
+    done = desk.run(endpoint)
 
     assert done.code == 0
 

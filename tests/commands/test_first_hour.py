@@ -275,10 +275,9 @@ MODEL_OPTION = {"target": "--model", "judge": "--judge"}
 
 @pytest.mark.parametrize("side", OPTION)
 def test_an_unreachable_side_is_named_with_model_address_and_option(
-    desk: Desk, side: str, closed_port: int
+    desk: Desk, side: str, closed_port: int, endpoint: SimulatorThread
 ) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = run_against(desk, side, f"http://127.0.0.1:{closed_port}/v1", simulator)
+    done = run_against(desk, side, f"http://127.0.0.1:{closed_port}/v1", endpoint)
 
     assert done.code == 2
     assert done.error == (
@@ -338,9 +337,10 @@ def test_a_refused_key_is_named_by_its_variable(desk: Desk, side: str) -> None:
 
 
 @pytest.mark.parametrize("side", OPTION)
-def test_a_certificate_that_nobody_vouches_for_names_ca_bundle(desk: Desk, side: str, tls_port: int) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = run_against(desk, side, f"https://127.0.0.1:{tls_port}/v1", simulator)
+def test_a_certificate_that_nobody_vouches_for_names_ca_bundle(
+    desk: Desk, side: str, tls_port: int, endpoint: SimulatorThread
+) -> None:
+    done = run_against(desk, side, f"https://127.0.0.1:{tls_port}/v1", endpoint)
 
     assert done.code == 2
     assert done.error.startswith(
@@ -418,11 +418,10 @@ def test_without_a_model_an_endpoint_that_is_none_is_named_with_what_to_change(
     assert "--api-key-env" in done.error if code == 3 else "--base-url" in done.error
 
 
-def test_without_a_model_a_missing_v1_is_guessed_too(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = unnamed(desk, f"http://127.0.0.1:{simulator.port}")
+def test_without_a_model_a_missing_v1_is_guessed_too(desk: Desk, endpoint: SimulatorThread) -> None:
+    done = unnamed(desk, f"http://127.0.0.1:{endpoint.port}")
 
-    assert done.error.endswith(f"Did you mean --base-url {simulator.base_url}?")
+    assert done.error.endswith(f"Did you mean --base-url {endpoint.base_url}?")
 
 
 def test_independent_mistakes_are_found_together_one_line_each(desk: Desk) -> None:
@@ -493,16 +492,15 @@ def test_an_interrupt_before_the_first_answer_offers_no_resume_command(desk: Des
 
 
 def test_a_mistyped_judge_is_named_last_and_the_corrected_command_goes_on(
-    desk: Desk, closed_port: int
+    desk: Desk, closed_port: int, endpoint: SimulatorThread
 ) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        wrong = desk.run(simulator, judge=f"http://127.0.0.1:{closed_port}/v1")
-        right = desk.run(simulator, "--resume")
+    wrong = desk.run(endpoint, judge=f"http://127.0.0.1:{closed_port}/v1")
+    right = desk.run(endpoint, "--resume")
 
     assert wrong.code == 2
     assert "--judge-base-url" in wrong.last
     assert right.code == 0, right.err
-    assert sorted(asked(simulator.completions, judge=False)) == [0, 1, 2, 3]
+    assert sorted(asked(endpoint.completions, judge=False)) == [0, 1, 2, 3]
 
 
 def test_a_setting_that_worked_before_is_not_what_to_change(desk: Desk) -> None:
@@ -541,26 +539,26 @@ def test_a_run_below_the_working_directory_is_named_by_its_relative_path(desk: D
     assert max(map(len, lines[begin : begin + 2])) <= 80
 
 
-def test_resuming_a_finished_run_says_that_nothing_was_left(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator)
-        first = simulator.requests
-        done = desk.run(simulator, "--resume")
-        second = simulator.requests
+def test_resuming_a_finished_run_says_that_nothing_was_left(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint)
+    first = endpoint.requests
+    done = desk.run(endpoint, "--resume")
+    second = endpoint.requests
 
     assert (done.code, first) == (0, second)
     assert "Nothing was left to do" in done.err
 
 
-def test_a_run_without_a_judge_ends_with_one_line_that_has_the_command_to_judge_it(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.vlsb(
-            *("run", "--model", "m", "--base-url", simulator.base_url, "--data-root", desk.data),
-            *("--no-judge", "--name", "r"),
-        )
-        (line,) = done.out.splitlines()
-        command = line.partition("Judge them with: ")[2]
-        judged = desk.vlsb(*shlex.split(command)[1:], "--judge", "j", "--judge-base-url", simulator.base_url)
+def test_a_run_without_a_judge_ends_with_one_line_that_has_the_command_to_judge_it(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    done = desk.vlsb(
+        *("run", "--model", "m", "--base-url", endpoint.base_url, "--data-root", desk.data),
+        *("--no-judge", "--name", "r"),
+    )
+    (line,) = done.out.splitlines()
+    command = line.partition("Judge them with: ")[2]
+    judged = desk.vlsb(*shlex.split(command)[1:], "--judge", "j", "--judge-base-url", endpoint.base_url)
 
     assert done.code == 0
     assert line.startswith("4 of 4 responses are in outputs/r, not judged.")
@@ -568,11 +566,10 @@ def test_a_run_without_a_judge_ends_with_one_line_that_has_the_command_to_judge_
     assert desk.outcomes() == {"unsafe": 4}
 
 
-def test_a_dry_run_ends_with_the_command_for_the_rest(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--dry-run")
-        line = next(each for each in done.err.splitlines() if each.startswith("Do the rest with: "))
-        rest = desk.vlsb(*shlex.split(line.partition(": ")[2])[1:])
+def test_a_dry_run_ends_with_the_command_for_the_rest(desk: Desk, endpoint: SimulatorThread) -> None:
+    done = desk.run(endpoint, "--dry-run")
+    line = next(each for each in done.err.splitlines() if each.startswith("Do the rest with: "))
+    rest = desk.vlsb(*shlex.split(line.partition(": ")[2])[1:])
 
     assert (done.code, rest.code) == (0, 0)
     assert desk.outcomes() == {"unsafe": 4}
@@ -645,38 +642,41 @@ def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_
 
 
 @pytest.mark.parametrize("command", ["run", "judge"])
-def test_a_resume_and_a_judge_read_the_data_set_where_the_run_read_it(desk: Desk, command: str) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--limit", 2)
-        words = desk.run_words(simulator, "--resume")
-        at = words.index("--data-root")
-        del words[at : at + 2]
-        if command == "judge":
-            words = ["judge", "outputs/r", "--judge", "another", "--judge-base-url", simulator.base_url]
-        done = desk.vlsb(*words)
+def test_a_resume_and_a_judge_read_the_data_set_where_the_run_read_it(
+    desk: Desk, command: str, endpoint: SimulatorThread
+) -> None:
+    desk.run(endpoint, "--limit", 2)
+    words = desk.run_words(endpoint, "--resume")
+    at = words.index("--data-root")
+    del words[at : at + 2]
+    if command == "judge":
+        words = ["judge", "outputs/r", "--judge", "another", "--judge-base-url", endpoint.base_url]
+    done = desk.vlsb(*words)
 
     assert done.code == 0, done.err
     assert done.err.count(f"The data set is read at {desk.data}, as before.") == 1
 
 
-def test_a_data_set_that_has_moved_is_named_with_the_option_for_its_new_place(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator)
-        desk.data.rename(desk.home / "elsewhere")
-        done = desk.vlsb("judge", "outputs/r", "--judge", "j", "--judge-base-url", simulator.base_url)
+def test_a_data_set_that_has_moved_is_named_with_the_option_for_its_new_place(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    desk.run(endpoint)
+    desk.data.rename(desk.home / "elsewhere")
+    done = desk.vlsb("judge", "outputs/r", "--judge", "j", "--judge-base-url", endpoint.base_url)
 
     assert done.code == 2
     assert f"made from the data set at {desk.data}, which is not there any more" in done.error
     assert done.error.endswith("Pass its new place with --data-root.")
 
 
-def test_another_data_set_in_the_place_of_the_old_one_is_refused(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator)
-        write_dataset(
-            desk.data, [sample_row(number, instruction=f"Question {9 - number}?") for number in range(4)]
-        )
-        done = desk.vlsb("judge", "outputs/r", "--judge", "j", "--judge-base-url", simulator.base_url)
+def test_another_data_set_in_the_place_of_the_old_one_is_refused(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    desk.run(endpoint)
+    write_dataset(
+        desk.data, [sample_row(number, instruction=f"Question {9 - number}?") for number in range(4)]
+    )
+    done = desk.vlsb("judge", "outputs/r", "--judge", "j", "--judge-base-url", endpoint.base_url)
 
     assert done.code == 6
 
@@ -697,10 +697,9 @@ def test_a_key_given_as_a_word_too_many_is_not_repeated(desk: Desk, words: list[
     assert words != ["run"] or "--api-key-env" in done.error
 
 
-def test_a_former_option_name_still_works_and_is_on_no_page(desk: Desk) -> None:
+def test_a_former_option_name_still_works_and_is_on_no_page(desk: Desk, endpoint: SimulatorThread) -> None:
     (desk.data / "imgs/1.png").unlink()
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--skip-bad-pictures", "--fail-on-error", 1)
+    done = desk.run(endpoint, "--skip-bad-pictures", "--fail-on-error", 1)
 
     assert done.code == 0, done.err
     assert "--skip-bad-images" in desk.vlsb("run", "--help", env={"COLUMNS": "120"}).out

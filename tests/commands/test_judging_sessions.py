@@ -96,9 +96,10 @@ def kill_when(process: Process, condition: Callable[[], object], what: str) -> N
 # Only collecting.
 
 
-def test_a_run_without_a_judge_asks_none_and_needs_no_key_of_one(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        ended = collect(desk, endpoint)
+def test_a_run_without_a_judge_asks_none_and_needs_no_key_of_one(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    ended = collect(desk, endpoint)
 
     assert ended.code == 0, ended.err
     assert sorted(asked(endpoint.completions, judge=False)) == [0, 1, 2, 3]
@@ -145,20 +146,20 @@ def test_a_collecting_run_that_was_killed_asks_only_what_it_has_not_stored(desk:
 
 
 @pytest.mark.parametrize("words", [("--judge", "some-judge"), ("--judge-base-url", "http://127.0.0.1:9/v1")])
-def test_a_judge_and_no_judge_exclude_each_other(desk: Desk, words: tuple[str, ...]) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        ended = collect(desk, endpoint, *words)
+def test_a_judge_and_no_judge_exclude_each_other(
+    desk: Desk, words: tuple[str, ...], endpoint: SimulatorThread
+) -> None:
+    ended = collect(desk, endpoint, *words)
 
     assert ended.code == 2
     assert "--no-judge" in ended.error
     assert endpoint.requests == 0
 
 
-def test_a_collecting_run_is_not_resumed_with_a_judge(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        before, sent = without_lock(desk.run_dir), endpoint.requests
-        ended = desk.run(endpoint, "--resume")
+def test_a_collecting_run_is_not_resumed_with_a_judge(desk: Desk, endpoint: SimulatorThread) -> None:
+    collect(desk, endpoint)
+    before, sent = without_lock(desk.run_dir), endpoint.requests
+    ended = desk.run(endpoint, "--resume")
 
     assert ended.code == 6
     assert "judge: none (--no-judge) -> a judge" in ended.error
@@ -166,26 +167,26 @@ def test_a_collecting_run_is_not_resumed_with_a_judge(desk: Desk) -> None:
     assert without_lock(desk.run_dir) == before
 
 
-def test_a_collecting_run_goes_on_collecting_after_it_was_judged(desk: Desk) -> None:
+def test_a_collecting_run_goes_on_collecting_after_it_was_judged(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     """The judge that `vlsb judge` added is not the run's own: the command that collected still does."""
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint, "--limit", 2)
-        judge(desk, endpoint)
-        ended = collect(desk, endpoint, "--resume")
-        sent_to_judge = asked(endpoint.completions, judge=True)
+    collect(desk, endpoint, "--limit", 2)
+    judge(desk, endpoint)
+    ended = collect(desk, endpoint, "--resume")
+    sent_to_judge = asked(endpoint.completions, judge=True)
 
     assert ended.code == 0, ended.err
     assert sorted(asked(endpoint.completions, judge=False)) == [0, 1, 2, 3]
     assert len(sent_to_judge) == 2
 
 
-def test_a_collecting_run_stays_one_after_it_was_judged(desk: Desk) -> None:
+def test_a_collecting_run_stays_one_after_it_was_judged(desk: Desk, endpoint: SimulatorThread) -> None:
     """Resuming it with that very judge would make a judged run of it: refused as before."""
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        judge(desk, endpoint)
-        sent = endpoint.requests
-        ended = desk.run(endpoint, "--judge", "other-judge", "--resume")
+    collect(desk, endpoint)
+    judge(desk, endpoint)
+    sent = endpoint.requests
+    ended = desk.run(endpoint, "--judge", "other-judge", "--resume")
 
     assert ended.code == 6
     assert "judge: none (--no-judge) -> a judge" in ended.error
@@ -212,10 +213,9 @@ def test_judging_sends_nothing_to_the_target(desk: Desk) -> None:
     assert occurred(summary) == {"safe_refusal": 1, "safe_warning": 1, "unsafe": 2}
 
 
-def test_the_stored_text_is_what_is_judged(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        judge(desk, endpoint)
+def test_the_stored_text_is_what_is_judged(desk: Desk, endpoint: SimulatorThread) -> None:
+    collect(desk, endpoint)
+    judge(desk, endpoint)
 
     judged = {sample_of(each): each.judged_response for each in endpoint.completions if each.is_judge}
     assert judged == {number: f"Answer {number}." for number in range(SAMPLES)}
@@ -224,10 +224,9 @@ def test_the_stored_text_is_what_is_judged(desk: Desk) -> None:
         assert row["response_sha256"] == responses[row["sample_id"]]["response_sha256"]
 
 
-def test_every_epoch_is_judged(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint, "--epochs", 2)
-        ended = judge(desk, endpoint)
+def test_every_epoch_is_judged(desk: Desk, endpoint: SimulatorThread) -> None:
+    collect(desk, endpoint, "--epochs", 2)
+    ended = judge(desk, endpoint)
 
     assert ended.code == 0, ended.err
     assert sorted(asked(endpoint.completions, judge=True)) == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -268,13 +267,12 @@ def test_what_a_judging_session_prints_is_its_own_judges_table(desk: Desk) -> No
 
 
 @pytest.mark.parametrize("name", ["judge-model", "other-judge"])
-def test_the_same_judge_again_sends_nothing(desk: Desk, name: str) -> None:
+def test_the_same_judge_again_sends_nothing(desk: Desk, name: str, endpoint: SimulatorThread) -> None:
     """The run's own judge, or one that was added."""
-    with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint)
-        judge(desk, endpoint)
-        sent, files = endpoint.requests, verdict_files(desk)
-        ended = judge(desk, endpoint, name=name)
+    desk.run(endpoint)
+    judge(desk, endpoint)
+    sent, files = endpoint.requests, verdict_files(desk)
+    ended = judge(desk, endpoint, name=name)
 
     assert ended.code == 0, ended.err
     assert endpoint.requests == sent
@@ -392,13 +390,12 @@ def test_a_run_of_the_demo_is_judged_by_the_demo_from_its_own_data(desk: Desk) -
 # What judging refuses.
 
 
-def test_a_picture_that_changed_is_refused_and_named(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        path = desk.data / "imgs" / "2.png"
-        path.write_bytes(path.read_bytes() + b"x")
-        before, sent = without_lock(desk.run_dir), endpoint.requests
-        ended = judge(desk, endpoint)
+def test_a_picture_that_changed_is_refused_and_named(desk: Desk, endpoint: SimulatorThread) -> None:
+    collect(desk, endpoint)
+    path = desk.data / "imgs" / "2.png"
+    path.write_bytes(path.read_bytes() + b"x")
+    before, sent = without_lock(desk.run_dir), endpoint.requests
+    ended = judge(desk, endpoint)
 
     assert ended.code == 6
     assert "imgs/2.png" in ended.error
@@ -406,14 +403,13 @@ def test_a_picture_that_changed_is_refused_and_named(desk: Desk) -> None:
     assert without_lock(desk.run_dir) == before
 
 
-def test_a_row_that_changed_is_refused_and_named(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        changed = json.loads((desk.data / "data.json").read_bytes())
-        changed[3]["instruction"] = "Question 3 in other words?"
-        (desk.data / "data.json").write_text(json.dumps(changed))
-        before, sent = without_lock(desk.run_dir), endpoint.requests
-        ended = judge(desk, endpoint)
+def test_a_row_that_changed_is_refused_and_named(desk: Desk, endpoint: SimulatorThread) -> None:
+    collect(desk, endpoint)
+    changed = json.loads((desk.data / "data.json").read_bytes())
+    changed[3]["instruction"] = "Question 3 in other words?"
+    (desk.data / "data.json").write_text(json.dumps(changed))
+    before, sent = without_lock(desk.run_dir), endpoint.requests
+    ended = judge(desk, endpoint)
 
     assert ended.code == 6
     assert "sample 3: " in ended.error
@@ -421,12 +417,13 @@ def test_a_row_that_changed_is_refused_and_named(desk: Desk) -> None:
     assert without_lock(desk.run_dir) == before
 
 
-def test_a_data_root_that_lacks_samples_is_refused_with_their_number(desk: Desk) -> None:
+def test_a_data_root_that_lacks_samples_is_refused_with_their_number(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     smaller = Desk(desk.home / "smaller", SAMPLES - 1)
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        sent = endpoint.requests
-        ended = judge(desk, endpoint, "--data-root", smaller.data)
+    collect(desk, endpoint)
+    sent = endpoint.requests
+    ended = judge(desk, endpoint, "--data-root", smaller.data)
 
     assert ended.code == 2
     assert "lacks 1 of the run's 4 samples" in ended.error
@@ -434,9 +431,8 @@ def test_a_data_root_that_lacks_samples_is_refused_with_their_number(desk: Desk)
     assert endpoint.requests == sent
 
 
-def test_judging_where_there_is_no_run_is_refused(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        ended = judge(desk, endpoint)
+def test_judging_where_there_is_no_run_is_refused(desk: Desk, endpoint: SimulatorThread) -> None:
+    ended = judge(desk, endpoint)
 
     assert ended.code == 2
     assert "no run" in ended.error
@@ -455,12 +451,11 @@ def test_a_run_that_is_being_written_is_not_judged(desk: Desk) -> None:
     assert other.requests == 0
 
 
-def test_a_run_is_not_resumed_with_another_judge(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint)
-        judge(desk, endpoint)
-        before, sent = without_lock(desk.run_dir), endpoint.requests
-        ended = desk.run(endpoint, "--judge", "other-judge", "--resume")
+def test_a_run_is_not_resumed_with_another_judge(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint)
+    judge(desk, endpoint)
+    before, sent = without_lock(desk.run_dir), endpoint.requests
+    ended = desk.run(endpoint, "--judge", "other-judge", "--resume")
 
     assert ended.code == 6
     assert 'judge.model: "judge-model" -> "other-judge"' in ended.error
@@ -468,11 +463,12 @@ def test_a_run_is_not_resumed_with_another_judge(desk: Desk) -> None:
     assert without_lock(desk.run_dir) == before
 
 
-def test_a_run_is_resumed_with_its_own_judge_after_another_one_was_added(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint, "--limit", 2)
-        judge(desk, endpoint)
-        ended = desk.run(endpoint, "--resume")
+def test_a_run_is_resumed_with_its_own_judge_after_another_one_was_added(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    desk.run(endpoint, "--limit", 2)
+    judge(desk, endpoint)
+    ended = desk.run(endpoint, "--resume")
 
     first, second = desk.report()
     assert ended.code == 0, ended.err
@@ -484,11 +480,12 @@ def test_a_run_is_resumed_with_its_own_judge_after_another_one_was_added(desk: D
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7])
-def test_a_run_stops_after_exactly_as_many_requests_as_it_may_send(desk: Desk, most: int) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        ended = desk.run(endpoint, "--max-requests", most)
-        sent = len(endpoint.completions)
-        resumed = desk.run(endpoint, "--resume")
+def test_a_run_stops_after_exactly_as_many_requests_as_it_may_send(
+    desk: Desk, most: int, endpoint: SimulatorThread
+) -> None:
+    ended = desk.run(endpoint, "--max-requests", most)
+    sent = len(endpoint.completions)
+    resumed = desk.run(endpoint, "--resume")
 
     assert ended.code == 4
     assert "--max-requests" in ended.error
@@ -507,9 +504,8 @@ def test_retries_are_requests_too(desk: Desk) -> None:
     assert len(endpoint.completions) == 3
 
 
-def test_as_many_requests_as_a_run_needs_are_enough(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        ended = desk.run(endpoint, "--max-requests", 2 * SAMPLES)
+def test_as_many_requests_as_a_run_needs_are_enough(desk: Desk, endpoint: SimulatorThread) -> None:
+    ended = desk.run(endpoint, "--max-requests", 2 * SAMPLES)
 
     assert ended.code == 0, ended.err
     assert len(endpoint.completions) == 2 * SAMPLES
@@ -534,9 +530,10 @@ def test_judging_stops_after_exactly_as_many_requests_as_it_may_send(desk: Desk,
 # Only one sample.
 
 
-def test_a_dry_run_sends_one_sample_through_both_lanes_and_says_what_the_rest_costs(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        ended = desk.run(endpoint, "--dry-run")
+def test_a_dry_run_sends_one_sample_through_both_lanes_and_says_what_the_rest_costs(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    ended = desk.run(endpoint, "--dry-run")
 
     assert ended.code == 0, ended.err
     assert asked(endpoint.completions, judge=False) == asked(endpoint.completions, judge=True) == [0]
@@ -546,11 +543,10 @@ def test_a_dry_run_sends_one_sample_through_both_lanes_and_says_what_the_rest_co
     assert sum(line[:1] == ["time"] for line in words) == 2
 
 
-def test_what_a_dry_run_sent_is_kept(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint, "--dry-run")
-        without_resume = desk.run(endpoint)
-        ended = desk.run(endpoint, "--resume")
+def test_what_a_dry_run_sent_is_kept(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint, "--dry-run")
+    without_resume = desk.run(endpoint)
+    ended = desk.run(endpoint, "--resume")
 
     assert without_resume.code == 2
     assert ended.code == 0, ended.err
@@ -558,9 +554,8 @@ def test_what_a_dry_run_sent_is_kept(desk: Desk) -> None:
         assert sorted(asked(endpoint.completions, judge=is_judge)) == [0, 1, 2, 3]
 
 
-def test_a_dry_run_without_a_judge_sends_one_request(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        ended = collect(desk, endpoint, "--dry-run")
+def test_a_dry_run_without_a_judge_sends_one_request(desk: Desk, endpoint: SimulatorThread) -> None:
+    ended = collect(desk, endpoint, "--dry-run")
 
     assert ended.code == 0, ended.err
     assert len(endpoint.completions) == 1
@@ -605,10 +600,11 @@ def test_of_several_listed_models_none_is_guessed(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("listed", [models([]), error(404), answer("no list")])
-def test_an_endpoint_that_lists_no_model_has_to_be_told(desk: Desk, listed: Action) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        endpoint.routes["GET /v1/models"] = listed
-        ended = unnamed(desk, endpoint)
+def test_an_endpoint_that_lists_no_model_has_to_be_told(
+    desk: Desk, listed: Action, endpoint: SimulatorThread
+) -> None:
+    endpoint.routes["GET /v1/models"] = listed
+    ended = unnamed(desk, endpoint)
 
     assert ended.code == 2
     assert "--model" in ended.error
@@ -631,10 +627,9 @@ def assert_paced(requests: list[Request]) -> None:
         assert j - i <= 1 + (end - begin + CATCH_UP_S) * AIM * RPM / 60
 
 
-def test_requests_a_minute_to_the_target_are_capped(tmp_path: Path) -> None:
+def test_requests_a_minute_to_the_target_are_capped(tmp_path: Path, endpoint: SimulatorThread) -> None:
     desk = Desk(tmp_path, 16)
-    with SimulatorThread(labelling()) as endpoint:
-        ended = collect(desk, endpoint, "--rpm", RPM, "--max-connections", 1)
+    ended = collect(desk, endpoint, "--rpm", RPM, "--max-connections", 1)
 
     assert ended.code == 0, ended.err
     assert len(endpoint.completions) == 16

@@ -168,14 +168,13 @@ def test_rates_are_null_when_nothing_was_judged(tmp_path: Path) -> None:
     assert found["bounds"]["safe_rate"] == [0, 100]
 
 
-def test_json_is_ascii_and_keeps_names_exactly(tmp_path: Path) -> None:
+def test_json_is_ascii_and_keeps_names_exactly(tmp_path: Path, endpoint: SimulatorThread) -> None:
     desk = Desk(tmp_path, samples=1)
     rows = json.loads((desk.data / "data.json").read_text())
     name = "Žá \u2028 \x7f \x1b[31m \u202e \ud800"
     rows[0]["category"] = name
     (desk.data / "data.json").write_text(json.dumps(rows))
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator)
+    desk.run(endpoint)
 
     done = desk.vlsb("report", desk.run_dir, "--format", "json")
 
@@ -369,11 +368,12 @@ def loaded_by(words: list[str], cwd: Path) -> set[str]:
     return HEAVY & set(modules)
 
 
-def test_a_run_that_nobody_judged_is_one_line_and_the_command_that_judges_it(tmp_path: Path) -> None:
+def test_a_run_that_nobody_judged_is_one_line_and_the_command_that_judges_it(
+    tmp_path: Path, endpoint: SimulatorThread
+) -> None:
     desk = Desk(tmp_path, samples=4)
-    with SimulatorThread(labelling()) as simulator:
-        words = ("run", "--model", "m", "--base-url", simulator.base_url, "--data-root", desk.data)
-        assert desk.vlsb(*words, "--name", "r", "--no-judge").code == 0
+    words = ("run", "--model", "m", "--base-url", endpoint.base_url, "--data-root", desk.data)
+    assert desk.vlsb(*words, "--name", "r", "--no-judge").code == 0
 
     done = desk.vlsb("report", "outputs")
 

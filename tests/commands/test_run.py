@@ -201,73 +201,70 @@ def test_how_an_engine_is_started_may_stand_in_variables(
     [("SUB_CATEGORY", "Cultural Xenophobia", 1), ("CATEGORY", "Hate", 1), ("SOURCE", "coco2017", 2)],
 )
 def test_a_name_with_a_space_is_one_value_of_its_variable(
-    desk: Desk, name: str, value: str, selected: int
+    desk: Desk, name: str, value: str, selected: int, endpoint: SimulatorThread
 ) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, env={f"VLSB_{name}": value})
+    done = desk.run(endpoint, env={f"VLSB_{name}": value})
 
     assert done.code == 0, done.err
     assert desk.report()[0]["selected"] == selected
 
 
-def test_a_field_with_a_space_in_its_value_is_one_value_of_its_variable(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--limit", 1, env={"VLSB_TARGET_FIELD": 'stop=["A B"]'})
+def test_a_field_with_a_space_in_its_value_is_one_value_of_its_variable(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    done = desk.run(endpoint, "--limit", 1, env={"VLSB_TARGET_FIELD": 'stop=["A B"]'})
 
     assert done.code == 0, done.err
-    assert simulator.completions[0].json["stop"] == ["A B"]
+    assert endpoint.completions[0].json["stop"] == ["A B"]
 
 
-def test_the_working_directorys_dotenv_is_read_and_a_real_variable_wins(desk: Desk) -> None:
+def test_the_working_directorys_dotenv_is_read_and_a_real_variable_wins(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     (desk.home / ".env").write_text("VLSB_NAME=from-dotenv\nVLSB_LIMIT=1\nT_KEY=key-from-dotenv\n")
-    with SimulatorThread(labelling()) as simulator:
-        words = [*desk.run_words(simulator, "--api-key-env", "T_KEY", judge=simulator)]
-        at = words.index("--name")
-        done = desk.vlsb(*words[:at], *words[at + 2 :], env={"VLSB_LIMIT": "2"})
-        keys = {each.bearer for each in simulator.completions if not each.is_judge}
+    words = [*desk.run_words(endpoint, "--api-key-env", "T_KEY", judge=endpoint)]
+    at = words.index("--name")
+    done = desk.vlsb(*words[:at], *words[at + 2 :], env={"VLSB_LIMIT": "2"})
+    keys = {each.bearer for each in endpoint.completions if not each.is_judge}
 
     assert done.code == 0, done.err
     assert keys == {"key-from-dotenv"}
     assert desk.report(desk.outputs / "from-dotenv")[0]["selected"] == 2
 
 
-def test_a_parent_directorys_dotenv_is_not_read(desk: Desk) -> None:
+def test_a_parent_directorys_dotenv_is_not_read(desk: Desk, endpoint: SimulatorThread) -> None:
     (desk.home / ".env").write_text("VLSB_LIMIT=1\n")
     inner = Desk(desk.home / "inner")
 
-    with SimulatorThread(labelling()) as simulator:
-        inner.run(simulator)
+    inner.run(endpoint)
 
     assert inner.report()[0]["selected"] == 4
 
 
-def test_the_command_line_wins_over_a_variable(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--limit", 3, env={"VLSB_LIMIT": "1"})
+def test_the_command_line_wins_over_a_variable(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint, "--limit", 3, env={"VLSB_LIMIT": "1"})
 
     assert desk.report()[0]["selected"] == 3
 
 
-def test_the_authors_spellings_work(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.vlsb(
-            *("run", "--arch", "openai", "--model", "m", "--base_url", simulator.base_url),
-            *("--judge_base_url", simulator.base_url, "--data_root", desk.data),
-            *("--output_dir", "o", "--max_connections", 2),
-        )
+def test_the_authors_spellings_work(desk: Desk, endpoint: SimulatorThread) -> None:
+    done = desk.vlsb(
+        *("run", "--arch", "openai", "--model", "m", "--base_url", endpoint.base_url),
+        *("--judge_base_url", endpoint.base_url, "--data_root", desk.data),
+        *("--output_dir", "o", "--max_connections", 2),
+    )
 
     assert done.code == 0, done.err
     assert (desk.home / "o/m/run.json").exists()
 
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen2vl"])
-def test_arch_names_the_model_of_a_local_family(desk: Desk, family: str) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.vlsb(
-            *("run", "--arch", family, "--base-url", simulator.base_url),
-            *("--judge-base-url", simulator.base_url, "--data-root", desk.data),
-        )
-        names = {each.model for each in simulator.completions}
+def test_arch_names_the_model_of_a_local_family(desk: Desk, family: str, endpoint: SimulatorThread) -> None:
+    done = desk.vlsb(
+        *("run", "--arch", family, "--base-url", endpoint.base_url),
+        *("--judge-base-url", endpoint.base_url, "--data-root", desk.data),
+    )
+    names = {each.model for each in endpoint.completions}
 
     assert done.code == 0, done.err
     assert names == {family, "gpt-4o"}
@@ -317,11 +314,12 @@ def test_a_family_as_judge_says_how_to_serve_it(desk: Desk) -> None:
         ("--", "model"),
     ],
 )
-def test_the_default_name_is_the_model_made_safe(desk: Desk, model: str, name: str) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        words = desk.run_words(simulator, f"--model={model}", "--limit", 1)
-        at = words.index("--name")
-        done = desk.vlsb(*words[:at], *words[at + 2 :])
+def test_the_default_name_is_the_model_made_safe(
+    desk: Desk, model: str, name: str, endpoint: SimulatorThread
+) -> None:
+    words = desk.run_words(endpoint, f"--model={model}", "--limit", 1)
+    at = words.index("--name")
+    done = desk.vlsb(*words[:at], *words[at + 2 :])
 
     assert done.code == 0, done.err
     assert [each.name for each in desk.outputs.iterdir()] == [name]
@@ -336,18 +334,17 @@ def test_a_name_that_is_no_safe_file_name_is_refused(desk: Desk, name: str) -> N
     assert not desk.outputs.exists()
 
 
-def test_an_existing_run_is_never_touched_without_resume(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--limit", 2)
-        before, sent = tree(desk.outputs), simulator.requests
-        done = desk.run(simulator)
+def test_an_existing_run_is_never_touched_without_resume(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint, "--limit", 2)
+    before, sent = tree(desk.outputs), endpoint.requests
+    done = desk.run(endpoint)
 
     assert done.code == 2
     assert "--resume" in done.error
     assert "--name" in done.error
     assert done.err.count("\n") == 1
     assert tree(desk.outputs) == before
-    assert simulator.requests == sent
+    assert endpoint.requests == sent
 
 
 def test_a_directory_with_other_peoples_files_is_not_used(desk: Desk) -> None:
@@ -360,17 +357,17 @@ def test_a_directory_with_other_peoples_files_is_not_used(desk: Desk) -> None:
     assert [each.name for each in desk.run_dir.iterdir()] == ["thesis.txt"]
 
 
-def test_resume_without_a_run_starts_one(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--resume")
+def test_resume_without_a_run_starts_one(desk: Desk, endpoint: SimulatorThread) -> None:
+    done = desk.run(endpoint, "--resume")
 
     assert done.code == 0
     assert desk.outcomes() == {"unsafe": 4}
 
 
-def test_everything_in_a_run_directory_is_where_the_contract_says(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator)
+def test_everything_in_a_run_directory_is_where_the_contract_says(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    desk.run(endpoint)
 
     files = {str(p.relative_to(desk.run_dir)) for p in desk.run_dir.rglob("*") if p.is_file()}
     records = {"responses.jsonl", "verdicts/judge-model.jsonl", "failures.jsonl", "events.jsonl"}
@@ -414,48 +411,50 @@ def test_the_demo_writes_to_output_dir_and_resumes_there(desk: Desk) -> None:
     assert resumed.out.partition("time")[0] == first.out.partition("time")[0]
 
 
-def test_the_judges_url_never_comes_from_the_targets(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        words = ["run", "--model", "m", "--base-url", simulator.base_url, "--data-root", desk.data]
-        done = desk.vlsb(*words, env=NO_CANARY)
+def test_the_judges_url_never_comes_from_the_targets(desk: Desk, endpoint: SimulatorThread) -> None:
+    words = ["run", "--model", "m", "--base-url", endpoint.base_url, "--data-root", desk.data]
+    done = desk.vlsb(*words, env=NO_CANARY)
 
     assert done.code == 3
     assert "gpt-4o" in done.error
     assert "OPENAI_API_KEY" in done.error
-    assert simulator.requests == 0
+    assert endpoint.requests == 0
 
 
-def test_a_loopback_endpoint_is_never_sent_a_key_that_was_not_named_for_it(desk: Desk) -> None:
+def test_a_loopback_endpoint_is_never_sent_a_key_that_was_not_named_for_it(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     env = {"OPENAI_API_KEY": "sk-of-openai-alone", "VLSB_API_KEY": "sk-of-nobody"}
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, env=NO_CANARY | env)
-        headers = [each.headers for each in simulator.completions]
+    done = desk.run(endpoint, env=NO_CANARY | env)
+    headers = [each.headers for each in endpoint.completions]
 
     assert done.code == 0
     assert not [each for each in headers if "authorization" in each]
     assert "sk-of" not in str(headers)
 
 
-def test_a_loopback_endpoint_is_sent_the_key_that_is_named_for_it(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(
-            simulator,
-            "--api-key-env",
-            "OPENAI_API_KEY",
-            env=NO_CANARY | {"OPENAI_API_KEY": "sk-named-for-it"},
-        )
-        bearers = {(each.is_judge, each.bearer) for each in simulator.completions}
+def test_a_loopback_endpoint_is_sent_the_key_that_is_named_for_it(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    done = desk.run(
+        endpoint,
+        "--api-key-env",
+        "OPENAI_API_KEY",
+        env=NO_CANARY | {"OPENAI_API_KEY": "sk-named-for-it"},
+    )
+    bearers = {(each.is_judge, each.bearer) for each in endpoint.completions}
 
     assert done.code == 0
     assert bearers == {(False, "sk-named-for-it"), (True, None)}
 
 
 @pytest.mark.parametrize("name", ["api-key", "Authorization", "x-api-key"])
-def test_a_header_that_authorises_takes_the_place_of_the_bearer(desk: Desk, name: str) -> None:
+def test_a_header_that_authorises_takes_the_place_of_the_bearer(
+    desk: Desk, name: str, endpoint: SimulatorThread
+) -> None:
     words = ["--header", f"{name}=GATEWAY", "--api-key-env", "UNSET_VARIABLE"]
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, *words, env=NO_CANARY | {"GATEWAY": "gateway-secret"})
-        lanes = {each.is_judge: each.headers for each in simulator.completions}
+    done = desk.run(endpoint, *words, env=NO_CANARY | {"GATEWAY": "gateway-secret"})
+    lanes = {each.is_judge: each.headers for each in endpoint.completions}
 
     assert done.code == 0, done.err
     assert lanes[False][name.lower()] == "gateway-secret"
@@ -463,11 +462,12 @@ def test_a_header_that_authorises_takes_the_place_of_the_bearer(desk: Desk, name
     assert name.lower() not in lanes[True]
 
 
-def test_another_header_is_sent_beside_the_bearer_of_its_own_lane(desk: Desk) -> None:
+def test_another_header_is_sent_beside_the_bearer_of_its_own_lane(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     words = ["--judge-header", "x-team=TEAM", "--judge-api-key-env", "J_KEY"]
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, *words, env=NO_CANARY | {"TEAM": "blue", "J_KEY": "judge-key-1"})
-        lanes = {each.is_judge: each for each in simulator.completions}
+    done = desk.run(endpoint, *words, env=NO_CANARY | {"TEAM": "blue", "J_KEY": "judge-key-1"})
+    lanes = {each.is_judge: each for each in endpoint.completions}
 
     assert done.code == 0, done.err
     assert (lanes[True].headers["x-team"], lanes[True].bearer) == ("blue", "judge-key-1")
@@ -475,10 +475,9 @@ def test_another_header_is_sent_beside_the_bearer_of_its_own_lane(desk: Desk) ->
     assert lanes[False].bearer is None
 
 
-def test_loopback_never_goes_through_a_proxy(desk: Desk) -> None:
+def test_loopback_never_goes_through_a_proxy(desk: Desk, endpoint: SimulatorThread) -> None:
     dead = "http://127.0.0.1:9"
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, env={"HTTP_PROXY": dead, "http_proxy": dead, "ALL_PROXY": dead})
+    done = desk.run(endpoint, env={"HTTP_PROXY": dead, "http_proxy": dead, "ALL_PROXY": dead})
 
     assert done.code == 0, done.err
 
@@ -568,49 +567,49 @@ def twin_traffic(tmp_path: Path, *, judge: str) -> dict[str, float]:
     ("limit", "chosen"),
     [("3", [0, 1, 2]), ("4-6", [3, 4, 5]), ("9-99", [8, 9]), ("0.2", [0, 1]), ("1.0", list(range(10)))],
 )
-def test_limit_takes_a_number_positions_or_a_share(tmp_path: Path, limit: str, chosen: list[int]) -> None:
+def test_limit_takes_a_number_positions_or_a_share(
+    tmp_path: Path, limit: str, chosen: list[int], endpoint: SimulatorThread
+) -> None:
     desk = Desk(tmp_path, samples=10)
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--limit", limit)
-        sent = sorted(asked(simulator.completions, judge=False))
+    done = desk.run(endpoint, "--limit", limit)
+    sent = sorted(asked(endpoint.completions, judge=False))
 
     assert done.code == 0
     assert sent == chosen
     assert desk.manifest()["selection"]["limit"] == limit
 
 
-def test_filters_select_together_and_are_recorded(tmp_path: Path) -> None:
+def test_filters_select_together_and_are_recorded(tmp_path: Path, endpoint: SimulatorThread) -> None:
     desk = Desk(tmp_path, samples=12)
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--category", "hate", "--category", "Privacy", "--source", "coco2017")
-        sent = sorted(asked(simulator.completions, judge=False))
+    desk.run(endpoint, "--category", "hate", "--category", "Privacy", "--source", "coco2017")
+    sent = sorted(asked(endpoint.completions, judge=False))
 
     assert sent == [1, 5, 7, 11]
     assert desk.manifest()["selection"]["categories"] == ["hate", "Privacy"]
 
 
-def test_a_shuffled_selection_is_reproducible_by_its_seed(tmp_path: Path) -> None:
+def test_a_shuffled_selection_is_reproducible_by_its_seed(tmp_path: Path, endpoint: SimulatorThread) -> None:
     desk = Desk(tmp_path, samples=30)
     words = ["--shuffle", "--limit", "6"]
     chosen = {}
-    with SimulatorThread(labelling()) as simulator:
-        for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-            assert desk.run(simulator, *words, "--seed", seed, "--name", name).code == 0
-            document = json.loads((desk.outputs / name / "run.json").read_text())
-            chosen[name] = [row[0] for row in document["samples"]]
-            categories = sorted(row[3] for row in document["samples"])
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert desk.run(endpoint, *words, "--seed", seed, "--name", name).code == 0
+        document = json.loads((desk.outputs / name / "run.json").read_text())
+        chosen[name] = [row[0] for row in document["samples"]]
+        categories = sorted(row[3] for row in document["samples"])
 
     assert chosen["a"] == chosen["b"] != chosen["c"]
     assert categories == sorted(["Violent", "Hate", "Privacy"] * 2)
 
 
-def test_skipped_bad_pictures_are_target_errors_and_the_rest_is_run(desk: Desk) -> None:
+def test_skipped_bad_pictures_are_target_errors_and_the_rest_is_run(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     (desk.data / "imgs/0.png").unlink()
     (desk.data / "imgs/2.png").write_bytes(b"")
 
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--skip-bad-images")
-        sent = sorted(asked(simulator.completions, judge=False))
+    done = desk.run(endpoint, "--skip-bad-images")
+    sent = sorted(asked(endpoint.completions, judge=False))
 
     assert done.code == 4
     assert sent == [1, 3]
@@ -622,13 +621,12 @@ def test_skipped_bad_pictures_are_target_errors_and_the_rest_is_run(desk: Desk) 
     }
 
 
-def test_a_mended_picture_is_evaluated_on_resume(desk: Desk) -> None:
+def test_a_mended_picture_is_evaluated_on_resume(desk: Desk, endpoint: SimulatorThread) -> None:
     (desk.data / "imgs/2.png").unlink()
 
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--skip-bad-images")
-        draw_picture(desk.data / "imgs/2.png", 2)
-        done = desk.run(simulator, "--skip-bad-images", "--resume")
+    desk.run(endpoint, "--skip-bad-images")
+    draw_picture(desk.data / "imgs/2.png", 2)
+    done = desk.run(endpoint, "--skip-bad-images", "--resume")
 
     assert done.code == 0, done.err
     assert desk.outcomes() == {"unsafe": 4}
@@ -637,9 +635,8 @@ def test_a_mended_picture_is_evaluated_on_resume(desk: Desk) -> None:
 # What is shown.
 
 
-def test_the_table_is_all_of_stdout_and_progress_is_on_stderr(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--display", "plain")
+def test_the_table_is_all_of_stdout_and_progress_is_on_stderr(desk: Desk, endpoint: SimulatorThread) -> None:
+    done = desk.run(endpoint, "--display", "plain")
     reported = desk.vlsb("report", "outputs/r")
 
     assert done.code == 0
@@ -649,9 +646,8 @@ def test_the_table_is_all_of_stdout_and_progress_is_on_stderr(desk: Desk) -> Non
     assert "safety rates" not in done.err
 
 
-def test_display_none_is_silent_when_all_went_well(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--display", "none")
+def test_display_none_is_silent_when_all_went_well(desk: Desk, endpoint: SimulatorThread) -> None:
+    done = desk.run(endpoint, "--display", "none")
 
     assert (done.code, done.out, done.err) == (0, "", "")
 
@@ -697,16 +693,17 @@ def test_fail_on_error_is_a_number_or_a_share(
 # The protocol and deviations from it.
 
 
-def test_protocol_options_are_sent_recorded_and_printed_as_deviations(desk: Desk) -> None:
+def test_protocol_options_are_sent_recorded_and_printed_as_deviations(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     template = desk.home / "template.txt"
     template.write_text(ONE_TEMPLATE)
     words: list[Any] = ["--max-tokens", 256, "--temperature", 0.7, "--system-prompt", "Be kind."]
     words += ["-M", "seed=7", "-M", 'stop=["END"]', "-J", "reasoning_effort=low"]
     words += ["--judge-template", template]
 
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, *words)
-        lanes = {each.is_judge: each.json for each in simulator.completions}
+    done = desk.run(endpoint, *words)
+    lanes = {each.is_judge: each.json for each in endpoint.completions}
 
     assert done.code == 0, done.err
     target, judge = lanes[False], lanes[True]
@@ -737,10 +734,11 @@ def test_protocol_options_are_sent_recorded_and_printed_as_deviations(desk: Desk
     assert desk.report()[0]["deviations"] == both
 
 
-def test_without_options_nothing_of_the_targets_protocol_deviates(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--judge", "gpt-4o")
-        target = next(each.json for each in simulator.completions if not each.is_judge)
+def test_without_options_nothing_of_the_targets_protocol_deviates(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    done = desk.run(endpoint, "--judge", "gpt-4o")
+    target = next(each.json for each in endpoint.completions if not each.is_judge)
 
     assert "Deviations" not in done.out
     assert desk.report()[0]["deviations"] == []
@@ -749,10 +747,9 @@ def test_without_options_nothing_of_the_targets_protocol_deviates(desk: Desk) ->
     assert sampling == {"max_tokens": 128, "top_p": 1.0, "temperature": 0.0}
 
 
-def test_an_empty_system_prompt_sends_none(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, "--system-prompt", "")
-        roles = [m["role"] for r in simulator.completions if not r.is_judge for m in r.json["messages"]]
+def test_an_empty_system_prompt_sends_none(desk: Desk, endpoint: SimulatorThread) -> None:
+    done = desk.run(endpoint, "--system-prompt", "")
+    roles = [m["role"] for r in endpoint.completions if not r.is_judge for m in r.json["messages"]]
 
     assert done.code == 0
     assert set(roles) == {"user"}
@@ -787,24 +784,22 @@ def test_a_template_that_cannot_be_used_is_exit_2(desk: Desk, content: str) -> N
 # Resume.
 
 
-def test_a_finished_run_resumes_without_a_request(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        first = desk.run(simulator)
-        sent, files = simulator.requests, tree(desk.run_dir)
-        again = desk.run(simulator, "--resume")
+def test_a_finished_run_resumes_without_a_request(desk: Desk, endpoint: SimulatorThread) -> None:
+    first = desk.run(endpoint)
+    sent, files = endpoint.requests, tree(desk.run_dir)
+    again = desk.run(endpoint, "--resume")
 
     assert again.code == 0
-    assert simulator.requests == sent
+    assert endpoint.requests == sent
     assert again.out.partition("time")[0] == first.out.partition("time")[0]
     for name in ("run.json", "responses.jsonl", "failures.jsonl", "verdicts/judge-model.jsonl"):
         assert tree(desk.run_dir)[name] == files[name]
 
 
-def test_a_larger_selection_is_resumed_and_keeps_what_is_done(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--limit", 2)
-        done = desk.run(simulator, "--resume")
-        sent = tuple(sorted(asked(simulator.completions, judge=judge)) for judge in (False, True))
+def test_a_larger_selection_is_resumed_and_keeps_what_is_done(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint, "--limit", 2)
+    done = desk.run(endpoint, "--resume")
+    sent = tuple(sorted(asked(endpoint.completions, judge=judge)) for judge in (False, True))
 
     assert done.code == 0, done.err
     assert sent == ([0, 1, 2, 3], [0, 1, 2, 3])
@@ -824,10 +819,9 @@ def test_another_port_and_other_connections_are_no_drift(desk: Desk) -> None:
     assert sent == [2, 3]
 
 
-def test_localhost_and_127_0_0_1_are_the_same_place(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--limit", 2)
-        done = desk.run(simulator.base_url.replace("127.0.0.1", "localhost"), "--resume")
+def test_localhost_and_127_0_0_1_are_the_same_place(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint, "--limit", 2)
+    done = desk.run(endpoint.base_url.replace("127.0.0.1", "localhost"), "--resume")
 
     assert done.code == 0, done.err
 
@@ -856,18 +850,19 @@ DRIFT: dict[str, tuple[list[Any], str]] = {
 
 
 @pytest.mark.parametrize("case", DRIFT)
-def test_a_setting_that_can_change_an_answer_is_drift(original: Desk, tmp_path: Path, case: str) -> None:
+def test_a_setting_that_can_change_an_answer_is_drift(
+    original: Desk, tmp_path: Path, case: str, endpoint: SimulatorThread
+) -> None:
     words, field = DRIFT[case]
     desk = original.copied_to(tmp_path)
     (desk.home / "t.txt").write_text(ONE_TEMPLATE)
     before = records(desk)
 
-    with SimulatorThread(labelling()) as simulator:
-        done = desk.run(simulator, *(() if "--limit" in words else ("--limit", 3)), *words, "--resume")
+    done = desk.run(endpoint, *(() if "--limit" in words else ("--limit", 3)), *words, "--resume")
 
     assert done.code == 6
     assert field in done.error
-    assert simulator.requests == 0
+    assert endpoint.requests == 0
     assert records(desk) == before
     assert "Resume with" not in done.err
 
@@ -877,17 +872,16 @@ def records(desk: Desk) -> dict[str, tuple[int, int, str]]:
     return {name: facts for name, facts in tree(desk.run_dir).items() if name != ".lock"}
 
 
-def test_another_host_is_drift(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator)
-        done = desk.run(
-            "https://models.example/v1",
-            "--api-key-env",
-            "K",
-            "--resume",
-            judge=simulator,
-            env={"K": "kkkkkk"},
-        )
+def test_another_host_is_drift(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint)
+    done = desk.run(
+        "https://models.example/v1",
+        "--api-key-env",
+        "K",
+        "--resume",
+        judge=endpoint,
+        env={"K": "kkkkkk"},
+    )
 
     assert done.code == 6
     assert "target.address" in done.error
@@ -904,21 +898,21 @@ def change_picture(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("change", "named"), [(change_row, "sample 2"), (change_picture, "imgs/2.png")])
-def test_a_changed_row_or_picture_is_drift_and_named(desk: Desk, change: Any, named: str) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator)
-        change(desk)
-        done = desk.run(simulator, "--resume")
+def test_a_changed_row_or_picture_is_drift_and_named(
+    desk: Desk, change: Any, named: str, endpoint: SimulatorThread
+) -> None:
+    desk.run(endpoint)
+    change(desk)
+    done = desk.run(endpoint, "--resume")
 
     assert done.code == 6
     assert named in done.error
 
 
-def test_a_touched_picture_of_the_same_bytes_is_no_drift(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--limit", 3)
-        (desk.data / "imgs/2.png").touch()
-        done = desk.run(simulator, "--resume")
+def test_a_touched_picture_of_the_same_bytes_is_no_drift(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint, "--limit", 3)
+    (desk.data / "imgs/2.png").touch()
+    done = desk.run(endpoint, "--resume")
 
     assert done.code == 0, done.err
 
@@ -968,10 +962,11 @@ def ended(every_failure: Desk, tmp_path: Path) -> Desk:
     return every_failure.copied_to(tmp_path)
 
 
-def test_resume_does_errors_again_and_keeps_every_other_ending(ended: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        done = ended.run(simulator, "--resume")
-        sent = tuple(sorted(asked(simulator.completions, judge=judge)) for judge in (False, True))
+def test_resume_does_errors_again_and_keeps_every_other_ending(
+    ended: Desk, endpoint: SimulatorThread
+) -> None:
+    done = ended.run(endpoint, "--resume")
+    sent = tuple(sorted(asked(endpoint.completions, judge=judge)) for judge in (False, True))
 
     kept = {outcome: 1 for outcome, is_retried in ENDINGS.values() if not is_retried}
     assert done.code == 4
@@ -990,10 +985,11 @@ def test_resume_does_errors_again_and_keeps_every_other_ending(ended: Desk) -> N
         ("judge_invalid", 8, [1]),
     ],
 )
-def test_retry_does_an_outcome_again_too(ended: Desk, outcome: str, sample: int, targets: list[int]) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        ended.run(simulator, "--resume", "--retry", outcome)
-        sent = tuple(sorted(asked(simulator.completions, judge=judge)) for judge in (False, True))
+def test_retry_does_an_outcome_again_too(
+    ended: Desk, outcome: str, sample: int, targets: list[int], endpoint: SimulatorThread
+) -> None:
+    ended.run(endpoint, "--resume", "--retry", outcome)
+    sent = tuple(sorted(asked(endpoint.completions, judge=judge)) for judge in (False, True))
 
     assert sent == (targets, sorted({1, 4, sample}))
     assert outcome not in ended.outcomes()

@@ -17,10 +17,11 @@ def api_error(status: int, code: str) -> Reply:
 
 
 @pytest.mark.parametrize("more", [(), ("--resume",)])
-def test_a_mistyped_base_url_is_corrected_in_the_same_directory(desk: Desk, more: tuple[str, ...]) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        mistyped = desk.run(DEAD, judge=simulator)
-        corrected = desk.run(simulator, *more)
+def test_a_mistyped_base_url_is_corrected_in_the_same_directory(
+    desk: Desk, more: tuple[str, ...], endpoint: SimulatorThread
+) -> None:
+    mistyped = desk.run(DEAD, judge=endpoint)
+    corrected = desk.run(endpoint, *more)
 
     assert mistyped.code == 2, mistyped.err
     assert corrected.code == 0, corrected.err
@@ -54,11 +55,12 @@ def test_an_address_that_answers_with_errors_only_is_corrected_in_the_same_direc
     assert found["usage"]["target"]["requests"] == 4
 
 
-def test_another_data_root_and_judge_may_be_taken_before_the_first_answer(desk: Desk) -> None:
+def test_another_data_root_and_judge_may_be_taken_before_the_first_answer(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
     other = write_dataset(desk.home / "other", [sample_row(number) for number in (7, 8)])
-    with SimulatorThread(labelling()) as simulator:
-        mistyped = desk.run(DEAD, judge=simulator)
-        corrected = desk.run(simulator, "--data-root", other, "--judge", "another")
+    mistyped = desk.run(DEAD, judge=endpoint)
+    corrected = desk.run(endpoint, "--data-root", other, "--judge", "another")
 
     assert mistyped.code == 2, mistyped.err
     assert corrected.code == 0, corrected.err
@@ -66,22 +68,22 @@ def test_another_data_root_and_judge_may_be_taken_before_the_first_answer(desk: 
     assert [judge["name"] for judge in desk.manifest()["judges"]] == ["another"]
 
 
-def test_a_mistyped_judge_is_corrected_and_the_paid_response_stays(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        mistyped = desk.run(simulator, "--judge", "wrong", judge=DEAD)
-        corrected = desk.run(simulator, "--resume")
+def test_a_mistyped_judge_is_corrected_and_the_paid_response_stays(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    mistyped = desk.run(endpoint, "--judge", "wrong", judge=DEAD)
+    corrected = desk.run(endpoint, "--resume")
 
     assert mistyped.code == 2, mistyped.err
     assert corrected.code == 0, corrected.err
     assert desk.outcomes() == {"unsafe": 4}
-    assert sum(not request.is_judge for request in simulator.completions) == 4
+    assert sum(not request.is_judge for request in endpoint.completions) == 4
 
 
-def test_after_the_first_answer_the_settings_are_locked_in(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        first = desk.run(simulator, "--limit", "1")
-        again = desk.run(simulator, "--max-tokens", "5")
-        resumed = desk.run(simulator, "--max-tokens", "5", "--resume")
+def test_after_the_first_answer_the_settings_are_locked_in(desk: Desk, endpoint: SimulatorThread) -> None:
+    first = desk.run(endpoint, "--limit", "1")
+    again = desk.run(endpoint, "--max-tokens", "5")
+    resumed = desk.run(endpoint, "--max-tokens", "5", "--resume")
 
     assert (first.code, again.code, resumed.code) == (0, 2, 6)
     assert "--resume" in again.error
@@ -91,12 +93,11 @@ def test_after_the_first_answer_the_settings_are_locked_in(desk: Desk) -> None:
 @pytest.mark.parametrize("flag", ["--target-field", "--judge-field"])
 @pytest.mark.parametrize(("before", "now"), [("1", "true"), ('{"a": [0]}', '{"a": [false]}'), ("1", "1.0")])
 def test_a_field_that_is_true_is_not_the_field_that_is_1(
-    desk: Desk, flag: str, before: str, now: str
+    desk: Desk, flag: str, before: str, now: str, endpoint: SimulatorThread
 ) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        first = desk.run(simulator, flag, f"x={before}")
-        same = desk.run(simulator, flag, f"x={before}", "--resume")
-        other = desk.run(simulator, flag, f"x={now}", "--resume")
+    first = desk.run(endpoint, flag, f"x={before}")
+    same = desk.run(endpoint, flag, f"x={before}", "--resume")
+    other = desk.run(endpoint, flag, f"x={now}", "--resume")
 
     assert (first.code, same.code, other.code) == (0, 0, 6), other.err
     assert "extra.x" in other.error

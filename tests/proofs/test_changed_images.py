@@ -96,32 +96,35 @@ def assert_refused(ended: Finished, endpoint: Simulator, path: Path, *, number: 
 
 
 @pytest.mark.parametrize("longer", [True, False])
-def test_a_resume_never_sends_an_image_that_changed(desk: Desk, longer: bool) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint, "--max-requests", 1)
-        alter(image(desk, 0), longer=longer)
-        ended = collect(desk, endpoint, "--resume", "--epochs", 2)
+def test_a_resume_never_sends_an_image_that_changed(
+    desk: Desk, longer: bool, endpoint: SimulatorThread
+) -> None:
+    collect(desk, endpoint, "--max-requests", 1)
+    alter(image(desk, 0), longer=longer)
+    ended = collect(desk, endpoint, "--resume", "--epochs", 2)
 
-        assert_refused(ended, endpoint, image(desk, 0), number=0)
+    assert_refused(ended, endpoint, image(desk, 0), number=0)
     assert ACCEPT in ended.error or longer
 
 
 @pytest.mark.parametrize("longer", [True, False])
-def test_a_judge_that_comes_later_never_sees_another_image_than_the_target(desk: Desk, longer: bool) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        alter(image(desk, 2), longer=longer)
-        ended = judge(desk, endpoint)
+def test_a_judge_that_comes_later_never_sees_another_image_than_the_target(
+    desk: Desk, longer: bool, endpoint: SimulatorThread
+) -> None:
+    collect(desk, endpoint)
+    alter(image(desk, 2), longer=longer)
+    ended = judge(desk, endpoint)
 
-        assert_refused(ended, endpoint, image(desk, 2), number=2)
+    assert_refused(ended, endpoint, image(desk, 2), number=2)
 
 
-def test_an_image_that_changes_its_size_is_refused_before_any_request(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        before, sent = tree(desk.run_dir), endpoint.requests
-        alter(image(desk, 3), longer=True)
-        ended = judge(desk, endpoint)
+def test_an_image_that_changes_its_size_is_refused_before_any_request(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    collect(desk, endpoint)
+    before, sent = tree(desk.run_dir), endpoint.requests
+    alter(image(desk, 3), longer=True)
+    ended = judge(desk, endpoint)
 
     assert ended.code == 6
     assert endpoint.requests == sent
@@ -151,12 +154,13 @@ def test_a_failure_binds_the_image_that_it_sent(desk: Desk) -> None:
     assert judged.code == 0, judged.err
 
 
-def test_an_image_that_was_never_sent_may_change_between_sessions(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint, "--max-requests", 1)
-        alter(image(desk, 3), longer=True)
-        second = collect(desk, endpoint, "--resume", "--max-requests", 3)
-        third = judge(desk, endpoint)
+def test_an_image_that_was_never_sent_may_change_between_sessions(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    collect(desk, endpoint, "--max-requests", 1)
+    alter(image(desk, 3), longer=True)
+    second = collect(desk, endpoint, "--resume", "--max-requests", 3)
+    third = judge(desk, endpoint)
 
     assert (second.code, third.code) == (0, 0), second.err + third.err
     assert row_of(desk, "responses.jsonl", 3)["image_sha256"] == checksum(image(desk, 3).read_bytes())
@@ -287,12 +291,13 @@ def test_an_accepted_change_is_stored_as_it_was_sent_and_said(desk: Desk) -> Non
     assert ACCEPT in desk.vlsb("report", desk.run_dir).out
 
 
-def test_a_later_judge_may_see_another_image_only_where_that_is_accepted(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        collect(desk, endpoint)
-        first = checksum(image(desk, 1).read_bytes())
-        alter(image(desk, 1))
-        judged = judge(desk, endpoint, ACCEPT)
+def test_a_later_judge_may_see_another_image_only_where_that_is_accepted(
+    desk: Desk, endpoint: SimulatorThread
+) -> None:
+    collect(desk, endpoint)
+    first = checksum(image(desk, 1).read_bytes())
+    alter(image(desk, 1))
+    judged = judge(desk, endpoint, ACCEPT)
 
     assert judged.code == 0, judged.err
     assert row_of(desk, "responses.jsonl", 1)["image_sha256"] == first
@@ -301,9 +306,8 @@ def test_a_later_judge_may_see_another_image_only_where_that_is_accepted(desk: D
     assert desk.manifest()["accepts_changed_images"] is True
 
 
-def test_a_run_that_accepted_nothing_says_nothing_of_changes(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint)
+def test_a_run_that_accepted_nothing_says_nothing_of_changes(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint)
 
     assert desk.manifest()["accepts_changed_images"] is False
     assert not any(ACCEPT in line for line in desk.report()[0]["notices"])

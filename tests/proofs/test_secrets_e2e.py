@@ -168,10 +168,9 @@ def test_the_traceback_switch_shows_no_key(desk: Desk) -> None:
     assert_no_canary(desk, done)
 
 
-def test_what_a_run_writes_is_for_its_owner_alone(desk: Desk) -> None:
-    with SimulatorThread(labelling()) as simulator:
-        desk.run(simulator, "--limit", 2)
-        desk.run(simulator, "--resume")
+def test_what_a_run_writes_is_for_its_owner_alone(desk: Desk, endpoint: SimulatorThread) -> None:
+    desk.run(endpoint, "--limit", 2)
+    desk.run(endpoint, "--resume")
 
     below = [desk.outputs, *desk.outputs.rglob("*")]
     modes = {

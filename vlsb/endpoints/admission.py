@@ -26,7 +26,7 @@ from vlsb.endpoints.retry import Attempts
 from vlsb.endpoints.timings import HeadOfLine, Timings, Wait
 from vlsb.endpoints.traffic import Clock, Event, RunContext
 from vlsb.errors import GapsError, OutageError
-from vlsb.models.providers import undated
+from vlsb.models.providers import without_snapshot
 from vlsb.records import Untrusted, Usage
 
 DOWN_AFTER_SAMPLES = 3
@@ -124,7 +124,7 @@ class Accounts:
 
     def find(self, base_url: str, secrets: Iterable[Secret], model: str) -> Account:
         """The account that requests spend from."""
-        key = (base_url.rstrip("/").lower(), frozenset(secrets), undated(model))
+        key = (base_url.rstrip("/").lower(), frozenset(secrets), without_snapshot(model))
         return self._accounts.setdefault(key, Account(self._clock))
 
 

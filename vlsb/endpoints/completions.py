@@ -62,7 +62,10 @@ def read_completion(reply: httpx.Response, *, now: float) -> CompletionContent |
     try:
         document = strict_json.loads(reply.content)
     except ValueError:
-        return _bad(_not_json_code(reply), reply, _start(reply.content))
+        head = reply.content[:512].lstrip().lower()
+        is_page = head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<body"))
+        code = "html" if is_page else "not_json" if head else "empty_body"
+        return _bad(code, reply, _start(reply.content))
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
     if not isinstance(document, dict):
@@ -98,9 +101,9 @@ def _read_choice(
     if word in _FAILED_REASONS:
         return _bad(f"finish_{word}", reply, Untrusted(text[:200]), usage=usage)
     if word in _BLOCKING_REASONS:
-        return _blocked(safe_code(word), choice, reply, usage=usage, text=text)
+        return _block_decision(safe_code(word), choice, reply, usage=usage, text=text)
     if not text.strip() and not refusal.strip():
-        return _empty(message, word, reply, usage)
+        return _empty_decision(message, word, reply, usage)
     is_content = bool(text.strip())
     return CompletionContent(
         text=Untrusted(text if is_content else refusal),
@@ -163,13 +166,6 @@ def _start(body: bytes) -> Untrusted:
     return Untrusted(body[:200].decode("utf-8", "replace"))
 
 
-def _not_json_code(reply: httpx.Response) -> str:
-    start = reply.content[:512].lstrip().lower()
-    if not start:
-        return "empty_body"
-    return "html" if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")) else "not_json"
-
-
 def _inner_error(holder: Mapping[str, Any], reply: httpx.Response, *, now: float) -> Decision:
     """An error under a 200: classified by the code inside, a bad payload if there is none to go by."""
     error = error_fields(holder)
@@ -225,7 +221,7 @@ def _is_filtered(results: object) -> bool:
     return any(isinstance(category, dict) and category.get("filtered") is True for category in categories)
 
 
-def _blocked(
+def _block_decision(
     reason: str, choice: Mapping[str, Any], reply: httpx.Response, *, usage: Usage, text: str
 ) -> Decision:
     filters = choice.get("content_filter_results")
@@ -241,7 +237,7 @@ def _blocked(
     )
 
 
-def _empty(message: Mapping[str, Any], reason: str, reply: httpx.Response, usage: Usage) -> Decision:
+def _empty_decision(message: Mapping[str, Any], reason: str, reply: httpx.Response, usage: Usage) -> Decision:
     """No text at all. A cut answer would be cut again; any other empty turn is asked for once more."""
     reasoned = bool(usage.reasoning_tokens) or any(
         isinstance(message.get(key), str) and message[key] for key in ("reasoning", "reasoning_content")

@@ -10,7 +10,7 @@ import os
 import ssl
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -186,7 +186,15 @@ class _General(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> WholeReply:
         """Send one request and read the whole reply; raises a RequestError."""
         marks: Marks = request.extensions.get("marks") or Marks()
-        request.extensions = {**request.extensions, "trace": _marking(marks)}
+
+        async def trace(event: str, details: Mapping[str, Any]) -> None:
+            # A tunnel's own request comes first: the real one overwrites its marks.
+            if event == "http11.send_request_headers.started":
+                marks.opened_at = time.monotonic()
+            elif event == "http11.send_request_body.complete":
+                marks.sent_at = time.monotonic()
+
+        request.extensions = {**request.extensions, "trace": trace}
         try:
             response = await self._inner.handle_async_request(request)
             try:
@@ -208,15 +216,3 @@ class _General(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close every connection."""
         await self._inner.aclose()
-
-
-def _marking(marks: Marks) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
-    """A trace of the HTTP stack that sets marks; a tunnel's own request is overwritten by the real one."""
-
-    async def trace(event: str, details: Mapping[str, Any]) -> None:
-        if event == "http11.send_request_headers.started":
-            marks.opened_at = time.monotonic()
-        elif event == "http11.send_request_body.complete":
-            marks.sent_at = time.monotonic()
-
-    return trace

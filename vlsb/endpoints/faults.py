@@ -198,9 +198,9 @@ _FILTER_WORDS = re.compile(
     r"content filtering|content management policy|safety system|usage guidelines", re.IGNORECASE
 )
 _BLOCK_WORDS = re.compile(r"\bblocked\b", re.IGNORECASE)
-# 498 is Groq's for a full tier, and Cohere's for a blocked request, which its words tell.
 # What gateways and broken connections leave in the place of a reply.
 _OF_NO_MODEL = frozenset({"html", "empty_body", "not_json"})
+# 498 is Groq's for a full tier, and Cohere's for a blocked request, which its words tell.
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 498})
 _FILTER_STATUS = frozenset({400, 403, 498})
 # The server says it will never do this; the rest of the 5xx may pass.
@@ -227,7 +227,14 @@ def classify(
     that cannot be reached twice is taken to be wrong rather than down.
     """
     if isinstance(happened, httpx.RequestError):
-        return _classify_exception(happened, is_hopeless=not has_succeeded and attempt >= 2)
+        kind, message = transport_kind(happened), Untrusted(str(happened) or type(happened).__name__)
+        if kind is TransportKind.CERTIFICATE:
+            return Decision(Fault.RUN_FATAL, "certificate", message)
+        if kind is TransportKind.CONNECT and not has_succeeded and attempt >= 2:
+            return Decision(Fault.RUN_FATAL, "unreachable", message)
+        if kind is TransportKind.TOO_LARGE:
+            return Decision(Fault.BAD_PAYLOAD, kind.value, message)
+        return Decision(Fault.TRANSIENT, kind.value, message)
     error = parse_error(happened.content)
     return classify_error(happened.status_code, error, happened.headers, now=now, body=happened.content)
 
@@ -246,17 +253,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _classify_exception(error: httpx.RequestError, *, is_hopeless: bool) -> Decision:
-    kind, message = transport_kind(error), Untrusted(str(error) or type(error).__name__)
-    if kind is TransportKind.CERTIFICATE:
-        return Decision(Fault.RUN_FATAL, "certificate", message)
-    if kind is TransportKind.CONNECT and is_hopeless:
-        return Decision(Fault.RUN_FATAL, "unreachable", message)
-    if kind is TransportKind.TOO_LARGE:
-        return Decision(Fault.BAD_PAYLOAD, kind.value, message)
-    return Decision(Fault.TRANSIENT, kind.value, message)
 
 
 def classify_error(
@@ -281,11 +277,15 @@ def classify_error(
         return decide(Fault.RUN_FATAL, error=QuotaError)
     if _daily_quota(error):
         return decide(Fault.RUN_FATAL, "daily_quota", error=QuotaError)
-    block = _block_by_code(status, error)
+    innererror = (error.inner or {}).get("innererror")
+    azure = innererror if isinstance(innererror, dict) else {}
+    block = _block_by_code(status, error, _word(azure.get("code")).lower())
     if not block and (account := account_error(status, error)):
         return decide(Fault.RUN_FATAL, error=account)
     if block := block or _block_by_words(status, error):
-        return decide(Fault.PROVIDER_BLOCKED, block, ends_as="blocked", details=_filter_details(error))
+        filters = azure.get("content_filter_result")
+        details = {"content_filter_result": filters} if isinstance(filters, dict) else None
+        return decide(Fault.PROVIDER_BLOCKED, block, ends_as="blocked", details=details)
     if words & _NO_MODEL and status in (400, 403, 404):
         return decide(Fault.RUN_FATAL, "unknown_model", error=UnknownModelError)
     if status in (401, 403):
@@ -321,21 +321,13 @@ def account_error(status: int, error: ErrorBody) -> type[VlsbError] | None:
     return None
 
 
-def _block_by_code(status: int, error: ErrorBody) -> str:
+def _block_by_code(status: int, error: ErrorBody, inner_code: str) -> str:
     """`blocked_input` if the provider's code says that it does not serve this content, else empty."""
-    inner = error.inner or {}
-    innererror = inner.get("innererror")
-    inner_code = _word(innererror.get("code")).lower() if isinstance(innererror, dict) else ""
     if error.words & _BLOCKED or inner_code in _BLOCKED:
         return "blocked_input"
-    metadata = inner.get("metadata")
-    if (
-        status == 403
-        and isinstance(metadata, dict)
-        and ("reasons" in metadata or "flagged_input" in metadata)
-    ):
-        return "blocked_input"
-    return ""
+    metadata = (error.inner or {}).get("metadata")
+    names_reasons = isinstance(metadata, dict) and ("reasons" in metadata or "flagged_input" in metadata)
+    return "blocked_input" if status == 403 and names_reasons else ""
 
 
 def _block_by_words(status: int, error: ErrorBody) -> str:
@@ -344,12 +336,6 @@ def _block_by_words(status: int, error: ErrorBody) -> str:
         return "blocked_output" if "output" in error.text.lower() else "blocked_input"
     is_blocked = "invalid_request_error" in error.words and _BLOCK_WORDS.search(error.text)
     return "blocked_input" if status == 400 and is_blocked else ""
-
-
-def _filter_details(error: ErrorBody) -> Mapping[str, Any] | None:
-    innererror = (error.inner or {}).get("innererror")
-    found = innererror.get("content_filter_result") if isinstance(innererror, dict) else None
-    return {"content_filter_result": found} if isinstance(found, dict) else None
 
 
 def _google_details(error: ErrorBody) -> list[dict[str, Any]]:
@@ -397,25 +383,20 @@ def _fields(inner: Mapping[str, Any]) -> ErrorBody:
     code = inner.get("code")
     details = inner.get("details")
     nested = details.get("error_code") if isinstance(details, dict) else None
+    metadata = inner.get("metadata")
+    routed = metadata if isinstance(metadata, dict) else {}
+    # What an upstream said where the router (OpenRouter) hides it.
+    upstream = [routed[key][:500] for key in ("provider_name", "raw") if isinstance(routed.get(key), str)]
     return ErrorBody(
         code=_word(nested) or _word(code),
         type=_word(inner.get("type")),
         status=_word(inner.get("status")),
         param=_word(inner.get("param")),
         message=next((inner[key] for key in _MESSAGE_KEYS if isinstance(inner.get(key), str)), ""),
-        upstream=_upstream(inner),
+        upstream=" | ".join(upstream),
         inner=inner,
         http_code=code if isinstance(code, int) and not isinstance(code, bool) else None,
     )
-
-
-def _upstream(inner: Mapping[str, Any]) -> str:
-    """What an upstream said where the router hides it (OpenRouter)."""
-    metadata = inner.get("metadata")
-    if not isinstance(metadata, dict):
-        return ""
-    parts = (metadata.get(key) for key in ("provider_name", "raw"))
-    return " | ".join(part[:500] for part in parts if isinstance(part, str))
 
 
 def _word(value: object) -> str:
@@ -430,7 +411,7 @@ CHANGED_CODE = "image_changed"
 _LONGEST_MESSAGE = 2000
 _LARGEST_DETAILS = 4000
 
-# What happened and what to do, by code; `{base-url}` and the like are that side's options.
+# What happened and what to do, by code; `{base-url}` and the like are the options of the target or the judge.
 _FATAL = {
     "redirect": (
         "it redirects elsewhere, and redirects are not followed",
@@ -480,7 +461,9 @@ def fatal_error(
     what, advice = _words(decision, party)
     detail: Untrusted | None = decision.message
     if decision.code == "unreachable":
-        what, detail = _connection(decision.message)
+        text = decision.message.expose()
+        if known := next((words for pattern, words in _NO_CONNECTION if pattern.search(text)), None):
+            what, detail = known, None
     if models:
         name = party.endpoint.model
         near = difflib.get_close_matches(name, models, n=3) or models[:3]
@@ -518,11 +501,3 @@ _NO_CONNECTION = (
     ),
     (re.compile(r"timed out|in time", re.IGNORECASE), "no connection in time"),
 )
-
-
-def _connection(said: Untrusted) -> tuple[str, Untrusted | None]:
-    """Why there is no connection, in words where they are known, else with what was said of it."""
-    for pattern, words in _NO_CONNECTION:
-        if pattern.search(said.expose()):
-            return words, None
-    return "no connection", said

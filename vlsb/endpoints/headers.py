@@ -49,8 +49,12 @@ def reset_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
         wait_s = duration_s(value, now=reference) if match else None
         if match is not None and wait_s is not None:
             waits.append(wait_s)
-            left = _count_left(headers, match["kind"] or match["kind2"])
-            if left is None or left <= 0:
+            names = ["x-ratelimit-remaining", "ratelimit-remaining"]
+            if kind := match["kind"] or match["kind2"]:
+                names = [f"x-ratelimit-remaining-{kind}", f"x-rate-limit-remaining-{kind}"]
+                names.append(f"anthropic-ratelimit-{kind}-remaining")
+            counts = (_plain(headers.get(name, "")) for name in names)
+            if next((left for left in counts if left is not None), 0.0) <= 0:
                 exhausted.append(wait_s)
     # A limit with something left does not explain a 429; its reset would only make us wait longer.
     return max(exhausted or waits, default=None)
@@ -94,15 +98,6 @@ def _reference(headers: Mapping[str, str], now: float) -> float:
     """The provider's own clock where it shows one: our clock may be wrong."""
     date = _timestamp(headers["date"].strip()) if headers.get("date", "").strip() else None
     return now if date is None else date
-
-
-def _count_left(headers: Mapping[str, str], kind: str | None) -> float | None:
-    """What is left of a limit of a kind (`requests`, `tokens`), in any spelling."""
-    names = ["x-ratelimit-remaining", "ratelimit-remaining"]
-    if kind:
-        names = [f"{prefix}-remaining-{kind}" for prefix in ("x-ratelimit", "x-rate-limit")]
-        names.append(f"anthropic-ratelimit-{kind}-remaining")
-    return next((count for name in names if (count := _plain(headers.get(name, ""))) is not None), None)
 
 
 class Unit(StrEnum):
@@ -169,16 +164,11 @@ def named_limits(headers: Mapping[str, str], *, now: float) -> list[NamedLimit]:
         number = _reset(value, reference) if what == "reset" else _plain(value)
         if number is not None:
             found.setdefault((unit, window), {})[what] = number
-    limits = [
-        NamedLimit(unit, one.get("limit"), one.get("remaining"), one.get("reset"), _period(one, window))
-        for (unit, window), one in found.items()
-    ]
+    limits = []
+    for (unit, window), one in found.items():
+        period_s = one.get("renewalperiod") or None if window is None else window
+        limits.append(NamedLimit(unit, one.get("limit"), one.get("remaining"), one.get("reset"), period_s))
     return _with_policy(headers, limits)
-
-
-def _period(one: Mapping[str, float], window: float | None) -> float | None:
-    renewal = one.get("renewalperiod")
-    return window if window is not None else renewal if renewal and renewal > 0 else None
 
 
 def _reset(value: str, now: float) -> float | None:

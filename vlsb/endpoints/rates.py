@@ -379,14 +379,9 @@ class RateModel:
         """A request was not refused, whatever else became of it; its tokens are settled if known."""
         if self._block is not None and departure.at > self._block.began and departure is self._scout:
             self._reopen()
-        if usage is not None:
-            self._settle_tokens(departure, usage)
-
-    def _settle_tokens(self, departure: Departure, usage: Usage) -> None:
-        counted = (usage.input_tokens, usage.output_tokens)
-        if counted == (None, None):
+        if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
             return
-        known = {Unit.INPUT: float(counted[0] or 0), Unit.OUTPUT: float(counted[1] or 0)}
+        known = {Unit.INPUT: float(usage.input_tokens or 0), Unit.OUTPUT: float(usage.output_tokens or 0)}
         known[Unit.TOKENS] = known[Unit.INPUT] + known[Unit.OUTPUT]
         if known[Unit.TOKENS] > MOST_TOKENS:
             return

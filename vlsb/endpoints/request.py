@@ -138,22 +138,17 @@ def draft(
         schema = strict_json.dumps(response_format["json_schema"]["schema"])
         system += "\nReply with one JSON object and nothing else. It must match this JSON schema: " + schema
 
-    def body(mark: str) -> dict[str, Any]:
-        return {"model": model, "messages": _messages(prompt, system, mark), **rest}
-
-    head, tail = _around_picture(body)
-    size = len(head) + 4 * ((prompt.picture.size_bytes + 2) // 3) + len(tail)
-    return Draft(head, tail, prompt.read_picture, size)
-
-
-def _around_picture(body: Callable[[str], Mapping[str, Any]]) -> tuple[bytes, bytes]:
-    """The bytes before and after the picture. The mark in its place is random, so no text can forge it."""
     mark = _usual_mark()
     while True:
-        pieces = strict_json.dumps(body(mark)).encode("ascii").split(mark.encode("ascii"))
-        if len(pieces) == 2:
-            return pieces[0], pieces[1]
+        body = {"model": model, "messages": _messages(prompt, system, mark), **rest}
+        around_picture = strict_json.dumps(body).encode("ascii").split(mark.encode("ascii"))
+        if len(around_picture) == 2:
+            break
+        # A text has the mark in it, which is random: no text can forge the next one.
         mark = secrets.token_hex(16)
+    head, tail = around_picture
+    size = len(head) + 4 * ((prompt.picture.size_bytes + 2) // 3) + len(tail)
+    return Draft(head, tail, prompt.read_picture, size)
 
 
 @cache

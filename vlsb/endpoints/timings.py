@@ -46,16 +46,12 @@ class Durations:
 
     def describe(self) -> dict[str, Any]:
         """Count, sum and mean; the nearest-rank percentiles and the longest of those that were kept."""
-        found = {"count": self.count, "total_s": _rounded(self.total_s), "mean_s": _rounded(self.mean_s)}
-        if not self._kept:
-            return found
-        kept = sorted(self._kept)
-        ranks = {f"p{each}_s": kept[ceil(each / 100 * len(kept)) - 1] for each in PERCENTILES}
-        return found | {name: _rounded(value) for name, value in {**ranks, "max_s": kept[-1]}.items()}
-
-
-def _rounded(seconds: float) -> float:
-    return round(seconds, 6)
+        found = {"total_s": self.total_s, "mean_s": self.mean_s}
+        if self._kept:
+            kept = sorted(self._kept)
+            found |= {f"p{each}_s": kept[ceil(each / 100 * len(kept)) - 1] for each in PERCENTILES}
+            found["max_s"] = kept[-1]
+        return {"count": self.count, **{name: round(seconds, 6) for name, seconds in found.items()}}
 
 
 class Marks:

@@ -69,7 +69,18 @@ class UploadBudget:
     async def reserve(self, size: int) -> Callable[[], None]:
         """Wait for room for a body; what is returned gives it back, the first time that it is called."""
         share = min(size, self._budget)
-        await self._take(share)
+        if share <= self._free and not self._waiting:
+            self._free -= share
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((share, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._free += share  # granted and cancelled in the same moment
+                self._grant()
+                raise
         is_held = True
 
         def give_back() -> None:
@@ -80,20 +91,6 @@ class UploadBudget:
                 self._grant()
 
         return give_back
-
-    async def _take(self, share: int) -> None:
-        if share <= self._free and not self._waiting:
-            self._free -= share
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((share, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._free += share  # granted and cancelled in the same moment
-            self._grant()
-            raise
 
     def _grant(self) -> None:
         while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):

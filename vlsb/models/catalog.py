@@ -10,15 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, OWN_TEMPLATE, PROFILES, ModelProfile
 from vlsb.models.providers import is_hosted
-
-if TYPE_CHECKING:
-    import yaml
 
 # What is decided here, with what to do instead.
 RESERVED: Mapping[str, str] = MappingProxyType(
@@ -222,15 +219,13 @@ def _config_lines(path: Path) -> list[_Setting]:
         raise ConfigError(f"{path}: not YAML that can be read.") from error
     if not isinstance(root, yaml.MappingNode) or not isinstance(values, dict):
         raise ConfigError(f"{path}: an engine config is a list of lines `option: value`.")
-    return [_entry(path, node, values) for node, _ in root.value]
-
-
-def _entry(path: Path, node: yaml.Node, values: Mapping[Any, Any]) -> _Setting:
-    line = node.start_mark.line + 1
-    key = node.value
-    if not isinstance(key, str) or key not in values:
-        raise ConfigError(f"{path}, line {line}: a key must be an option's name.")
-    return _Setting(key, values[key], line)
+    found = []
+    for node, _ in root.value:
+        key, line = node.value, node.start_mark.line + 1
+        if not isinstance(key, str) or key not in values:
+            raise ConfigError(f"{path}, line {line}: a key must be an option's name.")
+        found.append(_Setting(key, values[key], line))
+    return found
 
 
 def _text(path: Path) -> str:

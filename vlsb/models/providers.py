@@ -200,6 +200,6 @@ def _key_variable(url: str) -> str | None:
     )
 
 
-def undated(model: str) -> str:
+def without_snapshot(model: str) -> str:
     """A model's name without its snapshot: providers count both against one rate limit."""
     return _SNAPSHOT.sub("", model.lower())

@@ -167,29 +167,6 @@ def test_a_line_moves_in_the_order_of_asking_with_retries_ahead() -> None:
     assert order == ["retry", "first", "second"]
 
 
-@pytest.mark.parametrize("is_granted", [False, True], ids=["while it waits", "in the moment of its turn"])
-@pytest.mark.parametrize("is_followed", [False, True], ids=["alone", "with another behind"])
-def test_whoever_gives_up_leaves_the_head_to_the_next(is_granted: bool, is_followed: bool) -> None:
-    async def scenario() -> bool:
-        line = Line()
-        await line.acquire()
-        gone = asyncio.create_task(line.acquire())
-        await settle()
-        behind = asyncio.create_task(line.acquire()) if is_followed else None
-        await settle()
-        if is_granted:
-            line.release()
-        gone.cancel()
-        await asyncio.wait([gone])
-        if not is_granted:
-            line.release()
-        async with asyncio.timeout(5):
-            await (behind or line.acquire())
-        return gone.cancelled()
-
-    assert run(scenario())
-
-
 # The budget of bodies in memory.
 
 

@@ -62,17 +62,6 @@ def test_the_first_episode_cuts_once_and_ends_slow_start() -> None:
     assert lane.limit.phase is Phase.GROWING
 
 
-def test_an_episode_cuts_once_however_often_the_provider_says_no() -> None:
-    lane = ModelSettings(start=50)
-
-    for second in range(int(COOLDOWN_S)):
-        lane.clock.now = float(second)
-        lane.limit.refuse(pause_s=0.5)
-
-    assert lane.limit.limit == 40
-    assert lane.limit.phase is Phase.RATE_LIMIT
-
-
 def test_a_long_pause_extends_the_episode() -> None:
     lane = ModelSettings(start=50)
 

@@ -304,6 +304,13 @@ def test_a_mutated_error_under_a_200_is_never_an_answer(body: bytes, headers: Ma
     require_sane(found)
 
 
+@given(document=st.sampled_from(BODIES).flatmap(mutated).filter(lambda found: isinstance(found, dict)))
+def test_a_document_with_an_error_is_never_an_answer(document: dict[str, Json]) -> None:
+    body = as_text(document | {"error": {"message": "no"}}).encode()
+
+    assert isinstance(read_completion(a_reply(200, {}, body), now=NOW), Decision)
+
+
 ENDINGS = (httpx.ConnectError, httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, ReplyTooLarge)
 
 

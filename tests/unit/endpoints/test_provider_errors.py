@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.proofs.faults.runs import evaluate, scripted
 from tests.support.provider_errors import ROWS, Becomes, Row, error, stopped
 from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
 from vlsb.errors import AuthenticationError, QuotaError
-from vlsb.records import Outcome
-from vlsb.simulator import Reply
 
 EVERY = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.provider}-{row.status}-{row.spelling}")
 NOW = 1696004797.0
@@ -121,43 +116,3 @@ def test_what_an_upstream_says_of_its_own_account_ends_no_run() -> None:
     body = error(code=403, message="Provider returned error", metadata={"raw": "Your account is suspended"})
 
     assert becomes(read(200, body)) is Becomes.BLOCKED
-
-
-def row_of(provider: str, spelling: str) -> Row:
-    return next(row for row in ROWS if (row.provider, row.spelling) == (provider, spelling))
-
-
-@pytest.mark.parametrize(
-    ("provider", "spelling", "outcome"),
-    [
-        ("Bedrock", "finish_reason guardrail_intervened", Outcome.TARGET_BLOCKED),
-        ("xAI", "Content violates usage guidelines", Outcome.TARGET_BLOCKED),
-        ("OpenAI", 'content part of type "refusal"', Outcome.UNSAFE),
-    ],
-)
-def test_a_run_records_what_a_provider_did_with_one_sample(
-    tmp_path: Path, provider: str, spelling: str, outcome: Outcome
-) -> None:
-    row = row_of(provider, spelling)
-
-    ran = evaluate(tmp_path, scripted([Reply(row.status, row.content)], sample=1))
-
-    assert ran.outcomes[1] is outcome
-
-
-@pytest.mark.parametrize(
-    ("provider", "spelling"),
-    [
-        ("Anthropic", "This organization has been disabled"),
-        ("DashScope", "Arrearage"),
-        ("xAI", "Incorrect API key provided"),
-    ],
-)
-def test_an_account_that_cannot_go_on_ends_the_run_with_exit_3(
-    tmp_path: Path, provider: str, spelling: str
-) -> None:
-    row = row_of(provider, spelling)
-
-    ran = evaluate(tmp_path, scripted([Reply(row.status, row.content)]), samples=3)
-
-    assert ran.exit_code == 3

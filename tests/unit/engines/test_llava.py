@@ -7,7 +7,6 @@ conversation. `tests/proofs/engines` has the real one.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import pickle
@@ -670,19 +669,6 @@ def test_cancelling_kills_the_program(tmp_path: Path) -> None:
         asyncio.run(begin())
 
     wait_until(lambda: not Path(f"/proc/{pids[0]}").exists(), what="the program to be gone")
-
-
-def test_a_second_process_does_not_build_in_the_same_folder(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source")
-    partial = tmp_path / "out.partial"
-    partial.mkdir()
-    held = os.open(partial, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(ServerError, match="another process"):
-            convert(source, tmp_path / "out", stand_in(tmp_path))
-    finally:
-        os.close(held)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

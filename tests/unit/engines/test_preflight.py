@@ -86,15 +86,6 @@ def test_a_failing_nvidia_smi_is_an_error_with_its_output_and_no_engine_for_the_
     assert "To use the CPU all the same, set CUDA_VISIBLE_DEVICES to -1." in ended.err
 
 
-def test_a_run_ends_with_the_failing_drivers_words_too(desk: Desk) -> None:
-    smi = fake_smi(desk.folder / "smi", f"echo '{MISMATCH}'; exit 18")
-
-    ended = desk.started("run", smi=smi, OPENAI_API_KEY="a-key-for-the-judge")
-
-    assert ended.code == 7
-    assert MISMATCH in ended.err
-
-
 def test_hiding_the_gpus_takes_the_cpu_whatever_the_driver_says(tmp_path: Path) -> None:
     smi = fake_smi(tmp_path, f"echo '{MISMATCH}'; exit 18")
 

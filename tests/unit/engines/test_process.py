@@ -233,18 +233,6 @@ def test_children_that_outlive_a_killed_engine_are_killed(bench: Bench, children
     assert living(bench.mark) == []
 
 
-@pytest.mark.parametrize("stage", ["start", "downloading", "loading", "compiling", "warming_up", "listening"])
-def test_when_its_owner_is_killed_at_any_stage_nothing_stays(
-    bench: Bench, tmp_path: Path, stage: str
-) -> None:
-    owner = Owner(bench, HOLD=str(tmp_path / "go"), HOLD_AT=stage, CHILDREN="plain")
-    wait_until(lambda: events(bench.record, "start"), what="the engine's first moment")
-
-    owner.kill()
-
-    bench.await_nobody()
-
-
 @pytest.mark.parametrize("children", ["plain", "stubborn", "own group"])
 def test_when_the_owner_of_a_deaf_engine_is_killed_nothing_stays(bench: Bench, children: str) -> None:
     owner = Owner(bench, CHILDREN=children, TERM="ignore")

@@ -33,7 +33,6 @@ from vlsb.engines.registry import (
     process_age_s,
     process_began_at,
     read_records,
-    remove_record,
     sole_server,
     stop_server,
     write_record,
@@ -177,16 +176,6 @@ def test_a_folder_that_was_open_is_closed_before_a_key_is_written(places: Places
 
 def test_a_records_text_never_shows_the_key(places: Places) -> None:
     assert KEY not in repr(record_of(os.getpid()))
-
-
-def test_the_key_goes_with_the_file(places: Places, tmp_path: Path) -> None:
-    record = record_of(os.getpid())
-    write_record(places, record)
-
-    remove_record(places, record)
-    remove_record(places, record)
-
-    assert files(places) == []
 
 
 @pytest.mark.parametrize("name", ["mine/../../up", "a b", ".hidden", "ü", "x.9.json"])
@@ -387,16 +376,6 @@ def test_a_file_that_is_no_record_is_removed_with_a_notice(places: Places, conte
     assert_removed_with_a_notice(places, path)
 
 
-def test_a_file_cut_at_any_byte_is_no_crash(places: Places) -> None:
-    path, _ = document(places)
-    whole = path.read_bytes()
-
-    for length in range(len(whole) - 2):
-        path.write_bytes(whole[:length])
-        path.chmod(0o600)
-        assert read_records(places) == []
-
-
 FIELDS = [name for name in ServerRecord.__slots__ if name != "facts"] + ["facts", "schema"]
 
 
@@ -575,14 +554,6 @@ def test_the_vlsb_that_owns_a_server_is_asked_first(places: Places, processes: P
 
     assert stop_server(places, record) is Ending.STOPPED
     assert owner.wait() == 0
-    assert engine.wait() == -signal.SIGKILL
-
-
-def test_a_server_that_does_not_listen_is_killed(places: Places, processes: Processes) -> None:
-    engine = processes.start(STUBBORN + SLEEP, says_ready=True)
-    record = detached(engine.pid)
-
-    assert stop_server(places, record, grace_s=0.2) is Ending.KILLED
     assert engine.wait() == -signal.SIGKILL
 
 

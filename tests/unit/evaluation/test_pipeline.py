@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
-import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.datasets import instruction, sample_row, sharing_rows, write_dataset
+from tests.support.datasets import instruction, sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
 from tests.support.records import make_judge
 from tests.support.waiting import DEADLINE_S
@@ -35,10 +33,8 @@ from vlsb.errors import (
     AuthenticationError,
     ConfigError,
     GapsError,
-    InterruptedRunError,
     OutageError,
     QuotaError,
-    RunMismatchError,
     StoreError,
     VlsbError,
 )
@@ -233,26 +229,6 @@ def test_a_response_is_on_disk_before_its_judge_is_asked(six: Path) -> None:
     assert len(session.requests("target")) == len(session.requests("judge")) == 6
 
 
-def test_a_finished_run_sends_nothing_when_it_is_resumed(two: Path) -> None:
-    run(two, usual)
-
-    session = run(two, usual, resume=True)
-
-    assert session.reason is None
-    assert session.simulator.completions == []
-
-
-def test_the_empty_instruction_is_sent_without_a_text_part_and_flagged(tmp_path: Path) -> None:
-    root = write_dataset(tmp_path / "dataset", [sample_row(0, instruction="")])
-
-    session = run(root, lambda request: verdict(1) if request.is_judge else answer("A plain answer."))
-
-    (target,) = [each for each in session.simulator.completions if not each.is_judge]
-    assert target.texts == ()
-    assert session.outcomes == [Outcome.SAFE_REFUSAL]
-    assert "empty_text_omitted" in session.state.responses[Key(0, 1)].flags
-
-
 # A judge's answer that is no verdict. Sample 1 flies after the preflight, so nothing is adapted.
 
 NONSENSE = answer("I would say that the label is 1.")
@@ -298,59 +274,12 @@ def test_a_verdict_at_the_second_ask_counts(two: Path, no_verdict: Reply) -> Non
     assert (found.usage.input_tokens, found.usage.output_tokens) == (1600, 80)
 
 
-def test_a_verdict_that_was_cut_is_asked_for_with_twice_the_tokens_and_never_read(two: Path) -> None:
-    """Even where the label stands before the cut."""
-    session = run(two, Played(judge={1: [cut(LABEL_FIRST)]}))
-
-    assert session.outcomes == [Outcome.UNSAFE, Outcome.JUDGE_TRUNCATED]
-    assert [each.json["max_tokens"] for each in session.requests("judge", 1)] == [512, 1024]
-
-
 def test_a_cut_answer_that_is_a_whole_verdict_by_chance_is_not_read_either(two: Path) -> None:
     whole = replace(verdict(1, finish_reason="length"))
 
     session = run(two, Played(judge={1: [whole]}))
 
     assert session.outcomes[1] is Outcome.JUDGE_TRUNCATED
-
-
-def test_a_cut_answer_without_any_text_is_truncated_too(two: Path) -> None:
-    session = run(two, Played(judge={1: [cut(None)]}))
-
-    assert session.outcomes[1] is Outcome.JUDGE_TRUNCATED
-    assert [each.json["max_tokens"] for each in session.requests("judge", 1)] == [512, 1024]
-
-
-def test_twice_the_tokens_can_be_enough(two: Path) -> None:
-    session = run(two, Played(judge={1: [cut(LABEL_FIRST), verdict(1)]}))
-
-    assert session.outcomes[1] is Outcome.SAFE_REFUSAL
-    assert session.judged.verdicts[Key(1, 1)].asks == 2
-
-
-@pytest.mark.parametrize(
-    "refusal",
-    [answer(None, refusal="I can't assist with that."), answer("I'm sorry, but I can't judge this.")],
-    ids=["refusal field", "prose"],
-)
-def test_a_judge_that_refuses_is_not_asked_again(two: Path, refusal: Reply) -> None:
-    session = run(two, Played(judge={1: [refusal]}))
-
-    assert session.outcomes == [Outcome.UNSAFE, Outcome.JUDGE_REFUSED]
-    assert len(session.requests("judge", 1)) == 1
-    assert session.failure(1).text is not None
-
-
-@pytest.mark.parametrize(
-    "block",
-    [blocked(), answer(None, finish_reason="content_filter"), answer('{"label": 1', finish_reason="refusal")],
-    ids=["input", "output", "with text"],
-)
-def test_a_judge_whose_provider_blocks_is_not_asked_again(two: Path, block: Reply) -> None:
-    session = run(two, Played(judge={1: [block]}))
-
-    assert session.outcomes == [Outcome.UNSAFE, Outcome.JUDGE_BLOCKED]
-    assert len(session.requests("judge", 1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -365,36 +294,7 @@ def test_a_failure_of_the_judge_names_the_response_that_it_was_asked_about(two: 
     assert session.judged.failures[Key(1, 1)].response_sha256 == response.response_sha256
 
 
-def test_a_judge_that_fails_leaves_the_response_for_a_resume(two: Path) -> None:
-    before = run(two, Played(judge={1: [error(500)]})).outcomes
-
-    session = run(two, usual, resume=True)
-
-    assert before == [Outcome.UNSAFE, Outcome.JUDGE_ERROR]
-    assert session.outcomes == [Outcome.UNSAFE, Outcome.UNSAFE]
-    assert session.requests("target") == []
-    assert len(session.requests("judge")) == 1
-
-
 # A target's answer that is none, or an unusual one.
-
-
-def test_a_refusal_field_of_the_target_is_its_answer_and_is_judged(two: Path) -> None:
-    refusal = answer(None, refusal="I can't help with that.")
-    session = run(two, Played(target={1: [refusal]}, judge={1: [verdict(1)]}))
-
-    response = session.state.responses[Key(1, 1)]
-    assert session.outcomes[1] is Outcome.SAFE_REFUSAL
-    assert response.origin == "refusal"
-    (judged,) = session.requests("judge", 1)
-    assert judged.judged_response == response.text.expose() == "I can't help with that."
-
-
-def test_a_cut_response_is_judged_and_remembered_as_cut(two: Path) -> None:
-    session = run(two, Played(target={1: [cut("Here is how you")]}))
-
-    assert session.outcomes[1] is Outcome.UNSAFE
-    assert session.state.cut_responses == 1
 
 
 @pytest.mark.parametrize(
@@ -410,14 +310,6 @@ def test_a_target_whose_provider_blocks_is_never_judged(two: Path, block: Reply)
     assert len(session.requests("target", 1)) == 1
     assert session.requests("judge", 1) == []
     assert Key(1, 1) not in session.state.responses
-
-
-def test_the_partial_text_of_a_blocked_answer_is_kept_for_audit(two: Path) -> None:
-    session = run(two, Played(target={1: [answer("Partly sa", finish_reason="content_filter")]}))
-
-    text = session.failure(1).text
-    assert text is not None
-    assert text.expose() == "Partly sa"
 
 
 @pytest.mark.parametrize("text", ["", "  \n", None])
@@ -436,14 +328,6 @@ def test_a_target_that_keeps_failing_ends_in_an_error_after_its_attempts(two: Pa
 
     assert session.outcomes == [Outcome.UNSAFE, Outcome.TARGET_ERROR]
     assert len(session.requests("target", 1)) == session.failure(1).attempts == PATIENCE.max_attempts
-
-
-def test_a_rate_limit_uses_up_no_attempts(two: Path) -> None:
-    limits: list[Action] = [rate_limited(0.001)] * (PATIENCE.max_attempts + 2)
-    session = run(two, Played(target={1: [*limits, answer("At last.")]}))
-
-    assert session.outcomes == [Outcome.UNSAFE, Outcome.UNSAFE]
-    assert len(session.requests("target", 1)) == len(limits) + 1
 
 
 # The preflight.
@@ -523,15 +407,6 @@ def test_three_samples_at_most_are_spent_on_the_preflight(six: Path) -> None:
     assert session.requests("judge") == []
 
 
-def test_a_preflight_that_keeps_failing_at_the_target_stops_the_run(six: Path) -> None:
-    session = run(six, Played(target={0: [error(500)]}))
-
-    assert isinstance(session.reason, GapsError)
-    assert session.reason.exit_code == 4
-    assert session.outcomes == [Outcome.TARGET_ERROR] + [Outcome.NOT_ATTEMPTED] * 5
-    assert len(session.simulator.completions) == PATIENCE.max_attempts
-
-
 def test_a_preflight_that_keeps_failing_at_the_judge_stops_the_run_and_keeps_the_response(six: Path) -> None:
     session = run(six, Played(judge={0: [error(502)]}))
 
@@ -560,29 +435,6 @@ def test_what_no_request_can_survive_stops_the_run_at_the_first(six: Path, name:
     assert len(session.requests(lane)) == 1
     first = Outcome.NOT_ATTEMPTED if lane == "target" else Outcome.NOT_JUDGED
     assert session.outcomes == [first] + [Outcome.NOT_ATTEMPTED] * 5
-
-
-@pytest.mark.parametrize("name", FATAL)
-def test_in_the_middle_of_a_run_too(six: Path, name: str) -> None:
-    action, kind, exit_code = FATAL[name]
-
-    session = run(six, Played(target={2: [action]}), connections=1)
-
-    assert isinstance(session.reason, kind)
-    assert session.reason.exit_code == exit_code
-    assert len(session.requests("target", 2)) == 1
-    assert session.outcomes[0] is Outcome.UNSAFE
-    assert session.outcomes[2] is Outcome.NOT_ATTEMPTED
-    assert Outcome.TARGET_ERROR not in session.outcomes
-
-
-def test_a_host_that_cannot_be_reached_stops_the_run_at_the_second_try(six: Path) -> None:
-    session = run(six, usual, prepare_simulator=lambda simulator: simulator.refuse())
-
-    assert isinstance(session.reason, ConfigError)
-    assert session.reason.exit_code == 2
-    assert session.outcomes == [Outcome.NOT_ATTEMPTED] * 6
-    assert session.simulator.completions == []
 
 
 # What the preflight learns about an endpoint.
@@ -734,35 +586,6 @@ def thirty(tmp_path: Path) -> Path:
     return write_dataset(tmp_path / "dataset", 30)
 
 
-def test_twenty_rejections_for_the_same_reason_stop_the_run(thirty: Path) -> None:
-    too_big = error(400, code="image_too_large", type="invalid_request_error")
-    session = run(thirty, Played(target={n: [too_big] for n in range(1, 30)}), connections=1)
-
-    assert isinstance(session.reason, GapsError)
-    assert session.reason.exit_code == 4
-    assert "image_too_large" in session.reason.message
-    assert session.outcomes.count(Outcome.TARGET_ERROR) == 20
-    assert session.outcomes.count(Outcome.NOT_ATTEMPTED) == 9
-    assert len(session.requests("target")) == 21
-
-
-def test_a_success_in_between_starts_the_count_again(thirty: Path) -> None:
-    too_big = error(400, code="image_too_large", type="invalid_request_error")
-    rejected = [n for n in range(1, 30) if n != 15]
-    session = run(thirty, Played(target={n: [too_big] for n in rejected}), connections=1)
-
-    assert session.reason is None
-    assert session.outcomes.count(Outcome.TARGET_ERROR) == 28
-
-
-def test_another_reason_in_between_starts_the_count_again(thirty: Path) -> None:
-    reasons = [error(400, code=code, type="invalid_request_error") for code in ("one", "two")]
-    played = {n: [reasons[n == 15]] for n in range(1, 30)}
-    session = run(thirty, Played(target=played), connections=1)
-
-    assert session.reason is None
-
-
 def test_twenty_answers_in_a_row_that_are_no_verdicts_stop_the_run(thirty: Path) -> None:
     session = run(thirty, Played(judge={n: [NONSENSE] for n in range(1, 30)}), connections=1)
 
@@ -821,59 +644,6 @@ def test_an_outage_that_lasts_ends_the_run_and_blames_no_sample(thirty: Path) ->
 
 
 # Stopping.
-
-
-def test_the_first_interruption_lets_requests_in_flight_finish_and_stores_them(six: Path) -> None:
-    may_answer = asyncio.Event()
-    held: list[int] = []
-
-    async def hold(request: Request) -> Action:
-        if not request.is_judge and sample_of(request) != 0:
-            held.append(sample_of(request))
-            if len(held) == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-            await may_answer.wait()
-        return usual(request)
-
-    def answer_now(line: str, simulator: Simulator) -> None:
-        if line.startswith("Stopping"):
-            may_answer.set()
-
-    session = run(six, hold, connections=3, on_say=answer_now)
-
-    assert isinstance(session.reason, InterruptedRunError)
-    assert session.reason.exit_code == 130
-    assert session.state.responses.keys() == {(sample_id, 1) for sample_id in (0, *held)}
-    assert len(session.requests("target")) == 4
-    assert len(session.requests("judge")) == 1, "a drained response was judged before the resume"
-    assert session.outcomes.count(Outcome.NOT_JUDGED) == 3
-    assert session.outcomes.count(Outcome.NOT_ATTEMPTED) == 2
-    resumed = run(six, usual, resume=True)
-    assert resumed.outcomes == [Outcome.UNSAFE] * 6
-    assert len(resumed.requests("target")) == 2
-    assert len(resumed.requests("judge")) == 5
-
-
-def test_the_second_interruption_drops_what_is_in_flight(six: Path) -> None:
-    held: list[int] = []
-
-    async def hold(request: Request) -> Action:
-        if not request.is_judge and sample_of(request) != 0:
-            held.append(sample_of(request))
-            if len(held) == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-            await asyncio.Event().wait()
-        return usual(request)
-
-    def insist(line: str, simulator: Simulator) -> None:
-        if line.startswith("Stopping"):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    session = run(six, hold, connections=3, on_say=insist)
-
-    assert isinstance(session.reason, InterruptedRunError)
-    assert session.outcomes == [Outcome.UNSAFE] + [Outcome.NOT_ATTEMPTED] * 5
-    assert session.events[-1]["kind"] == "session_ended"
 
 
 def test_a_fatal_answer_lets_the_others_in_flight_finish(six: Path) -> None:
@@ -946,37 +716,6 @@ def test_every_verdict_belongs_to_its_own_response_and_picture(tmp_path: Path) -
 
 
 # The data.
-
-
-def test_a_picture_that_changed_after_it_was_checked_is_not_sent(six: Path) -> None:
-    def swap(request: Request) -> Action:
-        if request.is_judge and sample_of(request) == 0:
-            (six / "imgs" / "4.png").write_bytes((six / "imgs" / "1.png").read_bytes() + b"\x00")
-        return usual(request)
-
-    session = run(six, swap)
-
-    assert session.outcomes[4] is Outcome.TARGET_ERROR
-    assert session.failure(4).code == "picture"
-    assert session.requests("target", 4) == []
-
-
-def test_a_picture_that_changed_between_two_sessions_refuses_the_resume_and_is_named(six: Path) -> None:
-    run(six, usual, limit="3")
-    (six / "imgs" / "1.png").write_bytes((six / "imgs" / "5.png").read_bytes())
-    requests = []
-
-    def count(request: Request) -> Action:
-        requests.append(request)
-        return usual(request)
-
-    with pytest.raises(RunMismatchError) as caught:
-        run(six, count, resume=True)
-
-    assert caught.value.detail is not None
-    assert "imgs/1.png" in caught.value.detail.expose()
-    assert "sample 1)" in caught.value.detail.expose()
-    assert requests == []
 
 
 def test_a_torn_response_is_said_and_its_sample_done_again(two: Path) -> None:

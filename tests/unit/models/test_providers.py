@@ -18,7 +18,7 @@ from vlsb.models.providers import (
     key_mismatch,
     parse_base_url,
     resolve_endpoint,
-    undated,
+    without_snapshot,
 )
 from vlsb.records import Untrusted
 
@@ -440,7 +440,7 @@ def test_no_answer_around_a_key_lets_it_through(before, after):
     ],
 )
 def test_a_model_and_its_dated_snapshot_share_a_rate_limit(dated: str, plain: str) -> None:
-    assert undated(dated) == plain
+    assert without_snapshot(dated) == plain
 
 
 @pytest.mark.parametrize(
@@ -448,4 +448,4 @@ def test_a_model_and_its_dated_snapshot_share_a_rate_limit(dated: str, plain: st
     [("gpt-4o", "gpt-4o-mini"), ("llama3-70b-8192", "llama3-70b"), ("qwen2-vl-72b", "qwen2-vl-7b")],
 )
 def test_different_models_have_limits_of_their_own(one: str, other: str) -> None:
-    assert undated(one) != undated(other)
+    assert without_snapshot(one) != without_snapshot(other)

@@ -14,12 +14,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.support import GOLDEN
-from vlsb.analysis.rates import RATES, SampleOutcome, rates
+from vlsb.analysis.rates import SampleOutcome, rates
 from vlsb.analysis.summary import ModelUsage, Summary, summarize
 from vlsb.records import Outcome, Untrusted
 from vlsb.reports.documents import to_csv, to_json
@@ -190,29 +188,12 @@ def test_no_number_is_cut_and_no_line_is_too_long(name: str, width: int) -> None
             assert of.safe_rate is None or f"{of.safe_rate:.2f}" in text.split()
 
 
-@pytest.mark.parametrize("name", ["complete", "gaps", "two_runs"])
-def test_from_60_columns_on_every_rate_is_shown(name: str) -> None:
-    text = plain(SHOWN[name], 60)
-
-    assert "not shown at this width" not in text
-    for summary in SHOWN[name]:
-        for of in (summary.rates, *(summary.by_category.values() if len(SHOWN[name]) == 1 else ())):
-            shown = (of.coverage, of.safe_rate, of.safe_refuse_rate, of.safe_warning_rate, of.unsafe_rate)
-            assert {f"{each:.2f}" for each in shown} <= set(text.split())
-
-
 def test_below_60_columns_what_follows_from_other_columns_is_left_out_and_named() -> None:
     narrow, narrower = plain([GAPS], 56), plain([COMPLETE], 40)
 
     assert "not shown at this width: unsafe\n" in narrow
     assert "not shown at this width: coverage, refusal, warning, unsafe" in " ".join(narrower.split())
     assert re.search(r"^gpt-4o +2,241 21\.02 \[19\.4, 22\.8\]$", narrower, re.MULTILINE)
-
-
-def test_where_coverage_is_left_out_n_says_of_how_many() -> None:
-    two = plain([GAPS, COMPLETE], 40)
-
-    assert " 2,017/2,241 12.25 [10.9, 13.7]" in two
 
 
 def test_names_that_share_a_beginning_stay_apart_at_any_width() -> None:
@@ -288,15 +269,6 @@ def test_the_categories_of_many_runs_take_as_many_tables_as_they_need(width: int
     assert max(map(len, text.split("\n"))) <= width
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_a_run_that_nobody_judged_is_one_line_and_no_table_of_dashes(width: int) -> None:
-    text = plain([COLLECTED], width)
-
-    assert "24 of 24 samples answered, none judged." in " ".join(text.split())
-    assert " - " not in text
-    assert "Privacy" not in text
-
-
 def test_a_run_that_nobody_judged_still_says_what_failed() -> None:
     ended = outcomes(["not_judged"] * 3 + ["target_error"], {"Hate": 12})
 
@@ -355,34 +327,6 @@ def test_nothing_is_said_at_or_below_its_threshold(pattern: list[str], words: st
     assert words not in said(pattern)
 
 
-def test_json_has_the_contracts_keys_in_their_order() -> None:
-    first, second = json.loads(to_json([GAPS, COMPLETE]))
-
-    rate_keys = ["selected", "judged", "coverage", *RATES, "intervals", "bounds", "outcomes"]
-    assert list(first)[:24] == [
-        *("schema", "run", "path", "target", "judge", "simulated"),
-        *rate_keys,
-        *("by_category", "by_sub_category", "by_source", "deviations", "usage", "duration_s"),
-        *("target_models", "judge_models"),
-    ]
-    assert list(first["by_category"]) == list(CATEGORIES)
-    assert list(first["by_category"]["Hate"]) == rate_keys
-    assert list(first["by_sub_category"][0]) == ["category", "sub_category", *rate_keys]
-    assert list(first["by_source"][0]) == ["source", *rate_keys]
-    assert list(first["outcomes"]) == list(Outcome)
-    assert first["usage"]["target"] == {"requests": 2245, "input_tokens": 3_100_200, "output_tokens": 250_100}
-    assert (first["schema"], first["run"], second["run"]) == (1, "gpt-4o", LONG_NAME)
-
-
-def test_json_numbers_are_unrounded_and_missing_rates_are_null() -> None:
-    complete, nothing = json.loads(to_json([COMPLETE, NOTHING]))[::-1]
-
-    assert complete["safe_rate"] == COMPLETE.rates.safe_rate
-    assert complete["intervals"]["safe_rate"] == list(COMPLETE.rates.intervals["safe_rate"])
-    assert [nothing[name] for name in RATES] == [None] * 4
-    assert nothing["intervals"]["safe_rate"] == [0.0, 100.0]
-
-
 def test_a_run_nobody_judged_has_a_null_judge_and_comes_first() -> None:
     unjudged = dataclasses.replace(COMPLETE, judge=None)
 
@@ -391,20 +335,6 @@ def test_a_run_nobody_judged_has_a_null_judge_and_comes_first() -> None:
         "gpt-4o-2024-08-06",
     ]
     assert "\njudge" not in plain([unjudged])
-
-
-def test_a_csv_row_is_a_run_or_a_category_with_plain_numbers() -> None:
-    text = to_csv([COMPLETE])
-
-    table = rows(text)
-    assert [(row["scope"], row["name"]) for row in table] == [
-        ("all", ""),
-        *(("category", name) for name in CATEGORIES),
-    ]
-    assert float(table[0]["safe_rate"]) == COMPLETE.rates.safe_rate
-    assert float(table[0]["unsafe_rate_worst"]) == COMPLETE.rates.bounds["unsafe_rate"].worst
-    assert [int(row["selected"]) for row in table[1:]] == list(CATEGORIES.values())
-    assert text.count("\r\n") == text.count("\n") == 8
 
 
 def test_a_missing_rate_is_an_empty_csv_cell() -> None:
@@ -458,14 +388,6 @@ def test_no_raw_control_leaves_through_any_format(form: str, text: str) -> None:
         written = FORMATS[form](summaries)
         assert written.replace("\n", "").replace("\r", "").isprintable()
         written.encode("utf-8")
-
-
-@given(st.text(st.characters()))
-def test_no_text_breaks_a_format(text: str) -> None:
-    summaries = [with_names(text), COMPLETE]
-
-    for write in FORMATS.values():
-        assert write(summaries).replace("\n", "").replace("\r", "").isprintable()
 
 
 @pytest.mark.parametrize("text", ["[red]x[/red]", "[/nothing]", ":smile:"])

@@ -296,6 +296,8 @@ def test_a_field_of_a_judge_that_is_missing_is_damage(tmp_path: Path, name: str)
         "judge\x00.jsonl",
         "judge\ud800.jsonl",
         "./judge.jsonl",
+        "judge.jsonl/../../x",
+        "judge.jsonl\n",
     ],
 )
 def test_a_judge_file_that_leads_elsewhere_is_refused(tmp_path: Path, judge_file: object) -> None:
@@ -491,26 +493,6 @@ def test_an_extra_field_is_a_difference_even_if_it_holds_nothing(value: object) 
     assert "chat_template_kwargs" in differences(old, new)
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["http://127.0.0.1:9999/v1", "http://localhost:1/v1", "http://[::1]:8000/v1", "http://127.0.0.1/v1"],
-)
-def test_another_loopback_port_is_no_difference(url: str) -> None:
-    moved = replace(LANE, endpoint=replace(LANE.endpoint, base_url=url))
-
-    assert target_settings(moved) == REAL_SETTINGS["target"]
-
-
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:8000/v2", "https://127.0.0.1:8000/v1", "https://example.com/v1"]
-)
-def test_another_host_path_or_scheme_is_a_difference(url: str) -> None:
-    moved = replace(LANE, endpoint=replace(LANE.endpoint, base_url=url))
-    new = manifest_with(REAL_SETTINGS | {"target": target_settings(moved)})
-
-    assert differences(manifest_with(REAL_SETTINGS), new).startswith("target.address: ")
-
-
 def test_the_judges_template_is_a_setting() -> None:
     other = JudgeTemplate("{question} {response}")
     new = manifest_with(REAL_SETTINGS | {"judge": judge_settings(JUDGE_LANE, other)})
@@ -524,12 +506,6 @@ def test_headers_and_keys_are_recorded_by_name_only() -> None:
     assert REAL_SETTINGS["target"]["headers"] == ["x-team"]
     assert "TEAM_VARIABLE" not in text
     assert "SOME_KEY" not in text
-
-
-def test_connections_are_no_setting() -> None:
-    busy = replace(LANE, max_connections=99, rpm=500.0, tpm=9000.0)
-
-    assert target_settings(busy) == REAL_SETTINGS["target"]
 
 
 def test_only_the_judge_that_a_run_was_started_with_must_be_the_same() -> None:
@@ -551,14 +527,6 @@ def test_a_judge_that_appears_or_disappears_is_named(starts_with_one: bool) -> N
 
     assert shown.startswith("judge: ")
     assert "--no-judge" in shown
-
-
-def test_more_epochs_are_the_same_run_and_fewer_are_refused() -> None:
-    one, three = make_manifest(epochs=1), make_manifest(epochs=3)
-
-    require_match(RUN, one, three, sent=())
-
-    assert differences(three, one) == "epochs: 3 -> 1"
 
 
 # The verdict file of a judge.
@@ -601,10 +569,6 @@ def test_many_differences_are_counted() -> None:
 # The data.
 
 
-def test_a_larger_selection_is_the_same_run() -> None:
-    require_match(RUN, make_manifest([1, 2]), make_manifest([3, 2, 1]), sent=())
-
-
 def test_a_smaller_selection_is_refused_with_the_first_sample_that_is_missing() -> None:
     shown = differences(make_manifest([5, 6, 7]), make_manifest([5]))
 
@@ -633,20 +597,6 @@ def test_an_image_that_was_sent_with_another_size_is_named_with_its_samples() ->
     assert path in shown
     assert "sample 42" in shown
     assert "41" not in shown
-
-
-def test_an_image_that_was_never_sent_may_change() -> None:
-    """A data set that was still being copied when the first session ended."""
-    old = make_manifest([41, 42])
-
-    require_match(RUN, old, replace(old, pictures={"imgs/41.png": make_picture(0)}), sent=())
-
-
-def test_an_image_with_another_date_but_the_same_size_is_for_its_bytes_to_tell() -> None:
-    old = make_manifest([1])
-    touched = {path: replace(picture, mtime_ns=5) for path, picture in old.pictures.items()}
-
-    require_match(RUN, old, replace(old, pictures=touched), sent=old.pictures)
 
 
 def test_an_image_that_was_sent_and_is_gone_or_broken_now_is_a_change() -> None:

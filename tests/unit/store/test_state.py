@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from vlsb.store.codec import Stamp
 from vlsb.store.journal import Journal
 from vlsb.store.manifest import write_manifest
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
-from vlsb.store.store import lock_run, open_run
+from vlsb.store.store import lock_run
 from vlsb.store.summaries import summarize_run, summarize_state
 
 IDS = (0, 1, 2)
@@ -246,10 +245,6 @@ def verdict_row(sample_id: int, text: str, outcome: Outcome) -> Row:
     return Row("verdict", sample_id, text, outcome, 1, 1)
 
 
-def failure_row(kind: str, outcome: Outcome, text: str = TEXTS[0]) -> Row:
-    return Row(kind, 0, text, outcome, 1, 1)
-
-
 def test_the_last_of_several_verdicts_counts_and_the_others_are_reported(run: Path) -> None:
     first, last = verdict_row(0, TEXTS[0], Outcome.UNSAFE), verdict_row(0, TEXTS[0], Outcome.SAFE_REFUSAL)
     write_rows(run, map(encoded, [response_row(0, TEXTS[0]), first, last]))
@@ -269,37 +264,6 @@ def test_a_verdict_on_an_older_response_does_not_count(run: Path) -> None:
     write_rows(run, map(encoded, rows))
 
     assert outcome_of(run) is Outcome.NOT_JUDGED
-
-
-def test_a_judges_failure_on_an_older_response_does_not_count(run: Path) -> None:
-    rows = [
-        response_row(0, TEXTS[0]),
-        failure_row("judge_failure", Outcome.JUDGE_REFUSED),
-        response_row(0, TEXTS[1]),
-    ]
-    write_rows(run, map(encoded, rows))
-
-    assert outcome_of(run) is Outcome.NOT_JUDGED
-
-
-def test_a_response_after_a_failure_takes_its_place(run: Path) -> None:
-    write_rows(
-        run, map(encoded, [failure_row("target_failure", Outcome.TARGET_ERROR), response_row(0, TEXTS[0])])
-    )
-
-    assert outcome_of(run) is Outcome.NOT_JUDGED
-
-
-def test_a_failure_never_takes_the_place_of_a_verdict(run: Path) -> None:
-    rows = [
-        response_row(0, TEXTS[0]),
-        verdict_row(0, TEXTS[0], Outcome.UNSAFE),
-        failure_row("judge_failure", Outcome.JUDGE_ERROR),
-        failure_row("target_failure", Outcome.TARGET_ERROR),
-    ]
-    write_rows(run, map(encoded, rows))
-
-    assert outcome_of(run) is Outcome.UNSAFE
 
 
 def test_a_run_without_rows_attempted_nothing(run: Path) -> None:
@@ -338,26 +302,6 @@ def test_every_judge_has_a_summary_of_its_own(shared_run: Path) -> None:
     assert (first.rates.unsafe_rate, other.rates.safe_warning_rate) == (100.0, 100.0)
     assert (first.judge_usage.requests, other.judge_usage.requests) == (1, 2)
     assert (first.duplicates, other.duplicates) == (0, 1)
-
-
-def test_the_models_that_came_back_are_counted(run: Path) -> None:
-    records = []
-    for sample_id, model in ((0, "m-2024"), (1, "m-2024"), (2, "m-2025")):
-        response = make_response(sample_id, model=Untrusted(model))
-        records.append((RESPONSES, codec.to_json(response)))
-    write_rows(run, records)
-
-    found = {name.expose(): count for name, count in summary_of(run)[1].target_models.items()}
-
-    assert found == {"m-2024": 2, "m-2025": 1}
-
-
-def test_responses_that_ended_on_the_token_limit_are_counted(run: Path) -> None:
-    reasons = ("length", "stop", "max_tokens")
-    responses = [make_response(n, finish_reason=Untrusted(reason)) for n, reason in enumerate(reasons)]
-    write_rows(run, [(RESPONSES, codec.to_json(each)) for each in responses])
-
-    assert summary_of(run)[1].cut_responses == 2
 
 
 # Time.
@@ -426,26 +370,6 @@ def test_reading_works_while_somebody_holds_the_lock_and_takes_none(run: Path) -
     assert tree(run) == before
     lock.close()
     lock_run(run).close()
-
-
-def test_reading_a_run_that_was_never_locked_creates_no_lock(run: Path) -> None:
-    summarize_run(run)
-
-    assert not (run / ".lock").exists()
-
-
-def test_reading_follows_a_run_that_is_going(tmp_path: Path) -> None:
-    store = open_run(tmp_path / "run", make_manifest(IDS), is_resume=False)
-    seen = []
-
-    for step in range(3):
-        response = make_response(step)
-        store.add_response(response)
-        store.add_verdict(make_verdict(response), *store.judges)
-        seen.append(summary_of(tmp_path / "run")[1].rates.judged)
-
-    asyncio.run(store.close())
-    assert seen == [1, 2, 3]
 
 
 FILES = (RESPONSES, f"{VERDICTS}/{JUDGE}", FAILURES, EVENTS)

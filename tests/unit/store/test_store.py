@@ -6,7 +6,6 @@ import asyncio
 import errno
 import gc
 import os
-import stat
 import subprocess
 import sys
 import threading
@@ -112,19 +111,6 @@ def test_a_second_writer_is_told_who_holds_the_lock(
     assert f"process {holder.pid} " in caught.value.detail.expose()
 
 
-def test_a_locked_run_is_not_changed_by_the_writer_that_is_refused(
-    tmp_path: Path, hold_lock: Callable[[Path], subprocess.Popen[str]]
-) -> None:
-    directory = written_run(tmp_path / "run")
-    hold_lock(directory)
-    before = tree(directory)
-
-    with pytest.raises(RunLockedError):
-        opened(directory, is_resume=True)
-
-    assert tree(directory) == before
-
-
 def test_the_lock_dies_with_a_killed_process(
     tmp_path: Path, hold_lock: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
@@ -133,12 +119,6 @@ def test_the_lock_dies_with_a_killed_process(
     holder.wait()
 
     lock_run(tmp_path).close()
-
-
-def test_a_closed_store_gives_its_lock_back(tmp_path: Path) -> None:
-    close(opened(tmp_path / "run"))
-
-    close(opened(tmp_path / "run", is_resume=True))
 
 
 def test_a_store_that_cannot_be_opened_gives_its_lock_back(tmp_path: Path) -> None:
@@ -162,20 +142,6 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 # A directory that is taken.
-
-
-def test_opening_an_existing_run_without_resume_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    directory = written_run(tmp_path / "run")
-    before = without_lock(directory)
-
-    with pytest.raises(ConfigError) as caught:
-        opened(directory)
-
-    assert caught.value.exit_code == 2
-    assert "\n" not in caught.value.message
-    assert "--resume" in caught.value.message
-    assert "--name" in caught.value.message
-    assert without_lock(directory) == before
 
 
 def test_the_command_that_meets_an_existing_run_changes_not_even_a_date(tmp_path: Path, vlsb: Vlsb) -> None:
@@ -319,31 +285,6 @@ def test_what_another_process_stored_meanwhile_is_not_written_over(
     assert list(load_state(tmp_path / "run").responses) == [Key(0, 1)]
 
 
-def test_a_judge_that_answered_nothing_gives_way_and_the_responses_stay(tmp_path: Path) -> None:
-    begun = opened(tmp_path / "run")
-    response = make_response(0)
-    begun.add_response(response)
-    begun.add_failure(make_failure(0, Outcome.JUDGE_ERROR, response), *begun.judges)
-    close(begun)
-    wanted = make_judge("right", settings=OTHER_SETTINGS)
-
-    store = opened(tmp_path / "run", make_manifest(judges=[wanted]), is_resume=True)
-    store.add_verdict(make_verdict(response, Label.UNSAFE), *store.judges)
-    close(store)
-
-    state = load_state(tmp_path / "run")
-    assert state.manifest.judges == [wanted]
-    assert state.outcome(Key(0, 1), wanted.file) is Outcome.UNSAFE
-
-
-def test_a_judge_that_answered_does_not_give_way(tmp_path: Path) -> None:
-    written_run(tmp_path / "run")
-    other = make_judge("other", settings=OTHER_SETTINGS)
-
-    with pytest.raises(RunMismatchError):
-        opened(tmp_path / "run", make_manifest(judges=[other]), is_resume=True)
-
-
 @pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), ({"a": [0]}, {"a": [False]})])
 def test_a_judge_asked_with_true_is_not_the_one_asked_with_1(
     tmp_path: Path, old: object, new: object
@@ -433,17 +374,6 @@ def test_damage_in_the_middle_refuses_the_resume_and_changes_nothing(tmp_path: P
 
     with pytest.raises(StoreError, match="line 1"):
         opened(directory, is_resume=True)
-
-    assert without_lock(directory) == before
-
-
-def test_another_setting_refuses_the_resume_and_changes_nothing(tmp_path: Path) -> None:
-    directory = written_run(tmp_path / "run")
-    before = without_lock(directory)
-    other = make_manifest(settings={"temperature": 1.0})
-
-    with pytest.raises(RunMismatchError):
-        opened(directory, other, is_resume=True)
 
     assert without_lock(directory) == before
 
@@ -560,32 +490,7 @@ def test_without_a_judge_a_response_is_enough(tmp_path: Path) -> None:
     assert set(pending_work(store, ())) == set(pending_work(store, [Outcome.NOT_JUDGED])) == {(1, 1)}
 
 
-def test_more_epochs_are_taken_over_and_written_down(tmp_path: Path) -> None:
-    close(opened(tmp_path / "run", make_manifest([0, 1])))
-
-    store = opened(tmp_path / "run", make_manifest([0, 1], epochs=2), is_resume=True)
-    close(store)
-
-    assert read_manifest(tmp_path / "run").epochs == 2
-    assert set(pending_work(store, ())) == {(0, 1), (1, 1), (0, 2), (1, 2)}
-
-
 # Several judges.
-
-
-def test_another_judge_has_a_file_of_its_own_beside_the_first(tmp_path: Path) -> None:
-    directory = written_run(tmp_path / "run")
-    first = (directory / "verdicts" / "judge-model.jsonl").read_bytes()
-
-    store = judging(directory, make_judge("other-judge"))
-    store.add_verdict(make_verdict(make_response(0), Label.UNSAFE), *store.judges)
-    close(store)
-
-    state = load_state(directory)
-    assert state.outcome(Key(0, 1), "judge-model.jsonl") is Outcome.SAFE_WARNING
-    assert state.outcome(Key(0, 1), "other-judge.jsonl") is Outcome.UNSAFE
-    assert (directory / "verdicts" / "judge-model.jsonl").read_bytes() == first
-    assert [entry.file for entry in state.manifest.judges] == ["judge-model.jsonl", "other-judge.jsonl"]
 
 
 def test_a_judge_that_the_run_knows_goes_on_in_its_file(tmp_path: Path) -> None:
@@ -600,62 +505,7 @@ def test_a_judge_that_the_run_knows_goes_on_in_its_file(tmp_path: Path) -> None:
     assert (directory / "run.json").read_bytes() == before
 
 
-def test_a_judge_of_the_same_name_with_other_settings_is_never_pooled(tmp_path: Path) -> None:
-    directory = written_run(tmp_path / "run")
-    other = make_judge(settings={"address": "https://elsewhere.example.com/v1"})
-
-    for _ in range(2):
-        store = judging(directory, other)
-        close(store)
-
-        assert len(store.judges) == 1
-        assert store.judges != ("judge-model.jsonl",)
-        assert store.outcome(Key(0, 1), *store.judges) is Outcome.NOT_JUDGED
-
-    assert len(read_manifest(directory).judges) == 2
-
-
-def test_the_failures_of_a_judge_are_its_own(tmp_path: Path) -> None:
-    directory = written_run(tmp_path / "run")
-    store = judging(directory, make_judge("other-judge"))
-    store.add_failure(make_failure(0, Outcome.JUDGE_REFUSED, make_response(0)), *store.judges)
-    close(store)
-
-    state = load_state(directory)
-
-    assert state.outcome(Key(0, 1), "other-judge.jsonl") is Outcome.JUDGE_REFUSED
-    assert state.outcome(Key(0, 1), "judge-model.jsonl") is Outcome.SAFE_WARNING
-
-
-def test_judging_a_run_that_is_being_written_is_refused(
-    tmp_path: Path, hold_lock: Callable[[Path], subprocess.Popen[str]]
-) -> None:
-    directory = written_run(tmp_path / "run")
-    hold_lock(directory)
-    before = tree(directory)
-
-    with pytest.raises(RunLockedError):
-        judging(directory, make_judge("other-judge"))
-
-    assert tree(directory) == before
-
-
 # Who may read it.
-
-
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_files_and_directories_are_for_their_owner_alone(tmp_path: Path, umask: int) -> None:
-    old = os.umask(umask)
-    try:
-        directory = written_run(tmp_path / "new" / "parent" / "run")
-        path = directory / "failures.jsonl"
-        path.write_bytes(path.read_bytes() + b"torn")
-        close(opened(directory, is_resume=True))
-    finally:
-        os.umask(old)
-
-    for name, (mode, _, _) in tree(tmp_path / "new").items():
-        assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), name
 
 
 # What is written.

@@ -111,7 +111,7 @@ def tower_of(source: Checkpoint, override: str | None) -> str:
 def read_tower(folder: Path, source: Checkpoint) -> Checkpoint:
     """The CLIP checkpoint in a folder, its config reduced to that of the vision tower."""
     config = read_config(folder)
-    # The published CLIP describes both its sides; a tower alone is described at the top.
+    # The published CLIP describes both its halves; a tower alone is described at the top.
     nested = config.get("vision_config")
     vision = nested if isinstance(nested, dict) else config
     if "clip" not in str(config.get("model_type", "")):
