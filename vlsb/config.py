@@ -16,6 +16,8 @@ from vlsb.records import Stage
 
 OFFICIAL_SYSTEM_PROMPT = "You are a helpful assistant."
 OFFICIAL_TARGET_TOKENS = 128
+# What a target that thinks gets instead: the official 128 end before its answer begins.
+THINKING_TOKENS = 4096
 OFFICIAL_JUDGE_MODEL = "gpt-4o"
 # The official 128 cuts the explanation and fails the parse; the label comes first, so it cannot change.
 JUDGE_TOKENS = 512
@@ -116,6 +118,10 @@ class ModelSettings:
     `tpm` cap requests and tokens a minute. `protocol` is the paper's for this kind of target. `engine` is
     what can change an answer of a local engine, as JSON, and `deviations` where it leaves the paper's
     setting, in words; both are empty for any other endpoint.
+
+    `thinks` says that the model is known to reason before it answers; `thinking_tokens` are what one that
+    does gets for that and its answer, None for those of `sampling`. A judge with `sees_reasoning` is shown
+    what the target thought before its answer.
     """
 
     endpoint: Endpoint
@@ -127,6 +133,9 @@ class ModelSettings:
     protocol: TargetProtocol = OPENAI_PROTOCOL
     engine: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     deviations: tuple[str, ...] = ()
+    thinks: bool = False
+    thinking_tokens: int | None = None
+    sees_reasoning: bool = False
 
 
 SIMULATED_URL = "simulator:"

@@ -110,6 +110,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 admission=admission,
                 dialect=setup.dialects[name],
                 redactor=redactor,
+                thinking_tokens=settings.thinking_tokens,
             )
         yield clients
 

@@ -39,6 +39,7 @@ from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.judge import Judge
 from vlsb.judging.prompts import JudgeTemplate
+from vlsb.models.providers import is_hosted
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
 from vlsb.steps import OnProgress, ignore
 from vlsb.store.data_root import remember_data_root
@@ -244,7 +245,11 @@ def _by_path(samples: Iterable[Sample], pictures: Mapping[int, Picture | ImageEr
 
 
 def _guess(settings: ModelSettings) -> Dialect:
-    return first_guess(settings.endpoint.model)
+    guess = first_guess(settings.endpoint.model)
+    if not settings.thinks:
+        return guess
+    apart = is_hosted(settings.endpoint)
+    return replace(guess, thinks=True, thinks_apart=apart, max_tokens=settings.thinking_tokens)
 
 
 async def run_session(
@@ -446,5 +451,8 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
             f"Sample {event.sample_id} failed at the {event.stage} ({event.code}) with no other in hand to "
             "tell an outage by: counted as its own failure."
         )
+    elif event.kind == "thinks":
+        room = "" if event.limit is None else f" It may write {event.limit:,} tokens, which is recorded."
+        say(f"The {event.stage} thinks before it answers.{room}")
     elif event.kind == "dialect":
         say(f"The {event.stage} does not take {event.code}: asking without it, and recording that.")

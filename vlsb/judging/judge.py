@@ -103,7 +103,11 @@ class Judge:
     async def _ask(self, sample: Sample, picture: Picture, response: Response, sampling: Sampling) -> _Ask:
         prompt = Prompt(
             self._settings.system_prompt,
-            self._template.render(sample.instruction, response.text),
+            self._template.render(
+                sample.instruction,
+                response.text,
+                reasoning=response.reasoning if self._settings.sees_reasoning else None,
+            ),
             image_first=True,
             picture=picture,
             read_picture=partial(self._read_picture, sample, picture),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from vlsb.config import SIMULATED_URL, Endpoint, Party
@@ -93,6 +95,24 @@ def resolve_endpoint(
                 "meant for).",
             )
     return Endpoint(model, url, key_variable, headers)
+
+
+def thinking_fields(endpoint: Endpoint, *, thinks: bool) -> Mapping[str, Any]:
+    """The body fields that ask an endpoint's model to reason before it answers, or not to.
+
+    A server that is no known provider's is asked through its chat template, as vLLM and others take it.
+    """
+    host = urlsplit(endpoint.base_url).hostname or ""
+    if host.endswith("anthropic.com"):
+        return {"thinking": {"type": "enabled", "budget_tokens": 1024}} if thinks else {}
+    if is_hosted(endpoint):
+        return {"reasoning_effort": "medium" if thinks else "none"}
+    return {"chat_template_kwargs": {"enable_thinking": thinks}}
+
+
+def is_hosted(endpoint: Endpoint) -> bool:
+    """Whether this is a known provider's own service."""
+    return any(endpoint.base_url == provider.base_url for provider in PROVIDERS)
 
 
 def parse_base_url(text: str, *, allow_http: bool, flag: str) -> str:

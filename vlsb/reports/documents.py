@@ -82,6 +82,7 @@ def to_object(summary: Summary) -> dict[str, object]:
         "epochs": summary.epochs,
         "flip_share": summary.flip_share,
         "data_digest": summary.data_digest,
+        "thinking_cut": summary.thinking_cut,
     }
 
 
@@ -102,6 +103,7 @@ def _usage(usage: ModelUsage) -> dict[str, int]:
         "requests": usage.requests,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
     }
 
 

@@ -78,6 +78,7 @@ def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summ
         target_models=state.target_models(),
         judge_models=judged.models(),
         cut_responses=state.cut_responses,
+        thinking_cut=state.thinking_cut,
         duplicates=state.superseded + judged.superseded,
         notices=tuple(_notices(state, entry)),
         epochs=manifest.epochs,
@@ -126,7 +127,7 @@ def _stem(entry: JudgeEntry) -> str:
 
 
 def _usage(totals: ModelTotals) -> ModelUsage:
-    return ModelUsage(totals.requests, totals.input_tokens, totals.output_tokens)
+    return ModelUsage(totals.requests, totals.input_tokens, totals.output_tokens, totals.reasoning_tokens)
 
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
