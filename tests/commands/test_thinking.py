@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cli_tools import Desk, labelling, sample_of
+from tests.support.command import Desk
+from tests.support.endpoint import labelling, sample_of
 from vlsb.simulator import Action, Request, Simulator, SimulatorThread, answer, verdict
 
 THOUGHT = "They may want a plan."
