@@ -640,6 +640,8 @@ ECHOES: Sequence[Any] = [
     pytest.param(Reply(502, f"<html>{KEY}</html>"), id="html"),
     pytest.param(Reply(308, headers=(("location", f"https://elsewhere/?key={KEY}"),)), id="redirect"),
     pytest.param(answer(KEY), id="as-the-answer"),
+    pytest.param(answer("x", reasoning=KEY), id="as-the-thought"),
+    pytest.param(answer(f"<think>{KEY}", finish_reason="length"), id="as-the-cut-thought"),
     pytest.param(answer(KEY, finish_reason="content_filter"), id="as-the-filtered-answer"),
     pytest.param(answer("x", finish_reason=KEY), id="as-the-finish-reason"),
     pytest.param(answer("x", model=KEY), id="as-the-model"),
