@@ -119,7 +119,9 @@ def _read_choice(
         thought, answer = text, ""
     reasoning = "\n".join(each for each in (apart, thought or "") if each.strip())
     if not answer.strip() and not refusal.strip():
-        return _empty_decision(reasoning, reply, usage, is_cut_short=is_cut_short)
+        has_thought = bool(reasoning or usage.reasoning_tokens or _hidden_tokens(document.get("usage")))
+        code = THINKING_CUT if is_cut_short and has_thought else "empty_content"
+        return _empty_decision(code, reasoning, reply, usage, is_cut_short=is_cut_short)
     is_content = bool(answer.strip())
     flags = _flags(choice, answer, reason)
     return CompletionContent(
@@ -281,13 +283,22 @@ def _block_decision(
     )
 
 
-def _empty_decision(reasoning: str, reply: httpx.Response, usage: Usage, *, is_cut_short: bool) -> Decision:
+def _hidden_tokens(usage: object) -> int:
+    """Tokens in the total that are neither prompt nor answer: what Gemini thought, which it names nowhere."""
+    if not isinstance(usage, dict):
+        return 0
+    total, *parts = (_count(usage.get(f"{each}_tokens")) or 0 for each in ("total", "prompt", "completion"))
+    return max(0, total - sum(parts)) if parts[0] else 0
+
+
+def _empty_decision(
+    code: str, reasoning: str, reply: httpx.Response, usage: Usage, *, is_cut_short: bool
+) -> Decision:
     """No answer at all. A cut one would be cut again; any other empty turn is asked for once more."""
-    is_thought_cut = is_cut_short and bool(reasoning or usage.reasoning_tokens)
     return Decision(
         Fault.BAD_PAYLOAD,
-        THINKING_CUT if is_thought_cut else "empty_content",
-        Untrusted("cut inside its thinking" if is_thought_cut else "the answer has no text"),
+        code,
+        Untrusted("cut inside its thinking" if code == THINKING_CUT else "the answer has no text"),
         status=reply.status_code,
         ends_as="empty",
         max_retries=0 if is_cut_short else 1,

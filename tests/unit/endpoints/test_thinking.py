@@ -113,6 +113,19 @@ def test_an_unfinished_thought_in_the_text_is_no_answer(text: str) -> None:
     assert found.text.expose().startswith("Hm")
 
 
+@pytest.mark.parametrize(
+    ("total", "code"), [(928, "thinking_cut"), (800, "empty_content"), (None, "empty_content")]
+)
+def test_tokens_that_no_field_names_were_spent_on_a_thought(total: int | None, code: str) -> None:
+    body: Any = answer(None, finish_reason="length").body
+    body["usage"] = {"prompt_tokens": 800, "completion_tokens": 0, "total_tokens": total}
+
+    found = read_completion(httpx.Response(200, json=body), now=0)
+
+    assert isinstance(found, Decision)
+    assert found.code == code
+
+
 def test_a_thought_that_the_model_itself_never_ended_is_asked_for_once_more() -> None:
     found = read_nothing("<think>Hm.", finish_reason="stop")
 
