@@ -58,7 +58,12 @@ _FAILED_REASONS = frozenset(
 )
 THOUGHT_SPLIT = "thought_split"
 """The flag of a response whose thought came in its text, in front of the answer."""
-_THOUGHT_BEGINS, _THOUGHT_ENDS = "<think>", "</think>"
+# Of most models, of Kimi-VL and of Magistral.
+_THOUGHT_TAGS = (
+    ("<think>", "</think>"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("[THINK]", "[/THINK]"),
+)
 _LEAKED_MARKERS = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "</s>", "<|endoftext|>")
 
 
@@ -141,11 +146,14 @@ def split_thought(text: str) -> tuple[str | None, str]:
     A server without a parser for a model's reasoning gives `<think>thought</think>answer`, without the first
     tag where that is part of the prompt. A thought that does not end has no answer behind it.
     """
-    before, end, answer = text.partition(_THOUGHT_ENDS)
-    opened = before.lstrip().removeprefix(_THOUGHT_BEGINS)
-    if opened != before.lstrip():
-        return opened, answer
-    return (before, answer) if end and _THOUGHT_BEGINS not in before else (None, text)
+    for begins, ends in _THOUGHT_TAGS:
+        before, end, answer = text.partition(ends)
+        thought = before.lstrip().removeprefix(begins)
+        if thought != before.lstrip():
+            return thought, answer
+        if end and begins not in before:
+            return before, answer
+    return None, text
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:

@@ -43,6 +43,8 @@ def read_nothing(text: Any, **options: Any) -> Decision:
         ("<think>A <think> in it.</think>Yes.", "A <think> in it.", "Yes."),
         ("<think>Hm.", "Hm.", ""),
         ("<think></think>Yes.", "", "Yes."),
+        ("\u25c1think\u25b7Hm.\u25c1/think\u25b7Yes.", "Hm.", "Yes."),
+        ("[THINK]Hm.", "Hm.", ""),
         ("Yes.", None, "Yes."),
         (" <b>Yes</b> \n", None, " <b>Yes</b> \n"),
         ("It writes <think>so</think> first.", None, "It writes <think>so</think> first."),
