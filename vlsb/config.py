@@ -93,6 +93,8 @@ OPENAI_PROTOCOL = TargetProtocol(OFFICIAL_SYSTEM_PROMPT, image_first=False)
 class RetryPolicy:
     """How long to insist. Attempts and total time are both bounded; all durations in seconds.
 
+    `thinking_timeout_s` is for an attempt at a model that thinks: thousands of tokens take minutes where
+    many requests share an engine.
     A wait for a rate limit does not use up attempts; `sample_timeout_s` bounds it.
     `outage_timeout_s` is how long a run probes an endpoint that stopped answering, `probe_cap_s` the
     longest pause between two probes.
@@ -100,6 +102,7 @@ class RetryPolicy:
 
     max_attempts: int = 6
     attempt_timeout_s: float = 180
+    thinking_timeout_s: float = 600
     sample_timeout_s: float = 1800
     outage_timeout_s: float = 300
     backoff_s: float = 1

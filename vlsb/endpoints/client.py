@@ -163,7 +163,8 @@ class EndpointClient:
             self.timings.body.add(self._time.clock() - began)
             self._context.traffic.require_open()
             with self.admission.sending(attempts):
-                reply = await _reply(self._http.ask("/chat/completions", upload), attempts.timeout_s())
+                timeout_s = attempts.timeout_s(thinks=self.dialect.thinks)
+                reply = await _reply(self._http.ask("/chat/completions", upload), timeout_s)
             self.timings.add_exchange(upload.marks)
         finally:
             give_back()

@@ -431,9 +431,12 @@ def _selection(options: RunOptions) -> Selection:
 
 
 def _policy(options: RunOptions) -> config.RetryPolicy:
+    usual, attempt_s = config.RetryPolicy(), options.attempt_timeout
     return config.RetryPolicy(
         max_attempts=options.max_attempts,
-        attempt_timeout_s=options.attempt_timeout,
+        attempt_timeout_s=attempt_s,
+        # A timeout that the user chose is kept.
+        thinking_timeout_s=usual.thinking_timeout_s if attempt_s == usual.attempt_timeout_s else attempt_s,
         sample_timeout_s=options.sample_timeout,
         outage_timeout_s=options.outage_timeout,
         backoff_s=options.backoff,

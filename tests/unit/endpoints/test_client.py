@@ -132,6 +132,7 @@ async def lane(
     ca_bundle: Path | None = None,
     credentials: Credentials | None = None,
     guard: EngineGuard | None = None,
+    dialect: Dialect | None = None,
 ) -> AsyncIterator[ModelSettings]:
     credentials = credentials or Credentials(Secret(KEY))
     hours, traffic, events = Hours(), Traffic(), []
@@ -148,7 +149,7 @@ async def lane(
         guard=guard,
     )
     redactor = Redactor(credentials.secrets())
-    client = EndpointClient(party, http, admission=admission, dialect=Dialect(), redactor=redactor)
+    client = EndpointClient(party, http, admission=admission, dialect=dialect or Dialect(), redactor=redactor)
     try:
         yield ModelSettings(client, hours, traffic, events)
     finally:
@@ -419,6 +420,19 @@ def test_an_attempt_has_a_total_deadline(action):
 
     assert (told.requests, told.ended.decision.code) == (3, "timeout")
     assert told.ended.decision.fault is Fault.TRANSIENT
+
+
+def test_a_model_that_thinks_has_a_deadline_of_its_own():
+    policy = replace(POLICY, max_attempts=1, attempt_timeout_s=0.001, thinking_timeout_s=30.0)
+
+    async def scenario() -> Any:
+        async with (
+            Simulator(lambda request: answer("Yes.", delay_s=0.05)) as simulator,
+            lane(simulator.base_url, policy, dialect=Dialect(thinks=True)) as asked,
+        ):
+            return await asked.ask()
+
+    assert run(scenario()).text.expose() == "Yes."
 
 
 def test_a_slow_attempt_is_bounded_by_what_is_left_for_the_sample():
