@@ -47,13 +47,22 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Endpoint:
     """An OpenAI-compatible base URL with a model name and the name of a key variable.
 
-    `headers` are pairs (header name, name of the variable that holds its value).
+    `model` is the name as the user typed it, which every file and report shows; requests leave its `prefix`
+    out. `headers` are pairs (header name, name of the variable that holds its value). `provider` names a row
+    of `vlsb.models.providers`, empty for a server that is in no table.
     """
 
     model: str
     base_url: str
     key_variable: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    provider: str = ""
+    prefix: str = ""
+
+    @property
+    def request_model(self) -> str:
+        """The model's name as the provider wants it."""
+        return self.model.removeprefix(self.prefix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ _KILLED = Decision(
 )
 # No byte of the image left us.
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+_EITHER_FIELD = re.compile(r"\btemperature\b\W+and\W+top_p\b\W+cannot both be specified", re.IGNORECASE)
+_REFUSED_FIELD = re.compile(r"\b(temperature|top_p)\b\W+is (?:deprecated|not supported)", re.IGNORECASE)
 _STRUCTURED_WORDS = re.compile(r"response_format|json_schema|structured output|guided", re.IGNORECASE)
 _MODEL_LIST_TIMEOUT_S = 10.0
 
@@ -291,13 +293,22 @@ def adapt(dialect: Dialect, decision: Decision, *, sends_schema: bool) -> Dialec
         return None
     if decision.param == "max_tokens" and dialect.tokens_field == "max_tokens":
         return replace(dialect, tokens_field="max_completion_tokens")
-    if decision.param in OPTIONAL_FIELDS and decision.param not in dialect.unsent:
-        return replace(dialect, unsent=(*dialect.unsent, decision.param))
     words = decision.message.expose()
+    field = decision.param or _named_field(words)
+    if field in OPTIONAL_FIELDS and field not in dialect.unsent:
+        return replace(dialect, unsent=(*dialect.unsent, field))
     names_schema = decision.param.startswith("response_format") or _STRUCTURED_WORDS.search(words)
     if sends_schema and dialect.structured and names_schema:
         return replace(dialect, structured=False)
     return None
+
+
+def _named_field(words: str) -> str:
+    """The sampling field that a refusal complains about in words alone, empty for none (Anthropic's)."""
+    if _EITHER_FIELD.search(words):
+        return "top_p"
+    found = _REFUSED_FIELD.search(words)
+    return found[1] if found else ""
 
 
 async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:

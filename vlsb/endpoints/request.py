@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import pybase64
 
 from vlsb import strict_json
-from vlsb.config import Sampling
+from vlsb.config import Endpoint, Sampling
+from vlsb.models.providers import provider_of
 from vlsb.records import Picture, Untrusted
 
 _REASONING_NAMES = re.compile(r"(?:.*/)?(?:o[1-9](?:-.*)?|gpt-[5-9](?:[.\-].*)?)$")
@@ -66,11 +67,14 @@ class Dialect:
         }
 
 
-def first_guess(model: str) -> Dialect:
-    """The dialect that a model's name suggests; the preflight corrects it."""
-    if _REASONING_NAMES.match(model):
+def first_guess(endpoint: Endpoint) -> Dialect:
+    """The dialect that a model's name or its provider suggests; the preflight corrects it."""
+    if _REASONING_NAMES.match(endpoint.request_model):
         return Dialect(tokens_field="max_completion_tokens", unsent=OPTIONAL_FIELDS)
-    return Dialect()
+    provider = provider_of(endpoint)
+    if provider is None:
+        return Dialect()
+    return Dialect(provider.tokens_field, provider.unsent, provider.structured)
 
 
 def parse_dialect(described: Mapping[str, Any]) -> Dialect:

@@ -114,7 +114,7 @@ class Judge:
         )
 
         def compose(dialect: Dialect) -> Draft:
-            model = self._settings.endpoint.model
+            model = self._settings.endpoint.request_model
             return draft(
                 prompt, model=model, sampling=sampling, dialect=dialect, response_format=RESPONSE_FORMAT
             )
