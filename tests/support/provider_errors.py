@@ -403,6 +403,20 @@ ROWS = (
         },
         COPIES,
     ),
+    Row(
+        "Mistral",
+        200,
+        'content part of type "thinking"',
+        ANSWER,
+        stopped(
+            "stop",
+            [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "They want"}]},
+                {"type": "text", "text": "I can't help with that."},
+            ],
+        ),
+        "https://socket.dev/npm/package/@ai-sdk/mistral/diff/3.0.52",
+    ),
     Row("Mistral", 402, "status 402", QUOTA, {"detail": "Payment required"}, MISTRAL),
     Row(
         "Mistral",
@@ -960,24 +974,3 @@ ROWS = (
     # Zhipu
     by_reason("Zhipu", "sensitive", BLOCKED, "https://docs.bigmodel.cn/api-reference *"),
 )
-
-
-def table() -> str:
-    """The rows as the page shows them: for each provider and outcome what it sends, linked to its source."""
-    grouped: dict[tuple[str, Becomes], list[str]] = {}
-    for row in ROWS:
-        grouped.setdefault((row.provider, row.becomes), []).append(_linked(row))
-    lines = ["| provider | becomes | what it sends |", "| --- | --- | --- |"]
-    lines += [
-        f"| {provider} | {becomes} | {', '.join(sent)} |" for (provider, becomes), sent in grouped.items()
-    ]
-    return "\n".join(lines)
-
-
-def _linked(row: Row) -> str:
-    said = str(row.status) if row.spelling.startswith("status ") else f"{row.status} {row.spelling}"
-    address, _, note = row.source.partition(" ")
-    if not address.startswith("https:"):
-        return f"{said} ({row.source})"
-    note = note.replace("*", "\\*")
-    return f"[{said}]({address}) {note}".strip()

@@ -34,7 +34,7 @@ class CompletionContent:
 
 
 # Reasons that mean the provider withheld the answer; `refusal` is Anthropic's classifier stop. One row a
-# provider and spelling, with its source: docs/provider-errors.md.
+# provider and spelling, with its source: docs/providers.md.
 _BLOCKING_REASONS = frozenset(
     {
         "content_filter",

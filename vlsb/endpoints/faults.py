@@ -119,7 +119,7 @@ class ErrorBody:
         return " | ".join(part for part in (self.message, self.upstream) if part)
 
 
-# One row a provider and spelling, with its source: docs/provider-errors.md.
+# One row a provider and spelling, with its source: docs/providers.md.
 _QUOTA = frozenset(
     {
         "insufficient_quota",
