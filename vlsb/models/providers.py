@@ -82,7 +82,7 @@ class Provider:
         return any(host == each or host.endswith(f".{each}") for each in (*own, *self.hosts) if each)
 
 
-# Read on 2026-11-25 in stored copies of the pages named; docs/providers.md shows the table.
+# Read on 2026-11-25, in stored copies of the pages named or as public code quotes them.
 PROVIDERS = (
     Provider(
         "OpenAI",
@@ -99,7 +99,7 @@ PROVIDERS = (
         "model's own refusal may stand in `message.refusal`",
         limit_headers=_REQUESTS_AND_TOKENS,
         sources=("https://platform.openai.com/docs/api-reference/chat",),
-        remembered="which models take `reasoning_effort` `none`",
+        remembered="the row as a whole; which models take `reasoning_effort` `none`",
     ),
     Provider(
         "Anthropic",
@@ -226,7 +226,7 @@ PROVIDERS = (
         ),
         notes="its own router is `openrouter/openrouter/auto`; fields that an upstream does not take are "
         "dropped",
-        remembered="that fields are dropped; how a limit of a model that costs is named",
+        remembered="its errors; that fields are dropped; how a limit of a model that costs is named",
     ),
     Provider(
         "Together",
