@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DEADLINE_S, write_dataset
-from tests.support.e2e import sample_id
+from tests.support.datasets import write_dataset
+from tests.support.endpoint import sample_of
 from tests.support.provider_errors import ROWS, Becomes, Row
+from tests.support.waiting import DEADLINE_S
 from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, ModelSettings, RetryPolicy
 from vlsb.data import Selection
 from vlsb.endpoints.credentials import load_credentials
@@ -122,7 +123,7 @@ def once(rows: Sequence[Row]) -> Responder:
     def respond(request: Request) -> Reply:
         if request.is_judge:
             return verdict(3)
-        number = sample_id(request)
+        number = sample_of(request)
         met[number] += 1
         place = number - PREFLIGHT_SAMPLES
         if 0 <= place < len(rows) and met[number] == 1:
@@ -145,7 +146,7 @@ def test_every_published_reply_of_a_provider_becomes_what_the_table_says(
 
     ran = run(tmp_path, NAMES[provider][0], once(rows), PREFLIGHT_SAMPLES + len(rows))
 
-    sent = Counter(sample_id(each) for each in ran.requests if not each.is_judge)
+    sent = Counter(sample_of(each) for each in ran.requests if not each.is_judge)
     assert ran.reason is None
     assert all(ran.outcomes[number] is Outcome.UNSAFE for number in range(PREFLIGHT_SAMPLES))
     for number, row in enumerate(rows, PREFLIGHT_SAMPLES):
