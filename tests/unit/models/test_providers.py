@@ -17,11 +17,12 @@ from vlsb.models.providers import (
     SIMULATED_URL,
     address_for_manifest,
     describe_provider,
+    find_thinking,
     is_loopback,
     key_mismatch,
     parse_base_url,
-    provider_of,
     resolve_endpoint,
+    thinking_fields,
     without_snapshot,
 )
 from vlsb.records import Untrusted
@@ -175,13 +176,28 @@ def effort(word: str) -> dict[str, str]:
     ],
 )
 def test_thinking_is_switched_in_a_models_own_way(model, off, on):
-    endpoint = resolve(model)
-    provider = provider_of(endpoint)
-    assert provider is not None
-
-    found = provider.find_thinking(endpoint.request_model)
+    found = find_thinking(resolve(model))
 
     assert (found.off, found.on) == (off, on)
+
+
+def test_a_server_of_no_known_provider_is_told_through_its_chat_template():
+    endpoint = resolve("m", LOOPBACK[0])
+
+    fields = [thinking_fields(endpoint, thinks=thinks) for thinks in (False, True)]
+
+    assert fields == [{"chat_template_kwargs": {"enable_thinking": thinks}} for thinks in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("model", "thinks"), [("gemini-2.5-pro", False), ("gpt-4o", True), ("grok-4.5", False)]
+)
+def test_a_switch_that_a_model_does_not_have_is_refused_before_a_run(model, thinks):
+    with pytest.raises(ConfigError) as caught:
+        thinking_fields(resolve(model), thinks=thinks)
+
+    assert f"--thinking {'on' if thinks else 'off'}: " in caught.value.message
+    assert model in caught.value.message
 
 
 OWN_SAFETY = [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_LOW_AND_ABOVE"}]
