@@ -69,8 +69,11 @@ class Ran:
         return [each.json for each in self.requests if each.is_judge is is_judge]
 
 
-def run(directory: Path, name: str, responder: Responder, samples: int) -> Ran:
-    """A model as target and judge of a run, played by the simulator in its provider's place."""
+def run(directory: Path, name: str, responder: Responder, samples: int, **target: Any) -> Ran:
+    """A model as target and judge of a run, played by the simulator in its provider's place.
+
+    `target` are more settings of the target.
+    """
 
     async def whole() -> Ran:
         root = write_dataset(directory / "data", samples)
@@ -81,7 +84,7 @@ def run(directory: Path, name: str, responder: Responder, samples: int) -> Ran:
             keys = {endpoint.key_variable or "": KEY}
             plan = Plan(
                 directory=directory / "run",
-                target=ModelSettings(endpoint, OFFICIAL_TARGET_SAMPLING),
+                target=ModelSettings(endpoint, OFFICIAL_TARGET_SAMPLING, **target),
                 judge=ModelSettings(endpoint, OFFICIAL_JUDGE_SAMPLING),
                 template=official_template(),
                 data_root=root,
@@ -207,6 +210,14 @@ def test_claude_that_takes_neither_sampling_field_is_found_by_the_preflight(tmp_
     assert set(ran.outcomes.values()) == {Outcome.UNSAFE}
     assert ran.manifest["decision"]["unsent"] == ["top_p", "temperature"]
     assert any("top_p, temperature" in each for each in ran.manifest["deviations"])
+
+
+def test_claude_that_is_told_to_think_is_sent_no_sampling_field(tmp_path: Path) -> None:
+    ran = run(tmp_path, "claude-opus-4-6", once(()), 1, thinks=True, thinking_tokens=4096)
+
+    (target,) = ran.bodies(is_judge=False)
+    assert target.keys() == {"model", "messages", "max_tokens"}
+    assert target["max_tokens"] == 4096
 
 
 def test_the_safety_thresholds_of_gemini_are_recorded_and_none_are_sent(tmp_path: Path) -> None:
