@@ -381,6 +381,13 @@ async def _evaluate(
         target: Target | None = None
         if plan.target is not None:
             target = Target(plan.target, clients["target"], read_picture=images.read)
+            if means.engine is not None and means.engine.thinks and "target" not in settled:
+                clients["target"].dialect = replace(
+                    clients["target"].dialect,
+                    thinks=True,
+                    thinks_apart=means.engine.sets_thoughts_apart,
+                    max_tokens=plan.target.thinking_tokens,
+                )
         judges = {}
         if plan.judge is not None:
             (file,) = store.judges

@@ -141,6 +141,7 @@ def engine_wishes(options: RunOptions) -> Wishes:
         quantization=options.quantization,
         lora=Lora.parse(options.lora),
         trust_remote_code=options.trust_remote_code,
+        thinks={"on": True, "off": False}.get(options.thinking),
         max_tokens=options.max_tokens,
         engine=options.engine,
         engine_options=options.engine_options,

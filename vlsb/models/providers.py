@@ -447,11 +447,6 @@ def is_hosted(endpoint: Endpoint) -> bool:
     return provider is not None and provider.models is not None
 
 
-def is_hosted(model: str) -> bool:
-    """Whether a provider is known for a model's name."""
-    return any(provider.models.fullmatch(model) for provider in PROVIDERS)
-
-
 def parse_base_url(text: str, *, allow_http: bool, flag: str) -> str:
     """A usable base URL without its trailing slash; ConfigError says what is wrong with any other."""
     # Reports know providers too, and need no HTTP stack.
