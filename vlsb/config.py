@@ -18,6 +18,8 @@ OFFICIAL_SYSTEM_PROMPT = "You are a helpful assistant."
 OFFICIAL_TARGET_TOKENS = 128
 # What a target that thinks gets instead: the official 128 end before its answer begins.
 THINKING_TOKENS = 4096
+# What a dry run sends: enough to see how much samples differ, and one in a hundred of them all.
+FORECAST_SAMPLES = 20
 OFFICIAL_JUDGE_MODEL = "gpt-4o"
 # The official 128 cuts the explanation and fails the parse; the label comes first, so it cannot change.
 JUDGE_TOKENS = 512

@@ -165,11 +165,17 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the endpoint counted them; None where it did not say."""
+    """Tokens as the endpoint counted them; None where it did not say.
+
+    `reasoning_tokens` are part of the output, `cached_tokens` of the input: read from the provider's cache.
+    `thought_tokens` are in its total only, beside input and output: what Gemini thought.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    thought_tokens: int | None = None
 
     def __add__(self, other: Usage) -> Usage:
         """The sum; a count that neither gives stays unknown."""
@@ -181,6 +187,8 @@ class Usage:
             total(self.input_tokens, other.input_tokens),
             total(self.output_tokens, other.output_tokens),
             total(self.reasoning_tokens, other.reasoning_tokens),
+            total(self.cached_tokens, other.cached_tokens),
+            total(self.thought_tokens, other.thought_tokens),
         )
 
 

@@ -30,6 +30,20 @@ class ModelUsage:
     reasoning_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """US dollars for one model's tokens at list prices; `usd` is None where its price is unknown.
+
+    With `is_least` answers whose tokens nobody counted come on top. `source` and `as_of` are the price's.
+    """
+
+    model: Untrusted
+    usd: float | None = None
+    is_least: bool = False
+    source: str = ""
+    as_of: str = ""
+
+
 class SubCategoryRates(NamedTuple):
     """The rates of one (category, sub-category) pair."""
 
@@ -53,7 +67,8 @@ class Summary:
     responses that are missing because they ended on it inside their thinking. `duplicates` are rows of the
     run files that a later row of the same sample superseded. With several `epochs` every count is of
     responses, and `flip_share` is the percent of samples whose label changed between epochs. `data_digest` is
-    of the rows and images that were sent, None before every selected image was.
+    of the rows and images that were sent, None before every selected image was. A cost is None where nobody
+    charges for tokens: the model is simulated or on this machine.
     """
 
     run: Untrusted
@@ -79,6 +94,8 @@ class Summary:
     flip_share: float | None = None
     data_digest: str | None = None
     thinking_cut: int = 0
+    target_cost: ModelCost | None = None
+    judge_cost: ModelCost | None = None
 
 
 def summarize(
@@ -102,6 +119,8 @@ def summarize(
     epochs: int = 1,
     data_digest: str | None = None,
     thinking_cut: int = 0,
+    target_cost: ModelCost | None = None,
+    judge_cost: ModelCost | None = None,
 ) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
     by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category))
@@ -130,6 +149,8 @@ def summarize(
         flip_share=flip_share(outcomes) if epochs > 1 else None,
         data_digest=data_digest,
         thinking_cut=thinking_cut,
+        target_cost=target_cost,
+        judge_cost=judge_cost,
     )
 
 

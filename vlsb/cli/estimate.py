@@ -1,13 +1,17 @@
-"""What a run would cost, from one sample that went through target and judge (`--dry-run`)."""
+"""What a run would cost, from some samples that went through target and judge (`--dry-run`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import date
+from statistics import fmean
 from typing import TYPE_CHECKING
 
+from vlsb.analysis.forecast import Forecast, forecast_total
 from vlsb.endpoints.request import parse_dialect
+from vlsb.models.prices import Price, may_charge
 from vlsb.records import JUDGED, Outcome, Usage
-from vlsb.reports.figures import duration
+from vlsb.reports.figures import counted, dollars, duration
 
 if TYPE_CHECKING:
     from vlsb.config import ModelSettings
@@ -15,43 +19,50 @@ if TYPE_CHECKING:
     from vlsb.evaluation.session import Plan, SessionEnd
     from vlsb.store.state import RunState
 
-Measured = tuple[Usage, float]
+# What one completion took, and its seconds.
+_Measured = tuple[Usage, float]
 
 
-def estimate(state: RunState, end: SessionEnd, plan: Plan) -> str:
-    """The page: requests, tokens and time still to come, and what would be sent where."""
+def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> str:
+    """The page: requests, tokens, money and time still to come, and what would be sent where."""
     outcomes = [state.outcome(key, end.judge) for key in state.asked_for()]
     unanswered = sum(o is Outcome.NOT_ATTEMPTED or o is Outcome.TARGET_ERROR for o in outcomes)
     unjudged = sum(o not in JUDGED for o in outcomes)
     left = {"target": unanswered, "judge": unjudged}
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
+    prices, costs = plan.model_prices(today), {}
     for stage, settings in plan.models.items():
         tokens = settings.sampling.max_tokens
         if stage == "target" and (decision := state.manifest.decision) is not None:
             tokens = parse_dialect(decision).max_tokens or tokens
-        view, measured = end.models.get(stage), _last_usage(state, end, stage)
-        lines += _model(stage, settings, left[stage], measured, view, most_tokens=tokens)
+        measured = _measured(state, end, stage)
+        lines += _model(stage, settings, left[stage], measured, end.models.get(stage), most_tokens=tokens)
+        price = prices.get(stage)
+        if price is not None and measured:
+            costs[stage] = _costs(price, [usage for usage, _ in measured], left[stage])
+            lines.append(f"  cost      {_cost_text(*costs[stage])}")
+        elif price is None and may_charge(settings.endpoint):
+            lines.append(f"  cost      unknown: no price for {settings.endpoint.model}; --prices takes yours")
+    lines += _together([costs.get(stage) for stage in plan.models], [prices[stage] for stage in costs])
     lines.append(
-        "Nothing else was sent. The sample spent is kept; without --dry-run and with --resume it counts."
+        "Nothing else was sent. The samples spent are kept; without --dry-run and with --resume they count."
     )
     return "\n".join(lines)
 
 
-def _last_usage(state: RunState, end: SessionEnd, stage: str) -> Measured | None:
-    """Usage and latency of the model's last completion."""
+def _measured(state: RunState, end: SessionEnd, stage: str) -> list[_Measured]:
+    """Usage and latency of the model's completions, the last one last."""
     if stage == "target":
-        found = [(r.usage, r.latency_s) for r in state.responses.values()]
-    else:
-        rows = state.judged[end.judge].verdicts.values() if end.judge in state.judged else ()
-        found = [(v.usage, v.latency_s) for v in rows]
-    return found[-1] if found else None
+        return [(r.usage, r.latency_s) for r in state.responses.values()]
+    rows = state.judged[end.judge].verdicts.values() if end.judge in state.judged else ()
+    return [(v.usage, v.latency_s) for v in rows]
 
 
 def _model(
     stage: str,
     settings: ModelSettings,
     left: int,
-    measured: Measured | None,
+    measured: Sequence[_Measured],
     view: ModelView | None,
     *,
     most_tokens: int,
@@ -61,16 +72,20 @@ def _model(
     order = "text, then image" if stage == "target" else "image, then the judge's template"
     yield f"  sends     system prompt, {order}; at most {most_tokens} tokens back"
     yield f"  requests  {left:,}"
-    if measured is None:
-        yield "  tokens    unknown: the sample brought no answer"
+    if not measured:
+        yield "  tokens    unknown: no sample brought an answer"
         return
-    usage, latency_s = measured
-    if usage.input_tokens is None:
+    counted_usages = [usage for usage, _ in measured if usage.input_tokens is not None]
+    if not counted_usages:
         yield "  tokens    unknown: the endpoint reports no usage"
     else:
-        tokens_in, tokens_out = left * usage.input_tokens, left * (usage.output_tokens or 0)
-        yield f"  tokens    about {tokens_in:,} in, {tokens_out:,} out"
-    yield f"  time      about {_time(left, latency_s, view)}"
+        tokens_in = left * fmean(usage.input_tokens or 0 for usage in counted_usages)
+        tokens_out = left * fmean(
+            (usage.output_tokens or 0) + (usage.thought_tokens or 0) for usage in counted_usages
+        )
+        samples = counted(len(counted_usages), "sample")
+        yield f"  tokens    about {tokens_in:,.0f} in, {tokens_out:,.0f} out, from {samples}"
+    yield f"  time      about {_time(left, fmean(latency_s for _, latency_s in measured), view)}"
 
 
 def _time(left: int, latency_s: float, view: ModelView | None) -> str:
@@ -81,3 +96,51 @@ def _time(left: int, latency_s: float, view: ModelView | None) -> str:
     if view is not None and view.rpm is not None and left * 60 / view.rpm > seconds:
         seconds, limit = left * 60 / view.rpm, f"{view.rpm:,.0f} requests a minute"
     return f"{duration(seconds)} at {limit}"
+
+
+_Costs = tuple[Forecast | None, Forecast | None]
+
+
+def _costs(price: Price, usages: Sequence[Usage], left: int) -> _Costs:
+    """The rest's cost as it is sent, and through the provider's batch API."""
+    now = [usd for usage in usages if (usd := price.usd(usage)) is not None]
+    batch = [usd for usage in usages if (usd := price.batch_usd(usage)) is not None]
+    return forecast_total(now, left), forecast_total(batch, left)
+
+
+def _cost_text(now: Forecast | None, batch: Forecast | None) -> str:
+    if now is None:
+        return "unknown: the endpoint reports no usage"
+    as_batch = "the price of a batch is unknown" if batch is None else f"as a batch {_amount(batch)}"
+    return f"about {_amount(now)}; {as_batch}"
+
+
+def _amount(found: Forecast) -> str:
+    if found.low is None or found.high is None:
+        return dollars(found.total)
+    return f"{dollars(found.total)} (95 %: {dollars(found.low)} to {dollars(found.high)})"
+
+
+def _together(costs: Sequence[_Costs | None], prices: Sequence[Price]) -> Iterator[str]:
+    """The sum over models, where each is known, and where the prices are from.
+
+    Its interval adds the models' ends: wider than it need be, and right however their costs hang together.
+    """
+    yield ""
+    if len(costs) > 1 and all(costs):
+        now, batch = ([each[way] for each in costs if each is not None] for way in (0, 1))
+        yield f"together    {_cost_text(_sum(now), _sum(batch))}"
+    for price in dict.fromkeys(prices):
+        yield f"Prices of {price.as_of}, from {price.source}."
+
+
+def _sum(parts: Sequence[Forecast | None]) -> Forecast | None:
+    known = [each for each in parts if each is not None]
+    if len(known) < len(parts):
+        return None
+    lows = [each.low for each in known if each.low is not None]
+    highs = [each.high for each in known if each.high is not None]
+    has_ends = len(lows) == len(known)
+    return Forecast(
+        sum(each.total for each in known), sum(lows) if has_ends else None, sum(highs) if has_ends else None
+    )

@@ -105,6 +105,7 @@ ModelsFormat = Annotated[
         Option("How to write the list.", metavar="table|json", variable="VLSB_MODELS_FORMAT"),
     ),
 ]
+Prices = Annotated[Path | None, _run_option("prices")]
 Resume = Annotated[bool, _run_option("resume")]
 Revision = Annotated[str | None, _run_option("revision")]
 SubCategory = Annotated[list[str] | None, _run_option("sub_category")]

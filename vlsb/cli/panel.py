@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vlsb.endpoints.timings import Wait
 from vlsb.records import Outcome
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import duration
+from vlsb.reports.figures import dollars, duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -108,6 +108,8 @@ class Panel:
             Text(" · ".join(times), overflow="ellipsis", no_wrap=True),
             _table(rows, has_phases=width >= PHASES_FROM),
         ]
+        if spent := [f"{row.name} {_spent(row.view)}" for row in rows if row.view.used.input_tokens]:
+            lines.append(Text(f"tokens: {'; '.join(spent)}", style="dim", overflow="ellipsis", no_wrap=True))
         failures = [f"{row.name} {found}" for row in rows if (found := _failures(row.view.failures))]
         if failures:
             lines.append(Text(f"without a verdict: {'; '.join(failures)}", style="yellow"))
@@ -205,6 +207,12 @@ def _wait(view: ModelView, silent_s: float) -> tuple[str, bool]:
     if view.waits_for is Wait.CONNECTION:
         return "connections", False
     return "", False
+
+
+def _spent(view: ModelView) -> str:
+    """What a model's tokens of this session are, and their cost where that is known."""
+    tokens = f"{view.used.input_tokens or 0:,} in, {view.used.output_tokens or 0:,} out"
+    return tokens if view.usd is None else f"{tokens}, {dollars(view.usd)}"
 
 
 def _failures(failures: Mapping[Outcome, int]) -> str:

@@ -14,6 +14,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.models.prices import PriceTable, load_prices
 from vlsb.reports import documents, markdown
 from vlsb.reports.encode import for_terminal
 from vlsb.store.data_root import remembered_data_root
@@ -28,6 +29,7 @@ def report_command(
     report_format: opt.ReportFormat = "table",
     judge: opt.OfficialJudge = None,
     data_root: opt.OfficialDataRoot = None,
+    prices: opt.Prices = None,
 ) -> int:
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going."""
     screen = Screen()
@@ -36,7 +38,7 @@ def report_command(
         if is_official:
             text = _official(paths, judge, data_root, screen)
         else:
-            text = _report(paths, report_format, screen)
+            text = _report(paths, report_format, screen, load_prices(prices))
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
@@ -44,10 +46,10 @@ def report_command(
     return 0
 
 
-def _report(paths: list[Path], report_format: str, screen: Screen) -> str:
+def _report(paths: list[Path], report_format: str, screen: Screen, prices: PriceTable) -> str:
     if report_format not in _FORMATS:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
-    summaries = [summary for run in find_runs(paths) for summary in summarize_run(run)]
+    summaries = [summary for run in find_runs(paths) for summary in summarize_run(run, prices=prices)]
     for summary in summaries:
         if summary.judge is None and report_format == "table":
             screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")

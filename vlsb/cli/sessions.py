@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +42,7 @@ from vlsb.evaluation.session import (
     run_session,
 )
 from vlsb.evaluation.settings import Resolved, open_target, resolve_judging, run_directory
+from vlsb.models.prices import find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.terminal import render
@@ -102,6 +104,11 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
         error = ConfigError("--name is one run's; with several models each run has its model's name.")
         screen.error(error)
         return error.exit_code
+    try:
+        prices = load_prices(options.prices)
+    except ConfigError as error:
+        screen.error(error)
+        return error.exit_code
     codes = []
     for number, model in enumerate(models, 1):
         screen.notice(f"Model {number} of {len(models)}: {model}")
@@ -111,7 +118,7 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
     directories = [run_directory(replace(options, model=model)) for model in models]
     if runs := [each for each in directories if each is not None and is_run(each)]:
         width = shutil.get_terminal_size((80, 24)).columns
-        summaries = [summary for run in runs for summary in summarize_run(run)]
+        summaries = [summary for run in runs for summary in summarize_run(run, prices=prices)]
         screen.result(render(summaries, width=width, color=has_color(sys.stdout)))
     failed = next((code for code in codes if code), 0)
     if failed in _RESUMABLE and runs:
@@ -228,6 +235,10 @@ async def _spend(
                 endpoint, bearer = plan.models[stage].endpoint, given.bearer
                 if bearer is not None and (warning := key_mismatch(endpoint, bearer.reveal())):
                     screen.notice(f"Warning: {warning}.")
+            for name, settings in plan.models.items():
+                if (found := find_retirement(settings.endpoint)) is not None:
+                    notice = found.notice(name, settings.endpoint.model, datetime.now(UTC).date())
+                    screen.notice(f"Warning: {notice}")
             # Nobody named the folder this time: that of the run is used, and said.
             if command.options.data_root is None and plan.data_root not in (None, mini_root()):
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")
@@ -251,11 +262,11 @@ def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan,
     """What came of the session on stdout; where it is and what to type next on stderr."""
     if end.reason is None and end.pending == 0:
         screen.notice(_nothing_left(state, end))
-    if plan.only_preflight and end.reason is None:
-        screen.result(estimate(state, end, plan))
+    if plan.is_dry_run and end.reason is None:
+        screen.result(estimate(state, end, plan, today=datetime.now(UTC).date()))
         screen.notice(f"Do the rest with: {shlex.join(command.go_on)}")
         return
-    summary = summarize_state(state, plan.directory, end.judge)
+    summary = summarize_state(state, plan.directory, end.judge, prices=plan.prices)
     if end.judge is None:
         if state.responses:
             screen.result(_unjudged_line(state, plan))
@@ -301,7 +312,7 @@ def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[s
 
 def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) -> VlsbError | None:
     """An error if more is missing than allowed: verdicts, or responses where nobody judges."""
-    if plan.only_preflight:
+    if plan.is_dry_run:
         return None
     outcomes = [state.outcome(key, end.judge) for key in state.asked_for()]
     if plan.target is None:

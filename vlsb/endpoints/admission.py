@@ -26,6 +26,7 @@ from vlsb.endpoints.retry import Attempts
 from vlsb.endpoints.timings import HeadOfLine, Timings, Wait
 from vlsb.endpoints.traffic import Clock, Event, RunContext
 from vlsb.errors import GapsError, OutageError
+from vlsb.models.prices import Price
 from vlsb.models.providers import without_snapshot
 from vlsb.records import Untrusted, Usage
 
@@ -309,7 +310,8 @@ class AdmissionState:
 
     `limit` of `ceiling` connections are allowed now, for the reason that `phase` says; `pause_s` is left of
     a rate-limit pause; `rpm` and `tpm` are in force; `waits_for` is why the next request has not left.
-    `requests` were sent so far, `answered` of them brought an answer, `rate_limited` a 429.
+    `requests` were sent so far, `answered` of them brought an answer, `rate_limited` a 429. `used` are their
+    tokens, `usd` what these cost, None where that is unknown.
     """
 
     in_flight: int
@@ -325,12 +327,15 @@ class AdmissionState:
     requests: int
     answered: int
     rate_limited: int
+    used: Usage
+    usd: float | None
 
 
 class Admission:
     """One endpoint's way out: `admit` waits, `report` learns from replies, `state` says what is waited for.
 
     `has_served` says that the model has answered something. Two of one `account` share its rate limits.
+    What requests cost is known where they have a `price`.
     """
 
     def __init__(
@@ -341,6 +346,7 @@ class Admission:
         account: Account,
         connections: ConnectionLimit,
         guard: EngineGuard | None = None,
+        price: Price | None = None,
     ) -> None:
         self.context = context
         self.account = account
@@ -356,6 +362,8 @@ class Admission:
         self._health = Health(context.time.clock)
         self._in_flight = 0
         self._requests = self._answered = self._rate_limited = 0
+        self._price = price
+        self._used = Usage()
         self._line = Line()
         self._changed = asyncio.Event()
         # Samples in hand, those of them whose fate hangs on others, and what wakes these.
@@ -388,6 +396,8 @@ class Admission:
             requests=self._requests,
             answered=self._answered,
             rate_limited=self._rate_limited,
+            used=self._used,
+            usd=None if self._price is None else self._price.usd(self._used) or 0.0,
         )
 
     # Waiting.
@@ -527,6 +537,7 @@ class Admission:
         True if the model served it, be it with nothing. Raises GapsError when there is no use in waiting.
         """
         self.account.rates.read_headers(admitted.departure, limits)
+        self._count_tokens(result if isinstance(result, Usage) else result.usage, result)
         if isinstance(result, Usage):
             self._answered += 1
             usage, is_served = result, True
@@ -548,6 +559,15 @@ class Admission:
             self._connections.count_success(in_flight=self._in_flight, is_retry=admitted.is_retry)
             self._report_limit("")
         return is_served
+
+    def _count_tokens(self, usage: Usage, result: Usage | Decision) -> None:
+        self._used += usage
+        if self._price is None:
+            return
+        traffic, usd = self.context.traffic, self._price.usd(usage)
+        traffic.spent_usd += usd or 0.0
+        if usd is None and isinstance(result, Usage):
+            traffic.uncounted = traffic.uncounted or self._name
 
     def _count_refusal(self, admitted: Pass, decision: Decision) -> None:
         self._rate_limited += 1

@@ -124,7 +124,7 @@ def _read_choice(
         thought, answer = text, ""
     reasoning = "\n".join(each for each in (apart, thought or "") if each.strip())
     if not answer.strip() and not refusal.strip():
-        has_thought = bool(reasoning or usage.reasoning_tokens or _hidden_tokens(document.get("usage")))
+        has_thought = bool(reasoning or usage.reasoning_tokens or usage.thought_tokens)
         code = THINKING_CUT if is_cut_short and has_thought else "empty_content"
         return _empty_decision(code, reasoning, reply, usage, is_cut_short=is_cut_short)
     is_content = bool(answer.strip())
@@ -173,11 +173,21 @@ def read_usage(usage: object) -> Usage:
     """Token counts where they are counts; anything else is absent."""
     if not isinstance(usage, dict):
         return Usage()
-    details = usage.get("completion_tokens_details")
-    reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    return Usage(
-        _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(reasoning)
+    input_tokens, output_tokens, total = (
+        _count(usage.get(f"{each}_tokens")) for each in ("prompt", "completion", "total")
     )
+    thought = (total or 0) - (input_tokens or 0) - (output_tokens or 0)
+    return Usage(
+        input_tokens,
+        output_tokens,
+        _detail(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        _detail(usage.get("prompt_tokens_details"), "cached_tokens") or None,
+        thought if thought > 0 and input_tokens else None,
+    )
+
+
+def _detail(details: object, name: str) -> int | None:
+    return _count(details.get(name)) if isinstance(details, dict) else None
 
 
 def _count(value: object) -> int | None:
@@ -289,14 +299,6 @@ def _block_decision(
         text=Untrusted(text) if text else None,
         details={"content_filter_results": filters} if isinstance(filters, dict) else None,
     )
-
-
-def _hidden_tokens(usage: object) -> int:
-    """Tokens in the total that are neither prompt nor answer: what Gemini thought, which it names nowhere."""
-    if not isinstance(usage, dict):
-        return 0
-    total, *parts = (_count(usage.get(f"{each}_tokens")) or 0 for each in ("total", "prompt", "completion"))
-    return max(0, total - sum(parts)) if parts[0] else 0
 
 
 def _empty_decision(

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from vlsb.config import UPLOAD_BYTES, RetryPolicy
-from vlsb.errors import GapsError
+from vlsb.errors import ConfigError, GapsError
 from vlsb.records import Stage
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -34,12 +34,16 @@ class Traffic:
     """Which tasks have a request in flight, and whether new ones may start.
 
     `is_doomed` comes before `is_stopping`: what ends the run is known, and being put into words.
-    `left` is how many requests may still be sent; None for any number.
+    `left` is how many requests may still be sent, `most_usd` what they may cost; None for any number.
     """
 
     is_stopping: bool = False
     is_doomed: bool = False
     left: int | None = None
+    most_usd: float | None = None
+    spent_usd: float = 0.0
+    # Who gave an answer without counting its tokens: nobody knows what that cost.
+    uncounted: str | None = None
     in_flight: set[asyncio.Task[object]] = field(default_factory=set)
 
     def require_open(self) -> None:
@@ -48,7 +52,21 @@ class Traffic:
             raise StoppedError
 
     def spend_one(self) -> None:
-        """Count a request that is about to leave; raises GapsError when none is left."""
+        """Count a request that is about to leave; raises GapsError when none is left, or no money.
+
+        What is in flight by then may still cost something. Raises ConfigError where nobody can tell the cost.
+        """
+        if self.most_usd is not None:
+            if self.uncounted is not None:
+                raise ConfigError(
+                    f"{self.uncounted}: its answers do not say how many tokens they took, so --max-cost "
+                    "cannot be held. Use --max-requests instead."
+                )
+            if self.spent_usd >= self.most_usd:
+                raise GapsError(
+                    f"--max-cost is reached: ${self.spent_usd:,.4f} in this session. Everything finished is "
+                    "stored."
+                )
         if self.left is not None:
             if self.left <= 0:
                 raise GapsError("--max-requests is reached. Everything finished is stored.")

@@ -30,6 +30,7 @@ from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.rates import Caps
 from vlsb.endpoints.request import Dialect
 from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
+from vlsb.models.prices import Price
 from vlsb.records import Stage
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class ClientSetup:
     models: Mapping[str, ModelSettings]
     credentials: Mapping[str, Credentials]
     dialects: Mapping[str, Dialect]
+    prices: Mapping[str, Price]
     policy: RetryPolicy
     ca_bundle: Path | None
     transport: str
@@ -103,6 +105,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 account=account,
                 connections=limits[name],
                 guard=guards.get(name),
+                price=setup.prices.get(name),
             )
             clients[name] = EndpointClient(
                 Party(stage, replace(settings.endpoint, base_url=url)),

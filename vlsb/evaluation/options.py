@@ -170,11 +170,24 @@ class RunOptions:
         ),
     ] = 1
     no_judge: Annotated[bool, Option("Only collect responses.", HelpPanel.RUN)] = False
-    dry_run: Annotated[bool, Option("Send one sample, then say what the rest would cost.", HelpPanel.RUN)] = (
+    dry_run: Annotated[bool, Option("Send 20 samples, then say what the rest would cost.", HelpPanel.RUN)] = (
         False
     )
     max_requests: Annotated[
         int | None, Option("Stop after so many requests; resumable.", HelpPanel.RUN, metavar="N", min=1)
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        Option(
+            "Stop when this session has cost so many dollars; resumable.",
+            HelpPanel.RUN,
+            metavar="USD",
+            min=0,
+        ),
+    ] = None
+    prices: Annotated[
+        Path | None,
+        Option("Your own prices instead of ours, as JSON.", HelpPanel.RUN, metavar="FILE"),
     ] = None
     max_connections: Annotated[
         int | None,

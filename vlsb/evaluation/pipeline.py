@@ -117,13 +117,11 @@ class Pipeline:
         # How each was asked when its first sample got through: verified, whatever was tried since.
         self._verified: dict[str, Dialect] = {}
 
-    async def run(
-        self, works: Sequence[Work], *, settled: Mapping[str, Dialect], only_preflight: bool = False
-    ) -> None:
+    async def run(self, works: Sequence[Work], *, settled: Mapping[str, Dialect]) -> None:
         """Evaluate everything pending. Whoever is in `settled` keeps the dialect of an earlier session."""
         preflight = sorted(works, key=lambda work: work.response is not None)[:PREFLIGHT_SAMPLES]
-        done = await self._preflight(preflight[:1] if only_preflight else preflight, settled)
-        if self._shutdown.reason is None and not only_preflight:
+        done = await self._preflight(preflight, settled)
+        if self._shutdown.reason is None:
             rest = [work for work in works if work.key not in done]
             verified = set(self._verified)
             try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.timings import Wait
-from vlsb.records import JUDGED, Key, Outcome, Untrusted
+from vlsb.records import JUDGED, Key, Outcome, Untrusted, Usage
 from vlsb.store.store import RunStore
 
 _WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
@@ -19,7 +19,7 @@ class ModelView:
     """Target or judge at a moment. `done` counts what it finished, earlier sessions included.
 
     `answered` counts requests of this session that brought an answer; `waits_for` is why the next one has
-    not been sent.
+    not been sent. `used` are this session's tokens, `usd` what they cost, None where that is unknown.
     """
 
     done: int
@@ -34,6 +34,8 @@ class ModelView:
     rpm: float | None
     tpm: float | None
     failures: Mapping[Outcome, int]
+    used: Usage = Usage()
+    usd: float | None = None
 
 
 @dataclass(slots=True)
@@ -129,4 +131,6 @@ class Progress:
             rpm=state.rpm,
             tpm=state.tpm,
             failures={o: n for o, n in self.failed.items() if o.value.startswith(f"{name}_")},
+            used=state.used,
+            usd=state.usd,
         )

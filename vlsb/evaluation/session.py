@@ -7,15 +7,15 @@ drift); `run_session` spends money. All leave the directory valid on every path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsb._version import __version__
-from vlsb.config import ModelSettings, RetryPolicy
+from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, select
 from vlsb.endpoints.admission import Accounts
 from vlsb.endpoints.credentials import Credentials
@@ -39,6 +39,7 @@ from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.judge import Judge
 from vlsb.judging.prompts import JudgeTemplate
+from vlsb.models.prices import Price, PriceTable, load_prices
 from vlsb.models.providers import describe_provider, find_thinking, is_hosted
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
 from vlsb.steps import OnProgress, ignore
@@ -57,8 +58,8 @@ class Plan:
 
     Without a `data_root` the data set comes from the Hugging Face Hub. Without a `target` stored responses
     are judged; without a `judge` responses are only collected.
-    `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample. `profile` is
-    the file for where its time went.
+    `max_requests` and `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run` when there is
+    enough to forecast the costs from. `profile` is the file for where the session's time went.
     """
 
     directory: Path
@@ -77,13 +78,20 @@ class Plan:
     transport: str = "auto"
     profile: Path | None = None
     max_requests: int | None = None
-    only_preflight: bool = False
+    max_cost: float | None = None
+    prices: PriceTable = field(default_factory=load_prices)
+    is_dry_run: bool = False
 
     @property
     def models(self) -> dict[str, ModelSettings]:
         """The models that this session uses, by name."""
         both: dict[str, ModelSettings | None] = {"target": self.target, "judge": self.judge}
         return {stage: settings for stage, settings in both.items() if settings is not None}
+
+    def model_prices(self, day: date) -> dict[str, Price]:
+        """What the models cost on a day, by name; none for those whose price is unknown."""
+        found = {name: self.prices.find(settings.endpoint, day) for name, settings in self.models.items()}
+        return {name: price for name, price in found.items() if price is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,13 +281,14 @@ async def run_session(
     Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
     """
     plan = prepared.plan
-    traffic = Traffic(left=plan.max_requests)
+    traffic = Traffic(left=plan.max_requests, most_usd=plan.max_cost)
     shutdown = Shutdown(traffic, say=listeners.say, last_words=listeners.last_words)
     models: dict[str, ModelView] = {}
     profile: Profile | None = None
     with shutdown.listening() if listeners.owns_signals else nullcontext():
         store = await _open_store(prepared)
         works: list[Work] = []
+        pending = 0
         ended = "complete"
         try:
             if plan.data_root is not None:
@@ -290,6 +299,9 @@ async def run_session(
                     "again."
                 )
             works = _pending_works(prepared, store)
+            pending = len(works)
+            if plan.is_dry_run:
+                works = _spread(works, FORECAST_SAMPLES - (len(list(store.state.asked_for())) - pending))
             store.start(shutdown.stop)
             store.add_event(
                 "session_started",
@@ -319,7 +331,7 @@ async def run_session(
                 await store.close()
         limit = None if profile is None else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
-    return SessionEnd(shutdown.reason or unwritten, next(iter(store.judges), None), len(works), models, limit)
+    return SessionEnd(shutdown.reason or unwritten, next(iter(store.judges), None), pending, models, limit)
 
 
 async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | None) -> StoreError | None:
@@ -355,6 +367,15 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
     return [work for work in works if prepared.plan.target is not None or work.response is not None]
 
 
+def _spread(works: Sequence[Work], count: int) -> list[Work]:
+    """`count` of the works, evenly over categories and sub-categories; in their order."""
+    if count >= len(works):
+        return list(works)
+    strata = sorted(works, key=lambda work: (work.sample.category, work.sample.sub_category, work.key))
+    keys = {strata[(2 * place + 1) * len(strata) // (2 * count)].key for place in range(count)}
+    return [work for work in works if work.key in keys]
+
+
 async def _evaluate(
     prepared: Prepared, store: RunStore, works: list[Work], means: Means
 ) -> tuple[dict[str, ModelView], Profile]:
@@ -364,6 +385,7 @@ async def _evaluate(
         models=plan.models,
         credentials=dict(means.credentials.items()),
         dialects={name: settled.get(name, _guess(settings)) for name, settings in plan.models.items()},
+        prices=plan.model_prices(datetime.now(UTC).date()),
         policy=plan.policy,
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,
@@ -411,7 +433,7 @@ async def _evaluate(
         )
         watcher = asyncio.create_task(listeners.watch(progress))
         try:
-            await pipeline.run(works, settled=settled, only_preflight=plan.only_preflight)
+            await pipeline.run(works, settled=settled)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -27,6 +28,7 @@ from vlsb.evaluation.protocol import safe_name
 from vlsb.evaluation.session import Plan
 from vlsb.judging.prompts import JudgeTemplate, load_template, official_template
 from vlsb.models.catalog import find_profile, name_of_place
+from vlsb.models.prices import load_prices
 from vlsb.models.profile import FAMILIES, ModelProfile
 from vlsb.models.providers import ENGINE_URL, resolve_endpoint, thinking_fields
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
@@ -198,9 +200,10 @@ def _resolve_run(
         selection=selection,
         epochs=options.epochs,
         is_resume=options.resume,
-        only_preflight=options.dry_run,
+        is_dry_run=options.dry_run,
         **settings,
     )
+    _require_prices(plan)
     return Resolved(plan, credentials)
 
 
@@ -219,7 +222,20 @@ def _resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, s
     credentials = _credentials({"judge": judge}, environment, problems)
     problems.raise_if_any()
     plan = Plan(directory=run, target=None, judge=judge, selection=Selection(), **settings)
+    _require_prices(plan)
     return Resolved(plan, credentials)
+
+
+def _require_prices(plan: Plan) -> None:
+    """ConfigError where money is limited and nobody knows what a model costs; an engine of ours is free."""
+    known = plan.model_prices(datetime.now(UTC).date())
+    for name, settings in plan.models.items():
+        is_free = settings.endpoint.base_url in (config.SIMULATED_URL, ENGINE_URL)
+        if plan.max_cost is not None and name not in known and not is_free:
+            raise ConfigError(
+                f"--max-cost: no price is known for {settings.endpoint.model} at "
+                f"{settings.endpoint.base_url}. Pass its price with --prices FILE, or use --max-requests."
+            )
 
 
 class _Problems:
@@ -266,6 +282,8 @@ def _shared_settings(
         "transport": problems.of(lambda: _choice(options, "transport", *TRANSPORTS)),
         "profile": problems.of(lambda: _profile(options)),
         "max_requests": options.max_requests,
+        "max_cost": options.max_cost,
+        "prices": problems.of(lambda: load_prices(options.prices)),
     }
 
 

@@ -1,8 +1,8 @@
 """Summaries for other programs: JSON and CSV, with unrounded numbers.
 
 JSON is always a list, and ASCII: a lone surrogate or an invisible character in a name arrives as its
-escape. Counts of thinking are in it where there are any. CSV is lossy: what a spreadsheet would execute is
-disarmed.
+escape. Counts of thinking are in it where there are any, costs where anybody charges. CSV is lossy: what a
+spreadsheet would execute is disarmed.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def to_object(summary: Summary) -> dict[str, object]:
         "flip_share": summary.flip_share,
         "data_digest": summary.data_digest,
         **({"thinking_cut": summary.thinking_cut} if summary.thinking_cut else {}),
+        **_costs(summary),
     }
 
 
@@ -106,6 +107,25 @@ def _usage(usage: ModelUsage) -> dict[str, int]:
         "output_tokens": usage.output_tokens,
         **({"reasoning_tokens": usage.reasoning_tokens} if usage.reasoning_tokens else {}),
     }
+
+
+def _costs(summary: Summary) -> dict[str, object]:
+    """US dollars by side, null where a price is unknown; nothing where nobody charges for tokens."""
+    costs = {"target": summary.target_cost, "judge": summary.judge_cost}
+    charged = {stage: cost for stage, cost in costs.items() if cost is not None}
+    if not charged:
+        return {}
+    known = [cost.usd for cost in charged.values() if cost.usd is not None]
+    found: dict[str, object] = {
+        stage: {
+            "usd": cost.usd,
+            "is_least": cost.is_least,
+            "source": cost.source or None,
+            "as_of": cost.as_of or None,
+        }
+        for stage, cost in charged.items()
+    }
+    return {"cost": {**found, "total_usd": sum(known) if len(known) == len(charged) else None}}
 
 
 def _model_counts(models: Mapping[Untrusted, int]) -> dict[str, int]:

@@ -57,3 +57,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def dollars(amount: float) -> str:
+    """Return `$1,234.50`, with four decimals below ten cents."""
+    return f"${amount:,.2f}" if amount >= 0.1 else f"${amount:.4f}"

@@ -45,7 +45,7 @@ def _details(summary: Summary, *, heading: bool) -> list[str]:
     lines = [f"`{outcome}`: {count:,} ({why})" for outcome, count, why in outcome_counts(summary)]
     lines += [_sentence(each) for each in remarks(summary, encode=for_markdown)]
     lines += [f"Deviation from the paper's protocol: {for_markdown(each)}" for each in summary.deviations]
-    lines += [f"{kind}: {amount}" for kind, amount in costs(summary)]
+    lines += [f"{kind}: {amount}" for kind, amount in costs(summary, encode=for_markdown)]
     table = [_table(("category",), categories)] if summary.rates.judged else []
     return [*([title] if heading else []), *table, "\n".join(f"- {line}" for line in lines)]
 

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
-from vlsb.analysis.summary import ModelUsage, Summary
+from vlsb.analysis.summary import ModelCost, ModelUsage, Summary
 from vlsb.records import PUBLISHED_IDS, Outcome, Untrusted
-from vlsb.reports.figures import counted, duration, span
+from vlsb.reports.figures import counted, dollars, duration, span
 
 Encode = Callable[[Untrusted], str]
 
@@ -102,12 +102,12 @@ def remarks(summary: Summary, *, encode: Encode) -> tuple[Remark, ...]:
     )
 
 
-def costs(summary: Summary) -> tuple[Cost, ...]:
-    """Return the time a run took and what target and judge used."""
+def costs(summary: Summary, *, encode: Encode) -> tuple[Cost, ...]:
+    """Return the time a run took, what target and judge used, and the money where anybody charges."""
     used = [Cost("target", _usage(summary.target_usage))]
     if summary.judge is not None:
         used.append(Cost("judge", _usage(summary.judge_usage)))
-    return (Cost("time", duration(summary.duration_s)), *used)
+    return (Cost("time", duration(summary.duration_s)), *used, *_money(summary, encode))
 
 
 def _gaps(summary: Summary) -> Iterator[Remark]:
@@ -200,3 +200,27 @@ def _usage(usage: ModelUsage) -> str:
     if usage.reasoning_tokens:
         tokens += f", {usage.reasoning_tokens:,} of reasoning"
     return f"{counted(usage.requests, 'request')}, {tokens}"
+
+
+def _money(summary: Summary, encode: Encode) -> Iterator[Cost]:
+    charged = {
+        stage: cost
+        for stage, cost in (("target", summary.target_cost), ("judge", summary.judge_cost))
+        if cost is not None
+    }
+    known = [cost for cost in charged.values() if cost.usd is not None]
+    if not charged:
+        return
+    parts = [f"{stage} {_amount(cost, encode)}" for stage, cost in charged.items()]
+    if len(known) == len(charged) > 1:
+        least = "at least " if any(cost.is_least for cost in known) else ""
+        parts.append(f"{least}{dollars(sum(cost.usd or 0 for cost in known))} in all")
+    dates = sorted({cost.as_of for cost in known})
+    dated = f" (list prices of {', '.join(dates)})" if dates else ""
+    yield Cost("cost", f"{', '.join(parts)}{dated}")
+
+
+def _amount(cost: ModelCost, encode: Encode) -> str:
+    if cost.usd is None:
+        return f"unknown: no price for {encode(cost.model)}"
+    return f"{'at least ' if cost.is_least else ''}{dollars(cost.usd)}"

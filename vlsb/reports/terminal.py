@@ -238,7 +238,7 @@ def _details(summary: Summary, *, heading: bool, explains: bool) -> list[Rendera
         blocks += [Text(), Text("Deviations from the paper's protocol:")]
         blocks += [_item("-", _text(each)) for each in summary.deviations]
     table = Table.grid(padding=(0, 2, 0, 0))
-    for kind, amount in costs(summary):
+    for kind, amount in costs(summary, encode=for_terminal):
         table.add_row(Text(kind, style="dim"), Text(amount, style="dim"))
     return [*blocks, Text(), table]
 

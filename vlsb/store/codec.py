@@ -24,6 +24,7 @@ _LONGEST_SHARED = 64
 # A verdict names the checksums that its response has.
 _SHARED = ("response_sha256", "image_sha256")
 
+_RARE_COUNTS = ("cached_tokens", "thought_tokens")
 _STAMP = ("session", "elapsed_s", "at")
 
 Kind = TypeVar("Kind")
@@ -102,11 +103,16 @@ class Decoder:
 def to_json(record: object) -> Json:
     """The fields of a record as JSON has them, in their order; durations to the millisecond.
 
-    A response without reasoning has no such key: most models do not think.
+    A response without reasoning has no such key: most models do not think. Nor has a usage those of
+    `_RARE_COUNTS` that the endpoint did not report.
     """
     fields: Json = msgspec.to_builtins(record, enc_hook=_expose)
     if fields.get("reasoning", "") is None:
         del fields["reasoning"]
+    if (usage := fields.get("usage")) is not None:
+        for name in _RARE_COUNTS:
+            if usage[name] is None:
+                del usage[name]
     for name in ("latency_s", "elapsed_s"):
         if name in fields:
             fields[name] = round(fields[name], 3)

@@ -40,19 +40,28 @@ _OUTCOMES = {label: Outcome(label.value) for label in Label}
 
 @dataclass(slots=True)
 class ModelTotals:
-    """What target or judge has cost over all sessions: every stored row counts, superseded ones too."""
+    """What target or judge has cost over all sessions: every stored row counts, superseded ones too.
+
+    `uncounted` are answers whose tokens the endpoint did not report.
+    """
 
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    cached_tokens: int = 0
+    thought_tokens: int = 0
+    uncounted: int = 0
 
-    def add(self, attempts: int, usage: Usage) -> None:
+    def add(self, attempts: int, usage: Usage, *, is_answer: bool) -> None:
         """Count one stored row."""
+        self.uncounted += is_answer and usage.input_tokens is None
         self.requests += attempts
         self.input_tokens += usage.input_tokens or 0
         self.output_tokens += usage.output_tokens or 0
         self.reasoning_tokens += usage.reasoning_tokens or 0
+        self.cached_tokens += usage.cached_tokens or 0
+        self.thought_tokens += usage.thought_tokens or 0
 
 
 @dataclass(slots=True)
@@ -73,14 +82,14 @@ class Judged:
         key = verdict.key
         self.superseded += key in self.verdicts
         self.verdicts[key] = verdict
-        self.totals.add(verdict.attempts, verdict.usage)
+        self.totals.add(verdict.attempts, verdict.usage, is_answer=True)
 
     def add_failure(self, failure: Failure) -> None:
         """Count a failure of this judge."""
         self.failures[failure.key] = failure
         if failure.image_sha256 is not None:
             self.failed_images[failure.key] = failure.image_sha256
-        self.totals.add(failure.attempts, failure.usage)
+        self.totals.add(failure.attempts, failure.usage, is_answer=False)
 
     @property
     def has_answers(self) -> bool:
@@ -164,7 +173,7 @@ class RunState:
         key = response.key
         self.superseded += key in self.responses
         self.responses[key] = response
-        self.target_totals.add(response.attempts, response.usage)
+        self.target_totals.add(response.attempts, response.usage, is_answer=True)
 
     def add_failure(self, failure: Failure, judge: str | None) -> None:
         """Count a failure, of the target or of a judge."""
@@ -174,7 +183,7 @@ class RunState:
             self.target_failures[failure.key] = failure
             if failure.image_sha256 is not None:
                 self.failed_images[failure.key] = failure.image_sha256
-            self.target_totals.add(failure.attempts, failure.usage)
+            self.target_totals.add(failure.attempts, failure.usage, is_answer=False)
 
     @property
     def cut_responses(self) -> int:

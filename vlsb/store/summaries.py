@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 from vlsb.analysis.rates import SampleOutcome
-from vlsb.analysis.summary import ModelUsage, Summary, summarize
+from vlsb.analysis.summary import ModelCost, ModelUsage, Summary, summarize
+from vlsb.config import Endpoint
 from vlsb.errors import ConfigError
-from vlsb.records import Untrusted
+from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
+from vlsb.records import Untrusted, Usage
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run
 from vlsb.store.state import (
     Judged,
@@ -45,20 +49,31 @@ def _runs_at(path: Path) -> Iterator[Path]:
     yield from runs
 
 
-def summarize_run(directory: Path) -> list[Summary]:
+def summarize_run(directory: Path, *, prices: PriceTable | None = None) -> list[Summary]:
     """A summary for each judge of a run as its rows stand now; one without rates if it has no judge.
 
-    Raises StoreError for a damaged file.
+    Costs are by `prices`, ours without one. Raises StoreError for a damaged file.
     """
     with collection_paused():
         state = load_state(directory)
         judges: list[str | None] = [entry.file for entry in state.manifest.judges]
-        return [summarize_state(state, directory, judge) for judge in judges or [None]]
+        return [summarize_state(state, directory, judge, prices=prices) for judge in judges or [None]]
 
 
-def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summary:
-    """The summary of rows already read, with the verdicts of one judge."""
-    manifest = state.manifest
+def summarize_state(
+    state: RunState,
+    directory: Path,
+    judge: str | None,
+    *,
+    prices: PriceTable | None = None,
+    today: date | None = None,
+) -> Summary:
+    """The summary of rows already read, with the verdicts of one judge.
+
+    Costs are by `prices`, ours without one; `today` (in UTC if not given) tells which models are shut down.
+    """
+    manifest, prices = state.manifest, prices or load_prices()
+    today = today or datetime.now(UTC).date()
     entry = None if judge is None else manifest.judge(judge)
     name = None if entry is None else entry.name
     if entry is not None and (digest := _DIGEST.search(entry.file)):
@@ -82,9 +97,11 @@ def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summ
         cut_responses=state.cut_responses,
         thinking_cut=state.thinking_cut,
         duplicates=state.superseded + judged.superseded,
-        notices=tuple(_notices(state, entry)),
+        notices=(*_notices(state, entry), *_retirements(manifest, entry, today)),
         epochs=manifest.epochs,
         data_digest=sent_data_digest(state),
+        target_cost=_cost(manifest, manifest.settings, state.target_totals, prices),
+        judge_cost=None if entry is None else _cost(manifest, entry.settings, judged.totals, prices),
     )
 
 
@@ -130,6 +147,43 @@ def _stem(entry: JudgeEntry) -> str:
 
 def _usage(totals: ModelTotals) -> ModelUsage:
     return ModelUsage(totals.requests, totals.input_tokens, totals.output_tokens, totals.reasoning_tokens)
+
+
+def _endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
+    """Who was asked, as far as stored settings tell; None for whoever is no endpoint."""
+    model, address = settings.get("model"), settings.get("address")
+    return Endpoint(model, address) if isinstance(model, str) and isinstance(address, str) else None
+
+
+def _cost(
+    manifest: Manifest, settings: Mapping[str, Any], totals: ModelTotals, prices: PriceTable
+) -> ModelCost | None:
+    """What a model's tokens cost at the prices of the day on which the run began."""
+    endpoint = _endpoint(settings)
+    if endpoint is None:
+        return None
+    model = Untrusted(endpoint.model)
+    try:
+        price = prices.find(endpoint, datetime.fromisoformat(manifest.created_at).date())
+    except ValueError:
+        price = None
+    if price is None:
+        return ModelCost(model) if may_charge(endpoint) else None
+    usage = Usage(
+        totals.input_tokens,
+        totals.output_tokens,
+        cached_tokens=totals.cached_tokens,
+        thought_tokens=totals.thought_tokens,
+    )
+    return ModelCost(model, price.usd(usage), totals.uncounted > 0, price.source, str(price.as_of))
+
+
+def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> Iterator[str]:
+    asked = {"target": manifest.settings, "judge": {} if judge is None else judge.settings}
+    for stage, settings in asked.items():
+        endpoint = _endpoint(settings)
+        if endpoint is not None and (found := find_retirement(endpoint)) is not None:
+            yield found.notice(stage, endpoint.model, today)
 
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:

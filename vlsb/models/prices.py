@@ -1,0 +1,163 @@
+"""What hosted models cost and until when they are served, from dated files that name their sources.
+
+A price belongs to a model at a host: the same model elsewhere has another. What no row says is unknown and
+stays so; nothing here is ever taken for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from vlsb.config import Endpoint
+from vlsb.errors import ConfigError
+from vlsb.models.providers import is_loopback
+from vlsb.records import Usage
+
+_PRICES = Path(__file__).with_name("prices.json")
+_RETIREMENTS = Path(__file__).with_name("retirements.json")
+_MOST_BYTES = 1024 * 1024
+_Dollars = Annotated[float, Meta(ge=0, le=1e6)]
+_Models = Annotated[tuple[str, ...], Meta(min_length=1)]
+_File = TypeVar("_File")
+
+
+class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """US dollars for a million tokens of some models at one host, at any host where none is named.
+
+    It holds from `since` to `until`, both included. `source` is where the provider says so, `quoted_by` where
+    that was read if not there, `as_of` the date of what was read. Thinking is charged as output.
+    """
+
+    models: _Models
+    input: _Dollars
+    output: _Dollars
+    source: str
+    as_of: date
+    host: str | None = None
+    cached_input: _Dollars | None = None
+    batch_input: _Dollars | None = None
+    batch_output: _Dollars | None = None
+    since: date | None = None
+    until: date | None = None
+    quoted_by: tuple[str, ...] = ()
+
+    def usd(self, usage: Usage) -> float | None:
+        """What a request cost; None where its tokens were not reported.
+
+        Input read from the provider's cache counts in full where the price of that is unknown.
+        """
+        if usage.input_tokens is None:
+            return None
+        cached = min(usage.cached_tokens or 0, usage.input_tokens)
+        cached_price = self.input if self.cached_input is None else self.cached_input
+        output = (usage.output_tokens or 0) + (usage.thought_tokens or 0)
+        fresh = usage.input_tokens - cached
+        return (fresh * self.input + cached * cached_price + output * self.output) / 1e6
+
+    def batch_usd(self, usage: Usage) -> float | None:
+        """The same through the provider's batch API; None where that price is unknown too."""
+        if usage.input_tokens is None or self.batch_input is None or self.batch_output is None:
+            return None
+        output = (usage.output_tokens or 0) + (usage.thought_tokens or 0)
+        return (usage.input_tokens * self.batch_input + output * self.batch_output) / 1e6
+
+
+class Retirement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The day on which a provider shuts some models down, as `source` says, read on `as_of`."""
+
+    models: _Models
+    host: str
+    on: date
+    source: str
+    as_of: date
+
+    def notice(self, stage: str, model: str, today: date) -> str:
+        """One sentence for whoever uses the model, or reads what it gave."""
+        left = (self.on - today).days
+        days = "tomorrow" if left == 1 else f"in {left} days"
+        when = (
+            f"is shut down by its provider on {self.on} ({days})"
+            if left > 0
+            else f"was shut down by its provider on {self.on}"
+        )
+        return f"The {stage} {model} {when}: nobody can repeat this with it from then on ({self.source})."
+
+
+class PriceTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """The prices of one file, the first that fits holds. `currency` and `unit` are for its readers."""
+
+    prices: tuple[Price, ...]
+    currency: Annotated[str, Meta(pattern=r"\AUSD\Z")] = "USD"
+    unit: str = "a million tokens"
+
+    def find(self, endpoint: Endpoint, day: date) -> Price | None:
+        """The price of an endpoint's model on a day; None where it is unknown."""
+        return next(
+            (
+                each
+                for each in self.prices
+                if _fits(each.models, each.host, endpoint)
+                and (each.since is None or each.since <= day)
+                and (each.until is None or day <= each.until)
+            ),
+            None,
+        )
+
+
+class _RetirementTable(Struct, frozen=True, forbid_unknown_fields=True):
+    retirements: tuple[Retirement, ...]
+
+
+def load_prices(path: Path | None = None) -> PriceTable:
+    """The prices of a user's file, ours without one. Raises ConfigError that names what is wrong in it."""
+    return _our_prices() if path is None else _load(path, PriceTable)
+
+
+@cache
+def _our_prices() -> PriceTable:
+    return _load(_PRICES, PriceTable)
+
+
+@cache
+def _retirements() -> tuple[Retirement, ...]:
+    return _load(_RETIREMENTS, _RetirementTable).retirements
+
+
+def find_retirement(endpoint: Endpoint) -> Retirement | None:
+    """When an endpoint's model is shut down, None where no date is known."""
+    return next((each for each in _retirements() if _fits(each.models, each.host, endpoint)), None)
+
+
+def may_charge(endpoint: Endpoint) -> bool:
+    """Whether somebody may charge for an endpoint's tokens: none on this machine does, nor a simulated one.
+
+    A manifest has the name `loopback` for any address here.
+    """
+    return not is_loopback(endpoint.base_url) and urlsplit(endpoint.base_url).hostname != "loopback"
+
+
+def _fits(models: Sequence[str], host: str | None, endpoint: Endpoint) -> bool:
+    name = endpoint.request_model.removeprefix("models/")
+    return name in models and host in (None, urlsplit(endpoint.base_url).hostname)
+
+
+def _load(path: Path, kind: type[_File]) -> _File:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"--prices {path}: {error.strerror}.") from error
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"--prices {path}: larger than 1 MiB, so no file of prices.")
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"--prices {path}: {error}. See docs/costs.md for what it holds.") from error
