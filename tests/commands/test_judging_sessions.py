@@ -1,4 +1,4 @@
-"""Sessions that do less than everything: only collect, only judge, only so many requests, only one sample."""
+"""Sessions that do less than everything: only collect, only judge, only so many requests, a dry run."""
 
 from __future__ import annotations
 
@@ -527,20 +527,7 @@ def test_judging_stops_after_exactly_as_many_requests_as_it_may_send(desk: Desk,
     assert len(other.completions) == SAMPLES
 
 
-# Only one sample.
-
-
-def test_a_dry_run_sends_one_sample_through_both_lanes_and_says_what_the_rest_costs(
-    desk: Desk, endpoint: SimulatorThread
-) -> None:
-    ended = desk.run(endpoint, "--dry-run")
-
-    assert ended.code == 0, ended.err
-    assert asked(endpoint.completions, judge=False) == asked(endpoint.completions, judge=True) == [0]
-    words = [line.split() for line in ended.out.splitlines()]
-    assert words.count(["requests", "3"]) == 2
-    assert sum(line[:1] == ["tokens"] and "2,400" in line and "120" in line for line in words) == 2
-    assert sum(line[:1] == ["time"] for line in words) == 2
+# What a dry run sends is tests/commands/test_costs.py.
 
 
 def test_what_a_dry_run_sent_is_kept(desk: Desk, endpoint: SimulatorThread) -> None:
@@ -552,15 +539,6 @@ def test_what_a_dry_run_sent_is_kept(desk: Desk, endpoint: SimulatorThread) -> N
     assert ended.code == 0, ended.err
     for is_judge in (False, True):
         assert sorted(asked(endpoint.completions, judge=is_judge)) == [0, 1, 2, 3]
-
-
-def test_a_dry_run_without_a_judge_sends_one_request(desk: Desk, endpoint: SimulatorThread) -> None:
-    ended = collect(desk, endpoint, "--dry-run")
-
-    assert ended.code == 0, ended.err
-    assert len(endpoint.completions) == 1
-    assert "requests  3" in ended.out
-    assert "judge  " not in ended.out
 
 
 def test_a_dry_run_that_meets_a_bad_key_fails_like_the_run_would(desk: Desk) -> None:

@@ -1,0 +1,244 @@
+"""Money over real sockets: what a run costs, what it will cost, and that it stops where it may cost no more."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import Desk
+from tests.support.endpoint import asked, labelling, sample_of
+from vlsb.config import FORECAST_SAMPLES
+from vlsb.simulator import Action, Request, SimulatorThread, answer, verdict
+
+SAMPLES = 40
+# With the 800 tokens in and 40 out of the simulator's answers: one dollar a request.
+A_DOLLAR = {"input": 1000, "output": 5000, "source": "a made-up contract", "as_of": "2026-11-25"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path, SAMPLES)
+
+
+def prices(desk: Desk, *models: str, **more: Any) -> Path:
+    file = desk.home / "prices.json"
+    file.write_text(json.dumps({"prices": [{"models": models, **A_DOLLAR, **more}]}))
+    return file
+
+
+def slow(request: Request) -> Action:
+    """`labelling`, each answer a little later, so that many are in flight when the money is spent."""
+    number = sample_of(request)
+    if request.is_judge:
+        return verdict(3, model="judge-model", delay_s=0.05)
+    return answer(f"Answer {number}.", model="target-model", delay_s=0.05)
+
+
+@pytest.mark.parametrize("connections", [1, 8])
+def test_a_run_never_costs_more_than_was_in_flight_when_its_money_was_spent(
+    desk: Desk, connections: int
+) -> None:
+    most = 10
+    words = ("--prices", prices(desk, "target-model", "judge-model"), "--display", "none")
+    limits = ("--max-connections", connections, "--judge-max-connections", connections)
+    with SimulatorThread(slow) as endpoint:
+        ended = desk.run(endpoint, *words, *limits, "--max-cost", most)
+        sent = len(endpoint.completions)
+        in_flight = endpoint.most_in_flight
+        resumed = desk.run(endpoint, *words, *limits, "--resume")
+
+    assert ended.code == 4
+    assert "--max-cost is reached" in ended.error
+    assert ended.resume_command
+    assert in_flight >= connections
+    assert most <= sent <= most - 1 + in_flight
+    # What was in flight is stored: nothing is asked twice.
+    assert resumed.code == 0, resumed.err
+    assert len(endpoint.completions) == 2 * SAMPLES
+    (report,) = desk.vlsb.report(desk.run_dir)
+    assert "cost" not in report
+
+
+def test_the_report_tells_the_cost_by_the_prices_that_it_is_given(desk: Desk) -> None:
+    file = prices(desk, "target-model")
+    with SimulatorThread(labelling()) as endpoint:
+        done = desk.run(endpoint, "--prices", file)
+    table = desk.vlsb("report", desk.run_dir, "--prices", file)
+    (report,) = json.loads(desk.vlsb("report", desk.run_dir, "--prices", file, "--format", "json").out)
+
+    line = f"target ${SAMPLES}.00 (list prices of 2026-11-25)"
+    assert line in done.out
+    assert line in table.out
+    assert report["cost"] == {
+        "target": {
+            "usd": pytest.approx(SAMPLES),
+            "is_least": False,
+            "source": "a made-up contract",
+            "as_of": "2026-11-25",
+        },
+        "total_usd": pytest.approx(SAMPLES),
+    }
+
+
+def test_money_is_not_limited_where_nobody_knows_the_price(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as endpoint:
+        ended = desk.run(endpoint, "--max-cost", 1)
+
+    assert ended.code == 2
+    assert "no price is known for target-model" in ended.error
+    assert "--prices FILE" in ended.error
+    assert not endpoint.completions
+
+
+def test_an_answer_that_counts_no_tokens_ends_a_run_whose_money_is_limited(desk: Desk) -> None:
+    with SimulatorThread(lambda request: answer("Answer.", usage=None)) as endpoint:
+        ended = desk.run(endpoint, "--max-cost", 100, "--prices", prices(desk, "target-model", "judge-model"))
+
+    assert ended.code == 2
+    assert "--max-cost cannot be held" in ended.error
+    assert len(endpoint.completions) == 1
+    assert len((desk.run_dir / "responses.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_answer_without_a_count_makes_the_cost_a_least_one(desk: Desk) -> None:
+    def respond(request: Request) -> Action:
+        if request.is_judge or sample_of(request) != 3:
+            return labelling()(request)
+        return answer("Answer 3.", model="target-model", usage=None)
+
+    with SimulatorThread(respond) as endpoint:
+        done = desk.run(endpoint, "--prices", prices(desk, "target-model", "judge-model"))
+
+    cost = f"target at least ${SAMPLES - 1}.00, judge ${SAMPLES}.00, at least ${2 * SAMPLES - 1}.00 in all"
+    assert cost in " ".join(done.out.split())
+
+
+def test_input_from_the_providers_cache_and_hidden_thoughts_are_stored_and_charged(desk: Desk) -> None:
+    def respond(request: Request) -> Action:
+        reply = labelling()(request)
+        if not request.is_judge:
+            usage = reply.body["usage"]  # type: ignore[union-attr, index, call-overload]
+            usage["prompt_tokens_details"]["cached_tokens"] = 400
+            usage["total_tokens"] += 100
+        return reply
+
+    file = prices(desk, "target-model", cached_input=500)
+    with SimulatorThread(respond) as endpoint:
+        done = desk.run(endpoint, "--prices", file, "--limit", 2)
+    row = json.loads((desk.run_dir / "responses.jsonl").read_text().splitlines()[0])
+    judged = json.loads((desk.run_dir / "verdicts" / "judge-model.jsonl").read_text().splitlines()[0])
+
+    assert row["usage"] == {
+        "input_tokens": 800,
+        "output_tokens": 40,
+        "reasoning_tokens": 0,
+        "cached_tokens": 400,
+        "thought_tokens": 100,
+    }
+    assert set(judged["usage"]) == {"input_tokens", "output_tokens", "reasoning_tokens"}
+    # 400 fresh, 400 cached, 140 out: .40 + .20 + .70 dollars each.
+    assert "target $2.60 (list prices" in done.out
+
+
+# A dry run.
+
+
+def test_a_dry_run_sends_some_samples_of_all_kinds_and_forecasts_the_rest(desk: Desk) -> None:
+    file = prices(desk, "target-model", "judge-model", batch_input=500, batch_output=2500)
+    with SimulatorThread(labelling()) as endpoint:
+        ended = desk.run(endpoint, "--dry-run", "--prices", file)
+        first = len(endpoint.completions)
+        again = desk.run(endpoint, "--dry-run", "--resume", "--prices", file)
+
+    assert ended.code == 0, ended.err
+    assert first == 2 * FORECAST_SAMPLES
+    targets = asked(endpoint.completions, judge=False)
+    assert sorted(targets) == sorted(asked(endpoint.completions, judge=True))
+    words = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert words.count("requests 20") == 2
+    assert words.count("tokens about 16,000 in, 800 out, from 20 samples") == 2
+    amount = "about $20.00 (95 %: $20.00 to $20.00); as a batch $10.00 (95 %: $10.00 to $10.00)"
+    assert words.count(f"cost {amount}") == 2
+    assert f"together {amount.replace('20', '40').replace('10', '20')}" in words
+    assert "Prices of 2026-11-25, from a made-up contract." in words
+    # There is enough to forecast from: nothing more is spent on it.
+    assert again.code == 0, again.err
+    assert len(endpoint.completions) == first
+    assert "Dry run: 40 responses selected, 20 judged so far." in again.out
+
+
+def test_a_forecast_says_how_far_it_may_be_off(desk: Desk) -> None:
+    def respond(request: Request) -> Action:
+        if request.is_judge:
+            return labelling()(request)
+        return answer("Answer.", usage=(800 + 10 * sample_of(request), 40))
+
+    file = prices(desk, "target-model")
+    with SimulatorThread(respond) as endpoint:
+        ended = desk.run(endpoint, "--dry-run", "--prices", file)
+
+    found = re.search(
+        r"about \$([0-9.]+) \(95 %: \$([0-9.]+) to \$([0-9.]+)\); the price of a batch", ended.out
+    )
+    assert found is not None, ended.out + ended.err
+    total, low, high = map(float, found.groups())
+    spent = asked(endpoint.completions, judge=False)
+    rest = sum(1 + 0.01 * number for number in range(SAMPLES) if number not in spent)
+    assert low < total < high
+    assert low < rest < high
+
+
+def test_a_dry_run_without_prices_says_nothing_of_money_on_this_machine(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as endpoint:
+        ended = desk.run(endpoint, "--dry-run", "--limit", 3)
+
+    assert ended.code == 0, ended.err
+    assert "cost" not in ended.out
+    assert "requests  0" in ended.out
+
+
+# Models that are shut down.
+
+
+def test_a_model_that_is_shut_down_soon_is_named_before_anything_is_sent(desk: Desk) -> None:
+    ended = desk.vlsb(
+        *("run", "--model", "gpt-4o", "--judge", "gpt-4o-mini", "--data-root", desk.data),
+        env={"HTTPS_PROXY": "http://127.0.0.1:9", "OPENAI_API_KEY": "sk-none"},
+    )
+
+    lines = [line for line in ended.err.splitlines() if "shut down by its provider on 2027-01-14" in line]
+    assert [line.split()[2:4] for line in lines] == [["target", "gpt-4o"], ["judge", "gpt-4o-mini"]]
+
+
+def test_the_report_names_models_that_are_shut_down(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as endpoint:
+        desk.run(endpoint, "--limit", 3)
+    manifest = desk.manifest()
+    judge = manifest["judges"][0]["settings"]
+    judge |= {"model": "gpt-4o-2024-08-06", "address": "https://api.openai.com/v1"}
+    (desk.run_dir / "run.json").write_text(json.dumps(manifest))
+    table = desk.vlsb("report", desk.run_dir)
+    (report,) = desk.vlsb.report(desk.run_dir)
+
+    (notice,) = report["notices"]
+    assert notice.startswith("The judge gpt-4o-2024-08-06 ")
+    assert "2027-01-14" in table.out
+    assert report["cost"]["judge"]["usd"] == pytest.approx(3 * (800 * 2.5 + 40 * 10) / 1e6)
+
+
+def test_a_host_without_a_price_is_unknown_and_not_free(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as endpoint:
+        desk.run(endpoint, "--limit", 3)
+    manifest = desk.manifest()
+    manifest["settings"] |= {"model": "a-model", "address": "https://models.example.org/v1"}
+    (desk.run_dir / "run.json").write_text(json.dumps(manifest))
+    table = desk.vlsb("report", desk.run_dir)
+    (report,) = desk.vlsb.report(desk.run_dir)
+
+    assert "target unknown: no price for a-model" in table.out
+    assert report["cost"]["target"]["usd"] is None
+    assert report["cost"]["total_usd"] is None
