@@ -1,4 +1,4 @@
-"""Money over real sockets: what a run costs, what it will cost, and that it stops where it may cost no more."""
+"""Money over real sockets: what a run costs and will cost, and that it stops where it may cost no more."""
 
 from __future__ import annotations
 

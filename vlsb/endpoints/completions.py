@@ -119,19 +119,21 @@ def _read_choice(
     if word in _BLOCKING_REASONS:
         return _block_decision(safe_code(word), choice, reply, usage=usage, text=text)
     apart, is_cut_short = _reasoning(message), is_cut(Untrusted(word))
-    thought, answer = split_thought(text)
+    # An endpoint that takes thoughts apart has done so: what its text holds is the answer.
+    thought, answer = (None, text) if apart else split_thought(text)
     if thinks_in_text and is_cut_short and thought is None and not apart and not usage.reasoning_tokens:
         thought, answer = text, ""
-    reasoning = "\n".join(each for each in (apart, thought or "") if each.strip())
+    shown = apart or thought or ""
+    reasoning = Untrusted(shown) if shown.strip() else None
     if not answer.strip() and not refusal.strip():
-        has_thought = bool(reasoning or usage.reasoning_tokens or usage.thought_tokens)
+        has_thought = reasoning or usage.reasoning_tokens or usage.thought_tokens
         code = THINKING_CUT if is_cut_short and has_thought else "empty_content"
         return _empty_decision(code, reasoning, reply, usage, is_cut_short=is_cut_short)
     is_content = bool(answer.strip())
     flags = _flags(choice, answer, reason)
     return CompletionContent(
         text=Untrusted(answer if is_content else refusal),
-        reasoning=Untrusted(reasoning) if reasoning else None,
+        reasoning=reasoning,
         origin="content" if is_content else "refusal",
         finish_reason=None if reason is None else Untrusted(reason),
         model=Untrusted(document["model"]) if isinstance(document.get("model"), str) else None,
@@ -302,7 +304,7 @@ def _block_decision(
 
 
 def _empty_decision(
-    code: str, reasoning: str, reply: httpx.Response, usage: Usage, *, is_cut_short: bool
+    code: str, reasoning: Untrusted | None, reply: httpx.Response, usage: Usage, *, is_cut_short: bool
 ) -> Decision:
     """No answer at all. A cut one would be cut again; any other empty turn is asked for once more."""
     return Decision(
@@ -313,5 +315,5 @@ def _empty_decision(
         ends_as="empty",
         max_retries=0 if is_cut_short else 1,
         usage=usage,
-        text=Untrusted(reasoning) if reasoning else None,
+        text=reasoning,
     )

@@ -76,6 +76,12 @@ def test_reasoning_in_a_field_of_its_own_is_no_part_of_the_answer(fields: dict[s
     assert found.flags == ()
 
 
+def test_an_answer_behind_reasoning_in_its_own_field_keeps_its_tags() -> None:
+    text = "It ends with </think>, yes."
+
+    assert read_answer(text, reasoning="Hm.").text.expose() == text
+
+
 def test_parts_of_a_content_that_are_thoughts_are_reasoning() -> None:
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
 

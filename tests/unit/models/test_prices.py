@@ -93,23 +93,22 @@ def test_a_file_of_the_users_replaces_ours(tmp_path: Path) -> None:
     assert prices.find(Endpoint("gpt-4o-mini", OPENAI), DAY) is None
 
 
+def one_row(**changes: object) -> str:
+    row = {"models": ["m"], "input": 1, "output": 1, "source": "", "as_of": "2026-11-01", **changes}
+    return json.dumps({"prices": [{name: value for name, value in row.items() if value is not None}]})
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("{", "truncated"),
         ("[]", "Expected `object`"),
-        (
-            '{"prices": [{"models": [], "input": 1, "output": 1, "source": "", "as_of": "2026-11-01"}]}',
-            "length",
-        ),
-        (
-            '{"prices": [{"models": ["m"], "input": -1, "output": 1, "source": "", "as_of": "2026-11-01"}]}',
-            ">=",
-        ),
-        ('{"prices": [{"models": ["m"], "input": 1, "source": "", "as_of": "2026-11-01"}]}', "`output`"),
-        ('{"prices": [{"models": ["m"], "input": 1, "output": 1, "source": "", "as_of": "soon"}]}', "date"),
+        (one_row(models=[]), "length"),
+        (one_row(input=-1), ">="),
+        (one_row(output=None), "`output`"),
+        (one_row(as_of="soon"), "date"),
+        (one_row(price=3), "unknown field"),
         ('{"currency": "EUR", "prices": []}', "regex"),
-        ('{"prices": [], "price": 3}', "unknown field"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_an_error_with_the_place(tmp_path: Path, text: str, why: str) -> None:
