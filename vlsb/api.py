@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -120,8 +120,8 @@ async def evaluate(
     model: str | None = None,
     *,
     base_url: str | None = None,
-    judge: str | None = None,
-    judge_base_url: str | None = None,
+    judge: str | Sequence[str] | None = None,
+    judge_base_url: str | Sequence[str] | None = None,
     data_root: str | Path | None = None,
     output_dir: str | Path = "outputs",
     name: str | None = None,
@@ -143,8 +143,8 @@ async def evaluate(
     wishes = RunOptions(
         model=model,
         base_url=base_url,
-        judge=judge,
-        judge_base_url=judge_base_url,
+        judge=_several(judge),
+        judge_base_url=_several(judge_base_url),
         data_root=None if data_root is None else Path(data_root),
         output_dir=Path(output_dir),
         name=name,
@@ -166,25 +166,32 @@ async def evaluate(
 async def judge(
     run: str | Path | Run,
     *,
-    judge: str | None = None,
-    judge_base_url: str | None = None,
+    judge: str | Sequence[str] | None = None,
+    judge_base_url: str | Sequence[str] | None = None,
     data_root: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Run:
-    """Judge a run's stored responses with another judge, and return the run. Nothing goes to the target.
+    """Judge a run's stored responses with other judges, and return the run. Nothing goes to the target.
 
     `options` are any other options of `vlsb judge`. Verdicts of different judges stay apart.
     """
     wishes = RunOptions(
-        judge=judge,
-        judge_base_url=judge_base_url,
+        judge=_several(judge),
+        judge_base_url=_several(judge_base_url),
         data_root=None if data_root is None else Path(data_root),
         **options,
     )
     directory = run.path if isinstance(run, Run) else Path(run)
     resolved = await resolve_judging(directory, wishes, os.environ)
     return await _carry_out(resolved, partial(prepare_judging, resolved.plan), on_progress)
+
+
+def _several(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One judge's value or several judges', as options have them."""
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 async def _carry_out(
@@ -194,7 +201,7 @@ async def _carry_out(
 ) -> Run:
     prepared = await in_thread(make)
     listeners = Listeners(say=lambda line: None, watch=_watcher(on_progress), owns_signals=False)
-    end = await run_session(prepared, resolved.credentials, listeners, resolved.engine)
+    end = await run_session(prepared, resolved.credentials, listeners, resolved.engines)
     if end.reason is not None:
         raise end.reason
     return await asyncio.to_thread(load_run, resolved.plan.directory)

@@ -22,10 +22,11 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan) -> str:
     outcomes = [state.outcome(key, end.judge) for key in state.asked_for()]
     unanswered = sum(o is Outcome.NOT_ATTEMPTED or o is Outcome.TARGET_ERROR for o in outcomes)
     unjudged = sum(o not in JUDGED for o in outcomes)
-    left = {"target": unanswered, "judge": unjudged}
+    left = {"target": unanswered}
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
     for stage, settings in plan.models.items():
-        lines += _model(stage, settings, left[stage], _last_usage(state, end, stage), end.models.get(stage))
+        measured, view = _last_usage(state, end, stage), end.models.get(stage)
+        lines += _model(stage, settings, left.get(stage, unjudged), measured, view)
     lines.append(
         "Nothing else was sent. The sample spent is kept; without --dry-run and with --resume it counts."
     )

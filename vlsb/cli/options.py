@@ -19,7 +19,11 @@ from vlsb.config import MOST_EPOCHS
 from vlsb.evaluation.options import HelpPanel, Option, RunOptions, as_flag
 
 _FIELDS = {field.name: field for field in fields(RunOptions)}
-_LISTS = {tuple[str, ...]: list[str] | None, tuple[int, ...]: list[int] | None}
+_LISTS = {
+    tuple[str, ...]: list[str] | None,
+    tuple[int, ...]: list[int] | None,
+    tuple[float, ...]: list[float] | None,
+}
 
 
 def _lines(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,17 +22,19 @@ from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, MayInstall, engine_lease
 from vlsb.engines.plan import GpuLease, Lora, Wishes
 from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
-from vlsb.evaluation.options import RunOptions, as_flag, parse_headers
-from vlsb.evaluation.protocol import safe_name
+from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions, as_flag, parse_headers
+from vlsb.evaluation.progress import judge_names
+from vlsb.evaluation.protocol import judge_settings, safe_name
 from vlsb.evaluation.session import Plan
-from vlsb.judging.prompts import JudgeTemplate, load_template, official_template
+from vlsb.judging.kinds import Answers, JudgeKind, JudgeSetup, load_judges, split_name
+from vlsb.judging.prompts import load_template
 from vlsb.models.catalog import find_profile, name_of_place
 from vlsb.models.profile import FAMILIES, ModelProfile
 from vlsb.models.providers import ENGINE_URL, resolve_endpoint
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.data_root import remembered_data_root
-from vlsb.store.manifest import is_run, read_manifest
+from vlsb.store.manifest import is_run, is_same, read_manifest
 
 _Part = TypeVar("_Part")
 _DEMO = "demo"
@@ -55,11 +57,14 @@ _ENGINE_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A plan, the credentials it needs, and the lease of its engine if the target is a local model."""
+    """A plan, the credentials it needs, and the leases of engines where target or judges are local models.
+
+    Both are by the names that the session gives target and judges.
+    """
 
     plan: Plan
-    credentials: Mapping[Stage, Credentials]
-    engine: EngineLease | None = None
+    credentials: Mapping[str, Credentials]
+    engines: Mapping[str, EngineLease] = field(default_factory=dict)
 
     def on_engine(self, engine: EngineLease) -> Resolved:
         """The same with a local model's engine as the target."""
@@ -71,7 +76,8 @@ class Resolved:
             deviations=engine.deviations,
         )
         credentials = {**self.credentials, "target": engine.credentials}
-        return Resolved(replace(self.plan, target=target), credentials, engine)
+        engines = {**self.engines, "target": engine}
+        return Resolved(replace(self.plan, target=target), credentials, engines)
 
 
 @asynccontextmanager
@@ -183,16 +189,17 @@ def _resolve_run(
     is_demo = options.base_url is None and model_name(options) == _DEMO
     target = problems.of(lambda: _target(options, name, protocol, is_local=is_local)) if name else None
     directory = problems.of(lambda: options.output_dir / _run_name(options, name))
-    judge = None if options.no_judge else problems.of(lambda: _judge(options, is_demo=is_demo))
+    judges = () if options.no_judge else problems.of(lambda: _judges(options, is_demo=is_demo))
     goes_on_in = directory if options.resume else None
     settings = _shared_settings(options, goes_on_in, is_simulated=is_demo, problems=problems)
     selection = problems.of(lambda: _selection(options))
-    credentials = _credentials({"target": target, "judge": judge}, environment, problems)
+    credentials = {} if target is None else _credentials({"target": target}, environment, problems)
+    credentials |= _credentials(_judge_models(judges), environment, problems)
     problems.raise_if_any()
     plan = Plan(
         directory=directory,
         target=target,
-        judge=judge,
+        judges=judges,
         selection=selection,
         epochs=options.epochs,
         is_resume=options.resume,
@@ -212,11 +219,11 @@ def _resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, s
         raise ConfigError(f"{run}: no run there. A run is a directory with a run.json.")
     is_demo = read_manifest(run).simulated
     problems = _Problems()
-    judge = problems.of(lambda: _judge(options, is_demo=is_demo))
+    judges = problems.of(lambda: _judges(options, is_demo=is_demo))
     settings = _shared_settings(options, run, is_simulated=is_demo, problems=problems)
-    credentials = _credentials({"judge": judge}, environment, problems)
+    credentials = _credentials(_judge_models(judges), environment, problems)
     problems.raise_if_any()
-    plan = Plan(directory=run, target=None, judge=judge, selection=Selection(), **settings)
+    plan = Plan(directory=run, target=None, judges=judges, selection=Selection(), **settings)
     return Resolved(plan, credentials)
 
 
@@ -254,7 +261,6 @@ def _shared_settings(
 ) -> dict[str, Any]:
     """The fields of a plan that `vlsb run` and `vlsb judge` have alike; `run` is one that may go on."""
     return {
-        "template": problems.of(lambda: _template(options)),
         "data_root": problems.of(lambda: _data_root(options, run, is_simulated=is_simulated)),
         "policy": _policy(options),
         "retry": problems.of(lambda: _outcomes_to_retry(options)),
@@ -267,13 +273,19 @@ def _shared_settings(
     }
 
 
+def _judge_models(judges: Sequence[JudgeSetup] | None) -> dict[str, config.ModelSettings]:
+    """The models that play the judges, by the names of the session; a list of phrases needs none."""
+    named = zip(judge_names(len(judges or ())), judges or (), strict=True)
+    return {name: each.settings for name, each in named if each.kind.answers is not Answers.PHRASES}
+
+
 def _credentials(
-    models: Mapping[Stage, config.ModelSettings | None], environment: Mapping[str, str], problems: _Problems
-) -> dict[Stage, Credentials]:
+    models: Mapping[str, config.ModelSettings], environment: Mapping[str, str], problems: _Problems
+) -> dict[str, Credentials]:
+    stages: dict[str, Stage] = {name: "target" if name == "target" else "judge" for name in models}
     return {
-        stage: problems.of(partial(load_credentials, model.endpoint, environment, stage))
-        for stage, model in models.items()
-        if model is not None
+        name: problems.of(partial(load_credentials, model.endpoint, environment, stages[name]))
+        for name, model in models.items()
     }
 
 
@@ -308,21 +320,75 @@ def _hosted_endpoint(options: RunOptions, name: str) -> config.Endpoint:
     )
 
 
-def _judge(options: RunOptions, *, is_demo: bool) -> config.ModelSettings:
-    return config.ModelSettings(
+def _judges(options: RunOptions, *, is_demo: bool) -> tuple[JudgeSetup, ...]:
+    """The judges that options ask for, those that label first."""
+    kinds = load_judges(options.judges_dir)
+    names = options.judge or ((_DEMO,) if is_demo else (config.OFFICIAL_JUDGE_MODEL,))
+    for name in OF_EACH_JUDGE[1:]:
+        given = len(getattr(options, name))
+        if given > 1 and given != len(names):
+            raise ConfigError(
+                f"{as_flag(name)} is given {given} times for {len(names)} judges. Give it once for all, or "
+                "once for each in their order."
+            )
+    judges = [_judge(options, name, number, kinds) for number, name in enumerate(names)]
+    _require_one_place(options, [each for each in judges if each.kind.answers is not Answers.PHRASES])
+    settings = [judge_settings(judge) for judge in judges]
+    for number, judge in enumerate(judges):
+        if any(is_same(settings[number], each) for each in settings[:number]):
+            raise ConfigError(f"--judge {judge.title} is given twice. Each judge labels a response once.")
+    return tuple(sorted(judges, key=lambda judge: judge.kind.answers is not Answers.LABELS))
+
+
+def _require_one_place(options: RunOptions, judges: Sequence[JudgeSetup]) -> None:
+    """ConfigError where one secret would go to several addresses."""
+    if len({judge.settings.endpoint.base_url for judge in judges}) <= 1:
+        return
+    if options.judge_header:
+        raise ConfigError(
+            "--judge-header goes with one judge, or with several at one --judge-base-url. Judge by the "
+            "others in another session: vlsb judge RUN --judge NAME."
+        )
+    if len(options.judge_api_key_env) == 1:
+        raise ConfigError(
+            "--judge-api-key-env is given once for judges at several addresses, and a key goes only where it "
+            "belongs. Give it once for each, in the judges' order."
+        )
+
+
+def _judge(options: RunOptions, name: str, number: int, kinds: Mapping[str, JudgeKind]) -> JudgeSetup:
+    kind, model = split_name(name, kinds)
+    if kind.is_official and options.judge_template is not None:
+        kind = replace(kind, template=load_template(options.judge_template))
+    if kind.answers is Answers.PHRASES:
+        return JudgeSetup(kind, config.ModelSettings(config.Endpoint("", ""), kind.sampling))
+    extra = {**kind.sampling.extra, **_extra("-J", options.judge_field)}
+    system_prompt = kind.system_prompt
+    if system_prompt is None:
+        system_prompt = config.OFFICIAL_SYSTEM_PROMPT if kind.answers is Answers.LABELS else ""
+    settings = config.ModelSettings(
         endpoint=resolve_endpoint(
-            options.judge or (_DEMO if is_demo else config.OFFICIAL_JUDGE_MODEL),
-            base_url=options.judge_base_url,
-            key_variable=options.judge_api_key_env,
+            model,
+            base_url=_of_judge(options.judge_base_url, number),
+            key_variable=_of_judge(options.judge_api_key_env, number),
             headers=parse_headers("--judge-header", options.judge_header),
             allow_http=options.allow_http,
             stage="judge",
         ),
-        sampling=replace(config.OFFICIAL_JUDGE_SAMPLING, extra=_extra("-J", options.judge_field)),
-        max_connections=options.judge_max_connections,
-        rpm=options.judge_rpm,
-        tpm=options.judge_tpm,
+        sampling=replace(kind.sampling, extra=extra),
+        max_connections=_of_judge(options.judge_max_connections, number),
+        system_prompt=system_prompt,
+        rpm=_of_judge(options.judge_rpm, number),
+        tpm=_of_judge(options.judge_tpm, number),
     )
+    return JudgeSetup(kind, settings)
+
+
+def _of_judge(given: Sequence[_Part], number: int) -> _Part | None:
+    """What an option says of one judge: its own value or everyone's; an empty text says nothing."""
+    if not given:
+        return None
+    return (given[number] if len(given) > 1 else given[0]) or None
 
 
 def model_name(options: RunOptions) -> str:
@@ -373,10 +439,6 @@ def _run_name(options: RunOptions, model: str) -> str:
     if options.name != safe_name(options.name):
         raise ConfigError(f"--name {options.name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
     return options.name
-
-
-def _template(options: RunOptions) -> JudgeTemplate:
-    return official_template() if options.judge_template is None else load_template(options.judge_template)
 
 
 def _data_root(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
