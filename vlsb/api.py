@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from vlsb.engines.lease import accept, decline
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.progress import Progress
-from vlsb.evaluation.session import Listeners, Prepared, prepare, prepare_judging, run_session
-from vlsb.evaluation.settings import Resolved, open_target, resolve_judging
+from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns
+from vlsb.evaluation.settings import Resolved, open_judging, open_target
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
 from vlsb.reports.documents import to_object
-from vlsb.steps import OnProgress, ignore, in_thread
+from vlsb.steps import OnProgress, ignore
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import summarize_state
 
@@ -160,7 +159,7 @@ async def evaluate(
         on_progress=ignore,
         say=lambda line: None,
     ) as resolved:
-        return await _carry_out(resolved, partial(prepare, resolved.plan), on_progress)
+        return await _carry_out(resolved, prepare, on_progress)
 
 
 async def judge(
@@ -183,8 +182,15 @@ async def judge(
         **options,
     )
     directory = run.path if isinstance(run, Run) else Path(run)
-    resolved = await resolve_judging(directory, wishes, os.environ)
-    return await _carry_out(resolved, partial(prepare_judging, resolved.plan), on_progress)
+    async with open_judging(
+        directory,
+        wishes,
+        os.environ,
+        may_install=accept if wishes.yes else decline,
+        on_progress=ignore,
+        say=lambda line: None,
+    ) as resolved:
+        return await _carry_out(resolved, prepare_judging, on_progress)
 
 
 def _several(given: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -196,12 +202,12 @@ def _several(given: str | Sequence[str] | None) -> tuple[str, ...]:
 
 async def _carry_out(
     resolved: Resolved,
-    make: Callable[[OnProgress], Prepared],
+    prepare_first: Callable[[Plan, OnProgress], Prepared],
     on_progress: Callable[[Progress], None] | None,
 ) -> Run:
-    prepared = await in_thread(make)
     listeners = Listeners(say=lambda line: None, watch=_watcher(on_progress), owns_signals=False)
-    end = await run_session(prepared, resolved.credentials, listeners, resolved.engines)
+    turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
+    end = await run_turns(turns, listeners, prepare_first)
     if end.reason is not None:
         raise end.reason
     return await asyncio.to_thread(load_run, resolved.plan.directory)

@@ -24,6 +24,7 @@ from vlsb.evaluation.options import RunOptions
     *("data_root", "skip_bad_images", "accept_changed_images", "fail_on_error", "display", "max_requests"),
     *("judge_max_connections", "judge_rpm", "judge_tpm", "max_attempts", "attempt_timeout", "sample_timeout"),
     *("outage_timeout", "backoff", "allow_http", "ca_bundle", "transport", "profile"),
+    *("gpus", "engine", "servers_dir", "start_timeout", "max_restarts", "yes"),
 )
 def judge_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run whose responses are judged.")],

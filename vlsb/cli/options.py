@@ -109,6 +109,15 @@ ModelsFormat = Annotated[
         Option("How to write the list.", metavar="table|json", variable="VLSB_MODELS_FORMAT"),
     ),
 ]
+JudgesDir = Annotated[Path | None, _run_option("judges_dir")]
+# Its own variable: VLSB_FORMAT names a format of `vlsb report`.
+JudgesFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option("How to write the list.", metavar="table|json", variable="VLSB_JUDGES_FORMAT"),
+    ),
+]
 Resume = Annotated[bool, _run_option("resume")]
 Revision = Annotated[str | None, _run_option("revision")]
 SubCategory = Annotated[list[str] | None, _run_option("sub_category")]

@@ -16,6 +16,7 @@ from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.reports import documents, markdown
 from vlsb.reports.encode import for_terminal
+from vlsb.reports.guards import guards_table
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
 from vlsb.store.summaries import count_guards, find_runs, stored_judge, summarize_run, summarize_state
@@ -55,8 +56,6 @@ def _report(paths: list[Path], report_format: str, screen: Screen) -> str:
     if report_format == "table" and (
         counts := [each for run in find_runs(paths) for each in count_guards(run)]
     ):
-        from vlsb.reports.guards import guards_table
-
         text += f"\n\n{guards_table(counts)}"
     return text
 

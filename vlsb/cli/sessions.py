@@ -7,8 +7,8 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,14 +38,14 @@ from vlsb.evaluation.session import (
     SessionEnd,
     prepare,
     prepare_judging,
-    run_session,
+    run_turns,
 )
-from vlsb.evaluation.settings import Resolved, open_target, resolve_judging, run_directory
+from vlsb.evaluation.settings import Resolved, open_judging, open_target, run_directory
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.guards import guards_table
 from vlsb.reports.terminal import render
-from vlsb.steps import OnProgress, in_thread
+from vlsb.steps import OnProgress
 from vlsb.store.manifest import is_run
 from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.summaries import guard_counts, summarize_run, summarize_state
@@ -142,15 +142,10 @@ def _run_command(options: RunOptions, *more: str) -> list[str]:
 
 def judge_again(run: Path, options: RunOptions) -> int:
     """Carry out `vlsb judge` and return its exit code."""
-
-    @asynccontextmanager
-    async def open_run(**_: object) -> AsyncIterator[Resolved]:
-        yield await resolve_judging(run, options, os.environ)
-
     return carry_out(
         SessionCommand(
             options=options,
-            open=open_run,
+            open=partial(open_judging, run, options, os.environ),
             prepare=prepare_judging,
             go_on=["vlsb", "judge", str(run), *options.as_words()],
             directory=run,
@@ -232,8 +227,8 @@ async def _spend(
             # Nobody named the folder this time: that of the run is used, and said.
             if command.options.data_root is None and plan.data_root not in (None, mini_root()):
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")
-            prepared = await in_thread(partial(command.prepare, plan), display.on_progress)
-            end = await run_session(prepared, resolved.credentials, listeners, resolved.engines)
+            turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
+            end = await run_turns(turns, listeners, command.prepare, display.on_progress)
     return plan, end
 
 

@@ -74,12 +74,10 @@ class Progress:
         store: RunStore,
         pending: int,
         clients: Mapping[str, EndpointClient],
-        *,
-        only_collects: bool = False,
+        files: Mapping[str, str],
     ) -> Progress:
-        """The progress at the start of a session."""
-        judges = () if only_collects else store.judges
-        judge = next(iter(judges), None)
+        """The progress at the start of a session; `files` are of its judges, by their names."""
+        judge, others = next(iter(files.values()), None), list(files.items())[1:]
         of_key = {key: store.outcome(key, judge) for key in store.state.asked_for()}
         rated = [] if judge is None else [key for key in of_key if store.state.finding(key, judge)]
         unit = "samples" if store.manifest.epochs == 1 else "responses"
@@ -95,8 +93,8 @@ class Progress:
             outcomes=Counter(of_key.values()) - Counter([of_key[key] for key in rated]),
             rated=len(rated),
             _of_key=of_key,
-            _others=dict(zip(judges[1:], judge_names(len(judges))[1:], strict=True)),
-            _done_by=Counter(file for file in judges[1:] for key in of_key if _is_done(store, key, file)),
+            _others={file: name for name, file in others},
+            _done_by=Counter(file for _, file in others for key in of_key if _is_done(store, key, file)),
         )
 
     def update(self, key: Key, outcome: Outcome | None, judge: str | None) -> None:

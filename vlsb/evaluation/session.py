@@ -7,10 +7,11 @@ drift); `run_session` spends money. All leave the directory valid on every path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_
 from vlsb.judging.judge import Judge
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.records import Key, Outcome, Picture, Sample, Untrusted
-from vlsb.steps import OnProgress, ignore
+from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.data_root import remember_data_root
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest, sample_row
 from vlsb.store.state import has_answers, sent_images
@@ -55,9 +56,9 @@ class Plan:
     """What the user asked for, checked and resolved. Holds no key.
 
     Without a `data_root` the data set comes from the Hugging Face Hub. Without a `target` stored responses
-    are judged; without `judges` responses are only collected, and with `only_collect` their judges follow in
-    another session. `max_requests` ends the session at a checkpoint, `only_preflight` after the first sample.
-    `profile` is the file for where its time went.
+    are judged; without `judges` responses are only collected. The judges that are `idle`, by the names of
+    the session, follow in another one. `max_requests` ends the session at a checkpoint, `only_preflight`
+    after the first sample. `profile` is the file for where its time went.
     """
 
     directory: Path
@@ -76,13 +77,18 @@ class Plan:
     profile: Path | None = None
     max_requests: int | None = None
     only_preflight: bool = False
-    only_collect: bool = False
+    idle: frozenset[str] = frozenset()
 
     @property
     def named_judges(self) -> dict[str, JudgeSetup]:
         """The judges that this session asks, by the names it gives them."""
-        judges = () if self.only_collect else self.judges
-        return dict(zip(judge_names(len(judges)), judges, strict=True))
+        named = zip(judge_names(len(self.judges)), self.judges, strict=True)
+        return {name: judge for name, judge in named if name not in self.idle}
+
+    @property
+    def only_collects(self) -> bool:
+        """Whether the session asks no judge."""
+        return not self.named_judges
 
     @property
     def models(self) -> dict[str, ModelSettings]:
@@ -331,7 +337,8 @@ async def run_session(
                 await store.close()
         limit = None if profile is None else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
-    judges = () if plan.only_collect else store.judges
+    files = set(_files_of_judges(plan, store).values())
+    judges = tuple(file for file in store.judges if file in files)
     return SessionEnd(shutdown.reason or unwritten, judges, len(works), models, limit)
 
 
@@ -359,7 +366,7 @@ async def _open_store(prepared: Prepared) -> RunStore:
 def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
     """What is pending, in the selection's order.
 
-    A judging session leaves alone what has no response, a collecting one what has.
+    A judging session leaves alone what has no response, and any session what only idle judges lack.
     """
     judges, responses = pending_work(store, prepared.plan.retry), store.state.responses
     works = [
@@ -368,9 +375,10 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
         for sample in prepared.samples
         if (key := Key(sample.id, epoch)) in judges
     ]
-    if prepared.plan.only_collect:
-        return [work for work in works if work.response is None]
-    return [work for work in works if prepared.plan.target is not None or work.response is not None]
+    plan, asked = prepared.plan, set(_files_of_judges(prepared.plan, store).values())
+    if plan.idle:
+        works = [work for work in works if work.response is None or work.judges & asked]
+    return [work for work in works if plan.target is not None or work.response is not None]
 
 
 async def _evaluate(
@@ -410,7 +418,7 @@ async def _evaluate(
             await _record_dialects(plan, store, found)
             stopwatch.preflight_ended()
 
-        progress = Progress.of(store, len(works), clients, only_collects=plan.only_collect)
+        progress = Progress.of(store, len(works), clients, files)
         pipeline = Pipeline(
             target=target,
             judges=judges,
@@ -486,3 +494,23 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         )
     elif event.kind == "dialect":
         say(f"The {event.stage} does not take {event.code}: asking without it, and recording that.")
+
+
+async def run_turns(
+    turns: Sequence[tuple[Plan, Mapping[str, Credentials], Mapping[str, EngineLease]]],
+    listeners: Listeners,
+    prepare_first: Callable[[Plan, OnProgress], Prepared],
+    on_progress: OnProgress = ignore,
+) -> SessionEnd:
+    """Session after session, each with its own engines, until one stops early: the end of all of them."""
+    ends: list[SessionEnd] = []
+    for plan, credentials, engines in turns:
+        prepare_it = prepare_judging if ends else prepare_first
+        prepared = await in_thread(partial(prepare_it, plan), on_progress)
+        ends.append(await run_session(prepared, credentials, listeners, engines))
+        if ends[-1].reason is not None:
+            break
+    judges = tuple(dict.fromkeys(file for end in ends for file in end.judges))
+    models = {name: view for end in reversed(ends) for name, view in end.models.items()}
+    pending = sum(end.pending for end in ends)
+    return SessionEnd(ends[-1].reason, judges, pending, models, ends[-1].limit)
