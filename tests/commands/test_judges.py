@@ -44,6 +44,7 @@ def judges(*pairs: tuple[str, SimulatorThread]) -> list[str]:
     words = []
     for name, simulator in pairs:
         words += ["--judge", name, "--judge-base-url", simulator.base_url]
+        words += ["--judge-api-key-env", "CANARY_KEY"]
     return words
 
 

@@ -31,6 +31,7 @@ DIFFERENCES = (
 )
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 100
+_SEES_BOTH = "reasoning+answer"
 
 
 def safe_name(text: str) -> str:
@@ -53,13 +54,14 @@ def judge_settings(judge: JudgeSetup) -> dict[str, Any]:
     kind, settings = judge
     engine = {f"engine.{name}": value for name, value in settings.engine.items()}
     if kind.is_official:
+        sees = {"sees": _SEES_BOTH} if settings.sees_reasoning else {}
         official = {"part_order": "image, text", "template_sha256": kind.template.sha256}
-        return _common(settings) | official | engine
-    about = {
+        return _common(settings) | official | sees | engine
+    about: dict[str, Any] = {
         "judge": kind.name,
         "answers": kind.answers.value,
         "parser": kind.parser,
-        "sees": list(kind.sees),
+        "sees": [*kind.sees, *(["reasoning"] if settings.sees_reasoning else [])],
     }
     if kind.answers is Answers.PHRASES:
         return about | {"phrases_sha256": phrases_sha256()}
@@ -91,15 +93,16 @@ def judge_file(judge: JudgeSetup) -> str:
         kind.template.is_official
         and settings.sampling == OFFICIAL_JUDGE_SAMPLING
         and settings.system_prompt == OFFICIAL_SYSTEM_PROMPT
-        and name == settings.endpoint.model
+        and not settings.sees_reasoning
         and not settings.engine
+        and name == settings.endpoint.model
     )
     if is_official:
         return f"{name}.jsonl"
-    if settings.engine:
-        identity = strict_json.dumps(judge_settings(judge))
-    else:
-        identity = strict_json.dumps([_common(settings), kind.template.sha256])
+    sees = [_SEES_BOTH] if settings.sees_reasoning else []
+    identity = strict_json.dumps(
+        judge_settings(judge) if settings.engine else [_common(settings), kind.template.sha256, *sees]
+    )
     return f"{name}-{Untrusted(identity).sha256()[:8]}.jsonl"
 
 
@@ -119,10 +122,14 @@ def judge_deviations(judge: JudgeSetup, dialect: Dialect) -> list[Untrusted]:
         found.append(f"judge {kind.name}: {kind.about[0].lower()}{kind.about[1:]}")
     elif not kind.template.is_official:
         found.append(f"judge template: sha256 {kind.template.sha256[:12]} (official: the paper's)")
+    if settings.sees_reasoning:
+        found.append("judge sees: the target's reasoning and its answer (official: the answer)")
     return [Untrusted(each) for each in found]
 
 
 def _of_model(name: str, settings: ModelSettings, official: Sampling, dialect: Dialect) -> Iterator[str]:
+    if dialect.max_tokens is not None:
+        yield f"{name} max_tokens: {dialect.max_tokens}, because it thinks (official: {official.max_tokens})"
     for field in ("max_tokens", "temperature", "top_p"):
         value, usual = getattr(settings.sampling, field), getattr(official, field)
         if value != usual:

@@ -81,7 +81,7 @@ def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) ->
     return ClientSetup(
         models=plan.models,
         credentials=resolved.credentials,
-        dialects={name: first_guess(settings.endpoint.model) for name, settings in plan.models.items()},
+        dialects={name: first_guess(settings.endpoint) for name, settings in plan.models.items()},
         policy=_patience(plan.policy),
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,

@@ -16,7 +16,7 @@ from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
 from vlsb.endpoints.retry import Ended, Rejections
 from vlsb.judging.guards import GuardReading, begins_with_refusal, parse_rating
 from vlsb.judging.kinds import Answers, JudgeSetup
-from vlsb.judging.prompts import RESPONSE_FORMAT
+from vlsb.judging.prompts import RESPONSE_FORMAT, with_reasoning
 from vlsb.judging.verdicts import Reading, UnreadableVerdict, declines, parse_verdict
 from vlsb.records import (
     JUDGED,
@@ -128,7 +128,7 @@ class Judge:
         response_format = RESPONSE_FORMAT if self._kind.has_schema else None
 
         def compose(dialect: Dialect) -> Draft:
-            model = self._settings.endpoint.model
+            model = self._settings.endpoint.request_model
             return draft(
                 prompt, model=model, sampling=sampling, dialect=dialect, response_format=response_format
             )
@@ -146,13 +146,15 @@ class Judge:
     def _prompt(self, sample: Sample, picture: Picture, response: Response) -> Prompt:
         """What the judge is sent: its template filled, or for a guard the two turns as they were."""
         kind, shown = self._kind, picture if self._kind.sees_image else None
+        reasoning = response.reasoning if self._settings.sees_reasoning else None
+        judged = with_reasoning(response.text, reasoning)
         # A judge that is not sent the image judges the response to the one that the target was sent.
         unsent = ReadPicture(b"", response.image_sha256)
         read = partial(self._read_picture, sample, picture) if kind.sees_image else lambda: unsent
         if kind.answers is Answers.GUARD:
             turn = sample.instruction if "question" in kind.sees else Untrusted("")
-            return Prompt("", turn, True, shown, read, answer=response.text)
-        first, *more = kind.template.render(**(kind.values(sample, response.text) or {}))
+            return Prompt("", turn, True, shown, read, answer=judged)
+        first, *more = kind.template.render(**(kind.values(sample, judged) or {}))
         return Prompt(self._settings.system_prompt, first, True, shown, read, more=tuple(more))
 
     def _read(self, completion: Completion, *, allow_fence: bool) -> _Ask:

@@ -88,6 +88,13 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
     return "".join((*pieces, text[end:]))
 
 
+def with_reasoning(response: Untrusted, reasoning: Untrusted | None) -> Untrusted:
+    """The response as models write it: the thought between tags, then the answer."""
+    if reasoning is None:
+        return response
+    return Untrusted(f"<think>\n{reasoning.expose().strip()}\n</think>\n\n{response.expose().strip()}")
+
+
 def official_template() -> JudgeTemplate:
     """The template of the paper's code, misspelling and indentation included."""
     text = resources.files(__package__).joinpath("official_template.txt").read_bytes().decode()

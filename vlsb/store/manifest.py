@@ -58,7 +58,7 @@ class JudgeEntry:
     """A judge of a run: its verdict file and everything that can change its verdicts.
 
     `is_added` says that `vlsb judge` brought it: the run itself goes on without it. `decision` is the
-    dialect that its first session settled on, None before that.
+    dialect that its first session settled on, None before that. `provider` is as the run's.
     """
 
     name: Untrusted
@@ -68,6 +68,7 @@ class JudgeEntry:
     settings: Mapping[str, Any]
     decision: Mapping[str, Any] | None
     deviations: Sequence[Untrusted]
+    provider: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_guard(self) -> bool:
@@ -78,7 +79,8 @@ class JudgeEntry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A run's facts, in the order of the file. `version` is of the `vlsb` that wrote it. `decision` is the
-    target's dialect, as the preflight settled it, None before that.
+    target's dialect, as the preflight settled it, None before that. `provider` is what is known of the
+    target's provider, for people: nothing compares it, and earlier versions did not write it.
 
     `pictures` is what was known before anything was sent: which image was sent is in the rows, and so is
     `data_digest`. Only runs of schema 1 have checksums and the digest here.
@@ -104,6 +106,7 @@ class Manifest:
     samples: Sequence[SampleRow]
     pictures: Mapping[str, Picture]
     guards: Sequence[JudgeEntry] = field(default_factory=list)
+    provider: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_full(self) -> bool:
