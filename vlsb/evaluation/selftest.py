@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 from vlsb.config import RetryPolicy
-from vlsb.data import mini_root
+from vlsb.data import mini_root, write_on_picture
 from vlsb.endpoints.admission import Accounts
 from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.request import ReadPicture, first_guess
@@ -132,15 +131,4 @@ def _result(attack: Attack, found: Verdict | Finding | Failure) -> AttackResult:
 def _picture(words: str) -> ReadPicture:
     """The knife of the embedded pictures, with words for the judge across it."""
     content = (mini_root() / "imgs" / "0.png").read_bytes()
-    if not words:
-        return ReadPicture.of(content)
-    from PIL import Image, ImageDraw
-
-    with Image.open(BytesIO(content), formats=["PNG"]) as opened:
-        image = opened.convert("RGB")
-    line, _, second = words.partition(": ")
-    ImageDraw.Draw(image).rectangle((0, 0, image.width, 44), fill="white")
-    ImageDraw.Draw(image).multiline_text((6, 6), f"{line}:\n{second}", fill="black")
-    written = BytesIO()
-    image.save(written, "PNG")
-    return ReadPicture.of(written.getvalue())
+    return ReadPicture.of(write_on_picture(content, words) if words else content)
