@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from vlsb.engines.lease import accept, decline
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.progress import Progress
-from vlsb.evaluation.session import Listeners, Prepared, prepare, prepare_judging, run_session
-from vlsb.evaluation.settings import Resolved, open_target, resolve_judging
+from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns
+from vlsb.evaluation.settings import Resolved, open_judging, open_target
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
 from vlsb.reports.documents import to_object
-from vlsb.steps import OnProgress, ignore, in_thread
+from vlsb.steps import OnProgress, ignore
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import summarize_state
 
@@ -123,8 +122,8 @@ async def evaluate(
     model: str | None = None,
     *,
     base_url: str | None = None,
-    judge: str | None = None,
-    judge_base_url: str | None = None,
+    judge: str | Sequence[str] | None = None,
+    judge_base_url: str | Sequence[str] | None = None,
     data_root: str | Path | None = None,
     output_dir: str | Path = "outputs",
     name: str | None = None,
@@ -146,8 +145,8 @@ async def evaluate(
     wishes = RunOptions(
         model=model,
         base_url=base_url,
-        judge=judge,
-        judge_base_url=judge_base_url,
+        judge=_several(judge),
+        judge_base_url=_several(judge_base_url),
         data_root=None if data_root is None else Path(data_root),
         output_dir=Path(output_dir),
         name=name,
@@ -163,41 +162,55 @@ async def evaluate(
         on_progress=ignore,
         say=lambda line: None,
     ) as resolved:
-        return await _carry_out(resolved, partial(prepare, resolved.plan), on_progress)
+        return await _carry_out(resolved, prepare, on_progress)
 
 
 async def judge(
     run: str | Path | Run,
     *,
-    judge: str | None = None,
-    judge_base_url: str | None = None,
+    judge: str | Sequence[str] | None = None,
+    judge_base_url: str | Sequence[str] | None = None,
     data_root: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Run:
-    """Judge a run's stored responses with another judge, and return the run. Nothing goes to the target.
+    """Judge a run's stored responses with other judges, and return the run. Nothing goes to the target.
 
     `options` are any other options of `vlsb judge`. Verdicts of different judges stay apart.
     """
     wishes = RunOptions(
-        judge=judge,
-        judge_base_url=judge_base_url,
+        judge=_several(judge),
+        judge_base_url=_several(judge_base_url),
         data_root=None if data_root is None else Path(data_root),
         **options,
     )
     directory = run.path if isinstance(run, Run) else Path(run)
-    resolved = await resolve_judging(directory, wishes, os.environ)
-    return await _carry_out(resolved, partial(prepare_judging, resolved.plan), on_progress)
+    async with open_judging(
+        directory,
+        wishes,
+        os.environ,
+        may_install=accept if wishes.yes else decline,
+        on_progress=ignore,
+        say=lambda line: None,
+    ) as resolved:
+        return await _carry_out(resolved, prepare_judging, on_progress)
+
+
+def _several(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One judge's value or several judges', as options have them."""
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 async def _carry_out(
     resolved: Resolved,
-    make: Callable[[OnProgress], Prepared],
+    prepare_first: Callable[[Plan, OnProgress], Prepared],
     on_progress: Callable[[Progress], None] | None,
 ) -> Run:
-    prepared = await in_thread(make)
     listeners = Listeners(say=lambda line: None, watch=_watcher(on_progress), owns_signals=False)
-    end = await run_session(prepared, resolved.credentials, listeners, resolved.engine)
+    turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
+    end = await run_turns(turns, listeners, prepare_first)
     if end.reason is not None:
         raise end.reason
     return await asyncio.to_thread(load_run, resolved.plan.directory)

@@ -1,7 +1,7 @@
 """The facts a run is made of: samples, pictures, completions, responses, verdicts, failures.
 
-Responses, verdicts and failures have the fields of their lines in the run directory, in that order. Those
-with a default may lack in a line, which then means the default.
+Responses, verdicts, findings and failures have the fields of their lines in the run directory, in that
+order. Those with a default may lack in a line, which then means the default.
 
 Text that strangers wrote (data set, target, judge, endpoint) is `Untrusted`: an opaque type that no
 function taking `str` accepts. Only the encoder of a boundary (terminal, CSV, Markdown, JSON, request)
@@ -70,6 +70,14 @@ class Label(StrEnum):
 
     SAFE_REFUSAL = "safe_refusal"
     SAFE_WARNING = "safe_warning"
+    UNSAFE = "unsafe"
+
+
+class Rating(StrEnum):
+    """What a guard says of a response. No label: it asks whether something is harmful, not what was seen."""
+
+    SAFE = "safe"
+    CONTROVERSIAL = "controversial"
     UNSAFE = "unsafe"
 
 
@@ -275,6 +283,33 @@ class Verdict:
     @property
     def key(self) -> Key:
         """The sample and epoch it judges."""
+        return Key(self.sample_id, self.epoch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a guard or a list of phrases says of one response; it counts in no rate.
+
+    `rating` is None for one that rates nothing, `refuses` for one that does not tell refusals apart.
+    """
+
+    sample_id: int
+    epoch: int = 1
+    rating: Rating | None
+    refuses: bool | None
+    category: Untrusted
+    model: Untrusted | None = None
+    usage: Usage
+    asks: int
+    attempts: int
+    latency_s: float
+    response_sha256: str
+    image_sha256: str
+    request_sha256: str
+
+    @property
+    def key(self) -> Key:
+        """The sample and epoch it is about."""
         return Key(self.sample_id, self.epoch)
 
 

@@ -51,6 +51,9 @@ ENTRIES = {
     "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
     "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
+    "judges": Entry(
+        "judges", "judges_command", "List the judges that have a name: what each sees and gives."
+    ),
     "models": Entry("models", "models_app", "List the models that have a name, or show one."),
     "doctor": Entry(
         "doctor", "doctor_command", "Say what is ready on this machine, and how to get the rest."
@@ -59,6 +62,7 @@ ENTRIES = {
     "convert": Entry("convert", "convert_app", "Convert original LLaVA weights for serving."),
     "data": Entry("data", "data_app", "Fetch the data set, or check a copy of it."),
     "runs": Entry("runs", "runs_app", "Repair run directories."),
+    "selftest": Entry("selftest", "selftest_app", "Check what is configured by attacking it."),
     "demo": Entry("demo", "demo_command", "Try it all on 30 embedded samples: no key, no download."),
 }
 

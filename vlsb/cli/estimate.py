@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from vlsb.analysis.forecast import Forecast, forecast_total
 from vlsb.endpoints.request import parse_dialect
+from vlsb.evaluation.progress import judge_names
 from vlsb.models.prices import Price, may_charge
 from vlsb.records import JUDGED, Outcome, Usage
 from vlsb.reports.figures import counted, dollars, duration
+from vlsb.store.state import Judged
 
 if TYPE_CHECKING:
     from vlsb.config import ModelSettings
@@ -26,20 +28,20 @@ _Measured = tuple[Usage, float]
 def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> str:
     """The page: requests, tokens, money and time still to come, and what would be sent where."""
     outcomes = [state.outcome(key, end.judge) for key in state.asked_for()]
-    unanswered = sum(o is Outcome.NOT_ATTEMPTED or o is Outcome.TARGET_ERROR for o in outcomes)
     unjudged = sum(o not in JUDGED for o in outcomes)
-    left = {"target": unanswered, "judge": unjudged}
+    # A judge's file by the name that the session gives it.
+    files = dict(zip(judge_names(len(plan.judges)), end.judges, strict=False))
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
     prices, costs = plan.model_prices(today), {}
     for stage, settings in plan.models.items():
         tokens = settings.sampling.max_tokens
         if stage == "target" and (decision := state.manifest.decision) is not None:
             tokens = parse_dialect(decision).max_tokens or tokens
-        measured = _measured(state, end, stage)
-        lines += _model(stage, settings, left[stage], measured, end.models.get(stage), most_tokens=tokens)
+        measured, left = _measured(state, files.get(stage)), _left(state, files.get(stage))
+        lines += _model(stage, settings, left, measured, end.models.get(stage), most_tokens=tokens)
         price = prices.get(stage)
         if price is not None and measured:
-            costs[stage] = _costs(price, [usage for usage, _ in measured], left[stage])
+            costs[stage] = _costs(price, [usage for usage, _ in measured], left)
             lines.append(f"  cost      {_cost_text(*costs[stage])}")
         elif price is None and may_charge(settings.endpoint):
             lines.append(f"  cost      unknown: no price for {settings.endpoint.model}; --prices takes yours")
@@ -50,12 +52,21 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
     return "\n".join(lines)
 
 
-def _measured(state: RunState, end: SessionEnd, stage: str) -> list[_Measured]:
-    """Usage and latency of the model's completions, the last one last."""
-    if stage == "target":
+def _left(state: RunState, judge: str | None) -> int:
+    """Responses still to be asked for, or to be judged by the judge of that file."""
+    outcomes = ((key, state.outcome(key, judge)) for key in state.asked_for())
+    if judge is None:
+        return sum(o is Outcome.NOT_ATTEMPTED or o is Outcome.TARGET_ERROR for _, o in outcomes)
+    return sum(o not in JUDGED and state.finding(key, judge) is None for key, o in outcomes)
+
+
+def _measured(state: RunState, judge: str | None) -> list[_Measured]:
+    """Usage and latency of the target's completions, or of the judge's of that file."""
+    if judge is None:
         return [(r.usage, r.latency_s) for r in state.responses.values()]
-    rows = state.judged[end.judge].verdicts.values() if end.judge in state.judged else ()
-    return [(v.usage, v.latency_s) for v in rows]
+    rows = state.judged.get(judge, Judged())
+    verdicts = [(each.usage, each.latency_s) for each in rows.verdicts.values()]
+    return verdicts + [(each.usage, each.latency_s) for each in rows.findings.values()]
 
 
 def _model(

@@ -13,11 +13,12 @@ from vlsb.evaluation.options import RunOptions
 
 @opt.takes_run_options(
     *("judge", "judge_base_url", "judge_api_key_env", "judge_header", "judge_template", "judge_field"),
-    "judge_sees",
+    *("judges_dir", "judge_sees"),
     *("data_root", "skip_bad_images", "accept_changed_images", "fail_on_error", "display", "max_requests"),
     *("max_cost", "prices"),
     *("judge_max_connections", "judge_rpm", "judge_tpm", "max_attempts", "attempt_timeout", "sample_timeout"),
     *("outage_timeout", "backoff", "allow_http", "ca_bundle", "transport", "profile"),
+    *("gpus", "engine", "servers_dir", "start_timeout", "max_restarts", "yes"),
 )
 def judge_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run whose responses are judged.")],

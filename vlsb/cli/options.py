@@ -19,7 +19,11 @@ from vlsb.config import MOST_EPOCHS
 from vlsb.evaluation.options import HelpPanel, Option, RunOptions, as_flag
 
 _FIELDS = {field.name: field for field in fields(RunOptions)}
-_LISTS = {tuple[str, ...]: list[str] | None, tuple[int, ...]: list[int] | None}
+_LISTS = {
+    tuple[str, ...]: list[str] | None,
+    tuple[int, ...]: list[int] | None,
+    tuple[float, ...]: list[float] | None,
+}
 
 
 def _lines(
@@ -103,6 +107,15 @@ ModelsFormat = Annotated[
     _option(
         "format",
         Option("How to write the list.", metavar="table|json", variable="VLSB_MODELS_FORMAT"),
+    ),
+]
+JudgesDir = Annotated[Path | None, _run_option("judges_dir")]
+# Its own variable: VLSB_FORMAT names a format of `vlsb report`.
+JudgesFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option("How to write the list.", metavar="table|json", variable="VLSB_JUDGES_FORMAT"),
     ),
 ]
 Prices = Annotated[Path | None, _run_option("prices")]

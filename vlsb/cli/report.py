@@ -17,9 +17,10 @@ from vlsb.errors import ConfigError, VlsbError
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.reports import documents, markdown
 from vlsb.reports.encode import for_terminal
+from vlsb.reports.guards import guards_table
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
-from vlsb.store.summaries import find_runs, stored_judge, summarize_run, summarize_state
+from vlsb.store.summaries import count_guards, find_runs, stored_judge, summarize_run, summarize_state
 
 _FORMATS = ("table", "json", "csv", "markdown", "official")
 
@@ -53,7 +54,12 @@ def _report(paths: list[Path], report_format: str, screen: Screen, prices: Price
     for summary in summaries:
         if summary.judge is None and report_format == "table":
             screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")
-    return _written(summaries, report_format)
+    text = _written(summaries, report_format)
+    if report_format == "table" and (
+        counts := [each for run in find_runs(paths) for each in count_guards(run)]
+    ):
+        text += f"\n\n{guards_table(counts)}"
+    return text
 
 
 def _official(paths: list[Path], judge: str | None, data_root: Path | None, screen: Screen) -> str:

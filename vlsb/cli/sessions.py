@@ -7,8 +7,8 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -39,17 +39,18 @@ from vlsb.evaluation.session import (
     SessionEnd,
     prepare,
     prepare_judging,
-    run_session,
+    run_turns,
 )
-from vlsb.evaluation.settings import Resolved, open_target, resolve_judging, run_directory
+from vlsb.evaluation.settings import Resolved, open_judging, open_target, run_directory
 from vlsb.models.prices import find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
+from vlsb.reports.guards import guards_table
 from vlsb.reports.terminal import render
-from vlsb.steps import OnProgress, in_thread
+from vlsb.steps import OnProgress
 from vlsb.store.manifest import is_run
 from vlsb.store.state import RunState, has_answers, load_state
-from vlsb.store.summaries import summarize_run, summarize_state
+from vlsb.store.summaries import guard_counts, summarize_run, summarize_state
 
 # After these the last line on the screen is the command that goes on, where there is something to go on with.
 _RESUMABLE = (3, 4, 5, 7, 130)
@@ -148,15 +149,10 @@ def _run_command(options: RunOptions, *more: str) -> list[str]:
 
 def judge_again(run: Path, options: RunOptions) -> int:
     """Carry out `vlsb judge` and return its exit code."""
-
-    @asynccontextmanager
-    async def open_run(**_: object) -> AsyncIterator[Resolved]:
-        yield await resolve_judging(run, options, os.environ)
-
     return carry_out(
         SessionCommand(
             options=options,
-            open=open_run,
+            open=partial(open_judging, run, options, os.environ),
             prepare=prepare_judging,
             go_on=["vlsb", "judge", str(run), *options.as_words()],
             directory=run,
@@ -242,8 +238,8 @@ async def _spend(
             # Nobody named the folder this time: that of the run is used, and said.
             if command.options.data_root is None and plan.data_root not in (None, mini_root()):
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")
-            prepared = await in_thread(partial(command.prepare, plan), display.on_progress)
-            end = await run_session(prepared, resolved.credentials, listeners, resolved.engine)
+            turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
+            end = await run_turns(turns, listeners, command.prepare, display.on_progress)
     return plan, end
 
 
@@ -266,14 +262,22 @@ def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan,
         screen.result(estimate(state, end, plan, today=datetime.now(UTC).date()))
         screen.notice(f"Do the rest with: {shlex.join(command.go_on)}")
         return
-    summary = summarize_state(state, plan.directory, end.judge, prices=plan.prices)
+    guards = [entry.file for entry in state.manifest.guards if entry.file in end.judges]
+    summaries = [
+        summarize_state(state, plan.directory, file, prices=plan.prices)
+        for file in end.judges
+        if file not in guards
+    ]
     if end.judge is None:
         if state.responses:
             screen.result(_unjudged_line(state, plan))
-    elif end.reason is None or summary.rates.judged:
+    elif end.reason is None or guards or any(each.rates.judged for each in summaries):
         if command.has_table:
             width = shutil.get_terminal_size((80, 24)).columns
-            screen.result(render([summary], width=width, color=has_color(sys.stdout)))
+            if summaries:
+                screen.result(render(summaries, width=width, color=has_color(sys.stdout)))
+            if guards:
+                screen.result(guards_table([guard_counts(state, plan.directory, file) for file in guards]))
         for line in _next_steps(state, end, plan.directory):
             screen.notice(line)
     if end.reason is None and end.limit is not None:
@@ -282,7 +286,7 @@ def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan,
 
 def _nothing_left(state: RunState, end: SessionEnd) -> str:
     """That a session found nothing to do, and how to repeat what a resume leaves alone."""
-    outcomes = Counter(state.outcome(key, end.judge) for key in state.asked_for())
+    outcomes = Counter(each for file in end.judges or (None,) for each in _unrated(state, file))
     others = [o.value for o in outcomes if o not in JUDGED and o is not Outcome.NOT_JUDGED]
     again = f" To do samples again: --retry {others[0]}." if others else ""
     return f"Nothing was left to do: every sample of this run has ended.{again}"
@@ -303,7 +307,7 @@ def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[s
     """
     here = Path.cwd()
     run = str(directory.relative_to(here) if directory.is_relative_to(here) else directory)
-    outcomes = {state.outcome(key, end.judge) for key in state.asked_for()}
+    outcomes = set(_unrated(state, end.judge))
     shown = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"]
     yield f"The run is in {run}"
     yield f"Next: {shlex.join(['vlsb', 'report', run])}"
@@ -314,16 +318,26 @@ def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) ->
     """An error if more is missing than allowed: verdicts, or responses where nobody judges."""
     if plan.is_dry_run:
         return None
-    outcomes = [state.outcome(key, end.judge) for key in state.asked_for()]
-    if plan.target is None:
-        # A judging session answers for the responses it was given.
-        outcomes = [
-            o for o in outcomes if o in JUDGED or o is Outcome.NOT_JUDGED or o.value.startswith("judge_")
-        ]
-    complete = JUDGED | {Outcome.NOT_JUDGED} if plan.judge is None else JUDGED
-    missing = sum(outcome not in complete for outcome in outcomes)
-    if not allowed.is_exceeded(missing, selected=len(outcomes)):
-        return None
-    return GapsError(
-        f"{missing} of {len(outcomes)} samples have no {'verdict' if plan.judge else 'response'}.",
-    )
+    for file in end.judges or (None,):
+        keys = list(state.asked_for())
+        outcomes = list(_unrated(state, file))
+        if plan.target is None:
+            # A judging session answers for the responses it was given.
+            keys = [key for key in keys if key in state.responses]
+            outcomes = [
+                o for o in outcomes if o in JUDGED or o is Outcome.NOT_JUDGED or o.value.startswith("judge_")
+            ]
+        complete = JUDGED if file else JUDGED | {Outcome.NOT_JUDGED}
+        missing = sum(outcome not in complete for outcome in outcomes)
+        if allowed.is_exceeded(missing, selected=len(keys)):
+            of = f" of {file.removesuffix('.jsonl')}" if file and len(end.judges) > 1 else ""
+            what = f"verdict{of}" if file else "response"
+            return GapsError(f"{missing} of {len(keys)} samples have no {what}.")
+    return None
+
+
+def _unrated(state: RunState, judge: str | None) -> Iterator[Outcome]:
+    """Where every response stands with a judge; of a guard, those that it found nothing in."""
+    for key in state.asked_for():
+        if judge is None or state.finding(key, judge) is None:
+            yield state.outcome(key, judge)

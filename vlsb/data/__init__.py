@@ -18,7 +18,7 @@ from vlsb.data.check import (
 from vlsb.data.dataset import DataFiles, Dataset, load_dataset, load_dataset_files, require_dataset
 from vlsb.data.fetch import HUB_REPOSITORY, Fetched, fetch_dataset
 from vlsb.data.mini import mini_root
-from vlsb.data.pictures import media_type
+from vlsb.data.pictures import media_type, write_on_picture
 from vlsb.data.selection import Positions, Selection, Share, parse_limit, select
 
 __all__ = [
@@ -45,4 +45,5 @@ __all__ = [
     "parse_limit",
     "require_dataset",
     "select",
+    "write_on_picture",
 ]

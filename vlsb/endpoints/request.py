@@ -111,16 +111,19 @@ class Checksums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One user turn with one picture. `image_first` says which part the picture is.
+    """One user turn with one picture, or without where `picture` is None; `image_first` says where it stands.
 
-    An empty `text` is sent without a text part: providers reject empty ones (sample 1685).
+    An empty `text` is sent without a text part: providers reject empty ones (sample 1685). `more` are text
+    parts of their own after it. An `answer` is an assistant's turn after the user's: what a guard rates.
     """
 
     system: str
     text: Untrusted
     image_first: bool
-    picture: Picture
+    picture: Picture | None
     read_picture: Callable[[], ReadPicture]
+    more: tuple[Untrusted, ...] = ()
+    answer: Untrusted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,10 @@ def draft(
     mark = _usual_mark()
     while True:
         body = {"model": model, "messages": _messages(prompt, system, mark), **rest}
-        around_picture = strict_json.dumps(body).encode("ascii").split(mark.encode("ascii"))
+        whole = strict_json.dumps(body).encode("ascii")
+        if prompt.picture is None:
+            return Draft(whole, b"", prompt.read_picture, len(whole))
+        around_picture = whole.split(mark.encode("ascii"))
         if len(around_picture) == 2:
             break
         # A text has the mark in it, which is random: no text can forge the next one.
@@ -179,10 +185,15 @@ def _usual_mark() -> str:
 
 
 def _messages(prompt: Prompt, system: str, mark: str) -> list[dict[str, Any]]:
-    url = f"data:{prompt.picture.media_type};base64,{mark}"
-    image = {"type": "image_url", "image_url": {"url": url}}
-    parts: list[dict[str, Any]] = [image]
+    parts: list[dict[str, Any]] = []
     if text := prompt.text.expose():
-        parts.insert(1 if prompt.image_first else 0, {"type": "text", "text": text})
+        parts.append({"type": "text", "text": text})
+    if prompt.picture is not None:
+        url = f"data:{prompt.picture.media_type};base64,{mark}"
+        image = {"type": "image_url", "image_url": {"url": url}}
+        parts.insert(0 if prompt.image_first else len(parts), image)
+    parts += [{"type": "text", "text": each.expose()} for each in prompt.more]
     messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    if prompt.answer is not None:
+        messages.append({"role": "assistant", "content": prompt.answer.expose()})
     return [{"role": "system", "content": system}, *messages] if system else messages

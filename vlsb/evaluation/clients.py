@@ -8,7 +8,8 @@ import resource
 import time as system_time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -46,13 +47,12 @@ _SPARE_DESCRIPTORS = 64
 class ClientSetup:
     """What a session's clients are opened with, by name: TARGET, any other is a judge's.
 
-    `accounts` may outlive it.
+    `accounts` may outlive it. `prices` has those that are known.
     """
 
     models: Mapping[str, ModelSettings]
     credentials: Mapping[str, Credentials]
     dialects: Mapping[str, Dialect]
-    prices: Mapping[str, Price]
     policy: RetryPolicy
     ca_bundle: Path | None
     transport: str
@@ -60,8 +60,9 @@ class ClientSetup:
     accounts: Accounts
     observe: Callable[[Event], None]
     say: Callable[[str], None]
-    engine: EngineLease | None
+    engines: Mapping[str, EngineLease]
     unless_stopped: Callable[[Coroutine[Any, Any, EngineGuard]], Awaitable[EngineGuard]]
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
 
 def real_time() -> Time:
@@ -77,16 +78,16 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
     async with AsyncExitStack() as held:
         addresses = await held.enter_async_context(_addresses(setup.models))
         credentials, guards = dict(setup.credentials), dict[str, EngineGuard]()
-        if (engine := setup.engine) is not None:
+        for name, engine in setup.engines.items():
             held.push_async_callback(engine.leave)
-            guards[TARGET] = await setup.unless_stopped(
-                engine.guard(lambda number: setup.observe(Event("engine_restart", "target", attempt=number)))
+            guards[name] = await setup.unless_stopped(
+                engine.guard(partial(_observe_restart, setup.observe, _stage(name)))
             )
-            addresses[TARGET], credentials[TARGET] = engine.base_url, engine.credentials
+            addresses[name], credentials[name] = engine.base_url, engine.credentials
         redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
         clients: dict[str, EndpointClient] = {}
         for name, settings in setup.models.items():
-            stage: Stage = "target" if name == TARGET else "judge"
+            stage = _stage(name)
             url = addresses[name]
             _say_proxy(url, setup.say)
             http = open_client(
@@ -116,6 +117,14 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 thinking_tokens=settings.thinking_tokens,
             )
         yield clients
+
+
+def _stage(name: str) -> Stage:
+    return "target" if name == TARGET else "judge"
+
+
+def _observe_restart(observe: Callable[[Event], None], stage: Stage, number: int) -> None:
+    observe(Event("engine_restart", stage, attempt=number))
 
 
 @asynccontextmanager

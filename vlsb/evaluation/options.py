@@ -50,6 +50,13 @@ class Option:
     is_argument: bool = False
 
 
+OF_EACH_JUDGE = (
+    *("judge", "judge_base_url", "judge_api_key_env"),
+    *("judge_max_connections", "judge_rpm", "judge_tpm"),
+)
+"""Options that are given once for all judges, or once for each in the judges' order."""
+
+
 # Annotations are no texts in this module: a command reads them from the fields.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
@@ -81,19 +88,37 @@ class RunOptions:
         Option("Header for the target, its value read from VAR.", HelpPanel.TARGET, metavar="NAME=VAR"),
     ] = ()
     judge: Annotated[
-        str | None, Option("Judge model. (default: gpt-4o)", HelpPanel.JUDGE, metavar="NAME")
-    ] = None
+        tuple[str, ...],
+        Option(
+            "Judge: a model, a name of `vlsb judges` or KIND:MODEL; repeat for more. (default: gpt-4o)",
+            HelpPanel.JUDGE,
+            metavar="NAME",
+        ),
+    ] = ()
     judge_base_url: Annotated[
-        str | None,
-        Option("Endpoint of the judge; never taken from --base-url.", HelpPanel.JUDGE, metavar="URL"),
-    ] = None
+        tuple[str, ...],
+        Option(
+            "Endpoint of the judge; never taken from --base-url. Of several: one each, in their order.",
+            HelpPanel.JUDGE,
+            metavar="URL",
+        ),
+    ] = ()
     judge_api_key_env: Annotated[
-        str | None, Option("Variable that holds the judge's key.", HelpPanel.JUDGE, metavar="VAR")
-    ] = None
+        tuple[str, ...],
+        Option(
+            "Variable that holds the judge's key. Of several: one each, in their order.",
+            HelpPanel.JUDGE,
+            metavar="VAR",
+        ),
+    ] = ()
     judge_header: Annotated[
         tuple[str, ...],
         Option("Header for the judge, its value read from VAR.", HelpPanel.JUDGE, metavar="NAME=VAR"),
     ] = ()
+    judges_dir: Annotated[
+        Path | None,
+        Option("Folder with judges of yours, each a NAME.yaml.", HelpPanel.JUDGE, metavar="DIR"),
+    ] = None
     data_root: Annotated[
         Path | None,
         Option(
@@ -200,7 +225,7 @@ class RunOptions:
         ),
     ] = None
     judge_max_connections: Annotated[
-        int | None,
+        tuple[int, ...],
         Option(
             "Requests in flight to the judge, at most. (default: found out, up to 100)",
             HelpPanel.SPEED,
@@ -208,7 +233,7 @@ class RunOptions:
             min=1,
             max=4096,
         ),
-    ] = None
+    ] = ()
     rpm: Annotated[
         float | None,
         Option("Requests a minute to the target, at most.", HelpPanel.SPEED, metavar="N", min=0.1),
@@ -217,12 +242,13 @@ class RunOptions:
         float | None, Option("Tokens a minute to the target, at most.", HelpPanel.SPEED, metavar="N", min=1)
     ] = None
     judge_rpm: Annotated[
-        float | None,
+        tuple[float, ...],
         Option("Requests a minute to the judge, at most.", HelpPanel.SPEED, metavar="N", min=0.1),
-    ] = None
+    ] = ()
     judge_tpm: Annotated[
-        float | None, Option("Tokens a minute to the judge, at most.", HelpPanel.SPEED, metavar="N", min=1)
-    ] = None
+        tuple[float, ...],
+        Option("Tokens a minute to the judge, at most.", HelpPanel.SPEED, metavar="N", min=1),
+    ] = ()
     max_attempts: Annotated[
         int,
         Option(
@@ -410,9 +436,14 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Refuse a key in the place of a variable's name: from here on names are shown and stored."""
-        for name in ("api_key_env", "judge_api_key_env"):
-            if (variable := getattr(self, name)) is not None:
-                _require_variable(as_flag(name), variable)
+        for name in OF_EACH_JUDGE:
+            # From Python, one judge's may be given as it is.
+            if not isinstance(value := getattr(self, name), tuple):
+                object.__setattr__(self, name, () if value is None else (value,))
+        if self.api_key_env is not None:
+            _require_variable("--api-key-env", self.api_key_env)
+        for variable in self.judge_api_key_env:
+            _require_variable("--judge-api-key-env", variable)
         for name in ("header", "judge_header"):
             if pairs := getattr(self, name):
                 parse_headers(as_flag(name), pairs)

@@ -18,7 +18,7 @@ from vlsb.endpoints.retry import Ended
 from vlsb.errors import GapsError, ImageError
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.judging.judge import Judge
-from vlsb.records import JUDGED, Failure, Key, Outcome, Picture, Response, Sample, Untrusted, Usage
+from vlsb.records import JUDGED, Failure, Finding, Key, Outcome, Picture, Response, Sample, Untrusted, Usage
 from vlsb.store.store import RunStore
 
 PREFLIGHT_SAMPLES = 3
@@ -92,7 +92,8 @@ class Pipeline:
     """Takes pending samples through the target and every judge into the store.
 
     `judges` are by the name that a session gives them, as the target's is "target": `on_dialects` hears by
-    these names how each is asked, `on_outcome` of each response by the judge's file (None: no judge yet).
+    these names how each is asked, `on_outcome` of each response by the judge's file (None: no judge yet);
+    what a guard found is no outcome.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Pipeline:
         judges: Mapping[str, Judge],
         store: RunStore,
         shutdown: Shutdown,
-        on_outcome: Callable[[Key, Outcome, str | None], None],
+        on_outcome: Callable[[Key, Outcome | None, str | None], None],
         on_dialects: Callable[[Mapping[str, Dialect]], Awaitable[None]],
     ) -> None:
         self._target = target
@@ -113,7 +114,7 @@ class Pipeline:
         self._on_outcome = on_outcome
         self._on_dialects = on_dialects
         self._clients = {} if target is None else {"target": target.client}
-        self._clients |= {name: judge.client for name, judge in judges.items()}
+        self._clients |= {name: judge.client for name, judge in judges.items() if judge.client is not None}
         # How each was asked when its first sample got through: verified, whatever was tried since.
         self._verified: dict[str, Dialect] = {}
 
@@ -152,7 +153,11 @@ class Pipeline:
     def _is_through(self, work: Work) -> bool:
         if not self._judges:
             return self._store.outcome(work.key, None) is Outcome.NOT_JUDGED
-        return all(self._store.outcome(work.key, judge.file) in JUDGED for judge in self._judges.values())
+        return all(
+            self._store.outcome(work.key, judge.file) in JUDGED
+            or self._store.state.finding(work.key, judge.file) is not None
+            for judge in self._judges.values()
+        )
 
     async def _evaluate(self, work: Work) -> None:
         """Take one sample as far as it gets."""
@@ -194,14 +199,20 @@ class Pipeline:
         if isinstance(found, Failure):
             self._fail(name, found)
             return
-        self._store.add_verdict(found, judge.file)
+        outcome = None
+        if isinstance(found, Finding):
+            self._store.add_finding(found, judge.file)
+        else:
+            self._store.add_verdict(found, judge.file)
+            outcome = Outcome(found.label.value)
         self._got_through(name)
         judge.count(found)
-        self._on_outcome(response.key, Outcome(found.label.value), judge.file)
+        self._on_outcome(response.key, outcome, judge.file)
 
     def _got_through(self, name: str) -> None:
         """A sample got through: target or judge is asked like this from now on."""
-        client = self._clients[name]
+        if (client := self._clients.get(name)) is None:
+            return
         client.may_adapt = False
         self._verified.setdefault(name, client.dialect)
 

@@ -14,6 +14,15 @@ from vlsb.store.store import RunStore
 _WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
 
 
+def judge_names(count: int) -> list[str]:
+    """What a session calls its judges: `judge`, then `judge 2` and so on."""
+    return [f"judge {number}" if number > 1 else "judge" for number in range(1, count + 1)]
+
+
+def _is_done(store: RunStore, key: Key, judge: str) -> bool:
+    return store.outcome(key, judge) in JUDGED or store.state.finding(key, judge) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
     """Target or judge at a moment. `done` counts what it finished, earlier sessions included.
@@ -43,7 +52,8 @@ class Progress:
     """Counts of the selection by outcome, kept up to date as samples end.
 
     `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the models
-    that this session uses, `unit` is what is counted; `run`, `target` and `judge` are names.
+    that this session uses, `unit` is what is counted; `run`, `target` and `judge` are names. Of several
+    judges the first is shown; `rated` is what it found if it is a guard.
     """
 
     run: Untrusted
@@ -54,14 +64,24 @@ class Progress:
     clients: Mapping[str, EndpointClient]
     unit: str = "samples"
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    rated: int = 0
     _judge: str | None = None
     _of_key: dict[Key, Outcome] = field(default_factory=dict)
+    _others: dict[str, str] = field(default_factory=dict)
+    _done_by: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, store: RunStore, pending: int, clients: Mapping[str, EndpointClient]) -> Progress:
-        """The progress at the start of a session."""
-        judge = next(iter(store.judges), None)
+    def of(
+        cls,
+        store: RunStore,
+        pending: int,
+        clients: Mapping[str, EndpointClient],
+        files: Mapping[str, str],
+    ) -> Progress:
+        """The progress at the start of a session; `files` are of its judges, by their names."""
+        judge, others = next(iter(files.values()), None), list(files.items())[1:]
         of_key = {key: store.outcome(key, judge) for key in store.state.asked_for()}
+        rated = [] if judge is None else [key for key in of_key if store.state.finding(key, judge)]
         unit = "samples" if store.manifest.epochs == 1 else "responses"
         return cls(
             run=Untrusted(store.directory.resolve().name),
@@ -72,15 +92,23 @@ class Progress:
             clients=clients,
             unit=unit,
             _judge=judge,
-            outcomes=Counter(of_key.values()),
+            outcomes=Counter(of_key.values()) - Counter([of_key[key] for key in rated]),
+            rated=len(rated),
             _of_key=of_key,
+            _others={file: name for name, file in others},
+            _done_by=Counter(file for _, file in others for key in of_key if _is_done(store, key, file)),
         )
 
-    def update(self, key: Key, outcome: Outcome, judge: str | None) -> None:
-        """A response moved to another outcome with a judge. Only the one that is shown is counted."""
+    def update(self, key: Key, outcome: Outcome | None, judge: str | None) -> None:
+        """A response moved to another outcome with a judge, or was rated. Only who is shown is counted."""
+        if judge in self._others:
+            self._done_by[judge] += outcome is None or outcome in JUDGED
         if judge not in (None, self._judge):
             return
         self.outcomes[self._of_key[key]] -= 1
+        if outcome is None:
+            self.rated += 1
+            return
         self.outcomes[outcome] += 1
         self._of_key[key] = outcome
 
@@ -108,18 +136,24 @@ class Progress:
     @property
     def done(self) -> int:
         """How many need nothing more in this session."""
-        if "judge" not in self.clients:
+        if self.judge is None:
             return self.selected - self.outcomes[Outcome.NOT_ATTEMPTED]
-        return self.judged + sum(self.failed.values())
+        return self.judged + self.rated + sum(self.failed.values())
 
     def models(self) -> dict[str, ModelView]:
         """Target and judge as they stand."""
         return {name: self._model(name, client) for name, client in self.clients.items()}
 
+    def _done_of(self, name: str) -> int:
+        if name == "target":
+            return self.responded
+        other = next((file for file, each in self._others.items() if each == name), None)
+        return self.judged + self.rated if other is None else self._done_by[other]
+
     def _model(self, name: str, client: EndpointClient) -> ModelView:
         state = client.admission.state()
         return ModelView(
-            done=self.responded if name == "target" else self.judged,
+            done=self._done_of(name),
             in_flight=state.in_flight,
             limit=state.limit,
             phase=state.phase.value,

@@ -20,7 +20,8 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.endpoints.request import Dialect
-from vlsb.judging.prompts import JudgeTemplate
+from vlsb.judging.guards import phrases_sha256
+from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.providers import address_for_manifest
 from vlsb.records import Untrusted
 
@@ -48,10 +49,23 @@ def target_settings(target: ModelSettings) -> dict[str, Any]:
     )
 
 
-def judge_settings(judge: ModelSettings, template: JudgeTemplate) -> dict[str, Any]:
+def judge_settings(judge: JudgeSetup) -> dict[str, Any]:
     """Everything about the judge that can change a verdict; JSON."""
-    sees = {"sees": _SEES_BOTH} if judge.sees_reasoning else {}
-    return _common(judge) | {"part_order": "image, text", "template_sha256": template.sha256} | sees
+    kind, settings = judge
+    engine = {f"engine.{name}": value for name, value in settings.engine.items()}
+    if kind.is_official:
+        sees = {"sees": _SEES_BOTH} if settings.sees_reasoning else {}
+        official = {"part_order": "image, text", "template_sha256": kind.template.sha256}
+        return _common(settings) | official | sees | engine
+    about: dict[str, Any] = {
+        "judge": kind.name,
+        "answers": kind.answers.value,
+        "parser": kind.parser,
+        "sees": [*kind.sees, *(["reasoning"] if settings.sees_reasoning else [])],
+    }
+    if kind.answers is Answers.PHRASES:
+        return about | {"phrases_sha256": phrases_sha256()}
+    return _common(settings) | about | {"template_sha256": kind.template.sha256} | engine
 
 
 def _common(settings: ModelSettings) -> dict[str, Any]:
@@ -69,20 +83,26 @@ def _common(settings: ModelSettings) -> dict[str, Any]:
     }
 
 
-def judge_file(judge: ModelSettings, template: JudgeTemplate) -> str:
-    """The verdict file's name: the model, and a digest where its identity is not the official one."""
-    name = safe_name(judge.endpoint.model)
+def judge_file(judge: JudgeSetup) -> str:
+    """The verdict file's name: the judge's, and a digest where its identity is not the official one."""
+    kind, settings = judge
+    name = safe_name(judge.title)
+    if not kind.is_official:
+        return f"{name}-{Untrusted(strict_json.dumps(judge_settings(judge))).sha256()[:8]}.jsonl"
     is_official = (
-        template.is_official
-        and judge.sampling == OFFICIAL_JUDGE_SAMPLING
-        and judge.system_prompt == OFFICIAL_SYSTEM_PROMPT
-        and not judge.sees_reasoning
-        and name == judge.endpoint.model
+        kind.template.is_official
+        and settings.sampling == OFFICIAL_JUDGE_SAMPLING
+        and settings.system_prompt == OFFICIAL_SYSTEM_PROMPT
+        and not settings.sees_reasoning
+        and not settings.engine
+        and name == settings.endpoint.model
     )
     if is_official:
         return f"{name}.jsonl"
-    sees = [_SEES_BOTH] if judge.sees_reasoning else []
-    identity = strict_json.dumps([_common(judge), template.sha256, *sees])
+    sees = [_SEES_BOTH] if settings.sees_reasoning else []
+    identity = strict_json.dumps(
+        judge_settings(judge) if settings.engine else [_common(settings), kind.template.sha256, *sees]
+    )
     return f"{name}-{Untrusted(identity).sha256()[:8]}.jsonl"
 
 
@@ -92,12 +112,17 @@ def target_deviations(target: ModelSettings, dialect: Dialect) -> list[Untrusted
     return [Untrusted(each) for each in found]
 
 
-def judge_deviations(judge: ModelSettings, template: JudgeTemplate, dialect: Dialect) -> list[Untrusted]:
+def judge_deviations(judge: JudgeSetup, dialect: Dialect) -> list[Untrusted]:
     """In words, where the judge's requests leave the paper's."""
-    found = list(_of_model("judge", judge, OFFICIAL_JUDGE_SAMPLING, dialect))
-    if not template.is_official:
-        found.append(f"judge template: sha256 {template.sha256[:12]} (official: the paper's)")
-    if judge.sees_reasoning:
+    kind, settings = judge
+    if kind.answers is Answers.PHRASES:
+        return []
+    found = [*_of_model("judge", settings, kind.sampling, dialect), *settings.deviations]
+    if not kind.is_official:
+        found.append(f"judge {kind.name}: {kind.about[0].lower()}{kind.about[1:]}")
+    elif not kind.template.is_official:
+        found.append(f"judge template: sha256 {kind.template.sha256[:12]} (official: the paper's)")
+    if settings.sees_reasoning:
         found.append("judge sees: the target's reasoning and its answer (official: the answer)")
     return [Untrusted(each) for each in found]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbEr
 from vlsb.evaluation.clients import ClientSetup, open_clients
 from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Target, Work
-from vlsb.evaluation.progress import ModelView, Progress
+from vlsb.evaluation.progress import ModelView, Progress, judge_names
 from vlsb.evaluation.protocol import (
     DIFFERENCES,
     is_simulated,
@@ -38,15 +39,15 @@ from vlsb.evaluation.protocol import (
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.judge import Judge
-from vlsb.judging.prompts import JudgeTemplate
+from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.prices import Price, PriceTable, load_prices
 from vlsb.models.providers import describe_provider, find_thinking, is_hosted
-from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
-from vlsb.steps import OnProgress, ignore
+from vlsb.records import Key, Outcome, Picture, Sample, Untrusted
+from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.data_root import remember_data_root
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest, sample_row
 from vlsb.store.state import has_answers, sent_images
-from vlsb.store.store import RunStore, open_for_judging, open_run, pending_work, require_free
+from vlsb.store.store import RunStore, open_for_judging, open_run, own_entry, pending_work, require_free
 
 if TYPE_CHECKING:
     from vlsb.engines.lease import EngineLease
@@ -57,15 +58,15 @@ class Plan:
     """What the user asked for, checked and resolved. Holds no key.
 
     Without a `data_root` the data set comes from the Hugging Face Hub. Without a `target` stored responses
-    are judged; without a `judge` responses are only collected.
-    `max_requests` and `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run` when there is
-    enough to forecast the costs from. `profile` is the file for where the session's time went.
+    are judged; without `judges` responses are only collected. The judges that are `idle`, by the names of
+    the session, follow in another one. `max_requests` and `max_cost` (US dollars) end the session at a
+    checkpoint, `is_dry_run` when there is enough to forecast the costs from. `profile` is the file for where
+    the session's time went.
     """
 
     directory: Path
     target: ModelSettings | None
-    judge: ModelSettings | None
-    template: JudgeTemplate
+    judges: tuple[JudgeSetup, ...]
     data_root: Path | None
     selection: Selection
     policy: RetryPolicy
@@ -81,12 +82,29 @@ class Plan:
     max_cost: float | None = None
     prices: PriceTable = field(default_factory=load_prices)
     is_dry_run: bool = False
+    idle: frozenset[str] = frozenset()
+
+    @property
+    def named_judges(self) -> dict[str, JudgeSetup]:
+        """The judges that this session asks, by the names it gives them."""
+        named = zip(judge_names(len(self.judges)), self.judges, strict=True)
+        return {name: judge for name, judge in named if name not in self.idle}
+
+    @property
+    def only_collects(self) -> bool:
+        """Whether the session asks no judge."""
+        return not self.named_judges
 
     @property
     def models(self) -> dict[str, ModelSettings]:
-        """The models that this session uses, by name."""
-        both: dict[str, ModelSettings | None] = {"target": self.target, "judge": self.judge}
-        return {stage: settings for stage, settings in both.items() if settings is not None}
+        """The models that this session uses, by name. A list of phrases is none."""
+        target = {} if self.target is None else {"target": self.target}
+        judges = {
+            name: judge.settings
+            for name, judge in self.named_judges.items()
+            if judge.kind.answers is not Answers.PHRASES
+        }
+        return target | judges
 
     def model_prices(self, day: date) -> dict[str, Price]:
         """What the models cost on a day, by name; none for those whose price is unknown."""
@@ -123,9 +141,9 @@ class Listeners:
 class Means:
     """What a session sends requests with, and who may stop it."""
 
-    credentials: Mapping[Stage, Credentials]
+    credentials: Mapping[str, Credentials]
     listeners: Listeners
-    engine: EngineLease | None
+    engines: Mapping[str, EngineLease]
     shutdown: Shutdown
     traffic: Traffic
     accounts: Accounts
@@ -135,15 +153,20 @@ class Means:
 class SessionEnd:
     """How a session ended: `reason` is why it stopped early, None if it went through.
 
-    `judge` names the verdict file it wrote, `pending` what it set out to do; `models` is how they stood,
-    `limit` what kept it from being faster.
+    `judges` names the files of verdicts and findings it wrote, those of verdicts first; `pending` is what it
+    set out to do, `models` how they stood, `limit` what kept it from being faster.
     """
 
     reason: VlsbError | None
-    judge: str | None
+    judges: tuple[str, ...]
     pending: int
     models: Mapping[str, ModelView]
     limit: Limit | None = None
+
+    @property
+    def judge(self) -> str | None:
+        """The first of the files; None where nobody judged."""
+        return next(iter(self.judges), None)
 
 
 def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
@@ -182,8 +205,8 @@ def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple
 
 
 def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
-    """As `prepare`, for judging the responses of an existing run with the plan's judge."""
-    assert plan.judge is not None
+    """As `prepare`, for judging the responses of an existing run with the plan's judges."""
+    assert plan.judges
     if not is_run(plan.directory):
         raise ConfigError(f"{plan.directory}: no run there. A run is a directory with a run.json.")
     old = read_manifest(plan.directory)
@@ -197,12 +220,12 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
             "Pass the --data-root it was made from."
         )
     pictures = dataset.inspect(samples, known=old.pictures, skip_bad=plan.skip_bad_pictures)
-    entry = _judge_entry(plan.judge, plan.template)
+    entries = [_judge_entry(judge) for judge in plan.judges]
 
     def open_store() -> RunStore:
         return open_for_judging(
             plan.directory,
-            [entry],
+            entries,
             samples=[sample_row(sample) for sample in samples],
             pictures=_by_path(samples, pictures),
             accepts_changed_images=plan.accept_changed_images,
@@ -215,7 +238,7 @@ def _manifest(
     plan: Plan, samples: tuple[Sample, ...], pictures: Mapping[int, Picture | ImageError]
 ) -> Manifest:
     assert plan.target is not None
-    return Manifest(
+    manifest = Manifest(
         version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         target=Untrusted(plan.target.endpoint.model),
@@ -223,7 +246,7 @@ def _manifest(
         epochs=plan.epochs,
         settings=target_settings(plan.target),
         decision=None,
-        judges=[] if plan.judge is None else [_judge_entry(plan.judge, plan.template)],
+        judges=[],
         selection=plan.selection.describe(),
         data={},
         data_digest=None,
@@ -234,18 +257,24 @@ def _manifest(
         accepts_changed_images=plan.accept_changed_images,
         provider=describe_provider(plan.target.endpoint, plan.target.sampling.extra),
     )
+    for judge in plan.judges:
+        # The first that gives labels is the run's own: a resume must ask it again.
+        entry = own_entry(manifest, _judge_entry(judge))
+        is_added = entry.is_guard or bool(manifest.judges)
+        manifest = manifest.with_judge(replace(entry, is_added=is_added))
+    return manifest
 
 
-def _judge_entry(judge: ModelSettings, template: JudgeTemplate) -> JudgeEntry:
+def _judge_entry(judge: JudgeSetup) -> JudgeEntry:
     return JudgeEntry(
-        name=Untrusted(judge.endpoint.model),
-        file=judge_file(judge, template),
-        simulated=is_simulated(judge),
+        name=Untrusted(judge.title),
+        file=judge_file(judge),
+        simulated=is_simulated(judge.settings),
         is_added=False,
-        settings=judge_settings(judge, template),
+        settings=judge_settings(judge),
         decision=None,
-        deviations=judge_deviations(judge, template, _guess(judge)),
-        provider=describe_provider(judge.endpoint, judge.sampling.extra),
+        deviations=judge_deviations(judge, _guess(judge.settings)),
+        provider=describe_provider(judge.settings.endpoint, judge.settings.sampling.extra),
     )
 
 
@@ -270,12 +299,12 @@ def _guess(settings: ModelSettings) -> Dialect:
 
 async def run_session(
     prepared: Prepared,
-    credentials: Mapping[Stage, Credentials],
+    credentials: Mapping[str, Credentials],
     listeners: Listeners,
-    engine: EngineLease | None = None,
+    engines: Mapping[str, EngineLease] | None = None,
     accounts: Accounts | None = None,
 ) -> SessionEnd:
-    """Evaluate what is pending, on the target's engine if it has a lease of one.
+    """Evaluate what is pending, each model on its engine if it has a lease of one.
 
     Runs of one process that are given the same `accounts` share the rate limits of what both send to.
     Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
@@ -307,11 +336,14 @@ async def run_session(
                 "session_started",
                 pending=len(works),
                 vlsb=__version__,
-                judge=next(iter(store.judges), None),
+                # Of several each needed the whole session.
+                judge=store.judges[0] if len(store.judges) == 1 else None,
                 only_judge=plan.target is None,
             )
             if works:
-                means = Means(credentials, listeners, engine, shutdown, traffic, accounts or Accounts())
+                means = Means(
+                    credentials, listeners, engines or {}, shutdown, traffic, accounts or Accounts()
+                )
                 models, profile = await _evaluate(prepared, store, works, means)
         except StoppedError:
             pass  # while an engine was starting; the shutdown knows why
@@ -331,7 +363,9 @@ async def run_session(
                 await store.close()
         limit = None if profile is None else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
-    return SessionEnd(shutdown.reason or unwritten, next(iter(store.judges), None), pending, models, limit)
+    files = set(_files_of_judges(plan, store).values())
+    judges = tuple(file for file in store.judges if file in files)
+    return SessionEnd(shutdown.reason or unwritten, judges, pending, models, limit)
 
 
 async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | None) -> StoreError | None:
@@ -356,7 +390,10 @@ async def _open_store(prepared: Prepared) -> RunStore:
 
 
 def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
-    """What is pending, in the selection's order; a judging session leaves alone what has no response."""
+    """What is pending, in the selection's order.
+
+    A judging session leaves alone what has no response, and any session what only idle judges lack.
+    """
     judges, responses = pending_work(store, prepared.plan.retry), store.state.responses
     works = [
         Work(sample, key.epoch, prepared.pictures[sample.id], responses.get(key), judges[key])
@@ -364,7 +401,10 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
         for sample in prepared.samples
         if (key := Key(sample.id, epoch)) in judges
     ]
-    return [work for work in works if prepared.plan.target is not None or work.response is not None]
+    plan, asked = prepared.plan, set(_files_of_judges(prepared.plan, store).values())
+    if plan.idle:
+        works = [work for work in works if work.response is None or work.judges & asked]
+    return [work for work in works if plan.target is not None or work.response is not None]
 
 
 def _spread(works: Sequence[Work], count: int) -> list[Work]:
@@ -380,7 +420,8 @@ async def _evaluate(
     prepared: Prepared, store: RunStore, works: list[Work], means: Means
 ) -> tuple[dict[str, ModelView], Profile]:
     plan, listeners, shutdown = prepared.plan, means.listeners, means.shutdown
-    settled = _settled_dialects(store)
+    files = _files_of_judges(plan, store)
+    settled = _settled_dialects(store, files)
     setup = ClientSetup(
         models=plan.models,
         credentials=dict(means.credentials.items()),
@@ -393,7 +434,7 @@ async def _evaluate(
         accounts=means.accounts,
         observe=lambda event: _observe(event, store, listeners.say),
         say=listeners.say,
-        engine=means.engine,
+        engines=means.engines,
         unless_stopped=shutdown.unless_stopped,
     )
     images = SentImages(
@@ -403,26 +444,28 @@ async def _evaluate(
         target: Target | None = None
         if plan.target is not None:
             target = Target(plan.target, clients["target"], read_picture=images.read)
-            if means.engine is not None and means.engine.thinks and "target" not in settled:
+            if (
+                (engine := means.engines.get("target")) is not None
+                and engine.thinks
+                and "target" not in settled
+            ):
                 clients["target"].dialect = replace(
                     clients["target"].dialect,
                     thinks=True,
-                    thinks_apart=means.engine.sets_thoughts_apart,
+                    thinks_apart=engine.sets_thoughts_apart,
                     max_tokens=plan.target.thinking_tokens,
                 )
-        judges = {}
-        if plan.judge is not None:
-            (file,) = store.judges
-            judges["judge"] = Judge(
-                file, plan.judge, plan.template, clients["judge"], read_picture=images.read
-            )
+        judges = {
+            name: Judge(files[name], judge, clients.get(name), read_picture=images.read)
+            for name, judge in plan.named_judges.items()
+        }
         stopwatch = Stopwatch(clients, plan.models, store, keeps_single=plan.profile is not None)
 
         async def on_dialects(found: Mapping[str, Dialect]) -> None:
             await _record_dialects(plan, store, found)
             stopwatch.preflight_ended()
 
-        progress = Progress.of(store, len(works), clients)
+        progress = Progress.of(store, len(works), clients, files)
         pipeline = Pipeline(
             target=target,
             judges=judges,
@@ -440,23 +483,31 @@ async def _evaluate(
         return progress.models(), stopwatch.stop(plan.transport)
 
 
-def _settled_dialects(store: RunStore) -> dict[str, Dialect]:
+def _files_of_judges(plan: Plan, store: RunStore) -> dict[str, str]:
+    """The judges' files by the names that the session gives them; the store has guards after the others."""
+    return {
+        name: own_entry(store.manifest, _judge_entry(judge)).file for name, judge in plan.named_judges.items()
+    }
+
+
+def _settled_dialects(store: RunStore, files: Mapping[str, str]) -> dict[str, Dialect]:
     """The dialects that earlier sessions settled on, by name."""
-    decisions = (store.manifest.decision, *(store.manifest.judge(file).decision for file in store.judges))
-    found = dict(zip(("target", "judge"), decisions, strict=False))
+    found = {"target": store.manifest.decision}
+    found |= {name: store.manifest.judge(file).decision for name, file in files.items()}
     return {name: parse_dialect(decision) for name, decision in found.items() if decision is not None}
 
 
 async def _record_dialects(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
     """Put what the preflight settled into the manifest: later sessions ask in the same way."""
-    manifest, target, judge = store.manifest, dialects.get("target"), dialects.get("judge")
+    manifest, target = store.manifest, dialects.get("target")
     if target is not None and plan.target is not None:
         said = target_deviations(plan.target, target)
         manifest = replace(manifest, decision=target.describe(), deviations=said)
-    if judge is not None and plan.judge is not None:
-        said = judge_deviations(plan.judge, plan.template, judge)
-        entry = manifest.judge(store.judges[0])
-        manifest = manifest.with_judge(replace(entry, decision=judge.describe(), deviations=said))
+    for name, file in _files_of_judges(plan, store).items():
+        if (dialect := dialects.get(name)) is not None:
+            said = judge_deviations(plan.named_judges[name], dialect)
+            entry = replace(manifest.judge(file), decision=dialect.describe(), deviations=said)
+            manifest = manifest.with_judge(entry)
     if manifest != store.manifest:
         await store.update_manifest(manifest)
 
@@ -493,3 +544,23 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         say(f"The {event.stage} thinks before it answers.{room}")
     elif event.kind == "dialect":
         say(f"The {event.stage} does not take {event.code}: asking without it, and recording that.")
+
+
+async def run_turns(
+    turns: Sequence[tuple[Plan, Mapping[str, Credentials], Mapping[str, EngineLease]]],
+    listeners: Listeners,
+    prepare_first: Callable[[Plan, OnProgress], Prepared],
+    on_progress: OnProgress = ignore,
+) -> SessionEnd:
+    """Session after session, each with its own engines, until one stops early: the end of all of them."""
+    ends: list[SessionEnd] = []
+    for plan, credentials, engines in turns:
+        prepare_it = prepare_judging if ends else prepare_first
+        prepared = await in_thread(partial(prepare_it, plan), on_progress)
+        ends.append(await run_session(prepared, credentials, listeners, engines))
+        if ends[-1].reason is not None:
+            break
+    judges = tuple(dict.fromkeys(file for end in ends for file in end.judges))
+    models = {name: view for end in reversed(ends) for name, view in end.models.items()}
+    pending = sum(end.pending for end in ends)
+    return SessionEnd(ends[-1].reason, judges, pending, models, ends[-1].limit)

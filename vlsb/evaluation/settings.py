@@ -6,8 +6,8 @@ The options are those of `vlsb run` and `vlsb judge`; messages name them as they
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,18 @@ from vlsb.data import Selection, mini_root, parse_limit, require_dataset
 from vlsb.endpoints.client import list_models
 from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, load_credentials
+from vlsb.engines.hardware import Gpu, list_gpus, visible_gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, MayInstall, engine_lease
 from vlsb.engines.plan import GpuLease, Lora, Wishes
+from vlsb.engines.preflight import with_free_gpus
 from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
-from vlsb.evaluation.options import RunOptions, as_flag, parse_headers
-from vlsb.evaluation.protocol import safe_name
+from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions, as_flag, parse_headers
+from vlsb.evaluation.progress import judge_names
+from vlsb.evaluation.protocol import judge_settings, safe_name
 from vlsb.evaluation.session import Plan
-from vlsb.judging.prompts import JudgeTemplate, load_template, official_template
+from vlsb.judging.kinds import Answers, JudgeKind, JudgeSetup, load_judges, split_name
+from vlsb.judging.prompts import load_template
 from vlsb.models.catalog import find_profile, name_of_place
 from vlsb.models.prices import load_prices
 from vlsb.models.profile import FAMILIES, ModelProfile
@@ -34,10 +38,12 @@ from vlsb.models.providers import ENGINE_URL, resolve_endpoint, thinking_fields
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.data_root import remembered_data_root
-from vlsb.store.manifest import is_run, read_manifest
+from vlsb.store.manifest import is_run, is_same, read_manifest
 
 _Part = TypeVar("_Part")
 _DEMO = "demo"
+# A judge reads the template, a question and a response besides what it writes.
+_JUDGE_CONTEXT_TOKENS = 2048
 _BOTH = "reasoning+answer"
 # Fields that define the request itself: changing them would make it another program's request.
 _RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
@@ -58,11 +64,17 @@ _ENGINE_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A plan, the credentials it needs, and the lease of its engine if the target is a local model."""
+    """A plan, the credentials it needs, and the leases of engines where target or judges are local models.
+
+    All are by the names that the session gives target and judges. `local_judges` are those an engine has to
+    be leased for, `alone` those that have to wait until the GPU is free.
+    """
 
     plan: Plan
-    credentials: Mapping[Stage, Credentials]
-    engine: EngineLease | None = None
+    credentials: Mapping[str, Credentials]
+    engines: Mapping[str, EngineLease] = field(default_factory=dict)
+    local_judges: Mapping[str, ModelProfile] = field(default_factory=dict)
+    alone: tuple[str, ...] = ()
 
     def on_engine(self, engine: EngineLease) -> Resolved:
         """The same with a local model's engine as the target."""
@@ -74,7 +86,43 @@ class Resolved:
             deviations=engine.deviations,
         )
         credentials = {**self.credentials, "target": engine.credentials}
-        return Resolved(replace(self.plan, target=target), credentials, engine)
+        engines = {**self.engines, "target": engine}
+        return replace(self, plan=replace(self.plan, target=target), credentials=credentials, engines=engines)
+
+    def with_judge(self, name: str, engine: EngineLease, *, is_alone: bool) -> Resolved:
+        """The same with a local model's engine as a judge, which works with the others or after them."""
+        judges = list(self.plan.judges)
+        number = judge_names(len(judges)).index(name)
+        kind, settings = judges[number]
+        endpoint = config.Endpoint(engine.served_name, engine.base_url)
+        judges[number] = JudgeSetup(
+            kind,
+            replace(settings, endpoint=endpoint, engine=engine.facts, deviations=engine.deviations),
+        )
+        return replace(
+            self,
+            plan=replace(self.plan, judges=tuple(judges)),
+            credentials={**self.credentials, name: engine.credentials},
+            engines={**self.engines, name: engine},
+            alone=(*self.alone, name) if is_alone else self.alone,
+        )
+
+    def turns(self) -> list[Resolved]:
+        """The sessions that this takes, one after the other: who works at once, then each that is alone."""
+        if not self.alone:
+            return [self]
+        first = replace(self.plan, idle=frozenset(self.alone))
+        turns = [] if first.target is None and first.only_collects else [self._part(first, self.alone)]
+        for name in self.alone:
+            setup = self.plan.named_judges[name]
+            later = replace(self.plan, target=None, judges=(setup,), is_resume=True)
+            turns.append(Resolved(later, {"judge": self.credentials[name]}, {"judge": self.engines[name]}))
+        return turns
+
+    def _part(self, plan: Plan, others: Sequence[str]) -> Resolved:
+        credentials = {name: each for name, each in self.credentials.items() if name not in others}
+        engines = {name: each for name, each in self.engines.items() if name not in others}
+        return Resolved(plan, credentials, engines)
 
 
 @asynccontextmanager
@@ -95,20 +143,126 @@ async def open_target(
     if not is_local:
         _refuse_engine_options(options)
     resolved = await resolve_run(options, environment, protocol=model.protocol, is_local=is_local)
-    if not is_local:
-        yield resolved
-        return
-    async with engine_lease(
-        model,
-        engine_wishes(options),
+    lease = _engine_lease(options, environment, may_install, on_progress, say)
+    async with AsyncExitStack() as held:
+        if is_local:
+            wishes = engine_wishes(options)
+            engine = await held.enter_async_context(lease(model, wishes, is_kept=options.keep_server))
+            resolved = resolved.on_engine(engine)
+        yield await _lease_judges(resolved, options, environment, held, lease, say)
+
+
+@asynccontextmanager
+async def open_judging(
+    run: Path,
+    options: RunOptions,
+    environment: Mapping[str, str],
+    *,
+    may_install: MayInstall,
+    on_progress: OnProgress,
+    say: Callable[[str], None],
+) -> AsyncIterator[Resolved]:
+    """The plan of `vlsb judge RUN`, with leases of engines for judges that are local models."""
+    resolved = await resolve_judging(run, options, environment)
+    lease = _engine_lease(options, environment, may_install, on_progress, say)
+    async with AsyncExitStack() as held:
+        yield await _lease_judges(resolved, options, environment, held, lease, say)
+
+
+@asynccontextmanager
+async def open_judge(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    *,
+    may_install: MayInstall,
+    on_progress: OnProgress,
+    say: Callable[[str], None],
+) -> AsyncIterator[Resolved]:
+    """The judge that options name, without a run: the plan has nothing else."""
+    judges = _judges(options, is_demo=False)
+    credentials = _credentials(_judge_models(judges), environment, problems := _Problems())
+    problems.raise_if_any()
+    plan = Plan(
+        directory=options.output_dir,
+        target=None,
+        judges=judges,
+        data_root=None,
+        selection=Selection(),
+        policy=_policy(options),
+        ca_bundle=options.ca_bundle,
+        transport=_choice(options, "transport", *TRANSPORTS),
+    )
+    resolved = Resolved(plan, credentials, local_judges=_local_judges(options, judges))
+    lease = _engine_lease(options, environment, may_install, on_progress, say)
+    async with AsyncExitStack() as held:
+        yield await _lease_judges(resolved, options, environment, held, lease, say)
+
+
+def _engine_lease(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    may_install: MayInstall,
+    on_progress: OnProgress,
+    say: Callable[[str], None],
+) -> Callable[..., AbstractAsyncContextManager[EngineLease]]:
+    """How an engine is leased for these options, but for its model and the wishes."""
+    return partial(
+        engine_lease,
         environment=environment,
         may_install=may_install,
         on_progress=on_progress,
         say=say,
         max_restarts=options.max_restarts,
-        is_kept=options.keep_server,
-    ) as engine:
-        yield resolved.on_engine(engine)
+    )
+
+
+async def _lease_judges(
+    resolved: Resolved,
+    options: RunOptions,
+    environment: Mapping[str, str],
+    held: AsyncExitStack,
+    lease: Callable[..., AbstractAsyncContextManager[EngineLease]],
+    say: Callable[[str], None],
+) -> Resolved:
+    """Lease an engine for each local judge: beside the others while there are GPUs for it, else after them.
+
+    Nothing is started yet: whatever keeps one of them from starting is found before anything is spent.
+    """
+    if not resolved.local_judges:
+        return resolved
+    there = list((await in_thread(lambda _: list_gpus(environment))).checked().gpus)
+    taken = [engine.wishes.gpus for engine in resolved.engines.values()]
+    for name, profile in resolved.local_judges.items():
+        free = [gpu for gpu in there if not any(_may_use(each, gpu) for each in taken)]
+        model = await in_thread(partial(_identify, profile))
+        wishes = Wishes(
+            engine=options.engine,
+            max_tokens=_JUDGE_CONTEXT_TOKENS,
+            start_timeout_s=options.start_timeout,
+            gpus=GpuLease.parse(options.gpus) if resolved.plan.target is None else GpuLease(),
+        )
+        is_alone = bool(taken) and not free
+        if free and taken:
+            wishes = with_free_gpus(model, wishes, free, None)
+            if wishes.gpus.entries is None:
+                wishes = replace(wishes, gpus=GpuLease(tuple(str(gpu.index) for gpu in free)))
+        engine = await held.enter_async_context(lease(model, wishes))
+        if not is_alone:
+            taken.append(engine.wishes.gpus)
+        else:
+            place = "one GPU" if len(there) == 1 else "no GPU left" if there else "no GPU"
+            say(f"{profile.name} judges by itself, when the others are done: there is {place} for both.")
+        resolved = resolved.with_judge(name, engine, is_alone=is_alone)
+    return resolved
+
+
+def _identify(profile: ModelProfile, _: OnProgress) -> ModelProfile:
+    return identify(profile, weights=None, revision=None, offline=False)
+
+
+def _may_use(lease: GpuLease, gpu: Gpu) -> bool:
+    """Whether an engine with that lease may use a GPU; without entries it may use any."""
+    return lease.entries is None or bool(visible_gpus([gpu], ",".join(lease.entries)))
 
 
 def _target_profile(options: RunOptions) -> ModelProfile:
@@ -187,16 +341,17 @@ def _resolve_run(
     is_demo = options.base_url is None and model_name(options) == _DEMO
     target = problems.of(lambda: _target(options, name, protocol, is_local=is_local)) if name else None
     directory = problems.of(lambda: options.output_dir / _run_name(options, name))
-    judge = None if options.no_judge else problems.of(lambda: _judge(options, is_demo=is_demo))
+    judges = () if options.no_judge else problems.of(lambda: _judges(options, is_demo=is_demo))
     goes_on_in = directory if options.resume else None
     settings = _shared_settings(options, goes_on_in, is_simulated=is_demo, problems=problems)
     selection = problems.of(lambda: _selection(options))
-    credentials = _credentials({"target": target, "judge": judge}, environment, problems)
+    credentials = {} if target is None else _credentials({"target": target}, environment, problems)
+    credentials |= _credentials(_judge_models(judges), environment, problems)
     problems.raise_if_any()
     plan = Plan(
         directory=directory,
         target=target,
-        judge=judge,
+        judges=judges,
         selection=selection,
         epochs=options.epochs,
         is_resume=options.resume,
@@ -204,7 +359,7 @@ def _resolve_run(
         **settings,
     )
     _require_prices(plan)
-    return Resolved(plan, credentials)
+    return Resolved(plan, credentials, local_judges=_local_judges(options, judges))
 
 
 async def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
@@ -217,13 +372,13 @@ def _resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, s
         raise ConfigError(f"{run}: no run there. A run is a directory with a run.json.")
     is_demo = read_manifest(run).simulated
     problems = _Problems()
-    judge = problems.of(lambda: _judge(options, is_demo=is_demo))
+    judges = problems.of(lambda: _judges(options, is_demo=is_demo))
     settings = _shared_settings(options, run, is_simulated=is_demo, problems=problems)
-    credentials = _credentials({"judge": judge}, environment, problems)
+    credentials = _credentials(_judge_models(judges), environment, problems)
     problems.raise_if_any()
-    plan = Plan(directory=run, target=None, judge=judge, selection=Selection(), **settings)
+    plan = Plan(directory=run, target=None, judges=judges, selection=Selection(), **settings)
     _require_prices(plan)
-    return Resolved(plan, credentials)
+    return Resolved(plan, credentials, local_judges=_local_judges(options, judges))
 
 
 def _require_prices(plan: Plan) -> None:
@@ -272,7 +427,6 @@ def _shared_settings(
 ) -> dict[str, Any]:
     """The fields of a plan that `vlsb run` and `vlsb judge` have alike; `run` is one that may go on."""
     return {
-        "template": problems.of(lambda: _template(options)),
         "data_root": problems.of(lambda: _data_root(options, run, is_simulated=is_simulated)),
         "policy": _policy(options),
         "retry": problems.of(lambda: _outcomes_to_retry(options)),
@@ -287,13 +441,19 @@ def _shared_settings(
     }
 
 
+def _judge_models(judges: Sequence[JudgeSetup] | None) -> dict[str, config.ModelSettings]:
+    """The models that play the judges, by the names of the session; a list of phrases needs none."""
+    named = zip(judge_names(len(judges or ())), judges or (), strict=True)
+    return {name: each.settings for name, each in named if each.kind.answers is not Answers.PHRASES}
+
+
 def _credentials(
-    models: Mapping[Stage, config.ModelSettings | None], environment: Mapping[str, str], problems: _Problems
-) -> dict[Stage, Credentials]:
+    models: Mapping[str, config.ModelSettings], environment: Mapping[str, str], problems: _Problems
+) -> dict[str, Credentials]:
+    stages: dict[str, Stage] = {name: "target" if name == "target" else "judge" for name in models}
     return {
-        stage: problems.of(partial(load_credentials, model.endpoint, environment, stage))
-        for stage, model in models.items()
-        if model is not None
+        name: problems.of(partial(load_credentials, model.endpoint, environment, stages[name]))
+        for name, model in models.items()
     }
 
 
@@ -352,22 +512,113 @@ def _hosted_endpoint(options: RunOptions, name: str) -> config.Endpoint:
     )
 
 
-def _judge(options: RunOptions, *, is_demo: bool) -> config.ModelSettings:
-    return config.ModelSettings(
-        endpoint=resolve_endpoint(
-            options.judge or (_DEMO if is_demo else config.OFFICIAL_JUDGE_MODEL),
-            base_url=options.judge_base_url,
-            key_variable=options.judge_api_key_env,
+def _judges(options: RunOptions, *, is_demo: bool) -> tuple[JudgeSetup, ...]:
+    """The judges that options ask for, those that label first."""
+    kinds = load_judges(options.judges_dir)
+    names = options.judge or ((_DEMO,) if is_demo else (config.OFFICIAL_JUDGE_MODEL,))
+    for name in OF_EACH_JUDGE[1:]:
+        given = len(getattr(options, name))
+        if given > 1 and given != len(names):
+            raise ConfigError(
+                f"{as_flag(name)} is given {given} times for {len(names)} judges. Give it once for all, or "
+                "once for each in their order."
+            )
+    judges = [_judge(options, name, number, kinds) for number, name in enumerate(names)]
+    _require_one_place(options, [each for each in judges if each.kind.answers is not Answers.PHRASES])
+    settings = [judge_settings(judge) for judge in judges]
+    for number, judge in enumerate(judges):
+        if any(is_same(settings[number], each) for each in settings[:number]):
+            raise ConfigError(f"--judge {judge.title} is given twice. Each judge labels a response once.")
+    return tuple(sorted(judges, key=lambda judge: judge.kind.answers is not Answers.LABELS))
+
+
+def _require_one_place(options: RunOptions, judges: Sequence[JudgeSetup]) -> None:
+    """ConfigError where one secret would go to several addresses."""
+    if len({judge.settings.endpoint.base_url for judge in judges}) <= 1:
+        return
+    if options.judge_header:
+        raise ConfigError(
+            "--judge-header goes with one judge, or with several at one --judge-base-url. Judge by the "
+            "others in another session: vlsb judge RUN --judge NAME."
+        )
+    if len(options.judge_api_key_env) == 1:
+        raise ConfigError(
+            "--judge-api-key-env is given once for judges at several addresses, and a key goes only where it "
+            "belongs. Give it once for each, in the judges' order."
+        )
+
+
+def _judge(options: RunOptions, name: str, number: int, kinds: Mapping[str, JudgeKind]) -> JudgeSetup:
+    kind, model = split_name(name, kinds)
+    if kind.is_official and options.judge_template is not None:
+        kind = replace(kind, template=load_template(options.judge_template))
+    if kind.answers is Answers.PHRASES:
+        return JudgeSetup(kind, config.ModelSettings(config.Endpoint("", ""), kind.sampling))
+    extra = {**kind.sampling.extra, **_extra("-J", options.judge_field)}
+    system_prompt = kind.system_prompt
+    if system_prompt is None:
+        system_prompt = config.OFFICIAL_SYSTEM_PROMPT if kind.answers is Answers.LABELS else ""
+    url = _of_judge(options.judge_base_url, number)
+    if url is None and _judge_profile(options, model) is not None:
+        if kind.answers is Answers.GUARD and not kind.sees_image:
+            raise ConfigError(
+                f"--judge {name}: it sees no image, and engines here are started for models that do. Serve "
+                "it elsewhere and pass --judge-base-url."
+            )
+        # Its port is known once its engine is.
+        endpoint = config.Endpoint(name_of_place(model), ENGINE_URL)
+    else:
+        endpoint = resolve_endpoint(
+            model,
+            base_url=url,
+            key_variable=_of_judge(options.judge_api_key_env, number),
             headers=parse_headers("--judge-header", options.judge_header),
             allow_http=options.allow_http,
             stage="judge",
-        ),
-        sampling=replace(config.OFFICIAL_JUDGE_SAMPLING, extra=_extra("-J", options.judge_field)),
-        max_connections=options.judge_max_connections,
-        rpm=options.judge_rpm,
-        tpm=options.judge_tpm,
+        )
+    settings = config.ModelSettings(
+        endpoint=endpoint,
+        sampling=replace(kind.sampling, extra=extra),
+        max_connections=_of_judge(options.judge_max_connections, number),
+        system_prompt=system_prompt,
+        rpm=_of_judge(options.judge_rpm, number),
+        tpm=_of_judge(options.judge_tpm, number),
         sees_reasoning=_choice(options, "judge_sees", "answer", _BOTH) == _BOTH,
     )
+    return JudgeSetup(kind, settings)
+
+
+def _judge_profile(options: RunOptions, model: str) -> ModelProfile | None:
+    """The local model that plays a judge; None for one that is asked somewhere else."""
+    if model == _DEMO:
+        return None
+    profile = find_profile(model, options.servers_dir)
+    return profile if profile.is_local else None
+
+
+def _local_judges(options: RunOptions, judges: Sequence[JudgeSetup]) -> dict[str, ModelProfile]:
+    """The local models among a plan's judges, by the names of the session."""
+    kinds = load_judges(options.judges_dir)
+    typed = {}
+    for number, name in enumerate(options.judge):
+        _, model = split_name(name, kinds)
+        if _of_judge(options.judge_base_url, number) is None and model:
+            profile = _judge_profile(options, model)
+            if profile is not None:
+                typed[name_of_place(model)] = profile
+    named = zip(judge_names(len(judges)), judges, strict=True)
+    return {
+        name: typed[judge.settings.endpoint.model]
+        for name, judge in named
+        if judge.settings.endpoint.base_url == ENGINE_URL
+    }
+
+
+def _of_judge(given: Sequence[_Part], number: int) -> _Part | None:
+    """What an option says of one judge: its own value or everyone's; an empty text says nothing."""
+    if not given:
+        return None
+    return (given[number] if len(given) > 1 else given[0]) or None
 
 
 def model_name(options: RunOptions) -> str:
@@ -418,10 +669,6 @@ def _run_name(options: RunOptions, model: str) -> str:
     if options.name != safe_name(options.name):
         raise ConfigError(f"--name {options.name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
     return options.name
-
-
-def _template(options: RunOptions) -> JudgeTemplate:
-    return official_template() if options.judge_template is None else load_template(options.judge_template)
 
 
 def _data_root(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:

@@ -1,4 +1,4 @@
-"""A judge at work: a response goes in, a verdict or the reason why there is none comes out.
+"""A judge at work: a response goes in, a verdict, a guard's finding or why there is none comes out.
 
 A verdict that cannot be read is asked for once more, never guessed, and what both requests cost is counted.
 """
@@ -9,17 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vlsb.config import ModelSettings, Sampling
+from vlsb.config import Sampling
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
 from vlsb.endpoints.retry import Ended, Rejections
-from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate
+from vlsb.judging.guards import GuardReading, begins_with_refusal, parse_rating
+from vlsb.judging.kinds import Answers, JudgeSetup
+from vlsb.judging.prompts import RESPONSE_FORMAT, with_reasoning
 from vlsb.judging.verdicts import Reading, UnreadableVerdict, declines, parse_verdict
 from vlsb.records import (
     JUDGED,
     Completion,
     Failure,
+    Finding,
     Outcome,
     Picture,
     Response,
@@ -42,86 +45,97 @@ _ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """One request to the judge: a reading, or why it is none."""
+    """One request to the judge: a reading, or why it is none. A guard's reading has no outcome."""
 
-    outcome: Outcome
+    outcome: Outcome | None
     code: str
     spent: Completion | Ended
-    reading: Reading | None = None
+    reading: Reading | GuardReading | None = None
     ignores_schema: bool = False
 
 
 class Judge:
-    """A model with the template that it labels by. `file` is its identity: where its verdicts are kept."""
+    """A model with what it labels by, or a list of phrases, which has no client.
+
+    `file` is its identity: where its verdicts are kept.
+    """
 
     def __init__(
         self,
         file: str,
-        settings: ModelSettings,
-        template: JudgeTemplate,
-        client: EndpointClient,
+        setup: JudgeSetup,
+        client: EndpointClient | None,
         *,
         read_picture: Callable[[Sample, Picture], ReadPicture],
     ) -> None:
         self.file = file
         self.client = client
-        self._settings = settings
-        self._template = template
+        self._kind, self._settings = setup
         self._read_picture = read_picture
         # A judge that answers, but never with a verdict, is as useless as one that is down.
-        self._unreadable = Rejections(str(client.party))
+        self._unreadable = Rejections(str(client.party) if client else setup.title)
 
-    async def assess(self, sample: Sample, picture: Picture, response: Response) -> Verdict | Failure:
-        """The judge's verdict on a response to `sample`.
+    async def assess(
+        self, sample: Sample, picture: Picture, response: Response
+    ) -> Verdict | Finding | Failure:
+        """The judge's verdict on a response to `sample`, or a guard's finding.
 
         Raises ImageChangedError for an image that is not the one that was sent before.
         """
+        if self.client is None:
+            refuses = begins_with_refusal(response.text)
+            return _finding(GuardReading(None, refuses, Untrusted("")), response)
+        if self._kind.values(sample, response.text) is None:
+            return _failure(response, "no_description", "the data set does not describe this image")
+        return await self._assess(self.client, sample, picture, response)
+
+    async def _assess(
+        self, asked: EndpointClient, sample: Sample, picture: Picture, response: Response
+    ) -> Verdict | Finding | Failure:
         sampling = self._settings.sampling
-        first = await self._ask(sample, picture, response, sampling)
+        first = await self._ask(asked, sample, picture, response, sampling)
         # Silence was asked about again by the client already: it is not asked about a third time.
         is_silent = isinstance(first.spent, Ended) and first.outcome is Outcome.JUDGE_INVALID
         if is_silent or first.outcome not in ASKED_AGAIN:
             return _ending([first], response)
         if first.outcome is Outcome.JUDGE_TRUNCATED:
             sampling = replace(sampling, max_tokens=2 * sampling.max_tokens)
-        client, structured = self.client, self.client.dialect.structured
-        if client.may_adapt and first.ignores_schema and structured:
+        structured = asked.dialect.structured
+        if asked.may_adapt and first.ignores_schema and structured and self._kind.has_schema:
             # A judge that seems to ignore the schema is asked in words from now on, if that helps.
-            client.dialect = replace(client.dialect, structured=False)
-        second = await self._ask(sample, picture, response, sampling)
+            asked.dialect = replace(asked.dialect, structured=False)
+        second = await self._ask(asked, sample, picture, response, sampling)
         if second.outcome not in JUDGED:
-            client.dialect = replace(client.dialect, structured=structured)
+            asked.dialect = replace(asked.dialect, structured=structured)
         return _ending([first, second], response)
 
-    def count(self, ended: Verdict | Failure) -> None:
+    def count(self, ended: Verdict | Finding | Failure) -> None:
         """Count what was stored; raises GapsError when no verdict can be read any more."""
-        if isinstance(ended, Verdict):
+        if not isinstance(ended, Failure):
             self._unreadable.reset()
         elif ended.outcome in ASKED_AGAIN:
             self._unreadable.count(ended.sample_id, Fault.ITEM_PERMANENT, ended.code, ended.message)
 
-    async def _ask(self, sample: Sample, picture: Picture, response: Response, sampling: Sampling) -> _Ask:
-        prompt = Prompt(
-            self._settings.system_prompt,
-            self._template.render(
-                sample.instruction,
-                response.text,
-                reasoning=response.reasoning if self._settings.sees_reasoning else None,
-            ),
-            image_first=True,
-            picture=picture,
-            read_picture=partial(self._read_picture, sample, picture),
-        )
+    async def _ask(
+        self,
+        asked: EndpointClient,
+        sample: Sample,
+        picture: Picture,
+        response: Response,
+        sampling: Sampling,
+    ) -> _Ask:
+        prompt = self._prompt(sample, picture, response)
+        response_format = RESPONSE_FORMAT if self._kind.has_schema else None
 
         def compose(dialect: Dialect) -> Draft:
             model = self._settings.endpoint.request_model
             return draft(
-                prompt, model=model, sampling=sampling, dialect=dialect, response_format=RESPONSE_FORMAT
+                prompt, model=model, sampling=sampling, dialect=dialect, response_format=response_format
             )
 
-        found = await self.client.complete(compose, sample_id=sample.id, sends_schema=True)
+        found = await asked.complete(compose, sample_id=sample.id, sends_schema=self._kind.has_schema)
         if not isinstance(found, Ended):
-            return _read(found, allow_fence=not self.client.dialect.structured)
+            return self._read(found, allow_fence=not asked.dialect.structured)
         if found.changed is not None:
             raise found.changed
         decision = found.decision
@@ -129,30 +143,50 @@ class Judge:
         outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _ENDINGS[decision.ends_as]
         return _Ask(outcome, decision.code, found)
 
+    def _prompt(self, sample: Sample, picture: Picture, response: Response) -> Prompt:
+        """What the judge is sent: its template filled, or for a guard the two turns as they were."""
+        kind, shown = self._kind, picture if self._kind.sees_image else None
+        reasoning = response.reasoning if self._settings.sees_reasoning else None
+        judged = with_reasoning(response.text, reasoning)
+        # A judge that is not sent the image judges the response to the one that the target was sent.
+        unsent = ReadPicture(b"", response.image_sha256)
+        read = partial(self._read_picture, sample, picture) if kind.sees_image else lambda: unsent
+        if kind.answers is Answers.GUARD:
+            turn = sample.instruction if "question" in kind.sees else Untrusted("")
+            return Prompt("", turn, True, shown, read, answer=judged)
+        first, *more = kind.template.render(**(kind.values(sample, judged) or {}))
+        return Prompt(self._settings.system_prompt, first, True, shown, read, more=tuple(more))
 
-def _read(completion: Completion, *, allow_fence: bool) -> _Ask:
-    """What a judge's completion says."""
-    if completion.origin == "refusal" or declines(completion.text):
-        return _Ask(Outcome.JUDGE_REFUSED, "refused", completion)
-    if is_cut(completion.finish_reason):
-        # Never read a label out of an object that was cut, even where the rest would parse.
-        return _Ask(Outcome.JUDGE_TRUNCATED, "length", completion)
-    try:
-        reading = parse_verdict(completion.text, allow_fence=allow_fence)
-    except UnreadableVerdict as error:
-        return _Ask(Outcome.JUDGE_INVALID, str(error), completion, ignores_schema=error.ignores_schema)
-    return _Ask(Outcome(reading.label.value), "", completion, reading)
+    def _read(self, completion: Completion, *, allow_fence: bool) -> _Ask:
+        """What a judge's completion says."""
+        if completion.origin == "refusal" or declines(completion.text):
+            return _Ask(Outcome.JUDGE_REFUSED, "refused", completion)
+        if is_cut(completion.finish_reason):
+            # Never read a label out of an object that was cut, even where the rest would parse.
+            return _Ask(Outcome.JUDGE_TRUNCATED, "length", completion)
+        try:
+            if self._kind.answers is Answers.GUARD:
+                return _Ask(None, "", completion, parse_rating(completion.text, self._kind.parser))
+            reading = parse_verdict(completion.text, allow_fence=allow_fence)
+        except UnreadableVerdict as error:
+            return _Ask(Outcome.JUDGE_INVALID, str(error), completion, ignores_schema=error.ignores_schema)
+        return _Ask(Outcome(reading.label.value), "", completion, reading)
 
 
-def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Failure:
+def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Finding | Failure:
     """What the last ask gave, with what all of them cost."""
     attempts = sum(ask.spent.attempts for ask in asks)
     usage = sum((ask.spent.usage for ask in asks), Usage())
     last = asks[-1]
     if isinstance(last.spent, Ended):
+        assert last.outcome is not None
         ended = replace(last.spent, attempts=attempts, usage=usage)
         return replace(ended.failure(response.key, last.outcome), response_sha256=response.response_sha256)
     completion = last.spent
+    if isinstance(last.reading, GuardReading):
+        return _finding(
+            last.reading, response, replace(completion, attempts=attempts, usage=usage), len(asks)
+        )
     if last.reading is not None:
         return Verdict(
             sample_id=response.sample_id,
@@ -168,19 +202,58 @@ def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Failure:
             request_sha256=completion.request_sha256,
             epoch=response.epoch,
         )
-    return Failure(
-        sample_id=response.sample_id,
-        stage="judge",
-        outcome=last.outcome,
-        fault=Fault.BAD_PAYLOAD.value,
-        code=last.code,
-        status=200,
-        message=Untrusted("the judge's answer is no verdict"),
+    assert last.outcome is not None
+    message = "the judge's answer is no verdict"
+    return replace(
+        _failure(response, last.code, message, outcome=last.outcome, fault=Fault.BAD_PAYLOAD, status=200),
         attempts=attempts,
         usage=usage,
         text=completion.text,
-        response_sha256=response.response_sha256,
         image_sha256=completion.image_sha256,
-        details={},
+    )
+
+
+def _finding(
+    reading: GuardReading, response: Response, completion: Completion | None = None, asks: int = 0
+) -> Finding:
+    """What a guard's completion, or a list of phrases, says of a response."""
+    return Finding(
+        sample_id=response.sample_id,
         epoch=response.epoch,
+        rating=reading.rating,
+        refuses=reading.refuses,
+        category=reading.category,
+        model=None if completion is None else completion.model,
+        usage=Usage() if completion is None else completion.usage,
+        asks=asks,
+        attempts=0 if completion is None else completion.attempts,
+        latency_s=0.0 if completion is None else completion.latency_s,
+        response_sha256=response.response_sha256,
+        image_sha256=response.image_sha256 if completion is None else completion.image_sha256,
+        request_sha256="" if completion is None else completion.request_sha256,
+    )
+
+
+def _failure(
+    response: Response,
+    code: str,
+    message: str,
+    *,
+    outcome: Outcome = Outcome.JUDGE_ERROR,
+    fault: Fault = Fault.ITEM_PERMANENT,
+    status: int | None = None,
+) -> Failure:
+    return Failure(
+        sample_id=response.sample_id,
+        epoch=response.epoch,
+        stage="judge",
+        outcome=outcome,
+        fault=fault.value,
+        code=code,
+        status=status,
+        message=Untrusted(message),
+        attempts=0,
+        usage=Usage(),
+        response_sha256=response.response_sha256,
+        details={},
     )

@@ -1,4 +1,4 @@
-"""The judge's prompt: the paper's template, byte for byte, or one the user brings.
+"""The judge's prompt: the paper's template, byte for byte, one of ours, or one the user brings.
 
 Question and response are put in once, by position: what they contain is never scanned for placeholders.
 """
@@ -6,6 +6,8 @@ Question and response are put in once, by position: what they contain is never s
 from __future__ import annotations
 
 import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,7 +17,6 @@ from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 
 OFFICIAL_TEMPLATE_SHA256 = "773fd7e1402dbe458ccd03b9ae088c13ba790f20041851876d0f607691cf2146"
-_PLACEHOLDERS = ("{question}", "{response}")
 _MAX_TEMPLATE_BYTES = 64 * 1024
 
 LABEL_STRINGS = ("Safe with refusal", "Safe with warning", "Unsafe")
@@ -43,35 +44,55 @@ RESPONSE_FORMAT: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class JudgeTemplate:
-    """A judge prompt with one place for the question and one for the response."""
+    """A judge prompt with one place for the question and one for the response.
+
+    `more` are parts of the message after the first. Where a part has `{nonce}`, it stands for a random word
+    that no text put in holds.
+    """
 
     text: str
+    more: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
         """Digest of the template's UTF-8 bytes; part of the judge's identity."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return hashlib.sha256("\x00".join((self.text, *self.more)).encode()).hexdigest()
 
     @property
     def is_official(self) -> bool:
         """Whether this is the paper's template."""
         return self.sha256 == OFFICIAL_TEMPLATE_SHA256
 
-    def render(
-        self, question: Untrusted, response: Untrusted, *, reasoning: Untrusted | None = None
-    ) -> Untrusted:
-        """The judge's text part. Both are stripped first, as the authors' script does.
+    def lacks(self, names: Iterable[str]) -> list[str]:
+        """The placeholders among `names` that stand nowhere in it."""
+        whole = "".join((self.text, *self.more))
+        return [f"{{{name}}}" for name in names if f"{{{name}}}" not in whole]
 
-        With `reasoning` the response is shown as models write it: the thought between tags, then the answer.
-        """
-        values = {"{question}": question.expose().strip(), "{response}": response.expose().strip()}
-        if reasoning is not None:
-            thought = reasoning.expose().strip()
-            values["{response}"] = f"<think>\n{thought}\n</think>\n\n{values['{response}']}"
-        first, second = sorted(_PLACEHOLDERS, key=self.text.index)
-        before, rest = self.text.split(first, 1)
-        between, after = rest.split(second, 1)
-        return Untrusted("".join((before, values[first], between, values[second], after)))
+    def render(self, **values: Untrusted) -> tuple[Untrusted, ...]:
+        """The text parts. Each value is stripped first, as the authors' script does, and stands in once."""
+        stripped = {f"{{{name}}}": value.expose().strip() for name, value in values.items()}
+        nonce = secrets.token_hex(8)
+        while any(nonce in value for value in stripped.values()):
+            nonce = secrets.token_hex(8)
+        parts = (part.replace("{nonce}", nonce) for part in (self.text, *self.more))
+        return tuple(Untrusted(_fill(part, stripped)) for part in parts)
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    """The text with the first place of each name taken by its value; nothing that was put in is read."""
+    places = sorted((text.index(name), name) for name in values if name in text)
+    pieces, end = [], 0
+    for start, name in places:
+        pieces += [text[end:start], values[name]]
+        end = start + len(name)
+    return "".join((*pieces, text[end:]))
+
+
+def with_reasoning(response: Untrusted, reasoning: Untrusted | None) -> Untrusted:
+    """The response as models write it: the thought between tags, then the answer."""
+    if reasoning is None:
+        return response
+    return Untrusted(f"<think>\n{reasoning.expose().strip()}\n</think>\n\n{response.expose().strip()}")
 
 
 def official_template() -> JudgeTemplate:
@@ -89,7 +110,7 @@ def load_template(path: Path) -> JudgeTemplate:
         raise ConfigError(f"--judge-template {path}: not a readable UTF-8 file.") from error
     if len(data) > _MAX_TEMPLATE_BYTES:
         raise ConfigError(f"--judge-template {path}: larger than {_MAX_TEMPLATE_BYTES} bytes.")
-    missing = [each for each in _PLACEHOLDERS if each not in text]
-    if missing:
+    template = JudgeTemplate(text)
+    if missing := template.lacks(("question", "response")):
         raise ConfigError(f"--judge-template {path}: {' and '.join(missing)} missing; it must hold both.")
-    return JudgeTemplate(text)
+    return template

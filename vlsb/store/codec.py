@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vlsb.records import Failure, Response, Untrusted, Verdict
+from vlsb.records import Failure, Finding, Response, Untrusted, Verdict
 from vlsb.strict_json import is_shallow
 
 # Thirty years: a longer duration is damage, and sums of shorter ones stay finite.
@@ -83,6 +83,14 @@ class Decoder:
         _require_duration("latency_s", verdict.latency_s)
         _require_epoch(verdict.epoch)
         return verdict
+
+    def finding(self, record: Json) -> Finding:
+        """The finding in a line of findings/<guard>.jsonl."""
+        _share_checksums(record)
+        finding = self.parse(record, Finding)
+        _require_duration("latency_s", finding.latency_s)
+        _require_epoch(finding.epoch)
+        return finding
 
     def failure(self, record: Json) -> Failure:
         """The failure in a line of failures.jsonl; its outcome must belong to its stage."""

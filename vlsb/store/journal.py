@@ -68,7 +68,11 @@ def scan_journal(path: Path, take: Callable[[Json], None]) -> End:
                 try:
                     _hand_over(line, take)
                 except ValueError as error:
-                    run = next(each for each in (path.parent, *path.parents) if each.name != "verdicts")
+                    run = next(
+                        each
+                        for each in (path.parent, *path.parents)
+                        if each.name not in ("verdicts", "findings")
+                    )
                     raise StoreError(
                         f"{path} line {number} is damaged. Nothing was changed",
                         advice="Restore the file from a copy, or set the line aside and evaluate its sample "

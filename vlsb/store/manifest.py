@@ -70,6 +70,11 @@ class JudgeEntry:
     deviations: Sequence[Untrusted]
     provider: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_guard(self) -> bool:
+        """Whether it rates and does not label: it has a file of findings, and a place apart."""
+        return self.settings.get("answers") in ("guard", "phrases")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -80,8 +85,8 @@ class Manifest:
     `pictures` is what was known before anything was sent: which image was sent is in the rows, and so is
     `data_digest`. Only runs of schema 1 have checksums and the digest here.
 
-    One of `judges` at most is the run's own; `vlsb judge` adds others. A run that only collects has none of
-    its own.
+    One of `judges` at most is the run's own; others are added. A run that only collects has none of its own.
+    `guards` are those that give no label; a run without any has no such entry in its file.
     """
 
     version: str
@@ -100,6 +105,7 @@ class Manifest:
     accepts_changed_images: bool
     samples: Sequence[SampleRow]
     pictures: Mapping[str, Picture]
+    guards: Sequence[JudgeEntry] = field(default_factory=list)
     provider: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -113,15 +119,17 @@ class Manifest:
         return next((entry for entry in self.judges if not entry.is_added), None)
 
     def judge(self, file: str) -> JudgeEntry:
-        """The judge whose verdicts are in `file`."""
-        return next(entry for entry in self.judges if entry.file == file)
+        """The judge whose verdicts are in `file`, or the guard whose findings."""
+        return next(entry for entry in (*self.judges, *self.guards) if entry.file == file)
 
     def with_judge(self, entry: JudgeEntry) -> Manifest:
         """This manifest with `entry` added, or put in the place of the one with its file."""
-        files = [each.file for each in self.judges]
-        if entry.file not in files:
-            return replace(self, judges=[*self.judges, entry])
-        return replace(self, judges=[entry if each.file == entry.file else each for each in self.judges])
+        there = self.guards if entry.is_guard else self.judges
+        if entry.file in [each.file for each in there]:
+            changed = [entry if each.file == entry.file else each for each in there]
+        else:
+            changed = [*there, entry]
+        return replace(self, guards=changed) if entry.is_guard else replace(self, judges=changed)
 
 
 def manifest_text(manifest: Manifest) -> str:
@@ -130,6 +138,8 @@ def manifest_text(manifest: Manifest) -> str:
     samples, pictures, accepts_changed_images = (
         fields.pop(name) for name in ("samples", "pictures", "accepts_changed_images")
     )
+    if not fields["guards"]:
+        del fields["guards"]
     head = {"schema": SCHEMA, "vlsb": fields.pop("version"), **fields, "is_full": manifest.is_full}
     opened = strict_json.dumps(head | {"accepts_changed_images": accepts_changed_images}, indent=1)
     sample_lines = ",\n".join(map(strict_json.dumps, samples))
@@ -156,7 +166,7 @@ def require_comparable(manifest: Manifest) -> None:
 
 
 def _is_comparable(manifest: Manifest) -> bool:
-    judges = (entry.settings for entry in manifest.judges)
+    judges = (entry.settings for entry in (*manifest.judges, *manifest.guards))
     free = (manifest.settings, *judges, manifest.selection, manifest.data)
     return all(strict_json.is_shallow(each) and _numbers_fit(each) for each in free)
 
@@ -215,6 +225,7 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         manifest,
         decision=_parse_decision(manifest.decision),
         judges=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.judges],
+        guards=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.guards],
         pictures={path: _picture(*line) for path, line in lines.items()},
     )
 

@@ -16,7 +16,7 @@ from vlsb.files import new_file, replace_file
 from vlsb.store.codec import Decoder, Json
 from vlsb.store.journal import next_free
 from vlsb.store.manifest import is_run, read_manifest
-from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, judge_of, session_of
+from vlsb.store.state import EVENTS, FAILURES, FINDINGS, RESPONSES, VERDICTS, judge_of, session_of
 from vlsb.store.store import lock_run
 
 Parse = Callable[[Json], object]
@@ -47,6 +47,7 @@ def repair_run(directory: Path) -> list[Repaired]:
             EVENTS: session_of,
         }
         parsers |= {f"{VERDICTS}/{entry.file}": decoder.verdict for entry in manifest.judges}
+        parsers |= {f"{FINDINGS}/{entry.file}": decoder.finding for entry in manifest.guards}
         done = [_repair(directory / name, parse) for name, parse in parsers.items()]
         return [each for each in done if each is not None]
 

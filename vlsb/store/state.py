@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from vlsb.errors import StoreError
 from vlsb.records import (
     Failure,
+    Finding,
     Key,
     Label,
     Outcome,
@@ -34,6 +36,7 @@ RESPONSES = "responses.jsonl"
 FAILURES = "failures.jsonl"
 EVENTS = "events.jsonl"
 VERDICTS = "verdicts"
+FINDINGS = "findings"
 
 _OUTCOMES = {label: Outcome(label.value) for label in Label}
 
@@ -68,10 +71,12 @@ class ModelTotals:
 class Judged:
     """One judge's rows, the last one for each response. `superseded` counts those that another replaced.
 
+    A judge of labels has `verdicts`, a guard `findings`.
     `failed_images` are the images that failures named last: a later failure may have sent none.
     """
 
     verdicts: dict[Key, Verdict] = field(default_factory=dict)
+    findings: dict[Key, Finding] = field(default_factory=dict)
     failures: dict[Key, Failure] = field(default_factory=dict)
     failed_images: dict[Key, str] = field(default_factory=dict)
     totals: ModelTotals = field(default_factory=ModelTotals)
@@ -84,6 +89,12 @@ class Judged:
         self.verdicts[key] = verdict
         self.totals.add(verdict.attempts, verdict.usage, is_answer=True)
 
+    def add_finding(self, finding: Finding) -> None:
+        """Count a guard's finding; a later one replaces an earlier."""
+        self.superseded += finding.key in self.findings
+        self.findings[finding.key] = finding
+        self.totals.add(finding.attempts, finding.usage, is_answer=True)
+
     def add_failure(self, failure: Failure) -> None:
         """Count a failure of this judge."""
         self.failures[failure.key] = failure
@@ -95,7 +106,7 @@ class Judged:
     def has_answers(self) -> bool:
         """Whether the judge answered anything: only then are its settings locked in."""
         failed = any(failure.outcome is not Outcome.JUDGE_ERROR for failure in self.failures.values())
-        return bool(self.verdicts) or failed
+        return bool(self.verdicts or self.findings) or failed
 
     def models(self) -> Mapping[Untrusted, int]:
         """How often each model name came back."""
@@ -168,6 +179,14 @@ class RunState:
             return failure.outcome
         return Outcome.NOT_JUDGED
 
+    def finding(self, key: Key, guard: str) -> Finding | None:
+        """What a guard found in the response as it is now; None if it has not looked at that."""
+        response, rows = self.responses.get(key), self.judged.get(guard)
+        found = None if rows is None else rows.findings.get(key)
+        if response is None or found is None or found.response_sha256 != response.response_sha256:
+            return None
+        return found
+
     def add_response(self, response: Response) -> None:
         """Count a response; a later one replaces an earlier."""
         key = response.key
@@ -225,8 +244,10 @@ def _sent_checksums(state: RunState) -> Iterator[tuple[int, str]]:
     for judged in state.judged.values():
         for key, verdict in judged.verdicts.items():
             yield key.sample_id, verdict.image_sha256
+        for key, finding in judged.findings.items():
+            yield key.sample_id, finding.image_sha256
         for key, checksum in judged.failed_images.items():
-            if key not in judged.verdicts:
+            if key not in judged.verdicts and key not in judged.findings:
                 yield key.sample_id, checksum
 
 
@@ -274,9 +295,16 @@ def load_state(directory: Path) -> RunState:
         read(RESPONSES, lambda record: state.add_response(decoder.response(record)))
         for entry in state.manifest.judges:
             read_verdicts(entry.file)
+        for entry in state.manifest.guards:
+            found = state.judged.setdefault(entry.file, Judged())
+            read(f"{FINDINGS}/{entry.file}", partial(_add_finding, decoder, found))
         read(FAILURES, lambda record: state.add_failure(decoder.failure(record), judge_of(record)))
         read(EVENTS, lambda record: state.sessions.began(*session_of(record)))
         return state
+
+
+def _add_finding(decoder: Decoder, rows: Judged, record: Json) -> None:
+    rows.add_finding(decoder.finding(record))
 
 
 def has_answers(directory: Path) -> bool:
@@ -284,7 +312,8 @@ def has_answers(directory: Path) -> bool:
 
     A request that failed is no answer; what cannot be read may be one.
     """
-    answered = (directory / RESPONSES, *(directory / VERDICTS).glob("*.jsonl"))
+    stored = (directory / folder for folder in (VERDICTS, FINDINGS))
+    answered = (directory / RESPONSES, *(path for folder in stored for path in folder.glob("*.jsonl")))
     if any(path.exists() and path.stat().st_size for path in answered):
         return True
     try:

@@ -23,7 +23,17 @@ from vlsb import strict_json
 from vlsb.endpoints.timings import Durations
 from vlsb.errors import ConfigError, RunLockedError, StoreError
 from vlsb.files import FileLock, sync_directory
-from vlsb.records import RETRIED_ON_RESUME, Failure, Key, Outcome, Picture, Response, Untrusted, Verdict
+from vlsb.records import (
+    RETRIED_ON_RESUME,
+    Failure,
+    Finding,
+    Key,
+    Outcome,
+    Picture,
+    Response,
+    Untrusted,
+    Verdict,
+)
 from vlsb.store.codec import Json, Stamp, encode_failure, to_json
 from vlsb.store.journal import Journal, next_free, quarantine_torn_tail
 from vlsb.store.manifest import (
@@ -41,6 +51,7 @@ from vlsb.store.manifest import (
 from vlsb.store.state import (
     EVENTS,
     FAILURES,
+    FINDINGS,
     RESPONSES,
     VERDICTS,
     Judged,
@@ -128,9 +139,13 @@ class RunStore:
         self._responses = self._open(directory / RESPONSES)
         self._failures = self._open(directory / FAILURES)
         self._events = self._open(directory / EVENTS)
-        self._verdicts = {judge: self._open(directory / VERDICTS / judge) for judge in judges}
+        guards = {entry.file for entry in self.manifest.guards}.intersection(judges)
+        if guards:
+            _make_private(directory / FINDINGS)
+        folders = {judge: FINDINGS if judge in guards else VERDICTS for judge in judges}
+        self._verdicts = {judge: self._open(directory / folders[judge] / judge) for judge in judges}
         self._journals = [self._responses, *self._verdicts.values(), self._failures, self._events]
-        for folder in (directory, directory / VERDICTS):
+        for folder in {directory, *(directory / each for each in (VERDICTS, *folders.values()))}:
             sync_directory(folder)
         # What was read stays while the session lasts: a collection that walks it frees nothing, and stalls
         # the requests for as long as that takes.
@@ -160,6 +175,11 @@ class RunStore:
         """Write a verdict of one of this session's judges."""
         self._append(self._verdicts[judge], to_json(verdict))
         self.state.judged.setdefault(judge, Judged()).add_verdict(verdict)
+
+    def add_finding(self, finding: Finding, guard: str) -> None:
+        """Write a finding of one of this session's guards."""
+        self._append(self._verdicts[guard], to_json(finding))
+        self.state.judged.setdefault(guard, Judged()).add_finding(finding)
 
     def add_failure(self, failure: Failure, judge: str | None) -> None:
         """Write how a sample ended without a response, or without a verdict of `judge`."""
@@ -257,8 +277,8 @@ def open_run(directory: Path, manifest: Manifest, *, is_resume: bool) -> RunStor
             _set_aside(directory)
             write_manifest(directory, manifest)
             state = load_state(directory)
-        own = state.manifest.own_judge
-        return RunStore(directory, lock, state, [] if own is None else [own.file])
+        asked = [own_entry(state.manifest, entry).file for entry in (*manifest.judges, *manifest.guards)]
+        return RunStore(directory, lock, state, asked)
 
 
 def open_for_judging(
@@ -294,10 +314,11 @@ def open_for_judging(
 
 def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
     """The judge as the run knows it, else `entry` with a file that no other judge of the run has."""
-    for known in manifest.judges:
+    there = (*manifest.judges, *manifest.guards)
+    for known in there:
         if is_same(known.settings, entry.settings):
             return known
-    if all(known.file != entry.file for known in manifest.judges):
+    if all(known.file != entry.file for known in there):
         return entry
     identity = Untrusted(strict_json.dumps(entry.settings)).sha256()[:8]
     return replace(entry, file=f"{entry.file.removesuffix('.jsonl')}-{identity}.jsonl")
@@ -338,8 +359,12 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
             created_at=old.created_at,
             decision=old.decision,
             judges=old.judges,
+            guards=old.guards,
             deviations=old.deviations,
         )
+    for entry in (*(each for each in manifest.judges if each.is_added), *manifest.guards):
+        if (found := own_entry(kept, entry)) not in (*kept.judges, *kept.guards):
+            kept = kept.with_judge(found)
     pinned = {path: picture for path, picture in old.pictures.items() if path in sent}
     kept = replace(
         kept,
@@ -399,5 +424,12 @@ def pending_work(store: RunStore, retry: Iterable[Outcome]) -> dict[Key, frozens
     if not store.judges:
         wanted -= {Outcome.NOT_JUDGED}
         return {key: frozenset() for key in keys if store.outcome(key, None) in wanted}
-    by_key = {key: frozenset(j for j in store.judges if store.outcome(key, j) in wanted) for key in keys}
+    by_key = {
+        key: frozenset(
+            judge
+            for judge in store.judges
+            if store.outcome(key, judge) in wanted and store.state.finding(key, judge) is None
+        )
+        for key in keys
+    }
     return {key: judges for key, judges in by_key.items() if judges}

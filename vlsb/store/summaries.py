@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ from vlsb.analysis.summary import ModelCost, ModelUsage, Summary, summarize
 from vlsb.config import Endpoint
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
-from vlsb.records import Untrusted, Usage
-from vlsb.store.manifest import JudgeEntry, Manifest, is_run
+from vlsb.records import Rating, Untrusted, Usage
+from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest
 from vlsb.store.state import (
     Judged,
     ModelTotals,
@@ -105,6 +107,46 @@ def summarize_state(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class GuardCounts:
+    """What one guard, or list of phrases, found in a run's responses. No rate of the benchmark.
+
+    `refusals` counts what it says refuses, None for one that does not tell; `failed` ended without a finding,
+    and `responses` are those there are.
+    """
+
+    run: Untrusted
+    guard: Untrusted
+    ratings: Mapping[Rating, int]
+    refusals: int | None
+    failed: int
+    responses: int
+
+
+def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
+    """The counts of one guard's findings, by its file."""
+    found = [each for key in state.asked_for() if (each := state.finding(key, guard)) is not None]
+    there = [key for key in state.asked_for() if key in state.responses]
+    told = [each.refuses for each in found if each.refuses is not None]
+    failures = state.judged.get(guard, Judged()).failures
+    return GuardCounts(
+        run=Untrusted(directory.resolve().name),
+        guard=Untrusted(guard.removesuffix(".jsonl")),
+        ratings=Counter(each.rating for each in found if each.rating is not None),
+        refusals=sum(told) if told else None,
+        failed=sum(key in failures and state.finding(key, guard) is None for key in there),
+        responses=len(there),
+    )
+
+
+def count_guards(directory: Path) -> list[GuardCounts]:
+    """The counts of every guard of a run."""
+    if not read_manifest(directory).guards:
+        return []
+    state = load_state(directory)
+    return [guard_counts(state, directory, entry.file) for entry in state.manifest.guards]
+
+
 def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
     """Where every selected sample of every epoch stands with a judge, in the selection's order."""
     rows = {row.sample_id: row for row in state.manifest.samples}
@@ -188,7 +230,8 @@ def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> I
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     manifest = state.manifest
-    if judge is not None and manifest.target == judge.name and not manifest.simulated:
+    is_same_model = judge is not None and manifest.target == Untrusted(str(judge.settings.get("model")))
+    if is_same_model and not manifest.simulated:
         yield "Target and judge are the same model: it judges itself."
     unfiltered = sum("unfiltered" in r.flags for r in state.responses.values())
     if unfiltered:

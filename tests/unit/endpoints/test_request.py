@@ -76,7 +76,7 @@ def target_draft(
 
 
 def judge_draft(question: str = QUESTION, response: str = RESPONSE, **changes: Any) -> Draft:
-    text = official_template().render(Untrusted(question), Untrusted(response))
+    text = official_template().render(question=Untrusted(question), response=Untrusted(response))[0]
     options: dict[str, Any] = {
         "model": OFFICIAL_JUDGE_MODEL,
         "sampling": OFFICIAL_JUDGE_SAMPLING,
@@ -231,9 +231,9 @@ def test_lone_surrogates_survive(text):
 def test_a_template_may_name_the_response_first():
     template = JudgeTemplate("R {response} Q {question} again {question}")
 
-    assert template.render(Untrusted("{response}"), Untrusted("{question}")).expose() == (
-        "R {question} Q {response} again {question}"
-    )
+    assert template.render(question=Untrusted("{response}"), response=Untrusted("{question}"))[
+        0
+    ].expose() == ("R {question} Q {response} again {question}")
     assert not template.is_official
 
 

@@ -46,7 +46,7 @@ from vlsb.evaluation.protocol import judge_settings
 from vlsb.evaluation.session import Listeners, Plan, prepare, run_session
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.judging.judge import Judge
-from vlsb.judging.prompts import official_template
+from vlsb.judging.kinds import JudgeSetup, official_judge
 from vlsb.records import Failure, Key, Outcome
 from vlsb.simulator import Action, Reply, Request, Simulator, answer, blocked, error, rate_limited, verdict
 from vlsb.store.manifest import read_manifest
@@ -174,8 +174,14 @@ def run(
                 target=ModelSettings(
                     Endpoint("target-model", simulator.base_url), OFFICIAL_TARGET_SAMPLING, connections
                 ),
-                judge=ModelSettings(Endpoint("judge-model", simulator.base_url), judge_sampling, connections),
-                template=official_template(),
+                judges=(
+                    JudgeSetup(
+                        official_judge(),
+                        ModelSettings(
+                            Endpoint("judge-model", simulator.base_url), judge_sampling, connections
+                        ),
+                    ),
+                ),
                 data_root=root,
                 selection=Selection(limit=limit),
                 policy=policy,
@@ -557,8 +563,7 @@ def test_a_run_waits_for_the_pause_that_another_with_the_same_accounts_was_told(
                     target=ModelSettings(
                         Endpoint("target-model", simulator.base_url), OFFICIAL_TARGET_SAMPLING
                     ),
-                    judge=None,
-                    template=official_template(),
+                    judges=(),
                     data_root=two,
                     selection=Selection(),
                     policy=PATIENCE,
@@ -785,8 +790,9 @@ def test_several_judges_label_every_response_side_by_side_each_in_a_file_of_its_
 
 async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSettings]) -> None:
     """Judge a run's responses by several judges in one session."""
-    dataset, manifest, template = load_dataset(root), read_manifest(directory), official_template()
-    entries = [make_judge(name, settings=judge_settings(lane, template)) for name, lane in lanes.items()]
+    dataset, manifest = load_dataset(root), read_manifest(directory)
+    setups = {name: JudgeSetup(official_judge(), lane) for name, lane in lanes.items()}
+    entries = [make_judge(name, settings=judge_settings(setup)) for name, setup in setups.items()]
     store = open_for_judging(directory, entries, samples=manifest.samples, pictures=manifest.pictures)
     traffic = Traffic(left=None)
     shutdown = Shutdown(traffic, say=lambda line: None, last_words=lambda: None)
@@ -801,7 +807,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
         accounts=Accounts(),
         observe=lambda event: None,
         say=lambda line: None,
-        engine=None,
+        engines={},
         unless_stopped=shutdown.unless_stopped,
     )
     read = SentImages(dataset.read, sent_images(store.state), accepts_changed=False).read
@@ -814,8 +820,8 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
         pipeline = Pipeline(
             target=None,
             judges={
-                name: Judge(f"{name}.jsonl", lane, template, clients[name], read_picture=read)
-                for name, lane in lanes.items()
+                name: Judge(f"{name}.jsonl", setup, clients[name], read_picture=read)
+                for name, setup in setups.items()
             },
             store=store,
             shutdown=shutdown,

@@ -20,7 +20,8 @@ from tests.support.run_files import tree
 from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, ModelSettings, Sampling
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.evaluation.protocol import judge_file, judge_settings, target_settings
-from vlsb.judging.prompts import JudgeTemplate, official_template
+from vlsb.judging.kinds import JudgeSetup, load_judges, official_judge
+from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import PUBLISHED_IDS, Picture, Untrusted
 from vlsb.store.manifest import (
     FILE,
@@ -426,7 +427,7 @@ JUDGE_LANE = ModelSettings(
 )
 REAL_SETTINGS = {
     "target": target_settings(LANE),
-    "judge": judge_settings(JUDGE_LANE, official_template()),
+    "judge": judge_settings(JudgeSetup(official_judge(), JUDGE_LANE)),
 }
 PATHS = [pytest.param(path, id=".".join(path)) for path in leaves(REAL_SETTINGS)]
 
@@ -506,7 +507,10 @@ def test_an_extra_field_is_a_difference_even_if_it_holds_nothing(value: object) 
 
 def test_the_judges_template_is_a_setting() -> None:
     other = JudgeTemplate("{question} {response}")
-    new = manifest_with(REAL_SETTINGS | {"judge": judge_settings(JUDGE_LANE, other)})
+    new = manifest_with(
+        REAL_SETTINGS
+        | {"judge": judge_settings(JudgeSetup(replace(official_judge(), template=other), JUDGE_LANE))}
+    )
 
     assert differences(manifest_with(REAL_SETTINGS), new).startswith("judge.template_sha256: ")
 
@@ -543,26 +547,32 @@ def test_a_judge_that_appears_or_disappears_is_named(starts_with_one: bool) -> N
 # The verdict file of a judge.
 
 
+def judge_lane(**changes: Any) -> JudgeSetup:
+    return JudgeSetup(official_judge(), replace(JUDGE_LANE, **changes))
+
+
 JUDGE_CHANGES = {
-    "template": (JUDGE_LANE, JudgeTemplate("{question} {response}")),
-    "sampling": (replace(JUDGE_LANE, sampling=Sampling(256)), official_template()),
-    "system prompt": (replace(JUDGE_LANE, system_prompt="Be kind."), official_template()),
-    "a name that is no file name": (
-        replace(JUDGE_LANE, endpoint=replace(JUDGE_LANE.endpoint, model="some/judge")),
-        official_template(),
+    "template": JudgeSetup(
+        replace(official_judge(), template=JudgeTemplate("{question} {response}")), JUDGE_LANE
     ),
+    "sampling": judge_lane(sampling=Sampling(256)),
+    "system prompt": judge_lane(system_prompt="Be kind."),
+    "a name that is no file name": judge_lane(endpoint=replace(JUDGE_LANE.endpoint, model="some/judge")),
+    "another kind": JudgeSetup(load_judges(None)["hardened"], JUDGE_LANE),
+    "another kind that guards": JudgeSetup(load_judges(None)["sing_guard"], JUDGE_LANE),
+    "an engine": judge_lane(engine={"family": "qwen3_vl"}),
 }
 
 
 def test_the_official_judge_has_the_file_of_its_name() -> None:
-    assert judge_file(JUDGE_LANE, official_template()) == "some-judge.jsonl"
+    assert judge_file(JudgeSetup(official_judge(), JUDGE_LANE)) == "some-judge.jsonl"
 
 
 @pytest.mark.parametrize("change", JUDGE_CHANGES)
 def test_another_identity_of_a_judge_has_another_file(tmp_path: Path, change: str) -> None:
-    files = {judge_file(lane, template) for lane, template in JUDGE_CHANGES.values()}
+    files = {judge_file(judge) for judge in JUDGE_CHANGES.values()}
 
-    name = judge_file(*JUDGE_CHANGES[change])
+    name = judge_file(JUDGE_CHANGES[change])
 
     assert len(files) == len(JUDGE_CHANGES)
     assert name != "some-judge.jsonl"

@@ -1,0 +1,75 @@
+"""Carrying out `vlsb selftest judge`: the attacks, then a table of which succeeded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+
+from vlsb.cli.screen import Screen, agree_to_install
+from vlsb.endpoints import loops
+from vlsb.errors import ConfigError, VlsbError
+from vlsb.evaluation.options import RunOptions
+from vlsb.evaluation.selftest import AttackResult, attack_judge
+from vlsb.evaluation.settings import open_judge
+from vlsb.judging.attacks import CONTROL
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
+from vlsb.steps import ignore
+
+CHECK_FAILED = 10
+"""Exit code of a check that was carried out and failed."""
+
+
+def attack_configured_judge(options: RunOptions) -> int:
+    """Carry out the command and return its exit code: 0, or 10 if an attack or the control succeeded."""
+    screen = Screen()
+    try:
+        if len(options.judge) > 1:
+            raise ConfigError("vlsb selftest judge checks one judge at a time. Give --judge once.")
+        title, results = loops.run(_attack(options, screen), last_words=lambda: None)
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    screen.result(attacks_table(title, results))
+    control = next(each for each in results if each.attack is CONTROL)
+    succeeded = [each for each in results if each.is_safe]
+    if control.is_safe is not False:
+        screen.line(
+            "The plain answer was not called unsafe: this judge does not see the risk, attacked or not."
+        )
+        return CHECK_FAILED
+    return CHECK_FAILED if succeeded else 0
+
+
+async def _attack(options: RunOptions, screen: Screen) -> tuple[str, list[AttackResult]]:
+    consent = partial(agree_to_install, screen, yes=options.yes)
+    async with open_judge(
+        options, os.environ, may_install=consent, on_progress=ignore, say=screen.notice
+    ) as resolved:
+        return resolved.plan.judges[0].title, await attack_judge(resolved, screen.notice)
+
+
+def attacks_table(title: str, results: Sequence[AttackResult]) -> str:
+    """A row an attack: whether it succeeded, and what the judge said."""
+    rows = [("attack", "succeeded", "the judge said", "what it does"), *map(_row, results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]))
+        for row in rows
+    ]
+    attacks = [each for each in results if each.attack is not CONTROL]
+    succeeded, silent = (
+        sum(bool(each.is_safe) for each in attacks),
+        sum(each.is_safe is None for each in attacks),
+    )
+    end = (
+        f"{succeeded} of {len(attacks)} attacks succeeded; {silent} brought no verdict, which is no success."
+    )
+    return "\n".join((f"Attacks on {for_terminal(Untrusted(title))}", *lines, end))
+
+
+def _row(result: AttackResult) -> tuple[str, str, str, str]:
+    is_control = result.attack is CONTROL
+    succeeded = "(control)" if is_control else "yes" if result.is_safe else "no"
+    return result.attack.name, succeeded, for_terminal(Untrusted(result.said)), result.attack.what

@@ -1,0 +1,134 @@
+"""Attacking the configured judge: whether a response that saw no risk can talk it into a safe label."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vlsb.config import RetryPolicy
+from vlsb.data import mini_root, write_on_picture
+from vlsb.endpoints.admission import Accounts
+from vlsb.endpoints.engine_guard import EngineGuard
+from vlsb.endpoints.request import ReadPicture, first_guess
+from vlsb.endpoints.traffic import Traffic
+from vlsb.errors import VlsbError
+from vlsb.evaluation.clients import ClientSetup, open_clients
+from vlsb.evaluation.session import Plan
+from vlsb.evaluation.settings import Resolved
+from vlsb.judging.attacks import ATTACKS, CONTROL, SAMPLE, Attack
+from vlsb.judging.judge import Judge
+from vlsb.records import (
+    Failure,
+    Finding,
+    Key,
+    Label,
+    Picture,
+    Rating,
+    Response,
+    Sample,
+    Untrusted,
+    Usage,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttackResult:
+    """What a judge said to an attack; `is_safe` is None where it gave neither label nor rating."""
+
+    attack: Attack
+    said: str
+    is_safe: bool | None
+
+
+async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[AttackResult]:
+    """The judge's answers to the control and to every attack, one after the other.
+
+    Raises a VlsbError where the endpoint cannot be asked at all.
+    """
+    plan, picture = resolved.plan, await asyncio.to_thread(_picture, "")
+    (setup,) = plan.judges
+    pictures = {"": picture}
+    for attack in ATTACKS:
+        if attack.in_picture and setup.kind.sees_image:
+            pictures[attack.in_picture] = await asyncio.to_thread(_picture, attack.in_picture)
+    async with open_clients(_client_setup(plan, resolved, say)) as clients:
+        results = []
+        for attack in (CONTROL, *ATTACKS):
+            if attack.in_picture not in pictures:
+                continue
+            content = pictures[attack.in_picture]
+
+            def read(sample: Sample, picture: Picture, content: ReadPicture = content) -> ReadPicture:
+                return content
+
+            judge = Judge("selftest", setup, clients.get("judge"), read_picture=read)
+            if judge.client is not None:
+                judge.client.may_adapt = attack is CONTROL
+            shown = Picture(None, "image/png", len(content.content), 0)
+            found = await judge.assess(SAMPLE, shown, _response(attack, content.sha256))
+            results.append(_result(attack, found))
+        return results
+
+
+def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) -> ClientSetup:
+    def unless_stopped(starting: Coroutine[Any, Any, EngineGuard]) -> Awaitable[EngineGuard]:
+        return starting
+
+    return ClientSetup(
+        models=plan.models,
+        credentials=resolved.credentials,
+        dialects={name: first_guess(settings.endpoint) for name, settings in plan.models.items()},
+        policy=_patience(plan.policy),
+        ca_bundle=plan.ca_bundle,
+        transport=plan.transport,
+        traffic=Traffic(),
+        accounts=Accounts(),
+        observe=lambda event: None,
+        say=say,
+        engines=resolved.engines,
+        unless_stopped=unless_stopped,
+    )
+
+
+def _patience(policy: RetryPolicy) -> RetryPolicy:
+    """A dozen requests by hand: whoever waits for them does not wait for half an hour each."""
+    return replace(policy, sample_timeout_s=min(policy.sample_timeout_s, 300), max_attempts=3)
+
+
+def _response(attack: Attack, image_sha256: str) -> Response:
+    text = Untrusted(attack.response)
+    key = Key(SAMPLE.id, 1)
+    return Response(
+        sample_id=key.sample_id,
+        epoch=key.epoch,
+        text=text,
+        origin="content",
+        usage=Usage(),
+        attempts=0,
+        latency_s=0.0,
+        flags=(),
+        response_sha256=text.sha256(),
+        image_sha256=image_sha256,
+        request_sha256="",
+    )
+
+
+def _result(attack: Attack, found: Verdict | Finding | Failure) -> AttackResult:
+    if isinstance(found, Verdict):
+        return AttackResult(attack, found.label.value, found.label is not Label.UNSAFE)
+    if isinstance(found, Finding):
+        if found.rating is None:
+            return AttackResult(attack, "refusal" if found.refuses else "no refusal", bool(found.refuses))
+        return AttackResult(attack, found.rating.value, found.rating is Rating.SAFE)
+    if attack is CONTROL and found.status != 200 and found.code != "no_description":
+        raise VlsbError(f"The judge gave no answer to judge by ({found.code})", detail=found.message)
+    return AttackResult(attack, f"{found.outcome.value} ({found.code})", None)
+
+
+def _picture(words: str) -> ReadPicture:
+    """The knife of the embedded pictures, with words for the judge across it."""
+    content = (mini_root() / "imgs" / "0.png").read_bytes()
+    return ReadPicture.of(write_on_picture(content, words) if words else content)

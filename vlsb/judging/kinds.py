@@ -1,0 +1,259 @@
+"""Judges as files: what each is asked with, sees and cannot tell, and how its answer is read.
+
+A file is a small YAML document, one of ours in `judges/` or NAME.yaml in a folder of the user's. It holds no
+code: templates are filled by position, and parsers are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlsb import strict_json
+from vlsb.config import ModelSettings, Sampling
+from vlsb.errors import ConfigError
+from vlsb.judging.guards import PARSERS
+from vlsb.judging.prompts import JudgeTemplate, official_template
+from vlsb.records import Sample, Untrusted
+
+OFFICIAL = "official"
+_MAX_BYTES = 64 * 1024
+_SEEN = ("image", "question", "response", "image_description", "safety_reason")
+_TEXTS = ("about", "cannot_tell", "source")
+_KEYS = frozenset(
+    ("kind", "model", "system_prompt", "template", "template_file", "sampling", "schema", "parser", "sees")
+) | {*_TEXTS, "read_on"}
+
+
+class Answers(StrEnum):
+    """What a judge gives: the three labels, a guard's rating, or whether the response begins as a refusal."""
+
+    LABELS = "labels"
+    GUARD = "guard"
+    PHRASES = "phrases"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeKind:
+    """A judge without its endpoint. `model` is who plays it unless the user names another; empty for phrases.
+
+    `template` is what a judge of labels is asked with; a guard gets the turns themselves, in its checkpoint's
+    own chat template. `sees` are names of what is put before it.
+    """
+
+    name: str
+    answers: Answers
+    about: str
+    model: str
+    template: JudgeTemplate
+    system_prompt: str | None
+    sampling: Sampling
+    has_schema: bool
+    parser: str
+    sees: tuple[str, ...]
+    cannot_tell: str
+    source: str
+    read_on: str
+
+    @property
+    def sees_image(self) -> bool:
+        """Whether the image is sent to it."""
+        return "image" in self.sees
+
+    @property
+    def is_official(self) -> bool:
+        """Whether it is the paper's judge, with its own template or the user's."""
+        return self.name == OFFICIAL
+
+    def values(self, sample: Sample, response: Untrusted) -> dict[str, Untrusted] | None:
+        """What its template is filled with; None where the data set does not have all of it."""
+        known = {
+            "question": sample.instruction,
+            "response": response,
+            "image_description": sample.image_description,
+            "safety_reason": sample.safety_reason,
+        }
+        chosen = {name: known[name] for name in self.sees if name != "image"}
+        return None if None in chosen.values() else {n: v for n, v in chosen.items() if v is not None}
+
+
+class JudgeSetup(NamedTuple):
+    """A judge of a run: what it is, and how the model that plays it is asked. `name` is the user's word."""
+
+    kind: JudgeKind
+    settings: ModelSettings
+
+    @property
+    def title(self) -> str:
+        """The judge's name in reports: the model's, after the kind's where that is not the paper's."""
+        model, kind = self.settings.endpoint.model, self.kind
+        if kind.is_official:
+            return model
+        return (
+            kind.name
+            if model in ("", kind.model) and kind.answers is not Answers.LABELS
+            else (f"{kind.name}:{model}")
+        )
+
+
+def official_judge() -> JudgeKind:
+    """The paper's judge."""
+    return _shipped(OFFICIAL)
+
+
+def load_judges(folder: Path | None) -> dict[str, JudgeKind]:
+    """Every judge that has a file, by name: ours, and those of the user's folder.
+
+    Raises ConfigError with the file for one that cannot be used.
+    """
+    names = sorted(each.name for each in _folder().iterdir() if each.name.endswith(".yaml"))
+    found = {name: _shipped(name) for name in (each.removesuffix(".yaml") for each in names)}
+    for path in _files_of(folder):
+        if path.stem in found:
+            raise ConfigError(f"{path}: there is a judge {path.stem} already. Give the file another name.")
+        found[path.stem] = _parse(path.stem, _text(path), str(path), beside=path.parent)
+    return found
+
+
+def split_name(name: str, kinds: Mapping[str, JudgeKind]) -> tuple[JudgeKind, str]:
+    """What `--judge NAME` means: a judge's file, KIND:MODEL, or the paper's judge played by that model."""
+    head, _, model = name.partition(":")
+    kind = kinds.get(head.replace("-", "_"))
+    if kind is None:
+        return kinds[OFFICIAL], name
+    if model and kind.answers is Answers.PHRASES:
+        raise ConfigError(f"--judge {name}: {kind.name} asks no model. Pass --judge {kind.name}.")
+    return kind, model or kind.model
+
+
+def _folder() -> Any:
+    return resources.files(__package__).joinpath("judges")
+
+
+def _shipped(name: str) -> JudgeKind:
+    return _parse(name, _folder().joinpath(f"{name}.yaml").read_text("utf-8"), f"{name}.yaml", beside=None)
+
+
+def _files_of(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    try:
+        return sorted(each for each in folder.iterdir() if each.suffix == ".yaml")
+    except OSError as error:
+        raise ConfigError(f"--judges-dir {folder}: {error.strerror}.") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        if len(data) > _MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {_MAX_BYTES // 1024} KiB, so no judge.")
+        return data.decode()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text.") from error
+
+
+def _parse(name: str, text: str, place: str, *, beside: Path | None) -> JudgeKind:
+    """The judge that a file describes. `beside` is where its template file lies; None for one of ours."""
+    found = _document(text, place)
+    try:
+        answers = Answers(str(found.get("kind")))
+    except ValueError as error:
+        raise ConfigError(f"{place}: kind must be one of {', '.join(Answers)}.") from error
+    sees = found.get("sees")
+    if not isinstance(sees, list) or "response" not in sees or not set(sees) <= set(_SEEN):
+        raise ConfigError(f"{place}: sees must be a list with response, of {', '.join(_SEEN)}.")
+    texts = {key: _string(found, key, place, is_needed=True) for key in (*_TEXTS, "parser")}
+    parsers = {Answers.LABELS: {"labels"}, Answers.GUARD: set(PARSERS), Answers.PHRASES: {"phrases"}}[answers]
+    if texts["parser"] not in parsers:
+        raise ConfigError(f"{place}: parser must be one of {', '.join(sorted(parsers))}.")
+    if found.get("schema", "labels") != "labels" or ("schema" in found and answers is not Answers.LABELS):
+        raise ConfigError(f"{place}: schema can be labels, for a judge of labels.")
+    return JudgeKind(
+        name=name.replace("-", "_"),
+        answers=answers,
+        model="" if answers is Answers.PHRASES else _string(found, "model", place, is_needed=True),
+        template=_template(found, answers, tuple(sees), place, beside),
+        system_prompt=_string(found, "system_prompt", place) if "system_prompt" in found else None,
+        sampling=_sampling(found.get("sampling", {}), place),
+        has_schema="schema" in found,
+        sees=tuple(sees),
+        read_on=str(found.get("read_on", "")),
+        **texts,
+    )
+
+
+def _document(text: str, place: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{place}: not YAML that can be read.") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{place}: a judge is a list of lines `key: value`.")
+    if unknown := sorted(str(key) for key in found if key not in _KEYS):
+        raise ConfigError(
+            f"{place}: {unknown[0]} is no key of a judge. Those are {', '.join(sorted(_KEYS))}."
+        )
+    return found
+
+
+def _string(found: Mapping[str, Any], key: str, place: str, *, is_needed: bool = False) -> str:
+    value = found.get(key, "")
+    if not isinstance(value, str) or (is_needed and not value.strip()):
+        raise ConfigError(f"{place}: {key} must be a text.")
+    return value
+
+
+def _template(
+    found: Mapping[str, Any], answers: Answers, sees: tuple[str, ...], place: str, beside: Path | None
+) -> JudgeTemplate:
+    file, parts = _string(found, "template_file", place), found.get("template", [])
+    if answers is not Answers.LABELS:
+        if file or parts:
+            raise ConfigError(f"{place}: only a judge of labels has a template.")
+        return JudgeTemplate("")
+    if file:
+        template = official_template() if beside is None else JudgeTemplate(_text(beside / file))
+    else:
+        parts = [parts] if isinstance(parts, str) else parts
+        if not isinstance(parts, list) or not parts or not all(isinstance(each, str) for each in parts):
+            raise ConfigError(f"{place}: template must be a text or a list of texts.")
+        template = JudgeTemplate(parts[0], tuple(parts[1:]))
+    if missing := template.lacks(name for name in sees if name != "image"):
+        raise ConfigError(f"{place}: {' and '.join(missing)} missing in the template.")
+    return template
+
+
+def _sampling(found: object, place: str) -> Sampling:
+    names = {"max_tokens", "temperature", "top_p", "extra"}
+    if not isinstance(found, dict) or not set(found) <= names:
+        raise ConfigError(f"{place}: sampling has the keys {', '.join(sorted(names))}.")
+    tokens, extra = found.get("max_tokens", 512), found.get("extra", {})
+    numbers = [found.get(name) for name in ("temperature", "top_p")]
+    if (
+        type(tokens) is not int
+        or tokens < 1
+        or not all(
+            each is None or (isinstance(each, int | float) and not isinstance(each, bool)) for each in numbers
+        )
+    ):
+        raise ConfigError(f"{place}: max_tokens, temperature and top_p are numbers.")
+    if not isinstance(extra, dict) or not _is_json(extra) or not strict_json.is_shallow(extra):
+        raise ConfigError(f"{place}: extra must be fields of a request, as JSON has them.")
+    return Sampling(tokens, temperature=found.get("temperature", 0.0), top_p=found.get("top_p"), extra=extra)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        strict_json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

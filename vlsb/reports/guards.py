@@ -1,0 +1,34 @@
+"""Guards and lists of phrases in a table of their own: what they found is no label and enters no rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vlsb.records import Rating
+from vlsb.reports.encode import for_terminal
+from vlsb.store.summaries import GuardCounts
+
+_HEADINGS = ("run", "guard", "safe", "controversial", "unsafe", "refusals", "no finding", "responses")
+_NOTE = "Guards rate harm and see no warning: not the three labels, and not to be compared with safe rates."
+
+
+def guards_table(counts: Sequence[GuardCounts]) -> str:
+    """The table as plain text, each row a guard of a run. A dash: it does not tell."""
+    rows = [_HEADINGS, *map(_row, counts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(("Guards", *lines, _NOTE))
+
+
+def _row(counts: GuardCounts) -> tuple[str, ...]:
+    rates = bool(counts.ratings) or counts.refusals is None
+    ratings = (str(counts.ratings.get(rating, 0)) if rates else "-" for rating in Rating)
+    refusals = "-" if counts.refusals is None else str(counts.refusals)
+    names = for_terminal(counts.run), for_terminal(counts.guard)
+    return (*names, *ratings, refusals, str(counts.failed), str(counts.responses))
