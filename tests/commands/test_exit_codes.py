@@ -38,9 +38,9 @@ USAGE = {
     "a number out of range": (["run", "--model", "demo", "--max-connections", "0"], "--max-connections"),
     "no model": (["run"], "--model"),
     "an unknown model": (["run", "--model", "gtp-4o"], "Did you mean gpt-4o?"),
-    "a local family as the judge": (
-        ["run", "--model", "demo", "--judge", "llava_next"],
-        "vlsb serve llava_next",
+    "a judge that no engine here can play": (
+        ["run", "--model", "demo", "--judge", "qwen3guard"],
+        "--judge-base-url",
     ),
     "no data set": (["run", "--model", "m", "--base-url", "http://127.0.0.1:9/v1"], "--data-root"),
     "a bad limit": (["run", "--model", "demo", "--limit", "0"], "--limit"),

@@ -92,7 +92,7 @@ def test_a_run_is_judged_by_several_at_once_and_resumes_with_all_of_them(
         "kind.jsonl",
         "strict.jsonl",
     ]
-    first, second = desk.report()
+    second, first = desk.report()
     assert (first["judge"], first["safe_rate"]) == ("strict", 0.0)
     assert (second["judge"], second["safe_rate"]) == ("kind", 100.0)
     assert len(target.completions) == len(strict.completions) == len(kind.completions) == SAMPLES

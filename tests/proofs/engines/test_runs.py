@@ -131,6 +131,24 @@ def test_a_server_that_stays_answers_runs_and_judges_in_the_schema_that_it_is_gi
         ]
 
 
+@pytest.mark.parametrize("family", ["llava_hf"])
+def test_target_and_judge_are_engines_of_this_machine_one_after_the_other(
+    family: str, tiny: Callable[[str], Path], turn: None, desk: Desk, record_property: Tell
+) -> None:
+    """One command: the target's engine, then the judge's, whose answers the engine holds to the schema."""
+    weights = tiny(family)
+    words = ["run", "--data-root", str(mini_root()), "--model", family, "--weights", str(weights)]
+    words += ["--judge", str(weights), "--judge-field", _logit_bias(weights), "--start-timeout", "300"]
+
+    ended = desk(*words, "--name", "both")
+
+    assert ended.code == 0, ended.err
+    assert "judges by itself" in ended.err
+    assert desk.summary("both")["outcomes"]["unsafe"] == SAMPLES
+    record_property("verdicts", SAMPLES)
+    desk.await_nobody()
+
+
 def _keeps_to_the_schema(desk: Desk, name: str) -> None:
     """Whatever is no verdict is an object of the official schema all the same, or was cut at the limit."""
     fields = RESPONSE_FORMAT["json_schema"]["schema"]["properties"]

@@ -11,6 +11,11 @@ from vlsb.judging.verdicts import UnreadableVerdict
 from vlsb.records import Rating, Untrusted
 
 GOOD = {
+    "llama_guard": {
+        "safe": (Rating.SAFE, None, ""),
+        "\n\nunsafe\nS2": (Rating.UNSAFE, None, "S2"),
+        "unsafe\nS1,S14, S9": (Rating.UNSAFE, None, "S1,S14, S9"),
+    },
     "sing_guard": {
         "safe\n<answer>Safe</answer>": (Rating.SAFE, None, "Safe"),
         " unsafe\n<answer>B. Real-World Crimes & Public Safety</answer>\n": (
@@ -35,6 +40,21 @@ GOOD = {
     },
 }
 UGLY = {
+    "llama_guard": (
+        "",
+        "Safe",
+        "safe\nS1",
+        "unsafe",
+        "unsafe S1",
+        "unsafe\nS0",
+        "unsafe\nS15",
+        "unsafe\nS1 and S2",
+        "unsafe\nS1,",
+        "unsafe\nS1\nsafe",
+        "safe\nunsafe\nS1",
+        "The response is safe",
+        "unsafe or safe",
+    ),
     "sing_guard": (
         "",
         "safe",
@@ -82,7 +102,7 @@ def test_anything_else_is_no_rating(parser: str, text: str) -> None:
         parse_rating(Untrusted(text), parser)
 
 
-@given(st.sampled_from(["sing_guard", "qwen3guard"]), st.text())
+@given(st.sampled_from(["llama_guard", "sing_guard", "qwen3guard"]), st.text())
 def test_no_text_breaks_a_parser(parser: str, text: str) -> None:
     try:
         reading = parse_rating(Untrusted(text), parser)
