@@ -133,6 +133,23 @@ def with_free_gpus(
     return replace(wishes, gpus=GpuLease(entries))
 
 
+def with_gpus_left(
+    model: ModelProfile, wishes: Wishes, there: Sequence[Gpu], taken: Sequence[GpuLease]
+) -> Wishes | None:
+    """The wishes with GPUs that none of the `taken` leases may use; None where too few are left."""
+    if not taken:
+        return wishes
+    used = {gpu.index for lease in taken for gpu in visible_gpus(there, lease.variable)}
+    left = [gpu for gpu in there if gpu.index not in used]
+    count = _gpu_count(_settings(model, wishes)) or 1
+    if len(left) < count:
+        return None
+    chosen = with_free_gpus(model, wishes, left, None)
+    if chosen.gpus.entries is not None:
+        return chosen
+    return replace(wishes, gpus=GpuLease(tuple(str(gpu.index) for gpu in left[:count])))
+
+
 def _gpu_count(settings: Mapping[str, Any]) -> int | None:
     """How many GPUs an engine with these options takes; None where they are for the plan to refuse."""
     count = 1

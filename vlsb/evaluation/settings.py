@@ -19,11 +19,11 @@ from vlsb.data import Selection, mini_root, parse_limit, require_dataset
 from vlsb.endpoints.client import list_models
 from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, load_credentials
-from vlsb.engines.hardware import Gpu, list_gpus, visible_gpus
+from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, MayInstall, engine_lease
 from vlsb.engines.plan import GpuLease, Lora, Wishes
-from vlsb.engines.preflight import with_free_gpus
+from vlsb.engines.preflight import with_gpus_left
 from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
@@ -233,7 +233,6 @@ async def _lease_judges(
     there = list((await in_thread(lambda _: list_gpus(environment))).checked().gpus)
     taken = [engine.wishes.gpus for engine in resolved.engines.values()]
     for name, profile in resolved.local_judges.items():
-        free = [gpu for gpu in there if not any(_may_use(each, gpu) for each in taken)]
         model = await in_thread(partial(_identify, profile))
         wishes = Wishes(
             engine=options.engine,
@@ -241,12 +240,9 @@ async def _lease_judges(
             start_timeout_s=options.start_timeout,
             gpus=GpuLease.parse(options.gpus) if resolved.plan.target is None else GpuLease(),
         )
-        is_alone = bool(taken) and not free
-        if free and taken:
-            wishes = with_free_gpus(model, wishes, free, None)
-            if wishes.gpus.entries is None:
-                wishes = replace(wishes, gpus=GpuLease(tuple(str(gpu.index) for gpu in free)))
-        engine = await held.enter_async_context(lease(model, wishes))
+        beside = with_gpus_left(model, wishes, there, taken)
+        is_alone = beside is None
+        engine = await held.enter_async_context(lease(model, beside or wishes))
         if not is_alone:
             taken.append(engine.wishes.gpus)
         else:
@@ -258,11 +254,6 @@ async def _lease_judges(
 
 def _identify(profile: ModelProfile, _: OnProgress) -> ModelProfile:
     return identify(profile, weights=None, revision=None, offline=False)
-
-
-def _may_use(lease: GpuLease, gpu: Gpu) -> bool:
-    """Whether an engine with that lease may use a GPU; without entries it may use any."""
-    return lease.entries is None or bool(visible_gpus([gpu], ",".join(lease.entries)))
 
 
 def _target_profile(options: RunOptions) -> ModelProfile:

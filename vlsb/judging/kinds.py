@@ -93,11 +93,8 @@ class JudgeSetup(NamedTuple):
         model, kind = self.settings.endpoint.model, self.kind
         if kind.is_official:
             return model
-        return (
-            kind.name
-            if model in ("", kind.model) and kind.answers is not Answers.LABELS
-            else (f"{kind.name}:{model}")
-        )
+        plays_itself = kind.answers is not Answers.LABELS and model in ("", kind.model)
+        return kind.name if plays_itself else f"{kind.name}:{model}"
 
 
 def official_judge() -> JudgeKind:

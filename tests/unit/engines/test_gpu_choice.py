@@ -8,7 +8,7 @@ import pytest
 
 from vlsb.engines.hardware import parse_gpus, visible_gpus
 from vlsb.engines.plan import GpuLease, Wishes
-from vlsb.engines.preflight import with_free_gpus
+from vlsb.engines.preflight import with_free_gpus, with_gpus_left
 from vlsb.models.profile import NEWER
 
 # index, uuid, memory.total, memory.free, driver_version, name; as `nvidia-smi` prints them without units.
@@ -75,3 +75,47 @@ def test_an_inherited_choice_is_never_widened() -> None:
     by_id = "GPU-00000006-0000-0000-0000-000000000000,GPU-00000003-0000-0000-0000-000000000000"
     assert chosen(EIGHT_H100, inherited=by_id) == ("3",)
     assert chosen(EIGHT_H100, inherited="MIG-7d1f9c5e-0000-0000-0000-000000000000") is None
+
+
+# A second engine beside others, such as a judge beside its target.
+
+
+@pytest.mark.parametrize(
+    ("listing", "taken", "entries"),
+    [
+        (TWO_L4, [], None),
+        (TWO_L4, [("0",)], ("1",)),
+        (TWO_L4, [("1",)], ("0",)),
+        (EIGHT_H100, [("1", "2"), ("4",)], ("5",)),
+    ],
+)
+def test_an_engine_beside_others_gets_a_gpu_that_none_of_them_may_use(
+    listing: str, taken: list[tuple[str, ...]], entries: tuple[str, ...] | None
+) -> None:
+    leases = [GpuLease(each) for each in taken]
+
+    found = with_gpus_left(NEWER["qwen3_vl"], Wishes(), parse_gpus(listing), leases)
+
+    assert found is not None
+    assert found.gpus.entries == entries
+
+
+@pytest.mark.parametrize(
+    ("listing", "taken", "count"),
+    [
+        (ONE_A10, [("0",)], 1),
+        (ONE_A10, [None], 1),
+        ("", [None], 1),
+        (TWO_L4, [("0",)], 2),
+        (TWO_L4, [None], 1),
+    ],
+)
+def test_without_enough_gpus_left_it_waits_for_its_turn(
+    listing: str, taken: list[tuple[str, ...] | None], count: int
+) -> None:
+    leases = [GpuLease(each) for each in taken]
+
+    assert (
+        with_gpus_left(NEWER["qwen3_vl"], Wishes(tensor_parallel_size=count), parse_gpus(listing), leases)
+        is None
+    )
