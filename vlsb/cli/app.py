@@ -50,6 +50,7 @@ ENTRIES = {
     "judge": Entry("judge", "judge_command", "Judge a run's stored responses again, with another judge."),
     "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
+    "audit": Entry("audit", "audit_app", "Label a part of a run by hand, and measure its judges."),
     "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
     "models": Entry("models", "models_app", "List the models that have a name, or show one."),
     "doctor": Entry(

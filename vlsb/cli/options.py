@@ -224,6 +224,62 @@ SurveyFormat = Annotated[
         Option("How to write what was found.", metavar="table|json", variable="VLSB_DOCTOR_FORMAT"),
     ),
 ]
+Annotator = Annotated[
+    str,
+    _option(
+        "annotator",
+        Option(
+            "Who labels: a short name. Each annotator is a judge of their own.",
+            metavar="NAME",
+            variable="VLSB_ANNOTATOR",
+        ),
+    ),
+]
+AuditSize = Annotated[
+    int,
+    _option(
+        "n",
+        Option("About how many responses to draw.", metavar="N", variable="VLSB_AUDIT_N", min=1),
+    ),
+]
+AuditSeed = Annotated[
+    int | None,
+    _option("seed", Option("Another draw. (default: 0)", metavar="N", variable="VLSB_AUDIT_SEED")),
+]
+OpenImages = Annotated[
+    bool,
+    _option(
+        "open",
+        Option(
+            "Show images with the system's viewer instead of in the terminal.", variable="VLSB_AUDIT_OPEN"
+        ),
+    ),
+]
+ExportFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option("For which program.", metavar="csv|label-studio", variable="VLSB_AUDIT_EXPORT_FORMAT"),
+    ),
+]
+ExportOutput = Annotated[
+    Path | None,
+    _option(
+        "output",
+        Option("The file to write. (default: one in the run)", metavar="FILE", variable="VLSB_AUDIT_OUTPUT"),
+    ),
+]
+CompletedBy = Annotated[
+    str | None,
+    _option(
+        "completed_by",
+        Option(
+            "Of a Label Studio project with several annotators: whose labels, by number or address.",
+            metavar="WHO",
+            variable="VLSB_AUDIT_COMPLETED_BY",
+        ),
+    ),
+]
 Offline = Annotated[
     bool,
     _option("offline", Option("Do not ask the Hugging Face Hub; what is in its cache can be used.")),
