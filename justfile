@@ -74,6 +74,10 @@ bench-peers *args:
 bench-coverage *args:
     uv run python -m benchmarks.coverage "$@"
 
+# Simulate how often intervals of corrected rates contain the true rate; the table goes into docs/agreement.md
+bench-correction *args:
+    uv run python -m benchmarks.correction "$@"
+
 # Compare memory forecasts with what cards, recipes and engines say; the table goes into benchmarks/README.md
 bench-memory:
     uv run python -m benchmarks.memory
