@@ -112,6 +112,17 @@ ReportFormat = Annotated[
     str,
     _option("format", Option("How to write the report.", metavar="table|json|csv|markdown|official")),
 ]
+AgreementFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option(
+            "How to write the comparison.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_AGREEMENT_FORMAT",
+        ),
+    ),
+]
 OfficialDataRoot = Annotated[
     Path | None,
     _option(
