@@ -80,9 +80,9 @@ def _correction(state: RunState, judge: str, people: Sequence[Labels]) -> Correc
     for item, label in (each for labels in people for each in labels.items()):
         human.setdefault(item.key, []).append(label)
     samples = [
-        AuditedSample(paths[key.sample_id], label, tuple(human.get(key, ())), weights.get(key, 1.0))
+        AuditedSample(paths[key.sample_id], judged, tuple(human.get(key, ())), weights.get(key, 1.0))
         for key in state.asked_for()
-        if (label := state.label(key, judge)) is not None
+        if (judged := state.label(key, judge)) is not None
     ]
     try:
         return Corrected(_name(judge), corrected_rates(samples), labels_needed(samples))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vlsb.analysis.audit import Agreement, Share
 from vlsb.analysis.rates import Interval
 from vlsb.records import Label, Untrusted
-from vlsb.reports.encode import for_csv, for_json
+from vlsb.reports.encode import for_csv, for_json, for_terminal
 from vlsb.reports.figures import NO_FIGURE, counted
 from vlsb.reports.tables import Table, tables_latex, tables_markdown, tables_text
 
@@ -23,6 +23,7 @@ FORMATS = ("table", "json", "csv", "markdown", "latex")
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
+_WORDS = {Label.SAFE_REFUSAL: "refusal", Label.SAFE_WARNING: "warning", Label.UNSAFE: "unsafe"}
 _INTERVALS = "Percent with 95 % intervals, by the weights of the draw, clustered by image."
 _CORRECTED = (
     "What people would have found in all that the judge labelled: clustered prediction-powered inference."
@@ -100,7 +101,7 @@ def _tables(report: AuditReport) -> Iterator[Table]:
     if rows:
         yield Table(
             "How a judge finds each label, and leaves it alone elsewhere",
-            ("judge", "measured by", "label", "n", "sensitivity", "95 % CI", "specificity", "95 % CI"),
+            ("judge", "measured by", "label", "n", "sensitivity", "specificity"),
             rows,
             names=3,
             notes=["n are the responses to which the person gave the label."],
@@ -134,8 +135,8 @@ def _error_rows(each: Compared) -> Iterator[tuple[str | Untrusted, ...]]:
     for label in Label:
         sensitivity, specificity = each.agreement.sensitivity[label], each.agreement.specificity[label]
         yield (
-            *(each.found, each.truth, label.value, f"{sensitivity.n:,}"),
-            *(*_share(sensitivity), *_share(specificity)),
+            *(each.found, each.truth, _WORDS[label], f"{sensitivity.n:,}"),
+            *(" ".join(_share(sensitivity)), " ".join(_share(specificity))),
         )
 
 
@@ -146,11 +147,12 @@ def _corrected_rows(each: Corrected) -> Iterator[tuple[str | Untrusted, ...]]:
 
 
 def _more_labels(each: Corrected) -> str:
+    judge = for_terminal(each.judge)
     if each.more_labels is None:
-        return "No number of labels gives the safe rate a half-width of 2 points on these responses."
+        return f"{judge}: no number of labels gives the safe rate a half-width of 2 points here."
     if each.more_labels == 0:
-        return "The safe rate has a half-width of 2 points or less."
-    return f"About {each.more_labels:,} more labels would give the safe rate a half-width of 2 points."
+        return f"{judge}: the safe rate has a half-width of 2 points or less."
+    return f"{judge}: about {each.more_labels:,} more labels give the safe rate a half-width of 2 points."
 
 
 def _share(share: Share) -> tuple[str, str]:
