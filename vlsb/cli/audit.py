@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,13 +18,15 @@ import typer
 
 from vlsb._version import __version__
 from vlsb.cli import options as opt
+from vlsb.cli.audit_report import audit_report
 from vlsb.cli.labelling import Labelling, Sheet, require_terminal
-from vlsb.cli.screen import Screen
+from vlsb.cli.screen import Screen, has_color
 from vlsb.cli.show import missing_data, run_dataset
 from vlsb.errors import ConfigError, ImageError, RunMismatchError
 from vlsb.files import new_file
 from vlsb.judging.human import human_judge, human_settings, human_verdict, is_human
-from vlsb.records import JUDGED, Label, Response, Sample, Untrusted, is_cut
+from vlsb.records import Response, Sample, Untrusted, is_cut
+from vlsb.reports.audit import FORMATS, written
 from vlsb.reports.labelling import SheetLabel, Task, parse_sheet, require_no, to_csv, to_label_studio
 from vlsb.store.audit import Audit, AuditItem, draw_audit, require_audit
 from vlsb.store.manifest import JudgeEntry, read_manifest, require_run
@@ -139,8 +143,8 @@ def import_command(
     _require_known(labels, items)
     with _labels(run, annotator) as store:
         (file,) = store.judges
-        changed = [each for each in labels if _stored(store.state, items[each.item], file) is not each.label]
-        replaced = sum(_stored(store.state, items[each.item], file) is not None for each in changed)
+        changed = [each for each in labels if store.state.label(items[each.item].key, file) is not each.label]
+        replaced = sum(store.state.label(items[each.item].key, file) is not None for each in changed)
         for each in changed:
             store.add_verdict(human_verdict(items[each.item], each.label, note=each.note), file)
         store.sync()
@@ -162,6 +166,19 @@ def _require_known(labels: Sequence[SheetLabel], items: Mapping[str, Response]) 
             problems.append(f"{each.item} has two labels")
         seen.add(each.item)
     require_no(problems)
+
+
+@audit_app.command("report")
+def report_command(run: Run, report_format: opt.AuditFormat = "table") -> int:
+    """Compare human labels with each other and with each judge's, and correct the judges' rates by them."""
+    if report_format not in FORMATS:
+        raise ConfigError(f"--format {report_format}: not one of {', '.join(FORMATS)}.")
+    report = audit_report(run)
+    if not report.annotators:
+        raise ConfigError(f"{run}: nobody has labelled yet. See vlsb audit label and vlsb audit import.")
+    width = shutil.get_terminal_size((80, 24)).columns
+    Screen().result(written(report, report_format, width=width, color=has_color(sys.stdout)))
+    return 0
 
 
 class _Desk:
@@ -193,7 +210,7 @@ class _Desk:
 
     def task(self, item: AuditItem, response: Response, state: RunState, file: str | None) -> Task:
         """The item as a person sees it, with the label that it has in that file."""
-        label = None if file is None else _stored(state, response, file)
+        label = None if file is None else state.label(response.key, file)
         verdict = None if file is None or label is None else state.judged[file].verdicts[item.key]
         return Task(
             item=item.name,
@@ -212,12 +229,6 @@ class _Desk:
         if hashlib.sha256(content).hexdigest() != response.image_sha256:
             raise ImageError("image is not the one that the target was sent", detail=item.image_path)
         return content
-
-
-def _stored(state: RunState, response: Response, file: str) -> Label | None:
-    """The label that a judge gave to a response; None if it gave none, or took it back."""
-    outcome = state.outcome(response.key, file)
-    return Label(outcome.value) if outcome in JUDGED else None
 
 
 def _is_by(entry: JudgeEntry, annotator: str) -> bool:

@@ -257,6 +257,17 @@ AuditSeed = Annotated[
     int | None,
     _option("seed", Option("Another draw. (default: 0)", metavar="N", variable="VLSB_AUDIT_SEED")),
 ]
+AuditFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option(
+            "How to write the report.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_AUDIT_FORMAT",
+        ),
+    ),
+]
 OpenImages = Annotated[
     bool,
     _option(
