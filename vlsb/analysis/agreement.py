@@ -170,7 +170,7 @@ def compare_judges(runs: Sequence[JudgedRun], *, people: Collection[str] = ()) -
         [judge for judge in judges if judge in people],
         judges,
     ]
-    pairs = (_pair(first, second, runs) for first, second in combinations(judges, 2))
+    pairs = (compare_two(first, second, runs) for first, second in combinations(judges, 2))
     several = dict.fromkeys(tuple(group) for group in groups if len(group) > 1)
     together = (_together(group, runs) for group in several)
     return AgreementReport(
@@ -179,6 +179,27 @@ def compare_judges(runs: Sequence[JudgedRun], *, people: Collection[str] = ()) -
         coverage={judge: _coverage(judge, runs) for judge in judges},
         pairs=tuple(pair for pair in pairs if pair is not None),
         together=tuple(each for each in together if each is not None),
+    )
+
+
+def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | None:
+    """Compare two judges on the responses that both labelled; None if there is none."""
+    by_run = [(run, _labelled_by_both(first, second, run.responses)) for run in runs]
+    shared = [each for _, both in by_run for each in both]
+    if not shared:
+        return None
+    groups: dict[Untrusted, list[_Both]] = {}
+    for each in shared:
+        groups.setdefault(each.category, []).append(each)
+    compared = [(run, both) for run, both in by_run if both]
+    return Pair(
+        first=first,
+        second=second,
+        confusion=tuple(map(tuple, _confusion(shared).tolist())),
+        agreement=_agreement(shared),
+        by_category={name: _agreement(groups[name]) for name in sorted(groups)},
+        by_run=tuple(_rate_change(run, both) for run, both in compared),
+        ranking=_ranking([both for _, both in compared]) if len(compared) >= LEAST_RUNS else None,
     )
 
 
@@ -210,26 +231,6 @@ def _labelled_by_both(first: str, second: str, responses: Iterable[JudgedRespons
         for each in responses
         if each.outcomes.get(first) in JUDGED and each.outcomes.get(second) in JUDGED
     ]
-
-
-def _pair(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | None:
-    by_run = [(run, _labelled_by_both(first, second, run.responses)) for run in runs]
-    shared = [each for _, both in by_run for each in both]
-    if not shared:
-        return None
-    groups: dict[Untrusted, list[_Both]] = {}
-    for each in shared:
-        groups.setdefault(each.category, []).append(each)
-    compared = [(run, both) for run, both in by_run if both]
-    return Pair(
-        first=first,
-        second=second,
-        confusion=tuple(map(tuple, _confusion(shared).tolist())),
-        agreement=_agreement(shared),
-        by_category={name: _agreement(groups[name]) for name in sorted(groups)},
-        by_run=tuple(_rate_change(run, both) for run, both in compared),
-        ranking=_ranking([both for _, both in compared]) if len(compared) >= LEAST_RUNS else None,
-    )
 
 
 def _confusion(responses: Iterable[_Both]) -> _Table:

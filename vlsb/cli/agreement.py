@@ -58,7 +58,7 @@ def _report(paths: list[Path], form: str) -> str:
     runs, people = [], set()
     for path in find_runs(paths):
         state = load_state(path)
-        runs.append(_judged_run(path, state))
+        runs.append(judged_run(path, state))
         people |= {judge_name(each.file) for each in state.manifest.judges if is_human(each.settings)}
     report = compare_judges(runs, people=people)
     if not report.pairs:
@@ -75,7 +75,8 @@ def judge_name(file: str) -> str:
     return file.removesuffix(".jsonl")
 
 
-def _judged_run(path: Path, state: RunState) -> JudgedRun:
+def judged_run(path: Path, state: RunState) -> JudgedRun:
+    """A run's responses with what each of its judges made of them."""
     from vlsb.analysis.agreement import JudgedResponse, JudgedRun, had_response
 
     names = [judge_name(each.file) for each in state.manifest.judges]

@@ -143,6 +143,17 @@ OfficialJudge = Annotated[
         ),
     ),
 ]
+JudgeBridge = Annotated[
+    tuple[str, str] | None,
+    _option(
+        "judge_bridge",
+        Option(
+            "Put a judge that leaves beside the one that follows it, corrected by human labels. Also takes "
+            "--format latex.",
+            metavar="OLD NEW",
+        ),
+    ),
+]
 ShownJudge = Annotated[
     str | None,
     _option(
