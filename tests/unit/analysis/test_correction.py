@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 
 import numpy
 import pytest
 import truescore
 
+from benchmarks import correction, results
 from vlsb.analysis.correction import (
     LEAST_IMAGES,
     PAPER_CHECK,
@@ -145,14 +147,39 @@ def test_the_errors_of_a_planted_judge_are_taken_out(sensitivity: float) -> None
     assert mean(fixed) == pytest.approx(0, abs=0.8)
 
 
-def test_most_intervals_contain_the_truth() -> None:
-    """benchmarks/correction.py measures how many; here only that nothing is off by a factor."""
-    covered = 0
-    for seed in range(60):
-        found = corrected_rates(planted(seed, labelled=150)[0]).rates["safe_rate"]
-        covered += found.interval.low <= 40 <= found.interval.high
+@pytest.mark.parametrize("design", correction.DESIGNS)
+def test_most_intervals_contain_the_truth(design: str) -> None:
+    """A short run of `benchmarks/correction.py`."""
+    cells = correction.simulate(correction.Setting("refusals common", 0.85, 200, design), 300, seed=1)
 
-    assert covered >= 53
+    for cell in cells:
+        assert cell.covered >= 0.91
+        assert abs(cell.bias) < 1
+    assert cells[0].judge_bias > 4
+
+
+def test_the_page_shows_the_coverage_that_was_measured() -> None:
+    stored = results.load(correction.NAME)
+    page = correction.PAGE.read_text()
+
+    assert stored is not None
+    assert page == correction.shown(page, stored)
+    assert stored["replicates"] >= 2000
+    safe = [cell["covered"] for cell in stored["cells"] if cell["rate"] == "safe_rate"]
+    assert correction.LEAST <= min(safe) <= max(safe) <= correction.MOST
+
+
+def test_the_coverage_is_measured_and_written_into_its_page(tmp_path: Path) -> None:
+    page = tmp_path / "agreement.md"
+    page.write_text(f"<!-- {correction.MARK} -->\n<!-- /{correction.MARK} -->\n")
+
+    words = ("--replicates", "2", "--processes", "2", "--results", str(tmp_path), "--page", str(page))
+    correction.main(words)
+
+    stored = results.load(correction.NAME, tmp_path)
+    assert stored is not None
+    assert correction.render(stored) in page.read_text()
+    assert len(stored["cells"]) == 3 * len(list(correction.settings()))
 
 
 def test_weights_undo_a_draw_that_prefers_a_label() -> None:
