@@ -25,6 +25,7 @@ from vlsb.data import media_type, preview_png
 from vlsb.errors import ConfigError, ImageError, StoreError
 from vlsb.judging.human import GUIDE, KEYS, human_verdict, withdrawn
 from vlsb.records import JUDGED, Response, Untrusted, Verdict
+from vlsb.reports.answers import WARNING
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.labelling import Task, task_page
 from vlsb.store.store import RunStore
@@ -66,7 +67,7 @@ class Labelling:
         """Show what has no label yet, one after another; what is skipped comes again at the end."""
         waiting = [place for place, sheet in enumerate(self._sheets) if not self._has_label(sheet)]
         with self._files, _keys() as next_key:
-            self._say("\n".join(("Labels:", *GUIDE.values())))
+            self._say("\n".join((WARNING, "Labels:", *GUIDE.values())))
             while waiting:
                 place = waiting[0]
                 self._show(place)

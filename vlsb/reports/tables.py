@@ -22,7 +22,7 @@ Cell = str | Untrusted
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its title, and sentences below it; the first `names` columns are words, the rest figures."""
+    """A table with its title, and sentences below it; the first `names` columns hold words."""
 
     title: str
     headings: Sequence[str]
