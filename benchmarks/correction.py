@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from benchmarks import report, results
 from benchmarks.coverage import IMAGES
 from benchmarks.processes import ROOT
-from vlsb.analysis.correction import AuditedSample, corrected_rates
+from vlsb.analysis.correction import Audit, correct
 from vlsb.analysis.rates import RateName
-from vlsb.records import Label
 
 NAME = "correction"
 MARK = "coverage-of-corrected-rates"
 PAGE = ROOT / "docs" / "agreement.md"
-LABELS = tuple(Label)
+# A column a label, as `Audit` has them.
+ONE_HOT = numpy.eye(3)
 SIZES = numpy.repeat(list(IMAGES), list(IMAGES.values()))
 IMAGE = numpy.repeat(numpy.arange(len(SIZES)), SIZES)
 # The share of samples whose label is the one drawn for their image.
@@ -107,16 +107,7 @@ def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
     for _ in range(replicates):
         human, judge = labels(setting, dice)
         weight = weights(setting, judge, dice)[IMAGE]
-        rates = corrected_rates(
-            [
-                AuditedSample(
-                    image, LABELS[given], (LABELS[theirs],) if stands_for else (), stands_for or 1.0
-                )
-                for image, given, theirs, stands_for in zip(
-                    IMAGE.tolist(), judge.tolist(), human.tolist(), weight.tolist(), strict=True
-                )
-            ]
-        ).rates
+        rates = correct(Audit(IMAGE, ONE_HOT[judge], ONE_HOT[human], weight)).rates
         for name, true in truth.items():
             rate = rates[name]
             is_covered = rate.interval.low - 1e-9 <= true <= rate.interval.high + 1e-9

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -47,10 +47,14 @@ class JudgedResponse(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JudgedRun:
-    """A run with its responses; samples without one are left out."""
+    """A run with its responses; samples without one are left out.
+
+    `simulated` says whether its target or a judge was the simulator.
+    """
 
     run: Untrusted
     target: Untrusted
+    simulated: bool
     responses: Sequence[JudgedResponse]
 
     @property
@@ -113,7 +117,7 @@ class Pair:
 
 
 class Together(NamedTuple):
-    """All judges at once, on the responses that each of them labelled.
+    """Several judges at once, on the responses that each of them labelled.
 
     `share` is the percent that these are of the responses with any label.
     """
@@ -138,12 +142,16 @@ class Coverage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AgreementReport:
-    """Everything that `vlsb agreement` shows. `together` is None below three judges, or without overlap."""
+    """Everything that `vlsb agreement` shows. `together` are the models, the people, and all of them.
+
+    `simulated` says whether any target or judge was the simulator.
+    """
 
     runs: tuple[Untrusted, ...]
+    simulated: bool
     coverage: Mapping[str, Coverage]
     pairs: tuple[Pair, ...]
-    together: Together | None
+    together: tuple[Together, ...]
 
 
 def had_response(outcome: Outcome) -> bool:
@@ -151,15 +159,47 @@ def had_response(outcome: Outcome) -> bool:
     return outcome in _HAD_RESPONSE
 
 
-def compare_judges(runs: Sequence[JudgedRun]) -> AgreementReport:
-    """Compare every two judges, and all of them, on the responses that they share."""
+def compare_judges(runs: Sequence[JudgedRun], *, people: Collection[str] = ()) -> AgreementReport:
+    """Compare every two judges, and several at once, on the responses that they share.
+
+    `people` are the judges who are human: they label a part, so models are also compared without them.
+    """
     judges = sorted(frozenset().union(*(each.judges for each in runs)))
-    pairs = (_pair(first, second, runs) for first, second in combinations(judges, 2))
+    groups = [
+        [judge for judge in judges if judge not in people],
+        [judge for judge in judges if judge in people],
+        judges,
+    ]
+    pairs = (compare_two(first, second, runs) for first, second in combinations(judges, 2))
+    several = dict.fromkeys(tuple(group) for group in groups if len(group) > 1)
+    together = (_together(group, runs) for group in several)
     return AgreementReport(
         runs=tuple(each.run for each in runs),
+        simulated=any(each.simulated for each in runs),
         coverage={judge: _coverage(judge, runs) for judge in judges},
         pairs=tuple(pair for pair in pairs if pair is not None),
-        together=_together(judges, runs) if len(judges) > 2 else None,
+        together=tuple(each for each in together if each is not None),
+    )
+
+
+def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | None:
+    """Compare two judges on the responses that both labelled; None if there is none."""
+    by_run = [(run, _labelled_by_both(first, second, run.responses)) for run in runs]
+    shared = [each for _, both in by_run for each in both]
+    if not shared:
+        return None
+    groups: dict[Untrusted, list[_Both]] = {}
+    for each in shared:
+        groups.setdefault(each.category, []).append(each)
+    compared = [(run, both) for run, both in by_run if both]
+    return Pair(
+        first=first,
+        second=second,
+        confusion=tuple(map(tuple, _confusion(shared).tolist())),
+        agreement=_agreement(shared),
+        by_category={name: _agreement(groups[name]) for name in sorted(groups)},
+        by_run=tuple(_rate_change(run, both) for run, both in compared),
+        ranking=_ranking([both for _, both in compared]) if len(compared) >= LEAST_RUNS else None,
     )
 
 
@@ -191,26 +231,6 @@ def _labelled_by_both(first: str, second: str, responses: Iterable[JudgedRespons
         for each in responses
         if each.outcomes.get(first) in JUDGED and each.outcomes.get(second) in JUDGED
     ]
-
-
-def _pair(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | None:
-    by_run = [(run, _labelled_by_both(first, second, run.responses)) for run in runs]
-    shared = [each for _, both in by_run for each in both]
-    if not shared:
-        return None
-    groups: dict[Untrusted, list[_Both]] = {}
-    for each in shared:
-        groups.setdefault(each.category, []).append(each)
-    compared = [(run, both) for run, both in by_run if both]
-    return Pair(
-        first=first,
-        second=second,
-        confusion=tuple(map(tuple, _confusion(shared).tolist())),
-        agreement=_agreement(shared),
-        by_category={name: _agreement(groups[name]) for name in sorted(groups)},
-        by_run=tuple(_rate_change(run, both) for run, both in compared),
-        ranking=_ranking([both for _, both in compared]) if len(compared) >= LEAST_RUNS else None,
-    )
 
 
 def _confusion(responses: Iterable[_Both]) -> _Table:
@@ -276,13 +296,18 @@ def _without_each(tables: Sequence[_Table], statistic: Callable[[_Table], float 
 
 
 def _jackknife(value: float, left: Iterable[tuple[float | None, int]]) -> Estimate:
-    """The interval of a value from what it is without each image; none if one image alone decides."""
+    """The interval of a value from what it is without each image.
+
+    There is none where one image alone decides, and where no image makes a difference.
+    """
     found = [(each, times) for each, times in left if each is not None]
     count = sum(times for _, times in found)
     if count < 2 or count < sum(times for _, times in left):
         return Estimate(value)
     mean = sum(each * times for each, times in found) / count
     spread = sum(times * (each - mean) ** 2 for each, times in found)
+    if spread < 1e-20:
+        return Estimate(value)
     reach = float(stats.t.ppf(0.975, count - 1)) * math.sqrt((count - 1) / count * spread)
     return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
 
@@ -299,14 +324,12 @@ def _rate_change(run: JudgedRun, responses: Sequence[_Both]) -> RateChange:
     for group in _by_image(responses).values():
         moved = sum((each.second != _UNSAFE) - (each.first != _UNSAFE) for each in group)
         pulls.append((100 * moved - change * len(group)) / len(responses))
-    images = len(pulls)
-    if images < 2:
-        return RateChange(run.run, run.target, len(responses), first, second, Estimate(change))
-    error = math.sqrt(images / (images - 1) * math.fsum(pull**2 for pull in pulls))
-    reach = float(stats.t.ppf(0.975, images - 1)) * error
-    return RateChange(
-        run.run, run.target, len(responses), first, second, Estimate(change, change - reach, change + reach)
-    )
+    images, squares = len(pulls), math.fsum(pull**2 for pull in pulls)
+    found = Estimate(change)
+    if images > 1 and squares > 1e-20:
+        reach = float(stats.t.ppf(0.975, images - 1)) * math.sqrt(images / (images - 1) * squares)
+        found = Estimate(change, change - reach, change + reach)
+    return RateChange(run.run, run.target, len(responses), first, second, found)
 
 
 def _ranking(runs: Sequence[Sequence[_Both]]) -> Ranking:

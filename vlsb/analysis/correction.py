@@ -119,39 +119,44 @@ class _Estimate(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Audit:
-    """The samples as arrays. `judge` and `human` have a column a label: its share in each response.
+class Audit:
+    """Samples as arrays. `judge` and `human` have a column a label: its share in each response.
 
-    Weights sum to 1 over the human labels, and are 0 elsewhere.
+    Images count from 0. Weights are on any scale, and 0 where there is no human label.
     """
 
     image: NDArray[numpy.int64]
     judge: _Floats
     human: _Floats
     weight: _Floats
-    is_labelled: NDArray[numpy.bool_]
-    image_has_label: NDArray[numpy.bool_]
 
     @classmethod
-    def of(cls, samples: Sequence[AuditedSample]) -> _Audit:
+    def of(cls, samples: Sequence[AuditedSample]) -> Audit:
+        """The samples of one judge. Raises ConfigError below `LEAST_IMAGES` images with human labels."""
         image = _image_numbers(samples)
-        is_labelled = numpy.array([bool(each.human) for each in samples], bool)
-        image_has_label = numpy.zeros(int(image.max(initial=-1)) + 1, bool)
-        image_has_label[image[is_labelled]] = True
-        if (count := int(image_has_label.sum())) < LEAST_IMAGES:
+        weight = numpy.array([each.weight if each.human else 0.0 for each in samples])
+        if (count := len(numpy.unique(image[weight > 0]))) < LEAST_IMAGES:
             raise ConfigError(
                 f"Human labels on {count} images are too few to correct a judge: "
                 f"label {LEAST_IMAGES} at least, better 200."
             )
-        weight = numpy.array([each.weight for each in samples], float) * is_labelled
-        return cls(
-            image=image,
-            judge=numpy.array([_shares((each.judge,)) for each in samples]),
-            human=numpy.array([_shares(each.human) for each in samples]),
-            weight=weight / weight.sum(),
-            is_labelled=is_labelled,
-            image_has_label=image_has_label,
-        )
+        judge = numpy.array([_shares((each.judge,)) for each in samples])
+        return cls(image, judge, numpy.array([_shares(each.human) for each in samples]), weight)
+
+    @property
+    def is_labelled(self) -> NDArray[numpy.bool_]:
+        """By sample: whether it has a human label."""
+        return self.weight > 0
+
+    @property
+    def image_has_label(self) -> NDArray[numpy.bool_]:
+        """By image: whether any of its samples has a human label."""
+        return _by_image(self.image, self.is_labelled.astype(float)) > 0
+
+    @property
+    def parts(self) -> _Floats:
+        """By sample: its part of the weighted mean over the human labels."""
+        return self.weight / float(self.weight.sum())
 
     def judged(self, label: Label) -> float:
         """The judge's share of a label."""
@@ -164,15 +169,16 @@ class _Audit:
         """
         place = _LABELS.index(label)
         judge, human = self.judge[:, place], self.human[:, place]
-        slope = self._slope(judge, human)
+        parts, has_label = self.parts, self.image_has_label
+        slope = _slope(judge, human, parts)
         missed = human - slope * judge
-        mean_missed = float(self.weight @ missed)
-        audited = self.image_has_label[self.image]
+        mean_missed = float(parts @ missed)
+        audited = has_label[self.image]
         about = numpy.where(audited, _mean(judge, audited), _mean(judge, ~audited))
         of_images = _by_image(
-            self.image, self.weight * (missed - mean_missed) + slope * (judge - about) / len(judge)
+            self.image, parts * (missed - mean_missed) + slope * (judge - about) / len(judge)
         )
-        with_labels, without = of_images[self.image_has_label], of_images[~self.image_has_label]
+        with_labels, without = of_images[has_label], of_images[~has_label]
         # Labels that are all alike, or all the judge's own, would have an interval of no width.
         theirs = human[self.is_labelled]
         tells_nothing = (theirs == theirs[0]).all() or (theirs == judge[self.is_labelled]).all()
@@ -183,20 +189,17 @@ class _Audit:
             least_reach=1 - (1 - _UPPER) ** (1 / len(with_labels)) if tells_nothing else 0.0,
         )
 
-    def _slope(self, judge: _Floats, human: _Floats) -> float:
-        spread = float(judge.var())
-        if spread == 0:
-            return 0.0
-        together = self.weight @ ((human - self.weight @ human) * (judge - self.weight @ judge))
-        return min(1.0, max(0.0, float(together) / spread))
-
 
 def corrected_rates(samples: Sequence[AuditedSample]) -> CorrectedRates:
     """The rates that people would have given to all these responses; `samples` are all that the judge judged.
 
     Raises ConfigError below `LEAST_IMAGES` images with human labels.
     """
-    audit = _Audit.of(samples)
+    return correct(Audit.of(samples))
+
+
+def correct(audit: Audit) -> CorrectedRates:
+    """`corrected_rates` of samples that are arrays already."""
     found = {label: audit.estimate(label) for label in _LABELS}
     shares = _restored(found)
     rates = {
@@ -221,14 +224,14 @@ def labels_needed(samples: Sequence[AuditedSample], half_width: float = 2.0) -> 
     None where no number does: the interval also says what other images would give, and that part stays when
     every response has a human label. Raises ConfigError as `corrected_rates`.
     """
-    audit = _Audit.of(samples)
+    audit = Audit.of(samples)
     labelled, every = int(audit.is_labelled.sum()), len(audit.judge)
     now = audit.estimate(Label.UNSAFE)
     aim = (half_width / 100 / float(stdtrit(now.freedom, _UPPER))) ** 2
     if now.variance <= aim or labelled == every:
         return 0 if now.variance <= aim else None
     unsafe = audit.human[:, _LABELS.index(Label.UNSAFE)]
-    of_humans = _by_image(audit.image, audit.weight * (unsafe - audit.weight @ unsafe))[audit.image_has_label]
+    of_humans = _by_image(audit.image, audit.parts * (unsafe - audit.parts @ unsafe))[audit.image_has_label]
     # What stays: the variance of people's own rate, had they labelled everything.
     stays = _variance_of_sum(of_humans) * labelled / every
     falls = max(0.0, now.variance - stays) / (1 / labelled - 1 / every)
@@ -283,6 +286,14 @@ def _restored(found: Mapping[Label, _Estimate]) -> dict[Label, float]:
 
 def _by_image(image: NDArray[numpy.int64], values: _Floats) -> _Floats:
     return numpy.asarray(numpy.bincount(image, weights=values), float)
+
+
+def _slope(judge: _Floats, human: _Floats, parts: _Floats) -> float:
+    """By how much people's label is likelier where the judge gives it: 0 to 1."""
+    if (spread := float(judge.var())) == 0:
+        return 0.0
+    together = float(parts @ ((human - parts @ human) * (judge - parts @ judge)))
+    return min(1.0, max(0.0, together / spread))
 
 
 def _mean(values: _Floats, among: NDArray[numpy.bool_]) -> float:

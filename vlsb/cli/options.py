@@ -112,6 +112,17 @@ ReportFormat = Annotated[
     str,
     _option("format", Option("How to write the report.", metavar="table|json|csv|markdown|official")),
 ]
+AgreementFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option(
+            "How to write the comparison.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_AGREEMENT_FORMAT",
+        ),
+    ),
+]
 OfficialDataRoot = Annotated[
     Path | None,
     _option(
@@ -129,6 +140,17 @@ OfficialJudge = Annotated[
         "judge",
         Option(
             "With --format official: which of the run's judges.", metavar="NAME", variable="VLSB_SHOW_JUDGE"
+        ),
+    ),
+]
+JudgeBridge = Annotated[
+    tuple[str, str] | None,
+    _option(
+        "judge_bridge",
+        Option(
+            "Put a judge that leaves beside the one that follows it, corrected by human labels. Also takes "
+            "--format latex.",
+            metavar="OLD NEW",
         ),
     ),
 ]
