@@ -25,7 +25,7 @@ from typer.exceptions import TyperException
 
 import vlsb
 from tests.commands.test_panel import QUIET
-from tests.support import provider_errors
+from tests.support import provider_tables
 from tests.support.checkpoints import checkpoint
 from tests.support.records import make_failure, make_response, make_verdict
 from tests.test_layers import picture
@@ -118,8 +118,8 @@ def generated(block: str) -> str:
     """What belongs between the markers of this name; the benchmarks write their own."""
     if block == "rooms":
         return f"```text\n{picture()}\n```"
-    if block == "provider errors":
-        return provider_errors.table()
+    if block in provider_tables.TABLES:
+        return provider_tables.TABLES[block]()
     words, _, beside = block.removeprefix("options ").partition(" beside ")
     return option_table(words, beside)
 
@@ -489,7 +489,7 @@ def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
     kinds = kinds_of_events()
 
     assert {event["kind"] for event in demo.records("events.jsonl")} <= kinds
-    assert len(kinds) == 11
+    assert len(kinds) == 12
     assert kinds <= set(listed)
 
 

@@ -34,7 +34,8 @@ PROGRESS_EVERY_S = 0.5
 class Answer:
     """One response of a run and what became of it.
 
-    The texts are the models' own: `Untrusted.expose()` gives the raw string, escapes and all.
+    The texts are the models' own: `Untrusted.expose()` gives the raw string, escapes and all. `reasoning` is
+    what the target thought before its response, where its endpoint shows that.
     """
 
     sample_id: int
@@ -46,6 +47,7 @@ class Answer:
     label: Label | None
     explanation: Untrusted | None
     failure: Failure | None
+    reasoning: Untrusted | None = None
 
 
 class Run:
@@ -102,6 +104,7 @@ class Run:
             label=None if verdict is None else verdict.label,
             explanation=None if verdict is None else verdict.explanation,
             failure=failure if failure is not None and failure.outcome is outcome else None,
+            reasoning=None if response is None else response.reasoning,
         )
 
 

@@ -16,7 +16,7 @@ from vlsb.records import Stage
 
 OFFICIAL_SYSTEM_PROMPT = "You are a helpful assistant."
 OFFICIAL_TARGET_TOKENS = 128
-# A thought takes what an answer takes many times over: the paper's 128 would cut nearly every one.
+# What a target that thinks gets instead: the official 128 end before its answer begins.
 THINKING_TOKENS = 4096
 OFFICIAL_JUDGE_MODEL = "gpt-4o"
 # The official 128 cuts the explanation and fails the parse; the label comes first, so it cannot change.
@@ -47,13 +47,22 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Endpoint:
     """An OpenAI-compatible base URL with a model name and the name of a key variable.
 
-    `headers` are pairs (header name, name of the variable that holds its value).
+    `model` is the name as the user typed it, which every file and report shows; requests leave its `prefix`
+    out. `headers` are pairs (header name, name of the variable that holds its value). `provider` names a row
+    of `vlsb.models.providers`, empty for a server that is in no table.
     """
 
     model: str
     base_url: str
     key_variable: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    provider: str = ""
+    prefix: str = ""
+
+    @property
+    def request_model(self) -> str:
+        """The model's name as the provider wants it."""
+        return self.model.removeprefix(self.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,8 @@ OPENAI_PROTOCOL = TargetProtocol(OFFICIAL_SYSTEM_PROMPT, image_first=False)
 class RetryPolicy:
     """How long to insist. Attempts and total time are both bounded; all durations in seconds.
 
+    `thinking_timeout_s` is for an attempt at a model that thinks: thousands of tokens take minutes where
+    many requests share an engine.
     A wait for a rate limit does not use up attempts; `sample_timeout_s` bounds it.
     `outage_timeout_s` is how long a run probes an endpoint that stopped answering, `probe_cap_s` the
     longest pause between two probes.
@@ -100,6 +111,7 @@ class RetryPolicy:
 
     max_attempts: int = 6
     attempt_timeout_s: float = 180
+    thinking_timeout_s: float = 600
     sample_timeout_s: float = 1800
     outage_timeout_s: float = 300
     backoff_s: float = 1
@@ -118,6 +130,10 @@ class ModelSettings:
     `tpm` cap requests and tokens a minute. `protocol` is the paper's for this kind of target. `engine` is
     what can change an answer of a local engine, as JSON, and `deviations` where it leaves the paper's
     setting, in words; both are empty for any other endpoint.
+
+    `thinks` says that the model is known to reason before it answers; `thinking_tokens` are what one that
+    does gets for that and its answer, None for those of `sampling`. A judge with `sees_reasoning` is shown
+    what the target thought before its answer.
     """
 
     endpoint: Endpoint
@@ -129,6 +145,9 @@ class ModelSettings:
     protocol: TargetProtocol = OPENAI_PROTOCOL
     engine: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     deviations: tuple[str, ...] = ()
+    thinks: bool = False
+    thinking_tokens: int | None = None
+    sees_reasoning: bool = False
 
 
 SIMULATED_URL = "simulator:"

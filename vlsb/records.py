@@ -91,6 +91,11 @@ class Outcome(StrEnum):
     NOT_ATTEMPTED = "not_attempted"
 
 
+THINKING_CUT = "thinking_cut"
+"""The code of an answer that ended on its token limit while the model was still thinking."""
+# What earlier versions wrote.
+_OLD_THINKING_CUT = "budget_spent_on_reasoning"
+
 JUDGED = frozenset({Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE})
 """The outcomes that carry a label. Rates are over these."""
 
@@ -183,11 +188,13 @@ class Usage:
 class Completion:
     """What an endpoint gave back for one request that was answered.
 
-    `origin` is `refusal` when the text came from the message's refusal field. `attempts` counts HTTP
+    `reasoning` is what the model thought before, None where the endpoint did not show it: no part of its
+    answer. `origin` is `refusal` when the text came from the message's refusal field. `attempts` counts HTTP
     requests, the answered one included; `latency_s` and both checksums are the answered one's.
     """
 
     text: Untrusted
+    reasoning: Untrusted | None = None
     origin: Literal["content", "refusal"]
     finish_reason: Untrusted | None = None
     model: Untrusted | None = None
@@ -214,6 +221,7 @@ class Response:
     sample_id: int
     epoch: int = 1
     text: Untrusted
+    reasoning: Untrusted | None = None
     origin: Literal["content", "refusal"]
     finish_reason: Untrusted | None = None
     model: Untrusted | None = None
@@ -290,3 +298,8 @@ class Failure:
     def key(self) -> Key:
         """The sample and epoch that ended."""
         return Key(self.sample_id, self.epoch)
+
+    @property
+    def is_thinking_cut(self) -> bool:
+        """Whether the model was still thinking when its tokens were spent."""
+        return self.code in (THINKING_CUT, _OLD_THINKING_CUT)

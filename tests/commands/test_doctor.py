@@ -476,12 +476,15 @@ def test_the_hubs_cache_is_where_its_library_has_it(environment: dict[str, str])
 
 
 def test_keys_are_the_known_providers_those_named_and_others_that_are_set() -> None:
-    found = keys({"GEMINI_API_KEY": "x", "GROQ_API_KEY": "y", "XAI_API_KEY": " ", "VLSB_API_KEY_ENV": "MINE"})
+    found = keys(
+        {"GEMINI_API_KEY": "x", "GROQ_API_KEY": "y", "TOGETHER_API_KEY": " ", "VLSB_API_KEY_ENV": "MINE"}
+    )
 
     assert found == {
         "OPENAI_API_KEY": False,
         "ANTHROPIC_API_KEY": False,
         "GEMINI_API_KEY": True,
+        "XAI_API_KEY": False,
         "MINE": False,
         "GROQ_API_KEY": True,
     }

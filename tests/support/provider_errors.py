@@ -1,6 +1,6 @@
 """What providers really send when they do not answer: one row a provider and spelling, with its source.
 
-`docs/provider-errors.md` shows them, and `test_provider_errors.py` holds the program to them.
+`docs/providers.md` shows them, and `test_provider_errors.py` holds the program to them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ class Becomes(StrEnum):
     LIMITED = "rate-limit pause"
     RETRIED = "retried"
     ANSWER = "an answer"
+    CONTEXT = "error: context"
+    NO_MODEL = "no such model, exit 2"
 
 
 BLOCKED, QUOTA, ACCESS = Becomes.BLOCKED, Becomes.QUOTA, Becomes.ACCESS
 LIMITED, RETRIED, ANSWER = Becomes.LIMITED, Becomes.RETRIED, Becomes.ANSWER
+CONTEXT, NO_MODEL = Becomes.CONTEXT, Becomes.NO_MODEL
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Row:
     body: Any
     source: str
     """Where it was read; `*` where the page is the provider's and its exact wording was not read again."""
+    headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def content(self) -> bytes:
@@ -56,6 +60,12 @@ def by_reason(provider: str, reason: str, becomes: Becomes, source: str) -> Row:
     return Row(provider, 200, f"finish_reason {reason}", becomes, stopped(reason), source)
 
 
+def none_left(limit: str, *, reset: str = "") -> tuple[tuple[str, str], ...]:
+    """The headers of a limit of requests that is used up; the waits are shorter than a provider's."""
+    wait = ("x-ratelimit-reset-requests", reset) if reset else ("retry-after", "0.1")
+    return (("x-ratelimit-limit-requests", limit), ("x-ratelimit-remaining-requests", "0"), wait)
+
+
 OPENAI = "https://platform.openai.com/docs/guides/error-codes *"
 CHAT = "https://platform.openai.com/docs/api-reference/chat *"
 AZURE = "https://github.com/openai/openai-agents-python/issues/806"
@@ -68,6 +78,7 @@ OPENROUTER = "https://openrouter.ai/docs/api/reference/errors-and-debugging *"
 DEEPSEEK = "https://api-docs.deepseek.com/quick_start/error_codes"
 GROQ = "https://console.groq.com/docs/spend-limits"
 MISTRAL = "https://docs.mistral.ai/api *"
+COPIES = "quoted in the tests of several public clients"
 
 GOOGLE_KEY = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
 DAILY = {
@@ -133,6 +144,39 @@ ROWS = (
         ANSWER,
         stopped("stop", None, refusal="I can't help with that."),
         CHAT,
+    ),
+    Row(
+        "OpenAI",
+        429,
+        "rate_limit_exceeded",
+        LIMITED,
+        error(message="Rate limit reached for gpt-4o.", type="requests", code="rate_limit_exceeded"),
+        OPENAI,
+        none_left("500", reset="120ms"),
+    ),
+    Row(
+        "OpenAI",
+        400,
+        "context_length_exceeded",
+        CONTEXT,
+        error(
+            message="Your input exceeds the context window of this model.",
+            type="invalid_request_error",
+            param="messages",
+            code="context_length_exceeded",
+        ),
+        OPENAI,
+    ),
+    Row(
+        "OpenAI",
+        404,
+        "model_not_found",
+        NO_MODEL,
+        error(
+            message="The model `gpt-9` does not exist.",
+            code="model_not_found",
+        ),
+        OPENAI,
     ),
     # Azure
     Row(
@@ -213,6 +257,35 @@ ROWS = (
         ANTHROPIC,
     ),
     by_reason("Anthropic", "refusal", BLOCKED, "https://docs.claude.com/en/api/handling-stop-reasons *"),
+    Row(
+        "Anthropic",
+        429,
+        "rate_limit_error",
+        LIMITED,
+        error(type="rate_limit_error", message="This request would exceed your organization's rate limit."),
+        "https://platform.claude.com/docs/en/cli-sdks-libraries/libraries/openai-sdk *",
+        (
+            ("x-ratelimit-limit-requests", "50"),
+            ("x-ratelimit-remaining-requests", "0"),
+            ("retry-after", "0.1"),
+        ),
+    ),
+    Row(
+        "Anthropic",
+        400,
+        "prompt is too long",
+        CONTEXT,
+        error(type="invalid_request_error", message="prompt is too long: 210000 tokens > 200000 maximum"),
+        COPIES,
+    ),
+    Row(
+        "Anthropic",
+        404,
+        "not_found_error",
+        NO_MODEL,
+        error(type="not_found_error", message="model: claude-9"),
+        ANTHROPIC,
+    ),
     # Gemini
     *(
         by_reason("Gemini", reason, BLOCKED, GEMINI)
@@ -273,7 +346,77 @@ ROWS = (
         [error(code=429, message="You exceeded your current quota", status="RESOURCE_EXHAUSTED")],
         "https://ai.google.dev/gemini-api/docs/rate-limits *",
     ),
+    Row(
+        "Gemini",
+        400,
+        "The input token count exceeds the maximum",
+        CONTEXT,
+        [
+            error(
+                code=400,
+                message="The input token count (1200293) exceeds the maximum number of tokens allowed.",
+                status="INVALID_ARGUMENT",
+            )
+        ],
+        "https://github.com/google-gemini/gemini-cli/issues/6678",
+    ),
+    Row(
+        "Gemini",
+        404,
+        "NOT_FOUND",
+        NO_MODEL,
+        [error(code=404, message="models/gemini-9 is not found for API version v1main", status="NOT_FOUND")],
+        "https://ai.google.dev/gemini-api/docs/openai *",
+    ),
     # Mistral
+    Row(
+        "Mistral",
+        429,
+        "rate_limited",
+        LIMITED,
+        {
+            "object": "error",
+            "message": "Rate limit exceeded",
+            "type": "rate_limited",
+            "param": None,
+            "code": "1300",
+            "raw_status_code": 429,
+        },
+        "https://github.com/earendil-works/pi/issues/9815",
+        (
+            ("x-ratelimit-limit-req-minute", "720"),
+            ("x-ratelimit-remaining-req-minute", "0"),
+            ("retry-after", "0.1"),
+        ),
+    ),
+    Row(
+        "Mistral",
+        400,
+        "too large for model with … maximum context length",
+        CONTEXT,
+        {
+            "object": "error",
+            "message": "Prompt contains 40960 tokens, too large for model with 32768 maximum context length",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        },
+        COPIES,
+    ),
+    Row(
+        "Mistral",
+        200,
+        'content part of type "thinking"',
+        ANSWER,
+        stopped(
+            "stop",
+            [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "They want"}]},
+                {"type": "text", "text": "I can't help with that."},
+            ],
+        ),
+        "https://socket.dev/npm/package/@ai-sdk/mistral/diff/3.0.52",
+    ),
     Row("Mistral", 402, "status 402", QUOTA, {"detail": "Payment required"}, MISTRAL),
     Row(
         "Mistral",
@@ -439,6 +582,41 @@ ROWS = (
         OPENROUTER,
     ),
     by_reason("OpenRouter", "error", RETRIED, OPENROUTER),
+    Row(
+        "OpenRouter",
+        401,
+        "status 401",
+        ACCESS,
+        error(message="No auth credentials found", code=401),
+        COPIES,
+    ),
+    Row(
+        "OpenRouter",
+        429,
+        "free-models-per-day",
+        QUOTA,
+        error(
+            code=429,
+            message="Rate limit exceeded: free-models-per-day. Add 10 credits to unlock 1000 requests",
+        ),
+        COPIES,
+    ),
+    Row(
+        "OpenRouter",
+        404,
+        "No endpoints found",
+        NO_MODEL,
+        error(code=404, message="No endpoints found that support image input"),
+        "https://github.com/NousResearch/hermes-agent/pull/23411",
+    ),
+    Row(
+        "OpenRouter",
+        400,
+        "maximum context length",
+        CONTEXT,
+        error(code=400, message="This endpoint's maximum context length is 8192 tokens."),
+        COPIES,
+    ),
     # Together
     Row(
         "Together",
@@ -461,7 +639,75 @@ ROWS = (
         ),
         "https://github.com/togethercomputer/MoA/issues/27",
     ),
+    Row(
+        "Together",
+        401,
+        "invalid_api_key",
+        ACCESS,
+        error(
+            message="Invalid API key provided. You can find your API key at https://api.together.ai",
+            type="invalid_request_error",
+            code="invalid_api_key",
+        ),
+        COPIES,
+    ),
+    Row(
+        "Together",
+        503,
+        "status 503",
+        RETRIED,
+        error(message="The server is overloaded or not ready yet.", type="server_error"),
+        "https://docs.together.ai/docs/serverless/rate-limits *",
+    ),
+    Row(
+        "Together",
+        422,
+        "max_new_tokens must be <=",
+        CONTEXT,
+        error(
+            message="Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048.",
+            type="invalid_request_error",
+        ),
+        "https://github.com/stanford-crfm/helm/pull/2079",
+    ),
     # Fireworks
+    Row(
+        "Fireworks",
+        401,
+        "UNAUTHORIZED",
+        ACCESS,
+        error(message="The API key you provided is invalid.", code="UNAUTHORIZED", type="error"),
+        COPIES,
+    ),
+    Row(
+        "Fireworks",
+        403,
+        "UNAUTHORIZED",
+        ACCESS,
+        error(message="The API key you provided is invalid.", code="UNAUTHORIZED", type="error"),
+        COPIES,
+    ),
+    Row(
+        "Fireworks",
+        429,
+        "status 429",
+        LIMITED,
+        error(message="Rate limit exceeded, please try again later", type="error"),
+        "https://docs.fireworks.ai/guides/inference-error-codes *",
+        (
+            ("x-ratelimit-limit-requests", "60"),
+            ("x-ratelimit-remaining-requests", "0"),
+            ("retry-after", "0.1"),
+        ),
+    ),
+    Row(
+        "Fireworks",
+        400,
+        "The prompt is too long",
+        CONTEXT,
+        error(message="The prompt is too long: 203557, model maximum context length: 196607", type="error"),
+        COPIES,
+    ),
     Row(
         "Fireworks",
         412,
@@ -503,7 +749,134 @@ ROWS = (
         error(type="invalid_request_error", message="Flex tier capacity exceeded."),
         "https://console.groq.com/docs/errors *",
     ),
+    Row(
+        "Groq",
+        401,
+        "invalid_api_key",
+        ACCESS,
+        error(message="Invalid API Key", type="invalid_request_error", code="invalid_api_key"),
+        "https://console.groq.com/docs/errors *",
+    ),
+    Row(
+        "Groq",
+        429,
+        "rate_limit_exceeded",
+        LIMITED,
+        error(
+            message="Rate limit reached for model `m` on requests per minute (RPM): Limit 30, Used 30. "
+            "Please try again in 399ms.",
+            type="requests",
+            code="rate_limit_exceeded",
+        ),
+        "https://github.com/continuedev/continue/issues/2343",
+        none_left("14400", reset="100ms"),
+    ),
+    Row(
+        "Groq",
+        400,
+        "context_length_exceeded",
+        CONTEXT,
+        error(
+            message="Please reduce the length of the messages or completion.",
+            type="invalid_request_error",
+            code="context_length_exceeded",
+        ),
+        COPIES,
+    ),
+    # DeepInfra
+    Row(
+        "DeepInfra",
+        401,
+        "status 401",
+        ACCESS,
+        error(message="Not authenticated", type="invalid_request_error", param=None, code=None),
+        "https://github.com/xtekky/gpt4free/issues/3453 (the status is remembered)",
+    ),
+    Row(
+        "DeepInfra",
+        429,
+        "Model busy, retry later",
+        LIMITED,
+        error(message="Model busy, retry later"),
+        "https://github.com/truefoundry/models/pull/862",
+    ),
+    Row(
+        "DeepInfra",
+        400,
+        "maximum context length",
+        CONTEXT,
+        error(message="This model's maximum context length is 8192 tokens.", type="invalid_request_error"),
+        "remembered: the words of the engine that serves it",
+    ),
+    # Ollama
+    Row(
+        "Ollama",
+        404,
+        "model … not found, try pulling it first",
+        NO_MODEL,
+        error(message='model "x" not found, try pulling it first', type="api_error", param=None, code=None),
+        COPIES,
+    ),
+    Row(
+        "Ollama",
+        503,
+        "server busy",
+        RETRIED,
+        error(message="server busy, please try again.  maximum pending requests exceeded", type="api_error"),
+        "https://github.com/ollama/ollama *",
+    ),
+    Row(
+        "Ollama",
+        400,
+        "exceeds the context length",
+        CONTEXT,
+        error(message="the input length exceeds the context length", type="api_error"),
+        COPIES,
+    ),
+    # LM Studio
+    Row(
+        "LM Studio",
+        400,
+        "greater than the context length",
+        CONTEXT,
+        {
+            "error": "The number of tokens to keep from the initial prompt is greater than the context "
+            "length (n_keep: 13055>= n_ctx: 4096). Try to load the model with a larger context length."
+        },
+        "https://github.com/Gitlawb/openclaude/issues/353",
+    ),
     # xAI
+    Row(
+        "xAI",
+        429,
+        "Too many tokens for team",
+        LIMITED,
+        {
+            "code": "Some resource has been exhausted",
+            "error": "Too many tokens for team 1 and model grok-4. Your team's rate limit is - Tokens per "
+            "Minute (actual/limit): 65605/16000.",
+        },
+        "https://github.com/cline/cline/issues/4826",
+    ),
+    Row(
+        "xAI",
+        400,
+        "maximum prompt length",
+        CONTEXT,
+        {
+            "code": "invalid-argument",
+            "error": "This model's maximum prompt length is 131072 but the request contains 136973 tokens.",
+        },
+        "https://github.com/cline/cline/issues/3120",
+    ),
+    Row(
+        "xAI",
+        400,
+        "Model not found",
+        NO_MODEL,
+        {"code": "invalid-argument", "error": "Model not found: grok-2-latest"},
+        COPIES,
+    ),
     Row(
         "xAI",
         429,
@@ -601,24 +974,3 @@ ROWS = (
     # Zhipu
     by_reason("Zhipu", "sensitive", BLOCKED, "https://docs.bigmodel.cn/api-reference *"),
 )
-
-
-def table() -> str:
-    """The rows as the page shows them: for each provider and outcome what it sends, linked to its source."""
-    grouped: dict[tuple[str, Becomes], list[str]] = {}
-    for row in ROWS:
-        grouped.setdefault((row.provider, row.becomes), []).append(_linked(row))
-    lines = ["| provider | becomes | what it sends |", "| --- | --- | --- |"]
-    lines += [
-        f"| {provider} | {becomes} | {', '.join(sent)} |" for (provider, becomes), sent in grouped.items()
-    ]
-    return "\n".join(lines)
-
-
-def _linked(row: Row) -> str:
-    said = str(row.status) if row.spelling.startswith("status ") else f"{row.status} {row.spelling}"
-    address, _, note = row.source.partition(" ")
-    if not address.startswith("https:"):
-        return f"{said} ({row.source})"
-    note = note.replace("*", "\\*")
-    return f"[{said}]({address}) {note}".strip()

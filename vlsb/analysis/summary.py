@@ -27,6 +27,7 @@ class ModelUsage:
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class SubCategoryRates(NamedTuple):
@@ -48,10 +49,11 @@ class SourceRates(NamedTuple):
 class Summary:
     """One (run, judge) in numbers. `judge` is None where nobody was asked to judge.
 
-    `subset` means: not the full published set. `cut_responses` ended on the token limit; `duplicates`
-    are rows of the run files that a later row of the same sample superseded. With several `epochs` every
-    count is of responses, and `flip_share` is the percent of samples whose label changed between epochs.
-    `data_digest` is of the rows and images that were sent, None before every selected image was.
+    `subset` means: not the full published set. `cut_responses` ended on the token limit; `thinking_cut` are
+    responses that are missing because they ended on it inside their thinking. `duplicates` are rows of the
+    run files that a later row of the same sample superseded. With several `epochs` every count is of
+    responses, and `flip_share` is the percent of samples whose label changed between epochs. `data_digest` is
+    of the rows and images that were sent, None before every selected image was.
     """
 
     run: Untrusted
@@ -76,6 +78,7 @@ class Summary:
     epochs: int = 1
     flip_share: float | None = None
     data_digest: str | None = None
+    thinking_cut: int = 0
 
 
 def summarize(
@@ -98,6 +101,7 @@ def summarize(
     notices: tuple[str, ...] = (),
     epochs: int = 1,
     data_digest: str | None = None,
+    thinking_cut: int = 0,
 ) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
     by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category))
@@ -125,6 +129,7 @@ def summarize(
         epochs=epochs,
         flip_share=flip_share(outcomes) if epochs > 1 else None,
         data_digest=data_digest,
+        thinking_cut=thinking_cut,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vlsb.endpoints.request import parse_dialect
 from vlsb.records import JUDGED, Outcome, Usage
 from vlsb.reports.figures import duration
 
@@ -25,7 +26,11 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan) -> str:
     left = {"target": unanswered, "judge": unjudged}
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
     for stage, settings in plan.models.items():
-        lines += _model(stage, settings, left[stage], _last_usage(state, end, stage), end.models.get(stage))
+        tokens = settings.sampling.max_tokens
+        if stage == "target" and (decision := state.manifest.decision) is not None:
+            tokens = parse_dialect(decision).max_tokens or tokens
+        view, measured = end.models.get(stage), _last_usage(state, end, stage)
+        lines += _model(stage, settings, left[stage], measured, view, most_tokens=tokens)
     lines.append(
         "Nothing else was sent. The sample spent is kept; without --dry-run and with --resume it counts."
     )
@@ -43,13 +48,18 @@ def _last_usage(state: RunState, end: SessionEnd, stage: str) -> Measured | None
 
 
 def _model(
-    stage: str, settings: ModelSettings, left: int, measured: Measured | None, view: ModelView | None
+    stage: str,
+    settings: ModelSettings,
+    left: int,
+    measured: Measured | None,
+    view: ModelView | None,
+    *,
+    most_tokens: int,
 ) -> Iterator[str]:
-    sampling = settings.sampling
     yield ""
     yield f"{stage}  {settings.endpoint.model} at {settings.endpoint.base_url}"
     order = "text, then image" if stage == "target" else "image, then the judge's template"
-    yield f"  sends     system prompt, {order}; at most {sampling.max_tokens} tokens back"
+    yield f"  sends     system prompt, {order}; at most {most_tokens} tokens back"
     yield f"  requests  {left:,}"
     if measured is None:
         yield "  tokens    unknown: the sample brought no answer"

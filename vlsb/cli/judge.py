@@ -13,6 +13,7 @@ from vlsb.evaluation.options import RunOptions
 
 @opt.takes_run_options(
     *("judge", "judge_base_url", "judge_api_key_env", "judge_header", "judge_template", "judge_field"),
+    "judge_sees",
     *("data_root", "skip_bad_images", "accept_changed_images", "fail_on_error", "display", "max_requests"),
     *("judge_max_connections", "judge_rpm", "judge_tpm", "max_attempts", "attempt_timeout", "sample_timeout"),
     *("outage_timeout", "backoff", "allow_http", "ca_bundle", "transport", "profile"),

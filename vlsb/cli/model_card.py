@@ -85,7 +85,7 @@ def _memory(model: ModelProfile, wishes: Wishes, weights: Weights, *, on_cpu: bo
 def _hosted(name: str) -> Iterator[str]:
     endpoint = resolve_endpoint(name, base_url=None, key_variable=None)
     settings = ModelSettings(endpoint, OFFICIAL_TARGET_SAMPLING)
-    dialect = first_guess(endpoint.model)
+    dialect = first_guess(endpoint)
     yield from _rows(
         {"name": name, "address": endpoint.base_url, "key": f"in {endpoint.key_variable or 'no variable'}"}
     )
@@ -97,7 +97,11 @@ def _hosted(name: str) -> Iterator[str]:
         {"role": "system", "content": settings.system_prompt},
         {"role": "user", "content": parts},
     ]
-    body = {"model": endpoint.model, "messages": messages, **dialect.sampling_fields(settings.sampling)}
+    body = {
+        "model": endpoint.request_model,
+        "messages": messages,
+        **dialect.sampling_fields(settings.sampling),
+    }
     yield from _asked(body)
 
 

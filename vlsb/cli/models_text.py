@@ -7,6 +7,7 @@ from pathlib import Path
 from vlsb import strict_json
 from vlsb.models.catalog import load_catalog
 from vlsb.models.profile import GIB, ModelProfile
+from vlsb.models.providers import PROVIDERS
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 
@@ -25,6 +26,7 @@ def models_text(servers_dir: Path | None) -> str:
             for_terminal(Untrusted("\n".join(lines)), lines=True),
             "",
             "Any other checkpoint: org/name of the Hugging Face Hub, hf://org/name@revision, or a folder.",
+            f"Hosted: {', '.join(each.shown or f'{each.prefix}...' for each in PROVIDERS if each.base_url)}.",
             "One of them in full: vlsb models show NAME",
         ]
     )

@@ -50,7 +50,7 @@ from vlsb.engines.plan import Wishes
 from vlsb.engines.registry import Places, find_running, read_records
 from vlsb.errors import EngineMissingError, VlsbError
 from vlsb.models.profile import FAMILIES, PROFILES, EnginePin
-from vlsb.models.providers import OTHER_KEY_VARIABLES, PROVIDERS, parse_base_url
+from vlsb.models.providers import PROVIDERS, parse_base_url
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.steps import in_thread
@@ -136,10 +136,11 @@ def _weights(cache: Path) -> frozenset[str]:
 
 
 def keys(environment: Mapping[str, str]) -> dict[str, bool]:
-    """Which key variables are set: the known providers', those the user names, and others that are there."""
+    """Which key variables are set: for models known by name, those the user names, and others there."""
     named = (environment.get(name, "") for name in ("VLSB_API_KEY_ENV", "VLSB_JUDGE_API_KEY_ENV"))
-    usual = [provider.key_variable for provider in PROVIDERS]
-    others = [name for name in OTHER_KEY_VARIABLES.values() if environment.get(name, "").strip()]
+    usual = [each.key_variable for each in PROVIDERS if each.models and not each.prefix]
+    known = [each.key_variable or "" for each in PROVIDERS]
+    others = [name for name in known if environment.get(name, "").strip()]
     return {name: bool(environment.get(name, "").strip()) for name in (*usual, *named, *others) if name}
 
 

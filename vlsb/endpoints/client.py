@@ -19,7 +19,7 @@ import httpx
 from vlsb import strict_json
 from vlsb.config import Party
 from vlsb.endpoints.admission import Admission, Pass
-from vlsb.endpoints.completions import CompletionContent, read_completion
+from vlsb.endpoints.completions import THOUGHT_SPLIT, CompletionContent, read_completion
 from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
@@ -38,7 +38,7 @@ from vlsb.endpoints.retry import Attempts, Ended, Rejections
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import ConfigError, ImageChangedError, ImageError, UnknownModelError, VlsbError
-from vlsb.records import Completion, Untrusted
+from vlsb.records import THINKING_CUT, Completion, Untrusted, is_cut
 
 # What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
 _MAY_BE_A_DEATH = (Fault.TRANSIENT, Fault.BAD_PAYLOAD, Fault.RUN_FATAL)
@@ -49,6 +49,8 @@ _KILLED = Decision(
 )
 # No byte of the image left us.
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+_EITHER_FIELD = re.compile(r"\btemperature\b\W+and\W+top_p\b\W+cannot both be specified", re.IGNORECASE)
+_REFUSED_FIELD = re.compile(r"\b(temperature|top_p)\b\W+is (?:deprecated|not supported)", re.IGNORECASE)
 _STRUCTURED_WORDS = re.compile(r"response_format|json_schema|structured output|guided", re.IGNORECASE)
 _MODEL_LIST_TIMEOUT_S = 10.0
 
@@ -58,11 +60,19 @@ Compose = Callable[[Dialect], Draft]
 class EndpointClient:
     """One endpoint as the target or the judge of a run.
 
-    `dialect` may change only while `may_adapt` is set, which the preflight does.
+    `dialect` may change only while `may_adapt` is set, which the preflight does. `thinking_tokens` are
+    what a model gets that turns out to think, None for what it was asked with.
     """
 
     def __init__(
-        self, party: Party, http: Client, *, admission: Admission, dialect: Dialect, redactor: Redactor
+        self,
+        party: Party,
+        http: Client,
+        *,
+        admission: Admission,
+        dialect: Dialect,
+        redactor: Redactor,
+        thinking_tokens: int | None = None,
     ) -> None:
         self.party = party
         self.admission = admission
@@ -71,6 +81,7 @@ class EndpointClient:
         self.timings = admission.timings
         self._http = http
         self._redactor = redactor
+        self._thinking_tokens = thinking_tokens
         self._context = admission.context
         self._time = admission.context.time
         self._rejections = Rejections(str(party))
@@ -100,6 +111,8 @@ class EndpointClient:
             except ImageChangedError as error:
                 changed = Decision(Fault.ITEM_PERMANENT, CHANGED_CODE, Untrusted(error.message))
                 return attempts.end(changed, error)
+            if outcome is not None and self._learn_thinking(outcome):
+                continue
             if isinstance(outcome, Completion):
                 return outcome
             if outcome is None or self._adapt(outcome, sends_schema=sends_schema):
@@ -152,7 +165,8 @@ class EndpointClient:
             self.timings.body.add(self._time.clock() - began)
             self._context.traffic.require_open()
             with self.admission.sending(attempts):
-                reply = await _reply(self._http.ask("/chat/completions", upload), attempts.timeout_s())
+                timeout_s = attempts.timeout_s(thinks=self.dialect.thinks)
+                reply = await _reply(self._http.ask("/chat/completions", upload), timeout_s)
             self.timings.add_exchange(upload.marks)
         finally:
             give_back()
@@ -170,7 +184,8 @@ class EndpointClient:
         now = time.time()
         result: CompletionContent | Decision
         if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
-            result = read_completion(reply, now=now)
+            thinks_in_text = self.dialect.thinks and not self.dialect.thinks_apart
+            result = read_completion(reply, now=now, thinks_in_text=thinks_in_text)
         else:
             result = classify(reply, has_succeeded=self.admission.has_served, attempt=attempts.sent, now=now)
         if isinstance(result, Decision):
@@ -186,6 +201,7 @@ class EndpointClient:
         without_keys = self._redactor.answer
         return Completion(
             text=without_keys(answer.text),
+            reasoning=answer.reasoning and without_keys(answer.reasoning),
             origin=answer.origin,
             finish_reason=answer.finish_reason and without_keys(answer.finish_reason),
             model=answer.model and without_keys(answer.model),
@@ -214,6 +230,29 @@ class EndpointClient:
         self.dialect = better
         self._context.observe(Event("dialect", self.party.stage, code=decision.param or decision.code))
         return True
+
+    def _learn_thinking(self, outcome: Completion | Decision) -> bool:
+        """Note at the preflight that a model thinks; whether what it was asked is worth asking again.
+
+        It is where the answer was cut, and there is more room now.
+        """
+        before = self.dialect
+        is_apart, was_cut = False, True
+        if isinstance(outcome, Completion):
+            is_split = THOUGHT_SPLIT in outcome.flags
+            is_apart = bool(outcome.usage.reasoning_tokens or (outcome.reasoning and not is_split))
+            was_cut = is_cut(outcome.finish_reason)
+            is_thinking = is_apart or outcome.reasoning is not None
+        else:
+            is_thinking = outcome.code == THINKING_CUT
+        if not self.may_adapt or not is_thinking:
+            return False
+        tokens = before.max_tokens or self._thinking_tokens
+        is_apart = is_apart or before.thinks_apart
+        self.dialect = replace(before, thinks=True, thinks_apart=is_apart, max_tokens=tokens)
+        if not before.thinks:
+            self._context.observe(Event("thinks", self.party.stage, limit=tokens))
+        return was_cut and tokens != before.max_tokens
 
     async def _wait_before_retry(self, decision: Decision, attempts: Attempts) -> float | None:
         """Seconds to wait before the next attempt, None if there must be none."""
@@ -254,13 +293,22 @@ def adapt(dialect: Dialect, decision: Decision, *, sends_schema: bool) -> Dialec
         return None
     if decision.param == "max_tokens" and dialect.tokens_field == "max_tokens":
         return replace(dialect, tokens_field="max_completion_tokens")
-    if decision.param in OPTIONAL_FIELDS and decision.param not in dialect.unsent:
-        return replace(dialect, unsent=(*dialect.unsent, decision.param))
     words = decision.message.expose()
+    field = decision.param or _named_field(words)
+    if field in OPTIONAL_FIELDS and field not in dialect.unsent:
+        return replace(dialect, unsent=(*dialect.unsent, field))
     names_schema = decision.param.startswith("response_format") or _STRUCTURED_WORDS.search(words)
     if sends_schema and dialect.structured and names_schema:
         return replace(dialect, structured=False)
     return None
+
+
+def _named_field(words: str) -> str:
+    """The sampling field that a refusal complains about in words alone, empty for none (Anthropic's)."""
+    if _EITHER_FIELD.search(words):
+        return "top_p"
+    found = _REFUSED_FIELD.search(words)
+    return found[1] if found else ""
 
 
 async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:

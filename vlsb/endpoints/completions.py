@@ -1,7 +1,8 @@
 """A successful status is not yet an answer: reading a chat completion out of a 2xx body.
 
 An error inside the 200, HTML, a missing choice or a filtered answer each become a `Decision`; only text
-that the model meant as its answer becomes a `CompletionContent`. Text is never invented, cut or stripped.
+that the model meant as its answer becomes a `CompletionContent`. Text is never invented, cut or stripped;
+a thought that stands in front of an answer is taken apart from it where a tag says where it ends.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import httpx
 from vlsb import strict_json
 from vlsb.endpoints.credentials import safe_code
 from vlsb.endpoints.faults import Decision, Fault, account_error, classify_error, error_fields
-from vlsb.records import Untrusted, Usage, is_cut
+from vlsb.records import THINKING_CUT, Untrusted, Usage, is_cut
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionContent:
-    """The text of a completion and what the endpoint said about it."""
+    """The text of a completion and what the endpoint said about it; `reasoning` is no part of the text."""
 
     text: Untrusted
+    reasoning: Untrusted | None
     origin: Literal["content", "refusal"]
     finish_reason: Untrusted | None
     model: Untrusted | None
@@ -32,7 +34,7 @@ class CompletionContent:
 
 
 # Reasons that mean the provider withheld the answer; `refusal` is Anthropic's classifier stop. One row a
-# provider and spelling, with its source: docs/provider-errors.md.
+# provider and spelling, with its source: docs/providers.md.
 _BLOCKING_REASONS = frozenset(
     {
         "content_filter",
@@ -54,11 +56,25 @@ _BLOCKING_REASONS = frozenset(
 _FAILED_REASONS = frozenset(
     {"error", "abort", "insufficient_system_resource", "malformed_model_output", "timeout"}
 )
+THOUGHT_SPLIT = "thought_split"
+"""The flag of a response whose thought came in its text, in front of the answer."""
+# Of most models, of Kimi-VL and of Magistral.
+_THOUGHT_TAGS = (
+    ("<think>", "</think>"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("[THINK]", "[/THINK]"),
+)
 _LEAKED_MARKERS = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "</s>", "<|endoftext|>")
 
 
-def read_completion(reply: httpx.Response, *, now: float) -> CompletionContent | Decision:
-    """The answer in a 2xx reply, or what its absence means."""
+def read_completion(
+    reply: httpx.Response, *, now: float, thinks_in_text: bool = False
+) -> CompletionContent | Decision:
+    """The answer in a 2xx reply, or what its absence means.
+
+    With `thinks_in_text` a model's thought may come as its text, begun without a tag: such a text that was
+    cut before a tag ended the thought holds no answer.
+    """
     try:
         document = strict_json.loads(reply.content)
     except ValueError:
@@ -81,11 +97,11 @@ def read_completion(reply: httpx.Response, *, now: float) -> CompletionContent |
         return _bad("no_choices", reply, _start(reply.content))
     if choices[0].get("error"):
         return _inner_error(choices[0], reply, now=now)
-    return _read_choice(choices[0], document, reply)
+    return _read_choice(choices[0], document, reply, thinks_in_text=thinks_in_text)
 
 
 def _read_choice(
-    choice: Mapping[str, Any], document: Mapping[str, Any], reply: httpx.Response
+    choice: Mapping[str, Any], document: Mapping[str, Any], reply: httpx.Response, *, thinks_in_text: bool
 ) -> CompletionContent | Decision:
     message, reason = choice.get("message"), choice.get("finish_reason")
     usage = read_usage(document.get("usage"))
@@ -102,17 +118,57 @@ def _read_choice(
         return _bad(f"finish_{word}", reply, Untrusted(text[:200]), usage=usage)
     if word in _BLOCKING_REASONS:
         return _block_decision(safe_code(word), choice, reply, usage=usage, text=text)
-    if not text.strip() and not refusal.strip():
-        return _empty_decision(message, word, reply, usage)
-    is_content = bool(text.strip())
+    apart, is_cut_short = _reasoning(message), is_cut(Untrusted(word))
+    # An endpoint that takes thoughts apart has done so: what its text holds is the answer.
+    thought, answer = (None, text) if apart else split_thought(text)
+    if thinks_in_text and is_cut_short and thought is None and not apart and not usage.reasoning_tokens:
+        thought, answer = text, ""
+    shown = apart or thought or ""
+    reasoning = Untrusted(shown) if shown.strip() else None
+    if not answer.strip() and not refusal.strip():
+        has_thought = reasoning or usage.reasoning_tokens or _hidden_tokens(document.get("usage"))
+        code = THINKING_CUT if is_cut_short and has_thought else "empty_content"
+        return _empty_decision(code, reasoning, reply, usage, is_cut_short=is_cut_short)
+    is_content = bool(answer.strip())
+    flags = _flags(choice, answer, reason)
     return CompletionContent(
-        text=Untrusted(text if is_content else refusal),
+        text=Untrusted(answer if is_content else refusal),
+        reasoning=reasoning,
         origin="content" if is_content else "refusal",
         finish_reason=None if reason is None else Untrusted(reason),
         model=Untrusted(document["model"]) if isinstance(document.get("model"), str) else None,
         usage=usage,
-        flags=_flags(choice, text, reason),
+        flags=flags if thought is None else (*flags, THOUGHT_SPLIT),
     )
+
+
+def split_thought(text: str) -> tuple[str | None, str]:
+    """The thought in front of an answer and the answer, both as they are; None where no tag marks one.
+
+    A server without a parser for a model's reasoning gives `<think>thought</think>answer`, without the first
+    tag where that is part of the prompt. A thought that does not end has no answer behind it.
+    """
+    for begins, ends in _THOUGHT_TAGS:
+        before, end, answer = text.partition(ends)
+        thought = before.lstrip().removeprefix(begins)
+        if thought != before.lstrip():
+            return thought, answer
+        if end and begins not in before:
+            return before, answer
+    return None, text
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    """What a model thought, where the endpoint gives that apart from its answer; empty if it does not.
+
+    vLLM and OpenRouter have `reasoning`, DeepSeek `reasoning_content`, Mistral parts of type `thinking`.
+    """
+    for field in ("reasoning", "reasoning_content"):
+        if isinstance(text := message.get(field), str) and text.strip():
+            return text
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return "".join(_text(part.get("thinking")) or "" for part in parts if part.get("type") == "thinking")
 
 
 def read_usage(usage: object) -> Usage:
@@ -237,19 +293,25 @@ def _block_decision(
     )
 
 
-def _empty_decision(message: Mapping[str, Any], reason: str, reply: httpx.Response, usage: Usage) -> Decision:
-    """No text at all. A cut answer would be cut again; any other empty turn is asked for once more."""
-    reasoned = bool(usage.reasoning_tokens) or any(
-        isinstance(message.get(key), str) and message[key] for key in ("reasoning", "reasoning_content")
-    )
-    is_cut_short = is_cut(Untrusted(reason))
-    code = "budget_spent_on_reasoning" if is_cut_short and reasoned else "empty_content"
+def _hidden_tokens(usage: object) -> int:
+    """Tokens in the total that are neither prompt nor answer: what Gemini thought, which it names nowhere."""
+    if not isinstance(usage, dict):
+        return 0
+    total, *parts = (_count(usage.get(f"{each}_tokens")) or 0 for each in ("total", "prompt", "completion"))
+    return max(0, total - sum(parts)) if parts[0] else 0
+
+
+def _empty_decision(
+    code: str, reasoning: Untrusted | None, reply: httpx.Response, usage: Usage, *, is_cut_short: bool
+) -> Decision:
+    """No answer at all. A cut one would be cut again; any other empty turn is asked for once more."""
     return Decision(
         Fault.BAD_PAYLOAD,
         code,
-        Untrusted("the answer has no text"),
+        Untrusted("cut inside its thinking" if code == THINKING_CUT else "the answer has no text"),
         status=reply.status_code,
         ends_as="empty",
         max_retries=0 if is_cut_short else 1,
         usage=usage,
+        text=reasoning,
     )

@@ -119,7 +119,7 @@ class ErrorBody:
         return " | ".join(part for part in (self.message, self.upstream) if part)
 
 
-# One row a provider and spelling, with its source: docs/provider-errors.md.
+# One row a provider and spelling, with its source: docs/providers.md.
 _QUOTA = frozenset(
     {
         "insufficient_quota",
@@ -190,8 +190,14 @@ _WRONG_KEY = re.compile(
 )
 _ACCOUNT_STATUS = frozenset({400, 401, 403, 412, 429})
 _CONTEXT_WORDS = re.compile(
-    r"maximum context length|longer than the maximum model length|prompt is too long|context window"
-    r"|max_new_tokens\W+must be <=",
+    r"maximum (?:context|prompt) length|longer than the maximum model length|prompt is too long"
+    r"|context window|max_new_tokens\W+must be <=|exceeds the maximum number of tokens"
+    r"|(?:exceeds|than) the (?:model's |available )?context (?:length|size)|cannot truncate prompt",
+    re.IGNORECASE,
+)
+_NO_SUCH_MODEL = re.compile(
+    r"(?:the )?model\b.{0,200}?\b(?:not found|does not exist)|\S{1,200} is not a valid model id"
+    r"|no endpoints found\b",
     re.IGNORECASE,
 )
 _FILTER_WORDS = re.compile(
@@ -286,7 +292,8 @@ def classify_error(
         filters = azure.get("content_filter_result")
         details = {"content_filter_result": filters} if isinstance(filters, dict) else None
         return decide(Fault.PROVIDER_BLOCKED, block, ends_as="blocked", details=details)
-    if words & _NO_MODEL and status in (400, 403, 404):
+    is_no_model = words & _NO_MODEL or _NO_SUCH_MODEL.match(error.message)
+    if is_no_model and status in (400, 403, 404):
         return decide(Fault.RUN_FATAL, "unknown_model", error=UnknownModelError)
     if status in (401, 403):
         return decide(Fault.RUN_FATAL, error=AuthenticationError)
@@ -344,7 +351,9 @@ def _google_details(error: ErrorBody) -> list[dict[str, Any]]:
 
 
 def _daily_quota(error: ErrorBody) -> bool:
-    """Gemini names the window in the quota's id; a day's window outlasts any `retryDelay` it sends."""
+    """Gemini names a day's window in the quota's id, OpenRouter in words; it outlasts any delay they send."""
+    if error.message.lower().startswith("rate limit exceeded: free-models-per-day"):
+        return True
     lists = [each.get("violations") for each in _google_details(error)]
     violations = [v for found in lists if isinstance(found, list) for v in found if isinstance(v, dict)]
     return any("perday" in _word(v.get("quotaId")).lower() for v in violations)
@@ -465,7 +474,7 @@ def fatal_error(
         if known := next((words for pattern, words in _NO_CONNECTION if pattern.search(text)), None):
             what, detail = known, None
     if models:
-        name = party.endpoint.model
+        name = party.endpoint.request_model
         near = difflib.get_close_matches(name, models, n=3) or models[:3]
         detail = redactor.message(Untrusted(f"{decision.message.expose()} It lists: {', '.join(near)}"))
     if better_url is not None:

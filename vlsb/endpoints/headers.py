@@ -46,7 +46,7 @@ def reset_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
     exhausted: list[float] = []
     for name, value in headers.items():
         match = _RESET.fullmatch(name)
-        wait_s = duration_s(value, now=reference) if match else None
+        wait_s = _reset(value, reference) if match else None
         if match is not None and wait_s is not None:
             waits.append(wait_s)
             names = ["x-ratelimit-remaining", "ratelimit-remaining"]

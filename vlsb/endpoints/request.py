@@ -5,8 +5,8 @@ so a waiting sample costs a few hundred bytes, not two megabytes. It blocks: cal
 checksums are of the very bytes that it read: nothing else is known to be what was sent.
 
 A dialect is decided once, at the preflight, and recorded, never sample by sample: reasoning models want
-`max_completion_tokens` and no temperature, some endpoints refuse or ignore `response_format`, and either
-changes the experiment.
+`max_completion_tokens` and no temperature, some endpoints refuse or ignore `response_format`, models that
+think need more room than the protocol has, and each changes the experiment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import pybase64
 
 from vlsb import strict_json
-from vlsb.config import Sampling
+from vlsb.config import Endpoint, Sampling
+from vlsb.models.providers import provider_of
 from vlsb.records import Picture, Untrusted
 
 _REASONING_NAMES = re.compile(r"(?:.*/)?(?:o[1-9](?:-.*)?|gpt-[5-9](?:[.\-].*)?)$")
@@ -32,15 +33,22 @@ OPTIONAL_FIELDS = ("temperature", "top_p")
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How the official fields are written for one endpoint. The default writes them as they are."""
+    """How the official fields are written for one endpoint. The default writes them as they are.
+
+    `thinks` says that the model reasons before it answers, `thinks_apart` that its reasoning never comes as
+    its text. `max_tokens` are what it gets then in the place of the protocol's, None where it gets these.
+    """
 
     tokens_field: str = "max_tokens"
     unsent: tuple[str, ...] = ()
     structured: bool = True
+    thinks: bool = False
+    thinks_apart: bool = False
+    max_tokens: int | None = None
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
         """The sampling fields of a body; the user's own `extra` fields win."""
-        fields: dict[str, Any] = {self.tokens_field: sampling.max_tokens}
+        fields: dict[str, Any] = {self.tokens_field: self.max_tokens or sampling.max_tokens}
         if sampling.top_p is not None:
             fields["top_p"] = sampling.top_p
         if sampling.temperature is not None:
@@ -49,24 +57,37 @@ class Dialect:
         return kept | dict(sampling.extra)
 
     def describe(self) -> dict[str, Any]:
-        """JSON for the manifest."""
-        return {"tokens_field": self.tokens_field, "unsent": list(self.unsent), "structured": self.structured}
+        """JSON for the manifest; what is said of thinking only where the model thinks."""
+        thinking = {"thinks": True, "thinks_apart": self.thinks_apart, "max_tokens": self.max_tokens}
+        return {
+            "tokens_field": self.tokens_field,
+            "unsent": list(self.unsent),
+            "structured": self.structured,
+            **(thinking if self.thinks else {}),
+        }
 
 
-def first_guess(model: str) -> Dialect:
-    """The dialect that a model's name suggests; the preflight corrects it."""
-    if _REASONING_NAMES.match(model):
+def first_guess(endpoint: Endpoint) -> Dialect:
+    """The dialect that a model's name or its provider suggests; the preflight corrects it."""
+    if _REASONING_NAMES.match(endpoint.request_model):
         return Dialect(tokens_field="max_completion_tokens", unsent=OPTIONAL_FIELDS)
-    return Dialect()
+    provider = provider_of(endpoint)
+    if provider is None:
+        return Dialect()
+    return Dialect(provider.tokens_field, provider.unsent, provider.structured)
 
 
 def parse_dialect(described: Mapping[str, Any]) -> Dialect:
     """The dialect that an earlier session decided on. Raises KeyError, TypeError or ValueError otherwise."""
     field, unsent, structured = described["tokens_field"], described["unsent"], described["structured"]
+    thinks, apart, tokens = (described.get(name) for name in ("thinks", "thinks_apart", "max_tokens"))
     is_dialect = isinstance(field, str) and isinstance(unsent, list) and isinstance(structured, bool)
-    if not is_dialect or not all(isinstance(each, str) for each in unsent):
+    thinking_fits = isinstance(thinks, bool | None) and isinstance(apart, bool | None)
+    if not is_dialect or not thinking_fits or not all(isinstance(each, str) for each in unsent):
         raise ValueError("not a dialect")
-    return Dialect(field, tuple(unsent), structured)
+    if tokens is not None and (type(tokens) is not int or tokens < 1):
+        raise ValueError("not a number of tokens")
+    return Dialect(field, tuple(unsent), structured, bool(thinks), bool(apart), tokens)
 
 
 class ReadPicture(NamedTuple):

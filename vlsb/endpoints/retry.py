@@ -93,9 +93,10 @@ class Attempts:
             self._policy.sample_timeout_s if self._deadline is None else self._deadline - self._time.clock()
         )
 
-    def timeout_s(self) -> float:
-        """The total deadline of the next attempt."""
-        return max(0.001, min(self._policy.attempt_timeout_s, self.left_s()))
+    def timeout_s(self, *, thinks: bool) -> float:
+        """The total deadline of the next attempt, at a model that thinks or does not."""
+        most_s = self._policy.thinking_timeout_s if thinks else self._policy.attempt_timeout_s
+        return max(0.001, min(most_s, self.left_s()))
 
     def wait_after_failure_s(self, decision: Decision) -> float | None:
         """Count a failed attempt; seconds to wait before the next, None if none is left."""

@@ -163,6 +163,11 @@ class EngineLease:
         return self._source.served_name
 
     @property
+    def sets_thoughts_apart(self) -> bool:
+        """Whether the engine was told to keep a thought out of the answer."""
+        return self.plan is not None and self.plan.has_parser
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What can change an answer, as JSON."""
         return self._source.facts

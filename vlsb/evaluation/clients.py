@@ -95,7 +95,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 kind=setup.transport,
             )
             held.push_async_callback(http.aclose)
-            account = setup.accounts.find(url, credentials[name].secrets(), settings.endpoint.model)
+            account = setup.accounts.find(url, credentials[name].secrets(), settings.endpoint.request_model)
             held.enter_context(account.limit_to(Caps(settings.rpm, settings.tpm)))
             admission = Admission(
                 Party(stage, settings.endpoint),
@@ -110,6 +110,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 admission=admission,
                 dialect=setup.dialects[name],
                 redactor=redactor,
+                thinking_tokens=settings.thinking_tokens,
             )
         yield clients
 

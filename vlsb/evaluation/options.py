@@ -341,11 +341,26 @@ class RunOptions:
         ),
     ] = ()
     max_tokens: Annotated[
-        int | None, Option("Tokens of a response. (default: 128)", HelpPanel.PROTOCOL, metavar="N", min=1)
+        int | None,
+        Option(
+            f"Tokens of a response. (default: {config.OFFICIAL_TARGET_TOKENS}; "
+            f"{config.THINKING_TOKENS} where the target thinks)",
+            HelpPanel.PROTOCOL,
+            metavar="N",
+            min=1,
+        ),
     ] = None
     temperature: Annotated[
         float | None, Option("The target's temperature. (default: 0)", HelpPanel.PROTOCOL, metavar="T")
     ] = None
+    thinking: Annotated[
+        str,
+        Option(
+            "Ask the target to reason before it answers, or not to; auto leaves it as it is.",
+            HelpPanel.PROTOCOL,
+            metavar="auto|off|on",
+        ),
+    ] = "auto"
     system_prompt: Annotated[
         str | None, Option("The target's system prompt; empty for none.", HelpPanel.PROTOCOL, metavar="TEXT")
     ] = None
@@ -353,6 +368,14 @@ class RunOptions:
         Path | None,
         Option("File with {question} and {response} for the judge.", HelpPanel.PROTOCOL, metavar="FILE"),
     ] = None
+    judge_sees: Annotated[
+        str,
+        Option(
+            "Whether the judge is shown the target's reasoning too.",
+            HelpPanel.PROTOCOL,
+            metavar="answer|reasoning+answer",
+        ),
+    ] = "answer"
     target_field: Annotated[
         tuple[str, ...],
         Option("Extra field of the target's requests.", HelpPanel.PROTOCOL, metavar="KEY=VALUE", short="-M"),

@@ -77,7 +77,8 @@ class Target:
         )
 
         def compose(dialect: Dialect) -> Draft:
-            return draft(prompt, model=settings.endpoint.model, sampling=settings.sampling, dialect=dialect)
+            model = settings.endpoint.request_model
+            return draft(prompt, model=model, sampling=settings.sampling, dialect=dialect)
 
         found = await self.client.complete(compose, sample_id=sample.id)
         if isinstance(found, Ended):

@@ -30,6 +30,7 @@ DIFFERENCES = (
 )
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 100
+_SEES_BOTH = "reasoning+answer"
 
 
 def safe_name(text: str) -> str:
@@ -49,7 +50,8 @@ def target_settings(target: ModelSettings) -> dict[str, Any]:
 
 def judge_settings(judge: ModelSettings, template: JudgeTemplate) -> dict[str, Any]:
     """Everything about the judge that can change a verdict; JSON."""
-    return _common(judge) | {"part_order": "image, text", "template_sha256": template.sha256}
+    sees = {"sees": _SEES_BOTH} if judge.sees_reasoning else {}
+    return _common(judge) | {"part_order": "image, text", "template_sha256": template.sha256} | sees
 
 
 def _common(settings: ModelSettings) -> dict[str, Any]:
@@ -74,11 +76,13 @@ def judge_file(judge: ModelSettings, template: JudgeTemplate) -> str:
         template.is_official
         and judge.sampling == OFFICIAL_JUDGE_SAMPLING
         and judge.system_prompt == OFFICIAL_SYSTEM_PROMPT
+        and not judge.sees_reasoning
         and name == judge.endpoint.model
     )
     if is_official:
         return f"{name}.jsonl"
-    identity = strict_json.dumps([_common(judge), template.sha256])
+    sees = [_SEES_BOTH] if judge.sees_reasoning else []
+    identity = strict_json.dumps([_common(judge), template.sha256, *sees])
     return f"{name}-{Untrusted(identity).sha256()[:8]}.jsonl"
 
 
@@ -93,10 +97,14 @@ def judge_deviations(judge: ModelSettings, template: JudgeTemplate, dialect: Dia
     found = list(_of_model("judge", judge, OFFICIAL_JUDGE_SAMPLING, dialect))
     if not template.is_official:
         found.append(f"judge template: sha256 {template.sha256[:12]} (official: the paper's)")
+    if judge.sees_reasoning:
+        found.append("judge sees: the target's reasoning and its answer (official: the answer)")
     return [Untrusted(each) for each in found]
 
 
 def _of_model(name: str, settings: ModelSettings, official: Sampling, dialect: Dialect) -> Iterator[str]:
+    if dialect.max_tokens is not None:
+        yield f"{name} max_tokens: {dialect.max_tokens}, because it thinks (official: {official.max_tokens})"
     for field in ("max_tokens", "temperature", "top_p"):
         value, usual = getattr(settings.sampling, field), getattr(official, field)
         if value != usual:

@@ -39,6 +39,7 @@ from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.judge import Judge
 from vlsb.judging.prompts import JudgeTemplate
+from vlsb.models.providers import describe_provider, find_thinking, is_hosted
 from vlsb.records import Key, Outcome, Picture, Sample, Stage, Untrusted
 from vlsb.steps import OnProgress, ignore
 from vlsb.store.data_root import remember_data_root
@@ -223,6 +224,7 @@ def _manifest(
         samples=[sample_row(sample) for sample in samples],
         pictures=_by_path(samples, pictures),
         accepts_changed_images=plan.accept_changed_images,
+        provider=describe_provider(plan.target.endpoint, plan.target.sampling.extra),
     )
 
 
@@ -235,6 +237,7 @@ def _judge_entry(judge: ModelSettings, template: JudgeTemplate) -> JudgeEntry:
         settings=judge_settings(judge, template),
         decision=None,
         deviations=judge_deviations(judge, template, _guess(judge)),
+        provider=describe_provider(judge.endpoint, judge.sampling.extra),
     )
 
 
@@ -244,7 +247,17 @@ def _by_path(samples: Iterable[Sample], pictures: Mapping[int, Picture | ImageEr
 
 
 def _guess(settings: ModelSettings) -> Dialect:
-    return first_guess(settings.endpoint.model)
+    guess, endpoint = first_guess(settings.endpoint), settings.endpoint
+    if not settings.thinks:
+        return guess
+    unsent = dict.fromkeys((*guess.unsent, *find_thinking(endpoint).unsent))
+    return replace(
+        guess,
+        unsent=tuple(unsent),
+        thinks=True,
+        thinks_apart=is_hosted(endpoint),
+        max_tokens=settings.thinking_tokens,
+    )
 
 
 async def run_session(
@@ -368,6 +381,13 @@ async def _evaluate(
         target: Target | None = None
         if plan.target is not None:
             target = Target(plan.target, clients["target"], read_picture=images.read)
+            if means.engine is not None and means.engine.thinks and "target" not in settled:
+                clients["target"].dialect = replace(
+                    clients["target"].dialect,
+                    thinks=True,
+                    thinks_apart=means.engine.sets_thoughts_apart,
+                    max_tokens=plan.target.thinking_tokens,
+                )
         judges = {}
         if plan.judge is not None:
             (file,) = store.judges
@@ -446,5 +466,8 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
             f"Sample {event.sample_id} failed at the {event.stage} ({event.code}) with no other in hand to "
             "tell an outage by: counted as its own failure."
         )
+    elif event.kind == "thinks":
+        room = "" if event.limit is None else f" It may write {event.limit:,} tokens, which is recorded."
+        say(f"The {event.stage} thinks before it answers.{room}")
     elif event.kind == "dialect":
         say(f"The {event.stage} does not take {event.code}: asking without it, and recording that.")

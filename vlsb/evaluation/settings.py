@@ -28,7 +28,7 @@ from vlsb.evaluation.session import Plan
 from vlsb.judging.prompts import JudgeTemplate, load_template, official_template
 from vlsb.models.catalog import find_profile, name_of_place
 from vlsb.models.profile import FAMILIES, ModelProfile
-from vlsb.models.providers import ENGINE_URL, resolve_endpoint
+from vlsb.models.providers import ENGINE_URL, resolve_endpoint, thinking_fields
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.data_root import remembered_data_root
@@ -36,6 +36,7 @@ from vlsb.store.manifest import is_run, read_manifest
 
 _Part = TypeVar("_Part")
 _DEMO = "demo"
+_BOTH = "reasoning+answer"
 # Fields that define the request itself: changing them would make it another program's request.
 _RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
 # They mean something only for an engine that is started for the run.
@@ -140,6 +141,7 @@ def engine_wishes(options: RunOptions) -> Wishes:
         quantization=options.quantization,
         lora=Lora.parse(options.lora),
         trust_remote_code=options.trust_remote_code,
+        thinks={"on": True, "off": False}.get(options.thinking),
         max_tokens=options.max_tokens,
         engine=options.engine,
         engine_options=options.engine_options,
@@ -261,7 +263,7 @@ def _shared_settings(
         "skip_bad_pictures": options.skip_bad_images,
         "accept_changed_images": options.accept_changed_images,
         "ca_bundle": options.ca_bundle,
-        "transport": problems.of(lambda: _transport(options)),
+        "transport": problems.of(lambda: _choice(options, "transport", *TRANSPORTS)),
         "profile": problems.of(lambda: _profile(options)),
         "max_requests": options.max_requests,
     }
@@ -286,16 +288,40 @@ def _target(
     if options.temperature is not None:
         sampling = replace(sampling, temperature=options.temperature)
     system_prompt = options.system_prompt
+    # A local model's port is known once its engine is.
+    endpoint = config.Endpoint(name, ENGINE_URL) if is_local else _hosted_endpoint(options, name)
+    fields = protocol.fields
+    if _choice(options, "thinking", "auto", "off", "on") != "auto":
+        fields = _union(fields, thinking_fields(endpoint, thinks=options.thinking == "on"))
     return config.ModelSettings(
-        # A local model's port is known once its engine is.
-        endpoint=config.Endpoint(name, ENGINE_URL) if is_local else _hosted_endpoint(options, name),
-        sampling=replace(sampling, extra={**protocol.fields, **_extra("-M", options.target_field)}),
+        endpoint=endpoint,
+        sampling=replace(sampling, extra=_union(fields, _extra("-M", options.target_field))),
         max_connections=options.max_connections,
         rpm=options.rpm,
         tpm=options.tpm,
         system_prompt=protocol.system_prompt if system_prompt is None else system_prompt,
         protocol=protocol,
+        thinks=options.thinking == "on",
+        thinking_tokens=config.THINKING_TOKENS if options.max_tokens is None else None,
     )
+
+
+def _union(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, the others first in rank; what is an object in both holds the keys of both."""
+    return dict(fields) | {
+        name: {**fields[name], **value}
+        if isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
+        else value
+        for name, value in others.items()
+    }
+
+
+def _choice(options: RunOptions, name: str, *choices: str) -> str:
+    """The value of an option with a closed list; ConfigError for any other."""
+    value: str = getattr(options, name)
+    if value not in choices:
+        raise ConfigError(f"{as_flag(name)} {value}: not one of {', '.join(choices)}.")
+    return value
 
 
 def _hosted_endpoint(options: RunOptions, name: str) -> config.Endpoint:
@@ -322,6 +348,7 @@ def _judge(options: RunOptions, *, is_demo: bool) -> config.ModelSettings:
         max_connections=options.judge_max_connections,
         rpm=options.judge_rpm,
         tpm=options.judge_tpm,
+        sees_reasoning=_choice(options, "judge_sees", "answer", _BOTH) == _BOTH,
     )
 
 
@@ -421,19 +448,16 @@ def _selection(options: RunOptions) -> Selection:
 
 
 def _policy(options: RunOptions) -> config.RetryPolicy:
+    usual, attempt_s = config.RetryPolicy(), options.attempt_timeout
     return config.RetryPolicy(
         max_attempts=options.max_attempts,
-        attempt_timeout_s=options.attempt_timeout,
+        attempt_timeout_s=attempt_s,
+        # A timeout that the user chose is kept.
+        thinking_timeout_s=usual.thinking_timeout_s if attempt_s == usual.attempt_timeout_s else attempt_s,
         sample_timeout_s=options.sample_timeout,
         outage_timeout_s=options.outage_timeout,
         backoff_s=options.backoff,
     )
-
-
-def _transport(options: RunOptions) -> str:
-    if options.transport not in TRANSPORTS:
-        raise ConfigError(f"--transport {options.transport}: not one of {', '.join(TRANSPORTS)}.")
-    return options.transport
 
 
 def _profile(options: RunOptions) -> Path | None:

@@ -103,14 +103,18 @@ class Judge:
     async def _ask(self, sample: Sample, picture: Picture, response: Response, sampling: Sampling) -> _Ask:
         prompt = Prompt(
             self._settings.system_prompt,
-            self._template.render(sample.instruction, response.text),
+            self._template.render(
+                sample.instruction,
+                response.text,
+                reasoning=response.reasoning if self._settings.sees_reasoning else None,
+            ),
             image_first=True,
             picture=picture,
             read_picture=partial(self._read_picture, sample, picture),
         )
 
         def compose(dialect: Dialect) -> Draft:
-            model = self._settings.endpoint.model
+            model = self._settings.endpoint.request_model
             return draft(
                 prompt, model=model, sampling=sampling, dialect=dialect, response_format=RESPONSE_FORMAT
             )

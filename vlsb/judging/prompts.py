@@ -57,9 +57,17 @@ class JudgeTemplate:
         """Whether this is the paper's template."""
         return self.sha256 == OFFICIAL_TEMPLATE_SHA256
 
-    def render(self, question: Untrusted, response: Untrusted) -> Untrusted:
-        """The judge's text part. Both are stripped first, as the authors' script does."""
+    def render(
+        self, question: Untrusted, response: Untrusted, *, reasoning: Untrusted | None = None
+    ) -> Untrusted:
+        """The judge's text part. Both are stripped first, as the authors' script does.
+
+        With `reasoning` the response is shown as models write it: the thought between tags, then the answer.
+        """
         values = {"{question}": question.expose().strip(), "{response}": response.expose().strip()}
+        if reasoning is not None:
+            thought = reasoning.expose().strip()
+            values["{response}"] = f"<think>\n{thought}\n</think>\n\n{values['{response}']}"
         first, second = sorted(_PLACEHOLDERS, key=self.text.index)
         before, rest = self.text.split(first, 1)
         between, after = rest.split(second, 1)

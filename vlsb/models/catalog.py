@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from vlsb import strict_json
 from vlsb.errors import ConfigError
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, OWN_TEMPLATE, PROFILES, ModelProfile
-from vlsb.models.providers import is_hosted
+from vlsb.models.providers import find_provider
 
 # What is decided here, with what to do instead.
 RESERVED: Mapping[str, str] = MappingProxyType(
@@ -117,7 +117,7 @@ def _by_place(name: str) -> ModelProfile | None:
     if is_path or (path / "config.json").is_file():
         folder = path.resolve()
         return ModelProfile(folder.name, protocol=OWN_TEMPLATE, weights=str(folder))
-    if is_hosted(name):
+    if find_provider(name) is not None:
         return None
     is_said = name.startswith("hf://")
     hub_id, at, revision = name.removeprefix("hf://").partition("@")

@@ -1,5 +1,6 @@
-"""Which endpoint a model name means, and which key variable belongs to which host.
+"""Which endpoint a hosted model's name means, what its provider does differently, and whose key goes where.
 
+One table, PROVIDERS, says all of it; `docs/providers.md` is made from that.
 A key goes only to its own provider's host: an unknown host gets no key unless the user names a
 variable for it, and a loopback host needs none.
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from vlsb.config import SIMULATED_URL, Endpoint, Party
@@ -19,45 +22,317 @@ from vlsb.records import Stage
 
 AUTHORISING_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 
+Fields = Mapping[str, Any]
+_NONE, _MEDIUM, _HIGH = ({"reasoning_effort": word} for word in ("none", "medium", "high"))
+_NOT_THINKING: Fields = {"thinking": {"type": "disabled"}}
+_REQUESTS_AND_TOKENS = tuple(
+    f"x-ratelimit-{what}-{unit}"
+    for what in ("limit", "remaining", "reset")
+    for unit in ("requests", "tokens")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """The body fields that switch a model's thinking off and on; None where that cannot be asked for.
+
+    Holds for models whose name in requests matches. `unsent` are fields that a request with `on` leaves out.
+    """
+
+    models: re.Pattern[str]
+    off: Fields | None
+    on: Fields | None
+    unsent: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A hosted service with an OpenAI-compatible endpoint."""
+    """A service with an OpenAI-compatible endpoint, and what it is known to do differently.
 
+    Its models are named by `prefix` and the name that the provider wants, or by themselves where `models`
+    matches; `shown` is such a name in words. Without either it is reached by --base-url. `key_variable` is
+    None for a server on this machine. `hosts` are the domains that its key may go to besides that of
+    `base_url`. `tokens_field`, `unsent` and `structured` are the first guess at its dialect. `thinking` is in
+    order: the first that matches holds. `safety` is the default of its safety thresholds, by model, as its
+    documentation says. `blocks` is how it withholds an answer, `limit_headers` where it names its limits,
+    `notes` what else is known, `sources` where all this was read, `remembered` what of it was read nowhere.
+    """
+
+    name: str
     base_url: str
-    key_variable: str
-    models: re.Pattern[str]
+    key_variable: str | None
+    prefix: str = ""
+    models: re.Pattern[str] | None = None
+    shown: str = ""
+    hosts: tuple[str, ...] = ()
+    tokens_field: str = "max_tokens"
+    unsent: tuple[str, ...] = ()
+    structured: bool = True
+    thinking: tuple[Thinking, ...] = ()
+    safety: tuple[tuple[re.Pattern[str], str], ...] = ()
+    blocks: str = ""
+    limit_headers: tuple[str, ...] = ()
+    notes: str = ""
+    sources: tuple[str, ...] = ()
+    remembered: str = ""
+
+    def serves(self, host: str) -> bool:
+        """Whether a host that is not this machine is the provider's."""
+        own = () if is_loopback(self.base_url) else (urlsplit(self.base_url).hostname,)
+        return any(host == each or host.endswith(f".{each}") for each in (*own, *self.hosts) if each)
 
 
+# Read on 2026-11-25, in stored copies of the pages named or as public code quotes them.
 PROVIDERS = (
     Provider(
+        "OpenAI",
         "https://api.openai.com/v1",
         "OPENAI_API_KEY",
-        re.compile(r"(?:gpt|chatgpt|ft:|computer)[-:\w].*|o[1-9](?:-.*)?"),
+        models=re.compile(r"(?:gpt|chatgpt|ft:|computer)[-:\w].*|o[1-9](?:-.*)?"),
+        shown="gpt-...",
+        thinking=(
+            Thinking(re.compile(r"gpt-5-chat.*|gpt-[1-4].*"), None, None),
+            Thinking(re.compile(r"gpt-5\.[1-9].*|gpt-[6-9].*"), _NONE, _MEDIUM),
+            Thinking(re.compile(r"gpt-5.*|o[1-9].*"), None, _MEDIUM),
+        ),
+        blocks="`finish_reason` `content_filter`, 400 `content_policy_violation` or `invalid_prompt`; the "
+        "model's own refusal may stand in `message.refusal`",
+        limit_headers=_REQUESTS_AND_TOKENS,
+        sources=("https://platform.openai.com/docs/api-reference/chat",),
+        remembered="the row as a whole; which models take `reasoning_effort` `none`",
     ),
-    Provider("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", re.compile(r"claude-.*")),
     Provider(
+        "Anthropic",
+        "https://api.anthropic.com/v1",
+        "ANTHROPIC_API_KEY",
+        models=re.compile(r"claude-.*"),
+        shown="claude-...",
+        unsent=("top_p",),
+        structured=False,
+        thinking=(
+            Thinking(re.compile(r"claude-3-(?!7).*"), None, None),
+            Thinking(
+                re.compile(r"claude-3-7-.*|claude-(?:opus|sonnet|haiku)-4(?:-[0-5])?(?:-20\d{6})?"),
+                _NOT_THINKING,
+                {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+                ("temperature", "top_p"),
+            ),
+            Thinking(
+                re.compile(r"claude-.*"),
+                _NOT_THINKING,
+                {"thinking": {"type": "adaptive"}},
+                ("temperature", "top_p"),
+            ),
+        ),
+        blocks="`finish_reason` `refusal` or `content_filter`, 400 'Output blocked by content filtering "
+        "policy'; `message.refusal` is always empty",
+        limit_headers=(*_REQUESTS_AND_TOKENS, "retry-after"),
+        notes="from Opus 4.1 and Sonnet 4.5 on `temperature` and `top_p` exclude each other, from Opus 4.7 "
+        "on neither is taken; `response_format` and `reasoning_effort` are ignored",
+        sources=(
+            "https://platform.claude.com/docs/en/cli-sdks-libraries/libraries/openai-sdk",
+            "https://github.com/SalesforceAIResearch/MCP-Universe/issues/49",
+            "https://github.com/UiPath/uipath-langchain-python/pull/790",
+        ),
+        remembered="that thinking excludes `temperature` and `top_p`; the words for a `finish_reason`",
+    ),
+    Provider(
+        "Gemini",
         "https://generativelanguage.googleapis.com/v1beta/openai",
         "GEMINI_API_KEY",
-        re.compile(r"(?:models/)?gemini-.*"),
+        models=re.compile(r"(?:models/)?gemini-.*"),
+        shown="gemini-...",
+        thinking=(
+            Thinking(re.compile(r"(?:models/)?gemini-(?:1|2\.0).*"), None, None),
+            Thinking(re.compile(r"(?:models/)?gemini-2\.5-flash.*"), _NONE, _MEDIUM),
+            Thinking(re.compile(r"(?:models/)?gemini-.*"), None, _MEDIUM),
+        ),
+        safety=(
+            (
+                re.compile(r"(?:models/)?gemini-(?:2\.5|3)(?:[.-].*)?"),
+                "Off for harassment, hate speech, sexually explicit and dangerous content; what protects "
+                "against core harms, such as to children, cannot be switched off",
+            ),
+        ),
+        blocks="`finish_reason` `content_filter`, `SAFETY`, `PROHIBITED_CONTENT` and the like, or no choice "
+        "and `promptFeedback.blockReason`",
+        notes="limits stand in the body; a field that it does not know is a 400, safety settings included",
+        sources=(
+            "https://ai.google.dev/gemini-api/docs/openai",
+            "https://ai.google.dev/gemini-api/docs/safety-settings",
+            "https://github.com/PublicAffairs/openai-gemini/issues/60",
+        ),
+        remembered="that no header names a limit (the wait stands in the body's `retryDelay`)",
+    ),
+    Provider(
+        "xAI",
+        "https://api.x.ai/v1",
+        "XAI_API_KEY",
+        models=re.compile(r"grok-.*"),
+        shown="grok-...",
+        thinking=(
+            Thinking(re.compile(r"grok-4\.3.*"), _NONE, _HIGH),
+            Thinking(re.compile(r"grok-4\.[4-9].*|grok-3-mini.*"), None, _HIGH),
+        ),
+        blocks='403 "Content violates usage guidelines"',
+        limit_headers=_REQUESTS_AND_TOKENS[:4],
+        sources=(
+            "https://docs.x.ai/developers/rate-limits",
+            "https://github.com/vercel/ai/releases/tag/@ai-sdk%2Fxai@4.0.8",
+            "https://docs.rs/crate/mindfork/0.17.0/source/src/shared/api/openai/xai_tests.rs",
+        ),
+        remembered="the names of its limit headers",
+    ),
+    Provider(
+        "Mistral",
+        "https://api.mistral.ai/v1",
+        "MISTRAL_API_KEY",
+        prefix="mistral/",
+        models=re.compile(r"(?:mistral|pixtral|ministral|magistral)-[a-z0-9-]*-(?:latest|2\d[01]\d)"),
+        shown="mistral-...-latest",
+        thinking=(Thinking(re.compile(r"mistral-(?:small|medium)-.*"), _NONE, _HIGH),),
+        blocks="none known",
+        limit_headers=(
+            "x-ratelimit-limit-req-minute",
+            "x-ratelimit-remaining-req-minute",
+            "x-ratelimit-limit-tokens-minute",
+            "x-ratelimit-remaining-tokens-minute",
+            "retry-after",
+        ),
+        notes="without a date or `latest` a name may be that of open weights, so it needs the prefix; a "
+        "field that it does not know, `max_completion_tokens` too, is a 422",
+        sources=(
+            "https://github.com/editor-code-assistant/eca/issues/231",
+            "https://github.com/mistralai/client-ts/issues/169",
+            "https://docs.mistral.ai/resources/error-glossary",
+            "https://socket.dev/npm/package/@ai-sdk/mistral/diff/4.0.0-beta.8",
+        ),
+        remembered="which models take `reasoning_effort`",
+    ),
+    Provider(
+        "OpenRouter",
+        "https://openrouter.ai/api/v1",
+        "OPENROUTER_API_KEY",
+        prefix="openrouter/",
+        thinking=(
+            Thinking(re.compile(r".*"), {"reasoning": {"enabled": False}}, {"reasoning": {"enabled": True}}),
+        ),
+        blocks="403 with `metadata.reasons` or `flagged_input`; an upstream's `finish_reason` "
+        "`content_filter`; an upstream's 403 inside a 200",
+        limit_headers=("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+        sources=(
+            "https://openrouter.ai/docs/use-cases/reasoning-tokens",
+            "https://openrouter.ai/docs/api/reference/errors-and-debugging",
+        ),
+        notes="its own router is `openrouter/openrouter/auto`; fields that an upstream does not take are "
+        "dropped",
+        remembered="its errors; that fields are dropped; how a limit of a model that costs is named",
+    ),
+    Provider(
+        "Together",
+        "https://api.together.xyz/v1",
+        "TOGETHER_API_KEY",
+        prefix="together/",
+        hosts=("api.together.ai",),
+        thinking=(
+            Thinking(re.compile(r"openai/gpt-oss.*"), None, _MEDIUM),
+            Thinking(re.compile(r".*"), {"reasoning": {"enabled": False}}, {"reasoning": {"enabled": True}}),
+        ),
+        blocks="none known",
+        limit_headers=("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+        notes="its limits are those of a second; `x-tokenlimit-...` is not read",
+        sources=(
+            "https://docs.together.ai/docs/serverless/rate-limits",
+            "https://docs.together.ai/docs/reasoning-overview",
+        ),
+    ),
+    Provider(
+        "Fireworks",
+        "https://api.fireworks.ai/inference/v1",
+        "FIREWORKS_API_KEY",
+        prefix="fireworks/",
+        thinking=(
+            Thinking(re.compile(r".*/(?:kimi|gpt-oss).*"), None, _MEDIUM),
+            Thinking(re.compile(r".*"), _NONE, _HIGH),
+        ),
+        blocks="none known",
+        limit_headers=("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "retry-after"),
+        sources=(
+            "https://docs.fireworks.ai/guides/reasoning",
+            "https://docs.fireworks.ai/guides/inference-error-codes",
+        ),
+    ),
+    Provider(
+        "Groq",
+        "https://api.groq.com/openai/v1",
+        "GROQ_API_KEY",
+        prefix="groq/",
+        thinking=(
+            Thinking(re.compile(r"qwen/.*"), _NONE, {"reasoning_effort": "default"}),
+            Thinking(re.compile(r"openai/gpt-oss.*"), None, _MEDIUM),
+        ),
+        blocks="none known",
+        limit_headers=(*_REQUESTS_AND_TOKENS, "retry-after"),
+        notes="a request above 4 MB, its image included, is a 413",
+        sources=("https://console.groq.com/docs/vision", "https://console.groq.com/docs/reasoning"),
+        remembered="that `max_tokens` is still taken beside `max_completion_tokens`",
+    ),
+    Provider(
+        "DeepInfra",
+        "https://api.deepinfra.com/v1/openai",
+        "DEEPINFRA_API_KEY",
+        prefix="deepinfra/",
+        thinking=(Thinking(re.compile(r".*"), _NONE, _HIGH),),
+        blocks="none known",
+        sources=(
+            "https://deepinfra.com/docs/openai_api",
+            "https://docs.deepinfra.com/chat/reasoning",
+            "https://github.com/truefoundry/models/pull/862",
+        ),
+        remembered="that no header names a limit",
+    ),
+    Provider(
+        "Ollama",
+        "http://127.0.0.1:11434/v1",
+        None,
+        prefix="ollama/",
+        thinking=(Thinking(re.compile(r".*"), _NONE, _MEDIUM),),
+        blocks="none: what its model says is the answer",
+        notes="a model that can think does so unless it is told not to",
+        sources=(
+            "https://docs.ollama.com/api/openai-compatibility",
+            "https://github.com/ollama/ollama/issues/14820",
+        ),
+    ),
+    Provider(
+        "LM Studio",
+        "http://127.0.0.1:1234/v1",
+        None,
+        prefix="lmstudio/",
+        thinking=(Thinking(re.compile(r".*"), _NONE, _MEDIUM),),
+        blocks="none: what its model says is the answer",
+        sources=(
+            "https://lmstudio.ai/docs/developer/core/server",
+            "https://lmstudio.ai/docs/advanced/structured-output",
+            "https://www.ruby-toolbox.com/projects/ruby_llm-providers-lms",
+        ),
+    ),
+    # Their addresses are an account's or a region's own.
+    Provider("DashScope", "", "DASHSCOPE_API_KEY", hosts=("dashscope.aliyuncs.com",)),
+    Provider(
+        "Azure",
+        "",
+        "AZURE_OPENAI_API_KEY",
+        hosts=("openai.azure.com", "cognitiveservices.azure.com"),
     ),
 )
-# Hosts whose model names do not tell them apart: reached by --base-url.
-OTHER_KEY_VARIABLES = {
-    "openrouter.ai": "OPENROUTER_API_KEY",
-    "api.together.xyz": "TOGETHER_API_KEY",
-    "api.mistral.ai": "MISTRAL_API_KEY",
-    "api.x.ai": "XAI_API_KEY",
-    "api.groq.com": "GROQ_API_KEY",
-    "dashscope.aliyuncs.com": "DASHSCOPE_API_KEY",
-    "api.deepinfra.com": "DEEPINFRA_API_KEY",
-    "api.fireworks.ai": "FIREWORKS_API_KEY",
-}
 # Day (2024-08-06, 20250929, 05-20), month and day (0613), year and month (2411), a number (001), a channel.
 _SNAPSHOT = re.compile(
     r"(?:[-@](?:20\d\d-?[01]\d-?[0-3]\d|[01]\d-[0-3]\d|[01]\d[0-3]\d|2\d[01]\d|00\d|latest|preview|exp))+$"
 )
 DEMO = "demo"
+_POPULAR = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "grok-4.3")
+_SAFETY = ("safety_settings", "safetySettings")
 ENGINE_URL = "http://127.0.0.1/v1"
 """Stands for a local engine's address until it is started; any loopback address means the same answers."""
 
@@ -79,25 +354,97 @@ def resolve_endpoint(
     if base_url is None and model == DEMO:
         return Endpoint(DEMO, SIMULATED_URL)
     if base_url is None:
-        provider = _provider(model, stage)
-        return Endpoint(model, provider.base_url, key_variable or provider.key_variable, headers)
+        provider = find_provider(model)
+        if provider is None:
+            raise _unknown(model, stage)
+        return Endpoint(
+            model,
+            provider.base_url,
+            key_variable or provider.key_variable,
+            headers,
+            provider.name,
+            provider.prefix if model.startswith(provider.prefix) else "",
+        )
     party = Party(stage, Endpoint(model, base_url))
     url = parse_base_url(base_url, allow_http=allow_http, flag=party.flag("base-url"))
     authorises_itself = any(name.lower() in AUTHORISING_HEADERS for name, _ in headers)
-    if key_variable is None and not is_loopback(url) and not authorises_itself:
-        key_variable = _key_variable(url)
+    host = "" if is_loopback(url) else urlsplit(url).hostname or ""
+    found = next((each for each in PROVIDERS if each.serves(host)), None)
+    if key_variable is None and host and not authorises_itself:
+        key_variable = found.key_variable if found else None
         if key_variable is None:
             raise MissingKeyError(
                 f"{party}: no variable is known to hold its key",
                 advice=f"Pass {party.flag('api-key-env')} NAME (keys are never sent to a host they were not "
                 "meant for).",
             )
-    return Endpoint(model, url, key_variable, headers)
+    return Endpoint(model, url, key_variable, headers, found.name if found else "")
 
 
-def is_hosted(model: str) -> bool:
-    """Whether a provider is known for a model's name."""
-    return any(provider.models.fullmatch(model) for provider in PROVIDERS)
+def find_provider(model: str) -> Provider | None:
+    """The provider that a name means without an address: by what is before its first slash, or by itself."""
+    for provider in PROVIDERS:
+        rest = model.removeprefix(provider.prefix)
+        is_prefixed = rest != model and rest.isprintable() and rest == rest.strip() != ""
+        if is_prefixed or (provider.models is not None and provider.models.fullmatch(model)):
+            return provider
+    return None
+
+
+def provider_of(endpoint: Endpoint) -> Provider | None:
+    """The provider of an endpoint, None for one that is in no table."""
+    return next((each for each in PROVIDERS if each.name == endpoint.provider), None)
+
+
+def describe_provider(endpoint: Endpoint, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of an endpoint's provider, empty for an unknown one; JSON.
+
+    `fields` are the body fields that the user added.
+    """
+    provider = provider_of(endpoint)
+    if provider is None:
+        return {}
+    model = endpoint.request_model
+    found: dict[str, Any] = {"name": provider.name, "model": model}
+    if not provider.safety:
+        return found
+    default = next((words for models, words in provider.safety if models.fullmatch(model)), "not documented")
+    asked = [fields, fields.get("extra_body")]
+    asked += [each.get("google") for each in asked if isinstance(each, Mapping)]
+    sent = [each[name] for each in asked if isinstance(each, Mapping) for name in _SAFETY if name in each]
+    found["safety_settings"] = sent[0] if sent else f"provider default, which for {model} is: {default}"
+    return found
+
+
+def find_thinking(endpoint: Endpoint) -> Thinking:
+    """How an endpoint's model is told to reason before it answers, or not to.
+
+    A server that is no known provider's is asked through its chat template, as vLLM and others take it.
+    """
+    provider, every = provider_of(endpoint), re.compile(".*")
+    if provider is None:
+        off, on = ({"chat_template_kwargs": {"enable_thinking": thinks}} for thinks in (False, True))
+        return Thinking(every, off, on)
+    found = (each for each in provider.thinking if each.models.fullmatch(endpoint.request_model))
+    return next(found, Thinking(every, None, None))
+
+
+def thinking_fields(endpoint: Endpoint, *, thinks: bool) -> Fields:
+    """The body fields that ask an endpoint's model to think, or not to; ConfigError where nothing does."""
+    found = find_thinking(endpoint)
+    fields = found.on if thinks else found.off
+    if fields is None:
+        raise ConfigError(
+            f"--thinking {'on' if thinks else 'off'}: {endpoint.provider} has no such switch for "
+            f"{endpoint.model}. Leave it out, or pass the provider's fields with -M."
+        )
+    return fields
+
+
+def is_hosted(endpoint: Endpoint) -> bool:
+    """Whether this is the service of a provider's own models, which never think in their text."""
+    provider = provider_of(endpoint)
+    return provider is not None and provider.models is not None
 
 
 def parse_base_url(text: str, *, allow_http: bool, flag: str) -> str:
@@ -168,35 +515,21 @@ def key_mismatch(endpoint: Endpoint, key: str) -> str | None:
     return None
 
 
-def _provider(model: str, stage: Stage) -> Provider:
-    for provider in PROVIDERS:
-        if provider.models.fullmatch(model):
-            return provider
+def _unknown(model: str, stage: Stage) -> ConfigError:
     party = Party(stage, Endpoint(model, ""))
     flag = party.flag("base-url")
     if model in FAMILIES:
-        raise ConfigError(
+        return ConfigError(
             f"{stage} {model}: a local model. Serve it (`vlsb serve {model}`) and pass {flag} with the "
             "address that is printed then."
         )
-    known = [DEMO, "gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", *FAMILIES]
-    near = difflib.get_close_matches(model, known, n=1)
+    near = difflib.get_close_matches(model, [DEMO, *_POPULAR, *FAMILIES], n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    raise UnknownModelError(
-        f"{party.flag('model')} {model!r}: no provider is known for this name.{hint} Names of OpenAI "
-        "(gpt-...), Anthropic (claude-...) and Google (gemini-...) are; for any other endpoint pass "
-        f"{flag} URL."
-    )
-
-
-def _key_variable(url: str) -> str | None:
-    host = urlsplit(url).hostname or ""
-    known = {urlsplit(p.base_url).hostname: p.key_variable for p in PROVIDERS} | OTHER_KEY_VARIABLES
-    if host.endswith((".openai.azure.com", ".cognitiveservices.azure.com")):
-        return "AZURE_OPENAI_API_KEY"
-    return next(
-        (name for owner, name in known.items() if owner and (host == owner or host.endswith("." + owner))),
-        None,
+    names = ", ".join(f"{each.name} ({each.shown})" for each in PROVIDERS if each.models)
+    prefixes = ", ".join(each.prefix for each in PROVIDERS if each.prefix)
+    return UnknownModelError(
+        f"{party.flag('model')} {model!r}: no provider is known for this name.{hint} Names of {names} are, "
+        f"and any name after {prefixes}; for any other endpoint pass {flag} URL."
     )
 
 

@@ -216,6 +216,8 @@ def _response_fields(answer: StoredAnswer) -> Iterator[Field]:
     response = answer.response
     if response is None:
         return
+    if response.reasoning is not None:
+        yield Field("reasoning", for_terminal(response.reasoning, lines=True))
     yield Field("response", for_terminal(response.text, lines=True))
     reason = "unknown" if response.finish_reason is None else for_terminal(response.finish_reason)
     cut = ", cut at the token limit" if answer.is_cut else ""
@@ -241,4 +243,5 @@ def _failure_fields(answer: StoredAnswer) -> Iterator[Field]:
     yield Field("failure", f"{failure.stage}: {_code(failure)}, {status}, {attempts}", Style(color="yellow"))
     yield Field("message", for_terminal(failure.message, lines=True))
     if failure.text is not None:
-        yield Field("came back", for_terminal(failure.text, lines=True))
+        name = "reasoning" if failure.is_thinking_cut else "came back"
+        yield Field(name, for_terminal(failure.text, lines=True))

@@ -1,7 +1,8 @@
 """Summaries for other programs: JSON and CSV, with unrounded numbers.
 
 JSON is always a list, and ASCII: a lone surrogate or an invisible character in a name arrives as its
-escape. CSV is lossy: what a spreadsheet would execute is disarmed.
+escape. Counts of thinking are in it where there are any. CSV is lossy: what a spreadsheet would execute is
+disarmed.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def to_object(summary: Summary) -> dict[str, object]:
         "epochs": summary.epochs,
         "flip_share": summary.flip_share,
         "data_digest": summary.data_digest,
+        **({"thinking_cut": summary.thinking_cut} if summary.thinking_cut else {}),
     }
 
 
@@ -102,6 +104,7 @@ def _usage(usage: ModelUsage) -> dict[str, int]:
         "requests": usage.requests,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
+        **({"reasoning_tokens": usage.reasoning_tokens} if usage.reasoning_tokens else {}),
     }
 
 

@@ -94,6 +94,7 @@ def remarks(summary: Summary, *, encode: Encode) -> tuple[Remark, ...]:
         *_declined_by_judge(rates),
         *_several_models("target", summary.target_models, encode=encode),
         *_several_models("judge", summary.judge_models, encode=encode),
+        *_thinking_cut(summary.thinking_cut),
         *_cut_responses(summary),
         *_epochs(summary),
         *_duplicates(summary.duplicates),
@@ -155,6 +156,14 @@ def _several_models(who: str, models: Mapping[Untrusted, int], *, encode: Encode
         yield Remark(f"The {who} answered as {len(models)} different models: {names}.", is_warning=True)
 
 
+def _thinking_cut(count: int) -> Iterator[Remark]:
+    if count:
+        were = "was cut inside its" if count == 1 else "were cut inside their"
+        yield Remark(
+            f"{counted(count, 'answer')} {were} thinking (thinking cut): raise --max-tokens.", is_warning=True
+        )
+
+
 def _cut_responses(summary: Summary) -> Iterator[Remark]:
     if summary.cut_responses == 0:
         return
@@ -188,4 +197,6 @@ def _duplicates(duplicates: int) -> Iterator[Remark]:
 
 def _usage(usage: ModelUsage) -> str:
     tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+    if usage.reasoning_tokens:
+        tokens += f", {usage.reasoning_tokens:,} of reasoning"
     return f"{counted(usage.requests, 'request')}, {tokens}"

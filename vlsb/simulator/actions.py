@@ -96,11 +96,12 @@ def answer(
     finish_reason: str | None = "stop",
     refusal: str | None = None,
     usage: tuple[int, int] | None = (800, 40),
+    reasoning_tokens: int = 0,
     model: str | None = None,
     delay_s: float = 0.0,
     **message_fields: Any,
 ) -> Reply:
-    """A chat completion that says `text`; `usage` is (input, output) tokens."""
+    """A chat completion that says `text`; `usage` is (input, output) tokens, reasoning among the latter."""
     message = {"role": "assistant", "content": text, "refusal": refusal, "annotations": [], **message_fields}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     body: dict[str, Any] = {
@@ -113,18 +114,18 @@ def answer(
         "system_fingerprint": "fp_simulated",
     }
     if usage is not None:
-        body["usage"] = _usage(*usage)
+        body["usage"] = _usage(*usage, reasoning_tokens)
     return Reply(body=body, delay_s=delay_s)
 
 
-def _usage(input_tokens: int, output_tokens: int) -> Json:
+def _usage(input_tokens: int, output_tokens: int, reasoning_tokens: int) -> Json:
     return {
         "prompt_tokens": input_tokens,
         "completion_tokens": output_tokens,
         "total_tokens": input_tokens + output_tokens,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": reasoning_tokens,
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,

@@ -100,8 +100,13 @@ class Decoder:
 
 
 def to_json(record: object) -> Json:
-    """The fields of a record as JSON has them, in their order; durations to the millisecond."""
+    """The fields of a record as JSON has them, in their order; durations to the millisecond.
+
+    A response without reasoning has no such key: most models do not think.
+    """
     fields: Json = msgspec.to_builtins(record, enc_hook=_expose)
+    if fields.get("reasoning", "") is None:
+        del fields["reasoning"]
     for name in ("latency_s", "elapsed_s"):
         if name in fields:
             fields[name] = round(fields[name], 3)

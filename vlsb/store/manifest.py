@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +58,7 @@ class JudgeEntry:
     """A judge of a run: its verdict file and everything that can change its verdicts.
 
     `is_added` says that `vlsb judge` brought it: the run itself goes on without it. `decision` is the
-    dialect that its first session settled on, None before that.
+    dialect that its first session settled on, None before that. `provider` is as the run's.
     """
 
     name: Untrusted
@@ -68,12 +68,14 @@ class JudgeEntry:
     settings: Mapping[str, Any]
     decision: Mapping[str, Any] | None
     deviations: Sequence[Untrusted]
+    provider: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A run's facts, in the order of the file. `version` is of the `vlsb` that wrote it. `decision` is the
-    target's dialect, as the preflight settled it, None before that.
+    target's dialect, as the preflight settled it, None before that. `provider` is what is known of the
+    target's provider, for people: nothing compares it, and earlier versions did not write it.
 
     `pictures` is what was known before anything was sent: which image was sent is in the rows, and so is
     `data_digest`. Only runs of schema 1 have checksums and the digest here.
@@ -98,6 +100,7 @@ class Manifest:
     accepts_changed_images: bool
     samples: Sequence[SampleRow]
     pictures: Mapping[str, Picture]
+    provider: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_full(self) -> bool:

@@ -46,12 +46,14 @@ class ModelTotals:
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def add(self, attempts: int, usage: Usage) -> None:
         """Count one stored row."""
         self.requests += attempts
         self.input_tokens += usage.input_tokens or 0
         self.output_tokens += usage.output_tokens or 0
+        self.reasoning_tokens += usage.reasoning_tokens or 0
 
 
 @dataclass(slots=True)
@@ -184,6 +186,12 @@ class RunState:
     def cut_responses(self) -> int:
         """Responses that ended on the token limit."""
         return sum(is_cut(response.finish_reason) for response in self.responses.values())
+
+    @property
+    def thinking_cut(self) -> int:
+        """Responses that are missing because they were cut before the model was done thinking."""
+        failures = self.target_failures.items()
+        return sum(failure.is_thinking_cut and key not in self.responses for key, failure in failures)
 
     def target_models(self) -> Mapping[Untrusted, int]:
         """How often each model name came back from the target."""

@@ -80,6 +80,7 @@ def summarize_state(state: RunState, directory: Path, judge: str | None) -> Summ
         target_models=state.target_models(),
         judge_models=judged.models(),
         cut_responses=state.cut_responses,
+        thinking_cut=state.thinking_cut,
         duplicates=state.superseded + judged.superseded,
         notices=tuple(_notices(state, entry)),
         epochs=manifest.epochs,
@@ -128,7 +129,7 @@ def _stem(entry: JudgeEntry) -> str:
 
 
 def _usage(totals: ModelTotals) -> ModelUsage:
-    return ModelUsage(totals.requests, totals.input_tokens, totals.output_tokens)
+    return ModelUsage(totals.requests, totals.input_tokens, totals.output_tokens, totals.reasoning_tokens)
 
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
@@ -138,6 +139,12 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     unfiltered = sum("unfiltered" in r.flags for r in state.responses.values())
     if unfiltered:
         yield f"{unfiltered} responses were given while the provider's own content filter was down."
+    thinking = sum(r.reasoning is not None for r in state.responses.values())
+    if thinking and not (manifest.decision or {}).get("thinks"):
+        yield (
+            f"{thinking} responses show reasoning, and the first sample did not: others may have been cut "
+            "inside theirs. --thinking on gives all of them room for it, in a new run."
+        )
     if manifest.accepts_changed_images:
         changed = sum(len(checksums) > 1 for checksums in sent_images(state).values())
         images = "1 image was" if changed == 1 else f"{changed or 'no'} images were"

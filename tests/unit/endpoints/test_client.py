@@ -132,6 +132,7 @@ async def lane(
     ca_bundle: Path | None = None,
     credentials: Credentials | None = None,
     guard: EngineGuard | None = None,
+    dialect: Dialect | None = None,
 ) -> AsyncIterator[ModelSettings]:
     credentials = credentials or Credentials(Secret(KEY))
     hours, traffic, events = Hours(), Traffic(), []
@@ -148,7 +149,7 @@ async def lane(
         guard=guard,
     )
     redactor = Redactor(credentials.secrets())
-    client = EndpointClient(party, http, admission=admission, dialect=Dialect(), redactor=redactor)
+    client = EndpointClient(party, http, admission=admission, dialect=dialect or Dialect(), redactor=redactor)
     try:
         yield ModelSettings(client, hours, traffic, events)
     finally:
@@ -421,6 +422,19 @@ def test_an_attempt_has_a_total_deadline(action):
     assert told.ended.decision.fault is Fault.TRANSIENT
 
 
+def test_a_model_that_thinks_has_a_deadline_of_its_own():
+    policy = replace(POLICY, max_attempts=1, attempt_timeout_s=0.001, thinking_timeout_s=30.0)
+
+    async def scenario() -> Any:
+        async with (
+            Simulator(lambda request: answer("Yes.", delay_s=0.05)) as simulator,
+            lane(simulator.base_url, policy, dialect=Dialect(thinks=True)) as asked,
+        ):
+            return await asked.ask()
+
+    assert run(scenario()).text.expose() == "Yes."
+
+
 def test_a_slow_attempt_is_bounded_by_what_is_left_for_the_sample():
     told = ask(Stall(), policy=replace(POLICY, sample_timeout_s=SHORT_S, backoff_s=0.0))
 
@@ -640,6 +654,8 @@ ECHOES: Sequence[Any] = [
     pytest.param(Reply(502, f"<html>{KEY}</html>"), id="html"),
     pytest.param(Reply(308, headers=(("location", f"https://elsewhere/?key={KEY}"),)), id="redirect"),
     pytest.param(answer(KEY), id="as-the-answer"),
+    pytest.param(answer("x", reasoning=KEY), id="as-the-thought"),
+    pytest.param(answer(f"<think>{KEY}", finish_reason="length"), id="as-the-cut-thought"),
     pytest.param(answer(KEY, finish_reason="content_filter"), id="as-the-filtered-answer"),
     pytest.param(answer("x", finish_reason=KEY), id="as-the-finish-reason"),
     pytest.param(answer("x", model=KEY), id="as-the-model"),

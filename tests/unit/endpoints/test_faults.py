@@ -676,7 +676,7 @@ def test_an_unreachable_host_is_a_matter_of_configuration():
         pytest.param(
             completion("", "length", message={"reasoning_content": "Let me think"}),
             BAD,
-            {"code": "budget_spent_on_reasoning", "ends_as": "empty", "max_retries": 0},
+            {"code": "thinking_cut", "ends_as": "empty", "max_retries": 0},
             id="A58-vllm-reasoning",
         ),
         pytest.param(
@@ -690,7 +690,7 @@ def test_an_unreachable_host_is_a_matter_of_configuration():
                 },
             ),
             BAD,
-            {"code": "budget_spent_on_reasoning", "usage": Usage(1, 128, 128)},
+            {"code": "thinking_cut", "usage": Usage(1, 128, 128)},
             id="A58-openai-reasoning",
         ),
         pytest.param(completion("I'm sorry, but I can", "error"), BAD, {"ends_as": "error"}, id="A61-error"),

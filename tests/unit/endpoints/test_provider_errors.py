@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.provider_errors import ROWS, Becomes, Row, error, stopped
 from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision, Fault, classify
-from vlsb.errors import AuthenticationError, QuotaError
+from vlsb.errors import AuthenticationError, QuotaError, UnknownModelError
 
 EVERY = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.provider}-{row.status}-{row.spelling}")
 NOW = 1696004797.0
@@ -38,7 +38,13 @@ def becomes(found: CompletionContent | Decision) -> Becomes | None:
     if isinstance(found, CompletionContent):
         return Becomes.ANSWER
     if found.fault is Fault.RUN_FATAL:
-        return {QuotaError: Becomes.QUOTA, AuthenticationError: Becomes.ACCESS}.get(found.error)
+        return {
+            QuotaError: Becomes.QUOTA,
+            AuthenticationError: Becomes.ACCESS,
+            UnknownModelError: Becomes.NO_MODEL,
+        }.get(found.error)
+    if found.fault is Fault.ITEM_PERMANENT and found.code == "context":
+        return Becomes.CONTEXT
     return {
         Fault.PROVIDER_BLOCKED: Becomes.BLOCKED,
         Fault.RATE_LIMITED: Becomes.LIMITED,

@@ -18,6 +18,7 @@ from vlsb.config import (
     OFFICIAL_JUDGE_SAMPLING,
     OFFICIAL_SYSTEM_PROMPT,
     OFFICIAL_TARGET_SAMPLING,
+    Endpoint,
     Sampling,
 )
 from vlsb.data import pictures
@@ -26,6 +27,7 @@ from vlsb.endpoints.faults import Decision, Fault
 from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft, first_guess, parse_dialect
 from vlsb.errors import ConfigError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate, load_template, official_template
+from vlsb.models.providers import resolve_endpoint
 from vlsb.records import Picture, Untrusted
 
 OFFICIAL = json.loads((GOLDEN / "official_requests.json").read_text())
@@ -352,7 +354,7 @@ def test_what_is_not_wished_for_is_not_sent():
     "model", ["o1", "o3-mini", "o4-mini-2025-04-16", "gpt-5", "gpt-5.1-mini", "openai/o3"]
 )
 def test_a_reasoning_model_gets_its_own_token_field_and_no_temperature(model):
-    body = sent(target_draft(dialect=first_guess(model)))
+    body = sent(target_draft(dialect=first_guess(Endpoint(model, "http://127.0.0.1/v1"))))
 
     assert body["max_completion_tokens"] == 128
     assert not {"max_tokens", "temperature", "top_p"} & set(body)
@@ -362,7 +364,17 @@ def test_a_reasoning_model_gets_its_own_token_field_and_no_temperature(model):
     "model", ["gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4-turbo", "claude-sonnet-4-5", "o", "foo1", "demo"]
 )
 def test_any_other_model_gets_the_official_fields(model):
-    assert first_guess(model) == Dialect()
+    assert first_guess(Endpoint(model, "http://127.0.0.1/v1")) == Dialect()
+
+
+@pytest.mark.parametrize(
+    ("model", "base_url"),
+    [("claude-sonnet-4-5", None), ("claude-sonnet-4-5", "https://api.anthropic.com/v1")],
+)
+def test_what_a_provider_is_known_to_do_differently_is_the_first_guess(model, base_url):
+    endpoint = resolve_endpoint(model, base_url=base_url, key_variable=None)
+
+    assert first_guess(endpoint) == Dialect(unsent=("top_p",), structured=False)
 
 
 def test_without_structured_output_the_schema_is_in_the_system_prompt_and_the_template_untouched():
@@ -400,6 +412,14 @@ def rejected(param: str = "", message: str = "", *, fault: Fault = Fault.ITEM_PE
         (rejected("response_format"), Dialect(structured=False)),
         (rejected("response_format.json_schema"), Dialect(structured=False)),
         (rejected(message="json_schema is not supported by this model"), Dialect(structured=False)),
+        (
+            rejected(message="`temperature` and `top_p` cannot both be specified for this model."),
+            Dialect(unsent=("top_p",)),
+        ),
+        (
+            rejected(message="`temperature` is deprecated for this model."),
+            Dialect(unsent=("temperature",)),
+        ),
         (rejected("messages"), None),
         (rejected(), None),
         (rejected("temperature", fault=Fault.TRANSIENT, status=500), None),

@@ -10,14 +10,19 @@ from hypothesis import strategies as st
 
 from vlsb.config import Endpoint
 from vlsb.endpoints.credentials import REDACTED, Credentials, Redactor, Secret, load_credentials
+from vlsb.endpoints.headers import named_limits, retry_after_s
 from vlsb.errors import ConfigError, MissingKeyError, UnknownModelError
 from vlsb.models.providers import (
+    PROVIDERS,
     SIMULATED_URL,
     address_for_manifest,
+    describe_provider,
+    find_thinking,
     is_loopback,
     key_mismatch,
     parse_base_url,
     resolve_endpoint,
+    thinking_fields,
     without_snapshot,
 )
 from vlsb.records import Untrusted
@@ -73,6 +78,9 @@ def whole_story(error: BaseException) -> str:
         ("claude-sonnet-4-5", "api.anthropic.com", "ANTHROPIC_API_KEY"),
         ("gemini-2.5-pro", "generativelanguage.googleapis.com", "GEMINI_API_KEY"),
         ("models/gemini-2.5-pro", "generativelanguage.googleapis.com", "GEMINI_API_KEY"),
+        ("grok-4.3", "api.x.ai", "XAI_API_KEY"),
+        ("pixtral-large-latest", "api.mistral.ai", "MISTRAL_API_KEY"),
+        ("mistral-medium-2604", "api.mistral.ai", "MISTRAL_API_KEY"),
     ],
 )
 def test_a_known_name_means_its_provider(model, host, variable):
@@ -80,6 +88,139 @@ def test_a_known_name_means_its_provider(model, host, variable):
 
     assert endpoint.base_url.startswith(f"https://{host}/")
     assert (endpoint.model, endpoint.key_variable) == (model, variable)
+
+
+@pytest.mark.parametrize(
+    ("model", "address", "variable", "asked_for"),
+    [
+        ("openrouter/openai/gpt-4o", "openrouter.ai/api/v1", "OPENROUTER_API_KEY", "openai/gpt-4o"),
+        ("openrouter/openrouter/auto", "openrouter.ai/api/v1", "OPENROUTER_API_KEY", "openrouter/auto"),
+        ("mistral/pixtral-12b", "api.mistral.ai/v1", "MISTRAL_API_KEY", "pixtral-12b"),
+        ("together/a/b", "api.together.xyz/v1", "TOGETHER_API_KEY", "a/b"),
+        ("fireworks/accounts/x", "api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", "accounts/x"),
+        ("groq/qwen/q", "api.groq.com/openai/v1", "GROQ_API_KEY", "qwen/q"),
+        ("deepinfra/a/b", "api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY", "a/b"),
+        ("ollama/qwen3-vl:8b", "127.0.0.1:11434/v1", None, "qwen3-vl:8b"),
+        ("lmstudio/qwen/qwen3-vl-8b", "127.0.0.1:1234/v1", None, "qwen/qwen3-vl-8b"),
+    ],
+)
+def test_a_prefix_means_its_provider_and_is_not_sent(model, address, variable, asked_for):
+    endpoint = resolve(model)
+
+    assert (endpoint.model, endpoint.request_model) == (model, asked_for)
+    assert (endpoint.base_url.partition("//")[2], endpoint.key_variable) == (address, variable)
+    assert load_credentials(endpoint, {variable or "": CANARY}).bearer == (variable and Secret(CANARY))
+
+
+def test_an_address_of_the_users_is_asked_for_the_name_as_it_is():
+    endpoint = resolve("openrouter/auto", "https://openrouter.ai/api/v1")
+
+    assert (endpoint.request_model, endpoint.provider) == ("openrouter/auto", "OpenRouter")
+
+
+def test_an_unknown_name_is_told_every_way_to_name_a_hosted_model():
+    with pytest.raises(UnknownModelError) as caught:
+        resolve("some-model")
+
+    for provider in PROVIDERS:
+        assert provider.prefix in caught.value.message
+        assert provider.shown in caught.value.message
+
+
+def test_no_prefix_stands_twice_or_holds_two_slashes():
+    prefixes = [each.prefix for each in PROVIDERS if each.prefix]
+
+    assert len(set(prefixes)) == len(prefixes)
+    assert all(prefix.index("/") == len(prefix) - 1 for prefix in prefixes)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda each: each.name)
+def test_every_header_in_which_a_provider_names_its_limits_is_read(provider):
+    unread = [
+        name
+        for name in provider.limit_headers
+        if not named_limits({name: "10"}, now=0.0) and retry_after_s({name: "10"}, now=0.0) is None
+    ]
+
+    assert unread == []
+    assert bool(provider.sources) is bool(provider.base_url)
+
+
+def effort(word: str) -> dict[str, str]:
+    return {"reasoning_effort": word}
+
+
+@pytest.mark.parametrize(
+    ("model", "off", "on"),
+    [
+        ("claude-3-5-sonnet-latest", None, None),
+        (
+            "claude-haiku-4-5-20251001",
+            {"thinking": {"type": "disabled"}},
+            {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        ),
+        ("claude-opus-4-7", {"thinking": {"type": "disabled"}}, {"thinking": {"type": "adaptive"}}),
+        ("gemini-2.5-flash", effort("none"), effort("medium")),
+        ("gemini-2.5-pro", None, effort("medium")),
+        ("gemini-3-flash", None, effort("medium")),
+        ("gemini-2.0-flash", None, None),
+        ("grok-4.3", effort("none"), effort("high")),
+        ("grok-4.5", None, effort("high")),
+        ("grok-4.20-0309-reasoning", None, None),
+        ("gpt-4o", None, None),
+        ("o3", None, effort("medium")),
+        ("mistral/mistral-small-2603", effort("none"), effort("high")),
+        ("openrouter/qwen/qwen3-vl", {"reasoning": {"enabled": False}}, {"reasoning": {"enabled": True}}),
+        ("groq/qwen/qwen3.6-27b", effort("none"), effort("default")),
+        ("ollama/qwen3-vl:8b", effort("none"), effort("medium")),
+    ],
+)
+def test_thinking_is_switched_in_a_models_own_way(model, off, on):
+    found = find_thinking(resolve(model))
+
+    assert (found.off, found.on) == (off, on)
+
+
+def test_a_server_of_no_known_provider_is_told_through_its_chat_template():
+    endpoint = resolve("m", LOOPBACK[0])
+
+    fields = [thinking_fields(endpoint, thinks=thinks) for thinks in (False, True)]
+
+    assert fields == [{"chat_template_kwargs": {"enable_thinking": thinks}} for thinks in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("model", "thinks"), [("gemini-2.5-pro", False), ("gpt-4o", True), ("grok-4.5", False)]
+)
+def test_a_switch_that_a_model_does_not_have_is_refused_before_a_run(model, thinks):
+    with pytest.raises(ConfigError) as caught:
+        thinking_fields(resolve(model), thinks=thinks)
+
+    assert f"--thinking {'on' if thinks else 'off'}: " in caught.value.message
+    assert model in caught.value.message
+
+
+OWN_SAFETY = [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_LOW_AND_ABOVE"}]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "said"),
+    [
+        ("gemini-3.5-flash", {}, "provider default, which for gemini-3.5-flash is: Off for harassment"),
+        ("gemini-1.5-pro", {}, "provider default, which for gemini-1.5-pro is: not documented"),
+        ("gemini-2.5-pro", {"extra_body": {"google": {"safety_settings": OWN_SAFETY}}}, OWN_SAFETY),
+        ("gemini-2.5-pro", {"extra_body": {"google": {"cached_content": "x"}}}, "provider default"),
+    ],
+)
+def test_the_safety_thresholds_in_force_are_described(model, fields, said):
+    found = describe_provider(resolve(model), fields)["safety_settings"]
+
+    assert found == said if isinstance(said, list) else found.startswith(said)
+
+
+def test_only_a_provider_with_thresholds_has_them_described():
+    assert describe_provider(resolve("gpt-4o"), {}) == {"name": "OpenAI", "model": "gpt-4o"}
+    assert describe_provider(resolve("m", LOOPBACK[0]), {}) == {}
 
 
 def test_the_demo_is_the_simulator_and_needs_no_key():
@@ -99,7 +240,20 @@ def test_an_unknown_name_gets_the_nearest_known_one():
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("model", ["", "some/model", "xgpt-4o", "my-claude-3", "not-o3", "gpt-4o\n"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("", "some/model", "xgpt-4o", "my-claude-3", "not-o3", "gpt-4o\n"),
+        *(
+            "openrouter/",
+            "openrouter",
+            "ollama/ ",
+            "ollama/a\n",
+            "mistralai/Pixtral-12B",
+            "mistral-small",
+        ),
+    ],
+)
 def test_a_name_of_no_provider_is_refused(model):
     with pytest.raises(UnknownModelError) as caught:
         resolve(model)

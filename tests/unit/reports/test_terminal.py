@@ -246,6 +246,7 @@ def test_a_subset_is_not_passed_off_as_the_full_set() -> None:
 
     assert badges(COMPLETE) == ("FULL (2,241 samples)",)
     assert badges(NOTHING) == ("SIMULATED", "SUBSET (24 of 2,241)")
+    assert badges(dataclasses.replace(NOTHING, epochs=2)) == ("SIMULATED", "SUBSET (12 of 2,241)")
     assert badges(larger) == ("NOT THE PUBLISHED SET (2,241 samples)",)
 
 

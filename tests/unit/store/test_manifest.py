@@ -234,7 +234,7 @@ def test_a_manifest_cut_at_any_place_is_damaged(tmp_path: Path) -> None:
         assert "damaged" in complaint(tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(document().keys() - {"schema", "is_full"}))
+@pytest.mark.parametrize("name", sorted(document().keys() - {"schema", "is_full", "provider"}))
 def test_a_field_that_is_missing_is_damage(tmp_path: Path, name: str) -> None:
     damaged = document()
     del damaged[name]
@@ -246,6 +246,7 @@ def test_a_field_that_is_missing_is_damage(tmp_path: Path, name: str) -> None:
 WRONG: dict[str, list[Any]] = {
     "settings": [7, "text", [1]],
     "selection": [7],
+    "provider": [7, "text"],
     "samples": [
         7,
         [7],
@@ -271,7 +272,17 @@ def test_a_field_of_another_shape_is_damage(tmp_path: Path, name: str, value: ob
     assert "damaged" in complaint(tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(document()["judges"][0]))
+def test_a_run_from_before_providers_were_described_is_read(tmp_path: Path) -> None:
+    older = document()
+    del older["provider"], older["judges"][0]["provider"]
+    (tmp_path / FILE).write_text(json.dumps(older))
+
+    manifest = read_manifest(tmp_path)
+
+    assert (manifest.provider, manifest.judges[0].provider) == ({}, {})
+
+
+@pytest.mark.parametrize("name", sorted(document()["judges"][0].keys() - {"provider"}))
 def test_a_field_of_a_judge_that_is_missing_is_damage(tmp_path: Path, name: str) -> None:
     damaged = document()
     del damaged["judges"][0][name]

@@ -287,6 +287,13 @@ def test_a_run_without_a_judge_has_one_summary_without_rates(tmp_path: Path) -> 
     assert summary.rates.outcomes[Outcome.NOT_ATTEMPTED] == 2
 
 
+def test_a_run_that_the_simulated_judge_labelled_is_marked_as_simulated(tmp_path: Path) -> None:
+    directory = empty_run(tmp_path / "run", judges=[make_judge(simulated=True)])
+    write_rows(directory, [])
+
+    assert summary_of(directory)[1].simulated
+
+
 def test_every_judge_has_a_summary_of_its_own(shared_run: Path) -> None:
     rows = [
         response_row(0, TEXTS[0]),
