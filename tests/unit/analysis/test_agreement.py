@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy
 import pytest
-import truescore
+
+truescore = pytest.importorskip("truescore", reason="needs the group `extras`: just test")
+
 from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 
 from vlsb.analysis.agreement import (

@@ -10,7 +10,8 @@ from statistics import mean
 
 import numpy
 import pytest
-import truescore
+
+truescore = pytest.importorskip("truescore", reason="needs the group `extras`: just test")
 
 from benchmarks import correction, results
 from vlsb.analysis.correction import (
