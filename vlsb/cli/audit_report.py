@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from vlsb.analysis.audit import Pair, agreement
+from vlsb.cli.agreement import judge_name, require_stats
 from vlsb.errors import ConfigError
 from vlsb.judging.human import is_human
 from vlsb.records import Key, Label, Untrusted
@@ -58,8 +59,7 @@ def audit_report(run: Path) -> AuditReport:
 
 
 def _name(file: str) -> Untrusted:
-    """A judge as reports call it: by its file, which no other judge of the run has."""
-    return Untrusted(file.removesuffix(".jsonl"))
+    return Untrusted(judge_name(file))
 
 
 def _pairs(truth: Labels, found: Labels) -> Iterator[Pair]:
@@ -71,9 +71,11 @@ def _pairs(truth: Labels, found: Labels) -> Iterator[Pair]:
 def _correction(state: RunState, judge: str, people: Sequence[Labels]) -> Corrected | str:
     """A judge's rates over the run, corrected by people's labels; or why there is no correction."""
     try:
-        from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_needed
-    except ModuleNotFoundError:
-        return "Corrected rates need the extra `stats`: pip install 'vlsb[stats]'."
+        require_stats("A corrected rate")
+    except ConfigError as error:
+        return error.message
+    from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_needed
+
     paths = {row.sample_id: row.image_path for row in state.manifest.samples}
     human: dict[Key, list[Label]] = {}
     weights = {item.key: item.weight for labels in people for item in labels}
@@ -87,4 +89,4 @@ def _correction(state: RunState, judge: str, people: Sequence[Labels]) -> Correc
     try:
         return Corrected(_name(judge), corrected_rates(samples), labels_needed(samples))
     except ConfigError as error:
-        return f"{judge.removesuffix('.jsonl')}: {error.message}"
+        return f"{judge_name(judge)}: {error.message}"
