@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from vlsb.analysis.audit import Pair, agreement
-from vlsb.cli.agreement import judge_name, require_stats
+from vlsb.cli.agreement import require_stats
 from vlsb.errors import ConfigError
 from vlsb.judging.human import is_human
 from vlsb.records import Key, Label, Untrusted
@@ -39,6 +39,7 @@ def audit_report(run: Path) -> AuditReport:
     return AuditReport(
         run=Untrusted(run.resolve().name),
         target=state.manifest.target,
+        simulated=state.manifest.simulated,
         drawn=len(items),
         images=len({item.image_path for item, _ in items}),
         replaced=len(audit.items) - len(items),
@@ -59,7 +60,8 @@ def audit_report(run: Path) -> AuditReport:
 
 
 def _name(file: str) -> Untrusted:
-    return Untrusted(judge_name(file))
+    """A judge as reports call it: by its file, which no other judge of the run has."""
+    return Untrusted(file.removesuffix(".jsonl"))
 
 
 def _pairs(truth: Labels, found: Labels) -> Iterator[Pair]:
@@ -89,4 +91,4 @@ def _correction(state: RunState, judge: str, people: Sequence[Labels]) -> Correc
     try:
         return Corrected(_name(judge), corrected_rates(samples), labels_needed(samples))
     except ConfigError as error:
-        return f"{judge_name(judge)}: {error.message}"
+        return f"{judge.removesuffix('.jsonl')}: {error.message}"

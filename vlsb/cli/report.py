@@ -35,7 +35,11 @@ def report_command(
     screen = Screen()
     try:
         if judge_bridge is not None:
-            text = _bridges(paths, report_format, *judge_bridge)
+            require_stats("vlsb report --judge-bridge")
+            # numpy, scipy and statsmodels, which no other report needs.
+            from vlsb.cli.bridge import bridges_text
+
+            text = bridges_text(paths, report_format, *judge_bridge)
         elif report_format == "official":
             text = _official(paths, judge, data_root, screen)
         else:
@@ -55,18 +59,6 @@ def _report(paths: list[Path], report_format: str, screen: Screen) -> str:
         if summary.judge is None and report_format == "table":
             screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")
     return _written(summaries, report_format)
-
-
-def _bridges(paths: list[Path], report_format: str, old: str, new: str) -> str:
-    require_stats("vlsb report --judge-bridge")
-    # numpy, scipy and statsmodels, which no other report needs.
-    from vlsb.cli.bridge import judge_bridges
-    from vlsb.reports.bridge import FORMATS, written
-
-    if report_format not in FORMATS:
-        raise ConfigError(f"--judge-bridge with --format {report_format}: not one of {', '.join(FORMATS)}.")
-    width = shutil.get_terminal_size((80, 24)).columns
-    return written(judge_bridges(paths, old, new), report_format, width=width, color=has_color(sys.stdout))
 
 
 def _official(paths: list[Path], judge: str | None, data_root: Path | None, screen: Screen) -> str:
