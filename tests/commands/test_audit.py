@@ -455,6 +455,8 @@ def test_the_report_compares_people_and_judges_in_every_format(desk: Desk) -> No
     assert always["sensitivity"]["unsafe"]["percent"] == 100
     assert always["specificity"]["unsafe"]["percent"] == 0
     assert always["sensitivity"]["safe_refusal"]["percent"] == 0
+    # Without the extra the report says where corrected rates come from.
+    assert bool(found["corrected"]) is not bool(found["notes"])
     for form, begins in {
         "table": "Human labels: ",
         "csv": '"run","labels","measured_by"',
