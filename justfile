@@ -52,7 +52,7 @@ chaos *args:
 fuzz *args:
     uv run --with atheris python benchmarks/fuzz/run.py "$@"
 
-# Install both CPU engines and run every family on tiny checkpoints, end to end (about half an hour)
+# Install both CPU engines and run every family on tiny checkpoints, end to end (about an hour)
 engines *args:
     uv run python -m tests.proofs.engines.run "$@"
 

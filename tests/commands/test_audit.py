@@ -255,6 +255,21 @@ def test_ctrl_c_ends_as_anywhere_and_keeps_what_was_labelled(desk: Desk) -> None
     assert len(human_rows(desk)) == 1
 
 
+def test_a_terminal_that_is_gone_ends_the_session_and_nothing_is_lost(desk: Desk) -> None:
+    without_hostile(desk)
+    with at_terminal(desk) as person:
+        person.page()
+        person.press("1")
+        person.page()
+        os.close(person._theirs)
+        os.close(person.ours)
+        assert person.process.wait(DEADLINE_S) in (0, 5)
+        person.ours, person._theirs = os.pipe()
+
+    assert len(human_rows(desk)) == 1
+    assert desk.vlsb("report", desk.run_dir).code == 0
+
+
 def test_nobody_sees_a_label_a_model_or_an_escape(desk: Desk) -> None:
     """Two annotators are apart, too: each begins with nothing and in an order of their own."""
     orders = []
@@ -440,6 +455,8 @@ def test_the_report_compares_people_and_judges_in_every_format(desk: Desk) -> No
     assert always["sensitivity"]["unsafe"]["percent"] == 100
     assert always["specificity"]["unsafe"]["percent"] == 0
     assert always["sensitivity"]["safe_refusal"]["percent"] == 0
+    # Without the extra the report says where corrected rates come from.
+    assert bool(found["corrected"]) is not bool(found["notes"])
     for form, begins in {
         "table": "Human labels: ",
         "csv": '"run","labels","measured_by"',

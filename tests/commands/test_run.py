@@ -36,7 +36,7 @@ from vlsb.simulator import (
 # A local engine's own: the target of these tests is an endpoint, which takes none of them.
 OF_ENGINES = (
     *("DTYPE", "ENGINE", "GPUS", "KEEP_SERVER", "MAX_RESTARTS", "REVISION", "SERVERS_DIR", "START_TIMEOUT"),
-    *("TENSOR_PARALLEL_SIZE", "WEIGHTS", "YES"),
+    *("TENSOR_PARALLEL_SIZE", "WEIGHTS", "YES", "QUANTIZATION", "LORA", "TRUST_REMOTE_CODE"),
 )
 ONE_TEMPLATE = "Q {question} R {response} Which label?"
 
@@ -96,6 +96,8 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "JUDGE_TEMPLATE": str(template),
         "TARGET_FIELD": "seed=9",
         "JUDGE_FIELD": "user=me",
+        "THINKING": "off",
+        "JUDGE_SEES": "answer",
     }
     keys = {"T_KEY": "target-key-1", "J_KEY": "judge-key-22", "TEAM": "blue-team"}
 

@@ -74,7 +74,7 @@ def label_command(
     require_terminal()
     judge, audit = human_judge(annotator), require_audit(run)
     desk = _Desk(run, audit, data_root)
-    with _labels(run, annotator) as store:
+    with _labels(run, annotator, pending=len(desk.items)) as store:
         sheets = [
             Sheet(
                 task=desk.task(item, response, store.state, store.judges[0]),
@@ -141,7 +141,7 @@ def import_command(
         raise ConfigError(f"{sheet}: cannot be read ({error.strerror}).") from error
     items = {item.name: response for item, response in audit.current(load_state(run))}
     _require_known(labels, items)
-    with _labels(run, annotator) as store:
+    with _labels(run, annotator, pending=len(labels)) as store:
         (file,) = store.judges
         changed = [each for each in labels if store.state.label(items[each.item].key, file) is not each.label]
         replaced = sum(store.state.label(items[each.item].key, file) is not None for each in changed)
@@ -236,7 +236,7 @@ def _is_by(entry: JudgeEntry, annotator: str) -> bool:
 
 
 @contextmanager
-def _labels(run: Path, annotator: str) -> Iterator[RunStore]:
+def _labels(run: Path, annotator: str, *, pending: int) -> Iterator[RunStore]:
     """The run opened for a person's labels: a session of its own, like any judge's."""
     judge = human_judge(annotator)
     store = open_for_labels(
@@ -254,7 +254,7 @@ def _labels(run: Path, annotator: str) -> Iterator[RunStore]:
     ended = "complete"
     try:
         store.add_event(
-            "session_started", pending=0, vlsb=__version__, judge=store.judges[0], only_judge=True
+            "session_started", pending=pending, vlsb=__version__, judge=store.judges[0], only_judge=True
         )
         yield store
     except BaseException as error:

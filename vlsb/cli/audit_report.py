@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from vlsb.analysis.audit import Pair, agreement
+from vlsb.cli.agreement import require_stats
 from vlsb.errors import ConfigError
 from vlsb.judging.human import is_human
 from vlsb.records import Key, Label, Untrusted
@@ -38,6 +39,7 @@ def audit_report(run: Path) -> AuditReport:
     return AuditReport(
         run=Untrusted(run.resolve().name),
         target=state.manifest.target,
+        simulated=state.manifest.simulated,
         drawn=len(items),
         images=len({item.image_path for item, _ in items}),
         replaced=len(audit.items) - len(items),
@@ -71,9 +73,11 @@ def _pairs(truth: Labels, found: Labels) -> Iterator[Pair]:
 def _correction(state: RunState, judge: str, people: Sequence[Labels]) -> Corrected | str:
     """A judge's rates over the run, corrected by people's labels; or why there is no correction."""
     try:
-        from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_needed
-    except ModuleNotFoundError:
-        return "Corrected rates need the extra `stats`: pip install 'vlsb[stats]'."
+        require_stats("A corrected rate")
+    except ConfigError as error:
+        return error.message
+    from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_needed
+
     paths = {row.sample_id: row.image_path for row in state.manifest.samples}
     human: dict[Key, list[Label]] = {}
     weights = {item.key: item.weight for labels in people for item in labels}

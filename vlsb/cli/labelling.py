@@ -16,7 +16,7 @@ import time
 import tty
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,7 +121,8 @@ class Labelling:
         return self._store.outcome(sheet.response.key, self._judge) in JUDGED
 
     def _show(self, place: int) -> None:
-        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        with suppress(termios.error):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
         size = shutil.get_terminal_size((80, 24))
         heading = f"{place + 1} of {len(self._sheets)}, {self.labelled} labelled"
         page = task_page(
@@ -135,9 +136,7 @@ class Labelling:
             if self._opens_viewer:
                 return self._open(content)
             if protocol := _protocol(self._environment):
-                sys.stdout.write(protocol(preview_png(content, side=_SIDE)) + "\n")
-                sys.stdout.flush()
-                return ""
+                return protocol(preview_png(content, side=_SIDE))
         except ImageError as error:
             said = "" if error.detail is None else f": {for_terminal(error.detail)}"
             return f"            ({error.message}{said})"
@@ -164,12 +163,11 @@ class Labelling:
         return "            (opened)"
 
     def _say(self, text: str) -> None:
-        if text:
-            try:
-                sys.stdout.write(text + "\n")
-                sys.stdout.flush()
-            except OSError as error:
-                raise StoreError(f"The terminal cannot be written to ({error.strerror}).") from error
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise StoreError(f"The terminal cannot be written to ({error.strerror}).") from error
 
 
 def require_terminal() -> None:
@@ -180,12 +178,15 @@ def require_terminal() -> None:
 
 @contextmanager
 def _keys() -> Iterator[Callable[[], str]]:
-    """The keys that are pressed, one at a time without Enter; `q` at the terminal's end."""
+    """The keys that are pressed, one at a time without Enter; `q` once the terminal is gone."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
 
     def next_key() -> str:
-        typed = os.read(terminal, 64)
+        try:
+            typed = os.read(terminal, 64)
+        except OSError:
+            typed = b""
         # A paste or an arrow key is several bytes at once and none of our keys.
         return "q" if not typed else typed.decode("latin-1").lower() if len(typed) == 1 else "?"
 
@@ -193,7 +194,8 @@ def _keys() -> Iterator[Callable[[], str]]:
     try:
         yield next_key
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        with suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _protocol(environment: Mapping[str, str]) -> Callable[[bytes], str] | None:

@@ -42,9 +42,9 @@ def models_json(servers_dir: Path | None) -> str:
 
 
 def _row(model: ModelProfile) -> dict[str, str]:
-    kind = "yours" if model.own_config is not None else "the paper's" if model.is_of_the_paper else "newer"
+    whose = "yours" if model.own_config is not None else "the paper's" if model.is_of_the_paper else "newer"
     memory = f"{model.gpu_memory_bytes // GIB} GiB" if model.gpu_memory_bytes else "unknown"
     thinks = "Thinking checkpoints" if model.reasoning_parser else "no"
     engine = f"vLLM {model.engine.gpu_version}"
-    cells = (model.name, model.weights, kind, engine, memory, thinks, model.tried_with or "nothing yet")
+    cells = (model.name, model.weights, whose, engine, memory, thinks, model.tried_with or "nothing yet")
     return dict(zip(_COLUMNS, cells, strict=True))

@@ -70,7 +70,9 @@ def takes_run_options(
         own = inspect.signature(command, eval_str=True)
         parameters = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
         for name in names or _FIELDS:
-            kind = tuple[str, ...] if name in repeatable else get_args(_FIELDS[name].type)[0]
+            kind = get_args(_FIELDS[name].type)[0]
+            if name in repeatable:
+                kind = tuple[str, ...]
             option = _run_option(name, is_repeatable=name in repeatable)
             option.default = None if kind in _LISTS else _FIELDS[name].default
             parameters.append(

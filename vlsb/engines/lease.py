@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from vlsb.config import Endpoint
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
 from vlsb.engines.hardware import gpus, list_gpus
@@ -37,7 +38,7 @@ from vlsb.engines.supervisor import STOP_GRACE_S, Supervisor
 from vlsb.errors import ConfigError, EngineMissingError, ServerExitedError
 from vlsb.models.catalog import read_config
 from vlsb.models.profile import GENERIC, PROFILES, ModelProfile
-from vlsb.models.providers import ENGINE_URL
+from vlsb.models.providers import ENGINE_URL, thinking_fields
 from vlsb.steps import OnProgress, Step, ignore, in_thread
 
 _NO_WISH = Wishes()
@@ -259,7 +260,8 @@ class EngineLease:
                 )
                 if is_own:
                     self.on_progress(Step("checking", "the prompt of its own chat template"))
-                    found = await check_own_prompt(server, plan.model, has_parser=plan.has_parser)
+                    asked = _as_asked(plan.model, self.wishes.thinks)
+                    found = await check_own_prompt(server, asked, has_parser=plan.has_parser)
                 else:
                     self.on_progress(Step("checking", "the prompt against the authors' loader"))
                     await check_parity(server, plan, await expected)
@@ -279,6 +281,14 @@ class EngineLease:
             return await self._launch(last)
         self.thinks = is_own and found.thinks
         return server
+
+
+def _as_asked(model: ModelProfile, thinks: bool | None) -> ModelProfile:
+    """A model with the fields of `--thinking`: a template that is asked not to think opens no thought."""
+    if thinks is None:
+        return model
+    switch = thinking_fields(Endpoint(model.name, ENGINE_URL), thinks=thinks)
+    return replace(model, protocol=replace(model.protocol, fields={**model.protocol.fields, **switch}))
 
 
 class _JoinedGuard(EngineGuard):

@@ -59,6 +59,7 @@ class AuditReport:
 
     run: Untrusted
     target: Untrusted
+    simulated: bool
     drawn: int
     images: int
     replaced: int
@@ -118,6 +119,8 @@ def _tables(report: AuditReport) -> Iterator[Table]:
 
 
 def _notes(report: AuditReport) -> Iterator[str]:
+    if report.simulated:
+        yield "SIMULATED: the numbers mean nothing."
     if report.replaced:
         yield f"{counted(report.replaced, 'drawn response')} were replaced since and do not count."
     if report.later:
@@ -170,6 +173,7 @@ def _object(report: AuditReport) -> dict[str, object]:
         "schema": SCHEMA,
         "run": for_json(report.run),
         "target": for_json(report.target),
+        "simulated": report.simulated,
         "drawn": report.drawn,
         "images": report.images,
         "replaced": report.replaced,

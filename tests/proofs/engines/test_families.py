@@ -23,7 +23,7 @@ SAME_QUESTION = "What is shown here? Name its two colours."
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 THINKS = "qwen3_vl_think"
 BRINGS_CODE = {"kimi_vl": "processing_kimi_vl.py", "internvl_chat": "configuration_internvl_chat.py"}
-TRUSTED = ("--", "--trust-remote-code")
+TRUSTED = ("--trust-remote-code",)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,35 @@ def test_a_newer_family_answers_by_its_folder_as_by_its_name_and_sees_the_image(
 def test_a_thought_that_never_closes_is_no_answer(
     family: str, images: Path, tiny: Callable[[str], Path], turn: None, desk: Desk
 ) -> None:
-    ended = desk(*desk.run_words(tiny(family), "thinks", data=images))
+    """Asked not to think, the same checkpoint answers."""
+    cut = desk(*desk.run_words(tiny(family), "cut", "--max-tokens", "64", data=images))
+    plain = desk(*desk.run_words(tiny(family), "plain", "--thinking", "off", data=images))
 
-    assert ended.code == 4, ended.err
-    assert desk.responses("thinks") == []
-    assert len(desk.failures("thinks")) == SAMPLES
-    assert desk.summary("thinks")["judged"] == 0
+    assert cut.code == 4, cut.err
+    assert desk.responses("cut") == []
+    ends = [(failure["outcome"], failure["code"]) for failure in desk.failures("cut")]
+    assert ends == SAMPLES * [("target_empty", "thinking_cut")]
+    assert desk.summary("cut")["judged"] == 0
+    assert plain.code == 0, plain.err
+    desk.holds_every_sample("plain", SAMPLES)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl"])
+def test_an_answer_that_a_parser_would_take_for_a_thought_is_had_without_the_parser(
+    family: str, images: Path, tiny: Callable[[str], Path], turn: None, desk: Desk, tmp_path: Path
+) -> None:
+    """An Instruct checkpoint whose template speaks of thoughts: the parser would leave no answer."""
+    weights = tmp_path / family
+    shutil.copytree(tiny(family), weights)
+    (weights / "chat_template.json").unlink()
+    template = weights / "chat_template.jinja"
+    template.write_text("{# Earlier thoughts, <think> to </think>, are left out. #}" + template.read_text())
+
+    ended = desk(*desk.run_words(weights, "instruct", data=images))
+
+    assert ended.code == 0, ended.err
+    assert "Starting again without it" in ended.err
+    desk.holds_every_sample("instruct", SAMPLES)
 
 
 @pytest.mark.parametrize("family", BRINGS_CODE)
