@@ -194,6 +194,12 @@ def test_a_key_is_a_label_on_the_disk_and_a_kill_loses_none(desk: Desk) -> None:
             assert int(page["labelled"]) == done
             assert int(page["answer"]) not in {row["sample_id"] for row in human_rows(desk)}
             person.press("2")
+        person.wait_for("All are labelled")
+        person.press("u")
+        assert int(person.page()["labelled"]) == count - 1
+        person.press("2")
+        person.wait_for("All are labelled")
+        person.press("q")
         assert person.end() == 0
     assert f"{count} of {count} responses are labelled by ann." in person.seen
     (summary,) = [each for each in desk.report() if each["judge"] == "human-ann"]
@@ -280,6 +286,8 @@ def test_nobody_sees_a_label_a_model_or_an_escape(desk: Desk) -> None:
                 found = person.wait_for(r"of \d+, \d+ labelled.*?stop\r\n")[0]
                 order += re.findall(r"Question (\d+)", found)
                 person.press("3")
+            person.wait_for("All are labelled")
+            person.press("q")
             assert person.end() == 0
         orders.append(order)
         for word in ("SECRET", "safe_refusal", "judge-model", "target-model", "weight"):

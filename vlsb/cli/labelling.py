@@ -68,10 +68,8 @@ class Labelling:
         waiting = [place for place, sheet in enumerate(self._sheets) if not self._has_label(sheet)]
         with self._files, _keys() as next_key:
             self._say("\n".join((WARNING, "Labels:", *GUIDE.values())))
-            while waiting:
-                place = waiting[0]
-                self._show(place)
-                key = self._wait_for_decision(next_key, place)
+            while waiting or self._given:
+                key = self._decision(next_key, waiting[0]) if waiting else self._end(next_key)
                 if key in KEYS:
                     waiting.pop(0)
                 elif key == "s":
@@ -81,8 +79,16 @@ class Labelling:
                 else:
                     return
 
-    def _wait_for_decision(self, next_key: Callable[[], str], place: int) -> str:
+    def _end(self, next_key: Callable[[], str]) -> str:
+        """The key after the last label: until then it can be taken back as any other."""
+        self._say("\nAll are labelled. q stops, u takes the last label back.")
+        while (key := next_key()) not in ("u", "q"):
+            pass
+        return key
+
+    def _decision(self, next_key: Callable[[], str], place: int) -> str:
         """The key that ends this turn; its label is stored."""
+        self._show(place)
         sheet, began = self._sheets[place], time.monotonic()
         while True:
             key = next_key()
