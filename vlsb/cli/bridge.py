@@ -14,6 +14,7 @@ from vlsb.cli.compared import judge_name, judged_run
 from vlsb.cli.screen import has_color
 from vlsb.config import OFFICIAL_JUDGE_MODEL
 from vlsb.errors import ConfigError
+from vlsb.records import Untrusted
 from vlsb.reports.audit import Corrected
 from vlsb.reports.bridge import FORMATS, Bridge, JudgeRates, written
 from vlsb.store.audit import read_audit
@@ -37,11 +38,11 @@ def _bridge(run: Path, old: str, new: str) -> Bridge:
     if before is None or after is None or before == after:
         raise ConfigError(f"--judge-bridge {old} {new}: name two judges of {run}.")
     audit = None if read_audit(run) is None else audit_report(run)
-    corrected = {} if audit is None else {each.judge.expose(): each for each in audit.corrected}
+    corrected = {} if audit is None else {each.judge: each for each in audit.corrected}
     judged = judged_run(run, state)
     names = judge_name(before.file), judge_name(after.file)
     was, becomes = (
-        _judge_rates(state, run, entry, corrected.get(name))
+        _judge_rates(state, run, entry, corrected.get(Untrusted(name)))
         for entry, name in zip((before, after), names, strict=True)
     )
     return Bridge(
