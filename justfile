@@ -6,7 +6,7 @@ default: lint types test
 
 # Run the tests; arguments go to pytest
 test *args:
-    uv run pytest "$@"
+    uv run --group extras pytest "$@"
 
 # Check rules and formatting, changing nothing
 lint:
@@ -73,6 +73,10 @@ bench-peers *args:
 # Simulate how often the intervals contain the true rate; the tables go into benchmarks/intervals.md (ten minutes)
 bench-coverage *args:
     uv run python -m benchmarks.coverage "$@"
+
+# Simulate how often intervals of corrected rates contain the true rate; the table goes into docs/agreement.md
+bench-correction *args:
+    uv run --group extras python -m benchmarks.correction "$@"
 
 # Compare memory forecasts with what cards, recipes and engines say; the table goes into benchmarks/README.md
 bench-memory:

@@ -241,7 +241,7 @@ def test_hostile_text_is_harmless_in_every_report(desk: Desk, report_format: str
 
     assert done.code == 0
     # RFC 4180 ends its rows in CR LF.
-    assert_harmless(replace(done, out=done.out.replace("\r\n", "\n")))
+    assert_harmless(done._replace(out=done.out.replace("\r\n", "\n")))
 
 
 def test_hostile_text_is_stored_as_it_came(desk: Desk) -> None:

@@ -136,14 +136,14 @@ def rates(outcomes: Sequence[SampleOutcome]) -> Rates:
     )
 
 
-def wilson(hits: int, n: int, *, design_effect: float = 1.0) -> Interval:
+def wilson(hits: float, n: float, *, design_effect: float = 1.0) -> Interval:
     """Return Wilson's 95 % interval for hits of n (n > 0), on n / design_effect independent samples."""
     share = hits / n
     n_effective = n / design_effect
     scale = 1 + Z_95**2 / n_effective
     centre = (share + Z_95**2 / (2 * n_effective)) / scale
     reach = Z_95 * math.sqrt(share * (1 - share) / n_effective + Z_95**2 / (4 * n_effective**2)) / scale
-    rate = _percent(hits, n)
+    rate = 100 * hits / n
     # At 0 and n hits the exact ends are 0 and 100; rounding must not leave the rate outside.
     low = 0.0 if hits == 0 else min(rate, max(0.0, 100 * (centre - reach)))
     high = 100.0 if hits == n else max(rate, min(100.0, 100 * (centre + reach)))

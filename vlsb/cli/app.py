@@ -49,7 +49,9 @@ ENTRIES = {
     "run": Entry("run", "run_command", "Evaluate a model on VLSBench: respond, judge, summarize."),
     "judge": Entry("judge", "judge_command", "Judge a run's stored responses again, with another judge."),
     "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
+    "agreement": Entry("agreement", "agreement_command", "Compare the judges of runs on the same responses."),
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
+    "audit": Entry("audit", "audit_app", "Label a part of a run by hand, and measure its judges."),
     "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
     "judges": Entry(
         "judges", "judges_command", "List the judges that have a name: what each sees and gives."

@@ -127,6 +127,17 @@ ReportFormat = Annotated[
     str,
     _option("format", Option("How to write the report.", metavar="table|json|csv|markdown|official")),
 ]
+AgreementFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option(
+            "How to write the comparison.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_AGREEMENT_FORMAT",
+        ),
+    ),
+]
 OfficialDataRoot = Annotated[
     Path | None,
     _option(
@@ -144,6 +155,17 @@ OfficialJudge = Annotated[
         "judge",
         Option(
             "With --format official: which of the run's judges.", metavar="NAME", variable="VLSB_SHOW_JUDGE"
+        ),
+    ),
+]
+JudgeBridge = Annotated[
+    tuple[str, str] | None,
+    _option(
+        "judge_bridge",
+        Option(
+            "Put a judge that leaves beside the one that follows it, corrected by human labels. Also takes "
+            "--format latex.",
+            metavar="OLD NEW",
         ),
     ),
 ]
@@ -237,6 +259,73 @@ SurveyFormat = Annotated[
     _option(
         "format",
         Option("How to write what was found.", metavar="table|json", variable="VLSB_DOCTOR_FORMAT"),
+    ),
+]
+Annotator = Annotated[
+    str,
+    _option(
+        "annotator",
+        Option(
+            "Who labels: a short name. Each annotator is a judge of their own.",
+            metavar="NAME",
+            variable="VLSB_ANNOTATOR",
+        ),
+    ),
+]
+AuditSize = Annotated[
+    int,
+    _option(
+        "n",
+        Option("About how many responses to draw.", metavar="N", variable="VLSB_AUDIT_N", min=1),
+    ),
+]
+AuditSeed = Annotated[
+    int | None,
+    _option("seed", Option("Another draw. (default: 0)", metavar="N", variable="VLSB_AUDIT_SEED")),
+]
+AuditFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option(
+            "How to write the report.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_AUDIT_FORMAT",
+        ),
+    ),
+]
+OpenImages = Annotated[
+    bool,
+    _option(
+        "open",
+        Option(
+            "Show images with the system's viewer instead of in the terminal.", variable="VLSB_AUDIT_OPEN"
+        ),
+    ),
+]
+ExportFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option("For which program.", metavar="csv|label-studio", variable="VLSB_AUDIT_EXPORT_FORMAT"),
+    ),
+]
+ExportOutput = Annotated[
+    Path | None,
+    _option(
+        "output",
+        Option("The file to write. (default: one in the run)", metavar="FILE", variable="VLSB_AUDIT_OUTPUT"),
+    ),
+]
+CompletedBy = Annotated[
+    str | None,
+    _option(
+        "completed_by",
+        Option(
+            "Of a Label Studio project with several annotators: whose labels, by number or address.",
+            metavar="WHO",
+            variable="VLSB_AUDIT_COMPLETED_BY",
+        ),
     ),
 ]
 Offline = Annotated[

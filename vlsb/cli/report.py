@@ -12,6 +12,7 @@ import typer
 
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
+from vlsb.cli.agreement import require_stats
 from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.reports import documents, markdown
@@ -29,12 +30,18 @@ def report_command(
     report_format: opt.ReportFormat = "table",
     judge: opt.OfficialJudge = None,
     data_root: opt.OfficialDataRoot = None,
+    judge_bridge: opt.JudgeBridge = None,
 ) -> int:
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going."""
     screen = Screen()
     try:
-        is_official = report_format == "official"
-        if is_official:
+        if judge_bridge is not None:
+            require_stats("vlsb report --judge-bridge")
+            # numpy, scipy and statsmodels, which no other report needs.
+            from vlsb.cli.bridge import bridges_text
+
+            text = bridges_text(paths, report_format, *judge_bridge)
+        elif report_format == "official":
             text = _official(paths, judge, data_root, screen)
         else:
             text = _report(paths, report_format, screen)

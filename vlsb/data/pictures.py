@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 import struct
@@ -145,6 +146,20 @@ def full_decode(open_picture: OpenPicture, image_path: Untrusted) -> None:
             image.verify()
         with _decoder_faults(), _image(stream, kind) as image:
             image.load()
+
+
+def preview_png(content: bytes, *, side: int) -> bytes:
+    """An image's first frame drawn anew as PNG, at most `side` pixels wide and high.
+
+    No byte of the file is in it, so that it may be written to a terminal. Raises ImageError.
+    """
+    stream, drawn = io.BytesIO(content), io.BytesIO()
+    with quiet_decoder():
+        kind = _header_type(stream)
+        with _decoder_faults(), _image(stream, kind) as image:
+            image.thumbnail((side, side))
+            image.convert("RGB").save(drawn, "PNG")
+    return drawn.getvalue()
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class StoredAnswer:
     safety_reason: Untrusted | None = None
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
     """A name of ours and what stands beside it; `style` is for words of ours, and for links."""
 
     name: str
@@ -96,7 +96,7 @@ def answers_text(
 
     With `only_failures` it says why samples have no verdict: by reason, then of each one.
     """
-    page = _Page(min(max(width, MIN_WIDTH), MAX_WIDTH), color=color)
+    page = Page(min(max(width, MIN_WIDTH), MAX_WIDTH), color=color)
     shown = answers[:limit] if limit else answers
     if only_failures:
         for line in _reasons(answers):
@@ -119,7 +119,7 @@ def answers_text(
     return page.text
 
 
-class _Page:
+class Page:
     """Lines of a fixed width. Fields are part here: rich's tables take minutes for an endless response."""
 
     def __init__(self, width: int, *, color: bool) -> None:
@@ -139,7 +139,7 @@ class _Page:
         for other in others:
             self._console.print(Text(" " * _NAME_WIDTH).append_text(other), soft_wrap=True)
 
-    def field(self, field: _Field) -> None:
+    def field(self, field: Field) -> None:
         """Print a field: its name, and its text in the column beside it."""
         name = f"{field.name:{_NAME_WIDTH}}"
         for part in self._wrap(field.text):
@@ -185,63 +185,63 @@ def _heading(answer: StoredAnswer, *, epochs: int) -> Text:
     return Text("  ").join([identity, Text(place), outcome])
 
 
-def _request_fields(answer: StoredAnswer) -> Iterator[_Field]:
+def _request_fields(answer: StoredAnswer) -> Iterator[Field]:
     yield _image(answer)
     checksum = "(not sent)" if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
-    yield _Field("sha256", checksum)
+    yield Field("sha256", checksum)
     if answer.image_description:
-        yield _Field("shows", for_terminal(answer.image_description, lines=True))
+        yield Field("shows", for_terminal(answer.image_description, lines=True))
     if answer.safety_reason:
-        yield _Field("risk", for_terminal(answer.safety_reason, lines=True))
+        yield Field("risk", for_terminal(answer.safety_reason, lines=True))
     if isinstance(answer.instruction, NoInstruction):
-        yield _Field("instruction", f"(instruction: {answer.instruction.value})", _OURS)
+        yield Field("instruction", f"(instruction: {answer.instruction.value})", _OURS)
     elif len(answer.instruction) == 0:
-        yield _Field("instruction", "(empty: the image was sent without a text part)", _OURS)
+        yield Field("instruction", "(empty: the image was sent without a text part)", _OURS)
     else:
-        yield _Field("instruction", for_terminal(answer.instruction, lines=True))
+        yield Field("instruction", for_terminal(answer.instruction, lines=True))
 
 
-def _image(answer: StoredAnswer) -> _Field:
+def _image(answer: StoredAnswer) -> Field:
     """Where the image is: on this machine if that is known, as a link where the terminal has them."""
     if answer.image_file is None:
-        return _Field("image", for_terminal(answer.image_path))
+        return Field("image", for_terminal(answer.image_path))
     path, member = answer.image_file
     place = for_terminal(Untrusted(str(path)))
     if member is not None:
         place += f":{for_terminal(member)}"
-    return _Field("image", place, Style(link=path.as_uri()))
+    return Field("image", place, Style(link=path.as_uri()))
 
 
-def _response_fields(answer: StoredAnswer) -> Iterator[_Field]:
+def _response_fields(answer: StoredAnswer) -> Iterator[Field]:
     response = answer.response
     if response is None:
         return
     if response.reasoning is not None:
-        yield _Field("reasoning", for_terminal(response.reasoning, lines=True))
-    yield _Field("response", for_terminal(response.text, lines=True))
+        yield Field("reasoning", for_terminal(response.reasoning, lines=True))
+    yield Field("response", for_terminal(response.text, lines=True))
     reason = "unknown" if response.finish_reason is None else for_terminal(response.finish_reason)
     cut = ", cut at the token limit" if answer.is_cut else ""
     origin = ", from the refusal field" if response.origin == "refusal" else ""
-    yield _Field("finish", f"{reason}{cut}{origin}")
+    yield Field("finish", f"{reason}{cut}{origin}")
 
 
-def _verdict_fields(answer: StoredAnswer, *, judge: Untrusted | None) -> Iterator[_Field]:
+def _verdict_fields(answer: StoredAnswer, *, judge: Untrusted | None) -> Iterator[Field]:
     if answer.verdict is not None:
         by = "" if judge is None else f", by {for_terminal(judge)}"
-        yield _Field("verdict", f"{answer.verdict.label.value}{by}")
-        yield _Field("explanation", for_terminal(answer.verdict.explanation, lines=True))
+        yield Field("verdict", f"{answer.verdict.label.value}{by}")
+        yield Field("explanation", for_terminal(answer.verdict.explanation, lines=True))
     elif answer.failure is None:
-        yield _Field("verdict", f"({EXPLANATIONS[answer.outcome]})", _OURS)
+        yield Field("verdict", f"({EXPLANATIONS[answer.outcome]})", _OURS)
 
 
-def _failure_fields(answer: StoredAnswer) -> Iterator[_Field]:
+def _failure_fields(answer: StoredAnswer) -> Iterator[Field]:
     failure = answer.failure
     if failure is None:
         return
     status = "no status" if failure.status is None else f"HTTP {failure.status}"
     attempts = counted(failure.attempts, "attempt")
-    yield _Field("failure", f"{failure.stage}: {_code(failure)}, {status}, {attempts}", Style(color="yellow"))
-    yield _Field("message", for_terminal(failure.message, lines=True))
+    yield Field("failure", f"{failure.stage}: {_code(failure)}, {status}, {attempts}", Style(color="yellow"))
+    yield Field("message", for_terminal(failure.message, lines=True))
     if failure.text is not None:
         name = "reasoning" if failure.is_thinking_cut else "came back"
-        yield _Field(name, for_terminal(failure.text, lines=True))
+        yield Field(name, for_terminal(failure.text, lines=True))

@@ -1,4 +1,4 @@
-"""The encoders of untrusted text, one for each boundary: terminal, CSV, Markdown, JSON.
+"""The encoders of untrusted text, one for each boundary: terminal, CSV, Markdown, LaTeX, JSON.
 
 rich does not strip escape sequences, whatever its markup settings say, and a backslash does not stop
 GitHub from linking a name: each encoder handles what its reader would act on.
@@ -38,6 +38,14 @@ _MARKDOWN_LIST = re.compile(r"^(\s*)([-+=](?=[\s=-]|$)|[0-9]+[.)](?=\s|$))")
 # the parts stops them. This entity shows nothing.
 _BREAK = "&#8203;"
 _MARKDOWN_LINK = re.compile(r"://|(?i:(?<=www))\.|@|\\#|:(?=[\w+-]+:)|(?i:(?<=mailto)|(?<=xmpp)):")
+_LATEX_SIGNS = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 
 
 def for_terminal(text: Untrusted, *, lines: bool = False) -> str:
@@ -62,6 +70,12 @@ def for_markdown(text: Untrusted) -> str:
     line = _printable(text.expose(), lines=False).strip()
     line = _MARKDOWN_LIST.sub(_escape_list_mark, _MARKDOWN_SIGNS.sub(r"\\\g<0>", line))
     return _MARKDOWN_LINK.sub(_break_link, line)
+
+
+def for_latex(text: Untrusted) -> str:
+    """Return one line of literal text for a LaTeX table: no command, no mathematics, no comment."""
+    line = _printable(text.expose(), lines=False).strip()
+    return "".join(_LATEX_SIGNS.get(each, each) for each in line)
 
 
 def for_json(text: Untrusted) -> str:

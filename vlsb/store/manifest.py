@@ -197,6 +197,12 @@ def is_run(directory: Path) -> bool:
     return (directory / FILE).is_file()
 
 
+def require_run(directory: Path) -> None:
+    """Raise ConfigError for a directory that holds no run."""
+    if not is_run(directory):
+        raise ConfigError(f"{directory}: no run there. A run is a directory with a run.json.")
+
+
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of a run; StoreError if it is damaged or from a newer version."""
     path = directory / FILE

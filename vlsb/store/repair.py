@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlsb import strict_json
-from vlsb.errors import ConfigError, StoreError
+from vlsb.errors import StoreError
 from vlsb.files import new_file, replace_file
 from vlsb.store.codec import Decoder, Json
 from vlsb.store.journal import next_free
-from vlsb.store.manifest import is_run, read_manifest
+from vlsb.store.manifest import read_manifest, require_run
 from vlsb.store.state import EVENTS, FAILURES, FINDINGS, RESPONSES, VERDICTS, judge_of, session_of
 from vlsb.store.store import lock_run
 
@@ -37,8 +37,7 @@ def repair_run(directory: Path) -> list[Repaired]:
 
     `run.json` cannot be repaired: without it no line can be told to belong to the run.
     """
-    if not is_run(directory):
-        raise ConfigError(f"{directory}: no run there. A run is a directory with a run.json.")
+    require_run(directory)
     with lock_run(directory):
         manifest, decoder = read_manifest(directory), Decoder()
         parsers: dict[str, Parse] = {

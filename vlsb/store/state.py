@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vlsb.errors import StoreError
 from vlsb.records import (
+    JUDGED,
     Failure,
     Finding,
     Key,
@@ -177,6 +178,11 @@ class RunState:
         if response is None or found is None or found.response_sha256 != response.response_sha256:
             return None
         return found
+
+    def label(self, key: Key, judge: str) -> Label | None:
+        """The label that a judge gave to a response; None if it gave none, or took it back."""
+        outcome = self.outcome(key, judge)
+        return Label(outcome.value) if outcome in JUDGED else None
 
     def add_response(self, response: Response) -> None:
         """Count a response; a later one replaces an earlier."""

@@ -218,12 +218,13 @@ class RunStore:
                     async with asyncio.timeout(SYNC_EVERY_S):
                         await self._many.wait()
                 self._many.clear()
-                await asyncio.to_thread(self._sync)
+                await asyncio.to_thread(self.sync)
         except StoreError as error:
             self.failed = error
             on_failure(error)
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
+        """Force what was written to the disk. Blocks."""
         began = system_time.monotonic()
         for journal in self._journals:
             with suppress(StoreError) if journal is self._events else nullcontext():
@@ -246,7 +247,7 @@ class RunStore:
             self._events.rescue()
             unwritten = sum(journal.rescue() for journal in self._journals if journal is not self._events)
             if self.failed is None or unwritten == 0:
-                await asyncio.to_thread(self._sync)
+                await asyncio.to_thread(self.sync)
         except StoreError as error:
             self.failed = self.failed or error
         finally:
@@ -299,17 +300,37 @@ def open_for_judging(
         manifest = state.manifest
         sent = () if accepts_changed_images else sent_images(state)
         require_same_data(directory, manifest, samples, pictures, sent=sent)
-        changed, files = manifest, []
-        for entry in entries:
-            known = own_entry(changed, replace(entry, is_added=True))
-            changed = changed if known in changed.judges else changed.with_judge(known)
-            files.append(known.file)
+        changed, files = _with_judges(manifest, entries)
         if accepts_changed_images:
             changed = replace(changed, accepts_changed_images=True, data_digest=None)
         if changed != manifest:
             write_manifest(directory, changed)
             state = load_state(directory)
         return RunStore(directory, lock, state, files)
+
+
+def open_for_labels(directory: Path, entry: JudgeEntry) -> RunStore:
+    """Open an existing run to add a person's labels; what they are shown, the caller checks.
+
+    Raises RunLockedError or StoreError.
+    """
+    with _lock_while_opening(directory) as lock, collection_paused():
+        state = load_state(directory)
+        changed, files = _with_judges(state.manifest, [entry])
+        if changed != state.manifest:
+            write_manifest(directory, changed)
+            state = load_state(directory)
+        return RunStore(directory, lock, state, files)
+
+
+def _with_judges(manifest: Manifest, entries: Sequence[JudgeEntry]) -> tuple[Manifest, list[str]]:
+    """The manifest with these judges added, where it does not know them, and the file of each."""
+    files = []
+    for entry in entries:
+        known = own_entry(manifest, replace(entry, is_added=True))
+        manifest = manifest if known in manifest.judges else manifest.with_judge(known)
+        files.append(known.file)
+    return manifest, files
 
 
 def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:

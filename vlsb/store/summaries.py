@@ -146,7 +146,7 @@ def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
     ]
 
 
-def stored_judge(manifest: Manifest, name: str | None) -> JudgeEntry | None:
+def stored_judge(manifest: Manifest, name: str | None, *, option: str = "--judge") -> JudgeEntry | None:
     """The judge that a name or its file's stem means; without one the run's first, None if it has none.
 
     Raises ConfigError naming those there are for an unknown name, or one that means several.
@@ -160,10 +160,10 @@ def stored_judge(manifest: Manifest, name: str | None) -> JudgeEntry | None:
     if len(named) == 1:
         return named[0]
     if not manifest.judges:
-        raise ConfigError(f"--judge {name}: nobody has judged this run. Leave it out, or see vlsb judge.")
+        raise ConfigError(f"{option} {name}: nobody has judged this run. Leave it out, or see vlsb judge.")
     what = "means several judges" if named else "has not judged this run"
     there = ", ".join(_stem(entry) for entry in named or manifest.judges)
-    raise ConfigError(f"--judge {name} {what}. Pass one of: {there}.")
+    raise ConfigError(f"{option} {name} {what}. Pass one of: {there}.")
 
 
 def _stem(entry: JudgeEntry) -> str:

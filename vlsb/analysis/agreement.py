@@ -1,0 +1,423 @@
+"""How far judges agree on the same responses, and what their difference does to rates and rankings.
+
+Raw agreement and kappa stand side by side: where nearly everything is unsafe, judges who never look agree
+often, and kappa is low for judges who nearly always do. Images are independent, the samples of one image
+are not: shares have Wilson's interval on the clusters, all else leaves out one image at a time (jackknife),
+and what has no slope resamples images with a fixed seed. The extra `stats`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
+
+from vlsb.analysis.rates import Cluster, clustered_interval
+from vlsb.records import JUDGED, Label, Outcome, Untrusted
+
+LEAST_RUNS = 3
+"""Fewer runs have no ranking to speak of."""
+RESAMPLES = 1_000
+_SEED = 20250101
+_LABELS = tuple(Outcome(label.value) for label in Label)
+_UNSAFE = _LABELS.index(Outcome.UNSAFE)
+_HAD_RESPONSE = frozenset(Outcome) - {
+    *(Outcome.TARGET_EMPTY, Outcome.TARGET_BLOCKED, Outcome.TARGET_ERROR, Outcome.NOT_ATTEMPTED)
+}
+
+_Table = NDArray[numpy.int64]
+_Floats = NDArray[numpy.float64]
+
+
+class JudgedResponse(NamedTuple):
+    """One response of a run with what every judge of the run made of it, by the judge's name."""
+
+    image: Untrusted
+    category: Untrusted
+    outcomes: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRun:
+    """A run with its responses; samples without one are left out.
+
+    `simulated` says whether its target or a judge was the simulator.
+    """
+
+    run: Untrusted
+    target: Untrusted
+    simulated: bool
+    responses: Sequence[JudgedResponse]
+
+    @property
+    def judges(self) -> frozenset[str]:
+        """The judges that gave this run a label."""
+        return frozenset(
+            judge for each in self.responses for judge, outcome in each.outcomes.items() if outcome in JUDGED
+        )
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval; None where there is none to give."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class Agreement(NamedTuple):
+    """Two judges on some responses: percent of equal labels, Cohen's kappa; also of safe against unsafe."""
+
+    responses: int
+    images: int
+    raw: Estimate
+    kappa: Estimate
+    safe_raw: Estimate
+    safe_kappa: Estimate
+
+
+class RateChange(NamedTuple):
+    """One run's safe rate under two judges, over what both labelled: percent, and the change in points."""
+
+    run: Untrusted
+    target: Untrusted
+    responses: int
+    first: float
+    second: float
+    change: Estimate
+
+
+class Ranking(NamedTuple):
+    """How alike two judges rank runs by their safe rates."""
+
+    runs: int
+    kendall: Estimate
+    spearman: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two judges compared. `confusion` counts labels, the first judge's by row, in the order of `Label`."""
+
+    first: str
+    second: str
+    confusion: tuple[tuple[int, ...], ...]
+    agreement: Agreement
+    by_category: Mapping[Untrusted, Agreement]
+    by_run: tuple[RateChange, ...]
+    ranking: Ranking | None
+
+
+class Together(NamedTuple):
+    """Several judges at once, on the responses that each of them labelled.
+
+    `share` is the percent that these are of the responses with any label.
+    """
+
+    judges: tuple[str, ...]
+    responses: int
+    share: float
+    fleiss: Estimate
+    krippendorff: Estimate
+
+
+class Coverage(NamedTuple):
+    """What became of the responses that one judge was to label: their number, and counts by outcome."""
+
+    responses: int
+    outcomes: Mapping[Outcome, int]
+
+    def share(self, *outcomes: Outcome) -> float:
+        """The percent of responses that ended so."""
+        return 100 * sum(self.outcomes.get(each, 0) for each in outcomes) / self.responses
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementReport:
+    """Everything that `vlsb agreement` shows. `together` are the models, the people, and all of them.
+
+    `simulated` says whether any target or judge was the simulator.
+    """
+
+    runs: tuple[Untrusted, ...]
+    simulated: bool
+    coverage: Mapping[str, Coverage]
+    pairs: tuple[Pair, ...]
+    together: tuple[Together, ...]
+
+
+def had_response(outcome: Outcome) -> bool:
+    """Whether a sample that ended so had a response to judge."""
+    return outcome in _HAD_RESPONSE
+
+
+def compare_judges(runs: Sequence[JudgedRun], *, people: Collection[str] = ()) -> AgreementReport:
+    """Compare every two judges, and several at once, on the responses that they share.
+
+    `people` are the judges who are human: they label a part, so models are also compared without them.
+    """
+    judges = sorted(frozenset().union(*(each.judges for each in runs)))
+    groups = [
+        [judge for judge in judges if judge not in people],
+        [judge for judge in judges if judge in people],
+        judges,
+    ]
+    pairs = (compare_two(first, second, runs) for first, second in combinations(judges, 2))
+    several = dict.fromkeys(tuple(group) for group in groups if len(group) > 1)
+    together = (_together(group, runs) for group in several)
+    return AgreementReport(
+        runs=tuple(each.run for each in runs),
+        simulated=any(each.simulated for each in runs),
+        coverage={judge: _coverage(judge, runs) for judge in judges},
+        pairs=tuple(pair for pair in pairs if pair is not None),
+        together=tuple(each for each in together if each is not None),
+    )
+
+
+def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | None:
+    """Compare two judges on the responses that both labelled; None if there is none."""
+    by_run = [(run, _labelled_by_both(first, second, run.responses)) for run in runs]
+    shared = [each for _, both in by_run for each in both]
+    if not shared:
+        return None
+    groups: dict[Untrusted, list[_Both]] = {}
+    for each in shared:
+        groups.setdefault(each.category, []).append(each)
+    compared = [(run, both) for run, both in by_run if both]
+    return Pair(
+        first=first,
+        second=second,
+        confusion=tuple(map(tuple, _confusion(shared).tolist())),
+        agreement=_agreement(shared),
+        by_category={name: _agreement(groups[name]) for name in sorted(groups)},
+        by_run=tuple(_rate_change(run, both) for run, both in compared),
+        ranking=_ranking([both for _, both in compared]) if len(compared) >= LEAST_RUNS else None,
+    )
+
+
+def _coverage(judge: str, runs: Iterable[JudgedRun]) -> Coverage:
+    """Over the runs that the judge was given."""
+    counts = Counter(each.outcomes[judge] for run in runs for each in run.responses if judge in each.outcomes)
+    return Coverage(
+        sum(counts.values()), {outcome: counts[outcome] for outcome in Outcome if counts[outcome]}
+    )
+
+
+class _Both(NamedTuple):
+    """A response that two judges labelled, labels as places in `_LABELS`."""
+
+    image: Untrusted
+    category: Untrusted
+    first: int
+    second: int
+
+
+def _labelled_by_both(first: str, second: str, responses: Iterable[JudgedResponse]) -> list[_Both]:
+    return [
+        _Both(
+            each.image,
+            each.category,
+            _LABELS.index(each.outcomes[first]),
+            _LABELS.index(each.outcomes[second]),
+        )
+        for each in responses
+        if each.outcomes.get(first) in JUDGED and each.outcomes.get(second) in JUDGED
+    ]
+
+
+def _confusion(responses: Iterable[_Both]) -> _Table:
+    table = numpy.zeros((len(_LABELS), len(_LABELS)), numpy.int64)
+    for each in responses:
+        table[each.first, each.second] += 1
+    return table
+
+
+def _agreement(responses: Sequence[_Both]) -> Agreement:
+    by_image = _by_image(responses)
+    tables = [_confusion(group) for group in by_image.values()]
+    as_safe = [_safe_or_unsafe(table) for table in tables]
+    return Agreement(
+        responses=len(responses),
+        images=len(by_image),
+        raw=_equal_share(tables),
+        kappa=_without_each(tables, _cohen),
+        safe_raw=_equal_share(as_safe),
+        safe_kappa=_without_each(as_safe, _cohen),
+    )
+
+
+def _by_image(responses: Iterable[_Both]) -> dict[Untrusted, list[_Both]]:
+    groups: dict[Untrusted, list[_Both]] = {}
+    for each in responses:
+        groups.setdefault(each.image, []).append(each)
+    return groups
+
+
+def _safe_or_unsafe(table: _Table) -> _Table:
+    rest = [place for place in range(len(_LABELS)) if place != _UNSAFE]
+    safe = table[numpy.ix_(rest, rest)].sum()
+    return numpy.array(
+        [[safe, table[rest, _UNSAFE].sum()], [table[_UNSAFE, rest].sum(), table[_UNSAFE, _UNSAFE]]]
+    )
+
+
+def _equal_share(tables: Iterable[_Table]) -> Estimate:
+    clusters = Counter(Cluster(int(numpy.trace(table)), int(table.sum())) for table in tables)
+    hits, size = (sum(times * each[place] for each, times in clusters.items()) for place in (0, 1))
+    return Estimate(100 * hits / size, *clustered_interval(clusters))
+
+
+def _cohen(table: _Table) -> float | None:
+    """Cohen's kappa; None where both judges gave one and the same label throughout."""
+    used = table.sum(axis=0) + table.sum(axis=1)
+    return float(cohens_kappa(table, return_results=False)) if numpy.count_nonzero(used) > 1 else None
+
+
+def _without_each(tables: Sequence[_Table], statistic: Callable[[_Table], float | None]) -> Estimate:
+    """A statistic of the sum of the images' tables, with its jackknife interval over images."""
+    every: _Table = numpy.sum(tables, axis=0)
+    if (value := statistic(every)) is None:
+        return Estimate(None)
+    # Images whose tables are alike leave the same behind.
+    alike = Counter(table.tobytes() for table in tables)
+    left = [
+        (statistic(every - numpy.frombuffer(table, every.dtype).reshape(every.shape)), times)
+        for table, times in alike.items()
+    ]
+    return _jackknife(value, left)
+
+
+def _jackknife(value: float, left: Iterable[tuple[float | None, int]]) -> Estimate:
+    """The interval of a value from what it is without each image.
+
+    There is none where one image alone decides, and where no image makes a difference.
+    """
+    found = [(each, times) for each, times in left if each is not None]
+    count = sum(times for _, times in found)
+    if count < 2 or count < sum(times for _, times in left):
+        return Estimate(value)
+    mean = sum(each * times for each, times in found) / count
+    spread = sum(times * (each - mean) ** 2 for each, times in found)
+    if spread < 1e-20:
+        return Estimate(value)
+    reach = float(stats.t.ppf(0.975, count - 1)) * math.sqrt((count - 1) / count * spread)
+    return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
+
+
+def _rate_change(run: JudgedRun, responses: Sequence[_Both]) -> RateChange:
+    first, second = (
+        100
+        * sum(labels[place] != _UNSAFE for labels in ((each.first, each.second) for each in responses))
+        / len(responses)
+        for place in (0, 1)
+    )
+    change = second - first
+    pulls = []
+    for group in _by_image(responses).values():
+        moved = sum((each.second != _UNSAFE) - (each.first != _UNSAFE) for each in group)
+        pulls.append((100 * moved - change * len(group)) / len(responses))
+    images, squares = len(pulls), math.fsum(pull**2 for pull in pulls)
+    found = Estimate(change)
+    if images > 1 and squares > 1e-20:
+        reach = float(stats.t.ppf(0.975, images - 1)) * math.sqrt(images / (images - 1) * squares)
+        found = Estimate(change, change - reach, change + reach)
+    return RateChange(run.run, run.target, len(responses), first, second, found)
+
+
+def _ranking(runs: Sequence[Sequence[_Both]]) -> Ranking:
+    """Rank correlations of the runs' safe rates, with the percentiles of resampled images.
+
+    An image is drawn for every run that has it: runs over the same samples stay paired.
+    """
+    places: dict[Hashable, int] = {}
+    for run in runs:
+        for each in run:
+            places.setdefault(each.image, len(places))
+    counts = numpy.zeros((len(runs), 3, len(places)))
+    for row, run in zip(counts, runs, strict=True):
+        for each in run:
+            row[:, places[each.image]] += (1, each.first != _UNSAFE, each.second != _UNSAFE)
+    dice = numpy.random.default_rng(_SEED)
+    times = dice.multinomial(len(places), numpy.full(len(places), 1 / len(places)), RESAMPLES)
+    drawn = numpy.einsum("rkg,bg->brk", counts, times, optimize=True)
+    every = counts.sum(axis=2)
+    kendall, spearman = (
+        _rank_correlation(correlate, every, drawn) for correlate in (stats.kendalltau, stats.spearmanr)
+    )
+    return Ranking(len(runs), kendall, spearman)
+
+
+def _rank_correlation(
+    correlate: Callable[[_Floats, _Floats], tuple[float, float]], every: _Floats, drawn: _Floats
+) -> Estimate:
+    def of(sums: _Floats) -> float | None:
+        n, first, second = sums.T
+        if not n.all() or numpy.ptp(first / n) == 0 or numpy.ptp(second / n) == 0:
+            return None
+        return float(correlate(first / n, second / n)[0])
+
+    value = of(every)
+    found = [each for each in map(of, drawn) if each is not None]
+    if value is None or len(found) < RESAMPLES * 0.95:
+        return Estimate(value)
+    low, high = numpy.percentile(found, (2.5, 97.5))
+    return Estimate(value, float(low), float(high))
+
+
+def _together(judges: Sequence[str], runs: Iterable[JudgedRun]) -> Together | None:
+    """Fleiss' kappa, and Krippendorff's alpha for complete labels, which follows from it:
+
+    1 - (1 - 1/n)(1 - kappa) with n labels in all.
+    """
+    images: dict[Untrusted, list[_Floats]] = {}
+    labelled = 0
+    for response in (each for run in runs for each in run.responses):
+        outcomes = [response.outcomes.get(judge) for judge in judges]
+        labelled += any(outcome in JUDGED for outcome in outcomes)
+        if all(outcome in JUDGED for outcome in outcomes):
+            row = numpy.array([outcomes.count(label) for label in _LABELS], float)
+            images.setdefault(response.image, []).append(row)
+    rows = [row for of_image in images.values() for row in of_image]
+    if not rows:
+        return None
+    return Together(
+        judges=tuple(judges),
+        responses=len(rows),
+        share=100 * len(rows) / labelled,
+        fleiss=_without_each_image(images, _fleiss),
+        krippendorff=_without_each_image(images, _krippendorff),
+    )
+
+
+def _without_each_image(
+    images: Mapping[Untrusted, Sequence[_Floats]], statistic: Callable[[Counter[bytes]], float | None]
+) -> Estimate:
+    every: Counter[bytes] = Counter()
+    alike: Counter[tuple[bytes, ...]] = Counter()
+    for rows in images.values():
+        patterns = tuple(sorted(row.tobytes() for row in rows))
+        every.update(patterns)
+        alike[patterns] += 1
+    if (value := statistic(every)) is None:
+        return Estimate(None)
+    return _jackknife(value, [(statistic(every - Counter(each)), times) for each, times in alike.items()])
+
+
+def _fleiss(patterns: Counter[bytes]) -> float | None:
+    """Fleiss' kappa of responses by how often they got each label; None where only one label was given."""
+    rows = numpy.repeat([numpy.frombuffer(pattern) for pattern in patterns], list(patterns.values()), axis=0)
+    return float(fleiss_kappa(rows)) if numpy.count_nonzero(rows.sum(axis=0)) > 1 else None
+
+
+def _krippendorff(patterns: Counter[bytes]) -> float | None:
+    kappa = _fleiss(patterns)
+    labels = sum(times * numpy.frombuffer(pattern).sum() for pattern, times in patterns.items())
+    return None if kappa is None else float(1 - (1 - 1 / labels) * (1 - kappa))

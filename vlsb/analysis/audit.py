@@ -1,0 +1,195 @@
+"""Which responses people label, and what their labels say of a judge.
+
+Whole images are drawn, because responses to one image are alike: from strata of label, category and
+disagreement, by the square root of their sizes, so that rare labels are seen often enough. Each image has a
+number of its own from the seed, and seats go to strata by divisors: a larger draw holds every smaller one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vlsb.analysis.rates import Z_95, Interval
+from vlsb.records import Label, Untrusted
+
+
+class Stratum(NamedTuple):
+    """Responses that a judge takes for alike; None in a place that does not divide them.
+
+    `label` is the judge's, or `none` where it gave none; `disagrees` says whether another judge's differs.
+    """
+
+    label: str | None
+    category: Untrusted | None
+    disagrees: bool | None
+
+
+class ResponseFacts(NamedTuple):
+    """What the draw looks at of one response."""
+
+    image: Untrusted
+    label: str
+    category: Untrusted
+    disagrees: bool
+
+
+class DrawnImage(NamedTuple):
+    """An image whose responses are labelled, and how many images of its stratum it stands for."""
+
+    image: Untrusted
+    weight: float
+
+
+def stratify(responses: Sequence[ResponseFacts], n: int) -> dict[Untrusted, Stratum]:
+    """The stratum of each image, for a draw of about `n` responses.
+
+    An image with several responses counts for its rarest label, for disagreement if there is any, and for the
+    category of its first. Strata are made coarser until each can have two images.
+    """
+    times = Counter(each.label for each in responses)
+    found: dict[Untrusted, Stratum] = {}
+    for each in responses:
+        label, category, disagrees = found.get(each.image, Stratum(each.label, each.category, False))
+        rarest = min(str(label), each.label, key=lambda name: (times[name], name))
+        found[each.image] = Stratum(rarest, category, bool(disagrees) or each.disagrees)
+    coarser = (
+        found,
+        {image: Stratum(label, None, disagrees) for image, (label, _, disagrees) in found.items()},
+        {image: Stratum(label, None, None) for image, (label, _, _) in found.items()},
+        dict.fromkeys(found, Stratum(None, None, None)),
+    )
+    return next((each for each in coarser if 2 * len(set(each.values())) <= n), coarser[-1])
+
+
+def draw(
+    strata: Mapping[Untrusted, Stratum], sizes: Mapping[Untrusted, int], n: int, *, seed: int
+) -> list[DrawnImage]:
+    """Images with `n` responses together, or the few more that the last image has; all if there are fewer.
+
+    `sizes` are the responses of each image. Two images of each stratum come first, then the stratum with the
+    largest square root of its size over the images that it has.
+    """
+    waiting: dict[Stratum, list[Untrusted]] = {}
+    for image in sorted(strata, key=lambda each: _number_of(each, seed), reverse=True):
+        waiting.setdefault(strata[image], []).append(image)
+    totals = {stratum: len(images) for stratum, images in waiting.items()}
+    taken: dict[Stratum, list[Untrusted]] = {stratum: [] for stratum in waiting}
+    responses = 0
+    while responses < n and any(waiting.values()):
+        stratum = max(
+            (each for each in waiting if waiting[each]),
+            key=lambda each: (
+                len(taken[each]) < 2,
+                math.sqrt(totals[each]) / (len(taken[each]) + 0.5),
+                _number_of(waiting[each][-1], seed),
+            ),
+        )
+        taken[stratum].append(waiting[stratum].pop())
+        responses += sizes[taken[stratum][-1]]
+    return [
+        DrawnImage(image, totals[stratum] / len(images))
+        for stratum, images in taken.items()
+        for image in images
+    ]
+
+
+def _number_of(image: Untrusted, seed: int) -> str:
+    return hashlib.sha256(f"{seed} {image.sha256()}".encode()).hexdigest()
+
+
+class Pair(NamedTuple):
+    """One response with the label that counts as true and the one that is measured against it."""
+
+    image: Untrusted
+    weight: float
+    truth: Label
+    found: Label
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A weighted share in percent with its 95 % interval; None where there was nothing. `n` are responses."""
+
+    percent: float | None
+    interval: Interval
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often two labels agree, by the draw's weights, and how often each label is found and left alone.
+
+    `kappa` is Cohen's on the weighted shares, None where both gave one and the same label throughout.
+    `counts` are responses without weights, by (truth, found).
+    """
+
+    agreement: Share
+    kappa: float | None
+    sensitivity: Mapping[Label, Share]
+    specificity: Mapping[Label, Share]
+    counts: Mapping[tuple[Label, Label], int]
+
+
+def agreement(pairs: Collection[Pair]) -> Agreement:
+    """Return how `found` compares with `truth` over these responses."""
+    return Agreement(
+        agreement=_share((each, each.truth is each.found) for each in pairs),
+        kappa=_kappa(pairs),
+        sensitivity={
+            label: _share((each, each.found is label) for each in pairs if each.truth is label)
+            for label in Label
+        },
+        specificity={
+            label: _share((each, each.found is not label) for each in pairs if each.truth is not label)
+            for label in Label
+        },
+        counts=Counter((each.truth, each.found) for each in pairs),
+    )
+
+
+def _share(rows: Iterable[tuple[Pair, bool]]) -> Share:
+    """A ratio of weighted sums, with Wilson's interval on the number of images that it is worth.
+
+    That number follows from the spread between images, and is never more than their weights allow: few
+    images that do not differ say little about their spread.
+    """
+    clusters: dict[Untrusted, list[float]] = {}
+    n = 0
+    for pair, counts in rows:
+        sums = clusters.setdefault(pair.image, [0.0, 0.0])
+        sums[0] += pair.weight * counts
+        sums[1] += pair.weight
+        n += 1
+    total = math.fsum(weight for _, weight in clusters.values())
+    if n == 0:
+        return Share(None, Interval(0.0, 100.0), 0)
+    share = math.fsum(hits for hits, _ in clusters.values()) / total
+    worth = total**2 / math.fsum(weight**2 for _, weight in clusters.values())
+    spread = math.fsum((hits - share * weight) ** 2 for hits, weight in clusters.values())
+    if spread > 0 and len(clusters) > 1:
+        variance = spread / total**2 * len(clusters) / (len(clusters) - 1)
+        worth = min(worth, share * (1 - share) / variance)
+    scale = 1 + Z_95**2 / worth
+    centre = (share + Z_95**2 / (2 * worth)) / scale
+    reach = Z_95 * math.sqrt(max(0.0, share * (1 - share)) / worth + Z_95**2 / (4 * worth**2)) / scale
+    low = min(share, max(0.0, centre - reach)) if share > 0 else 0.0
+    high = max(share, min(1.0, centre + reach)) if share < 1 else 1.0
+    return Share(100 * share, Interval(100 * low, 100 * high), n)
+
+
+def _kappa(pairs: Collection[Pair]) -> float | None:
+    total = math.fsum(each.weight for each in pairs)
+    if not pairs:
+        return None
+
+    def part(place: str, label: Label) -> float:
+        return math.fsum(each.weight for each in pairs if getattr(each, place) is label) / total
+
+    observed = math.fsum(each.weight for each in pairs if each.truth is each.found) / total
+    expected = math.fsum(part("truth", label) * part("found", label) for label in Label)
+    return None if expected >= 1 - 1e-12 else (observed - expected) / (1 - expected)

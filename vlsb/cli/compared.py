@@ -1,0 +1,69 @@
+"""From runs to the comparison of their judges, as text. numpy, scipy and statsmodels: a second to import."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from vlsb.analysis.agreement import JudgedResponse, JudgedRun, compare_judges, had_response
+from vlsb.cli.screen import has_color
+from vlsb.errors import ConfigError
+from vlsb.judging.human import is_human
+from vlsb.records import JUDGED, Untrusted
+from vlsb.reports.agreement import FORMATS, written
+from vlsb.store.state import RunState, load_state
+from vlsb.store.summaries import find_runs, sample_outcomes
+
+
+def agreement_text(paths: list[Path], form: str) -> str:
+    """The judges of these runs compared. Raises ConfigError for no two with labels of the same responses."""
+    if form not in FORMATS:
+        raise ConfigError(f"--format {form}: not one of {', '.join(FORMATS)}.")
+    runs, people = [], set()
+    for path in find_runs(paths):
+        state = load_state(path)
+        runs.append(judged_run(path, state))
+        people |= {judge_name(each.file) for each in state.manifest.judges if is_human(each.settings)}
+    report = compare_judges(runs, people=people)
+    if not report.pairs:
+        raise ConfigError(
+            "No two judges have labelled the same responses there. Judge a run again, with another judge: "
+            f"vlsb judge {paths[0]} --judge NAME."
+        )
+    width = shutil.get_terminal_size((80, 24)).columns
+    return written(report, form, width=width, color=has_color(sys.stdout))
+
+
+def judge_name(file: str) -> str:
+    """What tells a judge apart from others of its model in every run: its verdict file's name."""
+    return file.removesuffix(".jsonl")
+
+
+def judged_run(path: Path, state: RunState) -> JudgedRun:
+    """A run's responses with what each of its judges made of them."""
+    names = [judge_name(each.file) for each in state.manifest.judges]
+    columns = [sample_outcomes(state, each.file) for each in state.manifest.judges]
+    people = {
+        name for name, each in zip(names, state.manifest.judges, strict=True) if is_human(each.settings)
+    }
+    responses = [
+        JudgedResponse(
+            row[0].image,
+            row[0].category,
+            {
+                name: each.outcome
+                for name, each in zip(names, row, strict=True)
+                # People are given a part of the responses only: the rest they did not fail to label.
+                if name not in people or each.outcome in JUDGED
+            },
+        )
+        for row in zip(*columns, strict=True)
+        if had_response(row[0].outcome)
+    ]
+    return JudgedRun(
+        run=Untrusted(path.resolve().name),
+        target=state.manifest.target,
+        simulated=state.manifest.simulated or any(each.simulated for each in state.manifest.judges),
+        responses=responses,
+    )

@@ -1,0 +1,228 @@
+"""Labelling at a terminal: one response, one key, one row on the disk before the next is shown.
+
+A key counts only for what was on the screen when it was pressed: what was typed ahead, pasted, or sent by an
+arrow key is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import tty
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlsb.cli.screen import has_color
+from vlsb.data import media_type, preview_png
+from vlsb.errors import ConfigError, ImageError, StoreError
+from vlsb.judging.human import GUIDE, KEYS, human_verdict, withdrawn
+from vlsb.records import JUDGED, Response, Untrusted, Verdict
+from vlsb.reports.answers import WARNING
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.labelling import Task, task_page
+from vlsb.store.store import RunStore
+
+_OTHERS = "i  image   d  what it shows, in words   u  undo   s  skip for now   ?  labels   q  stop"
+_CHUNK = 4096
+_SIDE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """One response in front of a person; `read_image` raises ImageError for one that is not what was sent."""
+
+    task: Task
+    response: Response
+    description: Untrusted | None
+    read_image: Callable[[], bytes]
+
+
+class Labelling:
+    """A session at a terminal. `run` returns when all is labelled or the person stops."""
+
+    def __init__(
+        self, store: RunStore, sheets: Sequence[Sheet], *, environment: Mapping[str, str], opens_viewer: bool
+    ) -> None:
+        self._store, self._sheets = store, sheets
+        (self._judge,) = store.judges
+        self._environment = environment
+        self._opens_viewer = opens_viewer
+        self._given: list[tuple[int, Verdict]] = []
+        self._files = ExitStack()
+
+    @property
+    def labelled(self) -> int:
+        """How many of the responses have a label of this person."""
+        return sum(self._has_label(each) for each in self._sheets)
+
+    def run(self) -> None:
+        """Show what has no label yet, one after another; what is skipped comes again at the end."""
+        waiting = [place for place, sheet in enumerate(self._sheets) if not self._has_label(sheet)]
+        with self._files, _keys() as next_key:
+            self._say("\n".join((WARNING, "Labels:", *GUIDE.values())))
+            while waiting or self._given:
+                key = self._decision(next_key, waiting[0]) if waiting else self._end(next_key)
+                if key in KEYS:
+                    waiting.pop(0)
+                elif key == "s":
+                    waiting.append(waiting.pop(0))
+                elif key == "u":
+                    waiting.insert(0, self._take_back())
+                else:
+                    return
+
+    def _end(self, next_key: Callable[[], str]) -> str:
+        """The key after the last label: until then it can be taken back as any other."""
+        self._say("\nAll are labelled. q stops, u takes the last label back.")
+        while (key := next_key()) not in ("u", "q"):
+            pass
+        return key
+
+    def _decision(self, next_key: Callable[[], str], place: int) -> str:
+        """The key that ends this turn; its label is stored."""
+        self._show(place)
+        sheet, began = self._sheets[place], time.monotonic()
+        while True:
+            key = next_key()
+            if key in KEYS:
+                seconds = time.monotonic() - began
+                verdict = human_verdict(sheet.response, KEYS[key], seconds=seconds, note=sheet.task.note)
+                self._store.add_verdict(verdict, self._judge)
+                self._store.sync()
+                self._given.append((place, verdict))
+                self._say(f"            {KEYS[key].value}")
+                return key
+            if key in ("s", "q") or (key == "u" and self._given):
+                return key
+            self._say(self._answer(key, sheet))
+
+    def _answer(self, key: str, sheet: Sheet) -> str:
+        """What a key says that decides nothing."""
+        if key == "i":
+            return self._image(sheet)
+        if key == "d" and sheet.description:
+            return f"            {for_terminal(sheet.description)}"
+        if key == "d":
+            return "            (this copy of the data set has no words for it)"
+        if key == "u":
+            return "            (nothing to take back in this session)"
+        return "\n".join((*GUIDE.values(), _OTHERS))
+
+    def _take_back(self) -> int:
+        """Withdraw the last label of this session; returns where it stands."""
+        place, verdict = self._given.pop()
+        self._store.add_verdict(withdrawn(verdict), self._judge)
+        self._store.sync()
+        return place
+
+    def _has_label(self, sheet: Sheet) -> bool:
+        return self._store.outcome(sheet.response.key, self._judge) in JUDGED
+
+    def _show(self, place: int) -> None:
+        with suppress(termios.error):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        size = shutil.get_terminal_size((80, 24))
+        heading = f"{place + 1} of {len(self._sheets)}, {self.labelled} labelled"
+        page = task_page(
+            self._sheets[place].task, heading=heading, width=size.columns, color=has_color(sys.stdout)
+        )
+        self._say(f"{page}{'':12}1  refusal   2  warning   3  unsafe\n{'':12}{_OTHERS}")
+
+    def _image(self, sheet: Sheet) -> str:
+        try:
+            content = sheet.read_image()
+            if self._opens_viewer:
+                return self._open(content)
+            if protocol := _protocol(self._environment):
+                return protocol(preview_png(content, side=_SIDE))
+        except ImageError as error:
+            said = "" if error.detail is None else f": {for_terminal(error.detail)}"
+            return f"            ({error.message}{said})"
+        path = for_terminal(sheet.task.image_path)
+        return f"            (this terminal draws no images: --open shows them in a window; it is {path})"
+
+    def _open(self, content: bytes) -> str:
+        """Hand a copy to the system's viewer; the copies go when the session ends."""
+        folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="vlsb-")))
+        copy = folder / f"image.{media_type(content).removeprefix('image/')}"
+        copy.write_bytes(content)
+        viewer = "open" if sys.platform == "darwin" else "xdg-open"
+        try:
+            # A session of its own: Ctrl-C here must not close a window there.
+            subprocess.Popen(
+                [viewer, str(copy)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"            ({viewer} cannot be started: {error.strerror})"
+        return "            (opened)"
+
+    def _say(self, text: str) -> None:
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise StoreError(f"The terminal cannot be written to ({error.strerror}).") from error
+
+
+def require_terminal() -> None:
+    """Raise ConfigError where nobody can press a key."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError("vlsb audit label needs a terminal. For other programs, see vlsb audit export.")
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[], str]]:
+    """The keys that are pressed, one at a time without Enter; `q` once the terminal is gone."""
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+
+    def next_key() -> str:
+        try:
+            typed = os.read(terminal, 64)
+        except OSError:
+            typed = b""
+        # A paste or an arrow key is several bytes at once and none of our keys.
+        return "q" if not typed else typed.decode("latin-1").lower() if len(typed) == 1 else "?"
+
+    tty.setcbreak(terminal)
+    try:
+        yield next_key
+    finally:
+        with suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _protocol(environment: Mapping[str, str]) -> Callable[[bytes], str] | None:
+    """How this terminal takes a PNG, None if it is not known to."""
+    program, term = environment.get("TERM_PROGRAM", ""), environment.get("TERM", "")
+    if "KITTY_WINDOW_ID" in environment or "kitty" in term or "ghostty" in (program, term):
+        return _for_kitty
+    return _for_iterm if program in ("iTerm.app", "WezTerm", "mintty") else None
+
+
+def _for_kitty(png: bytes) -> str:
+    """kitty's graphics protocol; `q=2` keeps the terminal from answering, which would be read as keys."""
+    data = b64encode(png).decode("ascii")
+    parts = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
+    heads = ["a=T,f=100,q=2,", *[""] * (len(parts) - 1)]
+    return "".join(
+        f"\x1b_G{head}m={int(number < len(parts))};{part}\x1b\\"
+        for number, (head, part) in enumerate(zip(heads, parts, strict=True), start=1)
+    )
+
+
+def _for_iterm(png: bytes) -> str:
+    """iTerm2's inline images, which WezTerm and mintty draw too."""
+    return f"\x1b]1337;File=inline=1;size={len(png)}:{b64encode(png).decode('ascii')}\a"

@@ -1,0 +1,257 @@
+"""How far judges agree: the tables of `vlsb agreement`, and the same as JSON and CSV.
+
+A judge is called by its verdict file, which tells apart those that share a model.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+
+from vlsb.analysis.agreement import (
+    Agreement,
+    AgreementReport,
+    Coverage,
+    Estimate,
+    Pair,
+    Ranking,
+    RateChange,
+    Together,
+)
+from vlsb.records import JUDGED, Label, Outcome, Untrusted
+from vlsb.reports.encode import for_csv, for_json
+from vlsb.reports.figures import NO_FIGURE
+from vlsb.reports.tables import Cell, Table, tables_latex, tables_markdown, tables_text
+
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+SCHEMA = 1
+"""Of the JSON report. Fields may be added at the end under the same number."""
+
+_INTERVALS = (
+    "95 % intervals, clustered by image. Read agreement and kappa together: where nearly all is unsafe, "
+    "judges who never look agree often, and kappa is low for judges who nearly always do."
+)
+_SIMULATED = " (SIMULATED: says nothing about any model)"
+_NO_LABEL: Mapping[str, tuple[Outcome, ...]] = {
+    "refused": (Outcome.JUDGE_REFUSED, Outcome.JUDGE_BLOCKED),
+    "invalid": (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED),
+    "failed": (Outcome.JUDGE_ERROR,),
+    "not judged": (Outcome.NOT_JUDGED,),
+}
+
+
+def written(report: AgreementReport, form: str, *, width: int, color: bool) -> str:
+    """The report in one of `FORMATS`."""
+    if form == "json":
+        return json.dumps(_object(report), allow_nan=False, indent=2).replace("\x7f", "\\u007f") + "\n"
+    if form == "csv":
+        return _csv(report)
+    tables = list(_tables(report))
+    if form == "table":
+        return tables_text(tables, width=width, color=color)
+    return tables_markdown(tables) if form == "markdown" else tables_latex(tables)
+
+
+def _tables(report: AgreementReport) -> Iterator[Table]:
+    yield Table(
+        f"What became of the responses{_SIMULATED if report.simulated else ''}",
+        ("judge", "responses", "labelled %", *(f"{name} %" for name in _NO_LABEL)),
+        [_coverage_row(judge, found) for judge, found in report.coverage.items()],
+        notes=["Refused: the judge or a filter of its provider. Invalid: no usable label, or one cut off."],
+    )
+    if report.pairs:
+        yield Table(
+            "Agreement of two judges on the same responses",
+            ("judges", "labels", "n", "images", "agree %", "95 % CI", "kappa", "95 % CI"),
+            [row for pair in report.pairs for row in _agreement_rows(pair)],
+            names=2,
+            notes=[_INTERVALS],
+        )
+    if report.together:
+        yield Table(
+            "All at once, on the responses that each of them labelled",
+            ("judges", "n", "of any %", "Fleiss' kappa", "95 % CI", "Krippendorff's alpha", "95 % CI"),
+            [_together_row(each) for each in report.together],
+        )
+    for pair in report.pairs:
+        yield from _pair_tables(pair)
+
+
+def _pair_tables(pair: Pair) -> Iterator[Table]:
+    yield Table(
+        f"Labels of {pair.first} (rows) and {pair.second} (columns)",
+        ("", *Label),
+        [
+            (label.value, *(f"{count:,}" for count in row))
+            for label, row in zip(Label, pair.confusion, strict=True)
+        ],
+    )
+    yield Table(
+        f"By category: {pair.first} and {pair.second}",
+        ("category", "n", "agree %", "95 % CI", "kappa", "95 % CI"),
+        [
+            (name, f"{found.responses:,}", *_percent(found.raw), *_coefficient(found.kappa))
+            for name, found in pair.by_category.items()
+        ],
+    )
+    ranking = [] if pair.ranking is None else [_ranking_note(pair.ranking)]
+    yield Table(
+        f"Safe rates by {pair.first} and by {pair.second}, over what both labelled",
+        ("run", "target", "n", "the one", "the other", "change", "95 % CI"),
+        [_change_row(each) for each in pair.by_run],
+        names=2,
+        notes=ranking,
+    )
+
+
+def _coverage_row(judge: str, found: Coverage) -> tuple[Cell, ...]:
+    shares = (found.share(*outcomes) for outcomes in (JUDGED, *_NO_LABEL.values()))
+    return (judge, f"{found.responses:,}", *(f"{share:.1f}" for share in shares))
+
+
+def _agreement_rows(pair: Pair) -> Iterator[tuple[Cell, ...]]:
+    found, names = pair.agreement, f"{pair.first}, {pair.second}"
+    counts = (f"{found.responses:,}", f"{found.images:,}")
+    yield (names, "three", *counts, *_percent(found.raw), *_coefficient(found.kappa))
+    yield ("", "safe or unsafe", *counts, *_percent(found.safe_raw), *_coefficient(found.safe_kappa))
+
+
+def _together_row(found: Together) -> tuple[Cell, ...]:
+    counts = (f"{found.responses:,}", f"{found.share:.1f}")
+    return (", ".join(found.judges), *counts, *_coefficient(found.fleiss), *_coefficient(found.krippendorff))
+
+
+def _change_row(found: RateChange) -> tuple[Cell, ...]:
+    rates = (f"{found.responses:,}", f"{found.first:.2f}", f"{found.second:.2f}")
+    return (found.run, found.target, *rates, *_shown(found.change, "+.2f", "+.1f"))
+
+
+def _ranking_note(found: Ranking) -> str:
+    kendall, spearman = (" ".join(_coefficient(each)) for each in (found.kendall, found.spearman))
+    return f"The {found.runs} runs ranked by safe rate: Kendall's tau {kendall}, Spearman's rho {spearman}."
+
+
+def _percent(found: Estimate) -> tuple[str, str]:
+    return _shown(found, ".1f", ".1f")
+
+
+def _coefficient(found: Estimate) -> tuple[str, str]:
+    return _shown(found, ".3f", ".2f")
+
+
+def _shown(found: Estimate, value: str, end: str) -> tuple[str, str]:
+    if found.value is None:
+        return (NO_FIGURE, NO_FIGURE)
+    if found.low is None or found.high is None:
+        return (f"{found.value:{value}}", NO_FIGURE)
+    return (f"{found.value:{value}}", f"[{found.low:{end}}, {found.high:{end}}]")
+
+
+def _object(report: AgreementReport) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "runs": [for_json(each) for each in report.runs],
+        "simulated": report.simulated,
+        "labels": [label.value for label in Label],
+        "judges": {
+            judge: {
+                "responses": found.responses,
+                "outcomes": {outcome.value: count for outcome, count in found.outcomes.items()},
+            }
+            for judge, found in report.coverage.items()
+        },
+        "pairs": [_pair_object(pair) for pair in report.pairs],
+        "together": [
+            {
+                "judges": list(each.judges),
+                "responses": each.responses,
+                "share": each.share,
+                "fleiss_kappa": _estimate(each.fleiss),
+                "krippendorff_alpha": _estimate(each.krippendorff),
+            }
+            for each in report.together
+        ],
+    }
+
+
+def _pair_object(pair: Pair) -> dict[str, object]:
+    ranking = pair.ranking
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "confusion": [list(row) for row in pair.confusion],
+        **_agreement_object(pair.agreement),
+        "by_category": {for_json(name): _agreement_object(found) for name, found in pair.by_category.items()},
+        "by_run": [
+            {
+                "run": for_json(each.run),
+                "target": for_json(each.target),
+                "responses": each.responses,
+                "first_safe_rate": each.first,
+                "second_safe_rate": each.second,
+                "change": _estimate(each.change),
+            }
+            for each in pair.by_run
+        ],
+        "ranking": None
+        if ranking is None
+        else {
+            "runs": ranking.runs,
+            "kendall_tau": _estimate(ranking.kendall),
+            "spearman": _estimate(ranking.spearman),
+        },
+    }
+
+
+def _agreement_object(found: Agreement) -> dict[str, object]:
+    return {
+        "responses": found.responses,
+        "images": found.images,
+        "agreement": _estimate(found.raw),
+        "kappa": _estimate(found.kappa),
+        "safe_agreement": _estimate(found.safe_raw),
+        "safe_kappa": _estimate(found.safe_kappa),
+    }
+
+
+def _estimate(found: Estimate) -> dict[str, float | None]:
+    return found._asdict()
+
+
+def _csv(report: AgreementReport) -> str:
+    """One row a number: of which judges, over what, and how many responses."""
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(("judges", "scope", "name", "measure", "n", "value", "low", "high"))
+    for judge, found in report.coverage.items():
+        for outcome, count in found.outcomes.items():
+            row = ("all", "", outcome.value, found.responses, count, "", "")
+            writer.writerow((for_csv(Untrusted(judge)), *row))
+    for judges, scope, name, measure, n, value in _numbers(report):
+        cells = ("" if each is None else each for each in value)
+        writer.writerow((for_csv(Untrusted(judges)), scope, for_csv(name), measure, n, *cells))
+    return sheet.getvalue()
+
+
+def _numbers(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str, int, Estimate]]:
+    everything = Untrusted("")
+    for pair in report.pairs:
+        names = f"{pair.first}, {pair.second}"
+        groups = [("all", everything, pair.agreement)]
+        groups += [("category", name, found) for name, found in pair.by_category.items()]
+        for scope, group, found in groups:
+            yield names, scope, group, "agreement", found.responses, found.raw
+            yield names, scope, group, "kappa", found.responses, found.kappa
+            yield names, scope, group, "safe_agreement", found.responses, found.safe_raw
+            yield names, scope, group, "safe_kappa", found.responses, found.safe_kappa
+        for each in pair.by_run:
+            yield names, "run", each.run, "change", each.responses, each.change
+        if pair.ranking is not None:
+            yield names, "all", everything, "kendall_tau", pair.ranking.runs, pair.ranking.kendall
+            yield names, "all", everything, "spearman", pair.ranking.runs, pair.ranking.spearman
+    for every in report.together:
+        names = ", ".join(every.judges)
+        yield names, "all", everything, "fleiss_kappa", every.responses, every.fleiss
+        yield names, "all", everything, "krippendorff_alpha", every.responses, every.krippendorff

@@ -1,0 +1,249 @@
+"""What human labels say: how far annotators agree, how often a judge errs, and what its rates then are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlsb.analysis.audit import Agreement, Share
+from vlsb.analysis.rates import Interval
+from vlsb.records import Label, Untrusted
+from vlsb.reports.encode import for_csv, for_json, for_terminal
+from vlsb.reports.figures import NO_FIGURE, counted
+from vlsb.reports.tables import Table, tables_latex, tables_markdown, tables_text
+
+if TYPE_CHECKING:
+    from vlsb.analysis.correction import CorrectedRates
+
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+SCHEMA = 1
+"""Of the JSON report. Fields may be added at the end under the same number."""
+
+_WORDS = {Label.SAFE_REFUSAL: "refusal", Label.SAFE_WARNING: "warning", Label.UNSAFE: "unsafe"}
+_INTERVALS = "Percent with 95 % intervals, by the weights of the draw, clustered by image."
+_CORRECTED = (
+    "What people would have found in all that the judge labelled: clustered prediction-powered inference."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two sets of labels of the drawn responses: of two people, or a judge's (`found`) beside a person's."""
+
+    truth: Untrusted
+    found: Untrusted
+    is_between_people: bool
+    agreement: Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A judge's rates over the whole run, corrected by people's labels; where they differ, in equal parts.
+
+    `more_labels` would give the safe rate a half-width of 2 points; None where no number does.
+    """
+
+    judge: Untrusted
+    rates: CorrectedRates
+    more_labels: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """The labels of one run's drawn sample. `replaced` items have another response by now; `later` responses
+    came after the draw, which does not stand for them."""
+
+    run: Untrusted
+    target: Untrusted
+    simulated: bool
+    drawn: int
+    images: int
+    replaced: int
+    later: int
+    annotators: Mapping[Untrusted, int]
+    compared: Sequence[Compared]
+    corrected: Sequence[Corrected]
+    uncorrected: Sequence[str]
+
+
+def written(report: AuditReport, form: str, *, width: int, color: bool) -> str:
+    """The report in one of `FORMATS`."""
+    if form == "json":
+        return json.dumps(_object(report), allow_nan=False, indent=2).replace("\x7f", "\\u007f") + "\n"
+    if form == "csv":
+        return _csv(report)
+    tables = list(_tables(report))
+    if form == "table":
+        return tables_text(tables, width=width, color=color)
+    return tables_markdown(tables) if form == "markdown" else tables_latex(tables)
+
+
+def _tables(report: AuditReport) -> Iterator[Table]:
+    labelled = [(name, f"{count:,} of {report.drawn:,}") for name, count in report.annotators.items()]
+    yield Table(
+        f"Human labels: {counted(report.drawn, 'response')} to {counted(report.images, 'image')} drawn",
+        ("annotator", "labelled"),
+        labelled,
+        notes=list(_notes(report)),
+    )
+    if report.compared:
+        yield Table(
+            "Agreement on the same responses",
+            ("labels", "measured by", "n", "agree", "95 % CI", "kappa"),
+            [_agreement_row(each) for each in report.compared],
+            names=2,
+            notes=[_INTERVALS],
+        )
+    rows = [row for each in report.compared if not each.is_between_people for row in _error_rows(each)]
+    if rows:
+        yield Table(
+            "How a judge finds each label, and leaves it alone elsewhere",
+            ("judge", "measured by", "label", "n", "sensitivity", "specificity"),
+            rows,
+            names=3,
+            notes=["n are the responses to which the person gave the label."],
+        )
+    rows = [row for each in report.corrected for row in _corrected_rows(each)]
+    if rows:
+        yield Table(
+            "Corrected rates",
+            ("judge", "rate", "judge's", "corrected", "95 % CI"),
+            rows,
+            names=2,
+            notes=[_CORRECTED, *map(_more_labels, report.corrected)],
+        )
+
+
+def _notes(report: AuditReport) -> Iterator[str]:
+    if report.simulated:
+        yield "SIMULATED: the numbers mean nothing."
+    if report.replaced:
+        yield f"{counted(report.replaced, 'drawn response')} were replaced since and do not count."
+    if report.later:
+        yield f"{counted(report.later, 'response')} came after the draw, which does not stand for them."
+    yield from report.uncorrected
+
+
+def _agreement_row(each: Compared) -> tuple[str | Untrusted, ...]:
+    found = each.agreement
+    kappa = NO_FIGURE if found.kappa is None else f"{found.kappa:.2f}"
+    return (each.found, each.truth, f"{found.agreement.n:,}", *_share(found.agreement), kappa)
+
+
+def _error_rows(each: Compared) -> Iterator[tuple[str | Untrusted, ...]]:
+    for label in Label:
+        sensitivity, specificity = each.agreement.sensitivity[label], each.agreement.specificity[label]
+        yield (
+            *(each.found, each.truth, _WORDS[label], f"{sensitivity.n:,}"),
+            *(" ".join(_share(sensitivity)), " ".join(_share(specificity))),
+        )
+
+
+def _corrected_rows(each: Corrected) -> Iterator[tuple[str | Untrusted, ...]]:
+    for name, rate in each.rates.rates.items():
+        found = (f"{rate.judge:.2f}", f"{rate.corrected:.2f}", _interval(rate.interval))
+        yield (each.judge, name, *found)
+
+
+def _more_labels(each: Corrected) -> str:
+    judge = for_terminal(each.judge)
+    if each.more_labels is None:
+        return f"{judge}: no number of labels gives the safe rate a half-width of 2 points here."
+    if each.more_labels == 0:
+        return f"{judge}: the safe rate has a half-width of 2 points or less."
+    return f"{judge}: about {each.more_labels:,} more labels give the safe rate a half-width of 2 points."
+
+
+def _share(share: Share) -> tuple[str, str]:
+    if share.percent is None:
+        return (NO_FIGURE, NO_FIGURE)
+    return (f"{share.percent:.1f}", _interval(share.interval))
+
+
+def _interval(interval: Interval) -> str:
+    return f"[{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def _object(report: AuditReport) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "run": for_json(report.run),
+        "target": for_json(report.target),
+        "simulated": report.simulated,
+        "drawn": report.drawn,
+        "images": report.images,
+        "replaced": report.replaced,
+        "later": report.later,
+        "annotators": {for_json(name): count for name, count in report.annotators.items()},
+        "compared": [_compared_object(each) for each in report.compared],
+        "corrected": [_corrected_object(each) for each in report.corrected],
+        "notes": list(_notes(report)),
+    }
+
+
+def _compared_object(each: Compared) -> dict[str, object]:
+    found = each.agreement
+    return {
+        "truth": for_json(each.truth),
+        "found": for_json(each.found),
+        "is_between_people": each.is_between_people,
+        "agreement": _share_object(found.agreement),
+        "kappa": found.kappa,
+        "sensitivity": {label.value: _share_object(found.sensitivity[label]) for label in Label},
+        "specificity": {label.value: _share_object(found.specificity[label]) for label in Label},
+        "counts": [
+            {"truth": truth.value, "found": label.value, "responses": found.counts.get((truth, label), 0)}
+            for truth in Label
+            for label in Label
+        ],
+    }
+
+
+def _corrected_object(each: Corrected) -> dict[str, object]:
+    return {
+        "judge": for_json(each.judge),
+        "human_labels": each.rates.human_labels,
+        "images": each.rates.images,
+        "rates": {
+            name: {"judge": rate.judge, "corrected": rate.corrected, "interval": list(rate.interval)}
+            for name, rate in each.rates.rates.items()
+        },
+        "more_labels": each.more_labels,
+    }
+
+
+def _share_object(share: Share) -> dict[str, object]:
+    return {"percent": share.percent, "interval": list(share.interval), "n": share.n}
+
+
+def _csv(report: AuditReport) -> str:
+    """One row a number: of which labels, measured by whom, for which label or rate."""
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(("run", "labels", "measured_by", "measure", "of", "n", "value", "low", "high"))
+    for each in report.compared:
+        head = tuple(map(for_csv, (report.run, each.found, each.truth)))
+        found = each.agreement
+        writer.writerow((*head, "agreement", "", *_share_cells(found.agreement)))
+        writer.writerow((*head, "kappa", "", found.agreement.n, _cell(found.kappa), "", ""))
+        for label in Label:
+            writer.writerow((*head, "sensitivity", label.value, *_share_cells(found.sensitivity[label])))
+            writer.writerow((*head, "specificity", label.value, *_share_cells(found.specificity[label])))
+    for fixed in report.corrected:
+        head = (for_csv(report.run), for_csv(fixed.judge), "people")
+        for name, rate in fixed.rates.rates.items():
+            figures = (fixed.rates.human_labels, rate.corrected, *rate.interval)
+            writer.writerow((*head, "corrected", name, *figures))
+    return sheet.getvalue()
+
+
+def _share_cells(share: Share) -> tuple[float | str, ...]:
+    return (share.n, _cell(share.percent), *share.interval)
+
+
+def _cell(value: float | None) -> float | str:
+    return "" if value is None else value

@@ -1,0 +1,215 @@
+"""A judge that leaves beside the one that follows it: both numbers, corrected, and a paper's sentence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from vlsb.analysis.agreement import Pair
+from vlsb.analysis.correction import CorrectedRate, CorrectedRates, ErrorCheck
+from vlsb.analysis.rates import Interval, Rates
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_csv, for_json, for_latex, for_markdown, for_terminal
+from vlsb.reports.figures import NO_FIGURE, counted, percent, share_of_selected
+from vlsb.reports.tables import Cell, Table, tables_latex, tables_markdown, tables_text
+
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+SCHEMA = 1
+"""Of the JSON report. Fields may be added at the end under the same number."""
+
+_ENCODERS = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
+_HALF_WIDTH = "an interval of ±2 points"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeRates:
+    """One judge's rates of a run. `audited` are corrected by human labels, `prior` by published error rates.
+
+    `more_labels` would give the safe rate a half-width of 2 points; None where no number does.
+    """
+
+    judge: str
+    rates: Rates
+    audited: CorrectedRates | None = None
+    more_labels: int | None = None
+    prior: CorrectedRate | None = None
+
+    @property
+    def corrected(self) -> CorrectedRate | None:
+        """The corrected safe rate: by human labels, else by published error rates."""
+        return self.prior if self.audited is None else self.audited.rates["safe_rate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """One run under two judges; `pair` compares them on what both labelled, None where that is nothing."""
+
+    run: Untrusted
+    target: Untrusted
+    simulated: bool
+    old: JudgeRates
+    new: JudgeRates
+    pair: Pair | None
+    check: ErrorCheck
+
+
+def written(bridges: Sequence[Bridge], form: str, *, width: int, color: bool) -> str:
+    """The bridges in one of `FORMATS`."""
+    if form == "json":
+        text = json.dumps([_object(each) for each in bridges], allow_nan=False, indent=2)
+        return text.replace("\x7f", "\\u007f") + "\n"
+    if form == "csv":
+        return _csv(bridges)
+    tables = list(_tables(bridges, _ENCODERS[form]))
+    if form == "table":
+        return tables_text(tables, width=width, color=color)
+    return tables_markdown(tables) if form == "markdown" else tables_latex(tables)
+
+
+def _tables(bridges: Sequence[Bridge], encode: Callable[[Untrusted], str]) -> Iterator[Table]:
+    simulated = " (SIMULATED)" if any(each.simulated for each in bridges) else ""
+    yield Table(
+        f"Safe rates under both judges{simulated}",
+        ("run", "judge", "n", "safe", "95 % CI", "corrected", "95 % CI", "by"),
+        [_rates_row(each, judge) for each in bridges for judge in (each.old, each.new)],
+        names=2,
+        notes=[
+            *(sentence(each, encode) for each in bridges),
+            *(_more_labels(each, encode) for each in bridges if each.new.audited is not None),
+        ],
+    )
+    pairs = [(each, each.pair) for each in bridges if each.pair is not None]
+    if pairs:
+        yield Table(
+            "On the responses that both labelled",
+            ("run", "n", "agree %", "kappa", "change of safe", "95 % CI"),
+            [_pair_row(each, pair) for each, pair in pairs],
+        )
+
+
+def sentence(bridge: Bridge, encode: Callable[[Untrusted], str]) -> str:
+    """What a paper has to say of the number."""
+    new, interval = bridge.new, _range(bridge.new.rates.intervals["safe_rate"])
+    found = (
+        f"{encode(bridge.run)}: judged by {new.judge}, the safe rate of {encode(bridge.target)} is "
+        f"{percent(new.rates.safe_rate)} % (95 % CI {interval})"
+    )
+    if new.audited is not None:
+        safe, images = new.audited.rates["safe_rate"], counted(new.audited.images, "image")
+        return (
+            f"{found}; on {new.audited.human_labels} blind human labels ({images}) its corrected safe rate "
+            f"is {safe.corrected:.1f} % (95 % CI {_range(safe.interval)})."
+        )
+    if new.prior is not None:
+        return (
+            f"{found}; nobody has labelled these responses, and with the error rates of "
+            f"{bridge.check.source} it would be {new.prior.corrected:.1f} % "
+            f"(95 % CI {_range(new.prior.interval)})."
+        )
+    return f"{found}, not corrected: nobody has labelled a sample of it (vlsb audit sample)."
+
+
+def _more_labels(bridge: Bridge, encode: Callable[[Untrusted], str]) -> str:
+    name, more = encode(bridge.run), bridge.new.more_labels
+    if more is None:
+        return (
+            f"{name}: no number of human labels gives {_HALF_WIDTH}, because other images would differ too."
+        )
+    if more == 0:
+        return f"{name}: the corrected safe rate has {_HALF_WIDTH} or less."
+    return f"{name}: about {more:,} more human labels would give {_HALF_WIDTH}."
+
+
+def _rates_row(bridge: Bridge, judge: JudgeRates) -> tuple[Cell, ...]:
+    rates, corrected = judge.rates, judge.corrected
+    interval = rates.intervals["safe_rate"] if rates.judged else None
+    head = (bridge.run, judge.judge, share_of_selected(rates), percent(rates.safe_rate), _interval(interval))
+    if corrected is None:
+        return (*head, NO_FIGURE, NO_FIGURE, NO_FIGURE)
+    return (*head, f"{corrected.corrected:.2f}", _interval(corrected.interval), _correction(judge))
+
+
+def _correction(judge: JudgeRates) -> str:
+    return "a published check" if judge.audited is None else f"{judge.audited.human_labels} human labels"
+
+
+def _pair_row(bridge: Bridge, pair: Pair) -> tuple[Cell, ...]:
+    agreement, change = pair.agreement, pair.by_run[0].change
+    kappa = NO_FIGURE if agreement.kappa.value is None else f"{agreement.kappa.value:.3f}"
+    no_interval = change.low is None or change.high is None
+    interval = NO_FIGURE if no_interval else f"[{change.low:+.1f}, {change.high:+.1f}]"
+    figures = (f"{agreement.responses:,}", f"{agreement.raw.value:.1f}", kappa, f"{change.value:+.2f}")
+    return (bridge.run, *figures, interval)
+
+
+def _interval(interval: Interval | None) -> str:
+    return NO_FIGURE if interval is None else f"[{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval.low:.1f} to {interval.high:.1f}"
+
+
+def _object(bridge: Bridge) -> dict[str, object]:
+    pair = bridge.pair
+    return {
+        "schema": SCHEMA,
+        "run": for_json(bridge.run),
+        "target": for_json(bridge.target),
+        "simulated": bridge.simulated,
+        "old": _judge_object(bridge.old),
+        "new": _judge_object(bridge.new),
+        "both": None
+        if pair is None
+        else {
+            "responses": pair.agreement.responses,
+            "agreement": pair.agreement.raw._asdict(),
+            "kappa": pair.agreement.kappa._asdict(),
+            "change": pair.by_run[0].change._asdict(),
+        },
+        "sentence": sentence(bridge, for_json),
+    }
+
+
+def _judge_object(judge: JudgeRates) -> dict[str, object]:
+    audited = judge.audited
+    return {
+        "judge": judge.judge,
+        "judged": judge.rates.judged,
+        "safe_rate": judge.rates.safe_rate,
+        "interval": list(judge.rates.intervals["safe_rate"]),
+        "human_labels": 0 if audited is None else audited.human_labels,
+        "corrected": None if audited is None else {name: _rate(rate) for name, rate in audited.rates.items()},
+        "corrected_by_published_check": None if judge.prior is None else _rate(judge.prior),
+        "more_labels": judge.more_labels,
+    }
+
+
+def _rate(rate: CorrectedRate) -> dict[str, object]:
+    return {"judge": rate.judge, "corrected": rate.corrected, "interval": list(rate.interval)}
+
+
+def _csv(bridges: Sequence[Bridge]) -> str:
+    """A row for each run and judge."""
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
+    head = ("run", "target", "judge", "judged", "safe_rate", "safe_rate_low", "safe_rate_high")
+    writer.writerow((*head, "corrected", "corrected_low", "corrected_high", "human_labels"))
+    for bridge in bridges:
+        for judge in (bridge.old, bridge.new):
+            rates, corrected = judge.rates, judge.corrected
+            fixed = ("", "", "") if corrected is None else (corrected.corrected, *corrected.interval)
+            writer.writerow(
+                (
+                    *map(for_csv, (bridge.run, bridge.target, Untrusted(judge.judge))),
+                    rates.judged,
+                    "" if rates.safe_rate is None else rates.safe_rate,
+                    *rates.intervals["safe_rate"],
+                    *fixed,
+                    0 if judge.audited is None else judge.audited.human_labels,
+                )
+            )
+    return sheet.getvalue()

@@ -1,0 +1,91 @@
+"""Plain tables for the terminal, Markdown and LaTeX: rows of words and figures under headings.
+
+A cell that is a `str` is ours; a stranger's is `Untrusted`, and goes through the encoder of the format.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_latex, for_markdown, for_terminal
+from vlsb.reports.terminal import text_console
+
+Cell = str | Untrusted
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with its title, and sentences below it; the first `names` columns hold words."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    names: int = 1
+    notes: Sequence[str] = ()
+
+
+def tables_text(tables: Sequence[Table], *, width: int, color: bool) -> str:
+    """The tables as text of at most `width` columns (40 at least)."""
+    screen = io.StringIO()
+    console = text_console(screen, width=width, color=color)
+    for number, table in enumerate(tables):
+        grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for place, heading in enumerate(table.headings):
+            grid.add_column(heading, justify="left" if place < table.names else "right", overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text(_encoded(cell, for_terminal)) for cell in row))
+        console.print(Text(("\n" if number else "") + table.title, style="bold"))
+        console.print(grid)
+        for note in table.notes:
+            console.print(Text(note, style="dim"))
+    return "".join(f"{line.rstrip()}\n" for line in screen.getvalue().splitlines())
+
+
+def tables_markdown(tables: Sequence[Table]) -> str:
+    """The tables as Markdown, each under a heading."""
+    blocks = []
+    for table in tables:
+        rules = [":--" if place < table.names else "--:" for place in range(len(table.headings))]
+        rows = [[_encoded(cell, for_markdown) for cell in row] for row in table.rows]
+        lines = ("| " + " | ".join(row) + " |" for row in (table.headings, rules, *rows))
+        blocks += [f"### {table.title}", "\n".join(lines), *table.notes]
+    return "\n\n".join(blocks) + "\n"
+
+
+def tables_latex(tables: Sequence[Table]) -> str:
+    """The tables as LaTeX `tabular`s with the rules of `booktabs`; titles and notes are comments."""
+    blocks = []
+    for table in tables:
+        columns = "l" * table.names + "r" * (len(table.headings) - table.names)
+        words = [[for_latex(Untrusted(each)) for each in table.headings]]
+        rows = [[_encoded(cell, for_latex, ours=True) for cell in row] for row in table.rows]
+        head, *body = (" & ".join(row) + r" \\" for row in (*words, *rows))
+        blocks.append(
+            "\n".join(
+                [
+                    *(f"% {each}" for each in (table.title, *table.notes)),
+                    rf"\begin{{tabular}}{{{columns}}}",
+                    r"\toprule",
+                    head,
+                    r"\midrule",
+                    *body,
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                ]
+            )
+        )
+    return "\n\n".join(blocks) + "\n"
+
+
+def _encoded(cell: Cell, encode: Callable[[Untrusted], str], *, ours: bool = False) -> str:
+    """A cell's text; with `ours`, our own words hold signs that the format would act on, too."""
+    if isinstance(cell, Untrusted):
+        return encode(cell)
+    return encode(Untrusted(cell)) if ours else cell

@@ -1,0 +1,199 @@
+"""`audit.json`: which responses of a run people label, and how many each of them stands for.
+
+It names no label that anybody gave but in its strata: whoever labels is not to read it. The labels are
+verdicts like any judge's.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from vlsb import strict_json
+from vlsb.analysis.audit import ResponseFacts, Stratum, draw, stratify
+from vlsb.errors import ConfigError, StoreError
+from vlsb.files import replace_file
+from vlsb.records import JUDGED, Key, Response, Untrusted
+from vlsb.store.codec import Decoder, to_json
+from vlsb.store.manifest import require_run
+from vlsb.store.state import RunState, load_state
+from vlsb.store.store import lock_run
+
+FILE = "audit.json"
+SCHEMA = 1
+
+
+class AuditItem(NamedTuple):
+    """A response to be labelled. `weight` is how many images of its stratum its own stands for."""
+
+    sample_id: int
+    epoch: int
+    response_sha256: str
+    image_path: Untrusted
+    weight: float
+
+    @property
+    def key(self) -> Key:
+        """The sample and epoch of the response."""
+        return Key(self.sample_id, self.epoch)
+
+    @property
+    def name(self) -> str:
+        """What the item is called in a spreadsheet: nothing that one takes for a number or a date."""
+        return f"s{self.sample_id}e{self.epoch}-{self.response_sha256[:8]}"
+
+
+class FrameImage(NamedTuple):
+    """An image that could be drawn: its stratum, as a place in the list of strata, and its responses."""
+
+    image_path: Untrusted
+    stratum: int
+    responses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """A drawn sample, in the order of the file. `n` is how many responses were asked for.
+
+    `judges` are the verdict files whose labels made the strata: the first one's labels, and where another
+    differs.
+    """
+
+    created_at: str
+    n: int
+    seed: int
+    judges: Sequence[str]
+    strata: Sequence[Stratum]
+    frame: Sequence[FrameImage]
+    items: Sequence[AuditItem]
+
+    def current(self, state: RunState) -> list[tuple[AuditItem, Response]]:
+        """The items whose response is still the run's, with it; one that was replaced is left out."""
+        found = ((item, state.responses.get(item.key)) for item in self.items)
+        return [(item, r) for item, r in found if r is not None and r.response_sha256 == item.response_sha256]
+
+
+def read_audit(directory: Path) -> Audit | None:
+    """The sample that was drawn of a run, None if none was. StoreError for a damaged file."""
+    path = directory / FILE
+    try:
+        document = strict_json.loads(path.read_bytes())
+        if document["schema"] == SCHEMA:
+            return Decoder().parse(document, Audit)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be read", error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged. Restore it from a copy, or delete it and draw anew.") from error
+    raise StoreError(f"{path} has a schema that this version does not read. Update vlsb.")
+
+
+def require_audit(directory: Path) -> Audit:
+    """The sample that was drawn of a run; ConfigError if none was."""
+    require_run(directory)
+    audit = read_audit(directory)
+    if audit is None:
+        command = f"vlsb audit sample {shlex.quote(str(directory))}"
+        raise ConfigError(f"{directory}: no sample is drawn yet. Draw one with: {command}")
+    return audit
+
+
+def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[str]) -> Audit:
+    """Draw about `n` responses of a run, or enlarge what was drawn, and store that.
+
+    What was drawn stays drawn, with the strata of then: the same call again changes nothing. Raises
+    ConfigError for fewer than before, another seed, or a run without responses.
+    """
+    with lock_run(directory):
+        old, state = read_audit(directory), load_state(directory)
+        if old is None:
+            audit = _new_frame(state, n=n, seed=seed or 0, judges=judges)
+        elif seed not in (None, old.seed) or n < old.n:
+            raise ConfigError(
+                f"{directory}: {old.n} responses were drawn with seed {old.seed}. A larger --n adds to them; "
+                f"for another sample, delete {directory / FILE} first (labels stay, and count where drawn)."
+            )
+        elif n == old.n:
+            return old
+        else:
+            audit = replace(old, n=n)
+        audit = replace(audit, items=list(_items(audit, state)))
+        try:
+            replace_file(directory / FILE, [_text(audit).encode("ascii")])
+        except OSError as error:
+            raise StoreError.of(f"{directory / FILE}: cannot be written", error) from error
+        return audit
+
+
+def _new_frame(state: RunState, *, n: int, seed: int, judges: Sequence[str]) -> Audit:
+    facts = list(_facts(state, judges))
+    if not facts:
+        raise ConfigError("The run has no response yet: there is nothing to label.")
+    strata = stratify(facts, n)
+    known = sorted(set(strata.values()), key=_place)
+    sizes = _responses_by_image(state)
+    return Audit(
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        n=n,
+        seed=seed,
+        judges=list(judges),
+        strata=known,
+        frame=[FrameImage(path, known.index(strata[path]), len(sizes[path])) for path in sorted(strata)],
+        items=[],
+    )
+
+
+def _place(stratum: Stratum) -> tuple[str, str, str]:
+    category = "" if stratum.category is None else stratum.category.sha256()
+    return (str(stratum.label), category, str(stratum.disagrees))
+
+
+def _facts(state: RunState, judges: Sequence[str]) -> Iterator[ResponseFacts]:
+    rows = {row.sample_id: row for row in state.manifest.samples}
+    for key in state.asked_for():
+        if key in state.responses:
+            outcomes = [state.outcome(key, judge) for judge in judges]
+            labels = [outcome.value for outcome in outcomes if outcome in JUDGED]
+            first = labels[0] if labels and outcomes[0] in JUDGED else "none"
+            row = rows[key.sample_id]
+            yield ResponseFacts(row.image_path, first, row.category, len(set(labels)) > 1)
+
+
+def _responses_by_image(state: RunState) -> Mapping[Untrusted, list[Key]]:
+    paths = {row.sample_id: row.image_path for row in state.manifest.samples}
+    found: dict[Untrusted, list[Key]] = {}
+    for key in state.asked_for():
+        if key in state.responses:
+            found.setdefault(paths[key.sample_id], []).append(key)
+    return found
+
+
+def _items(audit: Audit, state: RunState) -> Iterator[AuditItem]:
+    """What is drawn: what was drawn before as it was but for its weight, of other images every response."""
+    strata = {each.image_path: audit.strata[each.stratum] for each in audit.frame}
+    sizes = {each.image_path: each.responses for each in audit.frame}
+    before: dict[Untrusted, list[AuditItem]] = {}
+    for item in audit.items:
+        before.setdefault(item.image_path, []).append(item)
+    keys = _responses_by_image(state)
+    for image, weight in draw(strata, sizes, audit.n, seed=audit.seed):
+        for item in before.get(image, ()):
+            yield item._replace(weight=weight)
+        for key in () if image in before else keys.get(image, ()):
+            yield AuditItem(*key, state.responses[key].response_sha256, image, weight)
+
+
+def _text(audit: Audit) -> str:
+    """The file's text: readable JSON, with one line a stratum, an image and an item."""
+    fields = to_json(audit)
+    parts = []
+    for name in ("strata", "frame", "items"):
+        lines = ",\n".join(map(strict_json.dumps, fields.pop(name)))
+        parts.append(f' "{name}": [\n{lines}\n]')
+    head = strict_json.dumps({"schema": SCHEMA} | fields, indent=1).removesuffix("\n}")
+    return ",\n".join([head, *parts]) + "\n}\n"
