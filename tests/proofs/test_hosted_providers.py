@@ -27,7 +27,7 @@ from vlsb.errors import VlsbError
 from vlsb.evaluation.pipeline import PREFLIGHT_SAMPLES
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.session import Listeners, Plan, prepare, run_session
-from vlsb.judging.prompts import official_template
+from vlsb.judging.kinds import JudgeSetup, official_judge
 from vlsb.models.providers import PROVIDERS, resolve_endpoint
 from vlsb.records import Outcome
 from vlsb.simulator import Reply, Request, Responder, Simulator, answer, verdict
@@ -85,8 +85,7 @@ def run(directory: Path, name: str, responder: Responder, samples: int, **target
             plan = Plan(
                 directory=directory / "run",
                 target=ModelSettings(endpoint, OFFICIAL_TARGET_SAMPLING, **target),
-                judge=ModelSettings(endpoint, OFFICIAL_JUDGE_SAMPLING),
-                template=official_template(),
+                judges=(JudgeSetup(official_judge(), ModelSettings(endpoint, OFFICIAL_JUDGE_SAMPLING)),),
                 data_root=root,
                 selection=Selection(),
                 policy=PATIENT,
