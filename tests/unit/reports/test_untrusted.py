@@ -35,6 +35,7 @@ EXPOSED_IN = {
     "endpoints/credentials.py": "takes keys out of text and wraps it again",
     "endpoints/client.py": "looks for a field's name in a rejection; shows nothing",
     "records.py": "compares a finish reason with known words; shows nothing",
+    "judging/guards.py": "parses what a guard says strictly; the category that it keeps is wrapped again",
     "judging/prompts.py": "puts question and response into the judge's request and wraps it again",
     "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
     "cli/show.py": "joins image_path, as the data set has it, to its folder, for a path that is encoded",
