@@ -201,7 +201,7 @@ def test_engine_options_need_an_engine_of_ours(desk: Desk, words: list[str]) -> 
 @pytest.mark.parametrize(
     "words",
     [
-        ["run", "--model", "demo", "--model", "gpt-4o"],
+        ["run", "--model", "demo", "--name", "a", "--name", "b"],
         ["run", "--model=demo", "--judge", "demo", "--judge=gpt-4o"],
         ["run", "--limit", "3", "--model", "demo", "--limit", "3"],
         ["run", "--data_root", "a", "--model", "demo", "--data-root", "b"],

@@ -656,7 +656,8 @@ def run_directory(options: RunOptions) -> Path | None:
 
 def _run_name(options: RunOptions, model: str) -> str:
     if options.name is None:
-        return safe_name(name_of_place(model))
+        # With an address it is whatever the endpoint calls its model.
+        return safe_name(model if options.base_url else name_of_place(model))
     if options.name != safe_name(options.name):
         raise ConfigError(f"--name {options.name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
     return options.name
