@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines.install import MARKER, Engine, engine_prefix, repair_advice
 from vlsb.engines.registry import Places, ServerRecord, boot_id, process_began_at, write_record
-from vlsb.models.profile import CURRENT
+from vlsb.models.profile import CURRENT, NEWER
 
 INSTALL_DEADLINE_S = 600.0
 """How long a made-up install may take; it makes an environment, which a busy machine takes long for."""
@@ -157,6 +157,7 @@ def test_the_list_has_every_family_its_weights_and_the_one_command(vlsb: Vlsb) -
     ended = vlsb("engine", "list")
 
     assert ended.code == 0
+    newer = "".join(f"  {name:<16}  {model.weights}\n" for name, model in NEWER.items())
     assert ended.out == (
         "vLLM 0.32.0 for the CPU: not installed\n"
         "  make it ready with: vlsb engine install llava\n"
@@ -166,6 +167,7 @@ def test_the_list_has_every_family_its_weights_and_the_one_command(vlsb: Vlsb) -
         "  qwen2vl           Qwen/Qwen2-VL-7B-Instruct\n"
         "  qwen2vl_vlguard   Foreshhh/Qwen2-VL-7B-VLGuard\n"
         "  qwen2vl_saferlhf  Foreshhh/Qwen2-VL-7B-SafeRLHF\n"
+        f"{newer}"
         "\n"
         "vLLM 0.9.2 for the CPU: not installed\n"
         "  make it ready with: vlsb engine install mllama\n"

@@ -202,10 +202,10 @@ def test_engine_options_need_an_engine_of_ours(desk: Desk, words: list[str]) -> 
     "words",
     [
         ["run", "--model", "demo", "--name", "a", "--name", "b"],
-        ["run", "--model=demo", "--judge", "demo", "--judge=gpt-4o"],
+        ["run", "--model=demo", "--seed", "1", "--seed=2"],
         ["run", "--limit", "3", "--model", "demo", "--limit", "3"],
         ["run", "--data_root", "a", "--model", "demo", "--data-root", "b"],
-        ["judge", "r", "--judge", "a", "--judge", "b"],
+        ["judge", "r", "--display", "none", "--display", "plain"],
         ["serve", "llava", "--port", "1", "--port", "2"],
         ["report", "outputs", "--format", "json", "--format", "csv"],
         ["engine", "install", "llava", "--display", "none", "--display", "plain"],
@@ -427,13 +427,13 @@ def test_without_a_model_a_missing_v1_is_guessed_too(desk: Desk, endpoint: Simul
 def test_independent_mistakes_are_found_together_one_line_each(desk: Desk) -> None:
     done = desk.vlsb(
         *("run", "--model", "gpt-4o", "--data-root", "nowhere", "--limit", "0"),
-        *("--judge", "gemini-2.5-pro", "--judge-template", "no-file"),
+        *("--judge", "gemini-2.5-pro"),
         env=NO_CANARY,
     )
 
     assert done.code == 2
-    assert len(done.errors) == 5
-    for named in ("--api-key-env", "--judge-api-key-env", "--data-root nowhere", "--limit", "no-file"):
+    assert len(done.errors) == 4
+    for named in ("--api-key-env", "--judge-api-key-env", "--data-root nowhere", "--limit"):
         assert sum(named in line for line in done.errors) == 1
     assert not desk.outputs.exists()
 

@@ -49,6 +49,11 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
     options = set(re.findall(r"--[a-z][a-z-]+[a-z]", page)) - {"--help"}
     template = desk.home / "template.txt"
     template.write_text(ONE_TEMPLATE)
+    judges, prices = desk.home / "judges", desk.home / "prices.json"
+    judges.mkdir()
+    charged = {"models": ["target-model", "judge-model"], "host": "127.0.0.1", "input": 1, "output": 1}
+    told = {"source": "https://example.com", "as_of": "2026-01-01"}
+    prices.write_text(json.dumps({"prices": [charged | told]}))
     write_dataset(desk.data, [sample_row(0), sample_row(1, sub_category="Xenophobia")])
     values = {
         "MODEL": "target-model",
@@ -97,6 +102,9 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "TARGET_FIELD": "seed=9",
         "JUDGE_FIELD": "user=me",
         "THINKING": "off",
+        "JUDGES_DIR": str(judges),
+        "MAX_COST": "5",
+        "PRICES": str(prices),
         "JUDGE_SEES": "answer",
     }
     keys = {"T_KEY": "target-key-1", "J_KEY": "judge-key-22", "TEAM": "blue-team"}
@@ -295,12 +303,11 @@ def test_a_family_without_an_engine_says_how_to_get_one(desk: Desk) -> None:
     assert "vlsb engine install llava_next" in done.err
 
 
-def test_a_family_as_judge_says_how_to_serve_it(desk: Desk) -> None:
-    done = desk.vlsb("run", "--model", "gpt-4o", "--judge", "qwen2vl")
+def test_a_family_as_judge_without_an_engine_says_how_to_get_one(desk: Desk) -> None:
+    done = desk.vlsb("run", "--model", "gpt-4o", "--judge", "qwen2vl", env={"PATH": ""})
 
-    assert done.code == 2
-    assert "`vlsb serve qwen2vl`" in done.error
-    assert "--judge-base-url" in done.error
+    assert done.code == 7
+    assert "vlsb engine install qwen2vl" in done.err
 
 
 # The run's directory.

@@ -360,7 +360,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/engines/test_plan.py::test_no_way_of_loading_unpickles_weights",
             "tests/unit/engines/test_plan.py::test_a_beginning_does_not_pass_for_an_option_that_can_run_code",
             "tests/unit/engines/test_plan.py::test_the_command_is_the_familys_file_as_words",
-            "tests/unit/models/test_server_files.py::test_a_file_says_the_papers_settings",
+            "tests/unit/models/test_server_files.py::test_a_file_leaves_answers_to_the_checkpoint_and_runs_nobodys_code",
             "tests/unit/engines/test_llava.py::test_pickled_parts_are_read_as_tensors_alone",
         ),
         "C28": (
@@ -413,7 +413,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/engines/test_prompt_check.py::test_an_engine_that_reads_another_prompt_is_stopped_with_where_they_part",
             "tests/commands/test_run_local.py::test_what_can_change_an_answer_is_in_the_manifest_and_counts_as_drift",
             "tests/commands/test_run_local.py::test_the_requests_are_those_of_the_family",
-            "tests/unit/models/test_server_files.py::test_a_file_says_the_papers_settings",
+            "tests/unit/models/test_server_files.py::test_a_file_leaves_answers_to_the_checkpoint_and_runs_nobodys_code",
         ),
         "E11": ("tests/unit/endpoints/test_request.py::test_the_picture_is_spliced_exactly",),
         "E12": (
