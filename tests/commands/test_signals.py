@@ -162,7 +162,8 @@ def test_the_resume_command_holds_every_option_and_survives_the_shell(tmp_path: 
 
     assert_interrupted(ended)
     from_variables = ["--api-key-env", "CANARY_KEY", "--judge-api-key-env", "CANARY_KEY"]
-    assert Counter(ended.resume_command) == Counter(["vlsb", *typed, *from_variables, "--resume"])
+    words = ["vlsb", *map(str, typed), *from_variables, "--resume"]
+    assert Counter(ended.resume_command) == Counter(words)
     assert resumed.code == 0, resumed.err
     assert vlsb.summary("my outputs")["selected"] == 20
 

@@ -47,7 +47,7 @@ from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.guards import guards_table
 from vlsb.reports.terminal import render
-from vlsb.steps import OnProgress
+from vlsb.steps import OnProgress, in_thread
 from vlsb.store.manifest import is_run
 from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.summaries import guard_counts, summarize_run, summarize_state
@@ -216,6 +216,13 @@ def _run_and_show(command: SessionCommand, screen: Screen) -> tuple[VlsbError | 
     return reason, reason is not None and _can_go_on(reason, state, end, command)
 
 
+def _retirement_notices(plan: Plan) -> Iterator[str]:
+    """What is said of models that their providers shut down."""
+    for name, settings in plan.models.items():
+        if (found := find_retirement(settings.endpoint)) is not None:
+            yield found.notice(name, settings.endpoint.model, datetime.now(UTC).date())
+
+
 async def _spend(
     command: SessionCommand, screen: Screen, say_command: Callable[[], None]
 ) -> tuple[Plan, SessionEnd]:
@@ -231,10 +238,9 @@ async def _spend(
                 endpoint, bearer = plan.models[stage].endpoint, given.bearer
                 if bearer is not None and (warning := key_mismatch(endpoint, bearer.reveal())):
                     screen.notice(f"Warning: {warning}.")
-            for name, settings in plan.models.items():
-                if (found := find_retirement(settings.endpoint)) is not None:
-                    notice = found.notice(name, settings.endpoint.model, datetime.now(UTC).date())
-                    screen.notice(f"Warning: {notice}")
+            # The table of dates is read from the disk.
+            for notice in await in_thread(lambda _: list(_retirement_notices(plan))):
+                screen.notice(f"Warning: {notice}")
             # Nobody named the folder this time: that of the run is used, and said.
             if command.options.data_root is None and plan.data_root not in (None, mini_root()):
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")
