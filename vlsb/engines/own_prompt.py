@@ -7,22 +7,17 @@ On the way it is seen whether the model thinks, and whether the reasoning parser
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-
-import httpx
 
 from vlsb import strict_json
-from vlsb.endpoints.connect import Client, open_client
-from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.connect import Client
 from vlsb.endpoints.transport import Upload
+from vlsb.engines.prompt_check import PROBE_TEXT, engine_client, probe_request
 from vlsb.engines.readiness import probe_picture
-from vlsb.errors import ServerError, ServerTimeoutError
+from vlsb.errors import ServerError
 from vlsb.models.profile import ModelProfile
 from vlsb.records import Untrusted
 
@@ -30,8 +25,6 @@ if TYPE_CHECKING:
     from vlsb.engines.launch import RunningServer
 
 GREEN = (30, 160, 60)
-# Benign, with two blanks and a line break: templates that trim or join change it.
-PROBE_TEXT = "What is shown here?  Name its two colours.\nAnswer in one sentence."
 OPENS_THOUGHT = re.compile(r"(?:<think>|<thinking>|◁think▷|\[THINK\]|<reasoning>)\s*$")
 BEGINS_THOUGHT = re.compile(r"\s*(?:<think>|<thinking>|◁think▷|\[THINK\]|<reasoning>)")
 CHECK_TIMEOUT_S = 300.0
@@ -62,26 +55,8 @@ class _Reply:
 
 async def check_own_prompt(server: RunningServer, model: ModelProfile, *, has_parser: bool) -> OwnPrompt:
     """Ask a running engine about its prompt. Raises ServerError where nothing may be evaluated."""
-    address = urlsplit(server.base_url)
-    client = open_client(
-        f"{address.scheme}://{address.netloc}",
-        credentials=Credentials(server.key),
-        connections=1,
-        ca_bundle=None,
-    )
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            return await _Check(client, server.served_name, model, has_parser=has_parser).run()
-    except TimeoutError:
-        raise ServerTimeoutError(
-            f"{server.name}: the engine did not answer about its prompt within {CHECK_TIMEOUT_S:g} s."
-        ) from None
-    except httpx.RequestError as fault:
-        raise ServerError(
-            f"{server.name}: the engine did not answer about its prompt", detail=Untrusted(str(fault))
-        ) from fault
-    finally:
-        await client.aclose()
+    async with engine_client(server, "did not answer about its prompt", timeout_s=CHECK_TIMEOUT_S) as client:
+        return await _Check(client, server.served_name, model, has_parser=has_parser).run()
 
 
 class _Check:
@@ -94,12 +69,12 @@ class _Check:
         self._has_parser = has_parser
 
     async def run(self) -> OwnPrompt:
-        blue, green = probe_picture(), probe_picture(GREEN)
-        ids = await self._tokens(messages=_messages(PROBE_TEXT, blue))
+        blue, green = self._request(probe_picture()), self._request(probe_picture(GREEN))
+        ids = await self._tokens(blue)
         prompt = await self._text_of(ids)
         self._require_instruction(prompt)
         await self._require_bos(ids)
-        without = await self._tokens(messages=_messages(PROBE_TEXT, None))
+        without = await self._tokens(_without_image(blue))
         if len(ids) <= len(without):
             raise self._wrong("its prompt has no tokens for the image")
         thinks = OPENS_THOUGHT.search(prompt) is not None
@@ -123,8 +98,8 @@ class _Check:
 
     async def _require_bos(self, ids: Sequence[int]) -> None:
         """BOS once where the tokenizer puts it in front of a text, and never twice."""
-        plain = await self._tokens(prompt="A", add_special_tokens=False)
-        special = await self._tokens(prompt="A", add_special_tokens=True)
+        plain = await self._tokens({"prompt": "A", "add_special_tokens": False})
+        special = await self._tokens({"prompt": "A", "add_special_tokens": True})
         if len(special) <= len(plain) or special[0] in plain[:1]:
             return
         bos = special[0]
@@ -141,9 +116,12 @@ class _Check:
 
     # What the engine says.
 
-    async def _tokens(self, **fields: Any) -> list[int]:
-        if "messages" in fields:
-            fields = {**self._model.protocol.fields, "add_generation_prompt": True, **fields}
+    def _request(self, png: bytes) -> dict[str, Any]:
+        """The fields of the very request that a run would send of the probe."""
+        fields: dict[str, Any] = strict_json.loads(b"".join(probe_request(self._served, self._model, png)))
+        return fields
+
+    async def _tokens(self, fields: dict[str, Any]) -> list[int]:
         found = (await self._ask("/tokenize", fields)).get("tokens")
         if not isinstance(found, list) or not all(isinstance(each, int) for each in found):
             raise self._unreadable("/tokenize")
@@ -155,18 +133,9 @@ class _Check:
             raise self._unreadable("/detokenize")
         return found
 
-    async def _answer(self, image: bytes, max_tokens: int) -> _Reply:
-        document = await self._ask(
-            "/v1/chat/completions",
-            {
-                **self._model.protocol.fields,
-                "messages": _messages(PROBE_TEXT, image),
-                "max_tokens": max_tokens,
-                "temperature": 0,
-                "logprobs": True,
-                "top_logprobs": _TOP,
-            },
-        )
+    async def _answer(self, request: dict[str, Any], max_tokens: int) -> _Reply:
+        short = {"max_tokens": max_tokens, "logprobs": True, "top_logprobs": _TOP}
+        document = await self._ask("/v1/chat/completions", request | short)
         try:
             choice = document["choices"][0]
             message = choice["message"]
@@ -199,6 +168,16 @@ class _Check:
         return ServerError(f"{self._model.name}: what the engine says of its prompt ({path}) cannot be read.")
 
 
+def _without_image(request: dict[str, Any]) -> dict[str, Any]:
+    turns = [
+        {**turn, "content": [part for part in turn["content"] if part["type"] != "image_url"]}
+        if isinstance(turn["content"], list)
+        else turn
+        for turn in request["messages"]
+    ]
+    return {**request, "messages": turns}
+
+
 def _differ(one: _Reply, other: _Reply, *, noise: float) -> bool:
     if (one.text, one.reasoning) != (other.text, other.reasoning):
         return True
@@ -210,11 +189,3 @@ def _distance(one: _Reply, other: _Reply) -> float:
     pairs = zip(one.chances, other.chances, strict=False)
     found = [abs(left[token] - right[token]) for left, right in pairs for token in left.keys() & right.keys()]
     return max(found, default=0.0)
-
-
-def _messages(text: str, image: bytes | None) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    if image is not None:
-        url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-        parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
-    return [{"role": "user", "content": parts}]

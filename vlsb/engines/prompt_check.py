@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ import httpx
 
 from vlsb import strict_json
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
-from vlsb.endpoints.connect import open_client
+from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.credentials import Credentials, engine_environment
 from vlsb.endpoints.request import Dialect, Prompt, ReadPicture, draft
 from vlsb.endpoints.transport import Upload
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from vlsb.engines.launch import RunningServer
     from vlsb.engines.plan import ServerPlan
 
-# Two blanks and a line break: where tokenizers that look alike part.
+# Two blanks and a line break: where tokenizers that look alike part, and templates that trim or join show.
 PROBE_TEXT = "What is shown here?  Name its two colours.\nAnswer in one sentence."
 LOADER_TIMEOUT_S = 600.0
 ENGINE_TIMEOUT_S = 120.0
@@ -121,26 +122,8 @@ async def check_parity(server: RunningServer, plan: ServerPlan, expected: Sequen
 
 async def engine_ids(server: RunningServer, model: ModelProfile) -> tuple[int, ...]:
     """The ids that a running engine reports for the very request that a run would send of the probe."""
-    address = urlsplit(server.base_url)
-    client = open_client(
-        f"{address.scheme}://{address.netloc}",
-        credentials=Credentials(server.key),
-        connections=1,
-        ca_bundle=None,
-    )
-    try:
-        async with asyncio.timeout(ENGINE_TIMEOUT_S):
-            reply = await client.ask("/tokenize", Upload(probe_request(server.served_name, model)))
-    except TimeoutError:
-        raise ServerTimeoutError(
-            f"{server.name}: the engine did not say its prompt within {ENGINE_TIMEOUT_S:g} s."
-        ) from None
-    except httpx.RequestError as fault:
-        raise ServerError(
-            f"{server.name}: the engine did not say its prompt", detail=Untrusted(str(fault))
-        ) from fault
-    finally:
-        await client.aclose()
+    async with engine_client(server, "did not say its prompt", timeout_s=ENGINE_TIMEOUT_S) as client:
+        reply = await client.ask("/tokenize", Upload(probe_request(server.served_name, model)))
     try:
         ids = _as_ids(strict_json.loads(reply.content)["tokens"])
     except (ValueError, KeyError, TypeError):
@@ -153,9 +136,34 @@ async def engine_ids(server: RunningServer, model: ModelProfile) -> tuple[int, .
     return ids
 
 
-def probe_request(name: str, model: ModelProfile) -> tuple[bytes, ...]:
-    """The request of the probe, built as a run's requests are; `/tokenize` leaves aside what it lacks."""
-    png = probe_picture()
+@asynccontextmanager
+async def engine_client(server: RunningServer, failure: str, *, timeout_s: float) -> AsyncIterator[Client]:
+    """A client of a running engine; what goes wrong in the block is a ServerError: the engine `failure`."""
+    address = urlsplit(server.base_url)
+    client = open_client(
+        f"{address.scheme}://{address.netloc}",
+        credentials=Credentials(server.key),
+        connections=1,
+        ca_bundle=None,
+    )
+    message = f"{server.name}: the engine {failure}"
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield client
+    except TimeoutError:
+        raise ServerTimeoutError(f"{message} within {timeout_s:g} s.") from None
+    except httpx.RequestError as fault:
+        raise ServerError(message, detail=Untrusted(str(fault))) from fault
+    finally:
+        await client.aclose()
+
+
+def probe_request(name: str, model: ModelProfile, png: bytes | None = None) -> tuple[bytes, ...]:
+    """The request of the probe, built as a run's requests are; `/tokenize` leaves aside what it lacks.
+
+    `png` is another image than the usual one.
+    """
+    png = png or probe_picture()
     protocol = model.protocol
     prompt = Prompt(
         protocol.system_prompt,
