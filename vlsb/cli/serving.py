@@ -9,10 +9,8 @@ import asyncio
 import difflib
 import os
 import shlex
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -100,7 +98,7 @@ class _Serving:
         InterruptedRunError where the stop came too early or had to be a kill.
         """
         stop = StopWish(self.screen.notice)
-        with _signals_to(stop):
+        with loops.signals_in_loop(stop.add):
             serving = asyncio.create_task(self._serve())
             for wish in (stop.once, stop.twice):
                 # Cancelled, it ends the engine in order; cancelled while it does so, it kills it.
@@ -219,22 +217,6 @@ def _short(path: Path) -> str:
         return f"~/{path.relative_to(Path.home())}"
     except (ValueError, RuntimeError):
         return str(path)
-
-
-@contextmanager
-def _signals_to(stop: StopWish) -> Iterator[None]:
-    """Pass every way of telling us to stop on to `stop`; what the caller ignores stays ignored."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in loops.STOPPING_SIGNALS}
-    taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in taken:
-        loop.add_signal_handler(number, stop.add)
-    try:
-        yield
-    finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
 
 
 async def _first(task: asyncio.Task[Any], wish: asyncio.Event) -> None:

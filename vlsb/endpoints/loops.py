@@ -119,6 +119,23 @@ def _signals_to(interrupts: _Interrupts) -> Iterator[_Interrupts]:
             raise KeyboardInterrupt
 
 
+@contextmanager
+def signals_in_loop(call: Callable[[], object]) -> Iterator[None]:
+    """Have the running loop call `call` at each signal that asks to end, while the block runs."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    # What the caller ignores stays ignored: `nohup` means it.
+    taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in taken:
+        loop.add_signal_handler(number, call)
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
 def end_at_once(last_words: Callable[[], None]) -> None:
     """End the process as interrupted, whatever still goes on in it."""
     try:

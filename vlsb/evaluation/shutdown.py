@@ -7,13 +7,12 @@ drops them; the third ends the process. A fatal error stops like the first.
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from vlsb.config import GRACE_S
-from vlsb.endpoints.loops import STOPPING_SIGNALS, end_at_once
+from vlsb.endpoints.loops import end_at_once, signals_in_loop
 from vlsb.endpoints.traffic import StoppedError, Traffic
 from vlsb.errors import InterruptedRunError, VlsbError
 
@@ -118,18 +117,6 @@ class Shutdown:
         else:
             end_at_once(self._last_words)
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """Turn signals into `interrupt` while the block runs."""
-        loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
-        # What the caller ignores stays ignored: `nohup` means it.
-        taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-        for number in taken:
-            loop.add_signal_handler(number, self.interrupt)
-        try:
-            yield
-        finally:
-            for number in taken:
-                loop.remove_signal_handler(number)
-                signal.signal(number, before[number])
+        return signals_in_loop(self.interrupt)
