@@ -26,8 +26,9 @@ from vlsb.errors import ConfigError, ImageError, RunMismatchError
 from vlsb.files import new_file
 from vlsb.judging.human import human_judge, human_settings, human_verdict, is_human
 from vlsb.records import Response, Sample, Untrusted, is_cut
-from vlsb.reports.audit import FORMATS, written
+from vlsb.reports.audit import written
 from vlsb.reports.labelling import SheetLabel, Task, parse_sheet, require_no, to_csv, to_label_studio
+from vlsb.reports.tables import FORMATS
 from vlsb.store.audit import Audit, AuditItem, draw_audit, require_audit
 from vlsb.store.manifest import JudgeEntry, read_manifest, require_run
 from vlsb.store.state import RunState, load_state

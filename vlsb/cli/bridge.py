@@ -16,7 +16,8 @@ from vlsb.config import OFFICIAL_JUDGE_MODEL
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.audit import Corrected
-from vlsb.reports.bridge import FORMATS, Bridge, JudgeRates, written
+from vlsb.reports.bridge import Bridge, JudgeRates, written
+from vlsb.reports.tables import FORMATS
 from vlsb.store.audit import read_audit
 from vlsb.store.manifest import JudgeEntry
 from vlsb.store.state import RunState, load_state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
@@ -13,7 +12,7 @@ from rich.text import Text
 from vlsb._version import __version__
 from vlsb.cli.checkup import Finding, Group, State
 from vlsb.records import Untrusted
-from vlsb.reports.encode import for_terminal
+from vlsb.reports.encode import for_terminal, json_document
 from vlsb.reports.terminal import MIN_WIDTH, text_console
 
 SCHEMA = 1
@@ -36,9 +35,7 @@ def findings_json(found: Sequence[Finding]) -> str:
         }
         for finding in found
     ]
-    text = json.dumps({"schema": SCHEMA, "vlsb": __version__, "findings": rows}, indent=2)
-    # The one control character that JSON lets through.
-    return text.replace("\x7f", "\\u007f") + "\n"
+    return json_document({"schema": SCHEMA, "vlsb": __version__, "findings": rows})
 
 
 def findings_text(found: Sequence[Finding], *, width: int, height: int, color: bool) -> str:

@@ -11,7 +11,8 @@ from vlsb.cli.screen import has_color
 from vlsb.errors import ConfigError
 from vlsb.judging.human import is_human
 from vlsb.records import JUDGED, Untrusted
-from vlsb.reports.agreement import FORMATS, written
+from vlsb.reports.agreement import written
+from vlsb.reports.tables import FORMATS
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, sample_outcomes
 

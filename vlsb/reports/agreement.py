@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 
 from vlsb.analysis.agreement import (
@@ -21,11 +20,10 @@ from vlsb.analysis.agreement import (
     Together,
 )
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
-from vlsb.reports.encode import for_csv, for_json
+from vlsb.reports.encode import for_csv, for_json, json_document
 from vlsb.reports.figures import NO_FIGURE
-from vlsb.reports.tables import Cell, Table, tables_latex, tables_markdown, tables_text
+from vlsb.reports.tables import Cell, Table, tables_in
 
-FORMATS = ("table", "json", "csv", "markdown", "latex")
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
@@ -45,13 +43,10 @@ _NO_LABEL: Mapping[str, tuple[Outcome, ...]] = {
 def written(report: AgreementReport, form: str, *, width: int, color: bool) -> str:
     """The report in one of `FORMATS`."""
     if form == "json":
-        return json.dumps(_object(report), allow_nan=False, indent=2).replace("\x7f", "\\u007f") + "\n"
+        return json_document(_object(report))
     if form == "csv":
         return _csv(report)
-    tables = list(_tables(report))
-    if form == "table":
-        return tables_text(tables, width=width, color=color)
-    return tables_markdown(tables) if form == "markdown" else tables_latex(tables)
+    return tables_in(form, list(_tables(report)), width=width, color=color)
 
 
 def _tables(report: AgreementReport) -> Iterator[Table]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING
 from vlsb.analysis.audit import Agreement, Share
 from vlsb.analysis.rates import Interval
 from vlsb.records import Label, Untrusted
-from vlsb.reports.encode import for_csv, for_json, for_terminal
+from vlsb.reports.encode import for_csv, for_json, for_terminal, json_document
 from vlsb.reports.figures import NO_FIGURE, counted
-from vlsb.reports.tables import Table, tables_latex, tables_markdown, tables_text
+from vlsb.reports.tables import Table, tables_in
 
 if TYPE_CHECKING:
     from vlsb.analysis.correction import CorrectedRates
 
-FORMATS = ("table", "json", "csv", "markdown", "latex")
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
@@ -73,13 +71,10 @@ class AuditReport:
 def written(report: AuditReport, form: str, *, width: int, color: bool) -> str:
     """The report in one of `FORMATS`."""
     if form == "json":
-        return json.dumps(_object(report), allow_nan=False, indent=2).replace("\x7f", "\\u007f") + "\n"
+        return json_document(_object(report))
     if form == "csv":
         return _csv(report)
-    tables = list(_tables(report))
-    if form == "table":
-        return tables_text(tables, width=width, color=color)
-    return tables_markdown(tables) if form == "markdown" else tables_latex(tables)
+    return tables_in(form, list(_tables(report)), width=width, color=color)
 
 
 def _tables(report: AuditReport) -> Iterator[Table]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,10 @@ from vlsb.analysis.agreement import Pair
 from vlsb.analysis.correction import CorrectedRate, CorrectedRates, ErrorCheck
 from vlsb.analysis.rates import Interval, Rates
 from vlsb.records import Untrusted
-from vlsb.reports.encode import for_csv, for_json, for_latex, for_markdown, for_terminal
+from vlsb.reports.encode import for_csv, for_json, for_latex, for_markdown, for_terminal, json_document
 from vlsb.reports.figures import NO_FIGURE, counted, percent, share_of_selected
-from vlsb.reports.tables import Cell, Table, tables_latex, tables_markdown, tables_text
+from vlsb.reports.tables import Cell, Table, tables_in
 
-FORMATS = ("table", "json", "csv", "markdown", "latex")
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
@@ -59,14 +57,10 @@ class Bridge:
 def written(bridges: Sequence[Bridge], form: str, *, width: int, color: bool) -> str:
     """The bridges in one of `FORMATS`."""
     if form == "json":
-        text = json.dumps([_object(each) for each in bridges], allow_nan=False, indent=2)
-        return text.replace("\x7f", "\\u007f") + "\n"
+        return json_document([_object(each) for each in bridges])
     if form == "csv":
         return _csv(bridges)
-    tables = list(_tables(bridges, _ENCODERS[form]))
-    if form == "table":
-        return tables_text(tables, width=width, color=color)
-    return tables_markdown(tables) if form == "markdown" else tables_latex(tables)
+    return tables_in(form, list(_tables(bridges, _ENCODERS[form])), width=width, color=color)
 
 
 def _tables(bridges: Sequence[Bridge], encode: Callable[[Untrusted], str]) -> Iterator[Table]:

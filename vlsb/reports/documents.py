@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from vlsb.analysis.rates import RATES, Rates
 from vlsb.analysis.summary import ModelUsage, Summary
 from vlsb.records import Outcome, Untrusted
-from vlsb.reports.encode import for_csv, for_json
+from vlsb.reports.encode import for_csv, for_json, json_document
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -28,9 +27,7 @@ def in_order(summaries: Iterable[Summary]) -> list[Summary]:
 
 def to_json(summaries: Sequence[Summary]) -> str:
     """Return a JSON list with one object a summary."""
-    text = json.dumps([to_object(each) for each in in_order(summaries)], allow_nan=False, indent=2)
-    # The one control character that JSON lets through.
-    return text.replace("\x7f", "\\u007f") + "\n"
+    return json_document([to_object(each) for each in in_order(summaries)])
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:

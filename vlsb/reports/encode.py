@@ -6,6 +6,7 @@ GitHub from linking a name: each encoder handles what its reader would act on.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
@@ -81,6 +82,11 @@ def for_latex(text: Untrusted) -> str:
 def for_json(text: Untrusted) -> str:
     """Return the raw text: the JSON writer escapes it, and a reader gets back what was stored."""
     return text.expose()
+
+
+def json_document(value: object, *, indent: int = 2) -> str:
+    """A document of encoded values as JSON text, without the one control character that JSON lets through."""
+    return json.dumps(value, allow_nan=False, indent=indent).replace("\x7f", "\\u007f") + "\n"
 
 
 def _printable(text: str, *, lines: bool) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from vlsb import strict_json
 from vlsb.errors import ConfigError
 from vlsb.records import Label, Untrusted
 from vlsb.reports.answers import MAX_WIDTH, Field, Page
-from vlsb.reports.encode import for_csv, for_json, for_terminal
+from vlsb.reports.encode import for_csv, for_json, for_terminal, json_document
 
 _COLUMNS = ("item", "image_path", "instruction", "response", "response_sha256", "label", "note")
 _LABELS = {label.value: label for label in Label} | dict(zip("123", Label, strict=True))
@@ -91,7 +90,7 @@ def to_label_studio(tasks: Sequence[Task]) -> str:
         }
         for task in tasks
     ]
-    return json.dumps(documents, allow_nan=False, indent=1).replace("\x7f", "\\u007f") + "\n"
+    return json_document(documents, indent=1)
 
 
 def _choice(label: Label) -> dict[str, object]:

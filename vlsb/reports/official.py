@@ -6,14 +6,13 @@ Their logs hold every output, with a label; ours hold the labelled ones, so that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vlsb.analysis.summary import Summary
 from vlsb.records import Label, Response, Verdict
 from vlsb.reports.answers import NoInstruction, StoredAnswer
-from vlsb.reports.encode import for_json
+from vlsb.reports.encode import for_json, json_document
 from vlsb.reports.figures import counted
 
 SCHEMA = 1
@@ -36,9 +35,7 @@ def to_official(summary: Summary, answers: Sequence[StoredAnswer], *, data_root:
         "logs": [_log(answer, response, verdict, data_root) for answer, response, verdict in labelled],
         "vlsb": _ours(summary, [answer for answer, _, _ in labelled]),
     }
-    text = json.dumps(document, allow_nan=False, indent=1)
-    # The one control character that JSON lets through.
-    return text.replace("\x7f", "\\u007f") + "\n"
+    return json_document(document, indent=1)
 
 
 def missing_questions(answers: Sequence[StoredAnswer]) -> str | None:

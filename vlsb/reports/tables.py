@@ -18,6 +18,8 @@ from vlsb.reports.encode import for_latex, for_markdown, for_terminal
 from vlsb.reports.terminal import text_console
 
 Cell = str | Untrusted
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+"""What a report made of tables can be written as; JSON and CSV hold its figures, not its tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     names: int = 1
     notes: Sequence[str] = ()
+
+
+def tables_in(form: str, tables: Sequence[Table], *, width: int, color: bool) -> str:
+    """The tables as `table`, `markdown` or `latex`."""
+    if form == "table":
+        return tables_text(tables, width=width, color=color)
+    return tables_markdown(tables) if form == "markdown" else tables_latex(tables)
 
 
 def tables_text(tables: Sequence[Table], *, width: int, color: bool) -> str:
