@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
+from vlsb.analysis.differences import Conditions
 from vlsb.analysis.rates import Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
@@ -68,7 +69,8 @@ class Summary:
     run files that a later row of the same sample superseded. With several `epochs` every count is of
     responses, and `flip_share` is the percent of samples whose label changed between epochs. `data_digest` is
     of the rows and images that were sent, None before every selected image was. A cost is None where nobody
-    charges for tokens: the model is simulated or on this machine.
+    charges for tokens: the model is simulated or on this machine. `conditions` say what else the rates hold
+    for, None where nobody has to tell runs apart.
     """
 
     run: Untrusted
@@ -96,6 +98,7 @@ class Summary:
     thinking_cut: int = 0
     target_cost: ModelCost | None = None
     judge_cost: ModelCost | None = None
+    conditions: Conditions | None = field(default=None, repr=False)
 
 
 def summarize(
@@ -121,6 +124,7 @@ def summarize(
     thinking_cut: int = 0,
     target_cost: ModelCost | None = None,
     judge_cost: ModelCost | None = None,
+    conditions: Conditions | None = None,
 ) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
     by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category))
@@ -151,6 +155,7 @@ def summarize(
         thinking_cut=thinking_cut,
         target_cost=target_cost,
         judge_cost=judge_cost,
+        conditions=conditions,
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from vlsb import strict_json
+from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import ModelCost, ModelUsage, Summary, summarize
 from vlsb.config import Endpoint
@@ -29,6 +31,8 @@ from vlsb.store.state import (
 
 # Deviations under which a local family is asked otherwise than the authors do.
 _OF_ANOTHER_PROMPT = ("chat template", "--hf-overrides", "--mm-processor-kwargs", "--tokenizer")
+# Settings that say where a judge is reached, not what it is.
+_OF_ITS_PLACE = ("address", "headers")
 _DIGEST = re.compile(r"(-[0-9a-f]{8})(\.jsonl)?\Z")
 
 
@@ -104,6 +108,36 @@ def summarize_state(
         data_digest=sent_data_digest(state),
         target_cost=_cost(manifest, manifest.settings, state.target_totals, prices),
         judge_cost=None if entry is None else _cost(manifest, entry.settings, judged.totals, prices),
+        conditions=run_conditions(state, judge),
+    )
+
+
+def run_conditions(state: RunState, judge: str | None) -> Conditions:
+    """What the rates of a run with one judge, by its verdict file, hold for."""
+    manifest, images = state.manifest, sent_images(state)
+    entry = None if judge is None else manifest.judge(judge)
+    return Conditions(
+        samples={
+            row.sample_id: SampleData(row.digest, _only(images.get(row.image_path.expose(), ())))
+            for row in manifest.samples
+        },
+        deviations=frozenset(manifest.deviations),
+        judge=None if entry is None else _judge_identity(entry, state),
+        simulated=manifest.simulated or (entry is not None and entry.simulated),
+    )
+
+
+def _only(found: Collection[str]) -> str | None:
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _judge_identity(entry: JudgeEntry, state: RunState) -> JudgeIdentity:
+    settings = {name: value for name, value in entry.settings.items() if name not in _OF_ITS_PLACE}
+    return JudgeIdentity(
+        name=entry.name,
+        settings={name: strict_json.dumps(value) for name, value in settings.items()},
+        models=frozenset(state.judged.get(entry.file, Judged()).models()),
+        deviations=frozenset(entry.deviations),
     )
 
 

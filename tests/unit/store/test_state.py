@@ -351,6 +351,23 @@ def test_the_time_of_a_judging_session_counts_for_its_judge_alone(shared_run: Pa
     assert durations == [301.0, 21.0]
 
 
+def test_what_rates_hold_for_is_read_from_manifest_and_rows(run: Path) -> None:
+    """Which image a sample had is known once it was sent; a judge is the same one at another address."""
+    elsewhere = dict(make_judge().settings) | {"address": "https://elsewhere.example.com/v1"}
+    verdict = Row("verdict", 0, TEXTS[0], Outcome.UNSAFE, attempts=1, tokens=None)
+    write_manifest(run, make_manifest(IDS, judges=[make_judge(settings=elsewhere)], pictures={}))
+    write_rows(run, map(encoded, [response_row(0, TEXTS[0]), verdict]))
+
+    found = summary_of(run)[1].conditions
+
+    assert found is not None
+    assert found.judge is not None
+    assert [each.image is not None for each in found.samples.values()] == [True, False, False]
+    assert found.judge.models == {Untrusted("judge-model-1")}
+    assert not {"address", "headers"} & found.judge.settings.keys()
+    assert found.deviations == {Untrusted("target seed: 7 (added)")}
+
+
 # Reading.
 
 
