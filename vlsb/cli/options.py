@@ -144,7 +144,8 @@ OfficialDataRoot = Annotated[
     _option(
         "data_root",
         Option(
-            "With --format official: the data set, for its questions. (default: where the run read it)",
+            "With --html or --format official: the data set, for its questions and images. "
+            "(default: where the run read it)",
             metavar="DIR",
         ),
     ),
@@ -167,6 +168,36 @@ JudgeBridge = Annotated[
             "Put a judge that leaves beside the one that follows it, corrected by human labels. Also takes "
             "--format latex.",
             metavar="OLD NEW",
+        ),
+    ),
+]
+HtmlPage = Annotated[
+    Path | None,
+    _option(
+        "html",
+        Option(
+            "Write a page instead, to look through answers: one FILE.html, or a folder for large runs.",
+            metavar="OUT",
+            variable="VLSB_REPORT_HTML",
+        ),
+    ),
+]
+SinglePage = Annotated[
+    bool,
+    _option(
+        "single",
+        Option(
+            "With --html: one file even for large runs, with smaller images.", variable="VLSB_REPORT_SINGLE"
+        ),
+    ),
+]
+RedactedPage = Annotated[
+    bool,
+    _option(
+        "redact",
+        Option(
+            "With --html: leave out images, and what models wrote after 80 characters.",
+            variable="VLSB_REPORT_REDACT",
         ),
     ),
 ]

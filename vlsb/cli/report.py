@@ -33,10 +33,31 @@ def report_command(
     data_root: opt.OfficialDataRoot = None,
     prices: opt.Prices = None,
     judge_bridge: opt.JudgeBridge = None,
+    html: opt.HtmlPage = None,
+    single: opt.SinglePage = False,
+    redact: opt.RedactedPage = False,
 ) -> int:
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going."""
     screen = Screen()
     try:
+        if html is not None:
+            # The data set, and Pillow for small images.
+            from vlsb.cli.page import write_page
+
+            write_page(
+                paths,
+                html,
+                single=single,
+                redact=redact,
+                data_root=data_root,
+                prices=load_prices(prices),
+                screen=screen,
+            )
+            return 0
+        if single or redact:
+            raise ConfigError(
+                "--single and --redact are about a page: add --html FILE.html or --html FOLDER."
+            )
         if judge_bridge is not None:
             require_stats("vlsb report --judge-bridge")
             # numpy, scipy and statsmodels, which no other report needs.

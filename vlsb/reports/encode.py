@@ -1,4 +1,4 @@
-"""The encoders of untrusted text, one for each boundary: terminal, CSV, Markdown, LaTeX, JSON.
+"""The encoders of untrusted text, one for each boundary: terminal, CSV, Markdown, LaTeX, JSON, page.
 
 rich does not strip escape sequences, whatever its markup settings say, and a backslash does not stop
 GitHub from linking a name: each encoder handles what its reader would act on.
@@ -77,6 +77,32 @@ def for_latex(text: Untrusted) -> str:
     """Return one line of literal text for a LaTeX table: no command, no mathematics, no comment."""
     line = _printable(text.expose(), lines=False).strip()
     return "".join(_LATEX_SIGNS.get(each, each) for each in line)
+
+
+def for_page(text: Untrusted, *, longest: int | None = None) -> str:
+    """Return what a text node of a page shows: printable lines, without what reorders or hides characters.
+
+    It is no HTML: it goes into the page by `json_island`. Of more than `longest` characters the rest is left
+    out, and how many that are is said.
+    """
+    shown = _printable(text.expose(), lines=True)
+    if longest is None or len(shown) <= longest:
+        return shown
+    return f"{shown[:longest]} [{len(shown) - longest:,} more characters left out]"
+
+
+def json_island(value: object) -> str:
+    """A document of encoded values as JSON that may stand inside an HTML script element.
+
+    Nothing in it ends the element or begins a comment, whatever the values hold.
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return (
+        text.replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("&", "\\u0026")
+        .replace("\x7f", "\\u007f")
+    )
 
 
 def for_json(text: Untrusted) -> str:

@@ -1,0 +1,246 @@
+"""What a page is about, as the viewer reads it: JSON of encoded text, with everything that is empty left out.
+
+`viewer/runs.js` has the same names as types. Places of files, addresses and settings that may name a machine
+are in none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from vlsb._version import __version__
+from vlsb.analysis.summary import Summary
+from vlsb.records import Failure, Finding, Key, Response, Untrusted, Verdict, is_cut
+from vlsb.reports.answers import NoInstruction, StoredAnswer
+from vlsb.reports.encode import for_page
+from vlsb.reports.html.summary import DescribedSummary, summary_markup
+from vlsb.reports.notes import EXPLANATIONS
+from vlsb.store.audit import AuditItem
+from vlsb.store.manifest import JudgeEntry, Manifest
+
+SCHEMA = 1
+_REDACTED_CHARACTERS = 80
+_SHOWN_DIGITS = 12
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRun:
+    """A run as a page shows it.
+
+    `answers` has a list for each of `judges`, or one where nobody judges; all are in the same order. `people`
+    are the files of those judges who are people, `items` what is drawn to be labelled by hand.
+    """
+
+    name: Untrusted
+    manifest: Manifest
+    people: frozenset[str]
+    summaries: Sequence[Summary]
+    answers: Sequence[Sequence[StoredAnswer]]
+    findings: Mapping[str, Mapping[Key, Finding]] = field(default_factory=dict)
+    items: Mapping[Key, AuditItem] = field(default_factory=dict)
+
+    @property
+    def judges(self) -> Sequence[JudgeEntry]:
+        """The judges of labels, in the order of the run's file."""
+        return self.manifest.judges
+
+
+@dataclass(slots=True)
+class _Names:
+    """Names that many samples repeat: each once, by its place."""
+
+    places: dict[str, int] = field(default_factory=dict)
+
+    def place(self, name: str) -> int:
+        return self.places.setdefault(name, len(self.places))
+
+
+def page_content(
+    runs: Sequence[PageRun], *, images: Mapping[str, str], redact: bool = False, live: Json | None = None
+) -> Json:
+    """The content of a page about these runs.
+
+    `images` maps the checksum of an image that was sent to where the page finds it. With `redact` responses,
+    explanations and all else that models wrote end after 80 characters, and nothing says what images show.
+    """
+    return {
+        "schema": SCHEMA,
+        "vlsb": __version__,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_present(redacted=redact, live=live),
+        "explanations": {outcome.value: text for outcome, text in EXPLANATIONS.items()},
+        "runs": [_run(each) for each in runs],
+        "summary": summary_markup([each for run in runs for each in _described(run)]),
+        **_Samples(runs, images, _REDACTED_CHARACTERS if redact else None).content(),
+    }
+
+
+def _run(run: PageRun) -> Json:
+    judges = [
+        {
+            "name": for_page(Untrusted(entry.file.removesuffix(".jsonl"))),
+            **_present(person=entry.file in run.people),
+        }
+        for entry in run.judges
+    ]
+    return {
+        "name": for_page(run.name),
+        "target": for_page(run.manifest.target),
+        "judges": judges,
+        **_present(
+            simulated=run.manifest.simulated,
+            guards=[for_page(Untrusted(file.removesuffix(".jsonl"))) for file in run.findings],
+            drawn=len(run.items),
+        ),
+    }
+
+
+def _described(run: PageRun) -> Iterator[DescribedSummary]:
+    if not run.judges:
+        yield DescribedSummary(run.summaries[0], "")
+    for summary, entry in zip(run.summaries, run.judges, strict=False):
+        yield DescribedSummary(summary, _identity(entry, is_person=entry.file in run.people))
+
+
+def _identity(entry: JudgeEntry, *, is_person: bool) -> str:
+    """What makes this judge another than the next: model, template, sampling."""
+    if is_person:
+        return "a person, who labelled a part of the responses"
+    found = [for_page(entry.name)]
+    if isinstance(digest := entry.settings.get("template_sha256"), str):
+        found.append(f"template {for_page(Untrusted(digest))[:_SHOWN_DIGITS]}")
+    for name in ("temperature", "max_tokens"):
+        if isinstance(value := entry.settings.get(name), int | float):
+            found.append(f"{name} {value:g}")
+    return ", ".join(found)
+
+
+class _Samples:
+    """The samples of all runs, each once for an epoch, with the answers of every run beside each other."""
+
+    def __init__(self, runs: Sequence[PageRun], images: Mapping[str, str], longest: int | None) -> None:
+        self._runs, self._images, self._longest = runs, images, longest
+        self._categories, self._sub_categories, self._sources = _Names(), _Names(), _Names()
+        self._urls = _Names()
+
+    def content(self) -> Json:
+        found: dict[Key, Json] = {}
+        for place, run in enumerate(self._runs):
+            sources = {row.sample_id: row.source for row in run.manifest.samples}
+            for stored in zip(*run.answers, strict=True):
+                key = stored[0].key
+                sample = found.get(key)
+                if sample is None:
+                    sample = found[key] = self._sample(stored[0], sources[key.sample_id])
+                    sample["answers"] = [None] * len(self._runs)
+                sample["answers"][place] = self._answer(run, stored)
+        return {
+            "categories": list(self._categories.places),
+            "sub_categories": list(self._sub_categories.places),
+            "sources": list(self._sources.places),
+            "images": list(self._urls.places),
+            "samples": list(found.values()),
+        }
+
+    def _sample(self, answer: StoredAnswer, source: Untrusted) -> Json:
+        url = self._images.get(answer.image_sha256 or "")
+        asked = answer.instruction
+        shows = () if self._longest is not None else (answer.image_description, answer.safety_reason)
+        return {
+            "id": answer.key.sample_id,
+            "epoch": answer.key.epoch,
+            "category": self._categories.place(for_page(answer.category)),
+            "sub_category": self._sub_categories.place(for_page(answer.sub_category)),
+            "source": self._sources.place(for_page(source)),
+            **_present(
+                image=None if url is None else self._urls.place(url) + 1,
+                instruction=None if isinstance(asked, NoInstruction) else for_page(asked),
+                no_instruction=f"The instruction is not at hand: {asked}."
+                if isinstance(asked, NoInstruction)
+                else None,
+                about=[for_page(each) for each in shows if each is not None],
+            ),
+        }
+
+    def _answer(self, run: PageRun, stored: Sequence[StoredAnswer]) -> Json:
+        first = stored[0]
+        item = run.items.get(first.key)
+        findings = [found.get(first.key) for found in run.findings.values()]
+        return {
+            "outcomes": [each.outcome.value for each in stored],
+            **({} if first.response is None else self._response(first.response)),
+            **_present(
+                verdicts=_if_any([each.verdict and self._verdict(each.verdict) for each in stored]),
+                failures=_if_any([each.failure and self._failure(each.failure) for each in stored]),
+                findings=_if_any([each and self._finding(each) for each in findings]),
+                item=item and [item.name, item.response_sha256],
+            ),
+        }
+
+    def _response(self, response: Response) -> Json:
+        reason = response.finish_reason
+        return {
+            "text": for_page(response.text, longest=self._longest),
+            "requests": _requests(response),
+            **_present(
+                reasoning=None
+                if response.reasoning is None or self._longest is not None
+                else for_page(response.reasoning),
+                finish=None if reason is None else for_page(reason),
+                cut=is_cut(reason),
+                refusal_field=response.origin == "refusal",
+            ),
+        }
+
+    def _verdict(self, verdict: Verdict) -> Json:
+        return {
+            "explanation": for_page(verdict.explanation, longest=self._longest),
+            "requests": _requests(verdict),
+            **_present(asks=verdict.asks if verdict.asks > 1 else None),
+        }
+
+    def _failure(self, failure: Failure) -> Json:
+        return {
+            "stage": failure.stage,
+            "code": for_page(Untrusted(failure.code)),
+            "attempts": failure.attempts,
+            **_present(
+                status=failure.status,
+                message=for_page(failure.message, longest=self._longest),
+                text=None if failure.text is None else for_page(failure.text, longest=self._longest),
+                thinking_cut=failure.is_thinking_cut,
+            ),
+        }
+
+    def _finding(self, finding: Finding) -> Json:
+        return _present(
+            rating=None if finding.rating is None else finding.rating.value,
+            refuses=finding.refuses,
+            category=for_page(finding.category),
+        )
+
+
+def _requests(answered: Response | Verdict) -> list[float | None]:
+    """Attempts, seconds, tokens in, tokens out, tokens of reasoning."""
+    usage = answered.usage
+    return [
+        answered.attempts,
+        round(answered.latency_s, 2),
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+    ]
+
+
+def _if_any(values: list[Any]) -> list[Any] | None:
+    return values if any(values) else None
+
+
+def _present(**fields: Any) -> Json:
+    """The fields that hold anything; what is left out is false or empty to the viewer."""
+    return {name: value for name, value in fields.items() if value or (value == 0 and value is not False)}

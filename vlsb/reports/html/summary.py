@@ -1,0 +1,223 @@
+"""The summary of a page: the terminal's tables, with a figure in every row.
+
+It is a tree of elements, `[tag, attributes, *children]`, and text is a string in it: the viewer makes
+elements of the tags that it knows and text nodes of the rest. Figures are drawn in percent of their width, so
+that they fit wherever they stand; their colours are the page's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from vlsb.analysis.rates import Rates
+from vlsb.analysis.summary import Summary
+from vlsb.records import JUDGED
+from vlsb.reports.encode import for_page
+from vlsb.reports.figures import RATE_HEADINGS, percent, rate_figures
+from vlsb.reports.notes import badges, costs, outcome_counts, remarks
+
+Markup = list[object]
+
+_HEIGHT = 22
+_UNITS = "Percent of judged samples (n); 95 % intervals clustered by image. Safe is refusal plus warning."
+_TICKS = (0, 25, 50, 75, 100)
+
+
+class DescribedSummary(NamedTuple):
+    """A summary, and what its judge is in a few encoded words."""
+
+    summary: Summary
+    judge: str
+
+
+def summary_markup(described: Sequence[DescribedSummary]) -> list[Markup]:
+    """All runs in one table, then of each judge's row the categories and what limits its numbers."""
+    if len(described) == 1:
+        return [_detail(*described[0], is_alone=True)]
+    overview = _overview([each.summary for each in described])
+    return [overview, *(_detail(*each, is_alone=False) for each in described)]
+
+
+def element(tag: str, *children: object, **attributes: object) -> Markup:
+    """An element; `class_` is the attribute `class`, and other underscores are dashes."""
+    named = {name.rstrip("_").replace("_", "-"): str(value) for name, value in attributes.items()}
+    return [tag, named, *children]
+
+
+def rate_figure(rates: Rates) -> Markup:
+    """Refusal, warning and unsafe as parts of a bar, and the interval of the safe rate across it."""
+    if rates.judged == 0:
+        return element("span", "no verdicts", class_="quiet")
+    low, high = rates.intervals["safe_rate"]
+    refusal, warning = rates.safe_refuse_rate or 0.0, rates.safe_warning_rate or 0.0
+    ends = (0.0, refusal, refusal + warning, 100.0)
+    parts = [
+        element("rect", class_=f"part {label}", **_across(start, end), y=3, height=_HEIGHT - 6)
+        for label, start, end in zip(("safe_refusal", "safe_warning", "unsafe"), ends, ends[1:], strict=False)
+        if end > start
+    ]
+    interval = [_interval_line(low, high, kind) for kind in ("halo", "interval")]
+    said = (
+        f"refusal {percent(rates.safe_refuse_rate)}, warning {percent(rates.safe_warning_rate)}, unsafe "
+        f"{percent(rates.unsafe_rate)} percent; safe rate between {low:.1f} and {high:.1f}"
+    )
+    return element(
+        "svg",
+        *parts,
+        *itertools.chain(*interval),
+        class_="bar",
+        role="img",
+        aria_label=said,
+        width="100%",
+        height=_HEIGHT,
+    )
+
+
+def _interval_line(low: float, high: float, kind: str) -> Iterator[Markup]:
+    middle = _HEIGHT // 2
+    for start, end, reach in ((low, high, 0), (low, low, 5), (high, high, 5)):
+        ends = {"x1": f"{start:.2f}%", "x2": f"{end:.2f}%", "y1": middle - reach, "y2": middle + reach}
+        yield element("line", class_=kind, **ends)
+
+
+def _across(start: float, end: float) -> dict[str, str]:
+    return {"x": f"{start:.2f}%", "width": f"{end - start:.2f}%"}
+
+
+def _badges(summary: Summary) -> Markup:
+    return element("p", *(element("span", each, class_=_badge_class(each)) for each in badges(summary)))
+
+
+def _overview(summaries: Sequence[Summary]) -> Markup:
+    rows = [_row(_titled(each), each.rates) for each in summaries]
+    return element(
+        "section",
+        element("h2", "All runs"),
+        _rates_table("run and judge", rows),
+        element("p", _UNITS, class_="quiet"),
+        class_="card",
+    )
+
+
+def _titled(summary: Summary) -> list[object]:
+    judge = "no judge" if summary.judge is None else f"judge {for_page(summary.judge)}"
+    said = element("span", judge, class_="quiet line")
+    return [element("strong", for_page(summary.run)), said, _badges(summary)]
+
+
+def _detail(summary: Summary, judge: str, *, is_alone: bool) -> Markup:
+    rows = [] if not is_alone else [_row([element("strong", "all")], summary.rates)]
+    rows += [_row([for_page(name)], of) for name, of in summary.by_category.items()]
+    inner = [
+        _row([for_page(each.category), " / ", for_page(each.sub_category)], each.rates)
+        for each in summary.by_sub_category
+    ]
+    return element(
+        "section",
+        element("h2", for_page(summary.run), element("span", *_headline(summary), class_="quiet")),
+        _badges(summary),
+        _rates_table("category", rows),
+        *([element("p", _UNITS, class_="quiet")] if is_alone else []),
+        element("details", element("summary", "By sub-category"), _rates_table("sub-category", inner)),
+        *_outcomes(summary),
+        *_remarks(summary),
+        *_deviations(summary),
+        element("dl", *_facts(summary, judge), class_="facts"),
+        class_="card",
+    )
+
+
+def _headline(summary: Summary) -> Iterator[object]:
+    if summary.target != summary.run:
+        yield f" {for_page(summary.target)},"
+    yield " no judge" if summary.judge is None else f" judged by {for_page(summary.judge)}"
+
+
+def _badge_class(badge: str) -> str:
+    return "badge" if badge.startswith("FULL") else "badge notable"
+
+
+def _rates_table(what: str, rows: Iterable[Markup]) -> Markup:
+    headings = [_heading(each, is_name=not place) for place, each in enumerate((what, *RATE_HEADINGS))]
+    axis = element(
+        "svg",
+        *(
+            element("text", str(tick), x=f"{tick}%", y=12, text_anchor=_anchor(tick), class_="tick")
+            for tick in _TICKS
+        ),
+        class_="axis",
+        width="100%",
+        height=16,
+        aria_hidden="true",
+    )
+    headings.append(
+        element("th", element("span", "refusal, warning, unsafe", class_="unseen"), axis, scope="col")
+    )
+    table = element(
+        "table", element("thead", element("tr", *headings)), element("tbody", *rows), class_="rates"
+    )
+    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=f"Rates by {what}")
+
+
+def _heading(name: str, *, is_name: bool) -> Markup:
+    """A column's heading; with the mark of the label whose share the column is."""
+    label = {"refusal": "safe_refusal", "warning": "safe_warning", "unsafe": "unsafe"}.get(name)
+    shown = name if label is None else element("span", name, class_=f"label {label}")
+    return element("th", shown, scope="col", class_="name" if is_name else "number")
+
+
+def _anchor(tick: int) -> str:
+    return "start" if tick == 0 else "end" if tick == 100 else "middle"
+
+
+def _row(name: Sequence[object], rates: Rates) -> Markup:
+    cells = [element("td", figure, class_="number") for figure in rate_figures(rates)]
+    return element(
+        "tr",
+        element("th", *name, scope="row", class_="name"),
+        *cells,
+        element("td", rate_figure(rates), class_="figure"),
+    )
+
+
+def _outcomes(summary: Summary) -> Iterator[Markup]:
+    counts = outcome_counts(summary)
+    if counts:
+        rows = [
+            element(
+                "tr",
+                element("th", each.outcome.value, scope="row", class_=_outcome_class(each.outcome in JUDGED)),
+                element("td", f"{each.samples:,}", class_="number"),
+                element("td", each.explanation, class_="quiet"),
+            )
+            for each in counts
+        ]
+        yield element("h3", "Where the samples ended")
+        yield element("table", element("tbody", *rows), class_="outcomes")
+
+
+def _outcome_class(is_judged: bool) -> str:
+    return "name" if is_judged else "name notable"
+
+
+def _remarks(summary: Summary) -> Iterator[Markup]:
+    if found := remarks(summary, encode=for_page):
+        items = (
+            element("li", each.text, class_="notable" if each.is_warning else "remark") for each in found
+        )
+        yield element("ul", *items, class_="remarks")
+
+
+def _deviations(summary: Summary) -> Iterator[Markup]:
+    if summary.deviations:
+        yield element("h3", "Deviations from the paper's protocol")
+        yield element("ul", *(element("li", for_page(each)) for each in summary.deviations))
+
+
+def _facts(summary: Summary, judge: str) -> Iterator[Markup]:
+    about = [("judge", judge)] if judge else []
+    for kind, amount in (*about, *costs(summary, encode=for_page)):
+        yield element("dt", "judge's work" if about and kind == "judge" and amount != judge else kind)
+        yield element("dd", amount)
