@@ -22,6 +22,11 @@ fix:
 types:
     uv run mypy
 
+# Check rules, formatting and types of the page's viewer; needs npm, and fetches what it runs
+viewer *args:
+    npx --yes @biomejs/biome@2.6.8 check "$@" vlsb/reports/html/viewer
+    npx --yes -p typescript@7.0.2 tsc --project tsconfig.json
+
 # Build the wheel and start `vlsb --help` from it, away from this checkout and without the dev tools
 wheel:
     #!/usr/bin/env bash

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,9 @@ def two(runs: Desk) -> Path:
     return write_page(runs, "two.html", "outputs/first", "outputs/second")
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """The system's own browser."""
+@contextmanager
+def started_chromium() -> Iterator[Any]:
+    """The system's own browser; skips where there is none."""
     library = pytest.importorskip("playwright.sync_api")
     path = next((found for each in BROWSERS if (found := shutil.which(each))), None)
     if path is None:
@@ -103,6 +104,13 @@ def chromium() -> Iterator[Any]:
         browser = driver.chromium.launch(executable_path=path, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests of a worker."""
+    with started_chromium() as browser:
+        yield browser
 
 
 class Visit:

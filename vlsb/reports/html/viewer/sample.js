@@ -242,7 +242,7 @@ function response(answer, parts, isRevealed, around) {
   return [
     isShown
       ? text(answer.text, "said response", parts)
-      : veil("the response", Math.min(6, 1 + Math.floor(answer.text.length / 90)), around),
+      : veil("the response", Math.min(6, 2 + Math.floor(answer.text.length / 90)), around),
     answer.reasoning !== undefined &&
       isShown &&
       make("details", {}, make("summary", {}, "Reasoning"), text(answer.reasoning, "said quiet")),
@@ -361,6 +361,6 @@ function veil(what, lines, around) {
       { class: "lines", "aria-hidden": "true" },
       ...Array.from({ length: lines }, () => make("i", {})),
     ),
-    make("span", { class: "over" }, "Reveal"),
+    lines > 1 && make("span", { class: "over" }, "Reveal"),
   );
 }
