@@ -3,7 +3,8 @@
 Raw agreement and kappa stand side by side: where nearly everything is unsafe, judges who never look agree
 often, and kappa is low for judges who nearly always do. Images are independent, the samples of one image
 are not: shares have Wilson's interval on the clusters, all else leaves out one image at a time (jackknife),
-and what has no slope resamples images with a fixed seed. The extra `stats`.
+and what has no slope resamples images with a fixed seed. Where a judge labelled a drawn part, each response
+counts for those that it stands for. The extra `stats`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 
+from vlsb.analysis.audit import weighted_share
 from vlsb.analysis.rates import Cluster, clustered_interval
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 
@@ -33,29 +36,35 @@ _HAD_RESPONSE = frozenset(Outcome) - {
     *(Outcome.TARGET_EMPTY, Outcome.TARGET_BLOCKED, Outcome.TARGET_ERROR, Outcome.NOT_ATTEMPTED)
 }
 
-_Table = NDArray[numpy.int64]
+_Table = NDArray[numpy.float64]
 _Floats = NDArray[numpy.float64]
 
 
 class JudgedResponse(NamedTuple):
-    """One response of a run with what every judge of the run made of it, by the judge's name."""
+    """One response of a run with what every judge of the run made of it, by the judge's name.
+
+    `weights` say for each draw that it is in how many responses it stands for.
+    """
 
     image: Untrusted
     category: Untrusted
     outcomes: Mapping[str, Outcome]
+    weights: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedRun:
     """A run with its responses; samples without one are left out.
 
-    `simulated` says whether its target or a judge was the simulator.
+    `simulated` says whether its target or a judge was the simulator. `draws` names the draw of each judge
+    that labelled a drawn part only.
     """
 
     run: Untrusted
     target: Untrusted
     simulated: bool
     responses: Sequence[JudgedResponse]
+    draws: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def judges(self) -> frozenset[str]:
@@ -105,7 +114,10 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two judges compared. `confusion` counts labels, the first judge's by row, in the order of `Label`."""
+    """Two judges compared. `confusion` counts labels, the first judge's by row, in the order of `Label`.
+
+    `is_weighted` says that one labelled a drawn part, and that all but the counts is by the draw's weights.
+    """
 
     first: str
     second: str
@@ -114,6 +126,7 @@ class Pair:
     by_category: Mapping[Untrusted, Agreement]
     by_run: tuple[RateChange, ...]
     ranking: Ranking | None
+    is_weighted: bool = False
 
 
 class Together(NamedTuple):
@@ -184,7 +197,7 @@ def compare_judges(runs: Sequence[JudgedRun], *, people: Collection[str] = ()) -
 
 def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | None:
     """Compare two judges on the responses that both labelled; None if there is none."""
-    by_run = [(run, _labelled_by_both(first, second, run.responses)) for run in runs]
+    by_run = [(run, _labelled_by_both(first, second, run)) for run in runs]
     shared = [each for _, both in by_run for each in both]
     if not shared:
         return None
@@ -195,11 +208,12 @@ def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | No
     return Pair(
         first=first,
         second=second,
-        confusion=tuple(map(tuple, _confusion(shared).tolist())),
+        confusion=_counts(shared),
         agreement=_agreement(shared),
         by_category={name: _agreement(groups[name]) for name in sorted(groups)},
         by_run=tuple(_rate_change(run, both) for run, both in compared),
         ranking=_ranking([both for _, both in compared]) if len(compared) >= LEAST_RUNS else None,
+        is_weighted=any(_draw_of_both(first, second, run) is not None for run, _ in compared),
     )
 
 
@@ -218,25 +232,43 @@ class _Both(NamedTuple):
     category: Untrusted
     first: int
     second: int
+    weight: float
 
 
-def _labelled_by_both(first: str, second: str, responses: Iterable[JudgedResponse]) -> list[_Both]:
+def _labelled_by_both(first: str, second: str, run: JudgedRun) -> list[_Both]:
+    """What both labelled; of a drawn part only what was drawn."""
+    draw = _draw_of_both(first, second, run)
     return [
         _Both(
             each.image,
             each.category,
             _LABELS.index(each.outcomes[first]),
             _LABELS.index(each.outcomes[second]),
+            1.0 if draw is None else each.weights[draw],
         )
-        for each in responses
-        if each.outcomes.get(first) in JUDGED and each.outcomes.get(second) in JUDGED
+        for each in run.responses
+        if each.outcomes.get(first) in JUDGED
+        and each.outcomes.get(second) in JUDGED
+        and (draw is None or draw in each.weights)
     ]
 
 
+def _draw_of_both(first: str, second: str, run: JudgedRun) -> str | None:
+    """The draw whose weights hold for what both labelled; None where both labelled all, or two draws."""
+    draws = {run.draws[judge] for judge in (first, second) if judge in run.draws}
+    return draws.pop() if len(draws) == 1 else None
+
+
+def _counts(responses: Iterable[_Both]) -> tuple[tuple[int, ...], ...]:
+    places = range(len(_LABELS))
+    counts = Counter((each.first, each.second) for each in responses)
+    return tuple(tuple(counts[first, second] for second in places) for first in places)
+
+
 def _confusion(responses: Iterable[_Both]) -> _Table:
-    table = numpy.zeros((len(_LABELS), len(_LABELS)), numpy.int64)
+    table = numpy.zeros((len(_LABELS), len(_LABELS)))
     for each in responses:
-        table[each.first, each.second] += 1
+        table[each.first, each.second] += each.weight
     return table
 
 
@@ -247,9 +279,9 @@ def _agreement(responses: Sequence[_Both]) -> Agreement:
     return Agreement(
         responses=len(responses),
         images=len(by_image),
-        raw=_equal_share(tables),
+        raw=_equal_share(responses, lambda place: place),
         kappa=_without_each(tables, _cohen),
-        safe_raw=_equal_share(as_safe),
+        safe_raw=_equal_share(responses, lambda place: place == _UNSAFE),
         safe_kappa=_without_each(as_safe, _cohen),
     )
 
@@ -269,15 +301,24 @@ def _safe_or_unsafe(table: _Table) -> _Table:
     )
 
 
-def _equal_share(tables: Iterable[_Table]) -> Estimate:
-    clusters = Counter(Cluster(int(numpy.trace(table)), int(table.sum())) for table in tables)
-    hits, size = (sum(times * each[place] for each, times in clusters.items()) for place in (0, 1))
-    return Estimate(100 * hits / size, *clustered_interval(clusters))
+def _equal_share(responses: Sequence[_Both], label: Callable[[int], int]) -> Estimate:
+    """How often both give the same, where `label` says what counts as that."""
+    is_equal = [label(each.first) == label(each.second) for each in responses]
+    if any(each.weight != 1 for each in responses):
+        rows = zip(responses, is_equal, strict=True)
+        share = weighted_share((each.image, each.weight, equal) for each, equal in rows)
+        return Estimate(share.percent, *share.interval)
+    by_image: dict[Untrusted, list[bool]] = {}
+    for each, equal in zip(responses, is_equal, strict=True):
+        by_image.setdefault(each.image, []).append(equal)
+    clusters = Counter(Cluster(sum(equal), len(equal)) for equal in by_image.values())
+    return Estimate(100 * sum(is_equal) / len(is_equal), *clustered_interval(clusters))
 
 
 def _cohen(table: _Table) -> float | None:
     """Cohen's kappa; None where both judges gave one and the same label throughout."""
-    used = table.sum(axis=0) + table.sum(axis=1)
+    # Sums of weights leave something behind where nothing is.
+    used = table.sum(axis=0) + table.sum(axis=1) > 1e-9
     return float(cohens_kappa(table, return_results=False)) if numpy.count_nonzero(used) > 1 else None
 
 
@@ -313,17 +354,16 @@ def _jackknife(value: float, left: Iterable[tuple[float | None, int]]) -> Estima
 
 
 def _rate_change(run: JudgedRun, responses: Sequence[_Both]) -> RateChange:
-    first, second = (
-        100
-        * sum(labels[place] != _UNSAFE for labels in ((each.first, each.second) for each in responses))
-        / len(responses)
-        for place in (0, 1)
-    )
+    total = math.fsum(each.weight for each in responses)
+    first = 100 * math.fsum(each.weight for each in responses if each.first != _UNSAFE) / total
+    second = 100 * math.fsum(each.weight for each in responses if each.second != _UNSAFE) / total
     change = second - first
     pulls = []
     for group in _by_image(responses).values():
-        moved = sum((each.second != _UNSAFE) - (each.first != _UNSAFE) for each in group)
-        pulls.append((100 * moved - change * len(group)) / len(responses))
+        moved = math.fsum(
+            each.weight * ((each.second != _UNSAFE) - (each.first != _UNSAFE)) for each in group
+        )
+        pulls.append((100 * moved - change * math.fsum(each.weight for each in group)) / total)
     images, squares = len(pulls), math.fsum(pull**2 for pull in pulls)
     found = Estimate(change)
     if images > 1 and squares > 1e-20:
@@ -344,7 +384,8 @@ def _ranking(runs: Sequence[Sequence[_Both]]) -> Ranking:
     counts = numpy.zeros((len(runs), 3, len(places)))
     for row, run in zip(counts, runs, strict=True):
         for each in run:
-            row[:, places[each.image]] += (1, each.first != _UNSAFE, each.second != _UNSAFE)
+            counts_as = numpy.array((1, each.first != _UNSAFE, each.second != _UNSAFE))
+            row[:, places[each.image]] += each.weight * counts_as
     dice = numpy.random.default_rng(_SEED)
     times = dice.multinomial(len(places), numpy.full(len(places), 1 / len(places)), RESAMPLES)
     drawn = numpy.einsum("rkg,bg->brk", counts, times, optimize=True)

@@ -153,17 +153,23 @@ def agreement(pairs: Collection[Pair]) -> Agreement:
 
 
 def _share(rows: Iterable[tuple[Pair, bool]]) -> Share:
+    return weighted_share((pair.image, pair.weight, counts) for pair, counts in rows)
+
+
+def weighted_share(rows: Iterable[tuple[Untrusted, float, bool]]) -> Share:
     """A ratio of weighted sums, with Wilson's interval on the number of images that it is worth.
+
+    A row is a response: its image, its weight, and whether it counts.
 
     That number follows from the spread between images, and is never more than their weights allow: few
     images that do not differ say little about their spread.
     """
     clusters: dict[Untrusted, list[float]] = {}
     n = 0
-    for pair, counts in rows:
-        sums = clusters.setdefault(pair.image, [0.0, 0.0])
-        sums[0] += pair.weight * counts
-        sums[1] += pair.weight
+    for image, weight, counts in rows:
+        sums = clusters.setdefault(image, [0.0, 0.0])
+        sums[0] += weight * counts
+        sums[1] += weight
         n += 1
     total = math.fsum(weight for _, weight in clusters.values())
     if n == 0:

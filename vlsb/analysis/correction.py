@@ -79,6 +79,21 @@ class CorrectedRates:
     images: int
 
 
+class ExpectedChange(NamedTuple):
+    """A judge's rate in percent, and by how many points it moves when another labels everything, with the
+    95 % interval of that."""
+
+    judge: float
+    change: float
+    interval: Interval
+
+    def of_the_rest(self) -> ExpectedChange:
+        """The same of everything that this rate leaves out."""
+        return ExpectedChange(
+            100 - self.judge, -self.change, Interval(-self.interval.high, -self.interval.low)
+        )
+
+
 class ErrorCheck(NamedTuple):
     """A published check of a judge: of so many safe and unsafe responses, how many it labelled rightly."""
 
@@ -110,11 +125,19 @@ class _Estimate(NamedTuple):
     freedom: float
     least_reach: float
 
+    @property
+    def reach(self) -> float:
+        """How far the 95 % interval reaches to either end."""
+        return max(float(stdtrit(self.freedom, _UPPER)) * math.sqrt(self.variance), self.least_reach)
+
+    def change_of(self, judge: float) -> ExpectedChange:
+        """As the change of a rate of the judge's."""
+        ends = max(-1.0, self.share - self.reach), min(1.0, self.share + self.reach)
+        return ExpectedChange(100 * judge, 100 * self.share, Interval(*(100 * end for end in ends)))
+
     def rate(self, judge: float, share: float) -> CorrectedRate:
         """As a rate beside the judge's; `share` is this one after the sum of the labels was restored."""
-        reach = float(stdtrit(self.freedom, _UPPER)) * math.sqrt(self.variance)
-        reach = max(reach, self.least_reach)
-        interval = Interval(100 * max(0.0, share - reach), 100 * min(1.0, share + reach))
+        interval = Interval(100 * max(0.0, share - self.reach), 100 * min(1.0, share + self.reach))
         return CorrectedRate(100 * judge, 100 * share, interval)
 
 
@@ -188,6 +211,41 @@ class Audit:
             freedom=_freedom(with_labels),
             least_reach=1 - (1 - _UPPER) ** (1 / len(with_labels)) if tells_nothing else 0.0,
         )
+
+    def change(self, label: Label) -> _Estimate:
+        """How much larger the share of this label is by people than by the judge."""
+        place = _LABELS.index(label)
+        difference = self.human[:, place] - self.judge[:, place]
+        mean = float(self.parts @ difference)
+        of_images = _by_image(self.image, self.parts * (difference - mean))[self.image_has_label]
+        found = difference[self.is_labelled]
+        return _Estimate(
+            share=mean,
+            variance=_variance_of_sum(of_images),
+            freedom=_freedom(of_images),
+            least_reach=1 - (1 - _UPPER) ** (1 / len(of_images)) if (found == found[0]).all() else 0.0,
+        )
+
+
+def expected_changes(
+    samples: Sequence[AuditedSample], *, judged_part_only: bool = False
+) -> Mapping[RateName, ExpectedChange]:
+    """How far the rates move when who labelled the drawn part (`human`) labels everything that `judge` did.
+
+    With `judged_part_only` the judge has labelled that part alone, too, and its rates are by the weights. The
+    interval takes the drawn images for a sample of all images: of a large part it is too wide. Raises
+    ConfigError below `LEAST_IMAGES` images with both labels.
+    """
+    audit = Audit.of(samples)
+    found = {
+        name: audit.change(label).change_of(
+            float(audit.parts @ audit.judge[:, _LABELS.index(label)])
+            if judged_part_only
+            else audit.judged(label)
+        )
+        for name, label in _RATE_OF_LABEL.items()
+    }
+    return {"safe_rate": found["unsafe_rate"].of_the_rest(), **found}
 
 
 def corrected_rates(samples: Sequence[AuditedSample]) -> CorrectedRates:

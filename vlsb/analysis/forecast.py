@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean
 from typing import NamedTuple
 
 # Fewer say nothing of how much others differ.
@@ -19,22 +19,27 @@ class Forecast(NamedTuple):
     high: float | None
 
 
-def forecast_total(seen: Sequence[float], left: int) -> Forecast | None:
+def forecast_total(
+    seen: Sequence[float], left: int, *, weights: Sequence[float] | None = None
+) -> Forecast | None:
     """The sum over `left` more of what was seen; None where nothing was.
 
     The interval is that of a new sum: the mean's own error and the spread of those to come, with t quantiles.
-    A spread sample that covers all categories differs from their mix by less than it says.
+    A spread sample that covers all categories differs from their mix by less than it says. `weights` say how
+    many each stands for, where they were not drawn with equal chance; as many count as the weights are worth.
     """
     if not seen:
         return None
-    mean = fmean(seen)
-    if len(seen) < _FEWEST:
+    mean = fmean(seen, weights)
+    worth = len(seen) if weights is None else sum(weights) ** 2 / sum(each**2 for each in weights)
+    if worth < _FEWEST:
         return Forecast(mean * left, None, None)
-    reach = t_quantile(len(seen) - 1) * stdev(seen) * math.sqrt(left**2 / len(seen) + left)
+    variance = fmean([(each - mean) ** 2 for each in seen], weights) * worth / (worth - 1)
+    reach = t_quantile(worth - 1) * math.sqrt(variance * (left**2 / worth + left))
     return Forecast(mean * left, max(0.0, mean * left - reach), mean * left + reach)
 
 
-def t_quantile(degrees: int, *, tail: float = 0.025) -> float:
+def t_quantile(degrees: float, *, tail: float = 0.025) -> float:
     """The value that Student's t exceeds with probability `tail`, from four degrees of freedom on.
 
     Expansion in 1 / degrees (Abramowitz and Stegun 26.7.5), right to .01 at four and to .001 at ten.

@@ -10,9 +10,10 @@ from vlsb.analysis.agreement import JudgedResponse, JudgedRun, compare_judges, h
 from vlsb.cli.screen import has_color
 from vlsb.errors import ConfigError
 from vlsb.judging.human import is_human
-from vlsb.records import JUDGED, Untrusted
+from vlsb.records import JUDGED, Key, Untrusted
 from vlsb.reports.agreement import written
 from vlsb.reports.tables import FORMATS
+from vlsb.store.audit import FILE, calibration_file, read_audit
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, sample_outcomes
 
@@ -41,8 +42,17 @@ def judge_name(file: str) -> str:
     return file.removesuffix(".jsonl")
 
 
-def judged_run(path: Path, state: RunState) -> JudgedRun:
-    """A run's responses with what each of its judges made of them."""
+def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) -> JudgedRun:
+    """A run's responses with what each of its judges made of them.
+
+    People labelled what was drawn for them, and so did a judge that was calibrated and has not labelled the
+    rest; `calibrated` is the file of one to be held to its draw in any case.
+    """
+    draws = _draws(path, state, calibrated)
+    weights: dict[Key, dict[str, float]] = {}
+    for file, audit in {file: read_audit(path, file) for file in draws.values()}.items():
+        for item, _ in () if audit is None else audit.current(state):
+            weights.setdefault(item.key, {})[file] = item.weight
     names = [judge_name(each.file) for each in state.manifest.judges]
     columns = [sample_outcomes(state, each.file) for each in state.manifest.judges]
     people = {
@@ -58,8 +68,9 @@ def judged_run(path: Path, state: RunState) -> JudgedRun:
                 # People are given a part of the responses only: the rest they did not fail to label.
                 if name not in people or each.outcome in JUDGED
             },
+            weights.get(key, {}),
         )
-        for row in zip(*columns, strict=True)
+        for key, row in zip(state.asked_for(), zip(*columns, strict=True), strict=True)
         if had_response(row[0].outcome)
     ]
     return JudgedRun(
@@ -67,4 +78,16 @@ def judged_run(path: Path, state: RunState) -> JudgedRun:
         target=state.manifest.target,
         simulated=state.manifest.simulated or any(each.simulated for each in state.manifest.judges),
         responses=responses,
+        draws=draws,
     )
+
+
+def _draws(path: Path, state: RunState, calibrated: str | None) -> dict[str, str]:
+    """The file of the draw by the name of each judge that labelled a drawn part only."""
+    found = {}
+    for entry in state.manifest.judges:
+        file = FILE if is_human(entry.settings) else calibration_file(entry.file)
+        is_whole = not is_human(entry.settings) and not state.pending(entry.file)
+        if (path / file).exists() and (entry.file == calibrated or not is_whole):
+            found[judge_name(entry.file)] = file
+    return found

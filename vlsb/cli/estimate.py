@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -41,8 +41,8 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
         lines += _model(stage, settings, left, measured, end.models.get(stage), most_tokens=tokens)
         price = prices.get(stage)
         if price is not None and measured:
-            costs[stage] = _costs(price, [usage for usage, _ in measured], left)
-            lines.append(f"  cost      {_cost_text(*costs[stage])}")
+            costs[stage] = costs_of(price, [usage for usage, _ in measured], left)
+            lines.append(f"  cost      {cost_text(*costs[stage])}")
         elif price is None and may_charge(settings.endpoint):
             lines.append(f"  cost      unknown: no price for {settings.endpoint.model}; --prices takes yours")
     lines += _together([costs.get(stage) for stage in plan.models], [prices[stage] for stage in costs])
@@ -112,14 +112,21 @@ def _time(left: int, latency_s: float, view: ModelView | None) -> str:
 _Costs = tuple[Forecast | None, Forecast | None]
 
 
-def _costs(price: Price, usages: Sequence[Usage], left: int) -> _Costs:
-    """The rest's cost as it is sent, and through the provider's batch API."""
-    now = [usd for usage in usages if (usd := price.usd(usage)) is not None]
-    batch = [usd for usage in usages if (usd := price.batch_usd(usage)) is not None]
-    return forecast_total(now, left), forecast_total(batch, left)
+def costs_of(
+    price: Price, usages: Sequence[Usage], left: int, *, weights: Sequence[float] | None = None
+) -> _Costs:
+    """The rest's cost as it is sent, and as a batch; `weights` as in `forecast_total`."""
+    weights = [1.0] * len(usages) if weights is None else weights
+    now, batch = map(price.usd, usages), map(price.batch_usd, usages)
+    return _forecast(now, left, weights), _forecast(batch, left, weights)
 
 
-def _cost_text(now: Forecast | None, batch: Forecast | None) -> str:
+def _forecast(costs: Iterable[float | None], left: int, weights: Sequence[float]) -> Forecast | None:
+    known = [(usd, weight) for usd, weight in zip(costs, weights, strict=True) if usd is not None]
+    return forecast_total([usd for usd, _ in known], left, weights=[weight for _, weight in known])
+
+
+def cost_text(now: Forecast | None, batch: Forecast | None) -> str:
     if now is None:
         return "unknown: the endpoint reports no usage"
     as_batch = "the price of a batch is unknown" if batch is None else f"as a batch {_amount(batch)}"
@@ -140,7 +147,7 @@ def _together(costs: Sequence[_Costs | None], prices: Sequence[Price]) -> Iterat
     yield ""
     if len(costs) > 1 and all(costs):
         now, batch = ([each[way] for each in costs if each is not None] for way in (0, 1))
-        yield f"together    {_cost_text(_sum(now), _sum(batch))}"
+        yield f"together    {cost_text(_sum(now), _sum(batch))}"
     for price in dict.fromkeys(prices):
         yield f"Prices of {price.as_of}, from {price.source}."
 

@@ -23,13 +23,15 @@ from vlsb.evaluation.options import RunOptions
 def judge_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run whose responses are judged.")],
     retry: opt.JudgeRetry = None,
+    calibrate: opt.Calibrate = None,
     **given: Any,
 ) -> int:
     """Judge a run's stored responses again, with another judge. Nothing is sent to the target.
 
     RUN is the run's directory.
     """
+    options = RunOptions.of({"retry": retry, **given})
     # A session brings the HTTP stack, which the help page does not wait for.
-    from vlsb.cli.sessions import judge_again
+    from vlsb.cli.sessions import calibrate_judge, judge_again
 
-    return judge_again(run, RunOptions.of({"retry": retry, **given}))
+    return judge_again(run, options) if calibrate is None else calibrate_judge(run, options, calibrate)

@@ -102,6 +102,18 @@ JudgeRetry = Annotated[
     list[str] | None,
     _run_option("retry", help="Do this outcome again too (judge_refused, judge_invalid, ...)."),
 ]
+Calibrate = Annotated[
+    int | None,
+    _option(
+        "calibrate",
+        Option(
+            "Judge about N drawn responses first, compare with the run's first judge, ask before the rest.",
+            HelpPanel.JUDGE,
+            metavar="N",
+            min=20,
+        ),
+    ),
+]
 ServersDir = Annotated[Path | None, _run_option("servers_dir")]
 # Its own variable: VLSB_FORMAT names a format of `vlsb report`.
 ModelsFormat = Annotated[

@@ -66,14 +66,23 @@ class Screen:
 
 async def agree_to_install(screen: Screen, offer: InstallOffer, *, yes: bool) -> bool:
     """Whether a missing engine is to be installed now: with `--yes`, or as the user at a terminal says."""
+    if not yes and is_at_terminal():
+        screen.line(offer.error.message)
+    return await agrees(screen, f"Install {offer.title} now, up to {offer.disk_bytes / 1e9:.0f} GB?", yes=yes)
+
+
+def is_at_terminal() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+async def agrees(screen: Screen, question: str, *, yes: bool) -> bool:
+    """Whether the user says yes: with `--yes`, or at a terminal. Nobody there says no."""
     import asyncio
 
-    if yes:
-        return True
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    screen.line(offer.error.message)
-    screen.line(f"Install {offer.title} now, up to {offer.disk_bytes / 1e9:.0f} GB? [y/N]")
+    if yes or not is_at_terminal():
+        return yes
+    screen.line(f"{question} [y/N]")
     # A read that waits in the loop's own thread would keep Ctrl-C from being heard.
     loop, typed = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sys.stdin, typed.set)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vlsb.analysis.summary import FailOnError
 from vlsb.cli import ignore_signals
+from vlsb.cli.agreement import require_stats
 from vlsb.cli.estimate import estimate
 from vlsb.cli.live import Display
-from vlsb.cli.screen import Screen, agree_to_install, has_color
+from vlsb.cli.screen import Screen, agree_to_install, agrees, has_color
 from vlsb.data import mini_root
 from vlsb.endpoints import loops
 from vlsb.engines.lease import MayInstall
@@ -45,12 +46,16 @@ from vlsb.evaluation.settings import Resolved, open_judging, open_target, run_di
 from vlsb.models.prices import find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
+from vlsb.reports.figures import counted
 from vlsb.reports.guards import guards_table
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.manifest import is_run
 from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.summaries import guard_counts, summarize_run, summarize_state
+
+if TYPE_CHECKING:
+    from vlsb.cli.calibration import Calibration
 
 # After these the last line on the screen is the command that goes on, where there is something to go on with.
 _RESUMABLE = (3, 4, 5, 7, 130)
@@ -78,7 +83,8 @@ class SessionCommand:
     """What `vlsb run` or `vlsb judge` was asked to do; `go_on` is the command that continues it.
 
     `open` gives its plan, with an engine where it needs one. `directory` is the run's, None while only an
-    endpoint knows its name. Without `has_table` somebody else shows the numbers.
+    endpoint knows its name. Without `has_table` somebody else shows the numbers. With a `calibration` the
+    rest of the run is only judged where the user agrees.
     """
 
     options: RunOptions
@@ -87,6 +93,7 @@ class SessionCommand:
     go_on: Sequence[str]
     directory: Path | None
     has_table: bool = True
+    calibration: Calibration | None = None
 
     def is_stored(self) -> bool:
         """Whether the run holds anything that was answered."""
@@ -149,14 +156,31 @@ def _run_command(options: RunOptions, *more: str) -> list[str]:
 
 def judge_again(run: Path, options: RunOptions) -> int:
     """Carry out `vlsb judge` and return its exit code."""
-    return carry_out(
-        SessionCommand(
-            options=options,
-            open=partial(open_judging, run, options, os.environ),
-            prepare=prepare_judging,
-            go_on=["vlsb", "judge", str(run), *options.as_words()],
-            directory=run,
-        )
+    return carry_out(_judge_command(run, options))
+
+
+def calibrate_judge(run: Path, options: RunOptions, n: int) -> int:
+    """Carry out `vlsb judge --calibrate N` and return its exit code."""
+    screen = Screen(quiet=options.display == "none")
+    try:
+        require_stats("vlsb judge --calibrate")
+        # numpy, scipy and statsmodels, which no other session needs.
+        from vlsb.cli.calibration import Calibration
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    command = _judge_command(run, options)
+    go_on = [*command.go_on, "--calibrate", str(n)]
+    return carry_out(replace(command, go_on=go_on, calibration=Calibration(n)))
+
+
+def _judge_command(run: Path, options: RunOptions) -> SessionCommand:
+    return SessionCommand(
+        options=options,
+        open=partial(open_judging, run, options, os.environ),
+        prepare=prepare_judging,
+        go_on=["vlsb", "judge", str(run), *options.as_words()],
+        directory=run,
     )
 
 
@@ -206,6 +230,10 @@ def _run_and_show(command: SessionCommand, screen: Screen) -> tuple[VlsbError | 
             screen.command(command.go_on)
 
     plan, end = loops.run(_spend(command, screen, say_command), last_words=say_command)
+    if plan.only is not None and end.reason is None:
+        rest = _judge_command(plan.directory, command.options).go_on
+        screen.notice(f"Judge the rest with: {shlex.join(rest)}")
+        return None, False
     state = load_state(plan.directory)
     try:
         _show(state, end, command, plan, screen)
@@ -244,9 +272,28 @@ async def _spend(
             # Nobody named the folder this time: that of the run is used, and said.
             if command.options.data_root is None and plan.data_root not in (None, mini_root()):
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")
-            turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
-            end = await run_turns(turns, listeners, command.prepare, display.on_progress)
+
+            async def carry_out_all(resolved: Resolved) -> SessionEnd:
+                turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
+                return await run_turns(turns, listeners, command.prepare, display.on_progress)
+
+            if command.calibration is not None:
+                calibration = command.calibration
+                part = await in_thread(lambda _: calibration.part_of(plan))
+                end = await carry_out_all(replace(resolved, plan=part))
+                if end.reason is not None or not await _goes_on(calibration, part, command, screen):
+                    return part, end
+            end = await carry_out_all(resolved)
     return plan, end
+
+
+async def _goes_on(calibration: Calibration, part: Plan, command: SessionCommand, screen: Screen) -> bool:
+    """Show what the part says of the judge, and whether to go on: there may be no rest."""
+    screen.result(await in_thread(lambda _: calibration.text(part)))
+    if not (left := await in_thread(lambda _: calibration.left(part))):
+        return True
+    question = f"Judge the other {counted(left, 'response')} now?"
+    return await agrees(screen, question, yes=command.options.yes)
 
 
 def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, command: SessionCommand) -> bool:

@@ -368,9 +368,9 @@ class RunOptions:
     keep_server: Annotated[
         bool, Option("Leave the engine running when the run is over.", HelpPanel.ENGINE)
     ] = False
-    yes: Annotated[bool, Option("Install a missing engine without asking.", HelpPanel.ENGINE, short="-y")] = (
-        False
-    )
+    yes: Annotated[
+        bool, Option("Do not ask: install a missing engine, judge the rest.", HelpPanel.ENGINE, short="-y")
+    ] = False
     engine_options: Annotated[
         tuple[str, ...],
         Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from vlsb.endpoints.client import EndpointClient
@@ -77,10 +77,15 @@ class Progress:
         pending: int,
         clients: Mapping[str, EndpointClient],
         files: Mapping[str, str],
+        only: Collection[Key] | None = None,
     ) -> Progress:
-        """The progress at the start of a session; `files` are of its judges, by their names."""
+        """The progress at the start of a session; `files` are of its judges, by their names.
+
+        With `only` it works on those responses and counts no other.
+        """
         judge, others = next(iter(files.values()), None), list(files.items())[1:]
-        of_key = {key: store.outcome(key, judge) for key in store.state.asked_for()}
+        keys = (key for key in store.state.asked_for() if only is None or key in only)
+        of_key = {key: store.outcome(key, judge) for key in keys}
         rated = [] if judge is None else [key for key in of_key if store.state.finding(key, judge)]
         unit = "samples" if store.manifest.epochs == 1 else "responses"
         return cls(

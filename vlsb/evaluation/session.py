@@ -59,9 +59,9 @@ class Plan:
 
     Without a `data_root` the data set comes from the Hugging Face Hub. Without a `target` stored responses
     are judged; without `judges` responses are only collected. The judges that are `idle`, by the names of
-    the session, follow in another one. `max_requests` and `max_cost` (US dollars) end the session at a
-    checkpoint, `is_dry_run` when there is enough to forecast the costs from. `profile` is the file for where
-    the session's time went.
+    the session, follow in another one. `only` are the responses to work on, None for all. `max_requests` and
+    `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run` when there is enough to forecast the
+    costs from. `profile` is the file for where the session's time went.
     """
 
     directory: Path
@@ -83,6 +83,7 @@ class Plan:
     prices: PriceTable = field(default_factory=load_prices)
     is_dry_run: bool = False
     idle: frozenset[str] = frozenset()
+    only: frozenset[Key] | None = None
 
     @property
     def named_judges(self) -> dict[str, JudgeSetup]:
@@ -363,7 +364,7 @@ async def run_session(
                 await store.close()
         limit = None if profile is None else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
-    files = set(_files_of_judges(plan, store).values())
+    files = set(judge_files(plan, store.manifest).values())
     judges = tuple(file for file in store.judges if file in files)
     return SessionEnd(shutdown.reason or unwritten, judges, pending, models, limit)
 
@@ -401,7 +402,9 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
         for sample in prepared.samples
         if (key := Key(sample.id, epoch)) in judges
     ]
-    plan, asked = prepared.plan, set(_files_of_judges(prepared.plan, store).values())
+    plan, asked = prepared.plan, set(judge_files(prepared.plan, store.manifest).values())
+    if plan.only is not None:
+        works = [work for work in works if work.key in plan.only]
     if plan.idle:
         works = [work for work in works if work.response is None or work.judges & asked]
     return [work for work in works if plan.target is not None or work.response is not None]
@@ -420,7 +423,7 @@ async def _evaluate(
     prepared: Prepared, store: RunStore, works: list[Work], means: Means
 ) -> tuple[dict[str, ModelView], Profile]:
     plan, listeners, shutdown = prepared.plan, means.listeners, means.shutdown
-    files = _files_of_judges(plan, store)
+    files = judge_files(plan, store.manifest)
     settled = _settled_dialects(store, files)
     setup = ClientSetup(
         models=plan.models,
@@ -465,7 +468,7 @@ async def _evaluate(
             await _record_dialects(plan, store, found)
             stopwatch.preflight_ended()
 
-        progress = Progress.of(store, len(works), clients, files)
+        progress = Progress.of(store, len(works), clients, files, plan.only)
         pipeline = Pipeline(
             target=target,
             judges=judges,
@@ -483,11 +486,9 @@ async def _evaluate(
         return progress.models(), stopwatch.stop(plan.transport)
 
 
-def _files_of_judges(plan: Plan, store: RunStore) -> dict[str, str]:
-    """The judges' files by the names that the session gives them; the store has guards after the others."""
-    return {
-        name: own_entry(store.manifest, _judge_entry(judge)).file for name, judge in plan.named_judges.items()
-    }
+def judge_files(plan: Plan, manifest: Manifest) -> dict[str, str]:
+    """The judges' files in a run by the names that the session gives them; the store has guards last."""
+    return {name: own_entry(manifest, _judge_entry(judge)).file for name, judge in plan.named_judges.items()}
 
 
 def _settled_dialects(store: RunStore, files: Mapping[str, str]) -> dict[str, Dialect]:
@@ -503,7 +504,7 @@ async def _record_dialects(plan: Plan, store: RunStore, dialects: Mapping[str, D
     if target is not None and plan.target is not None:
         said = target_deviations(plan.target, target)
         manifest = replace(manifest, decision=target.describe(), deviations=said)
-    for name, file in _files_of_judges(plan, store).items():
+    for name, file in judge_files(plan, manifest).items():
         if (dialect := dialects.get(name)) is not None:
             said = judge_deviations(plan.named_judges[name], dialect)
             entry = replace(manifest.judge(file), decision=dialect.describe(), deviations=said)

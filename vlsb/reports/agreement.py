@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from vlsb.analysis.agreement import (
     Agreement,
@@ -27,9 +27,14 @@ from vlsb.reports.tables import Cell, Table, tables_in
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
+_AGREEMENT_HEADINGS = ("judges", "labels", "n", "images", "agree %", "95 % CI", "kappa", "95 % CI")
 _INTERVALS = (
     "95 % intervals, clustered by image. Read agreement and kappa together: where nearly all is unsafe, "
     "judges who never look agree often, and kappa is low for judges who nearly always do."
+)
+_WEIGHTED = (
+    "By the weights of a draw, each response counting for those that it stands for, where one of the two "
+    "labelled a drawn part only"
 )
 _SIMULATED = " (SIMULATED: says nothing about any model)"
 _NO_LABEL: Mapping[str, tuple[Outcome, ...]] = {
@@ -57,32 +62,47 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
         notes=["Refused: the judge or a filter of its provider. Invalid: no usable label, or one cut off."],
     )
     if report.pairs:
+        weighted = [f"{pair.first}, {pair.second}" for pair in report.pairs if pair.is_weighted]
+        notes = [_INTERVALS, *([f"{_WEIGHTED}: {'; '.join(weighted)}."] if weighted else [])]
         yield Table(
             "Agreement of two judges on the same responses",
-            ("judges", "labels", "n", "images", "agree %", "95 % CI", "kappa", "95 % CI"),
+            _AGREEMENT_HEADINGS,
             [row for pair in report.pairs for row in _agreement_rows(pair)],
             names=2,
-            notes=[_INTERVALS],
+            notes=notes,
         )
     if report.together:
         yield Table(
             "All at once, on the responses that each of them labelled",
             ("judges", "n", "of any %", "Fleiss' kappa", "95 % CI", "Krippendorff's alpha", "95 % CI"),
             [_together_row(each) for each in report.together],
+            notes=["Without weights."] if any(pair.is_weighted for pair in report.pairs) else [],
         )
     for pair in report.pairs:
         yield from _pair_tables(pair)
 
 
-def _pair_tables(pair: Pair) -> Iterator[Table]:
-    yield Table(
+def agreement_table(pair: Pair, title: str, notes: Sequence[str]) -> Table:
+    """Equal labels and kappa of one pair, which the title names."""
+    rows = [row[1:] for row in _agreement_rows(pair)]
+    return Table(title, _AGREEMENT_HEADINGS[1:], rows, notes=notes)
+
+
+def labels_table(pair: Pair) -> Table:
+    """How many responses got each pair of labels, without weights."""
+    return Table(
         f"Labels of {pair.first} (rows) and {pair.second} (columns)",
         ("", *Label),
         [
             (label.value, *(f"{count:,}" for count in row))
             for label, row in zip(Label, pair.confusion, strict=True)
         ],
+        notes=["Counts, without weights."] if pair.is_weighted else [],
     )
+
+
+def _pair_tables(pair: Pair) -> Iterator[Table]:
+    yield labels_table(pair)
     yield Table(
         f"By category: {pair.first} and {pair.second}",
         ("category", "n", "agree %", "95 % CI", "kappa", "95 % CI"),
@@ -107,10 +127,11 @@ def _coverage_row(judge: str, found: Coverage) -> tuple[Cell, ...]:
 
 
 def _agreement_rows(pair: Pair) -> Iterator[tuple[Cell, ...]]:
-    found, names = pair.agreement, f"{pair.first}, {pair.second}"
+    """Of the three labels, and of safe against unsafe; each begins with one name of the pair."""
+    found, three, safe = pair.agreement, "three", "safe or unsafe"
     counts = (f"{found.responses:,}", f"{found.images:,}")
-    yield (names, "three", *counts, *_percent(found.raw), *_coefficient(found.kappa))
-    yield ("", "safe or unsafe", *counts, *_percent(found.safe_raw), *_coefficient(found.safe_kappa))
+    yield (pair.first, three, *counts, *_percent(found.raw), *_coefficient(found.kappa))
+    yield (pair.second, safe, *counts, *_percent(found.safe_raw), *_coefficient(found.safe_kappa))
 
 
 def _together_row(found: Together) -> tuple[Cell, ...]:
@@ -177,6 +198,7 @@ def _pair_object(pair: Pair) -> dict[str, object]:
         "first": pair.first,
         "second": pair.second,
         "confusion": [list(row) for row in pair.confusion],
+        "is_weighted": pair.is_weighted,
         **_agreement_object(pair.agreement),
         "by_category": {for_json(name): _agreement_object(found) for name, found in pair.by_category.items()},
         "by_run": [

@@ -1,7 +1,7 @@
-"""`audit.json`: which responses of a run people label, and how many each of them stands for.
+"""A drawn part of a run's responses, and how many each of them stands for.
 
-It names no label that anybody gave but in its strata: whoever labels is not to read it. The labels are
-verdicts like any judge's.
+`audit.json` is what people label, and names no label that anybody gave but in its strata: whoever labels is
+not to read it. `calibration-<judge>.json` is what a judge labelled before the rest. The labels are verdicts.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from vlsb.store.store import lock_run
 
 FILE = "audit.json"
 SCHEMA = 1
+# The stratum of what a judge gave no label.
+_NO_LABEL = "none"
 
 
 class AuditItem(NamedTuple):
@@ -71,15 +73,25 @@ class Audit:
     frame: Sequence[FrameImage]
     items: Sequence[AuditItem]
 
+    @property
+    def weights(self) -> dict[Key, float]:
+        """How many responses each item stands for."""
+        return {item.key: item.weight for item in self.items}
+
     def current(self, state: RunState) -> list[tuple[AuditItem, Response]]:
         """The items whose response is still the run's, with it; one that was replaced is left out."""
         found = ((item, state.responses.get(item.key)) for item in self.items)
         return [(item, r) for item, r in found if r is not None and r.response_sha256 == item.response_sha256]
 
 
-def read_audit(directory: Path) -> Audit | None:
+def calibration_file(judge: str) -> str:
+    """The file of the part that the judge with this verdict file labels before the rest."""
+    return f"calibration-{judge.removesuffix('.jsonl')}.json"
+
+
+def read_audit(directory: Path, file: str = FILE) -> Audit | None:
     """The sample that was drawn of a run, None if none was. StoreError for a damaged file."""
-    path = directory / FILE
+    path = directory / file
     try:
         document = strict_json.loads(path.read_bytes())
         if document["schema"] == SCHEMA:
@@ -103,6 +115,24 @@ def require_audit(directory: Path) -> Audit:
     return audit
 
 
+def draw_calibration(directory: Path, judge: str, *, n: int, against: str, is_against_asked: bool) -> Audit:
+    """Draw about `n` responses for a judge to label before the rest, or enlarge what was drawn for it.
+
+    `judge` and `against`, which it is compared with, are verdict files. Unless that one is asked too, the
+    part is of what it labelled. A part that was drawn larger stays as it is.
+    """
+    with lock_run(directory):
+        file = calibration_file(judge)
+        old, state = read_audit(directory, file), load_state(directory)
+        if old is None or list(old.judges) != [against]:
+            audit = _new_frame(state, n=n, seed=0, judges=[against], only_labelled=not is_against_asked)
+        elif n <= old.n:
+            return old
+        else:
+            audit = replace(old, n=n)
+        return _stored(directory, file, audit, state)
+
+
 def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[str]) -> Audit:
     """Draw about `n` responses of a run, or enlarge what was drawn, and store that.
 
@@ -122,18 +152,26 @@ def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[st
             return old
         else:
             audit = replace(old, n=n)
-        audit = replace(audit, items=list(_items(audit, state)))
-        try:
-            replace_file(directory / FILE, [_text(audit).encode("ascii")])
-        except OSError as error:
-            raise StoreError.of(f"{directory / FILE}: cannot be written", error) from error
-        return audit
+        return _stored(directory, FILE, audit, state)
 
 
-def _new_frame(state: RunState, *, n: int, seed: int, judges: Sequence[str]) -> Audit:
-    facts = list(_facts(state, judges))
+def _stored(directory: Path, file: str, audit: Audit, state: RunState) -> Audit:
+    """What is drawn for the audit's `n`, written to its file."""
+    audit = replace(audit, items=list(_items(audit, state)))
+    try:
+        replace_file(directory / file, [_text(audit).encode("ascii")])
+    except OSError as error:
+        raise StoreError.of(f"{directory / file}: cannot be written", error) from error
+    return audit
+
+
+def _new_frame(
+    state: RunState, *, n: int, seed: int, judges: Sequence[str], only_labelled: bool = False
+) -> Audit:
+    facts = [each for each in _facts(state, judges) if each.label != _NO_LABEL or not only_labelled]
     if not facts:
-        raise ConfigError("The run has no response yet: there is nothing to label.")
+        what = "judged" if only_labelled else "there"
+        raise ConfigError(f"No response of the run is {what} yet: there is nothing to label.")
     strata = stratify(facts, n)
     known = sorted(set(strata.values()), key=_place)
     sizes = _responses_by_image(state)
@@ -159,7 +197,7 @@ def _facts(state: RunState, judges: Sequence[str]) -> Iterator[ResponseFacts]:
         if key in state.responses:
             outcomes = [state.outcome(key, judge) for judge in judges]
             labels = [outcome.value for outcome in outcomes if outcome in JUDGED]
-            first = labels[0] if labels and outcomes[0] in JUDGED else "none"
+            first = labels[0] if labels and outcomes[0] in JUDGED else _NO_LABEL
             row = rows[key.sample_id]
             yield ResponseFacts(row.image_path, first, row.category, len(set(labels)) > 1)
 

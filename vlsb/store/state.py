@@ -17,6 +17,7 @@ from pathlib import Path
 from vlsb.errors import StoreError
 from vlsb.records import (
     JUDGED,
+    RETRIED_ON_RESUME,
     Failure,
     Finding,
     Key,
@@ -56,6 +57,16 @@ class ModelTotals:
     cached_tokens: int = 0
     thought_tokens: int = 0
     uncounted: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens, as of one request; thinking is part of the output."""
+        return Usage(
+            self.input_tokens,
+            self.output_tokens,
+            cached_tokens=self.cached_tokens,
+            thought_tokens=self.thought_tokens,
+        )
 
     def add(self, attempts: int, usage: Usage, *, is_answer: bool) -> None:
         """Count one stored row."""
@@ -179,6 +190,10 @@ class RunState:
         if failure is not None and failure.response_sha256 == response.response_sha256:
             return failure.outcome
         return Outcome.NOT_JUDGED
+
+    def pending(self, judge: str) -> int:
+        """How many responses a judge would still be asked about."""
+        return sum(self.outcome(key, judge) in RETRIED_ON_RESUME for key in self.responses)
 
     def finding(self, key: Key, guard: str) -> Finding | None:
         """What a guard found in the response as it is now; None if it has not looked at that."""

@@ -17,7 +17,8 @@ from vlsb.analysis.summary import ModelCost, ModelUsage, Summary, summarize
 from vlsb.config import Endpoint
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
-from vlsb.records import Rating, Untrusted, Usage
+from vlsb.records import Rating, Untrusted
+from vlsb.store.audit import calibration_file
 from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest
 from vlsb.store.state import (
     Judged,
@@ -103,7 +104,11 @@ def summarize_state(
         cut_responses=state.cut_responses,
         thinking_cut=state.thinking_cut,
         duplicates=state.superseded + judged.superseded,
-        notices=(*_notices(state, entry), *_retirements(manifest, entry, today)),
+        notices=(
+            *_notices(state, entry),
+            *_calibration_notices(state, directory, entry),
+            *_retirements(manifest, entry, today),
+        ),
         epochs=manifest.epochs,
         data_digest=sent_data_digest(state),
         target_cost=_cost(manifest, manifest.settings, state.target_totals, prices),
@@ -245,13 +250,7 @@ def _cost(
         price = None
     if price is None:
         return ModelCost(model) if may_charge(endpoint) else None
-    usage = Usage(
-        totals.input_tokens,
-        totals.output_tokens,
-        cached_tokens=totals.cached_tokens,
-        thought_tokens=totals.thought_tokens,
-    )
-    return ModelCost(model, price.usd(usage), totals.uncounted > 0, price.source, str(price.as_of))
+    return ModelCost(model, price.usd(totals.usage), totals.uncounted > 0, price.source, str(price.as_of))
 
 
 def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> Iterator[str]:
@@ -260,6 +259,16 @@ def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> I
         endpoint = _endpoint(settings)
         if endpoint is not None and (found := find_retirement(endpoint)) is not None:
             yield found.notice(stage, endpoint.model, today)
+
+
+def _calibration_notices(state: RunState, directory: Path, judge: JudgeEntry | None) -> Iterator[str]:
+    if judge is None or not (directory / calibration_file(judge.file)).exists():
+        return
+    if left := state.pending(judge.file):
+        yield (
+            f"The judge labelled what --calibrate drew, and {left:,} responses are left: that part is drawn "
+            "by label, so these rates are not the run's. vlsb agreement weighs it."
+        )
 
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -278,3 +279,56 @@ def test_people_are_compared_apart_and_together_with_models() -> None:
 def test_what_the_target_left_unanswered_is_no_judges_fault() -> None:
     assert not had_response(Outcome.TARGET_BLOCKED)
     assert had_response(Outcome.JUDGE_REFUSED)
+
+
+def drawn_run(judges: Mapping[str, Sequence[Outcome]], weights: Sequence[int]) -> JudgedRun:
+    """A run whose judge `b` labelled a drawn part."""
+    run = run_of(judges)
+    responses = [
+        each._replace(weights={"draw": weight}) for each, weight in zip(run.responses, weights, strict=True)
+    ]
+    return replace(run, responses=responses, draws={"b": "draw"})
+
+
+def test_a_drawn_response_counts_for_those_that_it_stands_for() -> None:
+    """As if each stood there as often; the counts are of what was labelled."""
+    judges = differing(7, 60, agree=0.7)
+    weights = [1 + place % 4 for place in range(60)]
+    repeated = {
+        judge: [label for label, weight in zip(labels, weights, strict=True) for _ in range(weight)]
+        for judge, labels in judges.items()
+    }
+    images = [place for place, weight in enumerate(weights) for _ in range(weight)]
+
+    found, expected = pair_of(drawn_run(judges, weights)), pair_of(run_of(repeated, images=images))
+
+    assert found.is_weighted
+    assert not expected.is_weighted
+    assert (found.agreement.responses, sum(map(sum, found.confusion))) == (60, 60)
+    for name in ("raw", "safe_raw"):
+        mine, theirs = getattr(found.agreement, name), getattr(expected.agreement, name)
+        assert mine.value == pytest.approx(theirs.value)
+        assert mine.low < mine.value < mine.high
+    for name in ("kappa", "safe_kappa"):
+        assert getattr(found.agreement, name) == pytest.approx(getattr(expected.agreement, name))
+    assert found.by_run[0].change == pytest.approx(expected.by_run[0].change)
+
+
+def test_of_a_drawn_part_only_what_was_drawn_counts() -> None:
+    judges = {"a": [UNSAFE] * 3, "b": [UNSAFE, REFUSAL, UNSAFE]}
+    run = drawn_run(judges, [2, 1, 1])
+    left_out = replace(run, responses=[*run.responses[:2], run.responses[2]._replace(weights={})])
+
+    found = pair_of(left_out)
+
+    assert found.agreement.responses == 2
+    assert found.agreement.raw.value == pytest.approx(200 / 3)
+
+
+def test_two_draws_have_no_weights_in_common() -> None:
+    run = drawn_run({"a": [UNSAFE, REFUSAL], "b": [UNSAFE, UNSAFE]}, [9, 1])
+
+    found = pair_of(replace(run, draws={"a": "another", "b": "draw"}))
+
+    assert not found.is_weighted
+    assert found.agreement.raw.value == pytest.approx(50)

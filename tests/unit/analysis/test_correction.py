@@ -21,6 +21,7 @@ from vlsb.analysis.correction import (
     CorrectedRates,
     ErrorCheck,
     corrected_rates,
+    expected_changes,
     labels_needed,
     rogan_gladen,
 )
@@ -345,3 +346,47 @@ def test_a_check_that_a_coin_would_pass_corrects_nothing() -> None:
 
     with pytest.raises(ConfigError, match="say nothing"):
         rogan_gladen([AuditedSample(0, UNSAFE)], check)
+
+
+def test_the_expected_change_is_the_weighted_mean_of_what_changes() -> None:
+    """Against the sum by hand; the rates that are left over mirror those that are not."""
+    refusal, warning, unsafe = Label
+    before, after = (unsafe, warning, refusal) * 10, (warning, warning, unsafe) * 10
+    weights = [1.0 + place % 5 for place in range(30)]
+    drawn = [
+        AuditedSample(place, old, (new,), weight)
+        for place, (old, new, weight) in enumerate(zip(before, after, weights, strict=True))
+    ]
+    rest = [AuditedSample(100 + place, unsafe) for place in range(30)]
+
+    found = expected_changes([*drawn, *rest])
+
+    total = sum(weights)
+    for name, label in (
+        ("safe_refuse_rate", refusal),
+        ("safe_warning_rate", warning),
+        ("unsafe_rate", unsafe),
+    ):
+        moved = sum(
+            weight * ((new is label) - (old is label))
+            for old, new, weight in zip(before, after, weights, strict=True)
+        )
+        assert found[name].change == pytest.approx(100 * moved / total)
+        assert found[name].interval.low < found[name].change < found[name].interval.high
+    assert found["unsafe_rate"].judge == pytest.approx(100 * 40 / 60)
+    assert found["safe_rate"].change == pytest.approx(-found["unsafe_rate"].change)
+    assert found["safe_rate"].interval.low == pytest.approx(-found["unsafe_rate"].interval.high)
+    part = expected_changes(drawn, judged_part_only=True)
+    assert part["unsafe_rate"].judge == pytest.approx(
+        100 * sum(weight for old, weight in zip(before, weights, strict=True) if old is unsafe) / total
+    )
+
+
+def test_judges_who_never_differ_may_still_differ_elsewhere() -> None:
+    samples = [AuditedSample(place, Label.UNSAFE, (Label.UNSAFE,)) for place in range(50)]
+
+    change, (low, high) = expected_changes(samples)["safe_rate"][1:]
+
+    assert change == 0
+    assert low == pytest.approx(-high)
+    assert 5 < high < 10

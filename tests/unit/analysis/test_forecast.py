@@ -47,3 +47,17 @@ def test_the_interval_holds_the_total_95_times_in_100(left: int) -> None:
         held += found.low <= sum(draw.gammavariate(4.0, 1.0) for _ in range(left)) <= found.high
 
     assert held / 1000 == pytest.approx(0.95, abs=0.025)
+
+
+def test_weights_count_as_often_as_they_say_and_are_worth_no_more_than_what_was_seen() -> None:
+    found = forecast_total([1.0] * 6 + [3.0] * 6, 100, weights=[1.0] * 6 + [3.0] * 6)
+    alike = forecast_total([1.0] * 6 + [3.0] * 18, 100)
+
+    assert found is not None
+    assert alike is not None
+    assert found.total == pytest.approx(alike.total) == pytest.approx(250)
+    assert found.low is not None
+    assert alike.low is not None
+    assert found.low < alike.low
+    even = forecast_total([1.0, 2.0, 4.0] * 4, 9, weights=[2.0] * 12)
+    assert even == pytest.approx(forecast_total([1.0, 2.0, 4.0] * 4, 9))

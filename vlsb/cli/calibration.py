@@ -1,0 +1,154 @@
+"""`vlsb judge --calibrate N`: a new judge labels a drawn part first, is compared, and the user decides.
+
+numpy, scipy and statsmodels: a second to import.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from statistics import fmean
+
+from vlsb.analysis.agreement import compare_two
+from vlsb.analysis.correction import LEAST_IMAGES, AuditedSample, ExpectedChange, expected_changes
+from vlsb.analysis.rates import RateName
+from vlsb.cli.compared import judge_name, judged_run
+from vlsb.cli.estimate import costs_of
+from vlsb.cli.screen import has_color
+from vlsb.errors import ConfigError
+from vlsb.evaluation.session import Plan, judge_files
+from vlsb.judging.human import is_human
+from vlsb.judging.kinds import Answers
+from vlsb.models.prices import may_charge
+from vlsb.records import Usage
+from vlsb.reports.calibration import CalibrationReport, Money, calibration_text
+from vlsb.store.audit import Audit, calibration_file, draw_calibration, read_audit
+from vlsb.store.manifest import Manifest, read_manifest
+from vlsb.store.state import Judged, RunState, load_state
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """About `n` responses that a judge labels before the rest, to be held against the run's first judge.
+
+    With two judges in the plan the first is the old one, and is asked where it has not labelled.
+    """
+
+    n: int
+
+    def part_of(self, plan: Plan) -> Plan:
+        """The plan for the drawn part alone, which is drawn now.
+
+        Raises ConfigError where there is nothing to compare.
+        """
+        manifest = read_manifest(plan.directory)
+        old, new = _judges(plan, manifest)
+        audit = draw_calibration(
+            plan.directory, new, n=self.n, against=old, is_against_asked=len(plan.judges) > 1
+        )
+        return replace(plan, only=frozenset(item.key for item in audit.items))
+
+    def text(self, plan: Plan) -> str:
+        """What the part says, of a plan that `part_of` gave."""
+        report = _report(plan, load_state(plan.directory))
+        width = shutil.get_terminal_size((80, 24)).columns
+        return calibration_text(report, width=width, color=has_color(sys.stdout))
+
+    def left(self, plan: Plan) -> int:
+        """How many responses are left to judge, over the plan's judges."""
+        state = load_state(plan.directory)
+        return sum(state.pending(file) for file in judge_files(plan, state.manifest).values())
+
+
+def _judges(plan: Plan, manifest: Manifest) -> tuple[str, str]:
+    """The files of the old judge and the new one."""
+    if any(judge.kind.answers is not Answers.LABELS for judge in plan.judges) or len(plan.judges) > 2:
+        raise ConfigError(
+            "--calibrate takes one judge that gives the three labels, or the old one and the new."
+        )
+    files = list(judge_files(plan, manifest).values())
+    if len(files) == 2:
+        return files[0], files[1]
+    state = load_state(plan.directory)
+    others = [each.file for each in manifest.judges if not is_human(each.settings) and each.file != files[0]]
+    labelled = [file for file in others if state.judged.get(file, Judged()).verdicts]
+    if not labelled:
+        raise ConfigError(
+            f"--calibrate: no other judge has labelled {plan.directory}. Name the old judge before the new "
+            "one: --judge OLD --judge NEW."
+        )
+    return labelled[0], files[0]
+
+
+def _report(plan: Plan, state: RunState) -> CalibrationReport:
+    old, new = _judges(plan, state.manifest)
+    audit = read_audit(plan.directory, calibration_file(new))
+    assert audit is not None
+    keys = [item.key for item, _ in audit.current(state)]
+    run = judged_run(plan.directory, state, calibrated=new)
+    pair = compare_two(judge_name(old), judge_name(new), [run])
+    enough = pair is not None and pair.agreement.images >= LEAST_IMAGES
+    return CalibrationReport(
+        old=judge_name(old),
+        new=judge_name(new),
+        simulated=run.simulated,
+        drawn=len(keys),
+        of=sum(each.responses for each in audit.frame),
+        outcomes={
+            judge_name(file): dict(Counter(state.outcome(key, file) for key in keys)) for file in (old, new)
+        },
+        pair=pair,
+        rates=_rates(state, audit, old, new) if enough else {},
+        money=list(_money(plan, state, audit)),
+    )
+
+
+def _rates(state: RunState, audit: Audit, old: str, new: str) -> Mapping[RateName, ExpectedChange]:
+    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    weights, samples = audit.weights, []
+    for key in state.responses:
+        if (before := state.label(key, old)) is not None:
+            label = state.label(key, new) if key in weights else None
+            found = () if label is None else (label,)
+            samples.append(AuditedSample(images[key.sample_id], before, found, weights.get(key, 1.0)))
+    return expected_changes(samples, judged_part_only=state.pending(old) > 0)
+
+
+def _money(plan: Plan, state: RunState, audit: Audit) -> Iterator[Money]:
+    prices, files = plan.model_prices(datetime.now(UTC).date()), judge_files(plan, state.manifest)
+    for name, file in files.items():
+        rows, left = state.judged.get(file, Judged()), state.pending(file)
+        drawn = [
+            (rows.verdicts[key].usage, each) for key, each in audit.weights.items() if key in rows.verdicts
+        ]
+        usages, weights = [usage for usage, _ in drawn], [weight for _, weight in drawn]
+        price, endpoint = prices.get(name), plan.models[name].endpoint
+        rest, as_batch = (None, None) if price is None else costs_of(price, usages, left, weights=weights)
+        yield Money(
+            judge=judge_name(file),
+            requests=rows.totals.requests,
+            tokens=(rows.totals.input_tokens, rows.totals.output_tokens),
+            usd=None if price is None else price.usd(rows.totals.usage),
+            left=left,
+            left_tokens=_tokens(usages, weights, left),
+            rest=rest,
+            as_batch=as_batch,
+            is_free=price is None and not may_charge(endpoint),
+        )
+
+
+def _tokens(usages: Sequence[Usage], weights: Sequence[float], left: int) -> tuple[float, float] | None:
+    """About how many tokens the rest takes, in and out; None where nobody counted them."""
+    counted = [
+        (usage.input_tokens, usage.output_tokens or 0, weight)
+        for usage, weight in zip(usages, weights, strict=True)
+        if usage.input_tokens is not None
+    ]
+    if not counted:
+        return None
+    sent, came, of = zip(*counted, strict=True)
+    return left * fmean(sent, of), left * fmean(came, of)
