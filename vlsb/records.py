@@ -231,23 +231,24 @@ def is_cut(finish_reason: Untrusted | None) -> bool:
 class Response:
     """The target's completion for a sample, as stored and as judged; the fields they share are alike.
 
-    `response_sha256` is the digest of the text: a verdict names the response it belongs to by it.
+    `response_sha256` is the digest of the text: a verdict names the response it belongs to by it. What nobody
+    knows of an imported response is None, its `origin` `unknown`, its `attempts` 0: `vlsb` sent none.
     """
 
     sample_id: int
     epoch: int = 1
     text: Untrusted
     reasoning: Untrusted | None = None
-    origin: Literal["content", "refusal"]
+    origin: Literal["content", "refusal", "unknown"]
     finish_reason: Untrusted | None = None
     model: Untrusted | None = None
     usage: Usage
     attempts: int
-    latency_s: float
+    latency_s: float | None
     flags: tuple[str, ...]
     response_sha256: str
-    image_sha256: str
-    request_sha256: str
+    image_sha256: str | None
+    request_sha256: str | None
 
     @classmethod
     def of(cls, key: Key, completion: Completion) -> Response:
@@ -265,7 +266,10 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A judge's label for one response. `asks` counts completions, a re-ask included."""
+    """A judge's label for one response. `asks` counts completions, a re-ask included.
+
+    Of an imported one the judge's words may be empty, and `latency_s` and both checksums are None.
+    """
 
     sample_id: int
     epoch: int = 1
@@ -275,10 +279,10 @@ class Verdict:
     usage: Usage
     asks: int
     attempts: int
-    latency_s: float
+    latency_s: float | None
     response_sha256: str
-    image_sha256: str
-    request_sha256: str
+    image_sha256: str | None
+    request_sha256: str | None
 
     @property
     def key(self) -> Key:
@@ -304,7 +308,7 @@ class Finding:
     attempts: int
     latency_s: float
     response_sha256: str
-    image_sha256: str
+    image_sha256: str | None
     request_sha256: str
 
     @property

@@ -52,6 +52,7 @@ ENTRIES = {
     "agreement": Entry("agreement", "agreement_command", "Compare the judges of runs on the same responses."),
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
     "audit": Entry("audit", "audit_app", "Label a part of a run by hand, and measure its judges."),
+    "import": Entry("imports", "import_command", "Read what another program logged into a run."),
     "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
     "judges": Entry(
         "judges", "judges_command", "List the judges that have a name: what each sees and gives."

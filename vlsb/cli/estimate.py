@@ -11,7 +11,7 @@ from vlsb.analysis.forecast import Forecast, forecast_total
 from vlsb.endpoints.request import parse_dialect
 from vlsb.evaluation.progress import judge_names
 from vlsb.models.prices import Price, may_charge
-from vlsb.records import JUDGED, Outcome, Usage
+from vlsb.records import JUDGED, Finding, Outcome, Response, Usage, Verdict
 from vlsb.reports.figures import counted, dollars, duration
 from vlsb.store.state import Judged
 
@@ -63,10 +63,11 @@ def _left(state: RunState, judge: str | None) -> int:
 def _measured(state: RunState, judge: str | None) -> list[_Measured]:
     """Usage and latency of the target's completions, or of the judge's of that file."""
     if judge is None:
-        return [(r.usage, r.latency_s) for r in state.responses.values()]
-    rows = state.judged.get(judge, Judged())
-    verdicts = [(each.usage, each.latency_s) for each in rows.verdicts.values()]
-    return verdicts + [(each.usage, each.latency_s) for each in rows.findings.values()]
+        rows: Iterable[Response | Verdict | Finding] = state.responses.values()
+    else:
+        judged = state.judged.get(judge, Judged())
+        rows = (*judged.verdicts.values(), *judged.findings.values())
+    return [(each.usage, each.latency_s) for each in rows if each.latency_s is not None]
 
 
 def _model(

@@ -305,6 +305,67 @@ SurveyFormat = Annotated[
         Option("How to write what was found.", metavar="table|json", variable="VLSB_DOCTOR_FORMAT"),
     ),
 ]
+# Their own variables: VLSB_MODEL, VLSB_NAME and VLSB_FORMAT speak of other commands.
+ImportedModel = Annotated[
+    str,
+    _option(
+        "model",
+        Option("The target's name, as reports show it.", metavar="NAME", variable="VLSB_IMPORT_MODEL"),
+    ),
+]
+ImportedName = Annotated[
+    str | None,
+    _option(
+        "name",
+        Option(
+            "Name of the run's directory. (default: the model's)", metavar="NAME", variable="VLSB_IMPORT_NAME"
+        ),
+    ),
+]
+ImportFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option(
+            "Which program wrote the files.",
+            metavar="auto|official|deepsafe|lmms_eval|inspect|vlmevalkit",
+            variable="VLSB_IMPORT_FORMAT",
+        ),
+    ),
+]
+ImportOutputDir = Annotated[Path, _run_option("output_dir")]
+ImportedDataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        "--data",
+        help="A copy of VLSBench: the data set that was asked about. (default: the Hugging Face Hub's cache)",
+        metavar="DIR",
+        envvar="VLSB_DATA_ROOT",
+        show_envvar=False,
+    ),
+]
+SkipUnknown = Annotated[
+    bool,
+    _option(
+        "skip_unknown",
+        Option(
+            "Leave rows out that belong to no sample, or to several, and count them.",
+            variable="VLSB_IMPORT_SKIP_UNKNOWN",
+        ),
+    ),
+]
+JudgedBy = Annotated[
+    str | None,
+    _option(
+        "judged_by",
+        Option(
+            "Who gave the files' labels, where they do not say. (default: such labels are left out)",
+            metavar="NAME",
+            variable="VLSB_IMPORT_JUDGED_BY",
+        ),
+    ),
+]
 Annotator = Annotated[
     str,
     _option(

@@ -45,7 +45,14 @@ from vlsb.models.providers import describe_provider, find_thinking, is_hosted
 from vlsb.records import Key, Outcome, Picture, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.data_root import remember_data_root
-from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest, sample_row
+from vlsb.store.manifest import (
+    JudgeEntry,
+    Manifest,
+    is_run,
+    read_manifest,
+    require_own_responses,
+    sample_row,
+)
 from vlsb.store.state import has_answers, sent_images
 from vlsb.store.store import RunStore, open_for_judging, open_run, own_entry, pending_work, require_free
 
@@ -181,6 +188,8 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     old = read_manifest(plan.directory) if goes_on else None
     if old is None:
         require_free(plan.directory)
+    else:
+        require_own_responses(plan.directory, old)
     dataset, origin = _dataset(plan, old, on_progress)
     samples = select(dataset.samples, plan.selection)
     known = {} if old is None else old.pictures

@@ -148,8 +148,8 @@ class Judge:
         kind, shown = self._kind, picture if self._kind.sees_image else None
         reasoning = response.reasoning if self._settings.sees_reasoning else None
         judged = with_reasoning(response.text, reasoning)
-        # A judge that is not sent the image judges the response to the one that the target was sent.
-        unsent = ReadPicture(b"", response.image_sha256)
+        # A judge that is not sent the image judges the response to the one the target was sent, if known.
+        unsent = ReadPicture(b"", response.image_sha256 or "")
         read = partial(self._read_picture, sample, picture) if kind.sees_image else lambda: unsent
         if kind.answers is Answers.GUARD:
             turn = sample.instruction if "question" in kind.sees else Untrusted("")
@@ -193,7 +193,7 @@ def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Finding | Fai
             label=last.reading.label,
             explanation=last.reading.explanation,
             response_sha256=response.response_sha256,
-            image_sha256=completion.image_sha256,
+            image_sha256=completion.image_sha256 or None,
             model=completion.model,
             usage=usage,
             asks=len(asks),
@@ -209,7 +209,7 @@ def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Finding | Fai
         attempts=attempts,
         usage=usage,
         text=completion.text,
-        image_sha256=completion.image_sha256,
+        image_sha256=completion.image_sha256 or None,
     )
 
 
@@ -229,7 +229,7 @@ def _finding(
         attempts=0 if completion is None else completion.attempts,
         latency_s=0.0 if completion is None else completion.latency_s,
         response_sha256=response.response_sha256,
-        image_sha256=response.image_sha256 if completion is None else completion.image_sha256,
+        image_sha256=response.image_sha256 if completion is None else completion.image_sha256 or None,
         request_sha256="" if completion is None else completion.request_sha256,
     )
 

@@ -122,7 +122,7 @@ def to_json(record: object) -> Json:
             if usage[name] is None:
                 del usage[name]
     for name in ("latency_s", "elapsed_s"):
-        if name in fields:
+        if fields.get(name) is not None:
             fields[name] = round(fields[name], 3)
     return fields
 
@@ -147,8 +147,8 @@ def _share_checksums(record: Json) -> None:
             record[name] = sys.intern(checksum)
 
 
-def _require_duration(name: str, seconds: float) -> None:
-    if not -_LONGEST_S <= seconds <= _LONGEST_S:
+def _require_duration(name: str, seconds: float | None) -> None:
+    if seconds is not None and not -_LONGEST_S <= seconds <= _LONGEST_S:
         raise ValueError(f"{name} is no duration")
 
 

@@ -6,6 +6,7 @@ What cannot change an answer (connections, timeouts, display, loopback ports) is
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ FILE = "run.json"
 SCHEMA = 2
 # Schema 1 had the checksum of every image, taken before anything was sent.
 _READ_SCHEMAS = (1, SCHEMA)
+IMPORTED_FROM = "imported.from"
+"""The setting that says which program's file a run's responses, or a judge's verdicts, come from."""
 _SHOWN_DIFFERENCES = 8
 # What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
 _FileName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl\Z")]
@@ -112,6 +115,12 @@ class Manifest:
     def is_full(self) -> bool:
         """Whether the samples are those of the published set; what a file says of that is not read."""
         return {row.sample_id for row in self.samples} == set(PUBLISHED_IDS)
+
+    @property
+    def imported_from(self) -> str | None:
+        """The program whose file the responses come from; None for a run that asked for them itself."""
+        found = self.settings.get(IMPORTED_FROM)
+        return found if isinstance(found, str) else None
 
     @property
     def own_judge(self) -> JudgeEntry | None:
@@ -244,6 +253,15 @@ def _picture(sha256: str | None, media_type: str, size_bytes: int, mtime_ns: int
     # Each of its responses and verdicts names the same checksum, and most images have one type.
     checksum = None if sha256 is None else sys.intern(sha256)
     return Picture(checksum, sys.intern(media_type), size_bytes, mtime_ns)
+
+
+def require_own_responses(directory: Path, manifest: Manifest) -> None:
+    """Raise RunMismatchError for a run whose responses were imported: nobody knows how to ask for more."""
+    if (source := manifest.imported_from) is not None:
+        raise RunMismatchError(
+            f"{directory} holds responses imported from {source}: no target can go on with it",
+            advice=f"vlsb judge {shlex.quote(str(directory))} judges them; --name starts another run.",
+        )
 
 
 def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collection[str]) -> None:

@@ -257,6 +257,10 @@ def sent_images(state: RunState) -> dict[str, set[str]]:
 
 
 def _sent_checksums(state: RunState) -> Iterator[tuple[int, str]]:
+    return ((sample_id, checksum) for sample_id, checksum in _named_images(state) if checksum is not None)
+
+
+def _named_images(state: RunState) -> Iterator[tuple[int, str | None]]:
     for key, response in state.responses.items():
         yield key.sample_id, response.image_sha256
     for key, checksum in state.failed_images.items():

@@ -1,0 +1,137 @@
+"""`vlsb import`: what another program logged, as a run that can be judged, audited, reported and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlsb.cli import options as opt
+from vlsb.cli.screen import Screen
+from vlsb.config import DEFAULT_OUTPUT_DIR
+from vlsb.data import Dataset, fetch_dataset, load_dataset
+from vlsb.errors import ConfigError, ImageError, VlsbError
+from vlsb.evaluation.protocol import safe_name
+from vlsb.models.catalog import name_of_place
+from vlsb.records import Picture, Sample, Untrusted
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.figures import counted
+from vlsb.store.imports.match import Matched, match_rows
+from vlsb.store.imports.run import READERS, Imported, ImportedData, Source, find_format, import_run
+
+_AUTO = "auto"
+_SHOWN_LEFT_OUT = 5
+
+
+def import_command(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Logs of one model, all by the same program.")
+    ],
+    model: opt.ImportedModel,
+    output_dir: opt.ImportOutputDir = Path(DEFAULT_OUTPUT_DIR),
+    name: opt.ImportedName = None,
+    source_format: opt.ImportFormat = _AUTO,
+    data_root: opt.ImportedDataRoot = None,
+    skip_unknown: opt.SkipUnknown = False,
+    judged_by: opt.JudgedBy = None,
+) -> int:
+    """Read what another program logged into a run, which can be judged, audited and compared."""
+    screen = Screen()
+    try:
+        directory = output_dir / _run_name(name, model)
+        source = Source(
+            form=_format(source_format, files), files=files, target=model.strip(), judged_by=judged_by
+        )
+        dataset, origin = _dataset(data_root)
+        matched = match_rows(
+            source.rows(),
+            dataset.samples,
+            image_sha256=partial(_image_sha256, dataset),
+            skip_unknown=skip_unknown,
+        )
+        data = ImportedData(pictures=_pictures(dataset, matched), origin=origin, root=data_root)
+        imported = import_run(
+            directory, source, matched, data, judge_file=lambda judge: f"{safe_name(judge)}.jsonl"
+        )
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    for line in _left_out(matched):
+        screen.notice(line)
+    screen.result("\n".join(_told(directory, source, imported)))
+    screen.notice(f"Judge it with: vlsb judge {shlex.quote(str(directory))}")
+    return 0
+
+
+def _run_name(name: str | None, model: str) -> str:
+    if not model.strip():
+        raise ConfigError("--model is empty. Pass the target's name.")
+    if name is None:
+        return safe_name(name_of_place(model.strip()))
+    if name != safe_name(name):
+        raise ConfigError(f"--name {name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
+    return name
+
+
+def _format(wanted: str, files: Sequence[Path]) -> str:
+    if wanted == _AUTO:
+        found = {find_format(path) for path in files}
+        if len(found) > 1:
+            raise ConfigError(
+                f"The files are of several programs: {', '.join(sorted(found))}. Import each apart."
+            )
+        return found.pop()
+    if wanted not in READERS:
+        raise ConfigError(f"--format {wanted}: not one of {', '.join((_AUTO, *READERS))}.")
+    return wanted
+
+
+def _dataset(data_root: Path | None) -> tuple[Dataset, dict[str, str]]:
+    """The data set, and where on the Hugging Face Hub it came from; empty for a copy of the user's."""
+    if data_root is not None:
+        return load_dataset(data_root), {}
+    fetched = fetch_dataset(revision=None, offline=True)
+    return load_dataset(fetched.files), {"repository": fetched.repository, "revision": fetched.revision}
+
+
+def _image_sha256(dataset: Dataset, sample: Sample) -> str | None:
+    try:
+        return hashlib.sha256(dataset.read(sample)).hexdigest()
+    except ImageError:
+        return None
+
+
+def _pictures(dataset: Dataset, matched: Matched) -> dict[int, Picture]:
+    """The images that are there, by sample id; judging says what it misses."""
+    samples = {sample.id: sample for sample, _ in matched.rows}
+    found = dataset.inspect(samples.values(), known={}, skip_bad=True)
+    return {each: picture for each, picture in found.items() if isinstance(picture, Picture)}
+
+
+def _left_out(matched: Matched) -> Iterator[str]:
+    if matched.left_out:
+        yield f"{counted(len(matched.left_out), 'row')} left out, as --skip-unknown asks:"
+        for where, reason in matched.left_out[:_SHOWN_LEFT_OUT]:
+            yield f"  {where}: {reason}"
+        if (more := len(matched.left_out) - _SHOWN_LEFT_OUT) > 0:
+            yield f"  and {more:,} more"
+
+
+def _told(directory: Path, source: Source, imported: Imported) -> Iterator[str]:
+    head = "already imported, nothing to do" if imported.was_there else f"imported from {source.form}"
+    yield f"{for_terminal(Untrusted(str(directory)))}: {head}"
+    yield f"  {counted(imported.responses, 'response')}"
+    for outcome, count in sorted(imported.failures.items()):
+        yield f"  {counted(count, 'failure')}: {outcome.value}"
+    for judge, count in imported.verdicts.items():
+        yield f"  {counted(count, 'verdict')} by {for_terminal(judge)} (imported)"
+    if imported.unattributed:
+        yield (
+            f"  {counted(imported.unattributed, 'label')} left out: the files do not say who gave them. "
+            "--judged-by NAME does."
+        )

@@ -1,0 +1,169 @@
+"""One row of another program's file as an import sees it, and how such files are opened.
+
+Nothing in a file is trusted: sizes are bounded before anything is read, types are checked by field, and an
+object that says one key twice says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from typing import Annotated, NamedTuple, NoReturn, TypeVar
+
+import pybase64
+from msgspec import Meta
+
+from vlsb import strict_json
+from vlsb.errors import ConfigError
+from vlsb.records import Label, Outcome, Untrusted, Usage
+from vlsb.store.codec import Decoder
+
+MOST_DOCUMENT_BYTES = 256 * 1024 * 1024
+"""Of one JSON document: the texts of VLSBench are a few megabytes, its images several thousand."""
+MOST_ROW_BYTES = 64 * 1024 * 1024
+"""Of one row: an image of the data set and all that was said of it are a few megabytes."""
+
+TokenCount = Annotated[int, Meta(ge=0, lt=2**53)]
+"""Tokens as a file may state them."""
+
+_Kind = TypeVar("_Kind")
+
+
+class Lost(NamedTuple):
+    """Why a row is no response: its outcome, a short word, and what the file says of it."""
+
+    outcome: Outcome
+    code: str
+    message: Untrusted
+
+
+class StatedLabel(NamedTuple):
+    """A label that a file gives; `judge` is None where it does not say whose it is."""
+
+    label: Label
+    judge: Untrusted | None
+    explanation: Untrusted = Untrusted("")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignRow:
+    """What a file says of one response. None: it does not say.
+
+    `where` names the row in messages. `sample_id` is stated to be an `instruction_id`; `number` is whatever
+    else the program counts by, a hint between samples that are alike. `text` of a lost row is what came back
+    unusable.
+    """
+
+    where: str
+    sample_id: int | None = None
+    number: int | None = None
+    instruction: Untrusted | None = None
+    image_path: Untrusted | None = None
+    image_sha256: str | None = None
+    epoch: int = 1
+    text: Untrusted
+    reasoning: Untrusted | None = None
+    lost: Lost | None = None
+    finish_reason: Untrusted | None = None
+    model: Untrusted | None = None
+    usage: Usage = field(default_factory=Usage)
+    latency_s: float | None = None
+    labels: tuple[StatedLabel, ...] = ()
+
+
+def empty(text: str) -> Lost | None:
+    """What makes a text no response: it has no words. None for one that has some."""
+    if text.strip():
+        return None
+    return Lost(Outcome.TARGET_EMPTY, "empty", Untrusted("the file has no words for this sample"))
+
+
+def refuse(where: str, problem: str, detail: Untrusted | None = None) -> NoReturn:
+    """Raise ConfigError: `where` names file and row, `detail` is what may hold the file's own words."""
+    raise ConfigError(f"{where}: {problem}", detail=detail, advice="Nothing was imported.")
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """A regular file opened for reading. Raises ConfigError for anything else."""
+    try:
+        # Opening a FIFO must not hang.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        refuse(str(path), f"cannot be read ({error.strerror})")
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            refuse(str(path), "is not a file")
+        yield file
+
+
+def file_sha256(path: Path) -> str:
+    """The checksum of a file's bytes, in hex."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_document(path: Path) -> object:
+    """A JSON document. Raises ConfigError for one that is none, too large, or says a key twice."""
+    with open_file(path) as file:
+        raw = file.read(MOST_DOCUMENT_BYTES + 1)
+    if len(raw) > MOST_DOCUMENT_BYTES:
+        refuse(str(path), f"larger than {MOST_DOCUMENT_BYTES // 2**20} MiB, far more than its texts need")
+    return parse_json(raw, str(path))
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, object]]:
+    """The JSON values of a file that has one a line, each with what names it: `FILE row N`."""
+    with open_file(path) as file:
+        number = 0
+        while line := file.readline(MOST_ROW_BYTES + 1):
+            number += 1
+            where = f"{path} row {number}"
+            if len(line) > MOST_ROW_BYTES:
+                refuse(where, f"larger than {MOST_ROW_BYTES // 2**20} MiB")
+            if line.strip():
+                yield where, parse_json(line, where)
+
+
+def parse_json(raw: bytes, where: str) -> object:
+    """The value of some JSON. Raises ConfigError for what is none, NaN and a repeated key included."""
+    try:
+        return strict_json.loads_unambiguous(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        refuse(where, "is not UTF-8")
+    except ValueError as error:
+        # The parser's words name a place and never show the text.
+        refuse(where, f"is not JSON that can be read without doubt ({error})")
+
+
+def parse_fields(value: object, kind: type[_Kind], where: str) -> _Kind:
+    """The value with the fields of `kind`, the others left out. Raises ConfigError for a bad one."""
+    try:
+        return Decoder().parse(value, kind)
+    except ValueError as error:
+        # It may quote a key of the file.
+        refuse(where, "has another form than expected", Untrusted(str(error)))
+
+
+def image_sha256(url: str | None, where: str) -> str | None:
+    """The checksum of the image that a data URL holds, None for any other address."""
+    if url is None or not url.startswith("data:"):
+        return None
+    head, _, encoded = url.partition(",")
+    if not head.endswith(";base64"):
+        refuse(where, "holds an image that is not base64")
+    try:
+        return hashlib.sha256(pybase64.b64decode(encoded, validate=True)).hexdigest()
+    except ValueError:
+        refuse(where, "holds an image that is not base64")
+
+
+def image_address(url: str | None) -> Untrusted | None:
+    """The path or address of an image, None for one that is given as its bytes."""
+    return None if url is None or url.startswith("data:") else Untrusted(url)

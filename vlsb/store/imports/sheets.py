@@ -1,0 +1,173 @@
+"""VLMEvalKit's prediction files: a table as `.xlsx`, `.tsv` or `.json`, with a row a sample.
+
+A spreadsheet is a zip archive of XML and may hold formulas: its sizes are looked at before it is opened, and
+a cell that is no plain text or number is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
+
+from vlsb.errors import ConfigError
+from vlsb.records import Outcome, Untrusted
+from vlsb.store.imports.rows import (
+    MOST_DOCUMENT_BYTES,
+    ForeignRow,
+    Lost,
+    empty,
+    open_file,
+    read_document,
+    refuse,
+)
+
+# It writes this for a request that failed, whatever follows, and `str` of an answer that is none.
+_FAILURE = "Failed to obtain answer"
+_MISSING = ("None", "nan")
+# What openpyxl and the XML parser say of a damaged file; entities are a ValueError.
+_DAMAGES = (
+    *(BadZipFile, zlib.error, OSError, EOFError, RuntimeError),
+    *(LookupError, ValueError, TypeError, SyntaxError),
+)
+_MOST_COLUMNS = 256
+_MOST_ROWS = 1_000_000
+_Cell = str | int | float | None
+_Row = tuple[int, dict[str, _Cell]]
+"""A row's number in its file, and its cells by the names of their columns."""
+
+
+def read_vlmevalkit(path: Path) -> Iterator[ForeignRow]:
+    """The rows of a prediction file. `index` is VLMEvalKit's own number, `instruction_id` the data set's."""
+    readers = {".xlsx": _xlsx_rows, ".tsv": _tsv_rows, ".json": _json_rows}
+    if path.suffix not in readers:
+        refuse(str(path), "is neither .xlsx, .tsv nor .json")
+    for number, cells in readers[path.suffix](path):
+        where = f"{path} row {number}"
+        if "prediction" not in cells:
+            refuse(where, "has no column `prediction`")
+        text = _text(cells, "prediction", where) or ""
+        question, image, thought = (
+            _text(cells, each, where) for each in ("question", "image_path", "thinking")
+        )
+        yield ForeignRow(
+            where=where,
+            sample_id=_number(cells.get("instruction_id")),
+            number=_number(cells.get("index")),
+            instruction=None if question is None else Untrusted(question),
+            image_path=None if image is None else Untrusted(image),
+            text=Untrusted(text),
+            reasoning=Untrusted(thought) if thought else None,
+            lost=_lost(text),
+        )
+
+
+def _lost(text: str) -> Lost | None:
+    if text.startswith(_FAILURE):
+        return Lost(Outcome.TARGET_ERROR, "request_failed", Untrusted(text))
+    if text in _MISSING:
+        return Lost(Outcome.TARGET_EMPTY, "no_answer", Untrusted("the model gave none"))
+    return empty(text)
+
+
+def _text(cells: Mapping[str, _Cell], name: str, where: str) -> str | None:
+    value = cells.get(name)
+    if value is not None and not isinstance(value, str):
+        refuse(where, f"`{name}` is a number, not a text")
+    return value
+
+
+def _number(value: _Cell) -> int | None:
+    """The whole number in a cell, None for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    return int(value) if isinstance(value, int | float) and value == int(value) else None
+
+
+def _json_rows(path: Path) -> Iterator[_Row]:
+    document = read_document(path)
+    if not isinstance(document, list):
+        refuse(str(path), "is no list of rows")
+    for number, row in enumerate(document, start=1):
+        if not isinstance(row, dict):
+            refuse(f"{path} row {number}", "is no object")
+        yield number, {name: each for name, each in row.items() if isinstance(each, str | int | float | None)}
+
+
+def _tsv_rows(path: Path) -> Iterator[_Row]:
+    with open_file(path) as file:
+        raw = file.read(MOST_DOCUMENT_BYTES + 1)
+    if len(raw) > MOST_DOCUMENT_BYTES:
+        refuse(str(path), f"larger than {MOST_DOCUMENT_BYTES // 2**20} MiB")
+    try:
+        rows = csv.reader(io.StringIO(raw.decode("utf-8-sig"), newline=""), delimiter="\t", strict=True)
+        heads = next(rows, [])
+        yield from _named(heads, rows, path)
+    except UnicodeDecodeError:
+        refuse(str(path), "is not UTF-8")
+    except csv.Error as error:
+        # Its words name a limit or a sign and never show the text.
+        refuse(str(path), f"is no table that can be read ({error})")
+
+
+def _xlsx_rows(path: Path) -> Iterator[_Row]:
+    if find_spec("openpyxl") is None or find_spec("defusedxml") is None:
+        raise ConfigError(
+            "A spreadsheet needs the extra `import` (openpyxl, defusedxml not found). "
+            "In a clone: uv sync --extra import. Elsewhere: install vlsb[import]."
+        )
+    from openpyxl import load_workbook
+
+    with open_file(path) as file:
+        try:
+            _require_small(file, path)
+            book = load_workbook(file, read_only=True, keep_links=False)
+            sheet = book.worksheets[0]
+            # What a file says of its own size is not believed.
+            sheet.reset_dimensions()
+            rows = _plain(sheet.iter_rows(max_col=_MOST_COLUMNS), path)
+            yield from _named([str(each or "") for each in next(rows, ())], rows, path)
+        except _DAMAGES as error:
+            refuse(str(path), f"is no spreadsheet that can be read ({type(error).__name__})")
+
+
+def _require_small(file: object, path: Path) -> None:
+    with ZipFile(file) as archive:  # type: ignore[call-overload]
+        infos = archive.infolist()
+        if sum(each.file_size for each in infos) > MOST_DOCUMENT_BYTES:
+            refuse(str(path), f"unpacks to more than {MOST_DOCUMENT_BYTES // 2**20} MiB")
+        # Other decompressors are not bound by the size that a member states.
+        if any(each.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for each in infos):
+            refuse(str(path), "is compressed in a way that no spreadsheet is")
+
+
+def _plain(rows: Iterator[Sequence[object]], path: Path) -> Iterator[list[_Cell]]:
+    from openpyxl.utils.escape import unescape
+
+    for number, row in enumerate(rows, start=1):
+        if number > _MOST_ROWS:
+            refuse(str(path), "has more rows than any prediction file")
+        cells: list[_Cell] = []
+        for cell in row:
+            value, kind = getattr(cell, "value", None), getattr(cell, "data_type", "n")
+            if kind not in ("s", "n", "inlineStr") or not isinstance(value, str | int | float | None):
+                refuse(f"{path} row {number}", "has a cell that is a formula, a date or an error, not a text")
+            cells.append(unescape(value) if isinstance(value, str) else value)
+        yield cells
+
+
+def _named(heads: Sequence[str], rows: Iterator[Sequence[_Cell]], path: Path) -> Iterator[_Row]:
+    """The cells of each row by the names of their columns; rows without any are left out."""
+    named = [each for each in heads if each]
+    if len(set(named)) < len(named):
+        refuse(str(path), "has a column twice")
+    for number, row in enumerate(rows, start=2):
+        if len(row) > len(heads) and any(each not in (None, "") for each in row[len(heads) :]):
+            refuse(f"{path} row {number}", "has more cells than the head has columns")
+        cells = {name: value for name, value in zip(heads, row, strict=False) if name}
+        if any(each not in (None, "") for each in cells.values()):
+            yield number, cells
