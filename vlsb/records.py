@@ -104,6 +104,9 @@ THINKING_CUT = "thinking_cut"
 # What earlier versions wrote.
 _OLD_THINKING_CUT = "budget_spent_on_reasoning"
 
+IMPORTED = "imported"
+"""The fault of a failure that another program's file tells of."""
+
 JUDGED = frozenset({Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE})
 """The outcomes that carry a label. Rates are over these."""
 

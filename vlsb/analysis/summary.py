@@ -23,12 +23,16 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """What one model was sent and was charged for; tokens that no endpoint reported count as none."""
+    """What one model was sent and was charged for; tokens that no endpoint reported count as none.
+
+    `is_known` is False for answers that were imported: what the source counted of them is in the tokens.
+    """
 
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    is_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,3 +135,5 @@ def _told(directory: Path, source: Source, imported: Imported) -> Iterator[str]:
             f"  {counted(imported.unattributed, 'label')} left out: the files do not say who gave them. "
             "--judged-by NAME does."
         )
+    if imported.of_failures:
+        yield f"  {counted(imported.of_failures, 'label')} left out: given to a failure, which is no answer"

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from vlsb.records import JUDGED, Failure, Key, Outcome, Response, Untrusted, Verdict
+from vlsb.records import IMPORTED, JUDGED, Failure, Key, Outcome, Response, Untrusted, Verdict
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
 from vlsb.reports.notes import EXPLANATIONS
@@ -187,7 +187,8 @@ def _heading(answer: StoredAnswer, *, epochs: int) -> Text:
 
 def _request_fields(answer: StoredAnswer) -> Iterator[Field]:
     yield _image(answer)
-    checksum = "(not sent)" if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
+    unknown = "(not sent)" if answer.response is None else "(unknown)"
+    checksum = unknown if answer.image_sha256 is None else answer.image_sha256[:_SHOWN_DIGITS]
     yield Field("sha256", checksum)
     if answer.image_description:
         yield Field("shows", for_terminal(answer.image_description, lines=True))
@@ -239,8 +240,10 @@ def _failure_fields(answer: StoredAnswer) -> Iterator[Field]:
     if failure is None:
         return
     status = "no status" if failure.status is None else f"HTTP {failure.status}"
-    attempts = counted(failure.attempts, "attempt")
-    yield Field("failure", f"{failure.stage}: {_code(failure)}, {status}, {attempts}", Style(color="yellow"))
+    how = f"{status}, {counted(failure.attempts, 'attempt')}"
+    if failure.fault == IMPORTED:
+        how = "in the imported file"
+    yield Field("failure", f"{failure.stage}: {_code(failure)}, {how}", Style(color="yellow"))
     yield Field("message", for_terminal(failure.message, lines=True))
     if failure.text is not None:
         name = "reasoning" if failure.is_thinking_cut else "came back"

@@ -97,11 +97,12 @@ def _rates_object(rates: Rates) -> dict[str, object]:
     }
 
 
-def _usage(usage: ModelUsage) -> dict[str, int]:
+def _usage(usage: ModelUsage) -> dict[str, int | None]:
+    """Counts; null for what nobody knows of imported answers."""
     return {
-        "requests": usage.requests,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
+        "requests": usage.requests if usage.is_known else None,
+        "input_tokens": usage.input_tokens if usage.is_known else usage.input_tokens or None,
+        "output_tokens": usage.output_tokens if usage.is_known else usage.output_tokens or None,
         **({"reasoning_tokens": usage.reasoning_tokens} if usage.reasoning_tokens else {}),
     }
 

@@ -107,7 +107,10 @@ def costs(summary: Summary, *, encode: Encode) -> tuple[Cost, ...]:
     used = [Cost("target", _usage(summary.target_usage))]
     if summary.judge is not None:
         used.append(Cost("judge", _usage(summary.judge_usage)))
-    return (Cost("time", duration(summary.duration_s)), *used, *_money(summary, encode))
+    time = duration(summary.duration_s)
+    if not summary.target_usage.is_known:
+        time = "unknown (imported)" if summary.duration_s == 0 else f"{time} of judging; before that unknown"
+    return (Cost("time", time), *used, *_money(summary, encode))
 
 
 def _gaps(summary: Summary) -> Iterator[Remark]:
@@ -199,6 +202,8 @@ def _usage(usage: ModelUsage) -> str:
     tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
     if usage.reasoning_tokens:
         tokens += f", {usage.reasoning_tokens:,} of reasoning"
+    if not usage.is_known:
+        return f"requests unknown (imported), {tokens}" if usage.output_tokens else "unknown (imported)"
     return f"{counted(usage.requests, 'request')}, {tokens}"
 
 

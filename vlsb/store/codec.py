@@ -74,6 +74,9 @@ class Decoder:
         _require_epoch(response.epoch)
         if response.text.sha256() != response.response_sha256:
             raise ValueError("response_sha256 does not fit the text")
+        known = (response.latency_s, response.image_sha256, response.request_sha256)
+        if response.origin != "unknown" and None in known:
+            raise ValueError("something is missing that only an imported response may lack")
         return response
 
     def verdict(self, record: Json) -> Verdict:
@@ -82,6 +85,8 @@ class Decoder:
         verdict = self.parse(record, Verdict)
         _require_duration("latency_s", verdict.latency_s)
         _require_epoch(verdict.epoch)
+        if verdict.asks and None in (verdict.latency_s, verdict.request_sha256):
+            raise ValueError("something is missing that only an imported verdict may lack")
         return verdict
 
     def finding(self, record: Json) -> Finding:

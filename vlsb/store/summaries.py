@@ -19,7 +19,7 @@ from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
 from vlsb.records import Rating, Untrusted
 from vlsb.store.audit import calibration_file
-from vlsb.store.manifest import JudgeEntry, Manifest, is_run, read_manifest
+from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, is_run, read_manifest
 from vlsb.store.state import (
     Judged,
     ModelTotals,
@@ -96,8 +96,8 @@ def summarize_state(
         simulated=manifest.simulated or (entry is not None and entry.simulated),
         subset=not manifest.is_full,
         deviations=(*manifest.deviations, *(() if entry is None else entry.deviations)),
-        target_usage=_usage(state.target_totals),
-        judge_usage=_usage(judged.totals),
+        target_usage=_usage(state.target_totals, manifest.settings),
+        judge_usage=_usage(judged.totals, {} if entry is None else entry.settings),
         duration_s=round(state.sessions.duration_s(judge), 3),
         target_models=state.target_models(),
         judge_models=judged.models(),
@@ -226,8 +226,14 @@ def _stem(entry: JudgeEntry) -> str:
     return entry.file.removesuffix(".jsonl")
 
 
-def _usage(totals: ModelTotals) -> ModelUsage:
-    return ModelUsage(totals.requests, totals.input_tokens, totals.output_tokens, totals.reasoning_tokens)
+def _usage(totals: ModelTotals, settings: Mapping[str, Any]) -> ModelUsage:
+    return ModelUsage(
+        totals.requests,
+        totals.input_tokens,
+        totals.output_tokens,
+        totals.reasoning_tokens,
+        is_known=IMPORTED_FROM not in settings,
+    )
 
 
 def _endpoint(settings: Mapping[str, Any]) -> Endpoint | None:

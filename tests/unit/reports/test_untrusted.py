@@ -26,6 +26,8 @@ EXPOSED_IN = {
     "store/state.py": "image paths are the keys of what was sent for them",
     "engines/prompt_check.py": "looks for known complaints in what an engine's Python wrote",
     "reports/encode.py": "the encoders of the terminal, CSV, Markdown and JSON",
+    "store/imports/match.py": "compares image_path with the end of a path that a log states",
+    "store/imports/run.py": "picture paths are the keys of run.json's pictures; names a judge as imported",
     "store/codec.py": "encodes records as JSON lines, ASCII-escaped",
     "store/manifest.py": "encodes run.json, ASCII-escaped; compares picture paths",
     "store/summaries.py": "adds the digits of its file to a judge's name, and wraps it again",

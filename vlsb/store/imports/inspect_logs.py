@@ -176,10 +176,9 @@ def _row(sample: _Sample, where: str) -> ForeignRow:
     stated_path, stated_id = metadata.get("image_path"), metadata.get("instruction_id")
     output, usage = sample.output, sample.output.usage or _Tokens()
     choice = output.choices[0] if output.choices else None
-    text = (
-        "" if choice is None else "\n".join(each.text for each in choice.message.parts if each.type == "text")
-    )
-    thought = [] if choice is None else [each.reasoning for each in choice.message.parts]
+    said = [] if choice is None else choice.message.parts
+    text = "\n".join(each.text for each in said if each.type == "text")
+    thought = [each.reasoning for each in said if each.type == "reasoning"]
     reason = None if choice is None else choice.stop_reason
     number = sample.id if isinstance(sample.id, int) else None
     return ForeignRow(
@@ -203,6 +202,7 @@ def _row(sample: _Sample, where: str) -> ForeignRow:
         ),
         latency_s=output.time,
         labels=tuple(_labels(sample.scores or {})),
+        simulated=metadata.get("simulated") is True,
     )
 
 

@@ -55,6 +55,7 @@ class _OursInOfficial(Struct):
     instruction_ids: list[int]
     log_epochs: list[Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]]
     judge: str | None = None
+    simulated: bool = False
 
 
 class _Official(Struct):
@@ -86,6 +87,7 @@ def read_official(path: Path) -> Iterator[ForeignRow]:
             text=Untrusted(log.pred_answer),
             lost=lost,
             labels=() if label is None else (StatedLabel(label, judge),),
+            simulated=ours is not None and ours.simulated,
         )
 
 

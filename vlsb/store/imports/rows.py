@@ -57,7 +57,7 @@ class ForeignRow:
 
     `where` names the row in messages. `sample_id` is stated to be an `instruction_id`; `number` is whatever
     else the program counts by, a hint between samples that are alike. `text` of a lost row is what came back
-    unusable.
+    unusable, and a `simulated` one was written by the simulator.
     """
 
     where: str
@@ -75,6 +75,7 @@ class ForeignRow:
     usage: Usage = field(default_factory=Usage)
     latency_s: float | None = None
     labels: tuple[StatedLabel, ...] = ()
+    simulated: bool = False
 
 
 def empty(text: str) -> Lost | None:

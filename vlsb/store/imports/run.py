@@ -16,7 +16,7 @@ from vlsb import strict_json
 from vlsb._version import __version__
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import new_file, sync_directory
-from vlsb.records import Failure, Outcome, Picture, Response, Sample, Untrusted, Usage, Verdict
+from vlsb.records import IMPORTED, Failure, Outcome, Picture, Response, Sample, Untrusted, Usage, Verdict
 from vlsb.store.codec import Json, Stamp, encode_failure, to_json
 from vlsb.store.data_root import remember_data_root
 from vlsb.store.imports.inspect_logs import read_inspect
@@ -74,12 +74,16 @@ class ImportedData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What an import gave. `unattributed` labels have no judge; `was_there`: an earlier call did it all."""
+    """What an import gave; `was_there`: an earlier call did it all.
+
+    Left out are labels whose judge nobody names (`unattributed`), and those that a failure was given.
+    """
 
     responses: int
     failures: Mapping[Outcome, int]
     verdicts: Mapping[Untrusted, int]
     unattributed: int
+    of_failures: int
     was_there: bool
 
 
@@ -124,18 +128,21 @@ def import_run(
     verdicts = _verdicts(source, matched)
     manifest = _manifest(source, matched, data, verdicts, judge_file)
     lost = Counter(row.lost.outcome for _, row in matched.rows if row.lost is not None)
+    counted = [label for _, row in matched.rows if row.lost is None for label in row.labels]
     imported = Imported(
         responses=len(matched.rows) - lost.total(),
         failures=lost,
         verdicts={judge: len(given) for judge, given in verdicts.items()},
-        unattributed=sum(label.judge is None for _, row in matched.rows for label in row.labels)
-        if source.judged_by is None
-        else 0,
+        unattributed=0 if source.judged_by is not None else sum(each.judge is None for each in counted),
+        of_failures=sum(len(row.labels) for _, row in matched.rows if row.lost is not None),
         was_there=_is_there(directory, manifest),
     )
     if imported.responses == 0:
         raise ConfigError("The files hold no response that could be imported.")
-    if not imported.was_there:
+    if imported.was_there:
+        # What one left that was killed in its very last step.
+        shutil.rmtree(_workshop(directory), ignore_errors=True)
+    else:
         _build(directory, manifest, matched, verdicts, data.root)
     return imported
 
@@ -180,7 +187,7 @@ def _manifest(
         version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         target=Untrusted(source.target),
-        simulated=False,
+        simulated=any(row.simulated for _, row in matched.rows),
         epochs=max((row.epoch for _, row in matched.rows), default=1),
         settings={
             "model": source.target,
@@ -191,9 +198,7 @@ def _manifest(
         decision=None,
         differences=[],
         deviations=[
-            Untrusted(
-                f"imported from {source.form}: prompt, sampling, revision and errors of the target unknown"
-            )
+            Untrusted(f"imported from {source.form}: how the target was asked (prompt, sampling) is unknown")
         ],
         judges=[],
         selection={},
@@ -241,6 +246,10 @@ def _is_there(directory: Path, manifest: Manifest) -> bool:
     return False
 
 
+def _workshop(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.import")
+
+
 def _build(
     directory: Path,
     manifest: Manifest,
@@ -249,7 +258,7 @@ def _build(
     data_root: Path | None,
 ) -> None:
     """Write the run beside its place and put it there. What a killed import left is written anew."""
-    home = directory.with_name(f".{directory.name}.import")
+    home = _workshop(directory)
     draft = home / directory.name
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -321,7 +330,7 @@ def _failures(rows: Iterable[tuple[Sample, ForeignRow]]) -> Iterator[Failure]:
                 epoch=row.epoch,
                 stage="target",
                 outcome=row.lost.outcome,
-                fault="imported",
+                fault=IMPORTED,
                 code=row.lost.code,
                 message=row.lost.message,
                 attempts=0,
