@@ -230,7 +230,7 @@ def _requests(answered: Response | Verdict) -> list[float | None]:
     usage = answered.usage
     return [
         answered.attempts,
-        round(answered.latency_s, 2),
+        None if answered.latency_s is None else round(answered.latency_s, 2),
         usage.input_tokens,
         usage.output_tokens,
         usage.reasoning_tokens,

@@ -2,7 +2,7 @@
 
 /** @typedef {string | MarkupElement} Markup */
 /** @typedef {[tag: string, attributes: Record<string, string>, ...children: any[]]} MarkupElement */
-/** @typedef {[attempts: number, seconds: number, input: ?number, output: ?number, reasoning: ?number]} Requests */
+/** @typedef {[attempts: number, seconds: ?number, input: ?number, output: ?number, reasoning: ?number]} Requests */
 /** @typedef {{explanation: string, requests: Requests, asks?: number}} Verdict */
 /** @typedef {{stage: string, code: string, attempts: number, status?: number, message?: string, text?: string, thinking_cut?: boolean}} Failure */
 /** @typedef {{rating?: string, refuses?: boolean, category?: string}} Finding */

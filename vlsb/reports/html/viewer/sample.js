@@ -261,9 +261,8 @@ function requestWords(requests) {
   const tokens =
     input === null || output === null ? [] : [`${grouped(input)} tokens in`, `${grouped(output)} out`];
   if (reasoning) tokens.push(`${grouped(reasoning)} of reasoning`);
-  return [...(attempts > 0 ? [counted(attempts, "attempt")] : []), `${seconds.toFixed(1)} s`, ...tokens].join(
-    ", ",
-  );
+  const time = seconds === null ? [] : [`${seconds.toFixed(1)} s`];
+  return [...(attempts > 0 ? [counted(attempts, "attempt")] : []), ...time, ...tokens].join(", ");
 }
 
 /** @param {Answer} answer @param {Run} run @param {Runs} runs @param {boolean} isRevealed @param {Surroundings} around */
