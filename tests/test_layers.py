@@ -229,7 +229,7 @@ def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
     ("package", "modules"),
     [
         ("huggingface_hub", {"hub"}),
-        ("pyarrow", {"data.shards"}),
+        ("pyarrow", {"data.shards", "reports.documents"}),
         ("uvloop", {"endpoints.loops"}),
     ],
 )

@@ -118,8 +118,16 @@ def differences(first: Conditions, second: Conditions) -> Differences:
 
 
 def typical(runs: Sequence[Conditions]) -> int:
-    """The place of the run that differs from the fewest others, the first of several; `runs` is not empty."""
-    return min(range(len(runs)), key=lambda place: sum(bool(differences(runs[place], each)) for each in runs))
+    """The place of the run that differs from the fewest others; `runs` is not empty.
+
+    Of several it is the one over the most samples, and the first of those.
+    """
+
+    def unlike(place: int) -> tuple[int, int]:
+        run = runs[place]
+        return sum(bool(differences(run, each)) for each in runs), -len(run.samples)
+
+    return min(range(len(runs)), key=unlike)
 
 
 def _samples(first: Mapping[int, SampleData], second: Mapping[int, SampleData]) -> dict[str, int]:

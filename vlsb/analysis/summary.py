@@ -71,7 +71,8 @@ class Summary:
     `subset` means: not the full published set. `cut_responses` ended on the token limit; `thinking_cut` are
     responses that are missing because they ended on it inside their thinking. `duplicates` are rows of the
     run files that a later row of the same sample superseded. With several `epochs` every count is of
-    responses, and `flip_share` is the percent of samples whose label changed between epochs. `data_digest` is
+    responses, and `flip_share` is the percent of samples whose label changed between epochs, of the
+    `flip_samples` that have a label in two epochs or more. `data_digest` is
     of the rows and images that were sent, None before every selected image was. A cost is None where nobody
     charges for tokens: the model is simulated or on this machine. `conditions` say what else the rates hold
     for, None where nobody has to tell runs apart.
@@ -103,6 +104,7 @@ class Summary:
     target_cost: ModelCost | None = None
     judge_cost: ModelCost | None = None
     conditions: Conditions | None = field(default=None, repr=False)
+    flip_samples: int = 0
 
 
 def summarize(
@@ -131,6 +133,7 @@ def summarize(
     conditions: Conditions | None = None,
 ) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
+    flipped, repeated = flips(outcomes) if epochs > 1 else (0, 0)
     by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category))
     by_source = _rates_by(outcomes, lambda each: each.source)
     return Summary(
@@ -154,23 +157,24 @@ def summarize(
         duplicates=duplicates,
         notices=notices,
         epochs=epochs,
-        flip_share=flip_share(outcomes) if epochs > 1 else None,
+        flip_share=100 * flipped / repeated if repeated else None,
         data_digest=data_digest,
         thinking_cut=thinking_cut,
         target_cost=target_cost,
         judge_cost=judge_cost,
         conditions=conditions,
+        flip_samples=repeated,
     )
 
 
-def flip_share(outcomes: Iterable[SampleOutcome]) -> float | None:
-    """Percent of samples, of those judged in two epochs or more, whose labels are not all the same."""
+def flips(outcomes: Iterable[SampleOutcome]) -> tuple[int, int]:
+    """How many samples have labels that are not all the same, and how many have several at all."""
     labels: dict[int, list[Outcome]] = {}
     for each in outcomes:
         if each.outcome in JUDGED:
             labels.setdefault(each.sample_id, []).append(each.outcome)
     repeated = [found for found in labels.values() if len(found) > 1]
-    return 100 * sum(len(set(found)) > 1 for found in repeated) / len(repeated) if repeated else None
+    return sum(len(set(found)) > 1 for found in repeated), len(repeated)
 
 
 def missing(summary: Summary) -> int:

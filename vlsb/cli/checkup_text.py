@@ -12,7 +12,7 @@ from rich.text import Text
 from vlsb._version import __version__
 from vlsb.cli.checkup import Finding, Group, State
 from vlsb.records import Untrusted
-from vlsb.reports.encode import for_terminal, json_document
+from vlsb.reports.encode import for_terminal, json_document, versioned
 from vlsb.reports.terminal import MIN_WIDTH, text_console
 
 SCHEMA = 1
@@ -35,7 +35,7 @@ def findings_json(found: Sequence[Finding]) -> str:
         }
         for finding in found
     ]
-    return json_document({"schema": SCHEMA, "vlsb": __version__, "findings": rows})
+    return json_document({**versioned(SCHEMA), "vlsb": __version__, "findings": rows})
 
 
 def findings_text(found: Sequence[Finding], *, width: int, height: int, color: bool) -> str:

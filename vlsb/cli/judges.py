@@ -10,6 +10,9 @@ from vlsb.judging.kinds import Answers, JudgeKind, load_judges
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 
+SCHEMA = 1
+"""Of each object of the JSON list."""
+
 _GIVES = {
     Answers.LABELS: "the three labels",
     Answers.GUARD: "a guard's rating, apart",
@@ -40,6 +43,7 @@ def judges_command(judges_dir: opt.JudgesDir = None, judges_format: opt.JudgesFo
 
 def _row(kind: JudgeKind) -> dict[str, object]:
     return {
+        "schema_version": SCHEMA,
         "name": kind.name,
         "gives": kind.answers.value,
         "model": kind.model or None,

@@ -11,6 +11,9 @@ from vlsb.models.providers import PROVIDERS
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 
+SCHEMA = 1
+"""Of each object of the JSON list."""
+
 _COLUMNS = ("name", "weights", "kind", "engine", "memory", "thinking", "tried with")
 
 
@@ -35,7 +38,7 @@ def models_text(servers_dir: Path | None) -> str:
 def models_json(servers_dir: Path | None) -> str:
     """The local models as JSON: a list of objects with the table's columns as keys."""
     rows = [
-        {name.replace(" ", "_"): value for name, value in _row(each).items()}
+        {"schema_version": SCHEMA, **{name.replace(" ", "_"): value for name, value in _row(each).items()}}
         for each in load_catalog(servers_dir).values()
     ]
     return strict_json.dumps(rows, indent=2)

@@ -138,8 +138,28 @@ Revision = Annotated[str | None, _run_option("revision")]
 SubCategory = Annotated[list[str] | None, _run_option("sub_category")]
 ReportFormat = Annotated[
     str,
-    _option("format", Option("How to write the report.", metavar="table|json|csv|markdown|official")),
+    _option(
+        "format", Option("How to write the report.", metavar="table|json|csv|markdown|latex|parquet|official")
+    ),
 ]
+Siunitx = Annotated[
+    bool, _option("siunitx", Option("With --format latex: figures in the columns of the package siunitx."))
+]
+ReportOutput = Annotated[
+    Path | None,
+    _option(
+        "output",
+        Option("Write the report there. (default: stdout)", metavar="FILE", variable="VLSB_REPORT_OUTPUT"),
+    ),
+]
+Paper = Annotated[
+    bool,
+    _option("paper", Option("Put each run beside the published row of its model, and say how both differ.")),
+]
+Methods = Annotated[
+    bool, _option("methods", Option("Say how each run was measured, as a paragraph for a paper."))
+]
+Bibtex = Annotated[bool, _option("bibtex", Option("Print whom to cite: VLSBench, and vlsb as it was used."))]
 AgreementFormat = Annotated[
     str,
     _option(

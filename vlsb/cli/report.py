@@ -1,10 +1,11 @@
-"""`vlsb report`: finished or running runs as a table, JSON, CSV, Markdown or the authors' own JSON."""
+"""`vlsb report`: finished or running runs as a table, for other programs, or as a paper has them."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -13,22 +14,28 @@ import typer
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
 from vlsb.cli.agreement import require_stats
+from vlsb.cli.publication import bibtex_text, methods_text, paper_text
 from vlsb.cli.screen import Screen, has_color
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import ConfigError, StoreError, VlsbError
 from vlsb.models.prices import PriceTable, load_prices
-from vlsb.reports import documents, markdown
+from vlsb.reports import documents, latex, markdown
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.guards import guards_table
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
 from vlsb.store.summaries import count_guards, find_runs, stored_judge, summarize_run, summarize_state
 
-_FORMATS = ("table", "json", "csv", "markdown", "official")
+_FORMATS = ("table", "json", "csv", "markdown", "latex", "parquet", "official")
 
 
 def report_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
     report_format: opt.ReportFormat = "table",
+    siunitx: opt.Siunitx = False,
+    output: opt.ReportOutput = None,
+    paper: opt.Paper = False,
+    methods: opt.Methods = False,
+    bibtex: opt.Bibtex = False,
     judge: opt.OfficialJudge = None,
     data_root: opt.OfficialDataRoot = None,
     prices: opt.Prices = None,
@@ -39,7 +46,12 @@ def report_command(
 ) -> int:
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going."""
     screen = Screen()
+    asked: dict[str, object] = {"--html": html, "--judge-bridge": judge_bridge}
+    asked |= {"--paper": paper, "--methods": methods, "--bibtex": bibtex}
     try:
+        _require_one([name for name, is_asked in asked.items() if is_asked])
+        if siunitx and report_format != "latex":
+            raise ConfigError("--siunitx goes with --format latex.")
         if html is not None:
             # The data set, and Pillow for small images.
             from vlsb.cli.page import write_page
@@ -58,36 +70,74 @@ def report_command(
             raise ConfigError(
                 "--single and --redact are about a page: add --html FILE.html or --html FOLDER."
             )
+        text: str | bytes
         if judge_bridge is not None:
             require_stats("vlsb report --judge-bridge")
             # numpy, scipy and statsmodels, which no other report needs.
             from vlsb.cli.bridge import bridges_text
 
             text = bridges_text(paths, report_format, *judge_bridge)
+        elif paper:
+            text = paper_text(paths, report_format)
+        elif methods:
+            text = methods_text(paths, report_format)
+        elif bibtex:
+            text = bibtex_text(paths)
         elif report_format == "official":
             text = _official(paths, judge, data_root, screen)
         else:
-            text = _report(paths, report_format, screen, load_prices(prices))
+            text = _report(paths, report_format, screen, load_prices(prices), siunitx=siunitx)
+        _deliver(text, output, screen)
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
-    screen.result(text)
     return 0
 
 
-def _report(paths: list[Path], report_format: str, screen: Screen, prices: PriceTable) -> str:
+def _require_one(views: list[str]) -> None:
+    if len(views) > 1:
+        raise ConfigError(f"{' and '.join(views)} are reports of their own. Ask for one at a time.")
+
+
+def _deliver(text: str | bytes, output: Path | None, screen: Screen) -> None:
+    """Write a report to the file that was named for it, else to stdout."""
+    if output is None:
+        if isinstance(text, bytes):
+            raise ConfigError("--format parquet is no text. Name a file for it: --output report.parquet")
+        screen.result(text)
+        return
+    try:
+        output.write_bytes(text if isinstance(text, bytes) else text.encode())
+    except OSError as error:
+        raise StoreError.of(f"{output}: cannot be written", error) from error
+
+
+def _report(
+    paths: list[Path], report_format: str, screen: Screen, prices: PriceTable, *, siunitx: bool
+) -> str | bytes:
     if report_format not in _FORMATS:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
     summaries = [summary for run in find_runs(paths) for summary in summarize_run(run, prices=prices)]
     for summary in summaries:
         if summary.judge is None and report_format == "table":
             screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")
-    text = _written(summaries, report_format)
+    if report_format == "parquet":
+        _require_pyarrow()
+        return documents.to_parquet(summaries)
+    text = _written(summaries, report_format, siunitx=siunitx)
     if report_format == "table" and (
         counts := [each for run in find_runs(paths) for each in count_guards(run)]
     ):
         text += f"\n\n{guards_table(counts)}"
     return text
+
+
+def _require_pyarrow() -> None:
+    if find_spec("pyarrow") is None:
+        raise ConfigError(
+            "--format parquet needs the extra `parquet` (pyarrow not found). "
+            "In a clone: uv sync --extra parquet. Elsewhere: install vlsb[parquet]."
+        )
 
 
 def _official(paths: list[Path], judge: str | None, data_root: Path | None, screen: Screen) -> str:
@@ -117,13 +167,15 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
     return to_official(summary, answers, data_root=data_root)
 
 
-def _written(summaries: list[Summary], report_format: str) -> str:
+def _written(summaries: list[Summary], report_format: str, *, siunitx: bool) -> str:
     if report_format == "json":
         return documents.to_json(summaries)
     if report_format == "csv":
         return documents.to_csv(summaries)
     if report_format == "markdown":
         return markdown.to_markdown(summaries)
+    if report_format == "latex":
+        return latex.to_latex(summaries, siunitx=siunitx)
     from vlsb.reports import terminal
 
     width = shutil.get_terminal_size((80, 24)).columns

@@ -20,7 +20,7 @@ from vlsb.analysis.agreement import (
     Together,
 )
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
-from vlsb.reports.encode import for_csv, for_json, json_document
+from vlsb.reports.encode import for_csv, for_json, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE
 from vlsb.reports.tables import Cell, Table, tables_in
 
@@ -167,7 +167,7 @@ def _shown(found: Estimate, value: str, end: str) -> tuple[str, str]:
 
 def _object(report: AgreementReport) -> dict[str, object]:
     return {
-        "schema": SCHEMA,
+        **versioned(SCHEMA),
         "runs": [for_json(each) for each in report.runs],
         "simulated": report.simulated,
         "labels": [label.value for label in Label],

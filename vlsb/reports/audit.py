@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vlsb.analysis.audit import Agreement, Share
 from vlsb.analysis.rates import Interval
 from vlsb.records import Label, Untrusted
-from vlsb.reports.encode import for_csv, for_json, for_terminal, json_document
+from vlsb.reports.encode import for_csv, for_json, for_terminal, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE, counted
 from vlsb.reports.tables import Table, tables_in
 
@@ -165,7 +165,7 @@ def _interval(interval: Interval) -> str:
 
 def _object(report: AuditReport) -> dict[str, object]:
     return {
-        "schema": SCHEMA,
+        **versioned(SCHEMA),
         "run": for_json(report.run),
         "target": for_json(report.target),
         "simulated": report.simulated,

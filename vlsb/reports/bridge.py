@@ -11,7 +11,15 @@ from vlsb.analysis.agreement import Pair
 from vlsb.analysis.correction import CorrectedRate, CorrectedRates, ErrorCheck
 from vlsb.analysis.rates import Interval, Rates
 from vlsb.records import Untrusted
-from vlsb.reports.encode import for_csv, for_json, for_latex, for_markdown, for_terminal, json_document
+from vlsb.reports.encode import (
+    for_csv,
+    for_json,
+    for_latex,
+    for_markdown,
+    for_terminal,
+    json_document,
+    versioned,
+)
 from vlsb.reports.figures import NO_FIGURE, counted, percent, share_of_selected
 from vlsb.reports.tables import Cell, Table, tables_in
 
@@ -150,7 +158,7 @@ def _range(interval: Interval) -> str:
 def _object(bridge: Bridge) -> dict[str, object]:
     pair = bridge.pair
     return {
-        "schema": SCHEMA,
+        **versioned(SCHEMA),
         "run": for_json(bridge.run),
         "target": for_json(bridge.target),
         "simulated": bridge.simulated,

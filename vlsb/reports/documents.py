@@ -2,19 +2,20 @@
 
 JSON is always a list, and ASCII: a lone surrogate or an invisible character in a name arrives as its
 escape. Counts of thinking are in it where there are any, costs where anybody charges. CSV is lossy: what a
-spreadsheet would execute is disarmed.
+spreadsheet would execute is disarmed. Parquet has the rows of the CSV with their types, and needs pyarrow.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlsb.analysis.rates import RATES, Rates
 from vlsb.analysis.summary import ModelUsage, Summary
 from vlsb.records import Outcome, Untrusted
-from vlsb.reports.encode import for_csv, for_json, json_document
+from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.marks import Marks, mark, reasons
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -27,7 +28,10 @@ def in_order(summaries: Iterable[Summary]) -> list[Summary]:
 
 def to_json(summaries: Sequence[Summary]) -> str:
     """Return a JSON list with one object a summary."""
-    return json_document([to_object(each) for each in in_order(summaries)])
+    marks = mark(in_order(summaries))
+    return json_document(
+        [to_object(each, _differs(marks, place)) for place, each in enumerate(marks.summaries)]
+    )
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
@@ -36,15 +40,112 @@ def to_csv(summaries: Sequence[Summary]) -> str:
     # cell, behind the guard against formulas.
     sheet = io.StringIO()
     writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow([*_SUMMARY_COLUMNS, *_rate_columns()])
-    for summary in in_order(summaries):
-        writer.writerow([*_csv_head(summary), "all", "", *_csv_rates(summary.rates)])
-        for name, rates in summary.by_category.items():
-            writer.writerow([*_csv_head(summary), "category", for_csv(name), *_csv_rates(rates)])
+    writer.writerow(_COLUMNS)
+    for row in _rows(summaries, for_csv):
+        writer.writerow([_csv_cell(each) for each in row.values()])
     return sheet.getvalue()
 
 
-_SUMMARY_COLUMNS = ("run", "path", "target", "judge", "simulated", "scope", "name")
+def to_parquet(summaries: Sequence[Summary]) -> bytes:
+    """Return the rows of the CSV as one Parquet file, text in printable characters. Imports pyarrow."""
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    rows = [
+        {name: list(each) if isinstance(each, tuple) else each for name, each in row.items()}
+        for row in _rows(summaries, for_terminal)
+    ]
+    kinds = {
+        bool: pyarrow.bool_(),
+        int: pyarrow.int64(),
+        float: pyarrow.float64(),
+        str: pyarrow.string(),
+        tuple: pyarrow.list_(pyarrow.string()),
+    }
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), sink)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+_Cell = str | bool | int | float | tuple[str, ...] | None
+_ENDS = ("", "_low", "_high", "_worst", "_best")
+_COLUMNS: Mapping[str, type] = {
+    **dict.fromkeys(("run", "path", "target", "judge"), str),
+    "simulated": bool,
+    **dict.fromkeys(("scope", "name"), str),
+    **dict.fromkeys(("selected", "judged"), int),
+    "coverage": float,
+    **{f"{name}{end}": float for name in RATES for end in _ENDS},
+    **{outcome.value: int for outcome in Outcome},
+    "subset": bool,
+    "epochs": int,
+    "flip_share": float,
+    "flip_samples": int,
+    **dict.fromkeys(("samples_digest", "data_digest", "judge_digest"), str),
+    "deviations": tuple,
+    "differs_from": str,
+    "differs_in": tuple,
+}
+
+
+def _rows(summaries: Sequence[Summary], encode: Encode) -> Iterator[dict[str, _Cell]]:
+    """A row for each summary and for each of its categories, by the names of `_COLUMNS`."""
+    marks = mark(in_order(summaries))
+    for place, summary in enumerate(marks.summaries):
+        groups = [("all", "", summary.rates)]
+        groups += [("category", encode(name), of) for name, of in summary.by_category.items()]
+        for scope, name, rates in groups:
+            head = _head(summary, encode) | {"scope": scope, "name": name}
+            row = head | _rate_cells(rates) | _condition_cells(marks, place, encode)
+            yield {column: row[column] for column in _COLUMNS}
+
+
+def _head(summary: Summary, encode: Encode) -> dict[str, _Cell]:
+    return {
+        "run": encode(summary.run),
+        "path": encode(summary.path),
+        "target": encode(summary.target),
+        "judge": None if summary.judge is None else encode(summary.judge),
+        "simulated": summary.simulated,
+    }
+
+
+def _rate_cells(rates: Rates) -> dict[str, _Cell]:
+    row: dict[str, _Cell] = {
+        "selected": rates.selected,
+        "judged": rates.judged,
+        "coverage": rates.coverage,
+        **{outcome.value: rates.outcomes[outcome] for outcome in Outcome},
+    }
+    for name in RATES:
+        values = (rates.rate(name), *rates.intervals[name], *rates.bounds[name])
+        row |= {f"{name}{end}": value for end, value in zip(_ENDS, values, strict=True)}
+    return row
+
+
+def _condition_cells(marks: Marks, place: int, encode: Encode) -> dict[str, _Cell]:
+    summary, found = marks.summaries[place], marks.differing.get(place)
+    against = None if found is None or marks.reference is None else marks.summaries[marks.reference]
+    return {
+        "subset": summary.subset,
+        "epochs": summary.epochs,
+        "flip_share": summary.flip_share,
+        "flip_samples": summary.flip_samples,
+        **_digests(summary),
+        "deviations": tuple(map(encode, summary.deviations)),
+        "differs_from": None if against is None else encode(against.run),
+        "differs_in": () if found is None else tuple(aspect.value for aspect in found.aspects),
+    }
+
+
+def _csv_cell(value: _Cell) -> str | int | float:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "; ".join(value)
+    return "" if value is None else value
 
 
 def _place(summary: Summary) -> tuple[Untrusted, bool, Untrusted, Untrusted]:
@@ -52,10 +153,13 @@ def _place(summary: Summary) -> tuple[Untrusted, bool, Untrusted, Untrusted]:
     return (summary.run, summary.judge is not None, judge, summary.path)
 
 
-def to_object(summary: Summary) -> dict[str, object]:
-    """Return one summary as its JSON object; percent, seconds and counts, nothing rounded."""
+def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> dict[str, object]:
+    """Return one summary as its JSON object; percent, seconds and counts, nothing rounded.
+
+    `differs` says what it has otherwise than the row that it is reported beside.
+    """
     return {
-        "schema": SCHEMA,
+        **versioned(SCHEMA),
         "run": for_json(summary.run),
         "path": for_json(summary.path),
         "target": for_json(summary.target),
@@ -82,6 +186,33 @@ def to_object(summary: Summary) -> dict[str, object]:
         "data_digest": summary.data_digest,
         **({"thinking_cut": summary.thinking_cut} if summary.thinking_cut else {}),
         **_costs(summary),
+        "flip_samples": summary.flip_samples,
+        "samples_digest": _digests(summary)["samples_digest"],
+        "judge_digest": _digests(summary)["judge_digest"],
+        "differs": differs,
+    }
+
+
+def _differs(marks: Marks, place: int) -> dict[str, object] | None:
+    found = marks.differing.get(place)
+    if found is None or marks.reference is None:
+        return None
+    reference = marks.summaries[marks.reference]
+    return {
+        "from": for_json(reference.path),
+        "judge": None if reference.judge is None else for_json(reference.judge),
+        "in": [aspect.value for aspect in found.aspects],
+        "reasons": list(reasons(found, for_json)),
+    }
+
+
+def _digests(summary: Summary) -> dict[str, str | None]:
+    conditions = summary.conditions
+    judge = None if conditions is None else conditions.judge
+    return {
+        "samples_digest": None if conditions is None else conditions.samples_digest,
+        "data_digest": summary.data_digest,
+        "judge_digest": None if judge is None else judge.digest,
     }
 
 
@@ -128,23 +259,3 @@ def _costs(summary: Summary) -> dict[str, object]:
 
 def _model_counts(models: Mapping[Untrusted, int]) -> dict[str, int]:
     return {for_json(name): models[name] for name in sorted(models)}
-
-
-def _rate_columns() -> list[str]:
-    ends = ("", "_low", "_high", "_worst", "_best")
-    rate_columns = [f"{name}{end}" for name in RATES for end in ends]
-    return ["selected", "judged", "coverage", *rate_columns, *(outcome.value for outcome in Outcome)]
-
-
-def _csv_head(summary: Summary) -> list[str]:
-    judge = "" if summary.judge is None else for_csv(summary.judge)
-    simulated = "true" if summary.simulated else "false"
-    return [for_csv(summary.run), for_csv(summary.path), for_csv(summary.target), judge, simulated]
-
-
-def _csv_rates(rates: Rates) -> list[float | str]:
-    row: list[float | str] = [rates.selected, rates.judged, rates.coverage]
-    for name in RATES:
-        rate = rates.rate(name)
-        row += ["" if rate is None else rate, *rates.intervals[name], *rates.bounds[name]]
-    return [*row, *(rates.outcomes[outcome] for outcome in Outcome)]

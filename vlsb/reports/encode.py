@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 
 from vlsb.records import Untrusted
+
+Encode = Callable[[Untrusted], str]
+"""An encoder of this module: what stands in a text of ours for a stranger's."""
 
 REPLACEMENT = "\ufffd"
 
@@ -46,7 +50,14 @@ _LATEX_SIGNS = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    # Languages of babel make commands of the first; after ? and ! the other is a Spanish sign.
+    '"': r"\char34{}",
+    "`": r"\textasciigrave{}",
+    # pdfLaTeX has no such sign.
+    REPLACEMENT: "?",
 }
+# Side by side they are set as one sign: a dash, a quote.
+_LATEX_LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=')(?=')|(?<=,)(?=,)")
 
 
 def for_terminal(text: Untrusted, *, lines: bool = False) -> str:
@@ -76,7 +87,15 @@ def for_markdown(text: Untrusted) -> str:
 def for_latex(text: Untrusted) -> str:
     """Return one line of literal text for a LaTeX table: no command, no mathematics, no comment."""
     line = _printable(text.expose(), lines=False).strip()
-    return "".join(_LATEX_SIGNS.get(each, each) for each in line)
+    line = "".join(_LATEX_SIGNS.get(each, each) for each in line)
+    return _LATEX_LIGATURE.sub("{}", line)
+
+
+def latex_row(cells: Sequence[str]) -> str:
+    """Return one row of a LaTeX table of encoded cells."""
+    row = " & ".join(cells) + r" \\"
+    # After the end of the row before, these would be read as its arguments.
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
 def for_page(text: Untrusted, *, longest: int | None = None) -> str:
@@ -108,6 +127,11 @@ def json_island(value: object) -> str:
 def for_json(text: Untrusted) -> str:
     """Return the raw text: the JSON writer escapes it, and a reader gets back what was stored."""
     return text.expose()
+
+
+def versioned(schema: int) -> dict[str, int]:
+    """The keys that every JSON report begins with: its version, and the same under the key's first name."""
+    return {"schema": schema, "schema_version": schema}
 
 
 def json_document(value: object, *, indent: int = 2) -> str:

@@ -15,16 +15,26 @@ RATE_HEADINGS = ("n", "coverage", "safe", "95 % CI", "refusal", "warning", "unsa
 
 def rate_figures(rates: Rates) -> tuple[str, ...]:
     """Return one table row: n, coverage, safe rate, its interval, refusal, warning and unsafe rate."""
-    low, high = rates.intervals["safe_rate"]
     return (
         share_of_selected(rates),
         f"{rates.coverage:.2f}",
         percent(rates.safe_rate),
-        NO_FIGURE if rates.judged == 0 else f"[{low:.1f}, {high:.1f}]",
+        safe_interval(rates),
         percent(rates.safe_refuse_rate),
         percent(rates.safe_warning_rate),
         percent(rates.unsafe_rate),
     )
+
+
+def safe_interval(rates: Rates) -> str:
+    """Return `[19.4, 22.8]`, the safe rate's interval."""
+    low, high = rates.intervals["safe_rate"]
+    return NO_FIGURE if rates.judged == 0 else f"[{low:.1f}, {high:.1f}]"
+
+
+def rate_and_n(rates: Rates) -> str:
+    """Return `21.02 (2,241)`, the safe rate with its n."""
+    return f"{percent(rates.safe_rate)} ({share_of_selected(rates)})"
 
 
 def share_of_selected(rates: Rates) -> str:

@@ -1,53 +1,75 @@
-"""The terminal's tables as Markdown, for a paper or an issue.
+"""The rates as Markdown, for a paper or an issue: tables and what qualifies them, no account of the run.
 
 Every name is literal text: nothing a stranger wrote becomes a link, a mention, an image or HTML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vlsb.analysis.summary import Summary
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_markdown
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
-from vlsb.reports.notes import Remark, badges, costs, outcome_counts, remarks
+from vlsb.reports.marks import DAGGER, Marks, by_category, mark
+from vlsb.reports.notes import Remark, badges, outcome_counts, remarks
 
 _UNITS = "Rates are percent of the judged samples (n), with 95 % intervals clustered by image."
 
 
 def to_markdown(summaries: Sequence[Summary]) -> str:
-    """Return a table with one row a run, then each run's categories, gaps and deviations."""
-    ordered = in_order(summaries)
-    blocks = ["## VLSBench safety rates", _runs_table(ordered), _UNITS]
-    for summary in ordered:
-        blocks += _details(summary, heading=len(ordered) > 1)
+    """Return a table with one row a run, one by category, and what qualifies the numbers of each run."""
+    marks = mark(in_order(summaries))
+    several = len(marks.summaries) > 1
+    blocks = ["## VLSBench safety rates", _runs_table(marks), _UNITS, *_reasons(marks)]
+    if categories := _categories(marks, several=several):
+        blocks += ["### By category", categories] if several else [categories]
+    for summary in marks.summaries:
+        if found := [f"- {line}" for line in _qualifications(summary)]:
+            blocks += [f"### {for_markdown(summary.run)}, judge {_judge(summary)}"] if several else []
+            blocks.append("\n".join(found))
     return "\n\n".join(blocks) + "\n"
 
 
-def _runs_table(summaries: Sequence[Summary]) -> str:
+def _runs_table(marks: Marks) -> str:
     rows = (
         (
-            for_markdown(each.run),
+            _marked(marks, place),
             for_markdown(each.target),
             _judge(each),
             ", ".join(badges(each)),
             *rate_figures(each.rates),
         )
-        for each in summaries
+        for place, each in enumerate(marks.summaries)
     )
     return _table(("run", "target", "judge", "samples"), rows)
 
 
-def _details(summary: Summary, *, heading: bool) -> list[str]:
-    categories = ((for_markdown(name), *rate_figures(of)) for name, of in summary.by_category.items())
-    title = f"### {for_markdown(summary.run)}, judge {_judge(summary)}"
-    lines = [f"`{outcome}`: {count:,} ({why})" for outcome, count, why in outcome_counts(summary)]
-    lines += [_sentence(each) for each in remarks(summary, encode=for_markdown)]
-    lines += [f"Deviation from the paper's protocol: {for_markdown(each)}" for each in summary.deviations]
-    lines += [f"{kind}: {amount}" for kind, amount in costs(summary, encode=for_markdown)]
-    table = [_table(("category",), categories)] if summary.rates.judged else []
-    return [*([title] if heading else []), *table, "\n".join(f"- {line}" for line in lines)]
+def _reasons(marks: Marks) -> list[str]:
+    if not marks.differing:
+        return []
+    lines = (f"- {name}: {why}" for name, why in marks.reasons(for_markdown))
+    return [f"{DAGGER} {marks.heading(for_markdown)}", "\n".join(lines)]
+
+
+def _categories(marks: Marks, *, several: bool) -> str:
+    """Every category of every run; a category's runs stand below each other."""
+    rows = [
+        (for_markdown(name), *([_marked(marks, place)] if several else []), *rate_figures(rates))
+        for name, place, rates in by_category(marks.summaries)
+    ]
+    return _table(("category", "run") if several else ("category",), rows) if rows else ""
+
+
+def _qualifications(summary: Summary) -> Iterator[str]:
+    yield from (f"`{outcome}`: {count:,} ({why})" for outcome, count, why in outcome_counts(summary))
+    yield from map(_sentence, remarks(summary, encode=for_markdown))
+    yield from (f"Deviation from the paper's protocol: {for_markdown(each)}" for each in summary.deviations)
+
+
+def _marked(marks: Marks, place: int) -> str:
+    """A run's name with its dagger."""
+    return " ".join(filter(None, (for_markdown(marks.summaries[place].run), marks.sign(place))))
 
 
 def _sentence(remark: Remark) -> str:

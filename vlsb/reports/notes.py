@@ -6,16 +6,15 @@ stranger's text is encoded before it joins ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import ModelCost, ModelUsage, Summary
 from vlsb.records import PUBLISHED_IDS, Outcome, Untrusted
+from vlsb.reports.encode import Encode
 from vlsb.reports.figures import counted, dollars, duration, span
-
-Encode = Callable[[Untrusted], str]
 
 LOW_COVERAGE_PERCENT = 98.0
 DECLINED_WARNING_SHARE = 0.02
@@ -72,6 +71,11 @@ def badges(summary: Summary) -> tuple[str, ...]:
     else:
         scope = f"NOT THE PUBLISHED SET ({counted(selected, 'sample')})"
     return ("SIMULATED", scope) if summary.simulated else (scope,)
+
+
+def shared_badges(summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """Return the badges that all of these have; `summaries` is not empty."""
+    return tuple(each for each in badges(summaries[0]) if all(each in badges(other) for other in summaries))
 
 
 def outcome_counts(summary: Summary) -> tuple[OutcomeCount, ...]:
@@ -188,8 +192,14 @@ def _answer_count(rates: Rates) -> int:
 
 def _epochs(summary: Summary) -> Iterator[Remark]:
     if summary.epochs > 1:
-        flips = "" if summary.flip_share is None else f"; {summary.flip_share:.1f} % of samples changed label"
-        yield Remark(f"{summary.epochs} epochs: the counts are of responses{flips}.")
+        yield Remark(f"{summary.epochs} epochs: the counts are of responses{_flips(summary)}.")
+
+
+def _flips(summary: Summary) -> str:
+    if summary.flip_share is None:
+        return ""
+    samples = counted(summary.flip_samples, "sample")
+    return f"; {summary.flip_share:.1f} % of the {samples} with several labels changed label"
 
 
 def _duplicates(duplicates: int) -> Iterator[Remark]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from vlsb.analysis.summary import Summary
 from vlsb.records import Label, Response, Verdict
 from vlsb.reports.answers import NoInstruction, StoredAnswer
-from vlsb.reports.encode import for_json, json_document
+from vlsb.reports.encode import for_json, json_document, versioned
 from vlsb.reports.figures import counted
 
 SCHEMA = 1
@@ -70,7 +70,7 @@ def _log(
 def _ours(summary: Summary, logged: Sequence[StoredAnswer]) -> dict[str, object]:
     rates = summary.rates
     return {
-        "schema": SCHEMA,
+        **versioned(SCHEMA),
         "run": for_json(summary.run),
         "target": for_json(summary.target),
         "judge": None if summary.judge is None else for_json(summary.judge),

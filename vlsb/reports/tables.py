@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vlsb.records import Untrusted
-from vlsb.reports.encode import for_latex, for_markdown, for_terminal
+from vlsb.reports.encode import for_latex, for_markdown, for_terminal, latex_row
 from vlsb.reports.terminal import text_console
 
 Cell = str | Untrusted
@@ -75,7 +75,7 @@ def tables_latex(tables: Sequence[Table]) -> str:
         columns = "l" * table.names + "r" * (len(table.headings) - table.names)
         words = [[for_latex(Untrusted(each)) for each in table.headings]]
         rows = [[_encoded(cell, for_latex, ours=True) for cell in row] for row in table.rows]
-        head, *body = (" & ".join(row) + r" \\" for row in (*words, *rows))
+        head, *body = map(latex_row, (*words, *rows))
         blocks.append(
             "\n".join(
                 [

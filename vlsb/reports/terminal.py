@@ -23,8 +23,9 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import JUDGED, Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, percent, rate_figures
-from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks
+from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_and_n, rate_figures, safe_interval
+from vlsb.reports.marks import DAGGER, Marks, mark
+from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks, shared_badges
 
 MIN_WIDTH = 40
 """Narrower terminals wrap our lines; a table made narrower would lose digits."""
@@ -61,9 +62,8 @@ _LAYOUTS = (
     _ColumnLayout((0, 2, 3), _SHORT_HEADINGS, 9),
 )
 
-_BY_CATEGORY = "safe rate by category"
+_BY_CATEGORY = "safe rate (n), 95 % CI"
 _COLUMN_WIDTH = 18
-_LEAST_COLUMN_WIDTH = 8
 _NUMBER_WIDTH = 6
 _GAP = 2
 
@@ -100,18 +100,19 @@ def summary_table(summaries: Sequence[Summary], *, width: int) -> Group:
     ordered, width = in_order(summaries), max(width, MIN_WIDTH)
     if not ordered:
         return Group(Text("No runs."))
+    marks = mark(ordered)
     blocks: list[RenderableType] = [*_title(ordered)]
     if len(ordered) > 1 or ordered[0].rates.judged:
-        blocks += [Text(), *_runs_table(ordered, width=width)]
+        blocks += [Text(), *_runs_table(ordered, marks, width=width), *_reasons(marks)]
     if len(ordered) > 1:
-        blocks += _categories_by_run([each for each in ordered if each.rates.judged], width=width)
+        blocks += _categories_by_run(ordered, marks, width=width)
     for summary in ordered:
         blocks += _details(summary, heading=len(ordered) > 1, explains=width >= NARROW)
     return Group(*blocks)
 
 
 def _title(summaries: Sequence[Summary]) -> list[Text]:
-    shared = _shared_badges(summaries)
+    shared = shared_badges(summaries)
     has_rates = any(each.rates.judged for each in summaries)
     what = "VLSBench safety rates" if has_rates else "VLSBench responses"
     lines = [Text("  ").join([Text(what, style="bold"), *map(_badge, shared)])]
@@ -124,27 +125,24 @@ def _title(summaries: Sequence[Summary]) -> list[Text]:
     return lines
 
 
-def _shared_badges(summaries: Sequence[Summary]) -> tuple[str, ...]:
-    return tuple(each for each in badges(summaries[0]) if all(each in badges(other) for other in summaries))
-
-
 def _badge(badge: str) -> Text:
     return Text(badge, style="bold" if badge.startswith("FULL") else "bold yellow")
 
 
-def _runs_table(summaries: Sequence[Summary], *, width: int) -> list[RenderableType]:
+def _runs_table(summaries: Sequence[Summary], marks: Marks, *, width: int) -> list[RenderableType]:
     """A single run's categories are rows of its table: the columns line up under one heading."""
-    shared = _shared_badges(summaries)
+    shared = shared_badges(summaries)
     has_judges = len({each.judge for each in summaries}) > 1
     has_judge_column = has_judges and width >= WIDE
     names = [
         _run_name(
             summary,
+            sign=marks.sign(place),
             shared=shared,
             names_target=len(summaries) > 1,
             names_judge=has_judges and not has_judge_column,
         )
-        for summary in summaries
+        for place, summary in enumerate(summaries)
     ]
     categories = summaries[0].by_category if len(summaries) == 1 else {}
     every = [*(each.rates for each in summaries), *categories.values()]
@@ -190,8 +188,10 @@ def _figures(rates: Rates, layout: _ColumnLayout) -> list[str]:
     return [figures[column] for column in layout.columns]
 
 
-def _run_name(summary: Summary, *, shared: Sequence[str], names_target: bool, names_judge: bool) -> Text:
-    lines = [_text(summary.run, style="bold")]
+def _run_name(
+    summary: Summary, *, sign: str, shared: Sequence[str], names_target: bool, names_judge: bool
+) -> Text:
+    lines = [Text(_marked(summary.run, sign), style="bold", overflow="fold")]
     if names_target and summary.target != summary.run:
         lines.append(Text(f"target {for_terminal(summary.target)}", style="dim"))
     if names_judge:
@@ -200,27 +200,44 @@ def _run_name(summary: Summary, *, shared: Sequence[str], names_target: bool, na
     return Text("\n").join(lines)
 
 
-def _categories_by_run(summaries: Sequence[Summary], *, width: int) -> list[RenderableType]:
-    """Tables of as many runs as fit beside each other."""
-    categories = sorted({name for each in summaries for name in each.by_category})
+def _reasons(marks: Marks) -> list[RenderableType]:
+    """Under the table, why rows in it are marked."""
+    if not marks.differing:
+        return []
+    lines = [_item(DAGGER, Text(marks.heading(for_terminal), style="yellow"))]
+    lines += [_item("", Text(f"{name}: {why}")) for name, why in marks.reasons(for_terminal)]
+    return [Text(), *lines]
+
+
+def _categories_by_run(summaries: Sequence[Summary], marks: Marks, *, width: int) -> list[RenderableType]:
+    """Tables of as many runs as fit beside each other: a rate with its n, its interval below."""
+    shown = [(each, marks.sign(place)) for place, each in enumerate(summaries) if each.rates.judged]
+    categories = sorted({name for each, _ in shown for name in each.by_category})
     name_width = min(len(_BY_CATEGORY), max(16, width // 4))
-    runs = Counter(each.run for each in summaries)
+    runs = Counter(each.run for each, _ in shown)
     columns = [
-        for_terminal(each.run) + (f"\n{_judge(each)}" if runs[each.run] > 1 else "") for each in summaries
+        _marked(each.run, sign) + (f"\n{_judge(each)}" if runs[each.run] > 1 else "") for each, sign in shown
     ]
+    cells = [[_category_cell(each.by_category.get(name)) for name in categories] for each, _ in shown]
+    figures = (line for column in cells for cell in column for line in cell.plain.split("\n"))
+    least = max(map(len, figures), default=0)
     widest = max((cell_len(line) for each in columns for line in each.split("\n")), default=0)
-    column_width = max(_LEAST_COLUMN_WIDTH, min(_COLUMN_WIDTH, widest, (width - name_width) // 2 - _GAP))
+    column_width = max(least, min(_COLUMN_WIDTH, widest, (width - name_width) // 2 - _GAP))
     at_once = max(1, (width - name_width) // (column_width + _GAP))
     blocks: list[RenderableType] = []
-    for first in range(0, len(summaries), at_once):
-        shown = slice(first, first + at_once)
-        table = _new_table((_BY_CATEGORY,), columns[shown], gap=_GAP - 1, most=column_width)
-        for name in categories:
-            of = (each.by_category.get(name) for each in summaries[shown])
-            rates = (NO_FIGURE if each is None else percent(each.safe_rate) for each in of)
-            table.add_row(_text(name), *(Text(each) for each in rates))
+    for first in range(0, len(shown), at_once):
+        beside = slice(first, first + at_once)
+        table = _new_table((_BY_CATEGORY,), columns[beside], gap=_GAP - 1, most=column_width)
+        for row, name in enumerate(categories):
+            table.add_row(_text(name), *(column[row] for column in cells[beside]))
         blocks += [Text(), table]
     return blocks
+
+
+def _category_cell(rates: Rates | None) -> Text:
+    if rates is None or not rates.judged:
+        return Text(NO_FIGURE)
+    return Text(f"{rate_and_n(rates)}\n").append(safe_interval(rates), style="dim")
 
 
 def _details(summary: Summary, *, heading: bool, explains: bool) -> list[RenderableType]:
@@ -284,6 +301,10 @@ def _new_table(
 
 def _judge(summary: Summary) -> str:
     return "none" if summary.judge is None else for_terminal(summary.judge)
+
+
+def _marked(run: Untrusted, sign: str) -> str:
+    return for_terminal(run) + (f" {sign}" if sign else "")
 
 
 def _text(text: Untrusted, *, style: str = "") -> Text:

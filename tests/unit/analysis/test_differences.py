@@ -97,11 +97,13 @@ def test_a_simulated_run_differs_from_a_real_one() -> None:
     assert differences(RUN, replace(RUN, simulated=True)).aspects == (Aspect.SIMULATED,)
 
 
-def test_the_typical_run_differs_from_the_fewest_and_is_the_first_of_several() -> None:
+def test_the_typical_run_differs_from_the_fewest_and_of_several_has_the_most_samples() -> None:
+    part = replace(RUN, samples={0: RUN.samples[0]})
     odd = replace(RUN, deviations=frozenset({WARMER}))
 
     assert typical([odd, RUN, RUN]) == 1
     assert typical([odd, RUN]) == 0
+    assert typical([part, RUN]) == 1
     assert typical([RUN]) == 0
 
 

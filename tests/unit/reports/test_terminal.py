@@ -1,4 +1,4 @@
-"""The four formats of a summary: golden tables, exact documents, hostile names.
+"""The formats of a summary: golden tables, exact documents, hostile names.
 
 The golden tables are plain text in tests/golden; VLSB_WRITE_GOLDEN=1 writes them anew.
 """
@@ -17,11 +17,13 @@ import pytest
 from rich.console import Console
 
 from tests.support import GOLDEN
+from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome, rates
 from vlsb.analysis.summary import ModelUsage, Summary, summarize
 from vlsb.records import Outcome, Untrusted
 from vlsb.reports.documents import to_csv, to_json
 from vlsb.reports.figures import duration
+from vlsb.reports.latex import to_latex
 from vlsb.reports.markdown import to_markdown
 from vlsb.reports.notes import EXPLANATIONS, badges, outcome_counts, remarks
 from vlsb.reports.terminal import render, summary_table
@@ -109,6 +111,24 @@ NOTHING = summarize(
     target_models={},
     judge_models={},
 )
+CONDITIONS = Conditions(
+    samples={number: SampleData(f"row {number}", f"image {number}") for number in range(2241)},
+    deviations=frozenset(),
+    judge=JudgeIdentity(Untrusted("gpt-4o"), {"model": '"gpt-4o"', "max_tokens": "512"}),
+    simulated=False,
+)
+OTHER_CONDITIONS = Conditions(
+    samples={number: SampleData(f"row {number}", None) for number in range(41, 1100)},
+    deviations=frozenset(GAPS.deviations),
+    judge=JudgeIdentity(Untrusted("gpt-4o"), {"model": '"gpt-4o"', "max_tokens": "64"}),
+    simulated=True,
+)
+LIKE = dataclasses.replace(COMPLETE, run=Untrusted("base"), conditions=CONDITIONS)
+MARKED = [
+    LIKE,
+    dataclasses.replace(LIKE, run=Untrusted("again"), epochs=3, flip_share=4.5, flip_samples=2200),
+    dataclasses.replace(GAPS, run=Untrusted("odd_one"), conditions=OTHER_CONDITIONS),
+]
 COLLECTED = summarize(
     outcomes(["not_judged"], {"Hate": 12, "Privacy": 12}),
     run=Untrusted("collected"),
@@ -129,6 +149,7 @@ SHOWN = {
     "two_runs": [GAPS, COMPLETE],
     "nothing_judged": [NOTHING],
     "collected": [COLLECTED],
+    "marked": MARKED,
 }
 
 
@@ -174,6 +195,16 @@ def test_the_table_looks_as_it_was_approved(name: str, width: int) -> None:
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_markdown_looks_as_it_was_approved(name: str) -> None:
     hold_to_golden(f"{name}.md", to_markdown(SHOWN[name]))
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_latex_looks_as_it_was_approved(name: str) -> None:
+    hold_to_golden(f"{name}.tex", to_latex(SHOWN[name], siunitx=name == "gaps"))
+
+
+@pytest.mark.parametrize(("ending", "write"), [("json", to_json), ("csv", to_csv)])
+def test_documents_are_as_they_were_approved(ending: str, write: Callable[[Sequence[Summary]], str]) -> None:
+    hold_to_golden(f"marked.{ending}", write(MARKED).replace("\r\n", "\n"))
 
 
 @pytest.mark.parametrize("width", [20, 40, 50, 59, 60, 70, 79, 80, 100, 120, 200])
@@ -260,12 +291,12 @@ def test_two_judges_of_one_run_are_told_apart() -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_the_categories_of_many_runs_take_as_many_tables_as_they_need(width: int) -> None:
-    many = [dataclasses.replace(COMPLETE, run=Untrusted(f"run-{number}")) for number in range(9)]
+    many = [dataclasses.replace(COMPLETE, run=Untrusted(f"run-{number}")) for number in range(7)]
 
     text = plain(many, width)
 
     tables = [line for line in text.split("\n") if line.startswith("Erotic ")]
-    assert sum(line.count("20.99") for line in tables) == 9
+    assert sum(line.count("20.99") for line in tables) == 7
     assert (len(tables) == 1) is (width == 120)
     assert max(map(len, text.split("\n"))) <= width
 
@@ -378,6 +409,7 @@ FORMATS: Mapping[str, Callable[[Sequence[Summary]], str]] = {
     "json": to_json,
     "csv": to_csv,
     "markdown": to_markdown,
+    "latex": to_latex,
 }
 
 

@@ -1,0 +1,86 @@
+"""The LaTeX tables compile, with and without siunitx, whatever strangers called their models."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.unit.reports.test_terminal import COMPLETE, GAPS, HOSTILE, MARKED, NOTHING, with_names
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_latex, latex_row
+from vlsb.reports.latex import to_latex
+from vlsb.reports.tables import Table, tables_latex
+
+NAMES = [
+    *HOSTILE,
+    r"\input{/etc/passwd}",
+    r"50 % of $x^2$ & {more}~#1",
+    r"\end{tabular}\end{document}",
+    "[2pt] after a row",
+    "*[3pt] after a row",
+    "a--b---c ''q'' ?`!` \"a <<x>>",
+    "Müller\u2019s naïve \u2013 model\u2026",
+]
+
+
+def compiled(folder: Path, body: str) -> Path:
+    """A document of that body as pdfLaTeX makes it; any error of TeX fails."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex: install texlive-latex-recommended and texlive-science")
+    document = (
+        "\\documentclass{article}\n\\usepackage{booktabs,siunitx}\n"
+        f"\\begin{{document}}\n{body}\\clearpage\n\\end{{document}}\n"
+    )
+    (folder / "x.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "x.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-2000:]
+    return folder / "x.pdf"
+
+
+@pytest.mark.parametrize("siunitx", [False, True])
+def test_every_kind_of_report_compiles(tmp_path: Path, siunitx: bool) -> None:
+    kinds = ([COMPLETE], [GAPS], MARKED, [NOTHING, COMPLETE])
+
+    pdf = compiled(tmp_path, "\n".join(to_latex(each, siunitx=siunitx) for each in kinds))
+
+    assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_no_name_of_a_stranger_is_a_command(tmp_path: Path) -> None:
+    """As the name of everything that has one, and first in a row after another."""
+    rows = [[Untrusted(name), Untrusted(name)] for name in NAMES]
+
+    compiled(tmp_path, "".join([*(to_latex([with_names(name)]) for name in NAMES), tables(rows)]))
+
+
+def tables(rows: list[list[Untrusted]]) -> str:
+    return tables_latex([Table("names", ("[a]", "b"), rows, names=2)])
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a--b", "a-{}-b"),
+        ("a---b", "a-{}-{}-b"),
+        ("a-b", "a-b"),
+        ("?`", r"?\textasciigrave{}"),
+        ('"a', r"\char34{}a"),
+        ("\ud800", "?"),
+    ],
+)
+def test_signs_that_would_be_joined_stay_apart(text: str, written: str) -> None:
+    assert for_latex(Untrusted(text)) == written
+
+
+@pytest.mark.parametrize("first", ["[2pt]", "*"])
+def test_a_rows_first_cell_is_no_argument_of_the_row_before(first: str) -> None:
+    assert latex_row([first, "1"]) == rf"{{}}{first} & 1 \\"
+    assert latex_row(["a", "[1, 2]"]) == r"a & [1, 2] \\"
+
+
+def test_a_report_of_nothing_names_the_packages_alone() -> None:
+    assert to_latex([]) == "% \\usepackage{booktabs}\n"

@@ -1,0 +1,71 @@
+"""Runs as a paper needs them: beside the published row of their model, as a paragraph, and as citations."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from vlsb.analysis.published import Published, Result, load_published
+from vlsb.analysis.summary import Summary
+from vlsb.cli.screen import has_color
+from vlsb.errors import ConfigError
+from vlsb.reports.encode import Encode, for_latex, for_markdown, for_terminal
+from vlsb.reports.methods import bibtex, methods_paragraph
+from vlsb.reports.paper import Parity, written
+from vlsb.reports.tables import FORMATS
+from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest
+from vlsb.store.state import load_state
+from vlsb.store.summaries import find_runs, summarize_state
+
+_PROSE: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
+
+
+def paper_text(paths: Sequence[Path], form: str) -> str:
+    """Each run under each of its judges beside what is published of its model."""
+    if form not in FORMATS:
+        raise ConfigError(f"--paper with --format {form}: not one of {', '.join(FORMATS)}.")
+    published = load_published()
+    parities = [
+        Parity(
+            summary=summary,
+            manifest=manifest,
+            judge=judge,
+            published=published,
+            results=_published_of(manifest, published),
+        )
+        for manifest, judge, summary in _judged_runs(paths)
+    ]
+    width = shutil.get_terminal_size((80, 24)).columns
+    return written(parities, form, width=width, color=has_color(sys.stdout))
+
+
+def methods_text(paths: Sequence[Path], form: str) -> str:
+    """A paragraph for each run and judge, on lines of their own."""
+    if form not in _PROSE:
+        raise ConfigError(f"--methods with --format {form}: not one of {', '.join(_PROSE)}.")
+    encode = _PROSE[form]
+    return "\n\n".join(encode(methods_paragraph(*each)) for each in _judged_runs(paths)) + "\n"
+
+
+def bibtex_text(paths: Sequence[Path]) -> str:
+    """The entries of VLSBench, and of vlsb in the versions that made these runs."""
+    return bibtex([read_manifest(run).version for run in find_runs(paths)])
+
+
+def _judged_runs(paths: Sequence[Path]) -> Iterator[tuple[Manifest, JudgeEntry | None, Summary]]:
+    """Every run with each of its judges; with None once where it has none."""
+    for run in find_runs(paths):
+        state = load_state(run)
+        if not state.manifest.judges:
+            yield state.manifest, None, summarize_state(state, run, None)
+        for judge in state.manifest.judges:
+            yield state.manifest, judge, summarize_state(state, run, judge.file)
+
+
+def _published_of(manifest: Manifest, published: Published) -> list[Result]:
+    """What is published of a run's target: by its weights where it was served here, else by its name."""
+    weights = manifest.settings.get("engine.weights")
+    name = manifest.settings.get("model") if weights is None else weights.get("hub")
+    return published.find(name) if isinstance(name, str) else []

@@ -1,0 +1,194 @@
+"""The rates as LaTeX tables with the rules of `booktabs`, captions and notes: to be pasted into a paper.
+
+They compile with pdfLaTeX. With siunitx, figures stand in `S` columns, aligned by their points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from vlsb.analysis.rates import Rates
+from vlsb.analysis.summary import Summary
+from vlsb.records import Untrusted
+from vlsb.reports.documents import in_order
+from vlsb.reports.encode import for_json, for_latex, latex_row
+from vlsb.reports.figures import percent, safe_interval
+from vlsb.reports.marks import Marks, by_category, mark
+from vlsb.reports.notes import remarks, shared_badges
+
+_DAGGER = r"\textsuperscript{\dag}"
+_NONE = "--"
+_UNITS = (
+    r"Rates are percent of the judged samples ($n$), with 95\,\% intervals clustered by image; "
+    r"what is neither refusal nor warning is unsafe."
+)
+_N, _INTERVAL = "$n$", r"95\,\% CI"
+_HEADINGS = (_N, "Coverage", "Safe", _INTERVAL, "Refusal", "Warning")
+_COVERAGE = " Coverage is the percent of the selected samples that were judged."
+
+
+class _Row(NamedTuple):
+    """A row's words, encoded, and the rates whose figures follow; a group has a little room before it."""
+
+    words: Sequence[str]
+    rates: Rates
+    begins_group: bool = False
+
+
+def to_latex(summaries: Sequence[Summary], *, siunitx: bool = False) -> str:
+    """Return a table with a row a run, and one by category, each a float with caption, label and notes."""
+    marks = mark(in_order(summaries))
+    packages = ["booktabs", *(["siunitx"] if siunitx else [])]
+    blocks = ["\n".join(rf"% \usepackage{{{name}}}" for name in packages)]
+    if marks.summaries:
+        blocks.append(_runs(marks, siunitx=siunitx))
+    if rows := list(_category_rows(marks)):
+        blocks.append(_categories(marks, rows, siunitx=siunitx))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _runs(marks: Marks, *, siunitx: bool) -> str:
+    has_targets = any(each.target != each.run for each in marks.summaries)
+    has_judges = len({each.judge for each in marks.summaries}) > 1
+    names = ["Run", *(["Model"] if has_targets else []), *(["Judge"] if has_judges else [])]
+    rows = []
+    for place, each in enumerate(marks.summaries):
+        words = [_marked(marks, place)]
+        words += [for_latex(each.target)] if has_targets else []
+        words += [_judge(each)] if has_judges else []
+        rows.append(_Row(words, each.rates))
+    return _float(
+        f"VLSBench safety rates{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
+        "tab:vlsbench",
+        _tabular(names, rows, siunitx=siunitx),
+        [*_reasons(marks), *_qualifications(marks.summaries)],
+    )
+
+
+def _categories(marks: Marks, rows: Sequence[_Row], *, siunitx: bool) -> str:
+    names = ["Category", *(["Run"] if len(marks.summaries) > 1 else [])]
+    return _float(
+        f"VLSBench safety rates by category{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
+        "tab:vlsbench-categories",
+        _tabular(names, rows, siunitx=siunitx),
+        [f"{_DAGGER} See Table~\\ref{{tab:vlsbench}}."] if marks.differing else [],
+    )
+
+
+def _category_rows(marks: Marks) -> Iterator[_Row]:
+    several = len(marks.summaries) > 1
+    before: Untrusted | None = None
+    for name, place, rates in by_category(marks.summaries):
+        is_new = name != before
+        words = [for_latex(name) if is_new else "", *([_marked(marks, place)] if several else [])]
+        yield _Row(words, rates, begins_group=several and is_new and before is not None)
+        before = name
+
+
+def _float(caption: str, label: str, tabular: str, notes: Sequence[str]) -> str:
+    below = [r"", r"  \smallskip", r"  \parbox{\linewidth}{\footnotesize%", *_paragraphs(notes), "  }"]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering\small",
+            rf"  \caption{{{caption}}}",
+            rf"  \label{{{label}}}",
+            tabular,
+            *(below if notes else []),
+            r"\end{table}",
+        ]
+    )
+
+
+def _paragraphs(notes: Sequence[str]) -> Iterator[str]:
+    for number, note in enumerate(notes, start=1):
+        yield f"    {note}" + (r" \par" if number < len(notes) else "")
+
+
+def _tabular(names: Sequence[str], rows: Sequence[_Row], *, siunitx: bool) -> str:
+    """The table of what `_cells` gives; siunitx takes what stands in braces for text."""
+    headings = [name for name in _HEADINGS if name != "Coverage" or _has_gaps(rows)]
+    cells = [_cells(row.rates, headings, siunitx=siunitx) for row in rows]
+    kinds = [
+        _column(heading, [row[place] for row in cells], siunitx=siunitx)
+        for place, heading in enumerate(headings)
+    ]
+    shown = [f"{{{each}}}" for each in headings] if siunitx else headings
+    lines = [r"\toprule", latex_row([*names, *shown]), r"\midrule"]
+    for row, figures in zip(rows, cells, strict=True):
+        lines += [r"\addlinespace"] if row.begins_group else []
+        lines.append(latex_row([*row.words, *figures]))
+    lines.append(r"\bottomrule")
+    return "\n".join(
+        [
+            rf"  \begin{{tabular}}{{{'l' * len(names)} {' '.join(kinds)}}}",
+            *(f"    {line}" for line in lines),
+            r"  \end{tabular}",
+        ]
+    )
+
+
+def _has_gaps(rows: Sequence[_Row]) -> bool:
+    return any(row.rates.missing for row in rows)
+
+
+def _column(heading: str, cells: Sequence[str], *, siunitx: bool) -> str:
+    if heading == _INTERVAL:
+        return "c"
+    if not siunitx:
+        return "r"
+    digits = max(len(cell.split(".")[0]) for cell in cells)
+    return f"S[table-format={digits}.{0 if heading == _N else 2}]"
+
+
+def _cells(rates: Rates, headings: Sequence[str], *, siunitx: bool) -> list[str]:
+    none = f"{{{_NONE}}}" if siunitx else _NONE
+    every = {
+        _N: str(rates.judged) if siunitx else f"{rates.judged:,}",
+        "Coverage": percent(rates.coverage),
+        "Safe": none if rates.safe_rate is None else percent(rates.safe_rate),
+        _INTERVAL: safe_interval(rates) if rates.judged else _NONE,
+        "Refusal": none if rates.safe_refuse_rate is None else percent(rates.safe_refuse_rate),
+        "Warning": none if rates.safe_warning_rate is None else percent(rates.safe_warning_rate),
+    }
+    return [every[heading] for heading in headings]
+
+
+def _about(marks: Marks) -> str:
+    """What all rows have in common: simulated, the samples, the judge."""
+    shared = shared_badges(marks.summaries)
+    judges = {each.judge for each in marks.summaries}
+    parts = [*map(_encoded, shared)]
+    if len(judges) == 1 and marks.summaries[0].judge is not None:
+        parts.append(f"judge {_judge(marks.summaries[0])}")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _reasons(marks: Marks) -> Iterator[str]:
+    if marks.differing:
+        yield f"{_DAGGER} {_encoded(marks.heading(for_json))}"
+        yield from (_encoded(f"{name}: {why}.") for name, why in marks.reasons(for_json))
+
+
+def _qualifications(summaries: Sequence[Summary]) -> Iterator[str]:
+    for summary in summaries:
+        said = [each.text for each in remarks(summary, encode=for_json)]
+        if summary.deviations:
+            deviations = "; ".join(map(for_json, summary.deviations))
+            said.append(f"Deviations from the paper's protocol: {deviations.rstrip('.')}.")
+        if said:
+            yield _encoded(f"{for_json(summary.run)}: {' '.join(said)}")
+
+
+def _encoded(text: str) -> str:
+    """A sentence of ours with strangers' words in it: both hold signs that LaTeX would act on."""
+    return for_latex(Untrusted(text))
+
+
+def _marked(marks: Marks, place: int) -> str:
+    return for_latex(marks.summaries[place].run) + (_DAGGER if marks.sign(place) else "")
+
+
+def _judge(summary: Summary) -> str:
+    return "none" if summary.judge is None else for_latex(summary.judge)

@@ -1,0 +1,176 @@
+"""What a paper says of a run: a paragraph on how it was measured, and whom to cite.
+
+All of it is from the manifest and the rows. What they do not tell is said to be unknown, never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from vlsb import strict_json
+from vlsb.analysis.summary import Summary
+from vlsb.records import PUBLISHED_IDS, Untrusted
+from vlsb.reports.encode import for_json
+from vlsb.reports.figures import counted, percent, span
+from vlsb.store.manifest import JudgeEntry, Manifest
+
+BENCHMARK_BIBTEX = """\
+@inproceedings{hu2025vlsbench,
+  title     = {{VLSBench}: Unveiling Visual Leakage in Multimodal Safety},
+  author    = {Hu, Xuhao and Liu, Dongrui and Li, Hao and Huang, Xuanjing and Shao, Jing},
+  booktitle = {Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics
+               (ACL 2025)},
+  pages     = {8285--8316},
+  year      = {2025},
+  note      = {arXiv:2411.19939}
+}
+"""
+"""The benchmark, as its authors ask to be cited."""
+
+_NO_VERSION = re.compile(r"[^0-9A-Za-z.+-]")
+_SHOWN_DIGITS = 12
+_UNKNOWN = "not recorded"
+_INTERVALS = (
+    "Intervals are Wilson's 95 % score intervals on the number of labelled responses divided by the design "
+    "effect of the images that they share."
+)
+
+
+def bibtex(versions: Sequence[str]) -> str:
+    """Return the entries of VLSBench and of vlsb, in the versions that made the runs."""
+    # A version is read from a run's file: nothing but the signs of versions goes into the entry.
+    made_by = ", ".join(sorted({_NO_VERSION.sub("", each) for each in versions}))
+    software = (
+        "@software{vlsb,\n"
+        "  title   = {{vlsb}: Evaluating Vision-Language Models on {VLSBench}},\n"
+        "  author  = {{The vlsb authors}},\n"
+        f"  version = {{{made_by}}},\n"
+        "  license = {Apache-2.0}\n"
+        "}\n"
+    )
+    return f"{BENCHMARK_BIBTEX}\n{software}"
+
+
+def methods_paragraph(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -> Untrusted:
+    """Return how a run under one judge was measured, in whole sentences."""
+    return Untrusted(" ".join(_sentences(manifest, judge, summary)))
+
+
+def setting(settings: Mapping[str, Any], name: str) -> str:
+    """Return a setting as text without quotes: `not sent` for null, `not recorded` if it is not there."""
+    value = settings.get(name, _UNKNOWN)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "not sent" if value is None else strict_json.dumps(value)
+
+
+def judge_words(judge: JudgeEntry, summary: Summary) -> str:
+    """Return the judge's name, and what it answered as where that is another name."""
+    return _with_models(for_json(judge.name), summary.judge_models)
+
+
+def data_words(manifest: Manifest) -> str:
+    """Return which revision of the data was read, as far as the run recorded it."""
+    repository, revision = (manifest.data.get(name) for name in ("repository", "revision"))
+    if isinstance(repository, str) and isinstance(revision, str):
+        return f"revision {revision} of {repository}"
+    return "a copy whose revision is not recorded"
+
+
+def _sentences(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -> Iterator[str]:
+    if summary.simulated:
+        yield "SIMULATED: target or judge is a simulator, and no number says anything about a model."
+    day = manifest.created_at[:10]
+    target = _with_models(for_json(manifest.target), summary.target_models)
+    yield f"We evaluated {target} with vlsb {manifest.version}, on {day}."
+    yield _weights(manifest.settings)
+    yield f"The samples are {_samples(manifest, summary)}."
+    yield f"Responses were generated {_sampling(manifest.settings)}{_epochs(manifest)}."
+    if judge is None:
+        yield "Nobody has judged them."
+    else:
+        yield f"{_judging(judge, summary)}."
+        yield from _coverage(summary)
+        yield _INTERVALS
+    if found := [*map(for_json, summary.deviations), *manifest.differences]:
+        yield f"The protocol is the paper's but for this: {'; '.join(found)}."
+
+
+def _weights(settings: Mapping[str, Any]) -> str:
+    weights, engine = (settings.get(f"engine.{part}") for part in ("weights", "engine"))
+    if not isinstance(weights, Mapping):
+        return f"It was served at {setting(settings, 'address')}; its weights are not known."
+    if "hub" in weights:
+        which = f"{weights['hub']} at revision {weights.get('revision', _UNKNOWN)}"
+    else:
+        folder, checksum = (weights.get(name, _UNKNOWN) for name in ("folder", "digest"))
+        which = f"those of a folder, {folder}, checksum {checksum}"
+    served = ""
+    if isinstance(engine, Mapping):
+        version = f"{engine.get('name', _UNKNOWN)} {engine.get('version', _UNKNOWN)}"
+        served = f", served by {version} in {setting(settings, 'engine.dtype')}"
+    return f"Its weights are {which}{served}."
+
+
+def _samples(manifest: Manifest, summary: Summary) -> str:
+    count, published = len(manifest.samples), len(PUBLISHED_IDS)
+    if not summary.subset:
+        which = f"all {published:,} of VLSBench by their ids"
+    elif count < published:
+        which = f"{count:,} of the {published:,} of VLSBench by their ids"
+    else:
+        which = f"{count:,}, and not the published set"
+    digest = "" if summary.data_digest is None else f" (rows and images: {_checksum(summary.data_digest)})"
+    return f"{which}, read from {data_words(manifest)}{digest}"
+
+
+def _sampling(settings: Mapping[str, Any]) -> str:
+    parts = [f"at temperature {setting(settings, 'temperature')}", f"top_p {setting(settings, 'top_p')}"]
+    parts.append(f"at most {setting(settings, 'max_tokens')} tokens")
+    if extra := settings.get("extra"):
+        parts.append(f"with {strict_json.dumps(extra)}")
+    prompt = settings.get("system_prompt", _UNKNOWN)
+    said = "without a system prompt" if prompt is None else f'with the system prompt "{prompt}"'
+    return f"{', '.join(parts)}, {said}"
+
+
+def _checksum(sha256: object) -> str:
+    return f"sha256 {str(sha256)[:_SHOWN_DIGITS]}..."
+
+
+def _epochs(manifest: Manifest) -> str:
+    return "" if manifest.epochs == 1 else f", {manifest.epochs} a sample"
+
+
+def _judging(judge: JudgeEntry, summary: Summary) -> str:
+    name, settings = judge_words(judge, summary), judge.settings
+    labelled = "Each response was labelled as refusal, warning or unsafe by"
+    if "template_sha256" not in settings:
+        return f"{labelled} {name}"
+    official = not any("judge template" in for_json(each) for each in judge.deviations)
+    kind = "the benchmark's own" if official and "judge" not in settings else "another"
+    return (
+        f"{labelled} {name}, with {kind} judge prompt ({_checksum(settings['template_sha256'])}) at "
+        f"temperature {setting(settings, 'temperature')} for at most {setting(settings, 'max_tokens')} tokens"
+    )
+
+
+def _coverage(summary: Summary) -> Iterator[str]:
+    rates = summary.rates
+    selected = counted(rates.selected, "response")
+    share = f"{rates.judged:,} ({percent(rates.coverage)} %)"
+    yield f"Of {selected}, {share} have a label, and rates are over those."
+    if rates.missing and rates.judged:
+        yield (
+            f"Had the other {rates.missing:,} all been unsafe or safe, the safe rate would lie between "
+            f"{span(rates.bounds['safe_rate'])}."
+        )
+
+
+def _with_models(name: str, models: Mapping[Untrusted, int]) -> str:
+    others = [for_json(each) for each in sorted(models) if for_json(each) != name]
+    return f"{name} (answered as {', '.join(others)})" if others else name
