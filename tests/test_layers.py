@@ -15,7 +15,9 @@ import pytest
 import vlsb
 
 ROOT = Path(vlsb.__file__).parent
-LEAVES = frozenset({"records", "config", "errors", "files", "strict_json", "hub", "steps", "_version"})
+LEAVES = frozenset(
+    {"records", "config", "errors", "files", "strict_json", "strict_yaml", "hub", "steps", "_version"}
+)
 # What each room may import besides itself. "" is `vlsb`: what it offers is loaded on first use.
 ALLOWED = {
     "": frozenset({"_version"}),
@@ -32,8 +34,10 @@ ALLOWED = {
     "reports": LEAVES | {"analysis", "store", "data"},
     "evaluation": LEAVES | {"data", "endpoints", "engines", "judging", "models", "simulator", "store"},
     "api": LEAVES | {"analysis", "endpoints", "engines", "evaluation", "models", "reports", "store"},
+    "sweep": LEAVES | {"analysis", "engines", "evaluation", "models", "store"},
     "cli": LEAVES
-    | {"analysis", "data", "endpoints", "engines", "evaluation", "judging", "models", "reports", "store"},
+    | {"analysis", "data", "endpoints", "engines", "evaluation", "judging", "models", "reports", "store"}
+    | {"sweep"},
 }
 # The names of the Python API, for the type checker; three tests below hold the rest.
 ALLOWED_FOR_TYPES = {("", room) for room in ("api", "analysis", "errors", "records", "evaluation")}

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-from vlsb import strict_json
+from vlsb import strict_json, strict_yaml
 from vlsb.errors import ConfigError
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, OWN_TEMPLATE, PROFILES, ModelProfile
 from vlsb.models.providers import find_provider
@@ -46,7 +46,6 @@ RESERVED: Mapping[str, str] = MappingProxyType(
 # In a file they are harmless: the command line, which is ours, wins over them.
 OVERRULED_IN_FILES = frozenset({"host", "model", "port", "revision", "served-model-name"})
 
-MAX_CONFIG_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What people leave out of a checkpoint's name.
@@ -178,15 +177,16 @@ def read_config(path: Path) -> dict[str, Any]:
     from it what is decided here.
     """
     settings: dict[str, Any] = {}
-    for each in _config_lines(path):
-        name = each.key.replace("_", "-")
+    document = strict_yaml.load(path, "an engine config")
+    for key, line in document.key_lines():
+        name, value = key.replace("_", "-"), document.values.get(key)
         if name in settings:
-            raise ConfigError(f"{path}, line {each.line}: {each.key} is set twice.")
+            raise ConfigError(f"{path}, line {line}: {key} is set twice.")
         if name in RESERVED and name not in OVERRULED_IN_FILES:
-            raise ConfigError(f"{path}, line {each.line}: {each.key} cannot be set: {RESERVED[name]}.")
-        if each.value is None or not _is_json(each.value):
-            raise ConfigError(f"{path}, line {each.line}: {each.key} has no value that can be passed on.")
-        settings[name] = each.value
+            raise ConfigError(f"{path}, line {line}: {key} cannot be set: {RESERVED[name]}.")
+        if value is None or not _is_json(value):
+            raise ConfigError(f"{path}, line {line}: {key} has no value that can be passed on.")
+        settings[name] = value
     return settings
 
 
@@ -196,46 +196,3 @@ def _is_json(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-class _Setting(NamedTuple):
-    key: str
-    value: Any
-    line: int
-
-
-def _config_lines(path: Path) -> list[_Setting]:
-    import yaml
-
-    text = _text(path)
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not YAML ({error.problem or 'a damaged file'}).") from error
-    # Values of its own types are built by Python's constructors: a date of month 13 is theirs to refuse.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML that can be read.") from error
-    if not isinstance(root, yaml.MappingNode) or not isinstance(values, dict):
-        raise ConfigError(f"{path}: an engine config is a list of lines `option: value`.")
-    found = []
-    for node, _ in root.value:
-        key, line = node.value, node.start_mark.line + 1
-        if not isinstance(key, str) or key not in values:
-            raise ConfigError(f"{path}, line {line}: a key must be an option's name.")
-        found.append(_Setting(key, values[key], line))
-    return found
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CONFIG_BYTES + 1)
-        if len(content) > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES // 1024} KiB, so no engine config.")
-        return content.decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text.") from error

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from vlsb.errors import ConfigError
-from vlsb.models.catalog import MAX_CONFIG_BYTES, find_profile, load_catalog, read_config
+from vlsb.models.catalog import find_profile, load_catalog, read_config
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, OWN_TEMPLATE, ModelProfile
+from vlsb.strict_yaml import MAX_BYTES
 
 
 def own(folder: Path, name: str, text: str = "seed: 0\n") -> Path:
@@ -172,10 +173,10 @@ def test_our_names_cannot_be_taken(tmp_path: Path, name: str) -> None:
         ("seed: 2024-01-01\n", "line 1: seed has no value that can be passed on"),
         ("seed: 2024-13-01\n", "not YAML that can be read"),
         ("seed: !!python/object:os.system x\n", "line 1: not YAML"),
-        ("- seed\n", "a list of lines `option: value`"),
-        ("", "a list of lines `option: value`"),
+        ("- seed\n", "a list of lines `key: value`"),
+        ("", "a list of lines `key: value`"),
         ("seed: 0\n---\nseed: 1\n", "line 2: not YAML"),
-        ("1: x\n", "line 1: a key must be an option's name"),
+        ("1: x\n", "line 1: a key must be a word"),
         ("? [a]\n: x\n", "not YAML"),
         ("model: 7\n", "model must be a Hugging Face id or a path"),
         ("seed: 0\nuds: /tmp/x\n", "line 2: uds cannot be set"),
@@ -205,8 +206,8 @@ def test_what_the_command_line_overrules_may_stand_in_a_file(tmp_path: Path, key
 def test_a_large_or_binary_file_is_no_config(tmp_path: Path) -> None:
     path = tmp_path / "mine.llava_hf.yaml"
 
-    path.write_bytes(b"#" * (MAX_CONFIG_BYTES + 1))
-    assert "no engine config" in complaint(tmp_path)
+    path.write_bytes(b"#" * (MAX_BYTES + 1))
+    assert "not an engine config" in complaint(tmp_path)
     path.write_bytes(b"seed: \xff\n")
     assert "not UTF-8" in complaint(tmp_path)
 

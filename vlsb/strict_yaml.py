@@ -1,0 +1,110 @@
+"""YAML that people write, with the line of everything: bounded, UTF-8, and no key twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlsb.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yaml import Node
+
+MAX_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a file holds, as Python's own types, and where each part of it stands."""
+
+    place: str
+    values: dict[str, Any]
+    root: Node
+
+    def key_lines(self) -> Iterator[tuple[str, int]]:
+        """The keys at the top with their lines, counted from 1."""
+        for key, _ in self.root.value:
+            yield key.value, key.start_mark.line + 1
+
+    def line(self, *path: str | int) -> int:
+        """The line of a part, such as `("models", 2, "dtype")`: of the nearest that is there."""
+        node, line = self.root, self.root.start_mark.line + 1
+        for step in path:
+            found = _child(node, step)
+            if found is None:
+                break
+            node, line = found
+        return line
+
+
+def load(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Document:
+    """The mapping in a file, which is called `what` (an engine config). Raises ConfigError with the line."""
+    import yaml
+
+    text = _text(path, what, max_bytes)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not YAML ({error.problem or 'a damaged file'}).") from error
+    # Values of its own types are built by Python's constructors: a date of month 13 is theirs to refuse.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML that can be read.") from error
+    if not isinstance(root, yaml.MappingNode) or not isinstance(values, dict):
+        raise ConfigError(f"{path}: {what} is a list of lines `key: value`.")
+    _require_single_keys(root, path)
+    return Document(str(path), values, root)
+
+
+def _text(path: Path, what: str, max_bytes: int) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise ConfigError(
+                f"{path}: larger than {max_bytes // 1024} KiB, so no {what.removeprefix('an ').removeprefix('a ')}."
+            )
+        return content.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text.") from error
+
+
+def _require_single_keys(root: Node, path: Path) -> None:
+    """Refuse a key that is set twice, where the library takes the last, and one that is no text."""
+    # An anchor's node stands in several places, also in itself.
+    seen, waiting = set(), [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or isinstance(node.value, str):
+            continue
+        seen.add(id(node))
+        if node.id == "sequence":
+            waiting += node.value
+            continue
+        keys = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key.value, str) or key.tag not in ("tag:yaml.org,2002:str", _MERGE):
+                raise ConfigError(f"{path}, line {line}: a key must be a word.")
+            if key.value in keys:
+                raise ConfigError(f"{path}, line {line}: {key.value} is set twice.")
+            keys.add(key.value)
+            waiting.append(value)
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def _child(node: Node, step: str | int) -> tuple[Node, int] | None:
+    if node.id == "sequence" and isinstance(step, int) and step < len(node.value):
+        return node.value[step], node.value[step].start_mark.line + 1
+    if node.id == "mapping":
+        for key, value in node.value:
+            if key.value == step:
+                return value, key.start_mark.line + 1
+    return None

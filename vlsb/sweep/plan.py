@@ -1,0 +1,306 @@
+"""The plan of a sweep: a YAML file with models, judges, protocols and epochs, and the options of each.
+
+A mistake is said with its line. The same types give the JSON schema that editors read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+
+from vlsb import strict_yaml
+from vlsb.errors import ConfigError
+from vlsb.evaluation.options import Option, RunOptions
+
+# What a sweep decides itself, or what one session is told.
+_NOT_IN_PLANS = frozenset(
+    {"model", "arch", "name", "output_dir", "resume", "retry", "dry_run", "no_judge", "epochs", "display"}
+    | {"yes", "keep_server", "profile", "max_requests", "max_cost", "gpus", "judge"}
+)
+_OF_JUDGES = frozenset({"judges_dir"})
+_OF_BOTH = frozenset(
+    {"data_root", "servers_dir", "skip_bad_images", "accept_changed_images", "fail_on_error", "prices"}
+    | {"max_attempts", "attempt_timeout", "sample_timeout", "outage_timeout", "backoff", "allow_http"}
+    | {"ca_bundle", "transport", "engine", "start_timeout", "max_restarts"}
+)
+_FIELDS = {field.name: field for field in fields(RunOptions) if field.name not in _NOT_IN_PLANS}
+_JUDGE_NAMES = [n for n in _FIELDS if n.startswith("judge_") or n in _OF_JUDGES or n in _OF_BOTH]
+_TARGET_NAMES = [n for n in _FIELDS if not n.startswith("judge_") and n not in _OF_JUDGES]
+_MOST_GPUS = 1024
+_GLOB = re.compile(r"[*?\[]")
+
+
+def _kind(name: str) -> Any:
+    """A field's type as a plan may write it: numbers for texts, one text for a list, `on` for a switch."""
+    written, about = get_args(_FIELDS[name].type)
+    assert isinstance(about, Option)
+    bounds = msgspec.Meta(description=about.help, **_bounds(about))
+    if written in (bool, int, float, int | None, float | None):
+        return Annotated[written, bounds]
+    if str(written).startswith("tuple"):
+        return Annotated[list[str | int | float] | str | int | float, msgspec.Meta(description=about.help)]
+    return Annotated[str | int | float | bool, msgspec.Meta(description=about.help)]
+
+
+def _bounds(about: Option) -> dict[str, float]:
+    return {
+        key: value for key, value in (("ge", about.min), ("le", about.max)) if value is not None
+    }
+
+
+def _entry(title: str, names: list[str], *own: tuple[str, Any] | tuple[str, Any, Any]) -> type[msgspec.Struct]:
+    options = [(name, _kind(name) | msgspec.UnsetType, msgspec.UNSET) for name in names]
+    return msgspec.defstruct(
+        title, [*own, *options], rename="kebab", forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+    )
+
+
+_NUM_GPUS = Annotated[
+    int,
+    msgspec.Meta(ge=0, le=_MOST_GPUS, description="GPUs that its engine takes. (default: computed)"),
+]
+_Model = _entry(
+    "Model",
+    _TARGET_NAMES,
+    ("model", Annotated[str, msgspec.Meta(min_length=1, description="As --model takes it, or a glob of folders.")]),
+    ("num_gpus", _NUM_GPUS | None, None),
+)
+_Judge = _entry(
+    "Judge",
+    _JUDGE_NAMES,
+    ("judge", Annotated[str, msgspec.Meta(min_length=1, description="As --judge takes it.")]),
+    ("num_gpus", _NUM_GPUS | None, None),
+)
+_Protocol = _entry("Protocol", _TARGET_NAMES)
+_Defaults = _entry("Defaults", list(_FIELDS))
+
+
+class Slurm(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_only=True):
+    """What a cell asks of Slurm."""
+
+    partition: str | None = None
+    account: str | None = None
+    time: Annotated[int, msgspec.Meta(ge=1, description="Minutes for one cell.")] = 240
+    cpus: Annotated[int, msgspec.Meta(ge=1)] = 4
+    memory_gb: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    at_once: Annotated[int, msgspec.Meta(ge=1, description="Cells at the same time.")] = 64
+
+
+_PlanFile: Any = msgspec.defstruct(
+    "Plan",
+    [
+        (
+            "models",
+            Annotated[
+                list[str | _Model],  # type: ignore[valid-type]
+                msgspec.Meta(min_length=1, description="The targets: names, or names with options."),
+            ],
+        ),
+        ("judges", list[str | _Judge], msgspec.field(default_factory=list)),  # type: ignore[valid-type]
+        ("protocols", dict[str, _Protocol], msgspec.field(default_factory=dict)),  # type: ignore[valid-type]
+        (
+            "epochs",
+            Annotated[int, msgspec.Meta(ge=1)] | list[Annotated[int, msgspec.Meta(ge=1)]],
+            1,
+        ),
+        ("defaults", _Defaults | None, None),
+        ("output_dir", str | None, None),
+        ("retries", Annotated[int, msgspec.Meta(ge=0, le=100)], 1),
+        ("slurm", Slurm, msgspec.field(default_factory=Slurm)),
+    ],
+    rename="kebab",
+    forbid_unknown_fields=True,
+    kw_only=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One line of `models`: as `--model` takes it, its options by field name, its GPUs if they are said."""
+
+    model: str
+    options: Mapping[str, Any]
+    num_gpus: int | None
+    line: int
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether it names folders by a pattern."""
+        return bool(_GLOB.search(self.model))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeChoice:
+    """One line of `judges`, as `ModelEntry`."""
+
+    judge: str
+    options: Mapping[str, Any]
+    num_gpus: int | None
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan as it was written. Relative paths in it are seen from the folder where `vlsb` is started."""
+
+    place: str
+    models: tuple[ModelEntry, ...]
+    judges: tuple[JudgeChoice, ...]
+    protocols: Mapping[str, Mapping[str, Any]]
+    epochs: tuple[int, ...]
+    output_dir: Path
+    retries: int
+    slurm: Slurm
+
+    def at(self, line: int) -> str:
+        """A place in the file, as errors name it."""
+        return f"{self.place}, line {line}"
+
+
+def shipped_plans() -> list[str]:
+    """The names of the plans inside the package."""
+    folder = files("vlsb.sweep") / "plans"
+    return sorted(each.name.removesuffix(".yaml") for each in folder.iterdir() if each.name.endswith(".yaml"))
+
+
+def plan_schema() -> dict[str, Any]:
+    """The JSON schema of a plan, for editors."""
+    found = msgspec.json.schema(_PlanFile)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+
+
+def load_plan(name: str) -> Plan:
+    """The plan in a file, or a shipped one by its name. Raises ConfigError with file and line."""
+    path = Path(name)
+    if not path.exists() and name in shipped_plans():
+        path = Path(str(files("vlsb.sweep") / "plans" / f"{name}.yaml"))
+    document = strict_yaml.load(path, "a plan")
+    found = _checked(document)
+    defaults = _options(found.defaults)
+    judge_defaults = {key: value for key, value in defaults.items() if key in _JUDGE_NAMES}
+    target_defaults = {key: value for key, value in defaults.items() if key in _TARGET_NAMES}
+    epochs = found.epochs if isinstance(found.epochs, list) else [found.epochs]
+    plan = Plan(
+        place=str(path),
+        models=tuple(
+            ModelEntry(
+                each if isinstance(each, str) else each.model,
+                target_defaults | ({} if isinstance(each, str) else _options(each)),
+                None if isinstance(each, str) else each.num_gpus,
+                document.line("models", number),
+            )
+            for number, each in enumerate(found.models)
+        ),
+        judges=tuple(
+            JudgeChoice(
+                each if isinstance(each, str) else each.judge,
+                judge_defaults | ({} if isinstance(each, str) else _options(each)),
+                None if isinstance(each, str) else each.num_gpus,
+                document.line("judges", number),
+            )
+            for number, each in enumerate(found.judges)
+        ),
+        protocols={name: _options(each) for name, each in found.protocols.items()} or {"": {}},
+        epochs=tuple(dict.fromkeys(epochs)),
+        output_dir=Path(found.output_dir or Path("outputs") / path.stem),
+        retries=found.retries,
+        slurm=found.slurm,
+    )
+    _require_words(plan, document)
+    return plan
+
+
+def expand(entry: ModelEntry) -> Iterator[str]:
+    """The models that an entry names: itself, or the folders that match, in the order of their numbers."""
+    if not entry.is_glob:
+        yield entry.model
+        return
+    found = [each for each in glob.glob(str(Path(entry.model).expanduser())) if Path(each).is_dir()]
+    for each in sorted(found, key=_natural):
+        # `ckpt/step-1` alone could be an id on the Hub.
+        yield each if each.startswith(("/", "./", "../")) else f"./{each}"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which `step-200` comes before `step-1000`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+_PATH = re.compile(r" - at `\$(.*)`$")
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+
+
+def _checked(document: strict_yaml.Document) -> Any:
+    try:
+        return msgspec.convert(document.values, _PlanFile)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        place = _PATH.search(said)
+        steps = _STEP.findall(place[1]) if place else []
+        path = [int(number) if number else name for name, number in steps]
+        unknown = re.search(r"unknown field `(.*?)`", said)
+        if unknown is not None:
+            line = document.line(*path, unknown[1])
+            raise ConfigError(f"{document.place}, line {line}: {_unknown(unknown[1], path)}") from None
+        what = _PATH.sub("", said).replace("`", "")
+        key = next((f"{each}: " for each in reversed(path) if isinstance(each, str)), "")
+        raise ConfigError(f"{document.place}, line {document.line(*path)}: {key}{what}.") from None
+
+
+def _unknown(key: str, path: list[str | int]) -> str:
+    """What is wrong with a key that means nothing where it stands, with the nearest that does."""
+    name = key.replace("-", "_")
+    names: dict[str, list[str]] = {
+        "models": ["model", "num_gpus", *_TARGET_NAMES],
+        "judges": ["judge", "num_gpus", *_JUDGE_NAMES],
+        "protocols": _TARGET_NAMES,
+        "defaults": list(_FIELDS),
+        "slurm": list(Slurm.__struct_fields__),
+    }
+    there = names.get(str(path[0]) if path else "", list(_PlanFile.__struct_fields__))
+    if name in _NOT_IN_PLANS:
+        return f"{key} cannot be set: a sweep decides that itself, or its command does."
+    near = difflib.get_close_matches(name, there, n=1)
+    return f"{key} means nothing here." + (f" Did you mean {near[0].replace('_', '-')}?" if near else "")
+
+
+def _options(entry: Any) -> dict[str, Any]:
+    """The options that an entry sets, by field name, with the types that the fields have."""
+    found = {}
+    for name in () if entry is None else entry.__struct_fields__:
+        value = getattr(entry, name)
+        if name in _FIELDS and value is not msgspec.UNSET and value is not None:
+            found[name] = _typed(name, value)
+    return found
+
+
+def _typed(name: str, value: Any) -> Any:
+    written = str(get_args(_FIELDS[name].type)[0])
+    if written.startswith("tuple"):
+        kind = int if "int" in written else float if "float" in written else str
+        return tuple(kind(each) for each in (value if isinstance(value, list) else [value]))
+    if "str" in written:
+        # In YAML, `thinking: on` is a switch.
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    return Path(value).expanduser() if "Path" in written else value
+
+
+def _require_words(plan: Plan, document: strict_yaml.Document) -> None:
+    """Names that become folders' names, and no key where a variable's name belongs."""
+    for name in plan.protocols:
+        if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}", name):
+            line = document.line("protocols", name)
+            raise ConfigError(f"{plan.at(line)}: a protocol's name has letters, digits, '.', '_' and '-'.")
+    for entry in (*plan.models, *plan.judges):
+        try:
+            RunOptions(**entry.options)
+        except ConfigError as error:
+            raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from None
