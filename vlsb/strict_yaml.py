@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from vlsb.errors import ConfigError
 
 if TYPE_CHECKING:
-    from yaml import Node
+    # A mapping, a sequence or a scalar, which tell themselves apart by `id`.
+    from typing import Any as Node
 
 MAX_BYTES = 256 * 1024
 
@@ -30,7 +31,7 @@ class Document:
 
     def line(self, *path: str | int) -> int:
         """The line of a part, such as `("models", 2, "dtype")`: of the nearest that is there."""
-        node, line = self.root, self.root.start_mark.line + 1
+        node, line = self.root, int(self.root.start_mark.line) + 1
         for step in path:
             found = _child(node, step)
             if found is None:
@@ -64,9 +65,7 @@ def _text(path: Path, what: str, max_bytes: int) -> str:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
         if len(content) > max_bytes:
-            raise ConfigError(
-                f"{path}: larger than {max_bytes // 1024} KiB, so no {what.removeprefix('an ').removeprefix('a ')}."
-            )
+            raise ConfigError(f"{path}: larger than {max_bytes // 1024} KiB, so not {what}.")
         return content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}.") from error

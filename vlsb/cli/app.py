@@ -54,6 +54,7 @@ ENTRIES = {
     "audit": Entry("audit", "audit_app", "Label a part of a run by hand, and measure its judges."),
     "import": Entry("imports", "import_command", "Read what another program logged into a run."),
     "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
+    "sweep": Entry("sweep", "sweep_command", "Run all cells of a plan: models, protocols, judges."),
     "judges": Entry(
         "judges", "judges_command", "List the judges that have a name: what each sees and gives."
     ),

@@ -294,6 +294,22 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     return small + next((found for found in forms if found), [])
 
 
+def fetch_for_engine(name: str, revision: str | None, *, on_progress: OnProgress) -> Path:
+    """Download all that an engine would, into the Hugging Face cache, and return its folder. Blocking.
+
+    `on_progress` is not always called from this thread.
+    """
+    repository = Repository(name, revision, "Or pass a folder with a copy.")
+    found = repository.fetch([CONFIG], choose=_served_files, offline=False, on_progress=on_progress)
+    return found.folder
+
+
+def _served_files(names: Iterable[str]) -> list[str]:
+    """What an engine may read: no weights in a second form, no pictures, nothing of other programs."""
+    kinds = (".json", ".txt", ".model", ".jinja", ".py", ".safetensors")
+    return [name for name in names if "/" not in name and name.endswith(kinds)]
+
+
 # What it says.
 
 

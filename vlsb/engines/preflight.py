@@ -150,6 +150,11 @@ def with_gpus_left(
     return replace(wishes, gpus=GpuLease(tuple(str(gpu.index) for gpu in left[:count])))
 
 
+def gpus_taken(model: ModelProfile, wishes: Wishes) -> int:
+    """How many GPUs its engine takes, by its own config and what is wished; 1 where they are wrong."""
+    return _gpu_count(_settings(model, wishes)) or 1
+
+
 def _gpu_count(settings: Mapping[str, Any]) -> int | None:
     """How many GPUs an engine with these options takes; None where they are for the plan to refuse."""
     count = 1

@@ -34,7 +34,7 @@ from vlsb.judging.prompts import load_template
 from vlsb.models.catalog import find_profile, name_of_place
 from vlsb.models.prices import load_prices
 from vlsb.models.profile import FAMILIES, ModelProfile
-from vlsb.models.providers import ENGINE_URL, resolve_endpoint, thinking_fields
+from vlsb.models.providers import ENGINE_URL, resolve_endpoint, thinking_fields, without_snapshot
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.data_root import remembered_data_root
@@ -603,6 +603,39 @@ def _local_judges(options: RunOptions, judges: Sequence[JudgeSetup]) -> dict[str
         for name, judge in named
         if judge.settings.endpoint.base_url == ENGINE_URL
     }
+
+
+def judge_models(options: RunOptions) -> dict[str, ModelProfile | None]:
+    """The judges that options ask for, by the names that reports give them.
+
+    With each the local model that plays it; None for one that is asked somewhere else, or is no model.
+    """
+    is_demo = options.base_url is None and (options.model or "").strip() == _DEMO
+    judges = _judges(options, is_demo=is_demo)
+    local = _local_judges(options, judges)
+    return {
+        judge.title: local.get(name) for name, judge in zip(judge_names(len(judges)), judges, strict=True)
+    }
+
+
+def target_profile(options: RunOptions) -> ModelProfile | None:
+    """The local model that options ask for, as far as its name tells; None for a target asked elsewhere."""
+    profile = find_profile(
+        model_name(options), options.servers_dir, arch=options.arch, is_served=options.base_url is not None
+    )
+    return profile if profile.is_local and options.base_url is None else None
+
+
+def account_of(options: RunOptions) -> str | None:
+    """Whose rate limits a hosted target uses: address, key's variable and model; None for a simulated one.
+
+    Raises ConfigError or AccessError for a target that nobody knows.
+    """
+    name = model_name(options)
+    if options.base_url is None and name == _DEMO:
+        return None
+    endpoint = _hosted_endpoint(options, name or "the only model")
+    return f"{endpoint.base_url} {endpoint.key_variable or ''} {without_snapshot(endpoint.model)}"
 
 
 def _of_judge(given: Sequence[_Part], number: int) -> _Part | None:

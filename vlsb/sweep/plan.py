@@ -6,7 +6,6 @@ A mistake is said with its line. The same types give the JSON schema that editor
 from __future__ import annotations
 
 import difflib
-import glob
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -35,6 +34,7 @@ _FIELDS = {field.name: field for field in fields(RunOptions) if field.name not i
 _JUDGE_NAMES = [n for n in _FIELDS if n.startswith("judge_") or n in _OF_JUDGES or n in _OF_BOTH]
 _TARGET_NAMES = [n for n in _FIELDS if not n.startswith("judge_") and n not in _OF_JUDGES]
 _MOST_GPUS = 1024
+_WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$"
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -43,20 +43,22 @@ def _kind(name: str) -> Any:
     written, about = get_args(_FIELDS[name].type)
     assert isinstance(about, Option)
     bounds = msgspec.Meta(description=about.help, **_bounds(about))
-    if written in (bool, int, float, int | None, float | None):
-        return Annotated[written, bounds]
+    for number in (bool, int, float):
+        # None is what leaving it out says.
+        if written in (number, number | None):
+            return Annotated[number, bounds]
     if str(written).startswith("tuple"):
         return Annotated[list[str | int | float] | str | int | float, msgspec.Meta(description=about.help)]
     return Annotated[str | int | float | bool, msgspec.Meta(description=about.help)]
 
 
-def _bounds(about: Option) -> dict[str, float]:
-    return {
-        key: value for key, value in (("ge", about.min), ("le", about.max)) if value is not None
-    }
+def _bounds(about: Option) -> dict[str, Any]:
+    return {key: value for key, value in (("ge", about.min), ("le", about.max)) if value is not None}
 
 
-def _entry(title: str, names: list[str], *own: tuple[str, Any] | tuple[str, Any, Any]) -> type[msgspec.Struct]:
+def _entry(
+    title: str, names: list[str], *own: tuple[str, Any] | tuple[str, Any, Any]
+) -> type[msgspec.Struct]:
     options = [(name, _kind(name) | msgspec.UnsetType, msgspec.UNSET) for name in names]
     return msgspec.defstruct(
         title, [*own, *options], rename="kebab", forbid_unknown_fields=True, kw_only=True, omit_defaults=True
@@ -70,7 +72,11 @@ _NUM_GPUS = Annotated[
 _Model = _entry(
     "Model",
     _TARGET_NAMES,
-    ("model", Annotated[str, msgspec.Meta(min_length=1, description="As --model takes it, or a glob of folders.")]),
+    (
+        "model",
+        Annotated[str, msgspec.Meta(min_length=1, description="As --model takes it, or a glob of folders.")],
+    ),
+    ("name", Annotated[str, msgspec.Meta(pattern=_WORD)] | None, None),
     ("num_gpus", _NUM_GPUS | None, None),
 )
 _Judge = _entry(
@@ -124,9 +130,13 @@ _PlanFile: Any = msgspec.defstruct(
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One line of `models`: as `--model` takes it, its options by field name, its GPUs if they are said."""
+    """One line of `models`: as `--model` takes it, its options by field name, its GPUs if they are said.
+
+    `name` is the runs', if the model's is not.
+    """
 
     model: str
+    name: str | None
     options: Mapping[str, Any]
     num_gpus: int | None
     line: int
@@ -193,6 +203,7 @@ def load_plan(name: str) -> Plan:
         models=tuple(
             ModelEntry(
                 each if isinstance(each, str) else each.model,
+                None if isinstance(each, str) else each.name,
                 target_defaults | ({} if isinstance(each, str) else _options(each)),
                 None if isinstance(each, str) else each.num_gpus,
                 document.line("models", number),
@@ -223,7 +234,9 @@ def expand(entry: ModelEntry) -> Iterator[str]:
     if not entry.is_glob:
         yield entry.model
         return
-    found = [each for each in glob.glob(str(Path(entry.model).expanduser())) if Path(each).is_dir()]
+    pattern = Path(entry.model).expanduser()
+    root = Path(pattern.anchor)
+    found = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
     for each in sorted(found, key=_natural):
         # `ckpt/step-1` alone could be an id on the Hub.
         yield each if each.startswith(("/", "./", "../")) else f"./{each}"
@@ -259,7 +272,7 @@ def _unknown(key: str, path: list[str | int]) -> str:
     """What is wrong with a key that means nothing where it stands, with the nearest that does."""
     name = key.replace("-", "_")
     names: dict[str, list[str]] = {
-        "models": ["model", "num_gpus", *_TARGET_NAMES],
+        "models": ["model", "name", "num_gpus", *_TARGET_NAMES],
         "judges": ["judge", "num_gpus", *_JUDGE_NAMES],
         "protocols": _TARGET_NAMES,
         "defaults": list(_FIELDS),
@@ -296,10 +309,11 @@ def _typed(name: str, value: Any) -> Any:
 def _require_words(plan: Plan, document: strict_yaml.Document) -> None:
     """Names that become folders' names, and no key where a variable's name belongs."""
     for name in plan.protocols:
-        if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}", name):
+        if name and not re.match(_WORD, name):
             line = document.line("protocols", name)
             raise ConfigError(f"{plan.at(line)}: a protocol's name has letters, digits, '.', '_' and '-'.")
-    for entry in (*plan.models, *plan.judges):
+    entries: tuple[ModelEntry | JudgeChoice, ...] = (*plan.models, *plan.judges)
+    for entry in entries:
         try:
             RunOptions(**entry.options)
         except ConfigError as error:

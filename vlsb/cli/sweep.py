@@ -1,0 +1,66 @@
+"""`vlsb sweep`: many runs from one plan, on this machine, on Ray or on Slurm."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vlsb.cli import options as opt
+from vlsb.cli.screen import Screen
+from vlsb.errors import ConfigError, VlsbError
+
+
+def sweep_command(
+    plan: Annotated[
+        str | None, typer.Argument(metavar="PLAN", help="A plan's file, or paper-table3.", show_default=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells, GPUs, downloads and money; start nothing.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with checkpoints that appear where the plan has a pattern.")
+    ] = False,
+    prepare: Annotated[
+        bool,
+        typer.Option("--prepare", help="Only fetch data, engines and weights, for a node without a network."),
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask the Hugging Face Hub for nothing; say what is missing.")
+    ] = False,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Run the cells on a Ray cluster.")
+    ] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Run the cells as a Slurm array.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a plan, for an editor.")
+    ] = False,
+    display: opt.Display = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Install missing engines without asking.")] = False,
+) -> int:
+    """Run all cells of a plan: models, protocols, judges. Safe to interrupt and repeat."""
+    screen = Screen(quiet=display == "none")
+    try:
+        # Engines, judges and the HTTP stack, which the help page does not wait for.
+        from vlsb.cli import sweeping
+
+        if schema:
+            screen.result(sweeping.schema_text())
+            return 0
+        if plan is None:
+            raise ConfigError(
+                "Which plan? Pass its file, or paper-table3. --schema shows what may be in one."
+            )
+        if sum((dry_run, watch, prepare)) > 1 or (ray is not None and slurm):
+            raise ConfigError("Pass one of --dry-run, --watch and --prepare, and one of --ray and --slurm.")
+        if watch and (ray is not None or slurm):
+            raise ConfigError("--watch works on this machine. Start the sweep again for new checkpoints.")
+        wishes = sweeping.SweepWishes(
+            plan=plan, watch=watch, offline=offline, ray=ray, slurm=slurm, display=display, yes=yes
+        )
+        if dry_run:
+            return sweeping.show_plan(wishes, screen)
+        return sweeping.prepare_nodes(wishes, screen) if prepare else sweeping.sweep(wishes, screen)
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code

@@ -1,0 +1,126 @@
+"""What is shown of a sweep: one live table on a terminal, a line for each change without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vlsb.cli.panel import Speed
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.figures import duration
+from vlsb.reports.tables import Table
+from vlsb.sweep.board import Board, Entry, Status
+from vlsb.sweep.cells import Counts
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES = {
+    Status.WAITING: "dim",
+    Status.RUNNING: "bold",
+    Status.DONE: "green",
+    Status.FAILED: "bold red",
+    Status.STOPPED: "yellow",
+}
+
+
+@dataclass(slots=True)
+class SweepView:
+    """The live table: one row a work, with how far it is and when it will end.
+
+    `counts` are refreshed by whoever reads the run directories.
+    """
+
+    board: Board
+    counts: dict[str, Counts] = field(default_factory=dict)
+    _speeds: dict[str, Speed] = field(default_factory=dict)
+
+    def draw(self, now: float, *, width: int, height: int) -> RenderableType:
+        """The table, of at most so many lines: running works come before those that have ended."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        grid.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=max(16, width - 56))
+        for heading in ("state", "where", "done", "per min", "left"):
+            grid.add_column(heading, justify="right", no_wrap=True)
+        shown = self._most_telling(max(3, height - 5))
+        for entry in shown:
+            row = self._row(entry, now)
+            grid.add_row(
+                *(Text(each, style=_STYLES[entry.status] if n < 2 else "") for n, each in enumerate(row))
+            )
+        hidden = len(self.board.entries) - len(shown)
+        grid.caption = self.summary() + (f"; {hidden} more not shown" if hidden else "")
+        grid.caption_justify = "left"
+        return grid
+
+    def summary(self) -> str:
+        """How many works stand where."""
+        parts = [(status, self.board.count(status)) for status in Status]
+        return ", ".join(f"{count} {status.value}" for status, count in parts if count)
+
+    def _most_telling(self, most: int) -> list[Entry]:
+        order = {Status.RUNNING: 0, Status.FAILED: 1, Status.WAITING: 2, Status.STOPPED: 2, Status.DONE: 3}
+        ranked = sorted(self.board.entries, key=lambda entry: order[entry.status])[:most]
+        return [entry for entry in self.board.entries if entry in ranked]
+
+    def _row(self, entry: Entry, now: float) -> tuple[str, ...]:
+        counts = self.counts.get(entry.work.name)
+        done, speed, left = "", "", ""
+        if counts is not None:
+            total, there = counts.total, counts.done
+            done = f"{there:,}/{total:,}"
+            if entry.status is Status.RUNNING:
+                rate = self._speeds.setdefault(entry.work.name, Speed()).per_minute(now, there)
+                if rate:
+                    speed, left = f"{rate:,.0f}", duration(60 * (total - there) / rate)
+        name = for_terminal(Untrusted(entry.work.name))
+        return name, entry.status.value, entry.place, done, speed, left
+
+
+def change_line(entry: Entry) -> str:
+    """What is said of an entry whose status is another."""
+    name, status = entry.work.name, entry.status
+    took = ""
+    if entry.began_at is not None and entry.ended_at is not None:
+        took = f" after {duration(entry.ended_at - entry.began_at)}"
+    if status is Status.RUNNING:
+        again = f", attempt {entry.attempts}" if entry.attempts > 1 else ""
+        return f"{name}: started{' on ' + entry.place if entry.place else ''}{again}"
+    if status is Status.DONE:
+        return f"{name}: done{took}" if entry.attempts else f"{name}: done before"
+    if status is Status.FAILED:
+        why = entry.why or f"exit code {entry.code}"
+        where = f" See {entry.log}" if entry.log is not None else ""
+        return f"{name}: failed{took} ({why}).{where}"
+    if status is Status.WAITING and entry.attempts:
+        return f"{name}: ended with exit code {entry.code}; it is started again"
+    return f"{name}: {status.value}"
+
+
+def board_table(board: Board, *, title: str) -> Table:
+    """Every work with where it stands, for the end of a sweep or before it."""
+    rows = [
+        (
+            Untrusted(entry.work.name),
+            entry.status.value,
+            "" if entry.code in (None, 0) else str(entry.code),
+            Untrusted(entry.why or (str(entry.log) if entry.status is Status.FAILED and entry.log else "")),
+        )
+        for entry in board.entries
+    ]
+    return Table(title, ("cell", "state", "exit", "see"), rows, names=4)
+
+
+def live_lines(say: Callable[[str], None]) -> Callable[[Entry], None]:
+    """A listener that says a line for each change that is one for a reader."""
+
+    def changed(entry: Entry) -> None:
+        if entry.status is not Status.WAITING or entry.attempts:
+            say(change_line(entry))
+
+    return changed

@@ -1,0 +1,205 @@
+"""Carrying out `vlsb sweep`: the plan, where it runs, what is shown meanwhile, the table at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from vlsb.cli.live import Display, chosen_display
+from vlsb.cli.screen import Screen, has_color
+from vlsb.cli.sweep_view import SweepView, board_table, live_lines
+from vlsb.endpoints import loops
+from vlsb.engines.checkpoint import open_weights
+from vlsb.engines.hardware import list_gpus
+from vlsb.errors import VlsbError
+from vlsb.records import Untrusted
+from vlsb.reports.encode import json_document
+from vlsb.reports.tables import Table, tables_text
+from vlsb.reports.terminal import render
+from vlsb.store.manifest import is_run
+from vlsb.store.summaries import summarize_run
+from vlsb.sweep.board import Board, Status
+from vlsb.sweep.cells import LineCounter, Matrix, matrix
+from vlsb.sweep.here import Slots, SweepHere
+from vlsb.sweep.plan import load_plan, plan_schema
+from vlsb.sweep.weights import prepare
+
+_REFRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepWishes:
+    """The options of `vlsb sweep`, as typed."""
+
+    plan: str
+    watch: bool = False
+    offline: bool = False
+    ray: str | None = None
+    slurm: bool = False
+    display: str | None = None
+    yes: bool = False
+
+    def environment(self) -> dict[str, str]:
+        """What every command of the sweep is given."""
+        own = {"HF_HUB_OFFLINE": "1"} if self.offline else {}
+        return {**os.environ, **own, **({"VLSB_YES": "1"} if self.yes else {})}
+
+
+def schema_text() -> str:
+    """The JSON schema of a plan."""
+    return json_document(plan_schema())
+
+
+def sweep(wishes: SweepWishes, screen: Screen) -> int:
+    """Run what is left of a plan and return the exit code: the first that a cell ended with, if not 0."""
+    plan = load_plan(wishes.plan)
+    found = matrix(plan)
+    board = Board()
+    kind = chosen_display(wishes.display)
+    if kind != "rich":
+        board.changed = live_lines(screen.notice)
+    board.add(found.works)
+    runner = SweepHere(
+        board,
+        Slots(list_gpus(os.environ).checked().gpus),
+        wishes.environment(),
+        plan.output_dir / "logs",
+        plan.retries,
+        replan=partial(matrix, plan) if wishes.watch else None,
+    )
+    loops.run(_watched(runner.run, board, screen, kind))
+    return _finish(board, wishes, screen)
+
+
+async def _watched(run: Callable[[asyncio.Event], object], board: Board, screen: Screen, kind: str) -> None:
+    """Run a sweep while its table is shown; a first signal stops it in order."""
+    stop = asyncio.Event()
+
+    def asked() -> None:
+        if not stop.is_set():
+            screen.notice("Stopping: what is in flight is stored. Repeat the command to go on.")
+        stop.set()
+
+    with loops.signals_in_loop(asked):
+        shown = asyncio.create_task(_show(SweepView(board), screen)) if kind == "rich" else None
+        try:
+            await run(stop)  # type: ignore[misc]
+        finally:
+            if shown is not None:
+                shown.cancel()
+                with suppress(asyncio.CancelledError):
+                    await shown
+
+
+async def _show(view: SweepView, screen: Screen) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console, counter = Console(stderr=True), LineCounter()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        screen.above_bar = lambda line: console.print(line, markup=False, highlight=False)
+        try:
+            while True:
+                for entry in view.board.entries:
+                    if entry.status is Status.RUNNING or entry.work.name not in view.counts:
+                        found = await asyncio.to_thread(counter.count, entry.work)
+                        if found is not None:
+                            view.counts[entry.work.name] = found
+                size = shutil.get_terminal_size((80, 24))
+                live.update(view.draw(time.monotonic(), width=size.columns, height=size.lines), refresh=True)
+                await asyncio.sleep(_REFRESH_S)
+        finally:
+            screen.above_bar = None
+
+
+def _finish(board: Board, wishes: SweepWishes, screen: Screen) -> int:
+    """The rates of every run that is there, what failed, and the command that goes on."""
+    width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
+    runs = [run for entry in board.entries if entry.work.is_cell for run in entry.work.runs if is_run(run)]
+    if summaries := [each for run in runs for each in summarize_run(run)]:
+        screen.result(render(summaries, width=width, color=color))
+    code = board.exit_code()
+    if code:
+        left = Board(entries=[each for each in board.entries if each.status is not Status.DONE])
+        screen.notice(tables_text([board_table(left, title="Not done")], width=width, color=False).rstrip())
+        screen.command(_again(wishes))
+    return code
+
+
+def _again(wishes: SweepWishes) -> list[str]:
+    words = ["vlsb", "sweep", wishes.plan]
+    words += ["--watch"] * wishes.watch + ["--offline"] * wishes.offline + ["--slurm"] * wishes.slurm
+    return words + (["--ray", wishes.ray] if wishes.ray is not None else []) + ["--yes"] * wishes.yes
+
+
+def show_plan(wishes: SweepWishes, screen: Screen) -> int:
+    """The matrix with GPUs, downloads and requests, as a table; nothing is started."""
+    plan = load_plan(wishes.plan)
+    found = matrix(plan)
+    board = Board()
+    board.add(found.works)
+    width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
+    gpus = list_gpus(os.environ).gpus
+    titles = ("cell", "model", "protocol", "epochs", "GPUs", "to download", "state")
+    sizes = _downloads(found, wishes)
+    cells = {cell.work.name: cell for cell in found.cells}
+    rows = []
+    for entry in board.entries:
+        cell, work = cells.get(entry.work.name), entry.work
+        rows.append(
+            (
+                Untrusted(work.name),
+                Untrusted(cell.model if cell else ", ".join(work.judges)),
+                (cell.protocol or "paper") if cell else "",
+                str(cell.epochs) if cell else "",
+                "" if work.num_gpus is None else str(work.num_gpus),
+                sizes.get(work.name, ""),
+                entry.status.value,
+            )
+        )
+    notes = [
+        f"{len(found.cells)} cells, {len(found.judging)} judges after them; {board.count(Status.DONE)} done. "
+        f"{len(gpus) or 'No'} GPUs here."
+    ]
+    screen.result(
+        tables_text(
+            [Table(str(plan.output_dir), titles, rows, names=3, notes=notes)], width=width, color=color
+        )
+    )
+    return 0
+
+
+def _downloads(found: Matrix, wishes: SweepWishes) -> dict[str, str]:
+    """What of each work's weights is not here yet, in words; the Hub is asked for sizes."""
+    sizes = {}
+    for work in found.works:
+        for model in work.weights:
+            try:
+                weights = open_weights(model.weights, revision=model.revision, offline=wishes.offline)
+            except VlsbError:
+                sizes[work.name] = "unknown"
+                continue
+            missing = weights.missing_bytes
+            sizes[work.name] = f"{missing / 1e9:.1f} GB" if missing else "here"
+    return sizes
+
+
+def prepare_nodes(wishes: SweepWishes, screen: Screen) -> int:
+    """Fetch all that the cells need, and return 2 where something could not be."""
+    found = matrix(load_plan(wishes.plan))
+    with Display(wishes.display, screen) as display:
+        problems = loops.run(
+            prepare(found, wishes.environment(), on_progress=display.on_progress, say=screen.notice)
+        )
+    for problem in problems:
+        screen.line(f"Error: {problem}")
+    if not problems:
+        screen.result("Everything is here. On the nodes: vlsb sweep PLAN --offline")
+    return 2 if problems else 0

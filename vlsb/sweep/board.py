@@ -1,0 +1,118 @@
+"""Where every work of a sweep stands: one place that all ways of running write, and the display reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from vlsb.errors import ConfigError, GapsError, InterruptedRunError, ServerError
+from vlsb.sweep.cells import Work
+
+RETRIED = frozenset({GapsError.exit_code, ServerError.exit_code})
+"""Exit codes after which the same command may do better: gaps in a run, an engine that failed."""
+LOST = frozenset({InterruptedRunError.exit_code})
+"""Exit codes of a command that somebody else stopped."""
+
+
+class Status(StrEnum):
+    """Where a work stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One work and what became of it. `code` is its last exit code; `why` says what an exit code does not.
+
+    `place` is where it runs: GPUs, a node. `attempts` counts how often its command was started.
+    """
+
+    work: Work
+    status: Status = Status.WAITING
+    attempts: int = 0
+    code: int | None = None
+    why: str = ""
+    place: str = ""
+    log: Path | None = None
+    began_at: float | None = None
+    ended_at: float | None = None
+
+
+@dataclass(slots=True)
+class Board:
+    """All works in their order. `changed` hears of every entry whose status is another."""
+
+    changed: Callable[[Entry], None] = lambda entry: None
+    clock: Callable[[], float] = time.monotonic
+    entries: list[Entry] = field(default_factory=list)
+
+    def add(self, works: Iterable[Work]) -> None:
+        """Put up works that are not there yet: by their names. What is done already is so from the start."""
+        known = {entry.work.name: entry for entry in self.entries}
+        for work in works:
+            entry = known.get(work.name)
+            if entry is None:
+                self.entries.append(Entry(work))
+                self._set(self.entries[-1], Status.DONE if work.is_done() else Status.WAITING)
+            elif not work.is_cell and entry.work.runs != work.runs:
+                # A judge follows the runs that have come since.
+                entry.work = work
+                if entry.status is Status.DONE and not work.is_done():
+                    self._set(entry, Status.WAITING)
+
+    def waiting(self) -> Iterator[Entry]:
+        """What could be started now, in order: a judge only when no cell is left to be run."""
+        has_cells = any(
+            entry.work.is_cell and entry.status in (Status.WAITING, Status.RUNNING) for entry in self.entries
+        )
+        for entry in self.entries:
+            if entry.status is Status.WAITING and (entry.work.is_cell or not has_cells):
+                yield entry
+
+    def count(self, status: Status) -> int:
+        """How many works stand there."""
+        return sum(entry.status is status for entry in self.entries)
+
+    def start(self, entry: Entry, place: str, log: Path | None) -> None:
+        """Its command was started."""
+        entry.place, entry.log, entry.attempts = place, log, entry.attempts + 1
+        entry.began_at, entry.ended_at = self.clock(), None
+        self._set(entry, Status.RUNNING)
+
+    def end(self, entry: Entry, code: int, *, retries: int, retried: frozenset[int] = RETRIED) -> None:
+        """Its command ended with that code: done, to be started again, or failed."""
+        entry.code, entry.ended_at = code, self.clock()
+        if code == 0:
+            self._set(entry, Status.DONE)
+        elif code in retried and entry.attempts <= retries:
+            self._set(entry, Status.WAITING)
+        else:
+            self._set(entry, Status.FAILED)
+
+    def fail(self, entry: Entry, why: str) -> None:
+        """It cannot be started here."""
+        entry.why, entry.code = why, ConfigError.exit_code
+        self._set(entry, Status.FAILED)
+
+    def stop(self) -> None:
+        """Whatever has not ended is stopped."""
+        for entry in self.entries:
+            if entry.status in (Status.WAITING, Status.RUNNING):
+                self._set(entry, Status.STOPPED)
+
+    def exit_code(self) -> int:
+        """0 where all is done, else what the first that failed ended with; 130 where it was stopped."""
+        if self.count(Status.STOPPED):
+            return InterruptedRunError.exit_code
+        return next((entry.code or 1 for entry in self.entries if entry.status is Status.FAILED), 0)
+
+    def _set(self, entry: Entry, status: Status) -> None:
+        entry.status = status
+        self.changed(entry)

@@ -1,0 +1,307 @@
+"""From a plan to what is done: cells, each a run, then each local judge over all of their runs.
+
+Whether something is done its run directory says, from its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vlsb.engines.preflight import gpus_taken
+from vlsb.errors import ConfigError, StoreError
+from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
+from vlsb.evaluation.protocol import safe_name
+from vlsb.evaluation.settings import (
+    account_of,
+    engine_wishes,
+    judge_models,
+    run_directory,
+    target_profile,
+)
+from vlsb.models.catalog import name_of_place
+from vlsb.models.profile import ModelProfile
+from vlsb.records import RETRIED_ON_RESUME, Outcome
+from vlsb.store.manifest import is_run, read_manifest
+from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
+from vlsb.sweep.plan import JudgeChoice, ModelEntry, Plan, expand
+
+_PIECE = 1 << 20
+_UNASKED = RETRIED_ON_RESUME - {Outcome.NOT_JUDGED}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One thing to do: the `vlsb` command of a cell, or of a judge over the runs of all cells.
+
+    `num_gpus` is what its engine takes, None for what is asked elsewhere. `account` names the rate limits
+    that one work at a time may use, if there are such. `weights` are the local models that it needs.
+    """
+
+    name: str
+    options: RunOptions
+    runs: tuple[Path, ...]
+    judges: tuple[str, ...]
+    num_gpus: int | None
+    account: str | None
+    weights: tuple[ModelProfile, ...] = ()
+    is_cell: bool = True
+
+    def command(self) -> list[str]:
+        """The words after `vlsb`. Runs that are not there have nothing to be judged."""
+        after = ["--", *self.options.engine_options] if self.options.engine_options else []
+        if self.is_cell:
+            return ["run", *self.options.as_words(), "--resume", *after]
+        return ["judge", *(str(run) for run in self.runs if is_run(run)), *self.options.as_words()]
+
+    def is_done(self) -> bool:
+        """Whether a command would find nothing to do. Raises StoreError for a damaged run."""
+        there = [run for run in self.runs if is_run(run)]
+        if self.is_cell and not there:
+            return False
+        return all(_is_done(load_state(run), self.judges, is_cell=self.is_cell) for run in there)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of the matrix: the run of a model under a protocol, with so many epochs."""
+
+    model: str
+    protocol: str
+    epochs: int
+    work: Work
+
+    @property
+    def directory(self) -> Path:
+        """Where its run is."""
+        return self.work.runs[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """All that a plan comes to: its cells, and the judges that follow when all cells have ended."""
+
+    cells: tuple[Cell, ...]
+    judging: tuple[Work, ...]
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """Everything, in its order."""
+        return (*(cell.work for cell in self.cells), *self.judging)
+
+
+def matrix(plan: Plan) -> Matrix:
+    """The cells of a plan and its judges. A glob takes the folders that are there now.
+
+    Raises ConfigError with the line for what could not run.
+    """
+    beside, after = _split_judges(plan)
+    cells: list[Cell] = []
+    places: dict[Path, int] = {}
+    for entry in plan.models:
+        for model in expand(entry):
+            for protocol, changes in plan.protocols.items():
+                for epochs in plan.epochs:
+                    try:
+                        cell = _cell(plan, entry, model, protocol, changes, epochs, beside)
+                    except ConfigError as error:
+                        raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from None
+                    if (line := places.setdefault(cell.directory, entry.line)) != entry.line:
+                        raise ConfigError(
+                            f"{plan.at(entry.line)}: {model} would write to {cell.directory}, as line {line} "
+                            "does. Give one of the two a name."
+                        )
+                    cells.append(cell)
+    runs = tuple(dict.fromkeys(cell.directory for cell in cells))
+    return Matrix(tuple(cells), tuple(_judging(plan, choice, runs) for choice in after))
+
+
+def _cell(
+    plan: Plan,
+    entry: ModelEntry,
+    model: str,
+    protocol: str,
+    changes: Mapping[str, Any],
+    epochs: int,
+    beside: Sequence[JudgeChoice],
+) -> Cell:
+    base = entry.name or safe_name(name_of_place(model))
+    if entry.name and entry.is_glob:
+        base = f"{entry.name}-{safe_name(name_of_place(model))}"
+    parts = [base, *([protocol] if len(plan.protocols) > 1 else [])]
+    parts += [f"{epochs}x"] if len(plan.epochs) > 1 else []
+    options = RunOptions(
+        **{
+            **entry.options,
+            **changes,
+            **_merged(beside),
+            "model": model,
+            "epochs": epochs,
+            "no_judge": not beside,
+            "name": "--".join(parts),
+            "output_dir": plan.output_dir,
+            "display": "plain",
+        }
+    )
+    directory, profile = run_directory(options), target_profile(options)
+    assert directory is not None
+    declared = None if profile is None else gpus_taken(profile, engine_wishes(options))
+    if profile is not None and entry.num_gpus and entry.num_gpus != declared:
+        if declared != 1:
+            raise ConfigError(f"{model}: num-gpus is {entry.num_gpus}, and its options take {declared}.")
+        options = replace(options, tensor_parallel_size=entry.num_gpus)
+    titles = tuple(judge_models(options)) if beside else ()
+    work = Work(
+        name=directory.name,
+        options=options,
+        runs=(directory,),
+        judges=titles,
+        num_gpus=None if profile is None else (declared if entry.num_gpus is None else entry.num_gpus),
+        account=account_of(options) if profile is None else None,
+        weights=() if profile is None else (_at_revision(profile, options),),
+    )
+    return Cell(model, protocol, epochs, work)
+
+
+def _at_revision(profile: ModelProfile, options: RunOptions) -> ModelProfile:
+    return replace(
+        profile,
+        weights=options.weights or profile.weights,
+        revision=options.revision or profile.revision,
+    )
+
+
+def _split_judges(plan: Plan) -> tuple[list[JudgeChoice], list[JudgeChoice]]:
+    """Judges asked elsewhere, which label in the run, and those that follow it: local ones, and those whose
+    options cannot stand beside another's."""
+    beside: list[JudgeChoice] = []
+    after: list[JudgeChoice] = []
+    for choice in plan.judges:
+        try:
+            models = judge_models(RunOptions(**choice.options, judge=(choice.judge,)))
+        except ConfigError as error:
+            raise ConfigError(f"{plan.at(choice.line)}: {error.message}") from None
+        is_local = any(profile is not None for profile in models.values())
+        fits = not beside or (_shared(choice) == _shared(beside[0]) and _same_kinds(choice, beside[0]))
+        (after if is_local or not fits else beside).append(choice)
+    return beside, after
+
+
+def _shared(choice: JudgeChoice) -> dict[str, Any]:
+    """The options that all judges of one command have alike."""
+    return {name: value for name, value in choice.options.items() if name not in OF_EACH_JUDGE}
+
+
+def _same_kinds(choice: JudgeChoice, other: JudgeChoice) -> bool:
+    """Whether both set the same of the options that are given once for each."""
+    return set(choice.options) & set(OF_EACH_JUDGE) == set(other.options) & set(OF_EACH_JUDGE)
+
+
+def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
+    """The options of several judges as one command takes them."""
+    if not choices:
+        return {}
+    options = _shared(choices[0]) | {"judge": tuple(choice.judge for choice in choices)}
+    for name in OF_EACH_JUDGE[1:]:
+        values = [choice.options[name] for choice in choices if name in choice.options]
+        if values:
+            # One value stands for all of them.
+            alike = all(value == values[0] for value in values)
+            options[name] = values[0] if alike else tuple(each for value in values for each in value)
+    return options
+
+
+def _judging(plan: Plan, choice: JudgeChoice, runs: tuple[Path, ...]) -> Work:
+    options = RunOptions(**choice.options, judge=(choice.judge,), display="plain")
+    models = judge_models(options)
+    profiles = tuple(profile for profile in models.values() if profile is not None)
+    taken = max((gpus_taken(profile, engine_wishes(options)) for profile in profiles), default=None)
+    return Work(
+        name=f"judge {', '.join(models)}",
+        options=options,
+        runs=runs,
+        judges=tuple(models),
+        num_gpus=choice.num_gpus if profiles and choice.num_gpus is not None else taken,
+        account=None,
+        weights=profiles,
+        is_cell=False,
+    )
+
+
+def _is_done(state: RunState, judges: Sequence[str], *, is_cell: bool) -> bool:
+    """Whether a run has every response, and from each of these judges every label that a resume would ask
+    for again; for a judge alone, of the responses that are there."""
+    keys = list(state.asked_for())
+    if is_cell and any(state.outcome(key, None) in _UNASKED for key in keys):
+        return False
+    there = [key for key in keys if key in state.responses]
+    for title in judges:
+        entries = [e for e in (*state.manifest.judges, *state.manifest.guards) if e.name.expose() == title]
+        if not any(
+            all(
+                state.outcome(key, entry.file) not in RETRIED_ON_RESUME
+                or state.finding(key, entry.file) is not None
+                for key in there
+            )
+            for entry in entries
+        ):
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far a work is: responses and labels that are there, of those that it will bring."""
+
+    done: int
+    total: int
+
+
+@dataclass(slots=True)
+class LineCounter:
+    """Counts the rows of a growing run by the lines of its files, reading each byte once.
+
+    A row that another replaces counts twice, so this is for a display and for nothing else.
+    """
+
+    _seen: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    _selected: dict[Path, int] = field(default_factory=dict)
+
+    def count(self, work: Work) -> Counts | None:
+        """How far it is; None before its run is there."""
+        done = total = 0
+        for run in work.runs:
+            if (selected := self._selected_in(run)) is None:
+                continue
+            files = [run / RESPONSES] if work.is_cell else []
+            stored = sorted(
+                each for folder in (VERDICTS, FINDINGS) for each in (run / folder).glob("*.jsonl")
+            )
+            # A judge's own file is known by its name's beginning only to people.
+            files += stored[: len(work.judges)] if work.is_cell else stored[-len(work.judges) :]
+            done += sum(min(selected, self._lines(file)) for file in files)
+            total += selected * (len(work.judges) + work.is_cell)
+        return Counts(done, total) if total else None
+
+    def _selected_in(self, run: Path) -> int | None:
+        if run not in self._selected:
+            try:
+                manifest = read_manifest(run)
+            except (StoreError, ConfigError):
+                return None
+            self._selected[run] = len(manifest.samples) * manifest.epochs
+        return self._selected[run]
+
+    def _lines(self, file: Path) -> int:
+        at, lines = self._seen.get(file, (0, 0))
+        try:
+            with file.open("rb") as stream:
+                stream.seek(at)
+                while piece := stream.read(_PIECE):
+                    at, lines = at + len(piece), lines + piece.count(b"\n")
+        except OSError:
+            return lines
+        self._seen[file] = at, lines
+        return lines

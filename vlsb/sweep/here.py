@@ -1,0 +1,171 @@
+"""A sweep on this machine: first-fit over the GPUs that are free, each command a child that ends with us."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vlsb.engines.hardware import Gpu
+from vlsb.engines.process import EngineProcess, start_process
+from vlsb.models.profile import ModelProfile
+from vlsb.sweep.board import Board, Entry
+from vlsb.sweep.cells import Matrix, Work
+
+STOP_GRACE_S = 60.0
+"""Seconds that a cell has to store what is in flight and to end its engine."""
+WATCH_EVERY_S = 30.0
+_FREE_SHARE = 0.8
+_FETCH = "import sys; from vlsb.sweep.weights import fetch; fetch(sys.argv[1], sys.argv[2] or None)"
+
+
+@dataclass(slots=True)
+class Slots:
+    """What works here take turns in: GPUs, rate limits of hosted models, the CPU where there is no GPU."""
+
+    gpus: Sequence[Gpu]
+    _taken: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    _accounts: dict[int, str] = field(default_factory=dict)
+    _free: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Somebody else's are left alone, unless there are no others.
+        free = [g for g in self.gpus if not g.memory_bytes or g.free_bytes >= _FREE_SHARE * g.memory_bytes]
+        self._free = [gpu.index for gpu in free or self.gpus] if self.gpus else [-1]
+
+    @property
+    def size(self) -> int:
+        """How many GPUs works may have, or 1 for the CPU."""
+        return len(self._free)
+
+    def take(self, entry: Entry) -> tuple[int, ...] | None:
+        """The GPUs of a work from now on, none for a hosted model's; None where it has to wait."""
+        work = entry.work
+        if work.account is not None and work.account in self._accounts.values():
+            return None
+        held = {index for indices in self._taken.values() for index in indices}
+        left = [index for index in self._free if index not in held]
+        count = self.needed(work)
+        if count > len(left):
+            return None
+        if work.account is not None:
+            self._accounts[id(entry)] = work.account
+        self._taken[id(entry)] = tuple(left[:count])
+        return self._taken[id(entry)]
+
+    def needed(self, work: Work) -> int:
+        """How many slots it takes: without a GPU an engine takes the one that the CPU is."""
+        if work.num_gpus is None:
+            return 0
+        return work.num_gpus if self.gpus else 1
+
+    def give_back(self, entry: Entry) -> None:
+        """The work has ended."""
+        self._taken.pop(id(entry), None)
+        self._accounts.pop(id(entry), None)
+
+    def environment(self, taken: tuple[int, ...]) -> dict[str, str]:
+        """What shows an engine its GPUs."""
+        if not taken or taken == (-1,):
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, taken))}
+
+
+@dataclass(slots=True)
+class SweepHere:
+    """One sweep on this machine. `replan` gives the matrix as the plan stands now, for `--watch`.
+
+    `environment` is that of every command; `logs` is the folder of what they print.
+    """
+
+    board: Board
+    slots: Slots
+    environment: Mapping[str, str]
+    logs: Path
+    retries: int
+    replan: Callable[[], Matrix] | None = None
+    watch_every_s: float = WATCH_EVERY_S
+    _children: dict[Entry, EngineProcess] = field(default_factory=dict)
+    _fetching: EngineProcess | None = None
+    _fetched: set[tuple[str, str | None]] = field(default_factory=set)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run all works; when `stop` is set, end the children in order and leave the rest.
+
+        A work that fails never ends another.
+        """
+        stopping = asyncio.create_task(stop.wait())
+        ends: dict[asyncio.Task[int], Entry] = {}
+        try:
+            while not stop.is_set():
+                self._start_all(ends)
+                if not ends and self.replan is None:
+                    return
+                wait_s = self.watch_every_s if self.replan is not None else None
+                await asyncio.wait({*ends, stopping}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                for ended in [task for task in ends if task.done()]:
+                    self._end(ends.pop(ended), ended.result())
+                if self.replan is not None and not stop.is_set():
+                    works = (await asyncio.to_thread(self.replan)).works
+                    self.board.add(works)
+        finally:
+            stopping.cancel()
+            await self._stop_all()
+            for task in ends:
+                task.cancel()
+            await asyncio.gather(stopping, *ends, return_exceptions=True)
+            self.board.stop()
+
+    def _start_all(self, ends: dict[asyncio.Task[int], Entry]) -> None:
+        for entry in list(self.board.waiting()):
+            if self.slots.needed(entry.work) > self.slots.size:
+                needs, there = self.slots.needed(entry.work), len(self.slots.gpus)
+                self.board.fail(entry, f"needs {needs} GPUs, and {there} are free here")
+                continue
+            taken = self.slots.take(entry)
+            if taken is None:
+                continue
+            log = self.logs / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', entry.work.name)}.log"
+            child = start_process(
+                [sys.executable, "-m", "vlsb", *entry.work.command()],
+                environment={**self.environment, **self.slots.environment(taken)},
+                log=log,
+            )
+            self._children[entry] = child
+            names = ",".join(map(str, taken))
+            place = "" if not taken else "CPU" if taken == (-1,) else f"GPU {names}"
+            self.board.start(entry, place, log)
+            ends[asyncio.create_task(child.wait())] = entry
+        self._fetch_next()
+
+    def _end(self, entry: Entry, code: int) -> None:
+        self._children.pop(entry, None)
+        self.slots.give_back(entry)
+        self.board.end(entry, code, retries=self.retries)
+
+    def _fetch_next(self) -> None:
+        """Download the weights of the next local model meanwhile; what fails, its cell says."""
+        if self._fetching is not None and self._fetching.exit_code() is None:
+            return
+        for model in (model for entry in self.board.waiting() for model in entry.work.weights):
+            if is_on_hub(model) and (model.weights, model.revision) not in self._fetched:
+                self._fetched.add((model.weights, model.revision))
+                self._fetching = start_process(
+                    [sys.executable, "-c", _FETCH, model.weights, model.revision or ""],
+                    environment=self.environment,
+                    log=self.logs / "weights.log",
+                )
+                return
+
+    async def _stop_all(self) -> None:
+        children = [*self._children.values(), *([self._fetching] if self._fetching else [])]
+        await asyncio.gather(*(child.stop(STOP_GRACE_S) for child in children))
+
+
+def is_on_hub(model: ModelProfile) -> bool:
+    """Whether its weights are a repository of the Hugging Face Hub, and no folder here."""
+    is_path = model.weights.startswith(("/", "./", "../", "~"))
+    return bool(model.weights) and not is_path and not Path(model.weights).is_dir()

@@ -1,0 +1,77 @@
+"""Weights and engines fetched ahead: of the next cell while one runs, or of all where there is a network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from vlsb.data.fetch import fetch_dataset
+from vlsb.engines.checkpoint import fetch_checkpoint, fetch_for_engine
+from vlsb.engines.identify import identify
+from vlsb.engines.lease import accept, ready_engine
+from vlsb.engines.plan import Wishes
+from vlsb.errors import VlsbError
+from vlsb.models.profile import ModelProfile
+from vlsb.steps import OnProgress, ignore, in_thread
+from vlsb.sweep.cells import Matrix
+from vlsb.sweep.here import is_on_hub
+
+
+def fetch(name: str, revision: str | None) -> None:
+    """Download a repository's weights into the Hugging Face cache, in a process of its own. Blocking."""
+    try:
+        fetch_for_engine(name, revision, on_progress=ignore)
+    except VlsbError as error:
+        sys.exit(f"{name}: {error.message}")
+
+
+async def prepare(
+    matrix: Matrix,
+    environment: Mapping[str, str],
+    *,
+    on_progress: OnProgress,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Fetch the data set, the engines and the weights that a sweep needs; returns what failed, in words."""
+    problems = []
+    works = matrix.works
+    if any(work.options.data_root is None and work.is_cell for work in works):
+        try:
+            await in_thread(
+                lambda report: fetch_dataset(revision=None, offline=False, on_progress=report), on_progress
+            )
+        except VlsbError as error:
+            problems.append(f"The data set: {error.message}")
+    models = _models(model for work in works for model in work.weights)
+    for model in models:
+        say(f"{model.name}: engine and weights")
+        try:
+            found = await in_thread(partial(_identified, model))
+            await ready_engine(
+                found, Wishes(), environment=environment, may_install=accept, on_progress=on_progress, say=say
+            )
+            if is_on_hub(model):
+                await in_thread(partial(_fetch_weights, found), on_progress)
+        except VlsbError as error:
+            problems.append(f"{model.name}: {error.message}")
+    if not models:
+        say("No local model is in the plan.")
+    return problems
+
+
+def _identified(model: ModelProfile, _: OnProgress) -> ModelProfile:
+    return identify(model, weights=None, revision=None, offline=False)
+
+
+def _fetch_weights(model: ModelProfile, on_progress: OnProgress) -> None:
+    """What is converted here comes in another form than what an engine reads itself."""
+    if model.source_architecture is not None:
+        fetch_checkpoint(model.weights, model.revision, offline=False, on_progress=on_progress)
+    else:
+        fetch_for_engine(model.weights, model.revision, on_progress=on_progress)
+
+
+def _models(models: Iterable[ModelProfile]) -> list[ModelProfile]:
+    """Each of these weights once."""
+    return list({(each.weights, each.revision, each.engine.name): each for each in models}.values())
