@@ -348,3 +348,34 @@ def test_a_local_judge_judges_what_is_stored(local: LocalDesk, tmp_path: Path) -
 
     assert ended.code == 0, ended.err
     assert local.summary()["judged"] == 8
+
+
+def test_several_runs_are_judged_on_one_engine(local: LocalDesk, tmp_path: Path) -> None:
+    judge_weights = checkpoint(tmp_path / "judge")
+    with SimulatorThread(labelling()) as target:
+        for name in ("a", "b"):
+            words = ["run", "--model", "m", "--base-url", target.base_url, "--no-judge", "--name", name]
+            assert local.vlsb(*words, "--data-root", str(local.data)).code == 0
+    words = ["judge", "outputs/a", "outputs/b", "--judge", str(judge_weights), "--engine", str(local.engine)]
+
+    ended = local.vlsb(*words, env=local.environment(ANSWER=VERDICT))
+
+    assert ended.code == 0, ended.err
+    assert len(events(local.record, "start")) == 1
+    assert ended.err.count("Using the server of judge") == 2
+    assert [each["judged"] for each in local.vlsb.report("outputs")] == [8, 8]
+
+
+def test_an_engine_that_does_not_start_judges_none_of_several_runs(local: LocalDesk, tmp_path: Path) -> None:
+    judge_weights = checkpoint(tmp_path / "judge")
+    with SimulatorThread(labelling()) as target:
+        for name in ("a", "b"):
+            words = ["run", "--model", "m", "--base-url", target.base_url, "--no-judge", "--name", name]
+            assert local.vlsb(*words, "--data-root", str(local.data)).code == 0
+    words = ["judge", "outputs/a", "outputs/b", "--judge", str(judge_weights), "--engine", str(local.engine)]
+
+    ended = local.vlsb(*words, env=local.environment(DIE_AT="loading", CAUSE="disk_full"))
+
+    assert ended.code == 7, ended.err
+    assert "no space" in ended.err.lower() or "disk" in ended.err.lower()
+    assert "Run 1 of 2" not in ended.err

@@ -28,7 +28,7 @@ REQUESTS = 2 * SAMPLES
 GRACE_S = 10.0
 """How long requests in flight may finish after one Ctrl-C. What is dropped ends sooner."""
 
-_NOT_COMPARED = ("path", "usage", "duration_s")
+NOT_COMPARED = ("path", "usage", "duration_s")
 _MAIN = "\nfrom vlsb.cli import main\nmain()\n"
 
 
@@ -255,7 +255,7 @@ class Vlsb:
     def summary(self, output_dir: str | Path = "outputs") -> dict[str, Any]:
         """The only run under a directory as `vlsb report` tells it, without place, cost and duration."""
         (summary,) = self.report(output_dir)
-        return {name: found for name, found in summary.items() if name not in _NOT_COMPARED}
+        return {name: found for name, found in summary.items() if name not in NOT_COMPARED}
 
 
 class Desk:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typer._click.core import Parameter
     from typer._click.parser import _ParsingState
 
-_NO_KEYS = (
+NO_KEYS = (
     "unexpected argument, not repeated here because it may be a key. Put a key into a variable, and name the "
     "variable with --api-key-env."
 )
@@ -95,7 +95,7 @@ class _Parser(_OptionParser):
             from vlsb.endpoints.credentials import may_be_key
 
             if may_be_key(extra[0]):
-                raise UsageError(_NO_KEYS, self._context)
+                raise UsageError(NO_KEYS, self._context)
             may_be_model = self._places == 0 and "model" not in state.opts
             guess = f"; did you mean --model {extra[0]}?" if may_be_model else f". {_AFTER_DASHES}"
             raise UsageError(f"unexpected argument {extra[0]!r}{guess}", self._context)

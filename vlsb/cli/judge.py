@@ -21,17 +21,17 @@ from vlsb.evaluation.options import RunOptions
     *("gpus", "engine", "servers_dir", "start_timeout", "max_restarts", "yes"),
 )
 def judge_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run whose responses are judged.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs whose responses are judged.")],
     retry: opt.JudgeRetry = None,
     calibrate: opt.Calibrate = None,
     **given: Any,
 ) -> int:
-    """Judge a run's stored responses again, with another judge. Nothing is sent to the target.
+    """Judge the stored responses of runs again, with another judge. Nothing is sent to the target.
 
-    RUN is the run's directory.
+    RUN is a run's directory. The engine of a local judge is started once for all of them.
     """
     options = RunOptions.of({"retry": retry, **given})
     # A session brings the HTTP stack, which the help page does not wait for.
-    from vlsb.cli.sessions import calibrate_judge, judge_again
+    from vlsb.cli.sessions import calibrate_judge, judge_runs
 
-    return judge_again(run, options) if calibrate is None else calibrate_judge(run, options, calibrate)
+    return judge_runs(runs, options) if calibrate is None else calibrate_judge(runs, options, calibrate)

@@ -490,3 +490,21 @@ VisionTower = Annotated[
         ),
     ),
 ]
+SweepDryRun = Annotated[
+    bool, _run_option("dry_run", help="Show the cells, GPUs, downloads and what is done; start nothing.")
+]
+SweepWatch = Annotated[
+    bool,
+    _option("watch", Option("Go on with checkpoints that appear where the plan has a pattern.")),
+]
+SweepPrepare = Annotated[
+    bool,
+    _option("prepare", Option("Only fetch data, engines and weights, for nodes without a network.")),
+]
+SweepRay = Annotated[
+    str | None,
+    _option("ray", Option("Run the cells on a Ray cluster.", metavar="auto|ADDRESS")),
+]
+SweepSlurm = Annotated[bool, _option("slurm", Option("Run the cells as Slurm arrays."))]
+SweepSchema = Annotated[bool, _option("schema", Option("Print the JSON schema of a plan, for an editor."))]
+Yes = Annotated[bool, _run_option("yes")]

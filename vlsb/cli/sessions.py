@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Protocol
 from vlsb.analysis.summary import FailOnError
 from vlsb.cli import ignore_signals
 from vlsb.cli.agreement import require_stats
+from vlsb.cli.commands import NO_KEYS
 from vlsb.cli.estimate import estimate
 from vlsb.cli.live import Display
 from vlsb.cli.screen import Screen, agree_to_install, agrees, has_color
 from vlsb.data import mini_root
 from vlsb.endpoints import loops
+from vlsb.endpoints.credentials import may_be_key
 from vlsb.engines.lease import MayInstall
 from vlsb.errors import (
     ConfigError,
@@ -32,6 +34,7 @@ from vlsb.errors import (
     UnknownModelError,
     VlsbError,
 )
+from vlsb.evaluation.hosting import judge_served
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import (
     Listeners,
@@ -112,26 +115,49 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
         error = ConfigError("--name is one run's; with several models each run has its model's name.")
         screen.error(error)
         return error.exit_code
+    each = [replace(options, model=model) for model in models]
+    return _in_turn(
+        screen,
+        [f"Model {number} of {len(models)}: {model}" for number, model in enumerate(models, 1)],
+        [partial(_evaluate_target, wishes, has_table=False) for wishes in each],
+        [run_directory(wishes) for wishes in each],
+        options.prices,
+        again=_run_command(options, *(word for model in models for word in ("--model", model))),
+    )
+
+
+def _in_turn(
+    screen: Screen,
+    titles: Sequence[str],
+    sessions: Sequence[Callable[[], int]],
+    directories: Sequence[Path | None],
+    prices: Path | None,
+    *,
+    again: Sequence[str],
+) -> int:
+    """Carry out sessions one after the other, then show one table of their runs, and how to go on.
+
+    Returns the first exit code that is not 0. One that fails does not keep the others from being carried
+    out, unless nothing can be stored or the user stops.
+    """
     try:
-        prices = load_prices(options.prices)
+        table_of_prices = load_prices(prices)
     except ConfigError as error:
         screen.error(error)
         return error.exit_code
     codes = []
-    for number, model in enumerate(models, 1):
-        screen.notice(f"Model {number} of {len(models)}: {model}")
-        codes.append(_evaluate_target(replace(options, model=model), has_table=False))
+    for title, session in zip(titles, sessions, strict=True):
+        screen.notice(title)
+        codes.append(session())
         if codes[-1] in (StoreError.exit_code, InterruptedRunError.exit_code):
             break
-    directories = [run_directory(replace(options, model=model)) for model in models]
     if runs := [each for each in directories if each is not None and is_run(each)]:
         width = shutil.get_terminal_size((80, 24)).columns
-        summaries = [summary for run in runs for summary in summarize_run(run, prices=prices)]
+        summaries = [summary for run in runs for summary in summarize_run(run, prices=table_of_prices)]
         screen.result(render(summaries, width=width, color=has_color(sys.stdout)))
     failed = next((code for code in codes if code), 0)
     if failed in _RESUMABLE and runs:
-        chosen = [word for model in models for word in ("--model", model)]
-        screen.command(_run_command(options, *chosen))
+        screen.command(again)
     return failed
 
 
@@ -154,33 +180,79 @@ def _run_command(options: RunOptions, *more: str) -> list[str]:
     return ["vlsb", "run", *more, *options.as_words(), "--resume", *after_dashes]
 
 
-def judge_again(run: Path, options: RunOptions) -> int:
-    """Carry out `vlsb judge` and return its exit code."""
-    return carry_out(_judge_command(run, options))
+def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
+    """Carry out `vlsb judge`, run after run, and return the first exit code that is not 0.
+
+    The engine of a local judge is started once. A run that fails keeps no other from being judged.
+    """
+    if len(runs) == 1:
+        return carry_out(_judge_command(runs[0], options))
+    screen = Screen(quiet=options.display == "none")
+    for run in sorted(runs, key=lambda each: not may_be_key(str(each))):
+        # Found before an engine is started.
+        if not is_run(run):
+            is_key = may_be_key(str(run)) and not run.exists()
+            no_run = f"{run}: no run there. A run is a directory with a run.json."
+            error = ConfigError(NO_KEYS if is_key else no_run)
+            screen.error(error)
+            return error.exit_code
+    again = ["vlsb", "judge", *map(str, runs), *options.as_words()]
+    try:
+        with (
+            Display(options.display, screen) as display,
+            judge_served(
+                options,
+                os.environ,
+                may_install=partial(agree_to_install, screen, yes=options.yes),
+                on_progress=display.on_progress,
+                say=screen.notice,
+            ),
+        ):
+            display.clear()
+            return _in_turn(
+                screen,
+                [f"Run {number} of {len(runs)}: {run}" for number, run in enumerate(runs, 1)],
+                [partial(carry_out, _judge_command(run, options, has_table=False)) for run in runs],
+                runs,
+                options.prices,
+                again=again,
+            )
+    except KeyboardInterrupt:
+        # While the engine was started or ended: sessions have their own words for it.
+        ignore_signals()
+        screen.error(_INTERRUPTED)
+        screen.command(again)
+        return InterruptedRunError.exit_code
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
 
 
-def calibrate_judge(run: Path, options: RunOptions, n: int) -> int:
-    """Carry out `vlsb judge --calibrate N` and return its exit code."""
+def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
+    """Carry out `vlsb judge --calibrate N`, of one run, and return its exit code."""
     screen = Screen(quiet=options.display == "none")
     try:
+        if len(runs) != 1:
+            raise ConfigError("--calibrate goes with one run. Name one, and judge the others after it.")
         require_stats("vlsb judge --calibrate")
         # numpy, scipy and statsmodels, which no other session needs.
         from vlsb.cli.calibration import Calibration
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
-    command = _judge_command(run, options)
+    command = _judge_command(runs[0], options)
     go_on = [*command.go_on, "--calibrate", str(n)]
     return carry_out(replace(command, go_on=go_on, calibration=Calibration(n)))
 
 
-def _judge_command(run: Path, options: RunOptions) -> SessionCommand:
+def _judge_command(run: Path, options: RunOptions, *, has_table: bool = True) -> SessionCommand:
     return SessionCommand(
         options=options,
         open=partial(open_judging, run, options, os.environ),
         prepare=prepare_judging,
         go_on=["vlsb", "judge", str(run), *options.as_words()],
         directory=run,
+        has_table=has_table,
     )
 
 

@@ -15,28 +15,15 @@ def sweep_command(
     plan: Annotated[
         str | None, typer.Argument(metavar="PLAN", help="A plan's file, or paper-table3.", show_default=False)
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the cells, GPUs, downloads and money; start nothing.")
-    ] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Go on with checkpoints that appear where the plan has a pattern.")
-    ] = False,
-    prepare: Annotated[
-        bool,
-        typer.Option("--prepare", help="Only fetch data, engines and weights, for a node without a network."),
-    ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Ask the Hugging Face Hub for nothing; say what is missing.")
-    ] = False,
-    ray: Annotated[
-        str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Run the cells on a Ray cluster.")
-    ] = None,
-    slurm: Annotated[bool, typer.Option("--slurm", help="Run the cells as a Slurm array.")] = False,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of a plan, for an editor.")
-    ] = False,
+    dry_run: opt.SweepDryRun = False,
+    watch: opt.SweepWatch = False,
+    prepare: opt.SweepPrepare = False,
+    offline: opt.Offline = False,
+    ray: opt.SweepRay = None,
+    slurm: opt.SweepSlurm = False,
+    schema: opt.SweepSchema = False,
     display: opt.Display = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Install missing engines without asking.")] = False,
+    yes: opt.Yes = False,
 ) -> int:
     """Run all cells of a plan: models, protocols, judges. Safe to interrupt and repeat."""
     screen = Screen(quiet=display == "none")

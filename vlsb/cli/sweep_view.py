@@ -10,7 +10,6 @@ from vlsb.cli.panel import Speed
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
-from vlsb.reports.tables import Table
 from vlsb.sweep.board import Board, Entry, Status
 from vlsb.sweep.cells import Counts
 
@@ -100,20 +99,6 @@ def change_line(entry: Entry) -> str:
     if status is Status.WAITING and entry.attempts:
         return f"{name}: ended with exit code {entry.code}; it is started again"
     return f"{name}: {status.value}"
-
-
-def board_table(board: Board, *, title: str) -> Table:
-    """Every work with where it stands, for the end of a sweep or before it."""
-    rows = [
-        (
-            Untrusted(entry.work.name),
-            entry.status.value,
-            "" if entry.code in (None, 0) else str(entry.code),
-            Untrusted(entry.why or (str(entry.log) if entry.status is Status.FAILED and entry.log else "")),
-        )
-        for entry in board.entries
-    ]
-    return Table(title, ("cell", "state", "exit", "see"), rows, names=4)
 
 
 def live_lines(say: Callable[[str], None]) -> Callable[[Entry], None]:

@@ -11,14 +11,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from vlsb.cli.live import Display, chosen_display
 from vlsb.cli.screen import Screen, has_color
-from vlsb.cli.sweep_view import SweepView, board_table, live_lines
+from vlsb.cli.sweep_view import SweepView, change_line, live_lines
 from vlsb.endpoints import loops
 from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.hardware import list_gpus
-from vlsb.errors import VlsbError
+from vlsb.errors import ConfigError, VlsbError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import json_document
 from vlsb.reports.tables import Table, tables_text
@@ -28,7 +30,10 @@ from vlsb.store.summaries import summarize_run
 from vlsb.sweep.board import Board, Status
 from vlsb.sweep.cells import LineCounter, Matrix, matrix
 from vlsb.sweep.here import Slots, SweepHere
-from vlsb.sweep.plan import load_plan, plan_schema
+from vlsb.sweep.on_ray import SweepOnRay, is_jobs_address, require_ray, submit_job
+from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
+from vlsb.sweep.plan import Plan, load_plan, plan_schema
+from vlsb.sweep.tasks import Places, fetch_runs
 from vlsb.sweep.weights import prepare
 
 _REFRESH_S = 1.0
@@ -46,10 +51,15 @@ class SweepWishes:
     display: str | None = None
     yes: bool = False
 
-    def environment(self) -> dict[str, str]:
-        """What every command of the sweep is given."""
-        own = {"HF_HUB_OFFLINE": "1"} if self.offline else {}
-        return {**os.environ, **own, **({"VLSB_YES": "1"} if self.yes else {})}
+    def own_environment(self) -> dict[str, str]:
+        """What every command of the sweep is told beside its machine's own environment."""
+        return ({"HF_HUB_OFFLINE": "1"} if self.offline else {}) | ({"VLSB_YES": "1"} if self.yes else {})
+
+
+class Runner(Protocol):
+    """Carries the works of a board out, until all have ended or `stop` is set."""
+
+    async def run(self, stop: asyncio.Event) -> None: ...
 
 
 def schema_text() -> str:
@@ -60,22 +70,41 @@ def schema_text() -> str:
 def sweep(wishes: SweepWishes, screen: Screen) -> int:
     """Run what is left of a plan and return the exit code: the first that a cell ended with, if not 0."""
     plan = load_plan(wishes.plan)
+    if wishes.ray is not None:
+        require_ray()
+        if is_jobs_address(wishes.ray):
+            return submit_job(wishes.ray, Path(plan.place), ["--offline"] * wishes.offline)
+    if wishes.slurm:
+        require_slurm()
     found = matrix(plan)
     board = Board()
     kind = chosen_display(wishes.display)
     if kind != "rich":
         board.changed = live_lines(screen.notice)
+    places = Places(plan.output_dir, plan.remote)
+    for work in found.works:
+        fetch_runs(work, places)
     board.add(found.works)
-    runner = SweepHere(
+    loops.run(_watched(_runner(plan, wishes, board, places).run, board, screen, kind))
+    return _finish(board, wishes, screen)
+
+
+def _runner(plan: Plan, wishes: SweepWishes, board: Board, places: Places) -> Runner:
+    """Who carries a sweep out, as wished."""
+    if wishes.ray is not None:
+        return SweepOnRay(board, wishes.ray, places, wishes.own_environment(), plan.retries)
+    if wishes.slurm:
+        return SweepOnSlurm(board, plan.slurm, places, wishes.own_environment(), plan.retries)
+    if plan.remote:
+        raise ConfigError(f"output-dir: {plan.remote} is for --ray and --slurm. Here, name a folder.")
+    return SweepHere(
         board,
         Slots(list_gpus(os.environ).checked().gpus),
-        wishes.environment(),
+        {**os.environ, **wishes.own_environment()},
         plan.output_dir / "logs",
         plan.retries,
         replan=partial(matrix, plan) if wishes.watch else None,
     )
-    loops.run(_watched(runner.run, board, screen, kind))
-    return _finish(board, wishes, screen)
 
 
 async def _watched(run: Callable[[asyncio.Event], object], board: Board, screen: Screen, kind: str) -> None:
@@ -127,8 +156,9 @@ def _finish(board: Board, wishes: SweepWishes, screen: Screen) -> int:
         screen.result(render(summaries, width=width, color=color))
     code = board.exit_code()
     if code:
-        left = Board(entries=[each for each in board.entries if each.status is not Status.DONE])
-        screen.notice(tables_text([board_table(left, title="Not done")], width=width, color=False).rstrip())
+        for entry in board.entries:
+            if entry.status is not Status.DONE:
+                screen.line(change_line(entry))
         screen.command(_again(wishes))
     return code
 
@@ -166,7 +196,8 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
         )
     notes = [
         f"{len(found.cells)} cells, {len(found.judging)} judges after them; {board.count(Status.DONE)} done. "
-        f"{len(gpus) or 'No'} GPUs here."
+        f"{len(gpus) or 'No'} GPUs here.",
+        *(f"Not in the plan: {name} ({why})." for name, why in plan.left_out.items()),
     ]
     screen.result(
         tables_text(
@@ -195,9 +226,7 @@ def prepare_nodes(wishes: SweepWishes, screen: Screen) -> int:
     """Fetch all that the cells need, and return 2 where something could not be."""
     found = matrix(load_plan(wishes.plan))
     with Display(wishes.display, screen) as display:
-        problems = loops.run(
-            prepare(found, wishes.environment(), on_progress=display.on_progress, say=screen.notice)
-        )
+        problems = loops.run(prepare(found, os.environ, on_progress=display.on_progress, say=screen.notice))
     for problem in problems:
         screen.line(f"Error: {problem}")
     if not problems:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
@@ -166,6 +166,18 @@ def _present_bytes(folder: Path) -> int | None:
     return sum(sizes[name] for name in _tensor_files(sizes)) or None
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint with all its weights, none of them cut, as one being written is."""
+    try:
+        _local(folder, None).check_weights()
+        for name in _weight_files(folder):
+            with (folder / name).open("rb") as file:
+                _checked_header(file, folder / name)
+    except (ConfigError, OSError):
+        return False
+    return True
+
+
 # Content.
 
 
@@ -203,20 +215,26 @@ def file_digest(path: Path) -> str:
 def _sample_digest(path: Path) -> str:
     """Header and the middle of each tensor. Raises ConfigError for a file that is cut or none at all."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
-        if not header or len(header) != length:
-            raise ConfigError(f"{path}: not a safetensors file.")
-        spans = sorted(_spans(header, path))
+        header, spans = _checked_header(file, path)
         start = file.tell()
-        if start + max((end for _, end in spans), default=0) != path.stat().st_size:
-            raise ConfigError(f"{path}: its size does not fit its header. Was it copied whole?")
         digest = hashlib.sha256(header)
         for begin, end in spans:
             length = min(SAMPLED_BYTES, end - begin)
             file.seek(start + begin + (end - begin - length) // 2)
             digest.update(file.read(length))
     return digest.hexdigest()
+
+
+def _checked_header(file: IO[bytes], path: Path) -> tuple[bytes, list[tuple[int, int]]]:
+    """The header and where the tensors lie behind it. Raises ConfigError for a file that is cut or none."""
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
+    if not header or len(header) != length:
+        raise ConfigError(f"{path}: not a safetensors file.")
+    spans = sorted(_spans(header, path))
+    if file.tell() + max((end for _, end in spans), default=0) != path.stat().st_size:
+        raise ConfigError(f"{path}: its size does not fit its header. Was it copied whole?")
+    return header, spans
 
 
 def _spans(header: bytes, path: Path) -> Iterator[tuple[int, int]]:

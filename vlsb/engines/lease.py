@@ -107,7 +107,13 @@ async def engine_lease(
     # Two folders may have one name; a name of the catalog has one meaning.
     if running is None or not is_plain or model.name not in PROFILES:
         engine, wishes = await ready_engine(
-            model, wishes, environment=environment, may_install=may_install, on_progress=report, say=say
+            model,
+            wishes,
+            environment=environment,
+            may_install=may_install,
+            on_progress=report,
+            say=say,
+            is_running=running is not None,
         )
         plan = await plan_start(model, wishes, engine, environment=environment, on_progress=report)
     if running is not None:
@@ -316,10 +322,12 @@ async def ready_engine(
     may_install: MayInstall,
     on_progress: OnProgress = ignore,
     say: Callable[[str], None] = _say_nothing,
+    is_running: bool = False,
 ) -> ReadyEngine:
     """The engine that `--engine` says, installed first if it is missing and `may_install` agrees.
 
-    What would stop the model later is found before. EngineMissingError names the command that installs.
+    What would stop the model later is found before; of one that `is_running`, that has its memory already,
+    nothing. EngineMissingError names the command that installs.
     """
     pin, places = model.engine, Places.of(environment)
     listing = (await in_thread(lambda _: list_gpus(environment))).checked()
@@ -342,8 +350,9 @@ async def ready_engine(
         size = pin.gpu_disk_bytes if has_gpu else pin.cpu_disk_bytes
         if not await may_install(InstallOffer(engine_title(pin, has_gpu=has_gpu), size, error)):
             raise
-    wishes = with_free_gpus(model, wishes, listing.gpus, environment.get("CUDA_VISIBLE_DEVICES"))
-    await in_thread(lambda _: check_start(model, wishes, engine, places, listing, environment))
+    if not is_running:
+        wishes = with_free_gpus(model, wishes, listing.gpus, environment.get("CUDA_VISIBLE_DEVICES"))
+        await in_thread(lambda _: check_start(model, wishes, engine, places, listing, environment))
     if engine is not None:
         return ReadyEngine(engine, wishes)
     say(f"Installing {engine_title(pin, has_gpu=has_gpu)} into {places.engines}.")

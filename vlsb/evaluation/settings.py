@@ -234,12 +234,9 @@ async def _lease_judges(
     taken = [engine.wishes.gpus for engine in resolved.engines.values()]
     for name, profile in resolved.local_judges.items():
         model = await in_thread(partial(_identify, profile))
-        wishes = Wishes(
-            engine=options.engine,
-            max_tokens=_JUDGE_CONTEXT_TOKENS,
-            start_timeout_s=options.start_timeout,
-            gpus=GpuLease.parse(options.gpus) if resolved.plan.target is None else GpuLease(),
-        )
+        wishes = judge_wishes(options)
+        if resolved.plan.target is not None:
+            wishes = replace(wishes, gpus=GpuLease())
         beside = with_gpus_left(model, wishes, there, taken)
         is_alone = beside is None
         engine = await held.enter_async_context(lease(model, beside or wishes))
@@ -293,6 +290,16 @@ def engine_wishes(options: RunOptions) -> Wishes:
         engine=options.engine,
         engine_options=options.engine_options,
         start_timeout_s=options.start_timeout,
+    )
+
+
+def judge_wishes(options: RunOptions) -> Wishes:
+    """What options ask of a judge's engine."""
+    return Wishes(
+        engine=options.engine,
+        max_tokens=_JUDGE_CONTEXT_TOKENS,
+        start_timeout_s=options.start_timeout,
+        gpus=GpuLease.parse(options.gpus),
     )
 
 

@@ -73,8 +73,12 @@ class Board:
             entry.work.is_cell and entry.status in (Status.WAITING, Status.RUNNING) for entry in self.entries
         )
         for entry in self.entries:
-            if entry.status is Status.WAITING and (entry.work.is_cell or not has_cells):
+            if entry.status is not Status.WAITING or (has_cells and not entry.work.is_cell):
+                continue
+            if entry.work.can_start():
                 yield entry
+            else:
+                self.fail(entry, "no cell has a run that it could judge")
 
     def count(self, status: Status) -> int:
         """How many works stand there."""

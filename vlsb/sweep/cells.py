@@ -58,10 +58,13 @@ class Work:
 
     def is_done(self) -> bool:
         """Whether a command would find nothing to do. Raises StoreError for a damaged run."""
-        there = [run for run in self.runs if is_run(run)]
-        if self.is_cell and not there:
-            return False
-        return all(_is_done(load_state(run), self.judges, is_cell=self.is_cell) for run in there)
+        return all(
+            is_run(run) and _is_done(load_state(run), self.judges, is_cell=self.is_cell) for run in self.runs
+        )
+
+    def can_start(self) -> bool:
+        """Whether there is anything to work on: a judge needs a run."""
+        return self.is_cell or any(is_run(run) for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from vlsb.sweep.cells import Matrix, Work
 
 STOP_GRACE_S = 60.0
 """Seconds that a cell has to store what is in flight and to end its engine."""
-WATCH_EVERY_S = 30.0
+WATCH_EVERY_S = 5.0
 _FREE_SHARE = 0.8
 _FETCH = "import sys; from vlsb.sweep.weights import fetch; fetch(sys.argv[1], sys.argv[2] or None)"
 

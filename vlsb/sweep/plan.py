@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args
 import msgspec
 
 from vlsb import strict_yaml
+from vlsb.engines.checkpoint import is_whole
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option, RunOptions
 
@@ -35,6 +36,7 @@ _JUDGE_NAMES = [n for n in _FIELDS if n.startswith("judge_") or n in _OF_JUDGES 
 _TARGET_NAMES = [n for n in _FIELDS if not n.startswith("judge_") and n not in _OF_JUDGES]
 _MOST_GPUS = 1024
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -121,6 +123,14 @@ _PlanFile: Any = msgspec.defstruct(
         ("output_dir", str | None, None),
         ("retries", Annotated[int, msgspec.Meta(ge=0, le=100)], 1),
         ("slurm", Slurm, msgspec.field(default_factory=Slurm)),
+        (
+            "left_out",
+            Annotated[
+                dict[str, str],
+                msgspec.Meta(description="Models that the plan is without, and why; --dry-run shows them."),
+            ],
+            msgspec.field(default_factory=dict),
+        ),
     ],
     rename="kebab",
     forbid_unknown_fields=True,
@@ -159,7 +169,11 @@ class JudgeChoice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan as it was written. Relative paths in it are seen from the folder where `vlsb` is started."""
+    """A plan as it was written. Relative paths in it are seen from the folder where `vlsb` is started.
+
+    Runs are in `output_dir`. With a `remote` address (`s3://...`) they are synced with that, and
+    `output_dir` is the folder on each node.
+    """
 
     place: str
     models: tuple[ModelEntry, ...]
@@ -167,8 +181,10 @@ class Plan:
     protocols: Mapping[str, Mapping[str, Any]]
     epochs: tuple[int, ...]
     output_dir: Path
+    remote: str
     retries: int
     slurm: Slurm
+    left_out: Mapping[str, str]
 
     def at(self, line: int) -> str:
         """A place in the file, as errors name it."""
@@ -197,6 +213,9 @@ def load_plan(name: str) -> Plan:
     defaults = _options(found.defaults)
     judge_defaults = {key: value for key, value in defaults.items() if key in _JUDGE_NAMES}
     target_defaults = {key: value for key, value in defaults.items() if key in _TARGET_NAMES}
+    said = found.output_dir or ""
+    remote = said.rstrip("/") if _ADDRESS.match(said) else ""
+    local = said if said and not remote else f"outputs/{path.stem}"
     epochs = found.epochs if isinstance(found.epochs, list) else [found.epochs]
     plan = Plan(
         place=str(path),
@@ -221,25 +240,31 @@ def load_plan(name: str) -> Plan:
         ),
         protocols={name: _options(each) for name, each in found.protocols.items()} or {"": {}},
         epochs=tuple(dict.fromkeys(epochs)),
-        output_dir=Path(found.output_dir or Path("outputs") / path.stem),
+        output_dir=Path(local).absolute(),
+        remote=remote,
         retries=found.retries,
         slurm=found.slurm,
+        left_out=found.left_out,
     )
     _require_words(plan, document)
     return plan
 
 
 def expand(entry: ModelEntry) -> Iterator[str]:
-    """The models that an entry names: itself, or the folders that match, in the order of their numbers."""
+    """The models that an entry names: itself, or the checkpoints that match, in the order of their numbers.
+
+    One that is still being written is none yet.
+    """
+    is_path = entry.model.startswith(("/", "./", "../", "~"))
+    pattern = Path(entry.model).expanduser().absolute()
     if not entry.is_glob:
-        yield entry.model
+        yield str(pattern) if is_path else entry.model
         return
-    pattern = Path(entry.model).expanduser()
     root = Path(pattern.anchor)
-    found = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
-    for each in sorted(found, key=_natural):
-        # `ckpt/step-1` alone could be an id on the Hub.
-        yield each if each.startswith(("/", "./", "../")) else f"./{each}"
+    found = [
+        str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir() and is_whole(each)
+    ]
+    yield from sorted(found, key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -279,7 +304,7 @@ def _unknown(key: str, path: list[str | int]) -> str:
         "slurm": list(Slurm.__struct_fields__),
     }
     there = names.get(str(path[0]) if path else "", list(_PlanFile.__struct_fields__))
-    if name in _NOT_IN_PLANS:
+    if path and name in _NOT_IN_PLANS:
         return f"{key} cannot be set: a sweep decides that itself, or its command does."
     near = difflib.get_close_matches(name, there, n=1)
     return f"{key} means nothing here." + (f" Did you mean {near[0].replace('_', '-')}?" if near else "")
@@ -303,7 +328,7 @@ def _typed(name: str, value: Any) -> Any:
     if "str" in written:
         # In YAML, `thinking: on` is a switch.
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-    return Path(value).expanduser() if "Path" in written else value
+    return Path(value).expanduser().absolute() if "Path" in written else value
 
 
 def _require_words(plan: Plan, document: strict_yaml.Document) -> None:

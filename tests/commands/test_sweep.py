@@ -1,0 +1,270 @@
+"""`vlsb sweep` on this machine: the matrix, its mistakes, turns, kills, judges after the cells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commands.test_run_local import Desk as LocalDesk
+from tests.support.checkpoints import checkpoint
+from tests.support.command import Vlsb
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import persona
+from tests.support.fake_engine import events
+from tests.support.sweeps import tables, write_plan
+from tests.support.waiting import wait_until
+from vlsb.simulator import SimulatorThread
+
+SAMPLES = 12
+VERDICT = json.dumps({"label": 3, "label_str": "Unsafe", "explanation": "It saw nothing."})
+PROTOCOLS = {"paper": {}, "warm": {"temperature": 0.7}}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+
+
+@pytest.fixture
+def target() -> Iterator[SimulatorThread]:
+    with SimulatorThread(persona) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def local(vlsb: Vlsb, tmp_path: Path, minimal_env: dict[str, str]) -> Iterator[LocalDesk]:
+    desk = LocalDesk(vlsb, tmp_path, minimal_env)
+    yield desk
+    desk.gone()
+
+
+def test_every_cell_is_a_run_that_is_what_vlsb_run_makes(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    plan = write_plan(tmp_path, target, data=data, models=["m1", "m2"], protocols=PROTOCOLS, epochs=[1, 2])
+    words = ["run", "--model", "m1", "--base-url", target.base_url, "--api-key-env", "CANARY_KEY"]
+    words += [
+        "--judge",
+        "judge-model",
+        "--judge-base-url",
+        target.base_url,
+        "--judge-api-key-env",
+        "CANARY_KEY",
+    ]
+    words += ["--data-root", str(data), "--temperature", "0.7", "--epochs", "2", "--name", "m1--warm--2x"]
+
+    swept = vlsb("sweep", plan)
+    alone = vlsb(*words, "--output-dir", str(tmp_path / "alone"))
+
+    assert (swept.code, alone.code) == (0, 0), swept.err
+    found = tables(vlsb, tmp_path / "sweep")
+    assert sorted(found) == sorted(
+        f"m{n}--{protocol}--{epochs}x" for n in (1, 2) for protocol in PROTOCOLS for epochs in (1, 2)
+    )
+    assert found["m1--warm--2x"] == tables(vlsb, tmp_path / "alone")["m1--warm--2x"]
+    assert all(f"{name}: done after" in swept.err for name in found)
+
+
+def test_a_sweep_again_touches_no_finished_cell_and_runs_a_row_added_later(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    vlsb("sweep", write_plan(tmp_path, target, data=data, models=["m1", "m2"]))
+    files = {path: path.stat() for path in (tmp_path / "sweep").glob("m*/**/*") if path.is_file()}
+    asked = len(target.completions)
+
+    again = vlsb("sweep", write_plan(tmp_path, target, data=data, models=["m1", "m2", "m3"]))
+
+    assert again.code == 0, again.err
+    assert {path: path.stat() for path in files} == files
+    assert again.err.count("done before") == 2
+    assert len(target.completions) - asked == asked // 2
+
+
+def test_a_sweep_killed_again_and_again_pays_for_nothing_stored_twice(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    """SIGKILL to the sweep's own process: its cells end with it, and the next goes on."""
+    plan = write_plan(tmp_path, target, data=data, models=["m1", "m2", "m3"])
+    for least in (10, 30):
+        process = vlsb.start("sweep", plan)
+        wait_until(lambda least=least: len(target.completions) >= least, what="requests")
+        process.kill()
+        wait_until(lambda: not _children_of(tmp_path), what="no command of the sweep is left")
+    in_flight_at_most = 2 * 2 * SAMPLES
+
+    last = vlsb("sweep", plan)
+
+    assert last.code == 0, last.err
+    assert all(each["judged"] == SAMPLES for each in tables(vlsb, tmp_path / "sweep").values())
+    straight = 3 * (2 * SAMPLES + 2)
+    assert len(target.completions) <= straight + in_flight_at_most
+
+
+def _children_of(folder: Path) -> list[int]:
+    """The processes that write below a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder / "sweep").encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def test_ctrl_c_ends_the_cells_in_order_and_says_how_to_go_on(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    plan = write_plan(tmp_path, target, data=data)
+    process = vlsb.start("sweep", plan)
+    wait_until(lambda: len(target.completions) >= 5, what="requests")
+
+    process.signal(signal.SIGINT)
+    ended = process.wait()
+
+    assert ended.code == 130
+    assert ended.resume_command == ["vlsb", "sweep", str(plan)]
+    assert not _children_of(tmp_path)
+    assert vlsb.resume(ended).code == 0
+
+
+def test_a_cell_that_fails_ends_no_other(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    broken = {"model": "llava_hf", "weights": str(tmp_path / "nowhere")}
+    plan = write_plan(tmp_path, target, data=data, models=[broken, "m2"], judges=[])
+
+    ended = vlsb("sweep", plan)
+
+    assert ended.code == 7, ended.err
+    assert "llava_hf: failed" in ended.err
+    assert "m2: done" in ended.err
+    assert (tmp_path / "sweep" / "logs" / "llava_hf.log").read_text()
+
+
+# The plan.
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models: [gpt-4o]\nmodel: x\n", "line 2: model means nothing here. Did you mean models?"),
+        ("models:\n  - model: gpt-4o\n    temprature: 1\n", "line 3: temprature means nothing here. Did you"),
+        (
+            "models:\n  - model: gpt-4o\n    temperature: hot\n",
+            "line 3: temperature: Expected float, got str",
+        ),
+        ("models:\n  - model: gpt-4o\n    resume: true\n", "line 3: resume cannot be set"),
+        ("models: []\n", "line 1: models: Expected array of length >= 1"),
+        ("judges: [gpt-4o]\n", "Object missing required field models"),
+        ("models: [gpt-4o]\nmodels: [demo]\n", "line 2: models is set twice"),
+        ("models: [gpt-4o\n", "not YAML"),
+        ("models:\n  - demo\n  - model: demo\n    max-tokens: 9\n", "line 3: demo would write to"),
+        ("models: [demo]\njudges:\n  - nobody-knows-this\n", "line 3"),
+        ("models: [demo]\nprotocols:\n  ../x: {}\n", "line 3: a protocol's name has letters"),
+        ("models:\n  - model: demo\n    api-key-env: sk-abcdefgh12345678\n", "not the name of a variable"),
+        ("models: [demo]\nepochs: 0\n", "line 2: epochs"),
+    ],
+)
+def test_a_mistake_in_a_plan_is_said_with_its_line(vlsb: Vlsb, tmp_path: Path, text: str, said: str) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(text)
+
+    ended = vlsb("sweep", plan, "--dry-run")
+
+    assert ended.code == 2
+    assert said in ended.error
+    assert "sk-abcdefgh" not in ended.err
+
+
+def test_the_schema_knows_every_key_that_a_plan_may_have(vlsb: Vlsb) -> None:
+    schema = json.loads(vlsb("sweep", "--schema").out)
+
+    parts = schema["$defs"]
+    assert {"models", "judges", "protocols", "epochs", "defaults", "output-dir"} <= set(
+        parts["Plan"]["properties"]
+    )
+    assert {"model", "num-gpus", "max-tokens", "data-root"} <= set(parts["Model"]["properties"])
+    assert not parts["Model"]["additionalProperties"]
+
+
+def test_the_papers_plan_is_shown_with_what_it_leaves_out(vlsb: Vlsb) -> None:
+    shown = vlsb("sweep", "paper-table3", "--dry-run", "--offline")
+
+    assert shown.code == 0, shown.err
+    assert "7 cells" in shown.out
+    assert "Qwen2-VL-72B" in shown.out
+    assert not (vlsb.directory / "outputs").exists()
+
+
+# Engines.
+
+
+def test_a_pattern_takes_checkpoints_in_the_order_of_their_numbers(local: LocalDesk, tmp_path: Path) -> None:
+    for step in (1000, 200, 30):
+        checkpoint(tmp_path / "ckpt" / f"step-{step}")
+    plan = write_plan(tmp_path, None, data=local.data, models=["./ckpt/step-*"], judges=[])
+
+    shown = local.vlsb("sweep", plan, "--dry-run")
+
+    places = [shown.out.index(f"step-{step}") for step in (30, 200, 1000)]
+    assert places == sorted(places)
+
+
+def test_cells_take_turns_on_the_gpus_and_the_judge_starts_once_after_them(
+    local: LocalDesk, tmp_path: Path
+) -> None:
+    """Without a GPU, the CPU is the one place that engines take turns in."""
+    for step in (1, 2, 3):
+        checkpoint(tmp_path / "ckpt" / f"step-{step}")
+    judge = str(checkpoint(tmp_path / "judge"))
+    plan = write_plan(
+        tmp_path,
+        None,
+        data=local.data,
+        models=["./ckpt/step-*"],
+        judges=[judge],
+        defaults={"data-root": str(local.data), "engine": str(local.engine)},
+    )
+
+    ended = local.vlsb("sweep", plan, env=local.environment(ANSWER=VERDICT))
+
+    assert ended.code == 0, ended.err
+    assert len(events(local.record, "start")) == 4
+    found = tables(local.vlsb, tmp_path / "sweep")
+    assert [found[name]["judged"] for name in ("step-1", "step-2", "step-3")] == [8, 8, 8]
+
+
+def test_watching_takes_a_checkpoint_that_comes_later(local: LocalDesk, tmp_path: Path) -> None:
+    checkpoint(tmp_path / "ckpt" / "step-1")
+    plan = write_plan(
+        tmp_path,
+        None,
+        data=local.data,
+        models=["./ckpt/step-*"],
+        judges=[],
+        defaults={"data-root": str(local.data), "engine": str(local.engine)},
+    )
+    process = local.vlsb.start("sweep", plan, "--watch", env=local.environment())
+    process.wait_until_said("step-1: done")
+
+    whole = checkpoint(tmp_path / "later" / "step-2")
+    half = tmp_path / "ckpt" / "step-2"
+    shutil.copytree(whole, half)
+    weights = (whole / "model.safetensors").read_bytes()
+    (half / "model.safetensors").write_bytes(weights[:-1])
+    checkpoint(tmp_path / "ckpt" / "step-3")
+    process.wait_until_said("step-3: done")
+    assert "step-2" not in process.err
+
+    (half / "model.safetensors").write_bytes(weights)
+    process.wait_until_said("step-2: done")
+    process.signal(signal.SIGINT)
+    assert process.wait().code == 0

@@ -1,0 +1,49 @@
+"""Plans of sweeps against simulators, and what such a sweep comes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.command import NOT_COMPARED, Vlsb
+from vlsb.simulator import Simulator
+
+
+def write_plan(
+    folder: Path,
+    target: Simulator | None,
+    *,
+    data: Path,
+    models: Sequence[object] = ("m1", "m2", "m3"),
+    judges: Sequence[object] | None = None,
+    protocols: dict[str, dict[str, object]] | None = None,
+    **others: object,
+) -> Path:
+    """A plan whose hosted models are asked at a simulator, and judged there too unless judges are given."""
+    at = {} if target is None else {"base-url": target.base_url, "api-key-env": "CANARY_KEY"}
+    hosted = {"judge": "judge-model"} | (
+        {} if target is None else {"judge-base-url": target.base_url, "judge-api-key-env": "CANARY_KEY"}
+    )
+    plan: dict[str, object] = {
+        "models": [{"model": each, **at} if isinstance(each, str) else each for each in models],
+        "judges": [hosted] if judges is None else list(judges),
+        "defaults": {"data-root": str(data), "backoff": 0.01},
+        "output-dir": str(folder / "sweep"),
+        **({"protocols": protocols} if protocols else {}),
+        **others,
+    }
+    path = folder / "plan.yaml"
+    # JSON is YAML too.
+    path.write_text(json.dumps(plan, indent=1))
+    return path
+
+
+def tables(vlsb: Vlsb, outputs: Path) -> dict[str, dict[str, Any]]:
+    """The summaries of a sweep's runs by their names, without place, cost and duration."""
+    found = vlsb.report(outputs)
+    return {
+        each["run"]: {name: value for name, value in each.items() if name not in NOT_COMPARED}
+        for each in found
+    }

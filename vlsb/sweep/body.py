@@ -1,0 +1,128 @@
+"""What runs on a node: one command as a child that ends with it, its run synced to where all can read it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlsb.engines.process import start_process
+from vlsb.errors import ConfigError, RunLockedError
+
+STOP_GRACE_S = 60.0
+_SYNC_EVERY_S = 30.0
+_LOOK_EVERY_S = 0.2
+# A node that was lost may still be ending its command: its lock goes with it.
+_LOCK_PATIENCE_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A command for a node: the words after `vlsb`, its log, and what of the environment is its own.
+
+    `remote` is the address that its runs are synced with (`s3://...`), by the names of their folders in
+    `local`; empty where `local` is a folder that all nodes share.
+    """
+
+    words: Sequence[str]
+    log: str
+    environment: Mapping[str, str]
+    local: str
+    runs: Sequence[str]
+    remote: str = ""
+
+
+async def carry_out(task: Task) -> int:
+    """Run the command to its end and return its exit code. Cancelled, it is ended in order."""
+    mirrors = [Mirror(f"{task.remote}/{run}", Path(task.local) / run) for run in task.runs if task.remote]
+    for mirror in mirrors:
+        await asyncio.to_thread(mirror.pull)
+    until = asyncio.get_running_loop().time() + _LOCK_PATIENCE_S
+    while True:
+        code = await _run_once(task, mirrors)
+        if code != RunLockedError.exit_code or asyncio.get_running_loop().time() > until:
+            return code
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _run_once(task: Task, mirrors: Sequence[Mirror]) -> int:
+    child = start_process(
+        [sys.executable, "-m", "vlsb", *task.words],
+        environment={**os.environ, **task.environment},
+        log=Path(task.log),
+    )
+    ending = asyncio.create_task(child.wait())
+    try:
+        while not (await asyncio.wait([ending], timeout=_SYNC_EVERY_S if mirrors else None))[0]:
+            for mirror in mirrors:
+                await asyncio.to_thread(mirror.push)
+        return ending.result()
+    finally:
+        if not ending.done():
+            ending.cancel()
+            await child.stop(STOP_GRACE_S)
+        for mirror in mirrors:
+            await asyncio.to_thread(mirror.push)
+
+
+@dataclass(slots=True)
+class Mirror:
+    """A run directory and its copy at an address that fsspec knows (`s3://`, `gs://`, `hf://`, `memory://`).
+
+    Whole files are copied. Verdicts go before responses: one whose response is not there counts for nothing,
+    and the manifest goes first, without which there is no run.
+    """
+
+    address: str
+    local: Path
+    _pushed: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def pull(self) -> None:
+        """Bring the files of the copy here that are longer there: run files only grow. Blocking."""
+        system, root = self._system()
+        if not system.exists(root):
+            return
+        for path in system.find(root):
+            target = self.local / path.removeprefix(root).lstrip("/")
+            if not target.resolve().is_relative_to(self.local.resolve()):
+                raise ConfigError(f"{self.address}: {path} lies outside the run.")
+            if not target.exists() or target.stat().st_size < system.size(path):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                draft = target.with_name(f".{target.name}.part")
+                system.get_file(path, str(draft))
+                draft.replace(target)
+
+    def push(self) -> None:
+        """Copy the files that are new or have grown. Blocking."""
+        system, root = self._system()
+        for path in sorted(self.local.rglob("*"), key=_push_order):
+            if not path.is_file() or path.is_symlink() or path.name.startswith("."):
+                continue
+            name = path.relative_to(self.local).as_posix()
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                seen = (stat.st_size, stat.st_mtime_ns)
+                if self._pushed.get(name) != seen:
+                    system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+                    system.put_file(str(path), f"{root}/{name}")
+                    self._pushed[name] = seen
+
+    def _system(self) -> tuple[Any, str]:
+        # As the Hugging Face Hub's library needs it too, it is there.
+        import fsspec  # type: ignore[import-untyped]
+
+        try:
+            system, root = fsspec.url_to_fs(self.address)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"{self.address}: {error}.") from error
+        return system, str(root).rstrip("/")
+
+
+def _push_order(path: Path) -> tuple[int, str]:
+    ranks = {"run.json": 0, "responses.jsonl": 2}
+    return ranks.get(path.name, 1), str(path)

@@ -1,0 +1,166 @@
+"""A sweep on Slurm, through submitit: arrays of cells, one for each number of GPUs. Placing is Slurm's.
+
+A job that is preempted or runs out of time is put into the queue again by submitit, and its command resumes.
+Jobs live on when the sweep's own process ends: the next one finds them by their numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vlsb.errors import ConfigError, InterruptedRunError
+from vlsb.files import replace_file
+from vlsb.sweep.board import RETRIED, Board, Entry
+from vlsb.sweep.body import Task, carry_out
+from vlsb.sweep.plan import Slurm
+from vlsb.sweep.tasks import Places, fetch_runs, task_of
+
+_POLL_S = 1.0
+_ALIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED")
+
+
+def require_slurm() -> None:
+    """Raise ConfigError where the extra `slurm` is not installed."""
+    if find_spec("submitit") is None:
+        raise ConfigError(
+            "--slurm needs the extra `slurm`. In a clone: uv sync --extra slurm. "
+            "Elsewhere: install vlsb[slurm]."
+        )
+
+
+class NodeBody:
+    """What submitit runs on a node, and runs again from the beginning after a requeue: `vlsb` resumes."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __call__(self) -> int:
+        """The exit code of the command."""
+        return asyncio.run(carry_out(self.task))
+
+    def checkpoint(self) -> Any:
+        """What submitit puts into the queue again when the job's time is over or it is preempted."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(NodeBody(self.task))
+
+
+@dataclass(slots=True)
+class SweepOnSlurm:
+    """One sweep as Slurm jobs. `cluster` is submitit's word: slurm, or local for processes here."""
+
+    board: Board
+    settings: Slurm
+    places: Places
+    environment: Mapping[str, str]
+    retries: int
+    cluster: str = "slurm"
+    _jobs: dict[Entry, Any] = field(default_factory=dict)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Submit what is waiting, and wait for all jobs; when `stop` is set, cancel them."""
+        require_slurm()
+        await asyncio.to_thread(self._adopt)
+        try:
+            while not stop.is_set():
+                await asyncio.to_thread(self._submit, list(self.board.waiting()))
+                if not self._jobs:
+                    return
+                await _sleep_until(stop, _POLL_S)
+                for entry, job in list(self._jobs.items()):
+                    if await asyncio.to_thread(job.done):
+                        del self._jobs[entry]
+                        await asyncio.to_thread(fetch_runs, entry.work, self.places)
+                        self._end(entry, job)
+        finally:
+            if stop.is_set():
+                for job in self._jobs.values():
+                    await asyncio.to_thread(job.cancel, False)
+            self.board.stop()
+
+    def _submit(self, entries: list[Entry]) -> None:
+        """One array for the works that take the same number of GPUs."""
+        import submitit
+
+        groups: dict[int, list[Entry]] = {}
+        for entry in entries:
+            groups.setdefault(entry.work.num_gpus or 0, []).append(entry)
+        for count, group in groups.items():
+            executor = submitit.AutoExecutor(folder=str(self._folder), cluster=self.cluster)
+            executor.update_parameters(**self._parameters(count))
+            with executor.batch():
+                jobs = [
+                    executor.submit(NodeBody(task_of(entry.work, self.places, self.environment)))
+                    for entry in group
+                ]
+            for entry, job in zip(group, jobs, strict=True):
+                self._jobs[entry] = job
+                log = task_of(entry.work, self.places, {}).log
+                self.board.start(entry, f"job {job.job_id}", Path(log))
+        if entries:
+            known = {entry.work.name: job.job_id for entry, job in self._jobs.items()}
+            replace_file(self._record, [msgspec.json.encode(known)])
+
+    def _parameters(self, gpus: int) -> dict[str, Any]:
+        wishes: dict[str, Any] = {
+            "name": "vlsb",
+            "timeout_min": self.settings.time,
+            "cpus_per_task": self.settings.cpus,
+        }
+        if gpus:
+            wishes["gpus_per_node"] = gpus
+        if self.settings.memory_gb:
+            wishes["mem_gb"] = self.settings.memory_gb
+        if self.cluster == "slurm":
+            wishes["slurm_array_parallelism"] = self.settings.at_once
+            wishes |= {
+                f"slurm_{name}": value
+                for name in ("partition", "account")
+                if (value := getattr(self.settings, name))
+            }
+        return wishes
+
+    def _end(self, entry: Entry, job: Any) -> None:
+        failure = job.exception()
+        if failure is None:
+            code = int(job.result())
+        else:
+            entry.why = f"{type(failure).__name__}: see {job.paths.stderr}"
+            code = InterruptedRunError.exit_code
+        self.board.end(entry, code, retries=self.retries, retried=RETRIED | {InterruptedRunError.exit_code})
+
+    def _adopt(self) -> None:
+        """Take up the jobs that an earlier sweep of this plan left in the queue."""
+        import submitit
+
+        if self.cluster != "slurm" or not self._record.exists():
+            return
+        known = msgspec.json.decode(self._record.read_bytes(), type=dict[str, str])
+        for entry in list(self.board.waiting()):
+            if number := known.get(entry.work.name):
+                job: Any = submitit.SlurmJob(folder=str(self._folder), job_id=number)
+                if job.state.upper() in _ALIVE:
+                    self._jobs[entry] = job
+                    self.board.start(entry, f"job {number}", None)
+
+    @property
+    def _folder(self) -> Path:
+        return self.places.local / "slurm"
+
+    @property
+    def _record(self) -> Path:
+        return self._folder / "jobs.json"
+
+
+async def _sleep_until(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

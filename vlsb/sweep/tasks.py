@@ -1,0 +1,38 @@
+"""From a work to the task of a node: where its run is written there, and what its command is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlsb.sweep.body import Mirror, Task
+from vlsb.sweep.cells import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where runs are on each node: in `local`, which all nodes share or sync with the address `remote`."""
+
+    local: Path
+    remote: str = ""
+
+
+def task_of(work: Work, places: Places, environment: Mapping[str, str]) -> Task:
+    """The task of a work."""
+    log = re.sub(r"[^A-Za-z0-9._-]+", "-", work.name)
+    return Task(
+        words=work.command(),
+        log=str(places.local / "logs" / f"{log}.log"),
+        environment=dict(environment),
+        local=str(places.local),
+        runs=[run.name for run in work.runs],
+        remote=places.remote,
+    )
+
+
+def fetch_runs(work: Work, places: Places) -> None:
+    """Bring a work's runs here from the address that nodes sync with, if there is one. Blocking."""
+    for run in work.runs if places.remote else ():
+        Mirror(f"{places.remote}/{run.name}", run).pull()
