@@ -114,7 +114,7 @@ class Mirror:
 
     def _system(self) -> tuple[Any, str]:
         # As the Hugging Face Hub's library needs it too, it is there.
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec
 
         try:
             system, root = fsspec.url_to_fs(self.address)

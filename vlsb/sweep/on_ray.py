@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,8 @@ class SweepOnRay:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Submit everything, and wait; when `stop` is set, cancel what runs and return."""
-        import ray
-
         require_ray()
+        ray: Any = import_module("ray")
         ray.init(
             address=self.address,
             log_to_driver=False,
@@ -61,7 +61,7 @@ class SweepOnRay:
             ignore_reinit_error=True,
         )
         try:
-            self._require_resources(ray.cluster_resources())  # type: ignore[no-untyped-call]
+            self._require_resources(ray.cluster_resources())
             submitted = ray.remote(_body)
             while not stop.is_set():
                 for entry in list(self.board.waiting()):
@@ -139,11 +139,10 @@ def submit_job(address: str, plan: Path, words: list[str]) -> int:
     require_ray()
     import tempfile
 
-    from ray.job_submission import JobStatus, JobSubmissionClient
-
+    jobs: Any = import_module("ray.job_submission")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "plan.yaml").write_bytes(plan.read_bytes())
-        client = JobSubmissionClient(address)
+        client = jobs.JobSubmissionClient(address)
         job = client.submit_job(
             entrypoint=" ".join(["vlsb", "sweep", "plan.yaml", "--ray", "auto", *words]),
             runtime_env={"working_dir": folder},
@@ -152,6 +151,6 @@ def submit_job(address: str, plan: Path, words: list[str]) -> int:
     async def follow() -> int:
         async for lines in client.tail_job_logs(job):
             print(lines, end="", flush=True)  # noqa: T201
-        return 0 if client.get_job_status(job) == JobStatus.SUCCEEDED else 1
+        return 0 if client.get_job_status(job) == jobs.JobStatus.SUCCEEDED else 1
 
     return asyncio.run(follow())
