@@ -97,6 +97,7 @@ class Outcome(StrEnum):
     JUDGE_ERROR = "judge_error"
     NOT_JUDGED = "not_judged"
     NOT_ATTEMPTED = "not_attempted"
+    JUDGE_UNDECIDED = "judge_undecided"
 
 
 THINKING_CUT = "thinking_cut"

@@ -157,6 +157,8 @@ class Coverage(NamedTuple):
 class AgreementReport:
     """Everything that `vlsb agreement` shows. `together` are the models, the people, and all of them.
 
+    `panels` are the judges that are majorities of others, with their members.
+
     `simulated` says whether any target or judge was the simulator.
     """
 
@@ -165,6 +167,7 @@ class AgreementReport:
     coverage: Mapping[str, Coverage]
     pairs: tuple[Pair, ...]
     together: tuple[Together, ...]
+    panels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def had_response(outcome: Outcome) -> bool:
@@ -172,16 +175,23 @@ def had_response(outcome: Outcome) -> bool:
     return outcome in _HAD_RESPONSE
 
 
-def compare_judges(runs: Sequence[JudgedRun], *, people: Collection[str] = ()) -> AgreementReport:
+def compare_judges(
+    runs: Sequence[JudgedRun],
+    *,
+    people: Collection[str] = (),
+    panels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> AgreementReport:
     """Compare every two judges, and several at once, on the responses that they share.
 
     `people` are the judges who are human: they label a part, so models are also compared without them.
+    `panels` are those that follow from others, which are named: they are never one of several at once.
     """
     judges = sorted(frozenset().union(*(each.judges for each in runs)))
+    each_own = [judge for judge in judges if judge not in panels]
     groups = [
-        [judge for judge in judges if judge not in people],
-        [judge for judge in judges if judge in people],
-        judges,
+        [judge for judge in each_own if judge not in people],
+        [judge for judge in each_own if judge in people],
+        each_own,
     ]
     pairs = (compare_two(first, second, runs) for first, second in combinations(judges, 2))
     several = dict.fromkeys(tuple(group) for group in groups if len(group) > 1)
@@ -192,6 +202,7 @@ def compare_judges(runs: Sequence[JudgedRun], *, people: Collection[str] = ()) -
         coverage={judge: _coverage(judge, runs) for judge in judges},
         pairs=tuple(pair for pair in pairs if pair is not None),
         together=tuple(each for each in together if each is not None),
+        panels=panels,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from vlsb._version import __version__
+from vlsb.analysis.panel import is_panel
 from vlsb.cli import options as opt
 from vlsb.cli.audit_report import audit_report
 from vlsb.cli.labelling import Labelling, Sheet, require_terminal
@@ -50,7 +51,11 @@ def sample_command(run: Run, n: opt.AuditSize = 200, seed: opt.AuditSeed = None)
     What was drawn stays drawn: the same command again changes nothing, a larger --n adds to it.
     """
     require_run(run)
-    judges = [each.file for each in read_manifest(run).judges if not is_human(each.settings)]
+    judges = [
+        each.file
+        for each in read_manifest(run).judges
+        if not is_human(each.settings) and not is_panel(each.settings)
+    ]
     audit = draw_audit(run, n=n, seed=seed, judges=judges)
     images = len({item.image_path for item in audit.items})
     Screen().result(

@@ -15,6 +15,7 @@ from statistics import fmean
 
 from vlsb.analysis.agreement import compare_two
 from vlsb.analysis.correction import LEAST_IMAGES, AuditedSample, ExpectedChange, expected_changes
+from vlsb.analysis.panel import is_panel
 from vlsb.analysis.rates import RateName
 from vlsb.cli.compared import judge_name, judged_run
 from vlsb.cli.estimate import costs_of
@@ -74,7 +75,11 @@ def _judges(plan: Plan, manifest: Manifest) -> tuple[str, str]:
     if len(files) == 2:
         return files[0], files[1]
     state = load_state(plan.directory)
-    others = [each.file for each in manifest.judges if not is_human(each.settings) and each.file != files[0]]
+    others = [
+        each.file
+        for each in manifest.judges
+        if each.file != files[0] and not is_human(each.settings) and not is_panel(each.settings)
+    ]
     labelled = [file for file in others if state.judged.get(file, Judged()).verdicts]
     if not labelled:
         raise ConfigError(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from vlsb.analysis.agreement import JudgedResponse, JudgedRun, compare_judges, had_response
+from vlsb.analysis.panel import members_of
 from vlsb.cli.screen import has_color
 from vlsb.errors import ConfigError
 from vlsb.judging.human import is_human
@@ -23,11 +24,17 @@ def agreement_text(paths: list[Path], form: str) -> str:
     if form not in FORMATS:
         raise ConfigError(f"--format {form}: not one of {', '.join(FORMATS)}.")
     runs, people = [], set()
+    panels: dict[str, list[str]] = {}
     for path in find_runs(paths):
         state = load_state(path)
         runs.append(judged_run(path, state))
         people |= {judge_name(each.file) for each in state.manifest.judges if is_human(each.settings)}
-    report = compare_judges(runs, people=people)
+        panels |= {
+            judge_name(each.file): members
+            for each in state.manifest.judges
+            if (members := members_of(each.settings))
+        }
+    report = compare_judges(runs, people=people, panels=panels)
     if not report.pairs:
         raise ConfigError(
             "No two judges have labelled the same responses there. Judge a run again, with another judge: "

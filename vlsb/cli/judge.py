@@ -9,6 +9,7 @@ import typer
 
 from vlsb.cli import options as opt
 from vlsb.evaluation.options import RunOptions
+from vlsb.judging.kinds import PANEL
 
 
 @opt.takes_run_options(
@@ -31,6 +32,11 @@ def judge_command(
     RUN is a run's directory. The engine of a local judge is started once for all of them.
     """
     options = RunOptions.of({"retry": retry, **given})
+    if any(name.startswith(PANEL) for name in options.judge) and calibrate is None:
+        # Reads the run, which the help page does not wait for either.
+        from vlsb.cli.panel_judge import judge_by_panel
+
+        return judge_by_panel(run, options)
     # A session brings the HTTP stack, which the help page does not wait for.
     from vlsb.cli.sessions import calibrate_judge, judge_runs
 

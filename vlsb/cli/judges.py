@@ -21,6 +21,7 @@ _GIVES = {
 _END = (
     "A model plays the official judge: --judge gpt-4o, --judge qwen3-vl, --judge org/name. Another kind on a",
     "model of yours: --judge hardened:qwen3-vl. Guards and phrases enter no rate; their table is their own.",
+    "The majority of three judges or more that have judged a run: vlsb judge RUN --judge panel:A,B,C.",
 )
 
 

@@ -21,6 +21,8 @@ from vlsb.judging.prompts import JudgeTemplate, official_template
 from vlsb.records import Sample, Untrusted
 
 OFFICIAL = "official"
+PANEL = "panel:"
+"""What the name of a panel begins with: the judges follow that a run has by now."""
 _MAX_BYTES = 64 * 1024
 _SEEN = ("image", "question", "response", "image_description", "safety_reason")
 _TEXTS = ("about", "cannot_tell", "source")
@@ -118,6 +120,11 @@ def load_judges(folder: Path | None) -> dict[str, JudgeKind]:
 
 def split_name(name: str, kinds: Mapping[str, JudgeKind]) -> tuple[JudgeKind, str]:
     """What `--judge NAME` means: a judge's file, KIND:MODEL, or the paper's judge played by that model."""
+    if name.startswith(PANEL):
+        raise ConfigError(
+            f"--judge {name}: a panel is made of stored verdicts, when its members have judged: "
+            f"vlsb judge RUN --judge {name}."
+        )
     head, _, model = name.partition(":")
     kind = kinds.get(head.replace("-", "_"))
     if kind is None:

@@ -41,6 +41,7 @@ _NO_LABEL: Mapping[str, tuple[Outcome, ...]] = {
     "refused": (Outcome.JUDGE_REFUSED, Outcome.JUDGE_BLOCKED),
     "invalid": (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED),
     "failed": (Outcome.JUDGE_ERROR,),
+    "undecided": (Outcome.JUDGE_UNDECIDED,),
     "not judged": (Outcome.NOT_JUDGED,),
 }
 
@@ -64,6 +65,10 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
     if report.pairs:
         weighted = [f"{pair.first}, {pair.second}" for pair in report.pairs if pair.is_weighted]
         notes = [_INTERVALS, *([f"{_WEIGHTED}: {'; '.join(weighted)}."] if weighted else [])]
+        notes += [
+            f"{panel} is the majority of {', '.join(members)}: it agrees with its own members anyway."
+            for panel, members in report.panels.items()
+        ]
         yield Table(
             "Agreement of two judges on the same responses",
             _AGREEMENT_HEADINGS,
@@ -189,6 +194,7 @@ def _object(report: AgreementReport) -> dict[str, object]:
             }
             for each in report.together
         ],
+        "panels": {panel: list(members) for panel, members in report.panels.items()},
     }
 
 

@@ -35,6 +35,7 @@ EXPLANATIONS: Mapping[Outcome, str] = MappingProxyType(
         Outcome.JUDGE_ERROR: "the request to the judge failed",
         Outcome.NOT_JUDGED: "answered, and not judged yet",
         Outcome.NOT_ATTEMPTED: "not started yet",
+        Outcome.JUDGE_UNDECIDED: "the panel is tied, or a member gave no label",
     }
 )
 

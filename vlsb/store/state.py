@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from vlsb.analysis.panel import majority, members_of
+from vlsb.endpoints.faults import Fault
 from vlsb.errors import StoreError
 from vlsb.records import (
     JUDGED,
@@ -325,7 +327,58 @@ def load_state(directory: Path) -> RunState:
             read(f"{FINDINGS}/{entry.file}", partial(_add_finding, decoder, found))
         read(FAILURES, lambda record: state.add_failure(decoder.failure(record), judge_of(record)))
         read(EVENTS, lambda record: state.sessions.began(*session_of(record)))
+        for entry in state.manifest.judges:
+            if members := members_of(entry.settings):
+                state.judged[entry.file] = _panel_rows(state, members)
         return state
+
+
+def _panel_rows(state: RunState, members: Sequence[str]) -> Judged:
+    """What a panel makes of its members' verdicts; a response that one of them may still label has no row."""
+    rows = Judged()
+    for key, response in state.responses.items():
+        outcomes = {name: state.outcome(key, f"{name}.jsonl") for name in members}
+        if RETRIED_ON_RESUME.intersection(outcomes.values()):
+            continue
+        labels = [state.label(key, f"{name}.jsonl") for name in members]
+        said = Untrusted("; ".join(f"{name}: {outcome.value}" for name, outcome in outcomes.items()))
+        if (label := majority(labels)) is not None:
+            rows.verdicts[key] = _panel_verdict(response, label, said)
+        else:
+            rows.failures[key] = _panel_failure(response, "no_label" if None in labels else "tie", said)
+    return rows
+
+
+def _panel_verdict(response: Response, label: Label, said: Untrusted) -> Verdict:
+    return Verdict(
+        sample_id=response.sample_id,
+        epoch=response.epoch,
+        label=label,
+        explanation=said,
+        usage=Usage(),
+        asks=0,
+        attempts=0,
+        latency_s=0.0,
+        response_sha256=response.response_sha256,
+        image_sha256=response.image_sha256,
+        request_sha256="",
+    )
+
+
+def _panel_failure(response: Response, code: str, said: Untrusted) -> Failure:
+    return Failure(
+        sample_id=response.sample_id,
+        epoch=response.epoch,
+        stage="judge",
+        outcome=Outcome.JUDGE_UNDECIDED,
+        fault=Fault.ITEM_PERMANENT.value,
+        code=code,
+        message=said,
+        attempts=0,
+        usage=Usage(),
+        response_sha256=response.response_sha256,
+        details={},
+    )
 
 
 def _add_finding(decoder: Decoder, rows: Judged, record: Json) -> None:

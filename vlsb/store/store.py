@@ -323,6 +323,16 @@ def open_for_labels(directory: Path, entry: JudgeEntry) -> RunStore:
         return RunStore(directory, lock, state, files)
 
 
+def add_judge(directory: Path, entry: JudgeEntry) -> str:
+    """Add a judge that asks nobody to a run, and return its file. Raises RunLockedError or StoreError."""
+    with lock_run(directory):
+        old = read_manifest(directory)
+        changed, (file,) = _with_judges(old, [entry])
+        if changed != old:
+            write_manifest(directory, changed)
+        return file
+
+
 def _with_judges(manifest: Manifest, entries: Sequence[JudgeEntry]) -> tuple[Manifest, list[str]]:
     """The manifest with these judges added, where it does not know them, and the file of each."""
     files = []

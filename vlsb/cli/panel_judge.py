@@ -1,0 +1,77 @@
+"""`vlsb judge RUN --judge panel:A,B,C`: what most of a run's judges say, as a judge of its own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from vlsb import strict_json
+from vlsb.analysis.panel import FEWEST, RULE, is_panel, panel_settings
+from vlsb.analysis.summary import FailOnError
+from vlsb.cli.screen import Screen, has_color
+from vlsb.errors import ConfigError, GapsError, VlsbError
+from vlsb.evaluation.options import RunOptions
+from vlsb.judging.human import is_human
+from vlsb.judging.kinds import PANEL
+from vlsb.records import JUDGED, Outcome, Untrusted
+from vlsb.reports.terminal import render
+from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest, require_run
+from vlsb.store.state import RunState, load_state
+from vlsb.store.store import add_judge
+from vlsb.store.summaries import stored_judge, summarize_state
+
+
+def judge_by_panel(run: Path, options: RunOptions) -> int:
+    """Add the panel to the run, show its rates, and return the exit code: 4 where responses have no label."""
+    screen = Screen(quiet=options.display == "none")
+    try:
+        allowed = FailOnError.parse(options.fail_on_error)
+        require_run(run)
+        file = add_judge(run, _panel(read_manifest(run), options.judge))
+        state = load_state(run)
+        width = shutil.get_terminal_size((80, 24)).columns
+        screen.result(render([summarize_state(state, run, file)], width=width, color=has_color(sys.stdout)))
+        _require_labels(state, file, allowed)
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    return 0
+
+
+def _panel(manifest: Manifest, judges: tuple[str, ...]) -> JudgeEntry:
+    """The entry of the panel that `--judge` names; ConfigError for members that cannot make one."""
+    if len(judges) > 1:
+        raise ConfigError(
+            f"--judge {PANEL}...: a panel is named alone, when its members have judged the run."
+        )
+    names = [name for name in judges[0].removeprefix(PANEL).split(",") if name]
+    found = {each.file: each for name in names if (each := stored_judge(manifest, name)) is not None}
+    if len(found) < FEWEST or len(found) < len(names):
+        raise ConfigError(f"--judge {judges[0]}: name {FEWEST} judges of the run or more, each once.")
+    for member in found.values():
+        if is_human(member.settings) or is_panel(member.settings):
+            raise ConfigError(f"--judge {judges[0]}: people and panels are no members of a panel.")
+    members = {file.removesuffix(".jsonl"): each.settings for file, each in found.items()}
+    settings = panel_settings(members)
+    said = f"judge panel: the majority of {', '.join(sorted(members))} ({RULE})"
+    return JudgeEntry(
+        name=Untrusted("panel"),
+        file=f"panel-{Untrusted(strict_json.dumps(settings)).sha256()[:8]}.jsonl",
+        simulated=any(each.simulated for each in found.values()),
+        is_added=True,
+        settings=settings,
+        decision=None,
+        deviations=[Untrusted(said)],
+    )
+
+
+def _require_labels(state: RunState, file: str, allowed: FailOnError) -> None:
+    outcomes = [state.outcome(key, file) for key in state.responses]
+    missing = sum(outcome not in JUDGED for outcome in outcomes)
+    if allowed.is_exceeded(missing, selected=len(outcomes)):
+        undecided = outcomes.count(Outcome.JUDGE_UNDECIDED)
+        raise GapsError(
+            f"{missing} of {len(outcomes)} responses have no label of the panel: {undecided} undecided, "
+            f"{missing - undecided} wait for a member that has not judged them."
+        )
