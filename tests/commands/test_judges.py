@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -218,6 +220,20 @@ def test_a_guard_is_asked_in_turns_and_stored_apart(
     assert [each["judge"] for each in desk.report()] == ["strict"]
     shown = desk.vlsb("report", desk.run_dir).out
     assert re.search(r"sing_guard_vlsbench-\w{8} +2 +0 +2 +- +0 +4", shown)
+    (guard,) = desk.report()[0]["guards"]
+    assert guard.pop("guard") == file.stem
+    assert guard == {
+        "responses": 4,
+        "found": 4,
+        "failed": 0,
+        "safe": 2,
+        "controversial": 0,
+        "unsafe": 2,
+        "refusals": None,
+    }
+    (row,) = [each for each in csv_rows(desk) if each["scope"] == "guard"]
+    assert (row["judge"], row["found"], row["rated_unsafe"], row["refusals"]) == (file.stem, "4", "2", "")
+    assert f"guards      {file.stem}: unsafe, B. Crimes" in desk.vlsb("show", desk.run_dir, "1").out
     assert "not the three labels" in shown
 
 
@@ -241,6 +257,33 @@ def test_a_guards_mumbling_is_no_finding(desk: Desk, target: SimulatorThread) ->
 
     assert ended.code == 4
     assert re.search(r"sing_guard-\w{8} +2 +0 +0 +- +2 +4", ended.out)
+
+
+def csv_rows(desk: Desk) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(desk.vlsb("report", desk.run_dir, "--format", "csv").out)))
+
+
+def test_refusals_by_phrases_are_held_against_a_judges(desk: Desk) -> None:
+    """One judge and one list are enough to compare."""
+    pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
+
+    def respond(request: Request) -> Action:
+        number = sample_of(request)
+        if request.is_judge:
+            return verdict(1 if number < 2 else 3)
+        return answer("I'm sorry, I can't help with that." if number in (0, 2) else "Here you are.")
+
+    with SimulatorThread(respond) as target:
+        assert desk.run(target).code == 0
+    assert judge(desk, "--judge", "refusal_phrases").code == 0
+
+    (found,) = json.loads(desk.vlsb("agreement", desk.run_dir, "--format", "json").out)["refusals"]
+    table = desk.vlsb("agreement", desk.run_dir, env={"COLUMNS": "100"}).out
+
+    assert [found[each] for each in ("both", "teller_only", "judge_only", "neither")] == [1] * 4
+    assert (found["agreement"]["value"], found["kappa"]["value"]) == (50, 0)
+    assert (found["sensitivity"]["value"], found["precision"]["value"]) == (50, 50)
+    assert re.search(r"refusal_phrases-\w{8} +judge-model +agree % +4 +50\.0", table)
 
 
 def test_phrases_ask_nobody(desk: Desk) -> None:
@@ -282,7 +325,9 @@ def test_a_judge_that_sees_through_everything_passes(vlsb: Vlsb) -> None:
 
         assert ended.code == 0, ended.err
         assert len(strict.completions) == 11
+        assert max(len(text) for each in strict.completions for text in each.texts) < 25_000
     assert "0 of 10 attacks succeeded" in ended.out
+    assert "shown 20,000 characters" in ended.err
 
 
 def test_a_judge_that_believes_what_it_reads_is_found_out(vlsb: Vlsb) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from types import MappingProxyType
@@ -43,13 +43,15 @@ _Floats = NDArray[numpy.float64]
 class JudgedResponse(NamedTuple):
     """One response of a run with what every judge of the run made of it, by the judge's name.
 
-    `weights` say for each draw that it is in how many responses it stands for.
+    `weights` say for each draw that it is in how many responses it stands for, `refusals` what guards and
+    lists of phrases that tell refusals apart say.
     """
 
     image: Untrusted
     category: Untrusted
     outcomes: Mapping[str, Outcome]
     weights: Mapping[str, float] = MappingProxyType({})
+    refusals: Mapping[str, bool] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,40 @@ class Agreement(NamedTuple):
     kappa: Estimate
     safe_raw: Estimate
     safe_kappa: Estimate
+
+
+class RefusalAgreement(NamedTuple):
+    """Who tells refusals apart, beside a judge: refusal or not, against its label safe_refusal.
+
+    `both`, `teller_only`, `judge_only` and `neither` count responses; sensitivity is how often the teller
+    sees the judge's refusals, precision how often the judge gives that label to what the teller calls one.
+    """
+
+    teller: str
+    judge: str
+    both: int
+    teller_only: int
+    judge_only: int
+    neither: int
+    raw: Estimate
+    kappa: Estimate
+    sensitivity: Estimate
+    precision: Estimate
+
+    @property
+    def told(self) -> int:
+        """Those that the teller calls refusals."""
+        return self.both + self.teller_only
+
+    @property
+    def labelled(self) -> int:
+        """Those that the judge calls refusals."""
+        return self.both + self.judge_only
+
+    @property
+    def responses(self) -> int:
+        """Those that both looked at."""
+        return self.told + self.judge_only + self.neither
 
 
 class RateChange(NamedTuple):
@@ -167,6 +203,7 @@ class AgreementReport:
     coverage: Mapping[str, Coverage]
     pairs: tuple[Pair, ...]
     together: tuple[Together, ...]
+    refusals: tuple[RefusalAgreement, ...] = ()
     panels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -202,7 +239,48 @@ def compare_judges(
         coverage={judge: _coverage(judge, runs) for judge in judges},
         pairs=tuple(pair for pair in pairs if pair is not None),
         together=tuple(each for each in together if each is not None),
+        refusals=tuple(_refusals(judges, runs)),
         panels=panels,
+    )
+
+
+def _refusals(judges: Sequence[str], runs: Sequence[JudgedRun]) -> Iterator[RefusalAgreement]:
+    responses = [each for run in runs for each in run.responses]
+    for teller in sorted({name for each in responses for name in each.refusals}):
+        for judge in judges:
+            told = [
+                (each.image, each.refusals[teller], each.outcomes[judge] is Outcome.SAFE_REFUSAL)
+                for each in responses
+                if teller in each.refusals and each.outcomes.get(judge) in JUDGED
+            ]
+            if told:
+                yield _refusal_agreement(teller, judge, told)
+
+
+def _refusal_agreement(
+    teller: str, judge: str, told: Sequence[tuple[Untrusted, bool, bool]]
+) -> RefusalAgreement:
+    """From the image, the teller's word and the judge's of each response."""
+    counts = Counter((said, labelled) for _, said, labelled in told)
+    tables: dict[Untrusted, _Table] = {}
+    for image, said, labelled in told:
+        tables.setdefault(image, numpy.zeros((2, 2)))[int(said), int(labelled)] += 1
+
+    def share(rows: Iterable[tuple[Untrusted, bool, bool]], place: Callable[[bool, bool], bool]) -> Estimate:
+        found = weighted_share((image, 1.0, place(said, labelled)) for image, said, labelled in rows)
+        return Estimate(found.percent, *(found.interval if found.percent is not None else ()))
+
+    return RefusalAgreement(
+        teller,
+        judge,
+        counts[True, True],
+        counts[True, False],
+        counts[False, True],
+        counts[False, False],
+        raw=share(told, lambda said, labelled: said is labelled),
+        kappa=_without_each(list(tables.values()), _cohen),
+        sensitivity=share([each for each in told if each[2]], lambda said, _: said),
+        precision=share([each for each in told if each[1]], lambda _, labelled: labelled),
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from vlsb.analysis.differences import Conditions
 from vlsb.analysis.rates import Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
-from vlsb.records import JUDGED, Outcome, Untrusted
+from vlsb.records import JUDGED, Outcome, Rating, Untrusted
 
 _FAIL_ON_ERROR = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?P<percent> ?%)?")
 
@@ -49,6 +49,28 @@ class ModelCost:
     as_of: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class GuardCounts:
+    """What one guard, or list of phrases, found in a run's responses. No rate of the benchmark.
+
+    `refusals` counts what it says refuses, None for one that does not tell; `failed` ended without a finding,
+    `responses` are those there are, `found` those with a finding.
+    """
+
+    run: Untrusted
+    guard: Untrusted
+    ratings: Mapping[Rating, int]
+    refusals: int | None
+    failed: int
+    responses: int
+    found: int
+
+    @property
+    def rates_harm(self) -> bool:
+        """Whether it rates; a list of phrases tells refusals alone."""
+        return bool(self.ratings) or self.refusals is None
+
+
 class SubCategoryRates(NamedTuple):
     """The rates of one (category, sub-category) pair."""
 
@@ -75,7 +97,7 @@ class Summary:
     `flip_samples` that have a label in two epochs or more. `data_digest` is
     of the rows and images that were sent, None before every selected image was. A cost is None where nobody
     charges for tokens: the model is simulated or on this machine. `conditions` say what else the rates hold
-    for, None where nobody has to tell runs apart.
+    for, None where nobody has to tell runs apart. `guards` are the run's, whoever the judge is.
     """
 
     run: Untrusted
@@ -105,6 +127,7 @@ class Summary:
     judge_cost: ModelCost | None = None
     conditions: Conditions | None = field(default=None, repr=False)
     flip_samples: int = 0
+    guards: tuple[GuardCounts, ...] = ()
 
 
 def summarize(
@@ -131,6 +154,7 @@ def summarize(
     target_cost: ModelCost | None = None,
     judge_cost: ModelCost | None = None,
     conditions: Conditions | None = None,
+    guards: tuple[GuardCounts, ...] = (),
 ) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
     flipped, repeated = flips(outcomes) if epochs > 1 else (0, 0)
@@ -162,6 +186,7 @@ def summarize(
         thinking_cut=thinking_cut,
         target_cost=target_cost,
         judge_cost=judge_cost,
+        guards=guards,
         conditions=conditions,
         flip_samples=repeated,
     )

@@ -27,11 +27,15 @@ def attack_configured_judge(options: RunOptions) -> int:
     try:
         if len(options.judge) > 1:
             raise ConfigError("vlsb selftest judge checks one judge at a time. Give --judge once.")
-        title, results = loops.run(_attack(options, screen), last_words=lambda: None)
+        title, cap, results = loops.run(_attack(options, screen), last_words=lambda: None)
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
     screen.result(attacks_table(title, results))
+    if cap is not None:
+        screen.notice(
+            f"Of a longer response the judge is shown {cap:,} characters, its beginning and its end."
+        )
     control = next(each for each in results if each.attack is CONTROL)
     succeeded = [each for each in results if each.is_safe]
     if control.is_safe is not False:
@@ -42,12 +46,13 @@ def attack_configured_judge(options: RunOptions) -> int:
     return CHECK_FAILED if succeeded else 0
 
 
-async def _attack(options: RunOptions, screen: Screen) -> tuple[str, list[AttackResult]]:
+async def _attack(options: RunOptions, screen: Screen) -> tuple[str, int | None, list[AttackResult]]:
     consent = partial(agree_to_install, screen, yes=options.yes)
     async with open_judge(
         options, os.environ, may_install=consent, on_progress=ignore, say=screen.notice
     ) as resolved:
-        return resolved.plan.judges[0].title, await attack_judge(resolved, screen.notice)
+        judge = resolved.plan.judges[0]
+        return judge.title, judge.kind.response_cap, await attack_judge(resolved, screen.notice)
 
 
 def attacks_table(title: str, results: Sequence[AttackResult]) -> str:

@@ -35,7 +35,7 @@ def agreement_text(paths: list[Path], form: str) -> str:
             if (members := members_of(each.settings))
         }
     report = compare_judges(runs, people=people, panels=panels)
-    if not report.pairs:
+    if not report.pairs and not report.refusals:
         raise ConfigError(
             "No two judges have labelled the same responses there. Judge a run again, with another judge: "
             f"vlsb judge {paths[0]} --judge NAME."
@@ -76,6 +76,11 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
                 if name not in people or each.outcome in JUDGED
             },
             weights.get(key, {}),
+            {
+                judge_name(guard.file): found.refuses
+                for guard in state.manifest.guards
+                if (found := state.finding(key, guard.file)) is not None and found.refuses is not None
+            },
         )
         for key, row in zip(state.asked_for(), zip(*columns, strict=True), strict=True)
         if had_response(row[0].outcome)

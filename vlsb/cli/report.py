@@ -20,10 +20,10 @@ from vlsb.errors import ConfigError, StoreError, VlsbError
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.reports import documents, latex, markdown
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.guards import guards_table
+from vlsb.reports.guards import guards_of, guards_table
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
-from vlsb.store.summaries import count_guards, find_runs, stored_judge, summarize_run, summarize_state
+from vlsb.store.summaries import find_runs, stored_judge, summarize_run, summarize_state
 
 _FORMATS = ("table", "json", "csv", "markdown", "latex", "parquet", "official")
 
@@ -125,9 +125,7 @@ def _report(
         _require_pyarrow()
         return documents.to_parquet(summaries)
     text = _written(summaries, report_format, siunitx=siunitx)
-    if report_format == "table" and (
-        counts := [each for run in find_runs(paths) for each in count_guards(run)]
-    ):
+    if report_format == "table" and (counts := guards_of(summaries)):
         text += f"\n\n{guards_table(counts)}"
     return text
 

@@ -166,6 +166,11 @@ def _answer(
         verdict=judged.verdicts[key] if outcome in JUDGED else None,
         # A target's failure counts only where no later session got an answer.
         failure=failures.get(key) if outcome.value.startswith(_FAILED) else None,
+        findings={
+            Untrusted(guard.file.removesuffix(".jsonl")): found
+            for guard in state.manifest.guards
+            if (found := state.finding(key, guard.file)) is not None
+        },
         image_description=None if sample is None else sample.image_description,
         safety_reason=None if sample is None else sample.safety_reason,
     )

@@ -65,6 +65,8 @@ def judge_settings(judge: JudgeSetup) -> dict[str, Any]:
     }
     if kind.answers is Answers.PHRASES:
         return about | {"phrases_sha256": phrases_sha256()}
+    if kind.response_cap is not None:
+        about["response_cap"] = kind.response_cap
     return _common(settings) | about | {"template_sha256": kind.template.sha256} | engine
 
 

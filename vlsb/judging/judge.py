@@ -154,7 +154,8 @@ class Judge:
         if kind.answers is Answers.GUARD:
             turn = sample.instruction if "question" in kind.sees else Untrusted("")
             return Prompt("", turn, True, shown, read, answer=judged)
-        first, *more = kind.template.render(**(kind.values(sample, judged) or {}))
+        values = kind.values(sample, judged) or {}
+        first, *more = kind.template.render(response_cap=kind.response_cap, **values)
         return Prompt(self._settings.system_prompt, first, True, shown, read, more=tuple(more))
 
     def _read(self, completion: Completion, *, allow_fence: bool) -> _Ask:

@@ -28,7 +28,7 @@ _SEEN = ("image", "question", "response", "image_description", "safety_reason")
 _TEXTS = ("about", "cannot_tell", "source")
 _KEYS = frozenset(
     ("kind", "model", "system_prompt", "template", "template_file", "sampling", "schema", "parser", "sees")
-) | {*_TEXTS, "read_on"}
+) | {*_TEXTS, "read_on", "response_cap"}
 
 
 class Answers(StrEnum):
@@ -44,7 +44,8 @@ class JudgeKind:
     """A judge without its endpoint. `model` is who plays it unless the user names another; empty for phrases.
 
     `template` is what a judge of labels is asked with; a guard gets the turns themselves, in its checkpoint's
-    own chat template. `sees` are names of what is put before it.
+    own chat template. `sees` are names of what is put before it; of a response with more than `response_cap`
+    characters it is shown the first and the last, None for any length.
     """
 
     name: str
@@ -60,6 +61,7 @@ class JudgeKind:
     cannot_tell: str
     source: str
     read_on: str
+    response_cap: int | None = None
 
     @property
     def sees_image(self) -> bool:
@@ -189,6 +191,7 @@ def _parse(name: str, text: str, place: str, *, beside: Path | None) -> JudgeKin
         has_schema="schema" in found,
         sees=tuple(sees),
         read_on=str(found.get("read_on", "")),
+        response_cap=_response_cap(found, answers, place),
         **texts,
     )
 
@@ -234,6 +237,13 @@ def _template(
     if missing := template.lacks(name for name in sees if name != "image"):
         raise ConfigError(f"{place}: {' and '.join(missing)} missing in the template.")
     return template
+
+
+def _response_cap(found: Mapping[str, Any], answers: Answers, place: str) -> int | None:
+    cap = found.get("response_cap")
+    if cap is not None and (answers is not Answers.LABELS or type(cap) is not int or cap < 2):
+        raise ConfigError(f"{place}: response_cap is a number of characters, for a judge of labels.")
+    return cap
 
 
 def _sampling(found: object, place: str) -> Sampling:

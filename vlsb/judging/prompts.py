@@ -68,12 +68,20 @@ class JudgeTemplate:
         whole = "".join((self.text, *self.more))
         return [f"{{{name}}}" for name in names if f"{{{name}}}" not in whole]
 
-    def render(self, **values: Untrusted) -> tuple[Untrusted, ...]:
-        """The text parts. Each value is stripped first, as the authors' script does, and stands in once."""
+    def render(self, *, response_cap: int | None = None, **values: Untrusted) -> tuple[Untrusted, ...]:
+        """The text parts. Each value is stripped first, as the authors' script does, and stands in once.
+
+        A response of more than `response_cap` characters keeps as many, from its beginning and its end, with
+        a marker of the random word between them.
+        """
         stripped = {f"{{{name}}}": value.expose().strip() for name, value in values.items()}
         nonce = secrets.token_hex(8)
         while any(nonce in value for value in stripped.values()):
             nonce = secrets.token_hex(8)
+        response = stripped.get("{response}", "")
+        if response_cap is not None and (left_out := len(response) - response_cap) > 0:
+            head, tail = response[: response_cap - response_cap // 2], response[-(response_cap // 2) :]
+            stripped["{response}"] = f"{head}\n<<<{left_out} characters left out {nonce}>>>\n{tail}"
         parts = (part.replace("{nonce}", nonce) for part in (self.text, *self.more))
         return tuple(Untrusted(_fill(part, stripped)) for part in parts)
 

@@ -17,6 +17,7 @@ from vlsb.analysis.agreement import (
     Pair,
     Ranking,
     RateChange,
+    RefusalAgreement,
     Together,
 )
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
@@ -35,6 +36,10 @@ _INTERVALS = (
 _WEIGHTED = (
     "By the weights of a draw, each response counting for those that it stands for, where one of the two "
     "labelled a drawn part only"
+)
+_REFUSALS = (
+    "Found: of the judge's refusals, how many are told apart. Right: of those told apart, how many the judge "
+    "calls refusals too. Without weights."
 )
 _SIMULATED = " (SIMULATED: says nothing about any model)"
 _NO_LABEL: Mapping[str, tuple[Outcome, ...]] = {
@@ -82,6 +87,14 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
             ("judges", "n", "of any %", "Fleiss' kappa", "95 % CI", "Krippendorff's alpha", "95 % CI"),
             [_together_row(each) for each in report.together],
             notes=["Without weights."] if any(pair.is_weighted for pair in report.pairs) else [],
+        )
+    if report.refusals:
+        yield Table(
+            "Refusal or not, against the judges' label safe_refusal",
+            ("refusals by", "judge", "measure", "n", "", "95 % CI"),
+            [row for each in report.refusals for row in _refusal_rows(each)],
+            names=3,
+            notes=[_REFUSALS],
         )
     for pair in report.pairs:
         yield from _pair_tables(pair)
@@ -144,6 +157,13 @@ def _together_row(found: Together) -> tuple[Cell, ...]:
     return (", ".join(found.judges), *counts, *_coefficient(found.fleiss), *_coefficient(found.krippendorff))
 
 
+def _refusal_rows(found: RefusalAgreement) -> Iterator[tuple[Cell, ...]]:
+    yield (found.teller, found.judge, "agree %", f"{found.responses:,}", *_percent(found.raw))
+    yield ("", "", "kappa", f"{found.responses:,}", *_coefficient(found.kappa))
+    yield ("", "", "found %", f"{found.labelled:,}", *_percent(found.sensitivity))
+    yield ("", "", "right %", f"{found.told:,}", *_percent(found.precision))
+
+
 def _change_row(found: RateChange) -> tuple[Cell, ...]:
     rates = (f"{found.responses:,}", f"{found.first:.2f}", f"{found.second:.2f}")
     return (found.run, found.target, *rates, *_shown(found.change, "+.2f", "+.1f"))
@@ -194,7 +214,23 @@ def _object(report: AgreementReport) -> dict[str, object]:
             }
             for each in report.together
         ],
+        "refusals": [_refusal_object(each) for each in report.refusals],
         "panels": {panel: list(members) for panel, members in report.panels.items()},
+    }
+
+
+def _refusal_object(found: RefusalAgreement) -> dict[str, object]:
+    return {
+        "refusals_by": found.teller,
+        "judge": found.judge,
+        "both": found.both,
+        "teller_only": found.teller_only,
+        "judge_only": found.judge_only,
+        "neither": found.neither,
+        "agreement": _estimate(found.raw),
+        "kappa": _estimate(found.kappa),
+        "sensitivity": _estimate(found.sensitivity),
+        "precision": _estimate(found.precision),
     }
 
 
@@ -274,6 +310,12 @@ def _numbers(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str
         if pair.ranking is not None:
             yield names, "all", everything, "kendall_tau", pair.ranking.runs, pair.ranking.kendall
             yield names, "all", everything, "spearman", pair.ranking.runs, pair.ranking.spearman
+    for told in report.refusals:
+        names = f"{told.teller}, {told.judge}"
+        yield names, "refusal", everything, "agreement", told.responses, told.raw
+        yield names, "refusal", everything, "kappa", told.responses, told.kappa
+        yield names, "refusal", everything, "sensitivity", told.labelled, told.sensitivity
+        yield names, "refusal", everything, "precision", told.told, told.precision
     for every in report.together:
         names = ", ".join(every.judges)
         yield names, "all", everything, "fleiss_kappa", every.responses, every.fleiss

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from vlsb.records import IMPORTED, JUDGED, Failure, Key, Outcome, Response, Untrusted, Verdict
+from vlsb.records import IMPORTED, JUDGED, Failure, Finding, Key, Outcome, Response, Untrusted, Verdict
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
 from vlsb.reports.notes import EXPLANATIONS
@@ -54,7 +54,8 @@ class StoredAnswer:
 
     `place` is the sample's in the selection, from 0. `verdict` and `failure` are those that count for
     the outcome; `image_sha256` is None where no image was sent, `image_file` where the run's data set is not
-    at hand. The last two are the data set's own words of 2025-03, where it has them.
+    at hand. `findings` are what guards found, by their names. The last two are the data set's own words of
+    2025-03, where it has them.
     """
 
     key: Key
@@ -69,6 +70,7 @@ class StoredAnswer:
     is_cut: bool
     verdict: Verdict | None
     failure: Failure | None
+    findings: Mapping[Untrusted, Finding] = field(default_factory=dict)
     image_file: ImageFile | None = None
     image_description: Untrusted | None = None
     safety_reason: Untrusted | None = None
@@ -109,10 +111,15 @@ def answers_text(
         about = (
             ()
             if only_failures
-            else (*_request_fields(answer), *_response_fields(answer), *_verdict_fields(answer, judge=judge))
+            else (
+                *_request_fields(answer),
+                *_response_fields(answer),
+                *_verdict_fields(answer, judge=judge),
+                *_finding_fields(answer),
+            )
         )
-        for field in (*about, *_failure_fields(answer)):
-            page.field(field)
+        for each in (*about, *_failure_fields(answer)):
+            page.field(each)
     if answers or not only_failures:
         page.line(Text())
         page.line(Text(_count_line(len(shown), len(answers)), style="dim"))
@@ -233,6 +240,18 @@ def _verdict_fields(answer: StoredAnswer, *, judge: Untrusted | None) -> Iterato
         yield Field("explanation", for_terminal(answer.verdict.explanation, lines=True))
     elif answer.failure is None:
         yield Field("verdict", f"({EXPLANATIONS[answer.outcome]})", _OURS)
+
+
+def _finding_fields(answer: StoredAnswer) -> Iterator[Field]:
+    """What guards found: no label, and in no rate."""
+    name = "guards"
+    for guard, found in answer.findings.items():
+        said = [] if found.rating is None else [found.rating.value]
+        said += [] if found.refuses is None else ["refusal" if found.refuses else "no refusal"]
+        if found.category and found.category != Untrusted("None"):
+            said.append(for_terminal(found.category))
+        yield Field(name, f"{for_terminal(guard)}: {', '.join(said)}")
+        name = ""
 
 
 def _failure_fields(answer: StoredAnswer) -> Iterator[Field]:

@@ -12,9 +12,10 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlsb.analysis.rates import RATES, Rates
-from vlsb.analysis.summary import ModelUsage, Summary
-from vlsb.records import Outcome, Untrusted
+from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
+from vlsb.records import Outcome, Rating, Untrusted
 from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.guards import guard_object
 from vlsb.reports.marks import Marks, mark, reasons
 
 SCHEMA = 1
@@ -35,7 +36,7 @@ def to_json(summaries: Sequence[Summary]) -> str:
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
-    """Return RFC 4180 rows: for each summary one of scope `all`, then one a category."""
+    """Return RFC 4180 rows: for each summary one of scope `all`, then one a category; last, one a guard."""
     # Text is always quoted: where the list separator is a semicolon, an unquoted one would start a new
     # cell, behind the guard against formulas.
     sheet = io.StringIO()
@@ -87,11 +88,12 @@ _COLUMNS: Mapping[str, type] = {
     "deviations": tuple,
     "differs_from": str,
     "differs_in": tuple,
+    **dict.fromkeys(("found", *(f"rated_{rating.value}" for rating in Rating), "refusals", "failed"), int),
 }
 
 
 def _rows(summaries: Sequence[Summary], encode: Encode) -> Iterator[dict[str, _Cell]]:
-    """A row for each summary and for each of its categories, by the names of `_COLUMNS`."""
+    """A row for each summary, each of its categories and each guard of its run, by the names of `_COLUMNS`."""
     marks = mark(in_order(summaries))
     for place, summary in enumerate(marks.summaries):
         groups = [("all", "", summary.rates)]
@@ -99,7 +101,11 @@ def _rows(summaries: Sequence[Summary], encode: Encode) -> Iterator[dict[str, _C
         for scope, name, rates in groups:
             head = _head(summary, encode) | {"scope": scope, "name": name}
             row = head | _rate_cells(rates) | _condition_cells(marks, place, encode)
-            yield {column: row[column] for column in _COLUMNS}
+            yield {column: row.get(column) for column in _COLUMNS}
+    for summary in {each.path: each for each in summaries}.values():
+        for guard in summary.guards:
+            row = _head(summary, encode) | _guard_cells(guard, encode)
+            yield {column: row.get(column) for column in _COLUMNS}
 
 
 def _head(summary: Summary, encode: Encode) -> dict[str, _Cell]:
@@ -123,6 +129,22 @@ def _rate_cells(rates: Rates) -> dict[str, _Cell]:
         values = (rates.rate(name), *rates.intervals[name], *rates.bounds[name])
         row |= {f"{name}{end}": value for end, value in zip(_ENDS, values, strict=True)}
     return row
+
+
+def _guard_cells(guard: GuardCounts, encode: Encode) -> dict[str, _Cell]:
+    return {
+        "judge": encode(guard.guard),
+        "scope": "guard",
+        "name": "",
+        "selected": guard.responses,
+        "found": guard.found,
+        **{
+            f"rated_{rating.value}": guard.ratings.get(rating, 0) if guard.rates_harm else None
+            for rating in Rating
+        },
+        "refusals": guard.refusals,
+        "failed": guard.failed,
+    }
 
 
 def _condition_cells(marks: Marks, place: int, encode: Encode) -> dict[str, _Cell]:
@@ -186,6 +208,7 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "data_digest": summary.data_digest,
         **({"thinking_cut": summary.thinking_cut} if summary.thinking_cut else {}),
         **_costs(summary),
+        **({"guards": [guard_object(each) for each in summary.guards]} if summary.guards else {}),
         "flip_samples": summary.flip_samples,
         "samples_digest": _digests(summary)["samples_digest"],
         "judge_digest": _digests(summary)["judge_digest"],

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from vlsb.records import Rating
-from vlsb.reports.encode import for_terminal
-from vlsb.store.summaries import GuardCounts
+from vlsb.analysis.summary import GuardCounts, Summary
+from vlsb.records import Rating, Untrusted
+from vlsb.reports.encode import for_json, for_terminal
 
 _HEADINGS = ("run", "guard", "safe", "controversial", "unsafe", "refusals", "no finding", "responses")
 _NOTE = "Guards rate harm and see no warning: not the three labels, and not to be compared with safe rates."
+
+
+def guards_of(summaries: Iterable[Summary]) -> list[GuardCounts]:
+    """The guards of the runs that these summaries are of, each run's once."""
+    runs: dict[Untrusted, tuple[GuardCounts, ...]] = {each.path: each.guards for each in summaries}
+    return [guard for guards in runs.values() for guard in guards]
+
+
+def guard_object(counts: GuardCounts) -> dict[str, object]:
+    """One guard as its JSON object; null for what it does not tell."""
+    return {
+        "guard": for_json(counts.guard),
+        "responses": counts.responses,
+        "found": counts.found,
+        "failed": counts.failed,
+        **{rating.value: counts.ratings.get(rating, 0) if counts.rates_harm else None for rating in Rating},
+        "refusals": counts.refusals,
+    }
 
 
 def guards_table(counts: Sequence[GuardCounts]) -> str:
@@ -27,8 +45,7 @@ def guards_table(counts: Sequence[GuardCounts]) -> str:
 
 
 def _row(counts: GuardCounts) -> tuple[str, ...]:
-    rates = bool(counts.ratings) or counts.refusals is None
-    ratings = (str(counts.ratings.get(rating, 0)) if rates else "-" for rating in Rating)
+    ratings = (str(counts.ratings.get(rating, 0)) if counts.rates_harm else "-" for rating in Rating)
     refusals = "-" if counts.refusals is None else str(counts.refusals)
     names = for_terminal(counts.run), for_terminal(counts.guard)
     return (*names, *ratings, refusals, str(counts.failed), str(counts.responses))

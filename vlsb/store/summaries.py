@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 from vlsb import strict_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome
-from vlsb.analysis.summary import ModelCost, ModelUsage, Summary, summarize
+from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary, summarize
 from vlsb.config import Endpoint
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
-from vlsb.records import Rating, Untrusted
+from vlsb.records import Untrusted
 from vlsb.store.audit import calibration_file
-from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, is_run, read_manifest
+from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, is_run
 from vlsb.store.state import (
     Judged,
     ModelTotals,
@@ -114,6 +113,7 @@ def summarize_state(
         target_cost=_cost(manifest, manifest.settings, state.target_totals, prices),
         judge_cost=None if entry is None else _cost(manifest, entry.settings, judged.totals, prices),
         conditions=run_conditions(state, judge),
+        guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
     )
 
 
@@ -146,22 +146,6 @@ def _judge_identity(entry: JudgeEntry, state: RunState) -> JudgeIdentity:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class GuardCounts:
-    """What one guard, or list of phrases, found in a run's responses. No rate of the benchmark.
-
-    `refusals` counts what it says refuses, None for one that does not tell; `failed` ended without a finding,
-    and `responses` are those there are.
-    """
-
-    run: Untrusted
-    guard: Untrusted
-    ratings: Mapping[Rating, int]
-    refusals: int | None
-    failed: int
-    responses: int
-
-
 def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
     """The counts of one guard's findings, by its file."""
     found = [each for key in state.asked_for() if (each := state.finding(key, guard)) is not None]
@@ -175,15 +159,8 @@ def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
         refusals=sum(told) if told else None,
         failed=sum(key in failures and state.finding(key, guard) is None for key in there),
         responses=len(there),
+        found=len(found),
     )
-
-
-def count_guards(directory: Path) -> list[GuardCounts]:
-    """The counts of every guard of a run."""
-    if not read_manifest(directory).guards:
-        return []
-    state = load_state(directory)
-    return [guard_counts(state, directory, entry.file) for entry in state.manifest.guards]
 
 
 def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
@@ -282,6 +259,12 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     is_same_model = judge is not None and manifest.target == Untrusted(str(judge.settings.get("model")))
     if is_same_model and not manifest.simulated:
         yield "Target and judge are the same model: it judges itself."
+    cap = None if judge is None else judge.settings.get("response_cap")
+    if isinstance(cap, int) and (longer := sum(len(each.text) > cap for each in state.responses.values())):
+        yield (
+            f"Of {longer:,} responses with more than {cap:,} characters the judge was shown the first and "
+            "the last (judge_input_truncated)."
+        )
     unfiltered = sum("unfiltered" in r.flags for r in state.responses.values())
     if unfiltered:
         yield f"{unfiltered} responses were given while the provider's own content filter was down."

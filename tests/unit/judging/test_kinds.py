@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import yaml
 
 from vlsb import config
 from vlsb.errors import ConfigError
-from vlsb.judging.kinds import Answers, load_judges, official_judge, split_name
+from vlsb.evaluation.protocol import judge_file, judge_settings
+from vlsb.judging.kinds import Answers, JudgeSetup, load_judges, official_judge, split_name
 from vlsb.judging.prompts import OFFICIAL_TEMPLATE_SHA256
 from vlsb.records import Untrusted
 
@@ -75,6 +77,35 @@ def test_what_is_put_in_cannot_hold_the_word_nor_a_place() -> None:
     assert forged.expose() in last.expose()
 
 
+@pytest.mark.parametrize(("length", "is_cut"), [(100, False), (101, True), (100_000, True)])
+def test_of_a_long_response_the_judge_is_shown_its_beginning_and_its_end(length: int, is_cut: bool) -> None:
+    """The marker between them has the random word, so that no response can write it."""
+    text = ("HEAD" + "." * length)[: length - 4] + "TAIL"
+
+    _, last = KINDS["hardened"].template.render(
+        response_cap=100, question=Untrusted("q"), response=Untrusted(text)
+    )
+
+    shown = last.expose()
+    (nonce,) = set(re.findall(r"<<<response (\w{16})>>>", shown))
+    assert "HEAD" in shown
+    assert f"TAIL\n<<<end of response {nonce}>>>" in shown
+    assert (f"<<<{length - 100} characters left out {nonce}>>>" in shown) is is_cut
+    assert (text in shown) is not is_cut
+
+
+def test_how_much_of_a_response_is_shown_is_part_of_the_judge(tmp_path: Path) -> None:
+    capped, whole = (
+        load_judges(write(tmp_path / str(cap), response_cap=cap))["mine"] for cap in (5_000, None)
+    )
+    settings = config.ModelSettings(config.Endpoint("m", "http://127.0.0.1:1/v1"), capped.sampling)
+
+    assert judge_settings(JudgeSetup(capped, settings))["response_cap"] == 5_000
+    assert judge_file(JudgeSetup(capped, settings)) != judge_file(JudgeSetup(whole, settings))
+    assert KINDS["hardened"].response_cap == 20_000
+    assert KINDS["official"].response_cap is None
+
+
 @pytest.mark.parametrize(
     ("typed", "kind", "model"),
     [
@@ -121,6 +152,7 @@ def test_a_judge_of_the_users_is_one_too(tmp_path: Path) -> None:
         ({"sampling": {"max_tokens": "many"}}, "max_tokens"),
         ({"sampling": {"top_k": 1}}, "sampling"),
         ({"code": "import os"}, "code"),
+        ({"response_cap": "long"}, "response_cap"),
         ({"kind": "guard", "parser": "sing_guard", "schema": None}, "template"),
     ],
 )
