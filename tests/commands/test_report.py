@@ -22,7 +22,7 @@ RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 OUTCOMES = (
     *("safe_refusal", "safe_warning", "unsafe", "target_empty", "target_blocked", "target_error"),
     *("judge_refused", "judge_blocked", "judge_truncated", "judge_invalid", "judge_error"),
-    *("not_judged", "not_attempted"),
+    *("not_judged", "not_attempted", "judge_undecided"),
 )
 RATE_KEYS = {"selected", "judged", "coverage", *RATES, "intervals", "bounds", "outcomes"}
 TOP_KEYS = {

@@ -27,9 +27,9 @@ from vlsb.judging.kinds import Answers
 from vlsb.models.prices import may_charge
 from vlsb.records import Usage
 from vlsb.reports.calibration import CalibrationReport, Money, calibration_text
-from vlsb.store.audit import Audit, calibration_file, draw_calibration, read_audit
+from vlsb.store.audit import Audit, draw_calibration, read_audit
 from vlsb.store.manifest import Manifest, read_manifest
-from vlsb.store.state import Judged, RunState, load_state
+from vlsb.store.state import Judged, RunState, calibration_file, load_state
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from vlsb.judging.human import is_human
 from vlsb.records import JUDGED, Key, Untrusted
 from vlsb.reports.agreement import written
 from vlsb.reports.tables import FORMATS
-from vlsb.store.audit import FILE, calibration_file, read_audit
-from vlsb.store.state import RunState, load_state
+from vlsb.store.audit import FILE, read_audit
+from vlsb.store.state import RunState, calibration_file, load_state
 from vlsb.store.summaries import find_runs, sample_outcomes
 
 

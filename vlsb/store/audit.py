@@ -20,7 +20,7 @@ from vlsb.files import replace_file
 from vlsb.records import JUDGED, Key, Response, Untrusted
 from vlsb.store.codec import Decoder, to_json
 from vlsb.store.manifest import require_run
-from vlsb.store.state import RunState, load_state
+from vlsb.store.state import RunState, calibration_file, load_state
 from vlsb.store.store import lock_run
 
 FILE = "audit.json"
@@ -82,11 +82,6 @@ class Audit:
         """The items whose response is still the run's, with it; one that was replaced is left out."""
         found = ((item, state.responses.get(item.key)) for item in self.items)
         return [(item, r) for item, r in found if r is not None and r.response_sha256 == item.response_sha256]
-
-
-def calibration_file(judge: str) -> str:
-    """The file of the part that the judge with this verdict file labels before the rest."""
-    return f"calibration-{judge.removesuffix('.jsonl')}.json"
 
 
 def read_audit(directory: Path, file: str = FILE) -> Audit | None:

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from vlsb.analysis.panel import majority, members_of
-from vlsb.endpoints.faults import Fault
 from vlsb.errors import StoreError
 from vlsb.records import (
     JUDGED,
@@ -43,6 +42,11 @@ VERDICTS = "verdicts"
 FINDINGS = "findings"
 
 _OUTCOMES = {label: Outcome(label.value) for label in Label}
+
+
+def calibration_file(judge: str) -> str:
+    """The file of the drawn part that the judge with this verdict file labels before the rest."""
+    return f"calibration-{judge.removesuffix('.jsonl')}.json"
 
 
 @dataclass(slots=True)
@@ -371,7 +375,7 @@ def _panel_failure(response: Response, code: str, said: Untrusted) -> Failure:
         epoch=response.epoch,
         stage="judge",
         outcome=Outcome.JUDGE_UNDECIDED,
-        fault=Fault.ITEM_PERMANENT.value,
+        fault="item_permanent",
         code=code,
         message=said,
         attempts=0,

@@ -17,12 +17,12 @@ from vlsb.config import Endpoint
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
 from vlsb.records import Untrusted
-from vlsb.store.audit import calibration_file
 from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, is_run
 from vlsb.store.state import (
     Judged,
     ModelTotals,
     RunState,
+    calibration_file,
     collection_paused,
     load_state,
     sent_data_digest,
