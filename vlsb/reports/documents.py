@@ -93,7 +93,7 @@ _COLUMNS: Mapping[str, type] = {
 
 
 def _rows(summaries: Sequence[Summary], encode: Encode) -> Iterator[dict[str, _Cell]]:
-    """A row for each summary, each of its categories and each guard of its run, by the names of `_COLUMNS`."""
+    """A row for each summary, its categories and its run's guards, by the names of `_COLUMNS`."""
     marks = mark(in_order(summaries))
     for place, summary in enumerate(marks.summaries):
         groups = [("all", "", summary.rates)]
