@@ -33,10 +33,10 @@ def judge_command(
     """
     options = RunOptions.of({"retry": retry, **given})
     if any(name.startswith(PANEL) for name in options.judge) and calibrate is None:
-        # Reads the run, which the help page does not wait for either.
+        # Reads the runs, which the help page does not wait for either.
         from vlsb.cli.panel_judge import judge_by_panel
 
-        return judge_by_panel(run, options)
+        return judge_by_panel(runs, options)
     # A session brings the HTTP stack, which the help page does not wait for.
     from vlsb.cli.sessions import calibrate_judge, judge_runs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlsb import strict_json
@@ -22,17 +23,20 @@ from vlsb.store.store import add_judge
 from vlsb.store.summaries import stored_judge, summarize_state
 
 
-def judge_by_panel(run: Path, options: RunOptions) -> int:
-    """Add the panel to the run, show its rates, and return the exit code: 4 where responses have no label."""
+def judge_by_panel(runs: Sequence[Path], options: RunOptions) -> int:
+    """Add the panel to each run, show its rates, and return the exit code: 4 where labels are missing."""
     screen = Screen(quiet=options.display == "none")
     try:
         allowed = FailOnError.parse(options.fail_on_error)
-        require_run(run)
-        file = add_judge(run, _panel(read_manifest(run), options.judge))
-        state = load_state(run)
+        for run in runs:
+            require_run(run)
+        files = [add_judge(run, _panel(read_manifest(run), options.judge)) for run in runs]
+        states = [load_state(run) for run in runs]
+        rows = [summarize_state(*each) for each in zip(states, runs, files, strict=True)]
         width = shutil.get_terminal_size((80, 24)).columns
-        screen.result(render([summarize_state(state, run, file)], width=width, color=has_color(sys.stdout)))
-        _require_labels(state, file, allowed)
+        screen.result(render(rows, width=width, color=has_color(sys.stdout)))
+        for each in zip(runs, states, files, strict=True):
+            _require_labels(*each, allowed)
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
@@ -66,12 +70,12 @@ def _panel(manifest: Manifest, judges: tuple[str, ...]) -> JudgeEntry:
     )
 
 
-def _require_labels(state: RunState, file: str, allowed: FailOnError) -> None:
+def _require_labels(run: Path, state: RunState, file: str, allowed: FailOnError) -> None:
     outcomes = [state.outcome(key, file) for key in state.responses]
     missing = sum(outcome not in JUDGED for outcome in outcomes)
     if allowed.is_exceeded(missing, selected=len(outcomes)):
         undecided = outcomes.count(Outcome.JUDGE_UNDECIDED)
         raise GapsError(
-            f"{missing} of {len(outcomes)} responses have no label of the panel: {undecided} undecided, "
-            f"{missing - undecided} wait for a member that has not judged them."
+            f"{run}: {missing} of {len(outcomes)} responses have no label of the panel: {undecided} "
+            f"undecided, {missing - undecided} wait for a member that has not judged them."
         )
