@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -180,7 +180,8 @@ class Usage:
     """Tokens as the endpoint counted them; None where it did not say.
 
     `reasoning_tokens` are part of the output, `cached_tokens` of the input: read from the provider's cache.
-    `thought_tokens` are in its total only, beside input and output: what Gemini thought.
+    `thought_tokens` are in its total only, beside input and output: what Gemini thought. The last two are the
+    part of input, and of output and thought, that went through a batch API, at its price.
     """
 
     input_tokens: int | None = None
@@ -188,6 +189,8 @@ class Usage:
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
     thought_tokens: int | None = None
+    batch_input_tokens: int | None = None
+    batch_output_tokens: int | None = None
 
     def __add__(self, other: Usage) -> Usage:
         """The sum; a count that neither gives stays unknown."""
@@ -201,7 +204,16 @@ class Usage:
             total(self.reasoning_tokens, other.reasoning_tokens),
             total(self.cached_tokens, other.cached_tokens),
             total(self.thought_tokens, other.thought_tokens),
+            total(self.batch_input_tokens, other.batch_input_tokens),
+            total(self.batch_output_tokens, other.batch_output_tokens),
         )
+
+    def as_batch(self) -> Usage:
+        """The same tokens, all of them through a batch API."""
+        if self.input_tokens is None:
+            return self
+        written = (self.output_tokens or 0) + (self.thought_tokens or 0)
+        return replace(self, batch_input_tokens=self.input_tokens, batch_output_tokens=written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

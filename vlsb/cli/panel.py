@@ -147,7 +147,9 @@ class Panel:
         progress = self.progress
         speed = self._done.per_minute(now, progress.done)
         left = progress.selected - progress.done
-        is_hanging = any(row.view.is_down or row.wait.startswith("no answer") for row in rows)
+        is_hanging = any(
+            row.view.is_down or row.view.batch or row.wait.startswith("no answer") for row in rows
+        )
         return [f"about {_in_short(60 * left / speed)} left"] if speed and left and not is_hanging else []
 
     def _rate(self) -> Text:
@@ -186,7 +188,7 @@ def _table(rows: list[Row], *, has_phases: bool) -> RenderableType:
         cells = (
             row.name,
             f"{view.done:,}",
-            f"{view.in_flight} of {view.limit}{phase}",
+            f"{view.in_flight:,} in batches" if view.batch else f"{view.in_flight} of {view.limit}{phase}",
             "-" if row.per_minute is None else f"{row.per_minute:,.0f}",
             row.wait or "-",
         )
@@ -196,6 +198,8 @@ def _table(rows: list[Row], *, has_phases: bool) -> RenderableType:
 
 def _wait(view: ModelView, silent_s: float) -> tuple[str, bool]:
     """What a model's requests wait for, the gravest first, and whether that is more than its turn."""
+    if view.batch:
+        return view.batch, False
     if view.is_down:
         return "outage detected", True
     if view.closed_for_s >= 0.5:

@@ -537,7 +537,8 @@ class Admission:
         True if the model served it, be it with nothing. Raises GapsError when there is no use in waiting.
         """
         self.account.rates.read_headers(admitted.departure, limits)
-        self._count_tokens(result if isinstance(result, Usage) else result.usage, result)
+        is_answer = isinstance(result, Usage)
+        self._count_tokens(result if isinstance(result, Usage) else result.usage, is_answer=is_answer)
         if isinstance(result, Usage):
             self._answered += 1
             usage, is_served = result, True
@@ -560,13 +561,22 @@ class Admission:
             self._report_limit("")
         return is_served
 
-    def _count_tokens(self, usage: Usage, result: Usage | Decision) -> None:
+    def count_batched(self, usage: Usage, *, is_answer: bool) -> None:
+        """What a request brought that went through a batch: it took no connection and no rate."""
+        self._answered += is_answer
+        self._count_tokens(usage, is_answer=is_answer)
+
+    def batch_usd(self, usage: Usage) -> float | None:
+        """What so many tokens cost through a batch; None where that is unknown."""
+        return None if self._price is None else self._price.batch_usd(usage)
+
+    def _count_tokens(self, usage: Usage, *, is_answer: bool) -> None:
         self._used += usage
         if self._price is None:
             return
         traffic, usd = self.context.traffic, self._price.usd(usage)
         traffic.spent_usd += usd or 0.0
-        if usd is None and isinstance(result, Usage):
+        if usd is None and is_answer:
             traffic.uncounted = traffic.uncounted or self._name
 
     def _count_refusal(self, admitted: Pass, decision: Decision) -> None:

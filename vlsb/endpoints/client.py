@@ -38,7 +38,7 @@ from vlsb.endpoints.retry import Attempts, Ended, Rejections
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import ConfigError, ImageChangedError, ImageError, UnknownModelError, VlsbError
-from vlsb.records import THINKING_CUT, Completion, Untrusted, is_cut
+from vlsb.records import THINKING_CUT, Completion, Key, Untrusted, is_cut
 
 # What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
 _MAY_BE_A_DEATH = (Fault.TRANSIENT, Fault.BAD_PAYLOAD, Fault.RUN_FATAL)
@@ -61,8 +61,14 @@ class EndpointClient:
     """One endpoint as the target or the judge of a run.
 
     `dialect` may change only while `may_adapt` is set, which the preflight does. `thinking_tokens` are
-    what a model gets that turns out to think, None for what it was asked with.
+    what a model gets that turns out to think, None for what it was asked with. `is_batching` says that its
+    requests wait for a batch, which is paid for as a whole; `batched` of them do, and `batch` says how it
+    stands.
     """
+
+    is_batching = False
+    batched = 0
+    batch = ""
 
     def __init__(
         self,
@@ -86,15 +92,13 @@ class EndpointClient:
         self._time = admission.context.time
         self._rejections = Rejections(str(party))
 
-    async def complete(
-        self, compose: Compose, *, sample_id: int, sends_schema: bool = False
-    ) -> Completion | Ended:
-        """The completion, or how it ended without one.
+    async def complete(self, compose: Compose, *, key: Key, sends_schema: bool = False) -> Completion | Ended:
+        """The completion for a response or about one, or how it ended without one.
 
         Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
         """
         began = self._time.clock()
-        attempts = Attempts(sample_id, self._context.policy, self._time)
+        attempts = Attempts(key.sample_id, self._context.policy, self._time)
         with self.admission.sample():
             found = await self._complete(compose, attempts, sends_schema=sends_schema)
         self.timings.total.add(self._time.clock() - began)
@@ -182,19 +186,24 @@ class EndpointClient:
         began: float,
     ) -> Completion | Decision:
         now = time.time()
-        result: CompletionContent | Decision
-        if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
-            thinks_in_text = self.dialect.thinks and not self.dialect.thinks_apart
-            result = read_completion(reply, now=now, thinks_in_text=thinks_in_text)
-        else:
-            result = classify(reply, has_succeeded=self.admission.has_served, attempt=attempts.sent, now=now)
-        if isinstance(result, Decision):
-            result = without_secrets(result, self._redactor)
+        result = self._interpret(reply, attempts.sent, now)
         attempts.usage += result.usage
         limits = named_limits(reply.headers, now=now) if isinstance(reply, httpx.Response) else ()
         if self.admission.report(admitted, result if isinstance(result, Decision) else result.usage, limits):
             self._rejections.reset()
         return result if isinstance(result, Decision) else self._completion(result, attempts, began)
+
+    def _interpret(
+        self, reply: httpx.Response | httpx.RequestError, attempt: int, now: float
+    ) -> CompletionContent | Decision:
+        """The answer in what came back, or what its absence means."""
+        result: CompletionContent | Decision
+        if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
+            thinks_in_text = self.dialect.thinks and not self.dialect.thinks_apart
+            result = read_completion(reply, now=now, thinks_in_text=thinks_in_text)
+        else:
+            result = classify(reply, has_succeeded=self.admission.has_served, attempt=attempt, now=now)
+        return without_secrets(result, self._redactor) if isinstance(result, Decision) else result
 
     def _completion(self, answer: CompletionContent, attempts: Attempts, began: float) -> Completion:
         assert attempts.checksums is not None

@@ -10,7 +10,7 @@ import os
 import ssl
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ import certifi
 import httpx
 
 from vlsb.endpoints.credentials import Credentials
+from vlsb.endpoints.faults import ReplyTooLarge
 from vlsb.endpoints.timings import Marks
 from vlsb.endpoints.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, CappedBody, Upload, WholeReply, Wire
 from vlsb.errors import ConfigError
@@ -100,6 +101,35 @@ def open_client(
         raise ConfigError(f"{base_url!r} is not an address that requests can go to: {error}") from error
 
 
+def open_streaming_client(
+    base_url: str, *, credentials: Credentials, ca_bundle: Path | None, most_bytes: int
+) -> Client:
+    """A client for a library that speaks to an endpoint its own way: replies come in pieces.
+
+    Proxy and certificates are as everywhere. Only our headers leave, whatever the library or its variables in
+    the environment add, and the key is known to nobody above. Raises as `open_client`.
+    """
+    proxy = proxy_of(base_url)
+    tls = tls_context(ca_bundle, trust_environment=not is_loopback(base_url))
+    via = None if proxy is None else httpx.Proxy(proxy, ssl_context=tls if proxy[:6] == "https:" else None)
+    headers = request_headers(credentials)
+
+    async def keep_ours(request: httpx.Request) -> None:
+        kept = {name: request.headers[name] for name in _OF_THE_BODY if name in request.headers}
+        request.headers = httpx.Headers({**kept, **headers})
+
+    return Client(
+        transport=_Streaming(httpx.AsyncHTTPTransport(verify=tls, proxy=via, trust_env=False), most_bytes),
+        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        trust_env=False,
+        follow_redirects=False,
+        event_hooks={"request": [keep_ours]},
+    )
+
+
+_OF_THE_BODY = ("host", "content-type", "content-length", "transfer-encoding")
+
+
 def request_headers(credentials: Credentials) -> dict[str, str]:
     """The headers of every request. The values are secrets."""
     # No compression: completions are small, and a bomb is only bounded by the cap on decoded bytes.
@@ -169,6 +199,48 @@ def _bypasses_proxy(host: str, port: int) -> bool:
         except ValueError:
             continue
     return False
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """A reply's body as it comes, up to a number of bytes."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, most_bytes: int) -> None:
+        self._stream = stream
+        self._left = most_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The pieces; raises ReplyTooLarge."""
+        async for piece in self._stream:
+            self._left -= len(piece)
+            if self._left < 0:
+                raise ReplyTooLarge("the reply is larger than anything that was asked for")
+            yield piece
+
+    async def aclose(self) -> None:
+        """Let the connection go."""
+        await self._stream.aclose()
+
+
+class _Streaming(httpx.AsyncBaseTransport):
+    """httpx's own transport, with replies that are bounded and not compressed."""
+
+    def __init__(self, inner: httpx.AsyncHTTPTransport, most_bytes: int) -> None:
+        self._inner = inner
+        self._most_bytes = most_bytes
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request; the reply's body is read by whoever asked."""
+        response = await self._inner.handle_async_request(request)
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            await response.aclose()
+            raise httpx.DecodingError("the reply is encoded although identity was asked for")
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _Pieces(response.stream, self._most_bytes)
+        return response
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._inner.aclose()
 
 
 class _General(httpx.AsyncBaseTransport):

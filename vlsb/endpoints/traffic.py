@@ -42,6 +42,8 @@ class Traffic:
     left: int | None = None
     most_usd: float | None = None
     spent_usd: float = 0.0
+    # What the batches that are under way are going to cost, by what answers cost so far.
+    promised_usd: float = 0.0
     # Who gave an answer without counting its tokens: nobody knows what that cost.
     uncounted: str | None = None
     in_flight: set[asyncio.Task[object]] = field(default_factory=set)

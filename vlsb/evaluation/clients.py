@@ -24,6 +24,7 @@ from vlsb.config import (
     RetryPolicy,
 )
 from vlsb.endpoints.admission import Accounts, Admission, ConnectionLimit
+from vlsb.endpoints.batch import BatchedClient, open_batches
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client, proxy_of
 from vlsb.endpoints.credentials import Credentials, Redactor
@@ -47,7 +48,7 @@ _SPARE_DESCRIPTORS = 64
 class ClientSetup:
     """What a session's clients are opened with, by name: TARGET, any other is a judge's.
 
-    `accounts` may outlive it. `prices` has those that are known.
+    `accounts` may outlive it. `prices` has those that are known. With `is_batch` requests can wait for one.
     """
 
     models: Mapping[str, ModelSettings]
@@ -63,6 +64,7 @@ class ClientSetup:
     engines: Mapping[str, EngineLease]
     unless_stopped: Callable[[Coroutine[Any, Any, EngineGuard]], Awaitable[EngineGuard]]
     prices: Mapping[str, Price] = field(default_factory=dict)
+    is_batch: bool = False
 
 
 def real_time() -> Time:
@@ -108,14 +110,26 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 guard=guards.get(name),
                 price=setup.prices.get(name),
             )
-            clients[name] = EndpointClient(
-                Party(stage, replace(settings.endpoint, base_url=url)),
+            party = Party(stage, replace(settings.endpoint, base_url=url))
+            kind = BatchedClient if setup.is_batch else EndpointClient
+            client = clients[name] = kind(
+                party,
                 http,
                 admission=admission,
                 dialect=setup.dialects[name],
                 redactor=redactor,
                 thinking_tokens=settings.thinking_tokens,
             )
+            if isinstance(client, BatchedClient):
+                client.service = await held.enter_async_context(
+                    open_batches(
+                        party,
+                        credentials[name],
+                        redactor,
+                        ca_bundle=setup.ca_bundle,
+                        patience_s=setup.policy.outage_timeout_s,
+                    )
+                )
         yield clients
 
 

@@ -198,6 +198,10 @@ class RunOptions:
     dry_run: Annotated[bool, Option("Send 20 samples, then say what the rest would cost.", HelpPanel.RUN)] = (
         False
     )
+    batch: Annotated[
+        bool,
+        Option("Send everything through the providers' batch APIs: cheaper, within a day.", HelpPanel.RUN),
+    ] = False
     max_requests: Annotated[
         int | None, Option("Stop after so many requests; resumable.", HelpPanel.RUN, metavar="N", min=1)
     ] = None

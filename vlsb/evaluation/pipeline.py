@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from vlsb.config import ModelSettings
 from vlsb.endpoints.client import EndpointClient
@@ -80,12 +81,23 @@ class Target:
             model = settings.endpoint.request_model
             return draft(prompt, model=model, sampling=settings.sampling, dialect=dialect)
 
-        found = await self.client.complete(compose, sample_id=sample.id)
+        key = Key(sample.id, epoch)
+        found = await self.client.complete(compose, key=key)
         if isinstance(found, Ended):
             return found
         if not sample.instruction:
             found = replace(found, flags=(*found.flags, EMPTY_TEXT_OMITTED))
-        return Response.of(Key(sample.id, epoch), found)
+        return Response.of(key, found)
+
+
+class Stages(Protocol):
+    """Another order: everything of one stage, then everything of the next."""
+
+    def holds(self, work: Work) -> bool:
+        """Whether a request for a sample is under way since an earlier session."""
+
+    async def run(self, pipeline: Pipeline, works: Sequence[Work]) -> None:
+        """Take samples through target and judges."""
 
 
 class Pipeline:
@@ -118,15 +130,30 @@ class Pipeline:
         # How each was asked when its first sample got through: verified, whatever was tried since.
         self._verified: dict[str, Dialect] = {}
 
-    async def run(self, works: Sequence[Work], *, settled: Mapping[str, Dialect]) -> None:
-        """Evaluate everything pending. Whoever is in `settled` keeps the dialect of an earlier session."""
-        preflight = sorted(works, key=lambda work: work.response is not None)[:PREFLIGHT_SAMPLES]
-        done = await self._preflight(preflight, settled)
+    async def run(
+        self,
+        works: Sequence[Work],
+        *,
+        settled: Mapping[str, Dialect],
+        stages: Stages | None = None,
+    ) -> None:
+        """Evaluate everything pending. Whoever is in `settled` keeps the dialect of an earlier session.
+
+        With `stages` the samples go through these after the preflight, which is for what is not settled then.
+        """
+        preflight = sorted(works, key=lambda work: work.response is not None)
+        if stages is not None:
+            is_settled = self._clients.keys() <= settled.keys()
+            preflight = [] if is_settled else [work for work in preflight if not stages.holds(work)]
+        done = await self._preflight(preflight[:PREFLIGHT_SAMPLES], settled)
         if self._shutdown.reason is None:
             rest = [work for work in works if work.key not in done]
             verified = set(self._verified)
             try:
-                await self._shutdown.run_all([partial(self._evaluate, work) for work in rest])
+                if stages is None:
+                    await self._shutdown.run_all([partial(self._evaluate, work) for work in rest])
+                else:
+                    await stages.run(self, rest)
             finally:
                 # A model that no sample of the preflight got through was asked in what that left it with.
                 if verified != set(self._verified):
@@ -161,26 +188,35 @@ class Pipeline:
 
     async def _evaluate(self, work: Work) -> None:
         """Take one sample as far as it gets."""
-        judges = [name for name, judge in self._judges.items() if judge.file in work.judges]
-        picture, response = work.picture, work.response
-        if isinstance(picture, ImageError):
-            for name in ["target"] if response is None else judges:
-                self._fail(name, _picture_failure(work, picture))
-            return
+        response = await self.respond(work)
         if response is None:
-            assert self._target is not None
-            found = await self._target.respond(work.sample, work.epoch, picture)
-            if isinstance(found, Ended):
-                self._fail_target(work, found)
-                return
-            response = found
-            self._store.add_response(response)
-            self._got_through("target")
-            self._on_outcome(work.key, Outcome.NOT_JUDGED, None)
+            return
+        judges = self.judges_of(work)
         for name in judges[1:]:
-            self._shutdown.spawn(partial(self._assess, name, work.sample, picture, response))
+            self._shutdown.spawn(partial(self.assess, name, work, response))
         for name in judges[:1]:
-            await self._assess(name, work.sample, picture, response)
+            await self.assess(name, work, response)
+
+    def judges_of(self, work: Work) -> list[str]:
+        """The judges that are to label a sample, by name."""
+        return [name for name, judge in self._judges.items() if judge.file in work.judges]
+
+    async def respond(self, work: Work) -> Response | None:
+        """The target's response to a sample, stored; None where it ended without one, which is stored too."""
+        if work.response is not None:
+            return work.response
+        if isinstance(work.picture, ImageError):
+            self._fail("target", _picture_failure(work, work.picture))
+            return None
+        assert self._target is not None
+        found = await self._target.respond(work.sample, work.epoch, work.picture)
+        if isinstance(found, Ended):
+            self._fail_target(work, found)
+            return None
+        self._store.add_response(found)
+        self._got_through("target")
+        self._on_outcome(work.key, Outcome.NOT_JUDGED, None)
+        return found
 
     def _fail_target(self, work: Work, ended: Ended) -> None:
         failure = ended.failure(work.key, _ENDINGS[ended.decision.ends_as])
@@ -192,10 +228,13 @@ class Pipeline:
             self._store.add_failure(failure, None)
         raise ended.changed
 
-    async def _assess(self, name: str, sample: Sample, picture: Picture, response: Response) -> None:
+    async def assess(self, name: str, work: Work, response: Response) -> None:
         """Have one judge label a response, and store what it says."""
+        if isinstance(work.picture, ImageError):
+            self._fail(name, _picture_failure(work, work.picture))
+            return
         judge = self._judges[name]
-        found = await judge.assess(sample, picture, response)
+        found = await judge.assess(work.sample, work.picture, response)
         if isinstance(found, Failure):
             self._fail(name, found)
             return

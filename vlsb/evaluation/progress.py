@@ -28,7 +28,8 @@ class ModelView:
     """Target or judge at a moment. `done` counts what it finished, earlier sessions included.
 
     `answered` counts requests of this session that brought an answer; `waits_for` is why the next one has
-    not been sent. `used` are this session's tokens, `usd` what they cost, None where that is unknown.
+    not been sent. `used` are this session's tokens, `usd` what they cost, None where that is unknown. `batch`
+    says how its batches stand, empty for none.
     """
 
     done: int
@@ -45,6 +46,7 @@ class ModelView:
     failures: Mapping[Outcome, int]
     used: Usage = Usage()
     usd: float | None = None
+    batch: str = ""
 
 
 @dataclass(slots=True)
@@ -159,7 +161,7 @@ class Progress:
         state = client.admission.state()
         return ModelView(
             done=self._done_of(name),
-            in_flight=state.in_flight,
+            in_flight=state.in_flight + client.batched,
             limit=state.limit,
             phase=state.phase.value,
             answered=state.answered,
@@ -172,4 +174,5 @@ class Progress:
             failures={o: n for o, n in self.failed.items() if o.value.startswith(f"{name}_")},
             used=state.used,
             usd=state.usd,
+            batch=client.batch,
         )

@@ -19,10 +19,13 @@ from vlsb._version import __version__
 from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, select
 from vlsb.endpoints.admission import Accounts
+from vlsb.endpoints.batch import BatchedClient
+from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.request import Dialect, first_guess, parse_dialect
 from vlsb.endpoints.traffic import Event, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
+from vlsb.evaluation.batch import BatchQueue, BatchStages, Desk, keys_under_way
 from vlsb.evaluation.clients import ClientSetup, open_clients
 from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Target, Work
@@ -41,7 +44,7 @@ from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_
 from vlsb.judging.judge import Judge
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.prices import Price, PriceTable, load_prices
-from vlsb.models.providers import describe_provider, find_thinking, is_hosted
+from vlsb.models.providers import describe_provider, find_batch_api, find_thinking, is_hosted
 from vlsb.records import Key, Outcome, Picture, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.data_root import remember_data_root
@@ -68,7 +71,8 @@ class Plan:
     are judged; without `judges` responses are only collected. The judges that are `idle`, by the names of
     the session, follow in another one. `only` are the responses to work on, None for all. `max_requests` and
     `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run` when there is enough to forecast the
-    costs from. `profile` is the file for where the session's time went.
+    costs from. `is_batch` sends requests through the providers' batch APIs. `profile` is the file for where the
+    session's time went.
     """
 
     directory: Path
@@ -89,6 +93,7 @@ class Plan:
     max_cost: float | None = None
     prices: PriceTable = field(default_factory=load_prices)
     is_dry_run: bool = False
+    is_batch: bool = False
     idle: frozenset[str] = frozenset()
     only: frozenset[Key] | None = None
 
@@ -339,6 +344,7 @@ async def run_session(
                 )
             works = _pending_works(prepared, store)
             pending = len(works)
+            _require_no_batch_lost(plan, store, works)
             if plan.is_dry_run:
                 works = _spread(works, FORECAST_SAMPLES - (len(list(store.state.asked_for())) - pending))
             store.start(shutdown.stop)
@@ -371,7 +377,7 @@ async def run_session(
                 store.add_event("session_ended", reason=ended if reason is None else type(reason).__name__)
             finally:
                 await store.close()
-        limit = None if profile is None else find_limit(profile)
+        limit = None if profile is None or plan.is_batch else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
     files = set(judge_files(plan, store.manifest).values())
     judges = tuple(file for file in store.judges if file in files)
@@ -419,6 +425,18 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
     return [work for work in works if plan.target is not None or work.response is not None]
 
 
+def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work]) -> None:
+    """ConfigError where a session would ask at once what a batch under way is going to answer."""
+    asked: set[str | None] = set(judge_files(plan, store.manifest).values())
+    asked |= {None} if plan.target is not None else set()
+    held = keys_under_way(store, asked) if not plan.is_batch or plan.is_dry_run else set()
+    if there := [work for work in works if work.key in held]:
+        raise ConfigError(
+            f"{len(there):,} of these samples are in batches under way: asked again, they would be paid for "
+            "twice. Collect them with --batch (or cancel them at the provider, and then collect)."
+        )
+
+
 def _spread(works: Sequence[Work], count: int) -> list[Work]:
     """`count` of the works, evenly over categories and sub-categories; in their order."""
     if count >= len(works):
@@ -448,6 +466,7 @@ async def _evaluate(
         say=listeners.say,
         engines=means.engines,
         unless_stopped=shutdown.unless_stopped,
+        is_batch=plan.is_batch and not plan.is_dry_run,
     )
     images = SentImages(
         prepared.dataset.read, sent_images(store.state), accepts_changed=plan.accept_changed_images
@@ -486,13 +505,38 @@ async def _evaluate(
             on_outcome=progress.update,
             on_dialects=on_dialects,
         )
+        stages = _batch_stages(plan, store, clients, files, means) if setup.is_batch else None
         watcher = asyncio.create_task(listeners.watch(progress))
         try:
-            await pipeline.run(works, settled=settled)
+            await pipeline.run(works, settled=settled, stages=stages)
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
         return progress.models(), stopwatch.stop(plan.transport)
+
+
+def _batch_stages(
+    plan: Plan,
+    store: RunStore,
+    clients: Mapping[str, EndpointClient],
+    files: Mapping[str, str],
+    means: Means,
+) -> BatchStages:
+    """The stages of a session by batch, with a queue for each model."""
+    desk = Desk(store, means.traffic, means.listeners.say, asyncio.sleep)
+    queues = {
+        name: BatchQueue(
+            name,
+            client,
+            desk,
+            files.get(name),
+            find_batch_api(plan.models[name].endpoint),
+            forgets=is_simulated(plan.models[name]),
+        )
+        for name, client in clients.items()
+        if isinstance(client, BatchedClient)
+    }
+    return BatchStages(queues, store, means.shutdown)
 
 
 def judge_files(plan: Plan, manifest: Manifest) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 from vlsb import config, strict_json
 from vlsb.config import Party
 from vlsb.data import Selection, mini_root, parse_limit, require_dataset
+from vlsb.endpoints.batch import require_extra
 from vlsb.endpoints.client import list_models
 from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, load_credentials
@@ -34,7 +35,13 @@ from vlsb.judging.prompts import load_template
 from vlsb.models.catalog import find_profile, name_of_place
 from vlsb.models.prices import load_prices
 from vlsb.models.profile import FAMILIES, ModelProfile
-from vlsb.models.providers import ENGINE_URL, resolve_endpoint, thinking_fields, without_snapshot
+from vlsb.models.providers import (
+    ENGINE_URL,
+    find_batch_api,
+    resolve_endpoint,
+    thinking_fields,
+    without_snapshot,
+)
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.data_root import remembered_data_root
@@ -356,6 +363,7 @@ def _resolve_run(
         is_dry_run=options.dry_run,
         **settings,
     )
+    _require_batches(plan)
     _require_prices(plan)
     return Resolved(plan, credentials, local_judges=_local_judges(options, judges))
 
@@ -375,6 +383,7 @@ def _resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, s
     credentials = _credentials(_judge_models(judges), environment, problems)
     problems.raise_if_any()
     plan = Plan(directory=run, target=None, judges=judges, selection=Selection(), **settings)
+    _require_batches(plan)
     _require_prices(plan)
     return Resolved(plan, credentials, local_judges=_local_judges(options, judges))
 
@@ -384,11 +393,22 @@ def _require_prices(plan: Plan) -> None:
     known = plan.model_prices(datetime.now(UTC).date())
     for name, settings in plan.models.items():
         is_free = settings.endpoint.base_url in (config.SIMULATED_URL, ENGINE_URL)
-        if plan.max_cost is not None and name not in known and not is_free:
+        price = known.get(name)
+        is_known = price is not None and (not plan.is_batch or price.batch_input is not None)
+        if plan.max_cost is not None and not is_known and not is_free:
+            what = "price of a batch" if plan.is_batch else "price"
             raise ConfigError(
-                f"--max-cost: no price is known for {settings.endpoint.model} at "
+                f"--max-cost: no {what} is known for {settings.endpoint.model} at "
                 f"{settings.endpoint.base_url}. Pass its price with --prices FILE, or use --max-requests."
             )
+
+
+def _require_batches(plan: Plan) -> None:
+    """ConfigError where not every model can be asked by batch."""
+    if plan.is_batch:
+        for settings in plan.models.values():
+            find_batch_api(settings.endpoint)
+        require_extra()
 
 
 class _Problems:
@@ -433,6 +453,7 @@ def _shared_settings(
         "ca_bundle": options.ca_bundle,
         "transport": problems.of(lambda: _choice(options, "transport", *TRANSPORTS)),
         "profile": problems.of(lambda: _profile(options)),
+        "is_batch": options.batch,
         "max_requests": options.max_requests,
         "max_cost": options.max_cost,
         "prices": problems.of(lambda: load_prices(options.prices)),

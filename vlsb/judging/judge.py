@@ -110,7 +110,12 @@ class Judge:
         return _ending([first, second], response)
 
     def count(self, ended: Verdict | Finding | Failure) -> None:
-        """Count what was stored; raises GapsError when no verdict can be read any more."""
+        """Count what was stored; raises GapsError when no verdict can be read any more.
+
+        What a batch brought was paid for as a whole, and its failures come in a row: it stops nothing.
+        """
+        if self.client is not None and self.client.is_batching:
+            return
         if not isinstance(ended, Failure):
             self._unreadable.reset()
         elif ended.outcome in ASKED_AGAIN:
@@ -133,7 +138,7 @@ class Judge:
                 prompt, model=model, sampling=sampling, dialect=dialect, response_format=response_format
             )
 
-        found = await asked.complete(compose, sample_id=sample.id, sends_schema=self._kind.has_schema)
+        found = await asked.complete(compose, key=response.key, sends_schema=self._kind.has_schema)
         if not isinstance(found, Ended):
             return self._read(found, allow_fence=not asked.dialect.structured)
         if found.changed is not None:

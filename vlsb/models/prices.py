@@ -50,17 +50,22 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quoted_by: tuple[str, ...] = ()
 
     def usd(self, usage: Usage) -> float | None:
-        """What a request cost; None where its tokens were not reported.
+        """What requests cost; None where their tokens were not reported, or went through a batch unpriced.
 
-        Input read from the provider's cache counts in full where the price of that is unknown.
+        Input read from the provider's cache counts in full where its price is unknown, and in a batch.
         """
         if usage.input_tokens is None:
             return None
-        cached = min(usage.cached_tokens or 0, usage.input_tokens)
+        batch = Usage(usage.batch_input_tokens or 0, usage.batch_output_tokens or 0)
+        batch_usd = self.batch_usd(batch) if batch.input_tokens or batch.output_tokens else 0.0
+        if batch_usd is None:
+            return None
+        sent = usage.input_tokens - (batch.input_tokens or 0)
+        cached = min(usage.cached_tokens or 0, sent)
         cached_price = self.input if self.cached_input is None else self.cached_input
-        output = (usage.output_tokens or 0) + (usage.thought_tokens or 0)
-        fresh = usage.input_tokens - cached
-        return (fresh * self.input + cached * cached_price + output * self.output) / 1e6
+        written = (usage.output_tokens or 0) + (usage.thought_tokens or 0) - (batch.output_tokens or 0)
+        now = ((sent - cached) * self.input + cached * cached_price + written * self.output) / 1e6
+        return now + batch_usd
 
     def batch_usd(self, usage: Usage) -> float | None:
         """The same through the provider's batch API; None where that price is unknown too."""

@@ -46,6 +46,19 @@ class Thinking:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchApi:
+    """A batch API as OpenAI's, with files and batches. One file holds so many requests and bytes at most.
+
+    `share` is what a request costs in it, of its normal price. `sources` say so.
+    """
+
+    share: float
+    sources: tuple[str, ...]
+    most_requests: int = 50_000
+    most_bytes: int = 200_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """A service with an OpenAI-compatible endpoint, and what it is known to do differently.
 
@@ -55,7 +68,8 @@ class Provider:
     `base_url`. `tokens_field`, `unsent` and `structured` are the first guess at its dialect. `thinking` is in
     order: the first that matches holds. `safety` is the default of its safety thresholds, by model, as its
     documentation says. `blocks` is how it withholds an answer, `limit_headers` where it names its limits,
-    `notes` what else is known, `sources` where all this was read, `remembered` what of it was read nowhere.
+    `notes` what else is known, `batch` its batch API where that is as OpenAI's, `sources` where all this was
+    read, `remembered` what of it was read nowhere.
     """
 
     name: str
@@ -73,6 +87,7 @@ class Provider:
     blocks: str = ""
     limit_headers: tuple[str, ...] = ()
     notes: str = ""
+    batch: BatchApi | None = None
     sources: tuple[str, ...] = ()
     remembered: str = ""
 
@@ -98,6 +113,13 @@ PROVIDERS = (
         blocks="`finish_reason` `content_filter`, 400 `content_policy_violation` or `invalid_prompt`; the "
         "model's own refusal may stand in `message.refusal`",
         limit_headers=_REQUESTS_AND_TOKENS,
+        batch=BatchApi(
+            0.5,
+            (
+                "https://help.openai.com/en/articles/9197833-batch-api-faq",
+                "https://platform.openai.com/docs/api-reference/batch/create",
+            ),
+        ),
         sources=("https://platform.openai.com/docs/api-reference/chat",),
         remembered="the row as a whole; which models take `reasoning_effort` `none`",
     ),
@@ -274,6 +296,7 @@ PROVIDERS = (
         blocks="none known",
         limit_headers=(*_REQUESTS_AND_TOKENS, "retry-after"),
         notes="a request above 4 MB, its image included, is a 413",
+        batch=BatchApi(0.5, ("https://console.groq.com/docs/batch",)),
         sources=("https://console.groq.com/docs/vision", "https://console.groq.com/docs/reasoning"),
         remembered="that `max_tokens` is still taken beside `max_completion_tokens`",
     ),
@@ -284,6 +307,7 @@ PROVIDERS = (
         prefix="deepinfra/",
         thinking=(Thinking(re.compile(r".*"), _NONE, _HIGH),),
         blocks="none known",
+        batch=BatchApi(0.8, ("https://deepinfra.com/blog/batch-api",), most_bytes=100_000_000),
         sources=(
             "https://deepinfra.com/docs/openai_api",
             "https://docs.deepinfra.com/chat/reasoning",
@@ -318,12 +342,28 @@ PROVIDERS = (
         ),
     ),
     # Their addresses are an account's or a region's own.
-    Provider("DashScope", "", "DASHSCOPE_API_KEY", hosts=("dashscope.aliyuncs.com",)),
+    Provider(
+        "DashScope",
+        "",
+        "DASHSCOPE_API_KEY",
+        hosts=("dashscope.aliyuncs.com",),
+        batch=BatchApi(
+            0.5,
+            (
+                "https://help.aliyun.com/en/model-studio/batch-interfaces-compatible-with-openai/",
+                "https://help.aliyun.com/zh/dashscope/developer-reference/openai-batch-interface",
+            ),
+            most_bytes=100_000_000,
+        ),
+    ),
     Provider(
         "Azure",
         "",
         "AZURE_OPENAI_API_KEY",
         hosts=("openai.azure.com", "cognitiveservices.azure.com"),
+        batch=BatchApi(
+            0.5, ("https://learn.microsoft.com/en-us/azure/foundry/reference/rest/batches-create-batch",)
+        ),
     ),
 )
 # Day (2024-08-06, 20250929, 05-20), month and day (0613), year and month (2411), a number (001), a channel.
@@ -394,6 +434,23 @@ def find_provider(model: str) -> Provider | None:
 def provider_of(endpoint: Endpoint) -> Provider | None:
     """The provider of an endpoint, None for one that is in no table."""
     return next((each for each in PROVIDERS if each.name == endpoint.provider), None)
+
+
+def find_batch_api(endpoint: Endpoint) -> BatchApi:
+    """The batch API of an endpoint. Raises ConfigError where none is known; any server here may have one."""
+    provider = provider_of(endpoint)
+    if provider is not None and provider.batch is not None:
+        return provider.batch
+    is_here = endpoint.base_url == SIMULATED_URL or is_loopback(endpoint.base_url)
+    if provider is None and endpoint.base_url != ENGINE_URL and is_here:
+        return BatchApi(1.0, ())
+    who = provider.name if provider is not None else "that address"
+    who = "an engine here" if endpoint.base_url == ENGINE_URL else who
+    there = ", ".join(each.name for each in PROVIDERS if each.batch is not None)
+    raise ConfigError(
+        f"--batch: {endpoint.model} is asked at {who}, and no batch API is known there. Those with one: "
+        f"{there}. Leave --batch out."
+    )
 
 
 def describe_provider(endpoint: Endpoint, fields: Mapping[str, Any]) -> dict[str, Any]:

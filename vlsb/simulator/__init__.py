@@ -26,11 +26,13 @@ from vlsb.simulator.actions import (
     verdict,
     wire,
 )
+from vlsb.simulator.batches import BatchPlan
 from vlsb.simulator.requests import Request
 from vlsb.simulator.server import Simulator, SimulatorThread
 
 __all__ = [
     "Action",
+    "BatchPlan",
     "Cut",
     "Drip",
     "Endless",

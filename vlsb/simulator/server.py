@@ -27,6 +27,7 @@ from vlsb.simulator.actions import (
     play,
     wire,
 )
+from vlsb.simulator.batches import Batches
 from vlsb.simulator.requests import Request
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
@@ -119,7 +120,7 @@ class Simulator:
 
     Every `POST .../chat/completions` goes to `responder`; what it raises is kept in `errors` and
     answered with a 500. `routes` ("GET /health" -> action) holds what else is answered and may be
-    changed; any other path is a 404. `on_request` and `on_answered` are called at once, on the loop.
+    changed; `batches` is its batch API, which asks the responder too; any other path is a 404. `on_request` and `on_answered` are called at once, on the loop.
 
     `history`, `errors` and `answered_at` are copies of what is known now, safe to read from any thread.
     """
@@ -138,6 +139,7 @@ class Simulator:
         self.on_request = on_request
         self.on_answered = on_answered
         self.routes: dict[str, Action] = {"GET /health": Reply(), "GET /v1/models": models(model_names)}
+        self.batches = Batches(self._respond)
         self.host = host
         self.port = 0
         self.answered = 0
@@ -302,12 +304,18 @@ class Simulator:
             if self.on_request is not None:
                 self.on_request(request)
             if not _is_completion(request):
-                return self.routes.get(f"{request.method} {request.path}", error(404, message="Not found."))
-            action = self.responder(request)
-            return await action if isinstance(action, Awaitable) else action
+                if (route := self.routes.get(f"{request.method} {request.path}")) is not None:
+                    return route
+                action = await self.batches.answer(request)
+                return error(404, message="Not found.") if action is None else action
+            return await self._respond(request)
         except Exception as failure:  # noqa: BLE001 - the responder is the caller's code: its failure is theirs to see
             self._errors.append(failure)
             return error(500, message="The simulator's responder failed.")
+
+    async def _respond(self, request: Request) -> Action:
+        action = self.responder(request)
+        return await action if isinstance(action, Awaitable) else action
 
 
 def _is_completion(request: Request) -> bool:

@@ -24,7 +24,7 @@ _LONGEST_SHARED = 64
 # A verdict names the checksums that its response has.
 _SHARED = ("response_sha256", "image_sha256")
 
-_RARE_COUNTS = ("cached_tokens", "thought_tokens")
+_RARE_COUNTS = ("cached_tokens", "thought_tokens", "batch_input_tokens", "batch_output_tokens")
 _STAMP = ("session", "elapsed_s", "at")
 
 Kind = TypeVar("Kind")

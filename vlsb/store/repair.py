@@ -13,10 +13,11 @@ from pathlib import Path
 from vlsb import strict_json
 from vlsb.errors import StoreError
 from vlsb.files import new_file, replace_file
+from vlsb.store.batches import BatchStep
 from vlsb.store.codec import Decoder, Json
 from vlsb.store.journal import next_free
 from vlsb.store.manifest import read_manifest, require_run
-from vlsb.store.state import EVENTS, FAILURES, FINDINGS, RESPONSES, VERDICTS, judge_of, session_of
+from vlsb.store.state import BATCHES, EVENTS, FAILURES, FINDINGS, RESPONSES, VERDICTS, judge_of, session_of
 from vlsb.store.store import lock_run
 
 Parse = Callable[[Json], object]
@@ -44,6 +45,7 @@ def repair_run(directory: Path) -> list[Repaired]:
             RESPONSES: decoder.response,
             FAILURES: lambda record: (decoder.failure(record), judge_of(record)),
             EVENTS: session_of,
+            BATCHES: lambda record: decoder.parse(record, BatchStep),
         }
         parsers |= {f"{VERDICTS}/{entry.file}": decoder.verdict for entry in manifest.judges}
         parsers |= {f"{FINDINGS}/{entry.file}": decoder.finding for entry in manifest.guards}

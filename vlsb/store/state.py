@@ -31,6 +31,7 @@ from vlsb.records import (
     data_digest,
     is_cut,
 )
+from vlsb.store.batches import Batch, BatchStep
 from vlsb.store.codec import Decoder, Json
 from vlsb.store.journal import End, read_journal, scan_journal
 from vlsb.store.manifest import Manifest, read_manifest
@@ -38,6 +39,9 @@ from vlsb.store.manifest import Manifest, read_manifest
 RESPONSES = "responses.jsonl"
 FAILURES = "failures.jsonl"
 EVENTS = "events.jsonl"
+BATCHES = "batches.jsonl"
+RESULTS = "batches"
+"""Where the results of batches are, a file each."""
 VERDICTS = "verdicts"
 FINDINGS = "findings"
 
@@ -62,6 +66,8 @@ class ModelTotals:
     reasoning_tokens: int = 0
     cached_tokens: int = 0
     thought_tokens: int = 0
+    batch_input_tokens: int = 0
+    batch_output_tokens: int = 0
     uncounted: int = 0
 
     @property
@@ -72,6 +78,8 @@ class ModelTotals:
             self.output_tokens,
             cached_tokens=self.cached_tokens,
             thought_tokens=self.thought_tokens,
+            batch_input_tokens=self.batch_input_tokens,
+            batch_output_tokens=self.batch_output_tokens,
         )
 
     def add(self, attempts: int, usage: Usage, *, is_answer: bool) -> None:
@@ -83,14 +91,17 @@ class ModelTotals:
         self.reasoning_tokens += usage.reasoning_tokens or 0
         self.cached_tokens += usage.cached_tokens or 0
         self.thought_tokens += usage.thought_tokens or 0
+        self.batch_input_tokens += usage.batch_input_tokens or 0
+        self.batch_output_tokens += usage.batch_output_tokens or 0
 
 
 @dataclass(slots=True)
 class Judged:
     """One judge's rows, the last one for each response. `superseded` counts those that another replaced.
 
-    A judge of labels has `verdicts`, a guard `findings`.
-    `failed_images` are the images that failures named last: a later failure may have sent none.
+    A judge of labels has `verdicts`, a guard `findings`. `requests` counts what was sent for each response,
+    in all stored rows. `failed_images` are the images that failures named last: a later failure may have sent
+    none.
     """
 
     verdicts: dict[Key, Verdict] = field(default_factory=dict)
@@ -98,6 +109,7 @@ class Judged:
     failures: dict[Key, Failure] = field(default_factory=dict)
     failed_images: dict[Key, str] = field(default_factory=dict)
     totals: ModelTotals = field(default_factory=ModelTotals)
+    requests: Counter[Key] = field(default_factory=Counter)
     superseded: int = 0
 
     def add_verdict(self, verdict: Verdict) -> None:
@@ -105,17 +117,20 @@ class Judged:
         key = verdict.key
         self.superseded += key in self.verdicts
         self.verdicts[key] = verdict
+        self.requests[key] += verdict.attempts
         self.totals.add(verdict.attempts, verdict.usage, is_answer=True)
 
     def add_finding(self, finding: Finding) -> None:
         """Count a guard's finding; a later one replaces an earlier."""
         self.superseded += finding.key in self.findings
         self.findings[finding.key] = finding
+        self.requests[finding.key] += finding.attempts
         self.totals.add(finding.attempts, finding.usage, is_answer=True)
 
     def add_failure(self, failure: Failure) -> None:
         """Count a failure of this judge."""
         self.failures[failure.key] = failure
+        self.requests[failure.key] += failure.attempts
         if failure.image_sha256 is not None:
             self.failed_images[failure.key] = failure.image_sha256
         self.totals.add(failure.attempts, failure.usage, is_answer=False)
@@ -162,8 +177,8 @@ class Sessions:
 class RunState:
     """The rows of a run, the last one of each kind for each response, and of each judge apart.
 
-    `failed_images` as in `Judged`, of the target; `superseded`
-    counts responses that a later one replaced; `ends` is how each file that was read ends.
+    `failed_images` and `target_requests` as in `Judged`, of the target; `superseded` counts responses that a
+    later one replaced; `batches` were submitted, by name; `ends` is how each file that was read ends.
     """
 
     manifest: Manifest
@@ -171,8 +186,10 @@ class RunState:
     target_failures: dict[Key, Failure] = field(default_factory=dict)
     failed_images: dict[Key, str] = field(default_factory=dict)
     target_totals: ModelTotals = field(default_factory=ModelTotals)
+    target_requests: Counter[Key] = field(default_factory=Counter)
     judged: dict[str, Judged] = field(default_factory=dict)
     superseded: int = 0
+    batches: dict[str, Batch] = field(default_factory=dict)
     sessions: Sessions = field(default_factory=Sessions)
     ends: dict[Path, End] = field(default_factory=dict)
 
@@ -219,6 +236,7 @@ class RunState:
         key = response.key
         self.superseded += key in self.responses
         self.responses[key] = response
+        self.target_requests[key] += response.attempts
         self.target_totals.add(response.attempts, response.usage, is_answer=True)
 
     def add_failure(self, failure: Failure, judge: str | None) -> None:
@@ -227,9 +245,25 @@ class RunState:
             self.judged.setdefault(judge or "", Judged()).add_failure(failure)
         else:
             self.target_failures[failure.key] = failure
+            self.target_requests[failure.key] += failure.attempts
             if failure.image_sha256 is not None:
                 self.failed_images[failure.key] = failure.image_sha256
             self.target_totals.add(failure.attempts, failure.usage, is_answer=False)
+
+    def requests_for(self, key: Key, judge: str | None) -> int:
+        """How many requests stored rows count for a response: to a judge, or without one to the target."""
+        if judge is None:
+            return self.target_requests[key]
+        return self.judged[judge].requests[key] if judge in self.judged else 0
+
+    def add_batch(self, step: BatchStep) -> None:
+        """Take over what happened to a batch."""
+        known = self.batches.get(step.name) or Batch(step.name, step.judge, step.requests)
+        self.batches[step.name] = known.after(step)
+
+    def batches_of(self, judge: str | None) -> list[Batch]:
+        """The batches that were or may have been made for a judge, or without one for the target."""
+        return [each for each in self.batches.values() if each.judge == judge and not each.is_void]
 
     @property
     def cut_responses(self) -> int:
@@ -330,6 +364,7 @@ def load_state(directory: Path) -> RunState:
             found = state.judged.setdefault(entry.file, Judged())
             read(f"{FINDINGS}/{entry.file}", partial(_add_finding, decoder, found))
         read(FAILURES, lambda record: state.add_failure(decoder.failure(record), judge_of(record)))
+        read(BATCHES, lambda record: state.add_batch(decoder.parse(record, BatchStep)))
         read(EVENTS, lambda record: state.sessions.began(*session_of(record)))
         for entry in state.manifest.judges:
             if members := members_of(entry.settings):
@@ -396,7 +431,8 @@ def has_answers(directory: Path) -> bool:
     """
     stored = (directory / folder for folder in (VERDICTS, FINDINGS))
     answered = (directory / RESPONSES, *(path for folder in stored for path in folder.glob("*.jsonl")))
-    if any(path.exists() and path.stat().st_size for path in answered):
+    # A batch that was submitted is going to be answered.
+    if any(path.exists() and path.stat().st_size for path in (*answered, directory / BATCHES)):
         return True
     try:
         failures = read_journal(directory / FAILURES, Decoder().failure)

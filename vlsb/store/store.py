@@ -34,6 +34,7 @@ from vlsb.records import (
     Untrusted,
     Verdict,
 )
+from vlsb.store.batches import BatchStep
 from vlsb.store.codec import Json, Stamp, encode_failure, to_json
 from vlsb.store.journal import Journal, next_free, quarantine_torn_tail
 from vlsb.store.manifest import (
@@ -49,6 +50,7 @@ from vlsb.store.manifest import (
     write_manifest,
 )
 from vlsb.store.state import (
+    BATCHES,
     EVENTS,
     FAILURES,
     FINDINGS,
@@ -145,6 +147,10 @@ class RunStore:
         folders = {judge: FINDINGS if judge in guards else VERDICTS for judge in judges}
         self._verdicts = {judge: self._open(directory / folders[judge] / judge) for judge in judges}
         self._journals = [self._responses, *self._verdicts.values(), self._failures, self._events]
+        # Most runs have no batch, and no such file.
+        self._batches: Journal | None = None
+        if (directory / BATCHES).exists():
+            self._batches = self._open_batches()
         for folder in {directory, *(directory / each for each in (VERDICTS, *folders.values()))}:
             sync_directory(folder)
         # What was read stays while the session lasts: a collection that walks it frees nothing, and stalls
@@ -157,6 +163,11 @@ class RunStore:
             self.torn.append(quarantine_torn_tail(path, contents.torn_at))
         size = path.stat().st_size if path.exists() else 0
         return Journal(path, size=size, lacks_newline=contents is not None and contents.lacks_newline)
+
+    def _open_batches(self) -> Journal:
+        journal = self._open(self.directory / BATCHES)
+        self._journals.append(journal)
+        return journal
 
     def start(self, on_failure: Callable[[StoreError], None]) -> None:
         """Begin grouped syncing on the running loop; `on_failure` hears of a disk that fails to keep."""
@@ -185,6 +196,16 @@ class RunStore:
         """Write how a sample ended without a response, or without a verdict of `judge`."""
         self._append(self._failures, encode_failure(failure) | {"judge": judge})
         self.state.add_failure(failure, judge)
+
+    async def add_batch(self, step: BatchStep) -> None:
+        """Write what happens to a batch; it is on the disk when this returns."""
+        if self._batches is None:
+            self._batches = self._open_batches()
+            await asyncio.to_thread(sync_directory, self.directory)
+        fields = {name: value for name, value in to_json(step).items() if value}
+        self._append(self._batches, fields)
+        self.state.add_batch(step)
+        await asyncio.to_thread(self._batches.sync)
 
     def add_event(self, kind: str, **fields: Any) -> None:
         """Write an event: names and numbers, no content.

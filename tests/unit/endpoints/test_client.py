@@ -114,7 +114,7 @@ class ModelSettings:
     events: list[Event] = field(default_factory=list)
 
     async def ask(self, sample_id: int = 1, compose: Callable[[Dialect], Draft] | None = None) -> Any:
-        return await self.client.complete(compose or composed, sample_id=sample_id)
+        return await self.client.complete(compose or composed, key=Key(sample_id, 1))
 
 
 def composed(dialect: Dialect) -> Draft:
