@@ -155,19 +155,18 @@ class BatchService:
         return await self._repeated(ask, _CALL_TIMEOUT_S)
 
     async def download(self, state: BatchState, path: Path) -> None:
-        """Put all results of a batch into one new file, which is whole or not there."""
+        """Put all results of a batch into one new file, which is whole or not there, without our keys."""
         # Of the extra, like the SDK.
         import aiofiles
 
         draft = path.with_name(f".{path.name}")
 
         async def fetch() -> None:
-            async with aiofiles.open(draft, "wb") as file:
+            async with aiofiles.open(draft, "wb", opener=_private) as file:
                 for file_id in state.files:
                     async with self._sdk.files.with_streaming_response.content(file_id) as reply:
-                        async for piece in reply.iter_bytes(_PIECE_BYTES):
-                            await file.write(piece)
-                    await file.write(b"\n")
+                        async for lines in _whole_lines(reply.iter_bytes(_PIECE_BYTES)):
+                            await file.write(self._redactor.lines(lines))
                 await file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
 
@@ -287,6 +286,23 @@ async def open_batches(
         yield BatchService(party, sdk, redactor, patience_s=patience_s)
     finally:
         await client.aclose()
+
+
+async def _whole_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What comes in pieces, cut at line ends; the last line has one, whether it came with one or not."""
+    rest = bytearray()
+    async for piece in pieces:
+        rest += piece
+        if end := rest.rfind(b"\n") + 1:
+            yield bytes(rest[:end])
+            del rest[:end]
+        if len(rest) > 2 * MAX_BODY_BYTES:
+            raise httpx.DecodingError("a line of the results is too large")
+    yield bytes(rest) + b"\n"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _text(value: object) -> str:

@@ -132,6 +132,12 @@ class Redactor:
         """An error message without this run's keys and without anything shaped like a key."""
         return Untrusted(_KEY_SHAPES.sub(REDACTED, self._without_cut_key(self.answer(text).expose())))
 
+    def lines(self, content: bytes) -> bytes:
+        """Whole lines of a file without this run's keys."""
+        for value in self._values:
+            content = content.replace(value.encode("ascii"), REDACTED.encode("ascii"))
+        return content
+
     def word(self, text: str) -> str:
         """A provider's code or field name; `redacted` if it holds a key, whole or cut, in any case."""
         known = [safe_code(value)[:24] for value in self._values]

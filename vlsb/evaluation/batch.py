@@ -86,8 +86,8 @@ class Desk:
 class BatchQueue:
     """The requests to one model: gathered until everybody waits, submitted, collected, handed out.
 
-    `name` is what the session calls it, `judge` the judge's file, None for the target. One that `forgets` is a
-    simulator of this process, which knows nothing of earlier sessions.
+    `name` is what the session calls it, `judge` the judge's file, None for the target. One that `forgets` is
+    a simulator of this process, which knows nothing of earlier sessions.
     """
 
     def __init__(
@@ -435,6 +435,9 @@ class BatchQueue:
         status = state.status if state.status in FINISHED else "cancelled"
         await self._note(batch.name, "ended", status=status)
         del self._under_way[batch.name]
+        self._desk.store.add_event(
+            "batch_ended", lane=self._name, status=status, rows=len(found), left_out=strangers + unread
+        )
         if strangers + unread:
             self._say(f"{strangers + unread:,} lines of its results answer nothing that was asked: left out.")
         self._hand_out(batch, found, status)

@@ -21,8 +21,8 @@ _BOUNDARY = re.compile(r'boundary="?([^";]+)"?')
 class BatchPlan:
     """What becomes of a batch: it ends as `ends` when it has been looked at more than `polls` times.
 
-    Of its requests the first `answers` are asked, all without a number; the others are expired or cancelled. One
-    that fails is refused as a whole for `error`, a code. `spoil` changes the lines of its results.
+    Of its requests the first `answers` are asked, all without a number; the others are expired or cancelled.
+    One that fails is refused as a whole for `error`, a code. `spoil` changes the lines of its results.
     """
 
     polls: int = 0
@@ -132,16 +132,16 @@ class Batches:
 
     async def _carry_out(self, batch: _Batch, lines: Sequence[bytes]) -> None:
         asked = len(lines) if batch.plan.answers is None else batch.plan.answers
-        good, bad = [], []
+        good: list[bytes] = []
+        bad: list[bytes] = []
         for line in lines[:asked]:
             row, is_good = await self._row(line)
             (good if is_good else bad).append(row)
         code = f"batch_{batch.plan.ends}"
         for line in lines[asked:]:
             name = orjson.loads(line)["custom_id"]
-            bad.append(
-                _dumps({"custom_id": name, "response": None, "error": {"code": code, "message": "Late."}})
-            )
+            late = {"code": code, "message": "Not asked."}
+            bad.append(_dumps({"custom_id": name, "response": None, "error": late}))
         batch.done, batch.failed = len(good), len(bad)
         for kind, rows in (("output_file_id", batch.plan.spoil(good)), ("error_file_id", bad)):
             if rows:

@@ -119,8 +119,9 @@ class Simulator:
     """An endpoint on a free loopback port, for as long as the `async with` lasts.
 
     Every `POST .../chat/completions` goes to `responder`; what it raises is kept in `errors` and
-    answered with a 500. `routes` ("GET /health" -> action) holds what else is answered and may be
-    changed; `batches` is its batch API, which asks the responder too; any other path is a 404. `on_request` and `on_answered` are called at once, on the loop.
+    answered with a 500. `batches` is its batch API, which asks the responder too. `routes` ("GET /health" ->
+    action) holds what else is answered and may be changed; any other path is a 404. `on_request` and
+    `on_answered` are called at once, on the loop.
 
     `history`, `errors` and `answered_at` are copies of what is known now, safe to read from any thread.
     """

@@ -40,7 +40,7 @@ from vlsb.errors import (
     UnknownModelError,
     VlsbError,
 )
-from vlsb.records import Completion, Picture, Untrusted, Usage
+from vlsb.records import Completion, Key, Picture, Untrusted, Usage
 from vlsb.simulator import (
     Action,
     Cut,
