@@ -489,7 +489,7 @@ def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
     kinds = kinds_of_events()
 
     assert {event["kind"] for event in demo.records("events.jsonl")} <= kinds
-    assert len(kinds) == 12
+    assert len(kinds) == 13
     assert kinds <= set(listed)
 
 

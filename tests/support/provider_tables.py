@@ -64,6 +64,24 @@ def thinking() -> str:
     )
 
 
+def batches() -> str:
+    """Who has a batch API as OpenAI's, what it takes of the price, and how much one file may hold."""
+    return _table(
+        ("provider", "of the normal price", "requests", "file", "read"),
+        [
+            (
+                each.name,
+                f"{each.batch.share:.0%}",
+                f"{each.batch.most_requests:,}",
+                f"{each.batch.most_bytes / 1e6:,.0f} MB",
+                ", ".join(f"[{number}]({source})" for number, source in enumerate(each.batch.sources, 1)),
+            )
+            for each in PROVIDERS
+            if each.batch is not None
+        ],
+    )
+
+
 def errors() -> str:
     """For each provider and outcome what it sends, linked to its source."""
     grouped: dict[tuple[str, Becomes], list[str]] = {}
@@ -79,6 +97,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "provider names": names,
     "provider differences": differences,
     "provider thinking": thinking,
+    "provider batches": batches,
     "provider errors": errors,
 }
 

@@ -70,6 +70,13 @@ def require_extra() -> None:
         )
 
 
+class Refusal(NamedTuple):
+    """Why a batch was refused as a whole: the provider's code, and what it means."""
+
+    code: str
+    decision: Decision
+
+
 @dataclass(frozen=True, slots=True)
 class BatchState:
     """Where a batch stands at its provider. `files` are those with results, `error` is why it was refused."""
@@ -79,7 +86,7 @@ class BatchState:
     answered: int
     failed: int
     files: tuple[str, ...]
-    error: tuple[str, Untrusted] | None
+    error: Refusal | None
 
     @property
     def has_ended(self) -> bool:
@@ -184,13 +191,14 @@ class BatchService:
             f"{self.party}: the batch API does not {what} ({decision.code})", detail=decision.message
         )
 
-    def refusal(self, code: str, message: Untrusted) -> VlsbError:
+    def refused(self, refusal: Refusal | None) -> VlsbError:
         """What ends the session where a batch was refused as a whole."""
-        body = ErrorBody(code=code, message=message.expose())
-        decision = classify_error(400, body, httpx.Headers(), now=0.0)
-        if decision.fault is Fault.RUN_FATAL:
-            return fatal_error(decision, self.party, (), self._redactor)
-        return GapsError(f"{self.party}: the batch was refused ({code})", detail=message)
+        if refusal is None:
+            return GapsError(f"{self.party}: a batch was refused, and nobody said why")
+        if refusal.decision.fault is Fault.RUN_FATAL:
+            return fatal_error(refusal.decision, self.party, (), self._redactor)
+        message = refusal.decision.message
+        return GapsError(f"{self.party}: a batch was refused ({refusal.code})", detail=message)
 
     def _state(self, batch: Any) -> BatchState:
         """A batch as the SDK has it, which checks no types."""
@@ -198,9 +206,10 @@ class BatchService:
         errors = getattr(batch.errors, "data", None) or []
         error = None
         if errors:
-            message = Untrusted(str(getattr(errors[0], "message", "") or ""))
-            code = self._redactor.word(safe_code(str(getattr(errors[0], "code", "") or "refused")))
-            error = (code, self._redactor.message(message))
+            code, message = (str(getattr(errors[0], name, None) or "") for name in ("code", "message"))
+            decision = classify_error(400, ErrorBody(code=code, message=message), httpx.Headers(), now=0.0)
+            word = self._redactor.word(safe_code(code)) or "refused"
+            error = Refusal(word, without_secrets(decision, self._redactor))
         return BatchState(
             id=_text(batch.id),
             status=_text(batch.status).lower(),

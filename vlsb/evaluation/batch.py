@@ -199,9 +199,9 @@ class BatchQueue:
             except CallFailed as failed:
                 raise self._unknown(batch, failed) from failed
         if found is None:
-            await self._note(batch.name, "void")
+            await self._write(batch.name, "void")
             return None
-        await self._note(batch.name, "created", found.id)
+        await self._write(batch.name, "created", found.id)
         return self._desk.store.state.batches[batch.name]
 
     async def _look_for(self, name: str, file_id: str) -> BatchState | None:
@@ -339,12 +339,12 @@ class BatchQueue:
         self._client.batch = "uploading"
         try:
             file_id = await self._service.upload(name, content)
-            await self._note(name, "uploaded", file_id)
+            await self._write(name, "uploaded", file_id)
             with self._may_finish():
                 made = await self._create(name, file_id)
-                await self._note(name, "created", made.id)
+                await self._write(name, "created", made.id)
         except CallFailed as failed:
-            await self._note(name, "void")
+            await self._write(name, "void")
             raise self._service.error(failed, "take a batch") from failed
         self._under_way[name] = self._desk.store.state.batches[name]
         self._asked.update((ask.custom_id, ask) for ask in asks)
@@ -433,10 +433,14 @@ class BatchQueue:
             if not unread and len(found) >= state.answered + state.failed:
                 break
         status = state.status if state.status in FINISHED else "cancelled"
-        await self._note(batch.name, "ended", status=status)
+        await self._write(batch.name, "ended", status=status)
         del self._under_way[batch.name]
         self._desk.store.add_event(
-            "batch_ended", lane=self._name, status=status, rows=len(found), left_out=strangers + unread
+            "batch_ended",
+            lane=self._service.party.stage,
+            code=status,
+            rows=len(found),
+            left_out=strangers + unread,
         )
         if strangers + unread:
             self._say(f"{strangers + unread:,} lines of its results answer nothing that was asked: left out.")
@@ -463,10 +467,9 @@ class BatchQueue:
 
     async def _refused(self, batch: Batch, state: BatchState) -> None:
         """A batch was refused as a whole, and nothing of it was asked."""
-        code, message = state.error or ("refused", Untrusted(""))
         await self._void(batch)
-        error = self._service.refusal(code, message)
-        if code == _QUEUE_FULL and len(batch.requests) > 1:
+        is_full = state.error is not None and state.error.code == _QUEUE_FULL
+        if is_full and len(batch.requests) > 1:
             # Of what the provider allows to wait, too much does: smaller ones, one after the other.
             self._most_requests = max(1, len(batch.requests) // 2)
             self._has_room = False
@@ -474,21 +477,21 @@ class BatchQueue:
                 f"the provider's queue is too small for it: batches of at most {self._most_requests:,} "
                 "requests from now on, one at a time."
             )
-        elif code == _QUEUE_FULL and self._under_way:
+        elif is_full and self._under_way:
             self._has_room = False
         else:
-            self._held = error
+            self._held = self._service.refused(state.error)
 
     async def _void(self, batch: Batch) -> None:
         """Nothing came of a batch: its requests wait for another one."""
-        await self._note(batch.name, "void")
+        await self._write(batch.name, "void")
         del self._under_way[batch.name]
         self._queue += [self._asked.pop(name) for name in batch.requests if name in self._asked]
         self._count()
 
     # Bookkeeping.
 
-    async def _note(self, name: str, step: Any, id: str | None = None, status: str | None = None) -> None:
+    async def _write(self, name: str, step: Any, id: str | None = None, status: str | None = None) -> None:
         await self._desk.store.add_batch(BatchStep(name=name, step=step, id=id, status=status))
 
     def _results(self, batch: Batch) -> Path:

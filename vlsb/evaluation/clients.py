@@ -111,8 +111,8 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 price=setup.prices.get(name),
             )
             party = Party(stage, replace(settings.endpoint, base_url=url))
-            kind = BatchedClient if setup.is_batch else EndpointClient
-            client = clients[name] = kind(
+            make = BatchedClient if setup.is_batch else EndpointClient
+            client = clients[name] = make(
                 party,
                 http,
                 admission=admission,
