@@ -39,7 +39,7 @@ from vlsb.errors import GapsError, ImageChangedError, ImageError, VlsbError
 from vlsb.evaluation.pipeline import Pipeline, Work
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.models.providers import BatchApi
-from vlsb.records import Key, Untrusted, Usage
+from vlsb.records import Key, Untrusted
 from vlsb.store.batches import FINISHED, Batch, BatchStep
 from vlsb.store.state import BATCHES, RESULTS, Judged
 from vlsb.store.store import RunStore

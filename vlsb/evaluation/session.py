@@ -71,8 +71,8 @@ class Plan:
     are judged; without `judges` responses are only collected. The judges that are `idle`, by the names of
     the session, follow in another one. `only` are the responses to work on, None for all. `max_requests` and
     `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run` when there is enough to forecast the
-    costs from. `is_batch` sends requests through the providers' batch APIs. `profile` is the file for where the
-    session's time went.
+    costs from. `is_batch` sends requests through the providers' batch APIs. `profile` is the file for where
+    the session's time went.
     """
 
     directory: Path
