@@ -208,6 +208,10 @@ class Usage:
             total(self.batch_output_tokens, other.batch_output_tokens),
         )
 
+    def at_once(self) -> Usage:
+        """The same tokens, none of them through a batch API."""
+        return replace(self, batch_input_tokens=None, batch_output_tokens=None)
+
     def as_batch(self) -> Usage:
         """The same tokens, all of them through a batch API."""
         if self.input_tokens is None:

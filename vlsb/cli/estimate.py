@@ -118,7 +118,7 @@ def costs_of(
 ) -> _Costs:
     """The rest's cost as it is sent, and as a batch; `weights` as in `forecast_total`."""
     weights = [1.0] * len(usages) if weights is None else weights
-    now, batch = map(price.usd, usages), map(price.batch_usd, usages)
+    now, batch = (price.usd(usage.at_once()) for usage in usages), map(price.batch_usd, usages)
     return _forecast(now, left, weights), _forecast(batch, left, weights)
 
 
