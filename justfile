@@ -61,6 +61,10 @@ fuzz *args:
 engines *args:
     uv run python -m tests.proofs.engines.run "$@"
 
+# Logs of other programs, written by the programs themselves; with --open LOG, one of ours opened by inspect
+foreign-logs *args:
+    uv run python -m benchmarks.foreign_logs "$@"
+
 # Measure against the raw-socket floor, the SDK script and httpx; the tables go into benchmarks/README.md
 bench *args:
     uv run --with openai --with httpx2 python -m benchmarks.throughput "$@"

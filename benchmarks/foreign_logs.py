@@ -1,10 +1,12 @@
 """Real logs of other programs over six samples of the mini set, written by the programs themselves.
 
     python -m benchmarks.foreign_logs [--out tests/golden/foreign]
+    python -m benchmarks.foreign_logs --open LOG...
 
 Each program lives in an environment of its own, made by uv below the data folder and kept there. The authors'
 script and DeepSafe are no packages: their two files are what the released code passes to `json`. The tests of
-`vlsb import` read what is written here.
+`vlsb import` read what is written here. With `--open`, inspect's own reader opens logs that `vlsb
+export` wrote and says what it finds, or ends with an error.
 """
 
 from __future__ import annotations
@@ -113,7 +115,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--open", type=Path, nargs="+", default=[], metavar="LOG")
     chosen = parser.parse_args(arguments)
+    if chosen.open:
+        python = environment("inspect_log", chosen.data / "foreign")
+        logs = [str(path.absolute()) for path in chosen.open]
+        words = [str(python), "-m", "benchmarks.foreign_jobs.inspect_open", *logs]
+        subprocess.run(words, cwd=PROJECT, check=True)
+        return
     for program, found in write(chosen.out, chosen.data / "foreign").items():
         print(f"{program}: {found}")
 

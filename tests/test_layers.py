@@ -233,7 +233,7 @@ def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
     ("package", "modules"),
     [
         ("huggingface_hub", {"hub"}),
-        ("pyarrow", {"data.shards", "reports.documents"}),
+        ("pyarrow", {"data.shards", "reports.documents", "store.export"}),
         ("uvloop", {"endpoints.loops"}),
     ],
 )

@@ -81,6 +81,24 @@ def replace_file(path: Path, parts: Iterable[bytes]) -> None:
     sync_directory(path.parent)
 
 
+@contextmanager
+def created_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be filled that is at its place when the block ends, as a whole, and never before.
+
+    Raises FileExistsError where something is there by then; what a killed process left beside it is removed.
+    """
+    draft = draft_of(path)
+    draft.unlink(missing_ok=True)
+    try:
+        with new_file(draft) as file:
+            yield file
+        # Unlike a rename, a link never takes another file's place.
+        path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
 def draft_of(path: Path) -> Path:
     """Where `replace_file` writes what is going to be `path`."""
     return path.with_name(f".{path.name}")

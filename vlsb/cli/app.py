@@ -53,6 +53,7 @@ ENTRIES = {
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
     "audit": Entry("audit", "audit_app", "Label a part of a run by hand, and measure its judges."),
     "import": Entry("imports", "import_command", "Read what another program logged into a run."),
+    "export": Entry("export", "export_command", "Write a run for inspect, or as a data set to publish."),
     "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
     "sweep": Entry("sweep", "sweep_command", "Run all cells of a plan: models, protocols, judges."),
     "judges": Entry(

@@ -386,6 +386,33 @@ JudgedBy = Annotated[
         ),
     ),
 ]
+ExportTarget = Annotated[
+    str,
+    _option("to", Option("For whom.", metavar="inspect|hub", variable="VLSB_EXPORT_TO")),
+]
+ExportOut = Annotated[
+    Path,
+    _option(
+        "out",
+        Option(
+            "What to write, which must not exist: FILE.eval or FILE.json for inspect, a folder for the Hub.",
+            metavar="PATH",
+            variable="VLSB_EXPORT_OUT",
+        ),
+    ),
+]
+Redact = Annotated[
+    str | None,
+    _option(
+        "redact",
+        Option(
+            "What to leave out of what models wrote: nothing, all but the beginnings, or everything. "
+            "(default: none for inspect, responses for hub)",
+            metavar="none|tails|responses",
+            variable="VLSB_EXPORT_REDACT",
+        ),
+    ),
+]
 Annotator = Annotated[
     str,
     _option(

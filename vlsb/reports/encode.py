@@ -134,6 +134,11 @@ def versioned(schema: int) -> dict[str, int]:
     return {"schema": schema, "schema_version": schema}
 
 
+def for_utf8(text: Untrusted) -> str:
+    """Return the raw text as a binary table can hold it: U+FFFD stands for half of a surrogate pair."""
+    return text.expose().encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def json_document(value: object, *, indent: int = 2) -> str:
     """A document of encoded values as JSON text, without the one control character that JSON lets through."""
     return json.dumps(value, allow_nan=False, indent=indent).replace("\x7f", "\\u007f") + "\n"

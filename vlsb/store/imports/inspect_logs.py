@@ -68,7 +68,6 @@ class _Tokens(Struct):
     input_tokens: TokenCount | None = None
     output_tokens: TokenCount | None = None
     reasoning_tokens: TokenCount | None = None
-    input_tokens_cache_read: TokenCount | None = None
 
 
 class _Output(Struct):
@@ -172,6 +171,8 @@ def _member(archive: Any, info: ZipInfo, where: str) -> bytes:
 
 def _row(sample: _Sample, where: str) -> ForeignRow:
     metadata = sample.metadata or {}
+    if metadata.get("redacted") is not None:
+        refuse(where, "was exported with --redact: its response is not whole")
     instruction, url = _asked(sample)
     stated_path, stated_id = metadata.get("image_path"), metadata.get("instruction_id")
     output, usage = sample.output, sample.output.usage or _Tokens()
@@ -194,12 +195,7 @@ def _row(sample: _Sample, where: str) -> ForeignRow:
         lost=_lost(sample, text, reason),
         finish_reason=None if reason is None else Untrusted(reason),
         model=None if not output.model else Untrusted(output.model),
-        usage=Usage(
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.reasoning_tokens,
-            cached_tokens=usage.input_tokens_cache_read,
-        ),
+        usage=Usage(usage.input_tokens, usage.output_tokens, usage.reasoning_tokens),
         latency_s=output.time,
         labels=tuple(_labels(sample.scores or {})),
         simulated=metadata.get("simulated") is True,

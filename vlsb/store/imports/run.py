@@ -45,6 +45,7 @@ READERS: Mapping[str, Callable[[Path], Iterator[ForeignRow]]] = {
 }
 """How each format is read."""
 
+_IMPORTED = " (imported)"
 _BY_SUFFIX = {".eval": "inspect", ".xlsx": "vlmevalkit", ".tsv": "vlmevalkit"}
 
 
@@ -214,10 +215,11 @@ def _manifest(
 
 
 def _judge_entry(source: Source, judge: Untrusted, judge_file: Callable[[str], str]) -> JudgeEntry:
-    name = judge.expose()
+    # Exported from an imported run, it has that already.
+    name = judge.expose().removesuffix(_IMPORTED)
     file = judge_file(f"imported-{name}")
     return JudgeEntry(
-        name=Untrusted(f"{name} (imported)"),
+        name=Untrusted(name + _IMPORTED),
         file=file,
         simulated=False,
         is_added=True,

@@ -1,0 +1,132 @@
+"""`vlsb export`: a run as another program's log, or as a data set to publish. Nothing is uploaded."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlsb._version import __version__
+from vlsb.cli import options as opt
+from vlsb.cli.screen import Screen
+from vlsb.cli.show import missing_data, run_dataset, stored_answers
+from vlsb.errors import ConfigError, VlsbError
+from vlsb.judging.human import is_human
+from vlsb.records import Outcome
+from vlsb.reports.encode import json_document
+from vlsb.reports.exports import ExportedRun, Redaction
+from vlsb.reports.figures import counted
+from vlsb.reports.hub_card import TABLE, hub_card, hub_columns
+from vlsb.reports.inspect_log import log_header, log_samples, summary_of
+from vlsb.store.export import require_new, require_parquet, write_archive, write_folder, write_text
+from vlsb.store.manifest import JudgeEntry, require_run
+from vlsb.store.state import load_state
+from vlsb.store.summaries import summarize_state
+
+# What leaves this machine holds no response unless that is asked for.
+_USUAL = {"inspect": Redaction.NONE, "hub": Redaction.RESPONSES}
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to export.")],
+    to: opt.ExportTarget,
+    out: opt.ExportOut,
+    redact: opt.Redact = None,
+    data_root: opt.ShownDataRoot = None,
+) -> int:
+    """Write a run as a log of inspect, or as a data set for the Hugging Face Hub. Nothing is uploaded."""
+    screen = Screen()
+    try:
+        redaction = _redaction(to, redact)
+        require_run(run)
+        require_new(out)
+        exported, people = _exported(run, data_root, redaction, screen, has_instructions=to == "inspect")
+        if to == "inspect":
+            _write_inspect(out, exported)
+        else:
+            require_parquet()
+            write_folder(out, hub_card(exported), TABLE, hub_columns(exported))
+    except VlsbError as error:
+        screen.error(error)
+        return error.exit_code
+    screen.result(f"{out}: {_contents(exported)}")
+    for line in _left_out(exported, to, people):
+        screen.notice(line)
+    if to == "hub":
+        screen.notice(f"Nothing was uploaded. Read {out / 'README.md'} and choose a licence first.")
+    else:
+        screen.notice(f"Look at it with: inspect view --log-dir {shlex.quote(str(out.parent))}")
+    return 0
+
+
+def _redaction(to: str, redact: str | None) -> Redaction:
+    if to not in _USUAL:
+        raise ConfigError(f"--to {to}: not one of {', '.join(_USUAL)}.")
+    if redact is not None and redact not in set(Redaction):
+        raise ConfigError(f"--redact {redact}: not one of {', '.join(Redaction)}.")
+    return _USUAL[to] if redact is None else Redaction(redact)
+
+
+def _exported(
+    run: Path, data_root: Path | None, redaction: Redaction, screen: Screen, *, has_instructions: bool
+) -> tuple[ExportedRun, int]:
+    """The run with its judges, and how many people's labels stay here."""
+    state = load_state(run)
+    entries = [each for each in state.manifest.judges if not is_human(each.settings)]
+    dataset = run_dataset(run, state.manifest, data_root) if has_instructions else None
+    if has_instructions and dataset is None:
+        screen.notice(f"{missing_data(run)} Instructions are missing: pass --data-root.")
+    judges: list[JudgeEntry | None] = [*entries] or [None]
+    exported = ExportedRun(
+        summaries=[summarize_state(state, run, None if each is None else each.file) for each in judges],
+        answers=[stored_answers(state, each, dataset) for each in judges],
+        created_at=state.manifest.created_at,
+        version=__version__,
+        redaction=redaction,
+    )
+    return exported, len(state.manifest.judges) - len(entries)
+
+
+def _write_inspect(out: Path, exported: ExportedRun) -> None:
+    if out.suffix == ".eval":
+        write_archive(out, _members(exported))
+    elif out.suffix == ".json":
+        write_text(out, json_document(log_header(exported) | {"samples": list(log_samples(exported))}))
+    else:
+        raise ConfigError(f"--out {out}: a log of inspect ends in .eval or .json.")
+
+
+def _members(exported: ExportedRun) -> Iterator[tuple[str, str]]:
+    header = log_header(exported)
+    start = {name: header[name] for name in ("version", "eval", "plan")}
+    yield "_journal/start.json", json_document(start)
+    summaries = []
+    for sample in log_samples(exported):
+        summaries.append(summary_of(sample))
+        yield f"samples/{sample['id']}_epoch_{sample['epoch']}.json", json_document(sample)
+    yield "summaries.json", json_document(summaries)
+    yield "header.json", json_document(header)
+
+
+def _contents(exported: ExportedRun) -> str:
+    asked = [each for each in exported.answers[0] if each.outcome is not Outcome.NOT_ATTEMPTED]
+    responses = sum(each.response is not None for each in asked)
+    judges = sum(each.judge is not None for each in exported.summaries)
+    return f"{counted(len(asked), 'sample')}, {counted(responses, 'response')}, {counted(judges, 'judge')}"
+
+
+def _left_out(exported: ExportedRun, to: str, people: int) -> Iterator[str]:
+    instructions = ", instructions" if to == "hub" else ""
+    yield f"Left out: images{instructions}, findings of guards, what failed requests came back with."
+    if exported.redaction is Redaction.TAILS:
+        yield "Left out: all but the beginnings of responses, reasoning and explanations (--redact tails)."
+    if exported.redaction is Redaction.RESPONSES:
+        yield "Left out: responses, reasoning and explanations (--redact none keeps them)."
+    waiting = sum(each.outcome is Outcome.NOT_ATTEMPTED for each in exported.answers[0])
+    if waiting:
+        yield f"Left out: {counted(waiting, 'sample')} that nobody asked about yet."
+    if people:
+        yield f"Left out: the labels of {counted(people, 'annotator')}."
