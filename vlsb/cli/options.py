@@ -407,7 +407,7 @@ Redact = Annotated[
         "redact",
         Option(
             "What to leave out of what models wrote: nothing, all but the beginnings, or everything. "
-            "(default: none for inspect, responses for hub)",
+            "(default: none for inspect, everything for the Hugging Face Hub)",
             metavar="none|tails|responses",
             variable="VLSB_EXPORT_REDACT",
         ),

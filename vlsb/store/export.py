@@ -25,7 +25,7 @@ def require_parquet() -> None:
     """Raise ConfigError where the extra `parquet` is not installed."""
     if find_spec("pyarrow") is None:
         raise ConfigError(
-            "vlsb export --to hub needs the extra `parquet` (pyarrow not found). "
+            "A table for the Hugging Face Hub needs the extra `parquet` (pyarrow not found). "
             "In a clone: uv sync --extra parquet. Elsewhere: install vlsb[parquet]."
         )
 
