@@ -184,9 +184,7 @@ KILLED = "import os, signal\nos.fsync = lambda _: os.kill(os.getpid(), signal.SI
 
 
 @pytest.mark.parametrize(("to", "out"), [("inspect", "log.eval"), ("hub", "hub")])
-def test_an_export_that_is_killed_is_not_there_and_the_next_one_is_whole(
-    to: str, out: str, desk: Desk
-) -> None:
+def test_an_export_that_is_killed_is_not_there_and_the_next_is_whole(to: str, out: str, desk: Desk) -> None:
     pytest.importorskip("pyarrow")
     words = ("export", "outputs/r", "--to", to, "--out", out)
 
