@@ -18,7 +18,7 @@ from vlsb.data import Dataset, thumbnail_webp
 from vlsb.data.pictures import quiet_decoder
 from vlsb.errors import ConfigError, ImageError, StoreError
 from vlsb.files import replace_file
-from vlsb.judging.human import is_human
+from vlsb.judging.human import GUIDE, is_human
 from vlsb.models.prices import PriceTable
 from vlsb.records import Key, Sample, Untrusted
 from vlsb.reports.figures import counted
@@ -177,7 +177,7 @@ def _write_file(out: Path, runs: Iterable[LoadedRun], images: Mapping[str, bytes
         checksum: f"data:image/webp;base64,{b64encode(image).decode('ascii')}"
         for checksum, image in images.items()
     }
-    content = page_content([each.page for each in runs], images=urls, redact=redact)
+    content = page_content([each.page for each in runs], images=urls, guide=GUIDE, redact=redact)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, [page_document(content, images="inline" if urls else "none").encode()])
     return out
@@ -193,6 +193,6 @@ def _write_folder(out: Path, runs: Iterable[LoadedRun], images: Mapping[str, byt
     for checksum, name in names.items():
         (folder / name).write_bytes(images[checksum])
     urls = {checksum: f"{_IMAGES}/{name}" for checksum, name in names.items()}
-    content = page_content([each.page for each in runs], images=urls, redact=redact)
+    content = page_content([each.page for each in runs], images=urls, guide=GUIDE, redact=redact)
     replace_file(out / _INDEX, [page_document(content, images="folder" if urls else "none").encode()])
     return out / _INDEX

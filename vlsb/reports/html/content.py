@@ -13,7 +13,7 @@ from typing import Any
 
 from vlsb._version import __version__
 from vlsb.analysis.summary import Summary
-from vlsb.records import Failure, Finding, Key, Response, Untrusted, Verdict, is_cut
+from vlsb.records import Failure, Finding, Key, Label, Response, Untrusted, Verdict, is_cut
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page
 from vlsb.reports.html.summary import DescribedSummary, summary_markup
@@ -61,18 +61,30 @@ class _Names:
 
 
 def page_content(
-    runs: Sequence[PageRun], *, images: Mapping[str, str], redact: bool = False, live: Json | None = None
+    runs: Sequence[PageRun],
+    *,
+    images: Mapping[str, str],
+    guide: Mapping[Label, str],
+    redact: bool = False,
+    live: Json | None = None,
 ) -> Json:
     """The content of a page about these runs.
 
-    `images` maps the checksum of an image that was sent to where the page finds it. With `redact` responses,
+    `images` maps the checksum of an image that was sent to where the page finds it; `guide` says what people
+    who label read of each label. With `redact` responses,
     explanations and all else that models wrote end after 80 characters, and nothing says what images show.
     """
+    can_label = not redact and any(run.items for run in runs)
     return {
         "schema": SCHEMA,
         "vlsb": __version__,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_present(redacted=redact, live=live),
+        **_present(
+            redacted=redact,
+            live=live,
+            # Who sees the beginning of a response only cannot label it.
+            guide={label.value: text for label, text in guide.items()} if can_label else None,
+        ),
         "explanations": {outcome.value: text for outcome, text in EXPLANATIONS.items()},
         "runs": [_run(each) for each in runs],
         "summary": summary_markup([each for run in runs for each in _described(run)]),

@@ -23,6 +23,7 @@ MODULES = (
     "list.js",
     "sample.js",
     "compare.js",
+    "label.js",
     "app.js",
 )
 """The viewer's modules in the order of their imports."""

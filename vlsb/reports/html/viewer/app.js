@@ -2,6 +2,7 @@
 
 import { compareView } from "./compare.js";
 import { button, find, grow, make } from "./dom.js";
+import { afterKey, fileName, labellingForm, labellingView, labelSheet } from "./label.js";
 import { List } from "./list.js";
 import { Runs } from "./runs.js";
 import { image, isOpenTo, sampleView } from "./sample.js";
@@ -19,6 +20,7 @@ const KEYS = [
   ["d", "mark differences of responses"],
   ["y", "copy a link to the sample"],
   ["1  2  3  4", "summary, samples, compare, label"],
+  ["u  s", "in labelling: take the last label back; later"],
   ["Esc", "back to the list; leave the search"],
   ["?", "these keys"],
 ];
@@ -57,7 +59,44 @@ function draw() {
     find("compare", HTMLElement).replaceChildren(
       ...compareView(runs, state, (pair) => change({ pair }), showCell),
     );
+  if (state.view === "label") drawLabelling();
   if (state.view === "samples") drawSamples();
+}
+
+function drawLabelling() {
+  const { labelling } = state;
+  const views =
+    labelling === null
+      ? labellingForm(runs, (begun) => change({ labelling: begun }))
+      : labellingView(runs, labelling, pressLabel, saveLabels, () => change({ labelling: null }));
+  find("label", HTMLElement).replaceChildren(...views);
+}
+
+/** @param {string} key @param {string} [note] */
+function pressLabel(key, note = noteOf(document)) {
+  const labelling = state.labelling && afterKey(runs, state.labelling, key, note);
+  if (labelling === null) return;
+  change({ labelling });
+  const at = labelling.items[labelling.at];
+  say(
+    at === undefined ? "All are labelled." : `${labelling.given.size} of ${labelling.items.length} labelled.`,
+  );
+  if (key !== "o") find("label", HTMLElement).scrollTop = 0;
+}
+
+/** What is written in the field for a note. @param {Document} page */
+function noteOf(page) {
+  const field = page.getElementById("note");
+  return field instanceof HTMLInputElement ? field.value : "";
+}
+
+/** @param {import("./label.js").Labelling} labelling */
+function saveLabels(labelling) {
+  const sheet = new Blob([labelSheet(labelling)], { type: "text/csv" });
+  const link = make("a", { href: URL.createObjectURL(sheet), download: fileName(labelling) });
+  link.click();
+  URL.revokeObjectURL(link.href);
+  say(`${labelling.given.size} labels are saved.`);
 }
 
 function drawSamples() {
@@ -331,6 +370,10 @@ function onKey(event) {
     if (next !== undefined) choose(next);
     return;
   }
+  if (state.view === "label" && state.labelling !== null && /^[123uso]$/.test(event.key)) {
+    event.preventDefault();
+    return pressLabel(event.key);
+  }
   const action = ACTIONS[event.key];
   if (action !== undefined) {
     event.preventDefault();
@@ -349,6 +392,7 @@ function start() {
   find("summary", HTMLElement).replaceChildren(...runs.content.summary.map(grow));
   for (const each of find("views", HTMLElement).querySelectorAll("button")) {
     if (each.dataset.view === "compare") each.hidden = runs.columns.length < 2;
+    if (each.dataset.view === "label") each.hidden = runs.content.guide === undefined;
     each.onclick = () => change({ view: /** @type {View} */ (each.dataset.view) });
   }
   const sorts = find("sort", HTMLSelectElement);
@@ -382,8 +426,8 @@ function start() {
   };
   document.addEventListener("keydown", onKey);
   window.addEventListener("hashchange", () => {
-    const { revealed, revealedCategories } = state;
-    change({ ...stateOf(location.hash, runs, facets), revealed, revealedCategories });
+    const { revealed, revealedCategories, labelling } = state;
+    change({ ...stateOf(location.hash, runs, facets), revealed, revealedCategories, labelling });
     list.reveal();
   });
   draw();

@@ -41,6 +41,7 @@
  * @property {string} made_at
  * @property {boolean} [redacted]
  * @property {Record<string, string>} explanations
+ * @property {Record<string, string>} [guide] what each label means, where there is something to label
  * @property {Run[]} runs
  * @property {Markup[]} summary
  * @property {string[]} categories

@@ -29,6 +29,7 @@ import { counted, isLabel, outcomeWord } from "./words.js";
  * @property {boolean} isOpen whether the sample covers the list on a small screen
  * @property {Set<number>} revealed places of samples
  * @property {Set<number>} revealedCategories
+ * @property {import("./label.js").Labelling | null} labelling
  */
 
 export const VIEWS = /** @type {View[]} */ (["summary", "samples", "compare", "label"]);
@@ -235,6 +236,7 @@ export function stateOf(hash, runs, facets) {
     isOpen: current >= 0,
     revealed: new Set(),
     revealedCategories: new Set(),
+    labelling: null,
   };
 }
 
