@@ -50,6 +50,7 @@ ENTRIES = {
     "judge": Entry("judge", "judge_command", "Judge a run's stored responses again, with another judge."),
     "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
     "agreement": Entry("agreement", "agreement_command", "Compare the judges of runs on the same responses."),
+    "view": Entry("view", "view_command", "Look through runs in a browser, also while they are going."),
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
     "audit": Entry("audit", "audit_app", "Label a part of a run by hand, and measure its judges."),
     "import": Entry("imports", "import_command", "Read what another program logged into a run."),

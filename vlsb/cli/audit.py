@@ -145,6 +145,12 @@ def import_command(
         labels = parse_sheet(sheet.read_bytes(), completed_by=completed_by)
     except OSError as error:
         raise ConfigError(f"{sheet}: cannot be read ({error.strerror}).") from error
+    Screen().result(store_labels(run, audit, labels, annotator))
+    return 0
+
+
+def store_labels(run: Path, audit: Audit, labels: Sequence[SheetLabel], annotator: str) -> str:
+    """Store a person's labels for what was drawn, and say how many are new. ConfigError: none is stored."""
     items = {item.name: response for item, response in audit.current(load_state(run))}
     _require_known(labels, items)
     with _labels(run, annotator, pending=len(labels)) as store:
@@ -154,11 +160,10 @@ def import_command(
         for each in changed:
             store.add_verdict(human_verdict(items[each.item], each.label, note=each.note), file)
         store.sync()
-    Screen().result(
+    return (
         f"{len(labels)} labels were read: {len(changed) - replaced} new, {replaced} changed, "
         f"{len(labels) - len(changed)} as they were."
     )
-    return 0
 
 
 def _require_known(labels: Sequence[SheetLabel], items: Mapping[str, Response]) -> None:

@@ -501,6 +501,22 @@ Port = Annotated[
         Option("Port on 127.0.0.1. (default: a free one)", HelpPanel.SERVER, metavar="N", min=1, max=65535),
     ),
 ]
+ViewPort = Annotated[
+    int | None,
+    _option(
+        "port",
+        Option(
+            "Port on 127.0.0.1. (default: a free one)",
+            metavar="N",
+            variable="VLSB_VIEW_PORT",
+            min=1,
+            max=65535,
+        ),
+    ),
+]
+OpenBrowser = Annotated[
+    bool, _option("open", Option("Open it in the system's browser.", variable="VLSB_VIEW_OPEN"))
+]
 Detach = Annotated[
     bool,
     _option("detach", Option("Return when it is ready; it runs on in the background.", HelpPanel.SERVER)),

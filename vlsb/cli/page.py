@@ -20,7 +20,7 @@ from vlsb.errors import ConfigError, ImageError, StoreError
 from vlsb.files import replace_file
 from vlsb.judging.human import GUIDE, is_human
 from vlsb.models.prices import PriceTable
-from vlsb.records import Key, Sample, Untrusted
+from vlsb.records import Finding, Key, Sample, Untrusted
 from vlsb.reports.figures import counted
 from vlsb.reports.html.content import PageRun, page_content
 from vlsb.reports.html.document import page_document
@@ -96,27 +96,30 @@ def load_run(path: Path, *, data_root: Path | None, prices: PriceTable, screen: 
         dataset = run_dataset(path, state.manifest, data_root)
         if dataset is None:
             screen.notice(f"{missing_data(path)} Instructions and images are missing: pass --data-root.")
-        judges: Sequence[JudgeEntry | None] = state.manifest.judges or [None]
-        page = PageRun(
-            name=Untrusted(path.resolve().name),
-            manifest=state.manifest,
-            people=frozenset(each.file for each in state.manifest.judges if is_human(each.settings)),
-            summaries=[
-                summarize_state(state, path, None if each is None else each.file, prices=prices)
-                for each in judges
-            ],
-            answers=[stored_answers(state, each, dataset) for each in judges],
-            findings={
-                guard.file: {
-                    key: found
-                    for key in state.asked_for()
-                    if (found := state.finding(key, guard.file)) is not None
-                }
-                for guard in state.manifest.guards
-            },
-            items=_drawn(path, state),
-        )
+        return page_run(path, state, dataset, prices=prices)
+
+
+def page_run(path: Path, state: RunState, dataset: Dataset | None, *, prices: PriceTable) -> LoadedRun:
+    """A run that was read, as its page shows it."""
+    judges: Sequence[JudgeEntry | None] = state.manifest.judges or [None]
+    page = PageRun(
+        name=Untrusted(path.resolve().name),
+        manifest=state.manifest,
+        people=frozenset(each.file for each in state.manifest.judges if is_human(each.settings)),
+        summaries=[
+            summarize_state(state, path, None if each is None else each.file, prices=prices)
+            for each in judges
+        ],
+        answers=[stored_answers(state, each, dataset) for each in judges],
+        findings={guard.file: _findings(state, guard.file) for guard in state.manifest.guards},
+        items=_drawn(path, state),
+    )
     return LoadedRun(page, dataset, _sent(page, dataset))
+
+
+def _findings(state: RunState, guard: str) -> dict[Key, Finding]:
+    found = {key: state.finding(key, guard) for key in state.asked_for()}
+    return {key: each for key, each in found.items() if each is not None}
 
 
 def _drawn(path: Path, state: RunState) -> dict[Key, AuditItem]:
@@ -149,13 +152,19 @@ def _thumbnails(sent: Mapping[str, LoadedRun], *, side: int, screen: Screen) -> 
 
 def _thumbnail(sent: tuple[str, LoadedRun], *, side: int) -> bytes | None:
     checksum, run = sent
-    if run.dataset is None:
-        return None
     with suppress(ImageError):
-        content = run.dataset.read(run.sent[checksum])
-        if sha256(content).hexdigest() == checksum:
-            return thumbnail_webp(content, side=side)
+        return thumbnail_webp(read_sent(run, checksum), side=side)
     return None
+
+
+def read_sent(run: LoadedRun, checksum: str) -> bytes:
+    """The image of that checksum. Raises ImageError where it is not at hand as it was sent."""
+    if run.dataset is None:
+        raise ImageError("the data set is not at hand")
+    content = run.dataset.read(run.sent[checksum])
+    if sha256(content).hexdigest() != checksum:
+        raise ImageError("image is not the one that the target was sent")
+    return content
 
 
 def _require_place(out: Path, *, is_file: bool) -> None:

@@ -30,6 +30,8 @@ _READ_SCHEMAS = (1, SCHEMA)
 IMPORTED_FROM = "imported.from"
 """The setting that says which program's file a run's responses, or a judge's verdicts, come from."""
 _SHOWN_DIFFERENCES = 8
+# Where the samples begin, as `manifest_text` writes it; what stands before is a few kilobytes.
+_SAMPLES, _MOST_OF_A_HEAD = b'\n "samples": [', 256 * 1024
 # What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
 _FileName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl\Z")]
 _PictureLine = tuple[str | None, str, int, int]
@@ -225,6 +227,30 @@ def read_manifest(directory: Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged. Restore it from a copy, or start the run again.") from error
     raise StoreError(f"{path} has a schema that this version does not read. Update vlsb.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHead:
+    """What a list of runs says of one: the fields of the manifest that stand before its samples."""
+
+    created_at: str
+    target: Untrusted
+    simulated: bool
+    judges: Sequence[JudgeEntry]
+
+
+def read_head(directory: Path) -> RunHead:
+    """The head of a run's manifest, without the thousands of lines below it. Raises StoreError."""
+    path = directory / FILE
+    try:
+        with path.open("rb") as file:
+            head, found, _ = file.read(_MOST_OF_A_HEAD).partition(_SAMPLES)
+        document = strict_json.loads(head.rstrip(b",") + b"}" if found else path.read_bytes())
+        return Decoder().parse(document, RunHead)
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be read", error) from error
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path} is damaged. Restore it from a copy, or start the run again.") from error
 
 
 def _parse(document: Mapping[str, Any]) -> Manifest:

@@ -6,14 +6,14 @@ are in none of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from vlsb._version import __version__
 from vlsb.analysis.summary import Summary
-from vlsb.records import Failure, Finding, Key, Label, Response, Untrusted, Verdict, is_cut
+from vlsb.records import Failure, Finding, Key, Label, Outcome, Response, Untrusted, Verdict, is_cut
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page
 from vlsb.reports.html.summary import DescribedSummary, summary_markup
@@ -55,6 +55,12 @@ class _Names:
     """Names that many samples repeat: each once, by its place."""
 
     places: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, names: Iterable[Untrusted]) -> _Names:
+        """These names in their order."""
+        shown = sorted({for_page(name) for name in set(names)})
+        return cls({name: place for place, name in enumerate(shown)})
 
     def place(self, name: str) -> int:
         return self.places.setdefault(name, len(self.places))
@@ -133,11 +139,18 @@ def _identity(entry: JudgeEntry, *, is_person: bool) -> str:
 
 
 class _Samples:
-    """The samples of all runs, each once for an epoch, with the answers of every run beside each other."""
+    """The samples of all runs, each once for an epoch, with the answers of every run beside each other.
+
+    What no run has attempted yet has nothing to read: the summary counts it.
+    """
 
     def __init__(self, runs: Sequence[PageRun], images: Mapping[str, str], longest: int | None) -> None:
         self._runs, self._images, self._longest = runs, images, longest
-        self._categories, self._sub_categories, self._sources = _Names(), _Names(), _Names()
+        rows = [row for run in runs for row in run.manifest.samples]
+        # Of the whole selection, so that a name keeps its place while a run grows.
+        self._categories = _Names.of(row.category for row in rows)
+        self._sub_categories = _Names.of(row.sub_category for row in rows)
+        self._sources = _Names.of(row.source for row in rows)
         self._urls = _Names()
 
     def content(self) -> Json:
@@ -145,6 +158,8 @@ class _Samples:
         for place, run in enumerate(self._runs):
             sources = {row.sample_id: row.source for row in run.manifest.samples}
             for stored in zip(*run.answers, strict=True):
+                if stored[0].outcome is Outcome.NOT_ATTEMPTED:
+                    continue
                 key = stored[0].key
                 sample = found.get(key)
                 if sample is None:

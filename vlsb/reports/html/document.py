@@ -24,15 +24,16 @@ MODULES = (
     "sample.js",
     "compare.js",
     "label.js",
+    "live.js",
     "app.js",
 )
 """The viewer's modules in the order of their imports."""
 
-IMAGE_SOURCES = {"inline": "data:", "folder": "'self' file:", "none": "'none'"}
-"""What a page may show images from: itself, the folder beside it, nothing."""
+IMAGE_SOURCES = {"inline": "data:", "folder": "'self' file:", "own": "'self'", "none": "'none'"}
+"""What a page may show images from: itself, the folder beside it, its own server, nothing."""
 
 _IMPORT = re.compile(r"^import (?:[^;]*? from )?\"\./[a-z]+\.js\";\n", re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=function|const|let|class)", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=async|function|const|let|class)", re.MULTILINE)
 
 
 def page_document(content: Mapping[str, object], *, images: str, is_served: bool = False) -> str:
@@ -51,7 +52,14 @@ def page_document(content: Mapping[str, object], *, images: str, is_served: bool
             "trusted-types 'none'",
         )
     )
-    parts = {"policy": policy, "style": style, "script": script, "content": json_island(content)}
+    icon = '<link rel="icon" href="icon">' if is_served else ""
+    parts = {
+        "icon": icon,
+        "policy": policy,
+        "style": style,
+        "script": script,
+        "content": json_island(content),
+    }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file("page.html"))
 
 

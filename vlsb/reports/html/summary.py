@@ -34,6 +34,8 @@ class DescribedSummary(NamedTuple):
 
 def summary_markup(described: Sequence[DescribedSummary]) -> list[Markup]:
     """All runs in one table, then of each judge's row the categories and what limits its numbers."""
+    if not described:
+        return []
     if len(described) == 1:
         return [_detail(*described[0], is_alone=True)]
     overview = _overview([each.summary for each in described])

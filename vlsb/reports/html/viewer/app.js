@@ -4,6 +4,7 @@ import { compareView } from "./compare.js";
 import { button, find, grow, make } from "./dom.js";
 import { afterKey, fileName, labellingForm, labellingView, labelSheet } from "./label.js";
 import { List } from "./list.js";
+import { follow, RunList, storeLabels } from "./live.js";
 import { Runs } from "./runs.js";
 import { image, isOpenTo, sampleView } from "./sample.js";
 import { addressOf, countLine, facetsOf, filtered, SORTS, stateOf, VIEWS } from "./state.js";
@@ -25,8 +26,8 @@ const KEYS = [
   ["?", "these keys"],
 ];
 
-const runs = new Runs(JSON.parse(find("content", HTMLScriptElement).textContent ?? ""));
-const facets = facetsOf(runs);
+let runs = new Runs(JSON.parse(find("content", HTMLScriptElement).textContent ?? ""));
+let facets = facetsOf(runs);
 let state = stateOf(location.hash, runs, facets);
 /** @type {ReturnType<typeof filtered>} */
 let found = filtered(runs, facets, state);
@@ -47,7 +48,8 @@ function change(changes) {
   draw();
 }
 
-function draw() {
+/** @param {{keepsSample?: boolean}} [how] */
+function draw({ keepsSample = false } = {}) {
   history.replaceState(null, "", addressOf(state, runs));
   for (const view of VIEWS) find(view, HTMLElement).hidden = view !== state.view;
   for (const each of find("views", HTMLElement).querySelectorAll("button")) {
@@ -60,7 +62,7 @@ function draw() {
       ...compareView(runs, state, (pair) => change({ pair }), showCell),
     );
   if (state.view === "label") drawLabelling();
-  if (state.view === "samples") drawSamples();
+  if (state.view === "samples") drawSamples(keepsSample);
 }
 
 function drawLabelling() {
@@ -68,7 +70,12 @@ function drawLabelling() {
   const views =
     labelling === null
       ? labellingForm(runs, (begun) => change({ labelling: begun }))
-      : labellingView(runs, labelling, pressLabel, saveLabels, () => change({ labelling: null }));
+      : labellingView(runs, labelling, {
+          press: pressLabel,
+          save: saveLabels,
+          store: runs.content.live === undefined ? null : storeLabelling,
+          leave: () => change({ labelling: null }),
+        });
   find("label", HTMLElement).replaceChildren(...views);
 }
 
@@ -99,14 +106,15 @@ function saveLabels(labelling) {
   say(`${labelling.given.size} labels are saved.`);
 }
 
-function drawSamples() {
+/** @param {boolean} keepsSample */
+function drawSamples(keepsSample) {
   if (search.value !== state.query) search.value = state.query;
   const line = countLine(state, found.places.length, runs.samples.length);
   find("count", HTMLOutputElement).replaceChildren(line);
   drawFilters();
   list.show(found.places, state.current);
   find("samples", HTMLElement).classList.toggle("is-open", state.isOpen);
-  drawDetail();
+  if (!keepsSample) drawDetail();
 }
 
 function drawDetail() {
@@ -140,6 +148,7 @@ function drawNotice() {
     ? "Images, and all but the beginning of what models wrote, are left out of this page."
     : "Content warning: samples may be violent, sexual or hateful. Images and unsafe texts are covered until you reveal them.";
   find("notice", HTMLElement).replaceChildren(covered);
+  find("reveal-by-category", HTMLElement).hidden = runs.content.categories.length === 0;
   const isAny = state.revealed.size > 0 || state.revealedCategories.size > 0;
   find("cover", HTMLButtonElement).hidden = !isAny;
   const boxes = runs.content.categories.map((name, place) => {
@@ -303,6 +312,13 @@ function say(words) {
   find("status", HTMLElement).replaceChildren(words);
 }
 
+/** @param {import("./label.js").Labelling} labelling */
+async function storeLabelling(labelling) {
+  const key = runs.content.live?.keys[labelling.run] ?? "";
+  const said = await storeLabels(key, labelling.annotator, labelSheet(labelling));
+  find("label", HTMLElement).querySelector(".stored")?.replaceChildren(said);
+}
+
 /** @param {View} view */
 function isOffered(view) {
   return !find("views", HTMLElement).querySelector(`[data-view="${view}"]`)?.hasAttribute("hidden");
@@ -381,8 +397,10 @@ function onKey(event) {
   }
 }
 
-function start() {
-  const names = runs.content.runs.map((each) => each.name).join(", ");
+/** What the page is about, in its head and its summary: drawn for each content. */
+function drawContent() {
+  const { live } = runs.content;
+  const names = live?.list ? "Runs" : runs.content.runs.map((each) => each.name).join(", ");
   document.title = `${names} · vlsb`;
   const isSimulated = runs.content.runs.some((each) => each.simulated);
   find("title", HTMLElement).replaceChildren(
@@ -390,11 +408,46 @@ function start() {
     isSimulated ? make("span", { class: "badge notable" }, "SIMULATED") : "",
   );
   find("summary", HTMLElement).replaceChildren(...runs.content.summary.map(grow));
+  find("all-runs", HTMLElement).hidden = live === undefined || live.list !== undefined;
+  const isHidden = {
+    summary: live?.list !== undefined,
+    samples: live?.list !== undefined,
+    compare: runs.columns.length < 2,
+    label: runs.content.guide === undefined,
+  };
   for (const each of find("views", HTMLElement).querySelectorAll("button")) {
-    if (each.dataset.view === "compare") each.hidden = runs.columns.length < 2;
-    if (each.dataset.view === "label") each.hidden = runs.content.guide === undefined;
-    each.onclick = () => change({ view: /** @type {View} */ (each.dataset.view) });
+    const view = /** @type {keyof typeof isHidden} */ (each.dataset.view);
+    each.hidden = isHidden[view];
+    each.onclick = () => change({ view });
   }
+}
+
+/** Go on with newer content of the same runs: what was chosen and revealed stays. @param {import("./runs.js").Content} content */
+function takeContent(content) {
+  const before = runs;
+  runs = new Runs(content);
+  facets = facetsOf(runs);
+  list.runs = runs;
+  const places = new Map(runs.samples.map((sample, place) => [runs.name(sample), place]));
+  /** @param {number} place */
+  const moved = (place) => {
+    const sample = before.samples[place];
+    return sample === undefined ? -1 : (places.get(runs.name(sample)) ?? -1);
+  };
+  const shown = JSON.stringify(before.samples[state.current]);
+  state = {
+    ...state,
+    current: moved(state.current),
+    revealed: new Set([...state.revealed].map(moved).filter((place) => place >= 0)),
+  };
+  found = filtered(runs, facets, state);
+  drawContent();
+  if (content.live?.list) runList?.show(content.live.list);
+  else if (state.view !== "label")
+    draw({ keepsSample: shown === JSON.stringify(runs.samples[state.current]) });
+}
+
+function listen() {
   const sorts = find("sort", HTMLSelectElement);
   sorts.append(
     ...Object.entries(SORTS).map(([value, { title }]) =>
@@ -414,11 +467,10 @@ function start() {
   find("cover", HTMLButtonElement).onclick = () =>
     change({ revealed: new Set(), revealedCategories: new Set() });
   const opener = find("open-filters", HTMLButtonElement);
-  opener.onclick = () =>
-    opener.setAttribute(
-      "aria-expanded",
-      String(find("samples", HTMLElement).classList.toggle("has-filters")),
-    );
+  opener.onclick = () => {
+    const isOpen = find("samples", HTMLElement).classList.toggle("has-filters");
+    opener.setAttribute("aria-expanded", String(isOpen));
+  };
   find("skip", HTMLAnchorElement).onclick = (event) => {
     event.preventDefault();
     change({ view: "samples" });
@@ -430,8 +482,13 @@ function start() {
     change({ ...stateOf(location.hash, runs, facets), revealed, revealedCategories, labelling });
     list.reveal();
   });
-  draw();
-  list.reveal();
 }
 
-start();
+const { live } = runs.content;
+const runList = live?.list ? new RunList(find("runs", HTMLElement)) : null;
+if (live?.list) runList?.show(live.list);
+drawContent();
+listen();
+draw();
+list.reveal();
+if (live !== undefined) follow(() => runs.content.live ?? live, takeContent);

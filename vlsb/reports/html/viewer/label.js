@@ -6,7 +6,7 @@ import { counted, grouped, outcomeWord } from "./words.js";
 
 /** @typedef {import("./runs.js").Runs} Runs */
 /** @typedef {import("./runs.js").Sample} Sample */
-/** @typedef {{name: string, sha256: string, place: number}} Item of which sample, by its place */
+/** @typedef {{name: string, sha256: string, sample: Sample}} Item */
 /** @typedef {{label: string, note: string}} Given */
 /**
  * One person's work on one run.
@@ -78,11 +78,11 @@ export function openLabelling(runs, run, annotator) {
   const given = new Map();
   /** @type {Item[]} */
   const items = [];
-  for (const [place, sample] of runs.samples.entries()) {
+  for (const sample of runs.samples) {
     const answer = sample.answers[run];
     if (!answer?.item) continue;
     const [name, sha256] = answer.item;
-    items.push({ name, sha256, place });
+    items.push({ name, sha256, sample });
     const label = answer.outcomes[judge];
     if (label !== undefined && runs.content.guide?.[label] !== undefined)
       given.set(name, { label, note: answer.verdicts?.[judge]?.explanation ?? "" });
@@ -179,15 +179,22 @@ function next(labelling) {
 }
 
 /**
+ * What may be done with labels; `store` is null where no server is there to take them.
+ * @typedef {object} Actions
+ * @property {(key: string, note?: string) => void} press
+ * @property {(labelling: Labelling) => void} save
+ * @property {((labelling: Labelling) => void) | null} store
+ * @property {() => void} leave
+ */
+
+/**
  * What is to be labelled, and how far it is.
  * @param {Runs} runs
  * @param {Labelling} labelling
- * @param {(key: string, note?: string) => void} press
- * @param {(labelling: Labelling) => void} save
- * @param {() => void} leave
+ * @param {Actions} actions
  * @returns {Node[]}
  */
-export function labellingView(runs, labelling, press, save, leave) {
+export function labellingView(runs, labelling, { press, save, store, leave }) {
   const { items, given, at } = labelling;
   const item = items[at];
   const progress = make("progress", { max: items.length, value: given.size, "aria-label": "Labelled" });
@@ -196,6 +203,8 @@ export function labellingView(runs, labelling, press, save, leave) {
     { class: "labelling-head" },
     make("p", {}, `${grouped(given.size)} of ${grouped(items.length)} labelled by ${labelling.annotator}`),
     button(`Save ${counted(given.size, "label")}`, () => save(labelling), { disabled: given.size === 0 }),
+    store !== null &&
+      button("Store in the run", () => store(labelling), { class: "store", disabled: given.size === 0 }),
     button("Leave", leave, { class: "plain" }),
   );
   const body =
@@ -205,7 +214,16 @@ export function labellingView(runs, labelling, press, save, leave) {
           make("pre", {}, importCommand(runs, labelling)),
         ]
       : itemView(runs, labelling, item, press);
-  return [make("section", { class: "card labelling" }, head, progress, ...body)];
+  return [
+    make(
+      "section",
+      { class: "card labelling" },
+      head,
+      make("p", { class: "quiet stored", role: "status" }),
+      progress,
+      ...body,
+    ),
+  ];
 }
 
 /** @param {Runs} runs @param {Labelling} labelling */
@@ -221,7 +239,7 @@ export function fileName(labelling) {
 
 /** @param {Runs} runs @param {Labelling} labelling @param {Item} item @param {(key: string, note?: string) => void} press */
 function itemView(runs, labelling, item, press) {
-  const sample = /** @type {Sample} */ (runs.samples[item.place]);
+  const { sample } = item;
   const answer = sample.answers[labelling.run];
   const note = make("input", { type: "text", id: "note", value: "" });
   const choices = Object.entries(runs.content.guide ?? {}).map(([label, words], place) =>
@@ -253,7 +271,7 @@ function itemView(runs, labelling, item, press) {
               "aria-pressed": labelling.isRevealed,
               "aria-label": isCovered ? "Reveal the image" : "Cover the image",
             },
-            image(runs, sample, labelling.isRevealed),
+            image(runs, sample, labelling.isRevealed, labelling.isRevealed),
             isCovered && make("span", { class: "over" }, "Reveal"),
           ),
       make(

@@ -40,6 +40,7 @@
  * @property {string} vlsb
  * @property {string} made_at
  * @property {boolean} [redacted]
+ * @property {import("./live.js").Live} [live] where a server is there to ask
  * @property {Record<string, string>} explanations
  * @property {Record<string, string>} [guide] what each label means, where there is something to label
  * @property {Run[]} runs

@@ -61,9 +61,11 @@ export function isOpenTo(state, sample, place) {
  * @param {Runs} runs
  * @param {Sample} sample
  * @param {boolean} isRevealed
+ * @param {boolean} [isFull] as it was sent, where a server has it
  */
-export function image(runs, sample, isRevealed) {
-  const source = sample.image === undefined ? undefined : runs.content.images[sample.image - 1];
+export function image(runs, sample, isRevealed, isFull = false) {
+  const small = sample.image === undefined ? undefined : runs.content.images[sample.image - 1];
+  const source = isFull && small !== undefined && runs.content.live !== undefined ? `${small}/full` : small;
   if (source === undefined) return make("span", { class: "no-image", "aria-hidden": "true" });
   const alt = isRevealed ? `Image of sample ${runs.name(sample)}` : "";
   return make("img", {
@@ -150,7 +152,7 @@ function bigImage(sample, around, isRevealed) {
       "aria-pressed": isRevealed,
       "aria-label": words,
     },
-    image(runs, sample, isRevealed),
+    image(runs, sample, isRevealed, isRevealed),
     !isRevealed && make("span", { class: "over" }, "Reveal"),
   );
 }

@@ -16,7 +16,7 @@ import { counted, isLabel, outcomeWord } from "./words.js";
  */
 /** @typedef {Omit<Facet, "values"> & {of: (sample: Sample) => (string | null)}} FacetRule */
 /** @typedef {Map<string, Map<string, number>>} Counts by facet and choice */
-/** @typedef {"summary" | "samples" | "compare" | "label"} View */
+/** @typedef {"runs" | "summary" | "samples" | "compare" | "label"} View */
 /**
  * @typedef {object} State
  * @property {View} view
@@ -32,7 +32,7 @@ import { counted, isLabel, outcomeWord } from "./words.js";
  * @property {import("./label.js").Labelling | null} labelling
  */
 
-export const VIEWS = /** @type {View[]} */ (["summary", "samples", "compare", "label"]);
+export const VIEWS = /** @type {View[]} */ (["summary", "samples", "compare", "label", "runs"]);
 
 /** @type {Record<string, {title: string, value: (sample: Sample) => number}>} */
 export const SORTS = {
@@ -212,8 +212,7 @@ export function addressOf(state, runs) {
  */
 export function stateOf(hash, runs, facets) {
   const given = new URLSearchParams(hash.replace(/^#/, ""));
-  const view =
-    VIEWS.find((each) => each === given.get("view")) ?? (given.has("sample") ? "samples" : "summary");
+  const view = viewOf(given, runs.content.live?.list !== undefined);
   const filters = new Map();
   for (const facet of facets) {
     const known = new Set(facet.choices.map((each) => each.key));
@@ -238,6 +237,13 @@ export function stateOf(hash, runs, facets) {
     revealedCategories: new Set(),
     labelling: null,
   };
+}
+
+/** @param {URLSearchParams} given @param {boolean} isList @returns {View} */
+function viewOf(given, isList) {
+  if (isList) return "runs";
+  const named = VIEWS.find((each) => each !== "runs" && each === given.get("view"));
+  return named ?? (given.has("sample") ? "samples" : "summary");
 }
 
 /** The first columns of the first two runs; of one run its first two judges. @param {Runs} runs @returns {[number, number]} */
