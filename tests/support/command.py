@@ -102,6 +102,11 @@ class Process:
         """What is on its stderr so far."""
         return self._err.text
 
+    @property
+    def out(self) -> str:
+        """What is on its stdout so far."""
+        return self._out.text
+
     def wait(self, timeout_s: float = DEADLINE_S) -> Finished:
         """How it ends, if it ends in time and nobody whom it leaves behind holds its output."""
         try:
