@@ -49,6 +49,7 @@ ENTRIES = {
     "run": Entry("run", "run_command", "Evaluate a model on VLSBench: respond, judge, summarize."),
     "judge": Entry("judge", "judge_command", "Judge a run's stored responses again, with another judge."),
     "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
+    "plot": Entry("plot", "plot_command", "Draw runs as a figure for a paper: SVG, PDF or PNG."),
     "agreement": Entry("agreement", "agreement_command", "Compare the judges of runs on the same responses."),
     "view": Entry("view", "view_command", "Look through runs in a browser, also while they are going."),
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),

@@ -160,6 +160,42 @@ Methods = Annotated[
     bool, _option("methods", Option("Say how each run was measured, as a paragraph for a paper."))
 ]
 Bibtex = Annotated[bool, _option("bibtex", Option("Print whom to cite: VLSBench, and vlsb as it was used."))]
+# Their own variables: one that is left set must not choose another figure.
+PlotFile = Annotated[
+    Path,
+    _option(
+        "out", Option("The figure's file: .svg, .pdf or .png.", metavar="FILE", variable="VLSB_PLOT_OUT")
+    ),
+]
+PlotKind = Annotated[
+    str,
+    _option(
+        "kind",
+        Option(
+            "What to draw.",
+            metavar="labels|categories|radar|transitions|agreement",
+            variable="VLSB_PLOT_KIND",
+        ),
+    ),
+]
+PlotWidth = Annotated[
+    str,
+    _option(
+        "width",
+        Option(
+            "One column of a paper (3.3 inches), or both (6.9).",
+            metavar="single|double",
+            variable="VLSB_PLOT_WIDTH",
+        ),
+    ),
+]
+PlotJudge = Annotated[
+    str | None,
+    _option(
+        "judge",
+        Option("Draw this judge's labels only. (default: all)", metavar="NAME", variable="VLSB_PLOT_JUDGE"),
+    ),
+]
 AgreementFormat = Annotated[
     str,
     _option(

@@ -1,0 +1,140 @@
+"""From runs to a figure in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vlsb.analysis.differences import differences
+from vlsb.analysis.summary import Summary
+from vlsb.cli.agreement import require_stats
+from vlsb.cli.screen import Screen
+from vlsb.errors import ConfigError, StoreError
+from vlsb.records import JUDGED, Label, Outcome, Untrusted
+from vlsb.reports import plots
+from vlsb.reports.documents import in_order
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.marks import mark, reasons
+from vlsb.store.state import RunState, load_state
+from vlsb.store.summaries import find_runs, run_conditions, stored_judge, summarize_run, summarize_state
+
+_OF_SUMMARIES = {
+    "labels": plots.labels_figure,
+    "categories": plots.categories_figure,
+    "radar": plots.radar_figure,
+}
+KINDS = (*_OF_SUMMARIES, "transitions", "agreement")
+
+
+def draw(
+    paths: Sequence[Path], out: Path, *, kind: str, width: str, judge: str | None, screen: Screen
+) -> None:
+    """Write the figure. Raises ConfigError for what cannot be drawn, StoreError for a file that cannot be."""
+    form = out.suffix.removeprefix(".").lower()
+    if form not in plots.FORMATS:
+        raise ConfigError(
+            f"--out {out}: name a file that ends in {', '.join('.' + each for each in plots.FORMATS)}."
+        )
+    if kind not in KINDS:
+        raise ConfigError(f"--kind {kind}: not one of {', '.join(KINDS)}.")
+    if width not in plots.WIDTHS:
+        raise ConfigError(f"--width {width}: not one of {', '.join(plots.WIDTHS)}.")
+    inches = plots.WIDTHS[width]
+    runs = find_runs(paths)
+    if kind == "transitions":
+        drawn = plots.transitions_figure(_transitions(runs, judge, screen), form, width=inches)
+    elif kind == "agreement":
+        drawn = _agreement(runs, form, inches)
+    else:
+        summaries = _summaries(runs, judge)
+        drawn = _OF_SUMMARIES[kind](summaries, form, width=inches)
+        for name, why in mark(in_order(summaries)).reasons(for_terminal):
+            screen.notice(f"† {name}: {why}")
+    try:
+        out.write_bytes(drawn)
+    except OSError as error:
+        raise StoreError.of(f"{out}: cannot be written", error) from error
+    screen.notice(f"{kind} in {out}, {inches} inches wide.")
+
+
+def _summaries(runs: Sequence[Path], judge: str | None) -> list[Summary]:
+    """What is to be drawn: runs with rates, under each of their judges or the one that was named."""
+    found: list[Summary] = []
+    for run in runs:
+        if judge is None:
+            found += summarize_run(run)
+        else:
+            state = load_state(run)
+            entry = stored_judge(state.manifest, judge)
+            found.append(summarize_state(state, run, None if entry is None else entry.file))
+    judged = [each for each in found if each.rates.judged]
+    if not judged:
+        raise ConfigError("Nothing was judged there, so there are no rates to draw.")
+    if len(judged) > plots.MOST_RUNS:
+        raise ConfigError(
+            f"{len(judged)} runs and judges are more than a figure can tell apart ({plots.MOST_RUNS}). "
+            "Name fewer runs, or one judge with --judge."
+        )
+    return judged
+
+
+def _transitions(runs: Sequence[Path], judge: str | None, screen: Screen) -> plots.Transitions:
+    """Counts of labels over what both runs have a label for. ConfigError unless one judge gave them all."""
+    if len(runs) != 2:
+        raise ConfigError(f"--kind transitions is from one run to another: name two, not {len(runs)}.")
+    states = [load_state(run) for run in runs]
+    files = [_judge_file(state, run, judge) for state, run in zip(states, runs, strict=True)]
+    first, second = (run_conditions(state, file) for state, file in zip(states, files, strict=True))
+    found = differences(first, second)
+    if found.judges is not None:
+        raise ConfigError(
+            "The two runs have other judges, whose labels are not to be held against each other. "
+            "Name one that judged both: --judge NAME."
+        )
+    if why := "; ".join(reasons(found, for_terminal)):
+        screen.notice(f"{runs[1]} has otherwise than {runs[0]}: {why}")
+    labels = [_labels(state, file) for state, file in zip(states, files, strict=True)]
+    counts = [[0] * len(Label) for _ in Label]
+    order = {Outcome(label.value): place for place, label in enumerate(Label)}
+    for key in labels[0].keys() & labels[1].keys():
+        counts[order[labels[0][key]]][order[labels[1][key]]] += 1
+    if not any(map(any, counts)):
+        raise ConfigError("No sample has a label in both runs.")
+    names = [Untrusted(run.resolve().name) for run in runs]
+    return plots.Transitions(names[0], names[1], counts, first.simulated or second.simulated)
+
+
+def _judge_file(state: RunState, run: Path, judge: str | None) -> str:
+    entry = stored_judge(state.manifest, judge)
+    if entry is None:
+        raise ConfigError(f"{run}: nobody has judged it.")
+    return entry.file
+
+
+def _labels(state: RunState, file: str) -> Mapping[object, Outcome]:
+    outcomes = ((key, state.outcome(key, file)) for key in state.asked_for())
+    return {key: outcome for key, outcome in outcomes if outcome in JUDGED}
+
+
+def _agreement(runs: Sequence[Path], form: str, inches: float) -> bytes:
+    require_stats("vlsb plot --kind agreement")
+    # numpy, scipy and statsmodels, which no other figure needs.
+    from vlsb.analysis.agreement import compare_judges
+    from vlsb.cli.compared import judged_run
+
+    report = compare_judges([judged_run(run, load_state(run)) for run in runs])
+    pairs = [
+        plots.JudgePair(
+            pair.first,
+            pair.second,
+            pair.agreement.raw.value or 0.0,
+            pair.agreement.kappa.value,
+            pair.agreement.responses,
+        )
+        for pair in report.pairs
+    ]
+    if not pairs:
+        raise ConfigError(
+            "No two judges have labelled the same responses there: vlsb judge RUN --judge NAME."
+        )
+    return plots.agreement_figure(pairs, form, width=inches, simulated=report.simulated)

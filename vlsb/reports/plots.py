@@ -1,0 +1,400 @@
+"""Figures for papers and slides, at a column's width: matplotlib, which only `vlsb plot` imports.
+
+Colours are of Okabe and Ito's palette, which people who see few colours can tell apart; lightness, hatches
+and markers tell the same in grey. Fonts are embedded as TrueType in PDF, and text stays text in SVG.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import pi
+from textwrap import wrap
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from vlsb.analysis.rates import Rates
+from vlsb.analysis.summary import Summary
+from vlsb.records import Label, Untrusted
+from vlsb.reports.documents import in_order
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.figures import share_of_selected
+from vlsb.reports.marks import Marks, by_category, mark, row_name
+
+WIDTHS = {"single": 3.3, "double": 6.9}
+"""Inches: one column of a two-column paper, and both."""
+MOST_RUNS = 8
+"""As many colours, and as many markers, as are told apart."""
+
+_RED, _BLUE, _SKY, _GREY = "#D55E00", "#0072B2", "#8CCBF0", "#555555"
+_COLORS = (_BLUE, _RED, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", "#F0E442")
+_MARKERS = "osD^vPX*"
+_LABELS = {
+    "refusal": (_BLUE, ""),
+    "warning": (_SKY, ""),
+    "unsafe": (_RED, "////"),
+}
+_STYLE: dict[Any, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "hatch.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.2,
+    "figure.constrained_layout.use": True,
+    # A stranger's dollar sign begins no formula.
+    "text.parse_math": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    # The same runs give the same bytes.
+    "svg.hashsalt": "vlsb",
+}
+_NO_DATES: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+FORMATS = tuple(_NO_DATES)
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """What became of the labels of the same responses from one run to another, by label in its order."""
+
+    first: Untrusted
+    second: Untrusted
+    counts: Sequence[Sequence[int]]
+    simulated: bool
+
+
+class JudgePair(NamedTuple):
+    """How often two judges gave one label, in percent of `n` responses, and their kappa, if it is one."""
+
+    first: str
+    second: str
+    agree: float
+    kappa: float | None
+    n: int
+
+
+def labels_figure(summaries: Sequence[Summary], form: str, *, width: float) -> bytes:
+    """A bar a run: refusal, warning and unsafe, and the safe rate's interval where the bar turns unsafe."""
+    marks = mark(in_order(summaries))
+    rows = [_row(marks, place, width) for place in _places(marks)]
+    lines = max(row.count("\n") + 1 for row in rows)
+    with _figure(width, 0.62 + len(rows) * (0.09 + 0.11 * lines)) as figure:
+        axes = figure.add_subplot()
+        for place, summary in enumerate(marks.summaries):
+            _label_bar(axes, place, summary.rates)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        _percent_axis(axes, "% of judged responses")
+        handles: list[Artist] = [
+            Patch(facecolor=color, hatch=hatch, edgecolor="white", label=name)
+            for name, (color, hatch) in _LABELS.items()
+        ]
+        interval = Line2D(
+            [], [], color="black", marker="|", markersize=4, linewidth=1, label="95 % CI of safe"
+        )
+        figure.legend(handles=[*handles, interval], loc="outside upper center", ncols=4)
+        _footnotes(figure, marks)
+        return _written(figure, form)
+
+
+def categories_figure(summaries: Sequence[Summary], form: str, *, width: float) -> bytes:
+    """A row a category: every run's safe rate there, as a dot with its interval."""
+    marks = mark(in_order(summaries))
+    cells = list(by_category(marks.summaries))
+    names = list(dict.fromkeys(name for name, _, _ in cells))
+    with _figure(
+        width, 0.55 + len(names) * (0.12 + 0.11 * len(summaries)) + _legend_inches(marks, width)
+    ) as figure:
+        axes = figure.add_subplot()
+        for name, place, rates in cells:
+            if rates.safe_rate is not None:
+                _dot(axes, place, names.index(name) + _offset(place, len(summaries)), rates)
+        axes.set_yticks(range(len(names)), [_folded(for_terminal(name), width) for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        for boundary in range(1, len(names)):
+            axes.axhline(boundary - 0.5, color="#DDDDDD", linewidth=0.5, zorder=0)
+        _percent_axis(axes, "safe rate, % (95 % CI)")
+        _run_legend(figure, marks, width)
+        _footnotes(figure, marks)
+        return _written(figure, form)
+
+
+def radar_figure(summaries: Sequence[Summary], form: str, *, width: float) -> bytes:
+    """The paper's figure: safe rates by category around a circle. It has no intervals."""
+    marks = mark(in_order(summaries))
+    cells = {(name, place): rates for name, place, rates in by_category(marks.summaries)}
+    names = list(dict.fromkeys(name for name, _ in cells))
+    angles = [2 * pi * place / len(names) for place in range(len(names))]
+    with _figure(width, width * 0.86 + _legend_inches(marks, width)) as figure:
+        axes = figure.add_subplot(projection="polar")
+        for place in _places(marks):
+            values = [_value(cells.get((name, place))) for name in names]
+            axes.plot(
+                [*angles, angles[0]],
+                [*values, values[0]],
+                color=_COLORS[place],
+                marker=_MARKERS[place],
+                markersize=3,
+                linewidth=1,
+            )
+        axes.set_xticks(angles, [for_terminal(name) for name in names])
+        axes.set_ylim(0, 100)
+        axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100"])
+        axes.grid(linewidth=0.4, color="#BBBBBB")
+        _run_legend(figure, marks, width)
+        _footnotes(figure, marks)
+        return _written(figure, form)
+
+
+def transitions_figure(found: Transitions, form: str, *, width: float) -> bytes:
+    """A square of counts: the labels of one run by row, those of the other by column."""
+    total = sum(map(sum, found.counts))
+    names = [_LABEL_WORDS[label] for label in Label]
+    cells = [
+        [
+            _Cell(
+                f"{_turn(before, after).sign}{count:,}\n{100 * count / total:.1f} %",
+                count / total,
+                _turn(before, after).color,
+            )
+            for after, count in zip(Label, row, strict=True)
+        ]
+        for before, row in zip(Label, found.counts, strict=True)
+    ]
+    with _figure(width, width * 0.86) as figure:
+        axes = figure.add_subplot()
+        _square(axes, cells, names)
+        axes.set_xlabel(f"{_folded(for_terminal(found.second), 2 * width)} (n = {total:,} responses)")
+        axes.set_ylabel(_folded(for_terminal(found.first), 2 * width))
+        handles: list[Artist] = [
+            Patch(facecolor=turn.color, label=f"{turn.sign}{turn.words}")
+            for turn in (_SAFER, _UNSAFER, _ALIKE)
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3)
+        _simulated(figure, found.simulated)
+        return _written(figure, form)
+
+
+def agreement_figure(pairs: Sequence[JudgePair], form: str, *, width: float, simulated: bool) -> bytes:
+    """A square of judges: how often each two gave one label, and their kappa; darker from 50 % on."""
+    judges = sorted({name for pair in pairs for name in (pair.first, pair.second)})
+    cells = [[_Cell("", 0.12, _GREY) for _ in judges] for _ in judges]
+    for pair in pairs:
+        kappa = "" if pair.kappa is None else f"\nκ = {pair.kappa:.2f}"
+        text = f"{pair.agree:.1f} %{kappa}\nn = {pair.n:,}"
+        places = judges.index(pair.first), judges.index(pair.second)
+        for row, column in (places, places[::-1]):
+            cells[row][column] = _Cell(text, max(0.0, pair.agree / 50 - 1), _BLUE)
+    names = [_folded(for_terminal(Untrusted(name)), width / 2) for name in judges]
+    with _figure(width, 0.5 + 0.62 * len(judges)) as figure:
+        axes = figure.add_subplot()
+        _square(axes, cells, names)
+        axes.set_xlabel("equal labels of two judges")
+        _simulated(figure, simulated)
+        return _written(figure, form)
+
+
+_LABEL_WORDS = {Label.SAFE_REFUSAL: "refusal", Label.SAFE_WARNING: "warning", Label.UNSAFE: "unsafe"}
+
+
+class _Turn(NamedTuple):
+    """What a change of label comes to: in words, as a sign that is seen in grey too, and its color."""
+
+    words: str
+    sign: str
+    color: str
+
+
+_SAFER, _UNSAFER = _Turn("became safe", "▲ ", _BLUE), _Turn("became unsafe", "▼ ", _RED)
+_ALIKE = _Turn("as before", "", _GREY)
+
+
+class _Cell(NamedTuple):
+    """A field of a square: its words, and its color, as strong as `strength` (0 to 1)."""
+
+    text: str
+    strength: float
+    color: str
+
+
+def _turn(before: Label, after: Label) -> _Turn:
+    was_unsafe, is_unsafe = before is Label.UNSAFE, after is Label.UNSAFE
+    if was_unsafe == is_unsafe:
+        return _ALIKE
+    return _UNSAFER if is_unsafe else _SAFER
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of that many inches, in our style."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A box stands for a sign that the font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield Figure(figsize=(width, height))
+
+
+def _written(figure: Figure, form: str) -> bytes:
+    sheet = io.BytesIO()
+    figure.savefig(sheet, format=form, dpi=300, metadata=_NO_DATES[form])
+    return sheet.getvalue()
+
+
+def _label_bar(axes: Axes, place: int, rates: Rates) -> None:
+    shares = (rates.safe_refuse_rate, rates.safe_warning_rate, rates.unsafe_rate)
+    left = 0.0
+    for share, (color, hatch) in zip(shares, _LABELS.values(), strict=True):
+        width = share or 0.0
+        axes.barh(
+            place, width, left=left, height=0.66, color=color, hatch=hatch, edgecolor="white", linewidth=0.4
+        )
+        left += width
+    if rates.safe_rate is not None:
+        low, high = rates.intervals["safe_rate"]
+        reach = [[rates.safe_rate - low], [high - rates.safe_rate]]
+        for color, thickness in (("white", 2.4), ("black", 1.0)):
+            axes.errorbar(
+                rates.safe_rate,
+                place,
+                xerr=reach,
+                color=color,
+                linewidth=thickness,
+                capsize=2,
+                capthick=thickness,
+            )
+
+
+def _dot(axes: Axes, run: int, height: float, rates: Rates) -> None:
+    rate = rates.safe_rate or 0.0
+    low, high = rates.intervals["safe_rate"]
+    axes.errorbar(
+        rate,
+        height,
+        xerr=[[rate - low], [high - rate]],
+        color=_COLORS[run],
+        marker=_MARKERS[run],
+        markersize=3.4,
+        linewidth=0.9,
+        capsize=1.6,
+        capthick=0.7,
+    )
+
+
+def _square(axes: Axes, cells: Sequence[Sequence[_Cell]], names: Sequence[str]) -> None:
+    """The cells under the same names by row and by column, white words on strong colors."""
+    for row, line in enumerate(cells):
+        for column, cell in enumerate(line):
+            # Even a rare change shows its color.
+            strength = 0.1 + 0.9 * min(1.0, cell.strength)
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(
+                Rectangle(corner, 1, 1, facecolor=to_rgba(cell.color, strength), edgecolor="white")
+            )
+            color = "white" if strength > 0.6 else "black"
+            axes.text(column, row, cell.text, ha="center", va="center", color=color)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _percent_axis(axes: Axes, label: str) -> None:
+    axes.set_xlim(0, 100)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    axes.set_xlabel(label)
+
+
+def _offset(place: int, count: int) -> float:
+    """How far below the middle of its row the dot of a run is."""
+    return 0.72 * ((place + 0.5) / count - 0.5)
+
+
+def _value(rates: Rates | None) -> float:
+    return float("nan") if rates is None or rates.safe_rate is None else rates.safe_rate
+
+
+def _places(marks: Marks) -> range:
+    return range(len(marks.summaries))
+
+
+def _row(marks: Marks, place: int, width: float) -> str:
+    """A run's name with its dagger, and its n."""
+    name = _folded(_run(marks, place), width)
+    return f"{name}\nn = {share_of_selected(marks.summaries[place].rates)}"
+
+
+def _folded(name: str, width: float) -> str:
+    """An encoded name in lines that leave room beside them, broken at hyphens if it has any."""
+    return "\n".join(wrap(name, max(8, int(6 * width))))
+
+
+def _run(marks: Marks, place: int) -> str:
+    # A dagger does not stand alone on a line.
+    return "\u00a0".join(filter(None, (row_name(marks.summaries, place, for_terminal), marks.sign(place))))
+
+
+def _run_legend(figure: Figure, marks: Marks, width: float) -> None:
+    if len(marks.summaries) == 1:
+        figure.suptitle(_run(marks, 0), fontsize=8)
+        return
+    handles = [
+        # matplotlib leaves out what begins with an underscore.
+        Line2D(
+            [],
+            [],
+            color=_COLORS[place],
+            marker=_MARKERS[place],
+            markersize=3.4,
+            linewidth=0.9,
+            label=f" {_folded(_run(marks, place), width)}",
+        )
+        for place in _places(marks)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=_legend_columns(width))
+
+
+def _legend_columns(width: float) -> int:
+    return 2 if width < 5 else 4
+
+
+def _legend_inches(marks: Marks, width: float) -> float:
+    return 0.14 * -(-len(marks.summaries) // _legend_columns(width))
+
+
+def _footnotes(figure: Figure, marks: Marks) -> None:
+    """What a reader must know before any number: simulated, and what a dagger means."""
+    notes = []
+    if marks.differing and marks.reference is not None:
+        notes.append(f"† not measured as {row_name(marks.summaries, marks.reference, for_terminal)} was")
+    if any(each.simulated for each in marks.summaries):
+        notes.append("SIMULATED")
+    if notes:
+        figure.supxlabel(" · ".join(notes), fontsize=6, color=_GREY)
+
+
+def _simulated(figure: Figure, simulated: bool) -> None:
+    if simulated:
+        figure.supxlabel("SIMULATED", fontsize=6, color=_GREY)
