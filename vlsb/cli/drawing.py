@@ -119,10 +119,9 @@ def _labels(state: RunState, file: str) -> Mapping[object, Outcome]:
 def _agreement(runs: Sequence[Path], form: str, inches: float) -> bytes:
     require_stats("vlsb plot --kind agreement")
     # numpy, scipy and statsmodels, which no other figure needs.
-    from vlsb.analysis.agreement import compare_judges
-    from vlsb.cli.compared import judged_run
+    from vlsb.cli.compared import judges_report
 
-    report = compare_judges([judged_run(run, load_state(run)) for run in runs])
+    report = judges_report(runs)
     pairs = [
         plots.JudgePair(
             pair.first,

@@ -18,7 +18,7 @@ from vlsb.cli.publication import bibtex_text, methods_text, paper_text
 from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, StoreError, VlsbError
 from vlsb.models.prices import PriceTable, load_prices
-from vlsb.reports import documents, latex, markdown
+from vlsb.reports import documents, latex, markdown, terminal
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.guards import guards_of, guards_table
 from vlsb.store.data_root import remembered_data_root
@@ -142,7 +142,6 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
     """One run and one judge as the authors' script writes them: their object has room for no more."""
     # The data set's questions, which no other format needs.
     from vlsb.cli.show import missing_data, run_dataset, stored_answers
-    from vlsb.reports.official import missing_questions, to_official
 
     run, *others = find_runs(paths)
     if others:
@@ -174,7 +173,5 @@ def _written(summaries: list[Summary], report_format: str, *, siunitx: bool) -> 
         return markdown.to_markdown(summaries)
     if report_format == "latex":
         return latex.to_latex(summaries, siunitx=siunitx)
-    from vlsb.reports import terminal
-
     width = shutil.get_terminal_size((80, 24)).columns
     return terminal.render(summaries, width=width, color=has_color(sys.stdout))
