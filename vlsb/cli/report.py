@@ -21,6 +21,7 @@ from vlsb.models.prices import PriceTable, load_prices
 from vlsb.reports import documents, latex, markdown, terminal
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.guards import guards_of, guards_table
+from vlsb.reports.official import missing_questions, to_official
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
 from vlsb.store.summaries import find_runs, stored_judge, summarize_run, summarize_state
