@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,29 @@ def test_a_run_never_costs_more_than_was_in_flight_when_its_money_was_spent(
     assert len(endpoint.completions) == 2 * SAMPLES
     (report,) = desk.vlsb.report(desk.run_dir)
     assert "cost" not in report
+
+
+def test_several_models_share_one_limit(desk: Desk) -> None:
+    """The second has what the first left, the third is not begun; that is no complete command."""
+    models = [word for model in ("a", "b", "c") for word in ("--model", model)]
+    where = ("--data-root", desk.data, "--no-judge", "--display", "none", "--backoff", "0.01")
+    with SimulatorThread(labelling()) as endpoint:
+        ended = desk.vlsb(
+            *("run", *models, "--base-url", endpoint.base_url, *where),
+            *("--prices", prices(desk, "a", "b", "c"), "--max-connections", 1, "--max-cost", SAMPLES + 5),
+        )
+        sent = Counter(each.model for each in endpoint.completions)
+        exact = desk.vlsb(
+            *("run", *models[2:], "--base-url", endpoint.base_url, *where, "--resume"),
+            *("--prices", prices(desk, "b", "c"), "--max-connections", 1, "--max-cost", SAMPLES - 5),
+        )
+
+    assert ended.code == exact.code == 4
+    assert sent == {"a": SAMPLES, "b": 5}
+    assert "--max-cost is reached: $45.0000 by this command" in ended.err
+    assert "1 more are not begun" in ended.err
+    assert Counter(each.model for each in endpoint.completions) == {"a": SAMPLES, "b": SAMPLES}
+    assert "1 more are not begun" in exact.err
 
 
 def test_the_report_tells_the_cost_by_the_prices_that_it_is_given(desk: Desk) -> None:

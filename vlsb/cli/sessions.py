@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from vlsb.cli.screen import Screen, agree_to_install, agrees, has_color
 from vlsb.data import mini_root
 from vlsb.endpoints import loops
 from vlsb.endpoints.credentials import may_be_key
+from vlsb.endpoints.traffic import Spending
 from vlsb.engines.lease import MayInstall
 from vlsb.errors import (
     ConfigError,
@@ -97,6 +98,7 @@ class SessionCommand:
     directory: Path | None
     has_table: bool = True
     calibration: Calibration | None = None
+    spending: Spending = field(default_factory=Spending)
 
     def is_stored(self) -> bool:
         """Whether the run holds anything that was answered."""
@@ -115,11 +117,12 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
         error = ConfigError("--name is one run's; with several models each run has its model's name.")
         screen.error(error)
         return error.exit_code
-    each = [replace(options, model=model) for model in models]
+    each, spending = [replace(options, model=model) for model in models], Spending()
     return _in_turn(
         screen,
+        spending,
         [f"Model {number} of {len(models)}: {model}" for number, model in enumerate(models, 1)],
-        [partial(_evaluate_target, wishes, has_table=False) for wishes in each],
+        [partial(_evaluate_target, wishes, spending, has_table=False) for wishes in each],
         [run_directory(wishes) for wishes in each],
         options.prices,
         again=_run_command(options, *(word for model in models for word in ("--model", model))),
@@ -128,6 +131,7 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
 
 def _in_turn(
     screen: Screen,
+    spending: Spending,
     titles: Sequence[str],
     sessions: Sequence[Callable[[], int]],
     directories: Sequence[Path | None],
@@ -138,7 +142,7 @@ def _in_turn(
     """Carry out sessions one after the other, then show one table of their runs, and how to go on.
 
     Returns the first exit code that is not 0. One that fails does not keep the others from being carried
-    out, unless nothing can be stored or the user stops.
+    out, unless nothing can be stored, the user stops, or the money that they share is spent.
     """
     try:
         table_of_prices = load_prices(prices)
@@ -147,6 +151,11 @@ def _in_turn(
         return error.exit_code
     codes = []
     for title, session in zip(titles, sessions, strict=True):
+        if spending.is_over:
+            spent = GapsError(f"--max-cost is reached: {len(sessions) - len(codes)} more are not begun.")
+            screen.error(spent)
+            codes.append(spent.exit_code)
+            break
         screen.notice(title)
         codes.append(session())
         if codes[-1] in (StoreError.exit_code, InterruptedRunError.exit_code):
@@ -161,7 +170,7 @@ def _in_turn(
     return failed
 
 
-def _evaluate_target(options: RunOptions, *, has_table: bool = True) -> int:
+def _evaluate_target(options: RunOptions, spending: Spending | None = None, *, has_table: bool = True) -> int:
     return carry_out(
         SessionCommand(
             options=options,
@@ -170,6 +179,7 @@ def _evaluate_target(options: RunOptions, *, has_table: bool = True) -> int:
             go_on=_run_command(options),
             directory=run_directory(options),
             has_table=has_table,
+            spending=spending or Spending(),
         )
     )
 
@@ -196,7 +206,7 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
             error = ConfigError(NO_KEYS if is_key else no_run)
             screen.error(error)
             return error.exit_code
-    again = ["vlsb", "judge", *map(str, runs), *options.as_words()]
+    again, spending = ["vlsb", "judge", *map(str, runs), *options.as_words()], Spending()
     try:
         with (
             Display(options.display, screen) as display,
@@ -211,8 +221,14 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
             display.clear()
             return _in_turn(
                 screen,
+                spending,
                 [f"Run {number} of {len(runs)}: {run}" for number, run in enumerate(runs, 1)],
-                [partial(carry_out, _judge_command(run, options, has_table=False)) for run in runs],
+                [
+                    partial(
+                        carry_out, replace(_judge_command(run, options, has_table=False), spending=spending)
+                    )
+                    for run in runs
+                ],
                 runs,
                 options.prices,
                 again=again,
@@ -347,7 +363,9 @@ async def _spend(
 
             async def carry_out_all(resolved: Resolved) -> SessionEnd:
                 turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
-                return await run_turns(turns, listeners, command.prepare, display.on_progress)
+                return await run_turns(
+                    turns, listeners, command.prepare, display.on_progress, command.spending
+                )
 
             if command.calibration is not None:
                 calibration = command.calibration

@@ -574,10 +574,10 @@ class Admission:
         self._used += usage
         if self._price is None:
             return
-        traffic, usd = self.context.traffic, self._price.usd(usage)
-        traffic.spent_usd += usd or 0.0
+        spending, usd = self.context.traffic.spending, self._price.usd(usage)
+        spending.usd += usd or 0.0
         if usd is None and is_answer:
-            traffic.uncounted = traffic.uncounted or self._name
+            spending.uncounted = spending.uncounted or self._name
 
     def _count_refusal(self, admitted: Pass, decision: Decision) -> None:
         self._rate_limited += 1

@@ -30,22 +30,48 @@ class Time:
 
 
 @dataclass(slots=True)
+class Spending:
+    """What a command has cost over all its sessions, and the most that it may, None for any; US dollars.
+
+    `promised_usd` is what the batches that are under way are going to cost, by what answers cost so far.
+    `uncounted` is who gave an answer without counting its tokens: nobody knows what that cost.
+    """
+
+    most_usd: float | None = None
+    usd: float = 0.0
+    promised_usd: float = 0.0
+    uncounted: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to spend."""
+        return self.most_usd is not None and self.usd >= self.most_usd
+
+    def require_left(self) -> None:
+        """Raise GapsError when no money is left, ConfigError where nobody can tell what was spent."""
+        if self.most_usd is not None and self.uncounted is not None:
+            raise ConfigError(
+                f"{self.uncounted}: its answers do not say how many tokens they took, so --max-cost "
+                "cannot be held. Use --max-requests instead."
+            )
+        if self.is_over:
+            raise GapsError(
+                f"--max-cost is reached: ${self.usd:,.4f} by this command. Everything finished is stored."
+            )
+
+
+@dataclass(slots=True)
 class Traffic:
     """Which tasks have a request in flight, and whether new ones may start.
 
     `is_doomed` comes before `is_stopping`: what ends the run is known, and being put into words.
-    `left` is how many requests may still be sent, `most_usd` what they may cost; None for any number.
+    `left` is how many requests may still be sent, None for any number.
     """
 
     is_stopping: bool = False
     is_doomed: bool = False
     left: int | None = None
-    most_usd: float | None = None
-    spent_usd: float = 0.0
-    # What the batches that are under way are going to cost, by what answers cost so far.
-    promised_usd: float = 0.0
-    # Who gave an answer without counting its tokens: nobody knows what that cost.
-    uncounted: str | None = None
+    spending: Spending = field(default_factory=Spending)
     in_flight: set[asyncio.Task[object]] = field(default_factory=set)
 
     def require_open(self) -> None:
@@ -58,17 +84,7 @@ class Traffic:
 
         What is in flight by then may still cost something. Raises ConfigError where nobody can tell the cost.
         """
-        if self.most_usd is not None:
-            if self.uncounted is not None:
-                raise ConfigError(
-                    f"{self.uncounted}: its answers do not say how many tokens they took, so --max-cost "
-                    "cannot be held. Use --max-requests instead."
-                )
-            if self.spent_usd >= self.most_usd:
-                raise GapsError(
-                    f"--max-cost is reached: ${self.spent_usd:,.4f} in this session. Everything finished is "
-                    "stored."
-                )
+        self.spending.require_left()
         if self.left is not None:
             if self.left <= 0:
                 raise GapsError("--max-requests is reached. Everything finished is stored.")

@@ -290,13 +290,13 @@ class BatchQueue:
         `_held` says that then. Before anything is known of the costs one request goes alone.
         """
         traffic = self._desk.traffic
-        if traffic.most_usd is not None:
-            each, others = self._usd_each(), traffic.promised_usd - self._promised
-            if each is None and asked and not traffic.spent_usd:
+        if traffic.spending.most_usd is not None:
+            each, others = self._usd_each(), traffic.spending.promised_usd - self._promised
+            if each is None and asked and not traffic.spending.usd:
                 return False
-            if traffic.spent_usd + others + (asked + 1) * (each or 0.0) > traffic.most_usd:
+            if traffic.spending.usd + others + (asked + 1) * (each or 0.0) > traffic.spending.most_usd:
                 self._held = GapsError(
-                    f"--max-cost is reached: ${traffic.spent_usd:,.4f} in this session, and one more request "
+                    f"--max-cost is reached: ${traffic.spending.usd:,.4f} in this session, and one more request "
                     "could exceed it. Everything finished is stored."
                 )
                 return False
@@ -501,7 +501,7 @@ class BatchQueue:
         """Bring up to date how many requests are in batches, and what they are going to cost."""
         self._client.batched = len(self._asked)
         promised = len(self._asked) * (self._usd_each() or 0.0)
-        self._desk.traffic.promised_usd += promised - self._promised
+        self._desk.traffic.spending.promised_usd += promised - self._promised
         self._promised = promised
 
     def _show(self) -> None:

@@ -208,7 +208,7 @@ class RunOptions:
     max_cost: Annotated[
         float | None,
         Option(
-            "Stop when this session has cost so many dollars; resumable.",
+            "Stop when this command has cost so many dollars, over all its models; resumable.",
             HelpPanel.RUN,
             metavar="USD",
             min=0,

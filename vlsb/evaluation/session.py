@@ -23,7 +23,7 @@ from vlsb.endpoints.batch import BatchedClient
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.request import Dialect, first_guess, parse_dialect
-from vlsb.endpoints.traffic import Event, StoppedError, Traffic
+from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.batch import BatchQueue, BatchStages, Desk, keys_under_way
 from vlsb.evaluation.clients import ClientSetup, open_clients
@@ -318,14 +318,18 @@ async def run_session(
     listeners: Listeners,
     engines: Mapping[str, EngineLease] | None = None,
     accounts: Accounts | None = None,
+    spending: Spending | None = None,
 ) -> SessionEnd:
     """Evaluate what is pending, each model on its engine if it has a lease of one.
 
-    Runs of one process that are given the same `accounts` share the rate limits of what both send to.
+    Runs of one process that are given the same `accounts` share the rate limits of what both send to, and
+    with the same `spending` the limit of their plans' `max_cost`.
     Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
     """
     plan = prepared.plan
-    traffic = Traffic(left=plan.max_requests, most_usd=plan.max_cost)
+    spending = Spending() if spending is None else spending
+    spending.most_usd = plan.max_cost
+    traffic = Traffic(left=plan.max_requests, spending=spending)
     shutdown = Shutdown(traffic, say=listeners.say, last_words=listeners.last_words)
     models: dict[str, ModelView] = {}
     profile: Profile | None = None
@@ -605,13 +609,18 @@ async def run_turns(
     listeners: Listeners,
     prepare_first: Callable[[Plan, OnProgress], Prepared],
     on_progress: OnProgress = ignore,
+    spending: Spending | None = None,
 ) -> SessionEnd:
-    """Session after session, each with its own engines, until one stops early: the end of all of them."""
+    """Session after session, each with its own engines, until one stops early: the end of all of them.
+
+    They share `spending`, also with those of other calls.
+    """
     ends: list[SessionEnd] = []
+    spending = Spending() if spending is None else spending
     for plan, credentials, engines in turns:
         prepare_it = prepare_judging if ends else prepare_first
         prepared = await in_thread(partial(prepare_it, plan), on_progress)
-        ends.append(await run_session(prepared, credentials, listeners, engines))
+        ends.append(await run_session(prepared, credentials, listeners, engines, spending=spending))
         if ends[-1].reason is not None:
             break
     judges = tuple(dict.fromkeys(file for end in ends for file in end.judges))
