@@ -149,7 +149,7 @@ def _in_turn(
     except ConfigError as error:
         screen.error(error)
         return error.exit_code
-    codes = []
+    codes: list[int] = []
     for title, session in zip(titles, sessions, strict=True):
         if spending.is_over:
             spent = GapsError(f"--max-cost is reached: {len(sessions) - len(codes)} more are not begun.")
