@@ -289,15 +289,15 @@ class BatchQueue:
 
         `_held` says that then. Before anything is known of the costs one request goes alone.
         """
-        traffic = self._desk.traffic
-        if traffic.spending.most_usd is not None:
-            each, others = self._usd_each(), traffic.spending.promised_usd - self._promised
-            if each is None and asked and not traffic.spending.usd:
+        traffic, spending = self._desk.traffic, self._desk.traffic.spending
+        if spending.most_usd is not None:
+            each, others = self._usd_each(), spending.promised_usd - self._promised
+            if each is None and asked and not spending.usd:
                 return False
-            if traffic.spending.usd + others + (asked + 1) * (each or 0.0) > traffic.spending.most_usd:
+            if spending.usd + others + (asked + 1) * (each or 0.0) > spending.most_usd:
                 self._held = GapsError(
-                    f"--max-cost is reached: ${traffic.spending.usd:,.4f} in this session, and one more request "
-                    "could exceed it. Everything finished is stored."
+                    f"--max-cost is reached: ${spending.usd:,.4f} by this command, and one more request could "
+                    "exceed it. Everything finished is stored."
                 )
                 return False
         try:
