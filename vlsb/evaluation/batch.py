@@ -296,8 +296,8 @@ class BatchQueue:
                 return False
             if spending.usd + others + (asked + 1) * (each or 0.0) > spending.most_usd:
                 self._held = GapsError(
-                    f"--max-cost is reached: ${spending.usd:,.4f} by this command, and one more request could "
-                    "exceed it. Everything finished is stored."
+                    f"--max-cost is reached: ${spending.usd:,.4f} by this command, and one more request "
+                    "could exceed it. Everything finished is stored."
                 )
                 return False
         try:
