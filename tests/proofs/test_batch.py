@@ -18,7 +18,8 @@ from tests.support.canary import CANARY, files_that_show_it
 from tests.support.command import Desk, Process
 from tests.support.endpoint import labelling, sample_of
 from vlsb.errors import AccessError, ConfigError, GapsError, VlsbError
-from vlsb.models.providers import ENGINE_URL, find_batch_api, resolve_endpoint
+from vlsb.evaluation import session
+from vlsb.models.providers import ENGINE_URL, BatchApi, find_batch_api, resolve_endpoint
 from vlsb.simulator import Action, BatchPlan, Hangup, Request, SimulatorThread, answer, error, verdict
 
 pytest.importorskip("openai")
@@ -125,6 +126,24 @@ def test_epochs_and_several_judges_are_told_apart(desk: Desk) -> None:
         2
     }
     assert len(asked) == 3 * SAMPLES
+
+
+@pytest.mark.parametrize("limit", ["requests", "bytes"])
+def test_no_batch_holds_more_than_its_provider_takes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    with SimulatorThread(respond) as endpoint:
+        assert evaluate(desk, endpoint, no_judge=True, name="whole") is None
+        (whole,) = endpoint.batches.submitted
+        # Room for two requests; a file is planned with some to spare for each.
+        room = 2 * max(map(len, whole)) + 600
+        api = BatchApi(1.0, (), 3) if limit == "requests" else BatchApi(1.0, (), most_bytes=room)
+        monkeypatch.setattr(session, "find_batch_api", lambda endpoint: api)
+        assert evaluate(desk, endpoint, no_judge=True) is None
+        parts = endpoint.batches.submitted[1:]
+
+    assert [len(part) for part in parts] == ([3, 3, 1] if limit == "requests" else [2, 2, 2, 1])
+    assert all(sum(len(line) + 1 for line in part) <= room for part in parts if limit == "bytes")
 
 
 def kill_when(

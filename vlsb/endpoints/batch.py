@@ -14,6 +14,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -46,6 +47,7 @@ from vlsb.records import Completion, Key, Untrusted
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+_MODULES = ("openai", "openai.resources.files", "openai.resources.batches", "aiofiles")
 _Result = TypeVar("_Result")
 EXTRA = ("openai", "aiofiles")
 CHAT_PATH = "/v1/chat/completions"
@@ -271,6 +273,9 @@ async def open_batches(
     patience_s: float,
 ) -> AsyncIterator[BatchService]:
     """The batch API of an endpoint, for as long as the block lasts."""
+    for module in _MODULES:
+        # A second of reading from the disk, which must not stall the loop.
+        await asyncio.to_thread(import_module, module)
     import openai
 
     # OPENAI_LOG would print requests, and what is in them, to the terminal.

@@ -200,7 +200,7 @@ class RunStore:
     async def add_batch(self, step: BatchStep) -> None:
         """Write what happens to a batch; it is on the disk when this returns."""
         if self._batches is None:
-            self._batches = self._open_batches()
+            self._batches = await asyncio.to_thread(self._open_batches)
             await asyncio.to_thread(sync_directory, self.directory)
         fields = {name: value for name, value in to_json(step).items() if value}
         self._append(self._batches, fields)
