@@ -65,6 +65,10 @@ engines *args:
 foreign-logs *args:
     uv run python -m benchmarks.foreign_logs "$@"
 
+# Sweeps on Ray and through submitit; where this machine has a Slurm, with its requeue (three minutes)
+sweeps *args:
+    uv run --group extras pytest -n 0 --durations=0 tests/proofs/sweep "$@"
+
 # Measure against the raw-socket floor, the SDK script and httpx; the tables go into benchmarks/README.md
 bench *args:
     uv run --with openai --with httpx2 python -m benchmarks.throughput "$@"

@@ -207,7 +207,7 @@ class Vlsb:
 
     def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
-        self._environment = least_environment(directory) if environment is None else environment
+        self.environment = least_environment(directory) if environment is None else environment
         self._started: list[Process] = []
 
     def __call__(
@@ -234,7 +234,7 @@ class Vlsb:
         process = Process(
             [sys.executable, *begin, *map(str, words)],
             directory=cwd or self.directory,
-            environment={**self._environment, **(env or {})},
+            environment={**self.environment, **(env or {})},
         )
         self._started.append(process)
         return process

@@ -42,8 +42,8 @@ def write_plan(
 
 def tables(vlsb: Vlsb, outputs: Path) -> dict[str, dict[str, Any]]:
     """The summaries of a sweep's runs by their names, without place, cost and duration."""
-    found = vlsb.report(outputs)
+    left_out = {*NOT_COMPARED, "differs"}  # which names another run's place
     return {
-        each["run"]: {name: value for name, value in each.items() if name not in NOT_COMPARED}
-        for each in found
+        summary["run"]: {name: value for name, value in summary.items() if name not in left_out}
+        for summary in vlsb.report(outputs)
     }

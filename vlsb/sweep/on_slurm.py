@@ -7,8 +7,10 @@ Jobs live on when the sweep's own process ends: the next one finds them by their
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,8 @@ from vlsb.sweep.body import Task, carry_out
 from vlsb.sweep.plan import Slurm
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
-_POLL_S = 1.0
-_ALIVE = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED")
+_POLL_S = 2.0
+_SQUEUE_PATIENCE_S = 60.0
 
 
 def require_slurm() -> None:
@@ -74,8 +76,11 @@ class SweepOnSlurm:
                 if not self._jobs:
                     return
                 await _sleep_until(stop, _POLL_S)
+                queued = await asyncio.to_thread(self._queued)
                 for entry, job in list(self._jobs.items()):
-                    if await asyncio.to_thread(job.done):
+                    # One that was put into the queue again has left a result too, and is not done.
+                    is_done = job.done if queued is None else partial(_has_left, job, queued)
+                    if await asyncio.to_thread(is_done):
                         del self._jobs[entry]
                         await asyncio.to_thread(fetch_runs, entry.work, self.places)
                         self._end(entry, job)
@@ -105,6 +110,7 @@ class SweepOnSlurm:
                 log = task_of(entry.work, self.places, {}).log
                 self.board.start(entry, f"job {job.job_id}", Path(log))
         if entries:
+            self._folder.mkdir(parents=True, exist_ok=True)
             known = {entry.work.name: job.job_id for entry, job in self._jobs.items()}
             replace_file(self._record, [msgspec.json.encode(known)])
 
@@ -128,12 +134,13 @@ class SweepOnSlurm:
         return wishes
 
     def _end(self, entry: Entry, job: Any) -> None:
-        failure = job.exception()
-        if failure is None:
-            code = int(job.result())
-        else:
+        if not job.paths.result_pickle.exists():
+            entry.why, code = f"its job is gone: see {job.paths.stderr}", InterruptedRunError.exit_code
+        elif (failure := job.exception()) is not None:
             entry.why = f"{type(failure).__name__}: see {job.paths.stderr}"
             code = InterruptedRunError.exit_code
+        else:
+            code = int(job.result())
         self.board.end(entry, code, retries=self.retries, retried=RETRIED | {InterruptedRunError.exit_code})
 
     def _adopt(self) -> None:
@@ -143,12 +150,30 @@ class SweepOnSlurm:
         if self.cluster != "slurm" or not self._record.exists():
             return
         known = msgspec.json.decode(self._record.read_bytes(), type=dict[str, str])
+        queued = self._queued() or frozenset()
         for entry in list(self.board.waiting()):
-            if number := known.get(entry.work.name):
-                job: Any = submitit.SlurmJob(folder=str(self._folder), job_id=number)
-                if job.state.upper() in _ALIVE:
-                    self._jobs[entry] = job
-                    self.board.start(entry, f"job {number}", None)
+            if (number := known.get(entry.work.name)) in queued:
+                self._jobs[entry] = submitit.SlurmJob(folder=str(self._folder), job_id=number)
+                self.board.start(entry, f"job {number}", None)
+
+    def _queued(self) -> frozenset[str] | None:
+        """The numbers of the user's jobs that wait or run; None where Slurm does not answer just now.
+
+        submitit asks the accounting, which not every cluster has.
+        """
+        if self.cluster != "slurm":
+            return None
+        try:
+            listing = subprocess.run(
+                ["squeue", "--noheader", "--array", "--me", "--format=%i"],
+                capture_output=True,
+                text=True,
+                timeout=_SQUEUE_PATIENCE_S,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return frozenset(listing.stdout.split())
 
     @property
     def _folder(self) -> Path:
@@ -157,6 +182,10 @@ class SweepOnSlurm:
     @property
     def _record(self) -> Path:
         return self._folder / "jobs.json"
+
+
+def _has_left(job: Any, queued: Collection[str]) -> bool:
+    return job.job_id not in queued
 
 
 async def _sleep_until(stop: asyncio.Event, seconds: float) -> None:

@@ -1,0 +1,170 @@
+"""Sweeps on a real Ray cluster on one machine: a node killed, the driver killed, engines as cells."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.checkpoints import checkpoint
+from tests.support.command import Vlsb
+from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.endpoint import persona
+from tests.support.engine_environment import write_environment
+from tests.support.sweeps import tables, write_plan
+from tests.support.waiting import wait_until
+from vlsb.simulator import SimulatorThread
+
+ray_cluster = pytest.importorskip("ray.cluster_utils", reason="needs the extra `ray`")
+pytestmark = [
+    # Ray leaves sockets and files to the collector; none of them is ours.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+SAMPLES = 10
+HOSTED = {"vlsb_hosted": 2}
+CELLS = [f"m{number}" for number in range(1, 11)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that runs no cells; tests add workers, with one made-up GPU each."""
+    found = ray_cluster.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
+    )
+    try:
+        yield found
+    finally:
+        found.shutdown()
+
+
+@pytest.fixture
+def add_worker(cluster: Any, vlsb: Vlsb) -> Iterator[Callable[[], Any]]:
+    """Adds a worker, which is gone after the test."""
+    added = []
+
+    def add() -> Any:
+        added.append(
+            cluster.add_node(num_cpus=1, num_gpus=1, resources=HOSTED, env_vars=dict(vlsb.environment))
+        )
+        return added[-1]
+
+    yield add
+    for node in added:
+        if node in cluster.list_all_nodes():
+            cluster.remove_node(node, allow_graceful=False)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """The commands that write below a folder, the driver's among them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if any(str(folder / "sweep") in word for word in words) and "-m" in words:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_while(condition: Callable[[], object], what: str) -> None:
+    wait_until(lambda: not condition(), what=what)
+
+
+def test_without_the_resource_of_hosted_cells_nothing_waits_for_ever(
+    cluster: Any, vlsb: Vlsb, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", 2)
+    with SimulatorThread(persona) as target:
+        plan = write_plan(tmp_path, target, data=data, models=["m1"])
+        ended = vlsb("sweep", plan, "--ray", cluster.address)
+
+    assert ended.code == 2
+    assert "vlsb_hosted" in ended.err
+
+
+def test_a_lost_node_and_a_killed_driver_end_with_the_tables_of_a_sequential_run(
+    cluster: Any, add_worker: Callable[[], Any], vlsb: Vlsb, tmp_path: Path
+) -> None:
+    """Twelve cells, two of them engines; nobody is paid twice for what was stored."""
+    data = write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+    engine = write_environment(tmp_path / "engine")
+    local = [
+        {"model": str(checkpoint(tmp_path / "weights" / name)), "engine": str(engine), "num-gpus": 1}
+        for name in ("tiny-a", "tiny-b")
+    ]
+    with SimulatorThread(persona) as straight_target, SimulatorThread(persona) as target:
+        plans = {}
+        for name, simulator in (("straight", straight_target), ("on_ray", target)):
+            folder = tmp_path / name
+            folder.mkdir()
+            plans[name] = write_plan(folder, simulator, data=data, models=[*CELLS, *local], retries=3)
+        straight = vlsb("sweep", plans["straight"])
+        assert straight.code == 0, straight.err
+        add_worker()
+        lost = add_worker()
+        words = ["sweep", plans["on_ray"], "--ray", cluster.address]
+
+        first = vlsb.start(*words)
+        first.wait_until(lambda: len(target.completions) > 3 * SAMPLES, what="some cells")
+        cluster.remove_node(lost, allow_graceful=False)
+        first.wait_until(lambda: len(target.completions) > 8 * SAMPLES, what="more cells after the loss")
+        first.kill()
+        wait_while(lambda: processes_of(tmp_path / "on_ray"), "no command of the killed sweep is left")
+        add_worker()
+        last = vlsb(*words)
+
+        assert last.code == 0, last.err
+        found = tables(vlsb, tmp_path / "on_ray" / "sweep")
+        assert len(found) == 12
+        assert found == tables(vlsb, tmp_path / "straight" / "sweep")
+        # What was in flight when a node or the driver died is asked for again, and nothing else.
+        extra = len(target.completions) - len(straight_target.completions)
+        assert 0 <= extra <= 2 * 2 * 2 * SAMPLES
+        assert not processes_of(tmp_path)
+
+
+def test_an_interrupted_sweep_leaves_no_command_on_the_nodes(
+    cluster: Any, add_worker: Callable[[], Any], vlsb: Vlsb, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+    add_worker()
+    with SimulatorThread(persona) as target:
+        plan = write_plan(tmp_path, target, data=data, models=CELLS)
+        process = vlsb.start("sweep", plan, "--ray", cluster.address)
+        process.wait_until(lambda: len(target.completions) > SAMPLES, what="requests")
+        process.signal(signal.SIGINT)
+        ended = process.wait()
+
+    assert ended.code == 130, ended.err
+    assert ended.resume_command[:2] == ["vlsb", "sweep"]
+    wait_while(lambda: processes_of(tmp_path), "no command is left")
+
+
+def test_runs_are_synced_with_an_address_where_nodes_share_no_folder(
+    cluster: Any, add_worker: Callable[[], Any], vlsb: Vlsb, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+    add_worker()
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    with SimulatorThread(persona) as target:
+        plan = write_plan(tmp_path, target, data=data, models=["m1"], **{"output-dir": f"file://{bucket}/x"})
+        ended = vlsb("sweep", plan, "--ray", cluster.address)
+        asked = len(target.completions)
+        again = vlsb("sweep", plan, "--ray", cluster.address)
+
+    assert ended.code == 0, ended.err
+    assert again.code == 0, again.err
+    assert len(target.completions) == asked
+    assert (bucket / "x" / "m1" / "run.json").exists()
+    assert tables(vlsb, bucket / "x")["m1"]["judged"] == SAMPLES
+    assert os.environ.get("RAY_ADDRESS") is None
