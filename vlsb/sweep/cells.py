@@ -23,7 +23,7 @@ from vlsb.evaluation.settings import (
 )
 from vlsb.models.catalog import name_of_place
 from vlsb.models.profile import ModelProfile
-from vlsb.records import RETRIED_ON_RESUME, Outcome
+from vlsb.records import RETRIED_ON_RESUME, Outcome, Untrusted
 from vlsb.store.manifest import is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
 from vlsb.sweep.plan import JudgeChoice, ModelEntry, Plan, expand
@@ -241,7 +241,7 @@ def _is_done(state: RunState, judges: Sequence[str], *, is_cell: bool) -> bool:
         return False
     there = [key for key in keys if key in state.responses]
     for title in judges:
-        entries = [e for e in (*state.manifest.judges, *state.manifest.guards) if e.name.expose() == title]
+        entries = [e for e in (*state.manifest.judges, *state.manifest.guards) if e.name == Untrusted(title)]
         if not any(
             all(
                 state.outcome(key, entry.file) not in RETRIED_ON_RESUME
