@@ -139,11 +139,12 @@ def _samples(first: Mapping[int, SampleData], second: Mapping[int, SampleData]) 
         "shared": len(shared),
         "only_first": len(first) - len(shared),
         "only_second": len(second) - len(shared),
-        "changed": sum(_is_changed(first[key], second[key]) for key in shared),
+        "changed": sum(is_changed(first[key], second[key]) for key in shared),
     }
 
 
-def _is_changed(first: SampleData, second: SampleData) -> bool:
+def is_changed(first: SampleData, second: SampleData) -> bool:
+    """Whether a sample has another row or image in a second run; an unknown image is no other one."""
     is_other_image = None not in (first.image, second.image) and first.image != second.image
     return first.row != second.row or is_other_image
 

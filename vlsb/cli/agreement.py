@@ -24,7 +24,7 @@ def agreement_command(
     try:
         require_stats("vlsb agreement")
         # A second to import, and no other command's.
-        from vlsb.cli.compared import agreement_text
+        from vlsb.cli.agreement_text import agreement_text
 
         screen.result(agreement_text(paths, agreement_format))
     except VlsbError as error:

@@ -50,6 +50,10 @@ ENTRIES = {
     "judge": Entry("judge", "judge_command", "Judge a run's stored responses again, with another judge."),
     "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
     "plot": Entry("plot", "plot_command", "Draw runs as a figure for a paper: SVG, PDF or PNG."),
+    "compare": Entry(
+        "compare", "compare_command", "Compare runs on the same samples: more than noise, or not."
+    ),
+    "gate": Entry("gate", "gate_command", "Decide whether a run is no less safe than its baseline."),
     "agreement": Entry("agreement", "agreement_command", "Compare the judges of runs on the same responses."),
     "view": Entry("view", "view_command", "Look through runs in a browser, also while they are going."),
     "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),

@@ -10,7 +10,6 @@ from pathlib import Path
 from vlsb.analysis.agreement import compare_two
 from vlsb.analysis.correction import PAPER_CHECK, AuditedSample, rogan_gladen
 from vlsb.cli.audit_report import audit_report
-from vlsb.cli.compared import judge_name, judged_run
 from vlsb.cli.screen import has_color
 from vlsb.config import OFFICIAL_JUDGE_MODEL
 from vlsb.errors import ConfigError
@@ -19,6 +18,7 @@ from vlsb.reports.audit import Corrected
 from vlsb.reports.bridge import Bridge, JudgeRates, written
 from vlsb.reports.tables import FORMATS
 from vlsb.store.audit import read_audit
+from vlsb.store.comparisons import judge_name, judged_run
 from vlsb.store.manifest import JudgeEntry
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, stored_judge, summarize_state

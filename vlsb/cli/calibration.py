@@ -17,7 +17,6 @@ from vlsb.analysis.agreement import compare_two
 from vlsb.analysis.correction import LEAST_IMAGES, AuditedSample, ExpectedChange, expected_changes
 from vlsb.analysis.panel import is_panel
 from vlsb.analysis.rates import RateName
-from vlsb.cli.compared import judge_name, judged_run
 from vlsb.cli.estimate import costs_of
 from vlsb.cli.screen import has_color
 from vlsb.errors import ConfigError
@@ -28,6 +27,7 @@ from vlsb.models.prices import may_charge
 from vlsb.records import Usage
 from vlsb.reports.calibration import CalibrationReport, Money, calibration_text
 from vlsb.store.audit import Audit, draw_calibration, read_audit
+from vlsb.store.comparisons import judge_name, judged_run
 from vlsb.store.manifest import Manifest, read_manifest
 from vlsb.store.state import Judged, RunState, calibration_file, load_state
 

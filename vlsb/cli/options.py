@@ -207,6 +207,117 @@ AgreementFormat = Annotated[
         ),
     ),
 ]
+CompareBaseline = Annotated[
+    Path | None,
+    _option(
+        "baseline",
+        Option(
+            "The run that the others are held against, by path or name. (default: the first)",
+            metavar="RUN",
+            variable="VLSB_COMPARE_BASELINE",
+        ),
+    ),
+]
+AllPairs = Annotated[
+    bool,
+    _option("all_pairs", Option("Compare every two runs, not each with the baseline.")),
+]
+# Their own variables: VLSB_JUDGE and VLSB_FORMAT are of other commands.
+ComparedJudge = Annotated[
+    str | None,
+    _option(
+        "judge",
+        Option(
+            "By whose labels, as its name or its file's. (default: the first judge that all runs have)",
+            metavar="NAME",
+            variable="VLSB_COMPARE_JUDGE",
+        ),
+    ),
+]
+AcrossJudges = Annotated[
+    bool,
+    _option(
+        "across_judges",
+        Option("Let runs have different judges, if one of the runs measures how far these agree."),
+    ),
+]
+ShownChanges = Annotated[
+    int,
+    _option(
+        "show",
+        Option("List so many samples whose label changed, 0 for all.", metavar="N", min=0),
+    ),
+]
+CompareFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option(
+            "How to write the comparison.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_COMPARE_FORMAT",
+        ),
+    ),
+]
+GateBaseline = Annotated[
+    Path,
+    _option(
+        "baseline",
+        Option(
+            "The run that it must not be worse than, on the same samples.",
+            metavar="RUN",
+            variable="VLSB_GATE_BASELINE",
+        ),
+    ),
+]
+MaxDrop = Annotated[
+    float,
+    _option(
+        "max_drop", Option("How many points of the safe rate may be lost.", metavar="POINTS", min=0, max=100)
+    ),
+]
+MaxRefusalRise = Annotated[
+    float | None,
+    _option(
+        "max_refusal_rise",
+        Option("How many points the refusal rate may rise.", metavar="POINTS", min=0, max=100),
+    ),
+]
+MaxRefusalDrop = Annotated[
+    float | None,
+    _option(
+        "max_refusal_drop",
+        Option("How many points the refusal rate may fall.", metavar="POINTS", min=0, max=100),
+    ),
+]
+MinCoverage = Annotated[
+    float,
+    _option(
+        "min_coverage",
+        Option(
+            "How much of the selection must have a label, in both runs.", metavar="PERCENT", min=0, max=100
+        ),
+    ),
+]
+Junit = Annotated[
+    Path | None, _option("junit", Option("Also write the checks as JUnit's XML.", metavar="FILE"))
+]
+JobSummary = Annotated[
+    Path | None,
+    _option(
+        "summary",
+        Option("Also append the result as Markdown, as for $GITHUB_STEP_SUMMARY.", metavar="FILE"),
+    ),
+]
+GateFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option(
+            "How to write the result.", metavar="table|json|csv|markdown|latex", variable="VLSB_GATE_FORMAT"
+        ),
+    ),
+]
 OfficialDataRoot = Annotated[
     Path | None,
     _option(

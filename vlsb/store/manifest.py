@@ -80,6 +80,11 @@ class JudgeEntry:
         """Whether it rates and does not label: it has a file of findings, and a place apart."""
         return self.settings.get("answers") in ("guard", "phrases")
 
+    @property
+    def is_human(self) -> bool:
+        """Whether it is a person, who labels a part of the responses."""
+        return self.settings.get("kind") == "human"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:

@@ -127,7 +127,7 @@ def run_conditions(state: RunState, judge: str | None) -> Conditions:
             for row in manifest.samples
         },
         deviations=frozenset(manifest.deviations),
-        judge=None if entry is None else _judge_identity(entry, state),
+        judge=None if entry is None else judge_identity(entry, state),
         simulated=manifest.simulated or (entry is not None and entry.simulated),
     )
 
@@ -136,7 +136,8 @@ def _only(found: Collection[str]) -> str | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
-def _judge_identity(entry: JudgeEntry, state: RunState) -> JudgeIdentity:
+def judge_identity(entry: JudgeEntry, state: RunState) -> JudgeIdentity:
+    """What a judge of a run is, wherever it is reached."""
     settings = {name: value for name, value in entry.settings.items() if name not in _OF_ITS_PLACE}
     return JudgeIdentity(
         name=entry.name,

@@ -1,0 +1,312 @@
+"""Two runs on the same samples: against statsmodels, scipy, textbooks, and runs made up for it."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+
+pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
+
+from scipy import stats
+from statsmodels.stats.contingency_tables import SquareTable
+from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
+
+from tests.support.compared_runs import (
+    LABELS,
+    REFUSAL,
+    UNSAFE,
+    WARNING,
+    conditions_of,
+    run_of,
+    runs_of_table,
+)
+from vlsb.analysis.comparison import (
+    ComparedRun,
+    Comparison,
+    chosen_pairs,
+    compare_pairs,
+    compare_two,
+    left_out,
+    rank,
+)
+from vlsb.analysis.differences import SampleData
+from vlsb.records import Outcome, Untrusted
+
+# Fleiss, Statistical Methods for Rates and Proportions, 2nd edition, 1981, page 121: two diagnosticians and
+# 100 patients. The statistic is 14.00 on 2 degrees of freedom.
+FLEISS = ((35, 5, 0), (15, 20, 5), (10, 5, 5))
+TABLES = (FLEISS, ((20, 10, 5), (3, 30, 15), (0, 5, 40)), ((50, 9, 2), (4, 70, 12), (1, 3, 20)))
+
+
+def compared(first: ComparedRun, second: ComparedRun) -> Comparison:
+    found = compare_two(first, second)
+    assert found is not None
+    return found
+
+
+def of_table(table: tuple[tuple[int, ...], ...]) -> Comparison:
+    return compared(*runs_of_table(table))
+
+
+def drawn(seed: int, count: int, *, kept: float) -> tuple[list[Outcome], list[Outcome]]:
+    """The labels of two runs that agree about that often, and no less by chance."""
+    dice = numpy.random.default_rng(seed)
+    first = dice.choice(3, count, p=(0.2, 0.3, 0.5))
+    second = numpy.where(dice.random(count) < kept, first, dice.choice(3, count, p=(0.2, 0.3, 0.5)))
+    return [LABELS[each] for each in first], [LABELS[each] for each in second]
+
+
+def test_stuart_and_maxwells_test_gives_the_textbooks_number() -> None:
+    found = of_table(FLEISS).stuart_maxwell
+
+    assert found.statistic == pytest.approx(14.00)
+    assert found.degrees == 2
+    assert found.p == pytest.approx(0.000912, abs=1e-6)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_tests_are_those_of_statsmodels(table: tuple[tuple[int, ...], ...]) -> None:
+    found = of_table(table)
+
+    theirs = SquareTable(numpy.array(table), shift_zeros=False).homogeneity("stuart_maxwell")
+    assert found.stuart_maxwell.statistic == pytest.approx(theirs.statistic)
+    assert found.stuart_maxwell.p == pytest.approx(theirs.pvalue, abs=1e-12)
+    counts = numpy.array(table)
+    two_by_two = [[counts[:2, :2].sum(), counts[:2, 2].sum()], [counts[2, :2].sum(), counts[2, 2]]]
+    assert found.mcnemar is not None
+    assert found.mcnemar.p == pytest.approx(mcnemar_of_statsmodels(two_by_two, exact=True).pvalue)
+
+
+def test_of_two_labels_stuart_and_maxwells_statistic_is_mcnemars_without_correction() -> None:
+    """Agresti, Categorical Data Analysis, 2nd edition, table 10.1: z is -4.17 for 86 against 150."""
+    found = of_table(((794, 0, 150), (0, 0, 0), (86, 0, 570)))
+
+    assert found.stuart_maxwell.degrees == 1
+    assert found.stuart_maxwell.statistic == pytest.approx(64**2 / 236)
+    assert -(found.stuart_maxwell.statistic**0.5) == pytest.approx(-4.17, abs=0.005)
+    assert found.mcnemar is not None
+    assert found.mcnemar[:2] == (86, 150)
+    assert found.mcnemar.p == pytest.approx(stats.binomtest(86, 236).pvalue)
+
+
+@pytest.mark.parametrize("table", [FLEISS, ((9, 2, 8), (1, 9, 7), (2, 1, 9))])
+def test_on_one_sample_an_image_swapping_gives_the_exact_tests_p_value(
+    table: tuple[tuple[int, ...], ...],
+) -> None:
+    found = of_table(table)
+
+    assert found.mcnemar is not None
+    assert found.safe.p == pytest.approx(found.mcnemar.p, abs=0.015)
+    assert found.stuart_maxwell.p is not None
+    assert found.stuart_maxwell.p_swapped == pytest.approx(found.stuart_maxwell.p, abs=0.015)
+
+
+def test_samples_of_one_image_that_change_together_count_as_one() -> None:
+    """Ten images of three samples: by samples 30 against none, by images one in 512."""
+    before, after = [UNSAFE] * 30 + [WARNING] * 30, [WARNING] * 60
+    images = [*(place // 3 for place in range(30)), *range(100, 130)]
+
+    found = compared(run_of(before, images=images), run_of(after, images=images))
+    alone = compared(run_of(before), run_of(after))
+
+    assert found.mcnemar is not None
+    assert found.mcnemar.p < 1e-8
+    assert found.safe.p == pytest.approx(2 / 2**10, abs=0.001)
+    assert (found.safe.high - found.safe.low) > 1.2 * (alone.safe.high - alone.safe.low)
+    assert (found.samples, found.images) == (60, 40)
+
+
+def test_the_interval_is_walds_where_many_samples_changed() -> None:
+    before, after = drawn(1, 3000, kept=0.6)
+
+    found = compared(run_of(before), run_of(after)).safe
+
+    moved = numpy.array([(b != UNSAFE) - (a != UNSAFE) for a, b in zip(before, after, strict=True)], float)
+    error = 100 * moved.std(ddof=1) / len(moved) ** 0.5
+    assert found.change == pytest.approx(100 * moved.mean())
+    assert found.low == pytest.approx(found.change - 1.96 * error, abs=0.1)
+    assert found.high == pytest.approx(found.change + 1.96 * error, abs=0.1)
+
+
+@pytest.mark.parametrize("count", [30, 300])
+def test_runs_without_any_change_are_not_known_to_be_alike(count: int) -> None:
+    """Nothing changed in n samples: up to about 1 - .025 ** (1 / n) of all could have."""
+    labels = [LABELS[place % 3] for place in range(count)]
+
+    found = compared(run_of(labels), run_of(labels))
+
+    exact = 100 * (1 - 0.025 ** (1 / count))
+    assert found.safe.change == 0
+    assert -found.safe.low == pytest.approx(found.safe.high, rel=0.1)
+    assert found.safe.high == pytest.approx(exact, rel=0.35)
+    assert (found.safe.p, found.stuart_maxwell.p, found.needed) == (1.0, 1.0, None)
+    assert found.flips == ()
+
+
+def test_swapping_the_runs_turns_every_sign() -> None:
+    before, after = drawn(2, 400, kept=0.7)
+    first, second = run_of(before), run_of(after)
+
+    there, back = compared(first, second), compared(second, first)
+
+    assert there.safe.change == pytest.approx(-back.safe.change)
+    assert there.safe.low == pytest.approx(-back.safe.high, abs=0.4)
+    assert there.safe.p == pytest.approx(back.safe.p, abs=0.02)
+    assert there.transitions == tuple(zip(*back.transitions, strict=True))
+    assert there.bounds.worst == pytest.approx(-back.bounds.best)
+
+
+def test_the_same_runs_give_the_same_numbers() -> None:
+    before, after = drawn(3, 200, kept=0.7)
+
+    assert compared(run_of(before), run_of(after)) == compared(run_of(before), run_of(after))
+
+
+def test_every_sample_is_in_a_pair_or_is_counted_as_left_out_once() -> None:
+    first = run_of([UNSAFE] * 4 + [Outcome.TARGET_BLOCKED] * 2 + [UNSAFE] * 2)
+    changed = {2: SampleData("another row", None), 3: SampleData("row 3", "another image")}
+    second = run_of(
+        [UNSAFE, UNSAFE, Outcome.JUDGE_ERROR, *[UNSAFE] * 5],
+        ids=range(2, 10),
+        conditions=conditions_of(range(2, 10), changed),
+    )
+
+    found = compared(first, second)
+
+    assert found.left_out == left_out(first, second)
+    assert found.left_out._asdict() == {
+        "only_first": 2,
+        "only_second": 2,
+        "changed": 2,
+        "unjudged_first": 1,
+        "unjudged_second": 0,
+        "unjudged_both": 1,
+    }
+    assert found.samples == 2
+    assert found.differs.changed == 2
+
+
+def test_missing_labels_bound_the_change_from_both_ends() -> None:
+    """Of ten samples the second run lacks two labels, and the first one."""
+    first = run_of([UNSAFE] * 8 + [WARNING, Outcome.JUDGE_REFUSED])
+    second = run_of([Outcome.JUDGE_ERROR, Outcome.TARGET_BLOCKED] + [UNSAFE] * 6 + [WARNING] * 2)
+
+    found = compared(first, second)
+
+    assert found.samples == 7
+    assert found.safe.change == 0
+    assert found.bounds == (0.0, 100 * 3 / 10)
+
+
+def test_runs_that_share_no_labelled_sample_are_not_compared() -> None:
+    assert compare_two(run_of([UNSAFE] * 3), run_of([UNSAFE] * 3, ids=(7, 8, 9))) is None
+    assert compare_two(run_of([UNSAFE, Outcome.JUDGE_ERROR]), run_of([Outcome.JUDGE_ERROR, UNSAFE])) is None
+
+
+def test_a_sample_of_several_epochs_counts_with_their_mean() -> None:
+    """One epoch lacks a label: the sample counts with the other two."""
+    first = run_of([UNSAFE, UNSAFE, WARNING])
+    second = run_of(
+        [WARNING, UNSAFE, WARNING], [UNSAFE, Outcome.JUDGE_ERROR, WARNING], [UNSAFE, WARNING, WARNING]
+    )
+
+    found = compared(first, second)
+
+    assert found.safe.second == pytest.approx(100 * (1 / 3 + 1 / 2 + 1) / 3)
+    assert found.safe.change == pytest.approx(100 * (1 / 3 + 1 / 2) / 3)
+    assert sum(map(sum, found.transitions)) == pytest.approx(3)
+    assert found.mcnemar is None
+    assert found.stuart_maxwell.p is None
+    assert [flip.sample_id for flip in found.flips] == [0, 1]
+    assert found.flips[0].second == pytest.approx((0, 1 / 3, 2 / 3))
+
+
+def test_changed_samples_come_worst_first() -> None:
+    first = run_of([UNSAFE, WARNING, REFUSAL, REFUSAL, WARNING, UNSAFE])
+    second = run_of([WARNING, UNSAFE, UNSAFE, WARNING, REFUSAL, UNSAFE])
+
+    flips = compared(first, second).flips
+
+    assert [flip.sample_id for flip in flips] == [2, 1, 3, 4, 0]
+    assert [flip.safer for flip in flips] == [-1, -1, 0, 0, 1]
+
+
+def test_categories_are_corrected_for_their_number() -> None:
+    """Of three categories one changed: its p is three times as large, the others' stay at one."""
+    count = 40
+    categories = [name for name in ("Hate", "Privacy", "Violent") for _ in range(count)]
+    before = [UNSAFE] * 3 * count
+    after = [WARNING] * 8 + [UNSAFE] * (3 * count - 8)
+
+    found = compared(run_of(before, categories=categories), run_of(after, categories=categories))
+
+    hate, privacy, violent = found.by_category
+    assert [each.category.expose() for each in found.by_category] == ["Hate", "Privacy", "Violent"]
+    assert hate.safe.p == pytest.approx(2 / 2**8, abs=0.003)
+    assert hate.p_holm == pytest.approx(3 * hate.safe.p)
+    assert (privacy.p_holm, violent.p_holm) == (1.0, 1.0)
+    assert hate.safe.second == pytest.approx(20)
+
+
+def test_what_can_be_detected_is_what_is_found_in_80_percent_of_cases() -> None:
+    """The change that 400 samples with this much noise show, from the formula of two normal quantiles."""
+    before, after = drawn(4, 400, kept=0.7)
+
+    found = compared(run_of(before), run_of(after))
+
+    moved = numpy.array([(b != UNSAFE) - (a != UNSAFE) for a, b in zip(before, after, strict=True)], float)
+    error = 100 * moved.std(ddof=1) / 20
+    assert found.detectable == pytest.approx(2.8016 * error, rel=0.05)
+    assert found.needed is not None
+    assert found.needed == pytest.approx(400 * (found.detectable / found.safe.change) ** 2, abs=1)
+
+
+def test_several_comparisons_are_corrected_for_their_number() -> None:
+    labels = [drawn(5, 300, kept=kept)[1] for kept in (1.0, 0.9, 0.5)]
+    runs = [run_of(each, name=str(place)) for place, each in enumerate(labels)]
+
+    against_second = chosen_pairs(runs, baseline=1)
+    every_two = chosen_pairs(runs, all_pairs=True)
+    found = [each for each in compare_pairs(every_two) if each is not None]
+
+    assert [(a.name.expose(), b.name.expose()) for a, b in against_second] == [("1", "0"), ("1", "2")]
+    assert len(found) == 3
+    smallest = min(found, key=lambda each: each.safe.p)
+    assert smallest.p_holm == pytest.approx(min(1.0, 3 * smallest.safe.p))
+    assert all(each.p_holm >= each.safe.p for each in found)
+
+
+def test_ranks_say_how_sure_they_are() -> None:
+    """The worst is far behind; the first two differ in one sample of 200."""
+    ids = range(200)
+    labels = {"worst": 40, "good": 150, "better": 151}
+    runs = [
+        run_of([WARNING if key < safe else UNSAFE for key in ids], name=name) for name, safe in labels.items()
+    ]
+
+    ranks, samples = rank(runs)
+
+    assert samples == 200
+    assert [each.run.name.expose() for each in ranks] == ["better", "good", "worst"]
+    assert [each.place for each in ranks] == [1, 2, 3]
+    assert (ranks[1].low, ranks[1].high) == (1, 2)
+    assert (ranks[2].low, ranks[2].high) == (3, 3)
+    assert ranks[0].best == 100
+    assert 20 < ranks[1].best < 60
+    assert ranks[2].best == 0
+
+
+def test_runs_alike_share_a_rank_and_no_common_sample_gives_none() -> None:
+    first, second = run_of([UNSAFE, WARNING]), run_of([WARNING, UNSAFE])
+
+    ranks, _ = rank([first, second])
+
+    assert [each.place for each in ranks] == [1, 1]
+    assert rank([first, run_of([UNSAFE], ids=(9,))]) == ((), 0)
+
+
+def test_names_of_strangers_stay_untrusted() -> None:
+    found = of_table(FLEISS)
+
+    assert isinstance(found.by_category[0].category, Untrusted)
+    assert isinstance(found.flips[0].category, Untrusted)

@@ -1,0 +1,459 @@
+"""Runs compared on the same samples: one sentence in plain words, its tables, and the same as JSON and CSV.
+
+Whatever the sentence says is read from the numbers of the tables. A run is called by its directory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from vlsb.analysis.agreement import Pair
+from vlsb.analysis.comparison import (
+    POWER,
+    Comparison,
+    ComparisonReport,
+    Difference,
+    Flip,
+    LeftOut,
+    Rank,
+)
+from vlsb.analysis.differences import Differences
+from vlsb.analysis.rates import RateName
+from vlsb.records import PUBLISHED_IDS, Label, Untrusted
+from vlsb.reports.encode import for_csv, for_json, for_latex, for_markdown, for_terminal, json_document
+from vlsb.reports.figures import NO_FIGURE, counted, percent
+from vlsb.reports.tables import Cell, Table, tables_in
+
+SCHEMA = 1
+"""Of the JSON report. Fields may be added at the end under the same number."""
+
+RATE_WORDS: dict[RateName, str] = {
+    "safe_rate": "safe",
+    "safe_refuse_rate": "refusal",
+    "safe_warning_rate": "warning",
+}
+ENCODERS = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
+Encode = Callable[[Untrusted], str]
+
+_LABELS = ("refusal", "warning", "unsafe")
+_INTERVALS = (
+    "Percent of these samples, changes in points. Intervals (95 %) and p values take the samples of one "
+    "image together."
+)
+_EPOCHS = "Several epochs: a sample counts with the mean of those that have a label."
+_SIMULATED = "SIMULATED: says nothing about any model."
+
+
+def written(report: ComparisonReport, form: str, *, width: int, color: bool, shown: int) -> str:
+    """The report in one of `FORMATS`, with so many changed samples (0 for all; JSON has all)."""
+    if form == "json":
+        return json_document(_object(report))
+    if form == "csv":
+        return _csv(report)
+    encode = ENCODERS[form]
+    tables = list(_tables(report, encode, shown))
+    return lead_text(_lead(report, encode), form, width) + tables_in(form, tables, width=width, color=color)
+
+
+def lead_text(lines: Iterable[str], form: str, width: int) -> str:
+    """Sentences before the first table."""
+    if form == "table":
+        return "".join(f"{textwrap.fill(line, max(width, 40))}\n" for line in lines) + "\n"
+    return "".join(f"% {line}\n" if form == "latex" else f"{line}\n\n" for line in lines)
+
+
+def sentence(found: Comparison, encode: Encode) -> str:
+    """What the comparison says of the safe rate, in plain words."""
+    first, second, safe = encode(found.first.name), encode(found.second.name), found.safe
+    if safe.is_clear:
+        low, high = sorted((abs(safe.low), abs(safe.high)))
+        word = "safer" if safe.change > 0 else "less safe"
+        return (
+            f"{second} is {word} than {first} by {points(abs(safe.change))} "
+            f"(95 % CI {low:.1f} to {high:.1f}): more than noise."
+        )
+    return (
+        f"The data cannot tell whether {second} or {first} is safer: the change is {safe.change:+.1f} points "
+        f"(95 % CI {safe.low:+.1f} to {safe.high:+.1f}). {_more_samples(found)}"
+    )
+
+
+def points(number: float) -> str:
+    """Return `1.0 point` or `4.1 points`."""
+    text = f"{number:.1f}"
+    return f"{text} point" if text == "1.0" else f"{text} points"
+
+
+def detectable_text(found: Comparison) -> str:
+    """The least change that so many samples show, in words."""
+    return (
+        f"With {counted(found.samples, 'sample')}, a change of {points(found.detectable)} is found in "
+        f"{100 * POWER:.0f} % of cases."
+    )
+
+
+def _more_samples(found: Comparison) -> str:
+    if found.needed is None:
+        return "Both have the same safe rate here."
+    more = ", more than VLSBench has" if found.needed > len(PUBLISHED_IDS) else ""
+    return f"About {counted(rounded(found.needed), 'sample')} would show a change like this one{more}."
+
+
+def rounded(number: int) -> int:
+    """Two digits: more would claim what nobody knows."""
+    return int(float(f"{number:.1e}"))
+
+
+def _lead(report: ComparisonReport, encode: Encode) -> Iterator[str]:
+    simulated = f"{_SIMULATED} " if any(each.simulated for each in report.comparisons) else ""
+    if len(report.comparisons) == 1:
+        (found,) = report.comparisons
+        yield simulated + paired_on(found, encode)
+        yield from _other_differences(found, encode)
+    else:
+        yield (
+            f"{simulated}{len(report.runs)} runs, two by two on the samples that "
+            f"{_judges(report.comparisons[0])} labelled in both."
+        )
+        apart = [each for each in report.comparisons if each.differs or any(each.left_out)]
+        yield from (paired_on(each, encode) for each in apart)
+        # What is said of one run is said of it once.
+        yield from dict.fromkeys(line for each in apart for line in _other_differences(each, encode))
+    yield from (_agreement_text(pair) for pair in report.agreements)
+    yield from (sentence(each, encode) for each in report.comparisons)
+    if len(report.comparisons) == 1:
+        yield detectable_text(report.comparisons[0])
+
+
+def _judges(found: Comparison) -> str:
+    judges = dict.fromkeys((found.first.judge, found.second.judge))
+    return " and ".join(judges)
+
+
+def paired_on(found: Comparison, encode: Encode) -> str:
+    first, second = encode(found.first.name), encode(found.second.name)
+    left = ", ".join(_left_out(found.left_out, first, second)) or "none"
+    counts = f"{counted(found.samples, 'sample')} ({counted(found.images, 'image')})"
+    judges = _judges(found)
+    return f"{second} against {first}: {counts} that {judges} labelled in both; left out: {left}."
+
+
+def _left_out(found: LeftOut, first: str, second: str) -> Iterator[str]:
+    said = {
+        f"only in {first}": found.only_first,
+        f"only in {second}": found.only_second,
+        "with another row or image": found.changed,
+        f"without a label in {first}": found.unjudged_first,
+        f"without a label in {second}": found.unjudged_second,
+        "without a label in both": found.unjudged_both,
+    }
+    yield from (f"{count:,} {words}" for words, count in said.items() if count)
+
+
+def _other_differences(found: Comparison, encode: Encode) -> Iterator[str]:
+    """What else is not alike: asked otherwise, or judged by another snapshot."""
+    differs: Differences = found.differs
+    names = (encode(found.first.name), encode(found.second.name))
+    for name, deviations in zip(names, (differs.deviations_first, differs.deviations_second), strict=True):
+        if deviations:
+            yield f"Only in {name}: {'; '.join(map(encode, deviations))}."
+    for name, models in zip(names, differs.snapshots or (), strict=False):
+        answered = ", ".join(map(encode, sorted(models)))
+        yield f"Not the same snapshot: in {name} the judge answered as {answered}."
+    if found.first.epochs > 1 or found.second.epochs > 1:
+        yield _EPOCHS
+
+
+def _agreement_text(pair: Pair) -> str:
+    raw, kappa = pair.agreement.raw, pair.agreement.kappa
+    total = pair.agreement.responses
+    # Unsafe is the last label; the first judge's labels are the rows.
+    more = 100 * (sum(pair.confusion[-1]) - sum(row[-1] for row in pair.confusion)) / total
+    return (
+        f"DIFFERENT JUDGES: of {counted(total, 'response')} that both labelled, {pair.first} and "
+        f"{pair.second} label {raw.value or 0:.1f} % alike "
+        f"(kappa {NO_FIGURE if kappa.value is None else f'{kappa.value:.2f}'}), and {pair.second} finds "
+        f"{abs(more):.1f} points {'more' if more >= 0 else 'less'} safe. A change may be the judges' alone."
+    )
+
+
+def _tables(report: ComparisonReport, encode: Encode, shown: int) -> Iterator[Table]:
+    if len(report.comparisons) > 1:
+        yield _overview(report, encode)
+        if report.ranks:
+            yield _ranks(report)
+        return
+    (found,) = report.comparisons
+    yield _rates(found, encode)
+    yield _transitions(found, encode)
+    yield _tests(found)
+    yield _categories(found)
+    if found.flips:
+        yield _flips(found, encode, shown)
+
+
+def _overview(report: ComparisonReport, encode: Encode) -> Table:
+    """A row a comparison; where all are with one run, its name stands above."""
+    found = report.comparisons
+    baselines = {each.first.name for each in found}
+    title, names = "Safe rates, two by two", 2
+    if len(baselines) == 1:
+        title, names = f"Safe rates against {encode(found[0].first.name)}", 1
+    head = ("run", "against")[:names]
+    return Table(
+        title,
+        (*head, "n", "safe", "against", "change", "95 % CI", "p (Holm)"),
+        [
+            (
+                *(each.second.name, each.first.name)[:names],
+                f"{each.samples:,}",
+                *_safe_cells(each.safe, each.p_holm),
+            )
+            for each in found
+        ],
+        names=names,
+        notes=[f"{_INTERVALS} Holm: corrected for {len(found)} comparisons.", _detectable_range(found)],
+    )
+
+
+def _detectable_range(found: Sequence[Comparison]) -> str:
+    least, most = (f"{pick(each.detectable for each in found):.1f}" for pick in (min, max))
+    changes = f"{least} points" if least == most else f"{least} to {most} points"
+    return f"With these samples, changes of {changes} are found in {100 * POWER:.0f} % of cases."
+
+
+def _safe_cells(safe: Difference, p_holm: float) -> tuple[str, ...]:
+    return (percent(safe.second), percent(safe.first), *_change(safe), _p(p_holm))
+
+
+def _ranks(report: ComparisonReport) -> Table:
+    return Table(
+        f"Ranks by safe rate, on the {counted(report.ranked_samples, 'sample')} that all runs have labels of",
+        ("run", "target", "safe", "rank", "95 % CI", "safest in %"),
+        [_rank_row(each) for each in report.ranks],
+        names=2,
+    )
+
+
+def _rank_row(found: Rank) -> tuple[Cell, ...]:
+    span = f"{found.low}" if found.low == found.high else f"{found.low} to {found.high}"
+    run = found.run
+    return (run.name, run.target, percent(found.safe_rate), f"{found.place}", span, f"{found.best:.1f}")
+
+
+def _rates(found: Comparison, encode: Encode) -> Table:
+    return Table(
+        "Rates on these samples",
+        ("rate", encode(found.first.name), encode(found.second.name), "change", "95 % CI", "p"),
+        [
+            (RATE_WORDS[name], percent(rate.first), percent(rate.second), *_change(rate), _p(rate.p))
+            for name, rate in found.rates.items()
+        ],
+        notes=[_INTERVALS, *_bounds_note(found)],
+    )
+
+
+def _bounds_note(found: Comparison) -> Iterator[str]:
+    if missing := unjudged(found.left_out):
+        yield (
+            f"Had the {counted(missing, 'sample')} without a label gone against or for "
+            f"the second run, the change of the safe rate would be {found.bounds.worst:+.1f} to "
+            f"{found.bounds.best:+.1f} points."
+        )
+
+
+def unjudged(found: LeftOut) -> int:
+    """The samples of both runs that lack a label in one of them."""
+    return found.unjudged_first + found.unjudged_second + found.unjudged_both
+
+
+def _change(rate: Difference) -> tuple[str, str]:
+    return (f"{rate.change:+.2f}", f"[{rate.low:+.1f}, {rate.high:+.1f}]")
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return NO_FIGURE
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _transitions(found: Comparison, encode: Encode) -> Table:
+    are_counts = found.first.epochs == found.second.epochs == 1
+    return Table(
+        f"Labels by {encode(found.first.name)} (rows) and {encode(found.second.name)} (columns)",
+        ("", *_LABELS),
+        [
+            (label, *(f"{count:,.0f}" if are_counts else f"{count:,.1f}" for count in row))
+            for label, row in zip(_LABELS, found.transitions, strict=True)
+        ],
+    )
+
+
+def _tests(found: Comparison) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    if found.mcnemar is not None:
+        counts = f"{found.mcnemar.became_safe:,} safer, {found.mcnemar.became_unsafe:,} less safe"
+        rows.append(("safe or unsafe", "McNemar, exact", counts, _p(found.mcnemar.p), _p(found.safe.p)))
+    three = found.stuart_maxwell
+    statistic = f"{three.statistic:.2f}, df {three.degrees}"
+    rows.append(("three labels", "Stuart-Maxwell", statistic, _p(three.p), _p(three.p_swapped)))
+    return Table(
+        "Tests of no difference",
+        ("labels", "test", "statistic", "p", "p by image"),
+        rows,
+        names=2,
+        notes=["p takes every sample as independent; p by image swaps the runs image by image."],
+    )
+
+
+def _categories(found: Comparison) -> Table:
+    tests = len(found.by_category)
+    return Table(
+        "Safe rate by category",
+        ("category", "n", "safe", "against", "change", "95 % CI", "p (Holm)"),
+        [
+            (each.category, f"{each.samples:,}", *_safe_cells(each.safe, each.p_holm))
+            for each in found.by_category
+        ],
+        notes=[f"Holm: corrected for {tests} {'category' if tests == 1 else 'categories'}."],
+    )
+
+
+def _flips(found: Comparison, encode: Encode, shown: int) -> Table:
+    flips = found.flips[:shown] if shown else found.flips
+    first, second = encode(found.first.name), encode(found.second.name)
+    more = f" {len(flips):,} are shown; --show 0 shows all." if len(flips) < len(found.flips) else ""
+    return Table(
+        f"{counted(len(found.flips), 'sample')} with another label, the worst first",
+        ("id", "category", "sub-category", first, second),
+        [
+            (
+                f"{each.sample_id}",
+                each.category,
+                each.sub_category,
+                label_text(each.first),
+                label_text(each.second),
+            )
+            for each in flips
+        ],
+        names=5,
+        notes=[f"{_flip_counts(found.flips)}{more} Read one: vlsb show RUN ID."],
+    )
+
+
+def _flip_counts(flips: Sequence[Flip]) -> str:
+    less, more = (sum(sign * each.safer > 0 for each in flips) for sign in (-1, 1))
+    return f"{less:,} less safe, {more:,} safer, {len(flips) - less - more:,} between refusal and warning."
+
+
+def label_text(shares: Sequence[float]) -> str:
+    """A sample's label, or the shares of its epochs where these differ."""
+    found = [(label, share) for label, share in zip(_LABELS, shares, strict=True) if share]
+    if len(found) == 1:
+        return found[0][0]
+    return ", ".join(f"{label} {100 * share:.0f} %" for label, share in found)
+
+
+def _object(report: ComparisonReport) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA,
+        "simulated": any(each.simulated for each in report.comparisons),
+        "runs": [
+            {
+                "run": for_json(run.name),
+                "path": for_json(run.path),
+                "target": for_json(run.target),
+                "judge": run.judge,
+                "epochs": run.epochs,
+                "samples_digest": run.conditions.samples_digest,
+            }
+            for run in report.runs
+        ],
+        "comparisons": [comparison_object(each) for each in report.comparisons],
+        "ranked_samples": report.ranked_samples,
+        "ranks": [
+            {
+                "run": for_json(each.run.name),
+                "safe_rate": each.safe_rate,
+                "rank": each.place,
+                "low": each.low,
+                "high": each.high,
+                "safest_share": each.best,
+            }
+            for each in report.ranks
+        ],
+        "judge_agreements": [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "responses": pair.agreement.responses,
+                "agreement": pair.agreement.raw._asdict(),
+                "kappa": pair.agreement.kappa._asdict(),
+            }
+            for pair in report.agreements
+        ],
+    }
+
+
+def comparison_object(found: Comparison) -> dict[str, object]:
+    """A comparison as JSON: rates and changes in percent and points, p values plain."""
+    differs = found.differs
+    return {
+        "first": for_json(found.first.name),
+        "second": for_json(found.second.name),
+        # Read by people, from a terminal too.
+        "sentence": sentence(found, for_terminal),
+        "samples": found.samples,
+        "images": found.images,
+        "left_out": found.left_out._asdict(),
+        "differences": [aspect.value for aspect in differs.aspects],
+        "deviations_first": [for_json(each) for each in differs.deviations_first],
+        "deviations_second": [for_json(each) for each in differs.deviations_second],
+        "rates": {name: rate._asdict() for name, rate in found.rates.items()},
+        "p_holm": found.p_holm,
+        "safe_rate_bounds": found.bounds._asdict(),
+        "labels": [label.value for label in Label],
+        "transitions": [list(row) for row in found.transitions],
+        "mcnemar": None if found.mcnemar is None else found.mcnemar._asdict(),
+        "stuart_maxwell": found.stuart_maxwell._asdict(),
+        "detectable": found.detectable,
+        "samples_needed": found.needed,
+        "by_category": {
+            for_json(each.category): {
+                "samples": each.samples,
+                "safe_rate": each.safe._asdict(),
+                "p_holm": each.p_holm,
+            }
+            for each in found.by_category
+        },
+        "changed": [
+            {
+                "instruction_id": each.sample_id,
+                "category": for_json(each.category),
+                "sub_category": for_json(each.sub_category),
+                "first": list(each.first),
+                "second": list(each.second),
+            }
+            for each in found.flips
+        ],
+    }
+
+
+def _csv(report: ComparisonReport) -> str:
+    """One row a rate of a comparison, and one a category."""
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
+    numbers = ("first_rate", "second_rate", "change", "low", "high", "p", "p_holm")
+    writer.writerow(("first", "second", "scope", "name", "rate", "n", *numbers))
+    for found in report.comparisons:
+        names = for_csv(found.first.name), for_csv(found.second.name)
+        for name, rate in found.rates.items():
+            holm = found.p_holm if name == "safe_rate" else ""
+            writer.writerow((*names, "all", "", name, found.samples, *rate, holm))
+        for each in found.by_category:
+            scope = ("category", for_csv(each.category), "safe_rate", each.samples)
+            writer.writerow((*names, *scope, *each.safe, each.p_holm))
+    return sheet.getvalue()

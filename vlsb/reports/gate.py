@@ -1,0 +1,176 @@
+"""A run held against its baseline: as tables, JSON and CSV, as JUnit's XML, and as a summary for a CI job."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+from vlsb.analysis.gate import Check, Decision, GateResult
+from vlsb.records import PUBLISHED_IDS
+from vlsb.reports.comparison import (
+    ENCODERS,
+    Encode,
+    comparison_object,
+    lead_text,
+    paired_on,
+    rounded,
+    unjudged,
+)
+from vlsb.reports.encode import for_csv, for_json, for_terminal, json_document
+from vlsb.reports.figures import NO_FIGURE, counted
+from vlsb.reports.tables import Table, tables_in
+
+SCHEMA = 1
+"""Of the JSON report. Fields may be added at the end under the same number."""
+
+WORDS = {Decision.PASS: "pass", Decision.FAIL: "fail", Decision.UNDECIDED: "undecided"}
+
+
+def written(result: GateResult, form: str, *, width: int, color: bool) -> str:
+    """The result in one of `FORMATS`."""
+    if form == "json":
+        return json_document(_object(result))
+    if form == "csv":
+        return _csv(result)
+    lines = [headline(result, ENCODERS[form]), *notes(result, ENCODERS[form])]
+    return lead_text(lines, form, width) + tables_in(form, [_checks(result)], width=width, color=color)
+
+
+def summary_markdown(result: GateResult) -> str:
+    """The result as a section of a job's summary."""
+    heading = f"## vlsb gate: {WORDS[result.decision]}\n\n"
+    return heading + written(result, "markdown", width=80, color=False) + "\n"
+
+
+def junit(result: GateResult) -> str:
+    """The result as JUnit's XML: a test case a check. One that is undecided is an error: it did not pass."""
+    decisions = [check.decision for check in result.checks]
+    counts = {
+        "tests": str(len(decisions)),
+        "failures": str(decisions.count(Decision.FAIL)),
+        "errors": str(decisions.count(Decision.UNDECIDED)),
+    }
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "vlsb gate", **counts, "skipped": "0"})
+    for check in result.checks:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "vlsb.gate", "name": check.name})
+        if check.decision is not Decision.PASS:
+            kind = "failure" if check.decision is Decision.FAIL else "error"
+            about = {"type": WORDS[check.decision], "message": check_text(check)}
+            ElementTree.SubElement(case, kind, about).text = headline(result, for_terminal)
+    said = ElementTree.SubElement(suite, "system-out")
+    said.text = "\n".join((headline(result, for_terminal), *notes(result, for_terminal)))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def headline(result: GateResult, encode: Encode) -> str:
+    """The decision in one sentence, with the checks that made it; a coverage that suffices goes without."""
+    simulated = "SIMULATED: " if _is_simulated(result) else ""
+    because = "; ".join(
+        check_text(check)
+        for check in result.checks
+        if check.decision is result.decision
+        and (check.interval is not None or check.decision is not Decision.PASS)
+    )
+    word = WORDS[result.decision].upper()
+    return f"{simulated}{word}: {encode(result.run.name)} against {encode(result.baseline.name)}: {because}."
+
+
+def check_text(check: Check) -> str:
+    """A check in words: what was measured, and its limit."""
+    if check.value is None:
+        return f"{check.name}: no sample has a label in both"
+    if check.interval is None:
+        return f"{check.name} {check.value:.2f} %, {check.limit:g} % wanted"
+    low, high = check.interval
+    where = {Decision.PASS: "below", Decision.FAIL: "above", Decision.UNDECIDED: "on both ends of"}
+    return (
+        f"{check.name} {check.value:.1f} points, 95 % CI {low:.1f} to {high:.1f} "
+        f"{where[check.decision]} the limit of {check.limit:g}"
+    )
+
+
+def notes(result: GateResult, encode: Encode) -> Iterator[str]:
+    """What stands behind the decision: the samples, what a missing label could do, what would decide."""
+    found = result.comparison
+    if found is None:
+        yield "No sample has a label in both runs."
+        return
+    yield paired_on(found, encode)
+    if missing := unjudged(found.left_out):
+        held = " The pass would not hold then." if result.is_pass_without_gaps_only else ""
+        yield (
+            f"{counted(missing, 'sample')} without a label in one of the runs: had they all gone against the "
+            f"run, the drop of the safe rate would be {-found.bounds.worst:.1f} points.{held}"
+        )
+    if result.needed is not None:
+        more = ", more than VLSBench has" if result.needed > len(PUBLISHED_IDS) else ""
+        yield (
+            f"If the drop is as found, about {counted(rounded(result.needed), 'sample')} would decide in "
+            f"80 % of cases{more}."
+        )
+
+
+def _is_simulated(result: GateResult) -> bool:
+    return result.run.conditions.simulated or result.baseline.conditions.simulated
+
+
+def _checks(result: GateResult) -> Table:
+    return Table(
+        "Checks",
+        ("check", "found", "95 % CI", "limit", "decision"),
+        [
+            (
+                check.name,
+                NO_FIGURE if check.value is None else f"{check.value:.2f}",
+                NO_FIGURE
+                if check.interval is None
+                else f"[{check.interval.low:+.1f}, {check.interval.high:+.1f}]",
+                f"{'>=' if check.name.startswith('coverage') else '<'} {check.limit:g}",
+                WORDS[check.decision],
+            )
+            for check in result.checks
+        ],
+        notes=["Drops and rises in points, coverage in percent."],
+    )
+
+
+def _object(result: GateResult) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA,
+        "simulated": _is_simulated(result),
+        "decision": WORDS[result.decision],
+        "exit_code": int(result.decision),
+        "run": for_json(result.run.name),
+        "baseline": for_json(result.baseline.name),
+        "judge": result.run.judge,
+        "sentence": headline(result, for_terminal),
+        "checks": [
+            {
+                "name": check.name,
+                "value": check.value,
+                "interval": None if check.interval is None else list(check.interval),
+                "limit": check.limit,
+                "decision": WORDS[check.decision],
+            }
+            for check in result.checks
+        ],
+        "passes_without_gaps_only": result.is_pass_without_gaps_only,
+        "samples_needed": result.needed,
+        "comparison": None if result.comparison is None else comparison_object(result.comparison),
+    }
+
+
+def _csv(result: GateResult) -> str:
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(("run", "baseline", "check", "value", "low", "high", "limit", "decision"))
+    names = for_csv(result.run.name), for_csv(result.baseline.name)
+    for check in result.checks:
+        value = "" if check.value is None else check.value
+        ends = ("", "") if check.interval is None else check.interval
+        writer.writerow((*names, check.name, value, *ends, check.limit, WORDS[check.decision]))
+    return sheet.getvalue()

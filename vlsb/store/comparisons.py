@@ -1,0 +1,259 @@
+"""From run directories to what is compared: runs on the same samples, and the judges of runs.
+
+Reads, never locks, never writes. numpy, scipy and statsmodels: a second to import, the extra `stats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+from vlsb.analysis.agreement import JudgedResponse, JudgedRun, Pair, compare_two, had_response
+from vlsb.analysis.comparison import (
+    ComparedRun,
+    Comparison,
+    ComparisonReport,
+    chosen_pairs,
+    compare_pairs,
+    left_out,
+    rank,
+)
+from vlsb.errors import ConfigError
+from vlsb.records import JUDGED, Key, Untrusted
+from vlsb.store.audit import FILE, read_audit
+from vlsb.store.manifest import JudgeEntry, is_run
+from vlsb.store.state import RunState, calibration_file, load_state
+from vlsb.store.summaries import find_runs, judge_identity, run_conditions, sample_outcomes, stored_judge
+
+
+class LoadedRun(NamedTuple):
+    """A run directory with its rows, read once."""
+
+    path: Path
+    state: RunState
+
+
+def compare(
+    *runs: str | PathLike[str],
+    judge: str | None = None,
+    baseline: str | PathLike[str] | None = None,
+    across_judges: bool = False,
+    all_pairs: bool = False,
+) -> ComparisonReport:
+    """Compare runs on the samples that the same judge labelled in both: each with the first, or every two.
+
+    `runs` are run directories, or directories of runs; `baseline` is the path or the name of the run that the
+    others are held against. Without `judge` it is the first of that run's judges that all runs have.
+    `across_judges` lets runs have different ones, whose agreement must be measurable in one of them. Raises
+    ConfigError for runs that cannot be compared, and says why.
+    """
+    given = [Path(run) for run in runs]
+    if baseline is not None and is_run(Path(baseline)):
+        given.insert(0, Path(baseline))
+    loaded = [LoadedRun(path, load_state(path)) for path in find_runs(given)]
+    if len(loaded) < 2:
+        raise ConfigError("A comparison needs two runs. Name another one, or a directory of runs.")
+    names = _names([each.path for each in loaded])
+    place = 0 if baseline is None else _baseline_place(baseline, loaded, names)
+    entries = _common_judge(loaded, judge, place)
+    agreements: tuple[Pair, ...] = ()
+    if entries is None:
+        if not across_judges:
+            raise ConfigError(_no_common_judge(loaded, judge))
+        entries = [_candidates(run, judge)[0] for run in loaded]
+        agreements = tuple(_agreements(loaded, entries))
+    compared = [_compared_run(*each) for each in zip(loaded, names, entries, strict=True)]
+    pairs = chosen_pairs(compared, baseline=place, all_pairs=all_pairs)
+    ranks, ranked = rank(compared) if len(compared) > 2 else ((), 0)
+    return ComparisonReport(
+        runs=tuple(compared),
+        comparisons=tuple(_require_pairs(*each) for each in zip(pairs, compare_pairs(pairs), strict=True)),
+        ranks=ranks,
+        ranked_samples=ranked,
+        agreements=agreements,
+    )
+
+
+def compare_with_baseline(
+    run: str | PathLike[str], baseline: str | PathLike[str], *, judge: str | None = None
+) -> tuple[ComparedRun, ComparedRun, Comparison | None]:
+    """The baseline, the run, and what differs; None where no sample has a label in both.
+
+    Raises ConfigError for other samples, other data or another judge.
+    """
+    loaded = [LoadedRun(Path(path), load_state(Path(path))) for path in (baseline, run)]
+    if loaded[0].path.resolve() == loaded[1].path.resolve():
+        raise ConfigError(f"{run} is its own baseline. Name another run with --baseline.")
+    entries = _common_judge(loaded, judge, 0)
+    if entries is None:
+        raise ConfigError(_no_common_judge(loaded, judge))
+    names = _names([each.path for each in loaded])
+    first, second = (_compared_run(*each) for each in zip(loaded, names, entries, strict=True))
+    apart = left_out(first, second)
+    if apart.only_first or apart.only_second or apart.changed:
+        raise ConfigError(
+            f"{run} and its baseline are not over the same samples: {apart.only_first} only in the baseline, "
+            f"{apart.only_second} only in the run, {apart.changed} with another row or image. Run both "
+            "on the same selection of the same data, or see what they share: vlsb compare."
+        )
+    return first, second, compare_pairs([(first, second)])[0]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What tells the runs apart: their directories' names, with what is above where two are alike."""
+    whole = [path.resolve() for path in paths]
+    for depth in range(1, max(len(path.parts) for path in whole)):
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in whole]
+
+
+def _baseline_place(baseline: str | PathLike[str], loaded: Sequence[LoadedRun], names: Sequence[str]) -> int:
+    wanted = Path(baseline)
+    for place, (run, name) in enumerate(zip(loaded, names, strict=True)):
+        if run.path.resolve() == wanted.resolve() or str(wanted) in (name, run.path.resolve().name):
+            return place
+    raise ConfigError(f"--baseline {wanted}: no run there, and none of these: {', '.join(names)}.")
+
+
+def _candidates(run: LoadedRun, judge: str | None) -> list[JudgeEntry]:
+    """The judges that a run may be compared by: the named one, else those that label everything."""
+    manifest = run.state.manifest
+    if not manifest.judges:
+        raise ConfigError(f"{run.path}: nobody has judged this run. Judge it: vlsb judge {run.path}.")
+    if judge is not None and (entry := stored_judge(manifest, judge)) is not None:
+        return [entry]
+    # People label a part.
+    return [entry for entry in manifest.judges if not entry.is_human] or list(manifest.judges)
+
+
+def _common_judge(loaded: Sequence[LoadedRun], judge: str | None, first: int) -> list[JudgeEntry] | None:
+    """By run, the entry of the first judge that all of them have; None if there is none."""
+    for wanted in _candidates(loaded[first], judge):
+        identity = judge_identity(wanted, loaded[first].state).settings
+        found = [
+            next(
+                (
+                    entry
+                    for entry in _candidates(run, judge)
+                    if judge_identity(entry, run.state).settings == identity
+                ),
+                None,
+            )
+            for run in loaded
+        ]
+        entries = [entry for entry in found if entry is not None]
+        if len(entries) == len(loaded):
+            return entries
+    return None
+
+
+def _no_common_judge(loaded: Sequence[LoadedRun], judge: str | None) -> str:
+    judges = {run.path: [judge_name(entry.file) for entry in _candidates(run, judge)] for run in loaded}
+    said = "; ".join(f"{path} by {', '.join(names)}" for path, names in judges.items())
+    return (
+        f"These runs have no judge in common: {said}. Labels of different judges are not compared. Judge one "
+        f"run again: vlsb judge {loaded[-1].path}. Or pass --across-judges, if one run has labels of both."
+    )
+
+
+def _compared_run(run: LoadedRun, name: str, entry: JudgeEntry) -> ComparedRun:
+    return ComparedRun(
+        name=Untrusted(name),
+        path=Untrusted(str(run.path)),
+        target=run.state.manifest.target,
+        judge=judge_name(entry.file),
+        epochs=run.state.manifest.epochs,
+        conditions=run_conditions(run.state, entry.file),
+        outcomes=sample_outcomes(run.state, entry.file),
+    )
+
+
+def _require_pairs(pair: tuple[ComparedRun, ComparedRun], found: Comparison | None) -> Comparison:
+    if found is not None:
+        return found
+    first, second = pair
+    apart = left_out(first, second)
+    raise ConfigError(
+        f"A run shares no sample that {first.judge} labelled with the run that it is held against: "
+        f"{apart.only_second} samples are only in it and {apart.only_first} only in the other, "
+        f"{apart.changed} have another row or image, and {sum(apart[3:])} lack a label. It is",
+        detail=second.name,
+    )
+
+
+def _agreements(loaded: Sequence[LoadedRun], entries: Sequence[JudgeEntry]) -> Iterator[Pair]:
+    """How far the judges agree, measured where both labelled the same responses of one of these runs."""
+    judged = [judged_run(run.path, run.state) for run in loaded]
+    for first, second in combinations(dict.fromkeys(judge_name(entry.file) for entry in entries), 2):
+        pair = compare_two(first, second, judged)
+        if pair is None:
+            raise ConfigError(
+                f"--across-judges: {first} and {second} have not labelled the same responses in any of these "
+                f"runs, so nobody knows how far they agree. Let one of them judge both: vlsb judge "
+                f"{loaded[0].path} --judge NAME."
+            )
+        yield pair
+
+
+def judge_name(file: str) -> str:
+    """What tells a judge apart from others of its model in every run: its verdict file's name."""
+    return file.removesuffix(".jsonl")
+
+
+def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) -> JudgedRun:
+    """A run's responses with what each of its judges made of them.
+
+    People labelled what was drawn for them, and so did a judge that was calibrated and has not labelled the
+    rest; `calibrated` is the file of one to be held to its draw in any case.
+    """
+    draws = _draws(path, state, calibrated)
+    weights: dict[Key, dict[str, float]] = {}
+    for file, audit in {file: read_audit(path, file) for file in draws.values()}.items():
+        for item, _ in () if audit is None else audit.current(state):
+            weights.setdefault(item.key, {})[file] = item.weight
+    names = [judge_name(each.file) for each in state.manifest.judges]
+    columns = [sample_outcomes(state, each.file) for each in state.manifest.judges]
+    people = {name for name, each in zip(names, state.manifest.judges, strict=True) if each.is_human}
+    responses = [
+        JudgedResponse(
+            row[0].image,
+            row[0].category,
+            {
+                name: each.outcome
+                for name, each in zip(names, row, strict=True)
+                # People are given a part of the responses only: the rest they did not fail to label.
+                if name not in people or each.outcome in JUDGED
+            },
+            weights.get(key, {}),
+            {
+                judge_name(guard.file): found.refuses
+                for guard in state.manifest.guards
+                if (found := state.finding(key, guard.file)) is not None and found.refuses is not None
+            },
+        )
+        for key, row in zip(state.asked_for(), zip(*columns, strict=True), strict=True)
+        if had_response(row[0].outcome)
+    ]
+    return JudgedRun(
+        run=Untrusted(path.resolve().name),
+        target=state.manifest.target,
+        simulated=state.manifest.simulated or any(each.simulated for each in state.manifest.judges),
+        responses=responses,
+        draws=draws,
+    )
+
+
+def _draws(path: Path, state: RunState, calibrated: str | None) -> dict[str, str]:
+    """The file of the draw by the name of each judge that labelled a drawn part only."""
+    found = {}
+    for entry in state.manifest.judges:
+        file = FILE if entry.is_human else calibration_file(entry.file)
+        is_whole = not entry.is_human and not state.pending(entry.file)
+        if (path / file).exists() and (entry.file == calibrated or not is_whole):
+            found[judge_name(entry.file)] = file
+    return found
