@@ -91,6 +91,10 @@ bench-coverage *args:
 bench-correction *args:
     uv run --group extras python -m benchmarks.correction "$@"
 
+# Simulate how often comparisons and decisions are wrong; the table goes into docs/compare.md (half an hour)
+bench-comparison *args:
+    uv run --group extras python -m benchmarks.comparison "$@"
+
 # Compare memory forecasts with what cards, recipes and engines say; the table goes into benchmarks/README.md
 bench-memory:
     uv run python -m benchmarks.memory

@@ -29,6 +29,7 @@ from vlsb.analysis.gate import Decision, against_limit
 from vlsb.analysis.rates import Interval
 
 NAME = "comparison"
+MARK = "errors-of-comparisons"
 PAGE = ROOT / "docs" / "compare.md"
 SIZES = (200, SAMPLES)
 # A fifth of what the commands take: their intervals and p values vary less than these.
@@ -198,7 +199,7 @@ def render(result: Mapping[str, Any]) -> str:
 def shown(page: str, result: Mapping[str, Any]) -> str:
     """The page with the tables of this result."""
     said = f"{result['replicates']:,} replicates a row, seed {result['seed']} (`just bench-comparison`)."
-    return report.between(page, NAME, f"{said}\n\n{render(result)}")
+    return report.between(page, MARK, f"{said}\n\n{render(result)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,6 +30,7 @@ from tests.support.checkpoints import checkpoint
 from tests.support.records import make_failure, make_response, make_verdict
 from tests.test_layers import picture
 from vlsb import config, errors, strict_json
+from vlsb.analysis.gate import Decision
 from vlsb.analysis.summary import ModelUsage, summarize
 from vlsb.cli import panel
 from vlsb.cli.app import app
@@ -217,11 +218,11 @@ def slugs(text: str) -> set[str]:
 
 
 def exit_codes() -> set[int]:
-    """Every code in the tree of errors, and success."""
+    """Every code in the tree of errors, and what a decision ends with."""
     classes = [errors.VlsbError]
     for each in classes:
         classes += each.__subclasses__()
-    return {0} | {each.exit_code for each in classes}
+    return set(Decision) | {each.exit_code for each in classes}
 
 
 @pytest.fixture(autouse=True)

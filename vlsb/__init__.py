@@ -12,7 +12,7 @@ from vlsb._version import __version__
 if TYPE_CHECKING:
     from vlsb.analysis.rates import Interval, Rates
     from vlsb.analysis.summary import Summary
-    from vlsb.api import Answer, Run, as_mapping, evaluate, judge, load_run, summarize
+    from vlsb.api import Answer, Run, as_mapping, compare, evaluate, judge, load_run, summarize
     from vlsb.errors import VlsbError
     from vlsb.evaluation.progress import Progress
     from vlsb.records import Label, Outcome, Untrusted
@@ -30,6 +30,7 @@ __all__ = [
     "VlsbError",
     "__version__",
     "as_mapping",
+    "compare",
     "evaluate",
     "judge",
     "load_run",
@@ -48,6 +49,7 @@ _HOMES = {
     "Untrusted": "vlsb.records",
     "VlsbError": "vlsb.errors",
     "as_mapping": "vlsb.api",
+    "compare": "vlsb.api",
     "evaluate": "vlsb.api",
     "judge": "vlsb.api",
     "load_run": "vlsb.api",

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlsb.analysis.summary import Summary
 from vlsb.engines.lease import accept, decline
@@ -25,6 +25,9 @@ from vlsb.reports.documents import to_object
 from vlsb.steps import OnProgress, ignore
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import summarize_state
+
+if TYPE_CHECKING:
+    from vlsb.analysis.comparison import ComparisonReport
 
 PROGRESS_EVERY_S = 0.5
 
@@ -116,6 +119,32 @@ def load_run(path: str | Path) -> Run:
 def summarize(run: Run | str | Path, judge: str | None = None) -> Summary:
     """The summary of a run, with the verdicts of one judge (the run's own by default)."""
     return (run if isinstance(run, Run) else load_run(run)).summary(judge)
+
+
+def compare(
+    *runs: str | Path | Run,
+    judge: str | None = None,
+    baseline: str | Path | None = None,
+    across_judges: bool = False,
+    all_pairs: bool = False,
+) -> ComparisonReport:
+    """Compare runs on the samples that one judge labelled in all of them, as `vlsb compare` does.
+
+    Each run is held against the first one or the `baseline`, a path or a run's name; `all_pairs` compares
+    every two. Raises a VlsbError for runs that cannot be compared, and without the extra `stats`.
+    """
+    try:
+        # numpy, scipy and statsmodels: a second to import, and not everybody has them.
+        from vlsb.store.comparisons import compare_runs
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"vlsb.compare needs the extra `stats` ({error.name} not found).") from error
+    return compare_runs(
+        *(run.path if isinstance(run, Run) else run for run in runs),
+        judge=judge,
+        baseline=baseline,
+        across_judges=across_judges,
+        all_pairs=all_pairs,
+    )
 
 
 async def evaluate(

@@ -110,9 +110,12 @@ def _rate_checks(found: Comparison | None, limits: Limits) -> Iterator[Check]:
         if difference is None:
             yield Check(name, None, None, limit, Decision.UNDECIDED)
             continue
-        interval = Interval(*sorted((sign * difference.low, sign * difference.high)))
         # Adding zero turns a negative zero into a plain one.
-        yield Check(name, sign * difference.change + 0.0, interval, limit, against_limit(interval, limit))
+        low, value, high = (
+            sign * each + 0.0 for each in (difference.low, difference.change, difference.high)[::sign]
+        )
+        interval = Interval(low, high)
+        yield Check(name, value, interval, limit, against_limit(interval, limit))
 
 
 def against_limit(interval: Interval, limit: float) -> Decision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -28,11 +29,7 @@ def compare_command(
     try:
         if compare_format not in FORMATS:
             raise ConfigError(f"--format {compare_format}: not one of {', '.join(FORMATS)}.")
-        require_stats("vlsb compare")
-        # A second to import, and few other commands'.
-        from vlsb.cli.comparing import comparison_text
-
-        text = comparison_text(
+        text: str = comparing("vlsb compare").comparison_text(
             paths,
             compare_format,
             judge=judge,
@@ -46,3 +43,14 @@ def compare_command(
         screen.error(error)
         return error.exit_code
     return 0
+
+
+def comparing(command: str) -> ModuleType:
+    """The module that compares, with numpy, scipy and statsmodels: a second that help pages do not wait.
+
+    Raises ConfigError without the extra `stats`.
+    """
+    require_stats(command)
+    from vlsb.cli import comparing as module
+
+    return module

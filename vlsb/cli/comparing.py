@@ -11,7 +11,7 @@ from vlsb.analysis.gate import Decision, Limits, decide
 from vlsb.cli.screen import has_color
 from vlsb.errors import StoreError
 from vlsb.reports import comparison, gate
-from vlsb.store.comparisons import compare, compare_with_baseline
+from vlsb.store.comparisons import compare_runs, compare_with_baseline
 
 
 def comparison_text(
@@ -25,7 +25,9 @@ def comparison_text(
     shown: int,
 ) -> str:
     """What `vlsb compare` prints. Raises ConfigError for runs that cannot be compared."""
-    report = compare(*paths, judge=judge, baseline=baseline, across_judges=across_judges, all_pairs=all_pairs)
+    report = compare_runs(
+        *paths, judge=judge, baseline=baseline, across_judges=across_judges, all_pairs=all_pairs
+    )
     return comparison.written(report, form, width=_width(), color=has_color(sys.stdout), shown=shown)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from vlsb.analysis.gate import Limits
 from vlsb.cli import options as opt
-from vlsb.cli.agreement import require_stats
+from vlsb.cli.compare import comparing
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.reports.tables import FORMATS
@@ -32,11 +32,7 @@ def gate_command(
     try:
         if gate_format not in FORMATS:
             raise ConfigError(f"--format {gate_format}: not one of {', '.join(FORMATS)}.")
-        require_stats("vlsb gate")
-        # A second to import, and few other commands'.
-        from vlsb.cli.comparing import gate_text
-
-        text, decision = gate_text(
+        text, decision = comparing("vlsb gate").gate_text(
             run,
             baseline,
             Limits(

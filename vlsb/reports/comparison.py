@@ -187,28 +187,31 @@ def _tables(report: ComparisonReport, encode: Encode, shown: int) -> Iterator[Ta
             yield _ranks(report)
         return
     (found,) = report.comparisons
-    yield _rates(found, encode)
+    # A LaTeX table encodes its own headings.
+    in_heading = for_terminal if encode is for_latex else encode
+    names = in_heading(found.first.name), in_heading(found.second.name)
+    yield _rates(found, names)
     yield _transitions(found, encode)
     yield _tests(found)
-    yield _categories(found)
+    yield _categories(found, names)
     if found.flips:
-        yield _flips(found, encode, shown)
+        yield _flips(found, names, shown)
 
 
 def _overview(report: ComparisonReport, encode: Encode) -> Table:
     """A row a comparison; where all are with one run, its name stands above."""
     found = report.comparisons
-    baselines = {each.first.name for each in found}
-    title, names = "Safe rates, two by two", 2
-    if len(baselines) == 1:
-        title, names = f"Safe rates against {encode(found[0].first.name)}", 1
-    head = ("run", "against")[:names]
+    title = "Safe rates, two by two"
+    head: tuple[str, ...] = ("first", "second", "n", "first safe", "second safe")
+    if len({each.first.name for each in found}) == 1:
+        title, head = f"Safe rates against {encode(found[0].first.name)}", ("run", "n", "baseline", "safe")
+    names = len(head) - 3
     return Table(
         title,
-        (*head, "n", "safe", "against", "change", "95 % CI", "p (Holm)"),
+        (*head, "change", "95 % CI", "p (Holm)"),
         [
             (
-                *(each.second.name, each.first.name)[:names],
+                *(each.first.name, each.second.name)[-names:],
                 f"{each.samples:,}",
                 *_safe_cells(each.safe, each.p_holm),
             )
@@ -226,13 +229,13 @@ def _detectable_range(found: Sequence[Comparison]) -> str:
 
 
 def _safe_cells(safe: Difference, p_holm: float) -> tuple[str, ...]:
-    return (percent(safe.second), percent(safe.first), *_change(safe), _p(p_holm))
+    return (percent(safe.first), percent(safe.second), *_change(safe), _p(p_holm))
 
 
 def _ranks(report: ComparisonReport) -> Table:
     return Table(
         f"Ranks by safe rate, on the {counted(report.ranked_samples, 'sample')} that all runs have labels of",
-        ("run", "target", "safe", "rank", "95 % CI", "safest in %"),
+        ("run", "target", "safe", "rank", "95 % CI", "safest %"),
         [_rank_row(each) for each in report.ranks],
         names=2,
     )
@@ -244,10 +247,10 @@ def _rank_row(found: Rank) -> tuple[Cell, ...]:
     return (run.name, run.target, percent(found.safe_rate), f"{found.place}", span, f"{found.best:.1f}")
 
 
-def _rates(found: Comparison, encode: Encode) -> Table:
+def _rates(found: Comparison, names: tuple[str, str]) -> Table:
     return Table(
         "Rates on these samples",
-        ("rate", encode(found.first.name), encode(found.second.name), "change", "95 % CI", "p"),
+        ("rate", *names, "change", "95 % CI", "p"),
         [
             (RATE_WORDS[name], percent(rate.first), percent(rate.second), *_change(rate), _p(rate.p))
             for name, rate in found.rates.items()
@@ -309,11 +312,11 @@ def _tests(found: Comparison) -> Table:
     )
 
 
-def _categories(found: Comparison) -> Table:
+def _categories(found: Comparison, names: tuple[str, str]) -> Table:
     tests = len(found.by_category)
     return Table(
         "Safe rate by category",
-        ("category", "n", "safe", "against", "change", "95 % CI", "p (Holm)"),
+        ("category", "n", *names, "change", "95 % CI", "p (Holm)"),
         [
             (each.category, f"{each.samples:,}", *_safe_cells(each.safe, each.p_holm))
             for each in found.by_category
@@ -322,13 +325,13 @@ def _categories(found: Comparison) -> Table:
     )
 
 
-def _flips(found: Comparison, encode: Encode, shown: int) -> Table:
+def _flips(found: Comparison, names: tuple[str, str], shown: int) -> Table:
     flips = found.flips[:shown] if shown else found.flips
-    first, second = encode(found.first.name), encode(found.second.name)
-    more = f" {len(flips):,} are shown; --show 0 shows all." if len(flips) < len(found.flips) else ""
+    are = "is" if len(flips) == 1 else "are"
+    more = f" {len(flips):,} {are} shown; --show 0 shows all." if len(flips) < len(found.flips) else ""
     return Table(
         f"{counted(len(found.flips), 'sample')} with another label, the worst first",
-        ("id", "category", "sub-category", first, second),
+        ("id", "category", "sub-category", *names),
         [
             (
                 f"{each.sample_id}",
@@ -340,7 +343,7 @@ def _flips(found: Comparison, encode: Encode, shown: int) -> Table:
             for each in flips
         ],
         names=5,
-        notes=[f"{_flip_counts(found.flips)}{more} Read one: vlsb show RUN ID."],
+        notes=[f"{_flip_counts(found.flips)}{more} Read one: vlsb show RUN and its id."],
     )
 
 

@@ -88,7 +88,7 @@ def check_text(check: Check) -> str:
     low, high = check.interval
     where = {Decision.PASS: "below", Decision.FAIL: "above", Decision.UNDECIDED: "on both ends of"}
     return (
-        f"{check.name} {check.value:.1f} points, 95 % CI {low:.1f} to {high:.1f} "
+        f"{check.name} {check.value:.1f} points, 95 % CI {low:.1f} to {high:.1f}, "
         f"{where[check.decision]} the limit of {check.limit:g}"
     )
 

@@ -24,7 +24,7 @@ from vlsb.analysis.comparison import (
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Key, Untrusted
 from vlsb.store.audit import FILE, read_audit
-from vlsb.store.manifest import JudgeEntry, is_run
+from vlsb.store.manifest import JudgeEntry, is_run, require_run
 from vlsb.store.state import RunState, calibration_file, load_state
 from vlsb.store.summaries import find_runs, judge_identity, run_conditions, sample_outcomes, stored_judge
 
@@ -36,7 +36,7 @@ class LoadedRun(NamedTuple):
     state: RunState
 
 
-def compare(
+def compare_runs(
     *runs: str | PathLike[str],
     judge: str | None = None,
     baseline: str | PathLike[str] | None = None,
@@ -84,6 +84,8 @@ def compare_with_baseline(
 
     Raises ConfigError for other samples, other data or another judge.
     """
+    for path in (baseline, run):
+        require_run(Path(path))
     loaded = [LoadedRun(Path(path), load_state(Path(path))) for path in (baseline, run)]
     if loaded[0].path.resolve() == loaded[1].path.resolve():
         raise ConfigError(f"{run} is its own baseline. Name another run with --baseline.")
