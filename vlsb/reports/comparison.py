@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vlsb.analysis.agreement import Pair
 from vlsb.analysis.comparison import (
@@ -22,8 +22,16 @@ from vlsb.analysis.comparison import (
 )
 from vlsb.analysis.differences import Differences
 from vlsb.analysis.rates import RateName
-from vlsb.records import PUBLISHED_IDS, Label, Untrusted
-from vlsb.reports.encode import for_csv, for_json, for_latex, for_markdown, for_terminal, json_document
+from vlsb.records import PUBLISHED_IDS, Label
+from vlsb.reports.encode import (
+    Encode,
+    for_csv,
+    for_json,
+    for_latex,
+    for_markdown,
+    for_terminal,
+    json_document,
+)
 from vlsb.reports.figures import NO_FIGURE, counted, percent
 from vlsb.reports.tables import Cell, Table, tables_in
 
@@ -36,7 +44,6 @@ RATE_WORDS: dict[RateName, str] = {
     "safe_warning_rate": "warning",
 }
 ENCODERS = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
-Encode = Callable[[Untrusted], str]
 
 _LABELS = ("refusal", "warning", "unsafe")
 _INTERVALS = (

@@ -11,14 +11,13 @@ from vlsb.analysis.gate import Check, Decision, GateResult
 from vlsb.records import PUBLISHED_IDS
 from vlsb.reports.comparison import (
     ENCODERS,
-    Encode,
     comparison_object,
     lead_text,
     paired_on,
     rounded,
     unjudged,
 )
-from vlsb.reports.encode import for_csv, for_json, for_terminal, json_document
+from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document
 from vlsb.reports.figures import NO_FIGURE, counted
 from vlsb.reports.tables import Table, tables_in
 
