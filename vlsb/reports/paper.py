@@ -39,6 +39,7 @@ _RATES: Mapping[RateName, str] = {
 _STAR = (
     "* more than noise: the interval of the gap leaves out zero. Percent of the judged samples, and points."
 )
+_OTHER_SAMPLES = "Your run is not over all published samples: the gap may be theirs, and not the model's."
 _JOINED = (
     "The gap's interval joins those of both rates as if they were over different samples: it is on the wide "
     "side. The paper's is from its number of samples, as if all of an image had one label."
@@ -92,7 +93,13 @@ def _gap_table(parity: Parity, result: Result, encode: Encode) -> Table:
         f"{_name(parity, encode)} beside {result.model}: {parity.source(result)}",
         ("", "yours", "95 % CI", "paper's", "95 % CI", "gap", "95 % CI"),
         [_gap_row(each) for each in found],
-        notes=[*(_verdict(each) for each in found[:1]), _STAR, *_printed_notes(result), _JOINED],
+        notes=[
+            *(_verdict(each) for each in found[:1]),
+            *([_OTHER_SAMPLES] if parity.summary.subset else []),
+            _STAR,
+            *_printed_notes(result),
+            _JOINED,
+        ],
     )
 
 

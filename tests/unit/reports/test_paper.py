@@ -83,6 +83,13 @@ def test_a_model_that_nobody_published_gets_the_papers_list_once() -> None:
     assert text.count("Claude-3.5-Sonnet") == 1
 
 
+def test_a_part_of_the_samples_is_told_beside_the_verdict() -> None:
+    words = "Your run is not over all published samples"
+
+    assert words in table(parity("gpt-4o", subset=True))
+    assert words not in table(parity("gpt-4o"))
+
+
 def test_a_simulated_run_says_so_beside_the_paper() -> None:
     assert "(SIMULATED)" in table(parity("gpt-4o", simulated=True))
 
