@@ -76,6 +76,7 @@ bench *args:
     uv run python -m benchmarks.startup
     uv run python -m benchmarks.scaling
     uv run python -m benchmarks.rate_limits
+    uv run --group extras python -m benchmarks.page
     uv run python -m benchmarks.report
 
 # Run inspect_ai and evalscope on the same job, in environments of their own

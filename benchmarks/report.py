@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, rate_limits, results, scaling, startup, throughput, wall_time
+from benchmarks import page, peers, rate_limits, results, scaling, startup, throughput, wall_time
 
 README = Path(__file__).parent / "README.md"
 RENDER: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    module.NAME: module.render for module in (throughput, wall_time, rate_limits, startup, scaling, peers)
+    module.NAME: module.render for module in (throughput, wall_time, rate_limits, startup, scaling, page, peers)
 }
 TARGETS = "targets"
 NOT_RUN = "Not measured yet."

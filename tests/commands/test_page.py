@@ -114,6 +114,22 @@ def test_without_the_data_set_a_page_says_what_is_missing(desk: Desk, tmp_path: 
     assert "pass --data-root" in first["no_instruction"]
 
 
+def test_rows_that_were_not_measured_alike_are_marked_and_no_address_is_named(
+    desk: Desk, tmp_path: Path
+) -> None:
+    copy = desk.copied_to(tmp_path / "copy")
+    with SimulatorThread(labelling()) as simulator:
+        assert copy.run(simulator, "--limit", 2, "--name", "less").code == 0
+    done = copy.vlsb("report", "outputs/r", "outputs/less", "--html", "page.html")
+
+    summary = json.dumps(content(copy.home / "page.html")["summary"], ensure_ascii=False)
+    assert done.code == 0, done.err
+    assert "less\u2020" in summary
+    assert "less: only 2 of the 4 samples" in summary
+    assert "We evaluated target-model with vlsb" in summary
+    assert "127.0.0.1" not in summary
+
+
 def test_a_small_image_has_nothing_of_the_files_metadata() -> None:
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x010E] = "taken at home"

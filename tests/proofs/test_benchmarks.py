@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, rate_limits, report, results, scaling, startup, throughput, wall_time
+from benchmarks import memory, page, rate_limits, report, results, scaling, startup, throughput, wall_time
 from benchmarks.rate_limits import CELLS, figures
 
 # The stub is written for Linux, and its certificate comes from the openssl command.
@@ -30,6 +30,7 @@ SMALL: dict[str, tuple[Callable[[list[str]], None], tuple[str, ...]]] = {
     ),
     startup.NAME: (startup.main, ("--rounds", "1", "--samples", "20", "--picture-bytes", "1000")),
     scaling.NAME: (scaling.main, ("--rounds", "1", "--sizes", "10,20")),
+    page.NAME: (page.main, ("--rounds", "1", "--sizes", "10,20")),
 }
 
 
@@ -37,6 +38,8 @@ SMALL: dict[str, tuple[Callable[[list[str]], None], tuple[str, ...]]] = {
 def test_a_benchmark_runs_stores_its_result_and_is_shown(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if name == page.NAME and page.browser_path() is None:
+        pytest.skip("needs Chromium and playwright")
     main, words = SMALL[name]
 
     main([*words, "--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")])

@@ -20,7 +20,7 @@ from vlsb.errors import ConfigError, ImageError, StoreError
 from vlsb.files import replace_file
 from vlsb.judging.human import GUIDE, is_human
 from vlsb.models.prices import PriceTable
-from vlsb.records import Finding, Key, Sample, Untrusted
+from vlsb.records import Key, Sample, Untrusted
 from vlsb.reports.figures import counted
 from vlsb.reports.html.content import PageRun, page_content
 from vlsb.reports.html.document import page_document
@@ -111,15 +111,9 @@ def page_run(path: Path, state: RunState, dataset: Dataset | None, *, prices: Pr
             for each in judges
         ],
         answers=[stored_answers(state, each, dataset) for each in judges],
-        findings={guard.file: _findings(state, guard.file) for guard in state.manifest.guards},
         items=_drawn(path, state),
     )
     return LoadedRun(page, dataset, _sent(page, dataset))
-
-
-def _findings(state: RunState, guard: str) -> dict[Key, Finding]:
-    found = {key: state.finding(key, guard) for key in state.asked_for()}
-    return {key: each for key, each in found.items() if each is not None}
 
 
 def _drawn(path: Path, state: RunState) -> dict[Key, AuditItem]:

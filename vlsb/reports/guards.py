@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from vlsb.analysis.summary import GuardCounts, Summary
 from vlsb.records import Rating, Untrusted
-from vlsb.reports.encode import for_json, for_terminal
+from vlsb.reports.encode import Encode, for_json, for_terminal
 
-_HEADINGS = ("run", "guard", "safe", "controversial", "unsafe", "refusals", "no finding", "responses")
-_NOTE = "Guards rate harm and see no warning: not the three labels, and not to be compared with safe rates."
+GUARD_HEADINGS = ("run", "guard", "safe", "controversial", "unsafe", "refusals", "no finding", "responses")
+GUARD_NOTE = (
+    "Guards rate harm and see no warning: not the three labels, and not to be compared with safe rates."
+)
 
 
 def guards_of(summaries: Iterable[Summary]) -> list[GuardCounts]:
@@ -32,8 +34,8 @@ def guard_object(counts: GuardCounts) -> dict[str, object]:
 
 def guards_table(counts: Sequence[GuardCounts]) -> str:
     """The table as plain text, each row a guard of a run. A dash: it does not tell."""
-    rows = [_HEADINGS, *map(_row, counts)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    rows = [GUARD_HEADINGS, *(guard_cells(each, for_terminal) for each in counts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(GUARD_HEADINGS))]
     lines = [
         "  ".join(
             cell.ljust(width) if column < 2 else cell.rjust(width)
@@ -41,11 +43,12 @@ def guards_table(counts: Sequence[GuardCounts]) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join(("Guards", *lines, _NOTE))
+    return "\n".join(("Guards", *lines, GUARD_NOTE))
 
 
-def _row(counts: GuardCounts) -> tuple[str, ...]:
+def guard_cells(counts: GuardCounts, encode: Encode) -> tuple[str, ...]:
+    """One guard's row under `GUARD_HEADINGS`. A dash: it does not tell."""
     ratings = (str(counts.ratings.get(rating, 0)) if counts.rates_harm else "-" for rating in Rating)
     refusals = "-" if counts.refusals is None else str(counts.refusals)
-    names = for_terminal(counts.run), for_terminal(counts.guard)
+    names = encode(counts.run), encode(counts.guard)
     return (*names, *ratings, refusals, str(counts.failed), str(counts.responses))

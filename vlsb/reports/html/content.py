@@ -7,7 +7,7 @@ are in none of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from vlsb.records import Failure, Finding, Key, Label, Outcome, Response, Untrus
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page
 from vlsb.reports.html.summary import DescribedSummary, summary_markup
+from vlsb.reports.methods import methods_paragraph
 from vlsb.reports.notes import EXPLANATIONS
 from vlsb.store.audit import AuditItem
 from vlsb.store.manifest import JudgeEntry, Manifest
@@ -41,7 +42,6 @@ class PageRun:
     people: frozenset[str]
     summaries: Sequence[Summary]
     answers: Sequence[Sequence[StoredAnswer]]
-    findings: Mapping[str, Mapping[Key, Finding]] = field(default_factory=dict)
     items: Mapping[Key, AuditItem] = field(default_factory=dict)
 
     @property
@@ -77,8 +77,8 @@ def page_content(
     """The content of a page about these runs.
 
     `images` maps the checksum of an image that was sent to where the page finds it; `guide` says what people
-    who label read of each label. With `redact` responses,
-    explanations and all else that models wrote end after 80 characters, and nothing says what images show.
+    who label read of each label. With `redact` responses, explanations and all else that models wrote end
+    after 80 characters, and nothing says what images show.
     """
     can_label = not redact and any(run.items for run in runs)
     return {
@@ -112,17 +112,26 @@ def _run(run: PageRun) -> Json:
         "judges": judges,
         **_present(
             simulated=run.manifest.simulated,
-            guards=[for_page(Untrusted(file.removesuffix(".jsonl"))) for file in run.findings],
             drawn=len(run.items),
         ),
     }
 
 
 def _described(run: PageRun) -> Iterator[DescribedSummary]:
-    if not run.judges:
-        yield DescribedSummary(run.summaries[0], "")
-    for summary, entry in zip(run.summaries, run.judges, strict=False):
-        yield DescribedSummary(summary, _identity(entry, is_person=entry.file in run.people))
+    judges: Sequence[JudgeEntry | None] = run.judges or [None]
+    manifest = _without_places(run.manifest)
+    for summary, entry in zip(run.summaries, judges, strict=True):
+        said = "" if entry is None else _identity(entry, is_person=entry.file in run.people)
+        yield DescribedSummary(summary, said, for_page(methods_paragraph(manifest, entry, summary)))
+
+
+def _without_places(manifest: Manifest) -> Manifest:
+    """The manifest without where its models were: an address or a folder may say whose machine it is."""
+    settings = {**manifest.settings, "address": "an address that this page leaves out"}
+    weights = settings.get("engine.weights")
+    if isinstance(weights, Mapping) and "folder" in weights:
+        settings["engine.weights"] = {**weights, "folder": "left out here"}
+    return replace(manifest, settings=settings)
 
 
 def _identity(entry: JudgeEntry, *, is_person: bool) -> str:
@@ -197,14 +206,13 @@ class _Samples:
     def _answer(self, run: PageRun, stored: Sequence[StoredAnswer]) -> Json:
         first = stored[0]
         item = run.items.get(first.key)
-        findings = [found.get(first.key) for found in run.findings.values()]
         return {
             "outcomes": [each.outcome.value for each in stored],
             **({} if first.response is None else self._response(first.response)),
             **_present(
                 verdicts=_if_any([each.verdict and self._verdict(each.verdict) for each in stored]),
                 failures=_if_any([each.failure and self._failure(each.failure) for each in stored]),
-                findings=_if_any([each and self._finding(each) for each in findings]),
+                findings=[self._finding(guard, found) for guard, found in first.findings.items()],
                 item=item and [item.name, item.response_sha256],
             ),
         }
@@ -244,12 +252,15 @@ class _Samples:
             ),
         }
 
-    def _finding(self, finding: Finding) -> Json:
-        return _present(
-            rating=None if finding.rating is None else finding.rating.value,
-            refuses=finding.refuses,
-            category=for_page(finding.category),
-        )
+    def _finding(self, guard: Untrusted, finding: Finding) -> Json:
+        return {
+            "guard": for_page(guard),
+            **_present(
+                rating=None if finding.rating is None else finding.rating.value,
+                refuses=None if finding.refuses is None else "refusal" if finding.refuses else "no refusal",
+                category=None if finding.category == Untrusted("None") else for_page(finding.category),
+            ),
+        }
 
 
 def _requests(answered: Response | Verdict) -> list[float | None]:
@@ -269,5 +280,5 @@ def _if_any(values: list[Any]) -> list[Any] | None:
 
 
 def _present(**fields: Any) -> Json:
-    """The fields that hold anything; what is left out is false or empty to the viewer."""
+    """The fields that hold anything, zero among it; what is left out is false or empty to the viewer."""
     return {name: value for name, value in fields.items() if value or (value == 0 and value is not False)}

@@ -16,7 +16,9 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import JUDGED
 from vlsb.reports.encode import for_page
 from vlsb.reports.figures import RATE_HEADINGS, percent, rate_figures
-from vlsb.reports.notes import badges, costs, outcome_counts, remarks
+from vlsb.reports.guards import GUARD_HEADINGS, GUARD_NOTE, guard_cells, guards_of
+from vlsb.reports.marks import DAGGER, Marks, mark
+from vlsb.reports.notes import badges, costs, outcome_counts, remarks, shared_badges
 
 Markup = list[object]
 
@@ -26,20 +28,25 @@ _TICKS = (0, 25, 50, 75, 100)
 
 
 class DescribedSummary(NamedTuple):
-    """A summary, and what its judge is in a few encoded words."""
+    """A summary, what its judge is in a few encoded words, and how it was measured as a paper says it."""
 
     summary: Summary
     judge: str
+    methods: str = ""
 
 
 def summary_markup(described: Sequence[DescribedSummary]) -> list[Markup]:
     """All runs in one table, then of each judge's row the categories and what limits its numbers."""
     if not described:
         return []
-    if len(described) == 1:
-        return [_detail(*described[0], is_alone=True)]
-    overview = _overview([each.summary for each in described])
-    return [overview, *(_detail(*each, is_alone=False) for each in described)]
+    summaries = [each.summary for each in described]
+    marks = mark(summaries)
+    overview = [_overview(summaries, marks)] if len(described) > 1 else []
+    return [
+        *overview,
+        *(_detail(each, marks.sign(place)) for place, each in enumerate(described)),
+        *_guards(summaries),
+    ]
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:
@@ -88,29 +95,48 @@ def _across(start: float, end: float) -> dict[str, str]:
     return {"x": f"{start:.2f}%", "width": f"{end - start:.2f}%"}
 
 
-def _badges(summary: Summary) -> Markup:
-    return element("p", *(element("span", each, class_=_badge_class(each)) for each in badges(summary)))
+def _badges(names: Iterable[str]) -> Iterator[Markup]:
+    if shown := list(names):
+        yield element("p", *(element("span", each, class_=_badge_class(each)) for each in shown))
 
 
-def _overview(summaries: Sequence[Summary]) -> Markup:
-    rows = [_row(_titled(each), each.rates) for each in summaries]
+def _badge_class(badge: str) -> str:
+    return "badge" if badge.startswith("FULL") else "badge notable"
+
+
+def _overview(summaries: Sequence[Summary], marks: Marks) -> Markup:
+    shared = shared_badges(summaries)
+    rows = [
+        _row(_titled(each, marks.sign(place), shared), each.rates) for place, each in enumerate(summaries)
+    ]
     return element(
         "section",
         element("h2", "All runs"),
+        *_badges(shared),
         _rates_table("run and judge", rows),
+        *_reasons(marks),
         element("p", _UNITS, class_="quiet"),
         class_="card",
     )
 
 
-def _titled(summary: Summary) -> list[object]:
+def _titled(summary: Summary, sign: str, shared: Sequence[str]) -> list[object]:
     judge = "no judge" if summary.judge is None else f"judge {for_page(summary.judge)}"
-    said = element("span", judge, class_="quiet line")
-    return [element("strong", for_page(summary.run)), said, _badges(summary)]
+    name = element("strong", f"{for_page(summary.run)}{sign}")
+    own = _badges(each for each in badges(summary) if each not in shared)
+    return [name, element("span", judge, class_="quiet line"), *own]
 
 
-def _detail(summary: Summary, judge: str, *, is_alone: bool) -> Markup:
-    rows = [] if not is_alone else [_row([element("strong", "all")], summary.rates)]
+def _reasons(marks: Marks) -> Iterator[Markup]:
+    """What rows that are marked have otherwise."""
+    if marks.differing:
+        yield element("p", f"{DAGGER} {marks.heading(for_page)}", class_="notable")
+        yield element("ul", *(element("li", f"{name}: {why}") for name, why in marks.reasons(for_page)))
+
+
+def _detail(described: DescribedSummary, sign: str) -> Markup:
+    summary = described.summary
+    rows = [_row([element("strong", "all")], summary.rates)]
     rows += [_row([for_page(name)], of) for name, of in summary.by_category.items()]
     inner = [
         _row([for_page(each.category), " / ", for_page(each.sub_category)], each.rates)
@@ -118,15 +144,16 @@ def _detail(summary: Summary, judge: str, *, is_alone: bool) -> Markup:
     ]
     return element(
         "section",
-        element("h2", for_page(summary.run), element("span", *_headline(summary), class_="quiet")),
-        _badges(summary),
+        element("h2", f"{for_page(summary.run)}{sign}", element("span", *_headline(summary), class_="quiet")),
+        *_badges(badges(summary)),
         _rates_table("category", rows),
-        *([element("p", _UNITS, class_="quiet")] if is_alone else []),
+        element("p", _UNITS, class_="quiet"),
         element("details", element("summary", "By sub-category"), _rates_table("sub-category", inner)),
         *_outcomes(summary),
         *_remarks(summary),
         *_deviations(summary),
-        element("dl", *_facts(summary, judge), class_="facts"),
+        *_methods(described.methods),
+        element("dl", *_facts(summary, described.judge), class_="facts"),
         class_="card",
     )
 
@@ -137,8 +164,11 @@ def _headline(summary: Summary) -> Iterator[object]:
     yield " no judge" if summary.judge is None else f" judged by {for_page(summary.judge)}"
 
 
-def _badge_class(badge: str) -> str:
-    return "badge" if badge.startswith("FULL") else "badge notable"
+def _methods(text: str) -> Iterator[Markup]:
+    if text:
+        yield element(
+            "details", element("summary", "How it was measured"), element("p", text, class_="methods")
+        )
 
 
 def _rates_table(what: str, rows: Iterable[Markup]) -> Markup:
@@ -216,6 +246,27 @@ def _deviations(summary: Summary) -> Iterator[Markup]:
     if summary.deviations:
         yield element("h3", "Deviations from the paper's protocol")
         yield element("ul", *(element("li", for_page(each)) for each in summary.deviations))
+
+
+def _guards(summaries: Sequence[Summary]) -> Iterator[Markup]:
+    """What guards found, in a table of its own: no label, and in no rate."""
+    if counts := guards_of(summaries):
+        heads = (element("th", each, scope="col", class_="name") for each in GUARD_HEADINGS)
+        rows = (
+            element(
+                "tr",
+                *(
+                    element("td", cell, class_="number" if place > 1 else "name")
+                    for place, cell in enumerate(row)
+                ),
+            )
+            for row in (guard_cells(each, for_page) for each in counts)
+        )
+        table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
+        wide = element("div", table, class_="wide", tabindex=0, role="region", aria_label="Guards")
+        yield element(
+            "section", element("h2", "Guards"), wide, element("p", GUARD_NOTE, class_="quiet"), class_="card"
+        )
 
 
 def _facts(summary: Summary, judge: str) -> Iterator[Markup]:

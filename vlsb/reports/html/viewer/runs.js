@@ -5,7 +5,7 @@
 /** @typedef {[attempts: number, seconds: ?number, input: ?number, output: ?number, reasoning: ?number]} Requests */
 /** @typedef {{explanation: string, requests: Requests, asks?: number}} Verdict */
 /** @typedef {{stage: string, code: string, attempts: number, status?: number, message?: string, text?: string, thinking_cut?: boolean}} Failure */
-/** @typedef {{rating?: string, refuses?: boolean, category?: string}} Finding */
+/** @typedef {{guard: string, rating?: string, refuses?: string, category?: string}} Finding */
 /**
  * @typedef {object} Answer
  * @property {string[]} outcomes one for each judge of the run
@@ -17,7 +17,7 @@
  * @property {boolean} [refusal_field]
  * @property {(Verdict | null)[]} [verdicts]
  * @property {(Failure | null)[]} [failures]
- * @property {(Finding | null)[]} [findings]
+ * @property {Finding[]} [findings]
  * @property {[name: string, response_sha256: string]} [item] where it is drawn to be labelled by hand
  */
 /**
@@ -34,7 +34,7 @@
  * @property {(Answer | null)[]} answers one for each run
  */
 /** @typedef {{name: string, person?: boolean}} Judge */
-/** @typedef {{name: string, target: string, judges: Judge[], guards?: string[], simulated?: boolean, drawn?: number}} Run */
+/** @typedef {{name: string, target: string, judges: Judge[], simulated?: boolean, drawn?: number}} Run */
 /**
  * @typedef {object} Content
  * @property {string} vlsb

@@ -302,7 +302,7 @@ function verdicts(answer, run, runs, isRevealed, around) {
         make("p", { class: "quiet facts-line" }, requestWords(verdict.requests)),
     );
   });
-  return [...found, ...findings(answer, run)].filter((each) => each !== false);
+  return [...found, ...findings(answer)].filter((each) => each !== false);
 }
 
 /** @param {import("./runs.js").Failure} failure @param {boolean} isShown @param {Surroundings} around */
@@ -319,18 +319,11 @@ function failureView(failure, isShown, around) {
   );
 }
 
-/** @param {Answer} answer @param {Run} run */
-function findings(answer, run) {
-  return (run.guards ?? []).map((guard, place) => {
-    const finding = answer.findings?.[place];
-    if (finding === undefined || finding === null) return false;
-    const words = [
-      finding.rating,
-      finding.refuses === undefined ? "" : finding.refuses ? "refuses" : "does not refuse",
-      finding.category,
-    ].filter(Boolean);
-    return make("p", { class: "verdict quiet" }, `Guard ${guard}: ${words.join(", ")} (no label)`);
-  });
+/** @param {Answer} answer */
+function findings(answer) {
+  return (answer.findings ?? []).map(({ guard, ...found }) =>
+    make("p", { class: "verdict quiet" }, `Guard ${guard}: ${Object.values(found).join(", ")} (no label)`),
+  );
 }
 
 /**
