@@ -19,7 +19,8 @@ from benchmarks import page, peers, rate_limits, results, scaling, startup, thro
 
 README = Path(__file__).parent / "README.md"
 RENDER: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    module.NAME: module.render for module in (throughput, wall_time, rate_limits, startup, scaling, page, peers)
+    module.NAME: module.render
+    for module in (throughput, wall_time, rate_limits, startup, scaling, page, peers)
 }
 TARGETS = "targets"
 NOT_RUN = "Not measured yet."

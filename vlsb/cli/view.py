@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -33,12 +35,12 @@ from vlsb.reports.html.summary import rate_figure
 from vlsb.reports.labelling import parse_sheet
 from vlsb.store.audit import require_audit
 from vlsb.store.manifest import read_head
-from vlsb.store.state import collection_paused, load_state
+from vlsb.store.state import FINDINGS, VERDICTS, collection_paused, load_state
 from vlsb.store.summaries import find_runs, summarize_run
 
 _SIDE = 384
 _KEPT_IMAGES = 4096
-_FILES = ("run.json", "audit.json", "*.jsonl", "verdicts/*.jsonl", "findings/*.jsonl")
+_ENDINGS = (".json", ".jsonl")
 
 Json = dict[str, Any]
 
@@ -103,7 +105,7 @@ class RunSite:
     def rates(self, key: str) -> Json:
         """The safe rate by each judge of a run, with interval and counts."""
         path = self._places()[key]
-        stamp = _stamp(path)
+        stamp = _stamp(_files(path))
         with self._lock:
             if self._rates.get(key, ("", {}))[0] != stamp:
                 rows = [_rates(each) for each in summarize_run(path, prices=self._prices)]
@@ -114,7 +116,9 @@ class RunSite:
         """A checksum over names, sizes and times of the runs' files; of all runs where none is named."""
         places = self._places()
         chosen = {key: places[key] for key in keys} if keys else places
-        return sha256("".join(f"{key}{_stamp(path)}" for key, path in chosen.items()).encode()).hexdigest()
+        return sha256(
+            "".join(f"{key}{_stamp(_files(path))}" for key, path in chosen.items()).encode()
+        ).hexdigest()
 
     def content(self, keys: Sequence[str]) -> Json:
         """The content of a page about these runs, or the list of all where none is named."""
@@ -160,18 +164,37 @@ class RunSite:
         return {sha256(bytes(path.resolve())).hexdigest()[:16]: path for path in find_runs(self._paths)}
 
 
-def _stamp(path: Path) -> str:
-    """What changes whenever a file of the run does."""
-    files = sorted(file for pattern in _FILES for file in path.glob(pattern))
-    facts = [(file.name, status.st_size, status.st_mtime_ns) for file in files for status in (file.stat(),)]
-    return sha256(repr(facts).encode()).hexdigest()[:16]
+class _File(NamedTuple):
+    """A file of a run as it is now."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def _files(path: Path) -> list[_File]:
+    """The files of a run that hold what a page shows."""
+    found = []
+    for folder in (path, path / VERDICTS, path / FINDINGS):
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(_ENDINGS) and not entry.name.startswith("."):
+                    status = entry.stat()
+                    found.append(_File(entry.name, status.st_size, status.st_mtime_ns))
+    return sorted(found)
+
+
+def _stamp(files: Sequence[_File]) -> str:
+    """What changes whenever one of the files does."""
+    return sha256(repr(files).encode()).hexdigest()[:16]
 
 
 def _listed(key: str, path: Path) -> Json:
-    changed = max(file.stat().st_mtime for pattern in _FILES for file in path.glob(pattern))
+    files = _files(path)
+    changed = max((file.mtime_ns for file in files), default=0) / 1e9
     listed: Json = {
         "key": key,
-        "stamp": _stamp(path),
+        "stamp": _stamp(files),
         "name": for_page(Untrusted(path.resolve().name)),
         "changed_at": datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
     }

@@ -38,6 +38,13 @@ def shared(runs: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
         yield desk, address
 
 
+def open_run(page: Any, address: str, name: str) -> None:
+    """Go to the list of runs, and to the page of one."""
+    page.goto(address)
+    page.get_by_role("link", name=name).click()
+    page.wait_for_url("**/page?**")
+
+
 def ask(address: str, path: str = "", method: str = "GET", **headers: str) -> tuple[int, bytes]:
     """Status and body of a request below the address."""
     parts = urlsplit(address)
@@ -110,8 +117,7 @@ def test_the_list_of_runs_leads_to_pages_of_one_and_of_several(
 def test_a_revealed_sample_has_the_image_as_it_was_sent(visit: Visit, shared: tuple[Desk, str]) -> None:
     _, address = shared
     page = visit.page
-    page.goto(address)
-    page.get_by_role("link", name="first").click()
+    open_run(page, address, "first")
     page.keyboard.press("2")
     page.keyboard.press("j")
     with page.expect_response("**/full") as full:
@@ -129,8 +135,7 @@ def test_rows_and_rates_follow_a_run_that_grows(visit: Visit, tmp_path: Path) ->
     with SimulatorThread(persona) as simulator:
         assert desk.run(simulator, "--limit", SAMPLES // 2).code == 0
         with viewed(desk) as address:
-            page.goto(address)
-            page.get_by_role("link", name="r").click()
+            open_run(page, address, "r")
             page.keyboard.press("2")
             before = page.inner_text("#count")
             page.locator(".row").nth(1).click()
@@ -150,8 +155,7 @@ def test_labels_of_the_page_are_stored_in_the_run(visit: Visit, runs: Desk, tmp_
     desk = runs.copied_to(tmp_path / "desk")
     with viewed(desk) as address:
         page: Any = visit.page
-        page.goto(address)
-        page.get_by_role("link", name="first").click()
+        open_run(page, address, "first")
         page.get_by_role("button", name="Label", exact=True).click()
         page.get_by_label("Who labels").fill("ann")
         page.keyboard.press("Enter")
@@ -161,6 +165,16 @@ def test_labels_of_the_page_are_stored_in_the_run(visit: Visit, runs: Desk, tmp_
         page.get_by_text("2 labels were read: 2 new").wait_for()
 
     assert len((desk.outputs / "first" / "verdicts" / "human-ann.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_list_of_runs_is_accessible(visit: Visit, shared: tuple[Desk, str], axe: str) -> None:
+    _, address = shared
+    visit.page.goto(address)
+    visit.page.locator(".runs .bar").first.wait_for()
+    visit.page.evaluate(axe)
+
+    violations = visit.page.evaluate("axe.run().then((found) => found.violations)")
+    assert [each["id"] for each in violations if each["impact"] in ("serious", "critical")] == []
 
 
 def test_ctrl_c_ends_it_without_a_complaint(runs: Desk) -> None:

@@ -8,6 +8,7 @@ What is shown and stored is up to a `Site`.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +39,9 @@ class Served(NamedTuple):
 
     body: bytes
     kind: str
+
+
+_NOTHING = Served(b"", "text/plain")
 
 
 class Site(Protocol):
@@ -76,6 +80,11 @@ class PageServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what broke; a browser that left in the middle of a reply broke nothing."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def address(self) -> str:
         """Where a browser finds the list of runs."""
@@ -102,22 +111,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self, routes: dict[str, Callable[[_Handler, _Asked], Served | None]], *, is_writing: bool = False
     ) -> None:
-        asked = _parse(self.path)
+        try:
+            asked = _parse(self.path)
+        except ValueError:
+            asked = _Asked("", "", (), {})
         if not self._is_ours(asked, is_writing=is_writing) or (route := routes.get(asked.name)) is None:
             self.close_connection = True
-            return self._send(HTTPStatus.NOT_FOUND, Served(b"", "text/plain"))
+            return self._send(HTTPStatus.NOT_FOUND, _NOTHING)
         try:
             served = route(self, asked)
-        except KeyError:
-            self._send(HTTPStatus.NOT_FOUND, Served(b"", "text/plain"))
+        except (KeyError, OSError):
+            # Also a run that was moved away while it was looked at.
+            self._send(HTTPStatus.NOT_FOUND, _NOTHING)
         except VlsbError as error:
             detail = "" if error.detail is None else f": {for_page(error.detail)}"
             said = for_page(Untrusted(error.message)) + detail
             self._send(HTTPStatus.CONFLICT, _json({"error": said}))
         else:
-            self._send(
-                HTTPStatus.OK if served else HTTPStatus.NO_CONTENT, served or Served(b"", "text/plain")
-            )
+            self._send(HTTPStatus.OK if served else HTTPStatus.NO_CONTENT, served or _NOTHING)
 
     def _is_ours(self, asked: _Asked, *, is_writing: bool) -> bool:
         origin = self.headers.get("Origin")
@@ -133,8 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", served.kind)
-        self.send_header("Content-Length", str(len(served.body)))
+        if status != HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Type", served.kind)
+            self.send_header("Content-Length", str(len(served.body)))
         self.end_headers()
         self.wfile.write(served.body)
 
@@ -181,8 +193,7 @@ def _content(handler: _Handler, asked: _Asked) -> Served | None:
 
 
 def _rates(handler: _Handler, asked: _Asked) -> Served:
-    (key,) = asked.runs or [""]
-    return _json(handler.server.site.rates(key))
+    return _json(handler.server.site.rates(asked.query.get("run", [""])[0]))
 
 
 def _image(handler: _Handler, asked: _Asked) -> Served:
@@ -194,7 +205,7 @@ def _icon(_: _Handler, __: _Asked) -> None:
 
 
 def _label(handler: _Handler, asked: _Asked) -> Served:
-    (key,), (annotator,) = asked.runs or [""], asked.query.get("annotator", [""])
+    key, annotator = (asked.query.get(name, [""])[0] for name in ("run", "annotator"))
     return _json({"said": handler.server.site.label(key, annotator, handler.read_body())})
 
 
