@@ -156,6 +156,9 @@ Paper = Annotated[
     bool,
     _option("paper", Option("Put each run beside the published row of its model, and say how both differ.")),
 ]
+Leaderboard = Annotated[
+    bool, _option("leaderboard", Option("Put runs in their places, with a column for each judge."))
+]
 Methods = Annotated[
     bool, _option("methods", Option("Say how each run was measured, as a paragraph for a paper."))
 ]
@@ -173,7 +176,7 @@ PlotKind = Annotated[
         "kind",
         Option(
             "What to draw.",
-            metavar="labels|categories|radar|transitions|agreement",
+            metavar="labels|categories|radar|steps|transitions|agreement",
             variable="VLSB_PLOT_KIND",
         ),
     ),

@@ -21,7 +21,10 @@ from vlsb.models.prices import PriceTable, load_prices
 from vlsb.reports import documents, latex, markdown, terminal
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.guards import guards_of, guards_table
+from vlsb.reports.leaderboard import leaderboard as places
+from vlsb.reports.leaderboard import written as board_text
 from vlsb.reports.official import missing_questions, to_official
+from vlsb.reports.tables import FORMATS
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
 from vlsb.store.summaries import find_runs, stored_judge, summarize_run, summarize_state
@@ -35,6 +38,7 @@ def report_command(
     siunitx: opt.Siunitx = False,
     output: opt.ReportOutput = None,
     paper: opt.Paper = False,
+    leaderboard: opt.Leaderboard = False,
     methods: opt.Methods = False,
     bibtex: opt.Bibtex = False,
     judge: opt.OfficialJudge = None,
@@ -48,7 +52,7 @@ def report_command(
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going."""
     screen = Screen()
     asked: dict[str, object] = {"--html": html, "--judge-bridge": judge_bridge}
-    asked |= {"--paper": paper, "--methods": methods, "--bibtex": bibtex}
+    asked |= {"--paper": paper, "--leaderboard": leaderboard, "--methods": methods, "--bibtex": bibtex}
     try:
         _require_one([name for name, is_asked in asked.items() if is_asked])
         if siunitx and report_format != "latex":
@@ -80,6 +84,8 @@ def report_command(
             text = bridges_text(paths, report_format, *judge_bridge)
         elif paper:
             text = paper_text(paths, report_format)
+        elif leaderboard:
+            text = _leaderboard(paths, report_format, load_prices(prices))
         elif methods:
             text = methods_text(paths, report_format)
         elif bibtex:
@@ -129,6 +135,16 @@ def _report(
     if report_format == "table" and (counts := guards_of(summaries)):
         text += f"\n\n{guards_table(counts)}"
     return text
+
+
+def _leaderboard(paths: list[Path], form: str, prices: PriceTable) -> str:
+    if form not in FORMATS:
+        raise ConfigError(f"--leaderboard with --format {form}: not one of {', '.join(FORMATS)}.")
+    board = places([summary for run in find_runs(paths) for summary in summarize_run(run, prices=prices)])
+    if board is None:
+        raise ConfigError("Nothing was judged there, so no run has a place.")
+    width = shutil.get_terminal_size((80, 24)).columns
+    return board_text(board, form, width=width, color=has_color(sys.stdout))
 
 
 def _require_pyarrow() -> None:
