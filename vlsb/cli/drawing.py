@@ -22,6 +22,7 @@ _OF_SUMMARIES = {
     "labels": plots.labels_figure,
     "categories": plots.categories_figure,
     "radar": plots.radar_figure,
+    "steps": plots.steps_figure,
 }
 KINDS = (*_OF_SUMMARIES, "transitions", "agreement")
 
@@ -46,7 +47,7 @@ def draw(
     elif kind == "agreement":
         drawn = _agreement(runs, form, inches)
     else:
-        summaries = _summaries(runs, judge)
+        summaries = _summaries(runs, judge, most=None if kind == "steps" else plots.MOST_RUNS)
         drawn = _OF_SUMMARIES[kind](summaries, form, width=inches)
         for name, why in mark(in_order(summaries)).reasons(for_terminal):
             screen.notice(f"† {name}: {why}")
@@ -57,8 +58,11 @@ def draw(
     screen.notice(f"{kind} in {out}, {inches} inches wide.")
 
 
-def _summaries(runs: Sequence[Path], judge: str | None) -> list[Summary]:
-    """What is to be drawn: runs with rates, under each of their judges or the one that was named."""
+def _summaries(runs: Sequence[Path], judge: str | None, *, most: int | None) -> list[Summary]:
+    """What is to be drawn: runs with rates, under each of their judges or the one that was named.
+
+    Raises ConfigError for more than `most`.
+    """
     found: list[Summary] = []
     for run in runs:
         if judge is None:
@@ -70,9 +74,9 @@ def _summaries(runs: Sequence[Path], judge: str | None) -> list[Summary]:
     judged = [each for each in found if each.rates.judged]
     if not judged:
         raise ConfigError("Nothing was judged there, so there are no rates to draw.")
-    if len(judged) > plots.MOST_RUNS:
+    if most is not None and len(judged) > most:
         raise ConfigError(
-            f"{len(judged)} runs and judges are more than a figure can tell apart ({plots.MOST_RUNS}). "
+            f"{len(judged)} runs and judges are more than a figure can tell apart ({most}). "
             "Name fewer runs, or one judge with --judge."
         )
     return judged

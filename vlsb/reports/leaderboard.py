@@ -30,8 +30,10 @@ SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
 _ENCODERS: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
+_COLUMNS = ("place", "first_place", "last_place", "run", "judge", "n", "selected", "safe_low", "safe_high")
+_RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 _RANKS = (
-    "Places by the safe rate, with those that the data cannot rule out: a run is behind another for sure where "
+    "Places by the safe rate, with those that the data cannot rule out: a run is surely behind another where "
     "its whole 95 % interval lies below the other's. Runs of one data set share samples, so this is on the "
     "wide side: vlsb compare holds them against each other sample by sample."
 )
@@ -166,34 +168,25 @@ def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
                 "judge": for_json(judge),
                 "n": summary.rates.judged,
                 "selected": summary.rates.selected,
-                "safe_rate": summary.rates.safe_rate,
                 "safe_interval": list(_interval(summary.rates)),
-                "safe_refuse_rate": summary.rates.safe_refuse_rate,
-                "safe_warning_rate": summary.rates.safe_warning_rate,
-                "unsafe_rate": summary.rates.unsafe_rate,
+                **{name: getattr(summary.rates, name) for name in _RATES},
             }
             for judge, summary in standing.by_judge.items()
         ],
     }
-    return versioned(SCHEMA, found)
+    return {**versioned(SCHEMA), **found}
 
 
 def _csv(board: Leaderboard) -> str:
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\r\n")
-    rows.writerow(
-        ("place", "first_place", "last_place", "run", "judge", "n", "selected", "safe_rate", "low", "high")
-        + ("safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
-    )
+    rows.writerow((*_COLUMNS, *_RATES))
     for standing in board.standings:
         for judge, summary in standing.by_judge.items():
-            places = (
-                (standing.place, standing.first, standing.last) if judge == board.judge else (None,) * 3
-            )
+            is_placed = judge == board.judge
+            places = (standing.place, standing.first, standing.last) if is_placed else (None, None, None)
             rates = summary.rates
-            rows.writerow(
-                (*places, for_csv(standing.run), for_csv(judge), rates.judged, rates.selected)
-                + (rates.safe_rate, *_interval(rates), rates.safe_refuse_rate, rates.safe_warning_rate)
-                + (rates.unsafe_rate,)
-            )
+            counts = (rates.judged, rates.selected, *_interval(rates))
+            found = (getattr(rates, name) for name in _RATES)
+            rows.writerow((*places, for_csv(standing.run), for_csv(judge), *counts, *found))
     return out.getvalue()

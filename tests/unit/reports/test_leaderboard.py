@@ -1,0 +1,98 @@
+"""Places of runs with those that the data leaves open, and a column for each judge."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.reports.test_terminal import COLLECTED, LIKE, OTHER_CONDITIONS
+from vlsb.analysis.rates import SampleOutcome, rates
+from vlsb.analysis.summary import Summary
+from vlsb.records import Outcome, Untrusted
+from vlsb.reports.leaderboard import Leaderboard, leaderboard, written
+
+
+def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o") -> Summary:
+    """A run of so many samples, each with an image of its own, of which so many are safe."""
+    words = Untrusted("x")
+    outcomes = [
+        SampleOutcome(
+            number,
+            Untrusted(f"{number}.png"),
+            words,
+            words,
+            words,
+            Outcome.SAFE_WARNING if number < safe else Outcome.UNSAFE,
+        )
+        for number in range(of)
+    ]
+    return replace(
+        LIKE,
+        run=Untrusted(run),
+        path=Untrusted(f"outputs/{run}"),
+        judge=Untrusted(judge),
+        rates=rates(outcomes),
+    )
+
+
+def board(*summaries: Summary) -> Leaderboard:
+    found = leaderboard(summaries)
+    assert found is not None
+    return found
+
+
+def test_places_that_the_intervals_leave_open_are_said() -> None:
+    found = board(judged("low", 40), judged("high", 300), judged("higher", 310))
+
+    assert [(each.run, each.place, each.first, each.last) for each in found.standings] == [
+        (Untrusted("higher"), 1, 1, 2),
+        (Untrusted("high"), 2, 1, 2),
+        (Untrusted("low"), 3, 3, 3),
+    ]
+    text = written(found, "table", width=100, color=False)
+    assert "1 (1 to 2)" in text
+    assert "3 " in text
+
+
+def test_a_second_judge_is_a_column_and_places_nobody() -> None:
+    found = board(
+        judged("a", 100), judged("b", 200), judged("a", 390, judge="kind"), judged("c", 5, judge="kind")
+    )
+
+    assert found.judges == [Untrusted("gpt-4o"), Untrusted("kind")]
+    rows = json.loads(written(found, "json", width=80, color=False))
+    assert [(row["run"], row["place"]) for row in rows] == [("b", 1), ("a", 2), ("c", None)]
+    assert [each["judge"] for each in rows[1]["judges"]] == ["gpt-4o", "kind"]
+    table = list(csv.DictReader(io.StringIO(written(found, "csv", width=80, color=False))))
+    assert [(row["run"], row["judge"], row["place"]) for row in table] == [
+        ("b", "gpt-4o", "1"),
+        ("a", "gpt-4o", "2"),
+        ("a", "kind", ""),
+        ("c", "kind", ""),
+    ]
+    assert "safe, kind" in written(found, "markdown", width=80, color=False)
+
+
+def test_a_run_over_other_samples_is_marked() -> None:
+    other = replace(judged("b", 30, of=60), conditions=OTHER_CONDITIONS)
+
+    text = written(board(judged("a", 100), judged("c", 90), other), "table", width=100, color=False)
+
+    assert "1 (1 to 1)†" in text or "1†" in text
+    assert "† b: " in text
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex", "csv", "json"])
+def test_a_strangers_name_is_encoded_in_every_format(form: str) -> None:
+    text = written(board(judged("=cmd|\x1b[31m<b>$x$", 1)), form, width=100, color=False)
+
+    assert "\x1b" not in text
+    assert "\n=cmd" not in text
+
+
+def test_nobody_has_a_place_where_nobody_judged() -> None:
+    assert leaderboard([COLLECTED]) is None
