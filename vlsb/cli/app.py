@@ -72,7 +72,7 @@ ENTRIES = {
     "engine": Entry("engine", "engine_app", "List, install and stop local engines."),
     "convert": Entry("convert", "convert_app", "Convert original LLaVA weights for serving."),
     "data": Entry("data", "data_app", "Fetch the data set, or check a copy of it."),
-    "runs": Entry("runs", "runs_app", "Repair run directories."),
+    "runs": Entry("runs", "runs_app", "List, join, repair and remove runs."),
     "selftest": Entry("selftest", "selftest_app", "Check what is configured by attacking it."),
     "demo": Entry("demo", "demo_command", "Try it all on 30 embedded samples: no key, no download."),
 }

@@ -701,3 +701,42 @@ SweepRay = Annotated[
 SweepSlurm = Annotated[bool, _option("slurm", Option("Run the cells as Slurm arrays."))]
 SweepSchema = Annotated[bool, _option("schema", Option("Print the JSON schema of a plan, for an editor."))]
 Yes = Annotated[bool, _run_option("yes")]
+# Their own variables: VLSB_MODEL and VLSB_JUDGE say what the next run asks for.
+RunsSort = Annotated[
+    str,
+    _option(
+        "sort",
+        Option("The order.", metavar="name|target|created|changed|rows", variable="VLSB_RUNS_SORT"),
+    ),
+]
+RunsTarget = Annotated[
+    str | None,
+    _option(
+        "target",
+        Option("Only runs whose target has this in its name.", metavar="TEXT", variable="VLSB_RUNS_TARGET"),
+    ),
+]
+RunsJudge = Annotated[
+    str | None,
+    _option(
+        "judge",
+        Option(
+            "Only runs with a judge that has this in its name.", metavar="TEXT", variable="VLSB_RUNS_JUDGE"
+        ),
+    ),
+]
+RunsFormat = Annotated[
+    str,
+    _option(
+        "format",
+        Option("How to write the list.", metavar="table|json", variable="VLSB_RUNS_FORMAT"),
+    ),
+]
+MergeInto = Annotated[
+    Path,
+    _option("into", Option("The new run's directory.", metavar="DIR", variable="VLSB_MERGE_INTO")),
+]
+RemoveYes = Annotated[
+    bool,
+    _option("yes", Option("Do not ask.", short="-y", variable="VLSB_REMOVE_YES")),
+]

@@ -301,7 +301,7 @@ def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collec
     `sent` are the paths of images that were sent and must not change: see `_changed_images`.
     """
     found = [
-        *_setting_differences(old.settings, new.settings, "target."),
+        *setting_differences(old.settings, new.settings, "target."),
         *_judge_differences(old, new),
         *_selection_differences(old, new),
         *_row_differences(old, new.samples),
@@ -335,7 +335,7 @@ def _refuse(directory: Path, found: Sequence[str], advice: str) -> None:
 def _judge_differences(old: Manifest, new: Manifest) -> Iterator[str]:
     before, now = old.own_judge, new.own_judge
     if before and now:
-        yield from _setting_differences(before.settings, now.settings, "judge.")
+        yield from setting_differences(before.settings, now.settings, "judge.")
     elif before or now:
         was, becomes = ("a judge", "none (--no-judge)") if before else ("none (--no-judge)", "a judge")
         yield f"judge: {was} -> {becomes}"
@@ -353,20 +353,20 @@ def _selection_differences(old: Manifest, new: Manifest) -> Iterator[str]:
         yield f"epochs: {old.epochs} -> {new.epochs}"
 
 
-def _setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name in sorted(old.keys() | new.keys()):
         # As JSON: to Python True is 1, and null is what an absent key gives.
         before = _json(old[name]) if name in old else "unset"
         now = _json(new[name]) if name in new else "unset"
         if isinstance(old.get(name), Mapping) and isinstance(new.get(name), Mapping):
-            yield from _setting_differences(old[name], new[name], f"{prefix}{name}.")
+            yield from setting_differences(old[name], new[name], f"{prefix}{name}.")
         elif before != now:
             yield f"{prefix}{name}: {_shown(before)} -> {_shown(now)}"
 
 
 def is_same(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
     """Whether two settings ask for the same; to Python, `true` would be 1 and 1.0 too."""
-    return not any(_setting_differences(settings, others))
+    return not any(setting_differences(settings, others))
 
 
 def _json(value: object) -> str:
