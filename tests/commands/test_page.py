@@ -58,6 +58,7 @@ def test_a_page_is_one_file_that_holds_every_sample_and_each_image_once(desk: De
 
 def test_a_name_without_html_is_a_folder_whose_stale_images_go(desk: Desk) -> None:
     folder = desk.home / "folder"
+    assert document.GENERATOR in (Path(document.__file__).parent / "viewer" / "page.html").read_text()
     assert desk.vlsb("report", desk.run_dir, "--html", folder).code == 0
     (folder / "images" / "stale.webp").touch()
     assert desk.vlsb("report", desk.run_dir, "--html", folder).code == 0
@@ -70,6 +71,7 @@ def test_a_name_without_html_is_a_folder_whose_stale_images_go(desk: Desk) -> No
     ("words", "said"),
     [
         (("--html", "data"), "is there and holds no page"),
+        (("--html", "data/stranger.html"), "is no page of vlsb"),
         (("--html", "folder", "--single"), "--single writes one file"),
         (("--redact",), "add --html"),
     ],
@@ -77,6 +79,7 @@ def test_a_name_without_html_is_a_folder_whose_stale_images_go(desk: Desk) -> No
 def test_what_cannot_be_written_is_said_and_nothing_is_replaced(
     desk: Desk, words: tuple[str, ...], said: str
 ) -> None:
+    (desk.data / "stranger.html").write_text("<title>Somebody's</title>")
     before = tree(desk.data)
     done = desk.vlsb("report", desk.run_dir, *words)
 

@@ -23,7 +23,7 @@ from vlsb.models.prices import PriceTable
 from vlsb.records import Key, Sample, Untrusted
 from vlsb.reports.figures import counted
 from vlsb.reports.html.content import PageRun, page_content
-from vlsb.reports.html.document import page_document
+from vlsb.reports.html.document import GENERATOR, page_document
 from vlsb.store.audit import AuditItem, read_audit
 from vlsb.store.manifest import JudgeEntry
 from vlsb.store.state import RunState, collection_paused, load_state
@@ -33,6 +33,7 @@ MOST_INLINE = 300
 """So many images fit into one file that opens at once; for more there is a folder, or `--single`."""
 
 _SIDE, _SMALL_SIDE = 384, 192
+_HEAD_BYTES = 4096
 _INDEX, _IMAGES = "index.html", "images"
 
 
@@ -165,6 +166,8 @@ def _require_place(out: Path, *, is_file: bool) -> None:
     """Raise ConfigError where the page would replace what is none."""
     if is_file and out.is_dir():
         raise ConfigError(f"--html {out} is a folder. Name a file, or a folder without .html.")
+    if is_file and out.exists() and not _is_page(out):
+        raise ConfigError(f"--html {out} is there and is no page of vlsb. Name another file.")
     if not is_file and out.exists() and not (out.is_dir() and (_holds_page(out) or not any(out.iterdir()))):
         raise ConfigError(
             f"--html {out} is there and holds no page. Name a new folder, or a file with .html."
@@ -172,7 +175,15 @@ def _require_place(out: Path, *, is_file: bool) -> None:
 
 
 def _holds_page(folder: Path) -> bool:
-    return (folder / _INDEX).is_file()
+    return (folder / _INDEX).is_file() and _is_page(folder / _INDEX)
+
+
+def _is_page(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return GENERATOR.encode() in opened.read(_HEAD_BYTES)
+    except OSError as error:
+        raise ConfigError(f"--html {file}: cannot be read ({error.strerror}).") from error
 
 
 def _write_file(out: Path, runs: Iterable[LoadedRun], images: Mapping[str, bytes], redact: bool) -> Path:
@@ -190,7 +201,8 @@ def _write_folder(out: Path, runs: Iterable[LoadedRun], images: Mapping[str, byt
     """Images of an earlier page that this one does not show are removed."""
     names = {checksum: f"{checksum[:24]}.webp" for checksum in images}
     folder = out / _IMAGES
-    folder.mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for stale in set(folder.glob("*.webp")) - {folder / name for name in names.values()}:
         stale.unlink()
     for checksum, name in names.items():

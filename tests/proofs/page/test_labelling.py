@@ -62,13 +62,17 @@ def test_who_labels_sees_nobodys_label_and_no_image_before_asking(visit: Visit, 
 
 
 def test_labels_outlive_a_closed_page(visit: Visit, one: Path) -> None:
+    """Those of another run of the same name as well."""
     begin(visit, one)
+    other = '[["of-another-run",{"label":"unsafe","note":""}]]'
+    visit.page.evaluate("(other) => localStorage.setItem('vlsb labels first ann', other)", other)
     visit.page.keyboard.press("1")
     visit.page.reload()
     visit.page.get_by_label("Who labels").fill("ann")
     visit.page.keyboard.press("Enter")
 
     assert visit.page.inner_text(".labelling-head p").startswith("1 of ")
+    assert "of-another-run" in visit.page.evaluate("localStorage.getItem('vlsb labels first ann')")
 
 
 @pytest.mark.parametrize("words", [("outputs/second",), ("outputs/first", "--redact")])

@@ -32,6 +32,9 @@ MODULES = (
 IMAGE_SOURCES = {"inline": "data:", "folder": "'self' file:", "own": "'self'", "none": "'none'"}
 """What a page may show images from: itself, the folder beside it, its own server, nothing."""
 
+GENERATOR = '<meta name="generator" content="vlsb">'
+"""What tells a page of ours from any other file, near its beginning."""
+
 _IMPORT = re.compile(r"^import (?:[^;]*? from )?\"\./[a-z]+\.js\";\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=async|function|const|let|class)", re.MULTILINE)
 

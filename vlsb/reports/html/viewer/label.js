@@ -123,11 +123,13 @@ function kept(runs, run, annotator) {
 
 /** @param {Runs} runs @param {Labelling} labelling */
 function keep(runs, labelling) {
+  const { run, annotator, items, given } = labelling;
+  // Another run may have the same name: its labels stay.
+  const all = new Map(kept(runs, run, annotator));
+  for (const { name } of items) all.delete(name);
+  for (const [name, each] of given) all.set(name, each);
   try {
-    localStorage.setItem(
-      storageKey(runs, labelling.run, labelling.annotator),
-      JSON.stringify([...labelling.given]),
-    );
+    localStorage.setItem(storageKey(runs, run, annotator), JSON.stringify([...all]));
   } catch {
     // Without storage the labels live as long as the page: saving them is said to be needed anyway.
   }

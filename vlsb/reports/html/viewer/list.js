@@ -22,6 +22,8 @@ export class List {
     /** @type {number[]} */
     this.places = [];
     this.current = -1;
+    /** @type {Map<number, HTMLElement>} the rows that are in the document, by place */
+    this.drawn = new Map();
     this.box = find("list", HTMLElement);
     this.rows = find("rows", HTMLElement);
     this.template = find("row-template", HTMLTemplateElement);
@@ -41,6 +43,7 @@ export class List {
   show(places, current) {
     this.places = places;
     this.current = current;
+    this.drawn.clear();
     this.rows.style.height = `${places.length * ROW_HEIGHT}px`;
     this.draw();
   }
@@ -63,7 +66,11 @@ export class List {
       Math.ceil((this.box.scrollTop + this.box.clientHeight) / ROW_HEIGHT) + MORE_ROWS,
     );
     const shown = this.places.slice(first, last);
-    this.rows.replaceChildren(...shown.map((place, number) => this.row(place, first + number)));
+    // Rows that stay keep their images: a server would be asked for them again.
+    this.drawn = new Map(
+      shown.map((place, number) => [place, this.drawn.get(place) ?? this.row(place, first + number)]),
+    );
+    this.rows.replaceChildren(...this.drawn.values());
     if (shown.includes(this.current)) this.box.setAttribute("aria-activedescendant", `row-${this.current}`);
     else this.box.removeAttribute("aria-activedescendant");
   }
