@@ -1,4 +1,4 @@
-"""`vlsb judge --calibrate N`: a new judge labels a drawn part first, is compared, and the user decides.
+"""`vlsb judge` with `--calibrate`: a new judge labels a drawn part first, is compared, and the user decides.
 
 numpy, scipy and statsmodels: a second to import.
 """

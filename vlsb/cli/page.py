@@ -1,4 +1,4 @@
-"""`vlsb report --html`: runs as a page. Reads runs and data set, writes the file or the folder."""
+"""`vlsb report` with `--html`: runs as a page. Reads runs and data set, writes the file or the folder."""
 
 from __future__ import annotations
 

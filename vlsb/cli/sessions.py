@@ -245,7 +245,7 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
 
 
 def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
-    """Carry out `vlsb judge --calibrate N`, of one run, and return its exit code."""
+    """Carry out `vlsb judge` with `--calibrate`, of one run, and return its exit code."""
     screen = Screen(quiet=options.display == "none")
     try:
         if len(runs) != 1:
