@@ -31,8 +31,8 @@ OTHERS = {
     "uv pip install": {"--color", "--no-index", "--only-binary", "--torch-backend"},
     "uv venv": {"--no-project", "--python"},
     "uv sync": {"--extra"},
-    # Programs that are not on every machine (nvidia-smi, docker, just, tar, ray, squeue, inspect), and spellings
-    # in explanations.
+    # Programs that are not on every machine (nvidia-smi, docker, just, tar, ray, squeue, inspect), and
+    # spellings in explanations.
     "": {
         "--a",
         "--array",
