@@ -87,6 +87,26 @@ def test_several_models_share_one_limit(desk: Desk) -> None:
     assert "1 more are not begun" in exact.err
 
 
+def test_several_models_and_runs_share_one_number_of_requests(desk: Desk) -> None:
+    """As with money; runs judged one after the other, and a judge after its target, count together too."""
+    models = [word for model in ("a", "b", "c") for word in ("--model", model)]
+    where = ("--data-root", desk.data, "--display", "none", "--max-connections", 1)
+    runs = [desk.home / "outputs" / model for model in ("a", "b")]
+    with SimulatorThread(labelling()) as endpoint:
+        asked_at = ("--base-url", endpoint.base_url, *where, "--no-judge")
+        ended = desk.vlsb("run", *models, *asked_at, "--max-requests", SAMPLES + 5)
+        sent = Counter(each.model for each in endpoint.completions)
+        judging = ("--judge", "j", "--judge-base-url", endpoint.base_url, "--data-root", desk.data)
+        judged = desk.vlsb("judge", *runs, *judging, "--display", "none", "--max-requests", SAMPLES + 2)
+        labels = Counter(each.model for each in endpoint.completions)["j"]
+
+    assert ended.code == judged.code == 4
+    assert sent == {"a": SAMPLES, "b": 5}
+    assert "--max-requests is reached: 45 requests by this command" in ended.err
+    assert "--max-requests is reached: 1 more are not begun" in ended.err
+    assert labels == SAMPLES + 2
+
+
 def test_the_report_tells_the_cost_by_the_prices_that_it_is_given(desk: Desk) -> None:
     file = prices(desk, "target-model")
     with SimulatorThread(labelling()) as endpoint:

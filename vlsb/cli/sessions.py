@@ -142,7 +142,7 @@ def _in_turn(
     """Carry out sessions one after the other, then show one table of their runs, and how to go on.
 
     Returns the first exit code that is not 0. One that fails does not keep the others from being carried
-    out, unless nothing can be stored, the user stops, or the money that they share is spent.
+    out, unless nothing can be stored, the user stops, or a limit that they share is reached.
     """
     try:
         table_of_prices = load_prices(prices)
@@ -151,8 +151,8 @@ def _in_turn(
         return error.exit_code
     codes: list[int] = []
     for title, session in zip(titles, sessions, strict=True):
-        if spending.is_over:
-            spent = GapsError(f"--max-cost is reached: {len(sessions) - len(codes)} more are not begun.")
+        if (limit := spending.reached) is not None:
+            spent = GapsError(f"{limit} is reached: {len(sessions) - len(codes)} more are not begun.")
             screen.error(spent)
             codes.append(spent.exit_code)
             break

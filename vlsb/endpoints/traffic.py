@@ -31,33 +31,39 @@ class Time:
 
 @dataclass(slots=True)
 class Spending:
-    """What a command has cost over all its sessions, and the most that it may, None for any; US dollars.
+    """What a command has sent and what that cost, in US dollars, over all its sessions.
 
-    `promised_usd` is what the batches that are under way are going to cost, by what answers cost so far.
-    `uncounted` is who gave an answer without counting its tokens: nobody knows what that cost.
+    `most_usd` and `most_requests` are the most that it may, None for any. `promised_usd` is what the batches
+    that are under way are going to cost, by what answers cost so far. `uncounted` is who gave an answer
+    without counting its tokens: nobody knows what that cost.
     """
 
+    most_requests: int | None = None
+    requests: int = 0
     most_usd: float | None = None
     usd: float = 0.0
     promised_usd: float = 0.0
     uncounted: str | None = None
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing is left to spend."""
-        return self.most_usd is not None and self.usd >= self.most_usd
+    def reached(self) -> str | None:
+        """The option whose limit is reached, so that nothing more may be sent; None while there is more."""
+        if self.most_usd is not None and self.usd >= self.most_usd:
+            return "--max-cost"
+        if self.most_requests is not None and self.requests >= self.most_requests:
+            return "--max-requests"
+        return None
 
     def require_left(self) -> None:
-        """Raise GapsError when no money is left, ConfigError where nobody can tell what was spent."""
+        """Raise GapsError when a limit is reached, ConfigError where nobody can tell what was spent."""
         if self.most_usd is not None and self.uncounted is not None:
             raise ConfigError(
                 f"{self.uncounted}: its answers do not say how many tokens they took, so --max-cost "
                 "cannot be held. Use --max-requests instead."
             )
-        if self.is_over:
-            raise GapsError(
-                f"--max-cost is reached: ${self.usd:,.4f} by this command. Everything finished is stored."
-            )
+        if (limit := self.reached) is not None:
+            spent = f"${self.usd:,.4f}" if limit == "--max-cost" else f"{self.requests:,} requests"
+            raise GapsError(f"{limit} is reached: {spent} by this command. Everything finished is stored.")
 
 
 @dataclass(slots=True)
@@ -65,12 +71,10 @@ class Traffic:
     """Which tasks have a request in flight, and whether new ones may start.
 
     `is_doomed` comes before `is_stopping`: what ends the run is known, and being put into words.
-    `left` is how many requests may still be sent, None for any number.
     """
 
     is_stopping: bool = False
     is_doomed: bool = False
-    left: int | None = None
     spending: Spending = field(default_factory=Spending)
     in_flight: set[asyncio.Task[object]] = field(default_factory=set)
 
@@ -85,10 +89,7 @@ class Traffic:
         What is in flight by then may still cost something. Raises ConfigError where nobody can tell the cost.
         """
         self.spending.require_left()
-        if self.left is not None:
-            if self.left <= 0:
-                raise GapsError("--max-requests is reached. Everything finished is stored.")
-            self.left -= 1
+        self.spending.requests += 1
 
 
 class UploadBudget:

@@ -203,7 +203,13 @@ class RunOptions:
         Option("Send everything through the providers' batch APIs: cheaper, within a day.", HelpPanel.RUN),
     ] = False
     max_requests: Annotated[
-        int | None, Option("Stop after so many requests; resumable.", HelpPanel.RUN, metavar="N", min=1)
+        int | None,
+        Option(
+            "Stop after so many requests by this command, over all its models; resumable.",
+            HelpPanel.RUN,
+            metavar="N",
+            min=1,
+        ),
     ] = None
     max_cost: Annotated[
         float | None,

@@ -323,13 +323,13 @@ async def run_session(
     """Evaluate what is pending, each model on its engine if it has a lease of one.
 
     Runs of one process that are given the same `accounts` share the rate limits of what both send to, and
-    with the same `spending` the limit of their plans' `max_cost`.
+    with the same `spending` the limits of their plans' `max_cost` and `max_requests`.
     Raises StoreError, RunLockedError or RunMismatchError when the directory cannot be written.
     """
     plan = prepared.plan
     spending = Spending() if spending is None else spending
-    spending.most_usd = plan.max_cost
-    traffic = Traffic(left=plan.max_requests, spending=spending)
+    spending.most_usd, spending.most_requests = plan.max_cost, plan.max_requests
+    traffic = Traffic(spending=spending)
     shutdown = Shutdown(traffic, say=listeners.say, last_words=listeners.last_words)
     models: dict[str, ModelView] = {}
     profile: Profile | None = None

@@ -794,7 +794,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
     setups = {name: JudgeSetup(official_judge(), lane) for name, lane in lanes.items()}
     entries = [make_judge(name, settings=judge_settings(setup)) for name, setup in setups.items()]
     store = open_for_judging(directory, entries, samples=manifest.samples, pictures=manifest.pictures)
-    traffic = Traffic(left=None)
+    traffic = Traffic()
     shutdown = Shutdown(traffic, say=lambda line: None, last_words=lambda: None)
     setup = ClientSetup(
         models=lanes,
