@@ -92,6 +92,10 @@ bench-coverage *args:
 bench-correction *args:
     uv run --group extras python -m benchmarks.correction "$@"
 
+# Simulate how often the intervals of `vlsb judge --calibrate` contain the true change (five minutes)
+bench-calibration *args:
+    uv run --group extras python -m benchmarks.calibration "$@"
+
 # Simulate how often comparisons and decisions are wrong; the table goes into docs/compare.md (half an hour)
 bench-comparison *args:
     uv run --group extras python -m benchmarks.comparison "$@"

@@ -4,12 +4,15 @@
 
 Responses are drawn on the images of VLSBench: people's labels with known shares, of which those of one image
 agree more often than chance, and a judge that gives a label rightly with a known probability. Whole images
-are labelled: any of them with equal chance, or as many of each label of the judge, with weights.
+are labelled: any of them with equal chance, or with weights as many of each label of the judge, or those that
+`vlsb audit sample` draws.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -39,7 +42,11 @@ OF_THE_IMAGE = 0.3
 SHARES = {"refusals common": (0.10, 0.30, 0.60), "refusals rare": (0.02, 0.18, 0.80)}
 SENSITIVITY = (0.92, 0.85)
 HUMAN_LABELS = (100, 200, 400)
-DESIGNS = ("equal", "by label")
+DESIGNS = ("equal", "by label", "by audit")
+FIRST_OF_IMAGE = SIZES.cumsum() - SIZES
+CATEGORIES = 6
+# What an image's category has to do with its label: nothing.
+CATEGORY = numpy.arange(len(SIZES)) % CATEGORIES
 # What a judge says where it is wrong, by people's label: warnings and unsafe are confused most.
 WRONG = numpy.array([[0.0, 0.5, 0.5], [0.2, 0.0, 0.8], [0.15, 0.85, 0.0]])
 RATE_NAMES: tuple[RateName, ...] = ("safe_rate", "safe_refuse_rate", "safe_warning_rate")
@@ -89,13 +96,44 @@ def weights(setting: Setting, judge: _Labels, dice: numpy.random.Generator) -> N
         drawn = numpy.zeros(len(SIZES))
         drawn[order[:count]] = 1
         return drawn
-    of_image = judge[numpy.concatenate(([0], SIZES.cumsum()[:-1]))]
+    if setting.design == "by audit":
+        stratum, drawn = audit_draw(judge, setting.labels, dice)
+        in_all, taken = numpy.bincount(stratum), numpy.bincount(stratum, drawn)
+        return numpy.where(drawn, in_all[stratum] / numpy.maximum(taken, 1)[stratum], 0.0)
+    of_image = judge[FIRST_OF_IMAGE]
     drawn = numpy.zeros(len(SIZES))
     for label in range(3):
         stratum = numpy.flatnonzero(of_image == label)
         count = min(len(stratum), round(setting.labels / 3 / SIZES.mean()))
         drawn[dice.choice(stratum, count, replace=False)] = len(stratum) / count
     return drawn
+
+
+def audit_draw(
+    judge: _Labels, responses: int, dice: numpy.random.Generator
+) -> tuple[_Labels, NDArray[numpy.bool_]]:
+    """By image its stratum and whether it is drawn, as `vlsb.analysis.audit` does in a tenth of the time."""
+    times = numpy.bincount(judge, minlength=3)
+    by_times = numpy.argsort(times)
+    rarest = by_times[numpy.minimum.reduceat(numpy.argsort(by_times)[judge], FIRST_OF_IMAGE)]
+    stratum = rarest * CATEGORIES + CATEGORY
+    if 2 * len(numpy.unique(stratum)) > responses:
+        stratum = rarest
+    order = dice.permutation(len(SIZES))
+    waiting = {each: order[stratum[order] == each].tolist() for each in numpy.unique(stratum).tolist()}
+    roots = {each: math.sqrt(len(images)) for each, images in waiting.items()}
+    # Two of each come first, then the largest square root over what it has.
+    seats = [(False, -root / 0.5, each, 0) for each, root in roots.items()]
+    heapq.heapify(seats)
+    drawn = numpy.zeros(len(SIZES), bool)
+    while responses > 0 and seats:
+        *_, each, taken = heapq.heappop(seats)
+        image = waiting[each].pop()
+        drawn[image] = True
+        responses -= int(SIZES[image])
+        if waiting[each]:
+            heapq.heappush(seats, (taken + 1 >= 2, -roots[each] / (taken + 1.5), each, taken + 1))
+    return stratum, drawn
 
 
 def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:

@@ -61,7 +61,7 @@ def test_a_run_never_costs_more_than_was_in_flight_when_its_money_was_spent(
     assert resumed.code == 0, resumed.err
     assert len(endpoint.completions) == 2 * SAMPLES
     (report,) = desk.vlsb.report(desk.run_dir)
-    assert "cost" not in report
+    assert report["cost"]["total_usd"] == pytest.approx(2 * SAMPLES)
 
 
 def test_several_models_share_one_limit(desk: Desk) -> None:
@@ -126,6 +126,47 @@ def test_the_report_tells_the_cost_by_the_prices_that_it_is_given(desk: Desk) ->
         },
         "total_usd": pytest.approx(SAMPLES),
     }
+
+
+def test_a_report_without_prices_tells_the_money_that_the_run_told(desk: Desk) -> None:
+    """Also of a judge that came later with prices of its own, and without the text of the file."""
+    file = prices(desk, "target-model", "another", input=500.0, source="https://me:hunter2@prices.example")
+    with SimulatorThread(labelling()) as endpoint:
+        done = desk.run(endpoint, "--prices", file)
+        prices(desk, "j")
+        judging = ("--judge", "j", "--judge-base-url", endpoint.base_url, "--data-root", desk.data)
+        judged = desk.vlsb("judge", desk.run_dir, *judging, "--display", "none", "--prices", file)
+    first, second = json.loads(desk.vlsb("report", desk.run_dir, "--format", "json").out)
+    manifest = (desk.run_dir / "run.json").read_text()
+
+    assert done.code == judged.code == 0
+    line = next(line for line in done.out.splitlines() if "list prices of" in line)
+    assert line in desk.vlsb("report", desk.run_dir).out
+    assert first["cost"]["target"]["usd"] == second["cost"]["target"]["usd"] == pytest.approx(0.6 * SAMPLES)
+    assert second["cost"]["judge"]["usd"] == pytest.approx(SAMPLES)
+    assert not any(word in manifest for word in ("hunter2", "prices.example", "another"))
+    assert not any("prices" in each for each in (*first["notices"], *second["notices"]))
+
+
+def test_a_report_by_other_prices_says_that_the_run_was_given_others(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as endpoint:
+        desk.run(endpoint, "--prices", prices(desk, "target-model"))
+    other = prices(desk, "target-model", input=0.0, output=0.0)
+
+    words = " ".join(desk.vlsb("report", desk.run_dir, "--prices", other).out.split())
+
+    assert "target $0.00" in words
+    assert "not those that the run was given: by those the target cost $40.00" in words
+
+
+def test_a_larger_run_keeps_the_prices_that_it_was_given(desk: Desk) -> None:
+    file = prices(desk, "target-model")
+    with SimulatorThread(labelling()) as endpoint:
+        desk.run(endpoint, "--limit", 3, "--prices", file)
+        assert desk.run(endpoint, "--resume").code == 0
+    (report,) = desk.vlsb.report(desk.run_dir)
+
+    assert report["cost"]["target"]["usd"] == pytest.approx(SAMPLES)
 
 
 def test_money_is_not_limited_where_nobody_knows_the_price(desk: Desk) -> None:

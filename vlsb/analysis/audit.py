@@ -75,7 +75,8 @@ def draw(
     largest square root of its size over the images that it has.
     """
     waiting: dict[Stratum, list[Untrusted]] = {}
-    for image in sorted(strata, key=lambda each: _number_of(each, seed), reverse=True):
+    numbers = {image: _number_of(image, seed) for image in strata}
+    for image in sorted(strata, key=numbers.__getitem__, reverse=True):
         waiting.setdefault(strata[image], []).append(image)
     totals = {stratum: len(images) for stratum, images in waiting.items()}
     taken: dict[Stratum, list[Untrusted]] = {stratum: [] for stratum in waiting}
@@ -86,7 +87,7 @@ def draw(
             key=lambda each: (
                 len(taken[each]) < 2,
                 math.sqrt(totals[each]) / (len(taken[each]) + 0.5),
-                _number_of(waiting[each][-1], seed),
+                numbers[waiting[each][-1]],
             ),
         )
         taken[stratum].append(waiting[stratum].pop())

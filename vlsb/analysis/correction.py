@@ -213,17 +213,27 @@ class Audit:
         )
 
     def change(self, label: Label) -> _Estimate:
-        """How much larger the share of this label is by people than by the judge."""
+        """How much larger the share of this label is by people than by the judge, in these very responses.
+
+        Weights count the images that each stands for, itself included: what is labelled whole is certain.
+        """
         place = _LABELS.index(label)
         difference = self.human[:, place] - self.judge[:, place]
         mean = float(self.parts @ difference)
         of_images = _by_image(self.image, self.parts * (difference - mean))[self.image_has_label]
+        stands_for = numpy.zeros(self.image.max() + 1)
+        stands_for[self.image[self.is_labelled]] = self.weight[self.is_labelled]
+        stands_for = stands_for[self.image_has_label]
+        left_out = numpy.sqrt(1 - 1 / stands_for)
         found = difference[self.is_labelled]
+        tells_nothing = (found == found[0]).all()
+        share_left_out = 1 - len(of_images) / stands_for.sum()
+        could_hide = (1 - (1 - _UPPER) ** (1 / len(of_images))) * math.sqrt(share_left_out)
         return _Estimate(
             share=mean,
-            variance=_variance_of_sum(of_images),
-            freedom=_freedom(of_images),
-            least_reach=1 - (1 - _UPPER) ** (1 / len(of_images)) if (found == found[0]).all() else 0.0,
+            variance=_variance_of_sum(of_images * left_out),
+            freedom=_freedom(of_images * left_out),
+            least_reach=could_hide if tells_nothing else 0.0,
         )
 
 
@@ -232,9 +242,9 @@ def expected_changes(
 ) -> Mapping[RateName, ExpectedChange]:
     """How far the rates move when who labelled the drawn part (`human`) labels everything that `judge` did.
 
-    With `judged_part_only` the judge has labelled that part alone, too, and its rates are by the weights. The
-    interval takes the drawn images for a sample of all images: of a large part it is too wide. Raises
-    ConfigError below `LEAST_IMAGES` images with both labels.
+    With `judged_part_only` the judge has labelled that part alone, too, and its rates are by the weights,
+    which count images of the same stratum. The interval does not count on the strata, so it is rather too
+    wide. Raises ConfigError below `LEAST_IMAGES` images with both labels.
     """
     audit = Audit.of(samples)
     found = {

@@ -346,6 +346,9 @@ async def run_session(
                     f"A record torn by an earlier interruption was set aside in {torn}; its sample is done "
                     "again."
                 )
+            priced = store.manifest if plan.prices.is_ours else store.manifest.with_prices(plan.prices)
+            if priced != store.manifest:
+                await store.update_manifest(priced)
             works = _pending_works(prepared, store)
             pending = len(works)
             _require_no_batch_lost(plan, store, works)

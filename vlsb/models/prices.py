@@ -27,6 +27,8 @@ _MOST_BYTES = 1024 * 1024
 _Dollars = Annotated[float, Meta(ge=0, le=1e6)]
 _Models = Annotated[tuple[str, ...], Meta(min_length=1)]
 _File = TypeVar("_File")
+FROM_RUN = "--prices, as the run was given them"
+"""The source of prices that a run remembers: what a user's file says of theirs stays in the file."""
 
 
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +76,15 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         output = (usage.output_tokens or 0) + (usage.thought_tokens or 0)
         return (usage.input_tokens * self.batch_input + output * self.batch_output) / 1e6
 
+    def of_run(self, endpoint: Endpoint) -> Price:
+        """This price as a run remembers it for a model of its own: figures and dates, no text of the file.
+
+        It holds on any day: that of the run was looked up before.
+        """
+        return msgspec.structs.replace(
+            self, models=(_name(endpoint),), source=FROM_RUN, quoted_by=(), since=None, until=None
+        )
+
 
 class Retirement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The day on which a provider shuts some models down, as `source` says, read on `as_of`."""
@@ -102,6 +113,11 @@ class PriceTable(Struct, frozen=True, forbid_unknown_fields=True):
     prices: tuple[Price, ...]
     currency: Annotated[str, Meta(pattern=r"\AUSD\Z")] = "USD"
     unit: str = "a million tokens"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether these are the prices that ship, so that nobody has named others."""
+        return self is _our_prices()
 
     def find(self, endpoint: Endpoint, day: date) -> Price | None:
         """The price of an endpoint's model on a day; None where it is unknown."""
@@ -150,8 +166,11 @@ def may_charge(endpoint: Endpoint) -> bool:
 
 
 def _fits(models: Sequence[str], host: str | None, endpoint: Endpoint) -> bool:
-    name = endpoint.request_model.removeprefix("models/")
-    return name in models and host in (None, urlsplit(endpoint.base_url).hostname)
+    return _name(endpoint) in models and host in (None, urlsplit(endpoint.base_url).hostname)
+
+
+def _name(endpoint: Endpoint) -> str:
+    return endpoint.request_model.removeprefix("models/")
 
 
 def _load(path: Path, kind: type[_File]) -> _File:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DRAWN = "Drawn by label and category, whole images; each response counts for those that it stands for."
 _TOO_FEW = "Too few images have both labels to say how the rates will move."
-_CHANGES = "The interval takes the part for a sample of all images: of a large part it is too wide."
+_CHANGES = "The interval does not count on the part's strata: it is rather too wide."
 
 
 class Money(NamedTuple):

@@ -10,16 +10,18 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from vlsb import strict_json
-from vlsb.config import MOST_EPOCHS
+from vlsb.config import MOST_EPOCHS, Endpoint
 from vlsb.endpoints.request import parse_dialect
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.files import replace_file
+from vlsb.models.prices import Price, PriceTable
 from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
 from vlsb.store.codec import Decoder, to_json
 
@@ -96,7 +98,9 @@ class Manifest:
     `data_digest`. Only runs of schema 1 have checksums and the digest here.
 
     One of `judges` at most is the run's own; others are added. A run that only collects has none of its own.
-    `guards` are those that give no label; a run without any has no such entry in its file.
+    `guards` are those that give no label; a run without any has no such entry in its file. `prices` are those
+    of a user's file (`--prices`) that its models were given, for reports to tell the same money; a run
+    without any has no such entry either.
     """
 
     version: str
@@ -117,6 +121,7 @@ class Manifest:
     pictures: Mapping[str, Picture]
     guards: Sequence[JudgeEntry] = field(default_factory=list)
     provider: Mapping[str, Any] = field(default_factory=dict)
+    prices: Sequence[Price] = field(default_factory=list)
 
     @property
     def is_full(self) -> bool:
@@ -128,6 +133,14 @@ class Manifest:
         """The program whose file the responses come from; None for a run that asked for them itself."""
         found = self.settings.get(IMPORTED_FROM)
         return found if isinstance(found, str) else None
+
+    @property
+    def priced_on(self) -> date:
+        """The day whose prices hold: that on which the run began. The last of all where it says none."""
+        try:
+            return datetime.fromisoformat(self.created_at).date()
+        except ValueError:
+            return date.max
 
     @property
     def own_judge(self) -> JudgeEntry | None:
@@ -147,6 +160,24 @@ class Manifest:
             changed = [*there, entry]
         return replace(self, guards=changed) if entry.is_guard else replace(self, judges=changed)
 
+    def with_prices(self, given: PriceTable) -> Manifest:
+        """This manifest with what the given prices say of its models, in the place of what it had of them."""
+        asked = (self.settings, *(entry.settings for entry in (*self.judges, *self.guards)))
+        found: dict[Endpoint, Price] = {}
+        for endpoint in filter(None, map(asked_endpoint, asked)):
+            price = given.find(endpoint, self.priced_on) or PriceTable(tuple(self.prices)).find(
+                endpoint, self.priced_on
+            )
+            if price is not None:
+                found[endpoint] = price.of_run(endpoint)
+        return replace(self, prices=list(dict.fromkeys(found.values())))
+
+
+def asked_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
+    """Who was asked, as far as stored settings tell; None for whoever is no endpoint."""
+    model, address = settings.get("model"), settings.get("address")
+    return Endpoint(model, address) if isinstance(model, str) and isinstance(address, str) else None
+
 
 def manifest_text(manifest: Manifest) -> str:
     """The file's text: readable JSON, with one line a sample and a picture."""
@@ -154,8 +185,9 @@ def manifest_text(manifest: Manifest) -> str:
     samples, pictures, accepts_changed_images = (
         fields.pop(name) for name in ("samples", "pictures", "accepts_changed_images")
     )
-    if not fields["guards"]:
-        del fields["guards"]
+    for name in ("guards", "prices"):
+        if not fields[name]:
+            del fields[name]
     head = {"schema": SCHEMA, "vlsb": fields.pop("version"), **fields, "is_full": manifest.is_full}
     opened = strict_json.dumps(head | {"accepts_changed_images": accepts_changed_images}, indent=1)
     sample_lines = ",\n".join(map(strict_json.dumps, samples))

@@ -413,6 +413,7 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
             judges=old.judges,
             guards=old.guards,
             deviations=old.deviations,
+            prices=old.prices,
         )
     for entry in (*(each for each in manifest.judges if each.is_added), *manifest.guards):
         if (found := own_entry(kept, entry)) not in (*kept.judges, *kept.guards):

@@ -13,11 +13,10 @@ from vlsb import strict_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary, summarize
-from vlsb.config import Endpoint
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
 from vlsb.records import Untrusted
-from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, is_run
+from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, asked_endpoint, is_run
 from vlsb.store.state import (
     Judged,
     ModelTotals,
@@ -58,7 +57,8 @@ def _runs_at(path: Path) -> Iterator[Path]:
 def summarize_run(directory: Path, *, prices: PriceTable | None = None) -> list[Summary]:
     """A summary for each judge of a run as its rows stand now; one without rates if it has no judge.
 
-    Costs are by `prices`, ours without one. Raises StoreError for a damaged file.
+    Costs are by `prices`; without, by those that the run was given, and else by ours. Raises StoreError for a
+    damaged file.
     """
     with collection_paused():
         state = load_state(directory)
@@ -76,7 +76,8 @@ def summarize_state(
 ) -> Summary:
     """The summary of rows already read, with the verdicts of one judge.
 
-    Costs are by `prices`, ours without one; `today` (in UTC if not given) tells which models are shut down.
+    Costs are by `prices`, as in `summarize_run`; `today` (in UTC if not given) tells which models are shut
+    down.
     """
     manifest, prices = state.manifest, prices or load_prices()
     today = today or datetime.now(UTC).date()
@@ -107,6 +108,7 @@ def summarize_state(
             *_notices(state, entry),
             *_calibration_notices(state, directory, entry),
             *_retirements(manifest, entry, today),
+            *_prices_differ(manifest, entry, {"target": state.target_totals, "judge": judged.totals}, prices),
         ),
         epochs=manifest.epochs,
         data_digest=sent_data_digest(state),
@@ -214,33 +216,42 @@ def _usage(totals: ModelTotals, settings: Mapping[str, Any]) -> ModelUsage:
     )
 
 
-def _endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
-    """Who was asked, as far as stored settings tell; None for whoever is no endpoint."""
-    model, address = settings.get("model"), settings.get("address")
-    return Endpoint(model, address) if isinstance(model, str) and isinstance(address, str) else None
-
-
 def _cost(
     manifest: Manifest, settings: Mapping[str, Any], totals: ModelTotals, prices: PriceTable
 ) -> ModelCost | None:
-    """What a model's tokens cost at the prices of the day on which the run began."""
-    endpoint = _endpoint(settings)
+    """What a model's tokens cost at the prices of the day on which the run began.
+
+    Those that the run was given come before ours, and after those that whoever asks names.
+    """
+    endpoint = asked_endpoint(settings)
     if endpoint is None:
         return None
     model = Untrusted(endpoint.model)
-    try:
-        price = prices.find(endpoint, datetime.fromisoformat(manifest.created_at).date())
-    except ValueError:
-        price = None
+    price = prices.find(endpoint, manifest.priced_on)
+    if prices.is_ours:
+        price = PriceTable(tuple(manifest.prices)).find(endpoint, manifest.priced_on) or price
     if price is None:
         return ModelCost(model) if may_charge(endpoint) else None
     return ModelCost(model, price.usd(totals.usage), totals.uncounted > 0, price.source, str(price.as_of))
 
 
+def _prices_differ(
+    manifest: Manifest, judge: JudgeEntry | None, totals: Mapping[str, ModelTotals], prices: PriceTable
+) -> Iterator[str]:
+    """That other prices are asked for than the run was given, and what it cost by those."""
+    asked = {"target": manifest.settings, "judge": {} if judge is None else judge.settings}
+    run_prices = PriceTable(tuple(manifest.prices))
+    for stage, settings in asked.items():
+        now, then = (_cost(manifest, settings, totals[stage], each) for each in (prices, run_prices))
+        if then is not None and then.usd is not None and (now is None or now.usd != then.usd):
+            cost = f"the {stage} cost ${then.usd:,.2f}"
+            yield f"These prices are not those that the run was given: by those {cost}."
+
+
 def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> Iterator[str]:
     asked = {"target": manifest.settings, "judge": {} if judge is None else judge.settings}
     for stage, settings in asked.items():
-        endpoint = _endpoint(settings)
+        endpoint = asked_endpoint(settings)
         if endpoint is not None and (found := find_retirement(endpoint)) is not None:
             yield found.notice(stage, endpoint.model, today)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 truescore = pytest.importorskip("truescore", reason="needs the group `extras`: just test")
 
-from benchmarks import correction, results
+from benchmarks import calibration, correction, results
+from vlsb.analysis.audit import Stratum, draw
 from vlsb.analysis.correction import (
     LEAST_IMAGES,
     PAPER_CHECK,
@@ -26,7 +28,7 @@ from vlsb.analysis.correction import (
     rogan_gladen,
 )
 from vlsb.errors import ConfigError
-from vlsb.records import Label
+from vlsb.records import Label, Untrusted
 
 REFUSAL, WARNING, UNSAFE = Label
 SIZES = [1] * 1734 + [2] * 162 + [3] * 61
@@ -158,6 +160,34 @@ def test_most_intervals_contain_the_truth(design: str) -> None:
         assert cell.covered >= 0.91
         assert abs(cell.bias) < 1
     assert cells[0].judge_bias > 4
+
+
+def test_the_simulated_draw_is_the_one_of_an_audit() -> None:
+    """As many images of each stratum, as `vlsb audit sample` draws them: ties aside."""
+    dice = numpy.random.default_rng(3)
+    _, judge = correction.labels(correction.Setting("refusals rare", 0.92, 150, "by audit"), dice)
+    stratum, drawn = correction.audit_draw(judge, 150, dice)
+    images = [Untrusted(f"{place}.png") for place in range(len(stratum))]
+    strata = {image: Stratum(str(of), None, None) for image, of in zip(images, stratum, strict=True)}
+    sizes = dict(zip(images, correction.SIZES.tolist(), strict=True))
+
+    real = Counter(strata[each.image].label for each in draw(strata, sizes, 150, seed=3))
+    ours = Counter(str(each) for each in stratum[drawn])
+
+    assert ours.keys() == real.keys()
+    assert all(abs(ours[each] - real[each]) <= 1 for each in real)
+
+
+def test_a_calibration_says_no_more_than_it_knows() -> None:
+    """A short run of `benchmarks/calibration.py`; the page shows a long one."""
+    cells = calibration.simulate(correction.Setting("refusals common", 0.85, 200, "by audit"), 200, seed=1)
+    stored = results.load(calibration.NAME)
+    page = calibration.PAGE.read_text()
+
+    assert min(cell.covered for cell in cells) >= 0.92
+    assert stored is not None
+    assert page == calibration.shown(page, stored)
+    assert stored["replicates"] >= 2000
 
 
 def test_the_page_shows_the_coverage_that_was_measured() -> None:
@@ -383,10 +413,25 @@ def test_the_expected_change_is_the_weighted_mean_of_what_changes() -> None:
 
 
 def test_judges_who_never_differ_may_still_differ_elsewhere() -> None:
-    samples = [AuditedSample(place, Label.UNSAFE, (Label.UNSAFE,)) for place in range(50)]
+    samples = [AuditedSample(place, Label.UNSAFE, (Label.UNSAFE,), 40.0) for place in range(50)]
 
     change, (low, high) = expected_changes(samples)["safe_rate"][1:]
 
     assert change == 0
     assert low == pytest.approx(-high)
     assert 5 < high < 10
+
+
+def test_nothing_is_uncertain_of_what_both_labelled_whole() -> None:
+    refusal, _, unsafe = Label
+    samples = [AuditedSample(place, unsafe, (refusal if place % 7 else unsafe,)) for place in range(50)]
+
+    change = expected_changes(samples)["safe_rate"]
+    half, tenth = (
+        expected_changes([replace(each, weight=weight) for each in samples])["safe_rate"]
+        for weight in (2.0, 10.0)
+    )
+
+    assert change.interval == pytest.approx((change.change, change.change))
+    reach, most = half.interval.high - half.change, tenth.interval.high - tenth.change
+    assert reach / most == pytest.approx(math.sqrt((1 - 1 / 2) / (1 - 1 / 10)))
