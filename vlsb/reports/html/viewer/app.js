@@ -348,6 +348,9 @@ const ACTIONS = {
   ),
 };
 
+/** Keys that mean something beside a sample only. */
+const OF_SAMPLES = new Set(["o", "d", "y", "Escape"]);
+
 /** @type {Record<string, (at: number, last: number, page: number) => number>} */
 const STEPS = {
   ArrowDown: (at) => at + 1,
@@ -390,6 +393,9 @@ function onKey(event) {
     event.preventDefault();
     return pressLabel(event.key);
   }
+  // The list of runs has no sample to go to.
+  if (state.view === "runs" && event.key !== "?") return;
+  if (state.view !== "samples" && OF_SAMPLES.has(event.key)) return;
   const action = ACTIONS[event.key];
   if (action !== undefined) {
     event.preventDefault();
