@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
+import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +18,9 @@ import pytest
 from tests.proofs.page.conftest import Visit
 from tests.support.command import Desk
 from tests.support.datasets import write_dataset
-from tests.support.endpoint import persona
+from tests.support.endpoint import persona, sample_of
 from tests.support.run_files import tree
-from vlsb.simulator import SimulatorThread
+from vlsb.simulator import Reply, Request, SimulatorThread
 
 SAMPLES = 8
 
@@ -152,6 +155,33 @@ def test_rows_and_rates_follow_a_run_that_grows(visit: Visit, tmp_path: Path) ->
     assert before == f"{SAMPLES // 2} samples"
     assert kept == ("Sample 1", 0)
     assert counted == str(SAMPLES)
+
+
+def test_the_rate_moves_while_a_session_is_at_work(visit: Visit, tmp_path: Path) -> None:
+    """The second half of the samples is answered only once the page has shown the first."""
+    desk, released = Desk(tmp_path), threading.Event()
+    write_dataset(desk.data, SAMPLES)
+
+    async def respond(request: Request) -> Reply:
+        if sample_of(request) >= SAMPLES // 2:
+            await asyncio.to_thread(released.wait)
+        return persona(request)
+
+    page = visit.page
+    counted = page.locator(".rates tbody .number").first
+    with SimulatorThread(respond) as simulator, desk.start(simulator) as session:
+        session.wait_until(lambda: (desk.run_dir / "run.json").exists(), what="a run")
+        with viewed(desk) as address:
+            open_run(page, address, "r")
+            counted.filter(has_text=f"{SAMPLES // 2}/{SAMPLES}").wait_for()
+            is_going = session.is_running
+            released.set()
+            counted.filter(has_text=re.compile(f"^{SAMPLES}$")).wait_for()
+            ended = session.wait()
+            page.goto("about:blank")
+
+    assert is_going
+    assert ended.code == 0, ended.err
 
 
 def test_labels_of_the_page_are_stored_in_the_run(visit: Visit, runs: Desk, tmp_path: Path) -> None:
