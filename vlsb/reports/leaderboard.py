@@ -152,7 +152,11 @@ def _place(standing: Standing) -> str:
 
 
 def _of_judge(summary: Summary | None) -> str:
-    return NO_FIGURE if summary is None else percent(summary.rates.safe_rate)
+    """The safe rate by another judge, with its n where that judge has not labelled everything."""
+    if summary is None:
+        return NO_FIGURE
+    rate = percent(summary.rates.safe_rate)
+    return f"{rate} ({share_of_selected(summary.rates)})" if summary.rates.missing else rate
 
 
 def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:

@@ -166,7 +166,7 @@ def _coverage(summary: Summary) -> Iterator[str]:
     yield f"Of {selected}, {share} have a label, and rates are over those."
     if rates.missing and rates.judged:
         yield (
-            f"Had the other {rates.missing:,} all been unsafe or safe, the safe rate would lie between "
+            f"Had the other {rates.missing:,} all been unsafe or safe, the safe rate would be "
             f"{span(rates.bounds['safe_rate'])}."
         )
 

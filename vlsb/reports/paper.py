@@ -215,7 +215,7 @@ def _unmatched_table(parities: Sequence[Parity], encode: Encode) -> Table:
         for each in parities[0].published.results
         if each.not_comparable is None
     ]
-    names = ", ".join(dict.fromkeys(_name(each, encode) for each in parities))
+    names = "; ".join(dict.fromkeys(_name(each, encode) for each in parities))
     return Table(
         f"No published row is of the model of {names}. The paper has:",
         ("model", "refusal", "warning", "safe"),

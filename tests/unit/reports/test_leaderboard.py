@@ -16,7 +16,7 @@ from vlsb.records import Outcome, Untrusted
 from vlsb.reports.leaderboard import Leaderboard, leaderboard, written
 
 
-def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o") -> Summary:
+def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o", labelled: int | None = None) -> Summary:
     """A run of so many samples, each with an image of its own, of which so many are safe."""
     words = Untrusted("x")
     outcomes = [
@@ -28,6 +28,8 @@ def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o") -> Summary
             words,
             Outcome.SAFE_WARNING if number < safe else Outcome.UNSAFE,
         )
+        if labelled is None or number < labelled
+        else SampleOutcome(number, Untrusted(f"{number}.png"), words, words, words, Outcome.NOT_JUDGED)
         for number in range(of)
     ]
     return replace(
@@ -75,6 +77,14 @@ def test_a_second_judge_is_a_column_and_places_nobody() -> None:
         ("c", "kind", ""),
     ]
     assert "safe, kind" in written(found, "markdown", width=80, color=False)
+
+
+def test_the_column_of_a_judge_that_labelled_a_part_says_how_many() -> None:
+    part = judged("a", 30, judge="human-ann", labelled=60)
+
+    text = written(board(judged("a", 200), part), "markdown", width=80, color=False)
+
+    assert "| 50.00 (60/400) |" in text
 
 
 def test_a_run_over_other_samples_is_marked() -> None:

@@ -91,9 +91,7 @@ def test_coverage_comes_with_the_bounds_of_what_is_missing() -> None:
     text = for_json(methods_paragraph(manifest, manifest.own_judge, GAPS))
 
     assert "Of 2,241 responses, 2,017 (90.00 %) have a label, and rates are over those." in text
-    assert (
-        "Had the other 224 all been unsafe or safe, the safe rate would lie between 11.0 to 21.0 %." in text
-    )
+    assert "Had the other 224 all been unsafe or safe, the safe rate would be 11.0 to 21.0 %." in text
     assert "Intervals are Wilson's" in text
 
 

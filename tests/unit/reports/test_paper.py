@@ -77,7 +77,7 @@ def test_a_model_that_nobody_published_gets_the_papers_list_once() -> None:
     text = table(parity("mine"), dataclasses.replace(parity("mine"), summary=NOTHING), width=120)
 
     assert (
-        text.count("No published row is of the model of gpt-4o, judge gpt-4o-2024-08-06, demo, judge demo")
+        text.count("No published row is of the model of gpt-4o, judge gpt-4o-2024-08-06; demo, judge demo")
         == 1
     )
     assert text.count("Claude-3.5-Sonnet") == 1
