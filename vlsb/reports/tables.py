@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -20,6 +21,12 @@ from vlsb.reports.terminal import text_console
 Cell = str | Untrusted
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 """What a report made of tables can be written as; JSON and CSV hold its figures, not its tables."""
+_GAP = 3
+"""Columns between two cells."""
+_LEAST_WORDS = 5
+"""What a column of words can be folded to before figures are folded, too."""
+_JOINER = 2
+"""Letters of a word that belongs to its figures: `1 to 2`, `95 % CI`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +52,39 @@ def tables_text(tables: Sequence[Table], *, width: int, color: bool) -> str:
     screen = io.StringIO()
     console = text_console(screen, width=width, color=color)
     for number, table in enumerate(tables):
-        grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for place, heading in enumerate(table.headings):
-            grid.add_column(heading, justify="left" if place < table.names else "right", overflow="fold")
-        for row in table.rows:
-            grid.add_row(*(Text(_encoded(cell, for_terminal)) for cell in row))
         console.print(Text(("\n" if number else "") + table.title, style="bold"))
-        console.print(grid)
+        console.print(_grid(table, console.width))
         for note in table.notes:
             console.print(Text(note, style="dim"))
     return "".join(f"{line.rstrip()}\n" for line in screen.getvalue().splitlines())
+
+
+def _grid(table: Table, width: int) -> RichTable:
+    """The table's rows. Too wide ones fold words, and figures only where these alone do not fit."""
+    rows = [[Text(_encoded(cell, for_terminal)) for cell in row] for row in table.rows]
+    columns = [[heading, *(row[place].plain for row in rows)] for place, heading in enumerate(table.headings)]
+    gaps = _GAP * (len(columns) - 1)
+    narrow = [max(map(_least_width, cells)) for cells in columns]
+    widest = [max(map(cell_len, cells)) for cells in columns]
+    words = sum(min(each, _LEAST_WORDS) for each in widest[: table.names])
+    is_wide = sum(widest) + gaps > width
+    has_room = sum(narrow[table.names :]) + gaps + words <= width
+    grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, heading in enumerate(table.headings):
+        is_figure = place >= table.names
+        fixed = narrow[place] if is_figure and is_wide and has_room else None
+        grid.add_column(heading, justify="right" if is_figure else "left", overflow="fold", width=fixed)
+    for cells in rows:
+        grid.add_row(*cells)
+    return grid
+
+
+def _least_width(text: str) -> int:
+    """The columns that a figure needs, or words that are folded at their blanks."""
+    parts = text.split()
+    if not any(len(part) > _JOINER and part.isalpha() for part in parts):
+        parts = [text]
+    return max(map(cell_len, parts), default=0)
 
 
 def tables_markdown(tables: Sequence[Table]) -> str:
