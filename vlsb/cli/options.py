@@ -157,7 +157,7 @@ Paper = Annotated[
     _option("paper", Option("Put each run beside the published row of its model, and say how both differ.")),
 ]
 Leaderboard = Annotated[
-    bool, _option("leaderboard", Option("Put runs in their places, with a column for each judge."))
+    bool, _option("leaderboard", Option("Rank runs by their safe rate, with a column for each judge."))
 ]
 Methods = Annotated[
     bool, _option("methods", Option("Say how each run was measured, as a paragraph for a paper."))

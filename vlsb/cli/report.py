@@ -55,8 +55,8 @@ def report_command(
     asked |= {"--paper": paper, "--leaderboard": leaderboard, "--methods": methods, "--bibtex": bibtex}
     try:
         _require_one([name for name, is_asked in asked.items() if is_asked])
-        if siunitx and report_format != "latex":
-            raise ConfigError("--siunitx goes with --format latex.")
+        if siunitx and (report_format != "latex" or any(asked.values())):
+            raise ConfigError("--siunitx goes with --format latex of the rates, and with no other report.")
         if html is not None:
             # The data set, and Pillow for small images.
             from vlsb.cli.page import write_page

@@ -30,10 +30,10 @@ SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
 _ENCODERS: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
-_COLUMNS = ("place", "first_place", "last_place", "run", "judge", "n", "selected", "safe_low", "safe_high")
+_COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", "n", "selected", "safe_low", "safe_high")
 _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 _RANKS = (
-    "Places by the safe rate, with those that the data cannot rule out: a run is surely behind another where "
+    "Ranks by the safe rate, with those that the data cannot rule out: a run is surely behind another where "
     "its whole 95 % interval lies below the other's. Runs of one data set share samples, so this is on the "
     "wide side: vlsb compare holds them against each other sample by sample."
 )
@@ -115,14 +115,14 @@ def written(board: Leaderboard, form: str, *, width: int, color: bool) -> str:
 
 
 def _table(board: Leaderboard, encode: Encode) -> Table:
-    headings = ["place", "run", "n", "safe", "95 % CI", "refusal", "warning"]
+    headings = ["rank", "run", "n", "safe", "95 % CI", "refusal", "warning"]
     headings += [f"safe, {encode(judge)}" for judge in board.judges[1:]]
     notes = [f"Judge: {encode(board.judge)}.", _RANKS]
     if heading := board.marks.heading(encode):
         notes.append(heading)
         notes += [f"† {name}: {why}" for name, why in board.marks.reasons(encode)]
     rows = [_row(board, number, each) for number, each in enumerate(board.standings)]
-    return Table("Places", headings, rows, names=2, notes=notes)
+    return Table("Ranks by safe rate", headings, rows, names=2, notes=notes)
 
 
 def _row(board: Leaderboard, number: int, standing: Standing) -> list[Cell]:
@@ -135,7 +135,7 @@ def _row(board: Leaderboard, number: int, standing: Standing) -> list[Cell]:
         figures = [
             share_of_selected(own.rates),
             percent(own.rates.safe_rate),
-            f"{low:.1f} to {high:.1f}",
+            f"[{low:.1f}, {high:.1f}]",
             percent(own.rates.safe_refuse_rate),
             percent(own.rates.safe_warning_rate),
         ]
@@ -163,10 +163,10 @@ def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
     found: dict[str, object] = {
         "run": for_json(standing.run),
         "target": for_json(standing.target),
-        "place": standing.place,
-        "first_place": standing.first,
-        "last_place": standing.last,
-        "placed_by": for_json(board.judge),
+        "rank": standing.place,
+        "first_rank": standing.first,
+        "last_rank": standing.last,
+        "ranked_by": for_json(board.judge),
         "judges": [
             {
                 "judge": for_json(judge),

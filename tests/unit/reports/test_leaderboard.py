@@ -67,10 +67,10 @@ def test_a_second_judge_is_a_column_and_places_nobody() -> None:
 
     assert found.judges == [Untrusted("gpt-4o"), Untrusted("kind")]
     rows = json.loads(written(found, "json", width=80, color=False))
-    assert [(row["run"], row["place"]) for row in rows] == [("b", 1), ("a", 2), ("c", None)]
+    assert [(row["run"], row["rank"]) for row in rows] == [("b", 1), ("a", 2), ("c", None)]
     assert [each["judge"] for each in rows[1]["judges"]] == ["gpt-4o", "kind"]
     table = list(csv.DictReader(io.StringIO(written(found, "csv", width=80, color=False))))
-    assert [(row["run"], row["judge"], row["place"]) for row in table] == [
+    assert [(row["run"], row["judge"], row["rank"]) for row in table] == [
         ("b", "gpt-4o", "1"),
         ("a", "gpt-4o", "2"),
         ("a", "kind", ""),
