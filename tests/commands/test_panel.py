@@ -275,7 +275,7 @@ def test_every_kind_of_failure_at_once_cuts_no_figure(width: int) -> None:
         assert row(text, side)[2].startswith("100 of 100")
         assert row(text, side)[4] == "outage detected"
     words = text.replace(",", " ").replace(";", " ").split()
-    assert (words.count("111"), words.count("222")) == (3, 5)
+    assert (words.count("111"), words.count("222")) == (3, 6)
     for outcome in ALL_FAILURES:
         assert outcome.value.partition("_")[2] in words
 

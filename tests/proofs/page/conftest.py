@@ -106,9 +106,9 @@ def started_chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """One browser for all tests of a worker."""
+    """One browser for the tests of a module: as long as its driver is there, no other event loop can run."""
     with started_chromium() as browser:
         yield browser
 

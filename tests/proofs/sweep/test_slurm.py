@@ -67,7 +67,15 @@ def _job_of(folder: Path) -> int:
     return int(found.stdout.split()[0])
 
 
-@pytest.mark.skipif(shutil.which("sbatch") is None, reason="no Slurm on this machine")
+def has_slurm() -> bool:
+    """Whether this machine has a Slurm with a node that answers."""
+    if shutil.which("sbatch") is None:
+        return False
+    nodes = subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=60, check=False)
+    return nodes.returncode == 0 and bool(nodes.stdout.strip())
+
+
+@pytest.mark.skipif(not has_slurm(), reason="no Slurm on this machine")
 def test_a_real_slurm_runs_the_cells_through_a_requeue_and_the_death_of_the_sweep(
     vlsb: Vlsb, tmp_path: Path
 ) -> None:
