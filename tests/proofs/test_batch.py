@@ -157,6 +157,19 @@ def kill_when(
     endpoint.on_answered = look
 
 
+def kill_before_the_reply(
+    endpoint: SimulatorThread, process: Callable[[], Process], happens: Callable[[Request], bool]
+) -> None:
+    """What is asked for happens, and whoever asked never hears of it."""
+
+    def look(request: Request) -> None:
+        if happens(request):
+            endpoint.on_request = None
+            process().signal(signal.SIGKILL)
+
+    endpoint.on_request = look
+
+
 def _is_upload(request: Request) -> bool:
     return request.method == "POST" and request.path.endswith("/files")
 
@@ -390,7 +403,7 @@ def test_an_answer_that_was_lost_on_its_way_is_asked_for_again(desk: Desk, is_to
 def test_where_nobody_can_tell_whether_a_batch_was_made_none_is_made_again(desk: Desk) -> None:
     processes: list[Process] = []
     with SimulatorThread(respond) as endpoint:
-        kill_when(endpoint, lambda: processes[0], _is_creation)
+        kill_before_the_reply(endpoint, lambda: processes[0], _is_creation)
         processes.append(desk.start(endpoint, "--batch"))
         processes[0].wait()
         endpoint.batches.lists = False

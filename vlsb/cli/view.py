@@ -63,12 +63,12 @@ def view_command(
         return error.exit_code
     # Warning filters belong to the process, and images are drawn by many threads.
     with quiet_decoder(), server:
-        screen.result(
-            f"{server.address}\nFor this machine alone, and for whoever has the address. Ctrl-C ends it."
-        )
-        if open_browser:
-            webbrowser.open(server.address)
         try:
+            screen.result(
+                f"{server.address}\nFor this machine alone, and for whoever has the address. Ctrl-C ends it."
+            )
+            if open_browser:
+                webbrowser.open(server.address)
             server.serve_forever()
         except KeyboardInterrupt:
             return 0

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import msgspec
 
 from vlsb.errors import ConfigError, InterruptedRunError
 from vlsb.files import replace_file
+from vlsb.records import Untrusted
 from vlsb.sweep.board import RETRIED, Board, Entry
 from vlsb.sweep.body import Task, carry_out
 from vlsb.sweep.plan import Slurm
@@ -72,7 +74,11 @@ class SweepOnSlurm:
         await asyncio.to_thread(self._adopt)
         try:
             while not stop.is_set():
-                await asyncio.to_thread(self._submit, list(self.board.waiting()))
+                try:
+                    await asyncio.to_thread(self._submit, list(self.board.waiting()))
+                except import_module("submitit.core.utils").FailedJobError as error:
+                    said = Untrusted(str(error))
+                    raise ConfigError("--slurm: the jobs were not taken", detail=said) from error
                 if not self._jobs:
                     return
                 await _sleep_until(stop, _POLL_S)
