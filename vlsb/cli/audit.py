@@ -25,7 +25,7 @@ from vlsb.cli.screen import Screen, has_color
 from vlsb.cli.show import missing_data, run_dataset
 from vlsb.errors import ConfigError, ImageError, RunMismatchError
 from vlsb.files import new_file
-from vlsb.judging.human import human_judge, human_settings, human_verdict, is_human
+from vlsb.judging.human import human_judge, human_settings, human_verdict
 from vlsb.records import Response, Sample, Untrusted, is_cut
 from vlsb.reports.audit import written
 from vlsb.reports.labelling import SheetLabel, Task, parse_sheet, require_no, to_csv, to_label_studio
@@ -52,9 +52,7 @@ def sample_command(run: Run, n: opt.AuditSize = 200, seed: opt.AuditSeed = None)
     """
     require_run(run)
     judges = [
-        each.file
-        for each in read_manifest(run).judges
-        if not is_human(each.settings) and not is_panel(each.settings)
+        each.file for each in read_manifest(run).judges if not each.is_human and not is_panel(each.settings)
     ]
     audit = draw_audit(run, n=n, seed=seed, judges=judges)
     images = len({item.image_path for item in audit.items})

@@ -9,7 +9,6 @@ from pathlib import Path
 from vlsb.analysis.audit import Pair, agreement
 from vlsb.cli.agreement import require_stats
 from vlsb.errors import ConfigError
-from vlsb.judging.human import is_human
 from vlsb.records import Key, Label, Untrusted
 from vlsb.reports.audit import AuditReport, Compared, Corrected
 from vlsb.store.audit import AuditItem, require_audit
@@ -30,7 +29,7 @@ def audit_report(run: Path) -> AuditReport:
         }
         for entry in state.manifest.judges
     }
-    humans = {entry.file for entry in state.manifest.judges if is_human(entry.settings)}
+    humans = {entry.file for entry in state.manifest.judges if entry.is_human}
     people = [file for file in labels if file in humans and labels[file]]
     judges = [file for file in labels if file not in humans and labels[file]]
     pairs = [*combinations(people, 2), *((person, judge) for judge in judges for person in people)]

@@ -21,7 +21,6 @@ from vlsb.cli.estimate import costs_of
 from vlsb.cli.screen import has_color
 from vlsb.errors import ConfigError
 from vlsb.evaluation.session import Plan, judge_files
-from vlsb.judging.human import is_human
 from vlsb.judging.kinds import Answers
 from vlsb.models.prices import may_charge
 from vlsb.records import Usage
@@ -78,7 +77,7 @@ def _judges(plan: Plan, manifest: Manifest) -> tuple[str, str]:
     others = [
         each.file
         for each in manifest.judges
-        if each.file != files[0] and not is_human(each.settings) and not is_panel(each.settings)
+        if each.file != files[0] and not each.is_human and not is_panel(each.settings)
     ]
     labelled = [file for file in others if state.judged.get(file, Judged()).verdicts]
     if not labelled:

@@ -123,7 +123,7 @@ def _labels(state: RunState, file: str) -> Mapping[object, Outcome]:
 def _agreement(runs: Sequence[Path], form: str, inches: float) -> bytes:
     require_stats("vlsb plot --kind agreement")
     # numpy, scipy and statsmodels, which no other figure needs.
-    from vlsb.cli.compared import judges_report
+    from vlsb.cli.agreement_text import judges_report
 
     report = judges_report(runs)
     pairs = [

@@ -14,7 +14,6 @@ from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
 from vlsb.cli.show import missing_data, run_dataset, stored_answers
 from vlsb.errors import ConfigError, VlsbError
-from vlsb.judging.human import is_human
 from vlsb.records import Outcome
 from vlsb.reports.encode import json_document
 from vlsb.reports.exports import ExportedRun, Redaction
@@ -75,7 +74,7 @@ def _exported(
 ) -> tuple[ExportedRun, int]:
     """The run with its judges, and how many people's labels stay here."""
     state = load_state(run)
-    entries = [each for each in state.manifest.judges if not is_human(each.settings)]
+    entries = [each for each in state.manifest.judges if not each.is_human]
     dataset = run_dataset(run, state.manifest, data_root) if has_instructions else None
     if has_instructions and dataset is None:
         screen.notice(f"{missing_data(run)} Instructions are missing: pass --data-root.")

@@ -18,7 +18,7 @@ from vlsb.data import Dataset, thumbnail_webp
 from vlsb.data.pictures import quiet_decoder
 from vlsb.errors import ConfigError, ImageError, StoreError
 from vlsb.files import replace_file
-from vlsb.judging.human import GUIDE, is_human
+from vlsb.judging.human import GUIDE
 from vlsb.models.prices import PriceTable
 from vlsb.records import Key, Sample, Untrusted
 from vlsb.reports.figures import counted
@@ -106,7 +106,7 @@ def page_run(path: Path, state: RunState, dataset: Dataset | None, *, prices: Pr
     page = PageRun(
         name=Untrusted(path.resolve().name),
         manifest=state.manifest,
-        people=frozenset(each.file for each in state.manifest.judges if is_human(each.settings)),
+        people=frozenset(each.file for each in state.manifest.judges if each.is_human),
         summaries=[
             summarize_state(state, path, None if each is None else each.file, prices=prices)
             for each in judges

@@ -13,7 +13,6 @@ from vlsb.analysis.summary import FailOnError
 from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, GapsError, VlsbError
 from vlsb.evaluation.options import RunOptions
-from vlsb.judging.human import is_human
 from vlsb.judging.kinds import PANEL
 from vlsb.records import JUDGED, Outcome, Untrusted
 from vlsb.reports.terminal import render
@@ -54,7 +53,7 @@ def _panel(manifest: Manifest, judges: tuple[str, ...]) -> JudgeEntry:
     if len(found) < FEWEST or len(found) < len(names):
         raise ConfigError(f"--judge {judges[0]}: name {FEWEST} judges of the run or more, each once.")
     for member in found.values():
-        if is_human(member.settings) or is_panel(member.settings):
+        if member.is_human or is_panel(member.settings):
             raise ConfigError(f"--judge {judges[0]}: people and panels are no members of a panel.")
     members = {file.removesuffix(".jsonl"): each.settings for file, each in found.items()}
     settings = panel_settings(members)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -42,11 +41,6 @@ def human_judge(annotator: str) -> str:
 def human_settings(annotator: str) -> dict[str, Any]:
     """What can change this judge's verdicts; JSON."""
     return {"kind": KIND, "annotator": annotator, "guide": GUIDE_VERSION}
-
-
-def is_human(settings: Mapping[str, Any]) -> bool:
-    """Whether a judge with these settings is a person."""
-    return settings.get("kind") == KIND
 
 
 def human_verdict(
