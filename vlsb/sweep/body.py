@@ -15,6 +15,7 @@ from vlsb.engines.process import start_process
 from vlsb.errors import ConfigError, RunLockedError
 
 STOP_GRACE_S = 60.0
+"""Seconds that a command has to store what is in flight and to end its engine."""
 _SYNC_EVERY_S = 30.0
 _LOOK_EVERY_S = 0.2
 # A node that was lost may still be ending its command: its lock goes with it.

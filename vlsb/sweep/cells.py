@@ -5,6 +5,7 @@ Whether something is done its run directory says, from its rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
 from vlsb.sweep.plan import JudgeChoice, ModelEntry, Plan, expand
 
 _PIECE = 1 << 20
+_NOT_IN_LOG_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _UNASKED = RETRIED_ON_RESUME - {Outcome.NOT_JUDGED}
 
 
@@ -48,6 +50,11 @@ class Work:
     account: str | None
     weights: tuple[ModelProfile, ...] = ()
     is_cell: bool = True
+
+    @property
+    def log_name(self) -> str:
+        """The name of the file that its command's output goes to."""
+        return f"{_NOT_IN_LOG_NAMES.sub('-', self.name)}.log"
 
     def command(self) -> list[str]:
         """The words after `vlsb`. Runs that are not there have nothing to be judged."""
@@ -101,6 +108,8 @@ def matrix(plan: Plan) -> Matrix:
     Raises ConfigError with the line for what could not run.
     """
     beside, after = _split_judges(plan)
+    judging = _merged(beside)
+    titles = tuple(judge_models(RunOptions(**judging))) if beside else ()
     cells: list[Cell] = []
     places: dict[Path, int] = {}
     for entry in plan.models:
@@ -108,7 +117,7 @@ def matrix(plan: Plan) -> Matrix:
             for protocol, changes in plan.protocols.items():
                 for epochs in plan.epochs:
                     try:
-                        cell = _cell(plan, entry, model, protocol, changes, epochs, beside)
+                        cell = _cell(plan, entry, model, protocol, changes, epochs, judging, titles)
                     except ConfigError as error:
                         raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from None
                     if (line := places.setdefault(cell.directory, entry.line)) != entry.line:
@@ -128,7 +137,8 @@ def _cell(
     protocol: str,
     changes: Mapping[str, Any],
     epochs: int,
-    beside: Sequence[JudgeChoice],
+    judging: Mapping[str, Any],
+    titles: tuple[str, ...],
 ) -> Cell:
     base = entry.name or safe_name(name_of_place(model))
     if entry.name and entry.is_glob:
@@ -139,10 +149,10 @@ def _cell(
         **{
             **entry.options,
             **changes,
-            **_merged(beside),
+            **judging,
             "model": model,
             "epochs": epochs,
-            "no_judge": not beside,
+            "no_judge": not titles,
             "name": "--".join(parts),
             "output_dir": plan.output_dir,
             "display": "plain",
@@ -155,7 +165,6 @@ def _cell(
         if declared != 1:
             raise ConfigError(f"{model}: num-gpus is {entry.num_gpus}, and its options take {declared}.")
         options = replace(options, tensor_parallel_size=entry.num_gpus)
-    titles = tuple(judge_models(options)) if beside else ()
     work = Work(
         name=directory.name,
         options=options,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,9 @@ from vlsb.engines.hardware import Gpu
 from vlsb.engines.process import EngineProcess, start_process
 from vlsb.models.profile import ModelProfile
 from vlsb.sweep.board import Board, Entry
+from vlsb.sweep.body import STOP_GRACE_S
 from vlsb.sweep.cells import Matrix, Work
 
-STOP_GRACE_S = 60.0
-"""Seconds that a cell has to store what is in flight and to end its engine."""
 WATCH_EVERY_S = 5.0
 _FREE_SHARE = 0.8
 _FETCH = "import sys; from vlsb.sweep.weights import fetch; fetch(sys.argv[1], sys.argv[2] or None)"
@@ -128,7 +126,7 @@ class SweepHere:
             taken = self.slots.take(entry)
             if taken is None:
                 continue
-            log = self.logs / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', entry.work.name)}.log"
+            log = self.logs / entry.work.log_name
             child = start_process(
                 [sys.executable, "-m", "vlsb", *entry.work.command()],
                 environment={**self.environment, **self.slots.environment(taken)},

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb.errors import ConfigError, InterruptedRunError
-from vlsb.sweep.board import RETRIED, Board, Entry
+from vlsb.sweep.board import LOST, RETRIED, Board, Entry
 from vlsb.sweep.body import Task, carry_out
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
@@ -108,7 +108,7 @@ class SweepOnRay:
         except ray.exceptions.RayError as error:
             entry.why = f"{type(error).__name__}: the node could not run it"
             code = InterruptedRunError.exit_code
-        self.board.end(entry, code, retries=self.retries, retried=RETRIED | {InterruptedRunError.exit_code})
+        self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
 
     def _require_resources(self, there: Mapping[str, float]) -> None:
         """ConfigError where a task would wait for ever: for GPUs or the resource that no node has."""

@@ -21,7 +21,7 @@ import msgspec
 from vlsb.errors import ConfigError, InterruptedRunError
 from vlsb.files import replace_file
 from vlsb.records import Untrusted
-from vlsb.sweep.board import RETRIED, Board, Entry
+from vlsb.sweep.board import LOST, RETRIED, Board, Entry
 from vlsb.sweep.body import Task, carry_out
 from vlsb.sweep.plan import Slurm
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
@@ -147,7 +147,7 @@ class SweepOnSlurm:
             code = InterruptedRunError.exit_code
         else:
             code = int(job.result())
-        self.board.end(entry, code, retries=self.retries, retried=RETRIED | {InterruptedRunError.exit_code})
+        self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
 
     def _adopt(self) -> None:
         """Take up the jobs that an earlier sweep of this plan left in the queue."""

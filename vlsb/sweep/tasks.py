@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,9 @@ class Places:
 
 def task_of(work: Work, places: Places, environment: Mapping[str, str]) -> Task:
     """The task of a work."""
-    log = re.sub(r"[^A-Za-z0-9._-]+", "-", work.name)
     return Task(
         words=work.command(),
-        log=str(places.local / "logs" / f"{log}.log"),
+        log=str(places.local / "logs" / work.log_name),
         environment=dict(environment),
         local=str(places.local),
         runs=[run.name for run in work.runs],
