@@ -147,27 +147,21 @@ def test_no_batch_holds_more_than_its_provider_takes(
 
 
 def kill_when(
-    endpoint: SimulatorThread, process: Callable[[], Process], happens: Callable[[Request], bool]
+    endpoint: SimulatorThread,
+    process: Callable[[], Process],
+    happens: Callable[[Request], bool],
+    *,
+    hears: bool = True,
 ) -> None:
-    def look(request: Request) -> None:
-        if happens(request):
-            endpoint.on_answered = None
-            process().signal(signal.SIGKILL)
-
-    endpoint.on_answered = look
-
-
-def kill_before_the_reply(
-    endpoint: SimulatorThread, process: Callable[[], Process], happens: Callable[[Request], bool]
-) -> None:
-    """What is asked for happens, and whoever asked never hears of it."""
+    """Kill once it was answered; without `hears` before, so that whoever asked never knows what happened."""
+    moment = "on_answered" if hears else "on_request"
 
     def look(request: Request) -> None:
         if happens(request):
-            endpoint.on_request = None
+            setattr(endpoint, moment, None)
             process().signal(signal.SIGKILL)
 
-    endpoint.on_request = look
+    setattr(endpoint, moment, look)
 
 
 def _is_upload(request: Request) -> bool:
@@ -403,7 +397,7 @@ def test_an_answer_that_was_lost_on_its_way_is_asked_for_again(desk: Desk, is_to
 def test_where_nobody_can_tell_whether_a_batch_was_made_none_is_made_again(desk: Desk) -> None:
     processes: list[Process] = []
     with SimulatorThread(respond) as endpoint:
-        kill_before_the_reply(endpoint, lambda: processes[0], _is_creation)
+        kill_when(endpoint, lambda: processes[0], _is_creation, hears=False)
         processes.append(desk.start(endpoint, "--batch"))
         processes[0].wait()
         endpoint.batches.lists = False
