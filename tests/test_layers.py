@@ -34,7 +34,7 @@ ALLOWED = {
     "reports": LEAVES | {"analysis", "store", "data"},
     "evaluation": LEAVES | {"data", "endpoints", "engines", "judging", "models", "simulator", "store"},
     "api": LEAVES | {"analysis", "endpoints", "engines", "evaluation", "models", "reports", "store"},
-    "sweep": LEAVES | {"data", "engines", "evaluation", "models", "store"},
+    "sweep": LEAVES | {"analysis", "data", "engines", "evaluation", "models", "store"},
     "cli": LEAVES
     | {"analysis", "data", "endpoints", "engines", "evaluation", "judging", "models", "reports", "store"}
     | {"sweep"},

@@ -14,11 +14,12 @@ from tests.commands.test_run_local import Desk as LocalDesk
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
-from tests.support.endpoint import persona
+from tests.support.endpoint import labelling, persona, sample_of
 from tests.support.fake_engine import events
-from tests.support.sweeps import tables, write_plan
+from tests.support.scripts import Script
+from tests.support.sweeps import hosted_at, tables, write_plan
 from tests.support.waiting import wait_until
-from vlsb.simulator import SimulatorThread
+from vlsb.simulator import SimulatorThread, blocked
 
 SAMPLES = 12
 VERDICT = json.dumps({"label": 3, "label_str": "Unsafe", "explanation": "It saw nothing."})
@@ -147,6 +148,52 @@ def test_a_cell_that_fails_ends_no_other(
     assert "llava_hf: failed" in ended.err
     assert "m2: done" in ended.err
     assert (tmp_path / "sweep" / "logs" / "llava_hf.log").read_text()
+
+
+def test_a_cell_whose_samples_all_ended_some_without_an_answer_is_done_and_no_success(
+    vlsb: Vlsb, tmp_path: Path, data: Path
+) -> None:
+    """It is started once, and every later sweep says of it what the first one said."""
+    script = Script(labelling())
+    script.by_sample(lambda r: blocked() if not r.is_judge and sample_of(r) in (3, 5) else None)
+    with SimulatorThread(script) as target:
+        plan = write_plan(tmp_path, target, data=data, models=["m1"], retries=3)
+        first = vlsb("sweep", plan)
+        asked = len(target.completions)
+        again = vlsb("sweep", plan)
+
+    shown = vlsb("sweep", plan, "--dry-run")
+    allowed = vlsb(
+        "sweep",
+        write_plan(tmp_path, target, data=data, models=[{**hosted_at(target, "m1"), "fail-on-error": 2}]),
+    )
+    gaps = "2 of 12 samples have no verdict"
+    assert (first.code, again.code, allowed.code) == (4, 4, 0), first.err
+    assert first.err.count("m1: started") == 1
+    assert f"; {gaps}" in first.err
+    assert f"m1: done before; {gaps}" in again.err
+    assert "vlsb show sweep/m1 --failed" in again.last
+    assert len(target.completions) == asked
+    assert "done, gaps" in shown.out
+    assert gaps not in allowed.err
+
+
+def test_a_cell_whose_log_or_run_cannot_be_used_ends_no_other(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    folder = tmp_path / "sweep"
+    (folder / "logs" / "m1.log").mkdir(parents=True)
+    (folder / "m2").mkdir()
+    (folder / "m2" / "run.json").write_text("{")
+
+    ended = vlsb("sweep", write_plan(tmp_path, target, data=data))
+
+    assert ended.code == 5, ended.err
+    assert "m1.log: cannot be written (Is a directory)" in ended.err
+    assert "run.json is damaged" in ended.err
+    assert "m3: done" in ended.err
+    assert "m3" in ended.out
+    assert "Error" not in ended.err
 
 
 # The plan.

@@ -22,12 +22,11 @@ def write_plan(
     **others: object,
 ) -> Path:
     """A plan whose hosted models are asked at a simulator, and judged there too unless judges are given."""
-    at = {} if target is None else {"base-url": target.base_url, "api-key-env": "CANARY_KEY"}
     hosted = {"judge": "judge-model"} | (
         {} if target is None else {"judge-base-url": target.base_url, "judge-api-key-env": "CANARY_KEY"}
     )
     plan: dict[str, object] = {
-        "models": [{"model": each, **at} if isinstance(each, str) else each for each in models],
+        "models": [hosted_at(target, each) if isinstance(each, str) else each for each in models],
         "judges": [hosted] if judges is None else list(judges),
         "defaults": {"data-root": str(data), "backoff": 0.01},
         "output-dir": str(folder / "sweep"),
@@ -38,6 +37,12 @@ def write_plan(
     # JSON is YAML too.
     path.write_text(json.dumps(plan, indent=1))
     return path
+
+
+def hosted_at(target: Simulator | None, model: str) -> dict[str, object]:
+    """A plan's entry for a model that is asked at a simulator, if there is one."""
+    at = {} if target is None else {"base-url": target.base_url, "api-key-env": "CANARY_KEY"}
+    return {"model": model, **at}
 
 
 def tables(vlsb: Vlsb, outputs: Path) -> dict[str, dict[str, Any]]:

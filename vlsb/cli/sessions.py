@@ -54,6 +54,7 @@ from vlsb.reports.figures import counted
 from vlsb.reports.guards import guards_table
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
+from vlsb.store.gaps import find_gaps, unrated
 from vlsb.store.manifest import is_run
 from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.summaries import guard_counts, summarize_run, summarize_state
@@ -328,7 +329,8 @@ def _run_and_show(command: SessionCommand, screen: Screen) -> tuple[VlsbError | 
     except StoreError as error:
         # The rows are safe, and the exit code tells of them.
         screen.line(f"Warning: {error.message}")
-    reason = end.reason or _gaps(state, end, plan, allowed)
+    gaps = None if plan.is_dry_run else find_gaps(state, end.judges, allowed, is_judging=plan.target is None)
+    reason = end.reason or (None if gaps is None else GapsError(f"{gaps}."))
     return reason, reason is not None and _can_go_on(reason, state, end, command)
 
 
@@ -429,7 +431,7 @@ def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan,
 
 def _nothing_left(state: RunState, end: SessionEnd) -> str:
     """That a session found nothing to do, and how to repeat what a resume leaves alone."""
-    outcomes = Counter(each for file in end.judges or (None,) for each in _unrated(state, file))
+    outcomes = Counter(each for file in end.judges or (None,) for each in unrated(state, file))
     others = [o.value for o in outcomes if o not in JUDGED and o is not Outcome.NOT_JUDGED]
     again = f" To do samples again: --retry {others[0]}." if others else ""
     return f"Nothing was left to do: every sample of this run has ended.{again}"
@@ -450,37 +452,8 @@ def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[s
     """
     here = Path.cwd()
     run = str(directory.relative_to(here) if directory.is_relative_to(here) else directory)
-    outcomes = set(_unrated(state, end.judge))
+    outcomes = set(unrated(state, end.judge))
     shown = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"]
     yield f"The run is in {run}"
     yield f"Next: {shlex.join(['vlsb', 'report', run])}"
     yield f"Or: {shlex.join(['vlsb', 'show', run, *shown])}"
-
-
-def _gaps(state: RunState, end: SessionEnd, plan: Plan, allowed: FailOnError) -> VlsbError | None:
-    """An error if more is missing than allowed: verdicts, or responses where nobody judges."""
-    if plan.is_dry_run:
-        return None
-    for file in end.judges or (None,):
-        keys = list(state.asked_for())
-        outcomes = list(_unrated(state, file))
-        if plan.target is None:
-            # A judging session answers for the responses it was given.
-            keys = [key for key in keys if key in state.responses]
-            outcomes = [
-                o for o in outcomes if o in JUDGED or o is Outcome.NOT_JUDGED or o.value.startswith("judge_")
-            ]
-        complete = JUDGED if file else JUDGED | {Outcome.NOT_JUDGED}
-        missing = sum(outcome not in complete for outcome in outcomes)
-        if allowed.is_exceeded(missing, selected=len(keys)):
-            of = f" of {file.removesuffix('.jsonl')}" if file and len(end.judges) > 1 else ""
-            what = f"verdict{of}" if file else "response"
-            return GapsError(f"{missing} of {len(keys)} samples have no {what}.")
-    return None
-
-
-def _unrated(state: RunState, judge: str | None) -> Iterator[Outcome]:
-    """Where every response stands with a judge; of a guard, those that it found nothing in."""
-    for key in state.asked_for():
-        if judge is None or state.finding(key, judge) is None:
-            yield state.outcome(key, judge)

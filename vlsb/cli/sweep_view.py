@@ -23,6 +23,7 @@ _STYLES = {
     Status.FAILED: "bold red",
     Status.STOPPED: "yellow",
 }
+_WITH_GAPS = "yellow"
 
 
 @dataclass(slots=True)
@@ -43,15 +44,14 @@ class SweepView:
         from rich.text import Text
 
         grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        grid.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=max(16, width - 56))
+        grid.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=max(16, width - 60))
         for heading in ("state", "where", "done", "per min", "left"):
             grid.add_column(heading, justify="right", no_wrap=True)
         shown = self._most_telling(max(3, height - 5))
         for entry in shown:
             row = self._row(entry, now)
-            grid.add_row(
-                *(Text(each, style=_STYLES[entry.status] if n < 2 else "") for n, each in enumerate(row))
-            )
+            style = _WITH_GAPS if entry.lacks else _STYLES[entry.status]
+            grid.add_row(*(Text(each, style=style if n < 2 else "") for n, each in enumerate(row)))
         hidden = len(self.board.entries) - len(shown)
         grid.caption = self.summary() + (f"; {hidden} more not shown" if hidden else "")
         grid.caption_justify = "left"
@@ -59,8 +59,9 @@ class SweepView:
 
     def summary(self) -> str:
         """How many works stand where."""
-        parts = [(status, self.board.count(status)) for status in Status]
-        return ", ".join(f"{count} {status.value}" for status, count in parts if count)
+        parts = [(self.board.count(status), status.value) for status in Status]
+        parts.append((sum(bool(entry.lacks) for entry in self.board.entries), "with gaps"))
+        return ", ".join(f"{count} {what}" for count, what in parts if count)
 
     def _most_telling(self, most: int) -> list[Entry]:
         order = {Status.RUNNING: 0, Status.FAILED: 1, Status.WAITING: 2, Status.STOPPED: 2, Status.DONE: 3}
@@ -78,7 +79,7 @@ class SweepView:
                 if rate:
                     speed, left = f"{rate:,.0f}", duration(60 * (total - there) / rate)
         name = for_terminal(Untrusted(entry.work.name))
-        return name, entry.status.value, entry.place, done, speed, left
+        return name, entry.state, entry.place, done, speed, left
 
 
 def change_line(entry: Entry) -> str:
@@ -91,7 +92,8 @@ def change_line(entry: Entry) -> str:
         again = f", attempt {entry.attempts}" if entry.attempts > 1 else ""
         return f"{name}: started{' on ' + entry.place if entry.place else ''}{again}"
     if status is Status.DONE:
-        return f"{name}: done{took}" if entry.attempts else f"{name}: done before"
+        lacks = f"; {entry.lacks}" if entry.lacks else ""
+        return f"{name}: done{took if entry.attempts else ' before'}{lacks}"
     if status is Status.FAILED:
         why = entry.why or f"exit code {entry.code}"
         where = f" See {entry.log}" if entry.log is not None else ""

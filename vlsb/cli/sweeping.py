@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,15 +20,15 @@ from vlsb.cli.sweep_view import SweepView, change_line, live_lines
 from vlsb.endpoints import loops
 from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.hardware import list_gpus
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import ConfigError, StoreError, VlsbError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import json_document
 from vlsb.reports.tables import Table, tables_text
 from vlsb.reports.terminal import render
 from vlsb.store.manifest import is_run
 from vlsb.store.summaries import summarize_run
-from vlsb.sweep.board import Board, Status
-from vlsb.sweep.cells import LineCounter, Matrix, matrix
+from vlsb.sweep.board import Board, Entry, Status
+from vlsb.sweep.cells import LineCounter, Matrix, Watch, matrix
 from vlsb.sweep.here import Slots, SweepHere
 from vlsb.sweep.on_ray import SweepOnRay, is_jobs_address, require_ray, submit_job
 from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
@@ -103,7 +103,7 @@ def _runner(plan: Plan, wishes: SweepWishes, board: Board, places: Places) -> Ru
         {**os.environ, **wishes.own_environment()},
         plan.output_dir / "logs",
         plan.retries,
-        replan=partial(matrix, plan) if wishes.watch else None,
+        replan=Watch(plan) if wishes.watch else None,
     )
 
 
@@ -152,15 +152,32 @@ def _finish(board: Board, wishes: SweepWishes, screen: Screen) -> int:
     """The rates of every run that is there, what failed, and the command that goes on."""
     width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
     runs = [run for entry in board.entries if entry.work.is_cell for run in entry.work.runs if is_run(run)]
-    if summaries := [each for run in runs for each in summarize_run(run)]:
+    summaries = []
+    for run in runs:
+        # Of one that cannot be read its cell says why.
+        with suppress(StoreError):
+            summaries += summarize_run(run)
+    if summaries:
         screen.result(render(summaries, width=width, color=color))
     code = board.exit_code()
-    if code:
-        for entry in board.entries:
-            if entry.status is not Status.DONE:
-                screen.line(change_line(entry))
+    for entry in board.entries:
+        if entry.lacks:
+            screen.line(f"{change_line(entry)}.{_why_gaps(entry)}")
+        elif entry.status is not Status.DONE:
+            screen.line(change_line(entry))
+    if any(entry.status is not Status.DONE for entry in board.entries):
         screen.command(_again(wishes))
     return code
+
+
+def _why_gaps(entry: Entry) -> str:
+    """That a cell's missing samples are not asked for again, and where to read why."""
+    if not entry.work.is_cell:
+        return ""
+    run, here = entry.work.runs[0], Path.cwd()
+    place = str(run.relative_to(here) if run.is_relative_to(here) else run)
+    why = shlex.join(["vlsb", "show", place, "--failed"])
+    return f" They have ended, and are not asked for again. See why with: {why}"
 
 
 def _again(wishes: SweepWishes) -> list[str]:
@@ -191,7 +208,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
                 str(cell.epochs) if cell else "",
                 "" if work.num_gpus is None else str(work.num_gpus),
                 sizes.get(work.name, ""),
-                entry.status.value,
+                entry.state,
             )
         )
     notes = [

@@ -21,7 +21,7 @@ import psutil
 
 from vlsb import strict_json
 from vlsb.engines import reaper
-from vlsb.errors import ServerError
+from vlsb.errors import ServerError, StoreError
 from vlsb.records import Untrusted
 
 GRACE_S = 15.0
@@ -116,9 +116,10 @@ class EngineProcess:
 def start_process(
     arguments: Sequence[str], *, environment: Mapping[str, str], log: Path, detached: bool = False
 ) -> EngineProcess:
-    """Start an engine in a session and a process group of its own; its output is appended to `log` (0600).
+    """Start a program in a session and a process group of its own; its output is appended to `log` (0600).
 
     `environment` is all of its environment. It ends with us, however we end, unless it is `detached`.
+    Raises StoreError for a log that cannot be written, else ServerError.
     """
     status, status_end = os.pipe()
     hold_end, hold = os.pipe()
@@ -134,10 +135,12 @@ def start_process(
                 start_new_session=True,
                 pass_fds=(status_end, hold_end),
             )
-    except OSError as error:
+    except (OSError, StoreError) as error:
         os.close(status)
         os.close(hold)
-        raise ServerError(f"{log}: cannot start an engine ({error.strerror}).") from error
+        if isinstance(error, StoreError):
+            raise
+        raise ServerError(f"{arguments[0]}: cannot be started ({error.strerror}).") from error
     finally:
         os.close(status_end)
         os.close(hold_end)
@@ -159,9 +162,15 @@ def _engine_of(parent: subprocess.Popen[bytes], status: BinaryIO, hold: int) -> 
 
 @contextmanager
 def open_log(path: Path) -> Iterator[BinaryIO]:
-    """The log to append to, 0600 in a folder of ours alone; an earlier start's lines stay."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    """The log to append to, 0600 in a folder of ours alone; an earlier start's lines stay.
+
+    Raises StoreError where it cannot be opened.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be written", error) from error
     with os.fdopen(descriptor, "ab") as file:
         os.fchmod(descriptor, 0o600)
         yield file

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from vlsb.errors import ConfigError, GapsError, InterruptedRunError, ServerError
-from vlsb.sweep.cells import Work
+from vlsb.errors import ConfigError, GapsError, InterruptedRunError, ServerError, VlsbError
+from vlsb.sweep.cells import Standing, Work
 
 RETRIED = frozenset({GapsError.exit_code, ServerError.exit_code})
 """Exit codes after which the same command may do better: gaps in a run, an engine that failed."""
@@ -31,7 +32,8 @@ class Status(StrEnum):
 class Entry:
     """One work and what became of it. `code` is its last exit code; `why` says what an exit code does not.
 
-    `place` is where it runs: GPUs, a node. `attempts` counts how often its command was started.
+    `lacks` is what a done work is without: samples that ended, and will not be asked for again. `place` is
+    where it runs: GPUs, a node. `attempts` counts how often its command was started.
     """
 
     work: Work
@@ -39,10 +41,16 @@ class Entry:
     attempts: int = 0
     code: int | None = None
     why: str = ""
+    lacks: str = ""
     place: str = ""
     log: Path | None = None
     began_at: float | None = None
     ended_at: float | None = None
+
+    @property
+    def state(self) -> str:
+        """Its status in words."""
+        return "done, gaps" if self.lacks else self.status.value
 
 
 @dataclass(slots=True)
@@ -60,12 +68,25 @@ class Board:
             entry = known.get(work.name)
             if entry is None:
                 self.entries.append(Entry(work))
-                self._set(self.entries[-1], Status.DONE if work.is_done() else Status.WAITING)
+                self._place(self.entries[-1])
             elif not work.is_cell and entry.work.runs != work.runs:
                 # A judge follows the runs that have come since.
                 entry.work = work
-                if entry.status is Status.DONE and not work.is_done():
-                    self._set(entry, Status.WAITING)
+                if entry.status is Status.DONE:
+                    entry.attempts = 0
+                    self._place(entry)
+
+    def _place(self, entry: Entry) -> None:
+        """Where a work stands that nobody has started yet."""
+        try:
+            standing = entry.work.standing()
+        except VlsbError as error:
+            # A judge has other runs beside the one that cannot be read.
+            if entry.work.is_cell:
+                self.fail(entry, error)
+                return
+            standing = Standing(False)
+        self._settle(entry, standing)
 
     def waiting(self) -> Iterator[Entry]:
         """What could be started now, in order: a judge only when no cell is left to be run."""
@@ -78,7 +99,7 @@ class Board:
             if entry.work.can_start():
                 yield entry
             else:
-                self.fail(entry, "no cell has a run that it could judge")
+                self.fail(entry, ConfigError("no cell has a run that it could judge"))
 
     def count(self, status: Status) -> int:
         """How many works stand there."""
@@ -90,9 +111,21 @@ class Board:
         entry.began_at, entry.ended_at = self.clock(), None
         self._set(entry, Status.RUNNING)
 
-    def end(self, entry: Entry, code: int, *, retries: int, retried: frozenset[int] = RETRIED) -> None:
-        """Its command ended with that code: done, to be started again, or failed."""
+    async def end(self, entry: Entry, code: int, *, retries: int, retried: frozenset[int] = RETRIED) -> None:
+        """Its command ended with that code: done, to be started again, or failed.
+
+        One that ended with gaps is done where no other start would fill them: its run says so.
+        """
         entry.code, entry.ended_at = code, self.clock()
+        if code == GapsError.exit_code:
+            try:
+                standing = await asyncio.to_thread(entry.work.standing, is_tried=True)
+            except VlsbError as error:
+                self.fail(entry, error)
+                return
+            if standing.is_done:
+                self._settle(entry, standing)
+                return
         if code == 0:
             self._set(entry, Status.DONE)
         elif code in retried and entry.attempts <= retries:
@@ -100,9 +133,9 @@ class Board:
         else:
             self._set(entry, Status.FAILED)
 
-    def fail(self, entry: Entry, why: str) -> None:
-        """It cannot be started here."""
-        entry.why, entry.code = why, ConfigError.exit_code
+    def fail(self, entry: Entry, error: VlsbError) -> None:
+        """It cannot be started here, or its run cannot be read."""
+        entry.why, entry.code = error.message.rstrip("."), error.exit_code
         self._set(entry, Status.FAILED)
 
     def stop(self) -> None:
@@ -112,10 +145,20 @@ class Board:
                 self._set(entry, Status.STOPPED)
 
     def exit_code(self) -> int:
-        """0 where all is done, else what the first that failed ended with; 130 where it was stopped."""
+        """0 where all is done, else what the first that failed ended with; 130 where it was stopped.
+
+        What is done with gaps counts where nothing failed.
+        """
         if self.count(Status.STOPPED):
             return InterruptedRunError.exit_code
-        return next((entry.code or 1 for entry in self.entries if entry.status is Status.FAILED), 0)
+        gaps = GapsError.exit_code if any(entry.lacks for entry in self.entries) else 0
+        return next((entry.code or 1 for entry in self.entries if entry.status is Status.FAILED), gaps)
+
+    def _settle(self, entry: Entry, standing: Standing) -> None:
+        status = Status.DONE if standing.is_done else Status.WAITING
+        if (entry.status, entry.lacks) != (status, standing.lacks):
+            entry.lacks = standing.lacks
+            self._set(entry, status)
 
     def _set(self, entry: Entry, status: Status) -> None:
         entry.status = status

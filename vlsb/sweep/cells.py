@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from vlsb.analysis.summary import FailOnError
 from vlsb.engines.preflight import gpus_taken
 from vlsb.errors import ConfigError, StoreError
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
@@ -25,6 +26,7 @@ from vlsb.evaluation.settings import (
 from vlsb.models.catalog import name_of_place
 from vlsb.models.profile import ModelProfile
 from vlsb.records import RETRIED_ON_RESUME, Outcome, Untrusted
+from vlsb.store.gaps import find_gaps
 from vlsb.store.manifest import is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
 from vlsb.sweep.plan import JudgeChoice, ModelEntry, Plan, expand
@@ -34,12 +36,24 @@ _NOT_IN_LOG_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _UNASKED = RETRIED_ON_RESUME - {Outcome.NOT_JUDGED}
 
 
+class Standing(NamedTuple):
+    """Whether a work's command would find nothing to do; if so, in words what is missing all the same.
+
+    What ended without a response or a verdict is not asked for again, and stays missing. `lacks` is empty
+    where that is no more than `fail-on-error` allows.
+    """
+
+    is_done: bool
+    lacks: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """One thing to do: the `vlsb` command of a cell, or of a judge over the runs of all cells.
 
     `num_gpus` is what its engine takes, None for what is asked elsewhere. `account` names the rate limits
     that one work at a time may use, if there are such. `weights` are the local models that it needs.
+    `may_lack` is how many samples may lack what it brings.
     """
 
     name: str
@@ -48,6 +62,7 @@ class Work:
     judges: tuple[str, ...]
     num_gpus: int | None
     account: str | None
+    may_lack: FailOnError
     weights: tuple[ModelProfile, ...] = ()
     is_cell: bool = True
 
@@ -63,11 +78,25 @@ class Work:
             return ["run", *self.options.as_words(), "--resume", *after]
         return ["judge", *(str(run) for run in self.runs if is_run(run)), *self.options.as_words()]
 
-    def is_done(self) -> bool:
-        """Whether a command would find nothing to do. Raises StoreError for a damaged run."""
-        return all(
-            is_run(run) and _is_done(load_state(run), self.judges, is_cell=self.is_cell) for run in self.runs
-        )
+    def standing(self, *, is_tried: bool = False) -> Standing:
+        """Where it stands by the rows of its runs. Raises StoreError for a damaged one. Blocking.
+
+        Once `is_tried`, a judge is done when it is with the runs that are there.
+        """
+        lacking, runs = [], self.runs
+        if is_tried and not self.is_cell:
+            runs = tuple(run for run in runs if is_run(run))
+        for run in runs:
+            state = load_state(run) if is_run(run) else None
+            files = None if state is None else _ended_files(state, self.judges, is_cell=self.is_cell)
+            if state is None or files is None:
+                return Standing(False)
+            if gaps := find_gaps(state, files, self.may_lack, is_judging=not self.is_cell):
+                lacking.append(gaps)
+        if len(lacking) > 1:
+            missing = sum(gaps.missing for gaps in lacking)
+            return Standing(True, f"{missing:,} samples of {len(lacking)} runs have no verdict")
+        return Standing(True, "".join(map(str, lacking)))
 
     def can_start(self) -> bool:
         """Whether there is anything to work on: a judge needs a run."""
@@ -102,18 +131,19 @@ class Matrix:
         return (*(cell.work for cell in self.cells), *self.judging)
 
 
-def matrix(plan: Plan) -> Matrix:
-    """The cells of a plan and its judges. A glob takes the folders that are there now.
+def matrix(plan: Plan, models: Sequence[Sequence[str]] | None = None) -> Matrix:
+    """The cells of a plan and its judges, for the models that its entries name: those that are there now.
 
     Raises ConfigError with the line for what could not run.
     """
+    models = [expand(entry) for entry in plan.models] if models is None else models
     beside, after = _split_judges(plan)
     judging = _merged(beside)
     titles = tuple(judge_models(RunOptions(**judging))) if beside else ()
     cells: list[Cell] = []
     places: dict[Path, int] = {}
-    for entry in plan.models:
-        for model in expand(entry):
+    for entry, names in zip(plan.models, models, strict=True):
+        for model in names:
             for protocol, changes in plan.protocols.items():
                 for epochs in plan.epochs:
                     try:
@@ -128,6 +158,23 @@ def matrix(plan: Plan) -> Matrix:
                     cells.append(cell)
     runs = tuple(dict.fromkeys(cell.directory for cell in cells))
     return Matrix(tuple(cells), tuple(_judging(plan, choice, runs) for choice in after))
+
+
+@dataclass(slots=True)
+class Watch:
+    """The matrix of a plan whenever its patterns match other folders than before; None while they do not."""
+
+    plan: Plan
+    _models: list[list[str]] = field(default_factory=list)
+    _whole: set[str] = field(default_factory=set)
+
+    def __call__(self) -> Matrix | None:
+        """Look again. Blocking; raises as `matrix`."""
+        found = [expand(entry, self._whole) for entry in self.plan.models]
+        if found == self._models:
+            return None
+        self._models = found
+        return matrix(self.plan, found)
 
 
 def _cell(
@@ -172,6 +219,7 @@ def _cell(
         judges=titles,
         num_gpus=None if profile is None else (declared if entry.num_gpus is None else entry.num_gpus),
         account=account_of(options) if profile is None else None,
+        may_lack=FailOnError.parse(options.fail_on_error),
         weights=() if profile is None else (_at_revision(profile, options),),
     )
     return Cell(model, protocol, epochs, work)
@@ -237,30 +285,34 @@ def _judging(plan: Plan, choice: JudgeChoice, runs: tuple[Path, ...]) -> Work:
         judges=tuple(models),
         num_gpus=choice.num_gpus if profiles and choice.num_gpus is not None else taken,
         account=None,
+        may_lack=FailOnError.parse(options.fail_on_error),
         weights=profiles,
         is_cell=False,
     )
 
 
-def _is_done(state: RunState, judges: Sequence[str], *, is_cell: bool) -> bool:
-    """Whether a run has every response, and from each of these judges every label that a resume would ask
-    for again; for a judge alone, of the responses that are there."""
+def _ended_files(state: RunState, judges: Sequence[str], *, is_cell: bool) -> tuple[str, ...] | None:
+    """The files of these judges in a run that has every response, and every label, that a resume would ask
+    for again; None for any other run. For a judge alone, responses that are not there do not count."""
     keys = list(state.asked_for())
     if is_cell and any(state.outcome(key, None) in _UNASKED for key in keys):
-        return False
-    there = [key for key in keys if key in state.responses]
+        return None
+    there, files = [key for key in keys if key in state.responses], []
     for title in judges:
         entries = [e for e in (*state.manifest.judges, *state.manifest.guards) if e.name == Untrusted(title)]
-        if not any(
-            all(
+        ended = [
+            entry.file
+            for entry in entries
+            if all(
                 state.outcome(key, entry.file) not in RETRIED_ON_RESUME
                 or state.finding(key, entry.file) is not None
                 for key in there
             )
-            for entry in entries
-        ):
-            return False
-    return True
+        ]
+        if not ended:
+            return None
+        files.append(ended[-1])
+    return tuple(files)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlsb.engines.hardware import Gpu
 from vlsb.engines.process import EngineProcess, start_process
+from vlsb.errors import ConfigError, VlsbError
 from vlsb.models.profile import ModelProfile
 from vlsb.sweep.board import Board, Entry
 from vlsb.sweep.body import STOP_GRACE_S
@@ -74,7 +76,7 @@ class Slots:
 
 @dataclass(slots=True)
 class SweepHere:
-    """One sweep on this machine. `replan` gives the matrix as the plan stands now, for `--watch`.
+    """One sweep on this machine. `replan` gives the matrix where it is another by now, for `--watch`.
 
     `environment` is that of every command; `logs` is the folder of what they print.
     """
@@ -84,7 +86,7 @@ class SweepHere:
     environment: Mapping[str, str]
     logs: Path
     retries: int
-    replan: Callable[[], Matrix] | None = None
+    replan: Callable[[], Matrix | None] | None = None
     watch_every_s: float = WATCH_EVERY_S
     _children: dict[Entry, EngineProcess] = field(default_factory=dict)
     _fetching: EngineProcess | None = None
@@ -105,10 +107,11 @@ class SweepHere:
                 wait_s = self.watch_every_s if self.replan is not None else None
                 await asyncio.wait({*ends, stopping}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 for ended in [task for task in ends if task.done()]:
-                    self._end(ends.pop(ended), ended.result())
-                if self.replan is not None and not stop.is_set():
-                    works = (await asyncio.to_thread(self.replan)).works
-                    self.board.add(works)
+                    await self._end(ends.pop(ended), ended.result())
+                if self.replan is None or stop.is_set():
+                    continue
+                if (found := await asyncio.to_thread(self.replan)) is not None:
+                    self.board.add(found.works)
         finally:
             stopping.cancel()
             await self._stop_all()
@@ -121,17 +124,22 @@ class SweepHere:
         for entry in list(self.board.waiting()):
             if self.slots.needed(entry.work) > self.slots.size:
                 needs, there = self.slots.needed(entry.work), len(self.slots.gpus)
-                self.board.fail(entry, f"needs {needs} GPUs, and {there} are free here")
+                self.board.fail(entry, ConfigError(f"needs {needs} GPUs, and {there} are free here"))
                 continue
             taken = self.slots.take(entry)
             if taken is None:
                 continue
             log = self.logs / entry.work.log_name
-            child = start_process(
-                [sys.executable, "-m", "vlsb", *entry.work.command()],
-                environment={**self.environment, **self.slots.environment(taken)},
-                log=log,
-            )
+            try:
+                child = start_process(
+                    [sys.executable, "-m", "vlsb", *entry.work.command()],
+                    environment={**self.environment, **self.slots.environment(taken)},
+                    log=log,
+                )
+            except VlsbError as error:
+                self.slots.give_back(entry)
+                self.board.fail(entry, error)
+                continue
             self._children[entry] = child
             names = ",".join(map(str, taken))
             place = "" if not taken else "CPU" if taken == (-1,) else f"GPU {names}"
@@ -139,10 +147,10 @@ class SweepHere:
             ends[asyncio.create_task(child.wait())] = entry
         self._fetch_next()
 
-    def _end(self, entry: Entry, code: int) -> None:
+    async def _end(self, entry: Entry, code: int) -> None:
         self._children.pop(entry, None)
         self.slots.give_back(entry)
-        self.board.end(entry, code, retries=self.retries)
+        await self.board.end(entry, code, retries=self.retries)
 
     def _fetch_next(self) -> None:
         """Download the weights of the next local model meanwhile; what fails, its cell says."""
@@ -151,11 +159,12 @@ class SweepHere:
         for model in (model for entry in self.board.waiting() for model in entry.work.weights):
             if is_on_hub(model) and (model.weights, model.revision) not in self._fetched:
                 self._fetched.add((model.weights, model.revision))
-                self._fetching = start_process(
-                    [sys.executable, "-c", _FETCH, model.weights, model.revision or ""],
-                    environment=self.environment,
-                    log=self.logs / "weights.log",
-                )
+                with suppress(VlsbError):
+                    self._fetching = start_process(
+                        [sys.executable, "-c", _FETCH, model.weights, model.revision or ""],
+                        environment=self.environment,
+                        log=self.logs / "weights.log",
+                    )
                 return
 
     async def _stop_all(self) -> None:

@@ -73,7 +73,7 @@ class SweepOnRay:
                 )
                 for reference in done:
                     await asyncio.to_thread(fetch_runs, self._pending[reference].work, self.places)
-                    self._end(reference, ray)
+                    await self._end(reference, ray)
         finally:
             for reference in self._pending:
                 ray.cancel(reference, force=False)
@@ -99,7 +99,7 @@ class SweepOnRay:
         self._pending[reference] = entry
         self.board.start(entry, "Ray", Path(task.log))
 
-    def _end(self, reference: Any, ray: Any) -> None:
+    async def _end(self, reference: Any, ray: Any) -> None:
         entry = self._pending.pop(reference)
         try:
             code = int(ray.get(reference))
@@ -108,7 +108,7 @@ class SweepOnRay:
         except ray.exceptions.RayError as error:
             entry.why = f"{type(error).__name__}: the node could not run it"
             code = InterruptedRunError.exit_code
-        self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
+        await self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
 
     def _require_resources(self, there: Mapping[str, float]) -> None:
         """ConfigError where a task would wait for ever: for GPUs or the resource that no node has."""

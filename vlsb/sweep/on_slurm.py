@@ -89,7 +89,7 @@ class SweepOnSlurm:
                     if await asyncio.to_thread(is_done):
                         del self._jobs[entry]
                         await asyncio.to_thread(fetch_runs, entry.work, self.places)
-                        self._end(entry, job)
+                        await self._end(entry, job)
         finally:
             if stop.is_set():
                 for job in self._jobs.values():
@@ -139,7 +139,7 @@ class SweepOnSlurm:
             }
         return wishes
 
-    def _end(self, entry: Entry, job: Any) -> None:
+    async def _end(self, entry: Entry, job: Any) -> None:
         if not job.paths.result_pickle.exists():
             entry.why, code = f"its job is gone: see {job.paths.stderr}", InterruptedRunError.exit_code
         elif (failure := job.exception()) is not None:
@@ -147,7 +147,7 @@ class SweepOnSlurm:
             code = InterruptedRunError.exit_code
         else:
             code = int(job.result())
-        self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
+        await self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
 
     def _adopt(self) -> None:
         """Take up the jobs that an earlier sweep of this plan left in the queue."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
@@ -250,21 +250,20 @@ def load_plan(name: str) -> Plan:
     return plan
 
 
-def expand(entry: ModelEntry) -> Iterator[str]:
+def expand(entry: ModelEntry, whole: set[str] | None = None) -> list[str]:
     """The models that an entry names: itself, or the checkpoints that match, in the order of their numbers.
 
-    One that is still being written is none yet.
+    One that is still being written is none yet. Those in `whole` are known to be none such; it takes up
+    what is found to be whole.
     """
     is_path = entry.model.startswith(("/", "./", "../", "~"))
     pattern = Path(entry.model).expanduser().absolute()
     if not entry.is_glob:
-        yield str(pattern) if is_path else entry.model
-        return
-    root = Path(pattern.anchor)
-    found = [
-        str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir() and is_whole(each)
-    ]
-    yield from sorted(found, key=_natural)
+        return [str(pattern) if is_path else entry.model]
+    root, known = Path(pattern.anchor), set() if whole is None else whole
+    there = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
+    known.update(each for each in there if each not in known and is_whole(Path(each)))
+    return sorted((each for each in there if each in known), key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

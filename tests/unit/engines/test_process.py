@@ -18,7 +18,7 @@ import pytest
 from tests.support.fake_engine import events, install, living
 from tests.support.waiting import DEADLINE_S, wait_until
 from vlsb.engines.process import EngineProcess, start_process
-from vlsb.errors import ServerError
+from vlsb.errors import StoreError
 
 TREE_SIZE = 3
 """The engine, its EngineCore and its Worker."""
@@ -152,7 +152,7 @@ def test_a_log_that_is_a_link_is_not_written_through(bench: Bench, tmp_path: Pat
     bench.log.parent.mkdir()
     bench.log.symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(ServerError, match=r"engine\.log"):
+    with pytest.raises(StoreError, match=r"engine\.log"):
         bench.start()
 
     assert not (tmp_path / "elsewhere").exists()
