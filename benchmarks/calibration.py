@@ -8,25 +8,21 @@ as the command draws it. Beside the interval that is shown stands what the strat
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from benchmarks import report, results
+from benchmarks import results
 from benchmarks.correction import IMAGE, ONE_HOT, PAGE, SENSITIVITY, SHARES, Setting, audit_draw, labels
+from benchmarks.simulations import Simulation
 from vlsb.analysis.correction import Audit
 from vlsb.records import Label
 
-NAME = "calibration"
 MARK = "coverage-of-expected-changes"
 DRAWN = (50, 100, 200, 400, 1000)
 LEAST, MOST = 0.92, 0.97
@@ -115,34 +111,7 @@ def _figure(covered: float, half_width: float) -> str:
     return f"{percent if LEAST <= covered <= MOST else f'**{percent}**'} ±{half_width:.1f}"
 
 
-def shown(page: str, result: Mapping[str, Any]) -> str:
-    """The page with the table of this result."""
-    said = f"{result['replicates']:,} replicates a row, seed {result['seed']} (`just bench-calibration`)."
-    return report.between(page, MARK, f"{said}\n\n{render(result)}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Simulate every setting, store the result, put the table into the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=2_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--results", type=Path, default=results.RESULTS)
-    parser.add_argument("--page", type=Path, default=PAGE)
-    chosen = parser.parse_args(arguments)
-    every = list(settings())
-    with ProcessPoolExecutor(chosen.processes) as workers:
-        replicates, seeds = [chosen.replicates] * len(every), [chosen.seed] * len(every)
-        cells = [cell for found in workers.map(simulate, every, replicates, seeds) for cell in found]
-    result = {
-        "replicates": chosen.replicates,
-        "seed": chosen.seed,
-        "cells": [asdict(cell) for cell in cells],
-    }
-    results.save(NAME, result, chosen.results)
-    chosen.page.write_text(shown(chosen.page.read_text(), result))
-    print(render(result))
-
+SIMULATION = Simulation("calibration", PAGE, MARK, settings, simulate, render)
 
 if __name__ == "__main__":
-    main()
+    SIMULATION.main(__doc__)

@@ -8,27 +8,23 @@ is lost (safe, then unsafe), won, or the same. Samples of one image change toget
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 
-from benchmarks import report, results
+from benchmarks import results
 from benchmarks.coverage import IMAGES, SAMPLES
 from benchmarks.processes import ROOT
 from benchmarks.results import Target
+from benchmarks.simulations import Simulation
 from vlsb.analysis.comparison import PairedShares, exact_mcnemar, rate_differences, stuart_maxwell
 from vlsb.analysis.gate import Decision, against_limit
 from vlsb.analysis.rates import Interval
 
-NAME = "comparison"
 MARK = "errors-of-comparisons"
 PAGE = ROOT / "docs" / "compare.md"
 SIZES = (200, SAMPLES)
@@ -102,7 +98,7 @@ def draw(setting: Setting, dice: numpy.random.Generator) -> tuple[_Labels, _Labe
     return images, numpy.array((1, 2, 1, 2))[change], numpy.array((2, 1, 1, 2))[change]
 
 
-def simulate(setting: Setting, replicates: int, seed: int) -> Cell:
+def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
     """Draw two runs so many times, compare them, and decide about the second one."""
     dice = numpy.random.default_rng([seed, *map(ord, repr(setting))])
     true = float((setting.won or 0) - (setting.lost or 0))
@@ -126,7 +122,7 @@ def simulate(setting: Setting, replicates: int, seed: int) -> Cell:
                 decision is Decision.FAIL,
             )
         )
-    return Cell(setting, *numpy.mean(rows, axis=0).tolist())
+    return [Cell(setting, *numpy.mean(rows, axis=0).tolist())]
 
 
 def settings() -> Iterator[Setting]:
@@ -196,35 +192,7 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n\n".join((results.target_table(result["targets"]), results.table(header, rows)))
 
 
-def shown(page: str, result: Mapping[str, Any]) -> str:
-    """The page with the tables of this result."""
-    said = f"{result['replicates']:,} replicates a row, seed {result['seed']} (`just bench-comparison`)."
-    return report.between(page, MARK, f"{said}\n\n{render(result)}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Simulate every setting, store the result, put the tables into the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=2_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--results", type=Path, default=results.RESULTS)
-    parser.add_argument("--page", type=Path, default=PAGE)
-    chosen = parser.parse_args(arguments)
-    every = list(settings())
-    with ProcessPoolExecutor(chosen.processes) as workers:
-        replicates, seeds = [chosen.replicates] * len(every), [chosen.seed] * len(every)
-        cells = list(workers.map(simulate, every, replicates, seeds))
-    result = {
-        "replicates": chosen.replicates,
-        "seed": chosen.seed,
-        "targets": results.as_fields(assessed(cells, chosen.replicates)),
-        "cells": [asdict(cell) for cell in cells],
-    }
-    results.save(NAME, result, chosen.results)
-    chosen.page.write_text(shown(chosen.page.read_text(), result))
-    print(render(result))
-
+SIMULATION = Simulation("comparison", PAGE, MARK, settings, simulate, render, assessed)
 
 if __name__ == "__main__":
-    main()
+    SIMULATION.main(__doc__)

@@ -10,26 +10,22 @@ are labelled: any of them with equal chance, or with weights as many of each lab
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 
-from benchmarks import report, results
+from benchmarks import results
 from benchmarks.coverage import IMAGES
 from benchmarks.processes import ROOT
+from benchmarks.simulations import Simulation
 from vlsb.analysis.correction import Audit, correct
 from vlsb.analysis.rates import RateName
 
-NAME = "correction"
 MARK = "coverage-of-corrected-rates"
 PAGE = ROOT / "docs" / "agreement.md"
 # A column a label, as `Audit` has them.
@@ -191,34 +187,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if LEAST <= share <= MOST else f"**{100 * share:.1f} %**"
 
 
-def shown(page: str, result: Mapping[str, Any]) -> str:
-    """The page with the table of this result."""
-    said = f"{result['replicates']:,} replicates a row, seed {result['seed']} (`just bench-correction`)."
-    return report.between(page, MARK, f"{said}\n\n{render(result)}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Simulate every setting, store the result, put the table into the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=2_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--results", type=Path, default=results.RESULTS)
-    parser.add_argument("--page", type=Path, default=PAGE)
-    chosen = parser.parse_args(arguments)
-    every = list(settings())
-    with ProcessPoolExecutor(chosen.processes) as workers:
-        replicates, seeds = [chosen.replicates] * len(every), [chosen.seed] * len(every)
-        cells = [cell for found in workers.map(simulate, every, replicates, seeds) for cell in found]
-    result = {
-        "replicates": chosen.replicates,
-        "seed": chosen.seed,
-        "cells": [asdict(cell) for cell in cells],
-    }
-    results.save(NAME, result, chosen.results)
-    chosen.page.write_text(shown(chosen.page.read_text(), result))
-    print(render(result))
-
+SIMULATION = Simulation("correction", PAGE, MARK, settings, simulate, render)
 
 if __name__ == "__main__":
-    main()
+    SIMULATION.main(__doc__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import select
@@ -13,6 +14,7 @@ import pytest
 
 from benchmarks import memory, page, rate_limits, report, results, scaling, startup, throughput, wall_time
 from benchmarks.rate_limits import CELLS, figures
+from benchmarks.simulations import Simulation
 
 # The stub is written for Linux, and its certificate comes from the openssl command.
 pytestmark = pytest.mark.skipif(
@@ -51,6 +53,38 @@ def test_a_benchmark_runs_stores_its_result_and_is_shown(
     shown = report.written(report.README.read_text(), {name: stored})
     assert report.RENDER[name](stored) in capsys.readouterr().out
     assert report.RENDER[name](stored) in shown
+
+
+@pytest.mark.parametrize("name", ["calibration", "correction", "comparison"])
+def test_a_simulation_stores_its_cells_and_is_shown_on_a_page(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("scipy", reason="needs the group `extras`")
+    simulation: Simulation = importlib.import_module(f"benchmarks.{name}").SIMULATION
+    page = tmp_path / "page.md"
+    page.write_text(f"before <!-- {simulation.mark} --> old <!-- /{simulation.mark} --> after")
+    words = ("--replicates", "2", "--processes", "2", "--results", str(tmp_path), "--page", str(page))
+
+    simulation.main("What it is.", words)
+
+    stored = results.load(name, tmp_path)
+    assert stored is not None
+    assert {tuple(cell["setting"]) for cell in stored["cells"]} == set(simulation.settings())
+    assert simulation.render(stored) in capsys.readouterr().out
+    assert page.read_text() == simulation.shown(page.read_text(), stored)
+    assert "old" not in page.read_text()
+
+
+@pytest.mark.parametrize("name", ["calibration", "correction", "comparison"])
+def test_a_page_shows_the_simulation_that_is_stored(name: str) -> None:
+    pytest.importorskip("scipy", reason="needs the group `extras`")
+    simulation: Simulation = importlib.import_module(f"benchmarks.{name}").SIMULATION
+    stored = results.load(name)
+    page = simulation.page.read_text()
+
+    assert stored is not None
+    assert page == simulation.shown(page, stored)
+    assert stored["replicates"] >= 2000
 
 
 def test_a_cell_of_the_rate_limits_is_a_run_of_the_public_command(tmp_path: Path) -> None:
