@@ -34,7 +34,7 @@ from vlsb.analysis.gate import Decision
 from vlsb.analysis.summary import ModelUsage, summarize
 from vlsb.cli import panel
 from vlsb.cli.app import app
-from vlsb.endpoints import admission, rates
+from vlsb.endpoints import connections, rates
 from vlsb.endpoints.engine_guard import ENGINE_KILLED
 from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT
 from vlsb.endpoints.timings import Wait
@@ -571,11 +571,11 @@ def test_the_numbers_of_the_limit_are_the_programs() -> None:
         config.MOST_CONNECTIONS,
         config.FEWEST_CONNECTIONS,
         100,
-        round(100 * admission.GROWTH),
-        round(100 * admission.CUT),
-        round(100 * admission.RESTART_CUT),
-        round(admission.COOLDOWN_S),
-        round(100 * admission.SATURATED_SHARE),
+        round(100 * connections.GROWTH),
+        round(100 * connections.CUT),
+        round(100 * connections.RESTART_CUT),
+        round(connections.COOLDOWN_S),
+        round(100 * connections.SATURATED_SHARE),
     ]
 
 
@@ -599,7 +599,7 @@ def test_the_other_numbers_of_rate_limits_are_the_programs() -> None:
 def test_every_word_of_the_panel_is_explained() -> None:
     explained = set(_INLINE.findall(section("rate-limits", "What the panel says")))
 
-    assert {phase.value for phase in admission.Phase} <= explained
+    assert {phase.value for phase in connections.Phase} <= explained
     assert {heading for heading in panel._HEADINGS if heading} <= explained
     waits = [
         replace(QUIET, is_down=True),

@@ -150,7 +150,7 @@ def compare(
 async def evaluate(
     model: str | None = None,
     *,
-    base_url: str | None = None,
+    base_url: str | Sequence[str] | None = None,
     judge: str | Sequence[str] | None = None,
     judge_base_url: str | Sequence[str] | None = None,
     data_root: str | Path | None = None,
@@ -173,7 +173,7 @@ async def evaluate(
     """
     wishes = RunOptions(
         model=model,
-        base_url=base_url,
+        base_url=_several(base_url),
         judge=_several(judge),
         judge_base_url=_several(judge_base_url),
         data_root=None if data_root is None else Path(data_root),
@@ -226,7 +226,7 @@ async def judge(
 
 
 def _several(given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One judge's value or several judges', as options have them."""
+    """One value or several, as options have them."""
     if given is None:
         return ()
     return (given,) if isinstance(given, str) else tuple(given)

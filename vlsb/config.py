@@ -28,6 +28,7 @@ START_CONNECTIONS = 16
 MOST_CONNECTIONS = 100
 FEWEST_CONNECTIONS = 4
 MOST_EPOCHS = 1000
+MOST_REPLICAS = 64
 DEFAULT_OUTPUT_DIR = "outputs"
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -133,6 +134,7 @@ class ModelSettings:
     what can change an answer of a local engine, as JSON, and `deviations` where it leaves the paper's
     setting, in words; both are empty for any other endpoint.
 
+    `other_urls` are further base URLs of the same model.
     `thinks` says that the model is known to reason before it answers; `thinking_tokens` are what one that
     does gets for that and its answer, None for those of `sampling`. A judge with `sees_reasoning` is shown
     what the target thought before its answer.
@@ -150,6 +152,12 @@ class ModelSettings:
     thinks: bool = False
     thinking_tokens: int | None = None
     sees_reasoning: bool = False
+    other_urls: tuple[str, ...] = ()
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """All addresses where the model can be asked."""
+        return (self.endpoint.base_url, *self.other_urls)
 
 
 SIMULATED_URL = "simulator:"

@@ -3,6 +3,7 @@
 VlsbError                      1  a problem with one clear line, no traceback
 ├── ConfigError                2  the user has to change something
 │   ├── UnknownModelError      2  no such model, here or at the endpoint
+│   ├── UnreachableError       2  nothing answers at an address that never answered before
 │   ├── SeveralErrors          2  or what all of them have
 │   └── RunMismatchError       6  a resume whose settings differ; names the fields
 │       └── ImageChangedError  6  an image is not the one that was sent before
@@ -59,6 +60,10 @@ class ConfigError(VlsbError):
 
 class UnknownModelError(ConfigError):
     """No model of that name, in our table or at the endpoint."""
+
+
+class UnreachableError(ConfigError):
+    """Nothing answers at an endpoint's address, and nothing did before."""
 
 
 class RunMismatchError(ConfigError):

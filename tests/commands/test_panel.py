@@ -31,7 +31,7 @@ from tests.support.waiting import DEADLINE_S
 from vlsb.cli.live import Display, chosen_display
 from vlsb.cli.panel import PHASES_FROM, Panel
 from vlsb.cli.screen import Screen
-from vlsb.endpoints.admission import Phase
+from vlsb.endpoints.connections import Phase
 from vlsb.endpoints.timings import Wait
 from vlsb.errors import ConfigError
 from vlsb.evaluation.progress import ModelView, Progress

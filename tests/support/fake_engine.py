@@ -9,7 +9,8 @@ vLLM's bodies. An answer is `answer_to(INSTRUCTION)`, so it does not depend on o
 It misbehaves as environment variables say (`ServerPlan.environment` reaches it):
 
 FAKE_ENGINE_RECORD     file that gets one JSON line an event: {"event": "start", "pid", "argv", "environment"
-                       (names only)}, {"event": "chat", "body"}, {"event": "stop", "signal"}; see `events`
+                       (names only)}, {"event": "chat", "pid", "body"}, {"event": "stop", "signal"};
+                       see `events`
 FAKE_ENGINE_START_S    seconds between binding the port and answering (default 0)
 FAKE_ENGINE_HOLD       file; the engine waits in the stage FAKE_ENGINE_HOLD_AT until that file exists
 FAKE_ENGINE_HOLD_AT    one of STAGES (default loading)
@@ -378,7 +379,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: bytes) -> None:
         request = json.loads(body)
-        _record("chat", body=request)
+        _record("chat", pid=os.getpid(), body=request)
         if self._misbehave(body):
             return
         if request.get("model") not in self.server.names:

@@ -445,7 +445,7 @@ class BatchedClient(EndpointClient):
                 return outcome
             if outcome.fault is Fault.RUN_FATAL:
                 self._context.traffic.is_doomed = True
-                raise await self._fatal(outcome)
+                raise await self._fatal(outcome, attempts)
             if not outcome.is_retryable or attempts.wait_after_failure_s(outcome) is None:
                 return attempts.end(outcome)
             self._note("retry", outcome, attempts, 0.0)
@@ -466,7 +466,8 @@ class BatchedClient(EndpointClient):
         if isinstance(answered.reply, Decision):
             result = without_secrets(answered.reply, self._redactor)
         else:
-            result = self._interpret(answered.reply, attempts.sent, 0.0)
+            has_served = self.admission.has_served
+            result = self._interpret(answered.reply, attempts.sent, 0.0, has_succeeded=has_served)
         usage = result.usage.as_batch()
         attempts.usage += usage
         self.admission.count_batched(usage, is_answer=isinstance(result, CompletionContent))

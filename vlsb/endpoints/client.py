@@ -18,9 +18,9 @@ import httpx
 
 from vlsb import strict_json
 from vlsb.config import Party
-from vlsb.endpoints.admission import Admission, Pass
+from vlsb.endpoints.admission import Admission
 from vlsb.endpoints.completions import THOUGHT_SPLIT, CompletionContent, read_completion
-from vlsb.endpoints.connect import Client, open_client
+from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
 from vlsb.endpoints.faults import (
@@ -33,6 +33,7 @@ from vlsb.endpoints.faults import (
     without_secrets,
 )
 from vlsb.endpoints.headers import named_limits
+from vlsb.endpoints.replica import Pass, Replica
 from vlsb.endpoints.request import OPTIONAL_FIELDS, Dialect, Draft
 from vlsb.endpoints.retry import Attempts, Ended, Rejections
 from vlsb.endpoints.traffic import Event
@@ -73,7 +74,6 @@ class EndpointClient:
     def __init__(
         self,
         party: Party,
-        http: Client,
         *,
         admission: Admission,
         dialect: Dialect,
@@ -85,7 +85,6 @@ class EndpointClient:
         self.dialect = dialect
         self.may_adapt = False
         self.timings = admission.timings
-        self._http = http
         self._redactor = redactor
         self._thinking_tokens = thinking_tokens
         self._context = admission.context
@@ -123,7 +122,7 @@ class EndpointClient:
                 continue
             if outcome.fault is Fault.RUN_FATAL:
                 traffic.is_doomed = True
-                raise await self._fatal(outcome)
+                raise await self._fatal(outcome, attempts)
             wait_s = await self._wait_before_retry(outcome, attempts)
             if wait_s is None:
                 return attempts.end(outcome)
@@ -147,7 +146,7 @@ class EndpointClient:
         try:
             outcome = await self._send(compose(self.dialect), attempts, admitted)
             if isinstance(outcome, Decision) and outcome.fault in _MAY_BE_A_DEATH:
-                fate = await self.admission.fate(attempts)
+                fate = await self.admission.fate(admitted)
                 if fate is Fate.LOST:
                     self._note("retry", replace(outcome, code="engine_lost"), attempts, 0.0)
                     return None
@@ -168,9 +167,9 @@ class EndpointClient:
             del pieces  # a name of ours would keep them until the reply
             self.timings.body.add(self._time.clock() - began)
             self._context.traffic.require_open()
-            with self.admission.sending(attempts):
+            with self.admission.sending(admitted):
                 timeout_s = attempts.timeout_s(thinks=self.dialect.thinks)
-                reply = await _reply(self._http.ask("/chat/completions", upload), timeout_s)
+                reply = await _reply(admitted.replica.http.ask("/chat/completions", upload), timeout_s)
             self.timings.add_exchange(upload.marks)
         finally:
             give_back()
@@ -186,7 +185,9 @@ class EndpointClient:
         began: float,
     ) -> Completion | Decision:
         now = time.time()
-        result = self._interpret(reply, attempts.sent, now)
+        # Where others of its replicas answer, one that cannot be reached is no wrong address.
+        has_succeeded = self.admission.has_served or self.admission.has_others(admitted)
+        result = self._interpret(reply, attempts.sent, now, has_succeeded=has_succeeded)
         attempts.usage += result.usage
         limits = named_limits(reply.headers, now=now) if isinstance(reply, httpx.Response) else ()
         if self.admission.report(admitted, result if isinstance(result, Decision) else result.usage, limits):
@@ -194,7 +195,7 @@ class EndpointClient:
         return result if isinstance(result, Decision) else self._completion(result, attempts, began)
 
     def _interpret(
-        self, reply: httpx.Response | httpx.RequestError, attempt: int, now: float
+        self, reply: httpx.Response | httpx.RequestError, attempt: int, now: float, *, has_succeeded: bool
     ) -> CompletionContent | Decision:
         """The answer in what came back, or what its absence means."""
         result: CompletionContent | Decision
@@ -202,7 +203,7 @@ class EndpointClient:
             thinks_in_text = self.dialect.thinks and not self.dialect.thinks_apart
             result = read_completion(reply, now=now, thinks_in_text=thinks_in_text)
         else:
-            result = classify(reply, has_succeeded=self.admission.has_served, attempt=attempt, now=now)
+            result = classify(reply, has_succeeded=has_succeeded, attempt=attempt, now=now)
         return without_secrets(result, self._redactor) if isinstance(result, Decision) else result
 
     def _completion(self, answer: CompletionContent, attempts: Attempts, began: float) -> Completion:
@@ -222,14 +223,16 @@ class EndpointClient:
             flags=answer.flags,
         )
 
-    async def _fatal(self, decision: Decision) -> VlsbError:
+    async def _fatal(self, decision: Decision, attempts: Attempts) -> VlsbError:
         """What ends the run; for an unknown model or address with what the endpoint has instead."""
+        replica = attempts.replica if isinstance(attempts.replica, Replica) else self.admission.replicas[0]
         names: list[str] = []
         better_url = None
         if decision.error is UnknownModelError:
-            names = _model_names(await _reply(self._http.get("/models"), _MODEL_LIST_TIMEOUT_S)) or []
-            better_url = None if names else await _url_with_version(self._http, self.party.endpoint.base_url)
-        return fatal_error(decision, self.party, names, self._redactor, better_url=better_url)
+            names = _model_names(await _reply(replica.http.get("/models"), _MODEL_LIST_TIMEOUT_S)) or []
+            url = replica.party.endpoint.base_url
+            better_url = None if names else await _url_with_version(replica.http, url)
+        return fatal_error(decision, replica.party, names, self._redactor, better_url=better_url)
 
     def _adapt(self, decision: Decision, *, sends_schema: bool) -> bool:
         """Whether the preflight learned by this how the endpoint wants to be asked."""
@@ -268,7 +271,7 @@ class EndpointClient:
         if not decision.is_retryable:
             return None
         if decision.fault is Fault.RATE_LIMITED:
-            return 0.0 if self.admission.account.pause_s() < attempts.left_s() else None
+            return 0.0 if self.admission.pause_s(attempts) < attempts.left_s() else None
         if not attempts.is_excused:
             wait_s = attempts.wait_after_failure_s(decision)
             if wait_s is not None:

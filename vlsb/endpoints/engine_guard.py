@@ -42,6 +42,10 @@ class EngineGuard:
         """Whether the request may be sent right now."""
         return True
 
+    def has_killed(self, request: InFlight) -> bool:
+        """Whether its sample kills the engine, so that it is never sent again."""
+        return False
+
     def depart(self, request: InFlight) -> None:
         """The request is sent."""
 

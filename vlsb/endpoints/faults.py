@@ -28,6 +28,7 @@ from vlsb.errors import (
     ConfigError,
     QuotaError,
     UnknownModelError,
+    UnreachableError,
     VlsbError,
 )
 from vlsb.records import Untrusted, Usage
@@ -53,6 +54,10 @@ class TransportKind(StrEnum):
     CLOSED = "closed"
     PROTOCOL = "protocol"
     TOO_LARGE = "body_too_large"
+
+
+# The code of an address where nothing answered, and never had.
+_UNREACHABLE = "unreachable"
 
 
 class ReplyTooLarge(httpx.DecodingError):
@@ -237,7 +242,7 @@ def classify(
         if kind is TransportKind.CERTIFICATE:
             return Decision(Fault.RUN_FATAL, "certificate", message)
         if kind is TransportKind.CONNECT and not has_succeeded and attempt >= 2:
-            return Decision(Fault.RUN_FATAL, "unreachable", message)
+            return Decision(Fault.RUN_FATAL, _UNREACHABLE, message)
         if kind is TransportKind.TOO_LARGE:
             return Decision(Fault.BAD_PAYLOAD, kind.value, message)
         return Decision(Fault.TRANSIENT, kind.value, message)
@@ -429,7 +434,7 @@ _FATAL = {
     "certificate": ("its certificate cannot be verified", "Check {base-url}, or pass --ca-bundle FILE."),
     "unknown_model": ("no such model", "Check {model}."),
     "not_found": ("nothing answers at /chat/completions", "Check {base-url} and {model}."),
-    "unreachable": ("no connection", "Check {base-url}."),
+    _UNREACHABLE: ("no connection", "Check {base-url}."),
     "daily_quota": (
         "the day's quota is used up",
         "Resume tomorrow, raise the quota, or pass another key's variable with {api-key-env}.",
@@ -469,7 +474,7 @@ def fatal_error(
     """
     what, advice = _words(decision, party)
     detail: Untrusted | None = decision.message
-    if decision.code == "unreachable":
+    if decision.code == _UNREACHABLE:
         text = decision.message.expose()
         if known := next((words for pattern, words in _NO_CONNECTION if pattern.search(text)), None):
             what, detail = known, None
@@ -479,7 +484,8 @@ def fatal_error(
         detail = redactor.message(Untrusted(f"{decision.message.expose()} It lists: {', '.join(near)}"))
     if better_url is not None:
         advice = f"Did you mean {party.flag('base-url')} {better_url}?"
-    return decision.error(f"{party}: {what}", detail=detail, advice=advice)
+    error = UnreachableError if decision.code == _UNREACHABLE else decision.error
+    return error(f"{party}: {what}", detail=detail, advice=advice)
 
 
 def _words(decision: Decision, party: Party) -> tuple[str, str]:

@@ -62,6 +62,9 @@ class Attempts:
     def __init__(self, sample_id: int, policy: RetryPolicy, time: Time) -> None:
         self.request = InFlight(sample_id)
         self.sent = 0
+        # Where the last attempt was sent, and where an engine died of a request, maybe of this one.
+        self.replica: object | None = None
+        self.suspected_at: object | None = None
         self.usage = Usage()
         # The last attempt failed in an outage, which is not the sample's fault.
         self.is_excused = False
@@ -81,6 +84,11 @@ class Attempts:
         """Start the sample's time with its first attempt: queueing for a slot is not its fault."""
         if self._deadline is None:
             self._deadline = self._time.clock() + self._policy.sample_timeout_s
+
+    def sent_to(self, replica: object) -> None:
+        """One more attempt is on its way."""
+        self.sent += 1
+        self.replica, self.suspected_at = replica, None
 
     def extend(self, seconds: float) -> None:
         """Give back time that an outage took."""

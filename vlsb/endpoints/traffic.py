@@ -139,7 +139,10 @@ class UploadBudget:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened at the target or the judge: names and numbers, never content."""
+    """Something that happened at the target or the judge: names and numbers, never content.
+
+    Of several replicas, `replica` is the number of the one where it happened, and `address` its host.
+    """
 
     kind: str
     stage: Stage
@@ -150,6 +153,8 @@ class Event:
     status: int | None = None
     limit: int | None = None
     image_sha256: str | None = None
+    replica: int | None = None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

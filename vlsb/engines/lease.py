@@ -88,20 +88,23 @@ async def engine_lease(
     say: Callable[[str], None] = _say_nothing,
     max_restarts: int = 1,
     is_kept: bool = False,
+    joins: bool = True,
+    title: str = "",
 ) -> AsyncIterator[EngineLease]:
     """The engine of a local model, for as long as the block lasts.
 
-    A server that `vlsb serve` has running and that is what is wished for is joined, and left alone. Else an
-    engine is found, or installed where `may_install` says so, and its start is planned; weights in the
-    original LLaVA layout are converted. With `is_kept` an engine that is up at the end lives on.
-    `on_progress` may be called from other threads. Raises EngineMissingError, and ServerError, ConfigError
-    or StoreError for what would stop the model later.
+    A server that `vlsb serve` has running and that is what is wished for is joined, and left alone; unless
+    `joins` is False. Else an engine is found, or installed where `may_install` says so, and its start is
+    planned; weights in the original LLaVA layout are converted. With `is_kept` an engine that is up at the
+    end lives on. `on_progress` may be called from other threads; its steps are those of `title`, or of the
+    model's name. Raises EngineMissingError, and ServerError, ConfigError or StoreError for what would stop
+    the model later.
     """
 
     def report(step: Step) -> None:
-        on_progress(replace(step, model=model.name))
+        on_progress(replace(step, model=title or model.name))
 
-    running = find_running(Places.of(environment), model.name, say=say)
+    running = find_running(Places.of(environment), model.name, say=say) if joins else None
     plan = None
     is_plain = replace(wishes, start_timeout_s=_NO_WISH.start_timeout_s) == _NO_WISH
     # Two folders may have one name; a name of the catalog has one meaning.
@@ -295,6 +298,10 @@ def _as_asked(model: ModelProfile, thinks: bool | None) -> ModelProfile:
         return model
     switch = thinking_fields(Endpoint(model.name, ENGINE_URL), thinks=thinks)
     return replace(model, protocol=replace(model.protocol, fields={**model.protocol.fields, **switch}))
+
+
+Leases = tuple[EngineLease, ...]
+"""The engines of one model, its replicas."""
 
 
 class _JoinedGuard(EngineGuard):

@@ -102,7 +102,7 @@ class Supervisor(EngineGuard):
         Raises ServerError when the engine is gone for good.
         """
         while not self.admits(request):
-            if request.sample_id in self._culprits:
+            if self.has_killed(request):
                 return False
             if self._failed is not None:
                 raise self._failed
@@ -111,9 +111,13 @@ class Supervisor(EngineGuard):
 
     def admits(self, request: InFlight) -> bool:
         """Whether the engine is up, and this request's turn has come."""
-        if not self._is_up or request.sample_id in self._culprits:
+        if not self._is_up or self.has_killed(request):
             return False
         return not self._suspects or (request in self._suspects and not self._in_flight)
+
+    def has_killed(self, request: InFlight) -> bool:
+        """Whether its sample was alone in flight when the engine died."""
+        return request.sample_id in self._culprits
 
     def depart(self, request: InFlight) -> None:
         """The request is sent."""
@@ -136,7 +140,7 @@ class Supervisor(EngineGuard):
             return Fate.ALIVE
         while left_after == self._deaths and self._failed is None:
             await self._change.wait()
-        if request.sample_id in self._culprits:
+        if self.has_killed(request):
             return Fate.KILLED_BY_SAMPLE
         self._coming_back.add(request)
         return Fate.LOST

@@ -23,20 +23,23 @@ from vlsb.config import (
     Party,
     RetryPolicy,
 )
-from vlsb.endpoints.admission import Accounts, Admission, ConnectionLimit
+from vlsb.endpoints.accounts import Accounts
+from vlsb.endpoints.admission import Admission
 from vlsb.endpoints.batch import BatchedClient, open_batches
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client, proxy_of
+from vlsb.endpoints.connections import ConnectionLimit
 from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.rates import Caps
+from vlsb.endpoints.replica import Replica
 from vlsb.endpoints.request import Dialect
 from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
 from vlsb.models.prices import Price
 from vlsb.records import Stage
 
 if TYPE_CHECKING:
-    from vlsb.engines.lease import EngineLease
+    from vlsb.engines.lease import Leases
 
 TARGET = "target"
 """The name of a session's target among its clients."""
@@ -61,10 +64,19 @@ class ClientSetup:
     accounts: Accounts
     observe: Callable[[Event], None]
     say: Callable[[str], None]
-    engines: Mapping[str, EngineLease]
-    unless_stopped: Callable[[Coroutine[Any, Any, EngineGuard]], Awaitable[EngineGuard]]
+    engines: Mapping[str, Leases]
+    unless_stopped: Callable[[Coroutine[Any, Any, list[EngineGuard]]], Awaitable[list[EngineGuard]]]
     prices: Mapping[str, Price] = field(default_factory=dict)
     is_batch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model can be asked: an address, what opens it, and who looks after an engine of ours there."""
+
+    url: str
+    credentials: Credentials
+    guard: EngineGuard | None = None
 
 
 def real_time() -> Time:
@@ -76,45 +88,42 @@ def real_time() -> Time:
 async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointClient]]:
     """The clients of a session, by the name of who is asked, with their transports open."""
     context = RunContext(setup.policy, real_time(), setup.traffic, setup.observe)
-    limits = _connection_limits(setup.models, setup.say)
     async with AsyncExitStack() as held:
-        addresses = await held.enter_async_context(_addresses(setup.models))
-        credentials, guards = dict(setup.credentials), dict[str, EngineGuard]()
-        for name, engine in setup.engines.items():
-            held.push_async_callback(engine.leave)
-            guards[name] = await setup.unless_stopped(
-                engine.guard(partial(_observe_restart, setup.observe, _stage(name)))
-            )
-            addresses[name], credentials[name] = engine.base_url, engine.credentials
-        redactor = Redactor(secret for each in credentials.values() for secret in each.secrets())
+        places = await held.enter_async_context(_places(setup))
+        limits = _connection_limits(
+            setup.models, {name: len(each) for name, each in places.items()}, setup.say
+        )
+        redactor = Redactor(
+            secret for each in places.values() for place in each for secret in place.credentials.secrets()
+        )
         clients: dict[str, EndpointClient] = {}
         for name, settings in setup.models.items():
-            stage = _stage(name)
-            url = addresses[name]
-            _say_proxy(url, setup.say)
-            http = open_client(
-                url,
-                credentials=credentials[name],
-                connections=limits[name].ceiling,
-                ca_bundle=setup.ca_bundle,
-                kind=setup.transport,
-            )
-            held.push_async_callback(http.aclose)
-            account = setup.accounts.find(url, credentials[name].secrets(), settings.endpoint.request_model)
-            held.enter_context(account.limit_to(Caps(settings.rpm, settings.tpm)))
+            stage, count = _stage(name), len(places[name])
+            replicas = []
+            for place, connections in zip(places[name], limits[name], strict=True):
+                _say_proxy(place.url, setup.say)
+                http = open_client(
+                    place.url,
+                    credentials=place.credentials,
+                    connections=connections.ceiling,
+                    ca_bundle=setup.ca_bundle,
+                    kind=setup.transport,
+                )
+                held.push_async_callback(http.aclose)
+                account = setup.accounts.find(
+                    place.url, place.credentials.secrets(), settings.endpoint.request_model
+                )
+                held.enter_context(account.limit_to(_caps(settings, count)))
+                party = Party(stage, replace(settings.endpoint, base_url=place.url))
+                replicas.append(
+                    Replica(party, http, context, account=account, connections=connections, guard=place.guard)
+                )
             admission = Admission(
-                Party(stage, settings.endpoint),
-                context,
-                account=account,
-                connections=limits[name],
-                guard=guards.get(name),
-                price=setup.prices.get(name),
+                Party(stage, settings.endpoint), context, replicas, price=setup.prices.get(name)
             )
-            party = Party(stage, replace(settings.endpoint, base_url=url))
             make = BatchedClient if setup.is_batch else EndpointClient
             client = clients[name] = make(
-                party,
-                http,
+                replicas[0].party,
                 admission=admission,
                 dialect=setup.dialects[name],
                 redactor=redactor,
@@ -123,14 +132,58 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
             if isinstance(client, BatchedClient):
                 client.service = await held.enter_async_context(
                     open_batches(
-                        party,
-                        credentials[name],
+                        client.party,
+                        places[name][0].credentials,
                         redactor,
                         ca_bundle=setup.ca_bundle,
                         patience_s=setup.policy.outage_timeout_s,
                     )
                 )
         yield clients
+
+
+@asynccontextmanager
+async def _places(setup: ClientSetup) -> AsyncIterator[dict[str, list[Place]]]:
+    """Where each model can be asked: its addresses, its engines, or the simulator, which is served here."""
+    async with AsyncExitStack() as held:
+        simulator_url = await held.enter_async_context(_simulator(setup.models))
+        places = {
+            name: [
+                Place(simulator_url if url == SIMULATED_URL else url, setup.credentials[name])
+                for url in settings.base_urls
+            ]
+            for name, settings in setup.models.items()
+            if name not in setup.engines
+        }
+        for name, leases in setup.engines.items():
+            for lease in leases:
+                held.push_async_callback(lease.leave)
+            guards = await setup.unless_stopped(
+                _start(leases, partial(_observe_restart, setup.observe, _stage(name)))
+            )
+            places[name] = [
+                Place(lease.base_url, lease.credentials, guard)
+                for lease, guard in zip(leases, guards, strict=True)
+            ]
+        yield places
+
+
+async def _start(leases: Leases, observe: Callable[[int], None]) -> list[EngineGuard]:
+    """All engines of a model, up. The first that does not start ends the others."""
+    if len(leases) == 1:
+        return [await leases[0].guard(observe)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            starting = [group.create_task(lease.guard(observe)) for lease in leases]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [each.result() for each in starting]
+
+
+def _caps(settings: ModelSettings, count: int) -> Caps:
+    """The user's own limits, shared evenly by replicas."""
+    shares = (None if cap is None else cap / count for cap in (settings.rpm, settings.tpm))
+    return Caps(*shares)
 
 
 def _stage(name: str) -> Stage:
@@ -142,17 +195,16 @@ def _observe_restart(observe: Callable[[Event], None], stage: Stage, number: int
 
 
 @asynccontextmanager
-async def _addresses(models: Mapping[str, ModelSettings]) -> AsyncIterator[dict[str, str]]:
-    """The models' base URLs, with the simulator served for one that wants it."""
-    wanted = {name: settings.endpoint.base_url for name, settings in models.items()}
-    if SIMULATED_URL not in wanted.values():
-        yield wanted
+async def _simulator(models: Mapping[str, ModelSettings]) -> AsyncIterator[str]:
+    """The simulator's address, served for a model that wants it; else empty."""
+    if not any(settings.endpoint.base_url == SIMULATED_URL for settings in models.values()):
+        yield ""
         return
     from vlsb.simulator import Simulator
     from vlsb.simulator.demo import demo_responder
 
     async with Simulator(demo_responder(), keep_bodies=False) as simulator:
-        yield {name: simulator.base_url if url == SIMULATED_URL else url for name, url in wanted.items()}
+        yield simulator.base_url
 
 
 def _say_proxy(url: str, say: Callable[[str], None]) -> None:
@@ -163,24 +215,39 @@ def _say_proxy(url: str, say: Callable[[str], None]) -> None:
 
 
 def _connection_limits(
-    models: Mapping[str, ModelSettings], say: Callable[[str], None]
-) -> dict[str, ConnectionLimit]:
-    """The models' limits, their ceilings lowered to what the process may open."""
-    ceilings = {stage: settings.max_connections or MOST_CONNECTIONS for stage, settings in models.items()}
-    allowed = _allowed_connections(sum(ceilings.values()))
-    if allowed < sum(ceilings.values()):
-        share = max(1, allowed // len(ceilings))
-        say(f"This system allows few open files: at most {share} connections an endpoint (see `ulimit -n`).")
-        ceilings = {stage: min(ceiling, share) for stage, ceiling in ceilings.items()}
-    return {
-        stage: ConnectionLimit(
-            start=settings.max_connections or START_CONNECTIONS,
-            ceiling=ceilings[stage],
-            floor=FEWEST_CONNECTIONS,
-            clock=system_time.monotonic,
-        )
-        for stage, settings in models.items()
+    models: Mapping[str, ModelSettings], counts: Mapping[str, int], say: Callable[[str], None]
+) -> dict[str, list[ConnectionLimit]]:
+    """The limits of the models' replicas, which share what the user allows.
+
+    Their ceilings are lowered to what the process may open.
+    """
+    wanted = {
+        name: [_share(settings.max_connections, n, counts[name]) for n in range(counts[name])]
+        for name, settings in models.items()
     }
+    ceilings = [each or MOST_CONNECTIONS for shares in wanted.values() for each in shares]
+    allowed = _allowed_connections(sum(ceilings))
+    most = max(ceilings)
+    if allowed < sum(ceilings):
+        most = max(1, allowed // len(ceilings))
+        say(f"This system allows few open files: at most {most} connections an endpoint (see `ulimit -n`).")
+    return {
+        name: [
+            ConnectionLimit(
+                start=each or START_CONNECTIONS,
+                ceiling=min(each or MOST_CONNECTIONS, most),
+                floor=FEWEST_CONNECTIONS,
+                clock=system_time.monotonic,
+            )
+            for each in shares
+        ]
+        for name, shares in wanted.items()
+    }
+
+
+def _share(total: int | None, number: int, count: int) -> int | None:
+    """A replica's part of the connections that all may have: at least one each."""
+    return None if total is None else max(1, total // count + (number < total % count))
 
 
 def _allowed_connections(wanted: int) -> int:

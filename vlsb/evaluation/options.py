@@ -77,9 +77,13 @@ class RunOptions:
         ),
     ] = None
     base_url: Annotated[
-        str | None,
-        Option("OpenAI-compatible endpoint of the target, up to /v1.", HelpPanel.TARGET, metavar="URL"),
-    ] = None
+        tuple[str, ...],
+        Option(
+            "OpenAI-compatible endpoint of the target, up to /v1; repeat for replicas of it.",
+            HelpPanel.TARGET,
+            metavar="URL",
+        ),
+    ] = ()
     api_key_env: Annotated[
         str | None, Option("Variable that holds the target's key.", HelpPanel.TARGET, metavar="VAR")
     ] = None
@@ -366,6 +370,16 @@ class RunOptions:
             min=1,
         ),
     ] = config.START_TIMEOUT_S
+    replicas: Annotated[
+        int,
+        Option(
+            "Engines of the model side by side, each on GPUs of its own.",
+            HelpPanel.ENGINE,
+            metavar="N",
+            min=1,
+            max=config.MOST_REPLICAS,
+        ),
+    ] = 1
     max_restarts: Annotated[
         int,
         Option(
@@ -446,8 +460,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Refuse a key in the place of a variable's name: from here on names are shown and stored."""
-        for name in OF_EACH_JUDGE:
-            # From Python, one judge's may be given as it is.
+        for name in ("base_url", *OF_EACH_JUDGE):
+            # From Python, a single one may be given as it is.
             if not isinstance(value := getattr(self, name), tuple):
                 object.__setattr__(self, name, () if value is None else (value,))
         if self.api_key_env is not None:

@@ -72,9 +72,10 @@ def judge_settings(judge: JudgeSetup) -> dict[str, Any]:
 
 def _common(settings: ModelSettings) -> dict[str, Any]:
     endpoint, sampling = settings.endpoint, settings.sampling
+    addresses = dict.fromkeys(map(address_for_manifest, sorted(settings.base_urls)))
     return {
         "model": endpoint.model,
-        "address": address_for_manifest(endpoint.base_url),
+        "address": ", ".join(addresses),
         # The names only: their values are secrets.
         "headers": sorted(name.lower() for name, _ in endpoint.headers),
         "system_prompt": settings.system_prompt,

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlsb.config import RetryPolicy
 from vlsb.data import mini_root, write_on_picture
-from vlsb.endpoints.admission import Accounts
+from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.request import ReadPicture, first_guess
 from vlsb.endpoints.traffic import Traffic
@@ -74,7 +74,7 @@ async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[A
 
 
 def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) -> ClientSetup:
-    def unless_stopped(starting: Coroutine[Any, Any, EngineGuard]) -> Awaitable[EngineGuard]:
+    def unless_stopped(starting: Coroutine[Any, Any, list[EngineGuard]]) -> Awaitable[list[EngineGuard]]:
         return starting
 
     return ClientSetup(

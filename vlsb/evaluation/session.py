@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vlsb._version import __version__
 from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, select
-from vlsb.endpoints.admission import Accounts
+from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.batch import BatchedClient
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
@@ -60,7 +60,7 @@ from vlsb.store.state import has_answers, sent_images
 from vlsb.store.store import RunStore, open_for_judging, open_run, own_entry, pending_work, require_free
 
 if TYPE_CHECKING:
-    from vlsb.engines.lease import EngineLease
+    from vlsb.engines.lease import Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Means:
 
     credentials: Mapping[str, Credentials]
     listeners: Listeners
-    engines: Mapping[str, EngineLease]
+    engines: Mapping[str, Leases]
     shutdown: Shutdown
     traffic: Traffic
     accounts: Accounts
@@ -316,7 +316,7 @@ async def run_session(
     prepared: Prepared,
     credentials: Mapping[str, Credentials],
     listeners: Listeners,
-    engines: Mapping[str, EngineLease] | None = None,
+    engines: Mapping[str, Leases] | None = None,
     accounts: Accounts | None = None,
     spending: Spending | None = None,
 ) -> SessionEnd:
@@ -483,7 +483,7 @@ async def _evaluate(
         if plan.target is not None:
             target = Target(plan.target, clients["target"], read_picture=images.read)
             if (
-                (engine := means.engines.get("target")) is not None
+                (engine := next(iter(means.engines.get("target", ())), None)) is not None
                 and engine.thinks
                 and "target" not in settled
             ):
@@ -585,16 +585,20 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         status=event.status,
         limit=event.limit,
         image_sha256=event.image_sha256,
+        replica=event.replica,
     )
+    who = f"The {event.stage}" if event.replica is None else f"Replica {event.replica} ({event.address})"
     if event.kind == "long_wait":
-        say(f"The {event.stage}'s provider asks for a pause of {event.wait_s or 0:.0f} s.")
+        say(f"{who} has to pause for {event.wait_s or 0:.0f} s: its provider asks for that.")
     elif event.kind == "outage":
         say(
-            f"The {event.stage} does not answer ({event.code}): outage detected. No sample is given up; "
-            "waiting for it, one probe at a time."
+            f"{who} does not answer ({event.code}): outage detected. No sample is given up; "
+            + ("waiting for it, one probe at a time." if event.replica is None else "the others take over.")
         )
+    elif event.kind == "replica_lost":
+        say(f"{who} is not asked any more ({event.code}). Its samples go to the others.")
     elif event.kind == "recovered":
-        say(f"The {event.stage} answers again, after {event.wait_s or 0:.0f} s.")
+        say(f"{who} answers again, after {event.wait_s or 0:.0f} s.")
     elif event.kind == "alone":
         say(
             f"Sample {event.sample_id} failed at the {event.stage} ({event.code}) with no other in hand to "
@@ -608,7 +612,7 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
 
 
 async def run_turns(
-    turns: Sequence[tuple[Plan, Mapping[str, Credentials], Mapping[str, EngineLease]]],
+    turns: Sequence[tuple[Plan, Mapping[str, Credentials], Mapping[str, Leases]]],
     listeners: Listeners,
     prepare_first: Callable[[Plan, OnProgress], Prepared],
     on_progress: OnProgress = ignore,

@@ -22,10 +22,17 @@ from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, load_credentials
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
-from vlsb.engines.lease import EngineLease, MayInstall, engine_lease
+from vlsb.engines.lease import EngineLease, Leases, MayInstall, engine_lease
 from vlsb.engines.plan import GpuLease, Lora, Wishes
-from vlsb.engines.preflight import with_gpus_left
-from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
+from vlsb.engines.preflight import gpus_taken, with_gpus_left
+from vlsb.errors import (
+    ConfigError,
+    DatasetError,
+    SeveralErrors,
+    UnknownModelError,
+    UnreachableError,
+    VlsbError,
+)
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
 from vlsb.evaluation.protocol import judge_settings, safe_name
@@ -63,6 +70,7 @@ _ENGINE_OPTIONS = (
     "gpus",
     "quantization",
     "lora",
+    "replicas",
     "trust_remote_code",
     "engine_options",
     "keep_server",
@@ -79,13 +87,14 @@ class Resolved:
 
     plan: Plan
     credentials: Mapping[str, Credentials]
-    engines: Mapping[str, EngineLease] = field(default_factory=dict)
+    engines: Mapping[str, Leases] = field(default_factory=dict)
     local_judges: Mapping[str, ModelProfile] = field(default_factory=dict)
     alone: tuple[str, ...] = ()
 
-    def on_engine(self, engine: EngineLease) -> Resolved:
-        """The same with a local model's engine as the target."""
+    def on_engines(self, leases: Leases) -> Resolved:
+        """The same with a local model's engines as the target."""
         assert self.plan.target is not None
+        engine = leases[0]
         target = replace(
             self.plan.target,
             endpoint=config.Endpoint(engine.served_name, engine.base_url),
@@ -93,7 +102,7 @@ class Resolved:
             deviations=engine.deviations,
         )
         credentials = {**self.credentials, "target": engine.credentials}
-        engines = {**self.engines, "target": engine}
+        engines = {**self.engines, "target": leases}
         return replace(self, plan=replace(self.plan, target=target), credentials=credentials, engines=engines)
 
     def with_judge(self, name: str, engine: EngineLease, *, is_alone: bool) -> Resolved:
@@ -110,7 +119,7 @@ class Resolved:
             self,
             plan=replace(self.plan, judges=tuple(judges)),
             credentials={**self.credentials, name: engine.credentials},
-            engines={**self.engines, name: engine},
+            engines={**self.engines, name: (engine,)},
             alone=(*self.alone, name) if is_alone else self.alone,
         )
 
@@ -146,16 +155,18 @@ async def open_target(
     Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
     """
     model = await in_thread(lambda _: _target_profile(options))
-    is_local = model.is_local and options.base_url is None
+    is_local = model.is_local and not options.base_url
     if not is_local:
         _refuse_engine_options(options)
+    elif options.replicas > 1 and options.keep_server:
+        raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
     resolved = await resolve_run(options, environment, protocol=model.protocol, is_local=is_local)
     lease = _engine_lease(options, environment, may_install, on_progress, say)
     async with AsyncExitStack() as held:
         if is_local:
-            wishes = engine_wishes(options)
-            engine = await held.enter_async_context(lease(model, wishes, is_kept=options.keep_server))
-            resolved = resolved.on_engine(engine)
+            resolved = resolved.on_engines(await _lease_target(model, options, environment, held, lease, say))
+        else:
+            await _require_one_model(resolved, options, say)
         yield await _lease_judges(resolved, options, environment, held, lease, say)
 
 
@@ -223,6 +234,76 @@ def _engine_lease(
     )
 
 
+async def _lease_target(
+    model: ModelProfile,
+    options: RunOptions,
+    environment: Mapping[str, str],
+    held: AsyncExitStack,
+    lease: Callable[..., AbstractAsyncContextManager[EngineLease]],
+    say: Callable[[str], None],
+) -> Leases:
+    """Lease as many engines for the target as are wished, each on its own GPUs; without any, on the CPU."""
+    wishes, count = engine_wishes(options), options.replicas
+    if count == 1:
+        return (await held.enter_async_context(lease(model, wishes, is_kept=options.keep_server)),)
+    there = list((await in_thread(lambda _: list_gpus(environment))).checked().gpus)
+    leases: list[EngineLease] = []
+    for number in range(1, count + 1):
+        apart = (
+            with_gpus_left(model, wishes, there, [each.wishes.gpus for each in leases]) if there else wishes
+        )
+        if apart is None:
+            raise ConfigError(
+                f"--replicas {count}: each takes {gpus_taken(model, wishes)} of the {len(there)} GPUs here: "
+                f"{len(leases)} fit."
+            )
+        engine = await held.enter_async_context(
+            lease(
+                model,
+                apart,
+                joins=False,
+                title=f"{model.name}, replica {number}",
+                say=partial(_say_of, say, number),
+            )
+        )
+        if leases and engine.facts != leases[0].facts:
+            raise ConfigError(f"--replicas: the engines would differ, replica {number} from the first.")
+        leases.append(engine)
+    return tuple(leases)
+
+
+def _say_of(say: Callable[[str], None], number: int, line: str) -> None:
+    say(f"Replica {number}: {line}")
+
+
+async def _require_one_model(resolved: Resolved, options: RunOptions, say: Callable[[str], None]) -> None:
+    """Of several addresses, each that answers must list the target's model. Raises what a run would end with.
+
+    One that does not answer may do so later, as long as another one does.
+    """
+    target = resolved.plan.target
+    assert target is not None
+    if not target.other_urls:
+        return
+    parties = [Party("target", replace(target.endpoint, base_url=url)) for url in target.base_urls]
+    credentials, found = resolved.credentials["target"], 0
+    for party in parties:
+        try:
+            names = await list_models(party, credentials, ca_bundle=options.ca_bundle)
+        except UnreachableError as error:
+            if party is parties[-1] and not found:
+                raise
+            say(f"Warning: {error.message}. The others are asked until it answers.")
+            continue
+        found += 1
+        if target.endpoint.request_model not in names:
+            raise UnknownModelError(
+                f"{party}: it serves no {target.endpoint.request_model}",
+                detail=Untrusted(", ".join(names[:10])),
+                advice="Every --base-url must serve the same model.",
+            )
+
+
 async def _lease_judges(
     resolved: Resolved,
     options: RunOptions,
@@ -238,7 +319,7 @@ async def _lease_judges(
     if not resolved.local_judges:
         return resolved
     there = list((await in_thread(lambda _: list_gpus(environment))).checked().gpus)
-    taken = [engine.wishes.gpus for engine in resolved.engines.values()]
+    taken = [engine.wishes.gpus for leases in resolved.engines.values() for engine in leases]
     for name, profile in resolved.local_judges.items():
         model = await in_thread(partial(_identify, profile))
         wishes = judge_wishes(options)
@@ -262,7 +343,7 @@ def _identify(profile: ModelProfile, _: OnProgress) -> ModelProfile:
 
 def _target_profile(options: RunOptions) -> ModelProfile:
     """What the target's name means; a checkpoint's config.json is read for it, where it lies."""
-    is_served = options.base_url is not None
+    is_served = bool(options.base_url)
     name = model_name(options)
     model = find_profile(name, options.servers_dir, arch=options.arch, is_served=is_served)
     if is_served:
@@ -276,8 +357,8 @@ def _refuse_engine_options(options: RunOptions) -> None:
         if getattr(options, name) != getattr(usual, name):
             said = "What follows --" if name == "engine_options" else as_flag(name)
             raise ConfigError(
-                f"{said} is for engines that vlsb starts; target {options.model or options.base_url} is none."
-                " Leave it out, or pass --model with a local model such as llava_next."
+                f"{said} is for engines that vlsb starts; target {options.model or options.base_url[0]} is "
+                "none. Leave it out, or pass --model with a local model such as llava_next."
             )
 
 
@@ -343,7 +424,7 @@ def _resolve_run(
     *,
     is_local: bool,
 ) -> Resolved:
-    is_demo = options.base_url is None and model_name(options) == _DEMO
+    is_demo = not options.base_url and model_name(options) == _DEMO
     target = problems.of(lambda: _target(options, name, protocol, is_local=is_local)) if name else None
     directory = problems.of(lambda: options.output_dir / _run_name(options, name))
     judges = () if options.no_judge else problems.of(lambda: _judges(options, is_demo=is_demo))
@@ -406,6 +487,8 @@ def _require_prices(plan: Plan) -> None:
 def _require_batches(plan: Plan) -> None:
     """ConfigError where not every model can be asked by batch."""
     if plan.is_batch:
+        if plan.target is not None and plan.target.other_urls:
+            raise ConfigError("--batch goes with one --base-url.")
         for settings in plan.models.values():
             find_batch_api(settings.endpoint)
         require_extra()
@@ -500,6 +583,7 @@ def _target(
         protocol=protocol,
         thinks=options.thinking == "on",
         thinking_tokens=config.THINKING_TOKENS if options.max_tokens is None else None,
+        other_urls=() if is_local else _other_urls(options, endpoint),
     )
 
 
@@ -521,14 +605,29 @@ def _choice(options: RunOptions, name: str, *choices: str) -> str:
     return value
 
 
-def _hosted_endpoint(options: RunOptions, name: str) -> config.Endpoint:
+def _hosted_endpoint(options: RunOptions, name: str, number: int = 0) -> config.Endpoint:
     return resolve_endpoint(
         name,
-        base_url=options.base_url,
+        base_url=options.base_url[number] if options.base_url else None,
         key_variable=options.api_key_env,
         headers=parse_headers("--header", options.header),
         allow_http=options.allow_http,
     )
+
+
+def _other_urls(options: RunOptions, first: config.Endpoint) -> tuple[str, ...]:
+    """The addresses beside the first. ConfigError where one is given twice, or would get another's key."""
+    others = [_hosted_endpoint(options, first.model, n) for n in range(1, len(options.base_url))]
+    urls = [first.base_url, *(each.base_url for each in others)]
+    if twice := [url for url in urls if urls.count(url) > 1]:
+        raise ConfigError(f"--base-url {twice[0]} is given twice.")
+    for other in others:
+        if other.key_variable != first.key_variable:
+            raise ConfigError(
+                f"--base-url: {first.base_url} and {other.base_url} take different keys. Several addresses "
+                "are replicas of one model: pass --api-key-env with the variable that holds the key of all."
+            )
+    return tuple(urls[1:])
 
 
 def _judges(options: RunOptions, *, is_demo: bool) -> tuple[JudgeSetup, ...]:
@@ -638,7 +737,7 @@ def judge_models(options: RunOptions) -> dict[str, ModelProfile | None]:
 
     With each the local model that plays it; None for one that is asked somewhere else, or is no model.
     """
-    is_demo = options.base_url is None and (options.model or "").strip() == _DEMO
+    is_demo = not options.base_url and (options.model or "").strip() == _DEMO
     judges = _judges(options, is_demo=is_demo)
     local = _local_judges(options, judges)
     return {
@@ -649,9 +748,9 @@ def judge_models(options: RunOptions) -> dict[str, ModelProfile | None]:
 def target_profile(options: RunOptions) -> ModelProfile | None:
     """The local model that options ask for, as far as its name tells; None for a target asked elsewhere."""
     profile = find_profile(
-        model_name(options), options.servers_dir, arch=options.arch, is_served=options.base_url is not None
+        model_name(options), options.servers_dir, arch=options.arch, is_served=bool(options.base_url)
     )
-    return profile if profile.is_local and options.base_url is None else None
+    return profile if profile.is_local and not options.base_url else None
 
 
 def account_of(options: RunOptions) -> str | None:
@@ -660,7 +759,7 @@ def account_of(options: RunOptions) -> str | None:
     Raises ConfigError or AccessError for a target that nobody knows.
     """
     name = model_name(options)
-    if options.base_url is None and name == _DEMO:
+    if not options.base_url and name == _DEMO:
         return None
     endpoint = _hosted_endpoint(options, name or "the only model")
     return f"{endpoint.base_url} {endpoint.key_variable or ''} {without_snapshot(endpoint.model)}"
@@ -681,13 +780,13 @@ def model_name(options: RunOptions) -> str:
     if arch == "openai" and not model:
         raise ConfigError("--arch openai needs --model, for example --model gpt-4o.")
     if arch not in (None, "openai"):
-        if model and model != arch and options.base_url is None:
+        if model and model != arch and not options.base_url:
             raise ConfigError(
                 f"--arch {arch} and --model {model} name two targets. Pass one of them, --weights for other "
                 "weights of the family, or --base-url for a server that has them."
             )
         model = model or arch or ""
-    if not model and options.base_url is None:
+    if not model and not options.base_url:
         raise ConfigError("Which model? Pass --model NAME, for example --model gpt-4o or --model demo.")
     return model
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from vlsb import strict_json
 from vlsb._version import __version__
 from vlsb.config import MOST_CONNECTIONS, ModelSettings
+from vlsb.endpoints.accounts import Account
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.timings import Durations, Timings, Wait
 from vlsb.errors import StoreError
@@ -165,8 +166,14 @@ class Stopwatch:
             models=models,
             store=self._store,
             transport=transport,
-            shares_account=len({client.admission.account for client in self._clients.values()}) < len(models),
+            shares_account=_share_an_account(
+                [client.admission.accounts for client in self._clients.values()]
+            ),
         )
+
+
+def _share_an_account(accounts: Sequence[frozenset[Account]]) -> bool:
+    return len(frozenset().union(*accounts)) < sum(map(len, accounts))
 
 
 def describe(profile: Profile, limited_by: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.endpoints.admission import Account, Accounts, Line
+from vlsb.endpoints.accounts import Account, Accounts
+from vlsb.endpoints.admission import Line
 from vlsb.endpoints.credentials import Secret
 from vlsb.endpoints.rates import Caps
 from vlsb.endpoints.traffic import UploadBudget

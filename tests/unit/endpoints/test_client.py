@@ -21,13 +21,16 @@ from typing import Any
 import pytest
 
 from vlsb.config import MAX_BODY_BYTES, OFFICIAL_TARGET_SAMPLING, Endpoint, Party, RetryPolicy
-from vlsb.endpoints.admission import Account, Admission, ConnectionLimit
+from vlsb.endpoints.accounts import Account
+from vlsb.endpoints.admission import Admission
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.connect import open_client
+from vlsb.endpoints.connections import ConnectionLimit
 from vlsb.endpoints.credentials import Credentials, Redactor, Secret
 from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.loops import new_event_loop
+from vlsb.endpoints.replica import Replica
 from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
 from vlsb.endpoints.retry import Ended
 from vlsb.endpoints.traffic import Event, RunContext, StoppedError, Time, Traffic
@@ -140,16 +143,19 @@ async def lane(
         base_url, credentials=credentials, connections=limit, ca_bundle=ca_bundle, kind=KIND.get()
     )
     party = Party("target", Endpoint("model-1", base_url))
-    admission = Admission(
+    context = RunContext(policy, hours.time(), traffic, events.append)
+    replica = Replica(
         party,
-        RunContext(policy, hours.time(), traffic, events.append),
+        http,
+        context,
         account=Account(hours.time().clock),
         # Floor and ceiling in one: how a limit adapts is another file's matter.
         connections=ConnectionLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
         guard=guard,
     )
     redactor = Redactor(credentials.secrets())
-    client = EndpointClient(party, http, admission=admission, dialect=dialect or Dialect(), redactor=redactor)
+    admission = Admission(party, context, [replica])
+    client = EndpointClient(party, admission=admission, dialect=dialect or Dialect(), redactor=redactor)
     try:
         yield ModelSettings(client, hours, traffic, events)
     finally:

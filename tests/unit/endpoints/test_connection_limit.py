@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.endpoints.admission import COOLDOWN_S, ConnectionLimit, Phase
+from vlsb.endpoints.connections import COOLDOWN_S, ConnectionLimit, Phase
 
 
 @dataclass

@@ -395,7 +395,7 @@ def test_a_sample_that_may_not_go_yet_does_not_keep_the_probe_of_an_outage() -> 
             ):
                 suspect = asyncio.create_task(made.ask(1))
                 await arrived.wait()
-                health = made.client.admission._health
+                health = made.client.admission.replicas[0].health
                 for sample in range(100, 104):
                     health.count_failure(health.depart(), sample, "server_error", connections=1)
                 assert made.client.admission.is_down

@@ -25,7 +25,7 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.data import Selection, load_dataset
-from vlsb.endpoints.admission import Accounts
+from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.request import Dialect
 from vlsb.endpoints.traffic import Traffic
