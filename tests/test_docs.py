@@ -475,7 +475,11 @@ def kinds_of_events() -> set[str]:
     rooms = [PROJECT / "vlsb" / room for room in ("endpoints", "evaluation", "store", "cli")]
     for path in [path for room in rooms for path in room.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and node.args and _called(node) in ("Event", "add_event", "_note"):
+            if (
+                isinstance(node, ast.Call)
+                and node.args
+                and _called(node) in ("Event", "add_event", "_note", "_observe")
+            ):
                 kinds |= {each.value for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant)}
             if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != "kind":
                 continue
@@ -490,7 +494,7 @@ def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
     kinds = kinds_of_events()
 
     assert {event["kind"] for event in demo.records("events.jsonl")} <= kinds
-    assert len(kinds) == 13
+    assert len(kinds) == 14
     assert kinds <= set(listed)
 
 

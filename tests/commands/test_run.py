@@ -36,7 +36,7 @@ from vlsb.simulator import (
 # A local engine's own: the target of these tests is an endpoint, which takes none of them.
 OF_ENGINES = (
     *("DTYPE", "ENGINE", "GPUS", "KEEP_SERVER", "MAX_RESTARTS", "REVISION", "SERVERS_DIR", "START_TIMEOUT"),
-    *("TENSOR_PARALLEL_SIZE", "WEIGHTS", "YES", "QUANTIZATION", "LORA", "TRUST_REMOTE_CODE"),
+    *("TENSOR_PARALLEL_SIZE", "WEIGHTS", "YES", "QUANTIZATION", "LORA", "TRUST_REMOTE_CODE", "REPLICAS"),
 )
 ONE_TEMPLATE = "Q {question} R {response} Which label?"
 

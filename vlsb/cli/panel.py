@@ -120,6 +120,9 @@ class Panel:
         progress, rows = self.progress, self._rows(now)
         parts = [f"{progress.done:,}/{progress.selected:,}"]
         parts += [f"{row.name}: {row.wait}" for row in rows if row.is_stuck]
+        parts += [
+            f"{row.name}: {up} of {n} replicas" for row in rows for up, n in [row.view.replicas] if up < n
+        ]
         parts += self._left(now, rows)
         if progress.judged:
             parts.append(f"safe {100 * progress.safe / progress.judged:.1f} %")
@@ -184,7 +187,9 @@ def _table(rows: list[Row], *, has_phases: bool) -> RenderableType:
         )
     for row in rows:
         view = row.view
+        up, count = view.replicas
         phase = f", {view.phase}" if has_phases else ""
+        phase = phase if count == 1 else f", {up} of {count} replicas"
         cells = (
             row.name,
             f"{view.done:,}",

@@ -295,6 +295,7 @@ class EndpointClient:
                 attempts.sent,
                 decision.status,
                 image_sha256=attempts.image_sha256,
+                **(attempts.replica.place if isinstance(attempts.replica, Replica) else {}),
             )
         )
 

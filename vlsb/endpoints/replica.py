@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 from vlsb.config import Party
@@ -27,6 +28,13 @@ from vlsb.records import Usage
 
 _CONCURRENCY = "concurren"
 _TOO_STEEP = "slow_down"
+
+
+class Place(TypedDict, total=False):
+    """The fields of an event that tell replicas apart."""
+
+    replica: int
+    address: str
 
 
 class Replica:
@@ -67,6 +75,13 @@ class Replica:
     def join(self, on_change: Callable[[], None], number: int | None) -> None:
         """Become one of a model's: `on_change` is called when requests that wait may have a chance."""
         self._on_change, self.number = on_change, number
+
+    @property
+    def place(self) -> Place:
+        """Which of several it is, as events say it; nothing for one that is alone."""
+        if self.number is None:
+            return {}
+        return {"replica": self.number, "address": urlsplit(self.party.endpoint.base_url).netloc}
 
     @property
     def is_down(self) -> bool:
@@ -205,17 +220,8 @@ class Replica:
         status: int | None = None,
         limit: int | None = None,
     ) -> None:
-        address = "" if self.number is None else urlsplit(self.party.endpoint.base_url).netloc
         event = Event(
-            kind,
-            self.party.stage,
-            sample_id,
-            code,
-            wait_s,
-            status=status,
-            limit=limit,
-            replica=self.number,
-            address=address,
+            kind, self.party.stage, sample_id, code, wait_s, status=status, limit=limit, **self.place
         )
         self._context.observe(event)
 

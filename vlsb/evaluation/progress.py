@@ -29,7 +29,7 @@ class ModelView:
 
     `answered` counts requests of this session that brought an answer; `waits_for` is why the next one has
     not been sent. `used` are this session's tokens, `usd` what they cost, None where that is unknown. `batch`
-    says how its batches stand, empty for none.
+    says how its batches stand, empty for none. `replicas` are up of so many.
     """
 
     done: int
@@ -47,6 +47,7 @@ class ModelView:
     used: Usage = Usage()
     usd: float | None = None
     batch: str = ""
+    replicas: tuple[int, int] = (1, 1)
 
 
 @dataclass(slots=True)
@@ -175,4 +176,5 @@ class Progress:
             used=state.used,
             usd=state.usd,
             batch=client.batch,
+            replicas=state.replicas,
         )

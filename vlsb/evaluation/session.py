@@ -585,7 +585,7 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
         status=event.status,
         limit=event.limit,
         image_sha256=event.image_sha256,
-        replica=event.replica,
+        **({} if event.replica is None else {"replica": event.replica, "address": event.address}),
     )
     who = f"The {event.stage}" if event.replica is None else f"Replica {event.replica} ({event.address})"
     if event.kind == "long_wait":

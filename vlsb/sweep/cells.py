@@ -207,7 +207,7 @@ def _cell(
     )
     directory, profile = run_directory(options), target_profile(options)
     assert directory is not None
-    declared = None if profile is None else gpus_taken(profile, engine_wishes(options))
+    declared = None if profile is None else gpus_taken(profile, engine_wishes(options)) * options.replicas
     if profile is not None and entry.num_gpus and entry.num_gpus != declared:
         if declared != 1:
             raise ConfigError(f"{model}: num-gpus is {entry.num_gpus}, and its options take {declared}.")

@@ -62,8 +62,10 @@ from vlsb.simulator import (
     rate_limited,
 )
 
-KIND: contextvars.ContextVar[str] = contextvars.ContextVar("transport")
-LOOP: contextvars.ContextVar[Callable[[], asyncio.AbstractEventLoop]] = contextvars.ContextVar("loop")
+KIND: contextvars.ContextVar[str] = contextvars.ContextVar("transport", default="auto")
+LOOP: contextvars.ContextVar[Callable[[], asyncio.AbstractEventLoop]] = contextvars.ContextVar(
+    "loop", default=new_event_loop
+)
 
 
 # What could differ: both transports, and ours on the standard library's loop too.
@@ -136,30 +138,37 @@ async def lane(
     credentials: Credentials | None = None,
     guard: EngineGuard | None = None,
     dialect: Dialect | None = None,
+    others: Sequence[str] = (),
 ) -> AsyncIterator[ModelSettings]:
     credentials = credentials or Credentials(Secret(KEY))
     hours, traffic, events = Hours(), Traffic(), []
-    http = open_client(
-        base_url, credentials=credentials, connections=limit, ca_bundle=ca_bundle, kind=KIND.get()
-    )
-    party = Party("target", Endpoint("model-1", base_url))
     context = RunContext(policy, hours.time(), traffic, events.append)
-    replica = Replica(
-        party,
-        http,
-        context,
-        account=Account(hours.time().clock),
-        # Floor and ceiling in one: how a limit adapts is another file's matter.
-        connections=ConnectionLimit(start=limit, ceiling=limit, floor=limit, clock=hours.time().clock),
-        guard=guard,
+    clock = hours.time().clock
+    replicas = [
+        Replica(
+            Party("target", Endpoint("model-1", url)),
+            open_client(
+                url, credentials=credentials, connections=limit, ca_bundle=ca_bundle, kind=KIND.get()
+            ),
+            context,
+            account=Account(clock),
+            # Floor and ceiling in one: how a limit adapts is another file's matter.
+            connections=ConnectionLimit(start=limit, ceiling=limit, floor=limit, clock=clock),
+            guard=guard if url == base_url else None,
+        )
+        for url in (base_url, *others)
+    ]
+    client = EndpointClient(
+        replicas[0].party,
+        admission=Admission(replicas[0].party, context, replicas),
+        dialect=dialect or Dialect(),
+        redactor=Redactor(credentials.secrets()),
     )
-    redactor = Redactor(credentials.secrets())
-    admission = Admission(party, context, [replica])
-    client = EndpointClient(party, admission=admission, dialect=dialect or Dialect(), redactor=redactor)
     try:
         yield ModelSettings(client, hours, traffic, events)
     finally:
-        await http.aclose()
+        for replica in replicas:
+            await replica.http.aclose()
 
 
 def run(scenario: Coroutine[Any, Any, Any]) -> Any:
