@@ -64,10 +64,17 @@ class EngineProcess:
 
     async def wait(self) -> int:
         """Return how the engine ended, once nothing of it is left."""
-        while True:
-            if (code := self.exit_code()) is not None:
-                return code
-            await asyncio.sleep(_POLL_S)
+        while (code := self.exit_code()) is None:
+            await self._reaper_ended()
+        return code
+
+    async def _reaper_ended(self) -> None:
+        """Wait for the reaper's end, or a moment where that is past or the system cannot tell it."""
+        if self._reaper.returncode is None and hasattr(os, "pidfd_open"):
+            with suppress(OSError):
+                await _process_ended(self._reaper.pid)
+                return
+        await asyncio.sleep(_POLL_S)
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, then after `grace_s` SIGKILL to the whole group; returns when nothing is left.
@@ -111,6 +118,17 @@ class EngineProcess:
         if self._hold is not None:
             os.close(self._hold)
         self._hold = None
+
+
+async def _process_ended(pid: int) -> None:
+    """Return when a child has ended and not been collected. OSError where the kernel cannot tell."""
+    loop, ended, descriptor = asyncio.get_running_loop(), asyncio.Event(), os.pidfd_open(pid)
+    try:
+        loop.add_reader(descriptor, ended.set)
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def start_process(

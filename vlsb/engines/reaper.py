@@ -26,7 +26,6 @@ import sys
 import termios
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 RELEASE = b"r"
 AT_ONCE = signal.SIGUSR1
@@ -140,15 +139,16 @@ def children() -> list[int]:
     """Our children, ended ones included; none where there is no /proc."""
     own = str(os.getpid()).encode()
     try:
-        folders = [each for each in Path("/proc").iterdir() if each.name.isdecimal()]
+        # Not pathlib, whose import takes a third of this process's start.
+        names = [each for each in os.listdir("/proc") if each.isdecimal()]  # noqa: PTH208
     except OSError:
         return []
     found = []
-    for folder in folders:
-        with contextlib.suppress(OSError, IndexError):
+    for name in names:
+        with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as stat:  # noqa: PTH123
             # The second field is the program's name in parentheses, whatever it holds.
-            if (folder / "stat").read_bytes().rpartition(b")")[2].split()[1] == own:
-                found.append(int(folder.name))
+            if stat.read().rpartition(b")")[2].split()[1] == own:
+                found.append(int(name))
     return found
 
 

@@ -38,6 +38,11 @@ class Task:
     remote: str = ""
 
 
+def run_task(task: Task) -> int:
+    """The task where a node has given it to us: CUDA_VISIBLE_DEVICES is set, if there are GPUs."""
+    return asyncio.run(carry_out(task))
+
+
 async def carry_out(task: Task) -> int:
     """Run the command to its end and return its exit code. Cancelled, it is ended in order."""
     mirrors = [Mirror(f"{task.remote}/{run}", Path(task.local) / run) for run in task.runs if task.remote]

@@ -16,7 +16,7 @@ from typing import Any
 
 from vlsb.errors import ConfigError, InterruptedRunError
 from vlsb.sweep.board import LOST, RETRIED, Board, Entry
-from vlsb.sweep.body import Task, carry_out
+from vlsb.sweep.body import run_task
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
 HOSTED = "vlsb_hosted"
@@ -62,7 +62,7 @@ class SweepOnRay:
         )
         try:
             self._require_resources(ray.cluster_resources())
-            submitted = ray.remote(_body)
+            submitted = ray.remote(run_task)
             while not stop.is_set():
                 for entry in list(self.board.waiting()):
                     self._submit(submitted, entry)
@@ -123,11 +123,6 @@ class SweepOnRay:
                     f"No node has the resource {HOSTED}, which works of hosted models take. Start one with: "
                     f"ray start --resources '{{\"{HOSTED}\": 2}}'. Its number is how many run at once."
                 )
-
-
-def _body(task: Task) -> int:
-    """The task on its node: Ray has set CUDA_VISIBLE_DEVICES."""
-    return asyncio.run(carry_out(task))
 
 
 def submit_job(address: str, plan: Path, words: list[str]) -> int:

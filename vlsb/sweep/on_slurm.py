@@ -22,7 +22,7 @@ from vlsb.errors import ConfigError, InterruptedRunError
 from vlsb.files import replace_file
 from vlsb.records import Untrusted
 from vlsb.sweep.board import LOST, RETRIED, Board, Entry
-from vlsb.sweep.body import Task, carry_out
+from vlsb.sweep.body import Task, run_task
 from vlsb.sweep.plan import Slurm
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
@@ -47,7 +47,7 @@ class NodeBody:
 
     def __call__(self) -> int:
         """The exit code of the command."""
-        return asyncio.run(carry_out(self.task))
+        return run_task(self.task)
 
     def checkpoint(self) -> Any:
         """What submitit puts into the queue again when the job's time is over or it is preempted."""

@@ -13,10 +13,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.fake_engine import events, install, living
 from tests.support.waiting import DEADLINE_S, wait_until
+from vlsb.endpoints import loops
 from vlsb.engines.process import EngineProcess, start_process
 from vlsb.errors import StoreError
 
@@ -216,6 +218,32 @@ def test_stopping_an_engine_that_has_ended_is_no_error(bench: Bench) -> None:
     assert asyncio.run(engine.wait()) == -signal.SIGKILL
 
     asyncio.run(engine.stop(DEADLINE_S))
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["told by the kernel", "not told"])
+def test_everybody_who_waits_hears_of_an_engines_end_and_holds_nothing_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    def refuse(pid: int) -> int:
+        raise PermissionError(pid)
+
+    async def end(engine: EngineProcess) -> list[int]:
+        waiting = [asyncio.create_task(engine.wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting.pop().cancel()
+        await engine.stop(DEADLINE_S)
+        return await asyncio.gather(*waiting)
+
+    if not is_told:
+        monkeypatch.setattr(os, "pidfd_open", refuse)
+    open_after = []
+    # The first loop of a process opens what all loops share.
+    for _ in range(2):
+        engine = bench.start()
+        assert loops.run(end(engine)) == [engine.exit_code()] * 2
+        open_after.append(psutil.Process().num_fds())
+
+    assert open_after[0] == open_after[1]
 
 
 # Deaths.
