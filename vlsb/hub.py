@@ -79,7 +79,7 @@ class Repository:
                 return self._download(needed, choose or (lambda _: ()), on_progress)
             # The library lets the errors of its HTTP stack out, which only the transport may know by name.
             except Exception as error:
-                if cached and _is_connection_fault(error):
+                if cached and is_connection_fault(error):
                     return Snapshot(cached, None)
                 if known := self._known_error(error):
                     raise known from error
@@ -154,7 +154,7 @@ class Repository:
                 f"{where} does not exist, or is private: check the name and HF_ENDPOINT, or set HF_TOKEN to "
                 "a token that may read it."
             )
-        if _is_connection_fault(error):
+        if is_connection_fault(error):
             return self.error(
                 f"{where} cannot be reached ({_reason(error)}), and it is not in {hub_cache()}. Try again "
                 f"later. {self.advice}"
@@ -240,7 +240,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _is_connection_fault(error: Exception) -> bool:
+def is_connection_fault(error: Exception) -> bool:
     """Whether the Hub could not be reached, or is not well: what is cached may be used then."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

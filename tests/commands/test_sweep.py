@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -12,13 +13,15 @@ import pytest
 
 from tests.commands.test_run_local import Desk as LocalDesk
 from tests.support.checkpoints import checkpoint
-from tests.support.command import Vlsb
+from tests.support.command import Finished, Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import labelling, persona, sample_of
 from tests.support.fake_engine import events
 from tests.support.scripts import Script
 from tests.support.sweeps import hosted_at, tables, write_plan
 from tests.support.waiting import wait_until
+from tests.unit.engines.test_hardware import listing
+from vlsb.models.profile import FAMILIES
 from vlsb.simulator import SimulatorThread, blocked
 
 SAMPLES = 12
@@ -84,6 +87,17 @@ def test_a_sweep_again_touches_no_finished_cell_and_runs_a_row_added_later(
     assert {path: path.stat() for path in files} == files
     assert again.err.count("done before") == 2
     assert len(target.completions) - asked == asked // 2
+
+
+def test_more_samples_or_epochs_than_a_finished_cell_has_are_asked_for(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    for samples, epochs in ((4, 1), (SAMPLES, 1), (SAMPLES, 2)):
+        model = {**hosted_at(target, "m1"), "limit": samples}
+        ended = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[model], epochs=epochs))
+
+        assert ended.code == 0, ended.err
+        assert tables(vlsb, tmp_path / "sweep")["m1"]["judged"] == samples * epochs
 
 
 def test_a_sweep_killed_again_and_again_pays_for_nothing_stored_twice(
@@ -287,6 +301,44 @@ def test_cells_take_turns_on_the_gpus_and_the_judge_starts_once_after_them(
     assert len(events(local.record, "start")) == 4
     found = tables(local.vlsb, tmp_path / "sweep")
     assert [found[name]["judged"] for name in ("step-1", "step-2", "step-3")] == [8, 8, 8]
+
+
+def test_a_model_too_large_for_one_gpu_is_shared_by_two_and_stays_so(
+    local: LocalDesk, tmp_path: Path
+) -> None:
+    """A prompt of full length takes 4 GiB of cache. On larger GPUs the run goes on as it began."""
+    text = {"num_hidden_layers": 64, "num_attention_heads": 64, "hidden_size": 4096}
+    config = {"architectures": [FAMILIES["llava_hf"].architecture], "text_config": text}
+    where = str(checkpoint(tmp_path / "ckpt", config=config))
+
+    def swept(gigabytes: int, epochs: int, *words: str) -> Finished:
+        size = 1024 * gigabytes
+        rows = "\n".join(f"{n}, GPU-{n}, {size}, {size}, 550.90.07, NVIDIA L4" for n in (0, 1))
+        path = os.pathsep.join([listing(tmp_path / "smi", rows)["PATH"], os.defpath])
+        plan = write_plan(
+            tmp_path,
+            None,
+            data=local.data,
+            models=[where],
+            judges=[],
+            epochs=epochs,
+            defaults={"data-root": str(local.data), "engine": str(local.engine)},
+            **{"gpu-memory-gb": 80},
+        )
+        return local.vlsb("sweep", plan, *words, env=local.environment() | {"PATH": path})
+
+    shown = swept(6, 1, "--dry-run")
+    first = swept(6, 1)
+    later = swept(80, 2)
+    elsewhere = swept(6, 3, "--slurm", "--dry-run")
+
+    assert shown.out.split("waiting")[0].split()[-2] == "2", shown.out
+    assert (first.code, later.code) == (0, 0), first.err + later.err
+    assert "started on GPU 0,1" in first.err
+    starts = [event["argv"] for event in events(local.record, "start")]
+    sizes = [argv[argv.index("--tensor-parallel-size") + 1] for argv in starts]
+    assert sizes == ["2", "2"]
+    assert elsewhere.code == 0
 
 
 def test_watching_takes_a_checkpoint_that_comes_later(local: LocalDesk, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from vlsb.sweep.here import Slots, SweepHere
 from vlsb.sweep.on_ray import SweepOnRay, is_jobs_address, require_ray, submit_job
 from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
 from vlsb.sweep.plan import Plan, load_plan, plan_schema
+from vlsb.sweep.sizing import Sizing
 from vlsb.sweep.tasks import Places, fetch_runs
 from vlsb.sweep.weights import prepare
 
@@ -50,6 +51,17 @@ class SweepWishes:
     slurm: bool = False
     display: str | None = None
     yes: bool = False
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether cells run on other machines."""
+        return self.ray is not None or self.slurm
+
+    def sizing(self, plan: Plan, slots: Slots | None) -> Sizing:
+        """What says how many GPUs models need: of this machine, or of those that the plan tells of."""
+        here = 0 if slots is None else slots.memory_bytes
+        is_cpu = slots is not None and not slots.gpus
+        return Sizing(0 if is_cpu else here or plan.gpu_memory_bytes, is_offline=self.offline)
 
     def own_environment(self) -> dict[str, str]:
         """What every command of the sweep is told beside its machine's own environment."""
@@ -76,34 +88,46 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
             return submit_job(wishes.ray, Path(plan.place), ["--offline"] * wishes.offline)
     if wishes.slurm:
         require_slurm()
-    found = matrix(plan)
-    board = Board()
+    places, board = Places(plan.output_dir, plan.remote), Board()
     kind = chosen_display(wishes.display)
     if kind != "rich":
         board.changed = live_lines(screen.notice)
-    places = Places(plan.output_dir, plan.remote)
-    for work in found.works:
-        fetch_runs(work, places)
-    board.add(found.works)
-    loops.run(_watched(_runner(plan, wishes, board, places).run, board, screen, kind))
+    slots = None if wishes.is_elsewhere else Slots(list_gpus(os.environ).checked().gpus)
+    sizing = wishes.sizing(plan, slots)
+    if plan.remote:
+        for work in matrix(plan, Sizing()).works:
+            fetch_runs(work, places)
+    board.add(matrix(plan, sizing).works)
+    for line in _unsized(sizing):
+        screen.notice(line)
+    loops.run(_watched(_runner(plan, wishes, board, places, slots, sizing).run, board, screen, kind))
     return _finish(board, wishes, screen)
 
 
-def _runner(plan: Plan, wishes: SweepWishes, board: Board, places: Places) -> Runner:
+def _unsized(sizing: Sizing) -> Iterator[str]:
+    """What is said of models whose need could not be computed."""
+    for why in dict.fromkeys(sizing.unknown.values()):
+        names = ", ".join(name for name, reason in sizing.unknown.items() if reason == why)
+        yield f"Taken to need one GPU: {names} ({why}). Say how many with num-gpus."
+
+
+def _runner(
+    plan: Plan, wishes: SweepWishes, board: Board, places: Places, slots: Slots | None, sizing: Sizing
+) -> Runner:
     """Who carries a sweep out, as wished."""
     if wishes.ray is not None:
         return SweepOnRay(board, wishes.ray, places, wishes.own_environment(), plan.retries)
-    if wishes.slurm:
+    if slots is None:
         return SweepOnSlurm(board, plan.slurm, places, wishes.own_environment(), plan.retries)
     if plan.remote:
         raise ConfigError(f"output-dir: {plan.remote} is for --ray and --slurm. Here, name a folder.")
     return SweepHere(
         board,
-        Slots(list_gpus(os.environ).checked().gpus),
+        slots,
         {**os.environ, **wishes.own_environment()},
         plan.output_dir / "logs",
         plan.retries,
-        replan=Watch(plan) if wishes.watch else None,
+        replan=Watch(plan, sizing) if wishes.watch else None,
     )
 
 
@@ -189,11 +213,12 @@ def _again(wishes: SweepWishes) -> list[str]:
 def show_plan(wishes: SweepWishes, screen: Screen) -> int:
     """The matrix with GPUs, downloads and requests, as a table; nothing is started."""
     plan = load_plan(wishes.plan)
-    found = matrix(plan)
+    gpus = list_gpus(os.environ).gpus
+    sizing = wishes.sizing(plan, None if wishes.is_elsewhere else Slots(gpus))
+    found = matrix(plan, sizing)
     board = Board()
     board.add(found.works)
     width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
-    gpus = list_gpus(os.environ).gpus
     titles = ("cell", "model", "protocol", "epochs", "GPUs", "to download", "state")
     sizes = _downloads(found, wishes)
     cells = {cell.work.name: cell for cell in found.cells}
@@ -214,6 +239,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
     notes = [
         f"{len(found.cells)} cells, {len(found.judging)} judges after them; {board.count(Status.DONE)} done. "
         f"{len(gpus) or 'No'} GPUs here.",
+        *_unsized(sizing),
         *(f"Not in the plan: {name} ({why})." for name, why in plan.left_out.items()),
     ]
     screen.result(
@@ -241,7 +267,7 @@ def _downloads(found: Matrix, wishes: SweepWishes) -> dict[str, str]:
 
 def prepare_nodes(wishes: SweepWishes, screen: Screen) -> int:
     """Fetch all that the cells need, and return 2 where something could not be."""
-    found = matrix(load_plan(wishes.plan))
+    found = matrix(load_plan(wishes.plan), Sizing())
     with Display(wishes.display, screen) as display:
         problems = loops.run(prepare(found, os.environ, on_progress=display.on_progress, say=screen.notice))
     for problem in problems:

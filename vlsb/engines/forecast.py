@@ -25,12 +25,18 @@ _QUANTIZED_WIDTHS = {"fp8": 1.0, "bitsandbytes": 0.55, "experts_int8": 1.0, "tor
 class Forecast:
     """Bytes in all, over however many GPUs share them: weights, cache, and the engine's own on each GPU.
 
-    A GPU holds whole heads of the cache: beyond `cache_parts` GPUs, the others hold copies.
+    A GPU holds whole heads of the cache: beyond `cache_parts` GPUs, the others hold copies. `heads` are those
+    of attention, 0 where the config does not say.
     """
 
     weights: int
     cache: int
     cache_parts: int
+    heads: int = 0
+
+    def fits(self, count: int, usable_bytes: float) -> bool:
+        """Whether `count` GPUs hold it that an engine may use so much of, and share its heads evenly."""
+        return self.heads % count == 0 and self.per_gpu(count) <= usable_bytes
 
     def per_gpu(self, count: int) -> int:
         """What each of `count` GPUs must have."""
@@ -51,6 +57,7 @@ def forecast(
         weights=_served_bytes(config, file_bytes, dtype, quantization),
         cache=context * cache_bytes_per_token(config, dtype),
         cache_parts=1 if _number(text, "kv_lora_rank") else max(1, _key_value_heads(text)),
+        heads=_number(text, "num_attention_heads"),
     )
 
 

@@ -32,8 +32,11 @@ from vlsb.hub import hub_cache
 from vlsb.models.catalog import read_config
 from vlsb.models.profile import CURRENT, GIB, EnginePin, ModelProfile
 
+SHARED_BY = (1, 2, 4, 8)
+"""How many GPUs of one machine may share a copy of a model."""
 # The driver's tool counts a little more memory than an engine sees.
 _TOLERANCE = 0.98
+_PARALLEL = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
 
 
 def check_driver(pin: EnginePin, engine: Engine | None, listing: GpuListing) -> None:
@@ -155,10 +158,33 @@ def gpus_taken(model: ModelProfile, wishes: Wishes) -> int:
     return _gpu_count(_settings(model, wishes)) or 1
 
 
+def declares_gpus(model: ModelProfile, wishes: Wishes) -> bool:
+    """Whether its own config or the wishes say how many GPUs its engine takes."""
+    return not _settings(model, wishes).keys().isdisjoint(_PARALLEL)
+
+
+def gpus_needed(model: ModelProfile, wishes: Wishes, memory_bytes: int) -> int:
+    """How many GPUs of so much memory its engine needs, by the forecast of `check_start`. Blocking.
+
+    Asks the Hub for settings and sizes. Raises ServerError where no number of them is enough or the sizes
+    are not known, and what `open_weights` raises.
+    """
+    weights = _weights_to_load(model, wishes)[0]
+    needed = memory_needed(model, wishes, weights, on_cpu=False)
+    share = _settings(model, wishes).get("gpu-memory-utilization", USUAL_SHARE)
+    if not needed.weights:
+        raise ServerError(f"{model.name}: the size of its weights is not known.")
+    usable = memory_bytes * (share if isinstance(share, int | float) else USUAL_SHARE)
+    fitting = [count for count in SHARED_BY if needed.fits(count, usable)]
+    if not fitting:
+        raise ServerError(f"{model.name}: {SHARED_BY[-1]} GPUs of {_gb(memory_bytes)} are too few for it.")
+    return fitting[0]
+
+
 def _gpu_count(settings: Mapping[str, Any]) -> int | None:
     """How many GPUs an engine with these options takes; None where they are for the plan to refuse."""
     count = 1
-    for option in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
+    for option in _PARALLEL:
         size = settings.get(option, 1)
         if not isinstance(size, int) or size < 1:
             return None
@@ -232,9 +258,7 @@ def _way_to_fit(there: Sequence[Gpu], needed: Forecast, settings: Mapping[str, A
     least = min(gpu.memory_bytes for gpu in there) * share
     now = _gpu_count(settings) or 1
     ways = [
-        f"--tensor-parallel-size {n}"
-        for n in (2, 4, 8)
-        if now < n <= len(there) and needed.per_gpu(n) <= least
+        f"--tensor-parallel-size {n}" for n in SHARED_BY if now < n <= len(there) and needed.fits(n, least)
     ][:1]
     if (
         not settings.get("quantization")

@@ -324,7 +324,7 @@ async def _lease_judges(
         model = await in_thread(partial(_identify, profile))
         wishes = judge_wishes(options)
         if resolved.plan.target is not None:
-            wishes = replace(wishes, gpus=GpuLease())
+            wishes = replace(wishes, gpus=GpuLease(), tensor_parallel_size=None)
         beside = with_gpus_left(model, wishes, there, taken)
         is_alone = beside is None
         engine = await held.enter_async_context(lease(model, beside or wishes))
@@ -385,6 +385,7 @@ def judge_wishes(options: RunOptions) -> Wishes:
     """What options ask of a judge's engine."""
     return Wishes(
         engine=options.engine,
+        tensor_parallel_size=options.tensor_parallel_size,
         max_tokens=_JUDGE_CONTEXT_TOKENS,
         start_timeout_s=options.start_timeout,
         gpus=GpuLease.parse(options.gpus),
@@ -430,7 +431,7 @@ def _resolve_run(
     judges = () if options.no_judge else problems.of(lambda: _judges(options, is_demo=is_demo))
     goes_on_in = directory if options.resume else None
     settings = _shared_settings(options, goes_on_in, is_simulated=is_demo, problems=problems)
-    selection = problems.of(lambda: _selection(options))
+    selection = problems.of(lambda: selection_of(options))
     credentials = {} if target is None else _credentials({"target": target}, environment, problems)
     credentials |= _credentials(_judge_models(judges), environment, problems)
     problems.raise_if_any()
@@ -850,7 +851,8 @@ def _copy_read_by(run: Path) -> Path | None:
     return root
 
 
-def _selection(options: RunOptions) -> Selection:
+def selection_of(options: RunOptions) -> Selection:
+    """The samples that options ask for."""
     if options.limit is not None:
         parse_limit(options.limit)
     return Selection(

@@ -273,7 +273,9 @@ class RunHead:
     created_at: str
     target: Untrusted
     simulated: bool
+    settings: Mapping[str, Any]
     judges: Sequence[JudgeEntry]
+    guards: Sequence[JudgeEntry] = field(default_factory=list)
 
 
 def read_head(directory: Path) -> RunHead:

@@ -6,13 +6,15 @@ Whether something is done its run directory says, from its rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlsb.analysis.summary import FailOnError
-from vlsb.engines.preflight import gpus_taken
+from vlsb.engines.plan import Wishes
+from vlsb.engines.preflight import declares_gpus, gpus_taken
 from vlsb.errors import ConfigError, StoreError
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
 from vlsb.evaluation.protocol import safe_name
@@ -20,16 +22,19 @@ from vlsb.evaluation.settings import (
     account_of,
     engine_wishes,
     judge_models,
+    judge_wishes,
     run_directory,
+    selection_of,
     target_profile,
 )
 from vlsb.models.catalog import name_of_place
 from vlsb.models.profile import ModelProfile
 from vlsb.records import RETRIED_ON_RESUME, Outcome, Untrusted
 from vlsb.store.gaps import find_gaps
-from vlsb.store.manifest import is_run, read_manifest
+from vlsb.store.manifest import Manifest, is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
 from vlsb.sweep.plan import JudgeChoice, ModelEntry, Plan, expand
+from vlsb.sweep.sizing import Sizing, recorded_gpus, recorded_judge_gpus
 
 _PIECE = 1 << 20
 _NOT_IN_LOG_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -88,8 +93,9 @@ class Work:
             runs = tuple(run for run in runs if is_run(run))
         for run in runs:
             state = load_state(run) if is_run(run) else None
-            files = None if state is None else _ended_files(state, self.judges, is_cell=self.is_cell)
-            if state is None or files is None:
+            if state is None or (self.is_cell and _is_smaller(state.manifest, self.options)):
+                return Standing(False)
+            if (files := _ended_files(state, self.judges, is_cell=self.is_cell)) is None:
                 return Standing(False)
             if gaps := find_gaps(state, files, self.may_lack, is_judging=not self.is_cell):
                 lacking.append(gaps)
@@ -131,10 +137,10 @@ class Matrix:
         return (*(cell.work for cell in self.cells), *self.judging)
 
 
-def matrix(plan: Plan, models: Sequence[Sequence[str]] | None = None) -> Matrix:
+def matrix(plan: Plan, sizing: Sizing, models: Sequence[Sequence[str]] | None = None) -> Matrix:
     """The cells of a plan and its judges, for the models that its entries name: those that are there now.
 
-    Raises ConfigError with the line for what could not run.
+    `sizing` says how many GPUs each takes. Raises ConfigError with the line for what could not run.
     """
     models = [expand(entry) for entry in plan.models] if models is None else models
     beside, after = _split_judges(plan)
@@ -147,7 +153,7 @@ def matrix(plan: Plan, models: Sequence[Sequence[str]] | None = None) -> Matrix:
             for protocol, changes in plan.protocols.items():
                 for epochs in plan.epochs:
                     try:
-                        cell = _cell(plan, entry, model, protocol, changes, epochs, judging, titles)
+                        cell = _cell(plan, sizing, entry, model, protocol, changes, epochs, judging, titles)
                     except ConfigError as error:
                         raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from None
                     if (line := places.setdefault(cell.directory, entry.line)) != entry.line:
@@ -157,7 +163,7 @@ def matrix(plan: Plan, models: Sequence[Sequence[str]] | None = None) -> Matrix:
                         )
                     cells.append(cell)
     runs = tuple(dict.fromkeys(cell.directory for cell in cells))
-    return Matrix(tuple(cells), tuple(_judging(plan, choice, runs) for choice in after))
+    return Matrix(tuple(cells), tuple(_judging(plan, sizing, choice, runs) for choice in after))
 
 
 @dataclass(slots=True)
@@ -165,6 +171,7 @@ class Watch:
     """The matrix of a plan whenever its patterns match other folders than before; None while they do not."""
 
     plan: Plan
+    sizing: Sizing
     _models: list[list[str]] = field(default_factory=list)
     _whole: set[str] = field(default_factory=set)
 
@@ -174,11 +181,12 @@ class Watch:
         if found == self._models:
             return None
         self._models = found
-        return matrix(self.plan, found)
+        return matrix(self.plan, self.sizing, found)
 
 
 def _cell(
     plan: Plan,
+    sizing: Sizing,
     entry: ModelEntry,
     model: str,
     protocol: str,
@@ -207,22 +215,46 @@ def _cell(
     )
     directory, profile = run_directory(options), target_profile(options)
     assert directory is not None
-    declared = None if profile is None else gpus_taken(profile, engine_wishes(options)) * options.replicas
-    if profile is not None and entry.num_gpus and entry.num_gpus != declared:
-        if declared != 1:
-            raise ConfigError(f"{model}: num-gpus is {entry.num_gpus}, and its options take {declared}.")
-        options = replace(options, tensor_parallel_size=entry.num_gpus)
+    taken = None
+    if profile is not None:
+        wishes = engine_wishes(options)
+        taken = _gpus(sizing, profile, wishes, entry.num_gpus, partial(recorded_gpus, directory))
+        options = _shared_by(options, profile, wishes, taken)
+        taken *= options.replicas
     work = Work(
         name=directory.name,
         options=options,
         runs=(directory,),
         judges=titles,
-        num_gpus=None if profile is None else (declared if entry.num_gpus is None else entry.num_gpus),
+        num_gpus=taken,
         account=account_of(options) if profile is None else None,
         may_lack=FailOnError.parse(options.fail_on_error),
         weights=() if profile is None else (_at_revision(profile, options),),
     )
     return Cell(model, protocol, epochs, work)
+
+
+def _gpus(
+    sizing: Sizing,
+    profile: ModelProfile,
+    wishes: Wishes,
+    num_gpus: int | None,
+    recorded: Callable[[], int | None],
+) -> int:
+    """How many GPUs an engine takes: as its entry says, or its options, or what it needs."""
+    if num_gpus is None:
+        return sizing.count(profile, wishes, recorded)
+    declared = gpus_taken(profile, wishes)
+    if num_gpus not in (0, declared) and declared != 1:
+        raise ConfigError(f"{profile.name}: num-gpus is {num_gpus}, and its options take {declared}.")
+    return num_gpus
+
+
+def _shared_by(options: RunOptions, profile: ModelProfile, wishes: Wishes, gpus: int) -> RunOptions:
+    """The options with so many GPUs for a copy of the model, where nothing else says how they share it."""
+    if gpus <= 1 or declares_gpus(profile, wishes):
+        return options
+    return replace(options, tensor_parallel_size=gpus)
 
 
 def _at_revision(profile: ModelProfile, options: RunOptions) -> ModelProfile:
@@ -273,22 +305,31 @@ def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
     return options
 
 
-def _judging(plan: Plan, choice: JudgeChoice, runs: tuple[Path, ...]) -> Work:
+def _judging(plan: Plan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, ...]) -> Work:
     options = RunOptions(**choice.options, judge=(choice.judge,), display="plain")
     models = judge_models(options)
-    profiles = tuple(profile for profile in models.values() if profile is not None)
-    taken = max((gpus_taken(profile, engine_wishes(options)) for profile in profiles), default=None)
+    local = {title: profile for title, profile in models.items() if profile is not None}
+    taken, wishes = None, judge_wishes(options)
+    for title, profile in local.items():
+        recorded = partial(recorded_judge_gpus, runs, title)
+        taken = max(taken or 0, _gpus(sizing, profile, wishes, choice.num_gpus, recorded))
+        options = _shared_by(options, profile, wishes, taken)
     return Work(
         name=f"judge {', '.join(models)}",
         options=options,
         runs=runs,
         judges=tuple(models),
-        num_gpus=choice.num_gpus if profiles and choice.num_gpus is not None else taken,
+        num_gpus=taken,
         account=None,
         may_lack=FailOnError.parse(options.fail_on_error),
-        weights=profiles,
+        weights=tuple(local.values()),
         is_cell=False,
     )
+
+
+def _is_smaller(manifest: Manifest, options: RunOptions) -> bool:
+    """Whether a run may have fewer samples or epochs than its cell asks for by now."""
+    return manifest.epochs < options.epochs or manifest.selection != selection_of(options).describe()
 
 
 def _ended_files(state: RunState, judges: Sequence[str], *, is_cell: bool) -> tuple[str, ...] | None:

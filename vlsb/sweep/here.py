@@ -41,6 +41,11 @@ class Slots:
         """How many GPUs works may have, or 1 for the CPU."""
         return len(self._free)
 
+    @property
+    def memory_bytes(self) -> int:
+        """What the smallest of them has; 0 where there is none, or the driver does not say."""
+        return min((gpu.memory_bytes for gpu in self.gpus if gpu.index in self._free), default=0)
+
     def take(self, entry: Entry) -> tuple[int, ...] | None:
         """The GPUs of a work from now on, none for a hosted model's; None where it has to wait."""
         work = entry.work

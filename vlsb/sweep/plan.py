@@ -69,7 +69,7 @@ def _entry(
 
 _NUM_GPUS = Annotated[
     int,
-    msgspec.Meta(ge=0, le=_MOST_GPUS, description="GPUs that its engine takes. (default: computed)"),
+    msgspec.Meta(ge=0, le=_MOST_GPUS, description="GPUs that an engine of it takes. (default: computed)"),
 ]
 _Model = _entry(
     "Model",
@@ -122,6 +122,19 @@ _PlanFile: Any = msgspec.defstruct(
         ("defaults", _Defaults | None, None),
         ("output_dir", str | None, None),
         ("retries", Annotated[int, msgspec.Meta(ge=0, le=100)], 1),
+        (
+            "gpu_memory_gb",
+            Annotated[
+                float,
+                msgspec.Meta(
+                    gt=0,
+                    description="Memory of each GPU, by which models that do not say it get their number of "
+                    "GPUs on Ray and Slurm; here nvidia-smi says it.",
+                ),
+            ]
+            | None,
+            None,
+        ),
         ("slurm", Slurm, msgspec.field(default_factory=Slurm)),
         (
             "left_out",
@@ -172,7 +185,7 @@ class Plan:
     """A plan as it was written. Relative paths in it are seen from the folder where `vlsb` is started.
 
     Runs are in `output_dir`. With a `remote` address (`s3://...`) they are synced with that, and
-    `output_dir` is the folder on each node.
+    `output_dir` is the folder on each node. `gpu_memory_bytes` is that of a GPU there, 0 if it is not said.
     """
 
     place: str
@@ -183,6 +196,7 @@ class Plan:
     output_dir: Path
     remote: str
     retries: int
+    gpu_memory_bytes: int
     slurm: Slurm
     left_out: Mapping[str, str]
 
@@ -243,6 +257,7 @@ def load_plan(name: str) -> Plan:
         output_dir=Path(local).absolute(),
         remote=remote,
         retries=found.retries,
+        gpu_memory_bytes=int((found.gpu_memory_gb or 0) * 1e9),
         slurm=found.slurm,
         left_out=found.left_out,
     )

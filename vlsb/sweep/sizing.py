@@ -1,0 +1,94 @@
+"""How many GPUs a model takes whose entry does not say so: as few as hold it, by the forecast of its memory.
+
+A run that has begun keeps the number that it began with: another one would be another engine's answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vlsb.engines.identify import identify
+from vlsb.engines.plan import Wishes
+from vlsb.engines.preflight import declares_gpus, gpus_needed, gpus_taken
+from vlsb.errors import StoreError, VlsbError
+from vlsb.hub import is_connection_fault
+from vlsb.models.profile import ModelProfile
+from vlsb.records import Untrusted
+from vlsb.store.manifest import is_run, read_head
+from vlsb.store.state import has_answers
+
+_PARALLEL = "engine.parallel"
+
+
+@dataclass(slots=True)
+class Sizing:
+    """Computes and remembers. `memory_bytes` is a GPU's, 0 where nobody knows: then each model takes one.
+
+    `unknown` says of models, by name, why they are taken to need one GPU. With `is_offline` the Hub is not
+    asked; nor is it any more once it could not be reached.
+    """
+
+    memory_bytes: int = 0
+    is_offline: bool = False
+    unknown: dict[str, str] = field(default_factory=dict)
+    _known: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    _is_unreachable: bool = False
+
+    def count(self, model: ModelProfile, wishes: Wishes, recorded: Callable[[], int | None]) -> int:
+        """The GPUs that the model's engine takes, as `recorded` if a run says so. Blocking."""
+        if declares_gpus(model, wishes):
+            return gpus_taken(model, wishes)
+        if (began_with := recorded()) is not None:
+            return began_with
+        if not self.memory_bytes:
+            return 1
+        key = (model.family, model.weights, model.revision, wishes)
+        if key not in self._known:
+            self._known[key] = self._computed(model, wishes)
+        return self._known[key]
+
+    def _computed(self, model: ModelProfile, wishes: Wishes) -> int:
+        is_offline = self.is_offline or self._is_unreachable
+        try:
+            found = identify(model, weights=wishes.weights, revision=wishes.revision, offline=is_offline)
+            return gpus_needed(found, replace(wishes, offline=is_offline), self.memory_bytes)
+        except VlsbError as error:
+            cause = error.__cause__
+            self._is_unreachable |= isinstance(cause, Exception) and is_connection_fault(cause)
+            is_cut_off = self._is_unreachable and not self.is_offline
+            why = "the Hugging Face Hub cannot be reached" if is_cut_off else error.message.rstrip(".")
+            self.unknown[model.name] = why
+            return 1
+
+
+def recorded_gpus(run: Path) -> int | None:
+    """How many GPUs share a copy of the target's model in a run that has answers; None for any other."""
+    return _recorded(run, None)
+
+
+def recorded_judge_gpus(runs: Iterable[Path], title: str) -> int | None:
+    """The same of a judge's model, in the first of the runs that it has labelled."""
+    return next((found for run in runs if (found := _recorded(run, title)) is not None), None)
+
+
+def _recorded(run: Path, judge: str | None) -> int | None:
+    if not is_run(run) or not has_answers(run):
+        return None
+    try:
+        head = read_head(run)
+    except StoreError:
+        # Its cell says so.
+        return None
+    if judge is None:
+        return _tensor(head.settings)
+    named = (entry for entry in (*head.judges, *head.guards) if entry.name == Untrusted(judge))
+    return next((found for entry in named if (found := _tensor(entry.settings)) is not None), None)
+
+
+def _tensor(settings: Mapping[str, Any]) -> int | None:
+    found = settings.get(_PARALLEL)
+    count = found.get("tensor") if isinstance(found, Mapping) else None
+    return count if isinstance(count, int) else None
