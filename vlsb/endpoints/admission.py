@@ -142,19 +142,19 @@ class Admission:
     def state(self) -> AdmissionState:
         """Where the model stands now."""
         left = self._left()
+        up = [replica for replica in left if not replica.is_down] or left
         rates = [replica.account.rates for replica in left]
-        is_paused = all(replica.account.pause_s() > 0 for replica in left)
         return AdmissionState(
             in_flight=sum(replica.in_flight for replica in self.replicas),
-            limit=sum(replica.connections.limit for replica in left),
-            ceiling=sum(replica.connections.ceiling for replica in left),
-            phase=left[0].connections.phase,
-            pause_s=min(replica.account.pause_s() for replica in left) if is_paused else 0.0,
+            limit=sum(replica.connections.limit for replica in up),
+            ceiling=sum(replica.connections.ceiling for replica in up),
+            phase=up[0].connections.phase,
+            pause_s=min(replica.account.pause_s() for replica in left),
             rpm=_total([each.rpm for each in rates]),
             tpm=_total([each.tpm for each in rates]),
             tokens_per_request=max(each.tokens_per_request for each in rates),
             is_down=self.is_down,
-            replicas=(sum(not replica.is_down for replica in left), len(self.replicas)),
+            replicas=(0 if self.is_down else len(up), len(self.replicas)),
             waits_for=self.timings.head.what,
             requests=self._requests,
             answered=self._answered,
