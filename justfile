@@ -65,7 +65,7 @@ engines *args:
 foreign-logs *args:
     uv run python -m benchmarks.foreign_logs "$@"
 
-# Sweeps on Ray and through submitit; where this machine has a Slurm, with its requeue (three minutes)
+# Sweeps on Ray and through submitit; as root and with slurm-wlm and munge installed, on a real Slurm of one node
 sweeps *args:
     uv run --group extras pytest -n 0 --durations=0 tests/proofs/sweep "$@"
 

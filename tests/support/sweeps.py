@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.support.command import NOT_COMPARED, Vlsb
 from vlsb.simulator import Simulator
 
@@ -52,3 +54,16 @@ def tables(vlsb: Vlsb, outputs: Path) -> dict[str, dict[str, Any]]:
         summary["run"]: {name: value for name, value in summary.items() if name not in left_out}
         for summary in vlsb.report(outputs)
     }
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """The commands that write below a folder, the driver's among them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if any(str(folder / "sweep") in word for word in words) and "-m" in words:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found

@@ -58,7 +58,9 @@ class Reaper:
         signal.signal(signal.SIGTERM, lambda *_: self._end_gently())
         signal.signal(AT_ONCE, lambda *_: self._end_now())
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        # Slurm warns all processes of a job before its time is over (SIGUSR2). Only our owner answers that;
+        # the engine inherits that it is ignored.
+        for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2):
             signal.signal(ignored, signal.SIG_IGN)
         self._engine = _start(program)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

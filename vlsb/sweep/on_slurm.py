@@ -7,8 +7,10 @@ Jobs live on when the sweep's own process ends: the next one finds them by their
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -22,7 +24,7 @@ from vlsb.errors import ConfigError, InterruptedRunError
 from vlsb.files import replace_file
 from vlsb.records import Untrusted
 from vlsb.sweep.board import LOST, RETRIED, Board, Entry
-from vlsb.sweep.body import Task, run_task
+from vlsb.sweep.body import Task, carry_out
 from vlsb.sweep.plan import Slurm
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
@@ -40,14 +42,37 @@ def require_slurm() -> None:
 
 
 class NodeBody:
-    """What submitit runs on a node, and runs again from the beginning after a requeue: `vlsb` resumes."""
+    """What submitit runs on a node, and runs again from the beginning after a requeue: `vlsb` resumes.
+
+    Slurm warns of the end of a job's time by a signal, at which submitit puts the job into the queue again.
+    Slurm then kills it at once, so the command is ended in order before.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
 
     def __call__(self) -> int:
         """The exit code of the command."""
-        return run_task(self.task)
+        requeue = signal.getsignal(signal.SIGUSR2)
+        code = asyncio.run(self._carried_out())
+        if code is None:
+            assert callable(requeue)
+            requeue(signal.SIGUSR2, None)
+        return InterruptedRunError.exit_code if code is None else code
+
+    async def _carried_out(self) -> int | None:
+        """The exit code of the command; None where a warning came, and it was ended."""
+        warned = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, warned.set)
+        body, warning = asyncio.create_task(carry_out(self.task)), asyncio.create_task(warned.wait())
+        await asyncio.wait({body, warning}, return_when=asyncio.FIRST_COMPLETED)
+        warning.cancel()
+        if body.done():
+            return body.result()
+        body.cancel()
+        with suppress(asyncio.CancelledError):
+            await body
+        return None
 
     def checkpoint(self) -> Any:
         """What submitit puts into the queue again when the job's time is over or it is preempted."""

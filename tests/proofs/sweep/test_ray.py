@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.checkpoints import checkpoint
@@ -16,7 +15,7 @@ from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.engine_environment import write_environment
-from tests.support.sweeps import tables, write_plan
+from tests.support.sweeps import processes_of, tables, write_plan
 from tests.support.waiting import wait_until
 from vlsb.simulator import SimulatorThread
 
@@ -60,19 +59,6 @@ def add_worker(cluster: Any, vlsb: Vlsb) -> Iterator[Callable[[], Any]]:
     for node in added:
         if node in cluster.list_all_nodes():
             cluster.remove_node(node, allow_graceful=False)
-
-
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """The commands that write below a folder, the driver's among them."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-            if any(str(folder / "sweep") in word for word in words) and "-m" in words:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def wait_while(condition: Callable[[], object], what: str) -> None:

@@ -1,24 +1,34 @@
-"""Sweeps through submitit: its local executor here, and a real Slurm where this machine has one."""
+"""Sweeps through submitit: its local executor, and a real Slurm of one node where that can be started."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
-from tests.support.sweeps import tables, write_plan
-from vlsb.simulator import SimulatorThread
+from tests.support.engine_environment import write_environment
+from tests.support.sweeps import processes_of, tables, write_plan
+from tests.support.waiting import wait_until
+from vlsb.simulator import Action, Request, SimulatorThread
 
 pytest.importorskip("submitit", reason="needs the extra `slurm`")
 SAMPLES = 10
+NODE = Path(__file__).with_name("slurm_node.sh")
 
 # The sweep's own process, with submitit's local executor in Slurm's place.
 LOCALLY = """
@@ -67,32 +77,118 @@ def _job_of(folder: Path) -> int:
     return int(found.stdout.split()[0])
 
 
-def has_slurm() -> bool:
-    """Whether this machine has a Slurm with a node that answers."""
-    if shutil.which("sbatch") is None:
-        return False
-    nodes = subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=60, check=False)
-    return nodes.returncode == 0 and bool(nodes.stdout.strip())
+class Held:
+    """`persona`, but that these models get only so many answers before it is released or ends."""
+
+    def __init__(self, *models: str, after: int) -> None:
+        self.released = threading.Event()
+        self._left = dict.fromkeys(models, after)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+
+    async def __call__(self, request: Request) -> Action:
+        """What is answered, when it may be."""
+        if request.model in self._left:
+            self._left[request.model] -= 1
+            if self._left[request.model] < 0:
+                await asyncio.to_thread(self.released.wait)
+        return persona(request)
 
 
-@pytest.mark.skipif(not has_slurm(), reason="no Slurm on this machine")
-def test_a_real_slurm_runs_the_cells_through_a_requeue_and_the_death_of_the_sweep(
-    vlsb: Vlsb, tmp_path: Path
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Slurm of one node: the variables by which commands find it."""
+    if os.geteuid() or not all(map(shutil.which, ("sbatch", "slurmctld", "slurmd", "munged"))):
+        pytest.skip("needs root, and slurm-wlm and munge installed")
+    # Nobody but root may write above the socket of munge, and paths of sockets are short.
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/run") as folder:
+        ports = [str(port) for port in free_ports(2)]
+        started = subprocess.run([NODE, "up", folder, *ports], capture_output=True, text=True, check=False)
+        if started.returncode:
+            pytest.skip(f"no Slurm could be started here: {started.stderr[-500:]}")
+        try:
+            yield {"PATH": os.environ["PATH"], "SLURM_CONF": f"{folder}/slurm.conf"}
+        finally:
+            subprocess.run([NODE, "down", folder], check=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def test_a_real_slurm_runs_the_cells_through_requeues_and_the_death_of_the_sweep(
+    vlsb: Vlsb, tmp_path: Path, slurm: dict[str, str]
 ) -> None:
-    """The jobs live on without the sweep; started again it waits for them, and submits none twice."""
+    """Twelve cells, two of them engines. The jobs live on without the sweep; started again it waits for them,
+    and submits none twice. One is put into the queue again by Slurm, one by the signal that comes before a
+    job's time is over: what they had stored is not asked for again."""
     data = write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
-    slurm = {"PATH": os.environ["PATH"]}
-    with SimulatorThread(persona) as target:
-        plan = write_plan(tmp_path, target, data=data, slurm={"cpus": 1, "time": 5})
+    engine = write_environment(tmp_path / "engine")
+    local = [
+        {"model": str(checkpoint(tmp_path / "weights" / name)), "engine": str(engine), "num-gpus": 1}
+        for name in ("tiny-a", "tiny-b")
+    ]
+    models = [*(f"m{number}" for number in range(1, 11)), *local]
+    held = Held("m1", "m2", after=5)
+    with SimulatorThread(persona) as straight_target, SimulatorThread(held) as target, held:
+        straight = vlsb(
+            "sweep",
+            write_plan(tmp_path, straight_target, data=data, models=models, **{"output-dir": "straight"}),
+        )
+        plan = write_plan(tmp_path, target, data=data, models=models, slurm={"cpus": 1, "time": 5})
         first = vlsb.start("sweep", plan, "--slurm", env=slurm)
-        first.wait_until(lambda: len(target.completions) > 5, what="requests")
+        stored = [tmp_path / "sweep" / name / "responses.jsonl" for name in ("m1", "m2")]
+        first.wait_until(lambda: all(map(line_count, stored)), what="responses of both")
         first.kill()
         jobs = json.loads((tmp_path / "sweep" / "slurm" / "jobs.json").read_bytes())
-        subprocess.run(["scontrol", "requeue", jobs["m1"]], check=False, capture_output=True)
-        ended = vlsb("sweep", plan, "--slurm", env=slurm, timeout_s=400)
+        command(slurm, "scontrol", "requeue", jobs["m1"])
+        warning = subprocess.Popen(["scancel", "--signal=USR2", jobs["m2"]], env={**os.environ, **slurm})
+        restarted = [jobs["m1"], jobs["m2"]]
+        wait_until(lambda: all("Restarts=1" in job(slurm, each) for each in restarted), what="requeues")
+        # It may find the job already on its way into the queue, and would try again in some seconds.
+        warning.kill()
+        warning.wait()
+        held.released.set()
+        ended = vlsb("sweep", plan, "--slurm", env=slurm, timeout_s=300)
 
-    assert ended.code == 0, ended.err
-    assert [each["judged"] for each in tables(vlsb, tmp_path / "sweep").values()] == [SAMPLES] * 3
+    assert (straight.code, ended.code) == (0, 0), ended.err
+    assert len(jobs) == len(models)
     assert json.loads((tmp_path / "sweep" / "slurm" / "jobs.json").read_bytes()) == jobs
-    # Of the requeued cell, what was in flight is asked for again.
-    assert len(target.completions) <= 3 * (2 * SAMPLES + 2) + 2 * SAMPLES
+    assert tables(vlsb, tmp_path / "sweep") == tables(vlsb, tmp_path / "straight")
+    # A warning leaves the time to end in order; a requeue may not.
+    assert sessions(tmp_path / "sweep" / "m1") in ((2, 1), (2, 2))
+    assert sessions(tmp_path / "sweep" / "m2") == (2, 2)
+    # What was in flight when the two were stopped is asked for again, and nothing else.
+    extra = len(target.completions) - len(straight_target.completions)
+    assert 0 <= extra <= 2 * 2 * SAMPLES
+    assert not processes_of(tmp_path)
+
+
+def sessions(run: Path) -> tuple[int, int]:
+    """How many sessions of a run have started, and how many have ended in order."""
+    events = (run / "events.jsonl").read_text()
+    return events.count('"session_started"'), events.count('"session_ended"')
+
+
+def line_count(path: Path) -> int:
+    """How many lines a file has; none where there is no file."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def command(slurm: Mapping[str, str], *words: str) -> str:
+    """What a command of Slurm's says."""
+    return subprocess.run(
+        words, env={**os.environ, **slurm}, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def job(slurm: Mapping[str, str], number: str) -> str:
+    """All that Slurm tells of a job."""
+    return command(slurm, "scontrol", "show", "job", number)
