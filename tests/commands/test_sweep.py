@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -98,6 +99,32 @@ def test_more_samples_or_epochs_than_a_finished_cell_has_are_asked_for(
 
         assert ended.code == 0, ended.err
         assert tables(vlsb, tmp_path / "sweep")["m1"]["judged"] == samples * epochs
+
+
+def test_a_sweep_that_is_done_says_so_and_reads_a_run_again_only_when_a_file_of_it_is_another(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    plan = write_plan(tmp_path, target, data=data, models=["m1", "m2"])
+    assert vlsb("sweep", plan).code == 0
+    rows = tmp_path / "sweep" / "m1" / "responses.jsonl"
+    content, times = rows.read_bytes(), rows.stat()
+    asked = len(target.completions)
+
+    rows.write_bytes(re.sub(rb"[^\n]", b"?", content))
+    os.utime(rows, ns=(times.st_atime_ns, times.st_mtime_ns))
+    known = vlsb("sweep", plan)
+    os.utime(rows)
+    damaged = vlsb("sweep", plan)
+    rows.write_bytes(content)
+    (tmp_path / "sweep" / ".ended.jsonl").write_bytes(b'{"key": 3}\n\xff\n[]\n')
+    read_again = vlsb("sweep", plan)
+
+    assert (known.code, damaged.code, read_again.code) == (0, 5, 0)
+    for ended in (known, read_again):
+        assert ended.out == ""
+        assert ended.last == "All 2 were done before. See the rates with: vlsb report sweep"
+    assert "responses.jsonl" in damaged.err
+    assert len(target.completions) == asked
 
 
 def test_a_sweep_killed_again_and_again_pays_for_nothing_stored_twice(

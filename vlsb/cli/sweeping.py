@@ -8,12 +8,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vlsb.analysis.summary import Summary
 from vlsb.cli.live import Display, chosen_display
 from vlsb.cli.screen import Screen, has_color
 from vlsb.cli.sweep_view import SweepView, change_line, live_lines
@@ -26,9 +27,12 @@ from vlsb.reports.encode import json_document
 from vlsb.reports.tables import Table, tables_text
 from vlsb.reports.terminal import render
 from vlsb.store.manifest import is_run
-from vlsb.store.summaries import summarize_run
+from vlsb.store.state import collection_paused, load_state
+from vlsb.store.summaries import summarize_judges
 from vlsb.sweep.board import Board, Entry, Status
-from vlsb.sweep.cells import LineCounter, Matrix, Watch, matrix
+from vlsb.sweep.cells import LineCounter, Matrix, Watch, Work, matrix
+from vlsb.sweep.ended import FILE as ENDED_FILE
+from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots, SweepHere
 from vlsb.sweep.on_ray import SweepOnRay, is_jobs_address, require_ray, submit_job
 from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
@@ -88,7 +92,8 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
             return submit_job(wishes.ray, Path(plan.place), ["--offline"] * wishes.offline)
     if wishes.slurm:
         require_slurm()
-    places, board = Places(plan.output_dir, plan.remote), Board()
+    places = Places(plan.output_dir, plan.remote)
+    board = Board(EndedRuns(plan.output_dir / ENDED_FILE))
     kind = chosen_display(wishes.display)
     if kind != "rich":
         board.changed = live_lines(screen.notice)
@@ -174,34 +179,55 @@ async def _show(view: SweepView, screen: Screen) -> None:
 
 def _finish(board: Board, wishes: SweepWishes, screen: Screen) -> int:
     """The rates of every run that is there, what failed, and the command that goes on."""
-    width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
-    runs = [run for entry in board.entries if entry.work.is_cell for run in entry.work.runs if is_run(run)]
-    summaries = []
-    for run in runs:
-        # Of one that cannot be read its cell says why.
-        with suppress(StoreError):
-            summaries += summarize_run(run)
-    if summaries:
-        screen.result(render(summaries, width=width, color=color))
+    entries = board.entries
+    if entries and all(entry.status is Status.DONE and not entry.attempts for entry in entries):
+        report = shlex.join(["vlsb", "report", _from_here(entries[0].work.runs[0].parent)])
+        screen.notice(f"All {len(entries)} were done before. See the rates with: {report}")
+    else:
+        _show_rates(board, screen)
     code = board.exit_code()
-    for entry in board.entries:
+    for entry in entries:
         if entry.lacks:
             screen.line(f"{change_line(entry)}.{_why_gaps(entry)}")
         elif entry.status is not Status.DONE:
             screen.line(change_line(entry))
-    if any(entry.status is not Status.DONE for entry in board.entries):
+    if any(entry.status is not Status.DONE for entry in entries):
         screen.command(_again(wishes))
     return code
+
+
+def _show_rates(board: Board, screen: Screen) -> None:
+    """The tables of all runs, which are read once: what has ended is known at the next start."""
+    summaries: list[Summary] = []
+    works = [entry.work for entry in board.entries]
+    for run in (run for work in works if work.is_cell for run in work.runs if is_run(run)):
+        # Of one that cannot be read its cell says why.
+        with suppress(StoreError), collection_paused():
+            summaries += _summarized(run, works, board.ended)
+    if summaries:
+        width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
+        screen.result(render(summaries, width=width, color=color))
+
+
+def _summarized(run: Path, works: Sequence[Work], ended: EndedRuns) -> list[Summary]:
+    state = load_state(run)
+    for work in works:
+        if run in work.runs:
+            work.ended(run, ended, lambda: state)
+    return summarize_judges(state, run)
 
 
 def _why_gaps(entry: Entry) -> str:
     """That a cell's missing samples are not asked for again, and where to read why."""
     if not entry.work.is_cell:
         return ""
-    run, here = entry.work.runs[0], Path.cwd()
-    place = str(run.relative_to(here) if run.is_relative_to(here) else run)
-    why = shlex.join(["vlsb", "show", place, "--failed"])
+    why = shlex.join(["vlsb", "show", _from_here(entry.work.runs[0]), "--failed"])
     return f" They have ended, and are not asked for again. See why with: {why}"
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _again(wishes: SweepWishes) -> list[str]:
@@ -216,7 +242,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
     gpus = list_gpus(os.environ).gpus
     sizing = wishes.sizing(plan, None if wishes.is_elsewhere else Slots(gpus))
     found = matrix(plan, sizing)
-    board = Board()
+    board = Board(EndedRuns(plan.output_dir / ENDED_FILE))
     board.add(found.works)
     width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
     titles = ("cell", "model", "protocol", "epochs", "GPUs", "to download", "state")

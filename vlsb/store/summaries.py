@@ -61,9 +61,13 @@ def summarize_run(directory: Path, *, prices: PriceTable | None = None) -> list[
     damaged file.
     """
     with collection_paused():
-        state = load_state(directory)
-        judges: list[str | None] = [entry.file for entry in state.manifest.judges]
-        return [summarize_state(state, directory, judge, prices=prices) for judge in judges or [None]]
+        return summarize_judges(load_state(directory), directory, prices=prices)
+
+
+def summarize_judges(state: RunState, directory: Path, *, prices: PriceTable | None = None) -> list[Summary]:
+    """As `summarize_run`, of rows already read."""
+    judges: list[str | None] = [entry.file for entry in state.manifest.judges]
+    return [summarize_state(state, directory, judge, prices=prices) for judge in judges or [None]]
 
 
 def summarize_state(

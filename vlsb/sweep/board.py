@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vlsb.errors import ConfigError, GapsError, InterruptedRunError, ServerError, VlsbError
 from vlsb.sweep.cells import Standing, Work
+from vlsb.sweep.ended import EndedRuns
 
 RETRIED = frozenset({GapsError.exit_code, ServerError.exit_code})
 """Exit codes after which the same command may do better: gaps in a run, an engine that failed."""
@@ -55,8 +56,12 @@ class Entry:
 
 @dataclass(slots=True)
 class Board:
-    """All works in their order. `changed` hears of every entry whose status is another."""
+    """All works in their order.
 
+    `ended` knows the runs that need not be read; `changed` hears of every entry whose status is another.
+    """
+
+    ended: EndedRuns = field(default_factory=EndedRuns)
     changed: Callable[[Entry], None] = lambda entry: None
     clock: Callable[[], float] = time.monotonic
     entries: list[Entry] = field(default_factory=list)
@@ -79,7 +84,7 @@ class Board:
     def _place(self, entry: Entry) -> None:
         """Where a work stands that nobody has started yet."""
         try:
-            standing = entry.work.standing()
+            standing = entry.work.standing(self.ended)
         except VlsbError as error:
             # A judge has other runs beside the one that cannot be read.
             if entry.work.is_cell:
@@ -119,7 +124,7 @@ class Board:
         entry.code, entry.ended_at = code, self.clock()
         if code == GapsError.exit_code:
             try:
-                standing = await asyncio.to_thread(entry.work.standing, is_tried=True)
+                standing = await asyncio.to_thread(entry.work.standing, self.ended, is_tried=True)
             except VlsbError as error:
                 self.fail(entry, error)
                 return

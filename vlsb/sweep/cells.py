@@ -33,6 +33,7 @@ from vlsb.records import RETRIED_ON_RESUME, Outcome, Untrusted
 from vlsb.store.gaps import find_gaps
 from vlsb.store.manifest import Manifest, is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
+from vlsb.sweep.ended import Ended, EndedRuns
 from vlsb.sweep.plan import JudgeChoice, ModelEntry, Plan, expand
 from vlsb.sweep.sizing import Sizing, recorded_gpus, recorded_judge_gpus
 
@@ -83,26 +84,37 @@ class Work:
             return ["run", *self.options.as_words(), "--resume", *after]
         return ["judge", *(str(run) for run in self.runs if is_run(run)), *self.options.as_words()]
 
-    def standing(self, *, is_tried: bool = False) -> Standing:
-        """Where it stands by the rows of its runs. Raises StoreError for a damaged one. Blocking.
+    def standing(self, ended: EndedRuns, *, is_tried: bool = False) -> Standing:
+        """Where it stands by the rows of those of its runs that `ended` does not know. Blocking.
 
-        Once `is_tried`, a judge is done when it is with the runs that are there.
+        Once `is_tried`, a judge is done when it is with the runs that are there. Raises StoreError for a
+        damaged one.
         """
         lacking, runs = [], self.runs
         if is_tried and not self.is_cell:
             runs = tuple(run for run in runs if is_run(run))
         for run in runs:
-            state = load_state(run) if is_run(run) else None
-            if state is None or (self.is_cell and _is_smaller(state.manifest, self.options)):
+            found = self.ended(run, ended, partial(load_state, run)) if is_run(run) else None
+            if found is None:
                 return Standing(False)
-            if (files := _ended_files(state, self.judges, is_cell=self.is_cell)) is None:
-                return Standing(False)
-            if gaps := find_gaps(state, files, self.may_lack, is_judging=not self.is_cell):
-                lacking.append(gaps)
+            if found.gaps is not None:
+                lacking.append(found.gaps)
         if len(lacking) > 1:
             missing = sum(gaps.missing for gaps in lacking)
             return Standing(True, f"{missing:,} samples of {len(lacking)} runs have no verdict")
         return Standing(True, "".join(map(str, lacking)))
+
+    def ended(self, run: Path, ended: EndedRuns, read: Callable[[], RunState]) -> Ended | None:
+        """Whether one of its runs has ended, and with which gaps; None if not. It is read if need be."""
+        question = (self.is_cell, *self.judges, *self.options.as_words())
+        return ended.recall(run, question, lambda: self._ended_in(read()))
+
+    def _ended_in(self, state: RunState) -> Ended | None:
+        if self.is_cell and _is_smaller(state.manifest, self.options):
+            return None
+        if (files := _ended_files(state, self.judges, is_cell=self.is_cell)) is None:
+            return None
+        return Ended(find_gaps(state, files, self.may_lack, is_judging=not self.is_cell))
 
     def can_start(self) -> bool:
         """Whether there is anything to work on: a judge needs a run."""
