@@ -395,7 +395,10 @@ def test_a_local_judge_judges_what_is_stored(local: LocalDesk, tmp_path: Path) -
     assert local.summary()["judged"] == 8
 
 
-def test_several_runs_are_judged_on_one_engine(local: LocalDesk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_several_runs_are_judged_on_engines_that_are_started_once(
+    local: LocalDesk, tmp_path: Path, count: int
+) -> None:
     judge_weights = checkpoint(tmp_path / "judge")
     with SimulatorThread(labelling()) as target:
         for name in ("a", "b"):
@@ -403,11 +406,13 @@ def test_several_runs_are_judged_on_one_engine(local: LocalDesk, tmp_path: Path)
             assert local.vlsb(*words, "--data-root", str(local.data)).code == 0
     words = ["judge", "outputs/a", "outputs/b", "--judge", str(judge_weights), "--engine", str(local.engine)]
 
-    ended = local.vlsb(*words, env=local.environment(ANSWER=VERDICT))
+    ended = local.vlsb(*words, "--replicas", str(count), env=local.environment(ANSWER=VERDICT))
 
     assert ended.code == 0, ended.err
-    assert len(events(local.record, "start")) == 1
-    assert ended.err.count("Using the server of judge") == 2
+    assert len(events(local.record, "start")) == count
+    judging = [each for each in events(local.record, "chat") if "Answer" in str(each["body"])]
+    assert len({each["pid"] for each in judging}) == count
+    local.gone()
     assert [each["judged"] for each in local.vlsb.report("outputs")] == [8, 8]
 
 

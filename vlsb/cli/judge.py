@@ -19,7 +19,16 @@ from vlsb.judging.kinds import PANEL
     *("max_cost", "prices", "batch"),
     *("judge_max_connections", "judge_rpm", "judge_tpm", "max_attempts", "attempt_timeout", "sample_timeout"),
     *("outage_timeout", "backoff", "allow_http", "ca_bundle", "transport", "profile"),
-    *("tensor_parallel_size", "gpus", "engine", "servers_dir", "start_timeout", "max_restarts", "yes"),
+    *(
+        "tensor_parallel_size",
+        "gpus",
+        "replicas",
+        "engine",
+        "servers_dir",
+        "start_timeout",
+        "max_restarts",
+        "yes",
+    ),
 )
 def judge_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs whose responses are judged.")],

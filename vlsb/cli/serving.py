@@ -30,8 +30,8 @@ from vlsb.engines.plan import Wishes
 from vlsb.engines.registry import Places, find_running, sole_server
 from vlsb.engines.supervisor import read_load
 from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
+from vlsb.evaluation.leasing import engine_wishes
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.settings import engine_wishes
 from vlsb.models.catalog import find_profile, load_catalog
 from vlsb.models.profile import ModelProfile
 

@@ -27,6 +27,7 @@ from vlsb.endpoints import loops
 from vlsb.endpoints.credentials import may_be_key
 from vlsb.endpoints.traffic import Spending
 from vlsb.engines.lease import MayInstall
+from vlsb.engines.registry import ServerRecord
 from vlsb.errors import (
     ConfigError,
     GapsError,
@@ -217,7 +218,7 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
                 may_install=partial(agree_to_install, screen, yes=options.yes),
                 on_progress=display.on_progress,
                 say=screen.notice,
-            ),
+            ) as hosted,
         ):
             display.clear()
             return _in_turn(
@@ -226,7 +227,10 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
                 [f"Run {number} of {len(runs)}: {run}" for number, run in enumerate(runs, 1)],
                 [
                     partial(
-                        carry_out, replace(_judge_command(run, options, has_table=False), spending=spending)
+                        carry_out,
+                        replace(
+                            _judge_command(run, options, hosted=hosted, has_table=False), spending=spending
+                        ),
                     )
                     for run in runs
                 ],
@@ -262,10 +266,12 @@ def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
     return carry_out(replace(command, go_on=go_on, calibration=Calibration(n)))
 
 
-def _judge_command(run: Path, options: RunOptions, *, has_table: bool = True) -> SessionCommand:
+def _judge_command(
+    run: Path, options: RunOptions, *, hosted: Sequence[ServerRecord] = (), has_table: bool = True
+) -> SessionCommand:
     return SessionCommand(
         options=options,
-        open=partial(open_judging, run, options, os.environ),
+        open=partial(open_judging, run, options, os.environ, hosted=hosted),
         prepare=prepare_judging,
         go_on=["vlsb", "judge", str(run), *options.as_words()],
         directory=run,

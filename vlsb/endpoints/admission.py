@@ -404,7 +404,11 @@ class Admission:
         However long an engine takes to die, it is not this sample's time.
         """
         attempts, began = admitted.attempts, self._time.clock()
-        fate = await admitted.replica.guard.fate(attempts.request)
+        try:
+            fate = await admitted.replica.guard.fate(attempts.request)
+        except ServerError as error:
+            self._give_up(admitted.replica, error)
+            fate = Fate.LOST
         attempts.extend(self._time.clock() - began)
         if fate is Fate.LOST:
             attempts.suspected_at = admitted.replica

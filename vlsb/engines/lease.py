@@ -89,26 +89,29 @@ async def engine_lease(
     max_restarts: int = 1,
     is_kept: bool = False,
     joins: bool = True,
+    hosted: ServerRecord | None = None,
     title: str = "",
 ) -> AsyncIterator[EngineLease]:
     """The engine of a local model, for as long as the block lasts.
 
-    A server that `vlsb serve` has running and that is what is wished for is joined, and left alone; unless
-    `joins` is False. Else an engine is found, or installed where `may_install` says so, and its start is
-    planned; weights in the original LLaVA layout are converted. With `is_kept` an engine that is up at the
-    end lives on. `on_progress` may be called from other threads; its steps are those of `title`, or of the
-    model's name. Raises EngineMissingError, and ServerError, ConfigError or StoreError for what would stop
-    the model later.
+    A server that `vlsb serve` has running and that is what is wished for is joined, and left alone, unless
+    `joins` is False; so is one that is `hosted` for several runs. Else an engine is found, or installed where
+    `may_install` says so, and its start is planned; weights in the original LLaVA layout are converted. With
+    `is_kept` an engine that is up at the end lives on. `on_progress` may be called from other threads; its
+    steps are those of `title`, or of the model's name. Raises EngineMissingError, and ServerError,
+    ConfigError or StoreError for what would stop the model later.
     """
 
     def report(step: Step) -> None:
         on_progress(replace(step, model=title or model.name))
 
-    running = find_running(Places.of(environment), model.name, say=say) if joins else None
+    running = hosted
+    if running is None and joins:
+        running = find_running(Places.of(environment), model.name, say=say)
     plan = None
     is_plain = replace(wishes, start_timeout_s=_NO_WISH.start_timeout_s) == _NO_WISH
     # Two folders may have one name; a name of the catalog has one meaning.
-    if running is None or not is_plain or model.name not in PROFILES:
+    if hosted is None and (running is None or not is_plain or model.name not in PROFILES):
         engine, wishes = await ready_engine(
             model,
             wishes,
@@ -119,7 +122,7 @@ async def engine_lease(
             is_running=running is not None,
         )
         plan = await plan_start(model, wishes, engine, environment=environment, on_progress=report)
-    if running is not None:
+    if running is not None and hosted is None:
         if plan is not None:
             _require_same(running, plan)
         say(f"Using the server of {running.name} at {running.base_url} ({running.engine}).")
@@ -219,13 +222,16 @@ class EngineLease:
         self._server = await self._held.enter_async_context(supervisor.running())
         return supervisor
 
-    def publish(self, server: RunningServer, *, owner: int | None) -> Path:
-        """Let others find the server until it is left; the path of the file that has its key.
+    def record(self, server: RunningServer, *, owner: int | None) -> ServerRecord:
+        """What others need to join the server. Raises ServerExitedError if it has ended.
 
-        `owner` is the pid of the `vlsb` that ends it, None for nobody. Raises ServerExitedError if it has
-        ended.
+        `owner` is the pid of the `vlsb` that ends it, None for nobody.
         """
-        record = _record(server, self.plan, owner=owner)
+        return _record(server, self.plan, owner=owner)
+
+    def publish(self, server: RunningServer, *, owner: int | None) -> Path:
+        """Let others find the server until it is left; the path of the file that has its key. As `record`."""
+        record = self.record(server, owner=owner)
         places = Places.of(self.environment)
         if owner is not None:
             # Before the server is stopped: nobody shall find one that is going.

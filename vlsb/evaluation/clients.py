@@ -227,7 +227,7 @@ def _connection_limits(
     }
     ceilings = [each or MOST_CONNECTIONS for shares in wanted.values() for each in shares]
     allowed = _allowed_connections(sum(ceilings))
-    most = max(ceilings)
+    most = max(ceilings, default=MOST_CONNECTIONS)
     if allowed < sum(ceilings):
         most = max(1, allowed // len(ceilings))
         say(f"This system allows few open files: at most {most} connections an endpoint (see `ulimit -n`).")

@@ -1,19 +1,22 @@
-"""A local judge's engine for several sessions in turn: started once, found by each, ended after them."""
+"""A local judge's engines for several sessions in turn: started once, joined by each, ended after them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
-from vlsb.engines.lease import EngineLease, MayInstall, engine_lease
+from vlsb.engines.lease import EngineLease, Leases, MayInstall
+from vlsb.engines.registry import ServerRecord
+from vlsb.evaluation.leasing import judge_wishes, lease_for, lease_replicas
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.settings import judge_models, judge_wishes
+from vlsb.evaluation.settings import judge_models
 from vlsb.models.profile import ModelProfile
 from vlsb.steps import OnProgress, in_thread
 
@@ -28,60 +31,62 @@ def judge_served(
     may_install: MayInstall,
     on_progress: OnProgress,
     say: Callable[[str], None],
-) -> Iterator[None]:
-    """The engine of the one local judge that options name, up for as long as the block lasts.
+) -> Iterator[tuple[ServerRecord, ...]]:
+    """The engines of the one local judge that options name, up for as long as the block lasts.
 
-    Sessions of the block join it, as they would one of `vlsb serve`. Without a local judge, or with several,
-    which may not fit beside each other, nothing is started here. Raises as `engine_lease`.
+    Sessions of the block are opened with them. Without a local judge, or with several, which may not fit
+    beside each other, nothing is started here. Raises as `engine_lease`.
     """
     local = [profile for profile in judge_models(options).values() if profile is not None]
     if len(local) != 1:
-        yield
+        yield ()
         return
-    host = _Host(
-        partial(
-            engine_lease,
-            wishes=judge_wishes(options),
-            environment=environment,
-            may_install=may_install,
-            on_progress=on_progress,
-            say=say,
-            max_restarts=0,
-        ),
-        local[0],
-    )
+    lease = lease_for(options, environment, may_install=may_install, on_progress=on_progress, say=say)
+    unwatched = partial(lease, max_restarts=0)
+
+    async def open_leases(held: AsyncExitStack) -> Leases:
+        model = await in_thread(partial(_identify, local[0]))
+        there = (await in_thread(lambda _: list_gpus(environment))).checked().gpus
+        wishes, count = judge_wishes(options), options.replicas
+        return await lease_replicas(unwatched, model, wishes, count, there, held, say=say)
+
+    host = _Host(open_leases)
     host.start()
     try:
-        host.wait_until_up()
-        yield
+        yield host.wait_until_up()
     finally:
         host.stop()
 
 
+def _identify(profile: ModelProfile, _: OnProgress) -> ModelProfile:
+    return identify(profile, weights=None, revision=None, offline=False)
+
+
 @dataclass(eq=False)
 class _Host:
-    """A thread whose event loop holds the engine: each session runs and closes a loop of its own."""
+    """A thread whose event loop holds the engines: each session runs and closes a loop of its own."""
 
-    lease: Callable[[ModelProfile], AbstractAsyncContextManager[EngineLease]]
-    profile: ModelProfile
+    open_leases: Callable[[AsyncExitStack], Awaitable[Leases]]
+    _records: tuple[ServerRecord, ...] = ()
     _is_up: threading.Event = field(default_factory=threading.Event)
     _problem: BaseException | None = None
     _cancel: Callable[[], object] | None = None
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="judge's engine")
+        self._thread = threading.Thread(target=self._run, name="judge's engines")
         self._thread.start()
 
-    def wait_until_up(self) -> None:
-        """Return when the engine answers; raises what kept it from that. A signal is heard meanwhile."""
+    def wait_until_up(self) -> tuple[ServerRecord, ...]:
+        """The engines, when they answer; raises what kept them from that. A signal is heard meanwhile."""
         while not self._is_up.wait(_LOOK_EVERY_S):
             pass
         if self._problem is not None:
             raise self._problem
+        return self._records
 
     def stop(self) -> None:
-        """End the engine in order, also one that is being started."""
+        """End the engines in order, also those that are being started."""
         assert self._thread is not None
         while self._thread.is_alive():
             if self._cancel is not None:
@@ -93,9 +98,9 @@ class _Host:
             asyncio.run(self._hold())
         except asyncio.CancelledError:
             pass
-        # Whatever it is, it is raised in the thread that waits for the engine.
+        # Whatever it is, it is raised in the thread that waits for the engines.
         except BaseException as error:  # noqa: BLE001
-            self._problem = error
+            self._problem = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
         finally:
             self._is_up.set()
 
@@ -104,10 +109,16 @@ class _Host:
         task = asyncio.current_task()
         assert task is not None
         self._cancel = partial(loop.call_soon_threadsafe, task.cancel)
-        model = await in_thread(lambda _: identify(self.profile, weights=None, revision=None, offline=False))
-        async with self.lease(model) as lease:
-            if lease.joined is None:
-                lease.publish(await lease.start(), owner=os.getpid())
+        async with AsyncExitStack() as held:
+            leases = await self.open_leases(held)
+            async with asyncio.TaskGroup() as group:
+                starting = [group.create_task(_joinable(lease)) for lease in leases]
+            self._records = tuple(each.result() for each in starting)
             self._is_up.set()
             self._cancel = partial(loop.call_soon_threadsafe, stopped.set)
             await stopped.wait()
+
+
+async def _joinable(lease: EngineLease) -> ServerRecord:
+    """A judge's engine, up: started, unless it runs already."""
+    return lease.joined or lease.record(await lease.start(), owner=os.getpid())

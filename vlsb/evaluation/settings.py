@@ -6,7 +6,7 @@ The options are those of `vlsb run` and `vlsb judge`; messages name them as they
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,9 +22,10 @@ from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, load_credentials
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
-from vlsb.engines.lease import EngineLease, Leases, MayInstall, engine_lease
-from vlsb.engines.plan import GpuLease, Lora, Wishes
-from vlsb.engines.preflight import gpus_taken, with_gpus_left
+from vlsb.engines.lease import Leases, MayInstall
+from vlsb.engines.plan import GpuLease
+from vlsb.engines.preflight import with_gpus_left
+from vlsb.engines.registry import ServerRecord
 from vlsb.errors import (
     ConfigError,
     DatasetError,
@@ -33,6 +34,7 @@ from vlsb.errors import (
     UnreachableError,
     VlsbError,
 )
+from vlsb.evaluation.leasing import Lease, engine_wishes, judge_wishes, lease_for, lease_replicas
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
 from vlsb.evaluation.protocol import judge_settings, safe_name
@@ -56,8 +58,6 @@ from vlsb.store.manifest import is_run, is_same, read_manifest
 
 _Part = TypeVar("_Part")
 _DEMO = "demo"
-# A judge reads the template, a question and a response besides what it writes.
-_JUDGE_CONTEXT_TOKENS = 2048
 _BOTH = "reasoning+answer"
 # Fields that define the request itself: changing them would make it another program's request.
 _RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
@@ -105,8 +105,9 @@ class Resolved:
         engines = {**self.engines, "target": leases}
         return replace(self, plan=replace(self.plan, target=target), credentials=credentials, engines=engines)
 
-    def with_judge(self, name: str, engine: EngineLease, *, is_alone: bool) -> Resolved:
-        """The same with a local model's engine as a judge, which works with the others or after them."""
+    def with_judge(self, name: str, leases: Leases, *, is_alone: bool) -> Resolved:
+        """The same with a local model's engines as a judge, which works with the others or after them."""
+        engine = leases[0]
         judges = list(self.plan.judges)
         number = judge_names(len(judges)).index(name)
         kind, settings = judges[number]
@@ -119,7 +120,7 @@ class Resolved:
             self,
             plan=replace(self.plan, judges=tuple(judges)),
             credentials={**self.credentials, name: engine.credentials},
-            engines={**self.engines, name: (engine,)},
+            engines={**self.engines, name: leases},
             alone=(*self.alone, name) if is_alone else self.alone,
         )
 
@@ -161,10 +162,15 @@ async def open_target(
     elif options.replicas > 1 and options.keep_server:
         raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
     resolved = await resolve_run(options, environment, protocol=model.protocol, is_local=is_local)
-    lease = _engine_lease(options, environment, may_install, on_progress, say)
+    lease = lease_for(options, environment, may_install=may_install, on_progress=on_progress, say=say)
     async with AsyncExitStack() as held:
         if is_local:
-            resolved = resolved.on_engines(await _lease_target(model, options, environment, held, lease, say))
+            wishes, count = engine_wishes(options), options.replicas
+            there = (await in_thread(lambda _: list_gpus(environment))).checked().gpus if count > 1 else ()
+            # Only a single engine can be kept.
+            kept = partial(lease, is_kept=options.keep_server)
+            leases = await lease_replicas(kept, model, wishes, count, there, held, say=say)
+            resolved = resolved.on_engines(leases)
         else:
             await _require_one_model(resolved, options, say)
         yield await _lease_judges(resolved, options, environment, held, lease, say)
@@ -179,12 +185,18 @@ async def open_judging(
     may_install: MayInstall,
     on_progress: OnProgress,
     say: Callable[[str], None],
+    hosted: Sequence[ServerRecord] = (),
 ) -> AsyncIterator[Resolved]:
-    """The plan of `vlsb judge RUN`, with leases of engines for judges that are local models."""
+    """The plan of `vlsb judge RUN`, with leases of engines for judges that are local models.
+
+    The engines of the only local judge may be `hosted` already, for several runs.
+    """
     resolved = await resolve_judging(run, options, environment)
-    lease = _engine_lease(options, environment, may_install, on_progress, say)
+    if options.replicas > 1 and not resolved.local_judges:
+        raise ConfigError("--replicas is for engines that vlsb starts, and no judge is a local model.")
+    lease = lease_for(options, environment, may_install=may_install, on_progress=on_progress, say=say)
     async with AsyncExitStack() as held:
-        yield await _lease_judges(resolved, options, environment, held, lease, say)
+        yield await _lease_judges(resolved, options, environment, held, lease, say, hosted)
 
 
 @asynccontextmanager
@@ -211,69 +223,9 @@ async def open_judge(
         transport=_choice(options, "transport", *TRANSPORTS),
     )
     resolved = Resolved(plan, credentials, local_judges=_local_judges(options, judges))
-    lease = _engine_lease(options, environment, may_install, on_progress, say)
+    lease = lease_for(options, environment, may_install=may_install, on_progress=on_progress, say=say)
     async with AsyncExitStack() as held:
         yield await _lease_judges(resolved, options, environment, held, lease, say)
-
-
-def _engine_lease(
-    options: RunOptions,
-    environment: Mapping[str, str],
-    may_install: MayInstall,
-    on_progress: OnProgress,
-    say: Callable[[str], None],
-) -> Callable[..., AbstractAsyncContextManager[EngineLease]]:
-    """How an engine is leased for these options, but for its model and the wishes."""
-    return partial(
-        engine_lease,
-        environment=environment,
-        may_install=may_install,
-        on_progress=on_progress,
-        say=say,
-        max_restarts=options.max_restarts,
-    )
-
-
-async def _lease_target(
-    model: ModelProfile,
-    options: RunOptions,
-    environment: Mapping[str, str],
-    held: AsyncExitStack,
-    lease: Callable[..., AbstractAsyncContextManager[EngineLease]],
-    say: Callable[[str], None],
-) -> Leases:
-    """Lease as many engines for the target as are wished, each on its own GPUs; without any, on the CPU."""
-    wishes, count = engine_wishes(options), options.replicas
-    if count == 1:
-        return (await held.enter_async_context(lease(model, wishes, is_kept=options.keep_server)),)
-    there = list((await in_thread(lambda _: list_gpus(environment))).checked().gpus)
-    leases: list[EngineLease] = []
-    for number in range(1, count + 1):
-        apart = (
-            with_gpus_left(model, wishes, there, [each.wishes.gpus for each in leases]) if there else wishes
-        )
-        if apart is None:
-            raise ConfigError(
-                f"--replicas {count}: each takes {gpus_taken(model, wishes)} of the {len(there)} GPUs here: "
-                f"{len(leases)} fit."
-            )
-        engine = await held.enter_async_context(
-            lease(
-                model,
-                apart,
-                joins=False,
-                title=f"{model.name}, replica {number}",
-                say=partial(_say_of, say, number),
-            )
-        )
-        if leases and engine.facts != leases[0].facts:
-            raise ConfigError(f"--replicas: the engines would differ, replica {number} from the first.")
-        leases.append(engine)
-    return tuple(leases)
-
-
-def _say_of(say: Callable[[str], None], number: int, line: str) -> None:
-    say(f"Replica {number}: {line}")
 
 
 async def _require_one_model(resolved: Resolved, options: RunOptions, say: Callable[[str], None]) -> None:
@@ -309,12 +261,14 @@ async def _lease_judges(
     options: RunOptions,
     environment: Mapping[str, str],
     held: AsyncExitStack,
-    lease: Callable[..., AbstractAsyncContextManager[EngineLease]],
+    lease: Lease,
     say: Callable[[str], None],
+    hosted: Sequence[ServerRecord] = (),
 ) -> Resolved:
-    """Lease an engine for each local judge: beside the others while there are GPUs for it, else after them.
+    """Lease engines for each local judge: beside the others while there are GPUs for it, else after them.
 
-    Nothing is started yet: whatever keeps one of them from starting is found before anything is spent.
+    Those that are `hosted` are the only judge's. Nothing is started yet: whatever keeps one of them from
+    starting is found before anything is spent.
     """
     if not resolved.local_judges:
         return resolved
@@ -322,18 +276,23 @@ async def _lease_judges(
     taken = [engine.wishes.gpus for leases in resolved.engines.values() for engine in leases]
     for name, profile in resolved.local_judges.items():
         model = await in_thread(partial(_identify, profile))
-        wishes = judge_wishes(options)
+        wishes, count = judge_wishes(options), options.replicas
         if resolved.plan.target is not None:
-            wishes = replace(wishes, gpus=GpuLease(), tensor_parallel_size=None)
+            # They were said of the target's engine.
+            wishes, count = replace(wishes, gpus=GpuLease(), tensor_parallel_size=None), 1
+        if hosted:
+            joined = [await held.enter_async_context(lease(model, wishes, hosted=each)) for each in hosted]
+            return resolved.with_judge(name, tuple(joined), is_alone=False)
         beside = with_gpus_left(model, wishes, there, taken)
-        is_alone = beside is None
-        engine = await held.enter_async_context(lease(model, beside or wishes))
-        if not is_alone:
-            taken.append(engine.wishes.gpus)
+        leases = await lease_replicas(
+            lease, model, beside or wishes, count, there, held, say=say, taken=taken if beside else ()
+        )
+        if beside is not None:
+            taken += [engine.wishes.gpus for engine in leases]
         else:
             place = "one GPU" if len(there) == 1 else "no GPU left" if there else "no GPU"
             say(f"{profile.name} judges by itself, when the others are done: there is {place} for both.")
-        resolved = resolved.with_judge(name, engine, is_alone=is_alone)
+        resolved = resolved.with_judge(name, leases, is_alone=beside is None)
     return resolved
 
 
@@ -360,36 +319,6 @@ def _refuse_engine_options(options: RunOptions) -> None:
                 f"{said} is for engines that vlsb starts; target {options.model or options.base_url[0]} is "
                 "none. Leave it out, or pass --model with a local model such as llava_next."
             )
-
-
-def engine_wishes(options: RunOptions) -> Wishes:
-    """What options ask of an engine."""
-    return Wishes(
-        weights=options.weights,
-        revision=options.revision,
-        tensor_parallel_size=options.tensor_parallel_size,
-        gpus=GpuLease.parse(options.gpus),
-        dtype=options.dtype,
-        quantization=options.quantization,
-        lora=Lora.parse(options.lora),
-        trust_remote_code=options.trust_remote_code,
-        thinks={"on": True, "off": False}.get(options.thinking),
-        max_tokens=options.max_tokens,
-        engine=options.engine,
-        engine_options=options.engine_options,
-        start_timeout_s=options.start_timeout,
-    )
-
-
-def judge_wishes(options: RunOptions) -> Wishes:
-    """What options ask of a judge's engine."""
-    return Wishes(
-        engine=options.engine,
-        tensor_parallel_size=options.tensor_parallel_size,
-        max_tokens=_JUDGE_CONTEXT_TOKENS,
-        start_timeout_s=options.start_timeout,
-        gpus=GpuLease.parse(options.gpus),
-    )
 
 
 async def resolve_run(

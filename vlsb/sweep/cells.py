@@ -16,13 +16,12 @@ from vlsb.analysis.summary import FailOnError
 from vlsb.engines.plan import Wishes
 from vlsb.engines.preflight import declares_gpus, gpus_taken
 from vlsb.errors import ConfigError, StoreError
+from vlsb.evaluation.leasing import engine_wishes, judge_wishes
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
 from vlsb.evaluation.protocol import safe_name
 from vlsb.evaluation.settings import (
     account_of,
-    engine_wishes,
     judge_models,
-    judge_wishes,
     run_directory,
     selection_of,
     target_profile,
@@ -331,7 +330,7 @@ def _judging(plan: Plan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, 
         options=options,
         runs=runs,
         judges=tuple(models),
-        num_gpus=taken,
+        num_gpus=None if taken is None else taken * options.replicas,
         account=None,
         may_lack=FailOnError.parse(options.fail_on_error),
         weights=tuple(local.values()),

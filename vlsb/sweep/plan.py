@@ -29,7 +29,7 @@ _OF_JUDGES = frozenset({"judges_dir"})
 _OF_BOTH = frozenset(
     {"data_root", "servers_dir", "skip_bad_images", "accept_changed_images", "fail_on_error", "prices"}
     | {"max_attempts", "attempt_timeout", "sample_timeout", "outage_timeout", "backoff", "allow_http"}
-    | {"ca_bundle", "transport", "engine", "start_timeout", "max_restarts"}
+    | {"ca_bundle", "transport", "engine", "start_timeout", "max_restarts", "replicas"}
 )
 _FIELDS = {field.name: field for field in fields(RunOptions) if field.name not in _NOT_IN_PLANS}
 _JUDGE_NAMES = [n for n in _FIELDS if n.startswith("judge_") or n in _OF_JUDGES or n in _OF_BOTH]

@@ -1,0 +1,116 @@
+"""Engines for local models, as options ask for them: one, or replicas that each have GPUs of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+
+from vlsb.engines.hardware import Gpu
+from vlsb.engines.lease import EngineLease, Leases, MayInstall, engine_lease
+from vlsb.engines.plan import GpuLease, Lora, Wishes
+from vlsb.engines.preflight import gpus_taken, with_gpus_left
+from vlsb.errors import ConfigError
+from vlsb.evaluation.options import RunOptions
+from vlsb.models.profile import ModelProfile
+from vlsb.steps import OnProgress
+
+# A judge reads the template, a question and a response besides what it writes.
+_JUDGE_CONTEXT_TOKENS = 2048
+
+Lease = Callable[..., AbstractAsyncContextManager[EngineLease]]
+"""`engine_lease` with all but the model and the wishes."""
+
+
+def lease_for(
+    options: RunOptions,
+    environment: Mapping[str, str],
+    *,
+    may_install: MayInstall,
+    on_progress: OnProgress,
+    say: Callable[[str], None],
+) -> Lease:
+    """How an engine is leased for these options, but for its model and the wishes."""
+    return partial(
+        engine_lease,
+        environment=environment,
+        may_install=may_install,
+        on_progress=on_progress,
+        say=say,
+        max_restarts=options.max_restarts,
+    )
+
+
+def engine_wishes(options: RunOptions) -> Wishes:
+    """What options ask of a target's engine."""
+    return Wishes(
+        weights=options.weights,
+        revision=options.revision,
+        tensor_parallel_size=options.tensor_parallel_size,
+        gpus=GpuLease.parse(options.gpus),
+        dtype=options.dtype,
+        quantization=options.quantization,
+        lora=Lora.parse(options.lora),
+        trust_remote_code=options.trust_remote_code,
+        thinks={"on": True, "off": False}.get(options.thinking),
+        max_tokens=options.max_tokens,
+        engine=options.engine,
+        engine_options=options.engine_options,
+        start_timeout_s=options.start_timeout,
+    )
+
+
+def judge_wishes(options: RunOptions) -> Wishes:
+    """What options ask of a judge's engine."""
+    return Wishes(
+        engine=options.engine,
+        tensor_parallel_size=options.tensor_parallel_size,
+        max_tokens=_JUDGE_CONTEXT_TOKENS,
+        start_timeout_s=options.start_timeout,
+        gpus=GpuLease.parse(options.gpus),
+    )
+
+
+async def lease_replicas(
+    lease: Lease,
+    model: ModelProfile,
+    wishes: Wishes,
+    count: int,
+    there: Sequence[Gpu],
+    held: AsyncExitStack,
+    *,
+    say: Callable[[str], None],
+    taken: Sequence[GpuLease] = (),
+) -> Leases:
+    """So many engines of a model until `held` is closed; nothing is started yet.
+
+    Each has GPUs of its own among those that are `there` and not `taken`; without any, they share the CPU.
+    One alone takes what it wishes. Raises as `engine_lease`, and ConfigError where they do not fit or would
+    differ.
+    """
+    if count == 1:
+        return (await held.enter_async_context(lease(model, wishes)),)
+    leases: list[EngineLease] = []
+    for number in range(1, count + 1):
+        held_by = [*taken, *(each.wishes.gpus for each in leases)]
+        apart = with_gpus_left(model, wishes, there, held_by) if there else wishes
+        if apart is None:
+            raise ConfigError(
+                f"--replicas {count}: each takes {gpus_taken(model, wishes)} of the {len(there)} GPUs here: "
+                f"{len(leases)} fit."
+            )
+        titled = lease(
+            model,
+            apart,
+            joins=False,
+            title=f"{model.name}, replica {number}",
+            say=partial(_say_of, say, number),
+        )
+        leases.append(await held.enter_async_context(titled))
+        if leases[-1].facts != leases[0].facts:
+            raise ConfigError(f"--replicas: the engines would differ, replica {number} from the first.")
+    return tuple(leases)
+
+
+def _say_of(say: Callable[[str], None], number: int, line: str) -> None:
+    say(f"Replica {number}: {line}")
