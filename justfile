@@ -79,6 +79,11 @@ bench *args:
     uv run --group extras python -m benchmarks.page
     uv run python -m benchmarks.report
 
+# Measure what a sweep adds to its commands, and 1 and 2 nodes, 1, 2 and 4 replicas; needs the extras (twelve minutes)
+bench-sweeps *args:
+    uv run --group extras python -m benchmarks.sweeps "$@"
+    uv run python -m benchmarks.report
+
 # Run inspect_ai and evalscope on the same job, in environments of their own
 bench-peers *args:
     uv run python -m benchmarks.peers "$@"

@@ -137,10 +137,17 @@ class Stub:
     """The stub in a process of its own, from `with` until its end; `served` is known after that."""
 
     def __init__(
-        self, core: int, *, median_s: float = 0.0, sigma: float = 0.4, certificate: Certificate | None = None
+        self,
+        core: int,
+        *,
+        median_s: float = 0.0,
+        sigma: float = 0.4,
+        at_once: int = 0,
+        certificate: Certificate | None = None,
     ) -> None:
         self.served: dict[str, Any] = {}
         words = [sys.executable, "-m", "benchmarks.stub", "--median", str(median_s), "--sigma", str(sigma)]
+        words += ["--at-once", str(at_once)]
         if certificate is not None:
             words += ["--certificate", str(certificate.certificate), "--key", str(certificate.key)]
         with on_core(core):
@@ -153,6 +160,10 @@ class Stub:
 
     def __enter__(self) -> Self:
         return self
+
+    def kill(self) -> None:
+        """SIGKILL: nobody will know what it served."""
+        self._process.kill()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import page, peers, rate_limits, results, scaling, startup, throughput, wall_time
+from benchmarks import page, peers, rate_limits, results, scaling, startup, sweeps, throughput, wall_time
 
 README = Path(__file__).parent / "README.md"
 RENDER: dict[str, Callable[[Mapping[str, Any]], str]] = {
     module.NAME: module.render
-    for module in (throughput, wall_time, rate_limits, startup, scaling, page, peers)
+    for module in (throughput, wall_time, rate_limits, startup, scaling, sweeps, page, peers)
 }
 TARGETS = "targets"
 NOT_RUN = "Not measured yet."

@@ -1,10 +1,10 @@
 """An endpoint that costs as little as Python lets it: reads every body to its end, answers a fixed text.
 
-    python -m benchmarks.stub [--median 0.5 --sigma 0.4] [--certificate FILE --key FILE]
+    python -m benchmarks.stub [--median 0.5 --sigma 0.4] [--at-once 8] [--certificate FILE --key FILE]
 
-One thread, plain sockets, nothing but the two paths `/target/v1` and `/judge/v1` told apart. The first
-line on stdout is the port. When stdin ends, a second line tells what was served and the process ends: a
-stub never outlives whoever started it.
+One thread, plain sockets, nothing but the two paths `/target/v1` and `/judge/v1` told apart, and the list of
+models. The first line on stdout is the port. When stdin ends, a second line tells what was served and the
+process ends: a stub never outlives whoever started it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def _reply(status: str, body: bytes) -> bytes:
 
 
 REPLIES = {"target": completion("target", ANSWER), "judge": completion("judge", json.dumps(VERDICT))}
+MODELS = _reply("200 OK", b'{"object": "list", "data": [{"id": "target"}, {"id": "judge"}]}')
 NOT_FOUND = _reply("404 Not Found", b'{"error": {"message": "There is nothing here."}}')
 
 
@@ -122,8 +123,12 @@ class Connection:
 class Stub:
     """The endpoint: an epoll loop over non-blocking sockets, with a heap of replies that are due."""
 
-    def __init__(self, context: ssl.SSLContext | None, *, median_s: float, sigma: float) -> None:
+    def __init__(
+        self, context: ssl.SSLContext | None, *, median_s: float, sigma: float, at_once: int = 0
+    ) -> None:
         self.served = Served()
+        # When each of so many places is free, as in an engine's batch; none: nobody waits for another.
+        self._places = [0.0] * at_once
         self._context = context
         self._median_s = median_s
         self._sigma = sigma
@@ -225,7 +230,7 @@ class Stub:
             connection.lane = "judge" if path.startswith(b"/judge/") else "target"
             self.served.arrives(length)
         else:
-            self._answer(connection, NOT_FOUND)
+            self._answer(connection, MODELS if path.endswith(b"/models") else NOT_FOUND)
         return True
 
     def _arrived(self, connection: Connection) -> None:
@@ -239,8 +244,11 @@ class Stub:
         latency_s = self._draws.lognormvariate(math.log(self._median_s), self._sigma)
         self.served.latency_s += latency_s
         self._number += 1
-        due = (time.monotonic() + latency_s, self._number, connection, lane)
-        heapq.heappush(self._due, due)
+        starts_at = time.monotonic()
+        if self._places:
+            starts_at = max(starts_at, self._places[0])
+            heapq.heapreplace(self._places, starts_at + latency_s)
+        heapq.heappush(self._due, (starts_at + latency_s, self._number, connection, lane))
 
     def _answer_due(self) -> None:
         now = time.monotonic()
@@ -294,6 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--median", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--sigma", type=float, default=0.4)
+    parser.add_argument("--at-once", type=int, default=0, help="0 for as many as come")
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     chosen = parser.parse_args()
@@ -303,7 +312,7 @@ def main() -> None:
         context.load_cert_chain(chosen.certificate, chosen.key)
     # A collection would stop every client at once, and nothing in here makes cycles.
     gc.disable()
-    stub = Stub(context, median_s=chosen.median, sigma=chosen.sigma)
+    stub = Stub(context, median_s=chosen.median, sigma=chosen.sigma, at_once=chosen.at_once)
     print(stub.port, flush=True)
     stub.serve(sys.stdin.fileno())
     print(json.dumps(stub.served.report()), flush=True)
