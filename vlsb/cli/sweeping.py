@@ -37,6 +37,7 @@ from vlsb.sweep.here import Slots, SweepHere
 from vlsb.sweep.on_ray import SweepOnRay, is_jobs_address, require_ray, submit_job
 from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
 from vlsb.sweep.plan import Plan, load_plan, plan_schema
+from vlsb.sweep.rates import Limits
 from vlsb.sweep.sizing import Sizing
 from vlsb.sweep.tasks import Places, fetch_runs
 from vlsb.sweep.weights import prepare
@@ -97,7 +98,9 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     kind = chosen_display(wishes.display)
     if kind != "rich":
         board.changed = live_lines(screen.notice)
-    slots = None if wishes.is_elsewhere else Slots(list_gpus(os.environ).checked().gpus)
+    slots = None
+    if not wishes.is_elsewhere:
+        slots = Slots(list_gpus(os.environ).checked().gpus, Limits(os.environ))
     sizing = wishes.sizing(plan, slots)
     if plan.remote:
         for work in matrix(plan, Sizing()).works:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from vlsb import config, strict_json
 from vlsb.config import Party
@@ -683,16 +683,47 @@ def target_profile(options: RunOptions) -> ModelProfile | None:
     return profile if profile.is_local and not options.base_url else None
 
 
-def account_of(options: RunOptions) -> str | None:
-    """Whose rate limits a hosted target uses: address, key's variable and model; None for a simulated one.
+def hosted_target(options: RunOptions) -> config.ModelSettings | None:
+    """How a target is asked that somebody else serves; None for a local model or the simulator.
 
     Raises ConfigError or AccessError for a target that nobody knows.
     """
     name = model_name(options)
-    if not options.base_url and name == _DEMO:
+    if (not options.base_url and name == _DEMO) or target_profile(options) is not None:
         return None
-    endpoint = _hosted_endpoint(options, name or "the only model")
-    return f"{endpoint.base_url} {endpoint.key_variable or ''} {without_snapshot(endpoint.model)}"
+    return _target(options, name or "the only model", config.OPENAI_PROTOCOL, is_local=False)
+
+
+def hosted_judges(options: RunOptions) -> dict[str, config.ModelSettings | None]:
+    """By title and in the order of `--judge`, how each judge is asked that somebody else serves.
+
+    None for a local model, the simulator, or a judge that is no model.
+    """
+    kinds, found = load_judges(options.judges_dir), {}
+    for number, name in enumerate(options.judge):
+        judge = _judge(options, name, number, kinds)
+        is_asked = judge.settings.endpoint.base_url not in ("", ENGINE_URL, config.SIMULATED_URL)
+        found[judge.title] = judge.settings if is_asked else None
+    return found
+
+
+class RateAccount(NamedTuple):
+    """Whose rate limits requests use: an address, the variables that hold the key, and the model."""
+
+    base_url: str
+    variables: tuple[str, ...]
+    model: str
+
+
+def rate_accounts(settings: config.ModelSettings) -> tuple[RateAccount, ...]:
+    """The accounts of a model, one for each address."""
+    endpoint = settings.endpoint
+    variables = [variable for _, variable in endpoint.headers]
+    variables += [endpoint.key_variable] if endpoint.key_variable else []
+    model = without_snapshot(endpoint.request_model)
+    return tuple(
+        RateAccount(url.rstrip("/").lower(), tuple(sorted(variables)), model) for url in settings.base_urls
+    )
 
 
 def _of_judge(given: Sequence[_Part], number: int) -> _Part | None:

@@ -20,8 +20,11 @@ from vlsb.evaluation.leasing import engine_wishes, judge_wishes
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
 from vlsb.evaluation.protocol import safe_name
 from vlsb.evaluation.settings import (
-    account_of,
+    RateAccount,
+    hosted_judges,
+    hosted_target,
     judge_models,
+    rate_accounts,
     run_directory,
     selection_of,
     target_profile,
@@ -56,8 +59,9 @@ class Standing(NamedTuple):
 class Work:
     """One thing to do: the `vlsb` command of a cell, or of a judge over the runs of all cells.
 
-    `num_gpus` is what its engine takes, None for what is asked elsewhere. `account` names the rate limits
-    that one work at a time may use, if there are such. `weights` are the local models that it needs.
+    `num_gpus` is what its engine takes, None for what is asked elsewhere. `targets` are the accounts of a
+    hosted target, `judge_accounts` those of its judges in their order, None for one that has none. `weights`
+    are the local models that it needs.
     `may_lack` is how many samples may lack what it brings.
     """
 
@@ -66,8 +70,9 @@ class Work:
     runs: tuple[Path, ...]
     judges: tuple[str, ...]
     num_gpus: int | None
-    account: str | None
     may_lack: FailOnError
+    targets: tuple[RateAccount, ...] = ()
+    judge_accounts: tuple[RateAccount | None, ...] = ()
     weights: tuple[ModelProfile, ...] = ()
     is_cell: bool = True
 
@@ -76,12 +81,25 @@ class Work:
         """The name of the file that its command's output goes to."""
         return f"{_NOT_IN_LOG_NAMES.sub('-', self.name)}.log"
 
-    def command(self) -> list[str]:
-        """The words after `vlsb`. Runs that are not there have nothing to be judged."""
-        after = ["--", *self.options.engine_options] if self.options.engine_options else []
+    @property
+    def accounts(self) -> tuple[RateAccount, ...]:
+        """All accounts whose rate limits its requests use."""
+        return (*self.targets, *(each for each in self.judge_accounts if each is not None))
+
+    @property
+    def turns(self) -> tuple[RateAccount, ...]:
+        """The accounts that it does not share: those without which it would have nothing to do."""
         if self.is_cell:
-            return ["run", *self.options.as_words(), "--resume", *after]
-        return ["judge", *(str(run) for run in self.runs if is_run(run)), *self.options.as_words()]
+            return self.targets
+        return self.accounts if self.num_gpus is None else ()
+
+    def command(self, options: RunOptions | None = None) -> list[str]:
+        """The words after `vlsb`, with these options or its own. Runs that are not there are not judged."""
+        options = self.options if options is None else options
+        after = ["--", *options.engine_options] if options.engine_options else []
+        if self.is_cell:
+            return ["run", *options.as_words(), "--resume", *after]
+        return ["judge", *(str(run) for run in self.runs if is_run(run)), *options.as_words()]
 
     def standing(self, ended: EndedRuns, *, is_tried: bool = False) -> Standing:
         """Where it stands by the rows of those of its runs that `ended` does not know. Blocking.
@@ -155,8 +173,7 @@ def matrix(plan: Plan, sizing: Sizing, models: Sequence[Sequence[str]] | None = 
     """
     models = [expand(entry) for entry in plan.models] if models is None else models
     beside, after = _split_judges(plan)
-    judging = _merged(beside)
-    titles = tuple(judge_models(RunOptions(**judging))) if beside else ()
+    judging = _Beside.of(beside)
     cells: list[Cell] = []
     places: dict[Path, int] = {}
     for entry, names in zip(plan.models, models, strict=True):
@@ -164,7 +181,7 @@ def matrix(plan: Plan, sizing: Sizing, models: Sequence[Sequence[str]] | None = 
             for protocol, changes in plan.protocols.items():
                 for epochs in plan.epochs:
                     try:
-                        cell = _cell(plan, sizing, entry, model, protocol, changes, epochs, judging, titles)
+                        cell = _cell(plan, sizing, entry, model, protocol, changes, epochs, judging)
                     except ConfigError as error:
                         raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from None
                     if (line := places.setdefault(cell.directory, entry.line)) != entry.line:
@@ -175,6 +192,31 @@ def matrix(plan: Plan, sizing: Sizing, models: Sequence[Sequence[str]] | None = 
                     cells.append(cell)
     runs = tuple(dict.fromkeys(cell.directory for cell in cells))
     return Matrix(tuple(cells), tuple(_judging(plan, sizing, choice, runs) for choice in after))
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """The judges that label in the cells: their options as one command has them, titles and accounts."""
+
+    options: Mapping[str, Any]
+    titles: tuple[str, ...] = ()
+    accounts: tuple[RateAccount | None, ...] = ()
+
+    @classmethod
+    def of(cls, choices: Sequence[JudgeChoice]) -> _Beside:
+        if not choices:
+            return cls({})
+        merged = _merged(choices)
+        options = RunOptions(**merged)
+        return cls(merged, tuple(judge_models(options)), _accounts(options))
+
+
+def _accounts(options: RunOptions) -> tuple[RateAccount | None, ...]:
+    """The accounts of judges in the order of their options."""
+    return tuple(
+        None if settings is None else rate_accounts(settings)[0]
+        for settings in hosted_judges(options).values()
+    )
 
 
 @dataclass(slots=True)
@@ -203,8 +245,7 @@ def _cell(
     protocol: str,
     changes: Mapping[str, Any],
     epochs: int,
-    judging: Mapping[str, Any],
-    titles: tuple[str, ...],
+    judging: _Beside,
 ) -> Cell:
     base = entry.name or safe_name(name_of_place(model))
     if entry.name and entry.is_glob:
@@ -215,10 +256,10 @@ def _cell(
         **{
             **entry.options,
             **changes,
-            **judging,
+            **judging.options,
             "model": model,
             "epochs": epochs,
-            "no_judge": not titles,
+            "no_judge": not judging.titles,
             "name": "--".join(parts),
             "output_dir": plan.output_dir,
             "display": "plain",
@@ -232,14 +273,16 @@ def _cell(
         taken = _gpus(sizing, profile, wishes, entry.num_gpus, partial(recorded_gpus, directory))
         options = _shared_by(options, profile, wishes, taken)
         taken *= options.replicas
+    target = hosted_target(options) if profile is None else None
     work = Work(
         name=directory.name,
         options=options,
         runs=(directory,),
-        judges=titles,
+        judges=judging.titles,
         num_gpus=taken,
-        account=account_of(options) if profile is None else None,
         may_lack=FailOnError.parse(options.fail_on_error),
+        targets=() if target is None else rate_accounts(target),
+        judge_accounts=judging.accounts,
         weights=() if profile is None else (_at_revision(profile, options),),
     )
     return Cell(model, protocol, epochs, work)
@@ -281,11 +324,20 @@ def _split_judges(plan: Plan) -> tuple[list[JudgeChoice], list[JudgeChoice]]:
     options cannot stand beside another's."""
     beside: list[JudgeChoice] = []
     after: list[JudgeChoice] = []
+    lines: dict[str, int] = {}
     for choice in plan.judges:
         try:
             models = judge_models(RunOptions(**choice.options, judge=(choice.judge,)))
         except ConfigError as error:
             raise ConfigError(f"{plan.at(choice.line)}: {error.message}") from None
+        for title in models:
+            # Whether a run is labelled, it tells by the judge's name.
+            if title in lines:
+                raise ConfigError(
+                    f"{plan.at(choice.line)}: {title} is a judge already, in line {lines[title]}. Give "
+                    "another judgement by it a name of its own (judges-dir), or use vlsb judge."
+                )
+            lines[title] = choice.line
         is_local = any(profile is not None for profile in models.values())
         fits = not beside or (_shared(choice) == _shared(beside[0]) and _same_kinds(choice, beside[0]))
         (after if is_local or not fits else beside).append(choice)
@@ -304,8 +356,6 @@ def _same_kinds(choice: JudgeChoice, other: JudgeChoice) -> bool:
 
 def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
     """The options of several judges as one command takes them."""
-    if not choices:
-        return {}
     options = _shared(choices[0]) | {"judge": tuple(choice.judge for choice in choices)}
     for name in OF_EACH_JUDGE[1:]:
         values = [choice.options[name] for choice in choices if name in choice.options]
@@ -331,8 +381,8 @@ def _judging(plan: Plan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, 
         runs=runs,
         judges=tuple(models),
         num_gpus=None if taken is None else taken * options.replicas,
-        account=None,
         may_lack=FailOnError.parse(options.fail_on_error),
+        judge_accounts=_accounts(options),
         weights=tuple(local.values()),
         is_cell=False,
     )

@@ -7,15 +7,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from vlsb.engines.hardware import Gpu
 from vlsb.engines.process import EngineProcess, start_process
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.evaluation.options import RunOptions
 from vlsb.models.profile import ModelProfile
-from vlsb.sweep.board import Board, Entry
+from vlsb.sweep.board import Board, Entry, Status
 from vlsb.sweep.body import STOP_GRACE_S
 from vlsb.sweep.cells import Matrix, Work
+from vlsb.sweep.rates import Limits
 
 WATCH_EVERY_S = 5.0
 _FREE_SHARE = 0.8
@@ -27,8 +31,9 @@ class Slots:
     """What works here take turns in: GPUs, rate limits of hosted models, the CPU where there is no GPU."""
 
     gpus: Sequence[Gpu]
+    limits: Limits = field(default_factory=Limits)
     _taken: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    _accounts: dict[int, str] = field(default_factory=dict)
+    _in_use: dict[int, frozenset[Any]] = field(default_factory=dict)
     _free: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -49,15 +54,15 @@ class Slots:
     def take(self, entry: Entry) -> tuple[int, ...] | None:
         """The GPUs of a work from now on, none for a hosted model's; None where it has to wait."""
         work = entry.work
-        if work.account is not None and work.account in self._accounts.values():
+        turns = self.limits.turns(work)
+        if not turns.isdisjoint(chain.from_iterable(self._in_use.values())):
             return None
         held = {index for indices in self._taken.values() for index in indices}
         left = [index for index in self._free if index not in held]
         count = self.needed(work)
         if count > len(left):
             return None
-        if work.account is not None:
-            self._accounts[id(entry)] = work.account
+        self._in_use[id(entry)] = turns
         self._taken[id(entry)] = tuple(left[:count])
         return self._taken[id(entry)]
 
@@ -70,7 +75,7 @@ class Slots:
     def give_back(self, entry: Entry) -> None:
         """The work has ended."""
         self._taken.pop(id(entry), None)
-        self._accounts.pop(id(entry), None)
+        self._in_use.pop(id(entry), None)
 
     def environment(self, taken: tuple[int, ...]) -> dict[str, str]:
         """What shows an engine its GPUs."""
@@ -137,7 +142,7 @@ class SweepHere:
             log = self.logs / entry.work.log_name
             try:
                 child = start_process(
-                    [sys.executable, "-m", "vlsb", *entry.work.command()],
+                    [sys.executable, "-m", "vlsb", *entry.work.command(self._options(entry))],
                     environment={**self.environment, **self.slots.environment(taken)},
                     log=log,
                 )
@@ -151,6 +156,13 @@ class SweepHere:
             self.board.start(entry, place, log)
             ends[asyncio.create_task(child.wait())] = entry
         self._fetch_next()
+
+    def _options(self, entry: Entry) -> RunOptions:
+        """Its options with its part of the rate limits that others use, too."""
+        ended = (Status.DONE, Status.FAILED)
+        unfinished = [each.work for each in self.board.entries if each.status not in ended]
+        may_grow = self.replan is not None
+        return self.slots.limits.shared_out(entry.work, unfinished, self.slots.size, may_grow=may_grow)
 
     async def _end(self, entry: Entry, code: int) -> None:
         self._children.pop(entry, None)
