@@ -316,6 +316,19 @@ def test_the_list_of_judges_names_ours_and_the_users(vlsb: Vlsb, tmp_path: Path)
     assert "cannot tell" in vlsb("judges").out
 
 
+@pytest.mark.parametrize("width", [80, 160])
+def test_lists_of_models_and_judges_keep_to_the_terminal_and_names_whole(vlsb: Vlsb, width: int) -> None:
+    """A program that reads them gets every column on one line."""
+    models, judges = (vlsb(each, env={"COLUMNS": str(width)}).out for each in ("models", "judges"))
+    others = {name: value for name, value in vlsb.environment.items() if name != "COLUMNS"}
+    read = Vlsb(vlsb.directory, others)("models").out
+
+    assert max(map(len, (models + judges).splitlines())) <= width
+    assert "mistralai/Mistral-Small-3.1-24B-Instruct-2503 " in models
+    assert ("Not shown at this width: " in models) == (width == 80)
+    assert "tried with" in read.splitlines()[0]
+
+
 # Attacks.
 
 

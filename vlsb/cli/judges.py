@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from vlsb import strict_json
 from vlsb.cli import options as opt
-from vlsb.cli.screen import Screen
+from vlsb.cli.screen import Screen, list_width
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.judging.kinds import Answers, JudgeKind, load_judges
 from vlsb.records import Untrusted
@@ -19,10 +21,12 @@ _GIVES = {
     Answers.PHRASES: "refusal or not, apart",
 }
 _END = (
-    "A model plays the official judge: --judge gpt-4o, --judge qwen3-vl, --judge org/name. Another kind on a",
+    "A model plays the official judge: --judge gpt-4o, --judge qwen3-vl, --judge org/name. Another kind on a "
     "model of yours: --judge hardened:qwen3-vl. Guards and phrases enter no rate; their table is their own.",
     "The majority of three judges or more that have judged a run: vlsb judge RUN --judge panel:A,B,C.",
 )
+_HEAD = 15
+"""The columns before the words of a paragraph's line."""
 
 
 def judges_command(judges_dir: opt.JudgesDir = None, judges_format: opt.JudgesFormat = "table") -> int:
@@ -35,7 +39,9 @@ def judges_command(judges_dir: opt.JudgesDir = None, judges_format: opt.JudgesFo
         if judges_format == "json":
             screen.result(strict_json.dumps([_row(kind) for kind in kinds.values()], indent=2))
         else:
-            screen.result("\n".join((*(_paragraph(kind) for kind in kinds.values()), *_END)))
+            width = list_width()
+            end = (textwrap.fill(line, width) for line in _END)
+            screen.result("\n".join((*(_paragraph(kind, width) for kind in kinds.values()), *end)))
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
@@ -56,15 +62,26 @@ def _row(kind: JudgeKind) -> dict[str, object]:
     }
 
 
-def _paragraph(kind: JudgeKind) -> str:
-    lines = (
-        kind.name,
-        f"  {kind.about}",
-        f"  gives        {_GIVES[kind.answers]}",
-        f"  sees         {', '.join(kind.sees)}",
-        f"  cannot tell  {kind.cannot_tell}",
-        f"  model        {kind.model or 'none'}",
-        f"  source       {kind.source}, read {kind.read_on}",
-        "",
+def _paragraph(kind: JudgeKind, width: int) -> str:
+    said = {
+        "gives": _GIVES[kind.answers],
+        "sees": ", ".join(kind.sees),
+        "cannot tell": kind.cannot_tell,
+        "model": kind.model or "none",
+        "source": f"{kind.source}, read {kind.read_on}",
+    }
+    lines = [kind.name, _folded("  ", kind.about, width, later="  ")]
+    lines += [_folded(f"  {name}".ljust(_HEAD), words, width) for name, words in said.items()]
+    return for_terminal(Untrusted("\n".join((*lines, ""))), lines=True)
+
+
+def _folded(head: str, words: str, width: int, later: str = " " * _HEAD) -> str:
+    """The words in lines, after a head and under each other; addresses and names stay whole."""
+    return textwrap.fill(
+        words,
+        width,
+        initial_indent=head,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    return for_terminal(Untrusted("\n".join(lines)), lines=True)

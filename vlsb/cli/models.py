@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.screen import Screen
+from vlsb.cli.screen import Screen, list_width
 from vlsb.errors import ConfigError, VlsbError
 
 models_app = typer.Typer(help="List the models that have a name, or show one.")
@@ -32,7 +32,10 @@ def list_command(
     try:
         if models_format not in ("table", "json"):
             raise ConfigError(f"--format {models_format}: not one of table, json.")
-        screen.result((models_json if models_format == "json" else models_text)(servers_dir))
+        if models_format == "json":
+            screen.result(models_json(servers_dir))
+        else:
+            screen.result(models_text(servers_dir, width=list_width()))
     except VlsbError as error:
         screen.error(error)
         return error.exit_code

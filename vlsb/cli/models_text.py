@@ -1,8 +1,10 @@
-"""What `vlsb models` prints: a row a model. Names are never shortened, whatever the terminal's width."""
+"""What `vlsb models` prints: a row a model. Names are whole at every width; other columns may lack room."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from textwrap import fill
 
 from vlsb import strict_json
 from vlsb.models.catalog import load_catalog
@@ -15,24 +17,36 @@ SCHEMA = 1
 """Of each object of the JSON list."""
 
 _COLUMNS = ("name", "weights", "kind", "engine", "memory", "thinking", "tried with")
+_WEIGHTIEST = ("name", "weights", "memory", "kind", "engine", "thinking", "tried with")
+_GAP = 2
 
 
-def models_text(servers_dir: Path | None) -> str:
-    """Every local model, then how hosted ones are named."""
-    rows = [_COLUMNS, *(tuple(_row(each).values()) for each in load_catalog(servers_dir).values())]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(_COLUMNS))]
+def models_text(servers_dir: Path | None, *, width: int) -> str:
+    """Every local model, then how hosted ones are named, in so many columns if names leave it at that."""
+    rows = [dict(zip(_COLUMNS, _COLUMNS, strict=True)), *map(_row, load_catalog(servers_dir).values())]
+    widths = {name: max(len(row[name]) for row in rows) for name in _COLUMNS}
+    shown = _columns_for(width, widths)
     lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        (" " * _GAP).join(row[name].ljust(widths[name]) for name in _COLUMNS if name in shown).rstrip()
+        for row in rows
     ]
-    return "\n".join(
-        [
-            for_terminal(Untrusted("\n".join(lines)), lines=True),
-            "",
-            "Any other checkpoint: org/name of the Hugging Face Hub, hf://org/name@revision, or a folder.",
-            f"Hosted: {', '.join(each.shown or f'{each.prefix}...' for each in PROVIDERS if each.base_url)}.",
-            "One of them in full: vlsb models show NAME",
-        ]
-    )
+    left_out = ", ".join(name for name in _COLUMNS if name not in shown)
+    said = [
+        *([f"Not shown at this width: {left_out}."] if left_out else []),
+        "Any other checkpoint: org/name of the Hugging Face Hub, hf://org/name@revision, or a folder.",
+        f"Hosted: {', '.join(each.shown or f'{each.prefix}...' for each in PROVIDERS if each.base_url)}.",
+        "One of them in full: vlsb models show NAME",
+    ]
+    folded = [fill(each, width, break_long_words=False, break_on_hyphens=False) for each in said]
+    return "\n".join([for_terminal(Untrusted("\n".join(lines)), lines=True), "", *folded])
+
+
+def _columns_for(width: int, widths: Mapping[str, int]) -> Collection[str]:
+    """The weightiest columns that fit, names and weights in any case."""
+    shown = list(_WEIGHTIEST)
+    while len(shown) > 2 and sum(widths[name] + _GAP for name in shown) - _GAP > width:
+        shown.pop()
+    return shown
 
 
 def models_json(servers_dir: Path | None) -> str:

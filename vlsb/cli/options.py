@@ -157,7 +157,7 @@ Paper = Annotated[
     _option("paper", Option("Put each run beside the published row of its model, and say how both differ.")),
 ]
 Leaderboard = Annotated[
-    bool, _option("leaderboard", Option("Rank runs by their safe rate, with a column for each judge."))
+    bool, _option("leaderboard", Option("Rank runs by their safe rate, and show the rates of every judge."))
 ]
 Methods = Annotated[
     bool, _option("methods", Option("Say how each run was measured, as a paragraph for a paper."))
@@ -338,7 +338,9 @@ OfficialJudge = Annotated[
     _option(
         "judge",
         Option(
-            "With --format official: which of the run's judges.", metavar="NAME", variable="VLSB_SHOW_JUDGE"
+            "With --leaderboard or --format official: by which of the runs' judges.",
+            metavar="NAME",
+            variable="VLSB_SHOW_JUDGE",
         ),
     ),
 ]

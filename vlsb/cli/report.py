@@ -18,6 +18,7 @@ from vlsb.cli.publication import bibtex_text, methods_text, paper_text
 from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, StoreError, VlsbError
 from vlsb.models.prices import PriceTable, load_prices
+from vlsb.records import Untrusted
 from vlsb.reports import documents, latex, markdown, terminal
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.guards import guards_of, guards_table
@@ -85,7 +86,7 @@ def report_command(
         elif paper:
             text = paper_text(paths, report_format)
         elif leaderboard:
-            text = _leaderboard(paths, report_format, load_prices(prices))
+            text = _leaderboard(paths, report_format, load_prices(prices), judge)
         elif methods:
             text = methods_text(paths, report_format)
         elif bibtex:
@@ -137,10 +138,11 @@ def _report(
     return text
 
 
-def _leaderboard(paths: list[Path], form: str, prices: PriceTable) -> str:
+def _leaderboard(paths: list[Path], form: str, prices: PriceTable, judge: str | None) -> str:
     if form not in FORMATS:
         raise ConfigError(f"--leaderboard with --format {form}: not one of {', '.join(FORMATS)}.")
-    board = places([summary for run in find_runs(paths) for summary in summarize_run(run, prices=prices)])
+    summaries = [summary for run in find_runs(paths) for summary in summarize_run(run, prices=prices)]
+    board = places(summaries, by=None if judge is None else Untrusted(judge))
     if board is None:
         raise ConfigError("Nothing was judged there, so no run has a place.")
     width = shutil.get_terminal_size((80, 24)).columns

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -96,6 +97,11 @@ async def agrees(screen: Screen, question: str, *, yes: bool) -> bool:
 def has_color(stream: TextIO) -> bool:
     """Whether a stream takes styles and links: a terminal does, unless it says that it is a simple one."""
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def list_width() -> int:
+    """The columns of the terminal, for lists that other programs may read: these get lines as they are."""
+    return shutil.get_terminal_size((10_000, 24)).columns
 
 
 def error_line(error: VlsbError) -> str:

@@ -14,19 +14,15 @@ from vlsb.records import Untrusted
 from vlsb.reports.encode import (
     for_csv,
     for_json,
-    for_latex,
-    for_markdown,
-    for_terminal,
     json_document,
     versioned,
 )
 from vlsb.reports.figures import NO_FIGURE, counted, percent, share_of_selected
-from vlsb.reports.tables import Cell, Table, tables_in
+from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
-_ENCODERS = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
 _HALF_WIDTH = "an interval of ±2 points"
 
 
@@ -68,7 +64,7 @@ def written(bridges: Sequence[Bridge], form: str, *, width: int, color: bool) ->
         return json_document([_object(each) for each in bridges])
     if form == "csv":
         return _csv(bridges)
-    return tables_in(form, list(_tables(bridges, _ENCODERS[form])), width=width, color=color)
+    return tables_in(form, list(_tables(bridges, ENCODERS[form])), width=width, color=color)
 
 
 def _tables(bridges: Sequence[Bridge], encode: Callable[[Untrusted], str]) -> Iterator[Table]:

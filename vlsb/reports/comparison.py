@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from vlsb.analysis.agreement import Pair
 from vlsb.analysis.comparison import (
@@ -27,13 +26,11 @@ from vlsb.reports.encode import (
     Encode,
     for_csv,
     for_json,
-    for_latex,
-    for_markdown,
     for_terminal,
     json_document,
 )
 from vlsb.reports.figures import NO_FIGURE, counted, percent
-from vlsb.reports.tables import Cell, Table, tables_in
+from vlsb.reports.tables import ENCODERS, Cell, Table, led_by
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -43,7 +40,6 @@ RATE_WORDS: dict[RateName, str] = {
     "safe_refuse_rate": "refusal",
     "safe_warning_rate": "warning",
 }
-ENCODERS = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
 
 _LABELS = ("refusal", "warning", "unsafe")
 _INTERVALS = (
@@ -62,14 +58,7 @@ def written(report: ComparisonReport, form: str, *, width: int, color: bool, sho
         return _csv(report)
     encode = ENCODERS[form]
     tables = list(_tables(report, encode, shown))
-    return lead_text(_lead(report, encode), form, width) + tables_in(form, tables, width=width, color=color)
-
-
-def lead_text(lines: Iterable[str], form: str, width: int) -> str:
-    """Sentences before the first table."""
-    if form == "table":
-        return "".join(f"{textwrap.fill(line, max(width, 40))}\n" for line in lines) + "\n"
-    return "".join(f"% {line}\n" if form == "latex" else f"{line}\n\n" for line in lines)
+    return led_by(list(_lead(report, encode)), tables, form, width=width, color=color)
 
 
 def sentence(found: Comparison, encode: Encode) -> str:
@@ -194,9 +183,7 @@ def _tables(report: ComparisonReport, encode: Encode, shown: int) -> Iterator[Ta
             yield _ranks(report)
         return
     (found,) = report.comparisons
-    # A LaTeX table encodes its own headings.
-    in_heading = for_terminal if encode is for_latex else encode
-    names = in_heading(found.first.name), in_heading(found.second.name)
+    names = encode(found.first.name), encode(found.second.name)
     yield _rates(found, names)
     yield _transitions(found, encode)
     yield _tests(found)

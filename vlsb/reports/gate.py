@@ -10,16 +10,14 @@ from xml.etree import ElementTree
 from vlsb.analysis.gate import Check, Decision, GateResult
 from vlsb.records import PUBLISHED_IDS
 from vlsb.reports.comparison import (
-    ENCODERS,
     comparison_object,
-    lead_text,
     paired_on,
     rounded,
     unjudged,
 )
 from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document
 from vlsb.reports.figures import NO_FIGURE, counted
-from vlsb.reports.tables import Table, tables_in
+from vlsb.reports.tables import ENCODERS, Table, led_by
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -34,7 +32,7 @@ def written(result: GateResult, form: str, *, width: int, color: bool) -> str:
     if form == "csv":
         return _csv(result)
     lines = [headline(result, ENCODERS[form]), *notes(result, ENCODERS[form])]
-    return lead_text(lines, form, width) + tables_in(form, [_checks(result)], width=width, color=color)
+    return led_by(lines, [_checks(result)], form, width=width, color=color)
 
 
 def summary_markdown(result: GateResult) -> str:

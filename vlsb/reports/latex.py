@@ -1,11 +1,13 @@
 """The rates as LaTeX tables with the rules of `booktabs`, captions and notes: to be pasted into a paper.
 
-They compile with pdfLaTeX. With siunitx, figures stand in `S` columns, aligned by their points.
+They compile with pdfLaTeX. With siunitx, figures stand in `S` columns, aligned by their points. A table that
+is too wide for the page is made smaller, and one that is too long is several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
@@ -14,7 +16,7 @@ from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_json, for_latex, latex_row
 from vlsb.reports.figures import percent, safe_interval
-from vlsb.reports.marks import Marks, by_category, mark
+from vlsb.reports.marks import Marks, by_category, mark, row_name
 from vlsb.reports.notes import remarks, shared_badges
 
 _DAGGER = r"\textsuperscript{\dag}"
@@ -26,10 +28,29 @@ _UNITS = (
 _N, _INTERVAL = "$n$", r"95\,\% CI"
 _HEADINGS = (_N, "Coverage", "Safe", _INTERVAL, "Refusal", "Warning")
 _COVERAGE = " Coverage is the percent of the selected samples that were judged."
+_PAGE_LINES = 40
+"""So many rows, and lines of notes below them, stand on one page of LaTeX's own classes."""
+_LINE_LETTERS = 95
+"""The letters of a line of notes."""
+
+
+class LatexRow(NamedTuple):
+    """A row in LaTeX; a group has a little room before it, and is not parted if it need not be."""
+
+    text: str
+    begins_group: bool = False
+
+
+class LatexTable(NamedTuple):
+    """What stands in a table, all of it LaTeX: its columns' kinds, its head and its rows."""
+
+    columns: str
+    head: str
+    rows: Sequence[LatexRow]
 
 
 class _Row(NamedTuple):
-    """A row's words, encoded, and the rates whose figures follow; a group has a little room before it."""
+    """A row's words, encoded, and the rates whose figures follow."""
 
     words: Sequence[str]
     rates: Rates
@@ -39,8 +60,7 @@ class _Row(NamedTuple):
 def to_latex(summaries: Sequence[Summary], *, siunitx: bool = False) -> str:
     """Return a table with a row a run, and one by category, each a float with caption, label and notes."""
     marks = mark(in_order(summaries))
-    packages = ["booktabs", *(["siunitx"] if siunitx else [])]
-    blocks = ["\n".join(rf"% \usepackage{{{name}}}" for name in packages)]
+    blocks = [packages("siunitx") if siunitx else packages()]
     if marks.summaries:
         blocks.append(_runs(marks, siunitx=siunitx))
     if rows := list(_category_rows(marks)):
@@ -50,7 +70,7 @@ def to_latex(summaries: Sequence[Summary], *, siunitx: bool = False) -> str:
 
 def _runs(marks: Marks, *, siunitx: bool) -> str:
     has_targets = any(each.target != each.run for each in marks.summaries)
-    has_judges = len({each.judge for each in marks.summaries}) > 1
+    has_judges = _has_judges(marks)
     names = ["Run", *(["Model"] if has_targets else []), *(["Judge"] if has_judges else [])]
     rows = []
     for place, each in enumerate(marks.summaries):
@@ -58,20 +78,21 @@ def _runs(marks: Marks, *, siunitx: bool) -> str:
         words += [for_latex(each.target)] if has_targets else []
         words += [_judge(each)] if has_judges else []
         rows.append(_Row(words, each.rates))
-    return _float(
+    return latex_floats(
         f"VLSBench safety rates{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench",
-        _tabular(names, rows, siunitx=siunitx),
+        _table(names, rows, siunitx=siunitx),
         [*_reasons(marks), *_qualifications(marks.summaries)],
     )
 
 
 def _categories(marks: Marks, rows: Sequence[_Row], *, siunitx: bool) -> str:
     names = ["Category", *(["Run"] if len(marks.summaries) > 1 else [])]
-    return _float(
+    names += ["Judge"] if _has_judges(marks) else []
+    return latex_floats(
         f"VLSBench safety rates by category{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench-categories",
-        _tabular(names, rows, siunitx=siunitx),
+        _table(names, rows, siunitx=siunitx),
         [f"{_DAGGER} See Table~\\ref{{tab:vlsbench}}."] if marks.differing else [],
     )
 
@@ -82,19 +103,69 @@ def _category_rows(marks: Marks) -> Iterator[_Row]:
     for name, place, rates in by_category(marks.summaries):
         is_new = name != before
         words = [for_latex(name) if is_new else "", *([_marked(marks, place)] if several else [])]
+        words += [_judge(marks.summaries[place])] if _has_judges(marks) else []
         yield _Row(words, rates, begins_group=several and is_new and before is not None)
         before = name
 
 
-def _float(caption: str, label: str, tabular: str, notes: Sequence[str]) -> str:
-    below = [r"", r"  \smallskip", r"  \parbox{\linewidth}{\footnotesize%", *_paragraphs(notes), "  }"]
+def packages(*others: str) -> str:
+    """What a document needs for these tables, as comments."""
+    return "\n".join(rf"% \usepackage{{{name}}}" for name in ("booktabs", "graphicx", *others))
+
+
+def latex_floats(caption: str, label: str, table: LatexTable, notes: Sequence[str]) -> str:
+    """The table as floats of a page at most, with caption, label and, under the last, the notes; all LaTeX.
+
+    Notes that have no room on the page follow as text.
+    """
+    pages = list(_pages(table.rows))
+    lines = len(pages[-1]) + sum(ceil(len(note) / _LINE_LETTERS) for note in notes)
+    are_below = not notes or lines <= _PAGE_LINES
+    blocks = []
+    for number, rows in enumerate(pages, start=1):
+        is_last = number == len(pages)
+        blocks.append(
+            _float(
+                f"{caption} ({number} of {len(pages)})" if len(pages) > 1 else caption,
+                f"{label}-{number}" if label and number > 1 else label,
+                table._replace(rows=rows),
+                notes if is_last and are_below else (),
+            )
+        )
+    if not are_below:
+        whose = rf"Notes to Table~\ref{{{label}}}. " if label else "Notes. "
+        said = [f"{whose}{notes[0]}", *notes[1:]]
+        blocks.append("\n".join([r"{\footnotesize\raggedright\noindent", *_paragraphs(said), r"\par}"]))
+    return "\n\n".join(blocks)
+
+
+def _pages(rows: Sequence[LatexRow]) -> Iterator[Sequence[LatexRow]]:
+    """The rows of one page after another, parted before a group where that is possible."""
+    start = 0
+    while len(rows) - start > _PAGE_LINES:
+        end = start + _PAGE_LINES
+        groups = [place for place in range(start + 1, end + 1) if rows[place].begins_group]
+        end = groups[-1] if groups else end
+        yield rows[start:end]
+        start = end
+    yield rows[start:]
+
+
+def _float(caption: str, label: str, table: LatexTable, notes: Sequence[str]) -> str:
+    below = [
+        r"",
+        r"  \smallskip",
+        r"  \parbox{\linewidth}{\footnotesize\raggedright",
+        *_paragraphs(notes),
+        "  }",
+    ]
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering\small",
             rf"  \caption{{{caption}}}",
-            rf"  \label{{{label}}}",
-            tabular,
+            *([rf"  \label{{{label}}}"] if label else []),
+            *_tabular(table),
             *(below if notes else []),
             r"\end{table}",
         ]
@@ -106,7 +177,21 @@ def _paragraphs(notes: Sequence[str]) -> Iterator[str]:
         yield f"    {note}" + (r" \par" if number < len(notes) else "")
 
 
-def _tabular(names: Sequence[str], rows: Sequence[_Row], *, siunitx: bool) -> str:
+def _tabular(table: LatexTable) -> Iterator[str]:
+    """The table as wide as it is, or made smaller where that is more than a line."""
+    yield r"  \sbox0{%"
+    yield rf"  \begin{{tabular}}{{{table.columns}}}"
+    yield from (f"    {line}" for line in (r"\toprule", table.head, r"\midrule"))
+    for place, row in enumerate(table.rows):
+        if row.begins_group and place:
+            yield r"    \addlinespace"
+        yield f"    {row.text}"
+    yield r"    \bottomrule"
+    yield r"  \end{tabular}}%"
+    yield r"  \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"
+
+
+def _table(names: Sequence[str], rows: Sequence[_Row], *, siunitx: bool) -> LatexTable:
     """The table of what `_cells` gives; siunitx takes what stands in braces for text."""
     headings = [name for name in _HEADINGS if name != "Coverage" or _has_gaps(rows)]
     cells = [_cells(row.rates, headings, siunitx=siunitx) for row in rows]
@@ -115,18 +200,18 @@ def _tabular(names: Sequence[str], rows: Sequence[_Row], *, siunitx: bool) -> st
         for place, heading in enumerate(headings)
     ]
     shown = [f"{{{each}}}" for each in headings] if siunitx else headings
-    lines = [r"\toprule", latex_row([*names, *shown]), r"\midrule"]
-    for row, figures in zip(rows, cells, strict=True):
-        lines += [r"\addlinespace"] if row.begins_group else []
-        lines.append(latex_row([*row.words, *figures]))
-    lines.append(r"\bottomrule")
-    return "\n".join(
+    return LatexTable(
+        f"{'l' * len(names)} {' '.join(kinds)}",
+        latex_row([*names, *shown]),
         [
-            rf"  \begin{{tabular}}{{{'l' * len(names)} {' '.join(kinds)}}}",
-            *(f"    {line}" for line in lines),
-            r"  \end{tabular}",
-        ]
+            LatexRow(latex_row([*row.words, *figures]), row.begins_group)
+            for row, figures in zip(rows, cells, strict=True)
+        ],
     )
+
+
+def _has_judges(marks: Marks) -> bool:
+    return len({each.judge for each in marks.summaries}) > 1
 
 
 def _has_gaps(rows: Sequence[_Row]) -> bool:
@@ -159,7 +244,7 @@ def _about(marks: Marks) -> str:
     """What all rows have in common: simulated, the samples, the judge."""
     shared = shared_badges(marks.summaries)
     judges = {each.judge for each in marks.summaries}
-    parts = [*map(_encoded, shared)]
+    parts = [*map(sentence, shared)]
     if len(judges) == 1 and marks.summaries[0].judge is not None:
         parts.append(f"judge {_judge(marks.summaries[0])}")
     return f" ({'; '.join(parts)})" if parts else ""
@@ -167,21 +252,24 @@ def _about(marks: Marks) -> str:
 
 def _reasons(marks: Marks) -> Iterator[str]:
     if marks.differing:
-        yield f"{_DAGGER} {_encoded(marks.heading(for_json))}"
-        yield from (_encoded(f"{name}: {why}.") for name, why in marks.reasons(for_json))
+        yield f"{_DAGGER} {sentence(marks.heading(for_json))}"
+        yield from (sentence(f"{names}: {why}.") for names, why in marks.reasons(for_json))
 
 
 def _qualifications(summaries: Sequence[Summary]) -> Iterator[str]:
-    for summary in summaries:
+    """What limits the numbers of rows, said once for all rows that it is true of."""
+    found: dict[str, list[str]] = {}
+    for place, summary in enumerate(summaries):
         said = [each.text for each in remarks(summary, encode=for_json)]
         if summary.deviations:
             deviations = "; ".join(map(for_json, summary.deviations))
             said.append(f"Deviations from the paper's protocol: {deviations.rstrip('.')}.")
         if said:
-            yield _encoded(f"{for_json(summary.run)}: {' '.join(said)}")
+            found.setdefault(" ".join(said), []).append(row_name(summaries, place, for_json))
+    yield from (sentence(f"{'; '.join(names)}: {said}") for said, names in found.items())
 
 
-def _encoded(text: str) -> str:
+def sentence(text: str) -> str:
     """A sentence of ours with strangers' words in it: both hold signs that LaTeX would act on."""
     return for_latex(Untrusted(text))
 

@@ -5,37 +5,32 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlsb.analysis.rates import Interval, Rates
 from vlsb.analysis.summary import Summary
+from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
-from vlsb.reports.encode import (
-    Encode,
-    for_csv,
-    for_json,
-    for_latex,
-    for_markdown,
-    for_terminal,
-    json_document,
-    versioned,
-)
-from vlsb.reports.figures import NO_FIGURE, percent, share_of_selected
-from vlsb.reports.marks import Marks, mark
-from vlsb.reports.tables import Cell, Table, tables_in
+from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
+from vlsb.reports.marks import DAGGER, Marks, mark, reasons
+from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
-_ENCODERS: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
 _COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", "n", "selected", "safe_low", "safe_high")
 _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
-_RANKS = (
-    "Ranks by the safe rate, with those that the data cannot rule out: a run is surely behind another where "
-    "its whole 95 % interval lies below the other's. Runs of one data set share samples, so this is on the "
-    "wide side: vlsb compare holds them against each other sample by sample."
+RANKS = (
+    "In brackets the ranks that the data cannot rule out: a run is surely behind another where its whole "
+    "95 % interval lies below the other's. Runs of one data set share samples, so this is on the wide side: "
+    "vlsb compare holds them against each other sample by sample."
+)
+BY_JUDGE = (
+    "Safe rates with their 95 % intervals, and n where it is not all. Rates compare down a column: another "
+    "judge measures otherwise."
 )
 
 
@@ -53,26 +48,39 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """All runs in their places. `judge` is the one that places them: who has judged most of them."""
+    """All runs in their places. `judge` is the one that places them, the first of `judges`.
+
+    Of each judge `marks` has the runs that it judged, in their places.
+    """
 
     judge: Untrusted
     judges: Sequence[Untrusted]
     standings: Sequence[Standing]
-    marks: Marks
+    marks: Mapping[Untrusted, Marks]
+
+    def sign(self, standing: Standing, judge: Untrusted) -> str:
+        """The dagger of a run that stands for something else than the others of this judge."""
+        summaries = self.marks[judge].summaries
+        found = (place for place, each in enumerate(summaries) if each is standing.by_judge.get(judge))
+        return "".join(self.marks[judge].sign(place) for place in found)
 
 
-def leaderboard(summaries: Sequence[Summary]) -> Leaderboard | None:
+def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) -> Leaderboard | None:
     """The places of runs that somebody judged; None where nobody did.
 
-    Runs are placed by one judge: rates of two judges do not compare.
+    Runs are placed by one judge, since rates of two judges do not compare: `by`, or who has judged most of
+    them, and of several the one that comes first. Raises ConfigError for a judge that has judged none.
     """
-    judged = [each for each in in_order(summaries) if each.judge is not None and each.rates.judged]
+    judged = [each for each in summaries if each.judge is not None and each.rates.judged]
     if not judged:
         return None
     counts = Counter(each.judge for each in judged if each.judge is not None)
-    judges = sorted(counts, key=lambda judge: (-counts[judge], judge))
+    if by is not None and by not in counts:
+        there = ", ".join(map(for_terminal, counts))
+        raise ConfigError(f"--judge {for_terminal(by)}: has judged none of these runs. Name one of: {there}.")
+    judges = sorted(counts, key=lambda judge: (judge != by, -counts[judge]))
     runs: dict[Untrusted, dict[Untrusted, Summary]] = {}
-    for each in judged:
+    for each in in_order(judged):
         assert each.judge is not None
         # Two judges of one name in a run are told apart by nothing that a column has room for: the first.
         runs.setdefault(each.path, {}).setdefault(each.judge, each)
@@ -84,7 +92,11 @@ def leaderboard(summaries: Sequence[Summary]) -> Leaderboard | None:
         _standing(found, place, _open_places(spans, place - 1)) for place, found in enumerate(placed, 1)
     ]
     standings += [_standing(found, None, None) for found in others]
-    return Leaderboard(judges[0], judges, standings, mark([found[judges[0]] for found in placed]))
+    marks = {
+        judge: mark([each.by_judge[judge] for each in standings if judge in each.by_judge])
+        for judge in judges
+    }
+    return Leaderboard(judges[0], judges, standings, marks)
 
 
 def _standing(
@@ -111,52 +123,84 @@ def written(board: Leaderboard, form: str, *, width: int, color: bool) -> str:
         return json_document([_object(board, each) for each in board.standings])
     if form == "csv":
         return _csv(board)
-    return tables_in(form, [_table(board, _ENCODERS[form])], width=width, color=color)
+    tables = [_ranks(board, ENCODERS[form])]
+    if len(board.judges) > 1:
+        tables.append(_by_judge(board, ENCODERS[form]))
+    return tables_in(form, tables, width=width, color=color)
 
 
-def _table(board: Leaderboard, encode: Encode) -> Table:
-    headings = ["rank", "run", "n", "safe", "95 % CI", "refusal", "warning"]
-    headings += [f"safe, {encode(judge)}" for judge in board.judges[1:]]
-    notes = [f"Judge: {encode(board.judge)}.", _RANKS]
-    if heading := board.marks.heading(encode):
-        notes.append(heading)
-        notes += [f"† {name}: {why}" for name, why in board.marks.reasons(encode)]
-    rows = [_row(board, number, each) for number, each in enumerate(board.standings)]
-    return Table("Ranks by safe rate", headings, rows, names=2, notes=notes)
+def _ranks(board: Leaderboard, encode: Encode) -> Table:
+    simulated = " (SIMULATED)" if _is_simulated(board) else ""
+    return Table(
+        f"Ranks by safe rate, judge {encode(board.judge)}{simulated}",
+        ("rank", "run", "n", "safe", "95 % CI", "refusal", "warning"),
+        [_rank_row(board, each) for each in board.standings],
+        names=2,
+        notes=[RANKS, *_reasons(board.marks[board.judge], encode)],
+        label="tab:vlsbench-ranks",
+        foldable=(1,),
+    )
 
 
-def _row(board: Leaderboard, number: int, standing: Standing) -> list[Cell]:
+def _is_simulated(board: Leaderboard) -> bool:
+    return any(each.simulated for found in board.standings for each in found.by_judge.values())
+
+
+def _reasons(marks: Marks, encode: Encode, known: Collection[str] = ()) -> Iterator[str]:
+    """What marked runs have otherwise, but for reasons that are `known`."""
+    found = [(names, why) for names, why in marks.reasons(encode) if why not in known]
+    if found:
+        yield marks.heading(encode)
+    yield from (f"{DAGGER} {names}: {why}" for names, why in found)
+
+
+def _rank_row(board: Leaderboard, standing: Standing) -> list[Cell]:
     own = standing.by_judge.get(board.judge)
-    sign = board.marks.sign(number) if own is not None else ""
     if own is None:
-        figures = [NO_FIGURE] * 5
-    else:
-        low, high = _interval(own.rates)
-        figures = [
-            share_of_selected(own.rates),
-            percent(own.rates.safe_rate),
-            f"[{low:.1f}, {high:.1f}]",
-            percent(own.rates.safe_refuse_rate),
-            percent(own.rates.safe_warning_rate),
-        ]
-    others = [standing.by_judge.get(judge) for judge in board.judges[1:]]
-    return [f"{_place(standing)}{sign}", standing.run, *figures, *(_of_judge(each) for each in others)]
+        return [NO_FIGURE, standing.run, *[NO_FIGURE] * 5]
+    return [
+        place_text(standing) + board.sign(standing, board.judge),
+        standing.run,
+        share_of_selected(own.rates),
+        percent(own.rates.safe_rate),
+        safe_interval(own.rates),
+        percent(own.rates.safe_refuse_rate),
+        percent(own.rates.safe_warning_rate),
+    ]
 
 
-def _place(standing: Standing) -> str:
-    if standing.place is None:
-        return NO_FIGURE
+def place_text(standing: Standing) -> str:
+    """Return `2 (1 to 3)`, a place with those that the data leaves open, `2` where there is no other."""
     if standing.first == standing.last:
-        return str(standing.place)
+        return NO_FIGURE if standing.place is None else str(standing.place)
     return f"{standing.place} ({standing.first} to {standing.last})"
 
 
-def _of_judge(summary: Summary | None) -> str:
-    """The safe rate by another judge, with its n where that judge has not labelled everything."""
+def _by_judge(board: Leaderboard, encode: Encode) -> Table:
+    """A column for each judge. Why a run is marked is said once, whichever judges it is marked for."""
+    notes, known = [BY_JUDGE], {why for _, why in board.marks[board.judge].reasons(encode)}
+    for judge in board.judges[1:]:
+        if lines := list(_reasons(board.marks[judge], encode, known)):
+            notes += [f"By {encode(judge)}: {lines[0]}", *lines[1:]]
+    return Table(
+        "Safe rate by each judge",
+        ("run", *map(encode, board.judges)),
+        [
+            (each.run, *(judge_cell(each, judge, board.sign(each, judge)) for judge in board.judges))
+            for each in board.standings
+        ],
+        notes=notes,
+        label="tab:vlsbench-judges",
+    )
+
+
+def judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
+    """A judge's safe rate with its interval, and n where that judge has not labelled everything."""
+    summary = standing.by_judge.get(judge)
     if summary is None:
         return NO_FIGURE
-    rate = percent(summary.rates.safe_rate)
-    return f"{rate} ({share_of_selected(summary.rates)})" if summary.rates.missing else rate
+    n = f" ({share_of_selected(summary.rates)})" if summary.rates.missing else ""
+    return f"{percent(summary.rates.safe_rate)}{sign}{n}\n{safe_interval(summary.rates)}"
 
 
 def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
@@ -177,14 +221,23 @@ def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
             }
             for judge, summary in standing.by_judge.items()
         ],
+        "simulated": any(each.simulated for each in standing.by_judge.values()),
+        "differs": _differs(board, standing),
     }
     return {**versioned(SCHEMA), **found}
+
+
+def _differs(board: Leaderboard, standing: Standing) -> list[str]:
+    """What a run has otherwise than the others that its judge places it among."""
+    marks, own = board.marks[board.judge], standing.by_judge.get(board.judge)
+    found = (each for place, each in marks.differing.items() if marks.summaries[place] is own)
+    return [why for each in found for why in reasons(each, for_json)]
 
 
 def _csv(board: Leaderboard) -> str:
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\r\n")
-    rows.writerow((*_COLUMNS, *_RATES))
+    rows.writerow((*_COLUMNS, *_RATES, "differs"))
     for standing in board.standings:
         for judge, summary in standing.by_judge.items():
             is_placed = judge == board.judge
@@ -192,5 +245,6 @@ def _csv(board: Leaderboard) -> str:
             rates = summary.rates
             counts = (rates.judged, rates.selected, *_interval(rates))
             found = (getattr(rates, name) for name in _RATES)
-            rows.writerow((*places, for_csv(standing.run), for_csv(judge), *counts, *found))
+            why = for_csv(Untrusted("; ".join(_differs(board, standing) if is_placed else ())))
+            rows.writerow((*places, for_csv(standing.run), for_csv(judge), *counts, *found, why))
     return out.getvalue()

@@ -54,11 +54,18 @@ def _reasons(marks: Marks) -> list[str]:
 
 def _categories(marks: Marks, *, several: bool) -> str:
     """Every category of every run; a category's runs stand below each other."""
+    has_judges = len({each.judge for each in marks.summaries}) > 1
     rows = [
-        (for_markdown(name), *([_marked(marks, place)] if several else []), *rate_figures(rates))
+        (
+            for_markdown(name),
+            *([_marked(marks, place)] if several else []),
+            *([_judge(marks.summaries[place])] if has_judges else []),
+            *rate_figures(rates),
+        )
         for name, place, rates in by_category(marks.summaries)
     ]
-    return _table(("category", "run") if several else ("category",), rows) if rows else ""
+    names = ("category", *(["run"] if several else []), *(["judge"] if has_judges else []))
+    return _table(names, rows) if rows else ""
 
 
 def _qualifications(summary: Summary) -> Iterator[str]:

@@ -43,11 +43,12 @@ class Marks:
         return f"Not measured as {name} was, so a difference may not be the model's:"
 
     def reasons(self, encode: Encode) -> list[tuple[str, str]]:
-        """For every marked row its name, and what it has otherwise than the reference."""
-        return [
-            (row_name(self.summaries, place, encode), "; ".join(reasons(found, encode)))
-            for place, found in self.differing.items()
-        ]
+        """What marked rows have otherwise than the reference, after the names of all that have just that."""
+        names: dict[str, list[str]] = {}
+        for place, found in self.differing.items():
+            why = "; ".join(reasons(found, encode))
+            names.setdefault(why, []).append(row_name(self.summaries, place, encode))
+        return [("; ".join(rows), why) for why, rows in names.items()]
 
 
 def mark(summaries: Sequence[Summary]) -> Marks:

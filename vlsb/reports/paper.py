@@ -15,22 +15,18 @@ from vlsb.reports.encode import (
     Encode,
     for_csv,
     for_json,
-    for_latex,
-    for_markdown,
-    for_terminal,
     json_document,
     versioned,
 )
 from vlsb.reports.figures import NO_FIGURE, counted, percent
 from vlsb.reports.methods import data_words, judge_words, setting
 from vlsb.reports.notes import badges
-from vlsb.reports.tables import Cell, Table, tables_in
+from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
 from vlsb.store.manifest import JudgeEntry, Manifest
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
-_ENCODERS: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
 _RATES: Mapping[RateName, str] = {
     "safe_rate": "safe",
     "safe_refuse_rate": "refusal",
@@ -73,7 +69,7 @@ def written(parities: Sequence[Parity], form: str, *, width: int, color: bool) -
         return json_document([_object(each) for each in parities])
     if form == "csv":
         return _csv(parities)
-    return tables_in(form, list(_tables(parities, _ENCODERS[form])), width=width, color=color)
+    return tables_in(form, list(_tables(parities, ENCODERS[form])), width=width, color=color)
 
 
 def _tables(parities: Sequence[Parity], encode: Encode) -> Iterator[Table]:

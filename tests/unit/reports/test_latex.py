@@ -1,9 +1,10 @@
-"""The LaTeX tables compile, with and without siunitx, whatever strangers called their models."""
+"""The LaTeX tables compile and fit their pages, whatever strangers called their models, and however many."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.unit.reports.test_terminal import COMPLETE, GAPS, HOSTILE, MARKED, NO
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_latex, latex_row
 from vlsb.reports.latex import to_latex
+from vlsb.reports.leaderboard import leaderboard, written
 from vlsb.reports.tables import Table, tables_latex
 
 NAMES = [
@@ -27,17 +29,19 @@ NAMES = [
 
 
 def compiled(folder: Path, body: str) -> Path:
-    """A document of that body as pdfLaTeX makes it; any error of TeX fails."""
+    """A document of that body as pdfLaTeX makes it; any error of TeX fails, and what runs over a margin."""
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex: install texlive-latex-recommended and texlive-science")
     document = (
-        "\\documentclass{article}\n\\usepackage{booktabs,siunitx}\n"
+        "\\documentclass{article}\n\\usepackage{booktabs,graphicx,siunitx}\n"
         f"\\begin{{document}}\n{body}\\clearpage\n\\end{{document}}\n"
     )
     (folder / "x.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "x.tex"]
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-2000:]
+    said = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == 0, said[-2000:]
+    assert [line for line in said.splitlines() if line.startswith(("Overfull", "LaTeX Warning: Float"))] == []
     return folder / "x.pdf"
 
 
@@ -83,4 +87,36 @@ def test_a_rows_first_cell_is_no_argument_of_the_row_before(first: str) -> None:
 
 
 def test_a_report_of_nothing_names_the_packages_alone() -> None:
-    assert to_latex([]) == "% \\usepackage{booktabs}\n"
+    assert to_latex([]) == "% \\usepackage{booktabs}\n% \\usepackage{graphicx}\n"
+
+
+def test_tables_of_many_runs_and_judges_fit_their_pages_and_explain_their_daggers(tmp_path: Path) -> None:
+    """Forty runs of four judges with long names: their rates, by category too, their ranks and judges."""
+    if shutil.which("pdftotext") is None:
+        pytest.skip("no pdftotext: install poppler-utils")
+    judges = ("gpt-4o", "qwen3-vl-32b-thinking", "claude-sonnet-4-5", "gemini-2.5-flash")
+    every = [
+        replace(
+            each,
+            run=Untrusted(f"internvl3.5-14b-with-a-long-name-{place}-step-{number}"),
+            path=Untrusted(f"{place} {number}"),
+            judge=Untrusted(judge),
+        )
+        for number in range(20)
+        for place, each in enumerate((MARKED[0], MARKED[2]))
+        for judge in judges
+    ]
+    found = leaderboard(every)
+    assert found is not None
+
+    compiled(tmp_path, to_latex(every))
+    pdf = compiled(tmp_path, written(found, "latex", width=80, color=False))
+
+    command = ["pdftotext", "-layout", pdf, "-"]
+    said = subprocess.run(command, capture_output=True, timeout=60, check=True, text=True).stdout
+    # Lines may be broken anywhere.
+    text = "".join(said.split())
+    assert "Ranksbysaferate,judgegpt-4o" in text
+    assert "Saferatebyeachjudge" in text
+    assert "Notmeasuredasinternvl3.5-14b-with-a-long-name-0-step-0was" in text
+    assert "only1,059ofthe2,241samples" in text

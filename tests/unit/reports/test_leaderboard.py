@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from tests.unit.reports.test_terminal import COLLECTED, LIKE, OTHER_CONDITIONS
 from vlsb.analysis.rates import SampleOutcome, rates
 from vlsb.analysis.summary import Summary
+from vlsb.errors import ConfigError
 from vlsb.records import Outcome, Untrusted
+from vlsb.reports.figures import safe_interval
 from vlsb.reports.leaderboard import Leaderboard, leaderboard, written
 
 
@@ -76,7 +79,20 @@ def test_a_second_judge_is_a_column_and_places_nobody() -> None:
         ("a", "kind", ""),
         ("c", "kind", ""),
     ]
-    assert "safe, kind" in written(found, "markdown", width=80, color=False)
+    by_judge = written(found, "markdown", width=80, color=False).partition("by each judge")[2]
+    assert "| run | gpt-4o | kind |" in by_judge
+    assert "| c | - | 1.25 [0.5, 2.9] |" in by_judge
+
+
+def test_the_first_judge_of_those_who_judged_most_runs_places_them_unless_another_is_named() -> None:
+    summaries = [judged(run, 90, judge=judge) for run in ("a", "b") for judge in ("second-kind", "kind")]
+
+    assert board(*summaries).judge == Untrusted("second-kind")
+    by = leaderboard(summaries, by=Untrusted("kind"))
+    assert by is not None
+    assert by.judges == [Untrusted("kind"), Untrusted("second-kind")]
+    with pytest.raises(ConfigError, match=r"nobody: has judged none .* second-kind, kind"):
+        leaderboard(summaries, by=Untrusted("nobody"))
 
 
 def test_the_column_of_a_judge_that_labelled_a_part_says_how_many() -> None:
@@ -84,7 +100,30 @@ def test_the_column_of_a_judge_that_labelled_a_part_says_how_many() -> None:
 
     text = written(board(judged("a", 200), part), "markdown", width=80, color=False)
 
-    assert "| 50.00 (60/400) |" in text
+    assert "| 50.00 (60/400) [37.7, 62.3] |" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_however_many_judges_there_are_no_figure_is_broken_on_a_terminal(width: int, count: int) -> None:
+    judges = [f"a-judge-with-a-name-{number}" for number in range(count)]
+    runs = ("step-500", "internvl3_5-14b-with-a-name-that-folds")
+    found = board(
+        *(
+            judged(run, 31 * place + 7, judge=judge, labelled=390)
+            for run in runs
+            for place, judge in enumerate(judges)
+        )
+    )
+
+    text = written(found, "table", width=width, color=False)
+
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    intervals = [safe_interval(each.rates) for each in found.standings[0].by_judge.values()]
+    assert all(interval in text for interval in intervals)
+    assert len(re.findall(r"\(390/400\)", text)) == (2 * count if count > 1 else 0)
+    assert "internvl3_5-14b-" in text
 
 
 def test_a_run_over_other_samples_is_marked() -> None:
