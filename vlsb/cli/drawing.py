@@ -12,9 +12,10 @@ from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, StoreError
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 from vlsb.reports import plots
+from vlsb.reports.curves import asked_curves
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.marks import mark, reasons
+from vlsb.reports.marks import Marks, mark, reasons
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, run_conditions, stored_judge, summarize_run, summarize_state
 
@@ -22,9 +23,8 @@ _OF_SUMMARIES = {
     "labels": plots.labels_figure,
     "categories": plots.categories_figure,
     "radar": plots.radar_figure,
-    "steps": plots.steps_figure,
 }
-KINDS = (*_OF_SUMMARIES, "transitions", "agreement")
+KINDS = (*_OF_SUMMARIES, "steps", "transitions", "agreement")
 
 
 def draw(
@@ -46,16 +46,32 @@ def draw(
         drawn = plots.transitions_figure(_transitions(runs, judge, screen), form, width=inches)
     elif kind == "agreement":
         drawn = _agreement(runs, form, inches)
+    elif kind == "steps":
+        drawn = _steps(runs, judge, form, inches, screen)
     else:
-        summaries = _summaries(runs, judge, most=None if kind == "steps" else plots.MOST_RUNS)
+        summaries = _summaries(runs, judge, most=plots.MOST_RUNS)
         drawn = _OF_SUMMARIES[kind](summaries, form, width=inches)
-        for name, why in mark(in_order(summaries)).reasons(for_terminal):
-            screen.notice(f"† {name}: {why}")
+        _explain(mark(in_order(summaries)), screen)
     try:
         out.write_bytes(drawn)
     except OSError as error:
         raise StoreError.of(f"{out}: cannot be written", error) from error
     screen.notice(f"{kind} in {out}, {inches} inches wide.")
+
+
+def _explain(marks: Marks, screen: Screen) -> None:
+    for names, why in marks.reasons(for_terminal):
+        screen.notice(f"† {names}: {why}")
+
+
+def _steps(runs: Sequence[Path], judge: str | None, form: str, inches: float, screen: Screen) -> bytes:
+    found = asked_curves(_summaries(runs, judge, most=None))
+    drawn = plots.steps_figure(found.curves, form, width=inches)
+    for curve in found.curves:
+        _explain(curve.marks, screen)
+    if left_out := ", ".join(map(for_terminal, found.left_out)):
+        screen.notice(f"Not on a curve: {left_out}.")
+    return drawn
 
 
 def _summaries(runs: Sequence[Path], judge: str | None, *, most: int | None) -> list[Summary]:

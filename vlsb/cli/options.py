@@ -159,6 +159,10 @@ Paper = Annotated[
 Leaderboard = Annotated[
     bool, _option("leaderboard", Option("Rank runs by their safe rate, and show the rates of every judge."))
 ]
+Steps = Annotated[
+    bool,
+    _option("steps", Option("Show the safe rate over training, of runs with names such as step-1000.")),
+]
 Methods = Annotated[
     bool, _option("methods", Option("Say how each run was measured, as a paragraph for a paper."))
 ]
@@ -338,7 +342,7 @@ OfficialJudge = Annotated[
     _option(
         "judge",
         Option(
-            "With --leaderboard or --format official: by which of the runs' judges.",
+            "With --leaderboard, --steps or --format official: by which of the runs' judges.",
             metavar="NAME",
             variable="VLSB_SHOW_JUDGE",
         ),

@@ -20,6 +20,8 @@ from vlsb.errors import ConfigError, StoreError, VlsbError
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
 from vlsb.reports import documents, latex, markdown, terminal
+from vlsb.reports.curves import asked_curves
+from vlsb.reports.curves import written as curves_text
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.guards import guards_of, guards_table
 from vlsb.reports.leaderboard import leaderboard as places
@@ -40,6 +42,7 @@ def report_command(
     output: opt.ReportOutput = None,
     paper: opt.Paper = False,
     leaderboard: opt.Leaderboard = False,
+    steps: opt.Steps = False,
     methods: opt.Methods = False,
     bibtex: opt.Bibtex = False,
     judge: opt.OfficialJudge = None,
@@ -53,7 +56,8 @@ def report_command(
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going."""
     screen = Screen()
     asked: dict[str, object] = {"--html": html, "--judge-bridge": judge_bridge}
-    asked |= {"--paper": paper, "--leaderboard": leaderboard, "--methods": methods, "--bibtex": bibtex}
+    asked |= {"--paper": paper, "--leaderboard": leaderboard, "--steps": steps}
+    asked |= {"--methods": methods, "--bibtex": bibtex}
     try:
         _require_one([name for name, is_asked in asked.items() if is_asked])
         if siunitx and (report_format != "latex" or any(asked.values())):
@@ -86,7 +90,9 @@ def report_command(
         elif paper:
             text = paper_text(paths, report_format)
         elif leaderboard:
-            text = _leaderboard(paths, report_format, load_prices(prices), judge)
+            text = _leaderboard(paths, report_format, judge)
+        elif steps:
+            text = _steps(paths, report_format, judge)
         elif methods:
             text = methods_text(paths, report_format)
         elif bibtex:
@@ -138,15 +144,31 @@ def _report(
     return text
 
 
-def _leaderboard(paths: list[Path], form: str, prices: PriceTable, judge: str | None) -> str:
-    if form not in FORMATS:
-        raise ConfigError(f"--leaderboard with --format {form}: not one of {', '.join(FORMATS)}.")
-    summaries = [summary for run in find_runs(paths) for summary in summarize_run(run, prices=prices)]
-    board = places(summaries, by=None if judge is None else Untrusted(judge))
+def _leaderboard(paths: list[Path], form: str, judge: str | None) -> str:
+    _require_tables("--leaderboard", form)
+    board = places(_summaries(paths), by=None if judge is None else Untrusted(judge))
     if board is None:
         raise ConfigError("Nothing was judged there, so no run has a place.")
-    width = shutil.get_terminal_size((80, 24)).columns
-    return board_text(board, form, width=width, color=has_color(sys.stdout))
+    return board_text(board, form, width=_width(), color=has_color(sys.stdout))
+
+
+def _steps(paths: list[Path], form: str, judge: str | None) -> str:
+    _require_tables("--steps", form)
+    found = asked_curves(_summaries(paths), judge=None if judge is None else Untrusted(judge))
+    return curves_text(found, form, width=_width(), color=has_color(sys.stdout))
+
+
+def _require_tables(option: str, form: str) -> None:
+    if form not in FORMATS:
+        raise ConfigError(f"{option} with --format {form}: not one of {', '.join(FORMATS)}.")
+
+
+def _summaries(paths: list[Path]) -> list[Summary]:
+    return [summary for run in find_runs(paths) for summary in summarize_run(run)]
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def _require_pyarrow() -> None:
@@ -192,5 +214,4 @@ def _written(summaries: list[Summary], report_format: str, *, siunitx: bool) -> 
         return markdown.to_markdown(summaries)
     if report_format == "latex":
         return latex.to_latex(summaries, siunitx=siunitx)
-    width = shutil.get_terminal_size((80, 24)).columns
-    return terminal.render(summaries, width=width, color=has_color(sys.stdout))
+    return terminal.render(summaries, width=_width(), color=has_color(sys.stdout))

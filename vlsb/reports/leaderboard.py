@@ -75,9 +75,8 @@ def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) ->
     if not judged:
         return None
     counts = Counter(each.judge for each in judged if each.judge is not None)
-    if by is not None and by not in counts:
-        there = ", ".join(map(for_terminal, counts))
-        raise ConfigError(f"--judge {for_terminal(by)}: has judged none of these runs. Name one of: {there}.")
+    if by is not None:
+        require_judge(judged, by)
     judges = sorted(counts, key=lambda judge: (judge != by, -counts[judge]))
     runs: dict[Untrusted, dict[Untrusted, Summary]] = {}
     for each in in_order(judged):
@@ -97,6 +96,16 @@ def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) ->
         for judge in judges
     }
     return Leaderboard(judges[0], judges, standings, marks)
+
+
+def require_judge(summaries: Sequence[Summary], judge: Untrusted) -> None:
+    """ConfigError, with those that there are, unless the judge has labelled something there."""
+    there = dict.fromkeys(each.judge for each in summaries if each.judge is not None)
+    if judge not in there:
+        names = ", ".join(map(for_terminal, there))
+        raise ConfigError(
+            f"--judge {for_terminal(judge)}: has judged none of these runs. Name one of: {names}."
+        )
 
 
 def _standing(

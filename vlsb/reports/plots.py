@@ -7,7 +7,6 @@ and markers tell the same in grey. Fonts are embedded as TrueType in PDF, and te
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Label, Untrusted
+from vlsb.reports.curves import Curve, curve_name
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import share_of_selected
@@ -41,7 +41,6 @@ MOST_RUNS = 8
 _RED, _BLUE, _SKY, _GREY = "#D55E00", "#0072B2", "#8CCBF0", "#555555"
 _COLORS = (_BLUE, _RED, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", "#F0E442")
 _MARKERS = "osD^vPX*"
-_NUMBERS = re.compile(r"[0-9]{1,12}")
 _LABELS = {
     "refusal": (_BLUE, ""),
     "warning": (_SKY, ""),
@@ -171,20 +170,26 @@ def radar_figure(summaries: Sequence[Summary], form: str, *, width: float) -> by
         return _written(figure, form)
 
 
-def steps_figure(summaries: Sequence[Summary], form: str, *, width: float) -> bytes:
-    """Rates over training: the last number in each run's name along, a line for the safe rate of each judge.
+def steps_figure(curves: Sequence[Curve], form: str, *, width: float) -> bytes:
+    """Safe rates over training, a line for each training and judge.
 
-    Raises ConfigError where a run's name has no number, or a judge has judged fewer than two steps.
+    Raises ConfigError for more than can be told apart.
     """
-    lines = steps_of(summaries)
-    with _figure(width, width * 0.62) as figure:
+    if len(curves) > MOST_RUNS:
+        raise ConfigError(
+            f"{len(curves)} curves are more than a figure can tell apart ({MOST_RUNS}). "
+            "Name the runs of fewer trainings, or one judge with --judge."
+        )
+    has_trainings = len({each.training for each in curves}) > 1
+    names = [curve_name(each, for_terminal) if has_trainings else for_terminal(each.judge) for each in curves]
+    with _figure(width, width * 0.62 + 0.14 * len(names)) as figure:
         axes = figure.add_subplot()
-        for place, (judge, points) in enumerate(lines.items()):
-            rates = [each.rates for _, each in points]
+        for place, (name, curve) in enumerate(zip(names, curves, strict=True)):
+            rates = [each.summary.rates for each in curve.points]
             safe = [each.safe_rate or 0.0 for each in rates]
             spans = [each.intervals["safe_rate"] for each in rates]
             axes.errorbar(
-                [step for step, _ in points],
+                [each.step for each in curve.points],
                 safe,
                 yerr=[
                     [rate - low for rate, (low, _) in zip(safe, spans, strict=True)],
@@ -196,33 +201,17 @@ def steps_figure(summaries: Sequence[Summary], form: str, *, width: float) -> by
                 linewidth=1,
                 elinewidth=0.8,
                 capsize=1.6,
-                label=f" {_folded(for_terminal(judge), width)}",
+                # matplotlib leaves out what begins with an underscore.
+                label=f" {_folded(name, width)}",
             )
         axes.set_ylim(0, 100)
         axes.set_yticks([0, 25, 50, 75, 100])
         axes.set_ylabel("safe rate, % (95 % CI)")
         axes.set_xlabel("step")
-        if len(lines) > 1:
-            figure.legend(loc="outside upper center", ncols=2, title="judge")
-        _simulated(figure, any(each.simulated for each in summaries))
+        if len(curves) > 1:
+            figure.legend(loc="outside upper center", ncols=_legend_columns(width))
+        _simulated(figure, any(each.summary.simulated for curve in curves for each in curve.points))
         return _written(figure, form)
-
-
-def steps_of(summaries: Sequence[Summary]) -> dict[Untrusted, list[tuple[int, Summary]]]:
-    """Every judge's runs by the last number in their names, in its order."""
-    lines: dict[Untrusted, list[tuple[int, Summary]]] = {}
-    for each in in_order(summaries):
-        found = _NUMBERS.findall(for_terminal(each.run))
-        if not found or each.judge is None:
-            raise ConfigError(f"{for_terminal(each.run)}: no number in its name says which step it is.")
-        lines.setdefault(each.judge, []).append((int(found[-1]), each))
-    for judge, points in lines.items():
-        points.sort(key=lambda point: point[0])
-        if len({step for step, _ in points}) < len(points):
-            raise ConfigError("Two runs are of the same step. Name the runs of one training.")
-        if len(points) < 2:
-            raise ConfigError(f"{for_terminal(judge)} has judged one step; a curve needs two.")
-    return lines
 
 
 def transitions_figure(found: Transitions, form: str, *, width: float) -> bytes:

@@ -28,13 +28,13 @@ FORMATS = ("table", "json", "csv", "markdown", "latex")
 """What a report made of tables can be written as; JSON and CSV hold its figures, not its tables."""
 ENCODERS: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_json}
 """What stands for a stranger's words in a sentence of ours; of LaTeX's the whole sentence is encoded here."""
-_GAPS = (3, 2)
-"""Columns between two cells, where they have room and where not."""
+GAP = 2
+"""Columns between two cells at least; one more where there is room."""
 _LEAST_WORDS = 5
 """What a column of words can be folded to before figures are folded, too."""
 _JOINER = 2
 """Letters of a word that belongs to its figures: `1 to 2`, `95 % CI`."""
-_WORDS = re.compile(r"\S+\s*")
+_WORDS = re.compile(r"\s*\S+\s*")
 _PIECES = re.compile(r"[^-_/.,:]*(?:[-_/.,:]+|$)\s*")
 """What of a long name stays on one line, if the line has room for it."""
 
@@ -119,10 +119,10 @@ def _grids(table: Table, width: int) -> Iterator[RichTable]:
         for place, heading in enumerate(table.headings)
     ]
     names, figures = columns[: table.names], columns[table.names :]
-    room = width - sum(each.least + _GAPS[-1] for each in names)
+    room = width - sum(each.least + GAP for each in names)
     part: list[_Column] = []
     for each in figures:
-        if part and sum(one.least + _GAPS[-1] for one in (*part, each)) - _GAPS[-1] > room:
+        if part and sum(one.least + GAP for one in (*part, each)) - GAP > room:
             yield _grid([*names, *part], width)
             part = []
         part.append(each)
@@ -132,7 +132,7 @@ def _grids(table: Table, width: int) -> Iterator[RichTable]:
 def _grid(columns: Sequence[_Column], width: int) -> RichTable:
     """The columns beside each other: names are folded where that is needed, and figures only at blanks."""
     widest = [each.widest for each in columns]
-    gap = next((gap for gap in _GAPS if sum(widest) + gap * (len(columns) - 1) <= width), _GAPS[-1])
+    gap = GAP + (sum(widest) + (GAP + 1) * (len(columns) - 1) <= width)
     room = width - gap * (len(columns) - 1)
     if sum(widest) > room:
         widest = [each.widest if each.is_foldable else each.least for each in columns]

@@ -1,0 +1,336 @@
+"""Safe rates over training: which runs are steps of one, and a curve for each judge, in every format.
+
+A step is the number behind a word such as step, checkpoint or epoch in a run's name. Runs whose names are the
+same but for it are of one training.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from vlsb.analysis.differences import differences
+from vlsb.analysis.published import difference_interval
+from vlsb.analysis.rates import Interval, Rates
+from vlsb.analysis.summary import Summary
+from vlsb.errors import ConfigError
+from vlsb.records import Untrusted
+from vlsb.reports.documents import in_order
+from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
+from vlsb.reports.leaderboard import require_judge
+from vlsb.reports.marks import DAGGER, Marks, mark, reasons
+from vlsb.reports.tables import ENCODERS, GAP, Cell, Table, tables_in
+
+SCHEMA = 1
+"""Of the JSON. Fields may be added at the end under the same number."""
+
+CHANGES = (
+    "Changes in points from the step before; * is more than noise: the interval leaves out zero. It joins "
+    "those of both rates as if they were over different samples, so it is on the wide side: vlsb compare "
+    "holds two runs against each other sample by sample."
+)
+
+_STEP = re.compile(
+    r"(?<![a-z])(?:global[-_]?step|steps?|checkpoint|ckpt|iter(?:ation)?|epoch|update)[-_.=]?([0-9]{1,12})(?![0-9])",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"([0-9]{1,12})(?![0-9])")
+_RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
+_COLUMNS = ("training", "judge", "step", "run", "n", "selected", "safe_low", "safe_high", *_RATES)
+_BAR_WIDTHS = (26, 52)
+"""The least and the most columns of a bar."""
+
+
+class Point(NamedTuple):
+    """A step of a training.
+
+    `change` is from the step before, in points; None for the first one, and where one of the two was measured
+    otherwise.
+    """
+
+    step: int
+    summary: Summary
+    change: float | None = None
+    interval: Interval | None = None
+
+    @property
+    def exceeds_noise(self) -> bool:
+        """Whether the interval of the change leaves out zero."""
+        return self.interval is not None and not self.interval.low <= 0 <= self.interval.high
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The steps of one training by one judge, in their order; `marks` has them by their places.
+
+    `training` is the name that its runs share, with a star for the step; empty for runs that share none.
+    """
+
+    training: Untrusted
+    judge: Untrusted
+    points: Sequence[Point]
+    marks: Marks
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """All curves, and the runs that are on none of them."""
+
+    curves: Sequence[Curve]
+    left_out: Sequence[Untrusted]
+
+
+class _Place(NamedTuple):
+    training: str
+    step: int
+
+
+def curves_of(summaries: Sequence[Summary]) -> Curves:
+    """The curves of runs whose names have a step; none where nothing has two steps that can be told apart."""
+    judged = _judged(summaries)
+    places = _places(judged, _STEP)
+    unclear = {place.training for place, runs in _runs_by_place(judged, places).items() if len(runs) > 1}
+    return _curves(judged, {path: each for path, each in places.items() if each.training not in unclear})
+
+
+def asked_curves(summaries: Sequence[Summary], *, judge: Untrusted | None = None) -> Curves:
+    """The curves of runs that somebody calls steps, all or a judge's: where no name has a step, the last
+    number in it is one.
+
+    Raises ConfigError where that makes no curve.
+    """
+    judged = _judged(summaries)
+    if judge is not None:
+        require_judge(judged, judge)
+        judged = [each for each in judged if each.judge == judge]
+    places = _places(judged, _STEP)
+    if not places:
+        places = _places(judged, _NUMBER)
+        for each in judged:
+            if each.path not in places:
+                raise ConfigError(f"{for_terminal(each.run)}: no number in its name says which step it is.")
+        if len({each.training for each in places.values()}) == len(places):
+            places = {path: _Place("", each.step) for path, each in places.items()}
+    for place, runs in _runs_by_place(judged, places).items():
+        if len(runs) > 1:
+            raise ConfigError(
+                f"{' and '.join(map(for_terminal, runs))} are of the same step, {place.step:,}. "
+                "Name the runs of one training."
+            )
+    found = _curves(judged, places)
+    if not found.curves:
+        raise ConfigError("A curve needs two steps of one training by one judge, and there are none.")
+    return found
+
+
+def _judged(summaries: Sequence[Summary]) -> list[Summary]:
+    return [each for each in in_order(summaries) if each.judge is not None and each.rates.judged]
+
+
+def _places(judged: Sequence[Summary], pattern: re.Pattern[str]) -> dict[Untrusted, _Place]:
+    """By its path, the training and the step of each run whose name has one; the last one counts."""
+    found = {}
+    for each in judged:
+        name = for_terminal(each.run)
+        if matches := list(pattern.finditer(name)):
+            start, end = matches[-1].span(1)
+            found[each.path] = _Place(f"{name[:start]}*{name[end:]}", int(name[start:end]))
+    return found
+
+
+def _runs_by_place(
+    judged: Sequence[Summary], places: Mapping[Untrusted, _Place]
+) -> dict[_Place, list[Untrusted]]:
+    found: dict[_Place, dict[Untrusted, Untrusted]] = {}
+    for each in judged:
+        if each.path in places:
+            found.setdefault(places[each.path], {})[each.path] = each.run
+    return {place: list(runs.values()) for place, runs in found.items()}
+
+
+def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Curves:
+    lines: dict[tuple[str, Untrusted], list[Summary]] = {}
+    for each in judged:
+        if each.path in places and each.judge is not None:
+            lines.setdefault((places[each.path].training, each.judge), []).append(each)
+    found = []
+    for (training, judge), runs in sorted(lines.items()):
+        if len(runs) > 1:
+            runs.sort(key=lambda each: places[each.path].step)
+            steps = [places[each.path].step for each in runs]
+            found.append(Curve(Untrusted(training), judge, list(_points(steps, runs)), mark(runs)))
+    shown = {point.summary.path for curve in found for point in curve.points}
+    left_out = {each.path: each.run for each in judged if each.path not in shown}
+    return Curves(found, list(left_out.values()))
+
+
+def _points(steps: Sequence[int], runs: Sequence[Summary]) -> Iterator[Point]:
+    yield Point(steps[0], runs[0])
+    for step, before, after in zip(steps[1:], runs, runs[1:], strict=False):
+        yield Point(step, after, *_change(before, after))
+
+
+def _change(before: Summary, after: Summary) -> tuple[float | None, Interval | None]:
+    if before.conditions and after.conditions and differences(before.conditions, after.conditions):
+        return None, None
+    rates = [each.rates.safe_rate or 0.0 for each in (after, before)]
+    spans = [each.rates.intervals["safe_rate"] for each in (after, before)]
+    return rates[0] - rates[1], difference_interval(rates[0], spans[0], rates[1], spans[1])
+
+
+def written(found: Curves, form: str, *, width: int, color: bool) -> str:
+    """The curves in one of `FORMATS`, at a terminal with a bar a step."""
+    if form == "json":
+        return json_document([_object(each, found.left_out) for each in found.curves])
+    if form == "csv":
+        return _csv(found.curves)
+    room = width if form == "table" else None
+    tables = [
+        _table(each, ENCODERS[form], room, is_first=not place) for place, each in enumerate(found.curves)
+    ]
+    return tables_in(form, _noted(tables, found, ENCODERS[form]), width=width, color=color)
+
+
+def curve_name(curve: Curve, encode: Encode) -> str:
+    """What tells a curve apart: its training, if that has a name, and its judge."""
+    training = f"{encode(curve.training)}, " if curve.training else ""
+    return f"{training}judge {encode(curve.judge)}"
+
+
+def _noted(tables: Sequence[Table], found: Curves, encode: Encode) -> list[Table]:
+    """The tables with what is true of all of them, once."""
+    left_out = ", ".join(map(encode, found.left_out))
+    notes = [CHANGES, *([f"Not on a curve: {left_out}."] if left_out else [])]
+    *before, last = tables
+    return [*before, replace(last, notes=[*last.notes, *notes])]
+
+
+def _table(curve: Curve, encode: Encode, width: int | None, *, is_first: bool) -> Table:
+    simulated = " (SIMULATED)" if any(each.summary.simulated for each in curve.points) else ""
+    headings = ["step", "n", "safe", "95 % CI", "refusal", "warning", "change", "95 % CI"]
+    longest = 1 if width is None else max(len(f"{each.step:,}") for each in curve.points)
+    rows = [_row(curve, place, longest) for place in range(len(curve.points))]
+    if width is not None:
+        size = _bar_width([headings, *rows], width)
+        headings.append(_axis(size))
+        rows = [[*row, _bar(each.summary.rates, size)] for row, each in zip(rows, curve.points, strict=True)]
+    notes = []
+    if curve.marks.differing:
+        notes.append(curve.marks.heading(encode))
+        notes += [f"{DAGGER} {names}: {why}" for names, why in curve.marks.reasons(encode)]
+    return Table(
+        f"Safe rate over training: {curve_name(curve, encode)}{simulated}",
+        headings,
+        rows,
+        notes=notes,
+        label="tab:vlsbench-steps" if is_first else "",
+    )
+
+
+def _bar_width(rows: Sequence[Sequence[Cell]], width: int) -> int:
+    """The columns of a bar beside these cells, or below them where that is too few."""
+    taken = [max(len(row[place]) for row in rows) + GAP for place in range(len(rows[0]))]
+    least, most = _BAR_WIDTHS
+    beside = width - sum(taken)
+    return min(most, beside if beside >= least else width - taken[0])
+
+
+def _axis(size: int) -> str:
+    """The scale over the bars: 0, 50 and 100 percent where they are."""
+    return f"0{'50':^{size - 4}}100"
+
+
+def _bar(rates: Rates, size: int) -> str:
+    """The interval of the safe rate on a line from 0 to 100 percent, the rate as a disc."""
+    low, high = rates.intervals["safe_rate"]
+    start, middle, end = (round((size - 1) * each / 100) for each in (low, rates.safe_rate or 0.0, high))
+    line = ["·"] * size
+    line[start : end + 1] = "─" * (end + 1 - start)
+    line[start], line[end], line[middle] = "├", "┤", "●"
+    return "".join(line)
+
+
+def _row(curve: Curve, place: int, longest: int) -> list[Cell]:
+    point = curve.points[place]
+    rates = point.summary.rates
+    star = "*" if point.exceeds_noise else ""
+    return [
+        f"{point.step:>{longest},}{curve.marks.sign(place)}",
+        share_of_selected(rates),
+        percent(rates.safe_rate),
+        safe_interval(rates),
+        percent(rates.safe_refuse_rate),
+        percent(rates.safe_warning_rate),
+        NO_FIGURE if point.change is None else f"{point.change:+.2f}{star}",
+        NO_FIGURE if point.interval is None else f"[{point.interval.low:+.1f}, {point.interval.high:+.1f}]",
+    ]
+
+
+def _object(curve: Curve, left_out: Sequence[Untrusted]) -> dict[str, object]:
+    return {
+        **versioned(SCHEMA),
+        "training": for_json(curve.training) or None,
+        "judge": for_json(curve.judge),
+        "simulated": any(each.summary.simulated for each in curve.points),
+        "steps": [_step_object(curve, place) for place in range(len(curve.points))],
+        "left_out": [for_json(each) for each in left_out],
+    }
+
+
+def _step_object(curve: Curve, place: int) -> dict[str, object]:
+    point = curve.points[place]
+    rates = point.summary.rates
+    change = None
+    if point.interval is not None:
+        change = {
+            "points": point.change,
+            "interval": list(point.interval),
+            "exceeds_noise": point.exceeds_noise,
+        }
+    return {
+        "step": point.step,
+        "run": for_json(point.summary.run),
+        "path": for_json(point.summary.path),
+        "target": for_json(point.summary.target),
+        "n": rates.judged,
+        "selected": rates.selected,
+        "safe_interval": list(rates.intervals["safe_rate"]),
+        **{name: getattr(rates, name) for name in _RATES},
+        "change": change,
+        "differs": _differs(curve, place),
+    }
+
+
+def _differs(curve: Curve, place: int) -> list[str]:
+    found = curve.marks.differing.get(place)
+    return [] if found is None else list(reasons(found, for_json))
+
+
+def _csv(curves: Sequence[Curve]) -> str:
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\r\n")
+    rows.writerow((*_COLUMNS, "change", "change_low", "change_high", "differs"))
+    for curve in curves:
+        for place, point in enumerate(curve.points):
+            rates = point.summary.rates
+            rows.writerow(
+                (
+                    for_csv(curve.training),
+                    for_csv(curve.judge),
+                    point.step,
+                    for_csv(point.summary.run),
+                    rates.judged,
+                    rates.selected,
+                    *rates.intervals["safe_rate"],
+                    *(getattr(rates, name) for name in _RATES),
+                    point.change,
+                    *(point.interval or (None, None)),
+                    for_csv(Untrusted("; ".join(_differs(curve, place)))),
+                )
+            )
+    return out.getvalue()
