@@ -35,6 +35,7 @@ OTHERS = {
     # spellings in explanations.
     "": {
         "--a",
+        "--address",
         "--array",
         "--dereference",
         "--device-memory-utilization",

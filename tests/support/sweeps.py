@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import psutil
 
 from tests.support.command import NOT_COMPARED, Vlsb
-from vlsb.simulator import Simulator
+from tests.support.endpoint import persona
+from vlsb.simulator import Action, Request, Simulator
 
 
 def write_plan(
@@ -67,3 +70,25 @@ def processes_of(folder: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+class Held:
+    """`persona`, but that these models get only so many answers before it is released or ends."""
+
+    def __init__(self, *models: str, after: int) -> None:
+        self.released = threading.Event()
+        self._left = dict.fromkeys(models, after)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+
+    async def __call__(self, request: Request) -> Action:
+        """What is answered, when it may be."""
+        if request.model in self._left:
+            self._left[request.model] -= 1
+            if self._left[request.model] < 0:
+                await asyncio.to_thread(self.released.wait)
+        return persona(request)

@@ -23,7 +23,7 @@ from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.hardware import list_gpus
 from vlsb.errors import ConfigError, StoreError, VlsbError
 from vlsb.records import Untrusted
-from vlsb.reports.encode import json_document
+from vlsb.reports.encode import for_terminal, json_document
 from vlsb.reports.tables import Table, tables_text
 from vlsb.reports.terminal import render
 from vlsb.store.manifest import is_run
@@ -34,10 +34,11 @@ from vlsb.sweep.cells import LineCounter, Matrix, Watch, Work, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots, SweepHere
-from vlsb.sweep.on_ray import SweepOnRay, is_jobs_address, require_ray, submit_job
+from vlsb.sweep.on_ray import SweepOnRay, require_ray
 from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
 from vlsb.sweep.plan import Plan, load_plan, plan_schema
 from vlsb.sweep.rates import Limits
+from vlsb.sweep.ray_jobs import Job, is_jobs_address, run_job
 from vlsb.sweep.sizing import Sizing
 from vlsb.sweep.tasks import Places, fetch_runs
 from vlsb.sweep.weights import prepare
@@ -88,9 +89,10 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     """Run what is left of a plan and return the exit code: the first that a cell ended with, if not 0."""
     plan = load_plan(wishes.plan)
     if wishes.ray is not None:
-        require_ray()
         if is_jobs_address(wishes.ray):
-            return submit_job(wishes.ray, Path(plan.place), ["--offline"] * wishes.offline)
+            words = ["--offline"] * wishes.offline + ["--yes"] * wishes.yes
+            return loops.run(_sent(wishes.ray, Job.of(Path(plan.place), words), screen))
+        require_ray(wishes.ray)
     if wishes.slurm:
         require_slurm()
     places = Places(plan.output_dir, plan.remote)
@@ -110,6 +112,19 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
         screen.notice(line)
     loops.run(_watched(_runner(plan, wishes, board, places, slots, sizing).run, board, screen, kind))
     return _finish(board, wishes, screen)
+
+
+async def _sent(address: str, job: Job, screen: Screen) -> int:
+    """Run a sweep as a job of a cluster; a signal leaves it there."""
+    stop = asyncio.Event()
+    with loops.signals_in_loop(stop.set):
+        return await run_job(
+            address,
+            job,
+            stop,
+            show=lambda line: screen.result(for_terminal(Untrusted(line), lines=True)),
+            say=screen.notice,
+        )
 
 
 def _unsized(sizing: Sizing) -> Iterator[str]:

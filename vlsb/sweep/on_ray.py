@@ -7,6 +7,8 @@ through Ray, whose dashboard shows what it is given.
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -14,29 +16,71 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vlsb.errors import ConfigError, InterruptedRunError
+from vlsb.errors import ConfigError, InterruptedRunError, OutageError, UnreachableError
+from vlsb.records import Untrusted
 from vlsb.sweep.board import LOST, RETRIED, Board, Entry
 from vlsb.sweep.body import run_task
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
 HOSTED = "vlsb_hosted"
 """The custom resource that works of hosted models take, so that an account is not stormed."""
-_JOBS = ("http://", "https://")
+_CLIENT = "ray://"
+_CONNECT_S = 10.0
+_LOOK_S = 3.0
+# A head that is started again is waited for, but not as long as Ray does, which ends us then.
+_HEAD_PATIENCE_S = 45.0
 _POLL_S = 1.0
 _STOP_PATIENCE_S = 90.0
 
 
-def require_ray() -> None:
-    """Raise ConfigError where the extra `ray` is not installed."""
+def require_ray(address: str) -> None:
+    """Raise ConfigError where what an address needs is not installed."""
     if find_spec("ray") is None:
         raise ConfigError(
             "--ray needs the extra `ray`. In a clone: uv sync --extra ray. Elsewhere: install vlsb[ray]."
         )
+    if address.startswith(_CLIENT) and find_spec("grpc") is None:
+        raise ConfigError(f"--ray {address} needs Ray's client: install ray[client].")
 
 
-def is_jobs_address(address: str) -> bool:
-    """Whether an address is that of a cluster's Jobs server, which runs the sweep over there."""
-    return address.startswith(_JOBS)
+@dataclass(slots=True)
+class _Head:
+    """Whether a cluster's head still answers. Without it Ray ends our process after a minute."""
+
+    host: str
+    port: int
+    _silent_since: float | None = None
+
+    def is_gone(self) -> bool:
+        """Whether nobody has answered for too long. Blocking, for some seconds at most."""
+        try:
+            socket.create_connection((self.host, self.port), _LOOK_S).close()
+        except OSError:
+            now = time.monotonic()
+            if self._silent_since is None:
+                self._silent_since = now
+            return now - self._silent_since > _HEAD_PATIENCE_S
+        self._silent_since = None
+        return False
+
+
+def _join(ray: Any, address: str) -> _Head:
+    """Connect with a cluster. Raises UnreachableError, and soon: Ray alone would try for minutes."""
+    place = address.removeprefix(_CLIENT)
+    try:
+        if place.rpartition(":")[2].isdecimal():
+            socket.create_connection(_split(place), _CONNECT_S).close()
+        ray.init(address=address, log_to_driver=False, configure_logging=False, ignore_reinit_error=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        said = Untrusted(str(error).partition("\n")[0])
+        raise UnreachableError(f"--ray {address}: no Ray cluster can be joined there", detail=said) from error
+    # A client reaches the head only through the address that it was given.
+    return _Head(*_split(place if address.startswith(_CLIENT) else ray.get_runtime_context().gcs_address))
+
+
+def _split(place: str) -> tuple[str, int]:
+    host, _, port = place.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 @dataclass(slots=True)
@@ -52,28 +96,17 @@ class SweepOnRay:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Submit everything, and wait; when `stop` is set, cancel what runs and return."""
-        require_ray()
         ray: Any = import_module("ray")
-        ray.init(
-            address=self.address,
-            log_to_driver=False,
-            configure_logging=False,
-            ignore_reinit_error=True,
-        )
+        head = _join(ray, self.address)
         try:
-            self._require_resources(ray.cluster_resources())
-            submitted = ray.remote(run_task)
-            while not stop.is_set():
-                for entry in list(self.board.waiting()):
-                    self._submit(submitted, entry)
-                if not self._pending:
-                    return
-                done, _ = await asyncio.to_thread(
-                    ray.wait, list(self._pending), num_returns=1, timeout=_POLL_S
-                )
-                for reference in done:
-                    await asyncio.to_thread(fetch_runs, self._pending[reference].work, self.places)
-                    await self._end(reference, ray)
+            await self._carry_out(stop, ray, head)
+        except ConnectionError as error:
+            # Nobody can be told to stop: tasks end with their nodes.
+            self._pending.clear()
+            raise OutageError(
+                f"--ray {self.address}: the cluster's head is gone; what was stored is kept. "
+                "Repeat the command when there is a cluster."
+            ) from error
         finally:
             for reference in self._pending:
                 ray.cancel(reference, force=False)
@@ -84,6 +117,21 @@ class SweepOnRay:
                 )
             ray.shutdown()
             self.board.stop()
+
+    async def _carry_out(self, stop: asyncio.Event, ray: Any, head: _Head) -> None:
+        self._require_resources(ray.cluster_resources())
+        submitted = ray.remote(run_task)
+        while not stop.is_set():
+            for entry in list(self.board.waiting()):
+                self._submit(submitted, entry)
+            if not self._pending:
+                return
+            done, _ = await asyncio.to_thread(ray.wait, list(self._pending), num_returns=1, timeout=_POLL_S)
+            if not done and await asyncio.to_thread(head.is_gone):
+                raise ConnectionError
+            for reference in done:
+                await asyncio.to_thread(fetch_runs, self._pending[reference].work, self.places)
+                await self._end(reference, ray)
 
     def _submit(self, submitted: Any, entry: Entry) -> None:
         work = entry.work
@@ -123,29 +171,3 @@ class SweepOnRay:
                     f"No node has the resource {HOSTED}, which works of hosted models take. Start one with: "
                     f"ray start --resources '{{\"{HOSTED}\": 2}}'. Its number is how many run at once."
                 )
-
-
-def submit_job(address: str, plan: Path, words: list[str]) -> int:
-    """Run the sweep over there, through the cluster's Jobs server; its log is printed here.
-
-    The plan's file goes along; what it names (data, folders of weights) must be there. Returns the job's
-    exit code as far as Ray tells: 0 or 1.
-    """
-    require_ray()
-    import tempfile
-
-    jobs: Any = import_module("ray.job_submission")
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "plan.yaml").write_bytes(plan.read_bytes())
-        client = jobs.JobSubmissionClient(address)
-        job = client.submit_job(
-            entrypoint=" ".join(["vlsb", "sweep", "plan.yaml", "--ray", "auto", *words]),
-            runtime_env={"working_dir": folder},
-        )
-
-    async def follow() -> int:
-        async for lines in client.tail_job_logs(job):
-            print(lines, end="", flush=True)  # noqa: T201
-        return 0 if client.get_job_status(job) == jobs.JobStatus.SUCCEEDED else 1
-
-    return asyncio.run(follow())

@@ -15,7 +15,7 @@ from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.engine_environment import write_environment
-from tests.support.sweeps import processes_of, tables, write_plan
+from tests.support.sweeps import Held, processes_of, tables, write_plan
 from tests.support.waiting import wait_until
 from vlsb.simulator import SimulatorThread
 
@@ -116,6 +116,46 @@ def test_a_lost_node_and_a_killed_driver_end_with_the_tables_of_a_sequential_run
         extra = len(target.completions) - len(straight_target.completions)
         assert 0 <= extra <= 2 * 2 * 2 * SAMPLES
         assert not processes_of(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere.invalid:6379", "a word"])
+def test_an_address_without_a_cluster_is_said_at_once(vlsb: Vlsb, tmp_path: Path, address: str) -> None:
+    data = write_dataset(tmp_path / "data", 2)
+    plan = write_plan(tmp_path, None, data=data, models=["demo"], judges=["demo"])
+
+    ended = vlsb("sweep", plan, "--ray", address)
+
+    assert ended.code == 2
+    assert f"--ray {address}: no Ray cluster can be joined there" in ended.error
+
+
+def test_a_cluster_that_goes_away_ends_the_sweep_with_a_word(vlsb: Vlsb, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+    head = {
+        "num_cpus": 1,
+        "include_dashboard": False,
+        "resources": HOSTED,
+        "env_vars": dict(vlsb.environment),
+    }
+    impatient = "import vlsb.sweep.on_ray as ours; ours._HEAD_PATIENCE_S = 1.0"
+    with Held("m1", after=5) as held, SimulatorThread(held) as target:
+        plan = write_plan(tmp_path, target, data=data, models=["m1"])
+        found = ray_cluster.Cluster(initialize_head=True, head_node_args=head)
+        try:
+            process = vlsb.start("sweep", plan, "--ray", found.address, prelude=impatient)
+            process.wait_until(lambda: len(target.completions) > 5, what="requests")
+            found.remove_node(found.head_node, allow_graceful=False)
+            ended = process.wait()
+        finally:
+            found.shutdown()
+        wait_while(lambda: processes_of(tmp_path), "no command is left")
+        held.released.set()
+        here = vlsb("sweep", plan)
+
+    assert ended.code == 4, ended.err
+    assert "the cluster's head is gone" in ended.err
+    assert here.code == 0, here.err
+    assert tables(vlsb, tmp_path / "sweep")["m1"]["judged"] == SAMPLES
 
 
 def test_an_interrupted_sweep_leaves_no_command_on_the_nodes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,9 +20,9 @@ from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.engine_environment import write_environment
-from tests.support.sweeps import processes_of, tables, write_plan
+from tests.support.sweeps import Held, processes_of, tables, write_plan
 from tests.support.waiting import wait_until
-from vlsb.simulator import Action, Request, SimulatorThread
+from vlsb.simulator import SimulatorThread
 
 pytest.importorskip("submitit", reason="needs the extra `slurm`")
 SAMPLES = 10
@@ -75,28 +73,6 @@ def _job_of(folder: Path) -> int:
         ["pgrep", "-f", f"submitit.core._submit.*{folder}"], capture_output=True, text=True, check=False
     )
     return int(found.stdout.split()[0])
-
-
-class Held:
-    """`persona`, but that these models get only so many answers before it is released or ends."""
-
-    def __init__(self, *models: str, after: int) -> None:
-        self.released = threading.Event()
-        self._left = dict.fromkeys(models, after)
-
-    def __enter__(self) -> Held:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.released.set()
-
-    async def __call__(self, request: Request) -> Action:
-        """What is answered, when it may be."""
-        if request.model in self._left:
-            self._left[request.model] -= 1
-            if self._left[request.model] < 0:
-                await asyncio.to_thread(self.released.wait)
-        return persona(request)
 
 
 @pytest.fixture(scope="module")
