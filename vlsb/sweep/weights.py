@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from vlsb.data.fetch import fetch_dataset
 from vlsb.engines.checkpoint import fetch_checkpoint, fetch_for_engine
+from vlsb.engines.hardware import gpus
 from vlsb.engines.identify import identify
+from vlsb.engines.install import AUTO
 from vlsb.engines.lease import accept, ready_engine
 from vlsb.engines.plan import Wishes
 from vlsb.errors import VlsbError
@@ -43,20 +45,33 @@ async def prepare(
             )
         except VlsbError as error:
             problems.append(f"The data set: {error.message}")
-    models = _models(model for work in works for model in work.weights)
-    for model in models:
+    needed = {
+        (model.weights, model.revision, model.engine.name, work.options.engine): model
+        for work in works
+        for model in work.weights
+    }
+    for (*_, engine), model in needed.items():
         say(f"{model.name}: engine and weights")
         try:
             found = await in_thread(partial(_identified, model))
             await ready_engine(
-                found, Wishes(), environment=environment, may_install=accept, on_progress=on_progress, say=say
+                found,
+                Wishes(engine=engine),
+                environment=environment,
+                may_install=accept,
+                on_progress=on_progress,
+                say=say,
+                # What memory the nodes have cannot be seen from here.
+                is_running=True,
             )
             if is_on_hub(model):
                 await in_thread(partial(_fetch_weights, found), on_progress)
         except VlsbError as error:
             problems.append(f"{model.name}: {error.message}")
-    if not models:
+    if not needed:
         say("No local model is in the plan.")
+    elif any(engine == AUTO for *_, engine in needed) and not gpus(environment):
+        say("No GPU here: these engines are those for the CPU. For nodes with GPUs, prepare on one.")
     return problems
 
 
@@ -70,8 +85,3 @@ def _fetch_weights(model: ModelProfile, on_progress: OnProgress) -> None:
         fetch_checkpoint(model.weights, model.revision, offline=False, on_progress=on_progress)
     else:
         fetch_for_engine(model.weights, model.revision, on_progress=on_progress)
-
-
-def _models(models: Iterable[ModelProfile]) -> list[ModelProfile]:
-    """Each of these weights once."""
-    return list({(each.weights, each.revision, each.engine.name): each for each in models}.values())
