@@ -51,7 +51,7 @@ MOST_LOST_S = 3.0
 MOST_DONE_S = 3.0
 SLOW, KILLED = "2, one four times slower", "2, one killed when half is done"
 SLOW_TIMES = 4
-NEW, DONE, DONE_AGAIN = "--dry-run, nothing ran yet", "again, when all are done", "and once more"
+NEW, DONE, DONE_AGAIN = "--dry-run, nothing ran yet", "all done, in runs that it does not know", "all done"
 # Of a made-up run one sample in a hundred is blocked.
 MADE = {"defaults": {"fail-on-error": 0.05}}
 _PICTURE_BYTES = 48
@@ -343,7 +343,7 @@ def _kill_in_the_middle(stub: Stub, rows: Path, half: int) -> Thread:
 
 
 def measure_many(plan: Plan, bench: Bench, finished: Path) -> dict[str, list[Measured]]:
-    """The plan of many cells before anything ran, when all are done, and once more."""
+    """The plan of many cells before anything ran, and when all are done: before it knows the runs, and then."""
     found: dict[str, list[Measured]] = {}
     for number in range(plan.rounds):
         path = bench.folder / f"many-{number}.yaml"
