@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -26,8 +27,13 @@ from tests.support.scripts import Script
 from tests.support.sweeps import hosted_at, tables, write_plan
 from tests.support.waiting import wait_until
 from tests.unit.engines.test_hardware import listing
+from vlsb.cli.sweep_view import SweepView
 from vlsb.models.profile import FAMILIES
 from vlsb.simulator import Action, Request, SimulatorThread, blocked, rate_limited
+from vlsb.sweep.board import Board
+from vlsb.sweep.cells import matrix
+from vlsb.sweep.plan import load_plan
+from vlsb.sweep.sizing import Sizing
 
 SAMPLES = 12
 VERDICT = json.dumps({"label": 3, "label_str": "Unsafe", "explanation": "It saw nothing."})
@@ -423,6 +429,24 @@ def test_two_cells_side_by_side_do_not_storm_the_account_of_their_judge(
     assert ended.err.index("b: started on GPU 1") < ended.err.index("done after")
     assert [each["judged"] for each in tables(local.vlsb, tmp_path / "sweep").values()] == [40, 40]
     assert len(refused) <= most_refused
+
+
+def test_a_table_counts_the_cells_that_it_shows_and_each_again_when_it_has_ended(tmp_path: Path) -> None:
+    names = [f"m{number}" for number in range(60)]
+    with SimulatorThread(persona) as target:
+        plan = load_plan(str(write_plan(tmp_path, target, data=tmp_path, models=names)))
+    board = Board()
+    board.add(matrix(plan, Sizing()).works)
+    view, last = SweepView(board), board.entries[-1]
+
+    assert [work.name for work in view.uncounted(24)] == names[:19]
+    assert list(view.uncounted(24)) == []
+    board.start(last, "", None)
+    for _ in range(2):
+        assert list(view.uncounted(24)) == [last.work]
+    asyncio.run(board.end(last, 1, retries=0))
+    assert list(view.uncounted(24)) == [last.work]
+    assert list(view.uncounted(24)) == []
 
 
 def test_watching_takes_a_checkpoint_that_comes_later(local: LocalDesk, tmp_path: Path) -> None:

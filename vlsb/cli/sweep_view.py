@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
 from vlsb.sweep.board import Board, Entry, Status
-from vlsb.sweep.cells import Counts
+from vlsb.sweep.cells import Counts, Work
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,11 +30,12 @@ _WITH_GAPS = "yellow"
 class SweepView:
     """The live table: one row a work, with how far it is and when it will end.
 
-    `counts` are refreshed by whoever reads the run directories.
+    `counts` are refreshed by whoever reads the run directories, with what `uncounted` names.
     """
 
     board: Board
     counts: dict[str, Counts] = field(default_factory=dict)
+    _counted_as: dict[str, Status] = field(default_factory=dict)
     _speeds: dict[str, Speed] = field(default_factory=dict)
 
     def draw(self, now: float, *, width: int, height: int) -> RenderableType:
@@ -47,7 +48,7 @@ class SweepView:
         grid.add_column("cell", overflow="ellipsis", no_wrap=True, max_width=max(16, width - 60))
         for heading in ("state", "where", "done", "per min", "left"):
             grid.add_column(heading, justify="right", no_wrap=True)
-        shown = self._most_telling(max(3, height - 5))
+        shown = self._shown(height)
         for entry in shown:
             row = self._row(entry, now)
             style = _WITH_GAPS if entry.lacks else _STYLES[entry.status]
@@ -63,7 +64,15 @@ class SweepView:
         parts.append((sum(bool(entry.lacks) for entry in self.board.entries), "with gaps"))
         return ", ".join(f"{count} {what}" for count, what in parts if count)
 
-    def _most_telling(self, most: int) -> list[Entry]:
+    def uncounted(self, height: int) -> Iterator[Work]:
+        """The works of a table of so many lines whose counts may be others than those that are there."""
+        for entry in self._shown(height):
+            if entry.status is Status.RUNNING or self._counted_as.get(entry.work.name) is not entry.status:
+                self._counted_as[entry.work.name] = entry.status
+                yield entry.work
+
+    def _shown(self, height: int) -> list[Entry]:
+        most = max(3, height - 5)
         order = {Status.RUNNING: 0, Status.FAILED: 1, Status.WAITING: 2, Status.STOPPED: 2, Status.DONE: 3}
         ranked = sorted(self.board.entries, key=lambda entry: order[entry.status])[:most]
         return [entry for entry in self.board.entries if entry in ranked]

@@ -183,12 +183,10 @@ async def _show(view: SweepView, screen: Screen) -> None:
         screen.above_bar = lambda line: console.print(line, markup=False, highlight=False)
         try:
             while True:
-                for entry in view.board.entries:
-                    if entry.status is Status.RUNNING or entry.work.name not in view.counts:
-                        found = await asyncio.to_thread(counter.count, entry.work)
-                        if found is not None:
-                            view.counts[entry.work.name] = found
                 size = shutil.get_terminal_size((80, 24))
+                for work in view.uncounted(size.lines):
+                    if (found := await asyncio.to_thread(counter.count, work)) is not None:
+                        view.counts[work.name] = found
                 live.update(view.draw(time.monotonic(), width=size.columns, height=size.lines), refresh=True)
                 await asyncio.sleep(_REFRESH_S)
         finally:
