@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,8 @@ from vlsb.cli.screen import Screen, agrees, has_color
 from vlsb.errors import ConfigError, StoreError, VlsbError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_json, for_terminal, json_document, versioned
-from vlsb.reports.tables import Table, tables_text
+from vlsb.reports.figures import counted
+from vlsb.reports.tables import Cell, Table, tables_text
 from vlsb.store.listing import SORTS, ListedRun, list_runs
 from vlsb.store.manifest import require_run
 from vlsb.store.merge import merge_runs
@@ -23,6 +25,7 @@ from vlsb.store.repair import repair_run
 from vlsb.store.store import lock_run
 
 SCHEMA = 1
+_MOST_JUDGES = 2
 runs_app = typer.Typer(no_args_is_help=True, help="List, join, repair and remove run directories.")
 
 
@@ -34,7 +37,7 @@ def list_command(
     judge: opt.RunsJudge = None,
     runs_format: opt.RunsFormat = "table",
 ) -> int:
-    """List runs: target, judges, how many responses, when they changed. Thousands at once."""
+    """List runs at any depth: target, judges, how many of their responses are there, when they changed."""
     screen = Screen()
     try:
         if sort not in SORTS:
@@ -67,15 +70,24 @@ def _table(runs: list[ListedRun]) -> str:
         (
             Untrusted(str(each.path)),
             each.target if each.target is not None else "damaged",
-            f"{each.rows:,}",
-            Untrusted(", ".join(for_terminal(judge) for judge in each.judges) or "none"),
+            _judges(each),
+            f"{each.rows:,}" if each.selected is None else f"{each.rows:,}/{each.selected:,}",
             f"{each.changed_at:%Y-%m-%d %H:%M}",
         )
         for each in runs
     ]
-    notes = [f"{len(runs):,} runs. Times are UTC.", *(each.problem for each in runs if each.problem)]
-    table = Table("Runs", ("run", "target", "responses", "judges", "changed"), rows, names=2, notes=notes)
+    notes = [f"{counted(len(runs), 'run')}. Times are UTC.", *(each.problem for each in runs if each.problem)]
+    table = Table("Runs", ("run", "target", "judges", "responses", "changed"), rows, names=3, notes=notes)
     return tables_text([table], width=shutil.get_terminal_size((80, 24)).columns, color=has_color(sys.stdout))
+
+
+def _judges(run: ListedRun) -> Cell:
+    """The first judges of a run: all of them would fold a row over many lines."""
+    if not run.judges:
+        return "none"
+    if len(run.judges) > _MOST_JUDGES:
+        return Untrusted(f"{for_terminal(run.judges[0])} and {len(run.judges) - 1} more")
+    return Untrusted(", ".join(map(for_terminal, run.judges)))
 
 
 def _object(run: ListedRun) -> dict[str, object]:
@@ -89,6 +101,7 @@ def _object(run: ListedRun) -> dict[str, object]:
         "changed_at": run.changed_at.isoformat(timespec="seconds"),
         "response_rows": run.rows,
         "problem": run.problem or None,
+        "selected": run.selected,
     }
 
 
@@ -120,17 +133,25 @@ def remove_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs to remove.")],
     yes: opt.RemoveYes = False,
 ) -> int:
-    """Remove runs with all their responses and verdicts. Asks first; one that is being written stays."""
+    """Remove runs with all their responses and verdicts. Asks first; none goes if one is being written."""
     screen = Screen()
     try:
-        for run in runs:
+        places = list({run.resolve(): run for run in runs}.values())
+        for run in places:
             require_run(run)
-        names = ", ".join(map(str, runs))
-        if not asyncio.run(agrees(screen, f"Remove {names} for good?", yes=yes)):
+            if run.is_symlink():
+                raise ConfigError(f"{run}: is a link. Name the run itself: {run.resolve()}.")
+        rows = sum(each.rows for each in list_runs(places))
+        what = f"{counted(len(places), 'run')} with {counted(rows, 'response')}"
+        names = ", ".join(map(str, places))
+        if not asyncio.run(agrees(screen, f"Remove {what} for good: {names}?", yes=yes)):
             raise ConfigError("Nothing was removed. Without a terminal, say --yes.")
-        for run in runs:
-            _remove(run)
-            screen.result(f"{run}: removed")
+        with ExitStack() as held:
+            for run in places:
+                held.enter_context(lock_run(run))
+            for run in places:
+                _remove(run)
+                screen.result(f"{run}: removed")
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
@@ -139,13 +160,14 @@ def remove_command(
 
 def _remove(run: Path) -> None:
     """Out of sight first, so that a removal that is cut short leaves no half of a run."""
-    with lock_run(run):
-        gone = run.with_name(f".{run.name}.removed")
-        try:
-            run.rename(gone)
+    gone = run.with_name(f".{run.name}.removed")
+    try:
+        if gone.exists():
             shutil.rmtree(gone)
-        except OSError as error:
-            raise StoreError.of(f"{run}: cannot be removed", error) from error
+        run.rename(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise StoreError.of(f"{run}: cannot be removed", error) from error
 
 
 @runs_app.command("repair")

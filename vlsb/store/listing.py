@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vlsb.errors import StoreError
+from vlsb.errors import ConfigError, StoreError
 from vlsb.records import Untrusted
-from vlsb.store.manifest import read_head
+from vlsb.store.manifest import is_run, read_head, selected_count
 from vlsb.store.state import RESPONSES
-from vlsb.store.summaries import find_runs
 
 _PIECE = 1 << 20
+_MOST_FOLDERS = 4
+"""So many folders may lie in each other before a run: a sweep's runs are below its own."""
+_NUMBERS = re.compile(r"([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
     """One run in a few words. `rows` counts the lines of its responses, superseded ones too.
 
-    `changed_at` is when its files changed last. `problem` says why its manifest cannot be read.
+    `selected` is how many responses the run is to have. `changed_at` is when its files changed last.
+    `problem` says why its manifest cannot be read.
     """
 
     path: Path
@@ -30,12 +34,22 @@ class ListedRun:
     created_at: str
     changed_at: datetime
     rows: int
+    selected: int | None = None
     problem: str = ""
 
 
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key by which `step-200` comes before `step-1000`."""
+    return [(int(each), "") if each.isdigit() else (-1, each) for each in _NUMBERS.split(text.casefold())]
+
+
 SORTS: dict[str, Callable[[ListedRun], object]] = {
-    "name": lambda run: run.path.name,
-    "target": lambda run: ("" if run.target is None else run.target.sha256(), run.path.name),
+    "name": lambda run: (_natural(run.path.name), _natural(str(run.path))),
+    "target": lambda run: (
+        run.target is None,
+        Untrusted("") if run.target is None else run.target,
+        _natural(run.path.name),
+    ),
     "created": lambda run: run.created_at,
     "changed": lambda run: run.changed_at,
     "rows": lambda run: run.rows,
@@ -43,8 +57,28 @@ SORTS: dict[str, Callable[[ListedRun], object]] = {
 
 
 def list_runs(paths: Iterable[Path]) -> list[ListedRun]:
-    """The runs at or directly below the paths. ConfigError for a path without any."""
-    return [_listed(path) for path in find_runs(paths)]
+    """The runs at or below the paths, each once. ConfigError for a path without any."""
+    found = [run for path in paths for run in _runs_below(path)]
+    return [_listed(path) for path in {run.resolve(): run for run in found}.values()]
+
+
+def _runs_below(path: Path) -> list[Path]:
+    try:
+        found = list(_walked(path, _MOST_FOLDERS))
+    except OSError as error:
+        raise ConfigError(f"{path}: no run there, and not a directory of runs ({error.strerror}).") from error
+    if not found:
+        raise ConfigError(f"{path}: no run in it or below it. A run is a directory with a run.json.")
+    return found
+
+
+def _walked(path: Path, folders: int) -> Iterator[Path]:
+    if is_run(path):
+        yield path
+        return
+    for child in sorted(path.iterdir()):
+        if folders and child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+            yield from _walked(child, folders - 1)
 
 
 def _listed(path: Path) -> ListedRun:
@@ -52,10 +86,11 @@ def _listed(path: Path) -> ListedRun:
     rows = _lines(path / RESPONSES)
     try:
         head = read_head(path)
+        selected = selected_count(path) * head.epochs
     except StoreError as error:
-        return ListedRun(path, None, (), False, "", changed_at, rows, error.message)
+        return ListedRun(path, None, (), False, "", changed_at, rows, problem=error.message)
     judges = tuple(entry.name for entry in head.judges)
-    return ListedRun(path, head.target, judges, head.simulated, head.created_at, changed_at, rows)
+    return ListedRun(path, head.target, judges, head.simulated, head.created_at, changed_at, rows, selected)
 
 
 def _times(path: Path) -> Sequence[float]:

@@ -276,6 +276,17 @@ class RunHead:
     settings: Mapping[str, Any]
     judges: Sequence[JudgeEntry]
     guards: Sequence[JudgeEntry] = field(default_factory=list)
+    epochs: int = 1
+
+
+def selected_count(directory: Path) -> int:
+    """How many samples a run's manifest has, told from its lines. Raises StoreError."""
+    path = directory / FILE
+    try:
+        _, _, lines = path.read_bytes().partition(_SAMPLES)
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be read", error) from error
+    return lines.partition(b"\n ]")[0].count(b"\n[")
 
 
 def read_head(directory: Path) -> RunHead:

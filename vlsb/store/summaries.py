@@ -32,6 +32,7 @@ from vlsb.store.state import (
 _OF_ANOTHER_PROMPT = ("chat template", "--hf-overrides", "--mm-processor-kwargs", "--tokenizer")
 # Settings that say where a judge is reached, not what it is.
 _OF_ITS_PLACE = ("address", "headers")
+_MOST_NAMED = 3
 _DIGEST = re.compile(r"(-[0-9a-f]{8})(\.jsonl)?\Z")
 
 
@@ -50,8 +51,18 @@ def _runs_at(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"{path}: no run there, and not a directory of runs ({error.strerror}).") from error
     if not runs:
-        raise ConfigError(f"{path}: no run in it. A run is a directory with a run.json.")
+        raise ConfigError(f"{path}: no run in it. {_where_runs_are(path)}")
     yield from runs
+
+
+def _where_runs_are(path: Path) -> str:
+    """What to name instead: folders of a sweep, or what a run is."""
+    folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    below = [str(child) for child in folders if any(map(is_run, child.iterdir()))]
+    if not below:
+        return "A run is a directory with a run.json."
+    more = f" and {len(below) - _MOST_NAMED} more" if len(below) > _MOST_NAMED else ""
+    return f"There are runs in {', '.join(below[:_MOST_NAMED])}{more}: name these."
 
 
 def summarize_run(directory: Path, *, prices: PriceTable | None = None) -> list[Summary]:
