@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,24 @@ def test_no_two_modules_of_the_viewer_declare_the_same_name() -> None:
     assert {path.name for path in folder.glob("*.js")} == set(document.MODULES)
     assert len(names) == len(set(names))
     assert not re.search(r"^(import|export)\b", document.viewer_script(), re.MULTILINE)
+
+
+def test_many_responses_of_several_runs_are_a_page_for_each_run(desk: Desk, tmp_path: Path) -> None:
+    """Pages of runs that are no longer there go, those of a stranger stay."""
+    copy = desk.copied_to(tmp_path / "copy")
+    shutil.copytree(copy.run_dir, copy.outputs / "s")
+    prelude = "import vlsb.cli.page\nvlsb.cli.page.MOST_ANSWERS = 7"
+    refused = copy.vlsb("report", "outputs", "--html", "all.html", prelude=prelude)
+    written = copy.vlsb("report", "outputs", "--html", "all", prelude=prelude)
+    (copy.home / "all" / "7-mine.html").write_text("<title>Somebody's</title>")
+    shutil.rmtree(copy.outputs / "r")
+    shutil.copytree(copy.outputs / "s", copy.outputs / "t")
+    again = copy.vlsb("report", "outputs", "--html", "all", "--redact", prelude=prelude)
+
+    assert page.MOST_ANSWERS > 2 * 2241
+    assert (refused.code, "8 responses are many for one page" in refused.error) == (2, True)
+    assert (written.code, again.code) == (0, 0), again.err
+    names = {each.name for each in (copy.home / "all").glob("*.html")}
+    assert names == {"index.html", "01-s.html", "02-t.html", "7-mine.html"}
+    assert not list((copy.home / "all" / "images").iterdir())
+    assert content(copy.home / "all" / "02-t.html")["board"] == "index.html"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from vlsb.analysis.summary import Summary
 from vlsb.cli.screen import Screen
 from vlsb.cli.show import missing_data, run_dataset, stored_answers
 from vlsb.data import Dataset, thumbnail_webp
@@ -21,20 +23,25 @@ from vlsb.files import replace_file
 from vlsb.judging.human import GUIDE
 from vlsb.models.prices import PriceTable
 from vlsb.records import Key, Sample, Untrusted
+from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
-from vlsb.reports.html.content import PageRun, page_content
+from vlsb.reports.html.content import PageRun, board_content, page_content
 from vlsb.reports.html.document import GENERATOR, page_document
 from vlsb.store.audit import AuditItem, read_audit
-from vlsb.store.manifest import JudgeEntry
+from vlsb.store.manifest import JudgeEntry, read_manifest
 from vlsb.store.state import RunState, collection_paused, load_state
 from vlsb.store.summaries import find_runs, summarize_state
 
 MOST_INLINE = 300
 """So many images fit into one file that opens at once; for more there is a folder, or `--single`."""
 
+MOST_ANSWERS = 10_000
+"""So many responses of several runs are looked through in one page; for more, each run has its own."""
+
 _SIDE, _SMALL_SIDE = 384, 192
 _HEAD_BYTES = 4096
 _INDEX, _IMAGES = "index.html", "images"
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,16 @@ def write_page(
     if single and not is_file:
         raise ConfigError(f"--single writes one file: --html {out}.html.")
     _require_place(out, is_file=is_file)
-    runs = [load_run(path, data_root=data_root, prices=prices, screen=screen) for path in find_runs(paths)]
+    places = find_runs(paths)
+    load = partial(load_run, data_root=data_root, prices=prices, screen=screen)
+    if not single and len(places) > 1 and (count := sum(map(_answer_count, places))) > MOST_ANSWERS:
+        if is_file:
+            raise ConfigError(
+                f"{count:,} responses are many for one page. Give a folder, as in --html "
+                f"{out.with_suffix('')}: a page for each run, and one over all of them."
+            )
+        return _write_pages(out, places, load, redact=redact, screen=screen)
+    runs = [load(path) for path in places]
     sent = {} if redact else {checksum: run for run in runs for checksum in run.sent}
     if is_file and not single and len(sent) > MOST_INLINE:
         raise ConfigError(
@@ -81,13 +97,80 @@ def write_page(
         )
     except OSError as error:
         raise StoreError(f"--html {out}: cannot be written ({error.strerror}).") from error
-    size = sum(each.stat().st_size for each in (out.rglob("*") if out.is_dir() else [out]) if each.is_file())
-    shown = (
-        "without images and without the rest of responses"
-        if redact
-        else f"with {counted(len(images), 'image')}"
+    screen.result(f"The page is {written} ({_megabytes(out)}), {_shown(len(images), redact)}.")
+
+
+def _megabytes(out: Path) -> str:
+    files = out.rglob("*") if out.is_dir() else [out]
+    return f"{sum(each.stat().st_size for each in files if each.is_file()) / 1e6:.1f} MB"
+
+
+def _shown(images: int, redact: bool) -> str:
+    if redact:
+        return "without images and without the rest of responses"
+    return f"with {counted(images, 'image')}"
+
+
+def _answer_count(path: Path) -> int:
+    manifest = read_manifest(path)
+    return len(manifest.samples) * manifest.epochs
+
+
+def _write_pages(
+    out: Path, places: Sequence[Path], load: Callable[[Path], LoadedRun], *, redact: bool, screen: Screen
+) -> None:
+    """A page for each run, one run at a time, and the page over all of them; images are shared.
+
+    Pages and images of an earlier time that these do not need are removed.
+    """
+    summaries: list[Summary] = []
+    links: dict[Untrusted, str] = {}
+    names: dict[str, str] = {}
+    try:
+        folder = _image_folder(out)
+        for number, path in enumerate(places, start=1):
+            run = load(path)
+            sent = {} if redact else dict.fromkeys(run.sent, run)
+            made = _thumbnails({each: run for each in sent if each not in names}, side=_SIDE, screen=screen)
+            names |= _written_images(folder, made)
+            urls = {checksum: f"{_IMAGES}/{names[checksum]}" for checksum in sent if checksum in names}
+            content = page_content([run.page], images=urls, guide=GUIDE, redact=redact, board=_INDEX)
+            name = f"{number:02d}-{_NOT_IN_NAMES.sub('-', for_terminal(run.page.name)).strip('-.')}.html"
+            links |= {each.path: name for each in run.page.summaries}
+            summaries += run.page.summaries
+            replace_file(out / name, [page_document(content, images="folder" if urls else "none").encode()])
+        document = page_document(board_content(summaries, links), images="none")
+        replace_file(out / _INDEX, [document.encode()])
+        for stale in set(out.glob("[0-9]*-*.html")) - {out / name for name in links.values()}:
+            if _is_page(stale):
+                stale.unlink()
+        _remove_images(folder, keep=names.values())
+    except OSError as error:
+        raise StoreError(f"--html {out}: cannot be written ({error.strerror}).") from error
+    screen.result(
+        f"The page is {out / _INDEX}, with a page for each of {counted(len(places), 'run')} "
+        f"({_megabytes(out)}), {_shown(len(names), redact)}."
     )
-    screen.result(f"The page is {written} ({size / 1e6:.1f} MB), {shown}.")
+
+
+def _image_folder(out: Path) -> Path:
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = out / _IMAGES
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _written_images(folder: Path, images: Mapping[str, bytes]) -> dict[str, str]:
+    """The names of the files that images are in, by checksum."""
+    names = {checksum: f"{checksum[:24]}.webp" for checksum in images}
+    for checksum, name in names.items():
+        (folder / name).write_bytes(images[checksum])
+    return names
+
+
+def _remove_images(folder: Path, *, keep: Iterable[str]) -> None:
+    for stale in set(folder.glob("*.webp")) - {folder / name for name in keep}:
+        stale.unlink()
 
 
 def load_run(path: Path, *, data_root: Path | None, prices: PriceTable, screen: Screen) -> LoadedRun:
@@ -199,14 +282,9 @@ def _write_file(out: Path, runs: Iterable[LoadedRun], images: Mapping[str, bytes
 
 def _write_folder(out: Path, runs: Iterable[LoadedRun], images: Mapping[str, bytes], redact: bool) -> Path:
     """Images of an earlier page that this one does not show are removed."""
-    names = {checksum: f"{checksum[:24]}.webp" for checksum in images}
-    folder = out / _IMAGES
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(exist_ok=True)
-    for stale in set(folder.glob("*.webp")) - {folder / name for name in names.values()}:
-        stale.unlink()
-    for checksum, name in names.items():
-        (folder / name).write_bytes(images[checksum])
+    folder = _image_folder(out)
+    names = _written_images(folder, images)
+    _remove_images(folder, keep=names.values())
     urls = {checksum: f"{_IMAGES}/{name}" for checksum, name in names.items()}
     content = page_content([each.page for each in runs], images=urls, guide=GUIDE, redact=redact)
     replace_file(out / _INDEX, [page_document(content, images="folder" if urls else "none").encode()])

@@ -29,7 +29,7 @@ from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_page
 from vlsb.reports.figures import rate_figures
-from vlsb.reports.html.content import page_content
+from vlsb.reports.html.content import board_content, page_content
 from vlsb.reports.html.server import PageServer, Served
 from vlsb.reports.html.summary import rate_figure
 from vlsb.reports.labelling import parse_sheet
@@ -93,7 +93,7 @@ class RunSite:
         self._lock = Lock()
         self._datasets: dict[Path, Dataset | None] = {}
         self._content: tuple[str, Json] | None = None
-        self._rates: dict[str, tuple[str, Json]] = {}
+        self._summaries: dict[str, tuple[str, list[Summary]]] = {}
         self._sent: dict[str, LoadedRun] = {}
         self._small = lru_cache(_KEPT_IMAGES)(self._draw_small)
 
@@ -104,13 +104,29 @@ class RunSite:
 
     def rates(self, key: str) -> Json:
         """The safe rate by each judge of a run, with interval and counts."""
-        path = self._places()[key]
+        return {"rates": [_rates(each) for each in self._summarized(key, self._places()[key])]}
+
+    def board(self, keys: Sequence[str]) -> Json:
+        """What these runs come to, or all where none is named; one that is damaged is left out and named."""
+        stamp, places = self.stamp(keys), self._places()
+        chosen = {key: places[key] for key in keys} if keys else places
+        summaries: list[Summary] = []
+        left_out = []
+        for key, path in chosen.items():
+            try:
+                summaries += self._summarized(key, path)
+            except VlsbError as error:
+                left_out.append(for_page(Untrusted(f"{path.resolve().name}: {error.message}")))
+        links = {Untrusted(str(path)): f"page?run={key}" for key, path in chosen.items()}
+        live: Json = {"stamp": stamp, "keys": list(keys), "board": True}
+        return board_content(summaries, links, left_out=left_out, live=live)
+
+    def _summarized(self, key: str, path: Path) -> list[Summary]:
         stamp = _stamp(_files(path))
         with self._lock:
-            if self._rates.get(key, ("", {}))[0] != stamp:
-                rows = [_rates(each) for each in summarize_run(path, prices=self._prices)]
-                self._rates[key] = (stamp, {"rates": rows})
-            return self._rates[key][1]
+            if self._summaries.get(key, ("", []))[0] != stamp:
+                self._summaries[key] = (stamp, summarize_run(path, prices=self._prices))
+            return self._summaries[key][1]
 
     def stamp(self, keys: Sequence[str]) -> str:
         """A checksum over names, sizes and times of the runs' files; of all runs where none is named."""

@@ -42,6 +42,9 @@ _STEP = re.compile(
 _NUMBER = re.compile(r"([0-9]{1,12})(?![0-9])")
 _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 _COLUMNS = ("training", "judge", "step", "run", "n", "selected", "safe_low", "safe_high", *_RATES)
+STEP_HEADINGS = ("step", "n", "safe", "95 % CI", "refusal", "warning", "change", "95 % CI")
+"""The columns of a table of steps."""
+
 _BAR_WIDTHS = (26, 52)
 """The least and the most columns of a bar."""
 
@@ -212,7 +215,7 @@ def _noted(tables: Sequence[Table], found: Curves, encode: Encode) -> list[Table
 
 def _table(curve: Curve, encode: Encode, width: int | None, *, is_first: bool) -> Table:
     simulated = " (SIMULATED)" if any(each.summary.simulated for each in curve.points) else ""
-    headings = ["step", "n", "safe", "95 % CI", "refusal", "warning", "change", "95 % CI"]
+    headings = [*STEP_HEADINGS]
     longest = 1 if width is None else max(len(f"{each.step:,}") for each in curve.points)
     rows = [_row(curve, place, longest) for place in range(len(curve.points))]
     if width is not None:
@@ -257,10 +260,13 @@ def _bar(rates: Rates, size: int) -> str:
 
 def _row(curve: Curve, place: int, longest: int) -> list[Cell]:
     point = curve.points[place]
-    rates = point.summary.rates
-    star = "*" if point.exceeds_noise else ""
-    return [
-        f"{point.step:>{longest},}{curve.marks.sign(place)}",
+    return [f"{point.step:>{longest},}{curve.marks.sign(place)}", *step_figures(point)]
+
+
+def step_figures(point: Point) -> tuple[str, ...]:
+    """One row under `STEP_HEADINGS`, after its step."""
+    rates, star = point.summary.rates, "*" if point.exceeds_noise else ""
+    return (
         share_of_selected(rates),
         percent(rates.safe_rate),
         safe_interval(rates),
@@ -268,7 +274,7 @@ def _row(curve: Curve, place: int, longest: int) -> list[Cell]:
         percent(rates.safe_warning_rate),
         NO_FIGURE if point.change is None else f"{point.change:+.2f}{star}",
         NO_FIGURE if point.interval is None else f"[{point.interval.low:+.1f}, {point.interval.high:+.1f}]",
-    ]
+    )
 
 
 def _object(curve: Curve, left_out: Sequence[Untrusted]) -> dict[str, object]:

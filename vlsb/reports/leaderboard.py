@@ -24,9 +24,9 @@ SCHEMA = 1
 _COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", "n", "selected", "safe_low", "safe_high")
 _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 RANKS = (
-    "In brackets the ranks that the data cannot rule out: a run is surely behind another where its whole "
-    "95 % interval lies below the other's. Runs of one data set share samples, so this is on the wide side: "
-    "vlsb compare holds them against each other sample by sample."
+    "those that the data cannot rule out: a run is surely behind another where its whole 95 % interval lies "
+    "below the other's. Runs of one data set share samples, so this is on the wide side: vlsb compare holds "
+    "them against each other sample by sample."
 )
 BY_JUDGE = (
     "Safe rates with their 95 % intervals, and n where it is not all. Rates compare down a column: another "
@@ -145,7 +145,7 @@ def _ranks(board: Leaderboard, encode: Encode) -> Table:
         ("rank", "run", "n", "safe", "95 % CI", "refusal", "warning"),
         [_rank_row(board, each) for each in board.standings],
         names=2,
-        notes=[RANKS, *_reasons(board.marks[board.judge], encode)],
+        notes=[f"Behind a rank {RANKS}", *_reasons(board.marks[board.judge], encode)],
         label="tab:vlsbench-ranks",
         foldable=(1,),
     )
@@ -168,7 +168,7 @@ def _rank_row(board: Leaderboard, standing: Standing) -> list[Cell]:
     if own is None:
         return [NO_FIGURE, standing.run, *[NO_FIGURE] * 5]
     return [
-        place_text(standing) + board.sign(standing, board.judge),
+        _place_text(standing) + board.sign(standing, board.judge),
         standing.run,
         share_of_selected(own.rates),
         percent(own.rates.safe_rate),
@@ -178,11 +178,15 @@ def _rank_row(board: Leaderboard, standing: Standing) -> list[Cell]:
     ]
 
 
-def place_text(standing: Standing) -> str:
+def _place_text(standing: Standing) -> str:
     """Return `2 (1 to 3)`, a place with those that the data leaves open, `2` where there is no other."""
-    if standing.first == standing.last:
-        return NO_FIGURE if standing.place is None else str(standing.place)
-    return f"{standing.place} ({standing.first} to {standing.last})"
+    found = open_ranks(standing)
+    return f"{standing.place} ({found})" if found else f"{standing.place}"
+
+
+def open_ranks(standing: Standing) -> str:
+    """Return `1 to 3`, the places that the data leaves open, or nothing where there is no other."""
+    return "" if standing.first == standing.last else f"{standing.first} to {standing.last}"
 
 
 def _by_judge(board: Leaderboard, encode: Encode) -> Table:
@@ -195,7 +199,7 @@ def _by_judge(board: Leaderboard, encode: Encode) -> Table:
         "Safe rate by each judge",
         ("run", *map(encode, board.judges)),
         [
-            (each.run, *(judge_cell(each, judge, board.sign(each, judge)) for judge in board.judges))
+            (each.run, *(_judge_cell(each, judge, board.sign(each, judge)) for judge in board.judges))
             for each in board.standings
         ],
         notes=notes,
@@ -203,7 +207,7 @@ def _by_judge(board: Leaderboard, encode: Encode) -> Table:
     )
 
 
-def judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
+def _judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
     """A judge's safe rate with its interval, and n where that judge has not labelled everything."""
     summary = standing.by_judge.get(judge)
     if summary is None:

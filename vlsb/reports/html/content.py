@@ -16,7 +16,9 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import Failure, Finding, Key, Label, Outcome, Response, Untrusted, Verdict, is_cut
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page
-from vlsb.reports.html.summary import DescribedSummary, summary_markup
+from vlsb.reports.figures import counted
+from vlsb.reports.html.board import Links, board_markup
+from vlsb.reports.html.summary import DescribedSummary, Markup, element, summary_markup
 from vlsb.reports.methods import methods_paragraph
 from vlsb.reports.notes import EXPLANATIONS
 from vlsb.store.audit import AuditItem
@@ -73,28 +75,62 @@ def page_content(
     guide: Mapping[Label, str],
     redact: bool = False,
     live: Json | None = None,
+    board: str | None = None,
 ) -> Json:
     """The content of a page about these runs.
 
     `images` maps the checksum of an image that was sent to where the page finds it; `guide` says what people
     who label read of each label. With `redact` responses, explanations and all else that models wrote end
-    after 80 characters, and nothing says what images show.
+    after 80 characters, and nothing says what images show. `board` is where the page about all runs is.
     """
     can_label = not redact and any(run.items for run in runs)
+    described = [each for run in runs for each in _described(run)]
+    ranked = board_markup([each.summary for each in described], {})
     return {
-        "schema": SCHEMA,
-        "vlsb": __version__,
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_head(),
         **_present(
             redacted=redact,
             live=live,
+            board=board,
             # Who sees the beginning of a response only cannot label it.
             guide={label.value: text for label, text in guide.items()} if can_label else None,
         ),
         "explanations": {outcome.value: text for outcome, text in EXPLANATIONS.items()},
         "runs": [_run(each) for each in runs],
-        "summary": summary_markup([each for run in runs for each in _described(run)]),
+        "summary": [*ranked, *summary_markup(described, has_overview=not ranked)],
         **_Samples(runs, images, _REDACTED_CHARACTERS if redact else None).content(),
+    }
+
+
+def board_content(
+    summaries: Sequence[Summary], links: Links, *, left_out: Sequence[str] = (), live: Json | None = None
+) -> Json:
+    """The content of a page about what these runs come to, without a sample; `links` leads to their pages.
+
+    `left_out` says in encoded words which runs are not in it, and why.
+    """
+    runs = {each.path: each for each in summaries}
+    ranked = board_markup(summaries, links)
+    shown: list[Markup] = ranked or [element("p", "Ranks need two runs that somebody has judged.")]
+    if left_out:
+        items = (element("li", each) for each in left_out)
+        shown.append(element("section", element("h2", "Not shown"), element("ul", *items), class_="card"))
+    return {
+        **_head(),
+        **_present(live=live, simulated=any(each.simulated for each in summaries)),
+        "title": f"Ranks of {counted(len(runs), 'run')}",
+        "explanations": {},
+        "runs": [],
+        "summary": shown,
+        **_Samples([], {}, None).content(),
+    }
+
+
+def _head() -> Json:
+    return {
+        "schema": SCHEMA,
+        "vlsb": __version__,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -25,6 +25,7 @@ MODULES = (
     "compare.js",
     "label.js",
     "live.js",
+    "sort.js",
     "app.js",
 )
 """The viewer's modules in the order of their imports."""

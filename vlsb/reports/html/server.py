@@ -62,6 +62,9 @@ class Site(Protocol):
     def content(self, keys: Sequence[str]) -> Json:
         """The content of a page about these runs; the list of runs where there are none."""
 
+    def board(self, keys: Sequence[str]) -> Json:
+        """The content of a page about what these runs come to; all runs where none is named."""
+
     def image(self, checksum: str, *, is_full: bool) -> Served:
         """An image that was sent: small, or as it is."""
 
@@ -101,7 +104,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer what a page asks for."""
         self._answer(
-            {"": _page, "page": _page, "content": _content, "rates": _rates, "image": _image, "icon": _icon}
+            {
+                "": _page,
+                "page": _page,
+                "board": _board,
+                "content": _content,
+                "rates": _rates,
+                "image": _image,
+                "icon": _icon,
+            }
         )
 
     def do_POST(self) -> None:
@@ -182,14 +193,22 @@ def _parse(path: str) -> _Asked:
 
 
 def _page(handler: _Handler, asked: _Asked) -> Served:
-    content = handler.server.site.content(asked.runs)
+    return _document(handler.server.site.content(asked.runs))
+
+
+def _board(handler: _Handler, asked: _Asked) -> Served:
+    return _document(handler.server.site.board(asked.runs))
+
+
+def _document(content: Json) -> Served:
     return Served(page_document(content, images="own", is_served=True).encode(), "text/html; charset=utf-8")
 
 
 def _content(handler: _Handler, asked: _Asked) -> Served | None:
-    if asked.query.get("since") == [handler.server.site.stamp(asked.runs)]:
+    site = handler.server.site
+    if asked.query.get("since") == [site.stamp(asked.runs)]:
         return None
-    return _json(handler.server.site.content(asked.runs))
+    return _json((site.board if "board" in asked.query else site.content)(asked.runs))
 
 
 def _rates(handler: _Handler, asked: _Asked) -> Served:

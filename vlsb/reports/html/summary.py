@@ -23,7 +23,7 @@ from vlsb.reports.notes import badges, costs, outcome_counts, remarks, shared_ba
 Markup = list[object]
 
 _HEIGHT = 22
-_UNITS = "Percent of judged samples (n); 95 % intervals clustered by image. Safe is refusal plus warning."
+UNITS = "Percent of judged samples (n); 95 % intervals clustered by image. Safe is refusal plus warning."
 _TICKS = (0, 25, 50, 75, 100)
 
 
@@ -35,13 +35,13 @@ class DescribedSummary(NamedTuple):
     methods: str = ""
 
 
-def summary_markup(described: Sequence[DescribedSummary]) -> list[Markup]:
+def summary_markup(described: Sequence[DescribedSummary], *, has_overview: bool) -> list[Markup]:
     """All runs in one table, then of each judge's row the categories and what limits its numbers."""
     if not described:
         return []
     summaries = [each.summary for each in described]
     marks = mark(summaries)
-    overview = [_overview(summaries, marks)] if len(described) > 1 else []
+    overview = [_overview(summaries, marks)] if has_overview and len(described) > 1 else []
     return [
         *overview,
         *(_detail(each, marks.sign(place)) for place, each in enumerate(described)),
@@ -95,7 +95,8 @@ def _across(start: float, end: float) -> dict[str, str]:
     return {"x": f"{start:.2f}%", "width": f"{end - start:.2f}%"}
 
 
-def _badges(names: Iterable[str]) -> Iterator[Markup]:
+def badge_markup(names: Iterable[str]) -> Iterator[Markup]:
+    """Badges in a line of their own."""
     if shown := list(names):
         yield element("p", *(element("span", each, class_=_badge_class(each)) for each in shown))
 
@@ -112,10 +113,10 @@ def _overview(summaries: Sequence[Summary], marks: Marks) -> Markup:
     return element(
         "section",
         element("h2", "All runs"),
-        *_badges(shared),
+        *badge_markup(shared),
         _rates_table("run and judge", rows),
-        *_reasons(marks),
-        element("p", _UNITS, class_="quiet"),
+        *reason_markup(marks),
+        element("p", UNITS, class_="quiet"),
         class_="card",
     )
 
@@ -123,11 +124,11 @@ def _overview(summaries: Sequence[Summary], marks: Marks) -> Markup:
 def _titled(summary: Summary, sign: str, shared: Sequence[str]) -> list[object]:
     judge = "no judge" if summary.judge is None else f"judge {for_page(summary.judge)}"
     name = element("strong", f"{for_page(summary.run)}{sign}")
-    own = _badges(each for each in badges(summary) if each not in shared)
+    own = badge_markup(each for each in badges(summary) if each not in shared)
     return [name, element("span", judge, class_="quiet line"), *own]
 
 
-def _reasons(marks: Marks) -> Iterator[Markup]:
+def reason_markup(marks: Marks) -> Iterator[Markup]:
     """What rows that are marked have otherwise."""
     if marks.differing:
         yield element("p", f"{DAGGER} {marks.heading(for_page)}", class_="notable")
@@ -145,9 +146,9 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
     return element(
         "section",
         element("h2", f"{for_page(summary.run)}{sign}", element("span", *_headline(summary), class_="quiet")),
-        *_badges(badges(summary)),
+        *badge_markup(badges(summary)),
         _rates_table("category", rows),
-        element("p", _UNITS, class_="quiet"),
+        element("p", UNITS, class_="quiet"),
         element("details", element("summary", "By sub-category"), _rates_table("sub-category", inner)),
         *_outcomes(summary),
         *_remarks(summary),
@@ -172,7 +173,18 @@ def _methods(text: str) -> Iterator[Markup]:
 
 
 def _rates_table(what: str, rows: Iterable[Markup]) -> Markup:
-    headings = [_heading(each, is_name=not place) for place, each in enumerate((what, *RATE_HEADINGS))]
+    headings = [heading(each, is_name=not place) for place, each in enumerate((what, *RATE_HEADINGS))]
+    table = element(
+        "table",
+        element("thead", element("tr", *headings, scale_heading())),
+        element("tbody", *rows),
+        class_="rates",
+    )
+    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=f"Rates by {what}")
+
+
+def scale_heading() -> Markup:
+    """The heading of a column of bars: their scale."""
     axis = element(
         "svg",
         *(
@@ -184,16 +196,10 @@ def _rates_table(what: str, rows: Iterable[Markup]) -> Markup:
         height=16,
         aria_hidden="true",
     )
-    headings.append(
-        element("th", element("span", "refusal, warning, unsafe", class_="unseen"), axis, scope="col")
-    )
-    table = element(
-        "table", element("thead", element("tr", *headings)), element("tbody", *rows), class_="rates"
-    )
-    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=f"Rates by {what}")
+    return element("th", element("span", "refusal, warning, unsafe", class_="unseen"), axis, scope="col")
 
 
-def _heading(name: str, *, is_name: bool) -> Markup:
+def heading(name: str, *, is_name: bool) -> Markup:
     """A column's heading; with the mark of the label whose share the column is."""
     label = {"refusal": "safe_refusal", "warning": "safe_warning", "unsafe": "unsafe"}.get(name)
     shown = name if label is None else element("span", name, class_=f"label {label}")

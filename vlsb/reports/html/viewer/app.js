@@ -7,6 +7,7 @@ import { List } from "./list.js";
 import { follow, RunList, storeLabels } from "./live.js";
 import { Runs } from "./runs.js";
 import { image, isOpenTo, sampleView } from "./sample.js";
+import { makeSortable } from "./sort.js";
 import { addressOf, countLine, facetsOf, filtered, SORTS, stateOf, VIEWS } from "./state.js";
 import { grouped } from "./words.js";
 
@@ -393,8 +394,8 @@ function onKey(event) {
     event.preventDefault();
     return pressLabel(event.key);
   }
-  // The list of runs has no sample to go to.
-  if (state.view === "runs" && event.key !== "?") return;
+  // The list of runs and their ranks have no sample to go to.
+  if (!hasSamples() && event.key !== "?") return;
   if (state.view !== "samples" && OF_SAMPLES.has(event.key)) return;
   const action = ACTIONS[event.key];
   if (action !== undefined) {
@@ -403,21 +404,32 @@ function onKey(event) {
   }
 }
 
+/** Whether there is a run to look through. */
+function hasSamples() {
+  return runs.content.runs.length > 0;
+}
+
 /** What the page is about, in its head and its summary: drawn for each content. */
 function drawContent() {
-  const { live } = runs.content;
-  const names = live?.list ? "Runs" : runs.content.runs.map((each) => each.name).join(", ");
+  const { live, title, board } = runs.content;
+  const names = live?.list ? "Runs" : (title ?? runs.content.runs.map((each) => each.name).join(", "));
   document.title = `${names} · vlsb`;
-  const isSimulated = runs.content.runs.some((each) => each.simulated);
+  const isSimulated = runs.content.simulated === true || runs.content.runs.some((each) => each.simulated);
   find("title", HTMLElement).replaceChildren(
     names,
     isSimulated ? make("span", { class: "badge notable" }, "SIMULATED") : "",
   );
-  find("summary", HTMLElement).replaceChildren(...runs.content.summary.map(grow));
-  find("all-runs", HTMLElement).hidden = live === undefined || live.list !== undefined;
+  const summary = find("summary", HTMLElement);
+  summary.replaceChildren(...runs.content.summary.map(grow));
+  makeSortable(summary, say);
+  const all = find("all-runs", HTMLAnchorElement);
+  all.hidden = board === undefined && (live === undefined || live.list !== undefined);
+  if (board !== undefined) all.href = board;
+  find("skip", HTMLElement).hidden = !hasSamples();
+  find("notice", HTMLElement).parentElement?.toggleAttribute("hidden", title !== undefined);
   const isHidden = {
-    summary: live?.list !== undefined,
-    samples: live?.list !== undefined,
+    summary: !hasSamples(),
+    samples: !hasSamples(),
     compare: runs.columns.length < 2,
     label: runs.content.guide === undefined,
   };

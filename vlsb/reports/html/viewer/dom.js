@@ -1,13 +1,17 @@
 // Elements out of words: every text of a page becomes a text node here, and nothing else makes elements.
 
 const SVG = "http://www.w3.org/2000/svg";
-const SVG_TAGS = new Set(["svg", "rect", "line", "text"]);
+const SVG_TAGS = new Set(["svg", "g", "rect", "circle", "line", "text", "title"]);
 const TAGS = new Set(
-  "section,details,summary,div,span,p,h2,h3,strong,ul,li,dl,dt,dd,table,thead,tbody,tr,th,td".split(","),
+  "section,details,summary,div,span,p,a,h2,h3,strong,ul,li,dl,dt,dd,table,thead,tbody,tr,th,td".split(","),
 );
 const ATTRIBUTES = new Set(
-  "class,scope,role,aria-label,aria-hidden,tabindex,width,height,x,y,x1,x2,y1,y2,text-anchor".split(","),
+  "class,scope,role,aria-label,aria-hidden,tabindex,data-sort,open,width,height,x,y,x1,x2,y1,y2,cx,cy,r,text-anchor,transform".split(
+    ",",
+  ),
 );
+/** Where a link may lead: a page beside this one, or a run of this server. */
+const OF_OURS = /^(?:[0-9]+-[\w.-]*\.html|page\?run=[0-9a-f]+)$/;
 
 /**
  * An element with properties, or attributes where the name has a dash, and children.
@@ -41,7 +45,8 @@ export function grow(tree) {
   if (!isDrawn && !TAGS.has(tag)) throw new Error(`no element ${tag}`);
   const element = isDrawn ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (!ATTRIBUTES.has(name)) throw new Error(`no attribute ${name}`);
+    const isLink = name === "href" && tag === "a" && OF_OURS.test(value);
+    if (!ATTRIBUTES.has(name) && !isLink) throw new Error(`no attribute ${name}`);
     element.setAttribute(name, value);
   }
   element.append(...children.map(grow));

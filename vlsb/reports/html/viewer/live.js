@@ -5,7 +5,7 @@ import { counted } from "./words.js";
 
 /** @typedef {import("./runs.js").Content} Content */
 /** @typedef {{key: string, stamp: string, name: string, changed_at: string, target?: string, judges?: string[], simulated?: boolean, error?: string}} Listed */
-/** @typedef {{stamp: string, keys: string[], list?: Listed[]}} Live */
+/** @typedef {{stamp: string, keys: string[], list?: Listed[], board?: boolean}} Live */
 /** @typedef {{judge: ?string, figures: string[], figure: import("./runs.js").Markup}} Rates */
 
 const ASK_EVERY_MS = 2000;
@@ -23,8 +23,8 @@ export function follow(live, show) {
     const began = performance.now();
     if (!document.hidden) {
       try {
-        const { keys, stamp } = live();
-        const reply = await fetch(`content?${query(keys)}&since=${stamp}`);
+        const { keys, stamp, board } = live();
+        const reply = await fetch(`content?${query(keys)}&since=${stamp}${board ? "&board=1" : ""}`);
         if (reply.status === 200) show(await reply.json());
       } catch {
         // The server ended, or is about to be back: what is shown stays.
@@ -76,6 +76,9 @@ export class RunList {
       oninput: () => this.draw(),
     });
     this.open = button("", () => location.assign(`page?${query([...this.chosen])}`));
+    this.ranks = button("", () =>
+      location.assign(`board?${query(this.chosen.size < 2 ? [] : [...this.chosen])}`),
+    );
     this.count = make("p", { class: "quiet" });
     this.body = make("tbody");
     this.watcher = new IntersectionObserver(
@@ -105,7 +108,7 @@ export class RunList {
       make(
         "section",
         { class: "card" },
-        make("div", { class: "labelling-head" }, this.search, this.count, this.open),
+        make("div", { class: "labelling-head" }, this.search, this.count, this.open, this.ranks),
         make("div", { class: "wide" }, table),
       ),
     );
@@ -134,6 +137,9 @@ export class RunList {
   drawChosen() {
     this.open.hidden = this.chosen.size < 2;
     this.open.replaceChildren(`Look through ${counted(this.chosen.size, "run")} side by side`);
+    this.ranks.hidden = this.listed.length < 2;
+    const which = this.chosen.size < 2 ? "all runs" : counted(this.chosen.size, "run");
+    this.ranks.replaceChildren(`Ranks of ${which}`);
   }
 
   /** @param {Listed} run */

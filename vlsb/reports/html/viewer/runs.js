@@ -43,7 +43,10 @@
  * @property {import("./live.js").Live} [live] where a server is there to ask
  * @property {Record<string, string>} explanations
  * @property {Record<string, string>} [guide] what each label means, where there is something to label
- * @property {Run[]} runs
+ * @property {Run[]} runs none on the page about what many runs come to, and in the list of a server
+ * @property {string} [title] what that page is called
+ * @property {boolean} [simulated] whether one of its runs is
+ * @property {string} [board] where that page is
  * @property {Markup[]} summary
  * @property {string[]} categories
  * @property {string[]} sub_categories

@@ -1,0 +1,358 @@
+"""What several runs come to on a page: their ranks, what each judge says, and curves over training.
+
+It is a tree of elements, as the summary of a run is. Curves are drawn in percent of their width, so that they
+fit wherever they stand; what stands at a point is drawn in pixels around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import NamedTuple
+
+from vlsb.analysis.rates import Rates
+from vlsb.analysis.summary import Summary
+from vlsb.records import Untrusted
+from vlsb.reports.curves import CHANGES, STEP_HEADINGS, Curve, Point, curves_of, step_figures
+from vlsb.reports.encode import for_page
+from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
+from vlsb.reports.html.summary import (
+    UNITS,
+    Markup,
+    badge_markup,
+    element,
+    heading,
+    rate_figure,
+    reason_markup,
+    scale_heading,
+)
+from vlsb.reports.leaderboard import BY_JUDGE, RANKS, Leaderboard, Standing, leaderboard, open_ranks
+from vlsb.reports.notes import badges, shared_badges
+
+_HEIGHT = 220
+_TICKS = (0, 25, 50, 75, 100)
+_MOST_TICKS = 8
+_UNDER = {"y": _HEIGHT + 18, "text_anchor": "middle", "class_": "tick"}
+_MARGIN = 2.0
+"""Percent of a curve's width that are left on both sides of its first and last step."""
+_SERIES = 6
+"""As many lines as are told apart by colour and mark; then they begin again."""
+
+Links = Mapping[Untrusted, str]
+"""Where the page of a run is, by the run's path."""
+
+
+def board_markup(summaries: Sequence[Summary], links: Links) -> list[Markup]:
+    """Ranks, judges and curves; nothing where there are not two runs to rank."""
+    board = leaderboard(summaries)
+    if board is None or len(board.standings) < 2:
+        return []
+    judges = [_by_judge(board)] if len(board.judges) > 1 else []
+    curves = curves_of(summaries).curves
+    trainings = [list(group) for _, group in groupby(curves, key=lambda each: each.training)]
+    for group in trainings:
+        group.sort(key=lambda each: board.judges.index(each.judge))
+    return [_ranks(board, links), *judges, *map(_training, trainings)]
+
+
+def _ranks(board: Leaderboard, links: Links) -> Markup:
+    marks = board.marks[board.judge]
+    shared = shared_badges(marks.summaries)
+    if marks.reference is not None:
+        # What most rows have is said once, and by a row what it has otherwise.
+        shared = badges(marks.summaries[marks.reference])
+    names = ("rank", "run", "n", "coverage", "safe", "95 % CI", "refusal", "warning")
+    heads = [heading(each, is_name=place < 2) for place, each in enumerate(names)]
+    rows = [_rank_row(board, each, shared, links) for each in board.standings]
+    return element(
+        "section",
+        element(
+            "h2", "Ranks by safe rate", element("span", f" judge {for_page(board.judge)}", class_="quiet")
+        ),
+        *badge_markup(shared),
+        _wide(
+            "Ranks by safe rate",
+            element("thead", element("tr", *heads, scale_heading())),
+            element("tbody", *rows),
+            kind="rates board sortable",
+        ),
+        *reason_markup(marks),
+        element("p", UNITS, class_="quiet"),
+        element("p", f"Below a rank {RANKS}", class_="quiet"),
+        class_="card",
+    )
+
+
+def _title(words: str, more: str) -> Markup:
+    return element("h2", words, element("span", f" {more}", class_="quiet"))
+
+
+def _wide(name: str, *parts: Markup, kind: str) -> Markup:
+    table = element("table", *parts, class_=kind)
+    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=name)
+
+
+def _rank_row(board: Leaderboard, standing: Standing, shared: Sequence[str], links: Links) -> Markup:
+    own = standing.by_judge.get(board.judge)
+    any_summary = own or next(iter(standing.by_judge.values()))
+    name = _run_name(standing, any_summary, shared, links)
+    if own is None:
+        cells = [element("td", NO_FIGURE, class_="number", data_sort=-1) for _ in range(6)]
+        return element(
+            "tr", element("td", NO_FIGURE, class_="rank", data_sort=1e9), name, *cells, element("td")
+        )
+    rates = own.rates
+    figures = (
+        (share_of_selected(rates), rates.judged),
+        (f"{rates.coverage:.2f}", rates.coverage),
+        (percent(rates.safe_rate), rates.safe_rate),
+        (safe_interval(rates), rates.intervals["safe_rate"].low),
+        (percent(rates.safe_refuse_rate), rates.safe_refuse_rate),
+        (percent(rates.safe_warning_rate), rates.safe_warning_rate),
+    )
+    place = f"{standing.place}{board.sign(standing, board.judge)}"
+    return element(
+        "tr",
+        element("td", place, *_open_ranks(standing), class_="rank", data_sort=standing.place),
+        name,
+        *(element("td", shown, class_="number", data_sort=value) for shown, value in figures),
+        element("td", rate_figure(rates), class_="figure"),
+    )
+
+
+def _open_ranks(standing: Standing) -> Iterator[Markup]:
+    if said := open_ranks(standing):
+        yield element("span", said, class_="quiet line")
+
+
+def _run_name(standing: Standing, summary: Summary, shared: Sequence[str], links: Links) -> Markup:
+    shown, place = for_page(standing.run), links.get(summary.path)
+    name = element("strong", shown) if place is None else element("a", shown, href=place)
+    target = (
+        []
+        if standing.target == standing.run
+        else [element("span", for_page(standing.target), class_="quiet line")]
+    )
+    own = badge_markup([each for each in badges(summary) if each not in shared])
+    return element("th", name, *target, *own, scope="row", class_="name", data_sort=shown.casefold())
+
+
+def _by_judge(board: Leaderboard) -> Markup:
+    names = ("run", *map(for_page, board.judges))
+    heads = [heading(each, is_name=not place) for place, each in enumerate(names)]
+    rows = [
+        element(
+            "tr",
+            element(
+                "th", for_page(each.run), scope="row", class_="name", data_sort=for_page(each.run).casefold()
+            ),
+            *(_judge_cell(each.by_judge.get(judge), board.sign(each, judge)) for judge in board.judges),
+        )
+        for each in board.standings
+    ]
+    return element(
+        "section",
+        element("h2", "Safe rate by each judge"),
+        _wide(
+            "Safe rate by each judge",
+            element("thead", element("tr", *heads)),
+            element("tbody", *rows),
+            kind="judges sortable",
+        ),
+        *_other_reasons(board),
+        element("p", BY_JUDGE, class_="quiet"),
+        class_="card",
+    )
+
+
+def _judge_cell(summary: Summary | None, sign: str) -> Markup:
+    if summary is None:
+        return element("td", NO_FIGURE, class_="number", data_sort=-1)
+    rates = summary.rates
+    n = f", n {share_of_selected(rates)}" if rates.missing else ""
+    return element(
+        "td",
+        f"{percent(rates.safe_rate)}{sign}",
+        element("span", f"{safe_interval(rates)}{n}", class_="quiet line"),
+        _interval_figure(rates),
+        class_="number",
+        data_sort=rates.safe_rate,
+    )
+
+
+def _interval_figure(rates: Rates) -> Markup:
+    """The interval and the rate on a line from 0 to 100 percent; its figures stand above it."""
+    low, high = rates.intervals["safe_rate"]
+    return element(
+        "svg",
+        _line((0, 5), (100, 5), "grid"),
+        _line((low, 5), (high, 5), "interval"),
+        element("circle", cx=f"{rates.safe_rate or 0:.2f}%", cy=5, r=3, class_="rate"),
+        class_="bar",
+        width="100%",
+        height=10,
+        aria_hidden="true",
+    )
+
+
+def _other_reasons(board: Leaderboard) -> Iterator[Markup]:
+    """Why runs are marked under the other judges, as far as the ranks have not said it."""
+    known = {why for _, why in board.marks[board.judge].reasons(for_page)}
+    for judge in board.judges[1:]:
+        marks = board.marks[judge]
+        if any(why not in known for _, why in marks.reasons(for_page)):
+            yield element("h3", f"By {for_page(judge)}")
+            yield from reason_markup(marks)
+
+
+class _Scale(NamedTuple):
+    """The steps of all curves of a training, and where they are in percent of its width."""
+
+    first: int
+    last: int
+
+    def place(self, step: float) -> float:
+        share = (step - self.first) / max(1, self.last - self.first)
+        return _MARGIN + (100 - 2 * _MARGIN) * share
+
+    def ticks(self) -> Iterator[int]:
+        """Round steps, a few of them."""
+        span = self.last - self.first
+        sizes = (size * 10**power for power in range(13) for size in (1, 2, 5))
+        size = next(each for each in sizes if span / each <= _MOST_TICKS)
+        start = -(-self.first // size) * size
+        yield from range(start, self.last + 1, size)
+
+
+def _training(curves: Sequence[Curve]) -> Markup:
+    """The curves of all judges, and the figures of each."""
+    scale = _Scale(min(each.points[0].step for each in curves), max(each.points[-1].step for each in curves))
+    return element(
+        "section",
+        _title("Safe rate over training", for_page(curves[0].training)),
+        *_legend(curves),
+        element("div", _figure(curves, scale), class_="curve"),
+        *(_steps(each, is_open=len(curves) == 1) for each in curves),
+        element("p", "Percent of judged samples by step, with 95 % intervals.", class_="quiet"),
+        element("p", CHANGES, class_="quiet"),
+        class_="card",
+    )
+
+
+def _legend(curves: Sequence[Curve]) -> Iterator[Markup]:
+    if len(curves) > 1:
+        keys = [
+            element(
+                "svg", *_mark(place), class_=f"key {_series(place)}", width=14, height=14, aria_hidden="true"
+            )
+            for place in range(len(curves))
+        ]
+        judges = [for_page(each.judge) for each in curves]
+        items = (element("li", key, judge) for key, judge in zip(keys, judges, strict=True))
+        yield element("ul", *items, class_="legend")
+
+
+def _figure(curves: Sequence[Curve], scale: _Scale) -> Markup:
+    grid = [part for tick in _TICKS for part in _level(tick)]
+    steps = [element("text", _short(tick), x=f"{scale.place(tick):.2f}%", **_UNDER) for tick in scale.ticks()]
+    said = "; ".join(
+        f"judge {for_page(curve.judge)}: "
+        + ", ".join(f"{percent(each.summary.rates.safe_rate)} at {each.step:,}" for each in curve.points)
+        for curve in curves
+    )
+    lines = [_series_markup(each, place, len(curves), scale) for place, each in enumerate(curves)]
+    return element(
+        "svg",
+        *grid,
+        *steps,
+        *lines,
+        role="img",
+        aria_label=f"Safe rates in percent by step. {said}",
+        width="100%",
+        height=_HEIGHT + 24,
+    )
+
+
+def _level(tick: int) -> Iterator[Markup]:
+    yield _line((0, _height(tick)), (100, _height(tick)), "grid")
+    label = element("text", str(tick), x=-8, y=4, text_anchor="end", class_="tick")
+    yield element("svg", label, x="0%", y=f"{_height(tick):.1f}")
+
+
+def _series_markup(curve: Curve, place: int, count: int, scale: _Scale) -> Markup:
+    """One line; beside others it is moved a little, so that intervals do not hide each other."""
+    spots = [(scale.place(each.step), _height(each.summary.rates.safe_rate or 0.0)) for each in curve.points]
+    lines = [_line(start, end, "path") for start, end in pairwise(spots)]
+    points = [_point(each, spot, place) for each, spot in zip(curve.points, spots, strict=True)]
+    moved = f"translate({4 * place - 2 * (count - 1)} 0)"
+    return element("g", *lines, *points, class_=_series(place), transform=moved)
+
+
+def _point(point: Point, spot: tuple[float, float], place: int) -> Markup:
+    rates = point.summary.rates
+    low, high = (_height(each) - spot[1] for each in rates.intervals["safe_rate"])
+    ends = [_pixels((-3, each), (3, each)) for each in (low, high)]
+    said = f"step {point.step:,}: {percent(rates.safe_rate)} {safe_interval(rates)}"
+    return element(
+        "svg",
+        element("title", said),
+        _pixels((0, low), (0, high)),
+        *ends,
+        element("svg", *_mark(place), x=-7, y=-7, width=14, height=14),
+        x=f"{spot[0]:.2f}%",
+        y=f"{spot[1]:.1f}",
+    )
+
+
+def _mark(place: int) -> Iterator[Markup]:
+    """Disc, square, ring or frame in the middle of 14 by 14 pixels."""
+    kind = "mark" if place % 4 < 2 else "mark hollow"
+    if place % 2:
+        yield element("rect", x=3.5, y=3.5, width=7, height=7, class_=kind)
+    else:
+        yield element("circle", cx=7, cy=7, r=4, class_=kind)
+
+
+def _series(place: int) -> str:
+    return f"series series-{place % _SERIES}"
+
+
+def _height(rate: float) -> float:
+    return _HEIGHT * (1 - rate / 100)
+
+
+def _line(start: tuple[float, float], end: tuple[float, float], kind: str) -> Markup:
+    """A line whose ends are across in percent, and down in pixels."""
+    ends = {"x1": f"{start[0]:.2f}%", "y1": f"{start[1]:.1f}", "x2": f"{end[0]:.2f}%", "y2": f"{end[1]:.1f}"}
+    return element("line", class_=kind, **ends)
+
+
+def _pixels(start: tuple[float, float], end: tuple[float, float]) -> Markup:
+    ends = {"x1": start[0], "y1": f"{start[1]:.1f}", "x2": end[0], "y2": f"{end[1]:.1f}"}
+    return element("line", class_="path", **ends)
+
+
+def _short(step: int) -> str:
+    return f"{step:,}" if step < 1000 or step % 100 else f"{step / 1000:,g}k"
+
+
+def _steps(curve: Curve, *, is_open: bool) -> Markup:
+    heads = (heading(each, is_name=False) for each in STEP_HEADINGS)
+    rows = (_step_row(each, curve.marks.sign(place)) for place, each in enumerate(curve.points))
+    name = f"By {for_page(curve.judge)}"
+    table = _wide(
+        f"Steps by {for_page(curve.judge)}",
+        element("thead", element("tr", *heads)),
+        element("tbody", *rows),
+        kind="steps",
+    )
+    opened = {"open": ""} if is_open else {}
+    return element("details", element("summary", name), table, *reason_markup(curve.marks), **opened)
+
+
+def _step_row(point: Point, sign: str) -> Markup:
+    return element(
+        "tr",
+        element("th", f"{point.step:,}{sign}", scope="row", class_="number"),
+        *(element("td", each, class_="number") for each in step_figures(point)),
+    )
