@@ -71,7 +71,7 @@ class Point(NamedTuple):
 class Curve:
     """The steps of one training by one judge, in their order; `marks` has them by their places.
 
-    `training` is the name that its runs share, with a star for the step; empty for runs that share none.
+    `training` is the name that its runs share, with a star for the step.
     """
 
     training: Untrusted
@@ -111,14 +111,7 @@ def asked_curves(summaries: Sequence[Summary], *, judge: Untrusted | None = None
     if judge is not None:
         require_judge(judged, judge)
         judged = [each for each in judged if each.judge == judge]
-    places = _places(judged, _STEP)
-    if not places:
-        places = _places(judged, _NUMBER)
-        for each in judged:
-            if each.path not in places:
-                raise ConfigError(f"{for_terminal(each.run)}: no number in its name says which step it is.")
-        if len({each.training for each in places.values()}) == len(places):
-            places = {path: _Place("", each.step) for path, each in places.items()}
+    places = _places(judged, _STEP) or _places(judged, _NUMBER)
     for place, runs in _runs_by_place(judged, places).items():
         if len(runs) > 1:
             raise ConfigError(
@@ -127,12 +120,18 @@ def asked_curves(summaries: Sequence[Summary], *, judge: Untrusted | None = None
             )
     found = _curves(judged, places)
     if not found.curves:
-        raise ConfigError("A curve needs two steps of one training by one judge, and there are none.")
+        raise ConfigError(
+            "A curve needs two steps that one judge has judged: runs whose names are the same but for a "
+            "number, such as step-1000 and step-2000."
+        )
     return found
 
 
 def _judged(summaries: Sequence[Summary]) -> list[Summary]:
-    return [each for each in in_order(summaries) if each.judge is not None and each.rates.judged]
+    """Those with rates, by run; of a run the judges stay in its order."""
+    names = {each.path: place for place, each in enumerate(in_order(summaries))}
+    judged = [each for each in summaries if each.judge is not None and each.rates.judged]
+    return sorted(judged, key=lambda each: names[each.path])
 
 
 def _places(judged: Sequence[Summary], pattern: re.Pattern[str]) -> dict[Untrusted, _Place]:
@@ -162,7 +161,7 @@ def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Cu
         if each.path in places and each.judge is not None:
             lines.setdefault((places[each.path].training, each.judge), []).append(each)
     found = []
-    for (training, judge), runs in sorted(lines.items()):
+    for (training, judge), runs in sorted(lines.items(), key=lambda line: line[0][0]):
         if len(runs) > 1:
             runs.sort(key=lambda each: places[each.path].step)
             steps = [places[each.path].step for each in runs]
@@ -200,9 +199,8 @@ def written(found: Curves, form: str, *, width: int, color: bool) -> str:
 
 
 def curve_name(curve: Curve, encode: Encode) -> str:
-    """What tells a curve apart: its training, if that has a name, and its judge."""
-    training = f"{encode(curve.training)}, " if curve.training else ""
-    return f"{training}judge {encode(curve.judge)}"
+    """What tells a curve apart: its training and its judge."""
+    return f"{encode(curve.training)}, judge {encode(curve.judge)}"
 
 
 def _noted(tables: Sequence[Table], found: Curves, encode: Encode) -> list[Table]:
@@ -280,7 +278,7 @@ def step_figures(point: Point) -> tuple[str, ...]:
 def _object(curve: Curve, left_out: Sequence[Untrusted]) -> dict[str, object]:
     return {
         **versioned(SCHEMA),
-        "training": for_json(curve.training) or None,
+        "training": for_json(curve.training),
         "judge": for_json(curve.judge),
         "simulated": any(each.summary.simulated for each in curve.points),
         "steps": [_step_object(curve, place) for place in range(len(curve.points))],

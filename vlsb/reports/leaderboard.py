@@ -24,9 +24,9 @@ SCHEMA = 1
 _COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", "n", "selected", "safe_low", "safe_high")
 _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 RANKS = (
-    "those that the data cannot rule out: a run is surely behind another where its whole 95 % interval lies "
-    "below the other's. Runs of one data set share samples, so this is on the wide side: vlsb compare holds "
-    "them against each other sample by sample."
+    "the ranks that the data cannot rule out: a run is surely behind another where its whole 95 % interval "
+    "lies below the other's. Runs of one data set share samples, so this is on the wide side: vlsb compare "
+    "holds them against each other sample by sample."
 )
 BY_JUDGE = (
     "Safe rates with their 95 % intervals, and n where it is not all. Rates compare down a column: another "
@@ -145,7 +145,7 @@ def _ranks(board: Leaderboard, encode: Encode) -> Table:
         ("rank", "run", "n", "safe", "95 % CI", "refusal", "warning"),
         [_rank_row(board, each) for each in board.standings],
         names=2,
-        notes=[f"Behind a rank {RANKS}", *_reasons(board.marks[board.judge], encode)],
+        notes=[f"In brackets {RANKS}", *_reasons(board.marks[board.judge], encode)],
         label="tab:vlsbench-ranks",
         foldable=(1,),
     )

@@ -208,6 +208,7 @@ def steps_figure(curves: Sequence[Curve], form: str, *, width: float) -> bytes:
         axes.set_yticks([0, 25, 50, 75, 100])
         axes.set_ylabel("safe rate, % (95 % CI)")
         axes.set_xlabel("step")
+        axes.locator_params(axis="x", nbins=5)
         if len(curves) > 1:
             figure.legend(loc="outside upper center", ncols=_legend_columns(width))
         _simulated(figure, any(each.summary.simulated for curve in curves for each in curve.points))

@@ -49,10 +49,10 @@ def test_a_step_is_the_number_behind_a_word_for_it(name: str, training: str) -> 
     assert found.left_out == [Untrusted("gpt-4o"), Untrusted("qwen3-vl-8b")]
 
 
-def test_trainings_and_judges_have_curves_of_their_own() -> None:
-    found = curves_of([*steps("a-step-{}"), *steps("b-step-{}"), *steps("b-step-{}", "kind")])
+def test_trainings_and_judges_have_curves_of_their_own_the_first_judge_first() -> None:
+    found = curves_of([*steps("b-step-{}", "zealous"), *steps("b-step-{}", "kind"), *steps("a-step-{}")])
 
-    assert list(shown(found)) == [("a-step-*", "gpt-4o"), ("b-step-*", "gpt-4o"), ("b-step-*", "kind")]
+    assert list(shown(found)) == [("a-step-*", "gpt-4o"), ("b-step-*", "zealous"), ("b-step-*", "kind")]
 
 
 def test_sizes_and_versions_of_models_are_no_steps_unless_somebody_says_so() -> None:
@@ -60,15 +60,15 @@ def test_sizes_and_versions_of_models_are_no_steps_unless_somebody_says_so() -> 
 
     assert curves_of(sizes).curves == []
     assert shown(asked_curves(sizes)) == {("qwen3-vl-*b", "gpt-4o"): [8, 32]}
-    assert shown(asked_curves([judged("a1", 7), judged("b2", 9)])) == {("", "gpt-4o"): [1, 2]}
 
 
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
         (["step-1", "step-01"], "step-01 and step-1 are of the same step, 1"),
-        (["first", "second"], "first: no number in its name"),
-        (["step-1"], "two steps of one training"),
+        (["first", "second"], "A curve needs two steps"),
+        (["step-1"], "A curve needs two steps"),
+        (["llava-7b", "internvl3-14b"], "A curve needs two steps"),
     ],
 )
 def test_what_makes_no_curve_is_said(runs: list[str], said: str) -> None:

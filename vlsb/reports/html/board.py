@@ -78,7 +78,7 @@ def _ranks(board: Leaderboard, links: Links) -> Markup:
         ),
         *reason_markup(marks),
         element("p", UNITS, class_="quiet"),
-        element("p", f"Below a rank {RANKS}", class_="quiet"),
+        element("p", f"Below each rank {RANKS}", class_="quiet"),
         class_="card",
     )
 
