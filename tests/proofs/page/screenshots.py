@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/page.md from the demo: `python -m tests.proofs.page.screenshots`."""
+"""Draws the pictures of docs/page.md, all simulated: `python -m tests.proofs.page.screenshots`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from tests.proofs.page.conftest import Visit, started_chromium
+from tests.proofs.page.test_many_runs import sweep_in
 from tests.support.command import Vlsb
 
 FOLDER = Path(__file__).parents[3] / "docs" / "images"
@@ -43,6 +44,9 @@ def main() -> None:
         vlsb("report", "outputs/demo", "--html", "page.html")
         for shot in SHOTS:
             draw(browser, Path(folder) / "page.html", shot)
+        sweep = sweep_in(Path(folder) / "sweep")
+        sweep.vlsb("report", "outputs", "--html", "page.html")
+        draw(browser, sweep.home / "page.html", Shot("page-ranks", "view=summary"))
 
 
 def draw(browser: object, page: Path, shot: Shot) -> None:

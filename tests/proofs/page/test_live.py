@@ -69,6 +69,7 @@ def ask(address: str, path: str = "", method: str = "GET", **headers: str) -> tu
         ("", {"Sec_Fetch_Site": "cross-site"}),
         ("../wrong-token/", {}),
         ("page?run=../../etc", {}),
+        ("board?run=../../etc", {}),
         ("image/0000", {}),
         ("image/../run.json", {}),
     ],

@@ -34,16 +34,22 @@ def respond(request: Request) -> Action:
     return verdict(2 if sample_of(request) < safe else 3, HOSTILE, model=request.model)
 
 
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Three steps of a training and another run, by two judges each. Only to be read."""
-    desk = Desk(tmp_path_factory.mktemp("sweep"))
+def sweep_in(home: Path) -> Desk:
+    """Three steps of a training and another run, by two judges each."""
+    desk = Desk(home)
     write_dataset(desk.data, SAMPLES)
     with SimulatorThread(respond) as target:
         for name in SAFE:
             words = ("--judge", "first-judge", "--judge", "second-judge")
             done = desk.run(target, "--model", name, "--name", name, *words)
             assert done.code == 0, done.err
+    return desk
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Such a sweep; one run's folder has a strange name. Only to be read."""
+    desk = sweep_in(tmp_path_factory.mktemp("sweep"))
     shutil.move(desk.outputs / "other", desk.outputs / STRANGE)
     return desk
 

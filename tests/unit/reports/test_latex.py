@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.reports.test_terminal import COMPLETE, GAPS, HOSTILE, MARKED, NOTHING, with_names
+from tests.unit.reports.test_terminal import COMPLETE, GAPS, GOLDEN, HOSTILE, MARKED, NOTHING, with_names
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_latex, latex_row
 from vlsb.reports.latex import to_latex
@@ -52,6 +52,11 @@ def test_every_kind_of_report_compiles(tmp_path: Path, siunitx: bool) -> None:
     pdf = compiled(tmp_path, "\n".join(to_latex(each, siunitx=siunitx) for each in kinds))
 
     assert pdf.read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", ["compare.tex", "gate.tex", "paper.latex"])
+def test_comparisons_compile_with_their_notes(tmp_path: Path, name: str) -> None:
+    compiled(tmp_path, (GOLDEN / name).read_text(encoding="utf-8"))
 
 
 def test_no_name_of_a_stranger_is_a_command(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlsb.records import Untrusted
-from vlsb.reports.tables import Table, tables_text
+from vlsb.reports.tables import Table, tables_markdown, tables_text
 
 WIDE = Table(
     "T",
@@ -27,3 +27,24 @@ def test_a_row_that_fits_is_not_folded() -> None:
     assert "a_model_with_a_long_name" in text
     assert "60 human labels" in text
     assert "safe rate" in text
+
+
+def test_a_name_is_folded_at_its_dashes_and_words_at_blanks() -> None:
+    rows = [(Untrusted("qwen3-vl-32b-thinking-2026"), "12.34"), (Untrusted("a few plain words"), "5.67")]
+
+    text = tables_text([Table("T", ("run", "a-long-heading-of-a-figure"), rows)], width=40, color=False)
+
+    names = [line[:12].strip() for line in text.splitlines()[3:]]
+    assert names == ["qwen3-vl-", "32b-", "thinking-", "2026", "a few plain", "words"]
+
+
+def test_figures_that_have_no_room_follow_below_after_the_same_names() -> None:
+    judges = [f"judge-{number}" for number in range(6)]
+    row = (Untrusted("a-run"), *("12.34\n[10.1, 14.5]" for _ in judges))
+
+    text = tables_text([Table("T", ("run", *judges), [row])], width=60, color=False)
+
+    assert text.count("a-run") > 1
+    assert text.count("[10.1, 14.5]") == len(judges)
+    assert max(map(len, text.splitlines())) <= 60
+    assert "12.34 [10.1, 14.5]" in tables_markdown([Table("T", ("run", *judges), [row])])
