@@ -58,11 +58,19 @@ def _runs_at(path: Path) -> Iterator[Path]:
 def _where_runs_are(path: Path) -> str:
     """What to name instead: folders of a sweep, or what a run is."""
     folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    below = [str(child) for child in folders if any(map(is_run, child.iterdir()))]
+    below = [str(child) for child in folders if _has_run(child)]
     if not below:
         return "A run is a directory with a run.json."
     more = f" and {len(below) - _MOST_NAMED} more" if len(below) > _MOST_NAMED else ""
     return f"There are runs in {', '.join(below[:_MOST_NAMED])}{more}: name these."
+
+
+def _has_run(folder: Path) -> bool:
+    try:
+        return any(map(is_run, folder.iterdir()))
+    except OSError:
+        # Nobody named it.
+        return False
 
 
 def summarize_run(directory: Path, *, prices: PriceTable | None = None) -> list[Summary]:
