@@ -38,6 +38,7 @@ FILES = (
     "test_conversion.py",
     "test_architectures.py",
     "test_server_options.py",
+    "test_sweep.py",
 )
 RUN_TEST = "test_a_run_that_was_killed_goes_on_to_the_same_end_and_leaves_no_process"
 PROMPT_TEST = "test_the_engine_reads_the_authors_prompt"
