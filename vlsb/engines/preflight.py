@@ -136,21 +136,42 @@ def with_free_gpus(
     return replace(wishes, gpus=GpuLease(entries))
 
 
-def with_gpus_left(
-    model: ModelProfile, wishes: Wishes, there: Sequence[Gpu], taken: Sequence[GpuLease]
-) -> Wishes | None:
-    """The wishes with GPUs that none of the `taken` leases may use; None where too few are left."""
-    if not taken:
-        return wishes
+def wishes_apart(
+    model: ModelProfile,
+    wishes: Wishes,
+    there: Sequence[Gpu],
+    taken: Sequence[GpuLease] = (),
+    *,
+    count: int = 1,
+    inherited: str | None = None,
+) -> list[Wishes] | None:
+    """The wishes of so many engines, each with GPUs that neither another nor one of the `taken` leases has.
+
+    None where too few are left. One beside nobody takes what it wishes, and so does each of several where no
+    GPU is there. GPUs that are named are shared out in their order, and so are the MIG slices of an
+    `inherited` CUDA_VISIBLE_DEVICES, which nobody else can choose from.
+    """
+    if not there or (count == 1 and not taken):
+        return None if taken else [wishes] * count
+    wishes.gpus.require_inherited(there)
     used = {gpu.index for lease in taken for gpu in visible_gpus(there, lease.variable)}
-    left = [gpu for gpu in there if gpu.index not in used]
-    count = _gpu_count(_settings(model, wishes)) or 1
-    if len(left) < count:
+    size = gpus_taken(model, wishes)
+    named = wishes.gpus.entries
+    if named is None and "MIG-" in (inherited or ""):
+        named = tuple((inherited or "").split(","))
+    if named is not None:
+        free = [each for each in named if used.isdisjoint(gpu.index for gpu in visible_gpus(there, each))]
+        parts = [tuple(free[n * size : (n + 1) * size]) for n in range(count)]
+    else:
+        parts = []
+        left = [gpu for gpu in there if gpu.index not in used]
+        for _ in range(count):
+            chosen = with_free_gpus(model, wishes, left, None).gpus.entries
+            parts.append(tuple(str(gpu.index) for gpu in left[:size]) if chosen is None else chosen)
+            left = [gpu for gpu in left if str(gpu.index) not in parts[-1]]
+    if len(parts[-1]) < size:
         return None
-    chosen = with_free_gpus(model, wishes, left, None)
-    if chosen.gpus.entries is not None:
-        return chosen
-    return replace(wishes, gpus=GpuLease(tuple(str(gpu.index) for gpu in left[:count])))
+    return [replace(wishes, gpus=GpuLease(part)) for part in parts]
 
 
 def gpus_taken(model: ModelProfile, wishes: Wishes) -> int:

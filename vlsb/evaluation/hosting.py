@@ -14,7 +14,7 @@ from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, Leases, MayInstall
 from vlsb.engines.registry import ServerRecord
-from vlsb.evaluation.leasing import judge_wishes, lease_for, lease_replicas
+from vlsb.evaluation.leasing import judge_wishes, lease_for, lease_replicas, wishes_of_replicas
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.settings import judge_models
 from vlsb.models.profile import ModelProfile
@@ -48,7 +48,8 @@ def judge_served(
         model = await in_thread(partial(_identify, local[0]))
         there = (await in_thread(lambda _: list_gpus(environment))).checked().gpus
         wishes, count = judge_wishes(options), options.replicas
-        return await lease_replicas(unwatched, model, wishes, count, there, held, say=say)
+        apart = wishes_of_replicas(model, wishes, count, there, environment) or []
+        return await lease_replicas(unwatched, model, apart, held, say=say)
 
     host = _Host(open_leases)
     host.start()

@@ -9,7 +9,7 @@ from functools import partial
 from vlsb.engines.hardware import Gpu
 from vlsb.engines.lease import EngineLease, Leases, MayInstall, engine_lease
 from vlsb.engines.plan import GpuLease, Lora, Wishes
-from vlsb.engines.preflight import gpus_taken, with_gpus_left
+from vlsb.engines.preflight import gpus_taken, wishes_apart
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.models.profile import ModelProfile
@@ -71,37 +71,45 @@ def judge_wishes(options: RunOptions) -> Wishes:
     )
 
 
-async def lease_replicas(
-    lease: Lease,
+def wishes_of_replicas(
     model: ModelProfile,
     wishes: Wishes,
     count: int,
     there: Sequence[Gpu],
+    environment: Mapping[str, str],
+    taken: Sequence[GpuLease] = (),
+) -> list[Wishes] | None:
+    """As `wishes_apart`. Raises ConfigError where they do not fit on all the GPUs that are `there`."""
+    inherited = environment.get("CUDA_VISIBLE_DEVICES")
+    found = wishes_apart(model, wishes, there, taken, count=count, inherited=inherited)
+    if found is None and not taken:
+        size, most = gpus_taken(model, wishes), len(wishes.gpus.entries or there)
+        which = "that --gpus names" if wishes.gpus.entries else "here"
+        raise ConfigError(
+            f"--replicas {count}: each takes {size} of the {most} GPUs {which}: {most // size} fit."
+        )
+    return found
+
+
+async def lease_replicas(
+    lease: Lease,
+    model: ModelProfile,
+    wishes: Sequence[Wishes],
     held: AsyncExitStack,
     *,
     say: Callable[[str], None],
-    taken: Sequence[GpuLease] = (),
 ) -> Leases:
-    """So many engines of a model until `held` is closed; nothing is started yet.
+    """An engine of a model for each of the wishes until `held` is closed; nothing is started yet.
 
-    Each has GPUs of its own among those that are `there` and not `taken`; without any, they share the CPU.
-    One alone takes what it wishes. Raises as `engine_lease`, and ConfigError where they do not fit or would
-    differ.
+    Raises as `engine_lease`, and ConfigError where they would differ.
     """
-    if count == 1:
-        return (await held.enter_async_context(lease(model, wishes)),)
+    if len(wishes) == 1:
+        return (await held.enter_async_context(lease(model, wishes[0])),)
     leases: list[EngineLease] = []
-    for number in range(1, count + 1):
-        held_by = [*taken, *(each.wishes.gpus for each in leases)]
-        apart = with_gpus_left(model, wishes, there, held_by) if there else wishes
-        if apart is None:
-            raise ConfigError(
-                f"--replicas {count}: each takes {gpus_taken(model, wishes)} of the {len(there)} GPUs here: "
-                f"{len(leases)} fit."
-            )
+    for number, each in enumerate(wishes, 1):
         titled = lease(
             model,
-            apart,
+            each,
             joins=False,
             title=f"{model.name}, replica {number}",
             say=partial(_say_of, say, number),

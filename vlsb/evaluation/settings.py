@@ -24,7 +24,6 @@ from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.lease import Leases, MayInstall
 from vlsb.engines.plan import GpuLease
-from vlsb.engines.preflight import with_gpus_left
 from vlsb.engines.registry import ServerRecord
 from vlsb.errors import (
     ConfigError,
@@ -34,7 +33,14 @@ from vlsb.errors import (
     UnreachableError,
     VlsbError,
 )
-from vlsb.evaluation.leasing import Lease, engine_wishes, judge_wishes, lease_for, lease_replicas
+from vlsb.evaluation.leasing import (
+    Lease,
+    engine_wishes,
+    judge_wishes,
+    lease_for,
+    lease_replicas,
+    wishes_of_replicas,
+)
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
 from vlsb.evaluation.protocol import judge_settings, safe_name
@@ -169,7 +175,8 @@ async def open_target(
             there = (await in_thread(lambda _: list_gpus(environment))).checked().gpus if count > 1 else ()
             # Only a single engine can be kept.
             kept = partial(lease, is_kept=options.keep_server)
-            leases = await lease_replicas(kept, model, wishes, count, there, held, say=say)
+            apart = wishes_of_replicas(model, wishes, count, there, environment) or []
+            leases = await lease_replicas(kept, model, apart, held, say=say)
             resolved = resolved.on_engines(leases)
         else:
             await _require_one_model(resolved, options, say)
@@ -283,10 +290,9 @@ async def _lease_judges(
         if hosted:
             joined = [await held.enter_async_context(lease(model, wishes, hosted=each)) for each in hosted]
             return resolved.with_judge(name, tuple(joined), is_alone=False)
-        beside = with_gpus_left(model, wishes, there, taken)
-        leases = await lease_replicas(
-            lease, model, beside or wishes, count, there, held, say=say, taken=taken if beside else ()
-        )
+        beside = wishes_of_replicas(model, wishes, count, there, environment, taken)
+        apart = beside or wishes_of_replicas(model, wishes, count, there, environment) or []
+        leases = await lease_replicas(lease, model, apart, held, say=say)
         if beside is not None:
             taken += [engine.wishes.gpus for engine in leases]
         else:
@@ -753,11 +759,22 @@ def model_name(options: RunOptions) -> str:
 
 
 async def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
-    """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several."""
-    endpoint = _hosted_endpoint(options, "the only model")
-    credentials = load_credentials(endpoint, environment)
-    party = Party("target", replace(endpoint, model=""))
-    names = await list_models(party, credentials, ca_bundle=options.ca_bundle)
+    """The one model that the endpoint at `--base-url` lists; ConfigError if it lists none or several.
+
+    Of several addresses the first that answers is asked.
+    """
+    names: list[str] = []
+    for number in range(len(options.base_url)):
+        endpoint = _hosted_endpoint(options, "the only model", number)
+        credentials = load_credentials(endpoint, environment)
+        party = Party("target", replace(endpoint, model=""))
+        try:
+            names = await list_models(party, credentials, ca_bundle=options.ca_bundle)
+        except UnreachableError:
+            if number + 1 < len(options.base_url):
+                continue
+            raise
+        break
     if len(names) != 1:
         raise ConfigError(
             f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",

@@ -8,7 +8,7 @@ import pytest
 
 from vlsb.engines.hardware import parse_gpus, visible_gpus
 from vlsb.engines.plan import GpuLease, Wishes
-from vlsb.engines.preflight import with_free_gpus, with_gpus_left
+from vlsb.engines.preflight import wishes_apart, with_free_gpus
 from vlsb.models.profile import NEWER
 
 # index, uuid, memory.total, memory.free, driver_version, name; as `nvidia-smi` prints them without units.
@@ -94,10 +94,10 @@ def test_an_engine_beside_others_gets_a_gpu_that_none_of_them_may_use(
 ) -> None:
     leases = [GpuLease(each) for each in taken]
 
-    found = with_gpus_left(NEWER["qwen3_vl"], Wishes(), parse_gpus(listing), leases)
+    found = wishes_apart(NEWER["qwen3_vl"], Wishes(), parse_gpus(listing), leases)
 
     assert found is not None
-    assert found.gpus.entries == entries
+    assert [each.gpus.entries for each in found] == [entries]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,86 @@ def test_without_enough_gpus_left_it_waits_for_its_turn(
     leases = [GpuLease(each) for each in taken]
 
     assert (
-        with_gpus_left(NEWER["qwen3_vl"], Wishes(tensor_parallel_size=count), parse_gpus(listing), leases)
+        wishes_apart(NEWER["qwen3_vl"], Wishes(tensor_parallel_size=count), parse_gpus(listing), leases)
         is None
     )
+
+
+# Replicas: engines of one model side by side.
+
+SLICES = "MIG-7d1f9c5e-0000-0000-0000-000000000000", "MIG-8e2f9c5e-0000-0000-0000-000000000000"
+UUIDS = tuple(f"GPU-{number:08x}-0000-0000-0000-000000000000" for number in range(8))
+
+
+def apart(
+    machine: str, count: int, *, inherited: str | None = None, **wishes: Any
+) -> list[str | None] | None:
+    """What CUDA_VISIBLE_DEVICES each of so many replicas gets."""
+    there = visible_gpus(parse_gpus(machine), inherited)
+    found = wishes_apart(NEWER["qwen3_vl"], Wishes(**wishes), there, count=count, inherited=inherited)
+    return None if found is None else [each.gpus.variable for each in found]
+
+
+@pytest.mark.parametrize(
+    ("machine", "count", "wishes", "found"),
+    [
+        (TWO_L4, 2, {}, ["0", "1"]),
+        # The freest first, the busy ones last.
+        (EIGHT_H100, 3, {}, ["1", "2", "4"]),
+        (EIGHT_H100, 8, {}, ["1", "2", "4", "5", "7", "3", "0", "6"]),
+        (EIGHT_H100, 2, {"tensor_parallel_size": 2}, ["1,2", "4,5"]),
+        (EIGHT_H100, 2, {"tensor_parallel_size": 4}, ["1,2,4,5", "0,3,6,7"]),
+        (EIGHT_H100, 2, {"engine_options": ("--pipeline-parallel-size", "2")}, ["1,2", "4,5"]),
+        # Without a GPU they share the CPU.
+        ("", 2, {}, [None, None]),
+        # What the user names is shared out, and nothing beside it.
+        (EIGHT_H100, 2, {"gpus": GpuLease(("0", "3"))}, ["0", "3"]),
+        (EIGHT_H100, 2, {"gpus": GpuLease((UUIDS[6], UUIDS[0]))}, [UUIDS[6], UUIDS[0]]),
+        (TWO_L4, 2, {"gpus": GpuLease(("1", "0"))}, ["1", "0"]),
+        (
+            EIGHT_H100,
+            2,
+            {"gpus": GpuLease(("0", "1", "2", "3")), "tensor_parallel_size": 2},
+            ["0,1", "2,3"],
+        ),
+        (ONE_A10, 2, {"gpus": GpuLease(SLICES)}, list(SLICES)),
+        (TWO_L4, 1, {"gpus": GpuLease(("0", "1"))}, ["0,1"]),
+    ],
+)
+def test_each_replica_has_gpus_of_its_own(
+    machine: str, count: int, wishes: dict[str, Any], found: list[str | None]
+) -> None:
+    assert apart(machine, count, **wishes) == found
+
+
+@pytest.mark.parametrize(
+    ("inherited", "found"),
+    [("0,3,6", ["3", "0"]), (f"{UUIDS[6]},{UUIDS[3]}", ["3", "6"]), (",".join(SLICES), list(SLICES))],
+)
+def test_replicas_share_out_what_a_scheduler_gave(inherited: str, found: list[str]) -> None:
+    assert apart(EIGHT_H100, 2, inherited=inherited) == found
+
+
+@pytest.mark.parametrize(
+    ("machine", "count", "inherited", "wishes"),
+    [
+        (ONE_A10, 2, None, {}),
+        (EIGHT_H100, 2, "3", {}),
+        (EIGHT_H100, 2, SLICES[0], {}),
+        (EIGHT_H100, 3, None, {"gpus": GpuLease(("0", "1"))}),
+        (EIGHT_H100, 2, None, {"gpus": GpuLease(("0", "1", "2")), "tensor_parallel_size": 2}),
+    ],
+)
+def test_replicas_never_share_a_gpu(
+    machine: str, count: int, inherited: str | None, wishes: dict[str, Any]
+) -> None:
+    assert apart(machine, count, inherited=inherited, **wishes) is None
+
+
+def test_replicas_beside_an_engine_leave_its_gpu_to_it() -> None:
+    there, taken = parse_gpus(EIGHT_H100), [GpuLease(("0", "2"))]
+
+    found = wishes_apart(NEWER["qwen3_vl"], Wishes(gpus=GpuLease(("0", "1", "3"))), there, taken, count=2)
+
+    assert found is not None
+    assert [each.gpus.variable for each in found] == ["1", "3"]
