@@ -24,6 +24,7 @@ from vlsb.judging.guards import phrases_sha256
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.providers import address_for_manifest
 from vlsb.records import Untrusted
+from vlsb.store.manifest import ADDRESS_SEPARATOR
 
 DIFFERENCES = (
     "judge max_tokens is 512 (the official 128 cuts the explanation; the label comes first)",
@@ -72,10 +73,10 @@ def judge_settings(judge: JudgeSetup) -> dict[str, Any]:
 
 def _common(settings: ModelSettings) -> dict[str, Any]:
     endpoint, sampling = settings.endpoint, settings.sampling
-    addresses = dict.fromkeys(map(address_for_manifest, sorted(settings.base_urls)))
+    addresses = sorted({address_for_manifest(url) for url in settings.base_urls})
     return {
         "model": endpoint.model,
-        "address": ", ".join(addresses),
+        "address": ADDRESS_SEPARATOR.join(addresses),
         # The names only: their values are secrets.
         "headers": sorted(name.lower() for name, _ in endpoint.headers),
         "system_prompt": settings.system_prompt,

@@ -31,6 +31,8 @@ SCHEMA = 2
 _READ_SCHEMAS = (1, SCHEMA)
 IMPORTED_FROM = "imported.from"
 """The setting that says which program's file a run's responses, or a judge's verdicts, come from."""
+ADDRESS_SEPARATOR = ", "
+"""Between the addresses of replicas in the setting that says where a model was asked."""
 _SHOWN_DIFFERENCES = 8
 # Where the samples begin, as `manifest_text` writes it; what stands before is a few kilobytes.
 _SAMPLES, _MOST_OF_A_HEAD = b'\n "samples": [', 256 * 1024
@@ -160,6 +162,13 @@ class Manifest:
             changed = [*there, entry]
         return replace(self, guards=changed) if entry.is_guard else replace(self, judges=changed)
 
+    def with_addresses_of(self, old: Manifest) -> Manifest:
+        """This manifest with the old one's addresses of the target, where its own are some of those."""
+        asked, before = _addresses(self.settings), _addresses(old.settings)
+        if not asked or not set(asked) <= set(before):
+            return self
+        return replace(self, settings={**self.settings, "address": old.settings["address"]})
+
     def with_prices(self, given: PriceTable) -> Manifest:
         """This manifest with what the given prices say of its models, in the place of what it had of them."""
         asked = (self.settings, *(entry.settings for entry in (*self.judges, *self.guards)))
@@ -174,9 +183,18 @@ class Manifest:
 
 
 def asked_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
-    """Who was asked, as far as stored settings tell; None for whoever is no endpoint."""
-    model, address = settings.get("model"), settings.get("address")
-    return Endpoint(model, address) if isinstance(model, str) and isinstance(address, str) else None
+    """Who was asked, as far as stored settings tell; None for whoever is no endpoint.
+
+    Of several addresses it is the first.
+    """
+    model, addresses = settings.get("model"), _addresses(settings)
+    return Endpoint(model, addresses[0]) if isinstance(model, str) and addresses else None
+
+
+def _addresses(settings: Mapping[str, Any]) -> list[str]:
+    """Where a model was asked: one address, or those of its replicas."""
+    found = settings.get("address")
+    return found.split(ADDRESS_SEPARATOR) if isinstance(found, str) else []
 
 
 def manifest_text(manifest: Manifest) -> str:

@@ -395,9 +395,11 @@ def _lock_while_opening(directory: Path) -> Iterator[FileLock]:
 def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
     """Check that a resume asks for the same thing, and take over a larger selection or more epochs.
 
-    A judge that has answered nothing yet gives way to another one.
+    A judge that has answered nothing yet gives way to another one, and of several addresses of one target
+    some may be left out.
     """
     stored = state.manifest
+    manifest = manifest.with_addresses_of(stored)
     old = replace(stored, judges=list(_judges(state, manifest.own_judge)))
     accepts = manifest.accepts_changed_images
     sent = () if accepts else sent_images(state)

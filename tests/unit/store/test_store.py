@@ -285,6 +285,33 @@ def test_what_another_process_stored_meanwhile_is_not_written_over(
     assert list(load_state(tmp_path / "run").responses) == [Key(0, 1)]
 
 
+BOTH = {"model": "m", "address": "https://a.example/v1, https://b.example/v1"}
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_resume_may_leave_out_addresses_of_a_target_and_the_run_keeps_them(
+    tmp_path: Path, epochs: int
+) -> None:
+    store = opened(tmp_path / "run", make_manifest(settings=BOTH))
+    store.add_response(make_response(0))
+    close(store)
+    one_left = make_manifest(settings=BOTH | {"address": "https://b.example/v1"}, epochs=epochs)
+
+    close(opened(tmp_path / "run", one_left, is_resume=True))
+
+    assert read_manifest(tmp_path / "run").settings == BOTH
+
+
+def test_a_resume_at_an_address_that_the_run_did_not_name_is_refused(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run", make_manifest(settings=BOTH))
+    store.add_response(make_response(0))
+    close(store)
+    another = make_manifest(settings=BOTH | {"address": "https://a.example/v1, https://c.example/v1"})
+
+    with pytest.raises(RunMismatchError):
+        opened(tmp_path / "run", another, is_resume=True)
+
+
 @pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), ({"a": [0]}, {"a": [False]})])
 def test_a_judge_asked_with_true_is_not_the_one_asked_with_1(
     tmp_path: Path, old: object, new: object
