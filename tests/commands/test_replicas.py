@@ -20,7 +20,8 @@ from tests.support.command import Desk
 from tests.support.endpoint import asked, labelling, sample_of
 from tests.support.fake_engine import events
 from tests.support.waiting import DEADLINE_S
-from vlsb.simulator import Action, Hangup, Request, SimulatorThread
+from vlsb.endpoints.retry import ENDED_ALIKE_LIMIT
+from vlsb.simulator import Action, Hangup, Request, SimulatorThread, error
 
 SAMPLES = 24
 NAMES = ("target-model", "judge-model")
@@ -105,6 +106,49 @@ def test_one_that_dies_in_the_middle_is_left_out_and_its_samples_go_to_the_other
     assert "the others take over" in ended.err
     assert stored(desk.run_dir) == Counter(range(SAMPLES))
     assert desk.report()[0]["judged"] == SAMPLES
+
+
+def test_one_that_rejects_whatever_it_is_asked_does_not_get_the_whole_run(tmp_path: Path) -> None:
+    """It answers at once, so that it always has the fewest requests in flight."""
+    desk, label = Desk(tmp_path, 80), labelling()
+
+    def rejecting(request: Request) -> Action:
+        return error(400, code="context_length_exceeded") if len(one.completions) > 2 else label(request)
+
+    with (
+        SimulatorThread(rejecting, model_names=NAMES) as one,
+        SimulatorThread(label, model_names=NAMES) as two,
+    ):
+        ended = desk.run(one, *together(one, two), "--max-connections", "4", judge=two)
+        again = desk.run(two, *together(two), "--resume", judge=two)
+
+    assert ended.code == 4, ended.err
+    assert "is not asked any more (GapsError)" in ended.err
+    assert "samples have no verdict" in ended.errors[0]
+    assert (again.code, desk.report()[0]["judged"]) == (0, 80), again.err
+    assert len(asked(one.completions, judge=False)) <= 2 + ENDED_ALIKE_LIMIT + 4
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (error(401, code="invalid_api_key"), "AuthenticationError"),
+        (error(404, code="model_not_found"), "Unknown"),
+    ],
+)
+def test_one_that_refuses_to_serve_is_left_out_and_the_other_ends_the_run(
+    desk: Desk, refused: Action, said: str
+) -> None:
+    label = labelling()
+    with (
+        SimulatorThread(lambda _: refused, model_names=NAMES) as one,
+        SimulatorThread(label, model_names=NAMES) as two,
+    ):
+        ended = desk.run(one, *together(one, two), judge=two)
+
+    assert ended.code == 0, ended.err
+    assert f"is not asked any more ({said}" in ended.err
+    assert stored(desk.run_dir) == Counter(range(SAMPLES))
 
 
 def test_an_address_that_does_not_answer_at_the_start_is_said_and_does_without(desk: Desk) -> None:
@@ -202,6 +246,9 @@ def test_a_sample_that_kills_engines_kills_one_of_them_only(local_desk: LocalDes
     assert local_desk.summary()["judged"] == LOCAL_SAMPLES - 1
     # Two to begin with, and one of them twice again.
     assert len(events(local_desk.record, "start")) == 4
+    lines = (local_desk.folder / "outputs" / "llava_hf" / "events.jsonl").read_text().splitlines()
+    restarts = [each for each in map(json.loads, lines) if each["kind"] == "engine_restart"]
+    assert len({(each["replica"], each["address"]) for each in restarts}) == 1
     local_desk.gone()
 
 

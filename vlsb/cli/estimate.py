@@ -80,7 +80,7 @@ def _model(
     most_tokens: int,
 ) -> Iterator[str]:
     yield ""
-    yield f"{stage}  {settings.endpoint.model} at {settings.endpoint.base_url}"
+    yield f"{stage}  {settings.endpoint.model} at {', '.join(settings.base_urls)}"
     order = "text, then image" if stage == "target" else "image, then the judge's template"
     yield f"  sends     system prompt, {order}; at most {most_tokens} tokens back"
     yield f"  requests  {left:,}"

@@ -20,7 +20,7 @@ from vlsb.endpoints.connections import Phase
 from vlsb.endpoints.engine_guard import Fate
 from vlsb.endpoints.faults import Decision, Fault
 from vlsb.endpoints.headers import NamedLimit
-from vlsb.endpoints.replica import Pass, Replica
+from vlsb.endpoints.replica import Obstacle, Pass, Replica
 from vlsb.endpoints.retry import Attempts
 from vlsb.endpoints.timings import HeadOfLine, Timings, Wait
 from vlsb.endpoints.traffic import Event, RunContext
@@ -126,6 +126,8 @@ class Admission:
         self._samples = 0
         self._undecided = 0
         self._others_changed = asyncio.Event()
+        # Those that were not given up: never empty.
+        self._left = list(self.replicas)
         for number, replica in enumerate(self.replicas, 1):
             replica.join(self._wake, number if len(self.replicas) > 1 else None)
 
@@ -137,11 +139,11 @@ class Admission:
     @property
     def is_down(self) -> bool:
         """Whether the model is taken to be down, wherever it can be asked."""
-        return all(replica.is_down for replica in self._left())
+        return all(replica.is_down for replica in self._left)
 
     def state(self) -> AdmissionState:
         """Where the model stands now."""
-        left = self._left()
+        left = self._left
         up = [replica for replica in left if not replica.is_down] or left
         rates = [replica.account.rates for replica in left]
         return AdmissionState(
@@ -165,26 +167,33 @@ class Admission:
 
     # Choosing.
 
-    def _left(self) -> list[Replica]:
-        """The replicas that were not given up; all of them where none is left."""
-        return [replica for replica in self.replicas if replica.set_aside is None] or list(self.replicas)
+    def _bound_to(self, attempts: Attempts) -> list[Replica]:
+        """The replica whose engine may have died of a request: it goes there again, and endangers no other.
+
+        Empty for any other request, and where that replica was given up.
+        """
+        if attempts.suspected_at is None:
+            return []
+        return [replica for replica in self._left if replica is attempts.suspected_at]
 
     def _choices(self, attempts: Attempts) -> list[Replica]:
-        """Where an attempt may go. Raises what the last replica was given up for.
+        """Where an attempt may go."""
+        return self._bound_to(attempts) or self._left
 
-        A request that may have killed an engine goes to that one again, alone, and endangers no other.
-        """
-        left = self._left()
-        if (error := left[0].set_aside) is not None:
-            raise error
-        bound = [replica for replica in left if replica is attempts.suspected_at]
-        return bound or left
+    def has(self, replica: Replica) -> bool:
+        """Whether a replica was not given up."""
+        return replica in self._left
 
-    def _give_up(self, replica: Replica, error: VlsbError) -> None:
+    def is_last(self, replica: Replica) -> bool:
+        """Whether all others were given up."""
+        return self._left == [replica]
+
+    def give_up(self, replica: Replica, error: VlsbError) -> None:
         """Send nothing more to a replica. Raises the error if no other is left."""
-        if replica.set_aside is None:
-            if len(self._left()) == 1:
-                raise error
+        if self.is_last(replica):
+            raise error
+        if self.has(replica):
+            self._left = [each for each in self._left if each is not replica]
             replica.give_up(error)
 
     def pause_s(self, attempts: Attempts) -> float:
@@ -193,7 +202,7 @@ class Admission:
 
     def has_others(self, admitted: Pass) -> bool:
         """Whether there is another replica that is up, so that one that cannot be reached is just down."""
-        return any(each is not admitted.replica and not each.is_down for each in self._left())
+        return any(each is not admitted.replica and not each.is_down for each in self._left)
 
     # Waiting.
 
@@ -226,9 +235,13 @@ class Admission:
             if not await self._wait_for_engine(attempts):
                 return None
             engine_s += self._time.clock() - asked
+            if len(self.replicas) > 1 and self._bound_to(attempts):
+                # What it waits for concerns one replica: nobody who could go to another waits behind it.
+                admitted = await self._wait_for_a_chance(attempts, None)
+                continue
             await self._line.acquire(ahead=attempts.sent > 0)
             try:
-                admitted = await self._wait_at_the_head(attempts, head)
+                admitted = await self._wait_for_a_chance(attempts, head)
             finally:
                 head.waits_for(Wait.LOOP if self._line.is_awaited else Wait.NOTHING)
                 self._line.release()
@@ -257,7 +270,7 @@ class Admission:
                 try:
                     return await choices[0].guard.admit(request)
                 except ServerError as error:
-                    self._give_up(choices[0], error)
+                    self.give_up(choices[0], error)
             elif any(replica.guard.admits(request) for replica in choices):
                 return True
             else:
@@ -274,47 +287,60 @@ class Admission:
             await asyncio.gather(*waiting, return_exceptions=True)
         for task in done:
             if isinstance(error := task.exception(), ServerError):
-                self._give_up(waiting[task], error)
+                self.give_up(waiting[task], error)
             elif error is not None:
                 raise error
 
-    async def _wait_at_the_head(self, attempts: Attempts, head: HeadOfLine) -> Pass | None:
-        """Wait for one cause after the other; None if no engine's guard will have the request now."""
+    async def _wait_for_a_chance(self, attempts: Attempts, head: HeadOfLine | None) -> Pass | None:
+        """Wait for one cause after the other; None if no engine's guard will have the request now.
+
+        Of the `head` of the line it is noted what it waits for.
+        """
         while True:
             self.context.traffic.require_open()
-            choices = [each for each in self._choices(attempts) if each.guard.admits(attempts.request)]
-            if not choices:
-                return None
-            obstacles = self._obstacles(choices)
-            if free := [replica for replica, obstacle in obstacles.items() if obstacle is None]:
+            free, obstacles = self._look_around(attempts)
+            if free:
                 return self._least_loaded(free, attempts).depart(attempts)
-            if waits := [obstacle for obstacle in obstacles.values() if obstacle is not None]:
-                # A connection comes back first.
-                cause, wait_s = min(waits, key=lambda each: (each[0], each[1] or 0.0))
+            if not obstacles:
+                return None
+            # A connection comes back first.
+            cause, wait_s = min(obstacles.values(), key=lambda each: (each[0], each[1] or 0.0))
+            if head is not None:
                 head.waits_for(cause)
-                if len(self.replicas) == 1 and wait_s is not None:
-                    await self._time.sleep(wait_s)
-                else:
-                    patience = (each.probe_patience_s() for each in obstacles)
-                    ends = [s for s in (*patience, *(each[1] for each in waits)) if s is not None]
-                    self._changed.clear()
-                    # A probe that hangs does not keep the next one.
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(min(ends, default=None)):
-                            await self._changed.wait()
+            if len(self.replicas) == 1 and wait_s is not None:
+                await self._time.sleep(wait_s)
+            else:
+                patience = (each.probe_patience_s() for each in obstacles)
+                ends = [s for s in (*patience, *(each[1] for each in obstacles.values())) if s is not None]
+                self._changed.clear()
+                # A probe that hangs does not keep the next one.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(ends, default=None)):
+                        await self._changed.wait()
 
-    def _obstacles(self, choices: Sequence[Replica]) -> dict[Replica, tuple[Wait, float | None] | None]:
-        """What keeps a request from each replica, without those that are given up now: waiting is no use."""
-        found = {}
-        for replica in choices:
-            try:
-                found[replica] = replica.obstacle()
-            except GapsError as error:
-                self._give_up(replica, error)
-        return found
+    def _look_around(self, attempts: Attempts) -> tuple[list[Replica], dict[Replica, Obstacle]]:
+        """The replicas that would take a request now, and what keeps it from others whose guards have it.
+
+        One where waiting is no use is given up.
+        """
+        free, obstacles = [], {}
+        for replica in self._choices(attempts):
+            if replica.guard.admits(attempts.request):
+                try:
+                    obstacle = replica.obstacle()
+                except GapsError as error:
+                    self.give_up(replica, error)
+                    continue
+                if obstacle is None:
+                    free.append(replica)
+                else:
+                    obstacles[replica] = obstacle
+        return free, obstacles
 
     def _least_loaded(self, free: Sequence[Replica], attempts: Attempts) -> Replica:
         """The one with fewest requests in flight; a request that failed tries another first."""
+        if len(free) == 1:
+            return free[0]
         return min(free, key=lambda each: (each is attempts.replica, each.in_flight, each.sent))
 
     async def make_room(self, attempts: Attempts, size: int) -> Callable[[], None]:
@@ -364,7 +390,7 @@ class Admission:
                 try:
                     replica.count_refusal(admitted, result)
                 except GapsError as error:
-                    self._give_up(replica, error)
+                    self.give_up(replica, error)
                 self._wake_undecided()
                 return False
             if not is_served and result.is_retryable and not result.is_a_reply:
@@ -407,7 +433,7 @@ class Admission:
         try:
             fate = await admitted.replica.guard.fate(attempts.request)
         except ServerError as error:
-            self._give_up(admitted.replica, error)
+            self.give_up(admitted.replica, error)
             fate = Fate.LOST
         attempts.extend(self._time.clock() - began)
         if fate is Fate.LOST:
@@ -417,7 +443,7 @@ class Admission:
     async def is_to_blame(self, attempts: Attempts) -> bool:
         """Whether a sample without an attempt left has failed by itself: others are answered where it failed.
 
-        False when that is down: then the sample waits and is sent again, with all its attempts. A sample
+        False when that is down or gone: then the sample is sent again, with all its attempts. A sample
         with no other beside it cannot be told from an outage, and keeps to its attempts.
         """
         replica = attempts.replica
@@ -426,7 +452,7 @@ class Admission:
         answers, outages = health.answers, health.outages
         self._undecided += 1
         try:
-            while not replica.is_down and (health.answers, health.outages) == (answers, outages):
+            while self._may_answer(replica) and (health.answers, health.outages) == (answers, outages):
                 if self._undecided >= self._samples:
                     self.context.observe(Event("alone", self._stage, attempts.sample_id, health.code))
                     return True
@@ -435,7 +461,10 @@ class Admission:
         finally:
             self._undecided -= 1
         attempts.extend(self._time.clock() - began)
-        return not replica.is_down and health.outages == outages
+        return self._may_answer(replica) and health.outages == outages
+
+    def _may_answer(self, replica: Replica) -> bool:
+        return self.has(replica) and not replica.is_down
 
     def _wake(self) -> None:
         """Wake the head of the line, and whoever waits for what becomes of others."""

@@ -35,10 +35,10 @@ from vlsb.endpoints.faults import (
 from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.replica import Pass, Replica
 from vlsb.endpoints.request import OPTIONAL_FIELDS, Dialect, Draft
-from vlsb.endpoints.retry import Attempts, Ended, Rejections
+from vlsb.endpoints.retry import Attempts, Ended
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
-from vlsb.errors import ConfigError, ImageChangedError, ImageError, UnknownModelError, VlsbError
+from vlsb.errors import ConfigError, GapsError, ImageChangedError, ImageError, UnknownModelError, VlsbError
 from vlsb.records import THINKING_CUT, Completion, Key, Untrusted, is_cut
 
 # What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
@@ -89,7 +89,8 @@ class EndpointClient:
         self._thinking_tokens = thinking_tokens
         self._context = admission.context
         self._time = admission.context.time
-        self._rejections = Rejections(str(party))
+        # Where samples ended that brought no answer, until that is stored.
+        self._ended_at: dict[int, Replica] = {}
 
     async def complete(self, compose: Compose, *, key: Key, sends_schema: bool = False) -> Completion | Ended:
         """The completion for a response or about one, or how it ended without one.
@@ -101,6 +102,8 @@ class EndpointClient:
         with self.admission.sample():
             found = await self._complete(compose, attempts, sends_schema=sends_schema)
         self.timings.total.add(self._time.clock() - began)
+        if isinstance(found, Ended) and isinstance(attempts.replica, Replica):
+            self._ended_at[key.sample_id] = attempts.replica
         return found
 
     async def _complete(
@@ -121,8 +124,8 @@ class EndpointClient:
             if outcome is None or self._adapt(outcome, sends_schema=sends_schema):
                 continue
             if outcome.fault is Fault.RUN_FATAL:
-                traffic.is_doomed = True
-                raise await self._fatal(outcome, attempts)
+                await self._give_up(outcome, attempts)
+                continue
             wait_s = await self._wait_before_retry(outcome, attempts)
             if wait_s is None:
                 return attempts.end(outcome)
@@ -134,9 +137,14 @@ class EndpointClient:
     def count_failure(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
         """Count a sample that ended in an error of this endpoint, once that is stored.
 
-        Raises GapsError when the endpoint keeps rejecting samples for the same reason.
+        A replica that keeps rejecting samples for the same reason is given up; the last one's GapsError is
+        raised.
         """
-        self._rejections.count(sample_id, fault, code, message)
+        replica = self._ended_at.pop(sample_id, self.admission.replicas[0])
+        try:
+            replica.rejections.count(sample_id, fault, code, message)
+        except GapsError as error:
+            self.admission.give_up(replica, error)
 
     async def _attempt(self, compose: Compose, attempts: Attempts) -> Completion | Decision | None:
         """What one request brought; None if it died with its engine and is to be sent again."""
@@ -191,7 +199,7 @@ class EndpointClient:
         attempts.usage += result.usage
         limits = named_limits(reply.headers, now=now) if isinstance(reply, httpx.Response) else ()
         if self.admission.report(admitted, result if isinstance(result, Decision) else result.usage, limits):
-            self._rejections.reset()
+            admitted.replica.rejections.reset()
         return result if isinstance(result, Decision) else self._completion(result, attempts, began)
 
     def _interpret(
@@ -222,6 +230,13 @@ class EndpointClient:
             image_sha256=attempts.checksums.image,
             flags=answer.flags,
         )
+
+    async def _give_up(self, decision: Decision, attempts: Attempts) -> None:
+        """Give up a replica that refuses everything. Raises what ends the run if no other is left."""
+        assert isinstance(attempts.replica, Replica)
+        if self.admission.has(attempts.replica):
+            self._context.traffic.is_doomed |= self.admission.is_last(attempts.replica)
+            self.admission.give_up(attempts.replica, await self._fatal(decision, attempts))
 
     async def _fatal(self, decision: Decision, attempts: Attempts) -> VlsbError:
         """What ends the run; for an unknown model or address with what the endpoint has instead."""

@@ -6,6 +6,7 @@ back, and be killed by the very sample it was answering.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -45,6 +46,9 @@ class EngineGuard:
     def has_killed(self, request: InFlight) -> bool:
         """Whether its sample kills the engine, so that it is never sent again."""
         return False
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever what `admits` says may have changed. It never does here."""
 
     def depart(self, request: InFlight) -> None:
         """The request is sent."""

@@ -20,12 +20,14 @@ from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.headers import NamedLimit
 from vlsb.endpoints.rates import Departure
-from vlsb.endpoints.retry import Attempts
+from vlsb.endpoints.retry import Attempts, Rejections
 from vlsb.endpoints.timings import Wait
 from vlsb.endpoints.traffic import Event, RunContext
 from vlsb.errors import OutageError, VlsbError
 from vlsb.records import Usage
 
+Obstacle = tuple[Wait, float | None]
+"""What a request has to wait for, and how many seconds; None for a change."""
 _CONCURRENCY = "concurren"
 _TOO_STEEP = "slow_down"
 
@@ -37,10 +39,15 @@ class Place(TypedDict, total=False):
     address: str
 
 
+def place_of(base_url: str, number: int | None) -> Place:
+    """Which of several replicas one is, as events say it; nothing for one that is alone."""
+    return {} if number is None else {"replica": number, "address": urlsplit(base_url).netloc}
+
+
 class Replica:
     """Where a model can be asked. `number` tells it from the others, None for one that is alone.
 
-    `set_aside` is why nothing is sent there any more.
+    `rejections` ends it where every sample ends for the same reason.
     """
 
     def __init__(
@@ -62,7 +69,7 @@ class Replica:
         self.number: int | None = None
         self.in_flight = 0
         self.sent = 0
-        self.set_aside: VlsbError | None = None
+        self.rejections = Rejections(str(party))
         self._context = context
         self._policy = context.policy
         self._clock = context.time.clock
@@ -75,21 +82,20 @@ class Replica:
     def join(self, on_change: Callable[[], None], number: int | None) -> None:
         """Become one of a model's: `on_change` is called when requests that wait may have a chance."""
         self._on_change, self.number = on_change, number
+        self.guard.watch(on_change)
 
     @property
     def place(self) -> Place:
-        """Which of several it is, as events say it; nothing for one that is alone."""
-        if self.number is None:
-            return {}
-        return {"replica": self.number, "address": urlsplit(self.party.endpoint.base_url).netloc}
+        """As `place_of`."""
+        return place_of(self.party.endpoint.base_url, self.number)
 
     @property
     def is_down(self) -> bool:
         """Whether it is taken to be down."""
         return self.health.down_since is not None
 
-    def obstacle(self) -> tuple[Wait, float | None] | None:
-        """What a request has to wait for, and how long; None seconds for a change.
+    def obstacle(self) -> Obstacle | None:
+        """What a request has to wait for; None if it may leave.
 
         Raises GapsError or OutageError when waiting is no use.
         """
@@ -206,7 +212,6 @@ class Replica:
 
     def give_up(self, error: VlsbError) -> None:
         """Nothing is sent to it any more: others are left."""
-        self.set_aside = error
         self._observe("replica_lost", code=type(error).__name__)
         self._on_change()
 

@@ -68,6 +68,7 @@ class Supervisor(EngineGuard):
         # Samples, not requests: another epoch asks the same.
         self._culprits: set[int] = set()
         self._change = asyncio.Event()
+        self._on_change: Callable[[], None] = lambda: None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[RunningServer]:
@@ -118,6 +119,10 @@ class Supervisor(EngineGuard):
     def has_killed(self, request: InFlight) -> bool:
         """Whether its sample was alone in flight when the engine died."""
         return request.sample_id in self._culprits
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever what `admits` says may have changed."""
+        self._on_change = on_change
 
     def depart(self, request: InFlight) -> None:
         """The request is sent."""
@@ -213,6 +218,7 @@ class Supervisor(EngineGuard):
         """Let everybody who waits for a change look again."""
         self._change.set()
         self._change = asyncio.Event()
+        self._on_change()
 
 
 async def _is_healthy(server: RunningServer) -> bool:

@@ -32,14 +32,14 @@ from vlsb.endpoints.connections import ConnectionLimit
 from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.rates import Caps
-from vlsb.endpoints.replica import Replica
+from vlsb.endpoints.replica import Replica, place_of
 from vlsb.endpoints.request import Dialect
 from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
 from vlsb.models.prices import Price
 from vlsb.records import Stage
 
 if TYPE_CHECKING:
-    from vlsb.engines.lease import Leases
+    from vlsb.engines.lease import EngineLease, Leases
 
 TARGET = "target"
 """The name of a session's target among its clients."""
@@ -159,7 +159,7 @@ async def _places(setup: ClientSetup) -> AsyncIterator[dict[str, list[Place]]]:
             for lease in leases:
                 held.push_async_callback(lease.leave)
             guards = await setup.unless_stopped(
-                _start(leases, partial(_observe_restart, setup.observe, _stage(name)))
+                _start(leases, partial(_observe_restart, setup.observe, _stage(name), leases))
             )
             places[name] = [
                 Place(lease.base_url, lease.credentials, guard)
@@ -168,13 +168,13 @@ async def _places(setup: ClientSetup) -> AsyncIterator[dict[str, list[Place]]]:
         yield places
 
 
-async def _start(leases: Leases, observe: Callable[[int], None]) -> list[EngineGuard]:
+async def _start(leases: Leases, observe: Callable[[EngineLease, int], None]) -> list[EngineGuard]:
     """All engines of a model, up. The first that does not start ends the others."""
     if len(leases) == 1:
-        return [await leases[0].guard(observe)]
+        return [await leases[0].guard(partial(observe, leases[0]))]
     try:
         async with asyncio.TaskGroup() as group:
-            starting = [group.create_task(lease.guard(observe)) for lease in leases]
+            starting = [group.create_task(lease.guard(partial(observe, lease))) for lease in leases]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [each.result() for each in starting]
@@ -190,8 +190,11 @@ def _stage(name: str) -> Stage:
     return "target" if name == TARGET else "judge"
 
 
-def _observe_restart(observe: Callable[[Event], None], stage: Stage, number: int) -> None:
-    observe(Event("engine_restart", stage, attempt=number))
+def _observe_restart(
+    observe: Callable[[Event], None], stage: Stage, leases: Leases, lease: EngineLease, restarts: int
+) -> None:
+    place = place_of(lease.base_url, leases.index(lease) + 1 if len(leases) > 1 else None)
+    observe(Event("engine_restart", stage, attempt=restarts, **place))
 
 
 @asynccontextmanager

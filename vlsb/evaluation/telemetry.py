@@ -70,7 +70,7 @@ class ModelTimings:
             rate_limited=state.rate_limited,
             connections=state.limit,
             ceiling=state.ceiling,
-            wanted=config.max_connections or MOST_CONNECTIONS,
+            wanted=config.max_connections or MOST_CONNECTIONS * state.replicas[1],
             alone_s=alone_s,
             limits={option: limit for option, limit in limits.items() if limit is not None},
             caps={"rpm": config.rpm, "tpm": config.tpm},
