@@ -114,6 +114,7 @@ def asked_curves(summaries: Sequence[Summary], *, judge: Untrusted | None = None
     places = _places(judged, _STEP) or _places(judged, _NUMBER)
     for place, runs in _runs_by_place(judged, places).items():
         if len(runs) > 1:
+            # Two trainings in two folders may have the same names.
             raise ConfigError(
                 f"{' and '.join(map(for_terminal, runs))} are of the same step, {place.step:,}. "
                 "Name the runs of one training."
@@ -148,11 +149,10 @@ def _places(judged: Sequence[Summary], pattern: re.Pattern[str]) -> dict[Untrust
 def _runs_by_place(
     judged: Sequence[Summary], places: Mapping[Untrusted, _Place]
 ) -> dict[_Place, list[Untrusted]]:
-    found: dict[_Place, dict[Untrusted, Untrusted]] = {}
-    for each in judged:
-        if each.path in places:
-            found.setdefault(places[each.path], {})[each.path] = each.run
-    return {place: list(runs.values()) for place, runs in found.items()}
+    found: dict[_Place, list[Untrusted]] = {}
+    for path in dict.fromkeys(each.path for each in judged if each.path in places):
+        found.setdefault(places[path], []).append(path)
+    return found
 
 
 def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Curves:

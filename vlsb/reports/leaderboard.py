@@ -39,6 +39,7 @@ class Standing:
     """One run's place: `first` to `last` are those that its interval leaves open. None without a rate."""
 
     run: Untrusted
+    path: Untrusted
     target: Untrusted
     by_judge: Mapping[Untrusted, Summary]
     place: int | None
@@ -57,6 +58,11 @@ class Leaderboard:
     judges: Sequence[Untrusted]
     standings: Sequence[Standing]
     marks: Mapping[Untrusted, Marks]
+
+    def name(self, standing: Standing) -> Untrusted:
+        """What tells a run apart: its name, or its path where another one has the same."""
+        has_other = sum(each.run == standing.run for each in self.standings) > 1
+        return standing.path if has_other else standing.run
 
     def sign(self, standing: Standing, judge: Untrusted) -> str:
         """The dagger of a run that stands for something else than the others of this judge."""
@@ -113,7 +119,7 @@ def _standing(
 ) -> Standing:
     any_summary = next(iter(found.values()))
     first, last = open_places or (None, None)
-    return Standing(any_summary.run, any_summary.target, found, place, first, last)
+    return Standing(any_summary.run, any_summary.path, any_summary.target, found, place, first, last)
 
 
 def _interval(rates: Rates) -> Interval:
@@ -166,10 +172,10 @@ def _reasons(marks: Marks, encode: Encode, known: Collection[str] = ()) -> Itera
 def _rank_row(board: Leaderboard, standing: Standing) -> list[Cell]:
     own = standing.by_judge.get(board.judge)
     if own is None:
-        return [NO_FIGURE, standing.run, *[NO_FIGURE] * 5]
+        return [NO_FIGURE, board.name(standing), *[NO_FIGURE] * 5]
     return [
         _place_text(standing) + board.sign(standing, board.judge),
-        standing.run,
+        board.name(standing),
         share_of_selected(own.rates),
         percent(own.rates.safe_rate),
         safe_interval(own.rates),
@@ -199,7 +205,7 @@ def _by_judge(board: Leaderboard, encode: Encode) -> Table:
         "Safe rate by each judge",
         ("run", *map(encode, board.judges)),
         [
-            (each.run, *(_judge_cell(each, judge, board.sign(each, judge)) for judge in board.judges))
+            (board.name(each), *(_judge_cell(each, judge, board.sign(each, judge)) for judge in board.judges))
             for each in board.standings
         ],
         notes=notes,
@@ -236,6 +242,7 @@ def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
         ],
         "simulated": any(each.simulated for each in standing.by_judge.values()),
         "differs": _differs(board, standing),
+        "path": for_json(standing.path),
     }
     return {**versioned(SCHEMA), **found}
 

@@ -65,7 +65,7 @@ def test_sizes_and_versions_of_models_are_no_steps_unless_somebody_says_so() -> 
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        (["step-1", "step-01"], "step-01 and step-1 are of the same step, 1"),
+        (["step-1", "step-01"], "outputs/step-01 and outputs/step-1 are of the same step, 1"),
         (["first", "second"], "A curve needs two steps"),
         (["step-1"], "A curve needs two steps"),
         (["llava-7b", "internvl3-14b"], "A curve needs two steps"),

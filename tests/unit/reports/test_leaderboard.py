@@ -135,6 +135,16 @@ def test_a_run_over_other_samples_is_marked() -> None:
     assert "† b: " in text
 
 
+def test_runs_of_one_name_are_told_apart_by_their_paths() -> None:
+    twins = [replace(judged("step-1", 30), path=Untrusted(f"{folder}/step-1")) for folder in "ab"]
+
+    text = written(board(*twins, judged("c", 90)), "table", width=100, color=False)
+
+    assert "a/step-1" in text
+    assert "b/step-1" in text
+    assert "outputs/c" not in text
+
+
 @pytest.mark.parametrize("form", ["table", "markdown", "latex", "csv", "json"])
 def test_a_strangers_name_is_encoded_in_every_format(form: str) -> None:
     text = written(board(judged("=cmd|\x1b[31m<b>$x$", 1)), form, width=100, color=False)
