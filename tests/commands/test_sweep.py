@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -306,6 +307,62 @@ def test_the_papers_plan_is_shown_with_what_it_leaves_out(vlsb: Vlsb) -> None:
     assert not (vlsb.directory / "outputs").exists()
 
 
+def row_of(shown: str, cell: str) -> list[str]:
+    """The figures of a cell in the table of `--dry-run`."""
+    (line,) = [line for line in shown.splitlines() if line.startswith(f"{cell} ")]
+    return line.removeprefix(cell).split()
+
+
+def test_a_dry_run_of_a_new_plan_says_what_is_left_and_what_it_assumes(
+    vlsb: Vlsb, tmp_path: Path, data: Path
+) -> None:
+    strange = {"model": "m1", "base-url": "https://models.example.org/v1", "api-key-env": "CANARY_KEY"}
+    plan = write_plan(tmp_path, None, data=data, models=["gpt-4o", strange], judges=["gpt-4o"], epochs=2)
+
+    shown = vlsb("sweep", plan, "--dry-run")
+
+    assert shown.code == 0, shown.err
+    # 24 responses and as many labels, of 1,200 tokens in for $2.50 a million and 128 out for $10.
+    assert row_of(shown.out, "gpt-4o") == ["24", "48", "~$0.21", "waiting"]
+    assert row_of(shown.out, "m1") == ["24", "48", "unknown", "waiting"]
+    assert "if a request takes 1,200 tokens in and 128 out" in " ".join(shown.out.split())
+    assert "unknown for 1 model of these cells" in " ".join(shown.out.split())
+    assert "Prices of 2026-03-01, from https://" in shown.out
+    assert "Times are unknown" in shown.out
+
+
+def test_a_dry_run_forecasts_the_rest_from_what_was_answered(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    """By its own tokens for a cell that has begun, by the judge's in other cells for one that has not."""
+    judge = {"judge": "gpt-4o", "judge-base-url": target.base_url, "judge-api-key-env": "CANARY_KEY"}
+    begun = {**hosted_at(target, "gpt-4o"), "limit": 6}
+    done = {**hosted_at(target, "gpt-4o"), "name": "done"}
+    first = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[begun, done], judges=[judge]))
+    assert first.code == 0, first.err
+    models = ["gpt-4o", {"model": "gpt-4o", "name": "done"}, {"model": "demo", "name": "new"}]
+
+    plan = write_plan(tmp_path, None, data=data, models=models, judges=["gpt-4o"])
+    shown = vlsb("sweep", plan, "--dry-run")
+
+    run = tmp_path / "sweep" / "gpt-4o"
+    of_target, of_judge = (
+        fmean(
+            (2.5 * each["input_tokens"] + 10 * each["output_tokens"]) / 1e6
+            for line in path.read_text().splitlines()
+            for each in [json.loads(line)["usage"]]
+        )
+        for path in (run / "responses.jsonl", *(run / "verdicts").glob("*.jsonl"))
+    )
+    left, requests, cost, spent, _, state = row_of(shown.out, "gpt-4o")
+    assert (left, requests, state) == ("6", "12", "waiting")
+    assert float(cost[1:]) == pytest.approx(6 * (of_target + of_judge), abs=1e-4)
+    assert spent == "0:01"
+    assert row_of(shown.out, "done (gpt-4o)") == ["0", "done"]
+    assert float(row_of(shown.out, "new (demo)")[2][1:]) == pytest.approx(12 * of_judge, abs=1e-4)
+    assert "by what was answered so far" in " ".join(shown.out.split())
+
+
 # Engines.
 
 
@@ -373,7 +430,7 @@ def test_a_model_too_large_for_one_gpu_is_shared_by_two_and_stays_so(
     later = swept(80, 2)
     elsewhere = swept(6, 3, "--slurm", "--dry-run")
 
-    assert shown.out.split("waiting")[0].split()[-2] == "2", shown.out
+    assert row_of(shown.out, "ckpt")[0] == "2"
     assert (first.code, later.code) == (0, 0), first.err + later.err
     assert "started on GPU 0,1" in first.err
     starts = [event["argv"] for event in events(local.record, "start")]

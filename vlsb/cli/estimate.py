@@ -130,11 +130,12 @@ def _forecast(costs: Iterable[float | None], left: int, weights: Sequence[float]
 def cost_text(now: Forecast | None, batch: Forecast | None) -> str:
     if now is None:
         return "unknown: the endpoint reports no usage"
-    as_batch = "the price of a batch is unknown" if batch is None else f"as a batch {_amount(batch)}"
-    return f"about {_amount(now)}; {as_batch}"
+    as_batch = "the price of a batch is unknown" if batch is None else f"as a batch {amount(batch)}"
+    return f"about {amount(now)}; {as_batch}"
 
 
-def _amount(found: Forecast) -> str:
+def amount(found: Forecast) -> str:
+    """Return `$1.20 (95 %: $1.10 to $1.31)`, or without ends where there are none."""
     if found.low is None or found.high is None:
         return dollars(found.total)
     return f"{dollars(found.total)} (95 %: {dollars(found.low)} to {dollars(found.high)})"
@@ -148,12 +149,13 @@ def _together(costs: Sequence[_Costs | None], prices: Sequence[Price]) -> Iterat
     yield ""
     if len(costs) > 1 and all(costs):
         now, batch = ([each[way] for each in costs if each is not None] for way in (0, 1))
-        yield f"together    {cost_text(_sum(now), _sum(batch))}"
+        yield f"together    {cost_text(summed(now), summed(batch))}"
     for price in dict.fromkeys(prices):
         yield f"Prices of {price.as_of}, from {price.source}."
 
 
-def _sum(parts: Sequence[Forecast | None]) -> Forecast | None:
+def summed(parts: Sequence[Forecast | None]) -> Forecast | None:
+    """The sum, its ends those of all together; None where one of them is unknown."""
     known = [each for each in parts if each is not None]
     if len(known) < len(parts):
         return None

@@ -690,7 +690,8 @@ VisionTower = Annotated[
     ),
 ]
 SweepDryRun = Annotated[
-    bool, _run_option("dry_run", help="Show the cells, GPUs, downloads and what is done; start nothing.")
+    bool,
+    _run_option("dry_run", help="Show cells, GPUs, downloads, what is left, cost and time; start nothing."),
 ]
 SweepWatch = Annotated[
     bool,

@@ -29,7 +29,7 @@ def sweep_command(
     screen = Screen(quiet=display == "none")
     try:
         # Engines, judges and the HTTP stack, which the help page does not wait for.
-        from vlsb.cli import sweeping
+        from vlsb.cli import sweep_plan, sweeping
 
         if schema:
             screen.result(sweeping.schema_text())
@@ -46,7 +46,7 @@ def sweep_command(
             plan=plan, watch=watch, offline=offline, ray=ray, slurm=slurm, display=display, yes=yes
         )
         if dry_run:
-            return sweeping.show_plan(wishes, screen)
+            return sweep_plan.show_plan(wishes, screen)
         return sweeping.prepare_nodes(wishes, screen) if prepare else sweeping.sweep(wishes, screen)
     except VlsbError as error:
         screen.error(error)

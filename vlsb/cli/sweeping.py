@@ -19,18 +19,16 @@ from vlsb.cli.live import Display, chosen_display
 from vlsb.cli.screen import Screen, has_color
 from vlsb.cli.sweep_view import SweepView, change_line, live_lines
 from vlsb.endpoints import loops
-from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.hardware import list_gpus
-from vlsb.errors import ConfigError, StoreError, VlsbError
+from vlsb.errors import ConfigError, StoreError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document
-from vlsb.reports.tables import Table, tables_text
 from vlsb.reports.terminal import render
 from vlsb.store.manifest import is_run
 from vlsb.store.state import collection_paused, load_state
 from vlsb.store.summaries import summarize_judges
 from vlsb.sweep.board import Board, Entry, Status
-from vlsb.sweep.cells import LineCounter, Matrix, Watch, Work, matrix
+from vlsb.sweep.cells import LineCounter, Watch, Work, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots, SweepHere
@@ -108,7 +106,7 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
         for work in matrix(plan, Sizing()).works:
             fetch_runs(work, places)
     board.add(matrix(plan, sizing).works)
-    for line in _unsized(sizing):
+    for line in unsized(sizing):
         screen.notice(line)
     loops.run(_watched(_runner(plan, wishes, board, places, slots, sizing).run, board, screen, kind))
     return _finish(board, wishes, screen)
@@ -127,7 +125,7 @@ async def _sent(address: str, job: Job, screen: Screen) -> int:
         )
 
 
-def _unsized(sizing: Sizing) -> Iterator[str]:
+def unsized(sizing: Sizing) -> Iterator[str]:
     """What is said of models whose need could not be computed."""
     for why in dict.fromkeys(sizing.unknown.values()):
         names = ", ".join(name for name, reason in sizing.unknown.items() if reason == why)
@@ -250,61 +248,6 @@ def _again(wishes: SweepWishes) -> list[str]:
     words = ["vlsb", "sweep", wishes.plan]
     words += ["--watch"] * wishes.watch + ["--offline"] * wishes.offline + ["--slurm"] * wishes.slurm
     return words + (["--ray", wishes.ray] if wishes.ray is not None else []) + ["--yes"] * wishes.yes
-
-
-def show_plan(wishes: SweepWishes, screen: Screen) -> int:
-    """The matrix with GPUs, downloads and requests, as a table; nothing is started."""
-    plan = load_plan(wishes.plan)
-    gpus = list_gpus(os.environ).gpus
-    sizing = wishes.sizing(plan, None if wishes.is_elsewhere else Slots(gpus))
-    found = matrix(plan, sizing)
-    board = Board(EndedRuns(plan.output_dir / ENDED_FILE))
-    board.add(found.works)
-    width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
-    titles = ("cell", "model", "protocol", "epochs", "GPUs", "to download", "state")
-    sizes = _downloads(found, wishes)
-    cells = {cell.work.name: cell for cell in found.cells}
-    rows = []
-    for entry in board.entries:
-        cell, work = cells.get(entry.work.name), entry.work
-        rows.append(
-            (
-                Untrusted(work.name),
-                Untrusted(cell.model if cell else ", ".join(work.judges)),
-                (cell.protocol or "paper") if cell else "",
-                str(cell.epochs) if cell else "",
-                "" if work.num_gpus is None else str(work.num_gpus),
-                sizes.get(work.name, ""),
-                entry.state,
-            )
-        )
-    notes = [
-        f"{len(found.cells)} cells, {len(found.judging)} judges after them; {board.count(Status.DONE)} done. "
-        f"{len(gpus) or 'No'} GPUs here.",
-        *_unsized(sizing),
-        *(f"Not in the plan: {name} ({why})." for name, why in plan.left_out.items()),
-    ]
-    screen.result(
-        tables_text(
-            [Table(str(plan.output_dir), titles, rows, names=3, notes=notes)], width=width, color=color
-        )
-    )
-    return 0
-
-
-def _downloads(found: Matrix, wishes: SweepWishes) -> dict[str, str]:
-    """What of each work's weights is not here yet, in words; the Hub is asked for sizes."""
-    sizes = {}
-    for work in found.works:
-        for model in work.weights:
-            try:
-                weights = open_weights(model.weights, revision=model.revision, offline=wishes.offline)
-            except VlsbError:
-                sizes[work.name] = "unknown"
-                continue
-            missing = weights.missing_bytes
-            sizes[work.name] = f"{missing / 1e9:.1f} GB" if missing else "here"
-    return sizes
 
 
 def prepare_nodes(wishes: SweepWishes, screen: Screen) -> int:

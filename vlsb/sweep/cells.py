@@ -140,11 +140,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the matrix: the run of a model under a protocol, with so many epochs."""
+    """One cell of the matrix: the run of a model under a protocol, with so many epochs.
+
+    `entry` is the number of the plan's entry that names the model.
+    """
 
     model: str
     protocol: str
     epochs: int
+    entry: int
     work: Work
 
     @property
@@ -285,7 +289,7 @@ def _cell(
         judge_accounts=judging.accounts,
         weights=() if profile is None else (_at_revision(profile, options),),
     )
-    return Cell(model, protocol, epochs, work)
+    return Cell(model, protocol, epochs, plan.models.index(entry), work)
 
 
 def _gpus(

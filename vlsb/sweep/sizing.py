@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.identify import identify
 from vlsb.engines.plan import Wishes
 from vlsb.engines.preflight import declares_gpus, gpus_needed, gpus_taken
@@ -58,10 +59,20 @@ class Sizing:
         except VlsbError as error:
             cause = error.__cause__
             self._is_unreachable |= isinstance(cause, Exception) and is_connection_fault(cause)
-            is_cut_off = self._is_unreachable and not self.is_offline
-            why = "the Hugging Face Hub cannot be reached" if is_cut_off else error.message.rstrip(".")
-            self.unknown[model.name] = why
+            self.unknown[model.name] = self._why_not(model, wishes) or error.message.rstrip(".")
             return 1
+
+    def _why_not(self, model: ModelProfile, wishes: Wishes) -> str | None:
+        """Why a checkpoint cannot be looked at that is not here; None for one that is."""
+        if not (self.is_offline or self._is_unreachable):
+            return None
+        try:
+            open_weights(
+                wishes.weights or model.weights, revision=wishes.revision or model.revision, offline=True
+            )
+        except VlsbError:
+            return "not here" if self.is_offline else "the Hugging Face Hub cannot be reached"
+        return None
 
 
 def recorded_gpus(run: Path) -> int | None:

@@ -1,0 +1,270 @@
+"""What is left of a sweep, and what it will cost and take, by what was answered so far (`--dry-run`).
+
+Where nothing was answered, a cost is what it would be if requests took `ASSUMED`, and is marked; a time is
+unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from vlsb.analysis.forecast import Forecast
+from vlsb.cli.estimate import costs_of, summed
+from vlsb.config import ModelSettings
+from vlsb.data import Positions, fetch_dataset, mini_root, parse_limit, select
+from vlsb.data.rows import ROWS_FILE, load_rows
+from vlsb.errors import VlsbError
+from vlsb.evaluation.options import RunOptions
+from vlsb.evaluation.settings import hosted_judges, hosted_target, selection_of
+from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
+from vlsb.records import (
+    PUBLISHED_IDS,
+    RETRIED_ON_RESUME,
+    Finding,
+    Outcome,
+    Sample,
+    Untrusted,
+    Usage,
+    Verdict,
+)
+from vlsb.store.manifest import is_run
+from vlsb.store.state import Judged, RunState, load_state
+from vlsb.sweep.cells import Cell, Matrix, Work
+
+ASSUMED = Usage(1200, 128)
+"""Tokens of a request, of which most are the image's: providers count between 250 and 1,500 for one."""
+_Part = TypeVar("_Part")
+_UNASKED = RETRIED_ON_RESUME - {Outcome.NOT_JUDGED}
+
+
+class Money(NamedTuple):
+    """US dollars of requests to come: by what others took, and if they take what is assumed.
+
+    `unknown` counts the models whose price or tokens nobody knows; `prices` are those that were used.
+    """
+
+    measured: tuple[Forecast, ...] = ()
+    assumed: float = 0.0
+    unknown: int = 0
+    prices: tuple[Price, ...] = ()
+
+    @classmethod
+    def together(cls, parts: Iterable[Money]) -> Money:
+        """The sum."""
+        known = list(parts)
+        return cls(
+            tuple(each for money in known for each in money.measured),
+            sum(money.assumed for money in known),
+            sum(money.unknown for money in known),
+            tuple(dict.fromkeys(each for money in known for each in money.prices)),
+        )
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """The measured part in all; None where there is none."""
+        return summed(self.measured) if self.measured else None
+
+
+class Outlook(NamedTuple):
+    """What is left of a work: responses or, for a judge, labels; requests to others; their cost; the time.
+
+    `seconds` is None where nobody knows.
+    """
+
+    left: int = 0
+    requests: int = 0
+    money: Money = Money()
+    seconds: float | None = 0.0
+
+
+class _Left(NamedTuple):
+    """Responses of a cell that are to come, and labels by the judges' titles."""
+
+    responses: int
+    labels: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Outlooks:
+    """The outlook of each work of a matrix. `is_guess`: sizes are those of the published data set."""
+
+    found: Matrix
+    today: date
+    is_guess: bool = False
+    _states: dict[Path, RunState | None] = field(default_factory=dict)
+    _rows: dict[Path | None, tuple[Sample, ...] | None] = field(default_factory=dict)
+    _tables: dict[Path | None, PriceTable] = field(default_factory=dict)
+
+    def of(self, work: Work) -> Outlook:
+        """What is left of a work that is not done. Blocking; raises ConfigError for a wrong selection."""
+        cell = next((each for each in self.found.cells if each.work is work), None)
+        return self._of_judges(work) if cell is None else self._of_cell(cell)
+
+    def _of_cell(self, cell: Cell) -> Outlook:
+        work, left = cell.work, self._left(cell, cell.work.judges)
+        target = None if work.num_gpus is not None else hosted_target(work.options)
+        judges = {} if work.options.no_judge else hosted_judges(work.options)
+        alike = [
+            each for each in self.found.cells if (each.entry, each.protocol) == (cell.entry, cell.protocol)
+        ]
+        money, requests = [], 0
+        if target is not None:
+            same = [each for each in alike if each.model == cell.model]
+            money.append(self._money(work.options, target, left.responses, self._usages(cell, same, None)))
+            requests += left.responses
+        for title, settings in judges.items():
+            if settings is not None:
+                usages = self._usages(cell, self.found.cells, title)
+                money.append(self._money(work.options, settings, left.labels[title], usages))
+                requests += left.labels[title]
+        seconds = _first(self._seconds(each, left) for each in (cell, *alike))
+        return Outlook(left.responses, requests, Money.together(money), seconds)
+
+    def _of_judges(self, work: Work) -> Outlook:
+        left = dict.fromkeys(work.judges, 0)
+        for cell in self.found.cells:
+            of_cell = self._left(cell, work.judges)
+            for title in work.judges:
+                left[title] += of_cell.labels[title]
+        money, requests, seconds = [], 0, list[float | None]()
+        for title, settings in hosted_judges(work.options).items():
+            if settings is not None:
+                usages = _first(self._taken(cell, title) for cell in self.found.cells) or []
+                money.append(self._money(work.options, settings, left[title], usages))
+                requests += left[title]
+            each = _first(self._seconds_a_label(cell, title) for cell in self.found.cells)
+            seconds.append(None if each is None else each * left[title])
+        known = [each for each in seconds if each is not None]
+        in_all = sum(known) if len(known) == len(seconds) else None
+        return Outlook(sum(left.values()), requests, Money.together(money), in_all)
+
+    # What is left.
+
+    def _left(self, cell: Cell, titles: Sequence[str]) -> _Left:
+        options, state = cell.work.options, self._state(cell.directory)
+        if state is None:
+            responses = self._samples(options) * options.epochs
+            return _Left(responses, dict.fromkeys(titles, responses))
+        keys = list(state.asked_for())
+        is_same = state.manifest.selection == selection_of(options).describe()
+        samples = len(state.manifest.samples) if is_same else self._samples(options)
+        ended = sum(state.outcome(key, None) not in _UNASKED for key in keys)
+        responses = max(0, samples * options.epochs - ended)
+        labels = {}
+        for title in titles:
+            file = _file(state, title)
+            labels[title] = responses + sum(
+                file is None
+                or (state.outcome(key, file) in RETRIED_ON_RESUME and state.finding(key, file) is None)
+                for key in state.responses
+            )
+        return _Left(responses, labels)
+
+    def _samples(self, options: RunOptions) -> int:
+        """How many samples a cell has: of the data set where its rows are here, else of the published one."""
+        selection = selection_of(options)
+        is_demo = (options.model, options.base_url, options.data_root) == ("demo", (), None)
+        root = mini_root() if is_demo else options.data_root
+        if root not in self._rows:
+            self._rows[root] = _rows_at(root)
+        if (rows := self._rows[root]) is not None:
+            return len(select(rows, selection))
+        self.is_guess = True
+        count = len(selection.sample_ids) or len(PUBLISHED_IDS)
+        limit = None if selection.limit is None else parse_limit(selection.limit)
+        if isinstance(limit, Positions):
+            return max(0, min(limit.last, count) - limit.first + 1)
+        return count if limit is None else math.ceil(limit.value * count)
+
+    def _state(self, run: Path) -> RunState | None:
+        if run not in self._states:
+            try:
+                self._states[run] = load_state(run) if is_run(run) else None
+            except VlsbError:
+                # Its cell says so.
+                self._states[run] = None
+        return self._states[run]
+
+    # What it takes.
+
+    def _usages(self, cell: Cell, others: Sequence[Cell], title: str | None) -> list[Usage]:
+        """What requests took, of the cell's own run or of another one's."""
+        return _first(self._taken(each, title) for each in (cell, *others)) or []
+
+    def _taken(self, cell: Cell, title: str | None) -> list[Usage] | None:
+        if (state := self._state(cell.directory)) is None:
+            return None
+        if title is None:
+            return [each.usage for each in state.responses.values() if each.latency_s is not None] or None
+        rows = state.judged.get(_file(state, title) or "", Judged())
+        answers: tuple[Verdict | Finding, ...] = (*rows.verdicts.values(), *rows.findings.values())
+        return [each.usage for each in answers if each.latency_s is not None] or None
+
+    def _money(
+        self, options: RunOptions, settings: ModelSettings, left: int, usages: Sequence[Usage]
+    ) -> Money:
+        if not left or not may_charge(settings.endpoint):
+            return Money()
+        if options.prices not in self._tables:
+            self._tables[options.prices] = load_prices(options.prices)
+        price = self._tables[options.prices].find(settings.endpoint, self.today)
+        if price is None:
+            return Money(unknown=1)
+        if usages:
+            found = costs_of(price, usages, left)[options.batch]
+            return Money(unknown=1) if found is None else Money((found,), prices=(price,))
+        if settings.thinks:
+            # How long it thinks nobody can assume.
+            return Money(unknown=1)
+        usage = replace(ASSUMED, output_tokens=min(settings.sampling.max_tokens, ASSUMED.output_tokens or 0))
+        usd = price.batch_usd(usage) if options.batch else price.usd(usage)
+        return Money(unknown=1) if usd is None else Money(assumed=usd * left, prices=(price,))
+
+    def _seconds(self, cell: Cell, left: _Left) -> float | None:
+        """How long so much would take at the pace of that cell's run; None where it tells none."""
+        state = self._state(cell.directory)
+        if state is None or not state.responses:
+            return None
+        elapsed_s = state.sessions.duration_s(None)
+        parts = [(left.responses, len(state.responses))]
+        for title, count in left.labels.items():
+            rows = state.judged.get(_file(state, title) or "", Judged())
+            parts.append((count, len(rows.verdicts) + len(rows.findings)))
+        if any(count and not done for count, done in parts):
+            return None
+        return max(elapsed_s * count / max(1, done) for count, done in parts)
+
+    def _seconds_a_label(self, cell: Cell, title: str) -> float | None:
+        state = self._state(cell.directory)
+        file = None if state is None else _file(state, title)
+        if state is None or file is None:
+            return None
+        rows, sessions = state.judged.get(file, Judged()), state.sessions
+        labels = len(rows.verdicts) + len(rows.findings)
+        elapsed_s = sum(s for number, s in sessions.elapsed_s.items() if sessions.judge.get(number) == file)
+        return elapsed_s / labels if labels and elapsed_s else None
+
+
+def _first(found: Iterable[_Part | None]) -> _Part | None:
+    return next((each for each in found if each is not None), None)
+
+
+def _file(state: RunState, title: str) -> str | None:
+    """The file of a judge in a run by its title; the last, if there are several."""
+    entries = (*state.manifest.judges, *state.manifest.guards)
+    return next((each.file for each in reversed(entries) if each.name == Untrusted(title)), None)
+
+
+def _rows_at(root: Path | None) -> tuple[Sample, ...] | None:
+    """The rows of a data set that is here, without its images; None for any other."""
+    try:
+        path = fetch_dataset(revision=None, offline=True).files.rows if root is None else root / ROWS_FILE
+        return load_rows(path)
+    except VlsbError:
+        # A cell says what is wrong with it, or downloads it.
+        return None
