@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.processes import ROOT
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("vlsb", "httpx", "httpx2", "openai", "orjson", "pybase64", "uvloop", "typer", "rich")
+PACKAGES = ("vlsb", "httpx", "httpx2", "openai", "orjson", "pybase64", "uvloop", "typer", "rich", "ray")
 # Taken when a program starts: what else the machine was doing, not what the program itself did.
 LOAD_AT_START = round(os.getloadavg()[0], 1)
 
