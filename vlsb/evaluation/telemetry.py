@@ -5,6 +5,7 @@ The preflight is timed apart: it sends single samples, whatever the limits are.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -319,7 +320,12 @@ def _rate(stage: str, profile: Profile, share: float) -> Limit:
     sent_per_minute = 60 * sum(model.requests for model in models.values()) / profile.clocks.main_s
     option = _tighter_limit(models[stage], at_most=sent_per_minute / NEAR_LIMIT if refused else None)
     per_minute = 0.0 if option is None else models[stage].limits[option]
-    capped = [] if option is None else [each for each in models if models[each].caps[option] == per_minute]
+    # The shares of replicas add up to nearly that.
+    capped = [
+        each
+        for each in models
+        if option and (cap := models[each].caps[option]) is not None and math.isclose(cap, per_minute)
+    ]
     if option is None:
         met = f" (429 x{refused})" if refused else ""
         line = f"Limited by the {whose}'s rate limit{met}: try {_flag(stage, 'rpm')} with your tier's number."

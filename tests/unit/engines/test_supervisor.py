@@ -169,6 +169,18 @@ def test_what_was_in_flight_at_a_death_is_sent_again_one_by_one_before_anything_
     run(scenario())
 
 
+def test_whoever_watches_hears_when_the_engine_goes_and_when_it_is_up_again() -> None:
+    async def scenario() -> list[bool]:
+        heard: list[bool] = []
+        async with supervised() as (supervisor, stable):
+            supervisor.watch(lambda: heard.append(supervisor.admits(of(1))))
+            stable.kill()
+            await until(lambda: heard[-1:] == [True])
+            return heard
+
+    assert run(scenario()) == [False, True]
+
+
 def test_the_sample_that_kills_the_engine_twice_is_found_and_the_rest_goes_on() -> None:
     """It is not sent a third time, and its deaths do not count against the restarts."""
 

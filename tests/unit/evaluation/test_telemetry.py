@@ -195,6 +195,11 @@ LINES: dict[str, tuple[Profile, str, str]] = {
         "rate",
         "Limited by the target's rate limit, 300000 tokens a minute.",
     ),
+    "one's own limit, shared by nine replicas": (
+        a_profile(a_lane(PACED, limits={"rpm": sum([10.0 / 9] * 9)}, caps={"rpm": 10.0, "tpm": None})),
+        "rate",
+        "Limited by --rpm 10.",
+    ),
     "one's own limit": (a_profile(a_lane(PACED, **CAPPED)), "rate", "Limited by --rpm 600."),
     "one's own limit of the judge": (
         a_profile(a_lane(), a_lane(PACED, **CAPPED)),
