@@ -63,9 +63,11 @@ class SweepWishes:
 
     def sizing(self, plan: Plan, slots: Slots | None) -> Sizing:
         """What says how many GPUs models need: of this machine, or of those that the plan tells of."""
-        here = 0 if slots is None else slots.memory_bytes
-        is_cpu = slots is not None and not slots.gpus
-        return Sizing(0 if is_cpu else here or plan.gpu_memory_bytes, is_offline=self.offline)
+        if slots is not None and not slots.gpus:
+            return Sizing(is_offline=self.offline)
+        memory_bytes = (0 if slots is None else slots.memory_bytes) or plan.gpu_memory_bytes
+        no_memory = "" if memory_bytes else "the plan has no gpu-memory-gb"
+        return Sizing(memory_bytes, no_memory, is_offline=self.offline)
 
     def own_environment(self) -> dict[str, str]:
         """What every command of the sweep is told beside its machine's own environment."""

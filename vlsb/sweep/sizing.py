@@ -28,11 +28,13 @@ _PARALLEL = "engine.parallel"
 class Sizing:
     """Computes and remembers. `memory_bytes` is a GPU's, 0 where nobody knows: then each model takes one.
 
-    `unknown` says of models, by name, why they are taken to need one GPU. With `is_offline` the Hub is not
-    asked; nor is it any more once it could not be reached.
+    `unknown` says of models, by name, why they are taken to need one GPU; `no_memory` is why a GPU's memory
+    is not known, empty where that does not matter. With `is_offline` the Hub is not asked; nor is it any more
+    once it could not be reached.
     """
 
     memory_bytes: int = 0
+    no_memory: str = ""
     is_offline: bool = False
     unknown: dict[str, str] = field(default_factory=dict)
     _known: dict[tuple[Any, ...], int] = field(default_factory=dict)
@@ -45,6 +47,8 @@ class Sizing:
         if (began_with := recorded()) is not None:
             return began_with
         if not self.memory_bytes:
+            if self.no_memory:
+                self.unknown[model.name] = self.no_memory
             return 1
         key = (model.family, model.weights, model.revision, wishes)
         if key not in self._known:

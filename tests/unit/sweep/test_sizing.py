@@ -13,6 +13,7 @@ import pytest
 from tests.support.checkpoints import checkpoint
 from tests.unit.engines.test_forecast import FLAT
 from tests.unit.engines.test_gpu_choice import EIGHT_H100, GRACE, ONE_A10, TWO_L4
+from vlsb.cli.sweeping import SweepWishes
 from vlsb.engines.hardware import parse_gpus
 from vlsb.sweep.cells import Matrix, matrix
 from vlsb.sweep.here import Slots
@@ -109,6 +110,17 @@ def test_a_local_judge_is_shared_by_as_many_gpus_as_hold_it(folder: Path) -> Non
 
     assert found.judging[0].num_gpus == 4
     assert found.judging[0].command()[-2:] == ["--tensor-parallel-size", "4"]
+
+
+def test_without_the_memory_of_a_gpu_there_each_takes_one_and_that_is_said(folder: Path) -> None:
+    plan = folder / "plan.yaml"
+    plan.write_text(json.dumps({"models": [str(weights(folder / "weights", "72B"))]}))
+    sizing = SweepWishes(plan=str(plan), slurm=True).sizing(load_plan(str(plan)), None)
+
+    (work,) = matrix(load_plan(str(plan)), sizing).works
+
+    assert work.num_gpus == 1
+    assert sizing.unknown == {"weights": "the plan has no gpu-memory-gb"}
 
 
 @pytest.mark.parametrize(
