@@ -469,7 +469,7 @@ def test_the_report_compares_people_and_judges_in_every_format(desk: Desk) -> No
         "table": "Human labels: ",
         "csv": '"run","labels","measured_by"',
         "markdown": "### Human labels",
-        "latex": "% Human labels",
+        "latex": "% \\usepackage{booktabs}\n",
     }.items():
         done = desk.vlsb("audit", "report", desk.run_dir, "--format", form)
         assert done.code == 0, done.err
