@@ -488,6 +488,19 @@ def test_two_cells_side_by_side_do_not_storm_the_account_of_their_judge(
     assert len(refused) <= most_refused
 
 
+def test_many_hosted_cells_do_not_all_start_at_once(
+    vlsb: Vlsb, tmp_path: Path, target: SimulatorThread
+) -> None:
+    data, names = write_dataset(tmp_path / "one", 1), [f"m{number}" for number in range(18)]
+
+    ended = vlsb("sweep", write_plan(tmp_path, target, data=data, models=names, judges=[]))
+
+    assert ended.code == 0, ended.err
+    said = [line.partition(": ")[2] for line in ended.err.splitlines()]
+    before_an_end = said[: next(n for n, each in enumerate(said) if each.startswith("done after"))]
+    assert before_an_end == ["started"] * 16
+
+
 def test_a_table_counts_the_cells_that_it_shows_and_each_again_when_it_has_ended(tmp_path: Path) -> None:
     names = [f"m{number}" for number in range(60)]
     with SimulatorThread(persona) as target:

@@ -23,6 +23,8 @@ from vlsb.sweep.rates import Limits
 
 WATCH_EVERY_S = 5.0
 _FREE_SHARE = 0.8
+# Each is a process with images in flight: a hundred of them would take a machine's memory.
+_MOST_HOSTED = 16
 _FETCH = "import sys; from vlsb.sweep.weights import fetch; fetch(sys.argv[1], sys.argv[2] or None)"
 
 
@@ -60,7 +62,7 @@ class Slots:
         held = {index for indices in self._taken.values() for index in indices}
         left = [index for index in self._free if index not in held]
         count = self.needed(work)
-        if count > len(left):
+        if count > len(left) or (not count and list(self._taken.values()).count(()) >= _MOST_HOSTED):
             return None
         self._in_use[id(entry)] = turns
         self._taken[id(entry)] = tuple(left[:count])
