@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 from urllib.parse import urlsplit
 
@@ -212,7 +212,7 @@ class Replica:
 
     def give_up(self, error: VlsbError) -> None:
         """Nothing is sent to it any more: others are left."""
-        self._observe("replica_lost", code=type(error).__name__)
+        self._observe("replica_lost", code=type(error).__name__, reason=error.message)
         self._on_change()
 
     def _observe(
@@ -224,11 +224,12 @@ class Replica:
         wait_s: float | None = None,
         status: int | None = None,
         limit: int | None = None,
+        reason: str = "",
     ) -> None:
-        event = Event(
-            kind, self.party.stage, sample_id, code, wait_s, status=status, limit=limit, **self.place
+        about = Event(
+            kind, self.party.stage, sample_id, code, wait_s, status=status, limit=limit, reason=reason
         )
-        self._context.observe(event)
+        self._context.observe(replace(about, **self.place))
 
 
 @dataclass(slots=True, eq=False)

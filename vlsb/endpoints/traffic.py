@@ -142,6 +142,7 @@ class Event:
     """Something that happened at the target or the judge: names and numbers, never content.
 
     Of several replicas, `replica` is the number of the one where it happened, and `address` its host.
+    `reason` is in words of ours, for the screen.
     """
 
     kind: str
@@ -155,6 +156,7 @@ class Event:
     image_sha256: str | None = None
     replica: int | None = None
     address: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -596,7 +596,7 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
             + ("waiting for it, one probe at a time." if event.replica is None else "the others take over.")
         )
     elif event.kind == "replica_lost":
-        say(f"{who} is not asked any more ({event.code}). Its samples go to the others.")
+        say(f"{who} is not asked any more, its samples go to the others: {event.reason.rstrip('.')}.")
     elif event.kind == "recovered":
         say(f"{who} answers again, after {event.wait_s or 0:.0f} s.")
     elif event.kind == "alone":
