@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlsb.engines.process import start_process
-from vlsb.errors import ConfigError, RunLockedError
+from vlsb.engines.process import open_log, start_process
+from vlsb.errors import ConfigError, OutageError, RunLockedError, VlsbError
+from vlsb.records import Untrusted
 
 STOP_GRACE_S = 60.0
 """Seconds that a command has to store what is in flight and to end its engine."""
+_HUB = "hf://"
 _SYNC_EVERY_S = 30.0
+# There each file is a commit, of which a repository takes so many an hour.
+_SYNC_RARELY_S = 600.0
+_PUSH_PATIENCE_S = 30.0
+_PUSH_AGAIN_S = 2.0
 _LOOK_EVERY_S = 0.2
 # A node that was lost may still be ending its command: its lock goes with it.
 _LOCK_PATIENCE_S = 90.0
@@ -44,7 +51,19 @@ def run_task(task: Task) -> int:
 
 
 async def carry_out(task: Task) -> int:
-    """Run the command to its end and return its exit code. Cancelled, it is ended in order."""
+    """Run the command to its end and return its exit code. Cancelled, it is ended in order.
+
+    What is wrong with the address that runs are synced with is in the task's log.
+    """
+    try:
+        return await _synced(task)
+    except VlsbError as error:
+        with open_log(Path(task.log)) as log:
+            log.write(f"Error: {error.message}\n".encode())
+        return error.exit_code
+
+
+async def _synced(task: Task) -> int:
     mirrors = [Mirror(f"{task.remote}/{run}", Path(task.local) / run) for run in task.runs if task.remote]
     for mirror in mirrors:
         await asyncio.to_thread(mirror.pull)
@@ -64,16 +83,19 @@ async def _run_once(task: Task, mirrors: Sequence[Mirror]) -> int:
     )
     ending = asyncio.create_task(child.wait())
     try:
-        while not (await asyncio.wait([ending], timeout=_SYNC_EVERY_S if mirrors else None))[0]:
+        every_s = min((mirror.every_s for mirror in mirrors), default=None)
+        while not (await asyncio.wait([ending], timeout=every_s))[0]:
             for mirror in mirrors:
-                await asyncio.to_thread(mirror.push)
+                # The next time brings what this one did not.
+                with suppress(OutageError):
+                    await asyncio.to_thread(mirror.push)
         return ending.result()
     finally:
         if not ending.done():
             ending.cancel()
             await child.stop(STOP_GRACE_S)
         for mirror in mirrors:
-            await asyncio.to_thread(mirror.push)
+            await asyncio.to_thread(mirror.push_all)
 
 
 @dataclass(slots=True)
@@ -88,29 +110,33 @@ class Mirror:
     local: Path
     _pushed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
+    @property
+    def every_s(self) -> float:
+        """Seconds between two copies."""
+        return _SYNC_RARELY_S if self.address.startswith(_HUB) else _SYNC_EVERY_S
+
     def pull(self) -> None:
         """Bring the files of the copy here that are longer there: run files only grow. Blocking."""
-        system, root = self._system()
-        if not system.exists(root):
-            return
-        for path in system.find(root):
-            target = self.local / path.removeprefix(root).lstrip("/")
-            if not target.resolve().is_relative_to(self.local.resolve()):
-                raise ConfigError(f"{self.address}: {path} lies outside the run.")
-            if not target.exists() or target.stat().st_size < system.size(path):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                draft = target.with_name(f".{target.name}.part")
-                system.get_file(path, str(draft))
-                draft.replace(target)
+        with self._opened("read") as (system, root):
+            if not system.exists(root):
+                return
+            for path in system.find(root):
+                target = self.local / path.removeprefix(root).lstrip("/")
+                if not target.resolve().is_relative_to(self.local.resolve()):
+                    raise ConfigError(f"{self.address}: {path} lies outside the run.")
+                if not target.exists() or target.stat().st_size < system.size(path):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    draft = target.with_name(f".{target.name}.part")
+                    system.get_file(path, str(draft))
+                    draft.replace(target)
 
     def push(self) -> None:
-        """Copy the files that are new or have grown. Blocking."""
-        system, root = self._system()
-        for path in sorted(self.local.rglob("*"), key=_push_order):
-            if not path.is_file() or path.is_symlink() or path.name.startswith("."):
-                continue
-            name = path.relative_to(self.local).as_posix()
-            with suppress(FileNotFoundError):
+        """Copy the files that are new or have grown. Blocking. Raises OutageError where that fails."""
+        with self._opened("written") as (system, root):
+            for path in sorted(self.local.rglob("*"), key=_push_order):
+                if not path.is_file() or path.is_symlink() or path.name.startswith("."):
+                    continue
+                name = path.relative_to(self.local).as_posix()
                 stat = path.stat()
                 seen = (stat.st_size, stat.st_mtime_ns)
                 if self._pushed.get(name) != seen:
@@ -118,7 +144,19 @@ class Mirror:
                     system.put_file(str(path), f"{root}/{name}")
                     self._pushed[name] = seen
 
-    def _system(self) -> tuple[Any, str]:
+    def push_all(self) -> None:
+        """Copy what is left, with patience: nobody comes after. Blocking."""
+        until = time.monotonic() + _PUSH_PATIENCE_S
+        while True:
+            try:
+                return self.push()
+            except OutageError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_PUSH_AGAIN_S)
+
+    @contextmanager
+    def _opened(self, done: str) -> Iterator[tuple[Any, str]]:
         # As the Hugging Face Hub's library needs it too, it is there.
         import fsspec
 
@@ -126,7 +164,14 @@ class Mirror:
             system, root = fsspec.url_to_fs(self.address)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"{self.address}: {error}.") from error
-        return system, str(root).rstrip("/")
+        try:
+            yield system, str(root).rstrip("/")
+        except VlsbError:
+            raise
+        except Exception as error:
+            # Each of fsspec's libraries has errors of its own.
+            what = f"{self.address} cannot be {done} ({type(error).__name__})"
+            raise OutageError(what, detail=Untrusted(str(error))) from error
 
 
 def _push_order(path: Path) -> tuple[int, str]:
