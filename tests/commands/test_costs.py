@@ -49,14 +49,13 @@ def test_a_run_never_costs_more_than_was_in_flight_when_its_money_was_spent(
     with SimulatorThread(slow) as endpoint:
         ended = desk.run(endpoint, *words, *limits, "--max-cost", most)
         sent = len(endpoint.completions)
-        in_flight = endpoint.most_in_flight
         resumed = desk.run(endpoint, *words, *limits, "--resume")
 
     assert ended.code == 4
     assert "--max-cost is reached" in ended.error
     assert ended.resume_command
-    assert in_flight >= connections
-    assert most <= sent <= most - 1 + in_flight
+    # Target and judge may each have so many in flight.
+    assert most <= sent <= most - 1 + 2 * connections
     # What was in flight is stored: nothing is asked twice.
     assert resumed.code == 0, resumed.err
     assert len(endpoint.completions) == 2 * SAMPLES
