@@ -25,7 +25,7 @@ from tests.support.endpoint import labelling, persona, sample_of
 from tests.support.fake_engine import events
 from tests.support.limiters import TokenBucket
 from tests.support.scripts import Script
-from tests.support.sweeps import hosted_at, tables, write_plan
+from tests.support.sweeps import Held, hosted_at, processes_of, tables, write_plan
 from tests.support.waiting import wait_until
 from tests.unit.engines.test_hardware import listing
 from vlsb.cli.sweep_view import SweepView
@@ -170,6 +170,26 @@ def _children_of(folder: Path) -> list[int]:
             if str(folder / "sweep").encode() in words:
                 found.append(int(entry.name))
     return found
+
+
+def test_a_cell_whose_command_is_killed_is_started_again_and_goes_on(
+    vlsb: Vlsb, tmp_path: Path, data: Path
+) -> None:
+    """As a system without memory does it."""
+    with (
+        Held("m1", after=4) as held,
+        SimulatorThread(held) as target,
+        vlsb.start("sweep", write_plan(tmp_path, target, data=data, models=["m1"])) as process,
+    ):
+        wait_until(lambda: len(target.completions) >= 6, what="answers, and requests that wait")
+        [cell] = [each for each in processes_of(tmp_path) if each.cmdline()[1:4] == ["-m", "vlsb", "run"]]
+        cell.kill()
+        held.released.set()
+        ended = process.wait()
+
+    assert ended.code == 0, ended.err
+    assert "m1: killed by signal 9; it is started again" in ended.err
+    assert tables(vlsb, tmp_path / "sweep")["m1"]["judged"] == SAMPLES
 
 
 def test_ctrl_c_ends_the_cells_in_order_and_says_how_to_go_on(

@@ -108,7 +108,7 @@ def change_line(entry: Entry) -> str:
         where = f" See {entry.log}" if entry.log is not None else ""
         return f"{name}: failed{took} ({why}).{where}"
     if status is Status.WAITING and entry.attempts:
-        return f"{name}: ended with exit code {entry.code}; it is started again"
+        return f"{name}: {entry.why or f'ended with exit code {entry.code}'}; it is started again"
     return f"{name}: {status.value}"
 
 

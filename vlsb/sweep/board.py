@@ -113,14 +113,18 @@ class Board:
     def start(self, entry: Entry, place: str, log: Path | None) -> None:
         """Its command was started."""
         entry.place, entry.log, entry.attempts = place, log, entry.attempts + 1
-        entry.began_at, entry.ended_at = self.clock(), None
+        entry.began_at, entry.ended_at, entry.why = self.clock(), None, ""
         self._set(entry, Status.RUNNING)
 
     async def end(self, entry: Entry, code: int, *, retries: int, retried: frozenset[int] = RETRIED) -> None:
         """Its command ended with that code: done, to be started again, or failed.
 
-        One that ended with gaps is done where no other start would fill them: its run says so.
+        One that a signal ended (a negative code), as a system without memory does, has lost nothing that it
+        stored and is started again. One that ended with gaps is done where no other start would fill them:
+        its run says so.
         """
+        if is_killed := code < 0:
+            entry.why, code = f"killed by signal {-code}", InterruptedRunError.exit_code
         entry.code, entry.ended_at = code, self.clock()
         if code == GapsError.exit_code:
             try:
@@ -133,7 +137,7 @@ class Board:
                 return
         if code == 0:
             self._set(entry, Status.DONE)
-        elif code in retried and entry.attempts <= retries:
+        elif (is_killed or code in retried) and entry.attempts <= retries:
             self._set(entry, Status.WAITING)
         else:
             self._set(entry, Status.FAILED)
