@@ -24,22 +24,18 @@ from vlsb.evaluation.settings import hosted_judges, hosted_target, selection_of
 from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
 from vlsb.records import (
     PUBLISHED_IDS,
-    RETRIED_ON_RESUME,
     Finding,
-    Outcome,
     Sample,
-    Untrusted,
     Usage,
     Verdict,
 )
-from vlsb.store.manifest import is_run
+from vlsb.store.manifest import entries_named, is_run
 from vlsb.store.state import Judged, RunState, load_state
 from vlsb.sweep.cells import Cell, Matrix, Work
 
 ASSUMED = Usage(1200, 128)
 """Tokens of a request, of which most are the image's: providers count between 250 and 1,500 for one."""
 _Part = TypeVar("_Part")
-_UNASKED = RETRIED_ON_RESUME - {Outcome.NOT_JUDGED}
 
 
 class Money(NamedTuple):
@@ -153,15 +149,13 @@ class Outlooks:
         keys = list(state.asked_for())
         is_same = state.manifest.selection == selection_of(options).describe()
         samples = len(state.manifest.samples) if is_same else self._samples(options)
-        ended = sum(state.outcome(key, None) not in _UNASKED for key in keys)
+        ended = sum(not state.is_left(key, None) for key in keys)
         responses = max(0, samples * options.epochs - ended)
         labels = {}
         for title in titles:
             file = _file(state, title)
             labels[title] = responses + sum(
-                file is None
-                or (state.outcome(key, file) in RETRIED_ON_RESUME and state.finding(key, file) is None)
-                for key in state.responses
+                file is None or state.is_left(key, file) for key in state.responses
             )
         return _Left(responses, labels)
 
@@ -256,8 +250,7 @@ def _first(found: Iterable[_Part | None]) -> _Part | None:
 
 def _file(state: RunState, title: str) -> str | None:
     """The file of a judge in a run by its title; the last, if there are several."""
-    entries = (*state.manifest.judges, *state.manifest.guards)
-    return next((each.file for each in reversed(entries) if each.name == Untrusted(title)), None)
+    return next((each.file for each in reversed(entries_named(state.manifest, title))), None)
 
 
 def _rows_at(root: Path | None) -> tuple[Sample, ...] | None:

@@ -321,6 +321,11 @@ def read_head(directory: Path) -> RunHead:
         raise StoreError(f"{path} is damaged. Restore it from a copy, or start the run again.") from error
 
 
+def entries_named(run: Manifest | RunHead, title: str) -> list[JudgeEntry]:
+    """The judges and guards of a run that reports call so, in the order in which they came."""
+    return [entry for entry in (*run.judges, *run.guards) if entry.name == Untrusted(title)]
+
+
 def _parse(document: Mapping[str, Any]) -> Manifest:
     decoder = Decoder()
     lines = decoder.parse(document["pictures"], dict[str, _PictureLine])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -213,6 +213,16 @@ class RunState:
         if failure is not None and failure.response_sha256 == response.response_sha256:
             return failure.outcome
         return Outcome.NOT_JUDGED
+
+    def is_left(self, key: Key, judge: str | None, also: Collection[Outcome] = ()) -> bool:
+        """Whether a resume asks that judge about a response, or for None the target.
+
+        `also` are outcomes that it is told to do again.
+        """
+        outcome = self.outcome(key, judge)
+        if outcome not in RETRIED_ON_RESUME and outcome not in also:
+            return False
+        return outcome is not Outcome.NOT_JUDGED if judge is None else self.finding(key, judge) is None
 
     def pending(self, judge: str) -> int:
         """How many responses a judge would still be asked about."""

@@ -24,7 +24,6 @@ from vlsb.endpoints.timings import Durations
 from vlsb.errors import ConfigError, RunLockedError, StoreError
 from vlsb.files import FileLock, sync_directory
 from vlsb.records import (
-    RETRIED_ON_RESUME,
     Failure,
     Finding,
     Key,
@@ -474,17 +473,11 @@ def pending_work(store: RunStore, retry: Iterable[Outcome]) -> dict[Key, frozens
 
     A set difference, whatever order earlier sessions ran in.
     """
-    wanted = RETRIED_ON_RESUME | set(retry)
-    keys = store.state.asked_for()
+    state, also = store.state, frozenset(retry)
+    keys = state.asked_for()
     if not store.judges:
-        wanted -= {Outcome.NOT_JUDGED}
-        return {key: frozenset() for key in keys if store.outcome(key, None) in wanted}
+        return {key: frozenset() for key in keys if state.is_left(key, None, also)}
     by_key = {
-        key: frozenset(
-            judge
-            for judge in store.judges
-            if store.outcome(key, judge) in wanted and store.state.finding(key, judge) is None
-        )
-        for key in keys
+        key: frozenset(judge for judge in store.judges if state.is_left(key, judge, also)) for key in keys
     }
     return {key: judges for key, judges in by_key.items() if judges}

@@ -31,9 +31,8 @@ from vlsb.evaluation.settings import (
 )
 from vlsb.models.catalog import name_of_place
 from vlsb.models.profile import ModelProfile
-from vlsb.records import RETRIED_ON_RESUME, Outcome, Untrusted
 from vlsb.store.gaps import find_gaps
-from vlsb.store.manifest import Manifest, is_run, read_manifest
+from vlsb.store.manifest import Manifest, entries_named, is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
 from vlsb.sweep.ended import Ended, EndedRuns
 from vlsb.sweep.plan import JudgeChoice, ModelEntry, Plan, expand
@@ -41,7 +40,6 @@ from vlsb.sweep.sizing import Sizing, recorded_gpus, recorded_judge_gpus
 
 _PIECE = 1 << 20
 _NOT_IN_LOG_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
-_UNASKED = RETRIED_ON_RESUME - {Outcome.NOT_JUDGED}
 
 
 class Standing(NamedTuple):
@@ -401,19 +399,14 @@ def _ended_files(state: RunState, judges: Sequence[str], *, is_cell: bool) -> tu
     """The files of these judges in a run that has every response, and every label, that a resume would ask
     for again; None for any other run. For a judge alone, responses that are not there do not count."""
     keys = list(state.asked_for())
-    if is_cell and any(state.outcome(key, None) in _UNASKED for key in keys):
+    if is_cell and any(state.is_left(key, None) for key in keys):
         return None
     there, files = [key for key in keys if key in state.responses], []
     for title in judges:
-        entries = [e for e in (*state.manifest.judges, *state.manifest.guards) if e.name == Untrusted(title)]
         ended = [
             entry.file
-            for entry in entries
-            if all(
-                state.outcome(key, entry.file) not in RETRIED_ON_RESUME
-                or state.finding(key, entry.file) is not None
-                for key in there
-            )
+            for entry in entries_named(state.manifest, title)
+            if not any(state.is_left(key, entry.file) for key in there)
         ]
         if not ended:
             return None

@@ -17,8 +17,7 @@ from vlsb.engines.preflight import declares_gpus, gpus_needed, gpus_taken
 from vlsb.errors import StoreError, VlsbError
 from vlsb.hub import is_connection_fault
 from vlsb.models.profile import ModelProfile
-from vlsb.records import Untrusted
-from vlsb.store.manifest import is_run, read_head
+from vlsb.store.manifest import entries_named, is_run, read_head
 from vlsb.store.state import has_answers
 
 _PARALLEL = "engine.parallel"
@@ -99,7 +98,7 @@ def _recorded(run: Path, judge: str | None) -> int | None:
         return None
     if judge is None:
         return _tensor(head.settings)
-    named = (entry for entry in (*head.judges, *head.guards) if entry.name == Untrusted(judge))
+    named = entries_named(head, judge)
     return next((found for entry in named if (found := _tensor(entry.settings)) is not None), None)
 
 
