@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vlsb.engines.hardware import list_gpus
-from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, Leases, MayInstall
 from vlsb.engines.registry import ServerRecord
-from vlsb.evaluation.leasing import judge_wishes, lease_for, lease_replicas, wishes_of_replicas
+from vlsb.evaluation.leasing import identified, judge_wishes, lease_for, lease_replicas, wishes_of_replicas
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.settings import judge_models
-from vlsb.models.profile import ModelProfile
 from vlsb.steps import OnProgress, in_thread
 
 _LOOK_EVERY_S = 0.2
@@ -45,7 +43,7 @@ def judge_served(
     unwatched = partial(lease, max_restarts=0)
 
     async def open_leases(held: AsyncExitStack) -> Leases:
-        model = await in_thread(partial(_identify, local[0]))
+        model = await identified(local[0])
         there = (await in_thread(lambda _: list_gpus(environment))).checked().gpus
         wishes, count = judge_wishes(options), options.replicas
         apart = wishes_of_replicas(model, wishes, count, there, environment) or []
@@ -57,10 +55,6 @@ def judge_served(
         yield host.wait_until_up()
     finally:
         host.stop()
-
-
-def _identify(profile: ModelProfile, _: OnProgress) -> ModelProfile:
-    return identify(profile, weights=None, revision=None, offline=False)
 
 
 @dataclass(eq=False)

@@ -7,13 +7,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 
 from vlsb.engines.hardware import Gpu
+from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, Leases, MayInstall, engine_lease
 from vlsb.engines.plan import GpuLease, Lora, Wishes
 from vlsb.engines.preflight import gpus_taken, wishes_apart
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.models.profile import ModelProfile
-from vlsb.steps import OnProgress
+from vlsb.steps import OnProgress, in_thread
 
 # A judge reads the template, a question and a response besides what it writes.
 _JUDGE_CONTEXT_TOKENS = 2048
@@ -39,6 +40,11 @@ def lease_for(
         say=say,
         max_restarts=options.max_restarts,
     )
+
+
+async def identified(model: ModelProfile) -> ModelProfile:
+    """A local model as its own checkpoint tells what it is. Raises as `identify`."""
+    return await in_thread(lambda _: identify(model, weights=None, revision=None, offline=False))
 
 
 def engine_wishes(options: RunOptions) -> Wishes:

@@ -36,6 +36,7 @@ from vlsb.errors import (
 from vlsb.evaluation.leasing import (
     Lease,
     engine_wishes,
+    identified,
     judge_wishes,
     lease_for,
     lease_replicas,
@@ -282,7 +283,7 @@ async def _lease_judges(
     there = list((await in_thread(lambda _: list_gpus(environment))).checked().gpus)
     taken = [engine.wishes.gpus for leases in resolved.engines.values() for engine in leases]
     for name, profile in resolved.local_judges.items():
-        model = await in_thread(partial(_identify, profile))
+        model = await identified(profile)
         wishes, count = judge_wishes(options), options.replicas
         if resolved.plan.target is not None:
             # They were said of the target's engine.
@@ -300,10 +301,6 @@ async def _lease_judges(
             say(f"{profile.name} judges by itself, when the others are done: there is {place} for both.")
         resolved = resolved.with_judge(name, leases, is_alone=beside is None)
     return resolved
-
-
-def _identify(profile: ModelProfile, _: OnProgress) -> ModelProfile:
-    return identify(profile, weights=None, revision=None, offline=False)
 
 
 def _target_profile(options: RunOptions) -> ModelProfile:

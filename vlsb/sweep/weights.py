@@ -9,11 +9,11 @@ from functools import partial
 from vlsb.data.fetch import fetch_dataset
 from vlsb.engines.checkpoint import fetch_checkpoint, fetch_for_engine
 from vlsb.engines.hardware import gpus
-from vlsb.engines.identify import identify
 from vlsb.engines.install import AUTO
 from vlsb.engines.lease import accept, ready_engine
 from vlsb.engines.plan import Wishes
 from vlsb.errors import VlsbError
+from vlsb.evaluation.leasing import identified
 from vlsb.models.profile import ModelProfile
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.sweep.cells import Matrix
@@ -53,7 +53,7 @@ async def prepare(
     for (*_, engine), model in needed.items():
         say(f"{model.name}: engine and weights")
         try:
-            found = await in_thread(partial(_identified, model))
+            found = await identified(model)
             await ready_engine(
                 found,
                 Wishes(engine=engine),
@@ -73,10 +73,6 @@ async def prepare(
     elif any(engine == AUTO for *_, engine in needed) and not gpus(environment):
         say("No GPU here: these engines are those for the CPU. For nodes with GPUs, prepare on one.")
     return problems
-
-
-def _identified(model: ModelProfile, _: OnProgress) -> ModelProfile:
-    return identify(model, weights=None, revision=None, offline=False)
 
 
 def _fetch_weights(model: ModelProfile, on_progress: OnProgress) -> None:
