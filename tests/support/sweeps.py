@@ -10,10 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support.command import NOT_COMPARED, Vlsb
 from tests.support.endpoint import persona
 from vlsb.simulator import Action, Request, Simulator
+
+RAY_MARKS = [
+    # Ray leaves sockets and files to the collector; none of them is ours.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+HOSTED = {"vlsb_hosted": 2}
+"""What a node has for hosted cells."""
 
 
 def write_plan(

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from vlsb.errors import SeveralErrors, StoreError, VlsbError
@@ -19,6 +20,12 @@ from vlsb.reports.encode import for_terminal
 
 if TYPE_CHECKING:
     from vlsb.engines.lease import InstallOffer
+
+
+def from_here(path: Path) -> str:
+    """A path as it is typed in this folder: a long one wraps, and cannot be copied."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 class Screen:

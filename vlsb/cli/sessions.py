@@ -21,7 +21,7 @@ from vlsb.cli.agreement import require_stats
 from vlsb.cli.commands import NO_KEYS
 from vlsb.cli.estimate import estimate
 from vlsb.cli.live import Display
-from vlsb.cli.screen import Screen, agree_to_install, agrees, has_color
+from vlsb.cli.screen import Screen, agree_to_install, agrees, from_here, has_color
 from vlsb.data import mini_root
 from vlsb.endpoints import loops
 from vlsb.endpoints.credentials import may_be_key
@@ -456,8 +456,7 @@ def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[s
 
     A line each, and none longer than it must be: a path that wraps cannot be copied.
     """
-    here = Path.cwd()
-    run = str(directory.relative_to(here) if directory.is_relative_to(here) else directory)
+    run = from_here(directory)
     outcomes = set(unrated(state, end.judge))
     shown = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"]
     yield f"The run is in {run}"

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from vlsb.analysis.summary import Summary
 from vlsb.cli.live import Display, chosen_display
-from vlsb.cli.screen import Screen, has_color
+from vlsb.cli.screen import Screen, from_here, has_color
 from vlsb.cli.sweep_view import SweepView, change_line, live_lines
 from vlsb.endpoints import loops
 from vlsb.engines.hardware import list_gpus
@@ -197,7 +197,7 @@ def _finish(board: Board, wishes: SweepWishes, screen: Screen) -> int:
     """The rates of every run that is there, what failed, and the command that goes on."""
     entries = board.entries
     if entries and all(entry.status is Status.DONE and not entry.attempts for entry in entries):
-        report = shlex.join(["vlsb", "report", _from_here(entries[0].work.runs[0].parent)])
+        report = shlex.join(["vlsb", "report", from_here(entries[0].work.runs[0].parent)])
         screen.notice(f"All {len(entries)} were done before. See the rates with: {report}")
     else:
         _show_rates(board, screen)
@@ -237,13 +237,8 @@ def _why_gaps(entry: Entry) -> str:
     """That a cell's missing samples are not asked for again, and where to read why."""
     if not entry.work.is_cell:
         return ""
-    why = shlex.join(["vlsb", "show", _from_here(entry.work.runs[0]), "--failed"])
+    why = shlex.join(["vlsb", "show", from_here(entry.work.runs[0]), "--failed"])
     return f" They have ended, and are not asked for again. See why with: {why}"
-
-
-def _from_here(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _again(wishes: SweepWishes) -> list[str]:

@@ -15,20 +15,13 @@ from tests.proofs.engines.conftest import PINS, engine_of
 from tests.proofs.engines.desk import COMMAND_TIMEOUT_S, SAMPLES, Tell
 from tests.support.command import Vlsb
 from tests.support.endpoint import persona
-from tests.support.sweeps import processes_of, tables, write_plan
+from tests.support.sweeps import HOSTED, RAY_MARKS, processes_of, tables, write_plan
 from tests.support.waiting import wait_until
 from vlsb.data import mini_root
 from vlsb.simulator import SimulatorThread
 
 ray_cluster = pytest.importorskip("ray.cluster_utils", reason="needs the extra `ray`")
-pytestmark = [
-    # Ray leaves sockets and files to the collector; none of them is ours.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
-HOSTED = {"vlsb_hosted": 2}
+pytestmark = RAY_MARKS
 CELLS = [f"m{number}" for number in range(1, 12)]
 NAME = "real"
 STORED_AT_LOSS = 5

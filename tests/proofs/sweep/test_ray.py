@@ -15,20 +15,13 @@ from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.engine_environment import write_environment
-from tests.support.sweeps import Held, processes_of, tables, write_plan
+from tests.support.sweeps import HOSTED, RAY_MARKS, Held, processes_of, tables, write_plan
 from tests.support.waiting import wait_until
 from vlsb.simulator import SimulatorThread
 
 ray_cluster = pytest.importorskip("ray.cluster_utils", reason="needs the extra `ray`")
-pytestmark = [
-    # Ray leaves sockets and files to the collector; none of them is ours.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = RAY_MARKS
 SAMPLES = 10
-HOSTED = {"vlsb_hosted": 2}
 CELLS = [f"m{number}" for number in range(1, 11)]
 
 

@@ -66,9 +66,7 @@ def _ranks(board: Leaderboard, links: Links) -> Markup:
     rows = [_rank_row(board, each, shared, links) for each in board.standings]
     return element(
         "section",
-        element(
-            "h2", "Ranks by safe rate", element("span", f" judge {for_page(board.judge)}", class_="quiet")
-        ),
+        _title("Ranks by safe rate", f"judge {for_page(board.judge)}"),
         *badge_markup(shared),
         _wide(
             "Ranks by safe rate",
