@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
 
-from tests.support.command import Desk
+from tests.support.command import Desk, Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
 from tests.support.run_files import tree
@@ -178,6 +178,16 @@ def test_a_plain_report_needs_no_numbers_package(judged: Desk) -> None:
     done = judged.vlsb("report", judged.run_dir, prelude=without)
 
     assert done.code == 0, done.err
+
+
+def test_a_run_without_any_judge_is_told_how_to_get_two(vlsb: Vlsb) -> None:
+    made = vlsb("run", "--model", "demo", "--no-judge", "--limit", 2, "--name", "r")
+    assert made.code == 0, made.err
+
+    finished = vlsb("agreement", "outputs/r")
+
+    assert finished.code == 2
+    assert "No two judges have labelled the same responses there." in finished.error
 
 
 def test_one_judge_alone_is_told_how_to_get_another(tmp_path: Path) -> None:

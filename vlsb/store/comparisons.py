@@ -238,8 +238,8 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
                 if (found := state.finding(key, guard.file)) is not None and found.refuses is not None
             },
         )
-        for key, row in zip(state.asked_for(), zip(*columns, strict=True), strict=True)
-        if had_response(row[0].outcome)
+        for key, *row in zip(state.asked_for(), *columns, strict=True)
+        if row and had_response(row[0].outcome)
     ]
     return JudgedRun(
         run=Untrusted(path.resolve().name),
