@@ -486,18 +486,16 @@ def say(**fields):
 
 def finish(name, tensor):
     (out / name).write_bytes(b"tensors of " + name.encode())
-    entry = {{"dtype": "float16", "shape": [1], "sha256": "00"}}
-    (out / (name + ".record.json")).write_text(json.dumps({{tensor: entry}}))
+    return {{tensor: {{"dtype": "float16", "shape": [1], "sha256": "00"}}}}
 
 print("a library's own line")
-say(stage="converting", file="model-00001-of-00002.safetensors", done_bytes=0, total_bytes=8)
-if not (out / "model-00001-of-00002.safetensors").exists():
-    finish("model-00001-of-00002.safetensors", "a")
+say(stage="converting", file="model-00001-of-00002.safetensors")
+done = {{"model-00001-of-00002.safetensors": finish("model-00001-of-00002.safetensors", "a")}}
 {then}
 """
 WHOLE = """
-finish("model-00002-of-00002.safetensors", "b")
-say(done=["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
+done["model-00002-of-00002.safetensors"] = finish("model-00002-of-00002.safetensors", "b")
+say(done=done)
 """
 
 
@@ -528,7 +526,7 @@ def test_the_folder_appears_whole_with_an_index_and_a_manifest(tmp_path: Path) -
     assert count == 2
     assert heard == [
         Step("inspecting", "tokenizer"),
-        Step("converting", "model-00001-of-00002.safetensors", 0, 8),
+        Step("converting", "model-00001-of-00002.safetensors"),
     ]
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert index["weight_map"] == {
@@ -540,9 +538,8 @@ def test_the_folder_appears_whole_with_an_index_and_a_manifest(tmp_path: Path) -
         "file": "model-00002-of-00002.safetensors", "dtype": "float16", "shape": [1], "sha256": "00"
     }  # fmt: skip
     assert manifest["rows"] == {"original": 300, "served": 320}
-    assert list(out.glob("*.record.json")) == []
     assert (out / "chat_template.jinja").is_file()
-    assert not out.with_name("out.partial").exists()
+    assert [path.name for path in out.parent.iterdir() if path.is_dir()] == ["out"]
 
 
 def test_no_key_reaches_the_program(tmp_path: Path) -> None:
@@ -570,7 +567,7 @@ def test_no_key_reaches_the_program(tmp_path: Path) -> None:
         ("sys.exit(0)", ServerError, "the engine's Python"),
     ],
 )
-def test_a_conversion_that_fails_leaves_no_folder_and_goes_on_later(
+def test_a_conversion_that_fails_leaves_nothing_and_can_be_started_again(
     then: str, error: type[VlsbError], said: str, tmp_path: Path
 ) -> None:
     source = write_source(tmp_path / "source")
@@ -578,11 +575,8 @@ def test_a_conversion_that_fails_leaves_no_folder_and_goes_on_later(
     with pytest.raises(error, match=said):
         convert(source, tmp_path / "out", stand_in(tmp_path, then))
 
-    first = tmp_path / "out.partial" / "model-00001-of-00002.safetensors"
-    written = first.stat().st_mtime_ns
-    assert not (tmp_path / "out").exists()
-    convert(source, tmp_path / "out", stand_in(tmp_path))
-    assert (tmp_path / "out" / first.name).stat().st_mtime_ns == written
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["source"]
+    assert convert(source, tmp_path / "out", stand_in(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -602,7 +596,7 @@ def test_a_tokenizer_that_cannot_be_made_ends_it_before_any_work(
     with pytest.raises(error, match=said):
         convert(source, tmp_path / "out", stand_in(tmp_path, answer=answer))
 
-    assert not (tmp_path / "out.partial").exists()
+    assert not building_of(tmp_path / "out").exists()
 
 
 def test_another_tokenizer_is_another_conversion(tmp_path: Path) -> None:
@@ -625,18 +619,23 @@ def test_the_end_of_the_programs_stderr_is_told(tmp_path: Path) -> None:
     assert failed.value.detail.expose().endswith("ModuleNotFoundError: no torch\n")
 
 
-def test_what_was_begun_from_other_weights_is_not_gone_on_with(tmp_path: Path) -> None:
+def building_of(destination: Path) -> Path:
+    """Where a conversion is built before it appears."""
+    return destination.with_name(f".{destination.name}.vlsb-conversion")
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
-    with pytest.raises(ServerError):
-        convert(source, tmp_path / "out", stand_in(tmp_path, "sys.exit(1)"))
-    (tmp_path / "out.partial" / "model-00001-of-00002.safetensors").write_bytes(b"of the other weights")
-    (source / PART).write_bytes(b"other weights")
+    building = building_of(tmp_path / "out")
+    building.mkdir()
+    for half in ("model-00001-of-00003.safetensors", ".tmpab12", "config.json"):
+        (building / half).write_bytes(b"half")
 
-    convert(source, tmp_path / "out", stand_in(tmp_path))
+    assert convert(source, tmp_path / "out", stand_in(tmp_path)) == 2
 
-    assert (
-        tmp_path / "out" / "model-00001-of-00002.safetensors"
-    ).read_bytes() == b"tensors of model-00001-of-00002.safetensors"
+    assert not building.exists()
+    assert "model-00001-of-00003.safetensors" not in tree(tmp_path / "out")
+    assert ".tmpab12" not in tree(tmp_path / "out")
 
 
 def test_the_same_conversion_is_not_done_twice_and_another_is_refused(tmp_path: Path) -> None:
@@ -677,33 +676,17 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-@pytest.mark.parametrize("kind", ["a file in it", "a folder in it", "a mark and more", "a link", "a file"])
-def test_a_strangers_partial_folder_is_refused_and_nothing_of_it_is_touched(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_link_in_the_place_to_build_in_is_not_followed(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
-    partial, theirs = tmp_path / "out.partial", tmp_path / "theirs"
+    theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "thesis.tex").write_text("years of work")
-    if kind == "a link":
-        partial.symlink_to(theirs)
-    elif kind == "a file":
-        partial.write_text("a download that is under way")
-    else:
-        partial.mkdir()
-        theirs.rename(partial / "photos")
-        if kind != "a folder in it":
-            (partial / "photos" / "thesis.tex").rename(partial / "thesis.tex")
-            (partial / "photos").rmdir()
-        if kind == "a mark and more":
-            (partial / ".conversion-source").write_text("0" * 64)
-    engine = stand_in(source)
-    before = tree(tmp_path)
+    building_of(tmp_path / "out").symlink_to(theirs)
 
-    with pytest.raises(ConfigError, match="no conversion made what is there"):
-        convert(source, tmp_path / "out", engine)
+    with pytest.raises(StoreError, match="cannot be written"):
+        convert(source, tmp_path / "out", stand_in(source))
 
-    assert tree(tmp_path) == before
+    assert tree(theirs) == {"thesis.tex": b"years of work"}
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a file", "a link to nothing", "a link"])
@@ -733,27 +716,6 @@ def test_a_destination_that_appears_meanwhile_is_not_replaced(tmp_path: Path) ->
         convert(source, tmp_path / "out", engine)
 
     assert list((tmp_path / "out").iterdir()) == []
-    assert (tmp_path / "out.partial").is_dir()
-
-
-def test_a_conversion_that_was_killed_at_any_point_is_known_as_ours(tmp_path: Path) -> None:
-    """With every file but the folder's name, with half a file, with a mark that was not written yet."""
-    source = write_source(tmp_path / "source")
-    partial = tmp_path / "out.partial"
-    convert(source, partial, stand_in(tmp_path))
-    first = "model-00001-of-00002"
-    halves = (f"{first}.unfinished.safetensors", f"{first}.safetensors.record.json.unfinished", ".tmpab12")
-    for half in halves:
-        (partial / half).write_bytes(b"half")
-    # Its record went into the manifest.
-    (partial / f"{first}.safetensors").unlink()
-
-    assert convert(source, tmp_path / "out", stand_in(tmp_path)) == 2
-
-    (tmp_path / "out").rename(partial)
-    (partial / f"{first}.safetensors").unlink()
-    (partial / ".conversion-source").write_bytes(b"")
-    assert convert(source, tmp_path / "out", stand_in(tmp_path)) == 2
 
 
 def test_of_two_conversions_at_once_one_builds_and_the_other_is_told(tmp_path: Path) -> None:

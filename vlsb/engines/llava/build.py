@@ -1,23 +1,21 @@
-"""Building a converted LLaVA in a `.partial` folder beside its place, where it appears when it is whole.
+"""Build a converted LLaVA in a hidden folder beside its place, where it appears when it is whole.
 
-The tensors are moved by `weights.py` in an engine's own Python, since only that has torch. Files that
-a killed conversion finished are kept. The manifest lists the checksum of every tensor, each verified by
-reading it back from the disk.
+The tensors are moved by `weights.py` in an engine's own Python, since only that has torch. A conversion takes
+minutes and is done once: one that is killed begins again. The manifest lists the checksum of every tensor,
+each verified by reading it back from the disk.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vlsb import strict_json
 from vlsb.engines.hardware import free_disk_bytes
 from vlsb.engines.llava import weights as llava_weights
 from vlsb.engines.llava.layout import Layout, json_bytes
@@ -35,12 +33,6 @@ FORMAT = 2
 # In the result too: by it a conversion is known again. It differs between machines, so it is no part of
 # what the result is, and hidden from whoever takes a digest of that.
 _MARK = ".conversion-source"
-# A file of weights with its record, finished or not.
-_PART = re.compile(
-    # safetensors writes under a name of its own first.
-    r"\.tmp\w+|model-\d+-of-\d+(?:\.unfinished)?\.safetensors(?:\.record\.json(?:\.unfinished)?)?",
-    re.ASCII,
-)
 _MARGIN_BYTES = 64 * 1024 * 1024
 # What a program needs of an environment that may hold keys.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -81,12 +73,6 @@ class Conversion:
             dtype=self.layout.dtype,
         )
 
-    def writes(self, path: Path) -> bool:
-        """Whether a conversion makes a file of this name; one of other weights makes the same ones."""
-        names = {*self.layout.files, "tokenizer.model", "chat_template.jinja", INDEX, MANIFEST, _MARK}
-        is_named = path.name in names or _PART.fullmatch(path.name) is not None
-        return is_named and path.is_file() and not path.is_symlink()
-
     def size_bytes(self) -> int:
         """At least what the result takes: the added rows are in the margin."""
         files = (*self.source.weights, *self.tower.weights)
@@ -109,8 +95,7 @@ class Script:
 
         def report(event: Mapping[str, Any]) -> None:
             if "stage" in event:
-                done, total = event.get("done_bytes", 0), event.get("total_bytes")
-                on_progress(Step(event["stage"], event["file"], done, total))
+                on_progress(Step(event["stage"], event["file"]))
 
         passed_on = {each: self.environment[each] for each in _PASSED_ON if each in self.environment}
         assert program.__file__ is not None
@@ -126,7 +111,7 @@ class Script:
             return ConfigError(f"{self.source}: {_REFUSALS[reason]}", detail=detail)
         if reason == "disk_full":
             folder = self.destination.parent
-            return StoreError(f"no room left in {folder}. Make room and start again: it goes on.")
+            return StoreError(f"no room left in {folder}. Make room and start again.")
         if reason == "damaged_on_disk":
             return StoreError(
                 f"{self.destination}: what was written reads back differently. Check the disk", detail=detail
@@ -135,79 +120,48 @@ class Script:
             return StoreError(f"{self.destination}: a file cannot be read or written", detail=detail)
         if end.code < 0:
             return ServerError(
-                f"the conversion was killed by signal {-end.code}; if that was for memory, free some. Start "
-                "again: it goes on with the file it was at."
+                f"the conversion was killed by signal {-end.code}; if that was for memory, free some and "
+                "start again."
             )
         return ServerError("the conversion failed in the engine's Python", detail=end.complaints)
 
 
 async def build(conversion: Conversion, destination: Path, script: Script, on_progress: OnProgress) -> None:
-    """Convert into a folder that does not exist yet, or finish what an earlier conversion began there."""
-    partial = destination.with_name(destination.name + ".partial")
+    """Convert into a folder that does not exist yet. Nothing is left of a conversion that fails."""
+    building = destination.with_name(f".{destination.name}.vlsb-conversion")
     try:
-        with _sole_build(partial, conversion):
-            if _is_done_by_another(destination, conversion.digest):
-                with suppress(OSError):
-                    partial.rmdir()
+        with _sole_build(building):
+            if read_mark(destination) == conversion.digest:
+                # Another process built it between the look and the lock.
+                building.rmdir()
                 return
-            _start_over_unless(partial, conversion.digest)
-            _require_room(partial, conversion)
-            job = asdict(conversion.job(partial))
-            files = await script.answer(llava_weights, job, "done", on_progress)
-            _complete(partial, conversion, files)
-            _place(partial, destination)
+            _require_room(building, conversion)
+            job = asdict(conversion.job(building))
+            records = await script.answer(llava_weights, job, "done", on_progress)
+            _add_small_files(building, conversion, records)
+            _place(building, destination)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise StoreError(f"{partial} cannot be written ({reason}). Start again: it goes on.") from error
+        raise StoreError(f"{building} cannot be written ({reason}).") from error
 
 
 @contextmanager
-def _sole_build(partial: Path, conversion: Conversion) -> Iterator[None]:
-    """The folder to build in, for one process at a time: a new one, or what a conversion of ours left.
+def _sole_build(building: Path) -> Iterator[None]:
+    """Hold an empty folder to build in, for one process at a time; it is removed when the block fails.
 
-    Raises ConfigError for anybody else's, of which nothing is touched.
+    Its name is ours alone: what a killed conversion left in it is removed.
     """
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        partial.mkdir()
-    try:
-        lock = FileLock(partial, is_folder=True)
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise _foreign(partial) from None
-        raise
-    with lock:
+    building.mkdir(parents=True, exist_ok=True)
+    with FileLock(building, is_folder=True) as lock:
         if not lock.try_lock():
-            raise ServerError(f"{partial}: another process is converting into it. Wait for it.")
-        there = {path.name: path for path in partial.iterdir()}
-        # Killed before its first file, a conversion left an empty folder.
-        if there and (_MARK not in there or not all(map(conversion.writes, there.values()))):
-            raise _foreign(partial)
-        yield
-
-
-def _foreign(partial: Path) -> ConfigError:
-    return ConfigError(
-        f"{partial} is where the conversion would be built, and no conversion made what is there. Move it "
-        "away, or name another DST."
-    )
-
-
-def _is_done_by_another(destination: Path, digest: str) -> bool:
-    """Whether the result appeared after it was looked for; ConfigError for something else in its place."""
-    if not os.path.lexists(destination):
-        return False
-    if read_mark(destination) != digest:
-        raise ConfigError(f"{destination} exists and is not this conversion. Name another folder.")
-    return True
-
-
-def _start_over_unless(partial: Path, digest: str) -> None:
-    """Keep what an earlier conversion of the same files finished; remove everything else."""
-    if read_mark(partial) != digest:
-        for path in partial.iterdir():
-            path.unlink()
-        _write(partial / _MARK, digest.encode("ascii"))
+            raise ServerError(f"{building}: another process is converting into it. Wait for it.")
+        try:
+            for path in building.iterdir():
+                path.unlink()
+            yield
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
 
 
 def read_mark(folder: Path) -> str | None:
@@ -218,29 +172,26 @@ def read_mark(folder: Path) -> str | None:
         return None
 
 
-def _require_room(partial: Path, conversion: Conversion) -> None:
-    there = sum(path.stat().st_size for path in partial.iterdir())
-    needed = conversion.size_bytes() - there
-    free = free_disk_bytes(partial)
+def _require_room(building: Path, conversion: Conversion) -> None:
+    needed, free = conversion.size_bytes(), free_disk_bytes(building)
     if free is not None and free < needed:
         raise StoreError(
-            f"no room in {partial.parent}: the converted weights take {needed / 1e9:.1f} GB more, and "
+            f"no room in {building.parent}: the converted weights take {needed / 1e9:.1f} GB, and "
             f"{free / 1e9:.1f} GB are free. Make room, or convert into another folder."
         )
 
 
-def _complete(partial: Path, conversion: Conversion, files: Sequence[str]) -> None:
-    """Add the small files, the index and the manifest; remove what only a conversion needs."""
-    records = {
-        name: strict_json.loads(llava_weights.record_path(partial / name).read_bytes()) for name in files
-    }
+def _add_small_files(
+    building: Path, conversion: Conversion, records: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> None:
+    """Add config, tokenizer, chat template, index, manifest and mark to the files of weights."""
     placed = {tensor: name for name, record in records.items() for tensor in record}
     tensors = {
         tensor: {"file": name, **facts}
         for name, record in records.items()
         for tensor, facts in record.items()
     }
-    total = sum((partial / name).stat().st_size for name in files)
+    total = sum((building / name).stat().st_size for name in records)
     vocabulary = conversion.layout.vocabulary
     manifest = {
         "format": FORMAT,
@@ -253,21 +204,17 @@ def _complete(partial: Path, conversion: Conversion, files: Sequence[str]) -> No
         **({"chat_template.jinja": shipped_config(template).read_bytes()} if template else {}),
         INDEX: json_bytes({"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}),
         MANIFEST: json_bytes(manifest),
+        _MARK: conversion.digest.encode("ascii"),
     }
     for name, raw in small.items():
-        _write(partial / name, raw)
-    for path in partial.iterdir():
-        if path.name not in {_MARK, *small, *files}:
-            if not conversion.writes(path):
-                raise _foreign(partial)
-            path.unlink()
-    sync_directory(partial)
+        _write(building / name, raw)
+    sync_directory(building)
 
 
-def _place(partial: Path, destination: Path) -> None:
+def _place(building: Path, destination: Path) -> None:
     if os.path.lexists(destination):
         raise ConfigError(f"{destination} has appeared meanwhile. Move it away and start again.")
-    partial.rename(destination)
+    building.rename(destination)
     sync_directory(destination.parent)
 
 

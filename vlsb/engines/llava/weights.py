@@ -2,8 +2,8 @@
 
 A program of its own, run by the Python of an engine environment (standard library, torch and safetensors):
 it imports nothing of ours and reads its job as JSON from stdin. What it says on stdout is one JSON object
-a line: how far it is, then `done` or `error`. A finished file has a record beside it with the checksum of
-each tensor; a later run with the same job reads such files back and keeps those that are whole.
+a line: the file that it is at, then `done` with the checksum of each tensor by file, or `error`. Every file
+is read back and compared before the next one is begun.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import errno
 import hashlib
 import importlib
 import json
-import math
 import os
 import re
 import sys
@@ -25,14 +24,12 @@ from typing import Any
 EMBEDDING = "language_model.model.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"
 TOWER = "vision_tower.vision_model."
-RECORD_SUFFIX = ".record.json"
 # Position and rotary buffers, which every implementation computes itself.
 _COMPUTED = re.compile(r"\.(?:rotary_emb\.inv_freq|embeddings\.position_ids)$")
 # What a whole CLIP has beside its vision tower.
 _TEXT_SIDE = re.compile(r"(?:text_model\.|text_projection|visual_projection|logit_scale)")
 _PROJECTOR = {"0": "linear_1", "2": "linear_2"}
 _DTYPES = ("float16", "bfloat16", "float32")
-_SAY_EVERY_BYTES = 64 * 1024 * 1024
 
 
 class RefusedWeights(Exception):
@@ -238,32 +235,14 @@ class TensorRecord:
     sha256: str
 
 
-class ByteReport:
-    """Says how far a file is, at its start, every so many bytes and at its end."""
-
-    def __init__(self, stage: str, file: str, total_bytes: int) -> None:
-        self._fields = {"stage": stage, "file": file, "total_bytes": total_bytes}
-        self._done = 0
-        self._said = -1
-        self.add(0)
-
-    def add(self, count: int) -> None:
-        """So many bytes more are done."""
-        self._done += count
-        is_end = self._done == self._fields["total_bytes"]
-        if self._said < 0 or is_end or self._done - self._said >= _SAY_EVERY_BYTES:
-            self._said = self._done
-            say({**self._fields, "done_bytes": self._done})
-
-
 def say(fields: Mapping[str, Any]) -> None:
     """One line on stdout. A caller that has gone ends this program here."""
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
-def write_part(job: WeightsJob, part: Part, path: Path, *, shown: str) -> dict[str, TensorRecord]:
-    """Write one file; the checksums are of what was meant to be written.
+def write_part(job: WeightsJob, part: Part, path: Path) -> dict[str, TensorRecord]:
+    """Write one file and return the checksums of what was meant to be written.
 
     Tensors whose form does not change stay in the mapped source until they are written.
     """
@@ -272,11 +251,9 @@ def write_part(job: WeightsJob, part: Part, path: Path, *, shown: str) -> dict[s
     with opened(part.source) as (_, get):
         forms = {name: served_form(job, part, name, get(part.names[name])) for name in sorted(part.names)}
         tensors = {name: served_tensor(get(part.names[name]), *form) for name, form in forms.items()}
-        progress = ByteReport("converting", shown, sum(each.nbytes for each in tensors.values()))
         for name, (dtype, shape) in forms.items():
-            raw = raw_bytes(tensors[name])
-            entries[name] = TensorRecord(dtype, tuple(shape), hashlib.sha256(raw).hexdigest())
-            progress.add(len(raw))
+            digest = hashlib.sha256(raw_bytes(tensors[name])).hexdigest()
+            entries[name] = TensorRecord(dtype, tuple(shape), digest)
         try:
             importlib.import_module("safetensors.torch").save_file(tensors, path, metadata={"format": "pt"})
         except safetensors.SafetensorError as error:
@@ -287,59 +264,19 @@ def write_part(job: WeightsJob, part: Part, path: Path, *, shown: str) -> dict[s
     return entries
 
 
-def is_whole(path: Path, entries: Mapping[str, TensorRecord], *, shown: str) -> bool:
+def is_whole(path: Path, entries: Mapping[str, TensorRecord]) -> bool:
     """Whether a file, read back, holds exactly these tensors bit for bit."""
     try:
         with opened(str(path)) as (names, get):
-            if set(names) != set(entries):
-                return False
-            torch = importlib.import_module("torch")
-            sizes = (math.prod(each.shape) * getattr(torch, each.dtype).itemsize for each in entries.values())
-            progress = ByteReport("verifying", shown, sum(sizes))
-            for name in sorted(names):
-                raw = raw_bytes(get(name))
-                if hashlib.sha256(raw).hexdigest() != entries[name].sha256:
-                    return False
-                progress.add(len(raw))
-    except (OSError, RefusedWeights, KeyError):
+            return set(names) == set(entries) and all(
+                hashlib.sha256(raw_bytes(get(name))).hexdigest() == entries[name].sha256 for name in names
+            )
+    except (OSError, RefusedWeights):
         return False
-    return True
 
 
-def record_path(target: Path) -> Path:
-    """Where the checksums of a finished file are until the manifest has them."""
-    return target.with_name(target.name + RECORD_SUFFIX)
-
-
-def kept(target: Path, part: Part) -> bool:
-    """Whether an earlier run finished this file and it is still whole."""
-    try:
-        record = json.loads(record_path(target).read_text("utf-8"))
-        entries = {name: TensorRecord(**fields) for name, fields in record.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return False
-    return set(entries) == set(part.names) and is_whole(target, entries, shown=target.name)
-
-
-def finish(target: Path, job: WeightsJob, part: Part) -> None:
-    """Write one file and its record; neither has its name before the file was read back."""
-    unfinished = target.with_name(target.stem + ".unfinished.safetensors")
-    entries = write_part(job, part, unfinished, shown=target.name)
-    if not is_whole(unfinished, entries, shown=target.name):
-        raise RefusedWeights("damaged_on_disk", target.name)
-    record = record_path(target)
-    record.unlink(missing_ok=True)
-    unfinished.replace(target)
-    written = record.with_name(record.name + ".unfinished")
-    with written.open("wb") as file:
-        file.write(json.dumps({name: asdict(entry) for name, entry in entries.items()}).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(record)
-
-
-def convert(job: WeightsJob) -> list[str]:
-    """Write every file of the served checkpoint; returns their names in order."""
+def convert(job: WeightsJob) -> dict[str, dict[str, TensorRecord]]:
+    """Write every file of the served checkpoint; returns what each holds, in order."""
 
     def names_in(path: str) -> Sequence[str]:
         say({"stage": "inspecting", "file": Path(path).name})
@@ -347,12 +284,15 @@ def convert(job: WeightsJob) -> list[str]:
             return names
 
     parts = plan_parts(job, names_in)
-    files = []
+    files = {}
     for number, part in enumerate(parts, start=1):
         target = Path(job.out) / f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        if not kept(target, part):
-            finish(target, job, part)
-        files.append(target.name)
+        say({"stage": "converting", "file": target.name})
+        entries = write_part(job, part, target)
+        say({"stage": "verifying", "file": target.name})
+        if not is_whole(target, entries):
+            raise RefusedWeights("damaged_on_disk", target.name)
+        files[target.name] = entries
     return files
 
 
@@ -360,6 +300,9 @@ def main() -> int:
     """Read the job, do it, say how it ended."""
     try:
         files = convert(WeightsJob.parse(json.loads(sys.stdin.read())))
+        done = {
+            file: {name: asdict(entry) for name, entry in entries.items()} for file, entries in files.items()
+        }
     except RefusedWeights as refused:
         say({"error": refused.code, "subject": refused.subject})
         return 1
@@ -370,7 +313,7 @@ def main() -> int:
         code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system"
         say({"error": code, "subject": os.strerror(error.errno or errno.EIO)})
         return 1
-    say({"done": files})
+    say({"done": done})
     return 0
 
 
