@@ -10,7 +10,6 @@ from vlsb.endpoints.credentials import Secret
 from vlsb.endpoints.rates import Caps, Departure, RateModel
 from vlsb.endpoints.traffic import Clock
 from vlsb.errors import GapsError
-from vlsb.models.providers import without_snapshot
 from vlsb.records import Untrusted, Usage
 
 
@@ -87,8 +86,7 @@ class Account:
 class Accounts:
     """The accounts in use, which may outlive a run: runs of one process that share it share rate limits.
 
-    One account is one address, key and model, whatever the key's variable is called and whether the model is
-    dated or not. For one thread.
+    One account is one address, key and model, whatever the key's variable is called. For one thread.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -96,6 +94,6 @@ class Accounts:
         self._accounts: dict[tuple[str, frozenset[Secret], str], Account] = {}
 
     def find(self, base_url: str, secrets: Iterable[Secret], model: str) -> Account:
-        """The account that requests spend from."""
-        key = (base_url.rstrip("/").lower(), frozenset(secrets), without_snapshot(model))
+        """The account that requests spend from; `model` is the name that its limits go by."""
+        key = (base_url.rstrip("/").lower(), frozenset(secrets), model)
         return self._accounts.setdefault(key, Account(self._clock))

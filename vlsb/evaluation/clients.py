@@ -36,6 +36,7 @@ from vlsb.endpoints.replica import Replica, place_of
 from vlsb.endpoints.request import Dialect
 from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
 from vlsb.models.prices import Price
+from vlsb.models.providers import limited_as
 from vlsb.records import Stage
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 )
                 held.push_async_callback(http.aclose)
                 account = setup.accounts.find(
-                    place.url, place.credentials.secrets(), settings.endpoint.request_model
+                    place.url, place.credentials.secrets(), limited_as(settings.endpoint)
                 )
                 held.enter_context(account.limit_to(_caps(settings, count)))
                 party = Party(stage, replace(settings.endpoint, base_url=place.url))

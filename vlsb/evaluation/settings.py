@@ -54,9 +54,9 @@ from vlsb.models.profile import FAMILIES, ModelProfile
 from vlsb.models.providers import (
     ENGINE_URL,
     find_batch_api,
+    limited_as,
     resolve_endpoint,
     thinking_fields,
-    without_snapshot,
 )
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
@@ -723,7 +723,7 @@ def rate_accounts(settings: config.ModelSettings) -> tuple[RateAccount, ...]:
     endpoint = settings.endpoint
     variables = [variable for _, variable in endpoint.headers]
     variables += [endpoint.key_variable] if endpoint.key_variable else []
-    model = without_snapshot(endpoint.request_model)
+    model = limited_as(endpoint)
     return tuple(
         RateAccount(url.rstrip("/").lower(), tuple(sorted(variables)), model) for url in settings.base_urls
     )

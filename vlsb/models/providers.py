@@ -366,10 +366,12 @@ PROVIDERS = (
         ),
     ),
 )
+_MONTH, _DAY = r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 # Day (2024-08-06, 20250929, 05-20), month and day (0613), year and month (2411), a number (001), a channel.
-_SNAPSHOT = re.compile(
-    r"(?:[-@](?:20\d\d-?[01]\d-?[0-3]\d|[01]\d-[0-3]\d|[01]\d[0-3]\d|2\d[01]\d|00\d|latest|preview|exp))+$"
-)
+_DATE = rf"20\d\d-?{_MONTH}-?{_DAY}|{_MONTH}-?{_DAY}|2\d{_MONTH}|00\d"
+# `ckpt-1015` is the step of a training.
+_NO_STEP = "".join(f"(?<!{word})" for word in ("step", "ckpt", "checkpoint", "iter", "epoch", "update"))
+_SNAPSHOT = re.compile(rf"(?:{_NO_STEP}[-@](?:{_DATE}|latest|preview|exp))+$")
 DEMO = "demo"
 _POPULAR = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "grok-4.3")
 _SAFETY = ("safety_settings", "safetySettings")
@@ -590,6 +592,10 @@ def _unknown(model: str, stage: Stage) -> ConfigError:
     )
 
 
-def without_snapshot(model: str) -> str:
-    """A model's name without its snapshot: providers count both against one rate limit."""
-    return _SNAPSHOT.sub("", model.lower())
+def limited_as(endpoint: Endpoint) -> str:
+    """The name under which a model's rate limit is counted: to a provider a dated snapshot is the model.
+
+    Where no provider is known, each name is a model of its own: a server may have checkpoints side by side.
+    """
+    model = endpoint.request_model.lower()
+    return _SNAPSHOT.sub("", model) if endpoint.provider else model

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlsb.config import Endpoint
 from vlsb.endpoints.accounts import Account, Accounts
 from vlsb.endpoints.admission import Line
 from vlsb.endpoints.credentials import Secret
 from vlsb.endpoints.rates import Caps
 from vlsb.endpoints.traffic import UploadBudget
 from vlsb.errors import GapsError
+from vlsb.models.providers import limited_as
 
 URL = "https://api.openai.com/v1"
 
@@ -50,7 +52,7 @@ class Clock:
 
 
 def account(accounts: Accounts, url: str = URL, key: str = "sk-one", model: str = "gpt-4o") -> Account:
-    return accounts.find(url, [Secret(key)], model)
+    return accounts.find(url, [Secret(key)], limited_as(Endpoint(model, url, provider="OpenAI")))
 
 
 def test_one_key_and_a_dated_model_are_one_account() -> None:

@@ -20,10 +20,10 @@ from vlsb.models.providers import (
     find_thinking,
     is_loopback,
     key_mismatch,
+    limited_as,
     parse_base_url,
     resolve_endpoint,
     thinking_fields,
-    without_snapshot,
 )
 from vlsb.records import Untrusted
 
@@ -580,6 +580,10 @@ def test_no_answer_around_a_key_lets_it_through(before, after):
     assert CANARY not in Redactor([Secret(CANARY)]).message(Untrusted(before + CANARY + after)).expose()
 
 
+def at_provider(model: str) -> Endpoint:
+    return Endpoint(model, "https://api.openai.com/v1", provider="OpenAI")
+
+
 @pytest.mark.parametrize(
     ("dated", "plain"),
     [
@@ -594,12 +598,30 @@ def test_no_answer_around_a_key_lets_it_through(before, after):
     ],
 )
 def test_a_model_and_its_dated_snapshot_share_a_rate_limit(dated: str, plain: str) -> None:
-    assert without_snapshot(dated) == plain
+    assert limited_as(at_provider(dated)) == plain
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("gpt-4o", "gpt-4o-mini"), ("llama3-70b-8192", "llama3-70b"), ("qwen2-vl-72b", "qwen2-vl-7b")],
+    [
+        ("gpt-4o", "gpt-4o-mini"),
+        ("llama3-70b-8192", "llama3-70b"),
+        ("qwen2-vl-72b", "qwen2-vl-7b"),
+        ("tune-ckpt-1000", "tune-ckpt-2000"),
+        ("tune:ckpt-1015", "tune:ckpt-1115"),
+        ("step-0001", "step-0002"),
+        ("tune-1300", "tune-1400"),
+    ],
 )
 def test_different_models_have_limits_of_their_own(one: str, other: str) -> None:
-    assert without_snapshot(one) != without_snapshot(other)
+    """Steps of a training are models, too, even those that could be dates."""
+    assert limited_as(at_provider(one)) != limited_as(at_provider(other))
+
+
+def test_where_no_provider_is_known_each_name_is_a_model_of_its_own() -> None:
+    """A server of one's own may have what looks dated beside each other: `tune-0613`, `tune-1015`."""
+    found = {
+        limited_as(Endpoint(name, "https://models.example.org/v1")) for name in ("tune-0613", "tune-1015")
+    }
+
+    assert len(found) == 2

@@ -77,6 +77,16 @@ def test_one_key_under_two_names_is_one_account(tmp_path: Path, variable: str, i
     assert LIMITS.turns(first).isdisjoint(LIMITS.turns(second)) is not is_shared
 
 
+@pytest.mark.parametrize("names", [("ckpt-1000", "ckpt-2000"), ("tune-1015", "tune-1115")])
+def test_checkpoints_that_a_server_has_are_no_snapshots_of_one_model(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    served = [{"model": name, "base-url": "http://127.0.0.1:8000/v1"} for name in names]
+    first, second = works(tmp_path, *served).values()
+
+    assert LIMITS.turns(first).isdisjoint(LIMITS.turns(second))
+
+
 def test_judges_alone_take_turns_on_their_account_and_cells_judged_by_it_do_not(tmp_path: Path) -> None:
     local = [str(checkpoint(tmp_path / name)) for name in ("a", "b")]
     judges = ["gpt-4o", {"judge": "text_only:gpt-4o", "judge-field": "seed=1"}]
