@@ -1,7 +1,8 @@
-"""YAML that people write, with the line of everything: bounded, UTF-8, and no key twice."""
+"""YAML that people write, with the line of everything: bounded, UTF-8, no key twice, nothing unusable."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,9 @@ def load(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Document:
     if not isinstance(root, yaml.MappingNode) or not isinstance(values, dict):
         raise ConfigError(f"{path}: {what} is a list of lines `key: value`.")
     _require_single_keys(root, path)
-    return Document(str(path), values, root)
+    document = Document(str(path), values, root)
+    _require_usable(document)
+    return document
 
 
 def _text(path: Path, what: str, max_bytes: int) -> str:
@@ -97,6 +100,37 @@ def _require_single_keys(root: Node, path: Path) -> None:
 
 
 _MERGE = "tag:yaml.org,2002:merge"
+
+
+def _require_usable(document: Document) -> None:
+    """Refuse what YAML can write and nothing else takes: numbers without an end, texts that no file holds."""
+    # An alias may stand for what it is in.
+    seen: set[int] = set()
+    waiting: list[tuple[tuple[str | int, ...], object]] = [((), document.values)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict | list):
+            if id(value) not in seen:
+                seen.add(id(value))
+                inner = value.items() if isinstance(value, dict) else enumerate(value)
+                # A key is a text, too.
+                waiting += [((*path, key), each) for key, part in inner for each in (part, key)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            _refuse(document, path, f"{value} is not a number that can be used")
+        elif isinstance(value, str) and not _is_text(value):
+            _refuse(document, path, "it has a character that no file and no request can hold")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _refuse(document: Document, path: tuple[str | int, ...], why: str) -> None:
+    key = next((f"{each}: " for each in reversed(path) if isinstance(each, str) and _is_text(each)), "")
+    raise ConfigError(f"{document.place}, line {document.line(*path)}: {key}{why}.")
 
 
 def _child(node: Node, step: str | int) -> tuple[Node, int] | None:

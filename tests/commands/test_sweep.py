@@ -294,6 +294,28 @@ def test_a_cell_whose_log_or_run_cannot_be_used_ends_no_other(
         ("models: [demo]\nprotocols:\n  ../x: {}\n", "line 3: a protocol's name has letters"),
         ("models:\n  - model: demo\n    api-key-env: sk-abcdefgh12345678\n", "not the name of a variable"),
         ("models: [demo]\nepochs: 0\n", "line 2: epochs"),
+        ("models: [demo]\nepochs: []\n", "line 2: epochs"),
+        ("models: [demo]\ngpu-memory-gb: .inf\n", "line 2: gpu-memory-gb: inf is not a number"),
+        ("models: [demo]\ngpu-memory-gb: 1.0e+300\n", "line 2: gpu-memory-gb: Expected float <="),
+        ("models:\n  - model: demo\n    temperature: .nan\n", "line 3: temperature: nan is not a number"),
+        ("models: [demo]\ndefaults:\n  rpm: -.inf\n", "line 3: rpm: -inf is not a number"),
+        ("models: [demo]\ndefaults:\n  judge-rpm: [60, .inf]\n", "line 3: judge-rpm: inf is not a number"),
+        ("models: [demo]\ndefaults:\n  judge-rpm: fast\n", "line 3: judge-rpm: Expected float"),
+        ("models: [demo]\ndefaults:\n  judge-rpm: 'nan'\n", "line 3: judge-rpm: Expected float"),
+        ("models: [demo]\ndefaults:\n  judge-rpm: -5\n", "line 3: judge-rpm: Expected float >= 0.1"),
+        ("models: [demo]\ndefaults:\n  sample-id: [one]\n", "line 3: sample-id: Expected int"),
+        ("models:\n  - demo\n  - model: demo\n    limit: few\n", "line 3: --limit 'few' is not a limit"),
+        ('models:\n  - model: demo\n    name: "x\\n"\n', "line 3: name: it takes letters"),
+        ('models: [demo]\nprotocols:\n  "x\\n": {}\n', "line 3: a protocol's name has letters"),
+        ('models: [demo]\noutput-dir: "a\\0b"\n', "line 2: output-dir: it has a character that no file"),
+        ('models: ["./a\\ud800"]\n', "line 1: models: it has a character that no file"),
+        (f"models: [demo]\noutput-dir: {'x' * 300}\n", "line 2: output-dir: File name too long"),
+        ("models: ['~nobody-of-that-name/x']\n", "line 1: ~nobody-of-that-name/x: there is no such home"),
+        (
+            f"models:\n  - {{model: demo, name: {'n' * 61}}}\nprotocols: {{{'p' * 61}: {{}}, q: {{}}}}\n",
+            f"line 2: {'n' * 61}--{'p' * 61} cannot be the name of a run: it is too long",
+        ),
+        ("models:\n  - model: demo\n    name: logs\n", "line 2: logs cannot be the name of a run"),
     ],
 )
 def test_a_mistake_in_a_plan_is_said_with_its_line(vlsb: Vlsb, tmp_path: Path, text: str, said: str) -> None:
@@ -305,6 +327,90 @@ def test_a_mistake_in_a_plan_is_said_with_its_line(vlsb: Vlsb, tmp_path: Path, t
     assert ended.code == 2
     assert said in ended.error
     assert "sk-abcdefgh" not in ended.err
+
+
+def test_no_escape_sequence_of_a_plan_reaches_the_terminal(vlsb: Vlsb, tmp_path: Path, data: Path) -> None:
+    """Whatever is shown of it: places, what is left out and why, prices that it names, what went wrong."""
+    escape = "\x1b]0;owned\x07\x1b[31m"
+    prices = {"models": ["m1"], "input": 1, "output": 1, "source": f"ours{escape}", "as_of": "2026-01-01"}
+    (tmp_path / "prices.json").write_text(json.dumps({"prices": [prices]}))
+    hosted = {"model": "m1", "base-url": "https://models.example.org/v1", "api-key-env": "NO_SUCH_KEY"}
+    plan = write_plan(
+        tmp_path,
+        None,
+        data=data,
+        models=[hosted],
+        judges=[],
+        defaults={"data-root": str(data), "prices": str(tmp_path / "prices.json")},
+        **{"output-dir": str(tmp_path / f"out{escape}"), "left-out": {f"big{escape}": f"too large{escape}"}},
+    )
+    nothing = write_plan(
+        tmp_path / "data", None, data=data, models=[f"./none{escape}/*"], judges=[], retries=0
+    )
+
+    said = [vlsb("sweep", plan, "--dry-run"), vlsb("sweep", plan), vlsb("sweep", nothing)]
+
+    assert [each.code for each in said] == [0, 3, 2], [each.err for each in said]
+    assert "too large" in said[0].out
+    assert "Prices of 2026-01-01, from ours" in said[0].out
+    assert all("\x1b" not in each.out + each.err and "\x07" not in each.out + each.err for each in said)
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",), ("--prepare",)])
+def test_cells_that_would_write_to_one_directory_are_refused_with_both_before_anything_starts(
+    vlsb: Vlsb, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    for training in ("a", "b"):
+        checkpoint(tmp_path / training / "final")
+    cases = {
+        "models: ['./*/final']\n": (
+            "line 1: ./b/final (./*/final) would write to",
+            "as ./a/final (./*/final) of line 1 does. List them one by one",
+        ),
+        "models: [./a/final, ./b/final]\n": (
+            "line 1: ./b/final would write to",
+            "as ./a/final of line 1 does. Give one of the two a name",
+        ),
+        "models:\n  - ./a/final\n  - model: ./b/final\n    max-tokens: 9\n": (
+            "line 3: ./b/final would write to",
+            "as ./a/final of line 2 does. Give one of the two a name",
+        ),
+        "models:\n  - demo\n  - demo\n": ("line 3: demo would write to", "as demo of line 2 does"),
+    }
+    plan = tmp_path / "plan.yaml"
+    for text, said in cases.items():
+        plan.write_text(text)
+
+        ended = vlsb("sweep", plan, *words)
+
+        assert ended.code == 2
+        assert all(part in ended.error.replace(f"{tmp_path}/", "./") for part in said), ended.error
+        assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",), ("--prepare",)])
+def test_a_pattern_that_matches_no_whole_checkpoint_is_a_mistake_with_what_is_missing(
+    local: LocalDesk, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    plan = write_plan(tmp_path, None, data=local.data, models=["./ckpt/step-*", "demo"], judges=[])
+
+    nothing = local.vlsb("sweep", plan, *words)
+    (checkpoint(tmp_path / "ckpt" / "step-1") / "model.safetensors").unlink()
+    (tmp_path / "ckpt" / "step-2").mkdir()
+    half = local.vlsb("sweep", plan, *words)
+    shutil.rmtree(tmp_path / "ckpt")
+    checkpoint(tmp_path / "ckpt" / "step-1")
+    cut = checkpoint(tmp_path / "ckpt" / "step-2") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    some = local.vlsb("sweep", plan, "--dry-run")
+
+    assert (nothing.code, half.code, some.code) == (2, 2, 0)
+    assert "line 3: ./ckpt/step-* matches no folder. --watch waits" in nothing.error
+    assert "./ckpt/step-* matches no whole checkpoint: step-" in half.error
+    assert "and 1 more like it" in half.error
+    assert "step-2 is left out, as it is no whole checkpoint" in some.err
+    assert "step-1" in some.out
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_the_schema_knows_every_key_that_a_plan_may_have(vlsb: Vlsb) -> None:
@@ -539,6 +645,34 @@ def test_a_table_counts_the_cells_that_it_shows_and_each_again_when_it_has_ended
     assert list(view.uncounted(24)) == []
 
 
+def test_watching_waits_for_the_first_checkpoint_and_leaves_out_one_whose_name_is_taken(
+    local: LocalDesk, tmp_path: Path
+) -> None:
+    """It is said, once, and ends no other cell; that it was left out is no success."""
+    plan = write_plan(
+        tmp_path,
+        None,
+        data=local.data,
+        models=["./*/final"],
+        judges=[],
+        defaults={"data-root": str(local.data), "engine": str(local.engine)},
+    )
+    process = local.vlsb.start("sweep", plan, "--watch", env=local.environment())
+    process.wait_until_said("./*/final matches no folder. Waiting for it.")
+    checkpoint(tmp_path / "later" / "b" / "final").parent.rename(tmp_path / "b")
+    process.wait_until_said("final: done")
+    # By its name it comes first, and the other one keeps its run.
+    checkpoint(tmp_path / "later" / "a" / "final").parent.rename(tmp_path / "a")
+    process.wait_until_said("It is left out.")
+    process.signal(signal.SIGINT)
+    ended = process.wait()
+
+    assert ended.code == 2
+    (said,) = [line for line in ended.err.splitlines() if "would write to" in line]
+    assert said.index("/a/final (./*/final) would write to") < said.index("as " + str(tmp_path / "b"))
+    assert tables(local.vlsb, tmp_path / "sweep")["final"]["selected"] == 8
+
+
 def test_watching_takes_a_checkpoint_that_comes_later(local: LocalDesk, tmp_path: Path) -> None:
     checkpoint(tmp_path / "ckpt" / "step-1")
     plan = write_plan(
@@ -559,7 +693,8 @@ def test_watching_takes_a_checkpoint_that_comes_later(local: LocalDesk, tmp_path
     (half / "model.safetensors").write_bytes(weights[:-1])
     checkpoint(tmp_path / "ckpt" / "step-3")
     process.wait_until_said("step-3: done")
-    assert "step-2" not in process.err
+    assert "step-2: started" not in process.err
+    assert "step-2 is no whole checkpoint yet" in process.err
 
     (half / "model.safetensors").write_bytes(weights)
     process.wait_until_said("step-2: done")

@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from vlsb.cli.estimate import amount
 from vlsb.cli.screen import Screen, has_color
 from vlsb.cli.sweep_forecast import ASSUMED, Money, Outlook, Outlooks
-from vlsb.cli.sweeping import SweepWishes, unsized
+from vlsb.cli.sweeping import SweepWishes, models_now, unsized
 from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.hardware import list_gpus
 from vlsb.errors import VlsbError
 from vlsb.evaluation.protocol import safe_name
 from vlsb.models.catalog import name_of_place
 from vlsb.records import PUBLISHED_IDS, Untrusted
+from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted, dollars
 from vlsb.reports.tables import Cell as TableCell
 from vlsb.reports.tables import Table, tables_text
@@ -38,7 +39,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
     plan = load_plan(wishes.plan)
     gpus = list_gpus(os.environ).gpus
     sizing = wishes.sizing(plan, None if wishes.is_elsewhere else Slots(gpus))
-    found = matrix(plan, sizing)
+    found = matrix(plan, sizing, models_now(plan, screen))
     board = Board(EndedRuns(plan.output_dir / ENDED_FILE))
     board.add(found.works)
     outlooks = Outlooks(found, datetime.now(UTC).date())
@@ -67,10 +68,10 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
         *(f"Not in the plan: {name} ({why})." for name, why in plan.left_out.items()),
     ]
     table = Table(
-        str(plan.output_dir),
+        for_terminal(Untrusted(str(plan.output_dir))),
         [_HEADINGS[place] for place in shown],
         [[row[place] for place in shown] for row in rows],
-        notes=notes,
+        notes=[for_terminal(Untrusted(note)) for note in notes],
     )
     width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
     screen.result(tables_text([table], width=width, color=color))

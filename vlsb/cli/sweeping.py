@@ -20,7 +20,7 @@ from vlsb.cli.screen import Screen, from_here, has_color
 from vlsb.cli.sweep_view import SweepView, change_line, live_lines
 from vlsb.endpoints import loops
 from vlsb.engines.hardware import list_gpus
-from vlsb.errors import ConfigError, StoreError
+from vlsb.errors import ConfigError, SeveralErrors, StoreError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document
 from vlsb.reports.terminal import render
@@ -34,7 +34,7 @@ from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots, SweepHere
 from vlsb.sweep.on_ray import SweepOnRay, require_ray
 from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
-from vlsb.sweep.plan import Plan, load_plan, plan_schema
+from vlsb.sweep.plan import Found, Plan, find_models, load_plan, plan_schema, unmatched
 from vlsb.sweep.rates import Limits
 from vlsb.sweep.ray_jobs import Job, is_jobs_address, run_job
 from vlsb.sweep.sizing import Sizing
@@ -104,14 +104,36 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     if not wishes.is_elsewhere:
         slots = Slots(list_gpus(os.environ).checked().gpus, Limits(os.environ))
     sizing = wishes.sizing(plan, slots)
+    watch = Watch(plan, sizing, screen.notice) if wishes.watch else None
+    models = None if watch is not None else models_now(plan, screen)
     if plan.remote:
-        for work in matrix(plan, Sizing()).works:
+        for work in matrix(plan, Sizing(), models).works:
             fetch_runs(work, places)
-    board.add(matrix(plan, sizing).works)
+    board.add((matrix(plan, sizing, models) if watch is None else watch.first()).works)
     for line in unsized(sizing):
         screen.notice(line)
-    loops.run(_watched(_runner(plan, wishes, board, places, slots, sizing).run, board, screen, kind))
-    return _finish(board, wishes, screen)
+    runner = _runner(plan, wishes, board, places, slots, watch)
+    loops.run(_watched(runner.run, board, screen, kind))
+    if watch is not None and not board.entries:
+        require_models(plan, watch.found)
+    code = _finish(board, wishes, screen)
+    return code or (ConfigError.exit_code if watch is not None and watch.refused else 0)
+
+
+def models_now(plan: Plan, screen: Screen) -> list[list[str]]:
+    """The models that each entry of a plan names. Raises ConfigError for an entry that names none."""
+    found = find_models(plan)
+    require_models(plan, found)
+    for folder, why in (each for one in found for each in one.unready.items()):
+        screen.notice(f"{folder} is left out, as it is no whole checkpoint ({why.rstrip('.')}).")
+    return [each.models for each in found]
+
+
+def require_models(plan: Plan, found: Sequence[Found]) -> None:
+    """Raise ConfigError for entries that name nothing."""
+    advice = "--watch waits for checkpoints."
+    if errors := [ConfigError(line, advice=advice) for line in unmatched(plan, found)]:
+        raise SeveralErrors(errors) if len(errors) > 1 else errors[0]
 
 
 async def _sent(address: str, job: Job, screen: Screen) -> int:
@@ -135,7 +157,7 @@ def unsized(sizing: Sizing) -> Iterator[str]:
 
 
 def _runner(
-    plan: Plan, wishes: SweepWishes, board: Board, places: Places, slots: Slots | None, sizing: Sizing
+    plan: Plan, wishes: SweepWishes, board: Board, places: Places, slots: Slots | None, watch: Watch | None
 ) -> Runner:
     """Who carries a sweep out, as wished."""
     if wishes.ray is not None:
@@ -150,7 +172,7 @@ def _runner(
         {**os.environ, **wishes.own_environment()},
         plan.output_dir / "logs",
         plan.retries,
-        replan=Watch(plan, sizing) if wishes.watch else None,
+        replan=watch,
     )
 
 
@@ -249,7 +271,8 @@ def _again(wishes: SweepWishes) -> list[str]:
 
 def prepare_nodes(wishes: SweepWishes, screen: Screen) -> int:
     """Fetch all that the cells need, and return 2 where something could not be."""
-    found = matrix(load_plan(wishes.plan), Sizing())
+    plan = load_plan(wishes.plan)
+    found = matrix(plan, Sizing(), models_now(plan, screen))
     with Display(wishes.display, screen) as display:
         problems = loops.run(prepare(found, os.environ, on_progress=display.on_progress, say=screen.notice))
     for problem in problems:

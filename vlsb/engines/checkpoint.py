@@ -166,16 +166,18 @@ def _present_bytes(folder: Path) -> int | None:
     return sum(sizes[name] for name in _tensor_files(sizes)) or None
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint with all its weights, none of them cut, as one being written is."""
+def lacking(folder: Path) -> str | None:
+    """Why a folder is no checkpoint with all its weights, none of them cut; None for one that is."""
     try:
         _local(folder, None).check_weights()
         for name in _weight_files(folder):
             with (folder / name).open("rb") as file:
                 _checked_header(file, folder / name)
-    except (ConfigError, OSError):
-        return False
-    return True
+    except ConfigError as error:
+        return error.message
+    except OSError as error:
+        return f"{error.filename or folder}: {error.strerror}."
+    return None
 
 
 # Content.

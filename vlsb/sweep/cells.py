@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,9 +36,11 @@ from vlsb.store.gaps import find_gaps
 from vlsb.store.manifest import Manifest, entries_named, is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
 from vlsb.sweep.ended import Ended, EndedRuns
-from vlsb.sweep.plan import JudgeChoice, ModelEntry, Plan, expand
+from vlsb.sweep.plan import Found, JudgeChoice, ModelEntry, Plan, find_models, unmatched
 from vlsb.sweep.sizing import Sizing, recorded_gpus, recorded_judge_gpus
 
+OWN_FOLDERS = ("logs", "slurm")
+"""Folders of a sweep beside its runs."""
 _PIECE = 1 << 20
 _NOT_IN_LOG_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -168,32 +171,66 @@ class Matrix:
         return (*(cell.work for cell in self.cells), *self.judging)
 
 
-def matrix(plan: Plan, sizing: Sizing, models: Sequence[Sequence[str]] | None = None) -> Matrix:
+class Place(NamedTuple):
+    """What writes to a run directory: the number of the plan's entry, the model, and how it is asked."""
+
+    entry: int
+    model: str
+    protocol: str
+    epochs: int
+
+
+def matrix(
+    plan: Plan,
+    sizing: Sizing,
+    models: Sequence[Sequence[str]] | None = None,
+    *,
+    places: dict[Path, Place] | None = None,
+    leave_out: Callable[[ConfigError], None] | None = None,
+) -> Matrix:
     """The cells of a plan and its judges, for the models that its entries name: those that are there now.
 
-    `sizing` says how many GPUs each takes. Raises ConfigError with the line for what could not run.
+    `sizing` says how many GPUs each takes. Raises ConfigError with the line for what could not run, or would
+    write where another cell does; with `leave_out` that hears of it, and the cell is not in the matrix.
+    `places` has the directories that are in use, and takes up these.
     """
-    models = [expand(entry) for entry in plan.models] if models is None else models
+    models = [found.models for found in find_models(plan)] if models is None else models
     beside, after = _split_judges(plan)
     judging = _Beside.of(beside)
     cells: list[Cell] = []
-    places: dict[Path, int] = {}
-    for entry, names in zip(plan.models, models, strict=True):
-        for model in names:
-            for protocol, changes in plan.protocols.items():
-                for epochs in plan.epochs:
-                    try:
-                        cell = _cell(plan, sizing, entry, model, protocol, changes, epochs, judging)
-                    except ConfigError as error:
-                        raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from None
-                    if (line := places.setdefault(cell.directory, entry.line)) != entry.line:
-                        raise ConfigError(
-                            f"{plan.at(entry.line)}: {model} would write to {cell.directory}, as line {line} "
-                            "does. Give one of the two a name."
-                        )
-                    cells.append(cell)
-    runs = tuple(dict.fromkeys(cell.directory for cell in cells))
+    taken = {} if places is None else places
+    for number, (entry, names) in enumerate(zip(plan.models, models, strict=True)):
+        for model, (protocol, changes), epochs in product(names, plan.protocols.items(), plan.epochs):
+            try:
+                cell = _cell(plan, sizing, entry, model, protocol, changes, epochs, judging)
+                place = Place(number, model, protocol, epochs)
+                if (other := taken.setdefault(cell.directory, place)) != place:
+                    raise _same_place(plan, cell.directory, place, other)
+            except ConfigError as error:
+                said = ConfigError(f"{plan.at(entry.line)}: {error.message}")
+                if leave_out is None:
+                    raise said from None
+                leave_out(said)
+                continue
+            cells.append(cell)
+    runs = tuple(cell.directory for cell in cells)
     return Matrix(tuple(cells), tuple(_judging(plan, sizing, choice, runs) for choice in after))
+
+
+def _same_place(plan: Plan, directory: Path, place: Place, other: Place) -> ConfigError:
+    one, two = plan.models[place.entry], plan.models[other.entry]
+    advice = "List them one by one, each with a name." if one is two else "Give one of the two a name."
+    return ConfigError(
+        f"{_entry_words(one, place)} would write to {directory}, as {_entry_words(two, other)} of line "
+        f"{two.line} does. {advice}"
+    )
+
+
+def _entry_words(entry: ModelEntry, place: Place) -> str:
+    """A cell as its plan has it: the entry, the folder that its pattern matches, the protocol."""
+    pattern = f" ({entry.model})" if entry.is_glob else ""
+    protocol = f" under {place.protocol}" if place.protocol else ""
+    return f"{place.model}{pattern}{protocol}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,20 +260,57 @@ def _accounts(options: RunOptions) -> tuple[RateAccount | None, ...]:
 
 @dataclass(slots=True)
 class Watch:
-    """The matrix of a plan whenever its patterns match other folders than before; None while they do not."""
+    """The matrix of a plan whenever its patterns match other folders than before; None while they do not.
+
+    `found` is what they match now. `say` hears, once, of what is waited for, and of a cell that cannot be: it
+    is left out, and `refused` has why.
+    """
 
     plan: Plan
     sizing: Sizing
-    _models: list[list[str]] = field(default_factory=list)
+    say: Callable[[str], None]
+    found: list[Found] = field(default_factory=list)
+    refused: list[ConfigError] = field(default_factory=list)
+    _places: dict[Path, Place] = field(default_factory=dict)
     _whole: set[str] = field(default_factory=set)
+    _said: set[str] = field(default_factory=set)
+
+    def first(self) -> Matrix:
+        """The matrix as it is at the beginning, when nothing may be wrong. Blocking; raises as `matrix`."""
+        self._look()
+        return matrix(self.plan, self.sizing, self._models, places=self._places)
 
     def __call__(self) -> Matrix | None:
-        """Look again. Blocking; raises as `matrix`."""
-        found = [expand(entry, self._whole) for entry in self.plan.models]
-        if found == self._models:
+        """Look again. Blocking; raises as `find_models`."""
+        before = self._models
+        self._look()
+        if self._models == before:
             return None
-        self._models = found
-        return matrix(self.plan, self.sizing, found)
+        return matrix(self.plan, self.sizing, self._models, places=self._places, leave_out=self._leave_out)
+
+    @property
+    def _models(self) -> list[list[str]]:
+        return [each.models for each in self.found]
+
+    def _look(self) -> None:
+        self.found = find_models(self.plan, self._whole)
+        for line in unmatched(self.plan, self.found):
+            self._say_once(line, f"{line} Waiting for it.")
+        for folder, why in chain.from_iterable(each.unready.items() for each in self.found):
+            self._say_once(
+                folder, f"{folder} is no whole checkpoint yet ({why.rstrip('.')}). Waiting for it."
+            )
+
+    def _leave_out(self, error: ConfigError) -> None:
+        if self._say_once(error.message, f"Error: {error.message} It is left out."):
+            self.refused.append(error)
+
+    def _say_once(self, what: str, line: str) -> bool:
+        is_new = what not in self._said
+        self._said.add(what)
+        if is_new:
+            self.say(line)
+        return is_new
 
 
 def _cell(
@@ -267,6 +341,9 @@ def _cell(
             "display": "plain",
         }
     )
+    if options.name != safe_name(options.name or "") or options.name in OWN_FOLDERS:
+        why = "the sweep has a folder of that name" if options.name in OWN_FOLDERS else "it is too long"
+        raise ConfigError(f"{options.name} cannot be the name of a run: {why}. Give the entry a name.")
     directory, profile = run_directory(options), target_profile(options)
     assert directory is not None
     taken = None

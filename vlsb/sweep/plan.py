@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 
 from vlsb import strict_yaml
-from vlsb.engines.checkpoint import is_whole
+from vlsb.config import MOST_EPOCHS
+from vlsb.engines.checkpoint import lacking
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option, RunOptions
+from vlsb.evaluation.settings import selection_of
+from vlsb.models.prices import load_prices
 
 # What a sweep decides itself, or what one session is told.
 _NOT_IN_PLANS = frozenset(
@@ -35,7 +38,9 @@ _FIELDS = {field.name: field for field in fields(RunOptions) if field.name not i
 _JUDGE_NAMES = [n for n in _FIELDS if n.startswith("judge_") or n in _OF_JUDGES or n in _OF_BOTH]
 _TARGET_NAMES = [n for n in _FIELDS if not n.startswith("judge_") and n not in _OF_JUDGES]
 _MOST_GPUS = 1024
-_WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$"
+# To Python, `$` is also before the last newline; editors know no other word for the end.
+_WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$(?!\n)"
+_MOST_GIGABYTES = 1e6
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
 _GLOB = re.compile(r"[*?\[]")
 
@@ -49,6 +54,9 @@ def _kind(name: str) -> Any:
         # None is what leaving it out says.
         if written in (number, number | None):
             return Annotated[number, bounds]
+    if written in (tuple[int, ...], tuple[float, ...]):
+        one: Any = Annotated[get_args(written)[0], msgspec.Meta(**_bounds(about))]
+        return Annotated[list[one] | one, msgspec.Meta(description=about.help)]
     if str(written).startswith("tuple"):
         return Annotated[list[str | int | float] | str | int | float, msgspec.Meta(description=about.help)]
     return Annotated[str | int | float | bool, msgspec.Meta(description=about.help)]
@@ -102,6 +110,7 @@ class Slurm(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_only=
     at_once: Annotated[int, msgspec.Meta(ge=1, description="Cells at the same time.")] = 64
 
 
+_EPOCHS = Annotated[int, msgspec.Meta(ge=1, le=MOST_EPOCHS)]
 _PlanFile: Any = msgspec.defstruct(
     "Plan",
     [
@@ -116,7 +125,7 @@ _PlanFile: Any = msgspec.defstruct(
         ("protocols", dict[str, _Protocol], msgspec.field(default_factory=dict)),  # type: ignore[valid-type]
         (
             "epochs",
-            Annotated[int, msgspec.Meta(ge=1)] | list[Annotated[int, msgspec.Meta(ge=1)]],
+            _EPOCHS | Annotated[list[_EPOCHS], msgspec.Meta(min_length=1)],
             1,
         ),
         ("defaults", _Defaults | None, None),
@@ -128,6 +137,7 @@ _PlanFile: Any = msgspec.defstruct(
                 float,
                 msgspec.Meta(
                     gt=0,
+                    le=_MOST_GIGABYTES,
                     description="Memory of each GPU, by which models that do not say it get their number of "
                     "GPUs on Ray and Slurm; here nvidia-smi says it.",
                 ),
@@ -224,7 +234,7 @@ def load_plan(name: str) -> Plan:
         path = Path(str(files("vlsb.sweep") / "plans" / f"{name}.yaml"))
     document = strict_yaml.load(path, "a plan")
     found = _checked(document)
-    defaults = _options(found.defaults)
+    defaults = _options(found.defaults, document, "defaults")
     judge_defaults = {key: value for key, value in defaults.items() if key in _JUDGE_NAMES}
     target_defaults = {key: value for key, value in defaults.items() if key in _TARGET_NAMES}
     said = found.output_dir or ""
@@ -237,7 +247,7 @@ def load_plan(name: str) -> Plan:
             ModelEntry(
                 each if isinstance(each, str) else each.model,
                 None if isinstance(each, str) else each.name,
-                target_defaults | ({} if isinstance(each, str) else _options(each)),
+                target_defaults | _options(each, document, "models", number),
                 None if isinstance(each, str) else each.num_gpus,
                 document.line("models", number),
             )
@@ -246,13 +256,16 @@ def load_plan(name: str) -> Plan:
         judges=tuple(
             JudgeChoice(
                 each if isinstance(each, str) else each.judge,
-                judge_defaults | ({} if isinstance(each, str) else _options(each)),
+                judge_defaults | _options(each, document, "judges", number),
                 None if isinstance(each, str) else each.num_gpus,
                 document.line("judges", number),
             )
             for number, each in enumerate(found.judges)
         ),
-        protocols={name: _options(each) for name, each in found.protocols.items()} or {"": {}},
+        protocols={
+            name: _options(each, document, "protocols", name) for name, each in found.protocols.items()
+        }
+        or {"": {}},
         epochs=tuple(dict.fromkeys(epochs)),
         output_dir=Path(local).absolute(),
         remote=remote,
@@ -265,20 +278,60 @@ def load_plan(name: str) -> Plan:
     return plan
 
 
-def expand(entry: ModelEntry, whole: set[str] | None = None) -> list[str]:
+class Found(NamedTuple):
     """The models that an entry names: itself, or the checkpoints that match, in the order of their numbers.
 
-    One that is still being written is none yet. Those in `whole` are known to be none such; it takes up
-    what is found to be whole.
+    `unready` are folders that match and are no whole checkpoint, and why: as one is that is being written.
     """
+
+    models: list[str]
+    unready: Mapping[str, str]
+
+
+def find_models(plan: Plan, whole: set[str] | None = None) -> list[Found]:
+    """What each entry names by now. Blocking; raises ConfigError with the line of a pattern that cannot be.
+
+    Folders in `whole` are not looked into again; it takes up what is found to be whole.
+    """
+    found = []
+    for entry in plan.models:
+        try:
+            found.append(_expanded(entry, set() if whole is None else whole))
+        except ConfigError as error:
+            raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from error
+    return found
+
+
+def _expanded(entry: ModelEntry, whole: set[str]) -> Found:
     is_path = entry.model.startswith(("/", "./", "../", "~"))
-    pattern = Path(entry.model).expanduser().absolute()
+    if not entry.is_glob and not is_path:
+        return Found([entry.model], {})
+    pattern = _from_home(entry.model).absolute()
     if not entry.is_glob:
-        return [str(pattern) if is_path else entry.model]
-    root, known = Path(pattern.anchor), set() if whole is None else whole
-    there = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
-    known.update(each for each in there if each not in known and is_whole(Path(each)))
-    return sorted((each for each in there if each in known), key=_natural)
+        return Found([str(pattern)], {})
+    root = Path(pattern.anchor)
+    try:
+        there = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{entry.model}: cannot be looked up ({why}).") from error
+    unready = {each: why for each in there if each not in whole and (why := lacking(Path(each)))}
+    whole.update(each for each in there if each not in unready)
+    ready = sorted((each for each in there if each in whole), key=_natural)
+    return Found(ready, unready)
+
+
+def unmatched(plan: Plan, found: Sequence[Found]) -> Iterator[str]:
+    """What is said of each entry that names nothing, with its line."""
+    for entry, (models, unready) in zip(plan.models, found, strict=True):
+        if models:
+            continue
+        what = "matches no folder"
+        if unready:
+            first, why = next(iter(unready.items()))
+            others = f", and {len(unready) - 1} more like it" if len(unready) > 1 else ""
+            what = f"matches no whole checkpoint: {Path(first).name}{others} ({why.rstrip('.')})"
+        yield f"{plan.at(entry.line)}: {entry.model} {what}."
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -303,6 +356,8 @@ def _checked(document: strict_yaml.Document) -> Any:
             line = document.line(*path, unknown[1])
             raise ConfigError(f"{document.place}, line {line}: {_unknown(unknown[1], path)}") from None
         what = _PATH.sub("", said).replace("`", "")
+        if "matching regex" in what:
+            what = "it takes letters, digits, '.', '_' and '-', at most 61, and begins with a letter or digit"
         key = next((f"{each}: " for each in reversed(path) if isinstance(each, str)), "")
         raise ConfigError(f"{document.place}, line {document.line(*path)}: {key}{what}.") from None
 
@@ -324,13 +379,18 @@ def _unknown(key: str, path: list[str | int]) -> str:
     return f"{key} means nothing here." + (f" Did you mean {near[0].replace('_', '-')}?" if near else "")
 
 
-def _options(entry: Any) -> dict[str, Any]:
+def _options(entry: Any, document: strict_yaml.Document, *path: str | int) -> dict[str, Any]:
     """The options that an entry sets, by field name, with the types that the fields have."""
     found = {}
-    for name in () if entry is None else entry.__struct_fields__:
+    for name in getattr(entry, "__struct_fields__", ()):
         value = getattr(entry, name)
         if name in _FIELDS and value is not msgspec.UNSET and value is not None:
-            found[name] = _typed(name, value)
+            try:
+                found[name] = _typed(name, value)
+            except ConfigError as error:
+                key = name.replace("_", "-")
+                line = document.line(*path, key)
+                raise ConfigError(f"{document.place}, line {line}: {key}: {error.message}") from None
     return found
 
 
@@ -342,18 +402,33 @@ def _typed(name: str, value: Any) -> Any:
     if "str" in written:
         # In YAML, `thinking: on` is a switch.
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-    return Path(value).expanduser().absolute() if "Path" in written else value
+    return _from_home(value).absolute() if "Path" in written else value
+
+
+def _from_home(path: str) -> Path:
+    """A path with `~` as the shell has it. Raises ConfigError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: there is no such home folder.") from error
 
 
 def _require_words(plan: Plan, document: strict_yaml.Document) -> None:
-    """Names that become folders' names, and no key where a variable's name belongs."""
+    """Names and places that folders can have, options that mean something, and no key for a variable."""
     for name in plan.protocols:
         if name and not re.match(_WORD, name):
             line = document.line("protocols", name)
             raise ConfigError(f"{plan.at(line)}: a protocol's name has letters, digits, '.', '_' and '-'.")
+    try:
+        plan.output_dir.exists()
+    except OSError as error:
+        line = document.line("output-dir")
+        raise ConfigError(f"{plan.at(line)}: output-dir: {error.strerror}.") from error
     entries: tuple[ModelEntry | JudgeChoice, ...] = (*plan.models, *plan.judges)
     for entry in entries:
         try:
-            RunOptions(**entry.options)
+            options = RunOptions(**entry.options)
+            selection_of(options)
+            load_prices(options.prices)
         except ConfigError as error:
             raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from None

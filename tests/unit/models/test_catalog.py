@@ -169,7 +169,7 @@ def test_our_names_cannot_be_taken(tmp_path: Path, name: str) -> None:
         ("seed: 0\nmax-model-len: 1\nmax_model_len: 2\n", "line 3: max_model_len is set twice"),
         ("seed: 0\nseed: 1\n", "line 2: seed is set twice"),
         ("seed: 0\ndtype:\n", "line 2: dtype has no value"),
-        ("seed: .nan\n", "line 1: seed has no value that can be passed on"),
+        ("seed: .nan\n", "line 1: seed: nan is not a number that can be used"),
         ("seed: 2024-01-01\n", "line 1: seed has no value that can be passed on"),
         ("seed: 2024-13-01\n", "not YAML that can be read"),
         ("seed: !!python/object:os.system x\n", "line 1: not YAML"),
