@@ -77,6 +77,15 @@ def options(command: Any) -> list[Any]:
     return [each for each in command.params if each.param_type_name == "option" and "--help" not in each.opts]
 
 
+PAGE_FLAGS = {"-h", "--help", "--help-all"}
+
+
+def page_flags(command: Any) -> set[str]:
+    """The options of a command that print a page of help."""
+    shown = command.get_params(command.context_class(command, help_option_names=["-h", "--help"]))
+    return {flag for option in shown for flag in option.opts} & PAGE_FLAGS
+
+
 def page_text(page: str) -> str:
     """A page of `docs/`."""
     return (PROJECT / "docs" / f"{page}.md").read_text("utf-8")
@@ -162,6 +171,9 @@ def parse(line: str, *, is_in_running_text: bool = False) -> None:
         name, command, words = words[0], children[words[0]], words[1:]
     if not words:
         return  # the command's name alone, in running text
+    if words[0] in PAGE_FLAGS:
+        assert words[0] in page_flags(command)
+        return
     try:
         command.make_context(name, list(words), parent=context)
     except TyperException as error:

@@ -76,17 +76,6 @@ def tls_port(tmp_path: Path) -> Iterator[int]:
         server.shutdown()
 
 
-def boxes(page: str) -> dict[str, list[str]]:
-    """The boxes of a help page: the options of each, by its title, in their order."""
-    found: dict[str, list[str]] = {}
-    for line in page.splitlines():
-        if title := re.match(r"╭─ (.+?) ─*╮", line):
-            options = found.setdefault(title[1], [])
-        elif option := re.match(r"│ +(?:\* +)?(--[a-z-]+)", line):
-            options.append(option[1])
-    return found
-
-
 # Help.
 
 
@@ -105,30 +94,6 @@ def test_a_group_alone_prints_its_help(desk: Desk, group: str) -> None:
 
     assert (done.code, done.err) == (0, "")
     assert f"Usage: vlsb {group}" in done.out
-
-
-@pytest.mark.parametrize("width", ["80", "120"])
-@pytest.mark.parametrize("command", GUIDES)
-def test_help_begins_with_eight_common_options_and_three_examples(
-    desk: Desk, command: str, width: str
-) -> None:
-    page = desk.vlsb(command, "--help", env={"COLUMNS": width}).out
-    first, *_, last = boxes(page).items()
-
-    examples = re.findall(rf"^ +(vlsb {command} .+?) *$", page.split("Examples:")[1].split("╭")[0], re.M)
-    assert first == ("Common", ["--" + name.replace("_", "-") for name in GUIDES[command].common])
-    assert len(first[1]) == 8
-    assert examples == list(GUIDES[command].examples)
-    assert len(examples) == 3
-    if command != "serve":
-        assert last[0] == "Connections and patience"
-        assert "--max-attempts" in last[1]
-
-
-def test_every_box_of_an_option_is_a_known_one(desk: Desk) -> None:
-    """An option without one would stand in a box of its own before the common ones."""
-    for command in GUIDES:
-        assert next(iter(boxes(desk.vlsb(command, "--help").out))) == "Common"
 
 
 def served(home: Path, simulator: Any) -> dict[str, str]:
@@ -702,5 +667,6 @@ def test_a_former_option_name_still_works_and_is_on_no_page(desk: Desk, endpoint
     done = desk.run(endpoint, "--skip-bad-pictures", "--fail-on-error", 1)
 
     assert done.code == 0, done.err
-    assert "--skip-bad-images" in desk.vlsb("run", "--help", env={"COLUMNS": "120"}).out
-    assert "--skip-bad-pictures" not in desk.vlsb("run", "--help", env={"COLUMNS": "120"}).out
+    page = desk.vlsb("run", "--help-all", env={"COLUMNS": "120"}).out
+    assert "--skip-bad-images" in page
+    assert "--skip-bad-pictures" not in page

@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from uv import find_uv_bin
 
 import vlsb
-from tests.test_docs import COMMANDS, PAGES, PROJECT, ROOT, parse
+from tests.test_docs import COMMANDS, PAGES, PROJECT, ROOT, page_flags, parse
 from vlsb.engines.install import install_environment
 
 HOLE = "PLACEHOLDER"
@@ -26,6 +26,7 @@ _QUOTED = re.compile(r"`(vlsb(?: [^`]*)?)`")
 _AFTER_COLON = re.compile(r"(?:with|first|again|later|yourself): (vlsb [^`\n.]+)")
 
 OPTIONS = {flag for command in (ROOT, *COMMANDS.values()) for each in command.params for flag in each.opts}
+OPTIONS |= {flag for command in COMMANDS.values() for flag in page_flags(command)}
 # Of other programs, by the command whose help has them; vLLM's are in engine_options.
 OTHERS = {
     "uv pip install": {"--color", "--no-index", "--only-binary", "--torch-backend"},

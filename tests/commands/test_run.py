@@ -45,7 +45,7 @@ ONE_TEMPLATE = "Q {question} R {response} Which label?"
 
 
 def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
-    page = desk.vlsb("run", "--help", env={"COLUMNS": "200"}).out
+    page = desk.vlsb("run", "--help-all", env={"COLUMNS": "200"}).out
     options = set(re.findall(r"--[a-z][a-z-]+[a-z]", page)) - {"--help"}
     template = desk.home / "template.txt"
     template.write_text(ONE_TEMPLATE)

@@ -67,7 +67,8 @@ def run_cli(arguments: Sequence[str]) -> int:
         said = " ".join(error.format_message().split())
         for word in filter(may_be_key, arguments):
             said = said.replace(word, REDACTED)
-        sys.stderr.write(f"Error: {without_keys(said)} See `{command} --help`.\n")
+        stop = "" if said.endswith((".", "?", "!")) else "."
+        sys.stderr.write(f"Error: {without_keys(said)}{stop} See `{command} --help`.\n")
         return EXIT_USAGE
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

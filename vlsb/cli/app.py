@@ -103,16 +103,17 @@ class _Commands(MutableMapping[str, "Command"]):
 
 
 def _command(name: str, entry: Entry) -> Command:
-    from vlsb.cli.commands import VlsbCommand
+    from vlsb.cli.commands import GUIDES, GuidedCommand, VlsbCommand, VlsbGroup
 
     written = getattr(import_module(f"vlsb.cli.{entry.module}"), entry.attribute)
     if isinstance(written, typer.Typer):
         for command in written.registered_commands:
             command.cls = VlsbCommand
+        written.info.cls = VlsbGroup
         made: Command = typer.main.get_group(written)
     else:
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(name, cls=VlsbCommand)(written)
+        alone.command(name, cls=GuidedCommand if name in GUIDES else VlsbCommand)(written)
         made = typer.main.get_command(alone)
     made.name = name
     return made

@@ -6,16 +6,20 @@ The parser below would take the last of two `--model`, and a word in the wrong p
 from __future__ import annotations
 
 from collections import Counter
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typer._click.exceptions import NoSuchOption, UsageError
 from typer._click.parser import _OptionParser
-from typer.core import TyperArgument, TyperCommand, TyperOption
+from typer._coercion import bool_flag_type_descriptor
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from vlsb.evaluation.options import HelpPanel
+from vlsb.evaluation.options import HelpPanel, as_flag
 
 if TYPE_CHECKING:
-    from typer._click import Context
+    from collections.abc import Iterable
+
+    from typer._click import Context, HelpFormatter
     from typer._click.core import Parameter
     from typer._click.parser import _ParsingState
 
@@ -25,11 +29,13 @@ NO_KEYS = (
 )
 COMMON = "Common"
 """The first box of a help page."""
+OTHERS = "Others"
+"""The box of options that name none."""
 _AFTER_DASHES = "Options of the engine itself go after --."
 
 
 class Guide(NamedTuple):
-    """The head of a help page: the options of its first box, in order, and commands to try."""
+    """The short help page of a command with many options: the common ones, in order, and commands to try."""
 
     common: tuple[str, ...]
     examples: tuple[str, ...]
@@ -37,7 +43,10 @@ class Guide(NamedTuple):
 
 GUIDES = {
     "run": Guide(
-        ("model", "base_url", "judge", "data_root", "limit", "name", "output_dir", "resume"),
+        (
+            *("model", "base_url", "api_key_env", "judge", "data_root", "shuffle", "limit"),
+            *("resume", "name", "output_dir", "dry_run", "max_cost"),
+        ),
         (
             "vlsb run --model gpt-4o --resume",
             "vlsb run --model gpt-4o --shuffle --limit 50 --name first-look",
@@ -47,12 +56,20 @@ GUIDES = {
     "judge": Guide(
         (
             *("judge", "judge_base_url", "judge_api_key_env", "judge_template"),
-            *("data_root", "retry", "max_requests", "display"),
+            *("calibrate", "retry", "max_requests", "max_cost"),
         ),
         (
             "vlsb judge outputs/gpt-4o --judge gpt-4o-mini",
             "vlsb judge outputs/gpt-4o --judge gemini-2.5-pro --max-requests 500",
             "vlsb judge outputs/gpt-4o --retry judge_refused",
+        ),
+    ),
+    "report": Guide(
+        ("format", "output", "leaderboard", "steps", "paper", "methods", "html", "redact"),
+        (
+            "vlsb report outputs/",
+            "vlsb report outputs/gpt-4o --html gpt-4o.html",
+            "vlsb report outputs/ --format latex --output table.tex",
         ),
     ),
     "serve": Guide(
@@ -102,32 +119,29 @@ class _Parser(_OptionParser):
         super()._process_args_for_args(state)
 
 
+class VlsbGroup(TyperGroup):
+    """A group of commands, whose own `--help` is shown as a switch."""
+
+    def get_help_option(self, ctx: Context) -> TyperOption | None:
+        """The option of the help page."""
+        return _help_option(super().get_help_option(ctx))
+
+
 class VlsbCommand(TyperCommand):
-    """A command whose help page begins with its guide, if it has one."""
+    """A command whose mistakes are said instead of guessed."""
 
     def __init__(self, name: str | None, **settings: Any) -> None:
         super().__init__(name, **settings)
-        guide = GUIDES.get(name or "")
-        if guide is None:
-            return
-        rank = {option: place for place, option in enumerate(guide.common)}
-        self.params.sort(key=lambda each: rank.get(each.name or "", len(rank)))
-        for option in self.params:
-            if isinstance(option, TyperArgument):
-                # The usage line and the first sentence have it; a box of its own would come first.
-                option.hidden = True
-            elif isinstance(option, TyperOption) and option.name in rank:
-                option.rich_help_panel = COMMON
-        panels = (COMMON, *HelpPanel)
-        self.params.sort(key=lambda each: panels.index(getattr(each, "rich_help_panel", None) or COMMON))
-        self.help = "\n  ".join((f"{self.help}\n\nExamples:", *guide.examples))
+        _without_types(self.params)
 
     def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """The option of the help page; where there is a guide, the page itself does not list it."""
-        option = super().get_help_option(ctx)
-        if option is not None and self.name in GUIDES:
-            option.hidden = True
-        return option
+        """The option of the help page."""
+        return _help_option(super().get_help_option(ctx))
+
+    def collect_usage_pieces(self, ctx: Context) -> list[str]:
+        """The words of the usage line, such as `[OPTIONS] RUN [ID]...`."""
+        arguments = [each for each in self.params if isinstance(each, TyperArgument)]
+        return ["[OPTIONS]", *map(_usage_word, arguments)]
 
     def make_parser(self, ctx: Context) -> _OptionParser:
         """The parser that says mistakes instead of guessing."""
@@ -137,3 +151,84 @@ class VlsbCommand(TyperCommand):
         for option in self.get_params(ctx):
             option.add_to_parser(parser, ctx)
         return parser
+
+
+class GuidedCommand(VlsbCommand):
+    """A command with many options: `--help` shows its guide, and `--help-all` every option."""
+
+    def __init__(self, name: str | None, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        guide = GUIDES[name or ""]
+        rank = {as_flag(option): place for place, option in enumerate(guide.common)}
+        self.params.sort(key=lambda each: rank.get(each.opts[0], len(rank)))
+        for option in self.params:
+            if isinstance(option, TyperArgument):
+                # The usage line and the first sentences have it; a box of its own would come first.
+                option.hidden = True
+            elif isinstance(option, TyperOption):
+                option.rich_help_panel = (
+                    COMMON if option.opts[0] in rank else option.rich_help_panel or OTHERS
+                )
+        panels = (COMMON, OTHERS, *HelpPanel)
+        self.params.sort(key=lambda each: panels.index(getattr(each, "rich_help_panel", None) or COMMON))
+        self.help = "\n  ".join((f"{self.help}\n\nExamples:", *guide.examples))
+        self._help_all: tuple[TyperOption, ...] = (_help_all_option(),)
+
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        """Every option, those that show a page included."""
+        return [*super().get_params(ctx), *self._help_all]
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Print the common options, and where the others are shown."""
+        common = [each for each in self.params if getattr(each, "rich_help_panel", None) in (None, COMMON)]
+        left_out = len(self.params) - len(common)
+        self._print_page(ctx, common, f"{ctx.command_path} --help-all shows the other {left_out} options.")
+
+    def print_all(self, ctx: Context) -> None:
+        """Print every option."""
+        self._print_page(ctx, self.params)
+
+    def _print_page(self, ctx: Context, shown: list[Parameter], last_line: str | None = None) -> None:
+        page = copy(self)
+        page.params, page.epilog = shown, last_line
+        page.add_help_option, page._help_all = False, ()
+        super(GuidedCommand, page).format_help(ctx, ctx.make_formatter())
+
+
+def _help_all_option() -> TyperOption:
+    """The option that prints the page with every option."""
+
+    def show(ctx: Context, parameter: Parameter, is_wanted: bool) -> None:
+        if is_wanted and not ctx.resilient_parsing and isinstance(ctx.command, GuidedCommand):
+            ctx.command.print_all(ctx)
+            ctx.exit()
+
+    return TyperOption(
+        param_decls=["--help-all"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        help="Show every option and exit.",
+        callback=show,
+        type_descriptor=bool_flag_type_descriptor(),
+    )
+
+
+def _without_types(parameters: Iterable[Parameter]) -> None:
+    """Show parameters without the parser's notes: `<bool>` behind a switch reads as if it took a value."""
+    for each in parameters:
+        if isinstance(each, TyperArgument) or (isinstance(each, TyperOption) and each.is_flag):
+            vars(each)["display_type_rich"] = lambda ctx: ""
+        # `N [1<=x<=65535]` takes the room of what the option does; who leaves the range is told it.
+        vars(each)["_get_number_range_help_str"] = lambda: None
+
+
+def _help_option(option: TyperOption | None) -> TyperOption | None:
+    _without_types([option] if option else [])
+    return option
+
+
+def _usage_word(argument: TyperArgument) -> str:
+    name = (argument.metavar or argument.name or "").removesuffix("...").strip("[]")
+    several = "..." if argument.nargs != 1 and name[0] != "-" else ""
+    return f"{name}{several}" if argument.required else f"[{name}]{several}"

@@ -139,7 +139,11 @@ SubCategory = Annotated[list[str] | None, _run_option("sub_category")]
 ReportFormat = Annotated[
     str,
     _option(
-        "format", Option("How to write the report.", metavar="table|json|csv|markdown|latex|parquet|official")
+        "format",
+        Option(
+            "How to write the report: table, json, csv, markdown, latex, parquet or official.",
+            metavar="FORMAT",
+        ),
     ),
 ]
 Siunitx = Annotated[

@@ -53,7 +53,10 @@ def report_command(
     single: opt.SinglePage = False,
     redact: opt.RedactedPage = False,
 ) -> int:
-    """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going."""
+    """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going.
+
+    PATH is a run's directory, or one that holds runs.
+    """
     screen = Screen()
     asked: dict[str, object] = {"--html": html, "--judge-bridge": judge_bridge}
     asked |= {"--paper": paper, "--leaderboard": leaderboard, "--steps": steps}

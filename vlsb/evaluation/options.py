@@ -126,7 +126,7 @@ class RunOptions:
     data_root: Annotated[
         Path | None,
         Option(
-            "VLSBench: data.json with imgs/ or imgs.tar, or parquet shards. (default: Hugging Face Hub)",
+            "VLSBench in a folder, as files or parquet shards. (default: Hugging Face Hub)",
             HelpPanel.DATA,
             metavar="DIR",
         ),
@@ -354,7 +354,7 @@ class RunOptions:
         Option(
             "The engine: one built here or on PATH, a program, or an environment's folder.",
             HelpPanel.ENGINE,
-            metavar="auto|PATH|ENV",
+            metavar="ENGINE",
         ),
     ] = "auto"
     servers_dir: Annotated[
