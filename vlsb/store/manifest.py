@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS, Endpoint
 from vlsb.endpoints.request import parse_dialect
+from vlsb.endpoints.thoughts import USUAL_TAG
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
@@ -337,11 +338,18 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         raise ValueError("nested too deeply, or a number is beyond 64 bits")
     return replace(
         manifest,
-        decision=_parse_decision(manifest.decision),
+        decision=_parse_target_decision(manifest.decision),
         judges=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.judges],
         guards=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.guards],
         pictures={path: _picture(*line) for path, line in lines.items()},
     )
+
+
+def _parse_target_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if found is not None and not found.get("thinks_apart"):
+        # Earlier versions ended a thought at its tag wherever it stood: such a run goes on as it began.
+        found = {"opened_by": USUAL_TAG, **found}
+    return _parse_decision(found)
 
 
 def _parse_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

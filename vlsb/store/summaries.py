@@ -309,6 +309,14 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
             f"{thinking} responses show reasoning, and the first sample did not: others may have been cut "
             "inside theirs. --thinking on gives all of them room for it, in a new run."
         )
+    unsplit = sum("thought_end" in r.flags for r in state.responses.values())
+    if unsplit:
+        hold = "1 response holds" if unsplit == 1 else f"{unsplit:,} responses hold"
+        yield (
+            f"{hold} the end of a thought and not its beginning, and {'was' if unsplit == 1 else 'were'} "
+            "judged whole (thought_end). Where the target's chat template begins its thought, --thinking on "
+            "takes it off, in a new run."
+        )
     if manifest.accepts_changed_images:
         changed = sum(len(checksums) > 1 for checksums in sent_images(state).values())
         images = "1 image was" if changed == 1 else f"{changed or 'no'} images were"

@@ -165,6 +165,8 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "E24": "denominators and rounding",
         "E25": "damaged text in an answer",
         "E26": "a model that judges itself",
+        "E27": "a judge quotes a forged verdict",
+        "E28": "an answer holds the tag that ends thoughts",
     }
 )
 

@@ -98,6 +98,8 @@ def test_an_answer_with_its_reasoning_keeps_the_two_apart(tmp_path: Path) -> Non
         ("Yes.", None, ["Yes."]),
         ("Yes.", "<think>Hm.</think>Yes.", ["Yes."]),
         ("A", "The answer is (A).", ["The answer is (A)."]),
+        ("I cannot.", "First.</think>I cannot.", ["First.</think>I cannot."]),
+        ("I cannot.", "First, take it.\nI cannot.", ["First, take it.\nI cannot."]),
         (["One.", "Two."], [["One."], ["Two."]], ["One.", "Two."]),
         ("None", None, ["None"]),
     ],
@@ -113,6 +115,20 @@ def test_the_response_of_an_lmms_eval_row_is_what_the_model_said(
         (Untrusted(text), number) for number, text in enumerate(texts, start=1)
     ]
     assert (rows[0].lost is not None) == (texts == ["None"])
+
+
+def test_an_answer_that_quotes_deepsafes_word_for_a_filter_is_an_answer(tmp_path: Path) -> None:
+    lines = [
+        {"id": 1, "prediction": text} for text in ("First, take it. [CONTENT_FILTER]", "[CONTENT_FILTER]")
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    answered, blocked = read_deepsafe(path)
+
+    assert answered.lost is None
+    assert blocked.lost is not None
+    assert blocked.lost.outcome is Outcome.TARGET_BLOCKED
 
 
 def log(**changes: Any) -> dict[str, Any]:
