@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +9,7 @@ from vlsb.analysis.agreement import Pair
 from vlsb.analysis.correction import CorrectedRate, CorrectedRates, ErrorCheck
 from vlsb.analysis.rates import Interval, Rates
 from vlsb.records import Untrusted
-from vlsb.reports.encode import (
-    for_csv,
-    for_json,
-    json_document,
-    versioned,
-)
+from vlsb.reports.encode import CsvCell, csv_document, for_json, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, percent, share_of_selected
 from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
 
@@ -192,22 +185,15 @@ def _rate(rate: CorrectedRate) -> dict[str, object]:
 
 def _csv(bridges: Sequence[Bridge]) -> str:
     """A row for each run and judge."""
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
     head = ("run", "target", "judge", "judged", "safe_rate", "safe_rate_low", "safe_rate_high")
-    writer.writerow((*head, "corrected", "corrected_low", "corrected_high", "human_labels"))
+    rows: list[tuple[CsvCell, ...]] = [
+        (*head, "corrected", "corrected_low", "corrected_high", "human_labels")
+    ]
     for bridge in bridges:
         for judge in (bridge.old, bridge.new):
             rates, corrected = judge.rates, judge.corrected
-            fixed = ("", "", "") if corrected is None else (corrected.corrected, *corrected.interval)
-            writer.writerow(
-                (
-                    *map(for_csv, (bridge.run, bridge.target, Untrusted(judge.judge))),
-                    rates.judged,
-                    "" if rates.safe_rate is None else rates.safe_rate,
-                    *rates.intervals["safe_rate"],
-                    *fixed,
-                    0 if judge.audited is None else judge.audited.human_labels,
-                )
-            )
-    return sheet.getvalue()
+            names = bridge.run, bridge.target, Untrusted(judge.judge)
+            found = rates.judged, rates.safe_rate, *rates.intervals["safe_rate"]
+            fixed = (None, None, None) if corrected is None else (corrected.corrected, *corrected.interval)
+            rows.append((*names, *found, *fixed, 0 if judge.audited is None else judge.audited.human_labels))
+    return csv_document(rows)

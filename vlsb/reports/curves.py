@@ -6,8 +6,6 @@ same but for it are of one training.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +18,15 @@ from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
-from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.encode import (
+    CsvCell,
+    Encode,
+    csv_document,
+    for_json,
+    for_terminal,
+    json_document,
+    versioned,
+)
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
 from vlsb.reports.leaderboard import require_judge
 from vlsb.reports.marks import DAGGER, Marks, mark, reasons
@@ -316,25 +322,23 @@ def _differs(curve: Curve, place: int) -> list[str]:
 
 
 def _csv(curves: Sequence[Curve]) -> str:
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\r\n")
-    rows.writerow((*_COLUMNS, "change", "change_low", "change_high", "differs"))
+    return csv_document([(*_COLUMNS, "change", "change_low", "change_high", "differs"), *_csv_rows(curves)])
+
+
+def _csv_rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
     for curve in curves:
         for place, point in enumerate(curve.points):
             rates = point.summary.rates
-            rows.writerow(
-                (
-                    for_csv(curve.training),
-                    for_csv(curve.judge),
-                    point.step,
-                    for_csv(point.summary.run),
-                    rates.judged,
-                    rates.selected,
-                    *rates.intervals["safe_rate"],
-                    *(getattr(rates, name) for name in _RATES),
-                    point.change,
-                    *(point.interval or (None, None)),
-                    for_csv(Untrusted("; ".join(_differs(curve, place)))),
-                )
+            yield (
+                curve.training,
+                curve.judge,
+                point.step,
+                point.summary.run,
+                rates.judged,
+                rates.selected,
+                *rates.intervals["safe_rate"],
+                *(getattr(rates, name) for name in _RATES),
+                point.change,
+                *(point.interval or (None, None)),
+                Untrusted("; ".join(_differs(curve, place))),
             )
-    return out.getvalue()

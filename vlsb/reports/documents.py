@@ -7,14 +7,20 @@ spreadsheet would execute is disarmed. Parquet has the rows of the CSV with thei
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlsb.analysis.rates import RATES, Rates
 from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
 from vlsb.records import Outcome, Rating, Untrusted
-from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.encode import (
+    Encode,
+    csv_document,
+    for_csv,
+    for_json,
+    for_terminal,
+    json_document,
+    versioned,
+)
 from vlsb.reports.guards import guard_object
 from vlsb.reports.marks import Marks, mark, reasons
 
@@ -37,14 +43,11 @@ def to_json(summaries: Sequence[Summary]) -> str:
 
 def to_csv(summaries: Sequence[Summary]) -> str:
     """Return RFC 4180 rows: for each summary one of scope `all`, then one a category; last, one a guard."""
-    # Text is always quoted: where the list separator is a semicolon, an unquoted one would start a new
-    # cell, behind the guard against formulas.
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(_COLUMNS)
-    for row in _rows(summaries, for_csv):
-        writer.writerow([_csv_cell(each) for each in row.values()])
-    return sheet.getvalue()
+    rows = (
+        ["; ".join(cell) if isinstance(cell, tuple) else cell for cell in row.values()]
+        for row in _rows(summaries, for_csv)
+    )
+    return csv_document([_COLUMNS, *rows])
 
 
 def to_parquet(summaries: Sequence[Summary]) -> bytes:
@@ -160,14 +163,6 @@ def _condition_cells(marks: Marks, place: int, encode: Encode) -> dict[str, _Cel
         "differs_from": None if against is None else encode(against.run),
         "differs_in": () if found is None else tuple(aspect.value for aspect in found.aspects),
     }
-
-
-def _csv_cell(value: _Cell) -> str | int | float:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return "; ".join(value)
-    return "" if value is None else value
 
 
 def _place(summary: Summary) -> tuple[Untrusted, bool, Untrusted, Untrusted]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,15 @@ from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
-from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.encode import (
+    CsvCell,
+    Encode,
+    csv_document,
+    for_json,
+    for_terminal,
+    json_document,
+    versioned,
+)
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
 from vlsb.reports.marks import DAGGER, Marks, mark, reasons
 from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
@@ -255,9 +261,10 @@ def _differs(board: Leaderboard, standing: Standing) -> list[str]:
 
 
 def _csv(board: Leaderboard) -> str:
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\r\n")
-    rows.writerow((*_COLUMNS, *_RATES, "differs"))
+    return csv_document([(*_COLUMNS, *_RATES, "differs"), *_csv_rows(board)])
+
+
+def _csv_rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
     for standing in board.standings:
         for judge, summary in standing.by_judge.items():
             is_placed = judge == board.judge
@@ -265,6 +272,5 @@ def _csv(board: Leaderboard) -> str:
             rates = summary.rates
             counts = (rates.judged, rates.selected, *_interval(rates))
             found = (getattr(rates, name) for name in _RATES)
-            why = for_csv(Untrusted("; ".join(_differs(board, standing) if is_placed else ())))
-            rows.writerow((*places, for_csv(standing.run), for_csv(judge), *counts, *found, why))
-    return out.getvalue()
+            why = Untrusted("; ".join(_differs(board, standing) if is_placed else ()))
+            yield (*places, standing.run, judge, *counts, *found, why)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,13 +9,7 @@ from vlsb.analysis.published import Gap, Published, Result, gaps
 from vlsb.analysis.rates import Interval, RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
-from vlsb.reports.encode import (
-    Encode,
-    for_csv,
-    for_json,
-    json_document,
-    versioned,
-)
+from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, percent
 from vlsb.reports.methods import data_words, judge_words, setting
 from vlsb.reports.notes import badges
@@ -291,37 +283,34 @@ def _gap_object(gap: Gap) -> dict[str, object]:
 
 def _csv(parities: Sequence[Parity]) -> str:
     """A row for each rate and each row to compare with."""
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(
+    rows: list[tuple[CsvCell, ...]] = [
         (
             *("run", "target", "judge", "model", "source", "rate", "n", "ours", "ours_low", "ours_high"),
             *("printed_n", "printed", "printed_low", "printed_high", "gap", "gap_low", "gap_high"),
             "exceeds_noise",
         )
-    )
+    ]
     for parity in parities:
         summary = parity.summary
-        judge = "" if summary.judge is None else for_csv(summary.judge)
-        head = (for_csv(summary.run), for_csv(summary.target), judge)
+        head = (summary.run, summary.target, summary.judge)
         for result in parity.comparable:
             about = (result.model, parity.source(result))
             for gap in gaps(summary.rates, result):
-                writer.writerow((*head, *about, *_csv_cells(gap, summary.rates.judged, result.samples)))
-    return sheet.getvalue()
+                rows.append((*head, *about, *_csv_cells(gap, summary.rates.judged, result.samples)))
+    return csv_document(rows)
 
 
-def _csv_cells(gap: Gap, n: int, printed_n: int | None) -> tuple[str | float, ...]:
-    no_interval = ("", "")
+def _csv_cells(gap: Gap, n: int, printed_n: int | None) -> tuple[CsvCell, ...]:
+    no_interval = (None, None)
     return (
         gap.name,
         n,
         gap.ours,
         *gap.our_interval,
-        "" if printed_n is None else printed_n,
+        printed_n,
         gap.printed,
         *(gap.printed_interval or no_interval),
         gap.difference,
         *(gap.interval or no_interval),
-        {None: "", True: "true", False: "false"}[gap.exceeds_noise],
+        gap.exceeds_noise,
     )
