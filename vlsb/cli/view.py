@@ -195,7 +195,7 @@ def _files(path: Path) -> list[_File]:
         with suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.endswith(_ENDINGS) and not entry.name.startswith("."):
-                    status = entry.stat()
+                    status = entry.stat(follow_symlinks=False)
                     found.append(_File(entry.name, status.st_size, status.st_mtime_ns))
     return sorted(found)
 

@@ -25,6 +25,7 @@ from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
 from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
 from vlsb.store.codec import Decoder, to_json
+from vlsb.store.journal import require_own_files
 
 FILE = "run.json"
 SCHEMA = 2
@@ -271,7 +272,8 @@ def require_run(directory: Path) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a run; StoreError if it is damaged or from a newer version."""
+    """The manifest of a run; StoreError if it is damaged or from a newer version, or the run has a link."""
+    require_own_files(directory)
     path = directory / FILE
     try:
         document = strict_json.loads(path.read_bytes())
@@ -310,6 +312,7 @@ def selected_count(directory: Path) -> int:
 
 def read_head(directory: Path) -> RunHead:
     """The head of a run's manifest, without the thousands of lines below it. Raises StoreError."""
+    require_own_files(directory)
     path = directory / FILE
     try:
         with path.open("rb") as file:
