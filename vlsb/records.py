@@ -15,10 +15,24 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 PUBLISHED_IDS = range(2241)
-"""The ids of VLSBench as released, 0 to 2,240: a run is of the full set when it holds these and no others."""
+"""The ids of VLSBench as released, 0 to 2,240."""
+
+
+@cache
+def published_digests() -> tuple[str, ...]:
+    """`Sample.digest` of every row of VLSBench as released in May 2025, by its id."""
+    return tuple(Path(__file__).with_name("published_rows.txt").read_text("ascii").split())
+
+
+def altered_rows(rows: Iterable[tuple[int, str]]) -> list[int]:
+    """Of samples by id and `Sample.digest`, the ids of VLSBench whose row is not the published one."""
+    published = published_digests()
+    return sorted(each for each, digest in rows if each in PUBLISHED_IDS and published[each] != digest)
 
 
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")

@@ -119,7 +119,9 @@ def _weights(settings: Mapping[str, Any]) -> str:
 def _samples(manifest: Manifest, summary: Summary) -> str:
     count, published = len(manifest.samples), len(PUBLISHED_IDS)
     if not summary.subset:
-        which = f"all {published:,} of VLSBench by their ids"
+        which = f"all {published:,} of VLSBench, their rows as published"
+    elif manifest.has_published_ids:
+        which = f"{count:,} with the ids of VLSBench and other content"
     elif count < published:
         which = f"{count:,} of the {published:,} of VLSBench by their ids"
     else:

@@ -23,7 +23,7 @@ from vlsb.endpoints.thoughts import USUAL_TAG
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
-from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
+from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, altered_rows
 from vlsb.store.codec import Decoder, to_json
 from vlsb.store.journal import require_own_files
 
@@ -129,8 +129,18 @@ class Manifest:
 
     @property
     def is_full(self) -> bool:
-        """Whether the samples are those of the published set; what a file says of that is not read."""
+        """Whether the samples are the published rows, all of them; what a file says of that is not read."""
+        return self.has_published_ids and not self.altered_ids
+
+    @property
+    def has_published_ids(self) -> bool:
+        """Whether the samples have the ids of the published set, whatever their rows say."""
         return {row.sample_id for row in self.samples} == set(PUBLISHED_IDS)
+
+    @property
+    def altered_ids(self) -> list[int]:
+        """Samples with an id of the published set and another row than that has."""
+        return altered_rows((row.sample_id, row.digest) for row in self.samples)
 
     @property
     def imported_from(self) -> str | None:

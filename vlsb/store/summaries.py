@@ -291,6 +291,11 @@ def _calibration_notices(state: RunState, directory: Path, judge: JudgeEntry | N
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     manifest = state.manifest
+    if manifest.has_published_ids and (altered := manifest.altered_ids):
+        yield (
+            f"The samples have the ids of VLSBench and other content: {len(altered):,} of "
+            f"{len(manifest.samples):,} rows are not the published ones (the first is sample {altered[0]})."
+        )
     is_same_model = judge is not None and manifest.target == Untrusted(str(judge.settings.get("model")))
     if is_same_model and not manifest.simulated:
         yield "Target and judge are the same model: it judges itself."
