@@ -11,7 +11,7 @@ from vlsb.config import OFFICIAL_TARGET_SAMPLING
 from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.request import Dialect, asks_for_structure, asks_to_think, parse_dialect
-from vlsb.endpoints.thoughts import THOUGHT_TAGS, answers_behind_thought, split_thought
+from vlsb.endpoints.thoughts import THOUGHT_TAGS, split_thought
 from vlsb.simulator.actions import answer
 
 THINKS = Dialect(thinks=True, thinks_apart=True, max_tokens=4096)
@@ -77,24 +77,6 @@ def test_a_thought_that_the_template_began_ends_at_the_tag_that_belongs_to_it(
     text: str, thought: str | None, left: str
 ) -> None:
     assert split_thought(text, "<think>") == (thought, left)
-
-
-@pytest.mark.parametrize(
-    ("text", "opened_by", "answers"),
-    [
-        ("<think>Hm.</think>A</think>B", "", ["A</think>B", "B"]),
-        (" [THINK]Hm.</think>A[/THINK]B", "", ["B"]),
-        ("Hm.</think>A", "", []),
-        ("Hm.</think>A", "<think>", ["A"]),
-        ("A", "<think>", []),
-        ("<think>A", "", []),
-        ("<think>" + 2000 * "</think>", "", []),
-    ],
-)
-def test_what_may_be_an_answer_is_whatever_stands_behind_an_end_of_the_thought(
-    text: str, opened_by: str, answers: list[str]
-) -> None:
-    assert answers_behind_thought(text, opened_by) == answers
 
 
 @pytest.mark.parametrize(
