@@ -222,6 +222,11 @@ class Usage:
             total(self.batch_output_tokens, other.batch_output_tokens),
         )
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether an answer's endpoint counted what it took: no answer is written in no tokens."""
+        return self.input_tokens is not None and bool(self.output_tokens or self.thought_tokens)
+
     def at_once(self) -> Usage:
         """The same tokens, none of them through a batch API."""
         return replace(self, batch_input_tokens=None, batch_output_tokens=None)

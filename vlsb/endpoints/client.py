@@ -201,9 +201,23 @@ class EndpointClient:
         result = self._interpret(reply, attempts.sent, now, has_succeeded=has_succeeded)
         attempts.usage += result.usage
         limits = named_limits(reply.headers, now=now) if isinstance(reply, httpx.Response) else ()
-        if self.admission.report(admitted, result if isinstance(result, Decision) else result.usage, limits):
+        brought, unsaid_tokens = (
+            (result, 0) if isinstance(result, Decision) else (result.usage, self._unsaid_tokens(result))
+        )
+        if self.admission.report(admitted, brought, limits, unsaid_tokens=unsaid_tokens):
             admitted.replica.rejections.reset()
         return result if isinstance(result, Decision) else self._completion(result, attempts, began)
+
+    def _unsaid_tokens(self, answer: CompletionContent) -> int:
+        """The most output tokens of an answer whose endpoint counted none: each has a byte at least.
+
+        What a model thought and nobody showed has no bytes: then they are all that the model is given.
+        """
+        if answer.usage.is_whole or answer.usage.input_tokens is None:
+            return 0
+        shown = answer.text.expose() + (answer.reasoning.expose() if answer.reasoning else "")
+        hidden = (self.dialect.max_tokens or 0) if self.dialect.thinks and not answer.reasoning else 0
+        return max(len(shown.encode("utf-8", "surrogatepass")), hidden)
 
     def _interpret(
         self, reply: httpx.Response | httpx.RequestError, attempt: int, now: float, *, has_succeeded: bool

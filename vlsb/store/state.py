@@ -57,7 +57,7 @@ def calibration_file(judge: str) -> str:
 class ModelTotals:
     """What target or judge has cost over all sessions: every stored row counts, superseded ones too.
 
-    `uncounted` are answers whose tokens the endpoint did not report.
+    `uncounted` are answers whose tokens the endpoint did not report, or reported in part.
     """
 
     requests: int = 0
@@ -84,7 +84,7 @@ class ModelTotals:
 
     def add(self, attempts: int, usage: Usage, *, is_answer: bool) -> None:
         """Count one stored row."""
-        self.uncounted += is_answer and usage.input_tokens is None
+        self.uncounted += is_answer and not usage.is_whole
         self.requests += attempts
         self.input_tokens += usage.input_tokens or 0
         self.output_tokens += usage.output_tokens or 0
