@@ -10,7 +10,6 @@ from pathlib import Path
 
 from vlsb.errors import ConfigError, StoreError
 from vlsb.records import Untrusted
-from vlsb.store.journal import require_own_files
 from vlsb.store.manifest import is_run, read_head, selected_count
 from vlsb.store.state import RESPONSES
 
@@ -83,10 +82,9 @@ def _walked(path: Path, folders: int) -> Iterator[Path]:
 
 
 def _listed(path: Path) -> ListedRun:
-    changed_at, rows = datetime.fromtimestamp(max(_times(path)), UTC), 0
+    changed_at = datetime.fromtimestamp(max(_times(path)), UTC)
+    rows = _lines(path / RESPONSES)
     try:
-        require_own_files(path)
-        rows = _lines(path / RESPONSES)
         head = read_head(path)
         selected = selected_count(path) * head.epochs
     except StoreError as error:
@@ -96,7 +94,7 @@ def _listed(path: Path) -> ListedRun:
 
 
 def _times(path: Path) -> Sequence[float]:
-    return [each.lstat().st_mtime for each in (path, *path.glob("*.json*"))]
+    return [each.stat().st_mtime for each in (path, *path.glob("*.json*"))]
 
 
 def _lines(path: Path) -> int:

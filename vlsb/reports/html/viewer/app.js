@@ -390,13 +390,9 @@ function onKey(event) {
     if (next !== undefined) choose(next);
     return;
   }
-  // A key that is meant for a label must never open what judges said.
-  if (state.view === "label" && event.key !== "?") {
-    if (state.labelling !== null && /^[123uso]$/.test(event.key)) {
-      event.preventDefault();
-      pressLabel(event.key);
-    }
-    return;
+  if (state.view === "label" && state.labelling !== null && /^[123uso]$/.test(event.key)) {
+    event.preventDefault();
+    return pressLabel(event.key);
   }
   // The list of runs and their ranks have no sample to go to.
   if (!hasSamples() && event.key !== "?") return;
@@ -501,8 +497,7 @@ function listen() {
   document.addEventListener("keydown", onKey);
   window.addEventListener("hashchange", () => {
     const { revealed, revealedCategories, labelling } = state;
-    const next = stateOf(location.hash, runs, facets);
-    change({ ...next, revealed, revealedCategories, labelling: labelling ?? next.labelling });
+    change({ ...stateOf(location.hash, runs, facets), revealed, revealedCategories, labelling });
     list.reveal();
   });
 }
