@@ -15,10 +15,24 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 PUBLISHED_IDS = range(2241)
-"""The ids of VLSBench as released, 0 to 2,240: a run is of the full set when it holds these and no others."""
+"""The ids of VLSBench as released, 0 to 2,240."""
+
+
+@cache
+def published_digests() -> tuple[str, ...]:
+    """`Sample.digest` of every row of VLSBench as released in May 2025, by its id."""
+    return tuple(Path(__file__).with_name("published_rows.txt").read_text("ascii").split())
+
+
+def altered_rows(rows: Iterable[tuple[int, str]]) -> list[int]:
+    """Of samples by id and `Sample.digest`, the ids of VLSBench whose row is not the published one."""
+    published = published_digests()
+    return sorted(each for each, digest in rows if each in PUBLISHED_IDS and published[each] != digest)
 
 
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -207,6 +221,11 @@ class Usage:
             total(self.batch_input_tokens, other.batch_input_tokens),
             total(self.batch_output_tokens, other.batch_output_tokens),
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether an answer's endpoint counted what it took: no answer is written in no tokens."""
+        return self.input_tokens is not None and bool(self.output_tokens or self.thought_tokens)
 
     def at_once(self) -> Usage:
         """The same tokens, none of them through a batch API."""

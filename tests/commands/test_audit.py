@@ -416,6 +416,8 @@ def test_one_wrong_row_and_nothing_is_imported(desk: Desk) -> None:
         good.replace(sha, "0" * 64): "is not an item of this run",
         good.replace("label", "labels", 1): "no column label",
         "[{}]": "task 1: not a task",
+        '[{"annotations": [5]}]': "task 1: not a task",
+        '[{"data": {"item": "a", "response_sha256": "b"}, "annotations": [{"result": [7]}]}]': "task 1: not",
         "[": "The sheet is no JSON",
     }
     for text, problem in cases.items():
@@ -426,6 +428,42 @@ def test_one_wrong_row_and_nothing_is_imported(desk: Desk) -> None:
     after = tree(desk.run_dir)
     del before[SHEETS["csv"]], after[SHEETS["csv"]]
     assert after == before
+
+
+def noted(sheet: Path, form: str, note: str) -> None:
+    """Write a note beside the first label of a sheet."""
+    if form == "csv":
+        text = sheet.read_text("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=";"))
+        rows[0]["note"] = note
+        out = io.StringIO()
+        writer = csv.DictWriter(out, rows[0].keys(), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+        sheet.write_text(out.getvalue())
+        return
+    tasks = json.loads(sheet.read_text())
+    value = {"text": [note]}
+    result = tasks[0]["annotations"][-1]["result"]
+    result.append({"from_name": "note", "to_name": "response", "type": "textarea", "value": value})
+    sheet.write_text(json.dumps(tasks))
+
+
+@pytest.mark.parametrize("form", ["csv", "label-studio"])
+def test_a_note_that_is_added_later_is_stored_and_survives_the_next_sheet(desk: Desk, form: str) -> None:
+    sheet = filled(desk, form, "1")
+    words = ("audit", "import", desk.run_dir, sheet, "--annotator", "ann")
+    assert desk.vlsb(*words).code == 0
+    count = len(human_rows(desk))
+    noted(sheet, form, "looks at; =the knife")
+
+    assert "0 new, 1 changed" in desk.vlsb(*words).out
+    assert [row["explanation"] for row in human_rows(desk)[count:]] == ["looks at; =the knife"]
+    sheet.unlink()
+    assert desk.vlsb("audit", "export", desk.run_dir, "--annotator", "ann", "--format", form).code == 0
+    assert "looks at;" in sheet.read_text()
+    assert "0 new, 0 changed" in desk.vlsb(*words).out
+    assert len(human_rows(desk)) == count + 1
 
 
 def test_of_several_annotators_in_label_studio_one_is_chosen(desk: Desk) -> None:

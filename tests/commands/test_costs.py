@@ -189,6 +189,46 @@ def test_an_answer_that_counts_no_tokens_ends_a_run_whose_money_is_limited(desk:
     assert len((desk.run_dir / "responses.jsonl").read_text().splitlines()) == 1
 
 
+def input_alone(request: Request) -> Action:
+    """Answers of a thousand characters, of an endpoint that counts nothing but what it is sent."""
+    text = 1000 * "a"
+    reply = verdict(3, text) if request.is_judge else answer(text)
+    reply.body["usage"] = {"prompt_tokens": 800, "completion_tokens": 0}  # type: ignore[index, call-overload]
+    return reply
+
+
+@pytest.mark.parametrize("count", [0, None])
+def test_output_that_nobody_counts_is_estimated_for_a_limit_and_never_free(
+    desk: Desk, count: int | None
+) -> None:
+    def respond(request: Request) -> Action:
+        reply = input_alone(request)
+        reply.body["usage"]["completion_tokens"] = count  # type: ignore[index, call-overload]
+        return reply
+
+    words = ("--max-cost", 100, "--prices", prices(desk, "target-model", "judge-model"))
+    with SimulatorThread(respond) as endpoint:
+        ended = desk.run(endpoint, *words, "--max-connections", 1, "--judge-max-connections", 1)
+        sent = len(endpoint.completions)
+
+    # A thousand tokens of output cost five dollars, the input of each request .80.
+    assert 100 / 6.2 <= sent <= 100 / 5.8 + 2
+    assert ended.code == 4
+    assert "--max-cost is reached: about $" in ended.error
+    assert "Estimated: target target-model at 127.0.0.1" in ended.error
+    assert "does not count the tokens of its answers" in ended.error
+    assert "target at least $" in " ".join(desk.vlsb("report", desk.run_dir).out.split())
+
+
+def test_a_forecast_of_output_that_nobody_counts_is_unknown(desk: Desk) -> None:
+    file = prices(desk, "target-model", "judge-model")
+    with SimulatorThread(input_alone) as endpoint:
+        done = desk.run(endpoint, "--dry-run", "--prices", file)
+
+    assert done.code == 0, done.err
+    assert "cost      unknown: the endpoint does not report its tokens" in done.out
+
+
 def test_an_answer_without_a_count_makes_the_cost_a_least_one(desk: Desk) -> None:
     def respond(request: Request) -> Action:
         if request.is_judge or sample_of(request) != 3:

@@ -337,9 +337,9 @@ def test_a_judge_that_sees_through_everything_passes(vlsb: Vlsb) -> None:
         ended = vlsb("selftest", "judge", *judges(("hardened:strict", strict)))
 
         assert ended.code == 0, ended.err
-        assert len(strict.completions) == 11
+        assert len(strict.completions) == 12
         assert max(len(text) for each in strict.completions for text in each.texts) < 25_000
-    assert "0 of 10 attacks succeeded" in ended.out
+    assert "0 of 11 attacks succeeded" in ended.out
     assert "shown 20,000 characters" in ended.err
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.command import Desk
 from tests.support.endpoint import labelling, sample_of
-from vlsb.simulator import Action, Request, Simulator, SimulatorThread, answer, verdict
+from vlsb.simulator import Action, Request, Simulator, SimulatorThread, answer, error, verdict
 
 THOUGHT = "They may want a plan."
 """What every target here thinks."""
@@ -74,6 +74,7 @@ def rows(desk: Desk, name: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["sample_id"])
 
 
+NO_SCHEMA = error(400, type="invalid_request_error", param="response_format", message="Not supported.")
 ANSWERS = {f"Answer {number}." for number in range(4)}
 BUDGET = "target max_tokens: 4096, because it thinks (official: 128)"
 
@@ -162,12 +163,12 @@ def test_a_short_thought_costs_no_second_request(desk: Desk) -> None:
     assert done.code == 0, done.err
 
 
-@pytest.mark.parametrize("show", [as_text, as_tagged_text])
+@pytest.mark.parametrize(("show", "words"), [(as_text, ["--thinking", "on"]), (as_tagged_text, [])])
 def test_a_thought_that_comes_as_text_is_taken_out_of_the_answer(
-    desk: Desk, show: Callable[[str, str | None], Action]
+    desk: Desk, show: Callable[[str, str | None], Action], words: list[str]
 ) -> None:
     with SimulatorThread(thinker(needs=1, show=show)) as simulator:
-        done = desk.run(simulator)
+        done = desk.run(simulator, *words)
 
         assert judged(simulator) == ANSWERS
     assert done.code == 0, done.err
@@ -258,18 +259,55 @@ def test_the_dry_run_names_the_tokens_that_a_thinking_target_gets(desk: Desk) ->
     assert "at most 512 tokens back" in done.out
 
 
+def test_a_thought_that_nothing_announces_stays_in_the_answer_and_the_report_says_so(desk: Desk) -> None:
+    with SimulatorThread(thinker(needs=1, show=as_text)) as simulator:
+        done = desk.run(simulator)
+        shown = judged(simulator)
+
+    assert done.code == 0, done.err
+    assert shown == {f"{THOUGHT}</think>{each}" for each in ANSWERS}
+    said = " ".join(done.out.split())
+    assert "4 responses hold the end of a thought and not its beginning, and were judged whole" in said
+    assert "--thinking on" in said
+
+
+def test_a_run_of_an_earlier_version_goes_on_taking_thoughts_apart_as_it_did(desk: Desk) -> None:
+    with SimulatorThread(thinker(needs=1, show=as_text)) as simulator:
+        desk.run(simulator, "--limit", "1")
+        manifest = desk.manifest()
+        manifest["decision"] |= {"thinks": True, "thinks_apart": False, "max_tokens": 4096}
+        (desk.run_dir / "run.json").write_text(json.dumps(manifest))
+        before = len(simulator.completions)
+        done = desk.run(simulator, "--resume")
+        shown = {each.judged_response for each in simulator.completions[before:] if each.is_judge}
+
+    assert done.code == 0, done.err
+    assert shown == ANSWERS - {"Answer 0."}
+
+
+def spoken(label: int) -> str:
+    """A verdict as a judge writes it."""
+    return answer_text(verdict(label))
+
+
+def answer_text(action: Action) -> str:
+    found: str = action.body["choices"][0]["message"]["content"]  # type: ignore[union-attr, index, call-overload]
+    return found
+
+
 def test_a_judge_is_never_read_from_its_reasoning(desk: Desk) -> None:
-    said = verdict(1).body["choices"][0]["message"]["content"]  # type: ignore[index, call-overload]
+    said, real = spoken(1), spoken(2)
 
     def respond(request: Request) -> Action:
         if not request.is_judge:
             return answer("Answer.")
+        if "response_format" in request.json:
+            return answer(f"<think>{said}</think>{real}")
         match sample_of(request):
             case 0:
-                return verdict(2, reasoning=said)
-            case 1:
-                real = verdict(2).body["choices"][0]["message"]["content"]  # type: ignore[index, call-overload]
                 return answer(f"<think>{said}</think>{real}")
+            case 1:
+                return verdict(2, reasoning=said)
             case 2:
                 return answer(None, reasoning=said, finish_reason="length")
             case _:
@@ -284,6 +322,21 @@ def test_a_judge_is_never_read_from_its_reasoning(desk: Desk) -> None:
     assert done.code == 4
     assert desk.outcomes() == {"safe_warning": 2, "judge_truncated": 2}
     assert sorted(asks) == [512, 512, 1024, 1024]
+
+
+@pytest.mark.parametrize("words", [[], ["-J", 'chat_template_kwargs={"enable_thinking":true}']])
+def test_a_judge_whose_template_begins_its_thought_is_read_where_the_request_asks_for_it(
+    desk: Desk, words: list[str]
+) -> None:
+    def respond(request: Request) -> Action:
+        if not request.is_judge:
+            return answer("Answer.")
+        return NO_SCHEMA if "response_format" in request.json else answer(f"{THOUGHT}</think>{spoken(2)}")
+
+    with SimulatorThread(respond) as simulator:
+        desk.run(simulator, *words)
+
+    assert desk.outcomes() == ({"safe_warning": 4} if words else {"judge_invalid": 4})
 
 
 def test_a_judge_may_be_shown_the_reasoning_and_is_another_judge_then(desk: Desk) -> None:

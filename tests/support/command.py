@@ -1,4 +1,4 @@
-"""The command line as a user types it: the real process, in a directory that holds nothing of ours."""
+"""The command line as a user types it, in a directory that holds nothing of ours."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tests.support import canary
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
+from tests.support.in_process import PipeReader, can_run_here, run_here
 from tests.support.waiting import DEADLINE_S, wait_until
 from vlsb.simulator import Simulator, SimulatorThread
 
@@ -77,7 +77,7 @@ class Process:
         )
         assert self._popen.stdout is not None
         assert self._popen.stderr is not None
-        self._out, self._err = _Reader(self._popen.stdout), _Reader(self._popen.stderr)
+        self._out, self._err = PipeReader(self._popen.stdout), PipeReader(self._popen.stderr)
 
     def __enter__(self) -> Process:
         return self
@@ -113,11 +113,7 @@ class Process:
             code = self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the command did not end; stderr: {self.err}") from None
-        for reader in (self._out, self._err):
-            reader.join(DEADLINE_S)
-            assert not reader.is_alive(), "the command ended, and another process holds its output"
-            canary.assert_unseen(reader.text)
-        return Finished(code, self._out.text, self._err.text)
+        return _finished(code, self._out.all_text(), self._err.all_text())
 
     def signal(self, number: int) -> None:
         """Send a signal."""
@@ -157,23 +153,9 @@ class Process:
         assert condition(), f"ended before {what}: {self.wait()}"
 
 
-class _Reader(threading.Thread):
-    """Reads a pipe to its end, so that nobody has to for the command to go on."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        super().__init__(daemon=True)
-        self._pipe = pipe
-        self._contents = b""
-        self.start()
-
-    def run(self) -> None:
-        with self._pipe:
-            while chunk := os.read(self._pipe.fileno(), 65536):
-                self._contents += chunk
-
-    @property
-    def text(self) -> str:
-        return self._contents.decode("utf-8", "replace").replace("\r\n", "\n")
+def _finished(code: int, out: str, err: str) -> Finished:
+    canary.assert_unseen(out, err)
+    return Finished(code, out, err)
 
 
 def least_environment(home: Path) -> dict[str, str]:
@@ -203,7 +185,11 @@ def _url(endpoint: Simulator | str) -> str:
 
 
 class Vlsb:
-    """`vlsb` as a process of its own, in a directory and with next to no environment."""
+    """`vlsb` as a user types it, in a directory and with next to no environment.
+
+    Called, it runs in this process. What is about processes, signals, streams or imports is started in one of
+    its own: `apart` runs that to its end, `start` returns at once.
+    """
 
     def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
@@ -218,7 +204,22 @@ class Vlsb:
         prelude: str | None = None,
         timeout_s: float = DEADLINE_S,
     ) -> Finished:
-        """Run to the end."""
+        """Run to the end: in this process where that is possible, and with a prelude in one of its own."""
+        environment, typed = {**self.environment, **(env or {})}, [str(word) for word in words]
+        if prelude is not None or not can_run_here(typed, environment):
+            return self.apart(*words, env=env, cwd=cwd, prelude=prelude, timeout_s=timeout_s)
+        directory = cwd or self.directory
+        return _finished(*run_here(typed, directory=directory, environment=environment, timeout_s=timeout_s))
+
+    def apart(
+        self,
+        *words: object,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        prelude: str | None = None,
+        timeout_s: float = DEADLINE_S,
+    ) -> Finished:
+        """Run to the end in a process of its own."""
         with self.start(*words, env=env, cwd=cwd, prelude=prelude) as process:
             return process.wait(timeout_s)
 

@@ -26,8 +26,9 @@ from vlsb.cli.show import missing_data, run_dataset
 from vlsb.errors import ConfigError, ImageError, RunMismatchError
 from vlsb.files import new_file
 from vlsb.judging.human import human_judge, human_settings, human_verdict
-from vlsb.records import Response, Sample, Untrusted, is_cut
+from vlsb.records import Key, Response, Sample, Untrusted, is_cut
 from vlsb.reports.audit import written
+from vlsb.reports.encode import for_csv
 from vlsb.reports.labelling import SheetLabel, Task, parse_sheet, require_no, to_csv, to_label_studio
 from vlsb.reports.tables import FORMATS
 from vlsb.store.audit import Audit, AuditItem, draw_audit, require_audit
@@ -151,9 +152,11 @@ def store_labels(run: Path, audit: Audit, labels: Sequence[SheetLabel], annotato
     """Store a person's labels for what was drawn, and say how many are new. ConfigError: none is stored."""
     items = {item.name: response for item, response in audit.current(load_state(run))}
     _require_known(labels, items)
+    if not labels:
+        return "0 labels were read: nothing was changed."
     with _labels(run, annotator, pending=len(labels)) as store:
         (file,) = store.judges
-        changed = [each for each in labels if store.state.label(items[each.item].key, file) is not each.label]
+        changed = [each for each in labels if _is_news(each, store.state, items[each.item].key, file)]
         replaced = sum(store.state.label(items[each.item].key, file) is not None for each in changed)
         for each in changed:
             store.add_verdict(human_verdict(items[each.item], each.label, note=each.note), file)
@@ -162,6 +165,15 @@ def store_labels(run: Path, audit: Audit, labels: Sequence[SheetLabel], annotato
         f"{len(labels)} labels were read: {len(changed) - replaced} new, {replaced} changed, "
         f"{len(labels) - len(changed)} as they were."
     )
+
+
+def _is_news(given: SheetLabel, state: RunState, key: Key, file: str) -> bool:
+    """Whether a sheet says another label than the run has, or has a note to it that the run has not."""
+    if state.label(key, file) is not given.label:
+        return True
+    # A sheet has a note in one line: one that went out and came back is the same.
+    known = state.judged[file].verdicts[key].explanation
+    return len(given.note) > 0 and for_csv(given.note) != for_csv(known)
 
 
 def _require_known(labels: Sequence[SheetLabel], items: Mapping[str, Response]) -> None:

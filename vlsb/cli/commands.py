@@ -5,11 +5,12 @@ The parser below would take the last of two `--model`, and a word in the wrong p
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from typer._click.exceptions import NoSuchOption, UsageError
+from typer._click.exceptions import BadParameter, NoSuchOption, UsageError
 from typer._click.parser import _OptionParser
 from typer._coercion import bool_flag_type_descriptor
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -142,6 +143,18 @@ class VlsbCommand(TyperCommand):
         """The words of the usage line, such as `[OPTIONS] RUN [ID]...`."""
         arguments = [each for each in self.params if isinstance(each, TyperArgument)]
         return ["[OPTIONS]", *map(_usage_word, arguments)]
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Take the options in. A range does not keep out `nan`, and `inf` is beyond no lower end."""
+        left = super().parse_args(ctx, args)
+        for parameter in self.params:
+            if not isinstance(parameter, TyperOption):
+                continue
+            value = ctx.params.get(parameter.name or "")
+            for each in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(each, float) and not math.isfinite(each):
+                    raise BadParameter(f"{each} is not a finite number", ctx, parameter)
+        return left
 
     def make_parser(self, ctx: Context) -> _OptionParser:
         """The parser that says mistakes instead of guessing."""

@@ -41,7 +41,7 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
         lines += _model(stage, settings, left, measured, end.models.get(stage), most_tokens=tokens)
         price = prices.get(stage)
         if price is not None and measured:
-            costs[stage] = costs_of(price, [usage for usage, _ in measured], left)
+            costs[stage] = costs_of(price, [usage for usage, _ in measured if usage.is_whole], left)
             lines.append(f"  cost      {cost_text(*costs[stage])}")
         elif price is None and may_charge(settings.endpoint):
             lines.append(f"  cost      unknown: no price for {settings.endpoint.model}; --prices takes yours")
@@ -87,9 +87,9 @@ def _model(
     if not measured:
         yield "  tokens    unknown: no sample brought an answer"
         return
-    counted_usages = [usage for usage, _ in measured if usage.input_tokens is not None]
+    counted_usages = [usage for usage, _ in measured if usage.is_whole]
     if not counted_usages:
-        yield "  tokens    unknown: the endpoint reports no usage"
+        yield "  tokens    unknown: the endpoint does not report them"
     else:
         tokens_in = left * fmean(usage.input_tokens or 0 for usage in counted_usages)
         tokens_out = left * fmean(
@@ -129,7 +129,7 @@ def _forecast(costs: Iterable[float | None], left: int, weights: Sequence[float]
 
 def cost_text(now: Forecast | None, batch: Forecast | None) -> str:
     if now is None:
-        return "unknown: the endpoint reports no usage"
+        return "unknown: the endpoint does not report its tokens"
     as_batch = "the price of a batch is unknown" if batch is None else f"as a batch {amount(batch)}"
     return f"about {amount(now)}; {as_batch}"
 

@@ -156,6 +156,8 @@ def _write_pages(
 def _image_folder(out: Path) -> Path:
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = out / _IMAGES
+    if folder.is_symlink():
+        raise ConfigError(f"--html {out}: its folder {_IMAGES} is a link. Remove it, or name another folder.")
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -164,6 +166,8 @@ def _written_images(folder: Path, images: Mapping[str, bytes]) -> dict[str, str]
     """The names of the files that images are in, by checksum."""
     names = {checksum: f"{checksum[:24]}.webp" for checksum in images}
     for checksum, name in names.items():
+        # A page may be a stranger's: nothing is written through a link in it.
+        (folder / name).unlink(missing_ok=True)
         (folder / name).write_bytes(images[checksum])
     return names
 

@@ -195,7 +195,7 @@ def _files(path: Path) -> list[_File]:
         with suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.endswith(_ENDINGS) and not entry.name.startswith("."):
-                    status = entry.stat()
+                    status = entry.stat(follow_symlinks=False)
                     found.append(_File(entry.name, status.st_size, status.st_mtime_ns))
     return sorted(found)
 
@@ -227,9 +227,8 @@ def _listed(key: str, path: Path) -> Json:
 
 def _rates(summary: Summary) -> Json:
     rates = summary.rates
-    estimated = "" if summary.part is None or rates.safe_rate is None else f", {rates.estimate}"
     return {
-        "judge": None if summary.judge is None else f"{for_page(summary.judge)}{estimated}",
+        "judge": None if summary.judge is None else for_page(summary.judge),
         "figures": list(rate_figures(rates)),
         "figure": rate_figure(rates),
     }

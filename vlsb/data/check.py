@@ -24,7 +24,7 @@ from vlsb.data.pictures import (
     quiet_decoder,
 )
 from vlsb.errors import ImageError
-from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, data_digest
+from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, altered_rows, data_digest
 
 # Pillow decodes outside the interpreter lock; each thread holds one decoded image (200 MB at worst).
 DECODE_THREADS = 4
@@ -99,7 +99,9 @@ class DatasetCounts:
 class DatasetReport:
     """What `vlsb data check` shows. `digest` is `data_digest` over all samples.
 
-    `is_full` says that all this equals what is known of the published VLSBench.
+    `altered_ids` are samples with an id of VLSBench whose row is not the published one, `published_rows`
+    counts those whose row is; `has_published_ids` says that all of its ids are there and no others. Nothing
+    was published to hold its images against; `distinct_images` counts those that differ in their bytes.
     """
 
     root: Path
@@ -108,7 +110,15 @@ class DatasetReport:
     misnamed_images: tuple[MisnamedImage, ...]
     media_types: tuple[tuple[str, int], ...]
     digest: str
-    is_full: bool
+    altered_ids: tuple[int, ...]
+    published_rows: int
+    has_published_ids: bool
+    distinct_images: int
+
+    @property
+    def is_full(self) -> bool:
+        """Whether these are the rows of VLSBench as published, each with an image that can be used."""
+        return self.has_published_ids and not self.altered_ids and not self.bad_images
 
 
 def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> DatasetReport:
@@ -130,6 +140,7 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
         if isinstance(picture, Picture) and path not in bad
     }
     counts = _counts(samples, ids)
+    altered = altered_rows((sample.id, sample.digest()) for sample in samples)
     return DatasetReport(
         root=dataset.root,
         counts=counts,
@@ -144,9 +155,10 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
         media_types=tuple(sorted(Counter(types.values()).items())),
         # Over what a run can see: an image that only a full decode refuses still has its hash.
         digest=data_digest((s.id, s.digest(), _sha256(found[s.image_path])) for s in samples),
-        is_full=not bad
-        and counts == _published_counts()
-        and {sample.id for sample in samples} == set(PUBLISHED_IDS),
+        altered_ids=tuple(altered),
+        published_rows=sum(sample.id in PUBLISHED_IDS for sample in samples) - len(altered),
+        has_published_ids={sample.id for sample in samples} == set(PUBLISHED_IDS),
+        distinct_images=len({each.sha256 for each in found.values() if isinstance(each, Picture)}),
     )
 
 
@@ -197,60 +209,3 @@ def _counts(samples: Sequence[Sample], ids: Mapping[Untrusted, tuple[int, ...]])
         renamed_count=sum(not is_named_after(sample.image_path, sample.id) for sample in samples),
         image_uses=tuple(sorted(Counter(map(len, ids.values())).items())),
     )
-
-
-def _published_counts() -> DatasetCounts:
-    """The counts of the published data.json of May 2025; hashes of the images were never published."""
-    return DatasetCounts(
-        row_count=len(PUBLISHED_IDS),
-        image_count=1957,
-        instruction_count=2226,
-        categories=tuple(NameCount(Untrusted(name), rows) for name, rows in _PUBLISHED_CATEGORIES),
-        pairs=tuple(PairCount(Untrusted(name), Untrusted(sub), rows) for name, sub, rows in _PUBLISHED_PAIRS),
-        sources=tuple(SourceCount(Untrusted(name), *counts) for name, *counts in _PUBLISHED_SOURCES),
-        empty_instruction_ids=(1685,),
-        duplicate_ids=((1777, 1778),),
-        renamed_count=1005,
-        image_uses=((1, 1734), (2, 162), (3, 61)),
-    )
-
-
-_PUBLISHED_CATEGORIES = (
-    ("Violent", 590),
-    ("Illegal Activity", 539),
-    ("Self-Harm", 370),
-    ("Erotic", 343),
-    ("Hate", 269),
-    ("Privacy", 130),
-)
-_PUBLISHED_PAIRS = (
-    ("Violent", "Weapon-Related Violence", 244),
-    ("Violent", "Public Violence and Rioting", 186),
-    ("Violent", "Abuse and Physical Altercations", 160),
-    ("Illegal Activity", "Cybercrime", 226),
-    ("Illegal Activity", "Property Crimes", 167),
-    ("Illegal Activity", "Drug-Related Offenses", 115),
-    ("Illegal Activity", "Human Trafficking and Exploitation", 28),
-    ("Illegal Activity", "Identity Theft and Impersonation", 3),
-    ("Self-Harm", "Risky or Dangerous Behaviors", 125),
-    ("Self-Harm", "Physical Self-Injury", 124),
-    ("Self-Harm", "Substance Abuse and Poisoning", 91),
-    ("Self-Harm", "Psychological and Disordered Harm", 30),
-    ("Erotic", "Adult Content", 178),
-    ("Erotic", "Erotic Visual Content", 165),
-    ("Hate", "Racial and Ethnic Discrimination", 99),
-    ("Hate", "Cultural Xenophobia", 62),
-    ("Hate", "Religious Intolerance", 56),
-    ("Hate", "Gender and Sexual Orientation Discrimination", 50),
-    ("Hate", "Psychological and Disordered Harm", 2),
-    ("Privacy", "Unauthorized Data Collection", 69),
-    ("Privacy", "Identity Theft and Impersonation", 61),
-)
-_PUBLISHED_SOURCES = (
-    ("generation", 1234, 1234),
-    ("MultiTrust", 296, 175),
-    ("MLLMGuard", 260, 178),
-    ("Ch3Ef", 179, 117),
-    ("Unsafebench", 142, 130),
-    ("coco2017", 130, 123),
-)

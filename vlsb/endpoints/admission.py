@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlsb.config import Party
 from vlsb.endpoints.accounts import Account
@@ -368,15 +368,24 @@ class Admission:
 
     # What came back.
 
-    def report(self, admitted: Pass, result: Usage | Decision, limits: Sequence[NamedLimit] = ()) -> bool:
+    def report(
+        self,
+        admitted: Pass,
+        result: Usage | Decision,
+        limits: Sequence[NamedLimit] = (),
+        *,
+        unsaid_tokens: int = 0,
+    ) -> bool:
         """What an attempt brought: an answer's usage or a decision, and the limits that its headers name.
 
+        `unsaid_tokens` are those of an answer that nobody counted, as far as they can be estimated.
         True if the model served it, be it with nothing. Raises GapsError when there is no use in waiting.
         """
         replica = admitted.replica
         replica.read_limits(admitted, limits)
         is_answer = isinstance(result, Usage)
-        self._count_tokens(result if isinstance(result, Usage) else result.usage, is_answer=is_answer)
+        counted = result if isinstance(result, Usage) else result.usage
+        self._count_tokens(counted, is_answer=is_answer, unsaid_tokens=unsaid_tokens)
         if isinstance(result, Usage):
             self._answered += 1
             usage, is_served = result, True
@@ -411,11 +420,15 @@ class Admission:
         """What so many tokens cost through a batch; None where that is unknown."""
         return None if self._price is None else self._price.batch_usd(usage)
 
-    def _count_tokens(self, usage: Usage, *, is_answer: bool) -> None:
+    def _count_tokens(self, usage: Usage, *, is_answer: bool, unsaid_tokens: int = 0) -> None:
         self._used += usage
         if self._price is None:
             return
-        spending, usd = self.context.traffic.spending, self._price.usd(usage)
+        spending = self.context.traffic.spending
+        if unsaid_tokens:
+            usage = replace(usage, output_tokens=unsaid_tokens)
+            spending.estimated = spending.estimated or self._name
+        usd = self._price.usd(usage)
         spending.usd += usd or 0.0
         if usd is None and is_answer:
             spending.uncounted = spending.uncounted or self._name

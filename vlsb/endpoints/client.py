@@ -36,6 +36,7 @@ from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.replica import Pass, Replica
 from vlsb.endpoints.request import OPTIONAL_FIELDS, Dialect, Draft
 from vlsb.endpoints.retry import Attempts, Ended
+from vlsb.endpoints.thoughts import begins_thought
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import ConfigError, GapsError, ImageChangedError, ImageError, UnknownModelError, VlsbError
@@ -64,7 +65,7 @@ class EndpointClient:
     `dialect` may change only while `may_adapt` is set, which the preflight does. `thinking_tokens` are
     what a model gets that turns out to think, None for what it was asked with. `is_batching` says that its
     requests wait for a batch, which is paid for as a whole; `batched` of them do, and `batch` says how it
-    stands.
+    stands. Without `splits_thoughts` texts stay whole: a judge's quote what strangers wrote, tags included.
     """
 
     is_batching = False
@@ -79,6 +80,7 @@ class EndpointClient:
         dialect: Dialect,
         redactor: Redactor,
         thinking_tokens: int | None = None,
+        splits_thoughts: bool = True,
     ) -> None:
         self.party = party
         self.admission = admission
@@ -87,6 +89,7 @@ class EndpointClient:
         self.timings = admission.timings
         self._redactor = redactor
         self._thinking_tokens = thinking_tokens
+        self._splits_thoughts = splits_thoughts
         self._context = admission.context
         self._time = admission.context.time
         # Where samples ended that brought no answer, until that is stored.
@@ -198,9 +201,23 @@ class EndpointClient:
         result = self._interpret(reply, attempts.sent, now, has_succeeded=has_succeeded)
         attempts.usage += result.usage
         limits = named_limits(reply.headers, now=now) if isinstance(reply, httpx.Response) else ()
-        if self.admission.report(admitted, result if isinstance(result, Decision) else result.usage, limits):
+        brought, unsaid_tokens = (
+            (result, 0) if isinstance(result, Decision) else (result.usage, self._unsaid_tokens(result))
+        )
+        if self.admission.report(admitted, brought, limits, unsaid_tokens=unsaid_tokens):
             admitted.replica.rejections.reset()
         return result if isinstance(result, Decision) else self._completion(result, attempts, began)
+
+    def _unsaid_tokens(self, answer: CompletionContent) -> int:
+        """The most output tokens of an answer whose endpoint counted none: each has a byte at least.
+
+        What a model thought and nobody showed has no bytes: then they are all that the model is given.
+        """
+        if answer.usage.is_whole or answer.usage.input_tokens is None:
+            return 0
+        shown = answer.text.expose() + (answer.reasoning.expose() if answer.reasoning else "")
+        hidden = (self.dialect.max_tokens or 0) if self.dialect.thinks and not answer.reasoning else 0
+        return max(len(shown.encode("utf-8", "surrogatepass")), hidden)
 
     def _interpret(
         self, reply: httpx.Response | httpx.RequestError, attempt: int, now: float, *, has_succeeded: bool
@@ -208,8 +225,10 @@ class EndpointClient:
         """The answer in what came back, or what its absence means."""
         result: CompletionContent | Decision
         if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
-            thinks_in_text = self.dialect.thinks and not self.dialect.thinks_apart
-            result = read_completion(reply, now=now, thinks_in_text=thinks_in_text)
+            opened_by = "" if self.dialect.thinks_apart else self.dialect.opened_by
+            result = read_completion(
+                reply, now=now, splits_thoughts=self._splits_thoughts, opened_by=opened_by
+            )
         else:
             result = classify(reply, has_succeeded=has_succeeded, attempt=attempt, now=now)
         return without_secrets(result, self._redactor) if isinstance(result, Decision) else result
@@ -269,7 +288,7 @@ class EndpointClient:
             is_split = THOUGHT_SPLIT in outcome.flags
             is_apart = bool(outcome.usage.reasoning_tokens or (outcome.reasoning and not is_split))
             was_cut = is_cut(outcome.finish_reason)
-            is_thinking = is_apart or outcome.reasoning is not None
+            is_thinking = is_apart or outcome.reasoning is not None or begins_thought(outcome.text.expose())
         else:
             is_thinking = outcome.code == THINKING_CUT
         if not self.may_adapt or not is_thinking:

@@ -2,7 +2,7 @@
 
 An error inside the 200, HTML, a missing choice or a filtered answer each become a `Decision`; only text
 that the model meant as its answer becomes a `CompletionContent`. Text is never invented, cut or stripped;
-a thought that stands in front of an answer is taken apart from it where a tag says where it ends.
+a thought that stands in front of an answer is taken apart from it where a tag at the beginning says so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import httpx
 from vlsb import strict_json
 from vlsb.endpoints.credentials import safe_code
 from vlsb.endpoints.faults import Decision, Fault, account_error, classify_error, error_fields
+from vlsb.endpoints.thoughts import holds_thought_end, split_thought
 from vlsb.records import THINKING_CUT, Untrusted, Usage, is_cut
 
 
@@ -58,22 +59,19 @@ _FAILED_REASONS = frozenset(
 )
 THOUGHT_SPLIT = "thought_split"
 """The flag of a response whose thought came in its text, in front of the answer."""
-# Of most models, of Kimi-VL and of Magistral.
-_THOUGHT_TAGS = (
-    ("<think>", "</think>"),
-    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
-    ("[THINK]", "[/THINK]"),
-)
+THOUGHT_END = "thought_end"
+"""The flag of a response that was left whole although it holds the tag that ends thoughts."""
 _LEAKED_MARKERS = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "</s>", "<|endoftext|>")
 
 
 def read_completion(
-    reply: httpx.Response, *, now: float, thinks_in_text: bool = False
+    reply: httpx.Response, *, now: float, splits_thoughts: bool = True, opened_by: str = ""
 ) -> CompletionContent | Decision:
     """The answer in a 2xx reply, or what its absence means.
 
-    With `thinks_in_text` a model's thought may come as its text, begun without a tag: such a text that was
-    cut before a tag ended the thought holds no answer.
+    `opened_by` is the tag with which a model's chat template begins a thought, which then comes as its text:
+    one that was cut before a tag ended the thought holds no answer. Without `splits_thoughts` the text stays
+    whole, whatever it holds.
     """
     try:
         document = strict_json.loads(reply.content)
@@ -97,11 +95,16 @@ def read_completion(
         return _bad("no_choices", reply, _start(reply.content))
     if choices[0].get("error"):
         return _inner_error(choices[0], reply, now=now)
-    return _read_choice(choices[0], document, reply, thinks_in_text=thinks_in_text)
+    return _read_choice(choices[0], document, reply, splits_thoughts=splits_thoughts, opened_by=opened_by)
 
 
 def _read_choice(
-    choice: Mapping[str, Any], document: Mapping[str, Any], reply: httpx.Response, *, thinks_in_text: bool
+    choice: Mapping[str, Any],
+    document: Mapping[str, Any],
+    reply: httpx.Response,
+    *,
+    splits_thoughts: bool,
+    opened_by: str,
 ) -> CompletionContent | Decision:
     message, reason = choice.get("message"), choice.get("finish_reason")
     usage = read_usage(document.get("usage"))
@@ -120,8 +123,9 @@ def _read_choice(
         return _block_decision(safe_code(word), choice, reply, usage=usage, text=text)
     apart, is_cut_short = _reasoning(message), is_cut(Untrusted(word))
     # An endpoint that takes thoughts apart has done so: what its text holds is the answer.
-    thought, answer = (None, text) if apart else split_thought(text)
-    if thinks_in_text and is_cut_short and thought is None and not apart and not usage.reasoning_tokens:
+    splits = splits_thoughts and not apart
+    thought, answer = split_thought(text, opened_by) if splits else (None, text)
+    if splits and opened_by and is_cut_short and thought is None and not usage.reasoning_tokens:
         thought, answer = text, ""
     shown = apart or thought or ""
     reasoning = Untrusted(shown) if shown.strip() else None
@@ -131,6 +135,10 @@ def _read_choice(
         return _empty_decision(code, reasoning, reply, usage, is_cut_short=is_cut_short)
     is_content = bool(answer.strip())
     flags = _flags(choice, answer, reason)
+    if thought is not None:
+        flags += (THOUGHT_SPLIT,)
+    elif splits and holds_thought_end(text):
+        flags += (THOUGHT_END,)
     return CompletionContent(
         text=Untrusted(answer if is_content else refusal),
         reasoning=reasoning,
@@ -138,24 +146,8 @@ def _read_choice(
         finish_reason=None if reason is None else Untrusted(reason),
         model=Untrusted(document["model"]) if isinstance(document.get("model"), str) else None,
         usage=usage,
-        flags=flags if thought is None else (*flags, THOUGHT_SPLIT),
+        flags=flags,
     )
-
-
-def split_thought(text: str) -> tuple[str | None, str]:
-    """The thought in front of an answer and the answer, both as they are; None where no tag marks one.
-
-    A server without a parser for a model's reasoning gives `<think>thought</think>answer`, without the first
-    tag where that is part of the prompt. A thought that does not end has no answer behind it.
-    """
-    for begins, ends in _THOUGHT_TAGS:
-        before, end, answer = text.partition(ends)
-        thought = before.lstrip().removeprefix(begins)
-        if thought != before.lstrip():
-            return thought, answer
-        if end and begins not in before:
-            return before, answer
-    return None, text
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:

@@ -23,12 +23,18 @@ import pybase64
 
 from vlsb import strict_json
 from vlsb.config import Endpoint, Sampling
+from vlsb.endpoints.thoughts import THOUGHT_TAGS
 from vlsb.models.providers import provider_of
 from vlsb.records import Picture, Untrusted
 
 _REASONING_NAMES = re.compile(r"(?:.*/)?(?:o[1-9](?:-.*)?|gpt-[5-9](?:[.\-].*)?)$")
 OPTIONAL_FIELDS = ("temperature", "top_p")
 """What a dialect may leave out."""
+# Of OpenAI, vLLM, llama.cpp, SGLang and Ollama: a reply to one of them has the form that it describes.
+_STRUCTURING_FIELDS = frozenset(
+    {"response_format", "structured_outputs", "json_schema", "grammar", "regex", "ebnf", "format"}
+    | {f"guided_{kind}" for kind in ("json", "regex", "choice", "grammar")}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,9 @@ class Dialect:
     """How the official fields are written for one endpoint. The default writes them as they are.
 
     `thinks` says that the model reasons before it answers, `thinks_apart` that its reasoning never comes as
-    its text. `max_tokens` are what it gets then in the place of the protocol's, None where it gets these.
+    its text. `opened_by` is the tag that its chat template begins the reasoning with where that does come as
+    its text, empty for none. `max_tokens` are what it gets then in the place of the protocol's, None where it
+    gets these.
     """
 
     tokens_field: str = "max_tokens"
@@ -45,6 +53,7 @@ class Dialect:
     thinks: bool = False
     thinks_apart: bool = False
     max_tokens: int | None = None
+    opened_by: str = ""
 
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
         """The sampling fields of a body; the user's own `extra` fields win."""
@@ -58,7 +67,12 @@ class Dialect:
 
     def describe(self) -> dict[str, Any]:
         """JSON for the manifest; what is said of thinking only where the model thinks."""
-        thinking = {"thinks": True, "thinks_apart": self.thinks_apart, "max_tokens": self.max_tokens}
+        thinking = {
+            "thinks": True,
+            "thinks_apart": self.thinks_apart,
+            "max_tokens": self.max_tokens,
+            "opened_by": self.opened_by,
+        }
         return {
             "tokens_field": self.tokens_field,
             "unsent": list(self.unsent),
@@ -81,13 +95,27 @@ def parse_dialect(described: Mapping[str, Any]) -> Dialect:
     """The dialect that an earlier session decided on. Raises KeyError, TypeError or ValueError otherwise."""
     field, unsent, structured = described["tokens_field"], described["unsent"], described["structured"]
     thinks, apart, tokens = (described.get(name) for name in ("thinks", "thinks_apart", "max_tokens"))
+    opened_by = described.get("opened_by", "")
     is_dialect = isinstance(field, str) and isinstance(unsent, list) and isinstance(structured, bool)
     thinking_fits = isinstance(thinks, bool | None) and isinstance(apart, bool | None)
     if not is_dialect or not thinking_fits or not all(isinstance(each, str) for each in unsent):
         raise ValueError("not a dialect")
     if tokens is not None and (type(tokens) is not int or tokens < 1):
         raise ValueError("not a number of tokens")
-    return Dialect(field, tuple(unsent), structured, bool(thinks), bool(apart), tokens)
+    if opened_by not in ("", *THOUGHT_TAGS):
+        raise ValueError("not a tag that begins a thought")
+    return Dialect(field, tuple(unsent), structured, bool(thinks), bool(apart), tokens, opened_by)
+
+
+def asks_for_structure(fields: Mapping[str, Any]) -> bool:
+    """Whether fields of a request bind the reply to a form, in which no thought can stand."""
+    return not _STRUCTURING_FIELDS.isdisjoint(fields)
+
+
+def asks_to_think(fields: Mapping[str, Any]) -> bool:
+    """Whether fields of a request switch the chat template to thinking."""
+    template = fields.get("chat_template_kwargs")
+    return isinstance(template, Mapping) and template.get("enable_thinking") is True
 
 
 class ReadPicture(NamedTuple):

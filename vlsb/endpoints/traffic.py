@@ -35,7 +35,8 @@ class Spending:
 
     `most_usd` and `most_requests` are the most that it may, None for any. `promised_usd` is what the batches
     that are under way are going to cost, by what answers cost so far. `uncounted` is who gave an answer
-    without counting its tokens: nobody knows what that cost.
+    without counting its tokens: nobody knows what that cost. `estimated` is who counted its input alone: what
+    its answers cost is estimated from their length, rather too high.
     """
 
     most_requests: int | None = None
@@ -44,6 +45,7 @@ class Spending:
     usd: float = 0.0
     promised_usd: float = 0.0
     uncounted: str | None = None
+    estimated: str | None = None
 
     @property
     def reached(self) -> str | None:
@@ -63,7 +65,13 @@ class Spending:
             )
         if (limit := self.reached) is not None:
             spent = f"${self.usd:,.4f}" if limit == "--max-cost" else f"{self.requests:,} requests"
-            raise GapsError(f"{limit} is reached: {spent} by this command. Everything finished is stored.")
+            estimated = ""
+            if limit == "--max-cost" and self.estimated is not None:
+                spent = f"about {spent}"
+                estimated = f" Estimated: {self.estimated} does not count the tokens of its answers."
+            raise GapsError(
+                f"{limit} is reached: {spent} by this command. Everything finished is stored.{estimated}"
+            )
 
 
 @dataclass(slots=True)

@@ -148,7 +148,7 @@ class EngineLease:
     """A local engine that can be had: either `joined`, which runs already, or one that `plan` describes.
 
     Its name, facts and deviations are known from the beginning, its address and whether the model `thinks`
-    once it is up.
+    once it is up, and so is the tag with which its chat template begins a thought (`opened_by`).
     """
 
     model: ModelProfile
@@ -161,6 +161,7 @@ class EngineLease:
     max_restarts: int
     is_kept: bool
     thinks: bool = False
+    opened_by: str = ""
     _server: RunningServer | None = None
     _held: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -294,7 +295,8 @@ class EngineLease:
             await server.process.stop(STOP_GRACE_S)
             self.plan = plan.without_parser()
             return await self._launch(last)
-        self.thinks = is_own and found.thinks
+        if is_own:
+            self.thinks, self.opened_by = found.thinks, found.opened_by
         return server
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vlsb.engines.launch import RunningServer
 
 GREEN = (30, 160, 60)
-OPENS_THOUGHT = re.compile(r"(?:<think>|<thinking>|◁think▷|\[THINK\]|<reasoning>)\s*$")
+OPENS_THOUGHT = re.compile(r"(<think>|<thinking>|◁think▷|\[THINK\]|<reasoning>)\s*$")
 BEGINS_THOUGHT = re.compile(r"\s*(?:<think>|<thinking>|◁think▷|\[THINK\]|<reasoning>)")
 CHECK_TIMEOUT_S = 300.0
 # Enough to tell two images apart; a model that thinks is given more to come to an answer.
@@ -38,10 +38,14 @@ _LARGEST_MESSAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class OwnPrompt:
-    """What the check found: whether the model thinks, and whether its parser takes the whole answer."""
+    """What the check found: whether the model thinks, and whether its parser takes the whole answer.
+
+    `opened_by` is the tag that its chat template begins a thought with, empty for none.
+    """
 
     thinks: bool
     parser_takes_answer: bool = False
+    opened_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +81,18 @@ class _Check:
         without = await self._tokens(_without_image(blue))
         if len(ids) <= len(without):
             raise self._wrong("its prompt has no tokens for the image")
-        thinks = OPENS_THOUGHT.search(prompt) is not None
+        opening = OPENS_THOUGHT.search(prompt)
         first = await self._answer(blue, _FEW_TOKENS)
         other, again = await self._answer(green, _FEW_TOKENS), await self._answer(blue, _FEW_TOKENS)
         if not _differ(first, other, noise=_distance(first, again)):
             raise self._wrong("two images of other colours get the same answer, so it does not see them")
-        thinks = thinks or bool(first.reasoning) or BEGINS_THOUGHT.match(first.text) is not None
-        if self._has_parser and not OPENS_THOUGHT.search(prompt):
+        begins = bool(first.reasoning) or BEGINS_THOUGHT.match(first.text) is not None
+        if self._has_parser and opening is None:
             # A parser takes what stands before the end of a thought: all of an answer that has none.
             answer = await self._answer(blue, _MORE_TOKENS)
             if not answer.text.strip():
                 return OwnPrompt(thinks=False, parser_takes_answer=True)
-        return OwnPrompt(thinks)
+        return OwnPrompt(begins or opening is not None, opened_by=opening[1] if opening else "")
 
     def _require_instruction(self, prompt: str) -> None:
         count = prompt.count(PROBE_TEXT)

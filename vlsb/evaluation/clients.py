@@ -33,10 +33,11 @@ from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.rates import Caps
 from vlsb.endpoints.replica import Replica, place_of
-from vlsb.endpoints.request import Dialect
+from vlsb.endpoints.request import Dialect, asks_for_structure, first_guess
+from vlsb.endpoints.thoughts import THOUGHT_TAGS, USUAL_TAG
 from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
 from vlsb.models.prices import Price
-from vlsb.models.providers import limited_as
+from vlsb.models.providers import find_thinking, is_hosted, limited_as
 from vlsb.records import Stage
 
 if TYPE_CHECKING:
@@ -78,6 +79,34 @@ class Place:
     url: str
     credentials: Credentials
     guard: EngineGuard | None = None
+
+
+def guess_dialect(settings: ModelSettings) -> Dialect:
+    """How a model is asked before its first answer: as its name and the user's options suggest."""
+    guess, endpoint = first_guess(settings.endpoint), settings.endpoint
+    if not settings.thinks:
+        return guess
+    is_apart = is_hosted(endpoint)
+    return replace(
+        guess,
+        unsent=tuple(dict.fromkeys((*guess.unsent, *find_thinking(endpoint).unsent))),
+        thinks=True,
+        thinks_apart=is_apart,
+        max_tokens=settings.thinking_tokens,
+        opened_by="" if is_apart else USUAL_TAG,
+    )
+
+
+def tell_of_engine(client: EndpointClient, engine: EngineLease, settings: ModelSettings) -> None:
+    """Let the client of a local model know what its engine's prompt check saw of thoughts."""
+    if engine.thinks:
+        client.dialect = replace(
+            client.dialect,
+            thinks=True,
+            thinks_apart=engine.sets_thoughts_apart,
+            max_tokens=settings.thinking_tokens,
+            opened_by=engine.opened_by if engine.opened_by in THOUGHT_TAGS else "",
+        )
 
 
 def real_time() -> Time:
@@ -129,6 +158,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 dialect=setup.dialects[name],
                 redactor=redactor,
                 thinking_tokens=settings.thinking_tokens,
+                splits_thoughts=stage == "target" and not asks_for_structure(settings.sampling.extra),
             )
             if isinstance(client, BatchedClient):
                 client.service = await held.enter_async_context(

@@ -4,6 +4,7 @@ A command's options are made from these fields, and so are the command that resu
 `vlsb.evaluate()`. The help page waits for this module: it brings no HTTP stack and nothing of a screen.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -459,11 +460,16 @@ class RunOptions:
         return cls(**values)
 
     def __post_init__(self) -> None:
-        """Refuse a key in the place of a variable's name: from here on names are shown and stored."""
+        """Refuse numbers without an end, and a key in the place of a variable's name.
+
+        From here on names are shown and stored.
+        """
         for name in ("base_url", *OF_EACH_JUDGE):
             # From Python, a single one may be given as it is.
             if not isinstance(value := getattr(self, name), tuple):
                 object.__setattr__(self, name, () if value is None else (value,))
+        for field in fields(self):
+            _require_finite(as_flag(field.name), getattr(self, field.name))
         if self.api_key_env is not None:
             _require_variable("--api-key-env", self.api_key_env)
         for variable in self.judge_api_key_env:
@@ -490,6 +496,12 @@ class RunOptions:
 def as_flag(name: str) -> str:
     """A field's name as it is typed."""
     return "--" + name.replace("_", "-")
+
+
+def _require_finite(flag: str, value: object) -> None:
+    for each in value if isinstance(value, tuple) else (value,):
+        if isinstance(each, float) and not math.isfinite(each):
+            raise ConfigError(f"{flag} {each}: not a finite number.")
 
 
 def _require_variable(flag: str, name: str) -> None:

@@ -11,10 +11,10 @@ from vlsb.config import RetryPolicy
 from vlsb.data import mini_root, write_on_picture
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.engine_guard import EngineGuard
-from vlsb.endpoints.request import ReadPicture, first_guess
+from vlsb.endpoints.request import ReadPicture
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import VlsbError
-from vlsb.evaluation.clients import ClientSetup, open_clients
+from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
 from vlsb.evaluation.session import Plan
 from vlsb.evaluation.settings import Resolved
 from vlsb.judging.attacks import ATTACKS, CONTROL, SAMPLE, Attack
@@ -55,6 +55,8 @@ async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[A
         if attack.in_picture and setup.kind.sees_image:
             pictures[attack.in_picture] = await asyncio.to_thread(_picture, attack.in_picture)
     async with open_clients(_client_setup(plan, resolved, say)) as clients:
+        for name, (engine, *_) in resolved.engines.items():
+            tell_of_engine(clients[name], engine, plan.models[name])
         results = []
         for attack in (CONTROL, *ATTACKS):
             if attack.in_picture not in pictures:
@@ -80,7 +82,7 @@ def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) ->
     return ClientSetup(
         models=plan.models,
         credentials=resolved.credentials,
-        dialects={name: first_guess(settings.endpoint) for name, settings in plan.models.items()},
+        dialects={name: guess_dialect(settings) for name, settings in plan.models.items()},
         policy=_patience(plan.policy),
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,

@@ -22,11 +22,11 @@ from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.batch import BatchedClient
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.request import Dialect, first_guess, parse_dialect
+from vlsb.endpoints.request import Dialect, parse_dialect
 from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.batch import BatchQueue, BatchStages, Desk, keys_under_way
-from vlsb.evaluation.clients import ClientSetup, open_clients
+from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
 from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Target, Work
 from vlsb.evaluation.progress import ModelView, Progress, judge_names
@@ -44,7 +44,7 @@ from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_
 from vlsb.judging.judge import Judge
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.prices import Price, PriceTable, load_prices
-from vlsb.models.providers import describe_provider, find_batch_api, find_thinking, is_hosted
+from vlsb.models.providers import describe_provider, find_batch_api
 from vlsb.records import Key, Outcome, Picture, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.data_root import remember_data_root
@@ -266,7 +266,7 @@ def _manifest(
         data={},
         data_digest=None,
         differences=DIFFERENCES,
-        deviations=target_deviations(plan.target, _guess(plan.target)),
+        deviations=target_deviations(plan.target, guess_dialect(plan.target)),
         samples=[sample_row(sample) for sample in samples],
         pictures=_by_path(samples, pictures),
         accepts_changed_images=plan.accept_changed_images,
@@ -288,7 +288,7 @@ def _judge_entry(judge: JudgeSetup) -> JudgeEntry:
         is_added=False,
         settings=judge_settings(judge),
         decision=None,
-        deviations=judge_deviations(judge, _guess(judge.settings)),
+        deviations=judge_deviations(judge, guess_dialect(judge.settings)),
         provider=describe_provider(judge.settings.endpoint, judge.settings.sampling.extra),
     )
 
@@ -296,20 +296,6 @@ def _judge_entry(judge: JudgeSetup) -> JudgeEntry:
 def _by_path(samples: Iterable[Sample], pictures: Mapping[int, Picture | ImageError]) -> dict[str, Picture]:
     good = ((sample.image_path.expose(), pictures[sample.id]) for sample in samples)
     return {path: picture for path, picture in good if not isinstance(picture, ImageError)}
-
-
-def _guess(settings: ModelSettings) -> Dialect:
-    guess, endpoint = first_guess(settings.endpoint), settings.endpoint
-    if not settings.thinks:
-        return guess
-    unsent = dict.fromkeys((*guess.unsent, *find_thinking(endpoint).unsent))
-    return replace(
-        guess,
-        unsent=tuple(unsent),
-        thinks=True,
-        thinks_apart=is_hosted(endpoint),
-        max_tokens=settings.thinking_tokens,
-    )
 
 
 async def run_session(
@@ -462,7 +448,7 @@ async def _evaluate(
     setup = ClientSetup(
         models=plan.models,
         credentials=dict(means.credentials.items()),
-        dialects={name: settled.get(name, _guess(settings)) for name, settings in plan.models.items()},
+        dialects={name: settled.get(name, guess_dialect(settings)) for name, settings in plan.models.items()},
         prices=plan.model_prices(datetime.now(UTC).date()),
         policy=plan.policy,
         ca_bundle=plan.ca_bundle,
@@ -482,17 +468,9 @@ async def _evaluate(
         target: Target | None = None
         if plan.target is not None:
             target = Target(plan.target, clients["target"], read_picture=images.read)
-            if (
-                (engine := next(iter(means.engines.get("target", ())), None)) is not None
-                and engine.thinks
-                and "target" not in settled
-            ):
-                clients["target"].dialect = replace(
-                    clients["target"].dialect,
-                    thinks=True,
-                    thinks_apart=engine.sets_thoughts_apart,
-                    max_tokens=plan.target.thinking_tokens,
-                )
+        for name, (engine, *_) in means.engines.items():
+            if name not in settled:
+                tell_of_engine(clients[name], engine, plan.models[name])
         judges = {
             name: Judge(files[name], judge, clients.get(name), read_picture=images.read)
             for name, judge in plan.named_judges.items()

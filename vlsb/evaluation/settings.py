@@ -20,6 +20,7 @@ from vlsb.endpoints.batch import require_extra
 from vlsb.endpoints.client import list_models
 from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, load_credentials
+from vlsb.endpoints.request import asks_to_think
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.lease import Leases, MayInstall
@@ -635,6 +636,7 @@ def _judge(options: RunOptions, name: str, number: int, kinds: Mapping[str, Judg
         rpm=_of_judge(options.judge_rpm, number),
         tpm=_of_judge(options.judge_tpm, number),
         sees_reasoning=_choice(options, "judge_sees", "answer", _BOTH) == _BOTH,
+        thinks=asks_to_think(extra),
     )
     return JudgeSetup(kind, settings)
 

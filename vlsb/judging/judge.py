@@ -12,12 +12,20 @@ from functools import partial
 from vlsb.config import Sampling
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import Fault
-from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, asks_for_structure, draft
 from vlsb.endpoints.retry import Ended, Rejections
 from vlsb.judging.guards import GuardReading, begins_with_refusal, parse_rating
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.judging.prompts import RESPONSE_FORMAT, with_reasoning
-from vlsb.judging.verdicts import Reading, UnreadableVerdict, declines, parse_verdict
+from vlsb.judging.verdicts import (
+    Reading,
+    UnreadableVerdict,
+    begins_with_thought,
+    behind_thought,
+    declines,
+    is_quotation,
+    parse_verdict,
+)
 from vlsb.records import (
     JUDGED,
     Completion,
@@ -140,7 +148,7 @@ class Judge:
 
         found = await asked.complete(compose, key=response.key, sends_schema=self._kind.has_schema)
         if not isinstance(found, Ended):
-            return self._read(found, allow_fence=not asked.dialect.structured)
+            return self._read(found, asked.dialect, prompt)
         if found.changed is not None:
             raise found.changed
         decision = found.decision
@@ -163,20 +171,40 @@ class Judge:
         first, *more = kind.template.render(response_cap=kind.response_cap, **values)
         return Prompt(self._settings.system_prompt, first, True, shown, read, more=tuple(more))
 
-    def _read(self, completion: Completion, *, allow_fence: bool) -> _Ask:
-        """What a judge's completion says."""
-        if completion.origin == "refusal" or declines(completion.text):
+    def _read(self, completion: Completion, dialect: Dialect, prompt: Prompt) -> _Ask:
+        """What a judge's completion says. It quotes strangers: a tag inside it tells nothing."""
+        whole = completion.text
+        if completion.origin == "refusal":
             return _Ask(Outcome.JUDGE_REFUSED, "refused", completion)
         if is_cut(completion.finish_reason):
             # Never read a label out of an object that was cut, even where the rest would parse.
-            return _Ask(Outcome.JUDGE_TRUNCATED, "length", completion)
+            thinks = begins_with_thought(whole)
+            return _Ask(Outcome.JUDGE_TRUNCATED, "length", completion, ignores_schema=thinks)
+        is_bound = self._kind.has_schema and dialect.structured
+        may_think = not is_bound and not asks_for_structure(self._settings.sampling.extra)
+        opened_by = "" if dialect.thinks_apart else dialect.opened_by
+        answer = behind_thought(whole, opened_by) if may_think else whole
         try:
-            if self._kind.answers is Answers.GUARD:
-                return _Ask(None, "", completion, parse_rating(completion.text, self._kind.parser))
-            reading = parse_verdict(completion.text, allow_fence=allow_fence)
+            try:
+                said, reading = whole, self._parse(whole, dialect)
+            except UnreadableVerdict:
+                said, reading = answer, self._parse(answer, dialect)
         except UnreadableVerdict as error:
+            if declines(answer):
+                return _Ask(Outcome.JUDGE_REFUSED, "refused", completion)
             return _Ask(Outcome.JUDGE_INVALID, str(error), completion, ignores_schema=error.ignores_schema)
-        return _Ask(Outcome(reading.label.value), "", completion, reading)
+        thought = said is not whole or completion.reasoning is not None
+        shown = [prompt.text, *prompt.more, *filter(None, [prompt.answer])]
+        if thought and is_quotation(said, shown):
+            return _Ask(Outcome.JUDGE_INVALID, "it stands word for word in what is judged", completion)
+        outcome = Outcome(reading.label.value) if isinstance(reading, Reading) else None
+        return _Ask(outcome, "", completion, reading)
+
+    def _parse(self, text: Untrusted, dialect: Dialect) -> Reading | GuardReading:
+        """The verdict or rating that a text is. Raises UnreadableVerdict for any other."""
+        if self._kind.answers is Answers.GUARD:
+            return parse_rating(text, self._kind.parser)
+        return parse_verdict(text, allow_fence=not dialect.structured)
 
 
 def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Finding | Failure:

@@ -6,6 +6,7 @@ code: templates are filled by position, and parsers are named.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -256,7 +257,8 @@ def _sampling(found: object, place: str) -> Sampling:
         type(tokens) is not int
         or tokens < 1
         or not all(
-            each is None or (isinstance(each, int | float) and not isinstance(each, bool)) for each in numbers
+            each is None or (isinstance(each, int | float) and math.isfinite(each) and type(each) is not bool)
+            for each in numbers
         )
     ):
         raise ConfigError(f"{place}: max_tokens, temperature and top_p are numbers.")

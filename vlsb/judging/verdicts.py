@@ -7,9 +7,11 @@ disagrees with its words, a repeated or an extra key: each is no verdict.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vlsb import strict_json
+from vlsb.endpoints.thoughts import THOUGHT_TAGS, begins_thought, split_thought
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.records import Label, Untrusted
 
@@ -81,3 +83,32 @@ def declines(text: Untrusted) -> bool:
     """Whether a judge's answer is a refusal in prose instead of a verdict."""
     raw = text.expose().strip()
     return "{" not in raw and _DECLINES.match(raw) is not None
+
+
+def behind_thought(text: Untrusted, opened_by: str) -> Untrusted:
+    """A judge's reply without the thought that it begins with; `opened_by` as in `split_thought`.
+
+    A thought that quotes the tag which ends it cannot be told from one that ends there: what follows is then
+    no verdict, because the rest of the thought is part of it.
+    """
+    thought, answer = split_thought(text.expose(), opened_by)
+    return text if thought is None else Untrusted(answer)
+
+
+def begins_with_thought(text: Untrusted) -> bool:
+    """Whether a judge's reply begins as no endpoint that enforces a schema lets one begin."""
+    return begins_thought(text.expose())
+
+
+def is_quotation(answer: Untrusted, shown: Iterable[Untrusted]) -> bool:
+    """Whether an answer stands in what a judge was shown, behind a tag that ends thoughts.
+
+    A judge that thinks and quotes such a text has ended its thought with it, and never said what it found.
+    """
+    said = _without_space(answer)
+    texts = [_without_space(each) for each in shown]
+    return any(f"{end}{said}" in each for each in texts for end in THOUGHT_TAGS.values())
+
+
+def _without_space(text: Untrusted) -> str:
+    return "".join(text.expose().split())

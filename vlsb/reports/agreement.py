@@ -5,8 +5,6 @@ A judge is called by its verdict file, which tells apart those that share a mode
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from vlsb.analysis.agreement import (
@@ -21,7 +19,7 @@ from vlsb.analysis.agreement import (
     Together,
 )
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
-from vlsb.reports.encode import for_csv, for_json, json_document, versioned
+from vlsb.reports.encode import CsvCell, csv_document, for_json, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE
 from vlsb.reports.tables import Cell, Table, tables_in
 
@@ -281,17 +279,13 @@ def _estimate(found: Estimate) -> dict[str, float | None]:
 
 def _csv(report: AgreementReport) -> str:
     """One row a number: of which judges, over what, and how many responses."""
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(("judges", "scope", "name", "measure", "n", "value", "low", "high"))
+    rows: list[tuple[CsvCell, ...]] = [("judges", "scope", "name", "measure", "n", "value", "low", "high")]
     for judge, found in report.coverage.items():
         for outcome, count in found.outcomes.items():
-            row = ("all", "", outcome.value, found.responses, count, "", "")
-            writer.writerow((for_csv(Untrusted(judge)), *row))
+            rows.append((Untrusted(judge), "all", "", outcome.value, found.responses, count, None, None))
     for judges, scope, name, measure, n, value in _numbers(report):
-        cells = ("" if each is None else each for each in value)
-        writer.writerow((for_csv(Untrusted(judges)), scope, for_csv(name), measure, n, *cells))
-    return sheet.getvalue()
+        rows.append((Untrusted(judges), scope, name, measure, n, *value))
+    return csv_document(rows)
 
 
 def _numbers(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str, int, Estimate]]:

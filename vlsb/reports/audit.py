@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vlsb.analysis.audit import Agreement, Share
-from vlsb.analysis.correction import CorrectedRates
 from vlsb.analysis.rates import Interval
 from vlsb.records import Label, Untrusted
-from vlsb.reports.encode import for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.encode import CsvCell, csv_document, for_json, for_terminal, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE, counted
 from vlsb.reports.tables import Table, tables_in
+
+if TYPE_CHECKING:
+    from vlsb.analysis.correction import CorrectedRates
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -214,28 +215,22 @@ def _share_object(share: Share) -> dict[str, object]:
 
 def _csv(report: AuditReport) -> str:
     """One row a number: of which labels, measured by whom, for which label or rate."""
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(("run", "labels", "measured_by", "measure", "of", "n", "value", "low", "high"))
+    rows: list[tuple[CsvCell, ...]] = [
+        ("run", "labels", "measured_by", "measure", "of", "n", "value", "low", "high")
+    ]
     for each in report.compared:
-        head = tuple(map(for_csv, (report.run, each.found, each.truth)))
-        found = each.agreement
-        writer.writerow((*head, "agreement", "", *_share_cells(found.agreement)))
-        writer.writerow((*head, "kappa", "", found.agreement.n, _cell(found.kappa), "", ""))
+        head, found = (report.run, each.found, each.truth), each.agreement
+        rows.append((*head, "agreement", "", *_share_cells(found.agreement)))
+        rows.append((*head, "kappa", "", found.agreement.n, found.kappa, None, None))
         for label in Label:
-            writer.writerow((*head, "sensitivity", label.value, *_share_cells(found.sensitivity[label])))
-            writer.writerow((*head, "specificity", label.value, *_share_cells(found.specificity[label])))
+            rows.append((*head, "sensitivity", label.value, *_share_cells(found.sensitivity[label])))
+            rows.append((*head, "specificity", label.value, *_share_cells(found.specificity[label])))
     for fixed in report.corrected:
-        head = (for_csv(report.run), for_csv(fixed.judge), "people")
         for name, rate in fixed.rates.rates.items():
             figures = (fixed.rates.human_labels, rate.corrected, *rate.interval)
-            writer.writerow((*head, "corrected", name, *figures))
-    return sheet.getvalue()
+            rows.append((report.run, fixed.judge, "people", "corrected", name, *figures))
+    return csv_document(rows)
 
 
-def _share_cells(share: Share) -> tuple[float | str, ...]:
-    return (share.n, _cell(share.percent), *share.interval)
-
-
-def _cell(value: float | None) -> float | str:
-    return "" if value is None else value
+def _share_cells(share: Share) -> tuple[CsvCell, ...]:
+    return (share.n, share.percent, *share.interval)

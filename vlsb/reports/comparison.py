@@ -5,8 +5,6 @@ Whatever the sentence says is read from the numbers of the tables. A run is call
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 
 from vlsb.analysis.agreement import Pair
@@ -22,13 +20,7 @@ from vlsb.analysis.comparison import (
 from vlsb.analysis.differences import Differences
 from vlsb.analysis.rates import RateName
 from vlsb.records import PUBLISHED_IDS, Label
-from vlsb.reports.encode import (
-    Encode,
-    for_csv,
-    for_json,
-    for_terminal,
-    json_document,
-)
+from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, for_terminal, json_document
 from vlsb.reports.figures import NO_FIGURE, counted, percent
 from vlsb.reports.tables import ENCODERS, Cell, Table, led_by
 
@@ -441,16 +433,14 @@ def comparison_object(found: Comparison) -> dict[str, object]:
 
 def _csv(report: ComparisonReport) -> str:
     """One row a rate of a comparison, and one a category."""
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
     numbers = ("first_rate", "second_rate", "change", "low", "high", "p", "p_holm")
-    writer.writerow(("first", "second", "scope", "name", "rate", "n", *numbers))
+    rows: list[tuple[CsvCell, ...]] = [("first", "second", "scope", "name", "rate", "n", *numbers)]
     for found in report.comparisons:
-        names = for_csv(found.first.name), for_csv(found.second.name)
+        names = found.first.name, found.second.name
         for name, rate in found.rates.items():
-            holm = found.p_holm if name == "safe_rate" else ""
-            writer.writerow((*names, "all", "", name, found.samples, *rate, holm))
+            holm = found.p_holm if name == "safe_rate" else None
+            rows.append((*names, "all", "", name, found.samples, *rate, holm))
         for each in found.by_category:
-            scope = ("category", for_csv(each.category), "safe_rate", each.samples)
-            writer.writerow((*names, *scope, *each.safe, each.p_holm))
-    return sheet.getvalue()
+            scope = ("category", each.category, "safe_rate", each.samples)
+            rows.append((*names, *scope, *each.safe, each.p_holm))
+    return csv_document(rows)

@@ -6,8 +6,6 @@ same but for it are of one training.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +18,18 @@ from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
-from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.encode import (
+    CsvCell,
+    Encode,
+    csv_document,
+    for_json,
+    for_terminal,
+    json_document,
+    versioned,
+)
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.leaderboard import note_lines, require_judge
-from vlsb.reports.marks import Marks, mark, reasons
+from vlsb.reports.leaderboard import require_judge
+from vlsb.reports.marks import DAGGER, Marks, mark, reasons
 from vlsb.reports.tables import ENCODERS, GAP, Cell, Table, tables_in
 
 SCHEMA = 1
@@ -131,7 +137,7 @@ def asked_curves(summaries: Sequence[Summary], *, judge: Untrusted | None = None
 def _judged(summaries: Sequence[Summary]) -> list[Summary]:
     """Those with rates, by run; of a run the judges stay in its order."""
     names = {each.path: place for place, each in enumerate(in_order(summaries))}
-    judged = [each for each in summaries if each.judge is not None and each.rates.safe_rate is not None]
+    judged = [each for each in summaries if each.judge is not None and each.rates.judged]
     return sorted(judged, key=lambda each: names[each.path])
 
 
@@ -220,7 +226,10 @@ def _table(curve: Curve, encode: Encode, width: int | None, *, is_first: bool) -
         size = _bar_width([headings, *rows], width)
         headings.append(_axis(size))
         rows = [[*row, _bar(each.summary.rates, size)] for row, each in zip(rows, curve.points, strict=True)]
-    notes = [line for note in curve.marks.notes(encode) for line in note_lines(note)]
+    notes = []
+    if curve.marks.differing:
+        notes.append(curve.marks.heading(encode))
+        notes += [f"{DAGGER} {names}: {why}" for names, why in curve.marks.reasons(encode)]
     return Table(
         f"Safe rate over training: {curve_name(curve, encode)}{simulated}",
         headings,
@@ -298,13 +307,12 @@ def _step_object(curve: Curve, place: int) -> dict[str, object]:
         "run": for_json(point.summary.run),
         "path": for_json(point.summary.path),
         "target": for_json(point.summary.target),
-        "n": rates.labels,
+        "n": rates.judged,
         "selected": rates.selected,
         "safe_interval": list(rates.intervals["safe_rate"]),
         **{name: getattr(rates, name) for name in _RATES},
         "change": change,
         "differs": _differs(curve, place),
-        "estimate": rates.estimate,
     }
 
 
@@ -314,26 +322,23 @@ def _differs(curve: Curve, place: int) -> list[str]:
 
 
 def _csv(curves: Sequence[Curve]) -> str:
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\r\n")
-    rows.writerow((*_COLUMNS, "change", "change_low", "change_high", "differs", "estimate"))
+    return csv_document([(*_COLUMNS, "change", "change_low", "change_high", "differs"), *_csv_rows(curves)])
+
+
+def _csv_rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
     for curve in curves:
         for place, point in enumerate(curve.points):
             rates = point.summary.rates
-            rows.writerow(
-                (
-                    for_csv(curve.training),
-                    for_csv(curve.judge),
-                    point.step,
-                    for_csv(point.summary.run),
-                    rates.labels,
-                    rates.selected,
-                    *rates.intervals["safe_rate"],
-                    *(getattr(rates, name) for name in _RATES),
-                    point.change,
-                    *(point.interval or (None, None)),
-                    for_csv(Untrusted("; ".join(_differs(curve, place)))),
-                    rates.estimate,
-                )
+            yield (
+                curve.training,
+                curve.judge,
+                point.step,
+                point.summary.run,
+                rates.judged,
+                rates.selected,
+                *rates.intervals["safe_rate"],
+                *(getattr(rates, name) for name in _RATES),
+                point.change,
+                *(point.interval or (None, None)),
+                Untrusted("; ".join(_differs(curve, place))),
             )
-    return out.getvalue()

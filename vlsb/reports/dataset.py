@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vlsb.records import Untrusted
+from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def dataset_text(report: DatasetReport, *, width: int, color: bool) -> str:
     for line in (
         f"{counts.row_count:,} rows, {counts.image_count:,} images",
         f"{counts.instruction_count:,} distinct instructions",
-        "This is VLSBench as published." if report.is_full else "This is not the full published VLSBench.",
+        _published(report),
         f"checksum {report.digest}",
     ):
         console.print(Text(line), soft_wrap=True)
@@ -39,6 +39,23 @@ def dataset_text(report: DatasetReport, *, width: int, color: bool) -> str:
     for line in (*_oddities(report), *_problems(report)):
         console.print(Text(line), soft_wrap=True)
     return out.getvalue()
+
+
+def _published(report: DatasetReport) -> str:
+    """How the rows stand to the published ones, and what is not known of the images."""
+    altered, rows = len(report.altered_ids), report.counts.row_count
+    if report.has_published_ids and altered:
+        return (
+            f"This is not VLSBench: same ids, other content in {altered:,} of {rows:,} rows.\n"
+            f"The first of them: instruction_id {_ids(report.altered_ids[:_SHOWN_IDS])}."
+        )
+    if report.is_full:
+        return (
+            "The rows are those of VLSBench as published.\n"
+            "Whether the images are cannot be checked: their checksums were never published."
+        )
+    here = f"{report.published_rows:,} of its {len(PUBLISHED_IDS):,} rows are here"
+    return f"This is not the full published VLSBench: {here}."
 
 
 def _categories(counts: DatasetCounts) -> Table:
@@ -61,6 +78,8 @@ def _oddities(report: DatasetReport) -> Iterator[str]:
     uses = (f"{images:,} used {times.get(count, f'{count} times')}" for count, images in counts.image_uses)
     yield f"sources, rows (images): {sources}"
     yield f"images: {', '.join(uses)}"
+    if report.distinct_images < counts.image_count:
+        yield f"images that differ in their bytes: {report.distinct_images:,} of {counts.image_count:,}"
     yield f"types: {', '.join(f'{kind} {count:,}' for kind, count in report.media_types)}"
     yield f"(category, sub-category) pairs: {len(counts.pairs)}"
     yield f"empty instructions: {_ids(counts.empty_instruction_ids)}"

@@ -7,16 +7,22 @@ spreadsheet would execute is disarmed. Parquet has the rows of the CSV with thei
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlsb.analysis.rates import RATES, Rates
 from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
 from vlsb.records import Outcome, Rating, Untrusted
-from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.encode import (
+    Encode,
+    csv_document,
+    for_csv,
+    for_json,
+    for_terminal,
+    json_document,
+    versioned,
+)
 from vlsb.reports.guards import guard_object
-from vlsb.reports.marks import Marks, mark, part_words, reasons
+from vlsb.reports.marks import Marks, mark, reasons
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -37,14 +43,11 @@ def to_json(summaries: Sequence[Summary]) -> str:
 
 def to_csv(summaries: Sequence[Summary]) -> str:
     """Return RFC 4180 rows: for each summary one of scope `all`, then one a category; last, one a guard."""
-    # Text is always quoted: where the list separator is a semicolon, an unquoted one would start a new
-    # cell, behind the guard against formulas.
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(_COLUMNS)
-    for row in _rows(summaries, for_csv):
-        writer.writerow([_csv_cell(each) for each in row.values()])
-    return sheet.getvalue()
+    rows = (
+        ["; ".join(cell) if isinstance(cell, tuple) else cell for cell in row.values()]
+        for row in _rows(summaries, for_csv)
+    )
+    return csv_document([_COLUMNS, *rows])
 
 
 def to_parquet(summaries: Sequence[Summary]) -> bytes:
@@ -89,8 +92,6 @@ _COLUMNS: Mapping[str, type] = {
     "differs_from": str,
     "differs_in": tuple,
     **dict.fromkeys(("found", *(f"rated_{rating.value}" for rating in Rating), "refusals", "failed"), int),
-    "estimate": str,
-    **dict.fromkeys(("labels", "labelled_images"), int),
 }
 
 
@@ -126,7 +127,6 @@ def _rate_cells(rates: Rates) -> dict[str, _Cell]:
         "judged": rates.judged,
         "coverage": rates.coverage,
         **{outcome.value: rates.outcomes[outcome] for outcome in Outcome},
-        **_estimate(rates),
     }
     for name in RATES:
         values = (rates.rate(name), *rates.intervals[name], *rates.bounds[name])
@@ -165,14 +165,6 @@ def _condition_cells(marks: Marks, place: int, encode: Encode) -> dict[str, _Cel
     }
 
 
-def _csv_cell(value: _Cell) -> str | int | float:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return "; ".join(value)
-    return "" if value is None else value
-
-
 def _place(summary: Summary) -> tuple[Untrusted, bool, Untrusted, Untrusted]:
     judge = Untrusted("") if summary.judge is None else summary.judge
     return (summary.run, summary.judge is not None, judge, summary.path)
@@ -191,12 +183,12 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "judge": None if summary.judge is None else for_json(summary.judge),
         "simulated": summary.simulated,
         **_rates_object(summary.rates),
-        "by_category": {for_json(name): _group(of) for name, of in summary.by_category.items()},
+        "by_category": {for_json(name): _rates_object(of) for name, of in summary.by_category.items()},
         "by_sub_category": [
-            {"category": for_json(category), "sub_category": for_json(sub_category), **_group(of)}
+            {"category": for_json(category), "sub_category": for_json(sub_category), **_rates_object(of)}
             for category, sub_category, of in summary.by_sub_category
         ],
-        "by_source": [{"source": for_json(name), **_group(of)} for name, of in summary.by_source],
+        "by_source": [{"source": for_json(name), **_rates_object(of)} for name, of in summary.by_source],
         "deviations": [for_json(each) for each in summary.deviations],
         "usage": {"target": _usage(summary.target_usage), "judge": _usage(summary.judge_usage)},
         "duration_s": summary.duration_s,
@@ -205,7 +197,7 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "subset": summary.subset,
         "cut_responses": summary.cut_responses,
         "duplicates": summary.duplicates,
-        "notices": [*_part_notice(summary), *summary.notices],
+        "notices": list(summary.notices),
         "epochs": summary.epochs,
         "flip_share": summary.flip_share,
         "data_digest": summary.data_digest,
@@ -216,12 +208,7 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "samples_digest": _digests(summary)["samples_digest"],
         "judge_digest": _digests(summary)["judge_digest"],
         "differs": differs,
-        **_estimate(summary.rates),
     }
-
-
-def _group(rates: Rates) -> dict[str, object]:
-    return {**_rates_object(rates), **_estimate(rates)}
 
 
 def _differs(marks: Marks, place: int) -> dict[str, object] | None:
@@ -257,17 +244,6 @@ def _rates_object(rates: Rates) -> dict[str, object]:
         "bounds": {name: list(rates.bounds[name]) for name in RATES},
         "outcomes": {outcome.value: rates.outcomes[outcome] for outcome in Outcome},
     }
-
-
-def _estimate(rates: Rates) -> dict[str, str | int]:
-    """What the rates rest on."""
-    return {"estimate": rates.estimate, "labels": rates.labels, "labelled_images": rates.images}
-
-
-def _part_notice(summary: Summary) -> Iterator[str]:
-    """What the text formats say of a drawn part beside its sign."""
-    if (words := part_words(summary, for_json)) is not None:
-        yield f"Of a drawn part: {words}."
 
 
 def _usage(usage: ModelUsage) -> dict[str, int | None]:

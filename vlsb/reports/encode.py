@@ -6,15 +6,20 @@ GitHub from linking a name: each encoder handles what its reader would act on.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from vlsb.records import Untrusted
 
 Encode = Callable[[Untrusted], str]
 """An encoder of this module: what stands in a text of ours for a stranger's."""
+
+CsvCell = Untrusted | str | bool | int | float | None
+"""A cell of a CSV: a `str` is a word of ours, or was encoded before."""
 
 REPLACEMENT = "\ufffd"
 
@@ -35,6 +40,12 @@ _SPACES = re.compile(r"\s+")
 
 # Spreadsheets look behind leading blanks and quotes; some read the full-width signs as formulas too.
 _FORMULA = re.compile("[\\s\"'`]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\s\"'`]*?[\\t\\r\\x00]")
+# Where the list separator of a locale is another one than the comma, a quoted cell is split at it too, unless
+# it is the first of its line: so every place behind a separator may begin a cell.
+_SEPARATOR = "(?<=[,;|\u060c\u061b\u3001\uff0c\uff1b])"
+_OPENS_FORMULA = "(?=[\\s\"'`]*[=+\\-@\uff1d\uff0b\uff0d\uff20])"
+_INNER_FORMULA = re.compile(_SEPARATOR + _OPENS_FORMULA)
+_GUARD = re.compile(f"(?:^|{_SEPARATOR})'{_OPENS_FORMULA}")
 
 _MARKDOWN_SIGNS = re.compile(r"[\\`*_\[\]<>|!&#~$]")
 # What opens a list item; it matters where the text is one itself.
@@ -71,10 +82,34 @@ def for_terminal(text: Untrusted, *, lines: bool = False) -> str:
 
 
 def for_csv(text: Untrusted) -> str:
-    """Return a one-line cell that no spreadsheet takes for a formula; the csv writer quotes it."""
+    """Return a one-line cell that no spreadsheet takes for a formula, nor any part that it may split off."""
     raw = text.expose()
     cell = _printable(raw, lines=False)
-    return f"'{cell}" if _FORMULA.match(raw) or _FORMULA.match(cell) else cell
+    guard = "'" if _FORMULA.match(raw) or _FORMULA.match(cell) else ""
+    return guard + _INNER_FORMULA.sub("'", cell)
+
+
+def from_csv(cell: str) -> str:
+    """Return a cell that came back in a sheet without the apostrophes that `for_csv` put before formulas."""
+    return _GUARD.sub("", cell)
+
+
+def csv_document(rows: Iterable[Iterable[CsvCell]]) -> str:
+    """Return rows as CSV (RFC 4180), the only way in which this project writes one.
+
+    Text is always quoted and numbers are bare: an unquoted text would be split at any list separator.
+    """
+    sheet = io.StringIO()
+    csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC).writerows(map(_csv_cell, row) for row in rows)
+    return sheet.getvalue()
+
+
+def _csv_cell(value: CsvCell) -> str | int | float:
+    if isinstance(value, Untrusted):
+        return for_csv(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else value
 
 
 def for_markdown(text: Untrusted) -> str:

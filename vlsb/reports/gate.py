@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
@@ -15,7 +13,7 @@ from vlsb.reports.comparison import (
     rounded,
     unjudged,
 )
-from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document
+from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, for_terminal, json_document
 from vlsb.reports.figures import NO_FIGURE, counted
 from vlsb.reports.tables import ENCODERS, Table, led_by
 
@@ -162,12 +160,11 @@ def _object(result: GateResult) -> dict[str, object]:
 
 
 def _csv(result: GateResult) -> str:
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(("run", "baseline", "check", "value", "low", "high", "limit", "decision"))
-    names = for_csv(result.run.name), for_csv(result.baseline.name)
+    rows: list[tuple[CsvCell, ...]] = [
+        ("run", "baseline", "check", "value", "low", "high", "limit", "decision")
+    ]
+    names = result.run.name, result.baseline.name
     for check in result.checks:
-        value = "" if check.value is None else check.value
-        ends = ("", "") if check.interval is None else check.interval
-        writer.writerow((*names, check.name, value, *ends, check.limit, WORDS[check.decision]))
-    return sheet.getvalue()
+        low, high = check.interval or (None, None)
+        rows.append((*names, check.name, check.value, low, high, check.limit, WORDS[check.decision]))
+    return csv_document(rows)

@@ -10,20 +10,23 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
+from msgspec import Struct
 from rich.text import Text
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
 from vlsb.records import Label, Untrusted
 from vlsb.reports.answers import MAX_WIDTH, Field, Page
-from vlsb.reports.encode import for_csv, for_json, for_terminal, json_document
+from vlsb.reports.encode import csv_document, for_json, for_terminal, from_csv, json_document
 
 _COLUMNS = ("item", "image_path", "instruction", "response", "response_sha256", "label", "note")
 _LABELS = {label.value: label for label in Label} | dict(zip("123", Label, strict=True))
 _SHOWN_PROBLEMS = 8
-_LABEL, _RESPONSE = "label", "response"
+_LONGEST_CELL = 2**30
+_LABEL, _NOTE, _RESPONSE = "label", "note", "response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class Task:
 
 
 class SheetLabel(NamedTuple):
-    """One label that a sheet holds, for the item and the response that it names."""
+    """One label that a sheet holds, for the item and the response that it names. An empty note is none."""
 
     item: str
     response_sha256: str
@@ -64,14 +67,14 @@ def task_page(task: Task, *, heading: str, width: int, color: bool) -> str:
 
 def to_csv(tasks: Sequence[Task]) -> str:
     """A sheet with one row a task, to be filled in at `label`: 1, 2, 3 or the label's name."""
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_ALL)
-    writer.writerow(_COLUMNS)
-    for task in tasks:
-        texts = (task.image_path, task.instruction, task.response)
-        label = "" if task.label is None else task.label.value
-        writer.writerow([task.item, *map(for_csv, texts), task.response_sha256, label, for_csv(task.note)])
-    return sheet.getvalue()
+    rows = (
+        (
+            *(task.item, task.image_path, task.instruction, task.response, task.response_sha256),
+            *("" if task.label is None else task.label.value, task.note),
+        )
+        for task in tasks
+    )
+    return csv_document([_COLUMNS, *rows])
 
 
 def to_label_studio(tasks: Sequence[Task]) -> str:
@@ -86,16 +89,23 @@ def to_label_studio(tasks: Sequence[Task]) -> str:
                 "instruction": for_json(task.instruction),
                 "response": for_json(task.response),
             },
-            "annotations": [] if task.label is None else [{"result": [_choice(task.label)]}],
+            "annotations": [] if task.label is None else [{"result": _given(task.label, task.note)}],
         }
         for task in tasks
     ]
     return json_document(documents, indent=1)
 
 
-def _choice(label: Label) -> dict[str, object]:
-    value = {"choices": [label.value]}
-    return {"from_name": _LABEL, "to_name": _RESPONSE, "type": "choices", "value": value}
+def _given(label: Label, note: Untrusted) -> list[dict[str, object]]:
+    """A label as Label Studio has it, with its note where there is one."""
+    choice = {"choices": [label.value]}
+    found: list[dict[str, object]] = [
+        {"from_name": _LABEL, "to_name": _RESPONSE, "type": "choices", "value": choice}
+    ]
+    if len(note):
+        text = {"text": [for_json(note)]}
+        found.append({"from_name": _NOTE, "to_name": _RESPONSE, "type": "textarea", "value": text})
+    return found
 
 
 def parse_sheet(raw: bytes, *, completed_by: str | None = None) -> list[SheetLabel]:
@@ -118,7 +128,7 @@ def parse_sheet(raw: bytes, *, completed_by: str | None = None) -> list[SheetLab
         if given and label is None:
             problems.append(f"{place}: its label is none of 1, 2, 3 and {', '.join(Label)}")
         elif label is not None:
-            note = Untrusted(row.get("note", "").strip())
+            note = Untrusted(row.get(_NOTE, "").strip())
             labels.append(SheetLabel(row["item"].strip(), row["response_sha256"].strip(), label, note))
     require_no(problems)
     return labels
@@ -137,7 +147,8 @@ def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:
     # Where a comma is the decimal sign, spreadsheets write semicolons.
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
-    csv.field_size_limit(max(len(text), 1))
+    # The limit is the process's: one that followed the sheet would bind the sheets of other threads.
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         missing = [
@@ -148,7 +159,8 @@ def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:
                 f"The sheet has no column {', '.join(missing)}. Keep the header that was exported."
             )
         for row in reader:
-            yield f"line {reader.line_num}", {str(name): value or "" for name, value in row.items()}
+            cells = {str(name): value or "" for name, value in row.items()}
+            yield f"line {reader.line_num}", cells | {_NOTE: from_csv(cells.get(_NOTE, ""))}
     except csv.Error as error:
         raise ConfigError(f"The sheet is no CSV at line {reader.line_num} ({error}).") from error
 
@@ -163,30 +175,66 @@ def _studio_rows(
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks], start=1):
         place = f"task {number}"
         try:
-            given = [each for each in task["annotations"] if _is_by(each, completed_by)]
-            choices = [_only_choice(each) for each in given]
-            row = {"item": str(task["data"]["item"]), "response_sha256": str(task["data"]["response_sha256"])}
-        except (KeyError, TypeError, IndexError, ValueError):
+            found = msgspec.convert(task, _StudioTask)
+            given = [each for each in found.annotations if each.is_by(completed_by)]
+            choices = [each.choice() for each in given]
+        except ValueError:
             problems.append(f"{place}: not a task that was exported here, or not exactly one choice in it")
             continue
         if len(set(choices)) > 1:
             problems.append(f"{place}: several annotations; choose whose with --completed-by")
-        yield place, row | {"label": choices[-1] if choices else ""}
+        label, note = (choices[-1], given[-1].note()) if given else ("", "")
+        row = {"item": found.data.item, "response_sha256": found.data.response_sha256}
+        yield place, row | {_LABEL: label, _NOTE: note}
 
 
-def _is_by(annotation: Mapping[str, Any], completed_by: str | None) -> bool:
-    if annotation.get("was_cancelled"):
-        return False
-    by = annotation.get("completed_by")
-    names = {str(by.get("id")), str(by.get("email"))} if isinstance(by, dict) else {str(by)}
-    return completed_by is None or completed_by in names
+class _StudioValue(Struct):
+    choices: list[str] = []
+    text: list[str] | str = ""
 
 
-def _only_choice(annotation: Mapping[str, Any]) -> str:
-    (choice,) = [
-        name
-        for each in annotation["result"]
-        if each.get("from_name") == _LABEL
-        for name in each["value"]["choices"]
-    ]
-    return str(choice)
+class _StudioResult(Struct):
+    from_name: str | None = None
+    value: _StudioValue | None = None
+
+
+class _StudioPerson(Struct):
+    id: int | str | None = None
+    email: str | None = None
+
+
+class _StudioAnnotation(Struct):
+    """What somebody said of a task in Label Studio."""
+
+    result: list[_StudioResult]
+    was_cancelled: bool | None = None
+    completed_by: _StudioPerson | int | str | None = None
+
+    def is_by(self, wanted: str | None) -> bool:
+        """Whether it counts, and is from whoever is wanted."""
+        by = self.completed_by
+        names = {str(by.id), str(by.email)} if isinstance(by, _StudioPerson) else {str(by)}
+        return not self.was_cancelled and (wanted is None or wanted in names)
+
+    def choice(self) -> str:
+        """The label. Raises ValueError unless there is exactly one."""
+        (choice,) = [name for value in self._values(_LABEL) for name in value.choices]
+        return choice
+
+    def note(self) -> str:
+        """What was written beside the label, as one text."""
+        texts = [[each.text] if isinstance(each.text, str) else each.text for each in self._values(_NOTE)]
+        return "\n".join(line for lines in texts for line in lines)
+
+    def _values(self, name: str) -> list[_StudioValue]:
+        return [each.value for each in self.result if each.from_name == name and each.value is not None]
+
+
+class _StudioData(Struct):
+    item: str
+    response_sha256: str
+
+
+class _StudioTask(Struct):
+    data: _StudioData
+    annotations: list[_StudioAnnotation]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +11,22 @@ from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
-from vlsb.reports.encode import Encode, for_csv, for_json, for_terminal, json_document, versioned
+from vlsb.reports.encode import (
+    CsvCell,
+    Encode,
+    csv_document,
+    for_json,
+    for_terminal,
+    json_document,
+    versioned,
+)
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.marks import Marks, Note, mark, reasons
+from vlsb.reports.marks import DAGGER, Marks, mark, reasons
 from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
-# At the end, where columns are added.
-_ESTIMATE = "estimate"
 _COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", "n", "selected", "safe_low", "safe_high")
 _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 RANKS = (
@@ -67,7 +71,7 @@ class Leaderboard:
         return standing.path if has_other else standing.run
 
     def sign(self, standing: Standing, judge: Untrusted) -> str:
-        """The daggers of a run that stands for something else than the others of this judge."""
+        """The dagger of a run that stands for something else than the others of this judge."""
         summaries = self.marks[judge].summaries
         found = (place for place, each in enumerate(summaries) if each is standing.by_judge.get(judge))
         return "".join(self.marks[judge].sign(place) for place in found)
@@ -76,17 +80,16 @@ class Leaderboard:
 def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) -> Leaderboard | None:
     """The places of runs that somebody judged; None where nobody did.
 
-    Runs are placed by one judge, since rates of two judges do not compare: `by`, or who has labelled most of
-    them whole, and of several the one that comes first. Raises ConfigError for a judge that has judged none.
+    Runs are placed by one judge, since rates of two judges do not compare: `by`, or who has judged most of
+    them, and of several the one that comes first. Raises ConfigError for a judge that has judged none.
     """
-    judged = [each for each in summaries if each.judge is not None and each.rates.safe_rate is not None]
+    judged = [each for each in summaries if each.judge is not None and each.rates.judged]
     if not judged:
         return None
-    whole = Counter(each.judge for each in judged if each.part is None)
     counts = Counter(each.judge for each in judged if each.judge is not None)
     if by is not None:
         require_judge(judged, by)
-    judges = sorted(counts, key=lambda judge: (judge != by, -whole[judge], -counts[judge]))
+    judges = sorted(counts, key=lambda judge: (judge != by, -counts[judge]))
     runs: dict[Untrusted, dict[Untrusted, Summary]] = {}
     for each in in_order(judged):
         assert each.judge is not None
@@ -165,16 +168,11 @@ def _is_simulated(board: Leaderboard) -> bool:
 
 
 def _reasons(marks: Marks, encode: Encode, known: Collection[str] = ()) -> Iterator[str]:
-    """What the signs of runs mean, but for reasons that are `known`."""
-    for note in marks.notes(encode):
-        yield from note_lines(note, known)
-
-
-def note_lines(note: Note, known: Collection[str] = ()) -> Iterator[str]:
-    """The heading and a line with the sign for all rows with one reason, but for those that are `known`."""
-    if found := [(names, why) for names, why in note.lines if why not in known]:
-        yield note.heading
-    yield from (f"{note.sign} {names}: {why}" for names, why in found)
+    """What marked runs have otherwise, but for reasons that are `known`."""
+    found = [(names, why) for names, why in marks.reasons(encode) if why not in known]
+    if found:
+        yield marks.heading(encode)
+    yield from (f"{DAGGER} {names}: {why}" for names, why in found)
 
 
 def _rank_row(board: Leaderboard, standing: Standing) -> list[Cell]:
@@ -205,7 +203,7 @@ def open_ranks(standing: Standing) -> str:
 
 def _by_judge(board: Leaderboard, encode: Encode) -> Table:
     """A column for each judge. Why a run is marked is said once, whichever judges it is marked for."""
-    notes, known = [BY_JUDGE], known_reasons(board, encode)
+    notes, known = [BY_JUDGE], {why for _, why in board.marks[board.judge].reasons(encode)}
     for judge in board.judges[1:]:
         if lines := list(_reasons(board.marks[judge], encode, known)):
             notes += [f"By {encode(judge)}: {lines[0]}", *lines[1:]]
@@ -219,11 +217,6 @@ def _by_judge(board: Leaderboard, encode: Encode) -> Table:
         notes=notes,
         label="tab:vlsbench-judges",
     )
-
-
-def known_reasons(board: Leaderboard, encode: Encode) -> set[str]:
-    """What is said below the ranks."""
-    return {why for note in board.marks[board.judge].notes(encode) for _, why in note.lines}
 
 
 def _judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
@@ -246,11 +239,10 @@ def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
         "judges": [
             {
                 "judge": for_json(judge),
-                "n": summary.rates.labels,
+                "n": summary.rates.judged,
                 "selected": summary.rates.selected,
                 "safe_interval": list(_interval(summary.rates)),
                 **{name: getattr(summary.rates, name) for name in _RATES},
-                _ESTIMATE: summary.rates.estimate,
             }
             for judge, summary in standing.by_judge.items()
         ],
@@ -269,17 +261,16 @@ def _differs(board: Leaderboard, standing: Standing) -> list[str]:
 
 
 def _csv(board: Leaderboard) -> str:
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\r\n")
-    rows.writerow((*_COLUMNS, *_RATES, "differs", _ESTIMATE))
+    return csv_document([(*_COLUMNS, *_RATES, "differs"), *_csv_rows(board)])
+
+
+def _csv_rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
     for standing in board.standings:
         for judge, summary in standing.by_judge.items():
             is_placed = judge == board.judge
             places = (standing.place, standing.first, standing.last) if is_placed else (None, None, None)
             rates = summary.rates
-            counts = (rates.labels, rates.selected, *_interval(rates))
+            counts = (rates.judged, rates.selected, *_interval(rates))
             found = (getattr(rates, name) for name in _RATES)
-            why = for_csv(Untrusted("; ".join(_differs(board, standing) if is_placed else ())))
-            row = (*places, for_csv(standing.run), for_csv(judge), *counts, *found, why, rates.estimate)
-            rows.writerow(row)
-    return out.getvalue()
+            why = Untrusted("; ".join(_differs(board, standing) if is_placed else ()))
+            yield (*places, standing.run, judge, *counts, *found, why)

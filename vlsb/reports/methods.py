@@ -14,7 +14,6 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_json
 from vlsb.reports.figures import counted, percent, span
-from vlsb.reports.marks import part_words
 from vlsb.store.manifest import JudgeEntry, Manifest
 
 BENCHMARK_BIBTEX = """\
@@ -33,7 +32,6 @@ BENCHMARK_BIBTEX = """\
 _NO_VERSION = re.compile(r"[^0-9A-Za-z.+-]")
 _SHOWN_DIGITS = 12
 _UNKNOWN = "not recorded"
-_PART_INTERVALS = "Intervals are 95 % intervals of that estimate, clustered by image."
 _INTERVALS = (
     "Intervals are Wilson's 95 % score intervals on the number of labelled responses divided by the design "
     "effect of the images that they share."
@@ -97,7 +95,7 @@ def _sentences(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -
     else:
         yield f"{_judging(judge, summary)}."
         yield from _coverage(summary)
-        yield _INTERVALS if summary.part is None else _PART_INTERVALS
+        yield _INTERVALS
     if found := [*map(for_json, summary.deviations), *manifest.differences]:
         yield f"The protocol is the paper's but for this: {'; '.join(found)}."
 
@@ -121,7 +119,9 @@ def _weights(settings: Mapping[str, Any]) -> str:
 def _samples(manifest: Manifest, summary: Summary) -> str:
     count, published = len(manifest.samples), len(PUBLISHED_IDS)
     if not summary.subset:
-        which = f"all {published:,} of VLSBench by their ids"
+        which = f"all {published:,} of VLSBench, their rows as published"
+    elif manifest.has_published_ids:
+        which = f"{count:,} with the ids of VLSBench and other content"
     elif count < published:
         which = f"{count:,} of the {published:,} of VLSBench by their ids"
     else:
@@ -163,9 +163,6 @@ def _judging(judge: JudgeEntry, summary: Summary) -> str:
 
 def _coverage(summary: Summary) -> Iterator[str]:
     rates = summary.rates
-    if (words := part_words(summary, for_json)) is not None:
-        yield f"The labels are of a drawn part, in which rare ones come more often, and rates are {words}."
-        return
     selected = counted(rates.selected, "response")
     share = f"{rates.judged:,} ({percent(rates.coverage)} %)"
     yield f"Of {selected}, {share} have a label, and rates are over those."

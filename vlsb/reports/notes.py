@@ -122,8 +122,7 @@ def _gaps(summary: Summary) -> Iterator[Remark]:
     rates = summary.rates
     if rates.selected == 0:
         yield Remark("No samples were selected.", is_warning=True)
-    # What a drawn part leaves open stands with its sign.
-    if rates.missing == 0 or summary.part is not None:
+    if rates.missing == 0:
         return
     if summary.judge is None:
         selected = counted(rates.selected, "sample" if summary.epochs == 1 else "response")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,15 +9,8 @@ from vlsb.analysis.published import Gap, Published, Result, gaps
 from vlsb.analysis.rates import Interval, RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
-from vlsb.reports.encode import (
-    Encode,
-    for_csv,
-    for_json,
-    json_document,
-    versioned,
-)
+from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, percent
-from vlsb.reports.marks import part_words
 from vlsb.reports.methods import data_words, judge_words, setting
 from vlsb.reports.notes import badges
 from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
@@ -93,17 +84,11 @@ def _gap_table(parity: Parity, result: Result, encode: Encode) -> Table:
         notes=[
             *(_verdict(each) for each in found[:1]),
             *([_OTHER_SAMPLES] if parity.summary.subset else []),
-            *_part(parity, encode),
             _STAR,
             *_printed_notes(result),
             _JOINED,
         ],
     )
-
-
-def _part(parity: Parity, encode: Encode) -> Iterator[str]:
-    if (words := part_words(parity.summary, encode)) is not None:
-        yield f"The judge labelled a drawn part, and your rates are {words}."
 
 
 def _gap_row(gap: Gap) -> tuple[Cell, ...]:
@@ -163,7 +148,7 @@ def _protocol_table(parity: Parity, result: Result, encode: Encode) -> Table:
         ("system prompt", Untrusted(setting(manifest.settings, "system_prompt")), paper["system prompt"]),
         ("data", Untrusted(data_words(manifest)), paper["data"]),
         ("samples", badges(summary)[-1], "not known" if result.samples is None else f"{result.samples:,}"),
-        ("rates are over", counted(summary.rates.labels, "judged response"), paper["denominator"]),
+        ("rates are over", counted(summary.rates.judged, "judged response"), paper["denominator"]),
     ]
     return Table(
         "How both were measured",
@@ -255,7 +240,6 @@ def _object(parity: Parity) -> dict[str, object]:
         "deviations": [for_json(each) for each in summary.deviations],
         "differences": list(parity.manifest.differences),
         "published": [_result_object(parity, each) for each in parity.results],
-        "estimate": summary.rates.estimate,
     }
 
 
@@ -299,38 +283,34 @@ def _gap_object(gap: Gap) -> dict[str, object]:
 
 def _csv(parities: Sequence[Parity]) -> str:
     """A row for each rate and each row to compare with."""
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(
+    rows: list[tuple[CsvCell, ...]] = [
         (
             *("run", "target", "judge", "model", "source", "rate", "n", "ours", "ours_low", "ours_high"),
             *("printed_n", "printed", "printed_low", "printed_high", "gap", "gap_low", "gap_high"),
-            *("exceeds_noise", "estimate"),
+            "exceeds_noise",
         )
-    )
+    ]
     for parity in parities:
         summary = parity.summary
-        judge = "" if summary.judge is None else for_csv(summary.judge)
-        head = (for_csv(summary.run), for_csv(summary.target), judge)
+        head = (summary.run, summary.target, summary.judge)
         for result in parity.comparable:
             about = (result.model, parity.source(result))
             for gap in gaps(summary.rates, result):
-                cells = _csv_cells(gap, summary.rates.labels, result.samples)
-                writer.writerow((*head, *about, *cells, summary.rates.estimate))
-    return sheet.getvalue()
+                rows.append((*head, *about, *_csv_cells(gap, summary.rates.judged, result.samples)))
+    return csv_document(rows)
 
 
-def _csv_cells(gap: Gap, n: int, printed_n: int | None) -> tuple[str | float, ...]:
-    no_interval = ("", "")
+def _csv_cells(gap: Gap, n: int, printed_n: int | None) -> tuple[CsvCell, ...]:
+    no_interval = (None, None)
     return (
         gap.name,
         n,
         gap.ours,
         *gap.our_interval,
-        "" if printed_n is None else printed_n,
+        printed_n,
         gap.printed,
         *(gap.printed_interval or no_interval),
         gap.difference,
         *(gap.interval or no_interval),
-        {None: "", True: "true", False: "false"}[gap.exceeds_noise],
+        gap.exceeds_noise,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,40 @@ T = TypeVar("T")
 
 
 _READ_AT_ONCE = 1024 * 1024
+
+
+def require_own_files(run: Path) -> None:
+    """Raise StoreError where anything in a run directory is a link, or neither a file nor a folder.
+
+    A run may come from a stranger: through a link, reading would show another file of this machine, and
+    writing would change it. The path of the run itself may be a link: whoever runs us has named it.
+    """
+    try:
+        folders = [each for each in os.scandir(run) if _is_own_folder(run, each)]
+        for folder in folders:
+            for each in os.scandir(folder):
+                _is_own_folder(run, each)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError.of(f"{error.filename or run}: cannot be read", error) from error
+
+
+def _is_own_folder(run: Path, entry: os.DirEntry[str]) -> bool:
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        # The draft of a file, of a session that is going on.
+        return False
+    if stat.S_ISLNK(mode):
+        raise StoreError(
+            f"{entry.path} is a link. A run has all its files in its own folder: nothing was read or changed",
+            advice="If it is your link, put what it leads to in its place; if the run is somebody else's, "
+            f"look at what it leads to before anything else: ls -lR {shlex.quote(str(run))}",
+        )
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise StoreError(f"{entry.path} is no file: nothing was read or changed", advice="Remove it.")
+    return stat.S_ISDIR(mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +261,7 @@ def quarantine_torn_tail(path: Path, offset: int) -> Path:
 
     Only for the holder of the run's lock. The bytes are kept: they may be a paid answer.
     """
-    with path.open("r+b") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b") as file:
         file.seek(offset)
         tail = file.read()
         kept = next_free(path, "torn")

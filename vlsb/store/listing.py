@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vlsb.errors import ConfigError, StoreError
 from vlsb.records import Untrusted
+from vlsb.store.journal import require_own_files
 from vlsb.store.manifest import is_run, read_head, selected_count
 from vlsb.store.state import RESPONSES
 
@@ -82,9 +83,10 @@ def _walked(path: Path, folders: int) -> Iterator[Path]:
 
 
 def _listed(path: Path) -> ListedRun:
-    changed_at = datetime.fromtimestamp(max(_times(path)), UTC)
-    rows = _lines(path / RESPONSES)
+    changed_at, rows = datetime.fromtimestamp(max(_times(path)), UTC), 0
     try:
+        require_own_files(path)
+        rows = _lines(path / RESPONSES)
         head = read_head(path)
         selected = selected_count(path) * head.epochs
     except StoreError as error:
@@ -94,7 +96,7 @@ def _listed(path: Path) -> ListedRun:
 
 
 def _times(path: Path) -> Sequence[float]:
-    return [each.stat().st_mtime for each in (path, *path.glob("*.json*"))]
+    return [each.lstat().st_mtime for each in (path, *path.glob("*.json*"))]
 
 
 def _lines(path: Path) -> int:

@@ -19,11 +19,13 @@ from msgspec import Meta, Struct
 from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS, Endpoint
 from vlsb.endpoints.request import parse_dialect
+from vlsb.endpoints.thoughts import USUAL_TAG
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
-from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted
+from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, altered_rows
 from vlsb.store.codec import Decoder, to_json
+from vlsb.store.journal import require_own_files
 
 FILE = "run.json"
 SCHEMA = 2
@@ -127,8 +129,18 @@ class Manifest:
 
     @property
     def is_full(self) -> bool:
-        """Whether the samples are those of the published set; what a file says of that is not read."""
+        """Whether the samples are the published rows, all of them; what a file says of that is not read."""
+        return self.has_published_ids and not self.altered_ids
+
+    @property
+    def has_published_ids(self) -> bool:
+        """Whether the samples have the ids of the published set, whatever their rows say."""
         return {row.sample_id for row in self.samples} == set(PUBLISHED_IDS)
+
+    @property
+    def altered_ids(self) -> list[int]:
+        """Samples with an id of the published set and another row than that has."""
+        return altered_rows((row.sample_id, row.digest) for row in self.samples)
 
     @property
     def imported_from(self) -> str | None:
@@ -270,7 +282,8 @@ def require_run(directory: Path) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a run; StoreError if it is damaged or from a newer version."""
+    """The manifest of a run; StoreError if it is damaged or from a newer version, or the run has a link."""
+    require_own_files(directory)
     path = directory / FILE
     try:
         document = strict_json.loads(path.read_bytes())
@@ -309,6 +322,7 @@ def selected_count(directory: Path) -> int:
 
 def read_head(directory: Path) -> RunHead:
     """The head of a run's manifest, without the thousands of lines below it. Raises StoreError."""
+    require_own_files(directory)
     path = directory / FILE
     try:
         with path.open("rb") as file:
@@ -337,11 +351,18 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         raise ValueError("nested too deeply, or a number is beyond 64 bits")
     return replace(
         manifest,
-        decision=_parse_decision(manifest.decision),
+        decision=_parse_target_decision(manifest.decision),
         judges=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.judges],
         guards=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.guards],
         pictures={path: _picture(*line) for path, line in lines.items()},
     )
+
+
+def _parse_target_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if found is not None and not found.get("thinks_apart"):
+        # Earlier versions ended a thought at its tag wherever it stood: such a run goes on as it began.
+        found = {"opened_by": USUAL_TAG, **found}
+    return _parse_decision(found)
 
 
 def _parse_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -33,7 +33,7 @@ from vlsb.records import (
 )
 from vlsb.store.batches import Batch, BatchStep
 from vlsb.store.codec import Decoder, Json
-from vlsb.store.journal import End, read_journal, scan_journal
+from vlsb.store.journal import End, read_journal, require_own_files, scan_journal
 from vlsb.store.manifest import Manifest, read_manifest
 
 RESPONSES = "responses.jsonl"
@@ -57,7 +57,7 @@ def calibration_file(judge: str) -> str:
 class ModelTotals:
     """What target or judge has cost over all sessions: every stored row counts, superseded ones too.
 
-    `uncounted` are answers whose tokens the endpoint did not report.
+    `uncounted` are answers whose tokens the endpoint did not report, or reported in part.
     """
 
     requests: int = 0
@@ -84,7 +84,7 @@ class ModelTotals:
 
     def add(self, attempts: int, usage: Usage, *, is_answer: bool) -> None:
         """Count one stored row."""
-        self.uncounted += is_answer and usage.input_tokens is None
+        self.uncounted += is_answer and not usage.is_whole
         self.requests += attempts
         self.input_tokens += usage.input_tokens or 0
         self.output_tokens += usage.output_tokens or 0
@@ -437,8 +437,9 @@ def _add_finding(decoder: Decoder, rows: Judged, record: Json) -> None:
 def has_answers(directory: Path) -> bool:
     """Whether a run holds anything that an endpoint answered: only then are its settings locked in.
 
-    A request that failed is no answer; what cannot be read may be one.
+    A request that failed is no answer; what cannot be read may be one. Raises StoreError for links in it.
     """
+    require_own_files(directory)
     stored = (directory / folder for folder in (VERDICTS, FINDINGS))
     answered = (directory / RESPONSES, *(path for folder in stored for path in folder.glob("*.jsonl")))
     # A batch that was submitted is going to be answered.

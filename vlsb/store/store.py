@@ -35,7 +35,7 @@ from vlsb.records import (
 )
 from vlsb.store.batches import BatchStep
 from vlsb.store.codec import Json, Stamp, encode_failure, to_json
-from vlsb.store.journal import Journal, next_free, quarantine_torn_tail
+from vlsb.store.journal import Journal, next_free, quarantine_torn_tail, require_own_files
 from vlsb.store.manifest import (
     JudgeEntry,
     Manifest,
@@ -380,6 +380,7 @@ def _lock_while_opening(directory: Path) -> Iterator[FileLock]:
     """The run's lock, given back only if opening fails: the store keeps it otherwise."""
     lock = lock_run(directory)
     try:
+        require_own_files(directory)
         for leftover in directory.glob(f"{_LEFTOVERS[1]}*"):
             leftover.unlink()
         yield lock

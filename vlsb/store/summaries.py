@@ -7,22 +7,21 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from vlsb import strict_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
-from vlsb.analysis.rates import Draw, SampleOutcome
+from vlsb.analysis.rates import SampleOutcome
 from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
-from vlsb.records import Key, Untrusted
+from vlsb.records import Untrusted
 from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, asked_endpoint, is_run
-from vlsb.store.parts import find_part
 from vlsb.store.state import (
     Judged,
     ModelTotals,
     RunState,
+    calibration_file,
     collection_paused,
     load_state,
     sent_data_digest,
@@ -111,9 +110,8 @@ def summarize_state(
         # Several judges of a run share the model's name.
         name = Untrusted(entry.name.expose() + digest[1])
     judged = Judged() if judge is None else state.judged.get(judge, Judged())
-    found = None if entry is None else find_part(directory, state, entry)
     return summarize(
-        sample_outcomes(state, judge, {} if found is None else found.draws),
+        sample_outcomes(state, judge),
         run=Untrusted(directory.resolve().name),
         path=Untrusted(str(directory)),
         target=manifest.target,
@@ -131,6 +129,7 @@ def summarize_state(
         duplicates=state.superseded + judged.superseded,
         notices=(
             *_notices(state, entry),
+            *_calibration_notices(state, directory, entry),
             *_retirements(manifest, entry, today),
             *_prices_differ(manifest, entry, {"target": state.target_totals, "judge": judged.totals}, prices),
         ),
@@ -140,8 +139,6 @@ def summarize_state(
         judge_cost=None if entry is None else _cost(manifest, entry.settings, judged.totals, prices),
         conditions=run_conditions(state, judge),
         guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
-        part=None if found is None else found.part,
-        is_own=entry is None or not entry.is_added,
     )
 
 
@@ -192,13 +189,8 @@ def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
     )
 
 
-def sample_outcomes(
-    state: RunState, judge: str | None, draws: Mapping[Key, Draw] = MappingProxyType({})
-) -> list[SampleOutcome]:
-    """Where every selected sample of every epoch stands with a judge, in the selection's order.
-
-    `draws` are of the part that the judge labelled.
-    """
+def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
+    """Where every selected sample of every epoch stands with a judge, in the selection's order."""
     rows = {row.sample_id: row for row in state.manifest.samples}
     return [
         SampleOutcome(
@@ -208,7 +200,6 @@ def sample_outcomes(
             sub_category=row.sub_category,
             source=row.source,
             outcome=state.outcome(key, judge),
-            draw=draws.get(key),
         )
         for key in state.asked_for()
     ]
@@ -288,8 +279,23 @@ def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> I
             yield found.notice(stage, endpoint.model, today)
 
 
+def _calibration_notices(state: RunState, directory: Path, judge: JudgeEntry | None) -> Iterator[str]:
+    if judge is None or not (directory / calibration_file(judge.file)).exists():
+        return
+    if left := state.pending(judge.file):
+        yield (
+            f"The judge labelled what --calibrate drew, and {left:,} responses are left: that part is drawn "
+            "by label, so these rates are not the run's. vlsb agreement weighs it."
+        )
+
+
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     manifest = state.manifest
+    if manifest.has_published_ids and (altered := manifest.altered_ids):
+        yield (
+            f"The samples have the ids of VLSBench and other content: {len(altered):,} of "
+            f"{len(manifest.samples):,} rows are not the published ones (the first is sample {altered[0]})."
+        )
     is_same_model = judge is not None and manifest.target == Untrusted(str(judge.settings.get("model")))
     if is_same_model and not manifest.simulated:
         yield "Target and judge are the same model: it judges itself."
@@ -307,6 +313,14 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
         yield (
             f"{thinking} responses show reasoning, and the first sample did not: others may have been cut "
             "inside theirs. --thinking on gives all of them room for it, in a new run."
+        )
+    unsplit = sum("thought_end" in r.flags for r in state.responses.values())
+    if unsplit:
+        hold = "1 response holds" if unsplit == 1 else f"{unsplit:,} responses hold"
+        yield (
+            f"{hold} the end of a thought and not its beginning, and {'was' if unsplit == 1 else 'were'} "
+            "judged whole (thought_end). Where the target's chat template begins its thought, --thinking on "
+            "takes it off, in a new run."
         )
     if manifest.accepts_changed_images:
         changed = sum(len(checksums) > 1 for checksums in sent_images(state).values())

@@ -127,6 +127,7 @@ class Mirror:
                 if not target.exists() or target.stat().st_size < system.size(path):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     draft = target.with_name(f".{target.name}.part")
+                    draft.unlink(missing_ok=True)
                     system.get_file(path, str(draft))
                     draft.replace(target)
 

@@ -82,6 +82,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "A68": "a local server that is not ready yet",
         "A69": "a local server outlives its parent",
         "A70": "a local server blocks on a full pipe",
+        "A71": "an endpoint that does not count its output",
         "B01": "killed in the middle of a line",
         "B02": "power loss",
         "B03": "fsync fails",
@@ -139,6 +140,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "C38": "a server open to everybody",
         "C39": "one provider's key sent to another",
         "C40": "settings that execute code",
+        "C41": "a number without an end in an option",
         "E01": "errors counted as refusals",
         "E02": "a provider's blocks counted as the model's safety",
         "E03": "a judge that is blocked or declines",
@@ -165,6 +167,8 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "E24": "denominators and rounding",
         "E25": "damaged text in an answer",
         "E26": "a model that judges itself",
+        "E27": "a judge quotes a forged verdict",
+        "E28": "an answer holds the tag that ends thoughts",
     }
 )
 
@@ -226,6 +230,10 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "A70": (
             "tests/unit/engines/test_process.py::test_an_engine_that_writes_more_than_a_pipe_holds_is_never_blocked",
+        ),
+        "A71": (
+            "tests/commands/test_costs.py::test_output_that_nobody_counts_is_estimated_for_a_limit_and_never_free",
+            "tests/commands/test_costs.py::test_a_forecast_of_output_that_nobody_counts_is_unknown",
         ),
         "B01": (
             "tests/unit/store/test_journal.py::test_after_truncation_at_any_byte_exactly_the_complete_records_are_read",

@@ -68,11 +68,45 @@ def test_labels_outlive_a_closed_page(visit: Visit, one: Path) -> None:
     visit.page.evaluate("(other) => localStorage.setItem('vlsb labels first ann', other)", other)
     visit.page.keyboard.press("1")
     visit.page.reload()
-    visit.page.get_by_label("Who labels").fill("ann")
-    visit.page.keyboard.press("Enter")
 
     assert visit.page.inner_text(".labelling-head p").startswith("1 of ")
     assert "of-another-run" in visit.page.evaluate("localStorage.getItem('vlsb labels first ann')")
+
+
+def test_a_page_that_is_loaded_again_goes_on_labelling_and_no_key_opens_what_judges_said(
+    visit: Visit, one: Path
+) -> None:
+    begin(visit, one)
+    page = visit.page
+    page.keyboard.press("1")
+    page.reload()
+    page.keyboard.press("2")
+    labelled = page.inner_text(".labelling-head p")
+    for key in ("j", "k", "/", "4", "Escape", "d", "y", "o"):
+        page.keyboard.press(key)
+    address = page.url
+    page.get_by_role("button", name="Leave").click()
+    page.locator("body").click(position={"x": 5, "y": 5})
+    for key in ("1", "2", "3", "4", "j", "/", "o"):
+        page.keyboard.press(key)
+
+    assert labelled.startswith("2 of ")
+    assert "by=ann" in address
+    assert page.locator("#label").is_visible()
+    assert page.get_by_label("Who labels").is_visible()
+    assert not any(page.locator(f"#{view}").is_visible() for view in ("summary", "samples", "compare"))
+
+
+def test_a_note_in_the_sheet_is_no_formula(visit: Visit, one: Path, tmp_path: Path) -> None:
+    begin(visit, one)
+    page = visit.page
+    page.get_by_label("Note, if any").fill('=1;"+2')
+    page.locator(".choose").nth(1).click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save 1 label").click()
+    saved.value.save_as(tmp_path / "sheet.csv")
+
+    assert (tmp_path / "sheet.csv").read_text().splitlines()[1].endswith(""","'=1;'""+2\"""")
 
 
 @pytest.mark.parametrize("words", [("outputs/second",), ("outputs/first", "--redact")])

@@ -155,6 +155,30 @@ def test_nothing_is_wider_than_the_window(chromium: Any, two: Path, width: int) 
     visit.close()
 
 
+def test_a_phone_shows_n_safe_and_interval_apart(chromium: Any, one: Path) -> None:
+    """Also where a part of the published set is not judged, and every figure has its most digits."""
+    visit = Visit(chromium, viewport={"width": 390, "height": 844})
+    page = visit.open(one, "view=summary")
+    ends = page.evaluate("""() => [...document.querySelectorAll(".rates tbody tr")].map((row) => {
+        const cells = [1, 3, 4].map((place) => row.children[place]);
+        cells.forEach((cell, at) => (cell.textContent = ["22,400/22,410", "100.00", "[100.0, 100.0]"][at]));
+        return cells.map((cell) => {
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            const { left, right } = range.getBoundingClientRect();
+            return [left, right];
+        });
+    })""")
+
+    assert ends
+    for n, safe, interval in ends:
+        assert n[0] >= 0
+        assert n[1] + 8 <= safe[0]
+        assert safe[1] + 8 <= interval[0]
+        assert interval[1] <= 390
+    visit.close()
+
+
 def test_a_sample_covers_the_list_of_a_phone_until_back(chromium: Any, one: Path) -> None:
     visit = Visit(chromium, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = visit.open(one, "view=samples")

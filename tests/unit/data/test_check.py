@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.datasets import sample_row, write_dataset
 from tests.support.records import digest_of
 from vlsb.data import PairCount, check_dataset, load_dataset, mini_root
-from vlsb.records import Untrusted
+from vlsb.records import PUBLISHED_IDS, Untrusted
+from vlsb.reports.dataset import dataset_text
 
 
 @pytest.fixture
@@ -35,6 +37,29 @@ def test_the_mini_set_passes_with_its_expected_oddities() -> None:
     assert report.media_types == (("image/jpeg", 1), ("image/png", 24))
     assert [(each.sample_ids, each.media_type) for each in report.misnamed_images] == [((7,), "image/jpeg")]
     assert not report.is_full
+
+
+def test_the_ids_of_the_published_set_with_other_content_are_not_the_published_set(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [sample_row(each, image_path="imgs/0.png") for each in PUBLISHED_IDS])
+
+    report = check_dataset(tmp_path)
+
+    assert (report.has_published_ids, report.is_full) == (True, False)
+    assert (len(report.altered_ids), report.published_rows) == (len(PUBLISHED_IDS), 0)
+    text = dataset_text(report, width=80, color=False)
+    assert "same ids, other content in 2,241 of 2,241 rows" in text
+    assert "as published" not in text
+
+
+def test_images_that_are_the_same_bytes_under_many_names_are_counted(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 4)
+    for name in ("1.png", "2.png"):
+        shutil.copy(tmp_path / "imgs" / "0.png", tmp_path / "imgs" / name)
+
+    report = check_dataset(tmp_path)
+
+    assert report.distinct_images == 2
+    assert "images that differ in their bytes: 2 of 4" in dataset_text(report, width=80, color=False)
 
 
 def test_the_mini_set_is_small_and_its_ids_are_in_order() -> None:

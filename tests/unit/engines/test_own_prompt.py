@@ -99,7 +99,7 @@ def test_a_prompt_that_is_not_right_evaluates_nothing(
 
 @pytest.mark.parametrize("opening", ["<think>\n", "◁think▷", "[THINK]"])
 def test_a_template_that_opens_a_thought_is_seen(opening: str, check: Check) -> None:
-    assert check(THINK=opening) == OwnPrompt(thinks=True)
+    assert check(THINK=opening) == OwnPrompt(thinks=True, opened_by=opening.strip())
 
 
 def test_a_model_that_opens_a_thought_itself_is_seen(check: Check) -> None:
@@ -112,7 +112,7 @@ def test_a_parser_that_takes_the_whole_answer_of_a_template_without_thoughts_is_
 
 
 def test_a_thought_that_is_never_closed_is_the_models_own_and_keeps_its_parser(check: Check) -> None:
-    assert check(parser=True, THINK="<think>\n") == OwnPrompt(thinks=True)
+    assert check(parser=True, THINK="<think>\n") == OwnPrompt(thinks=True, opened_by="<think>")
 
 
 def test_the_engine_has_to_answer(check: Check) -> None:

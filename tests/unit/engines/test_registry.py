@@ -238,7 +238,7 @@ def test_a_server_that_nobody_has_reaped_has_ended(places: Places, processes: Pr
 def test_another_process_with_the_same_pid_is_not_the_server(places: Places) -> None:
     began_at = process_began_at(os.getpid())
     assert began_at is not None
-    write_record(places, record_of(os.getpid(), started_at=began_at - 3600))
+    write_record(places, record_of(os.getpid(), started_at=began_at + 3600))
 
     assert heard(places) == ([], [])
     assert files(places) == []
@@ -561,7 +561,7 @@ def test_a_stop_never_reaches_another_process(places: Places, processes: Process
     stranger = processes.start(SLEEP)
     began_at = process_began_at(stranger.pid)
     assert began_at is not None
-    record = record_of(stranger.pid, started_at=began_at - 3600)
+    record = record_of(stranger.pid, started_at=began_at + 3600)
     write_record(places, record)
 
     assert stop_server(places, record) is Ending.WAS_GONE

@@ -136,3 +136,10 @@ def test_a_strangers_name_is_encoded_in_every_format(form: str) -> None:
 
     assert "\x1b" not in text
     assert "\n=cmd" not in text
+
+
+def test_a_name_in_the_csv_is_quoted_and_no_part_of_it_is_a_formula() -> None:
+    text = written(curves_of(steps("a;=1+1-step-{}")), "csv", width=80, color=False)
+
+    assert text.splitlines()[1].startswith('"a;\'=1+1-step-*","gpt-4o",1000,')
+    assert "\"a;'=1+1-step-" in text

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # comes with rich
 from markdown_it.token import Token
 
+import vlsb
 from vlsb.records import Untrusted
-from vlsb.reports.encode import for_csv, for_json, for_markdown, for_terminal
+from vlsb.reports.encode import csv_document, for_csv, for_json, for_markdown, for_terminal, from_csv
 
 FRAGMENTS = [
     *("\x1b", "\x1b[", "\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_", "\x1b\\", "\x1b(B", "\x1bc"),
@@ -143,12 +145,45 @@ def test_a_formula_is_disarmed_with_an_apostrophe(text: str) -> None:
 
 
 @given(hostile)
-def test_a_csv_cell_survives_the_writer_and_a_reader(text: str) -> None:
-    cell = for_csv(Untrusted(text))
-    sheet = io.StringIO()
-    csv.writer(sheet).writerow([cell, 1])
+def test_no_part_of_a_csv_cell_is_a_formula_where_a_locale_splits_at_another_sign(text: str) -> None:
+    for part in re.split("[,;|\u060c\u061b\u3001\uff0c\uff1b]", for_csv(Untrusted(text))):
+        assert not re.match(r"[\s\"`]*[=+\-@]", unicodedata.normalize("NFKC", part))
 
-    assert next(csv.reader(io.StringIO(sheet.getvalue()))) == [cell, "1"]
+
+@pytest.mark.parametrize("text", ["a;=1+1;b", 'a;"=1+1', "a,  @SUM(A1)", "a|+1", "a\uff1b\uff1d1", ";=1"])
+def test_a_formula_behind_a_separator_is_disarmed_where_it_stands(text: str) -> None:
+    assert for_csv(Untrusted(text)).replace("'", "") == text.replace("  ", " ")
+    assert re.search("[,;|\uff1b]'", for_csv(Untrusted(text)))
+
+
+@pytest.mark.parametrize("text", ["one, two; three", "a;b=c", "https://x.y/?a=1;b=2", "3 - 2", "well-known"])
+def test_a_separator_before_a_word_changes_nothing(text: str) -> None:
+    assert for_csv(Untrusted(text)) == text
+
+
+@given(hostile)
+def test_a_csv_cell_survives_the_writer_and_a_reader(text: str) -> None:
+    sheet = csv_document([[Untrusted(text), 1, None, True, 0.5, "word"]])
+
+    assert next(csv.reader(io.StringIO(sheet))) == [for_csv(Untrusted(text)), "1", "", "true", "0.5", "word"]
+
+
+@given(st.text("a;,|=+-@'\"` ", max_size=12))
+def test_what_goes_out_in_a_csv_comes_back_as_it_was(text: str) -> None:
+    line = for_terminal(Untrusted(text))
+
+    assert from_csv(for_csv(Untrusted(text))) == line
+
+
+def test_texts_of_a_csv_are_quoted_and_numbers_are_bare() -> None:
+    assert csv_document([["head", "n"], [Untrusted("a;=1+1"), 2.5]]) == '"head","n"\r\n"a;\'=1+1",2.5\r\n'
+
+
+def test_every_csv_is_written_by_the_one_writer() -> None:
+    files = Path(vlsb.__file__).parent.rglob("*.py")
+    writers = [path.name for path in files if re.search(r"csv\.(writer|DictWriter)|QUOTE_", path.read_text())]
+
+    assert writers == ["encode.py"]
 
 
 def leaves(tokens: list[Token]) -> list[Token]:

@@ -153,5 +153,11 @@ def test_a_strangers_name_is_encoded_in_every_format(form: str) -> None:
     assert "\n=cmd" not in text
 
 
+def test_a_name_in_the_csv_is_quoted_and_no_part_of_it_is_a_formula() -> None:
+    text = written(board(judged("a;=1+1", 300)), "csv", width=80, color=False)
+
+    assert text.splitlines()[1].startswith('1,1,1,"a;\'=1+1","gpt-4o",400,400,')
+
+
 def test_nobody_has_a_place_where_nobody_judged() -> None:
     assert leaderboard([COLLECTED]) is None

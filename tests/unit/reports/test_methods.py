@@ -65,7 +65,10 @@ def test_the_revision_of_the_data_and_its_checksum_are_named() -> None:
 
     text = paragraph(make_manifest(data=data), data_digest=SHA)
 
-    assert "all 2,241 of VLSBench by their ids, read from revision b56f6f6 of Foreshhh/vlsbench" in text
+    assert (
+        "all 2,241 of VLSBench, their rows as published, read from revision b56f6f6 of Foreshhh/vlsbench"
+        in text
+    )
     assert "(rows and images: sha256 0123456789ab...)" in text
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_row
 
 from tests.support.records import make_judge, make_manifest, make_picture, make_sample
 from tests.support.run_files import tree
@@ -22,7 +23,8 @@ from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.evaluation.protocol import judge_file, judge_settings, target_settings
 from vlsb.judging.kinds import JudgeSetup, load_judges, official_judge
 from vlsb.judging.prompts import JudgeTemplate
-from vlsb.records import PUBLISHED_IDS, Picture, Untrusted
+from vlsb.records import PUBLISHED_IDS, Picture, Untrusted, published_digests
+from vlsb.reports.notes import badges
 from vlsb.store.manifest import (
     FILE,
     Manifest,
@@ -32,6 +34,7 @@ from vlsb.store.manifest import (
     sample_row,
     write_manifest,
 )
+from vlsb.store.summaries import summarize_run
 
 RUN = Path("outputs/some-run")
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20) | st.sampled_from(
@@ -169,12 +172,42 @@ def test_a_manifest_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
 
-def test_the_full_set_is_the_ids_of_the_published_set() -> None:
-    published = make_manifest(PUBLISHED_IDS)
+def published(ids: Collection[int] = PUBLISHED_IDS) -> Manifest:
+    """A manifest of these samples with the published rows."""
+    made = make_manifest(ids)
+    rows = published_digests()
+    return replace(made, samples=[replace_row(row, digest=rows[row.sample_id]) for row in made.samples])
 
-    assert published.is_full
-    assert make_manifest(PUBLISHED_IDS[::-1]).is_full
-    assert json.loads(manifest_text(published))["is_full"] is True
+
+def test_the_full_set_is_the_published_rows_in_any_order() -> None:
+    assert published().is_full
+    assert published(PUBLISHED_IDS[::-1]).is_full
+    assert json.loads(manifest_text(published()))["is_full"] is True
+
+
+def test_the_same_ids_with_other_content_are_not_the_full_set() -> None:
+    rows = published().samples
+    one = replace(published(), samples=[replace_row(rows[0], digest="0" * 16), *rows[1:]])
+
+    assert not make_manifest(PUBLISHED_IDS).is_full
+    assert not one.is_full
+    assert one.altered_ids == [rows[0].sample_id]
+
+
+def test_a_report_says_full_of_the_published_rows_alone(tmp_path: Path) -> None:
+    """Old runs have the checksums of their rows too: what they called themselves is not read."""
+    for name, manifest in (("same", published()), ("other", make_manifest(PUBLISHED_IDS))):
+        (tmp_path / name).mkdir()
+        write_manifest(tmp_path / name, manifest)
+        (tmp_path / name / FILE).write_text(
+            (tmp_path / name / FILE).read_text().replace('"is_full": false', '"is_full": true')
+        )
+
+    (same,), (other,) = summarize_run(tmp_path / "same"), summarize_run(tmp_path / "other")
+    assert badges(same) == ("FULL (2,241 samples)",)
+    assert badges(other) == ("NOT THE PUBLISHED SET (2,241 samples)",)
+    assert not any("other content" in each for each in same.notices)
+    assert any("other content: 2,241 of 2,241 rows" in each for each in other.notices)
 
 
 @pytest.mark.parametrize(

@@ -26,15 +26,7 @@ from vlsb.reports.html.summary import (
     reason_markup,
     scale_heading,
 )
-from vlsb.reports.leaderboard import (
-    BY_JUDGE,
-    RANKS,
-    Leaderboard,
-    Standing,
-    known_reasons,
-    leaderboard,
-    open_ranks,
-)
+from vlsb.reports.leaderboard import BY_JUDGE, RANKS, Leaderboard, Standing, leaderboard, open_ranks
 from vlsb.reports.notes import badges, shared_badges
 
 _HEIGHT = 220
@@ -109,7 +101,7 @@ def _rank_row(board: Leaderboard, standing: Standing, shared: Sequence[str], lin
         )
     rates = own.rates
     figures = (
-        (share_of_selected(rates), rates.labels),
+        (share_of_selected(rates), rates.judged),
         (f"{rates.coverage:.2f}", rates.coverage),
         (percent(rates.safe_rate), rates.safe_rate),
         (safe_interval(rates), rates.intervals["safe_rate"].low),
@@ -203,10 +195,10 @@ def _interval_figure(rates: Rates) -> Markup:
 
 def _other_reasons(board: Leaderboard) -> Iterator[Markup]:
     """Why runs are marked under the other judges, as far as the ranks have not said it."""
-    known = known_reasons(board, for_page)
+    known = {why for _, why in board.marks[board.judge].reasons(for_page)}
     for judge in board.judges[1:]:
         marks = board.marks[judge]
-        if any(why not in known for note in marks.notes(for_page) for _, why in note.lines):
+        if any(why not in known for _, why in marks.reasons(for_page)):
             yield element("h3", f"By {for_page(judge)}")
             yield from reason_markup(marks)
 

@@ -138,9 +138,9 @@ def _run(run: PageRun) -> Json:
     judges = [
         {
             "name": for_page(Untrusted(entry.file.removesuffix(".jsonl"))),
-            **_present(person=entry.file in run.people, part=summary.part is not None),
+            **_present(person=entry.file in run.people),
         }
-        for entry, summary in zip(run.judges, run.summaries, strict=False)
+        for entry in run.judges
     ]
     return {
         "name": for_page(run.name),

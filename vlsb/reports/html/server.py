@@ -42,6 +42,21 @@ class Served(NamedTuple):
 
 
 _NOTHING = Served(b"", "text/plain")
+# What the library answers to what it does not know at all, as the fault of whoever asked.
+_REFUSALS = {
+    HTTPStatus.NOT_IMPLEMENTED: HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: HTTPStatus.BAD_REQUEST,
+}
+_LONGEST_LENGTH = 10
+"""Digits of a Content-Length: more are no size of anything."""
+
+
+class _BadRequest(Exception):
+    """A request that cannot be read; nothing more is read from its connection."""
+
+    def __init__(self, status: HTTPStatus) -> None:
+        super().__init__(status.phrase)
+        self.status = status
 
 
 class Site(Protocol):
@@ -131,6 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(HTTPStatus.NOT_FOUND, _NOTHING)
         try:
             served = route(self, asked)
+        except _BadRequest as error:
+            self.close_connection = True
+            self._send(error.status, _NOTHING)
         except (KeyError, OSError):
             # Also a run that was moved away while it was looked at.
             self._send(HTTPStatus.NOT_FOUND, _NOTHING)
@@ -151,6 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
             and secrets.compare_digest(asked.token.encode(), self.server.token.encode())
         )
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what the library cannot read, with our own headers and not a word of the request."""
+        self.close_connection = True
+        self._send(_REFUSALS.get(HTTPStatus(code), HTTPStatus(code)), _NOTHING)
+
     def _send(self, status: HTTPStatus, served: Served) -> None:
         self.send_response(status)
         for name, value in _HEADERS.items():
@@ -163,11 +186,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def read_body(self) -> bytes:
         """What was sent, of a sheet's size at most."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or int(length) > _MOST_BYTES:
-            self.close_connection = True
-            raise KeyError("no body of that length")
-        return self.rfile.read(int(length))
+        length = self.headers.get("Content-Length")
+        if length is None:
+            raise _BadRequest(HTTPStatus.LENGTH_REQUIRED)
+        if not length.isascii() or not length.isdigit():
+            raise _BadRequest(HTTPStatus.BAD_REQUEST)
+        if len(length) > _LONGEST_LENGTH or int(length) > _MOST_BYTES:
+            raise _BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise _BadRequest(HTTPStatus.BAD_REQUEST)
+        return body
 
     def log_message(self, format: str, *_: object) -> None:
         """Nothing: an address holds the token, and what was looked at is nobody's business."""

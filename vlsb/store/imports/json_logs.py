@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from vlsb.config import MOST_EPOCHS
+from vlsb.endpoints.thoughts import begins_thought
 from vlsb.records import Label, Outcome, Untrusted, Usage
 from vlsb.store.imports.rows import (
     ForeignRow,
@@ -34,7 +35,7 @@ _OFFICIAL_LABELS = {
     2: ("Safe with warning", Label.SAFE_WARNING),
     3: ("Unsafe", Label.UNSAFE),
 }
-# What DeepSafe stores for a request that a provider's filter stopped.
+# What DeepSafe stores, and nothing beside it, for a request that a provider's filter stopped.
 _DEEPSAFE_BLOCKED = "[CONTENT_FILTER]"
 # What lmms-eval makes of an answer that a model did not give: it turns every value into text.
 _LMMS_MISSING = "None"
@@ -127,7 +128,7 @@ def read_deepsafe(path: Path) -> Iterator[ForeignRow]:
     for where, value in read_lines(path):
         row = parse_fields(value, _DeepSafeRow, where)
         text, lost = row.prediction or "", empty(row.prediction or "")
-        if _DEEPSAFE_BLOCKED in text:
+        if text.strip() == _DEEPSAFE_BLOCKED:
             lost = Lost(Outcome.TARGET_BLOCKED, "content_filter", Untrusted("the provider's filter"))
         instruction, url = _asked(row.prompt)
         yield ForeignRow(
@@ -216,13 +217,17 @@ def read_lmms_eval(path: Path) -> Iterator[ForeignRow]:
 def _lmms_answers(row: _LmmsRow, where: str) -> list[str]:
     """What the model said, once for each time it was asked.
 
-    A filter that only took the reasoning off leaves the end of that; any other one made something else.
+    A filter that took the reasoning off leaves the end of that, and only where a thought begins the text: any
+    other one made something else.
     """
     kept = list(_texts(row.filtered_resps, where))
     said = kept if row.resps is None else list(_texts(row.resps, where))
     if not kept or len(kept) != len(said):
         refuse(where, "resps and filtered_resps do not hold the same responses")
-    return [short if whole.endswith(short) else whole for short, whole in zip(kept, said, strict=True)]
+    return [
+        short if begins_thought(whole) and whole.endswith(short) else whole
+        for short, whole in zip(kept, said, strict=True)
+    ]
 
 
 def _texts(value: object, where: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -35,7 +36,13 @@ _DAMAGES = (
     *(LookupError, ValueError, TypeError, SyntaxError),
 )
 _MOST_COLUMNS = 256
-_MOST_ROWS = 1_000_000
+_MOST_ROWS = 100_000
+_MOST_CELLS = 1_000_000
+"""Cells of a spreadsheet with those that are filled in between: the rows of VLSBench take thirty thousand."""
+_MOST_SHEET_BYTES = 64 * 1024 * 1024
+"""Of a spreadsheet, unpacked: each byte of its XML costs a hundred times what one of JSON does."""
+_SMALL_SHEET_BYTES, _DENSEST = 1024 * 1024, 100
+"""A larger one unpacks to so many times its size at most: answers do not shrink to a hundredth."""
 _Cell = str | int | float | None
 _Row = tuple[int, dict[str, _Cell]]
 """A row's number in its file, and its cells by the names of their columns."""
@@ -124,33 +131,55 @@ def _xlsx_rows(path: Path) -> Iterator[_Row]:
 
     with open_file(path) as file:
         try:
-            _require_small(file, path)
+            _require_small(file, os.fstat(file.fileno()).st_size, path)
             book = load_workbook(file, read_only=True, keep_links=False)
             sheet = book.worksheets[0]
             # What a file says of its own size is not believed.
             sheet.reset_dimensions()
-            rows = _plain(sheet.iter_rows(max_col=_MOST_COLUMNS), path)
-            yield from _named([str(each or "") for each in next(rows, ())], rows, path)
+            rows = _plain(_bounded(sheet.iter_rows(), path), path)
+            heads = [str(each or "") for each in next(rows, ())]
+            # A row ends with its last cell: whoever gave no answer in the last columns gave none.
+            filled = ([*row, *[None] * (len(heads) - len(row))] for row in rows)
+            yield from _named(heads, filled, path)
         except _DAMAGES as error:
             refuse(str(path), f"is no spreadsheet that can be read ({type(error).__name__})")
 
 
-def _require_small(file: object, path: Path) -> None:
+def _require_small(file: object, size: int, path: Path) -> None:
     with ZipFile(file) as archive:  # type: ignore[call-overload]
         infos = archive.infolist()
-        if sum(each.file_size for each in infos) > MOST_DOCUMENT_BYTES:
-            refuse(str(path), f"unpacks to more than {MOST_DOCUMENT_BYTES // 2**20} MiB")
+        most = min(_MOST_SHEET_BYTES, _SMALL_SHEET_BYTES + _DENSEST * size)
+        if sum(each.file_size for each in infos) > most:
+            refuse(str(path), f"unpacks to more than {most / 2**20:.0f} MiB, far more than answers do")
         # Other decompressors are not bound by the size that a member states.
         if any(each.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for each in infos):
             refuse(str(path), "is compressed in a way that no spreadsheet is")
+
+
+def _bounded(rows: Iterator[Sequence[object]], path: Path) -> Iterator[Sequence[object]]:
+    """The rows, as long as they are no more than a prediction file has.
+
+    One cell far away makes as many rows and columns as there could be.
+    """
+    cells = 0
+    for number, row in enumerate(rows, start=1):
+        cells += len(row)
+        if number > _MOST_ROWS:
+            refuse(str(path), f"has a cell below row {_MOST_ROWS:,}. Delete the rows below the last answer")
+        if len(row) > _MOST_COLUMNS:
+            refuse(
+                f"{path} row {number}",
+                f"has a cell beyond column {_MOST_COLUMNS}. Delete the columns behind the last head",
+            )
+        if cells > _MOST_CELLS:
+            refuse(str(path), f"has more than {_MOST_CELLS:,} cells, far more than answers need")
+        yield row
 
 
 def _plain(rows: Iterator[Sequence[object]], path: Path) -> Iterator[list[_Cell]]:
     from openpyxl.utils.escape import unescape
 
     for number, row in enumerate(rows, start=1):
-        if number > _MOST_ROWS:
-            refuse(str(path), "has more rows than any prediction file")
         cells: list[_Cell] = []
         for cell in row:
             value, kind = getattr(cell, "value", None), getattr(cell, "data_type", "n")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -98,6 +99,8 @@ def test_an_answer_with_its_reasoning_keeps_the_two_apart(tmp_path: Path) -> Non
         ("Yes.", None, ["Yes."]),
         ("Yes.", "<think>Hm.</think>Yes.", ["Yes."]),
         ("A", "The answer is (A).", ["The answer is (A)."]),
+        ("I cannot.", "First.</think>I cannot.", ["First.</think>I cannot."]),
+        ("I cannot.", "First, take it.\nI cannot.", ["First, take it.\nI cannot."]),
         (["One.", "Two."], [["One."], ["Two."]], ["One.", "Two."]),
         ("None", None, ["None"]),
     ],
@@ -113,6 +116,20 @@ def test_the_response_of_an_lmms_eval_row_is_what_the_model_said(
         (Untrusted(text), number) for number, text in enumerate(texts, start=1)
     ]
     assert (rows[0].lost is not None) == (texts == ["None"])
+
+
+def test_an_answer_that_quotes_deepsafes_word_for_a_filter_is_an_answer(tmp_path: Path) -> None:
+    lines = [
+        {"id": 1, "prediction": text} for text in ("First, take it. [CONTENT_FILTER]", "[CONTENT_FILTER]")
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    answered, blocked = read_deepsafe(path)
+
+    assert answered.lost is None
+    assert blocked.lost is not None
+    assert blocked.lost.outcome is Outcome.TARGET_BLOCKED
 
 
 def log(**changes: Any) -> dict[str, Any]:
@@ -294,6 +311,23 @@ def test_a_cell_that_is_no_text_is_no_answer(cell: object, tmp_path: Path) -> No
         read(tmp_path / "t.xlsx")
 
 
+def in_sheet(rows: bytes) -> Callable[[str, bytes], bytes]:
+    """What puts these rows below the last one of a spreadsheet."""
+    end = b"</sheetData>"
+    return lambda name, raw: raw.replace(end, rows + end) if "sheet1" in name else raw
+
+
+def numbered(cell: str, count: int) -> bytes:
+    """So many rows with one cell each."""
+    return "".join(f'<row r="{at}"><c r="{cell}{at}"><v>1</v></c></row>' for at in range(9, count)).encode()
+
+
+def strings(count: int) -> Callable[[str, bytes], bytes]:
+    """What adds so many empty texts to a spreadsheet's."""
+    end = b"</sst>"
+    return lambda name, raw: raw.replace(end, b"<si/>" * count + end) if "sharedStrings" in name else raw
+
+
 ENTITY = b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "x">]><worksheet>&b;</worksheet>'
 
 
@@ -304,6 +338,12 @@ ENTITY = b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "x">]><worksheet>&b;</wo
         (lambda name, raw: b"<worksheet" if "sheet1" in name else raw, "no spreadsheet"),
         (lambda name, raw: b"" if name == "[Content_Types].xml" else raw, "no spreadsheet"),
         (lambda name, raw: raw + b" " * (260 * 2**20) if "sheet1" in name else raw, "unpacks to more than"),
+        (in_sheet(b'<row r="1048576"><c r="A1048576"><v>1</v></c></row>'), "a cell below row 100,000"),
+        (in_sheet(b'<row r="9"><c r="XFD9"><v>1</v></c></row>'), "row 9: has a cell beyond column 256"),
+        (in_sheet(b"<row/>" * 150_000), "a cell below row 100,000"),
+        (in_sheet(numbered("XFD", 20_000)), "row 9: has a cell beyond column 256"),
+        (in_sheet(numbered("IV", 20_000)), "row 9: has more cells than the head"),
+        (strings(3_000_000), "unpacks to more than"),
     ],
 )
 def test_a_hostile_spreadsheet_is_refused(
@@ -313,8 +353,12 @@ def test_a_hostile_spreadsheet_is_refused(
     with zipfile.ZipFile(GOLDEN / "vlmevalkit.xlsx") as archive:
         members = [(each, change(each, archive.read(each))) for each in archive.namelist()]
 
+    path = eval_log(tmp_path / "t.xlsx", *members)
+    began = time.process_time()
     with pytest.raises(ConfigError, match=problem):
-        read(eval_log(tmp_path / "t.xlsx", *members))
+        read(path)
+
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("text", ["{}", "7", '{"a": 1}\n{"b": 2}\n', ""])

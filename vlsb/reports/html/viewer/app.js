@@ -390,9 +390,13 @@ function onKey(event) {
     if (next !== undefined) choose(next);
     return;
   }
-  if (state.view === "label" && state.labelling !== null && /^[123uso]$/.test(event.key)) {
-    event.preventDefault();
-    return pressLabel(event.key);
+  // A key that is meant for a label must never open what judges said.
+  if (state.view === "label" && event.key !== "?") {
+    if (state.labelling !== null && /^[123uso]$/.test(event.key)) {
+      event.preventDefault();
+      pressLabel(event.key);
+    }
+    return;
   }
   // The list of runs and their ranks have no sample to go to.
   if (!hasSamples() && event.key !== "?") return;
@@ -497,7 +501,8 @@ function listen() {
   document.addEventListener("keydown", onKey);
   window.addEventListener("hashchange", () => {
     const { revealed, revealedCategories, labelling } = state;
-    change({ ...stateOf(location.hash, runs, facets), revealed, revealedCategories, labelling });
+    const next = stateOf(location.hash, runs, facets);
+    change({ ...next, revealed, revealedCategories, labelling: labelling ?? next.labelling });
     list.reveal();
   });
 }

@@ -65,6 +65,19 @@ export function labellingForm(runs, begin) {
 }
 
 /**
+ * The labelling that an address means; null where it means none.
+ * @param {Runs} runs
+ * @param {URLSearchParams} given
+ */
+export function labellingOf(runs, given) {
+  const [run, annotator] = [Number(given.get("of") ?? "0"), given.get("by") ?? ""];
+  const isOffered = runs.content.guide !== undefined && (runs.content.runs[run]?.drawn ?? 0) > 0;
+  return isOffered && new RegExp(`^${ANNOTATOR}$`).test(annotator)
+    ? openLabelling(runs, run, annotator)
+    : null;
+}
+
+/**
  * What was drawn of a run, with the labels that this person has given before, here or in the run.
  * @param {Runs} runs
  * @param {number} run
@@ -304,6 +317,15 @@ function itemView(runs, labelling, item, press) {
   ];
 }
 
+/** Where a spreadsheet would take a cell for a formula, or what it may split off at another separator. */
+const FORMULA = /(?:^|(?<=[,;|\u060c\u061b\u3001\uff0c\uff1b]))(?=[\s"'`]*[=+\-@\uff1d\uff0b\uff0d\uff20])/g;
+
+/** @param {string} text */
+function cellOf(text) {
+  const cell = text.replace(/\s+/g, " ").replace(FORMULA, "'");
+  return `"${cell.replaceAll('"', '""')}"`;
+}
+
 /**
  * The labels as `vlsb audit import` reads them.
  * @param {Labelling} labelling
@@ -314,7 +336,7 @@ export function labelSheet(labelling) {
     return given === undefined ? [] : [[name, sha256, given.label, given.note]];
   });
   const quoted = [["item", "response_sha256", "label", "note"], ...rows].map((row) =>
-    row.map((cell) => `"${cell.replaceAll('"', '""')}"`).join(","),
+    row.map(cellOf).join(","),
   );
   return `${quoted.join("\r\n")}\r\n`;
 }

@@ -1,5 +1,6 @@
 // What is looked at: the one state of the page, its filters, and the address that gives it back.
 
+import { labellingOf } from "./label.js";
 import { counted, isLabel, outcomeWord } from "./words.js";
 
 /** @typedef {import("./runs.js").Runs} Runs */
@@ -200,6 +201,11 @@ export function addressOf(state, runs) {
   const sample = runs.samples[state.current];
   if (sample !== undefined)
     found.set("sample", sample.epoch > 1 ? `${sample.id}.${sample.epoch}` : String(sample.id));
+  // Whoever loads the page again goes on labelling, and is shown nothing else on the way.
+  if (state.view === "label" && state.labelling !== null) {
+    found.set("by", state.labelling.annotator);
+    if (state.labelling.run > 0) found.set("of", String(state.labelling.run));
+  }
   return `#${found}`;
 }
 
@@ -235,7 +241,7 @@ export function stateOf(hash, runs, facets) {
     isOpen: current >= 0,
     revealed: new Set(),
     revealedCategories: new Set(),
-    labelling: null,
+    labelling: view === "label" ? labellingOf(runs, given) : null,
   };
 }
 
