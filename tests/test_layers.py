@@ -16,7 +16,18 @@ import vlsb
 
 ROOT = Path(vlsb.__file__).parent
 LEAVES = frozenset(
-    {"records", "config", "errors", "files", "strict_json", "strict_yaml", "hub", "steps", "_version"}
+    {
+        "records",
+        "config",
+        "errors",
+        "files",
+        "strict_json",
+        "strict_yaml",
+        "hub",
+        "steps",
+        "_version",
+        "extras",
+    }
 )
 # What each room may import besides itself. "" is `vlsb`: what it offers is loaded on first use.
 ALLOWED = {

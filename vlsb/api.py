@@ -20,6 +20,7 @@ from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns
 from vlsb.evaluation.settings import Resolved, open_judging, open_target
+from vlsb.extras import lacks_extra
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
 from vlsb.reports.documents import to_object
 from vlsb.steps import OnProgress, ignore
@@ -137,7 +138,9 @@ def compare(
         # numpy, scipy and statsmodels: a second to import, and not everybody has them.
         from vlsb.store.comparisons import compare_runs
     except ModuleNotFoundError as error:
-        raise ConfigError(f"vlsb.compare needs the extra `stats` ({error.name} not found).") from error
+        raise lacks_extra(
+            "stats", f"vlsb.compare needs the extra `stats` ({error.name} not found)"
+        ) from error
     return compare_runs(
         *(run.path if isinstance(run, Run) else run for run in runs),
         judge=judge,

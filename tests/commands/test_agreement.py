@@ -169,7 +169,7 @@ def test_without_the_extra_a_command_says_how_to_get_it(judged: Desk, command: s
     done = judged.vlsb(*words, prelude="import sys; sys.modules['scipy'] = None")
 
     assert done.code == 2
-    assert "uv sync --extra stats" in done.error
+    assert "needs the extra `stats` (scipy not found). Install it: " in done.error
 
 
 def test_a_plain_report_needs_no_numbers_package(judged: Desk) -> None:

@@ -247,4 +247,4 @@ def test_without_the_extra_it_says_how_to_get_it(desk: Desk) -> None:
     done = desk.vlsb(*command, prelude="import sys; sys.modules['scipy'] = None")
 
     assert done.code == 2
-    assert "uv sync --extra stats" in done.error
+    assert "needs the extra `stats` (scipy not found). Install it: " in done.error

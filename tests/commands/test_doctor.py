@@ -36,6 +36,7 @@ from vlsb.endpoints.credentials import Secret
 from vlsb.engines.hardware import Gpu, GpuListing
 from vlsb.engines.install import MARKER, engine_prefix, requirements
 from vlsb.engines.registry import Places, ServerRecord, boot_id, process_began_at, write_record
+from vlsb.extras import MODULES
 from vlsb.models.profile import CURRENT, FAMILIES, GIB, MLLAMA
 
 ENGINES = {pin.name: EngineFacts(pin, pin.gpu_version, cuda="12.8") for pin in (CURRENT, MLLAMA)}
@@ -65,9 +66,11 @@ READY = Facts(
     engines=ENGINES,
     weights=WEIGHTS,
     servers=(),
+    extras=dict.fromkeys(MODULES, True),
 )
 BARE = replace(
     READY,
+    extras=dict.fromkeys(MODULES, False),
     listing=GpuListing(),
     hub=HubFacts("huggingface.co", HubAccess.NOT_ASKED),
     dataset=DatasetFacts(),
@@ -227,6 +230,16 @@ def test_a_driver_that_does_not_answer_is_a_problem() -> None:
     assert (found.state, found.what) == (State.PROBLEM, "nvidia-smi ended with 9: no driver")
 
 
+def test_extras_that_are_not_installed_are_named() -> None:
+    assert (named(READY, "extras").state, named(READY, "extras").what) == (State.OK, ", ".join(MODULES))
+    some = named(replace(BARE, extras={**BARE.extras, "plot": True, "stats": True}), "extras")
+    assert (some.state, some.what) == (
+        State.MISSING,
+        "plot, stats; without parquet, batch, import, ray, slurm",
+    )
+    assert named(BARE, "extras").what == f"none of {', '.join(MODULES)}"
+
+
 def test_a_disk_is_too_small_for_what_is_still_to_come_only() -> None:
     small = (DiskFacts("/home", 10 * GIB, holds_engines=True, holds_weights=True),)
     engines_only = (DiskFacts("/home", 10 * GIB, holds_engines=True, holds_weights=False),)
@@ -270,7 +283,7 @@ def ends(facts: Facts) -> list[str]:
 
 def test_the_screen_ends_with_what_this_machine_is_ready_for_and_what_not_with_the_reason() -> None:
     local = ", ".join(FAMILIES)
-    assert ends(replace(READY, has_parquet=True)) == [
+    assert ends(READY) == [
         f"ready for: the demo, hosted models (OPENAI_API_KEY), local models ({local}), parquet shards"
     ]
     assert ends(replace(BARE, keys={"OPENAI_API_KEY": False})) == [

@@ -29,10 +29,13 @@ OPTIONS = {flag for command in (ROOT, *COMMANDS.values()) for each in command.pa
 OPTIONS |= {flag for command in COMMANDS.values() for flag in page_flags(command)}
 # Of other programs, by the command whose help has them; vLLM's are in engine_options.
 OTHERS = {
-    "uv pip install": {"--color", "--no-index", "--only-binary", "--torch-backend"},
+    "uv add": {"--project"},
+    "uv pip install": {"--color", "--editable", "--no-index", "--only-binary", "--python", "--torch-backend"},
     "uv venv": {"--no-project", "--python"},
-    "uv sync": {"--extra"},
-    # Programs that are not on every machine (nvidia-smi, docker, just, tar, ray, squeue, inspect), and
+    "uv sync": {"--extra", "--inexact", "--project"},
+    "uv tool install": {"--editable", "--force", "--python", "--with", "--with-editable"},
+    "uv tool run": {"--from"},
+    # Programs that are not on every machine (nvidia-smi, docker, just, tar, ray, squeue, inspect, pipx), and
     # spellings in explanations.
     "": {
         "--a",
@@ -49,6 +52,7 @@ OTHERS = {
         "--query-gpu",
         "--resources",
         "--shm-size",
+        "--suffix",
     },
 }
 

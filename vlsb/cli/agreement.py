@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +9,8 @@ import typer
 
 from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, VlsbError
-
-STATS = ("numpy", "scipy", "statsmodels")
+from vlsb.errors import VlsbError
+from vlsb.extras import require_extra
 
 
 def agreement_command(
@@ -22,7 +20,7 @@ def agreement_command(
     """Compare the judges of runs on the same responses: agreement, kappa, rates and rankings."""
     screen = Screen()
     try:
-        require_stats("vlsb agreement")
+        require_extra("stats", "vlsb agreement")
         # A second to import, and no other command's.
         from vlsb.cli.agreement_text import agreement_text
 
@@ -31,12 +29,3 @@ def agreement_command(
         screen.error(error)
         return error.exit_code
     return 0
-
-
-def require_stats(command: str) -> None:
-    """Raise ConfigError where the extra `stats` is not installed."""
-    if missing := [name for name in STATS if find_spec(name) is None]:
-        raise ConfigError(
-            f"{command} needs the extra `stats` ({', '.join(missing)} not found). "
-            "In a clone: uv sync --extra stats. Elsewhere: install vlsb[stats]."
-        )

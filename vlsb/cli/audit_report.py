@@ -7,8 +7,8 @@ from itertools import combinations
 from pathlib import Path
 
 from vlsb.analysis.audit import Pair, agreement
-from vlsb.cli.agreement import require_stats
 from vlsb.errors import ConfigError
+from vlsb.extras import require_extra
 from vlsb.records import Key, Label, Untrusted
 from vlsb.reports.audit import AuditReport, Compared, Corrected
 from vlsb.store.audit import AuditItem, require_audit
@@ -72,7 +72,7 @@ def _pairs(truth: Labels, found: Labels) -> Iterator[Pair]:
 def _correction(state: RunState, judge: str, people: Sequence[Labels]) -> Corrected | str:
     """A judge's rates over the run, corrected by people's labels; or why there is no correction."""
     try:
-        require_stats("A corrected rate")
+        require_extra("stats", "A corrected rate")
     except ConfigError as error:
         return error.message
     from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_needed

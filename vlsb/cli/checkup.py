@@ -132,7 +132,7 @@ class Facts:
     engines: Mapping[str, EngineFacts]
     weights: frozenset[str]
     servers: Sequence[ServerFacts]
-    has_parquet: bool = False
+    extras: Mapping[str, bool]
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -159,10 +159,21 @@ def size(count: int) -> str:
 def _machine(facts: Facts) -> Iterator[Finding]:
     yield Finding(Group.MACHINE, "Python", State.OK, facts.python)
     yield Finding(Group.MACHINE, "uv", State.OK, facts.uv)
+    yield _extras(facts.extras)
     yield from _gpus(facts.listing)
     yield Finding(Group.MACHINE, "memory", State.OK, size(facts.memory_bytes))
     for disk in facts.disks:
         yield _disk(disk, facts)
+
+
+def _extras(extras: Mapping[str, bool]) -> Finding:
+    """No command: whoever needs one of them is told how to install it."""
+    here = [name for name, is_here in extras.items() if is_here]
+    missing = ", ".join(name for name, is_here in extras.items() if not is_here)
+    if not missing:
+        return Finding(Group.MACHINE, "extras", State.OK, ", ".join(here))
+    what = f"{', '.join(here)}; without {missing}" if here else f"none of {missing}"
+    return Finding(Group.MACHINE, "extras", State.MISSING, what)
 
 
 def _gpus(listing: GpuListing) -> Iterator[Finding]:
@@ -350,7 +361,7 @@ def _ready_for(facts: Facts, families: Sequence[Finding]) -> Iterator[Finding]:
     else:
         why = {finding.what for finding in families}
         missing.append(f"local models ({why.pop() if len(why) == 1 else 'see models above'})")
-    if facts.has_parquet:
+    if facts.extras["parquet"]:
         ready.append("parquet shards")
     else:
         missing.append("parquet shards (no extra `parquet`)")

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.agreement import require_stats
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.extras import require_extra
 from vlsb.reports.tables import FORMATS
 
 
@@ -50,7 +50,7 @@ def comparing(command: str) -> ModuleType:
 
     Raises ConfigError without the extra `stats`.
     """
-    require_stats(command)
+    require_extra("stats", command)
     from vlsb.cli import comparing as module
 
     return module

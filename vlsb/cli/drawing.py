@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vlsb.analysis.differences import differences
 from vlsb.analysis.summary import Summary
-from vlsb.cli.agreement import require_stats
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, StoreError
+from vlsb.extras import require_extra
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 from vlsb.reports import plots
 from vlsb.reports.curves import asked_curves
@@ -137,7 +137,7 @@ def _labels(state: RunState, file: str) -> Mapping[object, Outcome]:
 
 
 def _agreement(runs: Sequence[Path], form: str, inches: float) -> bytes:
-    require_stats("vlsb plot --kind agreement")
+    require_extra("stats", "vlsb plot --kind agreement")
     # numpy, scipy and statsmodels, which no other figure needs.
     from vlsb.cli.agreement_text import judges_report
 

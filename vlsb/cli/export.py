@@ -14,13 +14,14 @@ from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
 from vlsb.cli.show import missing_data, run_dataset, stored_answers
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.extras import require_extra
 from vlsb.records import Outcome
 from vlsb.reports.encode import json_document
 from vlsb.reports.exports import ExportedRun, Redaction
 from vlsb.reports.figures import counted
 from vlsb.reports.hub_card import TABLE, hub_card, hub_columns
 from vlsb.reports.inspect_log import log_header, log_samples, summary_of
-from vlsb.store.export import require_new, require_parquet, write_archive, write_folder, write_text
+from vlsb.store.export import require_new, write_archive, write_folder, write_text
 from vlsb.store.manifest import JudgeEntry, require_run
 from vlsb.store.state import load_state
 from vlsb.store.summaries import summarize_state
@@ -46,7 +47,7 @@ def export_command(
         if to == "inspect":
             _write_inspect(out, exported)
         else:
-            require_parquet()
+            require_extra("parquet", "A table for the Hugging Face Hub")
             write_folder(out, hub_card(exported), TABLE, hub_columns(exported))
     except VlsbError as error:
         screen.error(error)

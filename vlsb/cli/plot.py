@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,8 @@ import typer
 
 from vlsb.cli import options as opt
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import VlsbError
+from vlsb.extras import require_extra
 
 
 def plot_command(
@@ -23,11 +23,7 @@ def plot_command(
     """Draw runs: labels, categories, what changed from one to the next, how judges agree."""
     screen = Screen()
     try:
-        if find_spec("matplotlib") is None:
-            raise ConfigError(
-                "vlsb plot needs the extra `plot` (matplotlib not found). "
-                "In a clone: uv sync --extra plot. Elsewhere: install vlsb[plot]."
-            )
+        require_extra("plot", "vlsb plot")
         # Half a second to import, and no other command's.
         from vlsb.cli.drawing import draw
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +12,10 @@ import typer
 
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
-from vlsb.cli.agreement import require_stats
 from vlsb.cli.publication import bibtex_text, methods_text, paper_text
 from vlsb.cli.screen import Screen, has_color
 from vlsb.errors import ConfigError, StoreError, VlsbError
+from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
 from vlsb.reports import documents, latex, markdown, terminal
@@ -85,7 +84,7 @@ def report_command(
             )
         text: str | bytes
         if judge_bridge is not None:
-            require_stats("vlsb report --judge-bridge")
+            require_extra("stats", "vlsb report --judge-bridge")
             # numpy, scipy and statsmodels, which no other report needs.
             from vlsb.cli.bridge import bridges_text
 
@@ -139,7 +138,7 @@ def _report(
         if summary.judge is None and report_format == "table":
             screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")
     if report_format == "parquet":
-        _require_pyarrow()
+        require_extra("parquet", "--format parquet")
         return documents.to_parquet(summaries)
     text = _written(summaries, report_format, siunitx=siunitx)
     if report_format == "table" and (counts := guards_of(summaries)):
@@ -172,14 +171,6 @@ def _summaries(paths: list[Path]) -> list[Summary]:
 
 def _width() -> int:
     return shutil.get_terminal_size((80, 24)).columns
-
-
-def _require_pyarrow() -> None:
-    if find_spec("pyarrow") is None:
-        raise ConfigError(
-            "--format parquet needs the extra `parquet` (pyarrow not found). "
-            "In a clone: uv sync --extra parquet. Elsewhere: install vlsb[parquet]."
-        )
 
 
 def _official(paths: list[Path], judge: str | None, data_root: Path | None, screen: Screen) -> str:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from vlsb.analysis.summary import FailOnError
 from vlsb.cli import ignore_signals
-from vlsb.cli.agreement import require_stats
 from vlsb.cli.commands import NO_KEYS
 from vlsb.cli.estimate import estimate
 from vlsb.cli.live import Display
@@ -48,6 +47,7 @@ from vlsb.evaluation.session import (
     run_turns,
 )
 from vlsb.evaluation.settings import Resolved, open_judging, open_target, run_directory
+from vlsb.extras import require_extra
 from vlsb.models.prices import find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
@@ -255,7 +255,7 @@ def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
     try:
         if len(runs) != 1:
             raise ConfigError("--calibrate goes with one run. Name one, and judge the others after it.")
-        require_stats("vlsb judge --calibrate")
+        require_extra("stats", "vlsb judge --calibrate")
         # numpy, scipy and statsmodels, which no other session needs.
         from vlsb.cli.calibration import Calibration
     except VlsbError as error:

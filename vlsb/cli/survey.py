@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -49,6 +48,7 @@ from vlsb.engines.lease import decline, ready_engine
 from vlsb.engines.plan import Wishes
 from vlsb.engines.registry import Places, find_running, read_records
 from vlsb.errors import EngineMissingError, VlsbError
+from vlsb.extras import MODULES, has_extra
 from vlsb.models.profile import FAMILIES, PROFILES, EnginePin
 from vlsb.models.providers import PROVIDERS, parse_base_url
 from vlsb.records import Untrusted
@@ -120,7 +120,7 @@ def _look(
             ServerFacts(record.name, record.base_url, record.pid, record.weights)
             for record in read_records(places)
         ),
-        has_parquet=find_spec("pyarrow") is not None,
+        extras={extra: has_extra(extra) for extra in MODULES},
     )
 
 

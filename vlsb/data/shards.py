@@ -22,7 +22,8 @@ from vlsb import strict_json
 from vlsb.data.archive import ARCHIVE_FILE, case_key, is_of_macos, name_problem
 from vlsb.data.pictures import MAX_PICTURE_BYTES
 from vlsb.data.rows import ROWS_FILE, parse_rows
-from vlsb.errors import ConfigError, DatasetError, StoreError
+from vlsb.errors import DatasetError, StoreError
+from vlsb.extras import lacks_extra
 from vlsb.files import FileLock, new_file
 from vlsb.records import Untrusted
 
@@ -178,9 +179,7 @@ def _shard(path: Path) -> Iterator[ParquetFile]:
         import pyarrow  # type: ignore[import-untyped]
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise ConfigError(
-            f"{path} is a parquet file, which needs pyarrow. Install it: uv pip install 'vlsb[parquet]'"
-        ) from error
+        raise lacks_extra("parquet", f"{path} is a parquet file: that needs the extra `parquet`") from error
     try:
         with ParquetFile(path) as file:
             yield file

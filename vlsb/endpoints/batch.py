@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -41,7 +40,7 @@ from vlsb.endpoints.faults import (
 )
 from vlsb.endpoints.request import Checksums, Draft
 from vlsb.endpoints.retry import Attempts, Ended
-from vlsb.errors import ConfigError, GapsError, ImageChangedError, VlsbError
+from vlsb.errors import GapsError, ImageChangedError, VlsbError
 from vlsb.records import Completion, Key, Untrusted
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 
 _MODULES = ("openai", "openai.resources.files", "openai.resources.batches", "aiofiles")
 _Result = TypeVar("_Result")
-EXTRA = ("openai", "aiofiles")
 CHAT_PATH = "/v1/chat/completions"
 NAME_FIELD = "vlsb"
 """The key in a batch's metadata under which our own name of it stands."""
@@ -61,15 +59,6 @@ _FILE_TIMEOUT_S = 3600.0
 _MOST_LISTED = 1000
 _MOST_RESULT_BYTES = 4 * 1024**3
 _PIECE_BYTES = 256 * 1024
-
-
-def require_extra() -> None:
-    """Raise ConfigError where the extra `batch` is not installed."""
-    if missing := [name for name in EXTRA if find_spec(name) is None]:
-        raise ConfigError(
-            f"--batch needs the extra `batch` ({', '.join(missing)} not found). "
-            "In a clone: uv sync --extra batch. Elsewhere: install vlsb[batch]."
-        )
 
 
 class Refusal(NamedTuple):

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 from vlsb import config, strict_json
 from vlsb.config import Party
 from vlsb.data import Selection, mini_root, parse_limit, require_dataset
-from vlsb.endpoints.batch import require_extra
 from vlsb.endpoints.client import list_models
 from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, load_credentials
@@ -47,6 +46,7 @@ from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions, as_flag, parse_he
 from vlsb.evaluation.progress import judge_names
 from vlsb.evaluation.protocol import judge_settings, safe_name
 from vlsb.evaluation.session import Plan
+from vlsb.extras import require_extra
 from vlsb.judging.kinds import Answers, JudgeKind, JudgeSetup, load_judges, split_name
 from vlsb.judging.prompts import load_template
 from vlsb.models.catalog import find_profile, name_of_place
@@ -425,7 +425,7 @@ def _require_batches(plan: Plan) -> None:
             raise ConfigError("--batch goes with one --base-url.")
         for settings in plan.models.values():
             find_batch_api(settings.endpoint)
-        require_extra()
+        require_extra("batch", "--batch")
 
 
 class _Problems:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
@@ -19,15 +18,6 @@ def require_new(path: Path) -> None:
         raise ConfigError(f"--out {path} exists. Name another: nothing is overwritten.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--out {path}: there is no folder {path.absolute().parent}.")
-
-
-def require_parquet() -> None:
-    """Raise ConfigError where the extra `parquet` is not installed."""
-    if find_spec("pyarrow") is None:
-        raise ConfigError(
-            "A table for the Hugging Face Hub needs the extra `parquet` (pyarrow not found). "
-            "In a clone: uv sync --extra parquet. Elsewhere: install vlsb[parquet]."
-        )
 
 
 def write_text(path: Path, text: str) -> None:

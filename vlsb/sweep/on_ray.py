@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsb.errors import ConfigError, InterruptedRunError, OutageError, UnreachableError
+from vlsb.extras import require_extra
 from vlsb.records import Untrusted
 from vlsb.sweep.board import LOST, RETRIED, Board, Entry
 from vlsb.sweep.body import run_task
@@ -35,10 +36,7 @@ _STOP_PATIENCE_S = 90.0
 
 def require_ray(address: str) -> None:
     """Raise ConfigError where what an address needs is not installed."""
-    if find_spec("ray") is None:
-        raise ConfigError(
-            "--ray needs the extra `ray`. In a clone: uv sync --extra ray. Elsewhere: install vlsb[ray]."
-        )
+    require_extra("ray", "--ray")
     if address.startswith(_CLIENT) and find_spec("grpc") is None:
         raise ConfigError(f"--ray {address} needs Ray's client: install ray[client].")
 

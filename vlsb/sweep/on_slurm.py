@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vlsb.errors import ConfigError, InterruptedRunError
+from vlsb.extras import require_extra
 from vlsb.files import replace_file
 from vlsb.records import Untrusted
 from vlsb.sweep.board import LOST, RETRIED, Board, Entry
@@ -34,11 +34,7 @@ _SQUEUE_PATIENCE_S = 60.0
 
 def require_slurm() -> None:
     """Raise ConfigError where the extra `slurm` is not installed."""
-    if find_spec("submitit") is None:
-        raise ConfigError(
-            "--slurm needs the extra `slurm`. In a clone: uv sync --extra slurm. "
-            "Elsewhere: install vlsb[slurm]."
-        )
+    require_extra("slurm", "--slurm")
 
 
 class NodeBody:

@@ -18,7 +18,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from msgspec import Meta, Struct, field
 
 from vlsb.config import MOST_EPOCHS
-from vlsb.errors import ConfigError
+from vlsb.extras import lacks_extra
 from vlsb.records import Label, Outcome, Untrusted, Usage
 from vlsb.store.imports.rows import (
     MOST_ROW_BYTES,
@@ -163,9 +163,8 @@ def _member(archive: Any, info: ZipInfo, where: str) -> bytes:
             # hundred MiB at the most for this much.
             return b"".join(iter(partial(member.read, _READ_AT_ONCE), b""))
     except NotImplementedError as error:
-        raise ConfigError(
-            f"{where} is compressed with Zstandard: that needs the extra `import`. "
-            "In a clone: uv sync --extra import. Elsewhere: install vlsb[import]."
+        raise lacks_extra(
+            "import", f"{where} is compressed with Zstandard: that needs the extra `import`"
         ) from error
 
 

@@ -11,11 +11,10 @@ import io
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
-from vlsb.errors import ConfigError
+from vlsb.extras import require_extra
 from vlsb.records import Outcome, Untrusted
 from vlsb.store.imports.rows import (
     MOST_DOCUMENT_BYTES,
@@ -122,11 +121,7 @@ def _tsv_rows(path: Path) -> Iterator[_Row]:
 
 
 def _xlsx_rows(path: Path) -> Iterator[_Row]:
-    if find_spec("openpyxl") is None or find_spec("defusedxml") is None:
-        raise ConfigError(
-            "A spreadsheet needs the extra `import` (openpyxl, defusedxml not found). "
-            "In a clone: uv sync --extra import. Elsewhere: install vlsb[import]."
-        )
+    require_extra("import", "A spreadsheet")
     from openpyxl import load_workbook
 
     with open_file(path) as file:

@@ -1,0 +1,205 @@
+"""What is not installed by default, and the command that adds it to this installation.
+
+The command names every extra that is there already: `uv tool install` and `pipx install` remove what they are
+not told, and so does `uv sync` without `--inexact`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from vlsb import strict_json
+from vlsb.errors import ConfigError
+
+MODULES = {
+    "parquet": ("pyarrow",),
+    "plot": ("matplotlib",),
+    "batch": ("openai", "aiofiles"),
+    "stats": ("numpy", "scipy", "statsmodels"),
+    "import": ("openpyxl", "defusedxml"),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
+}
+"""What is imported of each extra, by the extra's name."""
+_NAME = "vlsb"
+_MARKER = re.compile(r"""([\w.-]+)[^;]*; *extra *== *["']([\w-]+)["']""")
+
+
+def has_extra(extra: str) -> bool:
+    """Whether everything that an extra brings can be imported."""
+    return not _missing(extra)
+
+
+def require_extra(extra: str, who: str) -> None:
+    """Raise ConfigError where an extra is not installed; `who` needs it."""
+    if missing := _missing(extra):
+        raise lacks_extra(extra, f"{who} needs the extra `{extra}` ({', '.join(missing)} not found)")
+
+
+def lacks_extra(extra: str, message: str) -> ConfigError:
+    """What went wrong for want of an extra, with the command that installs it here."""
+    try:
+        advice = Installation.of(distribution(_NAME)).advice(extra, Path.cwd())
+    except (PackageNotFoundError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        # Not installed at all, or by a program that writes its records in a form of tomorrow.
+        advice = f"Install vlsb with it: {_NAME}[{extra}]"
+    return ConfigError(message, advice=advice)
+
+
+def _missing(extra: str) -> list[str]:
+    return [name for name in MODULES[extra] if find_spec(name) is None]
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One vlsb: the environment it is in, and what it was installed from and by.
+
+    `source` is what an installer takes: a folder, a wheel's path or address, a repository's, or the name.
+    """
+
+    environment: Path
+    site_packages: Path
+    source: str | Path
+    is_editable: bool
+    installer: str
+    extras: tuple[str, ...]
+
+    @classmethod
+    def of(cls, installed: Distribution) -> Installation:
+        """What the metadata of an installed vlsb say."""
+        site_packages = Path(str(installed.locate_file("")))
+        above = [each for each in site_packages.parents if (each / "pyvenv.cfg").is_file()]
+        source, is_editable = _source(installed.read_text("direct_url.json"))
+        return cls(
+            environment=above[0] if above else Path(sys.prefix),
+            site_packages=site_packages,
+            source=source,
+            is_editable=is_editable,
+            installer=(installed.read_text("INSTALLER") or "").strip(),
+            extras=_installed_extras(installed, site_packages),
+        )
+
+    def advice(self, extra: str, here: Path) -> str:
+        """The command, to be typed in the folder `here`, that adds an extra and removes nothing."""
+        if isinstance(self.source, Path) and not self.source.exists():
+            return f"In a clone of vlsb, install it: {shlex.join(self._command(extra, Path(), Path()))}"
+        return f"Install it: {shlex.join(self._command(extra, self.source, here))}"
+
+    def _command(self, extra: str, source: str | Path, here: Path) -> list[str]:
+        extras = sorted({*self.extras, extra})
+        wanted = _requirement(source, extras, here)
+        editable = ["--editable"] if self.is_editable else []
+        if (receipt := self.environment / "uv-receipt.toml").is_file():
+            others = _others(receipt)
+            return ["uv", "tool", "install", "--force", *others, *editable, wanted]
+        if (self.environment / "pipx_metadata.json").is_file():
+            return ["pipx", "install", "--force", *_suffix(self.environment), *editable, wanted]
+        if self._is_made_by_uv and self.environment.name == ".venv":
+            project = self.environment.parent
+            where = [] if here.is_relative_to(project) else ["--project", str(project)]
+            if self.is_editable and project == source:
+                named = [word for each in extras for word in ("--extra", each)]
+                return ["uv", "sync", "--inexact", *where, *named]
+            if _is_locked_in(project):
+                return ["uv", "add", *where, *editable, wanted]
+        if re.match(r"(archive|environments)-v\d", self.environment.parent.name):
+            return ["uvx", "--from", wanted, _NAME]
+        python = self._python
+        if self.installer == "uv" or not (self.site_packages / "pip").is_dir():
+            return ["uv", "pip", "install", "--python", python, *editable, wanted]
+        return [python, "-m", "pip", "install", *editable, wanted]
+
+    @property
+    def _python(self) -> str:
+        found = self.environment / "bin" / "python"
+        return str(found) if found.exists() else sys.executable
+
+    @property
+    def _is_made_by_uv(self) -> bool:
+        settings = self.environment / "pyvenv.cfg"
+        return settings.is_file() and re.search(r"^uv *=", settings.read_text(), re.MULTILINE) is not None
+
+
+def _source(direct_url: str | None) -> tuple[str | Path, bool]:
+    """What an installer was given, and whether it is to be seen as it changes."""
+    if direct_url is None:
+        return _NAME, False
+    found: Any = strict_json.loads(direct_url)
+    url = urlsplit(found["url"])
+    if url.scheme == "file" and "vcs_info" not in found:
+        return Path(unquote(url.path)), found.get("dir_info", {}).get("editable", False)
+    address = _without_password(found["url"])
+    if (vcs := found.get("vcs_info")) is None:
+        return address, False
+    revision = vcs.get("requested_revision")
+    return f"{vcs['vcs']}+{address}" + (f"@{revision}" if revision else ""), False
+
+
+def _without_password(address: str) -> str:
+    """An address for the screen: whoever installed from a private place knows how to get in."""
+    url = urlsplit(address)
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+
+
+def _requirement(source: str | Path, extras: Sequence[str], here: Path) -> str:
+    named = f"[{','.join(extras)}]"
+    if isinstance(source, Path):
+        return f"{'.' if source == here else source}{named}"
+    return f"{source}{named}" if source == _NAME else f"{_NAME}{named} @ {source}"
+
+
+def _installed_extras(installed: Distribution, site_packages: Path) -> tuple[str, ...]:
+    """The extras all of whose packages are there. What only some Pythons need does not count."""
+    packages: dict[str, list[str]] = {}
+    for line in installed.requires or ():
+        if found := _MARKER.fullmatch(line):
+            packages.setdefault(found[2], []).append(found[1])
+
+    def is_there(name: str) -> bool:
+        return any(distributions(name=name, path=[str(site_packages)]))
+
+    return tuple(extra for extra, names in packages.items() if all(map(is_there, names)))
+
+
+def _others(receipt: Path) -> list[str]:
+    """The Python and the other packages that a tool's environment was asked for."""
+    tool = tomllib.loads(receipt.read_text("utf-8"))["tool"]
+    words = ["--python", tool["python"]] if "python" in tool else []
+    for each in tool["requirements"]:
+        if each["name"] == _NAME:
+            continue
+        if "editable" in each:
+            words += ["--with-editable", each["editable"]]
+            continue
+        wanted = each["name"] + (f"[{','.join(each['extras'])}]" if "extras" in each else "")
+        if "git" in each:
+            revision = re.sub(r"\?(?:rev|tag|branch)=", "@", _without_password(each["git"]))
+            wanted += f" @ git+{revision}"
+        elif "url" in each:
+            wanted += f" @ {_without_password(each['url'])}"
+        elif place := each.get("directory") or each.get("path"):
+            wanted += f" @ {Path(place).as_uri()}"
+        words += ["--with", wanted + each.get("specifier", "")]
+    return words
+
+
+def _suffix(environment: Path) -> list[str]:
+    found: Any = strict_json.loads((environment / "pipx_metadata.json").read_text("utf-8"))
+    suffix = found["main_package"].get("suffix")
+    return ["--suffix", suffix] if suffix else []
+
+
+def _is_locked_in(project: Path) -> bool:
+    """Whether a project of uv has us as its dependency."""
+    lock = project / "uv.lock"
+    return lock.is_file() and f'name = "{_NAME}"' in lock.read_text("utf-8")
