@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +70,12 @@ def module_name(path: Path) -> str:
 
 
 SOURCES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in SOURCES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module as it is parsed."""
+    return {name: ast.parse(path.read_text("utf-8")) for name, path in SOURCES.items()}
 
 
 def room(module: str) -> str:
@@ -107,36 +113,39 @@ def named_modules(importer: str, statement: ast.stmt) -> Iterator[str]:
             yield f"vlsb.{inner}" if source.startswith("vlsb") and inner in SOURCES else source
 
 
+@cache
 def all_imports() -> list[Import]:
     """Every import of every module, ours and others'."""
     return [
         Import(importer, imported, is_for_types)
-        for importer, tree in TREES.items()
+        for importer, tree in trees().items()
         for statement, is_for_types in statements(tree)
         for imported in named_modules(importer, statement)
     ]
 
 
-IMPORTS = all_imports()
-OURS = [
-    Import(each.importer, each.imported.removeprefix("vlsb").removeprefix("."), each.is_for_types)
-    for each in IMPORTS
-    if each.imported.split(".")[0] == "vlsb"
-]
+@cache
+def our_imports() -> list[Import]:
+    """Every import of a module of ours by another."""
+    return [
+        Import(each.importer, each.imported.removeprefix("vlsb").removeprefix("."), each.is_for_types)
+        for each in all_imports()
+        if each.imported.split(".")[0] == "vlsb"
+    ]
 
 
 def test_every_import_of_ours_names_a_module_that_exists() -> None:
     """Otherwise the other claims here would look at a graph with holes."""
-    unknown = {each for each in OURS if each.imported not in SOURCES}
+    unknown = {each for each in our_imports() if each.imported not in SOURCES}
 
     assert not unknown
-    assert len(OURS) > 100
+    assert len(our_imports()) > 100
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:
     """Imports inside functions and for the type checker count as well: hiding one is no way out."""
     graph: dict[str, set[str]] = {name: set() for name in SOURCES}
-    for each in OURS:
+    for each in our_imports():
         if each.importer or not each.is_for_types:
             graph[each.importer].add(each.imported)
 
@@ -157,7 +166,7 @@ def test_importing_the_package_loads_no_room() -> None:
 
 
 def test_the_package_imports_its_rooms_for_the_type_checker_only() -> None:
-    assert {each for each in OURS if not each.importer and not each.is_for_types} == {
+    assert {each for each in our_imports() if not each.importer and not each.is_for_types} == {
         Import("", "_version", is_for_types=False)
     }
 
@@ -166,7 +175,7 @@ def test_no_module_imports_the_package_itself() -> None:
     """Its version is in `_version`, so that nothing below needs what stands on top."""
     asked = {
         (name, alias.name)
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for statement, _ in statements(tree)
         if isinstance(statement, ast.ImportFrom) and statement.module == "vlsb" and not statement.level
         for alias in statement.names
@@ -191,7 +200,7 @@ def test_imports_of_ours_inside_functions_are_few() -> None:
     """They are for help pages that wait for nothing, and for what an extra brings; else they hide a split."""
     inside = {
         (name, statement.lineno)
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for statement, _ in statements(function)
@@ -213,7 +222,7 @@ def test_every_room_has_its_rule() -> None:
 def test_a_room_imports_only_what_lies_below_it(importer: str) -> None:
     wrong = [
         each
-        for each in OURS
+        for each in our_imports()
         if room(each.importer) == importer
         and room(each.imported) not in ALLOWED[importer] | {importer}
         and not (
@@ -227,7 +236,7 @@ def test_a_room_imports_only_what_lies_below_it(importer: str) -> None:
 
 @pytest.mark.parametrize("package", ["httpx", "httpcore"])
 def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
-    users = {each.importer for each in IMPORTS if each.imported.split(".")[0] == package}
+    users = {each.importer for each in all_imports() if each.imported.split(".")[0] == package}
 
     assert {user for user in users if not user.startswith("endpoints.")} <= {
         *(
@@ -252,19 +261,19 @@ def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
 def test_a_heavy_library_is_known_where_it_is_needed_and_nowhere_else(
     package: str, modules: set[str]
 ) -> None:
-    users = {each.importer for each in IMPORTS if each.imported.split(".")[0] == package}
+    users = {each.importer for each in all_imports() if each.imported.split(".")[0] == package}
 
     assert users == modules
 
 
 def test_only_the_data_room_decodes_pictures_and_the_engines_draw_their_probe() -> None:
-    users = {each.importer for each in IMPORTS if each.imported.split(".")[0] == "PIL"}
+    users = {each.importer for each in all_imports() if each.imported.split(".")[0] == "PIL"}
 
     assert {each for each in users if room(each) != "data"} == {"engines.readiness"}
 
 
 def test_every_room_says_in_one_paragraph_what_it_owns() -> None:
-    packages = {name: tree for name, tree in TREES.items() if SOURCES[name].name == "__init__.py"}
+    packages = {name: tree for name, tree in trees().items() if SOURCES[name].name == "__init__.py"}
     docstrings = {name: ast.get_docstring(tree) or "" for name, tree in packages.items()}
     rooms = {name for name in packages if name and "." not in name}
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,26 +58,25 @@ OTHERS = {
 }
 
 
-def texts() -> Iterator[tuple[str, str]]:
+@cache
+def texts() -> list[tuple[str, str]]:
     """Every text of the program's source with its place; what is put into one is a placeholder."""
-    for path in sorted(Path(vlsb.__file__).parent.rglob("*.py")):
-        tree = ast.parse(path.read_text("utf-8"))
-        within = {
-            id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
-        }
-        for node in ast.walk(tree):
-            place = f"{path.relative_to(PROJECT)}:{getattr(node, 'lineno', 0)}"
-            if isinstance(node, ast.JoinedStr):
-                yield place, "".join(_part(each) for each in node.values)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within:
-                yield place, node.value
+    return [text for path in sorted(Path(vlsb.__file__).parent.rglob("*.py")) for text in texts_of(path)]
+
+
+def texts_of(path: Path) -> Iterator[tuple[str, str]]:
+    """The texts of one file."""
+    nodes, name = list(ast.walk(ast.parse(path.read_text("utf-8")))), path.relative_to(PROJECT)
+    within = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            yield f"{name}:{node.lineno}", "".join(_part(each) for each in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within:
+            yield f"{name}:{node.lineno}", node.value
 
 
 def _part(node: ast.expr) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else HOLE
-
-
-TEXTS = list(texts())
 
 
 def engine_options() -> set[str]:
@@ -95,7 +95,7 @@ def unknown_options(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def test_no_message_names_an_option_that_does_not_exist() -> None:
-    assert unknown_options(TEXTS) == []
+    assert unknown_options(texts()) == []
     assert unknown_options([("a message", "Pass --modle NAME.")]) == [("a message", "--modle")]
 
 
@@ -114,7 +114,7 @@ def test_the_options_of_other_programs_are_theirs(program: str) -> None:
 
 
 def test_no_entry_of_the_other_programs_is_left_over() -> None:
-    named = {option for _, text in (*TEXTS, *WRITTEN) for option in re.findall(r"--[a-z][a-z-]*", text)}
+    named = {option for _, text in (*texts(), *WRITTEN) for option in re.findall(r"--[a-z][a-z-]*", text)}
 
     assert set().union(*OTHERS.values()) - named == set()
 
@@ -123,7 +123,7 @@ def commands() -> list[tuple[str, str]]:
     """Every command of ours that a text tells somebody to type."""
     return [
         (place, found)
-        for place, text in TEXTS
+        for place, text in texts()
         for pattern in (_QUOTED, _AFTER_COLON)
         for found in pattern.findall(text)
     ]
