@@ -4,9 +4,13 @@ set positional-arguments
 # Lint, check types and test: the gate
 default: lint types test
 
-# Run the tests; arguments go to pytest
+# Run the tests, those of the extras too; arguments go to pytest
 test *args:
     uv run --group extras pytest "$@"
+
+# Run the long proofs: the fault catalogue, real kills and full disks, a browser, Ray and Slurm
+proofs *args:
+    uv run --group extras pytest tests/proofs "$@"
 
 # Check rules and formatting, changing nothing
 lint:

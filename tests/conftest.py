@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,24 @@ from vlsb.simulator import SimulatorThread
 # A slow or busy machine must not fail a property.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+EXTRAS = ("matplotlib", "openai", "openpyxl", "playwright", "ray", "statsmodels", "submitit")
+"""What the group `extras` brings."""
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What a first run is told before anything else can be seen of it."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return []
+    lines = [
+        "vlsb: units and commands, about four minutes on two cores; the first dots after half a minute.",
+        "`uv run just proofs` runs the long ones: real kills, full disks, a browser, Ray and Slurm.",
+    ]
+    missing = [name for name in EXTRAS if find_spec(name) is None]
+    if missing:
+        lines.append(f"Tests of {', '.join(missing)} are skipped: `uv run just test` installs them.")
+    return lines
 
 
 @pytest.fixture(autouse=True)

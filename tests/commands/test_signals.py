@@ -20,7 +20,6 @@ from tests.support.command import (
     SAMPLES,
     Finished,
     Vlsb,
-    at_audit_event,
     run_words,
 )
 from tests.support.datasets import sharing_rows, write_dataset
@@ -310,58 +309,5 @@ def has_event(tmp_path: Path, kind: str) -> bool:
     return path.exists() and any(each["kind"] == kind for each in records(path.read_bytes()))
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize(
-    ("event", "path"),
-    [
-        ("open", "data.json"),
-        ("open", ".png"),
-        ("os.rename", "m/run.json"),
-        ("open", "m/responses.jsonl"),
-    ],
-)
-def test_a_signal_before_anything_was_sent_ends_like_any_other(
-    tmp_path: Path, number: int, event: str, path: str
-) -> None:
-    interrupt = at_audit_event(event, path, f"os.kill(os.getpid(), {int(number)})")
-    vlsb = Vlsb(tmp_path)
-    with SimulatorThread(persona) as simulator:
-        ended = vlsb(*arguments(simulator, tmp_path), prelude=interrupt)
-        sent = simulator.requests
-        resumed = vlsb(*arguments_again(simulator))
-
-    assert ended.code == 130, ended
-    assert sent == 0
-    assert "Traceback" not in ended.err
-    assert ended.out == ""
-    assert resumed.code == 0, resumed.err
-    # Nothing is stored: the command that was typed is the one to type again.
-    assert ended.last == "Error: Interrupted. Nothing was stored yet."
-
-
 def arguments_again(simulator: SimulatorThread) -> list[object]:
     return run_words(simulator, Path("data"), "--output-dir", "my outputs", "--resume")
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_the_table_is_made_loses_nothing(
-    tmp_path: Path, straight: dict[str, Any], number: int
-) -> None:
-    """Everything is stored by then: the run ends as interrupted or as complete, but not in pieces."""
-    all_answered = tmp_path / "all-answered"
-
-    def on_answered(request: Request) -> None:
-        if request.number == REQUESTS:
-            all_answered.touch()
-
-    interrupt = at_audit_event(
-        "open", "m/run.json", f"os.kill(os.getpid(), {int(number)})", armed_by=all_answered
-    )
-    vlsb = Vlsb(tmp_path)
-    with SimulatorThread(persona, on_answered=on_answered) as simulator:
-        ended = vlsb(*arguments(simulator, tmp_path), prelude=interrupt)
-
-    assert "Traceback" not in ended.err
-    if ended.code != 0:
-        assert_interrupted(ended)
-    assert vlsb.summary("my outputs") == straight

@@ -48,13 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
-    unwanted = [item for item in ours if not _is_wanted(item)]
+    unwanted = {item for item in ours if not _is_wanted(item)}
     for item in ours:
         item.add_marker(pytest.mark.engines)
         if VARIABLE not in os.environ:
             item.add_marker(pytest.mark.skip(reason=f"{VARIABLE} names no folder of engines"))
     items[:] = [item for item in items if item not in unwanted]
-    config.hook.pytest_deselected(items=unwanted)
+    config.hook.pytest_deselected(items=list(unwanted))
 
 
 def _is_wanted(item: pytest.Item) -> bool:
