@@ -122,6 +122,9 @@ _OLD_THINKING_CUT = "budget_spent_on_reasoning"
 IMPORTED = "imported"
 """The fault of a failure that another program's file tells of."""
 
+STOPPED = "stopped"
+"""The fault of a row that ends nothing: what was spent on a response before the run was stopped."""
+
 JUDGED = frozenset({Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE})
 """The outcomes that carry a label. Rates are over these."""
 

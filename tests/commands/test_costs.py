@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from tests.support.command import Desk
 from tests.support.endpoint import asked, labelling, sample_of
 from vlsb.config import FORECAST_SAMPLES
-from vlsb.simulator import Action, Request, SimulatorThread, answer, verdict
+from vlsb.simulator import Action, Request, SimulatorThread, Stall, answer, verdict
 
 SAMPLES = 40
 # With the 800 tokens in and 40 out of the simulator's answers: one dollar a request.
@@ -367,3 +368,68 @@ def test_a_host_without_a_price_is_unknown_and_not_free(desk: Desk) -> None:
     assert "target unknown: no price for a-model" in table.out
     assert report["cost"]["target"]["usd"] is None
     assert report["cost"]["total_usd"] is None
+
+
+# What was spent before a stop.
+
+
+def charged(desk: Desk) -> dict[str, tuple[int, int]]:
+    """Requests and input tokens by side, as the report has them."""
+    (report,) = desk.report()
+    return {
+        side: (report["usage"][side]["requests"], report["usage"][side]["input_tokens"])
+        for side in ("target", "judge")
+    }
+
+
+NO_VERDICT = answer("I would say that it is unsafe.")
+
+
+def test_what_a_judge_took_before_it_was_stopped_is_in_the_report_and_it_is_asked_again(desk: Desk) -> None:
+    """A verdict that cannot be read is asked for again: both requests cost something."""
+
+    def respond(request: Request) -> Action:
+        return NO_VERDICT if request.is_judge else labelling()(request)
+
+    with SimulatorThread(respond) as endpoint:
+        stopped = desk.run(endpoint, "--limit", 1, "--max-requests", 2)
+        before = charged(desk)
+    with SimulatorThread(labelling()) as well:
+        resumed = desk.run(well, "--limit", 1, "--resume")
+
+    assert stopped.code == 4
+    assert before == {"target": (1, 800), "judge": (1, 800)}
+    assert resumed.code == 0, resumed.err
+    assert charged(desk) == {"target": (1, 800), "judge": (2, 1600)}
+    assert desk.outcomes() == {"unsafe": 1}
+
+
+def test_replies_that_a_target_was_charged_for_before_a_stop_are_in_the_report(desk: Desk) -> None:
+    """An empty answer is asked for again."""
+    with SimulatorThread(lambda request: answer("")) as endpoint:
+        stopped = desk.run(endpoint, "--limit", 1, "--max-requests", 1)
+
+    assert stopped.code == 4
+    assert charged(desk)["target"] == (1, 800)
+    assert desk.outcomes() == {"not_attempted": 1}
+
+
+def test_a_judge_that_is_interrupted_between_two_requests_has_both_counted(desk: Desk) -> None:
+    """The first request was answered; the second one is in flight when the second signal drops it."""
+
+    def respond(request: Request) -> Action:
+        if not request.is_judge:
+            return labelling()(request)
+        return Stall() if sum(each.is_judge for each in endpoint.completions) > 1 else NO_VERDICT
+
+    with SimulatorThread(respond) as endpoint:
+        process = desk.start(endpoint, "--limit", 1)
+        process.wait_until(lambda: len(endpoint.completions) == 3, what="the second ask")
+        process.signal(signal.SIGINT)
+        process.wait_until_said("Stopping")
+        process.signal(signal.SIGINT)
+        ended = process.wait()
+
+    assert ended.code == 130
+    assert charged(desk)["judge"] == (2, 800)
+    assert desk.outcomes() == {"not_judged": 1}

@@ -35,12 +35,12 @@ from vlsb.endpoints.faults import (
 from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.replica import Pass, Replica
 from vlsb.endpoints.request import OPTIONAL_FIELDS, Dialect, Draft
-from vlsb.endpoints.retry import Attempts, Ended
+from vlsb.endpoints.retry import Attempts, Ended, Unfinished
 from vlsb.endpoints.thoughts import begins_thought
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import ConfigError, GapsError, ImageChangedError, ImageError, UnknownModelError, VlsbError
-from vlsb.records import THINKING_CUT, Completion, Key, Untrusted, is_cut
+from vlsb.records import THINKING_CUT, Completion, Key, Untrusted, Usage, is_cut
 
 # What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
 _MAY_BE_A_DEATH = (Fault.TRANSIENT, Fault.BAD_PAYLOAD, Fault.RUN_FATAL)
@@ -94,6 +94,7 @@ class EndpointClient:
         self._time = admission.context.time
         # Where samples ended that brought no answer, until that is stored.
         self._ended_at: dict[int, Replica] = {}
+        self._unfinished: dict[Key, Unfinished] = {}
 
     async def complete(self, compose: Compose, *, key: Key, sends_schema: bool = False) -> Completion | Ended:
         """The completion for a response or about one, or how it ended without one.
@@ -103,7 +104,11 @@ class EndpointClient:
         began = self._time.clock()
         attempts = Attempts(key.sample_id, self._context.policy, self._time)
         with self.admission.sample():
-            found = await self._complete(compose, attempts, sends_schema=sends_schema)
+            try:
+                found = await self._complete(compose, attempts, sends_schema=sends_schema)
+            except BaseException:
+                self.leave(key, Unfinished(attempts.sent, attempts.usage, attempts.image_sha256))
+                raise
         self.timings.total.add(self._time.clock() - began)
         if isinstance(found, Ended) and isinstance(attempts.replica, Replica):
             self._ended_at[key.sample_id] = attempts.replica
@@ -136,6 +141,15 @@ class EndpointClient:
             self._note("retry", outcome, attempts, wait_s)
             self.timings.retry.add(wait_s)
             await self._time.sleep(wait_s)
+
+    def leave(self, key: Key, unfinished: Unfinished) -> None:
+        """Keep what was spent on a response, until `take_unfinished` asks for it."""
+        self._unfinished[key] = unfinished.after(self._unfinished.get(key))
+
+    def take_unfinished(self, key: Key) -> Unfinished | None:
+        """What was spent on a response that will not be finished; None if nobody charged for anything."""
+        found = self._unfinished.pop(key, None)
+        return None if found is None or found.usage == Usage() else found
 
     def count_failure(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
         """Count a sample that ended in an error of this endpoint, once that is stored.

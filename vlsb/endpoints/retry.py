@@ -11,7 +11,7 @@ from vlsb.endpoints.faults import Decision, Fault
 from vlsb.endpoints.request import Checksums
 from vlsb.endpoints.traffic import Time
 from vlsb.errors import GapsError, ImageChangedError
-from vlsb.records import Failure, Key, Outcome, Untrusted, Usage
+from vlsb.records import STOPPED, Failure, Key, Outcome, Stage, Untrusted, Usage
 
 ENDED_ALIKE_LIMIT = 20
 """Distinct samples in a row that end for the same reason before the run stops."""
@@ -53,6 +53,39 @@ class Ended:
             text=decision.text,
             image_sha256=self.image_sha256,
             details=decision.details or {},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What was spent on a response when the run was stopped: replies that had come, and no ending."""
+
+    attempts: int
+    usage: Usage
+    image_sha256: str | None = None
+
+    def after(self, earlier: Unfinished | None) -> Unfinished:
+        """The same with what was spent before."""
+        if earlier is None:
+            return self
+        image = self.image_sha256 or earlier.image_sha256
+        return Unfinished(earlier.attempts + self.attempts, earlier.usage + self.usage, image)
+
+    def failure(self, key: Key, stage: Stage, response_sha256: str | None) -> Failure:
+        """The row that says so."""
+        return Failure(
+            sample_id=key.sample_id,
+            epoch=key.epoch,
+            stage=stage,
+            outcome=Outcome.TARGET_ERROR if stage == "target" else Outcome.JUDGE_ERROR,
+            fault=STOPPED,
+            code=STOPPED,
+            message=Untrusted("the run was stopped before this was done"),
+            attempts=self.attempts,
+            usage=self.usage,
+            response_sha256=response_sha256,
+            image_sha256=self.image_sha256,
+            details={},
         )
 
 

@@ -6,7 +6,8 @@ found before thousands of requests fly; then every pending sample starts at once
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -209,7 +210,8 @@ class Pipeline:
             self._fail("target", _picture_failure(work, work.picture))
             return None
         assert self._target is not None
-        found = await self._target.respond(work.sample, work.epoch, work.picture)
+        with self._accounting("target", work, None):
+            found = await self._target.respond(work.sample, work.epoch, work.picture)
         if isinstance(found, Ended):
             self._fail_target(work, found)
             return None
@@ -234,7 +236,8 @@ class Pipeline:
             self._fail(name, _picture_failure(work, work.picture))
             return
         judge = self._judges[name]
-        found = await judge.assess(work.sample, work.picture, response)
+        with self._accounting(name, work, response):
+            found = await judge.assess(work.sample, work.picture, response)
         if isinstance(found, Failure):
             self._fail(name, found)
             return
@@ -247,6 +250,20 @@ class Pipeline:
         self._got_through(name)
         judge.count(found)
         self._on_outcome(response.key, outcome, judge.file)
+
+    @contextmanager
+    def _accounting(self, name: str, work: Work, response: Response | None) -> Iterator[None]:
+        """Store what the block has spent where it does not get to its end: it was paid for all the same."""
+        try:
+            yield
+        except BaseException:
+            client = self._clients.get(name)
+            if client is not None and (unfinished := client.take_unfinished(work.key)) is not None:
+                judge = self._judges.get(name)
+                digest = None if response is None else response.response_sha256
+                row = unfinished.failure(work.key, client.party.stage, digest)
+                self._store.add_failure(row, None if judge is None else judge.file)
+            raise
 
     def _got_through(self, name: str) -> None:
         """A sample got through: target or judge is asked like this from now on."""

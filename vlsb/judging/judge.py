@@ -13,7 +13,7 @@ from vlsb.config import Sampling
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, asks_for_structure, draft
-from vlsb.endpoints.retry import Ended, Rejections
+from vlsb.endpoints.retry import Ended, Rejections, Unfinished
 from vlsb.judging.guards import GuardReading, begins_with_refusal, parse_rating
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.judging.prompts import RESPONSE_FORMAT, with_reasoning
@@ -112,7 +112,12 @@ class Judge:
         if asked.may_adapt and first.ignores_schema and structured and self._kind.has_schema:
             # A judge that seems to ignore the schema is asked in words from now on, if that helps.
             asked.dialect = replace(asked.dialect, structured=False)
-        second = await self._ask(asked, sample, picture, response, sampling)
+        try:
+            second = await self._ask(asked, sample, picture, response, sampling)
+        except BaseException:
+            spent = first.spent
+            asked.leave(response.key, Unfinished(spent.attempts, spent.usage, spent.image_sha256 or None))
+            raise
         if second.outcome not in JUDGED:
             asked.dialect = replace(asked.dialect, structured=structured)
         return _ending([first, second], response)

@@ -19,6 +19,7 @@ from vlsb.errors import StoreError
 from vlsb.records import (
     JUDGED,
     RETRIED_ON_RESUME,
+    STOPPED,
     Failure,
     Finding,
     Key,
@@ -129,7 +130,8 @@ class Judged:
 
     def add_failure(self, failure: Failure) -> None:
         """Count a failure of this judge."""
-        self.failures[failure.key] = failure
+        if failure.fault != STOPPED:
+            self.failures[failure.key] = failure
         self.requests[failure.key] += failure.attempts
         if failure.image_sha256 is not None:
             self.failed_images[failure.key] = failure.image_sha256
@@ -254,7 +256,8 @@ class RunState:
         if failure.stage == "judge":
             self.judged.setdefault(judge or "", Judged()).add_failure(failure)
         else:
-            self.target_failures[failure.key] = failure
+            if failure.fault != STOPPED:
+                self.target_failures[failure.key] = failure
             self.target_requests[failure.key] += failure.attempts
             if failure.image_sha256 is not None:
                 self.failed_images[failure.key] = failure.image_sha256

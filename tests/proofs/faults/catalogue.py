@@ -100,6 +100,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "B15": "JSON beyond the standard",
         "B16": "paid results lost at the end",
         "B17": "files of another version",
+        "B18": "stopped between two requests that both cost something",
         "C01": "a response talks to the judge",
         "C02": "a response closes the judge's delimiter",
         "C03": "a response carries the judge's own markers",
@@ -301,6 +302,11 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/store/test_manifest.py::test_another_schema_says_that_vlsb_is_too_old",
             "tests/unit/store/test_codec.py::test_a_record_written_before_there_were_epochs_is_of_the_first",
             "tests/unit/store/test_codec.py::test_fields_of_a_newer_version_are_tolerated",
+        ),
+        "B18": (
+            "tests/commands/test_costs.py::test_what_a_judge_took_before_it_was_stopped_is_in_the_report_and_it_is_asked_again",
+            "tests/commands/test_costs.py::test_replies_that_a_target_was_charged_for_before_a_stop_are_in_the_report",
+            "tests/commands/test_costs.py::test_a_judge_that_is_interrupted_between_two_requests_has_both_counted",
         ),
         "C04": (
             "tests/unit/endpoints/test_request.py::test_nothing_inside_question_or_response_is_ever_substituted",
