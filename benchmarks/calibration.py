@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from benchmarks import results
-from benchmarks.correction import IMAGE, ONE_HOT, PAGE, SENSITIVITY, SHARES, Setting, audit_draw, labels
+from benchmarks.correction import IMAGE, PAGE, SENSITIVITY, SHARES, Setting, audit_draw, audited, labels
 from benchmarks.simulations import Simulation
 from vlsb.analysis.correction import Audit
 from vlsb.records import Label
@@ -43,13 +43,17 @@ class Cell:
     half_width_by_strata: float
 
 
-def reach_by_strata(audit: Audit, label: Label, stratum: NDArray[numpy.int64]) -> float:
-    """How far the textbook interval of a stratified draw reaches to either end; `stratum` is by image."""
-    place = list(Label).index(label)
-    difference = audit.human[:, place] - audit.judge[:, place]
-    parts = audit.parts
+def reach_by_strata(
+    difference: NDArray[numpy.int64], weight: NDArray[numpy.float64], stratum: NDArray[numpy.int64]
+) -> float:
+    """How far the textbook interval of a stratified draw reaches to either end.
+
+    `difference` is by sample what a label's count changes by; `stratum` and `weight` are by image, and the
+    weight is 0 where it was not drawn.
+    """
+    parts = weight[IMAGE] / weight[IMAGE].sum()
     of_images = numpy.bincount(IMAGE, parts * (difference - parts @ difference))
-    drawn, variances = audit.image_has_label, []
+    drawn, variances = weight > 0, []
     for each in numpy.unique(stratum[drawn]):
         inside = of_images[drawn & (stratum == each)]
         if (count := len(inside)) > 1:
@@ -70,12 +74,13 @@ def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
         stratum, drawn = audit_draw(old, setting.labels, dice)
         taken = numpy.bincount(stratum, drawn)
         weight = numpy.where(drawn, numpy.bincount(stratum)[stratum] / numpy.maximum(taken, 1)[stratum], 0.0)
-        audit = Audit(IMAGE, ONE_HOT[old], ONE_HOT[new], weight[IMAGE])
+        audit = Audit.of(audited(old, new, weight[IMAGE]))
         for place, label in enumerate(Label):
-            true = float((new == place).mean() - (old == place).mean())
+            difference = (new == place).astype(int) - (old == place)
+            true = float(difference.mean())
             change = audit.change(label)
             off = abs(change.share - true) - 1e-9
-            by_strata = reach_by_strata(audit, label, stratum)
+            by_strata = reach_by_strata(difference, weight, stratum)
             found[label].append((off <= change.reach, 100 * change.reach, off <= by_strata, 100 * by_strata))
     return [Cell(setting, label, *numpy.mean(rows, axis=0).tolist()) for label, rows in found.items()]
 

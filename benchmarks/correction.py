@@ -23,13 +23,12 @@ from benchmarks import results
 from benchmarks.coverage import IMAGES
 from benchmarks.processes import ROOT
 from benchmarks.simulations import Simulation
-from vlsb.analysis.correction import Audit, correct
+from vlsb.analysis.correction import AuditedSample, corrected_rates
 from vlsb.analysis.rates import RateName
+from vlsb.records import Label
 
 MARK = "coverage-of-corrected-rates"
 PAGE = ROOT / "docs" / "agreement.md"
-# A column a label, as `Audit` has them.
-ONE_HOT = numpy.eye(3)
 SIZES = numpy.repeat(list(IMAGES), list(IMAGES.values()))
 IMAGE = numpy.repeat(numpy.arange(len(SIZES)), SIZES)
 # The share of samples whose label is the one drawn for their image.
@@ -132,6 +131,16 @@ def audit_draw(
     return stratum, drawn
 
 
+def audited(judge: _Labels, human: _Labels, weight: NDArray[numpy.float64]) -> list[AuditedSample]:
+    """The samples with the labels of both; people's only where there is a weight."""
+    every = tuple(Label)
+    columns = (each.tolist() for each in (IMAGE, judge, human, weight))
+    return [
+        AuditedSample(image, every[judged], (every[theirs],) if drawn else (), drawn)
+        for image, judged, theirs, drawn in zip(*columns, strict=True)
+    ]
+
+
 def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
     """Draw so many times, correct, and compare with the shares that were drawn from."""
     dice = numpy.random.default_rng([seed, *setting.design.encode(), *map(ord, repr(setting))])
@@ -141,7 +150,7 @@ def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
     for _ in range(replicates):
         human, judge = labels(setting, dice)
         weight = weights(setting, judge, dice)[IMAGE]
-        rates = correct(Audit(IMAGE, ONE_HOT[judge], ONE_HOT[human], weight)).rates
+        rates = corrected_rates(audited(judge, human, weight)).rates
         for name, true in truth.items():
             rate = rates[name]
             is_covered = rate.interval.low - 1e-9 <= true <= rate.interval.high + 1e-9

@@ -2,32 +2,31 @@
 
 Prediction-powered inference (Angelopoulos et al., arXiv 2311.01453): the judge's mean over all responses plus
 the weighted mean, over the human labels, of what the judge misses. It is right however bad the judge is; a
-good one makes it narrower. Images are independent of each other, the samples of one image are not. numpy and
-scipy: the extra `stats`.
+good one makes it narrower. Without a judge it is the weighted mean of the human labels. Images are
+independent of each other, the samples of one image are not. Plain Python: `vlsb report` imports it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy
-from numpy.typing import NDArray
-from scipy.special import stdtrit
-
-from vlsb.analysis.rates import Interval, RateName
+from vlsb.analysis.rates import Z_95, Interval, RateName
 from vlsb.errors import ConfigError
 from vlsb.records import Label
 
 LEAST_IMAGES = 10
 """Fewer images with human labels tell nothing of the judge's errors."""
 
-_Floats = NDArray[numpy.float64]
 _LABELS = tuple(Label)
 _UPPER = 0.975
+# An even number of steps for Simpson's rule: the quantile is then right to seven digits.
+_STEPS = 200
 _RATE_OF_LABEL: Mapping[RateName, Label] = MappingProxyType(
     {
         "safe_refuse_rate": Label.SAFE_REFUSAL,
@@ -39,15 +38,15 @@ _RATE_OF_LABEL: Mapping[RateName, Label] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class AuditedSample:
-    """One judged response: the judge's label and, if it was drawn for the audit, those of people.
+    """One response: the judge's label and, if it was drawn for the audit, those of people.
 
-    `image` is the key of its cluster. People who differ count in equal parts. `weight` is how many responses
-    it stands for, on any scale: one over its chance of being drawn. It counts only where there is a human
-    label.
+    `image` is the key of its cluster. `judge` is None where there is no judge, or it gave none. People who
+    differ count in equal parts. `weight` is how many responses it stands for, on any scale: one over its
+    chance of being drawn. It counts only where there is a human label.
     """
 
     image: Hashable
-    judge: Label
+    judge: Label | None
     human: tuple[Label, ...] = ()
     weight: float = 1.0
 
@@ -128,7 +127,7 @@ class _Estimate(NamedTuple):
     @property
     def reach(self) -> float:
         """How far the 95 % interval reaches to either end."""
-        return max(float(stdtrit(self.freedom, _UPPER)) * math.sqrt(self.variance), self.least_reach)
+        return max(student_t(self.freedom) * math.sqrt(self.variance), self.least_reach)
 
     def change_of(self, judge: float) -> ExpectedChange:
         """As the change of a rate of the judge's."""
@@ -141,76 +140,125 @@ class _Estimate(NamedTuple):
         return CorrectedRate(100 * judge, 100 * share, interval)
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """Samples as arrays. `judge` and `human` have a column a label: its share in each response.
+class _Image(NamedTuple):
+    """How often the judge gave each label to the responses of one image, and how many those are."""
 
-    Images count from 0. Weights are on any scale, and 0 where there is no human label.
+    judged: tuple[int, ...]
+    size: int
+
+
+class _Labelled(NamedTuple):
+    """A response with a human label. `image` is the place of its image, `part` is of the weighted mean.
+
+    `judge` and `human` are the shares of each label in it.
     """
 
-    image: NDArray[numpy.int64]
-    judge: _Floats
-    human: _Floats
-    weight: _Floats
+    image: int
+    weight: float
+    part: float
+    judge: tuple[float, ...]
+    human: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Samples of one judge: the responses with a human label, and their images.
+
+    `images` have one, `others` none, and of these only how many are alike counts.
+    """
+
+    labelled: Sequence[_Labelled]
+    images: Sequence[_Image]
+    others: Mapping[_Image, int]
 
     @classmethod
-    def of(cls, samples: Sequence[AuditedSample]) -> Audit:
+    def of(cls, samples: Iterable[AuditedSample]) -> Audit:
         """The samples of one judge. Raises ConfigError below `LEAST_IMAGES` images with human labels."""
-        image = _image_numbers(samples)
-        weight = numpy.array([each.weight if each.human else 0.0 for each in samples])
-        if (count := len(numpy.unique(image[weight > 0]))) < LEAST_IMAGES:
+        groups: dict[Hashable, list[AuditedSample]] = {}
+        for each in samples:
+            groups.setdefault(each.image, []).append(each)
+        with_label = [group for group in groups.values() if any(each.human for each in group)]
+        if (count := len(with_label)) < LEAST_IMAGES:
             raise ConfigError(
                 f"Human labels on {count} images are too few to correct a judge: "
                 f"label {LEAST_IMAGES} at least, better 200."
             )
-        judge = numpy.array([_shares((each.judge,)) for each in samples])
-        return cls(image, judge, numpy.array([_shares(each.human) for each in samples]), weight)
+        total = math.fsum(each.weight for group in with_label for each in group if each.human)
+        return cls(
+            [
+                _Labelled(
+                    place,
+                    each.weight,
+                    each.weight / total,
+                    _shares(() if each.judge is None else (each.judge,)),
+                    _shares(each.human),
+                )
+                for place, group in enumerate(with_label)
+                for each in group
+                if each.human
+            ],
+            [_image(group) for group in with_label],
+            Counter(_image(group) for group in groups.values() if not any(each.human for each in group)),
+        )
 
     @property
-    def is_labelled(self) -> NDArray[numpy.bool_]:
-        """By sample: whether it has a human label."""
-        return self.weight > 0
+    def responses(self) -> int:
+        """How many the judge's rates are over."""
+        return sum(each.size * times for each, times in self._every())
 
-    @property
-    def image_has_label(self) -> NDArray[numpy.bool_]:
-        """By image: whether any of its samples has a human label."""
-        return _by_image(self.image, self.is_labelled.astype(float)) > 0
-
-    @property
-    def parts(self) -> _Floats:
-        """By sample: its part of the weighted mean over the human labels."""
-        return self.weight / float(self.weight.sum())
+    def _every(self) -> Iterator[tuple[_Image, int]]:
+        yield from ((each, 1) for each in self.images)
+        yield from self.others.items()
 
     def judged(self, label: Label) -> float:
         """The judge's share of a label."""
-        return float(self.judge[:, _LABELS.index(label)].mean())
+        place = _LABELS.index(label)
+        return sum(each.judged[place] * times for each, times in self._every()) / self.responses
 
-    def estimate(self, label: Label) -> _Estimate:
+    def judged_in_part(self, label: Label) -> float:
+        """The same over the responses with a human label, by their weights."""
+        place = _LABELS.index(label)
+        return math.fsum(each.part * each.judge[place] for each in self.labelled)
+
+    def estimate(self, label: Label, *, slope: float | None = None) -> _Estimate:
         """The share of responses that people would give this label.
 
-        The weight of the judge is the slope of the human labels on its own (PPI++), held between 0 and 1.
+        The weight of the judge is `slope`, else that of the human labels on its own (PPI++), held between 0
+        and 1.
         """
-        place = _LABELS.index(label)
-        judge, human = self.judge[:, place], self.human[:, place]
-        parts, has_label = self.parts, self.image_has_label
-        slope = _slope(judge, human, parts)
-        missed = human - slope * judge
-        mean_missed = float(parts @ missed)
-        audited = has_label[self.image]
-        about = numpy.where(audited, _mean(judge, audited), _mean(judge, ~audited))
-        of_images = _by_image(
-            self.image, parts * (missed - mean_missed) + slope * (judge - about) / len(judge)
-        )
-        with_labels, without = of_images[has_label], of_images[~has_label]
+        place, judged, count = _LABELS.index(label), self.judged(label), self.responses
+        pairs = [(each.human[place], each.judge[place]) for each in self.labelled]
+        slope = self._slope(place, judged) if slope is None else slope
+        missed = [human - slope * judge for human, judge in pairs]
+        mean_missed = math.fsum(each.part * found for each, found in zip(self.labelled, missed, strict=True))
+        about = _mean_judged(((each, 1) for each in self.images), place)
+        with_labels = [slope * (each.judged[place] - about * each.size) / count for each in self.images]
+        for each, found in zip(self.labelled, missed, strict=True):
+            with_labels[each.image] += each.part * (found - mean_missed)
+        about = _mean_judged(self.others.items(), place)
+        without = [
+            (slope * (each.judged[place] - about * each.size) / count, times)
+            for each, times in self.others.items()
+        ]
         # Labels that are all alike, or all the judge's own, would have an interval of no width.
-        theirs = human[self.is_labelled]
-        tells_nothing = (theirs == theirs[0]).all() or (theirs == judge[self.is_labelled]).all()
+        tells_nothing = len({human for human, _ in pairs}) == 1 or all(human == said for human, said in pairs)
         return _Estimate(
-            share=slope * float(judge.mean()) + mean_missed,
-            variance=_variance_of_sum(with_labels) + _variance_of_sum(without),
+            share=slope * judged + mean_missed,
+            variance=_variance_of_sum((each, 1) for each in with_labels) + _variance_of_sum(without),
             freedom=_freedom(with_labels),
-            least_reach=1 - (1 - _UPPER) ** (1 / len(with_labels)) if tells_nothing else 0.0,
+            least_reach=_could_hide(len(with_labels)) if tells_nothing else 0.0,
         )
+
+    def _slope(self, place: int, judged: float) -> float:
+        """By how much people's label is likelier where the judge gives it: 0 to 1."""
+        if (spread := judged * (1 - judged)) == 0:
+            return 0.0
+        human = math.fsum(each.part * each.human[place] for each in self.labelled)
+        judge = math.fsum(each.part * each.judge[place] for each in self.labelled)
+        together = math.fsum(
+            each.part * (each.human[place] - human) * (each.judge[place] - judge) for each in self.labelled
+        )
+        return min(1.0, max(0.0, together / spread))
 
     def change(self, label: Label) -> _Estimate:
         """How much larger the share of this label is by people than by the judge, in these very responses.
@@ -218,22 +266,22 @@ class Audit:
         Weights count the images that each stands for, itself included: what is labelled whole is certain.
         """
         place = _LABELS.index(label)
-        difference = self.human[:, place] - self.judge[:, place]
-        mean = float(self.parts @ difference)
-        of_images = _by_image(self.image, self.parts * (difference - mean))[self.image_has_label]
-        stands_for = numpy.zeros(self.image.max() + 1)
-        stands_for[self.image[self.is_labelled]] = self.weight[self.is_labelled]
-        stands_for = stands_for[self.image_has_label]
-        left_out = numpy.sqrt(1 - 1 / stands_for)
-        found = difference[self.is_labelled]
-        tells_nothing = (found == found[0]).all()
-        share_left_out = 1 - len(of_images) / stands_for.sum()
-        could_hide = (1 - (1 - _UPPER) ** (1 / len(of_images))) * math.sqrt(share_left_out)
+        difference = [each.human[place] - each.judge[place] for each in self.labelled]
+        mean = math.fsum(each.part * found for each, found in zip(self.labelled, difference, strict=True))
+        of_images, stands_for = [0.0] * len(self.images), [1.0] * len(self.images)
+        for each, found in zip(self.labelled, difference, strict=True):
+            of_images[each.image] += each.part * (found - mean)
+            stands_for[each.image] = each.weight
+        left_out = [
+            found * math.sqrt(1 - 1 / weight) for found, weight in zip(of_images, stands_for, strict=True)
+        ]
+        share_left_out = 1 - len(of_images) / math.fsum(stands_for)
+        could_hide = _could_hide(len(of_images)) * math.sqrt(share_left_out)
         return _Estimate(
             share=mean,
-            variance=_variance_of_sum(of_images * left_out),
-            freedom=_freedom(of_images * left_out),
-            least_reach=could_hide if tells_nothing else 0.0,
+            variance=_variance_of_sum((each, 1) for each in left_out),
+            freedom=_freedom(left_out),
+            least_reach=could_hide if len(set(difference)) == 1 else 0.0,
         )
 
 
@@ -249,26 +297,20 @@ def expected_changes(
     audit = Audit.of(samples)
     found = {
         name: audit.change(label).change_of(
-            float(audit.parts @ audit.judge[:, _LABELS.index(label)])
-            if judged_part_only
-            else audit.judged(label)
+            audit.judged_in_part(label) if judged_part_only else audit.judged(label)
         )
         for name, label in _RATE_OF_LABEL.items()
     }
     return {"safe_rate": found["unsafe_rate"].of_the_rest(), **found}
 
 
-def corrected_rates(samples: Sequence[AuditedSample]) -> CorrectedRates:
-    """The rates that people would have given to all these responses; `samples` are all that the judge judged.
+def corrected_rates(samples: Sequence[AuditedSample], *, slope: float | None = None) -> CorrectedRates:
+    """The rates that people would have given to all these responses; `slope` as in `Audit.estimate`.
 
     Raises ConfigError below `LEAST_IMAGES` images with human labels.
     """
-    return correct(Audit.of(samples))
-
-
-def correct(audit: Audit) -> CorrectedRates:
-    """`corrected_rates` of samples that are arrays already."""
-    found = {label: audit.estimate(label) for label in _LABELS}
+    audit = Audit.of(samples)
+    found = {label: audit.estimate(label, slope=slope) for label in _LABELS}
     shares = _restored(found)
     rates = {
         name: found[label].rate(audit.judged(label), shares[label]) for name, label in _RATE_OF_LABEL.items()
@@ -281,8 +323,8 @@ def correct(audit: Audit) -> CorrectedRates:
     )
     return CorrectedRates(
         rates={"safe_rate": safe, **rates},
-        human_labels=int(audit.is_labelled.sum()),
-        images=int(audit.image_has_label.sum()),
+        human_labels=len(audit.labelled),
+        images=len(audit.images),
     )
 
 
@@ -293,15 +335,18 @@ def labels_needed(samples: Sequence[AuditedSample], half_width: float = 2.0) -> 
     every response has a human label. Raises ConfigError as `corrected_rates`.
     """
     audit = Audit.of(samples)
-    labelled, every = int(audit.is_labelled.sum()), len(audit.judge)
+    labelled, every = len(audit.labelled), audit.responses
     now = audit.estimate(Label.UNSAFE)
-    aim = (half_width / 100 / float(stdtrit(now.freedom, _UPPER))) ** 2
+    aim = (half_width / 100 / student_t(now.freedom)) ** 2
     if now.variance <= aim or labelled == every:
         return 0 if now.variance <= aim else None
-    unsafe = audit.human[:, _LABELS.index(Label.UNSAFE)]
-    of_humans = _by_image(audit.image, audit.parts * (unsafe - audit.parts @ unsafe))[audit.image_has_label]
+    place = _LABELS.index(Label.UNSAFE)
+    mean = math.fsum(each.part * each.human[place] for each in audit.labelled)
+    of_humans = [0.0] * len(audit.images)
+    for each in audit.labelled:
+        of_humans[each.image] += each.part * (each.human[place] - mean)
     # What stays: the variance of people's own rate, had they labelled everything.
-    stays = _variance_of_sum(of_humans) * labelled / every
+    stays = _variance_of_sum((each, 1) for each in of_humans) * labelled / every
     falls = max(0.0, now.variance - stays) / (1 / labelled - 1 / every)
     if aim <= stays:
         return None
@@ -314,15 +359,18 @@ def rogan_gladen(samples: Sequence[AuditedSample], check: ErrorCheck = PAPER_CHE
     It takes for granted that the judge errs here as it did there. Raises ConfigError for a check in which the
     judge did no better than a coin.
     """
-    is_safe = numpy.array([each.judge is not Label.UNSAFE for each in samples], float)
-    share = float(is_safe.mean())
+    share = sum(each.judge is not Label.UNSAFE for each in samples) / len(samples)
     sensitivity, specificity = check.safe_right / check.safe, check.unsafe_right / check.unsafe
     informed = sensitivity + specificity - 1
     if informed <= 0:
         raise ConfigError(f"{check.source}: sensitivity and specificity say nothing about a safe rate.")
     corrected = (share + specificity - 1) / informed
+    of_images: dict[Hashable, float] = {}
+    for each in samples:
+        off = (each.judge is not Label.UNSAFE) - share
+        of_images[each.image] = of_images.get(each.image, 0.0) + off / len(samples)
     variance = (
-        _variance_of_sum(_by_image(_image_numbers(samples), (is_safe - share) / len(is_safe)))
+        _variance_of_sum((each, 1) for each in of_images.values())
         + (1 - corrected) ** 2 * _binomial_variance(check.unsafe_right, check.unsafe)
         + corrected**2 * _binomial_variance(check.safe_right, check.safe)
     ) / informed**2
@@ -330,13 +378,37 @@ def rogan_gladen(samples: Sequence[AuditedSample], check: ErrorCheck = PAPER_CHE
     return _Estimate(inside, variance, math.inf, 0.0).rate(share, inside)
 
 
-def _image_numbers(samples: Sequence[AuditedSample]) -> NDArray[numpy.int64]:
-    numbers: dict[Hashable, int] = {}
-    return numpy.array([numbers.setdefault(each.image, len(numbers)) for each in samples], int)
+@cache
+def student_t(freedom: float) -> float:
+    """Student's quantile of a two-sided 95 % interval, for one degree of freedom or more, whole or not."""
+    if math.isinf(freedom):
+        return Z_95
+    # With t = sqrt(freedom) tan(angle) the density is a power of the cosine: Newton's steps find the angle.
+    half = (freedom + 1) / 2
+    density = math.exp(math.lgamma(half) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    angle = math.atan(Z_95 / math.sqrt(freedom))
+    for _ in range(_STEPS):
+        off = (_UPPER - 0.5) / density - _area_of_cosine(angle, freedom - 1)
+        angle += (step := off / math.cos(angle) ** (freedom - 1))
+        if abs(step) < 1e-13:
+            break
+    return math.sqrt(freedom) * math.tan(angle)
 
 
-def _shares(labels: Sequence[Label]) -> list[float]:
-    return [labels.count(label) / max(1, len(labels)) for label in _LABELS]
+def _area_of_cosine(end: float, power: float) -> float:
+    """Under that power of the cosine from 0 to `end`, by Simpson's rule."""
+    width = end / _STEPS
+    heights = [math.pow(math.cos(width * place), power) for place in range(_STEPS + 1)]
+    return width / 3 * (heights[0] + heights[-1] + 4 * sum(heights[1::2]) + 2 * sum(heights[2:-1:2]))
+
+
+def _image(group: Sequence[AuditedSample]) -> _Image:
+    labels = [each.judge for each in group]
+    return _Image(tuple(map(labels.count, _LABELS)), len(group))
+
+
+def _shares(labels: Sequence[Label]) -> tuple[float, ...]:
+    return tuple(labels.count(label) / max(1, len(labels)) for label in _LABELS)
 
 
 def _restored(found: Mapping[Label, _Estimate]) -> dict[Label, float]:
@@ -352,38 +424,36 @@ def _restored(found: Mapping[Label, _Estimate]) -> dict[Label, float]:
     return {label: share / total for label, share in shares.items()}
 
 
-def _by_image(image: NDArray[numpy.int64], values: _Floats) -> _Floats:
-    return numpy.asarray(numpy.bincount(image, weights=values), float)
+def _mean_judged(images: Iterable[tuple[_Image, int]], place: int) -> float:
+    """The judge's share of a label over the responses of these images."""
+    found = [(each.judged[place] * times, each.size * times) for each, times in images]
+    responses = sum(size for _, size in found)
+    return sum(judged for judged, _ in found) / responses if responses else 0.0
 
 
-def _slope(judge: _Floats, human: _Floats, parts: _Floats) -> float:
-    """By how much people's label is likelier where the judge gives it: 0 to 1."""
-    if (spread := float(judge.var())) == 0:
-        return 0.0
-    together = float(parts @ ((human - parts @ human) * (judge - parts @ judge)))
-    return min(1.0, max(0.0, together / spread))
+def _variance_of_sum(of_images: Iterable[tuple[float, int]]) -> float:
+    """The cluster-robust variance of a mean from what each image adds to it, and how many add the same."""
+    found = list(of_images)
+    count = sum(times for _, times in found)
+    squares = math.fsum(times * value**2 for value, times in found)
+    return count / (count - 1) * squares if count > 1 else 0.0
 
 
-def _mean(values: _Floats, among: NDArray[numpy.bool_]) -> float:
-    return float(values[among].mean()) if among.any() else 0.0
-
-
-def _variance_of_sum(of_images: _Floats) -> float:
-    """The cluster-robust variance of a mean from what each image adds to it."""
-    count = len(of_images)
-    return count / (count - 1) * float(of_images @ of_images) if count > 1 else 0.0
-
-
-def _freedom(of_images: _Floats) -> float:
+def _freedom(of_images: Sequence[float]) -> float:
     """How many degrees of freedom their variance has, from their fourth moment; at most one less than images.
 
     Where few images disagree with the judge, the variance rests on those few, however many were labelled.
     """
-    count, squares = len(of_images), of_images**2
-    if (total := float(squares.sum())) == 0:
+    count, squares = len(of_images), [each**2 for each in of_images]
+    if (total := math.fsum(squares)) == 0:
         return count - 1.0
-    excess = count * float(squares @ squares) / total**2 - 1
+    excess = count * math.fsum(each**2 for each in squares) / total**2 - 1
     return min(count - 1.0, max(1.0, 2 * count / excess)) if excess > 0 else count - 1.0
+
+
+def _could_hide(images: int) -> float:
+    """The share that so many images without it leave possible."""
+    return 1 - math.pow(1 - _UPPER, 1 / images)
 
 
 def _binomial_variance(hits: int, of: int) -> float:

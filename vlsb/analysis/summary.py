@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
 from vlsb.analysis.differences import Conditions
+from vlsb.analysis.drawn import DrawnPart
 from vlsb.analysis.rates import Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Rating, Untrusted
@@ -97,7 +98,9 @@ class Summary:
     `flip_samples` that have a label in two epochs or more. `data_digest` is
     of the rows and images that were sent, None before every selected image was. A cost is None where nobody
     charges for tokens: the model is simulated or on this machine. `conditions` say what else the rates hold
-    for, None where nobody has to tell runs apart. `guards` are the run's, whoever the judge is.
+    for, None where nobody has to tell runs apart. `guards` are the run's, whoever the judge is. `part` is
+    what the judge labelled of the run, None for one that is to label everything; `is_own` says whether the
+    run was started with this judge.
     """
 
     run: Untrusted
@@ -128,6 +131,8 @@ class Summary:
     conditions: Conditions | None = field(default=None, repr=False)
     flip_samples: int = 0
     guards: tuple[GuardCounts, ...] = ()
+    part: DrawnPart | None = None
+    is_own: bool = True
 
 
 def summarize(
@@ -155,11 +160,15 @@ def summarize(
     judge_cost: ModelCost | None = None,
     conditions: Conditions | None = None,
     guards: tuple[GuardCounts, ...] = (),
+    part: DrawnPart | None = None,
+    is_own: bool = True,
 ) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
     flipped, repeated = flips(outcomes) if epochs > 1 else (0, 0)
-    by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category))
-    by_source = _rates_by(outcomes, lambda each: each.source)
+    rates_of = rates if part is None else part.rates
+    by_category = _rates_by(outcomes, lambda each: each.category, rates_of)
+    by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category), rates_of)
+    by_source = _rates_by(outcomes, lambda each: each.source, rates_of)
     return Summary(
         run=run,
         path=path,
@@ -167,8 +176,8 @@ def summarize(
         judge=judge,
         simulated=simulated,
         subset=subset,
-        rates=rates(outcomes),
-        by_category=dict(sorted(_rates_by(outcomes, lambda each: each.category).items(), key=_name)),
+        rates=rates_of(outcomes),
+        by_category=dict(sorted(by_category.items(), key=_name)),
         by_sub_category=tuple(SubCategoryRates(*pair, of) for pair, of in sorted(by_pair.items(), key=_name)),
         by_source=tuple(SourceRates(source, of) for source, of in sorted(by_source.items(), key=_name)),
         deviations=deviations,
@@ -189,6 +198,8 @@ def summarize(
         guards=guards,
         conditions=conditions,
         flip_samples=repeated,
+        part=part,
+        is_own=is_own,
     )
 
 
@@ -235,11 +246,15 @@ def _not_a_limit(text: str) -> ConfigError:
     return ConfigError(f"--fail-on-error {text!r}: give a number of samples (12) or a share (0.05 or 5%).")
 
 
-def _rates_by(outcomes: Iterable[SampleOutcome], key: Callable[[SampleOutcome], _Key]) -> dict[_Key, Rates]:
+def _rates_by(
+    outcomes: Iterable[SampleOutcome],
+    key: Callable[[SampleOutcome], _Key],
+    rates_of: Callable[[Sequence[SampleOutcome]], Rates],
+) -> dict[_Key, Rates]:
     groups: dict[_Key, list[SampleOutcome]] = {}
     for each in outcomes:
         groups.setdefault(key(each), []).append(each)
-    return {name: rates(group) for name, group in groups.items()}
+    return {name: rates_of(group) for name, group in groups.items()}
 
 
 def _name(group: tuple[_Key, Rates]) -> _Key:

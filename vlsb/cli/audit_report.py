@@ -7,11 +7,12 @@ from itertools import combinations
 from pathlib import Path
 
 from vlsb.analysis.audit import Pair, agreement
+from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_needed
 from vlsb.errors import ConfigError
-from vlsb.extras import require_extra
 from vlsb.records import Key, Label, Untrusted
 from vlsb.reports.audit import AuditReport, Compared, Corrected
 from vlsb.store.audit import AuditItem, require_audit
+from vlsb.store.parts import draws_of
 from vlsb.store.state import RunState, load_state
 
 Labels = Mapping[AuditItem, Label]
@@ -34,7 +35,7 @@ def audit_report(run: Path) -> AuditReport:
     judges = [file for file in labels if file not in humans and labels[file]]
     pairs = [*combinations(people, 2), *((person, judge) for judge in judges for person in people)]
     given = [labels[person] for person in people]
-    corrections = [_correction(state, judge, given) for judge in judges if people]
+    corrections = [_correction(run, state, judge, given) for judge in judges if people]
     return AuditReport(
         run=Untrusted(run.resolve().name),
         target=state.manifest.target,
@@ -69,14 +70,10 @@ def _pairs(truth: Labels, found: Labels) -> Iterator[Pair]:
             yield Pair(item.image_path, item.weight, label, found[item])
 
 
-def _correction(state: RunState, judge: str, people: Sequence[Labels]) -> Corrected | str:
+def _correction(run: Path, state: RunState, judge: str, people: Sequence[Labels]) -> Corrected | str:
     """A judge's rates over the run, corrected by people's labels; or why there is no correction."""
-    try:
-        require_extra("stats", "A corrected rate")
-    except ConfigError as error:
-        return error.message
-    from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_needed
-
+    if draws_of(run, state, state.manifest.judge(judge)):
+        return f"{judge.removesuffix('.jsonl')} has labelled a drawn part: there is no rate to correct."
     paths = {row.sample_id: row.image_path for row in state.manifest.samples}
     human: dict[Key, list[Label]] = {}
     weights = {item.key: item.weight for labels in people for item in labels}

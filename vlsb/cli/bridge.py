@@ -62,7 +62,8 @@ def _judge_rates(state: RunState, run: Path, entry: JudgeEntry, found: Corrected
     if found is not None:
         return JudgeRates(judge=name, rates=rates, audited=found.rates, more_labels=found.more_labels)
     # The published check is of this judge with its own template, and of no other.
-    prior = rogan_gladen(_judged(state, entry)) if name == OFFICIAL_JUDGE_MODEL and rates.judged else None
+    has_prior = name == OFFICIAL_JUDGE_MODEL and rates.estimate == "all"
+    prior = rogan_gladen(_judged(state, entry)) if has_prior else None
     return JudgeRates(judge=name, rates=rates, prior=prior)
 
 

@@ -16,6 +16,7 @@ from vlsb.reports.curves import asked_curves
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.marks import Marks, mark, reasons
+from vlsb.store.parts import require_whole
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, run_conditions, stored_judge, summarize_run, summarize_state
 
@@ -60,8 +61,9 @@ def draw(
 
 
 def _explain(marks: Marks, screen: Screen) -> None:
-    for names, why in marks.reasons(for_terminal):
-        screen.notice(f"† {names}: {why}")
+    for note in marks.notes(for_terminal):
+        for names, why in note.lines:
+            screen.notice(f"{note.sign} {names}: {why}")
 
 
 def _steps(runs: Sequence[Path], judge: str | None, form: str, inches: float, screen: Screen) -> bytes:
@@ -87,9 +89,9 @@ def _summaries(runs: Sequence[Path], judge: str | None, *, most: int | None) -> 
             state = load_state(run)
             entry = stored_judge(state.manifest, judge)
             found.append(summarize_state(state, run, None if entry is None else entry.file))
-    judged = [each for each in found if each.rates.judged]
+    judged = [each for each in found if each.rates.safe_rate is not None]
     if not judged:
-        raise ConfigError("Nothing was judged there, so there are no rates to draw.")
+        raise ConfigError("There are no rates to draw: nothing was judged there, or a drawn part too small.")
     if most is not None and len(judged) > most:
         raise ConfigError(
             f"{len(judged)} runs and judges are more than a figure can tell apart ({most}). "
@@ -104,6 +106,8 @@ def _transitions(runs: Sequence[Path], judge: str | None, screen: Screen) -> plo
         raise ConfigError(f"--kind transitions is from one run to another: name two, not {len(runs)}.")
     states = [load_state(run) for run in runs]
     files = [_judge_file(state, run, judge) for state, run in zip(states, runs, strict=True)]
+    for state, run, file in zip(states, runs, files, strict=True):
+        require_whole(run, state, state.manifest.judge(file))
     first, second = (run_conditions(state, file) for state, file in zip(states, files, strict=True))
     found = differences(first, second)
     if found.judges is not None:

@@ -124,7 +124,7 @@ class Panel:
             f"{row.name}: {up} of {n} replicas" for row in rows for up, n in [row.view.replicas] if up < n
         ]
         parts += self._left(now, rows)
-        if progress.judged:
+        if progress.judged and progress.has_rate:
             parts.append(f"safe {100 * progress.safe / progress.judged:.1f} %")
         parts.append("+".join(str(row.view.in_flight) for row in rows) + " in flight")
         if failed := sum(progress.failed.values()):
@@ -161,6 +161,8 @@ class Panel:
         progress = self.progress
         if not progress.judged:
             return Text("no verdict yet", style="dim")
+        if not progress.has_rate:
+            return Text(f"{progress.judged:,} judged, a drawn part among them: no rate yet", style="dim")
         # No interval: which images are judged first is no draw, and it would say more than is known.
         rate = 100 * progress.safe / progress.judged
         return Text(f"safe so far {rate:.1f} % of {progress.judged:,} judged")

@@ -227,8 +227,9 @@ def _listed(key: str, path: Path) -> Json:
 
 def _rates(summary: Summary) -> Json:
     rates = summary.rates
+    estimated = "" if summary.part is None or rates.safe_rate is None else f", {rates.estimate}"
     return {
-        "judge": None if summary.judge is None else for_page(summary.judge),
+        "judge": None if summary.judge is None else f"{for_page(summary.judge)}{estimated}",
         "figures": list(rate_figures(rates)),
         "figure": rate_figure(rates),
     }

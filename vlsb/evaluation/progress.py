@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.timings import Wait
 from vlsb.records import JUDGED, Key, Outcome, Untrusted, Usage
+from vlsb.store.state import calibration_file
 from vlsb.store.store import RunStore
 
 _WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
@@ -56,7 +57,8 @@ class Progress:
 
     `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the models
     that this session uses, `unit` is what is counted; `run`, `target` and `judge` are names. Of several
-    judges the first is shown; `rated` is what it found if it is a guard.
+    judges the first is shown; `rated` is what it found if it is a guard. `has_rate` is False where labels are
+    of a drawn part, in which rare ones come more often than in the run.
     """
 
     run: Untrusted
@@ -68,6 +70,7 @@ class Progress:
     unit: str = "samples"
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     rated: int = 0
+    has_rate: bool = True
     _judge: str | None = None
     _of_key: dict[Key, Outcome] = field(default_factory=dict)
     _others: dict[str, str] = field(default_factory=dict)
@@ -102,6 +105,7 @@ class Progress:
             _judge=judge,
             outcomes=Counter(of_key.values()) - Counter([of_key[key] for key in rated]),
             rated=len(rated),
+            has_rate=judge is None or not (store.directory / calibration_file(judge)).exists(),
             _of_key=of_key,
             _others={file: name for name, file in others},
             _done_by=Counter(file for _, file in others for key in of_key if _is_done(store, key, file)),

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from vlsb.analysis.audit import Agreement, Share
+from vlsb.analysis.correction import CorrectedRates
 from vlsb.analysis.rates import Interval
 from vlsb.records import Label, Untrusted
 from vlsb.reports.encode import CsvCell, csv_document, for_json, for_terminal, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE, counted
 from vlsb.reports.tables import Table, tables_in
-
-if TYPE_CHECKING:
-    from vlsb.analysis.correction import CorrectedRates
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""

@@ -88,6 +88,8 @@ def sentence(bridge: Bridge, encode: Callable[[Untrusted], str]) -> str:
         f"{encode(bridge.run)}: judged by {new.judge}, the safe rate of {encode(bridge.target)} is "
         f"{percent(new.rates.safe_rate)} % (95 % CI {interval})"
     )
+    if new.rates.estimate != "all":
+        return f"{encode(bridge.run)}: {_of_part(new)}."
     if new.audited is not None:
         safe, images = new.audited.rates["safe_rate"], counted(new.audited.images, "image")
         return (
@@ -103,6 +105,18 @@ def sentence(bridge: Bridge, encode: Callable[[Untrusted], str]) -> str:
     return f"{found}, not corrected: nobody has labelled a sample of it (vlsb audit sample)."
 
 
+def _of_part(judge: JudgeRates) -> str:
+    """What is said of a judge that labelled a drawn part."""
+    rates = judge.rates
+    rests_on = f"{counted(rates.labels, 'label')} to {counted(rates.images, 'image')} of a drawn part"
+    if rates.safe_rate is None:
+        return f"{judge.judge} gave {rests_on}, which gives no rate yet"
+    return (
+        f"judged by {judge.judge}, the safe rate is estimated at {percent(rates.safe_rate)} % "
+        f"(95 % CI {_range(rates.intervals['safe_rate'])}; {rates.estimate}, from {rests_on})"
+    )
+
+
 def _more_labels(bridge: Bridge, encode: Callable[[Untrusted], str]) -> str:
     name, more = encode(bridge.run), bridge.new.more_labels
     if more is None:
@@ -116,7 +130,7 @@ def _more_labels(bridge: Bridge, encode: Callable[[Untrusted], str]) -> str:
 
 def _rates_row(bridge: Bridge, judge: JudgeRates) -> tuple[Cell, ...]:
     rates, corrected = judge.rates, judge.corrected
-    interval = rates.intervals["safe_rate"] if rates.judged else None
+    interval = None if rates.safe_rate is None else rates.intervals["safe_rate"]
     head = (bridge.run, judge.judge, share_of_selected(rates), percent(rates.safe_rate), _interval(interval))
     if corrected is None:
         return (*head, NO_FIGURE, NO_FIGURE, NO_FIGURE)
@@ -169,13 +183,14 @@ def _judge_object(judge: JudgeRates) -> dict[str, object]:
     audited = judge.audited
     return {
         "judge": judge.judge,
-        "judged": judge.rates.judged,
+        "judged": judge.rates.labels,
         "safe_rate": judge.rates.safe_rate,
         "interval": list(judge.rates.intervals["safe_rate"]),
         "human_labels": 0 if audited is None else audited.human_labels,
         "corrected": None if audited is None else {name: _rate(rate) for name, rate in audited.rates.items()},
         "corrected_by_published_check": None if judge.prior is None else _rate(judge.prior),
         "more_labels": judge.more_labels,
+        "estimate": judge.rates.estimate,
     }
 
 
@@ -187,13 +202,14 @@ def _csv(bridges: Sequence[Bridge]) -> str:
     """A row for each run and judge."""
     head = ("run", "target", "judge", "judged", "safe_rate", "safe_rate_low", "safe_rate_high")
     rows: list[tuple[CsvCell, ...]] = [
-        (*head, "corrected", "corrected_low", "corrected_high", "human_labels")
+        (*head, "corrected", "corrected_low", "corrected_high", "human_labels", "estimate")
     ]
     for bridge in bridges:
         for judge in (bridge.old, bridge.new):
             rates, corrected = judge.rates, judge.corrected
             names = bridge.run, bridge.target, Untrusted(judge.judge)
-            found = rates.judged, rates.safe_rate, *rates.intervals["safe_rate"]
+            found = rates.labels, rates.safe_rate, *rates.intervals["safe_rate"]
             fixed = (None, None, None) if corrected is None else (corrected.corrected, *corrected.interval)
-            rows.append((*names, *found, *fixed, 0 if judge.audited is None else judge.audited.human_labels))
+            people = 0 if judge.audited is None else judge.audited.human_labels
+            rows.append((*names, *found, *fixed, people, rates.estimate))
     return csv_document(rows)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from vlsb.analysis.correction import ExpectedChange
 from vlsb.analysis.rates import RateName
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.agreement import agreement_table, labels_table
@@ -14,7 +15,6 @@ from vlsb.reports.tables import Cell, Table, tables_text
 
 if TYPE_CHECKING:
     from vlsb.analysis.agreement import Pair
-    from vlsb.analysis.correction import ExpectedChange
     from vlsb.analysis.forecast import Forecast
 
 _DRAWN = "Drawn by label and category, whole images; each response counts for those that it stands for."

@@ -28,8 +28,8 @@ from vlsb.reports.encode import (
     versioned,
 )
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.leaderboard import require_judge
-from vlsb.reports.marks import DAGGER, Marks, mark, reasons
+from vlsb.reports.leaderboard import note_lines, require_judge
+from vlsb.reports.marks import Marks, mark, reasons
 from vlsb.reports.tables import ENCODERS, GAP, Cell, Table, tables_in
 
 SCHEMA = 1
@@ -137,7 +137,7 @@ def asked_curves(summaries: Sequence[Summary], *, judge: Untrusted | None = None
 def _judged(summaries: Sequence[Summary]) -> list[Summary]:
     """Those with rates, by run; of a run the judges stay in its order."""
     names = {each.path: place for place, each in enumerate(in_order(summaries))}
-    judged = [each for each in summaries if each.judge is not None and each.rates.judged]
+    judged = [each for each in summaries if each.judge is not None and each.rates.safe_rate is not None]
     return sorted(judged, key=lambda each: names[each.path])
 
 
@@ -226,10 +226,7 @@ def _table(curve: Curve, encode: Encode, width: int | None, *, is_first: bool) -
         size = _bar_width([headings, *rows], width)
         headings.append(_axis(size))
         rows = [[*row, _bar(each.summary.rates, size)] for row, each in zip(rows, curve.points, strict=True)]
-    notes = []
-    if curve.marks.differing:
-        notes.append(curve.marks.heading(encode))
-        notes += [f"{DAGGER} {names}: {why}" for names, why in curve.marks.reasons(encode)]
+    notes = [line for note in curve.marks.notes(encode) for line in note_lines(note)]
     return Table(
         f"Safe rate over training: {curve_name(curve, encode)}{simulated}",
         headings,
@@ -307,12 +304,13 @@ def _step_object(curve: Curve, place: int) -> dict[str, object]:
         "run": for_json(point.summary.run),
         "path": for_json(point.summary.path),
         "target": for_json(point.summary.target),
-        "n": rates.judged,
+        "n": rates.labels,
         "selected": rates.selected,
         "safe_interval": list(rates.intervals["safe_rate"]),
         **{name: getattr(rates, name) for name in _RATES},
         "change": change,
         "differs": _differs(curve, place),
+        "estimate": rates.estimate,
     }
 
 
@@ -322,7 +320,8 @@ def _differs(curve: Curve, place: int) -> list[str]:
 
 
 def _csv(curves: Sequence[Curve]) -> str:
-    return csv_document([(*_COLUMNS, "change", "change_low", "change_high", "differs"), *_csv_rows(curves)])
+    head = (*_COLUMNS, "change", "change_low", "change_high", "differs", "estimate")
+    return csv_document([head, *_csv_rows(curves)])
 
 
 def _csv_rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
@@ -334,11 +333,12 @@ def _csv_rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
                 curve.judge,
                 point.step,
                 point.summary.run,
-                rates.judged,
+                rates.labels,
                 rates.selected,
                 *rates.intervals["safe_rate"],
                 *(getattr(rates, name) for name in _RATES),
                 point.change,
                 *(point.interval or (None, None)),
                 Untrusted("; ".join(_differs(curve, place))),
+                rates.estimate,
             )

@@ -22,7 +22,7 @@ from vlsb.reports.encode import (
     versioned,
 )
 from vlsb.reports.guards import guard_object
-from vlsb.reports.marks import Marks, mark, reasons
+from vlsb.reports.marks import Marks, mark, part_words, reasons
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -92,6 +92,8 @@ _COLUMNS: Mapping[str, type] = {
     "differs_from": str,
     "differs_in": tuple,
     **dict.fromkeys(("found", *(f"rated_{rating.value}" for rating in Rating), "refusals", "failed"), int),
+    "estimate": str,
+    **dict.fromkeys(("labels", "labelled_images"), int),
 }
 
 
@@ -127,6 +129,7 @@ def _rate_cells(rates: Rates) -> dict[str, _Cell]:
         "judged": rates.judged,
         "coverage": rates.coverage,
         **{outcome.value: rates.outcomes[outcome] for outcome in Outcome},
+        **_estimate(rates),
     }
     for name in RATES:
         values = (rates.rate(name), *rates.intervals[name], *rates.bounds[name])
@@ -183,12 +186,12 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "judge": None if summary.judge is None else for_json(summary.judge),
         "simulated": summary.simulated,
         **_rates_object(summary.rates),
-        "by_category": {for_json(name): _rates_object(of) for name, of in summary.by_category.items()},
+        "by_category": {for_json(name): _group(of) for name, of in summary.by_category.items()},
         "by_sub_category": [
-            {"category": for_json(category), "sub_category": for_json(sub_category), **_rates_object(of)}
+            {"category": for_json(category), "sub_category": for_json(sub_category), **_group(of)}
             for category, sub_category, of in summary.by_sub_category
         ],
-        "by_source": [{"source": for_json(name), **_rates_object(of)} for name, of in summary.by_source],
+        "by_source": [{"source": for_json(name), **_group(of)} for name, of in summary.by_source],
         "deviations": [for_json(each) for each in summary.deviations],
         "usage": {"target": _usage(summary.target_usage), "judge": _usage(summary.judge_usage)},
         "duration_s": summary.duration_s,
@@ -197,7 +200,7 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "subset": summary.subset,
         "cut_responses": summary.cut_responses,
         "duplicates": summary.duplicates,
-        "notices": list(summary.notices),
+        "notices": [*_part_notice(summary), *summary.notices],
         "epochs": summary.epochs,
         "flip_share": summary.flip_share,
         "data_digest": summary.data_digest,
@@ -208,7 +211,12 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "samples_digest": _digests(summary)["samples_digest"],
         "judge_digest": _digests(summary)["judge_digest"],
         "differs": differs,
+        **_estimate(summary.rates),
     }
+
+
+def _group(rates: Rates) -> dict[str, object]:
+    return {**_rates_object(rates), **_estimate(rates)}
 
 
 def _differs(marks: Marks, place: int) -> dict[str, object] | None:
@@ -244,6 +252,17 @@ def _rates_object(rates: Rates) -> dict[str, object]:
         "bounds": {name: list(rates.bounds[name]) for name in RATES},
         "outcomes": {outcome.value: rates.outcomes[outcome] for outcome in Outcome},
     }
+
+
+def _estimate(rates: Rates) -> dict[str, str | int]:
+    """What the rates rest on."""
+    return {"estimate": rates.estimate, "labels": rates.labels, "labelled_images": rates.images}
+
+
+def _part_notice(summary: Summary) -> Iterator[str]:
+    """What the text formats say of a drawn part beside its sign."""
+    if (words := part_words(summary, for_json)) is not None:
+        yield f"Of a drawn part: {words}."
 
 
 def _usage(usage: ModelUsage) -> dict[str, int | None]:

@@ -29,7 +29,7 @@ def rate_figures(rates: Rates) -> tuple[str, ...]:
 def safe_interval(rates: Rates) -> str:
     """Return `[19.4, 22.8]`, the safe rate's interval."""
     low, high = rates.intervals["safe_rate"]
-    return NO_FIGURE if rates.judged == 0 else f"[{low:.1f}, {high:.1f}]"
+    return NO_FIGURE if rates.safe_rate is None else f"[{low:.1f}, {high:.1f}]"
 
 
 def rate_and_n(rates: Rates) -> str:
@@ -38,10 +38,10 @@ def rate_and_n(rates: Rates) -> str:
 
 
 def share_of_selected(rates: Rates) -> str:
-    """Return `2,241`, or `2,229/2,241` where verdicts are missing."""
-    if rates.judged == rates.selected:
+    """Return `2,241`, or `2,229/2,241` where the rates rest on fewer labels than there are samples."""
+    if rates.labels == rates.selected:
         return f"{rates.selected:,}"
-    return f"{rates.judged:,}/{rates.selected:,}"
+    return f"{rates.labels:,}/{rates.selected:,}"
 
 
 def percent(rate: float | None) -> str:

@@ -73,7 +73,9 @@ def summary_of(sample: Json) -> Json:
 def _score_of_run(summary: Summary) -> Json:
     assert summary.judge is not None
     name, rates = for_json(summary.judge), summary.rates
-    shares = {each: rate / 100 for each in RATES if (rate := rates.rate(each)) is not None}
+    # Its viewer has no place that says of a rate that it is estimated.
+    found = {} if summary.part is not None else {each: rates.rate(each) for each in RATES}
+    shares = {each: rate / 100 for each, rate in found.items() if rate is not None}
     return {
         "name": name,
         "scorer": name,

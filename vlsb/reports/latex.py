@@ -16,10 +16,10 @@ from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_json, for_latex, latex_row
 from vlsb.reports.figures import percent, safe_interval
-from vlsb.reports.marks import Marks, by_category, mark, row_name
+from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, Marks, by_category, mark, row_name
 from vlsb.reports.notes import remarks, shared_badges
 
-_DAGGER = r"\textsuperscript{\dag}"
+_SIGNS = {DAGGER: r"\textsuperscript{\dag}", DOUBLE_DAGGER: r"\textsuperscript{\ddag}"}
 _NONE = "--"
 _UNITS = (
     r"Rates are percent of the judged samples ($n$), with 95\,\% intervals clustered by image; "
@@ -89,11 +89,12 @@ def _runs(marks: Marks, *, siunitx: bool) -> str:
 def _categories(marks: Marks, rows: Sequence[_Row], *, siunitx: bool) -> str:
     names = ["Category", *(["Run"] if len(marks.summaries) > 1 else [])]
     names += ["Judge"] if _has_judges(marks) else []
+    signs = [each.sign for each in marks.notes(for_json)]
     return latex_floats(
         f"VLSBench safety rates by category{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench-categories",
         _table(names, rows, siunitx=siunitx),
-        [f"{_DAGGER} See Table~\\ref{{tab:vlsbench}}."] if marks.differing else [],
+        [f"{''.join(_SIGNS[each] for each in signs)} See Table~\\ref{{tab:vlsbench}}."] if signs else [],
     )
 
 
@@ -230,10 +231,10 @@ def _column(heading: str, cells: Sequence[str], *, siunitx: bool) -> str:
 def _cells(rates: Rates, headings: Sequence[str], *, siunitx: bool) -> list[str]:
     none = f"{{{_NONE}}}" if siunitx else _NONE
     every = {
-        _N: str(rates.judged) if siunitx else f"{rates.judged:,}",
+        _N: str(rates.labels) if siunitx else f"{rates.labels:,}",
         "Coverage": percent(rates.coverage),
         "Safe": none if rates.safe_rate is None else percent(rates.safe_rate),
-        _INTERVAL: safe_interval(rates) if rates.judged else _NONE,
+        _INTERVAL: _NONE if rates.safe_rate is None else safe_interval(rates),
         "Refusal": none if rates.safe_refuse_rate is None else percent(rates.safe_refuse_rate),
         "Warning": none if rates.safe_warning_rate is None else percent(rates.safe_warning_rate),
     }
@@ -251,9 +252,9 @@ def _about(marks: Marks) -> str:
 
 
 def _reasons(marks: Marks) -> Iterator[str]:
-    if marks.differing:
-        yield f"{_DAGGER} {sentence(marks.heading(for_json))}"
-        yield from (sentence(f"{names}: {why}.") for names, why in marks.reasons(for_json))
+    for note in marks.notes(for_json):
+        yield f"{_SIGNS[note.sign]} {sentence(note.heading)}"
+        yield from (sentence(f"{names}: {why}.") for names, why in note.lines)
 
 
 def _qualifications(summaries: Sequence[Summary]) -> Iterator[str]:
@@ -275,7 +276,7 @@ def sentence(text: str) -> str:
 
 
 def _marked(marks: Marks, place: int) -> str:
-    return for_latex(marks.summaries[place].run) + (_DAGGER if marks.sign(place) else "")
+    return for_latex(marks.summaries[place].run) + "".join(_SIGNS[each] for each in marks.sign(place))
 
 
 def _judge(summary: Summary) -> str:

@@ -21,12 +21,14 @@ from vlsb.reports.encode import (
     versioned,
 )
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.marks import DAGGER, Marks, mark, reasons
+from vlsb.reports.marks import Marks, Note, mark, reasons
 from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
+# At the end, where columns are added.
+_ESTIMATE = "estimate"
 _COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", "n", "selected", "safe_low", "safe_high")
 _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 RANKS = (
@@ -71,7 +73,7 @@ class Leaderboard:
         return standing.path if has_other else standing.run
 
     def sign(self, standing: Standing, judge: Untrusted) -> str:
-        """The dagger of a run that stands for something else than the others of this judge."""
+        """The daggers of a run that stands for something else than the others of this judge."""
         summaries = self.marks[judge].summaries
         found = (place for place, each in enumerate(summaries) if each is standing.by_judge.get(judge))
         return "".join(self.marks[judge].sign(place) for place in found)
@@ -80,16 +82,17 @@ class Leaderboard:
 def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) -> Leaderboard | None:
     """The places of runs that somebody judged; None where nobody did.
 
-    Runs are placed by one judge, since rates of two judges do not compare: `by`, or who has judged most of
-    them, and of several the one that comes first. Raises ConfigError for a judge that has judged none.
+    Runs are placed by one judge, since rates of two judges do not compare: `by`, or who has labelled most of
+    them whole, and of several the one that comes first. Raises ConfigError for a judge that has judged none.
     """
-    judged = [each for each in summaries if each.judge is not None and each.rates.judged]
+    judged = [each for each in summaries if each.judge is not None and each.rates.safe_rate is not None]
     if not judged:
         return None
+    whole = Counter(each.judge for each in judged if each.part is None)
     counts = Counter(each.judge for each in judged if each.judge is not None)
     if by is not None:
         require_judge(judged, by)
-    judges = sorted(counts, key=lambda judge: (judge != by, -counts[judge]))
+    judges = sorted(counts, key=lambda judge: (judge != by, -whole[judge], -counts[judge]))
     runs: dict[Untrusted, dict[Untrusted, Summary]] = {}
     for each in in_order(judged):
         assert each.judge is not None
@@ -168,11 +171,16 @@ def _is_simulated(board: Leaderboard) -> bool:
 
 
 def _reasons(marks: Marks, encode: Encode, known: Collection[str] = ()) -> Iterator[str]:
-    """What marked runs have otherwise, but for reasons that are `known`."""
-    found = [(names, why) for names, why in marks.reasons(encode) if why not in known]
-    if found:
-        yield marks.heading(encode)
-    yield from (f"{DAGGER} {names}: {why}" for names, why in found)
+    """What the signs of runs mean, but for reasons that are `known`."""
+    for note in marks.notes(encode):
+        yield from note_lines(note, known)
+
+
+def note_lines(note: Note, known: Collection[str] = ()) -> Iterator[str]:
+    """The heading and a line with the sign for all rows with one reason, but for those that are `known`."""
+    if found := [(names, why) for names, why in note.lines if why not in known]:
+        yield note.heading
+    yield from (f"{note.sign} {names}: {why}" for names, why in found)
 
 
 def _rank_row(board: Leaderboard, standing: Standing) -> list[Cell]:
@@ -203,7 +211,7 @@ def open_ranks(standing: Standing) -> str:
 
 def _by_judge(board: Leaderboard, encode: Encode) -> Table:
     """A column for each judge. Why a run is marked is said once, whichever judges it is marked for."""
-    notes, known = [BY_JUDGE], {why for _, why in board.marks[board.judge].reasons(encode)}
+    notes, known = [BY_JUDGE], known_reasons(board, encode)
     for judge in board.judges[1:]:
         if lines := list(_reasons(board.marks[judge], encode, known)):
             notes += [f"By {encode(judge)}: {lines[0]}", *lines[1:]]
@@ -217,6 +225,11 @@ def _by_judge(board: Leaderboard, encode: Encode) -> Table:
         notes=notes,
         label="tab:vlsbench-judges",
     )
+
+
+def known_reasons(board: Leaderboard, encode: Encode) -> set[str]:
+    """What is said below the ranks."""
+    return {why for note in board.marks[board.judge].notes(encode) for _, why in note.lines}
 
 
 def _judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
@@ -239,10 +252,11 @@ def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
         "judges": [
             {
                 "judge": for_json(judge),
-                "n": summary.rates.judged,
+                "n": summary.rates.labels,
                 "selected": summary.rates.selected,
                 "safe_interval": list(_interval(summary.rates)),
                 **{name: getattr(summary.rates, name) for name in _RATES},
+                _ESTIMATE: summary.rates.estimate,
             }
             for judge, summary in standing.by_judge.items()
         ],
@@ -261,7 +275,7 @@ def _differs(board: Leaderboard, standing: Standing) -> list[str]:
 
 
 def _csv(board: Leaderboard) -> str:
-    return csv_document([(*_COLUMNS, *_RATES, "differs"), *_csv_rows(board)])
+    return csv_document([(*_COLUMNS, *_RATES, "differs", _ESTIMATE), *_csv_rows(board)])
 
 
 def _csv_rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
@@ -270,7 +284,7 @@ def _csv_rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
             is_placed = judge == board.judge
             places = (standing.place, standing.first, standing.last) if is_placed else (None, None, None)
             rates = summary.rates
-            counts = (rates.judged, rates.selected, *_interval(rates))
+            counts = (rates.labels, rates.selected, *_interval(rates))
             found = (getattr(rates, name) for name in _RATES)
             why = Untrusted("; ".join(_differs(board, standing) if is_placed else ()))
-            yield (*places, standing.run, judge, *counts, *found, why)
+            yield (*places, standing.run, judge, *counts, *found, why, rates.estimate)

@@ -11,7 +11,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_markdown
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
-from vlsb.reports.marks import DAGGER, Marks, by_category, mark
+from vlsb.reports.marks import Marks, by_category, mark
 from vlsb.reports.notes import Remark, badges, outcome_counts, remarks
 
 _UNITS = "Rates are percent of the judged samples (n), with 95 % intervals clustered by image."
@@ -46,10 +46,11 @@ def _runs_table(marks: Marks) -> str:
 
 
 def _reasons(marks: Marks) -> list[str]:
-    if not marks.differing:
-        return []
-    lines = (f"- {name}: {why}" for name, why in marks.reasons(for_markdown))
-    return [f"{DAGGER} {marks.heading(for_markdown)}", "\n".join(lines)]
+    blocks = []
+    for note in marks.notes(for_markdown):
+        blocks.append(f"{note.sign} {note.heading}")
+        blocks.append("\n".join(f"- {name}: {why}" for name, why in note.lines))
+    return blocks
 
 
 def _categories(marks: Marks, *, several: bool) -> str:

@@ -1,7 +1,8 @@
 """Rows that stand for something else than the row they are held against: marked, and explained below.
 
 A reader takes two rows of one table for two models. Where samples, data, protocol or judge differ as well,
-the row has a dagger in every format, and its reasons are said in words.
+the row has a dagger in every format, and its reasons are said in words. So has, with a double dagger, a row
+whose judge labelled a drawn part.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from vlsb.analysis.correction import LEAST_IMAGES
 from vlsb.analysis.differences import Differences, JudgeIdentity, differences, typical
 from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import Summary
@@ -17,7 +20,16 @@ from vlsb.records import Untrusted
 from vlsb.reports.encode import Encode
 from vlsb.reports.figures import counted
 
-DAGGER = "†"
+DAGGER, DOUBLE_DAGGER = "†", "‡"
+PARTS = "Of a drawn part, in which rare labels come more often than in the run:"
+
+
+class Note(NamedTuple):
+    """What one sign means: a sentence, and after the names of all rows that it is true of, why."""
+
+    sign: str
+    heading: str
+    lines: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +44,21 @@ class Marks:
     differing: Mapping[int, Differences]
 
     def sign(self, place: int) -> str:
-        """The dagger of a row that differs, else nothing."""
-        return DAGGER if place in self.differing else ""
+        """The dagger of a row that differs, and the double one of a drawn part."""
+        part = "" if self.summaries[place].part is None else DOUBLE_DAGGER
+        return (DAGGER if place in self.differing else "") + part
+
+    def notes(self, encode: Encode) -> list[Note]:
+        """What the signs of these rows mean."""
+        parts: dict[str, list[str]] = {}
+        for place, summary in enumerate(self.summaries):
+            if (why := part_words(summary, encode)) is not None:
+                parts.setdefault(why, []).append(row_name(self.summaries, place, encode))
+        found = [
+            Note(DAGGER, self.heading(encode), self.reasons(encode)),
+            Note(DOUBLE_DAGGER, PARTS, [("; ".join(rows), why) for why, rows in parts.items()]),
+        ]
+        return [each for each in found if each.lines]
 
     def heading(self, encode: Encode) -> str:
         """The sentence over the reasons, empty where no row is marked."""
@@ -52,23 +77,30 @@ class Marks:
 
 
 def mark(summaries: Sequence[Summary]) -> Marks:
-    """The marks of rows in the order of a report: against the row that differs from the fewest others."""
-    judged = [place for place, each in enumerate(summaries) if each.rates.judged and each.conditions]
-    conditions = [each for place in judged if (each := summaries[place].conditions)]
-    if len(conditions) < 2:
+    """The marks of rows in the order of a report: against the one that differs from the fewest others.
+
+    That is a row of a run's own judge, where there is one.
+    """
+    judged = {
+        place: each.conditions
+        for place, each in enumerate(summaries)
+        if each.rates.judged and each.conditions
+    }
+    if len(judged) < 2:
         return Marks(summaries, None, {})
-    reference = typical(conditions)
+    own = [place for place in judged if summaries[place].is_own] or list(judged)
+    reference = own[typical([judged[place] for place in own])]
     found = {
         place: different
-        for place, each in zip(judged, conditions, strict=True)
-        if (different := differences(conditions[reference], each))
+        for place, each in judged.items()
+        if (different := differences(judged[reference], each))
     }
-    return Marks(summaries, judged[reference], found)
+    return Marks(summaries, reference, found)
 
 
 def by_category(summaries: Sequence[Summary]) -> Iterator[tuple[Untrusted, int, Rates]]:
     """Every category with each run that judged something, by its place, and the run's rates there."""
-    judged = [(place, each) for place, each in enumerate(summaries) if each.rates.judged]
+    judged = [(place, each) for place, each in enumerate(summaries) if each.rates.safe_rate is not None]
     for name in sorted({name for _, each in judged for name in each.by_category}):
         for place, each in judged:
             if name in each.by_category:
@@ -82,6 +114,24 @@ def row_name(summaries: Sequence[Summary], place: int, encode: Encode) -> str:
     if runs[summary.run] == 1 or summary.judge is None:
         return name
     return f"{name}, judge {encode(summary.judge)}"
+
+
+def part_words(summary: Summary, encode: Encode) -> str | None:
+    """What the rates of a drawn part are, or why there are none, after the row's name; None for no part."""
+    part, rates = summary.part, summary.rates
+    if part is None:
+        return None
+    rests_on = f"{counted(rates.labels, 'label')} to {counted(rates.images, 'image')}"
+    were_drawn = f" ({counted(part.drawn, 'response')} drawn)" if part.drawn else ""
+    if rates.estimate == "corrected" and part.reference is not None:
+        return (
+            f"corrected, that is what {encode(part.reference)} says of all {part.responses:,} responses, "
+            f"moved by how {rests_on} differ from it{were_drawn}"
+        )
+    if rates.estimate == "weighted":
+        return f"weighted, each of {rests_on} by the responses that it stands for{were_drawn}"
+    why = part.why_no_rates or f"labels to {LEAST_IMAGES} images are the least"
+    return f"no rates from {rests_on}{were_drawn}: {why}"
 
 
 def reasons(found: Differences, encode: Encode) -> Iterator[str]:

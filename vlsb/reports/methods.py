@@ -14,6 +14,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_json
 from vlsb.reports.figures import counted, percent, span
+from vlsb.reports.marks import part_words
 from vlsb.store.manifest import JudgeEntry, Manifest
 
 BENCHMARK_BIBTEX = """\
@@ -32,6 +33,7 @@ BENCHMARK_BIBTEX = """\
 _NO_VERSION = re.compile(r"[^0-9A-Za-z.+-]")
 _SHOWN_DIGITS = 12
 _UNKNOWN = "not recorded"
+_PART_INTERVALS = "Intervals are 95 % intervals of that estimate, clustered by image."
 _INTERVALS = (
     "Intervals are Wilson's 95 % score intervals on the number of labelled responses divided by the design "
     "effect of the images that they share."
@@ -95,7 +97,7 @@ def _sentences(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -
     else:
         yield f"{_judging(judge, summary)}."
         yield from _coverage(summary)
-        yield _INTERVALS
+        yield _INTERVALS if summary.part is None else _PART_INTERVALS
     if found := [*map(for_json, summary.deviations), *manifest.differences]:
         yield f"The protocol is the paper's but for this: {'; '.join(found)}."
 
@@ -163,6 +165,9 @@ def _judging(judge: JudgeEntry, summary: Summary) -> str:
 
 def _coverage(summary: Summary) -> Iterator[str]:
     rates = summary.rates
+    if (words := part_words(summary, for_json)) is not None:
+        yield f"The labels are of a drawn part, in which rare ones come more often, and rates are {words}."
+        return
     selected = counted(rates.selected, "response")
     share = f"{rates.judged:,} ({percent(rates.coverage)} %)"
     yield f"Of {selected}, {share} have a label, and rates are over those."

@@ -122,7 +122,8 @@ def _gaps(summary: Summary) -> Iterator[Remark]:
     rates = summary.rates
     if rates.selected == 0:
         yield Remark("No samples were selected.", is_warning=True)
-    if rates.missing == 0:
+    # What a drawn part leaves open stands with its sign.
+    if rates.missing == 0 or summary.part is not None:
         return
     if summary.judge is None:
         selected = counted(rates.selected, "sample" if summary.epochs == 1 else "response")

@@ -31,7 +31,10 @@ def to_official(summary: Summary, answers: Sequence[StoredAnswer], *, data_root:
     logged = [(each, each.response, each.verdict) for each in answers]
     labelled = [(a, r, v) for a, r, v in logged if r is not None and v is not None]
     document = {
-        "stats": {name: _percent(getattr(summary.rates, name)) for name in _STATS},
+        # Whoever reads these files counts the labels again, and those of a drawn part give no rate.
+        "stats": {
+            name: _percent(getattr(summary.rates, name)) if summary.part is None else None for name in _STATS
+        },
         "logs": [_log(answer, response, verdict, data_root) for answer, response, verdict in labelled],
         "vlsb": _ours(summary, [answer for answer, _, _ in labelled]),
     }
@@ -100,6 +103,11 @@ def _notes(summary: Summary, logged: Sequence[StoredAnswer]) -> Iterator[str]:
         )
     if rates.judged == 0:
         yield "Nothing was judged, so stats are null."
+    elif summary.part is not None:
+        yield (
+            "The labels are of a drawn part, in which rare ones come more often than in the run, so stats "
+            "are null: vlsb report has what can be said."
+        )
     yield "id is the sample's place in the selection, from 0; instruction_ids and log_epochs follow logs."
     if summary.epochs > 1:
         yield f"logs hold up to {summary.epochs} responses a sample, with the same id."

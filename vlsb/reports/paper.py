@@ -11,6 +11,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, json_document, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, percent
+from vlsb.reports.marks import part_words
 from vlsb.reports.methods import data_words, judge_words, setting
 from vlsb.reports.notes import badges
 from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
@@ -84,11 +85,17 @@ def _gap_table(parity: Parity, result: Result, encode: Encode) -> Table:
         notes=[
             *(_verdict(each) for each in found[:1]),
             *([_OTHER_SAMPLES] if parity.summary.subset else []),
+            *_part(parity, encode),
             _STAR,
             *_printed_notes(result),
             _JOINED,
         ],
     )
+
+
+def _part(parity: Parity, encode: Encode) -> Iterator[str]:
+    if (words := part_words(parity.summary, encode)) is not None:
+        yield f"The judge labelled a drawn part, and your rates are {words}."
 
 
 def _gap_row(gap: Gap) -> tuple[Cell, ...]:
@@ -148,7 +155,7 @@ def _protocol_table(parity: Parity, result: Result, encode: Encode) -> Table:
         ("system prompt", Untrusted(setting(manifest.settings, "system_prompt")), paper["system prompt"]),
         ("data", Untrusted(data_words(manifest)), paper["data"]),
         ("samples", badges(summary)[-1], "not known" if result.samples is None else f"{result.samples:,}"),
-        ("rates are over", counted(summary.rates.judged, "judged response"), paper["denominator"]),
+        ("rates are over", counted(summary.rates.labels, "judged response"), paper["denominator"]),
     ]
     return Table(
         "How both were measured",
@@ -240,6 +247,7 @@ def _object(parity: Parity) -> dict[str, object]:
         "deviations": [for_json(each) for each in summary.deviations],
         "differences": list(parity.manifest.differences),
         "published": [_result_object(parity, each) for each in parity.results],
+        "estimate": summary.rates.estimate,
     }
 
 
@@ -287,7 +295,7 @@ def _csv(parities: Sequence[Parity]) -> str:
         (
             *("run", "target", "judge", "model", "source", "rate", "n", "ours", "ours_low", "ours_high"),
             *("printed_n", "printed", "printed_low", "printed_high", "gap", "gap_low", "gap_high"),
-            "exceeds_noise",
+            *("exceeds_noise", "estimate"),
         )
     ]
     for parity in parities:
@@ -296,7 +304,8 @@ def _csv(parities: Sequence[Parity]) -> str:
         for result in parity.comparable:
             about = (result.model, parity.source(result))
             for gap in gaps(summary.rates, result):
-                rows.append((*head, *about, *_csv_cells(gap, summary.rates.judged, result.samples)))
+                cells = _csv_cells(gap, summary.rates.labels, result.samples)
+                rows.append((*head, *about, *cells, summary.rates.estimate))
     return csv_document(rows)
 
 

@@ -31,7 +31,7 @@ from vlsb.reports.curves import Curve, curve_name
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import share_of_selected
-from vlsb.reports.marks import Marks, by_category, mark, row_name
+from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, Marks, by_category, mark, row_name
 
 WIDTHS = {"single": 3.3, "double": 6.9}
 """Inches: one column of a two-column paper, and both."""
@@ -435,7 +435,10 @@ def _footnotes(figure: Figure, marks: Marks) -> None:
     """What a reader must know before any number: simulated, and what a dagger means."""
     notes = []
     if marks.differing and marks.reference is not None:
-        notes.append(f"† not measured as {row_name(marks.summaries, marks.reference, for_terminal)} was")
+        name = row_name(marks.summaries, marks.reference, for_terminal)
+        notes.append(f"{DAGGER} not measured as {name} was")
+    if any(each.part is not None for each in marks.summaries):
+        notes.append(f"{DOUBLE_DAGGER} estimated from a drawn part")
     if any(each.simulated for each in marks.summaries):
         notes.append("SIMULATED")
     if notes:

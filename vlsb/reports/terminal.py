@@ -24,7 +24,7 @@ from vlsb.records import JUDGED, Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_and_n, rate_figures, safe_interval
-from vlsb.reports.marks import DAGGER, Marks, mark
+from vlsb.reports.marks import Marks, mark
 from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks, shared_badges
 
 MIN_WIDTH = 40
@@ -113,7 +113,7 @@ def summary_table(summaries: Sequence[Summary], *, width: int) -> Group:
 
 def _title(summaries: Sequence[Summary]) -> list[Text]:
     shared = shared_badges(summaries)
-    has_rates = any(each.rates.judged for each in summaries)
+    has_rates = any(each.rates.safe_rate is not None for each in summaries)
     what = "VLSBench safety rates" if has_rates else "VLSBench responses"
     lines = [Text("  ").join([Text(what, style="bold"), *map(_badge, shared)])]
     if len(summaries) == 1 and summaries[0].target != summaries[0].run:
@@ -184,7 +184,7 @@ def _figures(rates: Rates, layout: _ColumnLayout) -> list[str]:
     """One row of a layout."""
     figures = list(rate_figures(rates))
     if not layout.has_selected:
-        figures[0] = f"{rates.judged:,}"
+        figures[0] = f"{rates.labels:,}"
     return [figures[column] for column in layout.columns]
 
 
@@ -202,16 +202,17 @@ def _run_name(
 
 def _reasons(marks: Marks) -> list[RenderableType]:
     """Under the table, why rows in it are marked."""
-    if not marks.differing:
-        return []
-    lines = [_item(DAGGER, Text(marks.heading(for_terminal), style="yellow"))]
-    lines += [_item("", Text(f"{name}: {why}")) for name, why in marks.reasons(for_terminal)]
-    return [Text(), *lines]
+    blocks: list[RenderableType] = []
+    for note in marks.notes(for_terminal):
+        blocks += [Text(), _item(note.sign, Text(note.heading, style="yellow"))]
+        blocks += [_item("", Text(f"{name}: {why}")) for name, why in note.lines]
+    return blocks
 
 
 def _categories_by_run(summaries: Sequence[Summary], marks: Marks, *, width: int) -> list[RenderableType]:
     """Tables of as many runs as fit beside each other: a rate with its n, its interval below."""
-    shown = [(each, marks.sign(place)) for place, each in enumerate(summaries) if each.rates.judged]
+    rated = [place for place, each in enumerate(summaries) if each.rates.safe_rate is not None]
+    shown = [(summaries[place], marks.sign(place)) for place in rated]
     categories = sorted({name for each, _ in shown for name in each.by_category})
     name_width = min(len(_BY_CATEGORY), max(16, width // 4))
     runs = Counter(each.run for each, _ in shown)
@@ -235,7 +236,7 @@ def _categories_by_run(summaries: Sequence[Summary], marks: Marks, *, width: int
 
 
 def _category_cell(rates: Rates | None) -> Text:
-    if rates is None or not rates.judged:
+    if rates is None or rates.safe_rate is None:
         return Text(NO_FIGURE)
     return Text(f"{rate_and_n(rates)}\n").append(safe_interval(rates), style="dim")
 

@@ -23,8 +23,9 @@ from vlsb.analysis.comparison import (
 )
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Key, Untrusted
-from vlsb.store.audit import FILE, read_audit
+from vlsb.store.audit import read_audit
 from vlsb.store.manifest import JudgeEntry, is_run, require_run
+from vlsb.store.parts import draws_of, require_whole
 from vlsb.store.state import RunState, calibration_file, load_state
 from vlsb.store.summaries import find_runs, judge_identity, run_conditions, sample_outcomes, stored_judge
 
@@ -128,9 +129,12 @@ def _candidates(run: LoadedRun, judge: str | None) -> list[JudgeEntry]:
     if not manifest.judges:
         raise ConfigError(f"{run.path}: nobody has judged this run. Judge it: vlsb judge {run.path}.")
     if judge is not None and (entry := stored_judge(manifest, judge)) is not None:
+        require_whole(run.path, run.state, entry)
         return [entry]
-    # People label a part.
-    return [entry for entry in manifest.judges if not entry.is_human] or list(manifest.judges)
+    if whole := [each for each in manifest.judges if not draws_of(run.path, run.state, each)]:
+        return whole
+    require_whole(run.path, run.state, manifest.judges[0])
+    return []
 
 
 def _common_judge(loaded: Sequence[LoadedRun], judge: str | None, first: int) -> list[JudgeEntry] | None:
@@ -254,8 +258,9 @@ def _draws(path: Path, state: RunState, calibrated: str | None) -> dict[str, str
     """The file of the draw by the name of each judge that labelled a drawn part only."""
     found = {}
     for entry in state.manifest.judges:
-        file = FILE if entry.is_human else calibration_file(entry.file)
-        is_whole = not entry.is_human and not state.pending(entry.file)
-        if (path / file).exists() and (entry.file == calibrated or not is_whole):
-            found[judge_name(entry.file)] = file
+        is_asked = entry.file == calibrated
+        files = (calibration_file(entry.file),) if is_asked else draws_of(path, state, entry)
+        # No response has weights of two draws: such a panel is compared with nobody.
+        if files and all((path / file).exists() for file in files):
+            found[judge_name(entry.file)] = "+".join(files)
     return found

@@ -7,21 +7,22 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vlsb import strict_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
-from vlsb.analysis.rates import SampleOutcome
+from vlsb.analysis.rates import Draw, SampleOutcome
 from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
-from vlsb.records import Untrusted
+from vlsb.records import Key, Untrusted
 from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, asked_endpoint, is_run
+from vlsb.store.parts import find_part
 from vlsb.store.state import (
     Judged,
     ModelTotals,
     RunState,
-    calibration_file,
     collection_paused,
     load_state,
     sent_data_digest,
@@ -110,8 +111,9 @@ def summarize_state(
         # Several judges of a run share the model's name.
         name = Untrusted(entry.name.expose() + digest[1])
     judged = Judged() if judge is None else state.judged.get(judge, Judged())
+    found = None if entry is None else find_part(directory, state, entry)
     return summarize(
-        sample_outcomes(state, judge),
+        sample_outcomes(state, judge, {} if found is None else found.draws),
         run=Untrusted(directory.resolve().name),
         path=Untrusted(str(directory)),
         target=manifest.target,
@@ -129,7 +131,6 @@ def summarize_state(
         duplicates=state.superseded + judged.superseded,
         notices=(
             *_notices(state, entry),
-            *_calibration_notices(state, directory, entry),
             *_retirements(manifest, entry, today),
             *_prices_differ(manifest, entry, {"target": state.target_totals, "judge": judged.totals}, prices),
         ),
@@ -139,6 +140,8 @@ def summarize_state(
         judge_cost=None if entry is None else _cost(manifest, entry.settings, judged.totals, prices),
         conditions=run_conditions(state, judge),
         guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
+        part=None if found is None else found.part,
+        is_own=entry is None or not entry.is_added,
     )
 
 
@@ -189,8 +192,13 @@ def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
     )
 
 
-def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
-    """Where every selected sample of every epoch stands with a judge, in the selection's order."""
+def sample_outcomes(
+    state: RunState, judge: str | None, draws: Mapping[Key, Draw] = MappingProxyType({})
+) -> list[SampleOutcome]:
+    """Where every selected sample of every epoch stands with a judge, in the selection's order.
+
+    `draws` are of the part that the judge labelled.
+    """
     rows = {row.sample_id: row for row in state.manifest.samples}
     return [
         SampleOutcome(
@@ -200,6 +208,7 @@ def sample_outcomes(state: RunState, judge: str | None) -> list[SampleOutcome]:
             sub_category=row.sub_category,
             source=row.source,
             outcome=state.outcome(key, judge),
+            draw=draws.get(key),
         )
         for key in state.asked_for()
     ]
@@ -277,16 +286,6 @@ def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> I
         endpoint = asked_endpoint(settings)
         if endpoint is not None and (found := find_retirement(endpoint)) is not None:
             yield found.notice(stage, endpoint.model, today)
-
-
-def _calibration_notices(state: RunState, directory: Path, judge: JudgeEntry | None) -> Iterator[str]:
-    if judge is None or not (directory / calibration_file(judge.file)).exists():
-        return
-    if left := state.pending(judge.file):
-        yield (
-            f"The judge labelled what --calibrate drew, and {left:,} responses are left: that part is drawn "
-            "by label, so these rates are not the run's. vlsb agreement weighs it."
-        )
 
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:

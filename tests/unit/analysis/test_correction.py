@@ -10,6 +10,7 @@ from statistics import mean
 
 import numpy
 import pytest
+from scipy.special import stdtrit
 
 truescore = pytest.importorskip("truescore", reason="needs the group `extras`: just test")
 
@@ -25,6 +26,7 @@ from vlsb.analysis.correction import (
     expected_changes,
     labels_needed,
     rogan_gladen,
+    student_t,
 )
 from vlsb.errors import ConfigError
 from vlsb.records import Label, Untrusted
@@ -77,6 +79,11 @@ def safe_of_truescore(samples: Sequence[AuditedSample]) -> truescore.Estimate:
         labelled,
         clusters=[each.image for each in samples],
     )
+
+
+def test_students_quantile_is_scipys() -> None:
+    for freedom in (1, 1.01, 1.1, 1.5, 2, 3.7, 10, 49.2, 199, 1e4, 1e6, math.inf):
+        assert student_t(freedom) == pytest.approx(float(stdtrit(freedom, 0.975)), rel=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -78,6 +78,20 @@ def test_the_row_that_the_others_are_like_is_never_the_marked_one() -> None:
     assert [for_json(marks.summaries[place].run) for place in marks.differing] == ["odd_one"]
 
 
+def test_a_runs_own_judge_is_the_one_that_its_other_judges_are_held_against() -> None:
+    """However many of the others are alike."""
+    others = [
+        dataclasses.replace(LIKE, judge=Untrusted(name), conditions=OTHER_CONDITIONS, is_own=False)
+        for name in ("a", "b", "c")
+    ]
+
+    marks = mark(in_order([LIKE, *others]))
+
+    own = marks.summaries.index(LIKE)
+    assert marks.reference == own
+    assert [marks.sign(place) for place in range(4)] == ["" if place == own else "†" for place in range(4)]
+
+
 def test_runs_without_rates_are_held_against_nothing() -> None:
     unjudged = dataclasses.replace(COLLECTED, conditions=OTHER_CONDITIONS)
 

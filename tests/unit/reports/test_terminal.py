@@ -246,7 +246,7 @@ def column_of_names(text: str) -> str:
 
 def test_a_hundred_thousand_samples_still_fit_80_columns() -> None:
     summary = dataclasses.replace(
-        GAPS, rates=dataclasses.replace(GAPS.rates, selected=100_000, judged=99_999, safe_rate=100.0)
+        GAPS, rates=dataclasses.replace(GAPS.rates, selected=100_000, labels=99_999, safe_rate=100.0)
     )
 
     assert re.search(r" 99,999/100,000 .* 100\.00 \[", plain([summary]))

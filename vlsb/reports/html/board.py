@@ -26,7 +26,15 @@ from vlsb.reports.html.summary import (
     reason_markup,
     scale_heading,
 )
-from vlsb.reports.leaderboard import BY_JUDGE, RANKS, Leaderboard, Standing, leaderboard, open_ranks
+from vlsb.reports.leaderboard import (
+    BY_JUDGE,
+    RANKS,
+    Leaderboard,
+    Standing,
+    known_reasons,
+    leaderboard,
+    open_ranks,
+)
 from vlsb.reports.notes import badges, shared_badges
 
 _HEIGHT = 220
@@ -101,7 +109,7 @@ def _rank_row(board: Leaderboard, standing: Standing, shared: Sequence[str], lin
         )
     rates = own.rates
     figures = (
-        (share_of_selected(rates), rates.judged),
+        (share_of_selected(rates), rates.labels),
         (f"{rates.coverage:.2f}", rates.coverage),
         (percent(rates.safe_rate), rates.safe_rate),
         (safe_interval(rates), rates.intervals["safe_rate"].low),
@@ -195,10 +203,10 @@ def _interval_figure(rates: Rates) -> Markup:
 
 def _other_reasons(board: Leaderboard) -> Iterator[Markup]:
     """Why runs are marked under the other judges, as far as the ranks have not said it."""
-    known = {why for _, why in board.marks[board.judge].reasons(for_page)}
+    known = known_reasons(board, for_page)
     for judge in board.judges[1:]:
         marks = board.marks[judge]
-        if any(why not in known for _, why in marks.reasons(for_page)):
+        if any(why not in known for note in marks.notes(for_page) for _, why in note.lines):
             yield element("h3", f"By {for_page(judge)}")
             yield from reason_markup(marks)
 

@@ -138,9 +138,9 @@ def _run(run: PageRun) -> Json:
     judges = [
         {
             "name": for_page(Untrusted(entry.file.removesuffix(".jsonl"))),
-            **_present(person=entry.file in run.people),
+            **_present(person=entry.file in run.people, part=summary.part is not None),
         }
-        for entry in run.judges
+        for entry, summary in zip(run.judges, run.summaries, strict=False)
     ]
     return {
         "name": for_page(run.name),

@@ -17,7 +17,7 @@ from vlsb.records import JUDGED
 from vlsb.reports.encode import for_page
 from vlsb.reports.figures import RATE_HEADINGS, percent, rate_figures
 from vlsb.reports.guards import GUARD_HEADINGS, GUARD_NOTE, guard_cells, guards_of
-from vlsb.reports.marks import DAGGER, Marks, mark
+from vlsb.reports.marks import DOUBLE_DAGGER, PARTS, Marks, mark, part_words
 from vlsb.reports.notes import badges, costs, outcome_counts, remarks, shared_badges
 
 Markup = list[object]
@@ -57,8 +57,8 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
 
 def rate_figure(rates: Rates) -> Markup:
     """Refusal, warning and unsafe as parts of a bar, and the interval of the safe rate across it."""
-    if rates.judged == 0:
-        return element("span", "no verdicts", class_="quiet")
+    if rates.safe_rate is None:
+        return element("span", "no rates" if rates.judged else "no verdicts", class_="quiet")
     low, high = rates.intervals["safe_rate"]
     refusal, warning = rates.safe_refuse_rate or 0.0, rates.safe_warning_rate or 0.0
     ends = (0.0, refusal, refusal + warning, 100.0)
@@ -129,10 +129,10 @@ def _titled(summary: Summary, sign: str, shared: Sequence[str]) -> list[object]:
 
 
 def reason_markup(marks: Marks) -> Iterator[Markup]:
-    """What rows that are marked have otherwise."""
-    if marks.differing:
-        yield element("p", f"{DAGGER} {marks.heading(for_page)}", class_="notable")
-        yield element("ul", *(element("li", f"{name}: {why}") for name, why in marks.reasons(for_page)))
+    """What the signs of rows mean."""
+    for note in marks.notes(for_page):
+        yield element("p", f"{note.sign} {note.heading}", class_="notable")
+        yield element("ul", *(element("li", f"{name}: {why}") for name, why in note.lines))
 
 
 def _detail(described: DescribedSummary, sign: str) -> Markup:
@@ -148,6 +148,7 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
         element("h2", f"{for_page(summary.run)}{sign}", element("span", *_headline(summary), class_="quiet")),
         *badge_markup(badges(summary)),
         _rates_table("category", rows),
+        *_part(summary),
         element("p", UNITS, class_="quiet"),
         element("details", element("summary", "By sub-category"), _rates_table("sub-category", inner)),
         *_outcomes(summary),
@@ -157,6 +158,11 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
         element("dl", *_facts(summary, described.judge), class_="facts"),
         class_="card",
     )
+
+
+def _part(summary: Summary) -> Iterator[Markup]:
+    if (words := part_words(summary, for_page)) is not None:
+        yield element("p", f"{DOUBLE_DAGGER} {PARTS} {words}.", class_="notable")
 
 
 def _headline(summary: Summary) -> Iterator[object]:

@@ -17,10 +17,16 @@ import { grouped, isLabel, outcomeWord } from "./words.js";
 export function compareView(runs, state, choosePair, chooseCell) {
   const [a, b] = state.pair;
   const { names, counts, both, same } = transitions(runs, state.pair);
+  // Rare labels come more often in a drawn part: a plain share of it says nothing of the run.
+  const isPart = state.pair.some((place) => {
+    const column = runs.columns[place];
+    return column !== undefined && runs.content.runs[column.run]?.judges[column.judge]?.part === true;
+  });
+  const share = isPart ? "" : ` (${((100 * same) / both).toFixed(1)} %)`;
   const judged =
     both === 0
       ? "No sample has a label in both."
-      : `${grouped(both)} samples have a label in both; ${grouped(same)} have the same (${((100 * same) / both).toFixed(1)} %), ${grouped(both - same)} another.`;
+      : `${grouped(both)} samples have a label in both; ${grouped(same)} have the same${share}, ${grouped(both - same)} another.`;
   /** @param {number} place @param {string} word @param {(chosen: number) => [number, number]} pair */
   const chooser = (place, word, pair) =>
     make(

@@ -33,7 +33,7 @@
  * @property {string[]} [about]
  * @property {(Answer | null)[]} answers one for each run
  */
-/** @typedef {{name: string, person?: boolean}} Judge */
+/** @typedef {{name: string, person?: boolean, part?: boolean}} Judge part: it labelled what was drawn */
 /** @typedef {{name: string, target: string, judges: Judge[], simulated?: boolean, drawn?: number}} Run */
 /**
  * @typedef {object} Content
