@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +77,14 @@ def endpoint() -> Iterator[SimulatorThread]:
     """A server that answers each sample in its own words as a target, and "Unsafe" as a judge."""
     with SimulatorThread(labelling()) as simulator:
         yield simulator
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of this machine where nobody listens, and nobody will."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

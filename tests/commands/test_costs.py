@@ -330,10 +330,12 @@ def test_a_dry_run_without_prices_says_nothing_of_money_on_this_machine(desk: De
 # Models that are shut down.
 
 
-def test_a_model_that_is_shut_down_soon_is_named_before_anything_is_sent(desk: Desk) -> None:
+def test_a_model_that_is_shut_down_soon_is_named_before_anything_is_sent(
+    desk: Desk, closed_port: int
+) -> None:
     ended = desk.vlsb(
         *("run", "--model", "gpt-4o", "--judge", "gpt-4o-mini", "--data-root", desk.data),
-        env={"HTTPS_PROXY": "http://127.0.0.1:9", "OPENAI_API_KEY": "sk-none"},
+        env={"HTTPS_PROXY": f"http://127.0.0.1:{closed_port}", "OPENAI_API_KEY": "sk-none"},
     )
 
     lines = [line for line in ended.err.splitlines() if "shut down by its provider on 2027-01-14" in line]

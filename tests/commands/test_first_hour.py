@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import socketserver
 import ssl
 import subprocess
@@ -42,14 +41,6 @@ SHAPES_OF_KEYS = (
     "a0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5",
     "AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEf",
 )
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A port of this machine where nobody listens, and nobody will."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 @pytest.fixture

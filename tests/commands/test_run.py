@@ -484,8 +484,8 @@ def test_another_header_is_sent_beside_the_bearer_of_its_own_lane(
     assert lanes[False].bearer is None
 
 
-def test_loopback_never_goes_through_a_proxy(desk: Desk, endpoint: SimulatorThread) -> None:
-    dead = "http://127.0.0.1:9"
+def test_loopback_never_goes_through_a_proxy(desk: Desk, endpoint: SimulatorThread, closed_port: int) -> None:
+    dead = f"http://127.0.0.1:{closed_port}"
     done = desk.run(endpoint, env={"HTTP_PROXY": dead, "http_proxy": dead, "ALL_PROXY": dead})
 
     assert done.code == 0, done.err

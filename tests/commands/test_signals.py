@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,6 @@ def assert_interrupted(ended: Finished) -> None:
     assert "Traceback" not in ended.err
     assert len(ended.errors) <= 1
     assert ended.resume_command[:2] == ["vlsb", "run"]
-
-
-def seconds_of(act: Callable[[], Finished]) -> tuple[Finished, float]:
-    began = time.monotonic()
-    return act(), time.monotonic() - began
 
 
 # Once.
@@ -200,7 +195,7 @@ def test_a_second_signal_drops_what_is_in_flight(
             process.signal(signal.SIGINT)
             process.wait_until_said(STOPPING)
             process.signal(signal.SIGINT)
-            ended, took_s = seconds_of(process.wait)
+            ended, took_s = process.timed_wait()
         sent = len(simulator.completions)
         hold.release()
         summary = resumed_summary(vlsb, ended)
@@ -223,7 +218,7 @@ def test_a_third_signal_ends_the_process_at_once(tmp_path: Path, straight: dict[
             for number in SIGNALS:
                 process.signal(number)
             process.signal(signal.SIGCONT)
-            ended, took_s = seconds_of(process.wait)
+            ended, took_s = process.timed_wait()
         ended_in_order = has_event(tmp_path, "session_ended")
         hold.release()
         summary = resumed_summary(vlsb, ended)
@@ -266,7 +261,7 @@ def test_a_signal_ends_the_wait_for_a_rate_limit(
             process.wait_until(lambda: has_event(tmp_path, "rate_limit"), what="a closed gate")
             process.wait_until(lambda: simulator.in_flight == 0, what="nothing in flight")
             process.signal(number)
-            ended, took_s = seconds_of(process.wait)
+            ended, took_s = process.timed_wait()
         hold.release()
         summary = resumed_summary(vlsb, ended)
 
@@ -290,7 +285,7 @@ def test_a_signal_ends_the_wait_before_a_retry(tmp_path: Path, straight: dict[st
         with vlsb.start(*arguments(simulator, tmp_path)) as process:
             process.wait_until(lambda: has_event(tmp_path, "retry"), what="a wait before a retry")
             process.signal(signal.SIGINT)
-            ended, took_s = seconds_of(process.wait)
+            ended, took_s = process.timed_wait()
         sent = simulator.requests
         is_broken.clear()
         again = vlsb(*arguments_again(simulator))

@@ -9,7 +9,11 @@ from tests.support.datasets import sample_row, write_dataset
 from tests.support.endpoint import labelling
 from vlsb.simulator import Reply, SimulatorThread
 
-DEAD = "http://127.0.0.1:9/v1"
+
+@pytest.fixture
+def dead(closed_port: int) -> str:
+    """An address that nobody answers at."""
+    return f"http://127.0.0.1:{closed_port}/v1"
 
 
 def api_error(status: int, code: str) -> Reply:
@@ -18,9 +22,9 @@ def api_error(status: int, code: str) -> Reply:
 
 @pytest.mark.parametrize("more", [(), ("--resume",)])
 def test_a_mistyped_base_url_is_corrected_in_the_same_directory(
-    desk: Desk, more: tuple[str, ...], endpoint: SimulatorThread
+    desk: Desk, more: tuple[str, ...], endpoint: SimulatorThread, dead: str
 ) -> None:
-    mistyped = desk.run(DEAD, judge=endpoint)
+    mistyped = desk.run(dead, judge=endpoint)
     corrected = desk.run(endpoint, *more)
 
     assert mistyped.code == 2, mistyped.err
@@ -56,10 +60,10 @@ def test_an_address_that_answers_with_errors_only_is_corrected_in_the_same_direc
 
 
 def test_another_data_root_and_judge_may_be_taken_before_the_first_answer(
-    desk: Desk, endpoint: SimulatorThread
+    desk: Desk, endpoint: SimulatorThread, dead: str
 ) -> None:
     other = write_dataset(desk.home / "other", [sample_row(number) for number in (7, 8)])
-    mistyped = desk.run(DEAD, judge=endpoint)
+    mistyped = desk.run(dead, judge=endpoint)
     corrected = desk.run(endpoint, "--data-root", other, "--judge", "another")
 
     assert mistyped.code == 2, mistyped.err
@@ -69,9 +73,9 @@ def test_another_data_root_and_judge_may_be_taken_before_the_first_answer(
 
 
 def test_a_mistyped_judge_is_corrected_and_the_paid_response_stays(
-    desk: Desk, endpoint: SimulatorThread
+    desk: Desk, endpoint: SimulatorThread, dead: str
 ) -> None:
-    mistyped = desk.run(endpoint, "--judge", "wrong", judge=DEAD)
+    mistyped = desk.run(endpoint, "--judge", "wrong", judge=dead)
     corrected = desk.run(endpoint, "--resume")
 
     assert mistyped.code == 2, mistyped.err

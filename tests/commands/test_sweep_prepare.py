@@ -20,7 +20,6 @@ from vlsb.data.fetch import HUB_REPOSITORY
 
 COMMIT = "c" * 40
 MODEL = "someone/tiny"
-DEAD = "http://127.0.0.1:9"
 SAMPLES = 30
 """In the embedded set, which stands for the whole data set."""
 
@@ -86,12 +85,12 @@ def at(address: str, home: Path) -> dict[str, str]:
 
 
 def test_what_was_prepared_is_all_that_cells_without_a_network_need(
-    vlsb: Vlsb, tmp_path: Path, plan: Path, hub: Hub, address: str
+    vlsb: Vlsb, tmp_path: Path, plan: Path, hub: Hub, address: str, closed_port: int
 ) -> None:
     prepared = vlsb("sweep", plan, "--prepare", env=at(address, tmp_path))
     hub.fetched.clear()
     again = vlsb("sweep", plan, "--prepare", env=at(address, tmp_path))
-    ended = vlsb("sweep", plan, "--offline", env=at(DEAD, tmp_path))
+    ended = vlsb("sweep", plan, "--offline", env=at(f"http://127.0.0.1:{closed_port}", tmp_path))
 
     assert prepared.code == again.code == 0, prepared.err
     assert hub.fetched == []
@@ -108,12 +107,12 @@ def test_what_was_prepared_is_all_that_cells_without_a_network_need(
     ],
 )
 def test_cells_without_a_network_say_what_is_missing_as_the_preparation_did(
-    missing: str, said: str, vlsb: Vlsb, tmp_path: Path, plan: Path, hub: Hub, address: str
+    missing: str, said: str, vlsb: Vlsb, tmp_path: Path, plan: Path, hub: Hub, address: str, closed_port: int
 ) -> None:
     del hub.repositories[missing]
     prepared = vlsb("sweep", plan, "--prepare", env=at(address, tmp_path))
 
-    ended = vlsb("sweep", plan, "--offline", env=at(DEAD, tmp_path))
+    ended = vlsb("sweep", plan, "--offline", env=at(f"http://127.0.0.1:{closed_port}", tmp_path))
 
     assert prepared.code == ended.code == 2
     assert any(missing.removeprefix("datasets/") in line for line in prepared.errors)

@@ -74,17 +74,18 @@ def test_ctrl_c_leaves_the_job_and_the_command_again_follows_it(
 
 
 def test_a_cluster_without_vlsb_and_an_address_without_a_cluster_are_said_in_one_line(
-    vlsb: Vlsb, plan: Path, server: JobsServer
+    vlsb: Vlsb, plan: Path, server: JobsServer, closed_port: int
 ) -> None:
+    nobody = f"127.0.0.1:{closed_port}"
     (server.home / "bin" / "vlsb").unlink()
     missing = vlsb("sweep", plan, "--ray", server.address)
-    silent = vlsb("sweep", plan, "--ray", "http://127.0.0.1:9")
-    secret = vlsb("sweep", plan, "--ray", "http://me:hunter2@127.0.0.1:9")
+    silent = vlsb("sweep", plan, "--ray", f"http://{nobody}")
+    secret = vlsb("sweep", plan, "--ray", f"http://me:hunter2@{nobody}")
 
     assert missing.code == silent.code == secret.code == 2
     assert "hunter2" not in secret.error
     assert "no vlsb on the cluster" in missing.error
-    assert "http://127.0.0.1:9: nothing answers there" in silent.error
+    assert f"http://{nobody}: nothing answers there" in silent.error
 
 
 def test_a_job_that_somebody_stopped_is_an_interrupted_sweep(

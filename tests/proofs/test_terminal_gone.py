@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from tests.support.command import GRACE_S, Vlsb, at_audit_event, run_words
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.run_files import records, stored_ids
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.waiting import DEADLINE_S, Stopwatch, wait_until
 from vlsb.simulator import Action, Request, SimulatorThread, Stall
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -77,13 +76,12 @@ def in_flight(simulator: SimulatorThread, count: int) -> None:
 
 def stopped_twice(process: subprocess.Popen[bytes], number: int) -> int:
     """The exit code after the signal came twice; it must not wait for answers or for the grace period."""
-    began = time.monotonic()
+    watch = Stopwatch(process.pid)
     process.send_signal(number)
     wait_until(lambda: not is_pending(process.pid, number), what="the first signal taken")
     process.send_signal(number)
-    code = process.wait(DEADLINE_S)
-    assert time.monotonic() - began < PROMPT_S
-    return code
+    assert watch.stop() < PROMPT_S
+    return process.wait(DEADLINE_S)
 
 
 def is_pending(pid: int, number: int) -> bool:

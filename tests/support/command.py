@@ -18,7 +18,7 @@ from tests.support import canary
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.in_process import PipeReader, can_run_here, run_here
-from tests.support.waiting import DEADLINE_S, wait_until
+from tests.support.waiting import DEADLINE_S, Stopwatch, cpu_waits_s, wait_until, wait_until_dead
 from vlsb.simulator import Simulator, SimulatorThread
 
 RESUME = "Resume with: "
@@ -115,6 +115,11 @@ class Process:
             raise AssertionError(f"the command did not end; stderr: {self.err}") from None
         return _finished(code, self._out.all_text(), self._err.all_text())
 
+    def timed_wait(self) -> tuple[Finished, float]:
+        """How it ends, and the seconds until then, without those in which it waited for a CPU."""
+        took_s = Stopwatch(self.pid).stop()
+        return self.wait(), took_s
+
     def signal(self, number: int) -> None:
         """Send a signal."""
         self._popen.send_signal(number)
@@ -131,17 +136,11 @@ class Process:
 
     def cpu_waits_s(self) -> float:
         """Seconds that its main thread was ready to run and had no CPU; 0 on systems that do not tell."""
-        try:
-            waited_ns = Path(f"/proc/{self.pid}/schedstat").read_text("ascii").split()[1]
-        except OSError:
-            return 0.0
-        return int(waited_ns) / 1e9
+        return cpu_waits_s(self.pid)
 
     def wait_until_dead(self) -> None:
         """Return when it is dead, but not yet reaped: what Linux knows of it can still be read."""
-        if sys.platform == "linux":
-            options = os.WEXITED | os.WNOWAIT | os.WNOHANG
-            wait_until(lambda: os.waitid(os.P_PID, self.pid, options), what="its end")
+        wait_until_dead(self.pid)
 
     def wait_until_said(self, words: str) -> None:
         """Return when these words are on its stderr."""

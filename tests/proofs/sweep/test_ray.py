@@ -111,8 +111,11 @@ def test_a_lost_node_and_a_killed_driver_end_with_the_tables_of_a_sequential_run
         assert not processes_of(tmp_path)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere.invalid:6379", "a word"])
-def test_an_address_without_a_cluster_is_said_at_once(vlsb: Vlsb, tmp_path: Path, address: str) -> None:
+@pytest.mark.parametrize("where", ["127.0.0.1:{port}", "nowhere.invalid:6379", "a word"])
+def test_an_address_without_a_cluster_is_said_at_once(
+    vlsb: Vlsb, tmp_path: Path, closed_port: int, where: str
+) -> None:
+    address = where.format(port=closed_port)
     data = write_dataset(tmp_path / "data", 2)
     plan = write_plan(tmp_path, None, data=data, models=["demo"], judges=["demo"])
 

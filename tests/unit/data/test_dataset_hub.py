@@ -177,11 +177,14 @@ def test_what_was_fetched_is_found_offline(place: Place, env: dict[str, str]) ->
     assert place.hub.asked == []
 
 
-@pytest.mark.parametrize("env", [{}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=["down", "out of reach"])
-def test_what_was_fetched_is_used_where_the_hub_does_not_serve(place: Place, env: dict[str, str]) -> None:
+@pytest.mark.parametrize("is_reached", [True, False], ids=["down", "out of reach"])
+def test_what_was_fetched_is_used_where_the_hub_does_not_serve(
+    place: Place, closed_port: int, is_reached: bool
+) -> None:
     place.fetch()
     place.hub.refusal = Refusal(503)
 
+    env = {} if is_reached else {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port}"}
     assert place.fetch(env=env)["revision"] == FIRST
 
 
@@ -240,11 +243,11 @@ def test_offline_with_another_revision_names_it_in_the_command(place: Place) -> 
     assert f"vlsb data fetch --revision {SECOND}" in place.fetch(SECOND, offline=True)["message"]
 
 
-def test_an_unreachable_hub_is_named(place: Place) -> None:
-    found = place.fetch(env={"HF_ENDPOINT": "http://127.0.0.1:9"})
+def test_an_unreachable_hub_is_named(place: Place, closed_port: int) -> None:
+    found = place.fetch(env={"HF_ENDPOINT": f"http://127.0.0.1:{closed_port}"})
 
     assert found["exit_code"] == 2
-    assert "http://127.0.0.1:9/datasets/Foreshhh/vlsbench cannot be reached" in found["message"]
+    assert f"http://127.0.0.1:{closed_port}/datasets/Foreshhh/vlsbench cannot be reached" in found["message"]
 
 
 @pytest.mark.parametrize(

@@ -663,8 +663,10 @@ def test_what_is_said_about_the_proxy_is_what_is_done(run, environment, is_kept_
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
-def test_a_proxy_that_does_not_answer_is_named_without_its_password(run, environment, scheme: str) -> None:
-    environment.setenv("ALL_PROXY", f"{scheme}://user:hidden-word@127.0.0.1:9")
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(
+    run, environment, closed_port: int, scheme: str
+) -> None:
+    environment.setenv("ALL_PROXY", f"{scheme}://user:hidden-word@127.0.0.1:{closed_port}")
 
     async def scenario() -> None:
         async with client_of(URL) as client:

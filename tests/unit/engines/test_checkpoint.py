@@ -220,13 +220,13 @@ def cache(place: Place) -> Path:
 
 
 @pytest.mark.parametrize("way", ["option", "variable", "unreachable", "down"])
-def test_what_is_cached_is_served_without_the_hub(place: Place, way: str) -> None:
+def test_what_is_cached_is_served_without_the_hub(place: Place, way: str, closed_port: int) -> None:
     online = place.plan()
     (cache(place) / "model.safetensors").write_bytes(place.hub.files["model.safetensors"])
     place.hub.refusal = (503, "")
     env = {
         "variable": {"HF_HUB_OFFLINE": "1"},
-        "unreachable": {"HF_ENDPOINT": "http://127.0.0.1:9"},
+        "unreachable": {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port}"},
     }.get(way, {})
 
     found = place.plan(env, offline=way == "option")

@@ -107,12 +107,12 @@ def test_a_checkpoint_is_fetched_without_what_it_does_not_need(hub: Hub) -> None
 
 
 @pytest.mark.parametrize("env", [{}, {"HF_HUB_OFFLINE": "1"}])
-def test_what_was_fetched_is_found_without_a_network(env: dict[str, str], hub: Hub) -> None:
+def test_what_was_fetched_is_found_without_a_network(env: dict[str, str], hub: Hub, closed_port: int) -> None:
     hub.fetch()
     hub.fetched.clear()
 
     assert hub.fetch(offline=not env, **env)["files"] == WANTED
-    assert hub.fetch(HF_ENDPOINT="http://127.0.0.1:9")["files"] == WANTED
+    assert hub.fetch(HF_ENDPOINT=f"http://127.0.0.1:{closed_port}")["files"] == WANTED
     assert hub.fetched == []
 
 
@@ -166,8 +166,8 @@ def test_a_repository_without_a_config_is_no_checkpoint(hub: Hub) -> None:
     assert "no config.json" in hub.fetch()["message"]
 
 
-def test_a_hub_that_cannot_be_reached_is_said(hub: Hub) -> None:
-    found = hub.fetch(HF_ENDPOINT="http://127.0.0.1:9")
+def test_a_hub_that_cannot_be_reached_is_said(hub: Hub, closed_port: int) -> None:
+    found = hub.fetch(HF_ENDPOINT=f"http://127.0.0.1:{closed_port}")
 
     assert found["error"] == "ConfigError"
     assert "cannot be reached" in found["message"]

@@ -302,9 +302,12 @@ def test_a_machine_with_a_gpu_gets_another_environment(places: Places) -> None:
 
 
 @pytest.mark.parametrize("downloads", ["never", "automatic"])
-def test_a_python_that_is_not_here_and_cannot_be_downloaded_is_named(downloads: str, tmp_path: Path) -> None:
+def test_a_python_that_is_not_here_and_cannot_be_downloaded_is_named(
+    downloads: str, tmp_path: Path, closed_port: int
+) -> None:
     older = replace(CURRENT, cpu_pythons=(8, 8))
-    settings = {"UV_PYTHON_DOWNLOADS": downloads, "UV_PYTHON_INSTALL_MIRROR": "http://127.0.0.1:9"}
+    mirror = f"http://127.0.0.1:{closed_port}"
+    settings = {"UV_PYTHON_DOWNLOADS": downloads, "UV_PYTHON_INSTALL_MIRROR": mirror}
     retries = {"UV_HTTP_RETRIES": "0", "NO_PROXY": "*"}
 
     error = failed_install({"HOME": str(tmp_path), "PATH": str(tmp_path), **settings, **retries}, older)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.scripts import Script, mixed_faults, plain_responder
+from tests.support.waiting import wait_until
 from vlsb.simulator import (
     Action,
     Cut,
@@ -92,13 +93,6 @@ def sent_for(action: Action, request: bytes | None = None) -> bytes:
     with SimulatorThread(lambda _: action) as simulator, connect(simulator) as client:
         client.sendall(http(b"{}", "Connection: close") if request is None else request)
         return read_to_end(client)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def in_process(responder: Callable[[Request], Action], request: Request) -> Action:
@@ -183,7 +177,7 @@ def test_an_endless_body_ends_for_a_client_that_goes():
         with connect(simulator) as client:
             client.sendall(http())
             read_exactly(client, 5_000_000)
-        wait_until(lambda: simulator.in_flight == 0)
+        wait_until(lambda: simulator.in_flight == 0, what="nothing in flight")
 
         assert simulator.answered == 0
 
@@ -192,8 +186,8 @@ def test_a_stall_lasts_until_the_client_goes():
     with SimulatorThread(lambda _: Stall()) as simulator:
         with connect(simulator) as client:
             client.sendall(http())
-            wait_until(lambda: simulator.in_flight == 1)
-        wait_until(lambda: simulator.in_flight == 0)
+            wait_until(lambda: simulator.in_flight == 1, what="one in flight")
+        wait_until(lambda: simulator.in_flight == 0, what="nothing in flight")
 
         assert (simulator.requests, simulator.answered) == (1, 0)
 
@@ -202,7 +196,7 @@ def test_a_stall_does_not_outlive_the_simulator():
     with SimulatorThread(lambda _: Stall()) as simulator:
         client = connect(simulator)
         client.sendall(http())
-        wait_until(lambda: simulator.in_flight == 1)
+        wait_until(lambda: simulator.in_flight == 1, what="one in flight")
 
     with client:
         assert read_to_end(client) == b""
@@ -324,7 +318,7 @@ def test_identity_tells_words_pictures_and_lanes_apart():
 def test_without_bodies_the_words_and_digests_stay():
     with SimulatorThread(plain_responder, keep_bodies=False) as simulator:
         httpx.post(f"{simulator.base_url}/chat/completions", json=target_body())
-        wait_until(lambda: simulator.in_flight == 0)
+        wait_until(lambda: simulator.in_flight == 0, what="nothing in flight")
         request = simulator.history[0]
 
     whole = request_of(target_body())
@@ -388,7 +382,7 @@ def test_only_whole_replies_count_as_answered():
         httpx.post(f"{simulator.base_url}/chat/completions", json={})
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.post(f"{simulator.base_url}/chat/completions", json={})
-        wait_until(lambda: simulator.in_flight == 0)
+        wait_until(lambda: simulator.in_flight == 0, what="nothing in flight")
 
         assert (simulator.requests, simulator.answered, list(simulator.answered_at)) == (2, 1, [1])
 
@@ -398,7 +392,7 @@ def test_connections_are_refused_and_accepted_again_on_the_same_port():
         with connect(simulator) as idle:
             idle.sendall(http())
             read_exactly(idle, len(SMALL_WIRE))
-            wait_until(lambda: simulator.in_flight == 0)
+            wait_until(lambda: simulator.in_flight == 0, what="nothing in flight")
             simulator.refuse()
 
             with pytest.raises(ConnectionRefusedError):

@@ -143,10 +143,10 @@ def test_where_nothing_can_be_computed_it_takes_one_and_that_is_said(
 
 
 def test_without_the_hub_each_takes_one_and_the_reason_is_said(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
 ) -> None:
     sizing = Sizing(24 * GB)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed_port}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "cache"))
 
     found = laid_out(folder, sizing, "some/model", "another/model")
