@@ -27,6 +27,7 @@ from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
 from vlsb.reports.html.content import PageRun, board_content, page_content
 from vlsb.reports.html.document import GENERATOR, page_document
+from vlsb.reports.redaction import with_known_words
 from vlsb.store.audit import AuditItem, read_audit
 from vlsb.store.manifest import JudgeEntry, read_manifest
 from vlsb.store.state import RunState, collection_paused, load_state
@@ -137,7 +138,7 @@ def _write_pages(
             content = page_content([run.page], images=urls, guide=GUIDE, redact=redact, board=_INDEX)
             name = f"{number:02d}-{_NOT_IN_NAMES.sub('-', for_terminal(run.page.name)).strip('-.')}.html"
             links |= {each.path: name for each in run.page.summaries}
-            summaries += run.page.summaries
+            summaries += map(with_known_words, run.page.summaries) if redact else run.page.summaries
             replace_file(out / name, [page_document(content, images="folder" if urls else "none").encode()])
         document = page_document(board_content(summaries, links), images="none")
         replace_file(out / _INDEX, [document.encode()])

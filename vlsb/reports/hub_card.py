@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from vlsb.analysis.summary import Summary
 from vlsb.records import Outcome, Untrusted
 from vlsb.reports.answers import StoredAnswer
 from vlsb.reports.encode import for_markdown, for_terminal, for_utf8
 from vlsb.reports.exports import KEPT_CHARACTERS, ExportedRun, Redaction
 from vlsb.reports.markdown import to_markdown
+from vlsb.reports.redaction import known_reason, with_known_words
 
 TABLE = "data/responses.parquet"
 
@@ -29,7 +31,7 @@ _ABOUT = {
     "explanation": "the judge's words",
     "response": "the target's words",
     "reasoning": "what the target thought before, where it was shown",
-    "finish_reason": "as the endpoint said it",
+    "finish_reason": "as the endpoint said it; a word that no provider uses only where no text is left out",
     "response_sha256": "of the whole response",
     "response_characters": "of the whole response",
 }
@@ -65,7 +67,7 @@ def _row(run: ExportedRun, answer: StoredAnswer, judge: Untrusted | None) -> Seq
         None if verdict is None else _text(run, verdict.explanation),
         None if response is None else _text(run, response.text),
         None if response is None else _text(run, response.reasoning),
-        None if response is None or response.finish_reason is None else for_utf8(response.finish_reason),
+        None if response is None else _reason(run, response.finish_reason),
         None if response is None else response.response_sha256,
         None if response is None else len(response.text),
     )
@@ -74,6 +76,12 @@ def _row(run: ExportedRun, answer: StoredAnswer, judge: Untrusted | None) -> Seq
 def _text(run: ExportedRun, text: Untrusted | None) -> str | None:
     kept = run.text(text)
     return None if kept is None else for_utf8(Untrusted(kept))
+
+
+def _reason(run: ExportedRun, reason: Untrusted | None) -> str | None:
+    if reason is None:
+        return None
+    return for_utf8(reason if run.redaction is Redaction.NONE else known_reason(reason))
 
 
 def hub_card(run: ExportedRun) -> str:
@@ -85,7 +93,7 @@ def hub_card(run: ExportedRun) -> str:
             f"# VLSBench responses of {for_markdown(target)}",
             "",
             *_warnings(run),
-            to_markdown(run.summaries).replace("## ", "### ").rstrip(),
+            to_markdown(_summaries(run)).replace("## ", "### ").rstrip(),
             *("", "## Columns", "", "| column | what it is |", "| :-- | :-- |"),
             *(f"| `{name}` | {what} |" for name, what in _ABOUT.items()),
             *("", "## What is not here", "", f"- {_LEFT[run.redaction]}"),
@@ -99,6 +107,12 @@ def hub_card(run: ExportedRun) -> str:
             "",
         ]
     )
+
+
+def _summaries(run: ExportedRun) -> Sequence[Summary]:
+    if run.redaction is Redaction.NONE:
+        return run.summaries
+    return [with_known_words(each) for each in run.summaries]
 
 
 def _front_matter(run: ExportedRun) -> list[str]:

@@ -13,6 +13,7 @@ from vlsb.records import Outcome, Response, Untrusted
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_json
 from vlsb.reports.exports import ExportedRun, Redaction
+from vlsb.reports.redaction import known_code
 
 VERSION = 2
 _STOPS = {each: each for each in ("stop", "max_tokens", "content_filter")} | {"length": "max_tokens"}
@@ -171,5 +172,6 @@ def _error(run: ExportedRun, answer: StoredAnswer) -> Json:
     """A failed request to the target, as inspect tells of one; the output shows what was empty or blocked."""
     if answer.outcome is not Outcome.TARGET_ERROR or answer.failure is None:
         return {}
-    code = for_json(Untrusted(answer.failure.code))
+    said = answer.failure.code if run.redaction is Redaction.NONE else known_code(answer.failure)
+    code = for_json(Untrusted(said))
     return {"error": {"message": code, "traceback": "", "traceback_ansi": ""}}

@@ -142,6 +142,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "C39": "one provider's key sent to another",
         "C40": "settings that execute code",
         "C41": "a number without an end in an option",
+        "C42": "a text in a finish reason, a model's name or an error's code",
         "E01": "errors counted as refusals",
         "E02": "a provider's blocks counted as the model's safety",
         "E03": "a judge that is blocked or declines",

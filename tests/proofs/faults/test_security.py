@@ -15,10 +15,11 @@ from tests.proofs.faults import wire
 from tests.proofs.faults.runs import evaluate, scripted, served
 from tests.support.command import Vlsb, run_words
 from tests.support.datasets import sample_row, write_dataset
+from tests.support.endpoint import sample_of
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.records import Outcome
-from vlsb.simulator import Action, Endless, Reply, Simulator, SimulatorThread, answer
+from vlsb.simulator import Action, Endless, Reply, Request, Simulator, SimulatorThread, answer
 
 KEY = "sk-CANARY-0123456789abcdef"
 
@@ -181,6 +182,85 @@ def test_c37_a_wait_full_of_controls_reaches_no_event(tmp_path: Path) -> None:
     assert event["code"] == "2jevil"
     assert 0 < event["wait_s"] < 1
     assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (Outcome.UNSAFE, 2, 0)
+
+
+def endpoint_that_writes_everywhere(request: Request) -> Action:
+    """An endpoint whose finish reason, model and error code hold a text that nobody else may read."""
+    number = sample_of(request)
+    if number == 1 and not request.is_judge:
+        return wire.openai(400, f"{WRITTEN}_code", f"{120 * 'a'} {WRITTEN}")
+    reply = served(request)
+    reply.body["choices"][0]["finish_reason"] = f"{WRITTEN}_reason"  # type: ignore[index, call-overload]
+    reply.body["model"] = f"{WRITTEN}_model_{number}"  # type: ignore[index, call-overload]
+    return reply
+
+
+WRITTEN = "first_take_two_parts"
+SHARED = {
+    "C42-page": (("report", "outputs/r", "--html", "page.html"), ("--redact",)),
+    "C42-pages": (("report", "outputs/r", "--html", "pages"), ("--redact",)),
+    "C42-hub": (("export", "outputs/r", "--to", "hub", "--out", "hub"), ("--redact", "responses")),
+    "C42-hub-tails": (("export", "outputs/r", "--to", "hub", "--out", "tails"), ("--redact", "tails")),
+    "C42-inspect": (("export", "outputs/r", "--to", "inspect", "--out", "a.json"), ("--redact", "responses")),
+    "C42-inspect-tails": (
+        ("export", "outputs/r", "--to", "inspect", "--out", "b.json"),
+        ("--redact", "tails"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def written_everywhere(tmp_path_factory: pytest.TempPathFactory) -> Vlsb:
+    """A working directory with that endpoint's run."""
+    vlsb = Vlsb(tmp_path_factory.mktemp("written"))
+    data = write_dataset(vlsb.directory / "data", 4)
+    with SimulatorThread(endpoint_that_writes_everywhere) as simulator:
+        done = vlsb(*run_words(simulator, data, "--name", "r", "--fail-on-error", "1"))
+    assert done.code == 0, done.err
+    return vlsb
+
+
+@pytest.mark.parametrize(("words", "redacts"), SHARED.values(), ids=SHARED.keys())
+def test_what_an_endpoint_wrote_anywhere_is_in_nothing_that_is_given_away_redacted(
+    words: tuple[str, ...], redacts: tuple[str, ...], written_everywhere: Vlsb
+) -> None:
+    vlsb, (*command, out) = written_everywhere, words
+    whole = vlsb(*command, f"whole-{out}", *(() if command[0] == "report" else ("--redact", "none")))
+    done = vlsb(*command, out, *redacts)
+
+    assert (whole.code, done.code) == (0, 0), whole.err + done.err
+    assert WRITTEN in words_of(vlsb.directory / f"whole-{out}")
+    shown = words_of(vlsb.directory / out)
+    assert WRITTEN not in shown
+    assert "unsafe" in shown
+
+
+def words_of(file: Path) -> str:
+    """All that a file says, or those of a folder; a table is opened."""
+    if file.is_dir():
+        return "".join(words_of(each) for each in file.iterdir() if each.suffix != ".webp")
+    if file.suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        return str(parquet.read_table(file).to_pylist())
+    return file.read_text("utf-8")
+
+
+def test_c42_words_that_every_provider_uses_stay(vlsb: Vlsb, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data = write_dataset(tmp_path / "data", 2)
+
+    def respond(request: Request) -> Action:
+        reply = served(request)
+        reply.body["model"] = "j-2026-01-01" if request.is_judge else "m"  # type: ignore[index, call-overload]
+        return reply
+
+    with SimulatorThread(respond) as simulator:
+        vlsb(*run_words(simulator, data, "--name", "r"))
+    done = vlsb("export", "outputs/r", "--to", "hub", "--out", "hub")
+
+    assert done.code == 0, done.err
+    rows = parquet.read_table(tmp_path / "hub" / "data" / "responses.parquet").to_pylist()
+    assert [row["finish_reason"] for row in rows] == ["stop", "stop"]
 
 
 def test_c40_a_template_in_the_data_is_text(vlsb: Vlsb, tmp_path: Path) -> None:

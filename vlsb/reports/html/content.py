@@ -21,6 +21,7 @@ from vlsb.reports.html.board import Links, board_markup
 from vlsb.reports.html.summary import DescribedSummary, Markup, element, summary_markup
 from vlsb.reports.methods import methods_paragraph
 from vlsb.reports.notes import EXPLANATIONS
+from vlsb.reports.redaction import known_code, known_reason, with_known_words
 from vlsb.store.audit import AuditItem
 from vlsb.store.manifest import JudgeEntry, Manifest
 
@@ -84,6 +85,7 @@ def page_content(
     after 80 characters, and nothing says what images show. `board` is where the page about all runs is.
     """
     can_label = not redact and any(run.items for run in runs)
+    runs = [_redacted(run) for run in runs] if redact else runs
     described = [each for run in runs for each in _described(run)]
     ranked = board_markup([each.summary for each in described], {})
     return {
@@ -132,6 +134,10 @@ def _head() -> Json:
         "vlsb": __version__,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _redacted(run: PageRun) -> PageRun:
+    return replace(run, summaries=[with_known_words(each) for each in run.summaries])
 
 
 def _run(run: PageRun) -> Json:
@@ -255,6 +261,8 @@ class _Samples:
 
     def _response(self, response: Response) -> Json:
         reason = response.finish_reason
+        if reason is not None and self._longest is not None:
+            reason = known_reason(reason)
         return {
             "text": for_page(response.text, longest=self._longest),
             "requests": _requests(response),
@@ -278,7 +286,7 @@ class _Samples:
     def _failure(self, failure: Failure) -> Json:
         return {
             "stage": failure.stage,
-            "code": for_page(Untrusted(failure.code)),
+            "code": for_page(Untrusted(failure.code if self._longest is None else known_code(failure))),
             "attempts": failure.attempts,
             **_present(
                 status=failure.status,
@@ -294,7 +302,9 @@ class _Samples:
             **_present(
                 rating=None if finding.rating is None else finding.rating.value,
                 refuses=None if finding.refuses is None else "refusal" if finding.refuses else "no refusal",
-                category=None if finding.category == Untrusted("None") else for_page(finding.category),
+                category=None
+                if finding.category == Untrusted("None")
+                else for_page(finding.category, longest=self._longest),
             ),
         }
 
