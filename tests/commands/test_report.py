@@ -24,7 +24,10 @@ OUTCOMES = (
     *("judge_refused", "judge_blocked", "judge_truncated", "judge_invalid", "judge_error"),
     *("not_judged", "not_attempted", "judge_undecided"),
 )
-RATE_KEYS = {"selected", "judged", "coverage", *RATES, "intervals", "bounds", "outcomes"}
+RATE_KEYS = {
+    *("selected", "judged", "labels", "labelled_images", "estimate", "coverage"),
+    *(*RATES, "intervals", "bounds", "outcomes"),
+}
 TOP_KEYS = {
     *("schema", "run", "path", "target", "judge", "simulated"),
     *("by_category", "by_sub_category", "by_source", "deviations", "usage", "duration_s"),

@@ -14,7 +14,7 @@ from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import persona
 from tests.support.sweeps import tables
 from vlsb.simulator import SimulatorThread
-from vlsb.store.store import lock_run
+from vlsb.store.lock import lock_run
 
 SAMPLES = 12
 

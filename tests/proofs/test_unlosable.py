@@ -23,8 +23,9 @@ from vlsb.errors import StoreError
 from vlsb.records import Key, Untrusted
 from vlsb.simulator import Reply, Request, SimulatorThread, answer, error, verdict
 from vlsb.store.journal import Journal, read_journal
+from vlsb.store.lock import lock_run
 from vlsb.store.state import load_state
-from vlsb.store.store import lock_run, open_run
+from vlsb.store.store import open_run
 
 
 def test_halves_of_a_surrogate_pair_are_one_character() -> None:

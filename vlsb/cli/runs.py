@@ -19,10 +19,10 @@ from vlsb.reports.encode import for_json, for_terminal, json_document, versioned
 from vlsb.reports.figures import counted
 from vlsb.reports.tables import Cell, Table, tables_text
 from vlsb.store.listing import SORTS, ListedRun, list_runs
+from vlsb.store.lock import lock_run
 from vlsb.store.manifest import require_run
 from vlsb.store.merge import merge_runs
 from vlsb.store.repair import repair_run
-from vlsb.store.store import lock_run
 
 SCHEMA = 1
 _MOST_JUDGES = 2

@@ -19,9 +19,9 @@ from vlsb.errors import ConfigError, StoreError
 from vlsb.files import replace_file
 from vlsb.records import JUDGED, Key, Response, Untrusted
 from vlsb.store.codec import Decoder, to_json
+from vlsb.store.lock import lock_run
 from vlsb.store.manifest import require_run
 from vlsb.store.state import RunState, calibration_file, load_state
-from vlsb.store.store import lock_run
 
 FILE = "audit.json"
 SCHEMA = 1

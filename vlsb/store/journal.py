@@ -34,10 +34,12 @@ def require_own_files(run: Path) -> None:
     writing would change it. The path of the run itself may be a link: whoever runs us has named it.
     """
     try:
-        folders = [each for each in os.scandir(run) if _is_own_folder(run, each)]
+        with os.scandir(run) as entries:
+            folders = [each for each in entries if _is_own_folder(run, each)]
         for folder in folders:
-            for each in os.scandir(folder):
-                _is_own_folder(run, each)
+            with os.scandir(folder) as entries:
+                for each in entries:
+                    _is_own_folder(run, each)
     except FileNotFoundError:
         return
     except OSError as error:

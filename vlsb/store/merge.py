@@ -12,9 +12,10 @@ from vlsb.errors import ConfigError, StoreError
 from vlsb.files import new_file, sync_directory
 from vlsb.store.codec import Json
 from vlsb.store.journal import scan_journal
+from vlsb.store.lock import lock_run
 from vlsb.store.manifest import Manifest, require_run, setting_differences, write_manifest
 from vlsb.store.state import EVENTS, FAILURES, FINDINGS, RESPONSES, VERDICTS, RunState, load_state
-from vlsb.store.store import lock_run, own_entry
+from vlsb.store.store import own_entry
 
 
 def merge_runs(parts: Sequence[Path], into: Path) -> int:

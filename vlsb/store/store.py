@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import shutil
-import socket
 import time as system_time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -21,7 +19,7 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.endpoints.timings import Durations
-from vlsb.errors import ConfigError, RunLockedError, StoreError
+from vlsb.errors import ConfigError, StoreError
 from vlsb.files import FileLock, sync_directory
 from vlsb.records import (
     Failure,
@@ -36,6 +34,7 @@ from vlsb.records import (
 from vlsb.store.batches import BatchStep
 from vlsb.store.codec import Json, Stamp, encode_failure, to_json
 from vlsb.store.journal import Journal, next_free, quarantine_torn_tail, require_own_files
+from vlsb.store.lock import LOCK, lock_run
 from vlsb.store.manifest import (
     JudgeEntry,
     Manifest,
@@ -63,7 +62,6 @@ from vlsb.store.state import (
     sent_images,
 )
 
-LOCK = ".lock"
 SYNC_EVERY_S = 1.0
 SYNC_EVERY_RECORDS = 64
 # Response, verdict and events of a sample; generous, so that a full disk is found before money is spent.
@@ -88,31 +86,6 @@ def require_free(directory: Path) -> None:
     )
     if strangers:
         raise ConfigError(f"{directory} is not empty and holds no run. --name NAME chooses another.")
-
-
-def lock_run(directory: Path) -> FileLock:
-    """Take the exclusive right to write a run. Raises RunLockedError, naming the process that holds it."""
-    path = directory / LOCK
-    try:
-        lock = FileLock(path)
-    except OSError as error:
-        raise StoreError.of(f"{path}: cannot be opened", error) from error
-    try:
-        if not lock.try_lock():
-            holder = os.pread(lock.descriptor, 200, 0).decode("utf-8", "replace")
-            raise RunLockedError(
-                f"{directory} is being written by another process. Wait for it, or stop it",
-                detail=Untrusted(holder or "unknown"),
-            )
-        os.ftruncate(lock.descriptor, 0)
-        os.pwrite(lock.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    except OSError as error:
-        lock.close()
-        raise StoreError.of(f"{path}: cannot be written", error) from error
-    except BaseException:
-        lock.close()
-        raise
-    return lock
 
 
 class RunStore:

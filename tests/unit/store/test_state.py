@@ -19,9 +19,9 @@ from vlsb.records import JUDGED, Key, Label, Outcome, Response, Untrusted, Usage
 from vlsb.store import codec
 from vlsb.store.codec import Stamp
 from vlsb.store.journal import Journal
+from vlsb.store.lock import lock_run
 from vlsb.store.manifest import write_manifest
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
-from vlsb.store.store import lock_run
 from vlsb.store.summaries import summarize_run, summarize_state
 
 IDS = (0, 1, 2)

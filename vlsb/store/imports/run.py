@@ -24,6 +24,7 @@ from vlsb.store.imports.json_logs import read_deepsafe, read_lmms_eval, read_off
 from vlsb.store.imports.match import Matched
 from vlsb.store.imports.rows import ForeignRow, StatedLabel, file_sha256, read_document, read_lines, refuse
 from vlsb.store.imports.sheets import read_vlmevalkit
+from vlsb.store.lock import lock_run
 from vlsb.store.manifest import (
     IMPORTED_FROM,
     JudgeEntry,
@@ -34,7 +35,7 @@ from vlsb.store.manifest import (
     write_manifest,
 )
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, load_state
-from vlsb.store.store import lock_run, own_entry
+from vlsb.store.store import own_entry
 
 READERS: Mapping[str, Callable[[Path], Iterator[ForeignRow]]] = {
     "official": read_official,
