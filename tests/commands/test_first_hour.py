@@ -30,7 +30,7 @@ from vlsb.cli.sessions import SessionCommand, carry_out
 from vlsb.endpoints.credentials import is_variable_name
 from vlsb.errors import AccessError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.options import RunOptions
-from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, error
+from vlsb.simulator import Action, Reply, Request, Simulator, SimulatorThread, Stall, error
 
 SHAPES_OF_KEYS = (
     "sk-proj-abcdef0123456789abcdef",
@@ -290,6 +290,37 @@ def test_a_refused_key_is_named_by_its_variable(desk: Desk, side: str) -> None:
     assert done.code == 3
     assert "Check the key in TEAM_KEY" in done.error
     assert "a-wrong-key" not in done.err
+
+
+def private_address(simulator: Simulator) -> str:
+    """The simulator's address in a form that is no loopback host's, as one in a private network is none."""
+    return f"http://[::ffff:127.0.0.1]:{simulator.port}/v1"
+
+
+def test_a_server_on_a_private_network_is_asked_without_a_key_though_keys_of_providers_are_set(
+    desk: Desk,
+) -> None:
+    keys = NO_CANARY | {"OPENAI_API_KEY": SHAPES_OF_KEYS[0], "AZURE_OPENAI_API_KEY": SHAPES_OF_KEYS[1]}
+    with SimulatorThread(labelling()) as simulator:
+        words = ("--base-url", private_address(simulator), "--judge-base-url", private_address(simulator))
+        done = desk.vlsb(
+            *("run", "--model", "gpt-4o", *words, "--allow-http", "--data-root", desk.data, "--limit", 2),
+            env=keys,
+        )
+
+    assert done.code == 0, done.err
+    assert len(simulator.completions) == 4
+    assert all("authorization" not in request.headers for request in simulator.completions)
+
+
+@pytest.mark.parametrize("side", OPTION)
+def test_a_server_that_wants_a_key_where_none_was_sent_names_the_option(desk: Desk, side: str) -> None:
+    with SimulatorThread(lambda _: error(401, code="nobody")) as broken, SimulatorThread(labelling()) as good:
+        done = run_against(desk, side, private_address(broken), good, "--allow-http", env=NO_CANARY)
+
+    assert done.code == 3
+    assert "no key was sent (nobody)" in done.error
+    assert f"Name the variable that holds its key with {OPTION[side]}api-key-env." in done.error
 
 
 @pytest.mark.parametrize("side", OPTION)

@@ -499,6 +499,9 @@ def _words(decision: Decision, party: Party) -> tuple[str, str]:
         return f"quota or billing ({decision.code})", advice
     if issubclass(decision.error, AccessError):
         variable = party.endpoint.key_variable
+        if variable is None and not party.endpoint.headers:
+            advice = f"Name the variable that holds its key with {flags['api-key-env']}."
+            return f"authentication failed, and no key was sent ({decision.code})", advice
         held = "the key" if variable is None else f"the key in {variable}"
         advice = f"Check {held} and its rights, or name another variable with {flags['api-key-env']}."
         return f"authentication failed ({decision.code})", advice

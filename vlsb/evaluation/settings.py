@@ -56,6 +56,7 @@ from vlsb.models.providers import (
     ENGINE_URL,
     find_batch_api,
     limited_as,
+    plain_name,
     resolve_endpoint,
     thinking_fields,
 )
@@ -754,7 +755,7 @@ def model_name(options: RunOptions) -> str:
         model = model or arch or ""
     if not model and not options.base_url:
         raise ConfigError("Which model? Pass --model NAME, for example --model gpt-4o or --model demo.")
-    return model
+    return model if options.base_url else plain_name(model)
 
 
 async def _only_model(options: RunOptions, environment: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from vlsb import strict_json, strict_yaml
 from vlsb.errors import ConfigError
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, OWN_TEMPLATE, PROFILES, ModelProfile
-from vlsb.models.providers import find_provider
+from vlsb.models.providers import find_provider, plain_name
 
 # What is decided here, with what to do instead.
 RESERVED: Mapping[str, str] = MappingProxyType(
@@ -122,7 +122,7 @@ def _by_place(name: str) -> ModelProfile | None:
     if is_path or (path / "config.json").is_file():
         folder = path.resolve()
         return ModelProfile(folder.name, protocol=OWN_TEMPLATE, weights=str(folder))
-    if find_provider(name) is not None:
+    if find_provider(name) is not None or plain_name(name.lower()) != name.lower():
         return None
     is_said = name.startswith("hf://")
     hub_id, at, revision = name.removeprefix("hf://").partition("@")
@@ -134,11 +134,14 @@ def _by_place(name: str) -> ModelProfile | None:
 
 
 def name_of_place(name: str) -> str:
-    """A model's name without where it lies: `org/name` of `hf://org/name@revision`, a folder's last part."""
+    """A model's name without where it lies: `org/name` of `hf://org/name@revision`, a folder's last part.
+
+    Of a hosted model it is the name without its organisation.
+    """
     if name.startswith("hf://"):
         return name.removeprefix("hf://").partition("@")[0]
     is_path = name.startswith(("/", "./", "../", "~"))
-    return Path(name).expanduser().resolve().name if is_path else name
+    return Path(name).expanduser().resolve().name if is_path else plain_name(name)
 
 
 def _own_models(folder: Path | None) -> Iterator[ModelProfile]:

@@ -63,13 +63,13 @@ class Provider:
     """A service with an OpenAI-compatible endpoint, and what it is known to do differently.
 
     Its models are named by `prefix` and the name that the provider wants, or by themselves where `models`
-    matches; `shown` is such a name in words. Without either it is reached by --base-url. `key_variable` is
-    None for a server on this machine. `hosts` are the domains that its key may go to besides that of
-    `base_url`. `tokens_field`, `unsent` and `structured` are the first guess at its dialect. `thinking` is in
-    order: the first that matches holds. `safety` is the default of its safety thresholds, by model, as its
-    documentation says. `blocks` is how it withholds an answer, `limit_headers` where it names its limits,
-    `notes` what else is known, `batch` its batch API where that is as OpenAI's, `sources` where all this was
-    read, `remembered` what of it was read nowhere.
+    matches, also after one of its `organisations` and a slash; `shown` is such a name in words. Without any
+    of these it is reached by --base-url. `key_variable` is None for a server on this machine. `hosts` are the
+    domains that its key may go to besides that of `base_url`. `tokens_field`, `unsent` and `structured` are
+    the first guess at its dialect. `thinking` is in order: the first that matches holds. `safety` is the
+    default of its safety thresholds, by model, as its documentation says. `blocks` is how it withholds an
+    answer, `limit_headers` where it names its limits, `notes` what else is known, `batch` its batch API where
+    that is as OpenAI's, `sources` where all this was read, `remembered` what of it was read nowhere.
     """
 
     name: str
@@ -78,6 +78,7 @@ class Provider:
     prefix: str = ""
     models: re.Pattern[str] | None = None
     shown: str = ""
+    organisations: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     tokens_field: str = "max_tokens"
     unsent: tuple[str, ...] = ()
@@ -103,8 +104,10 @@ PROVIDERS = (
         "OpenAI",
         "https://api.openai.com/v1",
         "OPENAI_API_KEY",
-        models=re.compile(r"(?:gpt|chatgpt|ft:|computer)[-:\w].*|o[1-9](?:-.*)?"),
+        # The weights of gpt-oss are open, and are not hosted there.
+        models=re.compile(r"(?:gpt(?!-oss)|chatgpt|ft:|computer)[-:\w].*|o[1-9](?:-.*)?"),
         shown="gpt-...",
+        organisations=("openai",),
         thinking=(
             Thinking(re.compile(r"gpt-5-chat.*|gpt-[1-4].*"), None, None),
             Thinking(re.compile(r"gpt-5\.[1-9].*|gpt-[6-9].*"), _NONE, _MEDIUM),
@@ -129,6 +132,7 @@ PROVIDERS = (
         "ANTHROPIC_API_KEY",
         models=re.compile(r"claude-.*"),
         shown="claude-...",
+        organisations=("anthropic",),
         unsent=("top_p",),
         structured=False,
         thinking=(
@@ -164,6 +168,7 @@ PROVIDERS = (
         "GEMINI_API_KEY",
         models=re.compile(r"(?:models/)?gemini-.*"),
         shown="gemini-...",
+        organisations=("google", "gemini"),
         thinking=(
             Thinking(re.compile(r"(?:models/)?gemini-(?:1|2\.0).*"), None, None),
             Thinking(re.compile(r"(?:models/)?gemini-2\.5-flash.*"), _NONE, _MEDIUM),
@@ -192,6 +197,7 @@ PROVIDERS = (
         "XAI_API_KEY",
         models=re.compile(r"grok-.*"),
         shown="grok-...",
+        organisations=("x-ai", "xai"),
         thinking=(
             Thinking(re.compile(r"grok-4\.3.*"), _NONE, _HIGH),
             Thinking(re.compile(r"grok-4\.[4-9].*|grok-3-mini.*"), None, _HIGH),
@@ -374,6 +380,15 @@ _NO_STEP = "".join(f"(?<!{word})" for word in ("step", "ckpt", "checkpoint", "it
 _SNAPSHOT = re.compile(rf"(?:{_NO_STEP}[-@](?:{_DATE}|latest|preview|exp))+$")
 DEMO = "demo"
 _POPULAR = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "grok-4.3")
+_PRIVATE_DOMAINS = (".local", ".internal", ".lan", ".home.arpa")
+# The last two are unique local and link-local addresses.
+_PRIVATE_NETWORKS = tuple(
+    ipaddress.ip_network(each)
+    for each in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "127.0.0.0/8"),
+        *("fc00::/7", "fe80::/10"),
+    )
+)
 _SAFETY = ("safety_settings", "safetySettings")
 ENGINE_URL = "http://127.0.0.1/v1"
 """Stands for a local engine's address until it is started; any loopback address means the same answers."""
@@ -396,6 +411,7 @@ def resolve_endpoint(
     if base_url is None and model == DEMO:
         return Endpoint(DEMO, SIMULATED_URL)
     if base_url is None:
+        model = plain_name(model)
         provider = find_provider(model)
         if provider is None:
             raise _unknown(model, stage)
@@ -414,7 +430,7 @@ def resolve_endpoint(
     found = next((each for each in PROVIDERS if each.serves(host)), None)
     if key_variable is None and host and not authorises_itself:
         key_variable = found.key_variable if found else None
-        if key_variable is None:
+        if key_variable is None and not is_private(url):
             raise MissingKeyError(
                 f"{party}: no variable is known to hold its key",
                 advice=f"Pass {party.flag('api-key-env')} NAME (keys are never sent to a host they were not "
@@ -423,8 +439,21 @@ def resolve_endpoint(
     return Endpoint(model, url, key_variable, headers, found.name if found else "")
 
 
+def plain_name(model: str) -> str:
+    """A hosted model's name without its organisation: `gpt-4o` of `openai/gpt-4o`.
+
+    Any other name is as it was: `openai/gpt-oss-20b` and `google/gemma-3-4b-it` are open weights.
+    """
+    organisation, _, rest = model.partition("/")
+    for provider in PROVIDERS:
+        if organisation in provider.organisations and provider.models and provider.models.fullmatch(rest):
+            return rest
+    return model
+
+
 def find_provider(model: str) -> Provider | None:
     """The provider that a name means without an address: by what is before its first slash, or by itself."""
+    model = plain_name(model)
     for provider in PROVIDERS:
         rest = model.removeprefix(provider.prefix)
         is_prefixed = rest != model and rest.isprintable() and rest == rest.strip() != ""
@@ -546,9 +575,25 @@ def is_loopback(url: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
+        # 0.0.0.0 is where servers say that they listen; who asks there asks this machine.
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return False
+
+
+def is_private(url: str) -> bool:
+    """Whether a URL names this machine or one of a private network, so that no provider's key is missing."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if is_loopback(url) or host.endswith(_PRIVATE_DOMAINS):
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        # A number alone is an address in disguise, and may be anybody's.
+        return "." not in host and re.fullmatch(r"0x[0-9a-f]*|\d*", host) is None
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in _PRIVATE_NETWORKS)
 
 
 def address_for_manifest(url: str) -> str:
@@ -574,6 +619,15 @@ def key_mismatch(endpoint: Endpoint, key: str) -> str | None:
     return None
 
 
+def _as_hosted(model: str) -> str | None:
+    """The hosted name that differs from this one in capitals only. What follows a prefix keeps its own."""
+    organisation, slash, rest = model.partition("/")
+    for each in (organisation.lower() + slash + rest, model.lower()):
+        if each != model and find_provider(each) is not None:
+            return each
+    return None
+
+
 def _unknown(model: str, stage: Stage) -> ConfigError:
     party = Party(stage, Endpoint(model, ""))
     flag = party.flag("base-url")
@@ -582,13 +636,17 @@ def _unknown(model: str, stage: Stage) -> ConfigError:
             f"{stage} {model}: a local model. Serve it (`vlsb serve {model}`) and pass {flag} with the "
             "address that is printed then."
         )
-    near = difflib.get_close_matches(model, [DEMO, *_POPULAR, *FAMILIES], n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    near = _as_hosted(model) or next(
+        iter(difflib.get_close_matches(model.lower(), [DEMO, *_POPULAR, *FAMILIES], n=1)), None
+    )
+    said = f"{party.flag('model')} {model!r}: no provider is known for this name."
+    if near:
+        return UnknownModelError(f"{said} Did you mean {near}? For any other endpoint pass {flag} URL.")
     names = ", ".join(f"{each.name} ({each.shown})" for each in PROVIDERS if each.models)
     prefixes = ", ".join(each.prefix for each in PROVIDERS if each.prefix)
     return UnknownModelError(
-        f"{party.flag('model')} {model!r}: no provider is known for this name.{hint} Names of {names} are, "
-        f"and any name after {prefixes}; for any other endpoint pass {flag} URL."
+        f"{said} Hosted models have a name of {names}, or begin with {prefixes}. For any other endpoint pass "
+        f"{flag} URL."
     )
 
 

@@ -101,6 +101,19 @@ def test_a_hosted_models_name_is_no_local_model() -> None:
     assert find_profile("openai/gpt-4o", None, is_served=True) == ModelProfile("openai/gpt-4o")
 
 
+@pytest.mark.parametrize("name", ["openai/gpt-4o", "google/gemini-2.5-pro", "OpenAI/GPT-4o"])
+def test_a_hosted_models_name_with_its_organisation_is_none_on_the_hub(name: str) -> None:
+    """In capitals it is a mistake that is said, not a checkpoint that does not exist."""
+    assert not find_profile(name, None).is_local
+
+
+@pytest.mark.parametrize("name", ["openai/gpt-oss-20b", "google/gemma-3-4b-it", "Groq/Llama-3-Groq-8B"])
+def test_open_weights_of_a_provider_are_local_models(name: str) -> None:
+    found = find_profile(name, None)
+
+    assert (found.is_local, found.weights) == (True, name)
+
+
 def test_a_users_own_file_is_a_model_of_its_family(tmp_path: Path) -> None:
     folder = own(tmp_path, "my-tune.v2.llava_hf.yaml", "model: me/my-tune\nmax_model_len: 2048\n")
 

@@ -17,11 +17,13 @@ from vlsb.models.providers import (
     SIMULATED_URL,
     address_for_manifest,
     describe_provider,
+    find_provider,
     find_thinking,
     is_loopback,
     key_mismatch,
     limited_as,
     parse_base_url,
+    plain_name,
     resolve_endpoint,
     thinking_fields,
 )
@@ -35,6 +37,7 @@ LOOPBACK = [
     "http://LOCALHOST/v1",
     "http://models.localhost/v1",
     "http://[::1]:8000/v1",
+    "http://0.0.0.0:8000/v1",
     "https://127.0.0.1:8443/v1",
 ]
 ELSEWHERE = [
@@ -112,7 +115,60 @@ def test_a_prefix_means_its_provider_and_is_not_sent(model, address, variable, a
     assert load_credentials(endpoint, {variable or "": CANARY}).bearer == (variable and Secret(CANARY))
 
 
+@pytest.mark.parametrize(
+    ("model", "plain", "variable"),
+    [
+        ("openai/gpt-4o", "gpt-4o", "OPENAI_API_KEY"),
+        ("openai/o3", "o3", "OPENAI_API_KEY"),
+        ("openai/chatgpt-4o-latest", "chatgpt-4o-latest", "OPENAI_API_KEY"),
+        ("anthropic/claude-sonnet-4-5", "claude-sonnet-4-5", "ANTHROPIC_API_KEY"),
+        ("google/gemini-2.5-pro", "gemini-2.5-pro", "GEMINI_API_KEY"),
+        ("gemini/gemini-2.5-pro", "gemini-2.5-pro", "GEMINI_API_KEY"),
+        ("x-ai/grok-4.3", "grok-4.3", "XAI_API_KEY"),
+        ("xai/grok-4.3", "grok-4.3", "XAI_API_KEY"),
+    ],
+)
+def test_a_hosted_model_with_its_organisation_is_the_model(model, plain, variable):
+    endpoint = resolve(model)
+
+    assert endpoint == resolve(plain)
+    assert (endpoint.model, endpoint.key_variable) == (plain, variable)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("openai/gpt-oss-20b", "openai/gpt-oss-120b", "openai/clip-vit-large-patch14"),
+        *("google/gemma-3-4b-it", "google/paligemma2-3b-pt-224", "xai-org/grok-2"),
+        *("mistralai/Pixtral-12B-2409", "unsloth/gpt-oss-20b", "someone/gpt-4o"),
+        *("openai-community/gpt2", "hf://openai/gpt-4o", "gpt-oss-20b", "openai/", "/gpt-4o"),
+    ],
+)
+def test_open_weights_are_nobodys_hosted_model(model):
+    assert find_provider(model) is None
+    assert plain_name(model) == model
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("GPT-4o", "gpt-4o"),
+        ("OpenAI/GPT-4o", "openai/gpt-4o"),
+        ("Claude-Sonnet-4-5", "claude-sonnet-4-5"),
+        ("OpenRouter/Qwen/Qwen2.5-VL", "openrouter/Qwen/Qwen2.5-VL"),
+        ("Gpt-5.1", "gpt-5.1"),
+    ],
+)
+def test_a_hosted_name_in_capitals_is_told_how_it_is_written(typed, meant):
+    with pytest.raises(UnknownModelError) as caught:
+        resolve(typed, stage="judge")
+
+    assert f"Did you mean {meant}?" in caught.value.message
+
+
 def test_an_address_of_the_users_is_asked_for_the_name_as_it_is():
+    at_a_router = resolve("openai/gpt-4o", "https://openrouter.ai/api/v1")
+    assert (at_a_router.request_model, at_a_router.provider) == ("openai/gpt-4o", "OpenRouter")
     endpoint = resolve("openrouter/auto", "https://openrouter.ai/api/v1")
 
     assert (endpoint.request_model, endpoint.provider) == ("openrouter/auto", "OpenRouter")
@@ -339,6 +395,45 @@ def test_a_loopback_host_needs_no_key_and_gets_none_unasked(url):
     assert is_loopback(url)
     assert endpoint.key_variable is None
     assert load_credentials(endpoint, {"OPENAI_API_KEY": CANARY}) == Credentials(None)
+
+
+PRIVATE = [
+    *("http://10.0.0.5:8000/v1", "http://172.16.0.1/v1", "http://172.31.255.255/v1", "http://192.168.1.9/v1"),
+    *(
+        "http://169.254.3.4/v1",
+        "http://[fe80::1]:8000/v1",
+        "http://[fd12:3456::1]/v1",
+        "http://[::ffff:127.0.0.1]/v1",
+    ),
+    *("http://gpu-box:8000/v1", "http://vllm/v1", "http://workstation.local:8000/v1", "https://gpu.lan/v1"),
+    *("http://host.docker.internal:8000/v1", "http://nas.home.arpa/v1", "http://[::ffff:192.168.1.9]/v1"),
+]
+PUBLIC = [
+    *("https://8.8.8.8/v1", "https://172.32.0.1/v1", "https://11.0.0.1/v1", "https://169.253.1.1/v1"),
+    *(
+        "https://[2001:db8::1]/v1",
+        "https://134744072/v1",
+        "https://0x08080808/v1",
+        "https://local.example/v1",
+    ),
+    *("https://10.0.0.5.example.org/v1", "https://gpu.localdomain.org/v1", "https://evil.notlocal/v1"),
+    *("https://[::ffff:8.8.8.8]/v1", "https://[64:ff9b::a00:5]/v1"),
+]
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+def test_a_server_on_a_private_network_needs_no_key_and_gets_none_unasked(url):
+    endpoint = resolve("gpt-4o", url, allow_http=True)
+
+    assert (endpoint.key_variable, endpoint.provider) == (None, "")
+    assert load_credentials(endpoint, {"OPENAI_API_KEY": CANARY}) == Credentials(None)
+    assert resolve("gpt-4o", url, "MY_KEY", allow_http=True).key_variable == "MY_KEY"
+
+
+@pytest.mark.parametrize("url", PUBLIC)
+def test_what_may_be_anybodys_server_is_asked_for_its_key(url):
+    with pytest.raises(MissingKeyError):
+        resolve("gpt-4o", url)
 
 
 def test_a_loopback_host_gets_the_key_that_is_asked_for():
