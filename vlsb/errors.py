@@ -17,6 +17,7 @@ VlsbError                      1  a problem with one clear line, no traceback
 │   └── OutageError            4  the endpoint kept failing and the run stopped waiting for it
 ├── StoreError                 5  a damaged run file (path and line) or a disk that takes no more
 │   └── RunLockedError         6  another process writes this run
+├── MachineError               5  this machine gave no more memory, files or threads
 ├── ServerError                7  a local server could not be started or kept running
 │   ├── EngineMissingError     7  no engine to start it with; has the command that installs one
 │   ├── ServerExitedError      7  it ended by itself: the cause, or the end of its log
@@ -29,6 +30,7 @@ Samples that fail on their own do not raise: they end as a `Failure` record (`vl
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -152,6 +154,78 @@ class RunLockedError(StoreError):
     """Another process is writing this run."""
 
     exit_code = 6
+
+
+class MachineError(VlsbError):
+    """This machine gave no more memory, open files or threads: no model, image or run has a part in it."""
+
+    exit_code = 5
+
+
+# Several addresses that failed alike are one error without a number of its own.
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
+_NO_MEMORY = ("can't allocate", "cannot allocate memory", "failed to map segment", "out of memory")
+
+
+def machine_lack(error: BaseException | None) -> MachineError | None:
+    """What this machine had too little of, where that is at the bottom of an error; else None."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, MachineError):
+            return each
+        if lack := _lack(each):
+            return lack
+        inner = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        waiting += [*inner, each.__context__, each.__cause__]
+    return None
+
+
+def _lack(error: BaseException) -> MachineError | None:
+    number = None
+    if isinstance(error, OSError):
+        found = _NUMBER.search(str(error)) if error.errno is None else None
+        number = int(found[1]) if found else error.errno
+    text = str(error).lower() if isinstance(error, ImportError) else ""
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(each in text for each in _NO_MEMORY):
+        return _no_memory()
+    if number == errno.EMFILE:
+        return too_few_files("no more could be opened")
+    if number == errno.ENFILE:
+        return MachineError("All processes of this machine have as many files open as it allows together")
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return MachineError(
+            "This machine started no more threads",
+            advice="Raise the limits on memory and processes (`ulimit -v`, `ulimit -u`), or the container's.",
+        )
+    return None
+
+
+def _no_memory() -> MachineError:
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return MachineError("This machine has no more memory to give", advice="Close other programs on it.")
+    return MachineError(
+        f"This process may take {limit // 2**20:,} MiB of memory and got no more",
+        advice="Raise the limit (`ulimit -v`).",
+    )
+
+
+def too_few_files(what: str) -> MachineError:
+    """`what` the limit on open files makes impossible."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MachineError(
+        f"This process may have {limit:,} files and connections open at once, and {what}",
+        advice="Raise the limit (`ulimit -n`).",
+    )
 
 
 class ServerError(VlsbError):

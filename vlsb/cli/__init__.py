@@ -43,7 +43,7 @@ def run_cli(arguments: Sequence[str]) -> int:
     from typer.exceptions import TyperException
 
     from vlsb.cli.screen import Screen
-    from vlsb.errors import VlsbError
+    from vlsb.errors import VlsbError, machine_lack
 
     try:
         from vlsb.cli.app import app
@@ -74,6 +74,9 @@ def run_cli(arguments: Sequence[str]) -> int:
         sys.stderr.write("Interrupted.\n")
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 the last resort: a bug is said, and never with a traceback's contents
+        if lack := machine_lack(error):
+            Screen().error(lack)
+            return lack.exit_code
         return _bug(error)
     return result if isinstance(result, int) else 0
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from vlsb.errors import SeveralErrors, StoreError, VlsbError
+from vlsb.errors import SeveralErrors, StoreError, VlsbError, machine_lack
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 
@@ -54,7 +54,7 @@ class Screen:
 
     def error(self, error: VlsbError) -> None:
         """What went wrong, to what, and what to do: one line on stderr for each problem."""
-        for each in error.errors if isinstance(error, SeveralErrors) else (error,):
+        for each in error.errors if isinstance(error, SeveralErrors) else (machine_lack(error) or error,):
             self.line(f"Error: {error_line(each)}")
 
     def line(self, line: str) -> None:

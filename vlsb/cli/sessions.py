@@ -31,9 +31,11 @@ from vlsb.errors import (
     ConfigError,
     GapsError,
     InterruptedRunError,
+    MachineError,
     StoreError,
     UnknownModelError,
     VlsbError,
+    machine_lack,
 )
 from vlsb.evaluation.hosting import judge_served
 from vlsb.evaluation.options import RunOptions
@@ -300,6 +302,8 @@ def carry_out(command: SessionCommand) -> int:
     screen.error(reason)
     if can_go_on:
         screen.command(command.go_on)
+    elif isinstance(reason, MachineError):
+        screen.line("Nothing was stored.")
     elif "--" not in str(reason) and (change := _TO_CHANGE.get(reason.exit_code)):
         screen.line(f"Nothing was stored. Check {change}; then start it again.")
     return reason.exit_code
@@ -314,6 +318,11 @@ def _outcome(command: SessionCommand, screen: Screen) -> tuple[VlsbError | None,
         return _INTERRUPTED, command.is_stored()
     except VlsbError as error:
         return error, error.exit_code in _RESUMABLE and command.is_stored()
+    except Exception as error:
+        # Whatever was being done when memory, files or threads ran out.
+        if (lack := machine_lack(error)) is None:
+            raise
+        return lack, command.is_stored()
 
 
 def _run_and_show(command: SessionCommand, screen: Screen) -> tuple[VlsbError | None, bool]:

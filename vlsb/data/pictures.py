@@ -24,7 +24,7 @@ from io import BytesIO
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from vlsb.errors import ImageError
+from vlsb.errors import ImageError, machine_lack
 from vlsb.records import Picture, Untrusted
 
 if TYPE_CHECKING:
@@ -222,6 +222,8 @@ def _attach_path(image_path: Untrusted) -> Iterator[None]:
         error.detail = image_path
         raise
     except OSError as error:
+        if lack := machine_lack(error):
+            raise lack from error
         raise ImageError(f"image {_os_reason(error)}", detail=image_path) from error
 
 
@@ -290,6 +292,8 @@ def _decoder_faults() -> Iterator[None]:
         struct.error,
         zlib.error,
     ) as error:
+        if lack := machine_lack(error):
+            raise lack from error
         raise ImageError("image is cut or damaged; copy it again") from error
 
 

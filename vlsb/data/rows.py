@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vlsb import strict_json
-from vlsb.errors import DatasetError
+from vlsb.errors import DatasetError, MachineError, machine_lack
 from vlsb.records import Sample, Untrusted
 
 ROWS_FILE = "data.json"
@@ -50,8 +50,10 @@ def parse_rows(rows: object, *, named: str) -> tuple[Sample, ...]:
     return samples
 
 
-def unreadable(path: Path, error: OSError) -> DatasetError:
+def unreadable(path: Path, error: OSError) -> DatasetError | MachineError:
     """The one line for a file or folder that the system does not let us read."""
+    if lack := machine_lack(error):
+        return lack
     reason = os.strerror(error.errno) if error.errno else "no reason given"
     return DatasetError(f"{path} cannot be read: {reason}. Check its permissions.")
 

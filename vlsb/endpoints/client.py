@@ -39,7 +39,15 @@ from vlsb.endpoints.retry import Attempts, Ended, Unfinished
 from vlsb.endpoints.thoughts import begins_thought
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
-from vlsb.errors import ConfigError, GapsError, ImageChangedError, ImageError, UnknownModelError, VlsbError
+from vlsb.errors import (
+    ConfigError,
+    GapsError,
+    ImageChangedError,
+    ImageError,
+    UnknownModelError,
+    VlsbError,
+    machine_lack,
+)
 from vlsb.records import THINKING_CUT, Completion, Key, Untrusted, Usage, is_cut
 
 # What a dying engine leaves behind: a broken connection, a 500, a text that was aborted.
@@ -413,6 +421,9 @@ async def _reply(
     except TimeoutError:
         return httpx.ReadTimeout(f"no whole reply within {timeout_s:g} s")
     except httpx.RequestError as error:
+        # No socket could be opened: the endpoint has no part in that.
+        if lack := machine_lack(error):
+            raise lack from error
         return error
 
 

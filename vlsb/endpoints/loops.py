@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,10 +18,12 @@ from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
-from vlsb.errors import InterruptedRunError
+from vlsb.errors import InterruptedRunError, too_few_files
 
 _Result = TypeVar("_Result")
 _FEWER_COLLECTIONS = 20_000
+_FEWEST_FILES = 32
+"""Streams, loop, lock, journals, an image on its way and a connection to each of two endpoints."""
 
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The ways of asking a command to end."""
@@ -46,6 +49,10 @@ def run(
     A signal that `main` has no handler for cancels it, and is raised as KeyboardInterrupt after the loop
     was closed in order; the third ends the process, after `last_words`.
     """
+    # A loop that finds no room for its own files cannot even be closed in order.
+    if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < _FEWEST_FILES:
+        main.close()
+        raise too_few_files(f"needs {_FEWEST_FILES} at least")
     runner = asyncio.Runner(loop_factory=loop_factory)
     with _signals_to(_Interrupts(last_words)) as interrupts, _fewer_collections():
         try:

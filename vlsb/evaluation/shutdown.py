@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from vlsb.config import GRACE_S
 from vlsb.endpoints.loops import end_at_once, signals_in_loop
 from vlsb.endpoints.traffic import StoppedError, Traffic
-from vlsb.errors import InterruptedRunError, VlsbError
+from vlsb.errors import InterruptedRunError, VlsbError, machine_lack
 
 _Result = TypeVar("_Result")
 
@@ -79,6 +79,11 @@ class Shutdown:
             pass
         except VlsbError as error:
             self.stop(error)
+        except Exception as error:
+            # Whatever was being done when memory, files or threads ran out: the sample has no part in it.
+            if (lack := machine_lack(error)) is None:
+                raise
+            self.stop(lack)
 
     def stop(self, reason: VlsbError) -> None:
         """Start nothing new; what is in flight may finish within the grace period."""
