@@ -83,6 +83,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "A69": "a local server outlives its parent",
         "A70": "a local server blocks on a full pipe",
         "A71": "an endpoint that does not count its output",
+        "A72": "memory, open files or threads of this machine run out",
         "B01": "killed in the middle of a line",
         "B02": "power loss",
         "B03": "fsync fails",
@@ -143,6 +144,9 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "C40": "settings that execute code",
         "C41": "a number without an end in an option",
         "C42": "a text in a finish reason, a model's name or an error's code",
+        "C43": "links and pipes in a stranger's run",
+        "C44": "a spreadsheet with a cell far away",
+        "C45": "malformed requests and labels at the page's server",
         "E01": "errors counted as refusals",
         "E02": "a provider's blocks counted as the model's safety",
         "E03": "a judge that is blocked or declines",
@@ -171,6 +175,8 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "E26": "a model that judges itself",
         "E27": "a judge quotes a forged verdict",
         "E28": "an answer holds the tag that ends thoughts",
+        "E29": "other content under the published ids",
+        "E30": "a labelling that is loaded again shows what judges said",
     }
 )
 
@@ -236,6 +242,12 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "A71": (
             "tests/commands/test_costs.py::test_output_that_nobody_counts_is_estimated_for_a_limit_and_never_free",
             "tests/commands/test_costs.py::test_a_forecast_of_output_that_nobody_counts_is_unknown",
+        ),
+        "A72": (
+            "tests/proofs/test_machine_limits.py::test_too_few_files_are_said_before_anything_is_sent",
+            "tests/proofs/test_machine_limits.py::test_what_the_machine_lacks_in_the_middle_of_a_run_is_no_outcome_and_a_resume_completes_it",
+            "tests/proofs/test_machine_limits.py::test_a_limit_on_memory_is_no_internal_error",
+            "tests/proofs/test_machine_limits.py::test_an_endpoint_has_no_part_in_a_socket_that_could_not_be_opened",
         ),
         "B01": (
             "tests/unit/store/test_journal.py::test_after_truncation_at_any_byte_exactly_the_complete_records_are_read",
@@ -333,6 +345,19 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/reports/test_encode.py::test_a_formula_is_disarmed_with_an_apostrophe",
             "tests/unit/reports/test_encode.py::test_no_csv_cell_starts_like_a_formula_in_any_disguise",
             "tests/unit/reports/test_terminal.py::test_no_csv_cell_is_a_formula",
+            "tests/unit/reports/test_encode.py::test_no_part_of_a_csv_cell_is_a_formula_where_a_locale_splits_at_another_sign",
+        ),
+        "C43": (
+            "tests/commands/test_links.py::test_no_command_reads_or_writes_through_a_link_in_a_run",
+            "tests/commands/test_links.py::test_a_resume_refuses_a_run_in_which_anything_is_a_link",
+            "tests/commands/test_links.py::test_what_is_no_file_is_refused_without_waiting",
+            "tests/commands/test_links.py::test_a_page_is_not_written_through_a_link",
+        ),
+        "C44": ("tests/unit/store/imports/test_readers.py::test_a_hostile_spreadsheet_is_refused",),
+        "C45": (
+            "tests/commands/test_view.py::test_a_malformed_request_is_refused_in_a_word",
+            "tests/commands/test_view.py::test_odd_labels_are_refused_with_a_sentence_and_change_nothing",
+            "tests/commands/test_view.py::test_a_thousand_broken_requests_leave_the_server_as_it_was",
         ),
         "C18": (
             "tests/unit/data/test_pictures.py::test_a_path_that_is_not_a_file_below_the_folder_is_refused",
@@ -466,6 +491,14 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/analysis/test_rates.py::test_rates_are_not_rounded",
             "tests/unit/analysis/test_rates.py::test_shared_pictures_widen_the_interval_by_their_design_effect",
             "tests/unit/analysis/test_rates.py::test_wilson_agrees_with_published_values",
+        ),
+        "E29": (
+            "tests/unit/store/test_manifest.py::test_the_same_ids_with_other_content_are_not_the_full_set",
+            "tests/unit/store/test_manifest.py::test_a_report_says_full_of_the_published_rows_alone",
+            "tests/unit/data/test_check.py::test_the_ids_of_the_published_set_with_other_content_are_not_the_published_set",
+        ),
+        "E30": (
+            "tests/proofs/page/test_labelling.py::test_a_page_that_is_loaded_again_goes_on_labelling_and_no_key_opens_what_judges_said",
         ),
     }
 )
