@@ -1,8 +1,8 @@
 """The conformance table in one line: which faults have a passing test.
 
-`python -m tests.proofs.faults.report` runs this package and every test that the catalogue names, and counts
-what really passed; with `--collect-only` nothing is run and what was collected counts. Other arguments go to
-pytest.
+`python -m tests.proofs.faults.report` runs this package, the rows of replies and every test that the
+catalogue names, and counts what really passed; with `--collect-only` nothing is run and what was collected
+counts. Other arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import pytest
 from tests.proofs.faults.catalogue import NOT_APPLICABLE, PROVED_ELSEWHERE, TITLES
 
 PACKAGE = Path(__file__).parent
+ROWS = "tests/unit/endpoints/test_fault_rows.py"
+"""Where every reply of the catalogue is read, row by row."""
 _ID = re.compile(r"(?:\[|_|-)([a-e][0-9]{2})(?=[\]_-])", re.IGNORECASE)
 
 
@@ -57,11 +59,11 @@ class Conformance:
 
 
 def own_tests(node_ids: Iterable[str]) -> dict[str, set[str]]:
-    """By fault, the tests of this package that carry its id."""
+    """By fault, the tests of this package and of the rows that carry its id."""
     found: dict[str, set[str]] = {}
     for node_id in node_ids:
         path, _, name = node_id.partition("::")
-        if Path(path).parent.name == PACKAGE.name:
+        if Path(path).parent.name == PACKAGE.name or path == ROWS:
             for fault in _ID.findall(name):
                 found.setdefault(fault.upper(), set()).add(node_id)
     return found
@@ -91,7 +93,9 @@ def main(arguments: Sequence[str]) -> int:
     tally = Tally()
     only_collects = "--collect-only" in arguments
     workers = ["-n", "0"] if only_collects else []
-    code = pytest.main(["-q", *workers, *arguments, "tests/proofs/faults", *named_tests()], plugins=[tally])
+    code = pytest.main(
+        ["-q", *workers, *arguments, "tests/proofs/faults", ROWS, *named_tests()], plugins=[tally]
+    )
     found = conformance(tally.collected if only_collects else tally.passed, tally.failed)
     for fault in sorted(found.missing):
         print(f"missing {fault}: {TITLES[fault]}")

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 import vlsb
-from tests.proofs.faults import wire
 from tests.proofs.faults.runs import scripted
-from tests.support import PROJECT
+from tests.support import PROJECT, wire
 from tests.support.command import Vlsb, run_words
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import vlsb
-from tests.proofs.faults import wire
 from tests.proofs.faults.runs import evaluate, scripted, served
+from tests.support import wire
 from tests.support.command import Vlsb, run_words
 from tests.support.datasets import sample_row, write_dataset
 from tests.support.endpoint import sample_of

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.proofs.faults import wire
 from tests.proofs.faults.runs import Ran, evaluate, scripted, served
+from tests.support import wire
 from tests.support.datasets import sample_row
 from tests.support.endpoint import sample_of
 from vlsb.records import Outcome

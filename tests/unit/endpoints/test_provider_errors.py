@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import httpx
 import pytest
@@ -29,8 +30,11 @@ ACCOUNT_WORDS = (
 )
 
 
-def read(status: int, body: object) -> CompletionContent | Decision:
-    reply = httpx.Response(status, json=body)
+FATAL = {Becomes.QUOTA: 3, Becomes.ACCESS: 3, Becomes.NO_MODEL: 2}
+
+
+def read(status: int, body: object, headers: Sequence[tuple[str, str]] = ()) -> CompletionContent | Decision:
+    reply = httpx.Response(status, json=body, headers=list(headers))
     if 200 <= status < 300:
         return read_completion(reply, now=NOW)
     return classify(reply, has_succeeded=True, attempt=1, now=NOW)
@@ -57,7 +61,16 @@ def becomes(found: CompletionContent | Decision) -> Becomes | None:
 
 @EVERY
 def test_every_spelling_of_a_provider_becomes_what_its_row_says(row: Row) -> None:
-    assert becomes(read(row.status, row.body)) is row.becomes
+    """Blocked is no error, another attempt is made where it may help, and the run ends where none can."""
+    found = read(row.status, row.body, row.headers)
+
+    assert becomes(found) is row.becomes
+    if isinstance(found, Decision):
+        assert found.is_retryable is (row.becomes in (Becomes.LIMITED, Becomes.RETRIED))
+        assert (found.fault is Fault.RUN_FATAL) is (row.becomes in FATAL)
+        assert found.ends_as == ("blocked" if row.becomes is Becomes.BLOCKED else found.ends_as)
+        assert row.becomes is not Becomes.CONTEXT or found.ends_as == "error"
+        assert row.becomes not in FATAL or found.error.exit_code == FATAL[row.becomes]
 
 
 def test_every_row_names_a_source_and_no_spelling_stands_twice() -> None:
