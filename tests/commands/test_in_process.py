@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import logging
@@ -22,7 +23,11 @@ import pytest
 
 from tests.support import in_process
 from tests.support.command import Desk, Vlsb
+from tests.support.waiting import DEADLINE_S
+from vlsb.endpoints.loops import run
 from vlsb.simulator import SimulatorThread
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
 def everything() -> dict[str, Any]:
@@ -33,7 +38,7 @@ def everything() -> dict[str, Any]:
         "directory": Path.cwd(),
         "streams": (sys.stdin, sys.stdout, sys.stderr),
         "files": [Path(f"/dev/fd/{number}").readlink() for number in range(3)],
-        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "signals": [signal.getsignal(number) for number in SIGNALS],
         "limits": resource.getrlimit(resource.RLIMIT_NOFILE),
         "collection": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
         "loggers": (root.level, list(root.handlers), logging.getLogger("openai").level),
@@ -132,15 +137,19 @@ def test_commands_from_other_threads_are_processes(tmp_path: Path) -> None:
     assert in_process.can_run_here([], {})
 
 
-def test_a_command_that_hangs_ends_its_process_and_says_where(tmp_path: Path) -> None:
-    code = f"""
-from pathlib import Path
-from tests.support import in_process
-import threading
-in_process.main = lambda words: threading.Event().wait()
-in_process.run_here(["any"], directory=Path({str(tmp_path)!r}), environment={{}}, timeout_s=0.2)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("loops", [False, True])
+def test_a_command_that_hangs_fails_where_it_is_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loops: bool
+) -> None:
+    def hang(words: list[str]) -> None:
+        if loops:
+            run(asyncio.sleep(DEADLINE_S))
+        threading.Event().wait()
 
-    assert done.returncode == 1
-    assert "in _exit_code" in done.stderr
+    monkeypatch.setattr(in_process, "main", hang)
+    before = everything()
+
+    with pytest.raises(pytest.fail.Exception, match=r"did not end within 0\.2 s(?s:.*)in hang"):
+        Vlsb(tmp_path)("any", timeout_s=0.2)
+
+    assert everything() == before

@@ -17,10 +17,12 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import pytest
@@ -29,7 +31,7 @@ from tests.support.waiting import DEADLINE_S
 from vlsb.cli import main
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LEAVING_AN_ENGINE = {"--detach", "--keep-server", "VLSB_KEEP_SERVER"}
+_OUTLIVING = {"--detach", "--keep-server", "VLSB_KEEP_SERVER", "--ray"}
 _READ_AT_START = ("PYTHON", "LC_", "LD_", "MALLOC_")
 _READ_WHEN_IMPORTED = ("huggingface_hub",)
 
@@ -64,11 +66,11 @@ def can_run_here(words: Iterable[str], environment: Mapping[str, str]) -> bool:
     """Whether this command may run in this process.
 
     Signals reach the main thread only, and a loop cannot run within another. An engine that is left running
-    has a parent that ended, and some variables are read when an interpreter starts.
+    has a parent that ended, Ray ends with its process, and an interpreter reads some variables as it starts.
     """
     is_alone = threading.current_thread() is threading.main_thread() and asyncio._get_running_loop() is None
-    leaves_an_engine = not _LEAVING_AN_ENGINE.isdisjoint((*words, *environment))
-    return is_alone and not leaves_an_engine and not any(map(_is_read_at_start, environment))
+    leaves_something = not _OUTLIVING.isdisjoint((*words, *environment))
+    return is_alone and not leaves_something and not any(map(_is_read_at_start, environment))
 
 
 def _is_read_at_start(variable: str) -> bool:
@@ -78,13 +80,10 @@ def _is_read_at_start(variable: str) -> bool:
 def run_here(
     words: Sequence[str], *, directory: Path, environment: Mapping[str, str], timeout_s: float
 ) -> tuple[int, str, str]:
-    """Run a command line to its end: its exit code, stdout and stderr.
-
-    One that hangs ends this process, with a traceback that says where: a thread cannot be stopped.
-    """
+    """Run a command line to its end: its exit code, stdout and stderr. One that hangs fails where it is."""
     with ExitStack() as stack:
         enter = stack.enter_context
-        out, err = enter(_streams(timeout_s))
+        out, err = enter(_streams())
         enter(_restored(_signal_handlers))
         enter(_restored(_limits))
         enter(_restored(_temporary_folder))
@@ -94,6 +93,7 @@ def run_here(
         enter(warnings.catch_warnings())
         enter(_environment(environment))
         enter(_working_directory(directory))
+        enter(_deadline(timeout_s))
         code = contextvars.copy_context().run(_exit_code, words)
     return code, out.all_text(), err.all_text()
 
@@ -112,7 +112,32 @@ def _exit_code(words: Sequence[str]) -> int:
 
 
 @contextmanager
-def _streams(timeout_s: float) -> Iterator[tuple[PipeReader, PipeReader]]:
+def _deadline(timeout_s: float) -> Iterator[None]:
+    """Interrupt a command that takes too long, and fail with where it was.
+
+    An exception of another kind would not get out of uvloop. Who does not end even so ends this process.
+    """
+    places: list[str] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        places.append("".join(traceback.format_stack(frame)))
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    faulthandler.dump_traceback_later(timeout_s + DEADLINE_S, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if places:
+            pytest.fail(f"the command did not end within {timeout_s:g} s:\n{places[0]}")
+
+
+@contextmanager
+def _streams() -> Iterator[tuple[PipeReader, PipeReader]]:
     """Put an empty stdin and two pipes in the place of this process's streams."""
     before = sys.stdin, sys.stdout, sys.stderr
     for stream in before[1:]:
@@ -120,7 +145,6 @@ def _streams(timeout_s: float) -> Iterator[tuple[PipeReader, PipeReader]]:
     kept = [os.dup(number) for number in range(3)]
     pipes = [os.pipe(), os.pipe()]
     try:
-        faulthandler.dump_traceback_later(timeout_s, exit=True, file=kept[2])
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
@@ -143,7 +167,6 @@ def _streams(timeout_s: float) -> Iterator[tuple[PipeReader, PipeReader]]:
         for number, copy in enumerate(kept):
             os.dup2(copy, number)
             os.close(copy)
-        faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager
