@@ -342,20 +342,32 @@ def test_a_model_that_is_shut_down_soon_is_named_before_anything_is_sent(
     assert [line.split()[2:4] for line in lines] == [["target", "gpt-4o"], ["judge", "gpt-4o-mini"]]
 
 
-def test_the_report_names_models_that_are_shut_down(desk: Desk) -> None:
+@pytest.mark.parametrize("form", ["table", "markdown", "latex", "json"])
+def test_the_report_names_a_model_that_is_shut_down_once_and_counts_no_days(desk: Desk, form: str) -> None:
+    """It is the judge of two runs and the target of one; what a report says holds on any day."""
     with SimulatorThread(labelling()) as endpoint:
-        desk.run(endpoint, "--limit", 3)
-    manifest = desk.manifest()
-    judge = manifest["judges"][0]["settings"]
-    judge |= {"model": "gpt-4o-2024-08-06", "address": "https://api.openai.com/v1"}
-    (desk.run_dir / "run.json").write_text(json.dumps(manifest))
-    table = desk.vlsb("report", desk.run_dir)
-    (report,) = desk.vlsb.report(desk.run_dir)
+        for name in ("r", "other"):
+            assert desk.run(endpoint, "--limit", 3, "--name", name).code == 0
+    for name in ("r", "other"):
+        path = desk.outputs / name / "run.json"
+        manifest = json.loads(path.read_text())
+        retired = {"model": "gpt-4o-2024-08-06", "address": "https://api.openai.com/v1"}
+        manifest["judges"][0]["settings"] |= retired
+        if name == "r":
+            manifest["settings"] |= retired
+        path.write_text(json.dumps(manifest))
+    done = desk.vlsb("report", "outputs", "--format", form)
 
-    (notice,) = report["notices"]
-    assert notice.startswith("The judge gpt-4o-2024-08-06 ")
-    assert "2027-01-14" in table.out
-    assert report["cost"]["judge"]["usd"] == pytest.approx(3 * (800 * 2.5 + 40 * 10) / 1e6)
+    said = "gpt-4o-2024-08-06 is shut down by its provider on 2027-01-14"
+    assert done.code == 0, done.err
+    words = " ".join(done.out.split())
+    assert not re.search(r"in [0-9]+ days|tomorrow", words)
+    if form == "json":
+        reports = json.loads(done.out)
+        assert [sum(said in each for each in report["notices"]) for report in reports] == [1, 1]
+        assert reports[0]["cost"]["judge"]["usd"] == pytest.approx(3 * (800 * 2.5 + 40 * 10) / 1e6)
+    else:
+        assert words.count("by its provider on 2027-01-14") == 1
 
 
 def test_a_host_without_a_price_is_unknown_and_not_free(desk: Desk) -> None:

@@ -100,7 +100,7 @@ class Summary:
     charges for tokens: the model is simulated or on this machine. `conditions` say what else the rates hold
     for, None where nobody has to tell runs apart. `guards` are the run's, whoever the judge is. `part` is
     what the judge labelled of the run, None for one that is to label everything; `is_own` says whether the
-    run was started with this judge.
+    run was started with this judge. `retirements` name the models of both that their providers shut down.
     """
 
     run: Untrusted
@@ -131,6 +131,7 @@ class Summary:
     conditions: Conditions | None = field(default=None, repr=False)
     flip_samples: int = 0
     guards: tuple[GuardCounts, ...] = ()
+    retirements: tuple[str, ...] = ()
     part: DrawnPart | None = None
     is_own: bool = True
 
@@ -160,6 +161,7 @@ def summarize(
     judge_cost: ModelCost | None = None,
     conditions: Conditions | None = None,
     guards: tuple[GuardCounts, ...] = (),
+    retirements: tuple[str, ...] = (),
     part: DrawnPart | None = None,
     is_own: bool = True,
 ) -> Summary:
@@ -196,6 +198,7 @@ def summarize(
         target_cost=target_cost,
         judge_cost=judge_cost,
         guards=guards,
+        retirements=retirements,
         conditions=conditions,
         flip_samples=repeated,
         part=part,

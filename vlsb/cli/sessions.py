@@ -353,7 +353,7 @@ def _retirement_notices(plan: Plan) -> Iterator[str]:
     """What is said of models that their providers shut down."""
     for name, settings in plan.models.items():
         if (found := find_retirement(settings.endpoint)) is not None:
-            yield found.notice(name, settings.endpoint.model, datetime.now(UTC).date())
+            yield found.warning(name, settings.endpoint.model, datetime.now(UTC).date())
 
 
 async def _spend(

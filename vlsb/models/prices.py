@@ -95,16 +95,20 @@ class Retirement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: str
     as_of: date
 
-    def notice(self, stage: str, model: str, today: date) -> str:
-        """One sentence for whoever uses the model, or reads what it gave."""
+    def warning(self, stage: str, model: str, today: date) -> str:
+        """One sentence for whoever is about to use the model: how many days are left."""
         left = (self.on - today).days
-        days = "tomorrow" if left == 1 else f"in {left} days"
-        when = (
-            f"is shut down by its provider on {self.on} ({days})"
-            if left > 0
-            else f"was shut down by its provider on {self.on}"
-        )
-        return f"The {stage} {model} {when}: nobody can repeat this with it from then on ({self.source})."
+        days = "" if left <= 0 else " (tomorrow)" if left == 1 else f" (in {left} days)"
+        return f"The {stage} {self._sentence(model, today, days)}"
+
+    def notice(self, model: str, today: date) -> str:
+        """One sentence for whoever reads what the model gave, which no day that passes makes wrong."""
+        return self._sentence(model, today)
+
+    def _sentence(self, model: str, today: date, days: str = "") -> str:
+        verb = "is" if today < self.on else "was"
+        when = f"{verb} shut down by its provider on {self.on}{days}"
+        return f"{model} {when}: nobody can repeat this with it from then on ({self.source})."
 
 
 class PriceTable(Struct, frozen=True, forbid_unknown_fields=True):

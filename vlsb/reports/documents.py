@@ -200,7 +200,7 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "subset": summary.subset,
         "cut_responses": summary.cut_responses,
         "duplicates": summary.duplicates,
-        "notices": [*_part_notice(summary), *summary.notices],
+        "notices": [*_part_notice(summary), *summary.notices, *summary.retirements],
         "epochs": summary.epochs,
         "flip_share": summary.flip_share,
         "data_digest": summary.data_digest,

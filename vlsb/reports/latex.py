@@ -7,6 +7,7 @@ is too wide for the page is made smaller, and one that is too long is several.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
 
@@ -261,13 +262,14 @@ def _qualifications(summaries: Sequence[Summary]) -> Iterator[str]:
     """What limits the numbers of rows, said once for all rows that it is true of."""
     found: dict[str, list[str]] = {}
     for place, summary in enumerate(summaries):
-        said = [each.text for each in remarks(summary, encode=for_json)]
+        said = [each.text for each in remarks(replace(summary, retirements=()), encode=for_json)]
         if summary.deviations:
             deviations = "; ".join(map(for_json, summary.deviations))
             said.append(f"Deviations from the paper's protocol: {deviations.rstrip('.')}.")
         if said:
             found.setdefault(" ".join(said), []).append(row_name(summaries, place, for_json))
     yield from (sentence(f"{'; '.join(names)}: {said}") for said, names in found.items())
+    yield from map(sentence, dict.fromkeys(each for summary in summaries for each in summary.retirements))
 
 
 def sentence(text: str) -> str:

@@ -12,7 +12,7 @@ from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_markdown
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
 from vlsb.reports.marks import Marks, by_category, mark
-from vlsb.reports.notes import Remark, badges, outcome_counts, remarks
+from vlsb.reports.notes import Remark, badges, outcome_counts, remarks, said_once
 
 _UNITS = "Rates are percent of the judged samples (n), with 95 % intervals clustered by image."
 
@@ -24,7 +24,7 @@ def to_markdown(summaries: Sequence[Summary]) -> str:
     blocks = ["## VLSBench safety rates", _runs_table(marks), _UNITS, *_reasons(marks)]
     if categories := _categories(marks, several=several):
         blocks += ["### By category", categories] if several else [categories]
-    for summary in marks.summaries:
+    for summary in said_once(marks.summaries):
         if found := [f"- {line}" for line in _qualifications(summary)]:
             blocks += [f"### {for_markdown(summary.run)}, judge {_judge(summary)}"] if several else []
             blocks.append("\n".join(found))

@@ -6,7 +6,8 @@ stranger's text is encoded before it joins ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -103,8 +104,18 @@ def remarks(summary: Summary, *, encode: Encode) -> tuple[Remark, ...]:
         *_cut_responses(summary),
         *_epochs(summary),
         *_duplicates(summary.duplicates),
-        *(Remark(encode(Untrusted(notice))) for notice in summary.notices),
+        *(Remark(encode(Untrusted(notice))) for notice in (*summary.notices, *summary.retirements)),
     )
+
+
+def said_once(summaries: Iterable[Summary]) -> list[Summary]:
+    """The summaries, each model that is shut down with the first one that names it: rows share judges."""
+    said: set[str] = set()
+    found = []
+    for summary in summaries:
+        found.append(replace(summary, retirements=tuple(x for x in summary.retirements if x not in said)))
+        said.update(summary.retirements)
+    return found
 
 
 def costs(summary: Summary, *, encode: Encode) -> tuple[Cost, ...]:

@@ -25,7 +25,7 @@ from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_and_n, rate_figures, safe_interval
 from vlsb.reports.marks import Marks, mark
-from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks, shared_badges
+from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks, said_once, shared_badges
 
 MIN_WIDTH = 40
 """Narrower terminals wrap our lines; a table made narrower would lose digits."""
@@ -106,7 +106,7 @@ def summary_table(summaries: Sequence[Summary], *, width: int) -> Group:
         blocks += [Text(), *_runs_table(ordered, marks, width=width), *_reasons(marks)]
     if len(ordered) > 1:
         blocks += _categories_by_run(ordered, marks, width=width)
-    for summary in ordered:
+    for summary in said_once(ordered):
         blocks += _details(summary, heading=len(ordered) > 1, explains=width >= NARROW)
     return Group(*blocks)
 

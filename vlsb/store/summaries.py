@@ -131,9 +131,9 @@ def summarize_state(
         duplicates=state.superseded + judged.superseded,
         notices=(
             *_notices(state, entry),
-            *_retirements(manifest, entry, today),
             *_prices_differ(manifest, entry, {"target": state.target_totals, "judge": judged.totals}, prices),
         ),
+        retirements=tuple(dict.fromkeys(_retirements(manifest, entry, today))),
         epochs=manifest.epochs,
         data_digest=sent_data_digest(state),
         target_cost=_cost(manifest, manifest.settings, state.target_totals, prices),
@@ -281,11 +281,10 @@ def _prices_differ(
 
 
 def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> Iterator[str]:
-    asked = {"target": manifest.settings, "judge": {} if judge is None else judge.settings}
-    for stage, settings in asked.items():
+    for settings in (manifest.settings, {} if judge is None else judge.settings):
         endpoint = asked_endpoint(settings)
         if endpoint is not None and (found := find_retirement(endpoint)) is not None:
-            yield found.notice(stage, endpoint.model, today)
+            yield found.notice(endpoint.model, today)
 
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:

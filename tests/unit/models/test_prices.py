@@ -147,7 +147,8 @@ def test_a_retirement_is_told_by_the_clock_that_is_passed_in(today: date, words:
     found = find_retirement(Endpoint("gpt-4o", OPENAI))
 
     assert found is not None
-    assert words in found.notice("judge", "gpt-4o", today)
+    assert f"The judge gpt-4o {words}" in found.warning("judge", "gpt-4o", today)
+    assert "day" not in found.notice("gpt-4o", today)
 
 
 @pytest.mark.parametrize(

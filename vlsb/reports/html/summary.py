@@ -18,7 +18,7 @@ from vlsb.reports.encode import for_page
 from vlsb.reports.figures import RATE_HEADINGS, percent, rate_figures
 from vlsb.reports.guards import GUARD_HEADINGS, GUARD_NOTE, guard_cells, guards_of
 from vlsb.reports.marks import DOUBLE_DAGGER, PARTS, Marks, mark, part_words
-from vlsb.reports.notes import badges, costs, outcome_counts, remarks, shared_badges
+from vlsb.reports.notes import badges, costs, outcome_counts, remarks, said_once, shared_badges
 
 Markup = list[object]
 
@@ -40,11 +40,14 @@ def summary_markup(described: Sequence[DescribedSummary], *, has_overview: bool)
     if not described:
         return []
     summaries = [each.summary for each in described]
-    marks = mark(summaries)
+    marks, shown = mark(summaries), said_once(summaries)
     overview = [_overview(summaries, marks)] if has_overview and len(described) > 1 else []
     return [
         *overview,
-        *(_detail(each, marks.sign(place)) for place, each in enumerate(described)),
+        *(
+            _detail(each._replace(summary=summary), marks.sign(place))
+            for place, (each, summary) in enumerate(zip(described, shown, strict=True))
+        ),
         *_guards(summaries),
     ]
 
