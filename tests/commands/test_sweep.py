@@ -17,9 +17,9 @@ import pytest
 from tests.commands.test_run_local import Desk as LocalDesk
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Finished, Vlsb
-from tests.support.datasets import sharing_rows, write_dataset
+from tests.support.datasets import instruction, sharing_rows, write_dataset
 from tests.support.endpoint import labelling, persona, sample_of
-from tests.support.fake_engine import events
+from tests.support.fake_engine import events, living
 from tests.support.scripts import Script
 from tests.support.sweeps import Held, hosted_at, processes_of, tables, write_plan
 from tests.support.waiting import wait_until
@@ -202,6 +202,59 @@ def test_ctrl_c_ends_the_cells_in_order_and_says_how_to_go_on(
     assert ended.resume_command == ["vlsb", "sweep", str(plan)]
     assert not _children_of(tmp_path)
     assert vlsb.resume(ended).code == 0
+
+
+def test_a_second_ctrl_c_drops_what_the_cells_have_in_flight(vlsb: Vlsb, tmp_path: Path, data: Path) -> None:
+    """Nothing is answered any more, so that the first could only end when its time is over."""
+    held = Held("m1", "m2", after=4)
+    with SimulatorThread(held) as target, held:
+        plan = write_plan(tmp_path, target, data=data, models=["m1", "m2"])
+        process = vlsb.start("sweep", plan)
+        process.wait_until(lambda: held.holds_all, what="requests of both that nobody answers")
+        process.signal(signal.SIGINT)
+        process.wait_until_said("Press Ctrl-C again to drop it.")
+        logs = [tmp_path / "sweep" / "logs" / f"{name}.log" for name in ("m1", "m2")]
+        process.wait_until(lambda: all("may finish" in log.read_text() for log in logs), what="both stop")
+        process.signal(signal.SIGINT)
+        ended = process.wait()
+        said = [log.read_text() for log in logs]
+        held.released.set()
+        again = vlsb.resume(ended)
+
+    assert ended.code == 130, ended.err
+    assert all("Dropping what is in flight." in each for each in said)
+    assert "Dropping what is in flight." in ended.err
+    assert "killed" not in ended.err
+    assert again.code == 0, again.err
+
+
+def test_a_third_ctrl_c_ends_the_sweep_at_once(local: LocalDesk, tmp_path: Path) -> None:
+    """Although an engine ignores that it is asked to end; it is killed soon after."""
+    weights = str(checkpoint(tmp_path / "ckpt"))
+    plan = write_plan(
+        tmp_path,
+        None,
+        data=local.data,
+        models=[weights],
+        judges=[],
+        defaults={"data-root": str(local.data), "engine": str(local.engine)},
+    )
+    never = json.dumps(instruction(3))[1:-1]
+    environment = local.environment(TERM="ignore", HANG=never)
+    with local.vlsb.start("sweep", plan, env=environment) as process:
+        asked = lambda: any(never in json.dumps(each) for each in events(local.record, "chat"))  # noqa: E731
+        process.wait_until(asked, what="the request that is never answered")
+        for said in ("Press Ctrl-C again", "Dropping what is in flight."):
+            process.signal(signal.SIGINT)
+            process.wait_until_said(said)
+        process.signal(signal.SIGINT)
+        ended = process.wait()
+        engines = living(local.mark)
+
+    assert ended.code == 130, ended.err
+    assert ended.resume_command == ["vlsb", "sweep", str(plan)]
+    assert engines
+    local.gone()
 
 
 def test_a_cell_that_fails_ends_no_other(

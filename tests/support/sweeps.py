@@ -96,6 +96,11 @@ class Held:
     def __exit__(self, *_: object) -> None:
         self.released.set()
 
+    @property
+    def holds_all(self) -> bool:
+        """Whether each of the models has a request that waits."""
+        return all(left < 0 for left in self._left.values())
+
     async def __call__(self, request: Request) -> Action:
         """What is answered, when it may be."""
         if request.model in self._left:

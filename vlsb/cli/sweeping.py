@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from vlsb.analysis.summary import Summary
 from vlsb.cli.live import Display, chosen_display
 from vlsb.cli.screen import Screen, from_here, has_color
 from vlsb.cli.sweep_view import SweepView, change_line, live_lines
+from vlsb.config import GRACE_S
 from vlsb.endpoints import loops
 from vlsb.engines.hardware import list_gpus
 from vlsb.errors import ConfigError, SeveralErrors, StoreError
@@ -27,7 +30,7 @@ from vlsb.reports.terminal import render
 from vlsb.store.manifest import is_run
 from vlsb.store.state import collection_paused, load_state
 from vlsb.store.summaries import summarize_judges
-from vlsb.sweep.board import Board, Entry, Status
+from vlsb.sweep.board import Board, Entry, Status, Stop
 from vlsb.sweep.cells import LineCounter, Watch, Work, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
@@ -75,9 +78,12 @@ class SweepWishes:
 
 
 class Runner(Protocol):
-    """Carries the works of a board out, until all have ended or `stop` is set."""
+    """Carries the works of a board out, until all have ended or it is asked to stop."""
 
-    async def run(self, stop: asyncio.Event) -> None: ...
+    hurry: ClassVar[str]
+    """What is said at the second signal."""
+
+    async def run(self, stop: Stop) -> None: ...
 
 
 def schema_text() -> str:
@@ -112,11 +118,12 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     board.add((matrix(plan, sizing, models) if watch is None else watch.first()).works)
     for line in unsized(sizing):
         screen.notice(line)
+    again = partial(screen.command, _again(wishes))
     runner = _runner(plan, wishes, board, places, slots, watch)
-    loops.run(_watched(runner.run, board, screen, kind))
+    loops.run(_watched(runner, board, screen, kind, again))
     if watch is not None and not board.entries:
         require_models(plan, watch.found)
-    code = _finish(board, wishes, screen)
+    code = _finish(board, screen, again)
     return code or (ConfigError.exit_code if watch is not None and watch.refused else 0)
 
 
@@ -176,19 +183,31 @@ def _runner(
     )
 
 
-async def _watched(run: Callable[[asyncio.Event], object], board: Board, screen: Screen, kind: str) -> None:
-    """Run a sweep while its table is shown; a first signal stops it in order."""
-    stop = asyncio.Event()
+async def _watched(
+    runner: Runner, board: Board, screen: Screen, kind: str, last_words: Callable[[], None]
+) -> None:
+    """Run a sweep while its table is shown; signals stop it as they stop a run."""
+    stop, signals = Stop(), count(1)
 
     def asked() -> None:
-        if not stop.is_set():
-            screen.notice("Stopping: what is in flight is stored. Repeat the command to go on.")
-        stop.set()
+        # Acts before it speaks: the terminal may be gone.
+        number = next(signals)
+        if number == 1:
+            stop.asked.set()
+            screen.notice(
+                f"Stopping: what is in flight may finish for {GRACE_S:g} s and is stored. "
+                "Press Ctrl-C again to drop it."
+            )
+        elif number == 2:
+            stop.firmly.set()
+            screen.notice(runner.hurry)
+        else:
+            loops.end_at_once(last_words)
 
     with loops.signals_in_loop(asked):
         shown = asyncio.create_task(_show(SweepView(board), screen)) if kind == "rich" else None
         try:
-            await run(stop)  # type: ignore[misc]
+            await runner.run(stop)
         finally:
             if shown is not None:
                 shown.cancel()
@@ -215,7 +234,7 @@ async def _show(view: SweepView, screen: Screen) -> None:
             screen.above_bar = None
 
 
-def _finish(board: Board, wishes: SweepWishes, screen: Screen) -> int:
+def _finish(board: Board, screen: Screen, again: Callable[[], None]) -> int:
     """The rates of every run that is there, what failed, and the command that goes on."""
     entries = board.entries
     if entries and all(entry.status is Status.DONE and not entry.attempts for entry in entries):
@@ -230,7 +249,7 @@ def _finish(board: Board, wishes: SweepWishes, screen: Screen) -> int:
         elif entry.status is not Status.DONE:
             screen.line(change_line(entry))
     if any(entry.status is not Status.DONE for entry in entries):
-        screen.command(_again(wishes))
+        again()
     return code
 
 

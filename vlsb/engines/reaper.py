@@ -3,8 +3,8 @@
 Run as a script, on the standard library alone: `python -I -S reaper.py STATUS HOLD GRACE_S PROGRAM ...`.
 STATUS is a pipe that gets "pid N" once the engine runs and "exit CODE" (negative: a signal) once nothing is
 left of it. HOLD is a pipe whose end means that our owner is gone, unless the letter "r" came before: then
-the engine is released and lives on. SIGTERM ends the engine gently, and when its owner is gone within
-GRACE_S; SIGUSR1 ends it at once.
+the engine is released and lives on. SIGTERM is passed on to the engine, each time that it comes; when our
+owner is gone, the engine has GRACE_S from then on. SIGUSR1 ends it at once.
 
 What guards against what:
 - our owner dies in any way: HOLD ends; SIGTERM to the engine, SIGKILL to the rest after GRACE_S
@@ -42,7 +42,6 @@ class Reaper:
         self._status = status
         self._hold: int | None = hold
         self._grace_s = grace_s
-        self._is_ending = False
         self._kill_at: float | None = None
         self._engine = 0
         self._code: int | None = None
@@ -98,16 +97,14 @@ class Reaper:
         return None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
 
     def _end_now(self) -> None:
-        self._is_ending = True
         self._kill_at = time.monotonic()
 
     def _end_gently(self) -> None:
         """SIGTERM to the engine, which ends its own children; a living owner decides when its time is up."""
-        if not self._is_ending and self._code is None:
+        if self._code is None:
             # It may have been collected in this very moment.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._engine, signal.SIGTERM)
-        self._is_ending = True
         if self._hold is None and self._kill_at is None:
             self._kill_at = time.monotonic() + self._grace_s
 

@@ -29,6 +29,14 @@ class Status(StrEnum):
     STOPPED = "stopped"
 
 
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What a sweep is asked: `asked`, to end in order; `firmly`, to drop what is in flight or not to wait."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    firmly: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One work and what became of it. `code` is its last exit code; `why` says what an exit code does not.

@@ -9,14 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlsb.engines.hardware import Gpu
 from vlsb.engines.process import EngineProcess, start_process
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.evaluation.options import RunOptions
 from vlsb.models.profile import ModelProfile
-from vlsb.sweep.board import Board, Entry, Status
+from vlsb.sweep.board import Board, Entry, Status, Stop
 from vlsb.sweep.body import STOP_GRACE_S
 from vlsb.sweep.cells import Matrix, Work
 from vlsb.sweep.rates import Limits
@@ -93,6 +93,7 @@ class SweepHere:
     `environment` is that of every command; `logs` is the folder of what they print.
     """
 
+    hurry: ClassVar[str] = "Dropping what is in flight."
     board: Board
     slots: Slots
     environment: Mapping[str, str]
@@ -104,15 +105,15 @@ class SweepHere:
     _fetching: EngineProcess | None = None
     _fetched: set[tuple[str, str | None]] = field(default_factory=set)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Run all works; when `stop` is set, end the children in order and leave the rest.
+    async def run(self, stop: Stop) -> None:
+        """Run all works; when `stop` is asked, end the children in order and leave the rest.
 
         A work that fails never ends another.
         """
-        stopping = asyncio.create_task(stop.wait())
+        stopping = asyncio.create_task(stop.asked.wait())
         ends: dict[asyncio.Task[int], Entry] = {}
         try:
-            while not stop.is_set():
+            while not stop.asked.is_set():
                 self._start_all(ends)
                 if not ends and self.replan is None:
                     return
@@ -120,13 +121,13 @@ class SweepHere:
                 await asyncio.wait({*ends, stopping}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 for ended in [task for task in ends if task.done()]:
                     await self._end(ends.pop(ended), ended.result())
-                if self.replan is None or stop.is_set():
+                if self.replan is None or stop.asked.is_set():
                     continue
                 if (found := await asyncio.to_thread(self.replan)) is not None:
                     self.board.add(found.works)
         finally:
             stopping.cancel()
-            await self._stop_all()
+            await self._stop_all(stop)
             for task in ends:
                 task.cancel()
             await asyncio.gather(stopping, *ends, return_exceptions=True)
@@ -186,9 +187,18 @@ class SweepHere:
                     )
                 return
 
-    async def _stop_all(self) -> None:
+    async def _stop_all(self, stop: Stop) -> None:
+        """End all children; once they shall end firmly, what they have in flight is dropped."""
         children = [*self._children.values(), *([self._fetching] if self._fetching else [])]
+        urging = asyncio.create_task(_urge(children, stop))
         await asyncio.gather(*(child.stop(STOP_GRACE_S) for child in children))
+        urging.cancel()
+
+
+async def _urge(children: Sequence[EngineProcess], stop: Stop) -> None:
+    await stop.firmly.wait()
+    for child in children:
+        child.urge()
 
 
 def is_on_hub(model: ModelProfile) -> bool:

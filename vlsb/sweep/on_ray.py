@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlsb.errors import ConfigError, InterruptedRunError, OutageError, UnreachableError
 from vlsb.extras import require_extra
 from vlsb.records import Untrusted
-from vlsb.sweep.board import LOST, RETRIED, Board, Entry
+from vlsb.sweep.board import LOST, RETRIED, Board, Entry, Stop
 from vlsb.sweep.body import run_task
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
@@ -32,6 +32,7 @@ _LOOK_S = 3.0
 _HEAD_PATIENCE_S = 45.0
 _POLL_S = 1.0
 _STOP_PATIENCE_S = 90.0
+_STOP_POLL_S = 0.2
 
 
 def require_ray(address: str) -> None:
@@ -85,6 +86,7 @@ def _split(place: str) -> tuple[str, int]:
 class SweepOnRay:
     """One sweep on a Ray cluster. `environment` is what commands are told beside their node's own."""
 
+    hurry: ClassVar[str] = "Leaving: the commands on the nodes end by themselves."
     board: Board
     address: str
     places: Places
@@ -92,8 +94,8 @@ class SweepOnRay:
     retries: int
     _pending: dict[Any, Entry] = field(default_factory=dict)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Submit everything, and wait; when `stop` is set, cancel what runs and return."""
+    async def run(self, stop: Stop) -> None:
+        """Submit everything, and wait; when `stop` is asked, cancel what runs and return."""
         ray: Any = import_module("ray")
         head = _join(ray, self.address)
         try:
@@ -106,20 +108,25 @@ class SweepOnRay:
                 "Repeat the command when there is a cluster."
             ) from error
         finally:
-            for reference in self._pending:
-                ray.cancel(reference, force=False)
-            if self._pending:
-                # They store what is in flight and end their engines.
-                await asyncio.to_thread(
-                    ray.wait, list(self._pending), num_returns=len(self._pending), timeout=_STOP_PATIENCE_S
-                )
+            await self._cancel_all(stop, ray)
             ray.shutdown()
             self.board.stop()
 
-    async def _carry_out(self, stop: asyncio.Event, ray: Any, head: _Head) -> None:
+    async def _cancel_all(self, stop: Stop, ray: Any) -> None:
+        """Cancel what is pending: commands store what is in flight and end their engines.
+
+        To Ray a second cancelling is none. Whoever is in a hurry does not wait for that.
+        """
+        until, left = time.monotonic() + _STOP_PATIENCE_S, list(self._pending)
+        for reference in left:
+            ray.cancel(reference, force=False)
+        while left and time.monotonic() < until and not stop.firmly.is_set():
+            _, left = await asyncio.to_thread(ray.wait, left, num_returns=len(left), timeout=_STOP_POLL_S)
+
+    async def _carry_out(self, stop: Stop, ray: Any, head: _Head) -> None:
         self._require_resources(ray.cluster_resources())
         submitted = ray.remote(run_task)
-        while not stop.is_set():
+        while not stop.asked.is_set():
             for entry in list(self.board.waiting()):
                 self._submit(submitted, entry)
             if not self._pending:

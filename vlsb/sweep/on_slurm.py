@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from vlsb.errors import ConfigError, InterruptedRunError
 from vlsb.extras import require_extra
 from vlsb.files import replace_file
 from vlsb.records import Untrusted
-from vlsb.sweep.board import LOST, RETRIED, Board, Entry
+from vlsb.sweep.board import LOST, RETRIED, Board, Entry, Stop
 from vlsb.sweep.body import Task, carry_out
 from vlsb.sweep.plan import Slurm
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
@@ -81,6 +81,7 @@ class NodeBody:
 class SweepOnSlurm:
     """One sweep as Slurm jobs. `cluster` is submitit's word: slurm, or local for processes here."""
 
+    hurry: ClassVar[str] = "Leaving: Slurm ends the jobs."
     board: Board
     settings: Slurm
     places: Places
@@ -89,12 +90,12 @@ class SweepOnSlurm:
     cluster: str = "slurm"
     _jobs: dict[Entry, Any] = field(default_factory=dict)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Submit what is waiting, and wait for all jobs; when `stop` is set, cancel them."""
+    async def run(self, stop: Stop) -> None:
+        """Submit what is waiting, and wait for all jobs; when `stop` is asked, cancel them."""
         require_slurm()
         await asyncio.to_thread(self._adopt)
         try:
-            while not stop.is_set():
+            while not stop.asked.is_set():
                 try:
                     await asyncio.to_thread(self._submit, list(self.board.waiting()))
                 except import_module("submitit.core.utils").FailedJobError as error:
@@ -102,7 +103,7 @@ class SweepOnSlurm:
                     raise ConfigError("--slurm: the jobs were not taken", detail=said) from error
                 if not self._jobs:
                     return
-                await _sleep_until(stop, _POLL_S)
+                await _sleep_until(stop.asked, _POLL_S)
                 queued = await asyncio.to_thread(self._queued)
                 for entry, job in list(self._jobs.items()):
                     # One that was put into the queue again has left a result too, and is not done.
@@ -112,9 +113,9 @@ class SweepOnSlurm:
                         await asyncio.to_thread(fetch_runs, entry.work, self.places)
                         await self._end(entry, job)
         finally:
-            if stop.is_set():
-                for job in self._jobs.values():
-                    await asyncio.to_thread(job.cancel, False)
+            if stop.asked.is_set():
+                # Slurm warns each, and ends it after a grace of its own.
+                await asyncio.gather(*(asyncio.to_thread(job.cancel, False) for job in self._jobs.values()))
             self.board.stop()
 
     def _submit(self, entries: list[Entry]) -> None:

@@ -171,6 +171,29 @@ def test_an_interrupted_sweep_leaves_no_command_on_the_nodes(
     wait_while(lambda: processes_of(tmp_path), "no command is left")
 
 
+def test_a_second_ctrl_c_leaves_commands_on_the_nodes_that_end_by_themselves(
+    cluster: Any, add_worker: Callable[[], Any], vlsb: Vlsb, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
+    add_worker()
+    held = Held("m1", after=4)
+    with SimulatorThread(held) as target, held:
+        plan = write_plan(tmp_path, target, data=data, models=["m1"])
+        process = vlsb.start("sweep", plan, "--ray", cluster.address)
+        process.wait_until(lambda: held.holds_all, what="a request that nobody answers")
+        process.signal(signal.SIGINT)
+        process.wait_until_said("Press Ctrl-C again to drop it.")
+        process.signal(signal.SIGINT)
+        ended = process.wait()
+        wait_while(lambda: processes_of(tmp_path), "no command is left")
+        held.released.set()
+        again = vlsb.resume(ended)
+
+    assert ended.code == 130, ended.err
+    assert "Leaving: the commands on the nodes end by themselves." in ended.err
+    assert again.code == 0, again.err
+
+
 def test_runs_are_synced_with_an_address_where_nodes_share_no_folder(
     cluster: Any, add_worker: Callable[[], Any], vlsb: Vlsb, tmp_path: Path
 ) -> None:
