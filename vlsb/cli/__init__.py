@@ -42,9 +42,10 @@ def run_cli(arguments: Sequence[str]) -> int:
     from typer._click.exceptions import NoArgsIsHelpError
     from typer.exceptions import TyperException
 
-    from vlsb.cli.screen import Screen
+    from vlsb.cli.screen import Screen, is_typed, without_keys
     from vlsb.errors import VlsbError, machine_lack
 
+    is_typed(arguments)
     try:
         from vlsb.cli.app import app
 
@@ -60,15 +61,16 @@ def run_cli(arguments: Sequence[str]) -> int:
         Screen().error(error)
         return error.exit_code
     except TyperException as error:
-        from vlsb.endpoints.credentials import REDACTED, may_be_key, without_keys
+        from vlsb.endpoints import credentials
 
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "vlsb"
         said = " ".join(error.format_message().split())
-        for word in filter(may_be_key, arguments):
-            said = said.replace(word, REDACTED)
+        for word in filter(credentials.may_be_key, arguments):
+            said = said.replace(word, credentials.REDACTED)
         stop = "" if said.endswith((".", "?", "!")) else "."
-        sys.stderr.write(f"Error: {without_keys(said)}{stop} See `{command} --help`.\n")
+        said = credentials.without_keys(without_keys(said))
+        sys.stderr.write(f"Error: {said}{stop} See `{command} --help`.\n")
         return EXIT_USAGE
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,6 +21,24 @@ from vlsb.reports.encode import for_terminal
 
 if TYPE_CHECKING:
     from vlsb.engines.lease import InstallOffer
+
+
+# The words of the command that is carried out: where a key stands by mistake, no line repeats it.
+_TYPED: ContextVar[Sequence[str]] = ContextVar("typed", default=())
+
+
+def is_typed(arguments: Sequence[str]) -> None:
+    """These are the words of the command that is carried out from here on."""
+    _TYPED.set(tuple(arguments))
+
+
+def without_keys(line: str) -> str:
+    """A line of ours without keys: of the environment, typed by mistake, or what looks like one."""
+    from vlsb.endpoints.credentials import Mask
+
+    # What is there under that name is no key.
+    words = [word for word in _TYPED.get() if not os.path.exists(word)]  # noqa: PTH110 - a word may be no path
+    return Mask(words, os.environ)(line)
 
 
 def from_here(path: Path) -> str:
@@ -59,7 +78,7 @@ class Screen:
 
     def line(self, line: str) -> None:
         """One line on stderr, whatever the display."""
-        clean = for_terminal(Untrusted(line))
+        clean = for_terminal(Untrusted(without_keys(line)))
         if self.above_bar is not None:
             self.above_bar(clean)
             return
@@ -68,7 +87,7 @@ class Screen:
 
     def command(self, arguments: Sequence[str]) -> None:
         """A command to type, as one line that a shell reads back exactly."""
-        self._err.write(f"Resume with: {shlex.join(arguments)}\n")
+        self._err.write(f"Resume with: {without_keys(shlex.join(arguments))}\n")
         self._err.flush()
 
 

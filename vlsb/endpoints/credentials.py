@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from vlsb.config import Endpoint, Party
 from vlsb.errors import MissingKeyError
@@ -38,6 +39,48 @@ def may_be_key(word: str) -> bool:
     is_long = re.fullmatch(r"[^/\s]{41,}", word) is not None
     is_mixed_run = re.fullmatch(r"[A-Za-z0-9]{20,}", word) is not None and any(map(str.isdigit, word))
     return is_long or is_mixed_run or _KEY_SHAPES.search(word) is not None
+
+
+# In lines of ours names stand that only begin as keys do: a key has a run of letters and digits, and nothing
+# before it.
+_TYPED_KEY = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|xai|hf|key|api)[-_]"
+    r"(?=[A-Za-z0-9*_\-.]*?(?=[A-Za-z]*[0-9])[A-Za-z0-9]{12})[A-Za-z0-9*_\-.]{12,}|AIza[0-9A-Za-z_\-]{20,})"
+)
+_RUN = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}")
+# A commit, a checksum.
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+class Mask:
+    """Takes keys out of lines of ours, which repeat the `words` that a user typed.
+
+    A key is what is shaped like one, what a variable of the `environment` holds that is named as secrets are,
+    and a word that was typed and is one long run of letters and digits.
+    """
+
+    def __init__(self, words: Iterable[str], environment: Mapping[str, str]) -> None:
+        words = [*words]
+        named = [after for before, after in pairwise(words) if before.endswith("api-key-env")]
+        named += [word.rpartition("=")[2] for word in words if "api-key-env=" in word]
+        values = [each.reveal().strip() for each in secrets_of(environment)]
+        values += [environment.get(name, "").strip() for name in named]
+        # As in --model=KEY, hardened:KEY and folder/KEY.
+        parts = {part for word in words for part in re.split(r"[=:/]", word)}
+        typed = [part for part in parts if _RUN.search(part) and not _DIGEST.search(part)]
+        # The path of a file of secrets is none.
+        secret = (each for each in values if len(each) >= SHORTEST_SECRET and not each.startswith("/"))
+        self._values = sorted({*secret, *typed}, key=len, reverse=True)
+
+    def __call__(self, line: str) -> str:
+        """The line without keys."""
+        for value in self._values:
+            line = line.replace(value, REDACTED)
+        return _TYPED_KEY.sub(REDACTED, line)
+
+    def holds(self, text: str) -> bool:
+        """Whether a text has a key in it."""
+        return self(text) != text
 
 
 def is_variable_name(text: str) -> bool:

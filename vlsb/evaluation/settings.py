@@ -18,7 +18,7 @@ from vlsb.config import Party
 from vlsb.data import Selection, mini_root, parse_limit, require_dataset
 from vlsb.endpoints.client import list_models
 from vlsb.endpoints.connect import TRANSPORTS
-from vlsb.endpoints.credentials import Credentials, load_credentials
+from vlsb.endpoints.credentials import Credentials, Mask, load_credentials
 from vlsb.endpoints.request import asks_to_think
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
@@ -219,6 +219,7 @@ async def open_judge(
     say: Callable[[str], None],
 ) -> AsyncIterator[Resolved]:
     """The judge that options name, without a run: the plan has nothing else."""
+    _refuse_keys(options, environment)
     judges = _judges(options, is_demo=False)
     credentials = _credentials(_judge_models(judges), environment, problems := _Problems())
     problems.raise_if_any()
@@ -337,6 +338,7 @@ async def resolve_run(
 
     An endpoint without a model's name is asked for its only one.
     """
+    _refuse_keys(options, environment)
     if options.retry and not options.resume:
         raise ConfigError("--retry works on an existing run: add --resume.")
     if options.no_judge and (options.judge or options.judge_base_url):
@@ -348,6 +350,18 @@ async def resolve_run(
     return await in_thread(
         lambda _: _resolve_run(options, environment, name, protocol, problems, is_local=is_local)
     )
+
+
+def _refuse_keys(options: RunOptions, environment: Mapping[str, str]) -> None:
+    """ConfigError for a key in the place of a name, which is sent, stored and shown."""
+    mask = Mask((), environment)
+    given = [("model", options.model), ("name", options.name), *(("judge", each) for each in options.judge)]
+    for name, value in given:
+        if value is not None and mask.holds(value):
+            raise ConfigError(
+                f"{as_flag(name)}: what was given may be a key, and is not repeated. Put a key into a "
+                "variable, and name the variable with --api-key-env."
+            )
 
 
 def _resolve_run(
@@ -390,6 +404,7 @@ async def resolve_judging(run: Path, options: RunOptions, environment: Mapping[s
 
 
 def _resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
+    _refuse_keys(options, environment)
     if not is_run(run):
         raise ConfigError(f"{run}: no run there. A run is a directory with a run.json.")
     is_demo = read_manifest(run).simulated

@@ -147,6 +147,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "C43": "links and pipes in a stranger's run",
         "C44": "a spreadsheet with a cell far away",
         "C45": "malformed requests and labels at the page's server",
+        "C46": "a key typed in the place of something else",
         "E01": "errors counted as refusals",
         "E02": "a provider's blocks counted as the model's safety",
         "E03": "a judge that is blocked or declines",

@@ -184,6 +184,89 @@ def test_c37_a_wait_full_of_controls_reaches_no_event(tmp_path: Path) -> None:
     assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (Outcome.UNSAFE, 2, 0)
 
 
+TYPED = {
+    "model": ("run", "--model", "{}"),
+    "model-joined": ("run", "--model={}"),
+    "judge": ("run", "--model", "demo", "--judge", "{}"),
+    "judge-of-a-kind": ("run", "--model", "demo", "--judge", "hardened:{}"),
+    "limit": ("run", "--model", "demo", "--limit", "{}"),
+    "number": ("run", "--model", "demo", "--max-cost", "{}"),
+    "sample": ("run", "--model", "demo", "--sample-id", "{}"),
+    "category": ("run", "--model", "demo", "--category", "{}"),
+    "choice": ("run", "--model", "demo", "--thinking", "{}"),
+    "path": ("run", "--model", "demo", "--data-root", "{}"),
+    "path-within": ("run", "--model", "demo", "--prices", "there/{}/prices.json"),
+    "word": ("run", "{}"),
+    "option": ("run", "--{}"),
+    "command": ("{}",),
+    "run": ("report", "{}"),
+    "run-to-judge": ("judge", "{}"),
+    "runs-to-judge": ("judge", "{}", "there"),
+    "run-to-show": ("show", "{}"),
+    "baseline": ("gate", "there", "--baseline", "{}"),
+    "plan": ("sweep", "{}"),
+    "log": ("import", "{}", "--model", "m"),
+    "local-model": ("serve", "{}"),
+    "engine": ("engine", "stop", "{}"),
+}
+KEYS = {
+    "shaped": "sk-proj-CANARY0123456789-abcdef",
+    "a-run": "0123456789abcdefCANARY0123456789",
+    "of-the-environment": "a plain canary of words",
+    "of-dotenv": "another-canary-of-words",
+}
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
+@pytest.mark.parametrize("words", TYPED.values(), ids=[f"C46-{name}" for name in TYPED])
+def test_a_key_that_is_typed_in_another_place_is_repeated_nowhere(
+    words: tuple[str, ...], key: str, vlsb: Vlsb, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"THE_OTHER_KEY={KEYS['of-dotenv']}\n")
+
+    ended = vlsb(*(word.format(key) for word in words), env={"THE_API_KEY": KEYS["of-the-environment"]})
+
+    assert ended.code == 2
+    assert key not in ended.out + ended.err
+    assert ended.errors
+
+
+@pytest.mark.parametrize("option", ["--model", "--name", "--judge"], ids=lambda option: f"C46{option}")
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
+def test_a_key_in_the_place_of_a_name_is_neither_sent_nor_stored(
+    option: str, key: str, vlsb: Vlsb, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"THE_OTHER_KEY={KEYS['of-dotenv']}\n")
+    data = write_dataset(tmp_path / "data", 1)
+
+    with SimulatorThread(served) as simulator:
+        ended = vlsb(
+            *run_words(simulator, data, f"{option}={key}"), env={"THE_API_KEY": KEYS["of-the-environment"]}
+        )
+        sent = simulator.requests
+
+    if key == KEYS["a-run"]:
+        # It may be a name, too: it is used as one.
+        assert ended.code == 0
+        return
+    assert (ended.code, sent) == (2, 0)
+    assert key not in ended.out + ended.err
+    assert f"{option}: what was given may be a key" in ended.error
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_c46_a_name_that_only_begins_like_a_key_is_one(vlsb: Vlsb, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 1)
+
+    with SimulatorThread(served) as simulator:
+        ended = vlsb(
+            *run_words(simulator, data, "--model", "hf-internal-testing-llava-v1.5", "--name", "sk-learn-2")
+        )
+
+    assert ended.code == 0, ended.err
+    assert "The run is in outputs/sk-learn-2" in ended.err
+
+
 def endpoint_that_writes_everywhere(request: Request) -> Action:
     """An endpoint whose finish reason, model and error code hold a text that nobody else may read."""
     number = sample_of(request)
