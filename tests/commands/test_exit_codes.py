@@ -440,3 +440,48 @@ def test_an_empty_answer_at_the_preflight_lets_the_next_sample_check_the_judge(d
 
     assert done.code == 4
     assert desk.outcomes() == {"target_empty": 1, "unsafe": 3}
+
+
+# A process of its own ends with the same code, the same words and nothing more.
+
+
+def _nothing(desk: Desk) -> None:
+    """The run as it is."""
+
+
+def _damaged(desk: Desk) -> None:
+    (desk.run_dir / "run.json").write_text("{}")
+
+
+ONE_OF_EACH = {
+    0: (["report", "outputs/r"], {}, _nothing),
+    2: (["rnu"], {}, _nothing),
+    3: (["run", "--model", "gpt-4o", "--judge", "demo", "--data-root", "data"], NO_CANARY, _nothing),
+    5: (["report", "outputs/r"], {}, _damaged),
+    7: (["run", "--model", "llava_hf", "--judge", "demo", "--data-root", "data"], {}, _nothing),
+}
+
+
+@pytest.mark.parametrize("code", ONE_OF_EACH)
+def test_a_process_ends_with_the_code_and_the_words_that_its_command_has_here(
+    finished: Desk, code: int
+) -> None:
+    words, env, prepare = ONE_OF_EACH[code]
+    prepare(finished)
+
+    apart, here = finished.vlsb.apart(*words, env=env), finished.vlsb(*words, env=env)
+
+    assert apart == here
+    assert apart.code == code
+
+
+def test_a_process_with_gaps_ends_with_4_and_one_whose_run_is_locked_with_6(desk: Desk) -> None:
+    with SimulatorThread(failing({2}, error(400, code="bad_picture"))) as simulator:
+        gaps = desk.vlsb.apart(*desk.run_words(simulator))
+        with (desk.run_dir / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            locked = desk.vlsb.apart(*desk.run_words(simulator, "--resume"))
+
+    assert (gaps.code, locked.code) == (4, 6)
+    assert "1 of 4 samples have no verdict" in gaps.error
+    assert locked.error

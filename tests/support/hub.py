@@ -1,20 +1,21 @@
-"""A stand-in for the Hugging Face Hub on a loopback port, and a process that asks it.
+"""A stand-in for the Hugging Face Hub on a loopback port, and a script that asks it.
 
-The library reads its environment when it is imported, so whoever asks is a process of its own.
+The library reads its environment when it is imported: whoever asks imports it anew.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.support.in_process import call_here
+from tests.support.waiting import DEADLINE_S
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -68,24 +69,24 @@ def ask_hub(
     script: str, wishes: object, *, home: Path, address: str, env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """What a script prints as JSON; it is given `wishes` and may print nothing else."""
-    finished = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(wishes)],
-        cwd=home,
-        env={
-            "PATH": os.defpath,
-            "HOME": str(home),
-            "HF_HOME": str(home / "hf"),
-            "HF_ENDPOINT": address,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            **(env or {}),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    environment = {
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_ENDPOINT": address,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        **(env or {}),
+    }
+    program = compile(script, "<script>", "exec")
+    _, out, err = call_here(
+        lambda: exec(program, {"__name__": "__main__"}),
+        ["-c", json.dumps(wishes)],
+        directory=home,
+        environment=environment,
+        timeout_s=2 * DEADLINE_S,
     )
-    assert finished.stderr == ""
-    found: dict[str, Any] = json.loads(finished.stdout)
+    assert err == ""
+    found: dict[str, Any] = json.loads(out)
     assert "\n" not in found.get("message", "")
     return found

@@ -21,6 +21,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -81,6 +82,21 @@ def run_here(
     words: Sequence[str], *, directory: Path, environment: Mapping[str, str], timeout_s: float
 ) -> tuple[int, str, str]:
     """Run a command line to its end: its exit code, stdout and stderr. One that hangs fails where it is."""
+    call = partial(main, words)
+    return call_here(
+        call, ["vlsb", *words], directory=directory, environment=environment, timeout_s=timeout_s
+    )
+
+
+def call_here(
+    call: Callable[[], object],
+    arguments: Sequence[str],
+    *,
+    directory: Path,
+    environment: Mapping[str, str],
+    timeout_s: float,
+) -> tuple[int, str, str]:
+    """Call what a process with these arguments would: its exit code, stdout and stderr."""
     with ExitStack() as stack:
         enter = stack.enter_context
         out, err = enter(_streams())
@@ -94,21 +110,19 @@ def run_here(
         enter(_environment(environment))
         enter(_working_directory(directory))
         enter(_deadline(timeout_s))
-        code = contextvars.copy_context().run(_exit_code, words)
+        code = contextvars.copy_context().run(_exit_code, call, arguments)
     return code, out.all_text(), err.all_text()
 
 
-def _exit_code(words: Sequence[str]) -> int:
-    before = sys.argv
-    sys.argv = ["vlsb", *words]
+def _exit_code(call: Callable[[], object], arguments: Sequence[str]) -> int:
+    before, sys.argv = sys.argv, list(arguments)
     try:
-        with pytest.raises(SystemExit) as ended:
-            main(words)
+        call()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     finally:
         sys.argv = before
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code
+    return 0
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The hub: downloaded once, pinned, found again without a network; every fault is one line.
 
-Each fetch is a process of its own, against a stand-in for the hub on a loopback port.
+Each fetch imports the Hub's library anew, against a stand-in for the hub on a loopback port.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -135,7 +136,7 @@ class Place:
         env: dict[str, str] | None = None,
         before: str = "",
     ) -> dict[str, Any]:
-        """What a fetch in a process of its own gave; it may print nothing else. `before` is run first."""
+        """What a fetch gave; it may print nothing else. `before` is run first."""
         return ask_hub(before + FETCH, [revision, offline], home=self.home, address=self.address, env=env)
 
     def gets(self) -> list[tuple[str, str | None]]:
@@ -305,10 +306,12 @@ def test_a_cache_that_cannot_be_written_is_one_line(place: Place) -> None:
     assert found["exit_code"] in (2, 5)
 
 
-def test_a_disk_without_room_is_found_before_the_download(place: Place) -> None:
-    found = place.fetch(
-        before="import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free=9)"
-    )
+def test_a_disk_without_room_is_found_before_the_download(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=9))
+
+    found = place.fetch()
 
     assert (found["error"], found["exit_code"]) == ("StoreError", 5)
     assert "HF_HOME" in found["message"]
