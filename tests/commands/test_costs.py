@@ -273,6 +273,11 @@ def test_input_from_the_providers_cache_and_hidden_thoughts_are_stored_and_charg
 # A dry run.
 
 
+def amounts(line: str) -> list[float]:
+    """The dollars of a line: as it is sent with both ends, then as a batch."""
+    return [float(each) for each in re.findall(r"\$([0-9.]+)", line)]
+
+
 def test_a_dry_run_sends_some_samples_of_all_kinds_and_forecasts_the_rest(desk: Desk) -> None:
     file = prices(desk, "target-model", "judge-model", batch_input=500, batch_output=2500)
     with SimulatorThread(labelling()) as endpoint:
@@ -287,9 +292,14 @@ def test_a_dry_run_sends_some_samples_of_all_kinds_and_forecasts_the_rest(desk: 
     words = [" ".join(line.split()) for line in ended.out.splitlines()]
     assert words.count("requests 20") == 2
     assert words.count("tokens about 16,000 in, 800 out, from 20 samples") == 2
-    amount = "about $20.00 (95 %: $20.00 to $20.00); as a batch $10.00 (95 %: $10.00 to $10.00)"
-    assert words.count(f"cost {amount}") == 2
-    assert f"together {amount.replace('20', '40').replace('10', '20')}" in words
+    target, judge, together = (amounts(line) for line in words if line.startswith(("cost", "together")))
+    assert [target[0], judge[0], together[0]] == [20, 20, 40]
+    assert [target[3], judge[3], together[3]] == [10, 10, 20]
+    assert together == pytest.approx([a + b for a, b in zip(target, judge, strict=True)], abs=0.02)
+    # All twenty answers took 40 tokens; the rest may take as many as are asked for, and none at all.
+    for total, low, high in (target[:3], judge[:3], target[3:], judge[3:]):
+        assert 0.7 * total < low < total < high
+    assert target[2] < 20 * (0.8 + 0.005 * 128)
     assert "Prices of 2026-11-25, from a made-up contract." in words
     # There is enough to forecast from: nothing more is spent on it.
     assert again.code == 0, again.err

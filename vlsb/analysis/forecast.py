@@ -12,7 +12,7 @@ _FEWEST = 5
 
 
 class Forecast(NamedTuple):
-    """A total to come, and where it should fall 95 times in 100; no ends from fewer than five samples."""
+    """A total to come, and where it falls 95 times in 100 or more; no ends from fewer than five samples."""
 
     total: float
     low: float | None
@@ -20,23 +20,43 @@ class Forecast(NamedTuple):
 
 
 def forecast_total(
-    seen: Sequence[float], left: int, *, weights: Sequence[float] | None = None
+    seen: Sequence[float],
+    left: int,
+    *,
+    least: float,
+    most: float,
+    weights: Sequence[float] | None = None,
 ) -> Forecast | None:
-    """The sum over `left` more of what was seen; None where nothing was.
+    """The sum over `left` more of what was seen, none below `least` or above `most`; None without any.
 
     The interval is that of a new sum: the mean's own error and the spread of those to come, with t quantiles.
-    A spread sample that covers all categories differs from their mix by less than it says. `weights` say how
-    many each stands for, where they were not drawn with equal chance; as many count as the weights are worth.
+    A few that were seen need not hold one of the rare large ones that most of the sum may be in. So it also
+    reaches as far as it would with one more at either limit. `weights` say how many each stands for, where
+    they were not drawn with equal chance; as many count as the weights are worth.
     """
     if not seen:
         return None
-    mean = fmean(seen, weights)
-    worth = len(seen) if weights is None else sum(weights) ** 2 / sum(each**2 for each in weights)
-    if worth < _FEWEST:
-        return Forecast(mean * left, None, None)
+    weights = [1.0] * len(seen) if weights is None else weights
+    total = fmean(seen, weights) * left
+    if _worth(weights) < _FEWEST:
+        return Forecast(total, None, None)
+    most = max(most, *seen)
+    as_seen = _ends(seen, weights, left)
+    imagined = _ends([*seen, least, most], [*weights, *[fmean(weights)] * 2], left)
+    low, high = min(as_seen[0], imagined[0]), max(as_seen[1], imagined[1])
+    return Forecast(total, max(0.0, low), min(high, left * most))
+
+
+def _ends(seen: Sequence[float], weights: Sequence[float], left: int) -> tuple[float, float]:
+    mean, worth = fmean(seen, weights), _worth(weights)
     variance = fmean([(each - mean) ** 2 for each in seen], weights) * worth / (worth - 1)
     reach = t_quantile(worth - 1) * math.sqrt(variance * (left**2 / worth + left))
-    return Forecast(mean * left, max(0.0, mean * left - reach), mean * left + reach)
+    return mean * left - reach, mean * left + reach
+
+
+def _worth(weights: Sequence[float]) -> float:
+    """As many of equal weight tell as much."""
+    return sum(weights) ** 2 / sum(each**2 for each in weights)
 
 
 def t_quantile(degrees: float, *, tail: float = 0.025) -> float:

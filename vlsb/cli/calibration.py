@@ -17,7 +17,7 @@ from vlsb.analysis.agreement import compare_two
 from vlsb.analysis.correction import LEAST_IMAGES, AuditedSample, ExpectedChange, expected_changes
 from vlsb.analysis.panel import is_panel
 from vlsb.analysis.rates import RateName
-from vlsb.cli.estimate import costs_of
+from vlsb.cli.estimate import costs_of, decided_tokens
 from vlsb.cli.screen import has_color
 from vlsb.errors import ConfigError
 from vlsb.evaluation.session import Plan, judge_files
@@ -131,7 +131,12 @@ def _money(plan: Plan, state: RunState, audit: Audit) -> Iterator[Money]:
         ]
         usages, weights = [usage for usage, _ in drawn], [weight for _, weight in drawn]
         price, endpoint = prices.get(name), plan.models[name].endpoint
-        rest, as_batch = (None, None) if price is None else costs_of(price, usages, left, weights=weights)
+        most_tokens = decided_tokens(state, file) or plan.models[name].sampling.max_tokens
+        rest, as_batch = (
+            (None, None)
+            if price is None
+            else costs_of(price, usages, left, most_tokens=most_tokens, weights=weights)
+        )
         yield Money(
             judge=judge_name(file),
             requests=rows.totals.requests,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -34,14 +35,13 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
     prices, costs = plan.model_prices(today), {}
     for stage, settings in plan.models.items():
-        tokens = settings.sampling.max_tokens
-        if stage == "target" and (decision := state.manifest.decision) is not None:
-            tokens = parse_dialect(decision).max_tokens or tokens
+        tokens = decided_tokens(state, files.get(stage)) or settings.sampling.max_tokens
         measured, left = _measured(state, files.get(stage)), _left(state, files.get(stage))
         lines += _model(stage, settings, left, measured, end.models.get(stage), most_tokens=tokens)
         price = prices.get(stage)
         if price is not None and measured:
-            costs[stage] = costs_of(price, [usage for usage, _ in measured if usage.is_whole], left)
+            usages = [usage for usage, _ in measured if usage.is_whole]
+            costs[stage] = costs_of(price, usages, left, most_tokens=tokens)
             lines.append(f"  cost      {cost_text(*costs[stage])}")
         elif price is None and may_charge(settings.endpoint):
             lines.append(f"  cost      unknown: no price for {settings.endpoint.model}; --prices takes yours")
@@ -50,6 +50,17 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
         "Nothing else was sent. The samples spent are kept; without --dry-run and with --resume they count."
     )
     return "\n".join(lines)
+
+
+def decided_tokens(state: RunState, judge: str | None) -> int | None:
+    """How many tokens the target, or the judge of that file, was found to need; None where nobody looked."""
+    entries = (*state.manifest.judges, *state.manifest.guards)
+    decision = (
+        state.manifest.decision
+        if judge is None
+        else next((each.decision for each in entries if each.file == judge), None)
+    )
+    return None if decision is None else parse_dialect(decision).max_tokens
 
 
 def _left(state: RunState, judge: str | None) -> int:
@@ -114,17 +125,37 @@ _Costs = tuple[Forecast | None, Forecast | None]
 
 
 def costs_of(
-    price: Price, usages: Sequence[Usage], left: int, *, weights: Sequence[float] | None = None
+    price: Price,
+    usages: Sequence[Usage],
+    left: int,
+    *,
+    most_tokens: int,
+    weights: Sequence[float] | None = None,
 ) -> _Costs:
-    """The rest's cost as it is sent, and as a batch; `weights` as in `forecast_total`."""
+    """The rest's cost as it is sent, and as a batch; `weights` as in `forecast_total`.
+
+    An answer has none to `most_tokens`, and costs what these may cost with an image that was seen.
+    """
     weights = [1.0] * len(usages) if weights is None else weights
-    now, batch = (price.usd(usage.at_once()) for usage in usages), map(price.batch_usd, usages)
-    return _forecast(now, left, weights), _forecast(batch, left, weights)
 
+    def forecast(usd: Callable[[Usage], float | None]) -> Forecast | None:
+        costs = zip(map(usd, usages), weights, strict=True)
+        known = [(cost, weight) for cost, weight in costs if cost is not None]
+        limits = [
+            usd(replace(each, output_tokens=tokens, thought_tokens=None))
+            for each in usages
+            for tokens in (0, most_tokens)
+        ]
+        at_limits = [cost for cost in limits if cost is not None]
+        return forecast_total(
+            [cost for cost, _ in known],
+            left,
+            least=min(at_limits, default=0.0),
+            most=max(at_limits, default=0.0),
+            weights=[weight for _, weight in known],
+        )
 
-def _forecast(costs: Iterable[float | None], left: int, weights: Sequence[float]) -> Forecast | None:
-    known = [(usd, weight) for usd, weight in zip(costs, weights, strict=True) if usd is not None]
-    return forecast_total([usd for usd, _ in known], left, weights=[weight for _, weight in known])
+    return forecast(lambda usage: price.usd(usage.at_once())), forecast(price.batch_usd)
 
 
 def cost_text(now: Forecast | None, batch: Forecast | None) -> str:

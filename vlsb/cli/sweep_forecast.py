@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from vlsb.analysis.forecast import Forecast
-from vlsb.cli.estimate import costs_of, summed
+from vlsb.cli.estimate import costs_of, decided_tokens, summed
 from vlsb.config import ModelSettings
 from vlsb.data import Positions, fetch_dataset, mini_root, parse_limit, select
 from vlsb.data.rows import ROWS_FILE, load_rows
@@ -25,6 +25,7 @@ from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
 from vlsb.records import (
     PUBLISHED_IDS,
     Finding,
+    Response,
     Sample,
     Usage,
     Verdict,
@@ -78,6 +79,13 @@ class Outlook(NamedTuple):
     seconds: float | None = 0.0
 
 
+class _Taken(NamedTuple):
+    """What requests took, and the most tokens that one may answer with; None where nobody looked."""
+
+    usages: list[Usage]
+    most_tokens: int | None
+
+
 class _Left(NamedTuple):
     """Responses of a cell that are to come, and labels by the judges' titles."""
 
@@ -111,12 +119,12 @@ class Outlooks:
         money, requests = [], 0
         if target is not None:
             same = [each for each in alike if each.model == cell.model]
-            money.append(self._money(work.options, target, left.responses, self._usages(cell, same, None)))
+            money.append(self._money(work.options, target, left.responses, self._taken(cell, same, None)))
             requests += left.responses
         for title, settings in judges.items():
             if settings is not None:
-                usages = self._usages(cell, self.found.cells, title)
-                money.append(self._money(work.options, settings, left.labels[title], usages))
+                taken = self._taken(cell, self.found.cells, title)
+                money.append(self._money(work.options, settings, left.labels[title], taken))
                 requests += left.labels[title]
         seconds = _first(self._seconds(each, left) for each in (cell, *alike))
         return Outlook(left.responses, requests, Money.together(money), seconds)
@@ -130,8 +138,8 @@ class Outlooks:
         money, requests, seconds = [], 0, list[float | None]()
         for title, settings in hosted_judges(work.options).items():
             if settings is not None:
-                usages = _first(self._taken(cell, title) for cell in self.found.cells) or []
-                money.append(self._money(work.options, settings, left[title], usages))
+                taken = _first(self._taken_by(cell, title) for cell in self.found.cells)
+                money.append(self._money(work.options, settings, left[title], taken))
                 requests += left[title]
             each = _first(self._seconds_a_label(cell, title) for cell in self.found.cells)
             seconds.append(None if each is None else each * left[title])
@@ -186,22 +194,22 @@ class Outlooks:
 
     # What it takes.
 
-    def _usages(self, cell: Cell, others: Sequence[Cell], title: str | None) -> list[Usage]:
+    def _taken(self, cell: Cell, others: Sequence[Cell], title: str | None) -> _Taken | None:
         """What requests took, of the cell's own run or of another one's."""
-        return _first(self._taken(each, title) for each in (cell, *others)) or []
+        return _first(self._taken_by(each, title) for each in (cell, *others))
 
-    def _taken(self, cell: Cell, title: str | None) -> list[Usage] | None:
+    def _taken_by(self, cell: Cell, title: str | None) -> _Taken | None:
         if (state := self._state(cell.directory)) is None:
             return None
-        if title is None:
-            return [each.usage for each in state.responses.values() if each.latency_s is not None] or None
-        rows = state.judged.get(_file(state, title) or "", Judged())
-        answers: tuple[Verdict | Finding, ...] = (*rows.verdicts.values(), *rows.findings.values())
-        return [each.usage for each in answers if each.latency_s is not None] or None
+        file = None if title is None else _file(state, title)
+        rows = state.judged.get(file or "", Judged())
+        answers: Iterable[Response | Verdict | Finding] = (
+            state.responses.values() if title is None else (*rows.verdicts.values(), *rows.findings.values())
+        )
+        usages = [each.usage for each in answers if each.latency_s is not None]
+        return _Taken(usages, decided_tokens(state, file)) if usages else None
 
-    def _money(
-        self, options: RunOptions, settings: ModelSettings, left: int, usages: Sequence[Usage]
-    ) -> Money:
+    def _money(self, options: RunOptions, settings: ModelSettings, left: int, taken: _Taken | None) -> Money:
         if not left or not may_charge(settings.endpoint):
             return Money()
         if options.prices not in self._tables:
@@ -209,8 +217,9 @@ class Outlooks:
         price = self._tables[options.prices].find(settings.endpoint, self.today)
         if price is None:
             return Money(unknown=1)
-        if usages:
-            found = costs_of(price, usages, left)[options.batch]
+        if taken is not None:
+            most_tokens = taken.most_tokens or settings.sampling.max_tokens
+            found = costs_of(price, taken.usages, left, most_tokens=most_tokens)[options.batch]
             return Money(unknown=1) if found is None else Money((found,), prices=(price,))
         if settings.thinks:
             # How long it thinks nobody can assume.
