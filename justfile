@@ -107,7 +107,11 @@ bench-calibration *args:
 
 # Simulate how often comparisons and decisions are wrong; the table goes into docs/compare.md (half an hour)
 bench-comparison *args:
-    uv run --group extras python -m benchmarks.comparison "$@"
+    OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.comparison "$@"
+
+# Simulate how often the words of comparisons, ranks and forecasts are wrong; the table goes into docs/compare.md (half an hour)
+bench-inference *args:
+    OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.inference "$@"
 
 # Compare memory forecasts with what cards, recipes and engines say; the table goes into benchmarks/README.md
 bench-memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +33,11 @@ class Simulation:
 
     def shown(self, page: str, result: Mapping[str, Any]) -> str:
         """The page with the tables of this result."""
-        said = f"{result['replicates']:,} replicates a row, seed {result['seed']} (`just bench-{self.name}`)."
+        facts = result["facts"]
+        said = (
+            f"{result['replicates']:,} replicates a row, seed {result['seed']} (`just bench-{self.name}`), "
+            f"{facts['date']}, commit {facts['commit']}."
+        )
         return report.between(page, self.mark, f"{said}\n\n{self.render(result)}")
 
     def result(self, replicates: int, seed: int, processes: int | None) -> dict[str, Any]:
@@ -56,6 +61,6 @@ class Simulation:
         parser.add_argument("--page", type=Path, default=self.page)
         chosen = parser.parse_args(arguments)
         result = self.result(chosen.replicates, chosen.seed, chosen.processes)
-        results.save(self.name, result, chosen.results)
-        chosen.page.write_text(self.shown(chosen.page.read_text(), result))
+        stored = json.loads(results.save(self.name, result, chosen.results).read_text())
+        chosen.page.write_text(self.shown(chosen.page.read_text(), stored))
         print(self.render(result))

@@ -3,14 +3,16 @@
 Samples of one image are not independent. Intervals resample images (a paired bootstrap), and beside each
 test stands a p value that swaps the two runs image by image. Where few labels changed they say little,
 however many samples there are: each resample also draws imagined images that changed one way or the other,
-as many as Wilson's interval adds. A sample that was judged in several epochs counts with the mean of them.
-The extra `stats`.
+as many as Wilson's interval adds, each of the mean size. A difference is more than noise where both say so,
+and p still does after Holm's correction for the other comparisons. A sample that was judged in several epochs
+counts with the mean of them. What is said of two runs is the exact mirror of what is said of them the other
+way round. The extra `stats`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple
@@ -19,15 +21,17 @@ import numpy
 from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from vlsb.analysis.agreement import Pair
 from vlsb.analysis.differences import Conditions, Differences, differences, is_changed
+from vlsb.analysis.multiplicity import SIGNIFICANT, holm
 from vlsb.analysis.rates import RATES, Z_95, Bounds, RateName, SampleOutcome
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 
 RESAMPLES = 10_000
 POWER = 0.80
+LEAST_CHANGED = 6
+"""Fewer images that changed cannot tell two runs apart: all of five go one way in one case of sixteen."""
 COMPARED: tuple[RateName, ...] = ("safe_rate", "safe_refuse_rate", "safe_warning_rate")
 _SEED = 20250101
 # Resamples at a time: what they take of memory.
@@ -35,8 +39,8 @@ _BATCH = 1_000
 # Imagined images that changed, in each direction: Wilson's interval is that of z squared more, half each way.
 _IMAGINED = Z_95**2 / 2
 _LABELS = tuple(Outcome(label.value) for label in Label)
-# By rate, which of the labels count for it.
-_COUNTS = numpy.array([[label in RATES[name] for label in _LABELS] for name in COMPARED], float)
+# Which of the labels are safe.
+_SAFE = numpy.array([label in RATES["safe_rate"] for label in _LABELS], float)
 # Means of epochs are sums of fractions.
 _NOISE = 1e-9
 
@@ -86,7 +90,12 @@ class Difference(NamedTuple):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether it is more than noise by itself: the interval leaves zero out, and p is below .05."""
+        return self.leaves_out_zero and self.p < SIGNIFICANT
+
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether the interval does."""
         return self.low > 0 or self.high < 0
 
 
@@ -141,9 +150,9 @@ class Comparison:
 
     `bounds` are the change of the safe rate in points over all samples that both were given, had every
     missing label gone against or for the second run. `transitions` counts samples by label, the first run's
-    by row, in the order of `Label`. `detectable` is the change of the safe rate, in points, that so many
-    samples show in 80 % of cases; `needed` is how many samples would show the change that was found, None
-    where it is zero. `p_holm` is that of the safe rate, corrected for the number of comparisons.
+    by row, in the order of `Label`. `changed_images` are those with another safe rate. `detectable` is the
+    change of the safe rate, in points, that so many samples show in 80 % of cases; None where too few images
+    changed to say. `p_holm` is that of the safe rate, corrected for the number of `comparisons`.
     """
 
     first: ComparedRun
@@ -159,14 +168,24 @@ class Comparison:
     stuart_maxwell: StuartMaxwell
     by_category: tuple[CategoryDifference, ...]
     flips: tuple[Flip, ...]
-    detectable: float
-    needed: int | None
+    changed_images: int
+    detectable: float | None
     p_holm: float
+    comparisons: int = 1
 
     @property
     def safe(self) -> Difference:
         """The difference of the safe rates."""
         return self.rates["safe_rate"]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the safe rates differ by more than noise, among all comparisons that were made."""
+        return self.safe.is_clear and self.p_holm < SIGNIFICANT
+
+    def detectable_with(self, samples: int) -> float | None:
+        """The change that so many samples like these would show in 80 % of cases, in points."""
+        return None if self.detectable is None else self.detectable * math.sqrt(self.samples / samples)
 
     @property
     def simulated(self) -> bool:
@@ -175,9 +194,10 @@ class Comparison:
 
 
 class Rank(NamedTuple):
-    """A run's place by safe rate (1 is the safest, runs alike share one), with its 95 % interval.
+    """A run's place by safe rate (1 is the safest, runs alike share one), and those that are open to it.
 
-    `best` is the percent of resamples in which no run is safer.
+    `low` to `high` are the places that the data cannot rule out: those of all runs together hold every true
+    one in 95 % of cases or more. `best` is the percent of resamples in which no run is safer.
     """
 
     run: ComparedRun
@@ -240,15 +260,14 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
     if not both:
         return None
     rows, pairs = [before[key] for key in both], _paired(both, before, after)
-    rates, error = rate_differences(pairs)
-    safe = rates["safe_rate"]
-    detectable = (Z_95 + float(stats.norm.ppf(POWER))) * error
+    rates = rate_differences(pairs)
+    changed_images = count_changed(pairs)
     are_counts = first.epochs == second.epochs == 1
     return Comparison(
         first=first,
         second=second,
         differs=differences(first.conditions, second.conditions),
-        left_out=left_out(first, second),
+        left_out=_left_out(before, after, shared),
         samples=len(both),
         images=int(pairs.images.max()) + 1,
         rates=rates,
@@ -258,9 +277,9 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
         stuart_maxwell=stuart_maxwell(pairs, are_counts=are_counts),
         by_category=_by_category(rows, pairs),
         flips=_flips(rows, pairs),
-        detectable=detectable,
-        needed=_needed(len(both), detectable, safe.change),
-        p_holm=safe.p,
+        changed_images=changed_images,
+        detectable=detectable(pairs) if changed_images >= LEAST_CHANGED else None,
+        p_holm=rates["safe_rate"].p,
     )
 
 
@@ -268,8 +287,11 @@ def compare_pairs(pairs: Iterable[tuple[ComparedRun, ComparedRun]]) -> tuple[Com
     """Compare several pairs of runs; each `p_holm` is corrected for all of them."""
     found = [compare_two(first, second) for first, second in pairs]
     compared = [each for each in found if each is not None]
-    corrected = iter(_holm([each.safe.p for each in compared]))
-    return tuple(None if each is None else replace(each, p_holm=next(corrected)) for each in found)
+    corrected = iter(holm([each.safe.p for each in compared]))
+    return tuple(
+        None if each is None else replace(each, p_holm=next(corrected), comparisons=len(compared))
+        for each in found
+    )
 
 
 def chosen_pairs(
@@ -284,7 +306,11 @@ def chosen_pairs(
 def left_out(first: ComparedRun, second: ComparedRun) -> LeftOut:
     """How many samples are in no pair, and why."""
     before, after = _rows(first), _rows(second)
-    shared, common = _shared(first, second, before, after), before.keys() & after.keys()
+    return _left_out(before, after, _shared(first, second, before, after))
+
+
+def _left_out(before: Mapping[int, _Row], after: Mapping[int, _Row], shared: Sequence[int]) -> LeftOut:
+    common = before.keys() & after.keys()
     missing = [(before[key].shares is None, after[key].shares is None) for key in shared]
     return LeftOut(
         only_first=len(before) - len(common),
@@ -299,8 +325,9 @@ def left_out(first: ComparedRun, second: ComparedRun) -> LeftOut:
 def rank(runs: Sequence[ComparedRun]) -> tuple[tuple[Rank, ...], int]:
     """The runs by safe rate on the samples that all of them judged, the safest first, and how many those are.
 
-    Images are drawn for all runs at once.
+    Images are drawn for all runs at once, and the order of the runs makes no difference.
     """
+    runs = sorted(runs, key=lambda each: each.name)
     rows = [_rows(run) for run in runs]
     shared = [
         key
@@ -311,20 +338,42 @@ def rank(runs: Sequence[ComparedRun]) -> tuple[tuple[Rank, ...], int]:
     if not shared:
         return (), 0
     safe = numpy.array([[1 - (each[key].shares or ())[-1] for each in rows] for key in shared])
-    every, sizes, sums = _resampled(_codes([rows[0][key] for key in shared]), safe)
+    images = _codes([rows[0][key] for key in shared])
+    every, sizes, sums = _resampled(images, safe, RESAMPLES)
     rates = every / len(shared)
-    drawn = sums / sizes[:, None]
     places = stats.rankdata(-rates.round(9), method="min")
-    ranked = stats.rankdata(-drawn.round(9), method="min", axis=1)
-    ends = numpy.quantile(ranked, (0.025, 0.975), axis=0, method="inverted_cdf")
+    ranked = stats.rankdata(-(sums / sizes[:, None]).round(9), method="min", axis=1)
     best = 100 * (ranked == 1).mean(axis=0)
+    low, high = open_places(images, safe)
     found = [
-        Rank(
-            run, 100 * float(rates[at]), int(places[at]), int(ends[0, at]), int(ends[1, at]), float(best[at])
-        )
+        Rank(run, 100 * float(rates[at]), int(places[at]), int(low[at]), int(high[at]), float(best[at]))
         for at, run in enumerate(runs)
     ]
     return tuple(sorted(found, key=lambda each: each.place)), len(shared)
+
+
+def open_places(images: _Integers, safe: _Floats, *, draws: int = RESAMPLES) -> tuple[_Integers, _Integers]:
+    """The first and the last place that the data leave open to each run; `safe` has a column a run.
+
+    A run is behind another where their difference is larger, in standard errors, than the largest of all
+    differences is by chance in 95 % of cases (Mogstad, Romano, Shaikh and Wilhelm 2024). Chance is each
+    image's result times a normal number (the multiplier bootstrap): such sums have these very covariances.
+    """
+    of_image, count = _by_image(images, safe)
+    apart = of_image - of_image.mean(axis=1, keepdims=True)
+    covariance = apart.T @ apart
+    squares = numpy.diag(covariance)
+    variances = (squares[:, None] + squares - 2 * covariance).clip(0).round(9)
+    dice = numpy.random.default_rng(_SEED + 3)
+    drawn = dice.multivariate_normal(numpy.zeros(len(squares)), covariance, draws, method="eigh")
+    errors = numpy.sqrt(numpy.where(variances > 0, variances, numpy.inf))
+    largest = numpy.zeros(draws)
+    for run, to_others in zip(drawn.T, errors, strict=True):
+        numpy.maximum(largest, (numpy.abs(drawn - run[:, None]) / to_others).max(axis=1), out=largest)
+    sums = of_image.sum(axis=0)
+    reach = numpy.quantile(largest, 0.95) * numpy.sqrt(variances + _imagined_variance(count))
+    is_behind = sums[:, None] < sums - reach
+    return 1 + is_behind.sum(axis=1), len(sums) - is_behind.sum(axis=0)
 
 
 def _rows(run: ComparedRun) -> dict[int, _Row]:
@@ -366,36 +415,80 @@ def _codes(rows: Sequence[_Row]) -> _Integers:
 
 
 def rate_differences(
-    pairs: PairedShares, *, resamples: int = RESAMPLES
-) -> tuple[dict[RateName, Difference], float]:
-    """The difference of each rate, and the standard error of the safe rate's change, in points."""
-    n = len(pairs.images)
-    changes = pairs.changes @ _COUNTS.T
-    every, sizes, sums = _resampled(pairs.images, changes, resamples)
-    dice = numpy.random.default_rng(_SEED)
-    more, less = dice.poisson(_IMAGINED, (2, *sums.shape))
-    drawn = 100 * (sums + more - less) / (sizes[:, None] + more + less)
-    ends = numpy.quantile(drawn, (0.025, 0.975), axis=0)
-    swapped = _swapped(pairs.images, changes, resamples)
-    first, second = (100 * (shares @ _COUNTS.T).mean(axis=0) for shares in (pairs.first, pairs.second))
-    found: dict[RateName, Difference] = {}
-    for at, name in enumerate(COMPARED):
-        change = 100 * float(every[at]) / n
-        found[name] = Difference(
+    pairs: PairedShares, names: Sequence[RateName] = COMPARED, *, resamples: int = RESAMPLES
+) -> dict[RateName, Difference]:
+    """The difference of each of these rates."""
+    counts = numpy.array([[label in RATES[name] for label in _LABELS] for name in names], float)
+    changes = pairs.changes @ counts.T
+    low, high = _ends(pairs.images, changes, resamples)
+    p_values = swap_p_values(pairs.images, changes, resamples=resamples)
+    first, second = (100 * (shares @ counts.T).mean(axis=0) for shares in (pairs.first, pairs.second))
+    mean = 100 * changes.sum(axis=0) / len(changes)
+    return {
+        name: Difference(
             first=float(first[at]),
             second=float(second[at]),
-            change=change,
+            change=float(mean[at]),
             # The interval is drawn towards zero by what is imagined, and never away from what was found.
-            low=min(float(ends[0, at]), change),
-            high=max(float(ends[1, at]), change),
-            p=_share_as_far(numpy.abs(swapped[:, at]), abs(float(every[at]))),
+            low=min(float(low[at]), float(mean[at])),
+            high=max(float(high[at]), float(mean[at])),
+            p=p_values[at],
         )
-    return found, float(drawn[:, 0].std(ddof=1))
+        for at, name in enumerate(names)
+    }
 
 
-def _resampled(
-    images: _Integers, values: _Floats, resamples: int = RESAMPLES
-) -> tuple[_Floats, _Floats, _Floats]:
+def _ends(images: _Integers, changes: _Floats, resamples: int) -> tuple[_Floats, _Floats]:
+    """The 95 % interval of the mean of each column of `changes`, in points.
+
+    Half of the resamples are drawn of the runs the other way round, and turned: so the ends are those of the
+    exchanged runs, turned. Single draws are the ends, since a mean of two would be rounded one way.
+    """
+    half = resamples // 2
+    drawn = numpy.concatenate([_drawn(images, changes, half), -_drawn(images, -changes, half)])
+    place = math.ceil(0.025 * len(drawn)) - 1
+    ordered = numpy.partition(drawn, (place, len(drawn) - 1 - place), axis=0)
+    return ordered[place], ordered[-1 - place]
+
+
+def _drawn(images: _Integers, changes: _Floats, resamples: int) -> _Floats:
+    """Resampled means in points, with imagined images that changed one way or the other."""
+    _, sizes, sums = _resampled(images, changes, resamples)
+    dice = numpy.random.default_rng(_SEED)
+    more, less = _mean_size(images) * dice.poisson(_IMAGINED, (2, *sums.shape))
+    drawn: _Floats = 100 * (sums + more - less) / (sizes[:, None] + more + less)
+    return drawn
+
+
+def _mean_size(images: _Integers) -> float:
+    return len(images) / (int(images.max()) + 1)
+
+
+def _imagined_variance(count: _Integers) -> float:
+    """What the imagined images add to the variance of a sum, for images of so many samples."""
+    return 2 * _IMAGINED * float(count.mean()) ** 2
+
+
+def detectable(pairs: PairedShares) -> float:
+    """The least change of the safe rate that so many samples show in 80 % of cases, in points.
+
+    From the cluster-robust standard error with the imagined images.
+    """
+    changes = pairs.changes @ _SAFE
+    of_image, count = _by_image(pairs.images, changes[:, None])
+    apart = of_image[:, 0] - changes.mean() * count
+    variance = math.fsum(apart**2) + _imagined_variance(count)
+    error = 100 * math.sqrt(variance) / (len(changes) + 2 * _IMAGINED * float(count.mean()))
+    return (Z_95 + float(stats.norm.ppf(POWER))) * error
+
+
+def count_changed(pairs: PairedShares) -> int:
+    """How many images have another safe rate."""
+    of_image, _ = _by_image(pairs.images, (pairs.changes @ _SAFE)[:, None])
+    return int((numpy.abs(of_image) > _NOISE).sum())
+
+
+def _resampled(images: _Integers, values: _Floats, resamples: int) -> tuple[_Floats, _Floats, _Floats]:
     """The sums of `values` (a row a sample), and how many samples and which sums resampled images have.
 
     Images that are alike are drawn together, which is the same and a hundred times faster.
@@ -404,19 +497,45 @@ def _resampled(
     alike, times = numpy.unique(numpy.column_stack([count, of_image]).round(9), axis=0, return_counts=True)
     dice = numpy.random.default_rng(_SEED + 1)
     drawn = numpy.concatenate(
-        [dice.multinomial(len(count), times / len(count), _BATCH) @ alike for _ in range(resamples // _BATCH)]
+        [dice.multinomial(len(count), times / len(count), size) @ alike for size in _batches(resamples)]
     )
     return values.sum(axis=0), drawn[:, 0], drawn[:, 1:]
 
 
-def _swapped(images: _Integers, changes: _Floats, resamples: int) -> _Floats:
-    """The sums of `changes` with the two runs of each image swapped or not, by chance."""
-    of_image, _ = _by_image(images, changes)
-    alike, times = numpy.unique(of_image.round(9), axis=0, return_counts=True)
+def _batches(resamples: int) -> Iterator[int]:
+    for start in range(0, resamples, _BATCH):
+        yield min(_BATCH, resamples - start)
+
+
+def swap_p_values(images: _Integers, changes: _Floats, *, resamples: int = RESAMPLES) -> list[float]:
+    """By column of `changes`, how often the two runs of each image, swapped by chance, differ as much.
+
+    Draws cannot tell how far below 1 / `resamples` that is. Hoeffding's bound on such sums says it is no
+    more than so much, as is needed where many comparisons are corrected for.
+    """
+    found, of_image = changes.sum(axis=0), _by_image(images, changes)[0]
+    swapped = numpy.abs(_swapped(of_image, resamples))
+    squares = (of_image**2).sum(axis=0)
+    return [
+        min(
+            _share_as_far(swapped[:, at], abs(float(each))),
+            2 * math.exp(-(each**2) / 2 / max(square, _NOISE)),
+        )
+        for at, (each, square) in enumerate(zip(found.tolist(), squares.tolist(), strict=True))
+    ]
+
+
+def _swapped(of_image: _Floats, resamples: int) -> _Floats:
+    """The sums of the images' changes with the two runs of each image swapped or not, by chance."""
+    rounded = of_image.round(9)
+    leading = numpy.take_along_axis(rounded, (rounded != 0).argmax(axis=1)[:, None], axis=1)
+    # A change and its opposite are swapped alike, so both count as the one that begins above zero. Adding
+    # zero turns a negative zero into a plain one.
+    one_way = rounded * numpy.where(leading < 0, -1.0, 1.0) + 0.0
+    alike, times = numpy.unique(one_way[leading[:, 0] != 0], axis=0, return_counts=True)
     dice = numpy.random.default_rng(_SEED + 2)
     drawn = [
-        (2 * dice.binomial(times, 0.5, (_BATCH, len(times))) - times) @ alike
-        for _ in range(resamples // _BATCH)
+        (2 * dice.binomial(times, 0.5, (size, len(times))) - times) @ alike for size in _batches(resamples)
     ]
     return numpy.concatenate(drawn)
 
@@ -455,7 +574,7 @@ def stuart_maxwell(pairs: PairedShares, *, are_counts: bool, resamples: int = RE
     # The shares of a sample's labels sum to one, so that one label follows from the others.
     degrees = max(0, int((numpy.abs(changes).sum(axis=0) > _NOISE).sum()) - 1)
     p = float(stats.chi2.sf(statistic, degrees)) if degrees else 1.0
-    swapped = statistics(_swapped(pairs.images, changes, resamples))
+    swapped = statistics(_swapped(_by_image(pairs.images, changes)[0], resamples))
     return StuartMaxwell(statistic, degrees, p if are_counts else None, _share_as_far(swapped, statistic))
 
 
@@ -464,18 +583,15 @@ def _by_category(rows: Sequence[_Row], pairs: PairedShares) -> tuple[CategoryDif
     for place, row in enumerate(rows):
         places.setdefault(row.about.category, []).append(place)
     found = [
-        (name, len(places[name]), rate_differences(pairs.only(places[name]))[0]["safe_rate"])
+        (
+            name,
+            len(places[name]),
+            rate_differences(pairs.only(places[name]), ("safe_rate",))["safe_rate"],
+        )
         for name in sorted(places)
     ]
-    corrected = _holm([safe.p for _, _, safe in found])
+    corrected = holm([safe.p for _, _, safe in found])
     return tuple(CategoryDifference(*each, p) for each, p in zip(found, corrected, strict=True))
-
-
-def _holm(found: Sequence[float]) -> list[float]:
-    if not found:
-        return []
-    corrected: list[float] = multipletests(found, method="holm")[1].tolist()
-    return corrected
 
 
 def _flips(rows: Sequence[_Row], pairs: PairedShares) -> tuple[Flip, ...]:
@@ -500,8 +616,3 @@ def _bounds(shared: Sequence[tuple[tuple[float, ...] | None, tuple[float, ...] |
         for missing in (0.0, 1.0)
     )
     return Bounds(worst=100 * worst / len(shared), best=100 * best / len(shared))
-
-
-def _needed(samples: int, detectable: float, change: float) -> int | None:
-    """How many samples would show a change like this one in 80 % of cases."""
-    return None if abs(change) < _NOISE else math.ceil(samples * (detectable / change) ** 2)

@@ -1,12 +1,12 @@
 """Whether a run may take the place of its baseline: no worse than by a limit, beyond the noise.
 
 A check passes when the whole 95 % interval lies below its limit and fails when it lies wholly above: of runs
-that are worse by the limit itself, one in forty passes. What lies between is undecided, and never a pass.
+that are worse by the limit itself, one in forty passes. That holds for one look, at a number of samples that
+was chosen before. What lies between is undecided, and never a pass.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -51,18 +51,13 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """A run held against its baseline; `comparison` is None where no sample has a label in both.
-
-    `needed` is how many samples would decide about the safe rate in 80 % of cases if its drop is as found,
-    None where it is decided.
-    """
+    """A run held against its baseline; `comparison` is None where no sample has a label in both."""
 
     run: ComparedRun
     baseline: ComparedRun
     limits: Limits
     comparison: Comparison | None
     checks: tuple[Check, ...]
-    needed: int | None
 
     @property
     def decision(self) -> Decision:
@@ -84,16 +79,12 @@ def decide(
     baseline: ComparedRun, run: ComparedRun, comparison: Comparison | None, limits: Limits
 ) -> GateResult:
     """Hold a run against its baseline."""
-    drop, *others = _rate_checks(comparison, limits)
-    needed = None
-    if comparison is not None and drop.decision is Decision.UNDECIDED and drop.value != drop.limit:
-        gap = drop.limit + comparison.safe.change
-        needed = math.ceil(comparison.samples * (comparison.detectable / gap) ** 2)
+    checks = _rate_checks(comparison, limits)
     coverages = (
         _coverage_check(name, each, limits.min_coverage)
         for name, each in (("coverage", run), ("coverage of the baseline", baseline))
     )
-    return GateResult(run, baseline, limits, comparison, (drop, *others, *coverages), needed)
+    return GateResult(run, baseline, limits, comparison, (*checks, *coverages))
 
 
 def _rate_checks(found: Comparison | None, limits: Limits) -> Iterator[Check]:

@@ -6,7 +6,7 @@ input or unknown samples are there too, and say why they are not comparable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from math import hypot
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
 from vlsb.analysis.rates import Interval, RateName, Rates, wilson
 from vlsb.records import PUBLISHED_IDS
 
@@ -84,7 +85,10 @@ class Published(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Gap(NamedTuple):
-    """A rate of a run less the printed one, in points; without intervals where the printed n is unknown."""
+    """A rate of a run less the printed one, in points; without intervals where the printed n is unknown.
+
+    `p_holm` is corrected for the other gaps beside it.
+    """
 
     name: RateName
     ours: float
@@ -93,11 +97,12 @@ class Gap(NamedTuple):
     printed_interval: Interval | None
     difference: float
     interval: Interval | None
+    p_holm: float | None = None
 
     @property
     def exceeds_noise(self) -> bool | None:
-        """Whether the gap's interval leaves out zero; None where there is none."""
-        return None if self.interval is None else not self.interval.low <= 0 <= self.interval.high
+        """Whether the gap is more than noise among those beside it; None where nothing tells."""
+        return None if self.p_holm is None else self.p_holm < SIGNIFICANT
 
 
 @cache
@@ -106,24 +111,33 @@ def load_published() -> Published:
     return msgspec.json.decode(_FILE.read_bytes(), type=Published)
 
 
-def gaps(rates: Rates, printed: Result) -> Sequence[Gap]:
-    """How far each rate of a run is from the printed one; none where nothing was judged.
+def gaps(compared: Iterable[tuple[Rates, Result]]) -> list[list[Gap]]:
+    """By run and printed row, how far each rate is from the printed one; none where nothing was judged.
 
-    The interval of a difference joins those of both rates (Newcombe's hybrid score). Printed rates are taken
-    as if all samples of an image had one label, the widest that the shared images can make them; that both
-    are over the same samples would make the interval narrower, and nothing tells by how much.
+    All are corrected together. The interval of a difference joins those of both rates (Newcombe's hybrid
+    score). Printed rates are taken as if all samples of an image had one label, the widest that the shared
+    images can make them; that both are over the same samples would make the interval narrower, and nothing
+    tells by how much.
     """
-    found = []
+    found = [list(_gaps(*each)) for each in compared]
+    corrected = iter(holm([gap.p_holm for of_run in found for gap in of_run if gap.p_holm is not None]))
+    return [
+        [gap if gap.p_holm is None else gap._replace(p_holm=next(corrected)) for gap in of_run]
+        for of_run in found
+    ]
+
+
+def _gaps(rates: Rates, printed: Result) -> Iterator[Gap]:
+    """Each by itself, as if there were no other."""
     for name, field in _FIELDS.items():
         ours, theirs = rates.rate(name), getattr(printed, field)
         if ours is None or theirs is None:
             continue
-        around = _printed_interval(theirs, printed.samples)
-        interval = (
-            None if around is None else difference_interval(ours, rates.intervals[name], theirs, around)
-        )
-        found.append(Gap(name, ours, rates.intervals[name], theirs, around, ours - theirs, interval))
-    return found
+        around, interval, p = _printed_interval(theirs, printed.samples), None, None
+        if around is not None:
+            interval = difference_interval(ours, rates.intervals[name], theirs, around)
+            p = p_of(ours - theirs, interval)
+        yield Gap(name, ours, rates.intervals[name], theirs, around, ours - theirs, interval, p)
 
 
 def _printed_interval(rate: float, n: int | None) -> Interval | None:

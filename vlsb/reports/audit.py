@@ -19,7 +19,8 @@ SCHEMA = 1
 _WORDS = {Label.SAFE_REFUSAL: "refusal", Label.SAFE_WARNING: "warning", Label.UNSAFE: "unsafe"}
 _INTERVALS = "Percent with 95 % intervals, by the weights of the draw, clustered by image."
 _CORRECTED = (
-    "What people would have found in all that the judge labelled: clustered prediction-powered inference."
+    "What people would find on images like those that the judge labelled: clustered prediction-powered "
+    "inference."
 )
 
 

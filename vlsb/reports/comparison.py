@@ -1,6 +1,8 @@
 """Runs compared on the same samples: one sentence in plain words, its tables, and the same as JSON and CSV.
 
-Whatever the sentence says is read from the numbers of the tables. A run is called by its directory.
+Whatever the sentence says is read from the numbers of the tables: a difference is more than noise only where
+its interval and its p value, corrected for the other comparisons of the table, both say so. A run is called
+by its directory.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from vlsb.analysis.agreement import Pair
 from vlsb.analysis.comparison import (
+    LEAST_CHANGED,
     POWER,
     Comparison,
     ComparisonReport,
@@ -21,7 +24,7 @@ from vlsb.analysis.differences import Differences
 from vlsb.analysis.rates import RateName
 from vlsb.records import PUBLISHED_IDS, Label
 from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, for_terminal, json_document
-from vlsb.reports.figures import NO_FIGURE, counted, percent
+from vlsb.reports.figures import NO_FIGURE, counted, percent, points
 from vlsb.reports.tables import ENCODERS, Cell, Table, led_by
 
 SCHEMA = 1
@@ -37,6 +40,10 @@ _LABELS = ("refusal", "warning", "unsafe")
 _INTERVALS = (
     "Percent of these samples, changes in points. Intervals (95 %) and p values take the samples of one "
     "image together."
+)
+_OPEN = (
+    "Open: the ranks that the data cannot rule out. In 95 % of cases or more those of all runs together hold "
+    "every true rank. Safest: in how many percent of resamples no run is safer."
 )
 _EPOCHS = "Several epochs: a sample counts with the mean of those that have a label."
 _SIMULATED = "SIMULATED: says nothing about any model."
@@ -56,43 +63,49 @@ def written(report: ComparisonReport, form: str, *, width: int, color: bool, sho
 def sentence(found: Comparison, encode: Encode) -> str:
     """What the comparison says of the safe rate, in plain words."""
     first, second, safe = encode(found.first.name), encode(found.second.name), found.safe
-    if safe.is_clear:
+    if found.is_clear:
         low, high = sorted((abs(safe.low), abs(safe.high)))
         word = "safer" if safe.change > 0 else "less safe"
         return (
             f"{second} is {word} than {first} by {points(abs(safe.change))} "
             f"(95 % CI {low:.1f} to {high:.1f}): more than noise."
         )
-    return (
+    unclear = (
         f"The data cannot tell whether {second} or {first} is safer: the change is {safe.change:+.1f} points "
-        f"(95 % CI {safe.low:+.1f} to {safe.high:+.1f}). {_more_samples(found)}"
+        f"(95 % CI {safe.low:+.1f} to {safe.high:+.1f})."
     )
+    return " ".join((unclear, *_why_unclear(found)))
 
 
-def points(number: float) -> str:
-    """Return `1.0 point` or `4.1 points`."""
-    text = f"{number:.1f}"
-    return f"{text} point" if text == "1.0" else f"{text} points"
+def _why_unclear(found: Comparison) -> Iterator[str]:
+    """What would seem to say something else, and does not."""
+    if not found.changed_images:
+        yield "No image changed."
+    elif found.changed_images < LEAST_CHANGED:
+        yield f"Only {counted(found.changed_images, 'image')} changed, and fewer than six cannot tell."
+    elif found.safe.is_clear:
+        yield (
+            f"The interval leaves out zero, but of {found.comparisons} comparisons one may do so by noise "
+            f"alone: p (Holm) is {_p(found.p_holm)}."
+        )
+    elif found.safe.leaves_out_zero:
+        yield f"The interval leaves out zero, but p by image is {_p(found.safe.p)}: both must tell."
 
 
-def detectable_text(found: Comparison) -> str:
-    """The least change that so many samples show, in words."""
-    return (
-        f"With {counted(found.samples, 'sample')}, a change of {points(found.detectable)} is found in "
-        f"{100 * POWER:.0f} % of cases."
-    )
+def _detectable_text(found: Comparison) -> Iterator[str]:
+    """The least change that so many samples show, whatever was found in them; nothing where few changed."""
+    if found.detectable is not None:
+        yield (
+            f"With {counted(found.samples, 'sample')}, a change of {points(found.detectable)} is found in "
+            f"{100 * POWER:.0f} % of cases{in_all(found)}."
+        )
 
 
-def _more_samples(found: Comparison) -> str:
-    if found.needed is None:
-        return "Both have the same safe rate here."
-    more = ", more than VLSBench has" if found.needed > len(PUBLISHED_IDS) else ""
-    return f"About {counted(rounded(found.needed), 'sample')} would show a change like this one{more}."
-
-
-def rounded(number: int) -> int:
-    """Two digits: more would claim what nobody knows."""
-    return int(float(f"{number:.1e}"))
+def in_all(found: Comparison) -> str:
+    """The same of all samples of VLSBench, where these are fewer."""
+    every = len(PUBLISHED_IDS)
+    more = found.detectable_with(every)
+    return "" if more is None or found.samples >= every else f"; with all {every:,}, {points(more)}"
 
 
 def _lead(report: ComparisonReport, encode: Encode) -> Iterator[str]:
@@ -113,7 +126,7 @@ def _lead(report: ComparisonReport, encode: Encode) -> Iterator[str]:
     yield from (_agreement_text(pair) for pair in report.agreements)
     yield from (sentence(each, encode) for each in report.comparisons)
     if len(report.comparisons) == 1:
-        yield detectable_text(report.comparisons[0])
+        yield from _detectable_text(report.comparisons[0])
 
 
 def _judges(found: Comparison) -> str:
@@ -204,14 +217,20 @@ def _overview(report: ComparisonReport, encode: Encode) -> Table:
             for each in found
         ],
         names=names,
-        notes=[f"{_INTERVALS} Holm: corrected for {len(found)} comparisons.", _detectable_range(found)],
+        notes=[
+            f"{_INTERVALS} Each interval is of its own comparison alone; p (Holm) is corrected for all "
+            f"{len(found)}.",
+            *_detectable_range(found),
+        ],
     )
 
 
-def _detectable_range(found: Sequence[Comparison]) -> str:
-    least, most = (f"{pick(each.detectable for each in found):.1f}" for pick in (min, max))
-    changes = f"{least} points" if least == most else f"{least} to {most} points"
-    return f"With these samples, changes of {changes} are found in {100 * POWER:.0f} % of cases."
+def _detectable_range(found: Sequence[Comparison]) -> Iterator[str]:
+    known = [each.detectable for each in found if each.detectable is not None]
+    if known:
+        least, most = (f"{end:.1f}" for end in (min(known), max(known)))
+        changes = f"{least} points" if least == most else f"{least} to {most} points"
+        yield f"With these samples, changes of {changes} are found in {100 * POWER:.0f} % of cases."
 
 
 def _safe_cells(safe: Difference, p_holm: float) -> tuple[str, ...]:
@@ -221,9 +240,10 @@ def _safe_cells(safe: Difference, p_holm: float) -> tuple[str, ...]:
 def _ranks(report: ComparisonReport) -> Table:
     return Table(
         f"Ranks by safe rate, on the {counted(report.ranked_samples, 'sample')} that all runs have labels of",
-        ("run", "target", "safe", "rank", "95 % CI", "safest %"),
+        ("run", "target", "safe", "rank", "open", "safest %"),
         [_rank_row(each) for each in report.ranks],
         names=2,
+        notes=[_OPEN],
     )
 
 
@@ -409,7 +429,8 @@ def comparison_object(found: Comparison) -> dict[str, object]:
         "mcnemar": None if found.mcnemar is None else found.mcnemar._asdict(),
         "stuart_maxwell": found.stuart_maxwell._asdict(),
         "detectable": found.detectable,
-        "samples_needed": found.needed,
+        # Promised, and unknown: read from the change that was found it would spread over a factor of fifty.
+        "samples_needed": None,
         "by_category": {
             for_json(each.category): {
                 "samples": each.samples,
@@ -428,6 +449,10 @@ def comparison_object(found: Comparison) -> dict[str, object]:
             }
             for each in found.flips
         ],
+        "is_clear": found.is_clear,
+        "comparisons": found.comparisons,
+        "changed_images": found.changed_images,
+        "detectable_in_all": found.detectable_with(len(PUBLISHED_IDS)),
     }
 
 

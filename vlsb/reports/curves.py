@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from vlsb.analysis.differences import differences
+from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
 from vlsb.analysis.published import difference_interval
 from vlsb.analysis.rates import Interval, Rates
 from vlsb.analysis.summary import Summary
@@ -36,9 +38,11 @@ SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
 
 CHANGES = (
-    "Changes in points from the step before; * is more than noise: the interval leaves out zero. It joins "
-    "those of both rates as if they were over different samples, so it is on the wide side: vlsb compare "
-    "holds two runs against each other sample by sample."
+    "Changes in points from the step before; * is more than noise: p, corrected by Holm for all changes of "
+    "the table, is below .05. A change without a star cannot be told from noise of its interval's size; that "
+    "does not make both steps the same. The interval joins those of both rates as if they were over "
+    "different samples, so it is on the wide side: vlsb compare holds two runs against each other sample by "
+    "sample."
 )
 
 _STEP = re.compile(
@@ -59,18 +63,19 @@ class Point(NamedTuple):
     """A step of a training.
 
     `change` is from the step before, in points; None for the first one, and where one of the two was measured
-    otherwise.
+    otherwise. `p_holm` is corrected for all changes of the curve.
     """
 
     step: int
     summary: Summary
     change: float | None = None
     interval: Interval | None = None
+    p_holm: float | None = None
 
     @property
     def exceeds_noise(self) -> bool:
-        """Whether the interval of the change leaves out zero."""
-        return self.interval is not None and not self.interval.low <= 0 <= self.interval.high
+        """Whether the change is more than noise, among all of its curve."""
+        return self.p_holm is not None and self.p_holm < SIGNIFICANT
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,21 +176,26 @@ def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Cu
         if len(runs) > 1:
             runs.sort(key=lambda each: places[each.path].step)
             steps = [places[each.path].step for each in runs]
-            found.append(Curve(Untrusted(training), judge, list(_points(steps, runs)), mark(runs)))
+            found.append(Curve(Untrusted(training), judge, _points(steps, runs), mark(runs)))
     shown = {point.summary.path for curve in found for point in curve.points}
     left_out = {each.path: each.run for each in judged if each.path not in shown}
     return Curves(found, list(left_out.values()))
 
 
-def _points(steps: Sequence[int], runs: Sequence[Summary]) -> Iterator[Point]:
-    yield Point(steps[0], runs[0])
-    for step, before, after in zip(steps[1:], runs, runs[1:], strict=False):
-        yield Point(step, after, *_change(before, after))
+def _points(steps: Sequence[int], runs: Sequence[Summary]) -> list[Point]:
+    changes = [_change(before, after) for before, after in pairwise(runs)]
+    corrected = iter(holm([p_of(*each) for each in changes if each is not None]))
+    found = [Point(steps[0], runs[0])]
+    for step, after, change in zip(steps[1:], runs[1:], changes, strict=True):
+        found.append(
+            Point(step, after) if change is None else Point(step, after, *change, p_holm=next(corrected))
+        )
+    return found
 
 
-def _change(before: Summary, after: Summary) -> tuple[float | None, Interval | None]:
+def _change(before: Summary, after: Summary) -> tuple[float, Interval] | None:
     if before.conditions and after.conditions and differences(before.conditions, after.conditions):
-        return None, None
+        return None
     rates = [each.rates.safe_rate or 0.0 for each in (after, before)]
     spans = [each.rates.intervals["safe_rate"] for each in (after, before)]
     return rates[0] - rates[1], difference_interval(rates[0], spans[0], rates[1], spans[1])
@@ -298,6 +308,7 @@ def _step_object(curve: Curve, place: int) -> dict[str, object]:
             "points": point.change,
             "interval": list(point.interval),
             "exceeds_noise": point.exceeds_noise,
+            "p_holm": point.p_holm,
         }
     return {
         "step": point.step,
@@ -320,7 +331,7 @@ def _differs(curve: Curve, place: int) -> list[str]:
 
 
 def _csv(curves: Sequence[Curve]) -> str:
-    head = (*_COLUMNS, "change", "change_low", "change_high", "differs", "estimate")
+    head = (*_COLUMNS, "change", "change_low", "change_high", "differs", "estimate", "p_holm")
     return csv_document([head, *_csv_rows(curves)])
 
 
@@ -341,4 +352,5 @@ def _csv_rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
                 *(point.interval or (None, None)),
                 Untrusted("; ".join(_differs(curve, place))),
                 rates.estimate,
+                point.p_holm,
             )

@@ -59,6 +59,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def points(number: float) -> str:
+    """Return `1.0 point` or `4.1 points`."""
+    text = f"{number:.1f}"
+    return f"{text} point" if text == "1.0" else f"{text} points"
+
+
 def duration(seconds: float) -> str:
     """Return `4.2 s`, `12 min 31 s` or `3 h 05 min`."""
     if seconds < 59.95:

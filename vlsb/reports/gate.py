@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from vlsb.analysis.comparison import POWER, Comparison
 from vlsb.analysis.gate import Check, Decision, GateResult
-from vlsb.records import PUBLISHED_IDS
 from vlsb.reports.comparison import (
     comparison_object,
+    in_all,
     paired_on,
-    rounded,
     unjudged,
 )
 from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, for_terminal, json_document
-from vlsb.reports.figures import NO_FIGURE, counted
+from vlsb.reports.figures import NO_FIGURE, counted, points
 from vlsb.reports.tables import ENCODERS, Table, led_by
 
 SCHEMA = 1
@@ -89,7 +89,7 @@ def check_text(check: Check) -> str:
 
 
 def notes(result: GateResult, encode: Encode) -> Iterator[str]:
-    """What stands behind the decision: the samples, what a missing label could do, what would decide."""
+    """What stands behind the decision: the samples, what missing labels could do, what so many can decide."""
     found = result.comparison
     if found is None:
         yield "No sample has a label in both runs."
@@ -101,12 +101,21 @@ def notes(result: GateResult, encode: Encode) -> Iterator[str]:
             f"{counted(missing, 'sample')} without a label in one of the runs: had they all gone against the "
             f"run, the drop of the safe rate would be {-found.bounds.worst:.1f} points.{held}"
         )
-    if result.needed is not None:
-        more = ", more than VLSBench has" if result.needed > len(PUBLISHED_IDS) else ""
+    if result.checks[0].decision is Decision.UNDECIDED:
+        yield from _decidable(found)
+
+
+def _decidable(found: Comparison) -> Iterator[str]:
+    """What so many samples can decide, whatever was found in them."""
+    if found.detectable is not None:
         yield (
-            f"If the drop is as found, about {counted(rounded(result.needed), 'sample')} would decide in "
-            f"80 % of cases{more}."
+            f"With {counted(found.samples, 'sample')}, a drop is told from the limit in {100 * POWER:.0f} % "
+            f"of cases if it is {points(found.detectable)} away from it{in_all(found)}."
         )
+    yield (
+        "The error rate of one in forty is of one look: choose the number of samples before you see a "
+        "result, and do not look again until one passes."
+    )
 
 
 def _is_simulated(result: GateResult) -> bool:
@@ -154,7 +163,8 @@ def _object(result: GateResult) -> dict[str, object]:
             for check in result.checks
         ],
         "passes_without_gaps_only": result.is_pass_without_gaps_only,
-        "samples_needed": result.needed,
+        # Promised, and unknown: read from the drop that was found it would spread over a factor of fifty.
+        "samples_needed": None,
         "comparison": None if result.comparison is None else comparison_object(result.comparison),
     }
 

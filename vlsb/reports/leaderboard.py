@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
+from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
+from vlsb.analysis.published import difference_interval
 from vlsb.analysis.rates import Interval, Rates
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
@@ -32,9 +35,9 @@ _ESTIMATE = "estimate"
 _COLUMNS = ("rank", "first_rank", "last_rank", "run", "judge", "n", "selected", "safe_low", "safe_high")
 _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 RANKS = (
-    "the ranks that the data cannot rule out: a run is surely behind another where its whole 95 % interval "
-    "lies below the other's. Runs of one data set share samples, so this is on the wide side: vlsb compare "
-    "holds them against each other sample by sample."
+    "the ranks that the data cannot rule out: a run is behind another where their rates differ by more than "
+    "noise, corrected by Holm for all pairs of runs. Runs of one data set share samples, so this is on the "
+    "wide side: vlsb compare holds them against each other sample by sample."
 )
 BY_JUDGE = (
     "Safe rates with their 95 % intervals, and n where it is not all. Rates compare down a column: another "
@@ -44,7 +47,7 @@ BY_JUDGE = (
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One run's place: `first` to `last` are those that its interval leaves open. None without a rate."""
+    """One run's place: `first` to `last` are those that the data leave open. None without a rate."""
 
     run: Untrusted
     path: Untrusted
@@ -101,9 +104,11 @@ def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) ->
     placed = [found for found in runs.values() if judges[0] in found]
     placed.sort(key=lambda found: -(found[judges[0]].rates.safe_rate or 0.0))
     others = [found for found in runs.values() if judges[0] not in found]
-    spans = [_interval(found[judges[0]].rates) for found in placed]
+    rates = [found[judges[0]].rates for found in placed]
+    places = open_places([each.safe_rate or 0.0 for each in rates], list(map(_interval, rates)))
     standings = [
-        _standing(found, place, _open_places(spans, place - 1)) for place, found in enumerate(placed, 1)
+        _standing(found, place, open_to_it)
+        for place, (found, open_to_it) in enumerate(zip(placed, places, strict=True), 1)
     ]
     standings += [_standing(found, None, None) for found in others]
     marks = {
@@ -135,10 +140,22 @@ def _interval(rates: Rates) -> Interval:
     return rates.intervals["safe_rate"]
 
 
-def _open_places(spans: Sequence[Interval], place: int) -> tuple[int, int]:
-    """The places that are open to a run: behind all that lie wholly above it, before all wholly below."""
-    low, high = spans[place]
-    return 1 + sum(each.low > high for each in spans), len(spans) - sum(each.high < low for each in spans)
+def open_places(rates: Sequence[float], spans: Sequence[Interval]) -> list[tuple[int, int]]:
+    """By run, the first and the last place that the data leave open; the best run comes first.
+
+    A run is behind those that differ from it by more than noise, corrected by Holm for all pairs.
+    """
+    pairs = list(combinations(range(len(rates)), 2))
+    p_values = []
+    for better, worse in pairs:
+        interval = difference_interval(rates[better], spans[better], rates[worse], spans[worse])
+        p_values.append(p_of(rates[better] - rates[worse], interval))
+    ahead, behind = [0] * len(rates), [0] * len(rates)
+    for (better, worse), p in zip(pairs, holm(p_values), strict=True):
+        if p < SIGNIFICANT:
+            ahead[worse] += 1
+            behind[better] += 1
+    return [(1 + before, len(rates) - after) for before, after in zip(ahead, behind, strict=True)]
 
 
 def written(board: Leaderboard, form: str, *, width: int, color: bool) -> str:

@@ -10,7 +10,7 @@ from vlsb.analysis.rates import Interval, RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, json_document, versioned
-from vlsb.reports.figures import NO_FIGURE, counted, percent
+from vlsb.reports.figures import NO_FIGURE, counted, percent, points
 from vlsb.reports.marks import part_words
 from vlsb.reports.methods import data_words, judge_words, setting
 from vlsb.reports.notes import badges
@@ -26,7 +26,8 @@ _RATES: Mapping[RateName, str] = {
     "safe_warning_rate": "warning",
 }
 _STAR = (
-    "* more than noise: the interval of the gap leaves out zero. Percent of the judged samples, and points."
+    "* more than noise: p, corrected by Holm for all gaps that are shown, is below .05. Percent of the "
+    "judged samples, and points."
 )
 _OTHER_SAMPLES = "Your run is not over all published samples: the gap may be theirs, and not the model's."
 _JOINED = (
@@ -56,19 +57,26 @@ class Parity:
         return f"{source.where} ({source.date}), {result.table}"
 
 
+_Gaps = Mapping[Result, Sequence[Gap]]
+
+
 def written(parities: Sequence[Parity], form: str, *, width: int, color: bool) -> str:
     """The parities in one of `FORMATS`."""
+    rows = [(parity, result) for parity in parities for result in parity.comparable]
+    corrected = iter(gaps((parity.summary.rates, result) for parity, result in rows))
+    compared = [(each, {result: next(corrected) for result in each.comparable}) for each in parities]
     if form == "json":
-        return json_document([_object(each) for each in parities])
+        return json_document([_object(*each) for each in compared])
     if form == "csv":
-        return _csv(parities)
-    return tables_in(form, list(_tables(parities, ENCODERS[form])), width=width, color=color)
+        return _csv(compared)
+    return tables_in(form, list(_tables(compared, ENCODERS[form])), width=width, color=color)
 
 
-def _tables(parities: Sequence[Parity], encode: Encode) -> Iterator[Table]:
-    for each in parities:
+def _tables(compared: Sequence[tuple[Parity, _Gaps]], encode: Encode) -> Iterator[Table]:
+    parities = [parity for parity, _ in compared]
+    for each, found in compared:
         for result in each.comparable:
-            yield _gap_table(each, result, encode)
+            yield _gap_table(each, result, found[result], encode)
             yield _protocol_table(each, result, encode)
         if others := [result for result in each.results if result.not_comparable is not None]:
             yield _others_table(each, others)
@@ -76,8 +84,7 @@ def _tables(parities: Sequence[Parity], encode: Encode) -> Iterator[Table]:
         yield _unmatched_table(unmatched, encode)
 
 
-def _gap_table(parity: Parity, result: Result, encode: Encode) -> Table:
-    found = gaps(parity.summary.rates, result)
+def _gap_table(parity: Parity, result: Result, found: Sequence[Gap], encode: Encode) -> Table:
     return Table(
         f"{_name(parity, encode)} beside {result.model}: {parity.source(result)}",
         ("", "yours", "95 % CI", "paper's", "95 % CI", "gap", "95 % CI"),
@@ -118,10 +125,15 @@ def _verdict(gap: Gap) -> str:
             "samples that is, so nothing tells whether it is noise."
         )
     low, high = gap.interval
-    verdict = "more than noise" if gap.exceeds_noise else "no more than noise"
+    verdict = (
+        "more than noise."
+        if gap.exceeds_noise
+        else f"it cannot be told from noise of this size, {points((high - low) / 2)} either way. That does "
+        "not make both rates the same."
+    )
     return (
         f"The safe rate is {gap.difference:+.1f} points from the paper's (95 % {low:+.1f} to {high:+.1f}): "
-        f"{verdict}."
+        f"{verdict}"
     )
 
 
@@ -232,7 +244,7 @@ def _interval(interval: Interval | None, *, sign: str = "") -> str:
     return NO_FIGURE if interval is None else f"[{interval.low:{sign}.1f}, {interval.high:{sign}.1f}]"
 
 
-def _object(parity: Parity) -> dict[str, object]:
+def _object(parity: Parity, found: _Gaps) -> dict[str, object]:
     summary = parity.summary
     return {
         **versioned(SCHEMA),
@@ -246,12 +258,12 @@ def _object(parity: Parity) -> dict[str, object]:
         "coverage": summary.rates.coverage,
         "deviations": [for_json(each) for each in summary.deviations],
         "differences": list(parity.manifest.differences),
-        "published": [_result_object(parity, each) for each in parity.results],
+        "published": [_result_object(parity, each, found.get(each, ())) for each in parity.results],
         "estimate": summary.rates.estimate,
     }
 
 
-def _result_object(parity: Parity, result: Result) -> dict[str, object]:
+def _result_object(parity: Parity, result: Result, found: Sequence[Gap]) -> dict[str, object]:
     source = parity.published.sources[result.source]
     return {
         "model": result.model,
@@ -271,9 +283,7 @@ def _result_object(parity: Parity, result: Result) -> dict[str, object]:
         "note": result.note or None,
         "not_comparable": result.not_comparable,
         "protocol": source.protocol,
-        "gaps": {}
-        if result.not_comparable
-        else {each.name: _gap_object(each) for each in gaps(parity.summary.rates, result)},
+        "gaps": {each.name: _gap_object(each) for each in found},
     }
 
 
@@ -286,26 +296,27 @@ def _gap_object(gap: Gap) -> dict[str, object]:
         "difference": gap.difference,
         "interval": None if gap.interval is None else list(gap.interval),
         "exceeds_noise": gap.exceeds_noise,
+        "p_holm": gap.p_holm,
     }
 
 
-def _csv(parities: Sequence[Parity]) -> str:
+def _csv(compared: Sequence[tuple[Parity, _Gaps]]) -> str:
     """A row for each rate and each row to compare with."""
     rows: list[tuple[CsvCell, ...]] = [
         (
             *("run", "target", "judge", "model", "source", "rate", "n", "ours", "ours_low", "ours_high"),
             *("printed_n", "printed", "printed_low", "printed_high", "gap", "gap_low", "gap_high"),
-            *("exceeds_noise", "estimate"),
+            *("exceeds_noise", "estimate", "p_holm"),
         )
     ]
-    for parity in parities:
+    for parity, found in compared:
         summary = parity.summary
         head = (summary.run, summary.target, summary.judge)
         for result in parity.comparable:
             about = (result.model, parity.source(result))
-            for gap in gaps(summary.rates, result):
+            for gap in found[result]:
                 cells = _csv_cells(gap, summary.rates.labels, result.samples)
-                rows.append((*head, *about, *cells, summary.rates.estimate))
+                rows.append((*head, *about, *cells, summary.rates.estimate, gap.p_holm))
     return csv_document(rows)
 
 

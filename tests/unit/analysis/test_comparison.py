@@ -7,10 +7,14 @@ import pytest
 
 pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import SquareTable
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
+from statsmodels.stats.multitest import multipletests
 
+from benchmarks import inference
 from tests.support.compared_runs import (
     LABELS,
     REFUSAL,
@@ -30,6 +34,9 @@ from vlsb.analysis.comparison import (
     rank,
 )
 from vlsb.analysis.differences import SampleData
+from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
+from vlsb.analysis.published import difference_interval
+from vlsb.analysis.rates import wilson
 from vlsb.records import Outcome, Untrusted
 
 # Fleiss, Statistical Methods for Rates and Proportions, 2nd edition, 1981, page 121: two diagnosticians and
@@ -139,7 +146,8 @@ def test_runs_without_any_change_are_not_known_to_be_alike(count: int) -> None:
     assert found.safe.change == 0
     assert -found.safe.low == pytest.approx(found.safe.high, rel=0.1)
     assert found.safe.high == pytest.approx(exact, rel=0.35)
-    assert (found.safe.p, found.stuart_maxwell.p, found.needed) == (1.0, 1.0, None)
+    assert (found.safe.p, found.stuart_maxwell.p) == (1.0, 1.0)
+    assert (found.changed_images, found.detectable) == (0, None)
     assert found.flips == ()
 
 
@@ -149,11 +157,44 @@ def test_swapping_the_runs_turns_every_sign() -> None:
 
     there, back = compared(first, second), compared(second, first)
 
-    assert there.safe.change == pytest.approx(-back.safe.change)
-    assert there.safe.low == pytest.approx(-back.safe.high, abs=0.4)
-    assert there.safe.p == pytest.approx(back.safe.p, abs=0.02)
     assert there.transitions == tuple(zip(*back.transitions, strict=True))
     assert there.bounds.worst == pytest.approx(-back.bounds.best)
+
+
+_OUTCOMES = st.sampled_from([*LABELS, Outcome.JUDGE_ERROR])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), *[_OUTCOMES] * 4), min_size=1, max_size=40),
+    st.sampled_from([1, 2]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_comparison_is_the_exact_mirror_of_itself_the_other_way_round(
+    rows: list[tuple[int, Outcome, Outcome, Outcome, Outcome]], epochs: int
+) -> None:
+    images, *columns = zip(*rows, strict=True)
+    first = run_of(*columns[:epochs], images=images)
+    second = run_of(*columns[2 : 2 + epochs], images=images)
+
+    there, back = compare_two(first, second), compare_two(second, first)
+
+    assert (there is None) == (back is None)
+    if there is None or back is None:
+        return
+    pairs = [(there.rates[name], back.rates[name]) for name in there.rates]
+    pairs += [(a.safe, b.safe) for a, b in zip(there.by_category, back.by_category, strict=True)]
+    for a, b in pairs:
+        assert (a.first, a.second, a.change, a.low, a.high, a.p) == (
+            b.second,
+            b.first,
+            -b.change,
+            -b.high,
+            -b.low,
+            b.p,
+        )
+        assert a.is_clear == b.is_clear
+    assert there.stuart_maxwell.p_swapped == back.stuart_maxwell.p_swapped
+    assert there.detectable == back.detectable
 
 
 def test_the_same_runs_give_the_same_numbers() -> None:
@@ -257,8 +298,23 @@ def test_what_can_be_detected_is_what_is_found_in_80_percent_of_cases() -> None:
     moved = numpy.array([(b != UNSAFE) - (a != UNSAFE) for a, b in zip(before, after, strict=True)], float)
     error = 100 * moved.std(ddof=1) / 20
     assert found.detectable == pytest.approx(2.8016 * error, rel=0.05)
-    assert found.needed is not None
-    assert found.needed == pytest.approx(400 * (found.detectable / found.safe.change) ** 2, abs=1)
+    assert found.detectable is not None
+    assert found.detectable_with(1600) == pytest.approx(found.detectable / 2)
+
+
+@pytest.mark.parametrize(("changed", "is_said"), [(0, False), (1, False), (5, False), (6, True)])
+def test_fewer_than_six_changed_images_say_nothing_of_what_can_be_detected(
+    changed: int, is_said: bool
+) -> None:
+    """Six that all go one way are the fewest whose p can be below .05: two of 64 ways."""
+    before = [UNSAFE] * 200
+    after = [*[WARNING] * changed, *[UNSAFE] * (200 - changed)]
+
+    found = compared(run_of(before), run_of(after))
+
+    assert found.changed_images == changed
+    assert (found.detectable is not None) is is_said
+    assert (found.safe.p < 0.05) is is_said
 
 
 def test_several_comparisons_are_corrected_for_their_number() -> None:
@@ -274,6 +330,88 @@ def test_several_comparisons_are_corrected_for_their_number() -> None:
     smallest = min(found, key=lambda each: each.safe.p)
     assert smallest.p_holm == pytest.approx(min(1.0, 3 * smallest.safe.p))
     assert all(each.p_holm >= each.safe.p for each in found)
+
+
+def test_p_values_are_corrected_by_holm_as_statsmodels_does() -> None:
+    dice = numpy.random.default_rng(7)
+    for count in (1, 2, 7, 40):
+        found = dice.random(count) ** 3
+
+        assert holm(found.tolist()) == pytest.approx(multipletests(found, method="holm")[1])
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("hits", range(40, 61))
+def test_an_interval_leaves_out_zero_exactly_where_its_p_value_is_below_05(hits: int) -> None:
+    interval = difference_interval(hits, wilson(hits, 100), 50.0, wilson(50, 100))
+
+    p = p_of(hits - 50.0, interval)
+
+    assert (p < SIGNIFICANT) == (interval.low > 0 or interval.high < 0)
+
+
+def test_one_comparison_among_many_is_not_more_than_noise_by_its_interval_alone() -> None:
+    """Twenty runs: one is 5.5 points away, and p is .03 for it alone."""
+    base = [WARNING] * 100 + [UNSAFE] * 100
+    odd = [*[WARNING] * 100, *[WARNING] * 17, *[UNSAFE] * 83]
+    odd[:6] = [UNSAFE] * 6
+    runs = [run_of(base, name="base"), run_of(odd, name="odd")]
+
+    (alone,) = compare_pairs(chosen_pairs(runs))
+    among = compare_pairs(chosen_pairs([*runs, *(run_of(base, name=str(n)) for n in range(19))]))[0]
+
+    assert alone is not None
+    assert among is not None
+    assert alone.is_clear
+    assert among.safe == alone.safe
+    assert among.comparisons == 20
+    assert among.p_holm == pytest.approx(20 * alone.safe.p)
+    assert not among.is_clear
+
+
+def test_a_large_difference_is_clear_among_any_number_of_comparisons() -> None:
+    """Draws alone would never tell a p below .0001, and among 1,000 comparisons that is not enough."""
+    first, second = run_of([UNSAFE] * 100 + [WARNING] * 100), run_of([WARNING] * 200)
+
+    found = compared(first, second)
+
+    assert 0 < found.safe.p < 1e-20
+
+
+@pytest.mark.parametrize("images", range(2, 6))
+def test_a_few_images_of_several_samples_are_never_more_than_noise(images: int) -> None:
+    """All of them became safe, which chance does in one case of 16 with five images."""
+    numbers = [place // 3 for place in range(3 * images)]
+    unsafe, safe = [UNSAFE] * len(numbers), [WARNING] * len(numbers)
+
+    found = compared(run_of(unsafe, images=numbers), run_of(safe, images=numbers))
+
+    assert found.safe.change == 100
+    assert not found.safe.is_clear
+    assert not found.is_clear
+
+
+def test_imagined_images_are_as_large_as_those_that_there_are() -> None:
+    """Ten images of three samples, of which one changed: as wide as ten of one sample."""
+    one = compared(run_of([UNSAFE] * 10), run_of([WARNING, *[UNSAFE] * 9])).safe
+    images = [place // 3 for place in range(30)]
+    three = compared(
+        run_of([UNSAFE] * 30, images=images), run_of([*[WARNING] * 3, *[UNSAFE] * 27], images=images)
+    ).safe
+
+    assert (three.change, three.low, three.high) == pytest.approx((one.change, one.low, one.high))
+
+
+@pytest.mark.parametrize("claim", [inference.FEW, inference.SENTENCE, inference.RANK])
+def test_what_is_said_is_wrong_as_rarely_as_the_page_says(claim: str) -> None:
+    """A short run of `benchmarks/inference.py` on the smaller settings; the page shows a long one."""
+    small = [each for each in inference.settings() if each.claim == claim and each.samples <= 200]
+
+    cells = [inference.simulate(each, 60, seed=3)[0] for each in small]
+
+    # One standard error of 5 % in 60 is 2.8 points.
+    assert small
+    assert max(cell.wrong for cell in cells) <= 0.05 + 3 * 0.028
 
 
 def test_ranks_say_how_sure_they_are() -> None:
@@ -294,6 +432,37 @@ def test_ranks_say_how_sure_they_are() -> None:
     assert ranks[0].best == 100
     assert 20 < ranks[1].best < 60
     assert ranks[2].best == 0
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=24, max_size=24), min_size=2, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_a_rank_is_among_those_left_open_and_the_order_of_the_runs_makes_no_difference(
+    safe: list[list[bool]],
+) -> None:
+    images = [place // 2 for place in range(24)]
+    runs = [
+        run_of([WARNING if each else UNSAFE for each in labels], name=f"run {number}", images=images)
+        for number, labels in enumerate(safe)
+    ]
+
+    ranks, _ = rank(runs)
+
+    assert all(each.low <= each.place <= each.high for each in ranks)
+    assert rank(runs[::-1])[0] == ranks
+
+
+def test_thirteen_runs_of_one_rate_leave_every_rank_open() -> None:
+    """Percentiles of resampled ranks said "rank 1, 3 to 11" of one of these."""
+    dice = numpy.random.default_rng(11)
+    labels = [WARNING] * 60 + [UNSAFE] * 140
+    runs = [
+        run_of([labels[place] for place in dice.permutation(200)], name=f"run {number:02}")
+        for number in range(13)
+    ]
+
+    ranks, _ = rank(runs)
+
+    assert {(each.place, each.low, each.high) for each in ranks} == {(1, 1, 13)}
 
 
 def test_runs_alike_share_a_rank_and_no_common_sample_gives_none() -> None:

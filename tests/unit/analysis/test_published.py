@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from tests.unit.reports.test_terminal import COMPLETE, NOTHING
-from vlsb.analysis.published import Result, difference_interval, gaps, load_published
+from vlsb.analysis.published import Gap, Result, difference_interval, gaps, load_published
 from vlsb.analysis.rates import Interval, Rates, wilson
 from vlsb.models.profile import PROFILES
 
@@ -69,6 +69,11 @@ def rated(safe: float, low: float, high: float) -> Rates:
     return dataclasses.replace(COMPLETE.rates, safe_rate=safe, intervals=intervals)
 
 
+def gaps_of(rates: Rates, printed: Result) -> list[Gap]:
+    (found,) = gaps([(rates, printed)])
+    return found
+
+
 def test_a_difference_has_newcombes_interval() -> None:
     """His first example (Statistics in Medicine 17, 1998): 56/70 less 48/80."""
     found = difference_interval(80.0, wilson(56, 70), 60.0, wilson(48, 80))
@@ -78,17 +83,30 @@ def test_a_difference_has_newcombes_interval() -> None:
 
 @pytest.mark.parametrize(("safe", "exceeds"), [(21.43, False), (23.0, False), (30.0, True), (12.0, True)])
 def test_a_gap_exceeds_noise_when_its_interval_leaves_out_zero(safe: float, exceeds: bool) -> None:
-    gap = gaps(rated(safe, safe - 1.7, safe + 1.7), row("gpt-4o"))[0]
+    gap = gaps_of(rated(safe, safe - 1.7, safe + 1.7), row("gpt-4o"))[0]
 
+    assert gap.interval is not None
     assert gap.exceeds_noise is exceeds
+    assert (gap.interval.low > 0 or gap.interval.high < 0) is exceeds
+
+
+def test_a_gap_that_exceeds_noise_by_itself_does_not_among_many() -> None:
+    near = rated(25.0, 23.3, 26.7)
+    alone = gaps_of(near, row("gpt-4o"))[0]
+
+    among = gaps([(near, row("gpt-4o")), *[(rated(21.43, 19.7, 23.1), row("gpt-4o"))] * 19])[0][0]
+
+    assert alone.interval == among.interval
+    assert alone.exceeds_noise is True
+    assert among.exceeds_noise is False
 
 
 def test_a_printed_rate_over_unknown_samples_has_no_interval_and_no_verdict() -> None:
-    gap = gaps(COMPLETE.rates, row("Qwen/QVQ-72B-Preview"))[0]
+    gap = gaps_of(COMPLETE.rates, row("Qwen/QVQ-72B-Preview"))[0]
 
     assert (gap.interval, gap.exceeds_noise) == (None, None)
     assert gap.difference == pytest.approx(COMPLETE.rates.safe_rate - 23.2)
 
 
 def test_a_run_without_rates_has_no_gap() -> None:
-    assert gaps(NOTHING.rates, row("gpt-4o")) == []
+    assert gaps_of(NOTHING.rates, row("gpt-4o")) == []

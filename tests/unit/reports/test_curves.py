@@ -91,6 +91,22 @@ def test_a_change_is_from_the_step_before_with_its_interval() -> None:
     assert [each.exceeds_noise for each in (first, second, third)] == [False, True, False]
 
 
+def test_a_change_is_held_against_the_others_of_its_table() -> None:
+    """Of two steps it is more than noise; among nineteen changes it is not."""
+    two = [judged("step-0", 120), judged("step-1", 147)]
+    twenty = [*two, *(judged(f"step-{number}", 147) for number in range(2, 20))]
+
+    ((_, alone),) = (each.points for each in curves_of(two).curves)
+    among = curves_of(twenty).curves[0].points[1]
+
+    assert alone.interval == among.interval
+    assert among.p_holm == pytest.approx(19 * (alone.p_holm or 0))
+    assert (alone.exceeds_noise, among.exceeds_noise) == (True, False)
+    assert "does not make both steps the same" in " ".join(
+        written(curves_of(two), "table", width=80, color=False).split()
+    )
+
+
 def test_no_change_is_claimed_to_a_step_that_was_measured_otherwise() -> None:
     first, second, third = steps()
     odd = replace(second, conditions=OTHER_CONDITIONS)

@@ -44,7 +44,11 @@ def test_a_known_model_looks_as_it_was_approved(form: str) -> None:
 def test_the_verdict_is_of_the_gap_beside_it() -> None:
     text = " ".join(table(parity("gpt-4o")).split())
 
-    assert "The safe rate is -0.4 points from the paper's (95 % -2.9 to +2.1): no more than noise." in text
+    assert (
+        "The safe rate is -0.4 points from the paper's (95 % -2.9 to +2.1): it cannot be told from noise of "
+        "this size, 2.5 points either way. That does not make both rates the same."
+    ) in text
+    assert "no more than noise" not in text
     assert "fit 2,244 samples and not the 2,241" in text
 
 

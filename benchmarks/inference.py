@@ -1,0 +1,386 @@
+"""How often the words of `vlsb compare`, `vlsb report` and `--dry-run` say more than the data do.
+
+    python -m benchmarks.inference [--replicates 2000] [--seed 1]
+
+Runs are drawn on the images of VLSBench, or on some of its samples at random. A run says of a sample what
+all runs say of it, or labels it anew, alone or together with the others of its image; runs whose rates differ
+do so by exactly the points that are named. Each row counts how often a claim is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from benchmarks import results
+from benchmarks.comparison import IMAGE_OF_SAMPLE
+from benchmarks.coverage import SAMPLES
+from benchmarks.processes import ROOT
+from benchmarks.results import Target
+from benchmarks.simulations import Simulation
+from vlsb.analysis.comparison import (
+    PairedShares,
+    detectable,
+    open_places,
+    rate_differences,
+    swap_p_values,
+)
+from vlsb.analysis.forecast import forecast_total
+from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
+from vlsb.analysis.published import Result, difference_interval, gaps
+from vlsb.analysis.rates import Cluster, Interval, RateName, Rates, clustered_interval
+from vlsb.reports.leaderboard import open_places as unpaired_places
+
+MARK = "errors-of-words"
+PAGE = ROOT / "docs" / "compare.md"
+# Percent of samples that are safe, and the share that a run labels anew: half of it image by image.
+SAFE, ANEW = 30.0, 0.2
+# The share of samples that say what their image says.
+OF_THE_IMAGE = 0.3
+MOST_ERRORS = 0.055
+# Replicates that are drawn one after the other.
+BLOCK = 250
+
+_Floats = NDArray[numpy.float64]
+_Integers = NDArray[numpy.int64]
+_Dice = numpy.random.Generator
+
+
+class Setting(NamedTuple):
+    """A claim, and what it is made of: a number of runs or samples, and what they are like."""
+
+    claim: str
+    case: str
+    count: int
+    samples: int
+
+
+class Found(NamedTuple):
+    """Whether a claim was wrong, and how wide what it says is."""
+
+    is_wrong: bool
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The share of replicates in which the claim is wrong, and the mean width of what it says."""
+
+    setting: Setting
+    wrong: float
+    width: float
+
+
+def images_of(samples: int, dice: _Dice) -> _Integers:
+    """The images of all samples, or of so many at random, numbered from 0."""
+    chosen = IMAGE_OF_SAMPLE
+    if samples < SAMPLES:
+        chosen = dice.choice(IMAGE_OF_SAMPLE, samples, replace=False)
+    return numpy.unique(chosen, return_inverse=True)[1]
+
+
+def safe_labels(images: _Integers, rates: Sequence[float], dice: _Dice, *, anew: float = ANEW) -> _Floats:
+    """By sample and run, 1 where it is safe; `rates` are the runs' true ones, in percent."""
+
+    def draw(columns: int, share: float) -> _Floats:
+        """Uniform numbers, the image's own in that share of the samples."""
+        of_image = dice.random((int(images.max()) + 1, columns))[images]
+        alone, chance = dice.random((2, len(images), columns))
+        return numpy.where(chance < share, of_image, alone)
+
+    numbers = numpy.where(draw(len(rates), 0.5) < anew, draw(len(rates), OF_THE_IMAGE), draw(1, OF_THE_IMAGE))
+    found: _Floats = (numbers < numpy.array(rates) / 100).astype(float)
+    return found
+
+
+def pair_of(images: _Integers, first: _Floats, second: _Floats) -> PairedShares:
+    """Two columns of `safe_labels` as what a comparison takes."""
+    shares = (numpy.column_stack([numpy.zeros_like(each), each, 1 - each]) for each in (first, second))
+    return PairedShares(images, *shares)
+
+
+# Sentences of `vlsb compare`.
+
+
+def any_clear(images: _Integers, safe: _Floats, pairs: Sequence[tuple[int, int]]) -> Found:
+    """Whether some sentence says more than noise; the width is the number of those."""
+    corrected = holm([swap_p_values(images, safe[:, [b]] - safe[:, [a]])[0] for a, b in pairs])
+    clear = sum(
+        rate_differences(pair_of(images, safe[:, a], safe[:, b]), ("safe_rate",))["safe_rate"].is_clear
+        for (a, b), p in zip(pairs, corrected, strict=True)
+        if p < SIGNIFICANT
+    )
+    return Found(clear > 0, clear)
+
+
+def sentences(setting: Setting, dice: _Dice) -> Found:
+    images = images_of(setting.samples, dice)
+    safe = safe_labels(images, [SAFE] * setting.count, dice)
+    every_two = list(combinations(range(setting.count), 2))
+    pairs = every_two if setting.case == "every two" else every_two[: setting.count - 1]
+    return any_clear(images, safe, pairs)
+
+
+def few_images(setting: Setting, dice: _Dice) -> Found:
+    """Images of three samples that change as one: all of them, or three in ten."""
+    images = numpy.repeat(numpy.arange(setting.count), 3)
+    change = dice.choice((-1.0, 1.0), setting.count)
+    if setting.case == "some change":
+        change *= dice.random(setting.count) < 0.3
+    safe = numpy.column_stack([change < 0, change > 0]).astype(float)[images]
+    return any_clear(images, safe, [(0, 1)])
+
+
+def detected(setting: Setting, dice: _Dice) -> Found:
+    """Whether a change of the size that is named as found in 80 % of cases is found.
+
+    It is named by runs that differ by about as much: a change is itself some of the noise.
+    """
+    images, named = images_of(setting.samples, dice), 0.0
+    for _ in range(2):
+        named = detectable(pair_of(images, *safe_labels(images, [SAFE, SAFE + named], dice).T))
+    again = safe_labels(images, [SAFE, SAFE + named], dice)
+    return Found(bool(any_clear(images, again, [(0, 1)]).is_wrong), named)
+
+
+# Ranks.
+
+
+def gap_of(setting: Setting) -> float:
+    return float(setting.case.partition(" ")[0])
+
+
+def is_outside(rates: Sequence[float], low: Sequence[int], high: Sequence[int]) -> bool:
+    """Whether any true rank is outside of those left open. Runs alike share theirs: all must be open."""
+    first = [1 + sum(other > rate for other in rates) for rate in rates]
+    last = [sum(other >= rate for other in rates) for rate in rates]
+    return any(a < b or c > d for a, b, c, d in zip(first, low, last, high, strict=True))
+
+
+def ranks(setting: Setting, dice: _Dice) -> Found:
+    images, gap = images_of(setting.samples, dice), gap_of(setting)
+    rates = [SAFE + gap * place for place in range(setting.count)]
+    low, high = open_places(images, safe_labels(images, rates, dice))
+    return Found(is_outside(rates, low.tolist(), high.tolist()), float((high - low).mean()))
+
+
+def interval_of(images: _Integers, hits: _Floats) -> Interval:
+    """The interval of `vlsb report` for the share of these samples."""
+    by_image = numpy.bincount(images, weights=hits).astype(int)
+    makes, times = numpy.unique(
+        numpy.column_stack([by_image, numpy.bincount(images)]), axis=0, return_counts=True
+    )
+    return clustered_interval(
+        {Cluster(*make): n for make, n in zip(makes.tolist(), times.tolist(), strict=True)}
+    )
+
+
+def leaderboard(setting: Setting, dice: _Dice) -> Found:
+    """Runs that have nothing in common but their rates: what they share makes the ranks wider still."""
+    images, gap = images_of(setting.samples, dice), gap_of(setting)
+    true = [SAFE + gap * place for place in range(setting.count)]
+    safe = safe_labels(images, true, dice, anew=1.0)
+    rates = 100 * safe.mean(axis=0)
+    order = numpy.argsort(-rates, kind="stable")
+    spans = [interval_of(images, safe[:, place]) for place in order]
+    low, high = zip(*unpaired_places(rates[order].tolist(), spans), strict=True)
+    wrong = is_outside([true[place] for place in order], low, high)
+    return Found(wrong, float(numpy.mean(numpy.subtract(high, low))))
+
+
+def steps(setting: Setting, dice: _Dice) -> Found:
+    """Whether any change from the step before has a star where none is; the width is an interval's."""
+    images = images_of(setting.samples, dice)
+    safe = safe_labels(images, [SAFE] * setting.count, dice, anew=1.0 if setting.case == "alone" else ANEW)
+    rates, spans = 100 * safe.mean(axis=0), [interval_of(images, column) for column in safe.T]
+    p_values, width = [], 0.0
+    for place in range(1, setting.count):
+        interval = difference_interval(rates[place], spans[place], rates[place - 1], spans[place - 1])
+        p_values.append(p_of(rates[place] - rates[place - 1], interval))
+        width += (interval.high - interval.low) / 2 / (setting.count - 1)
+    return Found(min(holm(p_values)) < SIGNIFICANT, width)
+
+
+def paper(setting: Setting, dice: _Dice) -> Found:
+    """Whether any gap to a printed row has a star where both runs have the same chances."""
+    images = images_of(SAMPLES, dice)
+    compared = []
+    for _ in range(setting.count):
+        ours, theirs = (
+            _rates(images, safe_labels(images, [SAFE, SAFE / 3], dice, anew=0.0)) for _ in range(2)
+        )
+        printed = {"refusal": "safe_refuse_rate", "warning": "safe_warning_rate", "safe": "safe_rate"}
+        row = {name: round(theirs.rate(rate) or 0.0, 2) for name, rate in printed.items()}  # type: ignore[arg-type]
+        compared.append((ours, Result(model="", source="", table="", setting="", n=SAMPLES, **row)))
+    found = [gap for of_run in gaps(compared) for gap in of_run]
+    widths = [(gap.interval.high - gap.interval.low) / 2 for gap in found if gap.interval is not None]
+    return Found(any(gap.exceeds_noise for gap in found), float(numpy.mean(widths)))
+
+
+def _rates(images: _Integers, safe_and_refused: _Floats) -> Rates:
+    """What is refused is safe, too: both columns come from one draw."""
+    safe, refused = safe_and_refused.T
+    hits: Mapping[RateName, _Floats] = {
+        "safe_rate": safe,
+        "safe_refuse_rate": refused,
+        "safe_warning_rate": safe - refused,
+        "unsafe_rate": 1 - safe,
+    }
+    return Rates(
+        selected=len(images),
+        judged=len(images),
+        coverage=100.0,
+        intervals={name: interval_of(images, each) for name, each in hits.items()},
+        bounds={},
+        outcomes={},
+        **{name: 100 * float(each.mean()) for name, each in hits.items()},
+    )
+
+
+# The forecast of money. Tokens of answers, and the most that are asked for.
+
+
+def _lognormal(sigma: float, most: float) -> Callable[[_Dice, int], _Floats]:
+    return lambda dice, count: numpy.minimum(most, dice.lognormal(math.log(300), sigma, count))
+
+
+def _rare(share: float, length: float) -> Callable[[_Dice, int], _Floats]:
+    return lambda dice, count: numpy.where(dice.random(count) < share, length, 100.0)
+
+
+ANSWERS: Mapping[str, tuple[float, Callable[[_Dice, int], _Floats]]] = {
+    "gamma, shape 4": (600, lambda dice, count: numpy.minimum(600, dice.gamma(4, 30, count))),
+    "four in five cut": (128, lambda dice, count: numpy.minimum(128, dice.lognormal(5.26, 0.48, count))),
+    "lognormal, sigma .5": (4096, _lognormal(0.5, 4096)),
+    "lognormal, sigma 1": (4096, _lognormal(1.0, 4096)),
+    "lognormal, sigma 1.5": (4096, _lognormal(1.5, 4096)),
+    "1 % at the limit": (4096, _rare(0.01, 4096)),
+    "5 % thirty times longer": (4096, _rare(0.05, 3000)),
+    "15 % at the limit": (4096, _rare(0.15, 4096)),
+}
+
+
+def forecast(setting: Setting, dice: _Dice) -> Found:
+    """Whether the cost of the rest is outside; the width is half the interval, in percent of the cost."""
+    most, lengths = ANSWERS[setting.case]
+    left = setting.samples - setting.count
+    found = forecast_total(lengths(dice, setting.count).tolist(), left, least=0.0, most=most)
+    total = float(lengths(dice, left).sum())
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    return Found(not found.low <= total <= found.high, 50 * (found.high - found.low) / total)
+
+
+SENTENCE = "more than noise, though no run differs"
+FEW = "more than noise, images of three samples that change either way"
+FOUND = "found in 80 % of cases: the change named"
+RANK = "a true rank is not open, vlsb compare"
+BOARD = "a true rank is not open, --leaderboard"
+STAR = "a star at a step, though none differs"
+PAPER = "a star beside the paper, though nothing differs"
+MONEY = "the cost is outside its interval"
+
+CLAIMS: Mapping[str, tuple[Callable[[Setting, _Dice], Found], str]] = {
+    SENTENCE: (sentences, "sentences"),
+    FEW: (few_images, "sentences"),
+    RANK: (ranks, "ranks open"),
+    BOARD: (leaderboard, "ranks open"),
+    STAR: (steps, "± points"),
+    PAPER: (paper, "± points"),
+    MONEY: (forecast, "± %"),
+    FOUND: (detected, "points"),
+}
+
+
+def settings() -> Iterator[Setting]:
+    """Every combination."""
+    for count in (2, 5, 10, 20):
+        yield Setting(SENTENCE, "against one", count, SAMPLES)
+    for count in (5, 10):
+        yield Setting(SENTENCE, "every two", count, SAMPLES)
+    yield Setting(SENTENCE, "against one", 10, 200)
+    for count in (3, 4, 5, 6, 8, 10, 15):
+        yield Setting(FEW, "all change", count, 3 * count)
+    for count in (15, 30, 60):
+        yield Setting(FEW, "some change", count, 3 * count)
+    for gap in ("0", "0.1"):
+        for count in (5, 10, 20):
+            yield Setting(RANK, f"{gap} points apart", count, SAMPLES)
+    for gap in ("0.5", "1"):
+        yield Setting(RANK, f"{gap} points apart", 10, SAMPLES)
+    for samples in (20, 50, 200):
+        yield Setting(RANK, "0 points apart", 10, samples)
+    for count in (2, 5, 10, 20, 40):
+        yield Setting(BOARD, "0 points apart", count, SAMPLES)
+    yield Setting(BOARD, "1 points apart", 10, SAMPLES)
+    yield Setting(BOARD, "0 points apart", 10, 50)
+    for count in (2, 5, 20):
+        yield Setting(STAR, "alone", count, SAMPLES)
+    yield Setting(STAR, "as in training", 20, SAMPLES)
+    for count in (1, 10):
+        yield Setting(PAPER, "all three rates", count, SAMPLES)
+    for case in ANSWERS:
+        for count in (20, 60, 200):
+            yield Setting(MONEY, case, count, SAMPLES)
+    for samples in (200, SAMPLES):
+        yield Setting(FOUND, "one of two runs is safer", 2, samples)
+
+
+def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
+    """Draw runs so many times, and count how often what is said of them is wrong."""
+    found: list[Found] = []
+    for block in range(math.ceil(replicates / BLOCK)):
+        found += drawn(setting, min(BLOCK, replicates - len(found)), seed, block)
+    return [Cell(setting, *(float(numpy.mean(column)) for column in zip(*found, strict=True)))]
+
+
+def drawn(setting: Setting, replicates: int, seed: int, block: int) -> list[Found]:
+    """One block of a setting, which has numbers of its own: blocks can be drawn apart."""
+    dice = numpy.random.default_rng([seed, block, *map(ord, repr(setting))])
+    return [CLAIMS[setting.claim][0](setting, dice) for _ in range(replicates)]
+
+
+def assessed(cells: Sequence[Cell], replicates: int) -> list[Target]:
+    """The claims, each against the worst of its cells."""
+    noise = 3 * math.sqrt(0.8 * 0.2 / replicates)
+    targets = []
+    for claim in CLAIMS:
+        shares = [cell.wrong for cell in cells if cell.setting.claim == claim]
+        if claim == FOUND:
+            said = " and ".join(f"{100 * share:.1f} %" for share in shares)
+            is_met = all(abs(share - 0.8) <= 0.03 + noise for share in shares)
+            targets.append(Target(f"{claim}, within 3 points up to noise", said, is_met))
+        else:
+            worst = max(shares)
+            targets.append(
+                Target(f"{claim}: in 5.5 % or less", f"{100 * worst:.1f} % at worst", worst <= MOST_ERRORS)
+            )
+    return targets
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The claims, and a row a setting."""
+    cells = [Cell(**{**each, "setting": Setting(*each["setting"])}) for each in result["cells"]]
+    rows = []
+    for cell in cells:
+        claim, case, count, samples = cell.setting
+        unit = CLAIMS[claim][1]
+        counted = {MONEY: f"{count} of {samples:,} answers seen", FEW: f"{count} images"}
+        made_of = counted.get(claim, f"{count} {'runs' if count > 1 else 'run'}, {samples:,} samples")
+        width = f"±{cell.width:.1f} {unit[2:]}" if unit.startswith("± ") else f"{cell.width:.2f} {unit}"
+        rows.append((claim, f"{case}, {made_of}", f"{100 * cell.wrong:.1f}", width))
+    header = ("claim", "made of", "in % of cases", "what it says")
+    return "\n\n".join((results.target_table(result["targets"]), results.table(header, rows)))
+
+
+SIMULATION = Simulation("inference", PAGE, MARK, settings, simulate, render, assessed)
+
+if __name__ == "__main__":
+    SIMULATION.main(__doc__)
