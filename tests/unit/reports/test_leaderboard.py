@@ -63,6 +63,19 @@ def test_places_that_the_intervals_leave_open_are_said() -> None:
     assert "3 " in text
 
 
+def test_among_many_runs_one_is_not_behind_another_by_their_two_intervals_alone() -> None:
+    """They do not overlap, as some two do in most tables of 40 runs that do not differ."""
+    two = [judged("high", 150), judged("low", 100)]
+    many = [*two, *(judged(f"run-{number:02}", 125) for number in range(38))]
+
+    alone, among = board(*two), board(*many)
+
+    high, low = (each.rates.intervals["safe_rate"] for each in two)
+    assert low.high < high.low
+    assert [(each.first, each.last) for each in alone.standings] == [(1, 1), (2, 2)]
+    assert {(each.first, each.last) for each in among.standings} == {(1, 40)}
+
+
 def test_a_second_judge_is_a_column_and_places_nobody() -> None:
     found = board(
         judged("a", 100), judged("b", 200), judged("a", 390, judge="kind"), judged("c", 5, judge="kind")
