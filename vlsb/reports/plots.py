@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import pi
 from textwrap import wrap
 from typing import Any, NamedTuple
@@ -70,6 +71,11 @@ _STYLE: dict[Any, Any] = {
     # The same runs give the same bytes.
     "svg.hashsalt": "vlsb",
 }
+_NOTE_POINTS = 6
+_NOTE_INCHES = 1.3 * _NOTE_POINTS / 72
+"""The height of a line of a footnote."""
+_NOTE_LETTERS = 20
+"""So many letters of a footnote fit in an inch."""
 _NO_DATES: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 FORMATS = tuple(_NO_DATES)
 
@@ -99,7 +105,8 @@ def labels_figure(summaries: Sequence[Summary], form: str, *, width: float) -> b
     marks = mark(in_order(summaries))
     rows = [_row(marks, place, width) for place in _places(marks)]
     lines = max(row.count("\n") + 1 for row in rows)
-    with _figure(width, 0.62 + len(rows) * (0.09 + 0.11 * lines)) as figure:
+    note = _footnotes(marks, width)
+    with _figure(width, 0.62 + len(rows) * (0.09 + 0.11 * lines), note) as figure:
         axes = figure.add_subplot()
         for place, summary in enumerate(marks.summaries):
             _label_bar(axes, place, summary.rates)
@@ -116,7 +123,6 @@ def labels_figure(summaries: Sequence[Summary], form: str, *, width: float) -> b
             [], [], color="black", marker="|", markersize=4, linewidth=1, label="95 % CI of safe"
         )
         figure.legend(handles=[*handles, interval], loc="outside upper center", ncols=4)
-        _footnotes(figure, marks)
         return _written(figure, form)
 
 
@@ -125,9 +131,8 @@ def categories_figure(summaries: Sequence[Summary], form: str, *, width: float) 
     marks = mark(in_order(summaries))
     cells = list(by_category(marks.summaries))
     names = list(dict.fromkeys(name for name, _, _ in cells))
-    with _figure(
-        width, 0.55 + len(names) * (0.12 + 0.11 * len(summaries)) + _legend_inches(marks, width)
-    ) as figure:
+    height = 0.55 + len(names) * (0.12 + 0.11 * len(summaries)) + _legend_inches(marks, width)
+    with _figure(width, height, _footnotes(marks, width)) as figure:
         axes = figure.add_subplot()
         for name, place, rates in cells:
             if rates.safe_rate is not None:
@@ -139,7 +144,6 @@ def categories_figure(summaries: Sequence[Summary], form: str, *, width: float) 
             axes.axhline(boundary - 0.5, color="#DDDDDD", linewidth=0.5, zorder=0)
         _percent_axis(axes, "safe rate, % (95 % CI)")
         _run_legend(figure, marks, width)
-        _footnotes(figure, marks)
         return _written(figure, form)
 
 
@@ -149,7 +153,8 @@ def radar_figure(summaries: Sequence[Summary], form: str, *, width: float) -> by
     cells = {(name, place): rates for name, place, rates in by_category(marks.summaries)}
     names = list(dict.fromkeys(name for name, _ in cells))
     angles = [2 * pi * place / len(names) for place in range(len(names))]
-    with _figure(width, width * 0.86 + _legend_inches(marks, width)) as figure:
+    height = width * 0.86 + _legend_inches(marks, width)
+    with _figure(width, height, _footnotes(marks, width)) as figure:
         axes = figure.add_subplot(projection="polar")
         for place in _places(marks):
             values = [_value(cells.get((name, place))) for name in names]
@@ -166,7 +171,6 @@ def radar_figure(summaries: Sequence[Summary], form: str, *, width: float) -> by
         axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100"])
         axes.grid(linewidth=0.4, color="#BBBBBB")
         _run_legend(figure, marks, width)
-        _footnotes(figure, marks)
         return _written(figure, form)
 
 
@@ -182,7 +186,8 @@ def steps_figure(curves: Sequence[Curve], form: str, *, width: float) -> bytes:
         )
     has_trainings = len({each.training for each in curves}) > 1
     names = [curve_name(each, for_terminal) if has_trainings else for_terminal(each.judge) for each in curves]
-    with _figure(width, width * 0.62 + 0.14 * len(names)) as figure:
+    note = _simulated(any(each.summary.simulated for curve in curves for each in curve.points))
+    with _figure(width, width * 0.62 + 0.14 * len(names), note) as figure:
         axes = figure.add_subplot()
         for place, (name, curve) in enumerate(zip(names, curves, strict=True)):
             rates = [each.summary.rates for each in curve.points]
@@ -211,7 +216,6 @@ def steps_figure(curves: Sequence[Curve], form: str, *, width: float) -> bytes:
         axes.locator_params(axis="x", nbins=5)
         if len(curves) > 1:
             figure.legend(loc="outside upper center", ncols=_legend_columns(width))
-        _simulated(figure, any(each.summary.simulated for curve in curves for each in curve.points))
         return _written(figure, form)
 
 
@@ -230,7 +234,7 @@ def transitions_figure(found: Transitions, form: str, *, width: float) -> bytes:
         ]
         for before, row in zip(Label, found.counts, strict=True)
     ]
-    with _figure(width, width * 0.86) as figure:
+    with _figure(width, width * 0.86, _simulated(found.simulated)) as figure:
         axes = figure.add_subplot()
         _square(axes, cells, names)
         axes.set_xlabel(f"{_folded(for_terminal(found.second), 2 * width)} (n = {total:,} responses)")
@@ -240,7 +244,6 @@ def transitions_figure(found: Transitions, form: str, *, width: float) -> bytes:
             for turn in (_SAFER, _UNSAFER, _ALIKE)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
-        _simulated(figure, found.simulated)
         return _written(figure, form)
 
 
@@ -255,11 +258,10 @@ def agreement_figure(pairs: Sequence[JudgePair], form: str, *, width: float, sim
         for row, column in (places, places[::-1]):
             cells[row][column] = _Cell(text, max(0.0, pair.agree / 50 - 1), _BLUE)
     names = [_folded(for_terminal(Untrusted(name)), width / 2) for name in judges]
-    with _figure(width, 0.5 + 0.62 * len(judges)) as figure:
+    with _figure(width, 0.5 + 0.62 * len(judges), _simulated(simulated)) as figure:
         axes = figure.add_subplot()
         _square(axes, cells, names)
         axes.set_xlabel("equal labels of two judges")
-        _simulated(figure, simulated)
         return _written(figure, form)
 
 
@@ -294,12 +296,17 @@ def _turn(before: Label, after: Label) -> _Turn:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of that many inches, in our style."""
+def _figure(width: float, height: float, note: str = "") -> Iterator[Figure]:
+    """An empty figure of that many inches, in our style; its footnote stands below them."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # A box stands for a sign that the font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        yield Figure(figsize=(width, height))
+        # Room that the footnote takes from the axes would be the bars'.
+        lines = note.count("\n") + 1 if note else 0
+        figure = Figure(figsize=(width, height + _NOTE_INCHES * (lines + 0.5 * bool(note))))
+        if note:
+            figure.supxlabel(note, fontsize=_NOTE_POINTS, color=_GREY)
+        yield figure
 
 
 def _written(figure: Figure, form: str) -> bytes:
@@ -428,11 +435,15 @@ def _legend_columns(width: float) -> int:
 
 
 def _legend_inches(marks: Marks, width: float) -> float:
-    return 0.14 * -(-len(marks.summaries) // _legend_columns(width))
+    """The height of the legend: its columns are filled one after the other, and names are folded."""
+    lines = [_folded(_run(marks, place), width).count("\n") + 1 for place in _places(marks)]
+    rows = -(-len(lines) // _legend_columns(width))
+    columns = [lines[start : start + rows] for start in range(0, len(lines), rows)]
+    return sum(0.03 + 0.11 * max(row) for row in zip_longest(*columns, fillvalue=1))
 
 
-def _footnotes(figure: Figure, marks: Marks) -> None:
-    """What a reader must know before any number: simulated, and what a dagger means."""
+def _footnotes(marks: Marks, width: float) -> str:
+    """What a reader must know before any number: simulated, and what the signs mean."""
     notes = []
     if marks.differing and marks.reference is not None:
         name = row_name(marks.summaries, marks.reference, for_terminal)
@@ -441,10 +452,13 @@ def _footnotes(figure: Figure, marks: Marks) -> None:
         notes.append(f"{DOUBLE_DAGGER} estimated from a drawn part")
     if any(each.simulated for each in marks.summaries):
         notes.append("SIMULATED")
-    if notes:
-        figure.supxlabel(" · ".join(notes), fontsize=6, color=_GREY)
+    return _note(" · ".join(notes), width)
 
 
-def _simulated(figure: Figure, simulated: bool) -> None:
-    if simulated:
-        figure.supxlabel("SIMULATED", fontsize=6, color=_GREY)
+def _simulated(is_simulated: bool) -> str:
+    return "SIMULATED" if is_simulated else ""
+
+
+def _note(text: str, width: float) -> str:
+    """A footnote in lines that are no wider than the figure."""
+    return "\n".join(wrap(text, int(_NOTE_LETTERS * width)))

@@ -84,6 +84,34 @@ def test_rows_that_are_not_alike_and_simulated_ones_are_marked(
     assert "SIMULATED" not in words(draw(MARKED, "svg", width=6.9))
 
 
+def ink(png: bytes, *, at: float) -> list[int]:
+    """The rows of a figure that are not white in the column at this share of its width."""
+    image = Image.open(io.BytesIO(png)).convert("L")
+    x = int(at * image.width)
+    return [y for y in range(image.height) if image.getpixel((x, y)) < 250]
+
+
+@pytest.mark.parametrize("width", plots.WIDTHS.values())
+def test_a_footnote_takes_no_room_from_the_bars(width: float) -> None:
+    """It is below the figure, in as many lines as it needs: the bar of one run was gone beside it."""
+    reference = dataclasses.replace(MARKED[0], run=Untrusted(f"a {LONG_NAME} {LONG_NAME}"))
+    noted = [reference, *(dataclasses.replace(each, simulated=True) for each in MARKED[1:])]
+    alone = dataclasses.replace(COMPLETE, simulated=True)
+    heights = {
+        "plain": len(ink(plots.labels_figure([COMPLETE], "png", width=width), at=0.9)),
+        "noted": len(ink(plots.labels_figure([alone], "png", width=width), at=0.9)),
+    }
+    figure = plots.labels_figure(noted, "png", width=width)
+    said = words(plots.labels_figure(noted, "svg", width=width))
+
+    assert heights["noted"] == pytest.approx(heights["plain"], rel=0.15)
+    assert heights["noted"] > 15
+    assert len(ink(figure, at=0.9)) > 3 * heights["noted"] * 0.8
+    assert ink(figure, at=0.001) == []
+    assert ink(figure, at=0.999) == []
+    assert "SIMULATED" in said
+
+
 def test_every_category_has_its_row_and_a_run_alone_is_the_title() -> None:
     text = words(plots.categories_figure([COMPLETE], "svg", width=3.3))
 
