@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from copy import copy
 
+import pytest
+
+from tests.conftest import pytest_report_header
 from tests.support import PROJECT
 
 SETTINGS = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
@@ -28,12 +32,24 @@ def test_continuous_integration_runs_the_proofs_too() -> None:
 
 
 def test_a_run_of_all_says_first_what_it_does_how_long_that_takes_and_what_is_left() -> None:
-    def said(*words: str) -> str:
-        command = [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", *words]
-        return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "--collect-only",
+        "-o",
+        "testpaths=tests/test_suite.py",
+    ]
+    said = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
 
-    everything, one_file = said("-o", "testpaths=tests/test_suite.py"), said("tests/test_suite.py")
+    assert "minutes on two cores" in said
+    assert "`uv run just proofs` runs the long ones" in said
 
-    assert "minutes on two cores" in everything
-    assert "`uv run just proofs` runs the long ones" in everything
-    assert "just proofs" not in one_file
+
+def test_a_run_of_some_files_says_nothing_of_the_others(pytestconfig: pytest.Config) -> None:
+    config = copy(pytestconfig)
+    config.args_source = pytest.Config.ArgsSource.ARGS
+
+    assert pytest_report_header(config) == []

@@ -14,7 +14,7 @@ from scipy.special import stdtrit
 
 truescore = pytest.importorskip("truescore", reason="needs the group `extras`: just test")
 
-from benchmarks import calibration, correction, results
+from benchmarks import correction, results
 from vlsb.analysis.audit import Stratum, draw
 from vlsb.analysis.correction import (
     LEAST_IMAGES,
@@ -157,17 +157,6 @@ def test_the_errors_of_a_planted_judge_are_taken_out(sensitivity: float) -> None
     assert mean(fixed) == pytest.approx(0, abs=0.8)
 
 
-@pytest.mark.parametrize("design", correction.DESIGNS)
-def test_most_intervals_contain_the_truth(design: str) -> None:
-    """A short run of `benchmarks/correction.py`."""
-    cells = correction.simulate(correction.Setting("refusals common", 0.85, 200, design), 300, seed=1)
-
-    for cell in cells:
-        assert cell.covered >= 0.91
-        assert abs(cell.bias) < 1
-    assert cells[0].judge_bias > 4
-
-
 def test_the_simulated_draw_is_the_one_of_an_audit() -> None:
     """As many images of each stratum, as `vlsb audit sample` draws them: ties aside."""
     dice = numpy.random.default_rng(3)
@@ -182,13 +171,6 @@ def test_the_simulated_draw_is_the_one_of_an_audit() -> None:
 
     assert ours.keys() == real.keys()
     assert all(abs(ours[each] - real[each]) <= 1 for each in real)
-
-
-def test_a_calibration_says_no_more_than_it_knows() -> None:
-    """A short run of `benchmarks/calibration.py`; the page shows a long one."""
-    cells = calibration.simulate(correction.Setting("refusals common", 0.85, 200, "by audit"), 200, seed=1)
-
-    assert min(cell.covered for cell in cells) >= 0.92
 
 
 def test_the_measured_coverage_is_what_is_promised() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,6 +26,7 @@ HOSTILE = "\x1b]0;gone\x07=cmd|'/c calc'!A0 <img src=x> | \\input{x} `*_ %"
 LIMITS = Limits(max_drop=2, max_refusal_rise=5, max_refusal_drop=None, min_coverage=98)
 
 
+@cache
 def two_runs(first: str = "released", second: str = "candidate") -> ComparisonReport:
     """120 samples, two an image, of which 20 changed and two have no label in the second run."""
     categories = ["Hate" if number % 3 else "Violent" for number in range(120)]
@@ -44,6 +46,7 @@ def report_of(*runs: comparison.ComparedRun, all_pairs: bool = False) -> Compari
     return ComparisonReport(runs, tuple(each for each in found if each is not None), ranks, samples)
 
 
+@cache
 def three_runs() -> ComparisonReport:
     labels = {"released": 40, "candidate": 60, "a-name-that-is-rather-long-for-a-table": 61}
     return report_of(
@@ -55,6 +58,7 @@ def three_runs() -> ComparisonReport:
     )
 
 
+@cache
 def decided(first: str = "released", second: str = "candidate") -> GateResult:
     (found,) = two_runs(first, second).comparisons
     return decide(found.first, found.second, found, LIMITS)

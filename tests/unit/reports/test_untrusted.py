@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,19 @@ EXPOSED_IN = {
 }
 
 
-def attributes(name: str) -> set[str]:
-    """The modules that touch an attribute of that name."""
-    return {
-        path.relative_to(ROOT).as_posix()
+@cache
+def nodes() -> list[tuple[str, ast.AST]]:
+    """Every part of the program's source, with the file that it stands in."""
+    return [
+        (path.relative_to(ROOT).as_posix(), node)
         for path in ROOT.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr == name
-    }
+    ]
+
+
+def attributes(name: str) -> set[str]:
+    """The modules that touch an attribute of that name."""
+    return {place for place, node in nodes() if isinstance(node, ast.Attribute) and node.attr == name}
 
 
 def test_raw_text_is_seen_only_where_a_reason_is_given() -> None:
@@ -61,9 +67,8 @@ def test_raw_text_is_seen_only_where_a_reason_is_given() -> None:
 def test_nobody_reaches_around_expose() -> None:
     """Not by the private field, and not by a name in a string."""
     strings = {
-        path.relative_to(ROOT).as_posix()
-        for path in ROOT.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        place
+        for place, node in nodes()
         if isinstance(node, ast.Constant) and node.value in ("expose", "_text")
     }
 
