@@ -16,7 +16,7 @@ from vlsb.judging.kinds import PANEL
     *("judge", "judge_base_url", "judge_api_key_env", "judge_header", "judge_template", "judge_field"),
     *("judges_dir", "judge_sees"),
     *("data_root", "skip_bad_images", "accept_changed_images", "fail_on_error", "display", "max_requests"),
-    *("max_cost", "prices", "batch"),
+    *("max_cost", "prices", "batch", "batch_again"),
     *("judge_max_connections", "judge_rpm", "judge_tpm", "max_attempts", "attempt_timeout", "sample_timeout"),
     *("outage_timeout", "backoff", "allow_http", "ca_bundle", "transport", "profile"),
     *(

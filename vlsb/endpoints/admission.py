@@ -21,10 +21,11 @@ from vlsb.endpoints.engine_guard import Fate
 from vlsb.endpoints.faults import Decision, Fault
 from vlsb.endpoints.headers import NamedLimit
 from vlsb.endpoints.replica import Obstacle, Pass, Replica
+from vlsb.endpoints.request import Draft
 from vlsb.endpoints.retry import Attempts
 from vlsb.endpoints.timings import HeadOfLine, Timings, Wait
 from vlsb.endpoints.traffic import Event, RunContext
-from vlsb.errors import GapsError, ServerError, VlsbError
+from vlsb.errors import ConfigError, GapsError, ServerError, VlsbError
 from vlsb.models.prices import Price
 from vlsb.records import Usage
 
@@ -411,14 +412,40 @@ class Admission:
             self.has_served = True
         return is_served
 
-    def count_batched(self, usage: Usage, *, is_answer: bool) -> None:
-        """What a request brought that went through a batch: it took no connection and no rate."""
-        self._answered += is_answer
-        self._count_tokens(usage, is_answer=is_answer)
+    def count_batched(
+        self, usage: Usage, reserved_usd: float, *, is_answer: bool, unsaid_tokens: int
+    ) -> None:
+        """What a request brought that went through a batch: it took no connection and no rate.
 
-    def batch_usd(self, usage: Usage) -> float | None:
-        """What so many tokens cost through a batch; None where that is unknown."""
-        return None if self._price is None else self._price.batch_usd(usage)
+        What was put by for it is free again, and not before its cost is counted.
+        """
+        self._answered += is_answer
+        self._count_tokens(usage, is_answer=is_answer, unsaid_tokens=unsaid_tokens)
+        self.context.traffic.spending.reserved_usd -= reserved_usd
+
+    def reserve(self, draft: Draft, *, is_sent: bool) -> float:
+        """Put by the most that a request may cost in a batch, where money is limited; how many dollars.
+
+        Raises GapsError where so much is not left, unless it was sent, and ConfigError where nobody can tell.
+        """
+        spending = self.context.traffic.spending
+        usd = 0.0 if spending.most_usd is None else self._most_batch_usd(draft)
+        if not is_sent:
+            spending.require_left(usd)
+            spending.requests += 1
+        spending.reserved_usd += usd
+        return usd
+
+    def _most_batch_usd(self, draft: Draft) -> float:
+        if self._price is None:
+            return 0.0
+        text_tokens, output_tokens = draft.most_tokens()
+        if output_tokens is None:
+            raise ConfigError(
+                f"{self._name}: its requests have no max_tokens, so nobody knows what a batch may cost, and "
+                "--max-cost cannot be held. Give them one, or use --max-requests instead."
+            )
+        return self._price.most_batch_usd(text_tokens, output_tokens, has_image=draft.has_image)
 
     def _count_tokens(self, usage: Usage, *, is_answer: bool, unsaid_tokens: int = 0) -> None:
         self._used += usage
@@ -426,7 +453,9 @@ class Admission:
             return
         spending = self.context.traffic.spending
         if unsaid_tokens:
+            is_batched = usage.batch_input_tokens is not None
             usage = replace(usage, output_tokens=unsaid_tokens)
+            usage = usage.as_batch() if is_batched else usage
             spending.estimated = spending.estimated or self._name
         usd = self._price.usd(usage)
         spending.usd += usd or 0.0

@@ -1,35 +1,28 @@
 """The batch API of an endpoint: thousands of requests in a file, answered within a day at a lower price.
 
-`BatchService` speaks to it through the official SDK, over a client of ours: our proxy, certificates and key,
-and nothing that the SDK reads in the environment. `BatchedClient` is an endpoint's client whose requests wait
-for a batch. A line of results is read as the reply to the same request would be, and counts for that request
-alone: its custom id holds the sample, the epoch, which request for them it is, and the request's checksum.
+`BatchService` speaks to it through the official SDK, over a client of ours. A line of results is read as the
+reply to the same request would be, and counts for that request alone: its custom id holds the sample, the
+epoch, which request for them it is, and the request's checksum.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import dataclasses
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from vlsb import strict_json
 from vlsb.config import MAX_BODY_BYTES, Party
-from vlsb.endpoints.client import Compose, EndpointClient
-from vlsb.endpoints.completions import CompletionContent
-from vlsb.endpoints.connect import open_streaming_client
-from vlsb.endpoints.credentials import Credentials, Redactor, safe_code
+from vlsb.endpoints.credentials import Redactor, safe_code
 from vlsb.endpoints.faults import (
-    CHANGED_CODE,
     Decision,
     ErrorBody,
     Fault,
@@ -38,66 +31,87 @@ from vlsb.endpoints.faults import (
     fatal_error,
     without_secrets,
 )
-from vlsb.endpoints.request import Checksums, Draft
-from vlsb.endpoints.retry import Attempts, Ended
-from vlsb.errors import GapsError, ImageChangedError, VlsbError
-from vlsb.records import Completion, Key, Untrusted
+from vlsb.endpoints.request import CHAT_PATH, Checksums
+from vlsb.errors import GapsError, StoreError, VlsbError
+from vlsb.files import draft_of
+from vlsb.records import Untrusted
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-_MODULES = ("openai", "openai.resources.files", "openai.resources.batches", "aiofiles")
 _Result = TypeVar("_Result")
-CHAT_PATH = "/v1/chat/completions"
+_Call: TypeAlias = Callable[[], Awaitable[_Result]]
 NAME_FIELD = "vlsb"
 """The key in a batch's metadata under which our own name of it stands."""
-EXPIRED = "batch_expired"
-_CANCELLED = "batch_cancelled"
 _CALL_TIMEOUT_S = 60.0
 _FILE_TIMEOUT_S = 3600.0
 # Batches that are looked through for one of ours; the newest come first.
-_MOST_LISTED = 1000
-_MOST_RESULT_BYTES = 4 * 1024**3
+_MOST_LISTED = 20_000
 _PIECE_BYTES = 256 * 1024
+# A status that says no, but for those of a request that came twice or was not heard out.
+_REFUSED = frozenset(range(400, 500)) - {408, 409, 425, 499}
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+
+Reply: TypeAlias = httpx.Response | Decision
+"""What came of one request of a batch: its reply, or why it has none."""
 
 
-class Refusal(NamedTuple):
-    """Why a batch was refused as a whole: the provider's code, and what it means."""
+class Results(NamedTuple):
+    """The replies to a batch's requests, by custom id, and how many lines of its results were left out."""
 
-    code: str
-    decision: Decision
+    replies: dict[str, Reply]
+    left_out: int
+
+    @property
+    def answered(self) -> int:
+        """How many of the replies are answers."""
+        return sum(map(is_success, self.replies.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class BatchState:
-    """Where a batch stands at its provider. `files` are those with results, `error` is why it was refused."""
+    """Where a batch stands at its provider, which counts `answered` and `failed` requests.
+
+    `files` are those with results, `error` is why it was refused.
+    """
 
     id: str
     status: str
     answered: int
     failed: int
     files: tuple[str, ...]
-    error: Refusal | None
+    error: Decision | None
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing more will come of it."""
         return self.status in ("completed", "failed", "expired", "cancelled")
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing of it was asked."""
+        return self.status == "failed" and not (self.files or self.answered or self.failed)
+
+    def agrees(self, results: Results) -> bool:
+        """Whether the results hold everything that the batch says it has."""
+        all_there = len(results.replies) >= self.answered + self.failed
+        return all_there and results.answered >= self.answered
+
 
 class CallFailed(Exception):
-    """A call of the batch API that brought nothing."""
+    """A call of the batch API that brought nothing; `is_refused` says that nothing came of it either."""
 
-    def __init__(self, decision: Decision) -> None:
+    def __init__(self, decision: Decision, *, is_refused: bool) -> None:
         super().__init__(decision.code)
         self.decision = decision
+        self.is_refused = is_refused
 
 
 class BatchService:
     """The files and batches of one endpoint.
 
     What can be repeated without a consequence is repeated until it works, for as long as an outage may take;
-    `create` never is. Raises CallFailed.
+    `create` only where it was refused. Raises CallFailed.
     """
 
     def __init__(self, party: Party, sdk: AsyncOpenAI, redactor: Redactor, *, patience_s: float) -> None:
@@ -114,19 +128,18 @@ class BatchService:
             file = (f"{name}.jsonl", content, "application/jsonl")
             return _text((await self._sdk.files.create(file=file, purpose="batch")).id)
 
-        return await self._repeated(send, _FILE_TIMEOUT_S)
+        return await self._call(send, _FILE_TIMEOUT_S)
 
     async def create(self, name: str, file_id: str) -> BatchState:
-        """Make the batch of an uploaded file. Where this fails for a while, one may have been made."""
-        with self._failures():
-            async with asyncio.timeout(_CALL_TIMEOUT_S):
-                made = await self._sdk.batches.create(
-                    input_file_id=file_id,
-                    endpoint=cast(Any, CHAT_PATH),
-                    completion_window="24h",
-                    metadata={NAME_FIELD: name},
-                )
-        return self._state(made)
+        """Make the batch of an uploaded file. One may have been made where this fails and was not refused."""
+        wanted: dict[str, Any] = {"endpoint": CHAT_PATH, "completion_window": "24h"}
+
+        async def make() -> BatchState:
+            metadata = {NAME_FIELD: name}
+            made = self._sdk.batches.create(input_file_id=file_id, metadata=metadata, **wanted)
+            return self._state(await made)
+
+        return await self._call(make, only_refused=True)
 
     async def find(self, name: str, file_id: str) -> BatchState | None:
         """The batch of that name or of that file in the provider's list; None if it is not there."""
@@ -142,7 +155,7 @@ class BatchService:
                     break
             return None
 
-        return await self._repeated(look, _CALL_TIMEOUT_S)
+        return await self._call(look, _FILE_TIMEOUT_S)
 
     async def state(self, batch_id: str) -> BatchState:
         """Where a batch stands."""
@@ -150,57 +163,50 @@ class BatchService:
         async def ask() -> BatchState:
             return self._state(await self._sdk.batches.retrieve(batch_id))
 
-        return await self._repeated(ask, _CALL_TIMEOUT_S)
+        return await self._call(ask)
 
     async def download(self, state: BatchState, path: Path) -> None:
         """Put all results of a batch into one new file, which is whole or not there, without our keys."""
         # Of the extra, like the SDK.
         import aiofiles
 
-        draft = path.with_name(f".{path.name}")
+        draft = draft_of(path)
 
         async def fetch() -> None:
-            async with aiofiles.open(draft, "wb", opener=_private) as file:
+            draft.unlink(missing_ok=True)
+            async with aiofiles.open(draft, "xb", opener=_private) as file:
                 for file_id in state.files:
                     async with self._sdk.files.with_streaming_response.content(file_id) as reply:
-                        async for lines in _whole_lines(reply.iter_bytes(_PIECE_BYTES)):
-                            await file.write(self._redactor.lines(lines))
+                        pieces = reply.iter_bytes(_PIECE_BYTES)
+                        async for lines in self._redactor.whole_lines(pieces, 2 * MAX_BODY_BYTES):
+                            await file.write(lines)
                 await file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
 
-        await self._repeated(fetch, _FILE_TIMEOUT_S)
-        await asyncio.to_thread(draft.replace, path)
+        try:
+            await self._call(fetch, _FILE_TIMEOUT_S)
+            await asyncio.to_thread(draft.replace, path)
+        except OSError as error:
+            raise StoreError.of(f"{path}: cannot be written", error) from error
 
-    def error(self, failed: CallFailed, what: str) -> VlsbError:
-        """What ends the session where the batch API does not do `what`."""
-        decision = failed.decision
-        if decision.status in (404, 405):
-            return GapsError(f"{self.party}: the batch API cannot {what} ({decision.code})")
-        if decision.fault is Fault.RUN_FATAL:
+    def error(self, what: str, decision: Decision | None) -> VlsbError:
+        """What ends the session where this happened to a batch, or to a call about one."""
+        if decision is None:
+            return GapsError(f"{self.party}: {what}, and nobody said why")
+        if decision.fault is Fault.RUN_FATAL and decision.status not in (404, 405):
             return fatal_error(decision, self.party, (), self._redactor)
-        return GapsError(
-            f"{self.party}: the batch API does not {what} ({decision.code})", detail=decision.message
-        )
-
-    def refused(self, refusal: Refusal | None) -> VlsbError:
-        """What ends the session where a batch was refused as a whole."""
-        if refusal is None:
-            return GapsError(f"{self.party}: a batch was refused, and nobody said why")
-        if refusal.decision.fault is Fault.RUN_FATAL:
-            return fatal_error(refusal.decision, self.party, (), self._redactor)
-        message = refusal.decision.message
-        return GapsError(f"{self.party}: a batch was refused ({refusal.code})", detail=message)
+        return GapsError(f"{self.party}: {what} ({decision.code})", detail=decision.message)
 
     def _state(self, batch: Any) -> BatchState:
         """A batch as the SDK has it, which checks no types."""
         counts, files = batch.request_counts, (batch.output_file_id, batch.error_file_id)
-        errors = getattr(batch.errors, "data", None) or []
-        error = None
-        if errors:
+        error: Decision | None = None
+        if errors := getattr(batch.errors, "data", None):
             code, message = (str(getattr(errors[0], name, None) or "") for name in ("code", "message"))
-            decision = classify_error(400, ErrorBody(code=code, message=message), httpx.Headers(), now=0.0)
-            word = self._redactor.word(safe_code(code)) or "refused"
-            error = Refusal(word, without_secrets(decision, self._redactor))
+            error = classify_error(400, ErrorBody(code=code, message=message), httpx.Headers(), now=0.0)
+            if error.fault is not Fault.RUN_FATAL:
+                error = dataclasses.replace(error, code=safe_code(code) or "refused")
+            error = without_secrets(error, self._redactor)
         return BatchState(
             id=_text(batch.id),
             status=_text(batch.status).lower(),
@@ -210,106 +216,53 @@ class BatchService:
             error=error,
         )
 
-    async def _repeated(self, call: Callable[[], Awaitable[_Result]], timeout_s: float) -> _Result:
+    async def _call(
+        self, call: _Call[_Result], timeout_s: float = _CALL_TIMEOUT_S, *, only_refused: bool = False
+    ) -> _Result:
+        """What a call brings, repeated where that may help; what the SDK raises is CallFailed."""
+        import openai
+
+        async def once() -> _Result:
+            found: httpx.Response | httpx.RequestError
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await call()
+            except openai.APIStatusError as error:
+                found = cast(httpx.Response, error.response)
+            except openai.APIConnectionError as error:
+                cause = error.__cause__
+                found = cause if isinstance(cause, httpx.RequestError) else httpx.ReadError("no reply")
+            except httpx.RequestError as error:
+                found = error
+            except (TimeoutError, httpx.StreamError):
+                found = httpx.ReadTimeout("no whole reply in time")
+            except (openai.APIError, ValueError, TypeError, AttributeError) as error:
+                # A reply of another shape than the SDK trusts in.
+                found = httpx.RemoteProtocolError(f"not a reply of a batch API ({type(error).__name__})")
+            decision = classify(found, has_succeeded=True, attempt=2, now=0.0)
+            is_refused = isinstance(found, _NEVER_SENT) or decision.status in _REFUSED
+            raise CallFailed(without_secrets(decision, self._redactor), is_refused=is_refused)
+
+        def may_help(error: BaseException) -> bool:
+            if not isinstance(error, CallFailed) or not error.decision.is_retryable:
+                return False
+            return error.is_refused or not only_refused
+
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, CallFailed) and e.decision.is_retryable),
+            retry=retry_if_exception(may_help),
             wait=wait_random_exponential(multiplier=0.5, max=30),
             stop=stop_after_delay(self._patience_s),
             reraise=True,
         )
-
-        async def once() -> _Result:
-            with self._failures():
-                async with asyncio.timeout(timeout_s):
-                    return await call()
-
         return await retrying(once)
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn what the SDK raises into CallFailed."""
-        import openai
-
-        found: httpx.Response | httpx.RequestError
-        try:
-            yield
-            return
-        except openai.APIStatusError as error:
-            found = cast(httpx.Response, error.response)
-        except openai.APIConnectionError as error:
-            cause = error.__cause__
-            found = cause if isinstance(cause, httpx.RequestError) else httpx.ReadError("no reply")
-        except openai.APIError as error:
-            found = httpx.RemoteProtocolError(f"not a reply of a batch API ({type(error).__name__})")
-        except httpx.RequestError as error:
-            found = error
-        except (TimeoutError, httpx.StreamError):
-            found = httpx.ReadTimeout("no whole reply in time")
-        except (ValueError, TypeError, AttributeError) as error:
-            # A reply of another shape than the SDK trusts in.
-            found = httpx.RemoteProtocolError(f"not a reply of a batch API ({type(error).__name__})")
-        decision = classify(found, has_succeeded=True, attempt=2, now=0.0)
-        raise CallFailed(without_secrets(decision, self._redactor)) from None
-
-
-@asynccontextmanager
-async def open_batches(
-    party: Party,
-    credentials: Credentials,
-    redactor: Redactor,
-    *,
-    ca_bundle: Path | None,
-    patience_s: float,
-) -> AsyncIterator[BatchService]:
-    """The batch API of an endpoint, for as long as the block lasts."""
-    for module in _MODULES:
-        # A second of reading from the disk, which must not stall the loop.
-        await asyncio.to_thread(import_module, module)
-    import openai
-
-    # OPENAI_LOG would print requests, and what is in them, to the terminal.
-    logging.getLogger("openai").setLevel(logging.CRITICAL)
-    base_url = party.endpoint.base_url
-    client = open_streaming_client(
-        base_url, credentials=credentials, ca_bundle=ca_bundle, most_bytes=_MOST_RESULT_BYTES
-    )
-    try:
-        sdk = openai.AsyncOpenAI(
-            # The client has the key: none of these may come from the environment.
-            api_key="unused",
-            admin_api_key="",
-            organization="",
-            project="",
-            webhook_secret="",
-            base_url=base_url,
-            timeout=None,
-            max_retries=0,
-            http_client=cast(Any, client),
-        )
-        yield BatchService(party, sdk, redactor, patience_s=patience_s)
-    finally:
-        await client.aclose()
-
-
-async def _whole_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """What comes in pieces, cut at line ends; the last line has one, whether it came with one or not."""
-    rest = bytearray()
-    async for piece in pieces:
-        rest += piece
-        if end := rest.rfind(b"\n") + 1:
-            yield bytes(rest[:end])
-            del rest[:end]
-        if len(rest) > 2 * MAX_BODY_BYTES:
-            raise httpx.DecodingError("a line of the results is too large")
-    yield bytes(rest) + b"\n"
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         raise TypeError("not a text")
     return value
 
@@ -318,47 +271,28 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) and 0 <= value < 2**53 else 0
 
 
-def custom_id(key: Key, number: int, checksums: Checksums) -> str:
-    """What tells a request in a batch from every other one; `number` counts those for the same response."""
-    return f"{custom_id_start(key, number)}{checksums.request[:32]}"
+def read_results(path: Path, asked: Collection[str]) -> Results:
+    """What a file of results says to the requests of a batch. Blocks.
 
-
-def custom_id_start(key: Key, number: int) -> str:
-    """What the custom id begins with, which needs no image."""
-    return f"{key.sample_id}-{key.epoch}-{number}-"
-
-
-def request_line(name: str, pieces: tuple[bytes, ...]) -> bytes:
-    """A line of a batch's file: the body in `pieces`, byte for byte as it is sent otherwise."""
-    start = strict_json.dumps({"custom_id": name, "method": "POST", "url": CHAT_PATH}).encode("ascii")
-    return b"".join((start[:-1], b',"body":', *pieces, b"}\n"))
-
-
-class Row(NamedTuple):
-    """What came of one request of a batch: its reply, or why it has none."""
-
-    custom_id: str
-    reply: httpx.Response | Decision
-
-
-def read_rows(path: Path) -> tuple[list[Row], int]:
-    """The rows of a file of results, and how many of its lines are none. Blocks.
-
-    A line that is no row is nobody's answer.
+    A line that cannot be read, or that is about another request, is nobody's answer. The first answer to a
+    request counts, and no error line stands against it.
     """
-    rows: list[Row] = []
-    unread = 0
+    wanted, replies, left_out = frozenset(asked), dict[str, Reply](), 0
     with path.open("rb") as lines:
-        for line in lines:
-            if line.strip():
-                try:
-                    rows.append(_read_row(line))
-                except (ValueError, KeyError, TypeError):
-                    unread += 1
-    return rows, unread
+        for line in filter(bytes.strip, lines):
+            try:
+                name, reply = _read_line(line)
+            except (ValueError, KeyError, TypeError):
+                left_out += 1
+                continue
+            before = replies.get(name)
+            left_out += name not in wanted or before is not None
+            if name in wanted and (before is None or (is_success(reply) and not is_success(before))):
+                replies[name] = reply
+    return Results(replies, left_out)
 
 
-def _read_row(line: bytes) -> Row:
+def _read_line(line: bytes) -> tuple[str, Reply]:
     if len(line) > MAX_BODY_BYTES:
         raise ValueError("too large")
     row = strict_json.loads(line)
@@ -367,99 +301,35 @@ def _read_row(line: bytes) -> Row:
         status, body = response["status_code"], response.get("body")
         if isinstance(status, int) and 200 <= status < 600 and isinstance(body, dict | str):
             content = body if isinstance(body, str) else strict_json.dumps(body)
-            return Row(name, httpx.Response(status, content=content.encode("utf-8", "surrogatepass")))
+            return name, httpx.Response(status, content=content.encode("utf-8", "surrogatepass"))
     if isinstance(error, dict):
         code = safe_code(str(error.get("code") or "")) or "batch_error"
-        return Row(name, unanswered(code, Untrusted(str(error.get("message") or ""))))
+        return name, _unanswered(code, str(error.get("message") or ""))
     raise ValueError("neither a reply nor an error")
 
 
-def unanswered(code: str, message: Untrusted) -> Decision:
+def _unanswered(code: str, message: str) -> Decision:
     """A request of a batch that was not answered: it is asked again."""
-    return Decision(Fault.TRANSIENT, code, message)
+    return Decision(Fault.TRANSIENT, code, Untrusted(message))
 
 
-def reply_of(row: Row | None, status: str) -> httpx.Response | Decision | None:
-    """What came of a request of a batch that ended so; None where it was never asked, being cancelled."""
-    is_cancelled = row is not None and isinstance(row.reply, Decision) and row.reply.code == _CANCELLED
-    if row is not None and not is_cancelled:
-        return row.reply
-    if status == "cancelled":
-        return None
-    if status == "expired":
-        return unanswered(EXPIRED, Untrusted("the batch ended before it was asked"))
-    return unanswered("no_result", Untrusted("the batch has no result for it"))
+def reply_of(reply: Reply | None, status: str) -> Reply | None:
+    """What came of a request of a batch that ended so; None where it was not asked, or nobody knows."""
+    if reply is not None and not (isinstance(reply, Decision) and reply.code == "batch_cancelled"):
+        return reply
+    if status == "completed":
+        return _unanswered("no_result", "the batch has no result for it")
+    return _unanswered("batch_expired", "it was not asked in time") if status == "expired" else None
 
 
-def is_success(reply: httpx.Response | Decision | None) -> bool:
+def is_success(reply: Reply | None) -> bool:
     """Whether somebody answered."""
     return isinstance(reply, httpx.Response) and reply.is_success
 
 
 class Answered(NamedTuple):
-    """A row for the request that asked for it, and the checksums of what was asked."""
+    """A reply to the request that asked for it, the checksums of what was asked, and the dollars put by."""
 
-    reply: httpx.Response | Decision
-    checksums: Checksums | None
-
-
-Post = Callable[[Key, Draft], Awaitable[Answered]]
-
-
-class BatchedClient(EndpointClient):
-    """A client that sends as any other until it has a `post`, and from then on waits for a batch."""
-
-    service: BatchService
-    post: Post | None = None
-
-    @property
-    def is_batching(self) -> bool:  # type: ignore[override]
-        """Whether requests wait for a batch."""
-        return self.post is not None
-
-    async def complete(self, compose: Compose, *, key: Key, sends_schema: bool = False) -> Completion | Ended:
-        """As any client's; what cannot be answered is in the next batch again, as often as it may be."""
-        if self.post is None:
-            return await super().complete(compose, key=key, sends_schema=sends_schema)
-        attempts = Attempts(key.sample_id, self._context.policy, self._time)
-        while True:
-            self._context.traffic.require_open()
-            try:
-                answered = await self.post(key, compose(self.dialect))
-            except ImageChangedError as error:
-                changed = Decision(Fault.ITEM_PERMANENT, CHANGED_CODE, Untrusted(error.message))
-                return attempts.end(changed, error)
-            outcome = self._take(answered, attempts)
-            if isinstance(outcome, Completion):
-                return outcome
-            if outcome.fault is Fault.RUN_FATAL:
-                self._context.traffic.is_doomed = True
-                raise await self._fatal(outcome, attempts)
-            if not outcome.is_retryable or attempts.wait_after_failure_s(outcome) is None:
-                return attempts.end(outcome)
-            self._note("retry", outcome, attempts, 0.0)
-
-    def count_failure(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
-        """As any client's; a batch was paid for as a whole, and its failures come in a row."""
-        if not self.is_batching:
-            super().count_failure(sample_id, fault, code, message)
-
-    def _take(self, answered: Answered, attempts: Attempts) -> Completion | Decision:
-        """What a row says; without checksums nothing was sent."""
-        if answered.checksums is None:
-            assert isinstance(answered.reply, Decision)
-            return answered.reply
-        attempts.sent += 1
-        attempts.checksums = answered.checksums
-        result: CompletionContent | Decision
-        if isinstance(answered.reply, Decision):
-            result = without_secrets(answered.reply, self._redactor)
-        else:
-            has_served = self.admission.has_served
-            result = self._interpret(answered.reply, attempts.sent, 0.0, has_succeeded=has_served)
-        usage = result.usage.as_batch()
-        attempts.usage += usage
-        self.admission.count_batched(usage, is_answer=isinstance(result, CompletionContent))
-        # No latency: what is known is when the batch was done, not how long the model took.
-        began = self._time.clock()
-        return result if isinstance(result, Decision) else self._completion(result, attempts, began)
+    reply: Reply
+    checksums: Checksums
+    reserved_usd: float

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import httpx
 from vlsb import strict_json
 from vlsb.config import Party
 from vlsb.endpoints.admission import Admission
+from vlsb.endpoints.batch import Answered, BatchService
 from vlsb.endpoints.completions import THOUGHT_SPLIT, CompletionContent, read_completion
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials, Redactor
@@ -71,12 +72,14 @@ class EndpointClient:
     """One endpoint as the target or the judge of a run.
 
     `dialect` may change only while `may_adapt` is set, which the preflight does. `thinking_tokens` are
-    what a model gets that turns out to think, None for what it was asked with. `is_batching` says that its
-    requests wait for a batch, which is paid for as a whole; `batched` of them do, and `batch` says how it
-    stands. Without `splits_thoughts` texts stay whole: a judge's quote what strangers wrote, tags included.
+    what a model gets that turns out to think, None for what it was asked with. From when it has a `post` its
+    requests wait for a batch of the `service`, which is paid for as a whole; `batched` of them do, and
+    `batch` says how it stands. Without `splits_thoughts` texts stay whole: a judge's quote what strangers
+    wrote, tags included.
     """
 
-    is_batching = False
+    service: BatchService | None = None
+    post: Callable[[Key, Draft], Awaitable[Answered]] | None = None
     batched = 0
     batch = ""
 
@@ -104,13 +107,18 @@ class EndpointClient:
         self._ended_at: dict[int, Replica] = {}
         self._unfinished: dict[Key, Unfinished] = {}
 
+    @property
+    def is_batching(self) -> bool:
+        """Whether requests wait for a batch."""
+        return self.post is not None
+
     async def complete(self, compose: Compose, *, key: Key, sends_schema: bool = False) -> Completion | Ended:
         """The completion for a response or about one, or how it ended without one.
 
         Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
         """
         began = self._time.clock()
-        attempts = Attempts(key.sample_id, self._context.policy, self._time)
+        attempts = Attempts(key, self._context.policy, self._time)
         with self.admission.sample():
             try:
                 found = await self._complete(compose, attempts, sends_schema=sends_schema)
@@ -163,8 +171,10 @@ class EndpointClient:
         """Count a sample that ended in an error of this endpoint, once that is stored.
 
         A replica that keeps rejecting samples for the same reason is given up; the last one's GapsError is
-        raised.
+        raised. A batch was paid for as a whole, and its failures come in a row: they stop nothing.
         """
+        if self.is_batching:
+            return
         replica = self._ended_at.pop(sample_id, self.admission.replicas[0])
         try:
             replica.rejections.count(sample_id, fault, code, message)
@@ -173,6 +183,8 @@ class EndpointClient:
 
     async def _attempt(self, compose: Compose, attempts: Attempts) -> Completion | Decision | None:
         """What one request brought; None if it died with its engine and is to be sent again."""
+        if self.post is not None:
+            return await self._attempt_by_batch(self.post, compose, attempts)
         admitted = await self.admission.admit(attempts)
         if admitted is None:
             return _KILLED
@@ -187,6 +199,32 @@ class EndpointClient:
             return outcome
         finally:
             self.admission.leave(admitted)
+
+    async def _attempt_by_batch(
+        self, post: Callable[[Key, Draft], Awaitable[Answered]], compose: Compose, attempts: Attempts
+    ) -> Completion | Decision:
+        attempts.replica = self.admission.replicas[0]
+        try:
+            answered = await post(attempts.key, compose(self.dialect))
+        except ImageError as error:
+            return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
+        attempts.sent += 1
+        attempts.checksums = answered.checksums
+        result: CompletionContent | Decision
+        if isinstance(answered.reply, Decision):
+            result = without_secrets(answered.reply, self._redactor)
+        else:
+            result = self._interpret(answered.reply, attempts.sent, 0.0, has_succeeded=True)
+        usage = result.usage.as_batch()
+        attempts.usage += usage
+        is_answer = not isinstance(result, Decision)
+        unsaid_tokens = 0 if isinstance(result, Decision) else self._unsaid_tokens(result)
+        self.admission.count_batched(
+            usage, answered.reserved_usd, is_answer=is_answer, unsaid_tokens=unsaid_tokens
+        )
+        # No latency: what is known is when the batch was done, not how long the model took.
+        began = self._time.clock()
+        return result if isinstance(result, Decision) else self._completion(result, attempts, began)
 
     async def _send(self, draft: Draft, attempts: Attempts, admitted: Pass) -> Completion | Decision:
         give_back = await self.admission.make_room(attempts, draft.size)
@@ -326,6 +364,9 @@ class EndpointClient:
         """Seconds to wait before the next attempt, None if there must be none."""
         if not decision.is_retryable:
             return None
+        if self.is_batching:
+            # It is in the next batch.
+            return None if attempts.wait_after_failure_s(decision) is None else 0.0
         if decision.fault is Fault.RATE_LIMITED:
             return 0.0 if self.admission.pause_s(attempts) < attempts.left_s() else None
         if not attempts.is_excused:

@@ -5,14 +5,18 @@ The environment is read here and nowhere below, so that what is announced about 
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import os
 import ssl
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import certifi
@@ -24,6 +28,9 @@ from vlsb.endpoints.timings import Marks
 from vlsb.endpoints.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, CappedBody, Upload, WholeReply, Wire
 from vlsb.errors import ConfigError
 from vlsb.models.providers import is_loopback
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 # `wire` is what `auto` was called when it could be had behind a proxy too.
 TRANSPORTS = ("auto", "wire", "httpx")
@@ -101,14 +108,22 @@ def open_client(
         raise ConfigError(f"{base_url!r} is not an address that requests can go to: {error}") from error
 
 
-def open_streaming_client(
-    base_url: str, *, credentials: Credentials, ca_bundle: Path | None, most_bytes: int
-) -> Client:
-    """A client for a library that speaks to an endpoint its own way: replies come in pieces.
+@asynccontextmanager
+async def open_sdk(
+    base_url: str, *, credentials: Credentials, ca_bundle: Path | None
+) -> AsyncIterator[AsyncOpenAI]:
+    """The official SDK for an endpoint, over a client of ours, for as long as the block lasts.
 
-    Proxy and certificates are as everywhere. Only our headers leave, whatever the library or its variables in
-    the environment add, and the key is known to nobody above. Raises as `open_client`.
+    Proxy and certificates are as everywhere. Only our headers leave, whatever the SDK or its variables in the
+    environment add, and it does not know the key. Raises as `open_client`.
     """
+    for module in ("openai", "openai.resources.files", "openai.resources.batches", "aiofiles"):
+        # A second of reading from the disk, which must not stall the loop.
+        await asyncio.to_thread(import_module, module)
+    import openai
+
+    # OPENAI_LOG would print requests, and what is in them, to the terminal.
+    logging.getLogger("openai").setLevel(logging.CRITICAL)
     proxy = proxy_of(base_url)
     tls = tls_context(ca_bundle, trust_environment=not is_loopback(base_url))
     via = None if proxy is None else httpx.Proxy(proxy, ssl_context=tls if proxy[:6] == "https:" else None)
@@ -118,15 +133,28 @@ def open_streaming_client(
         kept = {name: request.headers[name] for name in _OF_THE_BODY if name in request.headers}
         request.headers = httpx.Headers({**kept, **headers})
 
-    return Client(
-        transport=_Streaming(httpx.AsyncHTTPTransport(verify=tls, proxy=via, trust_env=False), most_bytes),
+    async with Client(
+        transport=_Streaming(httpx.AsyncHTTPTransport(verify=tls, proxy=via, trust_env=False)),
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
         trust_env=False,
         follow_redirects=False,
         event_hooks={"request": [keep_ours]},
-    )
+    ) as client:
+        yield openai.AsyncOpenAI(
+            # The client has the key: none of these may come from the environment.
+            api_key="unused",
+            admin_api_key="",
+            organization="",
+            project="",
+            webhook_secret="",
+            base_url=base_url,
+            timeout=None,
+            max_retries=0,
+            http_client=cast(Any, client),
+        )
 
 
+_MOST_FILE_BYTES = 4 * 1024**3
 _OF_THE_BODY = ("host", "content-type", "content-length", "transfer-encoding")
 
 
@@ -224,9 +252,8 @@ class _Pieces(httpx.AsyncByteStream):
 class _Streaming(httpx.AsyncBaseTransport):
     """httpx's own transport, with replies that are bounded and not compressed."""
 
-    def __init__(self, inner: httpx.AsyncHTTPTransport, most_bytes: int) -> None:
+    def __init__(self, inner: httpx.AsyncHTTPTransport) -> None:
         self._inner = inner
-        self._most_bytes = most_bytes
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the reply's body is read by whoever asked."""
@@ -235,7 +262,7 @@ class _Streaming(httpx.AsyncBaseTransport):
             await response.aclose()
             raise httpx.DecodingError("the reply is encoded although identity was asked for")
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Pieces(response.stream, self._most_bytes)
+        response.stream = _Pieces(response.stream, _MOST_FILE_BYTES)
         return response
 
     async def aclose(self) -> None:

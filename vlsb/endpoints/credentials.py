@@ -7,10 +7,13 @@ out of text that an endpoint wrote before it is stored or shown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
+from typing import Any
 
+from vlsb import strict_json
 from vlsb.config import Endpoint, Party
 from vlsb.errors import MissingKeyError
 from vlsb.models.providers import AUTHORISING_HEADERS
@@ -175,11 +178,48 @@ class Redactor:
         """An error message without this run's keys and without anything shaped like a key."""
         return Untrusted(_KEY_SHAPES.sub(REDACTED, self._without_cut_key(self.answer(text).expose())))
 
-    def lines(self, content: bytes) -> bytes:
-        """Whole lines of a file without this run's keys."""
+    async def whole_lines(self, pieces: AsyncIterator[bytes], most_bytes: int) -> AsyncIterator[bytes]:
+        """What comes in pieces, as whole lines without this run's keys or more than a few letters of one.
+
+        The last line has an end, whether it came with one or not. Raises ValueError for a line of more bytes.
+        """
+        rest = b""
+        async for piece in pieces:
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > most_bytes:
+                raise ValueError("a line is too large")
+            if lines:
+                yield b"".join(self._line(line) + b"\n" for line in lines)
+        yield self._line(rest) + b"\n"
+
+    def _line(self, line: bytes) -> bytes:
+        """A line of JSON without keys; one that spells any with escapes is written anew."""
+        line = self._without_beginnings(line)
+        if b"\\" in line:
+            with suppress(ValueError):
+                document = strict_json.loads(line)
+                if (masked := self._masked(document)) != document:
+                    return strict_json.dumps(masked).encode("ascii")
+        return line
+
+    def _masked(self, value: Any) -> Any:
+        if isinstance(value, str):
+            raw = value.encode("utf-8", "surrogatepass")
+            return self._without_beginnings(raw).decode("utf-8", "surrogatepass")
+        if isinstance(value, dict):
+            return {self._masked(name): self._masked(each) for name, each in value.items()}
+        return [self._masked(each) for each in value] if isinstance(value, list) else value
+
+    def _without_beginnings(self, raw: bytes) -> bytes:
         for value in self._values:
-            content = content.replace(value.encode("ascii"), REDACTED.encode("ascii"))
-        return content
+            secret = value.encode("ascii")
+            before, *others = raw.split(secret[:SHORTEST_SECRET])
+            for each in others:
+                pairs = zip(secret[SHORTEST_SECRET:], each, strict=False)
+                more = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+                before += REDACTED.encode("ascii") + each[more:]
+            raw = before
+        return raw
 
     def word(self, text: str) -> str:
         """A provider's code or field name; `redacted` if it holds a key, whole or cut, in any case."""

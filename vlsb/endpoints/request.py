@@ -25,9 +25,10 @@ from vlsb import strict_json
 from vlsb.config import Endpoint, Sampling
 from vlsb.endpoints.thoughts import THOUGHT_TAGS
 from vlsb.models.providers import provider_of
-from vlsb.records import Picture, Untrusted
+from vlsb.records import Key, Picture, Untrusted
 
 _REASONING_NAMES = re.compile(r"(?:.*/)?(?:o[1-9](?:-.*)?|gpt-[5-9](?:[.\-].*)?)$")
+CHAT_PATH = "/v1/chat/completions"
 OPTIONAL_FIELDS = ("temperature", "top_p")
 """What a dialect may leave out."""
 # Of OpenAI, vLLM, llama.cpp, SGLang and Ollama: a reply to one of them has the form that it describes.
@@ -163,6 +164,23 @@ class Draft:
     read_picture: Callable[[], ReadPicture]
     size: int
 
+    @property
+    def has_image(self) -> bool:
+        """Whether an image goes along."""
+        return bool(self.tail)
+
+    def most_tokens(self) -> tuple[int, int | None]:
+        """The most tokens of its text, of which each has a byte at least, and of its answer.
+
+        None for the latter where nothing bounds it.
+        """
+        text = self.head + self.tail
+        body = strict_json.loads(text)
+        limits = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        known = [limit for limit in limits if isinstance(limit, int)]
+        answers = body.get("n", 1)
+        return len(text), max(known) * answers if known and isinstance(answers, int) else None
+
     def pieces(self) -> tuple[tuple[bytes, ...], Checksums]:
         """The whole body, in pieces that were not copied together, and what was read for it.
 
@@ -171,6 +189,17 @@ class Draft:
         content, image = self.read_picture()
         request = hashlib.sha256(b"\x00".join((self.head, image.encode(), self.tail))).hexdigest()
         return (self.head, pybase64.b64encode(content), self.tail), Checksums(image, request)
+
+
+def custom_id(key: Key, number: int, checksums: Checksums) -> str:
+    """What tells a request in a batch from every other one; `number` counts those for the same response."""
+    return f"{key.sample_id}-{key.epoch}-{number}-{checksums.request[:32]}"
+
+
+def batch_line(name: str, pieces: tuple[bytes, ...]) -> bytes:
+    """A line of a batch's file: the body in `pieces`, byte for byte as it is sent otherwise."""
+    start = strict_json.dumps({"custom_id": name, "method": "POST", "url": CHAT_PATH}).encode("ascii")
+    return b"".join((start[:-1], b',"body":', *pieces, b"}\n"))
 
 
 def draft(

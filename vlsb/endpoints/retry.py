@@ -92,8 +92,9 @@ class Unfinished:
 class Attempts:
     """What one completion has used so far of the attempts and the time that its sample has."""
 
-    def __init__(self, sample_id: int, policy: RetryPolicy, time: Time) -> None:
-        self.request = InFlight(sample_id)
+    def __init__(self, key: Key, policy: RetryPolicy, time: Time) -> None:
+        self.key = key
+        self.request = InFlight(key.sample_id)
         self.sent = 0
         # Where the last attempt was sent, and where an engine died of a request, maybe of this one.
         self.replica: object | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vlsb.config import UPLOAD_BYTES, RetryPolicy
@@ -33,44 +34,55 @@ class Time:
 class Spending:
     """What a command has sent and what that cost, in US dollars, over all its sessions.
 
-    `most_usd` and `most_requests` are the most that it may, None for any. `promised_usd` is what the batches
-    that are under way are going to cost, by what answers cost so far. `uncounted` is who gave an answer
-    without counting its tokens: nobody knows what that cost. `estimated` is who counted its input alone: what
-    its answers cost is estimated from their length, rather too high.
+    `most_usd` and `most_requests` are the most that it may, None for any. `reserved_usd` is put by for
+    requests in batches: the most that they may cost, until it is known what they did. `uncounted` is who gave
+    an answer without counting its tokens: nobody knows what that cost. `estimated` is who counted its input
+    alone: what its answers cost is estimated from their length, rather too high.
     """
 
     most_requests: int | None = None
     requests: int = 0
     most_usd: float | None = None
     usd: float = 0.0
-    promised_usd: float = 0.0
+    reserved_usd: float = 0.0
     uncounted: str | None = None
     estimated: str | None = None
 
     @property
     def reached(self) -> str | None:
         """The option whose limit is reached, so that nothing more may be sent; None while there is more."""
-        if self.most_usd is not None and self.usd >= self.most_usd:
-            return "--max-cost"
+        return self._limit_of(0.0)
+
+    def _limit_of(self, usd: float) -> str | None:
+        """The option that keeps one more request from being sent, which may cost so much."""
+        if self.most_usd is not None:
+            held = self.usd + self.reserved_usd
+            if held >= self.most_usd or held + usd > self.most_usd:
+                return "--max-cost"
         if self.most_requests is not None and self.requests >= self.most_requests:
             return "--max-requests"
         return None
 
-    def require_left(self) -> None:
-        """Raise GapsError when a limit is reached, ConfigError where nobody can tell what was spent."""
+    def require_left(self, usd: float = 0.0) -> None:
+        """Raise GapsError where a limit is reached, or would be by a request that costs so much.
+
+        Raises ConfigError where nobody can tell what was spent.
+        """
         if self.most_usd is not None and self.uncounted is not None:
             raise ConfigError(
                 f"{self.uncounted}: its answers do not say how many tokens they took, so --max-cost "
                 "cannot be held. Use --max-requests instead."
             )
-        if (limit := self.reached) is not None:
+        if (limit := self._limit_of(usd)) is not None:
             spent = f"${self.usd:,.4f}" if limit == "--max-cost" else f"{self.requests:,} requests"
+            one_more = f", and one more request may cost ${usd:,.4f}" if usd and limit == "--max-cost" else ""
             estimated = ""
             if limit == "--max-cost" and self.estimated is not None:
                 spent = f"about {spent}"
                 estimated = f" Estimated: {self.estimated} does not count the tokens of its answers."
             raise GapsError(
-                f"{limit} is reached: {spent} by this command. Everything finished is stored.{estimated}"
+                f"{limit} is reached: {spent} by this command{one_more}. Everything finished is stored."
+                f"{estimated}"
             )
 
 
@@ -90,6 +102,18 @@ class Traffic:
         """Raise StoppedError when nothing new may be sent."""
         if self.is_stopping or self.is_doomed:
             raise StoppedError
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """What the block does is not cut off when the run is asked to stop. Raises StoppedError if it was."""
+        self.require_open()
+        task = asyncio.current_task()
+        assert task is not None
+        self.in_flight.add(task)
+        try:
+            yield
+        finally:
+            self.in_flight.discard(task)
 
     def spend_one(self) -> None:
         """Count a request that is about to leave; raises GapsError when none is left, or no money.

@@ -25,9 +25,9 @@ from vlsb.config import (
 )
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.admission import Admission
-from vlsb.endpoints.batch import BatchedClient, open_batches
+from vlsb.endpoints.batch import BatchService
 from vlsb.endpoints.client import EndpointClient
-from vlsb.endpoints.connect import open_client, proxy_of
+from vlsb.endpoints.connect import open_client, open_sdk, proxy_of
 from vlsb.endpoints.connections import ConnectionLimit
 from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import EngineGuard
@@ -151,8 +151,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
             admission = Admission(
                 Party(stage, settings.endpoint), context, replicas, price=setup.prices.get(name)
             )
-            make = BatchedClient if setup.is_batch else EndpointClient
-            client = clients[name] = make(
+            client = clients[name] = EndpointClient(
                 replicas[0].party,
                 admission=admission,
                 dialect=setup.dialects[name],
@@ -160,16 +159,12 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 thinking_tokens=settings.thinking_tokens,
                 splits_thoughts=stage == "target" and not asks_for_structure(settings.sampling.extra),
             )
-            if isinstance(client, BatchedClient):
-                client.service = await held.enter_async_context(
-                    open_batches(
-                        client.party,
-                        places[name][0].credentials,
-                        redactor,
-                        ca_bundle=setup.ca_bundle,
-                        patience_s=setup.policy.outage_timeout_s,
-                    )
+            if setup.is_batch:
+                place, patience_s = places[name][0], setup.policy.outage_timeout_s
+                sdk = await held.enter_async_context(
+                    open_sdk(place.url, credentials=place.credentials, ca_bundle=setup.ca_bundle)
                 )
+                client.service = BatchService(client.party, sdk, redactor, patience_s=patience_s)
         yield clients
 
 

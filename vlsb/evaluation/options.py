@@ -51,6 +51,7 @@ class Option:
     is_argument: bool = False
 
 
+_NOT_REPEATED = ("resume", "dry_run", "batch_again", "engine_options")
 OF_EACH_JUDGE = (
     *("judge", "judge_base_url", "judge_api_key_env"),
     *("judge_max_connections", "judge_rpm", "judge_tpm"),
@@ -207,6 +208,14 @@ class RunOptions:
         bool,
         Option("Send everything through the providers' batch APIs: cheaper, within a day.", HelpPanel.RUN),
     ] = False
+    batch_again: Annotated[
+        tuple[str, ...],
+        Option(
+            "With --batch: ask again what cannot be had of batch NAME, though it may be paid for twice.",
+            HelpPanel.RUN,
+            metavar="NAME",
+        ),
+    ] = ()
     max_requests: Annotated[
         int | None,
         Option(
@@ -479,11 +488,11 @@ class RunOptions:
                 parse_headers(as_flag(name), pairs)
 
     def as_words(self) -> list[str]:
-        """Every option that is not at its default, as it is typed, but those that say how to begin."""
+        """Every option that is not at its default, as it is typed, but those that are for one session."""
         words: list[str] = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value == field.default or field.name in ("resume", "dry_run", "engine_options"):
+            if value == field.default or field.name in _NOT_REPEATED:
                 continue
             if value is True:
                 words.append(as_flag(field.name))

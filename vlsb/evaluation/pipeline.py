@@ -6,11 +6,11 @@ found before thousands of requests fly; then every pending sample starts at once
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from vlsb.config import ModelSettings
 from vlsb.endpoints.client import EndpointClient
@@ -91,14 +91,17 @@ class Target:
         return Response.of(key, found)
 
 
+Job = Callable[[], Coroutine[Any, Any, object]]
+
+
 class Stages(Protocol):
     """Another order: everything of one stage, then everything of the next."""
 
     def holds(self, work: Work) -> bool:
         """Whether a request for a sample is under way since an earlier session."""
 
-    async def run(self, pipeline: Pipeline, works: Sequence[Work]) -> None:
-        """Take samples through target and judges."""
+    async def carry_out(self, jobs: Mapping[str, Sequence[Job]]) -> None:
+        """Run the jobs of one stage, by the name of who is asked."""
 
 
 class Pipeline:
@@ -154,11 +157,23 @@ class Pipeline:
                 if stages is None:
                     await self._shutdown.run_all([partial(self._evaluate, work) for work in rest])
                 else:
-                    await stages.run(self, rest)
+                    await self._in_stages(rest, stages)
             finally:
                 # A model that no sample of the preflight got through was asked in what that left it with.
                 if verified != set(self._verified):
                     await self._on_dialects(dict(self._verified))
+
+    async def _in_stages(self, works: Sequence[Work], stages: Stages) -> None:
+        """Everything through the target, then everything that has a response through the judges."""
+        await stages.carry_out(
+            {"target": [partial(self.respond, work) for work in works if not work.response]}
+        )
+        jobs: dict[str, list[Job]] = {}
+        for work in works if self._shutdown.reason is None else ():
+            if response := work.response or self._store.state.responses.get(work.key):
+                for name in self.judges_of(work):
+                    jobs.setdefault(name, []).append(partial(self.assess, name, work, response))
+        await stages.carry_out(jobs)
 
     async def _preflight(self, works: Sequence[Work], settled: Mapping[str, Dialect]) -> set[Key]:
         """Send samples one by one until one went through target and judges; returns what was sent."""

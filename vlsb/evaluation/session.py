@@ -19,13 +19,12 @@ from vlsb._version import __version__
 from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, select
 from vlsb.endpoints.accounts import Accounts
-from vlsb.endpoints.batch import BatchedClient
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.request import Dialect, parse_dialect
 from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
-from vlsb.evaluation.batch import BatchQueue, BatchStages, Desk, keys_under_way
+from vlsb.evaluation.batch import BatchRun, Lane
 from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
 from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Target, Work
@@ -56,7 +55,7 @@ from vlsb.store.manifest import (
     require_own_responses,
     sample_row,
 )
-from vlsb.store.state import has_answers, sent_images
+from vlsb.store.state import BATCHES, has_answers, sent_images
 from vlsb.store.store import RunStore, open_for_judging, open_run, own_entry, pending_work, require_free
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ class Plan:
     are judged; without `judges` responses are only collected. The judges that are `idle`, by the names of
     the session, follow in another one. `only` are the responses to work on, None for all. `max_requests` and
     `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run` when there is enough to forecast the
-    costs from. `is_batch` sends requests through the providers' batch APIs. `profile` is the file for where
-    the session's time went.
+    costs from. `is_batch` sends requests through the providers' batch APIs, and what cannot be had of the
+    batches in `batch_again` is asked again. `profile` is the file for where the session's time went.
     """
 
     directory: Path
@@ -94,6 +93,7 @@ class Plan:
     prices: PriceTable = field(default_factory=load_prices)
     is_dry_run: bool = False
     is_batch: bool = False
+    batch_again: tuple[str, ...] = ()
     idle: frozenset[str] = frozenset()
     only: frozenset[Key] | None = None
 
@@ -419,10 +419,18 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
 
 
 def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work]) -> None:
-    """ConfigError where a session would ask at once what a batch under way is going to answer."""
+    """ConfigError where a session would ask at once what a batch under way is going to answer, or may be."""
+    if lost := set(store.state.batches_without_plan()).difference(plan.batch_again if plan.is_batch else ()):
+        name = min(lost)
+        raise ConfigError(
+            f"{store.directory / BATCHES}: nobody knows what the batch {name} asks, as the line that said so "
+            "is missing, and it may be under way",
+            advice="Restore the file from a copy. To give that batch up, and pay for its answers again: "
+            f"--batch --batch-again {name}.",
+        )
     asked: set[str | None] = set(judge_files(plan, store.manifest).values())
     asked |= {None} if plan.target is not None else set()
-    held = keys_under_way(store, asked) if not plan.is_batch or plan.is_dry_run else set()
+    held = store.state.keys_in_batches(asked) if not plan.is_batch or plan.is_dry_run else set()
     if there := [work for work in works if work.key in held]:
         raise ConfigError(
             f"{len(there):,} of these samples are in batches under way: asked again, they would be paid for "
@@ -490,7 +498,7 @@ async def _evaluate(
             on_outcome=progress.update,
             on_dialects=on_dialects,
         )
-        stages = _batch_stages(plan, store, clients, files, means) if setup.is_batch else None
+        stages = _batch_run(plan, store, clients, files, means) if setup.is_batch else None
         watcher = asyncio.create_task(listeners.watch(progress))
         try:
             await pipeline.run(works, settled=settled, stages=stages)
@@ -500,28 +508,29 @@ async def _evaluate(
         return progress.models(), stopwatch.stop(plan.transport)
 
 
-def _batch_stages(
+def _batch_run(
     plan: Plan,
     store: RunStore,
     clients: Mapping[str, EndpointClient],
     files: Mapping[str, str],
     means: Means,
-) -> BatchStages:
-    """The stages of a session by batch, with a queue for each model."""
-    desk = Desk(store, means.traffic, means.listeners.say, asyncio.sleep)
-    queues = {
-        name: BatchQueue(
+) -> BatchRun:
+    """The stages of a session by batch, with a lane for each model."""
+    models = plan.models
+    lanes = {
+        name: Lane(
             name,
             client,
-            desk,
+            client.service,
             files.get(name),
-            find_batch_api(plan.models[name].endpoint),
-            forgets=is_simulated(plan.models[name]),
+            find_batch_api(models[name].endpoint),
+            forgets=is_simulated(models[name]),
         )
         for name, client in clients.items()
-        if isinstance(client, BatchedClient)
+        if client.service is not None
     }
-    return BatchStages(queues, store, means.shutdown)
+    say, unit_s = means.listeners.say, plan.policy.backoff_s
+    return BatchRun(lanes, store, means.shutdown, means.traffic, say, unit_s, plan.batch_again)
 
 
 def judge_files(plan: Plan, manifest: Manifest) -> dict[str, str]:

@@ -442,6 +442,8 @@ def _require_batches(plan: Plan) -> None:
         for settings in plan.models.values():
             find_batch_api(settings.endpoint)
         require_extra("batch", "--batch")
+    elif plan.batch_again:
+        raise ConfigError("--batch-again goes with --batch.")
 
 
 class _Problems:
@@ -487,6 +489,7 @@ def _shared_settings(
         "transport": problems.of(lambda: _choice(options, "transport", *TRANSPORTS)),
         "profile": problems.of(lambda: _profile(options)),
         "is_batch": options.batch,
+        "batch_again": options.batch_again,
         "max_requests": options.max_requests,
         "max_cost": options.max_cost,
         "prices": problems.of(lambda: load_prices(options.prices)),

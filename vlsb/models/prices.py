@@ -27,6 +27,8 @@ _MOST_BYTES = 1024 * 1024
 _Dollars = Annotated[float, Meta(ge=0, le=1e6)]
 _Models = Annotated[tuple[str, ...], Meta(min_length=1)]
 _File = TypeVar("_File")
+MOST_IMAGE_TOKENS = 50_000
+"""What an image is taken to be counted as at most where nobody says: gpt-4o-mini counts up to 48,169."""
 FROM_RUN = "--prices, as the run was given them"
 """The source of prices that a run remembers: what a user's file says of theirs stays in the file."""
 
@@ -36,6 +38,7 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     It holds from `since` to `until`, both included. `source` is where the provider says so, `quoted_by` where
     that was read if not there, `as_of` the date of what was read. Thinking is charged as output.
+    `image_tokens` are the most that one image is counted as.
     """
 
     models: _Models
@@ -47,6 +50,7 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cached_input: _Dollars | None = None
     batch_input: _Dollars | None = None
     batch_output: _Dollars | None = None
+    image_tokens: Annotated[int, Meta(ge=0, le=10**9)] | None = None
     since: date | None = None
     until: date | None = None
     quoted_by: tuple[str, ...] = ()
@@ -75,6 +79,14 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return None
         output = (usage.output_tokens or 0) + (usage.thought_tokens or 0)
         return (usage.input_tokens * self.batch_input + output * self.batch_output) / 1e6
+
+    def most_batch_usd(self, text_tokens: int, output_tokens: int, *, has_image: bool) -> float:
+        """The most that a request costs through the provider's batch API, whose price must be known."""
+        image_tokens = MOST_IMAGE_TOKENS if self.image_tokens is None else self.image_tokens
+        usage = Usage(text_tokens + (image_tokens if has_image else 0), output_tokens)
+        usd = self.batch_usd(usage)
+        assert usd is not None
+        return usd
 
     def of_run(self, endpoint: Endpoint) -> Price:
         """This price as a run remembers it for a model of its own: figures and dates, no text of the file.

@@ -1,4 +1,4 @@
-"""The simulator's batch API: files and batches, each of which is told how long it takes and how it ends."""
+"""The simulator's batch API: files and batches, each of which is told how it ends and how it misbehaves."""
 
 from __future__ import annotations
 
@@ -15,21 +15,36 @@ from vlsb.simulator.requests import Request
 
 _COMPLETIONS = "/v1/chat/completions"
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?')
+_UNKNOWN = error(404, message="Not found.")
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
     """What becomes of a batch: it ends as `ends` when it has been looked at more than `polls` times.
 
-    Of its requests the first `answers` are asked, all without a number; the others are expired or cancelled.
-    One that fails is refused as a whole for `error`, a code. `spoil` changes the lines of its results.
+    Of its requests the first `answers` are asked, all without a number; the others are expired or cancelled,
+    and without `names_unasked` neither counted nor in its results. One that fails is refused as a whole for
+    `error`, a code. `spoil` changes the lines of its results.
+
+    Time is counted in requests. `creation` is what its creation is answered with in place of itself; where
+    `is_made` is False nothing came of that. It is `unlisted` for so many looks at the list, and `unknown` by
+    its id for so many looks at itself. For `late` looks after its end it has neither counts nor files, for
+    `fileless` ones no files. `serve` changes each download of its results, by its number from 1.
     """
 
     polls: int = 0
     ends: Literal["completed", "expired", "cancelled", "failed"] = "completed"
     answers: int | None = None
+    names_unasked: bool = True
     error: str = "invalid_json_line"
     spoil: Callable[[list[bytes]], list[bytes]] = lambda lines: lines
+    creation: Action | None = None
+    is_made: bool = True
+    unlisted: int = 0
+    unknown: int = 0
+    late: int = 0
+    fileless: int = 0
+    serve: Callable[[bytes, int], bytes] = lambda content, download: content
 
 
 @dataclass(slots=True)
@@ -38,9 +53,13 @@ class _Batch:
     file: str
     metadata: Json | None
     plan: BatchPlan
+    owner: str | None
+    listed_at: int
+    total: int
     status: str = "validating"
     looks: int = 0
-    total: int = 0
+    looks_since_end: int = 0
+    downloads: int = 0
     files: dict[str, str] = field(default_factory=dict)
     done: int = 0
     failed: int = 0
@@ -49,40 +68,53 @@ class _Batch:
 class Batches:
     """What was uploaded and made, and `paid`: every request of a batch that was answered, in order.
 
-    `plan` says by its number, from 1, what becomes of a batch. `lists` is whether batches can be listed.
+    `plan` says by the number of its creation, from 1, what becomes of a batch. `lists` is whether batches can
+    be listed, and `newer` how many of other people stand before ours. With `has_projects` a key knows its own
+    batches alone.
     """
 
     def __init__(self, respond: Callable[[Request], Awaitable[Action]]) -> None:
         self.plan: Callable[[int], BatchPlan] = lambda number: BatchPlan()
         self.lists = True
+        self.newer = 0
+        self.has_projects = False
         self.paid: list[Request] = []
         self.submitted: list[list[bytes]] = []
+        self.creations = 0
         self._respond = respond
         self._files: dict[str, bytes] = {}
         self._batches: dict[str, _Batch] = {}
+        self._list_looks = 0
 
     async def answer(self, request: Request) -> Action | None:
         """The reply to a request for files or batches; None for one that is about neither."""
-        _, _, path = request.path.partition("/v1/")
-        what, *rest = path.split("/")
-        if what not in ("files", "batches"):
-            return None
+        what, *rest = request.path.partition("/v1/")[2].split("/")
         if what == "files":
-            return self._upload(request) if not rest else self._content(rest[0])
+            return self._content(rest[0]) if rest else self._upload(request)
+        if what != "batches":
+            return None
         if not rest:
-            return self._make(request.json) if request.method == "POST" else self._list()
-        if (batch := self._batches.get(rest[0])) is None:
-            return error(404, message="No such batch.")
-        if rest[1:] == ["cancel"]:
-            batch.plan = BatchPlan(ends="cancelled", answers=batch.plan.answers or 0)
-        else:
-            await self._advance(batch)
+            return self._make(request) if request.method == "POST" else self._list(request)
+        if (batch := self._batches.get(rest[0])) is None or not self._knows(batch, request):
+            return _UNKNOWN
+        batch.looks += 1
+        if batch.looks <= batch.plan.unknown:
+            return _UNKNOWN
+        await self._advance(batch)
         return Reply(body=_described(batch))
 
-    def cancel_all(self) -> None:
-        """Cancel every batch that has not ended, as somebody does on the provider's page."""
+    def let_all(self, plan: BatchPlan) -> None:
+        """Give every batch that has not ended, and those to come, another plan."""
+        self.plan = lambda number: plan
         for batch in self._batches.values():
-            batch.plan = BatchPlan(ends="cancelled", answers=0)
+            batch.plan = plan
+
+    def forget_all(self) -> None:
+        """Lose every batch."""
+        self._batches.clear()
+
+    def _knows(self, batch: _Batch, request: Request) -> bool:
+        return not self.has_projects or batch.owner == request.bearer
 
     def _upload(self, request: Request) -> Action:
         found = _BOUNDARY.search(request.headers.get("content-type", ""))
@@ -96,39 +128,41 @@ class Batches:
 
     def _content(self, name: str) -> Action:
         if name not in self._files:
-            return error(404, message="No such file.")
-        return Reply(body=self._files[name], headers=(("content-type", "application/octet-stream"),))
+            return _UNKNOWN
+        content = self._files[name]
+        if (batch := self._batches.get(name.partition(":")[0])) is not None:
+            batch.downloads += 1
+            content = batch.plan.serve(content, batch.downloads)
+        return Reply(body=content, headers=(("content-type", "application/octet-stream"),))
 
-    def _make(self, wanted: dict[str, Any]) -> Action:
-        lines = self._files[wanted["input_file_id"]].splitlines()
-        self.submitted.append(lines)
-        number = len(self.submitted)
-        batch = _Batch(
-            f"batch-{number}",
-            wanted["input_file_id"],
-            wanted.get("metadata"),
-            self.plan(number),
-            total=len(lines),
-        )
-        self._batches[batch.id] = batch
-        return Reply(body=_described(batch))
+    def _make(self, request: Request) -> Action:
+        self.creations += 1
+        file, metadata = request.json["input_file_id"], request.json.get("metadata")
+        plan, lines = self.plan(self.creations), self._files[file].splitlines()
+        listed_at, name = self._list_looks + plan.unlisted, f"batch-{self.creations}"
+        batch = _Batch(name, file, metadata, plan, request.bearer, listed_at, len(lines))
+        if plan.is_made:
+            self.submitted.append(lines)
+            self._batches[name] = batch
+        return plan.creation or Reply(body=_described(batch))
 
-    def _list(self) -> Action:
-        if not self.lists:
-            return error(404, message="Not found.")
-        data = [_described(each) for each in reversed(self._batches.values())]
-        return Reply(body={"object": "list", "data": data, "has_more": False})
+    def _list(self, request: Request) -> Action:
+        own = [each for each in reversed(self._batches.values()) if self._knows(each, request)]
+        there = [_described(each) for each in own if each.listed_at <= self._list_looks]
+        self._list_looks += 1
+        newer = [{"id": f"other-{number}", "status": "completed"} for number in range(self.newer)]
+        listed = {"object": "list", "data": [*newer, *there], "has_more": False}
+        return Reply(body=listed) if self.lists else _UNKNOWN
 
     async def _advance(self, batch: _Batch) -> None:
         if batch.status not in ("validating", "in_progress"):
-            return
-        batch.looks += 1
-        if batch.looks <= batch.plan.polls:
+            batch.looks_since_end += 1
+        elif batch.looks <= batch.plan.polls:
             batch.status = "in_progress"
-            return
-        batch.status = batch.plan.ends
-        if batch.status != "failed":
-            await self._carry_out(batch, self._files[batch.file].splitlines())
+        else:
+            batch.status = batch.plan.ends
+            if batch.status != "failed":
+                await self._carry_out(batch, self._files[batch.file].splitlines())
 
     async def _carry_out(self, batch: _Batch, lines: Sequence[bytes]) -> None:
         asked = len(lines) if batch.plan.answers is None else batch.plan.answers
@@ -137,15 +171,13 @@ class Batches:
         for line in lines[:asked]:
             row, is_good = await self._row(line)
             (good if is_good else bad).append(row)
-        code = f"batch_{batch.plan.ends}"
-        for line in lines[asked:]:
-            name = orjson.loads(line)["custom_id"]
-            late = {"code": code, "message": "Not asked."}
-            bad.append(_dumps({"custom_id": name, "response": None, "error": late}))
+        late = {"response": None, "error": {"code": f"batch_{batch.status}", "message": "Not asked."}}
+        for line in lines[asked:] if batch.plan.names_unasked else ():
+            bad.append(_dumps({"custom_id": orjson.loads(line)["custom_id"], **late}))
         batch.done, batch.failed = len(good), len(bad)
         for kind, rows in (("output_file_id", batch.plan.spoil(good)), ("error_file_id", bad)):
             if rows:
-                batch.files[kind] = f"{batch.id}-{kind}"
+                batch.files[kind] = f"{batch.id}:{kind}"
                 self._files[batch.files[kind]] = b"\n".join(rows) + b"\n"
 
     async def _row(self, line: bytes) -> tuple[bytes, bool]:
@@ -167,6 +199,9 @@ class Batches:
 
 def _described(batch: _Batch) -> Json:
     errors = {"object": "list", "data": [{"code": batch.plan.error, "message": "It is refused.", "line": 1}]}
+    is_late = batch.looks_since_end < batch.plan.late
+    files = {} if is_late or batch.looks_since_end < batch.plan.fileless else batch.files
+    done, failed = (0, 0) if is_late else (batch.done, batch.failed)
     return {
         "id": batch.id,
         "object": "batch",
@@ -174,12 +209,12 @@ def _described(batch: _Batch) -> Json:
         "completion_window": "24h",
         "created_at": 1735689600,
         "input_file_id": batch.file,
-        "status": batch.status,
         "metadata": batch.metadata,
+        "status": batch.status,
         "errors": errors if batch.status == "failed" else None,
-        "output_file_id": batch.files.get("output_file_id"),
-        "error_file_id": batch.files.get("error_file_id"),
-        "request_counts": {"total": batch.total, "completed": batch.done, "failed": batch.failed},
+        "output_file_id": files.get("output_file_id"),
+        "error_file_id": files.get("error_file_id"),
+        "request_counts": {"total": batch.total, "completed": done, "failed": failed},
     }
 
 

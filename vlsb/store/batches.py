@@ -7,10 +7,13 @@ leaves enough to find out at the provider what became of it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-FINISHED = ("completed", "expired", "cancelled")
-"""How a batch may end with results, or with a part of them."""
+from msgspec import Meta
+
+# A stranger's run may hold anything: a name becomes that of a file, a custom id the numbers in it.
+_Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+_CustomId = Annotated[str, Meta(pattern=r"\A[0-9]{1,18}-[0-9]{1,9}-[0-9]{1,9}-[0-9a-f]{32}\Z")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,16 +21,18 @@ class BatchStep:
     """A line of batches.jsonl; `name` and `step` are always there.
 
     `planned` says what is asked (`requests` are the custom ids) and for which judge's file, None for the
-    target. `uploaded` and `created` hold the provider's `id` of input file and batch. `ended` holds its last
-    `status`, and its results are on the disk then. `void` was never made, or was refused as a whole.
+    target. `uploaded` repeats that, so that no single damaged line hides it, and holds the provider's `id` of
+    the input file; a batch may exist from then on. `created` holds its `id`. `ended` holds its last `status`,
+    and its results are on the disk then: `given_up` are those that never came whole. `void` was not made, or
+    was refused as a whole.
     """
 
-    name: str
+    name: _Name
     step: Literal["planned", "uploaded", "created", "ended", "void"]
     judge: str | None = None
-    requests: tuple[str, ...] = ()
+    requests: tuple[_CustomId, ...] = ()
     id: str | None = None
-    status: str | None = None
+    status: Literal["completed", "expired", "cancelled", "given_up"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,8 @@ class Batch:
     """A batch as far as its steps say. `status` is its last one, None while it may be going on."""
 
     name: str
-    judge: str | None
-    requests: tuple[str, ...]
+    judge: str | None = None
+    requests: tuple[str, ...] = ()
     file_id: str | None = None
     batch_id: str | None = None
     status: str | None = None
@@ -44,13 +49,15 @@ class Batch:
 
     def after(self, step: BatchStep) -> Batch:
         """The batch after one more step."""
-        if step.step == "uploaded":
-            return replace(self, file_id=step.id)
-        if step.step == "created":
-            return replace(self, batch_id=step.id)
-        if step.step == "ended":
-            return replace(self, status=step.status)
-        return replace(self, is_void=self.is_void or step.step == "void")
+        return replace(
+            self,
+            judge=step.judge or self.judge,
+            requests=step.requests or self.requests,
+            file_id=step.id if step.step == "uploaded" else self.file_id,
+            batch_id=step.id if step.step == "created" else self.batch_id,
+            status=step.status or self.status,
+            is_void=self.is_void or step.step == "void",
+        )
 
     @property
     def is_under_way(self) -> bool:

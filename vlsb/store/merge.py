@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,17 @@ from vlsb.store.codec import Json
 from vlsb.store.journal import scan_journal
 from vlsb.store.lock import lock_run
 from vlsb.store.manifest import Manifest, require_run, setting_differences, write_manifest
-from vlsb.store.state import EVENTS, FAILURES, FINDINGS, RESPONSES, VERDICTS, RunState, load_state
+from vlsb.store.state import (
+    BATCHES,
+    EVENTS,
+    FAILURES,
+    FINDINGS,
+    RESPONSES,
+    RESULTS,
+    VERDICTS,
+    RunState,
+    load_state,
+)
 from vlsb.store.store import own_entry
 
 
@@ -37,6 +48,7 @@ def merge_runs(parts: Sequence[Path], into: Path) -> int:
             require_run(part)
             held.enter_context(lock_run(part))
         states = [load_state(part) for part in parts]
+        _require_own_batches(parts, states)
         manifest = _joined(parts, [state.manifest for state in states])
         try:
             draft.mkdir(mode=0o700, parents=True)
@@ -88,26 +100,50 @@ def _require_parts(place: Path, first: Manifest, other_place: Path, other: Manif
         raise ConfigError(f"{other_place} is no part of what {place} is one of: {'; '.join(differing)}.")
 
 
+def _require_own_batches(parts: Sequence[Path], states: Sequence[RunState]) -> None:
+    """ConfigError where two parts tell of one batch: its answers would be read for both."""
+    seen: set[str] = set()
+    for part, state in zip(parts, states, strict=True):
+        if shared := seen.intersection(state.batches):
+            raise ConfigError(f"{part}: the batch {min(shared)} is in an earlier part too. Parts share none.")
+        seen.update(state.batches)
+
+
 def _write_rows(parts: Sequence[Path], states: Sequence[RunState], manifest: Manifest, draft: Path) -> None:
     """Every record of the parts, in their order; a part's sessions come after those of the one before."""
     offset = 0
-    files: dict[str, list[Json]] = {RESPONSES: [], FAILURES: [], EVENTS: []}
+    files: dict[str, list[Json]] = {RESPONSES: [], FAILURES: [], EVENTS: [], BATCHES: []}
     for part, state in zip(parts, states, strict=True):
         judges = (*state.manifest.judges, *state.manifest.guards)
         names = {entry.file: own_entry(manifest, entry).file for entry in judges}
-        for name in (RESPONSES, FAILURES, EVENTS):
+        for name in (RESPONSES, FAILURES, EVENTS, BATCHES):
             files[name] += (_renamed(record, names, offset) for record in _records(part / name))
         for entry in judges:
             folder = FINDINGS if entry.is_guard else VERDICTS
             target = files.setdefault(f"{folder}/{names[entry.file]}", [])
             target += (_renamed(record, names, offset) for record in _records(part / folder / entry.file))
         offset += state.sessions.last
+        _copy_results(part, state, draft)
     for name, records in files.items():
+        # Most runs have no batch, and no such file.
+        if name == BATCHES and not records:
+            continue
         path = draft / name
         path.parent.mkdir(mode=0o700, exist_ok=True)
         with new_file(path) as file:
             file.writelines(strict_json.dumps(record).encode() + b"\n" for record in records)
         sync_directory(path.parent)
+
+
+def _copy_results(part: Path, state: RunState, draft: Path) -> None:
+    """The results that batches of a part brought: what they answer may not be stored yet."""
+    for batch in state.batches.values():
+        source, copy = (folder / RESULTS / f"{batch.name}.jsonl" for folder in (part, draft))
+        if source.is_file():
+            copy.parent.mkdir(mode=0o700, exist_ok=True)
+            with source.open("rb") as results, new_file(copy) as file:
+                shutil.copyfileobj(results, file)
+            sync_directory(copy.parent)
 
 
 def _records(path: Path) -> Iterator[Json]:

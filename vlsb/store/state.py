@@ -271,12 +271,23 @@ class RunState:
 
     def add_batch(self, step: BatchStep) -> None:
         """Take over what happened to a batch."""
-        known = self.batches.get(step.name) or Batch(step.name, step.judge, step.requests)
+        known = self.batches.get(step.name) or Batch(step.name)
         self.batches[step.name] = known.after(step)
 
     def batches_of(self, judge: str | None) -> list[Batch]:
         """The batches that were or may have been made for a judge, or without one for the target."""
         return [each for each in self.batches.values() if each.judge == judge and not each.is_void]
+
+    def keys_in_batches(self, judges: Iterable[str | None]) -> set[Key]:
+        """The responses that batches under way ask for, or ask these judges about; None: the target."""
+        wanted = set(judges)
+        there = [each for each in self.batches.values() if each.is_under_way and each.judge in wanted]
+        parts = (name.split("-") for batch in there for name in batch.requests)
+        return {Key(int(sample_id), int(epoch)) for sample_id, epoch, *_ in parts}
+
+    def batches_without_plan(self) -> list[str]:
+        """Batches that may be under way, and nobody knows what they ask: the line that said so is missing."""
+        return [each.name for each in self.batches.values() if each.is_under_way and not each.requests]
 
     @property
     def cut_responses(self) -> int:

@@ -53,6 +53,7 @@ from vlsb.store.state import (
     FAILURES,
     FINDINGS,
     RESPONSES,
+    RESULTS,
     VERDICTS,
     Judged,
     RunState,
@@ -178,6 +179,18 @@ class RunStore:
         self._append(self._batches, fields)
         self.state.add_batch(step)
         await asyncio.to_thread(self._batches.sync)
+
+    def results_path(self, batch: str) -> Path:
+        """The file with what a batch brought."""
+        return self.directory / RESULTS / f"{batch}.jsonl"
+
+    def new_results_path(self, batch: str) -> Path:
+        """The same to be written, in a folder of the run that is there."""
+        folder = self.directory / RESULTS
+        if folder.is_symlink():
+            raise StoreError(f"{folder} is a link, and a run is kept in its own folder. Remove it.")
+        _make_private(folder)
+        return self.results_path(batch)
 
     def add_event(self, kind: str, **fields: Any) -> None:
         """Write an event: names and numbers, no content.

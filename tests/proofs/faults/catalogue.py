@@ -178,11 +178,31 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "E28": "an answer holds the tag that ends thoughts",
         "E29": "other content under the published ids",
         "E30": "a labelling that is loaded again shows what judges said",
+        "F01": "completed a moment before there are results",
+        "F02": "results that come cut, empty or as a page",
+        "F03": "a batch that is not known by its id yet",
+        "F04": "results that never agree with the batch's counts",
+        "F05": "an error's line before the good line of one request",
+        "F06": "a creation that fails and is listed late",
+        "F07": "a creation answered with a page or without an id",
+        "F08": "a creation that fails and is never listed",
+        "F09": "more than a thousand newer batches",
+        "F10": "a key of another project",
+        "F11": "several judges side by side spend one limit",
+        "F12": "a first sample that is cheaper than the others",
+        "F13": "Ctrl-C while a batch is made",
+        "F14": "runs that are merged while their batches are under way",
+        "F15": "a damaged plan of a batch under way",
+        "F16": "a batch's name that leads out of the run",
+        "F17": "links where results are written",
+        "F18": "a key, or its beginning, in results",
+        "F19": "a key on the border of two pieces of a download",
     }
 )
 
 _STREAM = "completions are not streamed"
 _ATTACK = "attacks on the judge: no hardened template and no self-test yet"
+_BATCH = "tests/proofs/test_batch_faults.py::test_"
 _HTML = "no HTML report yet"
 
 NOT_APPLICABLE: Mapping[str, str] = MappingProxyType(
@@ -501,5 +521,35 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "E30": (
             "tests/proofs/page/test_labelling.py::test_a_page_that_is_loaded_again_goes_on_labelling_and_no_key_opens_what_judges_said",
         ),
+        "F01": (
+            f"{_BATCH}results_that_are_not_whole_yet_are_fetched_again_and_not_paid_again",
+            f"{_BATCH}an_expired_batch_whose_results_are_late_keeps_what_it_answered",
+        ),
+        "F02": (f"{_BATCH}results_that_are_not_whole_yet_are_fetched_again_and_not_paid_again",),
+        "F03": (f"{_BATCH}results_that_are_not_whole_yet_are_fetched_again_and_not_paid_again",),
+        "F04": (
+            f"{_BATCH}results_that_never_agree_with_the_batchs_own_counts_stop_the_run_and_are_not_asked_for_again",
+        ),
+        "F05": (f"{_BATCH}an_error_line_before_the_good_line_of_one_request_does_not_drop_the_answer",),
+        "F06": (f"{_BATCH}a_batch_whose_creation_is_answered_anyhow_is_looked_for_and_not_made_again",),
+        "F07": (f"{_BATCH}a_batch_whose_creation_is_answered_anyhow_is_looked_for_and_not_made_again",),
+        "F08": (f"{_BATCH}a_batch_that_is_never_listed_is_not_made_again_before_the_user_says_so",),
+        "F09": (f"{_BATCH}a_batch_is_found_behind_any_number_of_newer_ones",),
+        "F10": (f"{_BATCH}a_key_of_another_project_makes_no_batch_again",),
+        "F11": (f"{_BATCH}judges_side_by_side_share_one_limit_of_money",),
+        "F12": (f"{_BATCH}what_the_first_sample_cost_does_not_say_what_the_others_may",),
+        "F13": (f"{_BATCH}one_ctrl_c_in_a_batch_ends_with_130_and_the_command_that_collects_it",),
+        "F14": (
+            f"{_BATCH}a_merged_run_collects_the_batches_of_its_parts",
+            f"{_BATCH}results_that_a_part_has_fetched_are_in_the_merged_run",
+        ),
+        "F15": (
+            f"{_BATCH}a_repair_forgets_no_batch_that_is_under_way",
+            f"{_BATCH}a_batch_whose_plan_is_lost_stops_the_run_until_the_user_gives_it_up",
+        ),
+        "F16": (f"{_BATCH}a_batchs_name_in_a_strangers_run_leads_nowhere",),
+        "F17": (f"{_BATCH}results_are_written_through_no_link_of_a_strangers_run",),
+        "F18": (f"{_BATCH}no_part_of_a_key_stays_in_what_is_kept_of_a_batch",),
+        "F19": (f"{_BATCH}a_key_on_the_border_of_two_pieces_of_a_download_is_masked",),
     }
 )
