@@ -53,6 +53,10 @@ faults *args:
 crash kills="200" *args:
     uv run python -m tests.proofs.crash.harness "$@"
 
+# Kill runs by batch with SIGKILL at their awaits, 200 times or as often as asked for: no answer may be paid twice
+batch-crash kills="200" *args:
+    uv run --group extras python -m tests.proofs.crash.batches "$@"
+
 # A matrix of faults, their share and concurrency: every run must end with the fault-free numbers
 chaos *args:
     uv run python -m tests.proofs.chaos.matrix "$@"
