@@ -405,3 +405,75 @@ def test_version_is_the_packages(tmp_path: Path) -> None:
     done = Desk(tmp_path).vlsb("--version")
 
     assert (done.code, done.out, done.err) == (0, f"vlsb {__version__}\n", "")
+
+
+# By one judge.
+
+
+@pytest.fixture(scope="module")
+def judged_twice(original: Desk, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """The run with a second judge, and a copy without it. Not to be changed."""
+    desk = original.copied_to(tmp_path_factory.mktemp("judged-twice"))
+    desk.copied_to(desk.home / "once").run_dir.rename(desk.outputs / "once")
+    with SimulatorThread(known_labels) as simulator:
+        words = ("--judge", "other-judge", "--judge-base-url", simulator.base_url, "--data-root", desk.data)
+        done = desk.vlsb("judge", desk.run_dir, *words, "--fail-on-error", 2)
+    assert done.code == 0, done.err
+    return desk
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("--format", form) for form in ("table", "markdown", "latex", "csv", "json")),
+        ("--leaderboard", "--format", "csv"),
+        ("--methods",),
+        ("--paper", "--format", "json"),
+    ],
+    ids=" ".join,
+)
+def test_a_report_by_one_judge_has_its_rows_alone_in_every_format(
+    judged_twice: Desk, words: tuple[str, ...]
+) -> None:
+    every = judged_twice.vlsb("report", judged_twice.run_dir, *words)
+    own = judged_twice.vlsb("report", judged_twice.run_dir, *words, "--judge", "judge-model")
+
+    assert (every.code, own.code) == (0, 0), every.err + own.err
+    assert "other-judge" in every.out
+    assert "judge-model" in own.out
+    assert ("other-judge" in own.out) == (words[0] == "--leaderboard")
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--format", "latex"), ("--leaderboard",), ("--methods",), ("--paper",)]
+)
+def test_a_judge_that_nobody_knows_is_refused_with_those_there_are(
+    judged_twice: Desk, words: tuple[str, ...]
+) -> None:
+    done = judged_twice.vlsb("report", judged_twice.run_dir, "--judge", "jugde-model", *words)
+
+    assert (done.code, done.out) == (2, "")
+    assert "judge-model, other-judge" in done.error
+
+
+def test_runs_that_a_judge_has_not_judged_are_left_out_and_named(judged_twice: Desk) -> None:
+    done = judged_twice.vlsb("report", judged_twice.outputs, "--judge", "other-judge", "--format", "json")
+
+    assert [(each["run"], each["judge"]) for each in json.loads(done.out)] == [("r", "other-judge")]
+    assert "Left out, since other-judge has not judged them: " in done.err
+    assert done.err.rstrip().endswith("once.")
+
+
+@pytest.mark.parametrize("words", [("--bibtex",), ("--html", "page.html")])
+def test_what_is_of_no_judge_takes_none(judged_twice: Desk, words: tuple[str, ...]) -> None:
+    done = judged_twice.vlsb("report", judged_twice.run_dir, *words, "--judge", "judge-model")
+
+    assert done.code == 2
+    assert f"{words[0]} takes no --judge" in done.error
+
+
+def test_the_runs_own_judge_is_not_marked_where_another_has_judged_it_too(judged_twice: Desk) -> None:
+    own, other = judged_twice.report(judged_twice.run_dir)
+
+    assert (own["judge"], own["differs"]) == ("judge-model", None)
+    assert other["differs"]["judge"] == "judge-model"

@@ -346,7 +346,7 @@ OfficialJudge = Annotated[
     _option(
         "judge",
         Option(
-            "With --leaderboard, --steps or --format official: by which of the runs' judges.",
+            "Report this one of the runs' judges alone; with --leaderboard rank by it.",
             metavar="NAME",
             variable="VLSB_SHOW_JUDGE",
         ),

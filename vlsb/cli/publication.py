@@ -22,8 +22,8 @@ from vlsb.store.summaries import find_runs, summarize_state
 _PROSE: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
 
 
-def paper_text(paths: Sequence[Path], form: str) -> str:
-    """Each run under each of its judges beside what is published of its model."""
+def paper_text(runs: Mapping[Path, str | None], form: str) -> str:
+    """Each run, under the judge with that file or under each of its judges, beside what is published."""
     if form not in FORMATS:
         raise ConfigError(f"--paper with --format {form}: not one of {', '.join(FORMATS)}.")
     published = load_published()
@@ -35,18 +35,18 @@ def paper_text(paths: Sequence[Path], form: str) -> str:
             published=published,
             results=_published_of(manifest, published),
         )
-        for manifest, judge, summary in _judged_runs(paths)
+        for manifest, judge, summary in _judged_runs(runs)
     ]
     width = shutil.get_terminal_size((80, 24)).columns
     return written(parities, form, width=width, color=has_color(sys.stdout))
 
 
-def methods_text(paths: Sequence[Path], form: str) -> str:
-    """A paragraph for each run and judge, on lines of their own."""
+def methods_text(runs: Mapping[Path, str | None], form: str) -> str:
+    """A paragraph for each run and judge, on lines of their own; `runs` as for `paper_text`."""
     if form not in _PROSE:
         raise ConfigError(f"--methods with --format {form}: not one of {', '.join(_PROSE)}.")
     encode = _PROSE[form]
-    return "\n\n".join(encode(methods_paragraph(*each)) for each in _judged_runs(paths)) + "\n"
+    return "\n\n".join(encode(methods_paragraph(*each)) for each in _judged_runs(runs)) + "\n"
 
 
 def bibtex_text(paths: Sequence[Path]) -> str:
@@ -54,14 +54,17 @@ def bibtex_text(paths: Sequence[Path]) -> str:
     return bibtex([read_manifest(run).version for run in find_runs(paths)])
 
 
-def _judged_runs(paths: Sequence[Path]) -> Iterator[tuple[Manifest, JudgeEntry | None, Summary]]:
-    """Every run with each of its judges; with None once where it has none."""
-    for run in find_runs(paths):
+def _judged_runs(
+    runs: Mapping[Path, str | None],
+) -> Iterator[tuple[Manifest, JudgeEntry | None, Summary]]:
+    """Every run with its judge of that file, or with each; with None once where it has none."""
+    for run, file in runs.items():
         state = load_state(run)
         if not state.manifest.judges:
             yield state.manifest, None, summarize_state(state, run, None)
         for judge in state.manifest.judges:
-            yield state.manifest, judge, summarize_state(state, run, judge.file)
+            if file in (None, judge.file):
+                yield state.manifest, judge, summarize_state(state, run, judge.file)
 
 
 def _published_of(manifest: Manifest, published: Published) -> list[Result]:

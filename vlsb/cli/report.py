@@ -29,8 +29,17 @@ from vlsb.reports.official import missing_questions, to_official
 from vlsb.reports.tables import FORMATS
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
-from vlsb.store.summaries import find_runs, stored_judge, summarize_run, summarize_state
+from vlsb.store.summaries import (
+    find_runs,
+    runs_of_judge,
+    stored_judge,
+    summarize_run,
+    summarize_state,
+)
 
+# Reports of a run whoever judged it, or of judges that they are given themselves.
+_OF_ALL_JUDGES = ("--html", "--judge-bridge", "--bibtex")
+_MOST_NAMED = 3
 _FORMATS = ("table", "json", "csv", "markdown", "latex", "parquet", "official")
 
 
@@ -62,6 +71,8 @@ def report_command(
     asked |= {"--methods": methods, "--bibtex": bibtex}
     try:
         _require_one([name for name, is_asked in asked.items() if is_asked])
+        if judge is not None and (without := [name for name in _OF_ALL_JUDGES if asked[name]]):
+            raise ConfigError(f"{without[0]} takes no --judge. Leave it out, or VLSB_SHOW_JUDGE unset.")
         if siunitx and (report_format != "latex" or any(asked.values())):
             raise ConfigError("--siunitx goes with --format latex of the rates, and with no other report.")
         if html is not None:
@@ -90,19 +101,19 @@ def report_command(
 
             text = bridges_text(paths, report_format, *judge_bridge)
         elif paper:
-            text = paper_text(paths, report_format)
+            text = paper_text(_runs(paths, judge, screen), report_format)
         elif leaderboard:
             text = _leaderboard(paths, report_format, judge)
         elif steps:
             text = _steps(paths, report_format, judge)
         elif methods:
-            text = methods_text(paths, report_format)
+            text = methods_text(_runs(paths, judge, screen), report_format)
         elif bibtex:
             text = bibtex_text(paths)
         elif report_format == "official":
             text = _official(paths, judge, data_root, screen)
         else:
-            text = _report(paths, report_format, screen, load_prices(prices), siunitx=siunitx)
+            text = _report(paths, judge, report_format, screen, load_prices(prices), siunitx=siunitx)
         _deliver(text, output, screen)
     except VlsbError as error:
         screen.error(error)
@@ -128,12 +139,33 @@ def _deliver(text: str | bytes, output: Path | None, screen: Screen) -> None:
         raise StoreError.of(f"{output}: cannot be written", error) from error
 
 
+def _runs(paths: list[Path], judge: str | None, screen: Screen) -> dict[Path, str | None]:
+    """The runs to report, with the one judge that is asked for; those that it has not judged are named."""
+    runs = find_runs(paths)
+    found = runs_of_judge(runs, judge)
+    if without := [str(run) for run in runs if run not in found]:
+        names = ", ".join(without[:_MOST_NAMED])
+        more = f" and {len(without) - _MOST_NAMED} more" if len(without) > _MOST_NAMED else ""
+        screen.notice(f"Left out, since {judge} has not judged them: {names}{more}.")
+    return found
+
+
 def _report(
-    paths: list[Path], report_format: str, screen: Screen, prices: PriceTable, *, siunitx: bool
+    paths: list[Path],
+    judge: str | None,
+    report_format: str,
+    screen: Screen,
+    prices: PriceTable,
+    *,
+    siunitx: bool,
 ) -> str | bytes:
     if report_format not in _FORMATS:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
-    summaries = [summary for run in find_runs(paths) for summary in summarize_run(run, prices=prices)]
+    summaries = [
+        summary
+        for run, file in _runs(paths, judge, screen).items()
+        for summary in summarize_run(run, judge=file, prices=prices)
+    ]
     for summary in summaries:
         if summary.judge is None and report_format == "table":
             screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")

@@ -17,7 +17,7 @@ from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary, s
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
 from vlsb.records import Key, Untrusted
-from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, asked_endpoint, is_run
+from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, asked_endpoint, is_run, read_manifest
 from vlsb.store.parts import find_part
 from vlsb.store.state import (
     Judged,
@@ -74,14 +74,42 @@ def _has_run(folder: Path) -> bool:
         return False
 
 
-def summarize_run(directory: Path, *, prices: PriceTable | None = None) -> list[Summary]:
+def runs_of_judge(runs: Iterable[Path], judge: str | None) -> dict[Path, str | None]:
+    """The runs that a judge has labelled, with its file in each; without a name all of them, with None.
+
+    Raises ConfigError where it has judged none of them, naming those that have, and where it means several.
+    """
+    if judge is None:
+        return dict.fromkeys(runs)
+    found: dict[Path, str | None] = {}
+    there: dict[str, None] = {}
+    for run in runs:
+        manifest = read_manifest(run)
+        named = _judges_named(manifest, judge)
+        there |= dict.fromkeys(_stem(entry) for entry in manifest.judges)
+        if len(named) > 1:
+            raise _means_several(judge, named, "--judge")
+        if named:
+            found[run] = named[0].file
+    if not found:
+        names = f"Pass one of: {', '.join(there)}." if there else "Nobody has: see vlsb judge."
+        raise ConfigError(f"--judge {judge} has judged none of these runs. {names}")
+    return found
+
+
+def summarize_run(
+    directory: Path, *, judge: str | None = None, prices: PriceTable | None = None
+) -> list[Summary]:
     """A summary for each judge of a run as its rows stand now; one without rates if it has no judge.
 
-    Costs are by `prices`; without, by those that the run was given, and else by ours. Raises StoreError for a
-    damaged file.
+    With `judge`, a verdict file, it is that one's alone. Costs are by `prices`; without, by those that the
+    run was given, and else by ours. Raises StoreError for a damaged file.
     """
     with collection_paused():
-        return summarize_judges(load_state(directory), directory, prices=prices)
+        state = load_state(directory)
+        if judge is not None:
+            return [summarize_state(state, directory, judge, prices=prices)]
+        return summarize_judges(state, directory, prices=prices)
 
 
 def summarize_judges(state: RunState, directory: Path, *, prices: PriceTable | None = None) -> list[Summary]:
@@ -221,17 +249,26 @@ def stored_judge(manifest: Manifest, name: str | None, *, option: str = "--judge
     """
     if name is None:
         return manifest.judges[0] if manifest.judges else None
-    for entry in manifest.judges:
-        if _stem(entry) == name:
-            return entry
-    named = [entry for entry in manifest.judges if Untrusted(name) == entry.name]
-    if len(named) == 1:
+    named = _judges_named(manifest, name)
+    if len(named) > 1:
+        raise _means_several(name, named, option)
+    if named:
         return named[0]
     if not manifest.judges:
         raise ConfigError(f"{option} {name}: nobody has judged this run. Leave it out, or see vlsb judge.")
-    what = "means several judges" if named else "has not judged this run"
-    there = ", ".join(_stem(entry) for entry in named or manifest.judges)
-    raise ConfigError(f"{option} {name} {what}. Pass one of: {there}.")
+    there = ", ".join(map(_stem, manifest.judges))
+    raise ConfigError(f"{option} {name} has not judged this run. Pass one of: {there}.")
+
+
+def _judges_named(manifest: Manifest, name: str) -> list[JudgeEntry]:
+    """The judge whose file is called so, else those whose model is."""
+    exact = [entry for entry in manifest.judges if _stem(entry) == name]
+    return exact or [entry for entry in manifest.judges if Untrusted(name) == entry.name]
+
+
+def _means_several(name: str, named: Iterable[JudgeEntry], option: str) -> ConfigError:
+    there = ", ".join(map(_stem, named))
+    return ConfigError(f"{option} {name} means several judges. Pass one of: {there}.")
 
 
 def _stem(entry: JudgeEntry) -> str:
