@@ -57,10 +57,10 @@ def sample_command(run: Run, n: opt.AuditSize = 200, seed: opt.AuditSeed = None)
     ]
     audit = draw_audit(run, n=n, seed=seed, judges=judges)
     images = len({item.image_path for item in audit.items})
-    Screen().result(
+    Screen().answer(
         f"{len(audit.items)} responses to {images} images are drawn, of {len(audit.frame)} images in "
-        f"{len(audit.strata)} strata (seed {audit.seed}). Label them with:\n"
-        f"  vlsb audit label {shlex.quote(str(run))} --annotator NAME"
+        f"{len(audit.strata)} strata (seed {audit.seed}). Label them with:",
+        f"  vlsb audit label {shlex.quote(str(run))} --annotator NAME",
     )
     return 0
 
@@ -123,7 +123,7 @@ def export_command(
         raise ConfigError(f"{path} exists. Move it, or name another with --output.") from error
     except OSError as error:
         raise ConfigError(f"--output {path}: cannot be written ({error.strerror}).") from error
-    Screen().result(f"{len(tasks)} responses are in {path}. They are the model's words about harmful pairs.")
+    Screen().answer(f"{len(tasks)} responses are in {path}. They are the model's words about harmful pairs.")
     return 0
 
 

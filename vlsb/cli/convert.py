@@ -72,6 +72,6 @@ def llava_command(
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
-    screen.result(f"{destination}: {count} tensors, each read back and compared.")
+    screen.answer(f"{destination}: {count} tensors, each read back and compared.")
     screen.notice(f"Serve it with: {shlex.join(['vlsb', 'serve', 'llava', '--weights', str(destination)])}")
     return 0

@@ -60,7 +60,7 @@ def fetch_command(revision: opt.DataRevision = None, display: opt.Display = None
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
-    screen.result(f"{fetched.repository} at {fetched.revision}")
+    screen.answer(f"{fetched.repository} at {fetched.revision}")
     return 0
 
 

@@ -52,7 +52,7 @@ def export_command(
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
-    screen.result(f"{out}: {_contents(exported)}")
+    screen.answer(f"{out}: {_contents(exported)}")
     for line in _left_out(exported, to, people):
         screen.notice(line)
     if to == "hub":

@@ -63,7 +63,7 @@ def import_command(
         return error.exit_code
     for line in _left_out(matched):
         screen.notice(line)
-    screen.result("\n".join(_told(directory, source, imported)))
+    screen.answer(*_told(directory, source, imported))
     screen.notice(f"Judge it with: vlsb judge {shlex.quote(str(directory))}")
     return 0
 

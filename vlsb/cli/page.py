@@ -98,7 +98,7 @@ def write_page(
         )
     except OSError as error:
         raise StoreError(f"--html {out}: cannot be written ({error.strerror}).") from error
-    screen.result(f"The page is {written} ({_megabytes(out)}), {_shown(len(images), redact)}.")
+    screen.answer(f"The page is {written} ({_megabytes(out)}), {_shown(len(images), redact)}.")
 
 
 def _megabytes(out: Path) -> str:
@@ -148,7 +148,7 @@ def _write_pages(
         _remove_images(folder, keep=names.values())
     except OSError as error:
         raise StoreError(f"--html {out}: cannot be written ({error.strerror}).") from error
-    screen.result(
+    screen.answer(
         f"The page is {out / _INDEX}, with a page for each of {counted(len(places), 'run')} "
         f"({_megabytes(out)}), {_shown(len(names), redact)}."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -76,9 +77,13 @@ def _table(runs: list[ListedRun]) -> str:
         )
         for each in runs
     ]
-    notes = [f"{counted(len(runs), 'run')}. Times are UTC.", *(each.problem for each in runs if each.problem)]
+    notes = [f"{counted(len(runs), 'run')}. Times are UTC.", *_problems(runs)]
     table = Table("Runs", ("run", "target", "judges", "responses", "changed"), rows, names=3, notes=notes)
     return tables_text([table], width=shutil.get_terminal_size((80, 24)).columns, color=has_color(sys.stdout))
+
+
+def _problems(runs: Iterable[ListedRun]) -> Iterator[str]:
+    return (for_terminal(Untrusted(each.problem)) for each in runs if each.problem)
 
 
 def _judges(run: ListedRun) -> Cell:
@@ -124,7 +129,7 @@ def merge_command(
         failed = StoreError.of(f"{into}: cannot be written", error)
         screen.error(failed)
         return failed.exit_code
-    screen.result(f"{into}: {len(parts)} runs, {count:,} samples. Next: vlsb report {into}")
+    screen.answer(f"{into}: {len(parts)} runs, {count:,} samples. Next: vlsb report {into}")
     return 0
 
 
@@ -151,7 +156,7 @@ def remove_command(
                 held.enter_context(lock_run(run))
             for run in places:
                 _remove(run)
-                screen.result(f"{run}: removed")
+                screen.answer(f"{run}: removed")
     except VlsbError as error:
         screen.error(error)
         return error.exit_code
@@ -182,7 +187,7 @@ def repair_command(
         screen.error(error)
         return error.exit_code
     for each in done:
-        screen.result(f"{each.path}: {each.kept} lines kept, {each.set_aside} set aside in {each.quarantine}")
+        screen.answer(f"{each.path}: {each.kept} lines kept, {each.set_aside} set aside in {each.quarantine}")
     if not done:
-        screen.result(f"{run}: nothing to repair")
+        screen.answer(f"{run}: nothing to repair")
     return 0

@@ -66,6 +66,11 @@ class Screen:
         except OSError as error:
             raise StoreError(f"The result cannot be written to stdout ({error.strerror}).") from error
 
+    def answer(self, *lines: str) -> None:
+        """A command's result in lines of our own words, whatever the names and paths in them hold."""
+        clean = (for_terminal(Untrusted(each), lines=True).replace("\n", " ") for each in lines)
+        self.result("\n".join(clean))
+
     def notice(self, line: str) -> None:
         """Something worth knowing, on stderr."""
         if not self.quiet:
@@ -87,8 +92,17 @@ class Screen:
 
     def command(self, arguments: Sequence[str]) -> None:
         """A command to type, as one line that a shell reads back exactly."""
-        self._err.write(f"Resume with: {without_keys(shlex.join(arguments))}\n")
+        self._err.write(f"Resume with: {without_keys(' '.join(map(_typed, arguments)))}\n")
         self._err.flush()
+
+
+def _typed(word: str) -> str:
+    """A word as it is typed in a shell; what a terminal would act on stands there as bash's escapes."""
+    if word.isprintable():
+        return shlex.quote(word)
+    is_plain = frozenset(range(32, 127)) - frozenset(b"'\\")
+    escaped = (chr(byte) if byte in is_plain else f"\\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(escaped)}'"
 
 
 async def agree_to_install(screen: Screen, offer: InstallOffer, *, yes: bool) -> bool:
