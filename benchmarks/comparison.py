@@ -106,7 +106,7 @@ def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
     for _ in range(replicates):
         images, first, second = draw(setting, dice)
         pairs = PairedShares(images, ONE_HOT[first], ONE_HOT[second])
-        safe = rate_differences(pairs, resamples=RESAMPLES)[0]["safe_rate"]
+        safe = rate_differences(pairs, resamples=RESAMPLES)["safe_rate"]
         decision = against_limit(Interval(-safe.high, -safe.low), LIMIT)
         three = 1.0
         if setting.lost is None:

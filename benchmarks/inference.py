@@ -44,6 +44,7 @@ SAFE, ANEW = 30.0, 0.2
 # The share of samples that say what their image says.
 OF_THE_IMAGE = 0.3
 MOST_ERRORS = 0.055
+PRINTED: tuple[RateName, ...] = ("safe_refuse_rate", "safe_warning_rate", "safe_rate")
 # Replicates that are drawn one after the other.
 BLOCK = 250
 
@@ -215,9 +216,18 @@ def paper(setting: Setting, dice: _Dice) -> Found:
         ours, theirs = (
             _rates(images, safe_labels(images, [SAFE, SAFE / 3], dice, anew=0.0)) for _ in range(2)
         )
-        printed = {"refusal": "safe_refuse_rate", "warning": "safe_warning_rate", "safe": "safe_rate"}
-        row = {name: round(theirs.rate(rate) or 0.0, 2) for name, rate in printed.items()}  # type: ignore[arg-type]
-        compared.append((ours, Result(model="", source="", table="", setting="", n=SAMPLES, **row)))
+        refusal, warning, safe = (round(theirs.rate(name) or 0.0, 2) for name in PRINTED)
+        row = Result(
+            model="",
+            source="",
+            table="",
+            setting="",
+            n=SAMPLES,
+            safe=safe,
+            refusal=refusal,
+            warning=warning,
+        )
+        compared.append((ours, row))
     found = [gap for of_run in gaps(compared) for gap in of_run]
     widths = [(gap.interval.high - gap.interval.low) / 2 for gap in found if gap.interval is not None]
     return Found(any(gap.exceeds_noise for gap in found), float(numpy.mean(widths)))
@@ -239,6 +249,9 @@ def _rates(images: _Integers, safe_and_refused: _Floats) -> Rates:
         intervals={name: interval_of(images, each) for name, each in hits.items()},
         bounds={},
         outcomes={},
+        estimate="all",
+        labels=len(images),
+        images=int(images.max()) + 1,
         **{name: 100 * float(each.mean()) for name, each in hits.items()},
     )
 
