@@ -131,9 +131,9 @@ class Summary:
     conditions: Conditions | None = field(default=None, repr=False)
     flip_samples: int = 0
     guards: tuple[GuardCounts, ...] = ()
-    retirements: tuple[str, ...] = ()
     part: DrawnPart | None = None
     is_own: bool = True
+    retirements: tuple[str, ...] = ()
 
 
 def summarize(
