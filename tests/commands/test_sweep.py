@@ -15,7 +15,7 @@ from statistics import fmean
 import pytest
 
 from tests.commands.test_run_local import Desk as LocalDesk
-from tests.support.checkpoints import checkpoint
+from tests.support.checkpoints import checkpoint, write_tensors
 from tests.support.command import Finished, Vlsb
 from tests.support.datasets import instruction, sharing_rows, write_dataset
 from tests.support.endpoint import labelling, persona, sample_of
@@ -132,6 +132,122 @@ def test_a_sweep_that_is_done_says_so_and_reads_a_run_again_only_when_a_file_of_
         assert ended.last == "All 2 were done before. See the rates with: vlsb report sweep"
     assert "responses.jsonl" in damaged.err
     assert len(target.completions) == asked
+
+
+EDITS: dict[str, tuple[dict[str, object], str]] = {
+    "model": ({"model": "m2", "name": "m1"}, 'target.model: "m1" -> "m2"'),
+    "temperature": ({"temperature": 0.7}, "target.temperature: 0.0 -> 0.7"),
+    "system prompt": ({"system-prompt": "Be kind."}, '-> "Be kind."'),
+    "tokens": ({"max-tokens": 64}, "target.max_tokens: 128 -> 64"),
+    "samples": ({"limit": 4}, "selection: 12 samples -> 4, without 8 of the old"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_finished_cell_with_other_settings_in_the_plan_is_refused_with_the_difference(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread, edit: str, is_known: bool
+) -> None:
+    """As `vlsb run --resume` refuses it; with the old ones the sweep is done, and other cells go on."""
+    changes, difference = EDITS[edit]
+    plain, edited = hosted_at(target, "m1"), {**hosted_at(target, "m1"), **changes}
+    first = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[plain]))
+    asked = len(target.completions)
+    if not is_known:
+        (tmp_path / "sweep" / ".ended.jsonl").unlink()
+
+    refused = [vlsb("sweep", write_plan(tmp_path, target, data=data, models=[edited, "demo"])) for _ in "ab"]
+    shown = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[edited]), "--dry-run")
+    old = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[plain]))
+
+    assert (first.code, old.code) == (0, 0), first.err
+    assert [each.code for each in refused] == [6, 6], refused[0].err
+    assert all(difference in each.err and "m1: started" not in each.err for each in refused)
+    assert "demo: done after" in refused[0].err
+    assert difference in " ".join(shown.out.split())
+    assert old.last.startswith("All 1 were done before")
+    # What the other cell asked: its samples, their labels, the first request of both.
+    assert len(target.completions) <= asked + 2 * SAMPLES + 2
+
+
+def test_a_finished_cell_whose_data_or_template_or_judge_is_another_is_refused(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    """A template that was edited in its place, too. The same data elsewhere is no difference."""
+    template = tmp_path / "template.txt"
+    template.write_text("Q: {question} A: {response}")
+    judge = {"judge": "judge-model", "judge-base-url": target.base_url, "judge-api-key-env": "CANARY_KEY"}
+
+    def swept(judges: object, root: Path = data) -> Finished:
+        return vlsb("sweep", write_plan(tmp_path, target, data=root, models=["m1"], judges=[judges]))
+
+    with_template = {**judge, "judge-template": str(template)}
+    assert swept(with_template).code == 0
+    asked, text = len(target.completions), template.read_text()
+    template.write_text("QUESTION: {question} ANSWER: {response}")
+    other_template = swept(with_template)
+    template.write_text(text)
+    other_judge = swept({**with_template, "judge": "another-judge"})
+    rows = [{**row, "instruction": f"{row['instruction']} "} for row in sharing_rows(SAMPLES)]
+    other_data = swept(with_template, write_dataset(tmp_path / "other", rows))
+    shutil.copytree(data, tmp_path / "copy")
+    same = swept(with_template, tmp_path / "copy")
+
+    assert [each.code for each in (other_template, other_judge, other_data, same)] == [6, 6, 6, 0]
+    assert "judge.template_sha256:" in other_template.err
+    assert 'judge.model: "judge-model" -> "another-judge"' in other_judge.err
+    assert "its row in data.json changed" in other_data.err
+    assert same.last.startswith("All 1 were done before")
+    assert len(target.completions) == asked
+
+
+def test_what_changes_no_answer_may_be_edited_and_variables_count_as_for_a_run(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    warm, more = {"VLSB_TEMPERATURE": "0.5"}, {"max-connections": 3, "rpm": 6000, "fail-on-error": 1}
+    first = vlsb("sweep", write_plan(tmp_path, target, data=data, models=["m1"]), env=warm)
+    asked = len(target.completions)
+    plan = write_plan(tmp_path, target, data=data, models=[{**hosted_at(target, "m1"), **more}])
+
+    again, without = vlsb("sweep", plan, env=warm), vlsb("sweep", plan)
+    third = vlsb("sweep", plan, env=warm)
+
+    assert [each.code for each in (first, again, without, third)] == [0, 0, 6, 0], again.err + without.err
+    assert "target.temperature: 0.5 -> 0" in without.err
+    assert third.last.startswith("All 1 were done before")
+    assert len(target.completions) == asked
+
+
+def test_a_finished_checkpoint_is_done_until_its_weights_or_its_engines_options_are_others(
+    local: LocalDesk, tmp_path: Path
+) -> None:
+    where = checkpoint(tmp_path / "ckpt")
+    judge = str(checkpoint(tmp_path / "judge"))
+
+    def swept(**options: object) -> Finished:
+        plan = write_plan(
+            tmp_path,
+            None,
+            data=local.data,
+            models=[{"model": str(where), **options}],
+            judges=[judge],
+            defaults={"data-root": str(local.data), "engine": str(local.engine)},
+        )
+        return local.vlsb("sweep", plan, env=local.environment(ANSWER=VERDICT))
+
+    first = swept()
+    (tmp_path / "sweep" / ".ended.jsonl").unlink()
+    again, other_type = swept(), swept(dtype="float16")
+    write_tensors(where / "model.safetensors", seed=3)
+    other_weights = swept()
+
+    assert [each.code for each in (first, again, other_type, other_weights)] == [0, 0, 6, 6], (
+        first.err + again.err + other_type.err
+    )
+    assert again.last.startswith("All 2 were done before")
+    assert "target.engine.dtype:" in other_type.err
+    assert "target.engine.weights.digest:" in other_weights.err
+    assert len(events(local.record, "start")) == 2
 
 
 def test_a_sweep_killed_again_and_again_pays_for_nothing_stored_twice(
@@ -515,6 +631,12 @@ def test_a_dry_run_forecasts_the_rest_from_what_was_answered(
     done = {**hosted_at(target, "gpt-4o"), "name": "done"}
     first = vlsb("sweep", write_plan(tmp_path, target, data=data, models=[begun, done], judges=[judge]))
     assert first.code == 0, first.err
+    for run in ("gpt-4o", "done"):
+        # As if the provider had been asked: what is here costs nothing.
+        manifest = tmp_path / "sweep" / run / "run.json"
+        manifest.write_text(
+            manifest.read_text().replace('"http://loopback/v1"', '"https://api.openai.com/v1"')
+        )
     models = ["gpt-4o", {"model": "gpt-4o", "name": "done"}, {"model": "demo", "name": "new"}]
 
     plan = write_plan(tmp_path, None, data=data, models=models, judges=["gpt-4o"])

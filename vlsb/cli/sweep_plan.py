@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from vlsb.cli.estimate import amount
 from vlsb.cli.screen import Screen, has_color
 from vlsb.cli.sweep_forecast import ASSUMED, Money, Outlook, Outlooks
+from vlsb.cli.sweep_view import failure
 from vlsb.cli.sweeping import SweepWishes, models_now, unsized
 from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.hardware import list_gpus
@@ -40,7 +41,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
     gpus = list_gpus(os.environ).gpus
     sizing = wishes.sizing(plan, None if wishes.is_elsewhere else Slots(gpus))
     found = matrix(plan, sizing, models_now(plan, screen))
-    board = Board(EndedRuns(plan.output_dir / ENDED_FILE))
+    board = Board(EndedRuns(plan.output_dir / ENDED_FILE, os.environ))
     board.add(found.works)
     outlooks = Outlooks(found, datetime.now(UTC).date())
     ahead = {
@@ -63,6 +64,11 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
         f"{counted(len(found.cells), 'cell')}"
         + (f", {counted(len(found.judging), 'judge')} after them" if found.judging else "")
         + f"; {board.count(Status.DONE)} done. {counted(len(gpus), 'GPU') if gpus else 'No GPU'} here.",
+        *(
+            f"{entry.work.name}: {failure(entry)}."
+            for entry in board.entries
+            if entry.status is Status.FAILED
+        ),
         *_forecast_notes(board.entries, ahead, outlooks),
         *unsized(sizing),
         *(f"Not in the plan: {name} ({why})." for name, why in plan.left_out.items()),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlsb.cli.panel import Speed
+from vlsb.cli.screen import error_line
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
@@ -104,12 +105,19 @@ def change_line(entry: Entry) -> str:
         lacks = f"; {entry.lacks}" if entry.lacks else ""
         return f"{name}: done{took if entry.attempts else ' before'}{lacks}"
     if status is Status.FAILED:
-        why = entry.why or f"exit code {entry.code}"
+        why = failure(entry)
         where = f" See {entry.log}" if entry.log is not None else ""
         return f"{name}: failed{took} ({why}).{where}"
     if status is Status.WAITING and entry.attempts:
         return f"{name}: {entry.why or f'ended with exit code {entry.code}'}; it is started again"
     return f"{name}: {status.value}"
+
+
+def failure(entry: Entry) -> str:
+    """Why a work failed, in words."""
+    if entry.error is not None:
+        return error_line(entry.error).rstrip(".")
+    return entry.why or f"exit code {entry.code}"
 
 
 def live_lines(say: Callable[[str], None]) -> Callable[[Entry], None]:

@@ -102,7 +102,7 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     if wishes.slurm:
         require_slurm()
     places = Places(plan.output_dir, plan.remote)
-    board = Board(EndedRuns(plan.output_dir / ENDED_FILE))
+    board = Board(EndedRuns(plan.output_dir / ENDED_FILE, os.environ))
     kind = chosen_display(wishes.display)
     if kind != "rich":
         board.changed = live_lines(screen.notice)
@@ -256,21 +256,23 @@ def _finish(board: Board, screen: Screen, again: Callable[[], None]) -> int:
 def _show_rates(board: Board, screen: Screen) -> None:
     """The tables of all runs, which are read once: what has ended is known at the next start."""
     summaries: list[Summary] = []
-    works = [entry.work for entry in board.entries]
-    for run in (run for work in works if work.is_cell for run in work.runs if is_run(run)):
+    done = [entry.work for entry in board.entries if entry.status is Status.DONE]
+    cells = [entry.work for entry in board.entries if entry.work.is_cell]
+    for run in (run for work in cells for run in work.runs if is_run(run)):
         # Of one that cannot be read its cell says why.
         with suppress(StoreError), collection_paused():
-            summaries += _summarized(run, works, board.ended)
+            summaries += _summarized(run, done, board.ended)
     if summaries:
         width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
         screen.result(render(summaries, width=width, color=color))
 
 
-def _summarized(run: Path, works: Sequence[Work], ended: EndedRuns) -> list[Summary]:
+def _summarized(run: Path, done: Sequence[Work], ended: EndedRuns) -> list[Summary]:
     state = load_state(run)
-    for work in works:
+    for work in done:
         if run in work.runs:
-            work.ended(run, ended, lambda: state)
+            # Whoever asks next need not compare what its command did.
+            work.ended(run, ended, lambda: state, is_tried=True)
     return summarize_judges(state, run)
 
 

@@ -222,6 +222,25 @@ def plan_server(
     )
 
 
+def facts_as(
+    model: ModelProfile, wishes: Wishes, recorded: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """The name and the facts of a server on an engine as in `recorded` facts, with the variables of those.
+
+    What a machine has is taken to be as it was: only what was wished for, and the weights, are looked at.
+    Blocking; asks no Hub. Raises as `plan_server`, also for a checkpoint that is not here.
+    """
+    there = recorded["engine"]
+    engine = Engine(Path(), str(there["version"]), None, is_cpu=there["device"] == "cpu", prefix=None)
+    if model.source_architecture is not None:
+        raise ConfigError(f"{model.name}: what it is converted to is known where it was converted.")
+    plan = plan_server(
+        model, replace(wishes, offline=True), engine, environment={}, has_gpu=not engine.is_cpu
+    )
+    same = {name: recorded[name] for name in ("engine", "variables") if name in recorded}
+    return plan.served_name, {**plan.facts, **same}
+
+
 def weights_revision(model: ModelProfile, wishes: Wishes, written: Mapping[str, Any]) -> str | None:
     """The hub's revision to take: the one that is wished for, else that of the model's own weights."""
     if wishes.revision is not None or wishes.weights is not None:

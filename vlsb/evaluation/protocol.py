@@ -30,6 +30,8 @@ DIFFERENCES = (
     "judge max_tokens is 512 (the official 128 cuts the explanation; the label comes first)",
     "a sample whose instruction is empty (id 1685) is sent without a text part",
 )
+ENGINE_FACT = "engine."
+"""What the name of a setting begins with that an engine of ours brought."""
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 100
 _SEES_BOTH = "reasoning+answer"
@@ -46,14 +48,16 @@ def target_settings(target: ModelSettings) -> dict[str, Any]:
     order = "image, text" if target.protocol.image_first else "text, image"
     # One entry a fact, so that a resume on another engine names what differs.
     return (
-        _common(target) | {"part_order": order} | {f"engine.{name}": v for name, v in target.engine.items()}
+        _common(target)
+        | {"part_order": order}
+        | {f"{ENGINE_FACT}{name}": v for name, v in target.engine.items()}
     )
 
 
 def judge_settings(judge: JudgeSetup) -> dict[str, Any]:
     """Everything about the judge that can change a verdict; JSON."""
     kind, settings = judge
-    engine = {f"engine.{name}": value for name, value in settings.engine.items()}
+    engine = {f"{ENGINE_FACT}{name}": value for name, value in settings.engine.items()}
     if kind.is_official:
         sees = {"sees": _SEES_BOTH} if settings.sees_reasoning else {}
         official = {"part_order": "image, text", "template_sha256": kind.template.sha256}

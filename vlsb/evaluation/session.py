@@ -199,7 +199,7 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     samples = select(dataset.samples, plan.selection)
     known = {} if old is None else old.pictures
     pictures = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_pictures)
-    manifest = replace(_manifest(plan, samples, pictures), data=origin)
+    manifest = replace(manifest_of(plan, samples, pictures), data=origin)
 
     def open_store() -> RunStore:
         return open_run(plan.directory, manifest, is_resume=plan.is_resume)
@@ -235,7 +235,7 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
             "Pass the --data-root it was made from."
         )
     pictures = dataset.inspect(samples, known=old.pictures, skip_bad=plan.skip_bad_pictures)
-    entries = [_judge_entry(judge) for judge in plan.judges]
+    entries = [judge_entry(judge) for judge in plan.judges]
 
     def open_store() -> RunStore:
         return open_for_judging(
@@ -249,9 +249,10 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     return Prepared(plan, dataset, samples, pictures, open_store)
 
 
-def _manifest(
+def manifest_of(
     plan: Plan, samples: tuple[Sample, ...], pictures: Mapping[int, Picture | ImageError]
 ) -> Manifest:
+    """What a new run of a plan says of itself, before anything was asked."""
     assert plan.target is not None
     manifest = Manifest(
         version=__version__,
@@ -274,13 +275,14 @@ def _manifest(
     )
     for judge in plan.judges:
         # The first that gives labels is the run's own: a resume must ask it again.
-        entry = own_entry(manifest, _judge_entry(judge))
+        entry = own_entry(manifest, judge_entry(judge))
         is_added = entry.is_guard or bool(manifest.judges)
         manifest = manifest.with_judge(replace(entry, is_added=is_added))
     return manifest
 
 
-def _judge_entry(judge: JudgeSetup) -> JudgeEntry:
+def judge_entry(judge: JudgeSetup) -> JudgeEntry:
+    """What a run says of a judge that it is new to."""
     return JudgeEntry(
         name=Untrusted(judge.title),
         file=judge_file(judge),
@@ -535,7 +537,7 @@ def _batch_run(
 
 def judge_files(plan: Plan, manifest: Manifest) -> dict[str, str]:
     """The judges' files in a run by the names that the session gives them; the store has guards last."""
-    return {name: own_entry(manifest, _judge_entry(judge)).file for name, judge in plan.named_judges.items()}
+    return {name: own_entry(manifest, judge_entry(judge)).file for name, judge in plan.named_judges.items()}
 
 
 def _settled_dialects(store: RunStore, files: Mapping[str, str]) -> dict[str, Dialect]:

@@ -23,7 +23,7 @@ from vlsb.endpoints.request import asks_to_think
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.lease import Leases, MayInstall
-from vlsb.engines.plan import GpuLease
+from vlsb.engines.plan import GpuLease, Wishes, facts_as
 from vlsb.engines.registry import ServerRecord
 from vlsb.errors import (
     ConfigError,
@@ -44,7 +44,7 @@ from vlsb.evaluation.leasing import (
 )
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions, as_flag, parse_headers
 from vlsb.evaluation.progress import judge_names
-from vlsb.evaluation.protocol import judge_settings, safe_name
+from vlsb.evaluation.protocol import ENGINE_FACT, judge_settings, safe_name
 from vlsb.evaluation.session import Plan
 from vlsb.extras import require_extra
 from vlsb.judging.kinds import Answers, JudgeKind, JudgeSetup, load_judges, split_name
@@ -396,6 +396,62 @@ def _resolve_run(
     _require_batches(plan)
     _require_prices(plan)
     return Resolved(plan, credentials, local_judges=_local_judges(options, judges))
+
+
+def plan_to_compare(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
+    """The plan of `vlsb run --resume` as far as it says what is asked; it needs no key, network or engine.
+
+    An engine is taken to be as in the `recorded` settings of the target. Judges are not local models.
+    Blocking. Raises VlsbError for what is wrong, and for what only the machine with the model can tell.
+    """
+    name, is_demo = model_name(options), not options.base_url and model_name(options) == _DEMO
+    model = find_profile(name, options.servers_dir, arch=options.arch, is_served=bool(options.base_url))
+    is_local = model.is_local and not options.base_url
+    if is_local:
+        model = identify(model, weights=options.weights, revision=options.revision, offline=True)
+    target = _target(options, name, model.protocol, is_local=is_local)
+    if is_local:
+        target = _on_engine_as(target, model, engine_wishes(options), recorded)
+    return Plan(
+        directory=run,
+        target=target,
+        judges=() if options.no_judge else _judges(options, is_demo=is_demo),
+        data_root=_data_root(options, run, is_simulated=is_demo),
+        selection=selection_of(options),
+        policy=_policy(options),
+        epochs=options.epochs,
+        accept_changed_images=options.accept_changed_images,
+    )
+
+
+def judges_to_compare(
+    options: RunOptions, recorded: Callable[[str], Mapping[str, Any]], *, is_demo: bool
+) -> list[JudgeSetup]:
+    """The judges of `vlsb judge`, as `plan_to_compare`; `recorded` has the settings of one by its title."""
+    judges = list(_judges(options, is_demo=is_demo))
+    local = _local_judges(options, judges)
+    for number, name in enumerate(judge_names(len(judges))):
+        kind, settings = judges[number]
+        if (profile := local.get(name)) is not None:
+            model = identify(profile, weights=None, revision=None, offline=True)
+            there = recorded(judges[number].title)
+            judges[number] = JudgeSetup(kind, _on_engine_as(settings, model, judge_wishes(options), there))
+    return judges
+
+
+def _on_engine_as(
+    settings: config.ModelSettings, model: ModelProfile, wishes: Wishes, recorded: Mapping[str, Any]
+) -> config.ModelSettings:
+    """A local model's settings on an engine as it is in recorded ones; without any where these have none."""
+    there = {
+        name.removeprefix(ENGINE_FACT): value
+        for name, value in recorded.items()
+        if name.startswith(ENGINE_FACT)
+    }
+    if not there:
+        return settings
+    served_name, facts = facts_as(model, wishes, there)
+    return replace(settings, endpoint=config.Endpoint(served_name, ENGINE_URL), engine=facts)
 
 
 async def resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:

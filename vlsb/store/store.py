@@ -378,18 +378,25 @@ def _lock_while_opening(directory: Path) -> Iterator[FileLock]:
         raise
 
 
-def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
-    """Check that a resume asks for the same thing, and take over a larger selection or more epochs.
+def require_resumable(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
+    """Raise RunMismatchError unless a resume with `manifest` asks for the same thing as the run did.
 
     A judge that has answered nothing yet gives way to another one, and of several addresses of one target
-    some may be left out.
+    some may be left out. Returns what the run was then made from.
     """
+    asked = manifest.with_addresses_of(state.manifest)
+    old = replace(state.manifest, judges=list(_judges(state, asked.own_judge)))
+    require_match(directory, old, asked, sent=() if asked.accepts_changed_images else sent_images(state))
+    return old
+
+
+def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Manifest:
+    """Check that a resume asks for the same thing, and take over a larger selection or more epochs."""
     stored = state.manifest
+    old = require_resumable(directory, state, manifest)
     manifest = manifest.with_addresses_of(stored)
-    old = replace(stored, judges=list(_judges(state, manifest.own_judge)))
     accepts = manifest.accepts_changed_images
     sent = () if accepts else sent_images(state)
-    require_match(directory, old, manifest, sent=sent)
     known = {row.sample_id for row in old.samples}
     if manifest.epochs <= old.epochs and all(row.sample_id in known for row in manifest.samples):
         kept = old

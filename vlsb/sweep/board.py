@@ -39,7 +39,8 @@ class Stop:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One work and what became of it. `code` is its last exit code; `why` says what an exit code does not.
+    """One work and what became of it. `code` is its last exit code; `why` says what an exit code does not,
+    and `error` why it cannot be started, or its run cannot be used.
 
     `lacks` is what a done work is without: samples that ended, and will not be asked for again. `place` is
     where it runs: GPUs, a node. `attempts` counts how often its command was started.
@@ -50,6 +51,7 @@ class Entry:
     attempts: int = 0
     code: int | None = None
     why: str = ""
+    error: VlsbError | None = None
     lacks: str = ""
     place: str = ""
     log: Path | None = None
@@ -121,7 +123,7 @@ class Board:
     def start(self, entry: Entry, place: str, log: Path | None) -> None:
         """Its command was started."""
         entry.place, entry.log, entry.attempts = place, log, entry.attempts + 1
-        entry.began_at, entry.ended_at, entry.why = self.clock(), None, ""
+        entry.began_at, entry.ended_at, entry.why, entry.error = self.clock(), None, "", None
         self._set(entry, Status.RUNNING)
 
     async def end(self, entry: Entry, code: int, *, retries: int, retried: frozenset[int] = RETRIED) -> None:
@@ -152,7 +154,7 @@ class Board:
 
     def fail(self, entry: Entry, error: VlsbError) -> None:
         """It cannot be started here, or its run cannot be read."""
-        entry.why, entry.code = error.message.rstrip("."), error.exit_code
+        entry.error, entry.code = error, error.exit_code
         self._set(entry, Status.FAILED)
 
     def stop(self) -> None:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from vlsb.analysis.summary import FailOnError
 from vlsb.engines.plan import Wishes
 from vlsb.engines.preflight import declares_gpus, gpus_taken
-from vlsb.errors import ConfigError, StoreError
+from vlsb.errors import ConfigError, RunMismatchError, StoreError
+from vlsb.evaluation.identity import judging_files
 from vlsb.evaluation.leasing import engine_wishes, judge_wishes
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
 from vlsb.evaluation.protocol import safe_name
@@ -105,14 +106,16 @@ class Work:
     def standing(self, ended: EndedRuns, *, is_tried: bool = False) -> Standing:
         """Where it stands by the rows of those of its runs that `ended` does not know. Blocking.
 
-        Once `is_tried`, a judge is done when it is with the runs that are there. Raises StoreError for a
-        damaged one.
+        Once `is_tried`, its command has compared what it asks for with what is there, and a judge is done
+        when it is with the runs that are there. Raises StoreError for a damaged run, and RunMismatchError for
+        one that was made with other settings than its cell has.
         """
         lacking, runs = [], self.runs
         if is_tried and not self.is_cell:
             runs = tuple(run for run in runs if is_run(run))
         for run in runs:
-            found = self.ended(run, ended, partial(load_state, run)) if is_run(run) else None
+            read = partial(load_state, run)
+            found = self.ended(run, ended, read, is_tried=is_tried) if is_run(run) else None
             if found is None:
                 return Standing(False)
             if found.gaps is not None:
@@ -122,17 +125,41 @@ class Work:
             return Standing(True, f"{missing:,} samples of {len(lacking)} runs have no verdict")
         return Standing(True, "".join(map(str, lacking)))
 
-    def ended(self, run: Path, ended: EndedRuns, read: Callable[[], RunState]) -> Ended | None:
-        """Whether one of its runs has ended, and with which gaps; None if not. It is read if need be."""
-        question = (self.is_cell, *self.judges, *self.options.as_words())
-        return ended.recall(run, question, lambda: self._ended_in(read()))
+    def ended(
+        self, run: Path, ended: EndedRuns, read: Callable[[], RunState], *, is_tried: bool = False
+    ) -> Ended | None:
+        """Whether one of its runs has ended, and with which gaps; None if not. It is read if need be.
 
-    def _ended_in(self, state: RunState) -> Ended | None:
-        if self.is_cell and _is_smaller(state.manifest, self.options):
+        What only its command can tell counts as not ended, unless that `is_tried`.
+        """
+
+        def find() -> Ended | None:
+            state = read()
+            files = _files_named(state, self.judges) if is_tried else self._compared(run, state, ended)
+            if files is None or (self.is_cell and _is_smaller(state.manifest, self.options)):
+                return None
+            if not _are_ended(state, files, is_cell=self.is_cell):
+                return None
+            return Ended(find_gaps(state, files, self.may_lack, is_judging=not self.is_cell))
+
+        return ended.recall(run, (self.is_cell, *self.judges), self.options, find)
+
+    def _compared(self, run: Path, state: RunState, ended: EndedRuns) -> list[str] | None:
+        """The files of its judges in a run; None where the command would begin one, or only it can tell."""
+        if ended.decided_elsewhere(self.options):
             return None
-        if (files := _ended_files(state, self.judges, is_cell=self.is_cell)) is None:
-            return None
-        return Ended(find_gaps(state, files, self.may_lack, is_judging=not self.is_cell))
+        if not self.is_cell:
+            return judging_files(self.options, state)
+        try:
+            return ended.identities.judge_files(self.options, run, state)
+        except RunMismatchError as error:
+            if error.detail is None:
+                raise
+            raise RunMismatchError(
+                f"its run {run} was made with other settings than the plan has. Use the old ones, or give "
+                "the entry another name for a new run",
+                detail=error.detail,
+            ) from error
 
     def can_start(self) -> bool:
         """Whether there is anything to work on: a judge needs a run."""
@@ -472,23 +499,21 @@ def _is_smaller(manifest: Manifest, options: RunOptions) -> bool:
     return manifest.epochs < options.epochs or manifest.selection != selection_of(options).describe()
 
 
-def _ended_files(state: RunState, judges: Sequence[str], *, is_cell: bool) -> tuple[str, ...] | None:
-    """The files of these judges in a run that has every response, and every label, that a resume would ask
-    for again; None for any other run. For a judge alone, responses that are not there do not count."""
+def _files_named(state: RunState, judges: Sequence[str]) -> list[str] | None:
+    """The last file of each judge in a run by its name; None where one is not there."""
+    named = [entries_named(state.manifest, title) for title in judges]
+    return [each[-1].file for each in named] if all(named) else None
+
+
+def _are_ended(state: RunState, files: Sequence[str], *, is_cell: bool) -> bool:
+    """Whether a run has every response, and every label of these judges, that a resume would ask for again.
+
+    For a judge alone, responses that are not there do not count.
+    """
     keys = list(state.asked_for())
     if is_cell and any(state.is_left(key, None) for key in keys):
-        return None
-    there, files = [key for key in keys if key in state.responses], []
-    for title in judges:
-        ended = [
-            entry.file
-            for entry in entries_named(state.manifest, title)
-            if not any(state.is_left(key, entry.file) for key in there)
-        ]
-        if not ended:
-            return None
-        files.append(ended[-1])
-    return tuple(files)
+        return False
+    return not any(state.is_left(key, file) for key in keys if key in state.responses for file in files)
 
 
 @dataclass(frozen=True, slots=True)

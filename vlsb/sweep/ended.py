@@ -1,15 +1,16 @@
 """What was found in runs that have ended, kept so that a sweep of many reads only those that are new.
 
-An answer belongs to a question and to the files of a run as they were, by their sizes and times: a run of
-which any file is another is read again. What cannot be read or kept is found anew.
+An answer belongs to a command, to the files that it names (weights, data, templates) and to those of a run as
+they were, by their sizes and times: where any of these is another, the run is read and compared again. What
+cannot be read or kept is found anew.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +19,19 @@ import msgspec
 
 from vlsb import strict_json
 from vlsb._version import __version__
+from vlsb.data.dataset import PICTURES_FOLDER
+from vlsb.evaluation.identity import Identities
+from vlsb.evaluation.options import RunOptions
 from vlsb.store.gaps import Gaps
 from vlsb.store.state import FINDINGS, VERDICTS
 
 FILE = ".ended.jsonl"
 """Its name, beside the runs that it tells of."""
+# What a sweep decides itself, or one session is told: no setting that a run is compared by.
+_NO_SETTINGS = frozenset(
+    {"model", "name", "output_dir", "resume", "retry", "dry_run", "display", "yes"}
+    | {"max_cost", "max_requests", "profile", "api_key_env", "judge_api_key_env"}
+)
 
 
 class Ended(NamedTuple):
@@ -36,26 +45,67 @@ class _Line(msgspec.Struct):
     gaps: Gaps | None
 
 
+class _Stamp(NamedTuple):
+    """A file as it is, without its content."""
+
+    name: str
+    size: int
+    time: int
+    number: int
+
+    @classmethod
+    def of(cls, name: str, found: os.stat_result) -> _Stamp:
+        return cls(name, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
 @dataclass(slots=True)
 class EndedRuns:
-    """The answers in a file; without one, those of this process."""
+    """The answers in a file; without one, those of this process. `environment` is that of the commands."""
 
     file: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    identities: Identities = field(default_factory=Identities)
+    _named: dict[str, list[_Stamp]] = field(default_factory=dict)
     _known: dict[str, Ended] = field(default_factory=dict)
     _is_read: bool = False
 
-    def recall(self, run: Path, question: Sequence[object], find: Callable[[], Ended | None]) -> Ended | None:
+    def decided_elsewhere(self, options: RunOptions) -> list[tuple[str, str]]:
+        """Variables that are settings of a cell: its command takes them where the plan says nothing."""
+        unsaid = (
+            each.name
+            for each in fields(RunOptions)
+            if each.name not in _NO_SETTINGS and getattr(options, each.name) == each.default
+        )
+        names = (f"VLSB_{name.upper()}" for name in unsaid)
+        return [(name, self.environment[name]) for name in names if name in self.environment]
+
+    def recall(
+        self, run: Path, question: Sequence[object], options: RunOptions, find: Callable[[], Ended | None]
+    ) -> Ended | None:
         """What `find` says of a run, or has said as long as nothing of it has changed; None is not kept."""
         if not self._is_read:
             self._known |= dict(self._read())
             self._is_read = True
         # Of the files as they are before they are read: what is written meanwhile makes it another run.
-        key = sha256(strict_json.dumps([__version__, *question, *_files(run)]).encode("ascii")).hexdigest()
+        asked = [*question, *options.as_words(), *options.engine_options, *self.decided_elsewhere(options)]
+        found = [__version__, *asked, *self._stamps(options), *_files(run)]
+        key = sha256(strict_json.dumps(found).encode("ascii")).hexdigest()
         if (known := self._known.get(key)) is not None:
             return known
-        if (found := find()) is not None:
-            self._keep(key, found)
-        return found
+        if (answer := find()) is not None:
+            self._keep(key, answer)
+        return answer
+
+    def _stamps(self, options: RunOptions) -> Iterator[_Stamp]:
+        """The files and folders that options name, looked at once."""
+        for word in (*options.as_words(), *options.engine_options):
+            # An engine's option may be NAME=PATH.
+            place = word.rpartition("=")[2]
+            # Runs are looked at by themselves.
+            if "/" in place and "://" not in place and place != str(options.output_dir):
+                if place not in self._named:
+                    self._named[place] = list(_stamps(place))
+                yield from self._named[place]
 
     def _read(self) -> Iterator[tuple[str, Ended]]:
         with suppress(OSError):
@@ -71,12 +121,26 @@ class EndedRuns:
                 stream.write(msgspec.json.encode(_Line(key, found.gaps)) + b"\n")
 
 
-def _files(run: Path) -> Iterator[tuple[str, int, int, int]]:
-    """What a run's answer depends on: the files of its rows, with the size, time and number of each."""
-    yield run.name, 0, 0, 0
+def _stamps(place: str) -> Iterator[_Stamp]:
+    """A file, or those of a folder and of a data set's images in it; nothing for what is neither."""
+    with suppress(OSError, RuntimeError, ValueError):
+        path = Path(place).expanduser()
+        if not path.is_dir():
+            yield _Stamp.of(path.name, path.stat())
+            return
+        for folder in (path, path / PICTURES_FOLDER):
+            yield from _files_in(folder)
+
+
+def _files(run: Path) -> Iterator[_Stamp]:
+    """What a run's answer depends on: the files of its rows."""
+    yield _Stamp(run.name, 0, 0, 0)
     for folder in (run, run / VERDICTS, run / FINDINGS):
-        with suppress(OSError), os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda each: each.name):
-                if entry.name.endswith((".json", ".jsonl")):
-                    found = entry.stat()
-                    yield f"{folder.name}/{entry.name}", found.st_size, found.st_mtime_ns, found.st_ino
+        yield from _files_in(folder, (".json", ".jsonl"))
+
+
+def _files_in(folder: Path, endings: tuple[str, ...] = ("",)) -> Iterator[_Stamp]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            if entry.name.endswith(endings) and entry.is_file():
+                yield _Stamp.of(f"{folder.name}/{entry.name}", entry.stat())
