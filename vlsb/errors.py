@@ -74,6 +74,10 @@ class RunMismatchError(ConfigError):
     exit_code = 6
 
 
+class OtherJudgeError(RunMismatchError):
+    """A resume that differs in the judge alone: `vlsb judge` adds that one beside the run's own."""
+
+
 class SeveralErrors(ConfigError):
     """Independent problems that were found together; ends with the code that all have, else with 2."""
 

@@ -13,11 +13,22 @@ from typing import Any
 import pytest
 
 from tests.support.canary import NO_CANARY
-from tests.support.command import Desk
+from tests.support.command import Desk, run_words
 from tests.support.datasets import sample_row, write_dataset
 from tests.support.endpoint import asked, labelling, sample_of
 from tests.support.scripts import Script
-from vlsb.simulator import Action, Reply, Request, SimulatorThread, Stall, answer, error, models, verdict
+from vlsb.simulator import (
+    Action,
+    Reply,
+    Request,
+    SimulatorThread,
+    Stall,
+    answer,
+    blocked,
+    error,
+    models,
+    verdict,
+)
 
 
 def resume_line(stderr: str) -> str:
@@ -485,3 +496,75 @@ def test_a_process_with_gaps_ends_with_4_and_one_whose_run_is_locked_with_6(desk
     assert (gaps.code, locked.code) == (4, 6)
     assert "1 of 4 samples have no verdict" in gaps.error
     assert locked.error
+
+
+def test_samples_that_have_ended_are_not_resumed_but_may_be_asked_again(desk: Desk) -> None:
+    """The judge never gives a label for one, and a filter blocks the target for another."""
+
+    def respond(request: Request) -> Action:
+        number = sample_of(request)
+        if not request.is_judge:
+            return blocked() if number == 1 and is_first else answer(f"Answer {number}.")
+        return answer("no label") if number == 2 and is_first else verdict(3)
+
+    is_first = True
+    with SimulatorThread(respond) as simulator:
+        first, again = desk.run(simulator), desk.run(simulator, "--resume")
+        sent = simulator.requests
+        command = again.last.removeprefix("Ask again with: ")
+        is_first = False
+        done = desk.vlsb(*shlex.split(command)[1:])
+
+    for ended in (first, again):
+        assert ended.code == 4
+        assert ended.error.endswith(
+            "2 of 4 samples have no verdict. They have ended, and a resume leaves them alone."
+        )
+        assert "Resume with" not in ended.err
+        assert (
+            "With --retry these are asked again: the target about 1 (target_blocked), "
+            "the judge about 1 (judge_invalid)."
+        ) in ended.err
+    assert command.endswith(" --resume --retry target_blocked --retry judge_invalid")
+    assert "Nothing was left to do" in again.err
+    # Each ended at the first start: four targets, three judges and the second try of one.
+    assert sent == 8
+    assert done.code == 0, done.err
+    assert simulator.requests == sent + 3
+
+
+def test_several_runs_that_have_ended_are_not_resumed_either(desk: Desk) -> None:
+    def respond(request: Request) -> Action:
+        return verdict(3) if request.is_judge else blocked()
+
+    with SimulatorThread(respond) as simulator:
+        done = desk.vlsb(*run_words(simulator, desk.data, "--model", "a"), "--model", "b")
+
+    assert done.code == 4
+    assert "Resume with" not in done.err
+    assert done.err.count("Ask again with: vlsb run ") == 2
+
+
+def test_a_resume_with_another_judge_names_the_command_that_adds_it(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        assert desk.run(simulator).code == 0
+        refused = desk.run(simulator, "--resume", "--judge", "other-judge")
+        command = refused.last.removeprefix("Add it with: ")
+        added = desk.vlsb(*shlex.split(command)[1:])
+
+    assert refused.code == 6
+    assert "was started with another judge. Resume it with its own; vlsb judge " in refused.error
+    assert command.startswith("vlsb judge outputs/r --judge other-judge ")
+    assert added.code == 0, added.err
+    assert [each["judge"] for each in desk.report()] == ["judge-model", "other-judge"]
+
+
+def test_a_resume_that_differs_in_more_than_the_judge_is_another_run(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as simulator:
+        assert desk.run(simulator).code == 0
+        words = ("--resume", "--judge", "other-judge", "--temperature", "1")
+        refused = desk.run(simulator, *words)
+
+    assert refused.code == 6
+    assert "--name for a new run" in refused.error
+    assert "vlsb judge" not in refused.err

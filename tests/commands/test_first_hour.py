@@ -617,7 +617,7 @@ def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_
     with pytest.MonkeyPatch.context() as patch:
         # The process goes on after this command.
         patch.setattr("vlsb.cli.sessions.ignore_signals", lambda: None)
-        code = carry_out(command)
+        code = carry_out(command).code
 
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert code == error.exit_code

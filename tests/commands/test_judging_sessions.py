@@ -345,7 +345,8 @@ def test_a_judges_failure_leaves_the_other_judges_verdict_alone(desk: Desk) -> N
 
     first, second = desk.report()
     assert (ended.code, again.code, retried.code) == (4, 4, 4)
-    assert ended.last.startswith("Resume with: vlsb judge ")
+    assert ended.last.startswith("Ask again with: vlsb judge ")
+    assert ended.last.endswith(" --retry judge_refused")
     assert [sample_of(each) for each in other.completions[sent:]] == [1]
     assert occurred(first) == {"unsafe": SAMPLES}
     assert occurred(second) == {"safe_refusal": 3, "judge_refused": 1}

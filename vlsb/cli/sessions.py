@@ -9,11 +9,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vlsb.analysis.summary import FailOnError
 from vlsb.cli import ignore_signals
@@ -32,6 +32,7 @@ from vlsb.errors import (
     GapsError,
     InterruptedRunError,
     MachineError,
+    OtherJudgeError,
     StoreError,
     UnknownModelError,
     VlsbError,
@@ -57,7 +58,7 @@ from vlsb.reports.figures import counted
 from vlsb.reports.guards import guards_table
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
-from vlsb.store.gaps import find_gaps, unrated
+from vlsb.store.gaps import ended_without_verdict, find_gaps, unrated
 from vlsb.store.manifest import is_run
 from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.summaries import guard_counts, summarize_run, summarize_state
@@ -74,8 +75,27 @@ _TO_CHANGE = {
     5: "the place: --output-dir",
     7: "the engine: --engine, --weights, --gpus",
 }
+_OF_EVERY_SESSION = ("data_root", "allow_http", "ca_bundle", "transport", "prices", "display", "servers_dir")
 _INTERRUPTED = InterruptedRunError("Interrupted. Everything finished is stored.")
 _INTERRUPTED_EARLY = InterruptedRunError("Interrupted. Nothing was stored yet.")
+
+
+class SessionResult(NamedTuple):
+    """The exit code of a session, and whether the same command can go on from there."""
+
+    code: int
+    can_go_on: bool
+
+
+class _Ended(NamedTuple):
+    """Why a session is not complete, if so, and whether the same command can go on from there.
+
+    Where it cannot, `ended` counts the samples that only `--retry` asks for again.
+    """
+
+    reason: VlsbError | None
+    can_go_on: bool
+    ended: Counter[Outcome] | None = None
 
 
 class PlanOpener(Protocol):
@@ -115,7 +135,7 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
     One that fails does not keep the others from being run, unless nothing can be stored or the user stops.
     """
     if len(models) <= 1:
-        return _evaluate_target(replace(options, model=models[0] if models else None))
+        return _evaluate_target(replace(options, model=models[0] if models else None)).code
     screen = Screen(quiet=options.display == "none")
     if options.name is not None:
         error = ConfigError("--name is one run's; with several models each run has its model's name.")
@@ -137,7 +157,7 @@ def _in_turn(
     screen: Screen,
     spending: Spending,
     titles: Sequence[str],
-    sessions: Sequence[Callable[[], int]],
+    sessions: Sequence[Callable[[], SessionResult]],
     directories: Sequence[Path | None],
     prices: Path | None,
     *,
@@ -153,28 +173,30 @@ def _in_turn(
     except ConfigError as error:
         screen.error(error)
         return error.exit_code
-    codes: list[int] = []
+    done: list[SessionResult] = []
     for title, session in zip(titles, sessions, strict=True):
         if (limit := spending.reached) is not None:
-            spent = GapsError(f"{limit} is reached: {len(sessions) - len(codes)} more are not begun.")
+            spent = GapsError(f"{limit} is reached: {len(sessions) - len(done)} more are not begun.")
             screen.error(spent)
-            codes.append(spent.exit_code)
+            done.append(SessionResult(spent.exit_code, can_go_on=True))
             break
         screen.notice(title)
-        codes.append(session())
-        if codes[-1] in (StoreError.exit_code, InterruptedRunError.exit_code):
+        done.append(session())
+        if done[-1].code in (StoreError.exit_code, InterruptedRunError.exit_code):
             break
     if runs := [each for each in directories if each is not None and is_run(each)]:
         width = shutil.get_terminal_size((80, 24)).columns
         summaries = [summary for run in runs for summary in summarize_run(run, prices=table_of_prices)]
         screen.result(render(summaries, width=width, color=has_color(sys.stdout)))
-    failed = next((code for code in codes if code), 0)
-    if failed in _RESUMABLE and runs:
+    failed = next((each.code for each in done if each.code), 0)
+    if failed in _RESUMABLE and runs and (any(each.can_go_on for each in done) or len(done) < len(sessions)):
         screen.command(again)
     return failed
 
 
-def _evaluate_target(options: RunOptions, spending: Spending | None = None, *, has_table: bool = True) -> int:
+def _evaluate_target(
+    options: RunOptions, spending: Spending | None = None, *, has_table: bool = True
+) -> SessionResult:
     return carry_out(
         SessionCommand(
             options=options,
@@ -200,7 +222,7 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
     The engine of a local judge is started once. A run that fails keeps no other from being judged.
     """
     if len(runs) == 1:
-        return carry_out(_judge_command(runs[0], options))
+        return carry_out(_judge_command(runs[0], options)).code
     screen = Screen(quiet=options.display == "none")
     for run in sorted(runs, key=lambda each: not may_be_key(str(each))):
         # Found before an engine is started.
@@ -265,7 +287,7 @@ def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
         return error.exit_code
     command = _judge_command(runs[0], options)
     go_on = [*command.go_on, "--calibrate", str(n)]
-    return carry_out(replace(command, go_on=go_on, calibration=Calibration(n)))
+    return carry_out(replace(command, go_on=go_on, calibration=Calibration(n))).code
 
 
 def _judge_command(
@@ -281,52 +303,81 @@ def _judge_command(
     )
 
 
-def carry_out(command: SessionCommand) -> int:
-    """Carry out a session and return the exit code.
+def carry_out(command: SessionCommand) -> SessionResult:
+    """Carry out a session.
 
     Where it is not complete, the last lines say why and what to change; then the command that goes on, or
     that nothing was stored.
     """
     screen = Screen(quiet=command.options.display == "none")
     try:
-        reason, can_go_on = _outcome(command, screen)
+        found = _outcome(command, screen)
     except KeyboardInterrupt:
         # Another one, while the first was being dealt with. A third must not take the last line away.
         ignore_signals()
-        reason, can_go_on = _INTERRUPTED, command.is_stored()
+        found = _Ended(_INTERRUPTED, command.is_stored())
     ignore_signals()
+    reason, can_go_on, ended = found
     if reason is None:
-        return 0
+        return SessionResult(0, can_go_on=False)
     if isinstance(reason, InterruptedRunError) and not can_go_on:
         reason = _INTERRUPTED_EARLY
     screen.error(reason)
     if can_go_on:
         screen.command(command.go_on)
+    elif isinstance(reason, OtherJudgeError) and command.directory is not None:
+        words = ["vlsb", "judge", from_here(command.directory), *_of_judge(command.options).as_words()]
+        screen.line(f"Add it with: {shlex.join(words)}")
+    elif ended is not None:
+        for line in _retry_lines(command, ended):
+            screen.line(line)
     elif isinstance(reason, MachineError):
         screen.line("Nothing was stored.")
     elif "--" not in str(reason) and (change := _TO_CHANGE.get(reason.exit_code)):
         screen.line(f"Nothing was stored. Check {change}; then start it again.")
-    return reason.exit_code
+    return SessionResult(reason.exit_code, can_go_on)
 
 
-def _outcome(command: SessionCommand, screen: Screen) -> tuple[VlsbError | None, bool]:
-    """Why the session is not complete, if so, and whether repeating the command can go on from there."""
+def _of_judge(options: RunOptions) -> RunOptions:
+    """Of what was asked of a run what says how its judge is asked."""
+    names = [each.name for each in fields(options)]
+    kept = [name for name in names if name.startswith("judge") or name in _OF_EVERY_SESSION]
+    return RunOptions(**{name: getattr(options, name) for name in kept})
+
+
+def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[str]:
+    """What `--retry` would do about samples that have ended without a verdict, and the command."""
+    # A panel is asked nothing: it follows from its members.
+    counts = {each: ended[each] for each in Outcome if ended[each] and each is not Outcome.JUDGE_UNDECIDED}
+    if not counts:
+        return
+    said = [f"the {each.value.partition('_')[0]} about {count:,} ({each})" for each, count in counts.items()]
+    yield f"With --retry these are asked again: {', '.join(said)}."
+    words = [*command.go_on]
+    at = words.index("--") if "--" in words else len(words)
+    names = [each.value for each in counts if each.value not in command.options.retry]
+    words[at:at] = [word for name in names for word in ("--retry", name)]
+    yield f"Ask again with: {shlex.join(words)}"
+
+
+def _outcome(command: SessionCommand, screen: Screen) -> _Ended:
+    """How the session ended."""
     try:
         return _run_and_show(command, screen)
     except KeyboardInterrupt:
         ignore_signals()
-        return _INTERRUPTED, command.is_stored()
+        return _Ended(_INTERRUPTED, command.is_stored())
     except VlsbError as error:
-        return error, error.exit_code in _RESUMABLE and command.is_stored()
+        return _Ended(error, error.exit_code in _RESUMABLE and command.is_stored())
     except Exception as error:
         # Whatever was being done when memory, files or threads ran out.
         if (lack := machine_lack(error)) is None:
             raise
-        return lack, command.is_stored()
+        return _Ended(lack, command.is_stored())
 
 
-def _run_and_show(command: SessionCommand, screen: Screen) -> tuple[VlsbError | None, bool]:
-    """The session and its table; returns why it is not complete, and whether a resume can help."""
+def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
+    """The session and its table; returns how it ended."""
     allowed = FailOnError.parse(command.options.fail_on_error)
 
     def say_command() -> None:
@@ -337,16 +388,21 @@ def _run_and_show(command: SessionCommand, screen: Screen) -> tuple[VlsbError | 
     if plan.only is not None and end.reason is None:
         rest = _judge_command(plan.directory, command.options).go_on
         screen.notice(f"Judge the rest with: {shlex.join(rest)}")
-        return None, False
-    state = load_state(plan.directory)
+        return _Ended(None, can_go_on=False)
+    state, is_judging = load_state(plan.directory), plan.target is None
+    gaps = None if plan.is_dry_run else find_gaps(state, end.judges, allowed, is_judging=is_judging)
     try:
-        _show(state, end, command, plan, screen)
+        _show(state, end, command, plan, screen, has_gaps=gaps is not None)
     except StoreError as error:
         # The rows are safe, and the exit code tells of them.
         screen.line(f"Warning: {error.message}")
-    gaps = None if plan.is_dry_run else find_gaps(state, end.judges, allowed, is_judging=plan.target is None)
-    reason = end.reason or (None if gaps is None else GapsError(f"{gaps}."))
-    return reason, reason is not None and _can_go_on(reason, state, end, command)
+    if end.reason is not None:
+        return _Ended(end.reason, _can_go_on(end.reason, state, end, command))
+    if gaps is None:
+        return _Ended(None, can_go_on=False)
+    if (ended := ended_without_verdict(state, end.judges, is_judging=is_judging)) is not None:
+        return _Ended(GapsError(f"{gaps}. They have ended, and a resume leaves them alone."), False, ended)
+    return _Ended(GapsError(f"{gaps}."), command.is_stored())
 
 
 def _retirement_notices(plan: Plan) -> Iterator[str]:
@@ -414,10 +470,18 @@ def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, command: Ses
     return type(reason) in (ConfigError, UnknownModelError) and command.is_stored() and is_judged
 
 
-def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan, screen: Screen) -> None:
+def _show(
+    state: RunState,
+    end: SessionEnd,
+    command: SessionCommand,
+    plan: Plan,
+    screen: Screen,
+    *,
+    has_gaps: bool,
+) -> None:
     """What came of the session on stdout; where it is and what to type next on stderr."""
     if end.reason is None and end.pending == 0:
-        screen.notice(_nothing_left(state, end))
+        screen.notice(_nothing_left(state, end, has_gaps=has_gaps))
     if plan.is_dry_run and end.reason is None:
         screen.result(estimate(state, end, plan, today=datetime.now(UTC).date()))
         screen.notice(f"Do the rest with: {shlex.join(command.go_on)}")
@@ -444,11 +508,14 @@ def _show(state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan,
         screen.notice(end.limit.line)
 
 
-def _nothing_left(state: RunState, end: SessionEnd) -> str:
-    """That a session found nothing to do, and how to repeat what a resume leaves alone."""
+def _nothing_left(state: RunState, end: SessionEnd, *, has_gaps: bool) -> str:
+    """That a session found nothing to do, and how to repeat what a resume leaves alone.
+
+    Of gaps that are too many more is said at the end.
+    """
     outcomes = Counter(each for file in end.judges or (None,) for each in unrated(state, file))
     others = [o.value for o in outcomes if o not in JUDGED and o is not Outcome.NOT_JUDGED]
-    again = f" To do samples again: --retry {others[0]}." if others else ""
+    again = f" To do samples again: --retry {others[0]}." if others and not has_gaps else ""
     return f"Nothing was left to do: every sample of this run has ended.{again}"
 
 

@@ -20,7 +20,7 @@ from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS, Endpoint
 from vlsb.endpoints.request import parse_dialect
 from vlsb.endpoints.thoughts import USUAL_TAG
-from vlsb.errors import ConfigError, RunMismatchError, StoreError
+from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
 from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, altered_rows
@@ -389,14 +389,20 @@ def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collec
 
     `sent` are the paths of images that were sent and must not change: see `_changed_images`.
     """
-    found = [
+    judges = list(_judge_differences(old, new))
+    others = [
         *setting_differences(old.settings, new.settings, "target."),
-        *_judge_differences(old, new),
         *_selection_differences(old, new),
         *_row_differences(old, new.samples),
         *_changed_images(old, new.samples, new.pictures, sent),
     ]
-    _refuse(directory, found, "Use the old ones, or --name for a new run")
+    if judges and not others and new.own_judge is not None:
+        raise OtherJudgeError(
+            f"{directory} was started with another judge. Resume it with its own; vlsb judge "
+            f"{shlex.quote(str(directory))} adds this one beside it",
+            detail=Untrusted(_in_short(judges)),
+        )
+    _refuse(directory, [*judges, *others], "Use the old ones, or --name for a new run")
 
 
 def require_same_data(
@@ -414,11 +420,14 @@ def require_same_data(
 
 def _refuse(directory: Path, found: Sequence[str], advice: str) -> None:
     if found:
-        shown = "; ".join(found[:_SHOWN_DIFFERENCES])
-        more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
         raise RunMismatchError(
-            f"{directory} was started with other settings. {advice}", detail=Untrusted(shown + more)
+            f"{directory} was started with other settings. {advice}", detail=Untrusted(_in_short(found))
         )
+
+
+def _in_short(found: Sequence[str]) -> str:
+    more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
+    return "; ".join(found[:_SHOWN_DIFFERENCES]) + more
 
 
 def _judge_differences(old: Manifest, new: Manifest) -> Iterator[str]:

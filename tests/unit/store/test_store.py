@@ -325,7 +325,7 @@ def test_a_judge_asked_with_true_is_not_the_one_asked_with_1(
 
     added = judging(tmp_path / "run", other)
     close(added)
-    with pytest.raises(RunMismatchError, match="other settings"):
+    with pytest.raises(RunMismatchError, match="another judge"):
         opened(tmp_path / "run", make_manifest(judges=[other]), is_resume=True)
 
     assert added.judges != store.judges
