@@ -170,7 +170,7 @@ def test_the_same_draw_again_changes_nothing_and_a_larger_one_keeps_it(desk: Des
     for words in (("--n", 12), ("--n", 18, "--seed", 1)):
         refused = desk.vlsb("audit", "sample", desk.run_dir, *words)
         assert refused.code == 2
-        assert "18 responses were drawn with seed 0" in refused.error
+        assert "a sample of 18 was drawn with seed 0" in refused.error
 
 
 def test_a_key_is_a_label_on_the_disk_and_a_kill_loses_none(desk: Desk) -> None:

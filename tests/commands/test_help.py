@@ -116,4 +116,4 @@ def test_a_number_outside_its_range_is_refused_with_its_bound(capsys: pytest.Cap
     """The pages do not show ranges."""
     assert run_cli(["run", "--epochs", "0"]) == 2
     said = capsys.readouterr().err
-    assert "'--epochs': Input should be greater than or equal to 1. See `vlsb run --help`." in said
+    assert "'--epochs': it must be at least 1. See `vlsb run --help`." in said

@@ -240,7 +240,7 @@ def test_the_first_judge_is_shown_unless_another_is_named(desk: Desk, show) -> N
         (("--judge", "nobody"), ("--judge nobody", "judge-model", "other-judge")),
         (("--epoch", 2), ("--epoch 2", "the run has 1")),
         (("--limit", -1), ("--limit",)),
-        (("seven",), ("ID", "integer")),
+        (("seven",), ("ID", "whole number")),
     ],
 )
 def test_what_the_run_does_not_know_is_one_line_with_the_nearest(show, words, parts) -> None:

@@ -42,7 +42,7 @@ def run_cli(arguments: Sequence[str]) -> int:
     from typer._click.exceptions import NoArgsIsHelpError
     from typer.exceptions import TyperException
 
-    from vlsb.cli.screen import Screen, is_typed, without_keys
+    from vlsb.cli.screen import Screen, is_typed
     from vlsb.errors import VlsbError, machine_lack
 
     is_typed(arguments)
@@ -61,16 +61,9 @@ def run_cli(arguments: Sequence[str]) -> int:
         Screen().error(error)
         return error.exit_code
     except TyperException as error:
-        from vlsb.endpoints import credentials
+        from vlsb.cli.mistakes import mistake_line
 
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "vlsb"
-        said = " ".join(error.format_message().split())
-        for word in filter(credentials.may_be_key, arguments):
-            said = said.replace(word, credentials.REDACTED)
-        stop = "" if said.endswith((".", "?", "!")) else "."
-        said = credentials.without_keys(without_keys(said))
-        sys.stderr.write(f"Error: {said}{stop} See `{command} --help`.\n")
+        sys.stderr.write(mistake_line(error, arguments) + "\n")
         return EXIT_USAGE
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from copy import copy
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typer._click.exceptions import BadParameter, NoSuchOption, UsageError
@@ -97,8 +98,14 @@ class _Parser(_OptionParser):
         try:
             found, left, order = super().parse_args(args)
         except NoSuchOption as error:
-            if self._engine_argument is not None:
-                raise UsageError(f"{error.format_message()}. {_AFTER_DASHES}", self._context) from None
+            # An option of the engine is often a little like one of ours: --max-model-len, --max-tokens.
+            is_typo = get_close_matches(error.option_name, error.possibilities or (), cutoff=0.8)
+            if self._engine_argument is not None and not is_typo:
+                raise UsageError(f"{error.message}. {_AFTER_DASHES}", self._context) from None
+            raise
+        except UsageError as error:
+            # So that the line names the command whose help has the option.
+            error.ctx = error.ctx or self._context
             raise
         counts = Counter(each for each in order if isinstance(each, TyperOption))
         for option, count in counts.items():

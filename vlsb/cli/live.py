@@ -102,7 +102,8 @@ class Display:
         with self._own_terminal():
             pending = progress.selected - progress.kept
             kept = f", {progress.kept:,} kept from before" if progress.kept else ""
-            self._screen.notice(f"{progress.selected:,} {progress.unit}: {pending:,} to do{kept}.")
+            units = progress.unit.removesuffix("s") if progress.selected == 1 else progress.unit
+            self._screen.notice(f"{progress.selected:,} {units}: {pending:,} to do{kept}.")
             if self.kind == "rich":
                 await self._draw(panel.draw)
             panel.line(panel.began)  # What later ones are compared with.

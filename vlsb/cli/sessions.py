@@ -59,7 +59,7 @@ from vlsb.reports.guards import guards_table
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.gaps import ended_without_verdict, find_gaps, unrated
-from vlsb.store.manifest import is_run
+from vlsb.store.manifest import is_run, no_run
 from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.summaries import guard_counts, summarize_run, summarize_state
 
@@ -228,8 +228,7 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
         # Found before an engine is started.
         if not is_run(run):
             is_key = may_be_key(str(run)) and not run.exists()
-            no_run = f"{run}: no run there. A run is a directory with a run.json."
-            error = ConfigError(NO_KEYS if is_key else no_run)
+            error = ConfigError(NO_KEYS) if is_key else no_run(run)
             screen.error(error)
             return error.exit_code
     again, spending = ["vlsb", "judge", *map(str, runs), *options.as_words()], Spending()

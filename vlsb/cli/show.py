@@ -86,7 +86,9 @@ def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, 
     if not is_run(run):
         found = [str(each) for each in find_runs([run])]
         more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
-        raise ConfigError(f"{run} holds runs and is none. Name one: {', '.join(found[:_SHOWN_NAMES])}{more}.")
+        raise ConfigError(
+            f"{run} is a directory of runs. Name one of them: {', '.join(found[:_SHOWN_NAMES])}{more}."
+        )
     state = load_state(run)
     entry = stored_judge(state.manifest, judge)
     _require_known(wanted, state.manifest)

@@ -53,6 +53,7 @@ from vlsb.store.manifest import (
     is_run,
     read_manifest,
     require_own_responses,
+    require_run,
     sample_row,
 )
 from vlsb.store.state import BATCHES, has_answers, sent_images
@@ -222,8 +223,7 @@ def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple
 def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     """As `prepare`, for judging the responses of an existing run with the plan's judges."""
     assert plan.judges
-    if not is_run(plan.directory):
-        raise ConfigError(f"{plan.directory}: no run there. A run is a directory with a run.json.")
+    require_run(plan.directory)
     old = read_manifest(plan.directory)
     dataset, _ = _dataset(plan, old, on_progress)
     wanted = {row.sample_id for row in old.samples}

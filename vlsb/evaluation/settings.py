@@ -63,7 +63,7 @@ from vlsb.models.providers import (
 from vlsb.records import JUDGED, Outcome, Stage, Untrusted
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.data_root import remembered_data_root
-from vlsb.store.manifest import is_run, is_same, read_manifest
+from vlsb.store.manifest import is_run, is_same, read_manifest, require_run
 
 _Part = TypeVar("_Part")
 _DEMO = "demo"
@@ -461,8 +461,7 @@ async def resolve_judging(run: Path, options: RunOptions, environment: Mapping[s
 
 def _resolve_judging(run: Path, options: RunOptions, environment: Mapping[str, str]) -> Resolved:
     _refuse_keys(options, environment)
-    if not is_run(run):
-        raise ConfigError(f"{run}: no run there. A run is a directory with a run.json.")
+    require_run(run)
     is_demo = read_manifest(run).simulated
     problems = _Problems()
     judges = problems.of(lambda: _judges(options, is_demo=is_demo))

@@ -140,7 +140,7 @@ def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[st
             audit = _new_frame(state, n=n, seed=seed or 0, judges=judges)
         elif seed not in (None, old.seed) or n < old.n:
             raise ConfigError(
-                f"{directory}: {old.n} responses were drawn with seed {old.seed}. A larger --n adds to them; "
+                f"{directory}: a sample of {old.n} was drawn with seed {old.seed}. A larger --n adds to it; "
                 f"for another sample, delete {directory / FILE} first (labels stay, and count where drawn)."
             )
         elif n == old.n:

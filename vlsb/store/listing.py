@@ -11,7 +11,7 @@ from pathlib import Path
 from vlsb.errors import ConfigError, StoreError
 from vlsb.records import Untrusted
 from vlsb.store.journal import require_own_files
-from vlsb.store.manifest import is_run, read_head, selected_count
+from vlsb.store.manifest import is_run, near_name, read_head, selected_count
 from vlsb.store.state import RESPONSES
 
 _PIECE = 1 << 20
@@ -67,7 +67,8 @@ def _runs_below(path: Path) -> list[Path]:
     try:
         found = list(_walked(path, _MOST_FOLDERS))
     except OSError as error:
-        raise ConfigError(f"{path}: no run there, and not a directory of runs ({error.strerror}).") from error
+        said = f"{path}: no run there, and not a directory of runs ({error.strerror})."
+        raise ConfigError(said, advice=near_name(path)) from error
     if not found:
         raise ConfigError(f"{path}: no run in it or below it. A run is a directory with a run.json.")
     return found

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -278,7 +279,28 @@ def is_run(directory: Path) -> bool:
 def require_run(directory: Path) -> None:
     """Raise ConfigError for a directory that holds no run."""
     if not is_run(directory):
-        raise ConfigError(f"{directory}: no run there. A run is a directory with a run.json.")
+        raise no_run(directory)
+
+
+def no_run(directory: Path) -> ConfigError:
+    """That a directory is no run, with what may be meant: a run in it, or a like name beside it."""
+    said = f"{directory}: no run there. A run is a directory with a run.json"
+    if runs := sorted(each for each in _children(directory) if is_run(each)):
+        return ConfigError(f"{said}, such as {runs[0]}.")
+    return ConfigError(f"{said}.", advice=near_name(directory))
+
+
+def near_name(path: Path) -> str:
+    """The question whether a path that is not there is one beside it; empty where nothing is like it."""
+    names = [] if path.exists() else [each.name for each in _children(path.parent)]
+    return "".join(f"Did you mean {path.parent / each}?" for each in get_close_matches(path.name, names, n=1))
+
+
+def _children(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -17,7 +17,15 @@ from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary, s
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
 from vlsb.records import Key, Untrusted
-from vlsb.store.manifest import IMPORTED_FROM, JudgeEntry, Manifest, asked_endpoint, is_run, read_manifest
+from vlsb.store.manifest import (
+    IMPORTED_FROM,
+    JudgeEntry,
+    Manifest,
+    asked_endpoint,
+    is_run,
+    near_name,
+    read_manifest,
+)
 from vlsb.store.parts import find_part
 from vlsb.store.state import (
     Judged,
@@ -50,7 +58,8 @@ def _runs_at(path: Path) -> Iterator[Path]:
     try:
         runs = sorted(child for child in path.iterdir() if is_run(child))
     except OSError as error:
-        raise ConfigError(f"{path}: no run there, and not a directory of runs ({error.strerror}).") from error
+        said = f"{path}: no run there, and not a directory of runs ({error.strerror})."
+        raise ConfigError(said, advice=near_name(path)) from error
     if not runs:
         raise ConfigError(f"{path}: no run in it. {_where_runs_are(path)}")
     yield from runs

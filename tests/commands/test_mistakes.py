@@ -1,0 +1,78 @@
+"""A command line with a mistake is answered with what to type, in words that need no manual."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vlsb.cli import run_cli
+
+STORED_RUN = Path(__file__).parents[1] / "golden" / "runs_0.1.0" / "judged"
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """The one line that a wrong command is answered with, beside a folder `outputs` with the run `demo`."""
+    shutil.copytree(STORED_RUN, tmp_path / "outputs" / "demo")
+    monkeypatch.chdir(tmp_path)
+
+    def answer(*words: str) -> str:
+        code = run_cli(words)
+        out, err = capsys.readouterr()
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        return err.removeprefix("Error: ").rstrip("\n")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (("report",), "PATH... is missing: runs, or directories of runs. See `vlsb report --help`."),
+        (("show",), "RUN is missing: the run to read. See `vlsb show --help`."),
+        (("gate", "outputs/demo"), "--baseline RUN is missing: the run that it must not be worse than"),
+        (("audit", "label", "outputs/demo"), "--annotator NAME is missing: who labels"),
+        (("import", "x"), "--model NAME is missing: the target's name"),
+        (("run", "--modle", "demo"), "No such option: --modle. Did you mean --model? See `vlsb run --help`."),
+        (("run", "--max-model-len", "9"), "No such option: --max-model-len. Options of the engine itself"),
+        (("report", "--fromat", "json"), "No such option: --fromat. Did you mean --format?"),
+        (("run", "--limit"), "Option '--limit' needs a value after it. See `vlsb run --help`."),
+        (("demo", "demo"), "unexpected argument 'demo'. See `vlsb demo --help`."),
+        (("run", "--epochs", "two"), "Invalid value for '--epochs': it must be a whole number."),
+        (("run", "--epochs", "0"), "Invalid value for '--epochs': it must be at least 1."),
+        (("run", "--replicas", "65"), "Invalid value for '--replicas': it must be at most 64."),
+        (("run", "--backoff", "soon"), "Invalid value for '--backoff': it must be a number."),
+        (("show", "outputs/demo", "first"), "Invalid value for 'ID': it must be a whole number."),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_a_mistake_is_answered_with_what_is_meant(said: Say, words: tuple[str, ...], answer: str) -> None:
+    assert said(*words).startswith(answer)
+
+
+def test_a_wrong_value_of_a_variable_names_the_variable(said: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in no line that was typed."""
+    monkeypatch.setenv("VLSB_EPOCHS", "two")
+
+    assert said("run").startswith("Invalid value for '--epochs': it must be a whole number (in VLSB_EPOCHS).")
+
+
+@pytest.mark.parametrize("command", ["report", "view", "show", "compare"])
+def test_a_folder_that_is_misspelled_is_told_the_one_beside_it(said: Say, command: str) -> None:
+    if command == "compare":
+        pytest.importorskip("statsmodels", reason="needs the extra `stats`")
+    assert said(command, "output").endswith("Did you mean outputs?")
+
+
+@pytest.mark.parametrize("words", [("show",), ("judge",), ("judge", "outputs/demo"), ("audit", "report")])
+def test_a_directory_of_runs_in_the_place_of_a_run_is_told_a_run_in_it(
+    said: Say, words: tuple[str, ...]
+) -> None:
+    assert "outputs/demo" in said(*words, "outputs").replace("judge outputs/demo", "")
