@@ -1,0 +1,1 @@
+"""Everything that commands print, recorded: bytes change only on purpose."""
