@@ -116,7 +116,7 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         sent, judged = target.completions[0], judge.completions[0]
 
     # A file of certificates, two that would leave nothing to look at here, and one that asks in another way.
-    without_test = {"--ca-bundle", "--no-judge", "--dry-run", "--batch"}
+    without_test = {"--ca-bundle", "--no-judge", "--dry-run", "--batch", "--batch-again"}
     assert options - without_test == {
         "--" + name.lower().replace("_", "-") for name in (*values, *OF_ENGINES)
     }
