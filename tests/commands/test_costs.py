@@ -307,6 +307,39 @@ def test_a_dry_run_sends_some_samples_of_all_kinds_and_forecasts_the_rest(desk: 
     assert "Dry run: 40 responses selected, 20 judged so far." in again.out
 
 
+def test_a_fresh_dry_run_says_how_many_it_does_and_keeps_nothing_from_before(desk: Desk) -> None:
+    with SimulatorThread(labelling()) as endpoint:
+        first = desk.run(endpoint, "--dry-run")
+        rest = desk.run(endpoint, "--resume")
+
+    assert first.code == rest.code == 0, first.err + rest.err
+    assert f"{SAMPLES} samples: {FORECAST_SAMPLES} to do.\n" in first.err
+    assert "kept from before" not in first.err
+    left = SAMPLES - FORECAST_SAMPLES
+    assert f"{SAMPLES} samples: {left} to do, {FORECAST_SAMPLES} kept from before.\n" in rest.err
+
+
+def test_a_forecast_counts_a_limit_that_target_and_judge_share_once(desk: Desk) -> None:
+    """One model at one address plays both: the rest of both goes through its tokens a minute."""
+    with SimulatorThread(labelling()) as endpoint:
+        shared = desk.run(endpoint, "--dry-run", "--tpm", 1_000_000, "--judge", "target-model")
+    with SimulatorThread(labelling()) as endpoint:
+        apart = desk.run(endpoint, "--dry-run", "--tpm", 1_000_000, "--name", "apart")
+
+    assert shared.code == apart.code == 0, shared.err + apart.err
+    found = re.findall(r"about ([0-9.]+) s at ([0-9,]+) tokens a minute(.*)", shared.out)
+    assert [words for *_, words in found] == [
+        ", which target and judge share",
+        ", which judge and target share",
+    ]
+    ((alone_s, tpm, words),) = re.findall(r"about ([0-9.]+) s at ([0-9,]+) tokens a minute(.*)", apart.out)
+    rest_s = 60 * 840 * (SAMPLES - FORECAST_SAMPLES) / float(tpm.replace(",", ""))
+    assert (float(alone_s), words) == (pytest.approx(rest_s, abs=0.06), "")
+    for seconds, tpm, _ in found:
+        both_s = 60 * 2 * 840 * (SAMPLES - FORECAST_SAMPLES) / float(tpm.replace(",", ""))
+        assert float(seconds) == pytest.approx(both_s, abs=0.06)
+
+
 def test_a_forecast_says_how_far_it_may_be_off(desk: Desk) -> None:
     def respond(request: Request) -> Action:
         if request.is_judge:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import Desk, Finished, Process
+from tests.support.datasets import write_dataset
 from tests.support.endpoint import asked, labelling, sample_of, settle
 from tests.support.run_files import tree
 from tests.support.waiting import wait_until
@@ -624,3 +625,17 @@ def test_requests_a_minute_to_the_judge_are_capped(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert len(other.completions) == 16
     assert_paced(other.completions)
+
+
+def test_a_judge_labels_a_shuffled_run_in_its_order(desk: Desk, endpoint: SimulatorThread) -> None:
+    """So that what is labelled when it is stopped is a fair part."""
+    write_dataset(desk.data, 30)
+    assert desk.run(endpoint, "--shuffle").code == 0
+
+    with SimulatorThread(labelling()) as other:
+        stopped = judge(desk, other, "--judge-max-connections", 1, "--max-requests", 12)
+        done = judge(desk, other, "--judge-max-connections", 1)
+        order = [sample_of(each) for each in other.completions]
+
+    assert (stopped.code, done.code) == (4, 0)
+    assert order == [row[0] for row in desk.manifest()["samples"]] != sorted(order)

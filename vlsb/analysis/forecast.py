@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import NamedTuple
+
+from vlsb.analysis.correction import student_t
 
 # Fewer say nothing of how much others differ.
 _FEWEST = 5
@@ -50,25 +52,10 @@ def forecast_total(
 def _ends(seen: Sequence[float], weights: Sequence[float], left: int) -> tuple[float, float]:
     mean, worth = fmean(seen, weights), _worth(weights)
     variance = fmean([(each - mean) ** 2 for each in seen], weights) * worth / (worth - 1)
-    reach = t_quantile(worth - 1) * math.sqrt(variance * (left**2 / worth + left))
+    reach = student_t(worth - 1) * math.sqrt(variance * (left**2 / worth + left))
     return mean * left - reach, mean * left + reach
 
 
 def _worth(weights: Sequence[float]) -> float:
     """As many of equal weight tell as much."""
     return sum(weights) ** 2 / sum(each**2 for each in weights)
-
-
-def t_quantile(degrees: float, *, tail: float = 0.025) -> float:
-    """The value that Student's t exceeds with probability `tail`, from four degrees of freedom on.
-
-    Expansion in 1 / degrees (Abramowitz and Stegun 26.7.5), right to .01 at four and to .001 at ten.
-    """
-    z = NormalDist().inv_cdf(1 - tail)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / float(degrees**power) for power, term in enumerate(terms, start=1))

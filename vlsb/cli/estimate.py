@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vlsb.analysis.forecast import Forecast, forecast_total
 from vlsb.endpoints.request import parse_dialect
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 _Measured = tuple[Usage, float]
 
 
+class _Rest(NamedTuple):
+    """What is left to ask of one model: requests, and the tokens of them all, 0 where nobody counts them."""
+
+    requests: int
+    tokens: float
+
+
 def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> str:
     """The page: requests, tokens, money and time still to come, and what would be sent where."""
     outcomes = [state.outcome(key, end.judge) for key in state.asked_for()]
@@ -34,10 +41,16 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
     files = dict(zip(judge_names(len(plan.judges)), end.judges, strict=False))
     lines = [f"Dry run: {len(outcomes):,} responses selected, {len(outcomes) - unjudged:,} judged so far."]
     prices, costs = plan.model_prices(today), {}
+    rests = {stage: _rest(state, files.get(stage)) for stage in plan.models}
     for stage, settings in plan.models.items():
         tokens = decided_tokens(state, files.get(stage)) or settings.sampling.max_tokens
         measured, left = _measured(state, files.get(stage)), _left(state, files.get(stage))
-        lines += _model(stage, settings, left, measured, end.models.get(stage), most_tokens=tokens)
+        view = end.models.get(stage)
+        sharing = [stage, *sorted((view.shares_with if view else frozenset()) & rests.keys())]
+        lines += _model(stage, settings, left, measured, most_tokens=tokens)
+        if measured:
+            latency_s = fmean(latency_s for _, latency_s in measured)
+            lines.append(f"  time      about {_time(left, latency_s, view, {e: rests[e] for e in sharing})}")
         price = prices.get(stage)
         if price is not None and measured:
             usages = [usage for usage, _ in measured if usage.is_whole]
@@ -86,7 +99,6 @@ def _model(
     settings: ModelSettings,
     left: int,
     measured: Sequence[_Measured],
-    view: ModelView | None,
     *,
     most_tokens: int,
 ) -> Iterator[str]:
@@ -108,16 +120,33 @@ def _model(
         )
         samples = counted(len(counted_usages), "sample")
         yield f"  tokens    about {tokens_in:,.0f} in, {tokens_out:,.0f} out, from {samples}"
-    yield f"  time      about {_time(left, fmean(latency_s for _, latency_s in measured), view)}"
 
 
-def _time(left: int, latency_s: float, view: ModelView | None) -> str:
-    """At the limits in force: connections and, where known, requests a minute."""
+def _rest(state: RunState, judge: str | None) -> _Rest:
+    left = _left(state, judge)
+    usages = [usage for usage, _ in _measured(state, judge) if usage.is_whole]
+    tokens = [
+        (usage.input_tokens or 0) + (usage.output_tokens or 0) + (usage.thought_tokens or 0)
+        for usage in usages
+    ]
+    return _Rest(left, left * fmean(tokens) if tokens else 0.0)
+
+
+def _time(left: int, latency_s: float, view: ModelView | None, sharing: Mapping[str, _Rest]) -> str:
+    """At the limit that takes longest: connections or, where known, requests or tokens a minute.
+
+    `sharing` is the rest of all models that spend these, this one first.
+    """
     connections = 1 if view is None else view.limit
-    seconds = left * latency_s / connections
-    limit = f"{connections} connections, {latency_s:.2f} s each"
-    if view is not None and view.rpm is not None and left * 60 / view.rpm > seconds:
-        seconds, limit = left * 60 / view.rpm, f"{view.rpm:,.0f} requests a minute"
+    found = [(left * latency_s / connections, f"{connections} connections, {latency_s:.2f} s each")]
+    shared = f", which {' and '.join(sharing)} share" if len(sharing) > 1 else ""
+    if view is not None and view.rpm is not None:
+        requests = sum(each.requests for each in sharing.values())
+        found.append((60 * requests / view.rpm, f"{view.rpm:,.0f} requests a minute{shared}"))
+    if view is not None and view.tpm is not None:
+        tokens = sum(each.tokens for each in sharing.values())
+        found.append((60 * tokens / view.tpm, f"{view.tpm:,.0f} tokens a minute{shared}"))
+    seconds, limit = max(found, key=lambda each: each[0])
     return f"{duration(seconds)} at {limit}"
 
 

@@ -100,7 +100,7 @@ class Display:
             await asyncio.Event().wait()
         panel = Panel(progress, time.monotonic())
         with self._own_terminal():
-            pending = progress.selected - progress.kept
+            pending = progress.selected - progress.kept - progress.left_out
             kept = f", {progress.kept:,} kept from before" if progress.kept else ""
             units = progress.unit.removesuffix("s") if progress.selected == 1 else progress.unit
             self._screen.notice(f"{progress.selected:,} {units}: {pending:,} to do{kept}.")

@@ -30,7 +30,8 @@ class ModelView:
 
     `answered` counts requests of this session that brought an answer; `waits_for` is why the next one has
     not been sent. `used` are this session's tokens, `usd` what they cost, None where that is unknown. `batch`
-    says how its batches stand, empty for none. `replicas` are up of so many.
+    says how its batches stand, empty for none. `replicas` are up of so many. `shares_with` names the
+    other models whose requests spend the same limits a minute.
     """
 
     done: int
@@ -49,13 +50,15 @@ class ModelView:
     usd: float | None = None
     batch: str = ""
     replicas: tuple[int, int] = (1, 1)
+    shares_with: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class Progress:
     """Counts of the selection by outcome, kept up to date as samples end.
 
-    `kept` are those that earlier sessions finished and this one leaves alone. `clients` has the models
+    `kept` are those that earlier sessions finished and this one leaves alone, `left_out` those that a dry run
+    leaves for later. `clients` has the models
     that this session uses, `unit` is what is counted; `run`, `target` and `judge` are names. Of several
     judges the first is shown; `rated` is what it found if it is a guard. `has_rate` is False where labels are
     of a drawn part, in which rare ones come more often than in the run.
@@ -71,6 +74,7 @@ class Progress:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     rated: int = 0
     has_rate: bool = True
+    left_out: int = 0
     _judge: str | None = None
     _of_key: dict[Key, Outcome] = field(default_factory=dict)
     _others: dict[str, str] = field(default_factory=dict)
@@ -84,6 +88,8 @@ class Progress:
         clients: Mapping[str, EndpointClient],
         files: Mapping[str, str],
         only: Collection[Key] | None = None,
+        *,
+        left_out: int = 0,
     ) -> Progress:
         """The progress at the start of a session; `files` are of its judges, by their names.
 
@@ -99,7 +105,8 @@ class Progress:
             target=store.manifest.target,
             judge=None if judge is None else store.manifest.judge(judge).name,
             selected=len(of_key),
-            kept=len(of_key) - pending,
+            kept=len(of_key) - pending - left_out,
+            left_out=left_out,
             clients=clients,
             unit=unit,
             _judge=judge,
@@ -181,4 +188,9 @@ class Progress:
             usd=state.usd,
             batch=client.batch,
             replicas=state.replicas,
+            shares_with=frozenset(
+                other
+                for other, each in self.clients.items()
+                if other != name and each.admission.accounts & client.admission.accounts
+            ),
         )

@@ -226,8 +226,10 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     require_run(plan.directory)
     old = read_manifest(plan.directory)
     dataset, _ = _dataset(plan, old, on_progress)
-    wanted = {row.sample_id for row in old.samples}
-    samples = tuple(sample for sample in dataset.samples if sample.id in wanted)
+    wanted = [row.sample_id for row in old.samples]
+    there = {sample.id: sample for sample in dataset.samples}
+    # In the run's order: where that is shuffled, what a judge has labelled when it stops is a fair part.
+    samples = tuple(there[sample_id] for sample_id in wanted if sample_id in there)
     if len(samples) < len(wanted):
         raise ConfigError(
             f"{plan.data_root or 'The data set'} lacks {len(wanted) - len(samples)} of the run's "
@@ -355,7 +357,8 @@ async def run_session(
                 means = Means(
                     credentials, listeners, engines or {}, shutdown, traffic, accounts or Accounts()
                 )
-                models, profile = await _evaluate(prepared, store, works, means)
+                left_out = pending - len(works)
+                models, profile = await _evaluate(prepared, store, works, means, left_out=left_out)
         except StoppedError:
             pass  # while an engine was starting; the shutdown knows why
         except ServerError as error:
@@ -450,7 +453,7 @@ def _spread(works: Sequence[Work], count: int) -> list[Work]:
 
 
 async def _evaluate(
-    prepared: Prepared, store: RunStore, works: list[Work], means: Means
+    prepared: Prepared, store: RunStore, works: list[Work], means: Means, *, left_out: int
 ) -> tuple[dict[str, ModelView], Profile]:
     plan, listeners, shutdown = prepared.plan, means.listeners, means.shutdown
     files = judge_files(plan, store.manifest)
@@ -491,7 +494,7 @@ async def _evaluate(
             await _record_dialects(plan, store, found)
             stopwatch.preflight_ended()
 
-        progress = Progress.of(store, len(works), clients, files, plan.only)
+        progress = Progress.of(store, len(works), clients, files, plan.only, left_out=left_out)
         pipeline = Pipeline(
             target=target,
             judges=judges,
