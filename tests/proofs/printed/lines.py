@@ -88,7 +88,7 @@ _MISTAKES = [
     "run --model gpt-4o --no-judge --judge gpt-4o",
     "run --model gpt-4o --temperature warm",
     "run --model gpt-4o --data-root nowhere",
-    "run --model demo --model demo",
+    "run --model demo --name a --name b",
     "run gpt-4o",
     "run --model demo --name ../x",
     "run --model demo --base-url nonsense",
