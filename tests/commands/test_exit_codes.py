@@ -568,3 +568,49 @@ def test_a_resume_that_differs_in_more_than_the_judge_is_another_run(desk: Desk)
     assert refused.code == 6
     assert "--name for a new run" in refused.error
     assert "vlsb judge" not in refused.err
+
+
+@pytest.mark.parametrize(
+    ("reply", "words", "advice"),
+    [
+        (
+            answer(None),
+            "20 samples in a row were answered without any text (empty_content)",
+            "--retry target_empty",
+        ),
+        (
+            answer(None, reasoning="Let me think", finish_reason="length"),
+            "20 samples in a row were cut inside their thinking (thinking_cut)",
+            "--max-tokens",
+        ),
+    ],
+    ids=["empty", "cut inside thinking"],
+)
+def test_a_target_that_answers_nothing_stops_the_run_as_errors_do(
+    tmp_path: Path, reply: Action, words: str, advice: str
+) -> None:
+    desk = Desk(tmp_path, samples=60)
+    with SimulatorThread(lambda request: verdict(3) if request.is_judge else reply) as simulator:
+        done = desk.run(simulator, "--max-connections", 1)
+
+    assert done.code == 4
+    assert words in done.error
+    assert advice in done.error
+    assert desk.outcomes()["target_empty"] == 20
+    resume_line(done.err)
+
+
+def test_an_empty_answer_now_and_then_stops_nothing(tmp_path: Path) -> None:
+    """Every second is empty: none of these are in a row."""
+    desk = Desk(tmp_path, samples=60)
+
+    def respond(request: Request) -> Action:
+        if request.is_judge:
+            return verdict(3)
+        return answer(None) if sample_of(request) % 2 else answer("A plain answer.")
+
+    with SimulatorThread(respond) as simulator:
+        done = desk.run(simulator, "--max-connections", 1)
+
+    assert desk.outcomes() == {"unsafe": 30, "target_empty": 30}
+    assert "in a row" not in done.err

@@ -264,7 +264,9 @@ class EndpointClient:
         brought, unsaid_tokens = (
             (result, 0) if isinstance(result, Decision) else (result.usage, self._unsaid_tokens(result))
         )
-        if self.admission.report(admitted, brought, limits, unsaid_tokens=unsaid_tokens):
+        is_served = self.admission.report(admitted, brought, limits, unsaid_tokens=unsaid_tokens)
+        # A turn without a text is one of those that are counted.
+        if is_served and not (isinstance(result, Decision) and result.ends_as == "empty"):
             admitted.replica.rejections.reset()
         return result if isinstance(result, Decision) else self._completion(result, attempts, began)
 

@@ -11,10 +11,21 @@ from vlsb.endpoints.faults import Decision, Fault
 from vlsb.endpoints.request import Checksums
 from vlsb.endpoints.traffic import Time
 from vlsb.errors import GapsError, ImageChangedError
-from vlsb.records import STOPPED, Failure, Key, Outcome, Stage, Untrusted, Usage
+from vlsb.records import STOPPED, THINKING_CUT, Failure, Key, Outcome, Stage, Untrusted, Usage
 
 ENDED_ALIKE_LIMIT = 20
 """Distinct samples in a row that end for the same reason before the run stops."""
+EMPTY_CODES = frozenset({"empty_content", "empty_choices"})
+"""Of turns without a text in which nothing else went wrong."""
+
+_MORE_ROOM = (
+    "The next ones would be paid for as well. Start a new run (--name) with a larger --max-tokens, or let it "
+    "think less if it can"
+)
+_LOOK_AT_IT = (
+    "The next ones would be paid for as well. A wrong chat template, a stop word or another model behind "
+    "that name does this. When it is repaired, add --retry target_empty to the resume"
+)
 
 
 def backoff_s(policy: RetryPolicy, retries: int, time: Time) -> float:
@@ -187,9 +198,14 @@ class Rejections:
             return
         self._code = code
         self._samples.add(sample_id)
-        if len(self._samples) >= ENDED_ALIKE_LIMIT:
-            raise GapsError(
-                f"{self._name}: {len(self._samples)} samples in a row ended for the same reason "
-                f"({code}). Fix what it complains about, then resume",
-                detail=message,
-            )
+        if len(self._samples) < ENDED_ALIKE_LIMIT:
+            return
+        so_many = f"{self._name}: {len(self._samples)} samples in a row"
+        if code == THINKING_CUT:
+            raise GapsError(f"{so_many} were cut inside their thinking ({code})", advice=_MORE_ROOM)
+        if code in EMPTY_CODES:
+            raise GapsError(f"{so_many} were answered without any text ({code})", advice=_LOOK_AT_IT)
+        raise GapsError(
+            f"{so_many} ended for the same reason ({code}). Fix what it complains about, then resume",
+            detail=message,
+        )

@@ -295,13 +295,19 @@ class Pipeline:
         self._on_outcome(failure.key, failure.outcome, file)
         if judge is not None:
             judge.count(failure)
-        if failure.outcome in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR) and failure.code != PICTURE_CODE:
+        is_error = failure.outcome in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR)
+        if (is_error or failure.outcome is Outcome.TARGET_EMPTY) and failure.code != PICTURE_CODE:
             client = self._clients[name]
             client.count_failure(failure.sample_id, Fault(failure.fault), failure.code, failure.message)
-            if self._in_preflight and failure.fault in (
-                Fault.RATE_LIMITED,
-                Fault.TRANSIENT,
-                Fault.BAD_PAYLOAD,
+            if (
+                is_error
+                and self._in_preflight
+                and failure.fault
+                in (
+                    Fault.RATE_LIMITED,
+                    Fault.TRANSIENT,
+                    Fault.BAD_PAYLOAD,
+                )
             ):
                 attempts = "1 attempt" if failure.attempts == 1 else f"{failure.attempts} attempts"
                 raise GapsError(
