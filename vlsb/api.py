@@ -10,22 +10,25 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsb.analysis.summary import Summary
 from vlsb.engines.lease import accept, decline
 from vlsb.errors import ConfigError
-from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.progress import Progress
+from vlsb.evaluation.python_options import options_of, path_of, text_of
 from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns
 from vlsb.evaluation.settings import Resolved, open_judging, open_target
 from vlsb.extras import lacks_extra
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
-from vlsb.reports.documents import to_object
+from vlsb.reports.documents import to_object, to_rows
+from vlsb.reports.encode import for_terminal
 from vlsb.steps import OnProgress, ignore
+from vlsb.store.manifest import require_run
 from vlsb.store.state import RunState, load_state
-from vlsb.store.summaries import summarize_state
+from vlsb.store.summaries import stored_judge, summarize_judges, summarize_state
 
 if TYPE_CHECKING:
     from vlsb.analysis.comparison import ComparisonReport
@@ -83,12 +86,39 @@ class Run:
         """Rates, intervals, bounds and the counts of outcomes, with the verdicts of one judge."""
         return summarize_state(self._state, self.path, self._file(judge))
 
-    def _file(self, judge: str | None) -> str | None:
+    def rows(self, judge: str | None = None) -> list[dict[str, Any]]:
+        """The rows of `vlsb report --format csv` for a data frame: rates by each judge, also by category.
+
+        With `judge` they are by that one. No text of a model is in them.
+        """
         if judge is None:
-            return f"{self.judges[0]}.jsonl" if self.judges else None
-        if judge not in self.judges:
-            raise ConfigError(f"{self.path} has no verdicts of {judge!r}. It has: {', '.join(self.judges)}.")
-        return f"{judge}.jsonl"
+            return to_rows(summarize_judges(self._state, self.path))
+        return to_rows([self.summary(judge)])
+
+    def answer_rows(self, judge: str | None = None, *, texts: bool = False) -> list[dict[str, Any]]:
+        """A row for each selected response, for a data frame: where it ended with one judge.
+
+        With `texts` they also have what target and judge wrote, in printable characters: harmful, mostly.
+        """
+        name = self._file(judge)
+        return [
+            {
+                "sample_id": each.sample_id,
+                "epoch": each.epoch,
+                "category": for_terminal(each.category),
+                "sub_category": for_terminal(each.sub_category),
+                "judge": None if name is None else name.removesuffix(".jsonl"),
+                "outcome": each.outcome.value,
+                "label": None if each.label is None else each.label.value,
+                "failure": None if each.failure is None else each.failure.code,
+                **(_texts(each) if texts else {}),
+            }
+            for each in self.answers(judge)
+        ]
+
+    def _file(self, judge: str | None) -> str | None:
+        entry = stored_judge(self._state.manifest, text_of("judge", judge), option="judge")
+        return None if entry is None else entry.file
 
     def _answer(self, key: Key, category: Untrusted, sub_category: Untrusted, file: str | None) -> Answer:
         state = self._state
@@ -111,21 +141,34 @@ class Run:
         )
 
 
-def load_run(path: str | Path) -> Run:
-    """Read a run directory, also while it is being written. Raises StoreError for a damaged file."""
-    directory = Path(path)
+def _texts(answer: Answer) -> dict[str, str | None]:
+    found = {
+        "response": answer.response,
+        "reasoning": answer.reasoning,
+        "explanation": answer.explanation,
+    }
+    return {name: None if text is None else for_terminal(text, lines=True) for name, text in found.items()}
+
+
+def load_run(path: str | PathLike[str]) -> Run:
+    """Read a run directory, also while it is being written.
+
+    Raises ConfigError where there is no run, StoreError for a damaged file.
+    """
+    directory = path_of("path", path)
+    require_run(directory)
     return Run(directory, load_state(directory))
 
 
-def summarize(run: Run | str | Path, judge: str | None = None) -> Summary:
+def summarize(run: Run | str | PathLike[str], judge: str | None = None) -> Summary:
     """The summary of a run, with the verdicts of one judge (the run's own by default)."""
     return (run if isinstance(run, Run) else load_run(run)).summary(judge)
 
 
 def compare(
-    *runs: str | Path | Run,
+    *runs: str | PathLike[str] | Run,
     judge: str | None = None,
-    baseline: str | Path | None = None,
+    baseline: str | PathLike[str] | None = None,
     across_judges: bool = False,
     all_pairs: bool = False,
 ) -> ComparisonReport:
@@ -142,25 +185,25 @@ def compare(
             "stats", f"vlsb.compare needs the extra `stats` ({error.name} not found)"
         ) from error
     return compare_runs(
-        *(run.path if isinstance(run, Run) else run for run in runs),
-        judge=judge,
-        baseline=baseline,
+        *(run.path if isinstance(run, Run) else path_of("run", run) for run in runs),
+        judge=text_of("judge", judge),
+        baseline=None if baseline is None else path_of("baseline", baseline),
         across_judges=across_judges,
         all_pairs=all_pairs,
     )
 
 
 async def evaluate(
-    model: str | None = None,
+    model: str | PathLike[str] | None = None,
     *,
     base_url: str | Sequence[str] | None = None,
     judge: str | Sequence[str] | None = None,
     judge_base_url: str | Sequence[str] | None = None,
-    data_root: str | Path | None = None,
-    output_dir: str | Path = "outputs",
+    data_root: str | PathLike[str] | None = None,
+    output_dir: str | PathLike[str] = "outputs",
     name: str | None = None,
     resume: bool = False,
-    limit: str | None = None,
+    limit: int | float | str | None = None,
     epochs: int = 1,
     install: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
@@ -168,25 +211,18 @@ async def evaluate(
 ) -> Run:
     """Evaluate a model and return the run. Keys come from the environment, as with the command.
 
-    `options` are any other options of `vlsb run`, with underscores (`max_connections=64`). A local model
+    `options` are any other options of `vlsb run`, with underscores (`max_connections=64`); one that may be
+    given several times takes one value or a list (`category="Privacy"`). A local model
     (`llava_next`) is asked at the server that `vlsb serve` has running, or an engine is started for the run;
     one that is not on this machine is installed only with `install`. `on_progress` is called twice a second.
     Raises a VlsbError when the run stops early; samples that failed on their own do not raise (see
     `Run.is_complete`).
     """
-    wishes = RunOptions(
-        model=model,
-        base_url=_several(base_url),
-        judge=_several(judge),
-        judge_base_url=_several(judge_base_url),
-        data_root=None if data_root is None else Path(data_root),
-        output_dir=Path(output_dir),
-        name=name,
-        resume=resume,
-        limit=limit,
-        epochs=epochs,
-        **options,
-    )
+    asked: dict[str, object] = {"model": model, "base_url": base_url, "judge": judge}
+    asked |= {"judge_base_url": judge_base_url, "data_root": data_root, "output_dir": output_dir}
+    asked |= {"name": name, "resume": resume, "limit": limit, "epochs": epochs}
+    _require_callable(on_progress)
+    wishes = options_of(asked | options, also=("install", "on_progress"))
     async with open_target(
         wishes,
         os.environ,
@@ -198,11 +234,11 @@ async def evaluate(
 
 
 async def judge(
-    run: str | Path | Run,
+    run: str | PathLike[str] | Run,
     *,
     judge: str | Sequence[str] | None = None,
     judge_base_url: str | Sequence[str] | None = None,
-    data_root: str | Path | None = None,
+    data_root: str | PathLike[str] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Run:
@@ -210,13 +246,10 @@ async def judge(
 
     `options` are any other options of `vlsb judge`. Verdicts of different judges stay apart.
     """
-    wishes = RunOptions(
-        judge=_several(judge),
-        judge_base_url=_several(judge_base_url),
-        data_root=None if data_root is None else Path(data_root),
-        **options,
-    )
-    directory = run.path if isinstance(run, Run) else Path(run)
+    asked: dict[str, object] = {"judge": judge, "judge_base_url": judge_base_url, "data_root": data_root}
+    _require_callable(on_progress)
+    wishes = options_of(asked | options, also=("on_progress",))
+    directory = run.path if isinstance(run, Run) else path_of("run", run)
     async with open_judging(
         directory,
         wishes,
@@ -228,11 +261,9 @@ async def judge(
         return await _carry_out(resolved, prepare_judging, on_progress)
 
 
-def _several(given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One value or several, as options have them."""
-    if given is None:
-        return ()
-    return (given,) if isinstance(given, str) else tuple(given)
+def _require_callable(on_progress: object) -> None:
+    if on_progress is not None and not callable(on_progress):
+        raise ConfigError("on_progress: a function is needed, which is called with the progress.")
 
 
 async def _carry_out(
@@ -260,5 +291,7 @@ def _watcher(
 
 
 def as_mapping(summary: Summary) -> Mapping[str, Any]:
-    """The summary as `vlsb report --format json` writes it, for a data frame or a file."""
+    """The summary as `vlsb report --format json` writes it, for a file; `Run.rows` is for a data frame."""
+    if not isinstance(summary, Summary):
+        raise ConfigError("as_mapping: a Summary is needed, as `vlsb.summarize` gives it.")
     return to_object(summary)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import csv
 import inspect
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from tests.support.scripts import Script
 from tests.support.waiting import wait_until
 from vlsb import VlsbError, evaluate
 from vlsb.engines import preflight
+from vlsb.evaluation.options import RunOptions
+from vlsb.evaluation.python_options import options_of
 from vlsb.simulator import Request, Simulator, Stall, answer, verdict
 
 PAGE = PROJECT / "docs" / "python-api.md"
@@ -312,3 +317,148 @@ def test_a_judge_that_the_run_does_not_have_is_an_error_that_names_those_it_has(
 
     with pytest.raises(vlsb.VlsbError, match="demo"):
         run.summary("nobody")
+
+
+# What a script may give.
+
+
+def evaluated(tmp_path: Path, **options: Any) -> vlsb.Run:
+    """A run of the demo with these options."""
+    return asyncio.run(vlsb.evaluate("demo", output_dir=tmp_path / "out", name="r", **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"limit": 4}, 4),
+        ({"limit": 0.5}, 15),
+        ({"limit": "2-3"}, 2),
+        ({"category": "Privacy"}, 4),
+        ({"category": ["Privacy", "Violent"], "limit": None}, 10),
+        ({"sample_id": 3}, 1),
+        ({"sample_id": {1, 2}}, 2),
+    ],
+    ids=str,
+)
+def test_one_value_or_several_select_samples(
+    tmp_path: Path, quiet_environment: None, options: dict[str, Any], count: int
+) -> None:
+    assert len(list(evaluated(tmp_path, **options).answers())) == count
+
+
+OPTIONS = [each.name for each in fields(RunOptions)]
+ODD = [object(), b"bytes", [object()], {"a": 1}, "\0", float("nan"), float("inf"), 10**400, 1.5, True, -1, ""]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_whatever_an_option_is_given_is_taken_or_raises_a_vlsb_error(name: str) -> None:
+    refused: list[VlsbError] = []
+    for value in ODD:
+        try:
+            options_of({name: value})
+        except VlsbError as error:
+            refused.append(error)
+
+    # No option takes an object, bytes or a null character.
+    assert len(refused) >= 3
+    assert {each.exit_code for each in refused} == {2}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: vlsb.evaluate("demo", max_conections=3), "Did you mean max_connections?"),
+        (lambda: vlsb.evaluate("demo", instal=True), "Did you mean install?"),
+        (lambda: vlsb.evaluate("demo", limit=object()), "limit: a text is needed"),
+        (lambda: vlsb.evaluate("demo", epochs="2"), "epochs: a whole number is needed"),
+        (lambda: vlsb.evaluate("demo", epochs=0), "epochs=0: give 1 "),
+        (lambda: vlsb.evaluate("demo", category=[1.5, None]), "category: a text or a list of them is needed"),
+        (lambda: vlsb.evaluate("demo", resume="yes"), "resume: True or False is needed"),
+        (lambda: vlsb.evaluate("demo", on_progress=3), "on_progress: a function is needed"),
+        (lambda: vlsb.evaluate("demo", data_root=7), "data_root: a path is needed"),
+        (lambda: vlsb.evaluate(), "--model"),
+        (lambda: vlsb.evaluate("m" * 300), "--model: is longer than a path may be"),
+        (lambda: vlsb.evaluate("demo", output_dir="\ud800"), "--output-dir: holds a character that no path"),
+        (lambda: vlsb.judge(None), "run: a path is needed"),
+        (lambda: vlsb.judge("nowhere"), "no run there"),
+    ],
+)
+def test_what_a_coroutine_cannot_take_raises_a_vlsb_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quiet_environment: None,
+    call: Callable[[], Coroutine[Any, Any, object]],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(VlsbError) as caught:
+        asyncio.run(call())
+
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: vlsb.load_run(None),
+        lambda: vlsb.load_run("nowhere"),
+        lambda: vlsb.load_run("n" * 300),
+        lambda: vlsb.load_run("\ud800"),
+        lambda: vlsb.load_run(b"run"),
+        lambda: vlsb.summarize(3),
+        lambda: vlsb.compare(),
+        lambda: vlsb.compare(None, 3),
+        lambda: vlsb.compare("nowhere", "elsewhere"),
+        lambda: vlsb.as_mapping({"safe_rate": 1.0}),
+    ],
+)
+def test_what_a_function_cannot_take_raises_a_vlsb_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(VlsbError):
+        call()
+
+
+def test_rows_are_those_of_the_csv(tmp_path: Path, quiet_environment: None) -> None:
+    run = evaluated(tmp_path, limit=6)
+    sheet = Vlsb(tmp_path)("report", run.path, "--format", "csv").out
+    rows = list(csv.DictReader(io.StringIO(sheet)))
+
+    found = run.rows()
+
+    assert list(found[0]) == list(rows[0])
+    assert [(each["scope"], each["name"]) for each in found] == [(row["scope"], row["name"]) for row in rows]
+    assert [each["judged"] for each in found] == [int(row["judged"]) for row in rows]
+    assert found[0]["safe_rate"] == float(rows[0]["safe_rate"])
+    assert run.rows(run.judges[0]) == found
+
+
+def test_rows_of_answers_have_texts_only_where_they_are_asked_for(
+    tmp_path: Path, quiet_environment: None
+) -> None:
+    run = evaluated(tmp_path, limit=6)
+    texts = {"response", "reasoning", "explanation"}
+
+    plain, whole = run.answer_rows(), run.answer_rows(texts=True)
+
+    assert len(plain) == len(whole) == 6
+    assert not texts & plain[0].keys()
+    assert whole[0].keys() - plain[0].keys() == texts
+    answers = {each.sample_id: each for each in run.answers()}
+    for row in whole:
+        answer = answers[row["sample_id"]]
+        assert row["outcome"] == answer.outcome.value
+        assert row["label"] == (None if answer.label is None else answer.label.value)
+        assert isinstance(row["response"], str)
+
+
+@pytest.mark.parametrize("judge", ["nobody", 3])
+def test_a_judge_of_no_row_is_an_error(tmp_path: Path, quiet_environment: None, judge: Any) -> None:
+    run = evaluated(tmp_path, limit=1)
+
+    for call in (run.rows, run.summary, run.answer_rows, lambda name: list(run.answers(name))):
+        with pytest.raises(VlsbError):
+            call(judge)

@@ -19,8 +19,8 @@ EMPTY_CODES = frozenset({"empty_content", "empty_choices"})
 """Of turns without a text in which nothing else went wrong."""
 
 _MORE_ROOM = (
-    "The next ones would be paid for as well. Start a new run (--name) with a larger --max-tokens, or let it "
-    "think less if it can"
+    "The next ones would be paid for as well. Start a new run (--name) with a larger --max-tokens or, if it "
+    "can do without, with --thinking off"
 )
 _LOOK_AT_IT = (
     "The next ones would be paid for as well. A wrong chat template, a stop word or another model behind "

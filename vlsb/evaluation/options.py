@@ -5,6 +5,7 @@ A command's options are made from these fields, and so are the command that resu
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -52,6 +53,9 @@ class Option:
 
 
 _NOT_REPEATED = ("resume", "dry_run", "batch_again", "engine_options")
+# What may be a folder, and is looked for as one.
+_MAY_BE_PATHS = ("model", "judge", "name", "weights", "engine")
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
 OF_EACH_JUDGE = (
     *("judge", "judge_base_url", "judge_api_key_env"),
     *("judge_max_connections", "judge_rpm", "judge_tpm"),
@@ -478,7 +482,15 @@ class RunOptions:
             if not isinstance(value := getattr(self, name), tuple):
                 object.__setattr__(self, name, () if value is None else (value,))
         for field in fields(self):
-            _require_finite(as_flag(field.name), getattr(self, field.name))
+            flag, value = as_flag(field.name), getattr(self, field.name)
+            _require_finite(flag, value)
+            for each in value if isinstance(value, tuple) else (value,):
+                if isinstance(each, Path):
+                    require_path(flag, each)
+                elif isinstance(each, str) and field.name in _MAY_BE_PATHS:
+                    # A panel is named with its members.
+                    for name in each.split(","):
+                        require_path(flag, name)
         if self.api_key_env is not None:
             _require_variable("--api-key-env", self.api_key_env)
         for variable in self.judge_api_key_env:
@@ -511,6 +523,20 @@ def _require_finite(flag: str, value: object) -> None:
     for each in value if isinstance(value, tuple) else (value,):
         if isinstance(each, float) and not math.isfinite(each):
             raise ConfigError(f"{flag} {each}: not a finite number.")
+
+
+def require_path(flag: str, path: Path | str) -> None:
+    """Raise ConfigError for what no file system can look up: it would be an error of its own everywhere."""
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ConfigError(f"{flag}: holds a character that no path can have.") from None
+    if b"\0" in name:
+        raise ConfigError(f"{flag}: holds a null character, which no path can have.")
+    if len(name) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in name.split(b"/")):
+        raise ConfigError(
+            f"{flag}: is longer than a path may be: {_LONGEST_NAME} bytes a name, {_LONGEST_PATH:,} in all."
+        )
 
 
 def _require_variable(flag: str, name: str) -> None:

@@ -55,10 +55,6 @@ def to_parquet(summaries: Sequence[Summary]) -> bytes:
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
-    rows = [
-        {name: list(each) if isinstance(each, tuple) else each for name, each in row.items()}
-        for row in _rows(summaries, for_terminal)
-    ]
     kinds = {
         bool: pyarrow.bool_(),
         int: pyarrow.int64(),
@@ -68,9 +64,17 @@ def to_parquet(summaries: Sequence[Summary]) -> bytes:
     }
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), sink)
+    parquet.write_table(pyarrow.Table.from_pylist(to_rows(summaries), schema), sink)
     written: bytes = sink.getvalue().to_pybytes()
     return written
+
+
+def to_rows(summaries: Sequence[Summary]) -> list[dict[str, object]]:
+    """Return the rows of the CSV as they are, text in printable characters and several words as a list."""
+    return [
+        {name: list(each) if isinstance(each, tuple) else each for name, each in row.items()}
+        for row in _rows(summaries, for_terminal)
+    ]
 
 
 _Cell = str | bool | int | float | tuple[str, ...] | None

@@ -1,0 +1,134 @@
+"""Options as a script gives them: one value or several, numbers as numbers. What none takes is refused."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from numbers import Real
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeGuard, get_args, get_origin, get_type_hints
+
+from vlsb.errors import ConfigError
+from vlsb.evaluation.options import Option, RunOptions, require_path
+
+_WORDS = {str: "a text", Path: "a path", bool: "True or False", int: "a whole number", float: "a number"}
+
+
+def options_of(given: Mapping[str, Any], *, also: Iterable[str] = ()) -> RunOptions:
+    """The options that a call was given by name; None leaves a default.
+
+    A single value may stand for a list of one. Raises ConfigError for a name that is no option, with the
+    nearest one (`also` are other names of the call), and for a value that the option does not take.
+    """
+    # Evaluated on first use: what they name is imported here.
+    hints = get_type_hints(RunOptions, include_extras=True)
+    known = [each.name for each in fields(RunOptions)]
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, [*known, *also], n=1)
+            meant = f" Did you mean {near[0]}?" if near else " The options are those of vlsb run --help-all."
+            raise ConfigError(f"{name}: no option of that name.{meant}")
+    found = {name: _value(name, value, hints[name]) for name, value in given.items() if value is not None}
+    return RunOptions(**found)
+
+
+def path_of(name: str, value: object) -> Path:
+    """A path that a call was given. Raises ConfigError for anything else."""
+    found: Path = _single(name, value, Path, None, "a path")
+    require_path(name, found)
+    return found
+
+
+def text_of(name: str, value: object) -> str | None:
+    """A text that a call was given, or None. Raises ConfigError for anything else."""
+    if value is None or isinstance(value, str):
+        return value
+    raise _refused(name, "a text", value)
+
+
+def _value(name: str, value: object, hint: Any) -> Any:
+    """A value as the option has it. Lists of one may be given as the one."""
+    kind, option = hint, None
+    if get_origin(hint) is Annotated:
+        kind, option = get_args(hint)
+    if get_origin(kind) is UnionType:
+        (kind,) = (each for each in get_args(kind) if each is not type(None))
+    if get_origin(kind) is not tuple:
+        return _single(name, value, kind, option, _WORDS[kind])
+    of = get_args(kind)[0]
+    several = value if isinstance(value, list | tuple | set | frozenset) else (value,)
+    return tuple(_single(name, each, of, option, f"{_WORDS[of]} or a list of them") for each in several)
+
+
+def _single(name: str, value: object, kind: type, option: Option | None, wanted: str) -> Any:
+    try:
+        found = _READ[kind](value)
+    except (TypeError, OverflowError):
+        raise _refused(name, wanted, value) from None
+    if "\0" in str(found):
+        raise ConfigError(f"{name}: holds a null character, which no text or path of these may.")
+    if option is not None and isinstance(found, int | float):
+        least, most = option.min, option.max
+        if (least is not None and found < least) or (most is not None and found > most):
+            ends = f"{least:g} or more" if most is None else f"{least or 0:g} to {most:g}"
+            raise ConfigError(f"{name}={found}: give {ends}.")
+    return found
+
+
+def _refused(name: str, wanted: str, value: object) -> ConfigError:
+    # The value is not repeated: it may be a key, or as long as a file.
+    return ConfigError(f"{name}: {wanted} is needed, and not a value of type {type(value).__name__}.")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, os.PathLike):
+        return _path(value).as_posix()
+    if isinstance(value, str) or _is_number(value):
+        # As it is typed: limit=10, limit=0.1, fail_on_error=0.05.
+        return str(value)
+    raise TypeError
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, str):
+        return Path(value)
+    if isinstance(value, os.PathLike) and isinstance(path := os.fspath(value), str):
+        return Path(path)
+    raise TypeError
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is one; numpy's are, and True is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError
+
+
+def _whole(value: object) -> int:
+    # A number without an end is none of those.
+    if _is_number(value) and math.isfinite(value) and int(value) == value:
+        return int(value)
+    raise TypeError
+
+
+def _number(value: object) -> float:
+    if _is_number(value):
+        return float(value)
+    raise TypeError
+
+
+_READ: Mapping[type, Callable[[object], object]] = {
+    str: _text,
+    Path: _path,
+    bool: _truth,
+    int: _whole,
+    float: _number,
+}
