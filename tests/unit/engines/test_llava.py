@@ -719,17 +719,26 @@ def test_a_destination_that_appears_meanwhile_is_not_replaced(tmp_path: Path) ->
 
 
 def test_of_two_conversions_at_once_one_builds_and_the_other_is_told(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source")
-    engine = stand_in(tmp_path)
-    given: dict[str, Any] = {"environment": os.environ, "on_progress": lambda _: None}
+    source, go = write_source(tmp_path / "source"), tmp_path / "go"
+    held = f"while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
+    engine = stand_in(tmp_path, held + WHOLE)
 
-    async def both() -> list[int | BaseException]:
-        tasks = [convert_llava(str(source), tmp_path / "out", engine, **given) for _ in range(2)]
-        return await asyncio.gather(*tasks, return_exceptions=True)
+    async def both() -> int:
+        is_building, loop = asyncio.Event(), asyncio.get_running_loop()
 
-    ended = asyncio.run(both())
+        def hear(step: Step) -> None:
+            if step.stage == "converting":
+                loop.call_soon_threadsafe(is_building.set)
 
-    assert sorted(type(each).__name__ for each in ended) == ["ServerError", "int"]
+        given: dict[str, Any] = {"environment": os.environ, "on_progress": hear}
+        first = asyncio.ensure_future(convert_llava(str(source), tmp_path / "out", engine, **given))
+        await is_building.wait()
+        with pytest.raises(ServerError):
+            await convert_llava(str(source), tmp_path / "out", engine, **given)
+        go.touch()
+        return await first
+
+    assert asyncio.run(both()) == 2
     assert read_manifest(tmp_path / "out")["tensors"].keys() == {"a", "b"}
 
 
