@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from tests.support import canary
 from tests.support.command import Desk, Vlsb, least_environment, straight_summary
 from tests.support.endpoint import labelling
+from vlsb.endpoints.loops import STOPPING_SIGNALS
 from vlsb.simulator import SimulatorThread
 
 # A slow or busy machine must not fail a property.
@@ -46,6 +48,17 @@ def no_file_shows_the_key(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if folder is not None:
         assert canary.files_that_show_it(folder) == []
+
+
+@pytest.fixture(autouse=True)
+def every_signal_is_as_it_was() -> Iterator[None]:
+    """A command that a later test starts would inherit what this one ignores, and not hear its Ctrl-C."""
+    before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    yield
+    left = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert left == before
 
 
 @pytest.fixture

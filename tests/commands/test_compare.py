@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,7 +24,6 @@ from tests.support.command import Desk, Finished
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import sample_of
 from tests.support.run_files import tree
-from vlsb.cli import run_cli
 from vlsb.errors import ConfigError
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, verdict
 
@@ -76,24 +74,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return desk
 
 
-@pytest.fixture(autouse=True)
-def nobodys_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [each for each in os.environ if each.startswith("VLSB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-def typed(*words: object) -> Finished:
-    """A command line in this process: numpy, scipy and statsmodels are imported once for all of them."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = run_cli([str(word) for word in words])
-    return Finished(code, out.getvalue(), err.getvalue())
-
-
 def compare(desk: Desk, *words: object) -> Finished:
     """`vlsb compare`; words that name runs are their directories."""
-    return typed("compare", *(desk.outputs / str(word) if word in RUNS else word for word in words))
+    return desk.vlsb("compare", *(desk.outputs / str(word) if word in RUNS else word for word in words))
 
 
 def compared(desk: Desk, *words: object) -> dict[str, Any]:
@@ -104,7 +87,7 @@ def compared(desk: Desk, *words: object) -> dict[str, Any]:
 
 
 def gate(desk: Desk, run: str, baseline: str, *words: object) -> Finished:
-    return typed("gate", desk.outputs / run, "--baseline", desk.outputs / baseline, *words)
+    return desk.vlsb("gate", desk.outputs / run, "--baseline", desk.outputs / baseline, *words)
 
 
 def test_two_runs_are_compared_on_the_same_samples(desk: Desk) -> None:
@@ -159,10 +142,9 @@ def test_every_format_names_the_runs_and_changes_nothing(desk: Desk, form: str) 
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_tables_fit_the_terminal(desk: Desk, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-
-    done = compare(desk, "base", "tuned")
+def test_tables_fit_the_terminal(desk: Desk, width: int) -> None:
+    runs = (desk.outputs / name for name in ("base", "tuned"))
+    done = desk.vlsb("compare", *runs, env={"COLUMNS": str(width)})
 
     assert max(map(len, done.out.splitlines())) <= width
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from vlsb.cli import run_cli
+from tests.support.command import Vlsb
 from vlsb.cli.app import ENTRIES, app
 from vlsb.cli.commands import GUIDES
 from vlsb.evaluation.options import as_flag
@@ -43,15 +43,13 @@ def boxes(page: str) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Page:
+def page(vlsb: Vlsb) -> Page:
     """What a command prints in a terminal of that width, and nothing of it on stderr."""
 
     def printed(*words: str, width: int = 80) -> str:
-        monkeypatch.setenv("COLUMNS", str(width))
-        code = run_cli(words)
-        out, err = capsys.readouterr()
-        assert (code, err) == (0, "")
-        return out
+        done = vlsb(*words, env={"COLUMNS": str(width)})
+        assert (done.code, done.err) == (0, "")
+        return done.out
 
     return printed
 
@@ -112,8 +110,9 @@ def test_no_help_page_shows_a_value_behind_a_switch_or_a_type_of_python(
         assert re.findall(r"[{}]|\.\.\.\]?\.\.\.", usage) == []
 
 
-def test_a_number_outside_its_range_is_refused_with_its_bound(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_number_outside_its_range_is_refused_with_its_bound(vlsb: Vlsb) -> None:
     """The pages do not show ranges."""
-    assert run_cli(["run", "--epochs", "0"]) == 2
-    said = capsys.readouterr().err
-    assert "'--epochs': it must be at least 1. See `vlsb run --help`." in said
+    done = vlsb("run", "--epochs", "0")
+
+    assert done.code == 2
+    assert "'--epochs': it must be at least 1. See `vlsb run --help`." in done.error

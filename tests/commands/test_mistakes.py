@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vlsb.cli import run_cli
+from tests.support.command import Vlsb, least_environment
 
 STORED_RUN = Path(__file__).parents[1] / "golden" / "runs_0.1.0" / "judged"
 
@@ -16,18 +16,15 @@ Say = Callable[..., str]
 
 
 @pytest.fixture
-def said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+def said(tmp_path: Path) -> Say:
     """The one line that a wrong command is answered with, beside a folder `outputs` with the run `demo`."""
     shutil.copytree(STORED_RUN, tmp_path / "outputs" / "demo")
-    monkeypatch.chdir(tmp_path)
+    vlsb = Vlsb(tmp_path, least_environment(tmp_path))
 
-    def answer(*words: str) -> str:
-        code = run_cli(words)
-        out, err = capsys.readouterr()
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        return err.removeprefix("Error: ").rstrip("\n")
+    def answer(*words: str, **env: str) -> str:
+        done = vlsb(*words, env=env)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        return done.error.removeprefix("Error: ")
 
     return answer
 
@@ -57,11 +54,11 @@ def test_a_mistake_is_answered_with_what_is_meant(said: Say, words: tuple[str, .
     assert said(*words).startswith(answer)
 
 
-def test_a_wrong_value_of_a_variable_names_the_variable(said: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_of_a_variable_names_the_variable(said: Say) -> None:
     """It is in no line that was typed."""
-    monkeypatch.setenv("VLSB_EPOCHS", "two")
+    answer = said("run", VLSB_EPOCHS="two")
 
-    assert said("run").startswith("Invalid value for '--epochs': it must be a whole number (in VLSB_EPOCHS).")
+    assert answer.startswith("Invalid value for '--epochs': it must be a whole number (in VLSB_EPOCHS).")
 
 
 @pytest.mark.parametrize("command", ["report", "view", "show", "compare"])
