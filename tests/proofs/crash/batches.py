@@ -15,9 +15,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import orjson
 
 from tests.support.batches import paid, respond
 from tests.support.command import RESUME, Desk, Finished
@@ -144,8 +147,10 @@ class BatchHarness:
                     return 0
             else:
                 self._violated(moments, plan, f"never got through: {ended.err[-500:]}")
-            answers = paid(endpoint)
-        twice = [each for each, count in answers.items() if count > 1]
+            answers, asked = paid(endpoint), endpoint.batches.submitted
+        # Whoever makes a batch pays for it, whether anybody looks at it again or not.
+        names = Counter(orjson.loads(line)["custom_id"] for lines in asked for line in lines)
+        twice = [each for each, count in (*answers.items(), *names.items()) if count > 1]
         if len(answers) != 2 * SAMPLES or (twice and stops < 2):
             self._violated(moments, plan, f"{len(answers)} were answered, {len(twice)} were paid for twice")
         self.figures.stops += stops

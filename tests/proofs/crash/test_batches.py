@@ -12,15 +12,12 @@ from tests.proofs.crash.batches import BatchHarness
 pytest.importorskip("openai")
 pytest.importorskip("aiofiles")
 
-# A program that takes one look at the list, and makes again what it does not see there.
+# A program that makes the first batch again of which it does not know that it was made.
 _MAKES_AGAIN = """
-import vlsb.evaluation.batch
-vlsb.evaluation.batch._WAITS = (0,)
-class Everything(tuple):
-    def __contains__(self, name):
-        return True
-make = BatchRun.__init__
-BatchRun.__init__ = lambda self, *given: make(self, *given[:-1], Everything())
+find, left = BatchRun._find, [1]
+def makes_again(self, lane, batch):
+    return self._end(lane, batch, "void") if left and left.pop() else find(self, lane, batch)
+BatchRun._find = makes_again
 """
 
 
