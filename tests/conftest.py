@@ -27,6 +27,12 @@ EXTRAS = ("matplotlib", "openai", "openpyxl", "playwright", "ray", "statsmodels"
 """What the group `extras` brings."""
 
 
+def pytest_configure() -> None:
+    """Have Ctrl-C heard: a shell's background jobs ignore it, and so would every command that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """What a first run is told before anything else can be seen of it."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
