@@ -53,6 +53,7 @@ from vlsb.models.catalog import find_profile, name_of_place
 from vlsb.models.prices import load_prices
 from vlsb.models.profile import FAMILIES, ModelProfile
 from vlsb.models.providers import (
+    AUTHORISING_HEADERS,
     ENGINE_URL,
     find_batch_api,
     limited_as,
@@ -798,7 +799,9 @@ def rate_accounts(settings: config.ModelSettings) -> tuple[RateAccount, ...]:
     """The accounts of a model, one for each address."""
     endpoint = settings.endpoint
     variables = [variable for _, variable in endpoint.headers]
-    variables += [endpoint.key_variable] if endpoint.key_variable else []
+    is_authorised = any(name.lower() in AUTHORISING_HEADERS for name, _ in endpoint.headers)
+    if endpoint.key_variable and not is_authorised:
+        variables.append(endpoint.key_variable)
     model = limited_as(endpoint)
     return tuple(
         RateAccount(url.rstrip("/").lower(), tuple(sorted(variables)), model) for url in settings.base_urls

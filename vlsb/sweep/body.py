@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dotenv import dotenv_values
+
 from vlsb.engines.process import open_log, start_process
 from vlsb.errors import ConfigError, OutageError, RunLockedError, VlsbError
 from vlsb.records import Untrusted
@@ -43,6 +45,12 @@ class Task:
     local: str
     runs: Sequence[str]
     remote: str = ""
+
+
+def unset_variables(names: Sequence[str]) -> list[str]:
+    """Return the variables that a command on this node finds neither in its environment nor in `.env`."""
+    known = {**dotenv_values(Path.cwd() / ".env"), **os.environ}
+    return [name for name in names if not known.get(name)]
 
 
 def run_task(task: Task) -> int:

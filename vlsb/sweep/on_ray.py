@@ -10,17 +10,18 @@ import asyncio
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlsb.errors import ConfigError, InterruptedRunError, OutageError, UnreachableError
+from vlsb.errors import ConfigError, InterruptedRunError, MissingKeyError, OutageError, UnreachableError
 from vlsb.extras import require_extra
 from vlsb.records import Untrusted
 from vlsb.sweep.board import LOST, RETRIED, Board, Entry, Stop
-from vlsb.sweep.body import run_task
+from vlsb.sweep.body import run_task, unset_variables
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
 HOSTED = "vlsb_hosted"
@@ -31,6 +32,7 @@ _LOOK_S = 3.0
 # A head that is started again is waited for, but not as long as Ray does, which ends us then.
 _HEAD_PATIENCE_S = 45.0
 _POLL_S = 1.0
+_KEYS_PATIENCE_S = 10.0
 _STOP_PATIENCE_S = 90.0
 _STOP_POLL_S = 0.2
 
@@ -125,6 +127,7 @@ class SweepOnRay:
 
     async def _carry_out(self, stop: Stop, ray: Any, head: _Head) -> None:
         self._require_resources(ray.cluster_resources())
+        await self._require_keys(ray)
         submitted = ray.remote(run_task)
         while not stop.asked.is_set():
             for entry in list(self.board.waiting()):
@@ -162,6 +165,37 @@ class SweepOnRay:
             entry.why = f"{type(error).__name__}: the node could not run it"
             code = InterruptedRunError.exit_code
         await self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
+
+    async def _require_keys(self, ray: Any) -> None:
+        """Raise MissingKeyError where a node that takes commands lacks the variable of a key."""
+        accounts = (account for entry in self.board.waiting() for account in entry.work.accounts)
+        names = sorted({name for account in accounts for name in account.variables})
+        if not names:
+            return
+        placed = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        look = ray.remote(unset_variables)
+        nodes = [node for node in ray.nodes() if node["Alive"] and {HOSTED, "GPU"} & set(node["Resources"])]
+        asked = {
+            look.options(num_cpus=0, scheduling_strategy=placed(each["NodeID"], soft=False)).remote(
+                names
+            ): each
+            for each in nodes
+        }
+        done, _ = await asyncio.to_thread(
+            ray.wait, list(asked), num_returns=len(asked), timeout=_KEYS_PATIENCE_S
+        )
+        lacking: dict[str, set[str]] = {}
+        for reference in done:
+            # A node that has gone meanwhile takes no command.
+            with suppress(ray.exceptions.RayError):
+                for name in ray.get(reference):
+                    lacking.setdefault(name, set()).add(asked[reference]["NodeManagerAddress"])
+        if lacking:
+            told = "; ".join(f"{name} on {', '.join(sorted(where))}" for name, where in lacking.items())
+            raise MissingKeyError(
+                f"Nodes of the cluster lack variables of keys that cells need: {told}. Set them where "
+                "`ray start` is run on these nodes; a key is never sent through Ray."
+            )
 
     def _require_resources(self, there: Mapping[str, float]) -> None:
         """ConfigError where a task would wait for ever: for GPUs or the resource that no node has."""

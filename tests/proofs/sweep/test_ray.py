@@ -213,3 +213,22 @@ def test_runs_are_synced_with_an_address_where_nodes_share_no_folder(
     assert (bucket / "x" / "m1" / "run.json").exists()
     assert tables(vlsb, bucket / "x")["m1"]["judged"] == SAMPLES
     assert os.environ.get("RAY_ADDRESS") is None
+
+
+def test_keys_that_nodes_lack_are_named_once_before_the_first_cell(
+    cluster: Any, vlsb: Vlsb, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", 2)
+    environment = {name: value for name, value in vlsb.environment.items() if name != "CANARY_KEY"}
+    node = cluster.add_node(num_cpus=1, resources=HOSTED, env_vars={**environment, "CANARY_KEY": ""})
+    try:
+        with SimulatorThread(persona) as target:
+            plan = write_plan(tmp_path, target, data=data)
+            ended = vlsb("sweep", plan, "--ray", cluster.address)
+            assert target.completions == []
+    finally:
+        cluster.remove_node(node)
+
+    assert ended.code == 3
+    assert ended.error.count("CANARY_KEY") == 1
+    assert not (tmp_path / "sweep" / "m1").exists()
