@@ -43,19 +43,25 @@ def make_run(root: Path, samples: int) -> Path:
     return directory
 
 
+def rows_of_run(root: Path, samples: int) -> Path:
+    """The data set that such a run was made from."""
+    return make_data(
+        root / f"rows-{samples}", Size(samples, max(1, samples * PICTURES // ROWS), TINY_PICTURE_BYTES)
+    )
+
+
 def _write(root: Path, samples: int) -> None:
     # Imported here: whoever only starts this program stays small.
     from vlsb.evaluation.options import RunOptions
     from vlsb.evaluation.session import prepare
     from vlsb.evaluation.settings import resolve_run
 
-    pictures = max(1, samples * PICTURES // ROWS)
     options = RunOptions(
         model="made-up-model",
         base_url=NOWHERE,
         judge="made-up-judge",
         judge_base_url=NOWHERE,
-        data_root=make_data(root / f"rows-{samples}", Size(samples, pictures, TINY_PICTURE_BYTES)),
+        data_root=rows_of_run(root, samples),
         output_dir=root / "runs",
         name=str(samples),
     )

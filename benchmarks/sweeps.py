@@ -34,7 +34,7 @@ from benchmarks import results
 from benchmarks.data import DATA, ROWS, Size, make_data
 from benchmarks.processes import LONGEST_S, Cores, Stub, clean_environment, run_on
 from benchmarks.results import Target
-from benchmarks.run_directories import NOWHERE, make_run
+from benchmarks.run_directories import NOWHERE, make_run, rows_of_run
 from vlsb.sweep.cells import matrix
 from vlsb.sweep.on_ray import HOSTED
 from vlsb.sweep.plan import load_plan
@@ -53,7 +53,7 @@ SLOW, KILLED = "2, one four times slower", "2, one killed when half is done"
 SLOW_TIMES = 4
 NEW, DONE, DONE_AGAIN = "--dry-run, nothing ran yet", "all done, in runs that it does not know", "all done"
 # Of a made-up run one sample in a hundred is blocked.
-MADE = {"defaults": {"fail-on-error": 0.05}}
+MADE = {"fail-on-error": 0.05}
 _PICTURE_BYTES = 48
 
 
@@ -342,16 +342,21 @@ def _kill_in_the_middle(stub: Stub, rows: Path, half: int) -> Thread:
     return thread
 
 
-def measure_many(plan: Plan, bench: Bench, finished: Path) -> dict[str, list[Measured]]:
+def measure_many(plan: Plan, bench: Bench, finished: Path, rows: Path) -> dict[str, list[Measured]]:
     """The plan of many cells before anything ran, and when all are done: once it knows the runs, too."""
     found: dict[str, list[Measured]] = {}
     for number in range(plan.rounds):
         path = bench.folder / f"many-{number}.yaml"
         outputs = bench.folder / path.stem
         url = {"base-url": NOWHERE}
-        models = [{"model": f"made-up-{each}", **url} for each in range(plan.many)]
+        models = [{"model": "made-up-model", "name": f"made-up-{each}", **url} for each in range(plan.many)]
         judge = {"judge": "made-up-judge", "judge-base-url": NOWHERE}
-        path.write_text(json.dumps({"models": models, "judges": [judge], **MADE, "output-dir": str(outputs)}))
+        defaults = MADE | {"data-root": str(rows)}
+        path.write_text(
+            json.dumps(
+                {"models": models, "judges": [judge], "defaults": defaults, "output-dir": str(outputs)}
+            )
+        )
 
         def time_it(what: str, *words: str, path: Path = path) -> None:
             wall_s, _ = bench.carry_out(["vlsb", "sweep", path, *words])
@@ -545,7 +550,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "scheduling": lambda: measure_scheduling(plan, bench),
             "nodes": lambda: measure_nodes(plan, bench),
             "replicas": lambda: measure_replicas(plan, bench, make_data(chosen.data / "replicas", wide)),
-            "many": lambda: measure_many(plan, bench, make_run(chosen.data, plan.many_samples)),
+            "many": lambda: measure_many(
+                plan,
+                bench,
+                make_run(chosen.data, plan.many_samples),
+                rows_of_run(chosen.data, plan.many_samples),
+            ),
         }
         parts: dict[str, Any] = {}
         loads: dict[str, list[float]] = {}
