@@ -23,6 +23,8 @@ pytest.importorskip("statsmodels", reason="agreement is among the outputs; it ne
 
 RECORDS = GOLDEN / "printed"
 RUNS = GOLDEN / "printed_runs"
+# A checkout dates its files by itself, and lists of runs print when a run changed.
+CHANGED_S = 1_790_000_000
 HELP = {"help": [Line(" ".join((*name, "--help")), width) for name in ((), *COMMANDS) for width in WIDTHS]}
 
 
@@ -35,6 +37,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for place, name in enumerate(HOSTILE.values()):
         source = ("gpt-4o-later", "reminded", "tune-step-100", "tune-step-200")[place]
         shutil.copytree(RUNS / source, folder / "hostile" / name)
+    for path in folder.rglob("*"):
+        os.utime(path, (CHANGED_S, CHANGED_S))
     return folder
 
 
