@@ -37,8 +37,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for place, name in enumerate(HOSTILE.values()):
         source = ("gpt-4o-later", "reminded", "tune-step-100", "tune-step-200")[place]
         shutil.copytree(RUNS / source, folder / "hostile" / name)
-    for path in folder.rglob("*"):
-        os.utime(path, (CHANGED_S, CHANGED_S))
     return folder
 
 
@@ -46,6 +44,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_every_output_is_the_recorded_one(
     name: str, typed: list[Line], runs: Path, minimal_env: dict[str, str]
 ) -> None:
+    for path in runs.rglob("*"):
+        os.utime(path, (CHANGED_S, CHANGED_S))
     vlsb = Vlsb(runs / "hostile" if name == "hostile" else runs, minimal_env)
     record = "\n".join(_output(vlsb, line) for line in typed).replace(str(runs), "FOLDER")
     path = RECORDS / f"{name}.txt"
