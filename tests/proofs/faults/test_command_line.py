@@ -92,7 +92,7 @@ def test_c41_a_script_that_passes_a_number_without_an_end_is_told(
 ) -> None:
     given: dict[str, Any] = {name: (number,) if name == "judge_rpm" else number}
 
-    with pytest.raises(ConfigError, match="not a finite number|give 0.* or more"):
+    with pytest.raises(ConfigError, match=r"not a finite number|give 0.* or more"):
         asyncio.run(vlsb.evaluate("demo", output_dir=tmp_path / "runs", **given))
 
     assert not (tmp_path / "runs").exists()
