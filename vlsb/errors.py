@@ -14,6 +14,7 @@ VlsbError                      1  a problem with one clear line, no traceback
 ├── DatasetError               2  missing or malformed data, with the row
 │   └── ImageError             2  a picture that cannot be used
 ├── GapsError                  4  the run ended with samples that lack a verdict; resumable
+│   ├── LimitReachedError      4  what may be spent, of money or requests, is spent
 │   └── OutageError            4  the endpoint kept failing and the run stopped waiting for it
 ├── StoreError                 5  a damaged run file (path and line) or a disk that takes no more
 │   └── RunLockedError         6  another process writes this run
@@ -124,6 +125,10 @@ class GapsError(VlsbError):
     """More samples lack a verdict than `--fail-on-error` allows; the run can be resumed."""
 
     exit_code = 4
+
+
+class LimitReachedError(GapsError):
+    """What may be spent, of money or of requests, is spent."""
 
 
 class OutageError(GapsError):

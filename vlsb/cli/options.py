@@ -709,6 +709,13 @@ SweepRay = Annotated[
     str | None,
     _option("ray", Option("Run the cells on a Ray cluster.", metavar="auto|ADDRESS")),
 ]
+SweepMaxCost = Annotated[
+    float | None,
+    _run_option(
+        "max_cost",
+        help="Stop when the plan's runs have cost so many dollars, over all cells, judges and starts.",
+    ),
+]
 SweepSlurm = Annotated[bool, _option("slurm", Option("Run the cells as Slurm arrays."))]
 SweepSchema = Annotated[bool, _option("schema", Option("Print the JSON schema of a plan, for an editor."))]
 Yes = Annotated[bool, _run_option("yes")]

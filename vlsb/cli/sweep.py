@@ -21,6 +21,7 @@ def sweep_command(
     offline: opt.Offline = False,
     ray: opt.SweepRay = None,
     slurm: opt.SweepSlurm = False,
+    max_cost: opt.SweepMaxCost = None,
     schema: opt.SweepSchema = False,
     display: opt.Display = None,
     yes: opt.Yes = False,
@@ -43,7 +44,14 @@ def sweep_command(
         if watch and (ray is not None or slurm):
             raise ConfigError("--watch works on this machine. Start the sweep again for new checkpoints.")
         wishes = sweeping.SweepWishes(
-            plan=plan, watch=watch, offline=offline, ray=ray, slurm=slurm, display=display, yes=yes
+            plan=plan,
+            watch=watch,
+            offline=offline,
+            ray=ray,
+            slurm=slurm,
+            max_cost=max_cost,
+            display=display,
+            yes=yes,
         )
         if dry_run:
             return sweep_plan.show_plan(wishes, screen)

@@ -28,6 +28,7 @@ from vlsb.sweep.cells import Cell, Matrix, Work, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots
+from vlsb.sweep.money import Budget
 from vlsb.sweep.plan import load_plan
 
 _UNKNOWN = "unknown"
@@ -70,6 +71,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
             if entry.status is Status.FAILED
         ),
         *_forecast_notes(board.entries, ahead, outlooks),
+        *_limit_notes(board.entries, ahead, wishes.max_cost),
         *unsized(sizing),
         *(f"Not in the plan: {name} ({why})." for name, why in plan.left_out.items()),
     ]
@@ -155,6 +157,29 @@ def _money_notes(money: Money) -> Iterator[str]:
         yield f"Cost: {'; '.join(parts)}."
     for as_of, source in dict.fromkeys((price.as_of, price.source) for price in money.prices):
         yield f"Prices of {as_of}, from {source}."
+
+
+def _limit_notes(
+    entries: Sequence[Entry], ahead: dict[str, Outlook], most_usd: float | None
+) -> Iterator[str]:
+    """What is left of the limit, and whether what is to come fits in."""
+    if most_usd is None:
+        return
+    budget = Budget(most_usd)
+    budget.look(entry.work for entry in entries)
+    money = Money.together(each.money for each in ahead.values())
+    usd = money.assumed + (money.forecast.total if money.forecast else 0.0)
+    left_usd = max(0.0, budget.free_usd)
+    left = (
+        f"--max-cost {dollars(most_usd)}: {dollars(budget.spent_usd)} is spent, {dollars(left_usd)} is left"
+    )
+    if not usd:
+        yield f"{left}."
+    elif usd > left_usd:
+        yield f"{left}. The sweep will stop there: what is to come is about {dollars(usd)}."
+    else:
+        some = ", without what is unknown" if money.unknown else ""
+        yield f"{left}, which is enough for about {dollars(usd)} to come{some}."
 
 
 def _downloads(found: Matrix, wishes: SweepWishes) -> dict[str, str]:

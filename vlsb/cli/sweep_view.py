@@ -108,8 +108,12 @@ def change_line(entry: Entry) -> str:
         why = failure(entry)
         where = f" See {entry.log}" if entry.log is not None else ""
         return f"{name}: failed{took} ({why}).{where}"
+    if status is Status.WAITING and entry.spared:
+        return f"{name}: {entry.why}; it goes on with what others leave"
     if status is Status.WAITING and entry.attempts:
         return f"{name}: {entry.why or f'ended with exit code {entry.code}'}; it is started again"
+    if status is Status.STOPPED and entry.error is not None:
+        return f"{name}: stopped ({error_line(entry.error)})"
     return f"{name}: {status.value}"
 
 
@@ -124,7 +128,8 @@ def live_lines(say: Callable[[str], None]) -> Callable[[Entry], None]:
     """A listener that says a line for each change that is one for a reader."""
 
     def changed(entry: Entry) -> None:
-        if entry.status is not Status.WAITING or entry.attempts:
+        # What never began changes nothing by not beginning.
+        if entry.status not in (Status.WAITING, Status.STOPPED) or entry.attempts:
             say(change_line(entry))
 
     return changed

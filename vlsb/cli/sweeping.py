@@ -26,6 +26,7 @@ from vlsb.engines.hardware import list_gpus
 from vlsb.errors import ConfigError, SeveralErrors, StoreError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document
+from vlsb.reports.figures import dollars
 from vlsb.reports.terminal import render
 from vlsb.store.manifest import is_run
 from vlsb.store.state import collection_paused, load_state
@@ -35,6 +36,7 @@ from vlsb.sweep.cells import LineCounter, Watch, Work, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots, SweepHere
+from vlsb.sweep.money import Budget
 from vlsb.sweep.on_ray import SweepOnRay, require_ray
 from vlsb.sweep.on_slurm import SweepOnSlurm, require_slurm
 from vlsb.sweep.plan import Found, Plan, find_models, load_plan, plan_schema, unmatched
@@ -56,6 +58,7 @@ class SweepWishes:
     offline: bool = False
     ray: str | None = None
     slurm: bool = False
+    max_cost: float | None = None
     display: str | None = None
     yes: bool = False
 
@@ -72,9 +75,18 @@ class SweepWishes:
         no_memory = "" if memory_bytes else "the plan has no gpu-memory-gb"
         return Sizing(memory_bytes, no_memory, is_offline=self.offline)
 
+    def limit_words(self, times: float = 1) -> list[str]:
+        """The limit of money as it is typed, or so many times as much."""
+        return [] if self.max_cost is None else ["--max-cost", f"{self.max_cost * times:g}"]
+
     def own_environment(self) -> dict[str, str]:
-        """What every command of the sweep is told beside its machine's own environment."""
-        return ({"HF_HUB_OFFLINE": "1"} if self.offline else {}) | ({"VLSB_YES": "1"} if self.yes else {})
+        """What every command of the sweep is told beside its machine's own environment.
+
+        A limit of money in there is the sweep's: each command is told its share of it, or none.
+        """
+        told = {"VLSB_MAX_COST": ""}
+        told |= {"HF_HUB_OFFLINE": "1"} if self.offline else {}
+        return told | ({"VLSB_YES": "1"} if self.yes else {})
 
 
 class Runner(Protocol):
@@ -96,10 +108,15 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     plan = load_plan(wishes.plan)
     if wishes.ray is not None:
         if is_jobs_address(wishes.ray):
-            words = ["--offline"] * wishes.offline + ["--yes"] * wishes.yes
+            words = ["--offline"] * wishes.offline + ["--yes"] * wishes.yes + wishes.limit_words()
             return loops.run(_sent(wishes.ray, Job.of(Path(plan.place), words), screen))
         require_ray(wishes.ray)
     if wishes.slurm:
+        if wishes.max_cost is not None:
+            raise ConfigError(
+                "--max-cost cannot be held on Slurm: a job that it puts into the queue again would spend its "
+                "share again. Run the sweep here or on Ray, or set a limit at the provider."
+            )
         require_slurm()
     places = Places(plan.output_dir, plan.remote)
     board = Board(EndedRuns(plan.output_dir / ENDED_FILE, os.environ))
@@ -118,12 +135,17 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     board.add((matrix(plan, sizing, models) if watch is None else watch.first()).works)
     for line in unsized(sizing):
         screen.notice(line)
-    again = partial(screen.command, _again(wishes))
-    runner = _runner(plan, wishes, board, places, slots, watch)
+    again = partial(screen.command, _again(wishes, wishes.limit_words()))
+    budget = Budget(wishes.max_cost)
+    budget.look(entry.work for entry in board.entries)
+    runner = _runner(plan, wishes, board, places, slots, watch, budget)
     loops.run(_watched(runner, board, screen, kind, again))
     if watch is not None and not board.entries:
         require_models(plan, watch.found)
-    code = _finish(board, screen, again)
+    if budget.is_reached(board):
+        # With the same limit nothing would be left for it.
+        again = partial(screen.command, _again(wishes, wishes.limit_words(times=2)))
+    code = _finish(board, screen, again, budget)
     return code or (ConfigError.exit_code if watch is not None and watch.refused else 0)
 
 
@@ -164,11 +186,17 @@ def unsized(sizing: Sizing) -> Iterator[str]:
 
 
 def _runner(
-    plan: Plan, wishes: SweepWishes, board: Board, places: Places, slots: Slots | None, watch: Watch | None
+    plan: Plan,
+    wishes: SweepWishes,
+    board: Board,
+    places: Places,
+    slots: Slots | None,
+    watch: Watch | None,
+    budget: Budget,
 ) -> Runner:
     """Who carries a sweep out, as wished."""
     if wishes.ray is not None:
-        return SweepOnRay(board, wishes.ray, places, wishes.own_environment(), plan.retries)
+        return SweepOnRay(board, wishes.ray, places, wishes.own_environment(), plan.retries, budget)
     if slots is None:
         return SweepOnSlurm(board, plan.slurm, places, wishes.own_environment(), plan.retries)
     if plan.remote:
@@ -179,6 +207,7 @@ def _runner(
         {**os.environ, **wishes.own_environment()},
         plan.output_dir / "logs",
         plan.retries,
+        budget,
         replan=watch,
     )
 
@@ -234,7 +263,7 @@ async def _show(view: SweepView, screen: Screen) -> None:
             screen.above_bar = None
 
 
-def _finish(board: Board, screen: Screen, again: Callable[[], None]) -> int:
+def _finish(board: Board, screen: Screen, again: Callable[[], None], budget: Budget) -> int:
     """The rates of every run that is there, what failed, and the command that goes on."""
     entries = board.entries
     if entries and all(entry.status is Status.DONE and not entry.attempts for entry in entries):
@@ -248,6 +277,15 @@ def _finish(board: Board, screen: Screen, again: Callable[[], None]) -> int:
             screen.line(f"{change_line(entry)}.{_why_gaps(entry)}")
         elif entry.status is not Status.DONE:
             screen.line(change_line(entry))
+    if budget.most_usd is not None:
+        spent = f"{dollars(budget.spent_usd)} of {dollars(budget.most_usd)}"
+        if budget.is_reached(board):
+            screen.line(
+                f"Error: --max-cost is reached: the runs of this plan have cost {spent}. Everything finished "
+                "is stored. With more to spend the sweep goes on; --dry-run says what is left."
+            )
+        else:
+            screen.notice(f"--max-cost: the runs of this plan have cost {spent}.")
     if any(entry.status is not Status.DONE for entry in entries):
         again()
     return code
@@ -284,8 +322,8 @@ def _why_gaps(entry: Entry) -> str:
     return f" They have ended, and are not asked for again. See why with: {why}"
 
 
-def _again(wishes: SweepWishes) -> list[str]:
-    words = ["vlsb", "sweep", wishes.plan]
+def _again(wishes: SweepWishes, limit: Sequence[str]) -> list[str]:
+    words = ["vlsb", "sweep", wishes.plan, *limit]
     words += ["--watch"] * wishes.watch + ["--offline"] * wishes.offline + ["--slurm"] * wishes.slurm
     return words + (["--ray", wishes.ray] if wishes.ray is not None else []) + ["--yes"] * wishes.yes
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vlsb.config import UPLOAD_BYTES, RetryPolicy
-from vlsb.errors import ConfigError, GapsError
+from vlsb.errors import ConfigError, LimitReachedError
 from vlsb.records import Stage
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -64,7 +64,7 @@ class Spending:
         return None
 
     def require_left(self, usd: float = 0.0) -> None:
-        """Raise GapsError where a limit is reached, or would be by a request that costs so much.
+        """Raise LimitReachedError where a limit is reached, or would be by a request that costs so much.
 
         Raises ConfigError where nobody can tell what was spent.
         """
@@ -80,7 +80,7 @@ class Spending:
             if limit == "--max-cost" and self.estimated is not None:
                 spent = f"about {spent}"
                 estimated = f" Estimated: {self.estimated} does not count the tokens of its answers."
-            raise GapsError(
+            raise LimitReachedError(
                 f"{limit} is reached: {spent} by this command{one_more}. Everything finished is stored."
                 f"{estimated}"
             )
@@ -116,7 +116,7 @@ class Traffic:
             self.in_flight.discard(task)
 
     def spend_one(self) -> None:
-        """Count a request that is about to leave; raises GapsError when none is left, or no money.
+        """Count a request that is about to leave; raises LimitReachedError when none is left, or no money.
 
         What is in flight by then may still cost something. Raises ConfigError where nobody can tell the cost.
         """

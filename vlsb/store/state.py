@@ -7,6 +7,7 @@ somebody's write in progress and is left alone.
 from __future__ import annotations
 
 import gc
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,10 +151,15 @@ class Judged:
 
 @dataclass(slots=True)
 class Sessions:
-    """How long each session was at work, and for which judge it worked (None: for none, or unknown)."""
+    """How long each session was at work, and for which judge it worked (None: for none, or unknown).
+
+    `usd` is what those that came to their end counted, with what they estimated; `reason` is the last one's.
+    """
 
     elapsed_s: dict[int, float] = field(default_factory=dict)
     judge: dict[int, str | None] = field(default_factory=dict)
+    usd: float = 0.0
+    reason: str = ""
 
     @property
     def last(self) -> int:
@@ -169,6 +175,14 @@ class Sessions:
         """A session began, for that judge; None for the session: some other event."""
         if session is not None:
             self.judge[session] = judge
+
+    def ended(self, record: Json) -> None:
+        """An event was written: a session's end, or another."""
+        if record.get("kind") == "session_ended":
+            usd, reason = record.get("usd"), record.get("reason")
+            if isinstance(usd, int | float) and 0 <= usd < math.inf:
+                self.usd += usd
+            self.reason = reason if isinstance(reason, str) else ""
 
     def duration_s(self, judge: str | None) -> float:
         """Seconds at work for a judge's row: its own sessions and those that belong to no other judge."""
@@ -389,11 +403,16 @@ def load_state(directory: Path) -> RunState:
             read(f"{FINDINGS}/{entry.file}", partial(_add_finding, decoder, found))
         read(FAILURES, lambda record: state.add_failure(decoder.failure(record), judge_of(record)))
         read(BATCHES, lambda record: state.add_batch(decoder.parse(record, BatchStep)))
-        read(EVENTS, lambda record: state.sessions.began(*session_of(record)))
+        read(EVENTS, partial(_add_event, state.sessions))
         for entry in state.manifest.judges:
             if members := members_of(entry.settings):
                 state.judged[entry.file] = _panel_rows(state, members)
         return state
+
+
+def _add_event(sessions: Sessions, record: Json) -> None:
+    sessions.began(*session_of(record))
+    sessions.ended(record)
 
 
 def _panel_rows(state: RunState, members: Sequence[str]) -> Judged:

@@ -313,6 +313,22 @@ def _cost(
     return ModelCost(model, price.usd(totals.usage), totals.uncounted > 0, price.source, str(price.as_of))
 
 
+def costs_of_run(state: RunState, prices: PriceTable) -> list[ModelCost]:
+    """What each model of a run has cost: the target, every judge and guard. Imported answers cost none."""
+    manifest = state.manifest
+    asked = [(manifest.settings, state.target_totals)]
+    asked += [
+        (entry.settings, state.judged.get(entry.file, Judged()).totals)
+        for entry in (*manifest.judges, *manifest.guards)
+    ]
+    found = (
+        _cost(manifest, settings, totals, prices)
+        for settings, totals in asked
+        if totals.requests and IMPORTED_FROM not in settings
+    )
+    return [cost for cost in found if cost is not None]
+
+
 def _prices_differ(
     manifest: Manifest, judge: JudgeEntry | None, totals: Mapping[str, ModelTotals], prices: PriceTable
 ) -> Iterator[str]:

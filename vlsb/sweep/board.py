@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from vlsb.errors import ConfigError, GapsError, InterruptedRunError, ServerError, VlsbError
+from vlsb.errors import (
+    ConfigError,
+    GapsError,
+    InterruptedRunError,
+    LimitReachedError,
+    ServerError,
+    VlsbError,
+)
 from vlsb.sweep.cells import Standing, Work
 from vlsb.sweep.ended import EndedRuns
 
@@ -40,15 +47,17 @@ class Stop:
 @dataclass(slots=True, eq=False)
 class Entry:
     """One work and what became of it. `code` is its last exit code; `why` says what an exit code does not,
-    and `error` why it cannot be started, or its run cannot be used.
+    and `error` why it cannot be started or was stopped, or its run cannot be used.
 
     `lacks` is what a done work is without: samples that ended, and will not be asked for again. `place` is
-    where it runs: GPUs, a node. `attempts` counts how often its command was started.
+    where it runs: GPUs, a node. `attempts` counts how often its command was started, `spared` how
+    often nothing but its share of the money kept it from going on.
     """
 
     work: Work
     status: Status = Status.WAITING
     attempts: int = 0
+    spared: int = 0
     code: int | None = None
     why: str = ""
     error: VlsbError | None = None
@@ -126,8 +135,18 @@ class Board:
         entry.began_at, entry.ended_at, entry.why, entry.error = self.clock(), None, "", None
         self._set(entry, Status.RUNNING)
 
-    async def end(self, entry: Entry, code: int, *, retries: int, retried: frozenset[int] = RETRIED) -> None:
+    async def end(
+        self,
+        entry: Entry,
+        code: int,
+        *,
+        retries: int,
+        retried: frozenset[int] = RETRIED,
+        is_short: bool = False,
+    ) -> None:
         """Its command ended with that code: done, to be started again, or failed.
+
+        With `is_short` the money that it was given kept it from going on: it waits for more.
 
         One that a signal ended (a negative code), as a system without memory does, has lost nothing that it
         stored and is started again. One that ended with gaps is done where no other start would fill them:
@@ -145,9 +164,12 @@ class Board:
             if standing.is_done:
                 self._settle(entry, standing)
                 return
-        if code == 0:
+        if is_short:
+            entry.why, entry.spared = "its share of --max-cost is spent", entry.spared + 1
+            self._set(entry, Status.WAITING)
+        elif code == 0:
             self._set(entry, Status.DONE)
-        elif (is_killed or code in retried) and entry.attempts <= retries:
+        elif (is_killed or code in retried) and entry.attempts - entry.spared <= retries:
             self._set(entry, Status.WAITING)
         else:
             self._set(entry, Status.FAILED)
@@ -157,20 +179,27 @@ class Board:
         entry.error, entry.code = error, error.exit_code
         self._set(entry, Status.FAILED)
 
+    def hold(self, entry: Entry, error: LimitReachedError) -> None:
+        """There is no money for it."""
+        entry.error, entry.code = error, error.exit_code
+        self._set(entry, Status.STOPPED)
+
     def stop(self) -> None:
         """Whatever has not ended is stopped."""
         for entry in self.entries:
             if entry.status in (Status.WAITING, Status.RUNNING):
+                entry.error = None
                 self._set(entry, Status.STOPPED)
 
     def exit_code(self) -> int:
         """0 where all is done, else what the first that failed ended with; 130 where it was stopped.
 
-        What is done with gaps counts where nothing failed.
+        What is done with gaps, or has no money left, counts where nothing failed.
         """
-        if self.count(Status.STOPPED):
+        stopped = [entry for entry in self.entries if entry.status is Status.STOPPED]
+        if any(entry.error is None for entry in stopped):
             return InterruptedRunError.exit_code
-        gaps = GapsError.exit_code if any(entry.lacks for entry in self.entries) else 0
+        gaps = GapsError.exit_code if stopped or any(entry.lacks for entry in self.entries) else 0
         return next((entry.code or 1 for entry in self.entries if entry.status is Status.FAILED), gaps)
 
     def _settle(self, entry: Entry, standing: Standing) -> None:

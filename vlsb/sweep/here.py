@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from vlsb.models.profile import ModelProfile
 from vlsb.sweep.board import Board, Entry, Status, Stop
 from vlsb.sweep.body import STOP_GRACE_S
 from vlsb.sweep.cells import Matrix, Work
+from vlsb.sweep.money import Budget
 from vlsb.sweep.rates import Limits
 
 WATCH_EVERY_S = 5.0
@@ -53,19 +54,23 @@ class Slots:
         """What the smallest of them has; 0 where there is none, or the driver does not say."""
         return min((gpu.memory_bytes for gpu in self.gpus if gpu.index in self._free), default=0)
 
-    def take(self, entry: Entry) -> tuple[int, ...] | None:
-        """The GPUs of a work from now on, none for a hosted model's; None where it has to wait."""
+    def take(self, entry: Entry) -> bool:
+        """Give a work its GPUs, none to a hosted model's; False where it has to wait."""
         work = entry.work
         turns = self.limits.turns(work)
         if not turns.isdisjoint(chain.from_iterable(self._in_use.values())):
-            return None
+            return False
         held = {index for indices in self._taken.values() for index in indices}
         left = [index for index in self._free if index not in held]
         count = self.needed(work)
         if count > len(left) or (not count and list(self._taken.values()).count(()) >= _MOST_HOSTED):
-            return None
+            return False
         self._in_use[id(entry)] = turns
         self._taken[id(entry)] = tuple(left[:count])
+        return True
+
+    def taken(self, entry: Entry) -> tuple[int, ...]:
+        """The GPUs that a work was given."""
         return self._taken[id(entry)]
 
     def needed(self, work: Work) -> int:
@@ -99,6 +104,7 @@ class SweepHere:
     environment: Mapping[str, str]
     logs: Path
     retries: int
+    budget: Budget
     replan: Callable[[], Matrix | None] | None = None
     watch_every_s: float = WATCH_EVERY_S
     _children: dict[Entry, EngineProcess] = field(default_factory=dict)
@@ -116,6 +122,9 @@ class SweepHere:
             while not stop.asked.is_set():
                 self._start_all(ends)
                 if not ends and self.replan is None:
+                    if any(self.board.waiting()):
+                        # Those whose command could not be started were in their way.
+                        continue
                     return
                 wait_s = self.watch_every_s if self.replan is not None else None
                 await asyncio.wait({*ends, stopping}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
@@ -124,6 +133,7 @@ class SweepHere:
                 if self.replan is None or stop.asked.is_set():
                     continue
                 if (found := await asyncio.to_thread(self.replan)) is not None:
+                    await asyncio.to_thread(self.budget.look, found.works)
                     self.board.add(found.works)
         finally:
             stopping.cancel()
@@ -134,23 +144,20 @@ class SweepHere:
             self.board.stop()
 
     def _start_all(self, ends: dict[asyncio.Task[int], Entry]) -> None:
-        for entry in list(self.board.waiting()):
-            if self.slots.needed(entry.work) > self.slots.size:
-                needs, there = self.slots.needed(entry.work), len(self.slots.gpus)
-                self.board.fail(entry, ConfigError(f"needs {needs} GPUs, and {there} are free here"))
-                continue
-            taken = self.slots.take(entry)
-            if taken is None:
-                continue
-            log = self.logs / entry.work.log_name
+        # More checkpoints may come while those that are there run.
+        places = 1 if self.replan is None else self.slots.size
+        for entry, share_usd in self.budget.to_start(self.board, self._take, places=places):
+            taken, log = self.slots.taken(entry), self.logs / entry.work.log_name
+            options = replace(self._options(entry), max_cost=share_usd)
             try:
                 child = start_process(
-                    [sys.executable, "-m", "vlsb", *entry.work.command(self._options(entry))],
+                    [sys.executable, "-m", "vlsb", *entry.work.command(options)],
                     environment={**self.environment, **self.slots.environment(taken)},
                     log=log,
                 )
             except VlsbError as error:
                 self.slots.give_back(entry)
+                self.budget.give_back(entry)
                 self.board.fail(entry, error)
                 continue
             self._children[entry] = child
@@ -159,6 +166,14 @@ class SweepHere:
             self.board.start(entry, place, log)
             ends[asyncio.create_task(child.wait())] = entry
         self._fetch_next()
+
+    def _take(self, entry: Entry) -> bool:
+        """Whether it can be started now, with slots that are its own from then on."""
+        if (needed := self.slots.needed(entry.work)) > self.slots.size:
+            there = len(self.slots.gpus)
+            self.board.fail(entry, ConfigError(f"needs {needed} GPUs, and {there} are free here"))
+            return False
+        return self.slots.take(entry)
 
     def _options(self, entry: Entry) -> RunOptions:
         """Its options with its part of the rate limits that others use, too."""
@@ -170,7 +185,8 @@ class SweepHere:
     async def _end(self, entry: Entry, code: int) -> None:
         self._children.pop(entry, None)
         self.slots.give_back(entry)
-        await self.board.end(entry, code, retries=self.retries)
+        is_short = await asyncio.to_thread(self.budget.end, entry, code)
+        await self.board.end(entry, code, retries=self.retries, is_short=is_short)
 
     def _fetch_next(self) -> None:
         """Download the weights of the next local model meanwhile; what fails, its cell says."""

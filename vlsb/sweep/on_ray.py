@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -22,6 +22,7 @@ from vlsb.extras import require_extra
 from vlsb.records import Untrusted
 from vlsb.sweep.board import LOST, RETRIED, Board, Entry, Stop
 from vlsb.sweep.body import run_task, unset_variables
+from vlsb.sweep.money import Budget
 from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
 HOSTED = "vlsb_hosted"
@@ -94,6 +95,7 @@ class SweepOnRay:
     places: Places
     environment: Mapping[str, str]
     retries: int
+    budget: Budget
     _pending: dict[Any, Entry] = field(default_factory=dict)
 
     async def run(self, stop: Stop) -> None:
@@ -130,8 +132,8 @@ class SweepOnRay:
         await self._require_keys(ray)
         submitted = ray.remote(run_task)
         while not stop.asked.is_set():
-            for entry in list(self.board.waiting()):
-                self._submit(submitted, entry)
+            for entry, share_usd in self.budget.to_start(self.board, self._room(ray)):
+                self._submit(submitted, entry, share_usd)
             if not self._pending:
                 return
             done, _ = await asyncio.to_thread(ray.wait, list(self._pending), num_returns=1, timeout=_POLL_S)
@@ -141,16 +143,41 @@ class SweepOnRay:
                 await asyncio.to_thread(fetch_runs, self._pending[reference].work, self.places)
                 await self._end(reference, ray)
 
-    def _submit(self, submitted: Any, entry: Entry) -> None:
+    def _room(self, ray: Any) -> Callable[[Entry], bool]:
+        """Says of works, one after the other, whether they may be submitted.
+
+        All may, and wait in Ray's queue. Where money is limited those that run now share it, so those that
+        could not run at once wait here.
+        """
+        if self.budget.most_usd is None:
+            return lambda entry: True
+        there, works = ray.cluster_resources(), [entry.work for entry in self._pending.values()]
+
+        def fits(entry: Entry) -> bool:
+            beside = [*works, entry.work]
+            if entry.work.num_gpus is None:
+                is_within = sum(each.num_gpus is None for each in beside) <= there.get(HOSTED, 0)
+            else:
+                is_within = sum(each.num_gpus or 0 for each in beside) <= there.get("GPU", 0)
+            # Without any, Ray waits for a node that comes back.
+            if is_within or not works:
+                works.append(entry.work)
+                return True
+            return False
+
+        return fits
+
+    def _submit(self, submitted: Any, entry: Entry, share_usd: float | None) -> None:
         work = entry.work
-        task = task_of(work, self.places, self.environment)
+        task = task_of(work, self.places, self.environment, share_usd)
         hosted = {} if work.num_gpus is not None else {HOSTED: 1}
         reference = submitted.options(
             name=work.name,
             num_gpus=work.num_gpus or 0,
             num_cpus=0,
             resources=hosted,
-            max_retries=self.retries,
+            # A second try of Ray's own would have the same share again: we give what the first one left.
+            max_retries=self.retries if share_usd is None else 0,
         ).remote(task)
         self._pending[reference] = entry
         self.board.start(entry, "Ray", Path(task.log))
@@ -164,7 +191,8 @@ class SweepOnRay:
         except ray.exceptions.RayError as error:
             entry.why = f"{type(error).__name__}: the node could not run it"
             code = InterruptedRunError.exit_code
-        await self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST)
+        is_short = await asyncio.to_thread(self.budget.end, entry, code)
+        await self.board.end(entry, code, retries=self.retries, retried=RETRIED | LOST, is_short=is_short)
 
     async def _require_keys(self, ray: Any) -> None:
         """Raise MissingKeyError where a node that takes commands lacks the variable of a key."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlsb.sweep.body import Mirror, Task
@@ -18,10 +18,12 @@ class Places:
     remote: str = ""
 
 
-def task_of(work: Work, places: Places, environment: Mapping[str, str]) -> Task:
-    """The task of a work."""
+def task_of(
+    work: Work, places: Places, environment: Mapping[str, str], share_usd: float | None = None
+) -> Task:
+    """The task of a work, which may cost so much where money is limited."""
     return Task(
-        words=work.command(),
+        words=work.command(replace(work.options, max_cost=share_usd)),
         log=str(places.local / "logs" / work.log_name),
         environment=dict(environment),
         local=str(places.local),

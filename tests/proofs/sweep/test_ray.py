@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.commands.test_sweep_cost import IN_FLIGHT, Costly
+from tests.commands.test_sweep_cost import SAMPLES as COSTLY_SAMPLES
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
-from tests.support.endpoint import persona
+from tests.support.endpoint import persona, settle
 from tests.support.engine_environment import write_environment
 from tests.support.sweeps import HOSTED, RAY_MARKS, Held, processes_of, tables, write_plan
 from tests.support.waiting import wait_until
@@ -232,3 +234,30 @@ def test_keys_that_nodes_lack_are_named_once_before_the_first_cell(
     assert ended.code == 3
     assert ended.error.count("CANARY_KEY") == 1
     assert not (tmp_path / "sweep" / "m1").exists()
+
+
+def test_cells_on_nodes_share_the_sweeps_limit_of_money(cluster: Any, vlsb: Vlsb, tmp_path: Path) -> None:
+    """Also when the driver was killed. What a node itself has as a limit is nothing to the cells."""
+    costly, most = Costly(vlsb, tmp_path), 30
+    environment = {**vlsb.environment, "VLSB_MAX_COST": "1"}
+    node = cluster.add_node(num_cpus=1, resources=HOSTED, env_vars=environment)
+    at_once = HOSTED["vlsb_hosted"] * IN_FLIGHT
+    try:
+        with SimulatorThread(persona) as target:
+            plan = costly.plan(target)
+            words = ["sweep", plan, "--ray", cluster.address, "--max-cost"]
+            first = vlsb.start(*words, most)
+            first.wait_until(lambda: len(target.completions) >= 8, what="requests")
+            first.kill()
+            wait_while(lambda: processes_of(tmp_path), "no command of the killed sweep is left")
+            ended = vlsb(*words, most)
+            sent = settle(target)
+            finished = vlsb(*words, 100)
+
+            assert ended.code == 4, ended.err
+            assert most <= sent <= most - 1 + 2 * at_once
+            assert "--max-cost is reached: the runs of this plan have cost $" in ended.err
+            assert finished.code == 0, finished.err
+            assert settle(target) <= 3 * 2 * COSTLY_SAMPLES + at_once
+    finally:
+        cluster.remove_node(node)

@@ -1,0 +1,172 @@
+"""One limit of money over a sweep: its cells, their judges and all its starts.
+
+What the runs of a plan have cost is spent, whoever spent it and when. Of what is left, each command is given
+a share when it is started, as its own `--max-cost`, and what it does not use is there for others when it
+ends. Nothing is given twice, so that all together never cost more than the limit and what is in flight in
+the commands that run side by side when it is spent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vlsb.config import SIMULATED_URL
+from vlsb.errors import ConfigError, GapsError, LimitReachedError, VlsbError
+from vlsb.models.prices import PriceTable, load_prices
+from vlsb.store.manifest import is_run
+from vlsb.store.state import load_state
+from vlsb.store.summaries import costs_of_run
+from vlsb.sweep.board import Board, Entry, Status
+from vlsb.sweep.cells import Work
+
+_LEAST_USD = 1e-4
+_SHARES_TO_A_DOLLAR = 1e6
+# Of sums of the same requests in another order.
+_NEARLY = 1 - 1e-9
+
+
+@dataclass(slots=True)
+class Budget:
+    """What a sweep may cost in US dollars, what its runs have cost, and the shares of commands that run.
+
+    Without a limit it gives no shares and reads no runs. `_short` has what was left of a share that was not
+    enough for one more request.
+    """
+
+    most_usd: float | None = None
+    _spent: dict[Path, float] = field(default_factory=dict)
+    _shares: dict[Entry, float] = field(default_factory=dict)
+    _short: dict[Entry, float] = field(default_factory=dict)
+
+    @property
+    def spent_usd(self) -> float:
+        """What the runs have cost, without what running commands have spent by now."""
+        return math.fsum(self._spent.values())
+
+    @property
+    def free_usd(self) -> float:
+        """What is neither spent nor part of a share."""
+        if self.most_usd is None:
+            return math.inf
+        return self.most_usd - self.spent_usd - math.fsum(self._shares.values())
+
+    def look(self, works: Iterable[Work]) -> None:
+        """Count what the runs of cells have cost that were not looked at yet. Blocking.
+
+        Raises StoreError for a damaged run, and ConfigError where nobody knows what one has cost.
+        """
+        for work in () if self.most_usd is None else works:
+            prices = load_prices(work.options.prices)
+            for run in work.runs if work.is_cell else ():
+                if run not in self._spent:
+                    self._spent[run] = _read(run, prices)[0] if is_run(run) else 0.0
+
+    def to_start(
+        self, board: Board, take: Callable[[Entry], bool], *, places: int = 1
+    ) -> list[tuple[Entry, float | None]]:
+        """The works that are started now, each with its share; None for one that costs nothing.
+
+        `take` is asked whether there is room for a work. The shares are even, and leave some over where fewer
+        begin than there are `places`. While others run, nobody begins with less than an even share of all
+        that is left for all that is to do: a command that is soon stopped again may start an engine in vain.
+        """
+        if self.most_usd is None:
+            return [(entry, None) for entry in list(board.waiting()) if take(entry)]
+        self._hold_back(board)
+        chosen: list[Entry] = []
+        charged: list[Entry] = []
+        most = self._most_to_start(board)
+        for entry in list(board.waiting()):
+            costs = may_cost(entry.work)
+            if costs and (len(charged) >= most or not self._may_join(entry, charged)):
+                continue
+            if take(entry):
+                chosen.append(entry)
+                charged += [entry] if costs else []
+        share = math.floor(self.free_usd / max(len(charged), places, 1) * _SHARES_TO_A_DOLLAR)
+        self._shares |= dict.fromkeys(charged, share / _SHARES_TO_A_DOLLAR)
+        return [(entry, self._shares.get(entry)) for entry in chosen]
+
+    def give_back(self, entry: Entry) -> None:
+        """Its command was not started."""
+        self._shares.pop(entry, None)
+
+    def end(self, entry: Entry, code: int) -> bool:
+        """Its command ended with that code: whether its share kept it from going on. Blocking."""
+        share = self._shares.pop(entry, None)
+        if share is None:
+            return False
+        self._short.pop(entry, None)
+        before, prices, reasons = self.spent_usd, load_prices(entry.work.options.prices), set[str]()
+        for run in filter(is_run, entry.work.runs):
+            try:
+                self._spent[run], reason = _read(run, prices)
+                reasons.add(reason)
+            except VlsbError:
+                # What cannot be read has cost all that it might.
+                self._spent[run] = self._spent.get(run, 0.0) + share
+        used = self.spent_usd - before
+        is_whole = used >= share * _NEARLY
+        if code != GapsError.exit_code or not (is_whole or LimitReachedError.__name__ in reasons):
+            return False
+        if not is_whole:
+            self._short[entry] = share - used
+        return True
+
+    def is_reached(self, board: Board) -> bool:
+        """Whether the limit stopped a work."""
+        return any(isinstance(each.error, LimitReachedError) for each in board.entries)
+
+    def _most_to_start(self, board: Board) -> float:
+        """How many works that cost something may begin now, with an even share each where others run."""
+        if self.free_usd <= _LEAST_USD:
+            return 0
+        if not self._shares:
+            return math.inf
+        ahead = (Status.WAITING, Status.RUNNING)
+        works = sum(each.status in ahead and may_cost(each.work) for each in board.entries)
+        left_usd = self.free_usd + math.fsum(self._shares.values())
+        return math.floor(self.free_usd * works / left_usd / _NEARLY)
+
+    def _may_join(self, entry: Entry, charged: list[Entry]) -> bool:
+        """Whether it may be started beside these: what has fallen short gets all that is left, or nothing."""
+        if entry in self._short:
+            return not charged and not self._shares
+        return self._short.keys().isdisjoint(charged)
+
+    def _hold_back(self, board: Board) -> None:
+        """Stop whatever waits for money that will not come, and then the judges that waited for it."""
+        error = LimitReachedError("--max-cost is reached")
+        while not self._shares and (left_out := list(self._without_money(board))):
+            for entry in left_out:
+                board.hold(entry, error)
+
+    def _without_money(self, board: Board) -> Iterator[Entry]:
+        for entry in board.waiting():
+            least = max(_LEAST_USD, self._short.get(entry, 0.0) / _NEARLY)
+            if may_cost(entry.work) and self.free_usd <= least:
+                yield entry
+
+
+def may_cost(work: Work) -> bool:
+    """Whether somebody may charge for it: engines of ours and simulated models are free."""
+    return any(account.base_url != SIMULATED_URL for account in work.accounts)
+
+
+def _read(run: Path, prices: PriceTable) -> tuple[float, str]:
+    """What a run has cost, and why its last session ended.
+
+    Sessions that came to their end have counted what they estimated too, rows have what a killed one stored.
+    """
+    state = load_state(run)
+    costs = costs_of_run(state, prices)
+    for cost in costs:
+        if cost.usd is None:
+            raise ConfigError(
+                f"--max-cost: nobody knows what {run} has cost, as there is no price for "
+                f"{cost.model.expose()!r}. Give it one with `prices: FILE` in the plan."
+            )
+    return max(math.fsum(cost.usd or 0.0 for cost in costs), state.sessions.usd), state.sessions.reason
