@@ -134,6 +134,20 @@ def test_a_sweep_that_is_done_says_so_and_reads_a_run_again_only_when_a_file_of_
     assert len(target.completions) == asked
 
 
+def test_what_an_entry_says_itself_holds_before_the_defaults_of_its_judges(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
+) -> None:
+    """A command has one data set for target and judge."""
+    other = write_dataset(tmp_path / "other", sharing_rows(3))
+    models = [{**hosted_at(target, "m1"), "data-root": str(other)}, hosted_at(target, "m2")]
+
+    ended = vlsb("sweep", write_plan(tmp_path, target, data=data, models=models))
+
+    assert ended.code == 0, ended.err
+    found = tables(vlsb, tmp_path / "sweep")
+    assert [found[run]["judged"] for run in ("m1", "m2")] == [3, SAMPLES]
+
+
 EDITS: dict[str, tuple[dict[str, object], str]] = {
     "model": ({"model": "m2", "name": "m1"}, 'target.model: "m1" -> "m2"'),
     "temperature": ({"temperature": 0.7}, "target.temperature: 0.0 -> 0.7"),

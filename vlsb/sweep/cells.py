@@ -355,11 +355,14 @@ def _cell(
         base = f"{entry.name}-{safe_name(name_of_place(model))}"
     parts = [base, *([protocol] if len(plan.protocols) > 1 else [])]
     parts += [f"{epochs}x"] if len(plan.epochs) > 1 else []
+    of_judges = {name: value for name, value in judging.options.items() if plan.defaults.get(name) != value}
     options = RunOptions(
         **{
+            # What judges have from the defaults alone is the model's entry's to change.
+            **judging.options,
             **entry.options,
             **changes,
-            **judging.options,
+            **of_judges,
             "model": model,
             "epochs": epochs,
             "no_judge": not judging.titles,

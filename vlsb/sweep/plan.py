@@ -196,6 +196,7 @@ class Plan:
 
     Runs are in `output_dir`. With a `remote` address (`s3://...`) they are synced with that, and
     `output_dir` is the folder on each node. `gpu_memory_bytes` is that of a GPU there, 0 if it is not said.
+    `defaults` are in the options of models and judges already.
     """
 
     place: str
@@ -209,6 +210,7 @@ class Plan:
     gpu_memory_bytes: int
     slurm: Slurm
     left_out: Mapping[str, str]
+    defaults: Mapping[str, Any]
 
     def at(self, line: int) -> str:
         """A place in the file, as errors name it."""
@@ -273,6 +275,7 @@ def load_plan(name: str) -> Plan:
         gpu_memory_bytes=int((found.gpu_memory_gb or 0) * 1e9),
         slurm=found.slurm,
         left_out=found.left_out,
+        defaults=defaults,
     )
     _require_words(plan, document)
     return plan
