@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlsb.cli.panel import Speed
@@ -25,6 +27,9 @@ _STYLES = {
     Status.STOPPED: "yellow",
 }
 _WITH_GAPS = "yellow"
+_ERROR = "Error: "
+_LOG_END_BYTES = 16_384
+_LONGEST_ERROR = 300
 
 
 @dataclass(slots=True)
@@ -55,15 +60,9 @@ class SweepView:
             style = _WITH_GAPS if entry.lacks else _STYLES[entry.status]
             grid.add_row(*(Text(each, style=style if n < 2 else "") for n, each in enumerate(row)))
         hidden = len(self.board.entries) - len(shown)
-        grid.caption = self.summary() + (f"; {hidden} more not shown" if hidden else "")
+        grid.caption = count_words(self.board) + (f"; {hidden} more not shown" if hidden else "")
         grid.caption_justify = "left"
         return grid
-
-    def summary(self) -> str:
-        """How many works stand where."""
-        parts = [(self.board.count(status), status.value) for status in Status]
-        parts.append((sum(bool(entry.lacks) for entry in self.board.entries), "with gaps"))
-        return ", ".join(f"{count} {what}" for count, what in parts if count)
 
     def uncounted(self, height: int) -> Iterator[Work]:
         """The works of a table of so many lines whose counts may be others than those that are there."""
@@ -92,6 +91,13 @@ class SweepView:
         return name, entry.state, entry.place, done, speed, left
 
 
+def count_words(board: Board) -> str:
+    """How many works stand where."""
+    parts = [(board.count(status), status.value) for status in Status]
+    parts.append((sum(bool(entry.lacks) for entry in board.entries), "with gaps"))
+    return ", ".join(f"{count} {what}" for count, what in parts if count)
+
+
 def change_line(entry: Entry) -> str:
     """What is said of an entry whose status is another."""
     name, status = entry.work.name, entry.status
@@ -118,10 +124,27 @@ def change_line(entry: Entry) -> str:
 
 
 def failure(entry: Entry) -> str:
-    """Why a work failed, in words."""
+    """Why a work failed, in words: its own, or the last error in the log of its command."""
     if entry.error is not None:
         return error_line(entry.error).rstrip(".")
-    return entry.why or f"exit code {entry.code}"
+    if entry.why:
+        return entry.why
+    said = _last_error(entry.log)
+    return f"exit code {entry.code}: {said}" if said else f"exit code {entry.code}"
+
+
+def _last_error(log: Path | None) -> str:
+    """The last error that a command's log has; "" where there is none, or the log is elsewhere."""
+    if log is None:
+        return ""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LOG_END_BYTES))
+            lines = stream.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    return errors[-1].rstrip(".")[:_LONGEST_ERROR] if errors else ""
 
 
 def live_lines(say: Callable[[str], None]) -> Callable[[Entry], None]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,23 +14,18 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from vlsb.analysis.summary import Summary
 from vlsb.cli.live import Display, chosen_display
-from vlsb.cli.screen import Screen, from_here, has_color
-from vlsb.cli.sweep_view import SweepView, change_line, live_lines
+from vlsb.cli.screen import Screen
+from vlsb.cli.sweep_end import show_end
+from vlsb.cli.sweep_view import SweepView, live_lines
 from vlsb.config import GRACE_S
 from vlsb.endpoints import loops
 from vlsb.engines.hardware import list_gpus
-from vlsb.errors import ConfigError, SeveralErrors, StoreError
+from vlsb.errors import ConfigError, SeveralErrors
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document
-from vlsb.reports.figures import dollars
-from vlsb.reports.terminal import render
-from vlsb.store.manifest import is_run
-from vlsb.store.state import collection_paused, load_state
-from vlsb.store.summaries import summarize_judges
-from vlsb.sweep.board import Board, Entry, Status, Stop
-from vlsb.sweep.cells import LineCounter, Watch, Work, matrix
+from vlsb.sweep.board import Board, Stop
+from vlsb.sweep.cells import LineCounter, Watch, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.here import Slots, SweepHere
@@ -145,7 +138,7 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     if budget.is_reached(board):
         # With the same limit nothing would be left for it.
         again = partial(screen.command, _again(wishes, wishes.limit_words(times=2)))
-    code = _finish(board, screen, again, budget)
+    code = show_end(board, screen, again, budget)
     return code or (ConfigError.exit_code if watch is not None and watch.refused else 0)
 
 
@@ -261,65 +254,6 @@ async def _show(view: SweepView, screen: Screen) -> None:
                 await asyncio.sleep(_REFRESH_S)
         finally:
             screen.above_bar = None
-
-
-def _finish(board: Board, screen: Screen, again: Callable[[], None], budget: Budget) -> int:
-    """The rates of every run that is there, what failed, and the command that goes on."""
-    entries = board.entries
-    if entries and all(entry.status is Status.DONE and not entry.attempts for entry in entries):
-        report = shlex.join(["vlsb", "report", from_here(entries[0].work.runs[0].parent)])
-        screen.notice(f"All {len(entries)} were done before. See the rates with: {report}")
-    else:
-        _show_rates(board, screen)
-    code = board.exit_code()
-    for entry in entries:
-        if entry.lacks:
-            screen.line(f"{change_line(entry)}.{_why_gaps(entry)}")
-        elif entry.status is not Status.DONE:
-            screen.line(change_line(entry))
-    if budget.most_usd is not None:
-        spent = f"{dollars(budget.spent_usd)} of {dollars(budget.most_usd)}"
-        if budget.is_reached(board):
-            screen.line(
-                f"Error: --max-cost is reached: the runs of this plan have cost {spent}. Everything finished "
-                "is stored. With more to spend the sweep goes on; --dry-run says what is left."
-            )
-        else:
-            screen.notice(f"--max-cost: the runs of this plan have cost {spent}.")
-    if any(entry.status is not Status.DONE for entry in entries):
-        again()
-    return code
-
-
-def _show_rates(board: Board, screen: Screen) -> None:
-    """The tables of all runs, which are read once: what has ended is known at the next start."""
-    summaries: list[Summary] = []
-    done = [entry.work for entry in board.entries if entry.status is Status.DONE]
-    cells = [entry.work for entry in board.entries if entry.work.is_cell]
-    for run in (run for work in cells for run in work.runs if is_run(run)):
-        # Of one that cannot be read its cell says why.
-        with suppress(StoreError), collection_paused():
-            summaries += _summarized(run, done, board.ended)
-    if summaries:
-        width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
-        screen.result(render(summaries, width=width, color=color))
-
-
-def _summarized(run: Path, done: Sequence[Work], ended: EndedRuns) -> list[Summary]:
-    state = load_state(run)
-    for work in done:
-        if run in work.runs:
-            # Whoever asks next need not compare what its command did.
-            work.ended(run, ended, lambda: state, is_tried=True)
-    return summarize_judges(state, run)
-
-
-def _why_gaps(entry: Entry) -> str:
-    """That a cell's missing samples are not asked for again, and where to read why."""
-    if not entry.work.is_cell:
-        return ""
-    why = shlex.join(["vlsb", "show", from_here(entry.work.runs[0]), "--failed"])
-    return f" They have ended, and are not asked for again. See why with: {why}"
 
 
 def _again(wishes: SweepWishes, limit: Sequence[str]) -> list[str]:

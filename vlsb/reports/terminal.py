@@ -89,10 +89,21 @@ def text_console(file: TextIO, *, width: int, color: bool) -> Console:
 
 def render(summaries: Sequence[Summary], *, width: int, color: bool) -> str:
     """Return the tables as text of at most `width` columns (40 at least), with or without colour."""
+    return _text_of(summary_table(summaries, width=width), width=width, color=color)
+
+
+def _text_of(drawn: RenderableType, *, width: int, color: bool) -> str:
     screen = io.StringIO()
-    console = text_console(screen, width=width, color=color)
-    console.print(summary_table(summaries, width=width))
+    text_console(screen, width=width, color=color).print(drawn)
     return "".join(f"{line.rstrip()}\n" for line in screen.getvalue().splitlines())
+
+
+def render_rates(summaries: Sequence[Summary], *, width: int, color: bool) -> str:
+    """Return the title and a row a run, without what `render` says of each, as text."""
+    ordered, width = in_order(summaries), max(width, MIN_WIDTH)
+    marks = mark(ordered)
+    rows = [*_title(ordered), Text(), *_runs_table(ordered, marks, width=width), *_reasons(marks)]
+    return _text_of(Group(*rows), width=width, color=color)
 
 
 def summary_table(summaries: Sequence[Summary], *, width: int) -> Group:
