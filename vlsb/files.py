@@ -57,10 +57,14 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises FileExistsError. Its name needs `sync_directory`.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, _PRIVATE), "wb") as file:
+    with open(path, "xb", opener=open_private) as file:
         yield file
         sync_file(file)
+
+
+def open_private(path: str | os.PathLike[str], flags: int) -> int:
+    """An `opener` for files of this user alone, which follows no link."""
+    return os.open(path, flags | os.O_NOFOLLOW, _PRIVATE)
 
 
 def replace_file(path: Path, parts: Iterable[bytes]) -> None:

@@ -277,7 +277,10 @@ def test_ctrl_c_leaves_the_batch_running_and_says_how_to_collect_it(desk: Desk) 
         resumed = desk.vlsb.resume(stopped)
 
         assert stopped.code == 130
-        assert "1 batch goes on at the provider" in stopped.err
+        assert (
+            "The target's batches: 1 still at work at the provider. A resume with --batch collects"
+            in stopped.err
+        )
         assert "--batch" in stopped.resume_command
         assert not any(request.path.endswith("/cancel") for request in endpoint.history)
         assert resumed.code == 0, resumed.err

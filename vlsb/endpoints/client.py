@@ -12,20 +12,21 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import httpx
 
 from vlsb import strict_json
 from vlsb.config import Party
 from vlsb.endpoints.admission import Admission
-from vlsb.endpoints.batch import Answered, BatchService
-from vlsb.endpoints.completions import THOUGHT_SPLIT, CompletionContent, read_completion
+from vlsb.endpoints.batch import BatchService
+from vlsb.endpoints.completions import THOUGHT_SPLIT, CompletionContent, Reply, read_completion
 from vlsb.endpoints.connect import open_client
 from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
 from vlsb.endpoints.faults import (
     CHANGED_CODE,
+    NOTHING_SENT,
     PICTURE_CODE,
     Decision,
     Fault,
@@ -35,7 +36,7 @@ from vlsb.endpoints.faults import (
 )
 from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.replica import Pass, Replica
-from vlsb.endpoints.request import OPTIONAL_FIELDS, Dialect, Draft
+from vlsb.endpoints.request import OPTIONAL_FIELDS, Checksums, Dialect, Draft
 from vlsb.endpoints.retry import Attempts, Ended, Unfinished
 from vlsb.endpoints.thoughts import begins_thought
 from vlsb.endpoints.traffic import Event
@@ -58,14 +59,23 @@ _KILLED = Decision(
     ENGINE_KILLED,
     Untrusted("the engine died of this sample twice, the second time with nothing else in flight"),
 )
-# No byte of the image left us.
-_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
 _EITHER_FIELD = re.compile(r"\btemperature\b\W+and\W+top_p\b\W+cannot both be specified", re.IGNORECASE)
 _REFUSED_FIELD = re.compile(r"\b(temperature|top_p)\b\W+is (?:deprecated|not supported)", re.IGNORECASE)
 _STRUCTURED_WORDS = re.compile(r"response_format|json_schema|structured output|guided", re.IGNORECASE)
 _MODEL_LIST_TIMEOUT_S = 10.0
 
 Compose = Callable[[Dialect], Draft]
+
+
+class Answered(NamedTuple):
+    """A reply from a batch, the checksums of what was asked, and the dollars that were put by for it."""
+
+    reply: Reply
+    checksums: Checksums
+    reserved_usd: float
+
+
+Post: TypeAlias = Callable[[Key, Draft], Awaitable[Answered]]
 
 
 class EndpointClient:
@@ -79,7 +89,7 @@ class EndpointClient:
     """
 
     service: BatchService | None = None
-    post: Callable[[Key, Draft], Awaitable[Answered]] | None = None
+    post: Post | None = None
     batched = 0
     batch = ""
 
@@ -201,7 +211,7 @@ class EndpointClient:
             self.admission.leave(admitted)
 
     async def _attempt_by_batch(
-        self, post: Callable[[Key, Draft], Awaitable[Answered]], compose: Compose, attempts: Attempts
+        self, post: Post, compose: Compose, attempts: Attempts
     ) -> Completion | Decision:
         attempts.replica = self.admission.replicas[0]
         try:
@@ -244,7 +254,7 @@ class EndpointClient:
             self.timings.add_exchange(upload.marks)
         finally:
             give_back()
-        if not isinstance(reply, _NOTHING_SENT):
+        if not isinstance(reply, NOTHING_SENT):
             attempts.checksums = checksums
         return self._read(reply, attempts, admitted, began)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import httpx
 
 from vlsb import strict_json
+from vlsb.config import MAX_BODY_BYTES
 from vlsb.endpoints.credentials import safe_code
 from vlsb.endpoints.faults import Decision, Fault, account_error, classify_error, error_fields
 from vlsb.endpoints.thoughts import holds_thought_end, split_thought
@@ -33,6 +34,9 @@ class CompletionContent:
     usage: Usage
     flags: tuple[str, ...]
 
+
+Reply: TypeAlias = httpx.Response | Decision
+"""What came of one request of a batch: its reply, or why it has none."""
 
 # Reasons that mean the provider withheld the answer; `refusal` is Anthropic's classifier stop. One row a
 # provider and spelling, with its source: docs/providers.md.
@@ -168,7 +172,7 @@ def read_usage(usage: object) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
     input_tokens, output_tokens, total = (
-        _count(usage.get(f"{each}_tokens")) for each in ("prompt", "completion", "total")
+        read_count(usage.get(f"{each}_tokens")) for each in ("prompt", "completion", "total")
     )
     thought = (total or 0) - (input_tokens or 0) - (output_tokens or 0)
     return Usage(
@@ -181,10 +185,11 @@ def read_usage(usage: object) -> Usage:
 
 
 def _detail(details: object, name: str) -> int | None:
-    return _count(details.get(name)) if isinstance(details, dict) else None
+    return read_count(details.get(name)) if isinstance(details, dict) else None
 
 
-def _count(value: object) -> int | None:
+def read_count(value: object) -> int | None:
+    """A count as an endpoint gives it; None for what is none."""
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
     return value if is_count and isinstance(value, int) else None
 
@@ -309,3 +314,35 @@ def _empty_decision(
         usage=usage,
         text=reasoning,
     )
+
+
+def read_batch_line(line: bytes) -> tuple[str, Reply]:
+    """A line of a batch's results: its custom id, and the reply that the request would have had alone.
+
+    Raises ValueError, KeyError or TypeError for a line that is none.
+    """
+    if len(line) > MAX_BODY_BYTES:
+        raise ValueError("too large")
+    row = strict_json.loads(line)
+    name, response, error = row["custom_id"], row.get("response"), row.get("error")
+    if not isinstance(name, str):
+        raise TypeError("not a text")
+    if isinstance(response, dict):
+        status, body = response["status_code"], response.get("body")
+        if isinstance(status, int) and 200 <= status < 600 and isinstance(body, dict | str):
+            content = body if isinstance(body, str) else strict_json.dumps(body)
+            return name, httpx.Response(status, content=content.encode("utf-8", "surrogatepass"))
+    if isinstance(error, dict):
+        code = safe_code(str(error.get("code") or "")) or "batch_error"
+        return name, unanswered(code, str(error.get("message") or ""))
+    raise ValueError("neither a reply nor an error")
+
+
+def unanswered(code: str, message: str) -> Decision:
+    """A request of a batch that was not answered: it is asked again."""
+    return Decision(Fault.TRANSIENT, code, Untrusted(message))
+
+
+def is_success(reply: Reply | None) -> bool:
+    """Whether somebody answered."""
+    return isinstance(reply, httpx.Response) and reply.is_success

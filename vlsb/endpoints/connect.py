@@ -154,6 +154,27 @@ async def open_sdk(
         )
 
 
+def sdk_failure(error: Exception) -> httpx.Response | httpx.RequestError | None:
+    """What failed in a call of the SDK, as without it; None for what is not a failure of a call."""
+    import openai
+
+    match error:
+        case openai.APIStatusError():
+            return cast(httpx.Response, error.response)
+        case openai.APIConnectionError(__cause__=httpx.RequestError() as cause):
+            return cause
+        case openai.APIConnectionError():
+            return httpx.ReadError("no reply")
+        case httpx.RequestError():
+            return error
+        case TimeoutError() | httpx.StreamError():
+            return httpx.ReadTimeout("no whole reply in time")
+        case openai.APIError() | ValueError() | TypeError() | AttributeError():
+            # A reply of another shape than the SDK trusts in.
+            return httpx.RemoteProtocolError(f"not a reply of that API ({type(error).__name__})")
+    return None
+
+
 _MOST_FILE_BYTES = 4 * 1024**3
 _OF_THE_BODY = ("host", "content-type", "content-length", "transfer-encoding")
 

@@ -228,6 +228,9 @@ _KINDS: tuple[tuple[type[Exception], TransportKind], ...] = (
     (httpx.ProtocolError, TransportKind.PROTOCOL),
 )
 
+NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+"""Errors before any byte of a request left us."""
+
 
 def classify(
     happened: httpx.Response | httpx.RequestError, *, has_succeeded: bool, attempt: int, now: float

@@ -18,16 +18,10 @@ from io import BytesIO
 from itertools import count
 from typing import Any
 
-from vlsb.endpoints.batch import (
-    Answered,
-    BatchService,
-    CallFailed,
-    Results,
-    is_success,
-    read_results,
-    reply_of,
-)
-from vlsb.endpoints.client import EndpointClient
+from vlsb.endpoints.batch import BatchService, CallFailed, Results, read_results, reply_of
+from vlsb.endpoints.client import Answered, EndpointClient
+from vlsb.endpoints.completions import is_success
+from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.request import Checksums, Draft, batch_line, custom_id
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import GapsError, ImageChangedError, ImageError, VlsbError
@@ -43,7 +37,6 @@ from vlsb.store.store import RunStore
 _WAITS = (0, 1, 2, 4, 8, 16, 30)
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.25, 60.0
 _LINE_BYTES = 256
-_QUEUE_FULL = "token_limit_exceeded"
 
 
 @dataclass(eq=False, slots=True)
@@ -77,7 +70,7 @@ class Lane:
     batches: dict[str, Batch] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     done: dict[str, int] = field(default_factory=dict)
-    said: str = ""
+    said: tuple[int, int] = (0, 0)
 
     @property
     def under_way(self) -> list[Batch]:
@@ -158,8 +151,8 @@ class BatchRun:
             for lane in lanes:
                 lane.client.batch = ""
                 if left := len(lane.under_way):
-                    goes = "1 batch goes" if left == 1 else f"{left} batches go"
-                    self._tell(lane, f"{goes} on at the provider. A resume with --batch collects what comes.")
+                    goes_on = f"{left} still at work at the provider"
+                    self._tell(lane, f"{goes_on}. A resume with --batch collects what comes.")
 
     async def _everybody_waits(self, lanes: Sequence[Lane]) -> bool:
         """Return when no job can go on by itself; False when none is left."""
@@ -171,26 +164,23 @@ class BatchRun:
     async def _recover(self, lane: Lane) -> None:
         """Find out which of the batches of earlier sessions were made."""
         for batch in self.store.state.batches_of(lane.judge):
-            if batch.is_under_way or not self.store.results_path(batch.name).exists():
+            if batch.status is None or not self.store.results_path(batch.name).exists():
                 lane.batches[batch.name] = batch
                 if batch.batch_id is None:
                     await self._find(lane, batch)
         if there := len(lane.under_way):
-            are = "1 batch is" if there == 1 else f"{there} batches are"
-            self._tell(lane, f"{are} under way since before.")
+            self._tell(lane, f"{there} still under way from before.")
 
     async def _find(self, lane: Lane, batch: Batch) -> None:
         """Look for a batch that may have been made: it is under way then, else void or stuck."""
         why = "it is not in the list of batches"
-        for wait in _WAITS if batch.file_id is not None else ():
-            await asyncio.sleep(wait * self.unit_s)
-            try:
-                found = await lane.service.find(batch.name, batch.file_id or "")
-            except CallFailed as failed:
-                why = f"the list of batches cannot be read: {failed.decision.code}"
-                break
-            if found is not None:
-                return await self._write(lane, batch.name, step="created", id=found.id)
+        try:
+            for wait in _WAITS if batch.file_id is not None else ():
+                await asyncio.sleep(wait * self.unit_s)
+                if found := await lane.service.find(batch.name, batch.file_id or ""):
+                    return await self._write(lane, batch.name, step="created", id=found.id)
+        except CallFailed as failed:
+            why = f"the list of batches cannot be read: {failed.decision.code}"
         if batch.file_id is None or batch.name in self.again:
             return await self._end(lane, batch, "void")
         self._stick(lane, batch, f"may have been made or not: {why}")
@@ -202,8 +192,7 @@ class BatchRun:
             names = lane.waiting.keys() & set(batch.requests)
             if batch.status is None or batch.name in lane.batches or not names:
                 continue
-            path = self.store.results_path(batch.name)
-            results = await asyncio.to_thread(read_results, path, names)
+            results = await asyncio.to_thread(read_results, self.store.results_path(batch.name), names)
             replies = {name: reply_of(results.replies.get(name), batch.status) for name in names}
             # Answers are stored first: a fatal error among the others ends the session at once.
             for name in sorted(names, key=lambda name: not is_success(replies[name])):
@@ -242,7 +231,8 @@ class BatchRun:
                     raise ImageError("image changed while its batch was prepared; start again")
                 self._put_by(lane, ask)
             except (ImageError, ImageChangedError) as error:
-                lane.waiting.pop(ask.name).answer.set_exception(error)
+                if not lane.waiting.pop(ask.name).answer.done():
+                    ask.answer.set_exception(error)
             except VlsbError as error:
                 self.unpaid = error
                 break
@@ -292,18 +282,16 @@ class BatchRun:
     async def _look(self, lane: Lane, batch: Batch) -> None:
         """Look at a batch. Once it has ended its results are fetched until they are whole; else it sticks."""
         path, asked = self.store.results_path(batch.name), len(batch.requests)
-        what, status, results = "", "", Results({}, 0)
+        what, status, results = "", "", Results({}, 0, 0)
         for wait in _WAITS:
             await asyncio.sleep(wait * self.unit_s)
             try:
                 state = await lane.service.state(batch.batch_id or "")
                 lane.done[batch.name] = state.answered + state.failed
-                if not state.has_ended:
+                if not state.status:
                     return
-                if state.is_refused:
-                    error = lane.service.error("a batch was refused", state.error)
-                    is_full = state.error is not None and state.error.code == _QUEUE_FULL
-                    return await self._refused(lane, batch, error, is_full=is_full)
+                if state.status == "failed":
+                    return await self._refused(lane, batch, state.error)
                 await lane.service.download(state, self.store.new_results_path(batch.name))
             except CallFailed as failed:
                 if failed.decision.status != 404:
@@ -314,26 +302,24 @@ class BatchRun:
                 what = "is not known there (404)"
                 continue
             results = await asyncio.to_thread(read_results, path, batch.requests)
-            what = (
-                f"says that it answered {state.answered:,} of {_requests(asked)}, and {results.answered:,} "
-                "answers came"
-            )
-            status = state.status if state.agrees(results) else ""
+            came = f"{results.answered:,} answers came"
+            what = f"says that it answered {state.answered:,} of {_requests(asked)}, and {came}"
+            has_all = len(results.replies) >= state.answered + state.failed
+            status = state.status if has_all and results.answered >= state.answered else ""
             if status and len(results.replies) == asked:
                 break
         if status and (len(results.replies) == asked or status != "completed"):
-            # One that failed after some were asked has answered these, as one that was cancelled.
-            await self._end(lane, batch, status.replace("failed", "cancelled"), results)
+            await self._end(lane, batch, status, results)
         elif batch.name in self.again:
             await self._end(lane, batch, "given_up" if path.exists() else "void", results)
         else:
             self._stick(lane, batch, what)
 
-    async def _refused(self, lane: Lane, batch: Batch, error: VlsbError, *, is_full: bool) -> None:
+    async def _refused(self, lane: Lane, batch: Batch, why: Decision) -> None:
         """A batch was refused as a whole: nothing of it was asked."""
         await self._end(lane, batch, "void")
-        if not is_full or (len(batch.requests) == 1 and not lane.under_way):
-            self.problem = self.problem or error
+        if why.code != "token_limit_exceeded" or (len(batch.requests) == 1 and not lane.under_way):
+            self.problem = self.problem or lane.service.error("a batch was refused", why)
             return
         # Of what the provider allows to wait, too much does.
         lane.api, lane.has_room = replace(lane.api, most_requests=max(1, len(batch.requests) // 2)), False
@@ -351,9 +337,8 @@ class BatchRun:
         party, asked = lane.client.party, len(batch.requests)
         rows = {"rows": len(results.replies), "left_out": results.left_out}
         self.store.add_event("batch_ended", lane=party.stage, code=status, **rows)
-        if results.left_out:
-            self._tell(lane, f"{results.left_out:,} lines of its results answer nothing that was asked.")
-        self._tell(lane, f"{results.answered:,} of {_requests(asked)} answered ({status}).")
+        strange = f", {results.left_out:,} lines answer nothing that was asked" if results.left_out else ""
+        self._tell(lane, f"{results.answered:,} of {_requests(asked)} answered ({status}){strange}.")
         left = sum(reply_of(results.replies.get(name), status) is None for name in batch.requests)
         if left and status == "cancelled":
             self.problem = self.problem or GapsError(
@@ -384,7 +369,7 @@ class BatchRun:
         asked = sum(len(batch.requests) for batch in batches)
         there = "1 batch" if len(batches) == 1 else f"{len(batches)} batches"
         lane.client.batch = f"{there}, {done:,} of {asked:,} answered" if batches else ""
-        if batches and lane.said != (said := f"{there} {10 * done // asked}"):
+        if batches and lane.said != (said := (len(batches), 10 * done // asked)):
             lane.said = said
             self._tell(lane, f"{lane.client.batch}.")
 

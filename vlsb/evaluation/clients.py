@@ -164,7 +164,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 sdk = await held.enter_async_context(
                     open_sdk(place.url, credentials=place.credentials, ca_bundle=setup.ca_bundle)
                 )
-                client.service = BatchService(client.party, sdk, redactor, patience_s=patience_s)
+                client.service = BatchService(client.party, sdk, redactor, patience_s)
         yield clients
 
 

@@ -199,7 +199,7 @@ def models(names: Iterable[str]) -> Reply:
 
 def wire(reply: Reply) -> bytes:
     """The bytes of a reply, head and body, as `Reply` sends them."""
-    body = _body_bytes(reply.body)
+    body = body_bytes(reply.body)
     names = {name.lower() for name, _ in reply.headers}
     lines = [f"HTTP/1.1 {reply.status} {_PHRASES.get(reply.status, 'Unassigned')}"]
     if "content-type" not in names:
@@ -218,7 +218,8 @@ def wire(reply: Reply) -> bytes:
     return head + b"".join(_chunk(piece) for piece in [*pieces, b""])
 
 
-def _body_bytes(body: Json | str | bytes) -> bytes:
+def body_bytes(body: Json | str | bytes) -> bytes:
+    """A body as it is sent."""
     if isinstance(body, bytes):
         return body
     # The standard library's JSON is ASCII and lets lone surrogates through, which orjson refuses to write.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
-from vlsb.simulator.actions import Action, Json, Reply, error
+from vlsb.simulator.actions import Action, Json, Reply, body_bytes, error
 from vlsb.simulator.requests import Request
 
 _COMPLETIONS = "/v1/chat/completions"
-_BOUNDARY = re.compile(r'boundary="?([^";]+)"?')
 _UNKNOWN = error(404, message="Not found.")
 
 
@@ -51,11 +48,11 @@ class BatchPlan:
 class _Batch:
     id: str
     file: str
+    lines: list[bytes]
     metadata: Json | None
     plan: BatchPlan
     owner: str | None
     listed_at: int
-    total: int
     status: str = "validating"
     looks: int = 0
     looks_since_end: int = 0
@@ -95,7 +92,7 @@ class Batches:
             return None
         if not rest:
             return self._make(request) if request.method == "POST" else self._list(request)
-        if (batch := self._batches.get(rest[0])) is None or not self._knows(batch, request):
+        if (batch := self._known(request).get(rest[0])) is None:
             return _UNKNOWN
         batch.looks += 1
         if batch.looks <= batch.plan.unknown:
@@ -113,18 +110,17 @@ class Batches:
         """Lose every batch."""
         self._batches.clear()
 
-    def _knows(self, batch: _Batch, request: Request) -> bool:
-        return not self.has_projects or batch.owner == request.bearer
+    def _known(self, request: Request) -> dict[str, _Batch]:
+        """The batches that a request's key knows, the newest first."""
+        batches = reversed(self._batches.values())
+        return {each.id: each for each in batches if not self.has_projects or each.owner == request.bearer}
 
     def _upload(self, request: Request) -> Action:
-        found = _BOUNDARY.search(request.headers.get("content-type", ""))
-        parts = [] if found is None else request.body.split(b"--" + found[1].encode())
-        contents = [part.partition(b"\r\n\r\n")[2][:-2] for part in parts if b"filename=" in part[:500]]
-        if not contents:
+        if (content := request.file) is None:
             return error(400, message="A file is missing.")
         name = f"file-{len(self._files) + 1}"
-        self._files[name] = contents[0]
-        return Reply(body={"id": name, "object": "file", "bytes": len(contents[0]), "purpose": "batch"})
+        self._files[name] = content
+        return Reply(body={"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
 
     def _content(self, name: str) -> Action:
         if name not in self._files:
@@ -137,18 +133,17 @@ class Batches:
 
     def _make(self, request: Request) -> Action:
         self.creations += 1
-        file, metadata = request.json["input_file_id"], request.json.get("metadata")
-        plan, lines = self.plan(self.creations), self._files[file].splitlines()
-        listed_at, name = self._list_looks + plan.unlisted, f"batch-{self.creations}"
-        batch = _Batch(name, file, metadata, plan, request.bearer, listed_at, len(lines))
+        file, plan, name = request.json["input_file_id"], self.plan(self.creations), f"batch-{self.creations}"
+        lines, listed_at = self._files[file].splitlines(), self._list_looks + plan.unlisted
+        batch = _Batch(name, file, lines, request.json.get("metadata"), plan, request.bearer, listed_at)
         if plan.is_made:
             self.submitted.append(lines)
             self._batches[name] = batch
         return plan.creation or Reply(body=_described(batch))
 
     def _list(self, request: Request) -> Action:
-        own = [each for each in reversed(self._batches.values()) if self._knows(each, request)]
-        there = [_described(each) for each in own if each.listed_at <= self._list_looks]
+        known = self._known(request).values()
+        there = [_described(each) for each in known if each.listed_at <= self._list_looks]
         self._list_looks += 1
         newer = [{"id": f"other-{number}", "status": "completed"} for number in range(self.newer)]
         listed = {"object": "list", "data": [*newer, *there], "has_more": False}
@@ -162,39 +157,35 @@ class Batches:
         else:
             batch.status = batch.plan.ends
             if batch.status != "failed":
-                await self._carry_out(batch, self._files[batch.file].splitlines())
+                await self._carry_out(batch)
 
-    async def _carry_out(self, batch: _Batch, lines: Sequence[bytes]) -> None:
-        asked = len(lines) if batch.plan.answers is None else batch.plan.answers
-        good: list[bytes] = []
-        bad: list[bytes] = []
-        for line in lines[:asked]:
-            row, is_good = await self._row(line)
-            (good if is_good else bad).append(row)
+    async def _carry_out(self, batch: _Batch) -> None:
+        """Ask what it asks. Answers are paid for."""
+        asked = len(batch.lines) if batch.plan.answers is None else batch.plan.answers
+        good, bad = list[bytes](), list[bytes]()
+        for line in batch.lines[:asked]:
+            wanted = orjson.loads(line)
+            body = orjson.dumps(wanted["body"])
+            request = Request(len(self.paid) + 1, "POST", _COMPLETIONS, {}, body, 0.0)
+            action, row = await self._respond(request), {"id": "row", "custom_id": wanted["custom_id"]}
+            if isinstance(action, Reply):
+                reply = {"status_code": action.status, "request_id": "simulated", "body": action.body}
+                row |= {"response": reply, "error": None}
+            else:
+                row |= {"response": None, "error": {"code": "server_error", "message": "No answer."}}
+            if isinstance(action, Reply) and action.status == 200:
+                self.paid.append(request)
+                good.append(body_bytes(row))
+            else:
+                bad.append(body_bytes(row))
         late = {"response": None, "error": {"code": f"batch_{batch.status}", "message": "Not asked."}}
-        for line in lines[asked:] if batch.plan.names_unasked else ():
-            bad.append(_dumps({"custom_id": orjson.loads(line)["custom_id"], **late}))
+        for line in batch.lines[asked:] if batch.plan.names_unasked else ():
+            bad.append(body_bytes({"custom_id": orjson.loads(line)["custom_id"], **late}))
         batch.done, batch.failed = len(good), len(bad)
         for kind, rows in (("output_file_id", batch.plan.spoil(good)), ("error_file_id", bad)):
             if rows:
                 batch.files[kind] = f"{batch.id}:{kind}"
                 self._files[batch.files[kind]] = b"\n".join(rows) + b"\n"
-
-    async def _row(self, line: bytes) -> tuple[bytes, bool]:
-        """What one request brings, and whether it is an answer, which is paid for."""
-        wanted = orjson.loads(line)
-        body = orjson.dumps(wanted["body"])
-        request = Request(len(self.paid) + 1, "POST", _COMPLETIONS, {}, body, 0.0)
-        action = await self._respond(request)
-        row: dict[str, Any] = {"id": f"row-{request.number}", "custom_id": wanted["custom_id"], "error": None}
-        if not isinstance(action, Reply):
-            row |= {"response": None, "error": {"code": "server_error", "message": "It did not answer."}}
-            return _dumps(row), False
-        row["response"] = {"status_code": action.status, "request_id": "simulated", "body": action.body}
-        is_good = action.status == 200
-        if is_good:
-            self.paid.append(request)
-        return _dumps(row), is_good
 
 
 def _described(batch: _Batch) -> Json:
@@ -214,9 +205,5 @@ def _described(batch: _Batch) -> Json:
         "errors": errors if batch.status == "failed" else None,
         "output_file_id": files.get("output_file_id"),
         "error_file_id": files.get("error_file_id"),
-        "request_counts": {"total": batch.total, "completed": done, "failed": failed},
+        "request_counts": {"total": len(batch.lines), "completed": done, "failed": failed},
     }
-
-
-def _dumps(row: Json) -> bytes:
-    return json.dumps(row, separators=(",", ":")).encode("ascii")

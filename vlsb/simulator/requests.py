@@ -15,6 +15,7 @@ import orjson
 JUDGE_OPENING = "You are a professional multimodal red-teaming safety judge."
 # Inside a JSON string the quote after `url` would be escaped, so this never matches in a sample's words.
 _DATA_URL = re.compile(rb'"url"\s*:\s*"(data:)')
+_BOUNDARY = re.compile(r'boundary="?([^";]+)"?')
 
 
 class _Wording(NamedTuple):
@@ -107,6 +108,14 @@ class Request:
         """The key sent as `Authorization: Bearer KEY`."""
         scheme, _, key = self.headers.get("authorization", "").partition(" ")
         return key if scheme.lower() == "bearer" else None
+
+    @property
+    def file(self) -> bytes | None:
+        """The contents of the first file in a form."""
+        found = _BOUNDARY.search(self.headers.get("content-type", ""))
+        parts = [] if found is None else self.body.split(b"--" + found[1].encode())
+        files = (part.partition(b"\r\n\r\n")[2][:-2] for part in parts if b"filename=" in part[:500])
+        return next(files, None)
 
     @property
     def instruction(self) -> str:

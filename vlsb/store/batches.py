@@ -37,7 +37,10 @@ class BatchStep:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch as far as its steps say. `status` is its last one, None while it may be going on."""
+    """A batch as far as its steps say. `status` is its last one, or `void`.
+
+    Without one the provider may still be at work on it, or hold results that nobody fetched.
+    """
 
     name: str
     judge: str | None = None
@@ -45,7 +48,6 @@ class Batch:
     file_id: str | None = None
     batch_id: str | None = None
     status: str | None = None
-    is_void: bool = False
 
     def after(self, step: BatchStep) -> Batch:
         """The batch after one more step."""
@@ -55,11 +57,5 @@ class Batch:
             requests=step.requests or self.requests,
             file_id=step.id if step.step == "uploaded" else self.file_id,
             batch_id=step.id if step.step == "created" else self.batch_id,
-            status=step.status or self.status,
-            is_void=self.is_void or step.step == "void",
+            status="void" if step.step == "void" else step.status or self.status,
         )
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether the provider may still be at work on it, or hold results that nobody fetched."""
-        return self.status is None and not self.is_void

@@ -290,18 +290,18 @@ class RunState:
 
     def batches_of(self, judge: str | None) -> list[Batch]:
         """The batches that were or may have been made for a judge, or without one for the target."""
-        return [each for each in self.batches.values() if each.judge == judge and not each.is_void]
+        return [each for each in self.batches.values() if each.judge == judge and each.status != "void"]
 
     def keys_in_batches(self, judges: Iterable[str | None]) -> set[Key]:
         """The responses that batches under way ask for, or ask these judges about; None: the target."""
         wanted = set(judges)
-        there = [each for each in self.batches.values() if each.is_under_way and each.judge in wanted]
+        there = [each for each in self.batches.values() if each.status is None and each.judge in wanted]
         parts = (name.split("-") for batch in there for name in batch.requests)
         return {Key(int(sample_id), int(epoch)) for sample_id, epoch, *_ in parts}
 
     def batches_without_plan(self) -> list[str]:
         """Batches that may be under way, and nobody knows what they ask: the line that said so is missing."""
-        return [each.name for each in self.batches.values() if each.is_under_way and not each.requests]
+        return [each.name for each in self.batches.values() if each.status is None and not each.requests]
 
     @property
     def cut_responses(self) -> int:
