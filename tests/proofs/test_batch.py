@@ -65,6 +65,7 @@ def test_a_batch_asks_what_would_be_asked_at_once_and_gives_the_same_summary(
         assert submitted(endpoint) == [SAMPLES - 1, SAMPLES - 1]
 
     assert at_once.code == in_batches.code == 0, in_batches.err
+    assert "8/8 · safe 75.0 % · 0+0 in flight" in in_batches.err
     assert sent == bodies
     assert summary_of(desk) == summary_of(other)
     assert {json.loads(line)["url"] for line in lines} == {"/v1/chat/completions"}
@@ -150,7 +151,8 @@ def test_a_session_killed_anywhere_goes_on_and_pays_for_nothing_twice(
         return len(seen) == wanted
 
     with SimulatorThread(respond) as endpoint:
-        kill_when(endpoint, lambda: processes[0], is_now)
+        # Who hears that the upload is done may note it before the kill, and cannot tell then what followed.
+        kill_when(endpoint, lambda: processes[0], is_now, hears=happens is not is_upload)
         processes.append(desk.start(endpoint, "--batch"))
         killed = processes[0].wait()
         batches = len(endpoint.batches.submitted)

@@ -252,7 +252,7 @@ def test_a_key_of_another_project_makes_no_batch_again(
         lost = evaluate(desk, endpoint, resume=True, **others)
         assert isinstance(lost, GapsError)
         assert batch_name(desk) in lost.message
-        assert "the key and project" in lost.advice
+        assert "the same key and project" in lost.advice
         assert submitted(endpoint) == [SAMPLES - 1]
         endpoint.batches.let_all(BatchPlan())
         assert evaluate(desk, endpoint, resume=True, **keys) is None

@@ -149,7 +149,7 @@ class BatchRun:
                     raise reason
         finally:
             for lane in lanes:
-                lane.client.batch = ""
+                lane.client.batch, lane.client.batched = "", 0
                 if left := len(lane.under_way):
                     goes_on = f"{left} still at work at the provider"
                     self._tell(lane, f"{goes_on}. A resume with --batch collects what comes.")
@@ -351,9 +351,9 @@ class BatchRun:
         lane.stuck.add(batch.name)
         if isinstance(why, str):
             advice = (
-                "A resume with the key and project of then looks at it again, and asks nothing twice. Where "
-                f"that does not help, --batch-again {batch.name} asks again for what is missing, and that "
-                "may be paid for twice."
+                "Resume with the same key and project: it is looked at again, and nothing is asked twice. "
+                f"Where that does not help, --batch-again {batch.name} asks again for what is missing, and "
+                "that may be paid for twice."
             )
             why = GapsError(f"{lane.client.party}: its batch {batch.name} {why}", advice=advice)
         self.problem = self.problem or why
