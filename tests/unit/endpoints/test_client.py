@@ -433,7 +433,9 @@ def test_a_rate_limit_that_one_request_meets_pauses_the_others():
 def test_an_attempt_has_a_total_deadline(action):
     told = ask(action, policy=replace(POLICY, attempt_timeout_s=SHORT_S))
 
-    assert (told.requests, told.ended.decision.code) == (3, "timeout")
+    # A busy machine may take an attempt's time before its request has arrived.
+    assert (len(told.slept), told.ended.decision.code) == (2, "timeout")
+    assert told.requests <= 3
     assert told.ended.decision.fault is Fault.TRANSIENT
 
 
@@ -453,7 +455,7 @@ def test_a_model_that_thinks_has_a_deadline_of_its_own():
 def test_a_slow_attempt_is_bounded_by_what_is_left_for_the_sample():
     told = ask(Stall(), policy=replace(POLICY, sample_timeout_s=SHORT_S, backoff_s=0.0))
 
-    assert told.requests == 3
+    assert len(told.slept) == 2
     assert f"{SHORT_S:g} s" in told.ended.decision.message.expose()
 
 
