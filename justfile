@@ -101,7 +101,7 @@ bench-peers *args:
 bench-coverage *args:
     uv run python -m benchmarks.coverage "$@"
 
-# Simulate how often intervals of corrected rates contain the true rate; the table goes into docs/agreement.md
+# Simulate how often intervals of corrected rates contain the true rate; the table goes into benchmarks/errors.md
 bench-correction *args:
     uv run --group extras python -m benchmarks.correction "$@"
 
@@ -109,11 +109,11 @@ bench-correction *args:
 bench-calibration *args:
     uv run --group extras python -m benchmarks.calibration "$@"
 
-# Simulate how often comparisons and decisions are wrong; the table goes into docs/compare.md (half an hour)
+# Simulate how often comparisons and decisions are wrong; the table goes into benchmarks/errors.md (half an hour)
 bench-comparison *args:
     OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.comparison "$@"
 
-# Simulate how often the words of comparisons, ranks and forecasts are wrong; the table goes into docs/compare.md (half an hour)
+# Simulate how often the words of comparisons, ranks and forecasts are wrong; the table goes into benchmarks/errors.md (half an hour)
 bench-inference *args:
     OPENBLAS_NUM_THREADS=1 uv run --group extras python -m benchmarks.inference "$@"
 

@@ -26,7 +26,7 @@ from vlsb.analysis.gate import Decision, against_limit
 from vlsb.analysis.rates import Interval
 
 MARK = "errors-of-comparisons"
-PAGE = ROOT / "docs" / "compare.md"
+PAGE = ROOT / "benchmarks" / "errors.md"
 SIZES = (200, SAMPLES)
 # A fifth of what the commands take: their intervals and p values vary less than these.
 RESAMPLES = 2_000

@@ -28,7 +28,7 @@ from vlsb.analysis.rates import RateName
 from vlsb.records import Label
 
 MARK = "coverage-of-corrected-rates"
-PAGE = ROOT / "docs" / "agreement.md"
+PAGE = ROOT / "benchmarks" / "errors.md"
 SIZES = numpy.repeat(list(IMAGES), list(IMAGES.values()))
 IMAGE = numpy.repeat(numpy.arange(len(SIZES)), SIZES)
 # The share of samples whose label is the one drawn for their image.

@@ -38,7 +38,7 @@ from vlsb.analysis.rates import Cluster, Interval, RateName, Rates, clustered_in
 from vlsb.reports.leaderboard import open_places as unpaired_places
 
 MARK = "errors-of-words"
-PAGE = ROOT / "docs" / "compare.md"
+PAGE = ROOT / "benchmarks" / "errors.md"
 # Percent of samples that are safe, and the share that a run labels anew: half of it image by image.
 SAFE, ANEW = 30.0, 0.2
 # The share of samples that say what their image says.
