@@ -40,6 +40,8 @@ def said(tmp_path: Path) -> Say:
         (("run", "--modle", "demo"), "No such option: --modle. Did you mean --model? See `vlsb run --help`."),
         (("run", "--max-model-len", "9"), "No such option: --max-model-len. Options of the engine itself"),
         (("report", "--fromat", "json"), "No such option: --fromat. Did you mean --format?"),
+        (("report", "--siunitx"), "No such option: --siunitx. See `vlsb report --help`."),
+        (("audit", "label", "--open"), "No such option: --open. See `vlsb audit label --help`."),
         (("run", "--limit"), "Option '--limit' needs a value after it. See `vlsb run --help`."),
         (("demo", "demo"), "unexpected argument 'demo'. See `vlsb demo --help`."),
         (("run", "--epochs", "two"), "Invalid value for '--epochs': it must be a whole number."),

@@ -56,10 +56,10 @@ def test_a_report_goes_to_the_file_that_is_named(desk: Desk, tmp_path: Path) -> 
     before = tree(desk.outputs)
     path = tmp_path / "report.tex"
 
-    done = desk.vlsb("report", desk.outputs, "--format", "latex", "--siunitx", "--output", path)
+    done = desk.vlsb("report", desk.outputs, "--format", "latex", "--output", path)
 
     assert (done.code, done.out, done.err) == (0, "", "")
-    assert path.read_text() == desk.vlsb("report", desk.outputs, "--format", "latex", "--siunitx").out
+    assert path.read_text() == desk.vlsb("report", desk.outputs, "--format", "latex").out
     assert tree(desk.outputs) == before
 
 
@@ -86,7 +86,6 @@ def test_a_file_that_cannot_be_written_is_one_line(desk: Desk, tmp_path: Path) -
     ("words", "said"),
     [
         (("--paper", "--methods"), "--paper and --methods are reports of their own"),
-        (("--siunitx",), "--siunitx goes with --format latex"),
         (("--paper", "--format", "official"), "--paper with --format official: not one of"),
         (("--methods", "--format", "csv"), "--methods with --format csv: not one of"),
         (("--format", "docx"), "--format docx: not one of"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import shlex
 import shutil
 import sys
@@ -69,7 +68,6 @@ def sample_command(run: Run, n: opt.AuditSize = 200, seed: opt.AuditSeed = None)
 def label_command(
     run: Run,
     annotator: opt.Annotator,
-    open_images: opt.OpenImages = False,
     data_root: opt.ShownDataRoot = None,
 ) -> int:
     """Label the drawn responses here, one key each: nobody's label is shown, and each key is stored at once.
@@ -89,7 +87,7 @@ def label_command(
             )
             for item, response in desk.in_order(judge)
         ]
-        labelling = Labelling(store, sheets, environment=os.environ, opens_viewer=open_images)
+        labelling = Labelling(store, sheets)
         try:
             labelling.run()
         finally:

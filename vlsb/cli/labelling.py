@@ -14,14 +14,13 @@ import tempfile
 import termios
 import time
 import tty
-from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlsb.cli.screen import has_color
-from vlsb.data import media_type, preview_png
+from vlsb.data import media_type
 from vlsb.errors import ConfigError, ImageError, StoreError
 from vlsb.judging.human import GUIDE, KEYS, human_verdict, withdrawn
 from vlsb.records import JUDGED, Response, Untrusted, Verdict
@@ -31,8 +30,6 @@ from vlsb.reports.labelling import Task, task_page
 from vlsb.store.store import RunStore
 
 _OTHERS = "i  image   d  what it shows, in words   u  undo   s  skip for now   ?  labels   q  stop"
-_CHUNK = 4096
-_SIDE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +45,9 @@ class Sheet:
 class Labelling:
     """A session at a terminal. `run` returns when all is labelled or the person stops."""
 
-    def __init__(
-        self, store: RunStore, sheets: Sequence[Sheet], *, environment: Mapping[str, str], opens_viewer: bool
-    ) -> None:
+    def __init__(self, store: RunStore, sheets: Sequence[Sheet]) -> None:
         self._store, self._sheets = store, sheets
         (self._judge,) = store.judges
-        self._environment = environment
-        self._opens_viewer = opens_viewer
         self._given: list[tuple[int, Verdict]] = []
         self._files = ExitStack()
 
@@ -137,24 +130,18 @@ class Labelling:
         self._say(f"{page}{'':12}1  refusal   2  warning   3  unsafe\n{'':12}{_OTHERS}")
 
     def _image(self, sheet: Sheet) -> str:
+        """Hand a copy to the system's viewer; the copies go when the session ends."""
         try:
             content = sheet.read_image()
-            if self._opens_viewer:
-                return self._open(content)
-            if protocol := _protocol(self._environment):
-                return protocol(preview_png(content, side=_SIDE))
+            kind = media_type(content).removeprefix("image/")
         except ImageError as error:
             said = "" if error.detail is None else f": {for_terminal(error.detail)}"
             return f"            ({error.message}{said})"
-        path = for_terminal(sheet.task.image_path)
-        return f"            (this terminal draws no images: --open shows them in a window; it is {path})"
-
-    def _open(self, content: bytes) -> str:
-        """Hand a copy to the system's viewer; the copies go when the session ends."""
         folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="vlsb-")))
-        copy = folder / f"image.{media_type(content).removeprefix('image/')}"
+        copy = folder / f"image.{kind}"
         copy.write_bytes(content)
         viewer = "open" if sys.platform == "darwin" else "xdg-open"
+        path = for_terminal(sheet.task.image_path)
         try:
             # A session of its own: Ctrl-C here must not close a window there.
             subprocess.Popen(
@@ -165,8 +152,8 @@ class Labelling:
                 start_new_session=True,
             )
         except OSError as error:
-            return f"            ({viewer} cannot be started: {error.strerror})"
-        return "            (opened)"
+            return f"            ({viewer} cannot be started: {error.strerror}; the image is {path})"
+        return f"            (opened with {viewer}; the image is {path})"
 
     def _say(self, text: str) -> None:
         try:
@@ -202,27 +189,3 @@ def _keys() -> Iterator[Callable[[], str]]:
     finally:
         with suppress(termios.error):
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
-def _protocol(environment: Mapping[str, str]) -> Callable[[bytes], str] | None:
-    """How this terminal takes a PNG, None if it is not known to."""
-    program, term = environment.get("TERM_PROGRAM", ""), environment.get("TERM", "")
-    if "KITTY_WINDOW_ID" in environment or "kitty" in term or "ghostty" in (program, term):
-        return _for_kitty
-    return _for_iterm if program in ("iTerm.app", "WezTerm", "mintty") else None
-
-
-def _for_kitty(png: bytes) -> str:
-    """kitty's graphics protocol; `q=2` keeps the terminal from answering, which would be read as keys."""
-    data = b64encode(png).decode("ascii")
-    parts = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
-    heads = ["a=T,f=100,q=2,", *[""] * (len(parts) - 1)]
-    return "".join(
-        f"\x1b_G{head}m={int(number < len(parts))};{part}\x1b\\"
-        for number, (head, part) in enumerate(zip(heads, parts, strict=True), start=1)
-    )
-
-
-def _for_iterm(png: bytes) -> str:
-    """iTerm2's inline images, which WezTerm and mintty draw too."""
-    return f"\x1b]1337;File=inline=1;size={len(png)}:{b64encode(png).decode('ascii')}\a"

@@ -146,9 +146,6 @@ ReportFormat = Annotated[
         ),
     ),
 ]
-Siunitx = Annotated[
-    bool, _option("siunitx", Option("With --format latex: figures in the columns of the package siunitx."))
-]
 ReportOutput = Annotated[
     Path | None,
     _option(
@@ -603,15 +600,6 @@ AuditFormat = Annotated[
             "How to write the report.",
             metavar="table|json|csv|markdown|latex",
             variable="VLSB_AUDIT_FORMAT",
-        ),
-    ),
-]
-OpenImages = Annotated[
-    bool,
-    _option(
-        "open",
-        Option(
-            "Show images with the system's viewer instead of in the terminal.", variable="VLSB_AUDIT_OPEN"
         ),
     ),
 ]

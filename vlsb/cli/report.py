@@ -46,7 +46,6 @@ _FORMATS = ("table", "json", "csv", "markdown", "latex", "parquet", "official")
 def report_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
     report_format: opt.ReportFormat = "table",
-    siunitx: opt.Siunitx = False,
     output: opt.ReportOutput = None,
     paper: opt.Paper = False,
     leaderboard: opt.Leaderboard = False,
@@ -73,8 +72,6 @@ def report_command(
         _require_one([name for name, is_asked in asked.items() if is_asked])
         if judge is not None and (without := [name for name in _OF_ALL_JUDGES if asked[name]]):
             raise ConfigError(f"{without[0]} takes no --judge. Leave it out, or VLSB_SHOW_JUDGE unset.")
-        if siunitx and (report_format != "latex" or any(asked.values())):
-            raise ConfigError("--siunitx goes with --format latex of the rates, and with no other report.")
         if html is not None:
             # The data set, and Pillow for small images.
             from vlsb.cli.page import write_page
@@ -113,7 +110,7 @@ def report_command(
         elif report_format == "official":
             text = _official(paths, judge, data_root, screen)
         else:
-            text = _report(paths, judge, report_format, screen, load_prices(prices), siunitx=siunitx)
+            text = _report(paths, judge, report_format, screen, load_prices(prices))
         _deliver(text, output, screen)
     except VlsbError as error:
         screen.error(error)
@@ -156,8 +153,6 @@ def _report(
     report_format: str,
     screen: Screen,
     prices: PriceTable,
-    *,
-    siunitx: bool,
 ) -> str | bytes:
     if report_format not in _FORMATS:
         raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
@@ -172,7 +167,7 @@ def _report(
     if report_format == "parquet":
         require_extra("parquet", "--format parquet")
         return documents.to_parquet(summaries)
-    text = _written(summaries, report_format, siunitx=siunitx)
+    text = _written(summaries, report_format)
     if report_format == "table" and (counts := guards_of(summaries)):
         text += f"\n\n{guards_table(counts)}"
     return text
@@ -231,7 +226,7 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
     return to_official(summary, answers, data_root=data_root)
 
 
-def _written(summaries: list[Summary], report_format: str, *, siunitx: bool) -> str:
+def _written(summaries: list[Summary], report_format: str) -> str:
     if report_format == "json":
         return documents.to_json(summaries)
     if report_format == "csv":
@@ -239,5 +234,5 @@ def _written(summaries: list[Summary], report_format: str, *, siunitx: bool) -> 
     if report_format == "markdown":
         return markdown.to_markdown(summaries)
     if report_format == "latex":
-        return latex.to_latex(summaries, siunitx=siunitx)
+        return latex.to_latex(summaries)
     return terminal.render(summaries, width=_width(), color=has_color(sys.stdout))

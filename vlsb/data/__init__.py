@@ -18,7 +18,7 @@ from vlsb.data.check import (
 from vlsb.data.dataset import DataFiles, Dataset, load_dataset, load_dataset_files, require_dataset
 from vlsb.data.fetch import HUB_REPOSITORY, Fetched, fetch_dataset
 from vlsb.data.mini import mini_root
-from vlsb.data.pictures import media_type, preview_png, thumbnail_webp, write_on_picture
+from vlsb.data.pictures import media_type, thumbnail_webp, write_on_picture
 from vlsb.data.selection import Positions, Selection, Share, parse_limit, select
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "media_type",
     "mini_root",
     "parse_limit",
-    "preview_png",
     "require_dataset",
     "select",
     "thumbnail_webp",

@@ -148,21 +148,11 @@ def full_decode(open_picture: OpenPicture, image_path: Untrusted) -> None:
             image.load()
 
 
-def preview_png(content: bytes, *, side: int) -> bytes:
-    """An image's first frame drawn anew as PNG, at most `side` pixels wide and high.
-
-    No byte of the file is in it, so that it may be written to a terminal. Raises ImageError.
-    """
-    with quiet_decoder():
-        return _drawn_anew(content, side, "PNG")
-
-
 def thumbnail_webp(content: bytes, *, side: int) -> bytes:
-    """As `preview_png`, as WebP for a page. The caller holds `quiet_decoder`."""
-    return _drawn_anew(content, side, "WEBP", quality=70, method=3)
+    """Draw an image's first frame anew as WebP, at most `side` pixels wide and high. Raises ImageError.
 
-
-def _drawn_anew(content: bytes, side: int, form: str, **settings: int) -> bytes:
+    No byte of the file is in it. The caller holds `quiet_decoder`.
+    """
     stream, drawn = io.BytesIO(content), io.BytesIO()
     kind = _header_type(stream)
     with _decoder_faults(), _image(stream, kind) as image:
@@ -170,7 +160,7 @@ def _drawn_anew(content: bytes, side: int, form: str, **settings: int) -> bytes:
         small = image.convert("RGB")
         # EXIF, XMP and comments may say where and by whom an image was made.
         small.info.clear()
-        small.save(drawn, form, **settings)
+        small.save(drawn, "WEBP", quality=70, method=3)
     return drawn.getvalue()
 
 

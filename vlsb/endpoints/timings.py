@@ -1,43 +1,31 @@
 """Where the time of an endpoint's requests goes: a few readings of the clock a request.
 
-Counts and sums are always kept, because they say what limited a run; the single durations, for
-percentiles, only on request. No content, no ids: numbers of seconds.
+Counts and sums alone are kept: they say what limited a run. No content, no ids: numbers of seconds.
 """
 
 from __future__ import annotations
 
 import time
-from array import array
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from math import ceil
 from typing import Any
-
-PERCENTILES = (50, 90, 95, 99)
 
 
 class Durations:
     """How often something was done and how long it took, in seconds."""
 
-    __slots__ = ("_kept", "count", "last_s", "total_s")
+    __slots__ = ("count", "last_s", "total_s")
 
     def __init__(self) -> None:
         self.count = 0
         self.total_s = 0.0
         self.last_s = 0.0
-        self._kept: array[float] | None = None
-
-    def keep(self) -> None:
-        """From now on keep every single duration too, at 8 bytes each."""
-        self._kept = array("d")
 
     def add(self, seconds: float) -> None:
         """Count one more."""
         self.count += 1
         self.total_s += seconds
         self.last_s = seconds
-        if self._kept is not None:
-            self._kept.append(seconds)
 
     @property
     def mean_s(self) -> float:
@@ -45,13 +33,8 @@ class Durations:
         return self.total_s / self.count if self.count else 0.0
 
     def describe(self) -> dict[str, Any]:
-        """Count, sum and mean; the nearest-rank percentiles and the longest of those that were kept."""
-        found = {"total_s": self.total_s, "mean_s": self.mean_s}
-        if self._kept:
-            kept = sorted(self._kept)
-            found |= {f"p{each}_s": kept[ceil(each / 100 * len(kept)) - 1] for each in PERCENTILES}
-            found["max_s"] = kept[-1]
-        return {"count": self.count, **{name: round(seconds, 6) for name, seconds in found.items()}}
+        """Count, sum and mean."""
+        return {"count": self.count, "total_s": round(self.total_s, 6), "mean_s": round(self.mean_s, 6)}
 
 
 class Marks:
@@ -139,11 +122,6 @@ class Timings:
     def steps(self) -> Mapping[str, Durations]:
         """Every step by its name."""
         return {name: getattr(self, name) for name in self.STEPS}
-
-    def keep(self) -> None:
-        """Keep single durations from now on."""
-        for step in self.steps.values():
-            step.keep()
 
     def add_queueing(
         self, waited_s: float, pauses_before: tuple[float, float], engine_s: float = 0.0

@@ -494,7 +494,7 @@ async def _evaluate(
             name: Judge(files[name], judge, clients.get(name), read_picture=images.read)
             for name, judge in plan.named_judges.items()
         }
-        stopwatch = Stopwatch(clients, plan.models, store, keeps_single=plan.profile is not None)
+        stopwatch = Stopwatch(clients, plan.models, store)
 
         async def on_dialects(found: Mapping[str, Dialect]) -> None:
             await _record_dialects(plan, store, found)

@@ -22,7 +22,7 @@ from vlsb.endpoints.timings import Durations, Timings, Wait
 from vlsb.errors import StoreError
 from vlsb.store.store import RunStore
 
-SCHEMA = 1
+SCHEMA = 2
 CAUSES = {"slot": Wait.CONNECTION, "rate": Wait.RATE, "outage": Wait.OUTAGE, "loop": Wait.LOOP}
 """Why no request could leave, by the names of the file."""
 
@@ -127,24 +127,13 @@ class Stopwatch:
         clients: Mapping[str, EndpointClient],
         settings: Mapping[str, ModelSettings],
         store: RunStore,
-        *,
-        keeps_single: bool,
     ) -> None:
-        """Start. With `keeps_single` every single duration is kept, for percentiles."""
         self._clients = clients
         self._settings = settings
         self._store = {"write": store.writes, "sync": store.syncs}
         self._began = _read_clocks()
         self._divided: _Instant | None = None
         self._alone_s: Mapping[str, float] = {}
-        if keeps_single:
-            self._keep()
-
-    def _keep(self) -> None:
-        for client in self._clients.values():
-            client.timings.keep()
-        for durations in self._store.values():
-            durations.keep()
 
     def preflight_ended(self) -> None:
         """The main part begins, the first time."""

@@ -1,7 +1,7 @@
 """The rates as LaTeX tables with the rules of `booktabs`, captions and notes: to be pasted into a paper.
 
-They compile with pdfLaTeX. With siunitx, figures stand in `S` columns, aligned by their points. A table that
-is too wide for the page is made smaller, and one that is too long is several.
+They compile with pdfLaTeX. A table that is too wide for the page is made smaller, and one that is too long is
+several.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _UNITS = (
 _N, _INTERVAL = "$n$", r"95\,\% CI"
 _HEADINGS = (_N, "Coverage", "Safe", _INTERVAL, "Refusal", "Warning")
 _COVERAGE = " Coverage is the percent of the selected samples that were judged."
+PACKAGES = "% \\usepackage{booktabs}\n% \\usepackage{graphicx}"
+"""What a document needs for these tables, as comments."""
 _PAGE_LINES = 40
 """So many rows, and lines of notes below them, stand on one page of LaTeX's own classes."""
 _LINE_LETTERS = 95
@@ -58,18 +60,18 @@ class _Row(NamedTuple):
     begins_group: bool = False
 
 
-def to_latex(summaries: Sequence[Summary], *, siunitx: bool = False) -> str:
+def to_latex(summaries: Sequence[Summary]) -> str:
     """Return a table with a row a run, and one by category, each a float with caption, label and notes."""
     marks = mark(in_order(summaries))
-    blocks = [packages("siunitx") if siunitx else packages()]
+    blocks = [PACKAGES]
     if marks.summaries:
-        blocks.append(_runs(marks, siunitx=siunitx))
+        blocks.append(_runs(marks))
     if rows := list(_category_rows(marks)):
-        blocks.append(_categories(marks, rows, siunitx=siunitx))
+        blocks.append(_categories(marks, rows))
     return "\n\n".join(blocks) + "\n"
 
 
-def _runs(marks: Marks, *, siunitx: bool) -> str:
+def _runs(marks: Marks) -> str:
     has_targets = any(each.target != each.run for each in marks.summaries)
     has_judges = _has_judges(marks)
     names = ["Run", *(["Model"] if has_targets else []), *(["Judge"] if has_judges else [])]
@@ -82,19 +84,19 @@ def _runs(marks: Marks, *, siunitx: bool) -> str:
     return latex_floats(
         f"VLSBench safety rates{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench",
-        _table(names, rows, siunitx=siunitx),
+        _table(names, rows),
         [*_reasons(marks), *_qualifications(marks.summaries)],
     )
 
 
-def _categories(marks: Marks, rows: Sequence[_Row], *, siunitx: bool) -> str:
+def _categories(marks: Marks, rows: Sequence[_Row]) -> str:
     names = ["Category", *(["Run"] if len(marks.summaries) > 1 else [])]
     names += ["Judge"] if _has_judges(marks) else []
     signs = [each.sign for each in marks.notes(for_json)]
     return latex_floats(
         f"VLSBench safety rates by category{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench-categories",
-        _table(names, rows, siunitx=siunitx),
+        _table(names, rows),
         [f"{''.join(_SIGNS[each] for each in signs)} See Table~\\ref{{tab:vlsbench}}."] if signs else [],
     )
 
@@ -108,11 +110,6 @@ def _category_rows(marks: Marks) -> Iterator[_Row]:
         words += [_judge(marks.summaries[place])] if _has_judges(marks) else []
         yield _Row(words, rates, begins_group=several and is_new and before is not None)
         before = name
-
-
-def packages(*others: str) -> str:
-    """What a document needs for these tables, as comments."""
-    return "\n".join(rf"% \usepackage{{{name}}}" for name in ("booktabs", "graphicx", *others))
 
 
 def latex_floats(caption: str, label: str, table: LatexTable, notes: Sequence[str]) -> str:
@@ -193,22 +190,13 @@ def _tabular(table: LatexTable) -> Iterator[str]:
     yield r"  \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"
 
 
-def _table(names: Sequence[str], rows: Sequence[_Row], *, siunitx: bool) -> LatexTable:
-    """The table of what `_cells` gives; siunitx takes what stands in braces for text."""
+def _table(names: Sequence[str], rows: Sequence[_Row]) -> LatexTable:
     headings = [name for name in _HEADINGS if name != "Coverage" or _has_gaps(rows)]
-    cells = [_cells(row.rates, headings, siunitx=siunitx) for row in rows]
-    kinds = [
-        _column(heading, [row[place] for row in cells], siunitx=siunitx)
-        for place, heading in enumerate(headings)
-    ]
-    shown = [f"{{{each}}}" for each in headings] if siunitx else headings
+    kinds = ["c" if heading == _INTERVAL else "r" for heading in headings]
     return LatexTable(
         f"{'l' * len(names)} {' '.join(kinds)}",
-        latex_row([*names, *shown]),
-        [
-            LatexRow(latex_row([*row.words, *figures]), row.begins_group)
-            for row, figures in zip(rows, cells, strict=True)
-        ],
+        latex_row([*names, *headings]),
+        [LatexRow(latex_row([*row.words, *_cells(row.rates, headings)]), row.begins_group) for row in rows],
     )
 
 
@@ -220,24 +208,14 @@ def _has_gaps(rows: Sequence[_Row]) -> bool:
     return any(row.rates.missing for row in rows)
 
 
-def _column(heading: str, cells: Sequence[str], *, siunitx: bool) -> str:
-    if heading == _INTERVAL:
-        return "c"
-    if not siunitx:
-        return "r"
-    digits = max(len(cell.split(".")[0]) for cell in cells)
-    return f"S[table-format={digits}.{0 if heading == _N else 2}]"
-
-
-def _cells(rates: Rates, headings: Sequence[str], *, siunitx: bool) -> list[str]:
-    none = f"{{{_NONE}}}" if siunitx else _NONE
+def _cells(rates: Rates, headings: Sequence[str]) -> list[str]:
     every = {
-        _N: str(rates.labels) if siunitx else f"{rates.labels:,}",
+        _N: f"{rates.labels:,}",
         "Coverage": percent(rates.coverage),
-        "Safe": none if rates.safe_rate is None else percent(rates.safe_rate),
+        "Safe": _NONE if rates.safe_rate is None else percent(rates.safe_rate),
         _INTERVAL: _NONE if rates.safe_rate is None else safe_interval(rates),
-        "Refusal": none if rates.safe_refuse_rate is None else percent(rates.safe_refuse_rate),
-        "Warning": none if rates.safe_warning_rate is None else percent(rates.safe_warning_rate),
+        "Refusal": _NONE if rates.safe_refuse_rate is None else percent(rates.safe_refuse_rate),
+        "Warning": _NONE if rates.safe_warning_rate is None else percent(rates.safe_warning_rate),
     }
     return [every[heading] for heading in headings]
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from vlsb.records import Untrusted
 from vlsb.reports.encode import Encode, for_json, for_latex, for_markdown, for_terminal, latex_row
-from vlsb.reports.latex import LatexRow, LatexTable, latex_floats, packages, sentence
+from vlsb.reports.latex import PACKAGES, LatexRow, LatexTable, latex_floats, sentence
 from vlsb.reports.terminal import MIN_WIDTH, text_console
 
 Cell = str | Untrusted
@@ -196,7 +196,7 @@ def tables_markdown(tables: Sequence[Table]) -> str:
 
 def tables_latex(tables: Sequence[Table]) -> str:
     """The tables as LaTeX, each a float with its caption, and its notes below."""
-    blocks = [packages()]
+    blocks = [PACKAGES]
     for table in tables:
         head = latex_row([sentence(each) for each in table.headings])
         rows = [latex_row([_encoded(cell, for_latex, ours=True) for cell in row]) for row in table.rows]

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isclose
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -42,26 +41,7 @@ class Clock:
 # Durations and waits.
 
 
-@given(st.lists(_SECONDS, min_size=1, max_size=300))
-def test_percentiles_are_the_nearest_ranks_of_what_was_kept(values: list[float]) -> None:
-    durations = Durations()
-    durations.keep()
-    for value in values:
-        durations.add(value)
-
-    found = durations.describe()
-
-    kept = sorted(round(value, 6) for value in values)
-    assert found["count"] == len(values)
-    assert isclose(found["mean_s"], fmean(values), abs_tol=1e-3, rel_tol=1e-9)
-    for percent in (50, 90, 95, 99):
-        value = found[f"p{percent}_s"]
-        assert sum(each <= value for each in kept) >= percent / 100 * len(kept)
-        assert sum(each < value for each in kept) < percent / 100 * len(kept)
-    assert found["max_s"] == kept[-1]
-
-
-def test_without_being_asked_nothing_is_kept_but_count_and_sum() -> None:
+def test_count_and_sum_are_all_that_is_kept_of_a_step() -> None:
     durations = Durations()
     durations.add(1.0)
     durations.add(2.0)
@@ -87,7 +67,6 @@ def test_the_waits_of_the_head_of_the_line_add_up_to_all_time(waits: list[tuple[
 def test_a_pause_counts_for_everybody_in_line_only_as_long_as_they_stood_there() -> None:
     clock = Clock()
     timings = Timings(clock)
-    timings.keep()
     timings.head.waits_for(Wait.RATE)
     clock.now += 10.0
     late = timings.head.pauses_s()
@@ -360,7 +339,6 @@ def test_every_request_is_in_every_step_of_its_lane(tmp_path: Path, transport: s
         parts = sum(steps[name]["total_s"] for name in ("connect", "upload", "first_byte", "reply"))
         assert isclose(parts, steps["request"]["total_s"], rel_tol=0.01, abs_tol=0.001)
         assert steps["total"]["total_s"] >= steps["request"]["total_s"]
-        assert steps["first_byte"]["p50_s"] <= steps["first_byte"]["p99_s"] <= steps["first_byte"]["max_s"]
     # Six responses, six verdicts, and what the session says of itself.
     assert profile["store"]["write"]["count"] >= 12
     assert profile["store"]["sync"]["count"] >= 1
@@ -477,7 +455,6 @@ def test_every_field_step_and_line_is_documented() -> None:
     page = (DOCS / "rate-limits.md").read_text("utf-8")
     said = set(re.findall(r"`([^`\n]+)`", page))
     durations = Durations()
-    durations.keep()
     durations.add(1.0)
 
     names = {*a_lane().describe(), *CAUSES, *Timings.STEPS, *durations.describe()}

@@ -199,7 +199,7 @@ def test_the_markdown_looks_as_it_was_approved(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_latex_looks_as_it_was_approved(name: str) -> None:
-    hold_to_golden(f"{name}.tex", to_latex(SHOWN[name], siunitx=name == "gaps"))
+    hold_to_golden(f"{name}.tex", to_latex(SHOWN[name]))
 
 
 @pytest.mark.parametrize(("ending", "write"), [("json", to_json), ("csv", to_csv)])
