@@ -48,7 +48,7 @@ from vlsb.store import codec
 from vlsb.store.manifest import SCHEMA
 
 PROJECT = Path(vlsb.__file__).parents[1]
-DOCS = sorted((PROJECT / "docs").glob("*.md"))
+DOCS = sorted((PROJECT / "docs").rglob("*.md"))
 PAGES = [*(PROJECT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")), *DOCS]
 ROOT: Any = typer.main.get_command(app)
 WRITES = "VLSB_WRITE_DOCS" in os.environ
@@ -87,41 +87,48 @@ def page_flags(command: Any) -> set[str]:
 
 
 def page_text(page: str) -> str:
-    """A page of `docs/`."""
-    return (PROJECT / "docs" / f"{page}.md").read_text("utf-8")
+    """A page of `docs/`, by its name without the folder: no two pages share one."""
+    (path,) = [each for each in DOCS if each.stem == page]
+    return path.read_text("utf-8")
 
 
-def option_row(option: Any) -> str:
-    """An option as the pages show it. Where its default is no value, the help says it at its end."""
+def variable(option: Any) -> str:
+    """The variable that the name of an option gives it, unless another one is said."""
+    return f"VLSB_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
+
+
+def option_line(option: Any) -> str:
+    """An option as the page shows it. Where its default is no value, the help says it at its end."""
     said = _DEFAULT.fullmatch(option.help)
     text, default = said.groups() if said else (option.help, option.default)
-    if default is False:
-        default = "off"
-    elif default is None or default == []:
-        default = ""
     first, *others = option.opts
     flags = [first if option.metavar is None else f"{first} {option.metavar}", *others]
-    cells = [", ".join(f"`{each}`" for each in flags), f"`{option.envvar}`", f"{default}", text]
-    return " | ".join(cell.replace("|", "\\|").replace("<", "\\<") for cell in cells)
+    names = [f"`{each}`" for each in flags]
+    names += [] if option.envvar == variable(option) else [f"`{option.envvar}`"]
+    shown = "" if default in (False, None, "") or default == [] else f" *{default}*"
+    return f"- {', '.join(names)}: {text}{shown}".replace("<", "\\<")
 
 
-def option_table(words: str, beside: str) -> str:
-    """The options of a command, in parts if they are many; of those that another command has, the names."""
-    rows = {each: option_row(each) for each in options(COMMANDS[tuple(words.split())])}
-    theirs = {option_row(each) for each in options(COMMANDS[tuple(beside.split())])} if beside else set()
-    shared = [f"`{each.opts[0]}`" for each, row in rows.items() if row in theirs]
+def option_list(words: tuple[str, ...]) -> str:
+    """The options of a command, in parts if they are many; those of `vlsb run` by name alone."""
+    lines = {each: option_line(each) for each in options(COMMANDS[words])}
+    shared = set() if words == ("run",) else {option_line(each) for each in options(COMMANDS[("run",)])}
     boxes: dict[str, list[str]] = {}
-    for each, row in rows.items():
-        if row not in theirs:
-            boxes.setdefault(each.rich_help_panel if len(rows) > 30 else "", []).append(f"| {row} |")
-    parts = []
-    for box, lines in boxes.items():
+    for each, line in lines.items():
+        if line not in shared:
+            boxes.setdefault(each.rich_help_panel if len(lines) > 30 else "", []).append(line)
+    parts = [f"## vlsb {' '.join(words)}"]
+    for box, listed in boxes.items():
         parts += [f"### {box.partition(' (')[0]}"] if box else []
-        parts.append(
-            "\n".join(["| option | variable | default | what it does |", "| --- | --- | --- | --- |", *lines])
-        )
-    parts += [f"As for [`vlsb {beside}`](run.md#options): {', '.join(shared)}."] if shared else []
+        parts.append("\n".join(listed))
+    names = [f"`{each.opts[0]}`" for each, line in lines.items() if line in shared]
+    parts += [f"As for [`vlsb run`](#vlsb-run): {', '.join(names)}."] if names else []
     return "\n\n".join(parts)
+
+
+def option_lists() -> str:
+    """The options of every command that has some."""
+    return "\n\n".join(option_list(words) for words, command in COMMANDS.items() if options(command))
 
 
 def generated(block: str) -> str:
@@ -130,8 +137,8 @@ def generated(block: str) -> str:
         return f"```text\n{picture()}\n```"
     if block in provider_tables.TABLES:
         return provider_tables.TABLES[block]()
-    words, _, beside = block.removeprefix("options ").partition(" beside ")
-    return option_table(words, beside)
+    assert block == "options", block
+    return option_lists()
 
 
 def command_lines() -> set[tuple[str, str, bool]]:
@@ -267,15 +274,15 @@ def test_what_stands_between_two_markers_is_what_the_program_says(page: Path) ->
 
 
 def test_every_command_is_shown_and_has_its_options_on_one_page() -> None:
-    texts = [page.read_text("utf-8") for page in DOCS]
-    shown = " ".join(block for text in texts for _, block in _FENCE.findall(text))
-    blocks = [name.partition(" beside ")[0] for text in texts for name, _ in _BLOCK.findall(text)]
+    texts = {page.stem: page.read_text("utf-8") for page in DOCS}
+    shown = " ".join(block for text in texts.values() for _, block in _FENCE.findall(text))
 
-    commands = {" ".join(words) for words, command in COMMANDS.items() if options(command)}
-    assert sorted(each.removeprefix("options ") for each in blocks if each.startswith("options ")) == sorted(
-        commands
-    )
+    assert [page for page, text in texts.items() if "options" in dict(_BLOCK.findall(text))] == ["options"]
     assert [words for words in COMMANDS if f"$ vlsb {' '.join(words)}" not in shown] == []
+
+
+def test_no_two_pages_have_the_same_name() -> None:
+    assert len({page.stem for page in DOCS}) == len(DOCS)
 
 
 def test_a_variable_means_the_same_to_every_command() -> None:
@@ -346,7 +353,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 def test_every_exit_code_is_explained() -> None:
     explained = {
-        int(code) for code in re.findall(r"^\| (\d+) \|", section("run", "Exit codes"), re.MULTILINE)
+        int(code) for code in re.findall(r"^\| (\d+) \|", section("options", "Exit codes"), re.MULTILINE)
     }
 
     assert explained == exit_codes()
@@ -388,7 +395,8 @@ def test_every_step_of_a_way_through_the_rooms_is_a_name_of_the_program(way: str
 def test_every_page_is_listed_in_the_readme() -> None:
     readme = (PROJECT / "README.md").read_text("utf-8")
 
-    missing = [page.name for page in DOCS if f"(docs/{page.name})" not in readme]
+    pages = [page.relative_to(PROJECT).as_posix() for page in DOCS]
+    missing = [page for page in pages if f"({page})" not in readme]
 
     assert missing == []
 
@@ -445,8 +453,8 @@ def stored_records() -> dict[str, dict[str, Any]]:
 
 def described_fields(file: str) -> set[str]:
     """Every name that the page gives for a file's records, the common ones included."""
-    common = section("run-directory", "Common to all `.jsonl` files")
-    return set(_INLINE.findall(_FENCE.sub("", common + section("run-directory", f"`{file}`"))))
+    common = section("files", "Common to all `.jsonl` files")
+    return set(_INLINE.findall(_FENCE.sub("", common + section("files", f"`{file}`"))))
 
 
 @pytest.mark.parametrize("file", stored_records())
@@ -501,7 +509,7 @@ def kinds_of_events() -> set[str]:
 
 
 def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
-    listed = re.findall(r"^\| `(\w+)` \|", section("run-directory", "`events.jsonl`"), re.MULTILINE)
+    listed = re.findall(r"^\| `(\w+)` \|", section("files", "`events.jsonl`"), re.MULTILINE)
 
     kinds = kinds_of_events()
 
@@ -518,8 +526,8 @@ def test_what_a_local_engine_adds_to_a_run_is_documented(tmp_path: Path) -> None
     wishes = Wishes(weights=str(checkpoint(tmp_path / "weights")))
     plan = plan_server(model, wishes, engine, environment={}, has_gpu=False)
 
-    manifest = set(_INLINE.findall(section("run-directory", "`run.json`")))
-    events = set(_INLINE.findall(section("run-directory", "`events.jsonl`")))
+    manifest = set(_INLINE.findall(section("files", "`run.json`")))
+    events = set(_INLINE.findall(section("files", "`events.jsonl`")))
 
     assert {f"engine.{fact}" for fact in plan.facts} <= manifest
     assert all_keys(plan.facts["engine"]) | all_keys(plan.facts["weights"]) <= manifest
@@ -529,7 +537,7 @@ def test_what_a_local_engine_adds_to_a_run_is_documented(tmp_path: Path) -> None
 
 
 def test_every_field_of_the_manifest_is_documented_with_its_schema_number(demo: DemoRun) -> None:
-    described = set(_INLINE.findall(section("run-directory", "`run.json`")))
+    described = set(_INLINE.findall(section("files", "`run.json`")))
 
     manifest = dict(demo.manifest)
     pictures, samples = manifest.pop("pictures"), manifest.pop("samples")
@@ -540,8 +548,8 @@ def test_every_field_of_the_manifest_is_documented_with_its_schema_number(demo: 
     assert written - described == set()
     # Only data from the hub have these.
     assert {"repository", "revision"} <= described
-    assert f"**schema {SCHEMA}**" in page_text("run-directory")
-    assert f"| `schema` | {SCHEMA} |" in section("run-directory", "`run.json`")
+    assert f"**schema {SCHEMA}**" in page_text("files")
+    assert f"| `schema` | {SCHEMA} |" in section("files", "`run.json`")
 
 
 def test_the_example_lines_are_records_that_this_version_reads_and_writes(demo: DemoRun) -> None:
@@ -559,7 +567,7 @@ def test_the_example_lines_are_records_that_this_version_reads_and_writes(demo: 
     examples = {
         file: [
             strict_json.loads(line)
-            for language, block in _FENCE.findall(section("run-directory", f"`{file}`"))
+            for language, block in _FENCE.findall(section("files", f"`{file}`"))
             if language == "json"
             for line in block.splitlines()
         ]
@@ -631,7 +639,7 @@ def test_every_word_of_the_panel_is_explained() -> None:
 
 
 def test_every_outcome_is_documented() -> None:
-    explained = set(_INLINE.findall(section("run-directory", "Outcomes")))
+    explained = set(_INLINE.findall(section("files", "Outcomes")))
 
     assert {outcome.value for outcome in Outcome} <= explained
 
@@ -655,6 +663,6 @@ def test_every_field_of_the_json_report_is_documented() -> None:
     (report,) = json.loads(to_json([summary]))
     del report["outcomes"]
 
-    described = set(_INLINE.findall(page_text("reading")))
+    described = set(_INLINE.findall(page_text("reports")))
 
     assert all_keys(report) | {"outcomes"} <= described

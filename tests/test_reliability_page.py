@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
-PAGE = (PROJECT / "docs" / "reliability.md").read_text("utf-8")
+PAGE = (PROJECT / "docs" / "explanation" / "reliability.md").read_text("utf-8")
 LINES = [line for line in PAGE.split("\n") if line.startswith("- ")]
 DEFINED = re.compile(r"^ *(?:async )?def (test_\w+)\(", re.MULTILINE)
 PROMISE = re.compile(r"- ([A-Z`].*?\.) `(test_\w+)`")

@@ -35,7 +35,7 @@ from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.python_options import options_of
 from vlsb.simulator import Request, Simulator, Stall, answer, verdict
 
-PAGE = PROJECT / "docs" / "python-api.md"
+PAGE = PROJECT / "docs" / "reference" / "python-api.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The tables of `docs/providers.md`, made from the program's table and from the replies that tests replay."""
+"""The tables of `docs/reference/providers.md`, made from the program and the replies that tests replay."""
 
 from __future__ import annotations
 

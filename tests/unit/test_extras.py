@@ -295,6 +295,6 @@ def test_no_other_text_of_the_program_advises_how_to_install_an_extra() -> None:
 
 
 def test_the_page_on_installing_says_what_every_extra_is_for() -> None:
-    page = (PROJECT / "docs" / "install.md").read_text("utf-8")
+    page = (PROJECT / "docs" / "first-run.md").read_text("utf-8")
 
     assert sorted(re.findall(r"^\| `(\w+)` \| \S", page, re.MULTILINE)) == sorted(MODULES)

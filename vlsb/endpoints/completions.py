@@ -39,7 +39,7 @@ Reply: TypeAlias = httpx.Response | Decision
 """What came of one request of a batch: its reply, or why it has none."""
 
 # Reasons that mean the provider withheld the answer; `refusal` is Anthropic's classifier stop. One row a
-# provider and spelling, with its source: docs/providers.md.
+# provider and spelling, with its source: docs/reference/providers.md.
 _BLOCKING_REASONS = frozenset(
     {
         "content_filter",

@@ -124,7 +124,7 @@ class ErrorBody:
         return " | ".join(part for part in (self.message, self.upstream) if part)
 
 
-# One row a provider and spelling, with its source: docs/providers.md.
+# One row a provider and spelling, with its source: docs/reference/providers.md.
 _QUOTA = frozenset(
     {
         "insufficient_quota",

@@ -200,4 +200,6 @@ def _load(path: Path, kind: type[_File]) -> _File:
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"--prices {path}: {error}. See docs/costs.md for what it holds.") from error
+        raise ConfigError(
+            f"--prices {path}: {error}. See docs/reference/costs.md for what it holds."
+        ) from error

@@ -1,6 +1,6 @@
 """Which endpoint a hosted model's name means, what its provider does differently, and whose key goes where.
 
-One table, PROVIDERS, says all of it; `docs/providers.md` is made from that.
+One table, PROVIDERS, says all of it; `docs/reference/providers.md` is made from that.
 A key goes only to its own provider's host: an unknown host gets no key unless the user names a
 variable for it, and a loopback host needs none.
 """

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/page.md, all simulated: `python -m tests.proofs.page.screenshots`."""
+"""Draws the pictures of docs/reference/page.md, all simulated: `python -m tests.proofs.page.screenshots`."""
 
 from __future__ import annotations
 

@@ -452,7 +452,7 @@ def test_the_line_is_the_last_one_and_not_part_of_the_result(tmp_path: Path) -> 
 
 
 def test_every_field_step_and_line_is_documented() -> None:
-    page = (DOCS / "rate-limits.md").read_text("utf-8")
+    page = (DOCS / "reference" / "rate-limits.md").read_text("utf-8")
     said = set(re.findall(r"`([^`\n]+)`", page))
     durations = Durations()
     durations.add(1.0)
