@@ -215,6 +215,29 @@ def test_a_finished_cell_whose_data_or_template_or_judge_is_another_is_refused(
     assert len(target.completions) == asked
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_an_image_that_changed_in_its_place_is_noticed_in_every_finished_cell(
+    vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread, is_known: bool
+) -> None:
+    """Although the data set is looked at once for all of them."""
+    plan = write_plan(tmp_path, target, data=data, models=["m1", "m2"])
+    assert vlsb("sweep", plan).code == 0
+    asked = len(target.completions)
+    if not is_known:
+        (tmp_path / "sweep" / ".ended.jsonl").unlink()
+    image = next(path for path in sorted(data.rglob("*")) if path.suffix in (".png", ".jpg"))
+    with image.open("ab") as file:
+        file.write(b"more")
+
+    ended = vlsb("sweep", plan)
+
+    assert ended.code == 6, ended.err
+    for cell in ("m1", "m2"):
+        line = next(each for each in ended.err.splitlines() if each.startswith(f"{cell}: failed"))
+        assert f"{image.name} changed" in line
+    assert len(target.completions) == asked
+
+
 def test_what_changes_no_answer_may_be_edited_and_variables_count_as_for_a_run(
     vlsb: Vlsb, tmp_path: Path, data: Path, target: SimulatorThread
 ) -> None:

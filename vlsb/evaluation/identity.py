@@ -5,28 +5,34 @@ It is the comparison of `vlsb run --resume`, for whoever wants to know before a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vlsb.data import Dataset, Selection, load_dataset, select
+from vlsb.data import Selection, load_dataset, select
 from vlsb.errors import StoreError, VlsbError
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import Plan, judge_entry, manifest_of
 from vlsb.evaluation.settings import judges_to_compare, plan_to_compare
-from vlsb.records import Sample
-from vlsb.store.manifest import Manifest, entries_named, require_own_responses
+from vlsb.records import Picture
+from vlsb.store.manifest import Manifest, SampleRow, entries_named, require_own_responses
 from vlsb.store.state import RunState, has_answers
 from vlsb.store.store import own_entry, require_resumable
 
 
+class _Data(NamedTuple):
+    """What a manifest holds of the selected part of a data set."""
+
+    samples: Sequence[SampleRow]
+    pictures: Mapping[str, Picture]
+
+
 @dataclass(slots=True)
 class Identities:
-    """Compares options with runs. Rows of data sets are read once, so it is for one command."""
+    """Compares options with runs. Rows and images are looked at once, so it is for one command."""
 
-    _datasets: dict[Path, Dataset] = field(default_factory=dict)
-    _samples: dict[tuple[Path, Selection], tuple[Sample, ...]] = field(default_factory=dict)
+    _data: dict[tuple[Path, Selection], _Data] = field(default_factory=dict)
 
     def judge_files(self, options: RunOptions, run: Path, state: RunState) -> list[str] | None:
         """The files of the judges that `vlsb run --resume` would ask, where it would go on with the run.
@@ -49,10 +55,7 @@ class Identities:
             plan = plan_to_compare(options, run, old.settings)
             if plan.data_root is None:
                 return self._with_its_data(plan, old)
-            samples = self._selected(plan.data_root, plan.selection)
-            known = old.pictures
-            pictures = self._datasets[plan.data_root].inspect(samples, known=known, skip_bad=True)
-            return manifest_of(plan, samples, pictures)
+            return replace(manifest_of(plan, (), {}), **self._found(plan.data_root, plan, old)._asdict())
         except StoreError:
             raise
         except VlsbError:
@@ -64,12 +67,14 @@ class Identities:
             return None
         return replace(manifest_of(plan, (), {}), samples=old.samples, pictures=old.pictures)
 
-    def _selected(self, root: Path, selection: Selection) -> tuple[Sample, ...]:
-        if root not in self._datasets:
-            self._datasets[root] = load_dataset(root)
-        if (root, selection) not in self._samples:
-            self._samples[root, selection] = select(self._datasets[root].samples, selection)
-        return self._samples[root, selection]
+    def _found(self, root: Path, plan: Plan, old: Manifest) -> _Data:
+        key = root, plan.selection
+        if key not in self._data:
+            dataset = load_dataset(root)
+            samples = select(dataset.samples, plan.selection)
+            found = manifest_of(plan, samples, dataset.inspect(samples, known=old.pictures, skip_bad=True))
+            self._data[key] = _Data(found.samples, found.pictures)
+        return self._data[key]
 
 
 def judging_files(options: RunOptions, state: RunState) -> list[str] | None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,6 +142,8 @@ def _folder() -> Any:
     return resources.files(__package__).joinpath("judges")
 
 
+# A sweep asks for them once a cell, and YAML is slow.
+@cache
 def _shipped(name: str) -> JudgeKind:
     return _parse(name, _folder().joinpath(f"{name}.yaml").read_text("utf-8"), f"{name}.yaml", beside=None)
 

@@ -65,7 +65,7 @@ class EndedRuns:
     file: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     identities: Identities = field(default_factory=Identities)
-    _named: dict[str, list[_Stamp]] = field(default_factory=dict)
+    _named: dict[str, str] = field(default_factory=dict)
     _known: dict[str, Ended] = field(default_factory=dict)
     _is_read: bool = False
 
@@ -88,24 +88,23 @@ class EndedRuns:
             self._is_read = True
         # Of the files as they are before they are read: what is written meanwhile makes it another run.
         asked = [*question, *options.as_words(), *options.engine_options, *self.decided_elsewhere(options)]
-        found = [__version__, *asked, *self._stamps(options), *_files(run)]
-        key = sha256(strict_json.dumps(found).encode("ascii")).hexdigest()
+        key = _digest([__version__, *asked, *self._named_files(options), *_files(run)])
         if (known := self._known.get(key)) is not None:
             return known
         if (answer := find()) is not None:
             self._keep(key, answer)
         return answer
 
-    def _stamps(self, options: RunOptions) -> Iterator[_Stamp]:
-        """The files and folders that options name, looked at once."""
+    def _named_files(self, options: RunOptions) -> Iterator[str]:
+        """A digest of each file or folder that options name, looked at once."""
         for word in (*options.as_words(), *options.engine_options):
             # An engine's option may be NAME=PATH.
             place = word.rpartition("=")[2]
             # Runs are looked at by themselves.
             if "/" in place and "://" not in place and place != str(options.output_dir):
                 if place not in self._named:
-                    self._named[place] = list(_stamps(place))
-                yield from self._named[place]
+                    self._named[place] = _digest(list(_stamps(place)))
+                yield self._named[place]
 
     def _read(self) -> Iterator[tuple[str, Ended]]:
         with suppress(OSError):
@@ -119,6 +118,10 @@ class EndedRuns:
         if self.file is not None:
             with suppress(OSError), self.file.open("ab") as stream:
                 stream.write(msgspec.json.encode(_Line(key, found.gaps)) + b"\n")
+
+
+def _digest(found: Sequence[object]) -> str:
+    return sha256(strict_json.dumps(found).encode("ascii")).hexdigest()
 
 
 def _stamps(place: str) -> Iterator[_Stamp]:
