@@ -71,7 +71,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
             if entry.status is Status.FAILED
         ),
         *_forecast_notes(board.entries, ahead, outlooks),
-        *_limit_notes(board.entries, ahead, wishes.max_cost),
+        *_limit_notes(board, ahead, wishes.max_cost),
         *unsized(sizing),
         *(f"Not in the plan: {name} ({why})." for name, why in plan.left_out.items()),
     ]
@@ -159,14 +159,12 @@ def _money_notes(money: Money) -> Iterator[str]:
         yield f"Prices of {as_of}, from {source}."
 
 
-def _limit_notes(
-    entries: Sequence[Entry], ahead: dict[str, Outlook], most_usd: float | None
-) -> Iterator[str]:
+def _limit_notes(board: Board, ahead: dict[str, Outlook], most_usd: float | None) -> Iterator[str]:
     """What is left of the limit, and whether what is to come fits in."""
     if most_usd is None:
         return
-    budget = Budget(most_usd)
-    budget.look(entry.work for entry in entries)
+    budget = Budget(most_usd, board.ended)
+    budget.look(entry.work for entry in board.entries)
     money = Money.together(each.money for each in ahead.values())
     usd = money.assumed + (money.forecast.total if money.forecast else 0.0)
     left_usd = max(0.0, budget.free_usd)

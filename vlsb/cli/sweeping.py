@@ -1,4 +1,4 @@
-"""Carrying out `vlsb sweep`: the plan, where it runs, what is shown meanwhile, the table at the end."""
+"""Carrying out `vlsb sweep`: the plan, where it runs, and what is shown meanwhile."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
     for line in unsized(sizing):
         screen.notice(line)
     again = partial(screen.command, _again(wishes, wishes.limit_words()))
-    budget = Budget(wishes.max_cost)
+    budget = Budget(wishes.max_cost, board.ended)
     budget.look(entry.work for entry in board.entries)
     runner = _runner(plan, wishes, board, places, slots, watch, budget)
     loops.run(_watched(runner, board, screen, kind, again))

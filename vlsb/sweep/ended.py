@@ -1,4 +1,4 @@
-"""What was found in runs that have ended, kept so that a sweep of many reads only those that are new.
+"""What was found in runs: that they have ended, and what they cost. So a sweep reads only those that are new.
 
 An answer belongs to a command, to the files that it names (weights, data, templates) and to those of a run as
 they were, by their sizes and times: where any of these is another, the run is read and compared again. What
@@ -41,8 +41,11 @@ class Ended(NamedTuple):
 
 
 class _Line(msgspec.Struct):
+    """An answer: of a run that has ended, or what a run has cost."""
+
     key: str
-    gaps: Gaps | None
+    gaps: Gaps | None = None
+    usd: float | None = None
 
 
 class _Stamp(NamedTuple):
@@ -66,7 +69,7 @@ class EndedRuns:
     environment: Mapping[str, str] = field(default_factory=dict)
     identities: Identities = field(default_factory=Identities)
     _named: dict[str, str] = field(default_factory=dict)
-    _known: dict[str, Ended] = field(default_factory=dict)
+    _known: dict[str, _Line] = field(default_factory=dict)
     _is_read: bool = False
 
     def decided_elsewhere(self, options: RunOptions) -> list[tuple[str, str]]:
@@ -83,17 +86,32 @@ class EndedRuns:
         self, run: Path, question: Sequence[object], options: RunOptions, find: Callable[[], Ended | None]
     ) -> Ended | None:
         """What `find` says of a run, or has said as long as nothing of it has changed; None is not kept."""
-        if not self._is_read:
-            self._known |= dict(self._read())
-            self._is_read = True
-        # Of the files as they are before they are read: what is written meanwhile makes it another run.
-        asked = [*question, *options.as_words(), *options.engine_options, *self.decided_elsewhere(options)]
-        key = _digest([__version__, *asked, *self._named_files(options), *_files(run)])
+        key = self._key(run, question, options)
         if (known := self._known.get(key)) is not None:
-            return known
+            return Ended(known.gaps)
         if (answer := find()) is not None:
-            self._keep(key, answer)
+            self._keep(_Line(key, answer.gaps))
         return answer
+
+    def cost(self, run: Path, options: RunOptions, find: Callable[[], float]) -> float:
+        """The dollars that `find` says that a run has cost, or has said as long as nothing has changed."""
+        key = self._key(run, ("cost",), options)
+        if (known := self._known.get(key)) is not None and known.usd is not None:
+            return known.usd
+        usd = find()
+        self._keep(_Line(key, usd=usd))
+        return usd
+
+    def _key(self, run: Path, question: Sequence[object], options: RunOptions) -> str:
+        """What an answer belongs to: the files as they are before they are read.
+
+        What is written meanwhile makes it another run.
+        """
+        if not self._is_read:
+            self._known |= {line.key: line for line in self._read()}
+            self._is_read = True
+        asked = [*question, *options.as_words(), *options.engine_options, *self.decided_elsewhere(options)]
+        return _digest([__version__, *asked, *self._named_files(options), *_files(run)])
 
     def _named_files(self, options: RunOptions) -> Iterator[str]:
         """A digest of each file or folder that options name, looked at once."""
@@ -106,18 +124,17 @@ class EndedRuns:
                     self._named[place] = _digest(list(_stamps(place)))
                 yield self._named[place]
 
-    def _read(self) -> Iterator[tuple[str, Ended]]:
+    def _read(self) -> Iterator[_Line]:
         with suppress(OSError):
             for line in () if self.file is None else self.file.read_bytes().splitlines():
                 with suppress(msgspec.MsgspecError):
-                    found = msgspec.json.decode(line, type=_Line)
-                    yield found.key, Ended(found.gaps)
+                    yield msgspec.json.decode(line, type=_Line)
 
-    def _keep(self, key: str, found: Ended) -> None:
-        self._known[key] = found
+    def _keep(self, found: _Line) -> None:
+        self._known[found.key] = found
         if self.file is not None:
             with suppress(OSError), self.file.open("ab") as stream:
-                stream.write(msgspec.json.encode(_Line(key, found.gaps)) + b"\n")
+                stream.write(msgspec.json.encode(found) + b"\n")
 
 
 def _digest(found: Sequence[object]) -> str:

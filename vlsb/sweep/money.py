@@ -21,6 +21,7 @@ from vlsb.store.state import load_state
 from vlsb.store.summaries import costs_of_run
 from vlsb.sweep.board import Board, Entry, Status
 from vlsb.sweep.cells import Work
+from vlsb.sweep.ended import EndedRuns
 
 _LEAST_USD = 1e-4
 _SHARES_TO_A_DOLLAR = 1e6
@@ -32,11 +33,13 @@ _NEARLY = 1 - 1e-9
 class Budget:
     """What a sweep may cost in US dollars, what its runs have cost, and the shares of commands that run.
 
+    `ended` remembers what runs have cost that are as they were.
     Without a limit it gives no shares and reads no runs. `_short` has what was left of a share that was not
     enough for one more request.
     """
 
     most_usd: float | None = None
+    ended: EndedRuns = field(default_factory=EndedRuns)
     _spent: dict[Path, float] = field(default_factory=dict)
     _shares: dict[Entry, float] = field(default_factory=dict)
     _short: dict[Entry, float] = field(default_factory=dict)
@@ -59,10 +62,9 @@ class Budget:
         Raises StoreError for a damaged run, and ConfigError where nobody knows what one has cost.
         """
         for work in () if self.most_usd is None else works:
-            prices = load_prices(work.options.prices)
             for run in work.runs if work.is_cell else ():
                 if run not in self._spent:
-                    self._spent[run] = _read(run, prices)[0] if is_run(run) else 0.0
+                    self._spent[run] = self._cost(run, work)[0] if is_run(run) else 0.0
 
     def to_start(
         self, board: Board, take: Callable[[Entry], bool], *, places: int = 1
@@ -100,10 +102,10 @@ class Budget:
         if share is None:
             return False
         self._short.pop(entry, None)
-        before, prices, reasons = self.spent_usd, load_prices(entry.work.options.prices), set[str]()
+        before, reasons = self.spent_usd, set[str]()
         for run in filter(is_run, entry.work.runs):
             try:
-                self._spent[run], reason = _read(run, prices)
+                self._spent[run], reason = self._cost(run, entry.work)
                 reasons.add(reason)
             except VlsbError:
                 # What cannot be read has cost all that it might.
@@ -115,6 +117,17 @@ class Budget:
         if not is_whole:
             self._short[entry] = share - used
         return True
+
+    def _cost(self, run: Path, work: Work) -> tuple[float, str]:
+        """What a run has cost, and why its last session ended where it is not as it was."""
+        reason = ""
+
+        def read() -> float:
+            nonlocal reason
+            usd, reason = _read(run, load_prices(work.options.prices))
+            return usd
+
+        return self.ended.cost(run, work.options, read), reason
 
     def is_reached(self, board: Board) -> bool:
         """Whether the limit stopped a work."""
