@@ -70,7 +70,7 @@ def test_the_wheel_holds_everything_that_the_program_reads(tmp_path: Path) -> No
     configs = {f"vlsb/servers/{path.name}": path.read_bytes() for path in (PROJECT / "servers").iterdir()}
     assert {name: held.get(name) for name in sources | configs} == sources | configs
     assert {"vlsb/py.typed", "vlsb/data/mini/data.json", "vlsb/data/mini/imgs/0.png"} <= set(held)
-    template = held["vlsb/judging/official_template.txt"]
+    template = held["vlsb/judging/judges/official_template.txt"]
     assert hashlib.sha256(template).hexdigest() == OFFICIAL_TEMPLATE_SHA256
     assert held[f"{about}/licenses/LICENSE"] == (PROJECT / "LICENSE").read_bytes()
     assert dict(scripts["console_scripts"]) == {"vlsb": "vlsb.cli:main"}

@@ -198,3 +198,14 @@ def test_a_clone_that_is_gone_is_asked_for(shell: Shell, clone: Path) -> None:
     shell.folder = elsewhere
     shell.type(advised)
     shell.has("~/.local/share/uv/tools/vlsb/bin/python", ADDED)
+
+
+def test_a_package_of_judges_is_installed_beside_vlsb(shell: Shell, clone: Path) -> None:
+    """The example, as it stands."""
+    shell.type("uv venv -q env")
+    shell.type(f"uv pip install -q --python env '{clone}' '{PROJECT / 'examples' / 'judge'}'")
+
+    listed = shell.type("env/bin/vlsb judges --format json")
+
+    assert '"brief"' in listed
+    assert len((PROJECT / "examples/judge/vlsb_brief_judge/brief.yaml").read_text().splitlines()) <= 40

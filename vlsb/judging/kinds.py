@@ -1,17 +1,20 @@
 """Judges as files: what each is asked with, sees and cannot tell, and how its answer is read.
 
-A file is a small YAML document, one of ours in `judges/` or NAME.yaml in a folder of the user's. It holds no
-code: templates are filled by position, and parsers are named.
+A file is a small YAML document NAME.yaml: in a folder of the user's, or in a package that the entry-point
+group `vlsb.judges` names, as ours in `judges/` are. It holds no code: templates are filled by position, and
+parsers are named.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +22,15 @@ from vlsb import strict_json
 from vlsb.config import ModelSettings, Sampling
 from vlsb.errors import ConfigError
 from vlsb.judging.guards import PARSERS
-from vlsb.judging.prompts import JudgeTemplate, official_template
+from vlsb.judging.prompts import JudgeTemplate
 from vlsb.records import Sample, Untrusted
 
 OFFICIAL = "official"
 PANEL = "panel:"
 """What the name of a panel begins with: the judges follow that a run has by now."""
+ENTRY_POINTS = "vlsb.judges"
+"""The group by which installed packages name the packages whose folders hold judges."""
+_OURS = "vlsb.judging.judges"
 _MAX_BYTES = 64 * 1024
 _SEEN = ("image", "question", "response", "image_description", "safety_reason")
 _TEXTS = ("about", "cannot_tell", "source")
@@ -105,20 +111,17 @@ class JudgeSetup(NamedTuple):
 
 def official_judge() -> JudgeKind:
     """The paper's judge."""
-    return _shipped(OFFICIAL)
+    return _read(resources.files(_OURS), OFFICIAL)
 
 
 def load_judges(folder: Path | None) -> dict[str, JudgeKind]:
-    """Every judge that has a file, by name: ours, and those of the user's folder.
+    """Load every judge that has a file, by name: of installed packages, and of the user's folder.
 
-    Raises ConfigError with the file for one that cannot be used.
+    Raises ConfigError with the file for one that cannot be used, and for a name that is taken.
     """
-    names = sorted(each.name for each in _folder().iterdir() if each.name.endswith(".yaml"))
-    found = {name: _shipped(name) for name in (each.removesuffix(".yaml") for each in names)}
-    for path in _files_of(folder):
-        if path.stem in found:
-            raise ConfigError(f"{path}: there is a judge {path.stem} already. Give the file another name.")
-        found[path.stem] = _parse(path.stem, _text(path), str(path), beside=path.parent)
+    found = dict(_installed(tuple(sys.path)))
+    if folder is not None:
+        _add(found, folder)
     return found
 
 
@@ -138,26 +141,49 @@ def split_name(name: str, kinds: Mapping[str, JudgeKind]) -> tuple[JudgeKind, st
     return kind, model or kind.model
 
 
-def _folder() -> Any:
-    return resources.files(__package__).joinpath("judges")
-
-
 # A sweep asks for them once a cell, and YAML is slow.
 @cache
-def _shipped(name: str) -> JudgeKind:
-    return _parse(name, _folder().joinpath(f"{name}.yaml").read_text("utf-8"), f"{name}.yaml", beside=None)
+def _installed(path: tuple[str, ...]) -> Mapping[str, JudgeKind]:
+    """Return the judges of the packages on this `sys.path`, ours first."""
+    found: dict[str, JudgeKind] = {}
+    points = metadata.entry_points(group=ENTRY_POINTS)
+    for point in sorted(points, key=lambda each: (each.value != _OURS, each.name)):
+        try:
+            _add(found, resources.files(point.value))
+        except ImportError as error:
+            owner = point.dist.name if point.dist is not None else point.name
+            raise ConfigError(
+                f"The package {owner} says that its judges are in {point.value}, which cannot be imported: "
+                f"{error}. Repair or uninstall it."
+            ) from error
+    if OFFICIAL not in found:
+        raise ConfigError("What was installed of vlsb is older than its code. Install it again.")
+    return found
 
 
-def _files_of(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
+def _add(found: dict[str, JudgeKind], folder: Traversable) -> None:
+    """Add the judges of a folder to those that were found before."""
+    for name in _names_in(folder):
+        if name in found:
+            file = folder.joinpath(f"{name}.yaml")
+            raise ConfigError(f"{file}: there is a judge {name} already. Give the file another name.")
+        found[name] = _read(folder, name)
+
+
+def _names_in(folder: Traversable) -> list[str]:
     try:
-        return sorted(each for each in folder.iterdir() if each.suffix == ".yaml")
+        names = [each.name for each in folder.iterdir()]
     except OSError as error:
         raise ConfigError(f"--judges-dir {folder}: {error.strerror}.") from error
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def _text(path: Path) -> str:
+def _read(folder: Traversable, name: str) -> JudgeKind:
+    path = folder.joinpath(f"{name}.yaml")
+    return _parse(name, _text(path), str(path), folder)
+
+
+def _text(path: Traversable) -> str:
     try:
         data = path.read_bytes()
         if len(data) > _MAX_BYTES:
@@ -169,8 +195,8 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 text.") from error
 
 
-def _parse(name: str, text: str, place: str, *, beside: Path | None) -> JudgeKind:
-    """The judge that a file describes. `beside` is where its template file lies; None for one of ours."""
+def _parse(name: str, text: str, place: str, folder: Traversable) -> JudgeKind:
+    """The judge that a file in this folder describes; its template may be a file beside it."""
     found = _document(text, place)
     try:
         answers = Answers(str(found.get("kind")))
@@ -189,7 +215,7 @@ def _parse(name: str, text: str, place: str, *, beside: Path | None) -> JudgeKin
         name=name.replace("-", "_"),
         answers=answers,
         model="" if answers is Answers.PHRASES else _string(found, "model", place, is_needed=True),
-        template=_template(found, answers, tuple(sees), place, beside),
+        template=_template(found, answers, tuple(sees), place, folder),
         system_prompt=_string(found, "system_prompt", place) if "system_prompt" in found else None,
         sampling=_sampling(found.get("sampling", {}), place),
         has_schema="schema" in found,
@@ -224,7 +250,7 @@ def _string(found: Mapping[str, Any], key: str, place: str, *, is_needed: bool =
 
 
 def _template(
-    found: Mapping[str, Any], answers: Answers, sees: tuple[str, ...], place: str, beside: Path | None
+    found: Mapping[str, Any], answers: Answers, sees: tuple[str, ...], place: str, folder: Traversable
 ) -> JudgeTemplate:
     file, parts = _string(found, "template_file", place), found.get("template", [])
     if answers is not Answers.LABELS:
@@ -232,7 +258,7 @@ def _template(
             raise ConfigError(f"{place}: only a judge of labels has a template.")
         return JudgeTemplate("")
     if file:
-        template = official_template() if beside is None else JudgeTemplate(_text(beside / file))
+        template = JudgeTemplate(_text(folder.joinpath(file)))
     else:
         parts = [parts] if isinstance(parts, str) else parts
         if not isinstance(parts, list) or not parts or not all(isinstance(each, str) for each in parts):

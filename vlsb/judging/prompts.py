@@ -105,7 +105,7 @@ def with_reasoning(response: Untrusted, reasoning: Untrusted | None) -> Untruste
 
 def official_template() -> JudgeTemplate:
     """The template of the paper's code, misspelling and indentation included."""
-    text = resources.files(__package__).joinpath("official_template.txt").read_bytes().decode()
+    text = resources.files(__package__).joinpath("judges", "official_template.txt").read_bytes().decode()
     return JudgeTemplate(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,52 @@ def test_what_is_no_plain_document_is_no_judge(tmp_path: Path, content: bytes) -
 
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
         load_judges(tmp_path)
+
+
+def brought_by(folder: Path, package: str, judge: str) -> None:
+    """What an installer leaves of a package that brings a judge; its folder is yet to be made."""
+    about = folder / f"{package}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[vlsb.judges]\n{judge} = {package}\n")
+
+
+def test_an_installed_package_brings_its_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brought_by(tmp_path, "brings_a_judge", "mine")
+    package = write(tmp_path / "brings_a_judge", template=None, template_file="words.txt")
+    (package / "__init__.py").touch()
+    (package / "words.txt").write_text("{question} {response}")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    found = load_judges(None)
+
+    assert found["mine"].template.text == "{question} {response}"
+    assert set(KINDS) < set(found)
+
+
+def test_a_judge_of_a_package_takes_no_name_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought_by(tmp_path, "brings_a_taken_judge", "hardened")
+    (write(tmp_path / "brings_a_taken_judge", name="hardened") / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(
+        ConfigError, match=r"brings_a_taken_judge/hardened\.yaml: there is a judge hardened already"
+    ):
+        load_judges(None)
+
+
+def test_a_package_without_its_judges_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brought_by(tmp_path, "lost_its_judges", "mine")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"The package lost_its_judges says .* Repair or uninstall it"):
+        load_judges(None)
+
+
+def test_code_that_is_newer_than_its_installation_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [each for each in sys.path if "site-packages" not in each])
+
+    with pytest.raises(ConfigError, match="Install it again"):
+        load_judges(None)

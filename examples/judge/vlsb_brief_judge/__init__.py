@@ -1,0 +1,1 @@
+"""Judges for vlsb: the YAML files in this folder."""
