@@ -452,6 +452,7 @@ class Admission:
         if self._price is None:
             return
         spending = self.context.traffic.spending
+        said_usd = self._price.usd(usage)
         if unsaid_tokens:
             is_batched = usage.batch_input_tokens is not None
             usage = replace(usage, output_tokens=unsaid_tokens)
@@ -459,6 +460,7 @@ class Admission:
             spending.estimated = spending.estimated or self._name
         usd = self._price.usd(usage)
         spending.usd += usd or 0.0
+        spending.estimated_usd += (usd or 0.0) - (said_usd or 0.0)
         if usd is None and is_answer:
             spending.uncounted = spending.uncounted or self._name
 

@@ -37,13 +37,15 @@ class Spending:
     `most_usd` and `most_requests` are the most that it may, None for any. `reserved_usd` is put by for
     requests in batches: the most that they may cost, until it is known what they did. `uncounted` is who gave
     an answer without counting its tokens: nobody knows what that cost. `estimated` is who counted its input
-    alone: what its answers cost is estimated from their length, rather too high.
+    alone: what its answers cost is estimated from their length, rather too high, and `estimated_usd` is that
+    part of `usd`, which no stored row has.
     """
 
     most_requests: int | None = None
     requests: int = 0
     most_usd: float | None = None
     usd: float = 0.0
+    estimated_usd: float = 0.0
     reserved_usd: float = 0.0
     uncounted: str | None = None
     estimated: str | None = None

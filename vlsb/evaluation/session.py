@@ -318,7 +318,7 @@ async def run_session(
     """
     plan = prepared.plan
     spending = Spending() if spending is None else spending
-    before_usd = spending.usd
+    before_usd = spending.estimated_usd
     spending.most_usd, spending.most_requests = plan.max_cost, plan.max_requests
     traffic = Traffic(spending=spending)
     shutdown = Shutdown(traffic, say=listeners.say, last_words=listeners.last_words)
@@ -376,8 +376,7 @@ async def run_session(
                 store.add_event(
                     "session_ended",
                     reason=ended if reason is None else type(reason).__name__,
-                    # With what was estimated, which no row has.
-                    usd=round(spending.usd - before_usd, 8),
+                    estimated_usd=round(spending.estimated_usd - before_usd, 8),
                 )
             finally:
                 await store.close()

@@ -153,12 +153,13 @@ class Judged:
 class Sessions:
     """How long each session was at work, and for which judge it worked (None: for none, or unknown).
 
-    `usd` is what those that came to their end counted, with what they estimated; `reason` is the last one's.
+    `estimated_usd` is what those that came to their end say that answers cost beside the tokens that their
+    endpoints counted; `reason` is the last one's.
     """
 
     elapsed_s: dict[int, float] = field(default_factory=dict)
     judge: dict[int, str | None] = field(default_factory=dict)
-    usd: float = 0.0
+    estimated_usd: float = 0.0
     reason: str = ""
 
     @property
@@ -179,9 +180,9 @@ class Sessions:
     def ended(self, record: Json) -> None:
         """An event was written: a session's end, or another."""
         if record.get("kind") == "session_ended":
-            usd, reason = record.get("usd"), record.get("reason")
+            usd, reason = record.get("estimated_usd"), record.get("reason")
             if isinstance(usd, int | float) and 0 <= usd < math.inf:
-                self.usd += usd
+                self.estimated_usd += usd
             self.reason = reason if isinstance(reason, str) else ""
 
     def duration_s(self, judge: str | None) -> float:

@@ -88,7 +88,9 @@ class Budget:
             if take(entry):
                 chosen.append(entry)
                 charged += [entry] if costs else []
-        share = math.floor(self.free_usd / max(len(charged), places, 1) * _SHARES_TO_A_DOLLAR)
+        is_short = not self._short.keys().isdisjoint(charged)
+        parts = 1 if is_short else max(len(charged), places, 1)
+        share = math.floor(self.free_usd / parts * _SHARES_TO_A_DOLLAR)
         self._shares |= dict.fromkeys(charged, share / _SHARES_TO_A_DOLLAR)
         return [(entry, self._shares.get(entry)) for entry in chosen]
 
@@ -170,10 +172,7 @@ def may_cost(work: Work) -> bool:
 
 
 def _read(run: Path, prices: PriceTable) -> tuple[float, str]:
-    """What a run has cost, and why its last session ended.
-
-    Sessions that came to their end have counted what they estimated too, rows have what a killed one stored.
-    """
+    """What a run has cost, with what its sessions estimated, and why the last of them ended."""
     state = load_state(run)
     costs = costs_of_run(state, prices)
     for cost in costs:
@@ -182,4 +181,5 @@ def _read(run: Path, prices: PriceTable) -> tuple[float, str]:
                 f"--max-cost: nobody knows what {run} has cost, as there is no price for "
                 f"{cost.model.expose()!r}. Give it one with `prices: FILE` in the plan."
             )
-    return max(math.fsum(cost.usd or 0.0 for cost in costs), state.sessions.usd), state.sessions.reason
+    counted_usd = math.fsum(cost.usd or 0.0 for cost in costs)
+    return counted_usd + state.sessions.estimated_usd, state.sessions.reason
