@@ -149,7 +149,7 @@ def _cause_line(group: Sequence[Entry]) -> str:
         return line
     more = len(others) - _MOST_NAMES
     named = ", ".join(others[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
-    return f"{line.rstrip('.')}. So {'is' if len(others) == 1 else 'are'} {named}"
+    return f"{line.rstrip('.')}. Likewise: {named}"
 
 
 def _why_gaps(entry: Entry) -> str:

@@ -151,8 +151,8 @@ def live_lines(say: Callable[[str], None]) -> Callable[[Entry], None]:
     """A listener that says a line for each change that is one for a reader."""
 
     def changed(entry: Entry) -> None:
-        # What never began changes nothing by not beginning.
-        if entry.status not in (Status.WAITING, Status.STOPPED) or entry.attempts:
+        # What nobody began changes nothing by being done, or by not beginning.
+        if entry.attempts or entry.lacks or entry.status in (Status.RUNNING, Status.FAILED):
             say(change_line(entry))
 
     return changed

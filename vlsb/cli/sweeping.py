@@ -24,7 +24,7 @@ from vlsb.engines.hardware import list_gpus
 from vlsb.errors import ConfigError, SeveralErrors
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document
-from vlsb.sweep.board import Board, Stop
+from vlsb.sweep.board import Board, Status, Stop
 from vlsb.sweep.cells import LineCounter, Watch, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
@@ -126,6 +126,9 @@ def sweep(wishes: SweepWishes, screen: Screen) -> int:
         for work in matrix(plan, Sizing(), models).works:
             fetch_runs(work, places)
     board.add((matrix(plan, sizing, models) if watch is None else watch.first()).works)
+    done = sum(entry.status is Status.DONE and not entry.lacks for entry in board.entries)
+    if 0 < done < len(board.entries):
+        screen.notice(f"{done:,} {'was' if done == 1 else 'were'} done before.")
     for line in unsized(sizing):
         screen.notice(line)
     again = partial(screen.command, _again(wishes, wishes.limit_words()))

@@ -60,6 +60,8 @@ def test_five_hundred_cells_end_with_one_page(
 
     assert ended.code == 5, ended.err
     at_end = ended.err.splitlines()
+    assert "300 were done before." in at_end
+    assert "run-0: " not in ended.err
     first = next(number for number, line in enumerate(at_end) if line.startswith("300 done, 200 failed."))
     said = "\n".join(at_end[first:])
     assert lines_of(ended.out) + lines_of(said) <= A_PAGE
@@ -75,7 +77,7 @@ def test_five_hundred_cells_end_with_one_page(
     ):
         [line] = [each for each in at_end[first:] if each.startswith(f"{example}: failed")]
         assert cause in line
-        assert line.endswith(f"So are {others}")
+        assert line.endswith(f"Likewise: {others}")
     assert ended.resume_command == ["vlsb", "sweep", str(plan)]
 
 
@@ -89,6 +91,6 @@ def test_cells_that_were_never_begun_are_one_line(
     assert ended.code == 4
     assert ended.err.splitlines()[:2] == [
         "40 stopped.",
-        "m0: stopped (--max-cost is reached). So are m1, m2, m3 and 36 more",
+        "m0: stopped (--max-cost is reached). Likewise: m1, m2, m3 and 36 more",
     ]
     assert lines_of(ended.err) <= 8
