@@ -188,6 +188,17 @@ def test_the_variable_is_the_sweeps_limit_and_stops_nothing_that_is_free(
     assert len(target.completions) == sent
 
 
+def test_a_sweep_that_watches_ends_when_its_money_is_spent(
+    vlsb: Vlsb, costly: Costly, target: SimulatorThread
+) -> None:
+    process = vlsb.start("sweep", costly.plan(target, ["m1", "m2"]), "--watch", "--max-cost", 8)
+
+    ended = process.wait()
+
+    assert ended.code == 4, ended.err
+    assert 8 <= len(target.completions) <= 8 - 1 + 2 * IN_FLIGHT
+
+
 def test_output_that_nobody_counts_is_spent_at_the_next_start_too(vlsb: Vlsb, costly: Costly) -> None:
     def input_alone(request: Request) -> Action:
         reply = persona(request)

@@ -121,10 +121,10 @@ class SweepHere:
         try:
             while not stop.asked.is_set():
                 self._start_all(ends)
-                if not ends and self.replan is None:
-                    if any(self.board.waiting()):
-                        # Those whose command could not be started were in their way.
-                        continue
+                if not ends and any(self.board.waiting()):
+                    # Those whose command could not be started were in their way.
+                    continue
+                if not ends and (self.replan is None or self.budget.is_reached(self.board)):
                     return
                 wait_s = self.watch_every_s if self.replan is not None else None
                 await asyncio.wait({*ends, stopping}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
