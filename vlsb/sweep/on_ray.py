@@ -33,7 +33,8 @@ _LOOK_S = 3.0
 # A head that is started again is waited for, but not as long as Ray does, which ends us then.
 _HEAD_PATIENCE_S = 45.0
 _POLL_S = 1.0
-_KEYS_PATIENCE_S = 10.0
+# All may have answered long before; a busy node may take long to start a worker.
+_KEYS_PATIENCE_S = 60.0
 _STOP_PATIENCE_S = 90.0
 _STOP_POLL_S = 0.2
 
