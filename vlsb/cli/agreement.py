@@ -7,25 +7,29 @@ from typing import Annotated
 
 import typer
 
-from vlsb.cli import options as opt
+from vlsb.cli.command import command
 from vlsb.cli.screen import Screen
-from vlsb.errors import VlsbError
+from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 
 
+@command()
 def agreement_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
-    agreement_format: opt.AgreementFormat = "table",
+    format_: Annotated[
+        str,
+        Option(
+            "How to write the comparison.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_AGREEMENT_FORMAT",
+        ),
+    ] = "table",
 ) -> int:
     """Compare the judges of runs on the same responses: agreement, kappa, rates and rankings."""
     screen = Screen()
-    try:
-        require_extra("stats", "vlsb agreement")
-        # A second to import, and no other command's.
-        from vlsb.cli.agreement_text import agreement_text
+    require_extra("stats", "vlsb agreement")
+    # A second to import, and no other command's.
+    from vlsb.cli.agreement_text import agreement_text
 
-        screen.result(agreement_text(paths, agreement_format))
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    screen.result(agreement_text(paths, format_))
     return 0

@@ -8,7 +8,7 @@ from functools import partial
 
 from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.endpoints import loops
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.selftest import AttackResult, attack_judge
 from vlsb.evaluation.settings import open_judge
@@ -24,13 +24,9 @@ CHECK_FAILED = 10
 def attack_configured_judge(options: RunOptions) -> int:
     """Carry out the command and return its exit code: 0, or 10 if an attack or the control succeeded."""
     screen = Screen()
-    try:
-        if len(options.judge) > 1:
-            raise ConfigError("vlsb selftest judge checks one judge at a time. Give --judge once.")
-        title, cap, results = loops.run(_attack(options, screen), last_words=lambda: None)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    if len(options.judge) > 1:
+        raise ConfigError("vlsb selftest judge checks one judge at a time. Give --judge once.")
+    title, cap, results = loops.run(_attack(options, screen), last_words=lambda: None)
     screen.result(attacks_table(title, results))
     if cap is not None:
         screen.notice(

@@ -19,10 +19,12 @@ from vlsb._version import __version__
 from vlsb.analysis.panel import is_panel
 from vlsb.cli import options as opt
 from vlsb.cli.audit_report import audit_report
+from vlsb.cli.command import command
 from vlsb.cli.labelling import Labelling, Sheet, require_terminal
 from vlsb.cli.screen import Screen, has_color
 from vlsb.cli.show import missing_data, run_dataset
 from vlsb.errors import ConfigError, ImageError, RunMismatchError
+from vlsb.evaluation.options import Option
 from vlsb.files import new_file
 from vlsb.judging.human import human_judge, human_settings, human_verdict
 from vlsb.records import Key, Response, Sample, Untrusted, is_cut
@@ -45,7 +47,16 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run whose response
 
 
 @audit_app.command("sample")
-def sample_command(run: Run, n: opt.AuditSize = 200, seed: opt.AuditSeed = None) -> int:
+@command()
+def sample_command(
+    run: Run,
+    n: Annotated[
+        int, Option("About how many responses to draw.", metavar="N", variable="VLSB_AUDIT_N", min=1)
+    ] = 200,
+    seed: Annotated[
+        int | None, Option("Another draw. (default: 0)", metavar="N", variable="VLSB_AUDIT_SEED")
+    ] = None,
+) -> int:
     """Draw the responses that people are to label: whole images, by label, category and disagreement.
 
     What was drawn stays drawn: the same command again changes nothing, a larger --n adds to it.
@@ -65,6 +76,7 @@ def sample_command(run: Run, n: opt.AuditSize = 200, seed: opt.AuditSeed = None)
 
 
 @audit_app.command("label")
+@command()
 def label_command(
     run: Run,
     annotator: opt.Annotator,
@@ -96,18 +108,24 @@ def label_command(
 
 
 @audit_app.command("export")
+@command()
 def export_command(
     run: Run,
     annotator: opt.Annotator,
-    export_format: opt.ExportFormat = "csv",
-    output: opt.ExportOutput = None,
+    format_: Annotated[
+        str, Option("For which program.", metavar="csv|label-studio", variable="VLSB_AUDIT_EXPORT_FORMAT")
+    ] = "csv",
+    output: Annotated[
+        Path | None,
+        Option("The file to write. (default: one in the run)", metavar="FILE", variable="VLSB_AUDIT_OUTPUT"),
+    ] = None,
     data_root: opt.ShownDataRoot = None,
 ) -> int:
     """Write the drawn responses to a file for a spreadsheet or Label Studio, with no judge's label in it."""
     writers = {"csv": (to_csv, "csv"), "label-studio": (to_label_studio, "json")}
-    if export_format not in writers:
-        raise ConfigError(f"--format {export_format}: not one of {', '.join(writers)}.")
-    write, ending = writers[export_format]
+    if format_ not in writers:
+        raise ConfigError(f"--format {format_}: not one of {', '.join(writers)}.")
+    write, ending = writers[format_]
     judge = human_judge(annotator)
     desk = _Desk(run, require_audit(run), data_root)
     entry = next((each for each in desk.state.manifest.judges if _is_by(each, annotator)), None)
@@ -126,11 +144,19 @@ def export_command(
 
 
 @audit_app.command("import")
+@command()
 def import_command(
     run: Run,
     sheet: Annotated[Path, typer.Argument(metavar="FILE", help="The filled-in sheet, or the export.")],
     annotator: opt.Annotator,
-    completed_by: opt.CompletedBy = None,
+    completed_by: Annotated[
+        str | None,
+        Option(
+            "Of a Label Studio project with several annotators: whose labels, by number or address.",
+            metavar="WHO",
+            variable="VLSB_AUDIT_COMPLETED_BY",
+        ),
+    ] = None,
 ) -> int:
     """Take the labels of a filled-in CSV, or of Label Studio's JSON export, over into the run.
 
@@ -188,15 +214,26 @@ def _require_known(labels: Sequence[SheetLabel], items: Mapping[str, Response]) 
 
 
 @audit_app.command("report")
-def report_command(run: Run, report_format: opt.AuditFormat = "table") -> int:
+@command()
+def report_command(
+    run: Run,
+    format_: Annotated[
+        str,
+        Option(
+            "How to write the report.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_AUDIT_FORMAT",
+        ),
+    ] = "table",
+) -> int:
     """Compare human labels with each other and with each judge's, and correct the judges' rates by them."""
-    if report_format not in FORMATS:
-        raise ConfigError(f"--format {report_format}: not one of {', '.join(FORMATS)}.")
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format {format_}: not one of {', '.join(FORMATS)}.")
     report = audit_report(run)
     if not report.annotators:
         raise ConfigError(f"{run}: nobody has labelled yet. See vlsb audit label and vlsb audit import.")
     width = shutil.get_terminal_size((80, 24)).columns
-    Screen().result(written(report, report_format, width=width, color=has_color(sys.stdout)))
+    Screen().result(written(report, format_, width=width, color=has_color(sys.stdout)))
     return 0
 
 

@@ -9,39 +9,56 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import ConfigError
+from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.reports.tables import FORMATS
 
 
+@command()
 def compare_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
-    baseline: opt.CompareBaseline = None,
-    all_pairs: opt.AllPairs = False,
+    baseline: Annotated[
+        Path | None,
+        Option(
+            "The run that the others are held against, by path or name. (default: the first)",
+            metavar="RUN",
+            variable="VLSB_COMPARE_BASELINE",
+        ),
+    ] = None,
+    all_pairs: Annotated[bool, Option("Compare every two runs, not each with the baseline.")] = False,
     judge: opt.ComparedJudge = None,
-    across_judges: opt.AcrossJudges = False,
-    show: opt.ShownChanges = 10,
-    compare_format: opt.CompareFormat = "table",
+    across_judges: Annotated[
+        bool, Option("Let runs have different judges, if one of the runs measures how far these agree.")
+    ] = False,
+    show: Annotated[
+        int, Option("List so many samples whose label changed, 0 for all.", metavar="N", min=0)
+    ] = 10,
+    format_: Annotated[
+        str,
+        Option(
+            "How to write the comparison.",
+            metavar="table|json|csv|markdown|latex",
+            variable="VLSB_COMPARE_FORMAT",
+        ),
+    ] = "table",
 ) -> int:
     """Compare runs on the same samples: what differs, whether it is more than noise, what changed."""
     screen = Screen()
-    try:
-        if compare_format not in FORMATS:
-            raise ConfigError(f"--format {compare_format}: not one of {', '.join(FORMATS)}.")
-        text: str = comparing("vlsb compare").comparison_text(
-            paths,
-            compare_format,
-            judge=judge,
-            baseline=baseline,
-            across_judges=across_judges,
-            all_pairs=all_pairs,
-            shown=show,
-        )
-        screen.result(text)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format {format_}: not one of {', '.join(FORMATS)}.")
+    text: str = comparing("vlsb compare").comparison_text(
+        paths,
+        format_,
+        judge=judge,
+        baseline=baseline,
+        across_judges=across_judges,
+        all_pairs=all_pairs,
+        shown=show,
+    )
+    screen.result(text)
     return 0
 
 

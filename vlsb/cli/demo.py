@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
+from vlsb.cli.options import run_option
 from vlsb.evaluation.options import RunOptions
 
 
+@command()
 def demo_command(
-    output_dir: opt.DemoOutputDir = None,
+    output_dir: Annotated[
+        Path | None, run_option("output_dir", help="Parent directory of the run. (default: a temporary one)")
+    ] = None,
     display: opt.Display = None,
-    resume: opt.Resume = False,
+    resume: Annotated[bool, run_option("resume")] = False,
 ) -> int:
     """Run the main job on the embedded demo: 30 benign samples, simulated model and judge."""
     # A session brings the HTTP stack, which the help page does not wait for.

@@ -5,20 +5,37 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from pathlib import Path
+from typing import Annotated
 
 from vlsb.cli import options as opt
 from vlsb.cli.checkup_text import findings_json, findings_text
+from vlsb.cli.command import command
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import ConfigError
+from vlsb.evaluation.options import Option
 
 _FORMATS = ("table", "json")
 
 
+@command()
 def doctor_command(
-    data_root: opt.SurveyedDataRoot = None,
+    data_root: Annotated[
+        Path | None,
+        Option("A copy of VLSBench to look at. (default: the Hugging Face Hub's cache)", metavar="DIR"),
+    ] = None,
     offline: opt.Offline = False,
-    doctor_format: opt.SurveyFormat = "table",
-    model: opt.SurveyedModel = None,
+    format_: Annotated[
+        str, Option("How to write what was found.", metavar="table|json", variable="VLSB_DOCTOR_FORMAT")
+    ] = "table",
+    model: Annotated[
+        str | None,
+        Option(
+            "A local model to check: whether it could be started here.",
+            metavar="NAME",
+            variable="VLSB_DOCTOR_MODEL",
+        ),
+    ] = None,
 ) -> int:
     """Say what is ready on this machine, and the one command that makes the rest so. Changes nothing."""
     # Looking brings the HTTP stack, which the help page does not wait for.
@@ -26,14 +43,10 @@ def doctor_command(
     from vlsb.endpoints import loops
 
     screen = Screen()
-    try:
-        if doctor_format not in _FORMATS:
-            raise ConfigError(f"--format {doctor_format}: not one of {', '.join(_FORMATS)}.")
-        found = loops.run(look(os.environ, data_root=data_root, model=model, is_offline=offline))
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
-    if doctor_format == "json":
+    if format_ not in _FORMATS:
+        raise ConfigError(f"--format {format_}: not one of {', '.join(_FORMATS)}.")
+    found = loops.run(look(os.environ, data_root=data_root, model=model, is_offline=offline))
+    if format_ == "json":
         screen.result(findings_json(found))
     else:
         size = shutil.get_terminal_size((80, 50))

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
 from vlsb.cli.engine_text import engines_text, servers_text
 from vlsb.cli.live import Display
 from vlsb.cli.screen import Screen
@@ -17,7 +18,8 @@ from vlsb.engines.hardware import list_gpus
 from vlsb.engines.install import discard_engine, engine_title, install_engine
 from vlsb.engines.preflight import check_driver
 from vlsb.engines.registry import Places, ServerRecord, read_records, stop_server
-from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError, VlsbError
+from vlsb.errors import ConfigError, InterruptedRunError, UnknownModelError
+from vlsb.evaluation.options import Option
 from vlsb.models.profile import PROFILES, ModelProfile
 from vlsb.reports.figures import duration
 from vlsb.steps import Step
@@ -34,25 +36,27 @@ ServerNames = Annotated[
 
 
 @engine_app.command("list")
+@command()
 def list_command() -> int:
     """Say which engine each family needs, whether it is ready, and which servers run."""
     screen = Screen()
-    try:
-        places = Places.of(os.environ)
-        servers = read_records(places, say=screen.notice)
-        listing = list_gpus(os.environ)
-        if listing.problem is not None:
-            screen.notice(f"Warning: {listing.problem}. Engines for the CPU are listed.")
-        screen.result(engines_text(places, os.environ, has_gpu=bool(listing.gpus)))
-        screen.result(servers_text(servers))
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    places = Places.of(os.environ)
+    servers = read_records(places, say=screen.notice)
+    listing = list_gpus(os.environ)
+    if listing.problem is not None:
+        screen.notice(f"Warning: {listing.problem}. Engines for the CPU are listed.")
+    screen.result(engines_text(places, os.environ, has_gpu=bool(listing.gpus)))
+    screen.result(servers_text(servers))
     return 0
 
 
 @engine_app.command("install")
-def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: opt.Display = None) -> int:
+@command()
+def install_command(
+    family: FamilyName,
+    rebuild: Annotated[bool, Option("Build it anew, even if it is there.")] = False,
+    display: opt.Display = None,
+) -> int:
     """Build the engine that a family needs, in an environment of its own. Does nothing if it is there."""
     screen = Screen(quiet=display == "none")
     steps: list[Step] = []
@@ -71,15 +75,10 @@ def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: o
                 live.on_progress(step)
 
             engine = install_engine(pin, places, has_gpu=has_gpu, environment=os.environ, on_progress=show)
-    except KeyboardInterrupt:
-        stopped = InterruptedRunError(
+    except KeyboardInterrupt as stop:
+        raise InterruptedRunError(
             f"Interrupted. What was downloaded stays in the cache; go on with: vlsb engine install {family}"
-        )
-        screen.error(stopped)
-        return stopped.exit_code
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+        ) from stop
     if steps:
         screen.notice(f"Installed in {duration(time.monotonic() - began)}.")
     screen.result(f"vLLM {engine.version} is ready in {engine.prefix}")
@@ -87,19 +86,19 @@ def install_command(family: FamilyName, rebuild: opt.Rebuild = False, display: o
 
 
 @engine_app.command("stop")
-def stop_command(names: ServerNames = None, stop_all: opt.StopAll = False) -> int:
+@command()
+def stop_command(
+    names: ServerNames = None,
+    all_: Annotated[bool, Option("Stop every server.", variable="VLSB_STOP_ALL")] = False,
+) -> int:
     """Stop servers that `vlsb serve` has running, and wait until nothing of them is left."""
     screen = Screen()
-    try:
-        places = Places.of(os.environ)
-        chosen = _chosen_servers(names or [], read_records(places, say=screen.notice), stop_all=stop_all)
-        for record in chosen:
-            screen.result(f"{record.name} ({record.base_url}): {stop_server(places, record)}")
-        if not chosen:
-            screen.result("No server is running.")
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    places = Places.of(os.environ)
+    chosen = _chosen_servers(names or [], read_records(places, say=screen.notice), stop_all=all_)
+    for record in chosen:
+        screen.result(f"{record.name} ({record.base_url}): {stop_server(places, record)}")
+    if not chosen:
+        screen.result("No server is running.")
     return 0
 
 
@@ -126,5 +125,6 @@ def _chosen_servers(names: list[str], running: list[ServerRecord], *, stop_all: 
 
 
 @engine_app.callback()
+@command()
 def _engine() -> None:
     """List, install and stop local engines."""

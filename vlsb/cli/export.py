@@ -11,9 +11,11 @@ import typer
 
 from vlsb._version import __version__
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
 from vlsb.cli.screen import Screen
 from vlsb.cli.show import missing_data, run_dataset, stored_answers
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import ConfigError
+from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.records import Outcome
 from vlsb.reports.encode import json_document
@@ -30,28 +32,40 @@ from vlsb.store.summaries import summarize_state
 _USUAL = {"inspect": Redaction.NONE, "hub": Redaction.RESPONSES}
 
 
+@command()
 def export_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to export.")],
-    to: opt.ExportTarget,
-    out: opt.ExportOut,
-    redact: opt.Redact = None,
+    to: Annotated[str, Option("For whom.", metavar="inspect|hub", variable="VLSB_EXPORT_TO")],
+    out: Annotated[
+        Path,
+        Option(
+            "What to write, which must not exist: FILE.eval or FILE.json for inspect, a folder for the Hub.",
+            metavar="PATH",
+            variable="VLSB_EXPORT_OUT",
+        ),
+    ],
+    redact: Annotated[
+        str | None,
+        Option(
+            "What to leave out of what models wrote: nothing, all but the beginnings, or everything. "
+            "(default: none for inspect, everything for the Hugging Face Hub)",
+            metavar="none|tails|responses",
+            variable="VLSB_EXPORT_REDACT",
+        ),
+    ] = None,
     data_root: opt.ShownDataRoot = None,
 ) -> int:
     """Write a run as a log of inspect, or as a data set for the Hugging Face Hub. Nothing is uploaded."""
     screen = Screen()
-    try:
-        redaction = _redaction(to, redact)
-        require_run(run)
-        require_new(out)
-        exported, people = _exported(run, data_root, redaction, screen, has_instructions=to == "inspect")
-        if to == "inspect":
-            _write_inspect(out, exported)
-        else:
-            require_extra("parquet", "A table for the Hugging Face Hub")
-            write_folder(out, hub_card(exported), TABLE, hub_columns(exported))
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    redaction = _redaction(to, redact)
+    require_run(run)
+    require_new(out)
+    exported, people = _exported(run, data_root, redaction, screen, has_instructions=to == "inspect")
+    if to == "inspect":
+        _write_inspect(out, exported)
+    else:
+        require_extra("parquet", "A table for the Hugging Face Hub")
+        write_folder(out, hub_card(exported), TABLE, hub_columns(exported))
     screen.answer(f"{out}: {_contents(exported)}")
     for line in _left_out(exported, to, people):
         screen.notice(line)

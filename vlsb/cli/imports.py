@@ -11,11 +11,13 @@ from typing import Annotated
 
 import typer
 
-from vlsb.cli import options as opt
+from vlsb.cli.command import command
+from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen
 from vlsb.config import DEFAULT_OUTPUT_DIR
 from vlsb.data import Dataset, fetch_dataset, load_dataset
-from vlsb.errors import ConfigError, ImageError, VlsbError
+from vlsb.errors import ConfigError, ImageError
+from vlsb.evaluation.options import Option
 from vlsb.evaluation.protocol import safe_name
 from vlsb.models.catalog import name_of_place
 from vlsb.records import Picture, Sample, Untrusted
@@ -28,39 +30,68 @@ _AUTO = "auto"
 _SHOWN_LEFT_OUT = 5
 
 
+@command()
 def import_command(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="Logs of one model, all by the same program.")
     ],
-    model: opt.ImportedModel,
-    output_dir: opt.ImportOutputDir = Path(DEFAULT_OUTPUT_DIR),
-    name: opt.ImportedName = None,
-    source_format: opt.ImportFormat = _AUTO,
-    data_root: opt.ImportedDataRoot = None,
-    skip_unknown: opt.SkipUnknown = False,
-    judged_by: opt.JudgedBy = None,
+    model: Annotated[
+        str, Option("The target's name, as reports show it.", metavar="NAME", variable="VLSB_IMPORT_MODEL")
+    ],
+    output_dir: Annotated[Path, run_option("output_dir")] = Path(DEFAULT_OUTPUT_DIR),
+    name: Annotated[
+        str | None,
+        Option(
+            "Name of the run's directory. (default: the model's)", metavar="NAME", variable="VLSB_IMPORT_NAME"
+        ),
+    ] = None,
+    format_: Annotated[
+        str,
+        Option(
+            "Which program wrote the files.",
+            metavar="auto|official|deepsafe|lmms_eval|inspect|vlmevalkit",
+            variable="VLSB_IMPORT_FORMAT",
+        ),
+    ] = _AUTO,
+    data_root: Annotated[
+        Path | None,
+        Option(
+            "A copy of VLSBench: the data set that was asked about. (default: the Hugging Face Hub's cache)",
+            metavar="DIR",
+            also="--data",
+        ),
+    ] = None,
+    skip_unknown: Annotated[
+        bool,
+        Option(
+            "Leave rows out that belong to no sample, or to several, and count them.",
+            variable="VLSB_IMPORT_SKIP_UNKNOWN",
+        ),
+    ] = False,
+    judged_by: Annotated[
+        str | None,
+        Option(
+            "Who gave the files' labels, where they do not say. (default: such labels are left out)",
+            metavar="NAME",
+            variable="VLSB_IMPORT_JUDGED_BY",
+        ),
+    ] = None,
 ) -> int:
     """Read what another program logged into a run, which can be judged, audited and compared."""
     screen = Screen()
-    try:
-        directory = output_dir / _run_name(name, model)
-        source = Source(
-            form=_format(source_format, files), files=files, target=model.strip(), judged_by=judged_by
-        )
-        dataset, origin = _dataset(data_root)
-        matched = match_rows(
-            source.rows(),
-            dataset.samples,
-            image_sha256=partial(_image_sha256, dataset),
-            skip_unknown=skip_unknown,
-        )
-        data = ImportedData(pictures=_pictures(dataset, matched), origin=origin, root=data_root)
-        imported = import_run(
-            directory, source, matched, data, judge_file=lambda judge: f"{safe_name(judge)}.jsonl"
-        )
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    directory = output_dir / _run_name(name, model)
+    source = Source(form=_format(format_, files), files=files, target=model.strip(), judged_by=judged_by)
+    dataset, origin = _dataset(data_root)
+    matched = match_rows(
+        source.rows(),
+        dataset.samples,
+        image_sha256=partial(_image_sha256, dataset),
+        skip_unknown=skip_unknown,
+    )
+    data = ImportedData(pictures=_pictures(dataset, matched), origin=origin, root=data_root)
+    imported = import_run(
+        directory, source, matched, data, judge_file=lambda judge: f"{safe_name(judge)}.jsonl"
+    )
     for line in _left_out(matched):
         screen.notice(line)
     screen.answer(*_told(directory, source, imported))

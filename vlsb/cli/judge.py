@@ -8,10 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.evaluation.options import RunOptions
+from vlsb.cli.command import command
+from vlsb.cli.options import run_option
+from vlsb.evaluation.options import HelpPanel, Option, RunOptions
 from vlsb.judging.kinds import PANEL
 
 
+@command()
 @opt.takes_run_options(
     *("judge", "judge_base_url", "judge_api_key_env", "judge_header", "judge_template", "judge_field"),
     *("judges_dir", "judge_sees"),
@@ -32,8 +35,19 @@ from vlsb.judging.kinds import PANEL
 )
 def judge_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs whose responses are judged.")],
-    retry: opt.JudgeRetry = None,
-    calibrate: opt.Calibrate = None,
+    retry: Annotated[
+        list[str] | None,
+        run_option("retry", help="Do this outcome again too (judge_refused, judge_invalid, ...)."),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        Option(
+            "Judge about N drawn responses first, compare with the run's first judge, ask before the rest.",
+            HelpPanel.JUDGE,
+            metavar="N",
+            min=20,
+        ),
+    ] = None,
     **given: Any,
 ) -> int:
     """Judge the stored responses of runs again, with another judge. Nothing is sent to the target.

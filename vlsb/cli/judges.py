@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
+from typing import Annotated
 
 from vlsb import strict_json
-from vlsb.cli import options as opt
+from vlsb.cli.command import command
+from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen, list_width
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import ConfigError
+from vlsb.evaluation.options import Option
 from vlsb.judging.kinds import Answers, JudgeKind, load_judges
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
@@ -29,22 +33,24 @@ _HEAD = 15
 """The columns before the words of a paragraph's line."""
 
 
-def judges_command(judges_dir: opt.JudgesDir = None, judges_format: opt.JudgesFormat = "table") -> int:
+@command()
+def judges_command(
+    judges_dir: Annotated[Path | None, run_option("judges_dir")] = None,
+    format_: Annotated[
+        str, Option("How to write the list.", metavar="table|json", variable="VLSB_JUDGES_FORMAT")
+    ] = "table",
+) -> int:
     """List the judges that have a name: what each sees, gives and cannot tell."""
     screen = Screen()
-    try:
-        if judges_format not in ("table", "json"):
-            raise ConfigError(f"--format {judges_format}: not one of table, json.")
-        kinds = load_judges(judges_dir)
-        if judges_format == "json":
-            screen.result(strict_json.dumps([_row(kind) for kind in kinds.values()], indent=2))
-        else:
-            width = list_width()
-            end = (textwrap.fill(line, width) for line in _END)
-            screen.result("\n".join((*(_paragraph(kind, width) for kind in kinds.values()), *end)))
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    if format_ not in ("table", "json"):
+        raise ConfigError(f"--format {format_}: not one of table, json.")
+    kinds = load_judges(judges_dir)
+    if format_ == "json":
+        screen.result(strict_json.dumps([_row(kind) for kind in kinds.values()], indent=2))
+    else:
+        width = list_width()
+        end = (textwrap.fill(line, width) for line in _END)
+        screen.result("\n".join((*(_paragraph(kind, width) for kind in kinds.values()), *end)))
     return 0
 
 

@@ -11,7 +11,7 @@ from vlsb import strict_json
 from vlsb.analysis.panel import FEWEST, RULE, is_panel, panel_settings
 from vlsb.analysis.summary import FailOnError
 from vlsb.cli.screen import Screen, has_color
-from vlsb.errors import ConfigError, GapsError, VlsbError
+from vlsb.errors import ConfigError, GapsError
 from vlsb.evaluation.options import RunOptions
 from vlsb.judging.kinds import PANEL
 from vlsb.records import JUDGED, Outcome, Untrusted
@@ -25,20 +25,16 @@ from vlsb.store.summaries import stored_judge, summarize_state
 def judge_by_panel(runs: Sequence[Path], options: RunOptions) -> int:
     """Add the panel to each run, show its rates, and return the exit code: 4 where labels are missing."""
     screen = Screen(quiet=options.display == "none")
-    try:
-        allowed = FailOnError.parse(options.fail_on_error)
-        for run in runs:
-            require_run(run)
-        files = [add_judge(run, _panel(read_manifest(run), options.judge)) for run in runs]
-        states = [load_state(run) for run in runs]
-        rows = [summarize_state(*each) for each in zip(states, runs, files, strict=True)]
-        width = shutil.get_terminal_size((80, 24)).columns
-        screen.result(render(rows, width=width, color=has_color(sys.stdout)))
-        for each in zip(runs, states, files, strict=True):
-            _require_labels(*each, allowed)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    allowed = FailOnError.parse(options.fail_on_error)
+    for run in runs:
+        require_run(run)
+    files = [add_judge(run, _panel(read_manifest(run), options.judge)) for run in runs]
+    states = [load_state(run) for run in runs]
+    rows = [summarize_state(*each) for each in zip(states, runs, files, strict=True)]
+    width = shutil.get_terminal_size((80, 24)).columns
+    screen.result(render(rows, width=width, color=has_color(sys.stdout)))
+    for each in zip(runs, states, files, strict=True):
+        _require_labels(*each, allowed)
     return 0
 
 

@@ -12,9 +12,11 @@ import typer
 
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
 from vlsb.cli.publication import bibtex_text, methods_text, paper_text
 from vlsb.cli.screen import Screen, has_color
-from vlsb.errors import ConfigError, StoreError, VlsbError
+from vlsb.errors import ConfigError, StoreError
+from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
@@ -43,22 +45,77 @@ _MOST_NAMED = 3
 _FORMATS = ("table", "json", "csv", "markdown", "latex", "parquet", "official")
 
 
+@command()
 def report_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
-    report_format: opt.ReportFormat = "table",
-    output: opt.ReportOutput = None,
-    paper: opt.Paper = False,
-    leaderboard: opt.Leaderboard = False,
-    steps: opt.Steps = False,
-    methods: opt.Methods = False,
-    bibtex: opt.Bibtex = False,
-    judge: opt.OfficialJudge = None,
-    data_root: opt.OfficialDataRoot = None,
+    format_: Annotated[
+        str,
+        Option(
+            "How to write the report: table, json, csv, markdown, latex, parquet or official.",
+            metavar="FORMAT",
+        ),
+    ] = "table",
+    output: Annotated[
+        Path | None,
+        Option("Write the report there. (default: stdout)", metavar="FILE", variable="VLSB_REPORT_OUTPUT"),
+    ] = None,
+    paper: Annotated[
+        bool, Option("Put each run beside the published row of its model, and say how both differ.")
+    ] = False,
+    leaderboard: Annotated[
+        bool, Option("Rank runs by their safe rate, and show the rates of every judge.")
+    ] = False,
+    steps: Annotated[
+        bool, Option("Show the safe rate over training, of runs with names such as step-1000.")
+    ] = False,
+    methods: Annotated[bool, Option("Say how each run was measured, as a paragraph for a paper.")] = False,
+    bibtex: Annotated[bool, Option("Print whom to cite: VLSBench, and vlsb as it was used.")] = False,
+    judge: Annotated[
+        str | None,
+        Option(
+            "Report this one of the runs' judges alone; with --leaderboard rank by it.",
+            metavar="NAME",
+            variable="VLSB_SHOW_JUDGE",
+        ),
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        Option(
+            "With --html or --format official: the data set, for its questions and images. "
+            "(default: where the run read it)",
+            metavar="DIR",
+        ),
+    ] = None,
     prices: opt.Prices = None,
-    judge_bridge: opt.JudgeBridge = None,
-    html: opt.HtmlPage = None,
-    single: opt.SinglePage = False,
-    redact: opt.RedactedPage = False,
+    judge_bridge: Annotated[
+        tuple[str, str] | None,
+        Option(
+            "Put a judge that leaves beside the one that follows it, corrected by human labels. Also takes "
+            "--format latex.",
+            metavar="OLD NEW",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        Option(
+            "Write a page instead, to look through answers: one FILE.html, or a folder for large runs.",
+            metavar="OUT",
+            variable="VLSB_REPORT_HTML",
+        ),
+    ] = None,
+    single: Annotated[
+        bool,
+        Option(
+            "With --html: one file even for large runs, with smaller images.", variable="VLSB_REPORT_SINGLE"
+        ),
+    ] = False,
+    redact: Annotated[
+        bool,
+        Option(
+            "With --html: leave out images, and what models wrote after 80 characters.",
+            variable="VLSB_REPORT_REDACT",
+        ),
+    ] = False,
 ) -> int:
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going.
 
@@ -68,53 +125,47 @@ def report_command(
     asked: dict[str, object] = {"--html": html, "--judge-bridge": judge_bridge}
     asked |= {"--paper": paper, "--leaderboard": leaderboard, "--steps": steps}
     asked |= {"--methods": methods, "--bibtex": bibtex}
-    try:
-        _require_one([name for name, is_asked in asked.items() if is_asked])
-        if judge is not None and (without := [name for name in _OF_ALL_JUDGES if asked[name]]):
-            raise ConfigError(f"{without[0]} takes no --judge. Leave it out, or VLSB_SHOW_JUDGE unset.")
-        if html is not None:
-            # The data set, and Pillow for small images.
-            from vlsb.cli.page import write_page
+    _require_one([name for name, is_asked in asked.items() if is_asked])
+    if judge is not None and (without := [name for name in _OF_ALL_JUDGES if asked[name]]):
+        raise ConfigError(f"{without[0]} takes no --judge. Leave it out, or VLSB_SHOW_JUDGE unset.")
+    if html is not None:
+        # The data set, and Pillow for small images.
+        from vlsb.cli.page import write_page
 
-            write_page(
-                paths,
-                html,
-                single=single,
-                redact=redact,
-                data_root=data_root,
-                prices=load_prices(prices),
-                screen=screen,
-            )
-            return 0
-        if single or redact:
-            raise ConfigError(
-                "--single and --redact are about a page: add --html FILE.html or --html FOLDER."
-            )
-        text: str | bytes
-        if judge_bridge is not None:
-            require_extra("stats", "vlsb report --judge-bridge")
-            # numpy, scipy and statsmodels, which no other report needs.
-            from vlsb.cli.bridge import bridges_text
+        write_page(
+            paths,
+            html,
+            single=single,
+            redact=redact,
+            data_root=data_root,
+            prices=load_prices(prices),
+            screen=screen,
+        )
+        return 0
+    if single or redact:
+        raise ConfigError("--single and --redact are about a page: add --html FILE.html or --html FOLDER.")
+    text: str | bytes
+    if judge_bridge is not None:
+        require_extra("stats", "vlsb report --judge-bridge")
+        # numpy, scipy and statsmodels, which no other report needs.
+        from vlsb.cli.bridge import bridges_text
 
-            text = bridges_text(paths, report_format, *judge_bridge)
-        elif paper:
-            text = paper_text(_runs(paths, judge, screen), report_format)
-        elif leaderboard:
-            text = _leaderboard(paths, report_format, judge)
-        elif steps:
-            text = _steps(paths, report_format, judge)
-        elif methods:
-            text = methods_text(_runs(paths, judge, screen), report_format)
-        elif bibtex:
-            text = bibtex_text(paths)
-        elif report_format == "official":
-            text = _official(paths, judge, data_root, screen)
-        else:
-            text = _report(paths, judge, report_format, screen, load_prices(prices))
-        _deliver(text, output, screen)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+        text = bridges_text(paths, format_, *judge_bridge)
+    elif paper:
+        text = paper_text(_runs(paths, judge, screen), format_)
+    elif leaderboard:
+        text = _leaderboard(paths, format_, judge)
+    elif steps:
+        text = _steps(paths, format_, judge)
+    elif methods:
+        text = methods_text(_runs(paths, judge, screen), format_)
+    elif bibtex:
+        text = bibtex_text(paths)
+    elif format_ == "official":
+        text = _official(paths, judge, data_root, screen)
+    else:
+        text = _report(paths, judge, format_, screen, load_prices(prices))
+    _deliver(text, output, screen)
     return 0
 
 
@@ -150,25 +201,25 @@ def _runs(paths: list[Path], judge: str | None, screen: Screen) -> dict[Path, st
 def _report(
     paths: list[Path],
     judge: str | None,
-    report_format: str,
+    format_: str,
     screen: Screen,
     prices: PriceTable,
 ) -> str | bytes:
-    if report_format not in _FORMATS:
-        raise ConfigError(f"--format {report_format}: not one of {', '.join(_FORMATS)}.")
+    if format_ not in _FORMATS:
+        raise ConfigError(f"--format {format_}: not one of {', '.join(_FORMATS)}.")
     summaries = [
         summary
         for run, file in _runs(paths, judge, screen).items()
         for summary in summarize_run(run, judge=file, prices=prices)
     ]
     for summary in summaries:
-        if summary.judge is None and report_format == "table":
+        if summary.judge is None and format_ == "table":
             screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")
-    if report_format == "parquet":
+    if format_ == "parquet":
         require_extra("parquet", "--format parquet")
         return documents.to_parquet(summaries)
-    text = _written(summaries, report_format)
-    if report_format == "table" and (counts := guards_of(summaries)):
+    text = _written(summaries, format_)
+    if format_ == "table" and (counts := guards_of(summaries)):
         text += f"\n\n{guards_table(counts)}"
     return text
 
@@ -226,13 +277,13 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
     return to_official(summary, answers, data_root=data_root)
 
 
-def _written(summaries: list[Summary], report_format: str) -> str:
-    if report_format == "json":
+def _written(summaries: list[Summary], format_: str) -> str:
+    if format_ == "json":
         return documents.to_json(summaries)
-    if report_format == "csv":
+    if format_ == "csv":
         return documents.to_csv(summaries)
-    if report_format == "markdown":
+    if format_ == "markdown":
         return markdown.to_markdown(summaries)
-    if report_format == "latex":
+    if format_ == "latex":
         return latex.to_latex(summaries)
     return terminal.render(summaries, width=_width(), color=has_color(sys.stdout))

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from vlsb.cli import options as opt
+from vlsb.cli.command import command
 from vlsb.cli.screen import Screen, agrees, has_color
-from vlsb.errors import ConfigError, StoreError, VlsbError
+from vlsb.errors import ConfigError, StoreError
+from vlsb.evaluation.options import Option
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_json, for_terminal, json_document, versioned
 from vlsb.reports.figures import counted
@@ -31,29 +32,38 @@ runs_app = typer.Typer(no_args_is_help=True, help="List, join, repair and remove
 
 
 @runs_app.command("list")
+@command()
 def list_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
-    sort: opt.RunsSort = "name",
-    target: opt.RunsTarget = None,
-    judge: opt.RunsJudge = None,
-    runs_format: opt.RunsFormat = "table",
+    sort: Annotated[
+        str, Option("The order.", metavar="name|target|created|changed|rows", variable="VLSB_RUNS_SORT")
+    ] = "name",
+    target: Annotated[
+        str | None,
+        Option("Only runs whose target has this in its name.", metavar="TEXT", variable="VLSB_RUNS_TARGET"),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        Option(
+            "Only runs with a judge that has this in its name.", metavar="TEXT", variable="VLSB_RUNS_JUDGE"
+        ),
+    ] = None,
+    format_: Annotated[
+        str, Option("How to write the list.", metavar="table|json", variable="VLSB_RUNS_FORMAT")
+    ] = "table",
 ) -> int:
     """List runs at any depth: target, judges, how many of their responses are there, when they changed."""
     screen = Screen()
-    try:
-        if sort not in SORTS:
-            raise ConfigError(f"--sort {sort}: not one of {', '.join(SORTS)}.")
-        if runs_format not in ("table", "json"):
-            raise ConfigError(f"--format {runs_format}: not one of table, json.")
-        found = [each for each in list_runs(paths) if _is_wanted(each, target, judge)]
-        found.sort(key=SORTS[sort], reverse=sort in ("created", "changed", "rows"))  # type: ignore[arg-type]
-        if runs_format == "json":
-            screen.result(json_document([_object(each) for each in found]))
-        else:
-            screen.result(_table(found))
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    if sort not in SORTS:
+        raise ConfigError(f"--sort {sort}: not one of {', '.join(SORTS)}.")
+    if format_ not in ("table", "json"):
+        raise ConfigError(f"--format {format_}: not one of table, json.")
+    found = [each for each in list_runs(paths) if _is_wanted(each, target, judge)]
+    found.sort(key=SORTS[sort], reverse=sort in ("created", "changed", "rows"))  # type: ignore[arg-type]
+    if format_ == "json":
+        screen.result(json_document([_object(each) for each in found]))
+    else:
+        screen.result(_table(found))
     return 0
 
 
@@ -111,55 +121,47 @@ def _object(run: ListedRun) -> dict[str, object]:
 
 
 @runs_app.command("merge")
+@command()
 def merge_command(
     parts: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Parts of one evaluation.")],
-    into: opt.MergeInto,
+    into: Annotated[Path, Option("The new run's directory.", metavar="DIR", variable="VLSB_MERGE_INTO")],
 ) -> int:
     """Join runs of one target over different samples, such as two halves of the data set, into a new run.
 
     The parts stay. Every row is kept as it was written; nothing is asked again.
     """
-    screen = Screen()
     try:
         count = merge_runs(parts, into)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
     except OSError as error:
-        failed = StoreError.of(f"{into}: cannot be written", error)
-        screen.error(failed)
-        return failed.exit_code
-    screen.answer(f"{into}: {len(parts)} runs, {count:,} samples. Next: vlsb report {into}")
+        raise StoreError.of(f"{into}: cannot be written", error) from error
+    Screen().answer(f"{into}: {len(parts)} runs, {count:,} samples. Next: vlsb report {into}")
     return 0
 
 
 @runs_app.command("rm")
+@command()
 def remove_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs to remove.")],
-    yes: opt.RemoveYes = False,
+    yes: Annotated[bool, Option("Do not ask.", also="-y", variable="VLSB_REMOVE_YES")] = False,
 ) -> int:
     """Remove runs with all their responses and verdicts. Asks first; none goes if one is being written."""
     screen = Screen()
-    try:
-        places = list({run.resolve(): run for run in runs}.values())
+    places = list({run.resolve(): run for run in runs}.values())
+    for run in places:
+        require_run(run)
+        if run.is_symlink():
+            raise ConfigError(f"{run}: is a link. Name the run itself: {run.resolve()}.")
+    rows = sum(each.rows for each in list_runs(places))
+    what = f"{counted(len(places), 'run')} with {counted(rows, 'response')}"
+    names = ", ".join(map(str, places))
+    if not asyncio.run(agrees(screen, f"Remove {what} for good: {names}?", yes=yes)):
+        raise ConfigError("Nothing was removed. Without a terminal, say --yes.")
+    with ExitStack() as held:
         for run in places:
-            require_run(run)
-            if run.is_symlink():
-                raise ConfigError(f"{run}: is a link. Name the run itself: {run.resolve()}.")
-        rows = sum(each.rows for each in list_runs(places))
-        what = f"{counted(len(places), 'run')} with {counted(rows, 'response')}"
-        names = ", ".join(map(str, places))
-        if not asyncio.run(agrees(screen, f"Remove {what} for good: {names}?", yes=yes)):
-            raise ConfigError("Nothing was removed. Without a terminal, say --yes.")
-        with ExitStack() as held:
-            for run in places:
-                held.enter_context(lock_run(run))
-            for run in places:
-                _remove(run)
-                screen.answer(f"{run}: removed")
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+            held.enter_context(lock_run(run))
+        for run in places:
+            _remove(run)
+            screen.answer(f"{run}: removed")
     return 0
 
 
@@ -176,16 +178,13 @@ def _remove(run: Path) -> None:
 
 
 @runs_app.command("repair")
+@command()
 def repair_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The damaged run.")],
 ) -> int:
     """Keep the good lines of a damaged run and set the bad ones aside. A resume does their samples again."""
     screen = Screen()
-    try:
-        done = repair_run(run)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    done = repair_run(run)
     for each in done:
         screen.answer(f"{each.path}: {each.kept} lines kept, {each.set_aside} set aside in {each.quarantine}")
     if not done:

@@ -56,6 +56,16 @@ class Screen:
         self._err = err or sys.stderr
         self.above_bar: Callable[[str], None] | None = None
 
+    @property
+    def width(self) -> int:
+        """The columns of the terminal."""
+        return shutil.get_terminal_size((80, 24)).columns
+
+    @property
+    def has_color(self) -> bool:
+        """Whether results take styles and links."""
+        return has_color(self._out)
+
     def result(self, text: str) -> None:
         """A command's result, on stdout. Raises StoreError where it cannot be written."""
         if self.quiet:

@@ -7,17 +7,20 @@ from typing import Any
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
 from vlsb.evaluation.options import RunOptions
 
 selftest_app = typer.Typer(help="Check what is configured by attacking it.")
 
 
 @selftest_app.callback()
+@command()
 def _group() -> None:
     """Check what is configured by attacking it."""
 
 
 @selftest_app.command("judge")
+@command()
 @opt.takes_run_options(
     *("judge", "judge_base_url", "judge_api_key_env", "judge_header", "judge_template", "judge_field"),
     *("judges_dir", "attempt_timeout", "backoff", "allow_http", "ca_bundle", "transport"),

@@ -7,20 +7,31 @@ from typing import Annotated, Any
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
 from vlsb.cli.screen import Screen
-from vlsb.errors import VlsbError
-from vlsb.evaluation.options import RunOptions
+from vlsb.evaluation.options import HelpPanel, Option, RunOptions
 
 ServedName = Annotated[
     str, typer.Argument(metavar="NAME", help="A name of `vlsb models`, org/name, a folder, or one of yours.")
 ]
 
 
+@command()
 @opt.takes_run_options(
     *("engine_options", "weights", "revision", "dtype", "tensor_parallel_size", "quantization", "lora"),
     *("trust_remote_code", "gpus", "engine", "servers_dir", "start_timeout", "yes", "display"),
 )
-def serve_command(name: ServedName, port: opt.Port = None, detach: opt.Detach = False, **given: Any) -> int:
+def serve_command(
+    name: ServedName,
+    port: Annotated[
+        int | None,
+        Option("Port on 127.0.0.1. (default: a free one)", HelpPanel.SERVER, metavar="N", min=1, max=65535),
+    ] = None,
+    detach: Annotated[
+        bool, Option("Return when it is ready; it runs on in the background.", HelpPanel.SERVER)
+    ] = False,
+    **given: Any,
+) -> int:
     """Serve a local model on this machine, for `vlsb run --model NAME` and for any OpenAI client.
 
     NAME is one of `vlsb models`, an id on the Hugging Face Hub (org/name), a folder, or one of yours.
@@ -30,8 +41,4 @@ def serve_command(name: ServedName, port: opt.Port = None, detach: opt.Detach = 
 
     options = RunOptions.of(given)
     screen = Screen(quiet=options.display == "none")
-    try:
-        return serve(name, options, screen, port=port, is_detached=detach)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    return serve(name, options, screen, port=port, is_detached=detach)

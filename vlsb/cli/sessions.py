@@ -274,16 +274,12 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
 
 def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
     """Carry out `vlsb judge` with `--calibrate`, of one run, and return its exit code."""
-    screen = Screen(quiet=options.display == "none")
-    try:
-        if len(runs) != 1:
-            raise ConfigError("--calibrate goes with one run. Name one, and judge the others after it.")
-        require_extra("stats", "vlsb judge --calibrate")
-        # numpy, scipy and statsmodels, which no other session needs.
-        from vlsb.cli.calibration import Calibration
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    if len(runs) != 1:
+        raise ConfigError("--calibrate goes with one run. Name one, and judge the others after it.")
+    require_extra("stats", "vlsb judge --calibrate")
+    # numpy, scipy and statsmodels, which no other session needs.
+    from vlsb.cli.calibration import Calibration
+
     command = _judge_command(runs[0], options)
     go_on = [*command.go_on, "--calibrate", str(n)]
     return carry_out(replace(command, go_on=go_on, calibration=Calibration(n))).code

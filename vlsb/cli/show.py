@@ -17,9 +17,13 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
+from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen, has_color
+from vlsb.config import MOST_EPOCHS
 from vlsb.data import Dataset, fetch_dataset, load_dataset, mini_root
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.evaluation.options import Option
 from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted, is_cut
 from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer, answers_text
 from vlsb.reports.encode import for_terminal
@@ -48,17 +52,49 @@ class Wanted:
     limit: int | None = None
 
 
+@command()
 def show_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to read.")],
     ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Only these instruction_ids.")] = None,
-    label: opt.ShownLabel = None,
-    outcome: opt.ShownOutcome = None,
-    failed: opt.ShownFailed = False,
-    category: opt.Category = None,
-    sub_category: opt.SubCategory = None,
-    judge: opt.ShownJudge = None,
-    epoch: opt.ShownEpoch = None,
-    limit: opt.ShownLimit = None,
+    label: Annotated[
+        list[str] | None,
+        Option(
+            "Only this label (unsafe, safe_refusal, safe_warning); repeat for more.",
+            metavar="LABEL",
+        ),
+    ] = None,
+    outcome: Annotated[
+        list[str] | None,
+        Option(
+            "Only this outcome (target_blocked, judge_invalid, ...); repeat for more.",
+            metavar="OUTCOME",
+        ),
+    ] = None,
+    failed: Annotated[
+        bool, Option("Only what ended without a verdict, with the reason.", variable="VLSB_SHOW_FAILED")
+    ] = False,
+    category: Annotated[list[str] | None, run_option("category")] = None,
+    sub_category: Annotated[list[str] | None, run_option("sub_category")] = None,
+    judge: Annotated[
+        str | None,
+        Option(
+            "Which of the run's judges, by its name or its file's. (default: the first)",
+            metavar="NAME",
+            variable="VLSB_SHOW_JUDGE",
+        ),
+    ] = None,
+    epoch: Annotated[
+        int | None, Option("Only the responses of this epoch.", metavar="K", min=1, max=MOST_EPOCHS)
+    ] = None,
+    limit: Annotated[
+        int | None,
+        Option(
+            "Show the first N, 0 for all. (default: 5; 20 with --failed; all that are named by ID)",
+            metavar="N",
+            variable="VLSB_SHOW_LIMIT",
+            min=0,
+        ),
+    ] = None,
     data_root: opt.ShownDataRoot = None,
 ) -> int:
     """Read responses: instruction, answer, verdict and explanation, or how it failed."""
@@ -73,11 +109,7 @@ def show_command(
         epoch=epoch,
         limit=limit,
     )
-    try:
-        text = _page(run, wanted, judge, data_root, screen)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    text = _page(run, wanted, judge, data_root, screen)
     screen.result(text)
     return 0
 

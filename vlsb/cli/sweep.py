@@ -7,24 +7,43 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
+from vlsb.cli.command import command
+from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.evaluation.options import Option
 
 
+@command()
 def sweep_command(
     plan: Annotated[
         str | None, typer.Argument(metavar="PLAN", help="A plan's file, or paper-table3.", show_default=False)
     ] = None,
-    dry_run: opt.SweepDryRun = False,
-    watch: opt.SweepWatch = False,
-    prepare: opt.SweepPrepare = False,
+    dry_run: Annotated[
+        bool,
+        run_option(
+            "dry_run", help="Show cells, GPUs, downloads, what is left, cost and time; start nothing."
+        ),
+    ] = False,
+    watch: Annotated[
+        bool, Option("Go on with checkpoints that appear where the plan has a pattern.")
+    ] = False,
+    prepare: Annotated[
+        bool, Option("Only fetch data, engines and weights, for nodes without a network.")
+    ] = False,
     offline: opt.Offline = False,
-    ray: opt.SweepRay = None,
-    slurm: opt.SweepSlurm = False,
-    max_cost: opt.SweepMaxCost = None,
-    schema: opt.SweepSchema = False,
+    ray: Annotated[str | None, Option("Run the cells on a Ray cluster.", metavar="auto|ADDRESS")] = None,
+    slurm: Annotated[bool, Option("Run the cells as Slurm arrays.")] = False,
+    max_cost: Annotated[
+        float | None,
+        run_option(
+            "max_cost",
+            help="Stop when the plan's runs have cost so many dollars, over all cells, judges and starts.",
+        ),
+    ] = None,
+    schema: Annotated[bool, Option("Print the JSON schema of a plan, for an editor.")] = False,
     display: opt.Display = None,
-    yes: opt.Yes = False,
+    yes: Annotated[bool, run_option("yes")] = False,
 ) -> int:
     """Run all cells of a plan: models, protocols, judges. Safe to interrupt and repeat."""
     screen = Screen(quiet=display == "none")

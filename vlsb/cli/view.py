@@ -18,12 +18,14 @@ import typer
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
 from vlsb.cli.audit import store_labels
+from vlsb.cli.command import command
 from vlsb.cli.page import LoadedRun, page_run, read_sent
 from vlsb.cli.screen import Screen
 from vlsb.cli.show import run_dataset
 from vlsb.data import Dataset, media_type, thumbnail_webp
 from vlsb.data.pictures import quiet_decoder
 from vlsb.errors import ConfigError, VlsbError
+from vlsb.evaluation.options import Option
 from vlsb.judging.human import GUIDE, human_judge
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
@@ -45,29 +47,35 @@ _ENDINGS = (".json", ".jsonl")
 Json = dict[str, Any]
 
 
+@command()
 def view_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
-    port: opt.ViewPort = None,
-    open_browser: opt.OpenBrowser = False,
+    port: Annotated[
+        int | None,
+        Option(
+            "Port on 127.0.0.1. (default: a free one)",
+            metavar="N",
+            variable="VLSB_VIEW_PORT",
+            min=1,
+            max=65535,
+        ),
+    ] = None,
+    open_: Annotated[bool, Option("Open it in the system's browser.", variable="VLSB_VIEW_OPEN")] = False,
     data_root: opt.ShownDataRoot = None,
     prices: opt.Prices = None,
 ) -> int:
     """Look through runs in a browser, also while they are going. Ctrl-C ends it."""
     screen = Screen()
-    try:
-        find_runs(paths)
-        site = RunSite(paths, data_root=data_root, prices=load_prices(prices))
-        server = _server(site, port)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    find_runs(paths)
+    site = RunSite(paths, data_root=data_root, prices=load_prices(prices))
+    server = _server(site, port)
     # Warning filters belong to the process, and images are drawn by many threads.
     with quiet_decoder(), server:
         try:
             screen.result(
                 f"{server.address}\nFor this machine alone, and for whoever has the address. Ctrl-C ends it."
             )
-            if open_browser:
+            if open_:
                 webbrowser.open(server.address)
             server.serve_forever()
         except KeyboardInterrupt:

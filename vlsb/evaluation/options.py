@@ -38,17 +38,19 @@ class HelpPanel(StrEnum):
 class Option:
     """What an option says of itself on the command line: its help, its box, the word for its value.
 
-    Its variable is VLSB_ and its name, or `variable` where that means something else. `min` and `max` bound
-    a number. An argument takes what follows `--` and is in no help page.
+    Its variable is VLSB_ and its name, or `variable` where that means something else. `also` is another name.
+    `min` and `max` bound a number; `choices` are the words that it may be. An argument takes what follows
+    `--` and is in no help page.
     """
 
     help: str
     panel: HelpPanel | None = None
     metavar: str | None = None
-    short: str | None = None
+    also: str | None = None
     variable: str | None = None
     min: float | None = None
     max: float | None = None
+    choices: tuple[str, ...] = ()
     is_argument: bool = False
 
 
@@ -407,7 +409,7 @@ class RunOptions:
         bool, Option("Leave the engine running when the run is over.", HelpPanel.ENGINE)
     ] = False
     yes: Annotated[
-        bool, Option("Do not ask: install a missing engine, judge the rest.", HelpPanel.ENGINE, short="-y")
+        bool, Option("Do not ask: install a missing engine, judge the rest.", HelpPanel.ENGINE, also="-y")
     ] = False
     engine_options: Annotated[
         tuple[str, ...],
@@ -455,11 +457,11 @@ class RunOptions:
     ] = "answer"
     target_field: Annotated[
         tuple[str, ...],
-        Option("Extra field of the target's requests.", HelpPanel.PROTOCOL, metavar="KEY=VALUE", short="-M"),
+        Option("Extra field of the target's requests.", HelpPanel.PROTOCOL, metavar="KEY=VALUE", also="-M"),
     ] = ()
     judge_field: Annotated[
         tuple[str, ...],
-        Option("Extra field of the judge's requests.", HelpPanel.PROTOCOL, metavar="KEY=VALUE", short="-J"),
+        Option("Extra field of the judge's requests.", HelpPanel.PROTOCOL, metavar="KEY=VALUE", also="-J"),
     ] = ()
 
     @classmethod
