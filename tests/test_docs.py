@@ -19,6 +19,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import msgspec
 import pytest
 import typer.main
 from typer.exceptions import TyperException
@@ -42,10 +43,11 @@ from vlsb.endpoints.traffic import Event
 from vlsb.engines.install import Engine
 from vlsb.engines.plan import Wishes, plan_server
 from vlsb.models.catalog import find_profile
-from vlsb.records import Outcome, Untrusted
+from vlsb.records import Failure, Outcome, Response, Untrusted, Verdict
 from vlsb.reports.documents import to_json
 from vlsb.store import codec
 from vlsb.store.manifest import SCHEMA
+from vlsb.sweep.plan import plan_schema
 
 PROJECT = Path(vlsb.__file__).parents[1]
 DOCS = sorted((PROJECT / "docs").rglob("*.md"))
@@ -279,6 +281,31 @@ def test_every_command_is_shown_and_has_its_options_on_one_page() -> None:
 
     assert [page for page, text in texts.items() if "options" in dict(_BLOCK.findall(text))] == ["options"]
     assert [words for words in COMMANDS if f"$ vlsb {' '.join(words)}" not in shown] == []
+
+
+def record_schema(kind: type) -> dict[str, Any]:
+    """The JSON schema of a stored record. Later versions may add fields, so it forbids none."""
+    texts = {Untrusted: {"type": "string"}}
+    return msgspec.json.schema(kind, schema_hook=texts.__getitem__)
+
+
+SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
+    "response": lambda: record_schema(Response),
+    "verdict": lambda: record_schema(Verdict),
+    "failure": lambda: record_schema(Failure),
+    "sweep-plan": plan_schema,
+}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_on_the_disk_is_that_of_the_program(name: str) -> None:
+    path = PROJECT / "docs" / "reference" / "schemas" / f"{name}.json"
+    text = f"{json.dumps(SCHEMAS[name](), indent=1)}\n"
+    if WRITES:
+        path.write_text(text, "utf-8")
+        return
+
+    assert path.read_text("utf-8") == text
 
 
 def test_no_two_pages_have_the_same_name() -> None:
