@@ -178,8 +178,9 @@ def _read(run: Path, prices: PriceTable) -> tuple[float, str]:
     for cost in costs:
         if cost.usd is None:
             raise ConfigError(
-                f"--max-cost: nobody knows what {run} has cost, as there is no price for "
-                f"{cost.model.expose()!r}. Give it one with `prices: FILE` in the plan."
+                f"--max-cost: nobody knows what {run} has cost, as a model of it has no price",
+                detail=cost.model,
+                advice="Give it one with `prices: FILE` in the plan.",
             )
     counted_usd = math.fsum(cost.usd or 0.0 for cost in costs)
     return counted_usd + state.sessions.estimated_usd, state.sessions.reason

@@ -10,8 +10,8 @@ from statistics import mean
 
 import numpy
 import pytest
-from scipy.special import stdtrit
 
+stdtrit = pytest.importorskip("scipy.special", reason="needs the group `extras`: just test").stdtrit
 truescore = pytest.importorskip("truescore", reason="needs the group `extras`: just test")
 
 from benchmarks import correction, results
