@@ -40,6 +40,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_the_example_page_runs_in_a_running_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scipy", reason="the page compares two runs; that needs the extra `stats`")
     monkeypatch.chdir(tmp_path)
 
     async def notebook() -> None:

@@ -18,11 +18,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.support import canary
+from tests.support.command import Vlsb
 from tests.support.waiting import wait_until
-from vlsb.cli.convert import convert_app
 from vlsb.engines.checkpoint import wanted_files
 from vlsb.engines.install import Engine
 from vlsb.engines.llava import build as llava_build
@@ -791,13 +790,9 @@ def test_a_folder_that_is_not_there_is_no_hub_id(weights: str, tmp_path: Path) -
 
 def test_the_command_names_the_engine_to_install(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
+    home = {"HOME": str(tmp_path), "PATH": "", "XDG_DATA_HOME": str(tmp_path)}
 
-    done = CliRunner().invoke(
-        convert_app,
-        ["llava", str(source), str(tmp_path / "out")],
-        env={"HOME": str(tmp_path), "PATH": "", "XDG_DATA_HOME": str(tmp_path)},
-        standalone_mode=False,
-    )
+    done = Vlsb(tmp_path, home)("convert", "llava", source, tmp_path / "out")
 
-    assert done.return_value == 7
-    assert "vlsb engine install llava" in done.stderr
+    assert done.code == 7
+    assert "vlsb engine install llava" in done.error
