@@ -8,158 +8,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from vlsb import strict_json
 from vlsb.errors import ConfigError
 from vlsb.models.catalog import OVERRULED_IN_FILES, RESERVED
 
-# Other spellings of the engine's; `-O` is read apart, because its value may be glued to it.
-ALIASES: Mapping[str, str] = MappingProxyType(
-    {
-        "--device-memory-utilization": "gpu-memory-utilization",
-        "-ac": "attention-config",
-        "-asc": "api-server-count",
-        "-cc": "compilation-config",
-        "-dc": "diffusion-config",
-        "-dcp": "decode-context-parallel-size",
-        "-dp": "data-parallel-size",
-        "-dpa": "data-parallel-address",
-        "-dpb": "data-parallel-backend",
-        "-dpe": "data-parallel-external-lb",
-        "-dph": "data-parallel-hybrid-lb",
-        "-dpl": "data-parallel-size-local",
-        "-dpm": "data-parallel-multi-port-external-lb",
-        "-dpn": "data-parallel-rank",
-        "-dpp": "data-parallel-rpc-port",
-        "-dpr": "data-parallel-start-rank",
-        "-ep": "enable-expert-parallel",
-        "-n": "nnodes",
-        "-pcp": "prefill-context-parallel-size",
-        "-pp": "pipeline-parallel-size",
-        "-q": "quantization",
-        "-r": "node-rank",
-        "-sc": "speculative-config",
-        "-tp": "tensor-parallel-size",
-    }
-)
-
-# They are off unless given and have no `--no-` form.
-BARE_FLAGS = frozenset(
-    {
-        "aggregate-engine-logging",
-        "allow-credentials",
-        "data-parallel-multi-port-external-lb",
-        "disable-async-output-proc",
-        "disable-fastapi-docs",
-        "disable-frontend-multiprocessing",
-        "disable-log-requests",
-        "disable-log-stats",
-        "disable-mm-preprocessor-cache",
-        "disable-uvicorn-access-log",
-        "enable-auto-tool-choice",
-        "enable-force-include-usage",
-        "enable-multimodal-encoder-data-parallel",
-        "enable-prompt-tokens-details",
-        "enable-request-id-headers",
-        "enable-server-load-tracking",
-        "enable-ssl-refresh",
-        "expand-tools-even-if-tool-choice-none",
-        "return-tokens-as-token-ids",
-        "use-v2-block-manager",
-    }
-)
-
-
-# Memory, addresses, concurrency, logs, metrics: how an answer is computed stays the same.
+# What people set for a machine's sake, and what our own files set: how an answer is computed stays the same.
+# Any other option is recorded and compared as it was written.
 CANNOT_CHANGE_AN_ANSWER = frozenset(
     {
         *OVERRULED_IN_FILES,
-        # Addresses and processes.
-        "allow-credentials",
-        "allowed-headers",
         "allowed-media-domains",
-        "allowed-methods",
-        "allowed-origins",
-        "api-server-count",
-        "cpu-distributed-timeout-seconds",
-        "data-parallel-address",
-        "data-parallel-rpc-port",
-        "disable-fastapi-docs",
-        "disable-frontend-multiprocessing",
-        "distributed-timeout-seconds",
-        "enable-offline-docs",
-        "enable-request-id-headers",
-        "enable-ssl-refresh",
-        "h11-max-header-count",
-        "h11-max-incomplete-event-size",
-        "master-addr",
-        "master-port",
-        "numa-bind",
-        "numa-bind-cpus",
-        "numa-bind-nodes",
-        "renderer-num-workers",
-        "shutdown-timeout",
-        "sse-keep-alive-interval",
-        # Memory.
         "cpu-offload-gb",
-        "disable-mm-preprocessor-cache",
+        "disable-log-requests",
+        "disable-uvicorn-access-log",
         "download-dir",
         "gpu-memory-utilization",
         "kv-cache-memory-bytes",
-        "max-parallel-loading-workers",
-        "mm-processor-cache-gb",
-        "mm-processor-cache-type",
-        "mm-shm-cache-max-object-size-mb",
-        "num-gpu-blocks-override",
-        "safetensors-load-strategy",
-        "safetensors-prefetch-block-size",
-        "safetensors-prefetch-num-threads",
-        "skip-mm-profiling",
-        "swap-space",
-        "use-tqdm-on-load",
-        # Concurrency.
-        "max-num-active-seqs",
         "max-num-batched-tokens",
-        "max-num-queued-reqs",
-        "max-num-queued-tokens",
         "max-num-seqs",
-        "scheduling-policy",
-        "stream-interval",
-        # Logs and metrics.
-        "aggregate-engine-logging",
-        "collect-detailed-traces",
-        "cudagraph-metrics",
-        "custom-histogram-buckets",
-        "disable-access-log-for-endpoints",
-        "disable-log-requests",
-        "disable-log-stats",
-        "disable-uvicorn-access-log",
-        "enable-force-include-usage",
-        "enable-log-deltas",
-        "enable-log-outputs",
-        "enable-log-requests",
-        "enable-logging-iteration-details",
-        "enable-mfu-metrics",
-        "enable-per-request-metrics",
-        "enable-prompt-tokens-details",
-        "enable-server-load-tracking",
-        "kv-cache-metrics",
-        "kv-cache-metrics-sample",
-        "log-config-file",
-        "log-error-stack",
-        "log-level",
-        "logging-config",
-        "max-log-len",
-        "otlp-traces-endpoint",
-        "show-hidden-metrics-for-version",
-        "uvicorn-log-level",
+        "mm-processor-cache-gb",
+        "swap-space",
     }
 )
 
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-_OPTIMIZATION = re.compile(r"-O=?(.*)")
 
 
 def parse_options(tokens: Sequence[str]) -> dict[str, Any]:
@@ -198,6 +72,10 @@ def _options(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
         token = rest.pop(0)
         if not _is_option(token):
             raise ConfigError("the first word after -- is no engine option: those start with a dash.")
+        if not token.startswith("--"):
+            raise ConfigError(
+                "engine options are given by their long names here: --tensor-parallel-size, not -tp."
+            )
         values = []
         while rest and not _is_option(rest[0]):
             values.append(rest.pop(0))
@@ -209,13 +87,10 @@ def _is_option(token: str) -> bool:
 
 
 def _meaning(token: str, values: list[str]) -> tuple[str, Any]:
-    if optimization := _OPTIMIZATION.fullmatch(token):
-        return "optimization-level", normal(_only([*filter(None, [optimization[1]]), *values]))
     token, equals, inline = token.partition("=")
     values = [inline, *values] if equals else values
     head, dot, path = token.partition(".")
-    head = head.replace("_", "-")
-    name = ALIASES.get(head) or head.lstrip("-")
+    name = head.lstrip("-").replace("_", "-")
     if path.endswith("+"):
         return f"{name}.{path[:-1]}", [normal(each) for each in ",".join(values).split(",")]
     if not values and name.startswith("no-"):
@@ -258,15 +133,14 @@ def normal(value: Any) -> Any:
 def option_words(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The settings of a file as argv: as the engine itself reads it, and a mapping as JSON for every version.
 
-    A false one is switched off by name where it can be; elsewhere leaving it out says the same.
+    A false one is switched off by name.
     """
     return tuple(word for name, value in settings.items() for word in _words(name, value))
 
 
 def _words(name: str, value: Any) -> Iterator[str]:
     if value is False:
-        if name not in BARE_FLAGS:
-            yield f"--no-{name}"
+        yield f"--no-{name}"
     elif value is True:
         yield f"--{name}"
     elif isinstance(value, list):
