@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from functools import partial
 
-import typer
-
-from vlsb.cli.command import command
-from vlsb.cli.screen import Screen
+from vlsb.cli import options as opt
+from vlsb.cli.command import TABLES, Result, command
+from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option
-from vlsb.extras import require_extra
 
 
-@command()
-def agreement_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
-    format_: Annotated[
-        str,
-        Option(
-            "How to write the comparison.",
-            metavar="table|json|csv|markdown|latex",
-            variable="VLSB_AGREEMENT_FORMAT",
-        ),
-    ] = "table",
-) -> int:
+@command(extra="stats", form=Option("How to write the comparison.", choices=TABLES))
+def agreement_command(paths: opt.Paths) -> Result:
     """Compare the judges of runs on the same responses: agreement, kappa, rates and rankings."""
-    screen = Screen()
-    require_extra("stats", "vlsb agreement")
-    # A second to import, and no other command's.
-    from vlsb.cli.agreement_text import agreement_text
+    # numpy, scipy and statsmodels: a second that help pages do not wait.
+    from vlsb.reports import agreement
+    from vlsb.store.comparisons import compare_stored_judges
 
-    screen.result(agreement_text(paths, format_))
-    return 0
+    report = compare_stored_judges(paths)
+    if not report.pairs and not report.refusals:
+        raise ConfigError(
+            "No two judges have labelled the same responses there. Judge a run again, with another judge: "
+            f"vlsb judge {paths[0]} --judge NAME."
+        )
+    return Result(partial(agreement.written, report))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,9 +17,9 @@ from vlsb._version import __version__
 from vlsb.analysis.panel import is_panel
 from vlsb.cli import options as opt
 from vlsb.cli.audit_report import audit_report
-from vlsb.cli.command import command
+from vlsb.cli.command import TABLES, Result, command
 from vlsb.cli.labelling import Labelling, Sheet, require_terminal
-from vlsb.cli.screen import Screen, has_color
+from vlsb.cli.screen import Screen
 from vlsb.cli.show import missing_data, run_dataset
 from vlsb.errors import ConfigError, ImageError, RunMismatchError
 from vlsb.evaluation.options import Option
@@ -31,7 +29,6 @@ from vlsb.records import Key, Response, Sample, Untrusted, is_cut
 from vlsb.reports.audit import written
 from vlsb.reports.encode import for_csv
 from vlsb.reports.labelling import SheetLabel, Task, parse_sheet, require_no, to_csv, to_label_studio
-from vlsb.reports.tables import FORMATS
 from vlsb.store.audit import Audit, AuditItem, draw_audit, require_audit
 from vlsb.store.manifest import JudgeEntry, read_manifest, require_run
 from vlsb.store.state import RunState, load_state
@@ -113,7 +110,8 @@ def export_command(
     run: Run,
     annotator: opt.Annotator,
     format_: Annotated[
-        str, Option("For which program.", metavar="csv|label-studio", variable="VLSB_AUDIT_EXPORT_FORMAT")
+        str,
+        Option("For which program.", choices=("csv", "label-studio"), variable="VLSB_AUDIT_EXPORT_FORMAT"),
     ] = "csv",
     output: Annotated[
         Path | None,
@@ -123,8 +121,6 @@ def export_command(
 ) -> int:
     """Write the drawn responses to a file for a spreadsheet or Label Studio, with no judge's label in it."""
     writers = {"csv": (to_csv, "csv"), "label-studio": (to_label_studio, "json")}
-    if format_ not in writers:
-        raise ConfigError(f"--format {format_}: not one of {', '.join(writers)}.")
     write, ending = writers[format_]
     judge = human_judge(annotator)
     desk = _Desk(run, require_audit(run), data_root)
@@ -214,27 +210,13 @@ def _require_known(labels: Sequence[SheetLabel], items: Mapping[str, Response]) 
 
 
 @audit_app.command("report")
-@command()
-def report_command(
-    run: Run,
-    format_: Annotated[
-        str,
-        Option(
-            "How to write the report.",
-            metavar="table|json|csv|markdown|latex",
-            variable="VLSB_AUDIT_FORMAT",
-        ),
-    ] = "table",
-) -> int:
+@command(form=Option("How to write the report.", choices=TABLES))
+def report_command(run: Run) -> Result:
     """Compare human labels with each other and with each judge's, and correct the judges' rates by them."""
-    if format_ not in FORMATS:
-        raise ConfigError(f"--format {format_}: not one of {', '.join(FORMATS)}.")
     report = audit_report(run)
     if not report.annotators:
         raise ConfigError(f"{run}: nobody has labelled yet. See vlsb audit label and vlsb audit import.")
-    width = shutil.get_terminal_size((80, 24)).columns
-    Screen().result(written(report, format_, width=width, color=has_color(sys.stdout)))
-    return 0
+    return Result(partial(written, report))
 
 
 class _Desk:

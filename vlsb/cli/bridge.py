@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from vlsb.analysis.agreement import compare_two
 from vlsb.analysis.correction import PAPER_CHECK, AuditedSample, rogan_gladen
 from vlsb.cli.audit_report import audit_report
-from vlsb.cli.screen import has_color
 from vlsb.config import OFFICIAL_JUDGE_MODEL
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.audit import Corrected
-from vlsb.reports.bridge import Bridge, JudgeRates, written
-from vlsb.reports.tables import FORMATS
+from vlsb.reports.bridge import Bridge, JudgeRates
 from vlsb.store.audit import read_audit
 from vlsb.store.comparisons import judge_name, judged_run
 from vlsb.store.manifest import JudgeEntry
@@ -24,13 +20,9 @@ from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, stored_judge, summarize_state
 
 
-def bridges_text(paths: Iterable[Path], form: str, old: str, new: str) -> str:
-    """A bridge for each run. Raises ConfigError for a run that one of the two has not judged."""
-    if form not in FORMATS:
-        raise ConfigError(f"--judge-bridge with --format {form}: not one of {', '.join(FORMATS)}.")
-    width = shutil.get_terminal_size((80, 24)).columns
-    bridges = [_bridge(run, old, new) for run in find_runs(paths)]
-    return written(bridges, form, width=width, color=has_color(sys.stdout))
+def bridges_of(paths: Iterable[Path], old: str, new: str) -> list[Bridge]:
+    """Return a bridge for each run. Raises ConfigError for a run that one of the two has not judged."""
+    return [_bridge(run, old, new) for run in find_runs(paths)]
 
 
 def _bridge(run: Path, old: str, new: str) -> Bridge:

@@ -10,24 +10,18 @@ from typing import Annotated
 
 from vlsb.cli import options as opt
 from vlsb.cli.checkup_text import findings_json, findings_text
-from vlsb.cli.command import command
-from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError
+from vlsb.cli.command import LIST, command
 from vlsb.evaluation.options import Option
 
-_FORMATS = ("table", "json")
 
-
-@command()
+@command(form=Option("How to write what was found.", choices=LIST))
 def doctor_command(
+    format_: str,
     data_root: Annotated[
         Path | None,
         Option("A copy of VLSBench to look at. (default: the Hugging Face Hub's cache)", metavar="DIR"),
     ] = None,
     offline: opt.Offline = False,
-    format_: Annotated[
-        str, Option("How to write what was found.", metavar="table|json", variable="VLSB_DOCTOR_FORMAT")
-    ] = "table",
     model: Annotated[
         str | None,
         Option(
@@ -36,20 +30,14 @@ def doctor_command(
             variable="VLSB_DOCTOR_MODEL",
         ),
     ] = None,
-) -> int:
+) -> str:
     """Say what is ready on this machine, and the one command that makes the rest so. Changes nothing."""
     # Looking brings the HTTP stack, which the help page does not wait for.
     from vlsb.cli.survey import look
     from vlsb.endpoints import loops
 
-    screen = Screen()
-    if format_ not in _FORMATS:
-        raise ConfigError(f"--format {format_}: not one of {', '.join(_FORMATS)}.")
     found = loops.run(look(os.environ, data_root=data_root, model=model, is_offline=offline))
     if format_ == "json":
-        screen.result(findings_json(found))
-    else:
-        size = shutil.get_terminal_size((80, 50))
-        text = findings_text(found, width=size.columns, height=size.lines, color=sys.stdout.isatty())
-        screen.result(text)
-    return 0
+        return findings_json(found)
+    size = shutil.get_terminal_size((80, 50))
+    return findings_text(found, width=size.columns, height=size.lines, color=sys.stdout.isatty())

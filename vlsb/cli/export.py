@@ -35,7 +35,7 @@ _USUAL = {"inspect": Redaction.NONE, "hub": Redaction.RESPONSES}
 @command()
 def export_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to export.")],
-    to: Annotated[str, Option("For whom.", metavar="inspect|hub", variable="VLSB_EXPORT_TO")],
+    to: Annotated[str, Option("For whom.", choices=("inspect", "hub"), variable="VLSB_EXPORT_TO")],
     out: Annotated[
         Path,
         Option(
@@ -49,7 +49,7 @@ def export_command(
         Option(
             "What to leave out of what models wrote: nothing, all but the beginnings, or everything. "
             "(default: none for inspect, everything for the Hugging Face Hub)",
-            metavar="none|tails|responses",
+            choices=tuple(Redaction),
             variable="VLSB_EXPORT_REDACT",
         ),
     ] = None,
@@ -77,10 +77,6 @@ def export_command(
 
 
 def _redaction(to: str, redact: str | None) -> Redaction:
-    if to not in _USUAL:
-        raise ConfigError(f"--to {to}: not one of {', '.join(_USUAL)}.")
-    if redact is not None and redact not in set(Redaction):
-        raise ConfigError(f"--redact {redact}: not one of {', '.join(Redaction)}.")
     return _USUAL[to] if redact is None else Redaction(redact)
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vlsb.analysis.gate import Limits
 from vlsb.cli import options as opt
-from vlsb.cli.command import command
-from vlsb.cli.compare import comparing
-from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError
+from vlsb.cli.command import TABLES, Result, command, write_file
 from vlsb.evaluation.options import Option
-from vlsb.reports.tables import FORMATS
 
 
-@command()
+@command(extra="stats", form=Option("How to write the result.", choices=TABLES))
 def gate_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run to decide about.")],
     baseline: Annotated[
@@ -49,30 +45,22 @@ def gate_command(
         Path | None,
         Option("Also append the result as Markdown, as for $GITHUB_STEP_SUMMARY.", metavar="FILE"),
     ] = None,
-    format_: Annotated[
-        str,
-        Option(
-            "How to write the result.", metavar="table|json|csv|markdown|latex", variable="VLSB_GATE_FORMAT"
-        ),
-    ] = "table",
-) -> int:
+) -> Result:
     """Decide whether a run is no less safe than its baseline: exit code 0 pass, 10 fail, 11 undecided."""
-    screen = Screen()
-    if format_ not in FORMATS:
-        raise ConfigError(f"--format {format_}: not one of {', '.join(FORMATS)}.")
-    text, decision = comparing("vlsb gate").gate_text(
-        run,
-        baseline,
-        Limits(
-            max_drop=max_drop,
-            max_refusal_rise=max_refusal_rise,
-            max_refusal_drop=max_refusal_drop,
-            min_coverage=min_coverage,
-        ),
-        format_,
-        judge=judge,
-        junit=junit,
-        summary=summary,
+    # numpy, scipy and statsmodels: a second that help pages do not wait.
+    from vlsb.analysis.gate import Limits, decide
+    from vlsb.reports import gate
+    from vlsb.store.comparisons import compare_with_baseline
+
+    limits = Limits(
+        max_drop=max_drop,
+        max_refusal_rise=max_refusal_rise,
+        max_refusal_drop=max_refusal_drop,
+        min_coverage=min_coverage,
     )
-    screen.result(text)
-    return int(decision)
+    result = decide(*compare_with_baseline(run, baseline, judge=judge), limits)
+    if junit is not None:
+        write_file(junit, gate.junit(result))
+    if summary is not None:
+        write_file(summary, gate.summary_markdown(result), mode="ab")
+    return Result(partial(gate.written, result), int(result.decision))

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from vlsb import strict_json
-from vlsb.cli.command import command
+from vlsb.cli.command import LIST, command
 from vlsb.cli.options import run_option
-from vlsb.cli.screen import Screen, list_width
-from vlsb.errors import ConfigError
+from vlsb.cli.screen import list_width
 from vlsb.evaluation.options import Option
 from vlsb.judging.kinds import Answers, JudgeKind, load_judges
 from vlsb.records import Untrusted
@@ -33,25 +32,15 @@ _HEAD = 15
 """The columns before the words of a paragraph's line."""
 
 
-@command()
-def judges_command(
-    judges_dir: Annotated[Path | None, run_option("judges_dir")] = None,
-    format_: Annotated[
-        str, Option("How to write the list.", metavar="table|json", variable="VLSB_JUDGES_FORMAT")
-    ] = "table",
-) -> int:
+@command(form=Option("How to write the list.", choices=LIST))
+def judges_command(format_: str, judges_dir: Annotated[Path | None, run_option("judges_dir")] = None) -> str:
     """List the judges that have a name: what each sees, gives and cannot tell."""
-    screen = Screen()
-    if format_ not in ("table", "json"):
-        raise ConfigError(f"--format {format_}: not one of table, json.")
     kinds = load_judges(judges_dir)
     if format_ == "json":
-        screen.result(strict_json.dumps([_row(kind) for kind in kinds.values()], indent=2))
-    else:
-        width = list_width()
-        end = (textwrap.fill(line, width) for line in _END)
-        screen.result("\n".join((*(_paragraph(kind, width) for kind in kinds.values()), *end)))
-    return 0
+        return strict_json.dumps([_row(kind) for kind in kinds.values()], indent=2)
+    width = list_width()
+    end = (textwrap.fill(line, width) for line in _END)
+    return "\n".join((*(_paragraph(kind, width) for kind in kinds.values()), *end))
 
 
 def _row(kind: JudgeKind) -> dict[str, object]:

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.command import command
-from vlsb.cli.screen import Screen, list_width
-from vlsb.errors import ConfigError
+from vlsb.cli.command import LIST, command
+from vlsb.cli.screen import list_width
 from vlsb.evaluation.options import Option
 
 models_app = typer.Typer(help="List the models that have a name, or show one.")
@@ -20,36 +19,23 @@ ShownName = Annotated[
 
 
 @models_app.callback(invoke_without_command=True)
-@command()
-def list_command(
-    context: typer.Context,
-    servers_dir: opt.ServersDir = None,
-    format_: Annotated[
-        str, Option("How to write the list.", metavar="table|json", variable="VLSB_MODELS_FORMAT")
-    ] = "table",
-) -> int:
+@command(form=Option("How to write the list.", choices=LIST))
+def list_command(context: typer.Context, format_: str, servers_dir: opt.ServersDir = None) -> str | None:
     """List the models that have a name, or show one."""
     if context.invoked_subcommand is not None:
-        return 0
+        return None
     from vlsb.cli.models_text import models_json, models_text
 
-    screen = Screen()
-    if format_ not in ("table", "json"):
-        raise ConfigError(f"--format {format_}: not one of table, json.")
     if format_ == "json":
-        screen.result(models_json(servers_dir))
-    else:
-        screen.result(models_text(servers_dir, width=list_width()))
-    return 0
+        return models_json(servers_dir)
+    return models_text(servers_dir, width=list_width())
 
 
 @models_app.command("show")
 @command()
-def show_command(name: ShownName, servers_dir: opt.ServersDir = None, offline: opt.Offline = False) -> int:
+def show_command(name: ShownName, servers_dir: opt.ServersDir = None, offline: opt.Offline = False) -> str:
     """Show what a model is: its weights, memory, the engine's command line and the request it is sent."""
     # Engines bring the HTTP stack, which the list does not wait for.
     from vlsb.cli.model_card import model_card
 
-    screen = Screen()
-    screen.result(model_card(name, servers_dir, is_offline=offline))
-    return 0
+    return model_card(name, servers_dir, is_offline=offline)

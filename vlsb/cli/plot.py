@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from vlsb.cli.command import command
+from vlsb.cli.command import command, write_file
 from vlsb.cli.screen import Screen
+from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option
-from vlsb.extras import require_extra
 
 
-@command()
+@command(extra="plot")
 def plot_command(
     paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or directories of runs.")],
     out: Annotated[
@@ -23,7 +23,7 @@ def plot_command(
         str,
         Option(
             "What to draw.",
-            metavar="labels|categories|radar|steps|transitions|agreement",
+            choices=("labels", "categories", "radar", "steps", "transitions", "agreement"),
             variable="VLSB_PLOT_KIND",
         ),
     ] = "labels",
@@ -31,7 +31,7 @@ def plot_command(
         str,
         Option(
             "One column of a paper (3.3 inches), or both (6.9).",
-            metavar="single|double",
+            choices=("single", "double"),
             variable="VLSB_PLOT_WIDTH",
         ),
     ] = "single",
@@ -39,12 +39,17 @@ def plot_command(
         str | None,
         Option("Draw this judge's labels only. (default: all)", metavar="NAME", variable="VLSB_PLOT_JUDGE"),
     ] = None,
-) -> int:
+) -> None:
     """Draw runs: labels, categories, what changed from one to the next, how judges agree."""
-    screen = Screen()
-    require_extra("plot", "vlsb plot")
     # Half a second to import, and no other command's.
-    from vlsb.cli.drawing import draw
+    from vlsb.reports.drawing import draw
+    from vlsb.reports.plots import FORMATS, WIDTHS
 
-    draw(paths, out, kind=kind, width=width, judge=judge, screen=screen)
-    return 0
+    form = out.suffix.removeprefix(".").lower()
+    if form not in FORMATS:
+        raise ConfigError(
+            f"--out {out}: name a file that ends in {', '.join('.' + each for each in FORMATS)}."
+        )
+    screen, inches = Screen(), WIDTHS[width]
+    write_file(out, draw(paths, form, kind=kind, inches=inches, judge=judge, say=screen.notice))
+    screen.notice(f"{kind} in {out}, {inches} inches wide.")

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vlsb.analysis.published import Published, Result, load_published
 from vlsb.analysis.summary import Summary
-from vlsb.cli.screen import has_color
-from vlsb.errors import ConfigError
 from vlsb.reports.encode import Encode, for_latex, for_markdown, for_terminal
 from vlsb.reports.methods import bibtex, methods_paragraph
-from vlsb.reports.paper import Parity, written
-from vlsb.reports.tables import FORMATS
+from vlsb.reports.paper import Parity
 from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest
 from vlsb.store.state import load_state
 from vlsb.store.summaries import find_runs, summarize_state
 
-_PROSE: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
+PROSE: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
 
 
-def paper_text(runs: Mapping[Path, str | None], form: str) -> str:
+def parities_of(runs: Mapping[Path, str | None]) -> list[Parity]:
     """Each run, under the judge with that file or under each of its judges, beside what is published."""
-    if form not in FORMATS:
-        raise ConfigError(f"--paper with --format {form}: not one of {', '.join(FORMATS)}.")
     published = load_published()
-    parities = [
+    return [
         Parity(
             summary=summary,
             manifest=manifest,
@@ -37,15 +30,11 @@ def paper_text(runs: Mapping[Path, str | None], form: str) -> str:
         )
         for manifest, judge, summary in _judged_runs(runs)
     ]
-    width = shutil.get_terminal_size((80, 24)).columns
-    return written(parities, form, width=width, color=has_color(sys.stdout))
 
 
 def methods_text(runs: Mapping[Path, str | None], form: str) -> str:
-    """A paragraph for each run and judge, on lines of their own; `runs` as for `paper_text`."""
-    if form not in _PROSE:
-        raise ConfigError(f"--methods with --format {form}: not one of {', '.join(_PROSE)}.")
-    encode = _PROSE[form]
+    """A paragraph for each run and judge, on lines of their own; `runs` as for `parities_of`."""
+    encode = PROSE[form]
     return "\n\n".join(encode(methods_paragraph(*each)) for each in _judged_runs(runs)) + "\n"
 
 

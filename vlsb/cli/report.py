@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
-from vlsb.cli.command import command
-from vlsb.cli.publication import bibtex_text, methods_text, paper_text
-from vlsb.cli.screen import Screen, has_color
-from vlsb.errors import ConfigError, StoreError
+from vlsb.cli.command import TABLES, Result, command, require_choice
+from vlsb.cli.publication import PROSE, bibtex_text, methods_text, parities_of
+from vlsb.cli.screen import Screen
+from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
@@ -28,7 +26,7 @@ from vlsb.reports.guards import guards_of, guards_table
 from vlsb.reports.leaderboard import leaderboard as places
 from vlsb.reports.leaderboard import written as board_text
 from vlsb.reports.official import missing_questions, to_official
-from vlsb.reports.tables import FORMATS
+from vlsb.reports.paper import written as parities_text
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
 from vlsb.store.summaries import (
@@ -42,23 +40,20 @@ from vlsb.store.summaries import (
 # Reports of a run whoever judged it, or of judges that they are given themselves.
 _OF_ALL_JUDGES = ("--html", "--judge-bridge", "--bibtex")
 _MOST_NAMED = 3
-_FORMATS = ("table", "json", "csv", "markdown", "latex", "parquet", "official")
 
 
-@command()
+@command(
+    form=Option(
+        "How to write the report: table, json, csv, markdown, latex, parquet or official.",
+        metavar="FORMAT",
+        variable="VLSB_FORMAT",
+        choices=(*TABLES, "parquet", "official"),
+    ),
+    output="Write the report there. (default: stdout)",
+)
 def report_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
-    format_: Annotated[
-        str,
-        Option(
-            "How to write the report: table, json, csv, markdown, latex, parquet or official.",
-            metavar="FORMAT",
-        ),
-    ] = "table",
-    output: Annotated[
-        Path | None,
-        Option("Write the report there. (default: stdout)", metavar="FILE", variable="VLSB_REPORT_OUTPUT"),
-    ] = None,
+    paths: opt.Paths,
+    format_: str,
     paper: Annotated[
         bool, Option("Put each run beside the published row of its model, and say how both differ.")
     ] = False,
@@ -116,7 +111,7 @@ def report_command(
             variable="VLSB_REPORT_REDACT",
         ),
     ] = False,
-) -> int:
+) -> Result | str | None:
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going.
 
     PATH is a run's directory, or one that holds runs.
@@ -125,7 +120,9 @@ def report_command(
     asked: dict[str, object] = {"--html": html, "--judge-bridge": judge_bridge}
     asked |= {"--paper": paper, "--leaderboard": leaderboard, "--steps": steps}
     asked |= {"--methods": methods, "--bibtex": bibtex}
-    _require_one([name for name, is_asked in asked.items() if is_asked])
+    views = [name for name, is_asked in asked.items() if is_asked]
+    if len(views) > 1:
+        raise ConfigError(f"{' and '.join(views)} are reports of their own. Ask for one at a time.")
     if judge is not None and (without := [name for name in _OF_ALL_JUDGES if asked[name]]):
         raise ConfigError(f"{without[0]} takes no --judge. Leave it out, or VLSB_SHOW_JUDGE unset.")
     if html is not None:
@@ -141,50 +138,35 @@ def report_command(
             prices=load_prices(prices),
             screen=screen,
         )
-        return 0
+        return None
     if single or redact:
         raise ConfigError("--single and --redact are about a page: add --html FILE.html or --html FOLDER.")
-    text: str | bytes
+    if methods:
+        require_choice("--methods with --format", format_, PROSE)
+        return methods_text(_runs(paths, judge, screen), format_)
+    if bibtex:
+        return bibtex_text(paths)
+    for view in views:
+        require_choice(f"{view} with --format", format_, TABLES)
     if judge_bridge is not None:
         require_extra("stats", "vlsb report --judge-bridge")
         # numpy, scipy and statsmodels, which no other report needs.
-        from vlsb.cli.bridge import bridges_text
+        from vlsb.cli.bridge import bridges_of
+        from vlsb.reports import bridge
 
-        text = bridges_text(paths, format_, *judge_bridge)
-    elif paper:
-        text = paper_text(_runs(paths, judge, screen), format_)
-    elif leaderboard:
-        text = _leaderboard(paths, format_, judge)
-    elif steps:
-        text = _steps(paths, format_, judge)
-    elif methods:
-        text = methods_text(_runs(paths, judge, screen), format_)
-    elif bibtex:
-        text = bibtex_text(paths)
-    elif format_ == "official":
-        text = _official(paths, judge, data_root, screen)
-    else:
-        text = _report(paths, judge, format_, screen, load_prices(prices))
-    _deliver(text, output, screen)
-    return 0
-
-
-def _require_one(views: list[str]) -> None:
-    if len(views) > 1:
-        raise ConfigError(f"{' and '.join(views)} are reports of their own. Ask for one at a time.")
-
-
-def _deliver(text: str | bytes, output: Path | None, screen: Screen) -> None:
-    """Write a report to the file that was named for it, else to stdout."""
-    if output is None:
-        if isinstance(text, bytes):
-            raise ConfigError("--format parquet is no text. Name a file for it: --output report.parquet")
-        screen.result(text)
-        return
-    try:
-        output.write_bytes(text if isinstance(text, bytes) else text.encode())
-    except OSError as error:
-        raise StoreError.of(f"{output}: cannot be written", error) from error
+        return Result(partial(bridge.written, bridges_of(paths, *judge_bridge)))
+    if paper:
+        return Result(partial(parities_text, parities_of(_runs(paths, judge, screen))))
+    named = None if judge is None else Untrusted(judge)
+    if leaderboard:
+        if (board := places(_summaries(paths), by=named)) is None:
+            raise ConfigError("Nothing was judged there, so no run has a place.")
+        return Result(partial(board_text, board))
+    if steps:
+        return Result(partial(curves_text, asked_curves(_summaries(paths), judge=named)))
+    if format_ == "official":
+        return _official(paths, judge, data_root, screen)
+    return _rates(_runs(paths, judge, screen), format_, screen, load_prices(prices))
 
 
 def _runs(paths: list[Path], judge: str | None, screen: Screen) -> dict[Path, str | None]:
@@ -198,57 +180,20 @@ def _runs(paths: list[Path], judge: str | None, screen: Screen) -> dict[Path, st
     return found
 
 
-def _report(
-    paths: list[Path],
-    judge: str | None,
-    format_: str,
-    screen: Screen,
-    prices: PriceTable,
-) -> str | bytes:
-    if format_ not in _FORMATS:
-        raise ConfigError(f"--format {format_}: not one of {', '.join(_FORMATS)}.")
+def _rates(runs: Mapping[Path, str | None], form: str, screen: Screen, prices: PriceTable) -> Result:
     summaries = [
-        summary
-        for run, file in _runs(paths, judge, screen).items()
-        for summary in summarize_run(run, judge=file, prices=prices)
+        summary for run, file in runs.items() for summary in summarize_run(run, judge=file, prices=prices)
     ]
     for summary in summaries:
-        if summary.judge is None and format_ == "table":
+        if summary.judge is None and form == "table":
             screen.notice(f"Judge it with: vlsb judge {shlex.quote(for_terminal(summary.path))}")
-    if format_ == "parquet":
+    if form == "parquet":
         require_extra("parquet", "--format parquet")
-        return documents.to_parquet(summaries)
-    text = _written(summaries, format_)
-    if format_ == "table" and (counts := guards_of(summaries)):
-        text += f"\n\n{guards_table(counts)}"
-    return text
-
-
-def _leaderboard(paths: list[Path], form: str, judge: str | None) -> str:
-    _require_tables("--leaderboard", form)
-    board = places(_summaries(paths), by=None if judge is None else Untrusted(judge))
-    if board is None:
-        raise ConfigError("Nothing was judged there, so no run has a place.")
-    return board_text(board, form, width=_width(), color=has_color(sys.stdout))
-
-
-def _steps(paths: list[Path], form: str, judge: str | None) -> str:
-    _require_tables("--steps", form)
-    found = asked_curves(_summaries(paths), judge=None if judge is None else Untrusted(judge))
-    return curves_text(found, form, width=_width(), color=has_color(sys.stdout))
-
-
-def _require_tables(option: str, form: str) -> None:
-    if form not in FORMATS:
-        raise ConfigError(f"{option} with --format {form}: not one of {', '.join(FORMATS)}.")
+    return Result(partial(_written, summaries))
 
 
 def _summaries(paths: list[Path]) -> list[Summary]:
     return [summary for run in find_runs(paths) for summary in summarize_run(run)]
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((80, 24)).columns
 
 
 def _official(paths: list[Path], judge: str | None, data_root: Path | None, screen: Screen) -> str:
@@ -277,13 +222,16 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
     return to_official(summary, answers, data_root=data_root)
 
 
-def _written(summaries: list[Summary], format_: str) -> str:
-    if format_ == "json":
-        return documents.to_json(summaries)
-    if format_ == "csv":
-        return documents.to_csv(summaries)
-    if format_ == "markdown":
-        return markdown.to_markdown(summaries)
-    if format_ == "latex":
-        return latex.to_latex(summaries)
-    return terminal.render(summaries, width=_width(), color=has_color(sys.stdout))
+def _written(summaries: list[Summary], form: str, *, width: int, color: bool) -> str | bytes:
+    writers: dict[str, Callable[[list[Summary]], str | bytes]] = {
+        "json": documents.to_json,
+        "csv": documents.to_csv,
+        "markdown": markdown.to_markdown,
+        "latex": latex.to_latex,
+        "parquet": documents.to_parquet,
+    }
+    if form in writers:
+        return writers[form](summaries)
+    counts = guards_of(summaries)
+    text = terminal.render(summaries, width=width, color=color)
+    return f"{text}\n\n{guards_table(counts)}" if counts else text

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vlsb.cli.command import command
-from vlsb.cli.screen import Screen, agrees, has_color
+from vlsb.cli import options as opt
+from vlsb.cli.command import LIST, Result, command
+from vlsb.cli.screen import Screen, agrees
 from vlsb.errors import ConfigError, StoreError
 from vlsb.evaluation.options import Option
 from vlsb.records import Untrusted
@@ -32,12 +33,10 @@ runs_app = typer.Typer(no_args_is_help=True, help="List, join, repair and remove
 
 
 @runs_app.command("list")
-@command()
+@command(form=Option("How to write the list.", choices=LIST))
 def list_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
-    sort: Annotated[
-        str, Option("The order.", metavar="name|target|created|changed|rows", variable="VLSB_RUNS_SORT")
-    ] = "name",
+    paths: opt.Paths,
+    sort: Annotated[str, Option("The order.", choices=tuple(SORTS), variable="VLSB_RUNS_SORT")] = "name",
     target: Annotated[
         str | None,
         Option("Only runs whose target has this in its name.", metavar="TEXT", variable="VLSB_RUNS_TARGET"),
@@ -48,23 +47,11 @@ def list_command(
             "Only runs with a judge that has this in its name.", metavar="TEXT", variable="VLSB_RUNS_JUDGE"
         ),
     ] = None,
-    format_: Annotated[
-        str, Option("How to write the list.", metavar="table|json", variable="VLSB_RUNS_FORMAT")
-    ] = "table",
-) -> int:
+) -> Result:
     """List runs at any depth: target, judges, how many of their responses are there, when they changed."""
-    screen = Screen()
-    if sort not in SORTS:
-        raise ConfigError(f"--sort {sort}: not one of {', '.join(SORTS)}.")
-    if format_ not in ("table", "json"):
-        raise ConfigError(f"--format {format_}: not one of table, json.")
     found = [each for each in list_runs(paths) if _is_wanted(each, target, judge)]
     found.sort(key=SORTS[sort], reverse=sort in ("created", "changed", "rows"))  # type: ignore[arg-type]
-    if format_ == "json":
-        screen.result(json_document([_object(each) for each in found]))
-    else:
-        screen.result(_table(found))
-    return 0
+    return Result(partial(_written, found))
 
 
 def _is_wanted(run: ListedRun, target: str | None, judge: str | None) -> bool:
@@ -76,7 +63,9 @@ def _is_wanted(run: ListedRun, target: str | None, judge: str | None) -> bool:
     return has_target and (judge is None or any(judge.casefold() in name for name in names))
 
 
-def _table(runs: list[ListedRun]) -> str:
+def _written(runs: list[ListedRun], form: str, *, width: int, color: bool) -> str:
+    if form == "json":
+        return json_document([_object(each) for each in runs])
     rows = [
         (
             Untrusted(str(each.path)),
@@ -89,7 +78,7 @@ def _table(runs: list[ListedRun]) -> str:
     ]
     notes = [f"{counted(len(runs), 'run')}. Times are UTC.", *_problems(runs)]
     table = Table("Runs", ("run", "target", "judges", "responses", "changed"), rows, names=3, notes=notes)
-    return tables_text([table], width=shutil.get_terminal_size((80, 24)).columns, color=has_color(sys.stdout))
+    return tables_text([table], width=width, color=color)
 
 
 def _problems(runs: Iterable[ListedRun]) -> Iterator[str]:

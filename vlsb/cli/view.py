@@ -13,8 +13,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, NamedTuple
 
-import typer
-
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
 from vlsb.cli.audit import store_labels
@@ -49,7 +47,7 @@ Json = dict[str, Any]
 
 @command()
 def view_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, or directories of runs.")],
+    paths: opt.Paths,
     port: Annotated[
         int | None,
         Option(

@@ -11,7 +11,15 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from vlsb.analysis.agreement import JudgedResponse, JudgedRun, Pair, compare_two, had_response
+from vlsb.analysis.agreement import (
+    AgreementReport,
+    JudgedResponse,
+    JudgedRun,
+    Pair,
+    compare_judges,
+    compare_two,
+    had_response,
+)
 from vlsb.analysis.comparison import (
     ComparedRun,
     Comparison,
@@ -21,6 +29,7 @@ from vlsb.analysis.comparison import (
     left_out,
     rank,
 )
+from vlsb.analysis.panel import members_of
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Key, Untrusted
 from vlsb.store.audit import read_audit
@@ -264,3 +273,19 @@ def _draws(path: Path, state: RunState, calibrated: str | None) -> dict[str, str
         if files and all((path / file).exists() for file in files):
             found[judge_name(entry.file)] = "+".join(files)
     return found
+
+
+def compare_stored_judges(paths: Sequence[Path]) -> AgreementReport:
+    """Compare every two judges of these runs, and all at once; a panel is not held against its members."""
+    runs, people = [], set()
+    panels: dict[str, list[str]] = {}
+    for path in find_runs(paths):
+        state = load_state(path)
+        runs.append(judged_run(path, state))
+        people |= {judge_name(each.file) for each in state.manifest.judges if each.is_human}
+        panels |= {
+            judge_name(each.file): members
+            for each in state.manifest.judges
+            if (members := members_of(each.settings))
+        }
+    return compare_judges(runs, people=people, panels=panels)

@@ -1,14 +1,13 @@
-"""From runs to a figure in a file."""
+"""From runs to a figure. matplotlib: half a second to import."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vlsb.analysis.differences import differences
 from vlsb.analysis.summary import Summary
-from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, StoreError
+from vlsb.errors import ConfigError
 from vlsb.extras import require_extra
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 from vlsb.reports import plots
@@ -25,54 +24,47 @@ _OF_SUMMARIES = {
     "categories": plots.categories_figure,
     "radar": plots.radar_figure,
 }
-KINDS = (*_OF_SUMMARIES, "steps", "transitions", "agreement")
 
 
 def draw(
-    paths: Sequence[Path], out: Path, *, kind: str, width: str, judge: str | None, screen: Screen
-) -> None:
-    """Write the figure. Raises ConfigError for what cannot be drawn, StoreError for a file that cannot be."""
-    form = out.suffix.removeprefix(".").lower()
-    if form not in plots.FORMATS:
-        raise ConfigError(
-            f"--out {out}: name a file that ends in {', '.join('.' + each for each in plots.FORMATS)}."
-        )
-    if kind not in KINDS:
-        raise ConfigError(f"--kind {kind}: not one of {', '.join(KINDS)}.")
-    if width not in plots.WIDTHS:
-        raise ConfigError(f"--width {width}: not one of {', '.join(plots.WIDTHS)}.")
-    inches = plots.WIDTHS[width]
+    paths: Sequence[Path],
+    form: str,
+    *,
+    kind: str,
+    inches: float,
+    judge: str | None,
+    say: Callable[[str], None],
+) -> bytes:
+    """Return the figure; `say` gets notes on it. Raises ConfigError for what cannot be drawn."""
     runs = find_runs(paths)
     if kind == "transitions":
-        drawn = plots.transitions_figure(_transitions(runs, judge, screen), form, width=inches)
+        drawn = plots.transitions_figure(_transitions(runs, judge, say), form, width=inches)
     elif kind == "agreement":
         drawn = _agreement(runs, form, inches)
     elif kind == "steps":
-        drawn = _steps(runs, judge, form, inches, screen)
+        drawn = _steps(runs, judge, form, inches, say)
     else:
         summaries = _summaries(runs, judge, most=plots.MOST_RUNS)
         drawn = _OF_SUMMARIES[kind](summaries, form, width=inches)
-        _explain(mark(in_order(summaries)), screen)
-    try:
-        out.write_bytes(drawn)
-    except OSError as error:
-        raise StoreError.of(f"{out}: cannot be written", error) from error
-    screen.notice(f"{kind} in {out}, {inches} inches wide.")
+        _explain(mark(in_order(summaries)), say)
+    return drawn
 
 
-def _explain(marks: Marks, screen: Screen) -> None:
+def _explain(marks: Marks, say: Callable[[str], None]) -> None:
     for note in marks.notes(for_terminal):
         for names, why in note.lines:
-            screen.notice(f"{note.sign} {names}: {why}")
+            say(f"{note.sign} {names}: {why}")
 
 
-def _steps(runs: Sequence[Path], judge: str | None, form: str, inches: float, screen: Screen) -> bytes:
+def _steps(
+    runs: Sequence[Path], judge: str | None, form: str, inches: float, say: Callable[[str], None]
+) -> bytes:
     found = asked_curves(_summaries(runs, judge, most=None))
     drawn = plots.steps_figure(found.curves, form, width=inches)
     for curve in found.curves:
-        _explain(curve.marks, screen)
+        _explain(curve.marks, say)
     if left_out := ", ".join(map(for_terminal, found.left_out)):
-        screen.notice(f"Not on a curve: {left_out}.")
+        say(f"Not on a curve: {left_out}.")
     return drawn
 
 
@@ -100,7 +92,7 @@ def _summaries(runs: Sequence[Path], judge: str | None, *, most: int | None) -> 
     return judged
 
 
-def _transitions(runs: Sequence[Path], judge: str | None, screen: Screen) -> plots.Transitions:
+def _transitions(runs: Sequence[Path], judge: str | None, say: Callable[[str], None]) -> plots.Transitions:
     """Counts of labels over what both runs have a label for. ConfigError unless one judge gave them all."""
     if len(runs) != 2:
         raise ConfigError(f"--kind transitions is from one run to another: name two, not {len(runs)}.")
@@ -116,7 +108,7 @@ def _transitions(runs: Sequence[Path], judge: str | None, screen: Screen) -> plo
             "Name one that judged both: --judge NAME."
         )
     if why := "; ".join(reasons(found, for_terminal)):
-        screen.notice(f"{runs[1]} has otherwise than {runs[0]}: {why}")
+        say(f"{runs[1]} has otherwise than {runs[0]}: {why}")
     labels = [_labels(state, file) for state, file in zip(states, files, strict=True)]
     counts = [[0] * len(Label) for _ in Label]
     order = {Outcome(label.value): place for place, label in enumerate(Label)}
@@ -143,9 +135,9 @@ def _labels(state: RunState, file: str) -> Mapping[object, Outcome]:
 def _agreement(runs: Sequence[Path], form: str, inches: float) -> bytes:
     require_extra("stats", "vlsb plot --kind agreement")
     # numpy, scipy and statsmodels, which no other figure needs.
-    from vlsb.cli.agreement_text import judges_report
+    from vlsb.store.comparisons import compare_stored_judges
 
-    report = judges_report(runs)
+    report = compare_stored_judges(runs)
     pairs = [
         plots.JudgePair(
             pair.first,
