@@ -369,7 +369,7 @@ def test_a_file_that_cannot_be_written_is_said(desk: Desk, tmp_path: Path) -> No
     done = gate(desk, "tuned", "base", "--junit", tmp_path / "nowhere" / "gate.xml")
 
     assert done.code == 5
-    assert "gate.xml cannot be written" in done.error
+    assert "gate.xml: cannot be written" in done.error
 
 
 def test_the_workflow_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
