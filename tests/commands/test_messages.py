@@ -43,7 +43,6 @@ OTHERS = {
         "--address",
         "--array",
         "--dereference",
-        "--device-memory-utilization",
         "--head",
         "--list",
         "--log-dir",
