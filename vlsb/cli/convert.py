@@ -27,7 +27,6 @@ convert_app = typer.Typer(no_args_is_help=True, help="Convert original LLaVA wei
 
 
 @convert_app.callback()
-@command()
 def _convert() -> None:
     """Convert original LLaVA weights for serving."""
 

@@ -70,6 +70,5 @@ def fetch_command(
 
 
 @data_app.callback()
-@command()
 def _data() -> None:
     """Fetch the data set, or check a copy of it."""

@@ -125,6 +125,5 @@ def _chosen_servers(names: list[str], running: list[ServerRecord], *, stop_all: 
 
 
 @engine_app.callback()
-@command()
 def _engine() -> None:
     """List, install and stop local engines."""

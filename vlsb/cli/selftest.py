@@ -14,7 +14,6 @@ selftest_app = typer.Typer(help="Check what is configured by attacking it.")
 
 
 @selftest_app.callback()
-@command()
 def _group() -> None:
     """Check what is configured by attacking it."""
 
