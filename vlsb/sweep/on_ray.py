@@ -7,6 +7,7 @@ through Ray, whose dashboard shows what it is given.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -101,6 +102,9 @@ class SweepOnRay:
 
     async def run(self, stop: Stop) -> None:
         """Submit everything, and wait; when `stop` is asked, cancel what runs and return."""
+        # A driver that `uv run` started would send its folder to the nodes, `.env` included, and start their
+        # workers by a uv that need not be there. They have a vlsb of their own.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         ray: Any = import_module("ray")
         head = _join(ray, self.address)
         try:
