@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import canary
 from tests.support.command import Desk, Vlsb, least_environment, straight_summary
-from tests.support.endpoint import labelling
+from tests.support.endpoint import labelling, persona
 from vlsb.endpoints.loops import STOPPING_SIGNALS
 from vlsb.simulator import SimulatorThread
 
@@ -69,6 +69,13 @@ def every_signal_is_as_it_was() -> Iterator[None]:
     for number, handler in before.items():
         signal.signal(number, handler)
     assert ignored == []
+
+
+@pytest.fixture
+def target() -> Iterator[SimulatorThread]:
+    """An endpoint that answers as a target and labels as a judge, by what it is asked."""
+    with SimulatorThread(persona) as simulator:
+        yield simulator
 
 
 @pytest.fixture

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import Desk, run_words
 from tests.support.datasets import sharing_rows, write_dataset
-from tests.support.endpoint import persona
 from tests.support.sweeps import tables
 from vlsb.simulator import SimulatorThread
 from vlsb.store.lock import lock_run
 
 SAMPLES = 12
-
-
-@pytest.fixture
-def target() -> Iterator[SimulatorThread]:
-    with SimulatorThread(persona) as simulator:
-        yield simulator
 
 
 @pytest.fixture

@@ -43,12 +43,6 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def target() -> Iterator[SimulatorThread]:
-    with SimulatorThread(persona) as simulator:
-        yield simulator
-
-
-@pytest.fixture
 def local(vlsb: Vlsb, tmp_path: Path, minimal_env: dict[str, str]) -> Iterator[LocalDesk]:
     desk = LocalDesk(vlsb, tmp_path, minimal_env)
     yield desk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,6 @@ A_DOLLAR = {"input": 1000, "output": 5000, "source": "a made-up contract", "as_o
 MODELS = ("m1", "m2", "m3")
 # What a cell may have in flight: one request to its target, one to its judge.
 IN_FLIGHT = 2
-
-
-@pytest.fixture
-def target() -> Iterator[SimulatorThread]:
-    with SimulatorThread(persona) as simulator:
-        yield simulator
 
 
 class Costly:

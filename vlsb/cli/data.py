@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -38,8 +37,7 @@ def check_command(
         raise ConfigError(f"Two folders: {folder} and --data-root {data_root}. Check one at a time.")
     chosen = folder or data_root
     report = check_dataset(chosen or fetch_dataset(revision=None, offline=True).files)
-    width = shutil.get_terminal_size((80, 24)).columns
-    screen.result(dataset_text(report, width=width, color=sys.stdout.isatty()))
+    screen.result(dataset_text(report, width=screen.width, color=sys.stdout.isatty()))
     if report.bad_images:
         first = report.bad_images[0]
         raise DatasetError(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlsb import strict_json
 from vlsb.analysis.panel import FEWEST, RULE, is_panel, panel_settings
 from vlsb.analysis.summary import FailOnError
-from vlsb.cli.screen import Screen, has_color
+from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, GapsError
 from vlsb.evaluation.options import RunOptions
 from vlsb.judging.kinds import PANEL
@@ -31,8 +29,7 @@ def judge_by_panel(runs: Sequence[Path], options: RunOptions) -> int:
     files = [add_judge(run, _panel(read_manifest(run), options.judge)) for run in runs]
     states = [load_state(run) for run in runs]
     rows = [summarize_state(*each) for each in zip(states, runs, files, strict=True)]
-    width = shutil.get_terminal_size((80, 24)).columns
-    screen.result(render(rows, width=width, color=has_color(sys.stdout)))
+    screen.result(render(rows, width=screen.width, color=screen.has_color))
     for each in zip(runs, states, files, strict=True):
         _require_labels(*each, allowed)
     return 0

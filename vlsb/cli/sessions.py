@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -20,7 +18,7 @@ from vlsb.cli import ignore_signals
 from vlsb.cli.commands import NO_KEYS
 from vlsb.cli.estimate import estimate
 from vlsb.cli.live import Display
-from vlsb.cli.screen import Screen, agree_to_install, agrees, from_here, has_color
+from vlsb.cli.screen import Screen, agree_to_install, agrees, from_here
 from vlsb.data import mini_root
 from vlsb.endpoints import loops
 from vlsb.endpoints.credentials import may_be_key
@@ -185,9 +183,8 @@ def _in_turn(
         if done[-1].code in (StoreError.exit_code, InterruptedRunError.exit_code):
             break
     if runs := [each for each in directories if each is not None and is_run(each)]:
-        width = shutil.get_terminal_size((80, 24)).columns
         summaries = [summary for run in runs for summary in summarize_run(run, prices=table_of_prices)]
-        screen.result(render(summaries, width=width, color=has_color(sys.stdout)))
+        screen.result(render(summaries, width=screen.width, color=screen.has_color))
     failed = next((each.code for each in done if each.code), 0)
     if failed in _RESUMABLE and runs and (any(each.can_go_on for each in done) or len(done) < len(sessions)):
         screen.command(again)
@@ -492,9 +489,8 @@ def _show(
             screen.result(_unjudged_line(state, plan))
     elif end.reason is None or guards or any(each.rates.judged for each in summaries):
         if command.has_table:
-            width = shutil.get_terminal_size((80, 24)).columns
             if summaries:
-                screen.result(render(summaries, width=width, color=has_color(sys.stdout)))
+                screen.result(render(summaries, width=screen.width, color=screen.has_color))
             if guards:
                 screen.result(guards_table([guard_counts(state, plan.directory, file) for file in guards]))
         for line in _next_steps(state, end, plan.directory):

@@ -6,8 +6,6 @@ checksum differs is not shown in its place.
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ import typer
 from vlsb.cli import options as opt
 from vlsb.cli.command import command
 from vlsb.cli.options import run_option
-from vlsb.cli.screen import Screen, has_color
+from vlsb.cli.screen import Screen
 from vlsb.config import MOST_EPOCHS
 from vlsb.data import Dataset, fetch_dataset, load_dataset, mini_root
 from vlsb.errors import ConfigError, VlsbError
@@ -136,8 +134,8 @@ def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, 
         limit=limit,
         judge=None if entry is None else entry.name,
         epochs=state.manifest.epochs,
-        width=shutil.get_terminal_size((80, 24)).columns,
-        color=has_color(sys.stdout),
+        width=screen.width,
+        color=screen.has_color,
         only_failures=wanted.only_failed,
     )
 

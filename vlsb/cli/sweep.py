@@ -10,7 +10,7 @@ from vlsb.cli import options as opt
 from vlsb.cli.command import command
 from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen
-from vlsb.errors import ConfigError, VlsbError
+from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option
 
 
@@ -47,34 +47,28 @@ def sweep_command(
 ) -> int:
     """Run all cells of a plan: models, protocols, judges. Safe to interrupt and repeat."""
     screen = Screen(quiet=display == "none")
-    try:
-        # Engines, judges and the HTTP stack, which the help page does not wait for.
-        from vlsb.cli import sweep_plan, sweeping
+    # Engines, judges and the HTTP stack, which the help page does not wait for.
+    from vlsb.cli import sweep_plan, sweeping
 
-        if schema:
-            screen.result(sweeping.schema_text())
-            return 0
-        if plan is None:
-            raise ConfigError(
-                "Which plan? Pass its file, or paper-table3. --schema shows what may be in one."
-            )
-        if sum((dry_run, watch, prepare)) > 1 or (ray is not None and slurm):
-            raise ConfigError("Pass one of --dry-run, --watch and --prepare, and one of --ray and --slurm.")
-        if watch and (ray is not None or slurm):
-            raise ConfigError("--watch works on this machine. Start the sweep again for new checkpoints.")
-        wishes = sweeping.SweepWishes(
-            plan=plan,
-            watch=watch,
-            offline=offline,
-            ray=ray,
-            slurm=slurm,
-            max_cost=max_cost,
-            display=display,
-            yes=yes,
-        )
-        if dry_run:
-            return sweep_plan.show_plan(wishes, screen)
-        return sweeping.prepare_nodes(wishes, screen) if prepare else sweeping.sweep(wishes, screen)
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+    if schema:
+        screen.result(sweeping.schema_text())
+        return 0
+    if plan is None:
+        raise ConfigError("Which plan? Pass its file, or paper-table3. --schema shows what may be in one.")
+    if sum((dry_run, watch, prepare)) > 1 or (ray is not None and slurm):
+        raise ConfigError("Pass one of --dry-run, --watch and --prepare, and one of --ray and --slurm.")
+    if watch and (ray is not None or slurm):
+        raise ConfigError("--watch works on this machine. Start the sweep again for new checkpoints.")
+    wishes = sweeping.SweepWishes(
+        plan=plan,
+        watch=watch,
+        offline=offline,
+        ray=ray,
+        slurm=slurm,
+        max_cost=max_cost,
+        display=display,
+        yes=yes,
+    )
+    if dry_run:
+        return sweep_plan.show_plan(wishes, screen)
+    return sweeping.prepare_nodes(wishes, screen) if prepare else sweeping.sweep(wishes, screen)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from vlsb.analysis.summary import Summary
-from vlsb.cli.screen import Screen, from_here, has_color
+from vlsb.cli.screen import Screen, from_here
 from vlsb.cli.sweep_view import change_line, count_words, failure
 from vlsb.errors import StoreError
 from vlsb.reports.figures import counted, dollars
@@ -86,13 +84,13 @@ def _show_rates(board: Board, screen: Screen, outputs: str) -> bool:
             readable += 1
     if not summaries:
         return False
-    screen.result(_rates(summaries, readable, outputs))
+    screen.result(_rates(summaries, readable, outputs, screen))
     return True
 
 
-def _rates(summaries: Sequence[Summary], runs: int, outputs: str) -> str:
+def _rates(summaries: Sequence[Summary], runs: int, outputs: str, screen: Screen) -> str:
     """The table, with as many runs as a page has room for."""
-    width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
+    width, color = screen.width, screen.has_color
     paths = list(dict.fromkeys(each.path for each in summaries))
     while True:
         text = render_rates([each for each in summaries if each.path in paths], width=width, color=color)

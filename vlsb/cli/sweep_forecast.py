@@ -66,6 +66,11 @@ class Money(NamedTuple):
         """The measured part in all; None where there is none."""
         return summed(self.measured) if self.measured else None
 
+    @property
+    def usd(self) -> float:
+        """The measured and the assumed part together."""
+        return self.assumed + (self.forecast.total if self.forecast else 0.0)
+
 
 class Outlook(NamedTuple):
     """What is left of a work: responses or, for a judge, labels; requests to others; their cost; the time.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from vlsb.cli.estimate import amount
-from vlsb.cli.screen import Screen, has_color
+from vlsb.cli.screen import Screen
 from vlsb.cli.sweep_forecast import ASSUMED, Money, Outlook, Outlooks
 from vlsb.cli.sweep_view import failure
 from vlsb.cli.sweeping import SweepWishes, models_now, unsized
@@ -49,6 +47,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
         entry.work.name: outlooks.of(entry.work) if entry.status is Status.WAITING else Outlook()
         for entry in board.entries
     }
+    money = Money.together(each.money for each in ahead.values())
     sizes, cells = _downloads(found, wishes), {cell.work.name: cell for cell in found.cells}
     rows = [
         _row(entry, cells.get(entry.work.name), ahead[entry.work.name], sizes.get(entry.work.name, ""))
@@ -70,8 +69,8 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
             for entry in board.entries
             if entry.status is Status.FAILED
         ),
-        *_forecast_notes(board.entries, ahead, outlooks),
-        *_limit_notes(board, ahead, wishes.max_cost),
+        *_forecast_notes(board.entries, ahead, money, outlooks),
+        *_limit_notes(board, money, wishes.max_cost),
         *unsized(sizing),
         *(f"Not in the plan: {name} ({why})." for name, why in plan.left_out.items()),
     ]
@@ -81,8 +80,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
         [[row[place] for place in shown] for row in rows],
         notes=[for_terminal(Untrusted(note)) for note in notes],
     )
-    width, color = shutil.get_terminal_size((80, 24)).columns, has_color(sys.stdout)
-    screen.result(tables_text([table], width=width, color=color))
+    screen.result(tables_text([table], width=screen.width, color=screen.has_color))
     return 0
 
 
@@ -106,10 +104,8 @@ def _row(entry: Entry, cell: Cell | None, ahead: Outlook, download: str) -> list
 def _cost(money: Money) -> str:
     if money.unknown:
         return _UNKNOWN
-    measured = money.forecast
-    usd = money.assumed + (measured.total if measured else 0)
-    shown = f"${usd:,.0f}" if usd >= _NO_CENTS else dollars(usd)
-    return f"~{shown}" if money.assumed else shown if measured else ""
+    shown = f"${money.usd:,.0f}" if money.usd >= _NO_CENTS else dollars(money.usd)
+    return f"~{shown}" if money.assumed else shown if money.measured else ""
 
 
 def _time(seconds: float | None) -> str:
@@ -119,7 +115,9 @@ def _time(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
-def _forecast_notes(entries: Sequence[Entry], ahead: dict[str, Outlook], outlooks: Outlooks) -> Iterator[str]:
+def _forecast_notes(
+    entries: Sequence[Entry], ahead: dict[str, Outlook], money: Money, outlooks: Outlooks
+) -> Iterator[str]:
     """The totals, and what they rest on."""
     waiting = [entry for entry in entries if entry.status is Status.WAITING]
     if not waiting:
@@ -130,7 +128,7 @@ def _forecast_notes(entries: Sequence[Entry], ahead: dict[str, Outlook], outlook
     responses = sum(ahead[entry.work.name].left for entry in waiting if entry.work.is_cell)
     asked = f", {counted(requests, 'request')} to hosted models" if requests else ""
     yield f"Left: {counted(responses, 'response')}{asked}."
-    yield from _money_notes(Money.together(each.money for each in ahead.values()))
+    yield from _money_notes(money)
     times = [(ahead[entry.work.name].seconds, entry.work) for entry in waiting]
     known = [(seconds, work) for seconds, work in times if seconds is not None]
     if known:
@@ -159,15 +157,13 @@ def _money_notes(money: Money) -> Iterator[str]:
         yield f"Prices of {as_of}, from {source}."
 
 
-def _limit_notes(board: Board, ahead: dict[str, Outlook], most_usd: float | None) -> Iterator[str]:
+def _limit_notes(board: Board, money: Money, most_usd: float | None) -> Iterator[str]:
     """What is left of the limit, and whether what is to come fits in."""
     if most_usd is None:
         return
     budget = Budget(most_usd, board.ended)
     budget.look(entry.work for entry in board.entries)
-    money = Money.together(each.money for each in ahead.values())
-    usd = money.assumed + (money.forecast.total if money.forecast else 0.0)
-    left_usd = max(0.0, budget.free_usd)
+    usd, left_usd = money.usd, max(0.0, budget.free_usd)
     left = (
         f"--max-cost {dollars(most_usd)}: {dollars(budget.spent_usd)} is spent, {dollars(left_usd)} is left"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vlsb.cli.panel import Speed
 from vlsb.cli.screen import error_line
+from vlsb.engines.diagnosis import log_text
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
@@ -137,12 +137,7 @@ def _last_error(log: Path | None) -> str:
     """The last error that a command's log has; "" where there is none, or the log is elsewhere."""
     if log is None:
         return ""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LOG_END_BYTES))
-            lines = stream.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
+    lines = log_text(log, most_bytes=_LOG_END_BYTES).splitlines()
     errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
     return errors[-1].rstrip(".")[:_LONGEST_ERROR] if errors else ""
 

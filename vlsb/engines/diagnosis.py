@@ -441,11 +441,11 @@ class EngineLog:
         return log_text(self.path, self._start)
 
 
-def log_text(path: Path, start: int = 0) -> str:
-    """What a log has from a position on, or its last half megabyte; nothing if it cannot be read."""
+def log_text(path: Path, start: int = 0, *, most_bytes: int = _MOST_BYTES) -> str:
+    """What a log has from a position on, at most its last bytes; nothing if it cannot be read."""
     try:
         with path.open("rb") as file:
-            file.seek(max(start, file.seek(0, os.SEEK_END) - _MOST_BYTES))
+            file.seek(max(start, file.seek(0, os.SEEK_END) - most_bytes))
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""

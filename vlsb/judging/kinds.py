@@ -111,7 +111,7 @@ class JudgeSetup(NamedTuple):
 
 def official_judge() -> JudgeKind:
     """The paper's judge."""
-    return _read(resources.files(_OURS), OFFICIAL)
+    return load_judges(None)[OFFICIAL]
 
 
 def load_judges(folder: Path | None) -> dict[str, JudgeKind]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import Vlsb
 from tests.support.datasets import sharing_rows, write_dataset
-from tests.support.endpoint import persona
 from tests.support.sweeps import hosted_at, write_plan
 from vlsb.simulator import SimulatorThread
 
@@ -24,12 +22,6 @@ A_PAGE = 60
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_dataset(tmp_path / "data", sharing_rows(SAMPLES))
-
-
-@pytest.fixture
-def target() -> Iterator[SimulatorThread]:
-    with SimulatorThread(persona) as simulator:
-        yield simulator
 
 
 def lines_of(text: str) -> int:
