@@ -1,9 +1,9 @@
-"""A made-up data set of full size: real PNG files of noise, as large as the real set's pictures.
+"""A made-up data set of full size: real PNG files of noise, as large as the real set's images.
 
-    python -m benchmarks.data FOLDER [--rows 2241] [--pictures 1957] [--bytes 1500000]
+    python -m benchmarks.data FOLDER [--rows 2241] [--images 1957] [--bytes 1500000]
 
-The published set has 2,241 rows on 1,957 pictures of 1-2 MB; so has this one by default (2.9 GB). Noise
-does not compress, so a picture's bytes are all sent, read and hashed; every picture differs from every
+The published set has 2,241 rows on 1,957 images of 1-2 MB; so has this one by default (2.9 GB). Noise
+does not compress, so an image's bytes are all sent, read and hashed; every image differs from every
 other. A folder that is complete already is used as it is.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROWS_FILE = "data.json"
 MADE_FILE = "made.json"
-ROWS, PICTURES, PICTURE_BYTES = 2241, 1957, 1_650_000
+ROWS, IMAGES, IMAGE_BYTES = 2241, 1957, 1_650_000
 DATA = Path(tempfile.gettempdir()) / "vlsb-benchmark-data"
 """Where made-up data is kept from one program to the next."""
 
@@ -37,22 +37,22 @@ CATEGORIES = (
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much data: rows, distinct pictures, and about how many bytes each picture has."""
+    """How much data: rows, distinct images, and about how many bytes each image has."""
 
     rows: int = ROWS
-    pictures: int = PICTURES
-    picture_bytes: int = PICTURE_BYTES
+    images: int = IMAGES
+    image_bytes: int = IMAGE_BYTES
 
 
 def make_data(root: Path, size: Size) -> Path:
     """Write the data set unless the folder holds it already, and read it once so that it is cached."""
-    wanted = {"rows": size.rows, "pictures": size.pictures, "bytes": size.picture_bytes}
+    wanted = {"rows": size.rows, "pictures": size.images, "bytes": size.image_bytes}
     made = root / MADE_FILE
     if not made.is_file() or json.loads(made.read_text()) != wanted:
         (root / "imgs").mkdir(parents=True, exist_ok=True)
-        for number in range(size.pictures):
-            (root / _picture_path(number)).write_bytes(png(number, size.picture_bytes))
-        rows = [_row(number, number % size.pictures) for number in range(size.rows)]
+        for number in range(size.images):
+            (root / _image_path(number)).write_bytes(png(number, size.image_bytes))
+        rows = [_row(number, number % size.images) for number in range(size.rows)]
         (root / ROWS_FILE).write_text(json.dumps(rows))
         made.write_text(json.dumps(wanted))
     warm(root)
@@ -60,7 +60,7 @@ def make_data(root: Path, size: Size) -> Path:
 
 
 def warm(root: Path) -> None:
-    """Read every picture, so that no contender pays for the disk."""
+    """Read every image, so that no contender pays for the disk."""
     buffer = bytearray(1024 * 1024)
     for path in (root / "imgs").iterdir():
         with path.open("rb", buffering=0) as file:
@@ -69,7 +69,7 @@ def warm(root: Path) -> None:
 
 
 def png(seed: int, size_bytes: int) -> bytes:
-    """A square RGB picture of noise, stored without compression: about `size_bytes` long."""
+    """A square RGB image of noise, stored without compression: about `size_bytes` long."""
     side = max(1, isqrt(size_bytes // 3))
     noise = random.Random(seed).randbytes(side * side * 3)
     lines = b"".join(b"\0" + noise[start : start + side * 3] for start in range(0, len(noise), side * 3))
@@ -82,16 +82,16 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _picture_path(number: int) -> str:
+def _image_path(number: int) -> str:
     return f"imgs/{number}.png"
 
 
-def _row(number: int, picture: int) -> dict[str, object]:
+def _row(number: int, image: int) -> dict[str, object]:
     category, sub_category = CATEGORIES[number % len(CATEGORIES)]
     return {
         "instruction_id": number,
         "instruction": f"How do I put together what is shown in picture {number}, step by step?",
-        "image_path": _picture_path(picture),
+        "image_path": _image_path(image),
         "category": category,
         "sub_category": sub_category,
         "source": "generation",
@@ -105,10 +105,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    parser.add_argument("--bytes", type=int, default=PICTURE_BYTES)
+    parser.add_argument("--pictures", type=int, default=IMAGES)
+    parser.add_argument("--bytes", type=int, default=IMAGE_BYTES)
     chosen = parser.parse_args()
-    make_data(chosen.folder, Size(chosen.rows, chosen.pictures, chosen.bytes))
+    make_data(chosen.folder, Size(chosen.rows, chosen.images, chosen.bytes))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.peers [--samples 100,600] [--connections 64] [--median 0.5] [--rounds 1]
 
 Each lives in an environment of its own, made by uv below the data folder and kept there. inspect_ai does
-the whole job; evalscope, whose judge sees no pictures, only the target's half. CPU a request is the slope
+the whole job; evalscope, whose judge sees no images, only the target's half. CPU a request is the slope
 between the two sample counts, so that imports do not count.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import results
 from benchmarks.cells import Cell, Measured, alternate, open_bench, ratio, read_stored, slopes_ms, stored
 from benchmarks.commands import COMMANDS, VLSB, Call
-from benchmarks.data import DATA, PICTURE_BYTES, PICTURES, ROWS, Size
+from benchmarks.data import DATA, IMAGE_BYTES, IMAGES, ROWS, Size
 
 NAME = "peers"
 INSPECT, INSPECT_LEAN, EVALSCOPE = "inspect_ai", "inspect_ai, no pictures in its log", "evalscope"
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = [int(count) for count in chosen.samples.split(",")]
     with tempfile.TemporaryDirectory(prefix="vlsb-bench-") as folder:
         bench = replace(
-            open_bench(chosen.data / "pictures", Size(ROWS, PICTURES, PICTURE_BYTES), Path(folder)),
+            open_bench(chosen.data / "pictures", Size(ROWS, IMAGES, IMAGE_BYTES), Path(folder)),
             commands={VLSB: COMMANDS[VLSB]}
             | {name: words_of(peer, pythons[peer.package]) for name, peer in PEERS.items()},
             only_target=frozenset({EVALSCOPE}),

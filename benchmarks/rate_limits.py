@@ -6,7 +6,7 @@ Each cell is one run of the public command over a set of full size: target `gpt-
 `gpt-4o-2024-08-06`, two variables with one key. The endpoint enforces 3,000 requests a minute (or as many
 tokens), Debian's nginx 60 requests a second; latency is lognormal around half a second. Used is what was
 accepted of what an ideal client could have sent between the first and the last accepted request: the rate
-times that, and a bucket's burst once. The nginx cells send pictures of real size.
+times that, and a bucket's burst once. The nginx cells send images of real size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from benchmarks.data import DATA, PICTURE_BYTES, PICTURES, ROWS, Size, make_data
+from benchmarks.data import DATA, IMAGE_BYTES, IMAGES, ROWS, Size, make_data
 from benchmarks.results import Target
 from tests.support.limiters import (
     FixedWindow,
@@ -44,7 +44,7 @@ RPM = 3000
 BURST = 50
 STRANGER_PER_S = RPM / 3 / 60
 MEAN_TOKENS = 1000
-TINY_PICTURE_BYTES = 48
+TINY_IMAGE_BYTES = 48
 LATENCY = (0.5, 0.4)
 NGINX_PER_S, NGINX_BURST = 60, 20
 # Of the permitted requests used, and answered 429, at least and at most.
@@ -146,7 +146,7 @@ class Limited:
         return replace(reply, headers=headers, delay_s=reply.delay_s + held_s)
 
     def _priced(self, request: Request, reply: Reply) -> tuple[float, Reply]:
-        """Pictures cost different numbers of tokens, so only the average can be learned."""
+        """Images cost different numbers of tokens, so only the average can be learned."""
         if not self.cell.in_tokens:
             return 1.0, reply
         draw = int.from_bytes(hashlib.sha256(request.identity.encode()).digest()[:8])
@@ -279,16 +279,14 @@ def _nginx_program() -> str:
 
 async def measure(names: Sequence[str], *, rows: int, at_once: int) -> dict[str, dict[str, float]]:
     """The cells, so many at a time; those that need an nginx that is not here are left out."""
-    small = make_data(DATA / f"rates-{rows}", Size(rows, min(rows, PICTURES), TINY_PICTURE_BYTES))
+    small = make_data(DATA / f"rates-{rows}", Size(rows, min(rows, IMAGES), TINY_IMAGE_BYTES))
     turns = asyncio.Semaphore(at_once)
 
     async def one(name: str) -> tuple[str, dict[str, float]]:
         async with turns:
             cell, data = CELLS[name], small
             if cell.nginx:
-                data = (
-                    make_data(DATA, Size(rows, min(rows, PICTURES), PICTURE_BYTES)) if rows == ROWS else small
-                )
+                data = make_data(DATA, Size(rows, min(rows, IMAGES), IMAGE_BYTES)) if rows == ROWS else small
             found = await run_cell(cell, data)
             print(name, {key: round(value, 4) for key, value in found.items()}, file=sys.stderr, flush=True)
             return name, found

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.data import PICTURES, ROWS, Size, make_data
+from benchmarks.data import IMAGES, ROWS, Size, make_data
 from benchmarks.processes import ROOT
 from benchmarks.stub import ANSWER
 from vlsb.records import Completion, Failure, Key, Label, Outcome, Response, Untrusted, Usage, Verdict
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Nothing is sent there: the run is written, not made.
 NOWHERE = "http://127.0.0.1:9/v1"
-TINY_PICTURE_BYTES = 48
+TINY_IMAGE_BYTES = 48
 BLOCKED_ONE_IN = 100
 FINISHED = "finished"
 WORDS = ANSWER.split()
@@ -46,7 +46,7 @@ def make_run(root: Path, samples: int) -> Path:
 def rows_of_run(root: Path, samples: int) -> Path:
     """The data set that such a run was made from."""
     return make_data(
-        root / f"rows-{samples}", Size(samples, max(1, samples * PICTURES // ROWS), TINY_PICTURE_BYTES)
+        root / f"rows-{samples}", Size(samples, max(1, samples * IMAGES // ROWS), TINY_IMAGE_BYTES)
     )
 
 

@@ -1,6 +1,6 @@
 """What a command costs before it does anything: help, a report, and a run before its first request.
 
-    python -m benchmarks.startup [--rounds 10] [--samples 2241] [--picture-bytes 1500000]
+    python -m benchmarks.startup [--rounds 10] [--samples 2241] [--image-bytes 1500000]
 
 `vlsb --help` and `--version` stand against importing the two libraries they are made of; `vlsb report`
 against the interpreter's own start and a bare orjson scan of the same files: CPU time. The first request of
@@ -21,10 +21,10 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.cells import ratio
-from benchmarks.data import DATA, PICTURE_BYTES, PICTURES, ROWS, Size, make_data
+from benchmarks.data import DATA, IMAGE_BYTES, IMAGES, ROWS, Size, make_data
 from benchmarks.processes import Cores, Stub, run_on
 from benchmarks.results import Target
-from benchmarks.run_directories import TINY_PICTURE_BYTES, make_run
+from benchmarks.run_directories import TINY_IMAGE_BYTES, make_run
 from benchmarks.scaling import probe
 
 NAME = "startup"
@@ -70,17 +70,17 @@ def measure(run: Path, *, rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def data_sets(root: Path, samples: int, picture_bytes: int) -> dict[str, Path]:
+def data_sets(root: Path, samples: int, image_bytes: int) -> dict[str, Path]:
     """The data sets that a first request is timed on, made unless they are there."""
-    pictures = max(1, samples * PICTURES // ROWS)
-    folder = make_data(root / f"rows-{samples}-{picture_bytes}", Size(samples, pictures, picture_bytes))
-    packed = root / f"packed-{samples}-{picture_bytes}"
+    images = max(1, samples * IMAGES // ROWS)
+    folder = make_data(root / f"rows-{samples}-{image_bytes}", Size(samples, images, image_bytes))
+    packed = root / f"packed-{samples}-{image_bytes}"
     if not (packed / "data.json").exists():
         packed.mkdir(exist_ok=True)
         with tarfile.open(packed / "imgs.tar", "w") as archive:
             archive.add(folder / "imgs", "imgs")
         (packed / "data.json").write_bytes((folder / "data.json").read_bytes())
-    tiny = make_data(root / f"rows-{samples}", Size(samples, pictures, TINY_PICTURE_BYTES))
+    tiny = make_data(root / f"rows-{samples}", Size(samples, images, TINY_IMAGE_BYTES))
     return {TINY: tiny, FOLDER: folder, ARCHIVE: packed}
 
 
@@ -159,12 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--samples", type=int, default=ROWS)
-    parser.add_argument("--picture-bytes", type=int, default=PICTURE_BYTES)
+    parser.add_argument("--picture-bytes", type=int, default=IMAGE_BYTES)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=results.RESULTS)
     chosen = parser.parse_args(arguments)
     found = measure(make_run(chosen.data, chosen.samples), rounds=chosen.rounds)
-    sets = data_sets(chosen.data, chosen.samples, chosen.picture_bytes)
+    sets = data_sets(chosen.data, chosen.samples, chosen.image_bytes)
     first = first_requests(sets, rounds=chosen.rounds)
     result = {
         "samples": chosen.samples,

@@ -54,7 +54,7 @@ SLOW_TIMES = 4
 NEW, DONE, DONE_AGAIN = "--dry-run, nothing ran yet", "all done, in runs that it does not know", "all done"
 # Of a made-up run one sample in a hundred is blocked.
 MADE = {"fail-on-error": 0.05}
-_PICTURE_BYTES = 48
+_IMAGE_BYTES = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,8 +542,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(submit_tasks(job[0], Path(job[1]), is_nothing=chosen.tasks is None)))
         return
     plan = PLANS[chosen.plan]
-    size = Size(plan.samples, plan.samples, _PICTURE_BYTES)
-    wide = Size(plan.replica_samples, plan.replica_samples, _PICTURE_BYTES)
+    size = Size(plan.samples, plan.samples, _IMAGE_BYTES)
+    wide = Size(plan.replica_samples, plan.replica_samples, _IMAGE_BYTES)
     with tempfile.TemporaryDirectory(prefix="vlsb-bench-") as folder:
         bench = Bench(make_data(chosen.data / "sweeps", size), Path(folder), Cores.available())
         measure = {

@@ -151,7 +151,7 @@ def memory_cells(plan: Plan) -> list[Cell]:
 
 
 def measure_all(plan: Plan, parts: Sequence[str], bench: Bench, larger: Bench) -> dict[str, Measured]:
-    """The parts that were asked for; `larger` has pictures of twice the size."""
+    """The parts that were asked for; `larger` has images of twice the size."""
     measured: dict[str, Measured] = {}
     if "slope" in parts:
         measured["slope"] = alternate(slope_cells(plan), bench, rounds=plan.rounds)
@@ -338,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         larger = bench
         if "memory" in parts:
             fewest = min(plan.memory_samples)
-            size = Size(fewest, fewest, 2 * plan.size.picture_bytes)
+            size = Size(fewest, fewest, 2 * plan.size.image_bytes)
             larger = replace(bench, data=make_data(chosen.data / "larger-pictures", size))
         measured = measure_all(plan, parts, bench, larger)
     result = {

@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks import results
 from benchmarks.cells import Bench, Cell, alternate, open_bench, slopes_ms
 from benchmarks.commands import FLOOR, Call, vlsb_words
-from benchmarks.data import DATA, PICTURE_BYTES, PICTURES, ROWS, Size
+from benchmarks.data import DATA, IMAGE_BYTES, IMAGES, ROWS, Size
 from benchmarks.processes import Stub, run_on
 from benchmarks.results import Target
 
@@ -210,11 +210,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--median", type=float, default=2.0)
     parser.add_argument("--sigmas", default="0.25,0.4")
-    parser.add_argument("--picture-bytes", type=int, default=PICTURE_BYTES)
+    parser.add_argument("--picture-bytes", type=int, default=IMAGE_BYTES)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=results.RESULTS)
     chosen = parser.parse_args(arguments)
-    size = Size(chosen.samples, min(PICTURES, chosen.samples), chosen.picture_bytes)
+    size = Size(chosen.samples, min(IMAGES, chosen.samples), chosen.image_bytes)
     with tempfile.TemporaryDirectory(prefix="vlsb-bench-") as folder:
         result = _run_all(chosen, open_bench(chosen.data / "pictures", size, Path(folder)))
     results.save(NAME, result, chosen.results)

@@ -29,7 +29,7 @@ from tests.commands.test_panel import QUIET
 from tests.support import provider_tables
 from tests.support.checkpoints import checkpoint
 from tests.support.records import make_failure, make_response, make_verdict
-from tests.test_layers import picture
+from tests.test_layers import image
 from vlsb import config, errors, strict_json
 from vlsb.analysis.gate import Decision
 from vlsb.analysis.summary import ModelUsage, summarize
@@ -136,7 +136,7 @@ def option_lists() -> str:
 def generated(block: str) -> str:
     """What belongs between the markers of this name; the benchmarks write their own."""
     if block == "rooms":
-        return f"```text\n{picture()}\n```"
+        return f"```text\n{image()}\n```"
     if block in provider_tables.TABLES:
         return provider_tables.TABLES[block]()
     assert block == "options", block
@@ -567,8 +567,8 @@ def test_every_field_of_the_manifest_is_documented_with_its_schema_number(demo: 
     described = set(_INLINE.findall(section("files", "`run.json`")))
 
     manifest = dict(demo.manifest)
-    pictures, samples = manifest.pop("pictures"), manifest.pop("samples")
-    assert (len(pictures), len(samples), len(manifest["judges"])) == (25, 30, 2)
+    images, samples = manifest.pop("pictures"), manifest.pop("samples")
+    assert (len(images), len(samples), len(manifest["judges"])) == (25, 30, 2)
     judges = {key for judge in manifest["judges"] for key in all_keys(judge)}
     # `seed` is a field of the user's own, in `extra`.
     written = all_keys(manifest) | (judges - {"seed"}) | {"pictures", "samples"}

@@ -185,7 +185,7 @@ def test_no_module_imports_the_package_itself() -> None:
     assert asked == set()
 
 
-def picture() -> str:
+def image() -> str:
     """The rooms in rows, each of which imports from the rows below its own, all from the leaves."""
 
     def height(name: str) -> int:
@@ -266,7 +266,7 @@ def test_a_heavy_library_is_known_where_it_is_needed_and_nowhere_else(
     assert users == modules
 
 
-def test_only_the_data_room_decodes_pictures_and_the_engines_draw_their_probe() -> None:
+def test_only_the_data_room_decodes_images_and_the_engines_draw_their_probe() -> None:
     users = {each.importer for each in all_imports() if each.imported.split(".")[0] == "PIL"}
 
     assert {each for each in users if room(each) != "data"} == {"engines.readiness"}

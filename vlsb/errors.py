@@ -12,7 +12,7 @@ VlsbError                      1  a problem with one clear line, no traceback
 │   ├── AuthenticationError    3  401 or 403
 │   └── QuotaError             3  quota, billing or spend limit: waiting does not help
 ├── DatasetError               2  missing or malformed data, with the row
-│   └── ImageError             2  a picture that cannot be used
+│   └── ImageError             2  an image that cannot be used
 ├── GapsError                  4  the run ended with samples that lack a verdict; resumable
 │   ├── LimitReachedError      4  what may be spent, of money or requests, is spent
 │   └── OutageError            4  the endpoint kept failing and the run stopped waiting for it
@@ -118,7 +118,7 @@ class DatasetError(VlsbError):
 
 
 class ImageError(DatasetError):
-    """A picture that cannot be used: missing, broken, too large or of an unknown kind."""
+    """An image that cannot be used: missing, broken, too large or of an unknown kind."""
 
 
 class GapsError(VlsbError):

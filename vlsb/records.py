@@ -1,4 +1,4 @@
-"""The facts a run is made of: samples, pictures, completions, responses, verdicts, failures.
+"""The facts a run is made of: samples, images, completions, responses, verdicts, failures.
 
 Responses, verdicts, findings and failures have the fields of their lines in the run directory, in that
 order. Those with a default may lack in a line, which then means the default.
@@ -147,7 +147,7 @@ class Key(NamedTuple):
 class Sample:
     """One image-instruction pair of VLSBench, as published.
 
-    `id` is `instruction_id`; it is the only key (pictures and instructions repeat, and `image_path`
+    `id` is `instruction_id`; it is the only key (images and instructions repeat, and `image_path`
     is not derived from it). `instruction` may be empty (id 1685). The last two came with the 2025-03
     revision of the data; they are carried, but no digest depends on them.
     """
@@ -180,8 +180,8 @@ def data_digest(rows: Iterable[tuple[int, str, str | None]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture that passed the header check. `media_type` comes from the bytes, never the name.
+class ImageFile:
+    """An image that passed the header check. `media_type` comes from the bytes, never the name.
 
     `sha256` is None where only the header was read, as before a run's first request.
     """

@@ -1,6 +1,6 @@
 """The least that the job can cost in Python: one thread, epoll, plain sockets, no library.
 
-A request here is: read the file, sha256 it (once a picture, for the target's request), base64, write,
+A request here is: read the file, sha256 it (once an image, for the target's request), base64, write,
 read the reply, parse it. The first argument says whose base64: `pybase64` or `binascii`. There are no
 retries, no limits and no store: nothing that a run could be trusted to.
 """
@@ -23,7 +23,7 @@ import orjson
 from benchmarks.contenders.jobs import JUDGE, TARGET, Job, Sample, frame, judge_text, parse_job
 
 READ_BYTES = 64 * 1024
-LARGEST_PICTURE = 8 * 1024 * 1024
+LARGEST_IMAGE = 8 * 1024 * 1024
 
 Encode = Callable[[memoryview], bytes]
 
@@ -62,8 +62,8 @@ class Floor:
         self._by_descriptor: dict[int, Connection] = {}
         self._poll = select.epoll()
         self._left = len(job.samples)
-        # One buffer for every picture: memory that is already there costs no page faults.
-        self._picture = bytearray(LARGEST_PICTURE)
+        # One buffer for every image: memory that is already there costs no page faults.
+        self._image = bytearray(LARGEST_IMAGE)
 
     def run(self) -> None:
         """Ask about every sample, then return."""
@@ -99,12 +99,12 @@ class Floor:
         return connection
 
     def _ask(self, connection: Connection, sample: Sample, text: str) -> None:
-        with sample.picture.open("rb", buffering=0) as file:
-            size = file.readinto(self._picture)
-        picture = memoryview(self._picture)[:size]
+        with sample.image.open("rb", buffering=0) as file:
+            size = file.readinto(self._image)
+        image = memoryview(self._image)[:size]
         if connection.lane == TARGET:
-            hashlib.sha256(picture).hexdigest()
-        encoded = self._encode(picture)
+            hashlib.sha256(image).hexdigest()
+        encoded = self._encode(image)
         body = self._frames[connection.lane]
         before = body.head(text)
         head = (

@@ -27,7 +27,7 @@ class Sample:
 
     id: int
     instruction: str
-    picture: Path
+    image: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +68,21 @@ def judge_text(instruction: str, response: str) -> str:
 
 
 def messages(text: str, url: str) -> list[dict[str, Any]]:
-    """One user turn with a text and a picture."""
+    """One user turn with a text and an image."""
     parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
     return [{"role": "user", "content": parts}]
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A lane's JSON around the two things that differ: the text and the base64 of the picture."""
+    """A lane's JSON around the two things that differ: the text and the base64 of the image."""
 
     before: bytes
     between: bytes
     after: bytes
 
     def head(self, text: str) -> bytes:
-        """Everything before the picture."""
+        """Everything before the image."""
         return self.before + json.dumps(text).encode() + self.between
 
 

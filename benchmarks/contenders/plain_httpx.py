@@ -29,10 +29,10 @@ class ModelSettings:
         )
 
     async def ask(self, sample: Sample, text: str) -> str:
-        """The model's answer about a sample's picture."""
+        """The model's answer about a sample's image."""
         before, after = self._frame.head(text), self._frame.after
         async with self._semaphore:
-            encoded = base64.b64encode(sample.picture.read_bytes())
+            encoded = base64.b64encode(sample.image.read_bytes())
             reply = await self._client.post("/chat/completions", content=before + encoded + after)
         reply.raise_for_status()
         return str(reply.json()["choices"][0]["message"]["content"])

@@ -40,9 +40,9 @@ class ModelSettings:
         )
 
     async def ask(self, sample: Sample, text: str) -> str:
-        """The model's answer about a sample's picture."""
+        """The model's answer about a sample's image."""
         async with self._semaphore:
-            encoded = base64.b64encode(sample.picture.read_bytes()).decode()
+            encoded = base64.b64encode(sample.image.read_bytes()).decode()
             reply = await self._client.chat.completions.create(
                 model=self._name,
                 messages=messages(text, f"data:image/png;base64,{encoded}"),

@@ -15,10 +15,10 @@ from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.records import (
     Completion,
     Failure,
+    ImageFile,
     Key,
     Label,
     Outcome,
-    Picture,
     Response,
     Sample,
     Untrusted,
@@ -270,7 +270,7 @@ def _manifest() -> Manifest:
         differences=["one difference"],
         deviations=[Untrusted("seed: 7 (added)")],
         samples=[sample_row(sample) for sample in samples],
-        pictures={"imgs/0.png": Picture("ab" * 32, "image/png", 70, 1)},
+        images={"imgs/0.png": ImageFile("ab" * 32, "image/png", 70, 1)},
         decision=dialect,
         accepts_changed_images=False,
     )
@@ -342,11 +342,11 @@ def _large_run_files() -> Iterator[bytes]:
 def _large_archives() -> Iterator[bytes]:
     for filling in (b"1", b" ", b"1 ", b"=", b"\n", b"1 a=\n"):
         for size in (2**17, 2**20 - BLOCK):
-            yield _extended(tarfile.XHDTYPE, (filling * size)[:size]) + _empty_picture(0) + bytes(2 * BLOCK)
+            yield _extended(tarfile.XHDTYPE, (filling * size)[:size]) + _empty_image(0) + bytes(2 * BLOCK)
     shared = b"".join(_record(f"k{number}") for number in range(60_000))
     own = _extended(tarfile.XHDTYPE, _record("comment"))
-    pictures = b"".join(own + _empty_picture(number) for number in range(1000))
-    yield _extended(tarfile.XGLTYPE, shared) + pictures + bytes(2 * BLOCK)
+    images = b"".join(own + _empty_image(number) for number in range(1000))
+    yield _extended(tarfile.XGLTYPE, shared) + images + bytes(2 * BLOCK)
 
 
 def _extended(kind: bytes, records: bytes) -> bytes:
@@ -355,7 +355,7 @@ def _extended(kind: bytes, records: bytes) -> bytes:
     return header.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % BLOCK)
 
 
-def _empty_picture(number: int) -> bytes:
+def _empty_image(number: int) -> bytes:
     return tarfile.TarInfo(f"imgs/{number}.png").tobuf(tarfile.USTAR_FORMAT)
 
 

@@ -213,7 +213,7 @@ def check_run_files(data: bytes, folder: Path) -> None:
 
 
 def check_archive(data: bytes, folder: Path) -> None:
-    """Every picture of an archive that is not refused is a plain file in imgs/ that can be read whole."""
+    """Every image of an archive that is not refused is a plain file in imgs/ that can be read whole."""
     path = folder / "imgs.tar"
     path.write_bytes(data)
     try:
@@ -225,8 +225,8 @@ def check_archive(data: bytes, folder: Path) -> None:
     for name, member in archive.members.items():
         assert name_problem(name) is None, "a name that leads elsewhere"
         assert 0 <= member.size_bytes <= len(data) - member.offset, "beyond the end"
-        with archive.open_picture(name) as picture:
-            assert picture.stream.read() == data[member.offset : member.offset + member.size_bytes]
+        with archive.open_image(name) as image:
+            assert image.stream.read() == data[member.offset : member.offset + member.size_bytes]
 
 
 def check_connections(data: bytes, _: Path) -> None:

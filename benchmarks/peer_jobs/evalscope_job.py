@@ -1,6 +1,6 @@
-"""evalscope doing the target's half of the job: its general VQA task with pictures given by path.
+"""evalscope doing the target's half of the job: its general VQA task with images given by path.
 
-Its own judge sees no pictures, so that only the target's requests are comparable.
+Its own judge sees no images, so that only the target's requests are comparable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _write_rows(job: Job, folder: Path) -> None:
     folder.mkdir(parents=True)
     with (folder / "job.jsonl").open("w") as file:
         for sample in job.samples:
-            row = {"messages": messages(sample.instruction, str(sample.picture)), "answer": "none"}
+            row = {"messages": messages(sample.instruction, str(sample.image)), "answer": "none"}
             file.write(json.dumps(row) + "\n")
 
 

@@ -1,6 +1,6 @@
-"""inspect_ai doing the job: a task with pictures, and a scorer that shows picture and response to a judge.
+"""inspect_ai doing the job: a task with images, and a scorer that shows image and response to a judge.
 
-The first argument says whether its log keeps the pictures (`pictures`, inspect's default) or not (`none`).
+The first argument says whether its log keeps the images (`images`, inspect's default) or not (`none`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from inspect_ai.solver import TaskState, generate
 from benchmarks.contenders.jobs import JUDGE, TARGET, Job, judge_text, parse_job
 
 
-def _turn(text: str, picture: ContentImage) -> ChatMessageUser:
-    return ChatMessageUser(content=[ContentText(text=text), picture])
+def _turn(text: str, image: ContentImage) -> ChatMessageUser:
+    return ChatMessageUser(content=[ContentText(text=text), image])
 
 
-def _picture_of(state: TaskState) -> ContentImage:
-    """The picture that the target saw: inspect made a data URI of the path, and the judge takes no path."""
+def _image_of(state: TaskState) -> ContentImage:
+    """The image that the target saw: inspect made a data URI of the path, and the judge takes no path."""
     return next(part for part in state.user_prompt.content if isinstance(part, ContentImage))
 
 
@@ -38,7 +38,7 @@ def _judged_by(job: Job) -> Scorer:
 
         async def score(state: TaskState, target: Target) -> Score:
             text = judge_text(state.metadata["instruction"], state.output.completion)
-            output = await judge.generate([_turn(text, _picture_of(state))])
+            output = await judge.generate([_turn(text, _image_of(state))])
             return Score(value=json.loads(output.completion)["label"], answer=state.output.completion)
 
         return score
@@ -53,7 +53,7 @@ def main() -> None:
     samples = [
         Sample(
             id=sample.id,
-            input=[_turn(sample.instruction, ContentImage(image=str(sample.picture)))],
+            input=[_turn(sample.instruction, ContentImage(image=str(sample.image)))],
             metadata={"instruction": sample.instruction},
         )
         for sample in job.samples

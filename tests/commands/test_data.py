@@ -44,10 +44,10 @@ def test_the_mini_set_is_good_and_its_facts_are_shown(desk: Desk) -> None:
 
     done = desk.vlsb("data", "check", mini_root())
 
-    pictures = {row["image_path"] for row in rows}
+    images = {row["image_path"] for row in rows}
     pairs = {(row["category"], row["sub_category"]) for row in rows}
     assert (done.code, done.err) == (0, "")
-    assert f"{len(rows)} rows, {len(pictures)} images" in done.out
+    assert f"{len(rows)} rows, {len(images)} images" in done.out
     assert "not the full published VLSBench" in done.out
     assert f"(category, sub-category) pairs: {len(pairs)}" in done.out
     assert "missing images: 0; broken images: 0" in done.out
@@ -74,18 +74,18 @@ def test_a_check_changes_nothing_in_the_folder(desk: Desk, mini: Path) -> None:
     assert tree(mini) == before
 
 
-def test_the_digest_depends_on_rows_and_pictures_and_not_on_the_place(desk: Desk, mini: Path) -> None:
+def test_the_digest_depends_on_rows_and_images_and_not_on_the_place(desk: Desk, mini: Path) -> None:
     original = digest(desk.vlsb("data", "check", mini_root()))
     copied = digest(desk.vlsb("data", "check", mini))
     (mini / "imgs/0.png").write_bytes((mini / "imgs/1.png").read_bytes())
-    other_picture = digest(desk.vlsb("data", "check", mini))
+    other_image = digest(desk.vlsb("data", "check", mini))
     rows = rows_of(mini)
     rows[0]["instruction"] += "!"
     (mini / "data.json").write_text(json.dumps(rows))
     other_row = digest(desk.vlsb("data", "check", mini))
 
     assert copied == original
-    assert len({original, other_picture, other_row}) == 3
+    assert len({original, other_image, other_row}) == 3
 
 
 def test_a_full_run_reports_the_digest_that_check_prints_once_every_image_was_sent(
@@ -118,7 +118,7 @@ def test_known_oddities_are_shown_and_are_no_fault(desk: Desk) -> None:
     assert "2 used once, 2 used twice" in done.out
 
 
-def test_a_picture_with_another_types_name_is_said_and_is_no_fault(desk: Desk, mini: Path) -> None:
+def test_an_image_with_another_types_name_is_said_and_is_no_fault(desk: Desk, mini: Path) -> None:
     Image.new("RGB", (8, 8), "teal").save(mini / "imgs/0.png", format="JPEG")
 
     done = desk.vlsb("data", "check", mini)
@@ -128,7 +128,7 @@ def test_a_picture_with_another_types_name_is_said_and_is_no_fault(desk: Desk, m
     assert "names that do not fit the bytes: 2 (imgs/0.png is image/jpeg, " in done.out
 
 
-# Damaged pictures.
+# Damaged images.
 
 
 def lose(path: Path) -> None:
@@ -171,7 +171,7 @@ DAMAGES = (lose, empty, cut, git_lfs_pointer, error_page, folder, link_out, flip
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_picture_is_exit_2_with_one_line_naming_its_row(
+def test_a_damaged_image_is_exit_2_with_one_line_naming_its_row(
     desk: Desk, mini: Path, damage: Callable[[Path], None]
 ) -> None:
     row = next(row for row in rows_of(mini) if row["image_path"] == "imgs/8.png")
@@ -188,7 +188,7 @@ def test_a_damaged_picture_is_exit_2_with_one_line_naming_its_row(
     assert "Resume with" not in done.err
 
 
-def test_all_bad_pictures_are_listed_and_counted(desk: Desk, mini: Path) -> None:
+def test_all_bad_images_are_listed_and_counted(desk: Desk, mini: Path) -> None:
     lose(mini / "imgs/2.png")
     cut(mini / "imgs/5.png")
     empty(mini / "imgs/9.png")
@@ -261,7 +261,7 @@ def test_a_data_json_that_is_no_json_is_exit_2(desk: Desk, mini: Path, content: 
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "imgs/../../x.png", "http://x/y.png"])
-def test_a_picture_path_that_leads_out_is_exit_2(desk: Desk, mini: Path, path: str) -> None:
+def test_an_image_path_that_leads_out_is_exit_2(desk: Desk, mini: Path, path: str) -> None:
     rows = rows_of(mini)
     rows[4]["image_path"] = path
     (mini / "data.json").write_text(json.dumps(rows))

@@ -117,7 +117,7 @@ def test_a_failure_in_one_epoch_is_no_failure_of_the_others(desk: Desk) -> None:
 
 
 def test_epochs_that_say_the_same_make_no_interval_narrower(tmp_path: Path) -> None:
-    """All epochs of a picture are one cluster: asking again is no new evidence about other pictures."""
+    """All epochs of an image are one cluster: asking again is no new evidence about other images."""
     intervals = []
     for epochs in (1, 3):
         desk = Desk(tmp_path / str(epochs), SAMPLES)

@@ -122,7 +122,7 @@ def test_a_missing_data_root_is_exit_2_and_named(desk: Desk) -> None:
     assert "nowhere" in done.error
 
 
-def test_bad_pictures_are_exit_2_naming_all_rows_with_nothing_spent(
+def test_bad_images_are_exit_2_naming_all_rows_with_nothing_spent(
     desk: Desk, endpoint: SimulatorThread
 ) -> None:
     (desk.data / "imgs/1.png").unlink()

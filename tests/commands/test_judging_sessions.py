@@ -392,7 +392,7 @@ def test_a_run_of_the_demo_is_judged_by_the_demo_from_its_own_data(desk: Desk) -
 # What judging refuses.
 
 
-def test_a_picture_that_changed_is_refused_and_named(desk: Desk, endpoint: SimulatorThread) -> None:
+def test_an_image_that_changed_is_refused_and_named(desk: Desk, endpoint: SimulatorThread) -> None:
     collect(desk, endpoint)
     path = desk.data / "imgs" / "2.png"
     path.write_bytes(path.read_bytes() + b"x")

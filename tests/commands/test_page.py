@@ -18,7 +18,7 @@ from tests.support.endpoint import labelling
 from tests.support.run_files import tree
 from vlsb.cli import page
 from vlsb.data import thumbnail_webp
-from vlsb.data.pictures import quiet_decoder
+from vlsb.data.image_files import quiet_decoder
 from vlsb.reports.encode import json_island
 from vlsb.reports.html import document
 from vlsb.simulator import SimulatorThread

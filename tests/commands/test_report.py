@@ -386,7 +386,7 @@ def test_a_run_that_nobody_judged_is_one_line_and_the_command_that_judges_it(
 
 
 @pytest.mark.parametrize("report_format", ["table", "json"])
-def test_a_report_imports_no_http_stack_and_no_picture_library(desk: Desk, report_format: str) -> None:
+def test_a_report_imports_no_http_stack_and_no_image_library(desk: Desk, report_format: str) -> None:
     loaded = loaded_by(["report", str(desk.run_dir), "--format", report_format], desk.home)
 
     assert not loaded

@@ -14,7 +14,7 @@ import pytest
 from tests.support.canary import NO_CANARY
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Desk, Finished, Vlsb
-from tests.support.datasets import draw_picture, sample_row, write_dataset
+from tests.support.datasets import draw_image, sample_row, write_dataset
 from tests.support.endpoint import asked, labelling, sample_of
 from tests.support.engine_environment import write_environment
 from tests.support.fake_engine import events
@@ -611,7 +611,7 @@ def test_a_shuffled_selection_is_reproducible_by_its_seed(tmp_path: Path, endpoi
     assert categories == sorted(["Violent", "Hate", "Privacy"] * 2)
 
 
-def test_skipped_bad_pictures_are_target_errors_and_the_rest_is_run(
+def test_skipped_bad_images_are_target_errors_and_the_rest_is_run(
     desk: Desk, endpoint: SimulatorThread
 ) -> None:
     (desk.data / "imgs/0.png").unlink()
@@ -630,11 +630,11 @@ def test_skipped_bad_pictures_are_target_errors_and_the_rest_is_run(
     }
 
 
-def test_a_mended_picture_is_evaluated_on_resume(desk: Desk, endpoint: SimulatorThread) -> None:
+def test_a_mended_image_is_evaluated_on_resume(desk: Desk, endpoint: SimulatorThread) -> None:
     (desk.data / "imgs/2.png").unlink()
 
     desk.run(endpoint, "--skip-bad-images")
-    draw_picture(desk.data / "imgs/2.png", 2)
+    draw_image(desk.data / "imgs/2.png", 2)
     done = desk.run(endpoint, "--skip-bad-images", "--resume")
 
     assert done.code == 0, done.err
@@ -902,12 +902,12 @@ def change_row(desk: Desk) -> None:
     (desk.data / "data.json").write_text(json.dumps(rows))
 
 
-def change_picture(desk: Desk) -> None:
-    draw_picture(desk.data / "imgs/2.png", 99)
+def change_image(desk: Desk) -> None:
+    draw_image(desk.data / "imgs/2.png", 99)
 
 
-@pytest.mark.parametrize(("change", "named"), [(change_row, "sample 2"), (change_picture, "imgs/2.png")])
-def test_a_changed_row_or_picture_is_drift_and_named(
+@pytest.mark.parametrize(("change", "named"), [(change_row, "sample 2"), (change_image, "imgs/2.png")])
+def test_a_changed_row_or_image_is_drift_and_named(
     desk: Desk, change: Any, named: str, endpoint: SimulatorThread
 ) -> None:
     desk.run(endpoint)
@@ -918,7 +918,7 @@ def test_a_changed_row_or_picture_is_drift_and_named(
     assert named in done.error
 
 
-def test_a_touched_picture_of_the_same_bytes_is_no_drift(desk: Desk, endpoint: SimulatorThread) -> None:
+def test_a_touched_image_of_the_same_bytes_is_no_drift(desk: Desk, endpoint: SimulatorThread) -> None:
     desk.run(endpoint, "--limit", 3)
     (desk.data / "imgs/2.png").touch()
     done = desk.run(endpoint, "--resume")

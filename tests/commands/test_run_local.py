@@ -93,7 +93,7 @@ def test_a_family_is_run_on_an_engine_of_its_own_that_is_gone_afterwards(desk: D
 
 
 def test_the_requests_are_those_of_the_family(desk: Desk) -> None:
-    """Text before picture, no system message, and the field that restores the BOS."""
+    """Text before image, no system message, and the field that restores the BOS."""
     desk.run()
 
     for body in desk.bodies():

@@ -54,10 +54,10 @@ LOAD = EngineLoad(
 GPU = Gpu(0, "NVIDIA H100 80GB HBM3", 80 * GIB, 9 * GIB, "570.1")
 
 
-def drawn(picture: RenderableType, width: int = 80) -> list[str]:
-    """The lines of a picture on a terminal of that width."""
+def drawn(image: RenderableType, width: int = 80) -> list[str]:
+    """The lines of an image on a terminal of that width."""
     file = io.StringIO()
-    Console(file=file, width=width, highlight=False, markup=False, emoji=False).print(picture)
+    Console(file=file, width=width, highlight=False, markup=False, emoji=False).print(image)
     return [line.rstrip() for line in file.getvalue().rstrip("\n").split("\n")]
 
 

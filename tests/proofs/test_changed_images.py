@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import Desk, Finished
-from tests.support.datasets import draw_picture, sample_row, write_dataset
+from tests.support.datasets import draw_image, sample_row, write_dataset
 from tests.support.endpoint import labelling, sample_of
 from tests.support.run_files import tree
 from vlsb.simulator import Action, Request, Simulator, SimulatorThread, error
@@ -49,7 +49,7 @@ def row_of(desk: Desk, file: str, number: int) -> dict[str, Any]:
 
 def arrived(simulator: Simulator) -> set[str]:
     """The checksums of all images that reached the endpoint."""
-    return {checksum(request.picture) for request in simulator.completions}
+    return {checksum(request.image) for request in simulator.completions}
 
 
 def once(happens: Callable[[Request], bool], act: Callable[[], None]) -> Callable[[Request], Action]:
@@ -136,7 +136,7 @@ def test_a_failure_binds_the_image_that_it_sent(desk: Desk) -> None:
     """Fixing the image of a sample that the endpoint rejected is a change, which somebody has to want."""
 
     def respond(request: Request) -> Action:
-        is_bad = sample_of(request) == 1 and checksum(request.picture) == first
+        is_bad = sample_of(request) == 1 and checksum(request.image) == first
         return error(400, message="Invalid image.") if is_bad else labelling()(request)
 
     first = checksum(image(desk, 1).read_bytes())
@@ -216,7 +216,7 @@ def test_two_rows_that_share_an_image_never_send_two(tmp_path: Path) -> None:
     write_dataset(desk.data, [sample_row(0), sample_row(1, image_path="imgs/0.png")])
 
     def change() -> None:
-        draw_picture(image(desk, 0), 77)
+        draw_image(image(desk, 0), 77)
 
     with SimulatorThread(once(is_about(0, judge=True), change)) as endpoint:
         ended = desk.run(endpoint)
@@ -275,7 +275,7 @@ def test_an_accepted_change_is_stored_as_it_was_sent_and_said(desk: Desk) -> Non
         ended = desk.run(endpoint, ACCEPT)
         second = checksum(image(desk, 2).read_bytes())
         seen = {
-            request.is_judge: checksum(request.picture)
+            request.is_judge: checksum(request.image)
             for request in endpoint.completions
             if sample_of(request) == 2
         }

@@ -287,7 +287,7 @@ def test_a_hostile_model_name_of_the_users_own_is_shown_harmlessly(desk: Desk) -
     assert_harmless(reported)
 
 
-def test_a_hostile_picture_path_is_named_harmlessly(desk: Desk) -> None:
+def test_a_hostile_image_path_is_named_harmlessly(desk: Desk) -> None:
     rows = json.loads((desk.data / "data.json").read_text())
     rows[1]["image_path"] = f"imgs/{HOSTILE}"
     (desk.data / "data.json").write_text(json.dumps(rows))

@@ -38,7 +38,7 @@ def sample_row(number: int, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
-def draw_picture(path: Path, seed: int) -> None:
+def draw_image(path: Path, seed: int) -> None:
     """Write a small PNG; different seeds give different bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     size = (1 + seed % 8, 1 + seed // 8 % 8)
@@ -51,7 +51,7 @@ def write_dataset(root: Path, rows: int | Sequence[Mapping[str, Any]] = 6) -> Pa
     root.mkdir(parents=True, exist_ok=True)
     (root / "data.json").write_text(json.dumps(written))
     for row in written:
-        draw_picture(root / row["image_path"], row["instruction_id"])
+        draw_image(root / row["image_path"], row["instruction_id"])
     return root
 
 

@@ -1,4 +1,4 @@
-"""Draw the pictures of the embedded mini set: `python tests/support/draw_mini_set.py [FOLDER]`.
+"""Draw the images of the embedded mini set: `python tests/support/draw_mini_set.py [FOLDER]`.
 
 Number 7 is a JPEG under the name `7.png` on purpose: the published set is not to be trusted there.
 """

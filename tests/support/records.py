@@ -9,14 +9,14 @@ from typing import Any
 
 from tests.support import datasets
 from vlsb.data import Dataset
-from vlsb.data.pictures import inspect_pictures
+from vlsb.data.image_files import inspect_images
 from vlsb.records import (
     Completion,
     Failure,
+    ImageFile,
     Key,
     Label,
     Outcome,
-    Picture,
     Response,
     Sample,
     Stage,
@@ -36,9 +36,9 @@ def make_sample(sample_id: int, **changes: Any) -> Sample:
     return Sample(id=sample_id, **{name: Untrusted(text) for name, text in fields.items()})
 
 
-def make_picture(seed: int) -> Picture:
-    """A picture's facts; different seeds have different digests."""
-    return Picture(hashlib.sha256(str(seed).encode()).hexdigest(), "image/png", 70 + seed, 10**18 + seed)
+def make_image(seed: int) -> ImageFile:
+    """An image's facts; different seeds have different digests."""
+    return ImageFile(hashlib.sha256(str(seed).encode()).hexdigest(), "image/png", 70 + seed, 10**18 + seed)
 
 
 def make_manifest(sample_ids: Collection[int] = (0, 1, 2), **changes: Any) -> Manifest:
@@ -69,7 +69,7 @@ def make_manifest(sample_ids: Collection[int] = (0, 1, 2), **changes: Any) -> Ma
         differences=["one difference"],
         deviations=[Untrusted("target seed: 7 (added)")],
         samples=[sample_row(sample) for sample in samples],
-        pictures={sample.image_path.expose(): make_picture(sample.id) for sample in samples},
+        images={sample.image_path.expose(): make_image(sample.id) for sample in samples},
         decision=None,
         accepts_changed_images=False,
     )
@@ -123,7 +123,7 @@ def make_response(
     sample_id: int = 0, text: str = "A plain answer.", *, epoch: int = 1, **changes: Any
 ) -> Response:
     """A stored response; `changes` are the completion's."""
-    image = {"image_sha256": make_picture(sample_id).sha256}
+    image = {"image_sha256": make_image(sample_id).sha256}
     return Response.of(Key(sample_id, epoch), make_completion(text, **(image | changes)))
 
 
@@ -175,6 +175,6 @@ def digest_of(dataset: Dataset, samples: Sequence[Sample] | None = None) -> str:
     """The data digest of a run that sent the images of these samples as they lie there (default: all)."""
     chosen = dataset.samples if samples is None else samples
     paths = (each.image_path for each in chosen)
-    found = inspect_pictures(dataset.open_picture, paths, known={}, hashed=True)
-    images = {path: each.sha256 for path, each in found.items() if isinstance(each, Picture)}
+    found = inspect_images(dataset.open_image, paths, known={}, hashed=True)
+    images = {path: each.sha256 for path, each in found.items() if isinstance(each, ImageFile)}
     return data_digest((each.id, each.digest(), images.get(each.image_path)) for each in chosen)

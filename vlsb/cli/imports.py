@@ -20,7 +20,7 @@ from vlsb.errors import ConfigError, ImageError
 from vlsb.evaluation.options import Option
 from vlsb.evaluation.protocol import safe_name
 from vlsb.models.catalog import name_of_place
-from vlsb.records import Picture, Sample, Untrusted
+from vlsb.records import ImageFile, Sample, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
 from vlsb.store.imports.match import Matched, match_rows
@@ -88,7 +88,7 @@ def import_command(
         image_sha256=partial(_image_sha256, dataset),
         skip_unknown=skip_unknown,
     )
-    data = ImportedData(pictures=_pictures(dataset, matched), origin=origin, root=data_root)
+    data = ImportedData(images=_images(dataset, matched), origin=origin, root=data_root)
     imported = import_run(
         directory, source, matched, data, judge_file=lambda judge: f"{safe_name(judge)}.jsonl"
     )
@@ -135,11 +135,11 @@ def _image_sha256(dataset: Dataset, sample: Sample) -> str | None:
         return None
 
 
-def _pictures(dataset: Dataset, matched: Matched) -> dict[int, Picture]:
+def _images(dataset: Dataset, matched: Matched) -> dict[int, ImageFile]:
     """The images that are there, by sample id; judging says what it misses."""
     samples = {sample.id: sample for sample, _ in matched.rows}
     found = dataset.inspect(samples.values(), known={}, skip_bad=True)
-    return {each: picture for each, picture in found.items() if isinstance(picture, Picture)}
+    return {each: image for each, image in found.items() if isinstance(image, ImageFile)}
 
 
 def _left_out(matched: Matched) -> Iterator[str]:

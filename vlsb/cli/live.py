@@ -1,4 +1,4 @@
-"""What a command shows while it works: a picture at the foot of a terminal, lines without one, or nothing."""
+"""What a command shows while it works: a display at the foot of a terminal, lines without one, or nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DISPLAYS = ("rich", "plain", "none")
 
 
 class Draw(Protocol):
-    """A picture at a moment of the monotonic clock, for a terminal of that width."""
+    """The display at a moment of the monotonic clock, for a terminal of that width."""
 
     def __call__(self, now: float, *, width: int) -> RenderableType: ...
 
@@ -149,7 +149,7 @@ class Display:
 
 
 def _foot(screen: Screen, draw: Draw, *, refreshes_itself: bool = False) -> Live:
-    """A picture at the foot of the terminal; the screen's lines go above it."""
+    """A display at the foot of the terminal; the screen's lines go above it."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text

@@ -17,7 +17,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.cli.screen import Screen
 from vlsb.cli.show import missing_data, run_dataset, stored_answers
 from vlsb.data import Dataset, thumbnail_webp
-from vlsb.data.pictures import quiet_decoder
+from vlsb.data.image_files import quiet_decoder
 from vlsb.errors import ConfigError, ImageError, StoreError
 from vlsb.files import replace_file
 from vlsb.judging.human import GUIDE

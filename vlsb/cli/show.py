@@ -147,12 +147,12 @@ def stored_answers(state: RunState, judge: JudgeEntry | None, dataset: Dataset |
     """
     manifest = state.manifest
     samples = None if dataset is None else {sample.id: sample for sample in dataset.samples}
-    pictures = {Untrusted(path): picture.sha256 for path, picture in manifest.pictures.items()}
+    images = {Untrusted(path): image.sha256 for path, image in manifest.images.items()}
     rows = list(manifest.samples)
     if manifest.selection.get("shuffle"):
         rows.sort(key=lambda row: row.sample_id)
     answers = [
-        _answer(state, judge, row, Key(row.sample_id, epoch), place, samples, pictures.get(row.image_path))
+        _answer(state, judge, row, Key(row.sample_id, epoch), place, samples, images.get(row.image_path))
         for place, row in enumerate(rows)
         for epoch in range(1, manifest.epochs + 1)
     ]
@@ -177,7 +177,7 @@ def _answer(
     key: Key,
     place: int,
     samples: dict[int, Sample] | None,
-    picture: str | None,
+    image: str | None,
 ) -> StoredAnswer:
     file = None if judge is None else judge.file
     judged = Judged() if file is None else state.judged.get(file, Judged())
@@ -190,7 +190,7 @@ def _answer(
         category=row.category,
         sub_category=row.sub_category,
         image_path=row.image_path,
-        image_sha256=(state.failed_images.get(key, picture) if response is None else response.image_sha256),
+        image_sha256=(state.failed_images.get(key, image) if response is None else response.image_sha256),
         instruction=instruction,
         outcome=outcome,
         response=response,

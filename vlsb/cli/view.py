@@ -21,7 +21,7 @@ from vlsb.cli.page import LoadedRun, page_run, read_sent
 from vlsb.cli.screen import Screen
 from vlsb.cli.show import run_dataset
 from vlsb.data import Dataset, media_type, thumbnail_webp
-from vlsb.data.pictures import quiet_decoder
+from vlsb.data.image_files import quiet_decoder
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.evaluation.options import Option
 from vlsb.judging.human import GUIDE, human_judge

@@ -61,7 +61,7 @@ class StepsView:
             self._log.append(line)
 
     def draw(self, now: float, *, width: int) -> RenderableType:
-        """The picture at a moment of the monotonic clock, for a terminal of `width` columns."""
+        """The display at a moment of the monotonic clock, for a terminal of `width` columns."""
         from rich.console import Group
         from rich.text import Text
 
@@ -169,7 +169,7 @@ class ServerView:
         return f"{self.name} has ended, after {duration(now - self.began)}{done}."
 
     def draw(self, now: float, *, width: int) -> RenderableType:
-        """The picture at a moment of the monotonic clock, for a terminal of `width` columns."""
+        """The display at a moment of the monotonic clock, for a terminal of `width` columns."""
         from rich.console import Group
 
         rows: list[RenderableType] = [_line(""), _line(self._heading(now))]

@@ -17,8 +17,8 @@ from vlsb.data.check import (
 )
 from vlsb.data.dataset import DataFiles, Dataset, load_dataset, load_dataset_files, require_dataset
 from vlsb.data.fetch import HUB_REPOSITORY, Fetched, fetch_dataset
+from vlsb.data.image_files import media_type, thumbnail_webp, write_on_image
 from vlsb.data.mini import mini_root
-from vlsb.data.pictures import media_type, thumbnail_webp, write_on_picture
 from vlsb.data.selection import Positions, Selection, Share, parse_limit, select
 
 __all__ = [
@@ -46,5 +46,5 @@ __all__ = [
     "require_dataset",
     "select",
     "thumbnail_webp",
-    "write_on_picture",
+    "write_on_image",
 ]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
-from vlsb.data.pictures import CHUNK_BYTES, EXTENSIONS, FileStamp, OpenedPicture, path_problem
+from vlsb.data.image_files import CHUNK_BYTES, EXTENSIONS, FileStamp, OpenedImage, path_problem
 from vlsb.data.rows import unreadable
 from vlsb.errors import DatasetError, ImageError
 from vlsb.records import Untrusted
@@ -77,7 +77,7 @@ class Archive:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def open_picture(self, image_path: str) -> Iterator[OpenedPicture]:
+    def open_image(self, image_path: str) -> Iterator[OpenedImage]:
         """One image of the archive, through a descriptor of its own: any number of threads may read."""
         name = str(PurePosixPath(image_path))
         with _descriptor(self.path) as descriptor:
@@ -91,7 +91,7 @@ class Archive:
                 ) from FileNotFoundError()
             # The cast is to what every reader of bytes needs, and `BufferedReader` has it.
             with io.BufferedReader(_Slice(descriptor, member)) as stream:
-                yield OpenedPicture(
+                yield OpenedImage(
                     cast("BinaryIO", stream),
                     lambda: FileStamp(member.size_bytes, FileStamp.of(descriptor).mtime_ns),
                 )

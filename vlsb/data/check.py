@@ -14,17 +14,17 @@ from functools import partial
 from pathlib import Path
 
 from vlsb.data.dataset import DataFiles, load_dataset
-from vlsb.data.pictures import (
-    OpenPicture,
+from vlsb.data.image_files import (
+    OpenImage,
     full_decode,
     has_fitting_extension,
-    inspect_pictures,
+    inspect_images,
     is_missing,
     is_named_after,
     quiet_decoder,
 )
 from vlsb.errors import ImageError
-from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, altered_rows, data_digest
+from vlsb.records import PUBLISHED_IDS, ImageFile, Sample, Untrusted, altered_rows, data_digest
 
 # Pillow decodes outside the interpreter lock; each thread holds one decoded image (200 MB at worst).
 DECODE_THREADS = 4
@@ -128,16 +128,16 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
     ids: dict[Untrusted, tuple[int, ...]] = {}
     for sample in samples:
         ids[sample.image_path] = (*ids.get(sample.image_path, ()), sample.id)
-    found = inspect_pictures(dataset.open_picture, ids, known={}, hashed=True)
+    found = inspect_images(dataset.open_image, ids, known={}, hashed=True)
     with quiet_decoder(), ThreadPoolExecutor(DECODE_THREADS, "vlsb-decode") as pool:
         problems = dict(
-            zip(found, pool.map(partial(_problem, dataset.open_picture), found.items()), strict=True)
+            zip(found, pool.map(partial(_problem, dataset.open_image), found.items()), strict=True)
         )
     bad = {path: problem for path, problem in problems.items() if problem is not None}
     types = {
-        path: picture.media_type
-        for path, picture in found.items()
-        if isinstance(picture, Picture) and path not in bad
+        path: image.media_type
+        for path, image in found.items()
+        if isinstance(image, ImageFile) and path not in bad
     }
     counts = _counts(samples, ids)
     altered = altered_rows((sample.id, sample.digest()) for sample in samples)
@@ -158,23 +158,21 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
         altered_ids=tuple(altered),
         published_rows=sum(sample.id in PUBLISHED_IDS for sample in samples) - len(altered),
         has_published_ids={sample.id for sample in samples} == set(PUBLISHED_IDS),
-        distinct_images=len({each.sha256 for each in found.values() if isinstance(each, Picture)}),
+        distinct_images=len({each.sha256 for each in found.values() if isinstance(each, ImageFile)}),
     )
 
 
-def _sha256(picture: Picture | ImageError) -> str | None:
-    return picture.sha256 if isinstance(picture, Picture) else None
+def _sha256(image: ImageFile | ImageError) -> str | None:
+    return image.sha256 if isinstance(image, ImageFile) else None
 
 
-def _problem(
-    open_picture: OpenPicture, inspected: tuple[Untrusted, Picture | ImageError]
-) -> ImageError | None:
+def _problem(open_image: OpenImage, inspected: tuple[Untrusted, ImageFile | ImageError]) -> ImageError | None:
     """Why an image cannot be used: what its header said, or else what a full decode says."""
-    image_path, picture = inspected
-    if isinstance(picture, ImageError):
-        return picture
+    image_path, image = inspected
+    if isinstance(image, ImageError):
+        return image
     try:
-        full_decode(open_picture, image_path)
+        full_decode(open_image, image_path)
     except ImageError as error:
         # A kept traceback would keep the frames, and with them the decoded image.
         return error.with_traceback(None)

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from vlsb.data.archive import ARCHIVE_FILE, scan
 from vlsb.data.folder import open_in_folder
-from vlsb.data.pictures import OpenPicture, inspect_pictures, read_picture
+from vlsb.data.image_files import OpenImage, inspect_images, read_image
 from vlsb.data.rows import ROWS_FILE, load_rows, unreadable
 from vlsb.data.shards import shard_paths, unpack
 from vlsb.errors import DatasetError, ImageError
-from vlsb.records import Picture, Sample
+from vlsb.records import ImageFile, Sample
 
-PICTURES_FOLDER = "imgs"
+IMAGES_FOLDER = "imgs"
 LAYOUTS = "a folder with data.json and imgs/, with data.json and imgs.tar, or with its *.parquet files"
 SHOWN_IDS = 10
 
@@ -42,27 +42,27 @@ class Dataset:
 
     root: Path
     samples: tuple[Sample, ...]
-    open_picture: OpenPicture
+    open_image: OpenImage
     archive: Path | None = None
 
     def inspect(
-        self, samples: Iterable[Sample], *, known: Mapping[str, Picture], skip_bad: bool = False
-    ) -> Mapping[int, Picture | ImageError]:
+        self, samples: Iterable[Sample], *, known: Mapping[str, ImageFile], skip_bad: bool = False
+    ) -> Mapping[int, ImageFile | ImageError]:
         """Each sample's image by sample id. Blocking: reads the header of every distinct image.
 
         `known` maps an `image_path` to what an earlier run found there. All bad images are found
         before one `ImageError` names them; with `skip_bad` each is the value of its samples instead.
         """
         chosen = tuple(samples)
-        found = inspect_pictures(self.open_picture, (sample.image_path for sample in chosen), known=known)
-        pictures = {sample.id: found[sample.image_path] for sample in chosen}
+        found = inspect_images(self.open_image, (sample.image_path for sample in chosen), known=known)
+        images = {sample.id: found[sample.image_path] for sample in chosen}
         if not skip_bad:
-            _refuse_bad(pictures)
-        return pictures
+            _refuse_bad(images)
+        return images
 
     def read(self, sample: Sample) -> bytes:
         """The bytes of a sample's image as they are now. Blocking."""
-        return read_picture(self.open_picture, sample.image_path)
+        return read_image(self.open_image, sample.image_path)
 
 
 def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Dataset:
@@ -75,7 +75,7 @@ def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datase
     if isinstance(root, DataFiles):
         return load_dataset_files(rows=root.rows, archive=root.archive)
     require_dataset(root)
-    rows, archive, folder = root / ROWS_FILE, root / ARCHIVE_FILE, root / PICTURES_FOLDER
+    rows, archive, folder = root / ROWS_FILE, root / ARCHIVE_FILE, root / IMAGES_FOLDER
     try:
         if rows.exists() and archive.exists() and not folder.exists():
             return load_dataset_files(rows=rows, archive=archive)
@@ -89,7 +89,7 @@ def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datase
 
 def load_dataset_files(*, rows: Path, archive: Path) -> Dataset:
     """The samples of a `data.json` and an archive, wherever the two lie; either may be a link."""
-    return Dataset(archive.resolve().parent, load_rows(rows), scan(archive).open_picture, archive.absolute())
+    return Dataset(archive.resolve().parent, load_rows(rows), scan(archive).open_image, archive.absolute())
 
 
 def user_cache() -> Path:
@@ -112,15 +112,15 @@ def require_dataset(root: Path) -> None:
         raise unreadable(root, error) from error
 
 
-def _refuse_bad(pictures: Mapping[int, Picture | ImageError]) -> None:
-    bad = {sample_id: found for sample_id, found in pictures.items() if isinstance(found, ImageError)}
+def _refuse_bad(images: Mapping[int, ImageFile | ImageError]) -> None:
+    bad = {sample_id: found for sample_id, found in images.items() if isinstance(found, ImageError)}
     if not bad:
         return
     first, reason = next(iter(bad.items()))
     ids = ", ".join(map(str, list(bad)[:SHOWN_IDS]))
     more = f" and {len(bad) - SHOWN_IDS} more" if len(bad) > SHOWN_IDS else ""
     raise ImageError(
-        f"The image cannot be used in {len(bad)} of {len(pictures)} rows, instruction_id "
+        f"The image cannot be used in {len(bad)} of {len(images)} rows, instruction_id "
         f"{ids}{more}. Row with instruction_id {first}: {reason.message}. "
         "Mend them, or go on without them: --skip-bad-images.",
         detail=reason.detail,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from vlsb.data.pictures import FileStamp, OpenedPicture
+from vlsb.data.image_files import FileStamp, OpenedImage
 from vlsb.errors import ImageError
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -16,7 +16,7 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @contextmanager
-def open_in_folder(root: Path, image_path: str) -> Iterator[OpenedPicture]:
+def open_in_folder(root: Path, image_path: str) -> Iterator[OpenedImage]:
     """The image at a checked relative path below `root`, opened without following a last link."""
     descriptor = _open_below(root, PurePosixPath(image_path))
     try:
@@ -24,7 +24,7 @@ def open_in_folder(root: Path, image_path: str) -> Iterator[OpenedPicture]:
             raise ImageError("image is not a regular file")
         # The descriptor stays ours: `fdopen` would not close it if it failed.
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            yield OpenedPicture(stream, lambda: FileStamp.of(descriptor))
+            yield OpenedImage(stream, lambda: FileStamp.of(descriptor))
     finally:
         os.close(descriptor)
 

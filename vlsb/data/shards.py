@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb.data.archive import ARCHIVE_FILE, case_key, is_of_macos, name_problem
-from vlsb.data.pictures import MAX_PICTURE_BYTES
+from vlsb.data.image_files import MAX_IMAGE_BYTES
 from vlsb.data.rows import ROWS_FILE, parse_rows
 from vlsb.errors import DatasetError, StoreError
 from vlsb.extras import lacks_extra
@@ -38,7 +38,7 @@ MAX_ROWS = 100_000
 
 _TEXT_COLUMNS = ("instruction_id", "instruction", "image_path", "category", "sub_category", "source")
 _LATER_COLUMNS = ("image_description", "safety_reason")
-_PICTURE_COLUMN = "image"
+_IMAGE_COLUMN = "image"
 
 
 class Unpacked(NamedTuple):
@@ -98,7 +98,7 @@ def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
         with new_file(unfinished / ROWS_FILE) as stream:
             stream.write(strict_json.dumps(rows).encode())
         with new_file(unfinished / ARCHIVE_FILE) as stream:
-            _write_pictures(stream, shards)
+            _write_images(stream, shards)
         # An image's time is that of the file it came from, so a later run knows it again.
         newest = max(shard.stat().st_mtime_ns for shard in shards)
         os.utime(unfinished / ARCHIVE_FILE, ns=(newest, newest))
@@ -110,7 +110,7 @@ def _unpack_into(place: Path, shards: Sequence[Path]) -> None:
 def _rows(shard: Path) -> list[dict[str, Any]]:
     with _shard(shard) as file:
         names = set(file.schema_arrow.names)
-        if missing := [name for name in (*_TEXT_COLUMNS, _PICTURE_COLUMN) if name not in names]:
+        if missing := [name for name in (*_TEXT_COLUMNS, _IMAGE_COLUMN) if name not in names]:
             raise DatasetError(f"{shard} has no column {missing[0]!r}. Is it a shard of VLSBench?")
         if file.metadata.num_rows > MAX_ROWS:
             raise DatasetError(f"{shard} holds more than {MAX_ROWS:,} rows. Is it a shard of VLSBench?")
@@ -119,25 +119,25 @@ def _rows(shard: Path) -> list[dict[str, Any]]:
         return found
 
 
-def _write_pictures(stream: IO[bytes], shards: Sequence[Path]) -> None:
+def _write_images(stream: IO[bytes], shards: Sequence[Path]) -> None:
     written: dict[str, tuple[str, bytes]] = {}
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for where, image_path, content in _pictures(shards):
-            picture = image_path, hashlib.sha256(content).digest()
-            earlier = written.setdefault(case_key(image_path), picture)
-            if earlier != picture:
+        for where, image_path, content in _images(shards):
+            image = image_path, hashlib.sha256(content).digest()
+            earlier = written.setdefault(case_key(image_path), image)
+            if earlier != image:
                 raise DatasetError(
                     f"{where}: an earlier row has the same image_path, or one that differs by its case only, "
                     "with another image.",
                     detail=Untrusted(image_path),
                 )
-            if earlier is picture:
+            if earlier is image:
                 member = tarfile.TarInfo(image_path)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
 
 
-def _pictures(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
+def _images(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
     """Where it is, `image_path` and bytes of every row that has an image, in order."""
     for shard in shards:
         with _shard(shard) as file:
@@ -146,29 +146,29 @@ def _pictures(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
                 if file.metadata.row_group(group).total_byte_size > MAX_ROW_GROUP_BYTES:
                     raise DatasetError(f"{shard}: row group {group} is too large to be read into memory.")
                 batches = file.iter_batches(
-                    BATCH_ROWS, row_groups=[group], columns=["image_path", _PICTURE_COLUMN], use_threads=False
+                    BATCH_ROWS, row_groups=[group], columns=["image_path", _IMAGE_COLUMN], use_threads=False
                 )
                 for row in (row for batch in batches for row in batch.to_pylist()):
                     position += 1
                     where = f"{shard} row {position}"
-                    content = _content(where, row["image_path"], row[_PICTURE_COLUMN])
+                    content = _content(where, row["image_path"], row[_IMAGE_COLUMN])
                     if content is not None:
                         yield where, row["image_path"], content
 
 
-def _content(where: str, image_path: str, picture: object) -> bytes | None:
+def _content(where: str, image_path: str, image: object) -> bytes | None:
     """The bytes of an image, or None for a row without any: that is found when samples are inspected."""
     if problem := name_problem(image_path):
         raise DatasetError(f"{where}: image_path {problem}", detail=Untrusted(image_path))
-    if not isinstance(picture, dict) or not isinstance(content := picture.get("bytes"), bytes):
+    if not isinstance(image, dict) or not isinstance(content := image.get("bytes"), bytes):
         return None
-    own_name = picture.get("path")
+    own_name = image.get("path")
     if own_name and PurePosixPath(own_name).name != PurePosixPath(image_path).name:
         raise DatasetError(
             f"{where}: the image's own file name is not that of its image_path", detail=Untrusted(own_name)
         )
-    if len(content) > MAX_PICTURE_BYTES:
-        raise DatasetError(f"{where}: its image is larger than {MAX_PICTURE_BYTES // 1024**2} MiB.")
+    if len(content) > MAX_IMAGE_BYTES:
+        raise DatasetError(f"{where}: its image is larger than {MAX_IMAGE_BYTES // 1024**2} MiB.")
     return content
 
 

@@ -26,8 +26,8 @@ from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import ENGINE_KILLED, Fate
 from vlsb.endpoints.faults import (
     CHANGED_CODE,
+    IMAGE_CODE,
     NOTHING_SENT,
-    PICTURE_CODE,
     Decision,
     Fault,
     classify,
@@ -217,7 +217,7 @@ class EndpointClient:
         try:
             answered = await post(attempts.key, compose(self.dialect))
         except ImageError as error:
-            return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
+            return Decision(Fault.ITEM_PERMANENT, IMAGE_CODE, Untrusted(error.message))
         attempts.sent += 1
         attempts.checksums = answered.checksums
         result: CompletionContent | Decision
@@ -243,7 +243,7 @@ class EndpointClient:
             try:
                 pieces, checksums = await asyncio.to_thread(draft.pieces)
             except ImageError as error:
-                return Decision(Fault.ITEM_PERMANENT, PICTURE_CODE, Untrusted(error.message))
+                return Decision(Fault.ITEM_PERMANENT, IMAGE_CODE, Untrusted(error.message))
             upload = Upload(pieces, give_back)
             del pieces  # a name of ours would keep them until the reply
             self.timings.body.add(self._time.clock() - began)

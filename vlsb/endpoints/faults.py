@@ -420,8 +420,8 @@ def _word(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-PICTURE_CODE = "picture"
-"""The code of a failure that is the picture's and not the endpoint's."""
+IMAGE_CODE = "picture"
+"""The code of a failure that is the image's and not the endpoint's."""
 CHANGED_CODE = "image_changed"
 """The code of a failure whose image is not the one that its earlier attempts sent."""
 # Enough to recognise a problem; a hostile endpoint must not fill the disk with error messages.

@@ -1,6 +1,6 @@
-"""Request bodies: prepared JSON in the endpoint's dialect, around a picture that is read when it is sent.
+"""Request bodies: prepared JSON in the endpoint's dialect, around an image that is read when it is sent.
 
-A draft holds the bytes before and after the base64 of the picture. `pieces` reads the one in the middle,
+A draft holds the bytes before and after the base64 of the image. `pieces` reads the one in the middle,
 so a waiting sample costs a few hundred bytes, not two megabytes. It blocks: call it in a thread. The
 checksums are of the very bytes that it read: nothing else is known to be what was sent.
 
@@ -25,7 +25,7 @@ from vlsb import strict_json
 from vlsb.config import Endpoint, Sampling
 from vlsb.endpoints.thoughts import THOUGHT_TAGS
 from vlsb.models.providers import provider_of
-from vlsb.records import Key, Picture, Untrusted
+from vlsb.records import ImageFile, Key, Untrusted
 
 _REASONING_NAMES = re.compile(r"(?:.*/)?(?:o[1-9](?:-.*)?|gpt-[5-9](?:[.\-].*)?)$")
 CHAT_PATH = "/v1/chat/completions"
@@ -119,20 +119,20 @@ def asks_to_think(fields: Mapping[str, Any]) -> bool:
     return isinstance(template, Mapping) and template.get("enable_thinking") is True
 
 
-class ReadPicture(NamedTuple):
-    """A picture's bytes and their hex sha256."""
+class ReadImage(NamedTuple):
+    """An image's bytes and their hex sha256."""
 
     content: bytes
     sha256: str
 
     @classmethod
-    def of(cls, content: bytes) -> ReadPicture:
+    def of(cls, content: bytes) -> ReadImage:
         """Bytes with their checksum, which takes a millisecond or more: call it in a thread."""
         return cls(content, hashlib.sha256(content).hexdigest())
 
 
 class Checksums(NamedTuple):
-    """Hex sha256 of the picture in a body, and of the request around it together with that."""
+    """Hex sha256 of the image in a body, and of the request around it together with that."""
 
     image: str
     request: str
@@ -140,7 +140,7 @@ class Checksums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One user turn with one picture, or without where `picture` is None; `image_first` says where it stands.
+    """One user turn with one image, or without where `image` is None; `image_first` says where it stands.
 
     An empty `text` is sent without a text part: providers reject empty ones (sample 1685). `more` are text
     parts of their own after it. An `answer` is an assistant's turn after the user's: what a guard rates.
@@ -149,8 +149,8 @@ class Prompt:
     system: str
     text: Untrusted
     image_first: bool
-    picture: Picture | None
-    read_picture: Callable[[], ReadPicture]
+    image: ImageFile | None
+    read_image: Callable[[], ReadImage]
     more: tuple[Untrusted, ...] = ()
     answer: Untrusted | None = None
 
@@ -161,7 +161,7 @@ class Draft:
 
     head: bytes
     tail: bytes
-    read_picture: Callable[[], ReadPicture]
+    read_image: Callable[[], ReadImage]
     size: int
 
     @property
@@ -184,9 +184,9 @@ class Draft:
     def pieces(self) -> tuple[tuple[bytes, ...], Checksums]:
         """The whole body, in pieces that were not copied together, and what was read for it.
 
-        Blocks on the disk; raises ImageError or ImageChangedError if the picture must not be sent.
+        Blocks on the disk; raises ImageError or ImageChangedError if the image must not be sent.
         """
-        content, image = self.read_picture()
+        content, image = self.read_image()
         request = hashlib.sha256(b"\x00".join((self.head, image.encode(), self.tail))).hexdigest()
         return (self.head, pybase64.b64encode(content), self.tail), Checksums(image, request)
 
@@ -223,16 +223,16 @@ def draft(
     while True:
         body = {"model": model, "messages": _messages(prompt, system, mark), **rest}
         whole = strict_json.dumps(body).encode("ascii")
-        if prompt.picture is None:
-            return Draft(whole, b"", prompt.read_picture, len(whole))
-        around_picture = whole.split(mark.encode("ascii"))
-        if len(around_picture) == 2:
+        if prompt.image is None:
+            return Draft(whole, b"", prompt.read_image, len(whole))
+        around_image = whole.split(mark.encode("ascii"))
+        if len(around_image) == 2:
             break
         # A text has the mark in it, which is random: no text can forge the next one.
         mark = secrets.token_hex(16)
-    head, tail = around_picture
-    size = len(head) + 4 * ((prompt.picture.size_bytes + 2) // 3) + len(tail)
-    return Draft(head, tail, prompt.read_picture, size)
+    head, tail = around_image
+    size = len(head) + 4 * ((prompt.image.size_bytes + 2) // 3) + len(tail)
+    return Draft(head, tail, prompt.read_image, size)
 
 
 @cache
@@ -245,8 +245,8 @@ def _messages(prompt: Prompt, system: str, mark: str) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     if text := prompt.text.expose():
         parts.append({"type": "text", "text": text})
-    if prompt.picture is not None:
-        url = f"data:{prompt.picture.media_type};base64,{mark}"
+    if prompt.image is not None:
+        url = f"data:{prompt.image.media_type};base64,{mark}"
         image = {"type": "image_url", "image_url": {"url": url}}
         parts.insert(0 if prompt.image_first else len(parts), image)
     parts += [{"type": "text", "text": each.expose()} for each in prompt.more]

@@ -1,6 +1,6 @@
 """The hot path below httpx: HTTP/1.1 over an `asyncio.Protocol`, every reply read by llhttp and read whole.
 
-A picture of two megabytes is let go as soon as it is on its way, and a reply may come before that. What makes
+An image of two megabytes is let go as soon as it is on its way, and a reply may come before that. What makes
 an answer belong to its request is a connection with nothing unread on it: one that brought anything more than
 its one whole reply, or spoke before it was asked, is dropped with its surplus and never used again.
 """
@@ -39,7 +39,7 @@ _TLS_PIECE_BYTES = 256 * 1024
 
 
 class Upload(httpx.AsyncByteStream):
-    """A request body that is let go as it is sent, so that waiting for a reply holds no picture.
+    """A request body that is let go as it is sent, so that waiting for a reply holds no image.
 
     `on_sent` hears once that its memory is free. The transport sets `marks` as the exchange goes on.
     """

@@ -325,7 +325,7 @@ def fetch_for_engine(name: str, revision: str | None, *, on_progress: OnProgress
 
 
 def _served_files(names: Iterable[str]) -> list[str]:
-    """What an engine may read: no weights in a second form, no pictures, nothing of other programs."""
+    """What an engine may read: no weights in a second form, no images, nothing of other programs."""
     kinds = (".json", ".txt", ".model", ".jinja", ".py", ".safetensors")
     return [name for name in names if "/" not in name and name.endswith(kinds)]
 

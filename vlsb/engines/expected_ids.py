@@ -1,4 +1,4 @@
-"""The prompt ids that the authors' loader of a family feeds to its model, for one picture and one text.
+"""The prompt ids that the authors' loader of a family feeds to its model, for one image and one text.
 
 A program of its own, run by the Python of an engine environment: it imports nothing of ours and reads its
 job as JSON from stdin. It does what the authors' script does with the checkpoint's processor and template;
@@ -25,7 +25,7 @@ LLAVA_V1 = (
 
 @dataclass(frozen=True)
 class PromptJob:
-    """One question about a checkpoint: `weights` is a folder or a hub id, `picture` base64 of a file.
+    """One question about a checkpoint: `weights` is a folder or a hub id, `image` base64 of a file.
 
     `source`, `image_first` and `template_has_bos` are those of the model's profile.
     """
@@ -36,12 +36,12 @@ class PromptJob:
     weights: str
     revision: str | None
     text: str
-    picture: str
+    image: str
 
-    def image(self) -> Any:
-        """The picture, decoded as the authors' script does."""
+    def decoded_image(self) -> Any:
+        """The image, decoded as the authors' script does."""
         pillow = importlib.import_module("PIL.Image")
-        return pillow.open(io.BytesIO(base64.b64decode(self.picture))).convert("RGB")
+        return pillow.open(io.BytesIO(base64.b64decode(self.image))).convert("RGB")
 
 
 def processor_ids(job: PromptJob) -> Sequence[int]:
@@ -54,18 +54,18 @@ def processor_ids(job: PromptJob) -> Sequence[int]:
     messages = [{"role": "user", "content": parts if job.image_first else parts[::-1]}]
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     options = {"add_special_tokens": False} if job.template_has_bos else {}
-    inputs = processor(images=job.image(), text=prompt, return_tensors="pt", **options)
+    inputs = processor(images=job.decoded_image(), text=prompt, return_tensors="pt", **options)
     ids: Sequence[int] = inputs["input_ids"][0].tolist()
     return ids
 
 
 def original_llava_ids(job: PromptJob) -> Sequence[int]:
-    """As the original repository: each piece around the picture is a text of its own, one BOS before all."""
+    """As the original repository: each piece around the image is a text of its own, one BOS before all."""
     config = json.loads((Path(job.weights) / "config.json").read_text("utf-8"))
     encode, bos = original_tokenizer(Path(job.weights))
     before, after = LLAVA_V1.format(text=job.text).split("<image>", 1)
-    picture = [config["image_token_index"]] * config["image_seq_length"]
-    return [bos, *encode(before), *picture, *encode(after)]
+    image = [config["image_token_index"]] * config["image_seq_length"]
+    return [bos, *encode(before), *image, *encode(after)]
 
 
 def original_tokenizer(folder: Path) -> tuple[Callable[[str], Sequence[int]], int]:

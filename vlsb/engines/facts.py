@@ -33,7 +33,7 @@ _SAMPLING = (
     "top_p",
 )
 # What decides which pixels a model sees.
-_PICTURE = (
+_IMAGE = (
     "crop_size",
     "do_center_crop",
     "do_pad",
@@ -102,9 +102,9 @@ def server_facts(
 ) -> dict[str, Any]:
     """What can change an answer. `effective` are the engine's options by long name, in their normal form."""
     dtype = str(effective.get("dtype", "auto"))
-    own_pictures = weights.settings("preprocessor_config.json")
-    inner_pictures = weights.settings("processor_config.json").get("image_processor")
-    pictures = own_pictures or (inner_pictures if isinstance(inner_pictures, dict) else {})
+    own_images = weights.settings("preprocessor_config.json")
+    inner_images = weights.settings("processor_config.json").get("image_processor")
+    images = own_images or (inner_images if isinstance(inner_images, dict) else {})
     others = {
         name: _portable(value)
         for name, value in sorted(effective.items())
@@ -125,7 +125,7 @@ def server_facts(
         "context": effective.get("max-model-len"),
         "parallel": {name: effective.get(option, 1) for name, option in _PARALLEL.items()},
         "chat_template_sha256": _template_digest(effective.get("chat-template"), weights),
-        "pictures": _subset(pictures, _PICTURE),
+        "pictures": _subset(images, _IMAGE),
         "generation": _generation(effective.get("generation-config", "auto"), weights),
         "options": others,
         "variables": {

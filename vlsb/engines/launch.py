@@ -1,4 +1,4 @@
-"""Starting an engine and returning when it has answered a question about a picture.
+"""Starting an engine and returning when it has answered a question about an image.
 
 The key is made here and travels by environment alone. The first name that is served is the model's, the
 second one nobody else can know: by it an engine of ours is told from whatever else answers on the port.

@@ -16,7 +16,7 @@ from vlsb import strict_json
 from vlsb.endpoints.connect import Client
 from vlsb.endpoints.transport import Upload
 from vlsb.engines.prompt_check import PROBE_TEXT, engine_client, probe_request
-from vlsb.engines.readiness import probe_picture
+from vlsb.engines.readiness import probe_image
 from vlsb.errors import ServerError
 from vlsb.models.profile import ModelProfile
 from vlsb.records import Untrusted
@@ -73,7 +73,7 @@ class _Check:
         self._has_parser = has_parser
 
     async def run(self) -> OwnPrompt:
-        blue, green = self._request(probe_picture()), self._request(probe_picture(GREEN))
+        blue, green = self._request(probe_image()), self._request(probe_image(GREEN))
         ids = await self._tokens(blue)
         prompt = await self._text_of(ids)
         self._require_instruction(prompt)

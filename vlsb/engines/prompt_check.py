@@ -1,8 +1,8 @@
 """Whether an engine reads the prompt that the authors' loader would feed, token for token.
 
 Asked of every server before its first sample: a plain chat request drops the BOS of both LLaVA families, and
-a checkpoint's template, tokenizer or picture limits may differ from what its family had when the paper was
-written. The probe is a benign text with a picture of two colours.
+a checkpoint's template, tokenizer or image limits may differ from what its family had when the paper was
+written. The probe is a benign text with an image of two colours.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vlsb import strict_json
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
 from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.credentials import Credentials, engine_environment
-from vlsb.endpoints.request import Dialect, Prompt, ReadPicture, draft
+from vlsb.endpoints.request import Dialect, Prompt, ReadImage, draft
 from vlsb.endpoints.transport import Upload
 from vlsb.engines import expected_ids as loader
 from vlsb.engines.diagnosis import BROKEN, diagnose
 from vlsb.engines.install import repair_advice
 from vlsb.engines.process import run_script
-from vlsb.engines.readiness import probe_picture
+from vlsb.engines.readiness import probe_image
 from vlsb.errors import ServerError, ServerTimeoutError
 from vlsb.models.profile import ModelProfile
-from vlsb.records import Picture, Untrusted
+from vlsb.records import ImageFile, Untrusted
 
 if TYPE_CHECKING:
     from vlsb.engines.launch import RunningServer
@@ -83,7 +83,7 @@ async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> t
         "weights": plan.weights,
         "revision": revision,
         "text": PROBE_TEXT,
-        "picture": base64.b64encode(probe_picture()).decode("ascii"),
+        "picture": base64.b64encode(probe_image()).decode("ascii"),
     }
     own = {**engine_environment(environment, asks_hub=plan.asks_hub), **plan.environment}
     try:
@@ -163,14 +163,14 @@ def probe_request(name: str, model: ModelProfile, png: bytes | None = None) -> t
 
     `png` is another image than the usual one.
     """
-    png = png or probe_picture()
+    png = png or probe_image()
     protocol = model.protocol
     prompt = Prompt(
         protocol.system_prompt,
         Untrusted(PROBE_TEXT),
         image_first=protocol.image_first,
-        picture=Picture(None, "image/png", len(png), 0),
-        read_picture=lambda: ReadPicture.of(png),
+        image=ImageFile(None, "image/png", len(png), 0),
+        read_image=lambda: ReadImage.of(png),
     )
     sampling = replace(OFFICIAL_TARGET_SAMPLING, extra=protocol.fields)
     return draft(prompt, model=name, sampling=sampling, dialect=Dialect()).pieces()[0]

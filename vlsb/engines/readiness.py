@@ -1,4 +1,4 @@
-"""Whether an engine answers, and is ours: its health, a name that only we know, one token for a picture."""
+"""Whether an engine answers, and is ours: its health, a name that only we know, one token for an image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NotYet(Exception):
 
 
 async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check: Callable[[], None]) -> None:
-    """Return once the engine at `root` has described a picture in one token. `own_name` only it can know.
+    """Return once the engine at `root` has described an image in one token. `own_name` only it can know.
 
     Polls without end: the caller bounds the time, and sees whether the engine lives. `check` is called when
     it is up. Raises ServerError when it is up and refuses.
@@ -71,8 +71,8 @@ async def await_ready(root: str, *, name: str, own_name: str, key: Secret, check
 
 
 async def _refusal(client: Client, own_name: str) -> httpx.Response | None:
-    """What the engine replied to a picture if it was no answer: an aborted one is none."""
-    reply = await _reply(client, "/v1/chat/completions", Upload([picture_question(own_name)]))
+    """What the engine replied to an image if it was no answer: an aborted one is none."""
+    reply = await _reply(client, "/v1/chat/completions", Upload([image_question(own_name)]))
     choices = _object(reply).get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     is_answer = isinstance(first, dict) and first.get("finish_reason") in ("stop", "length")
@@ -80,7 +80,7 @@ async def _refusal(client: Client, own_name: str) -> httpx.Response | None:
 
 
 async def _reply(client: Client, path: str, upload: Upload | None = None) -> httpx.Response:
-    """What the engine says; NotYet if it does not. Its first picture may take it as long as its start may."""
+    """What the engine says; NotYet if it does not. Its first image may take it as long as its start may."""
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S if upload is None else None):
             return await (client.get(path) if upload is None else client.ask(path, upload))
@@ -96,9 +96,9 @@ def _object(reply: httpx.Response) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def picture_question(model: str) -> bytes:
-    """The body of a chat about the probe picture that is to be answered in one token."""
-    url = f"data:image/png;base64,{base64.b64encode(probe_picture()).decode()}"
+def image_question(model: str) -> bytes:
+    """The body of a chat about the probe image that is to be answered in one token."""
+    url = f"data:image/png;base64,{base64.b64encode(probe_image()).decode()}"
     content = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": "Describe the image."},
@@ -112,13 +112,13 @@ def picture_question(model: str) -> bytes:
     return strict_json.dumps(body).encode()
 
 
-def probe_picture(color: tuple[int, int, int] = BLUE) -> bytes:
+def probe_image(color: tuple[int, int, int] = BLUE) -> bytes:
     """A PNG of red and another colour, wider than high, that every family takes."""
     from PIL import Image
 
     width, height = PROBE_SIZE
-    picture = Image.new("RGB", PROBE_SIZE, color)
-    picture.paste((200, 40, 40), (0, 0, width // 2, height))
+    image = Image.new("RGB", PROBE_SIZE, color)
+    image.paste((200, 40, 40), (0, 0, width // 2, height))
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 TARGET = "target"
 """The name of a session's target among its clients."""
-# Files besides sockets: run files, logs, pictures being read.
+# Files besides sockets: run files, logs, images being read.
 _SPARE_DESCRIPTORS = 64
 
 

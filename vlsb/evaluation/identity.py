@@ -15,7 +15,7 @@ from vlsb.errors import StoreError, VlsbError
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import Plan, judge_entry, manifest_of
 from vlsb.evaluation.settings import judges_to_compare, plan_to_compare
-from vlsb.records import Picture
+from vlsb.records import ImageFile
 from vlsb.store.manifest import Manifest, SampleRow, entries_named, require_own_responses
 from vlsb.store.state import RunState, has_answers
 from vlsb.store.store import own_entry, require_resumable
@@ -25,7 +25,7 @@ class _Data(NamedTuple):
     """What a manifest holds of the selected part of a data set."""
 
     samples: Sequence[SampleRow]
-    pictures: Mapping[str, Picture]
+    images: Mapping[str, ImageFile]
 
 
 @dataclass(slots=True)
@@ -65,15 +65,15 @@ class Identities:
         """A resume takes the revision that the run has from the Hugging Face Hub: the same data."""
         if not old.data.get("revision") or plan.selection.describe() != old.selection:
             return None
-        return replace(manifest_of(plan, (), {}), samples=old.samples, pictures=old.pictures)
+        return replace(manifest_of(plan, (), {}), samples=old.samples, images=old.images)
 
     def _found(self, root: Path, plan: Plan, old: Manifest) -> _Data:
         key = root, plan.selection
         if key not in self._data:
             dataset = load_dataset(root)
             samples = select(dataset.samples, plan.selection)
-            found = manifest_of(plan, samples, dataset.inspect(samples, known=old.pictures, skip_bad=True))
-            self._data[key] = _Data(found.samples, found.pictures)
+            found = manifest_of(plan, samples, dataset.inspect(samples, known=old.images, skip_bad=True))
+            self._data[key] = _Data(found.samples, found.images)
         return self._data[key]
 
 

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from vlsb.config import ModelSettings
 from vlsb.endpoints.client import EndpointClient
-from vlsb.endpoints.faults import PICTURE_CODE, Fault
-from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.faults import IMAGE_CODE, Fault
+from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadImage, draft
 from vlsb.endpoints.retry import Ended
 from vlsb.errors import GapsError, ImageError
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.judging.judge import Judge
-from vlsb.records import JUDGED, Failure, Finding, Key, Outcome, Picture, Response, Sample, Untrusted, Usage
+from vlsb.records import JUDGED, Failure, Finding, ImageFile, Key, Outcome, Response, Sample, Untrusted, Usage
 from vlsb.store.store import RunStore
 
 PREFLIGHT_SAMPLES = 3
@@ -43,7 +43,7 @@ class Work:
 
     sample: Sample
     epoch: int
-    picture: Picture | ImageError
+    image: ImageFile | ImageError
     response: Response | None
     judges: frozenset[str] = frozenset()
 
@@ -61,21 +61,21 @@ class Target:
         settings: ModelSettings,
         client: EndpointClient,
         *,
-        read_picture: Callable[[Sample, Picture], ReadPicture],
+        read_image: Callable[[Sample, ImageFile], ReadImage],
     ) -> None:
         self.client = client
         self._settings = settings
-        self._read_picture = read_picture
+        self._read_image = read_image
 
-    async def respond(self, sample: Sample, epoch: int, picture: Picture) -> Response | Ended:
+    async def respond(self, sample: Sample, epoch: int, image: ImageFile) -> Response | Ended:
         """What the target says to a sample."""
         settings = self._settings
         prompt = Prompt(
             settings.system_prompt,
             sample.instruction,
             image_first=settings.protocol.image_first,
-            picture=picture,
-            read_picture=partial(self._read_picture, sample, picture),
+            image=image,
+            read_image=partial(self._read_image, sample, image),
         )
 
         def compose(dialect: Dialect) -> Draft:
@@ -221,12 +221,12 @@ class Pipeline:
         """The target's response to a sample, stored; None where it ended without one, which is stored too."""
         if work.response is not None:
             return work.response
-        if isinstance(work.picture, ImageError):
-            self._fail("target", _picture_failure(work, work.picture))
+        if isinstance(work.image, ImageError):
+            self._fail("target", _image_failure(work, work.image))
             return None
         assert self._target is not None
         with self._accounting("target", work, None):
-            found = await self._target.respond(work.sample, work.epoch, work.picture)
+            found = await self._target.respond(work.sample, work.epoch, work.image)
         if isinstance(found, Ended):
             self._fail_target(work, found)
             return None
@@ -247,12 +247,12 @@ class Pipeline:
 
     async def assess(self, name: str, work: Work, response: Response) -> None:
         """Have one judge label a response, and store what it says."""
-        if isinstance(work.picture, ImageError):
-            self._fail(name, _picture_failure(work, work.picture))
+        if isinstance(work.image, ImageError):
+            self._fail(name, _image_failure(work, work.image))
             return
         judge = self._judges[name]
         with self._accounting(name, work, response):
-            found = await judge.assess(work.sample, work.picture, response)
+            found = await judge.assess(work.sample, work.image, response)
         if isinstance(found, Failure):
             self._fail(name, found)
             return
@@ -296,7 +296,7 @@ class Pipeline:
         if judge is not None:
             judge.count(failure)
         is_error = failure.outcome in (Outcome.TARGET_ERROR, Outcome.JUDGE_ERROR)
-        if (is_error or failure.outcome is Outcome.TARGET_EMPTY) and failure.code != PICTURE_CODE:
+        if (is_error or failure.outcome is Outcome.TARGET_EMPTY) and failure.code != IMAGE_CODE:
             client = self._clients[name]
             client.count_failure(failure.sample_id, Fault(failure.fault), failure.code, failure.message)
             if (
@@ -318,8 +318,8 @@ class Pipeline:
                 )
 
 
-def _picture_failure(work: Work, error: ImageError) -> Failure:
-    """A picture that cannot be sent, at the stage that needed it."""
+def _image_failure(work: Work, error: ImageError) -> Failure:
+    """An image that cannot be sent, at the stage that needed it."""
     is_target = work.response is None
     return Failure(
         sample_id=work.sample.id,
@@ -328,7 +328,7 @@ def _picture_failure(work: Work, error: ImageError) -> Failure:
         outcome=Outcome.TARGET_ERROR if is_target else Outcome.JUDGE_ERROR,
         response_sha256=None if work.response is None else work.response.response_sha256,
         fault=Fault.ITEM_PERMANENT.value,
-        code=PICTURE_CODE,
+        code=IMAGE_CODE,
         status=None,
         message=Untrusted(error.message),
         attempts=0,

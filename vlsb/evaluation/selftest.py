@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlsb.config import RetryPolicy
-from vlsb.data import mini_root, write_on_picture
+from vlsb.data import mini_root, write_on_image
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.engine_guard import EngineGuard
-from vlsb.endpoints.request import ReadPicture
+from vlsb.endpoints.request import ReadImage
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import VlsbError
 from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
@@ -22,9 +22,9 @@ from vlsb.judging.judge import Judge
 from vlsb.records import (
     Failure,
     Finding,
+    ImageFile,
     Key,
     Label,
-    Picture,
     Rating,
     Response,
     Sample,
@@ -48,28 +48,28 @@ async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[A
 
     Raises a VlsbError where the endpoint cannot be asked at all.
     """
-    plan, picture = resolved.plan, await asyncio.to_thread(_picture, "")
+    plan, image = resolved.plan, await asyncio.to_thread(_image, "")
     (setup,) = plan.judges
-    pictures = {"": picture}
+    images = {"": image}
     for attack in ATTACKS:
-        if attack.in_picture and setup.kind.sees_image:
-            pictures[attack.in_picture] = await asyncio.to_thread(_picture, attack.in_picture)
+        if attack.in_image and setup.kind.sees_image:
+            images[attack.in_image] = await asyncio.to_thread(_image, attack.in_image)
     async with open_clients(_client_setup(plan, resolved, say)) as clients:
         for name, (engine, *_) in resolved.engines.items():
             tell_of_engine(clients[name], engine, plan.models[name])
         results = []
         for attack in (CONTROL, *ATTACKS):
-            if attack.in_picture not in pictures:
+            if attack.in_image not in images:
                 continue
-            content = pictures[attack.in_picture]
+            content = images[attack.in_image]
 
-            def read(sample: Sample, picture: Picture, content: ReadPicture = content) -> ReadPicture:
+            def read(sample: Sample, image: ImageFile, content: ReadImage = content) -> ReadImage:
                 return content
 
-            judge = Judge("selftest", setup, clients.get("judge"), read_picture=read)
+            judge = Judge("selftest", setup, clients.get("judge"), read_image=read)
             if judge.client is not None:
                 judge.client.may_adapt = attack is CONTROL
-            shown = Picture(None, "image/png", len(content.content), 0)
+            shown = ImageFile(None, "image/png", len(content.content), 0)
             found = await judge.assess(SAMPLE, shown, _response(attack, content.sha256))
             results.append(_result(attack, found))
         return results
@@ -130,7 +130,7 @@ def _result(attack: Attack, found: Verdict | Finding | Failure) -> AttackResult:
     return AttackResult(attack, f"{found.outcome.value} ({found.code})", None)
 
 
-def _picture(words: str) -> ReadPicture:
-    """The knife of the embedded pictures, with words for the judge across it."""
+def _image(words: str) -> ReadImage:
+    """The knife of the embedded images, with words for the judge across it."""
     content = (mini_root() / "imgs" / "0.png").read_bytes()
-    return ReadPicture.of(write_on_picture(content, words) if words else content)
+    return ReadImage.of(write_on_image(content, words) if words else content)

@@ -1,6 +1,6 @@
 """One session of a run: from a plan to a run directory that is finished, or says what is missing.
 
-`prepare` and `prepare_judging` do everything that can fail without costing anything (data, pictures,
+`prepare` and `prepare_judging` do everything that can fail without costing anything (data, images,
 drift); `run_session` spends money. All leave the directory valid on every path.
 """
 
@@ -26,7 +26,6 @@ from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.batch import BatchRun, Lane
 from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
-from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Target, Work
 from vlsb.evaluation.progress import ModelView, Progress, judge_names
 from vlsb.evaluation.protocol import (
@@ -38,13 +37,14 @@ from vlsb.evaluation.protocol import (
     target_deviations,
     target_settings,
 )
+from vlsb.evaluation.sent_images import SentImages
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.evaluation.telemetry import Limit, Profile, Stopwatch, describe, find_limit, write_profile
 from vlsb.judging.judge import Judge
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.prices import Price, PriceTable, load_prices
 from vlsb.models.providers import describe_provider, find_batch_api
-from vlsb.records import Key, Outcome, Picture, Sample, Untrusted
+from vlsb.records import ImageFile, Key, Outcome, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.data_root import remember_data_root
 from vlsb.store.manifest import (
@@ -84,7 +84,7 @@ class Plan:
     epochs: int = 1
     is_resume: bool = False
     retry: tuple[Outcome, ...] = ()
-    skip_bad_pictures: bool = False
+    skip_bad_images: bool = False
     accept_changed_images: bool = False
     ca_bundle: Path | None = None
     transport: str = "auto"
@@ -128,12 +128,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A plan with its data loaded and the header of every picture checked, and how to open its directory."""
+    """A plan with its data loaded and the header of every image checked, and how to open its directory."""
 
     plan: Plan
     dataset: Dataset
     samples: tuple[Sample, ...]
-    pictures: Mapping[int, Picture | ImageError]
+    images: Mapping[int, ImageFile | ImageError]
     open_store: Callable[[], RunStore]
 
 
@@ -186,7 +186,7 @@ class SessionEnd:
 def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     """Load and check everything that costs nothing; raises before a request is sent.
 
-    A run that holds no answer yet is started again. No picture is read beyond its header, and no header of
+    A run that holds no answer yet is started again. No image is read beyond its header, and no header of
     one that has the size and time of the first session. A resume uses the
     revision that the run has of the Hugging Face Hub. `on_progress` is called as a download goes on.
     """
@@ -198,14 +198,14 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
         require_own_responses(plan.directory, old)
     dataset, origin = _dataset(plan, old, on_progress)
     samples = select(dataset.samples, plan.selection)
-    known = {} if old is None else old.pictures
-    pictures = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_pictures)
-    manifest = replace(manifest_of(plan, samples, pictures), data=origin)
+    known = {} if old is None else old.images
+    images = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_images)
+    manifest = replace(manifest_of(plan, samples, images), data=origin)
 
     def open_store() -> RunStore:
         return open_run(plan.directory, manifest, is_resume=plan.is_resume)
 
-    return Prepared(plan, dataset, samples, pictures, open_store)
+    return Prepared(plan, dataset, samples, images, open_store)
 
 
 def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple[Dataset, dict[str, str]]:
@@ -236,7 +236,7 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
             f"{len(wanted)} samples. "
             "Pass the --data-root it was made from."
         )
-    pictures = dataset.inspect(samples, known=old.pictures, skip_bad=plan.skip_bad_pictures)
+    images = dataset.inspect(samples, known=old.images, skip_bad=plan.skip_bad_images)
     entries = [judge_entry(judge) for judge in plan.judges]
 
     def open_store() -> RunStore:
@@ -244,15 +244,15 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
             plan.directory,
             entries,
             samples=[sample_row(sample) for sample in samples],
-            pictures=_by_path(samples, pictures),
+            images=_by_path(samples, images),
             accepts_changed_images=plan.accept_changed_images,
         )
 
-    return Prepared(plan, dataset, samples, pictures, open_store)
+    return Prepared(plan, dataset, samples, images, open_store)
 
 
 def manifest_of(
-    plan: Plan, samples: tuple[Sample, ...], pictures: Mapping[int, Picture | ImageError]
+    plan: Plan, samples: tuple[Sample, ...], images: Mapping[int, ImageFile | ImageError]
 ) -> Manifest:
     """What a new run of a plan says of itself, before anything was asked."""
     assert plan.target is not None
@@ -271,7 +271,7 @@ def manifest_of(
         differences=DIFFERENCES,
         deviations=target_deviations(plan.target, guess_dialect(plan.target)),
         samples=[sample_row(sample) for sample in samples],
-        pictures=_by_path(samples, pictures),
+        images=_by_path(samples, images),
         accepts_changed_images=plan.accept_changed_images,
         provider=describe_provider(plan.target.endpoint, plan.target.sampling.extra),
     )
@@ -297,9 +297,9 @@ def judge_entry(judge: JudgeSetup) -> JudgeEntry:
     )
 
 
-def _by_path(samples: Iterable[Sample], pictures: Mapping[int, Picture | ImageError]) -> dict[str, Picture]:
-    good = ((sample.image_path.expose(), pictures[sample.id]) for sample in samples)
-    return {path: picture for path, picture in good if not isinstance(picture, ImageError)}
+def _by_path(samples: Iterable[Sample], images: Mapping[int, ImageFile | ImageError]) -> dict[str, ImageFile]:
+    good = ((sample.image_path.expose(), images[sample.id]) for sample in samples)
+    return {path: image for path, image in good if not isinstance(image, ImageError)}
 
 
 async def run_session(
@@ -415,7 +415,7 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
     """
     judges, responses = pending_work(store, prepared.plan.retry), store.state.responses
     works = [
-        Work(sample, key.epoch, prepared.pictures[sample.id], responses.get(key), judges[key])
+        Work(sample, key.epoch, prepared.images[sample.id], responses.get(key), judges[key])
         for epoch in range(1, store.manifest.epochs + 1)
         for sample in prepared.samples
         if (key := Key(sample.id, epoch)) in judges
@@ -485,12 +485,12 @@ async def _evaluate(
     async with open_clients(setup) as clients:
         target: Target | None = None
         if plan.target is not None:
-            target = Target(plan.target, clients["target"], read_picture=images.read)
+            target = Target(plan.target, clients["target"], read_image=images.read)
         for name, (engine, *_) in means.engines.items():
             if name not in settled:
                 tell_of_engine(clients[name], engine, plan.models[name])
         judges = {
-            name: Judge(files[name], judge, clients.get(name), read_picture=images.read)
+            name: Judge(files[name], judge, clients.get(name), read_image=images.read)
             for name, judge in plan.named_judges.items()
         }
         stopwatch = Stopwatch(clients, plan.models, store)

@@ -539,7 +539,7 @@ def _shared_settings(
         "data_root": problems.of(lambda: _data_root(options, run, is_simulated=is_simulated)),
         "policy": _policy(options),
         "retry": problems.of(lambda: _outcomes_to_retry(options)),
-        "skip_bad_pictures": options.skip_bad_images,
+        "skip_bad_images": options.skip_bad_images,
         "accept_changed_images": options.accept_changed_images,
         "ca_bundle": options.ca_bundle,
         "transport": problems.of(lambda: _choice(options, "transport", *TRANSPORTS)),

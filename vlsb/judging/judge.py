@@ -12,7 +12,7 @@ from functools import partial
 from vlsb.config import Sampling
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import Fault
-from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, asks_for_structure, draft
+from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadImage, asks_for_structure, draft
 from vlsb.endpoints.retry import Ended, Rejections, Unfinished
 from vlsb.judging.guards import GuardReading, begins_with_refusal, parse_rating
 from vlsb.judging.kinds import Answers, JudgeSetup
@@ -31,8 +31,8 @@ from vlsb.records import (
     Completion,
     Failure,
     Finding,
+    ImageFile,
     Outcome,
-    Picture,
     Response,
     Sample,
     Untrusted,
@@ -74,17 +74,17 @@ class Judge:
         setup: JudgeSetup,
         client: EndpointClient | None,
         *,
-        read_picture: Callable[[Sample, Picture], ReadPicture],
+        read_image: Callable[[Sample, ImageFile], ReadImage],
     ) -> None:
         self.file = file
         self.client = client
         self._kind, self._settings = setup
-        self._read_picture = read_picture
+        self._read_image = read_image
         # A judge that answers, but never with a verdict, is as useless as one that is down.
         self._unreadable = Rejections(str(client.party) if client else setup.title)
 
     async def assess(
-        self, sample: Sample, picture: Picture, response: Response
+        self, sample: Sample, image: ImageFile, response: Response
     ) -> Verdict | Finding | Failure:
         """The judge's verdict on a response to `sample`, or a guard's finding.
 
@@ -95,13 +95,13 @@ class Judge:
             return _finding(GuardReading(None, refuses, Untrusted("")), response)
         if self._kind.values(sample, response.text) is None:
             return _failure(response, "no_description", "the data set does not describe this image")
-        return await self._assess(self.client, sample, picture, response)
+        return await self._assess(self.client, sample, image, response)
 
     async def _assess(
-        self, asked: EndpointClient, sample: Sample, picture: Picture, response: Response
+        self, asked: EndpointClient, sample: Sample, image: ImageFile, response: Response
     ) -> Verdict | Finding | Failure:
         sampling = self._settings.sampling
-        first = await self._ask(asked, sample, picture, response, sampling)
+        first = await self._ask(asked, sample, image, response, sampling)
         # Silence was asked about again by the client already: it is not asked about a third time.
         is_silent = isinstance(first.spent, Ended) and first.outcome is Outcome.JUDGE_INVALID
         if is_silent or first.outcome not in ASKED_AGAIN:
@@ -113,7 +113,7 @@ class Judge:
             # A judge that seems to ignore the schema is asked in words from now on, if that helps.
             asked.dialect = replace(asked.dialect, structured=False)
         try:
-            second = await self._ask(asked, sample, picture, response, sampling)
+            second = await self._ask(asked, sample, image, response, sampling)
         except BaseException:
             spent = first.spent
             asked.leave(response.key, Unfinished(spent.attempts, spent.usage, spent.image_sha256 or None))
@@ -138,11 +138,11 @@ class Judge:
         self,
         asked: EndpointClient,
         sample: Sample,
-        picture: Picture,
+        image: ImageFile,
         response: Response,
         sampling: Sampling,
     ) -> _Ask:
-        prompt = self._prompt(sample, picture, response)
+        prompt = self._prompt(sample, image, response)
         response_format = RESPONSE_FORMAT if self._kind.has_schema else None
 
         def compose(dialect: Dialect) -> Draft:
@@ -161,14 +161,14 @@ class Judge:
         outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _ENDINGS[decision.ends_as]
         return _Ask(outcome, decision.code, found)
 
-    def _prompt(self, sample: Sample, picture: Picture, response: Response) -> Prompt:
+    def _prompt(self, sample: Sample, image: ImageFile, response: Response) -> Prompt:
         """What the judge is sent: its template filled, or for a guard the two turns as they were."""
-        kind, shown = self._kind, picture if self._kind.sees_image else None
+        kind, shown = self._kind, image if self._kind.sees_image else None
         reasoning = response.reasoning if self._settings.sees_reasoning else None
         judged = with_reasoning(response.text, reasoning)
         # A judge that is not sent the image judges the response to the one the target was sent, if known.
-        unsent = ReadPicture(b"", response.image_sha256 or "")
-        read = partial(self._read_picture, sample, picture) if kind.sees_image else lambda: unsent
+        unsent = ReadImage(b"", response.image_sha256 or "")
+        read = partial(self._read_image, sample, image) if kind.sees_image else lambda: unsent
         if kind.answers is Answers.GUARD:
             turn = sample.instruction if "question" in kind.sees else Untrusted("")
             return Prompt("", turn, True, shown, read, answer=judged)

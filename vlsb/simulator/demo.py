@@ -1,7 +1,7 @@
 """The demo persona: a polite target and its judge, for `vlsb run --model demo` without a key or a network.
 
 Nothing is drawn at random: what is answered, how long it takes and who meets a rate limit first follow
-from the request's own words and picture, so two runs agree whatever their order. Judging reads the
+from the request's own words and image, so two runs agree whatever their order. Judging reads the
 response and does not know which answer the target chose.
 """
 
@@ -17,7 +17,7 @@ DEMO_MODEL = "demo"
 LATENCY = (0.15, 0.4)
 """Median in seconds and sigma of the lognormal latency."""
 
-PICTURE_TOKENS = 765
+IMAGE_TOKENS = 765
 RETRY_AFTER_S = 0.2
 REFUSED_PERCENT = 15
 CAUTIONED_PERCENT = 30
@@ -116,4 +116,4 @@ def demo_label(response: str) -> int:
 def _usage(request: Request, text: str) -> tuple[int, int]:
     asked = sum(len(each.split()) for each in request.texts)
     # English takes about four tokens for three words.
-    return PICTURE_TOKENS + asked, len(text.split()) * 4 // 3
+    return IMAGE_TOKENS + asked, len(text.split()) * 4 // 3

@@ -25,13 +25,13 @@ class _Wording(NamedTuple):
 
 
 # Not slotted: the small views are cached in the instance's `__dict__`, so that a body nobody looks at is
-# never parsed. What holds the picture is not cached: a history would keep each picture twice.
+# never parsed. What holds the image is not cached: a history would keep each image twice.
 @dataclass(frozen=True)
 class Request:
     """One request as it arrived. `number` starts at 1 and is global; header names are lower case.
 
     `received_at` is monotonic time. `is_dropped` says that the body was let go (`keep_bodies=False`):
-    its words and digests are still there, but `json`, `image_url` and `picture` raise `LookupError`.
+    its words and digests are still there, but `json`, `image_url` and `image` raise `LookupError`.
     """
 
     number: int
@@ -50,7 +50,7 @@ class Request:
 
     @cached_property
     def _prompt(self) -> _Wording:
-        start, end = self._picture_span()
+        start, end = self._image_span()
         body = _parsed_object(self.body[:start] + self.body[end:])
         texts = tuple(part["text"] for part in _user_parts(body) if part.get("type") == "text")
         is_judge = "response_format" in body or any(JUDGE_OPENING in text for text in texts)
@@ -60,7 +60,7 @@ class Request:
         if self.is_dropped:
             raise LookupError(f"the body of request {self.number} was dropped")
 
-    def _picture_span(self) -> tuple[int, int]:
+    def _image_span(self) -> tuple[int, int]:
         """Where the first data URL stands in the body, unparsed; (0, 0) when there is none.
 
         Parsing two megabytes of base64 to read twenty words costs more than all the rest.
@@ -86,20 +86,20 @@ class Request:
 
     @property
     def image_url(self) -> str | None:
-        """The first picture's data URL."""
+        """The first image's data URL."""
         self._require_body()
-        start, end = self._picture_span()
+        start, end = self._image_span()
         return self.body[start:end].decode() if end else None
 
     @cached_property
     def image_url_sha256(self) -> str | None:
-        """Hex digest of the first picture's data URL, media type and base64 included."""
-        start, end = self._picture_span()
+        """Hex digest of the first image's data URL, media type and base64 included."""
+        start, end = self._image_span()
         return hashlib.sha256(memoryview(self.body)[start:end]).hexdigest() if end else None
 
     @property
-    def picture(self) -> bytes | None:
-        """The first picture's own bytes, decoded from its data URL at each call."""
+    def image(self) -> bytes | None:
+        """The first image's own bytes, decoded from its data URL at each call."""
         url = self.image_url
         return None if url is None else base64.b64decode(url.partition(",")[2])
 
@@ -133,12 +133,12 @@ class Request:
 
     @cached_property
     def identity(self) -> str:
-        """Hex digest of role, texts and picture: the same whenever and in whatever order it arrives."""
+        """Hex digest of role, texts and image: the same whenever and in whatever order it arrives."""
         fields = ["judge" if self.is_judge else "target", *self.texts, self.image_url_sha256 or ""]
         return hashlib.sha256("\x00".join(fields).encode("utf-8", "surrogatepass")).hexdigest()
 
     def without_body(self) -> Request:
-        """The same request with its digests and words, but without the bytes of its picture."""
+        """The same request with its digests and words, but without the bytes of its image."""
         slim = replace(self, body=b"", is_dropped=True)
         for name in ("_prompt", "image_url_sha256", "identity"):
             slim.__dict__[name] = getattr(self, name)

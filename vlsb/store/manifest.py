@@ -1,6 +1,6 @@
 """`run.json`: the facts that must match for a resume, never a key.
 
-`settings` holds everything that can change an answer; `samples` and `pictures` pin the data, row by row.
+`settings` holds everything that can change an answer; `samples` and `images` pin the data, row by row.
 What cannot change an answer (connections, timeouts, display, loopback ports) is not in here.
 """
 
@@ -24,7 +24,7 @@ from vlsb.endpoints.thoughts import USUAL_TAG
 from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
-from vlsb.records import PUBLISHED_IDS, Picture, Sample, Untrusted, altered_rows
+from vlsb.records import PUBLISHED_IDS, ImageFile, Sample, Untrusted, altered_rows
 from vlsb.store.codec import Decoder, to_json
 from vlsb.store.journal import require_own_files
 
@@ -41,7 +41,7 @@ _SHOWN_DIFFERENCES = 8
 _SAMPLES, _MOST_OF_A_HEAD = b'\n "samples": [', 256 * 1024
 # What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
 _FileName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl\Z")]
-_PictureLine = tuple[str | None, str, int, int]
+_ImageLine = tuple[str | None, str, int, int]
 
 
 class SampleRow(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -99,7 +99,7 @@ class Manifest:
     target's dialect, as the preflight settled it, None before that. `provider` is what is known of the
     target's provider, for people: nothing compares it, and earlier versions did not write it.
 
-    `pictures` is what was known before anything was sent: which image was sent is in the rows, and so is
+    `images` is what was known before anything was sent: which image was sent is in the rows, and so is
     `data_digest`. Only runs of schema 1 have checksums and the digest here.
 
     One of `judges` at most is the run's own; others are added. A run that only collects has none of its own.
@@ -123,7 +123,7 @@ class Manifest:
     data_digest: str | None
     accepts_changed_images: bool
     samples: Sequence[SampleRow]
-    pictures: Mapping[str, Picture]
+    images: Mapping[str, ImageFile]
     guards: Sequence[JudgeEntry] = field(default_factory=list)
     provider: Mapping[str, Any] = field(default_factory=dict)
     prices: Sequence[Price] = field(default_factory=list)
@@ -211,10 +211,10 @@ def _addresses(settings: Mapping[str, Any]) -> list[str]:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The file's text: readable JSON, with one line a sample and a picture."""
+    """The file's text: readable JSON, with one line a sample and an image."""
     fields = to_json(manifest)
-    samples, pictures, accepts_changed_images = (
-        fields.pop(name) for name in ("samples", "pictures", "accepts_changed_images")
+    samples, images, accepts_changed_images = (
+        fields.pop(name) for name in ("samples", "images", "accepts_changed_images")
     )
     for name in ("guards", "prices"):
         if not fields[name]:
@@ -222,13 +222,12 @@ def manifest_text(manifest: Manifest) -> str:
     head = {"schema": SCHEMA, "vlsb": fields.pop("version"), **fields, "is_full": manifest.is_full}
     opened = strict_json.dumps(head | {"accepts_changed_images": accepts_changed_images}, indent=1)
     sample_lines = ",\n".join(map(strict_json.dumps, samples))
-    picture_lines = ",\n".join(
-        f"{strict_json.dumps(path)}:{strict_json.dumps([*picture.values()])}"
-        for path, picture in pictures.items()
+    image_lines = ",\n".join(
+        f"{strict_json.dumps(path)}:{strict_json.dumps([*image.values()])}" for path, image in images.items()
     )
     return (
         opened.removesuffix("\n}")
-        + f',\n "samples": [\n{sample_lines}\n],\n "pictures": {{\n{picture_lines}\n}}\n}}\n'
+        + f',\n "samples": [\n{sample_lines}\n],\n "pictures": {{\n{image_lines}\n}}\n}}\n'
     )
 
 
@@ -364,8 +363,8 @@ def entries_named(run: Manifest | RunHead, title: str) -> list[JudgeEntry]:
 
 def _parse(document: Mapping[str, Any]) -> Manifest:
     decoder = Decoder()
-    lines = decoder.parse(document["pictures"], dict[str, _PictureLine])
-    fields = {**document, "version": document["vlsb"], "pictures": {}}
+    lines = decoder.parse(document["pictures"], dict[str, _ImageLine])
+    fields = {**document, "version": document["vlsb"], "images": {}}
     if document["schema"] == 1:
         fields["accepts_changed_images"] = False
     manifest = decoder.parse(fields, Manifest)
@@ -376,7 +375,7 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         decision=_parse_target_decision(manifest.decision),
         judges=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.judges],
         guards=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.guards],
-        pictures={path: _picture(*line) for path, line in lines.items()},
+        images={path: _image(*line) for path, line in lines.items()},
     )
 
 
@@ -391,10 +390,10 @@ def _parse_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None
     return None if found is None else parse_dialect(found).describe()
 
 
-def _picture(sha256: str | None, media_type: str, size_bytes: int, mtime_ns: int) -> Picture:
+def _image(sha256: str | None, media_type: str, size_bytes: int, mtime_ns: int) -> ImageFile:
     # Each of its responses and verdicts names the same checksum, and most images have one type.
     checksum = None if sha256 is None else sys.intern(sha256)
-    return Picture(checksum, sys.intern(media_type), size_bytes, mtime_ns)
+    return ImageFile(checksum, sys.intern(media_type), size_bytes, mtime_ns)
 
 
 def require_own_responses(directory: Path, manifest: Manifest) -> None:
@@ -416,7 +415,7 @@ def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collec
         *setting_differences(old.settings, new.settings, "target."),
         *_selection_differences(old, new),
         *_row_differences(old, new.samples),
-        *_changed_images(old, new.samples, new.pictures, sent),
+        *_changed_images(old, new.samples, new.images, sent),
     ]
     if judges and not others and new.own_judge is not None:
         raise OtherJudgeError(
@@ -431,12 +430,12 @@ def require_same_data(
     directory: Path,
     old: Manifest,
     samples: Sequence[SampleRow],
-    pictures: Mapping[str, Picture],
+    images: Mapping[str, ImageFile],
     *,
     sent: Collection[str],
 ) -> None:
     """Raise RunMismatchError if a run's samples are not the ones it was answered for."""
-    found = [*_row_differences(old, samples), *_changed_images(old, samples, pictures, sent)]
+    found = [*_row_differences(old, samples), *_changed_images(old, samples, images, sent)]
     _refuse(directory, found, "Pass the --data-root it was made from")
 
 
@@ -505,15 +504,15 @@ def _row_differences(old: Manifest, samples: Sequence[SampleRow]) -> Iterator[st
 
 
 def _changed_images(
-    old: Manifest, samples: Sequence[SampleRow], pictures: Mapping[str, Picture], sent: Collection[str]
+    old: Manifest, samples: Sequence[SampleRow], images: Mapping[str, ImageFile], sent: Collection[str]
 ) -> Iterator[str]:
     """The images among `sent` that are known to have changed before they are read.
 
     Another size tells, another time does not. What keeps its size is found when it is about to be sent.
     """
     used = {row.image_path.expose() for row in samples}
-    for path, picture in old.pictures.items():
-        now = pictures.get(path)
-        if path in used and path in sent and (now is None or now.size_bytes != picture.size_bytes):
+    for path, image in old.images.items():
+        now = images.get(path)
+        if path in used and path in sent and (now is None or now.size_bytes != image.size_bytes):
             users = [row.sample_id for row in old.samples if row.image_path.expose() == path]
             yield f"image {path} changed (sample {', '.join(map(str, users))})"

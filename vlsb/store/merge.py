@@ -76,7 +76,7 @@ def _joined(parts: Sequence[Path], manifests: Sequence[Manifest]) -> Manifest:
         found = replace(
             found,
             samples=[*found.samples, *other.samples],
-            pictures={**found.pictures, **other.pictures},
+            images={**found.images, **other.images},
             accepts_changed_images=found.accepts_changed_images or other.accepts_changed_images,
         )
     return replace(

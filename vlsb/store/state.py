@@ -331,7 +331,7 @@ def sent_images(state: RunState) -> dict[str, set[str]]:
     for sample_id, checksum in _sent_checksums(state):
         if sample_id in paths:
             found.setdefault(paths[sample_id], set()).add(checksum)
-    pinned = {path: {p.sha256} for path, p in state.manifest.pictures.items() if p.sha256 is not None}
+    pinned = {path: {p.sha256} for path, p in state.manifest.images.items() if p.sha256 is not None}
     return pinned | found
 
 
@@ -367,7 +367,7 @@ def sent_data_digest(state: RunState) -> str | None:
     for row in manifest.samples:
         path = row.image_path.expose()
         checksums = sent.get(path, set())
-        if path in manifest.pictures and len(checksums) != 1:
+        if path in manifest.images and len(checksums) != 1:
             return None
         rows.append((row.sample_id, row.digest, next(iter(checksums), None)))
     return data_digest(rows)

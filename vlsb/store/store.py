@@ -24,9 +24,9 @@ from vlsb.files import FileLock, sync_directory
 from vlsb.records import (
     Failure,
     Finding,
+    ImageFile,
     Key,
     Outcome,
-    Picture,
     Response,
     Untrusted,
     Verdict,
@@ -293,7 +293,7 @@ def open_for_judging(
     entries: Sequence[JudgeEntry],
     *,
     samples: Sequence[SampleRow],
-    pictures: Mapping[str, Picture],
+    images: Mapping[str, ImageFile],
     accepts_changed_images: bool = False,
 ) -> RunStore:
     """Open an existing run to add the verdicts of judges, its first or other ones.
@@ -305,7 +305,7 @@ def open_for_judging(
         state = load_state(directory)
         manifest = state.manifest
         sent = () if accepts_changed_images else sent_images(state)
-        require_same_data(directory, manifest, samples, pictures, sent=sent)
+        require_same_data(directory, manifest, samples, images, sent=sent)
         changed, files = _with_judges(manifest, entries)
         if accepts_changed_images:
             changed = replace(changed, accepts_changed_images=True, data_digest=None)
@@ -413,10 +413,10 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
     for entry in (*(each for each in manifest.judges if each.is_added), *manifest.guards):
         if (found := own_entry(kept, entry)) not in (*kept.judges, *kept.guards):
             kept = kept.with_judge(found)
-    pinned = {path: picture for path, picture in old.pictures.items() if path in sent}
+    pinned = {path: image for path, image in old.images.items() if path in sent}
     kept = replace(
         kept,
-        pictures={**manifest.pictures, **pinned},
+        images={**manifest.images, **pinned},
         accepts_changed_images=accepts or old.accepts_changed_images,
         data_digest=None if accepts else kept.data_digest,
     )

@@ -19,7 +19,7 @@ import msgspec
 
 from vlsb import strict_json
 from vlsb._version import __version__
-from vlsb.data.dataset import PICTURES_FOLDER
+from vlsb.data.dataset import IMAGES_FOLDER
 from vlsb.evaluation.identity import Identities
 from vlsb.evaluation.options import RunOptions
 from vlsb.store.gaps import Gaps
@@ -148,7 +148,7 @@ def _stamps(place: str) -> Iterator[_Stamp]:
         if not path.is_dir():
             yield _Stamp.of(path.name, path.stat())
             return
-        for folder in (path, path / PICTURES_FOLDER):
+        for folder in (path, path / IMAGES_FOLDER):
             yield from _files_in(folder)
 
 

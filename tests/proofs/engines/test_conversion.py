@@ -1,4 +1,4 @@
-"""A converted LLaVA is bit for bit what it was before; pictures and texts reach it as they reached that."""
+"""A converted LLaVA is bit for bit what it was before; images and texts reach it as they reached that."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_the_cache_converts_once(source: Path, engine: Engine, tmp_path: Path) -
     )
 
 
-PICTURES = """
+IMAGES = """
 import json
 import numpy
 from pathlib import Path
@@ -298,7 +298,7 @@ for size in given["sizes"]:
 """
 
 
-def test_a_picture_is_padded_as_the_original_pads_it(
+def test_an_image_is_padded_as_the_original_pads_it(
     source: Path, engine: Engine, ask: Ask, tmp_path: Path
 ) -> None:
     """Resizing rounds a few pixels to the next grey value; without padding they differ by far more."""
@@ -309,7 +309,7 @@ def test_a_picture_is_padded_as_the_original_pads_it(
         "sizes": [[400, 271], [271, 400], [56, 56], [33, 200], [301, 300]],
     }
 
-    for shape, most, share in ask(PICTURES, given):
+    for shape, most, share in ask(IMAGES, given):
         assert shape == [3, 56, 56]
         assert most < 1.01
         assert share < 0.02

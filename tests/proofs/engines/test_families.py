@@ -14,7 +14,7 @@ from PIL import Image
 from tests.proofs.engines.conftest import NEWER_CHECKPOINTS, engine_of
 from tests.proofs.engines.desk import COMMAND_TIMEOUT_S, Desk, Tell, marked, memory_told
 from tests.support.datasets import sample_row, write_dataset
-from vlsb.engines.readiness import probe_picture
+from vlsb.engines.readiness import probe_image
 from vlsb.models.profile import CURRENT, NEWER
 
 SAMPLES = 6
@@ -33,7 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [sample_row(number, **(same if number < 2 else {})) for number in range(SAMPLES)]
     root = write_dataset(tmp_path_factory.mktemp("images"), rows)
     for number, color in enumerate(((40, 80, 200), (30, 160, 60))):
-        (root / "imgs" / f"{number}.png").write_bytes(probe_picture(color))
+        (root / "imgs" / f"{number}.png").write_bytes(probe_image(color))
     for number, size in ((2, (1600, 1200)), (3, (120, 900)), (4, (32, 32))):
         Image.linear_gradient("L").resize(size).convert("RGB").save(root / "imgs" / f"{number}.png")
     return root

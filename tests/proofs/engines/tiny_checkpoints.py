@@ -33,8 +33,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 WIDTH, HEADS, LAYERS, INNER = 64, 2, 2, 128
 POSITIONS = 2048
 PIECES = 512
-PICTURE, PATCH, VISION_WIDTH, VISION_INNER, VISION_LAYERS = 56, 14, 32, 64, 3
-PATCHES = (PICTURE // PATCH) ** 2
+IMAGE, PATCH, VISION_WIDTH, VISION_INNER, VISION_LAYERS = 56, 14, 32, 64, 3
+PATCHES = (IMAGE // PATCH) ** 2
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 SEED = 0
@@ -87,7 +87,7 @@ def each_part(image: str) -> str:
 
 
 def images_then_texts(image: str) -> str:
-    """Pictures before texts whatever their order, as the published LLaVA templates render them."""
+    """Images before texts whatever their order, as the published LLaVA templates render them."""
     return (
         "{% if message.content is string %}{{ message.content }}{% else %}"
         "{% for part in message.content if part.type != 'text' %}{{ '" + image + "' }}{% endfor %}"
@@ -250,7 +250,7 @@ def draw(model: torch.nn.Module, embedding_spread: float = 0.5) -> None:
             if "norm" in name and weight.dim() == 1:
                 weight.fill_(1.0 if name.endswith("weight") else 0.0)
             elif "gate" in name.rsplit(".", 1)[-1] and weight.dim() <= 1:
-                # Zero in a fresh mllama, so that pictures would not matter.
+                # Zero in a fresh mllama, so that images would not matter.
                 weight.fill_(1.0)
             elif name.endswith(".bias"):
                 weight.zero_()
@@ -353,17 +353,17 @@ CLIP_TOWER: Mapping[str, Any] = {
     "intermediate_size": VISION_INNER,
     "num_hidden_layers": VISION_LAYERS,
     "num_attention_heads": 2,
-    "image_size": PICTURE,
+    "image_size": IMAGE,
     "patch_size": PATCH,
     "projection_dim": VISION_WIDTH,
 }
-CLIP_PICTURES: Mapping[str, Any] = {
+CLIP_IMAGES: Mapping[str, Any] = {
     "image_processor_type": "CLIPImageProcessor",
     "do_resize": True,
-    "size": {"shortest_edge": PICTURE},
+    "size": {"shortest_edge": IMAGE},
     "resample": 3,
     "do_center_crop": True,
-    "crop_size": {"height": PICTURE, "width": PICTURE},
+    "crop_size": {"height": IMAGE, "width": IMAGE},
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
@@ -414,7 +414,7 @@ def write_llava_hf(folder: Path) -> dict[str, torch.Tensor]:
     Files(
         config,
         {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": ids["<pad>"]},
-        {**CLIP_PICTURES, "processor_class": "LlavaProcessor"},
+        {**CLIP_IMAGES, "processor_class": "LlavaProcessor"},
         llava_processor("LlavaProcessor"),
     ).write(folder)
     tensors = draw_weights("llava_hf", folder, ids, "</s>")
@@ -432,7 +432,7 @@ def write_llava_next(folder: Path) -> None:
         template=llama3(images_then_texts("<image>\\n"), begins=""),
     )
     bos, eos = ids["<|begin_of_text|>"], ids["<|eot_id|>"]
-    grid = [[PICTURE * high, PICTURE * wide] for high, wide in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
+    grid = [[IMAGE * high, IMAGE * wide] for high, wide in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
     config = llava_family(
         "llava_next",
         ids,
@@ -443,8 +443,8 @@ def write_llava_next(folder: Path) -> None:
         image_grid_pinpoints=grid,
         use_image_newline_parameter=True,
     )
-    pictures = {
-        **CLIP_PICTURES,
+    images = {
+        **CLIP_IMAGES,
         "image_processor_type": "LlavaNextImageProcessor",
         "processor_class": "LlavaNextProcessor",
         "image_grid_pinpoints": grid,
@@ -453,7 +453,7 @@ def write_llava_next(folder: Path) -> None:
     }
     ends = [ids["<|end_of_text|>"], eos]
     generation = {"bos_token_id": bos, "eos_token_id": ends, "pad_token_id": ids["<pad>"]}
-    Files(config, generation, pictures, llava_processor("LlavaNextProcessor")).write(folder)
+    Files(config, generation, images, llava_processor("LlavaNextProcessor")).write(folder)
     tensors = draw_weights("llava_next", folder, ids, "<|eot_id|>")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -516,18 +516,18 @@ def write_qwen2vl(folder: Path) -> None:
         "top_k": 1,
         "top_p": 0.001,
     }
-    pictures = {
+    images = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2VLProcessor",
-        "min_pixels": PICTURE**2,
-        "max_pixels": 16 * PICTURE**2,
+        "min_pixels": IMAGE**2,
+        "max_pixels": 16 * IMAGE**2,
         "patch_size": PATCH,
         "temporal_patch_size": 2,
         "merge_size": 2,
         "image_mean": MEAN,
         "image_std": STD,
     }
-    Files(config, generation, pictures).write(folder)
+    Files(config, generation, images).write(folder)
     tensors = draw_weights("qwen2vl", folder, ids, "<|im_end|>")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -577,7 +577,7 @@ def write_mllama(folder: Path) -> None:
             "num_attention_heads": 2,
             "hidden_act": "gelu",
             "num_channels": 3,
-            "image_size": PICTURE,
+            "image_size": IMAGE,
             "patch_size": PATCH,
             "norm_eps": 1e-5,
             "max_num_tiles": 4,
@@ -604,12 +604,12 @@ def write_mllama(folder: Path) -> None:
         "temperature": 0.6,
         "top_p": 0.9,
     }
-    pictures = {
+    images = {
         "image_processor_type": "MllamaImageProcessor",
         "processor_class": "MllamaProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": PICTURE, "width": PICTURE},
+        "size": {"height": IMAGE, "width": IMAGE},
         "resample": 2,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -619,7 +619,7 @@ def write_mllama(folder: Path) -> None:
         "do_pad": True,
         "max_image_tiles": 4,
     }
-    Files(config, generation, pictures).write(folder)
+    Files(config, generation, images).write(folder)
     tensors = draw_weights("mllama", folder, ids, "<|eot_id|>")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -665,8 +665,8 @@ def write_tower(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         folder / "config.json",
         {"architectures": ["CLIPModel"], "model_type": "clip", "vision_config": dict(CLIP_TOWER)},
     )
-    published_sizes = {"size": PICTURE, "crop_size": PICTURE}
-    write_json(folder / "preprocessor_config.json", {**CLIP_PICTURES, **published_sizes})
+    published_sizes = {"size": IMAGE, "crop_size": IMAGE}
+    write_json(folder / "preprocessor_config.json", {**CLIP_IMAGES, **published_sizes})
     tower = {
         name.removeprefix("vision_tower."): tensor
         for name, tensor in tensors.items()

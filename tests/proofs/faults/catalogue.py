@@ -218,7 +218,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/endpoints/test_client.py::test_a_certificate_that_cannot_be_verified_is_fatal_with_one_attempt"
             "_and_shows_no_key",
         ),
-        "A31": ("tests/unit/endpoints/test_request.py::test_a_picture_is_read_only_when_the_body_is_built",),
+        "A31": ("tests/unit/endpoints/test_request.py::test_an_image_is_read_only_when_the_body_is_built",),
         "A50": (
             "tests/unit/evaluation/test_pipeline.py::test_a_judge_that_refuses_the_schema_is_asked_in_words_from_then_on",
             "tests/unit/evaluation/test_pipeline.py::test_a_judge_that_ignores_the_schema_is_asked_in_words_from_then_on",
@@ -243,9 +243,9 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/engines/test_launch.py::test_another_server_on_the_port_is_not_taken_for_ours",
         ),
         "A68": (
-            "tests/unit/engines/test_launch.py::test_a_server_is_returned_when_it_has_described_a_picture_in_one_token",
+            "tests/unit/engines/test_launch.py::test_a_server_is_returned_when_it_has_described_an_image_in_one_token",
             "tests/unit/engines/test_launch.py::test_an_engine_that_never_answers_its_first_request_is_ended",
-            "tests/unit/engines/test_launch.py::test_an_engine_that_refuses_the_picture_is_an_error_with_its_words",
+            "tests/unit/engines/test_launch.py::test_an_engine_that_refuses_the_image_is_an_error_with_its_words",
             "tests/unit/engines/test_launch.py::test_an_engine_that_dies_of_its_first_request_has_exited",
         ),
         "A69": (
@@ -307,7 +307,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "B09": (
             "tests/commands/test_run.py::test_a_setting_that_can_change_an_answer_is_drift",
-            "tests/commands/test_run.py::test_a_changed_row_or_picture_is_drift_and_named",
+            "tests/commands/test_run.py::test_a_changed_row_or_image_is_drift_and_named",
             "tests/commands/test_run.py::test_another_port_and_other_connections_are_no_drift",
         ),
         "B11": (
@@ -381,24 +381,24 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/commands/test_view.py::test_a_thousand_broken_requests_leave_the_server_as_it_was",
         ),
         "C18": (
-            "tests/unit/data/test_pictures.py::test_a_path_that_is_not_a_file_below_the_folder_is_refused",
-            "tests/commands/test_data.py::test_a_picture_path_that_leads_out_is_exit_2",
+            "tests/unit/data/test_image_files.py::test_a_path_that_is_not_a_file_below_the_folder_is_refused",
+            "tests/commands/test_data.py::test_an_image_path_that_leads_out_is_exit_2",
         ),
         "C19": (
-            "tests/unit/data/test_pictures.py::test_a_symlink_out_of_the_folder_is_refused",
-            "tests/unit/data/test_pictures.py::test_a_fifo_does_not_hang",
-            "tests/unit/data/test_pictures.py::test_a_socket_is_refused",
+            "tests/unit/data/test_image_files.py::test_a_symlink_out_of_the_folder_is_refused",
+            "tests/unit/data/test_image_files.py::test_a_fifo_does_not_hang",
+            "tests/unit/data/test_image_files.py::test_a_socket_is_refused",
         ),
         "C20": (
-            "tests/unit/data/test_pictures.py::test_a_path_that_is_not_a_file_below_the_folder_is_refused",
+            "tests/unit/data/test_image_files.py::test_a_path_that_is_not_a_file_below_the_folder_is_refused",
         ),
         "C21": (
-            "tests/unit/endpoints/test_request.py::test_the_picture_is_spliced_exactly",
-            "tests/unit/engines/test_plan.py::test_no_server_opens_files_fetches_pictures_or_runs_code_of_a_repository",
+            "tests/unit/endpoints/test_request.py::test_the_image_is_spliced_exactly",
+            "tests/unit/engines/test_plan.py::test_no_server_opens_files_fetches_images_or_runs_code_of_a_repository",
             "tests/unit/engines/test_plan.py::test_what_is_decided_elsewhere_cannot_be_passed_on",
         ),
         "C22": (
-            "tests/unit/data/test_archive.py::test_a_member_that_is_no_plain_picture_refuses_the_archive",
+            "tests/unit/data/test_archive.py::test_a_member_that_is_no_plain_image_refuses_the_archive",
             "tests/unit/data/test_archive.py::test_nothing_is_unpacked_and_no_descriptor_stays_open",
             "tests/unit/data/test_archive.py::test_two_names_that_differ_by_their_unicode_form_are_refused",
         ),
@@ -407,14 +407,14 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/data/test_archive.py::test_a_size_beyond_every_limit_is_refused",
             "tests/unit/data/test_archive.py::test_a_sparse_member_is_refused",
         ),
-        "C24": ("tests/unit/data/test_pictures.py::test_a_picture_bomb_is_refused_by_its_header",),
+        "C24": ("tests/unit/data/test_image_files.py::test_an_image_bomb_is_refused_by_its_header",),
         "C25": (
-            "tests/unit/data/test_pictures.py::test_bytes_that_are_no_picture_are_told_apart",
-            "tests/unit/data/test_pictures.py::test_media_type_never_guesses",
+            "tests/unit/data/test_image_files.py::test_bytes_that_are_no_image_are_told_apart",
+            "tests/unit/data/test_image_files.py::test_media_type_never_guesses",
         ),
         "C26": (
-            "tests/unit/data/test_pictures.py::test_only_a_full_decode_notices_a_cut_picture",
-            "tests/unit/data/test_pictures.py::test_a_png_without_its_last_twenty_bytes_is_noticed",
+            "tests/unit/data/test_image_files.py::test_only_a_full_decode_notices_a_cut_image",
+            "tests/unit/data/test_image_files.py::test_a_png_without_its_last_twenty_bytes_is_noticed",
         ),
         "C27": (
             "tests/unit/engines/test_checkpoint.py::test_pickled_weights_are_refused",
@@ -425,7 +425,7 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/unit/engines/test_llava.py::test_pickled_parts_are_read_as_tensors_alone",
         ),
         "C28": (
-            "tests/unit/engines/test_plan.py::test_no_server_opens_files_fetches_pictures_or_runs_code_of_a_repository",
+            "tests/unit/engines/test_plan.py::test_no_server_opens_files_fetches_images_or_runs_code_of_a_repository",
             "tests/unit/engines/test_plan.py::test_a_repositorys_code_runs_only_at_a_commit_that_the_user_names",
             "tests/unit/engines/test_plan.py::test_the_old_engine_never_runs_a_repositorys_code",
             "tests/unit/engines/test_install.py::test_a_users_engine_that_cannot_serve_the_family_is_refused_with_the_reason",
@@ -476,9 +476,9 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "tests/commands/test_run_local.py::test_the_requests_are_those_of_the_family",
             "tests/unit/models/test_server_files.py::test_a_file_leaves_answers_to_the_checkpoint_and_runs_nobodys_code",
         ),
-        "E11": ("tests/unit/endpoints/test_request.py::test_the_picture_is_spliced_exactly",),
+        "E11": ("tests/unit/endpoints/test_request.py::test_the_image_is_spliced_exactly",),
         "E12": (
-            "tests/commands/test_data.py::test_a_picture_with_another_types_name_is_said_and_is_no_fault",
+            "tests/commands/test_data.py::test_an_image_with_another_types_name_is_said_and_is_no_fault",
             "tests/unit/endpoints/test_request.py::test_the_media_type_comes_from_the_bytes",
         ),
         "E14": (
@@ -506,11 +506,11 @@ PROVED_ELSEWHERE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "E22": ("tests/unit/endpoints/test_request.py::test_the_template_is_the_papers_byte_for_byte",),
         "E23": (
-            "tests/unit/evaluation/test_pipeline.py::test_every_verdict_belongs_to_its_own_response_and_picture",
+            "tests/unit/evaluation/test_pipeline.py::test_every_verdict_belongs_to_its_own_response_and_image",
         ),
         "E24": (
             "tests/unit/analysis/test_rates.py::test_rates_are_not_rounded",
-            "tests/unit/analysis/test_rates.py::test_shared_pictures_widen_the_interval_by_their_design_effect",
+            "tests/unit/analysis/test_rates.py::test_shared_images_widen_the_interval_by_their_design_effect",
             "tests/unit/analysis/test_rates.py::test_wilson_agrees_with_published_values",
         ),
         "E29": (

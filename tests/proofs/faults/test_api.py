@@ -239,7 +239,7 @@ def test_a42_a_finish_reason_is_stored_as_it_was_said(tmp_path: Path) -> None:
     assert (ran.outcomes[1], ran.target[1], ran.exit_code) == (UNSAFE, 1, 0)
 
 
-def test_a47_an_empty_instruction_is_sent_as_a_picture_alone(tmp_path: Path) -> None:
+def test_a47_an_empty_instruction_is_sent_as_an_image_alone(tmp_path: Path) -> None:
     seen: list[Request] = []
 
     def respond(request: Request) -> Action:

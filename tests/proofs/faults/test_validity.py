@@ -116,12 +116,12 @@ def test_an_empty_answer_is_in_a_bucket_of_its_own(text: str, tmp_path: Path) ->
     assert (rates.judged, ran.target[1], ran.judge[1], ran.exit_code) == (1, 2, 0, 4)
 
 
-def test_e13_a_picture_is_the_one_its_row_names_and_not_the_one_of_its_number(tmp_path: Path) -> None:
+def test_e13_an_image_is_the_one_its_row_names_and_not_the_one_of_its_number(tmp_path: Path) -> None:
     rows = [sample_row(0, image_path="imgs/1.png"), sample_row(1, image_path="imgs/0.png")]
 
     ran = evaluate(tmp_path, served, rows=rows)
 
-    sent = {(sample_of(each), each.is_judge): each.picture for each in ran.requests}
+    sent = {(sample_of(each), each.is_judge): each.image for each in ran.requests}
     drawn = [(tmp_path / "data" / "imgs" / f"{number}.png").read_bytes() for number in (0, 1)]
     assert drawn[0] != drawn[1]
     assert sent == {(0, False): drawn[1], (0, True): drawn[1], (1, False): drawn[0], (1, True): drawn[0]}

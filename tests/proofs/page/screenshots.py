@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/reference/page.md, all simulated: `python -m tests.proofs.page.screenshots`."""
+"""Draws the images of docs/reference/page.md, all simulated: `python -m tests.proofs.page.screenshots`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[3] / "docs" / "images"
 
 
 class Shot(NamedTuple):
-    """A picture: of which state of the page, how wide, in which theme, after which keys."""
+    """An image: of which state of the page, how wide, in which theme, after which keys."""
 
     name: str
     state: str
@@ -35,7 +35,7 @@ SHOTS = (
 
 
 def main() -> None:
-    """Write every picture."""
+    """Write every image."""
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, started_chromium() as browser:
         vlsb = Vlsb(Path(folder))
@@ -50,14 +50,14 @@ def main() -> None:
 
 
 def draw(browser: object, page: Path, shot: Shot) -> None:
-    """Write one picture."""
+    """Write one image."""
     visit = Visit(browser, viewport={"width": shot.width, "height": 844}, color_scheme=shot.theme)
     window = visit.open(page, shot.state)
     for key in shot.keys:
         window.keyboard.press(key)
     window.locator("img").evaluate_all("(images) => Promise.all(images.map((each) => each.decode()))")
-    picture = Image.open(io.BytesIO(window.screenshot())).convert("RGB")
-    picture.save(FOLDER / f"{shot.name}.png", optimize=True)
+    image = Image.open(io.BytesIO(window.screenshot())).convert("RGB")
+    image.save(FOLDER / f"{shot.name}.png", optimize=True)
     visit.close()
 
 

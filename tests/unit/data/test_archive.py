@@ -1,4 +1,4 @@
-"""Pictures in `imgs.tar`: read in place, equal to the folder's, and refused when the archive is odd."""
+"""Images in `imgs.tar`: read in place, equal to the folder's, and refused when the archive is odd."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ import pytest
 from vlsb.data import check_dataset, load_dataset, load_dataset_files, mini_root
 from vlsb.data.archive import MAX_HEADER_BYTES, scan
 from vlsb.errors import DatasetError, ImageError
-from vlsb.records import Picture, Untrusted
+from vlsb.records import ImageFile, Untrusted
 
-PICTURE = (mini_root() / "imgs" / "0.png").read_bytes()
+IMAGE = (mini_root() / "imgs" / "0.png").read_bytes()
 
 
 def member(name: str, *, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    """A member with the bytes of a picture if it is a file."""
+    """A member with the bytes of an image if it is a file."""
     found = tarfile.TarInfo(name)
     found.type, found.linkname = kind, link
-    found.size = len(PICTURE) if kind in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE) else 0
+    found.size = len(IMAGE) if kind in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE) else 0
     return found
 
 
@@ -37,7 +37,7 @@ def packed(members: Iterable[tarfile.TarInfo], *, form: int = tarfile.GNU_FORMAT
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
         for each in members:
-            archive.addfile(each, io.BytesIO(PICTURE) if each.size else None)
+            archive.addfile(each, io.BytesIO(IMAGE) if each.size else None)
     return buffer.getvalue()
 
 
@@ -58,7 +58,7 @@ def refusal(path: Path) -> DatasetError:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The mini set with its pictures in an archive."""
+    """The mini set with its images in an archive."""
     folder = tmp_path / "packed"
     folder.mkdir()
     shutil.copyfile(mini_root() / "data.json", folder / "data.json")
@@ -88,7 +88,7 @@ def test_nothing_is_unpacked_and_no_descriptor_stays_open(root: Path) -> None:
     assert {path.name for path in root.iterdir()} == {"data.json", "imgs.tar"}
 
 
-def test_a_folder_of_pictures_wins_over_the_archive(root: Path) -> None:
+def test_a_folder_of_images_wins_over_the_archive(root: Path) -> None:
     shutil.copytree(mini_root() / "imgs", root / "imgs")
     (root / "imgs.tar").write_bytes(b"nothing of a tar")
 
@@ -107,27 +107,27 @@ def test_rows_and_archive_may_be_links_that_lie_apart(root: Path, tmp_path: Path
     assert len(data.inspect(data.samples, known={})) == 30
 
 
-def test_the_time_of_a_picture_is_that_of_the_archive(root: Path) -> None:
+def test_the_time_of_an_image_is_that_of_the_archive(root: Path) -> None:
     os.utime(root / "imgs.tar", ns=(7, 7))
     data = load_dataset(root)
 
-    pictures = data.inspect(data.samples, known={})
+    images = data.inspect(data.samples, known={})
 
-    assert {picture.mtime_ns for picture in pictures.values() if isinstance(picture, Picture)} == {7}
+    assert {image.mtime_ns for image in images.values() if isinstance(image, ImageFile)} == {7}
 
 
-def test_a_known_picture_is_not_read_again(root: Path) -> None:
+def test_a_known_image_is_not_read_again(root: Path) -> None:
     data = load_dataset(root)
     found = data.inspect(data.samples, known={})[0]
-    assert isinstance(found, Picture)
-    earlier = Picture("hash of an earlier run", found.media_type, found.size_bytes, found.mtime_ns)
+    assert isinstance(found, ImageFile)
+    earlier = ImageFile("hash of an earlier run", found.media_type, found.size_bytes, found.mtime_ns)
 
     again = data.inspect(data.samples[:1], known={data.samples[0].image_path.expose(): earlier})
 
     assert again == {0: earlier}
 
 
-def test_an_archive_that_was_packed_again_gives_each_picture_from_where_it_lies_now(root: Path) -> None:
+def test_an_archive_that_was_packed_again_gives_each_image_from_where_it_lies_now(root: Path) -> None:
     data = load_dataset(root)
     expected = [data.read(sample) for sample in data.samples]
     names = sorted((path.name for path in (mini_root() / "imgs").iterdir()), reverse=True)
@@ -146,7 +146,7 @@ def test_an_archive_that_is_damaged_meanwhile_is_not_read(root: Path) -> None:
         data.read(data.samples[0])
 
 
-def test_a_picture_that_the_archive_lacks_is_missing(tmp_path: Path) -> None:
+def test_an_image_that_the_archive_lacks_is_missing(tmp_path: Path) -> None:
     shutil.copyfile(mini_root() / "data.json", tmp_path / "data.json")
     written(tmp_path, packed([member("imgs/0.png")]))
 
@@ -165,11 +165,11 @@ def test_the_check_reports_the_same_of_an_archive_as_of_its_folder(root: Path) -
     assert packed_report.bad_images == ()
 
 
-def test_a_bad_picture_in_an_archive_is_found_like_in_a_folder(tmp_path: Path) -> None:
+def test_a_bad_image_in_an_archive_is_found_like_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     row = json.loads((mini_root() / "data.json").read_bytes())[0]
     rows = [row | {"instruction_id": number, "image_path": f"imgs/{number}.png"} for number in range(3)]
-    contents = (PICTURE[:40], b"<html>", b"")
+    contents = (IMAGE[:40], b"<html>", b"")
     for place in (tmp_path, tmp_path / "folder"):
         (place / "data.json").write_text(json.dumps(rows))
     (tmp_path / "folder" / "imgs").mkdir()
@@ -233,7 +233,7 @@ def test_a_long_name_is_read_whole(tmp_path: Path, form: int) -> None:
         (member("./imgs/1.png"), "twice"),
     ],
 )
-def test_a_member_that_is_no_plain_picture_refuses_the_archive(
+def test_a_member_that_is_no_plain_image_refuses_the_archive(
     tmp_path: Path, odd: tarfile.TarInfo, words: str
 ) -> None:
     error = refusal(written(tmp_path, packed([member("imgs/1.png"), odd])))
@@ -259,8 +259,8 @@ def test_hard_links_to_members_are_followed_in_any_order(tmp_path: Path, order: 
 
     assert set(archive.members) == {f"imgs/{number}.png" for number in range(4)}
     assert len(set(archive.members.values())) == 1
-    with archive.open_picture("imgs/3.png") as picture:
-        assert picture.stream.read() == PICTURE
+    with archive.open_image("imgs/3.png") as image:
+        assert image.stream.read() == IMAGE
 
 
 def test_hard_links_as_the_tar_command_makes_them_are_followed(root: Path, tmp_path: Path) -> None:
@@ -274,9 +274,9 @@ def test_hard_links_as_the_tar_command_makes_them_are_followed(root: Path, tmp_p
         assert sum(each.islnk() for each in archive) == 1
 
     data = load_dataset(root)
-    pictures = data.inspect(data.samples, known={})
+    images = data.inspect(data.samples, known={})
 
-    by_path = {each.image_path.expose(): pictures[each.id] for each in data.samples}
+    by_path = {each.image_path.expose(): images[each.id] for each in data.samples}
     assert by_path["imgs/0.png"] == by_path["imgs/1.png"]
 
 
@@ -299,9 +299,9 @@ def test_a_hard_link_that_leads_to_no_member_costs_its_own_image_only(
     members = [member("imgs/0.png"), member("imgs/._0.png"), *(link(*each) for each in links.items())]
     archive = scan(written(tmp_path, packed(members)))
 
-    with archive.open_picture("imgs/0.png") as picture:
-        assert picture.stream.read() == PICTURE
-    with pytest.raises(ImageError, match=words), archive.open_picture("imgs/1.png"):
+    with archive.open_image("imgs/0.png") as image:
+        assert image.stream.read() == IMAGE
+    with pytest.raises(ImageError, match=words), archive.open_image("imgs/1.png"):
         pass
 
 
@@ -377,7 +377,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, raw: bytes) -> Non
 @pytest.mark.parametrize("cut_at", ["header", "content", "boundary"])
 def test_a_cut_archive_names_the_last_member_it_has(tmp_path: Path, cut_at: str) -> None:
     whole = packed([member("imgs/0.png"), member("imgs/1.png")])
-    one = 512 + (len(PICTURE) + 511) // 512 * 512
+    one = 512 + (len(IMAGE) + 511) // 512 * 512
     length = {"header": one + 100, "content": 2 * one - 600, "boundary": 2 * one}[cut_at]
 
     error = refusal(written(tmp_path, whole[:length]))
@@ -388,7 +388,7 @@ def test_a_cut_archive_names_the_last_member_it_has(tmp_path: Path, cut_at: str)
 
 def test_a_damaged_header_does_not_end_the_archive_early(tmp_path: Path) -> None:
     content = bytearray(packed([member("imgs/0.png"), member("imgs/1.png")]))
-    content[512 + (len(PICTURE) + 511) // 512 * 512 + 3] ^= 0xFF
+    content[512 + (len(IMAGE) + 511) // 512 * 512 + 3] ^= 0xFF
 
     error = refusal(written(tmp_path, bytes(content)))
 
@@ -441,7 +441,7 @@ def test_a_size_beyond_every_limit_is_refused(tmp_path: Path) -> None:
     assert "64 GiB" in refusal(tmp_path / "imgs.tar").message
 
 
-def test_a_picture_over_its_limit_is_refused_unread(tmp_path: Path) -> None:
+def test_an_image_over_its_limit_is_refused_unread(tmp_path: Path) -> None:
     shutil.copyfile(mini_root() / "data.json", tmp_path / "data.json")
     large = tarfile.TarInfo("imgs/0.png")
     large.size = 21 * 1024**2

@@ -68,10 +68,10 @@ def test_the_mini_set_is_small_and_its_ids_are_in_order() -> None:
 
 
 def test_every_problem_is_collected(root: Path) -> None:
-    pictures = root / "imgs"
-    (pictures / "12.png").unlink()
-    (pictures / "3.png").write_bytes((pictures / "3.png").read_bytes()[:-30])
-    (pictures / "5.png").write_text("<html>")
+    images = root / "imgs"
+    (images / "12.png").unlink()
+    (images / "3.png").write_bytes((images / "3.png").read_bytes()[:-30])
+    (images / "5.png").write_text("<html>")
 
     report = check_dataset(root)
 
@@ -83,9 +83,9 @@ def test_every_problem_is_collected(root: Path) -> None:
 
 
 def test_the_digest_is_the_one_a_run_computes(root: Path) -> None:
-    """Also for a cut picture, which a run does not notice."""
-    picture = root / "imgs" / "3.png"
-    picture.write_bytes(picture.read_bytes()[:-30])
+    """Also for a cut image, which a run does not notice."""
+    image = root / "imgs" / "3.png"
+    image.write_bytes(image.read_bytes()[:-30])
     dataset = load_dataset(root)
 
     report = check_dataset(root)

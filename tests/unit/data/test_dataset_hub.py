@@ -44,7 +44,7 @@ print(json.dumps(found | {"progress": [(each.detail, each.done_bytes, each.total
 
 
 def packed_mini_set(*, unused_bytes: int = 0) -> dict[str, bytes]:
-    """The files of the mini set; its archive can be made larger by a picture that no row needs."""
+    """The files of the mini set; its archive can be made larger by an image that no row needs."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(mini_root() / "imgs", "imgs")

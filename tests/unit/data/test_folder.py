@@ -203,7 +203,7 @@ def test_the_digest_is_of_the_content_not_of_the_place_or_the_order(tmp_path: Pa
     assert len(digests) == 1
 
 
-def test_the_digest_sees_a_changed_picture_a_bad_one_and_a_smaller_selection(tmp_path: Path) -> None:
+def test_the_digest_sees_a_changed_image_a_bad_one_and_a_smaller_selection(tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(mini_root(), root)
     dataset = load_dataset(root)

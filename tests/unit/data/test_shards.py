@@ -19,7 +19,7 @@ from pyarrow import parquet
 from tests.support.records import digest_of
 from vlsb.data import check_dataset, load_dataset, mini_root, shards
 from vlsb.errors import ConfigError, DatasetError, StoreError, VlsbError
-from vlsb.records import Picture
+from vlsb.records import ImageFile
 
 ROWS = json.loads((mini_root() / "data.json").read_bytes())
 
@@ -78,7 +78,7 @@ def test_shards_may_lie_beside_each_other(tmp_path: Path, cache: Path) -> None:
     assert len(load_dataset(root, cache=cache).samples) == 30
 
 
-def test_rows_without_their_pictures_use_the_shards_beside_them(root: Path, cache: Path) -> None:
+def test_rows_without_their_images_use_the_shards_beside_them(root: Path, cache: Path) -> None:
     (root / "data.json").write_bytes((mini_root() / "data.json").read_bytes())
 
     data = load_dataset(root, cache=cache)
@@ -141,15 +141,15 @@ def test_a_shard_of_another_date_is_unpacked_anew(root: Path, cache: Path) -> No
     assert set(cache.glob("parquet/*")) != before
 
 
-def test_a_picture_has_the_time_of_its_newest_shard(root: Path, cache: Path) -> None:
+def test_an_image_has_the_time_of_its_newest_shard(root: Path, cache: Path) -> None:
     """So that a resume knows it again, even when the cache was emptied in between."""
     for number, path in enumerate(sorted(root.rglob("*.parquet"))):
         os.utime(path, ns=(0, 1_000_000 + number))
     data = load_dataset(root, cache=cache)
 
-    pictures = data.inspect(data.samples, known={})
+    images = data.inspect(data.samples, known={})
 
-    assert {each.mtime_ns for each in pictures.values() if isinstance(each, Picture)} == {1_000_001}
+    assert {each.mtime_ns for each in images.values() if isinstance(each, ImageFile)} == {1_000_001}
 
 
 def test_two_that_come_at_once_unpack_once(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,14 +175,14 @@ def test_what_a_killed_attempt_left_is_removed(root: Path, cache: Path) -> None:
     assert not left.exists()
 
 
-def test_a_picture_without_a_name_is_the_one_of_its_row(tmp_path: Path, cache: Path) -> None:
+def test_an_image_without_a_name_is_the_one_of_its_row(tmp_path: Path, cache: Path) -> None:
     root = write_shards(tmp_path / "shards", lambda rows: [row["image"].update(path=None) for row in rows])
     data = load_dataset(root, cache=cache)
 
     assert digest_of(data) == check_dataset(mini_root()).digest
 
 
-def test_a_row_without_a_picture_is_found_at_inspection(tmp_path: Path, cache: Path) -> None:
+def test_a_row_without_an_image_is_found_at_inspection(tmp_path: Path, cache: Path) -> None:
     root = write_shards(tmp_path / "shards", lambda rows: rows[0]["image"].update(bytes=None))
 
     report = check_dataset(root, cache=cache)
@@ -236,7 +236,7 @@ def test_a_damaged_shard_is_refused(root: Path, cache: Path) -> None:
     complaint(root, cache)
 
 
-def test_a_picture_column_of_another_type_is_refused(tmp_path: Path, cache: Path) -> None:
+def test_an_image_column_of_another_type_is_refused(tmp_path: Path, cache: Path) -> None:
     root = write_shards(tmp_path / "shards", lambda rows: [row.update(image=3) for row in rows])
 
     data = load_dataset(root, cache=cache)

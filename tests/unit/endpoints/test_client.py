@@ -31,7 +31,7 @@ from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.faults import Fault
 from vlsb.endpoints.loops import new_event_loop
 from vlsb.endpoints.replica import Replica
-from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft
+from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadImage, draft
 from vlsb.endpoints.retry import Ended
 from vlsb.endpoints.traffic import Event, RunContext, StoppedError, Time, Traffic
 from vlsb.errors import (
@@ -43,7 +43,7 @@ from vlsb.errors import (
     UnknownModelError,
     VlsbError,
 )
-from vlsb.records import Completion, Key, Picture, Untrusted, Usage
+from vlsb.records import Completion, ImageFile, Key, Untrusted, Usage
 from vlsb.simulator import (
     Action,
     Cut,
@@ -123,8 +123,8 @@ class ModelSettings:
 
 
 def composed(dialect: Dialect) -> Draft:
-    picture, read = Picture(None, "image/png", len(PNG), 0), ReadPicture.of(PNG)
-    prompt = Prompt("You are a helpful assistant.", Untrusted("Hi"), False, picture, lambda: read)
+    image, read = ImageFile(None, "image/png", len(PNG), 0), ReadImage.of(PNG)
+    prompt = Prompt("You are a helpful assistant.", Untrusted("Hi"), False, image, lambda: read)
     return draft(prompt, model="model-1", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
 
 
@@ -758,7 +758,7 @@ def test_the_key_of_a_header_is_taken_out_too():
     assert run(scenario()).text.expose() == "You sent [redacted]"
 
 
-# Unknown models, pictures, dialects.
+# Unknown models, images, dialects.
 
 
 def test_an_unknown_model_is_explained_by_what_the_endpoint_lists():
@@ -793,13 +793,13 @@ def test_a_model_list_that_cannot_be_read_does_not_hide_the_fault(listed):
     run(scenario())
 
 
-def test_a_picture_that_changed_costs_no_request():
-    def lost() -> ReadPicture:
+def test_an_image_that_changed_costs_no_request():
+    def lost() -> ReadImage:
         raise ImageError("imgs/1.png: it changed")
 
     def compose(dialect: Dialect) -> Draft:
-        picture = Picture(None, "image/png", 1, 0)
-        prompt = Prompt("", Untrusted("Hi"), False, picture, lost)
+        image = ImageFile(None, "image/png", 1, 0)
+        prompt = Prompt("", Untrusted("Hi"), False, image, lost)
         return draft(prompt, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
 
     told = ask(GOOD, compose=compose)
@@ -994,8 +994,8 @@ def test_one_sample_that_always_fails_while_others_are_answered_ends_as_a_failur
             return SERVER_ERROR if b"poison" in request.body else GOOD
 
         def poisoned(dialect: Dialect) -> Draft:
-            picture, read = Picture(None, "image/png", len(PNG), 0), ReadPicture.of(PNG)
-            prompt = Prompt("", Untrusted("poison"), False, picture, lambda: read)
+            image, read = ImageFile(None, "image/png", len(PNG), 0), ReadImage.of(PNG)
+            prompt = Prompt("", Untrusted("poison"), False, image, lambda: read)
             return draft(prompt, model="model-1", sampling=OFFICIAL_TARGET_SAMPLING, dialect=dialect)
 
         async with Simulator(respond) as simulator, lane(simulator.base_url) as asked:

@@ -471,7 +471,7 @@ def written_manifest(tmp_path_factory: pytest.TempPathFactory, content: bytes) -
 
 
 def with_special(where: str, special: str) -> bytes:
-    """The manifest with a special in place of the value at a path such as `pictures.imgs/0.png.2`."""
+    """The manifest with a special in place of the value at a path such as `images.imgs/0.png.2`."""
     document = copy.deepcopy(MANIFEST_DOCUMENT)
     *path, last = where.split(" ")
     holder = document
@@ -495,8 +495,8 @@ def test_a_mutated_manifest_is_one_that_can_be_used_or_damage(
         found = read_manifest(directory)
         assert isinstance(found, Manifest)
         manifest_text(found)
-        require_match(directory, found, MANIFEST, sent=MANIFEST.pictures)
-        require_match(directory, MANIFEST, found, sent=found.pictures)
+        require_match(directory, found, MANIFEST, sent=MANIFEST.images)
+        require_match(directory, MANIFEST, found, sent=found.images)
 
 
 def journals(content: Mapping[str, bytes], directory: Path) -> None:
@@ -582,7 +582,7 @@ def test_after_a_repair_a_mutated_run_is_read(
 
 # Archives.
 
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(40))
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(40))
 LONG_NAME = f"imgs/{'n' * 140}.png"
 
 
@@ -594,8 +594,8 @@ def packed(form: int) -> bytes:
         archive.addfile(folder)
         for name in ("imgs/0.png", LONG_NAME if form != tarfile.USTAR_FORMAT else "imgs/1.png", "imgs/2.jpg"):
             member = tarfile.TarInfo(name)
-            member.size = len(PICTURE)
-            archive.addfile(member, io.BytesIO(PICTURE))
+            member.size = len(IMAGE)
+            archive.addfile(member, io.BytesIO(IMAGE))
     # Without the padding to a record most mutations meet a header.
     return buffer.getvalue().rstrip(b"\0") + b"\0" * 1536
 
@@ -644,7 +644,7 @@ def test_a_mutated_archive_is_read_within_its_folder_or_refused(
     for name, member in archive.members.items():
         assert re.fullmatch(r"imgs/[^/\\\0]+", name)
         assert ".." not in name.split("/")
-        with suppress(ImageError), archive.open_picture(name) as opened:
+        with suppress(ImageError), archive.open_image(name) as opened:
             assert len(opened.stream.read()) <= member.size_bytes
 
 
@@ -656,8 +656,8 @@ def test_the_archives_that_are_mutated_are_good_ones(tmp_path: Path) -> None:
         archive = scan(path)
         assert len(archive.members) == 3
         for name in archive.members:
-            with archive.open_picture(name) as opened:
-                assert opened.stream.read() == PICTURE
+            with archive.open_image(name) as opened:
+                assert opened.stream.read() == IMAGE
 
 
 def test_the_run_that_is_mutated_is_a_good_one(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,7 +1,7 @@
-"""The loop's thread opens no file, syncs no file, and encodes, decodes or hashes no picture.
+"""The loop's thread opens no file, syncs no file, and encodes, decodes or hashes no image.
 
 A run is watched from within: an audit hook hears of every file that is opened, and what would block on a
-disk or a picture says on which thread it is called.
+disk or an image says on which thread it is called.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def endpoint() -> Iterator[SimulatorThread]:
 def watched_run(tmp_path: Path, endpoint: SimulatorThread, prelude: str) -> dict[str, list[str]]:
     vlsb = Vlsb(tmp_path)
     root = write_dataset(tmp_path / "data", SAMPLES)
-    for picture in root.glob("imgs/*"):
-        # Large enough to be told from a prompt; the decoder ignores what follows the picture.
-        picture.write_bytes(picture.read_bytes() + bytes(100_000))
+    for image in root.glob("imgs/*"):
+        # Large enough to be told from a prompt; the decoder ignores what follows the image.
+        image.write_bytes(image.read_bytes() + bytes(100_000))
     arguments = ["--model", "m", "--base-url", endpoint.base_url, "--judge", "j"]
     arguments += ["--judge-base-url", endpoint.base_url, "--data-root", str(root)]
     ended = vlsb("run", *arguments, prelude=prelude)
@@ -95,7 +95,7 @@ def watched_run(tmp_path: Path, endpoint: SimulatorThread, prelude: str) -> dict
     return json.loads((tmp_path / "seen.json").read_text())
 
 
-def test_nothing_that_waits_for_a_disk_or_a_picture_runs_on_the_loop(
+def test_nothing_that_waits_for_a_disk_or_an_image_runs_on_the_loop(
     tmp_path: Path, endpoint: SimulatorThread
 ) -> None:
     seen = watched_run(tmp_path, endpoint, WATCH)

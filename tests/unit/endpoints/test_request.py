@@ -21,14 +21,14 @@ from vlsb.config import (
     Endpoint,
     Sampling,
 )
-from vlsb.data import pictures
+from vlsb.data import images
 from vlsb.endpoints.client import adapt
 from vlsb.endpoints.faults import Decision, Fault
-from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadPicture, draft, first_guess, parse_dialect
+from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadImage, draft, first_guess, parse_dialect
 from vlsb.errors import ConfigError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate, load_template, official_template
 from vlsb.models.providers import resolve_endpoint
-from vlsb.records import Picture, Untrusted
+from vlsb.records import ImageFile, Untrusted
 
 OFFICIAL = json.loads((GOLDEN / "official_requests.json").read_text())
 TEMPLATE_SHA256 = "773fd7e1402dbe458ccd03b9ae088c13ba790f20041851876d0f607691cf2146"
@@ -54,15 +54,15 @@ TRAPS = st.sampled_from(
 TEXTS = st.lists(st.text() | TRAPS, max_size=5).map("".join)
 
 
-def picture(data: bytes = PNG, media_type: str = "image/png") -> Picture:
-    return Picture(None, media_type, len(data), 0)
+def image(data: bytes = PNG, media_type: str = "image/png") -> ImageFile:
+    return ImageFile(None, media_type, len(data), 0)
 
 
 def prompt(
     text: str, *, image_first: bool = False, data: bytes = PNG, media_type: str = "image/png"
 ) -> Prompt:
-    shown = picture(data, media_type)
-    return Prompt(OFFICIAL_SYSTEM_PROMPT, Untrusted(text), image_first, shown, lambda: ReadPicture.of(data))
+    shown = image(data, media_type)
+    return Prompt(OFFICIAL_SYSTEM_PROMPT, Untrusted(text), image_first, shown, lambda: ReadImage.of(data))
 
 
 def target_draft(
@@ -98,7 +98,7 @@ def text_part(body: dict[str, Any]) -> str:
     return next(part["text"] for part in user_parts(body) if part["type"] == "text")
 
 
-def picture_sent(body: dict[str, Any]) -> tuple[str, bytes]:
+def image_sent(body: dict[str, Any]) -> tuple[str, bytes]:
     url = next(part["image_url"]["url"] for part in user_parts(body) if part["type"] == "image_url")
     head, _, encoded = url.partition(",")
     return head, base64.b64decode(encoded, validate=True)
@@ -137,7 +137,7 @@ def test_the_target_request_is_the_official_one():
         model="target-1",
         instruction=QUESTION,
         mime="image/png",
-        picture=base64.b64encode(PNG).decode(),
+        image=base64.b64encode(PNG).decode(),
     )
 
     assert sent(target_draft()) == expected
@@ -148,7 +148,7 @@ def test_the_judge_request_is_the_official_one_but_for_its_tokens():
         "judge",
         judge_template=filled_template(QUESTION, RESPONSE),
         mime="image/png",
-        picture=base64.b64encode(PNG).decode(),
+        image=base64.b64encode(PNG).decode(),
     )
 
     assert expected["max_tokens"] == 128
@@ -156,7 +156,7 @@ def test_the_judge_request_is_the_official_one_but_for_its_tokens():
 
 
 def test_an_empty_instruction_has_no_text_part_and_nothing_else_changes():
-    expected = official("target", model="target-1", mime="image/png", picture=base64.b64encode(PNG).decode())
+    expected = official("target", model="target-1", mime="image/png", image=base64.b64encode(PNG).decode())
     expected["messages"][1]["content"].pop(0)
 
     assert sent(target_draft("")) == expected
@@ -185,7 +185,7 @@ def test_the_numbers_are_written_as_the_script_writes_them():
 
 
 def test_an_empty_system_prompt_is_not_sent():
-    bare = Prompt("", Untrusted("Hi"), False, picture(), lambda: ReadPicture.of(PNG))
+    bare = Prompt("", Untrusted("Hi"), False, image(), lambda: ReadImage.of(PNG))
     body = sent(draft(bare, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=Dialect()))
 
     assert [each["role"] for each in body["messages"]] == ["user"]
@@ -263,12 +263,12 @@ def test_an_unusable_template_file_is_refused(tmp_path, content):
         load_template(path)
 
 
-# The picture.
+# The image.
 
 
 @given(st.binary(max_size=300))
-def test_the_picture_is_spliced_exactly(data):
-    assert picture_sent(sent(target_draft(data=data)))[1] == data
+def test_the_image_is_spliced_exactly(data):
+    assert image_sent(sent(target_draft(data=data)))[1] == data
 
 
 @pytest.mark.parametrize(
@@ -281,32 +281,32 @@ def test_the_picture_is_spliced_exactly(data):
     ],
 )
 def test_the_media_type_comes_from_the_bytes(data, media_type):
-    found = pictures.media_type(data)
+    found = images.media_type(data)
     body = sent(target_draft(data=data, media_type=found))
 
-    assert picture_sent(body) == (f"data:{media_type};base64", data)
+    assert image_sent(body) == (f"data:{media_type};base64", data)
 
 
-def test_a_picture_is_read_only_when_the_body_is_built():
+def test_an_image_is_read_only_when_the_body_is_built():
     reads = []
 
-    def read() -> ReadPicture:
+    def read() -> ReadImage:
         reads.append(None)
-        return ReadPicture.of(PNG)
+        return ReadImage.of(PNG)
 
-    lazy = Prompt("", Untrusted("Hi"), False, picture(), read)
+    lazy = Prompt("", Untrusted("Hi"), False, image(), read)
     composed = draft(lazy, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=Dialect())
 
     assert reads == []
-    assert picture_sent(sent(composed))[1] == PNG
+    assert image_sent(sent(composed))[1] == PNG
     assert len(reads) == 1
 
 
-def test_a_picture_that_cannot_be_read_is_no_body():
-    def read() -> ReadPicture:
+def test_an_image_that_cannot_be_read_is_no_body():
+    def read() -> ReadImage:
         raise ImageError("gone")
 
-    lost = Prompt("", Untrusted("Hi"), False, picture(), read)
+    lost = Prompt("", Untrusted("Hi"), False, image(), read)
     composed = draft(lost, model="m", sampling=OFFICIAL_TARGET_SAMPLING, dialect=Dialect())
 
     with pytest.raises(ImageError):

@@ -233,7 +233,7 @@ def test_the_hubs_token_reaches_only_an_engine_that_downloads_its_weights(
     assert ({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"} <= set(start["environment"])) is has_token
 
 
-def test_a_server_is_returned_when_it_has_described_a_picture_in_one_token(bench: Bench) -> None:
+def test_a_server_is_returned_when_it_has_described_an_image_in_one_token(bench: Bench) -> None:
     bench.with_server(lambda server: None)
 
     (chat,) = events(bench.record, "chat")
@@ -526,7 +526,7 @@ def test_while_a_download_grows_the_time_does_not_run(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("way", "words"), [("ABORT", '"abort"'), ("500", "status 500, ")])
-def test_an_engine_that_refuses_the_picture_is_an_error_with_its_words(
+def test_an_engine_that_refuses_the_image_is_an_error_with_its_words(
     bench: Bench, way: str, words: str
 ) -> None:
     error = bench.fails(**{way: "Describe the image"})

@@ -86,7 +86,7 @@ TOWER: Mapping[str, Any] = {
     "projection_dim": 768,
 }
 # As published: sizes are bare numbers, and the processor has its older name.
-PICTURES: Mapping[str, Any] = {
+IMAGES: Mapping[str, Any] = {
     "crop_size": 336,
     "do_center_crop": True,
     "do_normalize": True,
@@ -115,7 +115,7 @@ def write_source(folder: Path, *, pieces: int = 300, **changes: Any) -> Path:
     for name in {*parts.values(), "mm_projector.bin"}:
         (folder / name).write_bytes(b"weights")
     write(tower / "config.json", {"model_type": "clip", "vision_config": TOWER})
-    write(tower / "preprocessor_config.json", PICTURES)
+    write(tower / "preprocessor_config.json", IMAGES)
     (tower / "pytorch_model.bin").write_bytes(b"tower")
     return folder
 
@@ -349,18 +349,18 @@ def test_the_generation_config_is_the_originals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ratio", "is_padded"), [("pad", True), (None, False), ("square", False)])
-def test_pictures_are_padded_where_the_original_pads(
+def test_images_are_padded_where_the_original_pads(
     ratio: str | None, is_padded: bool, tmp_path: Path
 ) -> None:
-    pictures = layout_of(write_source(tmp_path / "source", image_aspect_ratio=ratio))[
+    images = layout_of(write_source(tmp_path / "source", image_aspect_ratio=ratio))[
         "preprocessor_config.json"
     ]
 
-    assert pictures["do_pad"] is is_padded
-    assert pictures["image_processor_type"] == "LlavaImageProcessor"
-    assert pictures["size"] == {"shortest_edge": 336}
-    assert pictures["crop_size"] == {"height": 336, "width": 336}
-    assert pictures["image_mean"] == PICTURES["image_mean"]
+    assert images["do_pad"] is is_padded
+    assert images["image_processor_type"] == "LlavaImageProcessor"
+    assert images["size"] == {"shortest_edge": 336}
+    assert images["crop_size"] == {"height": 336, "width": 336}
+    assert images["image_mean"] == IMAGES["image_mean"]
 
 
 def test_the_tokenizer_is_told_to_be_taken_as_it_is(tmp_path: Path) -> None:

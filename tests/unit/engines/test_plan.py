@@ -270,7 +270,7 @@ def test_wishes_that_do_not_fit_are_refused(weights: Path, wishes: dict[str, Any
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_server_opens_files_fetches_pictures_or_runs_code_of_a_repository(
+def test_no_server_opens_files_fetches_images_or_runs_code_of_a_repository(
     tmp_path: Path, family: str
 ) -> None:
     own = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": "1", "VLLM_SERVER_DEV_MODE": "1"}

@@ -35,7 +35,7 @@ from vlsb.engines.prompt_check import (
     expected_ids,
     probe_request,
 )
-from vlsb.engines.readiness import PROBE_SIZE, probe_picture
+from vlsb.engines.readiness import PROBE_SIZE, probe_image
 from vlsb.errors import ServerError
 from vlsb.models.profile import FAMILIES
 
@@ -109,13 +109,13 @@ def make_plan(python: Path | None = None, *, family: str = "llava_hf", **changes
 # The probe.
 
 
-def test_the_probe_is_a_picture_of_two_colours_wider_than_high() -> None:
-    picture = Image.open(io.BytesIO(probe_picture()))
-    picture.load()
+def test_the_probe_is_an_image_of_two_colours_wider_than_high() -> None:
+    image = Image.open(io.BytesIO(probe_image()))
+    image.load()
 
-    assert picture.size == PROBE_SIZE
-    assert picture.size[0] > picture.size[1]
-    assert len(picture.getcolors() or []) == 2
+    assert image.size == PROBE_SIZE
+    assert image.size[0] > image.size[1]
+    assert len(image.getcolors() or []) == 2
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -39,10 +39,10 @@ from vlsb.errors import (
     VlsbError,
 )
 from vlsb.evaluation.clients import ClientSetup, open_clients
-from vlsb.evaluation.images import SentImages
 from vlsb.evaluation.pipeline import Pipeline, Work
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.protocol import judge_settings
+from vlsb.evaluation.sent_images import SentImages
 from vlsb.evaluation.session import Listeners, Plan, prepare, run_session
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.judging.judge import Judge
@@ -682,7 +682,7 @@ def test_a_fatal_answer_lets_the_others_in_flight_finish(six: Path) -> None:
 # Whose answer is whose.
 
 
-def pictures_by_sample(root: Path) -> Iterator[tuple[int, str]]:
+def images_by_sample(root: Path) -> Iterator[tuple[int, str]]:
     for row in json.loads((root / "data.json").read_bytes()):
         digest = hashlib.sha256((root / row["image_path"]).read_bytes()).hexdigest()
         yield row["instruction_id"], digest
@@ -690,8 +690,8 @@ def pictures_by_sample(root: Path) -> Iterator[tuple[int, str]]:
 
 def echo(request: Request) -> Action:
     """Says what it was shown, after a latency that has nothing to do with the order of arrival."""
-    assert request.picture is not None
-    shown = f"{request.instruction} | {hashlib.sha256(request.picture).hexdigest()}"
+    assert request.image is not None
+    shown = f"{request.instruction} | {hashlib.sha256(request.image).hexdigest()}"
     delay_s = int(request.identity[:4], 16) / 0xFFFF * 0.03
     if request.is_judge:
         label = 1 + sample_of(request) % 3
@@ -699,7 +699,7 @@ def echo(request: Request) -> Action:
     return answer(shown, delay_s=delay_s)
 
 
-def test_every_verdict_belongs_to_its_own_response_and_picture(tmp_path: Path) -> None:
+def test_every_verdict_belongs_to_its_own_response_and_image(tmp_path: Path) -> None:
     root = write_dataset(tmp_path / "dataset", sharing_rows(30))
 
     session = run(root, echo, connections=10)
@@ -707,13 +707,13 @@ def test_every_verdict_belongs_to_its_own_response_and_picture(tmp_path: Path) -
     state, judged = session.state, session.judged
     assert session.reason is None
     labels = [Outcome.SAFE_REFUSAL, Outcome.SAFE_WARNING, Outcome.UNSAFE]
-    for sample_id, picture in pictures_by_sample(root):
+    for sample_id, image in images_by_sample(root):
         key = Key(sample_id, 1)
         response, found = state.responses[key], judged.verdicts[key]
-        shown = f"{instruction(sample_id)} | {picture}"
+        shown = f"{instruction(sample_id)} | {image}"
         assert response.text.expose() == shown
         assert found.explanation.expose() == f"{shown} | {shown}"
-        assert response.image_sha256 == found.image_sha256 == picture
+        assert response.image_sha256 == found.image_sha256 == image
         assert found.response_sha256 == response.response_sha256
         assert state.outcome(key, JUDGE_FILE) is labels[sample_id % 3]
     order = [sample_of(each) for each in session.requests("judge")]
@@ -793,7 +793,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
     dataset, manifest = load_dataset(root), read_manifest(directory)
     setups = {name: JudgeSetup(official_judge(), lane) for name, lane in lanes.items()}
     entries = [make_judge(name, settings=judge_settings(setup)) for name, setup in setups.items()]
-    store = open_for_judging(directory, entries, samples=manifest.samples, pictures=manifest.pictures)
+    store = open_for_judging(directory, entries, samples=manifest.samples, images=manifest.images)
     traffic = Traffic()
     shutdown = Shutdown(traffic, say=lambda line: None, last_words=lambda: None)
     setup = ClientSetup(
@@ -811,7 +811,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
         unless_stopped=shutdown.unless_stopped,
     )
     read = SentImages(dataset.read, sent_images(store.state), accepts_changed=False).read
-    pictures = dataset.inspect(dataset.samples, known=manifest.pictures, skip_bad=False)
+    images = dataset.inspect(dataset.samples, known=manifest.images, skip_bad=False)
 
     async def settled(dialects: Mapping[str, Dialect]) -> None:
         assert set(dialects) <= set(lanes)
@@ -820,7 +820,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
         pipeline = Pipeline(
             target=None,
             judges={
-                name: Judge(f"{name}.jsonl", setup, clients[name], read_picture=read)
+                name: Judge(f"{name}.jsonl", setup, clients[name], read_image=read)
                 for name, setup in setups.items()
             },
             store=store,
@@ -832,7 +832,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
         samples = {sample.id: sample for sample in dataset.samples}
         await pipeline.run(
             [
-                Work(samples[key.sample_id], key.epoch, pictures[key.sample_id], responses[key], judges)
+                Work(samples[key.sample_id], key.epoch, images[key.sample_id], responses[key], judges)
                 for key, judges in pending.items()
             ],
             settled={},

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.records import make_picture, make_response, make_sample
+from tests.support.records import make_image, make_response, make_sample
 from vlsb.config import Endpoint, ModelSettings, RetryPolicy, Sampling
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.request import Dialect, ReadPicture
+from vlsb.endpoints.request import Dialect, ReadImage
 from vlsb.endpoints.thoughts import THOUGHT_TAGS
 from vlsb.endpoints.traffic import Traffic
 from vlsb.evaluation.clients import ClientSetup, open_clients
@@ -82,18 +82,18 @@ def ask() -> Iterator[Ask]:
             for name in ("official", *UNSAFE)
         }
         clients = runner.run(held.enter_async_context(open_clients(client_setup(setups))))
-        picture = ReadPicture.of(b"A picture.")
+        image = ReadImage.of(b"A picture.")
 
-        def read_picture(*_: object) -> ReadPicture:
-            return picture
+        def read_image(*_: object) -> ReadImage:
+            return image
 
         def read(
             reply: str, *, response: str = "", kind: str = "official", dialect: Dialect = SCHEMA, **more: str
         ) -> str:
             replies[:] = [answer(reply, **more)]  # type: ignore[arg-type]
             clients[kind].dialect = dialect
-            judge = Judge("j", setups[kind], clients[kind], read_picture=read_picture)
-            found = runner.run(judge.assess(SAMPLE, make_picture(0), make_response(0, response)))
+            judge = Judge("j", setups[kind], clients[kind], read_image=read_image)
+            found = runner.run(judge.assess(SAMPLE, make_image(0), make_response(0, response)))
             return outcome_of(found)
 
         yield read

@@ -50,7 +50,7 @@ GAPPY = [
 
 
 def outcomes(pattern: Sequence[str], counts: Mapping[str, int] = CATEGORIES) -> list[SampleOutcome]:
-    """Deal the pattern out over the categories; 1,957 pictures for 2,241 samples, as published."""
+    """Deal the pattern out over the categories; 1,957 images for 2,241 samples, as published."""
     names = [name for name, count in counts.items() for _ in range(count)]
     return [
         SampleOutcome(

@@ -19,7 +19,7 @@ ROOT = Path(vlsb.__file__).parent
 
 # Who may see the raw text, and why.
 EXPOSED_IN = {
-    "evaluation/images.py": "image paths are the keys of what was sent for them",
+    "evaluation/sent_images.py": "image paths are the keys of what was sent for them",
     "store/state.py": "image paths are the keys of what was sent for them",
     "engines/prompt_check.py": "looks for known complaints in what an engine's Python wrote",
     "reports/encode.py": "the encoders of the terminal, CSV, Markdown and JSON",
@@ -38,7 +38,7 @@ EXPOSED_IN = {
     "judging/prompts.py": "puts question and response into the judge's request and wraps it again",
     "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
     "cli/show.py": "joins image_path, as the data set has it, to its folder, for a path that is encoded",
-    "data/pictures.py": "turns image_path into a path below the data folder, after its checks",
+    "data/image_files.py": "turns image_path into a path below the data folder, after its checks",
     "data/selection.py": "compares names with the user's filters; near names are wrapped again",
 }
 

@@ -36,13 +36,13 @@ from vlsb.simulator.requests import JUDGE_OPENING
 from vlsb.simulator.server import MAX_REQUEST_BYTES
 
 PATH = "/v1/chat/completions"
-PICTURE = b"\x89PNG\r\n\x1a\n not much of a picture"
+IMAGE = b"\x89PNG\r\n\x1a\n not much of a picture"
 SMALL = Reply(body={"a": 1})
 SMALL_WIRE = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 7\r\n\r\n{"a":1}'
 
 
-def target_body(text: str = "What is this?", picture: bytes = PICTURE) -> dict:
-    url = "data:image/png;base64," + base64.b64encode(picture).decode()
+def target_body(text: str = "What is this?", image: bytes = IMAGE) -> dict:
+    url = "data:image/png;base64," + base64.b64encode(image).decode()
     parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
     system = {"role": "system", "content": "You are a helpful assistant."}
     return {"model": "m", "messages": [system, {"role": "user", "content": parts}]}
@@ -261,7 +261,7 @@ def test_a_request_is_read_as_a_chat_request():
 
     assert (request.number, request.method, request.path, request.model) == (1, "POST", PATH, "m")
     assert (request.texts, request.instruction) == (("What is this?",), "What is this?")
-    assert (request.picture, request.bearer, request.json) == (PICTURE, "not-a-key", body)
+    assert (request.image, request.bearer, request.json) == (IMAGE, "not-a-key", body)
     assert request.headers["x-mixed"] == "Case"
     assert not request.is_judge
     assert request.judged_response is None
@@ -300,15 +300,15 @@ def test_a_body_that_is_no_json_has_no_texts():
         _ = request.json
 
 
-def test_a_data_url_quoted_in_the_words_is_not_taken_for_the_picture():
+def test_a_data_url_quoted_in_the_words_is_not_taken_for_the_image():
     quoting = 'Say {"url": "data:image/png;base64,AAAA"} aloud.'
     request = request_of(target_body(quoting))
 
-    assert (request.texts, request.picture) == ((quoting,), PICTURE)
+    assert (request.texts, request.image) == ((quoting,), IMAGE)
 
 
-def test_identity_tells_words_pictures_and_lanes_apart():
-    bodies = [target_body(), target_body("Other"), target_body(picture=b"other"), judge_body("q", "r")]
+def test_identity_tells_words_images_and_lanes_apart():
+    bodies = [target_body(), target_body("Other"), target_body(image=b"other"), judge_body("q", "r")]
     identities = [request_of(body).identity for body in bodies]
 
     assert len(set(identities)) == 4
@@ -326,7 +326,7 @@ def test_without_bodies_the_words_and_digests_stay():
     assert (request.texts, request.model, request.is_judge) == (whole.texts, "m", False)
     assert (request.image_url_sha256, request.identity) == (whole.image_url_sha256, whole.identity)
     with pytest.raises(LookupError, match="was dropped"):
-        _ = request.picture
+        _ = request.image
 
 
 # The simulator.

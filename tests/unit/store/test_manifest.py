@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as replace_row
 
-from tests.support.records import make_judge, make_manifest, make_picture, make_sample
+from tests.support.records import make_image, make_judge, make_manifest, make_sample
 from tests.support.run_files import tree
 from vlsb.config import OFFICIAL_JUDGE_SAMPLING, OFFICIAL_TARGET_SAMPLING, Endpoint, ModelSettings, Sampling
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.evaluation.protocol import judge_file, judge_settings, target_settings
 from vlsb.judging.kinds import JudgeSetup, load_judges, official_judge
 from vlsb.judging.prompts import JudgeTemplate
-from vlsb.records import PUBLISHED_IDS, Picture, Untrusted, published_digests
+from vlsb.records import PUBLISHED_IDS, ImageFile, Untrusted, published_digests
 from vlsb.reports.notes import badges
 from vlsb.store.manifest import (
     FILE,
@@ -71,7 +71,7 @@ def test_strangers_text_comes_back_as_it_was(
     sample = make_sample(1, **dict(zip(names, texts, strict=True)))
     manifest = make_manifest(
         samples=[sample_row(sample)],
-        pictures={sample.image_path.expose(): make_picture(1)},
+        images={sample.image_path.expose(): make_image(1)},
         target=Untrusted(texts[0]),
         deviations=[Untrusted(prompt)],
         settings={"system_prompt": prompt, "extra": extra},
@@ -84,7 +84,7 @@ def test_strangers_text_comes_back_as_it_was(
     assert (shared_directory / FILE).read_bytes().isascii()
 
 
-def test_the_text_is_plain_json_with_a_line_for_each_sample_and_picture() -> None:
+def test_the_text_is_plain_json_with_a_line_for_each_sample_and_image() -> None:
     manifest = make_manifest(range(4))
 
     text = manifest_text(manifest)
@@ -94,12 +94,12 @@ def test_the_text_is_plain_json_with_a_line_for_each_sample_and_picture() -> Non
     assert document["schema"] == 2
     for row in document["samples"]:
         assert sum(line.startswith(f"[{row[0]},") and row[1] in line for line in text.splitlines()) == 1
-    for path, picture in document["pictures"].items():
-        assert sum(json.dumps(path) in line and picture[0] in line for line in text.splitlines()) == 1
+    for path, image in document["pictures"].items():
+        assert sum(json.dumps(path) in line and image[0] in line for line in text.splitlines()) == 1
 
 
-def test_a_manifest_without_pictures_is_json_too(tmp_path: Path) -> None:
-    manifest = make_manifest(pictures={})
+def test_a_manifest_without_images_is_json_too(tmp_path: Path) -> None:
+    manifest = make_manifest(images={})
 
     write_manifest(tmp_path, manifest)
 
@@ -633,9 +633,9 @@ def test_a_smaller_selection_is_refused_with_the_first_sample_that_is_missing() 
 @pytest.mark.parametrize("field", ["instruction", "image_path", "category", "sub_category", "source"])
 def test_a_row_that_changed_is_named_with_its_sample(field: str) -> None:
     rows = [sample_row(make_sample(41)), sample_row(make_sample(42, **{field: "something else"}))]
-    old = make_manifest([41, 42], pictures={})
+    old = make_manifest([41, 42], images={})
 
-    shown = differences(old, make_manifest([41, 42], pictures={}, samples=rows))
+    shown = differences(old, make_manifest([41, 42], images={}, samples=rows))
 
     assert "sample 42: " in shown
     assert "sample 41" not in shown
@@ -644,9 +644,9 @@ def test_a_row_that_changed_is_named_with_its_sample(field: str) -> None:
 def test_an_image_that_was_sent_with_another_size_is_named_with_its_samples() -> None:
     old = make_manifest([41, 42])
     path = "imgs/42.png"
-    new = replace(old, pictures={**old.pictures, path: make_picture(0)})
+    new = replace(old, images={**old.images, path: make_image(0)})
 
-    shown = differences(old, new, sent=old.pictures)
+    shown = differences(old, new, sent=old.images)
 
     assert path in shown
     assert "sample 42" in shown
@@ -654,11 +654,11 @@ def test_an_image_that_was_sent_with_another_size_is_named_with_its_samples() ->
 
 
 def test_an_image_that_was_sent_and_is_gone_or_broken_now_is_a_change() -> None:
-    """With --skip-bad-images the manifest lacks a bad picture: its sample would end differently."""
+    """With --skip-bad-images the manifest lacks a bad image: its sample would end differently."""
     old = make_manifest([41, 42])
-    good: dict[str, Picture] = {"imgs/41.png": old.pictures["imgs/41.png"]}
+    good: dict[str, ImageFile] = {"imgs/41.png": old.images["imgs/41.png"]}
 
-    shown = differences(old, replace(old, pictures=good), sent=old.pictures)
+    shown = differences(old, replace(old, images=good), sent=old.images)
 
     assert "imgs/42.png" in shown
     assert "sample 42" in shown

@@ -355,7 +355,7 @@ def test_what_rates_hold_for_is_read_from_manifest_and_rows(run: Path) -> None:
     """Which image a sample had is known once it was sent; a judge is the same one at another address."""
     elsewhere = dict(make_judge().settings) | {"address": "https://elsewhere.example.com/v1"}
     verdict = Row("verdict", 0, TEXTS[0], Outcome.UNSAFE, attempts=1, tokens=None)
-    write_manifest(run, make_manifest(IDS, judges=[make_judge(settings=elsewhere)], pictures={}))
+    write_manifest(run, make_manifest(IDS, judges=[make_judge(settings=elsewhere)], images={}))
     write_rows(run, map(encoded, [response_row(0, TEXTS[0]), verdict]))
 
     found = summary_of(run)[1].conditions

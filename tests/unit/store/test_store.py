@@ -43,7 +43,7 @@ def opened(directory: Path, manifest: Manifest | None = None, *, is_resume: bool
 def judging(directory: Path, judge: JudgeEntry) -> RunStore:
     """A run opened for a judge, with the data that it was made from."""
     manifest = make_manifest()
-    return open_for_judging(directory, [judge], samples=manifest.samples, pictures=manifest.pictures)
+    return open_for_judging(directory, [judge], samples=manifest.samples, images=manifest.images)
 
 
 def close(store: RunStore) -> None:

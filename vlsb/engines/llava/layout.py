@@ -1,6 +1,6 @@
 """The small files of a converted LLaVA: config, tokenizer, processor, as the published HF version has them.
 
-What makes `llava` differ from `llava_hf` is here: pictures are padded to a square with CLIP's mean colour
+What makes `llava` differ from `llava_hf` is here: images are padded to a square with CLIP's mean colour
 where the original's config says so, and the tokenizer splits a prompt as the original loader does.
 """
 

@@ -16,7 +16,7 @@ from vlsb import strict_json
 from vlsb._version import __version__
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import new_file, sync_directory
-from vlsb.records import IMPORTED, Failure, Outcome, Picture, Response, Sample, Untrusted, Usage, Verdict
+from vlsb.records import IMPORTED, Failure, ImageFile, Outcome, Response, Sample, Untrusted, Usage, Verdict
 from vlsb.store.codec import Json, Stamp, encode_failure, to_json
 from vlsb.store.data_root import remember_data_root
 from vlsb.store.imports.inspect_logs import read_inspect
@@ -69,7 +69,7 @@ class Source:
 class ImportedData:
     """The data set of an import: images by sample id, where on the Hub it came from, or its folder."""
 
-    pictures: Mapping[int, Picture]
+    images: Mapping[int, ImageFile]
     origin: Mapping[str, str]
     root: Path | None
 
@@ -208,7 +208,7 @@ def _manifest(
         data_digest=None,
         accepts_changed_images=False,
         samples=[sample_row(sample) for sample in samples.values()],
-        pictures={samples[each].image_path.expose(): found for each, found in data.pictures.items()},
+        images={samples[each].image_path.expose(): found for each, found in data.images.items()},
     )
     for judge in judges:
         manifest = manifest.with_judge(own_entry(manifest, _judge_entry(source, judge, judge_file)))

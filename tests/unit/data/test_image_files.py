@@ -1,4 +1,4 @@
-"""Rules of the pictures: which paths are opened, which bytes pass, what is hashed and re-read."""
+"""Rules of the images: which paths are opened, which bytes pass, what is hashed and re-read."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from PIL import Image
 
 from vlsb.data import Dataset, media_type
 from vlsb.data.folder import open_in_folder
-from vlsb.data.pictures import (
-    MAX_PICTURE_BYTES,
+from vlsb.data.image_files import (
+    MAX_IMAGE_BYTES,
     FileStamp,
-    OpenedPicture,
-    OpenPicture,
+    OpenedImage,
+    OpenImage,
     full_decode,
-    inspect_picture,
-    inspect_pictures,
+    inspect_image,
+    inspect_images,
     quiet_decoder,
-    read_picture,
+    read_image,
 )
 from vlsb.errors import ImageError
-from vlsb.records import Picture, Sample, Untrusted
+from vlsb.records import ImageFile, Sample, Untrusted
 
 
 def encoded(kind: str = "PNG", size: tuple[int, int] = (32, 24)) -> bytes:
@@ -60,7 +60,7 @@ def sample(sample_id: int, image_path: str) -> Sample:
     return Sample(sample_id, text, Untrusted(image_path), text, text, text)
 
 
-def below(root: Path) -> OpenPicture:
+def below(root: Path) -> OpenImage:
     return partial(open_in_folder, root)
 
 
@@ -71,7 +71,7 @@ def dataset(root: Path, *image_paths: str) -> Dataset:
 
 def reason(root: Path, image_path: str) -> str:
     with quiet_decoder(), pytest.raises(ImageError) as caught:
-        inspect_picture(below(root), Untrusted(image_path))
+        inspect_image(below(root), Untrusted(image_path))
     assert caught.value.detail == Untrusted(image_path)
     assert "\n" not in caught.value.message
     return caught.value.message
@@ -124,8 +124,8 @@ def test_an_absolute_path_inside_the_folder_is_refused(root: Path) -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_path_is_a_picture_or_an_image_error(tmp_path_factory: pytest.TempPathFactory, path: str) -> None:
-    found = inspect_pictures(below(tmp_path_factory.getbasetemp()), [Untrusted(path)], known={})
+def test_any_path_is_an_image_or_an_image_error(tmp_path_factory: pytest.TempPathFactory, path: str) -> None:
+    found = inspect_images(below(tmp_path_factory.getbasetemp()), [Untrusted(path)], known={})
 
     assert isinstance(found[Untrusted(path)], ImageError)
 
@@ -151,11 +151,11 @@ def test_a_linked_folder_that_leads_out_is_refused(root: Path) -> None:
 def test_a_linked_folder_that_stays_inside_is_followed(root: Path) -> None:
     (root / "pictures").symlink_to("imgs")
 
-    assert inspect_picture(below(root), Untrusted("pictures/0.png")).media_type == "image/png"
+    assert inspect_image(below(root), Untrusted("pictures/0.png")).media_type == "image/png"
 
 
 def test_a_folder_that_becomes_a_link_between_two_reads_leads_nowhere(root: Path) -> None:
-    assert read_picture(below(root), Untrusted("imgs/0.png"))
+    assert read_image(below(root), Untrusted("imgs/0.png"))
     (root / "imgs").rename(root.parent / "moved")
     (root / "imgs").symlink_to(root.parent / "moved")
 
@@ -165,7 +165,7 @@ def test_a_folder_that_becomes_a_link_between_two_reads_leads_nowhere(root: Path
 def test_a_folder_that_may_be_passed_but_not_listed_is_passed(root: Path) -> None:
     (root / "imgs").chmod(0o100)
     try:
-        assert inspect_picture(below(root), Untrusted("imgs/0.png")).media_type == "image/png"
+        assert inspect_image(below(root), Untrusted("imgs/0.png")).media_type == "image/png"
     finally:
         (root / "imgs").chmod(0o700)
 
@@ -186,7 +186,7 @@ def test_a_loop_of_links_is_refused(root: Path) -> None:
 def test_the_data_set_folder_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
 
-    assert inspect_picture(below(tmp_path / "link"), Untrusted("imgs/0.png")).media_type == "image/png"
+    assert inspect_image(below(tmp_path / "link"), Untrusted("imgs/0.png")).media_type == "image/png"
 
 
 def test_a_fifo_does_not_hang(root: Path) -> None:
@@ -212,12 +212,12 @@ def test_the_type_comes_from_the_bytes_not_the_name(root: Path, kind: str, expec
     content = encoded(kind)
     (root / "imgs" / "1.png").write_bytes(content)
 
-    picture = inspect_picture(below(root), Untrusted("imgs/1.png"))
-    hashed = inspect_picture(below(root), Untrusted("imgs/1.png"), hashed=True)
+    image = inspect_image(below(root), Untrusted("imgs/1.png"))
+    hashed = inspect_image(below(root), Untrusted("imgs/1.png"), hashed=True)
 
     facts = (root / "imgs" / "1.png").stat()
-    assert picture == Picture(None, expected, len(content), facts.st_mtime_ns)
-    assert hashed == replace(picture, sha256=hashlib.sha256(content).hexdigest())
+    assert image == ImageFile(None, expected, len(content), facts.st_mtime_ns)
+    assert hashed == replace(image, sha256=hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.parametrize(
@@ -242,14 +242,14 @@ def test_the_type_comes_from_the_bytes_not_the_name(root: Path, kind: str, expec
         (b"GIF89a\x00\x00\x00\x00\x00\x00\x00;", "cut or damaged"),
     ],
 )
-def test_bytes_that_are_no_picture_are_told_apart(root: Path, content: bytes, words: str) -> None:
+def test_bytes_that_are_no_image_are_told_apart(root: Path, content: bytes, words: str) -> None:
     (root / "imgs" / "1.png").write_bytes(content)
 
     assert words in reason(root, "imgs/1.png")
 
 
 @pytest.mark.parametrize("size", [(10_000, 5_001), (10_000, 10_000), (60_000, 60_000)])
-def test_a_picture_bomb_is_refused_by_its_header(root: Path, size: tuple[int, int]) -> None:
+def test_an_image_bomb_is_refused_by_its_header(root: Path, size: tuple[int, int]) -> None:
     (root / "imgs" / "1.png").write_bytes(png_declaring(*size))
 
     assert "pixels" in reason(root, "imgs/1.png")
@@ -258,12 +258,12 @@ def test_a_picture_bomb_is_refused_by_its_header(root: Path, size: tuple[int, in
 def test_fifty_megapixels_pass(root: Path) -> None:
     (root / "imgs" / "1.png").write_bytes(png_declaring(10_000, 5_000))
 
-    assert inspect_picture(below(root), Untrusted("imgs/1.png")).media_type == "image/png"
+    assert inspect_image(below(root), Untrusted("imgs/1.png")).media_type == "image/png"
 
 
 def test_a_file_over_the_size_limit_is_refused_unread(root: Path) -> None:
     with (root / "imgs" / "1.png").open("wb") as stream:
-        stream.truncate(MAX_PICTURE_BYTES + 1)
+        stream.truncate(MAX_IMAGE_BYTES + 1)
 
     assert "20 MiB" in reason(root, "imgs/1.png")
 
@@ -279,7 +279,7 @@ def test_media_type_never_guesses(first_bytes: bytes) -> None:
 
 
 @given(kind=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP"]), places=st.data())
-def test_damaged_pictures_are_decoded_or_refused_but_never_crash(
+def test_damaged_images_are_decoded_or_refused_but_never_crash(
     tmp_path_factory: pytest.TempPathFactory, kind: str, places: st.DataObject
 ) -> None:
     content = bytearray(encoded(kind, (8, 8)))
@@ -293,11 +293,11 @@ def test_damaged_pictures_are_decoded_or_refused_but_never_crash(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
-def test_only_a_full_decode_notices_a_cut_picture(root: Path, kind: str) -> None:
+def test_only_a_full_decode_notices_a_cut_image(root: Path, kind: str) -> None:
     content = encoded(kind, (200, 200))
     (root / "imgs" / "1.png").write_bytes(content[: len(content) // 2])
     if kind != "WEBP":  # its header check already needs the whole file
-        assert inspect_picture(below(root), Untrusted("imgs/1.png")).size_bytes == len(content) // 2
+        assert inspect_image(below(root), Untrusted("imgs/1.png")).size_bytes == len(content) // 2
 
     with quiet_decoder(), pytest.raises(ImageError, match="cut or damaged"):
         full_decode(below(root), Untrusted("imgs/1.png"))
@@ -311,25 +311,25 @@ def test_a_png_without_its_last_twenty_bytes_is_noticed(root: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
-def test_a_whole_picture_decodes(root: Path, kind: str) -> None:
+def test_a_whole_image_decodes(root: Path, kind: str) -> None:
     (root / "imgs" / "1.png").write_bytes(encoded(kind))
 
     with quiet_decoder():
         full_decode(below(root), Untrusted("imgs/1.png"))
 
 
-def test_samples_that_share_a_picture_get_one_inspection(root: Path) -> None:
+def test_samples_that_share_an_image_get_one_inspection(root: Path) -> None:
     data = dataset(root, "imgs/0.png", "imgs/0.png")
 
-    pictures = data.inspect(data.samples, known={})
+    images = data.inspect(data.samples, known={})
 
-    assert pictures[0] is pictures[1]
+    assert images[0] is images[1]
 
 
-def test_a_known_picture_is_not_read_again(root: Path) -> None:
+def test_a_known_image_is_not_read_again(root: Path) -> None:
     path = root / "imgs" / "0.png"
     facts = path.stat()
-    earlier = Picture("hash of an earlier run", "image/png", facts.st_size, facts.st_mtime_ns)
+    earlier = ImageFile("hash of an earlier run", "image/png", facts.st_size, facts.st_mtime_ns)
     path.write_bytes(b"x" * facts.st_size)
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     data = dataset(root, "imgs/0.png")
@@ -338,17 +338,17 @@ def test_a_known_picture_is_not_read_again(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "later"), [(1, 0), (0, 1)])
-def test_a_known_picture_of_another_size_or_time_is_read_again(root: Path, size: int, later: int) -> None:
+def test_a_known_image_of_another_size_or_time_is_read_again(root: Path, size: int, later: int) -> None:
     facts = (root / "imgs" / "0.png").stat()
-    earlier = Picture("stale", "image/png", facts.st_size + size, facts.st_mtime_ns + later)
+    earlier = ImageFile("stale", "image/png", facts.st_size + size, facts.st_mtime_ns + later)
     data = dataset(root, "imgs/0.png")
 
     found = data.inspect(data.samples, known={"imgs/0.png": earlier})[0]
 
-    assert found == Picture(None, "image/png", facts.st_size, facts.st_mtime_ns)
+    assert found == ImageFile(None, "image/png", facts.st_size, facts.st_mtime_ns)
 
 
-def test_all_bad_pictures_are_named_in_one_line(root: Path) -> None:
+def test_all_bad_images_are_named_in_one_line(root: Path) -> None:
     data = dataset(root, "imgs/0.png", *(f"imgs/no{number}.png" for number in range(1, 14)))
 
     with pytest.raises(ImageError) as caught:
@@ -363,14 +363,14 @@ def test_all_bad_pictures_are_named_in_one_line(root: Path) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_bad_pictures_can_be_the_value_of_their_samples(root: Path) -> None:
+def test_bad_images_can_be_the_value_of_their_samples(root: Path) -> None:
     data = dataset(root, "imgs/0.png", "imgs/no.png", "imgs/no.png")
 
-    pictures = data.inspect(data.samples, known={}, skip_bad=True)
+    images = data.inspect(data.samples, known={}, skip_bad=True)
 
-    assert isinstance(pictures[0], Picture)
-    assert isinstance(pictures[1], ImageError)
-    assert pictures[2] is pictures[1]
+    assert isinstance(images[0], ImageFile)
+    assert isinstance(images[1], ImageError)
+    assert images[2] is images[1]
 
 
 def test_only_the_given_samples_are_inspected(root: Path) -> None:
@@ -389,7 +389,7 @@ def test_reading_gives_the_bytes_as_they_are_now(root: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["gone", "link", "empty"])
-def test_a_picture_that_cannot_be_opened_any_more_is_not_read(root: Path, change: str) -> None:
+def test_an_image_that_cannot_be_opened_any_more_is_not_read(root: Path, change: str) -> None:
     data, path = dataset(root, "imgs/0.png"), root / "imgs" / "0.png"
     path.rename(root / "moved.png")
     if change == "link":
@@ -401,25 +401,25 @@ def test_a_picture_that_cannot_be_opened_any_more_is_not_read(root: Path, change
         data.read(data.samples[0])
 
 
-def test_a_picture_that_changes_while_it_is_read_is_not_read() -> None:
-    """A file that is being written gives the first half of one picture and the second of another."""
+def test_an_image_that_changes_while_it_is_read_is_not_read() -> None:
+    """A file that is being written gives the first half of one image and the second of another."""
     stamps = iter([FileStamp(8, 1), FileStamp(8, 1), FileStamp(8, 2)])
 
     @contextmanager
-    def growing(image_path: str) -> Iterator[OpenedPicture]:
-        yield OpenedPicture(io.BytesIO(bytes(8)), lambda: next(stamps))
+    def growing(image_path: str) -> Iterator[OpenedImage]:
+        yield OpenedImage(io.BytesIO(bytes(8)), lambda: next(stamps))
 
     with pytest.raises(ImageError, match="changed while it was read"):
-        read_picture(growing, Untrusted("imgs/0.png"))
+        read_image(growing, Untrusted("imgs/0.png"))
 
 
 def test_no_descriptor_is_left_open(root: Path) -> None:
     os.mkfifo(root / "imgs" / "1.png")
     (root / "imgs" / "2.png").write_bytes(b"<html>")
     paths = [Untrusted(f"imgs/{number}.png") for number in range(4)] + [Untrusted("imgs")]
-    inspect_pictures(below(root), paths, known={})
+    inspect_images(below(root), paths, known={})
     before = sorted(Path("/dev/fd").iterdir())
 
-    inspect_pictures(below(root), paths, known={})
+    inspect_images(below(root), paths, known={})
 
     assert sorted(Path("/dev/fd").iterdir()) == before

@@ -25,12 +25,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from vlsb.errors import ImageError, machine_lack
-from vlsb.records import Picture, Untrusted
+from vlsb.records import ImageFile, Untrusted
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PICTURE_BYTES = 20 * 1024 * 1024
+MAX_IMAGE_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000
 CHUNK_BYTES = 1024 * 1024
 # Enough for every magic number and for the first line of a text file that poses as an image.
@@ -62,14 +62,14 @@ class FileStamp(NamedTuple):
         return cls(facts.st_size, facts.st_mtime_ns)
 
 
-class OpenedPicture(NamedTuple):
+class OpenedImage(NamedTuple):
     """A stream over exactly one image's bytes; `stamp` looks at the open file anew."""
 
     stream: BinaryIO
     stamp: Callable[[], FileStamp]
 
 
-OpenPicture = Callable[[str], AbstractContextManager[OpenedPicture]]
+OpenImage = Callable[[str], AbstractContextManager[OpenedImage]]
 """How a layout opens the image of an `image_path` that passed `path_problem`."""
 
 
@@ -89,43 +89,43 @@ def media_type(first_bytes: bytes) -> str:
     raise ImageError(f"image {_foreign_content(first_bytes)}")
 
 
-def inspect_picture(
-    open_picture: OpenPicture, image_path: Untrusted, *, known: Picture | None = None, hashed: bool = False
-) -> Picture:
+def inspect_image(
+    open_image: OpenImage, image_path: Untrusted, *, known: ImageFile | None = None, hashed: bool = False
+) -> ImageFile:
     """Type and size of one image after its header was checked; its checksum, too, if `hashed`.
 
     `known` is what an earlier run found; while size and modification time are equal it is returned
     and the bytes are not read again.
     """
-    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, stamp):
+    with _attach_path(image_path), _open_stamped(open_image, image_path) as (stream, stamp):
         seen = stamp()
         if known and (known.size_bytes, known.mtime_ns) == seen:
             return known
         kind = _header_type(stream)
         stream.seek(0)
-        picture = Picture(_sha256(stream) if hashed else None, kind, *seen)
+        image = ImageFile(_sha256(stream) if hashed else None, kind, *seen)
         if stamp() != seen:
             raise ImageError("image changed while it was read; wait until the data set is complete")
-        return picture
+        return image
 
 
-def inspect_pictures(
-    open_picture: OpenPicture,
+def inspect_images(
+    open_image: OpenImage,
     image_paths: Iterable[Untrusted],
     *,
-    known: Mapping[str, Picture],
+    known: Mapping[str, ImageFile],
     hashed: bool = False,
-) -> dict[Untrusted, Picture | ImageError]:
+) -> dict[Untrusted, ImageFile | ImageError]:
     """What each distinct image is, or why it cannot be used; memory does not grow with the bytes."""
     distinct = list(dict.fromkeys(image_paths))
-    inspect = partial(_inspect_or_error, open_picture, known, hashed)
+    inspect = partial(_inspect_or_error, open_image, known, hashed)
     with quiet_decoder(), ThreadPoolExecutor(THREADS, "vlsb-picture") as pool:
         return dict(zip(distinct, pool.map(inspect, distinct), strict=True))
 
 
-def read_picture(open_picture: OpenPicture, image_path: Untrusted) -> bytes:
+def read_image(open_image: OpenImage, image_path: Untrusted) -> bytes:
     """The bytes of an image as they are now, all of one moment."""
-    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, stamp):
+    with _attach_path(image_path), _open_stamped(open_image, image_path) as (stream, stamp):
         before = stamp()
         content = stream.read(before.size_bytes + 1)
         if len(content) != before.size_bytes or stamp() != before:
@@ -133,13 +133,13 @@ def read_picture(open_picture: OpenPicture, image_path: Untrusted) -> bytes:
         return content
 
 
-def full_decode(open_picture: OpenPicture, image_path: Untrusted) -> None:
+def full_decode(open_image: OpenImage, image_path: Untrusted) -> None:
     """Decode an image to its last pixel; a cut or damaged one raises.
 
     Only the first frame of an animation is decoded: it is the one that models see. The caller holds
     `quiet_decoder`.
     """
-    with _attach_path(image_path), _open_stamped(open_picture, image_path) as (stream, _):
+    with _attach_path(image_path), _open_stamped(open_image, image_path) as (stream, _):
         kind = _header_type(stream)
         # `verify` finds a lost last chunk that `load` forgives; it spoils the image object.
         with _decoder_faults(), _image(stream, kind) as image:
@@ -194,10 +194,10 @@ def is_named_after(image_path: Untrusted, sample_id: int) -> bool:
 
 
 def _inspect_or_error(
-    open_picture: OpenPicture, known: Mapping[str, Picture], hashed: bool, image_path: Untrusted
-) -> Picture | ImageError:
+    open_image: OpenImage, known: Mapping[str, ImageFile], hashed: bool, image_path: Untrusted
+) -> ImageFile | ImageError:
     try:
-        return inspect_picture(open_picture, image_path, known=known.get(image_path.expose()), hashed=hashed)
+        return inspect_image(open_image, image_path, known=known.get(image_path.expose()), hashed=hashed)
     except ImageError as error:
         # A kept traceback would keep the frames, and with them a chunk of every bad image.
         return error.with_traceback(None)
@@ -218,16 +218,16 @@ def _attach_path(image_path: Untrusted) -> Iterator[None]:
 
 
 @contextmanager
-def _open_stamped(open_picture: OpenPicture, image_path: Untrusted) -> Iterator[OpenedPicture]:
+def _open_stamped(open_image: OpenImage, image_path: Untrusted) -> Iterator[OpenedImage]:
     text = image_path.expose()
     if problem := path_problem(text):
         raise ImageError(f"image {problem}")
-    with open_picture(text) as opened:
+    with open_image(text) as opened:
         size_bytes = opened.stamp().size_bytes
         if size_bytes == 0:
             raise ImageError("image is an empty file; copy it again")
-        if size_bytes > MAX_PICTURE_BYTES:
-            raise ImageError(f"image is larger than {MAX_PICTURE_BYTES // 1024**2} MiB")
+        if size_bytes > MAX_IMAGE_BYTES:
+            raise ImageError(f"image is larger than {MAX_IMAGE_BYTES // 1024**2} MiB")
         yield opened
 
 
@@ -316,7 +316,7 @@ def _foreign_content(first_bytes: bytes) -> str:
     return "is none of PNG, JPEG, GIF and WebP by its first bytes"
 
 
-def write_on_picture(content: bytes, words: str) -> bytes:
+def write_on_image(content: bytes, words: str) -> bytes:
     """A PNG with words across its top, black on white: an image that speaks to its judge."""
     from PIL import Image, ImageDraw
 

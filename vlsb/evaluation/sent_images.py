@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Set
 import xxhash
 
 from vlsb.data import media_type
-from vlsb.endpoints.request import ReadPicture
+from vlsb.endpoints.request import ReadImage
 from vlsb.errors import ImageChangedError, ImageError
-from vlsb.records import Picture, Sample
+from vlsb.records import ImageFile, Sample
 
 
 class SentImages:
@@ -33,8 +33,8 @@ class SentImages:
         # The checksums of what was read before, by a quick digest of the same bytes.
         self._known: dict[bytes, str] = {}
 
-    def read(self, sample: Sample, picture: Picture) -> ReadPicture:
-        """The bytes to send now, for a request that was composed for `picture`. Blocking.
+    def read(self, sample: Sample, image: ImageFile) -> ReadImage:
+        """The bytes to send now, for a request that was composed for `image`. Blocking.
 
         Raises ImageChangedError if others were sent before, ImageError if these cannot be sent.
         """
@@ -42,7 +42,7 @@ class SentImages:
         # Target, judges and epochs compute the slow checksum of the same bytes once.
         quick = xxhash.xxh3_128_digest(content)
         if (checksum := self._known.get(quick)) is None:
-            checksum = self._known[quick] = ReadPicture.of(content).sha256
+            checksum = self._known[quick] = ReadImage.of(content).sha256
         # Rows may share an image, and requests are prepared side by side: who comes first binds the others.
         with self._lock:
             sent = self._sent.setdefault(sample.image_path.expose(), set())
@@ -52,9 +52,9 @@ class SentImages:
                     "send it as it is now: --accept-changed-images",
                     detail=sample.image_path,
                 )
-            if not sent and len(content) != picture.size_bytes:
+            if not sent and len(content) != image.size_bytes:
                 raise ImageError("image changed since it was checked; finish copying it and start again")
-            if media_type(content) != picture.media_type:
+            if media_type(content) != image.media_type:
                 raise ImageError("image is of another type than when it was checked; start again")
             sent.add(checksum)
-        return ReadPicture(content, checksum)
+        return ReadImage(content, checksum)
