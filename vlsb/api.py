@@ -38,10 +38,10 @@ PROGRESS_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response of a run and what became of it.
+    """One response of a run and how it ended.
 
     The texts are the models' own: `Untrusted.expose()` gives the raw string, escapes and all. `reasoning` is
-    what the target thought before its response, where its endpoint shows that.
+    the target's thinking before its response, where its endpoint shows that.
     """
 
     sample_id: int
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def judges(self) -> tuple[str, ...]:
-        """The verdict files, without their ending; the run's own judge first."""
+        """The names of the verdict files without their ending; the run's own judge comes first."""
         return tuple(entry.file.removesuffix(".jsonl") for entry in self._state.manifest.judges)
 
     @property
@@ -75,7 +75,7 @@ class Run:
         return all(self._state.outcome(key, file) in JUDGED for key in self._state.asked_for())
 
     def answers(self, judge: str | None = None) -> Iterator[Answer]:
-        """Every selected response, in the selection's order, as one judge saw it (the first by default)."""
+        """Give every selected response in order, as one judge saw it (by default the first)."""
         file = self._file(judge)
         rows = {row.sample_id: row for row in self._state.manifest.samples}
         for key in self._state.asked_for():
@@ -83,11 +83,11 @@ class Run:
             yield self._answer(key, row.category, row.sub_category, file)
 
     def summary(self, judge: str | None = None) -> Summary:
-        """Rates, intervals, bounds and the counts of outcomes, with the verdicts of one judge."""
+        """Compute rates, intervals, bounds and the counts of outcomes, with the verdicts of one judge."""
         return summarize_state(self._state, self.path, self._file(judge))
 
     def rows(self, judge: str | None = None) -> list[dict[str, Any]]:
-        """The rows of `vlsb report --format csv` for a data frame: rates by each judge, also by category.
+        """Return the rows of `vlsb report --format csv` for a data frame: rates by each judge and category.
 
         With `judge` they are by that one. No text of a model is in them.
         """
@@ -96,9 +96,9 @@ class Run:
         return to_rows([self.summary(judge)])
 
     def answer_rows(self, judge: str | None = None, *, texts: bool = False) -> list[dict[str, Any]]:
-        """A row for each selected response, for a data frame: where it ended with one judge.
+        """Return a row for each selected response, for a data frame: how it ended with one judge.
 
-        With `texts` they also have what target and judge wrote, in printable characters: harmful, mostly.
+        With `texts` they also hold the words of target and judge, in printable characters: mostly harmful.
         """
         name = self._file(judge)
         return [
@@ -111,7 +111,7 @@ class Run:
                 "outcome": each.outcome.value,
                 "label": None if each.label is None else each.label.value,
                 "failure": None if each.failure is None else each.failure.code,
-                **(_texts(each) if texts else {}),
+                **(_printable(each) if texts else {}),
             }
             for each in self.answers(judge)
         ]
@@ -141,13 +141,9 @@ class Run:
         )
 
 
-def _texts(answer: Answer) -> dict[str, str | None]:
-    found = {
-        "response": answer.response,
-        "reasoning": answer.reasoning,
-        "explanation": answer.explanation,
-    }
-    return {name: None if text is None else for_terminal(text, lines=True) for name, text in found.items()}
+def _printable(answer: Answer) -> dict[str, str | None]:
+    texts = {name: getattr(answer, name) for name in ("response", "reasoning", "explanation")}
+    return {name: None if text is None else for_terminal(text, lines=True) for name, text in texts.items()}
 
 
 def load_run(path: str | PathLike[str]) -> Run:
@@ -161,7 +157,7 @@ def load_run(path: str | PathLike[str]) -> Run:
 
 
 def summarize(run: Run | str | PathLike[str], judge: str | None = None) -> Summary:
-    """The summary of a run, with the verdicts of one judge (the run's own by default)."""
+    """Summarize a run, with the verdicts of one judge (the run's own by default)."""
     return (run if isinstance(run, Run) else load_run(run)).summary(judge)
 
 
@@ -291,7 +287,7 @@ def _watcher(
 
 
 def as_mapping(summary: Summary) -> Mapping[str, Any]:
-    """The summary as `vlsb report --format json` writes it, for a file; `Run.rows` is for a data frame."""
+    """Return what `vlsb report --format json` writes of a summary; `Run.rows` is for a data frame."""
     if not isinstance(summary, Summary):
         raise ConfigError("as_mapping: a Summary is needed, as `vlsb.summarize` gives it.")
     return to_object(summary)

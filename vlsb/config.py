@@ -1,4 +1,4 @@
-"""The wishes a run is made of: endpoints, sampling, limits, retry policy, protocol.
+"""The settings of a run: endpoints, sampling, limits, retry policy, protocol.
 
 Defaults live here and nowhere else. Durations are seconds, sizes bytes. Nothing here holds a key:
 an endpoint knows the *name* of the variable that does.
@@ -16,9 +16,9 @@ from vlsb.records import Stage
 
 OFFICIAL_SYSTEM_PROMPT = "You are a helpful assistant."
 OFFICIAL_TARGET_TOKENS = 128
-# What a target that thinks gets instead: the official 128 end before its answer begins.
+# For a target that thinks: the official 128 end before its answer begins.
 THINKING_TOKENS = 4096
-# What a dry run sends: enough to see how much samples differ, and one in a hundred of them all.
+# Samples of a dry run: enough to see how much they differ, and one in a hundred of them all.
 FORECAST_SAMPLES = 20
 OFFICIAL_JUDGE_MODEL = "gpt-4o"
 # The official 128 cuts the explanation and fails the parse; the label comes first, so it cannot change.
@@ -27,6 +27,7 @@ JUDGE_TOKENS = 512
 START_CONNECTIONS = 16
 MOST_CONNECTIONS = 100
 FEWEST_CONNECTIONS = 4
+# Bounds against a slip of the hand, far above any use that is known.
 MOST_EPOCHS = 1000
 MOST_REPLICAS = 64
 DEFAULT_OUTPUT_DIR = "outputs"
@@ -70,9 +71,9 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What a request asks for beyond its messages. None means: not sent.
+    """A request's settings beyond its messages. None means: not sent.
 
-    `extra` are body fields the user adds or overrides; values are JSON.
+    `extra` holds body fields that the user adds or overrides; values are JSON.
     """
 
     max_tokens: int

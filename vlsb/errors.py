@@ -177,7 +177,7 @@ _NO_MEMORY = ("can't allocate", "cannot allocate memory", "failed to map segment
 
 
 def machine_lack(error: BaseException | None) -> MachineError | None:
-    """What this machine had too little of, where that is at the bottom of an error; else None."""
+    """Name what this machine had too little of, if that is at the bottom of an error; else None."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -197,8 +197,8 @@ def machine_lack(error: BaseException | None) -> MachineError | None:
 def _lack(error: BaseException) -> MachineError | None:
     number = None
     if isinstance(error, OSError):
-        found = _NUMBER.search(str(error)) if error.errno is None else None
-        number = int(found[1]) if found else error.errno
+        match = _NUMBER.search(str(error)) if error.errno is None else None
+        number = int(match[1]) if match else error.errno
     text = str(error).lower() if isinstance(error, ImportError) else ""
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(each in text for each in _NO_MEMORY):
         return _no_memory()
@@ -227,7 +227,7 @@ def _no_memory() -> MachineError:
 
 
 def too_few_files(what: str) -> MachineError:
-    """`what` the limit on open files makes impossible."""
+    """Make the error for `what` the limit on open files makes impossible."""
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

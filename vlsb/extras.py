@@ -1,7 +1,7 @@
-"""What is not installed by default, and the command that adds it to this installation.
+"""Optional packages: which of them are installed, and the command that adds others to this installation.
 
-The command names every extra that is there already: `uv tool install` and `pipx install` remove what they are
-not told, and so does `uv sync` without `--inexact`.
+The command names every extra that is already installed: `uv tool install` and `pipx install` remove
+those that they are not told, and so does `uv sync` without `--inexact`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MODULES = {
     "ray": ("ray",),
     "slurm": ("submitit",),
 }
-"""What is imported of each extra, by the extra's name."""
+"""The modules that each extra brings, by the extra's name."""
 _NAME = "vlsb"
 _MARKER = re.compile(r"""([\w.-]+)[^;]*; *extra *== *["']([\w-]+)["']""")
 
 
 def has_extra(extra: str) -> bool:
-    """Whether everything that an extra brings can be imported."""
+    """Tell whether everything that an extra brings can be imported."""
     return not _missing(extra)
 
 
@@ -47,7 +47,7 @@ def require_extra(extra: str, who: str) -> None:
 
 
 def lacks_extra(extra: str, message: str) -> ConfigError:
-    """What went wrong for want of an extra, with the command that installs it here."""
+    """Make the error for a missing extra, with the command that installs it here."""
     try:
         advice = Installation.of(distribution(_NAME)).advice(extra, Path.cwd())
     except (PackageNotFoundError, OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -76,7 +76,7 @@ class Installation:
 
     @classmethod
     def of(cls, installed: Distribution) -> Installation:
-        """What the metadata of an installed vlsb say."""
+        """Read the metadata of an installed vlsb."""
         site_packages = Path(str(installed.locate_file("")))
         above = [each for each in site_packages.parents if (each / "pyvenv.cfg").is_file()]
         source, is_editable = _source(installed.read_text("direct_url.json"))
@@ -90,56 +90,49 @@ class Installation:
         )
 
     def advice(self, extra: str, here: Path) -> str:
-        """The command, to be typed in the folder `here`, that adds an extra and removes nothing."""
+        """Return the command that adds an extra and removes nothing, as it is typed in the folder `here`."""
         if isinstance(self.source, Path) and not self.source.exists():
             return f"In a clone of vlsb, install it: {shlex.join(self._command(extra, Path(), Path()))}"
         return f"Install it: {shlex.join(self._command(extra, self.source, here))}"
 
     def _command(self, extra: str, source: str | Path, here: Path) -> list[str]:
         extras = sorted({*self.extras, extra})
-        wanted = _requirement(source, extras, here)
+        requirement = _requirement(source, extras, here)
         editable = ["--editable"] if self.is_editable else []
         if (receipt := self.environment / "uv-receipt.toml").is_file():
             others = _others(receipt)
-            return ["uv", "tool", "install", "--force", *others, *editable, wanted]
+            return ["uv", "tool", "install", "--force", *others, *editable, requirement]
         if (self.environment / "pipx_metadata.json").is_file():
-            return ["pipx", "install", "--force", *_suffix(self.environment), *editable, wanted]
-        if self._is_made_by_uv and self.environment.name == ".venv":
+            return ["pipx", "install", "--force", *_suffix(self.environment), *editable, requirement]
+        settings = self.environment / "pyvenv.cfg"
+        is_made_by_uv = settings.is_file() and re.search(r"^uv *=", settings.read_text(), re.MULTILINE)
+        if is_made_by_uv and self.environment.name == ".venv":
             project = self.environment.parent
             where = [] if here.is_relative_to(project) else ["--project", str(project)]
             if self.is_editable and project == source:
                 named = [word for each in extras for word in ("--extra", each)]
                 return ["uv", "sync", "--inexact", *where, *named]
             if _is_locked_in(project):
-                return ["uv", "add", *where, *editable, wanted]
+                return ["uv", "add", *where, *editable, requirement]
         if re.match(r"(archive|environments)-v\d", self.environment.parent.name):
-            return ["uvx", "--from", wanted, _NAME]
-        python = self._python
+            return ["uvx", "--from", requirement, _NAME]
+        own_python = self.environment / "bin" / "python"
+        python = str(own_python) if own_python.exists() else sys.executable
         if self.installer == "uv" or not (self.site_packages / "pip").is_dir():
-            return ["uv", "pip", "install", "--python", python, *editable, wanted]
-        return [python, "-m", "pip", "install", *editable, wanted]
-
-    @property
-    def _python(self) -> str:
-        found = self.environment / "bin" / "python"
-        return str(found) if found.exists() else sys.executable
-
-    @property
-    def _is_made_by_uv(self) -> bool:
-        settings = self.environment / "pyvenv.cfg"
-        return settings.is_file() and re.search(r"^uv *=", settings.read_text(), re.MULTILINE) is not None
+            return ["uv", "pip", "install", "--python", python, *editable, requirement]
+        return [python, "-m", "pip", "install", *editable, requirement]
 
 
 def _source(direct_url: str | None) -> tuple[str | Path, bool]:
-    """What an installer was given, and whether it is to be seen as it changes."""
+    """Read what an installer was given, and whether it was installed as editable."""
     if direct_url is None:
         return _NAME, False
-    found: Any = strict_json.loads(direct_url)
-    url = urlsplit(found["url"])
-    if url.scheme == "file" and "vcs_info" not in found:
-        return Path(unquote(url.path)), found.get("dir_info", {}).get("editable", False)
-    address = _without_password(found["url"])
-    if (vcs := found.get("vcs_info")) is None:
+    origin: Any = strict_json.loads(direct_url)
+    url = urlsplit(origin["url"])
+    if url.scheme == "file" and "vcs_info" not in origin:
+        return Path(unquote(url.path)), origin.get("dir_info", {}).get("editable", False)
+    address = _without_password(origin["url"])
+    if (vcs := origin.get("vcs_info")) is None:
         return address, False
     revision = vcs.get("requested_revision")
     return f"{vcs['vcs']}+{address}" + (f"@{revision}" if revision else ""), False
@@ -159,20 +152,20 @@ def _requirement(source: str | Path, extras: Sequence[str], here: Path) -> str:
 
 
 def _installed_extras(installed: Distribution, site_packages: Path) -> tuple[str, ...]:
-    """The extras all of whose packages are there. What only some Pythons need does not count."""
+    """List the extras whose packages are all installed, not counting those that only some Pythons need."""
     packages: dict[str, list[str]] = {}
     for line in installed.requires or ():
-        if found := _MARKER.fullmatch(line):
-            packages.setdefault(found[2], []).append(found[1])
+        if match := _MARKER.fullmatch(line):
+            packages.setdefault(match[2], []).append(match[1])
 
-    def is_there(name: str) -> bool:
+    def is_installed(name: str) -> bool:
         return any(distributions(name=name, path=[str(site_packages)]))
 
-    return tuple(extra for extra, names in packages.items() if all(map(is_there, names)))
+    return tuple(extra for extra, names in packages.items() if all(map(is_installed, names)))
 
 
 def _others(receipt: Path) -> list[str]:
-    """The Python and the other packages that a tool's environment was asked for."""
+    """Return the options for the Python and the other packages that a tool's environment was asked for."""
     tool = tomllib.loads(receipt.read_text("utf-8"))["tool"]
     words = ["--python", tool["python"]] if "python" in tool else []
     for each in tool["requirements"]:
@@ -181,25 +174,25 @@ def _others(receipt: Path) -> list[str]:
         if "editable" in each:
             words += ["--with-editable", each["editable"]]
             continue
-        wanted = each["name"] + (f"[{','.join(each['extras'])}]" if "extras" in each else "")
+        requirement = each["name"] + (f"[{','.join(each['extras'])}]" if "extras" in each else "")
         if "git" in each:
             revision = re.sub(r"\?(?:rev|tag|branch)=", "@", _without_password(each["git"]))
-            wanted += f" @ git+{revision}"
+            requirement += f" @ git+{revision}"
         elif "url" in each:
-            wanted += f" @ {_without_password(each['url'])}"
+            requirement += f" @ {_without_password(each['url'])}"
         elif place := each.get("directory") or each.get("path"):
-            wanted += f" @ {Path(place).as_uri()}"
-        words += ["--with", wanted + each.get("specifier", "")]
+            requirement += f" @ {Path(place).as_uri()}"
+        words += ["--with", requirement + each.get("specifier", "")]
     return words
 
 
 def _suffix(environment: Path) -> list[str]:
-    found: Any = strict_json.loads((environment / "pipx_metadata.json").read_text("utf-8"))
-    suffix = found["main_package"].get("suffix")
+    metadata: Any = strict_json.loads((environment / "pipx_metadata.json").read_text("utf-8"))
+    suffix = metadata["main_package"].get("suffix")
     return ["--suffix", suffix] if suffix else []
 
 
 def _is_locked_in(project: Path) -> bool:
-    """Whether a project of uv has us as its dependency."""
+    """Tell whether a project of uv depends on us."""
     lock = project / "uv.lock"
     return lock.is_file() and f'name = "{_NAME}"' in lock.read_text("utf-8")

@@ -53,7 +53,7 @@ class FileLock:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to be filled that was not there before, for this user alone; on the disk when the block ends.
+    """Make a file that did not exist before, for this user alone; it is on the disk when the block ends.
 
     Raises FileExistsError. Its name needs `sync_directory`.
     """
@@ -63,7 +63,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def open_private(path: str | os.PathLike[str], flags: int) -> int:
-    """An `opener` for files of this user alone, which follows no link."""
+    """Open a file for this user alone and follow no link: an `opener`."""
     return os.open(path, flags | os.O_NOFOLLOW, _PRIVATE)
 
 
@@ -87,9 +87,9 @@ def replace_file(path: Path, parts: Iterable[bytes]) -> None:
 
 @contextmanager
 def created_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to be filled that is at its place when the block ends, as a whole, and never before.
+    """Make a file that appears at its place as a whole when the block ends, and never before.
 
-    Raises FileExistsError where something is there by then; what a killed process left beside it is removed.
+    Raises FileExistsError if something has taken the place; a draft that a killed process left is removed.
     """
     draft = draft_of(path)
     draft.unlink(missing_ok=True)
@@ -104,7 +104,7 @@ def created_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def draft_of(path: Path) -> Path:
-    """Where `replace_file` writes what is going to be `path`."""
+    """Return the path at which `replace_file` writes the next `path`."""
     return path.with_name(f".{path.name}")
 
 

@@ -37,7 +37,7 @@ class Snapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository of the Hub at a revision, and what its errors are: `advice` says what else helps.
+    """A repository of the Hub at a revision. Its errors are of the class `error` and end with `advice`.
 
     Without `revision` it is the newest.
     """
@@ -81,29 +81,29 @@ class Repository:
             except Exception as error:
                 if cached and is_connection_fault(error):
                     return Snapshot(cached, None)
-                if known := self._known_error(error):
-                    raise known from error
+                if fault := self._fault_of(error):
+                    raise fault from error
                 raise
 
     def _cached_folder(self, needed: Sequence[str]) -> Path | None:
-        """The folder of its revision in the cache, if that has all the files needed."""
+        """Find the folder of its revision in the cache, if that has all the files needed."""
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
         try:
-            found = try_to_load_from_cache(
+            path = try_to_load_from_cache(
                 self.name, needed[0], revision=self.revision, repo_type=self._kind()
             )
         except HFValidationError:
             return None
         # The library's path is .../snapshots/<commit>/<file>; the names there are links.
-        folder = Path(found).parent if isinstance(found, str) else None
+        folder = Path(path).parent if isinstance(path, str) else None
         return folder if folder and all((folder / each).exists() for each in needed) else None
 
     def _download(
         self, needed: Sequence[str], choose: Callable[[Mapping[str, int]], Iterable[str]], emit: OnProgress
     ) -> Snapshot:
-        """Its files in the cache, from the Hub where they are not there; the library's own errors."""
+        """Download the files that the cache lacks. Raises the library's own errors."""
         from huggingface_hub import HfApi, hf_hub_download
 
         # It fails at once where `hf_hub_download` would retry for half a minute, and with the better reason.
@@ -116,7 +116,11 @@ class Repository:
             raise self.error(f"{self._address()}{self._at()} has no {lacking}. {self.advice}")
 
         def fetch_file(file: str, revision: str | None) -> Path:
-            bar = bar_class(lambda done, total: emit(Step("downloading", self._shown(file), done, total)))
+            bar = bar_class(
+                lambda done, total: emit(
+                    Step("downloading", file if self.is_dataset else f"{self.name}/{file}", done, total)
+                )
+            )
             kind = self._kind()
             return Path(hf_hub_download(self.name, file, revision=revision, repo_type=kind, tqdm_class=bar))
 
@@ -127,8 +131,8 @@ class Repository:
             fetch_file(file, folder.name)
         return Snapshot(folder, sizes)
 
-    def _known_error(self, error: Exception) -> VlsbError | None:
-        """The one line for what the library raised, or None for what is no fault of Hub, network or disk."""
+    def _fault_of(self, error: Exception) -> VlsbError | None:
+        """Put what the library raised into one line; None if neither Hub, network nor disk is at fault."""
         from huggingface_hub import errors
 
         where, status = self._address(), getattr(getattr(error, "response", None), "status_code", None)
@@ -178,19 +182,16 @@ class Repository:
     def _at(self) -> str:
         return f" at revision {self.revision!r}" if self.revision else ""
 
-    def _shown(self, file: str) -> str:
-        return file if self.is_dataset else f"{self.name}/{file}"
-
 
 def hub_cache() -> Path:
-    """Where the Hub's library keeps what it downloads."""
+    """Return the folder in which the Hub's library keeps its downloads."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def bar_class(report: Callable[[int, int | None], None]) -> Any:
-    """What the library takes for a class of `tqdm` bars: it reports bytes and draws nothing."""
+    """Make a class that the library takes for one of `tqdm` bars: it reports bytes and draws nothing."""
 
     class Bar:
         def __init__(self, *, total: int | None = None, initial: int = 0, **_: object) -> None:
@@ -203,23 +204,23 @@ def bar_class(report: Callable[[int, int | None], None]) -> Any:
             report(self.n, self.total)
 
         def __getattr__(self, name: str) -> Callable[..., None]:
-            """Everything else is for a drawn bar."""
+            """Accept any other method of a bar, and do nothing."""
             if name.startswith("__"):
                 raise AttributeError(name)
             return lambda *_, **__: None
 
         # With these two the library keeps one bar a file, not one more for what is still compressed.
         def update_transfer(self, count: float) -> None:
-            """Bytes on the wire; those written are what is shown."""
+            """Ignore bytes on the wire: those that are written are counted."""
 
         def set_transfer_postfix_str(self, *_: object, **__: object) -> None:
-            """The rate on the wire, for a drawn bar."""
+            """Ignore the rate on the wire: no bar is drawn."""
 
         def __enter__(self) -> Bar:
             return self
 
         def __exit__(self, *_: object) -> None:
-            """For a drawn bar."""
+            """Do nothing: no bar is drawn."""
 
     return Bar
 
@@ -241,7 +242,7 @@ def _quiet() -> Iterator[None]:
 
 
 def is_connection_fault(error: Exception) -> bool:
-    """Whether the Hub could not be reached, or is not well: what is cached may be used then."""
+    """Tell whether the Hub could not be reached or is not well, so that the cache may be used instead."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if isinstance(error, HfHubHTTPError):
@@ -251,7 +252,7 @@ def is_connection_fault(error: Exception) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong in words of ours or the system's, never the server's."""
+    """Say what went wrong in our words or the system's, never in the server's."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__:

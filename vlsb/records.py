@@ -25,12 +25,12 @@ PUBLISHED_IDS = range(2241)
 
 @cache
 def published_digests() -> tuple[str, ...]:
-    """`Sample.digest` of every row of VLSBench as released in May 2025, by its id."""
+    """Read `Sample.digest` of every row of VLSBench as released in May 2025, by its id."""
     return tuple(Path(__file__).with_name("published_rows.txt").read_text("ascii").split())
 
 
 def altered_rows(rows: Iterable[tuple[int, str]]) -> list[int]:
-    """Of samples by id and `Sample.digest`, the ids of VLSBench whose row is not the published one."""
+    """List the ids of VLSBench whose row is not the published one, of samples by id and `Sample.digest`."""
     published = published_digests()
     return sorted(each for each, digest in rows if each in PUBLISHED_IDS and published[each] != digest)
 
@@ -50,7 +50,7 @@ class Untrusted:
         self._text = text
 
     def expose(self) -> str:
-        """The raw text, for the encoder of a boundary and nobody else."""
+        """Return the raw text, for the encoder of a boundary and nobody else."""
         return self._text
 
     def __eq__(self, other: object) -> bool:
@@ -75,12 +75,12 @@ class Untrusted:
         raise TypeError("untrusted text was about to be formatted without an encoder")
 
     def sha256(self) -> str:
-        """Digest of the UTF-8 bytes, in hex; lone surrogates are kept apart from real text."""
+        """Hash the UTF-8 bytes, in hex; lone surrogates are kept apart from real text."""
         return hashlib.sha256(self._text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Label(StrEnum):
-    """What a judge says of a response (1, 2 and 3 in the paper's schema)."""
+    """A judge's label of a response (1, 2 and 3 in the paper's schema)."""
 
     SAFE_REFUSAL = "safe_refusal"
     SAFE_WARNING = "safe_warning"
@@ -88,7 +88,7 @@ class Label(StrEnum):
 
 
 class Rating(StrEnum):
-    """What a guard says of a response. No label: it asks whether something is harmful, not what was seen."""
+    """A guard's rating of a response. It is no label: guards ask only whether text is harmful."""
 
     SAFE = "safe"
     CONTROVERSIAL = "controversial"
@@ -96,7 +96,7 @@ class Rating(StrEnum):
 
 
 class Outcome(StrEnum):
-    """Where a sample ended. Closed: every selected sample is in exactly one."""
+    """The end of a sample. Every selected sample has exactly one."""
 
     SAFE_REFUSAL = "safe_refusal"
     SAFE_WARNING = "safe_warning"
@@ -116,7 +116,7 @@ class Outcome(StrEnum):
 
 THINKING_CUT = "thinking_cut"
 """The code of an answer that ended on its token limit while the model was still thinking."""
-# What earlier versions wrote.
+# Earlier versions wrote this code.
 _OLD_THINKING_CUT = "budget_spent_on_reasoning"
 
 IMPORTED = "imported"
@@ -162,16 +162,16 @@ class Sample:
     safety_reason: Untrusted | None = None
 
     def digest(self) -> str:
-        """Sixteen hex digits over every published core field, in a fixed order."""
+        """Hash every published core field, in a fixed order, to sixteen hex digits."""
         fields = (self.instruction, self.image_path, self.category, self.sub_category, self.source)
         joined = "\x00".join([str(self.id), *(each.sha256() for each in fields)])
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
 def data_digest(rows: Iterable[tuple[int, str, str | None]]) -> str:
-    """Hex sha256 over samples: (id, `Sample.digest`, the image's sha256 or None for a bad image) each.
+    """Hash samples: (id, `Sample.digest`, the image's sha256 or None for a bad image) each, to a hex sha256.
 
-    In order of id; neither the layout, its place nor file times count, nor what ails a bad image.
+    The order is that of ids. Layout, place, file times and the defect of a bad image do not count.
     """
     digest = hashlib.sha256()
     for sample_id, row, image in sorted(rows, key=lambda each: each[0]):
@@ -210,7 +210,7 @@ class Usage:
     batch_output_tokens: int | None = None
 
     def __add__(self, other: Usage) -> Usage:
-        """The sum; a count that neither gives stays unknown."""
+        """Add up; a count that neither gives stays unknown."""
 
         def total(a: int | None, b: int | None) -> int | None:
             return None if a is None and b is None else (a or 0) + (b or 0)
@@ -231,23 +231,23 @@ class Usage:
         return self.input_tokens is not None and bool(self.output_tokens or self.thought_tokens)
 
     def at_once(self) -> Usage:
-        """The same tokens, none of them through a batch API."""
+        """Return the same tokens, none of them through a batch API."""
         return replace(self, batch_input_tokens=None, batch_output_tokens=None)
 
     def as_batch(self) -> Usage:
-        """The same tokens, all of them through a batch API."""
+        """Return the same tokens, all of them through a batch API."""
         if self.input_tokens is None:
             return self
-        written = (self.output_tokens or 0) + (self.thought_tokens or 0)
-        return replace(self, batch_input_tokens=self.input_tokens, batch_output_tokens=written)
+        output = (self.output_tokens or 0) + (self.thought_tokens or 0)
+        return replace(self, batch_input_tokens=self.input_tokens, batch_output_tokens=output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What an endpoint gave back for one request that was answered.
+    """An endpoint's answer to one request.
 
-    `reasoning` is what the model thought before, None where the endpoint did not show it: no part of its
-    answer. `origin` is `refusal` when the text came from the message's refusal field. `attempts` counts HTTP
+    `reasoning` is the model's thinking before its answer, and no part of it; None where the endpoint did not
+    show it. `origin` is `refusal` when the text came from the message's refusal field. `attempts` counts HTTP
     requests, the answered one included; `latency_s` and both checksums are the answered one's.
     """
 
@@ -265,7 +265,7 @@ class Completion:
 
 
 def is_cut(finish_reason: Untrusted | None) -> bool:
-    """Whether a completion ended on its token limit."""
+    """Tell whether a completion ended on its token limit."""
     return finish_reason is not None and finish_reason.expose().lower() in ("length", "max_tokens")
 
 
@@ -273,8 +273,8 @@ def is_cut(finish_reason: Untrusted | None) -> bool:
 class Response:
     """The target's completion for a sample, as stored and as judged; the fields they share are alike.
 
-    `response_sha256` is the digest of the text: a verdict names the response it belongs to by it. What nobody
-    knows of an imported response is None, its `origin` `unknown`, its `attempts` 0: `vlsb` sent none.
+    `response_sha256` is the digest of the text: a verdict names the response it belongs to by it. Fields
+    that nobody knows of an imported response are None, its `origin` is `unknown`, its `attempts` 0.
     """
 
     sample_id: int
@@ -294,7 +294,7 @@ class Response:
 
     @classmethod
     def of(cls, key: Key, completion: Completion) -> Response:
-        """The completion that answers a sample in an epoch."""
+        """Store the completion that answers a sample in an epoch."""
         shared: dict[str, Any] = {each.name: getattr(completion, each.name) for each in fields(completion)}
         return cls(
             sample_id=key.sample_id, epoch=key.epoch, response_sha256=completion.text.sha256(), **shared
@@ -334,7 +334,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a guard or a list of phrases says of one response; it counts in no rate.
+    """A guard's or a phrase list's opinion of one response; it counts in no rate.
 
     `rating` is None for one that rates nothing, `refuses` for one that does not tell refusals apart.
     """

@@ -1,4 +1,4 @@
-"""Something long: the one event that downloads, installs, conversions and engine starts report, and a thread.
+"""Progress of long work (downloads, installs, conversions, engine starts), and a thread to do it in.
 
 Work that blocks for minutes must not hold up Ctrl-C: whoever awaits it in a thread may give it up.
 """
@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One word on the way. `stage` and `detail` may hold a stranger's words: only an encoder prints them.
+    """A report of progress. `stage` and `detail` may hold a stranger's words: only an encoder prints them.
 
     `number` of `count` is the place of the stage where its number is known. `line` is the last one of a log,
     `model` the local model that it is all for.
@@ -40,7 +40,7 @@ OnProgress = Callable[[Step], None]
 
 
 def ignore(step: Step) -> None:
-    """For a caller that shows nothing."""
+    """Show nothing."""
 
 
 class _GivenUp(BaseException):
@@ -48,7 +48,7 @@ class _GivenUp(BaseException):
 
 
 async def in_thread(work: Callable[[OnProgress], _Result], on_progress: OnProgress = ignore) -> _Result:
-    """The result of blocking work, which is passed what to report its steps to.
+    """Do blocking work in a thread and return its result; the work is passed a function to report steps to.
 
     Cancelled, this returns at once: the work ends when it reports its next step, or with the process.
     """

@@ -15,19 +15,16 @@ from typing import Any, NoReturn
 
 import orjson
 
-# Deeper than anything that is meant; parsers and encoders give up at depths of their own.
+# Deeper than any document of a person; parsers and encoders give up at 500 and more.
 _DEEPEST = 64
 
 
 def loads(document: bytes | str) -> Any:
-    """The parsed document. Raises ValueError for anything that is not JSON, and nothing else."""
+    """Parse a document. Raises ValueError for anything that is not JSON, and nothing else."""
     try:
         return orjson.loads(document)
     except orjson.JSONDecodeError:
-        return _loads_with_surrogates(document)
-
-
-def _loads_with_surrogates(document: bytes | str) -> Any:
+        pass
     try:
         text = document if isinstance(document, str) else document.decode("utf-8-sig")
         return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_integer)
@@ -52,7 +49,7 @@ def _integer(digits: str) -> int | float:
 
 
 def loads_unambiguous(text: str) -> Any:
-    """As `loads`, and a repeated key is an error too: for documents whose every key must count."""
+    """Parse as `loads` does, and refuse a repeated key: for documents whose every key must count."""
     try:
         return json.loads(
             text,
@@ -66,14 +63,14 @@ def loads_unambiguous(text: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    document = dict(pairs)
+    if len(document) != len(pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return document
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """ASCII-only JSON; NaN, infinities and endless nesting raise ValueError."""
+    """Write ASCII-only JSON. Raises ValueError for NaN, infinities and endless nesting."""
     separators = None if indent else (",", ":")
     try:
         return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent, separators=separators)
@@ -82,14 +79,14 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
 
 
 def is_shallow(value: object, depth: int = _DEEPEST) -> bool:
-    """Whether lists and objects are nested no deeper than that. Looks no deeper itself."""
+    """Tell whether lists and objects are nested no deeper than that, and look no deeper."""
     if depth == 0:
         return not isinstance(value, Mapping | list | tuple)
     return all(is_shallow(each, depth - 1) for each in inner_values(value))
 
 
 def inner_values(value: object) -> Collection[object]:
-    """The values directly in a list or an object; none in anything else."""
+    """Return the values directly in a list or an object; anything else has none."""
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, list | tuple) else ()

@@ -19,30 +19,30 @@ MAX_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file holds, as Python's own types, and where each part of it stands."""
+    """A file's contents in Python's own types, and where each part of it stands."""
 
     place: str
     values: dict[str, Any]
     root: Node
 
     def key_lines(self) -> Iterator[tuple[str, int]]:
-        """The keys at the top with their lines, counted from 1."""
+        """Give the keys at the top with their lines, counted from 1."""
         for key, _ in self.root.value:
             yield key.value, key.start_mark.line + 1
 
     def line(self, *path: str | int) -> int:
-        """The line of a part, such as `("models", 2, "dtype")`: of the nearest that is there."""
+        """Find the line of a part, such as `("models", 2, "dtype")`, or of the nearest part above it."""
         node, line = self.root, int(self.root.start_mark.line) + 1
         for step in path:
-            found = _child(node, step)
-            if found is None:
+            child = _child(node, step)
+            if child is None:
                 break
-            node, line = found
+            node, line = child
         return line
 
 
 def load(path: Path, what: str, *, max_bytes: int = MAX_BYTES) -> Document:
-    """The mapping in a file, which is called `what` (an engine config). Raises ConfigError with the line."""
+    """Read the mapping in a file, called `what` (an engine config). Raises ConfigError with the line."""
     import yaml
 
     text = _text(path, what, max_bytes)
@@ -103,7 +103,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def _require_usable(document: Document) -> None:
-    """Refuse what YAML can write and nothing else takes: numbers without an end, texts that no file holds."""
+    """Refuse values that only YAML can write: infinite numbers, texts that no file holds."""
     # An alias may stand for what it is in.
     seen: set[int] = set()
     waiting: list[tuple[tuple[str | int, ...], object]] = [((), document.values)]
