@@ -26,6 +26,7 @@ LEAVES = frozenset(
         "strict_yaml",
         "hub",
         "steps",
+        "wording",
         "_version",
         "extras",
     }

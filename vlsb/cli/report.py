@@ -36,6 +36,7 @@ from vlsb.store.summaries import (
     summarize_run,
     summarize_state,
 )
+from vlsb.wording import first_of
 
 # Reports of a run whoever judged it, or of judges that they are given themselves.
 _OF_ALL_JUDGES = ("--html", "--judge-bridge", "--bibtex")
@@ -174,9 +175,7 @@ def _runs(paths: list[Path], judge: str | None, screen: Screen) -> dict[Path, st
     runs = find_runs(paths)
     found = runs_of_judge(runs, judge)
     if without := [str(run) for run in runs if run not in found]:
-        names = ", ".join(without[:_MOST_NAMED])
-        more = f" and {len(without) - _MOST_NAMED} more" if len(without) > _MOST_NAMED else ""
-        screen.notice(f"Left out, since {judge} has not judged them: {names}{more}.")
+        screen.notice(f"Left out, since {judge} has not judged them: {first_of(without, _MOST_NAMED)}.")
     return found
 
 

@@ -29,6 +29,7 @@ from vlsb.store.data_root import remembered_data_root
 from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow, is_run
 from vlsb.store.state import Judged, RunState, load_state
 from vlsb.store.summaries import find_runs, stored_judge
+from vlsb.wording import first_of
 
 _DEFAULT_LIMIT = 5
 _DEFAULT_FAILED_LIMIT = 20
@@ -114,11 +115,8 @@ def show_command(
 
 def _page(run: Path, wanted: Wanted, judge: str | None, data_root: Path | None, screen: Screen) -> str:
     if not is_run(run):
-        found = [str(each) for each in find_runs([run])]
-        more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
-        raise ConfigError(
-            f"{run} is a directory of runs. Name one of them: {', '.join(found[:_SHOWN_NAMES])}{more}."
-        )
+        names = first_of(find_runs([run]), _SHOWN_NAMES)
+        raise ConfigError(f"{run} is a directory of runs. Name one of them: {names}.")
     state = load_state(run)
     entry = stored_judge(state.manifest, judge)
     _require_known(wanted, state.manifest)

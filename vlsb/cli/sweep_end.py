@@ -25,6 +25,7 @@ from vlsb.sweep.board import Board, Entry, Status
 from vlsb.sweep.cells import Work
 from vlsb.sweep.ended import EndedRuns
 from vlsb.sweep.money import Budget
+from vlsb.wording import first_of
 
 _MOST_ROWS = 25
 _MOST_LINES = 36
@@ -145,9 +146,7 @@ def _cause_line(group: Sequence[Entry]) -> str:
         line = f"{line}.{_why_gaps(group[0])}"
     if not others:
         return line
-    more = len(others) - _MOST_NAMES
-    named = ", ".join(others[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
-    return f"{line.rstrip('.')}. Likewise: {named}"
+    return f"{line.rstrip('.')}. Likewise: {first_of(others, _MOST_NAMES)}"
 
 
 def _why_gaps(entry: Entry) -> str:

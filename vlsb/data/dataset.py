@@ -20,6 +20,7 @@ from vlsb.data.rows import ROWS_FILE, load_rows, unreadable
 from vlsb.data.shards import shard_paths, unpack
 from vlsb.errors import DatasetError, ImageError
 from vlsb.records import ImageFile, Sample
+from vlsb.wording import first_of
 
 IMAGES_FOLDER = "imgs"
 LAYOUTS = "a folder with data.json and imgs/, with data.json and imgs.tar, or with its *.parquet files"
@@ -117,11 +118,9 @@ def _refuse_bad(images: Mapping[int, ImageFile | ImageError]) -> None:
     if not bad:
         return
     first, reason = next(iter(bad.items()))
-    ids = ", ".join(map(str, list(bad)[:SHOWN_IDS]))
-    more = f" and {len(bad) - SHOWN_IDS} more" if len(bad) > SHOWN_IDS else ""
     raise ImageError(
         f"The image cannot be used in {len(bad)} of {len(images)} rows, instruction_id "
-        f"{ids}{more}. Row with instruction_id {first}: {reason.message}. "
+        f"{first_of(list(bad), SHOWN_IDS)}. Row with instruction_id {first}: {reason.message}. "
         "Mend them, or go on without them: --skip-bad-images.",
         detail=reason.detail,
     ) from reason

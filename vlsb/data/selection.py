@@ -18,6 +18,7 @@ from typing import Any
 
 from vlsb.errors import ConfigError
 from vlsb.records import Sample, Untrusted
+from vlsb.wording import first_of
 
 SHOWN_NAMES = 8
 _POSITIONS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
@@ -93,9 +94,8 @@ def select(samples: Sequence[Sample], selection: Selection) -> tuple[Sample, ...
 def _matching(samples: Sequence[Sample], selection: Selection) -> list[Sample]:
     wanted_ids = frozenset(selection.sample_ids)
     if unknown := sorted(wanted_ids - {sample.id for sample in samples}):
-        shown = ", ".join(map(str, unknown[:SHOWN_NAMES]))
-        more = f" and {len(unknown) - SHOWN_NAMES} more" if len(unknown) > SHOWN_NAMES else ""
-        raise ConfigError(f"--sample-id {shown}{more}: no such instruction_id in the data set.")
+        ids = first_of(unknown, SHOWN_NAMES)
+        raise ConfigError(f"--sample-id {ids}: no such instruction_id in the data set.")
     chosen = [sample for sample in samples if not wanted_ids or sample.id in wanted_ids]
     filters: list[tuple[str, tuple[str, ...], Callable[[Sample], Untrusted]]] = [
         ("--category", selection.categories, lambda sample: sample.category),

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
+from vlsb.wording import first_of
 
 if TYPE_CHECKING:
     from vlsb.data.check import DatasetCounts, DatasetReport
@@ -105,8 +106,7 @@ def _problems(report: DatasetReport) -> Iterator[str]:
 
 
 def _ids(ids: tuple[int, ...]) -> str:
-    shown = ", ".join(map(str, ids[:_SHOWN_IDS]))
-    return f"{shown} and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else shown or "none"
+    return first_of(ids, _SHOWN_IDS) or "none"
 
 
 def _text(text: Untrusted, style: str = "") -> Text:

@@ -21,6 +21,7 @@ from vlsb.errors import ConfigError
 from vlsb.records import Label, Untrusted
 from vlsb.reports.answers import MAX_WIDTH, Field, Page
 from vlsb.reports.encode import csv_document, for_json, for_terminal, from_csv, json_document
+from vlsb.wording import first_of
 
 _COLUMNS = ("item", "image_path", "instruction", "response", "response_sha256", "label", "note")
 _LABELS = {label.value: label for label in Label} | dict(zip("123", Label, strict=True))
@@ -137,10 +138,8 @@ def parse_sheet(raw: bytes, *, completed_by: str | None = None) -> list[SheetLab
 def require_no(problems: Sequence[str]) -> None:
     """Raise ConfigError if there is a problem with a sheet."""
     if problems:
-        more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
-        raise ConfigError(
-            f"The sheet was not imported, nothing was changed. {'; '.join(problems[:_SHOWN_PROBLEMS])}{more}."
-        )
+        first = first_of(problems, _SHOWN_PROBLEMS, separator="; ")
+        raise ConfigError(f"The sheet was not imported, nothing was changed. {first}.")
 
 
 def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -27,6 +27,7 @@ from vlsb.models.prices import Price, PriceTable
 from vlsb.records import PUBLISHED_IDS, ImageFile, Sample, Untrusted, altered_rows
 from vlsb.store.codec import Decoder, to_json
 from vlsb.store.journal import require_own_files
+from vlsb.wording import first_of
 
 FILE = "run.json"
 SCHEMA = 2
@@ -421,7 +422,7 @@ def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collec
         raise OtherJudgeError(
             f"{directory} was started with another judge. Resume it with its own; vlsb judge "
             f"{shlex.quote(str(directory))} adds this one beside it",
-            detail=Untrusted(_in_short(judges)),
+            detail=_in_short(judges),
         )
     _refuse(directory, [*judges, *others], "Use the old ones, or --name for a new run")
 
@@ -442,13 +443,12 @@ def require_same_data(
 def _refuse(directory: Path, found: Sequence[str], advice: str) -> None:
     if found:
         raise RunMismatchError(
-            f"{directory} was started with other settings. {advice}", detail=Untrusted(_in_short(found))
+            f"{directory} was started with other settings. {advice}", detail=_in_short(found)
         )
 
 
-def _in_short(found: Sequence[str]) -> str:
-    more = f"; and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
-    return "; ".join(found[:_SHOWN_DIFFERENCES]) + more
+def _in_short(differences: Sequence[str]) -> Untrusted:
+    return Untrusted(first_of(differences, _SHOWN_DIFFERENCES, separator="; "))
 
 
 def _judge_differences(old: Manifest, new: Manifest) -> Iterator[str]:

@@ -36,6 +36,7 @@ from vlsb.store.state import (
     sent_data_digest,
     sent_images,
 )
+from vlsb.wording import first_of
 
 # Deviations under which a local family is asked otherwise than the authors do.
 _OF_ANOTHER_PROMPT = ("chat template", "--hf-overrides", "--mm-processor-kwargs", "--tokenizer")
@@ -71,8 +72,7 @@ def _where_runs_are(path: Path) -> str:
     below = [str(child) for child in folders if _has_run(child)]
     if not below:
         return "A run is a directory with a run.json."
-    more = f" and {len(below) - _MOST_NAMED} more" if len(below) > _MOST_NAMED else ""
-    return f"There are runs in {', '.join(below[:_MOST_NAMED])}{more}: name these."
+    return f"There are runs in {first_of(below, _MOST_NAMED)}: name these."
 
 
 def _has_run(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from vlsb.errors import ConfigError
 from vlsb.records import Key, Sample, Untrusted
 from vlsb.store.imports.rows import ForeignRow
+from vlsb.wording import first_of
 
 _SHOWN = 5
 
@@ -65,10 +66,8 @@ def _in_order(samples: Sequence[Sample], found: Iterable[Key]) -> list[Key]:
 
 
 def _refusal(refused: Sequence[Refused]) -> ConfigError:
-    shown = "; ".join(f"{each.where}: {each.reason}" for each in refused[:_SHOWN])
-    more = f"; and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
     return ConfigError(
-        f"{shown}{more}",
+        first_of([f"{each.where}: {each.reason}" for each in refused], _SHOWN, separator="; "),
         advice="Nothing was imported. Pass the data set that was asked about with --data-root, or leave "
         "such rows out with --skip-unknown.",
     )
