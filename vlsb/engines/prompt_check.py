@@ -11,7 +11,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -76,20 +76,20 @@ async def expected_ids(plan: ServerPlan, *, environment: Mapping[str, str]) -> t
         )
     # None for a local folder.
     revision = next((value for option, value in pairwise(plan.arguments) if option == "--revision"), None)
-    job = {
-        "source": plan.model.prompt_source,
-        "image_first": plan.model.protocol.image_first,
-        "template_has_bos": plan.model.template_has_bos,
-        "weights": plan.weights,
-        "revision": revision,
-        "text": PROBE_TEXT,
-        "picture": base64.b64encode(probe_image()).decode("ascii"),
-    }
+    job = loader.PromptJob(
+        source=plan.model.prompt_source,
+        image_first=plan.model.protocol.image_first,
+        template_has_bos=plan.model.template_has_bos,
+        weights=plan.weights,
+        revision=revision,
+        text=PROBE_TEXT,
+        image=base64.b64encode(probe_image()).decode("ascii"),
+    )
     own = {**engine_environment(environment, asks_hub=plan.asks_hub), **plan.environment}
     try:
         async with asyncio.timeout(LOADER_TIMEOUT_S):
             end = await run_script(
-                plan.engine.python, loader.__file__, job, environment=own, emit=lambda _: None
+                plan.engine.python, loader.__file__, asdict(job), environment=own, emit=lambda _: None
             )
     except TimeoutError:
         raise ServerTimeoutError(

@@ -246,14 +246,14 @@ def test_the_loader_is_told_the_weights_their_commit_and_the_probe(
     seen = json.loads((tmp_path / "seen").read_text())
     assert ids == (1, 2)
     assert seen["offline"] == "1"
-    assert seen["job"] | {"picture": ""} == {
+    assert seen["job"] | {"image": ""} == {
         "source": "processor",
         "image_first": False,
         "template_has_bos": False,
         "weights": "org/weights",
         "revision": "c" * 40,
         "text": PROBE_TEXT,
-        "picture": "",
+        "image": "",
     }
 
 
