@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb
-from tests.support.engine_wheels import WheelIndex, pip_settings, write_current_engine, write_environment
+from tests.support.engine_wheels import WheelIndex, uv_settings, write_current_engine, write_environment
 from tests.support.waiting import wait_until
 from vlsb.endpoints.credentials import Secret
 from vlsb.engines.install import MARKER, Engine, engine_prefix, repair_advice
@@ -69,7 +69,7 @@ def finished_engine(places: Places) -> Path:
 def test_an_engine_is_installed_by_one_command_which_can_be_typed_again(
     vlsb: Vlsb, wheels: Path, places: Places
 ) -> None:
-    first = vlsb("engine", "install", "llava_hf", env=pip_settings(wheels), timeout_s=INSTALL_DEADLINE_S)
+    first = vlsb("engine", "install", "llava_hf", env=uv_settings(wheels), timeout_s=INSTALL_DEADLINE_S)
     again = vlsb("engine", "install", "qwen2vl_vlguard")
 
     assert (first.code, again.code) == (0, 0)
@@ -136,7 +136,7 @@ def test_a_second_install_waits_for_the_first_and_finds_its_engine(
 def test_a_failed_install_says_why_and_where_its_log_is(vlsb: Vlsb, tmp_path: Path, places: Places) -> None:
     (tmp_path / "empty").mkdir()
 
-    settings = pip_settings(tmp_path / "empty")
+    settings = uv_settings(tmp_path / "empty")
     ended = vlsb("engine", "install", "llava_hf", env=settings, timeout_s=INSTALL_DEADLINE_S)
 
     (error,) = [line for line in ended.err.splitlines() if line.startswith("Error: ")]
@@ -285,7 +285,7 @@ def test_the_advice_for_a_broken_engine_is_a_command_that_makes_it_start(
     assert broken.code == 7
     assert "its environment lacks" in broken.err
     (advice,) = re.findall("`(vlsb engine [^`]*)`", broken.err)
-    rebuilt = vlsb(*shlex.split(advice)[1:], env=pip_settings(wheels), timeout_s=INSTALL_DEADLINE_S)
+    rebuilt = vlsb(*shlex.split(advice)[1:], env=uv_settings(wheels), timeout_s=INSTALL_DEADLINE_S)
     assert rebuilt.code == 0, rebuilt.err
     said = subprocess.run([prefix / "bin" / "vllm", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == "0.32.0+cpu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import os
+import json
 import re
 import subprocess
 import sys
@@ -114,9 +114,11 @@ def write_mllama_engine(folder: Path) -> None:
         write_wheel(folder, name, version)
 
 
-def pip_settings(folder: Path) -> dict[str, str]:
+def uv_settings(folder: Path) -> dict[str, str]:
     """A user's settings for an install from a folder alone, whatever this machine's settings are."""
-    return {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
+    settings = folder / "uv.toml"
+    settings.write_text(f"no-index = true\n{'find-links'} = [{json.dumps(str(folder))}]\n")
+    return {"UV_CONFIG_FILE": str(settings)}
 
 
 class WheelIndex:
@@ -184,7 +186,7 @@ class WheelIndex:
     @property
     def settings(self) -> dict[str, str]:
         """A user's settings for an install from here alone."""
-        return {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self.address, "NO_PROXY": "*"}
+        return {"UV_NO_CONFIG": "1", "UV_DEFAULT_INDEX": self.address, "NO_PROXY": "*"}
 
     def release(self) -> None:
         """From now on wheels are sent."""

@@ -5,14 +5,12 @@ No engine is imported: what there is to know of one is read from its files, or a
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import tomllib
 from collections import deque
@@ -28,7 +26,9 @@ import psutil
 
 from vlsb import strict_json
 from vlsb.endpoints.credentials import engine_environment, index_secrets
+from vlsb.engines.diagnosis import EngineLog
 from vlsb.engines.hardware import free_disk_bytes
+from vlsb.engines.process import start_process
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, EngineMissingError, ServerError
 from vlsb.files import FileLock, replace_file
@@ -65,12 +65,7 @@ print(json.dumps(found))
 # Imports torch and the whole engine, from a disk that has just been written.
 _CHECK_PATIENCE_S = 600.0
 _LINES_KEPT = 400
-# Asks the kernel to be killed with its parent, makes sure that this is still there, and becomes the program.
-# As `preexec_fn` it would run in the fork of a process that may have threads.
-_FOLLOW = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
-    "os.getppid() == int(sys.argv[1]) or os._exit(1); os.execv(sys.argv[2], sys.argv[2:])"
-)
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,7 +454,7 @@ class _Exit(NamedTuple):
 class _Build:
     """One environment being built; a step after the other, each reported before it begins, all into one log.
 
-    Whoever dies, no uv goes on writing: the kernel kills it with us, and until it has gone it holds the lock.
+    Whoever dies, no uv goes on writing: it ends with us, and until it has gone it holds the lock.
     """
 
     def __init__(
@@ -485,16 +480,15 @@ class _Build:
 
     def run(self) -> str:
         """Make the environment anew; returns the version that the engine in it says it has."""
-        settings = package_settings(self._environment)
         shutil.rmtree(self._prefix, ignore_errors=True)
         self._begin("Python environment")
         oldest, newest = self._pythons
         # Ours if the engine has wheels for it, else one that fits.
         is_ours = oldest <= sys.version_info[1] <= newest
         python = sys.executable if is_ours else f">=3.{oldest},<3.{newest + 1}"
-        self._uv(settings.variables, "venv", "--no-project", "--python", python, str(self._prefix))
+        self._uv("venv", "--no-project", "--python", python, str(self._prefix))
         self._begin("engine and its packages")
-        self._uv(settings.variables, "pip", "install", *self._install_arguments(settings))
+        self._uv("pip", "install", *self._install_arguments())
         if not self._has_gpu:
             _add_vllm_metadata(self._prefix, self._pin.cpu[0].partition("==")[0])
         self._begin("starting the engine once")
@@ -505,13 +499,11 @@ class _Build:
             raise self._failure("the engine was installed and does not start.", end)
         return version[1]
 
-    def _install_arguments(self, settings: PackageSettings) -> list[str]:
+    def _install_arguments(self) -> list[str]:
         # Wheels need no compiler, and no code of theirs runs while they are installed.
         arguments = ["--python", str(self._prefix / "bin" / "python"), "--only-binary", ":all:"]
-        if settings.has_no_index:
-            arguments.append("--no-index")
         if self._has_gpu:
-            if settings.is_plain:
+            if not _has_own_source(self._environment):
                 # Not `auto`: a newer driver's CUDA may have no build of the pinned torch.
                 arguments.append(f"--torch-backend=cu{self._pin.cuda.replace('.', '')}")
             return [*arguments, *self._pin.gpu]
@@ -522,17 +514,19 @@ class _Build:
                 arguments += [f"--{option}", str(listed)]
         return [*arguments, *self._pin.cpu]
 
-    def _uv(self, variables: Mapping[str, str], *arguments: str) -> None:
+    def _uv(self, *arguments: str) -> None:
         from uv import find_uv_bin
 
         try:
             program = find_uv_bin()
         except FileNotFoundError as error:
             raise ServerError("uv is not in this program's environment. Install vlsb again.") from error
-        end = self._run_command([program, "--color", "never", *arguments], variables)
+        # From a folder without a project, whose settings would be uv's too.
+        command = [program, "--color", "never", "--directory", str(self._log.parent), *arguments]
+        end = self._run_command(command, index_secrets(self._environment))
         if end.code == 0:
             return
-        fault = uv_fault(end.code, end.lines)
+        fault = " ".join(filter(None, (uv_fault(end.code, end.lines), pip_advice(self._environment))))
         if self._step.number == 1 and _NO_PYTHON.search("\n".join(end.lines)):
             oldest, newest = self._pythons
             version = pinned_version(self._pin, has_gpu=self._has_gpu)
@@ -546,38 +540,31 @@ class _Build:
         self, command: Sequence[str], variables: Mapping[str, str], patience_s: float = 24 * 3600.0
     ) -> _Exit:
         """Run one command to its end; killed when its time is over, and gone whichever way this is left."""
-        kept: deque[str] = deque(maxlen=_LINES_KEPT)
-        with (
-            self._log.open("a", 1, "utf-8") as log,
-            subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _FOLLOW, str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**install_environment(self._environment), **variables},
-                cwd=self._log.parent,
-                # Ctrl-C on the terminal is ours to hear.
-                start_new_session=True,
-                pass_fds=(self._lock,),
-            ) as process,
-        ):
-            log.write(f"$ {' '.join(command)}\n")
-            late = threading.Timer(patience_s, _kill, [process.pid])
-            late.start()
-            try:
-                assert process.stdout is not None
-                for raw in process.stdout:
-                    line = _LOGIN.sub("", raw.decode("utf-8", "replace").rstrip())
-                    kept.append(line)
-                    log.write(f"{line}\n")
-                    self._read_line(line)
-                # Without collecting it: as long as it is there, its number is nobody else's.
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            finally:
-                late.cancel()
-                late.join()
-                _kill(process.pid)
-        return _Exit(process.returncode, tuple(kept))
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(f"$ {' '.join(command)}\n")
+        log, kept = EngineLog(self._log), deque[str](maxlen=_LINES_KEPT)
+        process = start_process(
+            command,
+            environment={**install_environment(self._environment), **variables},
+            log=self._log,
+            keeps=self._lock,
+        )
+        ends_at = time.monotonic() + patience_s
+        try:
+            while True:
+                code = process.exit_code()
+                for line in log.new_lines():
+                    kept.append(_LOGIN.sub("", line.rstrip()))
+                    self._read_line(kept[-1])
+                if code is not None:
+                    return _Exit(code, tuple(kept))
+                if time.monotonic() > ends_at:
+                    process.kill()
+                time.sleep(_LOOK_S)
+        finally:
+            process.kill()
+            text = self._log.read_text("utf-8", "replace")
+            self._log.write_text(_LOGIN.sub("", text), "utf-8")
 
     def _begin(self, stage: str) -> None:
         self._step = Step(stage, number=self._step.number + 1, count=self._step.count)
@@ -613,11 +600,6 @@ def _add_vllm_metadata(prefix: Path, distribution: str) -> None:
     (folder / "RECORD").write_text(files, "utf-8")
 
 
-def _kill(group: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
 # What uv says.
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
@@ -629,8 +611,8 @@ _NO_PYTHON = re.compile(r"No (?:interpreter|download) found|cpython-")
 # The most telling first: what no index has is a build, then a version, then a package.
 _UNMATCHED = (r"depends? on ([^\s,]+\+[^\s,]+)", r"no versions? of ([^\s,]+)", r"Because (\S+) was not found")
 _LOCAL_BUILD = (
-    "Builds for the CPU are kept beside the usual package index: name the folder (UV_FIND_LINKS, or "
-    "find-links in pip.conf) or the index (UV_INDEX, or extra-index-url in pip.conf) that has them."
+    "Builds for the CPU are kept beside the usual package index: name the folder (UV_FIND_LINKS) or "
+    "the index (UV_INDEX) that has them."
 )
 _FAULTS = (
     (
@@ -640,13 +622,13 @@ _FAULTS = (
     ),
     (
         r"invalid peer certificate|CertificateRequired",
-        "the package index's certificate is not trusted here. Name the right ones (SSL_CERT_FILE, or cert in "
-        "pip.conf), or take the system's (UV_SYSTEM_CERTS=1).",
+        "the package index's certificate is not trusted here. Name the right ones (SSL_CERT_FILE), or "
+        "take the system's (UV_SYSTEM_CERTS=1).",
     ),
     (
         r"\b(?:401 Unauthorized|403 Forbidden|407 Proxy Authentication)|proxy authorization required",
-        "the package index or a proxy refuses access. Check its address and login in the settings of uv or "
-        "pip; a keyring is asked only where the address has a user name.",
+        "the package index or a proxy refuses access. Check its address and login in uv's settings; "
+        "a keyring is asked only where the address has a user name.",
     ),
     (
         r"the network was disabled",
@@ -658,8 +640,7 @@ _FAULTS = (
     ),
     (
         r"Request failed|[Ff]ailed to (?:fetch|download)|error sending request|error decoding response body",
-        "the package index cannot be reached. Check the network and the settings of uv or pip (index, "
-        "proxy).",
+        "the package index cannot be reached. Check the network and uv's settings (index, proxy).",
     ),
     (r"Permission denied|os error (?:13|30)\b", "a folder cannot be written."),
 )
@@ -676,7 +657,7 @@ def uv_fault(code: int, lines: Sequence[str]) -> str:
         found = next(filter(None, (re.search(pattern, plain) for pattern in _UNMATCHED)), None)
         wanted = found[1] if found else "what the engine requires"
         is_local = "+" in wanted
-        hint = _LOCAL_BUILD if is_local else "It may have been withdrawn, or settings of uv or pip hide it."
+        hint = _LOCAL_BUILD if is_local else "It may have been withdrawn, or uv's settings hide it."
         return f"uv finds no version of {wanted[:80]} that fits. {hint}"
     if code == -signal.SIGKILL:
         return "uv was killed; this machine may be short of memory."
@@ -685,139 +666,78 @@ def uv_fault(code: int, lines: Sequence[str]) -> str:
 
 # Where packages come from.
 
-
-class PackageSettings(NamedTuple):
-    """Where uv takes packages from: variables, which may hold passwords, and what has none.
-
-    `has_no_index` says that pip is told to ask none, `is_plain` that nobody chose an index or a torch.
-    """
-
-    variables: Mapping[str, str]
-    has_no_index: bool
-    is_plain: bool
-
-
 # For the user's own installs: here they would choose another place, another Python or other packages.
 _OTHER_INSTALLS = re.compile(
     r"UV_(?:BREAK_SYSTEM_PACKAGES|BUILD_CONSTRAINT|EXCLUDE|MANAGED_PYTHON|NO_BINARY\w*|NO_BUILD\w*"
     r"|NO_MANAGED_PYTHON|OVERRIDE|PRERELEASE|PROJECT\w*|PYTHON|REQUIRE_HASHES|RESOLUTION|SYSTEM_PYTHON"
     r"|VENV_\w+|WORKING_DIR\w*)"
 )
-_INDEXES = ("default-index", "index", "index-url", "extra-index-url", "no-index")
-# Of pip's settings: uv's variable, and what of it may stand in its own.
-_COUNTERPARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "cache-dir": ("UV_CACHE_DIR", ("cache-dir", "no-cache")),
-    "cert": ("SSL_CERT_FILE", ("system-certs", "native-tls")),
-    "client-cert": ("SSL_CLIENT_CERT", ()),
-    "constraint": ("UV_CONSTRAINT", ("constraint",)),
-    "default-timeout": ("UV_HTTP_TIMEOUT", ("http-timeout",)),
-    "keyring-provider": ("UV_KEYRING_PROVIDER", ("keyring-provider",)),
-    "no-cache-dir": ("UV_NO_CACHE", ("cache-dir", "no-cache")),
-    "proxy": ("ALL_PROXY", ("http-proxy", "https-proxy")),
-    "retries": ("UV_HTTP_RETRIES", ("http-retries",)),
-    "timeout": ("UV_HTTP_TIMEOUT", ("http-timeout",)),
-    "trusted-host": ("UV_INSECURE_HOST", ("insecure-host", "allow-insecure-host")),
+_SOURCES = frozenset({"default-index", "index", "index-url", "extra-index-url", "no-index", "torch-backend"})
+# Of pip's settings those without which its user gets no packages; uv has a variable for each.
+_UVS_NAMES: Mapping[str, str] = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE",
+    "client-cert": "SSL_CLIENT_CERT",
+    "proxy": "ALL_PROXY",
+    "trusted-host": "UV_INSECURE_HOST",
+    "keyring-provider": "UV_KEYRING_PROVIDER",
 }
 
 
-def package_settings(environment: Mapping[str, str]) -> PackageSettings:
-    """uv's own settings and, where it has none, pip's in uv's words, from pip's files and variables.
-
-    Raises ServerError for a file of pip's that cannot be read.
-    """
-    pips, in_uvs_files = _pip_settings(environment), _names_in_uv_files(environment)
-
-    def is_uvs(*keys: str) -> bool:
-        return any(
-            key in in_uvs_files or environment.get(f"UV_{key.upper().replace('-', '_')}") for key in keys
-        )
-
-    found = index_secrets(environment)
-    for name, (variable, keys) in _COUNTERPARTS.items():
-        if name in pips and not environment.get(variable) and not is_uvs(*keys):
-            found[variable] = _uv_value(name, pips[name])
-    if "find-links" in pips and not is_uvs("find-links"):
-        found["UV_FIND_LINKS"] = ",".join(
-            _absolute(each).replace(",", "%2C") for each in pips["find-links"].split()
-        )
-    if is_uvs(*_INDEXES):
-        return PackageSettings(found, has_no_index=False, is_plain=False)
-    if "index-url" in pips:
-        found["UV_DEFAULT_INDEX"] = pips["index-url"]
-    if "extra-index-url" in pips:
-        found["UV_INDEX"] = " ".join(pips["extra-index-url"].split())
-        if not is_uvs("index-strategy"):
-            # As pip does. uv's own way is to take nothing from an index behind the first that has a package.
-            found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
-    has_no_index = pips.get("no-index", "0").lower() in ("1", "on", "t", "true", "y", "yes")
-    is_plain = pips.keys().isdisjoint(_INDEXES) and not is_uvs("torch-backend")
-    return PackageSettings(found, has_no_index, is_plain)
-
-
-def _uv_value(name: str, value: str) -> str:
-    if name == "keyring-provider":
-        return value if value == "disabled" else "subprocess"
-    if name in ("retries", "default-timeout", "timeout"):
-        # Whole ones only.
-        return value.partition(".")[0]
-    if name == "cache-dir":
-        return str(Path(_absolute(value)) / "uv")
-    return " ".join(_absolute(each) for each in value.split())
-
-
-def _absolute(setting: str) -> str:
-    """A path as it is wherever uv runs; an address as it is."""
-    path = Path(setting).expanduser()
-    return str(path.absolute()) if path.exists() else setting
-
-
-def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """pip's settings for installs, as pip finds them: later files win, then variables; never an empty one."""
-    named, (*of_system, of_user) = environment.get("PIP_CONFIG_FILE", ""), _config_folders(environment)
-    files = [*(each / "pip" / "pip.conf" for each in of_system), Path("/etc/pip.conf")]
-    if not named or not Path(named).exists():
-        home = Path(environment.get("HOME") or Path.home())
-        files += [home / ".pip" / "pip.conf", of_user / "pip" / "pip.conf"]
-    parser = configparser.RawConfigParser()
-    for file in [] if named == os.devnull else [*files, Path(named)]:
-        try:
-            parser.read(file, "utf-8")
-        except (configparser.Error, UnicodeDecodeError) as error:
-            # What stands there may be a password.
-            raise ServerError(f"{file}: pip's settings cannot be read.") from error
-    found = [
-        *(each for section in ("global", "install") if section in parser for each in parser[section].items()),
-        *((name[4:], value) for name, value in environment.items() if name.startswith("PIP_")),
-    ]
-    return {name.lower().replace("_", "-"): value.strip() for name, value in found if value.strip()}
-
-
-def _names_in_uv_files(environment: Mapping[str, str]) -> set[str]:
-    """The names of what uv's own files set."""
-    *of_system, of_user = _config_folders(environment)
-    files = [each / "uv" / "uv.toml" for each in (*of_system, Path("/etc"), of_user)]
-    if named := environment.get("UV_CONFIG_FILE"):
-        files = [Path(named)]
-    names: set[str] = set()
-    for file in [] if environment.get("UV_NO_CONFIG") else files:
-        # One that cannot be read is uv's to refuse.
-        with suppress(OSError, ValueError):
-            found = tomllib.loads(file.read_text("utf-8"))
-            names.update(found, found.get("pip", {}))
-    return names
-
-
-def _config_folders(environment: Mapping[str, str]) -> list[Path]:
-    """Where programs keep their settings, by XDG: the system's folders, then the user's."""
-    home = Path(environment.get("HOME") or Path.home())
-    of_system = (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
-    return [*map(Path, of_system), Path(environment.get("XDG_CONFIG_HOME") or home / ".config")]
-
-
 def install_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment without secrets, and without settings that are for other installs."""
+    """Return the user's environment without secrets, and without settings that are for other installs."""
     return {
         name: value
         for name, value in engine_environment(environment, asks_hub=False).items()
         if not name.startswith(("PYTHON", "PIP_")) and not _OTHER_INSTALLS.fullmatch(name)
     }
+
+
+def _has_own_source(environment: Mapping[str, str]) -> bool:
+    """Tell whether uv's variables or files name an index or a build of torch."""
+    *of_system, of_user = _config_folders(environment)
+    files = [each / "uv" / "uv.toml" for each in (*of_system, Path("/etc"), of_user)]
+    if named := environment.get("UV_CONFIG_FILE"):
+        files = [Path(named)]
+    names = {name[3:].lower().replace("_", "-") for name in environment if name.startswith("UV_")}
+    for file in [] if environment.get("UV_NO_CONFIG") else files:
+        # One that cannot be read is uv's to refuse.
+        with suppress(OSError, ValueError):
+            settings = tomllib.loads(file.read_text("utf-8"))
+            names.update(settings, settings.get("pip", {}))
+    return not names.isdisjoint(_SOURCES)
+
+
+def pip_advice(environment: Mapping[str, str]) -> str:
+    """Name the settings that only pip reads, each with uv's variable for it; empty where there are none.
+
+    Values are left out: they may hold passwords.
+    """
+    named = environment.get("PIP_CONFIG_FILE", "")
+    files = [each / "pip" / "pip.conf" for each in _config_folders(environment)]
+    files += [Path("/etc/pip.conf"), _home(environment) / ".pip" / "pip.conf", Path(named)]
+    places = {name: f"PIP_{name.upper().replace('-', '_')}" for name in _UVS_NAMES}
+    places = {name: variable for name, variable in places.items() if environment.get(variable)}
+    for file in [] if named == os.devnull else files:
+        with suppress(OSError, ValueError):
+            for key in re.findall(r"^([\w-]+)[ \t]*[:=]", file.read_text("utf-8"), re.MULTILINE):
+                places.setdefault(key.lower().replace("_", "-"), f"{key} in {file}")
+    advice = [
+        f"{variable} for {places[name]}"
+        for name, variable in _UVS_NAMES.items()
+        if name in places and not environment.get(variable)
+    ]
+    return f"uv reads no settings of pip: set {', '.join(advice)}." if advice else ""
+
+
+def _config_folders(environment: Mapping[str, str]) -> list[Path]:
+    """Return where programs keep their settings, by XDG: the system's folders, then the user's."""
+    of_system = (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
+    of_user = environment.get("XDG_CONFIG_HOME") or _home(environment) / ".config"
+    return [*map(Path, of_system), Path(of_user)]
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("HOME") or Path.home())

