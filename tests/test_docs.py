@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import msgspec
 import pytest
 import typer.main
 from typer.exceptions import TyperException
@@ -29,10 +29,10 @@ from tests.commands.test_panel import QUIET
 from tests.support import provider_tables
 from tests.support.checkpoints import checkpoint
 from tests.support.records import make_failure, make_response, make_verdict
+from tests.support.schemas import FAILURE, KINDS_OF_EVENTS, SCHEMAS, faults
 from tests.test_layers import image
 from vlsb import config, errors, strict_json
 from vlsb.analysis.gate import Decision
-from vlsb.analysis.summary import ModelUsage, summarize
 from vlsb.cli import panel
 from vlsb.cli.app import app
 from vlsb.endpoints import connections, rates
@@ -43,11 +43,9 @@ from vlsb.endpoints.traffic import Event
 from vlsb.engines.install import Engine
 from vlsb.engines.plan import Wishes, plan_server
 from vlsb.models.catalog import find_profile
-from vlsb.records import Failure, Outcome, Response, Untrusted, Verdict
-from vlsb.reports.documents import to_json
+from vlsb.records import Outcome
 from vlsb.store import codec
 from vlsb.store.manifest import SCHEMA
-from vlsb.sweep.plan import plan_schema
 
 PROJECT = Path(vlsb.__file__).parents[1]
 DOCS = sorted((PROJECT / "docs").rglob("*.md"))
@@ -59,6 +57,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _BLOCK = re.compile(r"<!-- ([a-z][\w ]*) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
 _DEFAULT = re.compile(r"(.*) \(default: (.*)\)", re.DOTALL)
+_CLAUSE = re.compile(r"(?<=\w)(?:[.;:] |, up to |, such as |, as JSON| \()")
 
 
 def leaf_commands(command: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -99,16 +98,23 @@ def variable(option: Any) -> str:
     return f"VLSB_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
 
 
+def help_and_default(option: Any) -> tuple[str, str]:
+    """The help of an option and its default. Where that is no value, the help says it at its end."""
+    if said := _DEFAULT.fullmatch(option.help):
+        return said[1], said[2]
+    is_unset = option.default in (False, None, "") or option.default == []
+    return option.help, "" if is_unset else str(option.default)
+
+
 def option_line(option: Any) -> str:
-    """An option as the page shows it. Where its default is no value, the help says it at its end."""
-    said = _DEFAULT.fullmatch(option.help)
-    text, default = said.groups() if said else (option.help, option.default)
+    """An option as the page shows it, with the first clause of its help."""
+    text, default = help_and_default(option)
     first, *others = option.opts
     flags = [first if option.metavar is None else f"{first} {option.metavar}", *others]
     names = [f"`{each}`" for each in flags]
     names += [] if option.envvar == variable(option) else [f"`{option.envvar}`"]
-    shown = "" if default in (False, None, "") or default == [] else f" *{default}*"
-    return f"- {', '.join(names)}: {text}{shown}".replace("<", "\\<")
+    shown = f" *{default}*" if default else ""
+    return f"- {', '.join(names)}: {_CLAUSE.split(text)[0].rstrip('.')}{shown}".replace("<", "\\<")
 
 
 def option_list(words: tuple[str, ...]) -> str:
@@ -131,6 +137,26 @@ def option_list(words: tuple[str, ...]) -> str:
 def option_lists() -> str:
     """The options of every command that has some."""
     return "\n\n".join(option_list(words) for words, command in COMMANDS.items() if options(command))
+
+
+def option_facts() -> dict[str, list[dict[str, Any]]]:
+    """By command, everything about its options, for other programs."""
+    facts: dict[str, list[dict[str, Any]]] = {}
+    for words, command in COMMANDS.items():
+        for option in options(command):
+            text, default = help_and_default(option)
+            about = {"names": option.opts, "value": option.metavar, "variable": option.envvar}
+            facts.setdefault(f"vlsb {' '.join(words)}", []).append(
+                about | {"default": default or None, "help": text}
+            )
+    return facts
+
+
+DATA: dict[str, Callable[[], object]] = {
+    **{f"schemas/{name}": make for name, make in SCHEMAS.items()},
+    "options": option_facts,
+    "providers": provider_tables.facts,
+}
 
 
 def generated(block: str) -> str:
@@ -283,24 +309,10 @@ def test_every_command_is_shown_and_has_its_options_on_one_page() -> None:
     assert [words for words in COMMANDS if f"$ vlsb {' '.join(words)}" not in shown] == []
 
 
-def record_schema(kind: type) -> dict[str, Any]:
-    """The JSON schema of a stored record. Later versions may add fields, so it forbids none."""
-    texts = {Untrusted: {"type": "string"}}
-    return msgspec.json.schema(kind, schema_hook=texts.__getitem__)
-
-
-SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
-    "response": lambda: record_schema(Response),
-    "verdict": lambda: record_schema(Verdict),
-    "failure": lambda: record_schema(Failure),
-    "sweep-plan": plan_schema,
-}
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_a_schema_on_the_disk_is_that_of_the_program(name: str) -> None:
-    path = PROJECT / "docs" / "reference" / "schemas" / f"{name}.json"
-    text = f"{json.dumps(SCHEMAS[name](), indent=1)}\n"
+@pytest.mark.parametrize("name", DATA)
+def test_a_data_file_of_the_reference_is_what_the_program_says(name: str) -> None:
+    path = PROJECT / "docs" / "reference" / f"{name}.json"
+    text = f"{json.dumps(DATA[name](), indent=1)}\n"
     if WRITES:
         path.write_text(text, "utf-8")
         return
@@ -470,46 +482,50 @@ def stored_records() -> dict[str, dict[str, Any]]:
     """A record of each kind, as the run directory holds it."""
     response = make_response()
     return {
-        "responses.jsonl": codec.to_json(response),
-        "verdicts/<judge>.jsonl": codec.to_json(make_verdict(response)),
-        "failures.jsonl": codec.encode_failure(make_failure()) | {"judge": "gpt-4o.jsonl"},
+        "response": codec.to_json(response),
+        "verdict": codec.to_json(make_verdict(response)),
+        "failure": codec.encode_failure(make_failure()) | {"judge": "gpt-4o.jsonl"},
         # Who an event is about is stored as `lane`.
-        "events.jsonl": dict.fromkeys(("lane", *set(Event.__slots__) - {"stage"})),
+        "event": dict.fromkeys(("lane", *set(Event.__slots__) - {"stage"})),
     }
 
 
-def described_fields(file: str) -> set[str]:
-    """Every name that the page gives for a file's records, the common ones included."""
-    common = section("files", "Common to all `.jsonl` files")
-    return set(_INLINE.findall(_FENCE.sub("", common + section("files", f"`{file}`"))))
+@pytest.mark.parametrize("kind", stored_records())
+def test_every_field_of_a_stored_record_is_documented(kind: str) -> None:
+    record = stored_records()[kind] | codec.to_json(codec.Stamp(1, 0.1, "now"))
+
+    assert all_keys(record) - described_fields(SCHEMAS[kind]()) == set()
 
 
-@pytest.mark.parametrize("file", stored_records())
-def test_every_field_of_a_stored_record_is_documented(file: str) -> None:
-    record = stored_records()[file] | codec.to_json(codec.Stamp(1, 0.1, "now"))
+def described_fields(value: object) -> set[str]:
+    """The names of all fields that a schema describes."""
+    if isinstance(value, list):
+        return {name for inner in value for name in described_fields(inner)}
+    if not isinstance(value, dict):
+        return set()
+    own = {name for name, about in value.get("properties", {}).items() if about.get("description")}
+    return own | {name for inner in value.values() for name in described_fields(inner)}
 
-    assert all_keys(record) - described_fields(file) == set()
 
-
-def test_every_field_that_a_run_really_writes_is_documented(demo: DemoRun) -> None:
+def test_every_line_that_a_run_really_writes_is_as_its_schema_says(demo: DemoRun) -> None:
     """Events have more fields than the client's: those of a session's begin and end."""
     files = {
-        "responses.jsonl": ["responses.jsonl"],
-        "events.jsonl": ["events.jsonl"],
-        "verdicts/<judge>.jsonl": [f"verdicts/{judge['file']}" for judge in demo.manifest["judges"]],
+        "response": ["responses.jsonl"],
+        "event": ["events.jsonl"],
+        "verdict": [f"verdicts/{judge['file']}" for judge in demo.manifest["judges"]],
     }
 
-    written = {
-        file: {key for path in paths for record in demo.records(path) for key in all_keys(record)}
-        for file, paths in files.items()
-    }
+    records = {kind: [each for path in paths for each in demo.records(path)] for kind, paths in files.items()}
 
-    assert len(files["verdicts/<judge>.jsonl"]) == 2
-    assert {file: keys - described_fields(file) for file, keys in written.items()} == {
-        file: set() for file in files
-    }
-    assert all("epoch" in written[file] for file in files if file != "events.jsonl")
-    assert {"judge", "only_judge", "limit"} <= written["events.jsonl"]
+    assert len(files["verdict"]) == 2
+    for kind, rows in records.items():
+        assert [fault for each in rows for fault in faults(each, SCHEMAS[kind]())] == [], kind
+    assert all(
+        records[kind] and all("epoch" in each for each in records[kind]) for kind in ("response", "verdict")
+    )
+    assert {"judge", "only_judge", "limit"} <= all_keys(
+        {str(n): each for n, each in enumerate(records["event"])}
+    )
 
 
 def _called(node: ast.Call) -> str:
@@ -536,13 +552,11 @@ def kinds_of_events() -> set[str]:
 
 
 def test_every_kind_of_event_is_documented(demo: DemoRun) -> None:
-    listed = re.findall(r"^\| `(\w+)` \|", section("files", "`events.jsonl`"), re.MULTILINE)
-
     kinds = kinds_of_events()
 
     assert {event["kind"] for event in demo.records("events.jsonl")} <= kinds
     assert len(kinds) == 14
-    assert kinds <= set(listed)
+    assert kinds == set(KINDS_OF_EVENTS)
 
 
 def test_what_a_local_engine_adds_to_a_run_is_documented(tmp_path: Path) -> None:
@@ -553,60 +567,49 @@ def test_what_a_local_engine_adds_to_a_run_is_documented(tmp_path: Path) -> None
     wishes = Wishes(weights=str(checkpoint(tmp_path / "weights")))
     plan = plan_server(model, wishes, engine, environment={}, has_gpu=False)
 
-    manifest = set(_INLINE.findall(section("files", "`run.json`")))
-    events = set(_INLINE.findall(section("files", "`events.jsonl`")))
+    settings = SCHEMAS["run"]()["properties"]["settings"]
 
-    assert {f"engine.{fact}" for fact in plan.facts} <= manifest
-    assert all_keys(plan.facts["engine"]) | all_keys(plan.facts["weights"]) <= manifest
-    assert {"hub", "revision", *plan.facts["parallel"]} <= manifest
-    assert ENGINE_KILLED in described_fields("failures.jsonl")
-    assert {"engine_lost", "engine_restart"} <= events
+    assert faults({f"engine.{name}": value for name, value in plan.facts.items()}, settings) == []
+    assert len(plan.facts) > 5
+    assert {"hub", "revision"} <= described_fields(settings)
+    assert f"`{ENGINE_KILLED}`" in FAILURE["code"]
+    assert "`engine_lost`" in KINDS_OF_EVENTS["retry"]
 
 
 def test_every_field_of_the_manifest_is_documented_with_its_schema_number(demo: DemoRun) -> None:
-    described = set(_INLINE.findall(section("files", "`run.json`")))
-
-    manifest = dict(demo.manifest)
-    images, samples = manifest.pop("pictures"), manifest.pop("samples")
-    assert (len(images), len(samples), len(manifest["judges"])) == (25, 30, 2)
-    judges = {key for judge in manifest["judges"] for key in all_keys(judge)}
-    # `seed` is a field of the user's own, in `extra`.
-    written = all_keys(manifest) | (judges - {"seed"}) | {"pictures", "samples"}
-    assert written - described == set()
-    # Only data from the hub have these.
-    assert {"repository", "revision"} <= described
+    assert (len(demo.manifest["pictures"]), len(demo.manifest["samples"]), len(demo.manifest["judges"])) == (
+        25,
+        30,
+        2,
+    )
+    assert faults(demo.manifest, SCHEMAS["run"]()) == []
     assert f"**schema {SCHEMA}**" in page_text("files")
-    assert f"| `schema` | {SCHEMA} |" in section("files", "`run.json`")
 
 
 def test_the_example_lines_are_records_that_this_version_reads_and_writes(demo: DemoRun) -> None:
     decoder = codec.Decoder()
     decoders: dict[str, Callable[[codec.Json], object]] = {
-        "responses.jsonl": decoder.response,
-        "verdicts/<judge>.jsonl": decoder.verdict,
-        "failures.jsonl": decoder.failure,
-        "events.jsonl": dict,
+        "response": decoder.response,
+        "verdict": decoder.verdict,
+        "failure": decoder.failure,
+        "event": dict,
     }
     stamp = codec.to_json(codec.Stamp(1, 0.1, "now"))
     fields = {file: {frozenset(record | stamp)} for file, record in stored_records().items()}
-    fields["events.jsonl"] = {frozenset(event) for event in demo.records("events.jsonl")}
+    fields["event"] = {frozenset(event) for event in demo.records("events.jsonl")}
 
-    examples = {
-        file: [
-            strict_json.loads(line)
-            for language, block in _FENCE.findall(section("files", f"`{file}`"))
-            if language == "json"
-            for line in block.splitlines()
-        ]
-        for file in decoders
-    }
+    examples: dict[str, list[dict[str, Any]]] = {kind: [] for kind in decoders}
+    for language, block in _FENCE.findall(page_text("files")):
+        for line in block.splitlines() if language == "json" else ():
+            record = strict_json.loads(line)
+            (kind,) = [each for each in decoders if frozenset(record) in fields[each]]
+            examples[kind].append(record)
 
-    for file, records in examples.items():
-        assert records, file
+    for kind, records in examples.items():
+        assert records, kind
         for record in records:
-            decoders[file](record)
+            decoders[kind](record)
             decoder.stamp(record)
-            assert frozenset(record) in fields[file], file
 
 
 def test_the_numbers_of_the_limit_are_the_programs() -> None:
@@ -671,25 +674,41 @@ def test_every_outcome_is_documented() -> None:
     assert {outcome.value for outcome in Outcome} <= explained
 
 
-def test_every_field_of_the_json_report_is_documented() -> None:
-    name = Untrusted("demo")
-    summary = summarize(
-        [],
-        run=name,
-        path=name,
-        target=name,
-        judge=name,
-        simulated=True,
-        subset=True,
-        target_usage=ModelUsage(),
-        judge_usage=ModelUsage(),
-        duration_s=0.0,
-        target_models={},
-        judge_models={},
-    )
-    (report,) = json.loads(to_json([summary]))
-    del report["outcomes"]
+def test_what_commands_print_as_json_is_as_its_schema_says(demo: DemoRun) -> None:
+    """Two copies of the demo's run are two steps of one training, and a run that is not worse."""
+    folder = demo.directory.parents[1]
+    for step in (1, 2):
+        shutil.copytree(demo.directory, folder / "steps" / f"t-step-{step}")
+    first, second = "steps/t-step-1", "steps/t-step-2"
+    commands = {
+        "report": ("report", "runs"),
+        "comparison": ("compare", first, second),
+        "gate": ("gate", second, "--baseline", first, "--max-drop", "50"),
+        "agreement": ("agreement", first),
+        "leaderboard": ("report", "steps", "--leaderboard"),
+        "steps": ("report", "steps", "--steps", "--judge", "demo.jsonl"),
+        "doctor": ("doctor", "--offline"),
+    }
 
-    described = set(_INLINE.findall(page_text("reports")))
+    for name, words in commands.items():
+        printed = json.loads(vlsb_process(*words, "--format", "json", folder=folder))
+        assert printed, name
+        assert faults(printed, SCHEMAS[name]()) == [], name
 
-    assert all_keys(report) | {"outcomes"} <= described
+
+def test_the_profile_of_a_run_is_as_its_schema_says(tmp_path: Path) -> None:
+    options = ("--limit", "5", "--output-dir", "runs", "--profile", "profile.json", "--display", "none")
+    vlsb_process("run", "--model", "demo", *options, folder=tmp_path)
+
+    profile = json.loads((tmp_path / "profile.json").read_text("utf-8"))
+
+    assert set(profile["lanes"]) == {"target", "judge"}
+    assert faults(profile, SCHEMAS["profile"]()) == []
+
+
+def test_a_field_or_a_type_that_a_schema_does_not_have_would_be_noticed() -> None:
+    report = SCHEMAS["report"]()
+
+    assert faults([{"run": 1}], report) == ["[].run: 1 is no string"]
+    assert faults([{"extra": 1}], report) == ["[].extra"]
+    assert faults({"kind": "nothing"}, SCHEMAS["event"]()) == [".kind: 'nothing'"]

@@ -1,13 +1,12 @@
-"""The tables of `docs/reference/providers.md`, made from the program and the replies that tests replay."""
+"""The tables of the page on providers and its data file, from the program and the replies that tests replay."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tests.support.provider_errors import ROWS, Becomes, Row
+from tests.support.provider_errors import ROWS
 from vlsb.models.providers import PROVIDERS, Provider
 
 _REST = re.compile("remaining|reset")
@@ -28,39 +27,20 @@ def names() -> str:
 
 
 def differences() -> str:
-    """How each is asked first, how it withholds, and where that was read."""
+    """What a user has to know of each; the rest is in `facts`."""
     return _table(
-        ("provider", "left out", "schema", "withholds by", "limits in headers", "else", "read", "not read"),
+        ("provider", "left out", "note"),
         [
             (
                 each.name,
-                ", ".join(f"`{field}`" for field in each.unsent) or "nothing",
-                "sent" if each.structured else "JSON in words",
-                each.blocks,
-                ", ".join(f"`{name}`" for name in each.limit_headers if not _REST.search(name)) or "none",
+                ", ".join(
+                    [*(f"`{field}`" for field in each.unsent), *([] if each.structured else ["schema"])]
+                )
+                or "nothing",
                 each.notes,
-                _links(each),
-                each.remembered,
             )
             for each in HOSTED
-        ],
-    )
-
-
-def thinking() -> str:
-    """The fields that switch thinking."""
-    return _table(
-        ("provider", "models", "off", "on", "left out then"),
-        [
-            (
-                provider.name,
-                f"`{each.models.pattern}`",
-                _fields(each.off),
-                _fields(each.on),
-                ", ".join(f"`{field}`" for field in each.unsent),
-            )
-            for provider in HOSTED
-            for each in provider.thinking
+            if each.unsent or each.notes or not each.structured
         ],
     )
 
@@ -83,43 +63,51 @@ def batches() -> str:
     )
 
 
-def errors() -> str:
-    """For each provider and outcome what it sends, linked to its source."""
-    grouped: dict[tuple[str, Becomes], list[str]] = {}
-    for row in ROWS:
-        grouped.setdefault((row.provider, row.becomes), []).append(_linked(row))
-    return _table(
-        ("provider", "becomes", "what it sends"),
-        [(provider, str(becomes), ", ".join(sent)) for (provider, becomes), sent in grouped.items()],
-    )
+def facts() -> list[dict[str, Any]]:
+    """Return all that is known of each provider, with its source; those without a row of their own too."""
+    names = dict.fromkeys([*(each.name for each in PROVIDERS), *(row.provider for row in ROWS)])
+    own = {each.name: each for each in PROVIDERS}
+    return [
+        {"provider": name, **(_own_facts(own[name]) if name in own else {}), "does_not_answer": _errors(name)}
+        for name in names
+    ]
+
+
+def _own_facts(provider: Provider) -> dict[str, Any]:
+    return {
+        "left_out": list(provider.unsent),
+        "schema": "sent" if provider.structured else "JSON in words",
+        "withholds_by": provider.blocks,
+        "limits_in_headers": [name for name in provider.limit_headers if not _REST.search(name)],
+        "read": list(provider.sources),
+        "not_read": provider.remembered,
+        "thinking": [
+            {
+                "models": each.models.pattern,
+                "off": each.off if each.off is None else dict(each.off),
+                "on": each.on if each.on is None else dict(each.on),
+                "left_out_then": list(each.unsent),
+            }
+            for each in provider.thinking
+        ],
+    }
+
+
+def _errors(provider: str) -> list[dict[str, Any]]:
+    return [
+        {"status": row.status, "sends": row.spelling, "becomes": str(row.becomes), "source": row.source}
+        for row in ROWS
+        if row.provider == provider
+    ]
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "provider names": names,
     "provider differences": differences,
-    "provider thinking": thinking,
     "provider batches": batches,
-    "provider errors": errors,
 }
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def _links(provider: Provider) -> str:
-    return ", ".join(f"[{number}]({source})" for number, source in enumerate(provider.sources, 1))
-
-
-def _fields(fields: Mapping[str, Any] | None) -> str:
-    return "-" if fields is None else ", ".join(f"`{k}`: `{json.dumps(v)}`" for k, v in fields.items())
-
-
-def _linked(row: Row) -> str:
-    said = str(row.status) if row.spelling.startswith("status ") else f"{row.status} {row.spelling}"
-    address, _, note = row.source.partition(" ")
-    if not address.startswith("https:"):
-        return f"{said} ({row.source})"
-    note = note.replace("*", "\\*")
-    return f"[{said}]({address}) {note}".strip()
