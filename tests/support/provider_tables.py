@@ -1,4 +1,4 @@
-"""The tables of the page on providers and its data file, from the program and the replies that tests replay."""
+"""The tables of the page on providers, and its data file, from the program and the replies tests replay."""
 
 from __future__ import annotations
 

@@ -468,7 +468,7 @@ GATE: Fields = {
             {
                 "name": ("string", "The check."),
                 "value": ("number?", "What was measured."),
-                "interval": (["number?"], f"{RANGE}; null where there is none."),
+                "interval": ("array?", f"{RANGE}; null where there is none."),
                 "limit": ("number", "The limit."),
                 "decision": (("pass", "fail", "undecided"), "Of this check."),
             }
