@@ -18,6 +18,7 @@ from rich.text import Text
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_csv, for_json, for_markdown, for_terminal
+from vlsb.reports.report import Sentence, Table, text_of
 
 
 def bypass(stranger: Untrusted, place: Path, console: Console) -> None:
@@ -39,12 +40,24 @@ def bypass(stranger: Untrusted, place: Path, console: Console) -> None:
     for_json("a string of ours")  # refused
     ConfigError(stranger)  # refused
     ConfigError("wrong", detail="a string of ours")  # refused
+    sentence = Sentence("said: ", stranger)
+    Text(sentence)  # refused
+    "said: " + sentence  # refused
+    sentence + " was said"  # refused
+    " ".join([sentence])  # refused
+    told: str = sentence  # refused
+    place.write_text(sentence)  # refused
+    for_terminal(sentence)  # refused
+    Table("a title", [], [[{"said": stranger}]])  # refused
 
 
 def correct(stranger: Untrusted, place: Path, console: Console) -> Untrusted:
     console.print(Text(for_terminal(stranger)))
     place.write_text(for_csv(stranger) + for_markdown(stranger) + for_json(stranger))
     ConfigError("wrong", detail=stranger)
+    sentence = Sentence.join(", ", [stranger, "ours", Sentence("said: ", stranger)])
+    place.write_text(sentence.text(for_csv) + text_of(stranger, for_markdown))
+    Table(sentence, ["ours", stranger], [["ours", sentence]])
     return Untrusted("joined: " + for_terminal(stranger))
 """
 

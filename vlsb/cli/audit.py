@@ -17,7 +17,7 @@ from vlsb._version import __version__
 from vlsb.analysis.panel import is_panel
 from vlsb.cli import options as opt
 from vlsb.cli.audit_report import audit_report
-from vlsb.cli.command import TABLES, Result, command
+from vlsb.cli.command import TABLES, command
 from vlsb.cli.labelling import Labelling, Sheet, require_terminal
 from vlsb.cli.screen import Screen
 from vlsb.cli.show import missing_data, run_dataset
@@ -26,9 +26,10 @@ from vlsb.evaluation.options import Option
 from vlsb.files import new_file
 from vlsb.judging.human import human_judge, human_settings, human_verdict
 from vlsb.records import Key, Response, Sample, Untrusted, is_cut
-from vlsb.reports.audit import written
+from vlsb.reports.audit import audit_tables
 from vlsb.reports.encode import for_csv
 from vlsb.reports.labelling import SheetLabel, Task, parse_sheet, require_no, to_csv, to_label_studio
+from vlsb.reports.report import Report
 from vlsb.store.audit import Audit, AuditItem, draw_audit, require_audit
 from vlsb.store.manifest import JudgeEntry, read_manifest, require_run
 from vlsb.store.state import RunState, load_state
@@ -211,12 +212,12 @@ def _require_known(labels: Sequence[SheetLabel], items: Mapping[str, Response]) 
 
 @audit_app.command("report")
 @command(form=Option("How to write the report.", choices=TABLES))
-def report_command(run: Run) -> Result:
+def report_command(run: Run) -> Report:
     """Compare human labels with each other and with each judge's, and correct the judges' rates by them."""
-    report = audit_report(run)
-    if not report.annotators:
+    found = audit_report(run)
+    if not found.annotators:
         raise ConfigError(f"{run}: nobody has labelled yet. See vlsb audit label and vlsb audit import.")
-    return Result(partial(written, report))
+    return audit_tables(found)
 
 
 class _Desk:

@@ -13,7 +13,7 @@ from vlsb._version import __version__
 from vlsb.cli.checkup import Finding, Group, State
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal, json_document, versioned
-from vlsb.reports.terminal import MIN_WIDTH, text_console
+from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""

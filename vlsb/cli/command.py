@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, get_args
 
@@ -20,9 +20,11 @@ from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError, StoreError
 from vlsb.evaluation.options import Option, as_flag
 from vlsb.extras import require_extra
+from vlsb.reports import writers
+from vlsb.reports.report import Report
 
-TABLES = ("table", "json", "csv", "markdown", "latex")
-"""The formats of what is made of tables."""
+TABLES = writers.FORMATS
+"""The formats of what is made of tables: beside these, those of installed packages."""
 LIST = ("table", "json")
 """The formats of a list."""
 
@@ -40,8 +42,8 @@ class Result(NamedTuple):
     code: int = 0
 
 
-Returned = Result | str | int | None
-"""What a command may return: a result, the text of one, or an exit code."""
+Returned = Report | Result | str | int | None
+"""What a command may return: a report, another result, the text of one, or an exit code."""
 
 
 def command(
@@ -78,9 +80,14 @@ def command(
 
 
 def require_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Raise ConfigError for a value that is not one of an option's."""
-    if value not in choices:
-        raise ConfigError(f"{option} {value}: not one of {', '.join(choices)}.")
+    """Raise ConfigError for a value that is not one of an option's, nor a format of an installed package."""
+    if value in choices:
+        return
+    every = [*choices]
+    if set(TABLES) <= set(every):
+        every += writers.installed_formats()
+    if value not in every:
+        raise ConfigError(f"{option} {value}: not one of {', '.join(every)}.")
 
 
 def write_file(path: Path, content: str | bytes, *, mode: str = "wb") -> None:
@@ -159,6 +166,8 @@ def _deliver(returned: Returned, form: str, output: Path | None) -> int:
     if returned is None or isinstance(returned, int):
         return returned or 0
     screen = Screen()
+    if isinstance(returned, Report):
+        returned = Result(partial(writers.write, returned), returned.code)
     result = Result(lambda *_, **__: returned) if isinstance(returned, str) else returned
     text = result.write(form, width=screen.width, color=screen.has_color)
     if output is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from vlsb.cli import options as opt
-from vlsb.cli.command import TABLES, Result, command
+from vlsb.cli.command import TABLES, command
 from vlsb.evaluation.options import Option
+from vlsb.reports.report import Report
 
 
 @command(extra="stats", form=Option("How to write the comparison.", choices=TABLES))
@@ -30,13 +30,13 @@ def compare_command(
     show: Annotated[
         int, Option("List so many samples whose label changed, 0 for all.", metavar="N", min=0)
     ] = 10,
-) -> Result:
+) -> Report:
     """Compare runs on the same samples: what differs, whether it is more than noise, what changed."""
     # numpy, scipy and statsmodels: a second that help pages do not wait.
-    from vlsb.reports import comparison
+    from vlsb.reports.comparison import comparison_report
     from vlsb.store.comparisons import compare_runs
 
-    report = compare_runs(
+    compared = compare_runs(
         *paths, judge=judge, baseline=baseline, across_judges=across_judges, all_pairs=all_pairs
     )
-    return Result(partial(comparison.written, report, shown=show))
+    return comparison_report(compared, shown=show)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlsb.cli import options as opt
-from vlsb.cli.command import TABLES, Result, command, write_file
+from vlsb.cli.command import TABLES, command, write_file
 from vlsb.evaluation.options import Option
+from vlsb.reports.report import Report
 
 
 @command(extra="stats", form=Option("How to write the result.", choices=TABLES))
@@ -45,7 +45,7 @@ def gate_command(
         Path | None,
         Option("Also append the result as Markdown, as for $GITHUB_STEP_SUMMARY.", metavar="FILE"),
     ] = None,
-) -> Result:
+) -> Report:
     """Decide whether a run is no less safe than its baseline: exit code 0 pass, 10 fail, 11 undecided."""
     # numpy, scipy and statsmodels: a second that help pages do not wait.
     from vlsb.analysis.gate import Limits, decide
@@ -63,4 +63,4 @@ def gate_command(
         write_file(junit, gate.junit(result))
     if summary is not None:
         write_file(summary, gate.summary_markdown(result), mode="ab")
-    return Result(partial(gate.written, result), int(result.decision))
+    return gate.gate_report(result)

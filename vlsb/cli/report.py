@@ -19,14 +19,14 @@ from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
 from vlsb.reports import documents, latex, markdown, terminal
-from vlsb.reports.curves import asked_curves
-from vlsb.reports.curves import written as curves_text
+from vlsb.reports.curves import asked_curves, curves_report
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.guards import guards_of, guards_table
+from vlsb.reports.leaderboard import board_report
 from vlsb.reports.leaderboard import leaderboard as places
-from vlsb.reports.leaderboard import written as board_text
 from vlsb.reports.official import missing_questions, to_official
-from vlsb.reports.paper import written as parities_text
+from vlsb.reports.paper import paper_report
+from vlsb.reports.report import Report
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.state import load_state
 from vlsb.store.summaries import (
@@ -112,7 +112,7 @@ def report_command(
             variable="VLSB_REPORT_REDACT",
         ),
     ] = False,
-) -> Result | str | None:
+) -> Report | Result | str | None:
     """Show the rates of runs, with intervals, coverage and bounds. Also while a run is going.
 
     PATH is a run's directory, or one that holds runs.
@@ -153,18 +153,18 @@ def report_command(
         require_extra("stats", "vlsb report --judge-bridge")
         # numpy, scipy and statsmodels, which no other report needs.
         from vlsb.cli.bridge import bridges_of
-        from vlsb.reports import bridge
+        from vlsb.reports.bridge import bridge_report
 
-        return Result(partial(bridge.written, bridges_of(paths, *judge_bridge)))
+        return bridge_report(bridges_of(paths, *judge_bridge))
     if paper:
-        return Result(partial(parities_text, parities_of(_runs(paths, judge, screen))))
+        return paper_report(parities_of(_runs(paths, judge, screen)))
     named = None if judge is None else Untrusted(judge)
     if leaderboard:
         if (board := places(_summaries(paths), by=named)) is None:
             raise ConfigError("Nothing was judged there, so no run has a place.")
-        return Result(partial(board_text, board))
+        return board_report(board)
     if steps:
-        return Result(partial(curves_text, asked_curves(_summaries(paths), judge=named)))
+        return curves_report(asked_curves(_summaries(paths), judge=named))
     if format_ == "official":
         return _official(paths, judge, data_root, screen)
     return _rates(_runs(paths, judge, screen), format_, screen, load_prices(prices))

@@ -20,7 +20,8 @@ from vlsb.evaluation.options import Option
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_json, for_terminal, json_document, versioned
 from vlsb.reports.figures import counted
-from vlsb.reports.tables import Cell, Table, tables_text
+from vlsb.reports.report import Table, Words
+from vlsb.reports.writers.terminal import tables_text
 from vlsb.store.listing import SORTS, ListedRun, list_runs
 from vlsb.store.lock import lock_run
 from vlsb.store.manifest import require_run
@@ -85,7 +86,7 @@ def _problems(runs: Iterable[ListedRun]) -> Iterator[str]:
     return (for_terminal(Untrusted(each.problem)) for each in runs if each.problem)
 
 
-def _judges(run: ListedRun) -> Cell:
+def _judges(run: ListedRun) -> Words:
     """The first judges of a run: all of them would fold a row over many lines."""
     if not run.judges:
         return "none"

@@ -19,8 +19,8 @@ from vlsb.models.catalog import name_of_place
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted, dollars
-from vlsb.reports.tables import Cell as TableCell
-from vlsb.reports.tables import Table, tables_text
+from vlsb.reports.report import Table, Words
+from vlsb.reports.writers.terminal import tables_text
 from vlsb.sweep.board import Board, Entry, Status
 from vlsb.sweep.cells import Cell, Matrix, Work, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
@@ -84,7 +84,7 @@ def show_plan(wishes: SweepWishes, screen: Screen) -> int:
     return 0
 
 
-def _row(entry: Entry, cell: Cell | None, ahead: Outlook, download: str) -> list[TableCell]:
+def _row(entry: Entry, cell: Cell | None, ahead: Outlook, download: str) -> list[Words]:
     work, is_waiting = entry.work, entry.status is Status.WAITING
     name = work.name
     if cell is not None and safe_name(name_of_place(cell.model)) not in name:

@@ -10,18 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from vlsb.analysis.agreement import (
     Agreement,
     AgreementReport,
-    Coverage,
     Estimate,
     Pair,
-    Ranking,
-    RateChange,
     RefusalAgreement,
-    Together,
 )
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
-from vlsb.reports.encode import CsvCell, csv_document, for_json, json_document, versioned
+from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.figures import NO_FIGURE
-from vlsb.reports.tables import Cell, Table, tables_in
+from vlsb.reports.report import Records, Report, Table, Words
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -49,20 +45,28 @@ _NO_LABEL: Mapping[str, tuple[Outcome, ...]] = {
 }
 
 
-def written(report: AgreementReport, form: str, *, width: int, color: bool) -> str:
-    """The report in one of `FORMATS`."""
-    if form == "json":
-        return json_document(_object(report))
-    if form == "csv":
-        return _csv(report)
-    return tables_in(form, list(_tables(report)), width=width, color=color)
+def agreement_report(report: AgreementReport) -> Report:
+    """Return how far the judges agree."""
+    return Report(
+        tables=list(_tables(report)),
+        data=_object(report),
+        records=Records(
+            ("judges", "scope", "name", "measure", "n", "value", "low", "high"), list(_rows(report))
+        ),
+    )
 
 
 def _tables(report: AgreementReport) -> Iterator[Table]:
     yield Table(
         f"What became of the responses{_SIMULATED if report.simulated else ''}",
         ("judge", "responses", "labelled %", *(f"{name} %" for name in _NO_LABEL)),
-        [_coverage_row(judge, found) for judge, found in report.coverage.items()],
+        [
+            (
+                *(judge, f"{found.responses:,}"),
+                *(f"{found.share(*outcomes):.1f}" for outcomes in (JUDGED, *_NO_LABEL.values())),
+            )
+            for judge, found in report.coverage.items()
+        ],
         notes=["Refused: the judge or a filter of its provider. Invalid: no usable label, or one cut off."],
     )
     if report.pairs:
@@ -83,7 +87,14 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
         yield Table(
             "All at once, on the responses that each of them labelled",
             ("judges", "n", "of any %", "Fleiss' kappa", "95 % CI", "Krippendorff's alpha", "95 % CI"),
-            [_together_row(each) for each in report.together],
+            [
+                (
+                    *(", ".join(each.judges), f"{each.responses:,}", f"{each.share:.1f}"),
+                    *_coefficient(each.fleiss),
+                    *_coefficient(each.krippendorff),
+                )
+                for each in report.together
+            ],
             notes=["Without weights."] if any(pair.is_weighted for pair in report.pairs) else [],
         )
     if report.refusals:
@@ -99,13 +110,13 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
 
 
 def agreement_table(pair: Pair, title: str, notes: Sequence[str]) -> Table:
-    """Equal labels and kappa of one pair, which the title names."""
+    """Return equal labels and kappa of one pair, which the title names."""
     rows = [row[1:] for row in _agreement_rows(pair)]
     return Table(title, _AGREEMENT_HEADINGS[1:], rows, notes=notes)
 
 
 def labels_table(pair: Pair) -> Table:
-    """How many responses got each pair of labels, without weights."""
+    """Count the responses that got each pair of labels, without weights."""
     return Table(
         f"Labels of {pair.first} (rows) and {pair.second} (columns)",
         ("", *Label),
@@ -127,22 +138,31 @@ def _pair_tables(pair: Pair) -> Iterator[Table]:
             for name, found in pair.by_category.items()
         ],
     )
-    ranking = [] if pair.ranking is None else [_ranking_note(pair.ranking)]
+    notes = []
+    if pair.ranking is not None:
+        kendall, spearman = (
+            " ".join(_coefficient(each)) for each in (pair.ranking.kendall, pair.ranking.spearman)
+        )
+        notes.append(
+            f"The {pair.ranking.runs} runs ranked by safe rate: Kendall's tau {kendall}, Spearman's rho "
+            f"{spearman}."
+        )
     yield Table(
         f"Safe rates by {pair.first} and by {pair.second}, over what both labelled",
         ("run", "target", "n", "the one", "the other", "change", "95 % CI"),
-        [_change_row(each) for each in pair.by_run],
+        [
+            (
+                *(each.run, each.target, f"{each.responses:,}", f"{each.first:.2f}", f"{each.second:.2f}"),
+                *_shown(each.change, "+.2f", "+.1f"),
+            )
+            for each in pair.by_run
+        ],
         names=2,
-        notes=ranking,
+        notes=notes,
     )
 
 
-def _coverage_row(judge: str, found: Coverage) -> tuple[Cell, ...]:
-    shares = (found.share(*outcomes) for outcomes in (JUDGED, *_NO_LABEL.values()))
-    return (judge, f"{found.responses:,}", *(f"{share:.1f}" for share in shares))
-
-
-def _agreement_rows(pair: Pair) -> Iterator[tuple[Cell, ...]]:
+def _agreement_rows(pair: Pair) -> Iterator[tuple[Words, ...]]:
     """Of the three labels, and of safe against unsafe; each begins with one name of the pair."""
     found, three, safe = pair.agreement, "three", "safe or unsafe"
     counts = (f"{found.responses:,}", f"{found.images:,}")
@@ -150,26 +170,11 @@ def _agreement_rows(pair: Pair) -> Iterator[tuple[Cell, ...]]:
     yield (pair.second, safe, *counts, *_percent(found.safe_raw), *_coefficient(found.safe_kappa))
 
 
-def _together_row(found: Together) -> tuple[Cell, ...]:
-    counts = (f"{found.responses:,}", f"{found.share:.1f}")
-    return (", ".join(found.judges), *counts, *_coefficient(found.fleiss), *_coefficient(found.krippendorff))
-
-
-def _refusal_rows(found: RefusalAgreement) -> Iterator[tuple[Cell, ...]]:
+def _refusal_rows(found: RefusalAgreement) -> Iterator[tuple[Words, ...]]:
     yield (found.teller, found.judge, "agree %", f"{found.responses:,}", *_percent(found.raw))
     yield ("", "", "kappa", f"{found.responses:,}", *_coefficient(found.kappa))
     yield ("", "", "found %", f"{found.labelled:,}", *_percent(found.sensitivity))
     yield ("", "", "right %", f"{found.told:,}", *_percent(found.precision))
-
-
-def _change_row(found: RateChange) -> tuple[Cell, ...]:
-    rates = (f"{found.responses:,}", f"{found.first:.2f}", f"{found.second:.2f}")
-    return (found.run, found.target, *rates, *_shown(found.change, "+.2f", "+.1f"))
-
-
-def _ranking_note(found: Ranking) -> str:
-    kendall, spearman = (" ".join(_coefficient(each)) for each in (found.kendall, found.spearman))
-    return f"The {found.runs} runs ranked by safe rate: Kendall's tau {kendall}, Spearman's rho {spearman}."
 
 
 def _percent(found: Estimate) -> tuple[str, str]:
@@ -191,29 +196,29 @@ def _shown(found: Estimate, value: str, end: str) -> tuple[str, str]:
 def _object(report: AgreementReport) -> dict[str, object]:
     return {
         **versioned(SCHEMA),
-        "runs": [for_json(each) for each in report.runs],
+        "runs": report.runs,
         "simulated": report.simulated,
-        "labels": [label.value for label in Label],
+        "labels": list(Label),
         "judges": {
             judge: {
                 "responses": found.responses,
-                "outcomes": {outcome.value: count for outcome, count in found.outcomes.items()},
+                "outcomes": found.outcomes,
             }
             for judge, found in report.coverage.items()
         },
         "pairs": [_pair_object(pair) for pair in report.pairs],
         "together": [
             {
-                "judges": list(each.judges),
+                "judges": each.judges,
                 "responses": each.responses,
                 "share": each.share,
-                "fleiss_kappa": _estimate(each.fleiss),
-                "krippendorff_alpha": _estimate(each.krippendorff),
+                "fleiss_kappa": each.fleiss,
+                "krippendorff_alpha": each.krippendorff,
             }
             for each in report.together
         ],
         "refusals": [_refusal_object(each) for each in report.refusals],
-        "panels": {panel: list(members) for panel, members in report.panels.items()},
+        "panels": report.panels,
     }
 
 
@@ -225,10 +230,10 @@ def _refusal_object(found: RefusalAgreement) -> dict[str, object]:
         "teller_only": found.teller_only,
         "judge_only": found.judge_only,
         "neither": found.neither,
-        "agreement": _estimate(found.raw),
-        "kappa": _estimate(found.kappa),
-        "sensitivity": _estimate(found.sensitivity),
-        "precision": _estimate(found.precision),
+        "agreement": found.raw,
+        "kappa": found.kappa,
+        "sensitivity": found.sensitivity,
+        "precision": found.precision,
     }
 
 
@@ -237,18 +242,18 @@ def _pair_object(pair: Pair) -> dict[str, object]:
     return {
         "first": pair.first,
         "second": pair.second,
-        "confusion": [list(row) for row in pair.confusion],
+        "confusion": pair.confusion,
         "is_weighted": pair.is_weighted,
         **_agreement_object(pair.agreement),
-        "by_category": {for_json(name): _agreement_object(found) for name, found in pair.by_category.items()},
+        "by_category": {name: _agreement_object(found) for name, found in pair.by_category.items()},
         "by_run": [
             {
-                "run": for_json(each.run),
-                "target": for_json(each.target),
+                "run": each.run,
+                "target": each.target,
                 "responses": each.responses,
                 "first_safe_rate": each.first,
                 "second_safe_rate": each.second,
-                "change": _estimate(each.change),
+                "change": each.change,
             }
             for each in pair.by_run
         ],
@@ -256,8 +261,8 @@ def _pair_object(pair: Pair) -> dict[str, object]:
         if ranking is None
         else {
             "runs": ranking.runs,
-            "kendall_tau": _estimate(ranking.kendall),
-            "spearman": _estimate(ranking.spearman),
+            "kendall_tau": ranking.kendall,
+            "spearman": ranking.spearman,
         },
     }
 
@@ -266,26 +271,20 @@ def _agreement_object(found: Agreement) -> dict[str, object]:
     return {
         "responses": found.responses,
         "images": found.images,
-        "agreement": _estimate(found.raw),
-        "kappa": _estimate(found.kappa),
-        "safe_agreement": _estimate(found.safe_raw),
-        "safe_kappa": _estimate(found.safe_kappa),
+        "agreement": found.raw,
+        "kappa": found.kappa,
+        "safe_agreement": found.safe_raw,
+        "safe_kappa": found.safe_kappa,
     }
 
 
-def _estimate(found: Estimate) -> dict[str, float | None]:
-    return found._asdict()
-
-
-def _csv(report: AgreementReport) -> str:
-    """One row a number: of which judges, over what, and how many responses."""
-    rows: list[tuple[CsvCell, ...]] = [("judges", "scope", "name", "measure", "n", "value", "low", "high")]
+def _rows(report: AgreementReport) -> Iterator[tuple[CsvCell, ...]]:
+    """Return one row a number: of which judges, over what, and how many responses."""
     for judge, found in report.coverage.items():
         for outcome, count in found.outcomes.items():
-            rows.append((Untrusted(judge), "all", "", outcome.value, found.responses, count, None, None))
+            yield (Untrusted(judge), "all", "", outcome.value, found.responses, count, None, None)
     for judges, scope, name, measure, n, value in _numbers(report):
-        rows.append((Untrusted(judges), scope, name, measure, n, *value))
-    return csv_document(rows)
+        yield (Untrusted(judges), scope, name, measure, n, *value)
 
 
 def _numbers(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str, int, Estimate]]:

@@ -21,7 +21,7 @@ from vlsb.records import IMPORTED, JUDGED, Failure, Finding, Key, Outcome, Respo
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
 from vlsb.reports.notes import EXPLANATIONS
-from vlsb.reports.terminal import MIN_WIDTH, text_console
+from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
 
 MAX_WIDTH = 100
 """Longer lines are hard to read."""

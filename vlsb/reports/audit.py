@@ -9,9 +9,9 @@ from vlsb.analysis.audit import Agreement, Share
 from vlsb.analysis.correction import CorrectedRates
 from vlsb.analysis.rates import Interval
 from vlsb.records import Label, Untrusted
-from vlsb.reports.encode import CsvCell, csv_document, for_json, for_terminal, json_document, versioned
+from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.figures import NO_FIGURE, counted
-from vlsb.reports.tables import Table, tables_in
+from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -64,13 +64,12 @@ class AuditReport:
     uncorrected: Sequence[str]
 
 
-def written(report: AuditReport, form: str, *, width: int, color: bool) -> str:
-    """The report in one of `FORMATS`."""
-    if form == "json":
-        return json_document(_object(report))
-    if form == "csv":
-        return _csv(report)
-    return tables_in(form, list(_tables(report)), width=width, color=color)
+def audit_tables(report: AuditReport) -> Report:
+    """Return how people agree, how judges err by them, and the corrected rates."""
+    columns = ("run", "labels", "measured_by", "measure", "of", "n", "value", "low", "high")
+    return Report(
+        tables=list(_tables(report)), data=_object(report), records=Records(columns, list(_rows(report)))
+    )
 
 
 def _tables(report: AuditReport) -> Iterator[Table]:
@@ -85,7 +84,14 @@ def _tables(report: AuditReport) -> Iterator[Table]:
         yield Table(
             "Agreement on the same responses",
             ("labels", "measured by", "n", "agree", "95 % CI", "kappa"),
-            [_agreement_row(each) for each in report.compared],
+            [
+                (
+                    *(each.found, each.truth, f"{each.agreement.agreement.n:,}"),
+                    *_share(each.agreement.agreement),
+                    NO_FIGURE if each.agreement.kappa is None else f"{each.agreement.kappa:.2f}",
+                )
+                for each in report.compared
+            ],
             names=2,
             notes=[_INTERVALS],
         )
@@ -98,7 +104,11 @@ def _tables(report: AuditReport) -> Iterator[Table]:
             names=3,
             notes=["n are the responses to which the person gave the label."],
         )
-    rows = [row for each in report.corrected for row in _corrected_rows(each)]
+    rows = [
+        (each.judge, name, f"{rate.judge:.2f}", f"{rate.corrected:.2f}", _interval(rate.interval))
+        for each in report.corrected
+        for name, rate in each.rates.rates.items()
+    ]
     if rows:
         yield Table(
             "Corrected rates",
@@ -119,13 +129,7 @@ def _notes(report: AuditReport) -> Iterator[str]:
     yield from report.uncorrected
 
 
-def _agreement_row(each: Compared) -> tuple[str | Untrusted, ...]:
-    found = each.agreement
-    kappa = NO_FIGURE if found.kappa is None else f"{found.kappa:.2f}"
-    return (each.found, each.truth, f"{found.agreement.n:,}", *_share(found.agreement), kappa)
-
-
-def _error_rows(each: Compared) -> Iterator[tuple[str | Untrusted, ...]]:
+def _error_rows(each: Compared) -> Iterator[tuple[Words, ...]]:
     for label in Label:
         sensitivity, specificity = each.agreement.sensitivity[label], each.agreement.specificity[label]
         yield (
@@ -134,19 +138,14 @@ def _error_rows(each: Compared) -> Iterator[tuple[str | Untrusted, ...]]:
         )
 
 
-def _corrected_rows(each: Corrected) -> Iterator[tuple[str | Untrusted, ...]]:
-    for name, rate in each.rates.rates.items():
-        found = (f"{rate.judge:.2f}", f"{rate.corrected:.2f}", _interval(rate.interval))
-        yield (each.judge, name, *found)
-
-
-def _more_labels(each: Corrected) -> str:
-    judge = for_terminal(each.judge)
+def _more_labels(each: Corrected) -> Sentence:
     if each.more_labels is None:
-        return f"{judge}: no number of labels gives the safe rate a half-width of 2 points here."
-    if each.more_labels == 0:
-        return f"{judge}: the safe rate has a half-width of 2 points or less."
-    return f"{judge}: about {each.more_labels:,} more labels give the safe rate a half-width of 2 points."
+        words = "no number of labels gives the safe rate a half-width of 2 points here"
+    elif each.more_labels == 0:
+        words = "the safe rate has a half-width of 2 points or less"
+    else:
+        words = f"about {each.more_labels:,} more labels give the safe rate a half-width of 2 points"
+    return Sentence(each.judge, f": {words}.")
 
 
 def _share(share: Share) -> tuple[str, str]:
@@ -162,14 +161,14 @@ def _interval(interval: Interval) -> str:
 def _object(report: AuditReport) -> dict[str, object]:
     return {
         **versioned(SCHEMA),
-        "run": for_json(report.run),
-        "target": for_json(report.target),
+        "run": report.run,
+        "target": report.target,
         "simulated": report.simulated,
         "drawn": report.drawn,
         "images": report.images,
         "replaced": report.replaced,
         "later": report.later,
-        "annotators": {for_json(name): count for name, count in report.annotators.items()},
+        "annotators": report.annotators,
         "compared": [_compared_object(each) for each in report.compared],
         "corrected": [_corrected_object(each) for each in report.corrected],
         "notes": list(_notes(report)),
@@ -179,15 +178,15 @@ def _object(report: AuditReport) -> dict[str, object]:
 def _compared_object(each: Compared) -> dict[str, object]:
     found = each.agreement
     return {
-        "truth": for_json(each.truth),
-        "found": for_json(each.found),
+        "truth": each.truth,
+        "found": each.found,
         "is_between_people": each.is_between_people,
-        "agreement": _share_object(found.agreement),
+        "agreement": found.agreement,
         "kappa": found.kappa,
-        "sensitivity": {label.value: _share_object(found.sensitivity[label]) for label in Label},
-        "specificity": {label.value: _share_object(found.specificity[label]) for label in Label},
+        "sensitivity": {label: found.sensitivity[label] for label in Label},
+        "specificity": {label: found.specificity[label] for label in Label},
         "counts": [
-            {"truth": truth.value, "found": label.value, "responses": found.counts.get((truth, label), 0)}
+            {"truth": truth, "found": label, "responses": found.counts.get((truth, label), 0)}
             for truth in Label
             for label in Label
         ],
@@ -196,38 +195,27 @@ def _compared_object(each: Compared) -> dict[str, object]:
 
 def _corrected_object(each: Corrected) -> dict[str, object]:
     return {
-        "judge": for_json(each.judge),
+        "judge": each.judge,
         "human_labels": each.rates.human_labels,
         "images": each.rates.images,
-        "rates": {
-            name: {"judge": rate.judge, "corrected": rate.corrected, "interval": list(rate.interval)}
-            for name, rate in each.rates.rates.items()
-        },
+        "rates": each.rates.rates,
         "more_labels": each.more_labels,
     }
 
 
-def _share_object(share: Share) -> dict[str, object]:
-    return {"percent": share.percent, "interval": list(share.interval), "n": share.n}
-
-
-def _csv(report: AuditReport) -> str:
-    """One row a number: of which labels, measured by whom, for which label or rate."""
-    rows: list[tuple[CsvCell, ...]] = [
-        ("run", "labels", "measured_by", "measure", "of", "n", "value", "low", "high")
-    ]
+def _rows(report: AuditReport) -> Iterator[tuple[CsvCell, ...]]:
+    """Return one row a number: of which labels, measured by whom, for which label or rate."""
     for each in report.compared:
         head, found = (report.run, each.found, each.truth), each.agreement
-        rows.append((*head, "agreement", "", *_share_cells(found.agreement)))
-        rows.append((*head, "kappa", "", found.agreement.n, found.kappa, None, None))
+        yield (*head, "agreement", "", *_share_cells(found.agreement))
+        yield (*head, "kappa", "", found.agreement.n, found.kappa, None, None)
         for label in Label:
-            rows.append((*head, "sensitivity", label.value, *_share_cells(found.sensitivity[label])))
-            rows.append((*head, "specificity", label.value, *_share_cells(found.specificity[label])))
+            yield (*head, "sensitivity", label.value, *_share_cells(found.sensitivity[label]))
+            yield (*head, "specificity", label.value, *_share_cells(found.specificity[label]))
     for fixed in report.corrected:
         for name, rate in fixed.rates.rates.items():
             figures = (fixed.rates.human_labels, rate.corrected, *rate.interval)
-            rows.append((report.run, fixed.judge, "people", "corrected", name, *figures))
-    return csv_document(rows)
+            yield (report.run, fixed.judge, "people", "corrected", name, *figures)
 
 
 def _share_cells(share: Share) -> tuple[CsvCell, ...]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vlsb.analysis.agreement import Pair
 from vlsb.analysis.correction import CorrectedRate, CorrectedRates, ErrorCheck
 from vlsb.analysis.rates import Interval, Rates
 from vlsb.records import Untrusted
-from vlsb.reports.encode import CsvCell, csv_document, for_json, json_document, versioned
+from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, percent, share_of_selected
-from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
+from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -51,16 +51,16 @@ class Bridge:
     check: ErrorCheck
 
 
-def written(bridges: Sequence[Bridge], form: str, *, width: int, color: bool) -> str:
-    """The bridges in one of `FORMATS`."""
-    if form == "json":
-        return json_document([_object(each) for each in bridges])
-    if form == "csv":
-        return _csv(bridges)
-    return tables_in(form, list(_tables(bridges, ENCODERS[form])), width=width, color=color)
+def bridge_report(bridges: Sequence[Bridge]) -> Report:
+    """Return both judges' rates of each run, with a paper's sentence."""
+    return Report(
+        tables=list(_tables(bridges)),
+        data=[_object(each) for each in bridges],
+        records=Records(_COLUMNS, list(_rows(bridges))),
+    )
 
 
-def _tables(bridges: Sequence[Bridge], encode: Callable[[Untrusted], str]) -> Iterator[Table]:
+def _tables(bridges: Sequence[Bridge]) -> Iterator[Table]:
     simulated = " (SIMULATED)" if any(each.simulated for each in bridges) else ""
     yield Table(
         f"Safe rates under both judges{simulated}",
@@ -68,8 +68,8 @@ def _tables(bridges: Sequence[Bridge], encode: Callable[[Untrusted], str]) -> It
         [_rates_row(each, judge) for each in bridges for judge in (each.old, each.new)],
         names=2,
         notes=[
-            *(sentence(each, encode) for each in bridges),
-            *(_more_labels(each, encode) for each in bridges if each.new.audited is not None),
+            *map(sentence, bridges),
+            *(_more_labels(each) for each in bridges if each.new.audited is not None),
         ],
     )
     pairs = [(each, each.pair) for each in bridges if each.pair is not None]
@@ -81,32 +81,30 @@ def _tables(bridges: Sequence[Bridge], encode: Callable[[Untrusted], str]) -> It
         )
 
 
-def sentence(bridge: Bridge, encode: Callable[[Untrusted], str]) -> str:
-    """What a paper has to say of the number."""
+def sentence(bridge: Bridge) -> Sentence:
+    """Return what a paper has to say of the number."""
     new, interval = bridge.new, _range(bridge.new.rates.intervals["safe_rate"])
-    found = (
-        f"{encode(bridge.run)}: judged by {new.judge}, the safe rate of {encode(bridge.target)} is "
-        f"{percent(new.rates.safe_rate)} % (95 % CI {interval})"
-    )
     if new.rates.estimate != "all":
-        return f"{encode(bridge.run)}: {_of_part(new)}."
+        return Sentence(bridge.run, f": {_of_part(new)}.")
     if new.audited is not None:
         safe, images = new.audited.rates["safe_rate"], counted(new.audited.images, "image")
-        return (
-            f"{found}; on {new.audited.human_labels} blind human labels ({images}) its corrected safe rate "
+        end = (
+            f"; on {new.audited.human_labels} blind human labels ({images}) its corrected safe rate "
             f"is {safe.corrected:.1f} % (95 % CI {_range(safe.interval)})."
         )
-    if new.prior is not None:
-        return (
-            f"{found}; nobody has labelled these responses, and with the error rates of "
-            f"{bridge.check.source} it would be {new.prior.corrected:.1f} % "
-            f"(95 % CI {_range(new.prior.interval)})."
+    elif new.prior is not None:
+        end = (
+            f"; nobody has labelled these responses, and with the error rates of {bridge.check.source} it "
+            f"would be {new.prior.corrected:.1f} % (95 % CI {_range(new.prior.interval)})."
         )
-    return f"{found}, not corrected: nobody has labelled a sample of it (vlsb audit sample)."
+    else:
+        end = ", not corrected: nobody has labelled a sample of it (vlsb audit sample)."
+    rate = f" is {percent(new.rates.safe_rate)} % (95 % CI {interval}){end}"
+    return Sentence(bridge.run, f": judged by {new.judge}, the safe rate of ", bridge.target, rate)
 
 
 def _of_part(judge: JudgeRates) -> str:
-    """What is said of a judge that labelled a drawn part."""
+    """Tell what a judge found that labelled a drawn part."""
     rates = judge.rates
     rests_on = f"{counted(rates.labels, 'label')} to {counted(rates.images, 'image')} of a drawn part"
     if rates.safe_rate is None:
@@ -117,31 +115,28 @@ def _of_part(judge: JudgeRates) -> str:
     )
 
 
-def _more_labels(bridge: Bridge, encode: Callable[[Untrusted], str]) -> str:
-    name, more = encode(bridge.run), bridge.new.more_labels
+def _more_labels(bridge: Bridge) -> Sentence:
+    more = bridge.new.more_labels
     if more is None:
-        return (
-            f"{name}: no number of human labels gives {_HALF_WIDTH}, because other images would differ too."
-        )
-    if more == 0:
-        return f"{name}: the corrected safe rate has {_HALF_WIDTH} or less."
-    return f"{name}: about {more:,} more human labels would give {_HALF_WIDTH}."
+        words = f"no number of human labels gives {_HALF_WIDTH}, because other images would differ too"
+    elif more == 0:
+        words = f"the corrected safe rate has {_HALF_WIDTH} or less"
+    else:
+        words = f"about {more:,} more human labels would give {_HALF_WIDTH}"
+    return Sentence(bridge.run, f": {words}.")
 
 
-def _rates_row(bridge: Bridge, judge: JudgeRates) -> tuple[Cell, ...]:
+def _rates_row(bridge: Bridge, judge: JudgeRates) -> tuple[Words, ...]:
     rates, corrected = judge.rates, judge.corrected
     interval = None if rates.safe_rate is None else rates.intervals["safe_rate"]
     head = (bridge.run, judge.judge, share_of_selected(rates), percent(rates.safe_rate), _interval(interval))
     if corrected is None:
         return (*head, NO_FIGURE, NO_FIGURE, NO_FIGURE)
-    return (*head, f"{corrected.corrected:.2f}", _interval(corrected.interval), _correction(judge))
+    by = "a published check" if judge.audited is None else f"{judge.audited.human_labels} human labels"
+    return (*head, f"{corrected.corrected:.2f}", _interval(corrected.interval), by)
 
 
-def _correction(judge: JudgeRates) -> str:
-    return "a published check" if judge.audited is None else f"{judge.audited.human_labels} human labels"
-
-
-def _pair_row(bridge: Bridge, pair: Pair) -> tuple[Cell, ...]:
+def _pair_row(bridge: Bridge, pair: Pair) -> tuple[Words, ...]:
     agreement, change = pair.agreement, pair.by_run[0].change
     kappa = NO_FIGURE if agreement.kappa.value is None else f"{agreement.kappa.value:.3f}"
     no_interval = change.low is None or change.high is None
@@ -162,8 +157,8 @@ def _object(bridge: Bridge) -> dict[str, object]:
     pair = bridge.pair
     return {
         **versioned(SCHEMA),
-        "run": for_json(bridge.run),
-        "target": for_json(bridge.target),
+        "run": bridge.run,
+        "target": bridge.target,
         "simulated": bridge.simulated,
         "old": _judge_object(bridge.old),
         "new": _judge_object(bridge.new),
@@ -171,11 +166,11 @@ def _object(bridge: Bridge) -> dict[str, object]:
         if pair is None
         else {
             "responses": pair.agreement.responses,
-            "agreement": pair.agreement.raw._asdict(),
-            "kappa": pair.agreement.kappa._asdict(),
-            "change": pair.by_run[0].change._asdict(),
+            "agreement": pair.agreement.raw,
+            "kappa": pair.agreement.kappa,
+            "change": pair.by_run[0].change,
         },
-        "sentence": sentence(bridge, for_json),
+        "sentence": sentence(bridge),
     }
 
 
@@ -185,25 +180,23 @@ def _judge_object(judge: JudgeRates) -> dict[str, object]:
         "judge": judge.judge,
         "judged": judge.rates.labels,
         "safe_rate": judge.rates.safe_rate,
-        "interval": list(judge.rates.intervals["safe_rate"]),
+        "interval": judge.rates.intervals["safe_rate"],
         "human_labels": 0 if audited is None else audited.human_labels,
-        "corrected": None if audited is None else {name: _rate(rate) for name, rate in audited.rates.items()},
-        "corrected_by_published_check": None if judge.prior is None else _rate(judge.prior),
+        "corrected": None if audited is None else audited.rates,
+        "corrected_by_published_check": judge.prior,
         "more_labels": judge.more_labels,
         "estimate": judge.rates.estimate,
     }
 
 
-def _rate(rate: CorrectedRate) -> dict[str, object]:
-    return {"judge": rate.judge, "corrected": rate.corrected, "interval": list(rate.interval)}
+_COLUMNS = (
+    *("run", "target", "judge", "judged", "safe_rate", "safe_rate_low", "safe_rate_high"),
+    *("corrected", "corrected_low", "corrected_high", "human_labels", "estimate"),
+)
 
 
-def _csv(bridges: Sequence[Bridge]) -> str:
-    """A row for each run and judge."""
-    head = ("run", "target", "judge", "judged", "safe_rate", "safe_rate_low", "safe_rate_high")
-    rows: list[tuple[CsvCell, ...]] = [
-        (*head, "corrected", "corrected_low", "corrected_high", "human_labels", "estimate")
-    ]
+def _rows(bridges: Sequence[Bridge]) -> Iterator[tuple[CsvCell, ...]]:
+    """Return a row for each run and judge."""
     for bridge in bridges:
         for judge in (bridge.old, bridge.new):
             rates, corrected = judge.rates, judge.corrected
@@ -211,5 +204,4 @@ def _csv(bridges: Sequence[Bridge]) -> str:
             found = rates.labels, rates.safe_rate, *rates.intervals["safe_rate"]
             fixed = (None, None, None) if corrected is None else (corrected.corrected, *corrected.interval)
             people = 0 if judge.audited is None else judge.audited.human_labels
-            rows.append((*names, *found, *fixed, people, rates.estimate))
-    return csv_document(rows)
+            yield (*names, *found, *fixed, people, rates.estimate)

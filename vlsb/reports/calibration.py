@@ -11,7 +11,8 @@ from vlsb.analysis.rates import RateName
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.agreement import agreement_table, labels_table
 from vlsb.reports.figures import NO_FIGURE, counted, dollars
-from vlsb.reports.tables import Cell, Table, tables_text
+from vlsb.reports.report import Table
+from vlsb.reports.writers.terminal import tables_text
 
 if TYPE_CHECKING:
     from vlsb.analysis.agreement import Pair
@@ -58,7 +59,7 @@ class CalibrationReport:
 
 
 def calibration_text(report: CalibrationReport, *, width: int, color: bool) -> str:
-    """The report as text of at most `width` columns."""
+    """Return the report as text of at most `width` columns."""
     return tables_text(list(_tables(report)), width=width, color=color)
 
 
@@ -96,13 +97,13 @@ def _without_label(report: CalibrationReport) -> Iterator[str]:
             yield f"{judge} gave no label to {sum(missing.values())} of {report.drawn}: {ended}."
 
 
-def _rate_row(name: str, each: ExpectedChange) -> tuple[Cell, ...]:
+def _rate_row(name: str, each: ExpectedChange) -> tuple[str, ...]:
     low, high = each.interval
     expected = min(100.0, max(0.0, each.judge + each.change))
     return (name, f"{each.judge:.2f}", f"{expected:.2f}", f"{each.change:+.2f}", f"[{low:+.1f}, {high:+.1f}]")
 
 
-def _money_rows(each: Money) -> Iterator[tuple[Cell, ...]]:
+def _money_rows(each: Money) -> Iterator[tuple[str, ...]]:
     spent = tuple(f"{count:,}" for count in each.tokens)
     yield (each.judge, "so far", f"{each.requests:,}", *spent, _usd(each, each.usd), "")
     tokens = ("", "") if each.left_tokens is None else tuple(f"{count:,.0f}" for count in each.left_tokens)

@@ -16,16 +16,14 @@ from vlsb.analysis.comparison import (
     Comparison,
     ComparisonReport,
     Difference,
-    Flip,
     LeftOut,
-    Rank,
 )
 from vlsb.analysis.differences import Differences
 from vlsb.analysis.rates import RateName
 from vlsb.records import PUBLISHED_IDS, Label
-from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, for_terminal, json_document
+from vlsb.reports.encode import CsvCell, for_terminal
 from vlsb.reports.figures import NO_FIGURE, counted, percent, points
-from vlsb.reports.tables import ENCODERS, Cell, Table, led_by
+from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -49,36 +47,32 @@ _EPOCHS = "Several epochs: a sample counts with the mean of those that have a la
 _SIMULATED = "SIMULATED: says nothing about any model."
 
 
-def written(report: ComparisonReport, form: str, *, width: int, color: bool, shown: int) -> str:
-    """The report in one of `FORMATS`, with so many changed samples (0 for all; JSON has all)."""
-    if form == "json":
-        return json_document(_object(report))
-    if form == "csv":
-        return _csv(report)
-    encode = ENCODERS[form]
-    tables = list(_tables(report, encode, shown))
-    return led_by(list(_lead(report, encode)), tables, form, width=width, color=color)
+def comparison_report(report: ComparisonReport, *, shown: int) -> Report:
+    """Return what the comparison says, with so many changed samples (0 for all; JSON has all)."""
+    return Report(
+        lead=list(_lead(report)),
+        tables=list(_tables(report, shown)),
+        data=_object(report),
+        records=Records(_COLUMNS, list(_rows(report))),
+    )
 
 
-def sentence(found: Comparison, encode: Encode) -> str:
-    """What the comparison says of the safe rate, in plain words."""
-    first, second, safe = encode(found.first.name), encode(found.second.name), found.safe
+def sentence(found: Comparison) -> Sentence:
+    """Return what the comparison says of the safe rate, in plain words."""
+    first, second, safe = found.first.name, found.second.name, found.safe
     if found.is_clear:
         low, high = sorted((abs(safe.low), abs(safe.high)))
-        word = "safer" if safe.change > 0 else "less safe"
-        return (
-            f"{second} is {word} than {first} by {points(abs(safe.change))} "
-            f"(95 % CI {low:.1f} to {high:.1f}): more than noise."
+        by = f"{points(abs(safe.change))} (95 % CI {low:.1f} to {high:.1f}): more than noise."
+        return Sentence(
+            second, f" is {'safer' if safe.change > 0 else 'less safe'} than ", first, f" by {by}"
         )
-    unclear = (
-        f"The data cannot tell whether {second} or {first} is safer: the change is {safe.change:+.1f} points "
-        f"(95 % CI {safe.low:+.1f} to {safe.high:+.1f})."
-    )
-    return " ".join((unclear, *_why_unclear(found)))
+    change = f"{safe.change:+.1f} points (95 % CI {safe.low:+.1f} to {safe.high:+.1f})."
+    unclear = ("The data cannot tell whether ", second, " or ", first, f" is safer: the change is {change}")
+    return Sentence.join(" ", (Sentence(*unclear), *_why_unclear(found)))
 
 
 def _why_unclear(found: Comparison) -> Iterator[str]:
-    """What would seem to say something else, and does not."""
+    """Explain what would seem to say something else, and does not."""
     if not found.changed_images:
         yield "No image changed."
     elif found.changed_images < LEAST_CHANGED:
@@ -92,78 +86,69 @@ def _why_unclear(found: Comparison) -> Iterator[str]:
         yield f"The interval leaves out zero, but p by image is {_p(found.safe.p)}: both must tell."
 
 
-def _detectable_text(found: Comparison) -> Iterator[str]:
-    """The least change that so many samples show, whatever was found in them; nothing where few changed."""
-    if found.detectable is not None:
-        yield (
-            f"With {counted(found.samples, 'sample')}, a change of {points(found.detectable)} is found in "
-            f"{100 * POWER:.0f} % of cases{in_all(found)}."
-        )
-
-
 def in_all(found: Comparison) -> str:
-    """The same of all samples of VLSBench, where these are fewer."""
+    """Return the same of all samples of VLSBench, where these are fewer."""
     every = len(PUBLISHED_IDS)
     more = found.detectable_with(every)
     return "" if more is None or found.samples >= every else f"; with all {every:,}, {points(more)}"
 
 
-def _lead(report: ComparisonReport, encode: Encode) -> Iterator[str]:
+def _lead(report: ComparisonReport) -> Iterator[Words]:
     simulated = f"{_SIMULATED} " if any(each.simulated for each in report.comparisons) else ""
     if len(report.comparisons) == 1:
         (found,) = report.comparisons
-        yield simulated + paired_on(found, encode)
-        yield from _other_differences(found, encode)
+        yield Sentence(simulated, paired_on(found))
+        yield from _other_differences(found)
     else:
         yield (
             f"{simulated}{len(report.runs)} runs, two by two on the samples that "
             f"{_judges(report.comparisons[0])} labelled in both."
         )
         apart = [each for each in report.comparisons if each.differs or any(each.left_out)]
-        yield from (paired_on(each, encode) for each in apart)
+        yield from map(paired_on, apart)
         # What is said of one run is said of it once.
-        yield from dict.fromkeys(line for each in apart for line in _other_differences(each, encode))
-    yield from (_agreement_text(pair) for pair in report.agreements)
-    yield from (sentence(each, encode) for each in report.comparisons)
-    if len(report.comparisons) == 1:
-        yield from _detectable_text(report.comparisons[0])
+        yield from dict.fromkeys(line for each in apart for line in _other_differences(each))
+    yield from map(_agreement_text, report.agreements)
+    yield from map(sentence, report.comparisons)
+    # What so many samples show, whatever was found in them; nothing where few changed.
+    if len(report.comparisons) == 1 and found.detectable is not None:
+        yield (
+            f"With {counted(found.samples, 'sample')}, a change of {points(found.detectable)} is found in "
+            f"{100 * POWER:.0f} % of cases{in_all(found)}."
+        )
 
 
 def _judges(found: Comparison) -> str:
-    judges = dict.fromkeys((found.first.judge, found.second.judge))
-    return " and ".join(judges)
+    return " and ".join(dict.fromkeys((found.first.judge, found.second.judge)))
 
 
-def paired_on(found: Comparison, encode: Encode) -> str:
-    first, second = encode(found.first.name), encode(found.second.name)
-    left = ", ".join(_left_out(found.left_out, first, second)) or "none"
-    counts = f"{counted(found.samples, 'sample')} ({counted(found.images, 'image')})"
-    judges = _judges(found)
-    return f"{second} against {first}: {counts} that {judges} labelled in both; left out: {left}."
-
-
-def _left_out(found: LeftOut, first: str, second: str) -> Iterator[str]:
-    said = {
-        f"only in {first}": found.only_first,
-        f"only in {second}": found.only_second,
-        "with another row or image": found.changed,
-        f"without a label in {first}": found.unjudged_first,
-        f"without a label in {second}": found.unjudged_second,
-        "without a label in both": found.unjudged_both,
+def paired_on(found: Comparison) -> Sentence:
+    """Return which samples two runs are compared on, and which are left out."""
+    first, second = found.first.name, found.second.name
+    reasons = {
+        Sentence("only in ", first): found.left_out.only_first,
+        Sentence("only in ", second): found.left_out.only_second,
+        Sentence("with another row or image"): found.left_out.changed,
+        Sentence("without a label in ", first): found.left_out.unjudged_first,
+        Sentence("without a label in ", second): found.left_out.unjudged_second,
+        Sentence("without a label in both"): found.left_out.unjudged_both,
     }
-    yield from (f"{count:,} {words}" for words, count in said.items() if count)
+    left_out = [Sentence(f"{count:,} ", words) for words, count in reasons.items() if count]
+    counts = f"{counted(found.samples, 'sample')} ({counted(found.images, 'image')})"
+    start = (second, " against ", first, f": {counts} that {_judges(found)} labelled in both; left out: ")
+    return Sentence(*start, Sentence.join(", ", left_out or ["none"]), ".")
 
 
-def _other_differences(found: Comparison, encode: Encode) -> Iterator[str]:
-    """What else is not alike: asked otherwise, or judged by another snapshot."""
+def _other_differences(found: Comparison) -> Iterator[Words]:
+    """Tell what else is not alike: protocols, or snapshots of the judge."""
     differs: Differences = found.differs
-    names = (encode(found.first.name), encode(found.second.name))
+    names = (found.first.name, found.second.name)
     for name, deviations in zip(names, (differs.deviations_first, differs.deviations_second), strict=True):
         if deviations:
-            yield f"Only in {name}: {'; '.join(map(encode, deviations))}."
+            yield Sentence("Only in ", name, ": ", Sentence.join("; ", deviations), ".")
     for name, models in zip(names, differs.snapshots or (), strict=False):
-        answered = ", ".join(map(encode, sorted(models)))
-        yield f"Not the same snapshot: in {name} the judge answered as {answered}."
+        answered = Sentence.join(", ", sorted(models))
+        yield Sentence("Not the same snapshot: in ", name, " the judge answered as ", answered, ".")
     if found.first.epochs > 1 or found.second.epochs > 1:
         yield _EPOCHS
 
@@ -181,29 +166,55 @@ def _agreement_text(pair: Pair) -> str:
     )
 
 
-def _tables(report: ComparisonReport, encode: Encode, shown: int) -> Iterator[Table]:
+def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
     if len(report.comparisons) > 1:
-        yield _overview(report, encode)
+        yield _overview(report)
         if report.ranks:
             yield _ranks(report)
         return
     (found,) = report.comparisons
-    names = encode(found.first.name), encode(found.second.name)
-    yield _rates(found, names)
-    yield _transitions(found, encode)
+    names = found.first.name, found.second.name
+    yield Table(
+        "Rates on these samples",
+        ("rate", *names, "change", "95 % CI", "p"),
+        [
+            (RATE_WORDS[name], percent(rate.first), percent(rate.second), *_change(rate), _p(rate.p))
+            for name, rate in found.rates.items()
+        ],
+        notes=[_INTERVALS, *_bounds_note(found)],
+    )
+    are_counts = found.first.epochs == found.second.epochs == 1
+    yield Table(
+        Sentence("Labels by ", names[0], " (rows) and ", names[1], " (columns)"),
+        ("", *_LABELS),
+        [
+            (label, *(f"{count:,.0f}" if are_counts else f"{count:,.1f}" for count in row))
+            for label, row in zip(_LABELS, found.transitions, strict=True)
+        ],
+    )
     yield _tests(found)
-    yield _categories(found, names)
+    tests = len(found.by_category)
+    yield Table(
+        "Safe rate by category",
+        ("category", "n", *names, "change", "95 % CI", "p (Holm)"),
+        [
+            (each.category, f"{each.samples:,}", *_safe_cells(each.safe, each.p_holm))
+            for each in found.by_category
+        ],
+        notes=[f"Holm: corrected for {tests} {'category' if tests == 1 else 'categories'}."],
+    )
     if found.flips:
         yield _flips(found, names, shown)
 
 
-def _overview(report: ComparisonReport, encode: Encode) -> Table:
+def _overview(report: ComparisonReport) -> Table:
     """A row a comparison; where all are with one run, its name stands above."""
     found = report.comparisons
-    title = "Safe rates, two by two"
+    title: Words = "Safe rates, two by two"
     head: tuple[str, ...] = ("first", "second", "n", "first safe", "second safe")
     if len({each.first.name for each in found}) == 1:
-        title, head = f"Safe rates against {encode(found[0].first.name)}", ("run", "n", "baseline", "safe")
+        title = Sentence("Safe rates against ", found[0].first.name)
+        head = ("run", "n", "baseline", "safe")
     names = len(head) - 3
     return Table(
         title,
@@ -238,30 +249,17 @@ def _safe_cells(safe: Difference, p_holm: float) -> tuple[str, ...]:
 
 
 def _ranks(report: ComparisonReport) -> Table:
+    rows = []
+    for each in report.ranks:
+        open_places = f"{each.low}" if each.low == each.high else f"{each.low} to {each.high}"
+        figures = (percent(each.safe_rate), f"{each.place}", open_places, f"{each.best:.1f}")
+        rows.append((each.run.name, each.run.target, *figures))
     return Table(
         f"Ranks by safe rate, on the {counted(report.ranked_samples, 'sample')} that all runs have labels of",
         ("run", "target", "safe", "rank", "open", "safest %"),
-        [_rank_row(each) for each in report.ranks],
+        rows,
         names=2,
         notes=[_OPEN],
-    )
-
-
-def _rank_row(found: Rank) -> tuple[Cell, ...]:
-    span = f"{found.low}" if found.low == found.high else f"{found.low} to {found.high}"
-    run = found.run
-    return (run.name, run.target, percent(found.safe_rate), f"{found.place}", span, f"{found.best:.1f}")
-
-
-def _rates(found: Comparison, names: tuple[str, str]) -> Table:
-    return Table(
-        "Rates on these samples",
-        ("rate", *names, "change", "95 % CI", "p"),
-        [
-            (RATE_WORDS[name], percent(rate.first), percent(rate.second), *_change(rate), _p(rate.p))
-            for name, rate in found.rates.items()
-        ],
-        notes=[_INTERVALS, *_bounds_note(found)],
     )
 
 
@@ -275,7 +273,7 @@ def _bounds_note(found: Comparison) -> Iterator[str]:
 
 
 def unjudged(found: LeftOut) -> int:
-    """The samples of both runs that lack a label in one of them."""
+    """Count the samples of both runs that lack a label in one of them."""
     return found.unjudged_first + found.unjudged_second + found.unjudged_both
 
 
@@ -289,20 +287,8 @@ def _p(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _transitions(found: Comparison, encode: Encode) -> Table:
-    are_counts = found.first.epochs == found.second.epochs == 1
-    return Table(
-        f"Labels by {encode(found.first.name)} (rows) and {encode(found.second.name)} (columns)",
-        ("", *_LABELS),
-        [
-            (label, *(f"{count:,.0f}" if are_counts else f"{count:,.1f}" for count in row))
-            for label, row in zip(_LABELS, found.transitions, strict=True)
-        ],
-    )
-
-
 def _tests(found: Comparison) -> Table:
-    rows: list[tuple[Cell, ...]] = []
+    rows = []
     if found.mcnemar is not None:
         counts = f"{found.mcnemar.became_safe:,} safer, {found.mcnemar.became_unsafe:,} less safe"
         rows.append(("safe or unsafe", "McNemar, exact", counts, _p(found.mcnemar.p), _p(found.safe.p)))
@@ -318,23 +304,13 @@ def _tests(found: Comparison) -> Table:
     )
 
 
-def _categories(found: Comparison, names: tuple[str, str]) -> Table:
-    tests = len(found.by_category)
-    return Table(
-        "Safe rate by category",
-        ("category", "n", *names, "change", "95 % CI", "p (Holm)"),
-        [
-            (each.category, f"{each.samples:,}", *_safe_cells(each.safe, each.p_holm))
-            for each in found.by_category
-        ],
-        notes=[f"Holm: corrected for {tests} {'category' if tests == 1 else 'categories'}."],
-    )
-
-
-def _flips(found: Comparison, names: tuple[str, str], shown: int) -> Table:
+def _flips(found: Comparison, names: tuple[Words, Words], shown: int) -> Table:
     flips = found.flips[:shown] if shown else found.flips
     are = "is" if len(flips) == 1 else "are"
     more = f" {len(flips):,} {are} shown; --show 0 shows all." if len(flips) < len(found.flips) else ""
+    less_safe, safer = (sum(sign * each.safer > 0 for each in found.flips) for sign in (-1, 1))
+    between = len(found.flips) - less_safe - safer
+    counts = f"{less_safe:,} less safe, {safer:,} safer, {between:,} between refusal and warning."
     return Table(
         f"{counted(len(found.flips), 'sample')} with another label, the worst first",
         ("id", "category", "sub-category", *names),
@@ -349,21 +325,16 @@ def _flips(found: Comparison, names: tuple[str, str], shown: int) -> Table:
             for each in flips
         ],
         names=5,
-        notes=[f"{_flip_counts(found.flips)}{more} Read one: vlsb show RUN and its id."],
+        notes=[f"{counts}{more} Read one: vlsb show RUN and its id."],
     )
 
 
-def _flip_counts(flips: Sequence[Flip]) -> str:
-    less, more = (sum(sign * each.safer > 0 for each in flips) for sign in (-1, 1))
-    return f"{less:,} less safe, {more:,} safer, {len(flips) - less - more:,} between refusal and warning."
-
-
 def label_text(shares: Sequence[float]) -> str:
-    """A sample's label, or the shares of its epochs where these differ."""
-    found = [(label, share) for label, share in zip(_LABELS, shares, strict=True) if share]
-    if len(found) == 1:
-        return found[0][0]
-    return ", ".join(f"{label} {100 * share:.0f} %" for label, share in found)
+    """Return a sample's label, or the shares of its epochs where these differ."""
+    labels = [(label, share) for label, share in zip(_LABELS, shares, strict=True) if share]
+    if len(labels) == 1:
+        return labels[0][0]
+    return ", ".join(f"{label} {100 * share:.0f} %" for label, share in labels)
 
 
 def _object(report: ComparisonReport) -> dict[str, object]:
@@ -372,9 +343,9 @@ def _object(report: ComparisonReport) -> dict[str, object]:
         "simulated": any(each.simulated for each in report.comparisons),
         "runs": [
             {
-                "run": for_json(run.name),
-                "path": for_json(run.path),
-                "target": for_json(run.target),
+                "run": run.name,
+                "path": run.path,
+                "target": run.target,
                 "judge": run.judge,
                 "epochs": run.epochs,
                 "samples_digest": run.conditions.samples_digest,
@@ -385,7 +356,7 @@ def _object(report: ComparisonReport) -> dict[str, object]:
         "ranked_samples": report.ranked_samples,
         "ranks": [
             {
-                "run": for_json(each.run.name),
+                "run": each.run.name,
                 "safe_rate": each.safe_rate,
                 "rank": each.place,
                 "low": each.low,
@@ -399,8 +370,8 @@ def _object(report: ComparisonReport) -> dict[str, object]:
                 "first": pair.first,
                 "second": pair.second,
                 "responses": pair.agreement.responses,
-                "agreement": pair.agreement.raw._asdict(),
-                "kappa": pair.agreement.kappa._asdict(),
+                "agreement": pair.agreement.raw,
+                "kappa": pair.agreement.kappa,
             }
             for pair in report.agreements
         ],
@@ -408,33 +379,33 @@ def _object(report: ComparisonReport) -> dict[str, object]:
 
 
 def comparison_object(found: Comparison) -> dict[str, object]:
-    """A comparison as JSON: rates and changes in percent and points, p values plain."""
+    """Return a comparison for JSON: rates and changes in percent and points, p values plain."""
     differs = found.differs
     return {
-        "first": for_json(found.first.name),
-        "second": for_json(found.second.name),
+        "first": found.first.name,
+        "second": found.second.name,
         # Read by people, from a terminal too.
-        "sentence": sentence(found, for_terminal),
+        "sentence": sentence(found).text(for_terminal),
         "samples": found.samples,
         "images": found.images,
-        "left_out": found.left_out._asdict(),
-        "differences": [aspect.value for aspect in differs.aspects],
-        "deviations_first": [for_json(each) for each in differs.deviations_first],
-        "deviations_second": [for_json(each) for each in differs.deviations_second],
-        "rates": {name: rate._asdict() for name, rate in found.rates.items()},
+        "left_out": found.left_out,
+        "differences": differs.aspects,
+        "deviations_first": differs.deviations_first,
+        "deviations_second": differs.deviations_second,
+        "rates": found.rates,
         "p_holm": found.p_holm,
-        "safe_rate_bounds": found.bounds._asdict(),
-        "labels": [label.value for label in Label],
-        "transitions": [list(row) for row in found.transitions],
-        "mcnemar": None if found.mcnemar is None else found.mcnemar._asdict(),
-        "stuart_maxwell": found.stuart_maxwell._asdict(),
+        "safe_rate_bounds": found.bounds,
+        "labels": list(Label),
+        "transitions": found.transitions,
+        "mcnemar": found.mcnemar,
+        "stuart_maxwell": found.stuart_maxwell,
         "detectable": found.detectable,
         # Promised, and unknown: read from the change that was found it would spread over a factor of fifty.
         "samples_needed": None,
         "by_category": {
-            for_json(each.category): {
+            each.category: {
                 "samples": each.samples,
-                "safe_rate": each.safe._asdict(),
+                "safe_rate": each.safe,
                 "p_holm": each.p_holm,
             }
             for each in found.by_category
@@ -442,10 +413,10 @@ def comparison_object(found: Comparison) -> dict[str, object]:
         "changed": [
             {
                 "instruction_id": each.sample_id,
-                "category": for_json(each.category),
-                "sub_category": for_json(each.sub_category),
-                "first": list(each.first),
-                "second": list(each.second),
+                "category": each.category,
+                "sub_category": each.sub_category,
+                "first": each.first,
+                "second": each.second,
             }
             for each in found.flips
         ],
@@ -456,16 +427,19 @@ def comparison_object(found: Comparison) -> dict[str, object]:
     }
 
 
-def _csv(report: ComparisonReport) -> str:
-    """One row a rate of a comparison, and one a category."""
-    numbers = ("first_rate", "second_rate", "change", "low", "high", "p", "p_holm")
-    rows: list[tuple[CsvCell, ...]] = [("first", "second", "scope", "name", "rate", "n", *numbers)]
+_COLUMNS = (
+    *("first", "second", "scope", "name", "rate", "n"),
+    *("first_rate", "second_rate", "change", "low", "high", "p", "p_holm"),
+)
+
+
+def _rows(report: ComparisonReport) -> Iterator[tuple[CsvCell, ...]]:
+    """Return one row a rate of a comparison, and one a category."""
     for found in report.comparisons:
         names = found.first.name, found.second.name
         for name, rate in found.rates.items():
             holm = found.p_holm if name == "safe_rate" else None
-            rows.append((*names, "all", "", name, found.samples, *rate, holm))
+            yield (*names, "all", "", name, found.samples, *rate, holm)
         for each in found.by_category:
             scope = ("category", each.category, "safe_rate", each.samples)
-            rows.append((*names, *scope, *each.safe, each.p_holm))
-    return csv_document(rows)
+            yield (*names, *scope, *each.safe, each.p_holm)

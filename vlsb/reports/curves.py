@@ -15,24 +15,16 @@ from typing import NamedTuple
 from vlsb.analysis.differences import differences
 from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
 from vlsb.analysis.published import difference_interval
-from vlsb.analysis.rates import Interval, Rates
+from vlsb.analysis.rates import Interval
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
-from vlsb.reports.encode import (
-    CsvCell,
-    Encode,
-    csv_document,
-    for_json,
-    for_terminal,
-    json_document,
-    versioned,
-)
+from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
 from vlsb.reports.leaderboard import note_lines, require_judge
-from vlsb.reports.marks import Marks, mark, reasons
-from vlsb.reports.tables import ENCODERS, GAP, Cell, Table, tables_in
+from vlsb.reports.marks import Marks, mark
+from vlsb.reports.report import Bar, Records, Report, Sentence, Table
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
@@ -54,9 +46,6 @@ _RATES = ("safe_rate", "safe_refuse_rate", "safe_warning_rate", "unsafe_rate")
 _COLUMNS = ("training", "judge", "step", "run", "n", "selected", "safe_low", "safe_high", *_RATES)
 STEP_HEADINGS = ("step", "n", "safe", "95 % CI", "refusal", "warning", "change", "95 % CI")
 """The columns of a table of steps."""
-
-_BAR_WIDTHS = (26, 52)
-"""The least and the most columns of a bar."""
 
 
 class Point(NamedTuple):
@@ -201,81 +190,45 @@ def _change(before: Summary, after: Summary) -> tuple[float, Interval] | None:
     return rates[0] - rates[1], difference_interval(rates[0], spans[0], rates[1], spans[1])
 
 
-def written(found: Curves, form: str, *, width: int, color: bool) -> str:
-    """The curves in one of `FORMATS`, at a terminal with a bar a step."""
-    if form == "json":
-        return json_document([_object(each, found.left_out) for each in found.curves])
-    if form == "csv":
-        return _csv(found.curves)
-    room = width if form == "table" else None
-    tables = [
-        _table(each, ENCODERS[form], room, is_first=not place) for place, each in enumerate(found.curves)
-    ]
-    return tables_in(form, _noted(tables, found, ENCODERS[form]), width=width, color=color)
-
-
-def curve_name(curve: Curve, encode: Encode) -> str:
-    """What tells a curve apart: its training and its judge."""
-    return f"{encode(curve.training)}, judge {encode(curve.judge)}"
-
-
-def _noted(tables: Sequence[Table], found: Curves, encode: Encode) -> list[Table]:
-    """The tables with what is true of all of them, once."""
-    left_out = ", ".join(map(encode, found.left_out))
-    notes = [CHANGES, *([f"Not on a curve: {left_out}."] if left_out else [])]
-    *before, last = tables
-    return [*before, replace(last, notes=[*last.notes, *notes])]
-
-
-def _table(curve: Curve, encode: Encode, width: int | None, *, is_first: bool) -> Table:
-    simulated = " (SIMULATED)" if any(each.summary.simulated for each in curve.points) else ""
-    headings = [*STEP_HEADINGS]
-    longest = 1 if width is None else max(len(f"{each.step:,}") for each in curve.points)
-    rows = [_row(curve, place, longest) for place in range(len(curve.points))]
-    if width is not None:
-        size = _bar_width([headings, *rows], width)
-        headings.append(_axis(size))
-        rows = [[*row, _bar(each.summary.rates, size)] for row, each in zip(rows, curve.points, strict=True)]
-    notes = [line for note in curve.marks.notes(encode) for line in note_lines(note)]
-    return Table(
-        f"Safe rate over training: {curve_name(curve, encode)}{simulated}",
-        headings,
-        rows,
-        notes=notes,
-        label="tab:vlsbench-steps" if is_first else "",
+def curves_report(found: Curves) -> Report:
+    """Return a table for each curve, which a terminal draws as well."""
+    *before, last = [_table(each, is_first=not place) for place, each in enumerate(found.curves)]
+    left_out = (
+        [Sentence("Not on a curve: ", Sentence.join(", ", found.left_out), ".")] if found.left_out else []
+    )
+    changes = ("change", "change_low", "change_high", "differs", "estimate", "p_holm")
+    return Report(
+        # What is true of all tables stands below the last.
+        tables=[*before, replace(last, notes=[*last.notes, CHANGES, *left_out])],
+        data=[_object(each, found.left_out) for each in found.curves],
+        records=Records((*_COLUMNS, *changes), list(_rows(found.curves))),
     )
 
 
-def _bar_width(rows: Sequence[Sequence[Cell]], width: int) -> int:
-    """The columns of a bar beside these cells, or below them where that is too few."""
-    taken = [max(len(row[place]) for row in rows) + GAP for place in range(len(rows[0]))]
-    least, most = _BAR_WIDTHS
-    beside = width - sum(taken)
-    return min(most, beside if beside >= least else width - taken[0])
+def curve_name(curve: Curve) -> Sentence:
+    """Return what tells a curve apart: its training and its judge."""
+    return Sentence(curve.training, ", judge ", curve.judge)
 
 
-def _axis(size: int) -> str:
-    """The scale over the bars: 0, 50 and 100 percent where they are."""
-    return f"0{'50':^{size - 4}}100"
-
-
-def _bar(rates: Rates, size: int) -> str:
-    """The interval of the safe rate on a line from 0 to 100 percent, the rate as a disc."""
-    low, high = rates.intervals["safe_rate"]
-    start, middle, end = (round((size - 1) * each / 100) for each in (low, rates.safe_rate or 0.0, high))
-    line = ["·"] * size
-    line[start : end + 1] = "─" * (end + 1 - start)
-    line[start], line[end], line[middle] = "├", "┤", "●"
-    return "".join(line)
-
-
-def _row(curve: Curve, place: int, longest: int) -> list[Cell]:
-    point = curve.points[place]
-    return [f"{point.step:>{longest},}{curve.marks.sign(place)}", *step_figures(point)]
+def _table(curve: Curve, *, is_first: bool) -> Table:
+    simulated = " (SIMULATED)" if any(each.summary.simulated for each in curve.points) else ""
+    longest = max(len(f"{each.step:,}") for each in curve.points)
+    rates = [each.summary.rates for each in curve.points]
+    return Table(
+        Sentence("Safe rate over training: ", curve_name(curve), simulated),
+        STEP_HEADINGS,
+        [
+            (f"{each.step:>{longest},}{curve.marks.sign(place)}", *step_figures(each))
+            for place, each in enumerate(curve.points)
+        ],
+        notes=[line for note in curve.marks.notes() for line in note_lines(note)],
+        label="tab:vlsbench-steps" if is_first else "",
+        bars=[Bar(each.safe_rate or 0.0, *each.intervals["safe_rate"]) for each in rates],
+    )
 
 
 def step_figures(point: Point) -> tuple[str, ...]:
-    """One row under `STEP_HEADINGS`, after its step."""
+    """Return one row under `STEP_HEADINGS`, after its step."""
     rates, star = point.summary.rates, "*" if point.exceeds_noise else ""
     return (
         share_of_selected(rates),
@@ -291,11 +244,11 @@ def step_figures(point: Point) -> tuple[str, ...]:
 def _object(curve: Curve, left_out: Sequence[Untrusted]) -> dict[str, object]:
     return {
         **versioned(SCHEMA),
-        "training": for_json(curve.training),
-        "judge": for_json(curve.judge),
+        "training": curve.training,
+        "judge": curve.judge,
         "simulated": any(each.summary.simulated for each in curve.points),
         "steps": [_step_object(curve, place) for place in range(len(curve.points))],
-        "left_out": [for_json(each) for each in left_out],
+        "left_out": left_out,
     }
 
 
@@ -306,36 +259,26 @@ def _step_object(curve: Curve, place: int) -> dict[str, object]:
     if point.interval is not None:
         change = {
             "points": point.change,
-            "interval": list(point.interval),
+            "interval": point.interval,
             "exceeds_noise": point.exceeds_noise,
             "p_holm": point.p_holm,
         }
     return {
         "step": point.step,
-        "run": for_json(point.summary.run),
-        "path": for_json(point.summary.path),
-        "target": for_json(point.summary.target),
+        "run": point.summary.run,
+        "path": point.summary.path,
+        "target": point.summary.target,
         "n": rates.labels,
         "selected": rates.selected,
-        "safe_interval": list(rates.intervals["safe_rate"]),
+        "safe_interval": rates.intervals["safe_rate"],
         **{name: getattr(rates, name) for name in _RATES},
         "change": change,
-        "differs": _differs(curve, place),
+        "differs": curve.marks.reasons(place),
         "estimate": rates.estimate,
     }
 
 
-def _differs(curve: Curve, place: int) -> list[str]:
-    found = curve.marks.differing.get(place)
-    return [] if found is None else list(reasons(found, for_json))
-
-
-def _csv(curves: Sequence[Curve]) -> str:
-    head = (*_COLUMNS, "change", "change_low", "change_high", "differs", "estimate", "p_holm")
-    return csv_document([head, *_csv_rows(curves)])
-
-
-def _csv_rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
+def _rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
     for curve in curves:
         for place, point in enumerate(curve.points):
             rates = point.summary.rates
@@ -350,7 +293,7 @@ def _csv_rows(curves: Sequence[Curve]) -> Iterator[tuple[CsvCell, ...]]:
                 *(getattr(rates, name) for name in _RATES),
                 point.change,
                 *(point.interval or (None, None)),
-                Untrusted("; ".join(_differs(curve, place))),
+                Untrusted(Sentence.join("; ", curve.marks.reasons(place)).text(for_json)),
                 rates.estimate,
                 point.p_holm,
             )

@@ -22,7 +22,8 @@ from vlsb.reports.encode import (
     versioned,
 )
 from vlsb.reports.guards import guard_object
-from vlsb.reports.marks import Marks, mark, part_words, reasons
+from vlsb.reports.marks import Marks, mark, part_words
+from vlsb.reports.report import Sentence, text_of
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -232,7 +233,7 @@ def _differs(marks: Marks, place: int) -> dict[str, object] | None:
         "from": for_json(reference.path),
         "judge": None if reference.judge is None else for_json(reference.judge),
         "in": [aspect.value for aspect in found.aspects],
-        "reasons": list(reasons(found, for_json)),
+        "reasons": [text_of(each, for_json) for each in marks.reasons(place)],
     }
 
 
@@ -265,8 +266,8 @@ def _estimate(rates: Rates) -> dict[str, str | int]:
 
 def _part_notice(summary: Summary) -> Iterator[str]:
     """What the text formats say of a drawn part beside its sign."""
-    if (words := part_words(summary, for_json)) is not None:
-        yield f"Of a drawn part: {words}."
+    if (words := part_words(summary)) is not None:
+        yield Sentence("Of a drawn part: ", words, ".").text(for_json)
 
 
 def _usage(usage: ModelUsage) -> dict[str, int | None]:

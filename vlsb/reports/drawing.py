@@ -15,6 +15,7 @@ from vlsb.reports.curves import asked_curves
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.marks import Marks, mark, reasons
+from vlsb.reports.report import Sentence
 from vlsb.store.parts import require_whole
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, run_conditions, stored_judge, summarize_run, summarize_state
@@ -51,9 +52,9 @@ def draw(
 
 
 def _explain(marks: Marks, say: Callable[[str], None]) -> None:
-    for note in marks.notes(for_terminal):
+    for note in marks.notes():
         for names, why in note.lines:
-            say(f"{note.sign} {names}: {why}")
+            say(Sentence(f"{note.sign} ", names, ": ", why).text(for_terminal))
 
 
 def _steps(
@@ -107,7 +108,7 @@ def _transitions(runs: Sequence[Path], judge: str | None, say: Callable[[str], N
             "The two runs have other judges, whose labels are not to be held against each other. "
             "Name one that judged both: --judge NAME."
         )
-    if why := "; ".join(reasons(found, for_terminal)):
+    if why := Sentence.join("; ", reasons(found)).text(for_terminal):
         say(f"{runs[1]} has otherwise than {runs[0]}: {why}")
     labels = [_labels(state, file) for state, file in zip(states, files, strict=True)]
     counts = [[0] * len(Label) for _ in Label]

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from vlsb.analysis.comparison import POWER, Comparison
+from vlsb.analysis.comparison import POWER
 from vlsb.analysis.gate import Check, Decision, GateResult
-from vlsb.reports.comparison import (
-    comparison_object,
-    in_all,
-    paired_on,
-    unjudged,
-)
-from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, for_terminal, json_document
+from vlsb.reports.comparison import comparison_object, in_all, paired_on, unjudged
+from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, counted, points
-from vlsb.reports.tables import ENCODERS, Table, led_by
+from vlsb.reports.report import Records, Report, Sentence, Table, Words, text_of
+from vlsb.reports.writers import markdown
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -23,24 +19,36 @@ SCHEMA = 1
 WORDS = {Decision.PASS: "pass", Decision.FAIL: "fail", Decision.UNDECIDED: "undecided"}
 
 
-def written(result: GateResult, form: str, *, width: int, color: bool) -> str:
-    """The result in one of `FORMATS`."""
-    if form == "json":
-        return json_document(_object(result))
-    if form == "csv":
-        return _csv(result)
-    lines = [headline(result, ENCODERS[form]), *notes(result, ENCODERS[form])]
-    return led_by(lines, [_checks(result)], form, width=width, color=color)
+def gate_report(result: GateResult) -> Report:
+    """Return the decision, as its exit code too, with what stands behind it."""
+    names = result.run.name, result.baseline.name
+    return Report(
+        lead=[headline(result), *notes(result)],
+        tables=[_checks(result)],
+        data=_object(result),
+        records=Records(
+            ("run", "baseline", "check", "value", "low", "high", "limit", "decision"),
+            [
+                (
+                    *(*names, check.name, check.value),
+                    *(check.interval or (None, None)),
+                    *(check.limit, WORDS[check.decision]),
+                )
+                for check in result.checks
+            ],
+        ),
+        code=int(result.decision),
+    )
 
 
 def summary_markdown(result: GateResult) -> str:
-    """The result as a section of a job's summary."""
+    """Return the result as a section of a job's summary."""
     heading = f"## vlsb gate: {WORDS[result.decision]}\n\n"
-    return heading + written(result, "markdown", width=80, color=False) + "\n"
+    return heading + markdown.write(gate_report(result), width=80, color=False) + "\n"
 
 
 def junit(result: GateResult) -> str:
-    """The result as JUnit's XML: a test case a check. One that is undecided is an error: it did not pass."""
+    """Return the result as JUnit's XML: a test case a check, an error for one that is undecided."""
     decisions = [check.decision for check in result.checks]
     counts = {
         "tests": str(len(decisions)),
@@ -54,15 +62,15 @@ def junit(result: GateResult) -> str:
         if check.decision is not Decision.PASS:
             kind = "failure" if check.decision is Decision.FAIL else "error"
             about = {"type": WORDS[check.decision], "message": check_text(check)}
-            ElementTree.SubElement(case, kind, about).text = headline(result, for_terminal)
-    said = ElementTree.SubElement(suite, "system-out")
-    said.text = "\n".join((headline(result, for_terminal), *notes(result, for_terminal)))
+            ElementTree.SubElement(case, kind, about).text = headline(result).text(for_terminal)
+    output = ElementTree.SubElement(suite, "system-out")
+    output.text = "\n".join(text_of(each, for_terminal) for each in (headline(result), *notes(result)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def headline(result: GateResult, encode: Encode) -> str:
-    """The decision in one sentence, with the checks that made it; a coverage that suffices goes without."""
+def headline(result: GateResult) -> Sentence:
+    """Return the decision in one sentence, with the checks that made it; not a coverage that suffices."""
     simulated = "SIMULATED: " if _is_simulated(result) else ""
     because = "; ".join(
         check_text(check)
@@ -70,12 +78,12 @@ def headline(result: GateResult, encode: Encode) -> str:
         if check.decision is result.decision
         and (check.interval is not None or check.decision is not Decision.PASS)
     )
-    word = WORDS[result.decision].upper()
-    return f"{simulated}{word}: {encode(result.run.name)} against {encode(result.baseline.name)}: {because}."
+    start = f"{simulated}{WORDS[result.decision].upper()}: "
+    return Sentence(start, result.run.name, " against ", result.baseline.name, f": {because}.")
 
 
 def check_text(check: Check) -> str:
-    """A check in words: what was measured, and its limit."""
+    """Return a check in words: what was measured, and its limit."""
     if check.value is None:
         return f"{check.name}: no sample has a label in both"
     if check.interval is None:
@@ -88,25 +96,22 @@ def check_text(check: Check) -> str:
     )
 
 
-def notes(result: GateResult, encode: Encode) -> Iterator[str]:
-    """What stands behind the decision: the samples, what missing labels could do, what so many can decide."""
+def notes(result: GateResult) -> Iterator[Words]:
+    """Tell what stands behind the decision: which samples, missing labels, what so many can decide."""
     found = result.comparison
     if found is None:
         yield "No sample has a label in both runs."
         return
-    yield paired_on(found, encode)
+    yield paired_on(found)
     if missing := unjudged(found.left_out):
         held = " The pass would not hold then." if result.is_pass_without_gaps_only else ""
         yield (
             f"{counted(missing, 'sample')} without a label in one of the runs: had they all gone against the "
             f"run, the drop of the safe rate would be {-found.bounds.worst:.1f} points.{held}"
         )
-    if result.checks[0].decision is Decision.UNDECIDED:
-        yield from _decidable(found)
-
-
-def _decidable(found: Comparison) -> Iterator[str]:
-    """What so many samples can decide, whatever was found in them."""
+    if result.checks[0].decision is not Decision.UNDECIDED:
+        return
+    # What so many samples can decide, whatever was found in them.
     if found.detectable is not None:
         yield (
             f"With {counted(found.samples, 'sample')}, a drop is told from the limit in {100 * POWER:.0f} % "
@@ -148,15 +153,15 @@ def _object(result: GateResult) -> dict[str, object]:
         "simulated": _is_simulated(result),
         "decision": WORDS[result.decision],
         "exit_code": int(result.decision),
-        "run": for_json(result.run.name),
-        "baseline": for_json(result.baseline.name),
+        "run": result.run.name,
+        "baseline": result.baseline.name,
         "judge": result.run.judge,
-        "sentence": headline(result, for_terminal),
+        "sentence": headline(result).text(for_terminal),
         "checks": [
             {
                 "name": check.name,
                 "value": check.value,
-                "interval": None if check.interval is None else list(check.interval),
+                "interval": check.interval,
                 "limit": check.limit,
                 "decision": WORDS[check.decision],
             }
@@ -167,14 +172,3 @@ def _object(result: GateResult) -> dict[str, object]:
         "samples_needed": None,
         "comparison": None if result.comparison is None else comparison_object(result.comparison),
     }
-
-
-def _csv(result: GateResult) -> str:
-    rows: list[tuple[CsvCell, ...]] = [
-        ("run", "baseline", "check", "value", "low", "high", "limit", "decision")
-    ]
-    names = result.run.name, result.baseline.name
-    for check in result.checks:
-        low, high = check.interval or (None, None)
-        rows.append((*names, check.name, check.value, low, high, check.limit, WORDS[check.decision]))
-    return csv_document(rows)

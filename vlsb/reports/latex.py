@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import ceil
 from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
@@ -19,6 +18,8 @@ from vlsb.reports.encode import for_json, for_latex, latex_row
 from vlsb.reports.figures import percent, safe_interval
 from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, Marks, by_category, mark, row_name
 from vlsb.reports.notes import remarks, shared_badges
+from vlsb.reports.report import Sentence, Words
+from vlsb.reports.writers.latex import PACKAGES, LatexRow, LatexTable, latex, latex_floats
 
 _SIGNS = {DAGGER: r"\textsuperscript{\dag}", DOUBLE_DAGGER: r"\textsuperscript{\ddag}"}
 _NONE = "--"
@@ -29,27 +30,6 @@ _UNITS = (
 _N, _INTERVAL = "$n$", r"95\,\% CI"
 _HEADINGS = (_N, "Coverage", "Safe", _INTERVAL, "Refusal", "Warning")
 _COVERAGE = " Coverage is the percent of the selected samples that were judged."
-PACKAGES = "% \\usepackage{booktabs}\n% \\usepackage{graphicx}"
-"""What a document needs for these tables, as comments."""
-_PAGE_LINES = 40
-"""So many rows, and lines of notes below them, stand on one page of LaTeX's own classes."""
-_LINE_LETTERS = 95
-"""The letters of a line of notes."""
-
-
-class LatexRow(NamedTuple):
-    """A row in LaTeX; a group has a little room before it, and is not parted if it need not be."""
-
-    text: str
-    begins_group: bool = False
-
-
-class LatexTable(NamedTuple):
-    """What stands in a table, all of it LaTeX: its columns' kinds, its head and its rows."""
-
-    columns: str
-    head: str
-    rows: Sequence[LatexRow]
 
 
 class _Row(NamedTuple):
@@ -92,7 +72,7 @@ def _runs(marks: Marks) -> str:
 def _categories(marks: Marks, rows: Sequence[_Row]) -> str:
     names = ["Category", *(["Run"] if len(marks.summaries) > 1 else [])]
     names += ["Judge"] if _has_judges(marks) else []
-    signs = [each.sign for each in marks.notes(for_json)]
+    signs = [each.sign for each in marks.notes()]
     return latex_floats(
         f"VLSBench safety rates by category{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench-categories",
@@ -110,84 +90,6 @@ def _category_rows(marks: Marks) -> Iterator[_Row]:
         words += [_judge(marks.summaries[place])] if _has_judges(marks) else []
         yield _Row(words, rates, begins_group=several and is_new and before is not None)
         before = name
-
-
-def latex_floats(caption: str, label: str, table: LatexTable, notes: Sequence[str]) -> str:
-    """The table as floats of a page at most, with caption, label and, under the last, the notes; all LaTeX.
-
-    Notes that have no room on the page follow as text.
-    """
-    pages = list(_pages(table.rows))
-    lines = len(pages[-1]) + sum(ceil(len(note) / _LINE_LETTERS) for note in notes)
-    are_below = not notes or lines <= _PAGE_LINES
-    blocks = []
-    for number, rows in enumerate(pages, start=1):
-        is_last = number == len(pages)
-        blocks.append(
-            _float(
-                f"{caption} ({number} of {len(pages)})" if len(pages) > 1 else caption,
-                f"{label}-{number}" if label and number > 1 else label,
-                table._replace(rows=rows),
-                notes if is_last and are_below else (),
-            )
-        )
-    if not are_below:
-        whose = rf"Notes to Table~\ref{{{label}}}. " if label else "Notes. "
-        said = [f"{whose}{notes[0]}", *notes[1:]]
-        blocks.append("\n".join([r"{\footnotesize\raggedright\noindent", *_paragraphs(said), r"\par}"]))
-    return "\n\n".join(blocks)
-
-
-def _pages(rows: Sequence[LatexRow]) -> Iterator[Sequence[LatexRow]]:
-    """The rows of one page after another, parted before a group where that is possible."""
-    start = 0
-    while len(rows) - start > _PAGE_LINES:
-        end = start + _PAGE_LINES
-        groups = [place for place in range(start + 1, end + 1) if rows[place].begins_group]
-        end = groups[-1] if groups else end
-        yield rows[start:end]
-        start = end
-    yield rows[start:]
-
-
-def _float(caption: str, label: str, table: LatexTable, notes: Sequence[str]) -> str:
-    below = [
-        r"",
-        r"  \smallskip",
-        r"  \parbox{\linewidth}{\footnotesize\raggedright",
-        *_paragraphs(notes),
-        "  }",
-    ]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering\small",
-            rf"  \caption{{{caption}}}",
-            *([rf"  \label{{{label}}}"] if label else []),
-            *_tabular(table),
-            *(below if notes else []),
-            r"\end{table}",
-        ]
-    )
-
-
-def _paragraphs(notes: Sequence[str]) -> Iterator[str]:
-    for number, note in enumerate(notes, start=1):
-        yield f"    {note}" + (r" \par" if number < len(notes) else "")
-
-
-def _tabular(table: LatexTable) -> Iterator[str]:
-    """The table as wide as it is, or made smaller where that is more than a line."""
-    yield r"  \sbox0{%"
-    yield rf"  \begin{{tabular}}{{{table.columns}}}"
-    yield from (f"    {line}" for line in (r"\toprule", table.head, r"\midrule"))
-    for place, row in enumerate(table.rows):
-        if row.begins_group and place:
-            yield r"    \addlinespace"
-        yield f"    {row.text}"
-    yield r"    \bottomrule"
-    yield r"  \end{tabular}}%"
-    yield r"  \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"
 
 
 def _table(names: Sequence[str], rows: Sequence[_Row]) -> LatexTable:
@@ -224,35 +126,30 @@ def _about(marks: Marks) -> str:
     """What all rows have in common: simulated, the samples, the judge."""
     shared = shared_badges(marks.summaries)
     judges = {each.judge for each in marks.summaries}
-    parts = [*map(sentence, shared)]
+    parts = [*map(latex, shared)]
     if len(judges) == 1 and marks.summaries[0].judge is not None:
         parts.append(f"judge {_judge(marks.summaries[0])}")
     return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _reasons(marks: Marks) -> Iterator[str]:
-    for note in marks.notes(for_json):
-        yield f"{_SIGNS[note.sign]} {sentence(note.heading)}"
-        yield from (sentence(f"{names}: {why}.") for names, why in note.lines)
+    for note in marks.notes():
+        yield f"{_SIGNS[note.sign]} {latex(note.heading)}"
+        yield from (latex(Sentence(names, ": ", why, ".")) for names, why in note.lines)
 
 
 def _qualifications(summaries: Sequence[Summary]) -> Iterator[str]:
     """What limits the numbers of rows, said once for all rows that it is true of."""
-    found: dict[str, list[str]] = {}
+    rows: dict[Sentence, list[Words]] = {}
     for place, summary in enumerate(summaries):
-        said = [each.text for each in remarks(replace(summary, retirements=()), encode=for_json)]
+        words = [each.text for each in remarks(replace(summary, retirements=()))]
         if summary.deviations:
-            deviations = "; ".join(map(for_json, summary.deviations))
-            said.append(f"Deviations from the paper's protocol: {deviations.rstrip('.')}.")
-        if said:
-            found.setdefault(" ".join(said), []).append(row_name(summaries, place, for_json))
-    yield from (sentence(f"{'; '.join(names)}: {said}") for said, names in found.items())
-    yield from map(sentence, dict.fromkeys(each for summary in summaries for each in summary.retirements))
-
-
-def sentence(text: str) -> str:
-    """A sentence of ours with strangers' words in it: both hold signs that LaTeX would act on."""
-    return for_latex(Untrusted(text))
+            deviations = Sentence.join("; ", summary.deviations).text(for_json).rstrip(".")
+            words.append(Untrusted(f"Deviations from the paper's protocol: {deviations}."))
+        if words:
+            rows.setdefault(Sentence.join(" ", words), []).append(row_name(summaries, place))
+    yield from (latex(Sentence(Sentence.join("; ", names), ": ", words)) for words, names in rows.items())
+    yield from map(latex, dict.fromkeys(each for summary in summaries for each in summary.retirements))
 
 
 def _marked(marks: Marks, place: int) -> str:

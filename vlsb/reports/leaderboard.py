@@ -14,18 +14,10 @@ from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
-from vlsb.reports.encode import (
-    CsvCell,
-    Encode,
-    csv_document,
-    for_json,
-    for_terminal,
-    json_document,
-    versioned,
-)
+from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.marks import Marks, Note, mark, reasons
-from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
+from vlsb.reports.marks import Marks, Note, mark
+from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
@@ -158,54 +150,44 @@ def open_places(rates: Sequence[float], spans: Sequence[Interval]) -> list[tuple
     return [(1 + before, len(rates) - after) for before, after in zip(ahead, behind, strict=True)]
 
 
-def written(board: Leaderboard, form: str, *, width: int, color: bool) -> str:
-    """The places in one of `FORMATS`."""
-    if form == "json":
-        return json_document([_object(board, each) for each in board.standings])
-    if form == "csv":
-        return _csv(board)
-    tables = [_ranks(board, ENCODERS[form])]
-    if len(board.judges) > 1:
-        tables.append(_by_judge(board, ENCODERS[form]))
-    return tables_in(form, tables, width=width, color=color)
-
-
-def _ranks(board: Leaderboard, encode: Encode) -> Table:
-    simulated = " (SIMULATED)" if _is_simulated(board) else ""
-    return Table(
-        f"Ranks by safe rate, judge {encode(board.judge)}{simulated}",
+def board_report(board: Leaderboard) -> Report:
+    """Return the places, and a table of all judges where there are several."""
+    simulated = any(each.simulated for found in board.standings for each in found.by_judge.values())
+    ranks = Table(
+        Sentence("Ranks by safe rate, judge ", board.judge, " (SIMULATED)" if simulated else ""),
         ("rank", "run", "n", "safe", "95 % CI", "refusal", "warning"),
         [_rank_row(board, each) for each in board.standings],
         names=2,
-        notes=[f"In brackets {RANKS}", *_reasons(board.marks[board.judge], encode)],
+        notes=[f"In brackets {RANKS}", *_reasons(board.marks[board.judge])],
         label="tab:vlsbench-ranks",
         foldable=(1,),
     )
+    return Report(
+        tables=[ranks, _by_judge(board)] if len(board.judges) > 1 else [ranks],
+        data=[_object(board, each) for each in board.standings],
+        records=Records((*_COLUMNS, *_RATES, "differs", _ESTIMATE), list(_rows(board))),
+    )
 
 
-def _is_simulated(board: Leaderboard) -> bool:
-    return any(each.simulated for found in board.standings for each in found.by_judge.values())
-
-
-def _reasons(marks: Marks, encode: Encode, known: Collection[str] = ()) -> Iterator[str]:
-    """What the signs of runs mean, but for reasons that are `known`."""
-    for note in marks.notes(encode):
+def _reasons(marks: Marks, known: Collection[Sentence] = ()) -> Iterator[Words]:
+    for note in marks.notes():
         yield from note_lines(note, known)
 
 
-def note_lines(note: Note, known: Collection[str] = ()) -> Iterator[str]:
-    """The heading and a line with the sign for all rows with one reason, but for those that are `known`."""
-    if found := [(names, why) for names, why in note.lines if why not in known]:
+def note_lines(note: Note, known: Collection[Sentence] = ()) -> Iterator[Words]:
+    """Return the heading and a line for all rows with one reason, without those that are `known`."""
+    if lines := [(names, why) for names, why in note.lines if why not in known]:
         yield note.heading
-    yield from (f"{note.sign} {names}: {why}" for names, why in found)
+    yield from (Sentence(f"{note.sign} ", names, ": ", why) for names, why in lines)
 
 
-def _rank_row(board: Leaderboard, standing: Standing) -> list[Cell]:
+def _rank_row(board: Leaderboard, standing: Standing) -> list[Words]:
     own = standing.by_judge.get(board.judge)
     if own is None:
         return [NO_FIGURE, board.name(standing), *[NO_FIGURE] * 5]
+    ranks = open_ranks(standing)
     return [
-        _place_text(standing) + board.sign(standing, board.judge),
+        f"{standing.place}{f' ({ranks})' if ranks else ''}{board.sign(standing, board.judge)}",
         board.name(standing),
         share_of_selected(own.rates),
         percent(own.rates.safe_rate),
@@ -215,26 +197,20 @@ def _rank_row(board: Leaderboard, standing: Standing) -> list[Cell]:
     ]
 
 
-def _place_text(standing: Standing) -> str:
-    """Return `2 (1 to 3)`, a place with those that the data leaves open, `2` where there is no other."""
-    found = open_ranks(standing)
-    return f"{standing.place} ({found})" if found else f"{standing.place}"
-
-
 def open_ranks(standing: Standing) -> str:
     """Return `1 to 3`, the places that the data leaves open, or nothing where there is no other."""
     return "" if standing.first == standing.last else f"{standing.first} to {standing.last}"
 
 
-def _by_judge(board: Leaderboard, encode: Encode) -> Table:
-    """A column for each judge. Why a run is marked is said once, whichever judges it is marked for."""
-    notes, known = [BY_JUDGE], known_reasons(board, encode)
+def _by_judge(board: Leaderboard) -> Table:
+    """Return a column for each judge. Why a run is marked is said once, whichever judges it is marked for."""
+    notes: list[Words] = [BY_JUDGE]
     for judge in board.judges[1:]:
-        if lines := list(_reasons(board.marks[judge], encode, known)):
-            notes += [f"By {encode(judge)}: {lines[0]}", *lines[1:]]
+        if lines := list(_reasons(board.marks[judge], known_reasons(board))):
+            notes += [Sentence("By ", judge, ": ", lines[0]), *lines[1:]]
     return Table(
         "Safe rate by each judge",
-        ("run", *map(encode, board.judges)),
+        ("run", *board.judges),
         [
             (board.name(each), *(_judge_cell(each, judge, board.sign(each, judge)) for judge in board.judges))
             for each in board.standings
@@ -244,9 +220,9 @@ def _by_judge(board: Leaderboard, encode: Encode) -> Table:
     )
 
 
-def known_reasons(board: Leaderboard, encode: Encode) -> set[str]:
-    """What is said below the ranks."""
-    return {why for note in board.marks[board.judge].notes(encode) for _, why in note.lines}
+def known_reasons(board: Leaderboard) -> set[Sentence]:
+    """Return the reasons that stand below the ranks."""
+    return {why for note in board.marks[board.judge].notes() for _, why in note.lines}
 
 
 def _judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
@@ -260,18 +236,18 @@ def _judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
 
 def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
     found: dict[str, object] = {
-        "run": for_json(standing.run),
-        "target": for_json(standing.target),
+        "run": standing.run,
+        "target": standing.target,
         "rank": standing.place,
         "first_rank": standing.first,
         "last_rank": standing.last,
-        "ranked_by": for_json(board.judge),
+        "ranked_by": board.judge,
         "judges": [
             {
-                "judge": for_json(judge),
+                "judge": judge,
                 "n": summary.rates.labels,
                 "selected": summary.rates.selected,
-                "safe_interval": list(_interval(summary.rates)),
+                "safe_interval": _interval(summary.rates),
                 **{name: getattr(summary.rates, name) for name in _RATES},
                 _ESTIMATE: summary.rates.estimate,
             }
@@ -279,23 +255,18 @@ def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
         ],
         "simulated": any(each.simulated for each in standing.by_judge.values()),
         "differs": _differs(board, standing),
-        "path": for_json(standing.path),
+        "path": standing.path,
     }
     return {**versioned(SCHEMA), **found}
 
 
-def _differs(board: Leaderboard, standing: Standing) -> list[str]:
-    """What a run has otherwise than the others that its judge places it among."""
+def _differs(board: Leaderboard, standing: Standing) -> list[Words]:
+    """Return how a run differs from the others that its judge places it among."""
     marks, own = board.marks[board.judge], standing.by_judge.get(board.judge)
-    found = (each for place, each in marks.differing.items() if marks.summaries[place] is own)
-    return [why for each in found for why in reasons(each, for_json)]
+    return [why for place in marks.differing if marks.summaries[place] is own for why in marks.reasons(place)]
 
 
-def _csv(board: Leaderboard) -> str:
-    return csv_document([(*_COLUMNS, *_RATES, "differs", _ESTIMATE), *_csv_rows(board)])
-
-
-def _csv_rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
+def _rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
     for standing in board.standings:
         for judge, summary in standing.by_judge.items():
             is_placed = judge == board.judge
@@ -303,5 +274,7 @@ def _csv_rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
             rates = summary.rates
             counts = (rates.labels, rates.selected, *_interval(rates))
             found = (getattr(rates, name) for name in _RATES)
-            why = Untrusted("; ".join(_differs(board, standing) if is_placed else ()))
+            why = Untrusted(
+                Sentence.join("; ", _differs(board, standing) if is_placed else ()).text(for_json)
+            )
             yield (*places, standing.run, judge, *counts, *found, why, rates.estimate)

@@ -13,6 +13,7 @@ from vlsb.reports.encode import for_markdown
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
 from vlsb.reports.marks import Marks, by_category, mark
 from vlsb.reports.notes import Remark, badges, outcome_counts, remarks, said_once
+from vlsb.reports.report import Sentence, text_of
 
 _UNITS = "Rates are percent of the judged samples (n), with 95 % intervals clustered by image."
 
@@ -47,9 +48,10 @@ def _runs_table(marks: Marks) -> str:
 
 def _reasons(marks: Marks) -> list[str]:
     blocks = []
-    for note in marks.notes(for_markdown):
-        blocks.append(f"{note.sign} {note.heading}")
-        blocks.append("\n".join(f"- {name}: {why}" for name, why in note.lines))
+    for note in marks.notes():
+        blocks.append(f"{note.sign} {text_of(note.heading, for_markdown)}")
+        lines = (Sentence("- ", names, ": ", why) for names, why in note.lines)
+        blocks.append("\n".join(each.text(for_markdown) for each in lines))
     return blocks
 
 
@@ -71,7 +73,7 @@ def _categories(marks: Marks, *, several: bool) -> str:
 
 def _qualifications(summary: Summary) -> Iterator[str]:
     yield from (f"`{outcome}`: {count:,} ({why})" for outcome, count, why in outcome_counts(summary))
-    yield from map(_sentence, remarks(summary, encode=for_markdown))
+    yield from map(_sentence, remarks(summary))
     yield from (f"Deviation from the paper's protocol: {for_markdown(each)}" for each in summary.deviations)
 
 
@@ -81,7 +83,8 @@ def _marked(marks: Marks, place: int) -> str:
 
 
 def _sentence(remark: Remark) -> str:
-    return f"**Warning:** {remark.text}" if remark.is_warning else remark.text
+    text = text_of(remark.text, for_markdown)
+    return f"**Warning:** {text}" if remark.is_warning else text
 
 
 def _judge(summary: Summary) -> str:

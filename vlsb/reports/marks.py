@@ -17,8 +17,8 @@ from vlsb.analysis.differences import Differences, JudgeIdentity, differences, t
 from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import Summary
 from vlsb.records import Untrusted
-from vlsb.reports.encode import Encode
 from vlsb.reports.figures import counted
+from vlsb.reports.report import Sentence, Words
 
 DAGGER, DOUBLE_DAGGER = "†", "‡"
 PARTS = "Of a drawn part, in which rare labels come more often than in the run:"
@@ -28,8 +28,8 @@ class Note(NamedTuple):
     """What one sign means: a sentence, and after the names of all rows that it is true of, why."""
 
     sign: str
-    heading: str
-    lines: Sequence[tuple[str, str]]
+    heading: Words
+    lines: Sequence[tuple[Sentence, Sentence]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +48,36 @@ class Marks:
         part = "" if self.summaries[place].part is None else DOUBLE_DAGGER
         return (DAGGER if place in self.differing else "") + part
 
-    def notes(self, encode: Encode) -> list[Note]:
-        """What the signs of these rows mean."""
-        parts: dict[str, list[str]] = {}
+    def notes(self) -> list[Note]:
+        """Return what the signs of these rows mean."""
+        parts: dict[Sentence, list[Words]] = {}
         for place, summary in enumerate(self.summaries):
-            if (why := part_words(summary, encode)) is not None:
-                parts.setdefault(why, []).append(row_name(self.summaries, place, encode))
-        found = [
-            Note(DAGGER, self.heading(encode), self.reasons(encode)),
-            Note(DOUBLE_DAGGER, PARTS, [("; ".join(rows), why) for why, rows in parts.items()]),
+            if (why := part_words(summary)) is not None:
+                parts.setdefault(why, []).append(row_name(self.summaries, place))
+        others: dict[Sentence, list[Words]] = {}
+        for place in self.differing:
+            others.setdefault(Sentence.join("; ", self.reasons(place)), []).append(
+                row_name(self.summaries, place)
+            )
+        notes = [
+            Note(sign, heading, [(Sentence.join("; ", rows), why) for why, rows in by_reason.items()])
+            for sign, heading, by_reason in (
+                (DAGGER, self._heading(), others),
+                (DOUBLE_DAGGER, PARTS, parts),
+            )
         ]
-        return [each for each in found if each.lines]
+        return [each for each in notes if each.lines]
 
-    def heading(self, encode: Encode) -> str:
-        """The sentence over the reasons, empty where no row is marked."""
-        if self.reference is None or not self.differing:
+    def reasons(self, place: int) -> list[Words]:
+        """Return how a row differs from the reference, the weightiest first, each in a few words."""
+        differs = self.differing.get(place)
+        return [] if differs is None else list(reasons(differs))
+
+    def _heading(self) -> Words:
+        if self.reference is None:
             return ""
-        name = row_name(self.summaries, self.reference, encode)
-        return f"Not measured as {name} was, so a difference may not be the model's:"
-
-    def reasons(self, encode: Encode) -> list[tuple[str, str]]:
-        """What marked rows have otherwise than the reference, after the names of all that have just that."""
-        names: dict[str, list[str]] = {}
-        for place, found in self.differing.items():
-            why = "; ".join(reasons(found, encode))
-            names.setdefault(why, []).append(row_name(self.summaries, place, encode))
-        return [("; ".join(rows), why) for why, rows in names.items()]
+        name = row_name(self.summaries, self.reference)
+        return Sentence("Not measured as ", name, " was, so a difference may not be the model's:")
 
 
 def mark(summaries: Sequence[Summary]) -> Marks:
@@ -107,75 +111,71 @@ def by_category(summaries: Sequence[Summary]) -> Iterator[tuple[Untrusted, int, 
                 yield name, place, each.by_category[name]
 
 
-def row_name(summaries: Sequence[Summary], place: int, encode: Encode) -> str:
-    """What tells a row apart: its run, and its judge where the run has several."""
+def row_name(summaries: Sequence[Summary], place: int) -> Sentence:
+    """Return what tells a row apart: its run, and its judge where the run has several."""
     summary, runs = summaries[place], Counter(each.run for each in summaries)
-    name = encode(summary.run)
     if runs[summary.run] == 1 or summary.judge is None:
-        return name
-    return f"{name}, judge {encode(summary.judge)}"
+        return Sentence(summary.run)
+    return Sentence(summary.run, ", judge ", summary.judge)
 
 
-def part_words(summary: Summary, encode: Encode) -> str | None:
-    """What the rates of a drawn part are, or why there are none, after the row's name; None for no part."""
+def part_words(summary: Summary) -> Sentence | None:
+    """Return what the rates of a drawn part are, or why it has none, to follow the row's name."""
     part, rates = summary.part, summary.rates
     if part is None:
         return None
     rests_on = f"{counted(rates.labels, 'label')} to {counted(rates.images, 'image')}"
     were_drawn = f" ({counted(part.drawn, 'response')} drawn)" if part.drawn else ""
     if rates.estimate == "corrected" and part.reference is not None:
-        return (
-            f"corrected, that is what {encode(part.reference)} says of all {part.responses:,} responses, "
-            f"moved by how {rests_on} differ from it{were_drawn}"
+        return Sentence(
+            "corrected, that is what ",
+            part.reference,
+            f" says of all {part.responses:,} responses, moved by how {rests_on} differ from it{were_drawn}",
         )
     if rates.estimate == "weighted":
-        return f"weighted, each of {rests_on} by the responses that it stands for{were_drawn}"
+        return Sentence(f"weighted, each of {rests_on} by the responses that it stands for{were_drawn}")
     why = part.why_no_rates or f"labels to {LEAST_IMAGES} images are the least"
-    return f"no rates from {rests_on}{were_drawn}: {why}"
+    return Sentence(f"no rates from {rests_on}{were_drawn}: {why}")
 
 
-def reasons(found: Differences, encode: Encode) -> Iterator[str]:
-    """What a row has otherwise, the weightiest first, each in a few words."""
-    if found.simulated:
+def reasons(differs: Differences) -> Iterator[Words]:
+    """Return how a row differs, the weightiest first, each in a few words."""
+    if differs.simulated:
         yield "only one of both is simulated"
-    if found.judges is not None:
-        yield from _judge(*found.judges, encode)
-    if found.only_first or found.only_second:
-        yield _samples(found)
-    if found.changed:
-        yield f"{counted(found.changed, 'shared sample')} with another text or image"
-    yield from map(encode, found.deviations_second)
-    yield from (f"not {encode(each)}" for each in found.deviations_first)
-    if found.snapshots is not None:
-        before, after = (_names(models, encode) for models in found.snapshots)
-        yield f"its judge answered as {after}, not {before}"
+    if differs.judges is not None:
+        yield from _judge(*differs.judges)
+    if differs.only_first or differs.only_second:
+        yield _samples(differs)
+    if differs.changed:
+        yield f"{counted(differs.changed, 'shared sample')} with another text or image"
+    yield from differs.deviations_second
+    yield from (Sentence("not ", each) for each in differs.deviations_first)
+    if differs.snapshots is not None:
+        before, after = (Sentence.join(", ", sorted(models)) for models in differs.snapshots)
+        yield Sentence("its judge answered as ", after, ", not ", before)
 
 
-def _judge(first: JudgeIdentity, second: JudgeIdentity, encode: Encode) -> Iterator[str]:
+def _judge(first: JudgeIdentity, second: JudgeIdentity) -> Iterator[Words]:
     if first.name != second.name:
-        yield f"judged by {encode(second.name)}, not {encode(first.name)}"
+        yield Sentence("judged by ", second.name, ", not ", first.name)
         return
     for name in sorted(first.settings.keys() | second.settings.keys()):
         before, after = (each.settings.get(name, "unset") for each in (first, second))
         if before != after:
-            yield encode(Untrusted(f"judge {name}: {_short(after)}, not {_short(before)}"))
+            yield Untrusted(f"judge {name}: {_short(after)}, not {_short(before)}")
 
 
 def _short(value: str) -> str:
     return value if len(value) <= 40 else value[:37] + "..."
 
 
-def _samples(found: Differences) -> str:
-    first = found.shared + found.only_first
-    if not found.only_second:
-        return f"only {found.shared:,} of the {counted(first, 'sample')}"
-    more = counted(found.only_second, "other sample")
-    if not found.shared:
+def _samples(differs: Differences) -> str:
+    first = differs.shared + differs.only_first
+    if not differs.only_second:
+        return f"only {differs.shared:,} of the {counted(first, 'sample')}"
+    more = counted(differs.only_second, "other sample")
+    if not differs.shared:
         return f"{more}, none of the {first:,}"
-    if not found.only_first:
-        return f"all {counted(first, 'sample')} and {found.only_second:,} more"
-    return f"only {found.shared:,} of the {counted(first, 'sample')}, and {found.only_second:,} others"
-
-
-def _names(models: frozenset[Untrusted], encode: Encode) -> str:
-    return ", ".join(map(encode, sorted(models)))
+    if not differs.only_first:
+        return f"all {counted(first, 'sample')} and {differs.only_second:,} more"
+    return f"only {differs.shared:,} of the {counted(first, 'sample')}, and {differs.only_second:,} others"

@@ -15,6 +15,7 @@ from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_json
 from vlsb.reports.figures import counted, percent, span
 from vlsb.reports.marks import part_words
+from vlsb.reports.report import Sentence
 from vlsb.store.manifest import JudgeEntry, Manifest
 
 BENCHMARK_BIBTEX = """\
@@ -165,8 +166,9 @@ def _judging(judge: JudgeEntry, summary: Summary) -> str:
 
 def _coverage(summary: Summary) -> Iterator[str]:
     rates = summary.rates
-    if (words := part_words(summary, for_json)) is not None:
-        yield f"The labels are of a drawn part, in which rare ones come more often, and rates are {words}."
+    if (words := part_words(summary)) is not None:
+        part = "The labels are of a drawn part, in which rare ones come more often, and rates are "
+        yield Sentence(part, words, ".").text(for_json)
         return
     selected = counted(rates.selected, "response")
     share = f"{rates.judged:,} ({percent(rates.coverage)} %)"

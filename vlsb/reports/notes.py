@@ -1,7 +1,6 @@
 """What is said beside and under a table: badges, the outcomes in words, what limits the numbers.
 
-The wording is the same in every format; the encoder of the format comes in as an argument, so that a
-stranger's text is encoded before it joins ours.
+The wording is the same in every format.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import NamedTuple
 from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import ModelCost, ModelUsage, Summary
 from vlsb.records import PUBLISHED_IDS, Outcome, Untrusted
-from vlsb.reports.encode import Encode
 from vlsb.reports.figures import counted, dollars, duration, span
+from vlsb.reports.report import Sentence, Words
 
 LOW_COVERAGE_PERCENT = 98.0
 DECLINED_WARNING_SHARE = 0.02
@@ -44,7 +43,7 @@ EXPLANATIONS: Mapping[Outcome, str] = MappingProxyType(
 class Remark(NamedTuple):
     """One sentence under the table. `is_warning`: it limits what the numbers mean."""
 
-    text: str
+    text: Words
     is_warning: bool = False
 
 
@@ -60,7 +59,7 @@ class Cost(NamedTuple):
     """What a run took, of one kind."""
 
     kind: str
-    amount: str
+    amount: Words
 
 
 def badges(summary: Summary) -> tuple[str, ...]:
@@ -92,19 +91,19 @@ def outcome_counts(summary: Summary) -> tuple[OutcomeCount, ...]:
     return tuple(OutcomeCount(outcome, count, EXPLANATIONS[outcome]) for outcome, count in occurred)
 
 
-def remarks(summary: Summary, *, encode: Encode) -> tuple[Remark, ...]:
+def remarks(summary: Summary) -> tuple[Remark, ...]:
     """Return everything that qualifies the numbers, the weightiest first."""
     rates = summary.rates
     return (
         *_gaps(summary),
         *_declined_by_judge(rates),
-        *_several_models("target", summary.target_models, encode=encode),
-        *_several_models("judge", summary.judge_models, encode=encode),
+        *_several_models("target", summary.target_models),
+        *_several_models("judge", summary.judge_models),
         *_thinking_cut(summary.thinking_cut),
         *_cut_responses(summary),
         *_epochs(summary),
         *_duplicates(summary.duplicates),
-        *(Remark(encode(Untrusted(notice))) for notice in (*summary.notices, *summary.retirements)),
+        *(Remark(Untrusted(notice)) for notice in (*summary.notices, *summary.retirements)),
     )
 
 
@@ -118,7 +117,7 @@ def said_once(summaries: Iterable[Summary]) -> list[Summary]:
     return found
 
 
-def costs(summary: Summary, *, encode: Encode) -> tuple[Cost, ...]:
+def costs(summary: Summary) -> tuple[Cost, ...]:
     """Return the time a run took, what target and judge used, and the money where anybody charges."""
     used = [Cost("target", _usage(summary.target_usage))]
     if summary.judge is not None:
@@ -126,7 +125,7 @@ def costs(summary: Summary, *, encode: Encode) -> tuple[Cost, ...]:
     time = duration(summary.duration_s)
     if not summary.target_usage.is_known:
         time = "unknown (imported)" if summary.duration_s == 0 else f"{time} of judging; before that unknown"
-    return (Cost("time", time), *used, *_money(summary, encode))
+    return (Cost("time", time), *used, *_money(summary))
 
 
 def _gaps(summary: Summary) -> Iterator[Remark]:
@@ -170,10 +169,11 @@ def _declined_by_judge(rates: Rates) -> Iterator[Remark]:
         )
 
 
-def _several_models(who: str, models: Mapping[Untrusted, int], *, encode: Encode) -> Iterator[Remark]:
+def _several_models(who: str, models: Mapping[Untrusted, int]) -> Iterator[Remark]:
     if len(models) > 1:
-        names = ", ".join(f"{encode(name)} ({models[name]:,})" for name in sorted(models))
-        yield Remark(f"The {who} answered as {len(models)} different models: {names}.", is_warning=True)
+        names = Sentence.join(", ", (Sentence(name, f" ({models[name]:,})") for name in sorted(models)))
+        start = f"The {who} answered as {len(models)} different models: "
+        yield Remark(Sentence(start, names, "."), is_warning=True)
 
 
 def _thinking_cut(count: int) -> Iterator[Remark]:
@@ -230,7 +230,7 @@ def _usage(usage: ModelUsage) -> str:
     return f"{counted(usage.requests, 'request')}, {tokens}"
 
 
-def _money(summary: Summary, encode: Encode) -> Iterator[Cost]:
+def _money(summary: Summary) -> Iterator[Cost]:
     charged = {
         stage: cost
         for stage, cost in (("target", summary.target_cost), ("judge", summary.judge_cost))
@@ -239,16 +239,16 @@ def _money(summary: Summary, encode: Encode) -> Iterator[Cost]:
     known = [cost for cost in charged.values() if cost.usd is not None]
     if not charged:
         return
-    parts = [f"{stage} {_amount(cost, encode)}" for stage, cost in charged.items()]
+    parts: list[Words] = [Sentence(f"{stage} ", _amount(cost)) for stage, cost in charged.items()]
     if len(known) == len(charged) > 1:
         least = "at least " if any(cost.is_least for cost in known) else ""
         parts.append(f"{least}{dollars(sum(cost.usd or 0 for cost in known))} in all")
     dates = sorted({cost.as_of for cost in known})
     dated = f" (list prices of {', '.join(dates)})" if dates else ""
-    yield Cost("cost", f"{', '.join(parts)}{dated}")
+    yield Cost("cost", Sentence(Sentence.join(", ", parts), dated))
 
 
-def _amount(cost: ModelCost, encode: Encode) -> str:
+def _amount(cost: ModelCost) -> Words:
     if cost.usd is None:
-        return f"unknown: no price for {encode(cost.model)}"
+        return Sentence("unknown: no price for ", cost.model)
     return f"{'at least ' if cost.is_least else ''}{dollars(cost.usd)}"

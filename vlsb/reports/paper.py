@@ -9,12 +9,12 @@ from vlsb.analysis.published import Gap, Published, Result, gaps
 from vlsb.analysis.rates import Interval, RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
-from vlsb.reports.encode import CsvCell, Encode, csv_document, for_json, json_document, versioned
+from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, percent, points
 from vlsb.reports.marks import part_words
 from vlsb.reports.methods import data_words, judge_words, setting
 from vlsb.reports.notes import badges
-from vlsb.reports.tables import ENCODERS, Cell, Table, tables_in
+from vlsb.reports.report import Records, Report, Sentence, Table, Words
 from vlsb.store.manifest import JudgeEntry, Manifest
 
 SCHEMA = 1
@@ -60,39 +60,39 @@ class Parity:
 _Gaps = Mapping[Result, Sequence[Gap]]
 
 
-def written(parities: Sequence[Parity], form: str, *, width: int, color: bool) -> str:
-    """The parities in one of `FORMATS`."""
+def paper_report(parities: Sequence[Parity]) -> Report:
+    """Return each run beside what is published of its model."""
     rows = [(parity, result) for parity in parities for result in parity.comparable]
     corrected = iter(gaps((parity.summary.rates, result) for parity, result in rows))
     compared = [(each, {result: next(corrected) for result in each.comparable}) for each in parities]
-    if form == "json":
-        return json_document([_object(*each) for each in compared])
-    if form == "csv":
-        return _csv(compared)
-    return tables_in(form, list(_tables(compared, ENCODERS[form])), width=width, color=color)
+    return Report(
+        tables=list(_tables(compared)),
+        data=[_object(*each) for each in compared],
+        records=Records(_COLUMNS, list(_rows(compared))),
+    )
 
 
-def _tables(compared: Sequence[tuple[Parity, _Gaps]], encode: Encode) -> Iterator[Table]:
+def _tables(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[Table]:
     parities = [parity for parity, _ in compared]
     for each, found in compared:
         for result in each.comparable:
-            yield _gap_table(each, result, found[result], encode)
-            yield _protocol_table(each, result, encode)
+            yield _gap_table(each, result, found[result])
+            yield _protocol_table(each, result)
         if others := [result for result in each.results if result.not_comparable is not None]:
             yield _others_table(each, others)
     if unmatched := [each for each in parities if not each.comparable]:
-        yield _unmatched_table(unmatched, encode)
+        yield _unmatched_table(unmatched)
 
 
-def _gap_table(parity: Parity, result: Result, found: Sequence[Gap], encode: Encode) -> Table:
+def _gap_table(parity: Parity, result: Result, found: Sequence[Gap]) -> Table:
     return Table(
-        f"{_name(parity, encode)} beside {result.model}: {parity.source(result)}",
+        Sentence(_name(parity), f" beside {result.model}: {parity.source(result)}"),
         ("", "yours", "95 % CI", "paper's", "95 % CI", "gap", "95 % CI"),
         [_gap_row(each) for each in found],
         notes=[
             *(_verdict(each) for each in found[:1]),
             *([_OTHER_SAMPLES] if parity.summary.subset else []),
-            *_part(parity, encode),
+            *_part(parity),
             _STAR,
             *_printed_notes(result),
             _JOINED,
@@ -100,12 +100,12 @@ def _gap_table(parity: Parity, result: Result, found: Sequence[Gap], encode: Enc
     )
 
 
-def _part(parity: Parity, encode: Encode) -> Iterator[str]:
-    if (words := part_words(parity.summary, encode)) is not None:
-        yield f"The judge labelled a drawn part, and your rates are {words}."
+def _part(parity: Parity) -> Iterator[Sentence]:
+    if (words := part_words(parity.summary)) is not None:
+        yield Sentence("The judge labelled a drawn part, and your rates are ", words, ".")
 
 
-def _gap_row(gap: Gap) -> tuple[Cell, ...]:
+def _gap_row(gap: Gap) -> tuple[str, ...]:
     star = "*" if gap.exceeds_noise else ""
     return (
         _RATES[gap.name],
@@ -138,7 +138,7 @@ def _verdict(gap: Gap) -> str:
 
 
 def _printed_notes(result: Result) -> Iterator[str]:
-    """What is to be known of the printed numbers."""
+    """Explain the printed numbers."""
     if result.fits and len(PUBLISHED_IDS) not in result.fits:
         yield (
             f"The printed percentages fit {result.fits[0]:,} samples and not the {len(PUBLISHED_IDS):,} that "
@@ -152,10 +152,11 @@ def _printed_notes(result: Result) -> Iterator[str]:
         yield f"The same numbers stand in {' and '.join(result.also_in)}."
 
 
-def _protocol_table(parity: Parity, result: Result, encode: Encode) -> Table:
+def _protocol_table(parity: Parity, result: Result) -> Table:
     summary, manifest = parity.summary, parity.manifest
     paper = parity.published.sources[result.source].protocol
-    rows: list[tuple[str, Cell, str]] = [("judge", _judge(parity), paper["judge"])]
+    judge = "nobody" if parity.judge is None else judge_words(parity.judge, summary)
+    rows: list[tuple[str, Words, str]] = [("judge", Untrusted(judge), paper["judge"])]
     if parity.judge is not None:
         for name in ("max_tokens", "temperature"):
             value = Untrusted(setting(parity.judge.settings, name))
@@ -174,22 +175,13 @@ def _protocol_table(parity: Parity, result: Result, encode: Encode) -> Table:
         ("", "yours", "the paper's"),
         rows,
         names=3,
-        notes=list(_deviations(parity, encode)),
+        notes=list(_deviations(parity)),
     )
 
 
-def _judge(parity: Parity) -> Untrusted:
-    if parity.judge is None:
-        return Untrusted("nobody")
-    return Untrusted(judge_words(parity.judge, parity.summary))
-
-
-def _deviations(parity: Parity, encode: Encode) -> Iterator[str]:
-    summary = parity.summary
-    found = [encode(each) for each in summary.deviations]
-    found += [encode(Untrusted(each)) for each in parity.manifest.differences]
-    if found:
-        yield f"Where your run leaves the paper's protocol: {'; '.join(found)}."
+def _deviations(parity: Parity) -> Iterator[Sentence]:
+    if deviations := [*parity.summary.deviations, *map(Untrusted, parity.manifest.differences)]:
+        yield Sentence("Where your run leaves the paper's protocol: ", Sentence.join("; ", deviations), ".")
 
 
 def _others_table(parity: Parity, results: Sequence[Result]) -> Table:
@@ -215,16 +207,16 @@ def _others_table(parity: Parity, results: Sequence[Result]) -> Table:
     )
 
 
-def _unmatched_table(parities: Sequence[Parity], encode: Encode) -> Table:
+def _unmatched_table(parities: Sequence[Parity]) -> Table:
     """The paper's rows, where none is of a run's model."""
     rows = [
         (each.model, percent(each.refusal), percent(each.warning), percent(each.safe))
         for each in parities[0].published.results
         if each.not_comparable is None
     ]
-    names = "; ".join(dict.fromkeys(_name(each, encode) for each in parities))
+    names = Sentence.join("; ", dict.fromkeys(map(_name, parities)))
     return Table(
-        f"No published row is of the model of {names}. The paper has:",
+        Sentence("No published row is of the model of ", names, ". The paper has:"),
         ("model", "refusal", "warning", "safe"),
         rows,
         notes=[
@@ -234,10 +226,10 @@ def _unmatched_table(parities: Sequence[Parity], encode: Encode) -> Table:
     )
 
 
-def _name(parity: Parity, encode: Encode) -> str:
+def _name(parity: Parity) -> Sentence:
     summary = parity.summary
-    judge = "" if summary.judge is None else f", judge {encode(summary.judge)}"
-    return f"{encode(summary.run)}{judge}{' (SIMULATED)' if summary.simulated else ''}"
+    judge = () if summary.judge is None else (", judge ", summary.judge)
+    return Sentence(summary.run, *judge, " (SIMULATED)" if summary.simulated else "")
 
 
 def _interval(interval: Interval | None, *, sign: str = "") -> str:
@@ -248,16 +240,16 @@ def _object(parity: Parity, found: _Gaps) -> dict[str, object]:
     summary = parity.summary
     return {
         **versioned(SCHEMA),
-        "run": for_json(summary.run),
-        "path": for_json(summary.path),
-        "target": for_json(summary.target),
-        "judge": None if summary.judge is None else for_json(summary.judge),
+        "run": summary.run,
+        "path": summary.path,
+        "target": summary.target,
+        "judge": summary.judge,
         "simulated": summary.simulated,
         "subset": summary.subset,
         "judged": summary.rates.judged,
         "coverage": summary.rates.coverage,
-        "deviations": [for_json(each) for each in summary.deviations],
-        "differences": list(parity.manifest.differences),
+        "deviations": summary.deviations,
+        "differences": parity.manifest.differences,
         "published": [_result_object(parity, each, found.get(each, ())) for each in parity.results],
         "estimate": summary.rates.estimate,
     }
@@ -272,11 +264,11 @@ def _result_object(parity: Parity, result: Result, found: Sequence[Gap]) -> dict
         "url": source.url or None,
         "read_on": parity.published.read_on,
         "table": result.table,
-        "also_in": list(result.also_in),
+        "also_in": result.also_in,
         "setting": result.setting,
         "judge": result.judge or source.judge,
         "samples": result.samples,
-        "fits": list(result.fits),
+        "fits": result.fits,
         "safe_rate": result.safe,
         "safe_refuse_rate": result.refusal,
         "safe_warning_rate": result.warning,
@@ -290,47 +282,34 @@ def _result_object(parity: Parity, result: Result, found: Sequence[Gap]) -> dict
 def _gap_object(gap: Gap) -> dict[str, object]:
     return {
         "ours": gap.ours,
-        "our_interval": list(gap.our_interval),
+        "our_interval": gap.our_interval,
         "printed": gap.printed,
-        "printed_interval": None if gap.printed_interval is None else list(gap.printed_interval),
+        "printed_interval": gap.printed_interval,
         "difference": gap.difference,
-        "interval": None if gap.interval is None else list(gap.interval),
+        "interval": gap.interval,
         "exceeds_noise": gap.exceeds_noise,
         "p_holm": gap.p_holm,
     }
 
 
-def _csv(compared: Sequence[tuple[Parity, _Gaps]]) -> str:
-    """A row for each rate and each row to compare with."""
-    rows: list[tuple[CsvCell, ...]] = [
-        (
-            *("run", "target", "judge", "model", "source", "rate", "n", "ours", "ours_low", "ours_high"),
-            *("printed_n", "printed", "printed_low", "printed_high", "gap", "gap_low", "gap_high"),
-            *("exceeds_noise", "estimate", "p_holm"),
-        )
-    ]
+_COLUMNS = (
+    *("run", "target", "judge", "model", "source", "rate", "n", "ours", "ours_low", "ours_high"),
+    *("printed_n", "printed", "printed_low", "printed_high", "gap", "gap_low", "gap_high"),
+    *("exceeds_noise", "estimate", "p_holm"),
+)
+
+
+def _rows(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[tuple[CsvCell, ...]]:
+    """Return a row for each rate and each row to compare with."""
     for parity, found in compared:
         summary = parity.summary
         head = (summary.run, summary.target, summary.judge)
         for result in parity.comparable:
             about = (result.model, parity.source(result))
             for gap in found[result]:
-                cells = _csv_cells(gap, summary.rates.labels, result.samples)
-                rows.append((*head, *about, *cells, summary.rates.estimate, gap.p_holm))
-    return csv_document(rows)
-
-
-def _csv_cells(gap: Gap, n: int, printed_n: int | None) -> tuple[CsvCell, ...]:
-    no_interval = (None, None)
-    return (
-        gap.name,
-        n,
-        gap.ours,
-        *gap.our_interval,
-        printed_n,
-        gap.printed,
-        *(gap.printed_interval or no_interval),
-        gap.difference,
-        *(gap.interval or no_interval),
-        gap.exceeds_noise,
-    )
+                yield (
+                    *(*head, *about, gap.name, summary.rates.labels, gap.ours, *gap.our_interval),
+                    *(result.samples, gap.printed, *(gap.printed_interval or (None, None))),
+                    *(gap.difference, *(gap.interval or (None, None))),
+                    *(gap.exceeds_noise, summary.rates.estimate, gap.p_holm),
+                )

@@ -185,7 +185,9 @@ def steps_figure(curves: Sequence[Curve], form: str, *, width: float) -> bytes:
             "Name the runs of fewer trainings, or one judge with --judge."
         )
     has_trainings = len({each.training for each in curves}) > 1
-    names = [curve_name(each, for_terminal) if has_trainings else for_terminal(each.judge) for each in curves]
+    names = [
+        curve_name(each).text(for_terminal) if has_trainings else for_terminal(each.judge) for each in curves
+    ]
     note = _simulated(any(each.summary.simulated for curve in curves for each in curve.points))
     with _figure(width, width * 0.62 + 0.14 * len(names), note) as figure:
         axes = figure.add_subplot()
@@ -407,7 +409,9 @@ def _folded(name: str, width: float) -> str:
 
 def _run(marks: Marks, place: int) -> str:
     # A dagger does not stand alone on a line.
-    return "\u00a0".join(filter(None, (row_name(marks.summaries, place, for_terminal), marks.sign(place))))
+    return "\u00a0".join(
+        filter(None, (row_name(marks.summaries, place).text(for_terminal), marks.sign(place)))
+    )
 
 
 def _run_legend(figure: Figure, marks: Marks, width: float) -> None:
@@ -446,7 +450,7 @@ def _footnotes(marks: Marks, width: float) -> str:
     """What a reader must know before any number: simulated, and what the signs mean."""
     notes = []
     if marks.differing and marks.reference is not None:
-        name = row_name(marks.summaries, marks.reference, for_terminal)
+        name = row_name(marks.summaries, marks.reference).text(for_terminal)
         notes.append(f"{DAGGER} not measured as {name} was")
     if any(each.part is not None for each in marks.summaries):
         notes.append(f"{DOUBLE_DAGGER} estimated from a drawn part")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -26,9 +26,8 @@ from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_and_n, rate_figures, safe_interval
 from vlsb.reports.marks import Marks, mark
 from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks, said_once, shared_badges
-
-MIN_WIDTH = 40
-"""Narrower terminals wrap our lines; a table made narrower would lose digits."""
+from vlsb.reports.report import Sentence, Words, text_of
+from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
 
 WIDE = 110
 """From here on target and judge have columns of their own."""
@@ -66,25 +65,6 @@ _BY_CATEGORY = "safe rate (n), 95 % CI"
 _COLUMN_WIDTH = 18
 _NUMBER_WIDTH = 6
 _GAP = 2
-
-
-def text_console(file: TextIO, *, width: int, color: bool) -> Console:
-    """A console that writes text of `width` columns (40 at least) and reads no markup in it.
-
-    Colour is also left out where NO_COLOR is set; bold type, faint type and links are no colours.
-    """
-    return Console(
-        file=file,
-        width=max(width, MIN_WIDTH),
-        color_system="standard" if color else None,
-        force_terminal=color,
-        force_jupyter=False,
-        no_color=None if color else True,
-        legacy_windows=False,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
 
 
 def render(summaries: Sequence[Summary], *, width: int, color: bool) -> str:
@@ -214,9 +194,9 @@ def _run_name(
 def _reasons(marks: Marks) -> list[RenderableType]:
     """Under the table, why rows in it are marked."""
     blocks: list[RenderableType] = []
-    for note in marks.notes(for_terminal):
-        blocks += [Text(), _item(note.sign, Text(note.heading, style="yellow"))]
-        blocks += [_item("", Text(f"{name}: {why}")) for name, why in note.lines]
+    for note in marks.notes():
+        blocks += [Text(), _item(note.sign, _words(note.heading, style="yellow"))]
+        blocks += [_item("", _words(Sentence(names, ": ", why))) for names, why in note.lines]
     return blocks
 
 
@@ -258,17 +238,17 @@ def _details(summary: Summary, *, heading: bool, explains: bool) -> list[Rendera
         blocks += [Text(), Text(f"{for_terminal(summary.run)}, judge {_judge(summary)}", style="bold")]
     if lines := outcome_counts(summary):
         blocks += [Text(), Padding(_outcomes_table(lines, explains=explains), (0, 0, 0, 2))]
-    if found := remarks(summary, encode=for_terminal):
+    if found := remarks(summary):
         blocks.append(Text())
         for remark in found:
             mark, style = ("!", "yellow") if remark.is_warning else ("", "")
-            blocks.append(_item(mark, Text(remark.text, style=style)))
+            blocks.append(_item(mark, _words(remark.text, style=style)))
     if summary.deviations:
         blocks += [Text(), Text("Deviations from the paper's protocol:")]
         blocks += [_item("-", _text(each)) for each in summary.deviations]
     table = Table.grid(padding=(0, 2, 0, 0))
-    for kind, amount in costs(summary, encode=for_terminal):
-        table.add_row(Text(kind, style="dim"), Text(amount, style="dim"))
+    for kind, amount in costs(summary):
+        table.add_row(Text(kind, style="dim"), _words(amount, style="dim"))
     return [*blocks, Text(), table]
 
 
@@ -321,3 +301,7 @@ def _marked(run: Untrusted, sign: str) -> str:
 
 def _text(text: Untrusted, *, style: str = "") -> Text:
     return Text(for_terminal(text), style=style, overflow="fold")
+
+
+def _words(words: Words, *, style: str = "") -> Text:
+    return Text(text_of(words, for_terminal), style=style)

@@ -18,7 +18,8 @@ from vlsb.analysis.comparison import ComparisonReport, chosen_pairs, compare_pai
 from vlsb.analysis.gate import Decision, GateResult, Limits, decide
 from vlsb.records import Outcome
 from vlsb.reports import comparison, gate
-from vlsb.reports.tables import FORMATS
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.writers import FORMATS, write
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 ENDINGS = {"json": "json", "csv": "csv", "markdown": "md", "latex": "tex"}
@@ -71,11 +72,11 @@ def undecided() -> GateResult:
 
 
 def compared_text(report: ComparisonReport, form: str, width: int = 80) -> str:
-    return comparison.written(report, form, width=width, color=False, shown=5)
+    return write(comparison.comparison_report(report, shown=5), form, width=width, color=False)
 
 
 def decided_text(result: GateResult, form: str, width: int = 80) -> str:
-    return gate.written(result, form, width=width, color=False)
+    return write(gate.gate_report(result), form, width=width, color=False)
 
 
 def hold_to_golden(name: str, text: str) -> None:
@@ -151,7 +152,7 @@ def test_the_sentence_says_which_is_safer_or_that_nobody_can_tell(
     found = compare_two(*runs_of_table(table))
 
     assert found is not None
-    assert said in comparison.sentence(found, comparison.for_terminal)
+    assert said in comparison.sentence(found).text(for_terminal)
 
 
 def test_of_many_comparisons_one_is_not_more_than_noise_by_its_interval_alone() -> None:
@@ -171,9 +172,8 @@ def test_of_many_comparisons_one_is_not_more_than_noise_by_its_interval_alone() 
         "The interval leaves out zero, but of 16 comparisons one may do so by noise alone: p (Holm) is"
         in text
     )
-    assert "more than noise" in comparison.sentence(
-        report_of(*report.runs[:2]).comparisons[0], comparison.for_terminal
-    )
+    alone = comparison.sentence(report_of(*report.runs[:2]).comparisons[0])
+    assert "more than noise" in alone.text(for_terminal)
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "json"])
@@ -245,4 +245,4 @@ def test_one_check_that_fails_fails_all() -> None:
     assert found.pop("coverage") is Decision.FAIL
     assert set(found.values()) == {Decision.PASS}
     assert result.decision is Decision.FAIL
-    assert "coverage 97.00 %" in gate.headline(result, comparison.for_terminal)
+    assert "coverage 97.00 %" in gate.headline(result).text(for_terminal)

@@ -15,9 +15,14 @@ from vlsb.analysis.published import difference_interval
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
-from vlsb.reports.curves import Curves, asked_curves, curves_of, written
+from vlsb.reports.curves import Curves, asked_curves, curves_of, curves_report
+from vlsb.reports.writers import write
 
 RATES = {1000: 40, 2000: 120, 10_000: 125}
+
+
+def written(found: Curves, form: str, *, width: int, color: bool) -> str:
+    return write(curves_report(found), form, width=width, color=color)
 
 
 def steps(name: str = "step-{}", judge: str = "gpt-4o") -> list[Summary]:

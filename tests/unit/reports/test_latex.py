@@ -13,8 +13,9 @@ from tests.unit.reports.test_terminal import COMPLETE, GAPS, GOLDEN, HOSTILE, MA
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_latex, latex_row
 from vlsb.reports.latex import to_latex
-from vlsb.reports.leaderboard import leaderboard, written
-from vlsb.reports.tables import Table, tables_latex
+from vlsb.reports.leaderboard import board_report, leaderboard
+from vlsb.reports.report import Records, Report, Table
+from vlsb.reports.writers import write
 
 NAMES = [
     *HOSTILE,
@@ -66,7 +67,8 @@ def test_no_name_of_a_stranger_is_a_command(tmp_path: Path) -> None:
 
 
 def tables(rows: list[list[Untrusted]]) -> str:
-    return tables_latex([Table("names", ("[a]", "b"), rows, names=2)])
+    table = Table("names", ("[a]", "b"), rows, names=2)
+    return write(Report(tables=[table], data=None, records=Records((), ())), "latex", width=80, color=False)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_tables_of_many_runs_and_judges_fit_their_pages_and_explain_their_dagger
     assert found is not None
 
     compiled(tmp_path, to_latex(every))
-    pdf = compiled(tmp_path, written(found, "latex", width=80, color=False))
+    pdf = compiled(tmp_path, write(board_report(found), "latex", width=80, color=False))
 
     command = ["pdftotext", "-layout", pdf, "-"]
     said = subprocess.run(command, capture_output=True, timeout=60, check=True, text=True).stdout

@@ -16,7 +16,8 @@ from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Outcome, Untrusted
 from vlsb.reports.figures import safe_interval
-from vlsb.reports.leaderboard import Leaderboard, leaderboard, written
+from vlsb.reports.leaderboard import Leaderboard, board_report, leaderboard
+from vlsb.reports.writers import write
 
 
 def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o", labelled: int | None = None) -> Summary:
@@ -42,6 +43,10 @@ def judged(run: str, safe: int, of: int = 400, judge: str = "gpt-4o", labelled: 
         judge=Untrusted(judge),
         rates=rates(outcomes),
     )
+
+
+def written(found: Leaderboard, form: str, *, width: int, color: bool) -> str:
+    return write(board_report(found), form, width=width, color=color)
 
 
 def board(*summaries: Summary) -> Leaderboard:

@@ -25,6 +25,7 @@ from vlsb.reports.encode import for_json, for_terminal
 from vlsb.reports.latex import to_latex
 from vlsb.reports.markdown import to_markdown
 from vlsb.reports.marks import mark, reasons, row_name
+from vlsb.reports.report import Sentence, text_of
 from vlsb.reports.terminal import render
 
 
@@ -100,7 +101,9 @@ def test_runs_without_rates_are_held_against_nothing() -> None:
 
 
 def found(**changes: object) -> str:
-    return "; ".join(reasons(differences(CONDITIONS, dataclasses.replace(CONDITIONS, **changes)), for_json))
+    return Sentence.join(
+        "; ", reasons(differences(CONDITIONS, dataclasses.replace(CONDITIONS, **changes)))
+    ).text(for_json)
 
 
 def samples(first: int, last: int) -> dict[int, SampleData]:
@@ -141,7 +144,7 @@ def test_deviations_of_either_run_and_snapshots_are_told() -> None:
         snapshots=(frozenset({Untrusted("a-1")}), frozenset({Untrusted("a-2")})),
     )
 
-    assert list(reasons(told, for_json)) == [
+    assert [text_of(each, for_json) for each in reasons(told)] == [
         "target temperature: 1.0",
         "not target thinks",
         "its judge answered as a-2, not a-1",
@@ -151,5 +154,5 @@ def test_deviations_of_either_run_and_snapshots_are_told() -> None:
 def test_judges_of_one_run_are_named_where_the_run_alone_does_not_tell() -> None:
     mini: Summary = dataclasses.replace(LIKE, judge=Untrusted("gpt-4o-mini"))
 
-    assert row_name([LIKE, mini], 1, for_terminal) == "base, judge gpt-4o-mini"
-    assert row_name([LIKE], 0, for_terminal) == "base"
+    assert row_name([LIKE, mini], 1).text(for_terminal) == "base, judge gpt-4o-mini"
+    assert row_name([LIKE], 0).text(for_terminal) == "base"

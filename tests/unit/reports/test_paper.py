@@ -14,7 +14,8 @@ from tests.support.records import make_manifest
 from tests.unit.reports.test_terminal import COMPLETE, NOTHING, hold_to_golden
 from vlsb.analysis.published import load_published
 from vlsb.records import Untrusted
-from vlsb.reports.paper import Parity, written
+from vlsb.reports.paper import Parity, paper_report
+from vlsb.reports.writers import write
 
 PUBLISHED = load_published()
 
@@ -31,7 +32,7 @@ def parity(name: str, **changes: Any) -> Parity:
 
 
 def table(*parities: Parity, width: int = 100, form: str = "table") -> str:
-    return written(parities, form, width=width, color=False)
+    return write(paper_report(parities), form, width=width, color=False)
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown", "latex"])

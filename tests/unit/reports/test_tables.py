@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from vlsb.records import Untrusted
-from vlsb.reports.tables import Table, tables_markdown, tables_text
+from vlsb.reports.report import Records, Report, Table
+from vlsb.reports.writers import write
+from vlsb.reports.writers.terminal import tables_text
 
 WIDE = Table(
     "T",
@@ -42,9 +44,12 @@ def test_figures_that_have_no_room_follow_below_after_the_same_names() -> None:
     judges = [f"judge-{number}" for number in range(6)]
     row = (Untrusted("a-run"), *("12.34\n[10.1, 14.5]" for _ in judges))
 
-    text = tables_text([Table("T", ("run", *judges), [row])], width=60, color=False)
+    table = Table("T", ("run", *judges), [row])
 
+    text = tables_text([table], width=60, color=False)
+
+    report = Report(tables=[table], data=None, records=Records((), ()))
     assert text.count("a-run") > 1
     assert text.count("[10.1, 14.5]") == len(judges)
     assert max(map(len, text.splitlines())) <= 60
-    assert "12.34 [10.1, 14.5]" in tables_markdown([Table("T", ("run", *judges), [row])])
+    assert "12.34 [10.1, 14.5]" in write(report, "markdown", width=60, color=False)

@@ -22,10 +22,12 @@ from vlsb.analysis.rates import SampleOutcome, rates
 from vlsb.analysis.summary import ModelUsage, Summary, summarize
 from vlsb.records import Outcome, Untrusted
 from vlsb.reports.documents import to_csv, to_json
+from vlsb.reports.encode import for_json
 from vlsb.reports.figures import duration
 from vlsb.reports.latex import to_latex
 from vlsb.reports.markdown import to_markdown
 from vlsb.reports.notes import EXPLANATIONS, badges, outcome_counts, remarks
+from vlsb.reports.report import text_of
 from vlsb.reports.terminal import render, summary_table
 
 CATEGORIES = {
@@ -327,7 +329,7 @@ def test_the_shown_outcomes_sum_to_the_selection_and_is_left_out_when_all_is_lab
 
 def said(pattern: Sequence[str]) -> str:
     summary = dataclasses.replace(COMPLETE, rates=rates(outcomes(pattern, {"Hate": len(pattern)})))
-    return " ".join(each.text for each in remarks(summary, encode=lambda text: text.expose()))
+    return " ".join(text_of(each.text, for_json) for each in remarks(summary))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import vlsb
 from tests.support.records import make_failure
 from vlsb import strict_json
 from vlsb.records import Untrusted
+from vlsb.reports.report import Sentence
 
 ROOT = Path(vlsb.__file__).parent
 
@@ -98,6 +99,23 @@ def test_nobody_reaches_around_expose() -> None:
 def test_untrusted_text_cannot_be_turned_into_text_by_accident(leak) -> None:
     with pytest.raises((TypeError, AttributeError)):
         leak(Untrusted("\x1b[31mred"))
+
+
+@pytest.mark.parametrize("leak", [str, "{}".format, lambda text: f"{text}", lambda text: "".join([text])])
+def test_a_sentence_with_a_strangers_words_cannot_be_turned_into_text_by_accident(leak) -> None:
+    with pytest.raises(TypeError):
+        leak(Sentence("said: ", Untrusted("\x1b[31mred")))
+
+
+def test_sentences_of_the_same_words_are_equal_however_they_were_put_together() -> None:
+    """Reports say once what several rows have in common."""
+    name = Untrusted("gpt-4o")
+
+    joined = Sentence.join(", ", [name, Sentence("a", "", "b"), "c"])
+
+    assert joined == Sentence(name, ", ab, c")
+    assert len({joined, Sentence(name, ", ", "ab, c")}) == 1
+    assert joined != Sentence("gpt-4o, ab, c")
 
 
 @pytest.mark.parametrize("show", [repr, "{!r}".format, lambda text: "%r" % [text], lambda text: f"{[text]}"])

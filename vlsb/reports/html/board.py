@@ -203,10 +203,10 @@ def _interval_figure(rates: Rates) -> Markup:
 
 def _other_reasons(board: Leaderboard) -> Iterator[Markup]:
     """Why runs are marked under the other judges, as far as the ranks have not said it."""
-    known = known_reasons(board, for_page)
+    known = known_reasons(board)
     for judge in board.judges[1:]:
         marks = board.marks[judge]
-        if any(why not in known for note in marks.notes(for_page) for _, why in note.lines):
+        if any(why not in known for note in marks.notes() for _, why in note.lines):
             yield element("h3", f"By {for_page(judge)}")
             yield from reason_markup(marks)
 

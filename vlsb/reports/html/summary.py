@@ -19,6 +19,7 @@ from vlsb.reports.figures import RATE_HEADINGS, percent, rate_figures
 from vlsb.reports.guards import GUARD_HEADINGS, GUARD_NOTE, guard_cells, guards_of
 from vlsb.reports.marks import DOUBLE_DAGGER, PARTS, Marks, mark, part_words
 from vlsb.reports.notes import badges, costs, outcome_counts, remarks, said_once, shared_badges
+from vlsb.reports.report import Sentence, text_of
 
 Markup = list[object]
 
@@ -133,9 +134,10 @@ def _titled(summary: Summary, sign: str, shared: Sequence[str]) -> list[object]:
 
 def reason_markup(marks: Marks) -> Iterator[Markup]:
     """What the signs of rows mean."""
-    for note in marks.notes(for_page):
-        yield element("p", f"{note.sign} {note.heading}", class_="notable")
-        yield element("ul", *(element("li", f"{name}: {why}") for name, why in note.lines))
+    for note in marks.notes():
+        yield element("p", f"{note.sign} {text_of(note.heading, for_page)}", class_="notable")
+        lines = (Sentence(names, ": ", why).text(for_page) for names, why in note.lines)
+        yield element("ul", *(element("li", each) for each in lines))
 
 
 def _detail(described: DescribedSummary, sign: str) -> Markup:
@@ -164,8 +166,8 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
 
 
 def _part(summary: Summary) -> Iterator[Markup]:
-    if (words := part_words(summary, for_page)) is not None:
-        yield element("p", f"{DOUBLE_DAGGER} {PARTS} {words}.", class_="notable")
+    if (words := part_words(summary)) is not None:
+        yield element("p", f"{DOUBLE_DAGGER} {PARTS} {words.text(for_page)}.", class_="notable")
 
 
 def _headline(summary: Summary) -> Iterator[object]:
@@ -250,9 +252,10 @@ def _outcome_class(is_judged: bool) -> str:
 
 
 def _remarks(summary: Summary) -> Iterator[Markup]:
-    if found := remarks(summary, encode=for_page):
+    if found := remarks(summary):
         items = (
-            element("li", each.text, class_="notable" if each.is_warning else "remark") for each in found
+            element("li", text_of(each.text, for_page), class_="notable" if each.is_warning else "remark")
+            for each in found
         )
         yield element("ul", *items, class_="remarks")
 
@@ -286,6 +289,7 @@ def _guards(summaries: Sequence[Summary]) -> Iterator[Markup]:
 
 def _facts(summary: Summary, judge: str) -> Iterator[Markup]:
     about = [("judge", judge)] if judge else []
-    for kind, amount in (*about, *costs(summary, encode=for_page)):
+    amounts = ((kind, text_of(amount, for_page)) for kind, amount in costs(summary))
+    for kind, amount in (*about, *amounts):
         yield element("dt", "judge's work" if about and kind == "judge" and amount != judge else kind)
         yield element("dd", amount)

@@ -1,7 +1,6 @@
-"""Plain tables for the terminal, Markdown and LaTeX: rows of words and figures under headings.
+"""A report at a terminal: sentences, then tables in which names fold and figures never do.
 
-A cell that is a `str` is ours; a stranger's is `Untrusted`, and goes through the encoder of the format.
-Titles, headings and notes are made with one of `ENCODERS`.
+Everything is a rich `Text`, because a string would be read as markup.
 """
 
 from __future__ import annotations
@@ -9,29 +8,26 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vlsb.records import Untrusted
-from vlsb.reports.encode import Encode, for_json, for_latex, for_markdown, for_terminal, latex_row
-from vlsb.reports.latex import PACKAGES, LatexRow, LatexTable, latex_floats, sentence
-from vlsb.reports.terminal import MIN_WIDTH, text_console
+from vlsb.reports.encode import for_terminal
+from vlsb.reports.report import Bar, Report, Table, Words, text_of
 
-Cell = str | Untrusted
-FORMATS = ("table", "json", "csv", "markdown", "latex")
-"""What a report made of tables can be written as; JSON and CSV hold its figures, not its tables."""
-ENCODERS: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_json}
-"""What stands for a stranger's words in a sentence of ours; of LaTeX's the whole sentence is encoded here."""
+MIN_WIDTH = 40
+"""Narrower terminals wrap our lines; a table made narrower would lose digits."""
 GAP = 2
 """Columns between two cells at least; one more where there is room."""
 _LEAST_WORDS = 5
 """What a column of words can be folded to before figures are folded, too."""
+_BAR_WIDTHS = (26, 52)
+"""The least and the most columns of a bar: steps of four percent, and of two."""
 _JOINER = 2
 """Letters of a word that belongs to its figures: `1 to 2`, `95 % CI`."""
 _WORDS = re.compile(r"\s*\S+\s*")
@@ -39,52 +35,41 @@ _PIECES = re.compile(r"[^-_/.,:]*(?:[-_/.,:]+|$)\s*")
 """What of a long name stays on one line, if the line has room for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table with its title, and sentences below it; the first `names` columns hold words.
+def write(report: Report, *, width: int, color: bool) -> str:
+    """Return the report as text of at most `width` columns (40 at least)."""
+    lead = "".join(f"{textwrap.fill(_text(each), max(width, MIN_WIDTH))}\n" for each in report.lead)
+    return (f"{lead}\n" if lead else "") + tables_text(report.tables, width=width, color=color)
 
-    Of these a terminal folds the `foldable`, all if none is named. A newline in a cell of ours parts what may
-    stand below each other. `label` is what a LaTeX document refers to the table by.
+
+def text_console(file: TextIO, *, width: int, color: bool) -> Console:
+    """Return a console that writes text of `width` columns (40 at least) and reads no markup in it.
+
+    Colour is also left out where NO_COLOR is set; bold type, faint type and links are no colours.
     """
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    names: int = 1
-    notes: Sequence[str] = ()
-    label: str = ""
-    foldable: Sequence[int] = ()
-
-
-def tables_in(form: str, tables: Sequence[Table], *, width: int, color: bool) -> str:
-    """The tables as `table`, `markdown` or `latex`."""
-    if form == "table":
-        return tables_text(tables, width=width, color=color)
-    return tables_markdown(tables) if form == "markdown" else tables_latex(tables)
-
-
-def led_by(lines: Sequence[str], tables: Sequence[Table], form: str, *, width: int, color: bool) -> str:
-    """Sentences, then the tables; in LaTeX they are the first notes of the first table."""
-    if form == "latex":
-        first, *others = tables
-        return tables_latex([replace(first, notes=[*lines, *first.notes]), *others])
-    if form == "table":
-        lead = "".join(f"{textwrap.fill(line, max(width, MIN_WIDTH))}\n" for line in lines) + "\n"
-    else:
-        lead = "".join(f"{line}\n\n" for line in lines)
-    return lead + tables_in(form, tables, width=width, color=color)
+    return Console(
+        file=file,
+        width=max(width, MIN_WIDTH),
+        color_system="standard" if color else None,
+        force_terminal=color,
+        force_jupyter=False,
+        no_color=None if color else True,
+        legacy_windows=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
 
 
 def tables_text(tables: Sequence[Table], *, width: int, color: bool) -> str:
-    """The tables as text of at most `width` columns (40 at least)."""
+    """Return the tables as text of at most `width` columns (40 at least)."""
     screen = io.StringIO()
     console = text_console(screen, width=width, color=color)
     for number, table in enumerate(tables):
-        console.print(Text(("\n" if number else "") + table.title, style="bold"))
+        console.print(Text(("\n" if number else "") + _text(table.title), style="bold"))
         for grid in _grids(table, console.width):
             console.print(grid)
         for note in table.notes:
-            console.print(Text(note, style="dim"))
+            console.print(Text(_text(note), style="dim"))
     return "".join(f"{line.rstrip()}\n" for line in screen.getvalue().splitlines())
 
 
@@ -110,13 +95,12 @@ class _Column(NamedTuple):
 def _grids(table: Table, width: int) -> Iterator[RichTable]:
     """The table's rows; figures that have no room beside the others follow below, after the same names."""
     foldable = table.foldable or range(table.names)
+    cells = [list(map(_text, row)) for row in (table.headings, *table.rows)]
+    if table.bars:
+        cells = _with_bars(cells, table.bars, width)
     columns = [
-        _Column(
-            [heading, *(_encoded(row[place], for_terminal) for row in table.rows)],
-            place < table.names,
-            place in foldable,
-        )
-        for place, heading in enumerate(table.headings)
+        _Column(column, place < table.names, place in foldable)
+        for place, column in enumerate(zip(*cells, strict=True))
     ]
     names, figures = columns[: table.names], columns[table.names :]
     room = width - sum(each.least + GAP for each in names)
@@ -127,6 +111,22 @@ def _grids(table: Table, width: int) -> Iterator[RichTable]:
             part = []
         part.append(each)
     yield _grid([*names, *part], width)
+
+
+def _with_bars(cells: list[list[str]], bars: Sequence[Bar], width: int) -> list[list[str]]:
+    """Add a bar to the end of each row, beside the other cells or, where there is no room, below them."""
+    taken = [max(map(len, column)) + GAP for column in zip(*cells, strict=True)]
+    least, most = _BAR_WIDTHS
+    beside = width - sum(taken)
+    size = min(most, beside if beside >= least else width - taken[0])
+    drawn = [f"0{'50':^{size - 4}}100"]
+    for bar in bars:
+        middle, low, high = (round((size - 1) * each / 100) for each in bar)
+        line = ["·"] * size
+        line[low : high + 1] = "─" * (high + 1 - low)
+        line[low], line[high], line[middle] = "├", "┤", "●"
+        drawn.append("".join(line))
+    return [[*row, each] for row, each in zip(cells, drawn, strict=True)]
 
 
 def _grid(columns: Sequence[_Column], width: int) -> RichTable:
@@ -183,32 +183,5 @@ def _least_width(text: str) -> int:
     return max(map(cell_len, parts), default=0)
 
 
-def tables_markdown(tables: Sequence[Table]) -> str:
-    """The tables as Markdown, each under a heading."""
-    blocks = []
-    for table in tables:
-        rules = [":--" if place < table.names else "--:" for place in range(len(table.headings))]
-        rows = [[_encoded(cell, for_markdown) for cell in row] for row in table.rows]
-        lines = ("| " + " | ".join(row) + " |" for row in (table.headings, rules, *rows))
-        blocks += [f"### {table.title}", "\n".join(lines), *table.notes]
-    return "\n\n".join(blocks) + "\n"
-
-
-def tables_latex(tables: Sequence[Table]) -> str:
-    """The tables as LaTeX, each a float with its caption, and its notes below."""
-    blocks = [PACKAGES]
-    for table in tables:
-        head = latex_row([sentence(each) for each in table.headings])
-        rows = [latex_row([_encoded(cell, for_latex, ours=True) for cell in row]) for row in table.rows]
-        columns = "l" * table.names + "r" * (len(table.headings) - table.names)
-        body = LatexTable(columns, head, [LatexRow(row) for row in rows])
-        caption = sentence(table.title if table.title.endswith((".", ":")) else f"{table.title}.")
-        blocks.append(latex_floats(caption, table.label, body, [sentence(each) for each in table.notes]))
-    return "\n\n".join(blocks) + "\n"
-
-
-def _encoded(cell: Cell, encode: Callable[[Untrusted], str], *, ours: bool = False) -> str:
-    """A cell's text; with `ours`, our own words hold signs that the format would act on, too."""
-    if isinstance(cell, Untrusted):
-        return encode(cell)
-    return encode(Untrusted(cell)) if ours else cell if encode is for_terminal else cell.replace("\n", " ")
+def _text(words: Words) -> str:
+    return text_of(words, for_terminal)

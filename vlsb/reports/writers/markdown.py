@@ -1,0 +1,25 @@
+"""A report as Markdown: sentences, then each table under a heading with its notes below."""
+
+from __future__ import annotations
+
+from vlsb.reports.encode import for_markdown
+from vlsb.reports.report import Report, Words, text_of
+
+
+def write(report: Report, *, width: int, color: bool) -> str:
+    """Return the report as Markdown, whatever the terminal is."""
+    blocks = [_text(each) for each in report.lead]
+    for table in report.tables:
+        rules = [":--" if place < table.names else "--:" for place in range(len(table.headings))]
+        rows = (table.headings, rules, *table.rows)
+        lines = ("| " + " | ".join(_cell(each) for each in row) + " |" for row in rows)
+        blocks += [f"### {_text(table.title)}", "\n".join(lines), *map(_text, table.notes)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _text(words: Words) -> str:
+    return text_of(words, for_markdown)
+
+
+def _cell(words: Words) -> str:
+    return _text(words).replace("\n", " ").strip()
