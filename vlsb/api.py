@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 from vlsb.analysis.summary import Summary
 from vlsb.engines.lease import accept, decline
 from vlsb.errors import ConfigError
+from vlsb.evaluation.leasing import Surroundings
+from vlsb.evaluation.opening import open_judging, open_target
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.python_options import options_of, path_of, text_of
 from vlsb.evaluation.session import Listeners, Plan, Prepared, prepare, prepare_judging, run_turns
-from vlsb.evaluation.settings import Resolved, open_judging, open_target
+from vlsb.evaluation.settings import Resolved
 from vlsb.extras import lacks_extra
 from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
 from vlsb.reports.documents import to_object, to_rows
 from vlsb.reports.encode import for_terminal
-from vlsb.steps import OnProgress, ignore
+from vlsb.steps import OnProgress
 from vlsb.store.manifest import require_run
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import stored_judge, summarize_judges, summarize_state
@@ -219,13 +221,8 @@ async def evaluate(
     asked |= {"name": name, "resume": resume, "limit": limit, "epochs": epochs}
     _require_callable(on_progress)
     wishes = options_of(asked | options, also=("install", "on_progress"))
-    async with open_target(
-        wishes,
-        os.environ,
-        may_install=accept if install or wishes.yes else decline,
-        on_progress=ignore,
-        say=lambda line: None,
-    ) as resolved:
+    surroundings = Surroundings(os.environ, accept if install or wishes.yes else decline)
+    async with open_target(wishes, surroundings) as resolved:
         return await _carry_out(resolved, prepare, on_progress)
 
 
@@ -246,14 +243,8 @@ async def judge(
     _require_callable(on_progress)
     wishes = options_of(asked | options, also=("on_progress",))
     directory = run.path if isinstance(run, Run) else path_of("run", run)
-    async with open_judging(
-        directory,
-        wishes,
-        os.environ,
-        may_install=accept if wishes.yes else decline,
-        on_progress=ignore,
-        say=lambda line: None,
-    ) as resolved:
+    surroundings = Surroundings(os.environ, accept if wishes.yes else decline)
+    async with open_judging(directory, wishes, surroundings) as resolved:
         return await _carry_out(resolved, prepare_judging, on_progress)
 
 
@@ -268,8 +259,7 @@ async def _carry_out(
     on_progress: Callable[[Progress], None] | None,
 ) -> Run:
     listeners = Listeners(say=lambda line: None, watch=_watcher(on_progress), owns_signals=False)
-    turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
-    end = await run_turns(turns, listeners, prepare_first)
+    end = await run_turns(resolved.turns(), listeners, prepare_first)
     if end.reason is not None:
         raise end.reason
     return await asyncio.to_thread(load_run, resolved.plan.directory)

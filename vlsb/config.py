@@ -7,7 +7,7 @@ an endpoint knows the *name* of the variable that does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -81,6 +81,9 @@ class Sampling:
     top_p: float | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
+
+SAMPLING_FIELDS = tuple(each.name for each in fields(Sampling) if each.name != "extra")
+"""The fields of a request that settings of a target or a judge have, in the order of run.json."""
 
 OFFICIAL_TARGET_SAMPLING = Sampling(OFFICIAL_TARGET_TOKENS, temperature=0.0, top_p=1.0)
 OFFICIAL_JUDGE_SAMPLING = Sampling(JUDGE_TOKENS, temperature=0.0, top_p=None)

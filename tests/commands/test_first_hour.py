@@ -607,7 +607,7 @@ def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_
 ) -> None:
     """Exits 3, 5 and 7 whose own line leaves the next step open."""
 
-    def refuse(**_: object) -> Any:
+    def refuse(*_: object) -> Any:
         raise error
 
     def nothing_to_prepare(*_: object) -> Any:

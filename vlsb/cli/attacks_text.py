@@ -9,13 +9,13 @@ from functools import partial
 from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.endpoints import loops
 from vlsb.errors import ConfigError
+from vlsb.evaluation.leasing import Surroundings
+from vlsb.evaluation.opening import open_judging
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.selftest import AttackResult, attack_judge
-from vlsb.evaluation.settings import open_judge
 from vlsb.judging.attacks import CONTROL
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
-from vlsb.steps import ignore
 
 CHECK_FAILED = 10
 """Exit code of a check that was carried out and failed."""
@@ -44,9 +44,8 @@ def attack_configured_judge(options: RunOptions) -> int:
 
 async def _attack(options: RunOptions, screen: Screen) -> tuple[str, int | None, list[AttackResult]]:
     consent = partial(agree_to_install, screen, yes=options.yes)
-    async with open_judge(
-        options, os.environ, may_install=consent, on_progress=ignore, say=screen.notice
-    ) as resolved:
+    surroundings = Surroundings(os.environ, consent, say=screen.notice)
+    async with open_judging(None, options, surroundings) as resolved:
         judge = resolved.plan.judges[0]
         return judge.title, judge.kind.response_cap, await attack_judge(resolved, screen.notice)
 

@@ -23,7 +23,6 @@ from vlsb.data import mini_root
 from vlsb.endpoints import loops
 from vlsb.endpoints.credentials import may_be_key
 from vlsb.endpoints.traffic import Spending
-from vlsb.engines.lease import MayInstall
 from vlsb.engines.registry import ServerRecord
 from vlsb.errors import (
     ConfigError,
@@ -37,6 +36,8 @@ from vlsb.errors import (
     machine_lack,
 )
 from vlsb.evaluation.hosting import judge_served
+from vlsb.evaluation.leasing import Surroundings
+from vlsb.evaluation.opening import open_judging, open_target
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import (
     Listeners,
@@ -47,7 +48,8 @@ from vlsb.evaluation.session import (
     prepare_judging,
     run_turns,
 )
-from vlsb.evaluation.settings import Resolved, open_judging, open_target, run_directory
+from vlsb.evaluation.settings import Resolved
+from vlsb.evaluation.target import run_directory
 from vlsb.extras import require_extra
 from vlsb.models.prices import find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
@@ -99,9 +101,7 @@ class _Ended(NamedTuple):
 class PlanOpener(Protocol):
     """A plan and what it is carried out with, for as long as the block lasts."""
 
-    def __call__(
-        self, *, may_install: MayInstall, on_progress: OnProgress, say: Callable[[str], None]
-    ) -> AbstractAsyncContextManager[Resolved]: ...
+    def __call__(self, surroundings: Surroundings) -> AbstractAsyncContextManager[Resolved]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def _evaluate_target(
     return carry_out(
         SessionCommand(
             options=options,
-            open=partial(open_target, options, os.environ),
+            open=partial(open_target, options),
             prepare=prepare,
             go_on=_run_command(options),
             directory=run_directory(options),
@@ -232,13 +232,7 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
     try:
         with (
             Display(options.display, screen) as display,
-            judge_served(
-                options,
-                os.environ,
-                may_install=partial(agree_to_install, screen, yes=options.yes),
-                on_progress=display.on_progress,
-                say=screen.notice,
-            ) as hosted,
+            judge_served(options, _surroundings(options, display, screen)) as hosted,
         ):
             display.clear()
             return _in_turn(
@@ -287,7 +281,7 @@ def _judge_command(
 ) -> SessionCommand:
     return SessionCommand(
         options=options,
-        open=partial(open_judging, run, options, os.environ, hosted=hosted),
+        open=partial(open_judging, run, options, hosted=hosted),
         prepare=prepare_judging,
         go_on=["vlsb", "judge", str(run), *options.as_words()],
         directory=run,
@@ -397,6 +391,11 @@ def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
     return _Ended(GapsError(f"{gaps}."), command.is_stored())
 
 
+def _surroundings(options: RunOptions, display: Display, screen: Screen) -> Surroundings:
+    consent = partial(agree_to_install, screen, yes=options.yes)
+    return Surroundings(os.environ, consent, display.on_progress, screen.notice)
+
+
 def _retirement_notices(plan: Plan) -> Iterator[str]:
     """What is said of models that their providers shut down."""
     for name, settings in plan.models.items():
@@ -410,10 +409,7 @@ async def _spend(
     """Prepare and spend: all that a command asks of endpoints and engines."""
     with Display(command.options.display, screen) as display:
         listeners = Listeners(say=screen.notice, watch=display.show_run, last_words=say_command)
-        consent = partial(agree_to_install, screen, yes=command.options.yes)
-        async with command.open(
-            may_install=consent, on_progress=display.on_progress, say=screen.notice
-        ) as resolved:
+        async with command.open(_surroundings(command.options, display, screen)) as resolved:
             plan = resolved.plan
             for stage, given in resolved.credentials.items():
                 endpoint, bearer = plan.models[stage].endpoint, given.bearer
@@ -427,9 +423,8 @@ async def _spend(
                 screen.notice(f"The data set is read at {plan.data_root}, as before.")
 
             async def carry_out_all(resolved: Resolved) -> SessionEnd:
-                turns = [(turn.plan, turn.credentials, turn.engines) for turn in resolved.turns()]
                 return await run_turns(
-                    turns, listeners, command.prepare, display.on_progress, command.spending
+                    resolved.turns(), listeners, command.prepare, display.on_progress, command.spending
                 )
 
             if command.calibration is not None:

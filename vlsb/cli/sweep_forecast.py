@@ -19,8 +19,10 @@ from vlsb.config import ModelSettings
 from vlsb.data import Positions, fetch_dataset, mini_root, parse_limit, select
 from vlsb.data.rows import ROWS_FILE, load_rows
 from vlsb.errors import VlsbError
+from vlsb.evaluation.judges import resolve_judges
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.settings import hosted_judges, hosted_target, selection_of
+from vlsb.evaluation.settings import selection_of
+from vlsb.evaluation.target import hosted_target
 from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
 from vlsb.records import (
     PUBLISHED_IDS,
@@ -117,7 +119,7 @@ class Outlooks:
     def _of_cell(self, cell: Cell) -> Outlook:
         work, left = cell.work, self._left(cell, cell.work.judges)
         target = None if work.num_gpus is not None else hosted_target(work.options)
-        judges = {} if work.options.no_judge else hosted_judges(work.options)
+        judges = {} if work.options.no_judge else resolve_judges(work.options).hosted
         alike = [
             each for each in self.found.cells if (each.entry, each.protocol) == (cell.entry, cell.protocol)
         ]
@@ -141,7 +143,7 @@ class Outlooks:
             for title in work.judges:
                 left[title] += of_cell.labels[title]
         money, requests, seconds = [], 0, list[float | None]()
-        for title, settings in hosted_judges(work.options).items():
+        for title, settings in resolve_judges(work.options).hosted.items():
             if settings is not None:
                 taken = _first(self._taken_by(cell, title) for cell in self.found.cells)
                 money.append(self._money(work.options, settings, left[title], taken))

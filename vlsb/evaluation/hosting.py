@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from vlsb.engines.hardware import list_gpus
-from vlsb.engines.lease import EngineLease, Leases, MayInstall
 from vlsb.engines.registry import ServerRecord
-from vlsb.evaluation.leasing import identified, judge_wishes, lease_for, lease_replicas, wishes_of_replicas
+from vlsb.evaluation.leasing import Surroundings
+from vlsb.evaluation.opening import judge_hosted
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.settings import judge_models
-from vlsb.steps import OnProgress, in_thread
 
 _LOOK_EVERY_S = 0.2
 
 
 @contextmanager
-def judge_served(
-    options: RunOptions,
-    environment: Mapping[str, str],
-    *,
-    may_install: MayInstall,
-    on_progress: OnProgress,
-    say: Callable[[str], None],
-) -> Iterator[tuple[ServerRecord, ...]]:
-    """The engines of the one local judge that options name, up for as long as the block lasts.
-
-    Sessions of the block are opened with them. Without a local judge, or with several, which may not fit
-    beside each other, nothing is started here. Raises as `engine_lease`.
-    """
-    local = [profile for profile in judge_models(options).values() if profile is not None]
-    if len(local) != 1:
-        yield ()
-        return
-    lease = lease_for(options, environment, may_install=may_install, on_progress=on_progress, say=say)
-    unwatched = partial(lease, max_restarts=0)
-
-    async def open_leases(held: AsyncExitStack) -> Leases:
-        model = await identified(local[0])
-        there = (await in_thread(lambda _: list_gpus(environment))).checked().gpus
-        wishes, count = judge_wishes(options), options.replicas
-        apart = wishes_of_replicas(model, wishes, count, there, environment) or []
-        return await lease_replicas(unwatched, model, apart, held, say=say)
-
-    host = _Host(open_leases)
+def judge_served(options: RunOptions, surroundings: Surroundings) -> Iterator[tuple[ServerRecord, ...]]:
+    """Hold the engines of the one local judge for as long as the block lasts. Raises as `judge_hosted`."""
+    host = _Host(partial(judge_hosted, options, surroundings))
     host.start()
     try:
         yield host.wait_until_up()
@@ -61,7 +32,7 @@ def judge_served(
 class _Host:
     """A thread whose event loop holds the engines: each session runs and closes a loop of its own."""
 
-    open_leases: Callable[[AsyncExitStack], Awaitable[Leases]]
+    open_engines: Callable[[], AbstractAsyncContextManager[tuple[ServerRecord, ...]]]
     _records: tuple[ServerRecord, ...] = ()
     _is_up: threading.Event = field(default_factory=threading.Event)
     _problem: BaseException | None = None
@@ -104,16 +75,8 @@ class _Host:
         task = asyncio.current_task()
         assert task is not None
         self._cancel = partial(loop.call_soon_threadsafe, task.cancel)
-        async with AsyncExitStack() as held:
-            leases = await self.open_leases(held)
-            async with asyncio.TaskGroup() as group:
-                starting = [group.create_task(_joinable(lease)) for lease in leases]
-            self._records = tuple(each.result() for each in starting)
+        async with self.open_engines() as records:
+            self._records = records
             self._is_up.set()
             self._cancel = partial(loop.call_soon_threadsafe, stopped.set)
             await stopped.wait()
-
-
-async def _joinable(lease: EngineLease) -> ServerRecord:
-    """A judge's engine, up: started, unless it runs already."""
-    return lease.joined or lease.record(await lease.start(), owner=os.getpid())

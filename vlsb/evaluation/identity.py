@@ -10,11 +10,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vlsb import config
 from vlsb.data import Selection, load_dataset, select
+from vlsb.engines.identify import identify
+from vlsb.engines.plan import Wishes, facts_as
 from vlsb.errors import StoreError, VlsbError
+from vlsb.evaluation.judges import Judges, resolve_judges
+from vlsb.evaluation.leasing import engine_wishes, judge_wishes
 from vlsb.evaluation.options import RunOptions
+from vlsb.evaluation.protocol import ENGINE_FACT
 from vlsb.evaluation.session import Plan, judge_entry, manifest_of
-from vlsb.evaluation.settings import judges_to_compare, plan_to_compare
+from vlsb.evaluation.settings import data_root_of, policy_of, selection_of
+from vlsb.evaluation.target import NamedTarget, is_demo
+from vlsb.judging.kinds import JudgeSetup
+from vlsb.models.profile import ModelProfile
+from vlsb.models.providers import ENGINE_URL
 from vlsb.records import ImageFile
 from vlsb.store.manifest import Manifest, SampleRow, entries_named, require_own_responses
 from vlsb.store.state import RunState, has_answers
@@ -52,7 +62,7 @@ class Identities:
 
     def _manifest(self, options: RunOptions, run: Path, old: Manifest) -> Manifest | None:
         try:
-            plan = plan_to_compare(options, run, old.settings)
+            plan = _plan(options, run, old.settings)
             if plan.data_root is None:
                 return self._with_its_data(plan, old)
             return replace(manifest_of(plan, (), {}), **self._found(plan.data_root, plan, old)._asdict())
@@ -78,16 +88,59 @@ class Identities:
 
 
 def judging_files(options: RunOptions, state: RunState) -> list[str] | None:
-    """The files of the judges that `vlsb judge` would ask; None where one is new, or none can tell here."""
-
-    def recorded(title: str) -> Mapping[str, Any]:
-        named = entries_named(state.manifest, title)
-        return named[-1].settings if named else {}
-
+    """Return the files of the judges that `vlsb judge` would ask; None where one is new or cannot be told."""
+    judges = []
     try:
-        judges = judges_to_compare(options, recorded, is_demo=state.manifest.simulated)
+        for each in resolve_judges(options, is_demo=state.manifest.simulated).resolved:
+            kind, settings = each.setup
+            if each.profile is not None:
+                named = entries_named(state.manifest, each.setup.title)
+                model = identify(each.profile, weights=None, revision=None, offline=True)
+                facts = named[-1].settings if named else {}
+                settings = _on_engine_as(settings, model, judge_wishes(options), facts)
+            judges.append(JudgeSetup(kind, settings))
     except VlsbError:
         return None
     entries = [own_entry(state.manifest, judge_entry(judge)) for judge in judges]
-    there = [*state.manifest.judges, *state.manifest.guards]
-    return [entry.file for entry in entries] if all(each in there for each in entries) else None
+    stored = [*state.manifest.judges, *state.manifest.guards]
+    return [entry.file for entry in entries] if all(each in stored for each in entries) else None
+
+
+def _plan(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
+    """Make the plan of `vlsb run --resume` as far as it says what is asked, without key, network or engine.
+
+    An engine is taken to be as in the `recorded` settings of the target. Judges are not local models.
+    Blocking. Raises VlsbError for what is wrong, and for what only the machine with the model can tell.
+    """
+    target = NamedTarget.of(options)
+    if target.is_local:
+        target = target.identified(options, offline=True)
+    settings = target.settings(options)
+    if target.is_local:
+        settings = _on_engine_as(settings, target.profile, engine_wishes(options), recorded)
+    judges = Judges() if options.no_judge else resolve_judges(options, is_demo=is_demo(options))
+    return Plan(
+        directory=run,
+        target=settings,
+        judges=judges.setups,
+        data_root=data_root_of(options, run, is_simulated=is_demo(options)),
+        selection=selection_of(options),
+        policy=policy_of(options),
+        epochs=options.epochs,
+        accept_changed_images=options.accept_changed_images,
+    )
+
+
+def _on_engine_as(
+    settings: config.ModelSettings, model: ModelProfile, wishes: Wishes, recorded: Mapping[str, Any]
+) -> config.ModelSettings:
+    """Put a local model on an engine as it is in recorded settings; nothing changes where these have none."""
+    facts = {
+        name.removeprefix(ENGINE_FACT): value
+        for name, value in recorded.items()
+        if name.startswith(ENGINE_FACT)
+    }
+    if not facts:
+        return settings
+    served_name, facts_here = facts_as(model, wishes, facts)
+    return replace(settings, endpoint=config.Endpoint(served_name, ENGINE_URL), engine=facts_here)

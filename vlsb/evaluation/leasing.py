@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 
-from vlsb.engines.hardware import Gpu
+from vlsb.engines.hardware import Gpu, list_gpus
 from vlsb.engines.identify import identify
-from vlsb.engines.lease import EngineLease, Leases, MayInstall, engine_lease
+from vlsb.engines.lease import EngineLease, Leases, MayInstall, decline, engine_lease
 from vlsb.engines.plan import GpuLease, Lora, Wishes
 from vlsb.engines.preflight import gpus_taken, wishes_apart
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.models.profile import ModelProfile
-from vlsb.steps import OnProgress, in_thread
+from vlsb.steps import OnProgress, ignore, in_thread
 
 # A judge reads the template, a question and a response besides what it writes.
 _JUDGE_CONTEXT_TOKENS = 2048
@@ -23,21 +24,31 @@ Lease = Callable[..., AbstractAsyncContextManager[EngineLease]]
 """`engine_lease` with all but the model and the wishes."""
 
 
-def lease_for(
-    options: RunOptions,
-    environment: Mapping[str, str],
-    *,
-    may_install: MayInstall,
-    on_progress: OnProgress,
-    say: Callable[[str], None],
-) -> Lease:
-    """How an engine is leased for these options, but for its model and the wishes."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a command is carried out: its variables, who may install an engine, who is told of what happens.
+
+    `on_progress` may be called from other threads.
+    """
+
+    environment: Mapping[str, str]
+    may_install: MayInstall = decline
+    on_progress: OnProgress = ignore
+    say: Callable[[str], None] = lambda line: None
+
+    async def gpus(self) -> Sequence[Gpu]:
+        """Return the GPUs that this process may use. Raises ServerError where the driver does not answer."""
+        return (await in_thread(lambda _: list_gpus(self.environment))).checked().gpus
+
+
+def lease_for(options: RunOptions, surroundings: Surroundings) -> Lease:
+    """Return how an engine is leased for these options, but for its model and the wishes."""
     return partial(
         engine_lease,
-        environment=environment,
-        may_install=may_install,
-        on_progress=on_progress,
-        say=say,
+        environment=surroundings.environment,
+        may_install=surroundings.may_install,
+        on_progress=surroundings.on_progress,
+        say=surroundings.say,
         max_restarts=options.max_restarts,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from vlsb import config
 from vlsb.endpoints.credentials import is_variable_name
@@ -501,6 +501,13 @@ class RunOptions:
             if pairs := getattr(self, name):
                 parse_headers(as_flag(name), pairs)
 
+    def choice(self, name: str, *choices: str) -> str:
+        """Return the value of an option with a closed list. Raises ConfigError for any other."""
+        value: str = getattr(self, name)
+        if value not in choices:
+            raise ConfigError(f"{as_flag(name)} {value}: not one of {', '.join(choices)}.")
+        return value
+
     def as_words(self) -> list[str]:
         """Every option that is not at its default, as it is typed, but those that are for one session."""
         words: list[str] = []
@@ -514,6 +521,18 @@ class RunOptions:
                 for each in value if isinstance(value, tuple) else (value,):
                     words += [as_flag(field.name), str(each)]
         return words
+
+
+_OF_ALL_ENGINES = ("engine", "servers_dir", "start_timeout", "max_restarts", "yes")
+ONLY_ENGINES = (
+    *(
+        each.name
+        for each in fields(RunOptions)
+        if get_args(each.type)[1].panel is HelpPanel.ENGINE and each.name not in _OF_ALL_ENGINES
+    ),
+    "engine_options",
+)
+"""Options that mean something only for a target's engine: those of a judge's engine are none of them."""
 
 
 def as_flag(name: str) -> str:

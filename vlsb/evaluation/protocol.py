@@ -7,7 +7,7 @@ deviations say in words what the user chose differently; `DIFFERENCES` are the t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vlsb import strict_json
@@ -20,6 +20,7 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.endpoints.request import Dialect
+from vlsb.errors import ConfigError
 from vlsb.judging.guards import phrases_sha256
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.providers import address_for_manifest
@@ -34,7 +35,10 @@ ENGINE_FACT = "engine."
 """What the name of a setting begins with that an engine of ours brought."""
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 100
-_SEES_BOTH = "reasoning+answer"
+# Fields that define the request itself: changing them would make it another program's request.
+_RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
+SEES_BOTH = "reasoning+answer"
+"""What a judge sees that is shown the target's reasoning too."""
 
 
 def safe_name(text: str) -> str:
@@ -59,7 +63,7 @@ def judge_settings(judge: JudgeSetup) -> dict[str, Any]:
     kind, settings = judge
     engine = {f"{ENGINE_FACT}{name}": value for name, value in settings.engine.items()}
     if kind.is_official:
-        sees = {"sees": _SEES_BOTH} if settings.sees_reasoning else {}
+        sees = {"sees": SEES_BOTH} if settings.sees_reasoning else {}
         official = {"part_order": "image, text", "template_sha256": kind.template.sha256}
         return _common(settings) | official | sees | engine
     about: dict[str, Any] = {
@@ -107,7 +111,7 @@ def judge_file(judge: JudgeSetup) -> str:
     )
     if is_official:
         return f"{name}.jsonl"
-    sees = [_SEES_BOTH] if settings.sees_reasoning else []
+    sees = [SEES_BOTH] if settings.sees_reasoning else []
     identity = strict_json.dumps(
         judge_settings(judge) if settings.engine else [_common(settings), kind.template.sha256, *sees]
     )
@@ -166,3 +170,21 @@ def _shown(value: object) -> str:
 def is_simulated(settings: ModelSettings) -> bool:
     """Whether the simulator plays this model: then the numbers mean nothing."""
     return settings.endpoint.base_url == SIMULATED_URL
+
+
+def body_fields(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the extra body fields of KEY=VALUE pairs: JSON where the value is JSON, else the text itself."""
+    extra: dict[str, Any] = {}
+    for pair in pairs:
+        name, is_pair, value = pair.partition("=")
+        if not is_pair or not name.strip():
+            raise ConfigError(f"{flag} {pair}: write KEY=VALUE, for example {flag} seed=7.")
+        if name in _RESERVED_FIELDS:
+            raise ConfigError(f"{flag} {name}: this field belongs to the protocol and cannot be set.")
+        try:
+            extra[name] = strict_json.loads(value)
+        except ValueError:
+            extra[name] = value
+        if not strict_json.is_shallow({name: extra[name]}):
+            raise ConfigError(f"{flag} {name}: lists and objects are nested too deeply.")
+    return extra

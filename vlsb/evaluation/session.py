@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlsb._version import __version__
 from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
@@ -161,6 +161,14 @@ class Means:
     shutdown: Shutdown
     traffic: Traffic
     accounts: Accounts
+
+
+class Turn(NamedTuple):
+    """One of the sessions that a command takes: its plan, and what that is carried out with, by name."""
+
+    plan: Plan
+    credentials: Mapping[str, Credentials]
+    engines: Mapping[str, Leases]
 
 
 @dataclass(frozen=True, slots=True)
@@ -609,7 +617,7 @@ def _observe(event: Event, store: RunStore, say: Callable[[str], None]) -> None:
 
 
 async def run_turns(
-    turns: Sequence[tuple[Plan, Mapping[str, Credentials], Mapping[str, Leases]]],
+    turns: Sequence[Turn],
     listeners: Listeners,
     prepare_first: Callable[[Plan, OnProgress], Prepared],
     on_progress: OnProgress = ignore,

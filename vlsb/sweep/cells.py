@@ -18,19 +18,12 @@ from vlsb.engines.plan import Wishes
 from vlsb.engines.preflight import declares_gpus, gpus_taken
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.evaluation.identity import judging_files
+from vlsb.evaluation.judges import Judges, resolve_judges
 from vlsb.evaluation.leasing import engine_wishes, judge_wishes
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
 from vlsb.evaluation.protocol import safe_name
-from vlsb.evaluation.settings import (
-    RateAccount,
-    hosted_judges,
-    hosted_target,
-    judge_models,
-    rate_accounts,
-    run_directory,
-    selection_of,
-    target_profile,
-)
+from vlsb.evaluation.settings import selection_of
+from vlsb.evaluation.target import NamedTarget, RateAccount, hosted_target, rate_accounts, run_directory
 from vlsb.models.catalog import name_of_place
 from vlsb.models.profile import ModelProfile
 from vlsb.store.gaps import find_gaps
@@ -273,15 +266,14 @@ class _Beside:
         if not choices:
             return cls({})
         merged = _merged(choices)
-        options = RunOptions(**merged)
-        return cls(merged, tuple(judge_models(options)), _accounts(options))
+        judges = resolve_judges(RunOptions(**merged))
+        return cls(merged, tuple(judges.profiles), _accounts(judges))
 
 
-def _accounts(options: RunOptions) -> tuple[RateAccount | None, ...]:
-    """The accounts of judges in the order of their options."""
+def _accounts(judges: Judges) -> tuple[RateAccount | None, ...]:
+    """Return the accounts of judges in the order of their options."""
     return tuple(
-        None if settings is None else rate_accounts(settings)[0]
-        for settings in hosted_judges(options).values()
+        None if settings is None else rate_accounts(settings)[0] for settings in judges.hosted.values()
     )
 
 
@@ -374,7 +366,8 @@ def _cell(
     if options.name != safe_name(options.name or "") or options.name in OWN_FOLDERS:
         why = "the sweep has a folder of that name" if options.name in OWN_FOLDERS else "it is too long"
         raise ConfigError(f"{options.name} cannot be the name of a run: {why}. Give the entry a name.")
-    directory, profile = run_directory(options), target_profile(options)
+    directory, target = run_directory(options), NamedTarget.of(options)
+    profile = target.profile if target.is_local else None
     assert directory is not None
     taken = None
     if profile is not None:
@@ -382,7 +375,7 @@ def _cell(
         taken = _gpus(sizing, profile, wishes, entry.num_gpus, partial(recorded_gpus, directory))
         options = _shared_by(options, profile, wishes, taken)
         taken *= options.replicas
-    target = hosted_target(options) if profile is None else None
+    hosted = hosted_target(options) if profile is None else None
     work = Work(
         name=directory.name,
         options=options,
@@ -390,7 +383,7 @@ def _cell(
         judges=judging.titles,
         num_gpus=taken,
         may_lack=FailOnError.parse(options.fail_on_error),
-        targets=() if target is None else rate_accounts(target),
+        targets=() if hosted is None else rate_accounts(hosted),
         judge_accounts=judging.accounts,
         weights=() if profile is None else (_at_revision(profile, options),),
     )
@@ -436,7 +429,7 @@ def _split_judges(plan: Plan) -> tuple[list[JudgeChoice], list[JudgeChoice]]:
     lines: dict[str, int] = {}
     for choice in plan.judges:
         try:
-            models = judge_models(RunOptions(**choice.options, judge=(choice.judge,)))
+            models = resolve_judges(RunOptions(**choice.options, judge=(choice.judge,))).profiles
         except ConfigError as error:
             raise ConfigError(f"{plan.at(choice.line)}: {error.message}") from None
         for title in models:
@@ -477,7 +470,8 @@ def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
 
 def _judging(plan: Plan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, ...]) -> Work:
     options = RunOptions(**choice.options, judge=(choice.judge,), display="plain")
-    models = judge_models(options)
+    judges = resolve_judges(options)
+    models = judges.profiles
     local = {title: profile for title, profile in models.items() if profile is not None}
     taken, wishes = None, judge_wishes(options)
     for title, profile in local.items():
@@ -491,7 +485,7 @@ def _judging(plan: Plan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, 
         judges=tuple(models),
         num_gpus=None if taken is None else taken * options.replicas,
         may_lack=FailOnError.parse(options.fail_on_error),
-        judge_accounts=_accounts(options),
+        judge_accounts=_accounts(judges),
         weights=tuple(local.values()),
         is_cell=False,
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.settings import RateAccount
+from vlsb.evaluation.target import RateAccount
 from vlsb.sweep.cells import Work
 
 _LEAST_RPM = 0.1

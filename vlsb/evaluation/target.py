@@ -1,0 +1,262 @@
+"""The target that options name, resolved once: what its name means, and how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlsb import config
+from vlsb.config import Party
+from vlsb.endpoints.client import list_models
+from vlsb.endpoints.credentials import Credentials, load_credentials
+from vlsb.engines.identify import identify
+from vlsb.errors import ConfigError, UnknownModelError, UnreachableError
+from vlsb.evaluation.judges import DEMO
+from vlsb.evaluation.options import ONLY_ENGINES, RunOptions, as_flag, parse_headers
+from vlsb.evaluation.protocol import body_fields, safe_name
+from vlsb.models.catalog import find_profile, name_of_place
+from vlsb.models.profile import FAMILIES, ModelProfile
+from vlsb.models.providers import (
+    AUTHORISING_HEADERS,
+    ENGINE_URL,
+    limited_as,
+    plain_name,
+    resolve_endpoint,
+    thinking_fields,
+)
+from vlsb.records import Untrusted
+
+_ONLY_MODEL = "the only model"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTarget:
+    """A target by name, empty for an endpoint's only model; `is_local` where an engine has to be leased."""
+
+    name: str
+    profile: ModelProfile
+    is_local: bool
+
+    @classmethod
+    def of(cls, options: RunOptions) -> NamedTarget:
+        """Resolve the name as far as it tells. Raises ConfigError. Blocking: reads the user's own files."""
+        name, is_served = model_name(options), bool(options.base_url)
+        profile = find_profile(name, options.servers_dir, arch=options.arch, is_served=is_served)
+        return cls(name, profile, is_local=profile.is_local and not is_served)
+
+    def identified(self, options: RunOptions, *, offline: bool = False) -> NamedTarget:
+        """Look at a local checkpoint's config.json for what it is. Raises as `identify`. Blocking."""
+        if options.base_url:
+            return self
+        profile = identify(self.profile, weights=options.weights, revision=options.revision, offline=offline)
+        return replace(self, profile=profile, is_local=profile.is_local)
+
+    def settings(self, options: RunOptions) -> config.ModelSettings:
+        """How it is asked. Raises ConfigError or AccessError for a target that nobody knows."""
+        protocol = self.profile.protocol
+        # A local model's port is known once its engine is.
+        endpoint = config.Endpoint(self.name, ENGINE_URL)
+        if not self.is_local:
+            endpoint = _hosted_endpoint(options, self.name or _ONLY_MODEL)
+        fields = protocol.fields
+        if options.choice("thinking", "auto", "off", "on") != "auto":
+            fields = _union(fields, thinking_fields(endpoint, thinks=options.thinking == "on"))
+        chosen: dict[str, Any] = {
+            name: value
+            for name in config.SAMPLING_FIELDS
+            if (value := getattr(options, name, None)) is not None
+        }
+        extra = _union(fields, body_fields("-M", options.target_field))
+        return config.ModelSettings(
+            endpoint=endpoint,
+            sampling=replace(config.OFFICIAL_TARGET_SAMPLING, **chosen, extra=extra),
+            max_connections=options.max_connections,
+            rpm=options.rpm,
+            tpm=options.tpm,
+            system_prompt=protocol.system_prompt if options.system_prompt is None else options.system_prompt,
+            protocol=protocol,
+            thinks=options.thinking == "on",
+            thinking_tokens=config.THINKING_TOKENS if options.max_tokens is None else None,
+            other_urls=() if self.is_local else _other_urls(options, endpoint),
+        )
+
+    def refuse_engine_options(self, options: RunOptions) -> None:
+        """Raise ConfigError for an option that only an engine has, where none is started for the target."""
+        usual = RunOptions()
+        for name in ONLY_ENGINES:
+            if not self.is_local and getattr(options, name) != getattr(usual, name):
+                typed = "What follows --" if name == "engine_options" else as_flag(name)
+                raise ConfigError(
+                    f"{typed} is for engines that vlsb starts; target {options.model or options.base_url[0]} "
+                    "is none. Leave it out, or pass --model with a local model such as llava_next."
+                )
+
+
+def hosted_target(options: RunOptions) -> config.ModelSettings | None:
+    """Return how a target is asked that somebody else serves; None for a local model or the simulator.
+
+    Raises ConfigError or AccessError for a target that nobody knows.
+    """
+    target = NamedTarget.of(options)
+    return None if target.is_local or is_demo(options) else target.settings(options)
+
+
+def model_name(options: RunOptions) -> str:
+    """Return the name that `--model` and the authors' `--arch` give; empty for an endpoint's only model."""
+    model, arch = (options.model or "").strip(), options.arch
+    if arch is not None and arch not in (*FAMILIES, "openai"):
+        raise ConfigError(f"--arch {arch}: not one of {', '.join(FAMILIES)} or openai.")
+    if arch == "openai" and not model:
+        raise ConfigError("--arch openai needs --model, for example --model gpt-4o.")
+    if arch not in (None, "openai"):
+        if model and model != arch and not options.base_url:
+            raise ConfigError(
+                f"--arch {arch} and --model {model} name two targets. Pass one of them, --weights for other "
+                "weights of the family, or --base-url for a server that has them."
+            )
+        model = model or arch or ""
+    if not model and not options.base_url:
+        raise ConfigError("Which model? Pass --model NAME, for example --model gpt-4o or --model demo.")
+    return model if options.base_url else plain_name(model)
+
+
+def is_demo(options: RunOptions) -> bool:
+    """Return whether the simulator plays the target."""
+    return not options.base_url and (options.model or "").strip() == DEMO
+
+
+def run_directory(options: RunOptions) -> Path | None:
+    """Return where a run with these options is; None where only the endpoint knows the model's name."""
+    try:
+        model = model_name(options)
+        return options.output_dir / run_name(options, model) if model or options.name else None
+    except ConfigError:
+        return None
+
+
+def run_name(options: RunOptions, model: str) -> str:
+    """Return the name of a run's directory. Raises ConfigError for one that no directory should have."""
+    if options.name is None:
+        # With an address it is whatever the endpoint calls its model.
+        return safe_name(model if options.base_url else name_of_place(model))
+    if options.name != safe_name(options.name):
+        raise ConfigError(f"--name {options.name!r}: use letters, digits, '.', '_' and '-' (at most 100).")
+    return options.name
+
+
+async def only_model(options: RunOptions, environment: Mapping[str, str]) -> str:
+    """Ask the endpoint at `--base-url` for its one model. Raises ConfigError if it lists none or several.
+
+    Of several addresses the first that answers is asked.
+    """
+    names: list[str] = []
+    for number in range(len(options.base_url)):
+        endpoint = _hosted_endpoint(options, _ONLY_MODEL, number)
+        credentials = load_credentials(endpoint, environment)
+        party = Party("target", replace(endpoint, model=""))
+        try:
+            names = await list_models(party, credentials, ca_bundle=options.ca_bundle)
+        except UnreachableError:
+            if number + 1 < len(options.base_url):
+                continue
+            raise
+        break
+    if len(names) != 1:
+        raise ConfigError(
+            f"{endpoint.base_url} lists {len(names)} models. Pass --model NAME",
+            detail=Untrusted(", ".join(names[:10])) if names else None,
+        )
+    return names[0]
+
+
+async def require_one_model(
+    target: config.ModelSettings,
+    credentials: Credentials,
+    *,
+    ca_bundle: Path | None,
+    say: Callable[[str], None],
+) -> None:
+    """Raise what a run would end with where one of several addresses does not list the target's model.
+
+    One that does not answer may do so later, as long as another one does.
+    """
+    if not target.other_urls:
+        return
+    parties = [Party("target", replace(target.endpoint, base_url=url)) for url in target.base_urls]
+    answered = 0
+    for party in parties:
+        try:
+            names = await list_models(party, credentials, ca_bundle=ca_bundle)
+        except UnreachableError as error:
+            if party is parties[-1] and not answered:
+                raise
+            say(f"Warning: {error.message}. The others are asked until it answers.")
+            continue
+        answered += 1
+        if target.endpoint.request_model not in names:
+            raise UnknownModelError(
+                f"{party}: it serves no {target.endpoint.request_model}",
+                detail=Untrusted(", ".join(names[:10])),
+                advice="Every --base-url must serve the same model.",
+            )
+
+
+class RateAccount(NamedTuple):
+    """Whose rate limits requests use: an address, the variables that hold the key, and the model."""
+
+    base_url: str
+    variables: tuple[str, ...]
+    model: str
+
+
+def rate_accounts(settings: config.ModelSettings) -> tuple[RateAccount, ...]:
+    """Return the accounts of a model, one for each address."""
+    endpoint = settings.endpoint
+    variables = [variable for _, variable in endpoint.headers]
+    is_authorised = any(name.lower() in AUTHORISING_HEADERS for name, _ in endpoint.headers)
+    if endpoint.key_variable and not is_authorised:
+        variables.append(endpoint.key_variable)
+    model = limited_as(endpoint)
+    return tuple(
+        RateAccount(url.rstrip("/").lower(), tuple(sorted(variables)), model) for url in settings.base_urls
+    )
+
+
+def _hosted_endpoint(options: RunOptions, name: str, number: int = 0) -> config.Endpoint:
+    return resolve_endpoint(
+        name,
+        base_url=options.base_url[number] if options.base_url else None,
+        key_variable=options.api_key_env,
+        headers=parse_headers("--header", options.header),
+        allow_http=options.allow_http,
+    )
+
+
+def _other_urls(options: RunOptions, first: config.Endpoint) -> tuple[str, ...]:
+    """Return the addresses beside the first.
+
+    Raises ConfigError where one is given twice, or would get another's key.
+    """
+    others = [_hosted_endpoint(options, first.model, n) for n in range(1, len(options.base_url))]
+    urls = [first.base_url, *(each.base_url for each in others)]
+    if twice := [url for url in urls if urls.count(url) > 1]:
+        raise ConfigError(f"--base-url {twice[0]} is given twice.")
+    for other in others:
+        if other.key_variable != first.key_variable:
+            raise ConfigError(
+                f"--base-url: {first.base_url} and {other.base_url} take different keys. Several addresses "
+                "are replicas of one model: pass --api-key-env with the variable that holds the key of all."
+            )
+    return tuple(urls[1:])
+
+
+def _union(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Put together the fields of both, of which the others win; an object in both gets the keys of both."""
+    return dict(fields) | {
+        name: {**fields[name], **value}
+        if isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
+        else value
+        for name, value in others.items()
+    }
