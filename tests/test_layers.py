@@ -29,6 +29,7 @@ LEAVES = frozenset(
         "wording",
         "_version",
         "extras",
+        "plugins",
     }
 )
 # What each room may import besides itself. "" is `vlsb`: what it offers is loaded on first use.

@@ -19,6 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
+VLSBENCH = "vlsbench"
+"""The data set of a run that names no other."""
+DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 PUBLISHED_IDS = range(2241)
 """The ids of VLSBench as released, 0 to 2,240."""
 

@@ -16,7 +16,7 @@ from tests.support.engine_environment import write_environment
 from tests.support.hub import HubHandler, hub_at
 from tests.support.sweeps import tables
 from tests.unit.data.test_dataset_hub import packed_mini_set
-from vlsb.data.fetch import HUB_REPOSITORY
+from vlsb.data import HUB_REPOSITORY
 
 COMMIT = "c" * 40
 MODEL = "someone/tiny"

@@ -24,7 +24,7 @@ from vlsb.reports.figures import counted
 from vlsb.reports.hub_card import TABLE, hub_card, hub_columns
 from vlsb.reports.inspect_log import log_header, log_samples, summary_of
 from vlsb.store.export import require_new, write_archive, write_folder, write_text
-from vlsb.store.manifest import JudgeEntry, require_run
+from vlsb.store.manifest import JudgeEntry, require_run, require_vlsbench
 from vlsb.store.state import load_state
 from vlsb.store.summaries import summarize_state
 
@@ -85,6 +85,8 @@ def _exported(
 ) -> tuple[ExportedRun, int]:
     """The run with its judges, and how many people's labels stay here."""
     state = load_state(run)
+    if not has_instructions:
+        require_vlsbench(run, state.manifest, "the card for the Hugging Face Hub")
     entries = [each for each in state.manifest.judges if not each.is_human]
     dataset = run_dataset(run, state.manifest, data_root) if has_instructions else None
     if has_instructions and dataset is None:
@@ -96,6 +98,7 @@ def _exported(
         created_at=state.manifest.created_at,
         version=__version__,
         redaction=redaction,
+        dataset=state.manifest.dataset,
     )
     return exported, len(state.manifest.judges) - len(entries)
 

@@ -10,7 +10,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.reports.encode import Encode, for_latex, for_markdown, for_terminal
 from vlsb.reports.methods import bibtex, methods_paragraph
 from vlsb.reports.paper import Parity
-from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest
+from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest, require_vlsbench
 from vlsb.store.state import load_state
 from vlsb.store.summaries import find_runs, summarize_state
 
@@ -20,6 +20,8 @@ PROSE: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, 
 def parities_of(runs: Mapping[Path, str | None]) -> list[Parity]:
     """Each run, under the judge with that file or under each of its judges, beside what is published."""
     published = load_published()
+    for run in runs:
+        require_vlsbench(run, read_manifest(run), "--paper")
     return [
         Parity(
             summary=summary,

@@ -28,6 +28,7 @@ from vlsb.reports.official import missing_questions, to_official
 from vlsb.reports.paper import paper_report
 from vlsb.reports.report import Report
 from vlsb.store.data_root import remembered_data_root
+from vlsb.store.manifest import require_vlsbench
 from vlsb.store.state import load_state
 from vlsb.store.summaries import (
     find_runs,
@@ -204,6 +205,7 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
     if others:
         raise ConfigError(f"--format official holds one run, not {1 + len(others)}. Name one, such as {run}.")
     state = load_state(run)
+    require_vlsbench(run, state.manifest, "--format official")
     judges = state.manifest.judges
     if judge is None and len(judges) > 1:
         names = ", ".join(each.file.removesuffix(".jsonl") for each in judges)

@@ -19,10 +19,10 @@ from vlsb.cli.command import command
 from vlsb.cli.options import run_option
 from vlsb.cli.screen import Screen
 from vlsb.config import MOST_EPOCHS
-from vlsb.data import Dataset, fetch_dataset, load_dataset, mini_root
+from vlsb.data import MINI, Dataset, fetch_dataset, load_dataset, load_named, named_root
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.evaluation.options import Option
-from vlsb.records import JUDGED, Key, Label, Outcome, Sample, Untrusted, is_cut
+from vlsb.records import JUDGED, VLSBENCH, Key, Label, Outcome, Sample, Untrusted, is_cut
 from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer, answers_text
 from vlsb.reports.encode import for_terminal
 from vlsb.store.data_root import remembered_data_root
@@ -223,13 +223,17 @@ def run_dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Datase
 
     None where it is not at hand; raises DatasetError for a given `data_root` that cannot be read.
     """
+    name = manifest.dataset
     if data_root is not None:
-        return load_dataset(data_root)
-    for root in (remembered_data_root(run), mini_root() if manifest.simulated else None):
+        return load_named(name, data_root)
+    own = named_root(MINI if manifest.simulated and name == VLSBENCH else name)
+    for root in (remembered_data_root(run), own):
         if root is not None:
             # Nobody asked for this one: without it the page goes on, and says what it lacks.
             with suppress(VlsbError):
-                return load_dataset(root)
+                return load_named(name, root)
+    if name != VLSBENCH:
+        return None
     revision = manifest.data.get("revision")
     with suppress(VlsbError):
         fetched = fetch_dataset(revision=revision if isinstance(revision, str) else None, offline=True)

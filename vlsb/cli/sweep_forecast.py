@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from vlsb.analysis.forecast import Forecast
 from vlsb.cli.estimate import costs_of, decided_tokens, summed
 from vlsb.config import ModelSettings
-from vlsb.data import Positions, fetch_dataset, mini_root, parse_limit, select
+from vlsb.data import Positions, fetch_dataset, load_named, mini_root, named_root, parse_limit, select
 from vlsb.data.rows import ROWS_FILE, load_rows
 from vlsb.errors import VlsbError
 from vlsb.evaluation.judges import resolve_judges
@@ -26,6 +26,7 @@ from vlsb.evaluation.target import hosted_target
 from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
 from vlsb.records import (
     PUBLISHED_IDS,
+    VLSBENCH,
     Finding,
     Response,
     Sample,
@@ -108,7 +109,7 @@ class Outlooks:
     today: date
     is_guess: bool = False
     _states: dict[Path, RunState | None] = field(default_factory=dict)
-    _rows: dict[Path | None, tuple[Sample, ...] | None] = field(default_factory=dict)
+    _rows: dict[tuple[str, Path | None], tuple[Sample, ...] | None] = field(default_factory=dict)
     _tables: dict[Path | None, PriceTable] = field(default_factory=dict)
 
     def of(self, work: Work) -> Outlook:
@@ -178,10 +179,11 @@ class Outlooks:
         """How many samples a cell has: of the data set where its rows are here, else of the published one."""
         selection = selection_of(options)
         is_demo = (options.model, options.base_url, options.data_root) == ("demo", (), None)
-        root = mini_root() if is_demo else options.data_root
-        if root not in self._rows:
-            self._rows[root] = _rows_at(root)
-        if (rows := self._rows[root]) is not None:
+        root = mini_root() if is_demo else options.data_root or named_root(options.dataset)
+        place = options.dataset, root
+        if place not in self._rows:
+            self._rows[place] = _rows_at(*place)
+        if (rows := self._rows[place]) is not None:
             return len(select(rows, selection))
         self.is_guess = True
         count = len(selection.sample_ids) or len(PUBLISHED_IDS)
@@ -269,9 +271,11 @@ def _file(state: RunState, title: str) -> str | None:
     return next((each.file for each in reversed(entries_named(state.manifest, title))), None)
 
 
-def _rows_at(root: Path | None) -> tuple[Sample, ...] | None:
+def _rows_at(dataset: str, root: Path | None) -> tuple[Sample, ...] | None:
     """The rows of a data set that is here, without its images; None for any other."""
     try:
+        if dataset != VLSBENCH and root is not None:
+            return load_named(dataset, root).samples
         path = fetch_dataset(revision=None, offline=True).files.rows if root is None else root / ROWS_FILE
         return load_rows(path)
     except VlsbError:

@@ -1,4 +1,4 @@
-"""VLSBench in all its layouts: rows, images, selection, check, download, and the embedded mini set.
+"""Data sets, VLSBench first: rows, images, selection, check, download, and the embedded mini set.
 
 The room owns what a sample is and which images may be read. It writes nowhere but in caches, reaches
 no network but through the Hugging Face library, and knows nothing of runs; the image decoder, pyarrow
@@ -15,14 +15,26 @@ from vlsb.data.check import (
     SourceCount,
     check_dataset,
 )
-from vlsb.data.dataset import DataFiles, Dataset, load_dataset, load_dataset_files, require_dataset
-from vlsb.data.fetch import HUB_REPOSITORY, Fetched, fetch_dataset
+from vlsb.data.dataset import (
+    HUB_REPOSITORY,
+    MINI,
+    DataFiles,
+    Dataset,
+    Fetched,
+    fetch_dataset,
+    load_dataset,
+    load_dataset_files,
+    load_named,
+    named_root,
+    require_dataset,
+)
 from vlsb.data.image_files import media_type, thumbnail_webp, write_on_image
 from vlsb.data.mini import mini_root
 from vlsb.data.selection import Positions, Selection, Share, parse_limit, select
 
 __all__ = [
     "HUB_REPOSITORY",
+    "MINI",
     "BadImage",
     "DataFiles",
     "Dataset",
@@ -40,8 +52,10 @@ __all__ = [
     "fetch_dataset",
     "load_dataset",
     "load_dataset_files",
+    "load_named",
     "media_type",
     "mini_root",
+    "named_root",
     "parse_limit",
     "require_dataset",
     "select",

@@ -1,26 +1,38 @@
-"""A data set in any of its layouts: a folder of images, a tar archive of them, or parquet shards.
+"""Data sets: by their names, in all layouts of VLSBench, and from the Hugging Face Hub.
 
-What a layout adds is one function that opens an image by its `image_path`; rows, digests and the rules
-for images are the same for all, and so is the digest of the same data.
+A data set is a function that reads a folder into a `Dataset`; an installed package names it in the
+entry-point group `vlsb.datasets`, as this one names its own. What a layout adds is one function that opens an
+image by its `image_path`; the rules for images are the same for all, and so is the digest of the same data.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from vlsb.data.archive import ARCHIVE_FILE, scan
 from vlsb.data.folder import open_in_folder
 from vlsb.data.image_files import OpenImage, inspect_images, read_image
-from vlsb.data.rows import ROWS_FILE, load_rows, unreadable
+from vlsb.data.mini import mini_root
+from vlsb.data.rows import MAX_ID, ROWS_FILE, load_rows, unreadable
 from vlsb.data.shards import shard_paths, unpack
-from vlsb.errors import DatasetError, ImageError
-from vlsb.records import ImageFile, Sample
+from vlsb.errors import ConfigError, DatasetError, ImageError, VlsbError, machine_lack
+from vlsb.hub import Repository
+from vlsb.plugins import entry_points, load
+from vlsb.records import DATASET_NAME, VLSBENCH, ImageFile, Sample
+from vlsb.steps import OnProgress, ignore
 from vlsb.wording import first_of
+
+ENTRY_POINTS = "vlsb.datasets"
+"""The group by which installed packages name the functions that read data sets."""
+HUB_REPOSITORY = "Foreshhh/vlsbench"
+MINI = "mini"
+"""The 30 samples that are part of this package."""
 
 IMAGES_FOLDER = "imgs"
 LAYOUTS = "a folder with data.json and imgs/, with data.json and imgs.tar, or with its *.parquet files"
@@ -46,6 +58,11 @@ class Dataset:
     open_image: OpenImage
     archive: Path | None = None
 
+    @classmethod
+    def in_folder(cls, root: Path, samples: Iterable[Sample]) -> Self:
+        """Make a data set of samples whose images are files below `root`."""
+        return cls(root.resolve(), tuple(samples), partial(open_in_folder, root.resolve()))
+
     def inspect(
         self, samples: Iterable[Sample], *, known: Mapping[str, ImageFile], skip_bad: bool = False
     ) -> Mapping[int, ImageFile | ImageError]:
@@ -66,6 +83,46 @@ class Dataset:
         return read_image(self.open_image, sample.image_path)
 
 
+def load_named(name: str, root: Path | DataFiles) -> Dataset:
+    """Load the data set of this name from a copy of it. Raises ConfigError for a name that nobody brings."""
+    read: Callable[[Path | DataFiles], Dataset] = load(_entry_point(name), f"its data set {name}")
+    try:
+        dataset = read(root)
+        ids = {each.id for each in dataset.samples if type(each.id) is int and 0 <= each.id <= MAX_ID}
+    except VlsbError:
+        raise
+    except Exception as error:
+        if lack := machine_lack(error):
+            raise lack from error
+        reason = f" {error.filename}: {error.strerror}" if isinstance(error, OSError) else ""
+        raise DatasetError(
+            f"{root} cannot be read as the data set {name}: {type(error).__name__}{reason}. "
+            "Is it a whole copy?"
+        ) from error
+    if not ids or len(ids) < len(dataset.samples):
+        raise DatasetError(
+            f"The data set {name} in {root} needs samples, each with an id of its own: a whole number from 0."
+        )
+    return dataset
+
+
+def _entry_point(name: str) -> EntryPoint:
+    points = {each.name: each for each in reversed(entry_points(ENTRY_POINTS))}
+    if name not in points or not DATASET_NAME.fullmatch(name):
+        raise ConfigError(f"--dataset {name}: no such data set. Installed are {', '.join(sorted(points))}.")
+    return points[name]
+
+
+def named_root(name: str) -> Path | None:
+    """Return where a data set lies that is part of this package, None for any other.
+
+    Raises ConfigError for a name that nobody brings.
+    """
+    if name != VLSBENCH:
+        _entry_point(name)
+    return mini_root() if name == MINI else None
+
+
 def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Dataset:
     """The samples of `root`; raises `DatasetError` with one line that names file and row.
 
@@ -83,7 +140,7 @@ def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datase
         if not (rows.exists() and folder.exists()) and (shards := shard_paths(root)):
             found = load_dataset_files(**unpack(shards, cache or user_cache())._asdict())
             return replace(found, root=root.resolve())
-        return Dataset(root.resolve(), load_rows(rows), partial(open_in_folder, root.resolve()))
+        return Dataset.in_folder(root, load_rows(rows))
     except OSError as error:
         raise unreadable(root, error) from error
 
@@ -100,12 +157,15 @@ def user_cache() -> Path:
     return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "vlsb"
 
 
-def require_dataset(root: Path) -> None:
-    """Raise DatasetError where `root` has none of the layouts, without opening a file."""
+def require_dataset(root: Path, name: str = VLSBENCH) -> None:
+    """Raise DatasetError where `root` cannot hold the data set of this name, without opening a file."""
     try:
         if not root.is_dir():
             problem = "is not a folder" if root.exists() else "does not exist"
-            raise DatasetError(f"{root} {problem}. Pass {LAYOUTS}.")
+            what = LAYOUTS if name in (VLSBENCH, MINI) else f"a folder with a copy of {name}"
+            raise DatasetError(f"{root} {problem}. Pass {what}.")
+        if name not in (VLSBENCH, MINI):
+            return
         if not (root / ROWS_FILE).exists() and not shard_paths(root):
             only = f", only {ARCHIVE_FILE}" if (root / ARCHIVE_FILE).exists() else ""
             raise DatasetError(f"{root} has no {ROWS_FILE}{only}. Pass {LAYOUTS}.")
@@ -124,3 +184,27 @@ def _refuse_bad(images: Mapping[int, ImageFile | ImageError]) -> None:
         "Mend them, or go on without them: --skip-bad-images.",
         detail=reason.detail,
     ) from reason
+
+
+class Fetched(NamedTuple):
+    """The data set in the Hub's cache. `files` is what `load_dataset` takes; `revision` is a commit."""
+
+    files: DataFiles
+    revision: str
+    repository: str
+
+
+def fetch_dataset(*, revision: str | None, offline: bool, on_progress: OnProgress = ignore) -> Fetched:
+    """Download `data.json` and `imgs.tar` of a revision (2.5 GB), or find them in the cache. Blocking.
+
+    Without `revision` the newest is taken. Raises DatasetError, AuthenticationError or StoreError. What is
+    cached is used when the Hub cannot be reached. `on_progress` is not always called from this thread.
+    """
+    command = f"vlsb data fetch --revision {revision}" if revision else "vlsb data fetch"
+    advice = f"With a network, run: {command}. Or pass --data-root DIR with a copy."
+    repository = Repository(HUB_REPOSITORY, revision, advice, is_dataset=True, error=DatasetError)
+    needed = (ROWS_FILE, ARCHIVE_FILE)
+    folder = repository.fetch(needed, offline=offline, on_progress=on_progress).folder
+    # The names in a snapshot are links; what they lead to is what is read.
+    files = DataFiles((folder / ROWS_FILE).resolve(), (folder / ARCHIVE_FILE).resolve())
+    return Fetched(files, folder.name, HUB_REPOSITORY)

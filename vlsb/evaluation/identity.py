@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlsb import config
-from vlsb.data import Selection, load_dataset, select
+from vlsb.data import Selection, load_named, select
 from vlsb.engines.identify import identify
 from vlsb.engines.plan import Wishes, facts_as
 from vlsb.errors import StoreError, VlsbError
@@ -42,7 +42,7 @@ class _Data(NamedTuple):
 class Identities:
     """Compares options with runs. Rows and images are looked at once, so it is for one command."""
 
-    _data: dict[tuple[Path, Selection], _Data] = field(default_factory=dict)
+    _data: dict[tuple[str, Path, Selection], _Data] = field(default_factory=dict)
 
     def judge_files(self, options: RunOptions, run: Path, state: RunState) -> list[str] | None:
         """The files of the judges that `vlsb run --resume` would ask, where it would go on with the run.
@@ -78,9 +78,9 @@ class Identities:
         return replace(manifest_of(plan, (), {}), samples=old.samples, images=old.images)
 
     def _found(self, root: Path, plan: Plan, old: Manifest) -> _Data:
-        key = root, plan.selection
+        key = plan.dataset, root, plan.selection
         if key not in self._data:
-            dataset = load_dataset(root)
+            dataset = load_named(plan.dataset, root)
             samples = select(dataset.samples, plan.selection)
             found = manifest_of(plan, samples, dataset.inspect(samples, known=old.images, skip_bad=True))
             self._data[key] = _Data(found.samples, found.images)
@@ -124,6 +124,7 @@ def _plan(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
         target=settings,
         judges=judges.setups,
         data_root=data_root_of(options, run, is_simulated=is_demo(options)),
+        dataset=options.dataset,
         selection=selection_of(options),
         policy=policy_of(options),
         epochs=options.epochs,

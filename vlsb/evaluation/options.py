@@ -16,6 +16,7 @@ from typing import Annotated, Any, Self, get_args
 from vlsb import config
 from vlsb.endpoints.credentials import is_variable_name
 from vlsb.errors import ConfigError
+from vlsb.records import VLSBENCH
 
 _POLICY = config.RetryPolicy()
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -131,6 +132,10 @@ class RunOptions:
         Path | None,
         Option("Folder with judges of yours, each a NAME.yaml.", HelpPanel.JUDGE, metavar="DIR"),
     ] = None
+    dataset: Annotated[
+        str,
+        Option("The data set, as an installed package calls it.", HelpPanel.DATA, metavar="NAME"),
+    ] = VLSBENCH
     data_root: Annotated[
         Path | None,
         Option(

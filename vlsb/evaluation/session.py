@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlsb._version import __version__
 from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
-from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, select
+from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, load_named, select
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
@@ -44,7 +44,7 @@ from vlsb.judging.judge import Judge
 from vlsb.judging.kinds import Answers, JudgeSetup
 from vlsb.models.prices import Price, PriceTable, load_prices
 from vlsb.models.providers import describe_provider, find_batch_api
-from vlsb.records import ImageFile, Key, Outcome, Sample, Untrusted
+from vlsb.records import VLSBENCH, ImageFile, Key, Outcome, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.store.data_root import remember_data_root
 from vlsb.store.manifest import (
@@ -67,12 +67,13 @@ if TYPE_CHECKING:
 class Plan:
     """What the user asked for, checked and resolved. Holds no key.
 
-    Without a `data_root` the data set comes from the Hugging Face Hub. Without a `target` stored responses
-    are judged; without `judges` responses are only collected. The judges that are `idle`, by the names of
-    the session, follow in another one. `only` are the responses to work on, None for all. `max_requests` and
-    `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run` when there is enough to forecast the
-    costs from. `is_batch` sends requests through the providers' batch APIs, and what cannot be had of the
-    batches in `batch_again` is asked again. `profile` is the file for where the session's time went.
+    `dataset` is the name of the data set; without a `data_root` VLSBench comes from the Hugging Face Hub.
+    Without a `target` stored responses are judged; without `judges` responses are only collected. The judges
+    that are `idle`, by the names of the session, follow in another one. `only` are the responses to work on,
+    None for all. `max_requests` and `max_cost` (US dollars) end the session at a checkpoint, `is_dry_run`
+    when there is enough to forecast the costs from. `is_batch` sends requests through the providers' batch
+    APIs, and what cannot be had of the batches in `batch_again` is asked again. `profile` is the file for
+    where the session's time went.
     """
 
     directory: Path
@@ -81,6 +82,7 @@ class Plan:
     data_root: Path | None
     selection: Selection
     policy: RetryPolicy
+    dataset: str = VLSBENCH
     epochs: int = 1
     is_resume: bool = False
     retry: tuple[Outcome, ...] = ()
@@ -208,7 +210,8 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
     samples = select(dataset.samples, plan.selection)
     known = {} if old is None else old.images
     images = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_images)
-    manifest = replace(manifest_of(plan, samples, images), data=origin)
+    manifest = manifest_of(plan, samples, images)
+    manifest = replace(manifest, data={**manifest.data, **origin})
 
     def open_store() -> RunStore:
         return open_run(plan.directory, manifest, is_resume=plan.is_resume)
@@ -219,7 +222,7 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
 def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple[Dataset, dict[str, str]]:
     """The data set, and where on the Hugging Face Hub it came from; empty for a copy of the user's."""
     if plan.data_root is not None:
-        return load_dataset(plan.data_root), {}
+        return load_named(plan.dataset, plan.data_root), {}
     revision = None if old is None else old.data.get("revision")
     fetched = fetch_dataset(
         revision=revision if isinstance(revision, str) else None, offline=False, on_progress=on_progress
@@ -274,7 +277,7 @@ def manifest_of(
         decision=None,
         judges=[],
         selection=plan.selection.describe(),
-        data={},
+        data={} if plan.dataset == VLSBENCH else {"dataset": plan.dataset},
         data_digest=None,
         differences=DIFFERENCES,
         deviations=target_deviations(plan.target, guess_dialect(plan.target)),

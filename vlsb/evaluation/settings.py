@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vlsb import config
-from vlsb.data import Selection, mini_root, parse_limit, require_dataset
+from vlsb.data import MINI, Selection, named_root, parse_limit, require_dataset
 from vlsb.endpoints.connect import TRANSPORTS
 from vlsb.endpoints.credentials import Credentials, Mask, load_credentials
 from vlsb.engines.lease import Leases
-from vlsb.errors import ConfigError, DatasetError, SeveralErrors, VlsbError
+from vlsb.errors import ConfigError, DatasetError, RunMismatchError, SeveralErrors, VlsbError
 from vlsb.evaluation.clients import TARGET
 from vlsb.evaluation.judges import Judges, resolve_judges
 from vlsb.evaluation.options import RunOptions, as_flag
@@ -28,7 +28,7 @@ from vlsb.extras import require_extra
 from vlsb.judging.kinds import JudgeSetup
 from vlsb.models.prices import load_prices
 from vlsb.models.providers import ENGINE_URL, find_batch_api
-from vlsb.records import JUDGED, Outcome
+from vlsb.records import JUDGED, VLSBENCH, Outcome
 from vlsb.steps import in_thread
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.manifest import is_run, read_manifest, require_run
@@ -144,9 +144,11 @@ def resolve_judging(run: Path | None, options: RunOptions, environment: Mapping[
     Raises ConfigError or AccessError.
     """
     refuse_keys(options, environment)
+    is_simulated = False
     if run is not None:
         require_run(run)
-    is_simulated = run is not None and read_manifest(run).simulated
+        manifest = read_manifest(run)
+        is_simulated, options = manifest.simulated, replace(options, dataset=manifest.dataset)
     problems = _Problems()
     judges = problems.of(lambda: resolve_judges(options, is_demo=is_simulated), Judges())
     settings = _shared_settings(options, run, is_simulated=is_simulated, problems=problems)
@@ -235,6 +237,7 @@ def _shared_settings(
     """Return the fields of a plan that `vlsb run` and `vlsb judge` share; `run` is one that may go on."""
     return {
         "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
+        "dataset": options.dataset,
         "policy": policy_of(options),
         "retry": problems.of(lambda: _outcomes_to_retry(options), tuple[Outcome, ...]()),
         "skip_bad_images": options.skip_bad_images,
@@ -264,23 +267,30 @@ def _credentials(
 
 def data_root_of(options: RunOptions, run: Path | None, *, is_simulated: bool) -> Path | None:
     """Return the data set's folder: the user's, the demo's, or that of `run`; None for the Hub's."""
+    if run is not None and is_run(run) and (stored := read_manifest(run).dataset) != options.dataset:
+        raise RunMismatchError(
+            f"{run} was made from the data set {stored}. Pass --dataset {stored}, or --name for a new run."
+        )
     if options.data_root is not None:
         try:
-            require_dataset(options.data_root)
+            require_dataset(options.data_root, options.dataset)
         except DatasetError as error:
             raise DatasetError(f"--data-root {error.message}", detail=error.detail) from error
         return options.data_root
-    if is_simulated:
-        return mini_root()
-    return None if run is None else _copy_read_by(run)
+    root = named_root(MINI if is_simulated and options.dataset == VLSBENCH else options.dataset)
+    if root is None and run is not None:
+        root = _copy_read_by(run)
+    if root is None and options.dataset != VLSBENCH:
+        raise ConfigError(f"--dataset {options.dataset}: pass --data-root DIR with a copy of it.")
+    return root
 
 
 def _copy_read_by(run: Path) -> Path | None:
     """Return the user's copy of the data set that a run was made from; None if it came from the Hub."""
-    root = remembered_data_root(run) if is_run(run) and not read_manifest(run).data else None
+    root = remembered_data_root(run) if is_run(run) and "repository" not in read_manifest(run).data else None
     if root is not None:
         try:
-            require_dataset(root)
+            require_dataset(root, read_manifest(run).dataset)
         except DatasetError as error:
             raise DatasetError(
                 f"{run} was made from the data set at {root}, which is not there any more",

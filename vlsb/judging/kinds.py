@@ -8,12 +8,12 @@ parsers are named.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from importlib import metadata, resources
+from importlib import resources
+from importlib.metadata import EntryPoint
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from vlsb.config import ModelSettings, Sampling
 from vlsb.errors import ConfigError
 from vlsb.judging.guards import PARSERS
 from vlsb.judging.prompts import JudgeTemplate
+from vlsb.plugins import entry_points, owner
 from vlsb.records import Sample, Untrusted
 
 OFFICIAL = "official"
@@ -30,7 +31,6 @@ PANEL = "panel:"
 """What the name of a panel begins with: the judges follow that a run has by now."""
 ENTRY_POINTS = "vlsb.judges"
 """The group by which installed packages name the packages whose folders hold judges."""
-_OURS = "vlsb.judging.judges"
 _MAX_BYTES = 64 * 1024
 _SEEN = ("image", "question", "response", "image_description", "safety_reason")
 _TEXTS = ("about", "cannot_tell", "source")
@@ -119,7 +119,7 @@ def load_judges(folder: Path | None) -> dict[str, JudgeKind]:
 
     Raises ConfigError with the file for one that cannot be used, and for a name that is taken.
     """
-    found = dict(_installed(tuple(sys.path)))
+    found = dict(_installed(entry_points(ENTRY_POINTS)))
     if folder is not None:
         _add(found, folder)
     return found
@@ -143,18 +143,16 @@ def split_name(name: str, kinds: Mapping[str, JudgeKind]) -> tuple[JudgeKind, st
 
 # A sweep asks for them once a cell, and YAML is slow.
 @cache
-def _installed(path: tuple[str, ...]) -> Mapping[str, JudgeKind]:
-    """Return the judges of the packages on this `sys.path`, ours first."""
+def _installed(points: tuple[EntryPoint, ...]) -> Mapping[str, JudgeKind]:
+    """Return the judges of installed packages."""
     found: dict[str, JudgeKind] = {}
-    points = metadata.entry_points(group=ENTRY_POINTS)
-    for point in sorted(points, key=lambda each: (each.value != _OURS, each.name)):
+    for point in points:
         try:
             _add(found, resources.files(point.value))
         except ImportError as error:
-            owner = point.dist.name if point.dist is not None else point.name
             raise ConfigError(
-                f"The package {owner} says that its judges are in {point.value}, which cannot be imported: "
-                f"{error}. Repair or uninstall it."
+                f"The package {owner(point)} says that its judges are in {point.value}, which cannot be "
+                f"imported: {error}. Repair or uninstall it."
             ) from error
     if OFFICIAL not in found:
         raise ConfigError("What was installed of vlsb is older than its code. Install it again.")

@@ -35,6 +35,7 @@ class ExportedRun:
     created_at: str
     version: str
     redaction: Redaction
+    dataset: str
 
     def text(self, text: Untrusted | None) -> str | None:
         """What stays of a text that a model wrote; None where nothing does."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from vlsb.analysis.rates import RATES
 from vlsb.analysis.summary import Summary
-from vlsb.records import Outcome, Response, Untrusted
+from vlsb.records import VLSBENCH, Outcome, Response, Untrusted
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_json
 from vlsb.reports.exports import ExportedRun, Redaction
@@ -26,6 +26,7 @@ def log_header(run: ExportedRun) -> Json:
     first = run.summaries[0]
     keys = [answer.key for answer in run.answers[0] if answer.outcome is not Outcome.NOT_ATTEMPTED]
     identity = first.run.sha256()[:22]
+    name = "VLSBench" if run.dataset == VLSBENCH else run.dataset
     ids = list(dict.fromkeys(key.sample_id for key in keys))
     return {
         "version": VERSION,
@@ -34,9 +35,9 @@ def log_header(run: ExportedRun) -> Json:
             "eval_id": identity,
             "run_id": identity,
             "created": run.created_at,
-            "task": "vlsbench",
+            "task": run.dataset,
             "task_id": identity,
-            "dataset": {"name": "VLSBench", "samples": len(ids), "sample_ids": ids, "shuffled": False},
+            "dataset": {"name": name, "samples": len(ids), "sample_ids": ids, "shuffled": False},
             "model": for_json(first.target),
             "config": {"epochs": first.epochs},
             "packages": {"vlsb": run.version},

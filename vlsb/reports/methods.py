@@ -11,7 +11,7 @@ from typing import Any
 
 from vlsb import strict_json
 from vlsb.analysis.summary import Summary
-from vlsb.records import PUBLISHED_IDS, Untrusted
+from vlsb.records import PUBLISHED_IDS, VLSBENCH, Untrusted
 from vlsb.reports.encode import for_json
 from vlsb.reports.figures import counted, percent, span
 from vlsb.reports.marks import part_words
@@ -121,7 +121,9 @@ def _weights(settings: Mapping[str, Any]) -> str:
 
 def _samples(manifest: Manifest, summary: Summary) -> str:
     count, published = len(manifest.samples), len(PUBLISHED_IDS)
-    if not summary.subset:
+    if manifest.dataset != VLSBENCH:
+        which = f"{count:,} of the data set {manifest.dataset}"
+    elif not summary.subset:
         which = f"all {published:,} of VLSBench, their rows as published"
     elif manifest.has_published_ids:
         which = f"{count:,} with the ids of VLSBench and other content"

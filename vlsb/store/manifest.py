@@ -24,7 +24,7 @@ from vlsb.endpoints.thoughts import USUAL_TAG
 from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
-from vlsb.records import PUBLISHED_IDS, ImageFile, Sample, Untrusted, altered_rows
+from vlsb.records import DATASET_NAME, PUBLISHED_IDS, VLSBENCH, ImageFile, Sample, Untrusted, altered_rows
 from vlsb.store.codec import Decoder, to_json
 from vlsb.store.journal import require_own_files
 from vlsb.wording import first_of
@@ -130,6 +130,11 @@ class Manifest:
     prices: Sequence[Price] = field(default_factory=list)
 
     @property
+    def dataset(self) -> str:
+        """The name of the data set. A file says it where it is not VLSBench."""
+        return str(self.data.get("dataset", VLSBENCH))
+
+    @property
     def is_full(self) -> bool:
         """Whether the samples are the published rows, all of them; what a file says of that is not read."""
         return self.has_published_ids and not self.altered_ids
@@ -137,7 +142,8 @@ class Manifest:
     @property
     def has_published_ids(self) -> bool:
         """Whether the samples have the ids of the published set, whatever their rows say."""
-        return {row.sample_id for row in self.samples} == set(PUBLISHED_IDS)
+        is_ours = self.dataset == VLSBENCH
+        return is_ours and {row.sample_id for row in self.samples} == set(PUBLISHED_IDS)
 
     @property
     def altered_ids(self) -> list[int]:
@@ -369,6 +375,8 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
     if document["schema"] == 1:
         fields["accepts_changed_images"] = False
     manifest = decoder.parse(fields, Manifest)
+    if not DATASET_NAME.fullmatch(manifest.dataset):
+        raise ValueError("no name of a data set")
     if not _is_comparable(manifest):
         raise ValueError("nested too deeply, or a number is beyond 64 bits")
     return replace(
@@ -397,6 +405,12 @@ def _image(sha256: str | None, media_type: str, size_bytes: int, mtime_ns: int) 
     return ImageFile(checksum, sys.intern(media_type), size_bytes, mtime_ns)
 
 
+def require_vlsbench(directory: Path, manifest: Manifest, what: str) -> None:
+    """Raise ConfigError where something that is about VLSBench is asked of a run of another data set."""
+    if manifest.dataset != VLSBENCH:
+        raise ConfigError(f"{directory} is of the data set {manifest.dataset}: {what} is about VLSBench.")
+
+
 def require_own_responses(directory: Path, manifest: Manifest) -> None:
     """Raise RunMismatchError for a run whose responses were imported: nobody knows how to ask for more."""
     if (source := manifest.imported_from) is not None:
@@ -412,7 +426,9 @@ def require_match(directory: Path, old: Manifest, new: Manifest, *, sent: Collec
     `sent` are the paths of images that were sent and must not change: see `_changed_images`.
     """
     judges = list(_judge_differences(old, new))
+    is_other = old.dataset != new.dataset
     others = [
+        *([f"dataset: {old.dataset} -> {new.dataset}"] if is_other else []),
         *setting_differences(old.settings, new.settings, "target."),
         *_selection_differences(old, new),
         *_row_differences(old, new.samples),

@@ -16,7 +16,7 @@ from vlsb.analysis.rates import Draw, SampleOutcome
 from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
-from vlsb.records import Key, Untrusted
+from vlsb.records import VLSBENCH, Key, Untrusted
 from vlsb.store.manifest import (
     IMPORTED_FROM,
     JudgeEntry,
@@ -351,6 +351,8 @@ def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> I
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
     manifest = state.manifest
+    if manifest.dataset != VLSBENCH:
+        yield f"The samples are of the data set {manifest.dataset}, not of VLSBench."
     if manifest.has_published_ids and (altered := manifest.altered_ids):
         yield (
             f"The samples have the ids of VLSBench and other content: {len(altered):,} of "

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from vlsb.data.fetch import fetch_dataset
+from vlsb.data import fetch_dataset
 from vlsb.engines.checkpoint import fetch_checkpoint, fetch_for_engine
 from vlsb.engines.hardware import gpus
 from vlsb.engines.install import AUTO
@@ -15,6 +15,7 @@ from vlsb.engines.plan import Wishes
 from vlsb.errors import VlsbError
 from vlsb.evaluation.leasing import identified
 from vlsb.models.profile import ModelProfile
+from vlsb.records import VLSBENCH
 from vlsb.steps import OnProgress, ignore, in_thread
 from vlsb.sweep.cells import Matrix
 from vlsb.sweep.here import is_on_hub
@@ -38,7 +39,8 @@ async def prepare(
     """Fetch the data set, the engines and the weights that a sweep needs; returns what failed, in words."""
     problems = []
     works = matrix.works
-    if any(work.options.data_root is None and work.is_cell for work in works):
+    cells = [work.options for work in works if work.is_cell]
+    if any(each.dataset == VLSBENCH and each.data_root is None for each in cells):
         try:
             await in_thread(
                 lambda report: fetch_dataset(revision=None, offline=False, on_progress=report), on_progress
