@@ -17,6 +17,7 @@ import pytest
 from uv import find_uv_bin
 
 import vlsb
+from tests.commands.test_datasets import write_signs
 
 PROJECT = Path(vlsb.__file__).parents[1]
 HAD = ("openpyxl", "defusedxml")
@@ -209,3 +210,14 @@ def test_a_package_of_judges_is_installed_beside_vlsb(shell: Shell, clone: Path)
 
     assert '"brief"' in listed
     assert len((PROJECT / "examples/judge/vlsb_brief_judge/brief.yaml").read_text().splitlines()) <= 40
+
+
+def test_a_package_of_a_data_set_is_installed_beside_vlsb(shell: Shell, clone: Path) -> None:
+    """The example, as it stands, in a run against the simulator."""
+    shell.type("uv venv -q env")
+    shell.type(f"uv pip install -q --python env '{clone}' '{PROJECT / 'examples' / 'dataset'}'")
+    write_signs(shell.folder / "signs")
+
+    shell.type("env/bin/vlsb run --model demo --dataset road-signs --data-root signs --name signs")
+
+    assert "the data set road-signs, not of VLSBench" in shell.type("env/bin/vlsb report outputs")
