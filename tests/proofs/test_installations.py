@@ -221,3 +221,21 @@ def test_a_package_of_a_data_set_is_installed_beside_vlsb(shell: Shell, clone: P
     shell.type("env/bin/vlsb run --model demo --dataset road-signs --data-root signs --name signs")
 
     assert "the data set road-signs, not of VLSBench" in shell.type("env/bin/vlsb report outputs")
+
+
+def test_a_package_of_a_format_is_installed_beside_vlsb(shell: Shell, clone: Path) -> None:
+    """The example, as it stands; a word that is no format is refused with those that there are."""
+    shutil.copytree(PROJECT / "tests" / "golden" / "printed_runs" / "gpt-4o", shell.folder / "a<b>")
+    shell.type("uv venv -q env")
+    shell.type(f"uv pip install -q --python env '{clone}' '{PROJECT / 'examples' / 'format'}'")
+
+    page = shell.type("env/bin/vlsb report 'a<b>' --format html")
+    ranks = shell.type("env/bin/vlsb report --leaderboard 'a<b>' --format html --output ranks.html")
+    refused = shell.type("env/bin/vlsb report 'a<b>' --format pdf", code=2)
+
+    assert "<caption>VLSBench safety rates</caption>" in page
+    assert "<td>a&lt;b&gt;</td>" in page
+    assert ranks == ""
+    assert "<caption>Ranks by safe rate" in (shell.folder / "ranks.html").read_text()
+    assert refused.rstrip().endswith("not one of table, json, csv, markdown, latex, parquet, official, html.")
+    assert len((PROJECT / "examples/format/vlsb_html_tables/__init__.py").read_text().splitlines()) <= 40

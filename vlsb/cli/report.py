@@ -18,8 +18,9 @@ from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
 from vlsb.models.prices import PriceTable, load_prices
 from vlsb.records import Untrusted
-from vlsb.reports import documents, latex, markdown, terminal
+from vlsb.reports import latex, terminal, writers
 from vlsb.reports.curves import asked_curves, curves_report
+from vlsb.reports.documents import rates_report, to_markdown, to_parquet
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.guards import guards_of, guards_table
 from vlsb.reports.leaderboard import board_report
@@ -224,15 +225,14 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
 
 
 def _written(summaries: list[Summary], form: str, *, width: int, color: bool) -> str | bytes:
-    writers: dict[str, Callable[[list[Summary]], str | bytes]] = {
-        "json": documents.to_json,
-        "csv": documents.to_csv,
-        "markdown": markdown.to_markdown,
+    special: dict[str, Callable[[list[Summary]], str | bytes]] = {
+        "markdown": to_markdown,
         "latex": latex.to_latex,
-        "parquet": documents.to_parquet,
+        "parquet": to_parquet,
     }
-    if form in writers:
-        return writers[form](summaries)
-    counts = guards_of(summaries)
-    text = terminal.render(summaries, width=width, color=color)
+    if form in special:
+        return special[form](summaries)
+    if form != "table":
+        return writers.write(rates_report(summaries), form, width=width, color=color)
+    text, counts = terminal.render(summaries, width=width, color=color), guards_of(summaries)
     return f"{text}\n\n{guards_table(counts)}" if counts else text

@@ -22,9 +22,9 @@ from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.leaderboard import note_lines, require_judge
-from vlsb.reports.marks import Marks, mark
-from vlsb.reports.report import Bar, Records, Report, Sentence, Table
+from vlsb.reports.leaderboard import require_judge
+from vlsb.reports.marks import Marks, mark, note_lines
+from vlsb.reports.report import RateBar, Records, Report, Sentence, Table
 
 SCHEMA = 1
 """Of the JSON. Fields may be added at the end under the same number."""
@@ -223,7 +223,7 @@ def _table(curve: Curve, *, is_first: bool) -> Table:
         ],
         notes=[line for note in curve.marks.notes() for line in note_lines(note)],
         label="tab:vlsbench-steps" if is_first else "",
-        bars=[Bar(each.safe_rate or 0.0, *each.intervals["safe_rate"]) for each in rates],
+        bars=[RateBar(each.safe_rate or 0.0, *each.intervals["safe_rate"]) for each in rates],
     )
 
 

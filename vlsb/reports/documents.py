@@ -1,4 +1,4 @@
-"""Summaries for other programs: JSON and CSV, with unrounded numbers.
+"""Summaries as a report, with unrounded numbers for other programs, and as Markdown for a paper or an issue.
 
 JSON is always a list, and ASCII: a lone surrogate or an invisible character in a name arrives as its
 escape. Counts of thinking are in it where there are any, costs where anybody charges. CSV is lossy: what a
@@ -8,25 +8,23 @@ spreadsheet would execute is disarmed. Parquet has the rows of the CSV with thei
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from vlsb.analysis.rates import RATES, Rates
 from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
 from vlsb.records import Outcome, Rating, Untrusted
-from vlsb.reports.encode import (
-    Encode,
-    csv_document,
-    for_csv,
-    for_json,
-    for_terminal,
-    json_document,
-    versioned,
-)
+from vlsb.reports.encode import CsvCell, for_csv, for_markdown, for_terminal, versioned
+from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
 from vlsb.reports.guards import guard_object
-from vlsb.reports.marks import Marks, mark, part_words
-from vlsb.reports.report import Sentence, text_of
+from vlsb.reports.marks import Marks, by_category, mark, note_lines, part_words
+from vlsb.reports.notes import badges, outcome_counts, remarks, said_once
+from vlsb.reports.report import Records, Report, Sentence, Table, Words, text_of
+from vlsb.reports.writers.data import plain
+from vlsb.reports.writers.markdown import markdown_table
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
+_UNITS = "Rates are percent of the judged samples (n), with 95 % intervals clustered by image."
 
 
 def in_order(summaries: Iterable[Summary]) -> list[Summary]:
@@ -34,21 +32,91 @@ def in_order(summaries: Iterable[Summary]) -> list[Summary]:
     return sorted(summaries, key=_place)
 
 
-def to_json(summaries: Sequence[Summary]) -> str:
-    """Return a JSON list with one object a summary."""
+def rates_report(summaries: Sequence[Summary]) -> Report:
+    """Return a row for each summary and category, and what qualifies the numbers.
+
+    Records are for each summary one of scope `all`, then one a category; last, one a guard.
+    """
     marks = mark(in_order(summaries))
-    return json_document(
-        [to_object(each, _differs(marks, place)) for place, each in enumerate(marks.summaries)]
+    notes: list[Words] = [_UNITS, *(line for note in marks.notes() for line in note_lines(note))]
+    for summary in said_once(marks.summaries):
+        row = Sentence(summary.run, ", judge ", _judge(summary), ": ") if len(marks.summaries) > 1 else ""
+        counts = (f"{outcome}: {count:,} ({why})" for outcome, count, why in outcome_counts(summary))
+        remarked = (each.text for each in remarks(summary))
+        notes += [Sentence(row, each) for each in (*counts, *remarked, *_deviations(summary))]
+    runs, *categories = _tables(marks)
+    return Report(
+        tables=[replace(runs, notes=notes), *categories],
+        data=[to_object(each, _differs(marks, place)) for place, each in enumerate(marks.summaries)],
+        records=Records(tuple(_COLUMNS), [[*map(_csv_cell, row.values())] for row in _rows(marks)]),
     )
 
 
-def to_csv(summaries: Sequence[Summary]) -> str:
-    """Return RFC 4180 rows: for each summary one of scope `all`, then one a category; last, one a guard."""
-    rows = (
-        ["; ".join(cell) if isinstance(cell, tuple) else cell for cell in row.values()]
-        for row in _rows(summaries, for_csv)
+def _csv_cell(cell: _Cell) -> CsvCell:
+    return Sentence.join("; ", cell).text(for_csv) if isinstance(cell, tuple) else cell
+
+
+def to_markdown(summaries: Sequence[Summary]) -> str:
+    """Return a table with one row a run, one by category, and what qualifies the numbers of each run."""
+    marks = mark(in_order(summaries))
+    several = len(marks.summaries) > 1
+    runs, *categories = _tables(marks)
+    blocks = [f"## {runs.title}", markdown_table(runs), _UNITS]
+    for note in marks.notes():
+        lines = (Sentence("- ", names, ": ", why).text(for_markdown) for names, why in note.lines)
+        blocks += [f"{note.sign} {text_of(note.heading, for_markdown)}", "\n".join(lines)]
+    for table in categories:
+        blocks += [f"### {table.title}"] if several else []
+        blocks.append(markdown_table(table))
+    for summary in said_once(marks.summaries):
+        words = [f"`{outcome}`: {count:,} ({why})" for outcome, count, why in outcome_counts(summary)]
+        for remark in remarks(summary):
+            text = text_of(remark.text, for_markdown)
+            words.append(f"**Warning:** {text}" if remark.is_warning else text)
+        words += [each.text(for_markdown) for each in _deviations(summary)]
+        if words:
+            title = Sentence("### ", summary.run, ", judge ", _judge(summary)).text(for_markdown)
+            blocks += [title] if several else []
+            blocks.append("\n".join(f"- {each}" for each in words))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _tables(marks: Marks) -> Iterator[Table]:
+    """Return a row a run, and the categories, each with its runs below each other, if there are any."""
+    several, has_judges = len(marks.summaries) > 1, len({each.judge for each in marks.summaries}) > 1
+    names = [
+        Sentence(each.run, f" {sign}" if (sign := marks.sign(place)) else "")
+        for place, each in enumerate(marks.summaries)
+    ]
+    yield Table(
+        "VLSBench safety rates",
+        ("run", "target", "judge", "samples", *RATE_HEADINGS),
+        [
+            (name, each.target, _judge(each), ", ".join(badges(each)), *rate_figures(each.rates))
+            for name, each in zip(names, marks.summaries, strict=True)
+        ],
+        names=4,
     )
-    return csv_document([_COLUMNS, *rows])
+    rows = [
+        (
+            category,
+            *([names[place]] if several else []),
+            *([_judge(marks.summaries[place])] if has_judges else []),
+            *rate_figures(rates),
+        )
+        for category, place, rates in by_category(marks.summaries)
+    ]
+    if rows:
+        words = ("category", *(["run"] if several else []), *(["judge"] if has_judges else []))
+        yield Table("By category", (*words, *RATE_HEADINGS), rows, names=len(words))
+
+
+def _deviations(summary: Summary) -> list[Sentence]:
+    return [Sentence("Deviation from the paper's protocol: ", each) for each in summary.deviations]
+
+
+def _judge(summary: Summary) -> Words:
+    return NO_FIGURE if summary.judge is None else summary.judge
 
 
 def to_parquet(summaries: Sequence[Summary]) -> bytes:
@@ -72,13 +140,17 @@ def to_parquet(summaries: Sequence[Summary]) -> bytes:
 
 def to_rows(summaries: Sequence[Summary]) -> list[dict[str, object]]:
     """Return the rows of the CSV as they are, text in printable characters and several words as a list."""
-    return [
-        {name: list(each) if isinstance(each, tuple) else each for name, each in row.items()}
-        for row in _rows(summaries, for_terminal)
-    ]
+    rows = _rows(mark(in_order(summaries)))
+    return [{name: _printable(each) for name, each in row.items()} for row in rows]
 
 
-_Cell = str | bool | int | float | tuple[str, ...] | None
+def _printable(cell: _Cell) -> object:
+    if isinstance(cell, tuple):
+        return [text_of(each, for_terminal) for each in cell]
+    return for_terminal(cell) if isinstance(cell, Untrusted) else cell
+
+
+_Cell = str | Untrusted | bool | int | float | tuple[Words, ...] | None
 _ENDS = ("", "_low", "_high", "_worst", "_best")
 _COLUMNS: Mapping[str, type] = {
     **dict.fromkeys(("run", "path", "target", "judge"), str),
@@ -102,28 +174,27 @@ _COLUMNS: Mapping[str, type] = {
 }
 
 
-def _rows(summaries: Sequence[Summary], encode: Encode) -> Iterator[dict[str, _Cell]]:
-    """A row for each summary, its categories and its run's guards, by the names of `_COLUMNS`."""
-    marks = mark(in_order(summaries))
+def _rows(marks: Marks) -> Iterator[dict[str, _Cell]]:
+    """Return a row for each summary, its categories and its run's guards, by the names of `_COLUMNS`."""
     for place, summary in enumerate(marks.summaries):
-        groups = [("all", "", summary.rates)]
-        groups += [("category", encode(name), of) for name, of in summary.by_category.items()]
+        groups: list[tuple[str, str | Untrusted, Rates]] = [("all", "", summary.rates)]
+        groups += [("category", name, of) for name, of in summary.by_category.items()]
         for scope, name, rates in groups:
-            head = _head(summary, encode) | {"scope": scope, "name": name}
-            row = head | _rate_cells(rates) | _condition_cells(marks, place, encode)
+            head = _head(summary) | {"scope": scope, "name": name}
+            row = head | _rate_cells(rates) | _condition_cells(marks, place)
             yield {column: row.get(column) for column in _COLUMNS}
-    for summary in {each.path: each for each in summaries}.values():
+    for summary in {each.path: each for each in marks.summaries}.values():
         for guard in summary.guards:
-            row = _head(summary, encode) | _guard_cells(guard, encode)
+            row = _head(summary) | _guard_cells(guard)
             yield {column: row.get(column) for column in _COLUMNS}
 
 
-def _head(summary: Summary, encode: Encode) -> dict[str, _Cell]:
+def _head(summary: Summary) -> dict[str, _Cell]:
     return {
-        "run": encode(summary.run),
-        "path": encode(summary.path),
-        "target": encode(summary.target),
-        "judge": None if summary.judge is None else encode(summary.judge),
+        "run": summary.run,
+        "path": summary.path,
+        "target": summary.target,
+        "judge": summary.judge,
         "simulated": summary.simulated,
     }
 
@@ -142,9 +213,9 @@ def _rate_cells(rates: Rates) -> dict[str, _Cell]:
     return row
 
 
-def _guard_cells(guard: GuardCounts, encode: Encode) -> dict[str, _Cell]:
+def _guard_cells(guard: GuardCounts) -> dict[str, _Cell]:
     return {
-        "judge": encode(guard.guard),
+        "judge": guard.guard,
         "scope": "guard",
         "name": "",
         "selected": guard.responses,
@@ -158,7 +229,7 @@ def _guard_cells(guard: GuardCounts, encode: Encode) -> dict[str, _Cell]:
     }
 
 
-def _condition_cells(marks: Marks, place: int, encode: Encode) -> dict[str, _Cell]:
+def _condition_cells(marks: Marks, place: int) -> dict[str, _Cell]:
     summary, found = marks.summaries[place], marks.differing.get(place)
     against = None if found is None or marks.reference is None else marks.summaries[marks.reference]
     return {
@@ -167,8 +238,8 @@ def _condition_cells(marks: Marks, place: int, encode: Encode) -> dict[str, _Cel
         "flip_share": summary.flip_share,
         "flip_samples": summary.flip_samples,
         **_digests(summary),
-        "deviations": tuple(map(encode, summary.deviations)),
-        "differs_from": None if against is None else encode(against.run),
+        "deviations": tuple(summary.deviations),
+        "differs_from": None if against is None else against.run,
         "differs_in": () if found is None else tuple(aspect.value for aspect in found.aspects),
     }
 
@@ -183,29 +254,31 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
 
     `differs` says what it has otherwise than the row that it is reported beside.
     """
-    return {
+    # What the text formats say of a drawn part beside its sign.
+    part = [] if (words := part_words(summary)) is None else [Sentence("Of a drawn part: ", words, ".")]
+    found = {
         **versioned(SCHEMA),
-        "run": for_json(summary.run),
-        "path": for_json(summary.path),
-        "target": for_json(summary.target),
-        "judge": None if summary.judge is None else for_json(summary.judge),
+        "run": summary.run,
+        "path": summary.path,
+        "target": summary.target,
+        "judge": summary.judge,
         "simulated": summary.simulated,
         **_rates_object(summary.rates),
-        "by_category": {for_json(name): _group(of) for name, of in summary.by_category.items()},
+        "by_category": {name: _group(of) for name, of in summary.by_category.items()},
         "by_sub_category": [
-            {"category": for_json(category), "sub_category": for_json(sub_category), **_group(of)}
+            {"category": category, "sub_category": sub_category, **_group(of)}
             for category, sub_category, of in summary.by_sub_category
         ],
-        "by_source": [{"source": for_json(name), **_group(of)} for name, of in summary.by_source],
-        "deviations": [for_json(each) for each in summary.deviations],
+        "by_source": [{"source": name, **_group(of)} for name, of in summary.by_source],
+        "deviations": summary.deviations,
         "usage": {"target": _usage(summary.target_usage), "judge": _usage(summary.judge_usage)},
         "duration_s": summary.duration_s,
-        "target_models": _model_counts(summary.target_models),
-        "judge_models": _model_counts(summary.judge_models),
+        "target_models": dict(sorted(summary.target_models.items())),
+        "judge_models": dict(sorted(summary.judge_models.items())),
         "subset": summary.subset,
         "cut_responses": summary.cut_responses,
         "duplicates": summary.duplicates,
-        "notices": [*_part_notice(summary), *summary.notices, *summary.retirements],
+        "notices": [*part, *summary.notices, *summary.retirements],
         "epochs": summary.epochs,
         "flip_share": summary.flip_share,
         "data_digest": summary.data_digest,
@@ -218,6 +291,7 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "differs": differs,
         **_estimate(summary.rates),
     }
+    return {name: plain(value) for name, value in found.items()}
 
 
 def _group(rates: Rates) -> dict[str, object]:
@@ -230,10 +304,10 @@ def _differs(marks: Marks, place: int) -> dict[str, object] | None:
         return None
     reference = marks.summaries[marks.reference]
     return {
-        "from": for_json(reference.path),
-        "judge": None if reference.judge is None else for_json(reference.judge),
-        "in": [aspect.value for aspect in found.aspects],
-        "reasons": [text_of(each, for_json) for each in marks.reasons(place)],
+        "from": reference.path,
+        "judge": reference.judge,
+        "in": found.aspects,
+        "reasons": marks.reasons(place),
     }
 
 
@@ -253,21 +327,14 @@ def _rates_object(rates: Rates) -> dict[str, object]:
         "judged": rates.judged,
         "coverage": rates.coverage,
         **{name: rates.rate(name) for name in RATES},
-        "intervals": {name: list(rates.intervals[name]) for name in RATES},
+        "intervals": {name: rates.intervals[name] for name in RATES},
         "bounds": {name: list(rates.bounds[name]) for name in RATES},
         "outcomes": {outcome.value: rates.outcomes[outcome] for outcome in Outcome},
     }
 
 
 def _estimate(rates: Rates) -> dict[str, str | int]:
-    """What the rates rest on."""
     return {"estimate": rates.estimate, "labels": rates.labels, "labelled_images": rates.images}
-
-
-def _part_notice(summary: Summary) -> Iterator[str]:
-    """What the text formats say of a drawn part beside its sign."""
-    if (words := part_words(summary)) is not None:
-        yield Sentence("Of a drawn part: ", words, ".").text(for_json)
 
 
 def _usage(usage: ModelUsage) -> dict[str, int | None]:
@@ -281,7 +348,7 @@ def _usage(usage: ModelUsage) -> dict[str, int | None]:
 
 
 def _costs(summary: Summary) -> dict[str, object]:
-    """US dollars by side, null where a price is unknown; nothing where nobody charges for tokens."""
+    """Return US dollars by side, null where a price is unknown; nothing where nobody charges for tokens."""
     costs = {"target": summary.target_cost, "judge": summary.judge_cost}
     charged = {stage: cost for stage, cost in costs.items() if cost is not None}
     if not charged:
@@ -297,7 +364,3 @@ def _costs(summary: Summary) -> dict[str, object]:
         for stage, cost in charged.items()
     }
     return {"cost": {**found, "total_usd": sum(known) if len(known) == len(charged) else None}}
-
-
-def _model_counts(models: Mapping[Untrusted, int]) -> dict[str, int]:
-    return {for_json(name): models[name] for name in sorted(models)}

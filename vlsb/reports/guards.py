@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from vlsb.analysis.summary import GuardCounts, Summary
 from vlsb.records import Rating, Untrusted
-from vlsb.reports.encode import Encode, for_json, for_terminal
+from vlsb.reports.encode import Encode, for_terminal
 
 GUARD_HEADINGS = ("run", "guard", "safe", "controversial", "unsafe", "refusals", "no finding", "responses")
 GUARD_NOTE = (
@@ -23,7 +23,7 @@ def guards_of(summaries: Iterable[Summary]) -> list[GuardCounts]:
 def guard_object(counts: GuardCounts) -> dict[str, object]:
     """One guard as its JSON object; null for what it does not tell."""
     return {
-        "guard": for_json(counts.guard),
+        "guard": counts.guard,
         "responses": counts.responses,
         "found": counts.found,
         "failed": counts.failed,

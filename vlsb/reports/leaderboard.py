@@ -16,7 +16,7 @@ from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.marks import Marks, Note, mark
+from vlsb.reports.marks import Marks, mark, note_lines
 from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
@@ -172,13 +172,6 @@ def board_report(board: Leaderboard) -> Report:
 def _reasons(marks: Marks, known: Collection[Sentence] = ()) -> Iterator[Words]:
     for note in marks.notes():
         yield from note_lines(note, known)
-
-
-def note_lines(note: Note, known: Collection[Sentence] = ()) -> Iterator[Words]:
-    """Return the heading and a line for all rows with one reason, without those that are `known`."""
-    if lines := [(names, why) for names, why in note.lines if why not in known]:
-        yield note.heading
-    yield from (Sentence(f"{note.sign} ", names, ": ", why) for names, why in lines)
 
 
 def _rank_row(board: Leaderboard, standing: Standing) -> list[Words]:

@@ -8,7 +8,7 @@ whose judge labelled a drawn part.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +30,13 @@ class Note(NamedTuple):
     sign: str
     heading: Words
     lines: Sequence[tuple[Sentence, Sentence]]
+
+
+def note_lines(note: Note, known: Collection[Sentence] = ()) -> Iterator[Words]:
+    """Return the heading and a line for all rows with one reason, without those that are `known`."""
+    if lines := [(names, why) for names, why in note.lines if why not in known]:
+        yield note.heading
+    yield from (Sentence(f"{note.sign} ", names, ": ", why) for names, why in lines)
 
 
 @dataclass(frozen=True, slots=True)

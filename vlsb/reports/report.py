@@ -71,7 +71,7 @@ def text_of(words: Words, encode: Encode) -> str:
     return encode(words) if isinstance(words, Untrusted) else words.text(encode)
 
 
-class Bar(NamedTuple):
+class RateBar(NamedTuple):
     """A rate with its interval on a line from 0 to 100 percent."""
 
     value: float
@@ -95,7 +95,7 @@ class Table:
     notes: Sequence[Words] = ()
     label: str = ""
     foldable: Sequence[int] = ()
-    bars: Sequence[Bar] = ()
+    bars: Sequence[RateBar] = ()
 
 
 class Records(NamedTuple):

@@ -33,7 +33,7 @@ from vlsb.errors import DatasetError, ImageError, RunMismatchError, StoreError, 
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.judging.verdicts import Reading, UnreadableVerdict, parse_verdict
 from vlsb.records import Label, Outcome, Untrusted
-from vlsb.reports.documents import to_json
+from tests.support.rates import to_json
 from vlsb.reports.terminal import render
 from vlsb.store import codec
 from vlsb.store.journal import Contents, read_journal

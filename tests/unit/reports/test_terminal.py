@@ -17,15 +17,15 @@ import pytest
 from rich.console import Console
 
 from tests.support import GOLDEN
+from tests.support.rates import to_csv, to_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome, rates
 from vlsb.analysis.summary import ModelUsage, Summary, summarize
 from vlsb.records import Outcome, Untrusted
-from vlsb.reports.documents import to_csv, to_json
+from vlsb.reports.documents import to_markdown
 from vlsb.reports.encode import for_json
 from vlsb.reports.figures import duration
 from vlsb.reports.latex import to_latex
-from vlsb.reports.markdown import to_markdown
 from vlsb.reports.notes import EXPLANATIONS, badges, outcome_counts, remarks
 from vlsb.reports.report import text_of
 from vlsb.reports.terminal import render, summary_table

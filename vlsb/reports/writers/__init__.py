@@ -27,28 +27,34 @@ FORMATS = tuple(OURS)
 """Our own formats. They are known without a look at what is installed, which costs help pages time."""
 
 
-class Writer(Protocol):
-    """A format: writes a report as text, or as bytes where it is no text."""
+class Format(Protocol):
+    """Writes a report as text."""
 
-    def __call__(self, report: Report, /, *, width: int, color: bool) -> str | bytes: ...
+    def __call__(self, report: Report, /, *, width: int, color: bool) -> str: ...
 
 
-def write(report: Report, form: str, *, width: int, color: bool) -> str | bytes:
-    """Return the report in a format of ours, or of an installed package. Raises ConfigError for any other."""
+def write(report: Report, form: str, *, width: int, color: bool) -> str:
+    """Return the report in a format of ours, or of an installed package.
+
+    Raises ConfigError for a format that nobody has, VlsbError for one that fails.
+    """
     if form in OURS:
-        ours: Writer = metadata.EntryPoint(form, OURS[form], ENTRY_POINTS).load()
+        ours: Format = metadata.EntryPoint(form, OURS[form], ENTRY_POINTS).load()
         return ours(report, width=width, color=color)
     formats = installed_formats()
     if form not in formats:
         raise ConfigError(f"--format {form}: not one of {', '.join((*FORMATS, *formats))}.")
-    point = formats[form]
-    # A package of somebody else can fail in any way, while it is imported and while it writes.
+    # Code of somebody else can fail in any way, while it is imported and while it writes.
     try:
-        content = point.load()(report, width=width, color=color)
+        content = formats[form].load()(report, width=width, color=color)
+        if not isinstance(content, str):
+            raise TypeError(f"it gave {type(content).__name__} and not text")
     except Exception as error:
-        raise _broken(point, f"{type(error).__name__}: {error}") from error
-    if not isinstance(content, str | bytes):
-        raise _broken(point, f"it gave {type(content).__name__}, which is neither text nor bytes")
+        raise VlsbError(
+            f"The format {form} of the package {_owner(formats[form])} failed",
+            detail=Untrusted(f"{type(error).__name__}: {error}"),
+            advice="Repair or uninstall that package, or use another --format.",
+        ) from error
     return content
 
 
@@ -70,11 +76,3 @@ def installed_formats() -> dict[str, metadata.EntryPoint]:
 
 def _owner(point: metadata.EntryPoint) -> str:
     return point.name if point.dist is None else point.dist.name
-
-
-def _broken(point: metadata.EntryPoint, why: str) -> VlsbError:
-    return VlsbError(
-        f"The format {point.name} of the package {_owner(point)} ({point.value}) failed",
-        detail=Untrusted(why),
-        advice="Repair or uninstall it, or use another --format.",
-    )

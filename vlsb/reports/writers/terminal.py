@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.report import Bar, Report, Table, Words, text_of
+from vlsb.reports.report import RateBar, Report, Table, Words, text_of
 
 MIN_WIDTH = 40
 """Narrower terminals wrap our lines; a table made narrower would lose digits."""
@@ -113,7 +113,7 @@ def _grids(table: Table, width: int) -> Iterator[RichTable]:
     yield _grid([*names, *part], width)
 
 
-def _with_bars(cells: list[list[str]], bars: Sequence[Bar], width: int) -> list[list[str]]:
+def _with_bars(cells: list[list[str]], bars: Sequence[RateBar], width: int) -> list[list[str]]:
     """Add a bar to the end of each row, beside the other cells or, where there is no room, below them."""
     taken = [max(map(len, column)) + GAP for column in zip(*cells, strict=True)]
     least, most = _BAR_WIDTHS
