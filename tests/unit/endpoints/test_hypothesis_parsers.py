@@ -21,6 +21,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.rates import to_json
 from tests.support.records import make_failure, make_judge, make_manifest, make_response, make_verdict
 from vlsb import strict_json
 from vlsb.data.archive import scan
@@ -33,7 +34,6 @@ from vlsb.errors import DatasetError, ImageError, RunMismatchError, StoreError, 
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.judging.verdicts import Reading, UnreadableVerdict, parse_verdict
 from vlsb.records import Label, Outcome, Untrusted
-from tests.support.rates import to_json
 from vlsb.reports.terminal import render
 from vlsb.store import codec
 from vlsb.store.journal import Contents, read_journal

@@ -96,9 +96,8 @@ def test_a_name_that_is_taken_is_no_format_of_another_package(
 def test_commands_take_the_format_of_a_package_and_list_it_where_one_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minimal_env: dict[str, str]
 ) -> None:
-    install(
-        tmp_path / "site", "brings_titles", "titles", f"{WRITES}return report.tables[0].title + chr(10)\n"
-    )
+    code = f"{WRITES}return f'{{report.tables[0].title}}\\n'\n"
+    install(tmp_path / "site", "brings_titles", "titles", code)
     monkeypatch.syspath_prepend(tmp_path / "site")
     vlsb = Vlsb(GOLDEN / "printed_runs", minimal_env)
 
@@ -114,7 +113,7 @@ def test_commands_take_the_format_of_a_package_and_list_it_where_one_is_unknown(
     assert prose.code == 2
 
 
-def test_help_and_our_own_formats_look_at_no_installed_package(tmp_path: Path) -> None:
+def test_help_and_our_own_formats_look_at_no_installed_package() -> None:
     """A look at all of them takes a tenth of a second where many are installed."""
     code = """
 import sys
