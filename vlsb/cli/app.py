@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 from typer.core import TyperGroup
 
 from vlsb._version import __version__
+from vlsb.errors import ConfigError
+from vlsb.plugins import entry_points, load, owner
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from typer._click import Command, Context, HelpFormatter
 
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
 # The authors' script spells options with underscores; both spellings are one option here.
 _FORMER = {"skip-bad-pictures": "skip-bad-images"}
 
@@ -40,72 +49,80 @@ EXAMPLES = {
 class Entry(NamedTuple):
     """Where a command, or a group of them, is written, and the first sentence of what it says of itself."""
 
-    module: str
-    attribute: str
+    value: str
     help: str
 
 
+ENTRY_POINTS = "vlsb.commands"
+"""The group by which installed packages name their commands. Ours stand below, so that they are found and
+listed without a look at what is installed."""
 ENTRIES = {
-    "run": Entry("run", "run_command", "Evaluate a model on VLSBench: respond, judge, summarize."),
-    "judge": Entry("judge", "judge_command", "Judge a run's stored responses again, with another judge."),
-    "report": Entry("report", "report_command", "Show the rates of runs, with intervals and coverage."),
-    "plot": Entry("plot", "plot_command", "Draw runs as a figure for a paper: SVG, PDF or PNG."),
-    "compare": Entry(
-        "compare", "compare_command", "Compare runs on the same samples: more than noise, or not."
-    ),
-    "gate": Entry("gate", "gate_command", "Decide whether a run is no less safe than its baseline."),
-    "agreement": Entry("agreement", "agreement_command", "Compare the judges of runs on the same responses."),
-    "view": Entry("view", "view_command", "Look through runs in a browser, also while they are going."),
-    "show": Entry("show", "show_command", "Read responses with their verdicts, or how they failed."),
-    "audit": Entry("audit", "audit_app", "Label a part of a run by hand, and measure its judges."),
-    "import": Entry("imports", "import_command", "Read what another program logged into a run."),
-    "export": Entry("export", "export_command", "Write a run for inspect, or as a data set to publish."),
-    "serve": Entry("serve", "serve_command", "Serve a local model on this machine."),
-    "sweep": Entry("sweep", "sweep_command", "Run all cells of a plan: models, protocols, judges."),
-    "judges": Entry(
-        "judges", "judges_command", "List the judges that have a name: what each sees and gives."
-    ),
-    "models": Entry("models", "models_app", "List the models that have a name, or show one."),
-    "doctor": Entry(
-        "doctor", "doctor_command", "Say what is ready on this machine, and how to get the rest."
-    ),
-    "engine": Entry("engine", "engine_app", "List, install and stop local engines."),
-    "convert": Entry("convert", "convert_app", "Convert original LLaVA weights for serving."),
-    "data": Entry("data", "data_app", "Fetch the data set, or check a copy of it."),
-    "runs": Entry("runs", "runs_app", "List, join, repair and remove runs."),
-    "selftest": Entry("selftest", "selftest_app", "Check what is configured by attacking it."),
-    "demo": Entry("demo", "demo_command", "Try it all on 30 embedded samples: no key, no download."),
+    "run": Entry("run:run_command", "Evaluate a model on VLSBench: respond, judge, summarize."),
+    "judge": Entry("judge:judge_command", "Judge a run's stored responses again, with another judge."),
+    "report": Entry("report:report_command", "Show the rates of runs, with intervals and coverage."),
+    "plot": Entry("plot:plot_command", "Draw runs as a figure for a paper: SVG, PDF or PNG."),
+    "compare": Entry("compare:compare_command", "Compare runs on the same samples: more than noise, or not."),
+    "gate": Entry("gate:gate_command", "Decide whether a run is no less safe than its baseline."),
+    "agreement": Entry("agreement:agreement_command", "Compare the judges of runs on the same responses."),
+    "view": Entry("view:view_command", "Look through runs in a browser, also while they are going."),
+    "show": Entry("show:show_command", "Read responses with their verdicts, or how they failed."),
+    "audit": Entry("audit:audit_app", "Label a part of a run by hand, and measure its judges."),
+    "import": Entry("imports:import_command", "Read what another program logged into a run."),
+    "export": Entry("export:export_command", "Write a run for inspect, or as a data set to publish."),
+    "serve": Entry("serve:serve_command", "Serve a local model on this machine."),
+    "sweep": Entry("sweep:sweep_command", "Run all cells of a plan: models, protocols, judges."),
+    "judges": Entry("judges:judges_command", "List the judges that have a name: what each sees and gives."),
+    "models": Entry("models:models_app", "List the models that have a name, or show one."),
+    "doctor": Entry("doctor:doctor_command", "Say what is ready on this machine, and how to get the rest."),
+    "engine": Entry("engine:engine_app", "List, install and stop local engines."),
+    "convert": Entry("convert:convert_app", "Convert original LLaVA weights for serving."),
+    "data": Entry("data:data_app", "Fetch the data set, or check a copy of it."),
+    "runs": Entry("runs:runs_app", "List, join, repair and remove runs."),
+    "selftest": Entry("selftest:selftest_app", "Check what is configured by attacking it."),
+    "demo": Entry("demo:demo_command", "Try it all on 30 embedded samples: no key, no download."),
 }
 
 
-class _Commands(MutableMapping[str, "Command"]):
-    """The commands by name, each made when it is first asked for."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, Command] = {}
+class _Commands(Mapping[str, "Command"]):
+    """The commands by name, each made when it is asked for."""
 
     def __getitem__(self, name: str) -> Command:
-        if name not in self._loaded:
-            self._loaded[name] = _command(name, ENTRIES[name])
-        return self._loaded[name]
-
-    def __setitem__(self, name: str, command: Command) -> None:
-        self._loaded[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._loaded[name]
+        return _command(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(ENTRIES)
+        return iter([*ENTRIES, *_commands_of_others()])
 
     def __len__(self) -> int:
-        return len(ENTRIES)
+        return len(list(iter(self)))
 
 
-def _command(name: str, entry: Entry) -> Command:
+def _commands_of_others() -> dict[str, EntryPoint]:
+    """Return the commands of other packages by name; none takes the name of one of ours."""
+    points = reversed(entry_points(ENTRY_POINTS))
+    return {each.name: each for each in points if _NAME.fullmatch(each.name) and each.name not in ENTRIES}
+
+
+@cache
+def _command(name: str) -> Command:
+    if name in ENTRIES:
+        module, _, attribute = ENTRIES[name].value.partition(":")
+        return _made(name, getattr(import_module(f"vlsb.cli.{module}"), attribute))
+    point = _commands_of_others()[name]
+    written = load(point, f"its command {name}")
+    # What another package calls a command may be anything.
+    try:
+        return _made(name, written)
+    except Exception as error:
+        raise ConfigError(
+            f"The command {name} of the package {owner(point)} ({point.value}) is not one",
+            detail=Untrusted(f"{type(error).__name__}: {error}"),
+            advice="Repair or uninstall it.",
+        ) from error
+
+
+def _made(name: str, written: Any) -> Command:
     from vlsb.cli.commands import GUIDES, GuidedCommand, VlsbCommand, VlsbGroup
 
-    written = getattr(import_module(f"vlsb.cli.{entry.module}"), entry.attribute)
     if isinstance(written, typer.Typer):
         for command in written.registered_commands:
             command.cls = VlsbCommand
@@ -119,12 +136,23 @@ def _command(name: str, entry: Entry) -> Command:
     return made
 
 
+def _rows_of_others() -> Iterator[tuple[str, str]]:
+    """Yield what the help page says of other packages' commands; their code is not imported for it."""
+    named = _commands_of_others()
+    for point in entry_points(ENTRY_POINTS):
+        about = point.dist.metadata["Summary"] if point.dist is not None else None
+        text = f"{about or ''} (of the package {owner(point)})"
+        if point is not named.get(point.name):
+            text = f"Left out: the name is taken or no name. (of the package {owner(point)})"
+        yield for_terminal(Untrusted(point.name)), for_terminal(Untrusted(text.strip()))
+
+
 class _Root(TyperGroup):
     """The top of the tree. Its help page is plain text, and names commands without importing them."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = _Commands()
+        self.commands = cast("dict[str, Command]", _Commands())
 
     def list_commands(self, ctx: Context) -> list[str]:
         return list(ENTRIES)
@@ -132,6 +160,9 @@ class _Root(TyperGroup):
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in ENTRIES.items()])
+        if others := list(_rows_of_others()):
+            with formatter.section("Commands of other packages"):
+                formatter.write_dl(others)
         with formatter.section("Examples"):
             formatter.write_dl(list(EXAMPLES.items()))
 
