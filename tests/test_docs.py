@@ -28,6 +28,7 @@ import vlsb
 from tests.commands.test_panel import QUIET
 from tests.support import provider_tables
 from tests.support.checkpoints import checkpoint
+from tests.support.command import Vlsb
 from tests.support.records import make_failure, make_response, make_verdict
 from tests.support.schemas import FAILURE, KINDS_OF_EVENTS, SCHEMAS, faults
 from tests.test_layers import image
@@ -674,34 +675,33 @@ def test_every_outcome_is_documented() -> None:
     assert {outcome.value for outcome in Outcome} <= explained
 
 
-def test_what_commands_print_as_json_is_as_its_schema_says(demo: DemoRun) -> None:
+def test_what_commands_print_as_json_is_as_its_schema_says(demo: DemoRun, vlsb: Vlsb, tmp_path: Path) -> None:
     """Two copies of the demo's run are two steps of one training, and a run that is not worse."""
-    folder = demo.directory.parents[1]
     for step in (1, 2):
-        shutil.copytree(demo.directory, folder / "steps" / f"t-step-{step}")
+        shutil.copytree(demo.directory, tmp_path / "steps" / f"t-step-{step}")
     first, second = "steps/t-step-1", "steps/t-step-2"
     commands = {
-        "report": ("report", "runs"),
+        "report": ("report", "steps"),
         "comparison": ("compare", first, second),
         "gate": ("gate", second, "--baseline", first, "--max-drop", "50"),
         "agreement": ("agreement", first),
         "leaderboard": ("report", "steps", "--leaderboard"),
-        "steps": ("report", "steps", "--steps", "--judge", "demo.jsonl"),
+        "steps": ("report", "steps", "--steps", "--judge", "demo"),
         "doctor": ("doctor", "--offline"),
     }
 
     for name, words in commands.items():
-        printed = json.loads(vlsb_process(*words, "--format", "json", folder=folder))
-        assert printed, name
-        assert faults(printed, SCHEMAS[name]()) == [], name
+        ended = vlsb(*words, "--format", "json")
+        assert ended.code == 0, ended.err
+        assert json.loads(ended.out), name
+        assert faults(json.loads(ended.out), SCHEMAS[name]()) == [], name
 
 
-def test_the_profile_of_a_run_is_as_its_schema_says(tmp_path: Path) -> None:
-    options = ("--limit", "5", "--output-dir", "runs", "--profile", "profile.json", "--display", "none")
-    vlsb_process("run", "--model", "demo", *options, folder=tmp_path)
+def test_the_profile_of_a_run_is_as_its_schema_says(vlsb: Vlsb, tmp_path: Path) -> None:
+    ended = vlsb("run", "--model", "demo", "--limit", "5", "--name", "p", "--profile", "profile.json")
 
+    assert ended.code == 0, ended.err
     profile = json.loads((tmp_path / "profile.json").read_text("utf-8"))
-
     assert set(profile["lanes"]) == {"target", "judge"}
     assert faults(profile, SCHEMAS["profile"]()) == []
 
