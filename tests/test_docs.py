@@ -58,7 +58,9 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _BLOCK = re.compile(r"<!-- ([a-z][\w ]*) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
 _DEFAULT = re.compile(r"(.*) \(default: (.*)\)", re.DOTALL)
-_CLAUSE = re.compile(r"(?<=\w)(?:[.;:] |, up to |, such as |, as JSON| \()")
+_CLAUSE = re.compile(
+    r"(?<=\w)[.;:] |(?<=\w) \(|(?<=\w{3}), (?=up |such |as |with |at |over |though |or |its |each |from )"
+)
 
 
 def leaf_commands(command: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -114,30 +116,34 @@ def option_line(option: Any) -> str:
     flags = [first if option.metavar is None else f"{first} {option.metavar}", *others]
     names = [f"`{each}`" for each in flags]
     names += [] if option.envvar == variable(option) else [f"`{option.envvar}`"]
+    clause = _CLAUSE.split(text)[0]
+    said = text if re.match(r"(?:With|Of|Do not) ", text) else clause
     shown = f" *{default}*" if default else ""
-    return f"- {', '.join(names)}: {_CLAUSE.split(text)[0].rstrip('.')}{shown}".replace("<", "\\<")
+    return f"- {', '.join(names)}: {said.rstrip('.')}{shown}".replace("<", "\\<")
 
 
-def option_list(words: tuple[str, ...]) -> str:
-    """The options of a command, in parts if they are many; those of `vlsb run` by name alone."""
-    lines = {each: option_line(each) for each in options(COMMANDS[words])}
-    shared = set() if words == ("run",) else {option_line(each) for each in options(COMMANDS[("run",)])}
+def option_list(words: tuple[str, ...], seen: dict[str, str]) -> str:
+    """The options of a command, in parts if they are many; those of an earlier command by name alone."""
+    title, lines = f"vlsb {' '.join(words)}", {each: option_line(each) for each in options(COMMANDS[words])}
     boxes: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for each, line in lines.items():
-        if line not in shared:
+        if seen.setdefault(line, title) == title:
             boxes.setdefault(each.rich_help_panel if len(lines) > 30 else "", []).append(line)
-    parts = [f"## vlsb {' '.join(words)}"]
+        else:
+            alike.setdefault(seen[line], []).append(f"`{each.opts[0]}`")
+    parts = [f"## {title}"]
     for box, listed in boxes.items():
-        parts += [f"### {box.partition(' (')[0]}"] if box else []
+        parts += [f"### {box.partition(' (')[0]}"] if box and len(boxes) > 1 else []
         parts.append("\n".join(listed))
-    names = [f"`{each.opts[0]}`" for each, line in lines.items() if line in shared]
-    parts += [f"As for [`vlsb run`](#vlsb-run): {', '.join(names)}."] if names else []
+    parts += [f"As for [`{of}`](#{of.replace(' ', '-')}): {', '.join(names)}." for of, names in alike.items()]
     return "\n\n".join(parts)
 
 
 def option_lists() -> str:
     """The options of every command that has some."""
-    return "\n\n".join(option_list(words) for words, command in COMMANDS.items() if options(command))
+    seen: dict[str, str] = {}
+    return "\n\n".join(option_list(words, seen) for words, command in COMMANDS.items() if options(command))
 
 
 def option_facts() -> dict[str, list[dict[str, Any]]]:
