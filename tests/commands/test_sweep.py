@@ -24,7 +24,7 @@ from tests.support.scripts import Script
 from tests.support.sweeps import Held, hosted_at, processes_of, tables, write_plan
 from tests.support.waiting import wait_until
 from tests.unit.engines.test_hardware import listing
-from vlsb.cli.sweep_view import SweepView
+from vlsb.cli.sweeping import SweepView
 from vlsb.models.profile import FAMILIES
 from vlsb.simulator import SimulatorThread, blocked
 from vlsb.sweep.board import Board

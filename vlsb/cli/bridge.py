@@ -14,7 +14,7 @@ from vlsb.records import Untrusted
 from vlsb.reports.audit import Corrected
 from vlsb.reports.bridge import Bridge, JudgeRates
 from vlsb.store.audit import read_audit
-from vlsb.store.comparisons import judge_name, judged_run
+from vlsb.store.comparisons import judged_run
 from vlsb.store.manifest import JudgeEntry
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, stored_judge, summarize_state
@@ -33,7 +33,7 @@ def _bridge(run: Path, old: str, new: str) -> Bridge:
     audit = None if read_audit(run) is None else audit_report(run)
     corrected = {} if audit is None else {each.judge: each for each in audit.corrected}
     judged = judged_run(run, state)
-    names = judge_name(before.file), judge_name(after.file)
+    names = before.stem, after.stem
     was, becomes = (
         _judge_rates(state, run, entry, corrected.get(Untrusted(name)))
         for entry, name in zip((before, after), names, strict=True)
@@ -50,7 +50,7 @@ def _bridge(run: Path, old: str, new: str) -> Bridge:
 
 
 def _judge_rates(state: RunState, run: Path, entry: JudgeEntry, found: Corrected | None) -> JudgeRates:
-    rates, name = summarize_state(state, run, entry.file).rates, judge_name(entry.file)
+    rates, name = summarize_state(state, run, entry.file).rates, entry.stem
     if found is not None:
         return JudgeRates(judge=name, rates=rates, audited=found.rates, more_labels=found.more_labels)
     # The published check is of this judge with its own template, and of no other.

@@ -17,7 +17,6 @@ from vlsb.analysis.agreement import compare_two
 from vlsb.analysis.correction import LEAST_IMAGES, AuditedSample, ExpectedChange, expected_changes
 from vlsb.analysis.panel import is_panel
 from vlsb.analysis.rates import RateName
-from vlsb.cli.estimate import costs_of, decided_tokens
 from vlsb.cli.screen import has_color
 from vlsb.errors import ConfigError
 from vlsb.evaluation.session import Plan, judge_files
@@ -26,9 +25,10 @@ from vlsb.models.prices import may_charge
 from vlsb.records import Usage
 from vlsb.reports.calibration import CalibrationReport, Money, calibration_text
 from vlsb.store.audit import Audit, draw_calibration, read_audit
-from vlsb.store.comparisons import judge_name, judged_run
-from vlsb.store.manifest import Manifest, read_manifest
-from vlsb.store.state import Judged, RunState, calibration_file, load_state
+from vlsb.store.comparisons import judged_run
+from vlsb.store.costs import RestCost, decided_tokens, rest_cost
+from vlsb.store.manifest import Manifest, judge_name, read_manifest
+from vlsb.store.state import RunState, calibration_file, load_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _judges(plan: Plan, manifest: Manifest) -> tuple[str, str]:
         for each in manifest.judges
         if each.file != files[0] and not each.is_human and not is_panel(each.settings)
     ]
-    labelled = [file for file in others if state.judged.get(file, Judged()).verdicts]
+    labelled = [file for file in others if state.rows(file).verdicts]
     if not labelled:
         raise ConfigError(
             f"--calibrate: no other judge has labelled {plan.directory}. Name the old judge before the new "
@@ -125,17 +125,17 @@ def _rates(state: RunState, audit: Audit, old: str, new: str) -> Mapping[RateNam
 def _money(plan: Plan, state: RunState, audit: Audit) -> Iterator[Money]:
     prices, files = plan.model_prices(datetime.now(UTC).date()), judge_files(plan, state.manifest)
     for name, file in files.items():
-        rows, left = state.judged.get(file, Judged()), state.pending(file)
+        rows, left = state.rows(file), state.pending(file)
         drawn = [
             (rows.verdicts[key].usage, each) for key, each in audit.weights.items() if key in rows.verdicts
         ]
         usages, weights = [usage for usage, _ in drawn], [weight for _, weight in drawn]
         price, endpoint = prices.get(name), plan.models[name].endpoint
         most_tokens = decided_tokens(state, file) or plan.models[name].sampling.max_tokens
-        rest, as_batch = (
-            (None, None)
+        rest = (
+            RestCost(None, None)
             if price is None
-            else costs_of(price, usages, left, most_tokens=most_tokens, weights=weights)
+            else rest_cost(price, usages, left, most_tokens=most_tokens, weights=weights)
         )
         yield Money(
             judge=judge_name(file),
@@ -144,8 +144,8 @@ def _money(plan: Plan, state: RunState, audit: Audit) -> Iterator[Money]:
             usd=None if price is None else price.usd(rows.totals.usage),
             left=left,
             left_tokens=_tokens(usages, weights, left),
-            rest=rest,
-            as_batch=as_batch,
+            rest=rest.now,
+            as_batch=rest.as_batch,
             is_free=price is None and not may_charge(endpoint),
         )
 

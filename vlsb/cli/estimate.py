@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from vlsb.analysis.forecast import Forecast, forecast_total
-from vlsb.endpoints.request import parse_dialect
+from vlsb.analysis.forecast import Forecast
 from vlsb.evaluation.progress import judge_names
 from vlsb.models.prices import Price, may_charge
-from vlsb.records import JUDGED, Finding, Outcome, Response, Usage, Verdict
+from vlsb.records import JUDGED, Outcome
 from vlsb.reports.figures import counted, dollars, duration
-from vlsb.store.state import Judged
+from vlsb.store.costs import Measured, RestCost, decided_tokens, measure_answers, rest_cost, summed
 
 if TYPE_CHECKING:
     from vlsb.config import ModelSettings
     from vlsb.evaluation.progress import ModelView
     from vlsb.evaluation.session import Plan, SessionEnd
     from vlsb.store.state import RunState
-
-# What one completion took, and its seconds.
-_Measured = tuple[Usage, float]
 
 
 class _Rest(NamedTuple):
@@ -44,7 +39,7 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
     rests = {stage: _rest(state, files.get(stage)) for stage in plan.models}
     for stage, settings in plan.models.items():
         tokens = decided_tokens(state, files.get(stage)) or settings.sampling.max_tokens
-        measured, left = _measured(state, files.get(stage)), _left(state, files.get(stage))
+        measured, left = measure_answers(state, files.get(stage)), _left(state, files.get(stage))
         view = end.models.get(stage)
         sharing = [stage, *sorted((view.shares_with if view else frozenset()) & rests.keys())]
         lines += _model(stage, settings, left, measured, most_tokens=tokens)
@@ -54,7 +49,7 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
         price = prices.get(stage)
         if price is not None and measured:
             usages = [usage for usage, _ in measured if usage.is_whole]
-            costs[stage] = costs_of(price, usages, left, most_tokens=tokens)
+            costs[stage] = rest_cost(price, usages, left, most_tokens=tokens)
             lines.append(f"  cost      {cost_text(*costs[stage])}")
         elif price is None and may_charge(settings.endpoint):
             lines.append(f"  cost      unknown: no price for {settings.endpoint.model}; --prices takes yours")
@@ -65,17 +60,6 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
     return "\n".join(lines)
 
 
-def decided_tokens(state: RunState, judge: str | None) -> int | None:
-    """How many tokens the target, or the judge of that file, was found to need; None where nobody looked."""
-    entries = (*state.manifest.judges, *state.manifest.guards)
-    decision = (
-        state.manifest.decision
-        if judge is None
-        else next((each.decision for each in entries if each.file == judge), None)
-    )
-    return None if decision is None else parse_dialect(decision).max_tokens
-
-
 def _left(state: RunState, judge: str | None) -> int:
     """Responses still to be asked for, or to be judged by the judge of that file."""
     outcomes = ((key, state.outcome(key, judge)) for key in state.asked_for())
@@ -84,21 +68,11 @@ def _left(state: RunState, judge: str | None) -> int:
     return sum(o not in JUDGED and state.finding(key, judge) is None for key, o in outcomes)
 
 
-def _measured(state: RunState, judge: str | None) -> list[_Measured]:
-    """Usage and latency of the target's completions, or of the judge's of that file."""
-    if judge is None:
-        rows: Iterable[Response | Verdict | Finding] = state.responses.values()
-    else:
-        judged = state.judged.get(judge, Judged())
-        rows = (*judged.verdicts.values(), *judged.findings.values())
-    return [(each.usage, each.latency_s) for each in rows if each.latency_s is not None]
-
-
 def _model(
     stage: str,
     settings: ModelSettings,
     left: int,
-    measured: Sequence[_Measured],
+    measured: Sequence[Measured],
     *,
     most_tokens: int,
 ) -> Iterator[str]:
@@ -124,7 +98,7 @@ def _model(
 
 def _rest(state: RunState, judge: str | None) -> _Rest:
     left = _left(state, judge)
-    usages = [usage for usage, _ in _measured(state, judge) if usage.is_whole]
+    usages = [usage for usage, _ in measure_answers(state, judge) if usage.is_whole]
     tokens = [
         (usage.input_tokens or 0) + (usage.output_tokens or 0) + (usage.thought_tokens or 0)
         for usage in usages
@@ -150,43 +124,6 @@ def _time(left: int, latency_s: float, view: ModelView | None, sharing: Mapping[
     return f"{duration(seconds)} at {limit}"
 
 
-_Costs = tuple[Forecast | None, Forecast | None]
-
-
-def costs_of(
-    price: Price,
-    usages: Sequence[Usage],
-    left: int,
-    *,
-    most_tokens: int,
-    weights: Sequence[float] | None = None,
-) -> _Costs:
-    """The rest's cost as it is sent, and as a batch; `weights` as in `forecast_total`.
-
-    An answer has none to `most_tokens`, and costs what these may cost with an image that was seen.
-    """
-    weights = [1.0] * len(usages) if weights is None else weights
-
-    def forecast(usd: Callable[[Usage], float | None]) -> Forecast | None:
-        costs = zip(map(usd, usages), weights, strict=True)
-        known = [(cost, weight) for cost, weight in costs if cost is not None]
-        limits = [
-            usd(replace(each, output_tokens=tokens, thought_tokens=None))
-            for each in usages
-            for tokens in (0, most_tokens)
-        ]
-        at_limits = [cost for cost in limits if cost is not None]
-        return forecast_total(
-            [cost for cost, _ in known],
-            left,
-            least=min(at_limits, default=0.0),
-            most=max(at_limits, default=0.0),
-            weights=[weight for _, weight in known],
-        )
-
-    return forecast(lambda usage: price.usd(usage.at_once())), forecast(price.batch_usd)
-
-
 def cost_text(now: Forecast | None, batch: Forecast | None) -> str:
     if now is None:
         return "unknown: the endpoint does not report its tokens"
@@ -201,7 +138,7 @@ def amount(found: Forecast) -> str:
     return f"{dollars(found.total)} (95 %: {dollars(found.low)} to {dollars(found.high)})"
 
 
-def _together(costs: Sequence[_Costs | None], prices: Sequence[Price]) -> Iterator[str]:
+def _together(costs: Sequence[RestCost | None], prices: Sequence[Price]) -> Iterator[str]:
     """The sum over models, where each is known, and where the prices are from.
 
     Its interval adds the models' ends: wider than it need be, and right however their costs hang together.
@@ -212,16 +149,3 @@ def _together(costs: Sequence[_Costs | None], prices: Sequence[Price]) -> Iterat
         yield f"together    {cost_text(summed(now), summed(batch))}"
     for price in dict.fromkeys(prices):
         yield f"Prices of {price.as_of}, from {price.source}."
-
-
-def summed(parts: Sequence[Forecast | None]) -> Forecast | None:
-    """The sum, its ends those of all together; None where one of them is unknown."""
-    known = [each for each in parts if each is not None]
-    if len(known) < len(parts):
-        return None
-    lows = [each.low for each in known if each.low is not None]
-    highs = [each.high for each in known if each.high is not None]
-    has_ends = len(lows) == len(known)
-    return Forecast(
-        sum(each.total for each in known), sum(lows) if has_ends else None, sum(highs) if has_ends else None
-    )

@@ -27,7 +27,7 @@ from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer, answers
 from vlsb.reports.encode import for_terminal
 from vlsb.store.data_root import remembered_data_root
 from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow, is_run
-from vlsb.store.state import Judged, RunState, load_state
+from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import find_runs, stored_judge
 from vlsb.wording import first_of
 
@@ -178,7 +178,7 @@ def _answer(
     image: str | None,
 ) -> StoredAnswer:
     file = None if judge is None else judge.file
-    judged = Judged() if file is None else state.judged.get(file, Judged())
+    judged = state.rows(file)
     outcome, response = state.outcome(key, file), state.responses.get(key)
     sample, instruction = _shown_sample(row, samples)
     failures = judged.failures if outcome.value.startswith("judge_") else state.target_failures
@@ -197,7 +197,7 @@ def _answer(
         # A target's failure counts only where no later session got an answer.
         failure=failures.get(key) if outcome.value.startswith(_FAILED) else None,
         findings={
-            Untrusted(guard.file.removesuffix(".jsonl")): found
+            Untrusted(guard.stem): found
             for guard in state.manifest.guards
             if (found := state.finding(key, guard.file)) is not None
         },

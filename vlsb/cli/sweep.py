@@ -48,10 +48,13 @@ def sweep_command(
     """Run all cells of a plan: models, protocols, judges. Safe to interrupt and repeat."""
     screen = Screen(quiet=display == "none")
     # Engines, judges and the HTTP stack, which the help page does not wait for.
-    from vlsb.cli import sweep_plan, sweeping
+    from vlsb.cli import sweep_text, sweeping
+    from vlsb.reports.encode import json_document
+    from vlsb.sweep.plan import plan_schema
+    from vlsb.sweep.start import SweepWishes
 
     if schema:
-        screen.result(sweeping.schema_text())
+        screen.result(json_document(plan_schema()))
         return 0
     if plan is None:
         raise ConfigError("Which plan? Pass its file, or paper-table3. --schema shows what may be in one.")
@@ -59,7 +62,7 @@ def sweep_command(
         raise ConfigError("Pass one of --dry-run, --watch and --prepare, and one of --ray and --slurm.")
     if watch and (ray is not None or slurm):
         raise ConfigError("--watch works on this machine. Start the sweep again for new checkpoints.")
-    wishes = sweeping.SweepWishes(
+    wishes = SweepWishes(
         plan=plan,
         watch=watch,
         offline=offline,
@@ -70,5 +73,5 @@ def sweep_command(
         yes=yes,
     )
     if dry_run:
-        return sweep_plan.show_plan(wishes, screen)
+        return sweep_text.show_plan(wishes, screen)
     return sweeping.prepare_nodes(wishes, screen) if prepare else sweeping.sweep(wishes, screen)

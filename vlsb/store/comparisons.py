@@ -168,7 +168,7 @@ def _common_judge(loaded: Sequence[LoadedRun], judge: str | None, first: int) ->
 
 
 def _no_common_judge(loaded: Sequence[LoadedRun], judge: str | None) -> str:
-    judges = {run.path: [judge_name(entry.file) for entry in _candidates(run, judge)] for run in loaded}
+    judges = {run.path: [entry.stem for entry in _candidates(run, judge)] for run in loaded}
     said = "; ".join(f"{path} by {', '.join(names)}" for path, names in judges.items())
     return (
         f"These runs have no judge in common: {said}. Labels of different judges are not compared. Judge one "
@@ -181,7 +181,7 @@ def _compared_run(run: LoadedRun, name: str, entry: JudgeEntry) -> ComparedRun:
         name=Untrusted(name),
         path=Untrusted(str(run.path)),
         target=run.state.manifest.target,
-        judge=judge_name(entry.file),
+        judge=entry.stem,
         epochs=run.state.manifest.epochs,
         conditions=run_conditions(run.state, entry.file),
         outcomes=sample_outcomes(run.state, entry.file),
@@ -204,7 +204,7 @@ def _require_pairs(pair: tuple[ComparedRun, ComparedRun], found: Comparison | No
 def _agreements(loaded: Sequence[LoadedRun], entries: Sequence[JudgeEntry]) -> Iterator[Pair]:
     """How far the judges agree, measured where both labelled the same responses of one of these runs."""
     judged = [judged_run(run.path, run.state) for run in loaded]
-    for first, second in combinations(dict.fromkeys(judge_name(entry.file) for entry in entries), 2):
+    for first, second in combinations(dict.fromkeys(entry.stem for entry in entries), 2):
         pair = compare_two(first, second, judged)
         if pair is None:
             raise ConfigError(
@@ -213,11 +213,6 @@ def _agreements(loaded: Sequence[LoadedRun], entries: Sequence[JudgeEntry]) -> I
                 f"{loaded[0].path} --judge NAME."
             )
         yield pair
-
-
-def judge_name(file: str) -> str:
-    """What tells a judge apart from others of its model in every run: its verdict file's name."""
-    return file.removesuffix(".jsonl")
 
 
 def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) -> JudgedRun:
@@ -231,7 +226,7 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
     for file, audit in {file: read_audit(path, file) for file in draws.values()}.items():
         for item, _ in () if audit is None else audit.current(state):
             weights.setdefault(item.key, {})[file] = item.weight
-    names = [judge_name(each.file) for each in state.manifest.judges]
+    names = [each.stem for each in state.manifest.judges]
     columns = [sample_outcomes(state, each.file) for each in state.manifest.judges]
     people = {name for name, each in zip(names, state.manifest.judges, strict=True) if each.is_human}
     responses = [
@@ -246,7 +241,7 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
             },
             weights.get(key, {}),
             {
-                judge_name(guard.file): found.refuses
+                guard.stem: found.refuses
                 for guard in state.manifest.guards
                 if (found := state.finding(key, guard.file)) is not None and found.refuses is not None
             },
@@ -271,7 +266,7 @@ def _draws(path: Path, state: RunState, calibrated: str | None) -> dict[str, str
         files = (calibration_file(entry.file),) if is_asked else draws_of(path, state, entry)
         # No response has weights of two draws: such a panel is compared with nobody.
         if files and all((path / file).exists() for file in files):
-            found[judge_name(entry.file)] = "+".join(files)
+            found[entry.stem] = "+".join(files)
     return found
 
 
@@ -282,10 +277,8 @@ def compare_stored_judges(paths: Sequence[Path]) -> AgreementReport:
     for path in find_runs(paths):
         state = load_state(path)
         runs.append(judged_run(path, state))
-        people |= {judge_name(each.file) for each in state.manifest.judges if each.is_human}
+        people |= {each.stem for each in state.manifest.judges if each.is_human}
         panels |= {
-            judge_name(each.file): members
-            for each in state.manifest.judges
-            if (members := members_of(each.settings))
+            each.stem: members for each in state.manifest.judges if (members := members_of(each.settings))
         }
     return compare_judges(runs, people=people, panels=panels)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vlsb.analysis.summary import FailOnError
 from vlsb.records import JUDGED, RETRIED_ON_RESUME, Outcome
+from vlsb.store.manifest import judge_name
 from vlsb.store.state import RunState
 
 
@@ -35,7 +36,7 @@ def find_gaps(
         complete = JUDGED if file else JUDGED | {Outcome.NOT_JUDGED}
         missing = sum(outcome not in complete for outcome in outcomes)
         if allowed.is_exceeded(missing, selected=len(keys)):
-            of = f" of {file.removesuffix('.jsonl')}" if file and len(judges) > 1 else ""
+            of = f" of {judge_name(file)}" if file and len(judges) > 1 else ""
             return Gaps(missing, len(keys), f"verdict{of}" if file else "response")
     return None
 

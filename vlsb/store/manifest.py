@@ -84,6 +84,11 @@ class JudgeEntry:
     provider: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def stem(self) -> str:
+        """What tells it apart from others of its model in every run: its file's name, without the ending."""
+        return judge_name(self.file)
+
+    @property
     def is_guard(self) -> bool:
         """Whether it rates and does not label: it has a file of findings, and a place apart."""
         return self.settings.get("answers") in ("guard", "phrases")
@@ -200,6 +205,11 @@ class Manifest:
             if price is not None:
                 found[endpoint] = price.of_run(endpoint)
         return replace(self, prices=list(dict.fromkeys(found.values())))
+
+
+def judge_name(file: str) -> str:
+    """Return what a judge is called by its verdict file's name."""
+    return file.removesuffix(".jsonl")
 
 
 def asked_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:

@@ -51,7 +51,7 @@ def require_whole(directory: Path, state: RunState, entry: JudgeEntry) -> None:
     """Raise ConfigError for a judge that labelled a drawn part: its labels do not compare one by one."""
     if draws_of(directory, state, entry):
         raise ConfigError(
-            f"{directory}: {entry.file.removesuffix('.jsonl')} has labelled a drawn part of this run, in "
+            f"{directory}: {entry.stem} has labelled a drawn part of this run, in "
             "which rare labels come more often than in the run. Name a judge that labelled all of it with "
             "--judge."
         )
@@ -75,7 +75,7 @@ def find_part(directory: Path, state: RunState, entry: JudgeEntry) -> FoundPart 
         DrawnPart(
             drawn=len(weights),
             responses=len(frame),
-            reference=None if reference is None else Untrusted(reference.file.removesuffix(".jsonl")),
+            reference=None if reference is None else Untrusted(reference.stem),
             # As the calibration itself: the old judge's rates, and the change that is to be expected.
             slope=None if entry.is_human else 1.0,
             why_no_rates=_STOPPED if is_stopped else "",

@@ -36,7 +36,7 @@ from vlsb.records import (
 from vlsb.store.batches import Batch, BatchStep
 from vlsb.store.codec import Decoder, Json
 from vlsb.store.journal import End, read_journal, require_own_files, scan_journal
-from vlsb.store.manifest import Manifest, read_manifest
+from vlsb.store.manifest import Manifest, judge_name, read_manifest
 
 RESPONSES = "responses.jsonl"
 FAILURES = "failures.jsonl"
@@ -52,7 +52,7 @@ _OUTCOMES = {label: Outcome(label.value) for label in Label}
 
 def calibration_file(judge: str) -> str:
     """The file of the drawn part that the judge with this verdict file labels before the rest."""
-    return f"calibration-{judge.removesuffix('.jsonl')}.json"
+    return f"calibration-{judge_name(judge)}.json"
 
 
 @dataclass(slots=True)
@@ -139,6 +139,11 @@ class Judged:
         self.totals.add(failure.attempts, failure.usage, is_answer=False)
 
     @property
+    def answers(self) -> tuple[Verdict | Finding, ...]:
+        """What the judge answered: verdicts or, of a guard, findings."""
+        return (*self.verdicts.values(), *self.findings.values())
+
+    @property
     def has_answers(self) -> bool:
         """Whether the judge answered anything: only then are its settings locked in."""
         failed = any(failure.outcome is not Outcome.JUDGE_ERROR for failure in self.failures.values())
@@ -215,6 +220,10 @@ class RunState:
         for epoch in range(1, self.manifest.epochs + 1):
             for row in self.manifest.samples:
                 yield Key(row.sample_id, epoch)
+
+    def rows(self, judge: str | None) -> Judged:
+        """Return the rows of the judge with that file; empty ones for one that has none, and for nobody."""
+        return Judged() if judge is None else self.judged.get(judge) or Judged()
 
     def outcome(self, key: Key, judge: str | None) -> Outcome:
         """Where a response stands with a judge. A verdict counts only for the text it was given for."""

@@ -358,7 +358,7 @@ def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
     if all(known.file != entry.file for known in there):
         return entry
     identity = Untrusted(strict_json.dumps(entry.settings)).sha256()[:8]
-    return replace(entry, file=f"{entry.file.removesuffix('.jsonl')}-{identity}.jsonl")
+    return replace(entry, file=f"{entry.stem}-{identity}.jsonl")
 
 
 @contextmanager
@@ -429,7 +429,7 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
 def _judges(state: RunState, wanted: JudgeEntry | None) -> Iterator[JudgeEntry]:
     """The run's judges, with `wanted` in the place of its own one if that has answered nothing."""
     own = state.manifest.own_judge
-    is_free = own is not None and not state.judged.get(own.file, Judged()).has_answers
+    is_free = own is not None and not state.rows(own.file).has_answers
     if wanted is None or own is None or not is_free or is_same(own.settings, wanted.settings):
         yield from state.manifest.judges
         return

@@ -13,22 +13,23 @@ from typing import Any
 from vlsb import strict_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import Draw, SampleOutcome
-from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary, summarize
+from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary, summarize
 from vlsb.errors import ConfigError
-from vlsb.models.prices import PriceTable, find_retirement, load_prices, may_charge
+from vlsb.models.prices import PriceTable, find_retirement, load_prices
 from vlsb.records import VLSBENCH, Key, Untrusted
+from vlsb.store.costs import model_cost
 from vlsb.store.manifest import (
     IMPORTED_FROM,
     JudgeEntry,
     Manifest,
     asked_endpoint,
     is_run,
+    judge_name,
     near_name,
     read_manifest,
 )
 from vlsb.store.parts import find_part
 from vlsb.store.state import (
-    Judged,
     ModelTotals,
     RunState,
     collection_paused,
@@ -95,7 +96,7 @@ def runs_of_judge(runs: Iterable[Path], judge: str | None) -> dict[Path, str | N
     for run in runs:
         manifest = read_manifest(run)
         named = _judges_named(manifest, judge)
-        there |= dict.fromkeys(_stem(entry) for entry in manifest.judges)
+        there |= dict.fromkeys(entry.stem for entry in manifest.judges)
         if len(named) > 1:
             raise _means_several(judge, named, "--judge")
         if named:
@@ -147,7 +148,7 @@ def summarize_state(
     if entry is not None and (digest := _DIGEST.search(entry.file)):
         # Several judges of a run share the model's name.
         name = Untrusted(entry.name.expose() + digest[1])
-    judged = Judged() if judge is None else state.judged.get(judge, Judged())
+    judged = state.rows(judge)
     found = None if entry is None else find_part(directory, state, entry)
     return summarize(
         sample_outcomes(state, judge, {} if found is None else found.draws),
@@ -173,8 +174,8 @@ def summarize_state(
         retirements=tuple(dict.fromkeys(_retirements(manifest, entry, today))),
         epochs=manifest.epochs,
         data_digest=sent_data_digest(state),
-        target_cost=_cost(manifest, manifest.settings, state.target_totals, prices),
-        judge_cost=None if entry is None else _cost(manifest, entry.settings, judged.totals, prices),
+        target_cost=model_cost(manifest, manifest.settings, state.target_totals, prices),
+        judge_cost=None if entry is None else model_cost(manifest, entry.settings, judged.totals, prices),
         conditions=run_conditions(state, judge),
         guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
         part=None if found is None else found.part,
@@ -207,7 +208,7 @@ def judge_identity(entry: JudgeEntry, state: RunState) -> JudgeIdentity:
     return JudgeIdentity(
         name=entry.name,
         settings={name: strict_json.dumps(value) for name, value in settings.items()},
-        models=frozenset(state.judged.get(entry.file, Judged()).models()),
+        models=frozenset(state.rows(entry.file).models()),
         deviations=frozenset(entry.deviations),
     )
 
@@ -217,10 +218,10 @@ def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
     found = [each for key in state.asked_for() if (each := state.finding(key, guard)) is not None]
     there = [key for key in state.asked_for() if key in state.responses]
     told = [each.refuses for each in found if each.refuses is not None]
-    failures = state.judged.get(guard, Judged()).failures
+    failures = state.rows(guard).failures
     return GuardCounts(
         run=Untrusted(directory.resolve().name),
-        guard=Untrusted(guard.removesuffix(".jsonl")),
+        guard=Untrusted(judge_name(guard)),
         ratings=Counter(each.rating for each in found if each.rating is not None),
         refusals=sum(told) if told else None,
         failed=sum(key in failures and state.finding(key, guard) is None for key in there),
@@ -265,23 +266,19 @@ def stored_judge(manifest: Manifest, name: str | None, *, option: str = "--judge
         return named[0]
     if not manifest.judges:
         raise ConfigError(f"{option} {name}: nobody has judged this run. Leave it out, or see vlsb judge.")
-    there = ", ".join(map(_stem, manifest.judges))
+    there = ", ".join(each.stem for each in manifest.judges)
     raise ConfigError(f"{option} {name} has not judged this run. Pass one of: {there}.")
 
 
 def _judges_named(manifest: Manifest, name: str) -> list[JudgeEntry]:
     """The judge whose file is called so, else those whose model is."""
-    exact = [entry for entry in manifest.judges if _stem(entry) == name]
+    exact = [entry for entry in manifest.judges if entry.stem == name]
     return exact or [entry for entry in manifest.judges if Untrusted(name) == entry.name]
 
 
 def _means_several(name: str, named: Iterable[JudgeEntry], option: str) -> ConfigError:
-    there = ", ".join(map(_stem, named))
+    there = ", ".join(each.stem for each in named)
     return ConfigError(f"{option} {name} means several judges. Pass one of: {there}.")
-
-
-def _stem(entry: JudgeEntry) -> str:
-    return entry.file.removesuffix(".jsonl")
 
 
 def _usage(totals: ModelTotals, settings: Mapping[str, Any]) -> ModelUsage:
@@ -294,41 +291,6 @@ def _usage(totals: ModelTotals, settings: Mapping[str, Any]) -> ModelUsage:
     )
 
 
-def _cost(
-    manifest: Manifest, settings: Mapping[str, Any], totals: ModelTotals, prices: PriceTable
-) -> ModelCost | None:
-    """What a model's tokens cost at the prices of the day on which the run began.
-
-    Those that the run was given come before ours, and after those that whoever asks names.
-    """
-    endpoint = asked_endpoint(settings)
-    if endpoint is None:
-        return None
-    model = Untrusted(endpoint.model)
-    price = prices.find(endpoint, manifest.priced_on)
-    if prices.is_ours:
-        price = PriceTable(tuple(manifest.prices)).find(endpoint, manifest.priced_on) or price
-    if price is None:
-        return ModelCost(model) if may_charge(endpoint) else None
-    return ModelCost(model, price.usd(totals.usage), totals.uncounted > 0, price.source, str(price.as_of))
-
-
-def costs_of_run(state: RunState, prices: PriceTable) -> list[ModelCost]:
-    """What each model of a run has cost: the target, every judge and guard. Imported answers cost none."""
-    manifest = state.manifest
-    asked = [(manifest.settings, state.target_totals)]
-    asked += [
-        (entry.settings, state.judged.get(entry.file, Judged()).totals)
-        for entry in (*manifest.judges, *manifest.guards)
-    ]
-    found = (
-        _cost(manifest, settings, totals, prices)
-        for settings, totals in asked
-        if totals.requests and IMPORTED_FROM not in settings
-    )
-    return [cost for cost in found if cost is not None]
-
-
 def _prices_differ(
     manifest: Manifest, judge: JudgeEntry | None, totals: Mapping[str, ModelTotals], prices: PriceTable
 ) -> Iterator[str]:
@@ -336,7 +298,7 @@ def _prices_differ(
     asked = {"target": manifest.settings, "judge": {} if judge is None else judge.settings}
     run_prices = PriceTable(tuple(manifest.prices))
     for stage, settings in asked.items():
-        now, then = (_cost(manifest, settings, totals[stage], each) for each in (prices, run_prices))
+        now, then = (model_cost(manifest, settings, totals[stage], each) for each in (prices, run_prices))
         if then is not None and then.usd is not None and (now is None or now.usd != then.usd):
             cost = f"the {stage} cost ${then.usd:,.2f}"
             yield f"These prices are not those that the run was given: by those {cost}."

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from vlsb.analysis.summary import Summary
+from vlsb.engines.diagnosis import log_text
 from vlsb.errors import (
     ConfigError,
     GapsError,
     InterruptedRunError,
     LimitReachedError,
     ServerError,
+    StoreError,
     VlsbError,
 )
-from vlsb.sweep.cells import Standing, Work
+from vlsb.store.manifest import is_run
+from vlsb.store.state import collection_paused, load_state
+from vlsb.store.summaries import summarize_judges
+from vlsb.sweep.cells import Work, WorkStatus
 from vlsb.sweep.ended import EndedRuns
 
 RETRIED = frozenset({GapsError.exit_code, ServerError.exit_code})
 """Exit codes after which the same command may do better: gaps in a run, an engine that failed."""
 LOST = frozenset({InterruptedRunError.exit_code})
 """Exit codes of a command that somebody else stopped."""
+
+_ERROR = "Error: "
+# A command says why it ends in its last lines, and nobody reads more of them in one of ours.
+_LOG_END_BYTES, _LONGEST_ERROR = 16_384, 300
 
 
 class Status(StrEnum):
@@ -45,7 +57,7 @@ class Stop:
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class BoardEntry:
     """One work and what became of it. `code` is its last exit code; `why` says what an exit code does not,
     and `error` why it cannot be started or was stopped, or its run cannot be used.
 
@@ -72,6 +84,12 @@ class Entry:
         """Its status in words."""
         return "done, gaps" if self.lacks else self.status.value
 
+    def last_error(self) -> str:
+        """Return the last error in the log of its command; "" where the log has none, or is elsewhere."""
+        lines = [] if self.log is None else log_text(self.log, most_bytes=_LOG_END_BYTES).splitlines()
+        errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+        return errors[-1].rstrip(".")[:_LONGEST_ERROR] if errors else ""
+
 
 @dataclass(slots=True)
 class Board:
@@ -81,9 +99,9 @@ class Board:
     """
 
     ended: EndedRuns = field(default_factory=EndedRuns)
-    changed: Callable[[Entry], None] = lambda entry: None
+    changed: Callable[[BoardEntry], None] = lambda entry: None
     clock: Callable[[], float] = time.monotonic
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[BoardEntry] = field(default_factory=list)
 
     def add(self, works: Iterable[Work]) -> None:
         """Put up works that are not there yet: by their names. What is done already is so from the start."""
@@ -91,7 +109,7 @@ class Board:
         for work in works:
             entry = known.get(work.name)
             if entry is None:
-                self.entries.append(Entry(work))
+                self.entries.append(BoardEntry(work))
                 self._place(self.entries[-1])
             elif not work.is_cell and entry.work.runs != work.runs:
                 # A judge follows the runs that have come since.
@@ -100,7 +118,7 @@ class Board:
                     entry.attempts = 0
                     self._place(entry)
 
-    def _place(self, entry: Entry) -> None:
+    def _place(self, entry: BoardEntry) -> None:
         """Where a work stands that nobody has started yet."""
         try:
             standing = entry.work.standing(self.ended)
@@ -109,10 +127,10 @@ class Board:
             if entry.work.is_cell:
                 self.fail(entry, error)
                 return
-            standing = Standing(False)
+            standing = WorkStatus(False)
         self._settle(entry, standing)
 
-    def waiting(self) -> Iterator[Entry]:
+    def waiting(self) -> Iterator[BoardEntry]:
         """What could be started now, in order: a judge only when no cell is left to be run."""
         has_cells = any(
             entry.work.is_cell and entry.status in (Status.WAITING, Status.RUNNING) for entry in self.entries
@@ -129,7 +147,7 @@ class Board:
         """How many works stand there."""
         return sum(entry.status is status for entry in self.entries)
 
-    def start(self, entry: Entry, place: str, log: Path | None) -> None:
+    def start(self, entry: BoardEntry, place: str, log: Path | None) -> None:
         """Its command was started."""
         entry.place, entry.log, entry.attempts = place, log, entry.attempts + 1
         entry.began_at, entry.ended_at, entry.why, entry.error = self.clock(), None, "", None
@@ -137,7 +155,7 @@ class Board:
 
     async def end(
         self,
-        entry: Entry,
+        entry: BoardEntry,
         code: int,
         *,
         retries: int,
@@ -174,12 +192,12 @@ class Board:
         else:
             self._set(entry, Status.FAILED)
 
-    def fail(self, entry: Entry, error: VlsbError) -> None:
+    def fail(self, entry: BoardEntry, error: VlsbError) -> None:
         """It cannot be started here, or its run cannot be read."""
         entry.error, entry.code = error, error.exit_code
         self._set(entry, Status.FAILED)
 
-    def hold(self, entry: Entry, error: LimitReachedError) -> None:
+    def hold(self, entry: BoardEntry, error: LimitReachedError) -> None:
         """There is no money for it."""
         entry.error, entry.code = error, error.exit_code
         self._set(entry, Status.STOPPED)
@@ -202,12 +220,53 @@ class Board:
         gaps = GapsError.exit_code if stopped or any(entry.lacks for entry in self.entries) else 0
         return next((entry.code or 1 for entry in self.entries if entry.status is Status.FAILED), gaps)
 
-    def _settle(self, entry: Entry, standing: Standing) -> None:
+    def summaries(self, most: int) -> tuple[list[Summary], int]:
+        """Summarize the runs of cells, up to so many judges' rows, and count the runs that can be read.
+
+        All are read once, so that the next start knows what has ended. Blocking.
+        """
+        summaries: list[Summary] = []
+        done = [entry.work for entry in self.entries if entry.status is Status.DONE]
+        cells = [entry.work for entry in self.entries if entry.work.is_cell]
+        readable = 0
+        for run in [run for work in cells for run in work.runs if is_run(run)]:
+            # Of one that cannot be read its cell says why.
+            with suppress(StoreError), collection_paused():
+                state = load_state(run)
+                # Whoever asks next need not compare what the works' commands did.
+                for work in (each for each in done if run in each.runs):
+                    work.ended(run, self.ended, state, is_tried=True)
+                if len(summaries) < most:
+                    summaries += summarize_judges(state, run)
+                readable += 1
+        return summaries, readable
+
+    def causes(self, failure: Callable[[BoardEntry], str]) -> list[list[BoardEntry]]:
+        """Return the works that are not done, or not without gaps, each with those alike.
+
+        `failure` says why a work failed: the same of two works but for names and numbers is one cause.
+        """
+        groups: dict[tuple[object, ...], list[BoardEntry]] = {}
+        for entry in self.entries:
+            if entry.lacks or entry.status is not Status.DONE:
+                why = _without_names(failure(entry), entry.work) if entry.status is Status.FAILED else ""
+                key = (entry.status, bool(entry.lacks), entry.error is None, why)
+                groups.setdefault(key, []).append(entry)
+        return list(groups.values())
+
+    def _settle(self, entry: BoardEntry, standing: WorkStatus) -> None:
         status = Status.DONE if standing.is_done else Status.WAITING
         if (entry.status, entry.lacks) != (status, standing.lacks):
             entry.lacks = standing.lacks
             self._set(entry, status)
 
-    def _set(self, entry: Entry, status: Status) -> None:
+    def _set(self, entry: BoardEntry, status: Status) -> None:
         entry.status = status
         self.changed(entry)
+
+
+def _without_names(why: str, work: Work) -> str:
+    names = {work.name, *(run.name for run in work.runs), str(work.options.model)}
+    for name in sorted(names, key=len, reverse=True):
+        why = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "*", why)
+    return re.sub(r"\d+", "#", why)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 from vlsb.engines.process import open_log, start_process
 from vlsb.errors import ConfigError, OutageError, RunLockedError, VlsbError
 from vlsb.records import Untrusted
+from vlsb.sweep.cells import Work
 
 STOP_GRACE_S = 60.0
 """Seconds that a command has to store what is in flight and to end its engine."""
@@ -32,7 +33,7 @@ _LOCK_PATIENCE_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class NodeTask:
     """A command for a node: the words after `vlsb`, its log, and what of the environment is its own.
 
     `remote` is the address that its runs are synced with (`s3://...`), by the names of their folders in
@@ -47,18 +48,40 @@ class Task:
     remote: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RunFolders:
+    """Where runs are on each node: in `local`, which all nodes share or sync with the address `remote`."""
+
+    local: Path
+    remote: str = ""
+
+
+def task_of(
+    work: Work, places: RunFolders, environment: Mapping[str, str], share_usd: float | None = None
+) -> NodeTask:
+    """The task of a work, which may cost so much where money is limited."""
+    return NodeTask(
+        words=work.command(replace(work.options, max_cost=share_usd)),
+        log=str(places.local / "logs" / work.log_name),
+        environment=dict(environment),
+        local=str(places.local),
+        runs=[run.name for run in work.runs],
+        remote=places.remote,
+    )
+
+
 def unset_variables(names: Sequence[str]) -> list[str]:
     """Return the variables that a command on this node finds neither in its environment nor in `.env`."""
     known = {**dotenv_values(Path.cwd() / ".env"), **os.environ}
     return [name for name in names if not known.get(name)]
 
 
-def run_task(task: Task) -> int:
+def run_task(task: NodeTask) -> int:
     """The task where a node has given it to us: CUDA_VISIBLE_DEVICES is set, if there are GPUs."""
     return asyncio.run(carry_out(task))
 
 
-async def carry_out(task: Task) -> int:
+async def carry_out(task: NodeTask) -> int:
     """Run the command to its end and return its exit code. Cancelled, it is ended in order.
 
     What is wrong with the address that runs are synced with is in the task's log.
@@ -71,7 +94,7 @@ async def carry_out(task: Task) -> int:
         return error.exit_code
 
 
-async def _synced(task: Task) -> int:
+async def _synced(task: NodeTask) -> int:
     mirrors = [Mirror(f"{task.remote}/{run}", Path(task.local) / run) for run in task.runs if task.remote]
     for mirror in mirrors:
         await asyncio.to_thread(mirror.pull)
@@ -83,7 +106,7 @@ async def _synced(task: Task) -> int:
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def _run_once(task: Task, mirrors: Sequence[Mirror]) -> int:
+async def _run_once(task: NodeTask, mirrors: Sequence[Mirror]) -> int:
     child = start_process(
         [sys.executable, "-m", "vlsb", *task.words],
         environment={**os.environ, **task.environment},
@@ -181,6 +204,12 @@ class Mirror:
             # Each of fsspec's libraries has errors of its own.
             what = f"{self.address} cannot be {done} ({type(error).__name__})"
             raise OutageError(what, detail=Untrusted(str(error))) from error
+
+
+def fetch_runs(work: Work, places: RunFolders) -> None:
+    """Bring a work's runs here from the address that nodes sync with, if there is one. Blocking."""
+    for run in work.runs if places.remote else ():
+        Mirror(f"{places.remote}/{run.name}", run).pull()
 
 
 def _push_order(path: Path) -> tuple[int, str]:

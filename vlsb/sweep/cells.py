@@ -29,8 +29,8 @@ from vlsb.models.profile import ModelProfile
 from vlsb.store.gaps import find_gaps
 from vlsb.store.manifest import Manifest, entries_named, is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
-from vlsb.sweep.ended import Ended, EndedRuns
-from vlsb.sweep.plan import Found, JudgeChoice, ModelEntry, Plan, find_models, unmatched
+from vlsb.sweep.ended import EndedRun, EndedRuns
+from vlsb.sweep.plan import EntryModels, JudgeChoice, ModelEntry, SweepPlan, find_models, unmatched
 from vlsb.sweep.sizing import Sizing, recorded_gpus, recorded_judge_gpus
 
 OWN_FOLDERS = ("logs", "slurm")
@@ -39,7 +39,7 @@ _PIECE = 1 << 20
 _NOT_IN_LOG_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-class Standing(NamedTuple):
+class WorkStatus(NamedTuple):
     """Whether a work's command would find nothing to do; if so, in words what is missing all the same.
 
     What ended without a response or a verdict is not asked for again, and stays missing. `lacks` is empty
@@ -96,7 +96,7 @@ class Work:
             return ["run", *options.as_words(), "--resume", *after]
         return ["judge", *(str(run) for run in self.runs if is_run(run)), *options.as_words()]
 
-    def standing(self, ended: EndedRuns, *, is_tried: bool = False) -> Standing:
+    def standing(self, ended: EndedRuns, *, is_tried: bool = False) -> WorkStatus:
         """Where it stands by the rows of those of its runs that `ended` does not know. Blocking.
 
         Once `is_tried`, its command has compared what it asks for with what is there, and a judge is done
@@ -107,33 +107,32 @@ class Work:
         if is_tried and not self.is_cell:
             runs = tuple(run for run in runs if is_run(run))
         for run in runs:
-            read = partial(load_state, run)
-            found = self.ended(run, ended, read, is_tried=is_tried) if is_run(run) else None
-            if found is None:
-                return Standing(False)
-            if found.gaps is not None:
-                lacking.append(found.gaps)
+            answer = self.ended(run, ended, is_tried=is_tried) if is_run(run) else None
+            if answer is None:
+                return WorkStatus(False)
+            if answer.gaps is not None:
+                lacking.append(answer.gaps)
         if len(lacking) > 1:
             missing = sum(gaps.missing for gaps in lacking)
-            return Standing(True, f"{missing:,} samples of {len(lacking)} runs have no verdict")
-        return Standing(True, "".join(map(str, lacking)))
+            return WorkStatus(True, f"{missing:,} samples of {len(lacking)} runs have no verdict")
+        return WorkStatus(True, "".join(map(str, lacking)))
 
     def ended(
-        self, run: Path, ended: EndedRuns, read: Callable[[], RunState], *, is_tried: bool = False
-    ) -> Ended | None:
-        """Whether one of its runs has ended, and with which gaps; None if not. It is read if need be.
+        self, run: Path, ended: EndedRuns, rows: RunState | None = None, *, is_tried: bool = False
+    ) -> EndedRun | None:
+        """Say whether one of its runs has ended, and with which gaps; None if not. It is read if need be.
 
         What only its command can tell counts as not ended, unless that `is_tried`.
         """
 
-        def find() -> Ended | None:
-            state = read()
+        def find() -> EndedRun | None:
+            state = rows or load_state(run)
             files = _files_named(state, self.judges) if is_tried else self._compared(run, state, ended)
             if files is None or (self.is_cell and _is_smaller(state.manifest, self.options)):
                 return None
             if not _are_ended(state, files, is_cell=self.is_cell):
                 return None
-            return Ended(find_gaps(state, files, self.may_lack, is_judging=not self.is_cell))
+            return EndedRun(find_gaps(state, files, self.may_lack, is_judging=not self.is_cell))
 
         return ended.recall(run, (self.is_cell, *self.judges), self.options, find)
 
@@ -191,7 +190,7 @@ class Matrix:
         return (*(cell.work for cell in self.cells), *self.judging)
 
 
-class Place(NamedTuple):
+class CellOrigin(NamedTuple):
     """What writes to a run directory: the number of the plan's entry, the model, and how it is asked."""
 
     entry: int
@@ -201,11 +200,11 @@ class Place(NamedTuple):
 
 
 def matrix(
-    plan: Plan,
+    plan: SweepPlan,
     sizing: Sizing,
     models: Sequence[Sequence[str]] | None = None,
     *,
-    places: dict[Path, Place] | None = None,
+    places: dict[Path, CellOrigin] | None = None,
     leave_out: Callable[[ConfigError], None] | None = None,
 ) -> Matrix:
     """The cells of a plan and its judges, for the models that its entries name: those that are there now.
@@ -223,7 +222,7 @@ def matrix(
         for model, (protocol, changes), epochs in product(names, plan.protocols.items(), plan.epochs):
             try:
                 cell = _cell(plan, sizing, entry, model, protocol, changes, epochs, judging)
-                place = Place(number, model, protocol, epochs)
+                place = CellOrigin(number, model, protocol, epochs)
                 if (other := taken.setdefault(cell.directory, place)) != place:
                     raise _same_place(plan, cell.directory, place, other)
             except ConfigError as error:
@@ -237,7 +236,7 @@ def matrix(
     return Matrix(tuple(cells), tuple(_judging(plan, sizing, choice, runs) for choice in after))
 
 
-def _same_place(plan: Plan, directory: Path, place: Place, other: Place) -> ConfigError:
+def _same_place(plan: SweepPlan, directory: Path, place: CellOrigin, other: CellOrigin) -> ConfigError:
     one, two = plan.models[place.entry], plan.models[other.entry]
     advice = "List them one by one, each with a name." if one is two else "Give one of the two a name."
     return ConfigError(
@@ -246,7 +245,7 @@ def _same_place(plan: Plan, directory: Path, place: Place, other: Place) -> Conf
     )
 
 
-def _entry_words(entry: ModelEntry, place: Place) -> str:
+def _entry_words(entry: ModelEntry, place: CellOrigin) -> str:
     """A cell as its plan has it: the entry, the folder that its pattern matches, the protocol."""
     pattern = f" ({entry.model})" if entry.is_glob else ""
     protocol = f" under {place.protocol}" if place.protocol else ""
@@ -285,12 +284,12 @@ class Watch:
     is left out, and `refused` has why.
     """
 
-    plan: Plan
+    plan: SweepPlan
     sizing: Sizing
     say: Callable[[str], None]
-    found: list[Found] = field(default_factory=list)
+    found: list[EntryModels] = field(default_factory=list)
     refused: list[ConfigError] = field(default_factory=list)
-    _places: dict[Path, Place] = field(default_factory=dict)
+    _places: dict[Path, CellOrigin] = field(default_factory=dict)
     _whole: set[str] = field(default_factory=set)
     _said: set[str] = field(default_factory=set)
 
@@ -333,7 +332,7 @@ class Watch:
 
 
 def _cell(
-    plan: Plan,
+    plan: SweepPlan,
     sizing: Sizing,
     entry: ModelEntry,
     model: str,
@@ -421,7 +420,7 @@ def _at_revision(profile: ModelProfile, options: RunOptions) -> ModelProfile:
     )
 
 
-def _split_judges(plan: Plan) -> tuple[list[JudgeChoice], list[JudgeChoice]]:
+def _split_judges(plan: SweepPlan) -> tuple[list[JudgeChoice], list[JudgeChoice]]:
     """Judges asked elsewhere, which label in the run, and those that follow it: local ones, and those whose
     options cannot stand beside another's."""
     beside: list[JudgeChoice] = []
@@ -468,7 +467,7 @@ def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
     return options
 
 
-def _judging(plan: Plan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, ...]) -> Work:
+def _judging(plan: SweepPlan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, ...]) -> Work:
     options = RunOptions(**choice.options, judge=(choice.judge,), display="plain")
     judges = resolve_judges(options)
     models = judges.profiles

@@ -34,7 +34,7 @@ _NO_SETTINGS = frozenset(
 )
 
 
-class Ended(NamedTuple):
+class EndedRun(NamedTuple):
     """A run in which a command would find nothing to do; `gaps` is what it lacks all the same."""
 
     gaps: Gaps | None
@@ -83,12 +83,12 @@ class EndedRuns:
         return [(name, self.environment[name]) for name in names if name in self.environment]
 
     def recall(
-        self, run: Path, question: Sequence[object], options: RunOptions, find: Callable[[], Ended | None]
-    ) -> Ended | None:
+        self, run: Path, question: Sequence[object], options: RunOptions, find: Callable[[], EndedRun | None]
+    ) -> EndedRun | None:
         """What `find` says of a run, or has said as long as nothing of it has changed; None is not kept."""
         key = self._key(run, question, options)
         if (known := self._known.get(key)) is not None:
-            return Ended(known.gaps)
+            return EndedRun(known.gaps)
         if (answer := find()) is not None:
             self._keep(_Line(key, answer.gaps))
         return answer

@@ -4,29 +4,104 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
+from vlsb.engines.checkpoint import fetch_for_engine
 from vlsb.engines.hardware import Gpu
 from vlsb.engines.process import EngineProcess, start_process
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.evaluation.options import RunOptions
+from vlsb.evaluation.target import RateAccount
 from vlsb.models.profile import ModelProfile
-from vlsb.sweep.board import Board, Entry, Status, Stop
+from vlsb.steps import ignore
+from vlsb.sweep.board import Board, BoardEntry, Status, Stop
 from vlsb.sweep.body import STOP_GRACE_S
 from vlsb.sweep.cells import Matrix, Work
 from vlsb.sweep.money import Budget
-from vlsb.sweep.rates import Limits
 
 WATCH_EVERY_S = 5.0
 _FREE_SHARE = 0.8
 # Each is a process with images in flight: a hundred of them would take a machine's memory.
 _MOST_HOSTED = 16
-_FETCH = "import sys; from vlsb.sweep.weights import fetch; fetch(sys.argv[1], sys.argv[2] or None)"
+_FETCH = "import sys; from vlsb.sweep.here import fetch; fetch(sys.argv[1], sys.argv[2] or None)"
+_LEAST_RPM = 0.1
+_LEAST_TPM = 1.0
+_Identity = tuple[str, frozenset[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLimits:
+    """The rate limits that works on one machine share: who takes turns, and who gets which part of a limit.
+
+    Works that ask one target take turns. Judges' accounts are used side by side, so that no GPU waits for
+    another one's judge: a limit that the plan declares is divided by as many as may ever use it at once, and
+    what it does not declare each command learns from what the provider says is left, or refuses. Two
+    variables with one key are one account.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def turns(self, work: Work) -> frozenset[_Identity]:
+        """The accounts that it uses alone: its target's, or those of a judge that is all that is asked."""
+        return frozenset(map(self._identity, work.turns))
+
+    def shared_out(
+        self, work: Work, unfinished: Sequence[Work], places: int, *, may_grow: bool
+    ) -> RunOptions:
+        """The work's options, each declared limit divided by how many may use its account at once.
+
+        `unfinished` are all that have not ended, itself included, and `places` is how many engines can run at
+        once; `may_grow` says that more local models may come. As nobody begins with less company than there
+        will be, the parts in use are never more than the whole.
+        """
+        options = work.options
+
+        def users(account: RateAccount | None) -> int:
+            if account is None:
+                return 1
+            local, hosted = self._users(account, work, unfinished)
+            # Those that come are judged as the others are.
+            is_bounded = not (may_grow and account in work.judge_accounts)
+            return max(1, hosted + (min(local, places) if is_bounded else places))
+
+        of_target = max(map(users, work.targets), default=1)
+        of_judges = [users(account) for account in work.judge_accounts]
+        return replace(
+            options,
+            rpm=None if options.rpm is None else max(_LEAST_RPM, options.rpm / of_target),
+            tpm=None if options.tpm is None else max(_LEAST_TPM, options.tpm / of_target),
+            judge_rpm=_divided(options.judge_rpm, of_judges, _LEAST_RPM),
+            judge_tpm=_divided(options.judge_tpm, of_judges, _LEAST_TPM),
+        )
+
+    def _users(self, account: RateAccount, work: Work, unfinished: Iterable[Work]) -> tuple[int, int]:
+        """How many works with engines use the account, and how many others that may run side by side."""
+        wanted = self._identity(account)
+        # Judges alone and cells never run at once.
+        users = [
+            each
+            for each in unfinished
+            if each.is_cell == work.is_cell and wanted in map(self._identity, each.accounts)
+        ]
+        local = sum(each.num_gpus is not None for each in users)
+        return local, len({self.turns(each) or each.name for each in users if each.num_gpus is None})
+
+    def _identity(self, account: RateAccount) -> _Identity:
+        keys = frozenset(self.environment.get(name, f"unset {name}") for name in account.variables)
+        return account.base_url, keys, account.model
+
+
+def _divided(caps: Sequence[float], users: Sequence[int], least: float) -> tuple[float, ...]:
+    """One limit for all judges, or one each, divided for each judge."""
+    if not caps or max(users, default=1) == 1:
+        return tuple(caps)
+    each = list(caps) if len(caps) > 1 else [caps[0]] * len(users)
+    return tuple(max(least, cap / count) for cap, count in zip(each, users, strict=True))
 
 
 @dataclass(slots=True)
@@ -34,7 +109,7 @@ class Slots:
     """What works here take turns in: GPUs, rate limits of hosted models, the CPU where there is no GPU."""
 
     gpus: Sequence[Gpu]
-    limits: Limits = field(default_factory=Limits)
+    limits: AccountLimits = field(default_factory=AccountLimits)
     _taken: dict[int, tuple[int, ...]] = field(default_factory=dict)
     _in_use: dict[int, frozenset[Any]] = field(default_factory=dict)
     _free: list[int] = field(default_factory=list)
@@ -54,7 +129,7 @@ class Slots:
         """What the smallest of them has; 0 where there is none, or the driver does not say."""
         return min((gpu.memory_bytes for gpu in self.gpus if gpu.index in self._free), default=0)
 
-    def take(self, entry: Entry) -> bool:
+    def take(self, entry: BoardEntry) -> bool:
         """Give a work its GPUs, none to a hosted model's; False where it has to wait."""
         work = entry.work
         turns = self.limits.turns(work)
@@ -69,7 +144,7 @@ class Slots:
         self._taken[id(entry)] = tuple(left[:count])
         return True
 
-    def taken(self, entry: Entry) -> tuple[int, ...]:
+    def taken(self, entry: BoardEntry) -> tuple[int, ...]:
         """The GPUs that a work was given."""
         return self._taken[id(entry)]
 
@@ -79,7 +154,7 @@ class Slots:
             return 0
         return work.num_gpus if self.gpus else 1
 
-    def give_back(self, entry: Entry) -> None:
+    def give_back(self, entry: BoardEntry) -> None:
         """The work has ended."""
         self._taken.pop(id(entry), None)
         self._in_use.pop(id(entry), None)
@@ -107,7 +182,7 @@ class SweepHere:
     budget: Budget
     replan: Callable[[], Matrix | None] | None = None
     watch_every_s: float = WATCH_EVERY_S
-    _children: dict[Entry, EngineProcess] = field(default_factory=dict)
+    _children: dict[BoardEntry, EngineProcess] = field(default_factory=dict)
     _fetching: EngineProcess | None = None
     _fetched: set[tuple[str, str | None]] = field(default_factory=set)
 
@@ -117,7 +192,7 @@ class SweepHere:
         A work that fails never ends another.
         """
         stopping = asyncio.create_task(stop.asked.wait())
-        ends: dict[asyncio.Task[int], Entry] = {}
+        ends: dict[asyncio.Task[int], BoardEntry] = {}
         try:
             while not stop.asked.is_set():
                 self._start_all(ends)
@@ -143,7 +218,7 @@ class SweepHere:
             await asyncio.gather(stopping, *ends, return_exceptions=True)
             self.board.stop()
 
-    def _start_all(self, ends: dict[asyncio.Task[int], Entry]) -> None:
+    def _start_all(self, ends: dict[asyncio.Task[int], BoardEntry]) -> None:
         # More checkpoints may come while those that are there run.
         places = 1 if self.replan is None else self.slots.size
         for entry, share_usd in self.budget.to_start(self.board, self._take, places=places):
@@ -167,7 +242,7 @@ class SweepHere:
             ends[asyncio.create_task(child.wait())] = entry
         self._fetch_next()
 
-    def _take(self, entry: Entry) -> bool:
+    def _take(self, entry: BoardEntry) -> bool:
         """Whether it can be started now, with slots that are its own from then on."""
         if (needed := self.slots.needed(entry.work)) > self.slots.size:
             there = len(self.slots.gpus)
@@ -175,14 +250,14 @@ class SweepHere:
             return False
         return self.slots.take(entry)
 
-    def _options(self, entry: Entry) -> RunOptions:
+    def _options(self, entry: BoardEntry) -> RunOptions:
         """Its options with its part of the rate limits that others use, too."""
         ended = (Status.DONE, Status.FAILED)
         unfinished = [each.work for each in self.board.entries if each.status not in ended]
         may_grow = self.replan is not None
         return self.slots.limits.shared_out(entry.work, unfinished, self.slots.size, may_grow=may_grow)
 
-    async def _end(self, entry: Entry, code: int) -> None:
+    async def _end(self, entry: BoardEntry, code: int) -> None:
         self._children.pop(entry, None)
         self.slots.give_back(entry)
         is_short = await asyncio.to_thread(self.budget.end, entry, code)
@@ -221,3 +296,11 @@ def is_on_hub(model: ModelProfile) -> bool:
     """Whether its weights are a repository of the Hugging Face Hub, and no folder here."""
     is_path = model.weights.startswith(("/", "./", "../", "~"))
     return bool(model.weights) and not is_path and not Path(model.weights).is_dir()
+
+
+def fetch(name: str, revision: str | None) -> None:
+    """Download a repository's weights into the Hugging Face cache, in a process of its own. Blocking."""
+    try:
+        fetch_for_engine(name, revision, on_progress=ignore)
+    except VlsbError as error:
+        sys.exit(f"{name}: {error.message}")

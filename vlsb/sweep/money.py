@@ -16,10 +16,10 @@ from pathlib import Path
 from vlsb.config import SIMULATED_URL
 from vlsb.errors import ConfigError, GapsError, LimitReachedError, VlsbError
 from vlsb.models.prices import PriceTable, load_prices
+from vlsb.store.costs import costs_of_run
 from vlsb.store.manifest import is_run
 from vlsb.store.state import load_state
-from vlsb.store.summaries import costs_of_run
-from vlsb.sweep.board import Board, Entry, Status
+from vlsb.sweep.board import Board, BoardEntry, Status
 from vlsb.sweep.cells import Work
 from vlsb.sweep.ended import EndedRuns
 
@@ -41,8 +41,8 @@ class Budget:
     most_usd: float | None = None
     ended: EndedRuns = field(default_factory=EndedRuns)
     _spent: dict[Path, float] = field(default_factory=dict)
-    _shares: dict[Entry, float] = field(default_factory=dict)
-    _short: dict[Entry, float] = field(default_factory=dict)
+    _shares: dict[BoardEntry, float] = field(default_factory=dict)
+    _short: dict[BoardEntry, float] = field(default_factory=dict)
 
     @property
     def spent_usd(self) -> float:
@@ -67,8 +67,8 @@ class Budget:
                     self._spent[run] = self._cost(run, work)[0] if is_run(run) else 0.0
 
     def to_start(
-        self, board: Board, take: Callable[[Entry], bool], *, places: int = 1
-    ) -> list[tuple[Entry, float | None]]:
+        self, board: Board, take: Callable[[BoardEntry], bool], *, places: int = 1
+    ) -> list[tuple[BoardEntry, float | None]]:
         """The works that are started now, each with its share; None for one that costs nothing.
 
         `take` is asked whether there is room for a work. The shares are even, and leave some over where fewer
@@ -78,8 +78,8 @@ class Budget:
         if self.most_usd is None:
             return [(entry, None) for entry in list(board.waiting()) if take(entry)]
         self._hold_back(board)
-        chosen: list[Entry] = []
-        charged: list[Entry] = []
+        chosen: list[BoardEntry] = []
+        charged: list[BoardEntry] = []
         most = self._most_to_start(board)
         for entry in list(board.waiting()):
             costs = may_cost(entry.work)
@@ -94,11 +94,11 @@ class Budget:
         self._shares |= dict.fromkeys(charged, share / _SHARES_TO_A_DOLLAR)
         return [(entry, self._shares.get(entry)) for entry in chosen]
 
-    def give_back(self, entry: Entry) -> None:
+    def give_back(self, entry: BoardEntry) -> None:
         """Its command was not started."""
         self._shares.pop(entry, None)
 
-    def end(self, entry: Entry, code: int) -> bool:
+    def end(self, entry: BoardEntry, code: int) -> bool:
         """Its command ended with that code: whether its share kept it from going on. Blocking."""
         share = self._shares.pop(entry, None)
         if share is None:
@@ -146,7 +146,7 @@ class Budget:
         left_usd = self.free_usd + math.fsum(self._shares.values())
         return math.floor(self.free_usd * works / left_usd / _NEARLY)
 
-    def _may_join(self, entry: Entry, charged: list[Entry]) -> bool:
+    def _may_join(self, entry: BoardEntry, charged: list[BoardEntry]) -> bool:
         """Whether it may be started beside these: what has fallen short gets all that is left, or nothing."""
         if entry in self._short:
             return not charged and not self._shares
@@ -159,7 +159,7 @@ class Budget:
             for entry in left_out:
                 board.hold(entry, error)
 
-    def _without_money(self, board: Board) -> Iterator[Entry]:
+    def _without_money(self, board: Board) -> Iterator[BoardEntry]:
         for entry in board.waiting():
             least = max(_LEAST_USD, self._short.get(entry, 0.0) / _NEARLY)
             if may_cost(entry.work) and self.free_usd <= least:

@@ -21,10 +21,9 @@ from typing import Any, ClassVar
 from vlsb.errors import ConfigError, InterruptedRunError, MissingKeyError, OutageError, UnreachableError
 from vlsb.extras import require_extra
 from vlsb.records import Untrusted
-from vlsb.sweep.board import LOST, RETRIED, Board, Entry, Stop
-from vlsb.sweep.body import run_task, unset_variables
+from vlsb.sweep.board import LOST, RETRIED, Board, BoardEntry, Stop
+from vlsb.sweep.body import RunFolders, fetch_runs, run_task, task_of, unset_variables
 from vlsb.sweep.money import Budget
-from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
 HOSTED = "vlsb_hosted"
 """The custom resource that works of hosted models take, so that an account is not stormed."""
@@ -94,11 +93,11 @@ class SweepOnRay:
     hurry: ClassVar[str] = "Leaving: the commands on the nodes end by themselves."
     board: Board
     address: str
-    places: Places
+    places: RunFolders
     environment: Mapping[str, str]
     retries: int
     budget: Budget
-    _pending: dict[Any, Entry] = field(default_factory=dict)
+    _pending: dict[Any, BoardEntry] = field(default_factory=dict)
 
     async def run(self, stop: Stop) -> None:
         """Submit everything, and wait; when `stop` is asked, cancel what runs and return."""
@@ -148,7 +147,7 @@ class SweepOnRay:
                 await asyncio.to_thread(fetch_runs, self._pending[reference].work, self.places)
                 await self._end(reference, ray)
 
-    def _room(self, ray: Any) -> Callable[[Entry], bool]:
+    def _room(self, ray: Any) -> Callable[[BoardEntry], bool]:
         """Says of works, one after the other, whether they may be submitted.
 
         All may, and wait in Ray's queue. Where money is limited those that run now share it, so those that
@@ -158,7 +157,7 @@ class SweepOnRay:
             return lambda entry: True
         there, works = ray.cluster_resources(), [entry.work for entry in self._pending.values()]
 
-        def fits(entry: Entry) -> bool:
+        def fits(entry: BoardEntry) -> bool:
             beside = [*works, entry.work]
             if entry.work.num_gpus is None:
                 is_within = sum(each.num_gpus is None for each in beside) <= there.get(HOSTED, 0)
@@ -172,7 +171,7 @@ class SweepOnRay:
 
         return fits
 
-    def _submit(self, submitted: Any, entry: Entry, share_usd: float | None) -> None:
+    def _submit(self, submitted: Any, entry: BoardEntry, share_usd: float | None) -> None:
         work = entry.work
         task = task_of(work, self.places, self.environment, share_usd)
         hosted = {} if work.num_gpus is not None else {HOSTED: 1}

@@ -23,10 +23,9 @@ from vlsb.errors import ConfigError, InterruptedRunError
 from vlsb.extras import require_extra
 from vlsb.files import replace_file
 from vlsb.records import Untrusted
-from vlsb.sweep.board import LOST, RETRIED, Board, Entry, Stop
-from vlsb.sweep.body import Task, carry_out
+from vlsb.sweep.board import LOST, RETRIED, Board, BoardEntry, Stop
+from vlsb.sweep.body import NodeTask, RunFolders, carry_out, fetch_runs, task_of
 from vlsb.sweep.plan import Slurm
-from vlsb.sweep.tasks import Places, fetch_runs, task_of
 
 _POLL_S = 2.0
 _SQUEUE_PATIENCE_S = 60.0
@@ -44,7 +43,7 @@ class NodeBody:
     Slurm then kills it at once, so the command is ended in order before.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: NodeTask) -> None:
         self.task = task
 
     def __call__(self) -> int:
@@ -84,11 +83,11 @@ class SweepOnSlurm:
     hurry: ClassVar[str] = "Leaving: Slurm ends the jobs."
     board: Board
     settings: Slurm
-    places: Places
+    places: RunFolders
     environment: Mapping[str, str]
     retries: int
     cluster: str = "slurm"
-    _jobs: dict[Entry, Any] = field(default_factory=dict)
+    _jobs: dict[BoardEntry, Any] = field(default_factory=dict)
 
     async def run(self, stop: Stop) -> None:
         """Submit what is waiting, and wait for all jobs; when `stop` is asked, cancel them."""
@@ -118,11 +117,11 @@ class SweepOnSlurm:
                 await asyncio.gather(*(asyncio.to_thread(job.cancel, False) for job in self._jobs.values()))
             self.board.stop()
 
-    def _submit(self, entries: list[Entry]) -> None:
+    def _submit(self, entries: list[BoardEntry]) -> None:
         """One array for the works that take the same number of GPUs."""
         import submitit
 
-        groups: dict[int, list[Entry]] = {}
+        groups: dict[int, list[BoardEntry]] = {}
         for entry in entries:
             groups.setdefault(entry.work.num_gpus or 0, []).append(entry)
         for count, group in groups.items():
@@ -161,7 +160,7 @@ class SweepOnSlurm:
             }
         return wishes
 
-    async def _end(self, entry: Entry, job: Any) -> None:
+    async def _end(self, entry: BoardEntry, job: Any) -> None:
         if not job.paths.result_pickle.exists():
             entry.why, code = f"its job is gone: see {job.paths.stderr}", InterruptedRunError.exit_code
         elif (failure := job.exception()) is not None:

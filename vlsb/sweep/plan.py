@@ -191,7 +191,7 @@ class JudgeChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """A plan as it was written. Relative paths in it are seen from the folder where `vlsb` is started.
 
     Runs are in `output_dir`. With a `remote` address (`s3://...`) they are synced with that, and
@@ -229,7 +229,7 @@ def plan_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
 
-def load_plan(name: str) -> Plan:
+def load_plan(name: str) -> SweepPlan:
     """The plan in a file, or a shipped one by its name. Raises ConfigError with file and line."""
     path = Path(name)
     if not path.exists() and name in shipped_plans():
@@ -243,7 +243,7 @@ def load_plan(name: str) -> Plan:
     remote = said.rstrip("/") if _ADDRESS.match(said) else ""
     local = said if said and not remote else f"outputs/{path.stem}"
     epochs = found.epochs if isinstance(found.epochs, list) else [found.epochs]
-    plan = Plan(
+    plan = SweepPlan(
         place=str(path),
         models=tuple(
             ModelEntry(
@@ -281,7 +281,7 @@ def load_plan(name: str) -> Plan:
     return plan
 
 
-class Found(NamedTuple):
+class EntryModels(NamedTuple):
     """The models that an entry names: itself, or the checkpoints that match, in the order of their numbers.
 
     `unready` are folders that match and are no whole checkpoint, and why: as one is that is being written.
@@ -291,7 +291,7 @@ class Found(NamedTuple):
     unready: Mapping[str, str]
 
 
-def find_models(plan: Plan, whole: set[str] | None = None) -> list[Found]:
+def find_models(plan: SweepPlan, whole: set[str] | None = None) -> list[EntryModels]:
     """What each entry names by now. Blocking; raises ConfigError with the line of a pattern that cannot be.
 
     Folders in `whole` are not looked into again; it takes up what is found to be whole.
@@ -305,13 +305,13 @@ def find_models(plan: Plan, whole: set[str] | None = None) -> list[Found]:
     return found
 
 
-def _expanded(entry: ModelEntry, whole: set[str]) -> Found:
+def _expanded(entry: ModelEntry, whole: set[str]) -> EntryModels:
     is_path = entry.model.startswith(("/", "./", "../", "~"))
     if not entry.is_glob and not is_path:
-        return Found([entry.model], {})
+        return EntryModels([entry.model], {})
     pattern = _from_home(entry.model).absolute()
     if not entry.is_glob:
-        return Found([str(pattern)], {})
+        return EntryModels([str(pattern)], {})
     root = Path(pattern.anchor)
     try:
         there = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
@@ -321,10 +321,10 @@ def _expanded(entry: ModelEntry, whole: set[str]) -> Found:
     unready = {each: why for each in there if each not in whole and (why := lacking(Path(each)))}
     whole.update(each for each in there if each not in unready)
     ready = sorted((each for each in there if each in whole), key=_natural)
-    return Found(ready, unready)
+    return EntryModels(ready, unready)
 
 
-def unmatched(plan: Plan, found: Sequence[Found]) -> Iterator[str]:
+def unmatched(plan: SweepPlan, found: Sequence[EntryModels]) -> Iterator[str]:
     """What is said of each entry that names nothing, with its line."""
     for entry, (models, unready) in zip(plan.models, found, strict=True):
         if models:
@@ -416,7 +416,7 @@ def _from_home(path: str) -> Path:
         raise ConfigError(f"{path}: there is no such home folder.") from error
 
 
-def _require_words(plan: Plan, document: strict_yaml.Document) -> None:
+def _require_words(plan: SweepPlan, document: strict_yaml.Document) -> None:
     """Names and places that folders can have, options that mean something, and no key for a variable."""
     for name in plan.protocols:
         if name and not re.match(_WORD, name):

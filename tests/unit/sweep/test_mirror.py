@@ -9,7 +9,7 @@ import pytest
 
 import vlsb.sweep.body as body
 from vlsb.errors import ConfigError, OutageError
-from vlsb.sweep.body import Mirror, Task, carry_out
+from vlsb.sweep.body import Mirror, NodeTask, carry_out
 
 
 def run_in(folder: Path) -> Path:
@@ -53,7 +53,7 @@ def test_an_address_that_cannot_be_written_is_an_outage(
 
 
 def test_a_task_whose_address_means_nothing_ends_with_a_word_in_its_log(tmp_path: Path) -> None:
-    task = Task(["--version"], str(tmp_path / "logs" / "r.log"), {}, str(tmp_path), ["r"], "nonsense://x")
+    task = NodeTask(["--version"], str(tmp_path / "logs" / "r.log"), {}, str(tmp_path), ["r"], "nonsense://x")
 
     assert asyncio.run(carry_out(task)) == ConfigError.exit_code
     assert "nonsense://x/r" in (tmp_path / "logs" / "r.log").read_text()

@@ -11,11 +11,11 @@ import pytest
 
 from tests.support.checkpoints import checkpoint
 from vlsb.sweep.cells import Work, matrix
+from vlsb.sweep.here import AccountLimits
 from vlsb.sweep.plan import load_plan
-from vlsb.sweep.rates import Limits
 from vlsb.sweep.sizing import Sizing
 
-LIMITS = Limits({"OPENAI_API_KEY": "one", "SAME": "one", "OTHER": "two"})
+LIMITS = AccountLimits({"OPENAI_API_KEY": "one", "SAME": "one", "OTHER": "two"})
 
 
 def works(folder: Path, *models: object, **others: object) -> dict[str, Work]:

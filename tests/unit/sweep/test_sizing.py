@@ -13,12 +13,12 @@ import pytest
 from tests.support.checkpoints import checkpoint
 from tests.unit.engines.test_forecast import FLAT
 from tests.unit.engines.test_gpu_choice import EIGHT_H100, GRACE, ONE_A10, TWO_L4
-from vlsb.cli.sweeping import SweepWishes
 from vlsb.engines.hardware import parse_gpus
 from vlsb.sweep.cells import Matrix, matrix
 from vlsb.sweep.here import Slots
 from vlsb.sweep.plan import load_plan
 from vlsb.sweep.sizing import Sizing
+from vlsb.sweep.start import SweepWishes
 
 GB = 10**9
 # Qwen2.5-VL as published: of 7, 32 and 72 billion weights.

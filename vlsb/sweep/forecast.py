@@ -1,6 +1,6 @@
 """What is left of a sweep, and what it will cost and take, by what was answered so far (`--dry-run`).
 
-Where nothing was answered, a cost is what it would be if requests took `ASSUMED`, and is marked; a time is
+Where nothing was answered, a cost is what it would be if requests took `ASSUMED`, and is marked; a time stays
 unknown.
 """
 
@@ -14,27 +14,21 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from vlsb.analysis.forecast import Forecast
-from vlsb.cli.estimate import costs_of, decided_tokens, summed
 from vlsb.config import ModelSettings
 from vlsb.data import Positions, fetch_dataset, load_named, mini_root, named_root, parse_limit, select
 from vlsb.data.rows import ROWS_FILE, load_rows
+from vlsb.engines.checkpoint import open_weights
 from vlsb.errors import VlsbError
 from vlsb.evaluation.judges import resolve_judges
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.settings import selection_of
 from vlsb.evaluation.target import hosted_target
 from vlsb.models.prices import Price, PriceTable, load_prices, may_charge
-from vlsb.records import (
-    PUBLISHED_IDS,
-    VLSBENCH,
-    Finding,
-    Response,
-    Sample,
-    Usage,
-    Verdict,
-)
+from vlsb.records import PUBLISHED_IDS, VLSBENCH, Sample, Usage
+from vlsb.store.costs import decided_tokens, measure_answers, rest_cost, summed
 from vlsb.store.manifest import entries_named, is_run
-from vlsb.store.state import Judged, RunState, load_state
+from vlsb.store.state import RunState, load_state
+from vlsb.sweep.board import Board, Status
 from vlsb.sweep.cells import Cell, Matrix, Work
 
 ASSUMED = Usage(1200, 128)
@@ -42,7 +36,7 @@ ASSUMED = Usage(1200, 128)
 _Part = TypeVar("_Part")
 
 
-class Money(NamedTuple):
+class ExpectedCost(NamedTuple):
     """US dollars of requests to come: by what others took, and if they take what is assumed.
 
     `unknown` counts the models whose price or tokens nobody knows; `prices` are those that were used.
@@ -54,7 +48,7 @@ class Money(NamedTuple):
     prices: tuple[Price, ...] = ()
 
     @classmethod
-    def together(cls, parts: Iterable[Money]) -> Money:
+    def together(cls, parts: Iterable[ExpectedCost]) -> ExpectedCost:
         """The sum."""
         known = list(parts)
         return cls(
@@ -83,8 +77,51 @@ class Outlook(NamedTuple):
 
     left: int = 0
     requests: int = 0
-    money: Money = Money()
+    money: ExpectedCost = ExpectedCost()
     seconds: float | None = 0.0
+
+
+class SweepForecast(NamedTuple):
+    """The outlook of every work by its name, and those works that wait.
+
+    `is_guess` says that the data set is not here: cells have the size of the published one.
+    """
+
+    outlooks: Mapping[str, Outlook]
+    waiting: Sequence[Work]
+    is_guess: bool
+
+    @property
+    def money(self) -> ExpectedCost:
+        """What all of it costs."""
+        return ExpectedCost.together(each.money for each in self.outlooks.values())
+
+    @property
+    def requests(self) -> int:
+        """Requests to hosted models."""
+        return sum(each.requests for each in self.outlooks.values())
+
+    @property
+    def responses(self) -> int:
+        """Responses that cells still ask for."""
+        return sum(self.outlooks[work.name].left for work in self.waiting if work.is_cell)
+
+    @property
+    def seconds(self) -> list[tuple[float, Work]]:
+        """How long each work takes, of those of which it is known."""
+        times = ((self.outlooks[work.name].seconds, work) for work in self.waiting)
+        return [(seconds, work) for seconds, work in times if seconds is not None]
+
+
+def forecast_sweep(board: Board, found: Matrix, today: date) -> SweepForecast:
+    """Look ahead at all works of a board that wait. Blocking; raises ConfigError for a wrong selection."""
+    ahead = _Lookout(found, today)
+    outlooks = {
+        entry.work.name: ahead.of(entry.work) if entry.status is Status.WAITING else Outlook()
+        for entry in board.entries
+    }
+    waiting = [entry.work for entry in board.entries if entry.status is Status.WAITING]
+    return SweepForecast(outlooks, waiting, ahead.is_guess)
 
 
 class _Taken(NamedTuple):
@@ -102,7 +139,7 @@ class _Left(NamedTuple):
 
 
 @dataclass(slots=True)
-class Outlooks:
+class _Lookout:
     """The outlook of each work of a matrix. `is_guess`: sizes are those of the published data set."""
 
     found: Matrix
@@ -135,7 +172,7 @@ class Outlooks:
                 money.append(self._money(work.options, settings, left.labels[title], taken))
                 requests += left.labels[title]
         seconds = _first(self._seconds(each, left) for each in (cell, *alike))
-        return Outlook(left.responses, requests, Money.together(money), seconds)
+        return Outlook(left.responses, requests, ExpectedCost.together(money), seconds)
 
     def _of_judges(self, work: Work) -> Outlook:
         left = dict.fromkeys(work.judges, 0)
@@ -153,7 +190,7 @@ class Outlooks:
             seconds.append(None if each is None else each * left[title])
         known = [each for each in seconds if each is not None]
         in_all = sum(known) if len(known) == len(seconds) else None
-        return Outlook(sum(left.values()), requests, Money.together(money), in_all)
+        return Outlook(sum(left.values()), requests, ExpectedCost.together(money), in_all)
 
     # What is left.
 
@@ -211,31 +248,30 @@ class Outlooks:
         if (state := self._state(cell.directory)) is None:
             return None
         file = None if title is None else _file(state, title)
-        rows = state.judged.get(file or "", Judged())
-        answers: Iterable[Response | Verdict | Finding] = (
-            state.responses.values() if title is None else (*rows.verdicts.values(), *rows.findings.values())
-        )
-        usages = [each.usage for each in answers if each.latency_s is not None]
-        return _Taken(usages, decided_tokens(state, file)) if usages else None
+        # A judge that the run does not have is not the target, whose file is None.
+        answers = [] if file is None and title is not None else measure_answers(state, file)
+        return _Taken([usage for usage, _ in answers], decided_tokens(state, file)) if answers else None
 
-    def _money(self, options: RunOptions, settings: ModelSettings, left: int, taken: _Taken | None) -> Money:
+    def _money(
+        self, options: RunOptions, settings: ModelSettings, left: int, taken: _Taken | None
+    ) -> ExpectedCost:
         if not left or not may_charge(settings.endpoint):
-            return Money()
+            return ExpectedCost()
         if options.prices not in self._tables:
             self._tables[options.prices] = load_prices(options.prices)
         price = self._tables[options.prices].find(settings.endpoint, self.today)
         if price is None:
-            return Money(unknown=1)
+            return ExpectedCost(unknown=1)
         if taken is not None:
             most_tokens = taken.most_tokens or settings.sampling.max_tokens
-            found = costs_of(price, taken.usages, left, most_tokens=most_tokens)[options.batch]
-            return Money(unknown=1) if found is None else Money((found,), prices=(price,))
+            found = rest_cost(price, taken.usages, left, most_tokens=most_tokens)[options.batch]
+            return ExpectedCost(unknown=1) if found is None else ExpectedCost((found,), prices=(price,))
         if settings.thinks:
             # How long it thinks nobody can assume.
-            return Money(unknown=1)
+            return ExpectedCost(unknown=1)
         usage = replace(ASSUMED, output_tokens=min(settings.sampling.max_tokens, ASSUMED.output_tokens or 0))
         usd = price.batch_usd(usage) if options.batch else price.usd(usage)
-        return Money(unknown=1) if usd is None else Money(assumed=usd * left, prices=(price,))
+        return ExpectedCost(unknown=1) if usd is None else ExpectedCost(assumed=usd * left, prices=(price,))
 
     def _seconds(self, cell: Cell, left: _Left) -> float | None:
         """How long so much would take at the pace of that cell's run; None where it tells none."""
@@ -245,8 +281,7 @@ class Outlooks:
         elapsed_s = state.sessions.duration_s(None)
         parts = [(left.responses, len(state.responses))]
         for title, count in left.labels.items():
-            rows = state.judged.get(_file(state, title) or "", Judged())
-            parts.append((count, len(rows.verdicts) + len(rows.findings)))
+            parts.append((count, len(state.rows(_file(state, title)).answers)))
         if any(count and not done for count, done in parts):
             return None
         return max(elapsed_s * count / max(1, done) for count, done in parts)
@@ -256,14 +291,25 @@ class Outlooks:
         file = None if state is None else _file(state, title)
         if state is None or file is None:
             return None
-        rows, sessions = state.judged.get(file, Judged()), state.sessions
-        labels = len(rows.verdicts) + len(rows.findings)
+        labels, sessions = len(state.rows(file).answers), state.sessions
         elapsed_s = sum(s for number, s in sessions.elapsed_s.items() if sessions.judge.get(number) == file)
         return elapsed_s / labels if labels and elapsed_s else None
 
 
 def _first(found: Iterable[_Part | None]) -> _Part | None:
     return next((each for each in found if each is not None), None)
+
+
+def missing_bytes(work: Work, *, is_offline: bool) -> int | None:
+    """Return what of a work's weights is not here yet; None where nobody says. The Hub is asked for sizes."""
+    missing = 0
+    for model in work.weights:
+        try:
+            weights = open_weights(model.weights, revision=model.revision, offline=is_offline)
+        except VlsbError:
+            return None
+        missing += weights.missing_bytes
+    return missing
 
 
 def _file(state: RunState, title: str) -> str | None:
