@@ -105,9 +105,9 @@ class Board:
 
     def add(self, works: Iterable[Work]) -> None:
         """Put up works that are not there yet: by their names. What is done already is so from the start."""
-        known = {entry.work.name: entry for entry in self.entries}
+        by_name = {entry.work.name: entry for entry in self.entries}
         for work in works:
-            entry = known.get(work.name)
+            entry = by_name.get(work.name)
             if entry is None:
                 self.entries.append(BoardEntry(work))
                 self._place(self.entries[-1])
@@ -119,7 +119,7 @@ class Board:
                     self._place(entry)
 
     def _place(self, entry: BoardEntry) -> None:
-        """Where a work stands that nobody has started yet."""
+        """Find out where a work stands that nobody has started yet."""
         try:
             standing = entry.work.standing(self.ended)
         except VlsbError as error:
@@ -131,7 +131,7 @@ class Board:
         self._settle(entry, standing)
 
     def waiting(self) -> Iterator[BoardEntry]:
-        """What could be started now, in order: a judge only when no cell is left to be run."""
+        """Yield what could be started now, in order: a judge only when no cell is left to be run."""
         has_cells = any(
             entry.work.is_cell and entry.status in (Status.WAITING, Status.RUNNING) for entry in self.entries
         )
@@ -144,11 +144,11 @@ class Board:
                 self.fail(entry, ConfigError("no cell has a run that it could judge"))
 
     def count(self, status: Status) -> int:
-        """How many works stand there."""
+        """Count the works that stand there."""
         return sum(entry.status is status for entry in self.entries)
 
     def start(self, entry: BoardEntry, place: str, log: Path | None) -> None:
-        """Its command was started."""
+        """Note that its command was started."""
         entry.place, entry.log, entry.attempts = place, log, entry.attempts + 1
         entry.began_at, entry.ended_at, entry.why, entry.error = self.clock(), None, "", None
         self._set(entry, Status.RUNNING)
@@ -162,7 +162,7 @@ class Board:
         retried: frozenset[int] = RETRIED,
         is_short: bool = False,
     ) -> None:
-        """Its command ended with that code: done, to be started again, or failed.
+        """Note how its command ended: done, to be started again, or failed.
 
         With `is_short` the money that it was given kept it from going on: it waits for more.
 
@@ -193,24 +193,24 @@ class Board:
             self._set(entry, Status.FAILED)
 
     def fail(self, entry: BoardEntry, error: VlsbError) -> None:
-        """It cannot be started here, or its run cannot be read."""
+        """Note that it cannot be started here, or that its run cannot be read."""
         entry.error, entry.code = error, error.exit_code
         self._set(entry, Status.FAILED)
 
     def hold(self, entry: BoardEntry, error: LimitReachedError) -> None:
-        """There is no money for it."""
+        """Note that there is no money for it."""
         entry.error, entry.code = error, error.exit_code
         self._set(entry, Status.STOPPED)
 
     def stop(self) -> None:
-        """Whatever has not ended is stopped."""
+        """Mark whatever has not ended as stopped."""
         for entry in self.entries:
             if entry.status in (Status.WAITING, Status.RUNNING):
                 entry.error = None
                 self._set(entry, Status.STOPPED)
 
     def exit_code(self) -> int:
-        """0 where all is done, else what the first that failed ended with; 130 where it was stopped.
+        """Return 0 where all is done, else what the first that failed ended with; 130 where it was stopped.
 
         What is done with gaps, or has no money left, counts where nothing failed.
         """

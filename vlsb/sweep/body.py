@@ -59,7 +59,7 @@ class RunFolders:
 def task_of(
     work: Work, places: RunFolders, environment: Mapping[str, str], share_usd: float | None = None
 ) -> NodeTask:
-    """The task of a work, which may cost so much where money is limited."""
+    """Make the task of a work, which may cost so much where money is limited."""
     return NodeTask(
         words=work.command(replace(work.options, max_cost=share_usd)),
         log=str(places.local / "logs" / work.log_name),
@@ -72,12 +72,12 @@ def task_of(
 
 def unset_variables(names: Sequence[str]) -> list[str]:
     """Return the variables that a command on this node finds neither in its environment nor in `.env`."""
-    known = {**dotenv_values(Path.cwd() / ".env"), **os.environ}
-    return [name for name in names if not known.get(name)]
+    variables = {**dotenv_values(Path.cwd() / ".env"), **os.environ}
+    return [name for name in names if not variables.get(name)]
 
 
 def run_task(task: NodeTask) -> int:
-    """The task where a node has given it to us: CUDA_VISIBLE_DEVICES is set, if there are GPUs."""
+    """Carry a task out where a node has given it to us, with CUDA_VISIBLE_DEVICES set if there are GPUs."""
     return asyncio.run(carry_out(task))
 
 

@@ -89,7 +89,7 @@ class Work:
         return self.accounts if self.num_gpus is None else ()
 
     def command(self, options: RunOptions | None = None) -> list[str]:
-        """The words after `vlsb`, with these options or its own. Runs that are not there are not judged."""
+        """Return the words after `vlsb`, with these options or its own. Only runs that exist are judged."""
         options = self.options if options is None else options
         after = ["--", *options.engine_options] if options.engine_options else []
         if self.is_cell:
@@ -97,7 +97,7 @@ class Work:
         return ["judge", *(str(run) for run in self.runs if is_run(run)), *options.as_words()]
 
     def standing(self, ended: EndedRuns, *, is_tried: bool = False) -> WorkStatus:
-        """Where it stands by the rows of those of its runs that `ended` does not know. Blocking.
+        """Read where it stands from those of its runs that `ended` does not know. Blocking.
 
         Once `is_tried`, its command has compared what it asks for with what is there, and a judge is done
         when it is with the runs that are there. Raises StoreError for a damaged run, and RunMismatchError for
@@ -137,7 +137,7 @@ class Work:
         return ended.recall(run, (self.is_cell, *self.judges), self.options, find)
 
     def _compared(self, run: Path, state: RunState, ended: EndedRuns) -> list[str] | None:
-        """The files of its judges in a run; None where the command would begin one, or only it can tell."""
+        """Return the files of its judges in a run; None where only its command can tell."""
         if ended.decided_elsewhere(self.options):
             return None
         if not self.is_cell:
@@ -154,7 +154,7 @@ class Work:
             ) from error
 
     def can_start(self) -> bool:
-        """Whether there is anything to work on: a judge needs a run."""
+        """Say whether there is anything to work on: a judge needs a run."""
         return self.is_cell or any(is_run(run) for run in self.runs)
 
 
@@ -207,13 +207,13 @@ def matrix(
     places: dict[Path, CellOrigin] | None = None,
     leave_out: Callable[[ConfigError], None] | None = None,
 ) -> Matrix:
-    """The cells of a plan and its judges, for the models that its entries name: those that are there now.
+    """Lay out the cells of a plan and its judges, for the models that its entries name by now.
 
     `sizing` says how many GPUs each takes. Raises ConfigError with the line for what could not run, or would
     write where another cell does; with `leave_out` that hears of it, and the cell is not in the matrix.
     `places` has the directories that are in use, and takes up these.
     """
-    models = [found.models for found in find_models(plan)] if models is None else models
+    models = [entries.models for entries in find_models(plan)] if models is None else models
     beside, after = _split_judges(plan)
     judging = _Beside.of(beside)
     cells: list[Cell] = []
@@ -226,10 +226,10 @@ def matrix(
                 if (other := taken.setdefault(cell.directory, place)) != place:
                     raise _same_place(plan, cell.directory, place, other)
             except ConfigError as error:
-                said = ConfigError(f"{plan.at(entry.line)}: {error.message}")
+                refusal = ConfigError(f"{plan.at(entry.line)}: {error.message}")
                 if leave_out is None:
-                    raise said from None
-                leave_out(said)
+                    raise refusal from None
+                leave_out(refusal)
                 continue
             cells.append(cell)
     runs = tuple(cell.directory for cell in cells)
@@ -246,7 +246,7 @@ def _same_place(plan: SweepPlan, directory: Path, place: CellOrigin, other: Cell
 
 
 def _entry_words(entry: ModelEntry, place: CellOrigin) -> str:
-    """A cell as its plan has it: the entry, the folder that its pattern matches, the protocol."""
+    """Name a cell as its plan does: by the entry, the folder that its pattern matches, the protocol."""
     pattern = f" ({entry.model})" if entry.is_glob else ""
     protocol = f" under {place.protocol}" if place.protocol else ""
     return f"{place.model}{pattern}{protocol}"
@@ -294,7 +294,7 @@ class Watch:
     _said: set[str] = field(default_factory=set)
 
     def first(self) -> Matrix:
-        """The matrix as it is at the beginning, when nothing may be wrong. Blocking; raises as `matrix`."""
+        """Lay out the matrix at the beginning, when nothing may be wrong. Blocking; raises as `matrix`."""
         self._look()
         return matrix(self.plan, self.sizing, self._models, places=self._places)
 
@@ -396,7 +396,7 @@ def _gpus(
     num_gpus: int | None,
     recorded: Callable[[], int | None],
 ) -> int:
-    """How many GPUs an engine takes: as its entry says, or its options, or what it needs."""
+    """Count the GPUs of an engine: as its entry says, or its options, or as it needs."""
     if num_gpus is None:
         return sizing.count(profile, wishes, recorded)
     declared = gpus_taken(profile, wishes)
@@ -406,7 +406,7 @@ def _gpus(
 
 
 def _shared_by(options: RunOptions, profile: ModelProfile, wishes: Wishes, gpus: int) -> RunOptions:
-    """The options with so many GPUs for a copy of the model, where nothing else says how they share it."""
+    """Give a copy of the model so many GPUs, where nothing else says how they share it."""
     if gpus <= 1 or declares_gpus(profile, wishes):
         return options
     return replace(options, tensor_parallel_size=gpus)
@@ -421,8 +421,10 @@ def _at_revision(profile: ModelProfile, options: RunOptions) -> ModelProfile:
 
 
 def _split_judges(plan: SweepPlan) -> tuple[list[JudgeChoice], list[JudgeChoice]]:
-    """Judges asked elsewhere, which label in the run, and those that follow it: local ones, and those whose
-    options cannot stand beside another's."""
+    """Part the judges that label in the run from those that follow it.
+
+    Those that follow are local, or their options cannot stand beside another's.
+    """
     beside: list[JudgeChoice] = []
     after: list[JudgeChoice] = []
     lines: dict[str, int] = {}
@@ -446,7 +448,7 @@ def _split_judges(plan: SweepPlan) -> tuple[list[JudgeChoice], list[JudgeChoice]
 
 
 def _shared(choice: JudgeChoice) -> dict[str, Any]:
-    """The options that all judges of one command have alike."""
+    """Return the options that all judges of one command have alike."""
     return {name: value for name, value in choice.options.items() if name not in OF_EACH_JUDGE}
 
 
@@ -456,7 +458,7 @@ def _same_kinds(choice: JudgeChoice, other: JudgeChoice) -> bool:
 
 
 def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
-    """The options of several judges as one command takes them."""
+    """Merge the options of several judges as one command takes them."""
     options = _shared(choices[0]) | {"judge": tuple(choice.judge for choice in choices)}
     for name in OF_EACH_JUDGE[1:]:
         values = [choice.options[name] for choice in choices if name in choice.options]
@@ -496,13 +498,13 @@ def _is_smaller(manifest: Manifest, options: RunOptions) -> bool:
 
 
 def _files_named(state: RunState, judges: Sequence[str]) -> list[str] | None:
-    """The last file of each judge in a run by its name; None where one is not there."""
+    """Return the last file of each judge in a run by its name; None where one has none."""
     named = [entries_named(state.manifest, title) for title in judges]
     return [each[-1].file for each in named] if all(named) else None
 
 
 def _are_ended(state: RunState, files: Sequence[str], *, is_cell: bool) -> bool:
-    """Whether a run has every response, and every label of these judges, that a resume would ask for again.
+    """Say whether a resume would ask for no response of a run and for no label of these judges.
 
     For a judge alone, responses that are not there do not count.
     """
@@ -531,7 +533,7 @@ class LineCounter:
     _selected: dict[Path, int] = field(default_factory=dict)
 
     def count(self, work: Work) -> Counts | None:
-        """How far it is; None before its run is there."""
+        """Count how far it is; None before its run exists."""
         done = total = 0
         for run in work.runs:
             if (selected := self._selected_in(run)) is None:

@@ -1,4 +1,4 @@
-"""What was found in runs: that they have ended, and what they cost. So a sweep reads only those that are new.
+"""What runs have said before: that they have ended, and what they cost. Only new ones are read.
 
 An answer belongs to a command, to the files that it names (weights, data, templates) and to those of a run as
 they were, by their sizes and times: where any of these is another, the run is read and compared again. What
@@ -57,8 +57,8 @@ class _Stamp(NamedTuple):
     number: int
 
     @classmethod
-    def of(cls, name: str, found: os.stat_result) -> _Stamp:
-        return cls(name, found.st_size, found.st_mtime_ns, found.st_ino)
+    def of(cls, name: str, status: os.stat_result) -> _Stamp:
+        return cls(name, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class EndedRuns:
     _is_read: bool = False
 
     def decided_elsewhere(self, options: RunOptions) -> list[tuple[str, str]]:
-        """Variables that are settings of a cell: its command takes them where the plan says nothing."""
+        """Return the variables that its command takes where the plan says nothing."""
         unsaid = (
             each.name
             for each in fields(RunOptions)
@@ -85,25 +85,25 @@ class EndedRuns:
     def recall(
         self, run: Path, question: Sequence[object], options: RunOptions, find: Callable[[], EndedRun | None]
     ) -> EndedRun | None:
-        """What `find` says of a run, or has said as long as nothing of it has changed; None is not kept."""
+        """Return what `find` says of a run, once for as long as nothing of it changes; None is not kept."""
         key = self._key(run, question, options)
-        if (known := self._known.get(key)) is not None:
-            return EndedRun(known.gaps)
+        if (line := self._known.get(key)) is not None:
+            return EndedRun(line.gaps)
         if (answer := find()) is not None:
             self._keep(_Line(key, answer.gaps))
         return answer
 
     def cost(self, run: Path, options: RunOptions, find: Callable[[], float]) -> float:
-        """The dollars that `find` says that a run has cost, or has said as long as nothing has changed."""
+        """Return the dollars that a run has cost by `find`, asked once for as long as nothing changes."""
         key = self._key(run, ("cost",), options)
-        if (known := self._known.get(key)) is not None and known.usd is not None:
-            return known.usd
+        if (line := self._known.get(key)) is not None and line.usd is not None:
+            return line.usd
         usd = find()
         self._keep(_Line(key, usd=usd))
         return usd
 
     def _key(self, run: Path, question: Sequence[object], options: RunOptions) -> str:
-        """What an answer belongs to: the files as they are before they are read.
+        """Return what an answer belongs to: the files as they are before they are read.
 
         What is written meanwhile makes it another run.
         """
@@ -114,7 +114,7 @@ class EndedRuns:
         return _digest([__version__, *asked, *self._named_files(options), *_files(run)])
 
     def _named_files(self, options: RunOptions) -> Iterator[str]:
-        """A digest of each file or folder that options name, looked at once."""
+        """Yield a digest of each file or folder that options name, looked at once."""
         for word in (*options.as_words(), *options.engine_options):
             # An engine's option may be NAME=PATH.
             place = word.rpartition("=")[2]
@@ -130,19 +130,19 @@ class EndedRuns:
                 with suppress(msgspec.MsgspecError):
                     yield msgspec.json.decode(line, type=_Line)
 
-    def _keep(self, found: _Line) -> None:
-        self._known[found.key] = found
+    def _keep(self, line: _Line) -> None:
+        self._known[line.key] = line
         if self.file is not None:
             with suppress(OSError), self.file.open("ab") as stream:
-                stream.write(msgspec.json.encode(found) + b"\n")
+                stream.write(msgspec.json.encode(line) + b"\n")
 
 
-def _digest(found: Sequence[object]) -> str:
-    return sha256(strict_json.dumps(found).encode("ascii")).hexdigest()
+def _digest(values: Sequence[object]) -> str:
+    return sha256(strict_json.dumps(values).encode("ascii")).hexdigest()
 
 
 def _stamps(place: str) -> Iterator[_Stamp]:
-    """A file, or those of a folder and of a data set's images in it; nothing for what is neither."""
+    """Stamp a file, or those of a folder and of a data set's images in it; nothing for anything else."""
     with suppress(OSError, RuntimeError, ValueError):
         path = Path(place).expanduser()
         if not path.is_dir():
@@ -153,7 +153,7 @@ def _stamps(place: str) -> Iterator[_Stamp]:
 
 
 def _files(run: Path) -> Iterator[_Stamp]:
-    """What a run's answer depends on: the files of its rows."""
+    """Stamp the files of a run's rows, on which its answer depends."""
     yield _Stamp(run.name, 0, 0, 0)
     for folder in (run, run / VERDICTS, run / FINDINGS):
         yield from _files_in(folder, (".json", ".jsonl"))

@@ -49,13 +49,13 @@ class ExpectedCost(NamedTuple):
 
     @classmethod
     def together(cls, parts: Iterable[ExpectedCost]) -> ExpectedCost:
-        """The sum."""
-        known = list(parts)
+        """Add costs up."""
+        costs = list(parts)
         return cls(
-            tuple(each for money in known for each in money.measured),
-            sum(money.assumed for money in known),
-            sum(money.unknown for money in known),
-            tuple(dict.fromkeys(each for money in known for each in money.prices)),
+            tuple(each for money in costs for each in money.measured),
+            sum(money.assumed for money in costs),
+            sum(money.unknown for money in costs),
+            tuple(dict.fromkeys(each for money in costs for each in money.prices)),
         )
 
     @property
@@ -113,9 +113,9 @@ class SweepForecast(NamedTuple):
         return [(seconds, work) for seconds, work in times if seconds is not None]
 
 
-def forecast_sweep(board: Board, found: Matrix, today: date) -> SweepForecast:
+def forecast_sweep(board: Board, cells: Matrix, today: date) -> SweepForecast:
     """Look ahead at all works of a board that wait. Blocking; raises ConfigError for a wrong selection."""
-    ahead = _Lookout(found, today)
+    ahead = _Lookout(cells, today)
     outlooks = {
         entry.work.name: ahead.of(entry.work) if entry.status is Status.WAITING else Outlook()
         for entry in board.entries
@@ -150,12 +150,12 @@ class _Lookout:
     _tables: dict[Path | None, PriceTable] = field(default_factory=dict)
 
     def of(self, work: Work) -> Outlook:
-        """What is left of a work that is not done. Blocking; raises ConfigError for a wrong selection."""
+        """Look at what is left of a work. Blocking; raises ConfigError for a wrong selection."""
         cell = next((each for each in self.found.cells if each.work is work), None)
         return self._of_judges(work) if cell is None else self._of_cell(cell)
 
     def _of_cell(self, cell: Cell) -> Outlook:
-        work, left = cell.work, self._left(cell, cell.work.judges)
+        work, rest = cell.work, self._left(cell, cell.work.judges)
         target = None if work.num_gpus is not None else hosted_target(work.options)
         judges = {} if work.options.no_judge else resolve_judges(work.options).hosted
         alike = [
@@ -164,33 +164,33 @@ class _Lookout:
         money, requests = [], 0
         if target is not None:
             same = [each for each in alike if each.model == cell.model]
-            money.append(self._money(work.options, target, left.responses, self._taken(cell, same, None)))
-            requests += left.responses
+            money.append(self._money(work.options, target, rest.responses, self._taken(cell, same, None)))
+            requests += rest.responses
         for title, settings in judges.items():
             if settings is not None:
                 taken = self._taken(cell, self.found.cells, title)
-                money.append(self._money(work.options, settings, left.labels[title], taken))
-                requests += left.labels[title]
-        seconds = _first(self._seconds(each, left) for each in (cell, *alike))
-        return Outlook(left.responses, requests, ExpectedCost.together(money), seconds)
+                money.append(self._money(work.options, settings, rest.labels[title], taken))
+                requests += rest.labels[title]
+        seconds = _first(self._seconds(each, rest) for each in (cell, *alike))
+        return Outlook(rest.responses, requests, ExpectedCost.together(money), seconds)
 
     def _of_judges(self, work: Work) -> Outlook:
-        left = dict.fromkeys(work.judges, 0)
+        labels = dict.fromkeys(work.judges, 0)
         for cell in self.found.cells:
             of_cell = self._left(cell, work.judges)
             for title in work.judges:
-                left[title] += of_cell.labels[title]
+                labels[title] += of_cell.labels[title]
         money, requests, seconds = [], 0, list[float | None]()
         for title, settings in resolve_judges(work.options).hosted.items():
             if settings is not None:
                 taken = _first(self._taken_by(cell, title) for cell in self.found.cells)
-                money.append(self._money(work.options, settings, left[title], taken))
-                requests += left[title]
+                money.append(self._money(work.options, settings, labels[title], taken))
+                requests += labels[title]
             each = _first(self._seconds_a_label(cell, title) for cell in self.found.cells)
-            seconds.append(None if each is None else each * left[title])
-        known = [each for each in seconds if each is not None]
-        in_all = sum(known) if len(known) == len(seconds) else None
-        return Outlook(sum(left.values()), requests, ExpectedCost.together(money), in_all)
+            seconds.append(None if each is None else each * labels[title])
+        times = [each for each in seconds if each is not None]
+        in_all = sum(times) if len(times) == len(seconds) else None
+        return Outlook(sum(labels.values()), requests, ExpectedCost.together(money), in_all)
 
     # What is left.
 
@@ -213,7 +213,7 @@ class _Lookout:
         return _Left(responses, labels)
 
     def _samples(self, options: RunOptions) -> int:
-        """How many samples a cell has: of the data set where its rows are here, else of the published one."""
+        """Count the samples of a cell: in the data set where its rows are here, else in the published one."""
         selection = selection_of(options)
         is_demo = (options.model, options.base_url, options.data_root) == ("demo", (), None)
         root = mini_root() if is_demo else options.data_root or named_root(options.dataset)
@@ -241,7 +241,7 @@ class _Lookout:
     # What it takes.
 
     def _taken(self, cell: Cell, others: Sequence[Cell], title: str | None) -> _Taken | None:
-        """What requests took, of the cell's own run or of another one's."""
+        """Return what requests took in the cell's own run, or else in another one."""
         return _first(self._taken_by(each, title) for each in (cell, *others))
 
     def _taken_by(self, cell: Cell, title: str | None) -> _Taken | None:
@@ -264,8 +264,8 @@ class _Lookout:
             return ExpectedCost(unknown=1)
         if taken is not None:
             most_tokens = taken.most_tokens or settings.sampling.max_tokens
-            found = rest_cost(price, taken.usages, left, most_tokens=most_tokens)[options.batch]
-            return ExpectedCost(unknown=1) if found is None else ExpectedCost((found,), prices=(price,))
+            cost = rest_cost(price, taken.usages, left, most_tokens=most_tokens)[options.batch]
+            return ExpectedCost(unknown=1) if cost is None else ExpectedCost((cost,), prices=(price,))
         if settings.thinks:
             # How long it thinks nobody can assume.
             return ExpectedCost(unknown=1)
@@ -273,14 +273,14 @@ class _Lookout:
         usd = price.batch_usd(usage) if options.batch else price.usd(usage)
         return ExpectedCost(unknown=1) if usd is None else ExpectedCost(assumed=usd * left, prices=(price,))
 
-    def _seconds(self, cell: Cell, left: _Left) -> float | None:
-        """How long so much would take at the pace of that cell's run; None where it tells none."""
+    def _seconds(self, cell: Cell, rest: _Left) -> float | None:
+        """Tell how long so much would take at the pace of that cell's run; None where that has none."""
         state = self._state(cell.directory)
         if state is None or not state.responses:
             return None
         elapsed_s = state.sessions.duration_s(None)
-        parts = [(left.responses, len(state.responses))]
-        for title, count in left.labels.items():
+        parts = [(rest.responses, len(state.responses))]
+        for title, count in rest.labels.items():
             parts.append((count, len(state.rows(_file(state, title)).answers)))
         if any(count and not done for count, done in parts):
             return None
@@ -296,8 +296,8 @@ class _Lookout:
         return elapsed_s / labels if labels and elapsed_s else None
 
 
-def _first(found: Iterable[_Part | None]) -> _Part | None:
-    return next((each for each in found if each is not None), None)
+def _first(parts: Iterable[_Part | None]) -> _Part | None:
+    return next((each for each in parts if each is not None), None)
 
 
 def missing_bytes(work: Work, *, is_offline: bool) -> int | None:
@@ -313,12 +313,12 @@ def missing_bytes(work: Work, *, is_offline: bool) -> int | None:
 
 
 def _file(state: RunState, title: str) -> str | None:
-    """The file of a judge in a run by its title; the last, if there are several."""
+    """Return the file of a judge in a run by its title; the last, if there are several."""
     return next((each.file for each in reversed(entries_named(state.manifest, title))), None)
 
 
 def _rows_at(dataset: str, root: Path | None) -> tuple[Sample, ...] | None:
-    """The rows of a data set that is here, without its images; None for any other."""
+    """Read the rows of a data set that is here, without its images; None for any other."""
     try:
         if dataset != VLSBENCH and root is not None:
             return load_named(dataset, root).samples

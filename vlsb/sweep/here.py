@@ -47,13 +47,13 @@ class AccountLimits:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def turns(self, work: Work) -> frozenset[_Identity]:
-        """The accounts that it uses alone: its target's, or those of a judge that is all that is asked."""
+        """Return the accounts that it uses alone: its target's, or its judge's where nobody else is asked."""
         return frozenset(map(self._identity, work.turns))
 
     def shared_out(
         self, work: Work, unfinished: Sequence[Work], places: int, *, may_grow: bool
     ) -> RunOptions:
-        """The work's options, each declared limit divided by how many may use its account at once.
+        """Divide each declared limit in a work's options by how many may use its account at once.
 
         `unfinished` are all that have not ended, itself included, and `places` is how many engines can run at
         once; `may_grow` says that more local models may come. As nobody begins with less company than there
@@ -80,13 +80,13 @@ class AccountLimits:
         )
 
     def _users(self, account: RateAccount, work: Work, unfinished: Iterable[Work]) -> tuple[int, int]:
-        """How many works with engines use the account, and how many others that may run side by side."""
-        wanted = self._identity(account)
+        """Count the works with engines that use the account, and the others that may run side by side."""
+        identity = self._identity(account)
         # Judges alone and cells never run at once.
         users = [
             each
             for each in unfinished
-            if each.is_cell == work.is_cell and wanted in map(self._identity, each.accounts)
+            if each.is_cell == work.is_cell and identity in map(self._identity, each.accounts)
         ]
         local = sum(each.num_gpus is not None for each in users)
         return local, len({self.turns(each) or each.name for each in users if each.num_gpus is None})
@@ -97,7 +97,7 @@ class AccountLimits:
 
 
 def _divided(caps: Sequence[float], users: Sequence[int], least: float) -> tuple[float, ...]:
-    """One limit for all judges, or one each, divided for each judge."""
+    """Divide one limit for all judges, or one each, for each judge."""
     if not caps or max(users, default=1) == 1:
         return tuple(caps)
     each = list(caps) if len(caps) > 1 else [caps[0]] * len(users)
@@ -136,31 +136,31 @@ class Slots:
         if not turns.isdisjoint(chain.from_iterable(self._in_use.values())):
             return False
         held = {index for indices in self._taken.values() for index in indices}
-        left = [index for index in self._free if index not in held]
+        free = [index for index in self._free if index not in held]
         count = self.needed(work)
-        if count > len(left) or (not count and list(self._taken.values()).count(()) >= _MOST_HOSTED):
+        if count > len(free) or (not count and list(self._taken.values()).count(()) >= _MOST_HOSTED):
             return False
         self._in_use[id(entry)] = turns
-        self._taken[id(entry)] = tuple(left[:count])
+        self._taken[id(entry)] = tuple(free[:count])
         return True
 
     def taken(self, entry: BoardEntry) -> tuple[int, ...]:
-        """The GPUs that a work was given."""
+        """Return the GPUs that a work was given."""
         return self._taken[id(entry)]
 
     def needed(self, work: Work) -> int:
-        """How many slots it takes: without a GPU an engine takes the one that the CPU is."""
+        """Count the slots that it takes: without a GPU an engine takes the one that the CPU is."""
         if work.num_gpus is None:
             return 0
         return work.num_gpus if self.gpus else 1
 
     def give_back(self, entry: BoardEntry) -> None:
-        """The work has ended."""
+        """Take back what a work held that has ended."""
         self._taken.pop(id(entry), None)
         self._in_use.pop(id(entry), None)
 
     def environment(self, taken: tuple[int, ...]) -> dict[str, str]:
-        """What shows an engine its GPUs."""
+        """Return the variables that show an engine its GPUs."""
         if not taken or taken == (-1,):
             return {}
         return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, taken))}
@@ -207,9 +207,9 @@ class SweepHere:
                     await self._end(ends.pop(ended), ended.result())
                 if self.replan is None or stop.asked.is_set():
                     continue
-                if (found := await asyncio.to_thread(self.replan)) is not None:
-                    await asyncio.to_thread(self.budget.look, found.works)
-                    self.board.add(found.works)
+                if (matrix := await asyncio.to_thread(self.replan)) is not None:
+                    await asyncio.to_thread(self.budget.look, matrix.works)
+                    self.board.add(matrix.works)
         finally:
             stopping.cancel()
             await self._stop_all(stop)
@@ -243,15 +243,15 @@ class SweepHere:
         self._fetch_next()
 
     def _take(self, entry: BoardEntry) -> bool:
-        """Whether it can be started now, with slots that are its own from then on."""
+        """Say whether it can be started now, with slots that are its own from then on."""
         if (needed := self.slots.needed(entry.work)) > self.slots.size:
-            there = len(self.slots.gpus)
-            self.board.fail(entry, ConfigError(f"needs {needed} GPUs, and {there} are free here"))
+            free = len(self.slots.gpus)
+            self.board.fail(entry, ConfigError(f"needs {needed} GPUs, and {free} are free here"))
             return False
         return self.slots.take(entry)
 
     def _options(self, entry: BoardEntry) -> RunOptions:
-        """Its options with its part of the rate limits that others use, too."""
+        """Return its options with its part of the rate limits that others use, too."""
         ended = (Status.DONE, Status.FAILED)
         unfinished = [each.work for each in self.board.entries if each.status not in ended]
         may_grow = self.replan is not None
@@ -293,7 +293,7 @@ async def _urge(children: Sequence[EngineProcess], stop: Stop) -> None:
 
 
 def is_on_hub(model: ModelProfile) -> bool:
-    """Whether its weights are a repository of the Hugging Face Hub, and no folder here."""
+    """Say whether its weights are a repository of the Hugging Face Hub, and no folder here."""
     is_path = model.weights.startswith(("/", "./", "../", "~"))
     return bool(model.weights) and not is_path and not Path(model.weights).is_dir()
 

@@ -23,7 +23,9 @@ from vlsb.sweep.board import Board, BoardEntry, Status
 from vlsb.sweep.cells import Work
 from vlsb.sweep.ended import EndedRuns
 
+# Less than the cheapest request with an image costs.
 _LEAST_USD = 1e-4
+# Shares are whole millionths of a dollar: as words of a command they are exact.
 _SHARES_TO_A_DOLLAR = 1e6
 # Of sums of the same requests in another order.
 _NEARLY = 1 - 1e-9
@@ -69,7 +71,7 @@ class Budget:
     def to_start(
         self, board: Board, take: Callable[[BoardEntry], bool], *, places: int = 1
     ) -> list[tuple[BoardEntry, float | None]]:
-        """The works that are started now, each with its share; None for one that costs nothing.
+        """Choose the works that are started now, each with its share; None for one that costs nothing.
 
         `take` is asked whether there is room for a work. The shares are even, and leave some over where fewer
         begin than there are `places`. While others run, nobody begins with less than an even share of all
@@ -95,11 +97,11 @@ class Budget:
         return [(entry, self._shares.get(entry)) for entry in chosen]
 
     def give_back(self, entry: BoardEntry) -> None:
-        """Its command was not started."""
+        """Take the share back of a work whose command was not started."""
         self._shares.pop(entry, None)
 
     def end(self, entry: BoardEntry, code: int) -> bool:
-        """Its command ended with that code: whether its share kept it from going on. Blocking."""
+        """Count what a command has cost that has ended, and say whether its share stopped it. Blocking."""
         share = self._shares.pop(entry, None)
         if share is None:
             return False
@@ -121,7 +123,7 @@ class Budget:
         return True
 
     def _cost(self, run: Path, work: Work) -> tuple[float, str]:
-        """What a run has cost, and why its last session ended where it is not as it was."""
+        """Return what a run has cost, and why its last session ended if it was read anew."""
         reason = ""
 
         def read() -> float:
@@ -132,11 +134,11 @@ class Budget:
         return self.ended.cost(run, work.options, read), reason
 
     def is_reached(self, board: Board) -> bool:
-        """Whether the limit stopped a work."""
+        """Say whether the limit stopped a work."""
         return any(isinstance(each.error, LimitReachedError) for each in board.entries)
 
     def _most_to_start(self, board: Board) -> float:
-        """How many works that cost something may begin now, with an even share each where others run."""
+        """Count the works that may begin now and cost something, with an even share each where others run."""
         if self.free_usd <= _LEAST_USD:
             return 0
         if not self._shares:
@@ -147,7 +149,7 @@ class Budget:
         return math.floor(self.free_usd * works / left_usd / _NEARLY)
 
     def _may_join(self, entry: BoardEntry, charged: list[BoardEntry]) -> bool:
-        """Whether it may be started beside these: what has fallen short gets all that is left, or nothing."""
+        """Say whether it may be started beside these: what fell short gets all that is left, or nothing."""
         if entry in self._short:
             return not charged and not self._shares
         return self._short.keys().isdisjoint(charged)
@@ -167,12 +169,12 @@ class Budget:
 
 
 def may_cost(work: Work) -> bool:
-    """Whether somebody may charge for it: engines of ours and simulated models are free."""
+    """Say whether somebody may charge for it: engines of ours and simulated models are free."""
     return any(account.base_url != SIMULATED_URL for account in work.accounts)
 
 
 def _read(run: Path, prices: PriceTable) -> tuple[float, str]:
-    """What a run has cost, with what its sessions estimated, and why the last of them ended."""
+    """Read what a run has cost, with what its sessions estimated, and why the last of them ended."""
     state = load_state(run)
     costs = costs_of_run(state, prices)
     for cost in costs:

@@ -55,7 +55,7 @@ class _Head:
     _silent_since: float | None = None
 
     def is_gone(self) -> bool:
-        """Whether nobody has answered for too long. Blocking, for some seconds at most."""
+        """Say whether nobody has answered for too long. Blocking, for some seconds at most."""
         try:
             socket.create_connection((self.host, self.port), _LOOK_S).close()
         except OSError:
@@ -75,8 +75,10 @@ def _join(ray: Any, address: str) -> _Head:
             socket.create_connection(_split(place), _CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False, ignore_reinit_error=True)
     except (OSError, RuntimeError, ValueError) as error:
-        said = Untrusted(str(error).partition("\n")[0])
-        raise UnreachableError(f"--ray {address}: no Ray cluster can be joined there", detail=said) from error
+        reason = Untrusted(str(error).partition("\n")[0])
+        raise UnreachableError(
+            f"--ray {address}: no Ray cluster can be joined there", detail=reason
+        ) from error
     # A client reaches the head only through the address that it was given.
     return _Head(*_split(place if address.startswith(_CLIENT) else ray.get_runtime_context().gcs_address))
 
@@ -123,13 +125,15 @@ class SweepOnRay:
     async def _cancel_all(self, stop: Stop, ray: Any) -> None:
         """Cancel what is pending: commands store what is in flight and end their engines.
 
-        To Ray a second cancelling is none. Whoever is in a hurry does not wait for that.
+        Ray ignores a second cancelling. Whoever is in a hurry does not wait for that.
         """
-        until, left = time.monotonic() + _STOP_PATIENCE_S, list(self._pending)
-        for reference in left:
+        until, pending = time.monotonic() + _STOP_PATIENCE_S, list(self._pending)
+        for reference in pending:
             ray.cancel(reference, force=False)
-        while left and time.monotonic() < until and not stop.firmly.is_set():
-            _, left = await asyncio.to_thread(ray.wait, left, num_returns=len(left), timeout=_STOP_POLL_S)
+        while pending and time.monotonic() < until and not stop.firmly.is_set():
+            _, pending = await asyncio.to_thread(
+                ray.wait, pending, num_returns=len(pending), timeout=_STOP_POLL_S
+            )
 
     async def _carry_out(self, stop: Stop, ray: Any, head: _Head) -> None:
         self._require_resources(ray.cluster_resources())
@@ -148,21 +152,21 @@ class SweepOnRay:
                 await self._end(reference, ray)
 
     def _room(self, ray: Any) -> Callable[[BoardEntry], bool]:
-        """Says of works, one after the other, whether they may be submitted.
+        """Return what says of works, one after the other, whether they may be submitted.
 
         All may, and wait in Ray's queue. Where money is limited those that run now share it, so those that
         could not run at once wait here.
         """
         if self.budget.most_usd is None:
             return lambda entry: True
-        there, works = ray.cluster_resources(), [entry.work for entry in self._pending.values()]
+        resources, works = ray.cluster_resources(), [entry.work for entry in self._pending.values()]
 
         def fits(entry: BoardEntry) -> bool:
             beside = [*works, entry.work]
             if entry.work.num_gpus is None:
-                is_within = sum(each.num_gpus is None for each in beside) <= there.get(HOSTED, 0)
+                is_within = sum(each.num_gpus is None for each in beside) <= resources.get(HOSTED, 0)
             else:
-                is_within = sum(each.num_gpus or 0 for each in beside) <= there.get("GPU", 0)
+                is_within = sum(each.num_gpus or 0 for each in beside) <= resources.get("GPU", 0)
             # Without any, Ray waits for a node that comes back.
             if is_within or not works:
                 works.append(entry.work)
@@ -229,15 +233,13 @@ class SweepOnRay:
                 "`ray start` is run on these nodes; a key is never sent through Ray."
             )
 
-    def _require_resources(self, there: Mapping[str, float]) -> None:
-        """ConfigError where a task would wait for ever: for GPUs or the resource that no node has."""
+    def _require_resources(self, resources: Mapping[str, float]) -> None:
+        """Raise ConfigError where a task would wait for ever: for GPUs or the resource that no node has."""
         for entry in self.board.waiting():
             needed = entry.work.num_gpus
-            if needed and needed > there.get("GPU", 0):
-                raise ConfigError(
-                    f"{entry.work.name} needs {needed} GPUs, and the cluster has {there.get('GPU', 0):.0f}."
-                )
-            if needed is None and not there.get(HOSTED):
+            if needed and needed > (gpus := resources.get("GPU", 0)):
+                raise ConfigError(f"{entry.work.name} needs {needed} GPUs, and the cluster has {gpus:.0f}.")
+            if needed is None and not resources.get(HOSTED):
                 raise ConfigError(
                     f"No node has the resource {HOSTED}, which works of hosted models take. Start one with: "
                     f"ray start --resources '{{\"{HOSTED}\": 2}}'. Its number is how many run at once."

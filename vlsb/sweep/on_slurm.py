@@ -47,7 +47,7 @@ class NodeBody:
         self.task = task
 
     def __call__(self) -> int:
-        """The exit code of the command."""
+        """Carry the task out and return the exit code of its command."""
         requeue = signal.getsignal(signal.SIGUSR2)
         code = asyncio.run(self._carried_out())
         if code is None:
@@ -56,7 +56,7 @@ class NodeBody:
         return InterruptedRunError.exit_code if code is None else code
 
     async def _carried_out(self) -> int | None:
-        """The exit code of the command; None where a warning came, and it was ended."""
+        """Return the exit code of the command; None where a warning came, and it was ended."""
         warned = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, warned.set)
         body, warning = asyncio.create_task(carry_out(self.task)), asyncio.create_task(warned.wait())
@@ -70,7 +70,7 @@ class NodeBody:
         return None
 
     def checkpoint(self) -> Any:
-        """What submitit puts into the queue again when the job's time is over or it is preempted."""
+        """Return what submitit puts into the queue again when the job's time is over or it is preempted."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(NodeBody(self.task))
@@ -98,8 +98,8 @@ class SweepOnSlurm:
                 try:
                     await asyncio.to_thread(self._submit, list(self.board.waiting()))
                 except import_module("submitit.core.utils").FailedJobError as error:
-                    said = Untrusted(str(error))
-                    raise ConfigError("--slurm: the jobs were not taken", detail=said) from error
+                    reason = Untrusted(str(error))
+                    raise ConfigError("--slurm: the jobs were not taken", detail=reason) from error
                 if not self._jobs:
                     return
                 await _sleep_until(stop.asked, _POLL_S)
@@ -118,7 +118,7 @@ class SweepOnSlurm:
             self.board.stop()
 
     def _submit(self, entries: list[BoardEntry]) -> None:
-        """One array for the works that take the same number of GPUs."""
+        """Submit one array for the works that take the same number of GPUs."""
         import submitit
 
         groups: dict[int, list[BoardEntry]] = {}
@@ -138,8 +138,8 @@ class SweepOnSlurm:
                 self.board.start(entry, f"job {job.job_id}", Path(log))
         if entries:
             self._folder.mkdir(parents=True, exist_ok=True)
-            known = {entry.work.name: job.job_id for entry, job in self._jobs.items()}
-            replace_file(self._record, [msgspec.json.encode(known)])
+            jobs_by_name = {entry.work.name: job.job_id for entry, job in self._jobs.items()}
+            replace_file(self._record, [msgspec.json.encode(jobs_by_name)])
 
     def _parameters(self, gpus: int) -> dict[str, Any]:
         wishes: dict[str, Any] = {
@@ -176,15 +176,15 @@ class SweepOnSlurm:
 
         if self.cluster != "slurm" or not self._record.exists():
             return
-        known = msgspec.json.decode(self._record.read_bytes(), type=dict[str, str])
+        numbers = msgspec.json.decode(self._record.read_bytes(), type=dict[str, str])
         queued = self._queued() or frozenset()
         for entry in list(self.board.waiting()):
-            if (number := known.get(entry.work.name)) in queued:
+            if (number := numbers.get(entry.work.name)) in queued:
                 self._jobs[entry] = submitit.SlurmJob(folder=str(self._folder), job_id=number)
                 self.board.start(entry, f"job {number}", None)
 
     def _queued(self) -> frozenset[str] | None:
-        """The numbers of the user's jobs that wait or run; None where Slurm does not answer just now.
+        """Return the numbers of the user's jobs that wait or run; None where Slurm does not answer just now.
 
         submitit asks the accounting, which not every cluster has.
         """

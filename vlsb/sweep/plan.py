@@ -37,6 +37,7 @@ _OF_BOTH = frozenset(
 _FIELDS = {field.name: field for field in fields(RunOptions) if field.name not in _NOT_IN_PLANS}
 _JUDGE_NAMES = [n for n in _FIELDS if n.startswith("judge_") or n in _OF_JUDGES or n in _OF_BOTH]
 _TARGET_NAMES = [n for n in _FIELDS if not n.startswith("judge_") and n not in _OF_JUDGES]
+# More than any cluster gives one engine: a typo is refused.
 _MOST_GPUS = 1024
 # To Python, `$` is also before the last newline; editors know no other word for the end.
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$(?!\n)"
@@ -46,18 +47,18 @@ _GLOB = re.compile(r"[*?\[]")
 
 
 def _kind(name: str) -> Any:
-    """A field's type as a plan may write it: numbers for texts, one text for a list, `on` for a switch."""
-    written, about = get_args(_FIELDS[name].type)
+    """Return a field's type as a plan may write it: also a number for a text, or one text for a list."""
+    kind, about = get_args(_FIELDS[name].type)
     assert isinstance(about, Option)
     bounds = msgspec.Meta(description=about.help, **_bounds(about))
     for number in (bool, int, float):
         # None is what leaving it out says.
-        if written in (number, number | None):
+        if kind in (number, number | None):
             return Annotated[number, bounds]
-    if written in (tuple[int, ...], tuple[float, ...]):
-        one: Any = Annotated[get_args(written)[0], msgspec.Meta(**_bounds(about))]
+    if kind in (tuple[int, ...], tuple[float, ...]):
+        one: Any = Annotated[get_args(kind)[0], msgspec.Meta(**_bounds(about))]
         return Annotated[list[one] | one, msgspec.Meta(description=about.help)]
-    if str(written).startswith("tuple"):
+    if str(kind).startswith("tuple"):
         return Annotated[list[str | int | float] | str | int | float, msgspec.Meta(description=about.help)]
     return Annotated[str | int | float | bool, msgspec.Meta(description=about.help)]
 
@@ -213,36 +214,36 @@ class SweepPlan:
     defaults: Mapping[str, Any]
 
     def at(self, line: int) -> str:
-        """A place in the file, as errors name it."""
+        """Name a place in the file, as errors do."""
         return f"{self.place}, line {line}"
 
 
 def shipped_plans() -> list[str]:
-    """The names of the plans inside the package."""
+    """Return the names of the plans inside the package."""
     folder = files("vlsb.sweep") / "plans"
     return sorted(each.name.removesuffix(".yaml") for each in folder.iterdir() if each.name.endswith(".yaml"))
 
 
 def plan_schema() -> dict[str, Any]:
-    """The JSON schema of a plan, for editors."""
-    found = msgspec.json.schema(_PlanFile)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+    """Return the JSON schema of a plan, for editors."""
+    schema = msgspec.json.schema(_PlanFile)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def load_plan(name: str) -> SweepPlan:
-    """The plan in a file, or a shipped one by its name. Raises ConfigError with file and line."""
+    """Read the plan in a file, or a shipped one by its name. Raises ConfigError with file and line."""
     path = Path(name)
     if not path.exists() and name in shipped_plans():
         path = Path(str(files("vlsb.sweep") / "plans" / f"{name}.yaml"))
     document = strict_yaml.load(path, "a plan")
-    found = _checked(document)
-    defaults = _options(found.defaults, document, "defaults")
+    content = _checked(document)
+    defaults = _options(content.defaults, document, "defaults")
     judge_defaults = {key: value for key, value in defaults.items() if key in _JUDGE_NAMES}
     target_defaults = {key: value for key, value in defaults.items() if key in _TARGET_NAMES}
-    said = found.output_dir or ""
-    remote = said.rstrip("/") if _ADDRESS.match(said) else ""
-    local = said if said and not remote else f"outputs/{path.stem}"
-    epochs = found.epochs if isinstance(found.epochs, list) else [found.epochs]
+    folder = content.output_dir or ""
+    remote = folder.rstrip("/") if _ADDRESS.match(folder) else ""
+    local = folder if folder and not remote else f"outputs/{path.stem}"
+    epochs = content.epochs if isinstance(content.epochs, list) else [content.epochs]
     plan = SweepPlan(
         place=str(path),
         models=tuple(
@@ -253,7 +254,7 @@ def load_plan(name: str) -> SweepPlan:
                 None if isinstance(each, str) else each.num_gpus,
                 document.line("models", number),
             )
-            for number, each in enumerate(found.models)
+            for number, each in enumerate(content.models)
         ),
         judges=tuple(
             JudgeChoice(
@@ -262,19 +263,19 @@ def load_plan(name: str) -> SweepPlan:
                 None if isinstance(each, str) else each.num_gpus,
                 document.line("judges", number),
             )
-            for number, each in enumerate(found.judges)
+            for number, each in enumerate(content.judges)
         ),
         protocols={
-            name: _options(each, document, "protocols", name) for name, each in found.protocols.items()
+            name: _options(each, document, "protocols", name) for name, each in content.protocols.items()
         }
         or {"": {}},
         epochs=tuple(dict.fromkeys(epochs)),
         output_dir=Path(local).absolute(),
         remote=remote,
-        retries=found.retries,
-        gpu_memory_bytes=int((found.gpu_memory_gb or 0) * 1e9),
-        slurm=found.slurm,
-        left_out=found.left_out,
+        retries=content.retries,
+        gpu_memory_bytes=int((content.gpu_memory_gb or 0) * 1e9),
+        slurm=content.slurm,
+        left_out=content.left_out,
         defaults=defaults,
     )
     _require_words(plan, document)
@@ -284,7 +285,7 @@ def load_plan(name: str) -> SweepPlan:
 class EntryModels(NamedTuple):
     """The models that an entry names: itself, or the checkpoints that match, in the order of their numbers.
 
-    `unready` are folders that match and are no whole checkpoint, and why: as one is that is being written.
+    `unready` says of folders that match why they are no whole checkpoint, such as one that is being written.
     """
 
     models: list[str]
@@ -292,17 +293,17 @@ class EntryModels(NamedTuple):
 
 
 def find_models(plan: SweepPlan, whole: set[str] | None = None) -> list[EntryModels]:
-    """What each entry names by now. Blocking; raises ConfigError with the line of a pattern that cannot be.
+    """Look up what each entry names by now. Blocking; raises ConfigError for an impossible pattern.
 
-    Folders in `whole` are not looked into again; it takes up what is found to be whole.
+    Folders in `whole` are not looked into again; it takes up those that are whole by now.
     """
-    found = []
+    entries = []
     for entry in plan.models:
         try:
-            found.append(_expanded(entry, set() if whole is None else whole))
+            entries.append(_expanded(entry, set() if whole is None else whole))
         except ConfigError as error:
             raise ConfigError(f"{plan.at(entry.line)}: {error.message}") from error
-    return found
+    return entries
 
 
 def _expanded(entry: ModelEntry, whole: set[str]) -> EntryModels:
@@ -314,19 +315,19 @@ def _expanded(entry: ModelEntry, whole: set[str]) -> EntryModels:
         return EntryModels([str(pattern)], {})
     root = Path(pattern.anchor)
     try:
-        there = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
+        folders = [str(each) for each in root.glob(str(pattern.relative_to(root))) if each.is_dir()]
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{entry.model}: cannot be looked up ({why}).") from error
-    unready = {each: why for each in there if each not in whole and (why := lacking(Path(each)))}
-    whole.update(each for each in there if each not in unready)
-    ready = sorted((each for each in there if each in whole), key=_natural)
+    unready = {each: why for each in folders if each not in whole and (why := lacking(Path(each)))}
+    whole.update(each for each in folders if each not in unready)
+    ready = sorted((each for each in folders if each in whole), key=_natural)
     return EntryModels(ready, unready)
 
 
-def unmatched(plan: SweepPlan, found: Sequence[EntryModels]) -> Iterator[str]:
-    """What is said of each entry that names nothing, with its line."""
-    for entry, (models, unready) in zip(plan.models, found, strict=True):
+def unmatched(plan: SweepPlan, models_of_entries: Sequence[EntryModels]) -> Iterator[str]:
+    """Say of each entry that names nothing what it lacks, with its line."""
+    for entry, (models, unready) in zip(plan.models, models_of_entries, strict=True):
         if models:
             continue
         what = "matches no folder"
@@ -350,15 +351,15 @@ def _checked(document: strict_yaml.Document) -> Any:
     try:
         return msgspec.convert(document.values, _PlanFile)
     except msgspec.ValidationError as error:
-        said = str(error)
-        place = _PATH.search(said)
+        message = str(error)
+        place = _PATH.search(message)
         steps = _STEP.findall(place[1]) if place else []
         path = [int(number) if number else name for name, number in steps]
-        unknown = re.search(r"unknown field `(.*?)`", said)
+        unknown = re.search(r"unknown field `(.*?)`", message)
         if unknown is not None:
             line = document.line(*path, unknown[1])
             raise ConfigError(f"{document.place}, line {line}: {_unknown(unknown[1], path)}") from None
-        what = _PATH.sub("", said).replace("`", "")
+        what = _PATH.sub("", message).replace("`", "")
         if "matching regex" in what:
             what = "it takes letters, digits, '.', '_' and '-', at most 61, and begins with a letter or digit"
         key = next((f"{each}: " for each in reversed(path) if isinstance(each, str)), "")
@@ -366,7 +367,7 @@ def _checked(document: strict_yaml.Document) -> Any:
 
 
 def _unknown(key: str, path: list[str | int]) -> str:
-    """What is wrong with a key that means nothing where it stands, with the nearest that does."""
+    """Say what is wrong with a key that means nothing where it stands, with the nearest that does."""
     name = key.replace("-", "_")
     names: dict[str, list[str]] = {
         "models": ["model", "name", "num_gpus", *_TARGET_NAMES],
@@ -375,41 +376,41 @@ def _unknown(key: str, path: list[str | int]) -> str:
         "defaults": list(_FIELDS),
         "slurm": list(Slurm.__struct_fields__),
     }
-    there = names.get(str(path[0]) if path else "", list(_PlanFile.__struct_fields__))
+    keys = names.get(str(path[0]) if path else "", list(_PlanFile.__struct_fields__))
     if path and name in _NOT_IN_PLANS:
         return f"{key} cannot be set: a sweep decides that itself, or its command does."
-    near = difflib.get_close_matches(name, there, n=1)
+    near = difflib.get_close_matches(name, keys, n=1)
     return f"{key} means nothing here." + (f" Did you mean {near[0].replace('_', '-')}?" if near else "")
 
 
 def _options(entry: Any, document: strict_yaml.Document, *path: str | int) -> dict[str, Any]:
-    """The options that an entry sets, by field name, with the types that the fields have."""
-    found = {}
+    """Return the options that an entry sets, by field name, with the types that the fields have."""
+    options = {}
     for name in getattr(entry, "__struct_fields__", ()):
         value = getattr(entry, name)
         if name in _FIELDS and value is not msgspec.UNSET and value is not None:
             try:
-                found[name] = _typed(name, value)
+                options[name] = _typed(name, value)
             except ConfigError as error:
                 key = name.replace("_", "-")
                 line = document.line(*path, key)
                 raise ConfigError(f"{document.place}, line {line}: {key}: {error.message}") from None
-    return found
+    return options
 
 
 def _typed(name: str, value: Any) -> Any:
-    written = str(get_args(_FIELDS[name].type)[0])
-    if written.startswith("tuple"):
-        kind = int if "int" in written else float if "float" in written else str
+    type_name = str(get_args(_FIELDS[name].type)[0])
+    if type_name.startswith("tuple"):
+        kind = int if "int" in type_name else float if "float" in type_name else str
         return tuple(kind(each) for each in (value if isinstance(value, list) else [value]))
-    if "str" in written:
+    if "str" in type_name:
         # In YAML, `thinking: on` is a switch.
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-    return _from_home(value).absolute() if "Path" in written else value
+    return _from_home(value).absolute() if "Path" in type_name else value
 
 
 def _from_home(path: str) -> Path:
-    """A path with `~` as the shell has it. Raises ConfigError where there is no such home."""
+    """Expand `~` as the shell does. Raises ConfigError where there is no such home."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -417,7 +418,7 @@ def _from_home(path: str) -> Path:
 
 
 def _require_words(plan: SweepPlan, document: strict_yaml.Document) -> None:
-    """Names and places that folders can have, options that mean something, and no key for a variable."""
+    """Raise ConfigError for names and places that no folder can have, and for options that mean nothing."""
     for name in plan.protocols:
         if name and not re.match(_WORD, name):
             line = document.line("protocols", name)

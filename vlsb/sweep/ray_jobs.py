@@ -41,7 +41,7 @@ _MOST_BYTES = 100_000
 
 
 def is_jobs_address(address: str) -> bool:
-    """Whether an address is that of a cluster's Jobs server, which runs the sweep over there."""
+    """Say whether an address is that of a cluster's Jobs server, which runs the sweep over there."""
     return address.startswith(_SCHEMES)
 
 
@@ -58,7 +58,7 @@ class Job:
 
     @classmethod
     def of(cls, plan: Path, words: Sequence[str]) -> Job:
-        """The job of a plan's file, with more words for `vlsb sweep`."""
+        """Make the job of a plan's file, with more words for `vlsb sweep`."""
         text = plan.read_text(encoding="utf-8")
         if len(text.encode()) > _MOST_BYTES:
             raise ConfigError(
@@ -76,7 +76,7 @@ class Job:
         return cls(name, entrypoint, {_PLAN: text})
 
     def described(self, name: str) -> dict[str, object]:
-        """The job as the Jobs server takes it, under a name."""
+        """Describe the job as the Jobs server takes it, under a name."""
         environment = {"env_vars": dict(self.environment)}
         return {"submission_id": name, "entrypoint": self.entrypoint, "runtime_env": environment}
 
@@ -104,14 +104,14 @@ async def run_job(
 
 
 async def _started(server: _Server, job: Job, say: Callable[[str], None]) -> str:
-    """The name of the job that runs: the one that is there, or a new one."""
+    """Return the name of the job that runs: the one that is there, or a new one."""
     for number in count(1):
         name = job.name if number == 1 else f"{job.name}-{number}"
-        there = await server.ask("GET", name)
-        if there is None:
+        job_there = await server.ask("GET", name)
+        if job_there is None:
             await server.ask("POST", content=job.described(name))
             return name
-        if there.get("status") not in _OVER:
+        if job_there.get("status") not in _OVER:
             say("This sweep is running there already.")
             return name
     raise AssertionError
@@ -121,29 +121,29 @@ async def _followed(server: _Server, name: str, show: Callable[[str], None]) -> 
     shown = 0
     while True:
         # The status first: what an ended job has said is all there then.
-        found = await server.ask("GET", name, patience_s=_PATIENCE_S) or {}
-        is_over = found.get("status") in _OVER
-        said = await server.ask("GET", f"{name}/logs", patience_s=_PATIENCE_S) or {}
-        log = str(said.get("logs") or "")
+        status = await server.ask("GET", name, patience_s=_PATIENCE_S) or {}
+        is_over = status.get("status") in _OVER
+        reply = await server.ask("GET", f"{name}/logs", patience_s=_PATIENCE_S) or {}
+        log = str(reply.get("logs") or "")
         end = len(log) if is_over else log.rfind("\n") + 1
         for line in log[shown:end].splitlines():
             show(line)
         shown = max(shown, end)
         if is_over:
-            return _exit_code(found)
+            return _exit_code(status)
         await asyncio.sleep(_POLL_S)
 
 
-def _exit_code(found: dict[str, Any]) -> int:
-    """The sweep's own exit code. Where it never started, Ray has said why."""
-    code = found.get("driver_exit_code")
-    if found["status"] == "STOPPED":
+def _exit_code(status: dict[str, Any]) -> int:
+    """Return the sweep's own exit code. Where it never started, Ray has said why."""
+    code = status.get("driver_exit_code")
+    if status["status"] == "STOPPED":
         return InterruptedRunError.exit_code
     if code == _NO_COMMAND:
         raise ConfigError("There is no vlsb on the cluster: install it where the head runs, as on the nodes.")
     if not isinstance(code, int):
         raise ConfigError(
-            "The job did not run", detail=Untrusted(str(found.get("message") or "no reason given"))
+            "The job did not run", detail=Untrusted(str(status.get("message") or "no reason given"))
         )
     return code
 
@@ -158,7 +158,7 @@ class _Server:
     async def ask(
         self, method: str, path: str = "", *, content: object = None, patience_s: float = 0
     ) -> dict[str, Any] | None:
-        """What it says, tried again for so long; None for a job that is not there."""
+        """Return what it says, tried again for so long; None for a job that does not exist."""
         loop = asyncio.get_running_loop()
         until = loop.time() + patience_s
         while True:
@@ -172,11 +172,11 @@ class _Server:
             await asyncio.sleep(_POLL_S)
 
     def _unreachable(self, error: httpx.HTTPError, *, is_lost: bool) -> UnreachableError | OutageError:
-        said = Untrusted(str(error) or type(error).__name__)
+        reason = Untrusted(str(error) or type(error).__name__)
         if is_lost:
             advice = "The sweep may still run there: the same command follows it, or goes on."
-            return OutageError(f"--ray {self.address} answers no more", detail=said, advice=advice)
-        return UnreachableError(f"--ray {self.address}: nothing answers there", detail=said)
+            return OutageError(f"--ray {self.address} answers no more", detail=reason, advice=advice)
+        return UnreachableError(f"--ray {self.address}: nothing answers there", detail=reason)
 
     def _content(self, reply: httpx.Response) -> dict[str, Any] | None:
         if reply.status_code == httpx.codes.NOT_FOUND and "does not exist" in reply.text:
@@ -187,13 +187,13 @@ class _Server:
                 f'Set {_HEADERS}: \'{{"Authorization": "Bearer ..."}}\'.'
             )
         try:
-            found = reply.json()
+            content = reply.json()
         except ValueError:
-            found = None
-        if reply.is_error or not isinstance(found, dict):
-            said = Untrusted(f"HTTP {reply.status_code}, {reply.text}")
-            raise ConfigError(f"--ray {self.address}: no Jobs server of Ray's", detail=said)
-        return found
+            content = None
+        if reply.is_error or not isinstance(content, dict):
+            answer = Untrusted(f"HTTP {reply.status_code}, {reply.text}")
+            raise ConfigError(f"--ray {self.address}: no Jobs server of Ray's", detail=answer)
+        return content
 
 
 def _client(address: str) -> httpx.AsyncClient:
@@ -207,12 +207,12 @@ def _client(address: str) -> httpx.AsyncClient:
 
 
 def _own_headers() -> dict[str, str]:
-    """What Ray's own command sends beside its requests, from the same variable."""
-    said = os.environ.get(_HEADERS)
+    """Return the headers that Ray's own command sends, from the same variable."""
+    text = os.environ.get(_HEADERS)
     try:
-        found = json.loads(said) if said else {}
+        headers = json.loads(text) if text else {}
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        headers = None
+    if not isinstance(headers, dict):
         raise ConfigError(f"{_HEADERS} is no JSON object of headers.")
-    return {str(name): str(value) for name, value in found.items()}
+    return {str(name): str(value) for name, value in headers.items()}

@@ -40,7 +40,7 @@ class Sizing:
     _is_unreachable: bool = False
 
     def count(self, model: ModelProfile, wishes: Wishes, recorded: Callable[[], int | None]) -> int:
-        """The GPUs that the model's engine takes, as `recorded` if a run says so. Blocking."""
+        """Count the GPUs that the model's engine takes, as `recorded` if a run says so. Blocking."""
         if declares_gpus(model, wishes):
             return gpus_taken(model, wishes)
         if (began_with := recorded()) is not None:
@@ -57,8 +57,8 @@ class Sizing:
     def _computed(self, model: ModelProfile, wishes: Wishes) -> int:
         is_offline = self.is_offline or self._is_unreachable
         try:
-            found = identify(model, weights=wishes.weights, revision=wishes.revision, offline=is_offline)
-            return gpus_needed(found, replace(wishes, offline=is_offline), self.memory_bytes)
+            profile = identify(model, weights=wishes.weights, revision=wishes.revision, offline=is_offline)
+            return gpus_needed(profile, replace(wishes, offline=is_offline), self.memory_bytes)
         except VlsbError as error:
             cause = error.__cause__
             self._is_unreachable |= isinstance(cause, Exception) and is_connection_fault(cause)
@@ -66,7 +66,7 @@ class Sizing:
             return 1
 
     def _why_not(self, model: ModelProfile, wishes: Wishes) -> str | None:
-        """Why a checkpoint cannot be looked at that is not here; None for one that is."""
+        """Say why a checkpoint that is not here cannot be looked at; None for one that is here."""
         if not (self.is_offline or self._is_unreachable):
             return None
         try:
@@ -79,13 +79,13 @@ class Sizing:
 
 
 def recorded_gpus(run: Path) -> int | None:
-    """How many GPUs share a copy of the target's model in a run that has answers; None for any other."""
+    """Return how many GPUs share a copy of the target's model in a run with answers; None for any other."""
     return _recorded(run, None)
 
 
 def recorded_judge_gpus(runs: Iterable[Path], title: str) -> int | None:
-    """The same of a judge's model, in the first of the runs that it has labelled."""
-    return next((found for run in runs if (found := _recorded(run, title)) is not None), None)
+    """Return the same of a judge's model, in the first of the runs that it has labelled."""
+    return next((count for run in runs if (count := _recorded(run, title)) is not None), None)
 
 
 def _recorded(run: Path, judge: str | None) -> int | None:
@@ -99,10 +99,10 @@ def _recorded(run: Path, judge: str | None) -> int | None:
     if judge is None:
         return _tensor(head.settings)
     named = entries_named(head, judge)
-    return next((found for entry in named if (found := _tensor(entry.settings)) is not None), None)
+    return next((count for entry in named if (count := _tensor(entry.settings)) is not None), None)
 
 
 def _tensor(settings: Mapping[str, Any]) -> int | None:
-    found = settings.get(_PARALLEL)
-    count = found.get("tensor") if isinstance(found, Mapping) else None
+    parallel = settings.get(_PARALLEL)
+    count = parallel.get("tensor") if isinstance(parallel, Mapping) else None
     return count if isinstance(count, int) else None
