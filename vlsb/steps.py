@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vlsb.records import Untrusted
 
@@ -41,6 +41,32 @@ OnProgress = Callable[[Step], None]
 
 def ignore(step: Step) -> None:
     """Show nothing."""
+
+
+class Durations:
+    """How often something was done and how long it took, in seconds."""
+
+    __slots__ = ("count", "last_s", "total_s")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total_s = 0.0
+        self.last_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one more."""
+        self.count += 1
+        self.total_s += seconds
+        self.last_s = seconds
+
+    @property
+    def mean_s(self) -> float:
+        """The mean, 0 if there is none."""
+        return self.total_s / self.count if self.count else 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """Count, sum and mean."""
+        return {"count": self.count, "total_s": round(self.total_s, 6), "mean_s": round(self.mean_s, 6)}
 
 
 class _GivenUp(BaseException):

@@ -18,7 +18,7 @@ from tests.support.endpoint import labelling
 from tests.support.run_files import journals, records, stored_ids, tree
 from vlsb.data import mini_root
 from vlsb.simulator import SimulatorThread
-from vlsb.store.lock import lock_run
+from vlsb.store.journal import lock_run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "foreign"
 FAILED = "Sorry, but error occured"

@@ -12,7 +12,7 @@ from tests.support.command import Desk, run_words
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.sweeps import tables
 from vlsb.simulator import SimulatorThread
-from vlsb.store.lock import lock_run
+from vlsb.store.journal import lock_run
 
 SAMPLES = 12
 

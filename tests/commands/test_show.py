@@ -23,7 +23,7 @@ from tests.support.run_files import tree
 from vlsb.records import Key, Outcome, Untrusted
 from vlsb.reports.answers import MAX_WIDTH, ImageFile, NoInstruction, StoredAnswer, answers_text
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
-from vlsb.store.lock import lock_run
+from vlsb.store.journal import lock_run
 
 HOSTILE = (
     "\x1b[31mRed\x1b[0m \x1b]0;a title\x07\x9b2J[bold red]markup[/bold red] :smile: \u202ebackwards\u200b\n"

@@ -22,8 +22,7 @@ from tests.support.run_files import records
 from vlsb.errors import StoreError
 from vlsb.records import Key, Untrusted
 from vlsb.simulator import Reply, Request, SimulatorThread, answer, error, verdict
-from vlsb.store.journal import Journal, read_journal
-from vlsb.store.lock import lock_run
+from vlsb.store.journal import Journal, lock_run, read_journal
 from vlsb.store.state import load_state
 from vlsb.store.store import open_run
 

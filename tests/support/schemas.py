@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from vlsb.records import Failure, Finding, Outcome, Response, Untrusted, Verdict
-from vlsb.store.batches import BatchStep
+from vlsb.store.codec import BatchStep
 from vlsb.sweep.plan import plan_schema
 
 Schema = dict[str, Any]

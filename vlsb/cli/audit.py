@@ -30,7 +30,7 @@ from vlsb.reports.audit import audit_tables
 from vlsb.reports.encode import for_csv
 from vlsb.reports.labelling import SheetLabel, Task, parse_sheet, require_no, to_csv, to_label_studio
 from vlsb.reports.report import Report
-from vlsb.store.audit import Audit, AuditItem, draw_audit, require_audit
+from vlsb.store.audit import AuditItem, AuditSample, draw_audit, require_audit
 from vlsb.store.manifest import JudgeEntry, read_manifest, require_run
 from vlsb.store.state import RunState, load_state
 from vlsb.store.store import RunStore, open_for_labels
@@ -169,7 +169,7 @@ def import_command(
     return 0
 
 
-def store_labels(run: Path, audit: Audit, labels: Sequence[SheetLabel], annotator: str) -> str:
+def store_labels(run: Path, audit: AuditSample, labels: Sequence[SheetLabel], annotator: str) -> str:
     """Store a person's labels for what was drawn, and say how many are new. ConfigError: none is stored."""
     items = {item.name: response for item, response in audit.current(load_state(run))}
     _require_known(labels, items)
@@ -223,7 +223,7 @@ def report_command(run: Run) -> Report:
 class _Desk:
     """A run's drawn responses with what was asked: checked against what the target was sent."""
 
-    def __init__(self, run: Path, audit: Audit, data_root: Path | None) -> None:
+    def __init__(self, run: Path, audit: AuditSample, data_root: Path | None) -> None:
         self.state = load_state(run)
         self.items = audit.current(self.state)
         dataset = run_dataset(run, self.state.manifest, data_root)

@@ -11,8 +11,7 @@ from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_need
 from vlsb.errors import ConfigError
 from vlsb.records import Key, Label, Untrusted
 from vlsb.reports.audit import AuditReport, Compared, Corrected
-from vlsb.store.audit import AuditItem, require_audit
-from vlsb.store.parts import draws_of
+from vlsb.store.audit import AuditItem, draws_of, require_audit
 from vlsb.store.state import RunState, load_state
 
 Labels = Mapping[AuditItem, Label]

@@ -15,9 +15,10 @@ from vlsb.reports.audit import Corrected
 from vlsb.reports.bridge import Bridge, JudgeRates
 from vlsb.store.audit import read_audit
 from vlsb.store.comparisons import judged_run
+from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry
 from vlsb.store.state import RunState, load_state
-from vlsb.store.summaries import find_runs, stored_judge, summarize_state
+from vlsb.store.summaries import stored_judge, summarize_state
 
 
 def bridges_of(paths: Iterable[Path], old: str, new: str) -> list[Bridge]:

@@ -24,7 +24,7 @@ from vlsb.judging.kinds import Answers
 from vlsb.models.prices import may_charge
 from vlsb.records import Usage
 from vlsb.reports.calibration import CalibrationReport, Money, calibration_text
-from vlsb.store.audit import Audit, draw_calibration, read_audit
+from vlsb.store.audit import AuditSample, draw_calibration, read_audit
 from vlsb.store.comparisons import judged_run
 from vlsb.store.costs import RestCost, decided_tokens, rest_cost
 from vlsb.store.manifest import Manifest, judge_name, read_manifest
@@ -111,7 +111,7 @@ def _report(plan: Plan, state: RunState) -> CalibrationReport:
     )
 
 
-def _rates(state: RunState, audit: Audit, old: str, new: str) -> Mapping[RateName, ExpectedChange]:
+def _rates(state: RunState, audit: AuditSample, old: str, new: str) -> Mapping[RateName, ExpectedChange]:
     images = {row.sample_id: row.image_path for row in state.manifest.samples}
     weights, samples = audit.weights, []
     for key in state.responses:
@@ -122,7 +122,7 @@ def _rates(state: RunState, audit: Audit, old: str, new: str) -> Mapping[RateNam
     return expected_changes(samples, judged_part_only=state.pending(old) > 0)
 
 
-def _money(plan: Plan, state: RunState, audit: Audit) -> Iterator[Money]:
+def _money(plan: Plan, state: RunState, audit: AuditSample) -> Iterator[Money]:
     prices, files = plan.model_prices(datetime.now(UTC).date()), judge_files(plan, state.manifest)
     for name, file in files.items():
         rows, left = state.rows(file), state.pending(file)

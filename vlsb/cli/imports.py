@@ -23,8 +23,15 @@ from vlsb.models.catalog import name_of_place
 from vlsb.records import ImageFile, Sample, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted
-from vlsb.store.imports.match import Matched, match_rows
-from vlsb.store.imports.run import READERS, Imported, ImportedData, Source, find_format, import_run
+from vlsb.store.imports.foreign_rows import Matched, match_rows
+from vlsb.store.imports.importing import (
+    READERS,
+    Imported,
+    ImportedData,
+    ImportSource,
+    find_format,
+    import_run,
+)
 
 _AUTO = "auto"
 _SHOWN_LEFT_OUT = 5
@@ -80,7 +87,9 @@ def import_command(
     """Read what another program logged into a run, which can be judged, audited and compared."""
     screen = Screen()
     directory = output_dir / _run_name(name, model)
-    source = Source(form=_format(format_, files), files=files, target=model.strip(), judged_by=judged_by)
+    source = ImportSource(
+        form=_format(format_, files), files=files, target=model.strip(), judged_by=judged_by
+    )
     dataset, origin = _dataset(data_root)
     matched = match_rows(
         source.rows(),
@@ -151,7 +160,7 @@ def _left_out(matched: Matched) -> Iterator[str]:
             yield f"  and {more:,} more"
 
 
-def _told(directory: Path, source: Source, imported: Imported) -> Iterator[str]:
+def _told(directory: Path, source: ImportSource, imported: Imported) -> Iterator[str]:
     head = "already imported, nothing to do" if imported.was_there else f"imported from {source.form}"
     yield f"{for_terminal(Untrusted(str(directory)))}: {head}"
     yield f"  {counted(imported.responses, 'response')}"

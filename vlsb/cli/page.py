@@ -29,9 +29,10 @@ from vlsb.reports.html.content import PageRun, board_content, page_content
 from vlsb.reports.html.document import GENERATOR, page_document
 from vlsb.reports.redaction import with_known_words
 from vlsb.store.audit import AuditItem, read_audit
+from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry, read_manifest
 from vlsb.store.state import RunState, collection_paused, load_state
-from vlsb.store.summaries import find_runs, summarize_state
+from vlsb.store.summaries import summarize_state
 
 MOST_INLINE = 300
 """So many images fit into one file that opens at once; for more there is a folder, or `--single`."""

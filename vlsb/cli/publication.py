@@ -10,9 +10,10 @@ from vlsb.analysis.summary import Summary
 from vlsb.reports.encode import Encode, for_latex, for_markdown, for_terminal
 from vlsb.reports.methods import bibtex, methods_paragraph
 from vlsb.reports.paper import Parity
+from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest, require_vlsbench
 from vlsb.store.state import load_state
-from vlsb.store.summaries import find_runs, summarize_state
+from vlsb.store.summaries import summarize_state
 
 PROSE: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
 

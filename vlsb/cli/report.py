@@ -28,16 +28,10 @@ from vlsb.reports.leaderboard import leaderboard as places
 from vlsb.reports.official import missing_questions, to_official
 from vlsb.reports.paper import paper_report
 from vlsb.reports.report import Report
-from vlsb.store.data_root import remembered_data_root
-from vlsb.store.manifest import require_vlsbench
+from vlsb.store.listing import find_runs
+from vlsb.store.manifest import remembered_data_root, require_vlsbench
 from vlsb.store.state import load_state
-from vlsb.store.summaries import (
-    find_runs,
-    runs_of_judge,
-    stored_judge,
-    summarize_run,
-    summarize_state,
-)
+from vlsb.store.summaries import runs_of_judge, stored_judge, summarize_run, summarize_state
 from vlsb.wording import first_of
 
 # Reports of a run whoever judged it, or of judges that they are given themselves.

@@ -22,8 +22,8 @@ from vlsb.reports.encode import for_json, for_terminal, json_document, versioned
 from vlsb.reports.figures import counted
 from vlsb.reports.report import Table, Words
 from vlsb.reports.writers.terminal import tables_text
+from vlsb.store.journal import lock_run
 from vlsb.store.listing import SORTS, ListedRun, list_runs
-from vlsb.store.lock import lock_run
 from vlsb.store.manifest import require_run
 from vlsb.store.merge import merge_runs
 from vlsb.store.repair import repair_run

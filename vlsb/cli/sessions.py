@@ -58,10 +58,16 @@ from vlsb.reports.figures import counted
 from vlsb.reports.guards import guards_table
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
-from vlsb.store.gaps import ended_without_verdict, find_gaps, unrated
 from vlsb.store.manifest import is_run, no_run
 from vlsb.store.state import RunState, has_answers, load_state
-from vlsb.store.summaries import guard_counts, summarize_run, summarize_state
+from vlsb.store.summaries import (
+    ended_without_verdict,
+    find_gaps,
+    guard_counts,
+    summarize_run,
+    summarize_state,
+    unrated,
+)
 
 if TYPE_CHECKING:
     from vlsb.cli.calibration import Calibration

@@ -25,10 +25,10 @@ from vlsb.evaluation.options import Option
 from vlsb.records import JUDGED, VLSBENCH, Key, Label, Outcome, Sample, Untrusted, is_cut
 from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer, answers_text
 from vlsb.reports.encode import for_terminal
-from vlsb.store.data_root import remembered_data_root
-from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow, is_run
+from vlsb.store.listing import find_runs
+from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow, is_run, remembered_data_root
 from vlsb.store.state import RunState, load_state
-from vlsb.store.summaries import find_runs, stored_judge
+from vlsb.store.summaries import stored_judge
 from vlsb.wording import first_of
 
 _DEFAULT_LIMIT = 5

@@ -34,9 +34,10 @@ from vlsb.reports.html.server import PageServer, Served
 from vlsb.reports.html.summary import rate_figure
 from vlsb.reports.labelling import parse_sheet
 from vlsb.store.audit import require_audit
+from vlsb.store.listing import find_runs
 from vlsb.store.manifest import read_head
 from vlsb.store.state import FINDINGS, VERDICTS, collection_paused, load_state
-from vlsb.store.summaries import find_runs, summarize_run
+from vlsb.store.summaries import summarize_run
 
 _SIDE = 384
 _KEPT_IMAGES = 4096

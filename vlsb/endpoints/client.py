@@ -18,6 +18,7 @@ import httpx
 
 from vlsb import strict_json
 from vlsb.config import Party
+from vlsb.dialect import Dialect, begins_thought
 from vlsb.endpoints.admission import Admission
 from vlsb.endpoints.batch import BatchService
 from vlsb.endpoints.completions import THOUGHT_SPLIT, CompletionContent, Reply, read_completion
@@ -36,9 +37,8 @@ from vlsb.endpoints.faults import (
 )
 from vlsb.endpoints.headers import named_limits
 from vlsb.endpoints.replica import Pass, Replica
-from vlsb.endpoints.request import OPTIONAL_FIELDS, Checksums, Dialect, Draft
+from vlsb.endpoints.request import OPTIONAL_FIELDS, Checksums, Draft
 from vlsb.endpoints.retry import Attempts, Ended, Unfinished
-from vlsb.endpoints.thoughts import begins_thought
 from vlsb.endpoints.traffic import Event
 from vlsb.endpoints.transport import Upload
 from vlsb.errors import (

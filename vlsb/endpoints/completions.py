@@ -16,9 +16,9 @@ import httpx
 
 from vlsb import strict_json
 from vlsb.config import MAX_BODY_BYTES
+from vlsb.dialect import holds_thought_end, split_thought
 from vlsb.endpoints.credentials import safe_code
 from vlsb.endpoints.faults import Decision, Fault, account_error, classify_error, error_fields
-from vlsb.endpoints.thoughts import holds_thought_end, split_thought
 from vlsb.records import THINKING_CUT, Untrusted, Usage, is_cut
 
 

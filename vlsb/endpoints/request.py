@@ -3,10 +3,6 @@
 A draft holds the bytes before and after the base64 of the image. `pieces` reads the one in the middle,
 so a waiting sample costs a few hundred bytes, not two megabytes. It blocks: call it in a thread. The
 checksums are of the very bytes that it read: nothing else is known to be what was sent.
-
-A dialect is decided once, at the preflight, and recorded, never sample by sample: reasoning models want
-`max_completion_tokens` and no temperature, some endpoints refuse or ignore `response_format`, models that
-think need more room than the protocol has, and each changes the experiment.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ import pybase64
 
 from vlsb import strict_json
 from vlsb.config import Endpoint, Sampling
-from vlsb.endpoints.thoughts import THOUGHT_TAGS
+from vlsb.dialect import Dialect
 from vlsb.models.providers import provider_of
 from vlsb.records import ImageFile, Key, Untrusted
 
@@ -38,50 +34,6 @@ _STRUCTURING_FIELDS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How the official fields are written for one endpoint. The default writes them as they are.
-
-    `thinks` says that the model reasons before it answers, `thinks_apart` that its reasoning never comes as
-    its text. `opened_by` is the tag that its chat template begins the reasoning with where that does come as
-    its text, empty for none. `max_tokens` are what it gets then in the place of the protocol's, None where it
-    gets these.
-    """
-
-    tokens_field: str = "max_tokens"
-    unsent: tuple[str, ...] = ()
-    structured: bool = True
-    thinks: bool = False
-    thinks_apart: bool = False
-    max_tokens: int | None = None
-    opened_by: str = ""
-
-    def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
-        """The sampling fields of a body; the user's own `extra` fields win."""
-        fields: dict[str, Any] = {self.tokens_field: self.max_tokens or sampling.max_tokens}
-        if sampling.top_p is not None:
-            fields["top_p"] = sampling.top_p
-        if sampling.temperature is not None:
-            fields["temperature"] = sampling.temperature
-        kept = {name: value for name, value in fields.items() if name not in self.unsent}
-        return kept | dict(sampling.extra)
-
-    def describe(self) -> dict[str, Any]:
-        """JSON for the manifest; what is said of thinking only where the model thinks."""
-        thinking = {
-            "thinks": True,
-            "thinks_apart": self.thinks_apart,
-            "max_tokens": self.max_tokens,
-            "opened_by": self.opened_by,
-        }
-        return {
-            "tokens_field": self.tokens_field,
-            "unsent": list(self.unsent),
-            "structured": self.structured,
-            **(thinking if self.thinks else {}),
-        }
-
-
 def first_guess(endpoint: Endpoint) -> Dialect:
     """The dialect that a model's name or its provider suggests; the preflight corrects it."""
     if _REASONING_NAMES.match(endpoint.request_model):
@@ -90,22 +42,6 @@ def first_guess(endpoint: Endpoint) -> Dialect:
     if provider is None:
         return Dialect()
     return Dialect(provider.tokens_field, provider.unsent, provider.structured)
-
-
-def parse_dialect(described: Mapping[str, Any]) -> Dialect:
-    """The dialect that an earlier session decided on. Raises KeyError, TypeError or ValueError otherwise."""
-    field, unsent, structured = described["tokens_field"], described["unsent"], described["structured"]
-    thinks, apart, tokens = (described.get(name) for name in ("thinks", "thinks_apart", "max_tokens"))
-    opened_by = described.get("opened_by", "")
-    is_dialect = isinstance(field, str) and isinstance(unsent, list) and isinstance(structured, bool)
-    thinking_fits = isinstance(thinks, bool | None) and isinstance(apart, bool | None)
-    if not is_dialect or not thinking_fits or not all(isinstance(each, str) for each in unsent):
-        raise ValueError("not a dialect")
-    if tokens is not None and (type(tokens) is not int or tokens < 1):
-        raise ValueError("not a number of tokens")
-    if opened_by not in ("", *THOUGHT_TAGS):
-        raise ValueError("not a tag that begins a thought")
-    return Dialect(field, tuple(unsent), structured, bool(thinks), bool(apart), tokens, opened_by)
 
 
 def asks_for_structure(fields: Mapping[str, Any]) -> bool:

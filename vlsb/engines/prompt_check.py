@@ -20,9 +20,10 @@ import httpx
 
 from vlsb import strict_json
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
+from vlsb.dialect import Dialect
 from vlsb.endpoints.connect import Client, open_client
 from vlsb.endpoints.credentials import Credentials, engine_environment
-from vlsb.endpoints.request import Dialect, Prompt, ReadImage, draft
+from vlsb.endpoints.request import Prompt, ReadImage, draft
 from vlsb.endpoints.transport import Upload
 from vlsb.engines import expected_ids as loader
 from vlsb.engines.diagnosis import BROKEN, diagnose

@@ -29,7 +29,7 @@ from vlsb.evaluation.pipeline import Job, Work
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.models.providers import BatchApi
 from vlsb.records import Key
-from vlsb.store.batches import Batch, BatchStep
+from vlsb.store.codec import Batch, BatchStep
 from vlsb.store.store import RunStore
 
 # Seconds before each look at a batch that is not in the list, not known or not whole, for a `--backoff` of 1:

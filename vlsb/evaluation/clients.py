@@ -23,6 +23,7 @@ from vlsb.config import (
     Party,
     RetryPolicy,
 )
+from vlsb.dialect import THOUGHT_TAGS, USUAL_TAG, Dialect
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.admission import Admission
 from vlsb.endpoints.batch import BatchService
@@ -33,8 +34,7 @@ from vlsb.endpoints.credentials import Credentials, Redactor
 from vlsb.endpoints.engine_guard import EngineGuard
 from vlsb.endpoints.rates import Caps
 from vlsb.endpoints.replica import Replica, place_of
-from vlsb.endpoints.request import Dialect, asks_for_structure, first_guess
-from vlsb.endpoints.thoughts import THOUGHT_TAGS, USUAL_TAG
+from vlsb.endpoints.request import asks_for_structure, first_guess
 from vlsb.endpoints.traffic import Event, RunContext, Time, Traffic
 from vlsb.models.prices import Price
 from vlsb.models.providers import find_thinking, is_hosted, limited_as

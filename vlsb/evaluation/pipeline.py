@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from vlsb.config import ModelSettings
+from vlsb.dialect import Dialect
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import IMAGE_CODE, Fault
-from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadImage, draft
+from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft
 from vlsb.endpoints.retry import Ended
 from vlsb.errors import GapsError, ImageError
 from vlsb.evaluation.shutdown import Shutdown

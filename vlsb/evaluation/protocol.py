@@ -19,7 +19,7 @@ from vlsb.config import (
     ModelSettings,
     Sampling,
 )
-from vlsb.endpoints.request import Dialect
+from vlsb.dialect import Dialect
 from vlsb.errors import ConfigError
 from vlsb.judging.guards import phrases_sha256
 from vlsb.judging.kinds import Answers, JudgeSetup

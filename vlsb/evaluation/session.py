@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vlsb._version import __version__
 from vlsb.config import FORECAST_SAMPLES, ModelSettings, RetryPolicy
 from vlsb.data import Dataset, Selection, fetch_dataset, load_dataset, load_named, select
+from vlsb.dialect import Dialect, parse_dialect
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.request import Dialect, parse_dialect
 from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.batch import BatchRun, Lane
@@ -46,12 +46,12 @@ from vlsb.models.prices import Price, PriceTable, load_prices
 from vlsb.models.providers import describe_provider, find_batch_api
 from vlsb.records import VLSBENCH, ImageFile, Key, Outcome, Sample, Untrusted
 from vlsb.steps import OnProgress, ignore, in_thread
-from vlsb.store.data_root import remember_data_root
 from vlsb.store.manifest import (
     JudgeEntry,
     Manifest,
     is_run,
     read_manifest,
+    remember_data_root,
     require_own_responses,
     require_run,
     sample_row,

@@ -30,8 +30,7 @@ from vlsb.models.prices import load_prices
 from vlsb.models.providers import ENGINE_URL, find_batch_api
 from vlsb.records import JUDGED, VLSBENCH, Outcome
 from vlsb.steps import in_thread
-from vlsb.store.data_root import remembered_data_root
-from vlsb.store.manifest import is_run, read_manifest, require_run
+from vlsb.store.manifest import is_run, read_manifest, remembered_data_root, require_run
 
 _Part = TypeVar("_Part")
 

@@ -18,8 +18,9 @@ from vlsb._version import __version__
 from vlsb.config import MOST_CONNECTIONS, ModelSettings
 from vlsb.endpoints.accounts import Account
 from vlsb.endpoints.client import EndpointClient
-from vlsb.endpoints.timings import Durations, Timings, Wait
+from vlsb.endpoints.timings import Timings, Wait
 from vlsb.errors import StoreError
+from vlsb.steps import Durations
 from vlsb.store.store import RunStore
 
 SCHEMA = 2

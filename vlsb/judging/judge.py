@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vlsb.config import Sampling
+from vlsb.dialect import Dialect
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.faults import Fault
-from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadImage, asks_for_structure, draft
+from vlsb.endpoints.request import Draft, Prompt, ReadImage, asks_for_structure, draft
 from vlsb.endpoints.retry import Ended, Rejections, Unfinished
 from vlsb.judging.guards import GuardReading, begins_with_refusal, parse_rating
 from vlsb.judging.kinds import Answers, JudgeSetup

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vlsb import strict_json
-from vlsb.endpoints.thoughts import THOUGHT_TAGS, begins_thought, split_thought
+from vlsb.dialect import THOUGHT_TAGS, begins_thought, split_thought
 from vlsb.judging.prompts import LABEL_STRINGS
 from vlsb.records import Label, Untrusted
 

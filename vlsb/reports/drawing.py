@@ -16,9 +16,10 @@ from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.marks import Marks, mark, reasons
 from vlsb.reports.report import Sentence
-from vlsb.store.parts import require_whole
+from vlsb.store.audit import require_whole
+from vlsb.store.listing import find_runs
 from vlsb.store.state import RunState, load_state
-from vlsb.store.summaries import find_runs, run_conditions, stored_judge, summarize_run, summarize_state
+from vlsb.store.summaries import run_conditions, stored_judge, summarize_run, summarize_state
 
 _OF_SUMMARIES = {
     "labels": plots.labels_figure,

@@ -15,12 +15,15 @@ from typing import NamedTuple
 
 from vlsb import strict_json
 from vlsb.analysis.audit import ResponseFacts, Stratum, draw, stratify
+from vlsb.analysis.drawn import DrawnPart
+from vlsb.analysis.panel import is_panel, members_of
+from vlsb.analysis.rates import Draw
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import replace_file
-from vlsb.records import JUDGED, Key, Response, Untrusted
+from vlsb.records import JUDGED, Key, Outcome, Response, Untrusted
 from vlsb.store.codec import Decoder, to_json
-from vlsb.store.lock import lock_run
-from vlsb.store.manifest import require_run
+from vlsb.store.journal import lock_run
+from vlsb.store.manifest import JudgeEntry, require_run
 from vlsb.store.state import RunState, calibration_file, load_state
 
 FILE = "audit.json"
@@ -58,7 +61,7 @@ class FrameImage(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
+class AuditSample:
     """A drawn sample, in the order of the file. `n` is how many responses were asked for.
 
     `judges` are the verdict files whose labels made the strata: the first one's labels, and where another
@@ -84,13 +87,13 @@ class Audit:
         return [(item, r) for item, r in found if r is not None and r.response_sha256 == item.response_sha256]
 
 
-def read_audit(directory: Path, file: str = FILE) -> Audit | None:
+def read_audit(directory: Path, file: str = FILE) -> AuditSample | None:
     """The sample that was drawn of a run, None if none was. StoreError for a damaged file."""
     path = directory / file
     try:
         document = strict_json.loads(path.read_bytes())
         if document["schema"] == SCHEMA:
-            return Decoder().parse(document, Audit)
+            return Decoder().parse(document, AuditSample)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -100,7 +103,7 @@ def read_audit(directory: Path, file: str = FILE) -> Audit | None:
     raise StoreError(f"{path} has a schema that this version does not read. Update vlsb.")
 
 
-def require_audit(directory: Path) -> Audit:
+def require_audit(directory: Path) -> AuditSample:
     """The sample that was drawn of a run; ConfigError if none was."""
     require_run(directory)
     audit = read_audit(directory)
@@ -110,7 +113,9 @@ def require_audit(directory: Path) -> Audit:
     return audit
 
 
-def draw_calibration(directory: Path, judge: str, *, n: int, against: str, is_against_asked: bool) -> Audit:
+def draw_calibration(
+    directory: Path, judge: str, *, n: int, against: str, is_against_asked: bool
+) -> AuditSample:
     """Draw about `n` responses for a judge to label before the rest, or enlarge what was drawn for it.
 
     `judge` and `against`, which it is compared with, are verdict files. Unless that one is asked too, the
@@ -128,7 +133,7 @@ def draw_calibration(directory: Path, judge: str, *, n: int, against: str, is_ag
         return _stored(directory, file, audit, state)
 
 
-def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[str]) -> Audit:
+def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[str]) -> AuditSample:
     """Draw about `n` responses of a run, or enlarge what was drawn, and store that.
 
     What was drawn stays drawn, with the strata of then: the same call again changes nothing. Raises
@@ -150,7 +155,7 @@ def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[st
         return _stored(directory, FILE, audit, state)
 
 
-def _stored(directory: Path, file: str, audit: Audit, state: RunState) -> Audit:
+def _stored(directory: Path, file: str, audit: AuditSample, state: RunState) -> AuditSample:
     """What is drawn for the audit's `n`, written to its file."""
     audit = replace(audit, items=list(_items(audit, state)))
     try:
@@ -162,7 +167,7 @@ def _stored(directory: Path, file: str, audit: Audit, state: RunState) -> Audit:
 
 def _new_frame(
     state: RunState, *, n: int, seed: int, judges: Sequence[str], only_labelled: bool = False
-) -> Audit:
+) -> AuditSample:
     facts = [each for each in _facts(state, judges) if each.label != _NO_LABEL or not only_labelled]
     if not facts:
         what = "judged" if only_labelled else "there"
@@ -170,7 +175,7 @@ def _new_frame(
     strata = stratify(facts, n)
     known = sorted(set(strata.values()), key=_place)
     sizes = _responses_by_image(state)
-    return Audit(
+    return AuditSample(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         n=n,
         seed=seed,
@@ -206,7 +211,7 @@ def _responses_by_image(state: RunState) -> Mapping[Untrusted, list[Key]]:
     return found
 
 
-def _items(audit: Audit, state: RunState) -> Iterator[AuditItem]:
+def _items(audit: AuditSample, state: RunState) -> Iterator[AuditItem]:
     """What is drawn: what was drawn before as it was but for its weight, of other images every response."""
     strata = {each.image_path: audit.strata[each.stratum] for each in audit.frame}
     sizes = {each.image_path: each.responses for each in audit.frame}
@@ -221,7 +226,7 @@ def _items(audit: Audit, state: RunState) -> Iterator[AuditItem]:
             yield AuditItem(*key, state.responses[key].response_sha256, image, weight)
 
 
-def _text(audit: Audit) -> str:
+def _text(audit: AuditSample) -> str:
     """The file's text: readable JSON, with one line a stratum, an image and an item."""
     fields = to_json(audit)
     parts = []
@@ -230,3 +235,95 @@ def _text(audit: Audit) -> str:
         parts.append(f' "{name}": [\n{lines}\n]')
     head = strict_json.dumps({"schema": SCHEMA} | fields, indent=1).removesuffix("\n}")
     return ",\n".join([head, *parts]) + "\n}\n"
+
+
+# What part of a run a judge labelled: all of it, or what was drawn for people or for a calibration.
+
+
+_NO_DRAW = "the draw of these labels is not there (audit.json), so nobody knows what they stand for"
+_DRAWS_DIFFER = "the members of the panel labelled different parts, so nobody knows what it stands for"
+_STOPPED = "what --calibrate drew is not labelled whole; the same command goes on with it"
+
+
+class FoundPart(NamedTuple):
+    """A drawn part, and what an estimate needs of each response that it stands for."""
+
+    part: DrawnPart
+    draws: Mapping[Key, Draw]
+
+
+def draws_of(directory: Path, state: RunState, entry: JudgeEntry) -> tuple[str, ...]:
+    """The files of the draws that a judge has labelled alone; none for one that labels everything.
+
+    People label what was drawn, and so does a calibrated judge until it has been asked about the rest. A
+    panel has the draws of its members. The file of people's draw need not be there.
+    """
+    if members := members_of(entry.settings):
+        entries = (state.manifest.judge(f"{name}.jsonl") for name in members)
+        return tuple(dict.fromkeys(file for each in entries for file in draws_of(directory, state, each)))
+    waiting = [key for key in state.responses if state.outcome(key, entry.file) is Outcome.NOT_JUDGED]
+    if entry.is_human:
+        return (FILE,) if waiting else ()
+    file = calibration_file(entry.file)
+    if not waiting or (audit := read_audit(directory, file)) is None:
+        return ()
+    # Responses that came after the draw are no part's: as any other judge, it has not come to them yet.
+    frame = _frame(audit, state)
+    return (file,) if any(key in frame for key in waiting) else ()
+
+
+def require_whole(directory: Path, state: RunState, entry: JudgeEntry) -> None:
+    """Raise ConfigError for a judge that labelled a drawn part: its labels do not compare one by one."""
+    if draws_of(directory, state, entry):
+        raise ConfigError(
+            f"{directory}: {entry.stem} has labelled a drawn part of this run, in "
+            "which rare labels come more often than in the run. Name a judge that labelled all of it with "
+            "--judge."
+        )
+
+
+def find_part(directory: Path, state: RunState, entry: JudgeEntry) -> FoundPart | None:
+    """The drawn part that a judge labelled, None for one that is to label everything."""
+    draws = draws_of(directory, state, entry)
+    if not draws:
+        return None
+    if len(draws) > 1:
+        return FoundPart(DrawnPart(why_no_rates=_DRAWS_DIFFER), {})
+    if (audit := read_audit(directory, draws[0])) is None:
+        return FoundPart(DrawnPart(why_no_rates=_NO_DRAW), {})
+    weights = {item.key: item.weight for item, _ in audit.current(state)}
+    is_stopped = not entry.is_human and any(
+        state.outcome(key, entry.file) is Outcome.NOT_JUDGED for key in weights
+    )
+    frame, reference = _frame(audit, state), _reference(directory, state, entry)
+    return FoundPart(
+        DrawnPart(
+            drawn=len(weights),
+            responses=len(frame),
+            reference=None if reference is None else Untrusted(reference.stem),
+            # As the calibration itself: the old judge's rates, and the change that is to be expected.
+            slope=None if entry.is_human else 1.0,
+            why_no_rates=_STOPPED if is_stopped else "",
+        ),
+        {
+            key: Draw(weights.get(key, 0.0), None if reference is None else state.label(key, reference.file))
+            for key in frame
+        },
+    )
+
+
+def _frame(audit: AuditSample, state: RunState) -> set[Key]:
+    """The responses that could be drawn, as far as they are there."""
+    drawn_from = {each.image_path for each in audit.frame}
+    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    return {key for key in state.responses if images.get(key.sample_id) in drawn_from}
+
+
+def _reference(directory: Path, state: RunState, entry: JudgeEntry) -> JudgeEntry | None:
+    """The first judge of the run that labelled everything, and asked nobody about this one's part."""
+    for each in state.manifest.judges:
+        is_other = each.file != entry.file and not each.is_human and not is_panel(each.settings)
+        has_labels = any(state.label(key, each.file) for key in state.responses)
+        if is_other and has_labels and not draws_of(directory, state, each):
+            return each
+    return None

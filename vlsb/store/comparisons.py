@@ -32,14 +32,14 @@ from vlsb.analysis.comparison import (
 from vlsb.analysis.panel import members_of
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Key, Untrusted
-from vlsb.store.audit import read_audit
+from vlsb.store.audit import draws_of, read_audit, require_whole
+from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry, is_run, require_run
-from vlsb.store.parts import draws_of, require_whole
 from vlsb.store.state import RunState, calibration_file, load_state
-from vlsb.store.summaries import find_runs, judge_identity, run_conditions, sample_outcomes, stored_judge
+from vlsb.store.summaries import judge_identity, run_conditions, sample_outcomes, stored_judge
 
 
-class LoadedRun(NamedTuple):
+class RunRows(NamedTuple):
     """A run directory with its rows, read once."""
 
     path: Path
@@ -63,7 +63,7 @@ def compare_runs(
     given = [Path(run) for run in runs]
     if baseline is not None and is_run(Path(baseline)):
         given.insert(0, Path(baseline))
-    loaded = [LoadedRun(path, load_state(path)) for path in find_runs(given)]
+    loaded = [RunRows(path, load_state(path)) for path in find_runs(given)]
     if len(loaded) < 2:
         raise ConfigError("A comparison needs two runs. Name another one, or a directory of runs.")
     names = _names([each.path for each in loaded])
@@ -96,7 +96,7 @@ def compare_with_baseline(
     """
     for path in (baseline, run):
         require_run(Path(path))
-    loaded = [LoadedRun(Path(path), load_state(Path(path))) for path in (baseline, run)]
+    loaded = [RunRows(Path(path), load_state(Path(path))) for path in (baseline, run)]
     if loaded[0].path.resolve() == loaded[1].path.resolve():
         raise ConfigError(f"{run} is its own baseline. Name another run with --baseline.")
     entries = _common_judge(loaded, judge, 0)
@@ -124,7 +124,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in whole]
 
 
-def _baseline_place(baseline: str | PathLike[str], loaded: Sequence[LoadedRun], names: Sequence[str]) -> int:
+def _baseline_place(baseline: str | PathLike[str], loaded: Sequence[RunRows], names: Sequence[str]) -> int:
     wanted = Path(baseline)
     for place, (run, name) in enumerate(zip(loaded, names, strict=True)):
         if run.path.resolve() == wanted.resolve() or str(wanted) in (name, run.path.resolve().name):
@@ -132,7 +132,7 @@ def _baseline_place(baseline: str | PathLike[str], loaded: Sequence[LoadedRun], 
     raise ConfigError(f"--baseline {wanted}: no run there, and none of these: {', '.join(names)}.")
 
 
-def _candidates(run: LoadedRun, judge: str | None) -> list[JudgeEntry]:
+def _candidates(run: RunRows, judge: str | None) -> list[JudgeEntry]:
     """The judges that a run may be compared by: the named one, else those that label everything."""
     manifest = run.state.manifest
     if not manifest.judges:
@@ -146,7 +146,7 @@ def _candidates(run: LoadedRun, judge: str | None) -> list[JudgeEntry]:
     return []
 
 
-def _common_judge(loaded: Sequence[LoadedRun], judge: str | None, first: int) -> list[JudgeEntry] | None:
+def _common_judge(loaded: Sequence[RunRows], judge: str | None, first: int) -> list[JudgeEntry] | None:
     """By run, the entry of the first judge that all of them have; None if there is none."""
     for wanted in _candidates(loaded[first], judge):
         identity = judge_identity(wanted, loaded[first].state).settings
@@ -167,7 +167,7 @@ def _common_judge(loaded: Sequence[LoadedRun], judge: str | None, first: int) ->
     return None
 
 
-def _no_common_judge(loaded: Sequence[LoadedRun], judge: str | None) -> str:
+def _no_common_judge(loaded: Sequence[RunRows], judge: str | None) -> str:
     judges = {run.path: [entry.stem for entry in _candidates(run, judge)] for run in loaded}
     said = "; ".join(f"{path} by {', '.join(names)}" for path, names in judges.items())
     return (
@@ -176,7 +176,7 @@ def _no_common_judge(loaded: Sequence[LoadedRun], judge: str | None) -> str:
     )
 
 
-def _compared_run(run: LoadedRun, name: str, entry: JudgeEntry) -> ComparedRun:
+def _compared_run(run: RunRows, name: str, entry: JudgeEntry) -> ComparedRun:
     return ComparedRun(
         name=Untrusted(name),
         path=Untrusted(str(run.path)),
@@ -201,7 +201,7 @@ def _require_pairs(pair: tuple[ComparedRun, ComparedRun], found: Comparison | No
     )
 
 
-def _agreements(loaded: Sequence[LoadedRun], entries: Sequence[JudgeEntry]) -> Iterator[Pair]:
+def _agreements(loaded: Sequence[RunRows], entries: Sequence[JudgeEntry]) -> Iterator[Pair]:
     """How far the judges agree, measured where both labelled the same responses of one of these runs."""
     judged = [judged_run(run.path, run.state) for run in loaded]
     for first, second in combinations(dict.fromkeys(entry.stem for entry in entries), 2):

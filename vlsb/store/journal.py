@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import socket
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from vlsb import strict_json
-from vlsb.errors import StoreError
-from vlsb.files import new_file, sync_directory, sync_file
+from vlsb.errors import RunLockedError, StoreError
+from vlsb.files import FileLock, new_file, sync_directory, sync_file
+from vlsb.records import Untrusted
 from vlsb.store.codec import Json
 
 T = TypeVar("T")
@@ -281,3 +283,34 @@ def next_free(path: Path, what: str) -> Path:
     while (candidate := path.with_name(f"{path.name}.{what}-{number}")).exists():
         number += 1
     return candidate
+
+
+# The exclusive right to write a run, held as long as its file is open.
+
+
+LOCK = ".lock"
+
+
+def lock_run(directory: Path) -> FileLock:
+    """Take the exclusive right to write a run. Raises RunLockedError, naming the process that holds it."""
+    path = directory / LOCK
+    try:
+        lock = FileLock(path)
+    except OSError as error:
+        raise StoreError.of(f"{path}: cannot be opened", error) from error
+    try:
+        if not lock.try_lock():
+            holder = os.pread(lock.descriptor, 200, 0).decode("utf-8", "replace")
+            raise RunLockedError(
+                f"{directory} is being written by another process. Wait for it, or stop it",
+                detail=Untrusted(holder or "unknown"),
+            )
+        os.ftruncate(lock.descriptor, 0)
+        os.pwrite(lock.descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    except OSError as error:
+        lock.close()
+        raise StoreError.of(f"{path}: cannot be written", error) from error
+    except BaseException:
+        lock.close()
+        raise
+    return lock

@@ -1,9 +1,10 @@
-"""Which runs there are, told from the heads of their files: thousands are listed at once."""
+"""Which runs there are. A list of them is told from the heads of their files: it may have thousands."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,13 @@ from vlsb.records import Untrusted
 from vlsb.store.journal import require_own_files
 from vlsb.store.manifest import is_run, near_name, read_head, selected_count
 from vlsb.store.state import RESPONSES
+from vlsb.wording import first_of
 
 _PIECE = 1 << 20
 _MOST_FOLDERS = 4
 """So many folders may lie in each other before a run: a sweep's runs are below its own."""
+_MOST_NAMED = 3
+_WHAT_A_RUN_IS = "A run is a directory with a run.json."
 _NUMBERS = re.compile(r"([0-9]+)")
 
 
@@ -57,21 +61,57 @@ SORTS: dict[str, Callable[[ListedRun], object]] = {
 }
 
 
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Return the runs at or directly below the paths, each once. ConfigError for a path without any."""
+    return _each_once(run for path in paths for run in _runs_at(path))
+
+
+def _each_once(runs: Iterable[Path]) -> list[Path]:
+    return list({run.resolve(): run for run in runs}.values())
+
+
+def _runs_at(path: Path) -> list[Path]:
+    if is_run(path):
+        return [path]
+    with _named_folder(path):
+        children = sorted(path.iterdir())
+    if runs := [child for child in children if is_run(child)]:
+        return runs
+    # What may be meant are the folders of a sweep.
+    folders = [child for child in children if child.is_dir() and not child.name.startswith(".")]
+    below = [child for child in folders if _has_run(child)]
+    advice = f"There are runs in {first_of(below, _MOST_NAMED)}: name these." if below else _WHAT_A_RUN_IS
+    raise ConfigError(f"{path}: no run in it. {advice}")
+
+
+def _has_run(folder: Path) -> bool:
+    try:
+        return any(map(is_run, folder.iterdir()))
+    except OSError:
+        # Nobody named it.
+        return False
+
+
+@contextmanager
+def _named_folder(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"{path}: no run there, and not a directory of runs ({error.strerror})."
+        raise ConfigError(what, advice=near_name(path)) from error
+
+
 def list_runs(paths: Iterable[Path]) -> list[ListedRun]:
-    """The runs at or below the paths, each once. ConfigError for a path without any."""
-    found = [run for path in paths for run in _runs_below(path)]
-    return [_listed(path) for path in {run.resolve(): run for run in found}.values()]
+    """Return the runs at or anywhere below the paths, each once. ConfigError for a path without any."""
+    return [_listed(path) for path in _each_once(run for path in paths for run in _runs_below(path))]
 
 
 def _runs_below(path: Path) -> list[Path]:
-    try:
-        found = list(_walked(path, _MOST_FOLDERS))
-    except OSError as error:
-        said = f"{path}: no run there, and not a directory of runs ({error.strerror})."
-        raise ConfigError(said, advice=near_name(path)) from error
-    if not found:
-        raise ConfigError(f"{path}: no run in it or below it. A run is a directory with a run.json.")
-    return found
+    with _named_folder(path):
+        runs = list(_walked(path, _MOST_FOLDERS))
+    if not runs:
+        raise ConfigError(f"{path}: no run in it or below it. {_WHAT_A_RUN_IS}")
+    return runs
 
 
 def _walked(path: Path, folders: int) -> Iterator[Path]:

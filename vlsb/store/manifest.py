@@ -6,9 +6,11 @@ What cannot change an answer (connections, timeouts, display, loopback ports) is
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from difflib import get_close_matches
@@ -19,8 +21,7 @@ from msgspec import Meta, Struct
 
 from vlsb import strict_json
 from vlsb.config import MOST_EPOCHS, Endpoint
-from vlsb.endpoints.request import parse_dialect
-from vlsb.endpoints.thoughts import USUAL_TAG
+from vlsb.dialect import USUAL_TAG, parse_dialect
 from vlsb.errors import ConfigError, OtherJudgeError, RunMismatchError, StoreError
 from vlsb.files import replace_file
 from vlsb.models.prices import Price, PriceTable
@@ -30,6 +31,9 @@ from vlsb.store.journal import require_own_files
 from vlsb.wording import first_of
 
 FILE = "run.json"
+_DATA_ROOT = ".data-root"
+# What a path may have on Linux.
+_LONGEST_PATH_BYTES = 4096
 SCHEMA = 2
 # Schema 1 had the checksum of every image, taken before anything was sent.
 _READ_SCHEMAS = (1, SCHEMA)
@@ -542,3 +546,26 @@ def _changed_images(
         if path in used and path in sent and (now is None or now.size_bytes != image.size_bytes):
             users = [row.sample_id for row in old.samples if row.image_path.expose() == path]
             yield f"image {path} changed (sample {', '.join(map(str, users))})"
+
+
+# Where the data set lies on this machine: a hint for reading responses, not a fact of the run. It has a file
+# of its own, as `run.json` is what people publish, and names no path of theirs.
+
+
+def remember_data_root(run: Path, root: Path) -> None:
+    """Keep the absolute path of the data set beside the run; a run goes on without it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with suppress(OSError), os.fdopen(os.open(run / _DATA_ROOT, flags, 0o600), "wb") as file:
+        file.write(os.fsencode(root.absolute()))
+
+
+def remembered_data_root(run: Path) -> Path | None:
+    """The folder that the run's last session read, whether or not it is still there."""
+    try:
+        # Opening a FIFO must not hang: the run may be a stranger's.
+        descriptor = os.open(run / _DATA_ROOT, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            raw = file.read(_LONGEST_PATH_BYTES)
+    except OSError:
+        return None
+    return Path(os.fsdecode(raw)) if raw.startswith(b"/") and b"\0" not in raw else None

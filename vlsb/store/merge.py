@@ -12,8 +12,7 @@ from vlsb import strict_json
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import new_file, sync_directory
 from vlsb.store.codec import Json
-from vlsb.store.journal import scan_journal
-from vlsb.store.lock import lock_run
+from vlsb.store.journal import lock_run, scan_journal
 from vlsb.store.manifest import Manifest, require_run, setting_differences, write_manifest
 from vlsb.store.state import (
     BATCHES,

@@ -13,10 +13,8 @@ from pathlib import Path
 from vlsb import strict_json
 from vlsb.errors import StoreError
 from vlsb.files import new_file, replace_file
-from vlsb.store.batches import BatchStep
-from vlsb.store.codec import Decoder, Json
-from vlsb.store.journal import next_free
-from vlsb.store.lock import lock_run
+from vlsb.store.codec import BatchStep, Decoder, Json
+from vlsb.store.journal import lock_run, next_free
 from vlsb.store.manifest import read_manifest, require_run
 from vlsb.store.state import BATCHES, EVENTS, FAILURES, FINDINGS, RESPONSES, VERDICTS, judge_of, session_of
 

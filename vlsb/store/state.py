@@ -33,8 +33,7 @@ from vlsb.records import (
     data_digest,
     is_cut,
 )
-from vlsb.store.batches import Batch, BatchStep
-from vlsb.store.codec import Decoder, Json
+from vlsb.store.codec import Batch, BatchStep, Decoder, Json
 from vlsb.store.journal import End, read_journal, require_own_files, scan_journal
 from vlsb.store.manifest import Manifest, judge_name, read_manifest
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
-from vlsb.endpoints.timings import Durations
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import FileLock, sync_directory
 from vlsb.records import (
@@ -31,10 +30,9 @@ from vlsb.records import (
     Untrusted,
     Verdict,
 )
-from vlsb.store.batches import BatchStep
-from vlsb.store.codec import Json, Stamp, encode_failure, to_json
-from vlsb.store.journal import Journal, next_free, quarantine_torn_tail, require_own_files
-from vlsb.store.lock import LOCK, lock_run
+from vlsb.steps import Durations
+from vlsb.store.codec import BatchStep, Json, Stamp, encode_failure, to_json
+from vlsb.store.journal import LOCK, Journal, lock_run, next_free, quarantine_torn_tail, require_own_files
 from vlsb.store.manifest import (
     JudgeEntry,
     Manifest,

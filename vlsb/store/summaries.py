@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import Draw, SampleOutcome
-from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary, summarize
+from vlsb.analysis.summary import FailOnError, GuardCounts, ModelUsage, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices
-from vlsb.records import VLSBENCH, Key, Untrusted
+from vlsb.records import JUDGED, RETRIED_ON_RESUME, VLSBENCH, Key, Outcome, Untrusted
+from vlsb.store.audit import find_part
 from vlsb.store.costs import model_cost
 from vlsb.store.manifest import (
     IMPORTED_FROM,
     JudgeEntry,
     Manifest,
     asked_endpoint,
-    is_run,
     judge_name,
-    near_name,
     read_manifest,
 )
-from vlsb.store.parts import find_part
 from vlsb.store.state import (
     ModelTotals,
     RunState,
@@ -37,51 +35,12 @@ from vlsb.store.state import (
     sent_data_digest,
     sent_images,
 )
-from vlsb.wording import first_of
 
 # Deviations under which a local family is asked otherwise than the authors do.
 _OF_ANOTHER_PROMPT = ("chat template", "--hf-overrides", "--mm-processor-kwargs", "--tokenizer")
 # Settings that say where a judge is reached, not what it is.
 _OF_ITS_PLACE = ("address", "headers")
-_MOST_NAMED = 3
 _DIGEST = re.compile(r"(-[0-9a-f]{8})(\.jsonl)?\Z")
-
-
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The runs at or directly below the paths, each once. ConfigError for a path without any."""
-    found = [run for path in paths for run in _runs_at(path)]
-    return list({run.resolve(): run for run in found}.values())
-
-
-def _runs_at(path: Path) -> Iterator[Path]:
-    if is_run(path):
-        yield path
-        return
-    try:
-        runs = sorted(child for child in path.iterdir() if is_run(child))
-    except OSError as error:
-        said = f"{path}: no run there, and not a directory of runs ({error.strerror})."
-        raise ConfigError(said, advice=near_name(path)) from error
-    if not runs:
-        raise ConfigError(f"{path}: no run in it. {_where_runs_are(path)}")
-    yield from runs
-
-
-def _where_runs_are(path: Path) -> str:
-    """What to name instead: folders of a sweep, or what a run is."""
-    folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    below = [str(child) for child in folders if _has_run(child)]
-    if not below:
-        return "A run is a directory with a run.json."
-    return f"There are runs in {first_of(below, _MOST_NAMED)}: name these."
-
-
-def _has_run(folder: Path) -> bool:
-    try:
-        return any(map(is_run, folder.iterdir()))
-    except OSError:
-        # Nobody named it.
-        return False
 
 
 def runs_of_judge(runs: Iterable[Path], judge: str | None) -> dict[Path, str | None]:
@@ -356,3 +315,65 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
         word in each.expose() for each in manifest.deviations for word in _OF_ANOTHER_PROMPT
     ):
         yield "The target was asked with the authors' prompt, on a local engine."
+
+
+# What a run lacks: the samples without the response or the verdict that a command is to bring.
+
+
+class Gaps(NamedTuple):
+    """So many of the selected samples have no `what`: a response, a verdict, or one judge's of several."""
+
+    missing: int
+    selected: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.missing:,} of {self.selected:,} samples have no {self.what}"
+
+
+def find_gaps(
+    state: RunState, judges: Sequence[str], allowed: FailOnError, *, is_judging: bool
+) -> Gaps | None:
+    """What is missing of the verdicts in these files, or of the responses without any, if it is too much.
+
+    `is_judging` asks for no more than verdicts on the responses that are there.
+    """
+    for file in judges or (None,):
+        keys = [key for key in state.asked_for() if not is_judging or key in state.responses]
+        outcomes = _asked_outcomes(state, file, is_judging=is_judging)
+        complete = JUDGED if file else JUDGED | {Outcome.NOT_JUDGED}
+        missing = sum(outcome not in complete for outcome in outcomes)
+        if allowed.is_exceeded(missing, selected=len(keys)):
+            of = f" of {judge_name(file)}" if file and len(judges) > 1 else ""
+            return Gaps(missing, len(keys), f"verdict{of}" if file else "response")
+    return None
+
+
+def ended_without_verdict(
+    state: RunState, judges: Sequence[str], *, is_judging: bool
+) -> Counter[Outcome] | None:
+    """How the samples ended that lack what the command is to bring, where a resume asks for nothing more.
+
+    None where it does. Arguments as for `find_gaps`.
+    """
+    found: Counter[Outcome] = Counter()
+    for file in judges or (None,):
+        complete = JUDGED if file else JUDGED | {Outcome.NOT_JUDGED}
+        outcomes = _asked_outcomes(state, file, is_judging=is_judging)
+        found.update(outcome for outcome in outcomes if outcome not in complete)
+    return None if RETRIED_ON_RESUME.intersection(found) else found
+
+
+def _asked_outcomes(state: RunState, judge: str | None, *, is_judging: bool) -> list[Outcome]:
+    """Where every sample stands with a judge, of those that a command is about."""
+    found = unrated(state, judge)
+    if not is_judging:
+        return list(found)
+    return [o for o in found if o in JUDGED or o is Outcome.NOT_JUDGED or o.value.startswith("judge_")]
+
+
+def unrated(state: RunState, judge: str | None) -> Iterator[Outcome]:
+    """Where every response stands with a judge; of a guard, those that it found nothing in."""
+    for key in state.asked_for():
+        if judge is None or state.finding(key, judge) is None:
+            yield state.outcome(key, judge)

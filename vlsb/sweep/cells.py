@@ -26,9 +26,9 @@ from vlsb.evaluation.settings import selection_of
 from vlsb.evaluation.target import NamedTarget, RateAccount, hosted_target, rate_accounts, run_directory
 from vlsb.models.catalog import name_of_place
 from vlsb.models.profile import ModelProfile
-from vlsb.store.gaps import find_gaps
 from vlsb.store.manifest import Manifest, entries_named, is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
+from vlsb.store.summaries import find_gaps
 from vlsb.sweep.ended import EndedRun, EndedRuns
 from vlsb.sweep.plan import EntryModels, JudgeChoice, ModelEntry, SweepPlan, find_models, unmatched
 from vlsb.sweep.sizing import Sizing, recorded_gpus, recorded_judge_gpus

@@ -22,8 +22,8 @@ from vlsb._version import __version__
 from vlsb.data.dataset import IMAGES_FOLDER
 from vlsb.evaluation.identity import Identities
 from vlsb.evaluation.options import RunOptions
-from vlsb.store.gaps import Gaps
 from vlsb.store.state import FINDINGS, VERDICTS
+from vlsb.store.summaries import Gaps
 
 FILE = ".ended.jsonl"
 """Its name, beside the runs that it tells of."""

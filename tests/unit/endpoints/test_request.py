@@ -22,9 +22,10 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.data import images
+from vlsb.dialect import Dialect, parse_dialect
 from vlsb.endpoints.client import adapt
 from vlsb.endpoints.faults import Decision, Fault
-from vlsb.endpoints.request import Dialect, Draft, Prompt, ReadImage, draft, first_guess, parse_dialect
+from vlsb.endpoints.request import Draft, Prompt, ReadImage, draft, first_guess
 from vlsb.errors import ConfigError, ImageError
 from vlsb.judging.prompts import RESPONSE_FORMAT, JudgeTemplate, load_template, official_template
 from vlsb.models.providers import resolve_endpoint

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from vlsb.config import OFFICIAL_TARGET_SAMPLING
+from vlsb.dialect import THOUGHT_TAGS, Dialect, parse_dialect, split_thought
 from vlsb.endpoints.completions import CompletionContent, read_completion
 from vlsb.endpoints.faults import Decision
-from vlsb.endpoints.request import Dialect, asks_for_structure, asks_to_think, parse_dialect
-from vlsb.endpoints.thoughts import THOUGHT_TAGS, split_thought
+from vlsb.endpoints.request import asks_for_structure, asks_to_think
 from vlsb.simulator.actions import answer
 
 THINKS = Dialect(thinks=True, thinks_apart=True, max_tokens=4096)

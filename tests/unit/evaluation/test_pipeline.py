@@ -25,9 +25,9 @@ from vlsb.config import (
     Sampling,
 )
 from vlsb.data import Selection, load_dataset
+from vlsb.dialect import Dialect
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.credentials import Credentials
-from vlsb.endpoints.request import Dialect
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import (
     AuthenticationError,

@@ -19,9 +19,10 @@ from tests.support import PROJECT
 from tests.support.command import Desk, Vlsb, run_words
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import labelling, persona
-from vlsb.endpoints.timings import Durations, HeadOfLine, Marks, Timings, Wait
+from vlsb.endpoints.timings import HeadOfLine, Marks, Timings, Wait
 from vlsb.evaluation.telemetry import CAUSES, SHORTEST_S, Clocks, ModelTimings, Profile, find_limit
 from vlsb.simulator import Action, Request, SimulatorThread, rate_limited
+from vlsb.steps import Durations
 
 MAIN_S = 100.0
 _SECONDS = st.floats(0.0, 1e6, allow_nan=False)

@@ -18,8 +18,7 @@ from vlsb.errors import StoreError
 from vlsb.records import JUDGED, Key, Label, Outcome, Response, Untrusted, Usage
 from vlsb.store import codec
 from vlsb.store.codec import Stamp
-from vlsb.store.journal import Journal
-from vlsb.store.lock import lock_run
+from vlsb.store.journal import Journal, lock_run
 from vlsb.store.manifest import write_manifest
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, RunState, load_state
 from vlsb.store.summaries import summarize_run, summarize_state

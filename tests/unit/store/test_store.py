@@ -70,7 +70,7 @@ def without_lock(directory: Path) -> dict[str, tuple[int, int, str]]:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from vlsb.store.lock import lock_run
+from vlsb.store.journal import lock_run
 
 lock = lock_run(Path(sys.argv[1]))
 print("held", flush=True)

@@ -20,7 +20,7 @@ from msgspec import Meta, Struct, field
 from vlsb.config import MOST_EPOCHS
 from vlsb.extras import lacks_extra
 from vlsb.records import Label, Outcome, Untrusted, Usage
-from vlsb.store.imports.rows import (
+from vlsb.store.imports.foreign_rows import (
     MOST_ROW_BYTES,
     ForeignRow,
     Lost,
@@ -50,7 +50,7 @@ class _Part(Struct):
     image: str = ""
 
 
-class _Turn(Struct):
+class _Message(Struct):
     role: str = "user"
     content: str | list[_Part] = ""
 
@@ -60,7 +60,7 @@ class _Turn(Struct):
 
 
 class _Choice(Struct):
-    message: _Turn
+    message: _Message
     stop_reason: str | None = None
 
 
@@ -91,7 +91,7 @@ class _Error(Struct):
 class _Sample(Struct):
     id: int | str
     epoch: Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
-    input: str | list[_Turn]
+    input: str | list[_Message]
     output: _Output = field(default_factory=_Output)
     scores: dict[str, _Score] | None = None
     metadata: dict[str, Any] | None = None

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from vlsb.config import MOST_EPOCHS
-from vlsb.endpoints.thoughts import begins_thought
+from vlsb.dialect import begins_thought
 from vlsb.records import Label, Outcome, Untrusted, Usage
-from vlsb.store.imports.rows import (
+from vlsb.store.imports.foreign_rows import (
     ForeignRow,
     Lost,
     StatedLabel,

@@ -16,7 +16,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from vlsb.extras import require_extra
 from vlsb.records import Outcome, Untrusted
-from vlsb.store.imports.rows import (
+from vlsb.store.imports.foreign_rows import (
     MOST_DOCUMENT_BYTES,
     ForeignRow,
     Lost,

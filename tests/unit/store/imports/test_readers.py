@@ -18,10 +18,10 @@ import pytest
 from benchmarks.foreign_jobs.answers import ANSWERS, FORMULA
 from vlsb.errors import ConfigError
 from vlsb.records import Label, Outcome, Untrusted
+from vlsb.store.imports.foreign_rows import MOST_ROW_BYTES, ForeignRow
+from vlsb.store.imports.importing import READERS, find_format
 from vlsb.store.imports.inspect_logs import read_inspect
 from vlsb.store.imports.json_logs import read_deepsafe, read_lmms_eval, read_official
-from vlsb.store.imports.rows import MOST_ROW_BYTES, ForeignRow
-from vlsb.store.imports.run import READERS, find_format
 from vlsb.store.imports.sheets import read_vlmevalkit
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "foreign"

@@ -18,19 +18,26 @@ from vlsb.errors import ConfigError, StoreError
 from vlsb.files import new_file, sync_directory
 from vlsb.records import IMPORTED, Failure, ImageFile, Outcome, Response, Sample, Untrusted, Usage, Verdict
 from vlsb.store.codec import Json, Stamp, encode_failure, to_json
-from vlsb.store.data_root import remember_data_root
+from vlsb.store.imports.foreign_rows import (
+    ForeignRow,
+    Matched,
+    StatedLabel,
+    file_sha256,
+    read_document,
+    read_lines,
+    refuse,
+)
 from vlsb.store.imports.inspect_logs import read_inspect
 from vlsb.store.imports.json_logs import read_deepsafe, read_lmms_eval, read_official
-from vlsb.store.imports.match import Matched
-from vlsb.store.imports.rows import ForeignRow, StatedLabel, file_sha256, read_document, read_lines, refuse
 from vlsb.store.imports.sheets import read_vlmevalkit
-from vlsb.store.lock import lock_run
+from vlsb.store.journal import lock_run
 from vlsb.store.manifest import (
     IMPORTED_FROM,
     JudgeEntry,
     Manifest,
     is_run,
     read_manifest,
+    remember_data_root,
     sample_row,
     write_manifest,
 )
@@ -51,7 +58,7 @@ _BY_SUFFIX = {".eval": "inspect", ".xlsx": "vlmevalkit", ".tsv": "vlmevalkit"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ImportSource:
     """Files of one format, the target's name, and who gave their labels where they do not say."""
 
     form: str
@@ -116,7 +123,7 @@ def _first_value(path: Path) -> object:
 
 def import_run(
     directory: Path,
-    source: Source,
+    source: ImportSource,
     matched: Matched,
     data: ImportedData,
     *,
@@ -149,7 +156,7 @@ def import_run(
     return imported
 
 
-def _verdicts(source: Source, matched: Matched) -> dict[Untrusted, list[tuple[ForeignRow, Verdict]]]:
+def _verdicts(source: ImportSource, matched: Matched) -> dict[Untrusted, list[tuple[ForeignRow, Verdict]]]:
     """The verdicts of each judge that is named; a failure has none, whatever the file says of it."""
     given: dict[Untrusted, list[tuple[ForeignRow, Verdict]]] = {}
     for sample, row in matched.rows:
@@ -177,7 +184,7 @@ def _verdict(sample: Sample, row: ForeignRow, stated: StatedLabel) -> Verdict:
 
 
 def _manifest(
-    source: Source,
+    source: ImportSource,
     matched: Matched,
     data: ImportedData,
     judges: Iterable[Untrusted],
@@ -215,7 +222,7 @@ def _manifest(
     return manifest
 
 
-def _judge_entry(source: Source, judge: Untrusted, judge_file: Callable[[str], str]) -> JudgeEntry:
+def _judge_entry(source: ImportSource, judge: Untrusted, judge_file: Callable[[str], str]) -> JudgeEntry:
     # Exported from an imported run, it has that already.
     name = judge.expose().removesuffix(_IMPORTED)
     file = judge_file(f"imported-{name}")
