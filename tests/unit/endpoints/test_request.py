@@ -21,7 +21,7 @@ from vlsb.config import (
     Endpoint,
     Sampling,
 )
-from vlsb.data import images
+from vlsb.data import image_files
 from vlsb.dialect import Dialect, parse_dialect
 from vlsb.endpoints.client import adapt
 from vlsb.endpoints.faults import Decision, Fault
@@ -282,7 +282,7 @@ def test_the_image_is_spliced_exactly(data):
     ],
 )
 def test_the_media_type_comes_from_the_bytes(data, media_type):
-    found = images.media_type(data)
+    found = image_files.media_type(data)
     body = sent(target_draft(data=data, media_type=found))
 
     assert image_sent(body) == (f"data:{media_type};base64", data)
