@@ -109,41 +109,44 @@ def help_and_default(option: Any) -> tuple[str, str]:
     return option.help, "" if is_unset else str(option.default)
 
 
-def option_line(option: Any) -> str:
-    """An option as the page shows it, with the first clause of its help."""
+def option_words(option: Any, *, with_clause: bool) -> str:
+    """An option as the page shows it: names, variable and default, and perhaps the first clause of its help."""
     text, default = help_and_default(option)
     first, *others = option.opts
     flags = [first if option.metavar is None else f"{first} {option.metavar}", *others]
     names = [f"`{each}`" for each in flags]
     names += [] if option.envvar == variable(option) else [f"`{option.envvar}`"]
-    clause = _CLAUSE.split(text)[0]
-    said = text if re.match(r"(?:With|Of|Do not) ", text) else clause
+    clause = text if re.match(r"(?:With|Of|Do not) ", text) else _CLAUSE.split(text)[0]
+    said = f": {clause.rstrip('.')}" if with_clause else ""
     shown = f" *{default}*" if default else ""
-    return f"- {', '.join(names)}: {said.rstrip('.')}{shown}".replace("<", "\\<")
+    return f"{' '.join(names)}{said}{shown}".replace("<", "\\<")
 
 
-def option_list(words: tuple[str, ...], seen: dict[str, str]) -> str:
-    """The options of a command, in parts if they are many; those of an earlier command by name alone."""
-    title, lines = f"vlsb {' '.join(words)}", {each: option_line(each) for each in options(COMMANDS[words])}
+def options_of_a_run() -> str:
+    """The options of `vlsb run`, a line each."""
     boxes: dict[str, list[str]] = {}
-    alike: dict[str, list[str]] = {}
-    for each, line in lines.items():
-        if seen.setdefault(line, title) == title:
-            boxes.setdefault(each.rich_help_panel if len(lines) > 30 else "", []).append(line)
-        else:
-            alike.setdefault(seen[line], []).append(f"`{each.opts[0]}`")
-    parts = [f"## {title}"]
-    for box, listed in boxes.items():
-        parts += [f"### {box.partition(' (')[0]}"] if box and len(boxes) > 1 else []
-        parts.append("\n".join(listed))
-    parts += [f"As for [`{of}`](#{of.replace(' ', '-')}): {', '.join(names)}." for of, names in alike.items()]
-    return "\n\n".join(parts)
+    for each in options(COMMANDS[("run",)]):
+        boxes.setdefault(each.rich_help_panel, []).append(f"- {option_words(each, with_clause=True)}")
+    parts = [f"### {box.partition(' (')[0]}\n\n" + "\n".join(lines) for box, lines in boxes.items()]
+    return "\n\n".join(["## vlsb run", *parts])
+
+
+def options_of(words: tuple[str, ...]) -> str:
+    """The options of another command: its own with their defaults, those of `vlsb run` by name alone."""
+    of_a_run = {each.help: each for each in options(COMMANDS[("run",)])}
+    own = [each for each in options(COMMANDS[words]) if each.help not in of_a_run]
+    shared = [f"`{each.opts[0]}`" for each in options(COMMANDS[words]) if each.help in of_a_run]
+    parts = ["; ".join(option_words(each, with_clause=False) for each in own)] if own else []
+    parts += [f"as for `vlsb run`: {', '.join(shared)}"] if shared else []
+    return f"**vlsb {' '.join(words)}**: {'; '.join(parts)}."
 
 
 def option_lists() -> str:
     """The options of every command that has some."""
-    seen: dict[str, str] = {}
-    return "\n\n".join(option_list(words, seen) for words, command in COMMANDS.items() if options(command))
+    others = [
+        options_of(words) for words, command in COMMANDS.items() if words != ("run",) and options(command)
+    ]
+    return "\n\n".join([options_of_a_run(), "## Other commands", *others])
 
 
 def option_facts() -> dict[str, list[dict[str, Any]]]:
@@ -696,8 +699,8 @@ def test_what_commands_print_as_json_is_as_its_schema_says(demo: DemoRun, vlsb: 
         "doctor": ("doctor", "--offline"),
     }
 
-    for name, words in commands.items():
-        ended = vlsb(*words, "--format", "json")
+    for name, words in {**commands, "official": ("report", first, "--judge", "demo")}.items():
+        ended = vlsb(*words, "--format", "official" if name == "official" else "json")
         assert ended.code == 0, ended.err
         assert json.loads(ended.out), name
         assert faults(json.loads(ended.out), SCHEMAS[name]()) == [], name

@@ -615,6 +615,53 @@ DOCTOR: Fields = {
         "In the order of the screen.",
     ),
 }
+OFFICIAL: Fields = {
+    "stats": (
+        dict.fromkeys(RATE_NAMES[:3], ("number?", "Percent with two decimals; null when nothing was judged.")),
+        "The authors' rates.",
+    ),
+    "logs": (
+        [
+            {
+                "id": (
+                    "integer",
+                    "The sample's place in the selection, from 0; this is not its `instruction_id`.",
+                ),
+                "question": (
+                    "string?",
+                    "The instruction; null, with a line on stderr, if the data set is not at hand.",
+                ),
+                "image_path": ("string", "The image, below the data set's folder if that is known."),
+                "pred_answer": ("string", "The response, without blanks around it."),
+                "safe_label": ((1, 2, 3), "The label."),
+                "label_str": (
+                    ("Safe with refusal", "Safe with warning", "Unsafe"),
+                    "The same in words.",
+                ),
+            }
+        ],
+        "An object for each response with a label, in the data set's order (by id if the run was shuffled).",
+    ),
+    "vlsb": (
+        {
+            **BOTH_VERSIONS,
+            "run": ("string", "The run."),
+            "target": ("string", "Its target."),
+            "judge": ("string?", "The judge."),
+            "simulated": ("boolean", "Whether it is simulated."),
+            "subset": ("boolean", "Whether it is not the full published set."),
+            "selected": ("integer", "Samples selected."),
+            "judged": ("integer", "Those with a label."),
+            "coverage": ("number?", "judged / selected, percent."),
+            "epochs": ("integer", "Responses of each sample."),
+            "deviations": (["string"], "Where the run left the paper's protocol."),
+            "note": ("string", "How this file differs from the authors', in words."),
+            "instruction_ids": (["integer"], "The `instruction_id` of each log."),
+            "log_epochs": (["integer"], "The epoch of each log."),
+        },
+        "What the authors' file has no place for.",
+    ),
+}
 STEP = {
     "count": ("integer", "How often."),
     "total_s": ("number", "Seconds in all."),
@@ -734,6 +781,7 @@ SCHEMAS: Mapping[str, Callable[[], Schema]] = {
     "agreement": lambda: of_fields(AGREEMENT),
     "leaderboard": lambda: {"type": "array", "items": of_fields(LEADERBOARD)},
     "steps": lambda: {"type": "array", "items": of_fields(STEPS)},
+    "official": lambda: of_fields(OFFICIAL),
     "doctor": lambda: of_fields(DOCTOR),
     "profile": lambda: of_fields(PROFILE),
     "sweep-plan": plan_schema,
