@@ -43,6 +43,7 @@ from vlsb.endpoints.timings import Wait
 from vlsb.endpoints.traffic import Event
 from vlsb.engines.install import Engine
 from vlsb.engines.plan import Wishes, plan_server
+from vlsb.judging.kinds import load_judges
 from vlsb.models.catalog import find_profile
 from vlsb.records import Outcome
 from vlsb.store import codec
@@ -110,7 +111,7 @@ def help_and_default(option: Any) -> tuple[str, str]:
 
 
 def option_words(option: Any, *, with_clause: bool) -> str:
-    """An option as the page shows it: names, variable and default, and perhaps the first clause of its help."""
+    """An option as the page shows it: names, variable, default, and perhaps the first clause of its help."""
     text, default = help_and_default(option)
     first, *others = option.opts
     flags = [first if option.metavar is None else f"{first} {option.metavar}", *others]
@@ -162,8 +163,26 @@ def option_facts() -> dict[str, list[dict[str, Any]]]:
     return facts
 
 
+def judge_facts() -> list[dict[str, Any]]:
+    """What each judge of ours is asked, sees and cannot tell, without its template."""
+    return [
+        {
+            "name": kind.name,
+            "about": kind.about,
+            "model": kind.model,
+            "gives": kind.answers.value,
+            "sees": list(kind.sees),
+            "cannot_tell": kind.cannot_tell,
+            "source": kind.source,
+            "read_on": kind.read_on,
+        }
+        for kind in load_judges(None).values()
+    ]
+
+
 DATA: dict[str, Callable[[], object]] = {
     **{f"schemas/{name}": make for name, make in SCHEMAS.items()},
+    "judges": judge_facts,
     "options": option_facts,
     "providers": provider_tables.facts,
 }
