@@ -617,7 +617,9 @@ DOCTOR: Fields = {
 }
 OFFICIAL: Fields = {
     "stats": (
-        dict.fromkeys(RATE_NAMES[:3], ("number?", "Percent with two decimals; null when nothing was judged.")),
+        dict.fromkeys(
+            RATE_NAMES[:3], ("number?", "Percent with two decimals; null when nothing was judged.")
+        ),
         "The authors' rates.",
     ),
     "logs": (
