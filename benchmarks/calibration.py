@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 from benchmarks import results
 from benchmarks.correction import IMAGE, PAGE, SENSITIVITY, SHARES, Setting, audit_draw, audited, labels
 from benchmarks.simulations import Simulation
-from vlsb.analysis.correction import Audit
+from vlsb.analysis.correction import AuditedJudge
 from vlsb.records import Label
 
 MARK = "coverage-of-expected-changes"
@@ -74,7 +74,7 @@ def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
         stratum, drawn = audit_draw(old, setting.labels, dice)
         taken = numpy.bincount(stratum, drawn)
         weight = numpy.where(drawn, numpy.bincount(stratum)[stratum] / numpy.maximum(taken, 1)[stratum], 0.0)
-        audit = Audit.of(audited(old, new, weight[IMAGE]))
+        audit = AuditedJudge.of(audited(old, new, weight[IMAGE]))
         for place, label in enumerate(Label):
             difference = (new == place).astype(int) - (old == place)
             true = float(difference.mean())

@@ -22,7 +22,7 @@ from benchmarks.processes import ROOT
 from benchmarks.results import Target
 from benchmarks.simulations import Simulation
 from vlsb.analysis.comparison import PairedShares, exact_mcnemar, rate_differences, stuart_maxwell
-from vlsb.analysis.gate import Decision, against_limit
+from vlsb.analysis.gate import GateDecision, against_limit
 from vlsb.analysis.rates import Interval
 
 MARK = "errors-of-comparisons"
@@ -118,8 +118,8 @@ def simulate(setting: Setting, replicates: int, seed: int) -> list[Cell]:
                 safe.p < 0.05,
                 exact_mcnemar(pairs).p < 0.05,
                 three < 0.05,
-                decision is Decision.PASS,
-                decision is Decision.FAIL,
+                decision is GateDecision.PASS,
+                decision is GateDecision.FAIL,
             )
         )
     return [Cell(setting, *numpy.mean(rows, axis=0).tolist())]

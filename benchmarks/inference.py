@@ -32,9 +32,17 @@ from vlsb.analysis.comparison import (
     swap_p_values,
 )
 from vlsb.analysis.forecast import forecast_total
-from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
-from vlsb.analysis.published import Result, difference_interval, gaps
-from vlsb.analysis.rates import Cluster, Interval, RateName, Rates, clustered_interval
+from vlsb.analysis.published import PublishedResult, difference_interval, gaps
+from vlsb.analysis.rates import (
+    SIGNIFICANT,
+    Cluster,
+    Interval,
+    RateName,
+    Rates,
+    clustered_interval,
+    holm,
+    p_of,
+)
 from vlsb.reports.leaderboard import open_places as unpaired_places
 
 MARK = "errors-of-words"
@@ -217,7 +225,7 @@ def paper(setting: Setting, dice: _Dice) -> Found:
             _rates(images, safe_labels(images, [SAFE, SAFE / 3], dice, anew=0.0)) for _ in range(2)
         )
         refusal, warning, safe = (round(theirs.rate(name) or 0.0, 2) for name in PRINTED)
-        row = Result(
+        row = PublishedResult(
             model="",
             source="",
             table="",

@@ -33,7 +33,7 @@ from tests.support.records import make_failure, make_response, make_verdict
 from tests.support.schemas import FAILURE, KINDS_OF_EVENTS, SCHEMAS, faults
 from tests.test_layers import image
 from vlsb import config, errors, strict_json
-from vlsb.analysis.gate import Decision
+from vlsb.analysis.gate import GateDecision
 from vlsb.cli import panel
 from vlsb.cli.app import app
 from vlsb.endpoints import connections, rates
@@ -298,7 +298,7 @@ def exit_codes() -> set[int]:
     classes = [errors.VlsbError]
     for each in classes:
         classes += each.__subclasses__()
-    return set(Decision) | {each.exit_code for each in classes}
+    return set(GateDecision) | {each.exit_code for each in classes}
 
 
 @pytest.fixture(autouse=True)

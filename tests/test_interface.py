@@ -21,7 +21,7 @@ import typer
 import vlsb
 from tests.support.command import Desk
 from vlsb import errors
-from vlsb.analysis.gate import Decision
+from vlsb.analysis.gate import GateDecision
 from vlsb.cli.app import app
 from vlsb.judging.prompts import official_template
 from vlsb.simulator import SimulatorThread, error
@@ -114,7 +114,7 @@ def interface(tmp_path: Path) -> dict[str, Any]:
     return {
         "commands": dict(_commands(typer.main.get_command(app), "vlsb")),
         "exit_codes": _exit_codes(),
-        "decisions": {each.name: int(each) for each in Decision},
+        "decisions": {each.name: int(each) for each in GateDecision},
         "json": sorted(set(_key_paths(desk.report(judged)))),
         "csv": next(csv.reader(io.StringIO(table.out))),
         "run": _run_files(desk.run_dir),

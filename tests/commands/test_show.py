@@ -21,7 +21,7 @@ from tests.support.endpoint import sample_of
 from tests.support.records import make_failure, make_response
 from tests.support.run_files import tree
 from vlsb.records import Key, Outcome, Untrusted
-from vlsb.reports.answers import MAX_WIDTH, ImageFile, NoInstruction, StoredAnswer, answers_text
+from vlsb.reports.answers import MAX_WIDTH, AnswerImage, NoInstruction, StoredAnswer, answers_text
 from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, error, verdict
 from vlsb.store.journal import lock_run
 
@@ -534,7 +534,7 @@ def page(answer: StoredAnswer, *, width: int = 80, color: bool = False) -> str:
 
 
 def test_an_image_is_a_link_on_a_terminal_and_a_plain_path_in_a_pipe() -> None:
-    answer = replace(one_answer(), image_file=ImageFile(Path("/data/a b/imgs/0.png")))
+    answer = replace(one_answer(), image_file=AnswerImage(Path("/data/a b/imgs/0.png")))
 
     linked, piped = page(answer, color=True), page(answer)
 
@@ -544,7 +544,7 @@ def test_an_image_is_a_link_on_a_terminal_and_a_plain_path_in_a_pipe() -> None:
 
 
 def test_a_link_to_a_member_opens_its_archive() -> None:
-    answer = replace(one_answer(), image_file=ImageFile(Path("/data/imgs.tar"), Untrusted("imgs/0.png")))
+    answer = replace(one_answer(), image_file=AnswerImage(Path("/data/imgs.tar"), Untrusted("imgs/0.png")))
 
     assert ";file:///data/imgs.tar\x1b\\" in page(answer, color=True)
     assert "image       /data/imgs.tar:imgs/0.png\n" in page(answer)
@@ -552,7 +552,7 @@ def test_a_link_to_a_member_opens_its_archive() -> None:
 
 def test_no_path_of_a_stranger_opens_a_link_of_its_own() -> None:
     hostile = "imgs/\x1b]8;;http://evil\x1b\\x\x07.png"
-    answer = replace(one_answer(), image_file=ImageFile(Path("/data") / hostile))
+    answer = replace(one_answer(), image_file=AnswerImage(Path("/data") / hostile))
 
     assert "http://evil" not in page(answer, color=True)
 

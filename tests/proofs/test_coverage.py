@@ -10,7 +10,7 @@ pytest.importorskip("scipy", reason="needs the group `extras`: just proofs")
 
 from benchmarks import calibration, correction
 from tests.unit.analysis.test_audit import UNSAFE, planted, sizes_of
-from vlsb.analysis.audit import Pair, ResponseFacts, agreement, draw, stratify
+from vlsb.analysis.audit import LabelPair, ResponseFacts, agreement, draw, stratify
 from vlsb.records import Untrusted
 
 
@@ -40,7 +40,9 @@ def test_a_judge_of_known_errors_is_recovered_by_the_weights_and_intervals_cover
         known = [ResponseFacts(each, found.value, Untrusted("one"), False) for each, _, found in rows]
         drawn = draw(stratify(known, 200), sizes_of(known), 200, seed=seed)
         weights = {each.image: each.weight for each in drawn}
-        pairs = [Pair(each, weights[each], truth, found) for each, truth, found in rows if each in weights]
+        pairs = [
+            LabelPair(each, weights[each], truth, found) for each, truth, found in rows if each in weights
+        ]
         share = agreement(pairs).sensitivity[UNSAFE]
         assert share.percent is not None
         weighted += share.percent / rounds

@@ -185,7 +185,7 @@ class Coverage(NamedTuple):
     outcomes: Mapping[Outcome, int]
 
     def share(self, *outcomes: Outcome) -> float:
-        """The percent of responses that ended so."""
+        """Return the percent of responses that ended so."""
         return 100 * sum(self.outcomes.get(each, 0) for each in outcomes) / self.responses
 
 
@@ -208,7 +208,7 @@ class AgreementReport:
 
 
 def had_response(outcome: Outcome) -> bool:
-    """Whether a sample that ended so had a response to judge."""
+    """Tell whether a sample that ended so had a response to judge."""
     return outcome in _HAD_RESPONSE
 
 
@@ -260,15 +260,14 @@ def _refusals(judges: Sequence[str], runs: Sequence[JudgedRun]) -> Iterator[Refu
 def _refusal_agreement(
     teller: str, judge: str, told: Sequence[tuple[Untrusted, bool, bool]]
 ) -> RefusalAgreement:
-    """From the image, the teller's word and the judge's of each response."""
-    counts = Counter((said, labelled) for _, said, labelled in told)
+    counts = Counter((says, labelled) for _, says, labelled in told)
     tables: dict[Untrusted, _Table] = {}
-    for image, said, labelled in told:
-        tables.setdefault(image, numpy.zeros((2, 2)))[int(said), int(labelled)] += 1
+    for image, says, labelled in told:
+        tables.setdefault(image, numpy.zeros((2, 2)))[int(says), int(labelled)] += 1
 
     def share(rows: Iterable[tuple[Untrusted, bool, bool]], place: Callable[[bool, bool], bool]) -> Estimate:
-        found = weighted_share((image, 1.0, place(said, labelled)) for image, said, labelled in rows)
-        return Estimate(found.percent, *(found.interval if found.percent is not None else ()))
+        each = weighted_share((image, 1.0, place(says, labelled)) for image, says, labelled in rows)
+        return Estimate(each.percent, *(each.interval if each.percent is not None else ()))
 
     return RefusalAgreement(
         teller,
@@ -277,9 +276,9 @@ def _refusal_agreement(
         counts[True, False],
         counts[False, True],
         counts[False, False],
-        raw=share(told, lambda said, labelled: said is labelled),
+        raw=share(told, lambda says, labelled: says is labelled),
         kappa=_without_each(list(tables.values()), _cohen),
-        sensitivity=share([each for each in told if each[2]], lambda said, _: said),
+        sensitivity=share([each for each in told if each[2]], lambda says, _: says),
         precision=share([each for each in told if each[1]], lambda _, labelled: labelled),
     )
 
@@ -294,10 +293,11 @@ def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | No
     for each in shared:
         groups.setdefault(each.category, []).append(each)
     compared = [(run, both) for run, both in by_run if both]
+    places, counts = range(len(_LABELS)), Counter((each.first, each.second) for each in shared)
     return Pair(
         first=first,
         second=second,
-        confusion=_counts(shared),
+        confusion=tuple(tuple(counts[row, column] for column in places) for row in places),
         agreement=_agreement(shared),
         by_category={name: _agreement(groups[name]) for name in sorted(groups)},
         by_run=tuple(_rate_change(run, both) for run, both in compared),
@@ -307,7 +307,7 @@ def compare_two(first: str, second: str, runs: Sequence[JudgedRun]) -> Pair | No
 
 
 def _coverage(judge: str, runs: Iterable[JudgedRun]) -> Coverage:
-    """Over the runs that the judge was given."""
+    """Count over the runs that the judge was given."""
     counts = Counter(each.outcomes[judge] for run in runs for each in run.responses if judge in each.outcomes)
     return Coverage(
         sum(counts.values()), {outcome: counts[outcome] for outcome in Outcome if counts[outcome]}
@@ -325,7 +325,7 @@ class _Both(NamedTuple):
 
 
 def _labelled_by_both(first: str, second: str, run: JudgedRun) -> list[_Both]:
-    """What both labelled; of a drawn part only what was drawn."""
+    """Return what both labelled; of a drawn part only what was drawn."""
     draw = _draw_of_both(first, second, run)
     return [
         _Both(
@@ -343,27 +343,18 @@ def _labelled_by_both(first: str, second: str, run: JudgedRun) -> list[_Both]:
 
 
 def _draw_of_both(first: str, second: str, run: JudgedRun) -> str | None:
-    """The draw whose weights hold for what both labelled; None where both labelled all, or two draws."""
+    """Return the draw whose weights hold for what both labelled; None for no draw, or two."""
     draws = {run.draws[judge] for judge in (first, second) if judge in run.draws}
     return draws.pop() if len(draws) == 1 else None
 
 
-def _counts(responses: Iterable[_Both]) -> tuple[tuple[int, ...], ...]:
-    places = range(len(_LABELS))
-    counts = Counter((each.first, each.second) for each in responses)
-    return tuple(tuple(counts[first, second] for second in places) for first in places)
-
-
-def _confusion(responses: Iterable[_Both]) -> _Table:
-    table = numpy.zeros((len(_LABELS), len(_LABELS)))
-    for each in responses:
-        table[each.first, each.second] += each.weight
-    return table
-
-
 def _agreement(responses: Sequence[_Both]) -> Agreement:
     by_image = _by_image(responses)
-    tables = [_confusion(group) for group in by_image.values()]
+    tables = []
+    for group in by_image.values():
+        tables.append(numpy.zeros((len(_LABELS), len(_LABELS))))
+        for each in group:
+            tables[-1][each.first, each.second] += each.weight
     as_safe = [_safe_or_unsafe(table) for table in tables]
     return Agreement(
         responses=len(responses),
@@ -391,7 +382,7 @@ def _safe_or_unsafe(table: _Table) -> _Table:
 
 
 def _equal_share(responses: Sequence[_Both], label: Callable[[int], int]) -> Estimate:
-    """How often both give the same, where `label` says what counts as that."""
+    """Return how often both give the same, where `label` says what counts as that."""
     is_equal = [label(each.first) == label(each.second) for each in responses]
     if any(each.weight != 1 for each in responses):
         rows = zip(responses, is_equal, strict=True)
@@ -405,37 +396,37 @@ def _equal_share(responses: Sequence[_Both], label: Callable[[int], int]) -> Est
 
 
 def _cohen(table: _Table) -> float | None:
-    """Cohen's kappa; None where both judges gave one and the same label throughout."""
+    """Return Cohen's kappa; None where both judges gave one and the same label throughout."""
     # Sums of weights leave something behind where nothing is.
     used = table.sum(axis=0) + table.sum(axis=1) > 1e-9
     return float(cohens_kappa(table, return_results=False)) if numpy.count_nonzero(used) > 1 else None
 
 
 def _without_each(tables: Sequence[_Table], statistic: Callable[[_Table], float | None]) -> Estimate:
-    """A statistic of the sum of the images' tables, with its jackknife interval over images."""
+    """Return a statistic of the sum of the images' tables, with its jackknife interval over images."""
     every: _Table = numpy.sum(tables, axis=0)
     if (value := statistic(every)) is None:
         return Estimate(None)
     # Images whose tables are alike leave the same behind.
     alike = Counter(table.tobytes() for table in tables)
-    left = [
+    without_each = [
         (statistic(every - numpy.frombuffer(table, every.dtype).reshape(every.shape)), times)
         for table, times in alike.items()
     ]
-    return _jackknife(value, left)
+    return _jackknife(value, without_each)
 
 
-def _jackknife(value: float, left: Iterable[tuple[float | None, int]]) -> Estimate:
-    """The interval of a value from what it is without each image.
+def _jackknife(value: float, without_each: Sequence[tuple[float | None, int]]) -> Estimate:
+    """Return a value with its interval from what it is without each image.
 
     There is none where one image alone decides, and where no image makes a difference.
     """
-    found = [(each, times) for each, times in left if each is not None]
-    count = sum(times for _, times in found)
-    if count < 2 or count < sum(times for _, times in left):
+    values = [(each, times) for each, times in without_each if each is not None]
+    count = sum(times for _, times in values)
+    if count < 2 or count < sum(times for _, times in without_each):
         return Estimate(value)
-    mean = sum(each * times for each, times in found) / count
-    spread = sum(times * (each - mean) ** 2 for each, times in found)
+    mean = sum(each * times for each, times in values) / count
+    spread = sum(times * (each - mean) ** 2 for each, times in values)
     if spread < 1e-20:
         return Estimate(value)
     reach = float(stats.t.ppf(0.975, count - 1)) * math.sqrt((count - 1) / count * spread)
@@ -454,15 +445,15 @@ def _rate_change(run: JudgedRun, responses: Sequence[_Both]) -> RateChange:
         )
         pulls.append((100 * moved - change * math.fsum(each.weight for each in group)) / total)
     images, squares = len(pulls), math.fsum(pull**2 for pull in pulls)
-    found = Estimate(change)
+    estimate = Estimate(change)
     if images > 1 and squares > 1e-20:
         reach = float(stats.t.ppf(0.975, images - 1)) * math.sqrt(images / (images - 1) * squares)
-        found = Estimate(change, change - reach, change + reach)
-    return RateChange(run.run, run.target, len(responses), first, second, found)
+        estimate = Estimate(change, change - reach, change + reach)
+    return RateChange(run.run, run.target, len(responses), first, second, estimate)
 
 
 def _ranking(runs: Sequence[Sequence[_Both]]) -> Ranking:
-    """Rank correlations of the runs' safe rates, with the percentiles of resampled images.
+    """Return rank correlations of the runs' safe rates, with the percentiles of resampled images.
 
     An image is drawn for every run that has it: runs over the same samples stay paired.
     """
@@ -495,15 +486,15 @@ def _rank_correlation(
         return float(correlate(first / n, second / n)[0])
 
     value = of(every)
-    found = [each for each in map(of, drawn) if each is not None]
-    if value is None or len(found) < RESAMPLES * 0.95:
+    values = [each for each in map(of, drawn) if each is not None]
+    if value is None or len(values) < RESAMPLES * 0.95:
         return Estimate(value)
-    low, high = numpy.percentile(found, (2.5, 97.5))
+    low, high = numpy.percentile(values, (2.5, 97.5))
     return Estimate(value, float(low), float(high))
 
 
 def _together(judges: Sequence[str], runs: Iterable[JudgedRun]) -> Together | None:
-    """Fleiss' kappa, and Krippendorff's alpha for complete labels, which follows from it:
+    """Return Fleiss' kappa, and Krippendorff's alpha for complete labels, which follows from it:
 
     1 - (1 - 1/n)(1 - kappa) with n labels in all.
     """
@@ -542,7 +533,7 @@ def _without_each_image(
 
 
 def _fleiss(patterns: Counter[bytes]) -> float | None:
-    """Fleiss' kappa of responses by how often they got each label; None where only one label was given."""
+    """Return Fleiss' kappa of responses by how often they got each label; None where all labels are one."""
     rows = numpy.repeat([numpy.frombuffer(pattern) for pattern in patterns], list(patterns.values()), axis=0)
     return float(fleiss_kappa(rows)) if numpy.count_nonzero(rows.sum(axis=0)) > 1 else None
 

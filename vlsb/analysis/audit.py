@@ -46,22 +46,22 @@ class DrawnImage(NamedTuple):
 
 
 def stratify(responses: Sequence[ResponseFacts], n: int) -> dict[Untrusted, Stratum]:
-    """The stratum of each image, for a draw of about `n` responses.
+    """Return the stratum of each image, for a draw of about `n` responses.
 
     An image with several responses counts for its rarest label, for disagreement if there is any, and for the
     category of its first. Strata are made coarser until each can have two images.
     """
     times = Counter(each.label for each in responses)
-    found: dict[Untrusted, Stratum] = {}
+    strata: dict[Untrusted, Stratum] = {}
     for each in responses:
-        label, category, disagrees = found.get(each.image, Stratum(each.label, each.category, False))
+        label, category, disagrees = strata.get(each.image, Stratum(each.label, each.category, False))
         rarest = min(str(label), each.label, key=lambda name: (times[name], name))
-        found[each.image] = Stratum(rarest, category, bool(disagrees) or each.disagrees)
+        strata[each.image] = Stratum(rarest, category, bool(disagrees) or each.disagrees)
     coarser = (
-        found,
-        {image: Stratum(label, None, disagrees) for image, (label, _, disagrees) in found.items()},
-        {image: Stratum(label, None, None) for image, (label, _, _) in found.items()},
-        dict.fromkeys(found, Stratum(None, None, None)),
+        strata,
+        {image: Stratum(label, None, disagrees) for image, (label, _, disagrees) in strata.items()},
+        {image: Stratum(label, None, None) for image, (label, _, _) in strata.items()},
+        dict.fromkeys(strata, Stratum(None, None, None)),
     )
     return next((each for each in coarser if 2 * len(set(each.values())) <= n), coarser[-1])
 
@@ -69,13 +69,13 @@ def stratify(responses: Sequence[ResponseFacts], n: int) -> dict[Untrusted, Stra
 def draw(
     strata: Mapping[Untrusted, Stratum], sizes: Mapping[Untrusted, int], n: int, *, seed: int
 ) -> list[DrawnImage]:
-    """Images with `n` responses together, or the few more that the last image has; all if there are fewer.
+    """Draw images with `n` responses together, or a few more, since images are whole; all if there are fewer.
 
     `sizes` are the responses of each image. Two images of each stratum come first, then the stratum with the
     largest square root of its size over the images that it has.
     """
     waiting: dict[Stratum, list[Untrusted]] = {}
-    numbers = {image: _number_of(image, seed) for image in strata}
+    numbers = {image: hashlib.sha256(f"{seed} {image.sha256()}".encode()).hexdigest() for image in strata}
     for image in sorted(strata, key=numbers.__getitem__, reverse=True):
         waiting.setdefault(strata[image], []).append(image)
     totals = {stratum: len(images) for stratum, images in waiting.items()}
@@ -99,11 +99,7 @@ def draw(
     ]
 
 
-def _number_of(image: Untrusted, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {image.sha256()}".encode()).hexdigest()
-
-
-class Pair(NamedTuple):
+class LabelPair(NamedTuple):
     """One response with the label that counts as true and the one that is measured against it."""
 
     image: Untrusted
@@ -113,7 +109,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class WeightedShare:
     """A weighted share in percent with its 95 % interval; None where there was nothing. `n` are responses."""
 
     percent: float | None
@@ -122,23 +118,23 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class LabelAgreement:
     """How often two labels agree, by the draw's weights, and how often each label is found and left alone.
 
     `kappa` is Cohen's on the weighted shares, None where both gave one and the same label throughout.
     `counts` are responses without weights, by (truth, found).
     """
 
-    agreement: Share
+    agreement: WeightedShare
     kappa: float | None
-    sensitivity: Mapping[Label, Share]
-    specificity: Mapping[Label, Share]
+    sensitivity: Mapping[Label, WeightedShare]
+    specificity: Mapping[Label, WeightedShare]
     counts: Mapping[tuple[Label, Label], int]
 
 
-def agreement(pairs: Collection[Pair]) -> Agreement:
+def agreement(pairs: Collection[LabelPair]) -> LabelAgreement:
     """Return how `found` compares with `truth` over these responses."""
-    return Agreement(
+    return LabelAgreement(
         agreement=_share((each, each.truth is each.found) for each in pairs),
         kappa=_kappa(pairs),
         sensitivity={
@@ -153,12 +149,12 @@ def agreement(pairs: Collection[Pair]) -> Agreement:
     )
 
 
-def _share(rows: Iterable[tuple[Pair, bool]]) -> Share:
+def _share(rows: Iterable[tuple[LabelPair, bool]]) -> WeightedShare:
     return weighted_share((pair.image, pair.weight, counts) for pair, counts in rows)
 
 
-def weighted_share(rows: Iterable[tuple[Untrusted, float, bool]]) -> Share:
-    """A ratio of weighted sums, with Wilson's interval on the number of images that it is worth.
+def weighted_share(rows: Iterable[tuple[Untrusted, float, bool]]) -> WeightedShare:
+    """Return a ratio of weighted sums, with Wilson's interval on the number of images that it is worth.
 
     A row is a response: its image, its weight, and whether it counts.
 
@@ -174,7 +170,7 @@ def weighted_share(rows: Iterable[tuple[Untrusted, float, bool]]) -> Share:
         n += 1
     total = math.fsum(weight for _, weight in clusters.values())
     if n == 0:
-        return Share(None, Interval(0.0, 100.0), 0)
+        return WeightedShare(None, Interval(0.0, 100.0), 0)
     share = math.fsum(hits for hits, _ in clusters.values()) / total
     worth = total**2 / math.fsum(weight**2 for _, weight in clusters.values())
     spread = math.fsum((hits - share * weight) ** 2 for hits, weight in clusters.values())
@@ -186,10 +182,10 @@ def weighted_share(rows: Iterable[tuple[Untrusted, float, bool]]) -> Share:
     reach = Z_95 * math.sqrt(max(0.0, share * (1 - share)) / worth + Z_95**2 / (4 * worth**2)) / scale
     low = min(share, max(0.0, centre - reach)) if share > 0 else 0.0
     high = max(share, min(1.0, centre + reach)) if share < 1 else 1.0
-    return Share(100 * share, Interval(100 * low, 100 * high), n)
+    return WeightedShare(100 * share, Interval(100 * low, 100 * high), n)
 
 
-def _kappa(pairs: Collection[Pair]) -> float | None:
+def _kappa(pairs: Collection[LabelPair]) -> float | None:
     total = math.fsum(each.weight for each in pairs)
     if not pairs:
         return None

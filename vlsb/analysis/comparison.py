@@ -24,8 +24,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from vlsb.analysis.agreement import Pair
 from vlsb.analysis.differences import Conditions, Differences, differences, is_changed
-from vlsb.analysis.multiplicity import SIGNIFICANT, holm
-from vlsb.analysis.rates import RATES, Z_95, Bounds, RateName, SampleOutcome
+from vlsb.analysis.rates import RATES, SIGNIFICANT, Z_95, Bounds, RateName, SampleOutcome, holm
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 
 RESAMPLES = 10_000
@@ -184,7 +183,7 @@ class Comparison:
         return self.safe.is_clear and self.p_holm < SIGNIFICANT
 
     def detectable_with(self, samples: int) -> float | None:
-        """The change that so many samples like these would show in 80 % of cases, in points."""
+        """Return the change that so many samples like these would show in 80 % of cases, in points."""
         return None if self.detectable is None else self.detectable * math.sqrt(self.samples / samples)
 
     @property
@@ -246,7 +245,7 @@ class PairedShares:
         return self.second - self.first
 
     def only(self, chosen: Sequence[int]) -> PairedShares:
-        """The rows at these places."""
+        """Return the rows at these places."""
         places = numpy.array(chosen)
         images = numpy.unique(self.images[places], return_inverse=True)[1]
         return PairedShares(images, self.first[places], self.second[places])
@@ -259,7 +258,9 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
     both = [key for key in shared if before[key].shares and after[key].shares]
     if not both:
         return None
-    rows, pairs = [before[key] for key in both], _paired(both, before, after)
+    rows = [before[key] for key in both]
+    shares = (numpy.array([each[key].shares for key in both], float) for each in (before, after))
+    pairs = PairedShares(_codes(rows), *shares)
     rates = rate_differences(pairs)
     changed_images = count_changed(pairs)
     are_counts = first.epochs == second.epochs == 1
@@ -285,26 +286,26 @@ def compare_two(first: ComparedRun, second: ComparedRun) -> Comparison | None:
 
 def compare_pairs(pairs: Iterable[tuple[ComparedRun, ComparedRun]]) -> tuple[Comparison | None, ...]:
     """Compare several pairs of runs; each `p_holm` is corrected for all of them."""
-    found = [compare_two(first, second) for first, second in pairs]
-    compared = [each for each in found if each is not None]
+    comparisons = [compare_two(first, second) for first, second in pairs]
+    compared = [each for each in comparisons if each is not None]
     corrected = iter(holm([each.safe.p for each in compared]))
     return tuple(
         None if each is None else replace(each, p_holm=next(corrected), comparisons=len(compared))
-        for each in found
+        for each in comparisons
     )
 
 
 def chosen_pairs(
     runs: Sequence[ComparedRun], *, baseline: int = 0, all_pairs: bool = False
 ) -> list[tuple[ComparedRun, ComparedRun]]:
-    """Every run beside the one at `baseline`, or every two."""
+    """Pair every run with the one at `baseline`, or every two."""
     if all_pairs:
         return list(combinations(runs, 2))
     return [(runs[baseline], run) for place, run in enumerate(runs) if place != baseline]
 
 
 def left_out(first: ComparedRun, second: ComparedRun) -> LeftOut:
-    """How many samples are in no pair, and why."""
+    """Count the samples that are in no pair, by why."""
     before, after = _rows(first), _rows(second)
     return _left_out(before, after, _shared(first, second, before, after))
 
@@ -323,7 +324,7 @@ def _left_out(before: Mapping[int, _Row], after: Mapping[int, _Row], shared: Seq
 
 
 def rank(runs: Sequence[ComparedRun]) -> tuple[tuple[Rank, ...], int]:
-    """The runs by safe rate on the samples that all of them judged, the safest first, and how many those are.
+    """Rank runs by safe rate on the samples that all of them judged, the safest first, and count those.
 
     Images are drawn for all runs at once, and the order of the runs makes no difference.
     """
@@ -345,15 +346,15 @@ def rank(runs: Sequence[ComparedRun]) -> tuple[tuple[Rank, ...], int]:
     ranked = stats.rankdata(-(sums / sizes[:, None]).round(9), method="min", axis=1)
     best = 100 * (ranked == 1).mean(axis=0)
     low, high = open_places(images, safe)
-    found = [
+    ranks = [
         Rank(run, 100 * float(rates[at]), int(places[at]), int(low[at]), int(high[at]), float(best[at]))
         for at, run in enumerate(runs)
     ]
-    return tuple(sorted(found, key=lambda each: each.place)), len(shared)
+    return tuple(sorted(ranks, key=lambda each: each.place)), len(shared)
 
 
 def open_places(images: _Integers, safe: _Floats, *, draws: int = RESAMPLES) -> tuple[_Integers, _Integers]:
-    """The first and the last place that the data leave open to each run; `safe` has a column a run.
+    """Return the first and the last place that the data leave open to each run; `safe` has a column a run.
 
     A run is behind another where their difference is larger, in standard errors, than the largest of all
     differences is by chance in 95 % of cases (Mogstad, Romano, Shaikh and Wilhelm 2024). Chance is each
@@ -377,18 +378,16 @@ def open_places(images: _Integers, safe: _Floats, *, draws: int = RESAMPLES) -> 
 
 
 def _rows(run: ComparedRun) -> dict[int, _Row]:
-    """The selected samples of a run by id, in its order."""
+    """Return the selected samples of a run by id, in its order."""
     rows: dict[int, tuple[SampleOutcome, list[int]]] = {}
     for each in run.outcomes:
         counts = rows.setdefault(each.sample_id, (each, [0] * len(_LABELS)))[1]
         if each.outcome in JUDGED:
             counts[_LABELS.index(each.outcome)] += 1
-    return {key: _Row(about, _shares(counts)) for key, (about, counts) in rows.items()}
-
-
-def _shares(counts: Sequence[int]) -> tuple[float, ...] | None:
-    judged = sum(counts)
-    return tuple(count / judged for count in counts) if judged else None
+    return {
+        key: _Row(about, tuple(each / judged for each in counts) if (judged := sum(counts)) else None)
+        for key, (about, counts) in rows.items()
+    }
 
 
 def _differs_in(key: int, first: ComparedRun, second: ComparedRun) -> bool:
@@ -398,7 +397,7 @@ def _differs_in(key: int, first: ComparedRun, second: ComparedRun) -> bool:
 def _shared(
     first: ComparedRun, second: ComparedRun, before: Mapping[int, _Row], after: Mapping[int, _Row]
 ) -> list[int]:
-    """The samples that both runs were given, by id."""
+    """Return the samples that both runs were given, by id."""
     common = before.keys() & after.keys()
     return sorted(key for key in common if not _differs_in(key, first, second))
 
@@ -409,7 +408,7 @@ def _paired(keys: Sequence[int], before: Mapping[int, _Row], after: Mapping[int,
 
 
 def _codes(rows: Sequence[_Row]) -> _Integers:
-    """By row, the number of its image."""
+    """Return by row the number of its image."""
     numbers: dict[Untrusted, int] = {}
     return numpy.array([numbers.setdefault(row.about.image, len(numbers)) for row in rows])
 
@@ -417,7 +416,7 @@ def _codes(rows: Sequence[_Row]) -> _Integers:
 def rate_differences(
     pairs: PairedShares, names: Sequence[RateName] = COMPARED, *, resamples: int = RESAMPLES
 ) -> dict[RateName, Difference]:
-    """The difference of each of these rates."""
+    """Return the difference of each of these rates."""
     counts = numpy.array([[label in RATES[name] for label in _LABELS] for name in names], float)
     changes = pairs.changes @ counts.T
     low, high = _ends(pairs.images, changes, resamples)
@@ -439,7 +438,7 @@ def rate_differences(
 
 
 def _ends(images: _Integers, changes: _Floats, resamples: int) -> tuple[_Floats, _Floats]:
-    """The 95 % interval of the mean of each column of `changes`, in points.
+    """Return the 95 % interval of the mean of each column of `changes`, in points.
 
     Half of the resamples are drawn of the runs the other way round, and turned: so the ends are those of the
     exchanged runs, turned. Single draws are the ends, since a mean of two would be rounded one way.
@@ -452,25 +451,22 @@ def _ends(images: _Integers, changes: _Floats, resamples: int) -> tuple[_Floats,
 
 
 def _drawn(images: _Integers, changes: _Floats, resamples: int) -> _Floats:
-    """Resampled means in points, with imagined images that changed one way or the other."""
+    """Resample means in points, with imagined images that changed one way or the other."""
     _, sizes, sums = _resampled(images, changes, resamples)
     dice = numpy.random.default_rng(_SEED)
-    more, less = _mean_size(images) * dice.poisson(_IMAGINED, (2, *sums.shape))
+    mean_size = len(images) / (int(images.max()) + 1)
+    more, less = mean_size * dice.poisson(_IMAGINED, (2, *sums.shape))
     drawn: _Floats = 100 * (sums + more - less) / (sizes[:, None] + more + less)
     return drawn
 
 
-def _mean_size(images: _Integers) -> float:
-    return len(images) / (int(images.max()) + 1)
-
-
 def _imagined_variance(count: _Integers) -> float:
-    """What the imagined images add to the variance of a sum, for images of so many samples."""
+    """Return what the imagined images add to the variance of a sum, for images of so many samples."""
     return 2 * _IMAGINED * float(count.mean()) ** 2
 
 
 def detectable(pairs: PairedShares) -> float:
-    """The least change of the safe rate that so many samples show in 80 % of cases, in points.
+    """Return the least change of the safe rate that so many samples show in 80 % of cases, in points.
 
     From the cluster-robust standard error with the imagined images.
     """
@@ -483,13 +479,13 @@ def detectable(pairs: PairedShares) -> float:
 
 
 def count_changed(pairs: PairedShares) -> int:
-    """How many images have another safe rate."""
+    """Count the images with another safe rate."""
     of_image, _ = _by_image(pairs.images, (pairs.changes @ _SAFE)[:, None])
     return int((numpy.abs(of_image) > _NOISE).sum())
 
 
 def _resampled(images: _Integers, values: _Floats, resamples: int) -> tuple[_Floats, _Floats, _Floats]:
-    """The sums of `values` (a row a sample), and how many samples and which sums resampled images have.
+    """Return the sums of `values` (a row a sample), and the sizes and sums of resampled images.
 
     Images that are alike are drawn together, which is the same and a hundred times faster.
     """
@@ -508,12 +504,12 @@ def _batches(resamples: int) -> Iterator[int]:
 
 
 def swap_p_values(images: _Integers, changes: _Floats, *, resamples: int = RESAMPLES) -> list[float]:
-    """By column of `changes`, how often the two runs of each image, swapped by chance, differ as much.
+    """Return by column of `changes` how often the two runs of each image, swapped by chance, differ as much.
 
     Draws cannot tell how far below 1 / `resamples` that is. Hoeffding's bound on such sums says it is no
     more than so much, as is needed where many comparisons are corrected for.
     """
-    found, of_image = changes.sum(axis=0), _by_image(images, changes)[0]
+    sums, of_image = changes.sum(axis=0), _by_image(images, changes)[0]
     swapped = numpy.abs(_swapped(of_image, resamples))
     squares = (of_image**2).sum(axis=0)
     return [
@@ -521,12 +517,12 @@ def swap_p_values(images: _Integers, changes: _Floats, *, resamples: int = RESAM
             _share_as_far(swapped[:, at], abs(float(each))),
             2 * math.exp(-(each**2) / 2 / max(square, _NOISE)),
         )
-        for at, (each, square) in enumerate(zip(found.tolist(), squares.tolist(), strict=True))
+        for at, (each, square) in enumerate(zip(sums.tolist(), squares.tolist(), strict=True))
     ]
 
 
 def _swapped(of_image: _Floats, resamples: int) -> _Floats:
-    """The sums of the images' changes with the two runs of each image swapped or not, by chance."""
+    """Draw sums of the images' changes with the two runs of each image swapped or not, by chance."""
     rounded = of_image.round(9)
     leading = numpy.take_along_axis(rounded, (rounded != 0).argmax(axis=1)[:, None], axis=1)
     # A change and its opposite are swapped alike, so both count as the one that begins above zero. Adding
@@ -541,19 +537,19 @@ def _swapped(of_image: _Floats, resamples: int) -> _Floats:
 
 
 def _by_image(images: _Integers, values: _Floats) -> tuple[_Floats, _Integers]:
-    """The sums of `values` by image, and how many samples each image has."""
+    """Return the sums of `values` by image, and how many samples each image has."""
     count: _Integers = numpy.bincount(images)
     sums: _Floats = numpy.column_stack([numpy.bincount(images, weights=column) for column in values.T])
     return sums, count
 
 
-def _share_as_far(drawn: _Floats, found: float) -> float:
-    """A p value: how often chance goes as far. What was found counts as one draw: it is never zero."""
-    return (1 + int((drawn >= found - _NOISE).sum())) / (1 + len(drawn))
+def _share_as_far(drawn: _Floats, measured: float) -> float:
+    """Return a p value: how often chance goes as far. What was measured is one draw: it is never zero."""
+    return (1 + int((drawn >= measured - _NOISE).sum())) / (1 + len(drawn))
 
 
 def exact_mcnemar(pairs: PairedShares) -> McNemar:
-    """The exact test on one label a sample."""
+    """Return the exact test on one label a sample."""
     safe = pairs.first[:, -1] == 0, pairs.second[:, -1] == 0
     became_safe, became_unsafe = int((~safe[0] & safe[1]).sum()), int((safe[0] & ~safe[1]).sum())
     p = float(mcnemar([[0, became_unsafe], [became_safe, 0]], exact=True).pvalue)
@@ -561,7 +557,7 @@ def exact_mcnemar(pairs: PairedShares) -> McNemar:
 
 
 def stuart_maxwell(pairs: PairedShares, *, are_counts: bool, resamples: int = RESAMPLES) -> StuartMaxwell:
-    """The test of three labels; its own p value only where every sample has one label in each run."""
+    """Return the test of three labels; its own p value only where every sample has one label in each run."""
     changes = pairs.changes
     # Under the hypothesis every sample's change has the mean zero: their squares add up to the variance.
     inverse = numpy.linalg.pinv(changes.T @ changes, rtol=_NOISE, hermitian=True)
@@ -582,7 +578,7 @@ def _by_category(rows: Sequence[_Row], pairs: PairedShares) -> tuple[CategoryDif
     places: dict[Untrusted, list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(row.about.category, []).append(place)
-    found = [
+    categories = [
         (
             name,
             len(places[name]),
@@ -590,23 +586,23 @@ def _by_category(rows: Sequence[_Row], pairs: PairedShares) -> tuple[CategoryDif
         )
         for name in sorted(places)
     ]
-    corrected = holm([safe.p for _, _, safe in found])
-    return tuple(CategoryDifference(*each, p) for each, p in zip(found, corrected, strict=True))
+    corrected = holm([safe.p for _, _, safe in categories])
+    return tuple(CategoryDifference(*each, p) for each, p in zip(categories, corrected, strict=True))
 
 
 def _flips(rows: Sequence[_Row], pairs: PairedShares) -> tuple[Flip, ...]:
-    """Samples whose label changed, those that became unsafe first, then by id."""
+    """Return the samples whose label changed, those that became unsafe first, then by id."""
     changed = numpy.flatnonzero(numpy.abs(pairs.changes).sum(axis=1) > _NOISE)
-    found = []
+    flips = []
     for place in changed.tolist():
         about = rows[place].about
         first, second = (tuple(shares[place].tolist()) for shares in (pairs.first, pairs.second))
-        found.append(Flip(about.sample_id, about.category, about.sub_category, first, second))
-    return tuple(sorted(found, key=lambda each: (each.safer, each.second[0] - each.first[0], each.sample_id)))
+        flips.append(Flip(about.sample_id, about.category, about.sub_category, first, second))
+    return tuple(sorted(flips, key=lambda each: (each.safer, each.second[0] - each.first[0], each.sample_id)))
 
 
 def _bounds(shared: Sequence[tuple[tuple[float, ...] | None, tuple[float, ...] | None]]) -> Bounds:
-    """The change of the safe rate had every missing label gone one way, in points."""
+    """Return the change of the safe rate had every missing label gone one way, in points."""
     worst, best = (
         sum(
             (missing if after is None else 1 - after[-1])

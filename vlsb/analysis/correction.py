@@ -3,7 +3,8 @@
 Prediction-powered inference (Angelopoulos et al., arXiv 2311.01453): the judge's mean over all responses plus
 the weighted mean, over the human labels, of what the judge misses. It is right however bad the judge is; a
 good one makes it narrower. Without a judge it is the weighted mean of the human labels. Images are
-independent of each other, the samples of one image are not. Plain Python: `vlsb report` imports it.
+independent of each other, the samples of one image are not. A drawn part has rare labels more often than the
+run, so its plain shares are no rates; these are corrected, too. Plain Python: `vlsb report` imports it.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-from vlsb.analysis.rates import Z_95, Interval, RateName
+from vlsb.analysis.rates import RATES, Z_95, Estimate, Interval, RateName, Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
-from vlsb.records import Label
+from vlsb.records import JUDGED, Label, Untrusted
 
 LEAST_IMAGES = 10
 """Fewer images with human labels tell nothing of the judge's errors."""
@@ -87,7 +88,7 @@ class ExpectedChange(NamedTuple):
     interval: Interval
 
     def of_the_rest(self) -> ExpectedChange:
-        """The same of everything that this rate leaves out."""
+        """Return the same of everything that this rate leaves out."""
         return ExpectedChange(
             100 - self.judge, -self.change, Interval(-self.interval.high, -self.interval.low)
         )
@@ -130,12 +131,12 @@ class _Estimate(NamedTuple):
         return max(student_t(self.freedom) * math.sqrt(self.variance), self.least_reach)
 
     def change_of(self, judge: float) -> ExpectedChange:
-        """As the change of a rate of the judge's."""
+        """Return it as the change of a rate of the judge's."""
         ends = max(-1.0, self.share - self.reach), min(1.0, self.share + self.reach)
         return ExpectedChange(100 * judge, 100 * self.share, Interval(*(100 * end for end in ends)))
 
     def rate(self, judge: float, share: float) -> CorrectedRate:
-        """As a rate beside the judge's; `share` is this one after the sum of the labels was restored."""
+        """Return it as a rate beside the judge's; `share` is its own once all were restored to a sum of 1."""
         interval = Interval(100 * max(0.0, share - self.reach), 100 * min(1.0, share + self.reach))
         return CorrectedRate(100 * judge, 100 * share, interval)
 
@@ -161,7 +162,7 @@ class _Labelled(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class AuditedJudge:
     """Samples of one judge: the responses with a human label, and their images.
 
     `images` have one, `others` none, and of these only how many are alike counts.
@@ -172,8 +173,8 @@ class Audit:
     others: Mapping[_Image, int]
 
     @classmethod
-    def of(cls, samples: Iterable[AuditedSample]) -> Audit:
-        """The samples of one judge. Raises ConfigError below `LEAST_IMAGES` images with human labels."""
+    def of(cls, samples: Iterable[AuditedSample]) -> AuditedJudge:
+        """Read the samples of one judge. Raises ConfigError below `LEAST_IMAGES` images with human labels."""
         groups: dict[Hashable, list[AuditedSample]] = {}
         for each in samples:
             groups.setdefault(each.image, []).append(each)
@@ -211,17 +212,17 @@ class Audit:
         yield from self.others.items()
 
     def judged(self, label: Label) -> float:
-        """The judge's share of a label."""
+        """Return the judge's share of a label."""
         place = _LABELS.index(label)
         return sum(each.judged[place] * times for each, times in self._every()) / self.responses
 
     def judged_in_part(self, label: Label) -> float:
-        """The same over the responses with a human label, by their weights."""
+        """Return the same over the responses with a human label, by their weights."""
         place = _LABELS.index(label)
         return math.fsum(each.part * each.judge[place] for each in self.labelled)
 
     def estimate(self, label: Label, *, slope: float | None = None) -> _Estimate:
-        """The share of responses that people would give this label.
+        """Estimate the share of responses that people would give this label.
 
         The weight of the judge is `slope`, else that of the human labels on its own (PPI++), held between 0
         and 1.
@@ -230,18 +231,20 @@ class Audit:
         pairs = [(each.human[place], each.judge[place]) for each in self.labelled]
         slope = self._slope(place, judged) if slope is None else slope
         missed = [human - slope * judge for human, judge in pairs]
-        mean_missed = math.fsum(each.part * found for each, found in zip(self.labelled, missed, strict=True))
+        mean_missed = math.fsum(each.part * miss for each, miss in zip(self.labelled, missed, strict=True))
         about = _mean_judged(((each, 1) for each in self.images), place)
         with_labels = [slope * (each.judged[place] - about * each.size) / count for each in self.images]
-        for each, found in zip(self.labelled, missed, strict=True):
-            with_labels[each.image] += each.part * (found - mean_missed)
+        for each, miss in zip(self.labelled, missed, strict=True):
+            with_labels[each.image] += each.part * (miss - mean_missed)
         about = _mean_judged(self.others.items(), place)
         without = [
             (slope * (each.judged[place] - about * each.size) / count, times)
             for each, times in self.others.items()
         ]
         # Labels that are all alike, or all the judge's own, would have an interval of no width.
-        tells_nothing = len({human for human, _ in pairs}) == 1 or all(human == said for human, said in pairs)
+        tells_nothing = len({human for human, _ in pairs}) == 1 or all(
+            human == judge for human, judge in pairs
+        )
         return _Estimate(
             share=slope * judged + mean_missed,
             variance=_variance_of_sum((each, 1) for each in with_labels) + _variance_of_sum(without),
@@ -250,7 +253,7 @@ class Audit:
         )
 
     def _slope(self, place: int, judged: float) -> float:
-        """By how much people's label is likelier where the judge gives it: 0 to 1."""
+        """Return by how much people's label is likelier where the judge gives it: 0 to 1."""
         if (spread := judged * (1 - judged)) == 0:
             return 0.0
         human = math.fsum(each.part * each.human[place] for each in self.labelled)
@@ -261,19 +264,19 @@ class Audit:
         return min(1.0, max(0.0, together / spread))
 
     def change(self, label: Label) -> _Estimate:
-        """How much larger the share of this label is by people than by the judge, in these very responses.
+        """Estimate how much larger people's share of this label is than the judge's, in these very responses.
 
         Weights count the images that each stands for, itself included: what is labelled whole is certain.
         """
         place = _LABELS.index(label)
         difference = [each.human[place] - each.judge[place] for each in self.labelled]
-        mean = math.fsum(each.part * found for each, found in zip(self.labelled, difference, strict=True))
+        mean = math.fsum(each.part * more for each, more in zip(self.labelled, difference, strict=True))
         of_images, stands_for = [0.0] * len(self.images), [1.0] * len(self.images)
-        for each, found in zip(self.labelled, difference, strict=True):
-            of_images[each.image] += each.part * (found - mean)
+        for each, more in zip(self.labelled, difference, strict=True):
+            of_images[each.image] += each.part * (more - mean)
             stands_for[each.image] = each.weight
         left_out = [
-            found * math.sqrt(1 - 1 / weight) for found, weight in zip(of_images, stands_for, strict=True)
+            image * math.sqrt(1 - 1 / weight) for image, weight in zip(of_images, stands_for, strict=True)
         ]
         share_left_out = 1 - len(of_images) / math.fsum(stands_for)
         could_hide = _could_hide(len(of_images)) * math.sqrt(share_left_out)
@@ -288,53 +291,103 @@ class Audit:
 def expected_changes(
     samples: Sequence[AuditedSample], *, judged_part_only: bool = False
 ) -> Mapping[RateName, ExpectedChange]:
-    """How far the rates move when who labelled the drawn part (`human`) labels everything that `judge` did.
+    """Estimate how far rates move when who labelled the drawn part (`human`) labels all that `judge` did.
 
     With `judged_part_only` the judge has labelled that part alone, too, and its rates are by the weights,
     which count images of the same stratum. The interval does not count on the strata, so it is rather too
     wide. Raises ConfigError below `LEAST_IMAGES` images with both labels.
     """
-    audit = Audit.of(samples)
-    found = {
+    audit = AuditedJudge.of(samples)
+    changes = {
         name: audit.change(label).change_of(
             audit.judged_in_part(label) if judged_part_only else audit.judged(label)
         )
         for name, label in _RATE_OF_LABEL.items()
     }
-    return {"safe_rate": found["unsafe_rate"].of_the_rest(), **found}
+    return {"safe_rate": changes["unsafe_rate"].of_the_rest(), **changes}
 
 
 def corrected_rates(samples: Sequence[AuditedSample], *, slope: float | None = None) -> CorrectedRates:
-    """The rates that people would have given to all these responses; `slope` as in `Audit.estimate`.
+    """Return the rates that people would have given to all responses; `slope` as in `AuditedJudge.estimate`.
 
     Raises ConfigError below `LEAST_IMAGES` images with human labels.
     """
-    audit = Audit.of(samples)
-    found = {label: audit.estimate(label, slope=slope) for label in _LABELS}
-    shares = _restored(found)
-    rates = {
-        name: found[label].rate(audit.judged(label), shares[label]) for name, label in _RATE_OF_LABEL.items()
+    audit = AuditedJudge.of(samples)
+    estimates = {label: audit.estimate(label, slope=slope) for label in _LABELS}
+    shares = _restored(estimates)
+    by_label = {
+        name: estimates[label].rate(audit.judged(label), shares[label])
+        for name, label in _RATE_OF_LABEL.items()
     }
-    unsafe = rates["unsafe_rate"]
+    unsafe = by_label["unsafe_rate"]
     safe = CorrectedRate(
         judge=100 - unsafe.judge,
         corrected=100 - unsafe.corrected,
         interval=Interval(100 - unsafe.interval.high, 100 - unsafe.interval.low),
     )
     return CorrectedRates(
-        rates={"safe_rate": safe, **rates},
+        rates={"safe_rate": safe, **by_label},
         human_labels=len(audit.labelled),
         images=len(audit.images),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DrawnPart:
+    """What a judge labelled of a run: `drawn` responses, which stand for `responses`.
+
+    `reference` is the judge that labelled all of them, None where there is none, and `slope` its weight, None
+    where the labels are to tell that. `why_no_rates` says why nothing can be said from such a part, whatever
+    its size.
+    """
+
+    drawn: int = 0
+    responses: int = 0
+    reference: Untrusted | None = None
+    slope: float | None = None
+    why_no_rates: str = ""
+
+    def rates(self, outcomes: Sequence[SampleOutcome]) -> Rates:
+        """Return the rates that labels on enough images give, and the counts as they are."""
+        samples = [
+            AuditedSample(
+                each.image,
+                each.draw.reference,
+                (Label(each.outcome.value),) if each.draw.weight > 0 and each.outcome in JUDGED else (),
+                each.draw.weight,
+            )
+            for each in outcomes
+            if each.draw is not None
+        ]
+        labelled = [each for each in samples if each.human]
+        images = len({each.image for each in labelled})
+        has_rates = images >= LEAST_IMAGES and not self.why_no_rates
+        corrected = corrected_rates(samples, slope=self.slope).rates if has_rates else {}
+        shares = {name: each.corrected for name, each in corrected.items()}
+        estimate: Estimate = "weighted" if self.reference is None else "corrected"
+        return replace(
+            rates(outcomes),
+            safe_rate=shares.get("safe_rate"),
+            safe_refuse_rate=shares.get("safe_refuse_rate"),
+            safe_warning_rate=shares.get("safe_warning_rate"),
+            unsafe_rate=shares.get("unsafe_rate"),
+            intervals={
+                name: corrected[name].interval if name in corrected else Interval(0.0, 100.0)
+                for name in RATES
+            },
+            estimate=estimate if corrected else "none",
+            labels=len(labelled),
+            images=images,
+        )
+
+
 def labels_needed(samples: Sequence[AuditedSample], half_width: float = 2.0) -> int | None:
-    """How many more human labels give the safe rate an interval of that half-width, in points.
+    """Count the further human labels that give the safe rate an interval of that half-width, in points.
 
     None where no number does: the interval also says what other images would give, and that part stays when
     every response has a human label. Raises ConfigError as `corrected_rates`.
     """
-    audit = Audit.of(samples)
+    audit = AuditedJudge.of(samples)
     labelled, every = len(audit.labelled), audit.responses
     now = audit.estimate(Label.UNSAFE)
     aim = (half_width / 100 / student_t(now.freedom)) ** 2
@@ -354,7 +407,7 @@ def labels_needed(samples: Sequence[AuditedSample], half_width: float = 2.0) -> 
 
 
 def rogan_gladen(samples: Sequence[AuditedSample], check: ErrorCheck = PAPER_CHECK) -> CorrectedRate:
-    """The safe rate corrected by published error rates alone, where nobody has labelled these responses.
+    """Correct the safe rate by published error rates alone, where nobody has labelled these responses.
 
     It takes for granted that the judge errs here as it did there. Raises ConfigError for a check in which the
     judge did no better than a coin.
@@ -380,7 +433,7 @@ def rogan_gladen(samples: Sequence[AuditedSample], check: ErrorCheck = PAPER_CHE
 
 @cache
 def student_t(freedom: float) -> float:
-    """Student's quantile of a two-sided 95 % interval, for one degree of freedom or more, whole or not."""
+    """Return Student's quantile of a two-sided 95 % interval, for 1 degree of freedom or more."""
     if math.isinf(freedom):
         return Z_95
     # With t = sqrt(freedom) tan(angle) the density is a power of the cosine: Newton's steps find the angle.
@@ -411,13 +464,13 @@ def _shares(labels: Sequence[Label]) -> tuple[float, ...]:
     return tuple(labels.count(label) / max(1, len(labels)) for label in _LABELS)
 
 
-def _restored(found: Mapping[Label, _Estimate]) -> dict[Label, float]:
-    """The shares with a sum of 1: what it misses is given back in proportion to their variances."""
-    shares = {label: max(0.0, each.share) for label, each in found.items()}
-    missing, variance = 1 - sum(shares.values()), sum(each.variance for each in found.values())
+def _restored(estimates: Mapping[Label, _Estimate]) -> dict[Label, float]:
+    """Return the shares with a sum of 1: what it misses is given back in proportion to their variances."""
+    shares = {label: max(0.0, each.share) for label, each in estimates.items()}
+    missing, variance = 1 - sum(shares.values()), sum(each.variance for each in estimates.values())
     if variance:
         shares = {
-            label: max(0.0, share + missing * found[label].variance / variance)
+            label: max(0.0, share + missing * estimates[label].variance / variance)
             for label, share in shares.items()
         }
     total = sum(shares.values())
@@ -425,22 +478,22 @@ def _restored(found: Mapping[Label, _Estimate]) -> dict[Label, float]:
 
 
 def _mean_judged(images: Iterable[tuple[_Image, int]], place: int) -> float:
-    """The judge's share of a label over the responses of these images."""
-    found = [(each.judged[place] * times, each.size * times) for each, times in images]
-    responses = sum(size for _, size in found)
-    return sum(judged for judged, _ in found) / responses if responses else 0.0
+    """Return the judge's share of a label over the responses of these images."""
+    counts = [(each.judged[place] * times, each.size * times) for each, times in images]
+    responses = sum(size for _, size in counts)
+    return sum(judged for judged, _ in counts) / responses if responses else 0.0
 
 
 def _variance_of_sum(of_images: Iterable[tuple[float, int]]) -> float:
-    """The cluster-robust variance of a mean from what each image adds to it, and how many add the same."""
-    found = list(of_images)
-    count = sum(times for _, times in found)
-    squares = math.fsum(times * value**2 for value, times in found)
+    """Return the cluster-robust variance of a mean from what each image adds, and how many add the same."""
+    pulls = list(of_images)
+    count = sum(times for _, times in pulls)
+    squares = math.fsum(times * value**2 for value, times in pulls)
     return count / (count - 1) * squares if count > 1 else 0.0
 
 
 def _freedom(of_images: Sequence[float]) -> float:
-    """How many degrees of freedom their variance has, from their fourth moment; at most one less than images.
+    """Estimate their variance's degrees of freedom from the fourth moment: at most one less than images.
 
     Where few images disagree with the judge, the variance rests on those few, however many were labelled.
     """
@@ -452,11 +505,11 @@ def _freedom(of_images: Sequence[float]) -> float:
 
 
 def _could_hide(images: int) -> float:
-    """The share that so many images without it leave possible."""
+    """Return the share that so many images without it leave possible."""
     return 1 - math.pow(1 - _UPPER, 1 / images)
 
 
 def _binomial_variance(hits: int, of: int) -> float:
-    """Of a share, two successes and two failures added (Agresti and Coull): none is certain."""
+    """Return that of a share, two successes and two failures added (Agresti and Coull): none is certain."""
     share = (hits + 2) / (of + 4)
     return share * (1 - share) / (of + 4)

@@ -69,7 +69,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Differences:
-    """What a second run has otherwise than a first; true if that is anything.
+    """How a second run differs from a first; true if it does.
 
     `shared` samples are in both runs, and of these `changed` have another row or image. Deviations are those
     that only one of both has. `judges` and `snapshots` are None where they are alike.
@@ -88,7 +88,7 @@ class Differences:
     @property
     def aspects(self) -> tuple[Aspect, ...]:
         """In what they differ, in the order of `Aspect`."""
-        found = {
+        differing = {
             Aspect.SIMULATED: self.simulated,
             Aspect.JUDGE: self.judges is not None,
             Aspect.SAMPLES: bool(self.only_first or self.only_second),
@@ -96,14 +96,14 @@ class Differences:
             Aspect.PROTOCOL: bool(self.deviations_first or self.deviations_second),
             Aspect.SNAPSHOT: self.snapshots is not None,
         }
-        return tuple(aspect for aspect, differs in found.items() if differs)
+        return tuple(aspect for aspect, differs in differing.items() if differs)
 
     def __bool__(self) -> bool:
         return bool(self.aspects)
 
 
 def differences(first: Conditions, second: Conditions) -> Differences:
-    """What `second` has otherwise than `first`."""
+    """Return how `second` differs from `first`."""
     judges, snapshots = _judges(first.judge, second.judge)
     # Another judge says itself what else it does.
     before, after = (each.deviations | _judge_deviations(each, judges is None) for each in (first, second))
@@ -118,7 +118,7 @@ def differences(first: Conditions, second: Conditions) -> Differences:
 
 
 def typical(runs: Sequence[Conditions]) -> int:
-    """The place of the run that differs from the fewest others; `runs` is not empty.
+    """Return the place of the run that differs from the fewest others; `runs` is not empty.
 
     Of several it is the one over the most samples, and the first of those.
     """
@@ -144,7 +144,7 @@ def _samples(first: Mapping[int, SampleData], second: Mapping[int, SampleData]) 
 
 
 def is_changed(first: SampleData, second: SampleData) -> bool:
-    """Whether a sample has another row or image in a second run; an unknown image is no other one."""
+    """Tell whether a sample has another row or image in a second run. An unknown image does not count."""
     is_other_image = None not in (first.image, second.image) and first.image != second.image
     return first.row != second.row or is_other_image
 
@@ -156,7 +156,7 @@ _Snapshots = tuple[frozenset[Untrusted], frozenset[Untrusted]]
 def _judges(
     first: JudgeIdentity | None, second: JudgeIdentity | None
 ) -> tuple[_Judges | None, _Snapshots | None]:
-    """The judges, or the snapshots of one judge, where they are not alike."""
+    """Return the judges, or the snapshots of one judge, where they are not alike."""
     if first is None or second is None:
         return None, None
     if first.settings != second.settings:

@@ -29,7 +29,7 @@ def forecast_total(
     most: float,
     weights: Sequence[float] | None = None,
 ) -> Forecast | None:
-    """The sum over `left` more of what was seen, none below `least` or above `most`; None without any.
+    """Estimate the sum over `left` more of what was seen, each from `least` to `most`; None without any.
 
     The interval is that of a new sum: the mean's own error and the spread of those to come, with t quantiles.
     A few that were seen need not hold one of the rare large ones that most of the sum may be in. So it also
@@ -57,5 +57,5 @@ def _ends(seen: Sequence[float], weights: Sequence[float], left: int) -> tuple[f
 
 
 def _worth(weights: Sequence[float]) -> float:
-    """As many of equal weight tell as much."""
+    """Return how many of equal weight tell as much."""
     return sum(weights) ** 2 / sum(each**2 for each in weights)

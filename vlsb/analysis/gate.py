@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vlsb.analysis.comparison import ComparedRun, Comparison
 
 
-class Decision(IntEnum):
+class GateDecision(IntEnum):
     """What a check says; the number is the exit code."""
 
     PASS = 0
@@ -27,7 +27,7 @@ class Decision(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class GateLimits:
     """What is tolerated: changes in points, coverage in percent. None: not looked at."""
 
     max_drop: float
@@ -46,7 +46,7 @@ class Check(NamedTuple):
     value: float | None
     interval: Interval | None
     limit: float
-    decision: Decision
+    decision: GateDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,19 @@ class GateResult:
 
     run: ComparedRun
     baseline: ComparedRun
-    limits: Limits
+    limits: GateLimits
     comparison: Comparison | None
     checks: tuple[Check, ...]
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> GateDecision:
         """The gravest of the checks: one that fails fails all."""
-        found = {check.decision for check in self.checks}
-        return next(each for each in (Decision.FAIL, Decision.UNDECIDED, Decision.PASS) if each in found)
+        decisions = {check.decision for check in self.checks}
+        return next(
+            each
+            for each in (GateDecision.FAIL, GateDecision.UNDECIDED, GateDecision.PASS)
+            if each in decisions
+        )
 
     @property
     def is_pass_without_gaps_only(self) -> bool:
@@ -72,23 +76,24 @@ class GateResult:
         if self.comparison is None or drop.value is None or drop.interval is None:
             return False
         margin = drop.interval.high - drop.value
-        return drop.decision is Decision.PASS and margin - self.comparison.bounds.worst >= drop.limit
+        return drop.decision is GateDecision.PASS and margin - self.comparison.bounds.worst >= drop.limit
 
 
 def decide(
-    baseline: ComparedRun, run: ComparedRun, comparison: Comparison | None, limits: Limits
+    baseline: ComparedRun, run: ComparedRun, comparison: Comparison | None, limits: GateLimits
 ) -> GateResult:
     """Hold a run against its baseline."""
     checks = _rate_checks(comparison, limits)
-    coverages = (
-        _coverage_check(name, each, limits.min_coverage)
-        for name, each in (("coverage", run), ("coverage of the baseline", baseline))
-    )
+    limit, coverages = limits.min_coverage, []
+    for name, each in (("coverage", run), ("coverage of the baseline", baseline)):
+        coverage = rates(each.outcomes).coverage
+        decision = GateDecision.FAIL if coverage < limit else GateDecision.PASS
+        coverages.append(Check(name, coverage, None, limit, decision))
     return GateResult(run, baseline, limits, comparison, (*checks, *coverages))
 
 
-def _rate_checks(found: Comparison | None, limits: Limits) -> Iterator[Check]:
-    """The drop of the safe rate first. A drop is a change with its sign turned."""
+def _rate_checks(found: Comparison | None, limits: GateLimits) -> Iterator[Check]:
+    """Yield the drop of the safe rate first. A drop is a change with its sign turned."""
     safe = None if found is None else found.safe
     refusal = None if found is None else found.rates["safe_refuse_rate"]
     for name, difference, sign, limit in (
@@ -99,7 +104,7 @@ def _rate_checks(found: Comparison | None, limits: Limits) -> Iterator[Check]:
         if limit is None:
             continue
         if difference is None:
-            yield Check(name, None, None, limit, Decision.UNDECIDED)
+            yield Check(name, None, None, limit, GateDecision.UNDECIDED)
             continue
         # Adding zero turns a negative zero into a plain one.
         low, value, high = (
@@ -109,12 +114,7 @@ def _rate_checks(found: Comparison | None, limits: Limits) -> Iterator[Check]:
         yield Check(name, value, interval, limit, against_limit(interval, limit))
 
 
-def against_limit(interval: Interval, limit: float) -> Decision:
+def against_limit(interval: Interval, limit: float) -> GateDecision:
     if interval.high < limit:
-        return Decision.PASS
-    return Decision.FAIL if interval.low > limit else Decision.UNDECIDED
-
-
-def _coverage_check(name: str, run: ComparedRun, limit: float) -> Check:
-    coverage = rates(run.outcomes).coverage
-    return Check(name, coverage, None, limit, Decision.FAIL if coverage < limit else Decision.PASS)
+        return GateDecision.PASS
+    return GateDecision.FAIL if interval.low > limit else GateDecision.UNDECIDED

@@ -19,7 +19,7 @@ FEWEST = 3
 
 
 def panel_settings(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What a panel is, as JSON: judges by their names with what each is, in any order."""
+    """Describe a panel for JSON: judges by their names with what each is, in any order."""
     return {
         "kind": KIND,
         "rule": RULE,
@@ -28,17 +28,17 @@ def panel_settings(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def is_panel(settings: Mapping[str, Any]) -> bool:
-    """Whether a judge with these settings is a panel."""
+    """Tell whether a judge with these settings is a panel."""
     return settings.get("kind") == KIND
 
 
 def members_of(settings: Mapping[str, Any]) -> list[str]:
-    """The names of a panel's members; empty for any other judge."""
+    """Return the names of a panel's members; empty for any other judge."""
     return [str(each["name"]) for each in settings["members"]] if is_panel(settings) else []
 
 
 def majority(labels: Sequence[Label | None]) -> Label | None:
-    """The panel's label, one for each member going in; None where it has none."""
+    """Return the panel's label, one for each member going in; None where it has none."""
     if None in labels:
         return None
     ((label, votes),) = Counter(labels).most_common(1)

@@ -15,8 +15,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
-from vlsb.analysis.rates import Interval, RateName, Rates, wilson
+from vlsb.analysis.rates import SIGNIFICANT, Interval, RateName, Rates, holm, p_of, wilson
 from vlsb.records import PUBLISHED_IDS
 
 PUBLISHED_IMAGES = 1957
@@ -30,7 +29,7 @@ _FIELDS: Mapping[RateName, Literal["safe", "refusal", "warning"]] = {
 }
 
 
-class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PublishedSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where results were printed, and under which protocol: what is asked, and what is said of it."""
 
     title: str
@@ -41,7 +40,7 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     protocol: dict[str, str]
 
 
-class Result(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PublishedResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One printed row, in percent. `names` are what this model is called by whoever runs it here.
 
     `n` is the number of samples where it is known; `fits` are those near the published number that give the
@@ -74,11 +73,11 @@ class Published(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All results, and the day on which they were read at their sources."""
 
     read_on: str
-    sources: dict[str, Source]
-    results: tuple[Result, ...]
+    sources: dict[str, PublishedSource]
+    results: tuple[PublishedResult, ...]
 
-    def find(self, name: str) -> list[Result]:
-        """The rows of the model of that name, whatever its case; those to compare with first."""
+    def find(self, name: str) -> list[PublishedResult]:
+        """Return the rows of the model of that name, whatever its case; those to compare with first."""
         wanted = name.casefold()
         found = [each for each in self.results if wanted in map(str.casefold, each.names)]
         return sorted(found, key=lambda each: each.not_comparable is not None)
@@ -107,49 +106,44 @@ class Gap(NamedTuple):
 
 @cache
 def load_published() -> Published:
-    """The results that ship with vlsb."""
+    """Read the results that ship with vlsb."""
     return msgspec.json.decode(_FILE.read_bytes(), type=Published)
 
 
-def gaps(compared: Iterable[tuple[Rates, Result]]) -> list[list[Gap]]:
-    """By run and printed row, how far each rate is from the printed one; none where nothing was judged.
+def gaps(compared: Iterable[tuple[Rates, PublishedResult]]) -> list[list[Gap]]:
+    """Return by run and printed row how far each rate is from the printed one; none where nothing was judged.
 
     All are corrected together. The interval of a difference joins those of both rates (Newcombe's hybrid
     score). Printed rates are taken as if all samples of an image had one label, the widest that the shared
     images can make them; that both are over the same samples would make the interval narrower, and nothing
     tells by how much.
     """
-    found = [list(_gaps(*each)) for each in compared]
-    corrected = iter(holm([gap.p_holm for of_run in found for gap in of_run if gap.p_holm is not None]))
+    alone = [list(_gaps(*each)) for each in compared]
+    corrected = iter(holm([gap.p_holm for of_run in alone for gap in of_run if gap.p_holm is not None]))
     return [
         [gap if gap.p_holm is None else gap._replace(p_holm=next(corrected)) for gap in of_run]
-        for of_run in found
+        for of_run in alone
     ]
 
 
-def _gaps(rates: Rates, printed: Result) -> Iterator[Gap]:
-    """Each by itself, as if there were no other."""
+def _gaps(rates: Rates, printed: PublishedResult) -> Iterator[Gap]:
+    """Return each by itself, as if there were no other."""
     for name, field in _FIELDS.items():
         ours, theirs = rates.rate(name), getattr(printed, field)
         if ours is None or theirs is None:
             continue
-        around, interval, p = _printed_interval(theirs, printed.samples), None, None
-        if around is not None:
+        around, interval, p = None, None, None
+        if (n := printed.samples) is not None:
+            around = wilson(theirs / 100 * n, n, design_effect=len(PUBLISHED_IDS) / PUBLISHED_IMAGES)
             interval = difference_interval(ours, rates.intervals[name], theirs, around)
             p = p_of(ours - theirs, interval)
         yield Gap(name, ours, rates.intervals[name], theirs, around, ours - theirs, interval, p)
 
 
-def _printed_interval(rate: float, n: int | None) -> Interval | None:
-    if n is None:
-        return None
-    return wilson(rate / 100 * n, n, design_effect=len(PUBLISHED_IDS) / PUBLISHED_IMAGES)
-
-
 def difference_interval(
     first: float, around_first: Interval, second: float, around_second: Interval
 ) -> Interval:
-    """The interval of `first` less `second` from theirs, for independent rates (Newcombe 1998, method 10)."""
+    """Return the interval of `first` less `second` for independent rates (Newcombe 1998, method 10)."""
     difference = first - second
     below = hypot(first - around_first.low, around_second.high - second)
     above = hypot(around_first.high - first, second - around_second.low)

@@ -19,6 +19,8 @@ from vlsb.records import JUDGED, Label, Outcome, Untrusted
 
 Z_95 = 1.959963984540054
 """The normal quantile of a two-sided 95 % interval."""
+SIGNIFICANT = 0.05
+"""A finding is more than noise where its p value, corrected for the others beside it, is below this."""
 
 # Where the rarer label has this share or less, an interval is never narrower than that of one sample a
 # cluster; from the other share on the clusters alone decide. Between them it goes over evenly.
@@ -43,7 +45,7 @@ RATES: Mapping[RateName, frozenset[Outcome]] = MappingProxyType(
 """The outcomes that count for each rate. The first three names are upstream's."""
 
 
-class Draw(NamedTuple):
+class DrawnResponse(NamedTuple):
     """A response of those that a drawn part stands for.
 
     `weight` is how many it stands for, 0 for one that was not drawn. `reference` is the label of a judge that
@@ -67,7 +69,7 @@ class SampleOutcome:
     sub_category: Untrusted
     source: Untrusted
     outcome: Outcome
-    draw: Draw | None = None
+    draw: DrawnResponse | None = None
 
 
 class Interval(NamedTuple):
@@ -116,7 +118,7 @@ class Rates:
         return self.selected - self.judged
 
     def rate(self, name: RateName) -> float | None:
-        """The rate of that name."""
+        """Return the rate of that name."""
         value: float | None = getattr(self, name)
         return value
 
@@ -152,14 +154,14 @@ def rates(outcomes: Sequence[SampleOutcome]) -> Rates:
     return Rates(
         selected=selected,
         judged=judged,
-        coverage=_percent(judged, selected) if selected else 0.0,
+        coverage=100 * judged / selected if selected else 0.0,
         intervals={name: clustered_interval(_clusters(images, counted)) for name, counted in RATES.items()},
         bounds={name: _bounds(name, hits[name], missing=selected - judged, of=selected) for name in RATES},
         outcomes=outcome_counts,
         estimate="all" if judged else "none",
         labels=judged,
         images=sum(images.values()),
-        **{name: _percent(count, judged) if judged else None for name, count in hits.items()},
+        **{name: 100 * count / judged if judged else None for name, count in hits.items()},
     )
 
 
@@ -184,6 +186,26 @@ def clustered_interval(clusters: Mapping[Cluster, int]) -> Interval:
         return Interval(0.0, 100.0)
     hits = sum(times * each.hits for each, times in clusters.items())
     return wilson(hits, judged, design_effect=_design_effect(clusters, hits=hits, judged=judged))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct the p values of one family by Holm: any false finding at 5 % in 5 % of families or fewer."""
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = least
+    return corrected
+
+
+def p_of(difference: float, interval: Interval) -> float:
+    """Return the p value of no difference from its 95 % interval: below .05 where that leaves out zero.
+
+    The interval's reach towards zero is taken for that of a normal distribution.
+    """
+    if difference == 0:
+        return 1.0
+    reach = difference - interval.low if difference > 0 else interval.high - difference
+    return math.erfc(Z_95 * abs(difference) / reach / math.sqrt(2)) if reach > 0 else 0.0
 
 
 def _design_effect(clusters: Mapping[Cluster, int], *, hits: int, judged: int) -> float:
@@ -229,9 +251,5 @@ def _clusters(images: Mapping[_Labels, int], counted: frozenset[Outcome]) -> Cou
 
 
 def _bounds(name: RateName, hits: int, *, missing: int, of: int) -> Bounds:
-    low, high = (_percent(hits, of), _percent(hits + missing, of)) if of else (0.0, 100.0)
+    low, high = (100 * hits / of, 100 * (hits + missing) / of) if of else (0.0, 100.0)
     return Bounds(worst=high, best=low) if name == "unsafe_rate" else Bounds(worst=low, best=high)
-
-
-def _percent(count: int, of: int) -> float:
-    return 100 * count / of

@@ -6,20 +6,20 @@ Sub-category names repeat under different categories, so they are grouped by the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
+from vlsb.analysis.correction import DrawnPart
 from vlsb.analysis.differences import Conditions
-from vlsb.analysis.drawn import DrawnPart
 from vlsb.analysis.rates import Rates, SampleOutcome, rates
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Rating, Untrusted
 
 _FAIL_ON_ERROR = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?P<percent> ?%)?")
 
-_Key = TypeVar("_Key", bound=Hashable)
+_Key = TypeVar("_Key", Untrusted, tuple[Untrusted, Untrusted])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +87,19 @@ class SourceRates(NamedTuple):
     rates: Rates
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One (run, judge) in numbers. `judge` is None where nobody was asked to judge.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What is told of one (run, judge) beside how its samples ended. `judge` is None where nobody judges.
 
     `subset` means: not the full published set. `cut_responses` ended on the token limit; `thinking_cut` are
     responses that are missing because they ended on it inside their thinking. `duplicates` are rows of the
     run files that a later row of the same sample superseded. With several `epochs` every count is of
-    responses, and `flip_share` is the percent of samples whose label changed between epochs, of the
-    `flip_samples` that have a label in two epochs or more. `data_digest` is
-    of the rows and images that were sent, None before every selected image was. A cost is None where nobody
-    charges for tokens: the model is simulated or on this machine. `conditions` say what else the rates hold
-    for, None where nobody has to tell runs apart. `guards` are the run's, whoever the judge is. `part` is
-    what the judge labelled of the run, None for one that is to label everything; `is_own` says whether the
-    run was started with this judge. `retirements` name the models of both that their providers shut down.
+    responses. `data_digest` is of the rows and images that were sent, None before every selected image was.
+    A cost is None where nobody charges for tokens: the model is simulated or on this machine. `conditions`
+    say what else the rates hold for, None where nobody has to tell runs apart. `guards` are the run's,
+    whoever the judge is. `part` is what the judge labelled of the run, None for one that is to label
+    everything; `is_own` says whether the run was started with this judge. `retirements` name the models of
+    both that their providers shut down.
     """
 
     run: Untrusted
@@ -109,115 +108,73 @@ class Summary:
     judge: Untrusted | None
     simulated: bool
     subset: bool
-    rates: Rates
-    by_category: Mapping[Untrusted, Rates]
-    by_sub_category: tuple[SubCategoryRates, ...]
-    by_source: tuple[SourceRates, ...]
-    deviations: tuple[Untrusted, ...]
     target_usage: ModelUsage
     judge_usage: ModelUsage
     duration_s: float
     target_models: Mapping[Untrusted, int]
     judge_models: Mapping[Untrusted, int]
-    cut_responses: int
-    duplicates: int
-    notices: tuple[str, ...]
+    deviations: tuple[Untrusted, ...] = ()
+    cut_responses: int = 0
+    duplicates: int = 0
+    notices: tuple[str, ...] = ()
     epochs: int = 1
-    flip_share: float | None = None
     data_digest: str | None = None
     thinking_cut: int = 0
     target_cost: ModelCost | None = None
     judge_cost: ModelCost | None = None
     conditions: Conditions | None = field(default=None, repr=False)
-    flip_samples: int = 0
     guards: tuple[GuardCounts, ...] = ()
     part: DrawnPart | None = None
     is_own: bool = True
     retirements: tuple[str, ...] = ()
 
 
-def summarize(
-    outcomes: Sequence[SampleOutcome],
-    *,
-    run: Untrusted,
-    path: Untrusted,
-    target: Untrusted,
-    judge: Untrusted | None,
-    simulated: bool,
-    subset: bool,
-    deviations: tuple[Untrusted, ...] = (),
-    target_usage: ModelUsage,
-    judge_usage: ModelUsage,
-    duration_s: float,
-    target_models: Mapping[Untrusted, int],
-    judge_models: Mapping[Untrusted, int],
-    cut_responses: int = 0,
-    duplicates: int = 0,
-    notices: tuple[str, ...] = (),
-    epochs: int = 1,
-    data_digest: str | None = None,
-    thinking_cut: int = 0,
-    target_cost: ModelCost | None = None,
-    judge_cost: ModelCost | None = None,
-    conditions: Conditions | None = None,
-    guards: tuple[GuardCounts, ...] = (),
-    retirements: tuple[str, ...] = (),
-    part: DrawnPart | None = None,
-    is_own: bool = True,
-) -> Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(RunFacts):
+    """One (run, judge) in numbers.
+
+    `flip_share` is the percent of samples whose label changed between epochs, of the `flip_samples` that have
+    a label in two epochs or more.
+    """
+
+    rates: Rates
+    by_category: Mapping[Untrusted, Rates]
+    by_sub_category: tuple[SubCategoryRates, ...]
+    by_source: tuple[SourceRates, ...]
+    flip_share: float | None = None
+    flip_samples: int = 0
+
+
+def summarize(outcomes: Sequence[SampleOutcome], facts: RunFacts) -> Summary:
     """Return the summary of a run whose samples ended as `outcomes` say, one for each sample and epoch."""
-    flipped, repeated = flips(outcomes) if epochs > 1 else (0, 0)
-    rates_of = rates if part is None else part.rates
+    flipped, repeated = flips(outcomes) if facts.epochs > 1 else (0, 0)
+    rates_of = rates if facts.part is None else facts.part.rates
     by_category = _rates_by(outcomes, lambda each: each.category, rates_of)
     by_pair = _rates_by(outcomes, lambda each: (each.category, each.sub_category), rates_of)
     by_source = _rates_by(outcomes, lambda each: each.source, rates_of)
     return Summary(
-        run=run,
-        path=path,
-        target=target,
-        judge=judge,
-        simulated=simulated,
-        subset=subset,
+        **{each.name: getattr(facts, each.name) for each in fields(RunFacts)},
         rates=rates_of(outcomes),
-        by_category=dict(sorted(by_category.items(), key=_name)),
-        by_sub_category=tuple(SubCategoryRates(*pair, of) for pair, of in sorted(by_pair.items(), key=_name)),
-        by_source=tuple(SourceRates(source, of) for source, of in sorted(by_source.items(), key=_name)),
-        deviations=deviations,
-        target_usage=target_usage,
-        judge_usage=judge_usage,
-        duration_s=duration_s,
-        target_models=target_models,
-        judge_models=judge_models,
-        cut_responses=cut_responses,
-        duplicates=duplicates,
-        notices=notices,
-        epochs=epochs,
+        by_category=by_category,
+        by_sub_category=tuple(SubCategoryRates(*pair, of) for pair, of in by_pair.items()),
+        by_source=tuple(SourceRates(source, of) for source, of in by_source.items()),
         flip_share=100 * flipped / repeated if repeated else None,
-        data_digest=data_digest,
-        thinking_cut=thinking_cut,
-        target_cost=target_cost,
-        judge_cost=judge_cost,
-        guards=guards,
-        retirements=retirements,
-        conditions=conditions,
         flip_samples=repeated,
-        part=part,
-        is_own=is_own,
     )
 
 
 def flips(outcomes: Iterable[SampleOutcome]) -> tuple[int, int]:
-    """How many samples have labels that are not all the same, and how many have several at all."""
+    """Count the samples whose labels are not all the same, and those that have several at all."""
     labels: dict[int, list[Outcome]] = {}
     for each in outcomes:
         if each.outcome in JUDGED:
             labels.setdefault(each.sample_id, []).append(each.outcome)
-    repeated = [found for found in labels.values() if len(found) > 1]
-    return sum(len(set(found)) > 1 for found in repeated), len(repeated)
+    repeated = [each for each in labels.values() if len(each) > 1]
+    return sum(len(set(each)) > 1 for each in repeated), len(repeated)
 
 
 def missing(summary: Summary) -> int:
-    """The selected samples without a verdict."""
+    """Count the selected samples without a verdict."""
     return summary.rates.missing
 
 
@@ -241,7 +198,7 @@ class FailOnError:
         return cls(number, is_share)
 
     def is_exceeded(self, missing: int, *, selected: int) -> bool:
-        """Whether that many missing verdicts are too many. Exact: 5 % of 20 allows one."""
+        """Tell whether that many missing verdicts are too many. Exact: 5 % of 20 allows one."""
         return missing > self.number * (selected if self.is_share else 1)
 
 
@@ -257,8 +214,4 @@ def _rates_by(
     groups: dict[_Key, list[SampleOutcome]] = {}
     for each in outcomes:
         groups.setdefault(key(each), []).append(each)
-    return {name: rates_of(group) for name, group in groups.items()}
-
-
-def _name(group: tuple[_Key, Rates]) -> _Key:
-    return group[0]
+    return {name: rates_of(groups[name]) for name in sorted(groups)}

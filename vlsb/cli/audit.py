@@ -28,7 +28,7 @@ from vlsb.judging.human import human_judge, human_settings, human_verdict
 from vlsb.records import Key, Response, Sample, Untrusted, is_cut
 from vlsb.reports.audit import audit_tables
 from vlsb.reports.encode import for_csv
-from vlsb.reports.labelling import SheetLabel, Task, parse_sheet, require_no, to_csv, to_label_studio
+from vlsb.reports.labelling import LabelTask, SheetLabel, parse_sheet, require_no, to_csv, to_label_studio
 from vlsb.reports.report import Report
 from vlsb.store.audit import AuditItem, AuditSample, draw_audit, require_audit
 from vlsb.store.manifest import JudgeEntry, read_manifest, require_run
@@ -247,11 +247,11 @@ class _Desk:
         """The items in an order of this judge's own, which says nothing of their strata."""
         return sorted(self.items, key=lambda each: Untrusted(f"{judge} {each[0].name}").sha256())
 
-    def task(self, item: AuditItem, response: Response, state: RunState, file: str | None) -> Task:
+    def task(self, item: AuditItem, response: Response, state: RunState, file: str | None) -> LabelTask:
         """The item as a person sees it, with the label that it has in that file."""
         label = None if file is None else state.label(response.key, file)
         verdict = None if file is None or label is None else state.judged[file].verdicts[item.key]
-        return Task(
+        return LabelTask(
             item=item.name,
             image_path=item.image_path,
             instruction=self.samples[item.sample_id].instruction,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from vlsb.analysis.audit import Pair, agreement
+from vlsb.analysis.audit import LabelPair, agreement
 from vlsb.analysis.correction import AuditedSample, corrected_rates, labels_needed
 from vlsb.errors import ConfigError
 from vlsb.records import Key, Label, Untrusted
@@ -63,10 +63,10 @@ def _name(file: str) -> Untrusted:
     return Untrusted(file.removesuffix(".jsonl"))
 
 
-def _pairs(truth: Labels, found: Labels) -> Iterator[Pair]:
+def _pairs(truth: Labels, found: Labels) -> Iterator[LabelPair]:
     for item, label in truth.items():
         if item in found:
-            yield Pair(item.image_path, item.weight, label, found[item])
+            yield LabelPair(item.image_path, item.weight, label, found[item])
 
 
 def _correction(run: Path, state: RunState, judge: str, people: Sequence[Labels]) -> Corrected | str:

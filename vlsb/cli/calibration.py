@@ -23,7 +23,7 @@ from vlsb.evaluation.session import Plan, judge_files
 from vlsb.judging.kinds import Answers
 from vlsb.models.prices import may_charge
 from vlsb.records import Usage
-from vlsb.reports.calibration import CalibrationReport, Money, calibration_text
+from vlsb.reports.calibration import CalibrationReport, JudgeMoney, calibration_text
 from vlsb.store.audit import AuditSample, draw_calibration, read_audit
 from vlsb.store.comparisons import judged_run
 from vlsb.store.costs import RestCost, decided_tokens, rest_cost
@@ -122,7 +122,7 @@ def _rates(state: RunState, audit: AuditSample, old: str, new: str) -> Mapping[R
     return expected_changes(samples, judged_part_only=state.pending(old) > 0)
 
 
-def _money(plan: Plan, state: RunState, audit: AuditSample) -> Iterator[Money]:
+def _money(plan: Plan, state: RunState, audit: AuditSample) -> Iterator[JudgeMoney]:
     prices, files = plan.model_prices(datetime.now(UTC).date()), judge_files(plan, state.manifest)
     for name, file in files.items():
         rows, left = state.rows(file), state.pending(file)
@@ -137,7 +137,7 @@ def _money(plan: Plan, state: RunState, audit: AuditSample) -> Iterator[Money]:
             if price is None
             else rest_cost(price, usages, left, most_tokens=most_tokens, weights=weights)
         )
-        yield Money(
+        yield JudgeMoney(
             judge=judge_name(file),
             requests=rows.totals.requests,
             tokens=(rows.totals.input_tokens, rows.totals.output_tokens),

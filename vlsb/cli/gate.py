@@ -48,11 +48,11 @@ def gate_command(
 ) -> Report:
     """Decide whether a run is no less safe than its baseline: exit code 0 pass, 10 fail, 11 undecided."""
     # numpy, scipy and statsmodels: a second that help pages do not wait.
-    from vlsb.analysis.gate import Limits, decide
+    from vlsb.analysis.gate import GateLimits, decide
     from vlsb.reports import gate
     from vlsb.store.comparisons import compare_with_baseline
 
-    limits = Limits(
+    limits = GateLimits(
         max_drop=max_drop,
         max_refusal_rise=max_refusal_rise,
         max_refusal_drop=max_refusal_drop,

@@ -26,7 +26,7 @@ from vlsb.judging.human import GUIDE, KEYS, human_verdict, withdrawn
 from vlsb.records import JUDGED, Response, Untrusted, Verdict
 from vlsb.reports.answers import WARNING
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.labelling import Task, task_page
+from vlsb.reports.labelling import LabelTask, task_page
 from vlsb.store.store import RunStore
 
 _OTHERS = "i  image   d  what it shows, in words   u  undo   s  skip for now   ?  labels   q  stop"
@@ -36,7 +36,7 @@ _OTHERS = "i  image   d  what it shows, in words   u  undo   s  skip for now   ?
 class Sheet:
     """One response in front of a person; `read_image` raises ImageError for one that is not what was sent."""
 
-    task: Task
+    task: LabelTask
     response: Response
     description: Untrusted | None
     read_image: Callable[[], bytes]

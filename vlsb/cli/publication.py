@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vlsb.analysis.published import Published, Result, load_published
+from vlsb.analysis.published import Published, PublishedResult, load_published
 from vlsb.analysis.summary import Summary
 from vlsb.reports.encode import Encode, for_latex, for_markdown, for_terminal
 from vlsb.reports.methods import bibtex, methods_paragraph
@@ -59,7 +59,7 @@ def _judged_runs(
                 yield state.manifest, judge, summarize_state(state, run, judge.file)
 
 
-def _published_of(manifest: Manifest, published: Published) -> list[Result]:
+def _published_of(manifest: Manifest, published: Published) -> list[PublishedResult]:
     """What is published of a run's target: by its weights where it was served here, else by its name."""
     weights = manifest.settings.get("engine.weights")
     name = manifest.settings.get("model") if weights is None else weights.get("hub")

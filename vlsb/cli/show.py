@@ -23,7 +23,7 @@ from vlsb.data import MINI, Dataset, fetch_dataset, load_dataset, load_named, na
 from vlsb.errors import ConfigError, VlsbError
 from vlsb.evaluation.options import Option
 from vlsb.records import JUDGED, VLSBENCH, Key, Label, Outcome, Sample, Untrusted, is_cut
-from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer, answers_text
+from vlsb.reports.answers import AnswerImage, NoInstruction, StoredAnswer, answers_text
 from vlsb.reports.encode import for_terminal
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow, is_run, remembered_data_root
@@ -159,13 +159,13 @@ def stored_answers(state: RunState, judge: JudgeEntry | None, dataset: Dataset |
     return [replace(each, image_file=_image_file(dataset, each)) for each in answers]
 
 
-def _image_file(dataset: Dataset, answer: StoredAnswer) -> ImageFile | None:
+def _image_file(dataset: Dataset, answer: StoredAnswer) -> AnswerImage | None:
     """Where the image lies, if this is the row that the run asked about."""
     if isinstance(answer.instruction, NoInstruction):
         return None
     if dataset.archive is not None:
-        return ImageFile(dataset.archive, answer.image_path)
-    return ImageFile(dataset.root / answer.image_path.expose())
+        return AnswerImage(dataset.archive, answer.image_path)
+    return AnswerImage(dataset.root / answer.image_path.expose())
 
 
 def _answer(

@@ -41,7 +41,7 @@ class NoInstruction(StrEnum):
     OTHER_ROW = "the data set at hand has another row for this id; pass the run's own with --data-root"
 
 
-class ImageFile(NamedTuple):
+class AnswerImage(NamedTuple):
     """An image on this machine: a file, or a member of an archive."""
 
     path: Path
@@ -71,7 +71,7 @@ class StoredAnswer:
     verdict: Verdict | None
     failure: Failure | None
     findings: Mapping[Untrusted, Finding] = field(default_factory=dict)
-    image_file: ImageFile | None = None
+    image_file: AnswerImage | None = None
     image_description: Untrusted | None = None
     safety_reason: Untrusted | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vlsb.analysis.audit import Agreement, Share
+from vlsb.analysis.audit import LabelAgreement, WeightedShare
 from vlsb.analysis.correction import CorrectedRates
 from vlsb.analysis.rates import Interval
 from vlsb.records import Label, Untrusted
@@ -31,7 +31,7 @@ class Compared:
     truth: Untrusted
     found: Untrusted
     is_between_people: bool
-    agreement: Agreement
+    agreement: LabelAgreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _more_labels(each: Corrected) -> Sentence:
     return Sentence(each.judge, f": {words}.")
 
 
-def _share(share: Share) -> tuple[str, str]:
+def _share(share: WeightedShare) -> tuple[str, str]:
     if share.percent is None:
         return (NO_FIGURE, NO_FIGURE)
     return (f"{share.percent:.1f}", _interval(share.interval))
@@ -218,5 +218,5 @@ def _rows(report: AuditReport) -> Iterator[tuple[CsvCell, ...]]:
             yield (report.run, fixed.judge, "people", "corrected", name, *figures)
 
 
-def _share_cells(share: Share) -> tuple[CsvCell, ...]:
+def _share_cells(share: WeightedShare) -> tuple[CsvCell, ...]:
     return (share.n, share.percent, *share.interval)

@@ -23,7 +23,7 @@ _TOO_FEW = "Too few images have both labels to say how the rates will move."
 _CHANGES = "The interval does not count on the part's strata: it is rather too wide."
 
 
-class Money(NamedTuple):
+class JudgeMoney(NamedTuple):
     """What one judge took so far, and what the rest is to take. `usd` is None where no price is known.
 
     `is_free` says that nobody charges.
@@ -55,7 +55,7 @@ class CalibrationReport:
     outcomes: Mapping[str, Mapping[Outcome, int]]
     pair: Pair | None
     rates: Mapping[RateName, ExpectedChange]
-    money: Sequence[Money]
+    money: Sequence[JudgeMoney]
 
 
 def calibration_text(report: CalibrationReport, *, width: int, color: bool) -> str:
@@ -103,7 +103,7 @@ def _rate_row(name: str, each: ExpectedChange) -> tuple[str, ...]:
     return (name, f"{each.judge:.2f}", f"{expected:.2f}", f"{each.change:+.2f}", f"[{low:+.1f}, {high:+.1f}]")
 
 
-def _money_rows(each: Money) -> Iterator[tuple[str, ...]]:
+def _money_rows(each: JudgeMoney) -> Iterator[tuple[str, ...]]:
     spent = tuple(f"{count:,}" for count in each.tokens)
     yield (each.judge, "so far", f"{each.requests:,}", *spent, _usd(each, each.usd), "")
     tokens = ("", "") if each.left_tokens is None else tuple(f"{count:,.0f}" for count in each.left_tokens)
@@ -113,7 +113,7 @@ def _money_rows(each: Money) -> Iterator[tuple[str, ...]]:
         yield ("", "as a batch", "", "", "", dollars(each.as_batch.total), _ends(each.as_batch))
 
 
-def _usd(each: Money, usd: float | None) -> str:
+def _usd(each: JudgeMoney, usd: float | None) -> str:
     if each.is_free:
         return NO_FIGURE
     return "unknown" if usd is None else dollars(usd)
@@ -125,7 +125,7 @@ def _ends(found: Forecast | None) -> str:
     return f"[{', '.join(dollars(end).removeprefix('$') for end in (found.low, found.high))}]"
 
 
-def _money_notes(each: Money) -> Iterator[str]:
+def _money_notes(each: JudgeMoney) -> Iterator[str]:
     if each.is_free:
         yield f"Nobody charges for {each.judge}."
     elif each.usd is None:

@@ -13,9 +13,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from vlsb.analysis.differences import differences
-from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
 from vlsb.analysis.published import difference_interval
-from vlsb.analysis.rates import Interval
+from vlsb.analysis.rates import SIGNIFICANT, Interval, holm, p_of
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
@@ -23,7 +22,7 @@ from vlsb.reports.documents import in_order
 from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
 from vlsb.reports.leaderboard import require_judge
-from vlsb.reports.marks import Marks, mark, note_lines
+from vlsb.reports.marks import RowMarks, mark, note_lines
 from vlsb.reports.report import RateBar, Records, Report, Sentence, Table
 
 SCHEMA = 1
@@ -77,7 +76,7 @@ class Curve:
     training: Untrusted
     judge: Untrusted
     points: Sequence[Point]
-    marks: Marks
+    marks: RowMarks
 
 
 @dataclass(frozen=True, slots=True)

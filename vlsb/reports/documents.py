@@ -16,7 +16,7 @@ from vlsb.records import Outcome, Rating, Untrusted
 from vlsb.reports.encode import CsvCell, for_csv, for_markdown, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
 from vlsb.reports.guards import guard_object
-from vlsb.reports.marks import Marks, by_category, mark, note_lines, part_words
+from vlsb.reports.marks import RowMarks, by_category, mark, note_lines, part_words
 from vlsb.reports.notes import badges, outcome_counts, remarks, said_once
 from vlsb.reports.report import Records, Report, Sentence, Table, Words, text_of
 from vlsb.reports.writers.data import plain
@@ -81,7 +81,7 @@ def to_markdown(summaries: Sequence[Summary]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _tables(marks: Marks) -> Iterator[Table]:
+def _tables(marks: RowMarks) -> Iterator[Table]:
     """Return a row a run, and the categories, each with its runs below each other, if there are any."""
     several, has_judges = len(marks.summaries) > 1, len({each.judge for each in marks.summaries}) > 1
     names = [
@@ -174,7 +174,7 @@ _COLUMNS: Mapping[str, type] = {
 }
 
 
-def _rows(marks: Marks) -> Iterator[dict[str, _Cell]]:
+def _rows(marks: RowMarks) -> Iterator[dict[str, _Cell]]:
     """Return a row for each summary, its categories and its run's guards, by the names of `_COLUMNS`."""
     for place, summary in enumerate(marks.summaries):
         groups: list[tuple[str, str | Untrusted, Rates]] = [("all", "", summary.rates)]
@@ -229,7 +229,7 @@ def _guard_cells(guard: GuardCounts) -> dict[str, _Cell]:
     }
 
 
-def _condition_cells(marks: Marks, place: int) -> dict[str, _Cell]:
+def _condition_cells(marks: RowMarks, place: int) -> dict[str, _Cell]:
     summary, found = marks.summaries[place], marks.differing.get(place)
     against = None if found is None or marks.reference is None else marks.summaries[marks.reference]
     return {
@@ -298,7 +298,7 @@ def _group(rates: Rates) -> dict[str, object]:
     return {**_rates_object(rates), **_estimate(rates)}
 
 
-def _differs(marks: Marks, place: int) -> dict[str, object] | None:
+def _differs(marks: RowMarks, place: int) -> dict[str, object] | None:
     found = marks.differing.get(place)
     if found is None or marks.reference is None:
         return None

@@ -14,7 +14,7 @@ from vlsb.reports import plots
 from vlsb.reports.curves import asked_curves
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.marks import Marks, mark, reasons
+from vlsb.reports.marks import RowMarks, mark, reasons
 from vlsb.reports.report import Sentence
 from vlsb.store.audit import require_whole
 from vlsb.store.listing import find_runs
@@ -52,7 +52,7 @@ def draw(
     return drawn
 
 
-def _explain(marks: Marks, say: Callable[[str], None]) -> None:
+def _explain(marks: RowMarks, say: Callable[[str], None]) -> None:
     for note in marks.notes():
         for names, why in note.lines:
             say(Sentence(f"{note.sign} ", names, ": ", why).text(for_terminal))

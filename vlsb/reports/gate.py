@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from vlsb.analysis.comparison import POWER
-from vlsb.analysis.gate import Check, Decision, GateResult
+from vlsb.analysis.gate import Check, GateDecision, GateResult
 from vlsb.reports.comparison import comparison_object, in_all, paired_on, unjudged
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, counted, points
@@ -16,7 +16,7 @@ from vlsb.reports.writers import markdown
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
 
-WORDS = {Decision.PASS: "pass", Decision.FAIL: "fail", Decision.UNDECIDED: "undecided"}
+WORDS = {GateDecision.PASS: "pass", GateDecision.FAIL: "fail", GateDecision.UNDECIDED: "undecided"}
 
 
 def gate_report(result: GateResult) -> Report:
@@ -52,15 +52,15 @@ def junit(result: GateResult) -> str:
     decisions = [check.decision for check in result.checks]
     counts = {
         "tests": str(len(decisions)),
-        "failures": str(decisions.count(Decision.FAIL)),
-        "errors": str(decisions.count(Decision.UNDECIDED)),
+        "failures": str(decisions.count(GateDecision.FAIL)),
+        "errors": str(decisions.count(GateDecision.UNDECIDED)),
     }
     root = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(root, "testsuite", {"name": "vlsb gate", **counts, "skipped": "0"})
     for check in result.checks:
         case = ElementTree.SubElement(suite, "testcase", {"classname": "vlsb.gate", "name": check.name})
-        if check.decision is not Decision.PASS:
-            kind = "failure" if check.decision is Decision.FAIL else "error"
+        if check.decision is not GateDecision.PASS:
+            kind = "failure" if check.decision is GateDecision.FAIL else "error"
             about = {"type": WORDS[check.decision], "message": check_text(check)}
             ElementTree.SubElement(case, kind, about).text = headline(result).text(for_terminal)
     output = ElementTree.SubElement(suite, "system-out")
@@ -76,7 +76,7 @@ def headline(result: GateResult) -> Sentence:
         check_text(check)
         for check in result.checks
         if check.decision is result.decision
-        and (check.interval is not None or check.decision is not Decision.PASS)
+        and (check.interval is not None or check.decision is not GateDecision.PASS)
     )
     start = f"{simulated}{WORDS[result.decision].upper()}: "
     return Sentence(start, result.run.name, " against ", result.baseline.name, f": {because}.")
@@ -89,7 +89,11 @@ def check_text(check: Check) -> str:
     if check.interval is None:
         return f"{check.name} {check.value:.2f} %, {check.limit:g} % wanted"
     low, high = check.interval
-    where = {Decision.PASS: "below", Decision.FAIL: "above", Decision.UNDECIDED: "on both ends of"}
+    where = {
+        GateDecision.PASS: "below",
+        GateDecision.FAIL: "above",
+        GateDecision.UNDECIDED: "on both ends of",
+    }
     return (
         f"{check.name} {check.value:.1f} points, 95 % CI {low:.1f} to {high:.1f}, "
         f"{where[check.decision]} the limit of {check.limit:g}"
@@ -109,7 +113,7 @@ def notes(result: GateResult) -> Iterator[Words]:
             f"{counted(missing, 'sample')} without a label in one of the runs: had they all gone against the "
             f"run, the drop of the safe rate would be {-found.bounds.worst:.1f} points.{held}"
         )
-    if result.checks[0].decision is not Decision.UNDECIDED:
+    if result.checks[0].decision is not GateDecision.UNDECIDED:
         return
     # What so many samples can decide, whatever was found in them.
     if found.detectable is not None:

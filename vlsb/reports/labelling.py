@@ -31,7 +31,7 @@ _LABEL, _NOTE, _RESPONSE = "label", "note", "response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class LabelTask:
     """A response to label: its item's name, what was asked and answered, and the label it has so far."""
 
     item: str
@@ -53,7 +53,7 @@ class SheetLabel(NamedTuple):
     note: Untrusted
 
 
-def task_page(task: Task, *, heading: str, width: int, color: bool) -> str:
+def task_page(task: LabelTask, *, heading: str, width: int, color: bool) -> str:
     """A task as a terminal shows it; every stranger's line stands in a column of its own."""
     page = Page(min(width, MAX_WIDTH), color=color)
     page.line(Text())
@@ -66,7 +66,7 @@ def task_page(task: Task, *, heading: str, width: int, color: bool) -> str:
     return page.text
 
 
-def to_csv(tasks: Sequence[Task]) -> str:
+def to_csv(tasks: Sequence[LabelTask]) -> str:
     """A sheet with one row a task, to be filled in at `label`: 1, 2, 3 or the label's name."""
     rows = (
         (
@@ -78,7 +78,7 @@ def to_csv(tasks: Sequence[Task]) -> str:
     return csv_document([_COLUMNS, *rows])
 
 
-def to_label_studio(tasks: Sequence[Task]) -> str:
+def to_label_studio(tasks: Sequence[LabelTask]) -> str:
     """Label Studio's tasks as JSON; one that is labelled has its label as an annotation."""
     documents = [
         {

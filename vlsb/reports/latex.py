@@ -16,7 +16,7 @@ from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_json, for_latex, latex_row
 from vlsb.reports.figures import percent, safe_interval
-from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, Marks, by_category, mark, row_name
+from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, RowMarks, by_category, mark, row_name
 from vlsb.reports.notes import remarks, shared_badges
 from vlsb.reports.report import Sentence, Words
 from vlsb.reports.writers.latex import PACKAGES, LatexRow, LatexTable, latex, latex_floats
@@ -32,7 +32,7 @@ _HEADINGS = (_N, "Coverage", "Safe", _INTERVAL, "Refusal", "Warning")
 _COVERAGE = " Coverage is the percent of the selected samples that were judged."
 
 
-class _Row(NamedTuple):
+class _RatesRow(NamedTuple):
     """A row's words, encoded, and the rates whose figures follow."""
 
     words: Sequence[str]
@@ -51,7 +51,7 @@ def to_latex(summaries: Sequence[Summary]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _runs(marks: Marks) -> str:
+def _runs(marks: RowMarks) -> str:
     has_targets = any(each.target != each.run for each in marks.summaries)
     has_judges = _has_judges(marks)
     names = ["Run", *(["Model"] if has_targets else []), *(["Judge"] if has_judges else [])]
@@ -60,7 +60,7 @@ def _runs(marks: Marks) -> str:
         words = [_marked(marks, place)]
         words += [for_latex(each.target)] if has_targets else []
         words += [_judge(each)] if has_judges else []
-        rows.append(_Row(words, each.rates))
+        rows.append(_RatesRow(words, each.rates))
     return latex_floats(
         f"VLSBench safety rates{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench",
@@ -69,7 +69,7 @@ def _runs(marks: Marks) -> str:
     )
 
 
-def _categories(marks: Marks, rows: Sequence[_Row]) -> str:
+def _categories(marks: RowMarks, rows: Sequence[_RatesRow]) -> str:
     names = ["Category", *(["Run"] if len(marks.summaries) > 1 else [])]
     names += ["Judge"] if _has_judges(marks) else []
     signs = [each.sign for each in marks.notes()]
@@ -81,18 +81,18 @@ def _categories(marks: Marks, rows: Sequence[_Row]) -> str:
     )
 
 
-def _category_rows(marks: Marks) -> Iterator[_Row]:
+def _category_rows(marks: RowMarks) -> Iterator[_RatesRow]:
     several = len(marks.summaries) > 1
     before: Untrusted | None = None
     for name, place, rates in by_category(marks.summaries):
         is_new = name != before
         words = [for_latex(name) if is_new else "", *([_marked(marks, place)] if several else [])]
         words += [_judge(marks.summaries[place])] if _has_judges(marks) else []
-        yield _Row(words, rates, begins_group=several and is_new and before is not None)
+        yield _RatesRow(words, rates, begins_group=several and is_new and before is not None)
         before = name
 
 
-def _table(names: Sequence[str], rows: Sequence[_Row]) -> LatexTable:
+def _table(names: Sequence[str], rows: Sequence[_RatesRow]) -> LatexTable:
     headings = [name for name in _HEADINGS if name != "Coverage" or _has_gaps(rows)]
     kinds = ["c" if heading == _INTERVAL else "r" for heading in headings]
     return LatexTable(
@@ -102,11 +102,11 @@ def _table(names: Sequence[str], rows: Sequence[_Row]) -> LatexTable:
     )
 
 
-def _has_judges(marks: Marks) -> bool:
+def _has_judges(marks: RowMarks) -> bool:
     return len({each.judge for each in marks.summaries}) > 1
 
 
-def _has_gaps(rows: Sequence[_Row]) -> bool:
+def _has_gaps(rows: Sequence[_RatesRow]) -> bool:
     return any(row.rates.missing for row in rows)
 
 
@@ -122,7 +122,7 @@ def _cells(rates: Rates, headings: Sequence[str]) -> list[str]:
     return [every[heading] for heading in headings]
 
 
-def _about(marks: Marks) -> str:
+def _about(marks: RowMarks) -> str:
     """What all rows have in common: simulated, the samples, the judge."""
     shared = shared_badges(marks.summaries)
     judges = {each.judge for each in marks.summaries}
@@ -132,7 +132,7 @@ def _about(marks: Marks) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _reasons(marks: Marks) -> Iterator[str]:
+def _reasons(marks: RowMarks) -> Iterator[str]:
     for note in marks.notes():
         yield f"{_SIGNS[note.sign]} {latex(note.heading)}"
         yield from (latex(Sentence(names, ": ", why, ".")) for names, why in note.lines)
@@ -152,7 +152,7 @@ def _qualifications(summaries: Sequence[Summary]) -> Iterator[str]:
     yield from map(latex, dict.fromkeys(each for summary in summaries for each in summary.retirements))
 
 
-def _marked(marks: Marks, place: int) -> str:
+def _marked(marks: RowMarks, place: int) -> str:
     return for_latex(marks.summaries[place].run) + "".join(_SIGNS[each] for each in marks.sign(place))
 
 

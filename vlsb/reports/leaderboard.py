@@ -7,16 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
 from vlsb.analysis.published import difference_interval
-from vlsb.analysis.rates import Interval, Rates
+from vlsb.analysis.rates import SIGNIFICANT, Interval, Rates, holm, p_of
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
-from vlsb.reports.marks import Marks, mark, note_lines
+from vlsb.reports.marks import RowMarks, mark, note_lines
 from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
@@ -38,7 +37,7 @@ BY_JUDGE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RankedRun:
     """One run's place: `first` to `last` are those that the data leave open. None without a rate."""
 
     run: Untrusted
@@ -59,15 +58,15 @@ class Leaderboard:
 
     judge: Untrusted
     judges: Sequence[Untrusted]
-    standings: Sequence[Standing]
-    marks: Mapping[Untrusted, Marks]
+    standings: Sequence[RankedRun]
+    marks: Mapping[Untrusted, RowMarks]
 
-    def name(self, standing: Standing) -> Untrusted:
+    def name(self, standing: RankedRun) -> Untrusted:
         """What tells a run apart: its name, or its path where another one has the same."""
         has_other = sum(each.run == standing.run for each in self.standings) > 1
         return standing.path if has_other else standing.run
 
-    def sign(self, standing: Standing, judge: Untrusted) -> str:
+    def sign(self, standing: RankedRun, judge: Untrusted) -> str:
         """The daggers of a run that stands for something else than the others of this judge."""
         summaries = self.marks[judge].summaries
         found = (place for place, each in enumerate(summaries) if each is standing.by_judge.get(judge))
@@ -122,10 +121,10 @@ def require_judge(summaries: Sequence[Summary], judge: Untrusted) -> None:
 
 def _standing(
     found: Mapping[Untrusted, Summary], place: int | None, open_places: tuple[int, int] | None
-) -> Standing:
+) -> RankedRun:
     any_summary = next(iter(found.values()))
     first, last = open_places or (None, None)
-    return Standing(any_summary.run, any_summary.path, any_summary.target, found, place, first, last)
+    return RankedRun(any_summary.run, any_summary.path, any_summary.target, found, place, first, last)
 
 
 def _interval(rates: Rates) -> Interval:
@@ -169,12 +168,12 @@ def board_report(board: Leaderboard) -> Report:
     )
 
 
-def _reasons(marks: Marks, known: Collection[Sentence] = ()) -> Iterator[Words]:
+def _reasons(marks: RowMarks, known: Collection[Sentence] = ()) -> Iterator[Words]:
     for note in marks.notes():
         yield from note_lines(note, known)
 
 
-def _rank_row(board: Leaderboard, standing: Standing) -> list[Words]:
+def _rank_row(board: Leaderboard, standing: RankedRun) -> list[Words]:
     own = standing.by_judge.get(board.judge)
     if own is None:
         return [NO_FIGURE, board.name(standing), *[NO_FIGURE] * 5]
@@ -190,7 +189,7 @@ def _rank_row(board: Leaderboard, standing: Standing) -> list[Words]:
     ]
 
 
-def open_ranks(standing: Standing) -> str:
+def open_ranks(standing: RankedRun) -> str:
     """Return `1 to 3`, the places that the data leaves open, or nothing where there is no other."""
     return "" if standing.first == standing.last else f"{standing.first} to {standing.last}"
 
@@ -218,7 +217,7 @@ def known_reasons(board: Leaderboard) -> set[Sentence]:
     return {why for note in board.marks[board.judge].notes() for _, why in note.lines}
 
 
-def _judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
+def _judge_cell(standing: RankedRun, judge: Untrusted, sign: str) -> str:
     """A judge's safe rate with its interval, and n where that judge has not labelled everything."""
     summary = standing.by_judge.get(judge)
     if summary is None:
@@ -227,7 +226,7 @@ def _judge_cell(standing: Standing, judge: Untrusted, sign: str) -> str:
     return f"{percent(summary.rates.safe_rate)}{sign}{n}\n{safe_interval(summary.rates)}"
 
 
-def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
+def _object(board: Leaderboard, standing: RankedRun) -> dict[str, object]:
     found: dict[str, object] = {
         "run": standing.run,
         "target": standing.target,
@@ -253,7 +252,7 @@ def _object(board: Leaderboard, standing: Standing) -> dict[str, object]:
     return {**versioned(SCHEMA), **found}
 
 
-def _differs(board: Leaderboard, standing: Standing) -> list[Words]:
+def _differs(board: Leaderboard, standing: RankedRun) -> list[Words]:
     """Return how a run differs from the others that its judge places it among."""
     marks, own = board.marks[board.judge], standing.by_judge.get(board.judge)
     return [why for place in marks.differing if marks.summaries[place] is own for why in marks.reasons(place)]

@@ -40,7 +40,7 @@ def note_lines(note: Note, known: Collection[Sentence] = ()) -> Iterator[Words]:
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class RowMarks:
     """Which rows of a report differ, by their place, from the one at `reference`.
 
     Without a `reference` no two rows have rates to hold against each other.
@@ -87,7 +87,7 @@ class Marks:
         return Sentence("Not measured as ", name, " was, so a difference may not be the model's:")
 
 
-def mark(summaries: Sequence[Summary]) -> Marks:
+def mark(summaries: Sequence[Summary]) -> RowMarks:
     """The marks of rows in the order of a report: against the one that differs from the fewest others.
 
     That is a row of a run's own judge, where there is one.
@@ -98,7 +98,7 @@ def mark(summaries: Sequence[Summary]) -> Marks:
         if each.rates.judged and each.conditions
     }
     if len(judged) < 2:
-        return Marks(summaries, None, {})
+        return RowMarks(summaries, None, {})
     own = [place for place in judged if summaries[place].is_own] or list(judged)
     reference = own[typical([judged[place] for place in own])]
     found = {
@@ -106,7 +106,7 @@ def mark(summaries: Sequence[Summary]) -> Marks:
         for place, each in judged.items()
         if (different := differences(judged[reference], each))
     }
-    return Marks(summaries, reference, found)
+    return RowMarks(summaries, reference, found)
 
 
 def by_category(summaries: Sequence[Summary]) -> Iterator[tuple[Untrusted, int, Rates]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vlsb.analysis.published import Gap, Published, Result, gaps
+from vlsb.analysis.published import Gap, Published, PublishedResult, gaps
 from vlsb.analysis.rates import Interval, RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
@@ -44,20 +44,20 @@ class Parity:
     manifest: Manifest
     judge: JudgeEntry | None
     published: Published
-    results: Sequence[Result]
+    results: Sequence[PublishedResult]
 
     @property
-    def comparable(self) -> list[Result]:
+    def comparable(self) -> list[PublishedResult]:
         """The published rows that the run can be held against."""
         return [each for each in self.results if each.not_comparable is None]
 
-    def source(self, result: Result) -> str:
+    def source(self, result: PublishedResult) -> str:
         """Where a row was printed, with its date."""
         source = self.published.sources[result.source]
         return f"{source.where} ({source.date}), {result.table}"
 
 
-_Gaps = Mapping[Result, Sequence[Gap]]
+_Gaps = Mapping[PublishedResult, Sequence[Gap]]
 
 
 def paper_report(parities: Sequence[Parity]) -> Report:
@@ -84,7 +84,7 @@ def _tables(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[Table]:
         yield _unmatched_table(unmatched)
 
 
-def _gap_table(parity: Parity, result: Result, found: Sequence[Gap]) -> Table:
+def _gap_table(parity: Parity, result: PublishedResult, found: Sequence[Gap]) -> Table:
     return Table(
         Sentence(_name(parity), f" beside {result.model}: {parity.source(result)}"),
         ("", "yours", "95 % CI", "paper's", "95 % CI", "gap", "95 % CI"),
@@ -137,7 +137,7 @@ def _verdict(gap: Gap) -> str:
     )
 
 
-def _printed_notes(result: Result) -> Iterator[str]:
+def _printed_notes(result: PublishedResult) -> Iterator[str]:
     """Explain the printed numbers."""
     if result.fits and len(PUBLISHED_IDS) not in result.fits:
         yield (
@@ -152,7 +152,7 @@ def _printed_notes(result: Result) -> Iterator[str]:
         yield f"The same numbers stand in {' and '.join(result.also_in)}."
 
 
-def _protocol_table(parity: Parity, result: Result) -> Table:
+def _protocol_table(parity: Parity, result: PublishedResult) -> Table:
     summary, manifest = parity.summary, parity.manifest
     paper = parity.published.sources[result.source].protocol
     judge = "nobody" if parity.judge is None else judge_words(parity.judge, summary)
@@ -184,7 +184,7 @@ def _deviations(parity: Parity) -> Iterator[Sentence]:
         yield Sentence("Where your run leaves the paper's protocol: ", Sentence.join("; ", deviations), ".")
 
 
-def _others_table(parity: Parity, results: Sequence[Result]) -> Table:
+def _others_table(parity: Parity, results: Sequence[PublishedResult]) -> Table:
     rows = [
         (
             each.model,
@@ -255,7 +255,7 @@ def _object(parity: Parity, found: _Gaps) -> dict[str, object]:
     }
 
 
-def _result_object(parity: Parity, result: Result, found: Sequence[Gap]) -> dict[str, object]:
+def _result_object(parity: Parity, result: PublishedResult, found: Sequence[Gap]) -> dict[str, object]:
     source = parity.published.sources[result.source]
     return {
         "model": result.model,

@@ -32,7 +32,7 @@ from vlsb.reports.curves import Curve, curve_name
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import share_of_selected
-from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, Marks, by_category, mark, row_name
+from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, RowMarks, by_category, mark, row_name
 
 WIDTHS = {"single": 3.3, "double": 6.9}
 """Inches: one column of a two-column paper, and both."""
@@ -270,7 +270,7 @@ def agreement_figure(pairs: Sequence[JudgePair], form: str, *, width: float, sim
 _LABEL_WORDS = {Label.SAFE_REFUSAL: "refusal", Label.SAFE_WARNING: "warning", Label.UNSAFE: "unsafe"}
 
 
-class _Turn(NamedTuple):
+class _Change(NamedTuple):
     """What a change of label comes to: in words, as a sign that is seen in grey too, and its color."""
 
     words: str
@@ -278,8 +278,8 @@ class _Turn(NamedTuple):
     color: str
 
 
-_SAFER, _UNSAFER = _Turn("became safe", "▲ ", _BLUE), _Turn("became unsafe", "▼ ", _RED)
-_ALIKE = _Turn("as before", "", _GREY)
+_SAFER, _UNSAFER = _Change("became safe", "▲ ", _BLUE), _Change("became unsafe", "▼ ", _RED)
+_ALIKE = _Change("as before", "", _GREY)
 
 
 class _Cell(NamedTuple):
@@ -290,7 +290,7 @@ class _Cell(NamedTuple):
     color: str
 
 
-def _turn(before: Label, after: Label) -> _Turn:
+def _turn(before: Label, after: Label) -> _Change:
     was_unsafe, is_unsafe = before is Label.UNSAFE, after is Label.UNSAFE
     if was_unsafe == is_unsafe:
         return _ALIKE
@@ -392,11 +392,11 @@ def _value(rates: Rates | None) -> float:
     return float("nan") if rates is None or rates.safe_rate is None else rates.safe_rate
 
 
-def _places(marks: Marks) -> range:
+def _places(marks: RowMarks) -> range:
     return range(len(marks.summaries))
 
 
-def _row(marks: Marks, place: int, width: float) -> str:
+def _row(marks: RowMarks, place: int, width: float) -> str:
     """A run's name with its dagger, and its n."""
     name = _folded(_run(marks, place), width)
     return f"{name}\nn = {share_of_selected(marks.summaries[place].rates)}"
@@ -407,14 +407,14 @@ def _folded(name: str, width: float) -> str:
     return "\n".join(wrap(name, max(8, int(6 * width))))
 
 
-def _run(marks: Marks, place: int) -> str:
+def _run(marks: RowMarks, place: int) -> str:
     # A dagger does not stand alone on a line.
     return "\u00a0".join(
         filter(None, (row_name(marks.summaries, place).text(for_terminal), marks.sign(place)))
     )
 
 
-def _run_legend(figure: Figure, marks: Marks, width: float) -> None:
+def _run_legend(figure: Figure, marks: RowMarks, width: float) -> None:
     if len(marks.summaries) == 1:
         figure.suptitle(_run(marks, 0), fontsize=8)
         return
@@ -438,7 +438,7 @@ def _legend_columns(width: float) -> int:
     return 2 if width < 5 else 4
 
 
-def _legend_inches(marks: Marks, width: float) -> float:
+def _legend_inches(marks: RowMarks, width: float) -> float:
     """The height of the legend: its columns are filled one after the other, and names are folded."""
     lines = [_folded(_run(marks, place), width).count("\n") + 1 for place in _places(marks)]
     rows = -(-len(lines) // _legend_columns(width))
@@ -446,7 +446,7 @@ def _legend_inches(marks: Marks, width: float) -> float:
     return sum(0.03 + 0.11 * max(row) for row in zip_longest(*columns, fillvalue=1))
 
 
-def _footnotes(marks: Marks, width: float) -> str:
+def _footnotes(marks: RowMarks, width: float) -> str:
     """What a reader must know before any number: simulated, and what the signs mean."""
     notes = []
     if marks.differing and marks.reference is not None:

@@ -24,7 +24,7 @@ from vlsb.records import JUDGED, Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_and_n, rate_figures, safe_interval
-from vlsb.reports.marks import Marks, mark
+from vlsb.reports.marks import RowMarks, mark
 from vlsb.reports.notes import OutcomeCount, badges, costs, outcome_counts, remarks, said_once, shared_badges
 from vlsb.reports.report import Sentence, Words, text_of
 from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
@@ -120,7 +120,7 @@ def _badge(badge: str) -> Text:
     return Text(badge, style="bold" if badge.startswith("FULL") else "bold yellow")
 
 
-def _runs_table(summaries: Sequence[Summary], marks: Marks, *, width: int) -> list[RenderableType]:
+def _runs_table(summaries: Sequence[Summary], marks: RowMarks, *, width: int) -> list[RenderableType]:
     """A single run's categories are rows of its table: the columns line up under one heading."""
     shared = shared_badges(summaries)
     has_judges = len({each.judge for each in summaries}) > 1
@@ -191,7 +191,7 @@ def _run_name(
     return Text("\n").join(lines)
 
 
-def _reasons(marks: Marks) -> list[RenderableType]:
+def _reasons(marks: RowMarks) -> list[RenderableType]:
     """Under the table, why rows in it are marked."""
     blocks: list[RenderableType] = []
     for note in marks.notes():
@@ -200,7 +200,7 @@ def _reasons(marks: Marks) -> list[RenderableType]:
     return blocks
 
 
-def _categories_by_run(summaries: Sequence[Summary], marks: Marks, *, width: int) -> list[RenderableType]:
+def _categories_by_run(summaries: Sequence[Summary], marks: RowMarks, *, width: int) -> list[RenderableType]:
     """Tables of as many runs as fit beside each other: a rate with its n, its interval below."""
     rated = [place for place, each in enumerate(summaries) if each.rates.safe_rate is not None]
     shown = [(summaries[place], marks.sign(place)) for place in rated]

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from vlsb import strict_json
 from vlsb.analysis.audit import ResponseFacts, Stratum, draw, stratify
-from vlsb.analysis.drawn import DrawnPart
+from vlsb.analysis.correction import DrawnPart
 from vlsb.analysis.panel import is_panel, members_of
-from vlsb.analysis.rates import Draw
+from vlsb.analysis.rates import DrawnResponse
 from vlsb.errors import ConfigError, StoreError
 from vlsb.files import replace_file
 from vlsb.records import JUDGED, Key, Outcome, Response, Untrusted
@@ -109,14 +109,14 @@ def require_audit(directory: Path) -> AuditSample:
     audit = read_audit(directory)
     if audit is None:
         command = f"vlsb audit sample {shlex.quote(str(directory))}"
-        raise ConfigError(f"{directory}: no sample is drawn yet. Draw one with: {command}")
+        raise ConfigError(f"{directory}: no sample is drawn yet. DrawnResponse one with: {command}")
     return audit
 
 
 def draw_calibration(
     directory: Path, judge: str, *, n: int, against: str, is_against_asked: bool
 ) -> AuditSample:
-    """Draw about `n` responses for a judge to label before the rest, or enlarge what was drawn for it.
+    """DrawnResponse about `n` responses for a judge to label before the rest, or enlarge what was drawn for it.
 
     `judge` and `against`, which it is compared with, are verdict files. Unless that one is asked too, the
     part is of what it labelled. A part that was drawn larger stays as it is.
@@ -134,7 +134,7 @@ def draw_calibration(
 
 
 def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[str]) -> AuditSample:
-    """Draw about `n` responses of a run, or enlarge what was drawn, and store that.
+    """DrawnResponse about `n` responses of a run, or enlarge what was drawn, and store that.
 
     What was drawn stays drawn, with the strata of then: the same call again changes nothing. Raises
     ConfigError for fewer than before, another seed, or a run without responses.
@@ -249,7 +249,7 @@ class FoundPart(NamedTuple):
     """A drawn part, and what an estimate needs of each response that it stands for."""
 
     part: DrawnPart
-    draws: Mapping[Key, Draw]
+    draws: Mapping[Key, DrawnResponse]
 
 
 def draws_of(directory: Path, state: RunState, entry: JudgeEntry) -> tuple[str, ...]:
@@ -306,7 +306,9 @@ def find_part(directory: Path, state: RunState, entry: JudgeEntry) -> FoundPart 
             why_no_rates=_STOPPED if is_stopped else "",
         ),
         {
-            key: Draw(weights.get(key, 0.0), None if reference is None else state.label(key, reference.file))
+            key: DrawnResponse(
+                weights.get(key, 0.0), None if reference is None else state.label(key, reference.file)
+            )
             for key in frame
         },
     )

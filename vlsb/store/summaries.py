@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from vlsb import strict_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
-from vlsb.analysis.rates import Draw, SampleOutcome
-from vlsb.analysis.summary import FailOnError, GuardCounts, ModelUsage, Summary, summarize
+from vlsb.analysis.rates import DrawnResponse, SampleOutcome
+from vlsb.analysis.summary import FailOnError, GuardCounts, ModelUsage, RunFacts, Summary, summarize
 from vlsb.errors import ConfigError
 from vlsb.models.prices import PriceTable, find_retirement, load_prices
 from vlsb.records import JUDGED, RETRIED_ON_RESUME, VLSBENCH, Key, Outcome, Untrusted
@@ -111,34 +111,38 @@ def summarize_state(
     found = None if entry is None else find_part(directory, state, entry)
     return summarize(
         sample_outcomes(state, judge, {} if found is None else found.draws),
-        run=Untrusted(directory.resolve().name),
-        path=Untrusted(str(directory)),
-        target=manifest.target,
-        judge=name,
-        simulated=manifest.simulated or (entry is not None and entry.simulated),
-        subset=not manifest.is_full,
-        deviations=(*manifest.deviations, *(() if entry is None else entry.deviations)),
-        target_usage=_usage(state.target_totals, manifest.settings),
-        judge_usage=_usage(judged.totals, {} if entry is None else entry.settings),
-        duration_s=round(state.sessions.duration_s(judge), 3),
-        target_models=state.target_models(),
-        judge_models=judged.models(),
-        cut_responses=state.cut_responses,
-        thinking_cut=state.thinking_cut,
-        duplicates=state.superseded + judged.superseded,
-        notices=(
-            *_notices(state, entry),
-            *_prices_differ(manifest, entry, {"target": state.target_totals, "judge": judged.totals}, prices),
+        RunFacts(
+            run=Untrusted(directory.resolve().name),
+            path=Untrusted(str(directory)),
+            target=manifest.target,
+            judge=name,
+            simulated=manifest.simulated or (entry is not None and entry.simulated),
+            subset=not manifest.is_full,
+            deviations=(*manifest.deviations, *(() if entry is None else entry.deviations)),
+            target_usage=_usage(state.target_totals, manifest.settings),
+            judge_usage=_usage(judged.totals, {} if entry is None else entry.settings),
+            duration_s=round(state.sessions.duration_s(judge), 3),
+            target_models=state.target_models(),
+            judge_models=judged.models(),
+            cut_responses=state.cut_responses,
+            thinking_cut=state.thinking_cut,
+            duplicates=state.superseded + judged.superseded,
+            notices=(
+                *_notices(state, entry),
+                *_prices_differ(
+                    manifest, entry, {"target": state.target_totals, "judge": judged.totals}, prices
+                ),
+            ),
+            retirements=tuple(dict.fromkeys(_retirements(manifest, entry, today))),
+            epochs=manifest.epochs,
+            data_digest=sent_data_digest(state),
+            target_cost=model_cost(manifest, manifest.settings, state.target_totals, prices),
+            judge_cost=None if entry is None else model_cost(manifest, entry.settings, judged.totals, prices),
+            conditions=run_conditions(state, judge),
+            guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
+            part=None if found is None else found.part,
+            is_own=entry is None or not entry.is_added,
         ),
-        retirements=tuple(dict.fromkeys(_retirements(manifest, entry, today))),
-        epochs=manifest.epochs,
-        data_digest=sent_data_digest(state),
-        target_cost=model_cost(manifest, manifest.settings, state.target_totals, prices),
-        judge_cost=None if entry is None else model_cost(manifest, entry.settings, judged.totals, prices),
-        conditions=run_conditions(state, judge),
-        guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
-        part=None if found is None else found.part,
-        is_own=entry is None or not entry.is_added,
     )
 
 
@@ -190,7 +194,7 @@ def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
 
 
 def sample_outcomes(
-    state: RunState, judge: str | None, draws: Mapping[Key, Draw] = MappingProxyType({})
+    state: RunState, judge: str | None, draws: Mapping[Key, DrawnResponse] = MappingProxyType({})
 ) -> list[SampleOutcome]:
     """Where every selected sample of every epoch stands with a judge, in the selection's order.
 

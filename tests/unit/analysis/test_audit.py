@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlsb.analysis.audit import Pair, ResponseFacts, Stratum, agreement, draw, stratify
+from vlsb.analysis.audit import LabelPair, ResponseFacts, Stratum, agreement, draw, stratify
 from vlsb.records import Label, Untrusted
 
 REFUSAL, WARNING, UNSAFE = Label
@@ -109,7 +109,7 @@ def planted(
 @given(st.lists(st.tuples(st.sampled_from(Label), st.sampled_from(Label)), min_size=1, max_size=60))
 def test_kappa_is_that_of_statsmodels_where_all_weigh_the_same(labels: list[tuple[Label, Label]]) -> None:
     inter_rater = pytest.importorskip("statsmodels.stats.inter_rater")
-    found = agreement([Pair(image(number), 2.5, *each) for number, each in enumerate(labels)])
+    found = agreement([LabelPair(image(number), 2.5, *each) for number, each in enumerate(labels)])
     table = [[labels.count((truth, other)) for other in Label] for truth in Label]
     used = {label for each in labels for label in each}
 
@@ -129,15 +129,15 @@ def test_kappa_is_that_of_statsmodels_where_all_weigh_the_same(labels: list[tupl
                 (found.agreement.percent, found.kappa, found.sensitivity[UNSAFE].n) == (None, None, 0)
             ),
         ),
-        ([Pair(image(0), 1, UNSAFE, UNSAFE)] * 3, lambda found: found.agreement.interval.low < 35),
+        ([LabelPair(image(0), 1, UNSAFE, UNSAFE)] * 3, lambda found: found.agreement.interval.low < 35),
         (
-            [Pair(image(n), 1, UNSAFE, UNSAFE) for n in range(50)],
+            [LabelPair(image(n), 1, UNSAFE, UNSAFE) for n in range(50)],
             lambda found: 90 < found.agreement.interval.low < 95 and found.agreement.interval.high == 100,
         ),
     ],
 )
 def test_an_interval_is_as_wide_as_the_images_are_few(
-    pairs: list[Pair], what: Callable[[object], bool]
+    pairs: list[LabelPair], what: Callable[[object], bool]
 ) -> None:
     """Nothing labelled, three responses to one image, fifty images."""
     assert what(agreement(pairs))

@@ -34,9 +34,8 @@ from vlsb.analysis.comparison import (
     rank,
 )
 from vlsb.analysis.differences import SampleData
-from vlsb.analysis.multiplicity import SIGNIFICANT, holm, p_of
 from vlsb.analysis.published import difference_interval
-from vlsb.analysis.rates import wilson
+from vlsb.analysis.rates import SIGNIFICANT, holm, p_of, wilson
 from vlsb.records import Outcome, Untrusted
 
 # Fleiss, Statistical Methods for Rates and Proportions, 2nd edition, 1981, page 121: two diagnosticians and

@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 
 from tests.unit.reports.test_terminal import COMPLETE, NOTHING
-from vlsb.analysis.published import Gap, Result, difference_interval, gaps, load_published
+from vlsb.analysis.published import Gap, PublishedResult, difference_interval, gaps, load_published
 from vlsb.analysis.rates import Interval, Rates, wilson
 from vlsb.models.profile import PROFILES
 
 PUBLISHED = load_published()
 
 
-def row(name: str) -> Result:
+def row(name: str) -> PublishedResult:
     return PUBLISHED.find(name)[0]
 
 
@@ -69,7 +69,7 @@ def rated(safe: float, low: float, high: float) -> Rates:
     return dataclasses.replace(COMPLETE.rates, safe_rate=safe, intervals=intervals)
 
 
-def gaps_of(rates: Rates, printed: Result) -> list[Gap]:
+def gaps_of(rates: Rates, printed: PublishedResult) -> list[Gap]:
     (found,) = gaps([(rates, printed)])
     return found
 

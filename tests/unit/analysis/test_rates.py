@@ -26,7 +26,7 @@ from vlsb.analysis.rates import (
     rates,
     wilson,
 )
-from vlsb.analysis.summary import FailOnError, ModelUsage, Summary, missing, summarize
+from vlsb.analysis.summary import FailOnError, ModelUsage, RunFacts, Summary, missing, summarize
 from vlsb.errors import ConfigError
 from vlsb.records import JUDGED, Outcome, Untrusted
 
@@ -65,17 +65,19 @@ def in_images(*images: Sequence[Outcome]) -> list[SampleOutcome]:
 def summary_of(outcomes: Sequence[SampleOutcome]) -> Summary:
     return summarize(
         outcomes,
-        run=Untrusted("demo"),
-        path=Untrusted("outputs/demo"),
-        target=Untrusted("demo"),
-        judge=Untrusted("demo"),
-        simulated=True,
-        subset=True,
-        target_usage=ModelUsage(),
-        judge_usage=ModelUsage(),
-        duration_s=0.0,
-        target_models={},
-        judge_models={},
+        RunFacts(
+            run=Untrusted("demo"),
+            path=Untrusted("outputs/demo"),
+            target=Untrusted("demo"),
+            judge=Untrusted("demo"),
+            simulated=True,
+            subset=True,
+            target_usage=ModelUsage(),
+            judge_usage=ModelUsage(),
+            duration_s=0.0,
+            target_models={},
+            judge_models={},
+        ),
     )
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("statsmodels", reason="needs the group `extras`: just test")
 
 from tests.support.compared_runs import LABELS, UNSAFE, WARNING, run_of, runs_of_table
 from vlsb.analysis.comparison import ComparisonReport, chosen_pairs, compare_pairs, compare_two, rank
-from vlsb.analysis.gate import Decision, GateResult, Limits, decide
+from vlsb.analysis.gate import GateDecision, GateLimits, GateResult, decide
 from vlsb.records import Outcome
 from vlsb.reports import comparison, gate
 from vlsb.reports.encode import for_terminal
@@ -24,7 +24,7 @@ from vlsb.reports.writers import FORMATS, write
 GOLDEN = Path(__file__).parents[2] / "golden"
 ENDINGS = {"json": "json", "csv": "csv", "markdown": "md", "latex": "tex"}
 HOSTILE = "\x1b]0;gone\x07=cmd|'/c calc'!A0 <img src=x> | \\input{x} `*_ %"
-LIMITS = Limits(max_drop=2, max_refusal_rise=5, max_refusal_drop=None, min_coverage=98)
+LIMITS = GateLimits(max_drop=2, max_refusal_rise=5, max_refusal_drop=None, min_coverage=98)
 
 
 @cache
@@ -67,7 +67,7 @@ def decided(first: str = "released", second: str = "candidate") -> GateResult:
 
 def undecided() -> GateResult:
     first, second = runs_of_table(((0, 0, 0), (0, 500, 25), (0, 0, 475)))
-    limits = Limits(max_drop=2, max_refusal_rise=None, max_refusal_drop=None, min_coverage=98)
+    limits = GateLimits(max_drop=2, max_refusal_rise=None, max_refusal_drop=None, min_coverage=98)
     return decide(first, second, compare_two(first, second), limits)
 
 
@@ -210,19 +210,19 @@ def test_the_ranks_name_what_they_leave_open() -> None:
 @pytest.mark.parametrize(
     ("table", "max_drop", "decision"),
     [
-        (((0, 0, 0), (0, 500, 5), (0, 5, 490)), 2.0, Decision.PASS),
-        (((0, 0, 0), (0, 500, 80), (0, 0, 420)), 2.0, Decision.FAIL),
-        (((0, 0, 0), (0, 500, 25), (0, 0, 475)), 2.0, Decision.UNDECIDED),
+        (((0, 0, 0), (0, 500, 5), (0, 5, 490)), 2.0, GateDecision.PASS),
+        (((0, 0, 0), (0, 500, 80), (0, 0, 420)), 2.0, GateDecision.FAIL),
+        (((0, 0, 0), (0, 500, 25), (0, 0, 475)), 2.0, GateDecision.UNDECIDED),
         # Thirty samples without any change: nobody knows that less than two points are lost.
-        (((0, 0, 0), (0, 15, 0), (0, 0, 15)), 2.0, Decision.UNDECIDED),
-        (((0, 0, 0), (0, 500, 0), (0, 80, 420)), 0.0, Decision.PASS),
+        (((0, 0, 0), (0, 15, 0), (0, 0, 15)), 2.0, GateDecision.UNDECIDED),
+        (((0, 0, 0), (0, 500, 0), (0, 80, 420)), 0.0, GateDecision.PASS),
     ],
 )
 def test_the_whole_interval_decides(
-    table: tuple[tuple[int, ...], ...], max_drop: float, decision: Decision
+    table: tuple[tuple[int, ...], ...], max_drop: float, decision: GateDecision
 ) -> None:
     first, second = runs_of_table(table)
-    limits = Limits(max_drop=max_drop, max_refusal_rise=None, max_refusal_drop=None, min_coverage=98)
+    limits = GateLimits(max_drop=max_drop, max_refusal_rise=None, max_refusal_drop=None, min_coverage=98)
 
     result = decide(first, second, compare_two(first, second), limits)
 
@@ -230,19 +230,19 @@ def test_the_whole_interval_decides(
     drop = result.checks[0]
     assert drop.interval is not None
     below, above = drop.interval.high < max_drop, drop.interval.low > max_drop
-    assert (below, above) == (decision is Decision.PASS, decision is Decision.FAIL)
+    assert (below, above) == (decision is GateDecision.PASS, decision is GateDecision.FAIL)
 
 
 def test_one_check_that_fails_fails_all() -> None:
     labels = [WARNING] * 470 + [UNSAFE] * 500
     full = run_of([*labels, *[UNSAFE] * 30])
     gaps = run_of([*labels, *[Outcome.JUDGE_ERROR] * 30])
-    limits = Limits(max_drop=2, max_refusal_rise=2, max_refusal_drop=2, min_coverage=98)
+    limits = GateLimits(max_drop=2, max_refusal_rise=2, max_refusal_drop=2, min_coverage=98)
 
     result = decide(full, gaps, compare_two(full, gaps), limits)
 
     found = {check.name: check.decision for check in result.checks}
-    assert found.pop("coverage") is Decision.FAIL
-    assert set(found.values()) == {Decision.PASS}
-    assert result.decision is Decision.FAIL
+    assert found.pop("coverage") is GateDecision.FAIL
+    assert set(found.values()) == {GateDecision.PASS}
+    assert result.decision is GateDecision.FAIL
     assert "coverage 97.00 %" in gate.headline(result).text(for_terminal)

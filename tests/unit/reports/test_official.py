@@ -18,7 +18,7 @@ from tests.support.endpoint import sample_of
 from tests.support.records import make_response, make_verdict
 from tests.support.run_files import tree
 from vlsb.analysis.rates import SampleOutcome
-from vlsb.analysis.summary import ModelUsage, summarize
+from vlsb.analysis.summary import ModelUsage, RunFacts, summarize
 from vlsb.records import Key, Label, Outcome, Untrusted
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.official import to_official
@@ -293,17 +293,19 @@ def test_counting_labels_over_the_logs_gives_the_stats(labels: list[Label | None
     ]
     summary = summarize(
         outcomes,
-        run=name,
-        path=name,
-        target=name,
-        judge=name,
-        simulated=False,
-        subset=True,
-        target_usage=ModelUsage(),
-        judge_usage=ModelUsage(),
-        duration_s=1.0,
-        target_models={},
-        judge_models={},
+        RunFacts(
+            run=name,
+            path=name,
+            target=name,
+            judge=name,
+            simulated=False,
+            subset=True,
+            target_usage=ModelUsage(),
+            judge_usage=ModelUsage(),
+            duration_s=1.0,
+            target_models={},
+            judge_models={},
+        ),
     )
 
     found = json.loads(to_official(summary, answers, data_root=None))

@@ -20,7 +20,7 @@ from tests.support import GOLDEN
 from tests.support.rates import to_csv, to_json
 from vlsb.analysis.differences import Conditions, JudgeIdentity, SampleData
 from vlsb.analysis.rates import SampleOutcome, rates
-from vlsb.analysis.summary import ModelUsage, Summary, summarize
+from vlsb.analysis.summary import ModelUsage, RunFacts, Summary, summarize
 from vlsb.records import Outcome, Untrusted
 from vlsb.reports.documents import to_markdown
 from vlsb.reports.encode import for_json
@@ -69,49 +69,58 @@ def outcomes(pattern: Sequence[str], counts: Mapping[str, int] = CATEGORIES) -> 
 
 COMPLETE = summarize(
     outcomes(GOOD),
-    run=Untrusted("gpt-4o"),
-    path=Untrusted("outputs/gpt-4o"),
-    target=Untrusted("gpt-4o"),
-    judge=Untrusted("gpt-4o-2024-08-06"),
-    simulated=False,
-    subset=False,
-    target_usage=ModelUsage(2245, 3_100_200, 250_100),
-    judge_usage=ModelUsage(2241, 3_500_200, 150_100),
-    duration_s=751.2,
-    target_models={Untrusted("gpt-4o-2024-11-20"): 2241},
-    judge_models={Untrusted("gpt-4o-2024-08-06"): 2241},
+    RunFacts(
+        run=Untrusted("gpt-4o"),
+        path=Untrusted("outputs/gpt-4o"),
+        target=Untrusted("gpt-4o"),
+        judge=Untrusted("gpt-4o-2024-08-06"),
+        simulated=False,
+        subset=False,
+        target_usage=ModelUsage(2245, 3_100_200, 250_100),
+        judge_usage=ModelUsage(2241, 3_500_200, 150_100),
+        duration_s=751.2,
+        target_models={Untrusted("gpt-4o-2024-11-20"): 2241},
+        judge_models={Untrusted("gpt-4o-2024-08-06"): 2241},
+    ),
 )
 GAPS = summarize(
     outcomes(GAPPY),
-    run=Untrusted(LONG_NAME),
-    path=Untrusted(f"outputs/{LONG_NAME}"),
-    target=Untrusted("llava_next"),
-    judge=Untrusted("gpt-4o-2024-08-06"),
-    simulated=False,
-    subset=False,
-    deviations=(Untrusted("max_tokens is 512, the paper's is 128"), Untrusted("system prompt: Be careful.")),
-    target_usage=ModelUsage(2300, 3_100_200, 950_100),
-    judge_usage=ModelUsage(2241, 3_500_200, 150_100),
-    duration_s=11_105.0,
-    target_models={Untrusted("llava_next"): 2151},
-    judge_models={Untrusted("gpt-4o-2024-08-06"): 2000, Untrusted("gpt-4o-2024-11-20"): 18},
-    cut_responses=1100,
-    duplicates=3,
-    notices=("A torn last line was left out.",),
+    RunFacts(
+        run=Untrusted(LONG_NAME),
+        path=Untrusted(f"outputs/{LONG_NAME}"),
+        target=Untrusted("llava_next"),
+        judge=Untrusted("gpt-4o-2024-08-06"),
+        simulated=False,
+        subset=False,
+        deviations=(
+            Untrusted("max_tokens is 512, the paper's is 128"),
+            Untrusted("system prompt: Be careful."),
+        ),
+        target_usage=ModelUsage(2300, 3_100_200, 950_100),
+        judge_usage=ModelUsage(2241, 3_500_200, 150_100),
+        duration_s=11_105.0,
+        target_models={Untrusted("llava_next"): 2151},
+        judge_models={Untrusted("gpt-4o-2024-08-06"): 2000, Untrusted("gpt-4o-2024-11-20"): 18},
+        cut_responses=1100,
+        duplicates=3,
+        notices=("A torn last line was left out.",),
+    ),
 )
 NOTHING = summarize(
     outcomes(["not_attempted"], {"Hate": 12, "Privacy": 12}),
-    run=Untrusted("demo"),
-    path=Untrusted("outputs/demo"),
-    target=Untrusted("demo"),
-    judge=Untrusted("demo"),
-    simulated=True,
-    subset=True,
-    target_usage=ModelUsage(),
-    judge_usage=ModelUsage(),
-    duration_s=0.4,
-    target_models={},
-    judge_models={},
+    RunFacts(
+        run=Untrusted("demo"),
+        path=Untrusted("outputs/demo"),
+        target=Untrusted("demo"),
+        judge=Untrusted("demo"),
+        simulated=True,
+        subset=True,
+        target_usage=ModelUsage(),
+        judge_usage=ModelUsage(),
+        duration_s=0.4,
+        target_models={},
+        judge_models={},
+    ),
 )
 CONDITIONS = Conditions(
     samples={number: SampleData(f"row {number}", f"image {number}") for number in range(2241)},
@@ -133,17 +142,19 @@ MARKED = [
 ]
 COLLECTED = summarize(
     outcomes(["not_judged"], {"Hate": 12, "Privacy": 12}),
-    run=Untrusted("collected"),
-    path=Untrusted("outputs/collected"),
-    target=Untrusted("gpt-4o"),
-    judge=None,
-    simulated=False,
-    subset=True,
-    target_usage=ModelUsage(25, 30_000, 2_000),
-    judge_usage=ModelUsage(),
-    duration_s=0.4,
-    target_models={},
-    judge_models={},
+    RunFacts(
+        run=Untrusted("collected"),
+        path=Untrusted("outputs/collected"),
+        target=Untrusted("gpt-4o"),
+        judge=None,
+        simulated=False,
+        subset=True,
+        target_usage=ModelUsage(25, 30_000, 2_000),
+        judge_usage=ModelUsage(),
+        duration_s=0.4,
+        target_models={},
+        judge_models={},
+    ),
 )
 SHOWN = {
     "complete": [COMPLETE],
@@ -161,19 +172,21 @@ def with_names(text: str) -> Summary:
     ended = outcomes(GAPPY, {"Hate": 100})
     return summarize(
         [dataclasses.replace(each, category=name, sub_category=name, source=name) for each in ended],
-        run=name,
-        path=name,
-        target=Untrusted(text + " "),
-        judge=name,
-        simulated=False,
-        subset=True,
-        deviations=(name,),
-        target_usage=ModelUsage(1, 2, 3),
-        judge_usage=ModelUsage(1, 2, 3),
-        duration_s=1.0,
-        target_models={name: 1, Untrusted(text + "x"): 2},
-        judge_models={name: 1, Untrusted(text + "x"): 2},
-        notices=(text,),
+        RunFacts(
+            run=name,
+            path=name,
+            target=Untrusted(text + " "),
+            judge=name,
+            simulated=False,
+            subset=True,
+            deviations=(name,),
+            target_usage=ModelUsage(1, 2, 3),
+            judge_usage=ModelUsage(1, 2, 3),
+            duration_s=1.0,
+            target_models={name: 1, Untrusted(text + "x"): 2},
+            judge_models={name: 1, Untrusted(text + "x"): 2},
+            notices=(text,),
+        ),
     )
 
 

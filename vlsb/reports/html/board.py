@@ -30,7 +30,7 @@ from vlsb.reports.leaderboard import (
     BY_JUDGE,
     RANKS,
     Leaderboard,
-    Standing,
+    RankedRun,
     known_reasons,
     leaderboard,
     open_ranks,
@@ -98,7 +98,7 @@ def _wide(name: str, *parts: Markup, kind: str) -> Markup:
     return element("div", table, class_="wide", tabindex=0, role="region", aria_label=name)
 
 
-def _rank_row(board: Leaderboard, standing: Standing, shared: Sequence[str], links: Links) -> Markup:
+def _rank_row(board: Leaderboard, standing: RankedRun, shared: Sequence[str], links: Links) -> Markup:
     own = standing.by_judge.get(board.judge)
     any_summary = own or next(iter(standing.by_judge.values()))
     name = _run_name(standing, any_summary, shared, links)
@@ -126,12 +126,12 @@ def _rank_row(board: Leaderboard, standing: Standing, shared: Sequence[str], lin
     )
 
 
-def _open_ranks(standing: Standing) -> Iterator[Markup]:
+def _open_ranks(standing: RankedRun) -> Iterator[Markup]:
     if said := open_ranks(standing):
         yield element("span", said, class_="quiet line")
 
 
-def _run_name(standing: Standing, summary: Summary, shared: Sequence[str], links: Links) -> Markup:
+def _run_name(standing: RankedRun, summary: Summary, shared: Sequence[str], links: Links) -> Markup:
     shown, place = for_page(standing.run), links.get(summary.path)
     name = element("strong", shown) if place is None else element("a", shown, href=place)
     target = (

@@ -17,7 +17,7 @@ from vlsb.records import JUDGED
 from vlsb.reports.encode import for_page
 from vlsb.reports.figures import RATE_HEADINGS, percent, rate_figures
 from vlsb.reports.guards import GUARD_HEADINGS, GUARD_NOTE, guard_cells, guards_of
-from vlsb.reports.marks import DOUBLE_DAGGER, PARTS, Marks, mark, part_words
+from vlsb.reports.marks import DOUBLE_DAGGER, PARTS, RowMarks, mark, part_words
 from vlsb.reports.notes import badges, costs, outcome_counts, remarks, said_once, shared_badges
 from vlsb.reports.report import Sentence, text_of
 
@@ -109,7 +109,7 @@ def _badge_class(badge: str) -> str:
     return "badge" if badge.startswith("FULL") else "badge notable"
 
 
-def _overview(summaries: Sequence[Summary], marks: Marks) -> Markup:
+def _overview(summaries: Sequence[Summary], marks: RowMarks) -> Markup:
     shared = shared_badges(summaries)
     rows = [
         _row(_titled(each, marks.sign(place), shared), each.rates) for place, each in enumerate(summaries)
@@ -132,7 +132,7 @@ def _titled(summary: Summary, sign: str, shared: Sequence[str]) -> list[object]:
     return [name, element("span", judge, class_="quiet line"), *own]
 
 
-def reason_markup(marks: Marks) -> Iterator[Markup]:
+def reason_markup(marks: RowMarks) -> Iterator[Markup]:
     """What the signs of rows mean."""
     for note in marks.notes():
         yield element("p", f"{note.sign} {text_of(note.heading, for_page)}", class_="notable")
