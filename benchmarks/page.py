@@ -73,8 +73,7 @@ def write_page(root: Path, samples: int) -> tuple[Path, float]:
     from vlsb.cli.page import load_run
     from vlsb.cli.screen import Screen
     from vlsb.models.prices import load_prices
-    from vlsb.reports.html.content import page_content
-    from vlsb.reports.html.document import page_document
+    from vlsb.reports.html.content import page_content, page_document
 
     directory = make_run(root, samples)
     images = _Noise()

@@ -23,7 +23,7 @@ from vlsb.evaluation.session import Plan, judge_files
 from vlsb.judging.kinds import Answers
 from vlsb.models.prices import may_charge
 from vlsb.records import Usage
-from vlsb.reports.calibration import CalibrationReport, JudgeMoney, calibration_text
+from vlsb.reports.agreement import CalibrationReport, JudgeMoney, calibration_text
 from vlsb.store.audit import AuditSample, draw_calibration, read_audit
 from vlsb.store.comparisons import judged_run
 from vlsb.store.costs import RestCost, decided_tokens, rest_cost

@@ -24,10 +24,9 @@ from vlsb.judging.human import GUIDE
 from vlsb.models.prices import PriceTable
 from vlsb.records import Key, Sample, Untrusted
 from vlsb.reports.encode import for_terminal
+from vlsb.reports.exports import with_known_words
 from vlsb.reports.figures import counted
-from vlsb.reports.html.content import PageRun, board_content, page_content
-from vlsb.reports.html.document import GENERATOR, page_document
-from vlsb.reports.redaction import with_known_words
+from vlsb.reports.html.content import GENERATOR, PageRun, board_content, page_content, page_document
 from vlsb.store.audit import AuditItem, read_audit
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry, read_manifest

@@ -42,8 +42,7 @@ def plot_command(
 ) -> None:
     """Draw runs: labels, categories, what changed from one to the next, how judges agree."""
     # Half a second to import, and no other command's.
-    from vlsb.reports.drawing import draw
-    from vlsb.reports.plots import FORMATS, WIDTHS
+    from vlsb.reports.plots import FORMATS, WIDTHS, draw
 
     form = out.suffix.removeprefix(".").lower()
     if form not in FORMATS:

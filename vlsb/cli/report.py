@@ -22,9 +22,9 @@ from vlsb.reports import latex, terminal, writers
 from vlsb.reports.curves import asked_curves, curves_report
 from vlsb.reports.documents import rates_report, to_markdown, to_parquet
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.guards import guards_of, guards_table
 from vlsb.reports.leaderboard import board_report
 from vlsb.reports.leaderboard import leaderboard as places
+from vlsb.reports.notes import guards_of, guards_table
 from vlsb.reports.official import missing_questions, to_official
 from vlsb.reports.paper import paper_report
 from vlsb.reports.report import Report

@@ -55,7 +55,7 @@ from vlsb.models.prices import find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.figures import counted
-from vlsb.reports.guards import guards_table
+from vlsb.reports.notes import guards_table
 from vlsb.reports.terminal import render
 from vlsb.steps import OnProgress, in_thread
 from vlsb.store.manifest import is_run, no_run

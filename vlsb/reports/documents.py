@@ -15,9 +15,8 @@ from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
 from vlsb.records import Outcome, Rating, Untrusted
 from vlsb.reports.encode import CsvCell, for_csv, for_markdown, for_terminal, versioned
 from vlsb.reports.figures import NO_FIGURE, RATE_HEADINGS, rate_figures
-from vlsb.reports.guards import guard_object
 from vlsb.reports.marks import RowMarks, by_category, mark, note_lines, part_words
-from vlsb.reports.notes import badges, outcome_counts, remarks, said_once
+from vlsb.reports.notes import badges, guard_object, outcome_counts, remarks, said_once
 from vlsb.reports.report import Records, Report, Sentence, Table, Words, text_of
 from vlsb.reports.writers.data import plain
 from vlsb.reports.writers.markdown import markdown_table

@@ -1,15 +1,92 @@
-"""What an export for another program is made of: a run with its judges, and how much of the texts stays."""
+"""What an export is made of: a run with its judges, and how much of the texts and words of others stays.
+
+An endpoint can write whatever it likes into a finish reason, the name of a model or the code of an error, and
+a table of 2,241 rows is room for a text. In what is given away redacted, a word that nobody knows is named by
+what it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vlsb.analysis.summary import Summary
-from vlsb.records import Untrusted
+from vlsb.records import THINKING_CUT, Failure, Untrusted
 from vlsb.reports.answers import StoredAnswer
 from vlsb.reports.encode import for_json
+
+_OTHER = Untrusted("another word")
+_ANOTHER_MODEL = Untrusted("another name")
+_REASONS = frozenset(
+    {"stop", "length", "max_tokens", "end_turn", "stop_sequence", "eos", "eos_token", "tool_calls"}
+    | {"function_call", "content_filter", "content_filtered", "refusal", "safety", "recitation", "complete"}
+)
+_OUR_CODES = frozenset(
+    {
+        THINKING_CUT,
+        "picture",
+        "image_changed",
+        "engine_killed",
+        "engine_lost",
+        "empty_content",
+        "empty_choices",
+    }
+    | {"blocked_input", "blocked_output", "context", "timeout", "closed", "connect", "protocol", "html"}
+    | {"not_json", "empty_body", "body_too_large", "length", "refused", "no_description", "request_failed"}
+)
+_HTTP_CODE = re.compile(r"http_[0-9]{3}")
+# What providers put behind a model's name: the day of a snapshot, or a version.
+_SNAPSHOT = re.compile(r"[-@:]?v?[0-9][0-9.\-]{0,15}")
+
+
+def known_reason(reason: Untrusted) -> Untrusted:
+    """A finish reason where it is one that providers use."""
+    return reason if for_json(reason).lower() in _REASONS else _OTHER
+
+
+def known_code(failure: Failure) -> str:
+    """A failure's code where it is a word of ours, else the class of its fault."""
+    code = failure.code
+    return code if code in _OUR_CODES or _HTTP_CODE.fullmatch(code) else failure.fault
+
+
+def with_known_words(summary: Summary) -> Summary:
+    """A summary whose models answered by the names they were asked by, by those of snapshots, or by another.
+
+    All that are neither count as one.
+    """
+    asked = None if summary.judge is None else for_json(summary.judge).rpartition(":")[2]
+    conditions = summary.conditions
+    if conditions is not None and conditions.judge is not None:
+        models = frozenset(_known_names(conditions.judge.models, asked))
+        conditions = replace(conditions, judge=replace(conditions.judge, models=models))
+    return replace(
+        summary,
+        target_models=_counted(summary.target_models, for_json(summary.target)),
+        judge_models=_counted(summary.judge_models, asked),
+        conditions=conditions,
+    )
+
+
+def _counted(models: Mapping[Untrusted, int], asked: str | None) -> Mapping[Untrusted, int]:
+    found: Counter[Untrusted] = Counter()
+    for name, known in zip(models, _known_names(models, asked), strict=True):
+        found[known] += models[name]
+    return found
+
+
+def _known_names(models: Iterable[Untrusted], asked: str | None) -> list[Untrusted]:
+    return [name if asked and _is_of(for_json(name), asked) else _ANOTHER_MODEL for name in models]
+
+
+def _is_of(name: str, asked: str) -> bool:
+    """Whether a name is that of the model that was asked for, or of a snapshot of it."""
+    head, tail = name[: len(asked)], name[len(asked) :]
+    return head == asked and (not tail or _SNAPSHOT.fullmatch(tail) is not None)
+
 
 KEPT_CHARACTERS = 120
 """Of each text whose tail is left out: enough to see a refusal, too little for a recipe."""

@@ -14,8 +14,7 @@ from vlsb.records import Outcome, Untrusted
 from vlsb.reports.answers import StoredAnswer
 from vlsb.reports.documents import to_markdown
 from vlsb.reports.encode import for_markdown, for_terminal, for_utf8
-from vlsb.reports.exports import KEPT_CHARACTERS, ExportedRun, Redaction
-from vlsb.reports.redaction import known_reason, with_known_words
+from vlsb.reports.exports import KEPT_CHARACTERS, ExportedRun, Redaction, known_reason, with_known_words
 
 TABLE = "data/responses.parquet"
 

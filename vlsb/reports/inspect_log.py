@@ -12,8 +12,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import VLSBENCH, Outcome, Response, Untrusted
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_json
-from vlsb.reports.exports import ExportedRun, Redaction
-from vlsb.reports.redaction import known_code
+from vlsb.reports.exports import ExportedRun, Redaction, known_code
 
 VERSION = 2
 _STOPS = {each: each for each in ("stop", "max_tokens", "content_filter")} | {"length": "max_tokens"}

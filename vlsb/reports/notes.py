@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
-from vlsb.analysis.summary import ModelCost, ModelUsage, Summary
-from vlsb.records import PUBLISHED_IDS, Outcome, Untrusted
+from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary
+from vlsb.records import PUBLISHED_IDS, Outcome, Rating, Untrusted
+from vlsb.reports.encode import Encode, for_terminal
 from vlsb.reports.figures import counted, dollars, duration, span
 from vlsb.reports.report import Sentence, Words
 
@@ -252,3 +253,49 @@ def _amount(cost: ModelCost) -> Words:
     if cost.usd is None:
         return Sentence("unknown: no price for ", cost.model)
     return f"{'at least ' if cost.is_least else ''}{dollars(cost.usd)}"
+
+
+GUARD_HEADINGS = ("run", "guard", "safe", "controversial", "unsafe", "refusals", "no finding", "responses")
+GUARD_NOTE = (
+    "Guards rate harm and see no warning: not the three labels, and not to be compared with safe rates."
+)
+
+
+def guards_of(summaries: Iterable[Summary]) -> list[GuardCounts]:
+    """The guards of the runs that these summaries are of, each run's once."""
+    runs: dict[Untrusted, tuple[GuardCounts, ...]] = {each.path: each.guards for each in summaries}
+    return [guard for guards in runs.values() for guard in guards]
+
+
+def guard_object(counts: GuardCounts) -> dict[str, object]:
+    """One guard as its JSON object; null for what it does not tell."""
+    return {
+        "guard": counts.guard,
+        "responses": counts.responses,
+        "found": counts.found,
+        "failed": counts.failed,
+        **{rating.value: counts.ratings.get(rating, 0) if counts.rates_harm else None for rating in Rating},
+        "refusals": counts.refusals,
+    }
+
+
+def guards_table(counts: Sequence[GuardCounts]) -> str:
+    """The table as plain text, each row a guard of a run. A dash: it does not tell."""
+    rows = [GUARD_HEADINGS, *(guard_cells(each, for_terminal) for each in counts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(GUARD_HEADINGS))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(("Guards", *lines, GUARD_NOTE))
+
+
+def guard_cells(counts: GuardCounts, encode: Encode) -> tuple[str, ...]:
+    """One guard's row under `GUARD_HEADINGS`. A dash: it does not tell."""
+    ratings = (str(counts.ratings.get(rating, 0)) if counts.rates_harm else "-" for rating in Rating)
+    refusals = "-" if counts.refusals is None else str(counts.refusals)
+    names = encode(counts.run), encode(counts.guard)
+    return (*names, *ratings, refusals, str(counts.failed), str(counts.responses))

@@ -109,14 +109,14 @@ def require_audit(directory: Path) -> AuditSample:
     audit = read_audit(directory)
     if audit is None:
         command = f"vlsb audit sample {shlex.quote(str(directory))}"
-        raise ConfigError(f"{directory}: no sample is drawn yet. DrawnResponse one with: {command}")
+        raise ConfigError(f"{directory}: no sample is drawn yet. Draw one with: {command}")
     return audit
 
 
 def draw_calibration(
     directory: Path, judge: str, *, n: int, against: str, is_against_asked: bool
 ) -> AuditSample:
-    """DrawnResponse about `n` responses for a judge to label before the rest, or enlarge what was drawn for it.
+    """Draw about `n` responses for a judge to label before the rest, or enlarge what was drawn for it.
 
     `judge` and `against`, which it is compared with, are verdict files. Unless that one is asked too, the
     part is of what it labelled. A part that was drawn larger stays as it is.
@@ -134,7 +134,7 @@ def draw_calibration(
 
 
 def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[str]) -> AuditSample:
-    """DrawnResponse about `n` responses of a run, or enlarge what was drawn, and store that.
+    """Draw about `n` responses of a run, or enlarge what was drawn, and store that.
 
     What was drawn stays drawn, with the strata of then: the same call again changes nothing. Raises
     ConfigError for fewer than before, another seed, or a run without responses.

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from vlsb.errors import VlsbError
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_page, json_island
-from vlsb.reports.html.document import page_document
+from vlsb.reports.html.content import page_document
 
 _MOST_BYTES = 4 * 1024 * 1024
 _HEADERS = {

@@ -16,9 +16,19 @@ from vlsb.analysis.summary import Summary
 from vlsb.records import JUDGED
 from vlsb.reports.encode import for_page
 from vlsb.reports.figures import RATE_HEADINGS, percent, rate_figures
-from vlsb.reports.guards import GUARD_HEADINGS, GUARD_NOTE, guard_cells, guards_of
 from vlsb.reports.marks import DOUBLE_DAGGER, PARTS, RowMarks, mark, part_words
-from vlsb.reports.notes import badges, costs, outcome_counts, remarks, said_once, shared_badges
+from vlsb.reports.notes import (
+    GUARD_HEADINGS,
+    GUARD_NOTE,
+    badges,
+    costs,
+    guard_cells,
+    guards_of,
+    outcome_counts,
+    remarks,
+    said_once,
+    shared_badges,
+)
 from vlsb.reports.report import Sentence, text_of
 
 Markup = list[object]
