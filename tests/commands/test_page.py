@@ -19,8 +19,9 @@ from tests.support.run_files import tree
 from vlsb.cli import page
 from vlsb.data import thumbnail_webp
 from vlsb.data.image_files import quiet_decoder
+from vlsb.reports import html
 from vlsb.reports.encode import json_island
-from vlsb.reports.html import content as page
+from vlsb.reports.html.content import GENERATOR, MODULES, viewer_script
 from vlsb.simulator import SimulatorThread
 
 
@@ -59,7 +60,7 @@ def test_a_page_is_one_file_that_holds_every_sample_and_each_image_once(desk: De
 
 def test_a_name_without_html_is_a_folder_whose_stale_images_go(desk: Desk) -> None:
     folder = desk.home / "folder"
-    assert page.GENERATOR in (Path(page.__file__).parent / "viewer" / "page.html").read_text()
+    assert GENERATOR in (Path(html.__file__).parent / "viewer" / "page.html").read_text()
     assert desk.vlsb("report", desk.run_dir, "--html", folder).code == 0
     (folder / "images" / "stale.webp").touch()
     assert desk.vlsb("report", desk.run_dir, "--html", folder).code == 0
@@ -157,12 +158,12 @@ def test_an_island_ends_where_its_element_does() -> None:
 def test_no_two_modules_of_the_viewer_declare_the_same_name() -> None:
     """They are joined into one script, where the second would replace the first."""
     declared = re.compile(r"^(?:export )?(?:async )?(?:function|const|let|class) (\w+)", re.MULTILINE)
-    folder = Path(page.__file__).parent / "viewer"
-    names = [name for each in page.MODULES for name in declared.findall((folder / each).read_text("utf-8"))]
+    folder = Path(html.__file__).parent / "viewer"
+    names = [name for each in MODULES for name in declared.findall((folder / each).read_text("utf-8"))]
 
-    assert {path.name for path in folder.glob("*.js")} == set(page.MODULES)
+    assert {path.name for path in folder.glob("*.js")} == set(MODULES)
     assert len(names) == len(set(names))
-    assert not re.search(r"^(import|export)\b", page.viewer_script(), re.MULTILINE)
+    assert not re.search(r"^(import|export)\b", viewer_script(), re.MULTILINE)
 
 
 def test_many_responses_of_several_runs_are_a_page_for_each_run(desk: Desk, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""What is said beside and under a table: badges, the outcomes in words, what limits the numbers.
+"""What stands beside and under a table of rates: badges, outcomes in words, what limits the numbers, guards.
 
-The wording is the same in every format.
+What guards and lists of phrases find is no label and enters no rate.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vlsb.analysis.rates import Rates
-from vlsb.analysis.summary import GuardCounts, ModelCost, ModelUsage, Summary
+from vlsb.analysis.summary import GuardCounts, ModelUsage, Summary
 from vlsb.records import PUBLISHED_IDS, Outcome, Rating, Untrusted
-from vlsb.reports.encode import Encode, for_terminal
+from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted, dollars, duration, span
-from vlsb.reports.report import Sentence, Words
+from vlsb.reports.report import Sentence, Words, text_of
 
 LOW_COVERAGE_PERCENT = 98.0
 DECLINED_WARNING_SHARE = 0.02
@@ -100,22 +100,20 @@ def remarks(summary: Summary) -> tuple[Remark, ...]:
         *_declined_by_judge(rates),
         *_several_models("target", summary.target_models),
         *_several_models("judge", summary.judge_models),
-        *_thinking_cut(summary.thinking_cut),
-        *_cut_responses(summary),
-        *_epochs(summary),
-        *_duplicates(summary.duplicates),
+        *_responses(summary),
         *(Remark(Untrusted(notice)) for notice in (*summary.notices, *summary.retirements)),
     )
 
 
 def said_once(summaries: Iterable[Summary]) -> list[Summary]:
-    """The summaries, each model that is shut down with the first one that names it: rows share judges."""
-    said: set[str] = set()
-    found = []
+    """Name each model that is shut down in the first summary that has it: rows share judges."""
+    named: set[str] = set()
+    once = []
     for summary in summaries:
-        found.append(replace(summary, retirements=tuple(x for x in summary.retirements if x not in said)))
-        said.update(summary.retirements)
-    return found
+        retirements = tuple(each for each in summary.retirements if each not in named)
+        once.append(replace(summary, retirements=retirements))
+        named.update(summary.retirements)
+    return once
 
 
 def costs(summary: Summary) -> tuple[Cost, ...]:
@@ -177,21 +175,27 @@ def _several_models(who: str, models: Mapping[Untrusted, int]) -> Iterator[Remar
         yield Remark(Sentence(start, names, "."), is_warning=True)
 
 
-def _thinking_cut(count: int) -> Iterator[Remark]:
-    if count:
+def _responses(summary: Summary) -> Iterator[Remark]:
+    """Say what of the responses was cut, repeated or replaced."""
+    if count := summary.thinking_cut:
         were = "was cut inside its" if count == 1 else "were cut inside their"
         yield Remark(
             f"{counted(count, 'answer')} {were} thinking (thinking cut): raise --max-tokens.", is_warning=True
         )
-
-
-def _cut_responses(summary: Summary) -> Iterator[Remark]:
-    if summary.cut_responses == 0:
-        return
-    answered = _answer_count(summary.rates)
-    share = f" ({100 * summary.cut_responses / answered:.1f} %)" if answered else ""
-    was = "was" if summary.cut_responses == 1 else "were"
-    yield Remark(f"{counted(summary.cut_responses, 'response')}{share} {was} cut at the token limit.")
+    if count := summary.cut_responses:
+        answered = _answer_count(summary.rates)
+        share = f" ({100 * count / answered:.1f} %)" if answered else ""
+        was = "was" if count == 1 else "were"
+        yield Remark(f"{counted(count, 'response')}{share} {was} cut at the token limit.")
+    if summary.epochs > 1:
+        flips = ""
+        if summary.flip_share is not None:
+            samples = counted(summary.flip_samples, "sample")
+            flips = f"; {summary.flip_share:.1f} % of the {samples} with several labels changed label"
+        yield Remark(f"{summary.epochs} epochs: the counts are of responses{flips}.")
+    if count := summary.duplicates:
+        was = "was" if count == 1 else "were"
+        yield Remark(f"{counted(count, 'stored row')} {was} superseded by a later one.")
 
 
 def _answer_count(rates: Rates) -> int:
@@ -202,24 +206,6 @@ def _answer_count(rates: Rates) -> int:
         Outcome.NOT_ATTEMPTED,
     )
     return rates.selected - sum(rates.outcomes[outcome] for outcome in unanswered)
-
-
-def _epochs(summary: Summary) -> Iterator[Remark]:
-    if summary.epochs > 1:
-        yield Remark(f"{summary.epochs} epochs: the counts are of responses{_flips(summary)}.")
-
-
-def _flips(summary: Summary) -> str:
-    if summary.flip_share is None:
-        return ""
-    samples = counted(summary.flip_samples, "sample")
-    return f"; {summary.flip_share:.1f} % of the {samples} with several labels changed label"
-
-
-def _duplicates(duplicates: int) -> Iterator[Remark]:
-    if duplicates:
-        was = "was" if duplicates == 1 else "were"
-        yield Remark(f"{counted(duplicates, 'stored row')} {was} superseded by a later one.")
 
 
 def _usage(usage: ModelUsage) -> str:
@@ -237,22 +223,21 @@ def _money(summary: Summary) -> Iterator[Cost]:
         for stage, cost in (("target", summary.target_cost), ("judge", summary.judge_cost))
         if cost is not None
     }
-    known = [cost for cost in charged.values() if cost.usd is not None]
+    priced = [cost for cost in charged.values() if cost.usd is not None]
     if not charged:
         return
-    parts: list[Words] = [Sentence(f"{stage} ", _amount(cost)) for stage, cost in charged.items()]
-    if len(known) == len(charged) > 1:
-        least = "at least " if any(cost.is_least for cost in known) else ""
-        parts.append(f"{least}{dollars(sum(cost.usd or 0 for cost in known))} in all")
-    dates = sorted({cost.as_of for cost in known})
+    parts: list[Words] = []
+    for stage, cost in charged.items():
+        if cost.usd is None:
+            parts.append(Sentence(f"{stage} unknown: no price for ", cost.model))
+        else:
+            parts.append(f"{stage} {'at least ' if cost.is_least else ''}{dollars(cost.usd)}")
+    if len(priced) == len(charged) > 1:
+        least = "at least " if any(cost.is_least for cost in priced) else ""
+        parts.append(f"{least}{dollars(sum(cost.usd or 0 for cost in priced))} in all")
+    dates = sorted({cost.as_of for cost in priced})
     dated = f" (list prices of {', '.join(dates)})" if dates else ""
     yield Cost("cost", Sentence(Sentence.join(", ", parts), dated))
-
-
-def _amount(cost: ModelCost) -> Words:
-    if cost.usd is None:
-        return Sentence("unknown: no price for ", cost.model)
-    return f"{'at least ' if cost.is_least else ''}{dollars(cost.usd)}"
 
 
 GUARD_HEADINGS = ("run", "guard", "safe", "controversial", "unsafe", "refusals", "no finding", "responses")
@@ -262,13 +247,13 @@ GUARD_NOTE = (
 
 
 def guards_of(summaries: Iterable[Summary]) -> list[GuardCounts]:
-    """The guards of the runs that these summaries are of, each run's once."""
+    """Return the guards of the runs that these summaries are of, each run's once."""
     runs: dict[Untrusted, tuple[GuardCounts, ...]] = {each.path: each.guards for each in summaries}
     return [guard for guards in runs.values() for guard in guards]
 
 
 def guard_object(counts: GuardCounts) -> dict[str, object]:
-    """One guard as its JSON object; null for what it does not tell."""
+    """Return one guard as its JSON object; null for what it does not tell."""
     return {
         "guard": counts.guard,
         "responses": counts.responses,
@@ -280,8 +265,8 @@ def guard_object(counts: GuardCounts) -> dict[str, object]:
 
 
 def guards_table(counts: Sequence[GuardCounts]) -> str:
-    """The table as plain text, each row a guard of a run. A dash: it does not tell."""
-    rows = [GUARD_HEADINGS, *(guard_cells(each, for_terminal) for each in counts)]
+    """Return the table as plain text, each row a guard of a run. A dash: it does not tell."""
+    rows = [GUARD_HEADINGS, *([text_of(cell, for_terminal) for cell in guard_cells(each)] for each in counts)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(GUARD_HEADINGS))]
     lines = [
         "  ".join(
@@ -293,9 +278,8 @@ def guards_table(counts: Sequence[GuardCounts]) -> str:
     return "\n".join(("Guards", *lines, GUARD_NOTE))
 
 
-def guard_cells(counts: GuardCounts, encode: Encode) -> tuple[str, ...]:
-    """One guard's row under `GUARD_HEADINGS`. A dash: it does not tell."""
+def guard_cells(counts: GuardCounts) -> tuple[str | Untrusted, ...]:
+    """Return one guard's row under `GUARD_HEADINGS`. A dash: it does not tell."""
     ratings = (str(counts.ratings.get(rating, 0)) if counts.rates_harm else "-" for rating in Rating)
     refusals = "-" if counts.refusals is None else str(counts.refusals)
-    names = encode(counts.run), encode(counts.guard)
-    return (*names, *ratings, refusals, str(counts.failed), str(counts.responses))
+    return (counts.run, counts.guard, *ratings, refusals, str(counts.failed), str(counts.responses))

@@ -51,7 +51,7 @@ Links = Mapping[Untrusted, str]
 
 
 def board_markup(summaries: Sequence[Summary], links: Links) -> list[Markup]:
-    """Ranks, judges and curves; nothing where there are not two runs to rank."""
+    """Return ranks, judges and curves; nothing where there are not two runs to rank."""
     board = leaderboard(summaries)
     if board is None or len(board.standings) < 2:
         return []
@@ -117,18 +117,14 @@ def _rank_row(board: Leaderboard, standing: RankedRun, shared: Sequence[str], li
         (percent(rates.safe_warning_rate), rates.safe_warning_rate),
     )
     place = f"{standing.place}{board.sign(standing, board.judge)}"
+    more = [element("span", ranks, class_="quiet line")] if (ranks := open_ranks(standing)) else []
     return element(
         "tr",
-        element("td", place, *_open_ranks(standing), class_="rank", data_sort=standing.place),
+        element("td", place, *more, class_="rank", data_sort=standing.place),
         name,
         *(element("td", shown, class_="number", data_sort=value) for shown, value in figures),
         element("td", rate_figure(rates), class_="figure"),
     )
-
-
-def _open_ranks(standing: RankedRun) -> Iterator[Markup]:
-    if said := open_ranks(standing):
-        yield element("span", said, class_="quiet line")
 
 
 def _run_name(standing: RankedRun, summary: Summary, shared: Sequence[str], links: Links) -> Markup:
@@ -156,6 +152,12 @@ def _by_judge(board: Leaderboard) -> Markup:
         )
         for each in board.standings
     ]
+    # Why runs are marked under the other judges, as far as the ranks have not said it.
+    others: list[Markup] = []
+    for judge in board.judges[1:]:
+        marks, known = board.marks[judge], known_reasons(board)
+        if any(why not in known for note in marks.notes() for _, why in note.lines):
+            others += [element("h3", f"By {for_page(judge)}"), *reason_markup(marks)]
     return element(
         "section",
         element("h2", "Safe rate by each judge"),
@@ -165,7 +167,7 @@ def _by_judge(board: Leaderboard) -> Markup:
             element("tbody", *rows),
             kind="judges sortable",
         ),
-        *_other_reasons(board),
+        *others,
         element("p", BY_JUDGE, class_="quiet"),
         class_="card",
     )
@@ -187,7 +189,7 @@ def _judge_cell(summary: Summary | None, sign: str) -> Markup:
 
 
 def _interval_figure(rates: Rates) -> Markup:
-    """The interval and the rate on a line from 0 to 100 percent; its figures stand above it."""
+    """Draw the interval and the rate on a line from 0 to 100 percent; its figures stand above it."""
     low, high = rates.intervals["safe_rate"]
     return element(
         "svg",
@@ -201,16 +203,6 @@ def _interval_figure(rates: Rates) -> Markup:
     )
 
 
-def _other_reasons(board: Leaderboard) -> Iterator[Markup]:
-    """Why runs are marked under the other judges, as far as the ranks have not said it."""
-    known = known_reasons(board)
-    for judge in board.judges[1:]:
-        marks = board.marks[judge]
-        if any(why not in known for note in marks.notes() for _, why in note.lines):
-            yield element("h3", f"By {for_page(judge)}")
-            yield from reason_markup(marks)
-
-
 class _Scale(NamedTuple):
     """The steps of all curves of a training, and where they are in percent of its width."""
 
@@ -222,7 +214,7 @@ class _Scale(NamedTuple):
         return _MARGIN + (100 - 2 * _MARGIN) * share
 
     def ticks(self) -> Iterator[int]:
-        """Round steps, a few of them."""
+        """Yield round steps, a few of them."""
         span = self.last - self.first
         sizes = (size * 10**power for power in range(13) for size in (1, 2, 5))
         size = next(each for each in sizes if span / each <= _MOST_TICKS)
@@ -231,7 +223,7 @@ class _Scale(NamedTuple):
 
 
 def _training(curves: Sequence[Curve]) -> Markup:
-    """The curves of all judges, and the figures of each."""
+    """Draw the curves of all judges, and the figures of each."""
     scale = _Scale(min(each.points[0].step for each in curves), max(each.points[-1].step for each in curves))
     return element(
         "section",
@@ -259,9 +251,16 @@ def _legend(curves: Sequence[Curve]) -> Iterator[Markup]:
 
 
 def _figure(curves: Sequence[Curve], scale: _Scale) -> Markup:
-    grid = [part for tick in _TICKS for part in _level(tick)]
-    steps = [element("text", _short(tick), x=f"{scale.place(tick):.2f}%", **_UNDER) for tick in scale.ticks()]
-    said = "; ".join(
+    grid = []
+    for tick in _TICKS:
+        label = element("text", str(tick), x=-8, y=4, text_anchor="end", class_="tick")
+        level = element("svg", label, x="0%", y=f"{_height(tick):.1f}")
+        grid += [_line((0, _height(tick)), (100, _height(tick)), "grid"), level]
+    steps = []
+    for tick in scale.ticks():
+        shown = f"{tick:,}" if tick < 1000 or tick % 100 else f"{tick / 1000:,g}k"
+        steps.append(element("text", shown, x=f"{scale.place(tick):.2f}%", **_UNDER))
+    rates = "; ".join(
         f"judge {for_page(curve.judge)}: "
         + ", ".join(f"{percent(each.summary.rates.safe_rate)} at {each.step:,}" for each in curve.points)
         for curve in curves
@@ -273,20 +272,14 @@ def _figure(curves: Sequence[Curve], scale: _Scale) -> Markup:
         *steps,
         *lines,
         role="img",
-        aria_label=f"Safe rates in percent by step. {said}",
+        aria_label=f"Safe rates in percent by step. {rates}",
         width="100%",
         height=_HEIGHT + 24,
     )
 
 
-def _level(tick: int) -> Iterator[Markup]:
-    yield _line((0, _height(tick)), (100, _height(tick)), "grid")
-    label = element("text", str(tick), x=-8, y=4, text_anchor="end", class_="tick")
-    yield element("svg", label, x="0%", y=f"{_height(tick):.1f}")
-
-
 def _series_markup(curve: Curve, place: int, count: int, scale: _Scale) -> Markup:
-    """One line; beside others it is moved a little, so that intervals do not hide each other."""
+    """Draw one line; beside others it is moved a little, so that intervals do not hide each other."""
     spots = [(scale.place(each.step), _height(each.summary.rates.safe_rate or 0.0)) for each in curve.points]
     lines = [_line(start, end, "path") for start, end in pairwise(spots)]
     points = [_point(each, spot, place) for each, spot in zip(curve.points, spots, strict=True)]
@@ -298,10 +291,10 @@ def _point(point: Point, spot: tuple[float, float], place: int) -> Markup:
     rates = point.summary.rates
     low, high = (_height(each) - spot[1] for each in rates.intervals["safe_rate"])
     ends = [_pixels((-3, each), (3, each)) for each in (low, high)]
-    said = f"step {point.step:,}: {percent(rates.safe_rate)} {safe_interval(rates)}"
+    title = f"step {point.step:,}: {percent(rates.safe_rate)} {safe_interval(rates)}"
     return element(
         "svg",
-        element("title", said),
+        element("title", title),
         _pixels((0, low), (0, high)),
         *ends,
         element("svg", *_mark(place), x=-7, y=-7, width=14, height=14),
@@ -311,7 +304,7 @@ def _point(point: Point, spot: tuple[float, float], place: int) -> Markup:
 
 
 def _mark(place: int) -> Iterator[Markup]:
-    """Disc, square, ring or frame in the middle of 14 by 14 pixels."""
+    """Draw a disc, square, ring or frame in the middle of 14 by 14 pixels."""
     kind = "mark" if place % 4 < 2 else "mark hollow"
     if place % 2:
         yield element("rect", x=3.5, y=3.5, width=7, height=7, class_=kind)
@@ -328,7 +321,7 @@ def _height(rate: float) -> float:
 
 
 def _line(start: tuple[float, float], end: tuple[float, float], kind: str) -> Markup:
-    """A line whose ends are across in percent, and down in pixels."""
+    """Draw a line whose ends are across in percent, and down in pixels."""
     ends = {"x1": f"{start[0]:.2f}%", "y1": f"{start[1]:.1f}", "x2": f"{end[0]:.2f}%", "y2": f"{end[1]:.1f}"}
     return element("line", class_=kind, **ends)
 
@@ -338,13 +331,16 @@ def _pixels(start: tuple[float, float], end: tuple[float, float]) -> Markup:
     return element("line", class_="path", **ends)
 
 
-def _short(step: int) -> str:
-    return f"{step:,}" if step < 1000 or step % 100 else f"{step / 1000:,g}k"
-
-
 def _steps(curve: Curve, *, is_open: bool) -> Markup:
     heads = (heading(each, is_name=False) for each in STEP_HEADINGS)
-    rows = (_step_row(each, curve.marks.sign(place)) for place, each in enumerate(curve.points))
+    rows = [
+        element(
+            "tr",
+            element("th", f"{each.step:,}{curve.marks.sign(place)}", scope="row", class_="number"),
+            *(element("td", figure, class_="number") for figure in step_figures(each)),
+        )
+        for place, each in enumerate(curve.points)
+    ]
     name = f"By {for_page(curve.judge)}"
     table = _wide(
         f"Steps by {for_page(curve.judge)}",
@@ -354,11 +350,3 @@ def _steps(curve: Curve, *, is_open: bool) -> Markup:
     )
     opened = {"open": ""} if is_open else {}
     return element("details", element("summary", name), table, *reason_markup(curve.marks), **opened)
-
-
-def _step_row(point: Point, sign: str) -> Markup:
-    return element(
-        "tr",
-        element("th", f"{point.step:,}{sign}", scope="row", class_="number"),
-        *(element("td", each, class_="number") for each in step_figures(point)),
-    )

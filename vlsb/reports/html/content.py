@@ -1,9 +1,9 @@
 """A page: what it is about, as the viewer reads it, and the HTML document of that and the viewer's files.
 
-The content is JSON of encoded text, with everything that is empty left out; `viewer/runs.js` has the same
-names as types. Places of files, addresses and settings that may name a machine are in none of it. No word of a
-stranger stands in the markup: all of them are in one JSON island. The policy names the style and the script by
-their checksums, so that nothing else runs, whatever the content is.
+The content is JSON of encoded text, without what is empty; `viewer/runs.js` has the same names as types.
+Places of files, addresses and settings that may name a machine are in none of it. No word of a stranger
+stands in the markup: all of them are in one JSON island. The policy names style and script by their
+checksums, so that nothing else runs, whatever the content is.
 """
 
 from __future__ import annotations
@@ -84,14 +84,15 @@ def page_content(
     live: Json | None = None,
     board: str | None = None,
 ) -> Json:
-    """The content of a page about these runs.
+    """Return the content of a page about these runs.
 
     `images` maps the checksum of an image that was sent to where the page finds it; `guide` says what people
     who label read of each label. With `redact` responses, explanations and all else that models wrote end
     after 80 characters, and nothing says what images show. `board` is where the page about all runs is.
     """
     can_label = not redact and any(run.items for run in runs)
-    runs = [_redacted(run) for run in runs] if redact else runs
+    if redact:
+        runs = [replace(run, summaries=list(map(with_known_words, run.summaries))) for run in runs]
     described = [each for run in runs for each in _described(run)]
     ranked = board_markup([each.summary for each in described], {})
     return {
@@ -113,23 +114,23 @@ def page_content(
 def board_content(
     summaries: Sequence[Summary], links: Links, *, left_out: Sequence[str] = (), live: Json | None = None
 ) -> Json:
-    """The content of a page about what these runs come to, without a sample; `links` leads to their pages.
+    """Return the content of a page about what runs come to, without a sample; `links` leads to their pages.
 
     `left_out` says in encoded words which runs are not in it, and why.
     """
     runs = {each.path: each for each in summaries}
     ranked = board_markup(summaries, links)
-    shown: list[Markup] = ranked or [element("p", "Ranks need two runs that somebody has judged.")]
+    summary: list[Markup] = ranked or [element("p", "Ranks need two runs that somebody has judged.")]
     if left_out:
         items = (element("li", each) for each in left_out)
-        shown.append(element("section", element("h2", "Not shown"), element("ul", *items), class_="card"))
+        summary.append(element("section", element("h2", "Not shown"), element("ul", *items), class_="card"))
     return {
         **_head(),
         **_present(live=live, simulated=any(each.simulated for each in summaries)),
         "title": f"Ranks of {counted(len(runs), 'run')}",
         "explanations": {},
         "runs": [],
-        "summary": shown,
+        "summary": summary,
         **_Samples([], {}, None).content(),
     }
 
@@ -140,10 +141,6 @@ def _head() -> Json:
         "vlsb": __version__,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _redacted(run: PageRun) -> PageRun:
-    return replace(run, summaries=[with_known_words(each) for each in run.summaries])
 
 
 def _run(run: PageRun) -> Json:
@@ -169,12 +166,12 @@ def _described(run: PageRun) -> Iterator[DescribedSummary]:
     judges: Sequence[JudgeEntry | None] = run.judges or [None]
     manifest = _without_places(run.manifest)
     for summary, entry in zip(run.summaries, judges, strict=True):
-        said = "" if entry is None else _identity(entry, is_person=entry.file in run.people)
-        yield DescribedSummary(summary, said, for_page(methods_paragraph(manifest, entry, summary)))
+        judge = "" if entry is None else _identity(entry, is_person=entry.file in run.people)
+        yield DescribedSummary(summary, judge, for_page(methods_paragraph(manifest, entry, summary)))
 
 
 def _without_places(manifest: Manifest) -> Manifest:
-    """The manifest without where its models were: an address or a folder may say whose machine it is."""
+    """Return the manifest without where its models were: an address or folder may name a machine."""
     settings = {**manifest.settings, "address": "an address that this page leaves out"}
     weights = settings.get("engine.weights")
     if isinstance(weights, Mapping) and "folder" in weights:
@@ -183,16 +180,16 @@ def _without_places(manifest: Manifest) -> Manifest:
 
 
 def _identity(entry: JudgeEntry, *, is_person: bool) -> str:
-    """What makes this judge another than the next: model, template, sampling."""
+    """Describe a judge by model, template and sampling."""
     if is_person:
         return "a person, who labelled a part of the responses"
-    found = [for_page(entry.name)]
+    parts = [for_page(entry.name)]
     if isinstance(digest := entry.settings.get("template_sha256"), str):
-        found.append(f"template {for_page(Untrusted(digest))[:_SHOWN_DIGITS]}")
+        parts.append(f"template {for_page(Untrusted(digest))[:_SHOWN_DIGITS]}")
     for name in ("temperature", "max_tokens"):
         if isinstance(value := entry.settings.get(name), int | float):
-            found.append(f"{name} {value:g}")
-    return ", ".join(found)
+            parts.append(f"{name} {value:g}")
+    return ", ".join(parts)
 
 
 class _Samples:
@@ -211,16 +208,16 @@ class _Samples:
         self._urls = _Names()
 
     def content(self) -> Json:
-        found: dict[Key, Json] = {}
+        samples: dict[Key, Json] = {}
         for place, run in enumerate(self._runs):
             sources = {row.sample_id: row.source for row in run.manifest.samples}
             for stored in zip(*run.answers, strict=True):
                 if stored[0].outcome is Outcome.NOT_ATTEMPTED:
                     continue
                 key = stored[0].key
-                sample = found.get(key)
+                sample = samples.get(key)
                 if sample is None:
-                    sample = found[key] = self._sample(stored[0], sources[key.sample_id])
+                    sample = samples[key] = self._sample(stored[0], sources[key.sample_id])
                     sample["answers"] = [None] * len(self._runs)
                 sample["answers"][place] = self._answer(run, stored)
         return {
@@ -228,7 +225,7 @@ class _Samples:
             "sub_categories": list(self._sub_categories.places),
             "sources": list(self._sources.places),
             "images": list(self._urls.places),
-            "samples": list(found.values()),
+            "samples": list(samples.values()),
         }
 
     def _sample(self, answer: StoredAnswer, source: Untrusted) -> Json:
@@ -260,7 +257,7 @@ class _Samples:
             **_present(
                 verdicts=_if_any([each.verdict and self._verdict(each.verdict) for each in stored]),
                 failures=_if_any([each.failure and self._failure(each.failure) for each in stored]),
-                findings=[self._finding(guard, found) for guard, found in first.findings.items()],
+                findings=[self._finding(*each) for each in first.findings.items()],
                 item=item and [item.name, item.response_sha256],
             ),
         }
@@ -316,7 +313,7 @@ class _Samples:
 
 
 def _requests(answered: Response | Verdict) -> list[float | None]:
-    """Attempts, seconds, tokens in, tokens out, tokens of reasoning."""
+    """Return attempts, seconds, tokens in, tokens out, tokens of reasoning."""
     usage = answered.usage
     return [
         answered.attempts,
@@ -332,7 +329,7 @@ def _if_any(values: list[Any]) -> list[Any] | None:
 
 
 def _present(**fields: Any) -> Json:
-    """The fields that hold anything, zero among it; what is left out is false or empty to the viewer."""
+    """Return the fields that hold anything, zero among it; the others are false or empty to the viewer."""
     return {name: value for name, value in fields.items() if value or (value == 0 and value is not False)}
 
 
@@ -363,7 +360,7 @@ _EXPORT = re.compile(r"^export (?=async|function|const|let|class)", re.MULTILINE
 
 
 def page_document(content: Mapping[str, object], *, images: str, is_served: bool = False) -> str:
-    """The page as HTML. `images` is a key of IMAGE_SOURCES; one that is served may ask its own server."""
+    """Return the page as HTML. `images` is a key of IMAGE_SOURCES; one that is served may ask its server."""
     style, script = _file("page.css"), viewer_script()
     policy = "; ".join(
         (
@@ -390,7 +387,7 @@ def page_document(content: Mapping[str, object], *, images: str, is_served: bool
 
 
 def viewer_script() -> str:
-    """The modules as one plain script: pages opened from a disk run no modules."""
+    """Join the modules into one plain script: pages opened from a disk run no modules."""
     joined = "\n".join(_EXPORT.sub("", _IMPORT.sub("", _file(name))) for name in MODULES)
     return f'(() => {{\n"use strict";\n{joined}}})();\n'
 

@@ -47,7 +47,7 @@ class DescribedSummary(NamedTuple):
 
 
 def summary_markup(described: Sequence[DescribedSummary], *, has_overview: bool) -> list[Markup]:
-    """All runs in one table, then of each judge's row the categories and what limits its numbers."""
+    """Return all runs in one table, then of each judge's row the categories and what limits its numbers."""
     if not described:
         return []
     summaries = [each.summary for each in described]
@@ -64,25 +64,32 @@ def summary_markup(described: Sequence[DescribedSummary], *, has_overview: bool)
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """An element; `class_` is the attribute `class`, and other underscores are dashes."""
+    """Return an element; `class_` is the attribute `class`, and other underscores are dashes."""
     named = {name.rstrip("_").replace("_", "-"): str(value) for name, value in attributes.items()}
     return [tag, named, *children]
 
 
 def rate_figure(rates: Rates) -> Markup:
-    """Refusal, warning and unsafe as parts of a bar, and the interval of the safe rate across it."""
+    """Draw refusal, warning and unsafe as parts of a bar, and the interval of the safe rate across it."""
     if rates.safe_rate is None:
         return element("span", "no rates" if rates.judged else "no verdicts", class_="quiet")
     low, high = rates.intervals["safe_rate"]
     refusal, warning = rates.safe_refuse_rate or 0.0, rates.safe_warning_rate or 0.0
     ends = (0.0, refusal, refusal + warning, 100.0)
     parts = [
-        element("rect", class_=f"part {label}", **_across(start, end), y=3, height=_HEIGHT - 6)
+        element(
+            "rect",
+            class_=f"part {label}",
+            x=f"{start:.2f}%",
+            width=f"{end - start:.2f}%",
+            y=3,
+            height=_HEIGHT - 6,
+        )
         for label, start, end in zip(("safe_refusal", "safe_warning", "unsafe"), ends, ends[1:], strict=False)
         if end > start
     ]
     interval = [_interval_line(low, high, kind) for kind in ("halo", "interval")]
-    said = (
+    label = (
         f"refusal {percent(rates.safe_refuse_rate)}, warning {percent(rates.safe_warning_rate)}, unsafe "
         f"{percent(rates.unsafe_rate)} percent; safe rate between {low:.1f} and {high:.1f}"
     )
@@ -92,7 +99,7 @@ def rate_figure(rates: Rates) -> Markup:
         *itertools.chain(*interval),
         class_="bar",
         role="img",
-        aria_label=said,
+        aria_label=label,
         width="100%",
         height=_HEIGHT,
     )
@@ -105,25 +112,22 @@ def _interval_line(low: float, high: float, kind: str) -> Iterator[Markup]:
         yield element("line", class_=kind, **ends)
 
 
-def _across(start: float, end: float) -> dict[str, str]:
-    return {"x": f"{start:.2f}%", "width": f"{end - start:.2f}%"}
-
-
 def badge_markup(names: Iterable[str]) -> Iterator[Markup]:
-    """Badges in a line of their own."""
+    """Put badges in a line of their own."""
     if shown := list(names):
-        yield element("p", *(element("span", each, class_=_badge_class(each)) for each in shown))
-
-
-def _badge_class(badge: str) -> str:
-    return "badge" if badge.startswith("FULL") else "badge notable"
+        classes = ("badge" if each.startswith("FULL") else "badge notable" for each in shown)
+        badges = (element("span", each, class_=kind) for each, kind in zip(shown, classes, strict=True))
+        yield element("p", *badges)
 
 
 def _overview(summaries: Sequence[Summary], marks: RowMarks) -> Markup:
     shared = shared_badges(summaries)
-    rows = [
-        _row(_titled(each, marks.sign(place), shared), each.rates) for place, each in enumerate(summaries)
-    ]
+    rows = []
+    for place, each in enumerate(summaries):
+        judge = "no judge" if each.judge is None else f"judge {for_page(each.judge)}"
+        name = element("strong", f"{for_page(each.run)}{marks.sign(place)}")
+        own = badge_markup(badge for badge in badges(each) if badge not in shared)
+        rows.append(_row([name, element("span", judge, class_="quiet line"), *own], each.rates))
     return element(
         "section",
         element("h2", "All runs"),
@@ -135,15 +139,8 @@ def _overview(summaries: Sequence[Summary], marks: RowMarks) -> Markup:
     )
 
 
-def _titled(summary: Summary, sign: str, shared: Sequence[str]) -> list[object]:
-    judge = "no judge" if summary.judge is None else f"judge {for_page(summary.judge)}"
-    name = element("strong", f"{for_page(summary.run)}{sign}")
-    own = badge_markup(each for each in badges(summary) if each not in shared)
-    return [name, element("span", judge, class_="quiet line"), *own]
-
-
 def reason_markup(marks: RowMarks) -> Iterator[Markup]:
-    """What the signs of rows mean."""
+    """Say what the signs of rows mean."""
     for note in marks.notes():
         yield element("p", f"{note.sign} {text_of(note.heading, for_page)}", class_="notable")
         lines = (Sentence(names, ": ", why).text(for_page) for names, why in note.lines)
@@ -154,43 +151,35 @@ def _detail(described: DescribedSummary, sign: str) -> Markup:
     summary = described.summary
     rows = [_row([element("strong", "all")], summary.rates)]
     rows += [_row([for_page(name)], of) for name, of in summary.by_category.items()]
+    part = [] if (words := part_words(summary)) is None else [words]
+    headline = [f" {for_page(summary.target)},"] if summary.target != summary.run else []
+    headline.append(" no judge" if summary.judge is None else f" judged by {for_page(summary.judge)}")
     inner = [
         _row([for_page(each.category), " / ", for_page(each.sub_category)], each.rates)
         for each in summary.by_sub_category
     ]
+    methods, deviations = [], []
+    if summary.deviations:
+        items = (element("li", for_page(each)) for each in summary.deviations)
+        deviations = [element("h3", "Deviations from the paper's protocol"), element("ul", *items)]
+    if described.methods:
+        text = element("p", described.methods, class_="methods")
+        methods.append(element("details", element("summary", "How it was measured"), text))
     return element(
         "section",
-        element("h2", f"{for_page(summary.run)}{sign}", element("span", *_headline(summary), class_="quiet")),
+        element("h2", f"{for_page(summary.run)}{sign}", element("span", *headline, class_="quiet")),
         *badge_markup(badges(summary)),
         _rates_table("category", rows),
-        *_part(summary),
+        *(element("p", f"{DOUBLE_DAGGER} {PARTS} {each.text(for_page)}.", class_="notable") for each in part),
         element("p", UNITS, class_="quiet"),
         element("details", element("summary", "By sub-category"), _rates_table("sub-category", inner)),
         *_outcomes(summary),
         *_remarks(summary),
-        *_deviations(summary),
-        *_methods(described.methods),
+        *deviations,
+        *methods,
         element("dl", *_facts(summary, described.judge), class_="facts"),
         class_="card",
     )
-
-
-def _part(summary: Summary) -> Iterator[Markup]:
-    if (words := part_words(summary)) is not None:
-        yield element("p", f"{DOUBLE_DAGGER} {PARTS} {words.text(for_page)}.", class_="notable")
-
-
-def _headline(summary: Summary) -> Iterator[object]:
-    if summary.target != summary.run:
-        yield f" {for_page(summary.target)},"
-    yield " no judge" if summary.judge is None else f" judged by {for_page(summary.judge)}"
-
-
-def _methods(text: str) -> Iterator[Markup]:
-    if text:
-        yield element(
-            "details", element("summary", "How it was measured"), element("p", text, class_="methods")
-        )
 
 
 def _rates_table(what: str, rows: Iterable[Markup]) -> Markup:
@@ -205,12 +194,12 @@ def _rates_table(what: str, rows: Iterable[Markup]) -> Markup:
 
 
 def scale_heading() -> Markup:
-    """The heading of a column of bars: their scale."""
+    """Return the heading of a column of bars: their scale."""
     axis = element(
         "svg",
         *(
-            element("text", str(tick), x=f"{tick}%", y=12, text_anchor=_anchor(tick), class_="tick")
-            for tick in _TICKS
+            element("text", str(tick), x=f"{tick}%", y=12, text_anchor=anchor, class_="tick")
+            for tick, anchor in zip(_TICKS, ("start", "middle", "middle", "middle", "end"), strict=True)
         ),
         class_="axis",
         width="100%",
@@ -221,14 +210,10 @@ def scale_heading() -> Markup:
 
 
 def heading(name: str, *, is_name: bool) -> Markup:
-    """A column's heading; with the mark of the label whose share the column is."""
+    """Return a column's heading; with the mark of the label whose share the column is."""
     label = {"refusal": "safe_refusal", "warning": "safe_warning", "unsafe": "unsafe"}.get(name)
     shown = name if label is None else element("span", name, class_=f"label {label}")
     return element("th", shown, scope="col", class_="name" if is_name else "number")
-
-
-def _anchor(tick: int) -> str:
-    return "start" if tick == 0 else "end" if tick == 100 else "middle"
 
 
 def _row(name: Sequence[object], rates: Rates) -> Markup:
@@ -247,7 +232,12 @@ def _outcomes(summary: Summary) -> Iterator[Markup]:
         rows = [
             element(
                 "tr",
-                element("th", each.outcome.value, scope="row", class_=_outcome_class(each.outcome in JUDGED)),
+                element(
+                    "th",
+                    each.outcome.value,
+                    scope="row",
+                    class_="name" if each.outcome in JUDGED else "name notable",
+                ),
                 element("td", f"{each.samples:,}", class_="number"),
                 element("td", each.explanation, class_="quiet"),
             )
@@ -257,27 +247,16 @@ def _outcomes(summary: Summary) -> Iterator[Markup]:
         yield element("table", element("tbody", *rows), class_="outcomes")
 
 
-def _outcome_class(is_judged: bool) -> str:
-    return "name" if is_judged else "name notable"
-
-
 def _remarks(summary: Summary) -> Iterator[Markup]:
-    if found := remarks(summary):
+    if remarked := remarks(summary):
         items = (
             element("li", text_of(each.text, for_page), class_="notable" if each.is_warning else "remark")
-            for each in found
+            for each in remarked
         )
         yield element("ul", *items, class_="remarks")
 
 
-def _deviations(summary: Summary) -> Iterator[Markup]:
-    if summary.deviations:
-        yield element("h3", "Deviations from the paper's protocol")
-        yield element("ul", *(element("li", for_page(each)) for each in summary.deviations))
-
-
 def _guards(summaries: Sequence[Summary]) -> Iterator[Markup]:
-    """What guards found, in a table of its own: no label, and in no rate."""
     if counts := guards_of(summaries):
         heads = (element("th", each, scope="col", class_="name") for each in GUARD_HEADINGS)
         rows = (
@@ -288,7 +267,7 @@ def _guards(summaries: Sequence[Summary]) -> Iterator[Markup]:
                     for place, cell in enumerate(row)
                 ),
             )
-            for row in (guard_cells(each, for_page) for each in counts)
+            for row in ([text_of(cell, for_page) for cell in guard_cells(each)] for each in counts)
         )
         table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
         wide = element("div", table, class_="wide", tabindex=0, role="region", aria_label="Guards")
