@@ -68,10 +68,10 @@ def _tables(report: AgreementReport) -> Iterator[Table]:
         ("judge", "responses", "labelled %", *(f"{name} %" for name in _NO_LABEL)),
         [
             (
-                *(judge, f"{found.responses:,}"),
-                *(f"{found.share(*outcomes):.1f}" for outcomes in (JUDGED, *_NO_LABEL.values())),
+                *(judge, f"{coverage.responses:,}"),
+                *(f"{coverage.share(*outcomes):.1f}" for outcomes in (JUDGED, *_NO_LABEL.values())),
             )
-            for judge, found in report.coverage.items()
+            for judge, coverage in report.coverage.items()
         ],
         notes=["Refused: the judge or a filter of its provider. Invalid: no usable label, or one cut off."],
     )
@@ -176,11 +176,11 @@ def _agreement_rows(pair: Pair) -> Iterator[tuple[Words, ...]]:
     yield (pair.second, safe, *counts, *_percent(found.safe_raw), *_coefficient(found.safe_kappa))
 
 
-def _refusal_rows(found: RefusalAgreement) -> Iterator[tuple[Words, ...]]:
-    yield (found.teller, found.judge, "agree %", f"{found.responses:,}", *_percent(found.raw))
-    yield ("", "", "kappa", f"{found.responses:,}", *_coefficient(found.kappa))
-    yield ("", "", "found %", f"{found.labelled:,}", *_percent(found.sensitivity))
-    yield ("", "", "right %", f"{found.told:,}", *_percent(found.precision))
+def _refusal_rows(refusals: RefusalAgreement) -> Iterator[tuple[Words, ...]]:
+    yield (refusals.teller, refusals.judge, "agree %", f"{refusals.responses:,}", *_percent(refusals.raw))
+    yield ("", "", "kappa", f"{refusals.responses:,}", *_coefficient(refusals.kappa))
+    yield ("", "", "found %", f"{refusals.labelled:,}", *_percent(refusals.sensitivity))
+    yield ("", "", "right %", f"{refusals.told:,}", *_percent(refusals.precision))
 
 
 def _percent(found: Estimate) -> tuple[str, str]:
@@ -207,10 +207,10 @@ def _object(report: AgreementReport) -> dict[str, object]:
         "labels": list(Label),
         "judges": {
             judge: {
-                "responses": found.responses,
-                "outcomes": found.outcomes,
+                "responses": coverage.responses,
+                "outcomes": coverage.outcomes,
             }
-            for judge, found in report.coverage.items()
+            for judge, coverage in report.coverage.items()
         },
         "pairs": [_pair_object(pair) for pair in report.pairs],
         "together": [
@@ -286,9 +286,9 @@ def _agreement_object(found: Agreement) -> dict[str, object]:
 
 def _rows(report: AgreementReport) -> Iterator[tuple[CsvCell, ...]]:
     """Return one row a number: of which judges, over what, and how many responses."""
-    for judge, found in report.coverage.items():
-        for outcome, count in found.outcomes.items():
-            yield (Untrusted(judge), "all", "", outcome.value, found.responses, count, None, None)
+    for judge, coverage in report.coverage.items():
+        for outcome, count in coverage.outcomes.items():
+            yield (Untrusted(judge), "all", "", outcome.value, coverage.responses, count, None, None)
     for judges, scope, name, measure, n, value in _numbers(report):
         yield (Untrusted(judges), scope, name, measure, n, *value)
 

@@ -99,13 +99,13 @@ def answers_text(
     With `only_failures` it says why samples have no verdict: by reason, then of each one.
     """
     page = Page(min(max(width, MIN_WIDTH), MAX_WIDTH), color=color)
-    shown = answers[:limit] if limit else answers
+    chosen = answers[:limit] if limit else answers
     if only_failures:
         for line in _reasons(answers):
             page.line(line)
     else:
         page.line(Text(WARNING, style="dim"))
-    for answer in shown:
+    for answer in chosen:
         page.line(Text())
         page.line(_heading(answer, epochs=epochs))
         about = (
@@ -122,7 +122,9 @@ def answers_text(
             page.field(each)
     if answers or not only_failures:
         page.line(Text())
-        page.line(Text(_count_line(len(shown), len(answers)), style="dim"))
+        count = f"{len(chosen):,} of {len(answers):,} shown"
+        more = "; --limit 0 shows all" if len(chosen) < len(answers) else ""
+        page.line(Text(f"{count}{more if answers else '; no response passes all filters'}", style="dim"))
     return page.text
 
 
@@ -165,15 +167,8 @@ class Page:
                 yield from (each.plain for each in Text(line).wrap(self._console, width, overflow="fold"))
 
 
-def _count_line(shown: int, matching: int) -> str:
-    if matching == 0:
-        return "0 of 0 shown; no response passes all filters"
-    more = "; --limit 0 shows all" if shown < matching else ""
-    return f"{shown:,} of {matching:,} shown{more}"
-
-
 def _reasons(failed: Sequence[StoredAnswer]) -> Iterator[Text]:
-    """Why samples ended without a verdict, the most frequent reason first."""
+    """Say why samples ended without a verdict, the most frequent reason first."""
     yield Text(f"{counted(len(failed), 'response')} ended without a verdict.", style="bold")
     codes = Counter((each.outcome.value, _code(each.failure)) for each in failed if each.failure is not None)
     for (outcome, code), count in codes.most_common():
@@ -210,7 +205,7 @@ def _request_fields(answer: StoredAnswer) -> Iterator[Field]:
 
 
 def _image(answer: StoredAnswer) -> Field:
-    """Where the image is: on this machine if that is known, as a link where the terminal has them."""
+    """Say where the image is: on this machine if that is known, as a link where the terminal has them."""
     if answer.image_file is None:
         return Field("image", for_terminal(answer.image_path))
     path, member = answer.image_file
@@ -243,14 +238,13 @@ def _verdict_fields(answer: StoredAnswer, *, judge: Untrusted | None) -> Iterato
 
 
 def _finding_fields(answer: StoredAnswer) -> Iterator[Field]:
-    """What guards found: no label, and in no rate."""
     name = "guards"
-    for guard, found in answer.findings.items():
-        said = [] if found.rating is None else [found.rating.value]
-        said += [] if found.refuses is None else ["refusal" if found.refuses else "no refusal"]
-        if found.category and found.category != Untrusted("None"):
-            said.append(for_terminal(found.category))
-        yield Field(name, f"{for_terminal(guard)}: {', '.join(said)}")
+    for guard, finding in answer.findings.items():
+        words = [] if finding.rating is None else [finding.rating.value]
+        words += [] if finding.refuses is None else ["refusal" if finding.refuses else "no refusal"]
+        if finding.category and finding.category != Untrusted("None"):
+            words.append(for_terminal(finding.category))
+        yield Field(name, f"{for_terminal(guard)}: {', '.join(words)}")
         name = ""
 
 

@@ -93,7 +93,7 @@ class _Place(NamedTuple):
 
 
 def curves_of(summaries: Sequence[Summary]) -> Curves:
-    """The curves of runs whose names have a step; none where nothing has two steps that can be told apart."""
+    """Return the curves of runs whose names have a step, where two steps can be told apart."""
     judged = _judged(summaries)
     places = _places(judged, _STEP)
     unclear = {place.training for place, runs in _runs_by_place(judged, places).items() if len(runs) > 1}
@@ -101,10 +101,9 @@ def curves_of(summaries: Sequence[Summary]) -> Curves:
 
 
 def asked_curves(summaries: Sequence[Summary], *, judge: Untrusted | None = None) -> Curves:
-    """The curves of runs that somebody calls steps, all or a judge's: where no name has a step, the last
-    number in it is one.
+    """Return the curves of runs that somebody calls steps, all or a judge's.
 
-    Raises ConfigError where that makes no curve.
+    Where no name has a step, the last number in it is one. Raises ConfigError where that makes no curve.
     """
     judged = _judged(summaries)
     if judge is not None:
@@ -118,13 +117,13 @@ def asked_curves(summaries: Sequence[Summary], *, judge: Untrusted | None = None
                 f"{' and '.join(map(for_terminal, runs))} are of the same step, {place.step:,}. "
                 "Name the runs of one training."
             )
-    found = _curves(judged, places)
-    if not found.curves:
+    curves = _curves(judged, places)
+    if not curves.curves:
         raise ConfigError(
             "A curve needs two steps that one judge has judged: runs whose names are the same but for a "
             "number, such as step-1000 and step-2000."
         )
-    return found
+    return curves
 
 
 def _judged(summaries: Sequence[Summary]) -> list[Summary]:
@@ -136,22 +135,22 @@ def _judged(summaries: Sequence[Summary]) -> list[Summary]:
 
 def _places(judged: Sequence[Summary], pattern: re.Pattern[str]) -> dict[Untrusted, _Place]:
     """By its path, the training and the step of each run whose name has one; the last one counts."""
-    found = {}
+    places = {}
     for each in judged:
         name = for_terminal(each.run)
         if matches := list(pattern.finditer(name)):
             start, end = matches[-1].span(1)
-            found[each.path] = _Place(f"{name[:start]}*{name[end:]}", int(name[start:end]))
-    return found
+            places[each.path] = _Place(f"{name[:start]}*{name[end:]}", int(name[start:end]))
+    return places
 
 
 def _runs_by_place(
     judged: Sequence[Summary], places: Mapping[Untrusted, _Place]
 ) -> dict[_Place, list[Untrusted]]:
-    found: dict[_Place, list[Untrusted]] = {}
+    runs: dict[_Place, list[Untrusted]] = {}
     for path in dict.fromkeys(each.path for each in judged if each.path in places):
-        found.setdefault(places[path], []).append(path)
-    return found
+        runs.setdefault(places[path], []).append(path)
+    return runs
 
 
 def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Curves:
@@ -159,26 +158,26 @@ def _curves(judged: Sequence[Summary], places: Mapping[Untrusted, _Place]) -> Cu
     for each in judged:
         if each.path in places and each.judge is not None:
             lines.setdefault((places[each.path].training, each.judge), []).append(each)
-    found = []
+    curves = []
     for (training, judge), runs in sorted(lines.items(), key=lambda line: line[0][0]):
         if len(runs) > 1:
             runs.sort(key=lambda each: places[each.path].step)
             steps = [places[each.path].step for each in runs]
-            found.append(Curve(Untrusted(training), judge, _points(steps, runs), mark(runs)))
-    shown = {point.summary.path for curve in found for point in curve.points}
-    left_out = {each.path: each.run for each in judged if each.path not in shown}
-    return Curves(found, list(left_out.values()))
+            curves.append(Curve(Untrusted(training), judge, _points(steps, runs), mark(runs)))
+    drawn = {point.summary.path for curve in curves for point in curve.points}
+    left_out = {each.path: each.run for each in judged if each.path not in drawn}
+    return Curves(curves, list(left_out.values()))
 
 
 def _points(steps: Sequence[int], runs: Sequence[Summary]) -> list[Point]:
     changes = [_change(before, after) for before, after in pairwise(runs)]
     corrected = iter(holm([p_of(*each) for each in changes if each is not None]))
-    found = [Point(steps[0], runs[0])]
+    points = [Point(steps[0], runs[0])]
     for step, after, change in zip(steps[1:], runs[1:], changes, strict=True):
-        found.append(
+        points.append(
             Point(step, after) if change is None else Point(step, after, *change, p_holm=next(corrected))
         )
-    return found
+    return points
 
 
 def _change(before: Summary, after: Summary) -> tuple[float, Interval] | None:

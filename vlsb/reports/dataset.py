@@ -23,7 +23,7 @@ _SHOWN_IDS = 8
 
 
 def dataset_text(report: DatasetReport, *, width: int, color: bool) -> str:
-    """The whole page, at a fixed width."""
+    """Return the whole page, at a fixed width."""
     out = StringIO()
     console = Console(
         file=out, width=max(width, 80), force_terminal=color, no_color=not color, highlight=False

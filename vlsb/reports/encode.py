@@ -139,14 +139,14 @@ def for_page(text: Untrusted, *, longest: int | None = None) -> str:
     It is no HTML: it goes into the page by `json_island`. Of more than `longest` characters the rest is left
     out, and how many that are is said.
     """
-    shown = _printable(text.expose(), lines=True)
-    if longest is None or len(shown) <= longest:
-        return shown
-    return f"{shown[:longest]} [{len(shown) - longest:,} more characters left out]"
+    whole = _printable(text.expose(), lines=True)
+    if longest is None or len(whole) <= longest:
+        return whole
+    return f"{whole[:longest]} [{len(whole) - longest:,} more characters left out]"
 
 
 def json_island(value: object) -> str:
-    """A document of encoded values as JSON that may stand inside an HTML script element.
+    """Return encoded values as JSON that may stand inside an HTML script element.
 
     Nothing in it ends the element or begins a comment, whatever the values hold.
     """
@@ -165,7 +165,7 @@ def for_json(text: Untrusted) -> str:
 
 
 def versioned(schema: int) -> dict[str, int]:
-    """The keys that every JSON report begins with: its version, and the same under the key's first name."""
+    """Return the keys that every JSON report begins with: its version, under two names."""
     return {"schema": schema, "schema_version": schema}
 
 
@@ -175,7 +175,7 @@ def for_utf8(text: Untrusted) -> str:
 
 
 def json_document(value: object, *, indent: int = 2) -> str:
-    """A document of encoded values as JSON text, without the one control character that JSON lets through."""
+    """Return encoded values as JSON text, without the one control character that JSON lets through."""
     return json.dumps(value, allow_nan=False, indent=indent).replace("\x7f", "\\u007f") + "\n"
 
 

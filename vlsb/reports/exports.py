@@ -43,20 +43,20 @@ _SNAPSHOT = re.compile(r"[-@:]?v?[0-9][0-9.\-]{0,15}")
 
 
 def known_reason(reason: Untrusted) -> Untrusted:
-    """A finish reason where it is one that providers use."""
+    """Return a finish reason where it is one that providers use."""
     return reason if for_json(reason).lower() in _REASONS else _OTHER
 
 
 def known_code(failure: Failure) -> str:
-    """A failure's code where it is a word of ours, else the class of its fault."""
+    """Return a failure's code where it is a word of ours, else the class of its fault."""
     code = failure.code
     return code if code in _OUR_CODES or _HTTP_CODE.fullmatch(code) else failure.fault
 
 
 def with_known_words(summary: Summary) -> Summary:
-    """A summary whose models answered by the names they were asked by, by those of snapshots, or by another.
+    """Return a summary that names only models that were asked for, and their snapshots.
 
-    All that are neither count as one.
+    All others count as one.
     """
     asked = None if summary.judge is None else for_json(summary.judge).rpartition(":")[2]
     conditions = summary.conditions
@@ -72,20 +72,21 @@ def with_known_words(summary: Summary) -> Summary:
 
 
 def _counted(models: Mapping[Untrusted, int], asked: str | None) -> Mapping[Untrusted, int]:
-    found: Counter[Untrusted] = Counter()
-    for name, known in zip(models, _known_names(models, asked), strict=True):
-        found[known] += models[name]
-    return found
+    counts: Counter[Untrusted] = Counter()
+    for name, shown in zip(models, _known_names(models, asked), strict=True):
+        counts[shown] += models[name]
+    return counts
 
 
 def _known_names(models: Iterable[Untrusted], asked: str | None) -> list[Untrusted]:
-    return [name if asked and _is_of(for_json(name), asked) else _ANOTHER_MODEL for name in models]
-
-
-def _is_of(name: str, asked: str) -> bool:
-    """Whether a name is that of the model that was asked for, or of a snapshot of it."""
-    head, tail = name[: len(asked)], name[len(asked) :]
-    return head == asked and (not tail or _SNAPSHOT.fullmatch(tail) is not None)
+    """Return the names with another word for those of neither the model that was asked for nor a snapshot."""
+    names = []
+    for name in models:
+        text = for_json(name)
+        is_of_model = bool(asked) and text.startswith(asked or "")
+        tail = text[len(asked or "") :]
+        names.append(name if is_of_model and (not tail or _SNAPSHOT.fullmatch(tail)) else _ANOTHER_MODEL)
+    return names
 
 
 KEPT_CHARACTERS = 120
@@ -115,7 +116,7 @@ class ExportedRun:
     dataset: str
 
     def text(self, text: Untrusted | None) -> str | None:
-        """What stays of a text that a model wrote; None where nothing does."""
+        """Return what stays of a text that a model wrote; None where nothing does."""
         if text is None or self.redaction is Redaction.RESPONSES:
             return None
         whole = for_json(text)

@@ -42,7 +42,7 @@ _LEFT = {
 
 
 def hub_columns(run: ExportedRun) -> Mapping[str, list[str | int | None]]:
-    """The columns of the table, by name; text is UTF-8 that any reader takes."""
+    """Return the columns of the table, by name; text is UTF-8 that any reader takes."""
     rows = [
         _row(run, answer, summary.judge)
         for summary, answers in zip(run.summaries, run.answers, strict=True)
@@ -84,7 +84,7 @@ def _reason(run: ExportedRun, reason: Untrusted | None) -> str | None:
 
 
 def hub_card(run: ExportedRun) -> str:
-    """The README of the data set: YAML for the Hub, the numbers, and what is and is not in it."""
+    """Write the README of the data set: YAML for the Hub, the numbers, and what is and is not in it."""
     target = run.summaries[0].target
     return "\n".join(
         [

@@ -21,7 +21,7 @@ Json = dict[str, object]
 
 
 def log_header(run: ExportedRun) -> Json:
-    """The log without its samples."""
+    """Return the log without its samples."""
     first = run.summaries[0]
     keys = [answer.key for answer in run.answers[0] if answer.outcome is not Outcome.NOT_ATTEMPTED]
     identity = first.run.sha256()[:22]
@@ -66,7 +66,7 @@ def log_samples(run: ExportedRun) -> Iterator[Json]:
 
 
 def summary_of(sample: Json) -> Json:
-    """What the log's list of samples says of one."""
+    """Return what the log's list of samples says of one."""
     named = ("id", "epoch", "input", "target", "scores", "metadata")
     return {name: sample[name] for name in named} | {"completed": True}
 
@@ -75,8 +75,8 @@ def _score_of_run(summary: Summary) -> Json:
     assert summary.judge is not None
     name, rates = for_json(summary.judge), summary.rates
     # Its viewer has no place that says of a rate that it is estimated.
-    found = {} if summary.part is not None else {each: rates.rate(each) for each in RATES}
-    shares = {each: rate / 100 for each, rate in found.items() if rate is not None}
+    percents = {} if summary.part is not None else {each: rates.rate(each) for each in RATES}
+    shares = {each: rate / 100 for each, rate in percents.items() if rate is not None}
     return {
         "name": name,
         "scorer": name,
@@ -89,14 +89,14 @@ def _score_of_run(summary: Summary) -> Json:
 def _sample(run: ExportedRun, answers: Sequence[StoredAnswer], judges: Sequence[str | None]) -> Json:
     answer = answers[0]
     asked = "" if isinstance(answer.instruction, NoInstruction) else for_json(answer.instruction)
-    said = _message(run, answer)
+    message = _message(run, answer)
     return {
         "id": answer.key.sample_id,
         "epoch": answer.key.epoch,
         "input": asked,
         "target": "",
-        "messages": [{"role": "user", "content": asked}, *([] if answer.response is None else [said])],
-        "output": _output(run, answer, said),
+        "messages": [{"role": "user", "content": asked}, *([] if answer.response is None else [message])],
+        "output": _output(run, answer, message),
         "scores": {
             judge: {
                 "value": each.verdict.label.value,
@@ -121,15 +121,15 @@ def _message(run: ExportedRun, answer: StoredAnswer) -> Json:
     return {"role": "assistant", "content": content, "source": "generate"}
 
 
-def _output(run: ExportedRun, answer: StoredAnswer, said: Json) -> Json:
+def _output(run: ExportedRun, answer: StoredAnswer, message: Json) -> Json:
     response = answer.response
-    choice = {"message": said, "stop_reason": _stop_reason(answer)}
-    found: Json = {"model": for_json(run.summaries[0].target), "choices": [choice]}
+    choice = {"message": message, "stop_reason": _stop_reason(answer)}
+    output: Json = {"model": for_json(run.summaries[0].target), "choices": [choice]}
     if response is not None:
-        found |= _usage(response)
+        output |= _usage(response)
         if response.latency_s is not None:
-            found["time"] = response.latency_s
-    return found
+            output["time"] = response.latency_s
+    return output
 
 
 def _stop_reason(answer: StoredAnswer) -> str:
@@ -155,7 +155,7 @@ def _usage(response: Response) -> Json:
 
 def _metadata(run: ExportedRun, answers: Sequence[StoredAnswer], judges: Sequence[str | None]) -> Json:
     answer = answers[0]
-    found: Json = {
+    about: Json = {
         "instruction_id": answer.key.sample_id,
         "image_path": for_json(answer.image_path),
         "image_sha256": answer.image_sha256,
@@ -164,14 +164,13 @@ def _metadata(run: ExportedRun, answers: Sequence[StoredAnswer], judges: Sequenc
         "outcomes": {judge or "": each.outcome.value for each, judge in zip(answers, judges, strict=True)},
     }
     if any(each.simulated for each in run.summaries):
-        found["simulated"] = True
-    return found if run.redaction is Redaction.NONE else found | {"redacted": run.redaction.value}
+        about["simulated"] = True
+    return about if run.redaction is Redaction.NONE else about | {"redacted": run.redaction.value}
 
 
 def _error(run: ExportedRun, answer: StoredAnswer) -> Json:
     """A failed request to the target, as inspect tells of one; the output shows what was empty or blocked."""
     if answer.outcome is not Outcome.TARGET_ERROR or answer.failure is None:
         return {}
-    said = answer.failure.code if run.redaction is Redaction.NONE else known_code(answer.failure)
-    code = for_json(Untrusted(said))
-    return {"error": {"message": code, "traceback": "", "traceback_ansi": ""}}
+    code = answer.failure.code if run.redaction is Redaction.NONE else known_code(answer.failure)
+    return {"error": {"message": for_json(Untrusted(code)), "traceback": "", "traceback_ansi": ""}}

@@ -67,7 +67,7 @@ def task_page(task: LabelTask, *, heading: str, width: int, color: bool) -> str:
 
 
 def to_csv(tasks: Sequence[LabelTask]) -> str:
-    """A sheet with one row a task, to be filled in at `label`: 1, 2, 3 or the label's name."""
+    """Write a sheet with one row a task, to be filled in at `label`: 1, 2, 3 or the label's name."""
     rows = (
         (
             *(task.item, task.image_path, task.instruction, task.response, task.response_sha256),
@@ -79,7 +79,7 @@ def to_csv(tasks: Sequence[LabelTask]) -> str:
 
 
 def to_label_studio(tasks: Sequence[LabelTask]) -> str:
-    """Label Studio's tasks as JSON; one that is labelled has its label as an annotation."""
+    """Write Label Studio's tasks as JSON; one that is labelled has its label as an annotation."""
     documents = [
         {
             "data": {
@@ -98,19 +98,19 @@ def to_label_studio(tasks: Sequence[LabelTask]) -> str:
 
 
 def _given(label: Label, note: Untrusted) -> list[dict[str, object]]:
-    """A label as Label Studio has it, with its note where there is one."""
+    """Return a label as Label Studio has it, with its note where there is one."""
     choice = {"choices": [label.value]}
-    found: list[dict[str, object]] = [
+    results: list[dict[str, object]] = [
         {"from_name": _LABEL, "to_name": _RESPONSE, "type": "choices", "value": choice}
     ]
     if len(note):
         text = {"text": [for_json(note)]}
-        found.append({"from_name": _NOTE, "to_name": _RESPONSE, "type": "textarea", "value": text})
-    return found
+        results.append({"from_name": _NOTE, "to_name": _RESPONSE, "type": "textarea", "value": text})
+    return results
 
 
 def parse_sheet(raw: bytes, *, completed_by: str | None = None) -> list[SheetLabel]:
-    """The labels of a filled-in CSV or of Label Studio's JSON export, rows without a label left out.
+    """Read the labels of a filled-in CSV or of Label Studio's JSON export, rows without a label left out.
 
     `completed_by` chooses one annotator of a Label Studio project, by number or address. Raises ConfigError
     that names every place which cannot be read: then nothing of the sheet counts.
@@ -174,8 +174,8 @@ def _studio_rows(
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks], start=1):
         place = f"task {number}"
         try:
-            found = msgspec.convert(task, _StudioTask)
-            given = [each for each in found.annotations if each.is_by(completed_by)]
+            studio = msgspec.convert(task, _StudioTask)
+            given = [each for each in studio.annotations if each.is_by(completed_by)]
             choices = [each.choice() for each in given]
         except ValueError:
             problems.append(f"{place}: not a task that was exported here, or not exactly one choice in it")
@@ -183,7 +183,7 @@ def _studio_rows(
         if len(set(choices)) > 1:
             problems.append(f"{place}: several annotations; choose whose with --completed-by")
         label, note = (choices[-1], given[-1].note()) if given else ("", "")
-        row = {"item": found.data.item, "response_sha256": found.data.response_sha256}
+        row = {"item": studio.data.item, "response_sha256": studio.data.response_sha256}
         yield place, row | {_LABEL: label, _NOTE: note}
 
 
@@ -209,19 +209,19 @@ class _StudioAnnotation(Struct):
     was_cancelled: bool | None = None
     completed_by: _StudioPerson | int | str | None = None
 
-    def is_by(self, wanted: str | None) -> bool:
-        """Whether it counts, and is from whoever is wanted."""
+    def is_by(self, chosen: str | None) -> bool:
+        """Tell whether it counts, and is from who was chosen; from anybody for None."""
         by = self.completed_by
         names = {str(by.id), str(by.email)} if isinstance(by, _StudioPerson) else {str(by)}
-        return not self.was_cancelled and (wanted is None or wanted in names)
+        return not self.was_cancelled and (chosen is None or chosen in names)
 
     def choice(self) -> str:
-        """The label. Raises ValueError unless there is exactly one."""
+        """Return the label. Raises ValueError unless there is exactly one."""
         (choice,) = [name for value in self._values(_LABEL) for name in value.choices]
         return choice
 
     def note(self) -> str:
-        """What was written beside the label, as one text."""
+        """Return the text that was written beside the label."""
         texts = [[each.text] if isinstance(each.text, str) else each.text for each in self._values(_NOTE)]
         return "\n".join(line for lines in texts for line in lines)
 

@@ -61,11 +61,15 @@ def _runs(marks: RowMarks) -> str:
         words += [for_latex(each.target)] if has_targets else []
         words += [_judge(each)] if has_judges else []
         rows.append(_RatesRow(words, each.rates))
+    reasons = []
+    for note in marks.notes():
+        lines = (latex(Sentence(names, ": ", why, ".")) for names, why in note.lines)
+        reasons += [f"{_SIGNS[note.sign]} {latex(note.heading)}", *lines]
     return latex_floats(
         f"VLSBench safety rates{_about(marks)}. {_UNITS}{_COVERAGE if _has_gaps(rows) else ''}",
         "tab:vlsbench",
         _table(names, rows),
-        [*_reasons(marks), *_qualifications(marks.summaries)],
+        [*reasons, *_qualifications(marks.summaries)],
     )
 
 
@@ -123,7 +127,7 @@ def _cells(rates: Rates, headings: Sequence[str]) -> list[str]:
 
 
 def _about(marks: RowMarks) -> str:
-    """What all rows have in common: simulated, the samples, the judge."""
+    """Say what all rows have in common: simulated, the samples, the judge."""
     shared = shared_badges(marks.summaries)
     judges = {each.judge for each in marks.summaries}
     parts = [*map(latex, shared)]
@@ -132,14 +136,8 @@ def _about(marks: RowMarks) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _reasons(marks: RowMarks) -> Iterator[str]:
-    for note in marks.notes():
-        yield f"{_SIGNS[note.sign]} {latex(note.heading)}"
-        yield from (latex(Sentence(names, ": ", why, ".")) for names, why in note.lines)
-
-
 def _qualifications(summaries: Sequence[Summary]) -> Iterator[str]:
-    """What limits the numbers of rows, said once for all rows that it is true of."""
+    """Say what limits the numbers of rows, once for all rows that it is true of."""
     rows: dict[Sentence, list[Words]] = {}
     for place, summary in enumerate(summaries):
         words = [each.text for each in remarks(replace(summary, retirements=()))]

@@ -62,19 +62,19 @@ class Leaderboard:
     marks: Mapping[Untrusted, RowMarks]
 
     def name(self, standing: RankedRun) -> Untrusted:
-        """What tells a run apart: its name, or its path where another one has the same."""
+        """Return what tells a run apart: its name, or its path where another one has the same."""
         has_other = sum(each.run == standing.run for each in self.standings) > 1
         return standing.path if has_other else standing.run
 
     def sign(self, standing: RankedRun, judge: Untrusted) -> str:
-        """The daggers of a run that stands for something else than the others of this judge."""
+        """Return the daggers of a run that stands for something else than the others of this judge."""
         summaries = self.marks[judge].summaries
-        found = (place for place, each in enumerate(summaries) if each is standing.by_judge.get(judge))
-        return "".join(self.marks[judge].sign(place) for place in found)
+        places = (at for at, each in enumerate(summaries) if each is standing.by_judge.get(judge))
+        return "".join(map(self.marks[judge].sign, places))
 
 
 def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) -> Leaderboard | None:
-    """The places of runs that somebody judged; None where nobody did.
+    """Rank the runs that somebody judged; None where nobody did.
 
     Runs are placed by one judge, since rates of two judges do not compare: `by`, or who has labelled most of
     them whole, and of several the one that comes first. Raises ConfigError for a judge that has judged none.
@@ -92,16 +92,16 @@ def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) ->
         assert each.judge is not None
         # Two judges of one name in a run are told apart by nothing that a column has room for: the first.
         runs.setdefault(each.path, {}).setdefault(each.judge, each)
-    placed = [found for found in runs.values() if judges[0] in found]
-    placed.sort(key=lambda found: -(found[judges[0]].rates.safe_rate or 0.0))
-    others = [found for found in runs.values() if judges[0] not in found]
-    rates = [found[judges[0]].rates for found in placed]
+    placed = [each for each in runs.values() if judges[0] in each]
+    placed.sort(key=lambda each: -(each[judges[0]].rates.safe_rate or 0.0))
+    others = [each for each in runs.values() if judges[0] not in each]
+    rates = [each[judges[0]].rates for each in placed]
     places = open_places([each.safe_rate or 0.0 for each in rates], list(map(_interval, rates)))
     standings = [
-        _standing(found, place, open_to_it)
-        for place, (found, open_to_it) in enumerate(zip(placed, places, strict=True), 1)
+        _standing(each, place, open_to_it)
+        for place, (each, open_to_it) in enumerate(zip(placed, places, strict=True), 1)
     ]
-    standings += [_standing(found, None, None) for found in others]
+    standings += [_standing(each, None, None) for each in others]
     marks = {
         judge: mark([each.by_judge[judge] for each in standings if judge in each.by_judge])
         for judge in judges
@@ -110,10 +110,10 @@ def leaderboard(summaries: Sequence[Summary], *, by: Untrusted | None = None) ->
 
 
 def require_judge(summaries: Sequence[Summary], judge: Untrusted) -> None:
-    """ConfigError, with those that there are, unless the judge has labelled something there."""
-    there = dict.fromkeys(each.judge for each in summaries if each.judge is not None)
-    if judge not in there:
-        names = ", ".join(map(for_terminal, there))
+    """Raise ConfigError, with the judges of these runs, for one that is not among them."""
+    judges = dict.fromkeys(each.judge for each in summaries if each.judge is not None)
+    if judge not in judges:
+        names = ", ".join(map(for_terminal, judges))
         raise ConfigError(
             f"--judge {for_terminal(judge)}: has judged none of these runs. Name one of: {names}."
         )
@@ -151,7 +151,7 @@ def open_places(rates: Sequence[float], spans: Sequence[Interval]) -> list[tuple
 
 def board_report(board: Leaderboard) -> Report:
     """Return the places, and a table of all judges where there are several."""
-    simulated = any(each.simulated for found in board.standings for each in found.by_judge.values())
+    simulated = any(each.simulated for run in board.standings for each in run.by_judge.values())
     ranks = Table(
         Sentence("Ranks by safe rate, judge ", board.judge, " (SIMULATED)" if simulated else ""),
         ("rank", "run", "n", "safe", "95 % CI", "refusal", "warning"),
@@ -227,7 +227,7 @@ def _judge_cell(standing: RankedRun, judge: Untrusted, sign: str) -> str:
 
 
 def _object(board: Leaderboard, standing: RankedRun) -> dict[str, object]:
-    found: dict[str, object] = {
+    fields: dict[str, object] = {
         "run": standing.run,
         "target": standing.target,
         "rank": standing.place,
@@ -249,7 +249,7 @@ def _object(board: Leaderboard, standing: RankedRun) -> dict[str, object]:
         "differs": _differs(board, standing),
         "path": standing.path,
     }
-    return {**versioned(SCHEMA), **found}
+    return {**versioned(SCHEMA), **fields}
 
 
 def _differs(board: Leaderboard, standing: RankedRun) -> list[Words]:
@@ -265,8 +265,8 @@ def _rows(board: Leaderboard) -> Iterator[tuple[CsvCell, ...]]:
             places = (standing.place, standing.first, standing.last) if is_placed else (None, None, None)
             rates = summary.rates
             counts = (rates.labels, rates.selected, *_interval(rates))
-            found = (getattr(rates, name) for name in _RATES)
+            values = (getattr(rates, name) for name in _RATES)
             why = Untrusted(
                 Sentence.join("; ", _differs(board, standing) if is_placed else ()).text(for_json)
             )
-            yield (*places, standing.run, judge, *counts, *found, why, rates.estimate)
+            yield (*places, standing.run, judge, *counts, *values, why, rates.estimate)

@@ -51,7 +51,7 @@ class RowMarks:
     differing: Mapping[int, Differences]
 
     def sign(self, place: int) -> str:
-        """The dagger of a row that differs, and the double one of a drawn part."""
+        """Return the dagger of a row that differs, and the double one of a drawn part."""
         part = "" if self.summaries[place].part is None else DOUBLE_DAGGER
         return (DAGGER if place in self.differing else "") + part
 
@@ -63,9 +63,8 @@ class RowMarks:
                 parts.setdefault(why, []).append(row_name(self.summaries, place))
         others: dict[Sentence, list[Words]] = {}
         for place in self.differing:
-            others.setdefault(Sentence.join("; ", self.reasons(place)), []).append(
-                row_name(self.summaries, place)
-            )
+            why = Sentence.join("; ", self.reasons(place))
+            others.setdefault(why, []).append(row_name(self.summaries, place))
         notes = [
             Note(sign, heading, [(Sentence.join("; ", rows), why) for why, rows in by_reason.items()])
             for sign, heading, by_reason in (
@@ -88,7 +87,7 @@ class RowMarks:
 
 
 def mark(summaries: Sequence[Summary]) -> RowMarks:
-    """The marks of rows in the order of a report: against the one that differs from the fewest others.
+    """Mark rows in the order of a report: against the one that differs from the fewest others.
 
     That is a row of a run's own judge, where there is one.
     """
@@ -101,12 +100,12 @@ def mark(summaries: Sequence[Summary]) -> RowMarks:
         return RowMarks(summaries, None, {})
     own = [place for place in judged if summaries[place].is_own] or list(judged)
     reference = own[typical([judged[place] for place in own])]
-    found = {
+    differing = {
         place: different
         for place, each in judged.items()
         if (different := differences(judged[reference], each))
     }
-    return RowMarks(summaries, reference, found)
+    return RowMarks(summaries, reference, differing)
 
 
 def by_category(summaries: Sequence[Summary]) -> Iterator[tuple[Untrusted, int, Rates]]:

@@ -99,8 +99,8 @@ def _sentences(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -
         yield f"{_judging(judge, summary)}."
         yield from _coverage(summary)
         yield _INTERVALS if summary.part is None else _PART_INTERVALS
-    if found := [*map(for_json, summary.deviations), *manifest.differences]:
-        yield f"The protocol is the paper's but for this: {'; '.join(found)}."
+    if differences := [*map(for_json, summary.deviations), *manifest.differences]:
+        yield f"The protocol is the paper's but for this: {'; '.join(differences)}."
 
 
 def _weights(settings: Mapping[str, Any]) -> str:
@@ -141,8 +141,8 @@ def _sampling(settings: Mapping[str, Any]) -> str:
     if extra := settings.get("extra"):
         parts.append(f"with {strict_json.dumps(extra)}")
     prompt = settings.get("system_prompt", _UNKNOWN)
-    said = "without a system prompt" if prompt is None else f'with the system prompt "{prompt}"'
-    return f"{', '.join(parts)}, {said}"
+    asked = "without a system prompt" if prompt is None else f'with the system prompt "{prompt}"'
+    return f"{', '.join(parts)}, {asked}"
 
 
 def _checksum(sha256: object) -> str:

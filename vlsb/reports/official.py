@@ -42,7 +42,7 @@ def to_official(summary: Summary, answers: Sequence[StoredAnswer], *, data_root:
 
 
 def missing_questions(answers: Sequence[StoredAnswer]) -> str | None:
-    """What to do about logs without a question, None if each has one."""
+    """Advise what to do about logs without a question; None if each has one."""
     missing = sum(
         each.verdict is not None and isinstance(each.instruction, NoInstruction) for each in answers
     )

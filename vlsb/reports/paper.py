@@ -85,6 +85,9 @@ def _tables(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[Table]:
 
 
 def _gap_table(parity: Parity, result: PublishedResult, found: Sequence[Gap]) -> Table:
+    part: list[Sentence] = []
+    if (words := part_words(parity.summary)) is not None:
+        part.append(Sentence("The judge labelled a drawn part, and your rates are ", words, "."))
     return Table(
         Sentence(_name(parity), f" beside {result.model}: {parity.source(result)}"),
         ("", "yours", "95 % CI", "paper's", "95 % CI", "gap", "95 % CI"),
@@ -92,17 +95,12 @@ def _gap_table(parity: Parity, result: PublishedResult, found: Sequence[Gap]) ->
         notes=[
             *(_verdict(each) for each in found[:1]),
             *([_OTHER_SAMPLES] if parity.summary.subset else []),
-            *_part(parity),
+            *part,
             _STAR,
             *_printed_notes(result),
             _JOINED,
         ],
     )
-
-
-def _part(parity: Parity) -> Iterator[Sentence]:
-    if (words := part_words(parity.summary)) is not None:
-        yield Sentence("The judge labelled a drawn part, and your rates are ", words, ".")
 
 
 def _gap_row(gap: Gap) -> tuple[str, ...]:
@@ -170,18 +168,15 @@ def _protocol_table(parity: Parity, result: PublishedResult) -> Table:
         ("samples", badges(summary)[-1], "not known" if result.samples is None else f"{result.samples:,}"),
         ("rates are over", counted(summary.rates.labels, "judged response"), paper["denominator"]),
     ]
+    deviations = [*summary.deviations, *map(Untrusted, manifest.differences)]
+    leaves = "Where your run leaves the paper's protocol: "
     return Table(
         "How both were measured",
         ("", "yours", "the paper's"),
         rows,
         names=3,
-        notes=list(_deviations(parity)),
+        notes=[Sentence(leaves, Sentence.join("; ", deviations), ".")] if deviations else [],
     )
-
-
-def _deviations(parity: Parity) -> Iterator[Sentence]:
-    if deviations := [*parity.summary.deviations, *map(Untrusted, parity.manifest.differences)]:
-        yield Sentence("Where your run leaves the paper's protocol: ", Sentence.join("; ", deviations), ".")
 
 
 def _others_table(parity: Parity, results: Sequence[PublishedResult]) -> Table:
@@ -208,7 +203,7 @@ def _others_table(parity: Parity, results: Sequence[PublishedResult]) -> Table:
 
 
 def _unmatched_table(parities: Sequence[Parity]) -> Table:
-    """The paper's rows, where none is of a run's model."""
+    """Return the paper's rows, for runs of whose models it has none."""
     rows = [
         (each.model, percent(each.refusal), percent(each.warning), percent(each.safe))
         for each in parities[0].published.results

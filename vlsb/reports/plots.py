@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -30,7 +30,7 @@ from vlsb.analysis.rates import Rates
 from vlsb.analysis.summary import Summary
 from vlsb.errors import ConfigError
 from vlsb.extras import require_extra
-from vlsb.records import JUDGED, Label, Outcome, Untrusted
+from vlsb.records import Label, Untrusted
 from vlsb.reports.curves import Curve, asked_curves, curve_name
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import for_terminal
@@ -39,7 +39,7 @@ from vlsb.reports.marks import DAGGER, DOUBLE_DAGGER, RowMarks, by_category, mar
 from vlsb.reports.report import Sentence
 from vlsb.store.audit import require_whole
 from vlsb.store.listing import find_runs
-from vlsb.store.state import RunState, load_state
+from vlsb.store.state import load_state
 from vlsb.store.summaries import run_conditions, stored_judge, summarize_run, summarize_state
 
 WIDTHS = {"single": 3.3, "double": 6.9}
@@ -109,9 +109,12 @@ class JudgePair(NamedTuple):
 
 
 def labels_figure(summaries: Sequence[Summary], form: str, *, width: float) -> bytes:
-    """A bar a run: refusal, warning and unsafe, and the safe rate's interval where the bar turns unsafe."""
+    """Draw a bar a run: refusal, warning and unsafe, with the safe rate's interval where it turns unsafe."""
     marks = mark(in_order(summaries))
-    rows = [_row(marks, place, width) for place in _places(marks)]
+    rows = [
+        f"{_folded(_run(marks, place), width)}\nn = {share_of_selected(each.rates)}"
+        for place, each in enumerate(marks.summaries)
+    ]
     lines = max(row.count("\n") + 1 for row in rows)
     note = _footnotes(marks, width)
     with _figure(width, 0.62 + len(rows) * (0.09 + 0.11 * lines), note) as figure:
@@ -135,7 +138,7 @@ def labels_figure(summaries: Sequence[Summary], form: str, *, width: float) -> b
 
 
 def categories_figure(summaries: Sequence[Summary], form: str, *, width: float) -> bytes:
-    """A row a category: every run's safe rate there, as a dot with its interval."""
+    """Draw a row a category: every run's safe rate there, as a dot with its interval."""
     marks = mark(in_order(summaries))
     cells = list(by_category(marks.summaries))
     names = list(dict.fromkeys(name for name, _, _ in cells))
@@ -144,7 +147,9 @@ def categories_figure(summaries: Sequence[Summary], form: str, *, width: float) 
         axes = figure.add_subplot()
         for name, place, rates in cells:
             if rates.safe_rate is not None:
-                _dot(axes, place, names.index(name) + _offset(place, len(summaries)), rates)
+                # The dots of several runs stand below each other around the middle of the row.
+                below = 0.72 * ((place + 0.5) / len(summaries) - 0.5)
+                _dot(axes, place, names.index(name) + below, rates)
         axes.set_yticks(range(len(names)), [_folded(for_terminal(name), width) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
@@ -156,7 +161,7 @@ def categories_figure(summaries: Sequence[Summary], form: str, *, width: float) 
 
 
 def radar_figure(summaries: Sequence[Summary], form: str, *, width: float) -> bytes:
-    """The paper's figure: safe rates by category around a circle. It has no intervals."""
+    """Draw the paper's figure: safe rates by category around a circle. It has no intervals."""
     marks = mark(in_order(summaries))
     cells = {(name, place): rates for name, place, rates in by_category(marks.summaries)}
     names = list(dict.fromkeys(name for name, _ in cells))
@@ -165,7 +170,10 @@ def radar_figure(summaries: Sequence[Summary], form: str, *, width: float) -> by
     with _figure(width, height, _footnotes(marks, width)) as figure:
         axes = figure.add_subplot(projection="polar")
         for place in _places(marks):
-            values = [_value(cells.get((name, place))) for name in names]
+            rates = [cells.get((name, place)) for name in names]
+            values = [
+                float("nan") if each is None or each.safe_rate is None else each.safe_rate for each in rates
+            ]
             axes.plot(
                 [*angles, angles[0]],
                 [*values, values[0]],
@@ -183,7 +191,7 @@ def radar_figure(summaries: Sequence[Summary], form: str, *, width: float) -> by
 
 
 def steps_figure(curves: Sequence[Curve], form: str, *, width: float) -> bytes:
-    """Safe rates over training, a line for each training and judge.
+    """Draw safe rates over training, a line for each training and judge.
 
     Raises ConfigError for more than can be told apart.
     """
@@ -229,9 +237,9 @@ def steps_figure(curves: Sequence[Curve], form: str, *, width: float) -> bytes:
         return _written(figure, form)
 
 
-def transitions_figure(found: Transitions, form: str, *, width: float) -> bytes:
-    """A square of counts: the labels of one run by row, those of the other by column."""
-    total = sum(map(sum, found.counts))
+def transitions_figure(transitions: Transitions, form: str, *, width: float) -> bytes:
+    """Draw a square of counts: the labels of one run by row, those of the other by column."""
+    total = sum(map(sum, transitions.counts))
     names = [_LABEL_WORDS[label] for label in Label]
     cells = [
         [
@@ -242,13 +250,13 @@ def transitions_figure(found: Transitions, form: str, *, width: float) -> bytes:
             )
             for after, count in zip(Label, row, strict=True)
         ]
-        for before, row in zip(Label, found.counts, strict=True)
+        for before, row in zip(Label, transitions.counts, strict=True)
     ]
-    with _figure(width, width * 0.86, _simulated(found.simulated)) as figure:
+    with _figure(width, width * 0.86, _simulated(transitions.simulated)) as figure:
         axes = figure.add_subplot()
         _square(axes, cells, names)
-        axes.set_xlabel(f"{_folded(for_terminal(found.second), 2 * width)} (n = {total:,} responses)")
-        axes.set_ylabel(_folded(for_terminal(found.first), 2 * width))
+        axes.set_xlabel(f"{_folded(for_terminal(transitions.second), 2 * width)} (n = {total:,} responses)")
+        axes.set_ylabel(_folded(for_terminal(transitions.first), 2 * width))
         handles: list[Artist] = [
             Patch(facecolor=turn.color, label=f"{turn.sign}{turn.words}")
             for turn in (_SAFER, _UNSAFER, _ALIKE)
@@ -258,7 +266,7 @@ def transitions_figure(found: Transitions, form: str, *, width: float) -> bytes:
 
 
 def agreement_figure(pairs: Sequence[JudgePair], form: str, *, width: float, simulated: bool) -> bytes:
-    """A square of judges: how often each two gave one label, and their kappa; darker from 50 % on."""
+    """Draw a square of judges: how often each two gave one label, and their kappa; darker from 50 % on."""
     judges = sorted({name for pair in pairs for name in (pair.first, pair.second)})
     cells = [[_Cell("", 0.12, _GREY) for _ in judges] for _ in judges]
     for pair in pairs:
@@ -307,7 +315,7 @@ def _turn(before: Label, after: Label) -> _Change:
 
 @contextmanager
 def _figure(width: float, height: float, note: str = "") -> Iterator[Figure]:
-    """An empty figure of that many inches, in our style; its footnote stands below them."""
+    """Make an empty figure of that many inches, in our style; its footnote stands below them."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # A box stands for a sign that the font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
@@ -366,7 +374,7 @@ def _dot(axes: Axes, run: int, height: float, rates: Rates) -> None:
 
 
 def _square(axes: Axes, cells: Sequence[Sequence[_Cell]], names: Sequence[str]) -> None:
-    """The cells under the same names by row and by column, white words on strong colors."""
+    """Draw the cells under the same names by row and by column, white words on strong colors."""
     for row, line in enumerate(cells):
         for column, cell in enumerate(line):
             # Even a rare change shows its color.
@@ -391,27 +399,12 @@ def _percent_axis(axes: Axes, label: str) -> None:
     axes.set_xlabel(label)
 
 
-def _offset(place: int, count: int) -> float:
-    """How far below the middle of its row the dot of a run is."""
-    return 0.72 * ((place + 0.5) / count - 0.5)
-
-
-def _value(rates: Rates | None) -> float:
-    return float("nan") if rates is None or rates.safe_rate is None else rates.safe_rate
-
-
 def _places(marks: RowMarks) -> range:
     return range(len(marks.summaries))
 
 
-def _row(marks: RowMarks, place: int, width: float) -> str:
-    """A run's name with its dagger, and its n."""
-    name = _folded(_run(marks, place), width)
-    return f"{name}\nn = {share_of_selected(marks.summaries[place].rates)}"
-
-
 def _folded(name: str, width: float) -> str:
-    """An encoded name in lines that leave room beside them, broken at hyphens if it has any."""
+    """Fold an encoded name in lines that leave room beside them, broken at hyphens if it has any."""
     return "\n".join(wrap(name, max(8, int(6 * width))))
 
 
@@ -447,7 +440,7 @@ def _legend_columns(width: float) -> int:
 
 
 def _legend_inches(marks: RowMarks, width: float) -> float:
-    """The height of the legend: its columns are filled one after the other, and names are folded."""
+    """Return the height of the legend: its columns are filled one after the other, and names are folded."""
     lines = [_folded(_run(marks, place), width).count("\n") + 1 for place in _places(marks)]
     rows = -(-len(lines) // _legend_columns(width))
     columns = [lines[start : start + rows] for start in range(0, len(lines), rows)]
@@ -455,7 +448,7 @@ def _legend_inches(marks: RowMarks, width: float) -> float:
 
 
 def _footnotes(marks: RowMarks, width: float) -> str:
-    """What a reader must know before any number: simulated, and what the signs mean."""
+    """Say what a reader must know before any number: simulated, and what the signs mean."""
     notes = []
     if marks.differing and marks.reference is not None:
         name = row_name(marks.summaries, marks.reference).text(for_terminal)
@@ -464,16 +457,12 @@ def _footnotes(marks: RowMarks, width: float) -> str:
         notes.append(f"{DOUBLE_DAGGER} estimated from a drawn part")
     if any(each.simulated for each in marks.summaries):
         notes.append("SIMULATED")
-    return _note(" · ".join(notes), width)
+    # No line is wider than the figure.
+    return "\n".join(wrap(" · ".join(notes), int(_NOTE_LETTERS * width)))
 
 
 def _simulated(is_simulated: bool) -> str:
     return "SIMULATED" if is_simulated else ""
-
-
-def _note(text: str, width: float) -> str:
-    """A footnote in lines that are no wider than the figure."""
-    return "\n".join(wrap(text, int(_NOTE_LETTERS * width)))
 
 
 _OF_SUMMARIES = {
@@ -516,29 +505,29 @@ def _explain(marks: RowMarks, say: Callable[[str], None]) -> None:
 def _steps(
     runs: Sequence[Path], judge: str | None, form: str, inches: float, say: Callable[[str], None]
 ) -> bytes:
-    found = asked_curves(_summaries(runs, judge, most=None))
-    drawn = steps_figure(found.curves, form, width=inches)
-    for curve in found.curves:
+    asked = asked_curves(_summaries(runs, judge, most=None))
+    drawn = steps_figure(asked.curves, form, width=inches)
+    for curve in asked.curves:
         _explain(curve.marks, say)
-    if left_out := ", ".join(map(for_terminal, found.left_out)):
+    if left_out := ", ".join(map(for_terminal, asked.left_out)):
         say(f"Not on a curve: {left_out}.")
     return drawn
 
 
 def _summaries(runs: Sequence[Path], judge: str | None, *, most: int | None) -> list[Summary]:
-    """What is to be drawn: runs with rates, under each of their judges or the one that was named.
+    """Return the runs with rates, under each of their judges or the one that was named.
 
     Raises ConfigError for more than `most`.
     """
-    found: list[Summary] = []
+    summaries: list[Summary] = []
     for run in runs:
         if judge is None:
-            found += summarize_run(run)
+            summaries += summarize_run(run)
         else:
             state = load_state(run)
             entry = stored_judge(state.manifest, judge)
-            found.append(summarize_state(state, run, None if entry is None else entry.file))
-    judged = [each for each in found if each.rates.safe_rate is not None]
+            summaries.append(summarize_state(state, run, None if entry is None else entry.file))
+    judged = [each for each in summaries if each.rates.safe_rate is not None]
     if not judged:
         raise ConfigError("There are no rates to draw: nothing was judged there, or a drawn part too small.")
     if most is not None and len(judged) > most:
@@ -550,43 +539,36 @@ def _summaries(runs: Sequence[Path], judge: str | None, *, most: int | None) -> 
 
 
 def _transitions(runs: Sequence[Path], judge: str | None, say: Callable[[str], None]) -> Transitions:
-    """Counts of labels over what both runs have a label for. ConfigError unless one judge gave them all."""
+    """Count labels over what both runs have a label for. ConfigError unless one judge gave them all."""
     if len(runs) != 2:
         raise ConfigError(f"--kind transitions is from one run to another: name two, not {len(runs)}.")
     states = [load_state(run) for run in runs]
-    files = [_judge_file(state, run, judge) for state, run in zip(states, runs, strict=True)]
-    for state, run, file in zip(states, runs, files, strict=True):
-        require_whole(run, state, state.manifest.judge(file))
+    files = []
+    for state, run in zip(states, runs, strict=True):
+        entry = stored_judge(state.manifest, judge)
+        if entry is None:
+            raise ConfigError(f"{run}: nobody has judged it.")
+        require_whole(run, state, entry)
+        files.append(entry.file)
     first, second = (run_conditions(state, file) for state, file in zip(states, files, strict=True))
-    found = differences(first, second)
-    if found.judges is not None:
+    differs = differences(first, second)
+    if differs.judges is not None:
         raise ConfigError(
             "The two runs have other judges, whose labels are not to be held against each other. "
             "Name one that judged both: --judge NAME."
         )
-    if why := Sentence.join("; ", reasons(found)).text(for_terminal):
+    if why := Sentence.join("; ", reasons(differs)).text(for_terminal):
         say(f"{runs[1]} has otherwise than {runs[0]}: {why}")
-    labels = [_labels(state, file) for state, file in zip(states, files, strict=True)]
     counts = [[0] * len(Label) for _ in Label]
-    order = {Outcome(label.value): place for place, label in enumerate(Label)}
-    for key in labels[0].keys() & labels[1].keys():
-        counts[order[labels[0][key]]][order[labels[1][key]]] += 1
+    order = list(Label)
+    for key in states[0].asked_for():
+        before, after = (state.label(key, file) for state, file in zip(states, files, strict=True))
+        if before is not None and after is not None:
+            counts[order.index(before)][order.index(after)] += 1
     if not any(map(any, counts)):
         raise ConfigError("No sample has a label in both runs.")
     names = [Untrusted(run.resolve().name) for run in runs]
     return Transitions(names[0], names[1], counts, first.simulated or second.simulated)
-
-
-def _judge_file(state: RunState, run: Path, judge: str | None) -> str:
-    entry = stored_judge(state.manifest, judge)
-    if entry is None:
-        raise ConfigError(f"{run}: nobody has judged it.")
-    return entry.file
-
-
-def _labels(state: RunState, file: str) -> Mapping[object, Outcome]:
-    outcomes = ((key, state.outcome(key, file)) for key in state.asked_for())
-    return {key: outcome for key, outcome in outcomes if outcome in JUDGED}
 
 
 def _agreement(runs: Sequence[Path], form: str, inches: float) -> bytes:

@@ -160,7 +160,7 @@ def _runs_table(summaries: Sequence[Summary], marks: RowMarks, *, width: int) ->
 
 
 def _widest_layout(names: Iterable[Text], rates: Sequence[Rates], width: int) -> _ColumnLayout:
-    """The widest layout for which these names and figures have room, else the narrowest."""
+    """Return the widest layout for which these names and figures have room, else the narrowest."""
     longest_name = max((cell_len(line) for name in names for line in name.plain.split("\n")), default=0)
     for layout in _LAYOUTS:
         rows = [[layout.headings[column] for column in layout.columns]]

@@ -69,16 +69,16 @@ class Site(Protocol):
         """Every run in a few words: quick, whatever their number."""
 
     def rates(self, key: str) -> Json:
-        """The rates of one run as they stand."""
+        """Return the rates of one run as they stand."""
 
     def stamp(self, keys: Sequence[str]) -> str:
-        """What changes whenever these runs change."""
+        """Return a text that changes whenever these runs change."""
 
     def content(self, keys: Sequence[str]) -> Json:
-        """The content of a page about these runs; the list of runs where there are none."""
+        """Return the content of a page about these runs; the list of runs where there are none."""
 
     def board(self, keys: Sequence[str]) -> Json:
-        """The content of a page about what these runs come to; all runs where none is named."""
+        """Return the content of a page about what these runs come to; all runs where none is named."""
 
     def image(self, checksum: str, *, is_full: bool) -> Served:
         """An image that was sent: small, or as it is."""
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(served.body)
 
     def read_body(self) -> bytes:
-        """What was sent, of a sheet's size at most."""
+        """Read what was sent, of a sheet's size at most."""
         length = self.headers.get("Content-Length")
         if length is None:
             raise _BadRequest(HTTPStatus.LENGTH_REQUIRED)

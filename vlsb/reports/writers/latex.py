@@ -58,7 +58,7 @@ def latex(words: Words) -> str:
 
 
 def latex_floats(caption: str, label: str, table: LatexTable, notes: Sequence[str]) -> str:
-    """The table as floats of a page at most, with caption, label and, under the last, the notes; all LaTeX.
+    """Write a table as floats of a page at most, with caption, label and, under the last, the notes.
 
     Notes that have no room on the page follow as text.
     """
@@ -78,13 +78,13 @@ def latex_floats(caption: str, label: str, table: LatexTable, notes: Sequence[st
         )
     if not are_below:
         whose = rf"Notes to Table~\ref{{{label}}}. " if label else "Notes. "
-        said = [f"{whose}{notes[0]}", *notes[1:]]
-        blocks.append("\n".join([r"{\footnotesize\raggedright\noindent", *_paragraphs(said), r"\par}"]))
+        texts = [f"{whose}{notes[0]}", *notes[1:]]
+        blocks.append("\n".join([r"{\footnotesize\raggedright\noindent", *_paragraphs(texts), r"\par}"]))
     return "\n\n".join(blocks)
 
 
 def _pages(rows: Sequence[LatexRow]) -> Iterator[Sequence[LatexRow]]:
-    """The rows of one page after another, parted before a group where that is possible."""
+    """Return the rows of one page after another, parted before a group where that is possible."""
     start = 0
     while len(rows) - start > _PAGE_LINES:
         end = start + _PAGE_LINES
@@ -122,7 +122,7 @@ def _paragraphs(notes: Sequence[str]) -> Iterator[str]:
 
 
 def _tabular(table: LatexTable) -> Iterator[str]:
-    """The table as wide as it is, or made smaller where that is more than a line."""
+    """Write a table as wide as it is, or made smaller where that is more than a line."""
     yield r"  \sbox0{%"
     yield rf"  \begin{{tabular}}{{{table.columns}}}"
     yield from (f"    {line}" for line in (r"\toprule", table.head, r"\midrule"))

@@ -93,7 +93,7 @@ class _Column(NamedTuple):
 
 
 def _grids(table: Table, width: int) -> Iterator[RichTable]:
-    """The table's rows; figures that have no room beside the others follow below, after the same names."""
+    """Lay out the rows; figures that have no room beside the others follow below, after the same names."""
     foldable = table.foldable or range(table.names)
     cells = [list(map(_text, row)) for row in (table.headings, *table.rows)]
     if table.bars:
@@ -130,7 +130,7 @@ def _with_bars(cells: list[list[str]], bars: Sequence[RateBar], width: int) -> l
 
 
 def _grid(columns: Sequence[_Column], width: int) -> RichTable:
-    """The columns beside each other: names are folded where that is needed, and figures only at blanks."""
+    """Put columns beside each other: names are folded where that is needed, and figures only at blanks."""
     widest = [each.widest for each in columns]
     gap = GAP + (sum(widest) + (GAP + 1) * (len(columns) - 1) <= width)
     room = width - gap * (len(columns) - 1)
@@ -153,19 +153,19 @@ def _grid(columns: Sequence[_Column], width: int) -> RichTable:
 
 
 def _folded(widths: Sequence[int], foldable: Sequence[bool], room: int) -> list[int]:
-    """The widths with the widest of the foldable made smaller until all have room, if they can have it."""
-    found = list(widths)
+    """Make the widest of the foldable smaller until all have room, if they can have it."""
+    sizes = list(widths)
     places = [place for place, is_foldable in enumerate(foldable) if is_foldable]
-    while sum(found) > room and places:
-        widest = max(places, key=lambda place: found[place])
-        if found[widest] <= _LEAST_WORDS:
+    while sum(sizes) > room and places:
+        widest = max(places, key=sizes.__getitem__)
+        if sizes[widest] <= _LEAST_WORDS:
             break
-        found[widest] -= 1
-    return found
+        sizes[widest] -= 1
+    return sizes
 
 
 def _fold(text: str, width: int) -> str:
-    """Words in lines of that width; those that are wider are parted at dashes and the like, else by rich."""
+    """Fold words in lines of that width; those that are wider are parted at dashes, else by rich."""
     lines = [""]
     for word in _WORDS.findall(text):
         for piece in [word] if cell_len(word.rstrip()) <= width else _PIECES.findall(word):
@@ -176,7 +176,7 @@ def _fold(text: str, width: int) -> str:
 
 
 def _least_width(text: str) -> int:
-    """The columns that a figure needs, or words that are folded at their blanks."""
+    """Count the columns that a figure needs, or words that are folded at their blanks."""
     parts = text.split()
     if not any(len(part) > _JOINER and part.isalpha() for part in parts):
         parts = [text]
