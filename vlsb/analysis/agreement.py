@@ -23,7 +23,7 @@ from scipy import stats
 from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 
 from vlsb.analysis.audit import weighted_share
-from vlsb.analysis.rates import Cluster, clustered_interval
+from vlsb.analysis.rates import Cluster, Interval, clustered_interval
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 
 LEAST_RUNS = 3
@@ -82,6 +82,11 @@ class Estimate(NamedTuple):
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def interval(self) -> Interval | None:
+        """The ends of the interval, if it has any."""
+        return None if self.low is None or self.high is None else Interval(self.low, self.high)
 
 
 class Agreement(NamedTuple):

@@ -21,7 +21,7 @@ from vlsb.analysis.forecast import Forecast
 from vlsb.analysis.rates import RateName
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
-from vlsb.reports.figures import NO_FIGURE, counted, dollars
+from vlsb.reports.figures import NO_FIGURE, counted, dollars, interval_text
 from vlsb.reports.report import Records, Report, Table, Words
 from vlsb.reports.writers.terminal import tables_text
 
@@ -380,7 +380,13 @@ def _calibration_tables(report: CalibrationReport) -> Iterator[Table]:
         yield Table(
             f"Rates by {report.old}, and what is to be expected of {report.new}",
             ("rate", "now", "expected", "change", "95 % CI"),
-            [_rate_row(name, each) for name, each in report.rates.items()],
+            [
+                (
+                    *(name, f"{each.judge:.2f}", f"{min(100.0, max(0.0, each.judge + each.change)):.2f}"),
+                    *(f"{each.change:+.2f}", interval_text(each.interval, "+")),
+                )
+                for name, each in report.rates.items()
+            ],
             notes=[_CHANGES],
         )
     yield Table(
@@ -398,12 +404,6 @@ def _without_label(report: CalibrationReport) -> Iterator[str]:
         if missing:
             ended = ", ".join(f"{count} {outcome.value}" for outcome, count in missing.items())
             yield f"{judge} gave no label to {sum(missing.values())} of {report.drawn}: {ended}."
-
-
-def _rate_row(name: str, each: ExpectedChange) -> tuple[str, ...]:
-    low, high = each.interval
-    expected = min(100.0, max(0.0, each.judge + each.change))
-    return (name, f"{each.judge:.2f}", f"{expected:.2f}", f"{each.change:+.2f}", f"[{low:+.1f}, {high:+.1f}]")
 
 
 def _money_rows(each: JudgeMoney) -> Iterator[tuple[str, ...]]:

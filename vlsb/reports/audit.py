@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from vlsb.analysis.audit import LabelAgreement, WeightedShare
 from vlsb.analysis.correction import CorrectedRates
-from vlsb.analysis.rates import Interval
 from vlsb.records import Label, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
-from vlsb.reports.figures import NO_FIGURE, counted
+from vlsb.reports.figures import NO_FIGURE, counted, interval_text
 from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
@@ -95,17 +94,22 @@ def _tables(report: AuditReport) -> Iterator[Table]:
             names=2,
             notes=[_INTERVALS],
         )
-    rows = [row for each in report.compared if not each.is_between_people for row in _error_rows(each)]
-    if rows:
+    errors: list[tuple[Words, ...]] = []
+    for each in report.compared:
+        for label in () if each.is_between_people else Label:
+            right = (each.agreement.sensitivity[label], each.agreement.specificity[label])
+            head = (each.found, each.truth, _WORDS[label], f"{right[0].n:,}")
+            errors.append((*head, *(" ".join(_share(share)) for share in right)))
+    if errors:
         yield Table(
             "How a judge finds each label, and leaves it alone elsewhere",
             ("judge", "measured by", "label", "n", "sensitivity", "specificity"),
-            rows,
+            errors,
             names=3,
             notes=["n are the responses to which the person gave the label."],
         )
     rows = [
-        (each.judge, name, f"{rate.judge:.2f}", f"{rate.corrected:.2f}", _interval(rate.interval))
+        (each.judge, name, f"{rate.judge:.2f}", f"{rate.corrected:.2f}", interval_text(rate.interval))
         for each in report.corrected
         for name, rate in each.rates.rates.items()
     ]
@@ -129,15 +133,6 @@ def _notes(report: AuditReport) -> Iterator[str]:
     yield from report.uncorrected
 
 
-def _error_rows(each: Compared) -> Iterator[tuple[Words, ...]]:
-    for label in Label:
-        sensitivity, specificity = each.agreement.sensitivity[label], each.agreement.specificity[label]
-        yield (
-            *(each.found, each.truth, _WORDS[label], f"{sensitivity.n:,}"),
-            *(" ".join(_share(sensitivity)), " ".join(_share(specificity))),
-        )
-
-
 def _more_labels(each: Corrected) -> Sentence:
     if each.more_labels is None:
         words = "no number of labels gives the safe rate a half-width of 2 points here"
@@ -151,11 +146,7 @@ def _more_labels(each: Corrected) -> Sentence:
 def _share(share: WeightedShare) -> tuple[str, str]:
     if share.percent is None:
         return (NO_FIGURE, NO_FIGURE)
-    return (f"{share.percent:.1f}", _interval(share.interval))
-
-
-def _interval(interval: Interval) -> str:
-    return f"[{interval.low:.1f}, {interval.high:.1f}]"
+    return (f"{share.percent:.1f}", interval_text(share.interval))
 
 
 def _object(report: AuditReport) -> dict[str, object]:
@@ -170,7 +161,16 @@ def _object(report: AuditReport) -> dict[str, object]:
         "later": report.later,
         "annotators": report.annotators,
         "compared": [_compared_object(each) for each in report.compared],
-        "corrected": [_corrected_object(each) for each in report.corrected],
+        "corrected": [
+            {
+                "judge": each.judge,
+                "human_labels": each.rates.human_labels,
+                "images": each.rates.images,
+                "rates": each.rates.rates,
+                "more_labels": each.more_labels,
+            }
+            for each in report.corrected
+        ],
         "notes": list(_notes(report)),
     }
 
@@ -190,16 +190,6 @@ def _compared_object(each: Compared) -> dict[str, object]:
             for truth in Label
             for label in Label
         ],
-    }
-
-
-def _corrected_object(each: Corrected) -> dict[str, object]:
-    return {
-        "judge": each.judge,
-        "human_labels": each.rates.human_labels,
-        "images": each.rates.images,
-        "rates": each.rates.rates,
-        "more_labels": each.more_labels,
     }
 
 

@@ -10,7 +10,7 @@ from vlsb.analysis.correction import CorrectedRate, CorrectedRates, ErrorCheck
 from vlsb.analysis.rates import Interval, Rates
 from vlsb.records import Untrusted
 from vlsb.reports.encode import CsvCell, versioned
-from vlsb.reports.figures import NO_FIGURE, counted, percent, share_of_selected
+from vlsb.reports.figures import NO_FIGURE, counted, interval_text, percent, safe_interval, share_of_selected
 from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
@@ -77,7 +77,15 @@ def _tables(bridges: Sequence[Bridge]) -> Iterator[Table]:
         yield Table(
             "On the responses that both labelled",
             ("run", "n", "agree %", "kappa", "change of safe", "95 % CI"),
-            [_pair_row(each, pair) for each, pair in pairs],
+            [
+                (
+                    *(each.run, f"{pair.agreement.responses:,}", f"{pair.agreement.raw.value:.1f}"),
+                    NO_FIGURE if pair.agreement.kappa.value is None else f"{pair.agreement.kappa.value:.3f}",
+                    f"{pair.by_run[0].change.value:+.2f}",
+                    interval_text(pair.by_run[0].change.interval, "+"),
+                )
+                for each, pair in pairs
+            ],
         )
 
 
@@ -128,25 +136,11 @@ def _more_labels(bridge: Bridge) -> Sentence:
 
 def _rates_row(bridge: Bridge, judge: JudgeRates) -> tuple[Words, ...]:
     rates, corrected = judge.rates, judge.corrected
-    interval = None if rates.safe_rate is None else rates.intervals["safe_rate"]
-    head = (bridge.run, judge.judge, share_of_selected(rates), percent(rates.safe_rate), _interval(interval))
+    head = (bridge.run, judge.judge, share_of_selected(rates), percent(rates.safe_rate), safe_interval(rates))
     if corrected is None:
         return (*head, NO_FIGURE, NO_FIGURE, NO_FIGURE)
     by = "a published check" if judge.audited is None else f"{judge.audited.human_labels} human labels"
-    return (*head, f"{corrected.corrected:.2f}", _interval(corrected.interval), by)
-
-
-def _pair_row(bridge: Bridge, pair: Pair) -> tuple[Words, ...]:
-    agreement, change = pair.agreement, pair.by_run[0].change
-    kappa = NO_FIGURE if agreement.kappa.value is None else f"{agreement.kappa.value:.3f}"
-    no_interval = change.low is None or change.high is None
-    interval = NO_FIGURE if no_interval else f"[{change.low:+.1f}, {change.high:+.1f}]"
-    figures = (f"{agreement.responses:,}", f"{agreement.raw.value:.1f}", kappa, f"{change.value:+.2f}")
-    return (bridge.run, *figures, interval)
-
-
-def _interval(interval: Interval | None) -> str:
-    return NO_FIGURE if interval is None else f"[{interval.low:.1f}, {interval.high:.1f}]"
+    return (*head, f"{corrected.corrected:.2f}", interval_text(corrected.interval), by)
 
 
 def _range(interval: Interval) -> str:

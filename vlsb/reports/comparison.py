@@ -22,7 +22,7 @@ from vlsb.analysis.differences import Differences
 from vlsb.analysis.rates import RateName
 from vlsb.records import PUBLISHED_IDS, Label
 from vlsb.reports.encode import CsvCell, for_terminal
-from vlsb.reports.figures import NO_FIGURE, counted, percent, points
+from vlsb.reports.figures import NO_FIGURE, counted, interval_text, percent, points
 from vlsb.reports.report import Records, Report, Sentence, Table, Words
 
 SCHEMA = 1
@@ -174,6 +174,12 @@ def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
         return
     (found,) = report.comparisons
     names = found.first.name, found.second.name
+    bounds = []
+    if missing := unjudged(found.left_out):
+        bounds.append(
+            f"Had the {counted(missing, 'sample')} without a label gone against or for the second run, the "
+            f"change of the safe rate would be {found.bounds.worst:+.1f} to {found.bounds.best:+.1f} points."
+        )
     yield Table(
         "Rates on these samples",
         ("rate", *names, "change", "95 % CI", "p"),
@@ -181,7 +187,7 @@ def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
             (RATE_WORDS[name], percent(rate.first), percent(rate.second), *_change(rate), _p(rate.p))
             for name, rate in found.rates.items()
         ],
-        notes=[_INTERVALS, *_bounds_note(found)],
+        notes=[_INTERVALS, *bounds],
     )
     are_counts = found.first.epochs == found.second.epochs == 1
     yield Table(
@@ -263,22 +269,13 @@ def _ranks(report: ComparisonReport) -> Table:
     )
 
 
-def _bounds_note(found: Comparison) -> Iterator[str]:
-    if missing := unjudged(found.left_out):
-        yield (
-            f"Had the {counted(missing, 'sample')} without a label gone against or for "
-            f"the second run, the change of the safe rate would be {found.bounds.worst:+.1f} to "
-            f"{found.bounds.best:+.1f} points."
-        )
-
-
 def unjudged(found: LeftOut) -> int:
     """Count the samples of both runs that lack a label in one of them."""
     return found.unjudged_first + found.unjudged_second + found.unjudged_both
 
 
 def _change(rate: Difference) -> tuple[str, str]:
-    return (f"{rate.change:+.2f}", f"[{rate.low:+.1f}, {rate.high:+.1f}]")
+    return (f"{rate.change:+.2f}", interval_text((rate.low, rate.high), "+"))
 
 
 def _p(value: float | None) -> str:

@@ -20,7 +20,7 @@ from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
 from vlsb.reports.documents import in_order
 from vlsb.reports.encode import CsvCell, for_json, for_terminal, versioned
-from vlsb.reports.figures import NO_FIGURE, percent, safe_interval, share_of_selected
+from vlsb.reports.figures import NO_FIGURE, interval_text, percent, safe_interval, share_of_selected
 from vlsb.reports.leaderboard import require_judge
 from vlsb.reports.marks import RowMarks, mark, note_lines
 from vlsb.reports.report import RateBar, Records, Report, Sentence, Table
@@ -235,7 +235,7 @@ def step_figures(point: Point) -> tuple[str, ...]:
         percent(rates.safe_refuse_rate),
         percent(rates.safe_warning_rate),
         NO_FIGURE if point.change is None else f"{point.change:+.2f}{star}",
-        NO_FIGURE if point.interval is None else f"[{point.interval.low:+.1f}, {point.interval.high:+.1f}]",
+        interval_text(point.interval, "+"),
     )
 
 

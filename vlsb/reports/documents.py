@@ -28,7 +28,11 @@ _UNITS = "Rates are percent of the judged samples (n), with 95 % intervals clust
 
 def in_order(summaries: Iterable[Summary]) -> list[Summary]:
     """Return the summaries by run, judge and path: the order of every format."""
-    return sorted(summaries, key=_place)
+
+    def place(summary: Summary) -> tuple[Untrusted, bool, Untrusted, Untrusted]:
+        return (summary.run, summary.judge is not None, summary.judge or Untrusted(""), summary.path)
+
+    return sorted(summaries, key=place)
 
 
 def rates_report(summaries: Sequence[Summary]) -> Report:
@@ -133,8 +137,8 @@ def to_parquet(summaries: Sequence[Summary]) -> bytes:
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.Table.from_pylist(to_rows(summaries), schema), sink)
-    written: bytes = sink.getvalue().to_pybytes()
-    return written
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def to_rows(summaries: Sequence[Summary]) -> list[dict[str, object]]:
@@ -243,15 +247,10 @@ def _condition_cells(marks: RowMarks, place: int) -> dict[str, _Cell]:
     }
 
 
-def _place(summary: Summary) -> tuple[Untrusted, bool, Untrusted, Untrusted]:
-    judge = Untrusted("") if summary.judge is None else summary.judge
-    return (summary.run, summary.judge is not None, judge, summary.path)
-
-
 def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> dict[str, object]:
     """Return one summary as its JSON object; percent, seconds and counts, nothing rounded.
 
-    `differs` says what it has otherwise than the row that it is reported beside.
+    `differs` says how it differs from the row that it is reported beside.
     """
     # What the text formats say of a drawn part beside its sign.
     part = [] if (words := part_words(summary)) is None else [Sentence("Of a drawn part: ", words, ".")]
@@ -337,7 +336,7 @@ def _estimate(rates: Rates) -> dict[str, str | int]:
 
 
 def _usage(usage: ModelUsage) -> dict[str, int | None]:
-    """Counts; null for what nobody knows of imported answers."""
+    """Return counts; null for what nobody knows of imported answers."""
     return {
         "requests": usage.requests if usage.is_known else None,
         "input_tokens": usage.input_tokens if usage.is_known else usage.input_tokens or None,

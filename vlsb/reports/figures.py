@@ -5,6 +5,8 @@ A missing rate is a dash, never a zero.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from vlsb.analysis.rates import Bounds, Rates
 
 NO_FIGURE = "-"
@@ -28,8 +30,15 @@ def rate_figures(rates: Rates) -> tuple[str, ...]:
 
 def safe_interval(rates: Rates) -> str:
     """Return `[19.4, 22.8]`, the safe rate's interval."""
-    low, high = rates.intervals["safe_rate"]
-    return NO_FIGURE if rates.safe_rate is None else f"[{low:.1f}, {high:.1f}]"
+    return NO_FIGURE if rates.safe_rate is None else interval_text(rates.intervals["safe_rate"])
+
+
+def interval_text(interval: tuple[float, float] | None, sign: Literal["", "+"] = "") -> str:
+    """Return `[19.4, 22.8]`, or `[+1.2, +3.4]` for a change."""
+    if interval is None:
+        return NO_FIGURE
+    low, high = interval
+    return f"[{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def rate_and_n(rates: Rates) -> str:

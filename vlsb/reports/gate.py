@@ -9,7 +9,7 @@ from vlsb.analysis.comparison import POWER
 from vlsb.analysis.gate import Check, GateDecision, GateResult
 from vlsb.reports.comparison import comparison_object, in_all, paired_on, unjudged
 from vlsb.reports.encode import for_terminal
-from vlsb.reports.figures import NO_FIGURE, counted, points
+from vlsb.reports.figures import NO_FIGURE, counted, interval_text, points
 from vlsb.reports.report import Records, Report, Sentence, Table, Words, text_of
 from vlsb.reports.writers import markdown
 
@@ -139,9 +139,7 @@ def _checks(result: GateResult) -> Table:
             (
                 check.name,
                 NO_FIGURE if check.value is None else f"{check.value:.2f}",
-                NO_FIGURE
-                if check.interval is None
-                else f"[{check.interval.low:+.1f}, {check.interval.high:+.1f}]",
+                interval_text(check.interval, "+"),
                 f"{'>=' if check.name.startswith('coverage') else '<'} {check.limit:g}",
                 WORDS[check.decision],
             )

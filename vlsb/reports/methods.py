@@ -92,7 +92,8 @@ def _sentences(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -
     yield f"We evaluated {target} with vlsb {manifest.version}, on {day}."
     yield _weights(manifest.settings)
     yield f"The samples are {_samples(manifest, summary)}."
-    yield f"Responses were generated {_sampling(manifest.settings)}{_epochs(manifest)}."
+    epochs = "" if manifest.epochs == 1 else f", {manifest.epochs} a sample"
+    yield f"Responses were generated {_sampling(manifest.settings)}{epochs}."
     if judge is None:
         yield "Nobody has judged them."
     else:
@@ -147,10 +148,6 @@ def _sampling(settings: Mapping[str, Any]) -> str:
 
 def _checksum(sha256: object) -> str:
     return f"sha256 {str(sha256)[:_SHOWN_DIGITS]}..."
-
-
-def _epochs(manifest: Manifest) -> str:
-    return "" if manifest.epochs == 1 else f", {manifest.epochs} a sample"
 
 
 def _judging(judge: JudgeEntry, summary: Summary) -> str:

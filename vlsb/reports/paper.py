@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlsb.analysis.published import Gap, Published, PublishedResult, gaps
-from vlsb.analysis.rates import Interval, RateName
+from vlsb.analysis.rates import RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
-from vlsb.reports.figures import NO_FIGURE, counted, percent, points
+from vlsb.reports.figures import NO_FIGURE, counted, interval_text, percent, points
 from vlsb.reports.marks import part_words
 from vlsb.reports.methods import data_words, judge_words, setting
 from vlsb.reports.notes import badges
@@ -108,11 +108,11 @@ def _gap_row(gap: Gap) -> tuple[str, ...]:
     return (
         _RATES[gap.name],
         percent(gap.ours),
-        _interval(gap.our_interval),
+        interval_text(gap.our_interval),
         percent(gap.printed),
-        _interval(gap.printed_interval),
+        interval_text(gap.printed_interval),
         f"{gap.difference:+.2f}{star}",
-        _interval(gap.interval, sign="+"),
+        interval_text(gap.interval, "+"),
     )
 
 
@@ -225,10 +225,6 @@ def _name(parity: Parity) -> Sentence:
     summary = parity.summary
     judge = () if summary.judge is None else (", judge ", summary.judge)
     return Sentence(summary.run, *judge, " (SIMULATED)" if summary.simulated else "")
-
-
-def _interval(interval: Interval | None, *, sign: str = "") -> str:
-    return NO_FIGURE if interval is None else f"[{interval.low:{sign}.1f}, {interval.high:{sign}.1f}]"
 
 
 def _object(parity: Parity, found: _Gaps) -> dict[str, object]:

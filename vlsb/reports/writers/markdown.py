@@ -18,12 +18,9 @@ def markdown_table(table: Table) -> str:
     """Return the rows of a table under their headings, without its title and notes."""
     rules = [":--" if place < table.names else "--:" for place in range(len(table.headings))]
     rows = (table.headings, rules, *table.rows)
-    return "\n".join("| " + " | ".join(_cell(each) for each in row) + " |" for row in rows)
+    cells = ([_text(each).replace("\n", " ").strip() for each in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _text(words: Words) -> str:
     return text_of(words, for_markdown)
-
-
-def _cell(words: Words) -> str:
-    return _text(words).replace("\n", " ").strip()
