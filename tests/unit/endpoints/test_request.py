@@ -138,7 +138,7 @@ def test_the_target_request_is_the_official_one():
         model="target-1",
         instruction=QUESTION,
         mime="image/png",
-        image=base64.b64encode(PNG).decode(),
+        picture=base64.b64encode(PNG).decode(),
     )
 
     assert sent(target_draft()) == expected
@@ -149,7 +149,7 @@ def test_the_judge_request_is_the_official_one_but_for_its_tokens():
         "judge",
         judge_template=filled_template(QUESTION, RESPONSE),
         mime="image/png",
-        image=base64.b64encode(PNG).decode(),
+        picture=base64.b64encode(PNG).decode(),
     )
 
     assert expected["max_tokens"] == 128
@@ -157,7 +157,7 @@ def test_the_judge_request_is_the_official_one_but_for_its_tokens():
 
 
 def test_an_empty_instruction_has_no_text_part_and_nothing_else_changes():
-    expected = official("target", model="target-1", mime="image/png", image=base64.b64encode(PNG).decode())
+    expected = official("target", model="target-1", mime="image/png", picture=base64.b64encode(PNG).decode())
     expected["messages"][1]["content"].pop(0)
 
     assert sent(target_draft("")) == expected
