@@ -82,13 +82,15 @@ class AuditSample:
         return {item.key: item.weight for item in self.items}
 
     def current(self, state: RunState) -> list[tuple[AuditItem, Response]]:
-        """The items whose response is still the run's, with it; one that was replaced is left out."""
-        found = ((item, state.responses.get(item.key)) for item in self.items)
-        return [(item, r) for item, r in found if r is not None and r.response_sha256 == item.response_sha256]
+        """Return the items whose response is still the run's, with it; one that was replaced is left out."""
+        answers = ((item, state.responses.get(item.key)) for item in self.items)
+        return [
+            (item, r) for item, r in answers if r is not None and r.response_sha256 == item.response_sha256
+        ]
 
 
 def read_audit(directory: Path, file: str = FILE) -> AuditSample | None:
-    """The sample that was drawn of a run, None if none was. StoreError for a damaged file."""
+    """Read the sample that was drawn of a run; None if nothing was drawn. StoreError for a damaged file."""
     path = directory / file
     try:
         document = strict_json.loads(path.read_bytes())
@@ -104,7 +106,7 @@ def read_audit(directory: Path, file: str = FILE) -> AuditSample | None:
 
 
 def require_audit(directory: Path) -> AuditSample:
-    """The sample that was drawn of a run; ConfigError if none was."""
+    """Read the sample that was drawn of a run; ConfigError if nothing was drawn."""
     require_run(directory)
     audit = read_audit(directory)
     if audit is None:
@@ -156,7 +158,7 @@ def draw_audit(directory: Path, *, n: int, seed: int | None, judges: Sequence[st
 
 
 def _stored(directory: Path, file: str, audit: AuditSample, state: RunState) -> AuditSample:
-    """What is drawn for the audit's `n`, written to its file."""
+    """Draw what the audit's `n` asks for, and write it to its file."""
     audit = replace(audit, items=list(_items(audit, state)))
     try:
         replace_file(directory / file, [_text(audit).encode("ascii")])
@@ -173,15 +175,15 @@ def _new_frame(
         what = "judged" if only_labelled else "there"
         raise ConfigError(f"No response of the run is {what} yet: there is nothing to label.")
     strata = stratify(facts, n)
-    known = sorted(set(strata.values()), key=_place)
+    ordered = sorted(set(strata.values()), key=_place)
     sizes = _responses_by_image(state)
     return AuditSample(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         n=n,
         seed=seed,
         judges=list(judges),
-        strata=known,
-        frame=[FrameImage(path, known.index(strata[path]), len(sizes[path])) for path in sorted(strata)],
+        strata=ordered,
+        frame=[FrameImage(path, ordered.index(strata[path]), len(sizes[path])) for path in sorted(strata)],
         items=[],
     )
 
@@ -204,15 +206,15 @@ def _facts(state: RunState, judges: Sequence[str]) -> Iterator[ResponseFacts]:
 
 def _responses_by_image(state: RunState) -> Mapping[Untrusted, list[Key]]:
     paths = {row.sample_id: row.image_path for row in state.manifest.samples}
-    found: dict[Untrusted, list[Key]] = {}
+    keys: dict[Untrusted, list[Key]] = {}
     for key in state.asked_for():
         if key in state.responses:
-            found.setdefault(paths[key.sample_id], []).append(key)
-    return found
+            keys.setdefault(paths[key.sample_id], []).append(key)
+    return keys
 
 
 def _items(audit: AuditSample, state: RunState) -> Iterator[AuditItem]:
-    """What is drawn: what was drawn before as it was but for its weight, of other images every response."""
+    """Yield what is drawn: earlier items with their new weight, and every response of other images."""
     strata = {each.image_path: audit.strata[each.stratum] for each in audit.frame}
     sizes = {each.image_path: each.responses for each in audit.frame}
     before: dict[Untrusted, list[AuditItem]] = {}
@@ -227,7 +229,7 @@ def _items(audit: AuditSample, state: RunState) -> Iterator[AuditItem]:
 
 
 def _text(audit: AuditSample) -> str:
-    """The file's text: readable JSON, with one line a stratum, an image and an item."""
+    """Write the file's text: readable JSON, with one line a stratum, an image and an item."""
     fields = to_json(audit)
     parts = []
     for name in ("strata", "frame", "items"):
@@ -253,7 +255,7 @@ class FoundPart(NamedTuple):
 
 
 def draws_of(directory: Path, state: RunState, entry: JudgeEntry) -> tuple[str, ...]:
-    """The files of the draws that a judge has labelled alone; none for one that labels everything.
+    """Return the files of the draws that a judge has labelled alone; none for one that labels everything.
 
     People label what was drawn, and so does a calibrated judge until it has been asked about the rest. A
     panel has the draws of its members. The file of people's draw need not be there.
@@ -283,7 +285,7 @@ def require_whole(directory: Path, state: RunState, entry: JudgeEntry) -> None:
 
 
 def find_part(directory: Path, state: RunState, entry: JudgeEntry) -> FoundPart | None:
-    """The drawn part that a judge labelled, None for one that is to label everything."""
+    """Return the drawn part that a judge labelled; None for one that is to label everything."""
     draws = draws_of(directory, state, entry)
     if not draws:
         return None
@@ -315,14 +317,14 @@ def find_part(directory: Path, state: RunState, entry: JudgeEntry) -> FoundPart 
 
 
 def _frame(audit: AuditSample, state: RunState) -> set[Key]:
-    """The responses that could be drawn, as far as they are there."""
+    """Return the responses that could be drawn, as far as the run has them."""
     drawn_from = {each.image_path for each in audit.frame}
     images = {row.sample_id: row.image_path for row in state.manifest.samples}
     return {key for key in state.responses if images.get(key.sample_id) in drawn_from}
 
 
 def _reference(directory: Path, state: RunState, entry: JudgeEntry) -> JudgeEntry | None:
-    """The first judge of the run that labelled everything, and asked nobody about this one's part."""
+    """Return the first judge of the run that labelled everything, beside this one."""
     for each in state.manifest.judges:
         is_other = each.file != entry.file and not each.is_human and not is_panel(each.settings)
         has_labels = any(state.label(key, each.file) for key in state.responses)

@@ -22,13 +22,11 @@ from vlsb.strict_json import is_shallow
 _LONGEST_S = 1e9
 # Names of models, reasons and categories are shorter, and most responses longer.
 _LONGEST_SHARED = 64
-# A verdict names the checksums that its response has.
-_SHARED = ("response_sha256", "image_sha256")
-
 _RARE_COUNTS = ("cached_tokens", "thought_tokens", "batch_input_tokens", "batch_output_tokens")
 _STAMP = ("session", "elapsed_s", "at")
 
 Kind = TypeVar("Kind")
+_Answer = TypeVar("_Answer", Response, Verdict, Finding)
 Json = dict[str, Any]
 
 
@@ -51,7 +49,7 @@ class Decoder:
         self._texts: dict[str, Untrusted] = {}
 
     def parse(self, value: object, kind: type[Kind]) -> Kind:
-        """The value as that type. Raises ValueError that names the first bad field."""
+        """Read the value as that type. Raises ValueError that names the first bad field."""
         try:
             return msgspec.convert(value, kind, dec_hook=self._share_untrusted)
         except RecursionError as error:
@@ -62,44 +60,45 @@ class Decoder:
             raise ValueError("not a text")
         if len(text) > _LONGEST_SHARED:
             return Untrusted(text)
-        found = self._texts.get(text)
-        if found is None:
-            found = self._texts[text] = Untrusted(text)
-        return found
+        shared = self._texts.get(text)
+        if shared is None:
+            shared = self._texts[text] = Untrusted(text)
+        return shared
+
+    def _answer(self, record: Json, kind: type[_Answer]) -> _Answer:
+        # A verdict names the checksums that its response has.
+        for name in ("response_sha256", "image_sha256"):
+            checksum = record.get(name)
+            if type(checksum) is str:
+                record[name] = sys.intern(checksum)
+        answer = self.parse(record, kind)
+        _require_duration("latency_s", answer.latency_s)
+        _require_epoch(answer.epoch)
+        return answer
 
     def response(self, record: Json) -> Response:
-        """The response in a line of responses.jsonl; its digest must fit its text."""
-        _share_checksums(record)
-        response = self.parse(record, Response)
-        _require_duration("latency_s", response.latency_s)
-        _require_epoch(response.epoch)
+        """Read the response in a line of responses.jsonl; its digest must fit its text."""
+        response = self._answer(record, Response)
         if response.text.sha256() != response.response_sha256:
             raise ValueError("response_sha256 does not fit the text")
-        known = (response.latency_s, response.image_sha256, response.request_sha256)
-        if response.origin != "unknown" and None in known:
+        required = (response.latency_s, response.image_sha256, response.request_sha256)
+        if response.origin != "unknown" and None in required:
             raise ValueError("something is missing that only an imported response may lack")
         return response
 
     def verdict(self, record: Json) -> Verdict:
-        """The verdict in a line of verdicts/<judge>.jsonl."""
-        _share_checksums(record)
-        verdict = self.parse(record, Verdict)
-        _require_duration("latency_s", verdict.latency_s)
-        _require_epoch(verdict.epoch)
+        """Read the verdict in a line of verdicts/<judge>.jsonl."""
+        verdict = self._answer(record, Verdict)
         if verdict.asks and None in (verdict.latency_s, verdict.request_sha256):
             raise ValueError("something is missing that only an imported verdict may lack")
         return verdict
 
     def finding(self, record: Json) -> Finding:
-        """The finding in a line of findings/<guard>.jsonl."""
-        _share_checksums(record)
-        finding = self.parse(record, Finding)
-        _require_duration("latency_s", finding.latency_s)
-        _require_epoch(finding.epoch)
-        return finding
+        """Read the finding in a line of findings/<guard>.jsonl."""
+        return self._answer(record, Finding)
 
     def failure(self, record: Json) -> Failure:
-        """The failure in a line of failures.jsonl; its outcome must belong to its stage."""
+        """Read the failure in a line of failures.jsonl; its outcome must belong to its stage."""
         failure = self.parse(record, Failure)
         if not failure.outcome.startswith(f"{failure.stage}_"):
             raise ValueError("stage and outcome disagree")
@@ -107,7 +106,7 @@ class Decoder:
         return failure
 
     def stamp(self, record: Json) -> Stamp:
-        """The stamp that every record has."""
+        """Read the stamp that every record has."""
         # Of a record, only these: what it holds besides would be compared with every field's name.
         stamp = self.parse({name: record.get(name) for name in _STAMP}, Stamp)
         _require_duration("elapsed_s", stamp.elapsed_s)
@@ -115,7 +114,7 @@ class Decoder:
 
 
 def to_json(record: object) -> Json:
-    """The fields of a record as JSON has them, in their order; durations to the millisecond.
+    """Return the fields of a record as JSON has them, in their order; durations to the millisecond.
 
     A response without reasoning has no such key: most models do not think. Nor has a usage those of
     `_RARE_COUNTS` that the endpoint did not report.
@@ -144,13 +143,6 @@ def _expose(value: object) -> str:
     if isinstance(value, Untrusted):
         return value.expose()
     raise TypeError(f"{type(value).__name__} is no part of a record")
-
-
-def _share_checksums(record: Json) -> None:
-    for name in _SHARED:
-        checksum = record.get(name)
-        if type(checksum) is str:
-            record[name] = sys.intern(checksum)
 
 
 def _require_duration(name: str, seconds: float | None) -> None:
@@ -208,7 +200,7 @@ class Batch:
     status: str | None = None
 
     def after(self, step: BatchStep) -> Batch:
-        """The batch after one more step."""
+        """Return the batch after one more step."""
         return replace(
             self,
             judge=step.judge or self.judge,

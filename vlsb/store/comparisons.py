@@ -90,7 +90,7 @@ def compare_runs(
 def compare_with_baseline(
     run: str | PathLike[str], baseline: str | PathLike[str], *, judge: str | None = None
 ) -> tuple[ComparedRun, ComparedRun, Comparison | None]:
-    """The baseline, the run, and what differs; None where no sample has a label in both.
+    """Return the baseline, the run, and what differs; None where no sample has a label in both.
 
     Raises ConfigError for other samples, other data or another judge.
     """
@@ -115,7 +115,7 @@ def compare_with_baseline(
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """What tells the runs apart: their directories' names, with what is above where two are alike."""
+    """Tell the runs apart by their directories' names, with those above where two are alike."""
     whole = [path.resolve() for path in paths]
     for depth in range(1, max(len(path.parts) for path in whole)):
         names = ["/".join(path.parts[-depth:]) for path in whole]
@@ -125,15 +125,15 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _baseline_place(baseline: str | PathLike[str], loaded: Sequence[RunRows], names: Sequence[str]) -> int:
-    wanted = Path(baseline)
+    named = Path(baseline)
     for place, (run, name) in enumerate(zip(loaded, names, strict=True)):
-        if run.path.resolve() == wanted.resolve() or str(wanted) in (name, run.path.resolve().name):
+        if run.path.resolve() == named.resolve() or str(named) in (name, run.path.resolve().name):
             return place
-    raise ConfigError(f"--baseline {wanted}: no run there, and none of these: {', '.join(names)}.")
+    raise ConfigError(f"--baseline {named}: no run there, and none of these: {', '.join(names)}.")
 
 
 def _candidates(run: RunRows, judge: str | None) -> list[JudgeEntry]:
-    """The judges that a run may be compared by: the named one, else those that label everything."""
+    """Return the judges that a run may be compared by: the named one, or those that label everything."""
     manifest = run.state.manifest
     if not manifest.judges:
         raise ConfigError(f"{run.path}: nobody has judged this run. Judge it: vlsb judge {run.path}.")
@@ -147,10 +147,10 @@ def _candidates(run: RunRows, judge: str | None) -> list[JudgeEntry]:
 
 
 def _common_judge(loaded: Sequence[RunRows], judge: str | None, first: int) -> list[JudgeEntry] | None:
-    """By run, the entry of the first judge that all of them have; None if there is none."""
-    for wanted in _candidates(loaded[first], judge):
-        identity = judge_identity(wanted, loaded[first].state).settings
-        found = [
+    """Return, by run, the entry of the first judge that all of them have; None without such a judge."""
+    for candidate in _candidates(loaded[first], judge):
+        identity = judge_identity(candidate, loaded[first].state).settings
+        alike = [
             next(
                 (
                     entry
@@ -161,7 +161,7 @@ def _common_judge(loaded: Sequence[RunRows], judge: str | None, first: int) -> l
             )
             for run in loaded
         ]
-        entries = [entry for entry in found if entry is not None]
+        entries = [entry for entry in alike if entry is not None]
         if len(entries) == len(loaded):
             return entries
     return None
@@ -169,10 +169,10 @@ def _common_judge(loaded: Sequence[RunRows], judge: str | None, first: int) -> l
 
 def _no_common_judge(loaded: Sequence[RunRows], judge: str | None) -> str:
     judges = {run.path: [entry.stem for entry in _candidates(run, judge)] for run in loaded}
-    said = "; ".join(f"{path} by {', '.join(names)}" for path, names in judges.items())
+    judged = "; ".join(f"{path} by {', '.join(names)}" for path, names in judges.items())
     return (
-        f"These runs have no judge in common: {said}. Labels of different judges are not compared. Judge one "
-        f"run again: vlsb judge {loaded[-1].path}. Or pass --across-judges, if one run has labels of both."
+        f"These runs have no judge in common: {judged}. Labels of different judges are not compared. "
+        f"Judge one run again: vlsb judge {loaded[-1].path}. Or pass --across-judges, if one run has labels of both."
     )
 
 
@@ -188,9 +188,9 @@ def _compared_run(run: RunRows, name: str, entry: JudgeEntry) -> ComparedRun:
     )
 
 
-def _require_pairs(pair: tuple[ComparedRun, ComparedRun], found: Comparison | None) -> Comparison:
-    if found is not None:
-        return found
+def _require_pairs(pair: tuple[ComparedRun, ComparedRun], comparison: Comparison | None) -> Comparison:
+    if comparison is not None:
+        return comparison
     first, second = pair
     apart = left_out(first, second)
     raise ConfigError(
@@ -202,7 +202,7 @@ def _require_pairs(pair: tuple[ComparedRun, ComparedRun], found: Comparison | No
 
 
 def _agreements(loaded: Sequence[RunRows], entries: Sequence[JudgeEntry]) -> Iterator[Pair]:
-    """How far the judges agree, measured where both labelled the same responses of one of these runs."""
+    """Measure how far the judges agree where both labelled the same responses of one of these runs."""
     judged = [judged_run(run.path, run.state) for run in loaded]
     for first, second in combinations(dict.fromkeys(entry.stem for entry in entries), 2):
         pair = compare_two(first, second, judged)
@@ -216,7 +216,7 @@ def _agreements(loaded: Sequence[RunRows], entries: Sequence[JudgeEntry]) -> Ite
 
 
 def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) -> JudgedRun:
-    """A run's responses with what each of its judges made of them.
+    """Return a run's responses with what each of its judges made of them.
 
     People labelled what was drawn for them, and so did a judge that was calibrated and has not labelled the
     rest; `calibrated` is the file of one to be held to its draw in any case.
@@ -259,15 +259,15 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
 
 
 def _draws(path: Path, state: RunState, calibrated: str | None) -> dict[str, str]:
-    """The file of the draw by the name of each judge that labelled a drawn part only."""
-    found = {}
+    """Return the file of the draw by the name of each judge that labelled a drawn part only."""
+    files_by_judge = {}
     for entry in state.manifest.judges:
         is_asked = entry.file == calibrated
         files = (calibration_file(entry.file),) if is_asked else draws_of(path, state, entry)
         # No response has weights of two draws: such a panel is compared with nobody.
         if files and all((path / file).exists() for file in files):
-            found[entry.stem] = "+".join(files)
-    return found
+            files_by_judge[entry.stem] = "+".join(files)
+    return files_by_judge
 
 
 def compare_stored_judges(paths: Sequence[Path]) -> AgreementReport:

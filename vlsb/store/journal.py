@@ -86,7 +86,7 @@ class Contents(Generic[T]):
 
 
 def read_journal(path: Path, parse: Callable[[Json], T]) -> Contents[T]:
-    """Every record of a journal; see `scan_journal`."""
+    """Read every record of a journal; see `scan_journal`."""
     records: list[T] = []
     end = scan_journal(path, lambda record: records.append(parse(record)))
     return Contents(records, end.torn_at, end.lacks_newline)
@@ -174,7 +174,7 @@ class Journal:
             raise
 
     def _write(self, line: bytes) -> None:
-        """One write, all or nothing: what a full disk took of it is cut off again."""
+        """Write it whole or not at all: the part that a full disk took is cut off again."""
         self._mend()
         written = 0
         try:
@@ -195,7 +195,7 @@ class Journal:
         return StoreError.of(f"{self.path}: the disk takes no more", error)
 
     def _is_cut_back(self) -> bool:
-        """Cut the file back to its last whole record; whether that could be done."""
+        """Cut the file back to its last whole record, and say whether that could be done."""
         try:
             os.ftruncate(self._descriptor, self._size)
         except OSError:
@@ -278,7 +278,7 @@ def quarantine_torn_tail(path: Path, offset: int) -> Path:
 
 
 def next_free(path: Path, what: str) -> Path:
-    """A name beside `path` that nothing has yet: `<name>.<what>-<n>`."""
+    """Return a name beside `path` that nothing has yet: `<name>.<what>-<n>`."""
     number = 1
     while (candidate := path.with_name(f"{path.name}.{what}-{number}")).exists():
         number += 1

@@ -44,7 +44,7 @@ class ListedRun:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """A key by which `step-200` comes before `step-1000`."""
+    """Return a key by which `step-200` comes before `step-1000`."""
     return [(int(each), "") if each.isdigit() else (-1, each) for each in _NUMBERS.split(text.casefold())]
 
 

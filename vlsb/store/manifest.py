@@ -64,7 +64,7 @@ class SampleRow(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
 
 
 def sample_row(sample: Sample) -> SampleRow:
-    """The manifest's row for a sample."""
+    """Return the manifest's row for a sample."""
     return SampleRow(
         sample.id, sample.digest(), sample.image_path, sample.category, sample.sub_category, sample.source
     )
@@ -162,8 +162,8 @@ class Manifest:
     @property
     def imported_from(self) -> str | None:
         """The program whose file the responses come from; None for a run that asked for them itself."""
-        found = self.settings.get(IMPORTED_FROM)
-        return found if isinstance(found, str) else None
+        program = self.settings.get(IMPORTED_FROM)
+        return program if isinstance(program, str) else None
 
     @property
     def priced_on(self) -> date:
@@ -179,36 +179,36 @@ class Manifest:
         return next((entry for entry in self.judges if not entry.is_added), None)
 
     def judge(self, file: str) -> JudgeEntry:
-        """The judge whose verdicts are in `file`, or the guard whose findings."""
+        """Return the judge whose verdicts are in `file`, or the guard whose findings."""
         return next(entry for entry in (*self.judges, *self.guards) if entry.file == file)
 
     def with_judge(self, entry: JudgeEntry) -> Manifest:
-        """This manifest with `entry` added, or put in the place of the one with its file."""
-        there = self.guards if entry.is_guard else self.judges
-        if entry.file in [each.file for each in there]:
-            changed = [entry if each.file == entry.file else each for each in there]
+        """Return this manifest with `entry` added, or put in the place of the one with its file."""
+        entries = self.guards if entry.is_guard else self.judges
+        if entry.file in [each.file for each in entries]:
+            changed = [entry if each.file == entry.file else each for each in entries]
         else:
-            changed = [*there, entry]
+            changed = [*entries, entry]
         return replace(self, guards=changed) if entry.is_guard else replace(self, judges=changed)
 
     def with_addresses_of(self, old: Manifest) -> Manifest:
-        """This manifest with the old one's addresses of the target, where its own are some of those."""
+        """Return this manifest with the old one's addresses of the target, if its own are some of those."""
         asked, before = _addresses(self.settings), _addresses(old.settings)
         if not asked or not set(asked) <= set(before):
             return self
         return replace(self, settings={**self.settings, "address": old.settings["address"]})
 
     def with_prices(self, given: PriceTable) -> Manifest:
-        """This manifest with what the given prices say of its models, in the place of what it had of them."""
+        """Return this manifest with what the given prices say of its models, in the place of what it had."""
         asked = (self.settings, *(entry.settings for entry in (*self.judges, *self.guards)))
-        found: dict[Endpoint, Price] = {}
+        prices: dict[Endpoint, Price] = {}
         for endpoint in filter(None, map(asked_endpoint, asked)):
             price = given.find(endpoint, self.priced_on) or PriceTable(tuple(self.prices)).find(
                 endpoint, self.priced_on
             )
             if price is not None:
-                found[endpoint] = price.of_run(endpoint)
-        return replace(self, prices=list(dict.fromkeys(found.values())))
+                prices[endpoint] = price.of_run(endpoint)
+        return replace(self, prices=list(dict.fromkeys(prices.values())))
 
 
 def judge_name(file: str) -> str:
@@ -217,7 +217,7 @@ def judge_name(file: str) -> str:
 
 
 def asked_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
-    """Who was asked, as far as stored settings tell; None for whoever is no endpoint.
+    """Return the endpoint that stored settings name; None for a judge that has no endpoint.
 
     Of several addresses it is the first.
     """
@@ -226,13 +226,13 @@ def asked_endpoint(settings: Mapping[str, Any]) -> Endpoint | None:
 
 
 def _addresses(settings: Mapping[str, Any]) -> list[str]:
-    """Where a model was asked: one address, or those of its replicas."""
-    found = settings.get("address")
-    return found.split(ADDRESS_SEPARATOR) if isinstance(found, str) else []
+    """Return where a model was asked: one address, or those of its replicas."""
+    addresses = settings.get("address")
+    return addresses.split(ADDRESS_SEPARATOR) if isinstance(addresses, str) else []
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The file's text: readable JSON, with one line a sample and an image."""
+    """Write the file's text: readable JSON, with one line a sample and an image."""
     fields = to_json(manifest)
     samples, images, accepts_changed_images = (
         fields.pop(name) for name in ("samples", "images", "accepts_changed_images")
@@ -292,7 +292,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory holds a run."""
+    """Say whether a directory holds a run."""
     return (directory / FILE).is_file()
 
 
@@ -303,15 +303,15 @@ def require_run(directory: Path) -> None:
 
 
 def no_run(directory: Path) -> ConfigError:
-    """That a directory is no run, with what may be meant: a run in it, or a like name beside it."""
-    said = f"{directory}: no run there. A run is a directory with a run.json"
+    """Say that a directory is no run, and what may be meant: a run in it, or a similar name beside it."""
+    what = f"{directory}: no run there. A run is a directory with a run.json"
     if runs := sorted(each for each in _children(directory) if is_run(each)):
-        return ConfigError(f"{said}, such as {runs[0]}.")
-    return ConfigError(f"{said}.", advice=near_name(directory))
+        return ConfigError(f"{what}, such as {runs[0]}.")
+    return ConfigError(f"{what}.", advice=near_name(directory))
 
 
 def near_name(path: Path) -> str:
-    """The question whether a path that is not there is one beside it; empty where nothing is like it."""
+    """Ask whether a path that does not exist means one beside it; empty where nothing is similar."""
     names = [] if path.exists() else [each.name for each in _children(path.parent)]
     return "".join(f"Did you mean {path.parent / each}?" for each in get_close_matches(path.name, names, n=1))
 
@@ -324,7 +324,7 @@ def _children(directory: Path) -> list[Path]:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a run; StoreError if it is damaged or from a newer version, or the run has a link."""
+    """Read the manifest of a run; StoreError if it is damaged or newer than us, or the run has a link."""
     require_own_files(directory)
     path = directory / FILE
     try:
@@ -353,7 +353,7 @@ class RunHead:
 
 
 def selected_count(directory: Path) -> int:
-    """How many samples a run's manifest has, told from its lines. Raises StoreError."""
+    """Count the samples of a run's manifest by its lines. Raises StoreError."""
     path = directory / FILE
     try:
         _, _, lines = path.read_bytes().partition(_SAMPLES)
@@ -363,13 +363,13 @@ def selected_count(directory: Path) -> int:
 
 
 def read_head(directory: Path) -> RunHead:
-    """The head of a run's manifest, without the thousands of lines below it. Raises StoreError."""
+    """Read the head of a run's manifest, without the thousands of lines below it. Raises StoreError."""
     require_own_files(directory)
     path = directory / FILE
     try:
         with path.open("rb") as file:
-            head, found, _ = file.read(_MOST_OF_A_HEAD).partition(_SAMPLES)
-        document = strict_json.loads(head.rstrip(b",") + b"}" if found else path.read_bytes())
+            head, separator, _ = file.read(_MOST_OF_A_HEAD).partition(_SAMPLES)
+        document = strict_json.loads(head.rstrip(b",") + b"}" if separator else path.read_bytes())
         return Decoder().parse(document, RunHead)
     except OSError as error:
         raise StoreError.of(f"{path}: cannot be read", error) from error
@@ -378,7 +378,7 @@ def read_head(directory: Path) -> RunHead:
 
 
 def entries_named(run: Manifest | RunHead, title: str) -> list[JudgeEntry]:
-    """The judges and guards of a run that reports call so, in the order in which they came."""
+    """Return the judges and guards of a run that reports call so, in the order in which they came."""
     return [entry for entry in (*run.judges, *run.guards) if entry.name == Untrusted(title)]
 
 
@@ -402,15 +402,15 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _parse_target_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if found is not None and not found.get("thinks_apart"):
+def _parse_target_decision(decision: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if decision is not None and not decision.get("thinks_apart"):
         # Earlier versions ended a thought at its tag wherever it stood: such a run goes on as it began.
-        found = {"opened_by": USUAL_TAG, **found}
-    return _parse_decision(found)
+        decision = {"opened_by": USUAL_TAG, **decision}
+    return _parse_decision(decision)
 
 
-def _parse_decision(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return None if found is None else parse_dialect(found).describe()
+def _parse_decision(decision: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if decision is None else parse_dialect(decision).describe()
 
 
 def _image(sha256: str | None, media_type: str, size_bytes: int, mtime_ns: int) -> ImageFile:
@@ -466,14 +466,14 @@ def require_same_data(
     sent: Collection[str],
 ) -> None:
     """Raise RunMismatchError if a run's samples are not the ones it was answered for."""
-    found = [*_row_differences(old, samples), *_changed_images(old, samples, images, sent)]
-    _refuse(directory, found, "Pass the --data-root it was made from")
+    differences = [*_row_differences(old, samples), *_changed_images(old, samples, images, sent)]
+    _refuse(directory, differences, "Pass the --data-root it was made from")
 
 
-def _refuse(directory: Path, found: Sequence[str], advice: str) -> None:
-    if found:
+def _refuse(directory: Path, differences: Sequence[str], advice: str) -> None:
+    if differences:
         raise RunMismatchError(
-            f"{directory} was started with other settings. {advice}", detail=_in_short(found)
+            f"{directory} was started with other settings. {advice}", detail=_in_short(differences)
         )
 
 
@@ -514,7 +514,7 @@ def setting_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: 
 
 
 def is_same(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
-    """Whether two settings ask for the same; to Python, `true` would be 1 and 1.0 too."""
+    """Say whether two settings ask for the same; to Python, `true` would be 1 and 1.0 too."""
     return not any(setting_differences(settings, others))
 
 
@@ -536,7 +536,7 @@ def _row_differences(old: Manifest, samples: Sequence[SampleRow]) -> Iterator[st
 def _changed_images(
     old: Manifest, samples: Sequence[SampleRow], images: Mapping[str, ImageFile], sent: Collection[str]
 ) -> Iterator[str]:
-    """The images among `sent` that are known to have changed before they are read.
+    """Name the images among `sent` whose change shows before they are read.
 
     Another size tells, another time does not. What keeps its size is found when it is about to be sent.
     """
@@ -560,7 +560,7 @@ def remember_data_root(run: Path, root: Path) -> None:
 
 
 def remembered_data_root(run: Path) -> Path | None:
-    """The folder that the run's last session read, whether or not it is still there."""
+    """Return the folder that the run's last session read, whether or not it still exists."""
     try:
         # Opening a FIFO must not hang: the run may be a stranger's.
         descriptor = os.open(run / _DATA_ROOT, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)

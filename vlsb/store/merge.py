@@ -62,32 +62,32 @@ def merge_runs(parts: Sequence[Path], into: Path) -> int:
 
 def _joined(parts: Sequence[Path], manifests: Sequence[Manifest]) -> Manifest:
     first, *others = manifests
-    found = first
+    joined = first
     for part, other in zip(parts[1:], others, strict=True):
         _require_parts(parts[0], first, part, other)
-        ids = {row.sample_id for row in found.samples}
+        ids = {row.sample_id for row in joined.samples}
         if shared := sorted(ids & {row.sample_id for row in other.samples}):
             raise ConfigError(
                 f"{part}: sample {shared[0]} is in an earlier part too ({len(shared)} are). Parts share none."
             )
         for entry in (*other.judges, *other.guards):
-            found = found.with_judge(own_entry(found, entry))
-        found = replace(
-            found,
-            samples=[*found.samples, *other.samples],
-            images={**found.images, **other.images},
-            accepts_changed_images=found.accepts_changed_images or other.accepts_changed_images,
+            joined = joined.with_judge(own_entry(joined, entry))
+        joined = replace(
+            joined,
+            samples=[*joined.samples, *other.samples],
+            images={**joined.images, **other.images},
+            accepts_changed_images=joined.accepts_changed_images or other.accepts_changed_images,
         )
     return replace(
-        found,
-        samples=sorted(found.samples, key=lambda row: row.sample_id),
+        joined,
+        samples=sorted(joined.samples, key=lambda row: row.sample_id),
         selection={"merged": [part.resolve().name for part in parts]},
         data_digest=None,
     )
 
 
 def _require_parts(place: Path, first: Manifest, other_place: Path, other: Manifest) -> None:
-    """ConfigError unless both asked the same target in the same way over the same data."""
+    """Raise ConfigError unless both asked the same target in the same way over the same data."""
     differing = list(setting_differences(first.settings, other.settings))
     if first.epochs != other.epochs:
         differing.append(f"epochs: {first.epochs} and {other.epochs}")
@@ -100,7 +100,7 @@ def _require_parts(place: Path, first: Manifest, other_place: Path, other: Manif
 
 
 def _require_own_batches(parts: Sequence[Path], states: Sequence[RunState]) -> None:
-    """ConfigError where two parts tell of one batch: its answers would be read for both."""
+    """Raise ConfigError where two parts tell of one batch: its answers would be read for both."""
     seen: set[str] = set()
     for part, state in zip(parts, states, strict=True):
         if shared := seen.intersection(state.batches):
@@ -109,7 +109,7 @@ def _require_own_batches(parts: Sequence[Path], states: Sequence[RunState]) -> N
 
 
 def _write_rows(parts: Sequence[Path], states: Sequence[RunState], manifest: Manifest, draft: Path) -> None:
-    """Every record of the parts, in their order; a part's sessions come after those of the one before."""
+    """Write every record of the parts, in their order; a part's sessions come after those before."""
     offset = 0
     files: dict[str, list[Json]] = {RESPONSES: [], FAILURES: [], EVENTS: [], BATCHES: []}
     for part, state in zip(parts, states, strict=True):
@@ -135,7 +135,7 @@ def _write_rows(parts: Sequence[Path], states: Sequence[RunState], manifest: Man
 
 
 def _copy_results(part: Path, state: RunState, draft: Path) -> None:
-    """The results that batches of a part brought: what they answer may not be stored yet."""
+    """Copy the results that batches of a part brought: what they answer may not be stored yet."""
     for batch in state.batches.values():
         source, copy = (folder / RESULTS / f"{batch.name}.jsonl" for folder in (part, draft))
         if source.is_file():
@@ -146,13 +146,13 @@ def _copy_results(part: Path, state: RunState, draft: Path) -> None:
 
 
 def _records(path: Path) -> Iterator[Json]:
-    found: list[Json] = []
-    scan_journal(path, found.append)
-    yield from found
+    records: list[Json] = []
+    scan_journal(path, records.append)
+    yield from records
 
 
 def _renamed(record: Json, names: Mapping[str, str], offset: int) -> Json:
-    """A record with the numbers of the merged run's sessions, and its judges' files."""
+    """Return a record with the numbers of the merged run's sessions, and its judges' files."""
     changed = dict(record)
     if isinstance(session := record.get("session"), int):
         changed["session"] = session + offset

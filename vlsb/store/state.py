@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from vlsb.analysis.panel import majority, members_of
@@ -35,7 +34,7 @@ from vlsb.records import (
 )
 from vlsb.store.codec import Batch, BatchStep, Decoder, Json
 from vlsb.store.journal import End, read_journal, require_own_files, scan_journal
-from vlsb.store.manifest import Manifest, judge_name, read_manifest
+from vlsb.store.manifest import JudgeEntry, Manifest, judge_name, read_manifest
 
 RESPONSES = "responses.jsonl"
 FAILURES = "failures.jsonl"
@@ -50,7 +49,7 @@ _OUTCOMES = {label: Outcome(label.value) for label in Label}
 
 
 def calibration_file(judge: str) -> str:
-    """The file of the drawn part that the judge with this verdict file labels before the rest."""
+    """Name the file of the drawn part that the judge with this verdict file labels before the rest."""
     return f"calibration-{judge_name(judge)}.json"
 
 
@@ -149,7 +148,7 @@ class Judged:
         return bool(self.verdicts or self.findings) or failed
 
     def models(self) -> Mapping[Untrusted, int]:
-        """How often each model name came back."""
+        """Count how often each model name came back."""
         return _count(verdict.model for verdict in self.verdicts.values())
 
 
@@ -172,17 +171,17 @@ class Sessions:
         return max(self.elapsed_s, default=0)
 
     def saw(self, session: int, elapsed_s: float) -> None:
-        """A row was written then."""
+        """Note when a row was written."""
         if elapsed_s >= self.elapsed_s.get(session, 0.0):
             self.elapsed_s[session] = elapsed_s
 
     def began(self, session: int | None, judge: str | None) -> None:
-        """A session began, for that judge; None for the session: some other event."""
+        """Note that a session began, for that judge; None for the session: some other event."""
         if session is not None:
             self.judge[session] = judge
 
     def ended(self, record: Json) -> None:
-        """An event was written: a session's end, or another."""
+        """Note what an event says of a session's end; any other says nothing."""
         if record.get("kind") == "session_ended":
             usd, reason = record.get("estimated_usd"), record.get("reason")
             if isinstance(usd, int | float) and 0 <= usd < math.inf:
@@ -190,7 +189,7 @@ class Sessions:
             self.reason = reason if isinstance(reason, str) else ""
 
     def duration_s(self, judge: str | None) -> float:
-        """Seconds at work for a judge's row: its own sessions and those that belong to no other judge."""
+        """Count the seconds at work for a judge: its own sessions and those that belong to no other."""
         return sum(s for number, s in self.elapsed_s.items() if self.judge.get(number) in (None, judge))
 
 
@@ -215,7 +214,7 @@ class RunState:
     ends: dict[Path, End] = field(default_factory=dict)
 
     def asked_for(self) -> Iterator[Key]:
-        """Every response that the selection asks for: samples in order, epoch by epoch."""
+        """Yield every response that the selection asks for: samples in order, epoch by epoch."""
         for epoch in range(1, self.manifest.epochs + 1):
             for row in self.manifest.samples:
                 yield Key(row.sample_id, epoch)
@@ -225,7 +224,7 @@ class RunState:
         return Judged() if judge is None else self.judged.get(judge) or Judged()
 
     def outcome(self, key: Key, judge: str | None) -> Outcome:
-        """Where a response stands with a judge. A verdict counts only for the text it was given for."""
+        """Tell where a response stands with a judge. A verdict counts only for the text that it is about."""
         response = self.responses.get(key)
         if response is None:
             failure = self.target_failures.get(key)
@@ -240,7 +239,7 @@ class RunState:
         return Outcome.NOT_JUDGED
 
     def is_left(self, key: Key, judge: str | None, also: Collection[Outcome] = ()) -> bool:
-        """Whether a resume asks that judge about a response, or for None the target.
+        """Say whether a resume asks that judge about a response, or for None the target.
 
         `also` are outcomes that it is told to do again.
         """
@@ -250,19 +249,19 @@ class RunState:
         return outcome is not Outcome.NOT_JUDGED if judge is None else self.finding(key, judge) is None
 
     def pending(self, judge: str) -> int:
-        """How many responses a judge would still be asked about."""
+        """Count the responses that a judge would still be asked about."""
         return sum(self.outcome(key, judge) in RETRIED_ON_RESUME for key in self.responses)
 
     def finding(self, key: Key, guard: str) -> Finding | None:
-        """What a guard found in the response as it is now; None if it has not looked at that."""
+        """Return what a guard found in the response as it is now; None if it has not looked at that."""
         response, rows = self.responses.get(key), self.judged.get(guard)
-        found = None if rows is None else rows.findings.get(key)
-        if response is None or found is None or found.response_sha256 != response.response_sha256:
+        finding = None if rows is None else rows.findings.get(key)
+        if response is None or finding is None or finding.response_sha256 != response.response_sha256:
             return None
-        return found
+        return finding
 
     def label(self, key: Key, judge: str) -> Label | None:
-        """The label that a judge gave to a response; None if it gave none, or took it back."""
+        """Return the label that a judge gave to a response; None if it gave no label, or took it back."""
         outcome = self.outcome(key, judge)
         return Label(outcome.value) if outcome in JUDGED else None
 
@@ -287,29 +286,29 @@ class RunState:
             self.target_totals.add(failure.attempts, failure.usage, is_answer=False)
 
     def requests_for(self, key: Key, judge: str | None) -> int:
-        """How many requests stored rows count for a response: to a judge, or without one to the target."""
+        """Count the requests for a response in stored rows: to a judge, or without one to the target."""
         if judge is None:
             return self.target_requests[key]
         return self.judged[judge].requests[key] if judge in self.judged else 0
 
     def add_batch(self, step: BatchStep) -> None:
         """Take over what happened to a batch."""
-        known = self.batches.get(step.name) or Batch(step.name)
-        self.batches[step.name] = known.after(step)
+        batch = self.batches.get(step.name) or Batch(step.name)
+        self.batches[step.name] = batch.after(step)
 
     def batches_of(self, judge: str | None) -> list[Batch]:
-        """The batches that were or may have been made for a judge, or without one for the target."""
+        """Return the batches that were or may have been made for a judge, or without one for the target."""
         return [each for each in self.batches.values() if each.judge == judge and each.status != "void"]
 
     def keys_in_batches(self, judges: Iterable[str | None]) -> set[Key]:
-        """The responses that batches under way ask for, or ask these judges about; None: the target."""
-        wanted = set(judges)
-        there = [each for each in self.batches.values() if each.status is None and each.judge in wanted]
-        parts = (name.split("-") for batch in there for name in batch.requests)
+        """Return the responses that batches under way ask these judges about; None stands for the target."""
+        lanes = set(judges)
+        under_way = [each for each in self.batches.values() if each.status is None and each.judge in lanes]
+        parts = (name.split("-") for batch in under_way for name in batch.requests)
         return {Key(int(sample_id), int(epoch)) for sample_id, epoch, *_ in parts}
 
     def batches_without_plan(self) -> list[str]:
-        """Batches that may be under way, and nobody knows what they ask: the line that said so is missing."""
+        """Name the batches that may be under way without the line that says what they ask."""
         return [each.name for each in self.batches.values() if each.status is None and not each.requests]
 
     @property
@@ -324,27 +323,23 @@ class RunState:
         return sum(failure.is_thinking_cut and key not in self.responses for key, failure in failures)
 
     def target_models(self) -> Mapping[Untrusted, int]:
-        """How often each model name came back from the target."""
+        """Count how often each model name came back from the target."""
         return _count(response.model for response in self.responses.values())
 
 
 def sent_images(state: RunState) -> dict[str, set[str]]:
-    """By `image_path`, the checksums that stored rows name; none for an image that was never sent.
+    """Return, by `image_path`, the checksums that stored rows name; an image that was never sent has none.
 
     A target's failure counts until its sample is answered. Runs of versions that named no image in a
     failure have the checksums that they took before anything was sent.
     """
     paths = {row.sample_id: row.image_path.expose() for row in state.manifest.samples}
-    found: dict[str, set[str]] = {}
-    for sample_id, checksum in _sent_checksums(state):
-        if sample_id in paths:
-            found.setdefault(paths[sample_id], set()).add(checksum)
+    checksums: dict[str, set[str]] = {}
+    for sample_id, checksum in _named_images(state):
+        if checksum is not None and sample_id in paths:
+            checksums.setdefault(paths[sample_id], set()).add(checksum)
     pinned = {path: {p.sha256} for path, p in state.manifest.images.items() if p.sha256 is not None}
-    return pinned | found
-
-
-def _sent_checksums(state: RunState) -> Iterator[tuple[int, str]]:
-    return ((sample_id, checksum) for sample_id, checksum in _named_images(state) if checksum is not None)
+    return pinned | checksums
 
 
 def _named_images(state: RunState) -> Iterator[tuple[int, str | None]]:
@@ -364,7 +359,7 @@ def _named_images(state: RunState) -> Iterator[tuple[int, str | None]]:
 
 
 def sent_data_digest(state: RunState) -> str | None:
-    """`data_digest` of what was sent; None before every image was, or if one was sent in two versions.
+    """Return `data_digest` of what was sent; None before every image was, or if one had two versions.
 
     A run of an earlier version has it from the time when it began.
     """
@@ -400,52 +395,53 @@ def load_state(directory: Path) -> RunState:
 
             state.ends[directory / name] = scan_journal(directory / name, take)
 
-        def read_verdicts(file: str) -> None:
-            rows = state.judged.setdefault(file, Judged())
-            read(f"{VERDICTS}/{file}", lambda record: rows.add_verdict(decoder.verdict(record)))
+        def read_answers(entry: JudgeEntry) -> None:
+            rows = state.judged.setdefault(entry.file, Judged())
+            if entry.is_guard:
+                read(f"{FINDINGS}/{entry.file}", lambda record: rows.add_finding(decoder.finding(record)))
+            else:
+                read(f"{VERDICTS}/{entry.file}", lambda record: rows.add_verdict(decoder.verdict(record)))
+
+        def add_event(record: Json) -> None:
+            state.sessions.began(*session_of(record))
+            state.sessions.ended(record)
 
         read(RESPONSES, lambda record: state.add_response(decoder.response(record)))
-        for entry in state.manifest.judges:
-            read_verdicts(entry.file)
-        for entry in state.manifest.guards:
-            found = state.judged.setdefault(entry.file, Judged())
-            read(f"{FINDINGS}/{entry.file}", partial(_add_finding, decoder, found))
+        for entry in (*state.manifest.judges, *state.manifest.guards):
+            read_answers(entry)
         read(FAILURES, lambda record: state.add_failure(decoder.failure(record), judge_of(record)))
         read(BATCHES, lambda record: state.add_batch(decoder.parse(record, BatchStep)))
-        read(EVENTS, partial(_add_event, state.sessions))
+        read(EVENTS, add_event)
         for entry in state.manifest.judges:
             if members := members_of(entry.settings):
                 state.judged[entry.file] = _panel_rows(state, members)
         return state
 
 
-def _add_event(sessions: Sessions, record: Json) -> None:
-    sessions.began(*session_of(record))
-    sessions.ended(record)
-
-
 def _panel_rows(state: RunState, members: Sequence[str]) -> Judged:
-    """What a panel makes of its members' verdicts; a response that one of them may still label has no row."""
+    """Vote on each response that no member of a panel may still label."""
     rows = Judged()
     for key, response in state.responses.items():
         outcomes = {name: state.outcome(key, f"{name}.jsonl") for name in members}
         if RETRIED_ON_RESUME.intersection(outcomes.values()):
             continue
         labels = [state.label(key, f"{name}.jsonl") for name in members]
-        said = Untrusted("; ".join(f"{name}: {outcome.value}" for name, outcome in outcomes.items()))
+        explanation = Untrusted("; ".join(f"{name}: {outcome.value}" for name, outcome in outcomes.items()))
         if (label := majority(labels)) is not None:
-            rows.verdicts[key] = _panel_verdict(response, label, said)
+            rows.verdicts[key] = _panel_verdict(response, label, explanation)
         else:
-            rows.failures[key] = _panel_failure(response, "no_label" if None in labels else "tie", said)
+            rows.failures[key] = _panel_failure(
+                response, "no_label" if None in labels else "tie", explanation
+            )
     return rows
 
 
-def _panel_verdict(response: Response, label: Label, said: Untrusted) -> Verdict:
+def _panel_verdict(response: Response, label: Label, explanation: Untrusted) -> Verdict:
     return Verdict(
         sample_id=response.sample_id,
         epoch=response.epoch,
         label=label,
-        explanation=said,
+        explanation=explanation,
         usage=Usage(),
         asks=0,
         attempts=0,
@@ -456,7 +452,7 @@ def _panel_verdict(response: Response, label: Label, said: Untrusted) -> Verdict
     )
 
 
-def _panel_failure(response: Response, code: str, said: Untrusted) -> Failure:
+def _panel_failure(response: Response, code: str, explanation: Untrusted) -> Failure:
     return Failure(
         sample_id=response.sample_id,
         epoch=response.epoch,
@@ -464,7 +460,7 @@ def _panel_failure(response: Response, code: str, said: Untrusted) -> Failure:
         outcome=Outcome.JUDGE_UNDECIDED,
         fault="item_permanent",
         code=code,
-        message=said,
+        message=explanation,
         attempts=0,
         usage=Usage(),
         response_sha256=response.response_sha256,
@@ -472,12 +468,8 @@ def _panel_failure(response: Response, code: str, said: Untrusted) -> Failure:
     )
 
 
-def _add_finding(decoder: Decoder, rows: Judged, record: Json) -> None:
-    rows.add_finding(decoder.finding(record))
-
-
 def has_answers(directory: Path) -> bool:
-    """Whether a run holds anything that an endpoint answered: only then are its settings locked in.
+    """Say whether a run holds anything that an endpoint answered: only then are its settings locked in.
 
     A request that failed is no answer; what cannot be read may be one. Raises StoreError for links in it.
     """
@@ -496,7 +488,7 @@ def has_answers(directory: Path) -> bool:
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """No garbage collection while rows are read.
+    """Pause garbage collection while rows are read.
 
     They are a million objects in no cycle, all kept: each collection walks them all and frees nothing, and
     those walks grow faster than the run.
@@ -511,7 +503,7 @@ def collection_paused() -> Iterator[None]:
 
 
 def judge_of(record: Json) -> str | None:
-    """The judge's file that a failure or event names, None if it names none."""
+    """Return the judge's file that a failure or event names, if it names one."""
     judge = record.get("judge")
     if not isinstance(judge, str | None):
         raise ValueError("judge is not a name")
@@ -519,6 +511,6 @@ def judge_of(record: Json) -> str | None:
 
 
 def session_of(record: Json) -> tuple[int | None, str | None]:
-    """The session that an event begins, with the judge it works for; None for any other event."""
+    """Return the session that an event begins, with the judge it works for; None for any other event."""
     begins = record.get("kind") == "session_started" and record.get("only_judge") is True
     return (Decoder().stamp(record).session if begins else None), judge_of(record)

@@ -145,7 +145,7 @@ class RunStore:
         self._syncer = asyncio.create_task(self._sync_forever(on_failure))
 
     def outcome(self, key: Key, judge: str | None) -> Outcome:
-        """Where a response stands with a judge; None for one that is only collected."""
+        """Tell where a response stands with a judge; None for one that is only collected."""
         return self.state.outcome(key, judge)
 
     def add_response(self, response: Response) -> None:
@@ -179,11 +179,11 @@ class RunStore:
         await asyncio.to_thread(self._batches.sync)
 
     def results_path(self, batch: str) -> Path:
-        """The file with what a batch brought."""
+        """Return the path of what a batch brought."""
         return self.directory / RESULTS / f"{batch}.jsonl"
 
     def new_results_path(self, batch: str) -> Path:
-        """The same to be written, in a folder of the run that is there."""
+        """Make the folder of that file, and return its path."""
         folder = self.directory / RESULTS
         if folder.is_symlink():
             raise StoreError(f"{folder} is a link, and a run is kept in its own folder. Remove it.")
@@ -307,10 +307,7 @@ def open_for_judging(
         changed, files = _with_judges(manifest, entries)
         if accepts_changed_images:
             changed = replace(changed, accepts_changed_images=True, data_digest=None)
-        if changed != manifest:
-            write_manifest(directory, changed)
-            state = load_state(directory)
-        return RunStore(directory, lock, state, files)
+        return RunStore(directory, lock, _kept(directory, state, changed), files)
 
 
 def open_for_labels(directory: Path, entry: JudgeEntry) -> RunStore:
@@ -321,10 +318,15 @@ def open_for_labels(directory: Path, entry: JudgeEntry) -> RunStore:
     with _lock_while_opening(directory) as lock, collection_paused():
         state = load_state(directory)
         changed, files = _with_judges(state.manifest, [entry])
-        if changed != state.manifest:
-            write_manifest(directory, changed)
-            state = load_state(directory)
-        return RunStore(directory, lock, state, files)
+        return RunStore(directory, lock, _kept(directory, state, changed), files)
+
+
+def _kept(directory: Path, state: RunState, manifest: Manifest) -> RunState:
+    """Write a manifest that has changed, and return the state that goes with it."""
+    if manifest == state.manifest:
+        return state
+    write_manifest(directory, manifest)
+    return load_state(directory)
 
 
 def add_judge(directory: Path, entry: JudgeEntry) -> str:
@@ -338,22 +340,22 @@ def add_judge(directory: Path, entry: JudgeEntry) -> str:
 
 
 def _with_judges(manifest: Manifest, entries: Sequence[JudgeEntry]) -> tuple[Manifest, list[str]]:
-    """The manifest with these judges added, where it does not know them, and the file of each."""
+    """Add the judges that the manifest does not know, and return it with the file of each."""
     files = []
     for entry in entries:
-        known = own_entry(manifest, replace(entry, is_added=True))
-        manifest = manifest if known in manifest.judges else manifest.with_judge(known)
-        files.append(known.file)
+        own = own_entry(manifest, replace(entry, is_added=True))
+        manifest = manifest if own in manifest.judges else manifest.with_judge(own)
+        files.append(own.file)
     return manifest, files
 
 
 def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
-    """The judge as the run knows it, else `entry` with a file that no other judge of the run has."""
-    there = (*manifest.judges, *manifest.guards)
-    for known in there:
-        if is_same(known.settings, entry.settings):
-            return known
-    if all(known.file != entry.file for known in there):
+    """Return the judge as the run knows it, or `entry` with a file that no other judge of the run has."""
+    entries = (*manifest.judges, *manifest.guards)
+    for other in entries:
+        if is_same(other.settings, entry.settings):
+            return other
+    if all(other.file != entry.file for other in entries):
         return entry
     identity = Untrusted(strict_json.dumps(entry.settings)).sha256()[:8]
     return replace(entry, file=f"{entry.stem}-{identity}.jsonl")
@@ -361,7 +363,7 @@ def own_entry(manifest: Manifest, entry: JudgeEntry) -> JudgeEntry:
 
 @contextmanager
 def _lock_while_opening(directory: Path) -> Iterator[FileLock]:
-    """The run's lock, given back only if opening fails: the store keeps it otherwise."""
+    """Lock the run, and unlock it only if opening fails: else the store keeps the lock."""
     lock = lock_run(directory)
     try:
         require_own_files(directory)
@@ -395,8 +397,8 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
     manifest = manifest.with_addresses_of(stored)
     accepts = manifest.accepts_changed_images
     sent = () if accepts else sent_images(state)
-    known = {row.sample_id for row in old.samples}
-    if manifest.epochs <= old.epochs and all(row.sample_id in known for row in manifest.samples):
+    old_ids = {row.sample_id for row in old.samples}
+    if manifest.epochs <= old.epochs and all(row.sample_id in old_ids for row in manifest.samples):
         kept = old
     else:
         kept = replace(
@@ -409,8 +411,8 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
             prices=old.prices,
         )
     for entry in (*(each for each in manifest.judges if each.is_added), *manifest.guards):
-        if (found := own_entry(kept, entry)) not in (*kept.judges, *kept.guards):
-            kept = kept.with_judge(found)
+        if (own := own_entry(kept, entry)) not in (*kept.judges, *kept.guards):
+            kept = kept.with_judge(own)
     pinned = {path: image for path, image in old.images.items() if path in sent}
     kept = replace(
         kept,
@@ -425,7 +427,7 @@ def _merge_manifest(directory: Path, state: RunState, manifest: Manifest) -> Man
 
 
 def _judges(state: RunState, wanted: JudgeEntry | None) -> Iterator[JudgeEntry]:
-    """The run's judges, with `wanted` in the place of its own one if that has answered nothing."""
+    """Return the run's judges, with `wanted` in the place of its own one if that has answered nothing."""
     own = state.manifest.own_judge
     is_free = own is not None and not state.rows(own.file).has_answers
     if wanted is None or own is None or not is_free or is_same(own.settings, wanted.settings):
@@ -461,7 +463,7 @@ def _require_space(directory: Path, samples: int) -> None:
 
 
 def pending_work(store: RunStore, retry: Iterable[Outcome]) -> dict[Key, frozenset[str]]:
-    """The responses a session works on, each with the judges that still have to label it.
+    """Return the responses that a session works on, each with the judges that still have to label it.
 
     A set difference, whatever order earlier sessions ran in.
     """

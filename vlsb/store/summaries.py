@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -44,32 +44,32 @@ _DIGEST = re.compile(r"(-[0-9a-f]{8})(\.jsonl)?\Z")
 
 
 def runs_of_judge(runs: Iterable[Path], judge: str | None) -> dict[Path, str | None]:
-    """The runs that a judge has labelled, with its file in each; without a name all of them, with None.
+    """Return the runs that a judge has labelled, with its file in each; without a name all, with None.
 
     Raises ConfigError where it has judged none of them, naming those that have, and where it means several.
     """
     if judge is None:
         return dict.fromkeys(runs)
-    found: dict[Path, str | None] = {}
-    there: dict[str, None] = {}
+    files: dict[Path, str | None] = {}
+    names_there: dict[str, None] = {}
     for run in runs:
         manifest = read_manifest(run)
         named = _judges_named(manifest, judge)
-        there |= dict.fromkeys(entry.stem for entry in manifest.judges)
+        names_there |= dict.fromkeys(entry.stem for entry in manifest.judges)
         if len(named) > 1:
             raise _means_several(judge, named, "--judge")
         if named:
-            found[run] = named[0].file
-    if not found:
-        names = f"Pass one of: {', '.join(there)}." if there else "Nobody has: see vlsb judge."
+            files[run] = named[0].file
+    if not files:
+        names = f"Pass one of: {', '.join(names_there)}." if names_there else "Nobody has: see vlsb judge."
         raise ConfigError(f"--judge {judge} has judged none of these runs. {names}")
-    return found
+    return files
 
 
 def summarize_run(
     directory: Path, *, judge: str | None = None, prices: PriceTable | None = None
 ) -> list[Summary]:
-    """A summary for each judge of a run as its rows stand now; one without rates if it has no judge.
+    """Summarize a run for each of its judges as its rows stand now; without rates if it has no judge.
 
     With `judge`, a verdict file, it is that one's alone. Costs are by `prices`; without, by those that the
     run was given, and else by ours. Raises StoreError for a damaged file.
@@ -82,7 +82,7 @@ def summarize_run(
 
 
 def summarize_judges(state: RunState, directory: Path, *, prices: PriceTable | None = None) -> list[Summary]:
-    """As `summarize_run`, of rows already read."""
+    """Summarize rows already read, as `summarize_run` does."""
     judges: list[str | None] = [entry.file for entry in state.manifest.judges]
     return [summarize_state(state, directory, judge, prices=prices) for judge in judges or [None]]
 
@@ -95,7 +95,7 @@ def summarize_state(
     prices: PriceTable | None = None,
     today: date | None = None,
 ) -> Summary:
-    """The summary of rows already read, with the verdicts of one judge.
+    """Summarize rows already read, with the verdicts of one judge.
 
     Costs are by `prices`, as in `summarize_run`; `today` (in UTC if not given) tells which models are shut
     down.
@@ -108,9 +108,9 @@ def summarize_state(
         # Several judges of a run share the model's name.
         name = Untrusted(entry.name.expose() + digest[1])
     judged = state.rows(judge)
-    found = None if entry is None else find_part(directory, state, entry)
+    drawn_part = None if entry is None else find_part(directory, state, entry)
     return summarize(
-        sample_outcomes(state, judge, {} if found is None else found.draws),
+        sample_outcomes(state, judge, {} if drawn_part is None else drawn_part.draws),
         RunFacts(
             run=Untrusted(directory.resolve().name),
             path=Untrusted(str(directory)),
@@ -140,33 +140,32 @@ def summarize_state(
             judge_cost=None if entry is None else model_cost(manifest, entry.settings, judged.totals, prices),
             conditions=run_conditions(state, judge),
             guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
-            part=None if found is None else found.part,
+            part=None if drawn_part is None else drawn_part.part,
             is_own=entry is None or not entry.is_added,
         ),
     )
 
 
 def run_conditions(state: RunState, judge: str | None) -> Conditions:
-    """What the rates of a run with one judge, by its verdict file, hold for."""
+    """Return what the rates of a run with one judge, by its verdict file, hold for."""
     manifest, images = state.manifest, sent_images(state)
     entry = None if judge is None else manifest.judge(judge)
+    samples = {}
+    for row in manifest.samples:
+        checksums = images.get(row.image_path.expose(), set())
+        samples[row.sample_id] = SampleData(
+            row.digest, next(iter(checksums)) if len(checksums) == 1 else None
+        )
     return Conditions(
-        samples={
-            row.sample_id: SampleData(row.digest, _only(images.get(row.image_path.expose(), ())))
-            for row in manifest.samples
-        },
+        samples=samples,
         deviations=frozenset(manifest.deviations),
         judge=None if entry is None else judge_identity(entry, state),
         simulated=manifest.simulated or (entry is not None and entry.simulated),
     )
 
 
-def _only(found: Collection[str]) -> str | None:
-    return next(iter(found)) if len(found) == 1 else None
-
-
 def judge_identity(entry: JudgeEntry, state: RunState) -> JudgeIdentity:
-    """What a judge of a run is, wherever it is reached."""
+    """Return what makes a judge of a run itself, wherever it is reached."""
     settings = {name: value for name, value in entry.settings.items() if name not in _OF_ITS_PLACE}
     return JudgeIdentity(
         name=entry.name,
@@ -177,26 +176,26 @@ def judge_identity(entry: JudgeEntry, state: RunState) -> JudgeIdentity:
 
 
 def guard_counts(state: RunState, directory: Path, guard: str) -> GuardCounts:
-    """The counts of one guard's findings, by its file."""
-    found = [each for key in state.asked_for() if (each := state.finding(key, guard)) is not None]
-    there = [key for key in state.asked_for() if key in state.responses]
-    told = [each.refuses for each in found if each.refuses is not None]
+    """Count one guard's findings, by its file."""
+    findings = [each for key in state.asked_for() if (each := state.finding(key, guard)) is not None]
+    keys = [key for key in state.asked_for() if key in state.responses]
+    refusals = [each.refuses for each in findings if each.refuses is not None]
     failures = state.rows(guard).failures
     return GuardCounts(
         run=Untrusted(directory.resolve().name),
         guard=Untrusted(judge_name(guard)),
-        ratings=Counter(each.rating for each in found if each.rating is not None),
-        refusals=sum(told) if told else None,
-        failed=sum(key in failures and state.finding(key, guard) is None for key in there),
-        responses=len(there),
-        found=len(found),
+        ratings=Counter(each.rating for each in findings if each.rating is not None),
+        refusals=sum(refusals) if refusals else None,
+        failed=sum(key in failures and state.finding(key, guard) is None for key in keys),
+        responses=len(keys),
+        found=len(findings),
     )
 
 
 def sample_outcomes(
     state: RunState, judge: str | None, draws: Mapping[Key, DrawnResponse] = MappingProxyType({})
 ) -> list[SampleOutcome]:
-    """Where every selected sample of every epoch stands with a judge, in the selection's order.
+    """Tell where every selected sample of every epoch stands with a judge, in the selection's order.
 
     `draws` are of the part that the judge labelled.
     """
@@ -216,7 +215,7 @@ def sample_outcomes(
 
 
 def stored_judge(manifest: Manifest, name: str | None, *, option: str = "--judge") -> JudgeEntry | None:
-    """The judge that a name or its file's stem means; without one the run's first, None if it has none.
+    """Return the judge that a name or its file's stem means; without a name the run's first, if any.
 
     Raises ConfigError naming those there are for an unknown name, or one that means several.
     """
@@ -229,19 +228,19 @@ def stored_judge(manifest: Manifest, name: str | None, *, option: str = "--judge
         return named[0]
     if not manifest.judges:
         raise ConfigError(f"{option} {name}: nobody has judged this run. Leave it out, or see vlsb judge.")
-    there = ", ".join(each.stem for each in manifest.judges)
-    raise ConfigError(f"{option} {name} has not judged this run. Pass one of: {there}.")
+    names = ", ".join(each.stem for each in manifest.judges)
+    raise ConfigError(f"{option} {name} has not judged this run. Pass one of: {names}.")
 
 
 def _judges_named(manifest: Manifest, name: str) -> list[JudgeEntry]:
-    """The judge whose file is called so, else those whose model is."""
+    """Return the judge whose file is called so, or else those whose model is."""
     exact = [entry for entry in manifest.judges if entry.stem == name]
     return exact or [entry for entry in manifest.judges if Untrusted(name) == entry.name]
 
 
 def _means_several(name: str, named: Iterable[JudgeEntry], option: str) -> ConfigError:
-    there = ", ".join(each.stem for each in named)
-    return ConfigError(f"{option} {name} means several judges. Pass one of: {there}.")
+    names = ", ".join(each.stem for each in named)
+    return ConfigError(f"{option} {name} means several judges. Pass one of: {names}.")
 
 
 def _usage(totals: ModelTotals, settings: Mapping[str, Any]) -> ModelUsage:
@@ -257,7 +256,7 @@ def _usage(totals: ModelTotals, settings: Mapping[str, Any]) -> ModelUsage:
 def _prices_differ(
     manifest: Manifest, judge: JudgeEntry | None, totals: Mapping[str, ModelTotals], prices: PriceTable
 ) -> Iterator[str]:
-    """That other prices are asked for than the run was given, and what it cost by those."""
+    """Say that other prices are asked for than the run was given, and what it cost by those."""
     asked = {"target": manifest.settings, "judge": {} if judge is None else judge.settings}
     run_prices = PriceTable(tuple(manifest.prices))
     for stage, settings in asked.items():
@@ -270,8 +269,8 @@ def _prices_differ(
 def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> Iterator[str]:
     for settings in (manifest.settings, {} if judge is None else judge.settings):
         endpoint = asked_endpoint(settings)
-        if endpoint is not None and (found := find_retirement(endpoint)) is not None:
-            yield found.notice(endpoint.model, today)
+        if endpoint is not None and (retirement := find_retirement(endpoint)) is not None:
+            yield retirement.notice(endpoint.model, today)
 
 
 def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
@@ -338,7 +337,7 @@ class Gaps(NamedTuple):
 def find_gaps(
     state: RunState, judges: Sequence[str], allowed: FailOnError, *, is_judging: bool
 ) -> Gaps | None:
-    """What is missing of the verdicts in these files, or of the responses without any, if it is too much.
+    """Count the verdicts that are missing in these files, or the responses without any, if too many are.
 
     `is_judging` asks for no more than verdicts on the responses that are there.
     """
@@ -356,28 +355,28 @@ def find_gaps(
 def ended_without_verdict(
     state: RunState, judges: Sequence[str], *, is_judging: bool
 ) -> Counter[Outcome] | None:
-    """How the samples ended that lack what the command is to bring, where a resume asks for nothing more.
+    """Count the endings of samples that lack what the command is to bring, if a resume asks nothing more.
 
     None where it does. Arguments as for `find_gaps`.
     """
-    found: Counter[Outcome] = Counter()
+    endings: Counter[Outcome] = Counter()
     for file in judges or (None,):
         complete = JUDGED if file else JUDGED | {Outcome.NOT_JUDGED}
         outcomes = _asked_outcomes(state, file, is_judging=is_judging)
-        found.update(outcome for outcome in outcomes if outcome not in complete)
-    return None if RETRIED_ON_RESUME.intersection(found) else found
+        endings.update(outcome for outcome in outcomes if outcome not in complete)
+    return None if RETRIED_ON_RESUME.intersection(endings) else endings
 
 
 def _asked_outcomes(state: RunState, judge: str | None, *, is_judging: bool) -> list[Outcome]:
-    """Where every sample stands with a judge, of those that a command is about."""
-    found = unrated(state, judge)
+    """Tell where every sample stands with a judge, of those that a command is about."""
+    outcomes = unrated(state, judge)
     if not is_judging:
-        return list(found)
-    return [o for o in found if o in JUDGED or o is Outcome.NOT_JUDGED or o.value.startswith("judge_")]
+        return list(outcomes)
+    return [o for o in outcomes if o in JUDGED or o is Outcome.NOT_JUDGED or o.value.startswith("judge_")]
 
 
 def unrated(state: RunState, judge: str | None) -> Iterator[Outcome]:
-    """Where every response stands with a judge; of a guard, those that it found nothing in."""
+    """Tell where every response stands with a judge; of a guard, those that it found nothing in."""
     for key in state.asked_for():
         if judge is None or state.finding(key, judge) is None:
             yield state.outcome(key, judge)

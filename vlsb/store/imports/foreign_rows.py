@@ -80,7 +80,7 @@ class ForeignRow:
 
 
 def empty(text: str) -> Lost | None:
-    """What makes a text no response: it has no words. None for one that has some."""
+    """Say that a text without words is no response; None for one that has some."""
     if text.strip():
         return None
     return Lost(Outcome.TARGET_EMPTY, "empty", Untrusted("the file has no words for this sample"))
@@ -93,7 +93,7 @@ def refuse(where: str, problem: str, detail: Untrusted | None = None) -> NoRetur
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BufferedReader]:
-    """A regular file opened for reading. Raises ConfigError for anything else."""
+    """Open a regular file for reading. Raises ConfigError for anything else."""
     try:
         # Opening a FIFO must not hang.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -106,13 +106,13 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
 
 
 def file_sha256(path: Path) -> str:
-    """The checksum of a file's bytes, in hex."""
+    """Return the checksum of a file's bytes, in hex."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_document(path: Path) -> object:
-    """A JSON document. Raises ConfigError for one that is none, too large, or says a key twice."""
+    """Read a JSON document. Raises ConfigError for one that is no JSON, too large, or says a key twice."""
     with open_file(path) as file:
         raw = file.read(MOST_DOCUMENT_BYTES + 1)
     if len(raw) > MOST_DOCUMENT_BYTES:
@@ -121,7 +121,7 @@ def read_document(path: Path) -> object:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, object]]:
-    """The JSON values of a file that has one a line, each with what names it: `FILE row N`."""
+    """Read the JSON values of a file that has one a line, each with what names it: `FILE row N`."""
     with open_file(path) as file:
         number = 0
         while line := file.readline(MOST_ROW_BYTES + 1):
@@ -134,7 +134,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def parse_json(raw: bytes, where: str) -> object:
-    """The value of some JSON. Raises ConfigError for what is none, NaN and a repeated key included."""
+    """Parse some JSON. Raises ConfigError where it is not JSON, NaN and a repeated key included."""
     try:
         return strict_json.loads_unambiguous(raw.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -145,7 +145,7 @@ def parse_json(raw: bytes, where: str) -> object:
 
 
 def parse_fields(value: object, kind: type[_Kind], where: str) -> _Kind:
-    """The value with the fields of `kind`, the others left out. Raises ConfigError for a bad one."""
+    """Read the fields of `kind`, and leave the others out. Raises ConfigError for a bad one."""
     try:
         return Decoder().parse(value, kind)
     except ValueError as error:
@@ -154,7 +154,7 @@ def parse_fields(value: object, kind: type[_Kind], where: str) -> _Kind:
 
 
 def image_sha256(url: str | None, where: str) -> str | None:
-    """The checksum of the image that a data URL holds, None for any other address."""
+    """Return the checksum of the image that a data URL holds; None for any other address."""
     if url is None or not url.startswith("data:"):
         return None
     head, _, encoded = url.partition(",")
@@ -167,7 +167,7 @@ def image_sha256(url: str | None, where: str) -> str | None:
 
 
 def image_address(url: str | None) -> Untrusted | None:
-    """The path or address of an image, None for one that is given as its bytes."""
+    """Return the path or address of an image; None for one that is given as its bytes."""
     return None if url is None or url.startswith("data:") else Untrusted(url)
 
 
@@ -199,27 +199,27 @@ def match_rows(
     image_sha256: Callable[[Sample], str | None],
     skip_unknown: bool,
 ) -> Matched:
-    """Each row with its sample. `image_sha256` is asked for the image's checksum where nothing else decides.
+    """Find the sample of each row. `image_sha256` gives the image's checksum where nothing else decides.
 
     Raises ConfigError for rows of no sample or of several, which `skip_unknown` leaves out; and always for a
     sample that has two rows of one epoch: nothing tells which of them counts.
     """
     index = _Index(samples, image_sha256)
-    found: dict[Key, tuple[Sample, ForeignRow]] = {}
+    matched: dict[Key, tuple[Sample, ForeignRow]] = {}
     refused: list[Refused] = []
     for row in rows:
         sample = index.find(row)
         if isinstance(sample, str):
             refused.append(Refused(row.where, sample))
             continue
-        earlier = found.setdefault(Key(sample.id, row.epoch), (sample, row))[1]
+        earlier = matched.setdefault(Key(sample.id, row.epoch), (sample, row))[1]
         if earlier is not row:
             raise ConfigError(
                 f"{row.where}: sample {sample.id} was already in {earlier.where}. Keep one of the two."
             )
     if refused and not skip_unknown:
         raise _refusal(refused)
-    return Matched([found[key] for key in _in_order(samples, found)], refused)
+    return Matched([matched[key] for key in _in_order(samples, matched)], refused)
 
 
 def _in_order(samples: Sequence[Sample], found: Iterable[Key]) -> list[Key]:
@@ -246,7 +246,7 @@ class _Index:
         self._paths = {sample.image_path.expose(): sample.image_path for sample in samples}
 
     def find(self, row: ForeignRow) -> Sample | str:
-        """The sample of a row, or why there is none."""
+        """Return the sample of a row, or say why it has none."""
         if row.sample_id is not None:
             return self._with_id(row.sample_id, row)
         if row.instruction is None:
@@ -278,7 +278,7 @@ class _Index:
         return sample
 
     def _path(self, stated: Untrusted | None) -> Untrusted | None:
-        """The `image_path` that a stated path ends in; None for one that ends in none: it says nothing."""
+        """Return the `image_path` that a stated path ends in; None for any other path: it says nothing."""
         if stated is None:
             return None
         parts = PurePosixPath(stated.expose().replace("\\", "/")).parts
@@ -286,7 +286,7 @@ class _Index:
         return next((self._paths[tail] for tail in tails if tail in self._paths), None)
 
     def _is_numbered(self, sample: Sample, number: int | None) -> bool:
-        """Whether a number may be meant for this sample, as its id or as its place."""
+        """Say whether a number may be meant for this sample, as its id or as its place."""
         if number is None:
             return False
         at_place = 0 <= number < len(self._samples) and self._samples[number] is sample

@@ -67,7 +67,7 @@ class ImportSource:
     judged_by: str | None = None
 
     def rows(self) -> Iterator[ForeignRow]:
-        """Every row of the files."""
+        """Read every row of the files."""
         for path in self.files:
             yield from READERS[self.form](path)
 
@@ -97,7 +97,7 @@ class Imported:
 
 
 def find_format(path: Path) -> str:
-    """Which program wrote a file, by its suffix or its first row. Raises ConfigError where that is open."""
+    """Tell which program wrote a file, by its suffix or first row. Raises ConfigError where neither says."""
     if path.suffix in _BY_SUFFIX:
         return _BY_SUFFIX[path.suffix]
     first = _first_value(path)
@@ -157,7 +157,7 @@ def import_run(
 
 
 def _verdicts(source: ImportSource, matched: Matched) -> dict[Untrusted, list[tuple[ForeignRow, Verdict]]]:
-    """The verdicts of each judge that is named; a failure has none, whatever the file says of it."""
+    """Return the verdicts of each named judge; a failure has none, whatever the file says of it."""
     given: dict[Untrusted, list[tuple[ForeignRow, Verdict]]] = {}
     for sample, row in matched.rows:
         for stated in row.labels if row.lost is None else ():
@@ -238,7 +238,7 @@ def _judge_entry(source: ImportSource, judge: Untrusted, judge_file: Callable[[s
 
 
 def _is_there(directory: Path, manifest: Manifest) -> bool:
-    """Whether the place holds this very import. Raises ConfigError if it holds anything else."""
+    """Say whether the place holds this very import. Raises ConfigError if it holds anything else."""
     if is_run(directory):
         old = read_manifest(directory)
         imported = [entry for entry in old.judges if IMPORTED_FROM in entry.settings]

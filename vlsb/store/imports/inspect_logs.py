@@ -105,7 +105,7 @@ class _Log(Struct):
 
 
 def read_inspect(path: Path) -> Iterator[ForeignRow]:
-    """The samples of a log, in the order of the file; what was never started is in none."""
+    """Read the samples of a log, in the order of the file; it has none that were never started."""
     if path.suffix != ".json":
         for where, value in _members(path):
             yield _row(parse_fields(value, _Sample, where), where)
@@ -117,7 +117,7 @@ def read_inspect(path: Path) -> Iterator[ForeignRow]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, object]]:
-    """The documents of an archive's samples, each with what names it."""
+    """Read the documents of an archive's samples, each with what names it."""
     open_archive, damages = _archives()
     with open_file(path) as file:
         try:
@@ -136,7 +136,7 @@ def _members(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _archives() -> tuple[Any, tuple[type[Exception], ...]]:
-    """What opens an archive, with Zstandard where there is a library for it, and how damage shows itself."""
+    """Return what opens an archive, with Zstandard where there is a library for it, and how damage shows."""
     damages: tuple[type[Exception], ...] = (
         *(BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError),
     )
@@ -176,9 +176,9 @@ def _row(sample: _Sample, where: str) -> ForeignRow:
     stated_path, stated_id = metadata.get("image_path"), metadata.get("instruction_id")
     output, usage = sample.output, sample.output.usage or _Tokens()
     choice = output.choices[0] if output.choices else None
-    said = [] if choice is None else choice.message.parts
-    text = "\n".join(each.text for each in said if each.type == "text")
-    thought = [each.reasoning for each in said if each.type == "reasoning"]
+    parts = [] if choice is None else choice.message.parts
+    text = "\n".join(each.text for each in parts if each.type == "text")
+    thought = [each.reasoning for each in parts if each.type == "reasoning"]
     reason = None if choice is None else choice.stop_reason
     number = sample.id if isinstance(sample.id, int) else None
     return ForeignRow(
@@ -202,7 +202,7 @@ def _row(sample: _Sample, where: str) -> ForeignRow:
 
 
 def _asked(sample: _Sample) -> tuple[str | None, str | None]:
-    """The one text of a sample's input and the address of its one image; None for none, or several."""
+    """Return the one text of a sample's input and the address of its one image; None for any other number."""
     if isinstance(sample.input, str):
         return sample.input, None
     parts = [part for turn in sample.input if turn.role == "user" for part in turn.parts]
@@ -225,7 +225,7 @@ def _lost(sample: _Sample, text: str, reason: str | None) -> Lost | None:
 
 
 def _labels(scores: Mapping[str, _Score]) -> Iterator[StatedLabel]:
-    """The scores that are one of the three labels; of any other it is not known what it says."""
+    """Yield the scores that are one of the three labels; nobody knows what any other means."""
     for score in scores.values():
         if isinstance(score.value, str) and score.value in set(Label):
             judge = (score.metadata or {}).get("judge")

@@ -65,7 +65,7 @@ class _Official(Struct):
 
 
 def read_official(path: Path) -> Iterator[ForeignRow]:
-    """The logs of the authors' script, or of `vlsb report --format official`."""
+    """Read the logs of the authors' script, or of `vlsb report --format official`."""
     document = parse_fields(read_document(path), _Official, str(path))
     ours = document.vlsb
     if ours is not None and not len(ours.instruction_ids) == len(ours.log_epochs) == len(document.logs):
@@ -124,7 +124,7 @@ class _DeepSafeRow(Struct):
 
 
 def read_deepsafe(path: Path) -> Iterator[ForeignRow]:
-    """DeepSafe's `predictions.jsonl`; its `id` is the `instruction_id`, and -1 where a row had none."""
+    """Read DeepSafe's `predictions.jsonl`; its `id` is the `instruction_id`, and -1 where a row had none."""
     for where, value in read_lines(path):
         row = parse_fields(value, _DeepSafeRow, where)
         text, lost = row.prediction or "", empty(row.prediction or "")
@@ -142,16 +142,16 @@ def read_deepsafe(path: Path) -> Iterator[ForeignRow]:
         )
 
 
-def _deepsafe_id(found: int | str, where: str) -> int | None:
-    if isinstance(found, str) and not (found.isascii() and found.removeprefix("-").isdigit()):
+def _deepsafe_id(stated: int | str, where: str) -> int | None:
+    if isinstance(stated, str) and not (stated.isascii() and stated.removeprefix("-").isdigit()):
         refuse(where, "its id is no number")
-    if len(str(found)) > 19:
+    if len(str(stated)) > 19:
         refuse(where, "its id is no instruction_id")
-    return None if int(found) < 0 else int(found)
+    return None if int(stated) < 0 else int(stated)
 
 
 def _asked(prompt: str | list[_ChatTurn] | None) -> tuple[str | None, str | None]:
-    """The one text of a prompt and the address of its one image; None where it has none, or several."""
+    """Return the one text of a prompt and the address of its one image; None for any other number."""
     if prompt is None or isinstance(prompt, str):
         return prompt, None
     texts: list[str] = []
@@ -183,7 +183,7 @@ class _LmmsRow(Struct):
 
 
 def read_lmms_eval(path: Path) -> Iterator[ForeignRow]:
-    """The sample log of an lmms-eval task (`--log_samples`). Several responses of a row are its epochs.
+    """Read the sample log of an lmms-eval task (`--log_samples`). Several responses of a row are its epochs.
 
     No such task ships with lmms-eval: a task that logs `instruction_id` names its samples by it.
     """
@@ -215,18 +215,18 @@ def read_lmms_eval(path: Path) -> Iterator[ForeignRow]:
 
 
 def _lmms_answers(row: _LmmsRow, where: str) -> list[str]:
-    """What the model said, once for each time it was asked.
+    """Return what the model said, once for each time it was asked.
 
     A filter that took the reasoning off leaves the end of that, and only where a thought begins the text: any
     other one made something else.
     """
     kept = list(_texts(row.filtered_resps, where))
-    said = kept if row.resps is None else list(_texts(row.resps, where))
-    if not kept or len(kept) != len(said):
+    given = kept if row.resps is None else list(_texts(row.resps, where))
+    if not kept or len(kept) != len(given):
         refuse(where, "resps and filtered_resps do not hold the same responses")
     return [
         short if begins_thought(whole) and whole.endswith(short) else whole
-        for short, whole in zip(kept, said, strict=True)
+        for short, whole in zip(kept, given, strict=True)
     ]
 
 
@@ -241,10 +241,10 @@ def _texts(value: object, where: str) -> Iterator[str]:
 
 
 def _stated_id(value: object, where: str) -> int | None:
-    """The `instruction_id` that a row has, itself or in what its task logged; None for none."""
+    """Return the `instruction_id` that a row has, itself or in what its task logged; None without one."""
     assert isinstance(value, Mapping)
     places = [value, *(each for each in value.values() if isinstance(each, Mapping))]
-    found = {each["instruction_id"] for each in places if type(each.get("instruction_id")) is int}
-    if len(found) > 1:
+    ids = {each["instruction_id"] for each in places if type(each.get("instruction_id")) is int}
+    if len(ids) > 1:
         refuse(where, "has several instruction_ids")
-    return found.pop() if found else None
+    return ids.pop() if ids else None

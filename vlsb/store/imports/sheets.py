@@ -48,7 +48,7 @@ _Row = tuple[int, dict[str, _Cell]]
 
 
 def read_vlmevalkit(path: Path) -> Iterator[ForeignRow]:
-    """The rows of a prediction file. `index` is VLMEvalKit's own number, `instruction_id` the data set's."""
+    """Read a prediction file. `index` is VLMEvalKit's own number, `instruction_id` the data set's."""
     readers = {".xlsx": _xlsx_rows, ".tsv": _tsv_rows, ".json": _json_rows}
     if path.suffix not in readers:
         refuse(str(path), "is neither .xlsx, .tsv nor .json")
@@ -88,7 +88,7 @@ def _text(cells: Mapping[str, _Cell], name: str, where: str) -> str | None:
 
 
 def _number(value: _Cell) -> int | None:
-    """The whole number in a cell, None for anything else."""
+    """Return the whole number in a cell; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     return int(value) if isinstance(value, int | float) and value == int(value) else None
@@ -152,7 +152,7 @@ def _require_small(file: object, size: int, path: Path) -> None:
 
 
 def _bounded(rows: Iterator[Sequence[object]], path: Path) -> Iterator[Sequence[object]]:
-    """The rows, as long as they are no more than a prediction file has.
+    """Yield the rows, as long as they are no more than a prediction file has.
 
     One cell far away makes as many rows and columns as there could be.
     """
@@ -185,7 +185,7 @@ def _plain(rows: Iterator[Sequence[object]], path: Path) -> Iterator[list[_Cell]
 
 
 def _named(heads: Sequence[str], rows: Iterator[Sequence[_Cell]], path: Path) -> Iterator[_Row]:
-    """The cells of each row by the names of their columns; rows without any are left out."""
+    """Yield the cells of each row by the names of their columns; rows without any are left out."""
     named = [each for each in heads if each]
     if len(set(named)) < len(named):
         refuse(str(path), "has a column twice")
