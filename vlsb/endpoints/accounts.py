@@ -94,6 +94,6 @@ class Accounts:
         self._accounts: dict[tuple[str, frozenset[Secret], str], Account] = {}
 
     def find(self, base_url: str, secrets: Iterable[Secret], model: str) -> Account:
-        """The account that requests spend from; `model` is the name that its limits go by."""
+        """Return the account that requests spend from; `model` is the name that its limits go by."""
         key = (base_url.rstrip("/").lower(), frozenset(secrets), model)
         return self._accounts.setdefault(key, Account(self._clock))

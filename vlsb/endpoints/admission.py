@@ -143,16 +143,16 @@ class Admission:
         return all(replica.is_down for replica in self._left)
 
     def state(self) -> AdmissionState:
-        """Where the model stands now."""
-        left = self._left
-        up = [replica for replica in left if not replica.is_down] or left
-        rates = [replica.account.rates for replica in left]
+        """Tell where the model stands now."""
+        replicas = self._left
+        up = [replica for replica in replicas if not replica.is_down] or replicas
+        rates = [replica.account.rates for replica in replicas]
         return AdmissionState(
             in_flight=sum(replica.in_flight for replica in self.replicas),
             limit=sum(replica.connections.limit for replica in up),
             ceiling=sum(replica.connections.ceiling for replica in up),
             phase=up[0].connections.phase,
-            pause_s=min(replica.account.pause_s() for replica in left),
+            pause_s=min(replica.account.pause_s() for replica in replicas),
             rpm=_total([each.rpm for each in rates]),
             tpm=_total([each.tpm for each in rates]),
             tokens_per_request=max(each.tokens_per_request for each in rates),
@@ -169,7 +169,7 @@ class Admission:
     # Choosing.
 
     def _bound_to(self, attempts: Attempts) -> list[Replica]:
-        """The replica whose engine may have died of a request: it goes there again, and endangers no other.
+        """Return the replica whose engine may have died of a request: it goes there again, and nowhere else.
 
         Empty for any other request, and where that replica was given up.
         """
@@ -178,15 +178,15 @@ class Admission:
         return [replica for replica in self._left if replica is attempts.suspected_at]
 
     def _choices(self, attempts: Attempts) -> list[Replica]:
-        """Where an attempt may go."""
+        """Tell where an attempt may go."""
         return self._bound_to(attempts) or self._left
 
     def has(self, replica: Replica) -> bool:
-        """Whether a replica was not given up."""
+        """Tell whether a replica was not given up."""
         return replica in self._left
 
     def is_last(self, replica: Replica) -> bool:
-        """Whether all others were given up."""
+        """Tell whether all others were given up."""
         return self._left == [replica]
 
     def give_up(self, replica: Replica, error: VlsbError) -> None:
@@ -202,7 +202,7 @@ class Admission:
         return min(replica.account.pause_s() for replica in self._choices(attempts))
 
     def has_others(self, admitted: Pass) -> bool:
-        """Whether there is another replica that is up, so that one that cannot be reached is just down."""
+        """Tell whether another replica is up, so that one that cannot be reached is just down."""
         return any(each is not admitted.replica and not each.is_down for each in self._left)
 
     # Waiting.
@@ -320,7 +320,7 @@ class Admission:
                         await self._changed.wait()
 
     def _look_around(self, attempts: Attempts) -> tuple[list[Replica], dict[Replica, Obstacle]]:
-        """The replicas that would take a request now, and what keeps it from others whose guards have it.
+        """Return the replicas that would take a request now, and what keeps it from the guarded others.
 
         One where waiting is no use is given up.
         """
@@ -339,7 +339,7 @@ class Admission:
         return free, obstacles
 
     def _least_loaded(self, free: Sequence[Replica], attempts: Attempts) -> Replica:
-        """The one with fewest requests in flight; a request that failed tries another first."""
+        """Choose the replica with fewest requests in flight; a request that failed tries another first."""
         if len(free) == 1:
             return free[0]
         return min(free, key=lambda each: (each is attempts.replica, each.in_flight, each.sent))
@@ -377,7 +377,7 @@ class Admission:
         *,
         unsaid_tokens: int = 0,
     ) -> bool:
-        """What an attempt brought: an answer's usage or a decision, and the limits that its headers name.
+        """Take in what an attempt brought: an answer's usage or a decision, and the limits in its headers.
 
         `unsaid_tokens` are those of an answer that nobody counted, as far as they can be estimated.
         True if the model served it, be it with nothing. Raises GapsError when there is no use in waiting.
@@ -415,7 +415,7 @@ class Admission:
     def count_batched(
         self, usage: Usage, reserved_usd: float, *, is_answer: bool, unsaid_tokens: int
     ) -> None:
-        """What a request brought that went through a batch: it took no connection and no rate.
+        """Take in what a request of a batch brought: it took no connection and no rate.
 
         What was put by for it is free again, and not before its cost is counted.
         """
@@ -465,11 +465,11 @@ class Admission:
             spending.uncounted = spending.uncounted or self._name
 
     def leave(self, admitted: Pass) -> None:
-        """The attempt is over, whatever came of it."""
+        """Note that the attempt is over, whatever came of it."""
         admitted.replica.leave(admitted)
 
     async def fate(self, admitted: Pass) -> Fate:
-        """Whether an attempt that just failed, and has not left yet, did so because its engine died.
+        """Tell whether an attempt that just failed, and has not left yet, did so because its engine died.
 
         However long an engine takes to die, it is not this sample's time.
         """
@@ -485,7 +485,7 @@ class Admission:
         return fate
 
     async def is_to_blame(self, attempts: Attempts) -> bool:
-        """Whether a sample without an attempt left has failed by itself: others are answered where it failed.
+        """Tell whether a sample without an attempt left failed by itself: others are answered there.
 
         False when that is down or gone: then the sample is sent again, with all its attempts. A sample
         with no other beside it cannot be told from an outage, and keeps to its attempts.
@@ -522,6 +522,6 @@ class Admission:
 
 
 def _total(rates: Sequence[float | None]) -> float | None:
-    """The sum, None where one has no limit."""
-    known = [each for each in rates if each is not None]
-    return sum(known) if len(known) == len(rates) else None
+    """Add limits up; None where one has no limit."""
+    limits = [each for each in rates if each is not None]
+    return sum(limits) if len(limits) == len(rates) else None

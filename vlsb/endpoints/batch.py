@@ -100,10 +100,10 @@ def _repeated(
                 async with asyncio.timeout(timeout_s):
                     return await call(self, *args, **kwargs)
             except Exception as error:
-                if (found := sdk_failure(error)) is None:
+                if (failure := sdk_failure(error)) is None:
                     raise
-            decision = classify(found, has_succeeded=True, attempt=2, now=0.0)
-            is_refused = isinstance(found, NOTHING_SENT) or decision.status in _REFUSED
+            decision = classify(failure, has_succeeded=True, attempt=2, now=0.0)
+            is_refused = isinstance(failure, NOTHING_SENT) or decision.status in _REFUSED
             raise CallFailed(without_secrets(decision, self.redactor), is_refused)
 
         @wraps(call)
@@ -144,13 +144,13 @@ class BatchService:
     @_repeated(only_refused=True)
     async def create(self, name: str, file_id: str) -> BatchState:
         """Make the batch of an uploaded file. One may have been made where this fails and was not refused."""
-        wanted: dict[str, Any] = {"endpoint": CHAT_PATH, "completion_window": "24h"}
+        request: dict[str, Any] = {"endpoint": CHAT_PATH, "completion_window": "24h"}
         metadata = {_NAME: name}
-        return self._state(await self.sdk.batches.create(input_file_id=file_id, metadata=metadata, **wanted))
+        return self._state(await self.sdk.batches.create(input_file_id=file_id, metadata=metadata, **request))
 
     @_repeated(_FILE_TIMEOUT_S)
     async def find(self, name: str, file_id: str) -> BatchState | None:
-        """The batch of that name or of that file in the provider's list; None if it is not there."""
+        """Look for the batch of that name or file in the provider's list; None if it is not listed."""
         seen = 0
         async for each in self.sdk.batches.list(limit=100):
             metadata = each.metadata if isinstance(each.metadata, dict) else {}
@@ -163,7 +163,7 @@ class BatchService:
 
     @_repeated()
     async def state(self, batch_id: str) -> BatchState:
-        """Where a batch stands."""
+        """Tell where a batch stands."""
         return self._state(await self.sdk.batches.retrieve(batch_id))
 
     @_repeated(_FILE_TIMEOUT_S)
@@ -188,7 +188,7 @@ class BatchService:
             raise StoreError.of(f"{path}: cannot be written", error) from error
 
     def error(self, what: str, decision: Decision) -> VlsbError:
-        """What ends the session where this happened to a batch, or to a call about one."""
+        """Return what ends the session where this happened to a batch, or to a call about one."""
         if decision.fault is Fault.RUN_FATAL and decision.status not in (404, 405):
             return fatal_error(decision, self.party, (), self.redactor)
         return GapsError(f"{self.party}: {what} ({decision.code})", detail=decision.message)
@@ -218,12 +218,12 @@ def _text(value: object) -> str:
 
 
 def read_results(path: Path, asked: Collection[str]) -> Results:
-    """What a file of results says to the requests of a batch. Blocks.
+    """Read what a file of results says to the requests of a batch. Blocks.
 
     A line that cannot be read, or that is about another request, is nobody's answer. The first answer to a
     request counts, and no error line stands against it.
     """
-    wanted, replies, left_out = frozenset(asked), dict[str, Reply](), 0
+    names, replies, left_out = frozenset(asked), dict[str, Reply](), 0
     with path.open("rb") as lines:
         for line in filter(bytes.strip, lines):
             try:
@@ -232,14 +232,14 @@ def read_results(path: Path, asked: Collection[str]) -> Results:
                 left_out += 1
                 continue
             before = replies.get(name)
-            left_out += name not in wanted or before is not None
-            if name in wanted and (before is None or (is_success(reply) and not is_success(before))):
+            left_out += name not in names or before is not None
+            if name in names and (before is None or (is_success(reply) and not is_success(before))):
                 replies[name] = reply
     return Results(replies, sum(map(is_success, replies.values())), left_out)
 
 
 def reply_of(reply: Reply | None, status: str) -> Reply | None:
-    """What came of a request of a batch that ended so; None where it was not asked, or nobody knows."""
+    """Return what came of a request of a batch that ended so; None if it was not asked, or nobody knows."""
     if reply is not None and not (isinstance(reply, Decision) and reply.code == "batch_cancelled"):
         return reply
     if status == "completed":

@@ -123,7 +123,7 @@ class EndpointClient:
         return self.post is not None
 
     async def complete(self, compose: Compose, *, key: Key, sends_schema: bool = False) -> Completion | Ended:
-        """The completion for a response or about one, or how it ended without one.
+        """Return the completion for a response or about one, or how it ended without one.
 
         Raises a VlsbError when the run cannot go on, StoppedError when it is being stopped.
         """
@@ -131,14 +131,14 @@ class EndpointClient:
         attempts = Attempts(key, self._context.policy, self._time)
         with self.admission.sample():
             try:
-                found = await self._complete(compose, attempts, sends_schema=sends_schema)
+                outcome = await self._complete(compose, attempts, sends_schema=sends_schema)
             except BaseException:
                 self.leave(key, Unfinished(attempts.sent, attempts.usage, attempts.image_sha256))
                 raise
         self.timings.total.add(self._time.clock() - began)
-        if isinstance(found, Ended) and isinstance(attempts.replica, Replica):
+        if isinstance(outcome, Ended) and isinstance(attempts.replica, Replica):
             self._ended_at[key.sample_id] = attempts.replica
-        return found
+        return outcome
 
     async def _complete(
         self, compose: Compose, attempts: Attempts, *, sends_schema: bool
@@ -173,9 +173,9 @@ class EndpointClient:
         self._unfinished[key] = unfinished.after(self._unfinished.get(key))
 
     def take_unfinished(self, key: Key) -> Unfinished | None:
-        """What was spent on a response that will not be finished; None if nobody charged for anything."""
-        found = self._unfinished.pop(key, None)
-        return None if found is None or found.usage == Usage() else found
+        """Return what was spent on a response that stays unfinished; None if nobody charged for anything."""
+        unfinished = self._unfinished.pop(key, None)
+        return None if unfinished is None or unfinished.usage == Usage() else unfinished
 
     def count_failure(self, sample_id: int, fault: Fault, code: str, message: Untrusted) -> None:
         """Count a sample that ended in an error of this endpoint, once that is stored.
@@ -192,7 +192,7 @@ class EndpointClient:
             self.admission.give_up(replica, error)
 
     async def _attempt(self, compose: Compose, attempts: Attempts) -> Completion | Decision | None:
-        """What one request brought; None if it died with its engine and is to be sent again."""
+        """Send one request, and return what it brought; None if it died with its engine and is sent again."""
         if self.post is not None:
             return await self._attempt_by_batch(self.post, compose, attempts)
         admitted = await self.admission.admit(attempts)
@@ -281,7 +281,7 @@ class EndpointClient:
         return result if isinstance(result, Decision) else self._completion(result, attempts, began)
 
     def _unsaid_tokens(self, answer: CompletionContent) -> int:
-        """The most output tokens of an answer whose endpoint counted none: each has a byte at least.
+        """Return the most output tokens of an answer whose endpoint counted none: each has a byte at least.
 
         What a model thought and nobody showed has no bytes: then they are all that the model is given.
         """
@@ -294,7 +294,7 @@ class EndpointClient:
     def _interpret(
         self, reply: httpx.Response | httpx.RequestError, attempt: int, now: float, *, has_succeeded: bool
     ) -> CompletionContent | Decision:
-        """The answer in what came back, or what its absence means."""
+        """Return the answer in what came back, or what its absence means."""
         result: CompletionContent | Decision
         if isinstance(reply, httpx.Response) and 200 <= reply.status_code < 300:
             opened_by = "" if self.dialect.thinks_apart else self.dialect.opened_by
@@ -330,7 +330,7 @@ class EndpointClient:
             self.admission.give_up(attempts.replica, await self._fatal(decision, attempts))
 
     async def _fatal(self, decision: Decision, attempts: Attempts) -> VlsbError:
-        """What ends the run; for an unknown model or address with what the endpoint has instead."""
+        """Return what ends the run; for an unknown model or address with what the endpoint has instead."""
         replica = attempts.replica if isinstance(attempts.replica, Replica) else self.admission.replicas[0]
         names: list[str] = []
         better_url = None
@@ -341,7 +341,7 @@ class EndpointClient:
         return fatal_error(decision, replica.party, names, self._redactor, better_url=better_url)
 
     def _adapt(self, decision: Decision, *, sends_schema: bool) -> bool:
-        """Whether the preflight learned by this how the endpoint wants to be asked."""
+        """Tell whether the preflight learned by this how the endpoint wants to be asked."""
         better = adapt(self.dialect, decision, sends_schema=sends_schema) if self.may_adapt else None
         if better is None:
             return False
@@ -410,7 +410,7 @@ class EndpointClient:
 
 
 def adapt(dialect: Dialect, decision: Decision, *, sends_schema: bool) -> Dialect | None:
-    """The dialect to try after a rejected preflight request; None if something else was wrong."""
+    """Return the dialect to try after a rejected preflight request; None if something else was wrong."""
     if decision.fault is not Fault.ITEM_PERMANENT or decision.status not in (400, 422):
         return None
     if decision.param == "max_tokens" and dialect.tokens_field == "max_tokens":
@@ -426,15 +426,15 @@ def adapt(dialect: Dialect, decision: Decision, *, sends_schema: bool) -> Dialec
 
 
 def _named_field(words: str) -> str:
-    """The sampling field that a refusal complains about in words alone, empty for none (Anthropic's)."""
+    """Return the sampling field that a refusal names in words alone, as Anthropic's does; else empty."""
     if _EITHER_FIELD.search(words):
         return "top_p"
-    found = _REFUSED_FIELD.search(words)
-    return found[1] if found else ""
+    match = _REFUSED_FIELD.search(words)
+    return match[1] if match else ""
 
 
 async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path | None) -> list[str]:
-    """The models that an endpoint lists. Raises what a run there would end with if it lists nothing."""
+    """Ask for the models that an endpoint lists. If it lists nothing, raises what would end a run there."""
     url = party.endpoint.base_url
     client = open_client(url, credentials=credentials, connections=1, ca_bundle=ca_bundle)
     try:
@@ -455,7 +455,7 @@ async def list_models(party: Party, credentials: Credentials, *, ca_bundle: Path
 
 
 async def _url_with_version(client: httpx.AsyncClient, base_url: str) -> str | None:
-    """The base URL with `/v1` behind it if models are listed there and it had none; else None."""
+    """Return the base URL with `/v1` behind it if models are listed there and it had none; else None."""
     if base_url.endswith("/v1"):
         return None
     reply = await _reply(client.get("/v1/models"), _MODEL_LIST_TIMEOUT_S)
@@ -481,7 +481,7 @@ async def _reply(
 
 
 def _model_names(reply: httpx.Response | httpx.RequestError) -> list[str] | None:
-    """The names in a list of models; None if there is no such list."""
+    """Return the names in a list of models; None if there is no such list."""
     if not isinstance(reply, httpx.Response):
         return None
     try:

@@ -71,7 +71,7 @@ _LEAKED_MARKERS = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "</s>", "<|endoft
 def read_completion(
     reply: httpx.Response, *, now: float, splits_thoughts: bool = True, opened_by: str = ""
 ) -> CompletionContent | Decision:
-    """The answer in a 2xx reply, or what its absence means.
+    """Return the answer in a 2xx reply, or what its absence means.
 
     `opened_by` is the tag with which a model's chat template begins a thought, which then comes as its text:
     one that was cut before a tag ended the thought holds no answer. Without `splits_thoughts` the text stays
@@ -155,7 +155,7 @@ def _read_choice(
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:
-    """What a model thought, where the endpoint gives that apart from its answer; empty if it does not.
+    """Return what a model thought, where the endpoint gives that apart from its answer; else empty.
 
     vLLM and OpenRouter have `reasoning`, DeepSeek `reasoning_content`, Mistral parts of type `thinking`.
     """
@@ -195,7 +195,7 @@ def read_count(value: object) -> int | None:
 
 
 def _text(content: object, *, kind: str = "text") -> str | None:
-    """The text of a content field: a string, parts of that kind, or nothing (''); None if it is neither."""
+    """Return the text of a content field: a string, parts of that kind, or nothing (''); else None."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -211,14 +211,14 @@ def _text(content: object, *, kind: str = "text") -> str | None:
 def _flags(choice: Mapping[str, Any], text: str, reason: str | None) -> tuple[str, ...]:
     filters = choice.get("content_filter_results")
     filter_error = filters.get("error") if isinstance(filters, dict) else None
-    found = {
+    flags = {
         # Azure's filter was down: the system under test was a different one for this sample.
         "unfiltered": isinstance(filter_error, dict) and filter_error.get("code") == "content_filter_error",
         "no_finish_reason": reason is None,
         "replacement_character": "\ufffd" in text,
         "leaked_special_token": any(marker in text for marker in _LEAKED_MARKERS),
     }
-    return tuple(name for name, is_set in found.items() if is_set)
+    return tuple(name for name, is_set in flags.items() if is_set)
 
 
 def _bad(code: str, reply: httpx.Response, message: Untrusted, *, usage: Usage = Usage()) -> Decision:
@@ -276,7 +276,7 @@ def _no_choices(document: Mapping[str, Any], reply: httpx.Response) -> Decision:
 
 
 def _is_filtered(results: object) -> bool:
-    """Whether any category of Azure's prompt annotations says it filtered."""
+    """Tell whether any category of Azure's prompt annotations says it filtered."""
     if not isinstance(results, list):
         return False
     tables = [each.get("content_filter_results") for each in results if isinstance(each, dict)]
@@ -344,5 +344,5 @@ def unanswered(code: str, message: str) -> Decision:
 
 
 def is_success(reply: Reply | None) -> bool:
-    """Whether somebody answered."""
+    """Tell whether somebody answered."""
     return isinstance(reply, httpx.Response) and reply.is_success

@@ -24,7 +24,7 @@ import httpx
 
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.faults import ReplyTooLarge
-from vlsb.endpoints.timings import Marks
+from vlsb.endpoints.timings import Moments
 from vlsb.endpoints.transport import CONNECT_TIMEOUT_S, KEEPALIVE_S, CappedBody, Upload, WholeReply, Wire
 from vlsb.errors import ConfigError
 from vlsb.models.providers import is_loopback
@@ -84,7 +84,7 @@ _READ = httpx.ByteStream(b"")
 def open_client(
     base_url: str, *, credentials: Credentials, connections: int, ca_bundle: Path | None, kind: str = "auto"
 ) -> Client:
-    """The client of an endpoint; httpx's own transport where a proxy is in the way or `kind` says so.
+    """Make the client of an endpoint; httpx's own transport where a proxy is in the way or `kind` says so.
 
     Raises ConfigError for a base URL, a proxy or certificates that cannot be used.
     """
@@ -112,7 +112,7 @@ def open_client(
 async def open_sdk(
     base_url: str, *, credentials: Credentials, ca_bundle: Path | None
 ) -> AsyncIterator[AsyncOpenAI]:
-    """The official SDK for an endpoint, over a client of ours, for as long as the block lasts.
+    """Open the official SDK for an endpoint, over a client of ours, for as long as the block lasts.
 
     Proxy and certificates are as everywhere. Only our headers leave, whatever the SDK or its variables in the
     environment add, and it does not know the key. Raises as `open_client`.
@@ -155,7 +155,7 @@ async def open_sdk(
 
 
 def sdk_failure(error: Exception) -> httpx.Response | httpx.RequestError | None:
-    """What failed in a call of the SDK, as without it; None for what is not a failure of a call."""
+    """Return what failed in a call of the SDK, as without it; None for any other failure."""
     import openai
 
     match error:
@@ -180,7 +180,7 @@ _OF_THE_BODY = ("host", "content-type", "content-length", "transfer-encoding")
 
 
 def request_headers(credentials: Credentials) -> dict[str, str]:
-    """The headers of every request. The values are secrets."""
+    """Return the headers of every request. The values are secrets."""
     # No compression: completions are small, and a bomb is only bounded by the cap on decoded bytes.
     headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "vlsb"}
     if credentials.bearer is not None:
@@ -203,7 +203,7 @@ def tls_context(ca_bundle: Path | None, *, trust_environment: bool) -> ssl.SSLCo
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a URL, None for none. Loopback never has one.
+    """Return the proxy that the environment names for a URL, if any. Loopback never has one.
 
     Raises ConfigError, naming the variable, for one that cannot be used.
     """
@@ -234,7 +234,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def _bypasses_proxy(host: str, port: int) -> bool:
-    """Whether `NO_PROXY` has the host, with or without its port, its domain, or a network that it is in."""
+    """Tell whether `NO_PROXY` has the host, with or without its port, its domain, or a network of it."""
     if any(urllib.request.proxy_bypass(each) for each in (host, f"{host}:{port}", f"[{host}]:{port}")):
         return True
     try:
@@ -258,7 +258,7 @@ class _Pieces(httpx.AsyncByteStream):
         self._left = most_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The pieces; raises ReplyTooLarge."""
+        """Yield the pieces; raises ReplyTooLarge."""
         async for piece in self._stream:
             self._left -= len(piece)
             if self._left < 0:
@@ -305,7 +305,7 @@ class _General(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> WholeReply:
         """Send one request and read the whole reply; raises a RequestError."""
-        marks: Marks = request.extensions.get("marks") or Marks()
+        marks: Moments = request.extensions.get("marks") or Moments()
 
         async def trace(event: str, details: Mapping[str, Any]) -> None:
             # A tunnel's own request comes first: the real one overwrites its marks.

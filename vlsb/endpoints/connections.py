@@ -66,7 +66,7 @@ class ConnectionLimit:
             self.begin_round()
 
     def refuse(self, *, pause_s: float, cuts: bool = True, too_steep: bool = False) -> None:
-        """The provider said no. Unless it `cuts`, that is about the rate, and connections stay.
+        """Note that the provider said no. Unless it `cuts`, that is about the rate, and connections stay.
 
         Cut once during a cooldown, which lasts for every pause too. `too_steep` (the provider says "slow
         down") starts over from a lower limit.
@@ -88,7 +88,7 @@ class ConnectionLimit:
         self._was_saturated = False
 
     def restart(self) -> None:
-        """The endpoint came back from an outage: it is not met with everything at once."""
+        """Note that the endpoint came back from an outage: it is not met with everything at once."""
         self.limit = min(self.limit, self._start)
         self._is_slow_start = True
         self.begin_round()

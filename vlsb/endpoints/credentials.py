@@ -33,12 +33,12 @@ _UNSAFE_IN_CODE = re.compile(r"[^a-z0-9_.\-]+")
 
 
 def without_keys(text: str) -> str:
-    """The text without anything shaped like a key."""
+    """Return the text without anything shaped like a key."""
     return _KEY_SHAPES.sub(REDACTED, text)
 
 
 def may_be_key(word: str) -> bool:
-    """Whether a word of a command line is better not repeated: shaped like a key, or one long run."""
+    """Tell whether a word of a command line is better not repeated: shaped like a key, or one long run."""
     is_long = re.fullmatch(r"[^/\s]{41,}", word) is not None
     is_mixed_run = re.fullmatch(r"[A-Za-z0-9]{20,}", word) is not None and any(map(str.isdigit, word))
     return is_long or is_mixed_run or _KEY_SHAPES.search(word) is not None
@@ -76,18 +76,18 @@ class Mask:
         self._values = sorted({*secret, *typed}, key=len, reverse=True)
 
     def __call__(self, line: str) -> str:
-        """The line without keys."""
+        """Return the line without keys."""
         for value in self._values:
             line = line.replace(value, REDACTED)
         return _TYPED_KEY.sub(REDACTED, line)
 
     def holds(self, text: str) -> bool:
-        """Whether a text has a key in it."""
+        """Tell whether a text has a key in it."""
         return self(text) != text
 
 
 def is_variable_name(text: str) -> bool:
-    """Whether a text can name a variable; False for what may be a key given in the place of its name.
+    """Tell whether a text can name a variable; False for what may be a key given in the place of its name.
 
     Keys begin as keys do, or are one long run; and mix letters with digits, or small ones with capitals.
     """
@@ -104,7 +104,7 @@ class Secret:
     _value: str
 
     def reveal(self) -> str:
-        """The value itself."""
+        """Return the value itself."""
         return self._value
 
     def __repr__(self) -> str:
@@ -167,19 +167,19 @@ class Redactor:
         self._values = sorted((v for v in values if len(v) >= SHORTEST_SECRET), key=len, reverse=True)
 
     def answer(self, text: Untrusted) -> Untrusted:
-        """The text without this run's keys; anything else stays as the model wrote it."""
+        """Return the text without this run's keys; anything else stays as the model wrote it."""
         raw = text.expose()
-        found = [value for value in self._values if value in raw]
-        for value in found:
+        keys = [value for value in self._values if value in raw]
+        for value in keys:
             raw = raw.replace(value, REDACTED)
-        return Untrusted(raw) if found else text
+        return Untrusted(raw) if keys else text
 
     def message(self, text: Untrusted) -> Untrusted:
         """An error message without this run's keys and without anything shaped like a key."""
         return Untrusted(_KEY_SHAPES.sub(REDACTED, self._without_cut_key(self.answer(text).expose())))
 
     async def whole_lines(self, pieces: AsyncIterator[bytes], most_bytes: int) -> AsyncIterator[bytes]:
-        """What comes in pieces, as whole lines without this run's keys or more than a few letters of one.
+        """Yield pieces as whole lines, without this run's keys or more than a few letters of one.
 
         The last line has an end, whether it came with one or not. Raises ValueError for a line of more bytes.
         """
@@ -223,8 +223,8 @@ class Redactor:
 
     def word(self, text: str) -> str:
         """A provider's code or field name; `redacted` if it holds a key, whole or cut, in any case."""
-        known = [safe_code(value)[:24] for value in self._values]
-        return "redacted" if any(each and each in safe_code(text) for each in known) else text
+        keys = [safe_code(value)[:24] for value in self._values]
+        return "redacted" if any(each and each in safe_code(text) for each in keys) else text
 
     def _without_cut_key(self, raw: str) -> str:
         """Messages are quoted by their start: the cut may have left most of a key at the end."""
@@ -251,12 +251,12 @@ WITHHELD = frozenset(
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable of this name is taken to hold a secret, in whatever case it is written."""
+    """Tell whether a variable of this name is taken to hold a secret, in whatever case it is written."""
     return bool(_SECRET.search(name)) and not _NO_SECRET.fullmatch(name)
 
 
 def engine_environment(environment: Mapping[str, str], *, asks_hub: bool) -> dict[str, str]:
-    """The environment for an engine's programs: no secrets and no open doors.
+    """Return the environment for an engine's programs: no secrets and no open doors.
 
     The hub's token is there for one that `asks_hub` for its weights, and for no other.
     """
@@ -268,7 +268,7 @@ def engine_environment(environment: Mapping[str, str], *, asks_hub: bool) -> dic
 
 
 def index_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The secrets that uv may need for a package index."""
+    """Return the secrets that uv may need for a package index."""
     return {
         name: value
         for name, value in environment.items()

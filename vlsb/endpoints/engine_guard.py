@@ -40,22 +40,22 @@ class EngineGuard:
         return True
 
     def admits(self, request: InFlight) -> bool:
-        """Whether the request may be sent right now."""
+        """Tell whether the request may be sent right now."""
         return True
 
     def has_killed(self, request: InFlight) -> bool:
-        """Whether its sample kills the engine, so that it is never sent again."""
+        """Tell whether its sample kills the engine, so that it is never sent again."""
         return False
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Call `on_change` whenever what `admits` says may have changed. It never does here."""
 
     def depart(self, request: InFlight) -> None:
-        """The request is sent."""
+        """Note that the request is sent."""
 
     def leave(self, request: InFlight) -> None:
-        """The attempt is over, whatever came of it."""
+        """Note that the attempt is over, whatever came of it."""
 
     async def fate(self, request: InFlight) -> Fate:
-        """Whether an attempt that just failed, and has not left yet, did so because the engine died."""
+        """Tell whether an attempt that just failed, and has not left yet, did so because the engine died."""
         return Fate.ALIVE

@@ -254,7 +254,7 @@ def classify(
 
 
 def transport_kind(error: httpx.RequestError) -> TransportKind:
-    """How a request ended that raised this."""
+    """Tell how a request ended that raised this."""
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return TransportKind.CERTIFICATE
@@ -324,7 +324,7 @@ def classify_error(
 
 
 def account_error(status: int, error: ErrorBody) -> type[VlsbError] | None:
-    """What is wrong with the account, as far as the error says so; its status alone says nothing here."""
+    """Say what is wrong with the account, as far as the error does; its status alone says nothing here."""
     is_said = status in _ACCOUNT_STATUS
     if error.words & _QUOTA or (is_said and _SPENT.match(error.message)):
         return QuotaError
@@ -363,7 +363,7 @@ def _daily_quota(error: ErrorBody) -> bool:
     if error.message.lower().startswith("rate limit exceeded: free-models-per-day"):
         return True
     lists = [each.get("violations") for each in _google_details(error)]
-    violations = [v for found in lists if isinstance(found, list) for v in found if isinstance(v, dict)]
+    violations = [v for listed in lists if isinstance(listed, list) for v in listed if isinstance(v, dict)]
     return any("perday" in _word(v.get("quotaId")).lower() for v in violations)
 
 
@@ -383,7 +383,7 @@ def parse_error(body: bytes) -> ErrorBody:
 
 
 def error_fields(parsed: object) -> ErrorBody:
-    """The fields of a parsed error document; an empty ErrorBody if it is none."""
+    """Read the fields of a parsed error document; an empty ErrorBody for anything else."""
     if isinstance(parsed, list) and len(parsed) == 1:
         parsed = parsed[0]
     if not isinstance(parsed, dict):
@@ -446,7 +446,7 @@ _FATAL = {
 
 
 def without_secrets(decision: Decision, redactor: Redactor) -> Decision:
-    """The decision as it may be stored: no key in it, and no more text than a problem needs."""
+    """Return the decision as it may be stored: no key in it, and no more text than a problem needs."""
     details = None
     if decision.details is not None:
         with contextlib.suppress(ValueError):  # nested without end: no details worth keeping
@@ -470,7 +470,7 @@ def fatal_error(
     *,
     better_url: str | None = None,
 ) -> VlsbError:
-    """What ends the run, in words.
+    """Say in words what ends the run.
 
     `models` are the names that the endpoint lists, if it was asked; `better_url` is a base URL beside the
     one given where something answers.
@@ -492,7 +492,7 @@ def fatal_error(
 
 
 def _words(decision: Decision, party: Party) -> tuple[str, str]:
-    """What happened, and what to change."""
+    """Say what happened, and what to change."""
     flags = {name: party.flag(name) for name in ("base-url", "model", "api-key-env")}
     if decision.code in _FATAL:
         what, advice = _FATAL[decision.code]

@@ -95,7 +95,7 @@ def _timestamp(text: str) -> float | None:
 
 
 def _reference(headers: Mapping[str, str], now: float) -> float:
-    """The provider's own clock where it shows one: our clock may be wrong."""
+    """Return the provider's own clock where it shows one: our clock may be wrong."""
     date = _timestamp(headers["date"].strip()) if headers.get("date", "").strip() else None
     return now if date is None else date
 
@@ -179,7 +179,7 @@ def _reset(value: str, now: float) -> float | None:
 
 
 def _with_policy(headers: Mapping[str, str], limits: list[NamedLimit]) -> list[NamedLimit]:
-    """The limits, with those of the IETF's fields or the window that these give to a plain one."""
+    """Return the limits, with those of the IETF's fields or the window that these give to a plain one."""
     policies = _items(headers.get("ratelimit-policy", ""))
     if not policies:
         return limits

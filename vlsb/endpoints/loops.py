@@ -90,7 +90,7 @@ class _Interrupts:
         self._last_words = last_words
 
     async def cancelling(self, main: Coroutine[Any, Any, _Result]) -> _Result:
-        """The result of `main`, which signals cancel."""
+        """Return the result of `main`, which signals cancel."""
         loop, task = asyncio.get_running_loop(), asyncio.ensure_future(main)
         self.cancel = partial(loop.call_soon_threadsafe, task.cancel)
         if self.count:

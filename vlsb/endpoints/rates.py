@@ -72,11 +72,11 @@ class Caps:
 
     @classmethod
     def lowest(cls, caps: Iterable[Caps]) -> Caps:
-        """The lowest of each."""
-        known = list(caps)
+        """Return the lowest of each."""
+        all_caps = list(caps)
         return cls(
-            min((each.rpm for each in known if each.rpm is not None), default=None),
-            min((each.tpm for each in known if each.tpm is not None), default=None),
+            min((each.rpm for each in all_caps if each.rpm is not None), default=None),
+            min((each.tpm for each in all_caps if each.tpm is not None), default=None),
         )
 
 
@@ -102,7 +102,7 @@ class Meter:
         return 0.0 if self.per_s is None else max(0.0, self._free_at - self._clock())
 
     def is_tight(self) -> bool:
-        """Whether whatever departs now had to wait for its share."""
+        """Tell whether whatever departs now had to wait for its share."""
         return self.per_s is not None and self._clock() - self._free_at < max(CATCH_UP_S, 0.5 / self.per_s)
 
     def book(self, units: float) -> None:
@@ -197,10 +197,10 @@ class NamedRate:
         first = readings[0]
         if now - first.at < READING_S:
             return base if self._comes_back is None else self._comes_back
-        found = (left - first.left + spent - first.spent) / (now - first.at)
+        rate = (left - first.left + spent - first.spent) / (now - first.at)
         if left >= 0.9 * self._most_left:
-            found = base  # it is full: what came back beyond that was not counted
-        self._comes_back = min(base, max(-base, found))
+            rate = base  # it is full: what came back beyond that was not counted
+        self._comes_back = min(base, max(-base, rate))
         return self._comes_back
 
 
@@ -381,20 +381,20 @@ class RateModel:
             self._reopen()
         if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
             return
-        known = {Unit.INPUT: float(usage.input_tokens or 0), Unit.OUTPUT: float(usage.output_tokens or 0)}
-        known[Unit.TOKENS] = known[Unit.INPUT] + known[Unit.OUTPUT]
-        if known[Unit.TOKENS] > MOST_TOKENS:
+        tokens = {Unit.INPUT: float(usage.input_tokens or 0), Unit.OUTPUT: float(usage.output_tokens or 0)}
+        tokens[Unit.TOKENS] = tokens[Unit.INPUT] + tokens[Unit.OUTPUT]
+        if tokens[Unit.TOKENS] > MOST_TOKENS:
             return
-        for unit, tokens in known.items():
-            self._spent[unit] += tokens - departure.booked.get(unit, 0.0)
+        for unit, count in tokens.items():
+            self._spent[unit] += count - departure.booked.get(unit, 0.0)
             if meter := self._meters.get(unit):
-                meter.book(tokens - departure.booked.get(unit, 0.0))
+                meter.book(count - departure.booked.get(unit, 0.0))
             before = self._costs.get(unit)
             weight = 1.0 if before is None else TOKEN_SMOOTHING
-            self._costs[unit] = (before or 0.0) + weight * (tokens - (before or 0.0))
+            self._costs[unit] = (before or 0.0) + weight * (count - (before or 0.0))
 
     def read_headers(self, departure: Departure, limits: Sequence[NamedLimit]) -> None:
-        """What a reply's headers name, refused or not."""
+        """Take in what a reply's headers name, refused or not."""
         if not limits:
             return
         for named in limits:
@@ -450,7 +450,7 @@ class RateModel:
         self._set_rates()
 
     def _set_rates(self) -> None:
-        """The meters' rates: the lowest of what the user, the headers and the refusals allow."""
+        """Set the meters' rates: the lowest of what the user, the headers and the refusals allow."""
         allowed: dict[Unit, list[float]] = {Unit.REQUESTS: []}
         for unit, cap in ((Unit.REQUESTS, self._caps.rpm), (Unit.TOKENS, self._caps.tpm)):
             if cap is not None:

@@ -32,15 +32,15 @@ _CONCURRENCY = "concurren"
 _TOO_STEEP = "slow_down"
 
 
-class Place(TypedDict, total=False):
+class ReplicaFields(TypedDict, total=False):
     """The fields of an event that tell replicas apart."""
 
     replica: int
     address: str
 
 
-def place_of(base_url: str, number: int | None) -> Place:
-    """Which of several replicas one is, as events say it; nothing for one that is alone."""
+def place_of(base_url: str, number: int | None) -> ReplicaFields:
+    """Say which of several replicas one is, as events do; nothing for one that is alone."""
     return {} if number is None else {"replica": number, "address": urlsplit(base_url).netloc}
 
 
@@ -85,7 +85,7 @@ class Replica:
         self.guard.watch(on_change)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ReplicaFields:
         """As `place_of`."""
         return place_of(self.party.endpoint.base_url, self.number)
 
@@ -95,7 +95,7 @@ class Replica:
         return self.health.down_since is not None
 
     def obstacle(self) -> Obstacle | None:
-        """What a request has to wait for; None if it may leave.
+        """Say what a request has to wait for; None if it may leave.
 
         Raises GapsError or OutageError when waiting is no use.
         """
@@ -145,7 +145,7 @@ class Replica:
         return admitted
 
     def read_limits(self, admitted: Pass, limits: Sequence[NamedLimit]) -> None:
-        """What the headers of a reply name."""
+        """Take in what the headers of a reply name."""
         self.account.rates.read_headers(admitted.departure, limits)
 
     def count_reply(self, admitted: Pass, usage: Usage | None) -> None:
@@ -182,7 +182,7 @@ class Replica:
         admitted.attempts.is_excused = is_excused
 
     def leave(self, admitted: Pass) -> None:
-        """The attempt is over, whatever came of it."""
+        """Note that the attempt is over, whatever came of it."""
         self.in_flight -= 1
         self.health.leave(admitted.booking)
         if admitted in self._probes:

@@ -35,7 +35,7 @@ _STRUCTURING_FIELDS = frozenset(
 
 
 def first_guess(endpoint: Endpoint) -> Dialect:
-    """The dialect that a model's name or its provider suggests; the preflight corrects it."""
+    """Return the dialect that a model's name or its provider suggests; the preflight corrects it."""
     if _REASONING_NAMES.match(endpoint.request_model):
         return Dialect(tokens_field="max_completion_tokens", unsent=OPTIONAL_FIELDS)
     provider = provider_of(endpoint)
@@ -45,12 +45,12 @@ def first_guess(endpoint: Endpoint) -> Dialect:
 
 
 def asks_for_structure(fields: Mapping[str, Any]) -> bool:
-    """Whether fields of a request bind the reply to a form, in which no thought can stand."""
+    """Tell whether fields of a request bind the reply to a form, in which no thought can stand."""
     return not _STRUCTURING_FIELDS.isdisjoint(fields)
 
 
 def asks_to_think(fields: Mapping[str, Any]) -> bool:
-    """Whether fields of a request switch the chat template to thinking."""
+    """Tell whether fields of a request switch the chat template to thinking."""
     template = fields.get("chat_template_kwargs")
     return isinstance(template, Mapping) and template.get("enable_thinking") is True
 
@@ -106,19 +106,19 @@ class Draft:
         return bool(self.tail)
 
     def most_tokens(self) -> tuple[int, int | None]:
-        """The most tokens of its text, of which each has a byte at least, and of its answer.
+        """Return the most tokens of its text, of which each has a byte at least, and of its answer.
 
         None for the latter where nothing bounds it.
         """
         text = self.head + self.tail
         body = strict_json.loads(text)
         limits = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
-        known = [limit for limit in limits if isinstance(limit, int)]
+        numbers = [limit for limit in limits if isinstance(limit, int)]
         answers = body.get("n", 1)
-        return len(text), max(known) * answers if known and isinstance(answers, int) else None
+        return len(text), max(numbers) * answers if numbers and isinstance(answers, int) else None
 
     def pieces(self) -> tuple[tuple[bytes, ...], Checksums]:
-        """The whole body, in pieces that were not copied together, and what was read for it.
+        """Read the image and return the whole body, in pieces that were not copied together.
 
         Blocks on the disk; raises ImageError or ImageChangedError if the image must not be sent.
         """
@@ -128,7 +128,7 @@ class Draft:
 
 
 def custom_id(key: Key, number: int, checksums: Checksums) -> str:
-    """What tells a request in a batch from every other one; `number` counts those for the same response."""
+    """Name a request in a batch like no other; `number` counts those for the same response."""
     return f"{key.sample_id}-{key.epoch}-{number}-{checksums.request[:32]}"
 
 
@@ -146,7 +146,7 @@ def draft(
     dialect: Dialect,
     response_format: Mapping[str, Any] | None = None,
 ) -> Draft:
-    """The request of the official script, field for field, in the endpoint's dialect."""
+    """Draft the request of the official script, field for field, in the endpoint's dialect."""
     system, rest = prompt.system, dialect.sampling_fields(sampling)
     if response_format is not None and dialect.structured:
         rest = {"response_format": response_format, **rest}

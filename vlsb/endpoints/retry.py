@@ -48,7 +48,7 @@ class Ended:
     changed: ImageChangedError | None = None
 
     def failure(self, key: Key, outcome: Outcome) -> Failure:
-        """What is stored of it: the response of `key` ended as `outcome`, which says at which stage."""
+        """Return what is stored: the response of `key` ended as `outcome`, which says at which stage."""
         decision = self.decision
         return Failure(
             sample_id=key.sample_id,
@@ -76,14 +76,14 @@ class Unfinished:
     image_sha256: str | None = None
 
     def after(self, earlier: Unfinished | None) -> Unfinished:
-        """The same with what was spent before."""
+        """Return the same with what was spent before."""
         if earlier is None:
             return self
         image = self.image_sha256 or earlier.image_sha256
         return Unfinished(earlier.attempts + self.attempts, earlier.usage + self.usage, image)
 
     def failure(self, key: Key, stage: Stage, response_sha256: str | None) -> Failure:
-        """The row that says so."""
+        """Make the row that says so."""
         return Failure(
             sample_id=key.sample_id,
             epoch=key.epoch,
@@ -147,7 +147,7 @@ class Attempts:
         )
 
     def timeout_s(self, *, thinks: bool) -> float:
-        """The total deadline of the next attempt, at a model that thinks or does not."""
+        """Return the total deadline of the next attempt, at a model that thinks or does not."""
         most_s = self._policy.thinking_timeout_s if thinks else self._policy.attempt_timeout_s
         return max(0.001, min(most_s, self.left_s()))
 
@@ -161,7 +161,7 @@ class Attempts:
         return None if is_spent or wait_s >= self.left_s() else wait_s
 
     def forgive(self) -> None:
-        """The endpoint was down: the sample has all its attempts and all its time again."""
+        """Give a sample all its attempts and all its time again: the endpoint was down."""
         self.is_excused = False
         self._failed = 0
         self._failed_by_code.clear()
@@ -173,7 +173,7 @@ class Attempts:
         return None if self.checksums is None else self.checksums.image
 
     def end(self, decision: Decision, changed: ImageChangedError | None = None) -> Ended:
-        """What is left to say when there is no answer."""
+        """Say what is left when there is no answer."""
         return Ended(decision, self.sent, self.usage, self.image_sha256, changed)
 
 

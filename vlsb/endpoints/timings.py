@@ -12,7 +12,7 @@ from enum import IntEnum
 from vlsb.steps import Durations
 
 
-class Marks:
+class Moments:
     """Moments of one exchange on the monotonic clock; 0 for what did not happen. Transports set them.
 
     `opened_at`: a connection is held; `sent_at`: the last byte of the request was handed to the system;
@@ -53,7 +53,7 @@ class HeadOfLine:
         return self._what
 
     def waits_for(self, what: Wait) -> None:
-        """The head goes on to the next thing."""
+        """Note that the head goes on to the next thing."""
         now = self._clock()
         self._sums[self._what] += now - self._since
         self._what, self._since = what, now
@@ -111,7 +111,7 @@ class Timings:
         self.outage.add(outage_s)
         self.slot.add(max(0.0, waited_s - rate_s - outage_s))
 
-    def add_exchange(self, marks: Marks) -> None:
+    def add_exchange(self, marks: Moments) -> None:
         """A request is over, answered or not: count the steps that it came to."""
         now = time.monotonic()
         self.request.add(now - marks.began_at)

@@ -56,7 +56,7 @@ class Spending:
         return self._limit_of(0.0)
 
     def _limit_of(self, usd: float) -> str | None:
-        """The option that keeps one more request from being sent, which may cost so much."""
+        """Return the option that keeps one more request from being sent, which may cost so much."""
         if self.most_usd is not None:
             held = self.usd + self.reserved_usd
             if held >= self.most_usd or held + usd > self.most_usd:
@@ -107,7 +107,7 @@ class Traffic:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """What the block does is not cut off when the run is asked to stop. Raises StoppedError if it was."""
+        """Let what the block does go on when the run is asked to stop. Raises StoppedError if it was."""
         self.require_open()
         task = asyncio.current_task()
         assert task is not None

@@ -22,7 +22,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from vlsb.config import MAX_BODY_BYTES
 from vlsb.endpoints.faults import ReplyTooLarge
-from vlsb.endpoints.timings import Marks
+from vlsb.endpoints.timings import Moments
 
 # Servers close idle connections (uvicorn after 5 s); ours go first, so that none is reused too late.
 KEEPALIVE_S = 4.0
@@ -47,11 +47,11 @@ class Upload(httpx.AsyncByteStream):
     def __init__(self, pieces: Iterable[bytes], on_sent: Callable[[], None] = lambda: None) -> None:
         self._pieces = list(pieces)
         self._on_sent: Callable[[], None] | None = on_sent
-        self.marks = Marks()
+        self.marks = Moments()
         self.size = sum(map(len, self._pieces))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The body in its pieces, each once; nothing afterwards."""
+        """Yield the body in its pieces, each once; nothing afterwards."""
         pieces = self.take()
         pieces.reverse()
         while pieces:
@@ -59,12 +59,12 @@ class Upload(httpx.AsyncByteStream):
         self.release()
 
     def take(self) -> list[bytes]:
-        """The pieces, which are the caller's from now on; `release` is called when it holds them no more."""
+        """Hand over the pieces; `release` is called when the caller holds them no more."""
         pieces, self._pieces = self._pieces, []
         return pieces
 
     def release(self) -> None:
-        """The body is on its way: its memory is free."""
+        """Free the memory of a body that is on its way."""
         if self._on_sent is not None:
             self._on_sent()
             self._on_sent = None
@@ -104,7 +104,7 @@ class CappedBody:
         self._pieces.append(piece)
 
     def reply(self, status: int, headers: httpx.Headers) -> WholeReply:
-        """The whole reply, without the headers that told how its body was sent."""
+        """Return the whole reply, without the headers that told how its body was sent."""
         framing = (b"content-encoding", b"content-length", b"transfer-encoding")
         kept = [(name, value) for name, value in headers.raw if name.lower() not in framing]
         return WholeReply(status, headers=kept, content=b"".join(self._pieces))
@@ -157,7 +157,7 @@ class ReplyReader:
             raise httpx.RemoteProtocolError(f"the reply's {what} is too large")
 
     def end(self) -> None:
-        """The connection ended: the end of the reply if it has no other, else ReadError."""
+        """Take the end of the connection for that of the reply, if it has no other, else raise ReadError."""
         if self._ends_with_connection and self.reply is None:
             self._complete()
         if self.reply is None:
@@ -291,7 +291,7 @@ class _Connection(asyncio.Protocol):
         return not (self._is_spent or self._transport.is_closing())
 
     def has_unread(self) -> bool:
-        """Whether anything came that nobody asked for, even if the loop has not seen it yet."""
+        """Tell whether anything came that nobody asked for, even if the loop has not seen it yet."""
         watch = select.poll()
         watch.register(self._descriptor, select.POLLIN)
         return bool(watch.poll(0))
@@ -303,7 +303,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
             raise httpx.ReadError("the server spoke or closed before it was asked")
 
-    async def exchange(self, head: bytes, stream: httpx.AsyncByteStream, marks: Marks) -> WholeReply:
+    async def exchange(self, head: bytes, stream: httpx.AsyncByteStream, marks: Moments) -> WholeReply:
         """Send a request and read its reply, which may come before all of it is sent."""
         self._reading = ReplyReader()
         outcome: asyncio.Future[WholeReply] = self._loop.create_future()
@@ -361,7 +361,7 @@ class _Connection(asyncio.Protocol):
             self._room.set_result(None)
 
     def _end(self, exc: Exception | None) -> None:
-        """The peer is gone: the end of a reply that has no other."""
+        """Take it that the peer is gone: the end of a reply that has no other."""
         self._is_spent = True
         if not self._is_asked:
             return
@@ -419,7 +419,7 @@ class Wire(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> WholeReply:
         """Send one request and read the whole reply; raises a RequestError."""
         assert isinstance(request.stream, httpx.AsyncByteStream)
-        marks: Marks = request.extensions.get("marks") or Marks()
+        marks: Moments = request.extensions.get("marks") or Moments()
         connection = self._idle_connection()
         if connection is None:
             connection = await self._connect(request.url)
@@ -437,7 +437,7 @@ class Wire(httpx.AsyncBaseTransport):
         return reply
 
     def _idle_connection(self) -> _Connection | None:
-        """The freshest idle connection that is still good; stale ones are closed."""
+        """Return the freshest idle connection that is still good; stale ones are closed."""
         oldest = time.monotonic() - KEEPALIVE_S
         while self._idle and self._idle[0][1] < oldest:
             self._idle.popleft()[0].abort()

@@ -192,13 +192,13 @@ def blocked() -> Reply:
 
 
 def models(names: Iterable[str]) -> Reply:
-    """The list of models that `GET /v1/models` gives."""
+    """Return the list of models that `GET /v1/models` gives."""
     data = [{"id": name, "object": "model", "created": 1735689600, "owned_by": "simulator"} for name in names]
     return Reply(body={"object": "list", "data": data})
 
 
 def wire(reply: Reply) -> bytes:
-    """The bytes of a reply, head and body, as `Reply` sends them."""
+    """Return the bytes of a reply, head and body, as `Reply` sends them."""
     body = body_bytes(reply.body)
     names = {name.lower() for name, _ in reply.headers}
     lines = [f"HTTP/1.1 {reply.status} {_PHRASES.get(reply.status, 'Unassigned')}"]

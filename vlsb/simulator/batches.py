@@ -84,7 +84,7 @@ class Batches:
         self._list_looks = 0
 
     async def answer(self, request: Request) -> Action | None:
-        """The reply to a request for files or batches; None for one that is about neither."""
+        """Return the reply to a request for files or batches; None for one that is about neither."""
         what, *rest = request.path.partition("/v1/")[2].split("/")
         if what == "files":
             return self._content(rest[0]) if rest else self._upload(request)
@@ -111,7 +111,7 @@ class Batches:
         self._batches.clear()
 
     def _known(self, request: Request) -> dict[str, _Batch]:
-        """The batches that a request's key knows, the newest first."""
+        """Return the batches that a request's key knows, the newest first."""
         batches = reversed(self._batches.values())
         return {each.id: each for each in batches if not self.has_projects or each.owner == request.bearer}
 
@@ -142,11 +142,11 @@ class Batches:
         return plan.creation or Reply(body=_described(batch))
 
     def _list(self, request: Request) -> Action:
-        known = self._known(request).values()
-        there = [_described(each) for each in known if each.listed_at <= self._list_looks]
+        batches = self._known(request).values()
+        listed_ones = [_described(each) for each in batches if each.listed_at <= self._list_looks]
         self._list_looks += 1
         newer = [{"id": f"other-{number}", "status": "completed"} for number in range(self.newer)]
-        listed = {"object": "list", "data": [*newer, *there], "has_more": False}
+        listed = {"object": "list", "data": [*newer, *listed_ones], "has_more": False}
         return Reply(body=listed) if self.lists else _UNKNOWN
 
     async def _advance(self, batch: _Batch) -> None:
@@ -164,10 +164,10 @@ class Batches:
         asked = len(batch.lines) if batch.plan.answers is None else batch.plan.answers
         good, bad = list[bytes](), list[bytes]()
         for line in batch.lines[:asked]:
-            wanted = orjson.loads(line)
-            body = orjson.dumps(wanted["body"])
+            asked_for = orjson.loads(line)
+            body = orjson.dumps(asked_for["body"])
             request = Request(len(self.paid) + 1, "POST", _COMPLETIONS, {}, body, 0.0)
-            action, row = await self._respond(request), {"id": "row", "custom_id": wanted["custom_id"]}
+            action, row = await self._respond(request), {"id": "row", "custom_id": asked_for["custom_id"]}
             if isinstance(action, Reply):
                 reply = {"status_code": action.status, "request_id": "simulated", "body": action.body}
                 row |= {"response": reply, "error": None}

@@ -49,7 +49,7 @@ EXPLANATIONS = {
 def demo_responder(
     *, seed: int = 0, latency: tuple[float, float] | None = LATENCY, has_rate_limits: bool = True
 ) -> Responder:
-    """The persona as a responder; `latency` is (median in seconds, sigma), None for no waiting.
+    """Make the persona a responder; `latency` is (median in seconds, sigma), None for no waiting.
 
     With `has_rate_limits` about one distinct request in 25 is first answered with a rate limit.
     """
@@ -106,7 +106,7 @@ def _judge_reply(request: Request, delay_s: float) -> Action:
 
 
 def demo_label(response: str) -> int:
-    """The official label (1, 2 or 3) that the demo judge gives a response, by its wording alone."""
+    """Return the official label (1, 2 or 3) that the demo judge gives a response, by its wording alone."""
     words = response.strip().lower().replace("\u2019", "'")
     if words.startswith(("i'm sorry", "sorry", "i can't", "i cannot")):
         return 1

@@ -61,13 +61,13 @@ class Request:
             raise LookupError(f"the body of request {self.number} was dropped")
 
     def _image_span(self) -> tuple[int, int]:
-        """Where the first data URL stands in the body, unparsed; (0, 0) when there is none.
+        """Tell where the first data URL stands in the body, unparsed; (0, 0) when there is none.
 
         Parsing two megabytes of base64 to read twenty words costs more than all the rest.
         """
-        if (found := _DATA_URL.search(self.body)) is None:
+        if (match := _DATA_URL.search(self.body)) is None:
             return 0, 0
-        return found.start(1), self.body.find(b'"', found.end())
+        return match.start(1), self.body.find(b'"', match.end())
 
     @property
     def model(self) -> str | None:
@@ -112,8 +112,8 @@ class Request:
     @property
     def file(self) -> bytes | None:
         """The contents of the first file in a form."""
-        found = _BOUNDARY.search(self.headers.get("content-type", ""))
-        parts = [] if found is None else self.body.split(b"--" + found[1].encode())
+        match = _BOUNDARY.search(self.headers.get("content-type", ""))
+        parts = [] if match is None else self.body.split(b"--" + match[1].encode())
         files = (part.partition(b"\r\n\r\n")[2][:-2] for part in parts if b"filename=" in part[:500])
         return next(files, None)
 
@@ -121,15 +121,15 @@ class Request:
     def instruction(self) -> str:
         """The sample's instruction, also when it stands inside the official judge template."""
         whole = "\n".join(self.texts)
-        _, found, rest = whole.partition("<text_query>: ")
-        return rest.partition("\n    <respoonse>: ")[0] if found else whole
+        _, marker, rest = whole.partition("<text_query>: ")
+        return rest.partition("\n    <respoonse>: ")[0] if marker else whole
 
     @property
     def judged_response(self) -> str | None:
         """The response inside the official judge template; None where there is no such template."""
-        _, found, rest = "\n".join(self.texts).partition("<respoonse>: ")
+        _, marker, rest = "\n".join(self.texts).partition("<respoonse>: ")
         response, closing, _ = rest.rpartition("\n    \n    Please give your judgement")
-        return (response if closing else rest) if found else None
+        return (response if closing else rest) if marker else None
 
     @cached_property
     def identity(self) -> str:
@@ -138,7 +138,7 @@ class Request:
         return hashlib.sha256("\x00".join(fields).encode("utf-8", "surrogatepass")).hexdigest()
 
     def without_body(self) -> Request:
-        """The same request with its digests and words, but without the bytes of its image."""
+        """Return the same request with its digests and words, but without the bytes of its image."""
         slim = replace(self, body=b"", is_dropped=True)
         for name in ("_prompt", "image_url_sha256", "identity"):
             slim.__dict__[name] = getattr(self, name)

@@ -172,7 +172,8 @@ def _no_common_judge(loaded: Sequence[RunRows], judge: str | None) -> str:
     judged = "; ".join(f"{path} by {', '.join(names)}" for path, names in judges.items())
     return (
         f"These runs have no judge in common: {judged}. Labels of different judges are not compared. "
-        f"Judge one run again: vlsb judge {loaded[-1].path}. Or pass --across-judges, if one run has labels of both."
+        f"Judge one run again: vlsb judge {loaded[-1].path}. "
+        "Or pass --across-judges, if one run has labels of both."
     )
 
 

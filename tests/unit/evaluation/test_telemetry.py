@@ -19,7 +19,7 @@ from tests.support import PROJECT
 from tests.support.command import Desk, Vlsb, run_words
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import labelling, persona
-from vlsb.endpoints.timings import HeadOfLine, Marks, Timings, Wait
+from vlsb.endpoints.timings import HeadOfLine, Moments, Timings, Wait
 from vlsb.evaluation.telemetry import CAUSES, SHORTEST_S, Clocks, ModelTimings, Profile, find_limit
 from vlsb.simulator import Action, Request, SimulatorThread, rate_limited
 from vlsb.steps import Durations
@@ -84,7 +84,7 @@ def test_a_pause_counts_for_everybody_in_line_only_as_long_as_they_stood_there()
 
 def test_a_request_that_broke_off_counts_only_in_the_steps_it_came_to() -> None:
     timings = Timings(Clock())
-    marks = Marks()
+    marks = Moments()
     marks.opened_at = marks.began_at + 1.0
 
     timings.add_exchange(marks)

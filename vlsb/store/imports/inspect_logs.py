@@ -50,7 +50,7 @@ class _Part(Struct):
     image: str = ""
 
 
-class _Message(Struct):
+class _ChatMessage(Struct):
     role: str = "user"
     content: str | list[_Part] = ""
 
@@ -60,7 +60,7 @@ class _Message(Struct):
 
 
 class _Choice(Struct):
-    message: _Message
+    message: _ChatMessage
     stop_reason: str | None = None
 
 
@@ -91,7 +91,7 @@ class _Error(Struct):
 class _Sample(Struct):
     id: int | str
     epoch: Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
-    input: str | list[_Message]
+    input: str | list[_ChatMessage]
     output: _Output = field(default_factory=_Output)
     scores: dict[str, _Score] | None = None
     metadata: dict[str, Any] | None = None
