@@ -124,12 +124,16 @@ def option_words(option: Any, *, with_clause: bool) -> str:
 
 
 def options_of_a_run() -> str:
-    """The options of `vlsb run`, a line each."""
-    boxes: dict[str, list[str]] = {}
+    """The options of `vlsb run`: what most uses need with a clause, the rest by name and default."""
+    boxes: dict[str, list[Any]] = {}
     for each in options(COMMANDS[("run",)]):
-        boxes.setdefault(each.rich_help_panel, []).append(f"- {option_words(each, with_clause=True)}")
-    parts = [f"### {box.partition(' (')[0]}\n\n" + "\n".join(lines) for box, lines in boxes.items()]
-    return "\n\n".join(["## vlsb run", *parts])
+        boxes.setdefault(each.rich_help_panel.partition(" (")[0], []).append(each)
+    common = "\n".join(f"- {option_words(each, with_clause=True)}" for each in boxes.pop("Common"))
+    others = [
+        f"**{box}**: {'; '.join(option_words(each, with_clause=False) for each in listed)}."
+        for box, listed in boxes.items()
+    ]
+    return "\n\n".join(["## vlsb run", common, *others])
 
 
 def options_of(words: tuple[str, ...]) -> str:
