@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -25,7 +26,7 @@ from tests.support.endpoint import asked, labelling
 from tests.support.scripts import Script
 from vlsb.cli.app import EXAMPLES
 from vlsb.cli.commands import GUIDES
-from vlsb.cli.screen import error_line
+from vlsb.cli.screen import Screen, error_line
 from vlsb.cli.sessions import SessionCommand, carry_out
 from vlsb.endpoints.credentials import is_variable_name
 from vlsb.errors import AccessError, ServerError, StoreError, VlsbError
@@ -617,7 +618,7 @@ def test_with_nothing_stored_an_error_that_names_no_option_is_followed_by_those_
     with pytest.MonkeyPatch.context() as patch:
         # The process goes on after this command.
         patch.setattr("vlsb.cli.sessions.ignore_signals", lambda: None)
-        code = carry_out(command).code
+        code = asyncio.run(carry_out(command, Screen())).code
 
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert code == error.exit_code

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -35,9 +36,8 @@ from vlsb.errors import (
     VlsbError,
     machine_lack,
 )
-from vlsb.evaluation.hosting import judge_served
 from vlsb.evaluation.leasing import Surroundings
-from vlsb.evaluation.opening import open_judging, open_target
+from vlsb.evaluation.opening import judge_hosted, open_judging, open_target
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.session import (
     Listeners,
@@ -51,7 +51,7 @@ from vlsb.evaluation.session import (
 from vlsb.evaluation.settings import Resolved
 from vlsb.evaluation.target import run_directory
 from vlsb.extras import require_extra
-from vlsb.models.prices import find_retirement, load_prices
+from vlsb.models.prices import PriceTable, find_retirement, load_prices
 from vlsb.models.providers import key_mismatch
 from vlsb.records import JUDGED, Outcome
 from vlsb.reports.figures import counted
@@ -61,6 +61,7 @@ from vlsb.steps import OnProgress, in_thread
 from vlsb.store.manifest import is_run, no_run
 from vlsb.store.state import RunState, has_answers, load_state
 from vlsb.store.summaries import (
+    Gaps,
     ended_without_verdict,
     find_gaps,
     guard_counts,
@@ -110,13 +111,21 @@ class PlanOpener(Protocol):
     def __call__(self, surroundings: Surroundings) -> AbstractAsyncContextManager[Resolved]: ...
 
 
+class EngineHost(Protocol):
+    """Engines that are up for as long as the block lasts, for several sessions."""
+
+    def __call__(
+        self, surroundings: Surroundings
+    ) -> AbstractAsyncContextManager[tuple[ServerRecord, ...]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SessionCommand:
     """What `vlsb run` or `vlsb judge` was asked to do; `go_on` is the command that continues it.
 
     `open` gives its plan, with an engine where it needs one. `directory` is the run's, None while only an
     endpoint knows its name. Without `has_table` somebody else shows the numbers. With a `calibration` the
-    rest of the run is only judged where the user agrees.
+    rest of the run is only judged where the user agrees. Engines that are `hosted` outlive it.
     """
 
     options: RunOptions
@@ -126,6 +135,7 @@ class SessionCommand:
     directory: Path | None
     has_table: bool = True
     calibration: Calibration | None = None
+    hosted: tuple[ServerRecord, ...] = ()
     spending: Spending = field(default_factory=Spending)
 
     def is_stored(self) -> bool:
@@ -138,83 +148,24 @@ def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
 
     One that fails does not keep the others from being run, unless nothing can be stored or the user stops.
     """
-    if len(models) <= 1:
-        return _evaluate_target(replace(options, model=models[0] if models else None)).code
     screen = Screen(quiet=options.display == "none")
+    if len(models) <= 1:
+        return _in_one_loop([_run_command(replace(options, model=models[0] if models else None))], screen)
     if options.name is not None:
-        error = ConfigError("--name is one run's; with several models each run has its model's name.")
-        screen.error(error)
-        return error.exit_code
-    each, spending = [replace(options, model=model) for model in models], Spending()
-    return _in_turn(
-        screen,
-        spending,
-        [f"Model {number} of {len(models)}: {model}" for number, model in enumerate(models, 1)],
-        [partial(_evaluate_target, wishes, spending, has_table=False) for wishes in each],
-        [run_directory(wishes) for wishes in each],
-        options.prices,
-        again=_run_command(options, *(word for model in models for word in ("--model", model))),
-    )
+        raise ConfigError("--name is one run's; with several models each run has its model's name.")
+    titles = [f"Model {number} of {len(models)}: {model}" for number, model in enumerate(models, 1)]
+    commands = [_run_command(replace(options, model=model)) for model in models]
+    again = _words_of_run(options, *(word for model in models for word in ("--model", model)))
+    return _in_one_loop(commands, screen, titles, again=again)
 
 
-def _in_turn(
-    screen: Screen,
-    spending: Spending,
-    titles: Sequence[str],
-    sessions: Sequence[Callable[[], SessionResult]],
-    directories: Sequence[Path | None],
-    prices: Path | None,
-    *,
-    again: Sequence[str],
-) -> int:
-    """Carry out sessions one after the other, then show one table of their runs, and how to go on.
-
-    Returns the first exit code that is not 0. One that fails does not keep the others from being carried
-    out, unless nothing can be stored, the user stops, or a limit that they share is reached.
-    """
-    try:
-        table_of_prices = load_prices(prices)
-    except ConfigError as error:
-        screen.error(error)
-        return error.exit_code
-    done: list[SessionResult] = []
-    for title, session in zip(titles, sessions, strict=True):
-        if (limit := spending.reached) is not None:
-            spent = GapsError(f"{limit} is reached: {len(sessions) - len(done)} more are not begun.")
-            screen.error(spent)
-            done.append(SessionResult(spent.exit_code, can_go_on=True))
-            break
-        screen.notice(title)
-        done.append(session())
-        if done[-1].code in (StoreError.exit_code, InterruptedRunError.exit_code):
-            break
-    if runs := [each for each in directories if each is not None and is_run(each)]:
-        summaries = [summary for run in runs for summary in summarize_run(run, prices=table_of_prices)]
-        screen.result(render(summaries, width=screen.width, color=screen.has_color))
-    failed = next((each.code for each in done if each.code), 0)
-    if failed in _RESUMABLE and runs and (any(each.can_go_on for each in done) or len(done) < len(sessions)):
-        screen.command(again)
-    return failed
+def _run_command(options: RunOptions) -> SessionCommand:
+    opened, words = partial(open_target, options), _words_of_run(options)
+    return SessionCommand(options, opened, prepare, words, run_directory(options))
 
 
-def _evaluate_target(
-    options: RunOptions, spending: Spending | None = None, *, has_table: bool = True
-) -> SessionResult:
-    return carry_out(
-        SessionCommand(
-            options=options,
-            open=partial(open_target, options),
-            prepare=prepare,
-            go_on=_run_command(options),
-            directory=run_directory(options),
-            has_table=has_table,
-            spending=spending or Spending(),
-        )
-    )
-
-
-def _run_command(options: RunOptions, *more: str) -> list[str]:
-    """The command that goes on with a run."""
+def _words_of_run(options: RunOptions, *more: str) -> list[str]:
+    """Return the command that goes on with a run."""
     after_dashes = ["--", *options.engine_options] if options.engine_options else []
     return ["vlsb", "run", *more, *options.as_words(), "--resume", *after_dashes]
 
@@ -224,49 +175,17 @@ def judge_runs(runs: Sequence[Path], options: RunOptions) -> int:
 
     The engine of a local judge is started once. A run that fails keeps no other from being judged.
     """
-    if len(runs) == 1:
-        return carry_out(_judge_command(runs[0], options)).code
     screen = Screen(quiet=options.display == "none")
+    if len(runs) == 1:
+        return _in_one_loop([_judge_command(runs[0], options)], screen)
     for run in sorted(runs, key=lambda each: not may_be_key(str(each))):
         # Found before an engine is started.
         if not is_run(run):
-            is_key = may_be_key(str(run)) and not run.exists()
-            error = ConfigError(NO_KEYS) if is_key else no_run(run)
-            screen.error(error)
-            return error.exit_code
-    again, spending = ["vlsb", "judge", *map(str, runs), *options.as_words()], Spending()
-    try:
-        with (
-            Display(options.display, screen) as display,
-            judge_served(options, _surroundings(options, display, screen)) as hosted,
-        ):
-            display.clear()
-            return _in_turn(
-                screen,
-                spending,
-                [f"Run {number} of {len(runs)}: {run}" for number, run in enumerate(runs, 1)],
-                [
-                    partial(
-                        carry_out,
-                        replace(
-                            _judge_command(run, options, hosted=hosted, has_table=False), spending=spending
-                        ),
-                    )
-                    for run in runs
-                ],
-                runs,
-                options.prices,
-                again=again,
-            )
-    except KeyboardInterrupt:
-        # While the engine was started or ended: sessions have their own words for it.
-        ignore_signals()
-        screen.error(_INTERRUPTED)
-        screen.command(again)
-        return InterruptedRunError.exit_code
-    except VlsbError as error:
-        screen.error(error)
-        return error.exit_code
+            raise ConfigError(NO_KEYS) if may_be_key(str(run)) and not run.exists() else no_run(run)
+    titles = [f"Run {number} of {len(runs)}: {run}" for number, run in enumerate(runs, 1)]
+    again = ["vlsb", "judge", *map(str, runs), *options.as_words()]
+    commands = [_judge_command(run, options) for run in runs]
+    return _in_one_loop(commands, screen, titles, again=again, host=partial(judge_hosted, options))
 
 
 def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
@@ -279,37 +198,117 @@ def calibrate_judge(runs: Sequence[Path], options: RunOptions, n: int) -> int:
 
     command = _judge_command(runs[0], options)
     go_on = [*command.go_on, "--calibrate", str(n)]
-    return carry_out(replace(command, go_on=go_on, calibration=Calibration(n))).code
+    command = replace(command, go_on=go_on, calibration=Calibration(n))
+    return _in_one_loop([command], Screen(quiet=options.display == "none"))
 
 
-def _judge_command(
-    run: Path, options: RunOptions, *, hosted: Sequence[ServerRecord] = (), has_table: bool = True
-) -> SessionCommand:
-    return SessionCommand(
-        options=options,
-        open=partial(open_judging, run, options, hosted=hosted),
-        prepare=prepare_judging,
-        go_on=["vlsb", "judge", str(run), *options.as_words()],
-        directory=run,
-        has_table=has_table,
-    )
+def _judge_command(run: Path, options: RunOptions) -> SessionCommand:
+    words = ["vlsb", "judge", str(run), *options.as_words()]
+    return SessionCommand(options, partial(open_judging, run, options), prepare_judging, words, run)
 
 
-def carry_out(command: SessionCommand) -> SessionResult:
+def _in_one_loop(
+    commands: Sequence[SessionCommand],
+    screen: Screen,
+    titles: Sequence[str] = (),
+    *,
+    again: Sequence[str] = (),
+    host: EngineHost | None = None,
+) -> int:
+    """Carry out sessions, each with a title where there are several, and return the exit code.
+
+    `again` is the command that goes on with several. The engines of `host` are theirs in turn.
+    """
+    settled: list[int] = []
+    # A file that cannot be read is found before an engine is started.
+    prices = load_prices(commands[0].options.prices) if titles else load_prices()
+
+    def last_words() -> None:
+        if again:
+            screen.command(again)
+        elif commands[0].is_stored():
+            screen.command(commands[0].go_on)
+
+    async def main() -> None:
+        if not titles:
+            settled.append((await carry_out(commands[0], screen)).code)
+            return
+        async with AsyncExitStack() as held:
+            hosted: tuple[ServerRecord, ...] = ()
+            if host is not None:
+                options = commands[0].options
+                with Display(options.display, screen) as display:
+                    hosted = await held.enter_async_context(host(_surroundings(options, display, screen)))
+            settled.append(await _in_turn(commands, screen, titles, hosted, prices, again=again))
+
+    try:
+        loops.run(main(), last_words=last_words)
+    except KeyboardInterrupt:
+        # Sessions have their own words for it: it came before the first, or hastened the end of an engine.
+        ignore_signals()
+        if not settled:
+            screen.error(_INTERRUPTED if again or commands[0].is_stored() else _INTERRUPTED_EARLY)
+            last_words()
+    return settled[0] if settled else InterruptedRunError.exit_code
+
+
+async def _in_turn(
+    commands: Sequence[SessionCommand],
+    screen: Screen,
+    titles: Sequence[str],
+    hosted: tuple[ServerRecord, ...],
+    prices: PriceTable,
+    *,
+    again: Sequence[str],
+) -> int:
+    """Carry out sessions one after the other, then show one table of their runs, and how to go on.
+
+    Returns the first exit code that is not 0. One that fails does not keep the others from being carried
+    out, unless nothing can be stored, the user stops, or a limit that they share is reached.
+    """
+    done, spending = list[SessionResult](), Spending()
+    for title, command in zip(titles, commands, strict=True):
+        if (limit := spending.reached) is not None:
+            spent = GapsError(f"{limit} is reached: {len(commands) - len(done)} more are not begun.")
+            screen.error(spent)
+            done.append(SessionResult(spent.exit_code, can_go_on=True))
+            break
+        screen.notice(title)
+        command = replace(command, spending=spending, has_table=False, hosted=hosted)
+        done.append(await carry_out(command, screen, is_last=False))
+        if done[-1].code in (StoreError.exit_code, InterruptedRunError.exit_code):
+            break
+    if not hosted:
+        ignore_signals()
+    if runs := [run for each in commands if (run := each.directory) is not None and is_run(run)]:
+        summaries = [summary for run in runs for summary in summarize_run(run, prices=prices)]
+        screen.result(render(summaries, width=screen.width, color=screen.has_color))
+    failed = next((each.code for each in done if each.code), 0)
+    if failed in _RESUMABLE and runs and (any(each.can_go_on for each in done) or len(done) < len(commands)):
+        screen.command(again)
+    return failed
+
+
+async def carry_out(command: SessionCommand, screen: Screen, *, is_last: bool = True) -> SessionResult:
     """Carry out a session.
 
     Where it is not complete, the last lines say why and what to change; then the command that goes on, or
-    that nothing was stored.
+    that nothing was stored. With the last one the outcome is settled, and signals change nothing any more.
     """
-    screen = Screen(quiet=command.options.display == "none")
     try:
-        found = _outcome(command, screen)
-    except KeyboardInterrupt:
-        # Another one, while the first was being dealt with. A third must not take the last line away.
+        ended = await _run_and_show(command, screen)
+    except asyncio.CancelledError:
+        ended = _Ended(_INTERRUPTED, command.is_stored())
+    except VlsbError as error:
+        ended = _Ended(error, error.exit_code in _RESUMABLE and command.is_stored())
+    except Exception as error:
+        # Whatever was being done when memory, files or threads ran out.
+        if (lack := machine_lack(error)) is None:
+            raise
+        ended = _Ended(lack, command.is_stored())
+    if is_last:
         ignore_signals()
-        found = _Ended(_INTERRUPTED, command.is_stored())
-    ignore_signals()
-    reason, can_go_on, ended = found
+    reason, can_go_on, outcomes = ended
     if reason is None:
         return SessionResult(0, can_go_on=False)
     if isinstance(reason, InterruptedRunError) and not can_go_on:
@@ -320,8 +319,8 @@ def carry_out(command: SessionCommand) -> SessionResult:
     elif isinstance(reason, OtherJudgeError) and command.directory is not None:
         words = ["vlsb", "judge", from_here(command.directory), *_of_judge(command.options).as_words()]
         screen.line(f"Add it with: {shlex.join(words)}")
-    elif ended is not None:
-        for line in _retry_lines(command, ended):
+    elif outcomes is not None:
+        for line in _retry_lines(command, outcomes):
             screen.line(line)
     elif isinstance(reason, MachineError):
         screen.line("Nothing was stored.")
@@ -352,37 +351,24 @@ def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[s
     yield f"Ask again with: {shlex.join(words)}"
 
 
-def _outcome(command: SessionCommand, screen: Screen) -> _Ended:
-    """How the session ended."""
-    try:
-        return _run_and_show(command, screen)
-    except KeyboardInterrupt:
-        ignore_signals()
-        return _Ended(_INTERRUPTED, command.is_stored())
-    except VlsbError as error:
-        return _Ended(error, error.exit_code in _RESUMABLE and command.is_stored())
-    except Exception as error:
-        # Whatever was being done when memory, files or threads ran out.
-        if (lack := machine_lack(error)) is None:
-            raise
-        return _Ended(lack, command.is_stored())
-
-
-def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
-    """The session and its table; returns how it ended."""
+async def _run_and_show(command: SessionCommand, screen: Screen) -> _Ended:
+    """Carry out the session, show its table, and return how it ended."""
     allowed = FailOnError.parse(command.options.fail_on_error)
-
-    def say_command() -> None:
-        if command.is_stored():
-            screen.command(command.go_on)
-
-    plan, end = loops.run(_spend(command, screen, say_command), last_words=say_command)
+    plan, end = await _spend(command, screen)
     if plan.only is not None and end.reason is None:
         rest = _judge_command(plan.directory, command.options).go_on
         screen.notice(f"Judge the rest with: {shlex.join(rest)}")
         return _Ended(None, can_go_on=False)
-    state, is_judging = load_state(plan.directory), plan.target is None
-    gaps = None if plan.is_dry_run else find_gaps(state, end.judges, allowed, is_judging=is_judging)
+    is_judging = plan.target is None
+
+    def read(_: OnProgress) -> tuple[RunState, Gaps | None]:
+        state = load_state(plan.directory)
+        if plan.is_dry_run:
+            return state, None
+        return state, find_gaps(state, end.judges, allowed, is_judging=is_judging)
+
+    # Ctrl-C is heard while the rows are read.
+    state, gaps = await in_thread(read)
     try:
         _show(state, end, command, plan, screen, has_gaps=gaps is not None)
     except StoreError as error:
@@ -409,13 +395,17 @@ def _retirement_notices(plan: Plan) -> Iterator[str]:
             yield found.warning(name, settings.endpoint.model, datetime.now(UTC).date())
 
 
-async def _spend(
-    command: SessionCommand, screen: Screen, say_command: Callable[[], None]
-) -> tuple[Plan, SessionEnd]:
+async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, SessionEnd]:
     """Prepare and spend: all that a command asks of endpoints and engines."""
+
+    def say_command() -> None:
+        if command.is_stored():
+            screen.command(command.go_on)
+
     with Display(command.options.display, screen) as display:
         listeners = Listeners(say=screen.notice, watch=display.show_run, last_words=say_command)
-        async with command.open(_surroundings(command.options, display, screen)) as resolved:
+        surroundings = replace(_surroundings(command.options, display, screen), hosted=command.hosted)
+        async with command.open(surroundings) as resolved:
             plan = resolved.plan
             for stage, given in resolved.credentials.items():
                 endpoint, bearer = plan.models[stage].endpoint, given.bearer

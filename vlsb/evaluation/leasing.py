@@ -12,6 +12,7 @@ from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, Leases, MayInstall, decline, engine_lease
 from vlsb.engines.plan import GpuLease, Lora, Wishes
 from vlsb.engines.preflight import gpus_taken, wishes_apart
+from vlsb.engines.registry import ServerRecord
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions
 from vlsb.models.profile import ModelProfile
@@ -28,13 +29,15 @@ Lease = Callable[..., AbstractAsyncContextManager[EngineLease]]
 class Surroundings:
     """Where a command is carried out: its variables, who may install an engine, who is told of what happens.
 
-    `on_progress` may be called from other threads.
+    `on_progress` may be called from other threads. Engines that are `hosted` for several sessions are those
+    of the only local judge.
     """
 
     environment: Mapping[str, str]
     may_install: MayInstall = decline
     on_progress: OnProgress = ignore
     say: Callable[[str], None] = lambda line: None
+    hosted: tuple[ServerRecord, ...] = ()
 
     async def gpus(self) -> Sequence[Gpu]:
         """Return the GPUs that this process may use. Raises ServerError where the driver does not answer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -62,21 +62,14 @@ async def open_target(options: RunOptions, surroundings: Surroundings) -> AsyncI
 
 @asynccontextmanager
 async def open_judging(
-    run: Path | None,
-    options: RunOptions,
-    surroundings: Surroundings,
-    *,
-    hosted: Sequence[ServerRecord] = (),
+    run: Path | None, options: RunOptions, surroundings: Surroundings
 ) -> AsyncIterator[Resolved]:
-    """Open the plan of `vlsb judge RUN`, or without a run of its judges alone, with leases of their engines.
-
-    The engines of the only local judge may be `hosted` already, for several runs.
-    """
+    """Open the plan of `vlsb judge RUN`, or of its judges alone without a run, with leases of engines."""
     resolved = await in_thread(lambda _: resolve_judging(run, options, surroundings.environment))
     if options.replicas > 1 and not resolved.judges.local:
         raise ConfigError("--replicas is for engines that vlsb starts, and no judge is a local model.")
     async with AsyncExitStack() as held:
-        yield await _lease_judges(resolved, options, surroundings, held, hosted)
+        yield await _lease_judges(resolved, options, surroundings, held)
 
 
 @asynccontextmanager
@@ -116,11 +109,10 @@ async def _lease_judges(
     options: RunOptions,
     surroundings: Surroundings,
     held: AsyncExitStack,
-    hosted: Sequence[ServerRecord] = (),
 ) -> Resolved:
     """Lease engines for each local judge: beside the others while there are GPUs for it, else after them.
 
-    Those that are `hosted` are the only judge's. Nothing is started yet: whatever keeps one of them from
+    Nothing is started yet: whatever keeps one of them from
     starting is found before anything is spent.
     """
     if not resolved.judges.local:
@@ -134,8 +126,9 @@ async def _lease_judges(
         if resolved.plan.target is not None:
             # They were said of the target's engine.
             wishes, count = replace(wishes, gpus=GpuLease(), tensor_parallel_size=None), 1
-        if hosted:
-            joined = [await held.enter_async_context(lease(model, wishes, hosted=each)) for each in hosted]
+        if surroundings.hosted:
+            hosted = [lease(model, wishes, hosted=each) for each in surroundings.hosted]
+            joined = [await held.enter_async_context(each) for each in hosted]
             return resolved.with_engines(name, tuple(joined))
         beside = wishes_of_replicas(model, wishes, count, gpus, environment, taken)
         apart = beside or wishes_of_replicas(model, wishes, count, gpus, environment) or []
