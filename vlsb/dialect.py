@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from vlsb.config import Sampling
+from vlsb.config import SAMPLING_FIELDS, Sampling
 
 USUAL_TAG = "<think>"
 THOUGHT_TAGS: Mapping[str, str] = MappingProxyType(
@@ -50,10 +50,10 @@ class Dialect:
     def sampling_fields(self, sampling: Sampling) -> dict[str, Any]:
         """The sampling fields of a body; the user's own `extra` fields win."""
         fields: dict[str, Any] = {self.tokens_field: self.max_tokens or sampling.max_tokens}
-        if sampling.top_p is not None:
-            fields["top_p"] = sampling.top_p
-        if sampling.temperature is not None:
-            fields["temperature"] = sampling.temperature
+        # top_p before temperature, as the authors' script has them.
+        for name in reversed(SAMPLING_FIELDS):
+            if name != "max_tokens" and (value := getattr(sampling, name)) is not None:
+                fields[name] = value
         kept = {name: value for name, value in fields.items() if name not in self.unsent}
         return kept | dict(sampling.extra)
 

@@ -40,7 +40,7 @@ def model_card(name: str, servers_dir: Path | None, *, is_offline: bool) -> str:
 
 
 def _local(model: ModelProfile, *, is_offline: bool) -> Iterator[str]:
-    wishes = Wishes(offline=is_offline, trust_remote_code=model.needs_code)
+    wishes = Wishes(offline=is_offline, settings={"trust-remote-code": True} if model.needs_code else {})
     model = identify(model, weights=None, revision=None, offline=is_offline)
     revision = weights_revision(model, wishes, read_config(model.config))
     has_gpu = bool(gpus(os.environ))

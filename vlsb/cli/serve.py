@@ -9,7 +9,7 @@ import typer
 from vlsb.cli import options as opt
 from vlsb.cli.command import command
 from vlsb.cli.screen import Screen
-from vlsb.evaluation.options import HelpPanel, Option, RunOptions
+from vlsb.evaluation.options import HelpPanel, Option, RunOptions, names_in
 
 ServedName = Annotated[
     str, typer.Argument(metavar="NAME", help="A name of `vlsb models`, org/name, a folder, or one of yours.")
@@ -18,8 +18,9 @@ ServedName = Annotated[
 
 @command()
 @opt.takes_run_options(
-    *("engine_options", "weights", "revision", "dtype", "tensor_parallel_size", "quantization", "lora"),
-    *("trust_remote_code", "gpus", "engine", "servers_dir", "start_timeout", "yes", "display"),
+    "engine_options",
+    *names_in(HelpPanel.ENGINE, but=("replicas", "max_restarts", "keep_server")),
+    "display",
 )
 def serve_command(
     name: ServedName,

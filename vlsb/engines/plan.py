@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vlsb.config import OFFICIAL_TARGET_TOKENS, START_TIMEOUT_S, THINKING_TOKENS
+from vlsb.config import NOTHING, OFFICIAL_TARGET_TOKENS, START_TIMEOUT_S, THINKING_TOKENS
 from vlsb.engines.checkpoint import CONFIG, SMALL_FILES, Weights, chat_template, json_object, open_weights
 from vlsb.engines.facts import context_limit, is_inline, server_facts, setting_deviations
 from vlsb.engines.hardware import Gpu, visible_gpus
@@ -113,22 +113,20 @@ def _lora_rank(rank: int) -> int:
 class Wishes:
     """What a user wants of a server. None: as the model's file has it.
 
-    `engine` is `auto`, a program or an environment's folder; `engine_options` are the words after `--`.
+    `engine` is `auto`, a program or an environment's folder; `settings` are options of `vllm serve` by their
+    long names, and `engine_options` the words after `--`.
     `thinks` says whether the model shall think (None: as its template has it) and `max_tokens` how long an
     answer may be: the context must hold it.
     """
 
     weights: str | None = None
     revision: str | None = None
-    tensor_parallel_size: int | None = None
     gpus: GpuLease = GpuLease()
-    dtype: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     port: int | None = None
     engine: str = "auto"
     engine_options: tuple[str, ...] = ()
-    quantization: str | None = None
     lora: Lora | None = None
-    trust_remote_code: bool = False
     thinks: bool | None = None
     max_tokens: int | None = None
     offline: bool = False
@@ -271,16 +269,9 @@ def _settings(
         settings |= {"dtype": model.cpu_dtype, "enforce-eager": True}
     if not model.is_of_the_paper:
         settings |= _thinking_settings(model, wishes, weights)
-    if wishes.quantization is not None:
-        settings["quantization"] = wishes.quantization
+    settings |= wishes.settings
     if wishes.lora is not None:
         settings |= wishes.lora.settings()
-    if wishes.trust_remote_code:
-        settings["trust-remote-code"] = True
-    if wishes.dtype is not None:
-        settings["dtype"] = wishes.dtype
-    if wishes.tensor_parallel_size is not None:
-        settings["tensor-parallel-size"] = wishes.tensor_parallel_size
     settings.setdefault("load-format", "safetensors")
     if model.engine.newest is None:
         # The last engine of a family that was dropped does not know the option.

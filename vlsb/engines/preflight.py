@@ -91,21 +91,14 @@ def check_architecture(model: ModelProfile, wishes: Wishes, engine: Engine | Non
 
 def _settings(model: ModelProfile, wishes: Wishes) -> dict[str, Any]:
     """The engine's options by long name as far as they are known before it is there."""
-    settings = read_config(model.config)
-    wished = {
-        "dtype": wishes.dtype,
-        "quantization": wishes.quantization,
-        "tensor-parallel-size": wishes.tensor_parallel_size,
-        "trust-remote-code": wishes.trust_remote_code or None,
-    }
-    settings |= {name: value for name, value in wished.items() if value is not None}
+    settings = {**read_config(model.config), **wishes.settings}
     return {name: normal(value) for name, value in (settings | parse_options(wishes.engine_options)).items()}
 
 
 def memory_needed(model: ModelProfile, wishes: Wishes, weights: Weights, *, on_cpu: bool) -> Forecast:
     """What serving the weights takes, as wished."""
     settings, limit = _settings(model, wishes), context_limit(weights)
-    dtype = model.cpu_dtype if on_cpu and wishes.dtype is None else settings.get("dtype", "auto")
+    dtype = model.cpu_dtype if on_cpu and "dtype" not in wishes.settings else settings.get("dtype", "auto")
     context = settings.get("max-model-len")
     context = context if isinstance(context, int) else 0
     return forecast(

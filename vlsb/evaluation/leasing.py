@@ -66,12 +66,9 @@ def engine_wishes(options: RunOptions) -> Wishes:
     return Wishes(
         weights=options.weights,
         revision=options.revision,
-        tensor_parallel_size=options.tensor_parallel_size,
+        settings=options.engine_settings(),
         gpus=GpuLease.parse(options.gpus),
-        dtype=options.dtype,
-        quantization=options.quantization,
         lora=Lora.parse(options.lora),
-        trust_remote_code=options.trust_remote_code,
         thinks={"on": True, "off": False}.get(options.thinking),
         max_tokens=options.max_tokens,
         engine=options.engine,
@@ -84,7 +81,7 @@ def judge_wishes(options: RunOptions) -> Wishes:
     """What options ask of a judge's engine."""
     return Wishes(
         engine=options.engine,
-        tensor_parallel_size=options.tensor_parallel_size,
+        settings=options.engine_settings(),
         max_tokens=_JUDGE_CONTEXT_TOKENS,
         start_timeout_s=options.start_timeout,
         gpus=GpuLease.parse(options.gpus),

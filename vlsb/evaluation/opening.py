@@ -125,7 +125,7 @@ async def _lease_judges(
         wishes, count = judge_wishes(options), options.replicas
         if resolved.plan.target is not None:
             # They were said of the target's engine.
-            wishes, count = replace(wishes, gpus=GpuLease(), tensor_parallel_size=None), 1
+            wishes, count = replace(wishes, gpus=GpuLease(), settings={}), 1
         if surroundings.hosted:
             hosted = [lease(model, wishes, hosted=each) for each in surroundings.hosted]
             joined = [await held.enter_async_context(each) for each in hosted]

@@ -41,7 +41,7 @@ class Option:
 
     Its variable is VLSB_ and its name, or `variable` where that means something else. `also` is another name.
     `min` and `max` bound a number; `choices` are the words that it may be. An argument takes what follows
-    `--` and is in no help page.
+    `--` and is in no help page. One that `goes_to_engine` is an option of `vllm serve` by the same name.
     """
 
     help: str
@@ -53,6 +53,7 @@ class Option:
     max: float | None = None
     choices: tuple[str, ...] = ()
     is_argument: bool = False
+    goes_to_engine: bool = False
 
 
 _NOT_REPEATED = ("resume", "dry_run", "batch_again", "engine_options")
@@ -341,10 +342,22 @@ class RunOptions:
     ] = None
     dtype: Annotated[
         str | None,
-        Option("Type of the weights in memory, such as bfloat16.", HelpPanel.ENGINE, metavar="DTYPE"),
+        Option(
+            "Type of the weights in memory, such as bfloat16.",
+            HelpPanel.ENGINE,
+            metavar="DTYPE",
+            goes_to_engine=True,
+        ),
     ] = None
     tensor_parallel_size: Annotated[
-        int | None, Option("GPUs that share one copy of the model.", HelpPanel.ENGINE, metavar="N", min=1)
+        int | None,
+        Option(
+            "GPUs that share one copy of the model.",
+            HelpPanel.ENGINE,
+            metavar="N",
+            min=1,
+            goes_to_engine=True,
+        ),
     ] = None
     quantization: Annotated[
         str | None,
@@ -352,6 +365,7 @@ class RunOptions:
             "Weights of fewer bits, as the engine names it: fp8, bitsandbytes, ...",
             HelpPanel.ENGINE,
             metavar="NAME",
+            goes_to_engine=True,
         ),
     ] = None
     lora: Annotated[
@@ -360,7 +374,11 @@ class RunOptions:
     ] = None
     trust_remote_code: Annotated[
         bool,
-        Option("Run the Python code of the weights' repository, at --revision.", HelpPanel.ENGINE),
+        Option(
+            "Run the Python code of the weights' repository, at --revision.",
+            HelpPanel.ENGINE,
+            goes_to_engine=True,
+        ),
     ] = False
     gpus: Annotated[
         str | None,
@@ -513,6 +531,11 @@ class RunOptions:
             raise ConfigError(f"{as_flag(name)} {value}: not one of {', '.join(choices)}.")
         return value
 
+    def engine_settings(self) -> dict[str, Any]:
+        """Return the options of `vllm serve` that were given, by its names."""
+        given = {name.replace("_", "-"): getattr(self, name) for name in _TO_ENGINE}
+        return {name: value for name, value in given.items() if value is not None and value is not False}
+
     def as_words(self) -> list[str]:
         """Every option that is not at its default, as it is typed, but those that are for one session."""
         words: list[str] = []
@@ -528,16 +551,18 @@ class RunOptions:
         return words
 
 
-_OF_ALL_ENGINES = ("engine", "servers_dir", "start_timeout", "max_restarts", "yes")
+def names_in(panel: HelpPanel, *, but: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the options in a box of the help page, in their order."""
+    own = [each.name for each in fields(RunOptions) if get_args(each.type)[1].panel is panel]
+    return tuple(name for name in own if name not in but)
+
+
 ONLY_ENGINES = (
-    *(
-        each.name
-        for each in fields(RunOptions)
-        if get_args(each.type)[1].panel is HelpPanel.ENGINE and each.name not in _OF_ALL_ENGINES
-    ),
+    *names_in(HelpPanel.ENGINE, but=("engine", "servers_dir", "start_timeout", "max_restarts", "yes")),
     "engine_options",
 )
-"""Options that mean something only for a target's engine: those of a judge's engine are none of them."""
+"""Options that mean something only for a target's engine; those left out speak of a judge's engine too."""
+_TO_ENGINE = tuple(each.name for each in fields(RunOptions) if get_args(each.type)[1].goes_to_engine)
 
 
 def as_flag(name: str) -> str:

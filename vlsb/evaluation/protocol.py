@@ -15,6 +15,7 @@ from vlsb.config import (
     OFFICIAL_JUDGE_SAMPLING,
     OFFICIAL_SYSTEM_PROMPT,
     OFFICIAL_TARGET_SAMPLING,
+    SAMPLING_FIELDS,
     SIMULATED_URL,
     ModelSettings,
     Sampling,
@@ -35,6 +36,8 @@ ENGINE_FACT = "engine."
 """What the name of a setting begins with that an engine of ours brought."""
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 100
+# Runs have them since the first version, also as null. Any other is recorded where it is sent.
+_ALWAYS_RECORDED = ("max_tokens", "temperature", "top_p")
 # Fields that define the request itself: changing them would make it another program's request.
 _RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
 SEES_BOTH = "reasoning+answer"
@@ -88,9 +91,11 @@ def _common(settings: ModelSettings) -> dict[str, Any]:
         # The names only: their values are secrets.
         "headers": sorted(name.lower() for name, _ in endpoint.headers),
         "system_prompt": settings.system_prompt,
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
+        **{
+            name: value
+            for name in SAMPLING_FIELDS
+            if (value := getattr(sampling, name)) is not None or name in _ALWAYS_RECORDED
+        },
         "extra": dict(sampling.extra),
     }
 
@@ -142,7 +147,7 @@ def judge_deviations(judge: JudgeSetup, dialect: Dialect) -> list[Untrusted]:
 def _of_model(name: str, settings: ModelSettings, official: Sampling, dialect: Dialect) -> Iterator[str]:
     if dialect.max_tokens is not None:
         yield f"{name} max_tokens: {dialect.max_tokens}, because it thinks (official: {official.max_tokens})"
-    for field in ("max_tokens", "temperature", "top_p"):
+    for field in SAMPLING_FIELDS:
         value, usual = getattr(settings.sampling, field), getattr(official, field)
         if value != usual:
             yield f"{name} {field}: {_shown(value)} (official: {_shown(usual)})"

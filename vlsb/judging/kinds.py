@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlsb import strict_json
-from vlsb.config import ModelSettings, Sampling
+from vlsb.config import JUDGE_TOKENS, SAMPLING_FIELDS, ModelSettings, Sampling
 from vlsb.errors import ConfigError
 from vlsb.judging.guards import PARSERS
 from vlsb.judging.prompts import JudgeTemplate
@@ -275,11 +275,11 @@ def _response_cap(found: Mapping[str, Any], answers: Answers, place: str) -> int
 
 
 def _sampling(found: object, place: str) -> Sampling:
-    names = {"max_tokens", "temperature", "top_p", "extra"}
+    names = {*SAMPLING_FIELDS, "extra"}
     if not isinstance(found, dict) or not set(found) <= names:
         raise ConfigError(f"{place}: sampling has the keys {', '.join(sorted(names))}.")
-    tokens, extra = found.get("max_tokens", 512), found.get("extra", {})
-    numbers = [found.get(name) for name in ("temperature", "top_p")]
+    tokens, extra = found.get("max_tokens", JUDGE_TOKENS), found.get("extra", {})
+    numbers = [found.get(name) for name in SAMPLING_FIELDS if name != "max_tokens"]
     if (
         type(tokens) is not int
         or tokens < 1
@@ -288,10 +288,11 @@ def _sampling(found: object, place: str) -> Sampling:
             for each in numbers
         )
     ):
-        raise ConfigError(f"{place}: max_tokens, temperature and top_p are numbers.")
+        *others, last = SAMPLING_FIELDS
+        raise ConfigError(f"{place}: {', '.join(others)} and {last} are numbers.")
     if not isinstance(extra, dict) or not _is_json(extra) or not strict_json.is_shallow(extra):
         raise ConfigError(f"{place}: extra must be fields of a request, as JSON has them.")
-    return Sampling(tokens, temperature=found.get("temperature", 0.0), top_p=found.get("top_p"), extra=extra)
+    return Sampling(**{"max_tokens": tokens, **found})
 
 
 def _is_json(value: object) -> bool:

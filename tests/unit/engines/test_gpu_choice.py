@@ -33,8 +33,8 @@ def chosen(machine: str, *, inherited: str | None = None, **wishes: Any) -> tupl
     ("machine", "wishes", "entries"),
     [
         (EIGHT_H100, {}, ("1",)),
-        (EIGHT_H100, {"tensor_parallel_size": 2}, ("1", "2")),
-        (EIGHT_H100, {"tensor_parallel_size": 4}, ("1", "2", "4", "5")),
+        (EIGHT_H100, {"settings": {"tensor-parallel-size": 2}}, ("1", "2")),
+        (EIGHT_H100, {"settings": {"tensor-parallel-size": 4}}, ("1", "2", "4", "5")),
         # Alike within a GiB: the first.
         (TWO_L4, {}, ("0",)),
         (EIGHT_H100, {"engine_options": ("--pipeline-parallel-size", "2")}, ("1", "2")),
@@ -50,7 +50,7 @@ def test_the_gpus_with_most_memory_free_are_taken(
     ("machine", "wishes"),
     [
         (ONE_A10, {}),
-        (TWO_L4, {"tensor_parallel_size": 2}),
+        (TWO_L4, {"settings": {"tensor-parallel-size": 2}}),
         # Nobody knows what is free of a memory that is shared.
         (GRACE, {}),
         ("", {}),
@@ -116,7 +116,9 @@ def test_without_enough_gpus_left_it_waits_for_its_turn(
     leases = [GpuLease(each) for each in taken]
 
     assert (
-        wishes_apart(NEWER["qwen3_vl"], Wishes(tensor_parallel_size=count), parse_gpus(listing), leases)
+        wishes_apart(
+            NEWER["qwen3_vl"], Wishes(settings={"tensor-parallel-size": count}), parse_gpus(listing), leases
+        )
         is None
     )
 
@@ -143,8 +145,8 @@ def apart(
         # The freest first, the busy ones last.
         (EIGHT_H100, 3, {}, ["1", "2", "4"]),
         (EIGHT_H100, 8, {}, ["1", "2", "4", "5", "7", "3", "0", "6"]),
-        (EIGHT_H100, 2, {"tensor_parallel_size": 2}, ["1,2", "4,5"]),
-        (EIGHT_H100, 2, {"tensor_parallel_size": 4}, ["1,2,4,5", "0,3,6,7"]),
+        (EIGHT_H100, 2, {"settings": {"tensor-parallel-size": 2}}, ["1,2", "4,5"]),
+        (EIGHT_H100, 2, {"settings": {"tensor-parallel-size": 4}}, ["1,2,4,5", "0,3,6,7"]),
         (EIGHT_H100, 2, {"engine_options": ("--pipeline-parallel-size", "2")}, ["1,2", "4,5"]),
         # Without a GPU they share the CPU.
         ("", 2, {}, [None, None]),
@@ -155,7 +157,7 @@ def apart(
         (
             EIGHT_H100,
             2,
-            {"gpus": GpuLease(("0", "1", "2", "3")), "tensor_parallel_size": 2},
+            {"gpus": GpuLease(("0", "1", "2", "3")), "settings": {"tensor-parallel-size": 2}},
             ["0,1", "2,3"],
         ),
         (ONE_A10, 2, {"gpus": GpuLease(SLICES)}, list(SLICES)),
@@ -183,7 +185,7 @@ def test_replicas_share_out_what_a_scheduler_gave(inherited: str, found: list[st
         (EIGHT_H100, 2, "3", {}),
         (EIGHT_H100, 2, SLICES[0], {}),
         (EIGHT_H100, 3, None, {"gpus": GpuLease(("0", "1"))}),
-        (EIGHT_H100, 2, None, {"gpus": GpuLease(("0", "1", "2")), "tensor_parallel_size": 2}),
+        (EIGHT_H100, 2, None, {"gpus": GpuLease(("0", "1", "2")), "settings": {"tensor-parallel-size": 2}}),
     ],
 )
 def test_replicas_never_share_a_gpu(

@@ -138,8 +138,7 @@ def test_wishes_win_over_the_file_and_words_after_the_dashes_over_both(weights: 
         "--dtype=auto",
         "--tensor-parallel-size=4",
         "--no-enforce-eager",
-        dtype="bfloat16",
-        tensor_parallel_size=2,
+        settings={"dtype": "bfloat16", "tensor-parallel-size": 2},
     )
 
     assert made.arguments[-3:] == ("--dtype=auto", "--tensor-parallel-size=4", "--no-enforce-eager")
@@ -226,7 +225,7 @@ def test_without_a_gpu_the_engine_computes_in_float32_and_eagerly(
 def test_the_users_own_settings_win_over_the_cpus(weights: Path) -> None:
     own = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "0", "HF_HUB_OFFLINE": "0"}
 
-    made = plan(weights, "--no-enforce-eager", engine=CPU, dtype="bfloat16", environment=own)
+    made = plan(weights, "--no-enforce-eager", engine=CPU, settings={"dtype": "bfloat16"}, environment=own)
 
     assert value(made, "--dtype") == "bfloat16"
     assert "--enforce-eager" not in made.arguments
@@ -243,7 +242,9 @@ def test_a_gpu_machine_gets_no_cpu_settings_and_sends_no_statistics(weights: Pat
 
 
 def test_gpus_are_chosen_as_nvidia_smi_counts_them(weights: Path) -> None:
-    made = plan(weights, gpus="0,2", tensor_parallel_size=2, environment={"CUDA_VISIBLE_DEVICES": "7"})
+    made = plan(
+        weights, gpus="0,2", settings={"tensor-parallel-size": 2}, environment={"CUDA_VISIBLE_DEVICES": "7"}
+    )
 
     assert made.environment["CUDA_VISIBLE_DEVICES"] == "0,2"
     assert made.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
@@ -253,12 +254,12 @@ def test_gpus_are_chosen_as_nvidia_smi_counts_them(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("wishes", "said"),
     [
-        ({"gpus": "0", "tensor_parallel_size": 2}, "needs 2 GPUs; --gpus names 1"),
+        ({"gpus": "0", "settings": {"tensor-parallel-size": 2}}, "needs 2 GPUs; --gpus names 1"),
         ({"gpus": "0,0"}, "--gpus takes numbers"),
         ({"gpus": "0, 1"}, "--gpus takes numbers"),
         ({"gpus": ""}, "--gpus takes numbers"),
         ({"gpus": "0", "has_gpu": False}, "no GPU that can be used"),
-        ({"tensor_parallel_size": 0}, "--tensor-parallel-size must be"),
+        ({"settings": {"tensor-parallel-size": 0}}, "--tensor-parallel-size must be"),
         ({"revision": "main"}, "--revision is for weights of the Hugging Face Hub"),
     ],
 )

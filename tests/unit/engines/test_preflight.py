@@ -190,7 +190,10 @@ def test_weights_that_no_gpu_holds_are_refused_with_the_number_of_gpus_that_do(
     two = checked(tmp_path, row(0), row(1), wishes=wishes)
     assert two is not None
     assert "Use --tensor-parallel-size 2 or --quantization fp8" in two.message
-    assert checked(tmp_path, row(0), row(1), wishes=replace(wishes, tensor_parallel_size=2)) is None
+    assert (
+        checked(tmp_path, row(0), row(1), wishes=replace(wishes, settings={"tensor-parallel-size": 2}))
+        is None
+    )
 
 
 def test_a_gpu_that_others_use_is_said_with_what_is_free_and_the_option_that_helps(
@@ -230,7 +233,7 @@ def test_without_a_gpu_the_weights_must_fit_into_the_memory_in_float32(
     assert isinstance(said, ServerError)
     assert "its weights take 26.0 GiB and the cache 4.0 GiB (VLLM_CPU_KVCACHE_SPACE)" in said.message
     assert "this machine has 24.0 GiB of memory" in said.message
-    assert checked(tmp_path, wishes=replace(wishes, dtype="bfloat16")) is None
+    assert checked(tmp_path, wishes=replace(wishes, settings={"dtype": "bfloat16"})) is None
 
 
 def test_a_disk_too_small_for_all_that_is_to_come_is_said_before_the_first_of_it(
