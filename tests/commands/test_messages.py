@@ -31,7 +31,8 @@ OPTIONS |= {flag for command in COMMANDS.values() for flag in page_flags(command
 # Of other programs, by the command whose help has them; vLLM's are in engine_options.
 OTHERS = {
     "uv add": {"--project"},
-    "uv pip install": {"--color", "--editable", "--no-index", "--only-binary", "--python", "--torch-backend"},
+    "uv pip install": {"--color", "--directory", "--editable"}
+    | {"--only-binary", "--python", "--torch-backend"},
     "uv venv": {"--no-project", "--python"},
     "uv sync": {"--extra", "--inexact", "--project"},
     "uv tool install": {"--editable", "--force", "--python", "--with", "--with-editable"},
