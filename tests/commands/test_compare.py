@@ -30,7 +30,7 @@ from vlsb.simulator import Action, Request, SimulatorThread, answer, blocked, ve
 SAMPLES = 60
 RUNS = ("base", "tuned", "short", "gaps", "strict")
 FORMATS = ("table", "json", "csv", "markdown", "latex")
-PAGE = PROJECT / "docs" / "compare.md"
+WORKFLOW = PROJECT / "docs" / "github-workflow.yml"
 
 
 def label(target: str, number: int) -> int:
@@ -372,10 +372,9 @@ def test_a_file_that_cannot_be_written_is_said(desk: Desk, tmp_path: Path) -> No
     assert "gate.xml: cannot be written" in done.error
 
 
-def test_the_workflow_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
+def test_the_workflow_of_the_docs_runs_as_it_stands(tmp_path: Path) -> None:
     """All but the installation, with simulated models and a limit that thirty samples can tell."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    workflow = yaml.safe_load(block)
+    workflow = yaml.safe_load(WORKFLOW.read_text("utf-8"))
     steps = [step["run"] for step in workflow["jobs"]["vlsbench"]["steps"] if "run" in step]
     environment = {name: str(value) for name, value in workflow["env"].items()}
     environment |= {

@@ -1,6 +1,6 @@
 """What providers really send when they do not answer: one row a provider and spelling, with its source.
 
-`docs/reference/providers.md` shows them, and `test_provider_errors.py` holds the program to them.
+`docs/reference/providers.json` shows them, and `test_provider_errors.py` holds the program to them.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def test_a_go_duration_is_the_sum_of_its_links(minutes, seconds, milliseconds):
     assert duration_s(text, now=NOW) == pytest.approx(minutes * 60 + seconds + milliseconds / 1000)
 
 
-# What headers name, in their own unit: a row a provider and spelling, as in docs/reference/rate-limits.md.
+# What headers name, in their own unit: a row a provider and spelling.
 
 MOMENT = 1_760_000_000.0
 REQUESTS, TOKENS, INPUT, OUTPUT = Unit.REQUESTS, Unit.TOKENS, Unit.INPUT, Unit.OUTPUT
