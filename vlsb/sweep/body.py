@@ -28,6 +28,8 @@ _SYNC_RARELY_S = 600.0
 _PUSH_PATIENCE_S = 30.0
 _PUSH_AGAIN_S = 2.0
 _LOOK_EVERY_S = 0.2
+# A verdict whose response is not there counts for nothing, and without the manifest there is no run.
+_RANKS = {"run.json": 0, "responses.jsonl": 2}
 # A node that was lost may still be ending its command: its lock goes with it.
 _LOCK_PATIENCE_S = 90.0
 
@@ -133,8 +135,7 @@ async def _run_once(task: NodeTask, mirrors: Sequence[Mirror]) -> int:
 class Mirror:
     """A run directory and its copy at an address that fsspec knows (`s3://`, `gs://`, `hf://`, `memory://`).
 
-    Whole files are copied. Verdicts go before responses: one whose response is not there counts for nothing,
-    and the manifest goes first, without which there is no run.
+    Whole files are copied: the manifest first, and verdicts before responses.
     """
 
     address: str
@@ -165,7 +166,7 @@ class Mirror:
     def push(self) -> None:
         """Copy the files that are new or have grown. Blocking. Raises OutageError where that fails."""
         with self._opened("written") as (system, root):
-            for path in sorted(self.local.rglob("*"), key=_push_order):
+            for path in sorted(self.local.rglob("*"), key=lambda path: (_RANKS.get(path.name, 1), str(path))):
                 if not path.is_file() or path.is_symlink() or path.name.startswith("."):
                     continue
                 name = path.relative_to(self.local).as_posix()
@@ -210,8 +211,3 @@ def fetch_runs(work: Work, places: RunFolders) -> None:
     """Bring a work's runs here from the address that nodes sync with, if there is one. Blocking."""
     for run in work.runs if places.remote else ():
         Mirror(f"{places.remote}/{run.name}", run).pull()
-
-
-def _push_order(path: Path) -> tuple[int, str]:
-    ranks = {"run.json": 0, "responses.jsonl": 2}
-    return ranks.get(path.name, 1), str(path)

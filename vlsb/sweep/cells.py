@@ -26,7 +26,7 @@ from vlsb.evaluation.settings import selection_of
 from vlsb.evaluation.target import NamedTarget, RateAccount, hosted_target, rate_accounts, run_directory
 from vlsb.models.catalog import name_of_place
 from vlsb.models.profile import ModelProfile
-from vlsb.store.manifest import Manifest, entries_named, is_run, read_manifest
+from vlsb.store.manifest import entries_named, is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
 from vlsb.store.summaries import find_gaps
 from vlsb.sweep.ended import EndedRun, EndedRuns
@@ -128,7 +128,10 @@ class Work:
         def find() -> EndedRun | None:
             state = rows or load_state(run)
             files = _files_named(state, self.judges) if is_tried else self._compared(run, state, ended)
-            if files is None or (self.is_cell and _is_smaller(state.manifest, self.options)):
+            # A plan may ask for more samples or epochs by now than the run was started with.
+            is_other = state.manifest.selection != selection_of(self.options).describe()
+            is_smaller = is_other or state.manifest.epochs < self.options.epochs
+            if files is None or (self.is_cell and is_smaller):
                 return None
             if not _are_ended(state, files, is_cell=self.is_cell):
                 return None
@@ -374,6 +377,7 @@ def _cell(
         taken = _gpus(sizing, profile, wishes, entry.num_gpus, partial(recorded_gpus, directory))
         options = _shared_by(options, profile, wishes, taken)
         taken *= options.replicas
+        weights, revision = options.weights or profile.weights, options.revision or profile.revision
     hosted = hosted_target(options) if profile is None else None
     work = Work(
         name=directory.name,
@@ -384,7 +388,7 @@ def _cell(
         may_lack=FailOnError.parse(options.fail_on_error),
         targets=() if hosted is None else rate_accounts(hosted),
         judge_accounts=judging.accounts,
-        weights=() if profile is None else (_at_revision(profile, options),),
+        weights=() if profile is None else (replace(profile, weights=weights, revision=revision),),
     )
     return Cell(model, protocol, epochs, plan.models.index(entry), work)
 
@@ -412,14 +416,6 @@ def _shared_by(options: RunOptions, profile: ModelProfile, wishes: Wishes, gpus:
     return replace(options, tensor_parallel_size=gpus)
 
 
-def _at_revision(profile: ModelProfile, options: RunOptions) -> ModelProfile:
-    return replace(
-        profile,
-        weights=options.weights or profile.weights,
-        revision=options.revision or profile.revision,
-    )
-
-
 def _split_judges(plan: SweepPlan) -> tuple[list[JudgeChoice], list[JudgeChoice]]:
     """Part the judges that label in the run from those that follow it.
 
@@ -442,24 +438,20 @@ def _split_judges(plan: SweepPlan) -> tuple[list[JudgeChoice], list[JudgeChoice]
                 )
             lines[title] = choice.line
         is_local = any(profile is not None for profile in models.values())
-        fits = not beside or (_shared(choice) == _shared(beside[0]) and _same_kinds(choice, beside[0]))
+        fits = not beside or _frame(choice) == _frame(beside[0])
         (after if is_local or not fits else beside).append(choice)
     return beside, after
 
 
-def _shared(choice: JudgeChoice) -> dict[str, Any]:
-    """Return the options that all judges of one command have alike."""
-    return {name: value for name, value in choice.options.items() if name not in OF_EACH_JUDGE}
-
-
-def _same_kinds(choice: JudgeChoice, other: JudgeChoice) -> bool:
-    """Whether both set the same of the options that are given once for each."""
-    return set(choice.options) & set(OF_EACH_JUDGE) == set(other.options) & set(OF_EACH_JUDGE)
+def _frame(choice: JudgeChoice) -> tuple[dict[str, Any], set[str]]:
+    """Return what all judges of one command have alike, and which options are given once for each."""
+    shared = {name: value for name, value in choice.options.items() if name not in OF_EACH_JUDGE}
+    return shared, choice.options.keys() - shared.keys()
 
 
 def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
     """Merge the options of several judges as one command takes them."""
-    options = _shared(choices[0]) | {"judge": tuple(choice.judge for choice in choices)}
+    options = _frame(choices[0])[0] | {"judge": tuple(choice.judge for choice in choices)}
     for name in OF_EACH_JUDGE[1:]:
         values = [choice.options[name] for choice in choices if name in choice.options]
         if values:
@@ -490,11 +482,6 @@ def _judging(plan: SweepPlan, sizing: Sizing, choice: JudgeChoice, runs: tuple[P
         weights=tuple(local.values()),
         is_cell=False,
     )
-
-
-def _is_smaller(manifest: Manifest, options: RunOptions) -> bool:
-    """Whether a run may have fewer samples or epochs than its cell asks for by now."""
-    return manifest.epochs < options.epochs or manifest.selection != selection_of(options).describe()
 
 
 def _files_named(state: RunState, judges: Sequence[str]) -> list[str] | None:

@@ -108,8 +108,12 @@ class EndedRuns:
         What is written meanwhile makes it another run.
         """
         if not self._is_read:
-            self._known |= {line.key: line for line in self._read()}
             self._is_read = True
+            with suppress(OSError):
+                for line in () if self.file is None else self.file.read_bytes().splitlines():
+                    with suppress(msgspec.MsgspecError):
+                        known = msgspec.json.decode(line, type=_Line)
+                        self._known[known.key] = known
         asked = [*question, *options.as_words(), *options.engine_options, *self.decided_elsewhere(options)]
         return _digest([__version__, *asked, *self._named_files(options), *_files(run)])
 
@@ -123,12 +127,6 @@ class EndedRuns:
                 if place not in self._named:
                     self._named[place] = _digest(list(_stamps(place)))
                 yield self._named[place]
-
-    def _read(self) -> Iterator[_Line]:
-        with suppress(OSError):
-            for line in () if self.file is None else self.file.read_bytes().splitlines():
-                with suppress(msgspec.MsgspecError):
-                    yield msgspec.json.decode(line, type=_Line)
 
     def _keep(self, line: _Line) -> None:
         self._known[line.key] = line

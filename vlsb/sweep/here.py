@@ -281,15 +281,15 @@ class SweepHere:
     async def _stop_all(self, stop: Stop) -> None:
         """End all children; once they shall end firmly, what they have in flight is dropped."""
         children = [*self._children.values(), *([self._fetching] if self._fetching else [])]
-        urging = asyncio.create_task(_urge(children, stop))
+
+        async def urge() -> None:
+            await stop.firmly.wait()
+            for child in children:
+                child.urge()
+
+        urging = asyncio.create_task(urge())
         await asyncio.gather(*(child.stop(STOP_GRACE_S) for child in children))
         urging.cancel()
-
-
-async def _urge(children: Sequence[EngineProcess], stop: Stop) -> None:
-    await stop.firmly.wait()
-    for child in children:
-        child.urge()
 
 
 def is_on_hub(model: ModelProfile) -> bool:

@@ -9,7 +9,7 @@ the commands that run side by side when it is spent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,15 +157,14 @@ class Budget:
     def _hold_back(self, board: Board) -> None:
         """Stop whatever waits for money that will not come, and then the judges that waited for it."""
         error = LimitReachedError("--max-cost is reached")
-        while not self._shares and (left_out := list(self._without_money(board))):
+
+        def is_too_little(entry: BoardEntry) -> bool:
+            least = max(_LEAST_USD, self._short.get(entry, 0.0) / _NEARLY)
+            return may_cost(entry.work) and self.free_usd <= least
+
+        while not self._shares and (left_out := list(filter(is_too_little, board.waiting()))):
             for entry in left_out:
                 board.hold(entry, error)
-
-    def _without_money(self, board: Board) -> Iterator[BoardEntry]:
-        for entry in board.waiting():
-            least = max(_LEAST_USD, self._short.get(entry, 0.0) / _NEARLY)
-            if may_cost(entry.work) and self.free_usd <= least:
-                yield entry
 
 
 def may_cost(work: Work) -> bool:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -102,12 +101,12 @@ class SweepOnSlurm:
                     raise ConfigError("--slurm: the jobs were not taken", detail=reason) from error
                 if not self._jobs:
                     return
-                await _sleep_until(stop.asked, _POLL_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.asked.wait(), _POLL_S)
                 queued = await asyncio.to_thread(self._queued)
                 for entry, job in list(self._jobs.items()):
                     # One that was put into the queue again has left a result too, and is not done.
-                    is_done = job.done if queued is None else partial(_has_left, job, queued)
-                    if await asyncio.to_thread(is_done):
+                    if await asyncio.to_thread(job.done) if queued is None else job.job_id not in queued:
                         del self._jobs[entry]
                         await asyncio.to_thread(fetch_runs, entry.work, self.places)
                         await self._end(entry, job)
@@ -209,14 +208,3 @@ class SweepOnSlurm:
     @property
     def _record(self) -> Path:
         return self._folder / "jobs.json"
-
-
-def _has_left(job: Any, queued: Collection[str]) -> bool:
-    return job.job_id not in queued
-
-
-async def _sleep_until(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

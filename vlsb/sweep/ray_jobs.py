@@ -168,15 +168,14 @@ class _Server:
                     return self._content(reply)
             except httpx.HTTPError as error:
                 if loop.time() >= until:
-                    raise self._unreachable(error, is_lost=bool(patience_s)) from error
+                    reason = Untrusted(str(error) or type(error).__name__)
+                    if patience_s:
+                        advice = "The sweep may still run there: the same command follows it, or goes on."
+                        lost = f"--ray {self.address} answers no more"
+                        raise OutageError(lost, detail=reason, advice=advice) from error
+                    what = f"--ray {self.address}: nothing answers there"
+                    raise UnreachableError(what, detail=reason) from error
             await asyncio.sleep(_POLL_S)
-
-    def _unreachable(self, error: httpx.HTTPError, *, is_lost: bool) -> UnreachableError | OutageError:
-        reason = Untrusted(str(error) or type(error).__name__)
-        if is_lost:
-            advice = "The sweep may still run there: the same command follows it, or goes on."
-            return OutageError(f"--ray {self.address} answers no more", detail=reason, advice=advice)
-        return UnreachableError(f"--ray {self.address}: nothing answers there", detail=reason)
 
     def _content(self, reply: httpx.Response) -> dict[str, Any] | None:
         if reply.status_code == httpx.codes.NOT_FOUND and "does not exist" in reply.text:
