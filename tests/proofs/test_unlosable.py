@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from tests.support.command import Desk, Vlsb, run_words
 from tests.support.datasets import sharing_rows, write_dataset
 from tests.support.endpoint import labelling, persona, sample_of
+from tests.support.journals import read_journal
 from tests.support.records import make_manifest, make_response
 from tests.support.run_files import records
 from vlsb.errors import StoreError
 from vlsb.records import Key, Untrusted
 from vlsb.simulator import Reply, Request, SimulatorThread, answer, error, verdict
-from vlsb.store.journal import Journal, lock_run, read_journal
+from vlsb.store.journal import Journal, lock_run
 from vlsb.store.state import load_state
 from vlsb.store.store import open_run
 

@@ -86,8 +86,14 @@ class Batches:
     async def answer(self, request: Request) -> Action | None:
         """Return the reply to a request for files or batches; None for one that is about neither."""
         what, *rest = request.path.partition("/v1/")[2].split("/")
+        if what == "files" and not rest:
+            if (content := request.file) is None:
+                return error(400, message="A file is missing.")
+            name = f"file-{len(self._files) + 1}"
+            self._files[name] = content
+            return Reply(body={"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
         if what == "files":
-            return self._content(rest[0]) if rest else self._upload(request)
+            return self._content(rest[0])
         if what != "batches":
             return None
         if not rest:
@@ -114,13 +120,6 @@ class Batches:
         """Return the batches that a request's key knows, the newest first."""
         batches = reversed(self._batches.values())
         return {each.id: each for each in batches if not self.has_projects or each.owner == request.bearer}
-
-    def _upload(self, request: Request) -> Action:
-        if (content := request.file) is None:
-            return error(400, message="A file is missing.")
-        name = f"file-{len(self._files) + 1}"
-        self._files[name] = content
-        return Reply(body={"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
 
     def _content(self, name: str) -> Action:
         if name not in self._files:

@@ -62,7 +62,10 @@ def demo_responder(
             return rate_limited(RETRY_AFTER_S)
         delay_s = 0.0 if latency is None else draws.latency_s(*latency)
         if request.is_judge:
-            return _judge_reply(request, delay_s)
+            judged = request.judged_response
+            label = demo_label("\n".join(request.texts) if judged is None else judged)
+            why = EXPLANATIONS[label]
+            return verdict(label, why, usage=_usage(request, why), model=DEMO_MODEL, delay_s=delay_s)
         text = draws.text
         return answer(text, usage=_usage(request, text), model=DEMO_MODEL, delay_s=delay_s)
 
@@ -95,14 +98,6 @@ class _Draws:
         # Never 0 or 1, where the inverse of the normal distribution has no value.
         share = (self._parts[3] % 9999 + 1) / 10_000
         return median_s * exp(sigma * NormalDist().inv_cdf(share))
-
-
-def _judge_reply(request: Request, delay_s: float) -> Action:
-    response = request.judged_response
-    label = demo_label("\n".join(request.texts) if response is None else response)
-    explanation = EXPLANATIONS[label]
-    usage = _usage(request, explanation)
-    return verdict(label, explanation, usage=usage, model=DEMO_MODEL, delay_s=delay_s)
 
 
 def demo_label(response: str) -> int:

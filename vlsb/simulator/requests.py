@@ -51,8 +51,16 @@ class Request:
     @cached_property
     def _prompt(self) -> _Wording:
         start, end = self._image_span()
-        body = _parsed_object(self.body[:start] + self.body[end:])
-        texts = tuple(part["text"] for part in _user_parts(body) if part.get("type") == "text")
+        try:
+            parsed = _parse_body(self.body[:start] + self.body[end:])
+        except ValueError:
+            parsed = None
+        body = parsed if isinstance(parsed, dict) else {}
+        contents = [each.get("content") for each in body.get("messages", ()) if each.get("role") == "user"]
+        parts: list[dict[str, Any]] = []
+        for content in contents:
+            parts += [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+        texts = tuple(part["text"] for part in parts if part.get("type") == "text")
         is_judge = "response_format" in body or any(JUDGE_OPENING in text for text in texts)
         return _Wording(body.get("model"), texts, is_judge)
 
@@ -150,19 +158,3 @@ def _parse_body(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return json.loads(body)
-
-
-def _parsed_object(body: bytes) -> dict[str, Any]:
-    try:
-        parsed = _parse_body(body)
-    except ValueError:
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
-
-
-def _user_parts(body: dict[str, Any]) -> list[dict[str, Any]]:
-    contents = [each.get("content") for each in body.get("messages", ()) if each.get("role") == "user"]
-    parts: list[dict[str, Any]] = []
-    for content in contents:
-        parts += [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-    return parts

@@ -13,20 +13,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from vlsb.simulator.actions import (
-    Action,
-    Reply,
-    Responder,
-    error,
-    is_whole,
-    keeps_open,
-    models,
-    play,
-    wire,
-)
+from vlsb.simulator.actions import Action, Reply, Responder, error, is_whole, keeps_open, models, play, wire
 from vlsb.simulator.batches import Batches
 from vlsb.simulator.requests import Request
 
@@ -97,13 +88,9 @@ class _ServedConnection(asyncio.StreamReaderProtocol):
     def __init__(
         self, start: Callable[[_ServedConnection, asyncio.StreamReader, asyncio.StreamWriter], None]
     ) -> None:
-        super().__init__(asyncio.StreamReader(limit=MAX_HEAD_BYTES), self._start_serving)
-        self._start = start
+        super().__init__(asyncio.StreamReader(limit=MAX_HEAD_BYTES), partial(start, self))
         self.serving: asyncio.Task[None] | None = None
         self.is_busy = False
-
-    def _start_serving(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._start(self, reader, writer)
 
     def eof_received(self) -> bool:
         super().eof_received()
@@ -266,39 +253,28 @@ class Simulator:
     async def _exchange(
         self, connection: _ServedConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """One request and its reply; whether the connection is kept."""
+        """Answer one request, and tell whether the connection is kept."""
         message = await _read_message(reader, writer)
-        request = self._record(message)
+        number, path = len(self._history) + 1, message.path.partition("?")[0]
+        request = Request(number, message.method, path, message.headers, message.body, time.monotonic())
+        self._history.append(request)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         connection.is_busy = True
         try:
             action = await self._action(request)
             await play(action, writer)
             if is_whole(action):
-                self._note_answer(request)
+                self.answered += 1
+                self._answered_at[number] = time.monotonic()
+                if self.on_answered is not None:
+                    self.on_answered(request)
         finally:
             connection.is_busy = False
-            self._note_end(request)
+            self.in_flight -= 1
+            if not self._keep_bodies:
+                self._history[number - 1] = request.without_body()
         return message.keeps_open and keeps_open(action) and not self._is_refusing
-
-    def _record(self, message: _Message) -> Request:
-        number = len(self._history) + 1
-        path = message.path.partition("?")[0]
-        request = Request(number, message.method, path, message.headers, message.body, time.monotonic())
-        self._history.append(request)
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        return request
-
-    def _note_answer(self, request: Request) -> None:
-        self.answered += 1
-        self._answered_at[request.number] = time.monotonic()
-        if self.on_answered is not None:
-            self.on_answered(request)
-
-    def _note_end(self, request: Request) -> None:
-        self.in_flight -= 1
-        if not self._keep_bodies:
-            self._history[request.number - 1] = request.without_body()
 
     async def _action(self, request: Request) -> Action:
         try:

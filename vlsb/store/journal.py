@@ -15,16 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from vlsb import strict_json
 from vlsb.errors import RunLockedError, StoreError
 from vlsb.files import FileLock, new_file, sync_directory, sync_file
 from vlsb.records import Untrusted
 from vlsb.store.codec import Json
-
-T = TypeVar("T")
-
 
 _READ_AT_ONCE = 1024 * 1024
 
@@ -76,22 +72,6 @@ class End:
     lacks_newline: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Contents(Generic[T]):
-    """What a journal holds, and how it ends (see `End`)."""
-
-    records: list[T]
-    torn_at: int | None
-    lacks_newline: bool
-
-
-def read_journal(path: Path, parse: Callable[[Json], T]) -> Contents[T]:
-    """Read every record of a journal; see `scan_journal`."""
-    records: list[T] = []
-    end = scan_journal(path, lambda record: records.append(parse(record)))
-    return Contents(records, end.torn_at, end.lacks_newline)
-
-
 def scan_journal(path: Path, take: Callable[[Json], None]) -> End:
     """Hand over every record of a journal, one line in memory at a time; a missing file is an empty one.
 
@@ -103,7 +83,11 @@ def scan_journal(path: Path, take: Callable[[Json], None]) -> End:
         with path.open("rb", buffering=_READ_AT_ONCE) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
-                    return _last(line, take, lines.tell() - len(line))
+                    try:
+                        _hand_over(line, take)
+                    except ValueError:
+                        return End(lines.tell() - len(line), lacks_newline=False)
+                    return End(None, lacks_newline=True)
                 try:
                     _hand_over(line, take)
                 except ValueError as error:
@@ -122,14 +106,6 @@ def scan_journal(path: Path, take: Callable[[Json], None]) -> End:
     except OSError as error:
         raise StoreError.of(f"{path}: cannot be read", error) from error
     return End(None, lacks_newline=False)
-
-
-def _last(line: bytes, take: Callable[[Json], None], offset: int) -> End:
-    try:
-        _hand_over(line, take)
-    except ValueError:
-        return End(offset, lacks_newline=False)
-    return End(None, lacks_newline=True)
 
 
 def _hand_over(line: bytes, take: Callable[[Json], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -103,15 +103,14 @@ def _named_folder(path: Path) -> Iterator[None]:
 
 def list_runs(paths: Iterable[Path]) -> list[ListedRun]:
     """Return the runs at or anywhere below the paths, each once. ConfigError for a path without any."""
-    return [_listed(path) for path in _each_once(run for path in paths for run in _runs_below(path))]
-
-
-def _runs_below(path: Path) -> list[Path]:
-    with _named_folder(path):
-        runs = list(_walked(path, _MOST_FOLDERS))
-    if not runs:
-        raise ConfigError(f"{path}: no run in it or below it. {_WHAT_A_RUN_IS}")
-    return runs
+    runs: list[Path] = []
+    for path in paths:
+        with _named_folder(path):
+            below = list(_walked(path, _MOST_FOLDERS))
+        if not below:
+            raise ConfigError(f"{path}: no run in it or below it. {_WHAT_A_RUN_IS}")
+        runs += below
+    return [_listed(path) for path in _each_once(runs)]
 
 
 def _walked(path: Path, folders: int) -> Iterator[Path]:
@@ -124,7 +123,8 @@ def _walked(path: Path, folders: int) -> Iterator[Path]:
 
 
 def _listed(path: Path) -> ListedRun:
-    changed_at, rows = datetime.fromtimestamp(max(_times(path)), UTC), 0
+    changed_s = max(each.lstat().st_mtime for each in (path, *path.glob("*.json*")))
+    changed_at, rows = datetime.fromtimestamp(changed_s, UTC), 0
     try:
         require_own_files(path)
         rows = _lines(path / RESPONSES)
@@ -134,10 +134,6 @@ def _listed(path: Path) -> ListedRun:
         return ListedRun(path, None, (), False, "", changed_at, rows, problem=error.message)
     judges = tuple(entry.name for entry in head.judges)
     return ListedRun(path, head.target, judges, head.simulated, head.created_at, changed_at, rows, selected)
-
-
-def _times(path: Path) -> Sequence[float]:
-    return [each.lstat().st_mtime for each in (path, *path.glob("*.json*"))]
 
 
 def _lines(path: Path) -> int:

@@ -395,22 +395,20 @@ def _parse(document: Mapping[str, Any]) -> Manifest:
         raise ValueError("nested too deeply, or a number is beyond 64 bits")
     return replace(
         manifest,
-        decision=_parse_target_decision(manifest.decision),
+        decision=_parse_decision(manifest.decision, is_target=True),
         judges=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.judges],
         guards=[replace(entry, decision=_parse_decision(entry.decision)) for entry in manifest.guards],
         images={path: _image(*line) for path, line in lines.items()},
     )
 
 
-def _parse_target_decision(decision: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if decision is not None and not decision.get("thinks_apart"):
+def _parse_decision(decision: Mapping[str, Any] | None, *, is_target: bool = False) -> dict[str, Any] | None:
+    if decision is None:
+        return None
+    if is_target and not decision.get("thinks_apart"):
         # Earlier versions ended a thought at its tag wherever it stood: such a run goes on as it began.
         decision = {"opened_by": USUAL_TAG, **decision}
-    return _parse_decision(decision)
-
-
-def _parse_decision(decision: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return None if decision is None else parse_dialect(decision).describe()
+    return parse_dialect(decision).describe()
 
 
 def _image(sha256: str | None, media_type: str, size_bytes: int, mtime_ns: int) -> ImageFile:

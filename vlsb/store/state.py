@@ -33,7 +33,7 @@ from vlsb.records import (
     is_cut,
 )
 from vlsb.store.codec import Batch, BatchStep, Decoder, Json
-from vlsb.store.journal import End, read_journal, require_own_files, scan_journal
+from vlsb.store.journal import End, require_own_files, scan_journal
 from vlsb.store.manifest import JudgeEntry, Manifest, judge_name, read_manifest
 
 RESPONSES = "responses.jsonl"
@@ -479,11 +479,12 @@ def has_answers(directory: Path) -> bool:
     # A batch that was submitted is going to be answered.
     if any(path.exists() and path.stat().st_size for path in (*answered, directory / BATCHES)):
         return True
+    outcomes, decoder = set[Outcome](), Decoder()
     try:
-        failures = read_journal(directory / FAILURES, Decoder().failure)
+        scan_journal(directory / FAILURES, lambda record: outcomes.add(decoder.failure(record).outcome))
     except StoreError:
         return True
-    return any(failure.outcome is not Outcome.TARGET_ERROR for failure in failures.records)
+    return bool(outcomes - {Outcome.TARGET_ERROR})
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.journals import Contents, read_journal
 from tests.support.rates import to_json
 from tests.support.records import make_failure, make_judge, make_manifest, make_response, make_verdict
 from vlsb import strict_json
@@ -36,7 +37,6 @@ from vlsb.judging.verdicts import Reading, UnreadableVerdict, parse_verdict
 from vlsb.records import Label, Outcome, Untrusted
 from vlsb.reports.terminal import render
 from vlsb.store import codec
-from vlsb.store.journal import Contents, read_journal
 from vlsb.store.manifest import Manifest, manifest_text, read_manifest, require_match
 from vlsb.store.repair import repair_run
 from vlsb.store.state import EVENTS, FAILURES, RESPONSES, VERDICTS, load_state

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.journals import Contents, read_journal
 from vlsb.errors import StoreError
-from vlsb.store.journal import Contents, Journal, quarantine_torn_tail, read_journal
+from vlsb.store.journal import Journal, quarantine_torn_tail
 
 ODD_TEXTS = (
     "\ud800",

@@ -218,21 +218,14 @@ def match_rows(
                 f"{row.where}: sample {sample.id} was already in {earlier.where}. Keep one of the two."
             )
     if refused and not skip_unknown:
-        raise _refusal(refused)
-    return Matched([matched[key] for key in _in_order(samples, matched)], refused)
-
-
-def _in_order(samples: Sequence[Sample], found: Iterable[Key]) -> list[Key]:
+        raise ConfigError(
+            first_of([f"{each.where}: {each.reason}" for each in refused], _SHOWN, separator="; "),
+            advice="Nothing was imported. Pass the data set that was asked about with --data-root, or leave "
+            "such rows out with --skip-unknown.",
+        )
     place = {sample.id: number for number, sample in enumerate(samples)}
-    return sorted(found, key=lambda key: (place[key.sample_id], key.epoch))
-
-
-def _refusal(refused: Sequence[Refused]) -> ConfigError:
-    return ConfigError(
-        first_of([f"{each.where}: {each.reason}" for each in refused], _SHOWN, separator="; "),
-        advice="Nothing was imported. Pass the data set that was asked about with --data-root, or leave "
-        "such rows out with --skip-unknown.",
-    )
+    in_order = sorted(matched, key=lambda key: (place[key.sample_id], key.epoch))
+    return Matched([matched[key] for key in in_order], refused)
 
 
 class _Index:
@@ -242,7 +235,9 @@ class _Index:
         self._samples = samples
         self._image_sha256 = image_sha256
         self._by_id = {sample.id: sample for sample in samples}
-        self._by_instruction = _grouped((sample.instruction, sample) for sample in samples)
+        self._by_instruction: dict[Untrusted, list[Sample]] = {}
+        for sample in samples:
+            self._by_instruction.setdefault(sample.instruction, []).append(sample)
         self._paths = {sample.image_path.expose(): sample.image_path for sample in samples}
 
     def find(self, row: ForeignRow) -> Sample | str:
@@ -291,10 +286,3 @@ class _Index:
             return False
         at_place = 0 <= number < len(self._samples) and self._samples[number] is sample
         return sample.id == number or at_place
-
-
-def _grouped(pairs: Iterator[tuple[Untrusted, Sample]]) -> dict[Untrusted, list[Sample]]:
-    groups: dict[Untrusted, list[Sample]] = {}
-    for instruction, sample in pairs:
-        groups.setdefault(instruction, []).append(sample)
-    return groups

@@ -100,7 +100,8 @@ def find_format(path: Path) -> str:
     """Tell which program wrote a file, by its suffix or first row. Raises ConfigError where neither says."""
     if path.suffix in _BY_SUFFIX:
         return _BY_SUFFIX[path.suffix]
-    first = _first_value(path)
+    is_document = path.suffix == ".json"
+    first = read_document(path) if is_document else next((value for _, value in read_lines(path)), None)
     if isinstance(first, list):
         return "vlmevalkit"
     keys = set(first) if isinstance(first, dict) else set()
@@ -113,12 +114,6 @@ def find_format(path: Path) -> str:
         if typical <= keys:
             return form
     refuse(str(path), f"nothing tells which program wrote it. Name it with --format: {', '.join(READERS)}")
-
-
-def _first_value(path: Path) -> object:
-    if path.suffix == ".json":
-        return read_document(path)
-    return next((value for _, value in read_lines(path)), None)
 
 
 def import_run(
