@@ -17,6 +17,7 @@ DEMO_MODEL = "demo"
 LATENCY = (0.15, 0.4)
 """Median in seconds and sigma of the lognormal latency."""
 
+# What gpt-4o counts for an image of 1024 x 1024 pixels.
 IMAGE_TOKENS = 765
 RETRY_AFTER_S = 0.2
 REFUSED_PERCENT = 15

@@ -22,6 +22,7 @@ from vlsb.files import FileLock, new_file, sync_directory, sync_file
 from vlsb.records import Untrusted
 from vlsb.store.codec import Json
 
+# A run is read from end to end: fewer and larger reads than the usual eight kilobytes.
 _READ_AT_ONCE = 1024 * 1024
 
 

@@ -41,6 +41,7 @@ IMPORTED_FROM = "imported.from"
 """The setting that says which program's file a run's responses, or a judge's verdicts, come from."""
 ADDRESS_SEPARATOR = ", "
 """Between the addresses of replicas in the setting that says where a model was asked."""
+# With more than these a run is another one, whatever else differs.
 _SHOWN_DIFFERENCES = 8
 # Where the samples begin, as `manifest_text` writes it; what stands before is a few kilobytes.
 _SAMPLES, _MOST_OF_A_HEAD = b'\n "samples": [', 256 * 1024

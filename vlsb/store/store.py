@@ -61,6 +61,7 @@ from vlsb.store.state import (
     sent_images,
 )
 
+# What a power cut may cost at most: the answers of a second, or so many of them.
 SYNC_EVERY_S = 1.0
 SYNC_EVERY_RECORDS = 64
 # Response, verdict and events of a sample; generous, so that a full disk is found before money is spent.

@@ -22,6 +22,7 @@ from vlsb.sweep.cells import Work
 STOP_GRACE_S = 60.0
 """Seconds that a command has to store what is in flight and to end its engine."""
 _HUB = "hf://"
+# What a node that is lost may cost: answers of half a minute are asked for again.
 _SYNC_EVERY_S = 30.0
 # There each file is a commit, of which a repository takes so many an hour.
 _SYNC_RARELY_S = 600.0

@@ -24,11 +24,14 @@ from vlsb.sweep.body import STOP_GRACE_S
 from vlsb.sweep.cells import Matrix, Work
 from vlsb.sweep.money import Budget
 
+# Checkpoints come minutes apart, and looking for them reads a folder.
 WATCH_EVERY_S = 5.0
+# A desktop takes less of a GPU than a fifth, a model more.
 _FREE_SHARE = 0.8
 # Each is a process with images in flight: a hundred of them would take a machine's memory.
 _MOST_HOSTED = 16
 _FETCH = "import sys; from vlsb.sweep.here import fetch; fetch(sys.argv[1], sys.argv[2] or None)"
+# Divided among many, a limit must not become none.
 _LEAST_RPM = 0.1
 _LEAST_TPM = 1.0
 _Identity = tuple[str, frozenset[str], str]

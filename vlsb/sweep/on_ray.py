@@ -28,6 +28,7 @@ from vlsb.sweep.money import Budget
 HOSTED = "vlsb_hosted"
 """The custom resource that works of hosted models take, so that an account is not stormed."""
 _CLIENT = "ray://"
+# Longer than a host far away takes to answer, and much shorter than Ray alone would try.
 _CONNECT_S = 10.0
 _LOOK_S = 3.0
 # A head that is started again is waited for, but not as long as Ray does, which ends us then.
@@ -35,6 +36,7 @@ _HEAD_PATIENCE_S = 45.0
 _POLL_S = 1.0
 # All may have answered long before; a busy node may take long to start a worker.
 _KEYS_PATIENCE_S = 60.0
+# A command has a minute to store what is in flight and to end its engine.
 _STOP_PATIENCE_S = 90.0
 _STOP_POLL_S = 0.2
 

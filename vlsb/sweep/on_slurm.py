@@ -26,8 +26,8 @@ from vlsb.sweep.board import LOST, RETRIED, Board, BoardEntry, Stop
 from vlsb.sweep.body import NodeTask, RunFolders, carry_out, fetch_runs, task_of
 from vlsb.sweep.plan import Slurm
 
-_POLL_S = 2.0
-_SQUEUE_PATIENCE_S = 60.0
+# Each look is a question to the controller, which all users of a cluster share and which may be busy.
+_POLL_S, _SQUEUE_PATIENCE_S = 2.0, 60.0
 
 
 def require_slurm() -> None:

@@ -41,6 +41,7 @@ _TARGET_NAMES = [n for n in _FIELDS if not n.startswith("judge_") and n not in _
 _MOST_GPUS = 1024
 # To Python, `$` is also before the last newline; editors know no other word for the end.
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$(?!\n)"
+# More than any GPU has: bytes were meant.
 _MOST_GIGABYTES = 1e6
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
 _GLOB = re.compile(r"[*?\[]")

@@ -31,9 +31,11 @@ _SCHEMES = ("http://", "https://")
 _JOBS = "/api/jobs/"
 _OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _HEADERS = "RAY_JOB_HEADERS"
+# What a shell ends with that finds no such command.
 _NO_COMMAND = 127
 _POLL_S = 1.0
 _TIMEOUT_S = 20.0
+# A head that is started again is back within two minutes, and the job may still run.
 _PATIENCE_S = 120.0
 _PLAN = "SWEEP_PLAN"
 # A variable has at most 128 KB on Linux.
