@@ -49,7 +49,8 @@ class Sizing:
             if self.no_memory:
                 self.unknown[model.name] = self.no_memory
             return 1
-        key = (model.family, model.weights, model.revision, wishes)
+        # Wishes hold a mapping of settings, which has no hash.
+        key = (model.family, model.weights, model.revision, repr(wishes))
         if key not in self._known:
             self._known[key] = self._computed(model, wishes)
         return self._known[key]
