@@ -5,7 +5,7 @@ Reads, never locks, never writes. numpy, scipy and statsmodels: a second to impo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from os import PathLike
 from pathlib import Path
@@ -68,12 +68,13 @@ def compare_runs(
         raise ConfigError("A comparison needs two runs. Name another one, or a directory of runs.")
     names = _names([each.path for each in loaded])
     place = 0 if baseline is None else _baseline_place(baseline, loaded, names)
-    entries = _common_judge(loaded, judge, place)
+    candidates = _candidates(loaded, judge, place)
+    entries = _common_judge(loaded, candidates, place)
     agreements: tuple[Pair, ...] = ()
     if entries is None:
         if not across_judges:
-            raise ConfigError(_no_common_judge(loaded, judge))
-        entries = [_candidates(run, judge)[0] for run in loaded]
+            raise _no_common_judge(loaded, candidates)
+        entries = [candidates[run.path][0].entry for run in loaded]
         agreements = tuple(_agreements(loaded, entries))
     compared = [_compared_run(*each) for each in zip(loaded, names, entries, strict=True)]
     pairs = chosen_pairs(compared, baseline=place, all_pairs=all_pairs)
@@ -99,9 +100,10 @@ def compare_with_baseline(
     loaded = [RunRows(Path(path), load_state(Path(path))) for path in (baseline, run)]
     if loaded[0].path.resolve() == loaded[1].path.resolve():
         raise ConfigError(f"{run} is its own baseline. Name another run with --baseline.")
-    entries = _common_judge(loaded, judge, 0)
+    candidates = _candidates(loaded, judge, 0)
+    entries = _common_judge(loaded, candidates, 0)
     if entries is None:
-        raise ConfigError(_no_common_judge(loaded, judge))
+        raise _no_common_judge(loaded, candidates)
     names = _names([each.path for each in loaded])
     first, second = (_compared_run(*each) for each in zip(loaded, names, entries, strict=True))
     apart = left_out(first, second)
@@ -132,45 +134,58 @@ def _baseline_place(baseline: str | PathLike[str], loaded: Sequence[RunRows], na
     raise ConfigError(f"--baseline {named}: no run there, and none of these: {', '.join(names)}.")
 
 
-def _candidates(run: RunRows, judge: str | None) -> list[JudgeEntry]:
-    """Return the judges that a run may be compared by: the named one, or those that label everything."""
+class _Candidate(NamedTuple):
+    """A judge that a run may be compared by, and the settings that make it itself in every run."""
+
+    entry: JudgeEntry
+    settings: Mapping[str, str]
+
+
+_Candidates = dict[Path, list[_Candidate]]
+
+
+def _candidates(loaded: Sequence[RunRows], judge: str | None, first: int) -> _Candidates:
+    """Return the judges that each run may be compared by: the named one, or those that label everything."""
+    # What is wrong with the run that others are held against is said before what is wrong with them.
+    in_order = [loaded[first], *(run for run in loaded if run is not loaded[first])]
+    return {
+        run.path: [
+            _Candidate(entry, judge_identity(entry, run.state).settings)
+            for entry in _whole_judges(run, judge)
+        ]
+        for run in in_order
+    }
+
+
+def _whole_judges(run: RunRows, judge: str | None) -> list[JudgeEntry]:
     manifest = run.state.manifest
     if not manifest.judges:
         raise ConfigError(f"{run.path}: nobody has judged this run. Judge it: vlsb judge {run.path}.")
     if judge is not None and (entry := stored_judge(manifest, judge)) is not None:
         require_whole(run.path, run.state, entry)
         return [entry]
-    if whole := [each for each in manifest.judges if not draws_of(run.path, run.state, each)]:
-        return whole
-    require_whole(run.path, run.state, manifest.judges[0])
-    return []
+    whole = [each for each in manifest.judges if not draws_of(run.path, run.state, each)]
+    if not whole:
+        require_whole(run.path, run.state, manifest.judges[0])
+    return whole
 
 
-def _common_judge(loaded: Sequence[RunRows], judge: str | None, first: int) -> list[JudgeEntry] | None:
+def _common_judge(loaded: Sequence[RunRows], candidates: _Candidates, first: int) -> list[JudgeEntry] | None:
     """Return, by run, the entry of the first judge that all of them have; None without such a judge."""
-    for candidate in _candidates(loaded[first], judge):
-        identity = judge_identity(candidate, loaded[first].state).settings
+    for candidate in candidates[loaded[first].path]:
         alike = [
-            next(
-                (
-                    entry
-                    for entry in _candidates(run, judge)
-                    if judge_identity(entry, run.state).settings == identity
-                ),
-                None,
-            )
+            [each.entry for each in candidates[run.path] if each.settings == candidate.settings]
             for run in loaded
         ]
-        entries = [entry for entry in alike if entry is not None]
-        if len(entries) == len(loaded):
-            return entries
+        if all(alike):
+            return [entries[0] for entries in alike]
     return None
 
 
-def _no_common_judge(loaded: Sequence[RunRows], judge: str | None) -> str:
-    judges = {run.path: [entry.stem for entry in _candidates(run, judge)] for run in loaded}
+def _no_common_judge(loaded: Sequence[RunRows], candidates: _Candidates) -> ConfigError:
+    judges = {run.path: [each.entry.stem for each in candidates[run.path]] for run in loaded}
     judged = "; ".join(f"{path} by {', '.join(names)}" for path, names in judges.items())
-    return (
+    return ConfigError(
         f"These runs have no judge in common: {judged}. Labels of different judges are not compared. "
         f"Judge one run again: vlsb judge {loaded[-1].path}. "
         "Or pass --across-judges, if one run has labels of both."

@@ -358,12 +358,11 @@ def _named_images(state: RunState) -> Iterator[tuple[int, str | None]]:
                 yield key.sample_id, checksum
 
 
-def sent_data_digest(state: RunState) -> str | None:
+def sent_data_digest(manifest: Manifest, sent: Mapping[str, set[str]]) -> str | None:
     """Return `data_digest` of what was sent; None before every image was, or if one had two versions.
 
-    A run of an earlier version has it from the time when it began.
+    `sent` is as `sent_images` gives it. A run of an earlier version has the digest from when it began.
     """
-    manifest, sent = state.manifest, sent_images(state)
     if manifest.data_digest is not None:
         return manifest.data_digest
     rows: list[tuple[int, str, str | None]] = []

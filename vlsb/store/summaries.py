@@ -107,7 +107,7 @@ def summarize_state(
     if entry is not None and (digest := _DIGEST.search(entry.file)):
         # Several judges of a run share the model's name.
         name = Untrusted(entry.name.expose() + digest[1])
-    judged = state.rows(judge)
+    judged, images = state.rows(judge), sent_images(state)
     drawn_part = None if entry is None else find_part(directory, state, entry)
     return summarize(
         sample_outcomes(state, judge, {} if drawn_part is None else drawn_part.draws),
@@ -128,17 +128,17 @@ def summarize_state(
             thinking_cut=state.thinking_cut,
             duplicates=state.superseded + judged.superseded,
             notices=(
-                *_notices(state, entry),
+                *_notices(state, entry, images),
                 *_prices_differ(
                     manifest, entry, {"target": state.target_totals, "judge": judged.totals}, prices
                 ),
             ),
             retirements=tuple(dict.fromkeys(_retirements(manifest, entry, today))),
             epochs=manifest.epochs,
-            data_digest=sent_data_digest(state),
+            data_digest=sent_data_digest(manifest, images),
             target_cost=model_cost(manifest, manifest.settings, state.target_totals, prices),
             judge_cost=None if entry is None else model_cost(manifest, entry.settings, judged.totals, prices),
-            conditions=run_conditions(state, judge),
+            conditions=run_conditions(state, judge, images),
             guards=tuple(guard_counts(state, directory, guard.file) for guard in manifest.guards),
             part=None if drawn_part is None else drawn_part.part,
             is_own=entry is None or not entry.is_added,
@@ -146,9 +146,14 @@ def summarize_state(
     )
 
 
-def run_conditions(state: RunState, judge: str | None) -> Conditions:
-    """Return what the rates of a run with one judge, by its verdict file, hold for."""
-    manifest, images = state.manifest, sent_images(state)
+def run_conditions(
+    state: RunState, judge: str | None, images: Mapping[str, set[str]] | None = None
+) -> Conditions:
+    """Return what the rates of a run with one judge, by its verdict file, hold for.
+
+    `images` is what `sent_images` gives, for whoever has it already.
+    """
+    manifest, images = state.manifest, sent_images(state) if images is None else images
     entry = None if judge is None else manifest.judge(judge)
     samples = {}
     for row in manifest.samples:
@@ -273,7 +278,7 @@ def _retirements(manifest: Manifest, judge: JudgeEntry | None, today: date) -> I
             yield retirement.notice(endpoint.model, today)
 
 
-def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
+def _notices(state: RunState, judge: JudgeEntry | None, images: Mapping[str, set[str]]) -> Iterator[str]:
     manifest = state.manifest
     if manifest.dataset != VLSBENCH:
         yield f"The samples are of the data set {manifest.dataset}, not of VLSBench."
@@ -309,9 +314,9 @@ def _notices(state: RunState, judge: JudgeEntry | None) -> Iterator[str]:
             "takes it off, in a new run."
         )
     if manifest.accepts_changed_images:
-        changed = sum(len(checksums) > 1 for checksums in sent_images(state).values())
-        images = "1 image was" if changed == 1 else f"{changed or 'no'} images were"
-        yield f"Changed images were accepted (--accept-changed-images): {images} sent in several versions."
+        changed = sum(len(checksums) > 1 for checksums in images.values())
+        how_many = "1 image was" if changed == 1 else f"{changed or 'no'} images were"
+        yield f"Changed images were accepted (--accept-changed-images): {how_many} sent in several versions."
     if "engine.prompt" in manifest.settings:
         yield f"The target was asked with its {manifest.settings['engine.prompt']}, on a local engine."
     elif "engine.family" in manifest.settings and not any(
