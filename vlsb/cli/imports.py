@@ -18,8 +18,7 @@ from vlsb.config import DEFAULT_OUTPUT_DIR
 from vlsb.data import Dataset, fetch_dataset, load_dataset
 from vlsb.errors import ConfigError, ImageError
 from vlsb.evaluation.options import Option
-from vlsb.evaluation.protocol import safe_name
-from vlsb.models.catalog import name_of_place
+from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import ImageFile, Sample, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted

@@ -11,8 +11,7 @@ from vlsb.analysis.summary import Summary
 from vlsb.cli.estimate import amount
 from vlsb.cli.screen import Screen, error_line, from_here
 from vlsb.engines.hardware import list_gpus
-from vlsb.evaluation.protocol import safe_name
-from vlsb.models.catalog import name_of_place
+from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import counted, dollars, duration

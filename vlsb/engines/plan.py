@@ -122,7 +122,7 @@ class Wishes:
     weights: str | None = None
     revision: str | None = None
     gpus: GpuLease = GpuLease()
-    settings: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    settings: Mapping[str, Any] = field(default_factory=lambda: NOTHING, hash=False)
     port: int | None = None
     engine: str = "auto"
     engine_options: tuple[str, ...] = ()

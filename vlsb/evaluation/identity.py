@@ -114,7 +114,7 @@ def _plan(options: RunOptions, run: Path, recorded: Mapping[str, Any]) -> Plan:
     """
     target = NamedTarget.of(options)
     if target.is_local:
-        target = target.identified(options, offline=True)
+        target = NamedTarget.identified(options, offline=True)
     settings = target.settings(options)
     if target.is_local:
         settings = _on_engine_as(settings, target.profile, engine_wishes(options), recorded)

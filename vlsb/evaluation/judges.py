@@ -88,7 +88,6 @@ class Judges:
 
 def resolve_judges(options: RunOptions, *, is_demo: bool = False) -> Judges:
     """Resolve the judges that options name, or the usual one. Raises ConfigError. Blocking: reads files."""
-    kinds = load_judges(options.judges_dir)
     names = options.judge or ((DEMO,) if is_demo else (config.OFFICIAL_JUDGE_MODEL,))
     for name in OF_EACH_JUDGE[1:]:
         count = len(getattr(options, name))
@@ -97,6 +96,7 @@ def resolve_judges(options: RunOptions, *, is_demo: bool = False) -> Judges:
                 f"{as_flag(name)} is given {count} times for {len(names)} judges. Give it once for all, or "
                 "once for each in their order."
             )
+    in_session, kinds = judge_names(len(names)), load_judges(options.judges_dir)
     judges = [_resolve(options, name, place, kinds) for place, name in enumerate(names)]
     _require_one_place(options, [each.setup for each in judges])
     settings = [judge_settings(each.setup) for each in judges]
@@ -106,8 +106,7 @@ def resolve_judges(options: RunOptions, *, is_demo: bool = False) -> Judges:
                 f"--judge {each.setup.title} is given twice. Each judge labels a response once."
             )
     judges.sort(key=lambda each: each.setup.kind.answers is not Answers.LABELS)
-    named = zip(judge_names(len(judges)), judges, strict=True)
-    return Judges(tuple(replace(each, name=name) for name, each in named))
+    return Judges(tuple(replace(each, name=name) for name, each in zip(in_session, judges, strict=True)))
 
 
 def _require_one_place(options: RunOptions, judges: Sequence[JudgeSetup]) -> None:
@@ -129,17 +128,22 @@ def _require_one_place(options: RunOptions, judges: Sequence[JudgeSetup]) -> Non
 
 def _resolve(options: RunOptions, name: str, place: int, kinds: Mapping[str, JudgeKind]) -> ResolvedJudge:
     """Resolve one judge, whose name in the session is not known yet."""
+    url, key = _of_judge(options.judge_base_url, place), _of_judge(options.judge_api_key_env, place)
+    rpm, tpm = _of_judge(options.judge_rpm, place), _of_judge(options.judge_tpm, place)
+    connections = _of_judge(options.judge_max_connections, place)
+    headers = parse_headers("--judge-header", options.judge_header)
+    fields = body_fields("-J", options.judge_field)
     kind, model = split_name(name, kinds)
     if kind.is_official and options.judge_template is not None:
         kind = replace(kind, template=load_template(options.judge_template))
     if kind.answers is Answers.PHRASES:
         asked = config.ModelSettings(config.Endpoint("", ""), kind.sampling)
         return ResolvedJudge("", JudgeSetup(kind, asked), None, place, is_typed=True)
-    extra = {**kind.sampling.extra, **body_fields("-J", options.judge_field)}
+    extra = {**kind.sampling.extra, **fields}
     system_prompt = kind.system_prompt
     if system_prompt is None:
         system_prompt = config.OFFICIAL_SYSTEM_PROMPT if kind.answers is Answers.LABELS else ""
-    url, profile = _of_judge(options.judge_base_url, place), None
+    profile = None
     if url is None and model != DEMO:
         profile = find_profile(model, options.servers_dir)
         profile = profile if profile.is_local else None
@@ -155,18 +159,18 @@ def _resolve(options: RunOptions, name: str, place: int, kinds: Mapping[str, Jud
         endpoint = resolve_endpoint(
             model,
             base_url=url,
-            key_variable=_of_judge(options.judge_api_key_env, place),
-            headers=parse_headers("--judge-header", options.judge_header),
+            key_variable=key,
+            headers=headers,
             allow_http=options.allow_http,
             stage="judge",
         )
     settings = config.ModelSettings(
         endpoint=endpoint,
         sampling=replace(kind.sampling, extra=extra),
-        max_connections=_of_judge(options.judge_max_connections, place),
+        max_connections=connections,
         system_prompt=system_prompt,
-        rpm=_of_judge(options.judge_rpm, place),
-        tpm=_of_judge(options.judge_tpm, place),
+        rpm=rpm,
+        tpm=tpm,
         sees_reasoning=options.choice("judge_sees", "answer", SEES_BOTH) == SEES_BOTH,
         thinks=asks_to_think(extra),
     )

@@ -57,12 +57,12 @@ def lease_for(options: RunOptions, surroundings: Surroundings) -> Lease:
 
 
 async def identified(model: ModelProfile) -> ModelProfile:
-    """A local model as its own checkpoint tells what it is. Raises as `identify`."""
+    """Look at a local model's own checkpoint for what it is. Raises as `identify`."""
     return await in_thread(lambda _: identify(model, weights=None, revision=None, offline=False))
 
 
 def engine_wishes(options: RunOptions) -> Wishes:
-    """What options ask of a target's engine."""
+    """Return what options ask of a target's engine."""
     return Wishes(
         weights=options.weights,
         revision=options.revision,
@@ -78,7 +78,7 @@ def engine_wishes(options: RunOptions) -> Wishes:
 
 
 def judge_wishes(options: RunOptions) -> Wishes:
-    """What options ask of a judge's engine."""
+    """Return what options ask of a judge's engine."""
     return Wishes(
         engine=options.engine,
         settings=options.engine_settings(),
@@ -88,50 +88,37 @@ def judge_wishes(options: RunOptions) -> Wishes:
     )
 
 
-def wishes_of_replicas(
+async def lease_engines(
+    lease: Lease,
     model: ModelProfile,
     wishes: Wishes,
     count: int,
-    there: Sequence[Gpu],
-    environment: Mapping[str, str],
+    held: AsyncExitStack,
+    surroundings: Surroundings,
+    gpus: Sequence[Gpu],
     taken: Sequence[GpuLease] = (),
-) -> list[Wishes] | None:
-    """As `wishes_apart`. Raises ConfigError where they do not fit on all the GPUs that are `there`."""
-    inherited = environment.get("CUDA_VISIBLE_DEVICES")
-    found = wishes_apart(model, wishes, there, taken, count=count, inherited=inherited)
-    if found is None and not taken:
-        size, most = gpus_taken(model, wishes), len(wishes.gpus.entries or there)
+) -> Leases | None:
+    """Lease so many engines of a model until `held` is closed; nothing is started yet.
+
+    Return None where there is no room beside what is `taken`. Raises as `engine_lease`, and ConfigError where
+    they do not fit on all the `gpus`, or would differ.
+    """
+    inherited = surroundings.environment.get("CUDA_VISIBLE_DEVICES")
+    apart = wishes_apart(model, wishes, gpus, taken, count=count, inherited=inherited)
+    if apart is None and not taken:
+        size, most = gpus_taken(model, wishes), len(wishes.gpus.entries or gpus)
         which = "that --gpus names" if wishes.gpus.entries else "here"
         raise ConfigError(
             f"--replicas {count}: each takes {size} of the {most} GPUs {which}: {most // size} fit."
         )
-    return found
-
-
-async def lease_replicas(
-    lease: Lease,
-    model: ModelProfile,
-    wishes: Sequence[Wishes],
-    held: AsyncExitStack,
-    *,
-    say: Callable[[str], None],
-) -> Leases:
-    """An engine of a model for each of the wishes until `held` is closed; nothing is started yet.
-
-    Raises as `engine_lease`, and ConfigError where they would differ.
-    """
-    if len(wishes) == 1:
-        return (await held.enter_async_context(lease(model, wishes[0])),)
+    if apart is None:
+        return None
+    if len(apart) == 1:
+        return (await held.enter_async_context(lease(model, apart[0])),)
     leases: list[EngineLease] = []
-    for number, each in enumerate(wishes, 1):
-        titled = lease(
-            model,
-            each,
-            joins=False,
-            title=f"{model.name}, replica {number}",
-            say=partial(_say_of, say, number),
-        )
-        leases.append(await held.enter_async_context(titled))
+    for number, each in enumerate(apart, 1):
+        title, say = f"{model.name}, replica {number}", partial(_say_of, surroundings.say, number)
+        leases.append(await held.enter_async_context(lease(model, each, joins=False, title=title, say=say)))
         if leases[-1].facts != leases[0].facts:
             raise ConfigError(f"--replicas: the engines would differ, replica {number} from the first.")
     return tuple(leases)

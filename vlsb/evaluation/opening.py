@@ -21,9 +21,8 @@ from vlsb.evaluation.leasing import (
     engine_wishes,
     identified,
     judge_wishes,
+    lease_engines,
     lease_for,
-    lease_replicas,
-    wishes_of_replicas,
 )
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.settings import Resolved, resolve_judging, resolve_run
@@ -37,20 +36,18 @@ async def open_target(options: RunOptions, surroundings: Surroundings) -> AsyncI
 
     Whatever else is wrong (a judge's key, a template) is found before an engine is installed or started.
     """
-    target = await in_thread(lambda _: NamedTarget.of(options).identified(options))
-    target.refuse_engine_options(options)
+    target = await in_thread(lambda _: NamedTarget.identified(options))
     if target.is_local and options.replicas > 1 and options.keep_server:
         raise ConfigError("--keep-server keeps one engine. Leave it out, or --replicas.")
     resolved = await resolve_run(options, surroundings.environment, target)
     async with AsyncExitStack() as held:
         if target.is_local:
-            wishes, count = engine_wishes(options), options.replicas
-            gpus = await surroundings.gpus() if count > 1 else ()
             # Only a single engine can be kept.
             lease = partial(lease_for(options, surroundings), is_kept=options.keep_server)
-            apart = wishes_of_replicas(target.profile, wishes, count, gpus, surroundings.environment) or []
-            leases = await lease_replicas(lease, target.profile, apart, held, say=surroundings.say)
-            resolved = resolved.with_engines(TARGET, leases)
+            wishes, count = engine_wishes(options), options.replicas
+            gpus = await surroundings.gpus() if count > 1 else ()
+            leases = await lease_engines(lease, target.profile, wishes, count, held, surroundings, gpus)
+            resolved = resolved.with_engines(TARGET, leases or ())
         else:
             asked = resolved.plan.target
             assert asked is not None
@@ -85,16 +82,15 @@ async def judge_hosted(
     if len(local) != 1:
         yield ()
         return
-    model, wishes = await identified(local[0]), judge_wishes(options)
+    model, gpus = await identified(local[0]), await surroundings.gpus()
+    wishes, count = judge_wishes(options), options.replicas
     async with AsyncExitStack() as held:
-        gpus, environment = await surroundings.gpus(), surroundings.environment
-        apart = wishes_of_replicas(model, wishes, options.replicas, gpus, environment) or []
         # A session that joins one ends when it dies: nobody starts it again.
         lease = partial(lease_for(options, surroundings), max_restarts=0)
-        leases = await lease_replicas(lease, model, apart, held, say=surroundings.say)
+        leases = await lease_engines(lease, model, wishes, count, held, surroundings, gpus)
         try:
             async with asyncio.TaskGroup() as group:
-                starting = [group.create_task(_joinable(each)) for each in leases]
+                starting = [group.create_task(_joinable(each)) for each in leases or ()]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         yield tuple(each.result() for each in starting)
@@ -117,8 +113,7 @@ async def _lease_judges(
     """
     if not resolved.judges.local:
         return resolved
-    lease, environment = lease_for(options, surroundings), surroundings.environment
-    gpus = await surroundings.gpus()
+    lease, gpus = lease_for(options, surroundings), await surroundings.gpus()
     taken = [engine.wishes.gpus for leases in resolved.engines.values() for engine in leases]
     for name, profile in resolved.judges.local.items():
         model = await identified(profile)
@@ -130,15 +125,16 @@ async def _lease_judges(
             hosted = [lease(model, wishes, hosted=each) for each in surroundings.hosted]
             joined = [await held.enter_async_context(each) for each in hosted]
             return resolved.with_engines(name, tuple(joined))
-        beside = wishes_of_replicas(model, wishes, count, gpus, environment, taken)
-        apart = beside or wishes_of_replicas(model, wishes, count, gpus, environment) or []
-        leases = await lease_replicas(lease, model, apart, held, say=surroundings.say)
-        if beside is not None:
-            taken += [engine.wishes.gpus for engine in leases]
+        leases = await lease_engines(lease, model, wishes, count, held, surroundings, gpus, taken)
+        is_alone = leases is None
+        if leases is None:
+            leases = await lease_engines(lease, model, wishes, count, held, surroundings, gpus) or ()
         else:
+            taken += [engine.wishes.gpus for engine in leases]
+        if is_alone:
             place = "one GPU" if len(gpus) == 1 else "no GPU left" if gpus else "no GPU"
             surroundings.say(
                 f"{profile.name} judges by itself, when the others are done: there is {place} for both."
             )
-        resolved = resolved.with_engines(name, leases, is_alone=beside is None)
+        resolved = resolved.with_engines(name, leases, is_alone=is_alone)
     return resolved

@@ -6,7 +6,6 @@ deviations say in words what the user chose differently; `DIFFERENCES` are the t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from vlsb.dialect import Dialect
 from vlsb.errors import ConfigError
 from vlsb.judging.guards import phrases_sha256
 from vlsb.judging.kinds import Answers, JudgeSetup
+from vlsb.models.catalog import safe_name
 from vlsb.models.providers import address_for_manifest
 from vlsb.records import Untrusted
 from vlsb.store.manifest import ADDRESS_SEPARATOR
@@ -34,20 +34,12 @@ DIFFERENCES = (
 )
 ENGINE_FACT = "engine."
 """What the name of a setting begins with that an engine of ours brought."""
-_UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
-_LONGEST_NAME = 100
 # Runs have them since the first version, also as null. Any other is recorded where it is sent.
 _ALWAYS_RECORDED = ("max_tokens", "temperature", "top_p")
 # Fields that define the request itself: changing them would make it another program's request.
 _RESERVED_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
 SEES_BOTH = "reasoning+answer"
 """What a judge sees that is shown the target's reasoning too."""
-
-
-def safe_name(text: str) -> str:
-    """A model's name as a file name: letters, digits, `.`, `_`, `-`, and never hidden or empty."""
-    name = _UNSAFE_IN_NAME.sub("_", text).lstrip(".-")[:_LONGEST_NAME]
-    return name or "model"
 
 
 def target_settings(target: ModelSettings) -> dict[str, Any]:

@@ -33,6 +33,10 @@ from vlsb.steps import in_thread
 from vlsb.store.manifest import is_run, read_manifest, remembered_data_root, require_run
 
 _Part = TypeVar("_Part")
+# Options that a plan has as they were typed, under the same name.
+_AS_TYPED = (
+    *("skip_bad_images", "accept_changed_images", "ca_bundle", "batch_again", "max_requests", "max_cost"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +121,8 @@ def _resolve_run(
     if not options.no_judge:
         judges = problems.of(lambda: resolve_judges(options, is_demo=is_demo(options)), judges)
     run = directory if options.resume else None
-    settings = _shared_settings(options, run, is_simulated=is_demo(options), problems=problems)
     selection = problems.of(lambda: selection_of(options), Selection())
+    settings = _shared_settings(options, run, is_simulated=is_demo(options), problems=problems)
     models = ({} if asked is None else {TARGET: asked}) | judges.models
     credentials = _credentials(models, environment, problems)
     problems.raise_if_any()
@@ -235,20 +239,15 @@ def _shared_settings(
 ) -> dict[str, Any]:
     """Return the fields of a plan that `vlsb run` and `vlsb judge` share; `run` is one that may go on."""
     return {
-        "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
-        "dataset": options.dataset,
         "policy": policy_of(options),
         "retry": problems.of(lambda: _outcomes_to_retry(options), tuple[Outcome, ...]()),
-        "skip_bad_images": options.skip_bad_images,
-        "accept_changed_images": options.accept_changed_images,
-        "ca_bundle": options.ca_bundle,
         "transport": problems.of(lambda: options.choice("transport", *TRANSPORTS), options.transport),
         "profile": problems.of(lambda: _profile(options), None),
-        "is_batch": options.batch,
-        "batch_again": options.batch_again,
-        "max_requests": options.max_requests,
-        "max_cost": options.max_cost,
+        "dataset": options.dataset,
+        "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
         "prices": problems.of(lambda: load_prices(options.prices), load_prices()),
+        **{name: getattr(options, name) for name in _AS_TYPED},
+        "is_batch": options.batch,
     }
 
 
@@ -277,24 +276,18 @@ def data_root_of(options: RunOptions, run: Path | None, *, is_simulated: bool) -
             raise DatasetError(f"--data-root {error.message}", detail=error.detail) from error
         return options.data_root
     root = named_root(MINI if is_simulated and options.dataset == VLSBENCH else options.dataset)
-    if root is None and run is not None:
-        root = _copy_read_by(run)
-    if root is None and options.dataset != VLSBENCH:
-        raise ConfigError(f"--dataset {options.dataset}: pass --data-root DIR with a copy of it.")
-    return root
-
-
-def _copy_read_by(run: Path) -> Path | None:
-    """Return the user's copy of the data set that a run was made from; None if it came from the Hub."""
-    root = remembered_data_root(run) if is_run(run) and "repository" not in read_manifest(run).data else None
-    if root is not None:
+    if root is None and run is not None and is_run(run) and "repository" not in read_manifest(run).data:
+        root = remembered_data_root(run)
         try:
-            require_dataset(root, read_manifest(run).dataset)
+            if root is not None:
+                require_dataset(root, options.dataset)
         except DatasetError as error:
             raise DatasetError(
                 f"{run} was made from the data set at {root}, which is not there any more",
                 advice="Pass its new place with --data-root.",
             ) from error
+    if root is None and options.dataset != VLSBENCH:
+        raise ConfigError(f"--dataset {options.dataset}: pass --data-root DIR with a copy of it.")
     return root
 
 

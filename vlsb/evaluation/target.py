@@ -15,8 +15,8 @@ from vlsb.engines.identify import identify
 from vlsb.errors import ConfigError, UnknownModelError, UnreachableError
 from vlsb.evaluation.judges import DEMO
 from vlsb.evaluation.options import ONLY_ENGINES, RunOptions, as_flag, parse_headers
-from vlsb.evaluation.protocol import body_fields, safe_name
-from vlsb.models.catalog import find_profile, name_of_place
+from vlsb.evaluation.protocol import body_fields
+from vlsb.models.catalog import find_profile, name_of_place, safe_name
 from vlsb.models.profile import FAMILIES, ModelProfile
 from vlsb.models.providers import (
     AUTHORISING_HEADERS,
@@ -46,32 +46,41 @@ class NamedTarget:
         profile = find_profile(name, options.servers_dir, arch=options.arch, is_served=is_served)
         return cls(name, profile, is_local=profile.is_local and not is_served)
 
-    def identified(self, options: RunOptions, *, offline: bool = False) -> NamedTarget:
-        """Look at a local checkpoint's config.json for what it is. Raises as `identify`. Blocking."""
-        if options.base_url:
-            return self
-        profile = identify(self.profile, weights=options.weights, revision=options.revision, offline=offline)
-        return replace(self, profile=profile, is_local=profile.is_local)
+    @classmethod
+    def identified(cls, options: RunOptions, *, offline: bool = False) -> NamedTarget:
+        """Resolve the name, and look at a local checkpoint's config.json. Raises as `identify`."""
+        target = cls.of(options)
+        usual = RunOptions()
+        for name in ONLY_ENGINES:
+            if not target.is_local and getattr(options, name) != getattr(usual, name):
+                typed = "What follows --" if name == "engine_options" else as_flag(name)
+                raise ConfigError(
+                    f"{typed} is for engines that vlsb starts; target {options.model or options.base_url[0]} "
+                    "is none. Leave it out, or pass --model with a local model such as llava_next."
+                )
+        if target.is_local:
+            weights, revision = options.weights, options.revision
+            profile = identify(target.profile, weights=weights, revision=revision, offline=offline)
+            target = replace(target, profile=profile)
+        return target
 
     def settings(self, options: RunOptions) -> config.ModelSettings:
         """How it is asked. Raises ConfigError or AccessError for a target that nobody knows."""
-        protocol = self.profile.protocol
+        protocol, extra = self.profile.protocol, body_fields("-M", options.target_field)
         # A local model's port is known once its engine is.
         endpoint = config.Endpoint(self.name, ENGINE_URL)
         if not self.is_local:
             endpoint = _hosted_endpoint(options, self.name or _ONLY_MODEL)
-        fields = protocol.fields
         if options.choice("thinking", "auto", "off", "on") != "auto":
-            fields = _union(fields, thinking_fields(endpoint, thinks=options.thinking == "on"))
+            extra = _union(thinking_fields(endpoint, thinks=options.thinking == "on"), extra)
         chosen: dict[str, Any] = {
             name: value
             for name in config.SAMPLING_FIELDS
             if (value := getattr(options, name, None)) is not None
         }
-        extra = _union(fields, body_fields("-M", options.target_field))
         return config.ModelSettings(
             endpoint=endpoint,
-            sampling=replace(config.OFFICIAL_TARGET_SAMPLING, **chosen, extra=extra),
+            sampling=replace(config.OFFICIAL_TARGET_SAMPLING, **chosen, extra=_union(protocol.fields, extra)),
             max_connections=options.max_connections,
             rpm=options.rpm,
             tpm=options.tpm,
@@ -81,17 +90,6 @@ class NamedTarget:
             thinking_tokens=config.THINKING_TOKENS if options.max_tokens is None else None,
             other_urls=() if self.is_local else _other_urls(options, endpoint),
         )
-
-    def refuse_engine_options(self, options: RunOptions) -> None:
-        """Raise ConfigError for an option that only an engine has, where none is started for the target."""
-        usual = RunOptions()
-        for name in ONLY_ENGINES:
-            if not self.is_local and getattr(options, name) != getattr(usual, name):
-                typed = "What follows --" if name == "engine_options" else as_flag(name)
-                raise ConfigError(
-                    f"{typed} is for engines that vlsb starts; target {options.model or options.base_url[0]} "
-                    "is none. Leave it out, or pass --model with a local model such as llava_next."
-                )
 
 
 def hosted_target(options: RunOptions) -> config.ModelSettings | None:
@@ -225,11 +223,12 @@ def rate_accounts(settings: config.ModelSettings) -> tuple[RateAccount, ...]:
 
 
 def _hosted_endpoint(options: RunOptions, name: str, number: int = 0) -> config.Endpoint:
+    headers = parse_headers("--header", options.header)
     return resolve_endpoint(
         name,
         base_url=options.base_url[number] if options.base_url else None,
         key_variable=options.api_key_env,
-        headers=parse_headers("--header", options.header),
+        headers=headers,
         allow_http=options.allow_http,
     )
 

@@ -47,6 +47,9 @@ RESERVED: Mapping[str, str] = MappingProxyType(
 OVERRULED_IN_FILES = frozenset({"host", "model", "port", "revision", "served-model-name"})
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+# A file name may have 255 bytes: room for what runs and judges put behind it.
+_LONGEST_NAME = 100
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What people leave out of a checkpoint's name.
 _KIND_OF_CHECKPOINT = re.compile(r"(?:-(?:instruct|it|chat|ov|hf|\d{4}))+$", re.IGNORECASE)
@@ -205,3 +208,9 @@ def _is_json(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def safe_name(text: str) -> str:
+    """Return a model's name as a file name: letters, digits, `.`, `_`, `-`, and never hidden or empty."""
+    name = _UNSAFE_IN_NAME.sub("_", text).lstrip(".-")[:_LONGEST_NAME]
+    return name or "model"

@@ -45,7 +45,7 @@ ADDRESS_SEPARATOR = ", "
 _SHOWN_DIFFERENCES = 8
 # Where the samples begin, as `manifest_text` writes it; what stands before is a few kilobytes.
 _SAMPLES, _MOST_OF_A_HEAD = b'\n "samples": [', 256 * 1024
-# What `protocol.safe_name` can give: nothing that leads elsewhere or that no file system takes.
+# What `catalog.safe_name` can give: nothing that leads elsewhere or that no file system takes.
 _FileName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,120}\.jsonl\Z")]
 _ImageLine = tuple[str | None, str, int, int]
 

@@ -21,10 +21,9 @@ from vlsb.evaluation.identity import judging_files
 from vlsb.evaluation.judges import Judges, resolve_judges
 from vlsb.evaluation.leasing import engine_wishes, judge_wishes
 from vlsb.evaluation.options import OF_EACH_JUDGE, RunOptions
-from vlsb.evaluation.protocol import safe_name
 from vlsb.evaluation.settings import selection_of
 from vlsb.evaluation.target import NamedTarget, RateAccount, hosted_target, rate_accounts, run_directory
-from vlsb.models.catalog import name_of_place
+from vlsb.models.catalog import name_of_place, safe_name
 from vlsb.models.profile import ModelProfile
 from vlsb.store.manifest import entries_named, is_run, read_manifest
 from vlsb.store.state import FINDINGS, RESPONSES, VERDICTS, RunState, load_state
