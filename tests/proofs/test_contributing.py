@@ -1,4 +1,4 @@
-"""What CONTRIBUTING says is enough is enough: each addition is made in a copy of the package and then used."""
+"""What CONTRIBUTING says is enough: each addition is made in a copy of the package and then used."""
 
 from __future__ import annotations
 
