@@ -28,7 +28,7 @@ from vlsb.records import JUDGED, Failure, Key, Label, Outcome, Untrusted
 from vlsb.reports.documents import to_object, to_rows
 from vlsb.reports.encode import for_terminal
 from vlsb.steps import OnProgress
-from vlsb.store.manifest import require_run
+from vlsb.store.manifest import judge_name, require_run
 from vlsb.store.state import RunState, load_state
 from vlsb.store.summaries import stored_judge, summarize_judges, summarize_state
 
@@ -68,7 +68,7 @@ class Run:
     @property
     def judges(self) -> tuple[str, ...]:
         """The names of the verdict files without their ending; the run's own judge comes first."""
-        return tuple(entry.file.removesuffix(".jsonl") for entry in self._state.manifest.judges)
+        return tuple(entry.stem for entry in self._state.manifest.judges)
 
     @property
     def is_complete(self) -> bool:
@@ -109,7 +109,7 @@ class Run:
                 "epoch": each.epoch,
                 "category": for_terminal(each.category),
                 "sub_category": for_terminal(each.sub_category),
-                "judge": None if name is None else name.removesuffix(".jsonl"),
+                "judge": None if name is None else judge_name(name),
                 "outcome": each.outcome.value,
                 "label": None if each.label is None else each.label.value,
                 "failure": None if each.failure is None else each.failure.code,

@@ -12,6 +12,7 @@ from vlsb.errors import ConfigError
 from vlsb.records import Key, Label, Untrusted
 from vlsb.reports.audit import AuditReport, Compared, Corrected
 from vlsb.store.audit import AuditItem, draws_of, require_audit
+from vlsb.store.manifest import judge_name
 from vlsb.store.state import RunState, load_state
 
 Labels = Mapping[AuditItem, Label]
@@ -60,7 +61,7 @@ def audit_report(run: Path) -> AuditReport:
 
 def _name(file: str) -> Untrusted:
     """A judge as reports call it: by its file, which no other judge of the run has."""
-    return Untrusted(file.removesuffix(".jsonl"))
+    return Untrusted(judge_name(file))
 
 
 def _pairs(truth: Labels, found: Labels) -> Iterator[LabelPair]:
@@ -72,7 +73,7 @@ def _pairs(truth: Labels, found: Labels) -> Iterator[LabelPair]:
 def _correction(run: Path, state: RunState, judge: str, people: Sequence[Labels]) -> Corrected | str:
     """A judge's rates over the run, corrected by people's labels; or why there is no correction."""
     if draws_of(run, state, state.manifest.judge(judge)):
-        return f"{judge.removesuffix('.jsonl')} has labelled a drawn part: there is no rate to correct."
+        return f"{judge_name(judge)} has labelled a drawn part: there is no rate to correct."
     paths = {row.sample_id: row.image_path for row in state.manifest.samples}
     human: dict[Key, list[Label]] = {}
     weights = {item.key: item.weight for labels in people for item in labels}
@@ -86,4 +87,4 @@ def _correction(run: Path, state: RunState, judge: str, people: Sequence[Labels]
     try:
         return Corrected(_name(judge), corrected_rates(samples), labels_needed(samples))
     except ConfigError as error:
-        return f"{judge.removesuffix('.jsonl')}: {error.message}"
+        return f"{judge_name(judge)}: {error.message}"

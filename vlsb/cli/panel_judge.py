@@ -14,7 +14,7 @@ from vlsb.evaluation.options import RunOptions
 from vlsb.judging.kinds import PANEL
 from vlsb.records import JUDGED, Outcome, Untrusted
 from vlsb.reports.terminal import render
-from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest, require_run
+from vlsb.store.manifest import JudgeEntry, Manifest, judge_name, read_manifest, require_run
 from vlsb.store.state import RunState, load_state
 from vlsb.store.store import add_judge
 from vlsb.store.summaries import stored_judge, summarize_state
@@ -48,7 +48,7 @@ def _panel(manifest: Manifest, judges: tuple[str, ...]) -> JudgeEntry:
     for member in found.values():
         if member.is_human or is_panel(member.settings):
             raise ConfigError(f"--judge {judges[0]}: people and panels are no members of a panel.")
-    members = {file.removesuffix(".jsonl"): each.settings for file, each in found.items()}
+    members = {judge_name(file): each.settings for file, each in found.items()}
     settings = panel_settings(members)
     said = f"judge panel: the majority of {', '.join(sorted(members))} ({RULE})"
     return JudgeEntry(

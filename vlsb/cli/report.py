@@ -203,7 +203,7 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
     require_vlsbench(run, state.manifest, "--format official")
     judges = state.manifest.judges
     if judge is None and len(judges) > 1:
-        names = ", ".join(each.file.removesuffix(".jsonl") for each in judges)
+        names = ", ".join(each.stem for each in judges)
         raise ConfigError(f"--format official holds one judge. Name one with --judge: {names}.")
     entry = stored_judge(state.manifest, judge)
     summary = summarize_state(state, run, None if entry is None else entry.file)

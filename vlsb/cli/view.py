@@ -227,7 +227,7 @@ def _listed(key: str, path: Path) -> Json:
         return listed | {"error": for_page(Untrusted(error.message))}
     return listed | {
         "target": for_page(head.target),
-        "judges": [for_page(Untrusted(each.file.removesuffix(".jsonl"))) for each in head.judges],
+        "judges": [for_page(Untrusted(each.stem)) for each in head.judges],
         "simulated": head.simulated,
     }
 

@@ -257,9 +257,9 @@ def judged_run(path: Path, state: RunState, *, calibrated: str | None = None) ->
             },
             weights.get(key, {}),
             {
-                guard.stem: found.refuses
+                guard.stem: finding.refuses
                 for guard in state.manifest.guards
-                if (found := state.finding(key, guard.file)) is not None and found.refuses is not None
+                if (finding := state.finding(key, guard.file)) is not None and finding.refuses is not None
             },
         )
         for key, *row in zip(state.asked_for(), *columns, strict=True)

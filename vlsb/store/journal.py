@@ -153,17 +153,17 @@ class Journal:
     def _write(self, line: bytes) -> None:
         """Write it whole or not at all: the part that a full disk took is cut off again."""
         self._mend()
-        written = 0
+        taken = 0
         try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
+            taken = os.write(self._descriptor, line)
+            if taken < len(line):
                 # A short write means that the disk is full; the next one says so with its errno.
-                written += os.write(self._descriptor, line[written:])
-            if written < len(line):
+                taken += os.write(self._descriptor, line[taken:])
+            if taken < len(line):
                 raise OSError(errno.ENOSPC, "the disk took only a part")
         except OSError as error:
-            if written and not self._is_cut_back():
-                self._torn = (line, line[written:])
+            if taken and not self._is_cut_back():
+                self._torn = (line, line[taken:])
             raise self._refusal(error) from error
         self._size += len(line)
         self._written += 1
@@ -186,11 +186,11 @@ class Journal:
         line, rest = self._torn
         if not self._is_cut_back():
             try:
-                written = os.write(self._descriptor, rest)
+                taken = os.write(self._descriptor, rest)
             except OSError as error:
                 raise self._refusal(error) from error
-            if written < len(rest):
-                self._torn = (line, rest[written:])
+            if taken < len(rest):
+                self._torn = (line, rest[taken:])
                 raise self._refusal(OSError(errno.ENOSPC, "the disk took only a part"))
             self.unwritten.remove(line)
             self._size += len(line)
@@ -207,12 +207,12 @@ class Journal:
         dropped the pages and would report success."""
         if self._sync_failure is not None:
             raise self._sync_failure
-        written = self._written
-        if written == self._synced:
+        records = self._written
+        if records == self._synced:
             return
         try:
             os.fsync(self._descriptor)
-            self._synced = written
+            self._synced = records
         except OSError as error:
             self._sync_failure = StoreError(
                 f"{self.path}: the disk failed to keep the last {self.unsynced} records ({error.strerror}). "

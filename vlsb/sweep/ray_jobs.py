@@ -120,7 +120,7 @@ async def _started(server: _Server, job: Job, say: Callable[[str], None]) -> str
 
 
 async def _followed(server: _Server, name: str, show: Callable[[str], None]) -> int:
-    shown = 0
+    position = 0
     while True:
         # The status first: what an ended job has said is all there then.
         status = await server.ask("GET", name, patience_s=_PATIENCE_S) or {}
@@ -128,9 +128,9 @@ async def _followed(server: _Server, name: str, show: Callable[[str], None]) -> 
         reply = await server.ask("GET", f"{name}/logs", patience_s=_PATIENCE_S) or {}
         log = str(reply.get("logs") or "")
         end = len(log) if is_over else log.rfind("\n") + 1
-        for line in log[shown:end].splitlines():
+        for line in log[position:end].splitlines():
             show(line)
-        shown = max(shown, end)
+        position = max(position, end)
         if is_over:
             return _exit_code(status)
         await asyncio.sleep(_POLL_S)

@@ -146,7 +146,7 @@ def _head() -> Json:
 def _run(run: PageRun) -> Json:
     judges = [
         {
-            "name": for_page(Untrusted(entry.file.removesuffix(".jsonl"))),
+            "name": for_page(Untrusted(entry.stem)),
             **_present(person=entry.file in run.people, part=summary.part is not None),
         }
         for entry, summary in zip(run.judges, run.summaries, strict=False)

@@ -210,7 +210,7 @@ def _manifest(
         data_digest=None,
         accepts_changed_images=False,
         samples=[sample_row(sample) for sample in samples.values()],
-        images={samples[each].image_path.expose(): found for each, found in data.images.items()},
+        images={samples[each].image_path.expose(): image for each, image in data.images.items()},
     )
     for judge in judges:
         manifest = manifest.with_judge(own_entry(manifest, _judge_entry(source, judge, judge_file)))
