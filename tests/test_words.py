@@ -26,6 +26,12 @@ FORBIDDEN = re.compile(
     r"|\bconductors?\b|\bleash(?:es)?\b|\bkeepers?\b|\btickets?\b|\bpip runs?\b|\bexpected ids\b",
     re.IGNORECASE,
 )
+RIDDLES = re.compile(
+    r"\botherwise than\b|\b(?:that|which|or|target \w+) (?:is|are) none\b|\bnone such\b|\bno such thing\b"
+    r"|, which is said\b",
+    re.IGNORECASE,
+)
+"""Sentences that a reader has to take apart; each has a plain way to say it."""
 ALLOWED = {
     # What the simulated model says is an answer, not our words.
     "vlsb/simulator/demo.py",
@@ -108,3 +114,13 @@ def test_no_allowance_is_left_over() -> None:
 @pytest.mark.parametrize("text", ["the picture is gone", "on the hub", "The lane waits", "cannot be asked"])
 def test_a_word_of_ours_would_be_found(text: str) -> None:
     assert found(text)
+
+
+@pytest.mark.parametrize("read", [messages, pages, helps])
+def test_nothing_that_users_read_is_a_riddle(read: type[Iterator[tuple[str, str]]]) -> None:
+    assert [(place, RIDDLES.findall(text), text[:90]) for place, text in read() if RIDDLES.search(text)] == []
+
+
+@pytest.mark.parametrize("text", ["It has otherwise than A: x", "a verdict that is none", "all if none such"])
+def test_a_riddle_would_be_found(text: str) -> None:
+    assert RIDDLES.search(text)

@@ -56,7 +56,7 @@ class NamedTarget:
                 typed = "What follows --" if name == "engine_options" else as_flag(name)
                 raise ConfigError(
                     f"{typed} is for engines that vlsb starts; target {options.model or options.base_url[0]} "
-                    "is none. Leave it out, or pass --model with a local model such as llava_next."
+                    "runs elsewhere. Leave it out, or pass --model with a local model such as llava_next."
                 )
         if target.is_local:
             weights, revision = options.weights, options.revision

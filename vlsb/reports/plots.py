@@ -558,7 +558,7 @@ def _transitions(runs: Sequence[Path], judge: str | None, say: Callable[[str], N
             "Name one that judged both: --judge NAME."
         )
     if why := Sentence.join("; ", reasons(differs)).text(for_terminal):
-        say(f"{runs[1]} has otherwise than {runs[0]}: {why}")
+        say(f"{runs[1]} was measured differently from {runs[0]}: {why}")
     counts = [[0] * len(Label) for _ in Label]
     order = list(Label)
     for key in states[0].asked_for():

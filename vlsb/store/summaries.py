@@ -36,7 +36,7 @@ from vlsb.store.state import (
     sent_images,
 )
 
-# Deviations under which a local family is asked otherwise than the authors do.
+# Deviations under which a local family is not asked as the authors ask it.
 _OF_ANOTHER_PROMPT = ("chat template", "--hf-overrides", "--mm-processor-kwargs", "--tokenizer")
 # Settings that say where a judge is reached, not what it is.
 _OF_ITS_PLACE = ("address", "headers")

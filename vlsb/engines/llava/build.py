@@ -46,7 +46,7 @@ _REFUSALS: Mapping[str, str] = {
     "unreadable_file": "a file of weights cannot be read; fetch it again",
     "unknown_tokenizer": "its tokenizer is not one of LLaVA v1.5",
     "added_tokens": "added_tokens.json does not list tokens with ids behind those of its tokenizer",
-    "split_otherwise": "with this engine its tokenizer would split texts otherwise than the original",
+    "split_otherwise": "with this engine its tokenizer would split texts differently from the original",
     "unsafe_file": "a file holds more than tensors and was not loaded",
 }
 
