@@ -29,7 +29,7 @@ class _Rest(NamedTuple):
 
 
 def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> str:
-    """The page: requests, tokens, money and time still to come, and what would be sent where."""
+    """Write the page: requests, tokens, money and time still to come, and what would be sent where."""
     outcomes = [state.outcome(key, end.judge) for key in state.asked_for()]
     unjudged = sum(o not in JUDGED for o in outcomes)
     # A judge's file by the name that the session gives it.
@@ -39,17 +39,17 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
     rests = {stage: _rest(state, files.get(stage)) for stage in plan.models}
     for stage, settings in plan.models.items():
         tokens = decided_tokens(state, files.get(stage)) or settings.sampling.max_tokens
-        measured, left = measure_answers(state, files.get(stage)), _left(state, files.get(stage))
+        measured, rest = measure_answers(state, files.get(stage)), _left(state, files.get(stage))
         view = end.models.get(stage)
         sharing = [stage, *sorted((view.shares_with if view else frozenset()) & rests.keys())]
-        lines += _model(stage, settings, left, measured, most_tokens=tokens)
+        lines += _model(stage, settings, rest, measured, most_tokens=tokens)
         if measured:
             latency_s = fmean(latency_s for _, latency_s in measured)
-            lines.append(f"  time      about {_time(left, latency_s, view, {e: rests[e] for e in sharing})}")
+            lines.append(f"  time      about {_time(rest, latency_s, view, {e: rests[e] for e in sharing})}")
         price = prices.get(stage)
         if price is not None and measured:
             usages = [usage for usage, _ in measured if usage.is_whole]
-            costs[stage] = rest_cost(price, usages, left, most_tokens=tokens)
+            costs[stage] = rest_cost(price, usages, rest, most_tokens=tokens)
             lines.append(f"  cost      {cost_text(*costs[stage])}")
         elif price is None and may_charge(settings.endpoint):
             lines.append(f"  cost      unknown: no price for {settings.endpoint.model}; --prices takes yours")
@@ -61,7 +61,7 @@ def estimate(state: RunState, end: SessionEnd, plan: Plan, *, today: date) -> st
 
 
 def _left(state: RunState, judge: str | None) -> int:
-    """Responses still to be asked for, or to be judged by the judge of that file."""
+    """Count responses still to be asked for, or to be judged by the judge of that file."""
     outcomes = ((key, state.outcome(key, judge)) for key in state.asked_for())
     if judge is None:
         return sum(o is Outcome.NOT_ATTEMPTED or o is Outcome.TARGET_ERROR for _, o in outcomes)
@@ -97,30 +97,30 @@ def _model(
 
 
 def _rest(state: RunState, judge: str | None) -> _Rest:
-    left = _left(state, judge)
+    rest = _left(state, judge)
     usages = [usage for usage, _ in measure_answers(state, judge) if usage.is_whole]
     tokens = [
         (usage.input_tokens or 0) + (usage.output_tokens or 0) + (usage.thought_tokens or 0)
         for usage in usages
     ]
-    return _Rest(left, left * fmean(tokens) if tokens else 0.0)
+    return _Rest(rest, rest * fmean(tokens) if tokens else 0.0)
 
 
 def _time(left: int, latency_s: float, view: ModelView | None, sharing: Mapping[str, _Rest]) -> str:
-    """At the limit that takes longest: connections or, where known, requests or tokens a minute.
+    """Say the time at the limit that takes longest: connections or, where known, requests or tokens a minute.
 
     `sharing` is the rest of all models that spend these, this one first.
     """
     connections = 1 if view is None else view.limit
-    found = [(left * latency_s / connections, f"{connections} connections, {latency_s:.2f} s each")]
+    limits = [(left * latency_s / connections, f"{connections} connections, {latency_s:.2f} s each")]
     shared = f", which {' and '.join(sharing)} share" if len(sharing) > 1 else ""
     if view is not None and view.rpm is not None:
         requests = sum(each.requests for each in sharing.values())
-        found.append((60 * requests / view.rpm, f"{view.rpm:,.0f} requests a minute{shared}"))
+        limits.append((60 * requests / view.rpm, f"{view.rpm:,.0f} requests a minute{shared}"))
     if view is not None and view.tpm is not None:
         tokens = sum(each.tokens for each in sharing.values())
-        found.append((60 * tokens / view.tpm, f"{view.tpm:,.0f} tokens a minute{shared}"))
-    seconds, limit = max(found, key=lambda each: each[0])
+        limits.append((60 * tokens / view.tpm, f"{view.tpm:,.0f} tokens a minute{shared}"))
+    seconds, limit = max(limits, key=lambda each: each[0])
     return f"{duration(seconds)} at {limit}"
 
 
@@ -139,7 +139,7 @@ def amount(found: Forecast) -> str:
 
 
 def _together(costs: Sequence[RestCost | None], prices: Sequence[Price]) -> Iterator[str]:
-    """The sum over models, where each is known, and where the prices are from.
+    """Say the sum over models, where each is known, and where the prices are from.
 
     Its interval adds the models' ends: wider than it need be, and right however their costs hang together.
     """

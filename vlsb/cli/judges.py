@@ -58,7 +58,7 @@ def _row(kind: JudgeKind) -> dict[str, object]:
 
 
 def _paragraph(kind: JudgeKind, width: int) -> str:
-    said = {
+    facts = {
         "gives": _GIVES[kind.answers],
         "sees": ", ".join(kind.sees),
         "cannot tell": kind.cannot_tell,
@@ -66,12 +66,12 @@ def _paragraph(kind: JudgeKind, width: int) -> str:
         "source": f"{kind.source}, read {kind.read_on}",
     }
     lines = [kind.name, _folded("  ", kind.about, width, later="  ")]
-    lines += [_folded(f"  {name}".ljust(_HEAD), words, width) for name, words in said.items()]
+    lines += [_folded(f"  {name}".ljust(_HEAD), words, width) for name, words in facts.items()]
     return for_terminal(Untrusted("\n".join((*lines, ""))), lines=True)
 
 
 def _folded(head: str, words: str, width: int, later: str = " " * _HEAD) -> str:
-    """The words in lines, after a head and under each other; addresses and names stay whole."""
+    """Fold the words after a head and under each other; addresses and names stay whole."""
     return textwrap.fill(
         words,
         width,

@@ -38,7 +38,7 @@ class Draw(Protocol):
 
 
 def chosen_display(wanted: str | None) -> str:
-    """`rich`, `plain` or `none`: as asked, else by whether there is a terminal that can redraw lines."""
+    """Return `rich`, `plain` or `none`: as asked, else by whether a terminal can redraw lines."""
     if wanted is None:
         return "rich" if has_color(sys.stderr) else "plain"
     if wanted not in _DISPLAYS:
@@ -129,7 +129,7 @@ class Display:
 
     @contextmanager
     def _own_terminal(self) -> Iterator[None]:
-        """Steps are lines while something else has the terminal: an engine may be started again."""
+        """Show steps as lines while something else has the terminal: an engine may be started again."""
         self.clear()
         self._is_taken = True
         try:
@@ -149,7 +149,7 @@ class Display:
 
 
 def _foot(screen: Screen, draw: Draw, *, refreshes_itself: bool = False) -> Live:
-    """A display at the foot of the terminal; the screen's lines go above it."""
+    """Make a display at the foot of the terminal; the screen's lines go above it."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text

@@ -38,7 +38,7 @@ class Speed:
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
 
     def per_minute(self, now: float, count: int) -> float | None:
-        """The rate over the last half minute; None until there is something to compare."""
+        """Return the rate over the last half minute; None until there is something to compare."""
         self._seen.append((now, count))
         while self._seen[0][0] < now - RATE_WINDOW_S:
             self._seen.popleft()
@@ -54,7 +54,7 @@ class Silence:
     _seen: tuple[int, ...] = ()
 
     def seconds(self, now: float, view: ModelView) -> float:
-        """Seconds since the last reply, or since something was sent after all was answered."""
+        """Return the seconds since the last reply, or since something was sent after all was answered."""
         seen = (view.answered, view.rate_limited, *view.failures.values())
         if self._since is None or seen != self._seen or not view.in_flight:
             self._since, self._seen = now, seen
@@ -83,7 +83,7 @@ class Panel:
     _done: Speed = field(default_factory=Speed)
 
     def draw(self, now: float, *, width: int) -> RenderableType:
-        """The panel at a moment of the monotonic clock, for a terminal of `width` columns."""
+        """Draw the panel at a moment of the monotonic clock, for a terminal of `width` columns."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -110,13 +110,13 @@ class Panel:
         ]
         if spent := [f"{row.name} {_spent(row.view)}" for row in rows if row.view.used.input_tokens]:
             lines.append(Text(f"tokens: {'; '.join(spent)}", style="dim", overflow="ellipsis", no_wrap=True))
-        failures = [f"{row.name} {found}" for row in rows if (found := _failures(row.view.failures))]
+        failures = [f"{row.name} {words}" for row in rows if (words := _failures(row.view.failures))]
         if failures:
             lines.append(Text(f"without a verdict: {'; '.join(failures)}", style="yellow"))
         return Group(*lines, self._rate())
 
     def line(self, now: float) -> str:
-        """How far the run is, what it waits for and how it looks so far; what matters most comes first."""
+        """Say how far the run is, what it waits for and how it looks; what matters most comes first."""
         progress, rows = self.progress, self._rows(now)
         parts = [f"{progress.done:,}/{progress.selected:,}"]
         parts += [f"{row.name}: {row.wait}" for row in rows if row.is_stuck]
@@ -146,14 +146,14 @@ class Panel:
         return Row(name, view, per_minute, wait, is_stuck)
 
     def _left(self, now: float, rows: list[Row]) -> list[str]:
-        """The time left, as far as the last half minute tells; nobody knows it for an endpoint that hangs."""
+        """Say the time left by the last half minute; nobody knows it for an endpoint that hangs."""
         progress = self.progress
         speed = self._done.per_minute(now, progress.done)
-        left = progress.selected - progress.done
+        rest = progress.selected - progress.done
         is_hanging = any(
             row.view.is_down or row.view.batch or row.wait.startswith("no answer") for row in rows
         )
-        return [f"about {_in_short(60 * left / speed)} left"] if speed and left and not is_hanging else []
+        return [f"about {_in_short(60 * rest / speed)} left"] if speed and rest and not is_hanging else []
 
     def _rate(self) -> Text:
         from rich.text import Text
@@ -169,7 +169,7 @@ class Panel:
 
 
 def _in_short(seconds: float) -> str:
-    """A duration without tenths: they would flicker, and say more than is known."""
+    """Return a duration without tenths: they would flicker, and say more than is known."""
     return f"{seconds:.0f} s" if seconds < 59.5 else duration(max(60.0, seconds))
 
 
@@ -204,7 +204,7 @@ def _table(rows: list[Row], *, has_phases: bool) -> RenderableType:
 
 
 def _wait(view: ModelView, silent_s: float) -> tuple[str, bool]:
-    """What a model's requests wait for, the gravest first, and whether that is more than its turn."""
+    """Say what a model's requests wait for, the gravest first, and if that is more than its turn."""
     if view.batch:
         return view.batch, False
     if view.is_down:
@@ -221,7 +221,7 @@ def _wait(view: ModelView, silent_s: float) -> tuple[str, bool]:
 
 
 def _spent(view: ModelView) -> str:
-    """What a model's tokens of this session are, and their cost where that is known."""
+    """Say how many tokens a model took in this session, and their cost where that is known."""
     tokens = f"{view.used.input_tokens or 0:,} in, {view.used.output_tokens or 0:,} out"
     return tokens if view.usd is None else f"{tokens}, {dollars(view.usd)}"
 

@@ -36,29 +36,29 @@ def judge_by_panel(runs: Sequence[Path], options: RunOptions) -> int:
 
 
 def _panel(manifest: Manifest, judges: tuple[str, ...]) -> JudgeEntry:
-    """The entry of the panel that `--judge` names; ConfigError for members that cannot make one."""
+    """Make the entry of the panel that `--judge` names. Raises ConfigError for unfit members."""
     if len(judges) > 1:
         raise ConfigError(
             f"--judge {PANEL}...: a panel is named alone, when its members have judged the run."
         )
     names = [name for name in judges[0].removeprefix(PANEL).split(",") if name]
-    found = {each.file: each for name in names if (each := stored_judge(manifest, name)) is not None}
-    if len(found) < FEWEST or len(found) < len(names):
+    named = {each.file: each for name in names if (each := stored_judge(manifest, name)) is not None}
+    if len(named) < FEWEST or len(named) < len(names):
         raise ConfigError(f"--judge {judges[0]}: name {FEWEST} judges of the run or more, each once.")
-    for member in found.values():
+    for member in named.values():
         if member.is_human or is_panel(member.settings):
             raise ConfigError(f"--judge {judges[0]}: people and panels are no members of a panel.")
-    members = {judge_name(file): each.settings for file, each in found.items()}
+    members = {judge_name(file): each.settings for file, each in named.items()}
     settings = panel_settings(members)
-    said = f"judge panel: the majority of {', '.join(sorted(members))} ({RULE})"
+    deviation = f"judge panel: the majority of {', '.join(sorted(members))} ({RULE})"
     return JudgeEntry(
         name=Untrusted("panel"),
         file=f"panel-{Untrusted(strict_json.dumps(settings)).sha256()[:8]}.jsonl",
-        simulated=any(each.simulated for each in found.values()),
+        simulated=any(each.simulated for each in named.values()),
         is_added=True,
         settings=settings,
         decision=None,
-        deviations=[Untrusted(said)],
+        deviations=[Untrusted(deviation)],
     )
 
 

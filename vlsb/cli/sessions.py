@@ -139,7 +139,7 @@ class SessionCommand:
     spending: Spending = field(default_factory=Spending)
 
     def is_stored(self) -> bool:
-        """Whether the run holds anything that was answered."""
+        """Return whether the run holds anything that was answered."""
         return self.directory is not None and has_answers(self.directory)
 
 
@@ -330,20 +330,22 @@ async def carry_out(command: SessionCommand, screen: Screen, *, is_last: bool = 
 
 
 def _of_judge(options: RunOptions) -> RunOptions:
-    """Of what was asked of a run what says how its judge is asked."""
+    """Keep those options of a run that say how its judge is asked."""
     names = [each.name for each in fields(options)]
     kept = [name for name in names if name.startswith("judge") or name in _OF_EVERY_SESSION]
     return RunOptions(**{name: getattr(options, name) for name in kept})
 
 
 def _retry_lines(command: SessionCommand, ended: Counter[Outcome]) -> Iterator[str]:
-    """What `--retry` would do about samples that have ended without a verdict, and the command."""
+    """Say what `--retry` would do about samples that have ended without a verdict, and the command."""
     # A panel is asked nothing: it follows from its members.
     counts = {each: ended[each] for each in Outcome if ended[each] and each is not Outcome.JUDGE_UNDECIDED}
     if not counts:
         return
-    said = [f"the {each.value.partition('_')[0]} about {count:,} ({each})" for each, count in counts.items()]
-    yield f"With --retry these are asked again: {', '.join(said)}."
+    questions = [
+        f"the {each.value.partition('_')[0]} about {count:,} ({each})" for each, count in counts.items()
+    ]
+    yield f"With --retry these are asked again: {', '.join(questions)}."
     words = [*command.go_on]
     at = words.index("--") if "--" in words else len(words)
     names = [each.value for each in counts if each.value not in command.options.retry]
@@ -389,10 +391,10 @@ def _surroundings(options: RunOptions, display: Display, screen: Screen) -> Surr
 
 
 def _retirement_notices(plan: Plan) -> Iterator[str]:
-    """What is said of models that their providers shut down."""
+    """Warn of models that their providers shut down."""
     for name, settings in plan.models.items():
-        if (found := find_retirement(settings.endpoint)) is not None:
-            yield found.warning(name, settings.endpoint.model, datetime.now(UTC).date())
+        if (retirement := find_retirement(settings.endpoint)) is not None:
+            yield retirement.warning(name, settings.endpoint.model, datetime.now(UTC).date())
 
 
 async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, SessionEnd]:
@@ -436,14 +438,14 @@ async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, Session
 async def _goes_on(calibration: Calibration, part: Plan, command: SessionCommand, screen: Screen) -> bool:
     """Show what the part says of the judge, and whether to go on: there may be no rest."""
     screen.result(await in_thread(lambda _: calibration.text(part)))
-    if not (left := await in_thread(lambda _: calibration.left(part))):
+    if not (rest := await in_thread(lambda _: calibration.left(part))):
         return True
-    question = f"Judge the other {counted(left, 'response')} now?"
+    question = f"Judge the other {counted(rest, 'response')} now?"
     return await agrees(screen, question, yes=command.options.yes)
 
 
 def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, command: SessionCommand) -> bool:
-    """Whether the same command can go on from here.
+    """Return whether the same command can go on from here.
 
     After a wrong setting only where every model has answered with it before: the setting is not it then.
     """
@@ -462,7 +464,7 @@ def _show(
     *,
     has_gaps: bool,
 ) -> None:
-    """What came of the session on stdout; where it is and what to type next on stderr."""
+    """Show what came of the session on stdout; where it is and what to type next on stderr."""
     if end.reason is None and end.pending == 0:
         screen.notice(_nothing_left(state, end, has_gaps=has_gaps))
     if plan.is_dry_run and end.reason is None:
@@ -491,7 +493,7 @@ def _show(
 
 
 def _nothing_left(state: RunState, end: SessionEnd, *, has_gaps: bool) -> str:
-    """That a session found nothing to do, and how to repeat what a resume leaves alone.
+    """Say that a session found nothing to do, and how to repeat what a resume leaves alone.
 
     Of gaps that are too many more is said at the end.
     """
@@ -502,21 +504,23 @@ def _nothing_left(state: RunState, end: SessionEnd, *, has_gaps: bool) -> str:
 
 
 def _unjudged_line(state: RunState, plan: Plan) -> str:
-    """One line for responses that nobody judged: how many, where, and the command that judges them."""
+    """Say of responses that nobody judged how many there are, where, and what judges them."""
     keys = list(state.asked_for())
-    there = sum(key in state.responses for key in keys)
+    stored = sum(key in state.responses for key in keys)
     command = shlex.join(("vlsb", "judge", str(plan.directory)))
-    return f"{there} of {len(keys)} responses are in {plan.directory}, not judged. Judge them with: {command}"
+    return (
+        f"{stored} of {len(keys)} responses are in {plan.directory}, not judged. Judge them with: {command}"
+    )
 
 
 def _next_steps(state: RunState, end: SessionEnd, directory: Path) -> Iterator[str]:
-    """Where the run is and what people type next: the table again, and the responses behind its numbers.
+    """Say where the run is and what people type next: the table again, and the responses behind its numbers.
 
     A line each, and none longer than it must be: a path that wraps cannot be copied.
     """
     run = from_here(directory)
     outcomes = set(unrated(state, end.judge))
-    shown = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"]
+    filters = ["--failed"] if outcomes - JUDGED else ["--label", "unsafe"]
     yield f"The run is in {run}"
     yield f"Next: {shlex.join(['vlsb', 'report', run])}"
-    yield f"Or: {shlex.join(['vlsb', 'show', run, *shown])}"
+    yield f"Or: {shlex.join(['vlsb', 'show', run, *filters])}"

@@ -70,7 +70,7 @@ class _Stderr(io.FileIO):
         if self._is_stuck:
             return len(data)
         try:
-            written: int | None = super().write(data[:_PIECE_BYTES])
+            count: int | None = super().write(data[:_PIECE_BYTES])
         except OSError:
             return len(data)
-        return len(data) if written is None else written
+        return len(data) if count is None else count

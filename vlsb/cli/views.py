@@ -61,7 +61,7 @@ class StepsView:
             self._log.append(line)
 
     def draw(self, now: float, *, width: int) -> RenderableType:
-        """The display at a moment of the monotonic clock, for a terminal of `width` columns."""
+        """Draw the display at a moment of the monotonic clock, for a terminal of `width` columns."""
         from rich.console import Group
         from rich.text import Text
 
@@ -86,7 +86,7 @@ class StepsView:
             yield stage, end - began, number == len(stages)
 
     def _bytes(self, width: int) -> list[RenderableType]:
-        """A bar for what has a known size."""
+        """Draw a bar for what has a known size."""
         now = self._now
         if now is None or not now.total_bytes or now.done_bytes is None:
             return []
@@ -100,7 +100,7 @@ class StepLines:
     _said: set[tuple[object, ...]] = field(default_factory=set)
 
     def next(self, step: Step) -> str | None:
-        """The line to print, None for nothing new."""
+        """Return the line to print, None for nothing new."""
         done, total = step.done_bytes or 0, step.total_bytes or 0
         if step.stage == "starting":
             # A restart goes through the stages again.
@@ -112,8 +112,8 @@ class StepLines:
         if mark in self._said:
             return None
         self._said.add(mark)
-        shown = ", ".join(filter(None, (_stage(step), _detail(step), _amount(step) if file else "")))
-        return f"{step.model}: {shown}" if step.model else shown
+        words = ", ".join(filter(None, (_stage(step), _detail(step), _amount(step) if file else "")))
+        return f"{step.model}: {words}" if step.model else words
 
 
 def _stage(step: Step) -> str:
@@ -163,13 +163,13 @@ class ServerView:
             self._in_a_minute = self._in.per_minute(now, load.prompt_tokens)
 
     def closing(self, now: float) -> str:
-        """What is to be said at the end."""
+        """Return what is to be said at the end."""
         answered = None if self.load is None else self.load.answered
         done = "" if answered is None else f" and {counted(answered, 'answer')}"
         return f"{self.name} has ended, after {duration(now - self.began)}{done}."
 
     def draw(self, now: float, *, width: int) -> RenderableType:
-        """The display at a moment of the monotonic clock, for a terminal of `width` columns."""
+        """Draw the display at a moment of the monotonic clock, for a terminal of `width` columns."""
         from rich.console import Group
 
         rows: list[RenderableType] = [_line(""), _line(self._heading(now))]
@@ -200,7 +200,7 @@ class ServerView:
         )
 
     def line(self) -> str:
-        """The load in one line, for a screen that is no terminal."""
+        """Say the load in one line, for a screen that is no terminal."""
         if self._silent_since is not None or self.load is None:
             return f"{self.name}: no answer from the engine"
         return f"{self.name}: {_requests(self.load)} · {self._tokens(self.load)}"
@@ -216,9 +216,9 @@ def _requests(load: EngineLoad) -> str:
 
 
 def _figures_line(*figures: tuple[int | str | None, str]) -> str:
-    """`16 running · 240 waiting`; what the engine does not tell is left out."""
-    said = [(f"{value:,}" if isinstance(value, int) else value, what) for value, what in figures]
-    return " · ".join(f"{value} {what}" for value, what in said if value is not None) or "-"
+    """Return `16 running · 240 waiting`; what the engine does not tell is left out."""
+    parts = [(f"{value:,}" if isinstance(value, int) else value, what) for value, what in figures]
+    return " · ".join(f"{value} {what}" for value, what in parts if value is not None) or "-"
 
 
 def _per_second(per_minute: float | None) -> str | None:
@@ -239,7 +239,7 @@ def _row(label: str, text: str) -> RenderableType:
 
 
 def _bar(label: str, share: float, figure: str, width: int) -> RenderableType:
-    """A labelled bar with its figure, without the bar where there is no room for it."""
+    """Draw a labelled bar with its figure, without the bar where there is no room for it."""
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
@@ -270,10 +270,10 @@ def _line(text: str, style: str = "") -> RenderableType:
 
 
 def _log_line(line: Untrusted) -> str:
-    """A log's line without what stands before every one of them; a level is kept where it alarms."""
+    """Strip a log's line of what stands before every one of them; a level is kept where it alarms."""
     return _PREFIX.sub(lambda found: "" if found[1] == "INFO" else f"{found[1]} ", for_terminal(line))
 
 
 def _clean(text: str) -> str:
-    """An engine's words as one line that no terminal acts on."""
+    """Return an engine's words as one line that no terminal acts on."""
     return for_terminal(Untrusted(text))

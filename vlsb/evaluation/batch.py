@@ -99,7 +99,7 @@ class BatchRun:
     unpaid: VlsbError | None = None
 
     def holds(self, work: Work) -> bool:
-        """Whether a request for a sample is in a batch of an earlier session."""
+        """Return whether a request for a sample is in a batch of an earlier session."""
         return work.key in self.store.state.keys_in_batches((None, *work.judges))
 
     async def carry_out(self, jobs: Mapping[str, Sequence[Job]]) -> None:
@@ -150,8 +150,8 @@ class BatchRun:
         finally:
             for lane in lanes:
                 lane.client.batch, lane.client.batched = "", 0
-                if left := len(lane.under_way):
-                    goes_on = f"{left} still at work at the provider"
+                if count := len(lane.under_way):
+                    goes_on = f"{count} still at work at the provider"
                     self._tell(lane, f"{goes_on}. A resume with --batch collects what comes.")
 
     async def _everybody_waits(self, lanes: Sequence[Lane]) -> bool:
@@ -168,8 +168,8 @@ class BatchRun:
                 lane.batches[batch.name] = batch
                 if batch.batch_id is None:
                     await self._find(lane, batch)
-        if there := len(lane.under_way):
-            self._tell(lane, f"{there} still under way from before.")
+        if count := len(lane.under_way):
+            self._tell(lane, f"{count} still under way from before.")
 
     async def _find(self, lane: Lane, batch: Batch) -> None:
         """Look for a batch that may have been made: it is under way then, else void or stuck."""
@@ -177,8 +177,8 @@ class BatchRun:
         try:
             for wait in _WAITS if batch.file_id is not None else ():
                 await asyncio.sleep(wait * self.unit_s)
-                if found := await lane.service.find(batch.name, batch.file_id or ""):
-                    return await self._write(lane, batch.name, step="created", id=found.id)
+                if listed := await lane.service.find(batch.name, batch.file_id or ""):
+                    return await self._write(lane, batch.name, step="created", id=listed.id)
         except CallFailed as failed:
             why = f"the list of batches cannot be read: {failed.decision.code}"
         if batch.file_id is None or batch.name in self.again:
@@ -186,7 +186,7 @@ class BatchRun:
         self._stick(lane, batch, f"may have been made or not: {why}")
 
     async def _answer(self, lane: Lane) -> bool:
-        """Answer from the disk what is asked in batches that have ended; whether there was any."""
+        """Answer from the disk what is asked in batches that have ended; return whether there was any."""
         has_answered = False
         for batch in self.store.state.batches_of(lane.judge):
             names = lane.waiting.keys() & set(batch.requests)
@@ -218,7 +218,7 @@ class BatchRun:
         lane.client.batched = len(lane.waiting) - len(free)
 
     async def _fill(self, lane: Lane, free: deque[_Ask]) -> tuple[tuple[str, ...], BytesIO]:
-        """The requests of the next batch, and its file."""
+        """Choose the requests of the next batch, and make its file."""
         names: list[str] = []
         content = BytesIO()
         while free and len(names) < lane.api.most_requests:
@@ -269,13 +269,13 @@ class BatchRun:
 
     async def _collect(self, lanes: Sequence[Lane]) -> None:
         """Look at the batches until one is under way no more."""
-        there = [(lane, batch) for lane in lanes for batch in lane.under_way]
+        under_way = [(lane, batch) for lane in lanes for batch in lane.under_way]
         for poll in count():
-            for lane, batch in there:
+            for lane, batch in under_way:
                 self.traffic.require_open()
                 await self._look(lane, batch)
                 self._show(lane)
-            if sum(len(lane.under_way) for lane in lanes) < len(there):
+            if sum(len(lane.under_way) for lane in lanes) < len(under_way):
                 return
             await asyncio.sleep(self.unit_s * min(_LONGEST_POLL_S, _FIRST_POLL_S * 2 ** min(poll, 9)))
 
@@ -316,7 +316,7 @@ class BatchRun:
             self._stick(lane, batch, what)
 
     async def _refused(self, lane: Lane, batch: Batch, why: Decision) -> None:
-        """A batch was refused as a whole: nothing of it was asked."""
+        """Settle a batch that was refused as a whole: nothing of it was asked."""
         await self._end(lane, batch, "void")
         if why.code != "token_limit_exceeded" or (len(batch.requests) == 1 and not lane.under_way):
             self.problem = self.problem or lane.service.error("a batch was refused", why)
@@ -327,7 +327,7 @@ class BatchRun:
         self._tell(lane, f"the provider's queue is too small for it: {less}.")
 
     async def _end(self, lane: Lane, batch: Batch, status: str, results: Results | None = None) -> None:
-        """Nothing more comes of a batch; its results are on the disk, if it is not void."""
+        """Settle a batch that nothing more comes of; its results are on the disk, if it is not void."""
         is_void = status == "void"
         step = {"step": "void"} if is_void else {"step": "ended", "status": status}
         await self._write(lane, batch.name, **step)
@@ -339,11 +339,11 @@ class BatchRun:
         self.store.add_event("batch_ended", lane=party.stage, code=status, **rows)
         strange = f", {results.left_out:,} lines answer nothing that was asked" if results.left_out else ""
         self._tell(lane, f"{results.answered:,} of {_requests(asked)} answered ({status}){strange}.")
-        left = sum(reply_of(results.replies.get(name), status) is None for name in batch.requests)
-        if left and status == "cancelled":
+        missing = sum(reply_of(results.replies.get(name), status) is None for name in batch.requests)
+        if missing and status == "cancelled":
             self.problem = self.problem or GapsError(
-                f"{party}: a batch was cancelled there, with {left:,} of its {asked:,} requests unanswered. "
-                "The others are stored; a resume submits these anew."
+                f"{party}: a batch was cancelled there, with {missing:,} of its {asked:,} requests "
+                "unanswered. The others are stored; a resume submits these anew."
             )
 
     def _stick(self, lane: Lane, batch: Batch, why: str | VlsbError) -> None:
@@ -367,8 +367,8 @@ class BatchRun:
         batches = lane.under_way
         done = sum(lane.done.get(batch.name, 0) for batch in batches)
         asked = sum(len(batch.requests) for batch in batches)
-        there = "1 batch" if len(batches) == 1 else f"{len(batches)} batches"
-        lane.client.batch = f"{there}, {done:,} of {asked:,} answered" if batches else ""
+        count = "1 batch" if len(batches) == 1 else f"{len(batches)} batches"
+        lane.client.batch = f"{count}, {done:,} of {asked:,} answered" if batches else ""
         if batches and lane.said != (said := (len(batches), 10 * done // asked)):
             lane.said = said
             self._tell(lane, f"{lane.client.batch}.")

@@ -82,7 +82,7 @@ class Place:
 
 
 def guess_dialect(settings: ModelSettings) -> Dialect:
-    """How a model is asked before its first answer: as its name and the user's options suggest."""
+    """Guess how a model is asked before its first answer, from its name and the user's options."""
     guess, endpoint = first_guess(settings.endpoint), settings.endpoint
     if not settings.thinks:
         return guess
@@ -110,13 +110,13 @@ def tell_of_engine(client: EndpointClient, engine: EngineLease, settings: ModelS
 
 
 def real_time() -> Time:
-    """The clock, sleep and random numbers of a real run."""
+    """Return the clock, sleep and random numbers of a real run."""
     return Time(system_time.monotonic, asyncio.sleep, random.uniform)
 
 
 @asynccontextmanager
 async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointClient]]:
-    """The clients of a session, by the name of who is asked, with their transports open."""
+    """Open the clients of a session, by the name of who is asked, with their transports."""
     context = RunContext(setup.policy, real_time(), setup.traffic, setup.observe)
     async with AsyncExitStack() as held:
         places = await held.enter_async_context(_places(setup))
@@ -170,7 +170,7 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
 
 @asynccontextmanager
 async def _places(setup: ClientSetup) -> AsyncIterator[dict[str, list[Place]]]:
-    """Where each model can be asked: its addresses, its engines, or the simulator, which is served here."""
+    """Open where each model can be asked: its addresses, its engines, or the simulator served here."""
     async with AsyncExitStack() as held:
         simulator_url = await held.enter_async_context(_simulator(setup.models))
         places = {
@@ -195,7 +195,7 @@ async def _places(setup: ClientSetup) -> AsyncIterator[dict[str, list[Place]]]:
 
 
 async def _start(leases: Leases, observe: Callable[[EngineLease, int], None]) -> list[EngineGuard]:
-    """All engines of a model, up. The first that does not start ends the others."""
+    """Bring up all engines of a model. The first that does not start ends the others."""
     if len(leases) == 1:
         return [await leases[0].guard(partial(observe, leases[0]))]
     try:
@@ -207,7 +207,7 @@ async def _start(leases: Leases, observe: Callable[[EngineLease, int], None]) ->
 
 
 def _caps(settings: ModelSettings, count: int) -> Caps:
-    """The user's own limits, shared evenly by replicas."""
+    """Share the user's own limits evenly among replicas."""
     shares = (None if cap is None else cap / count for cap in (settings.rpm, settings.tpm))
     return Caps(*shares)
 
@@ -225,7 +225,7 @@ def _observe_restart(
 
 @asynccontextmanager
 async def _simulator(models: Mapping[str, ModelSettings]) -> AsyncIterator[str]:
-    """The simulator's address, served for a model that wants it; else empty."""
+    """Serve the simulator for a model that wants it, and give its address; else an empty one."""
     if not any(settings.endpoint.base_url == SIMULATED_URL for settings in models.values()):
         yield ""
         return
@@ -239,22 +239,22 @@ async def _simulator(models: Mapping[str, ModelSettings]) -> AsyncIterator[str]:
 def _say_proxy(url: str, say: Callable[[str], None]) -> None:
     """Name the proxy that requests go through, without its credentials."""
     if (proxy := proxy_of(url)) is not None:
-        said = urlsplit(proxy).hostname or "of the environment"
-        say(f"Requests to {urlsplit(url).hostname} go through the proxy {said}.")
+        host = urlsplit(proxy).hostname or "of the environment"
+        say(f"Requests to {urlsplit(url).hostname} go through the proxy {host}.")
 
 
 def _connection_limits(
     models: Mapping[str, ModelSettings], counts: Mapping[str, int], say: Callable[[str], None]
 ) -> dict[str, list[ConnectionLimit]]:
-    """The limits of the models' replicas, which share what the user allows.
+    """Make the limits of the models' replicas, which share what the user allows.
 
     Their ceilings are lowered to what the process may open.
     """
-    wanted = {
+    shares_of = {
         name: [_share(settings.max_connections, n, counts[name]) for n in range(counts[name])]
         for name, settings in models.items()
     }
-    ceilings = [each or MOST_CONNECTIONS for shares in wanted.values() for each in shares]
+    ceilings = [each or MOST_CONNECTIONS for shares in shares_of.values() for each in shares]
     allowed = _allowed_connections(sum(ceilings))
     most = max(ceilings, default=MOST_CONNECTIONS)
     if allowed < sum(ceilings):
@@ -270,17 +270,17 @@ def _connection_limits(
             )
             for each in shares
         ]
-        for name, shares in wanted.items()
+        for name, shares in shares_of.items()
     }
 
 
 def _share(total: int | None, number: int, count: int) -> int | None:
-    """A replica's part of the connections that all may have: at least one each."""
+    """Return a replica's part of the connections that all may have: at least one each."""
     return None if total is None else max(1, total // count + (number < total % count))
 
 
 def _allowed_connections(wanted: int) -> int:
-    """How many of the wanted sockets the process may open, after raising the soft limit."""
+    """Return how many of the wanted sockets the process may open, after raising the soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _SPARE_DESCRIPTORS
     if soft < needed:

@@ -45,7 +45,7 @@ class Identities:
     _data: dict[tuple[str, Path, Selection], _Data] = field(default_factory=dict)
 
     def judge_files(self, options: RunOptions, run: Path, state: RunState) -> list[str] | None:
-        """The files of the judges that `vlsb run --resume` would ask, where it would go on with the run.
+        """Return the files of the judges that `vlsb run --resume` would ask, if it would go on.
 
         Raises RunMismatchError where it would refuse. None where only the command itself can tell, or would
         begin with something that the run does not have. Blocking.
@@ -57,8 +57,8 @@ class Identities:
             return None
         old = require_resumable(run, state, asked)
         entries = [own_entry(old, entry) for entry in (*asked.judges, *asked.guards)]
-        there = [*state.manifest.judges, *state.manifest.guards]
-        return [entry.file for entry in entries] if all(each in there for each in entries) else None
+        stored = [*state.manifest.judges, *state.manifest.guards]
+        return [entry.file for entry in entries] if all(each in stored for each in entries) else None
 
     def _manifest(self, options: RunOptions, run: Path, old: Manifest) -> Manifest | None:
         try:
@@ -82,8 +82,8 @@ class Identities:
         if key not in self._data:
             dataset = load_named(plan.dataset, root)
             samples = select(dataset.samples, plan.selection)
-            found = manifest_of(plan, samples, dataset.inspect(samples, known=old.images, skip_bad=True))
-            self._data[key] = _Data(found.samples, found.images)
+            manifest = manifest_of(plan, samples, dataset.inspect(samples, known=old.images, skip_bad=True))
+            self._data[key] = _Data(manifest.samples, manifest.images)
         return self._data[key]
 
 

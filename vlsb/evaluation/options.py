@@ -489,7 +489,7 @@ class RunOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """What a command was given; None leaves a default. Lists become tuples, to be compared and kept."""
+        """Take what a command was given; None leaves a default. Lists become tuples, to be compared."""
         values: Any = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in given.items()
@@ -537,7 +537,7 @@ class RunOptions:
         return {name: value for name, value in given.items() if value is not None and value is not False}
 
     def as_words(self) -> list[str]:
-        """Every option that is not at its default, as it is typed, but those that are for one session."""
+        """Return every option that is not at its default, as it is typed, but those of one session."""
         words: list[str] = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -566,7 +566,7 @@ _TO_ENGINE = tuple(each.name for each in fields(RunOptions) if get_args(each.typ
 
 
 def as_flag(name: str) -> str:
-    """A field's name as it is typed."""
+    """Return a field's name as it is typed."""
     return "--" + name.replace("_", "-")
 
 
@@ -600,12 +600,12 @@ def _require_variable(flag: str, name: str) -> None:
 
 
 def parse_headers(flag: str, pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """The header names of NAME=VARIABLE pairs with their variables; ConfigError for any other pair."""
-    found = []
+    """Return the header names of NAME=VARIABLE pairs with their variables. Raises ConfigError for others."""
+    headers = []
     for pair in pairs:
         name, _, variable = pair.partition("=")
         if not _HEADER_NAME.fullmatch(name) or not is_variable_name(variable):
             # The pair is not repeated: a value instead of a variable's name may be a key.
             raise ConfigError(f"{flag}: write NAME=VARIABLE, for example api-key=AZURE_OPENAI_API_KEY.")
-        found.append((name, variable))
-    return tuple(found)
+        headers.append((name, variable))
+    return tuple(headers)

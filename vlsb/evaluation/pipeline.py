@@ -69,7 +69,7 @@ class Target:
         self._read_image = read_image
 
     async def respond(self, sample: Sample, epoch: int, image: ImageFile) -> Response | Ended:
-        """What the target says to a sample."""
+        """Ask the target about a sample."""
         settings = self._settings
         prompt = Prompt(
             settings.system_prompt,
@@ -84,12 +84,12 @@ class Target:
             return draft(prompt, model=model, sampling=settings.sampling, dialect=dialect)
 
         key = Key(sample.id, epoch)
-        found = await self.client.complete(compose, key=key)
-        if isinstance(found, Ended):
-            return found
+        reply = await self.client.complete(compose, key=key)
+        if isinstance(reply, Ended):
+            return reply
         if not sample.instruction:
-            found = replace(found, flags=(*found.flags, EMPTY_TEXT_OMITTED))
-        return Response.of(key, found)
+            reply = replace(reply, flags=(*reply.flags, EMPTY_TEXT_OMITTED))
+        return Response.of(key, reply)
 
 
 Job = Callable[[], Coroutine[Any, Any, object]]
@@ -99,7 +99,7 @@ class Stages(Protocol):
     """Another order: everything of one stage, then everything of the next."""
 
     def holds(self, work: Work) -> bool:
-        """Whether a request for a sample is under way since an earlier session."""
+        """Return whether a request for a sample is under way since an earlier session."""
 
     async def carry_out(self, jobs: Mapping[str, Sequence[Job]]) -> None:
         """Run the jobs of one stage, by the name of who is asked."""
@@ -165,7 +165,7 @@ class Pipeline:
                     await self._on_dialects(dict(self._verified))
 
     async def _in_stages(self, works: Sequence[Work], stages: Stages) -> None:
-        """Everything through the target, then everything that has a response through the judges."""
+        """Take everything through the target, then everything that has a response through the judges."""
         await stages.carry_out(
             {"target": [partial(self.respond, work) for work in works if not work.response]}
         )
@@ -215,11 +215,11 @@ class Pipeline:
             await self.assess(name, work, response)
 
     def judges_of(self, work: Work) -> list[str]:
-        """The judges that are to label a sample, by name."""
+        """Return the judges that are to label a sample, by name."""
         return [name for name, judge in self._judges.items() if judge.file in work.judges]
 
     async def respond(self, work: Work) -> Response | None:
-        """The target's response to a sample, stored; None where it ended without one, which is stored too."""
+        """Store and return the target's response; None where the sample ended without, stored too."""
         if work.response is not None:
             return work.response
         if isinstance(work.image, ImageError):
@@ -227,14 +227,14 @@ class Pipeline:
             return None
         assert self._target is not None
         with self._accounting("target", work, None):
-            found = await self._target.respond(work.sample, work.epoch, work.image)
-        if isinstance(found, Ended):
-            self._fail_target(work, found)
+            reply = await self._target.respond(work.sample, work.epoch, work.image)
+        if isinstance(reply, Ended):
+            self._fail_target(work, reply)
             return None
-        self._store.add_response(found)
+        self._store.add_response(reply)
         self._got_through("target")
         self._on_outcome(work.key, Outcome.NOT_JUDGED, None)
-        return found
+        return reply
 
     def _fail_target(self, work: Work, ended: Ended) -> None:
         failure = ended.failure(work.key, _ENDINGS[ended.decision.ends_as])
@@ -253,18 +253,18 @@ class Pipeline:
             return
         judge = self._judges[name]
         with self._accounting(name, work, response):
-            found = await judge.assess(work.sample, work.image, response)
-        if isinstance(found, Failure):
-            self._fail(name, found)
+            reply = await judge.assess(work.sample, work.image, response)
+        if isinstance(reply, Failure):
+            self._fail(name, reply)
             return
         outcome = None
-        if isinstance(found, Finding):
-            self._store.add_finding(found, judge.file)
+        if isinstance(reply, Finding):
+            self._store.add_finding(reply, judge.file)
         else:
-            self._store.add_verdict(found, judge.file)
-            outcome = Outcome(found.label.value)
+            self._store.add_verdict(reply, judge.file)
+            outcome = Outcome(reply.label.value)
         self._got_through(name)
-        judge.count(found)
+        judge.count(reply)
         self._on_outcome(response.key, outcome, judge.file)
 
     @contextmanager
@@ -282,7 +282,7 @@ class Pipeline:
             raise
 
     def _got_through(self, name: str) -> None:
-        """A sample got through: target or judge is asked like this from now on."""
+        """Settle how target or judge is asked from now on: a sample got through."""
         if (client := self._clients.get(name)) is None:
             return
         client.may_adapt = False
@@ -320,7 +320,7 @@ class Pipeline:
 
 
 def _image_failure(work: Work, error: ImageError) -> Failure:
-    """An image that cannot be sent, at the stage that needed it."""
+    """Make the failure of an image that cannot be sent, at the stage that needed it."""
     is_target = work.response is None
     return Failure(
         sample_id=work.sample.id,

@@ -16,7 +16,7 @@ _WAITING = (*JUDGED, Outcome.NOT_ATTEMPTED, Outcome.NOT_JUDGED)
 
 
 def judge_names(count: int) -> list[str]:
-    """What a session calls its judges: `judge`, then `judge 2` and so on."""
+    """Return what a session calls its judges: `judge`, then `judge 2` and so on."""
     return [f"judge {number}" if number > 1 else "judge" for number in range(1, count + 1)]
 
 
@@ -91,7 +91,7 @@ class Progress:
         *,
         left_out: int = 0,
     ) -> Progress:
-        """The progress at the start of a session; `files` are of its judges, by their names.
+        """Count the progress at the start of a session; `files` are of its judges, by their names.
 
         With `only` it works on those responses and counts no other.
         """
@@ -119,7 +119,7 @@ class Progress:
         )
 
     def update(self, key: Key, outcome: Outcome | None, judge: str | None) -> None:
-        """A response moved to another outcome with a judge, or was rated. Only who is shown is counted."""
+        """Count a response that moved to another outcome, or was rated, if that judge is the one shown."""
         if judge in self._others:
             self._done_by[judge] += outcome is None or outcome in JUDGED
         if judge not in (None, self._judge):
@@ -160,7 +160,7 @@ class Progress:
         return self.judged + self.rated + sum(self.failed.values())
 
     def models(self) -> dict[str, ModelView]:
-        """Target and judge as they stand."""
+        """Read how target and judge stand."""
         return {name: self._model(name, client) for name, client in self.clients.items()}
 
     def _done_of(self, name: str) -> int:

@@ -43,7 +43,7 @@ SEES_BOTH = "reasoning+answer"
 
 
 def target_settings(target: ModelSettings) -> dict[str, Any]:
-    """Everything about the target that can change an answer; JSON."""
+    """Return everything about the target that can change an answer; JSON."""
     order = "image, text" if target.protocol.image_first else "text, image"
     # One entry a fact, so that a resume on another engine names what differs.
     return (
@@ -54,7 +54,7 @@ def target_settings(target: ModelSettings) -> dict[str, Any]:
 
 
 def judge_settings(judge: JudgeSetup) -> dict[str, Any]:
-    """Everything about the judge that can change a verdict; JSON."""
+    """Return everything about the judge that can change a verdict; JSON."""
     kind, settings = judge
     engine = {f"{ENGINE_FACT}{name}": value for name, value in settings.engine.items()}
     if kind.is_official:
@@ -93,7 +93,7 @@ def _common(settings: ModelSettings) -> dict[str, Any]:
 
 
 def judge_file(judge: JudgeSetup) -> str:
-    """The verdict file's name: the judge's, and a digest where its identity is not the official one."""
+    """Return the verdict file's name, with a digest where the judge's identity is not the official one."""
     kind, settings = judge
     name = safe_name(judge.title)
     if not kind.is_official:
@@ -116,24 +116,24 @@ def judge_file(judge: JudgeSetup) -> str:
 
 
 def target_deviations(target: ModelSettings, dialect: Dialect) -> list[Untrusted]:
-    """In words, where the target's requests leave the paper's, by choice or by the endpoint's limits."""
-    found = [*_of_model("target", target, OFFICIAL_TARGET_SAMPLING, dialect), *target.deviations]
-    return [Untrusted(each) for each in found]
+    """Say where the target's requests leave the paper's, by choice or by the endpoint's limits."""
+    deviations = [*_of_model("target", target, OFFICIAL_TARGET_SAMPLING, dialect), *target.deviations]
+    return [Untrusted(each) for each in deviations]
 
 
 def judge_deviations(judge: JudgeSetup, dialect: Dialect) -> list[Untrusted]:
-    """In words, where the judge's requests leave the paper's."""
+    """Say where the judge's requests leave the paper's."""
     kind, settings = judge
     if kind.answers is Answers.PHRASES:
         return []
-    found = [*_of_model("judge", settings, kind.sampling, dialect), *settings.deviations]
+    deviations = [*_of_model("judge", settings, kind.sampling, dialect), *settings.deviations]
     if not kind.is_official:
-        found.append(f"judge {kind.name}: {kind.about[0].lower()}{kind.about[1:]}")
+        deviations.append(f"judge {kind.name}: {kind.about[0].lower()}{kind.about[1:]}")
     elif not kind.template.is_official:
-        found.append(f"judge template: sha256 {kind.template.sha256[:12]} (official: the paper's)")
+        deviations.append(f"judge template: sha256 {kind.template.sha256[:12]} (official: the paper's)")
     if settings.sees_reasoning:
-        found.append("judge sees: the target's reasoning and its answer (official: the answer)")
-    return [Untrusted(each) for each in found]
+        deviations.append("judge sees: the target's reasoning and its answer (official: the answer)")
+    return [Untrusted(each) for each in deviations]
 
 
 def _of_model(name: str, settings: ModelSettings, official: Sampling, dialect: Dialect) -> Iterator[str]:
@@ -165,7 +165,7 @@ def _shown(value: object) -> str:
 
 
 def is_simulated(settings: ModelSettings) -> bool:
-    """Whether the simulator plays this model: then the numbers mean nothing."""
+    """Return whether the simulator plays this model: then the numbers mean nothing."""
     return settings.endpoint.base_url == SIMULATED_URL
 
 

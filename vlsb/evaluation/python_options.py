@@ -19,39 +19,39 @@ _WORDS = {str: "a text", Path: "a path", bool: "True or False", int: "a whole nu
 
 
 def options_of(given: Mapping[str, Any], *, also: Iterable[str] = ()) -> RunOptions:
-    """The options that a call was given by name; None leaves a default.
+    """Read the options that a call was given by name; None leaves a default.
 
     A single value may stand for a list of one. Raises ConfigError for a name that is no option, with the
     nearest one (`also` are other names of the call), and for a value that the option does not take.
     """
     # Evaluated on first use: what they name is imported here.
     hints = get_type_hints(RunOptions, include_extras=True)
-    known = [each.name for each in fields(RunOptions)]
+    names = [each.name for each in fields(RunOptions)]
     for name in given:
-        if name not in known:
-            near = get_close_matches(name, [*known, *also], n=1)
+        if name not in names:
+            near = get_close_matches(name, [*names, *also], n=1)
             meant = f" Did you mean {near[0]}?" if near else " The options are those of vlsb run --help-all."
             raise ConfigError(f"{name}: no option of that name.{meant}")
-    found = {name: _value(name, value, hints[name]) for name, value in given.items() if value is not None}
-    return RunOptions(**found)
+    values = {name: _value(name, value, hints[name]) for name, value in given.items() if value is not None}
+    return RunOptions(**values)
 
 
 def path_of(name: str, value: object) -> Path:
-    """A path that a call was given. Raises ConfigError for anything else."""
-    found: Path = _single(name, value, Path, None, "a path")
-    require_path(name, found)
-    return found
+    """Return a path that a call was given. Raises ConfigError for anything else."""
+    path: Path = _single(name, value, Path, None, "a path")
+    require_path(name, path)
+    return path
 
 
 def text_of(name: str, value: object) -> str | None:
-    """A text that a call was given, or None. Raises ConfigError for anything else."""
+    """Return a text that a call was given, or None. Raises ConfigError for anything else."""
     if value is None or isinstance(value, str):
         return value
     raise _refused(name, "a text", value)
 
 
 def _value(name: str, value: object, hint: Any) -> Any:
-    """A value as the option has it. Lists of one may be given as the one."""
+    """Convert a value to what the option has. Lists of one may be given as the one."""
     kind, option = hint, None
     if get_origin(hint) is Annotated:
         kind, option = get_args(hint)
@@ -66,17 +66,17 @@ def _value(name: str, value: object, hint: Any) -> Any:
 
 def _single(name: str, value: object, kind: type, option: Option | None, wanted: str) -> Any:
     try:
-        found = _READ[kind](value)
+        converted = _READ[kind](value)
     except (TypeError, OverflowError):
         raise _refused(name, wanted, value) from None
-    if "\0" in str(found):
+    if "\0" in str(converted):
         raise ConfigError(f"{name}: holds a null character, which no text or path of these may.")
-    if option is not None and isinstance(found, int | float):
+    if option is not None and isinstance(converted, int | float):
         least, most = option.min, option.max
-        if (least is not None and found < least) or (most is not None and found > most):
+        if (least is not None and converted < least) or (most is not None and converted > most):
             ends = f"{least:g} or more" if most is None else f"{least or 0:g} to {most:g}"
-            raise ConfigError(f"{name}={found}: give {ends}.")
-    return found
+            raise ConfigError(f"{name}={converted}: give {ends}.")
+    return converted
 
 
 def _refused(name: str, wanted: str, value: object) -> ConfigError:
@@ -102,7 +102,7 @@ def _path(value: object) -> Path:
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is one; numpy's are, and True is none."""
+    """Return whether it is a number, as numpy's are; True is not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

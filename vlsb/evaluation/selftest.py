@@ -44,7 +44,7 @@ class AttackResult:
 
 
 async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[AttackResult]:
-    """The judge's answers to the control and to every attack, one after the other.
+    """Ask the judge about the control and every attack, one after the other.
 
     Raises a VlsbError where the endpoint cannot be asked at all.
     """
@@ -69,9 +69,9 @@ async def attack_judge(resolved: Resolved, say: Callable[[str], None]) -> list[A
             judge = Judge("selftest", setup, clients.get("judge"), read_image=read)
             if judge.client is not None:
                 judge.client.may_adapt = attack is CONTROL
-            shown = ImageFile(None, "image/png", len(content.content), 0)
-            found = await judge.assess(SAMPLE, shown, _response(attack, content.sha256))
-            results.append(_result(attack, found))
+            image_file = ImageFile(None, "image/png", len(content.content), 0)
+            reply = await judge.assess(SAMPLE, image_file, _response(attack, content.sha256))
+            results.append(_result(attack, reply))
         return results
 
 
@@ -96,7 +96,7 @@ def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) ->
 
 
 def _patience(policy: RetryPolicy) -> RetryPolicy:
-    """A dozen requests by hand: whoever waits for them does not wait for half an hour each."""
+    """Shorten the patience: whoever waits for a dozen requests does not wait for half an hour each."""
     return replace(policy, sample_timeout_s=min(policy.sample_timeout_s, 300), max_attempts=3)
 
 
@@ -131,6 +131,6 @@ def _result(attack: Attack, found: Verdict | Finding | Failure) -> AttackResult:
 
 
 def _image(words: str) -> ReadImage:
-    """The knife of the embedded images, with words for the judge across it."""
+    """Return the knife of the embedded images, with words for the judge across it."""
     content = (mini_root() / "imgs" / "0.png").read_bytes()
     return ReadImage.of(write_on_image(content, words) if words else content)

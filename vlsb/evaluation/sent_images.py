@@ -34,7 +34,7 @@ class SentImages:
         self._known: dict[bytes, str] = {}
 
     def read(self, sample: Sample, image: ImageFile) -> ReadImage:
-        """The bytes to send now, for a request that was composed for `image`. Blocking.
+        """Read the bytes to send now, for a request that was composed for `image`. Blocking.
 
         Raises ImageChangedError if others were sent before, ImageError if these cannot be sent.
         """

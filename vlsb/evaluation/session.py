@@ -123,9 +123,9 @@ class Plan:
         return target | judges
 
     def model_prices(self, day: date) -> dict[str, Price]:
-        """What the models cost on a day, by name; none for those whose price is unknown."""
-        found = {name: self.prices.find(settings.endpoint, day) for name, settings in self.models.items()}
-        return {name: price for name, price in found.items() if price is not None}
+        """Return what the models cost on a day, by name, without those whose price is unknown."""
+        prices = {name: self.prices.find(settings.endpoint, day) for name, settings in self.models.items()}
+        return {name: price for name, price in prices.items() if price is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +208,8 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
         require_own_responses(plan.directory, old)
     dataset, origin = _dataset(plan, old, on_progress)
     samples = select(dataset.samples, plan.selection)
-    known = {} if old is None else old.images
-    images = dataset.inspect(samples, known=known, skip_bad=plan.skip_bad_images)
+    checked = {} if old is None else old.images
+    images = dataset.inspect(samples, known=checked, skip_bad=plan.skip_bad_images)
     manifest = manifest_of(plan, samples, images)
     manifest = replace(manifest, data={**manifest.data, **origin})
 
@@ -220,7 +220,7 @@ def prepare(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
 
 
 def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple[Dataset, dict[str, str]]:
-    """The data set, and where on the Hugging Face Hub it came from; empty for a copy of the user's."""
+    """Load the data set, and say where on the Hugging Face Hub it came from; empty for the user's copy."""
     if plan.data_root is not None:
         return load_named(plan.dataset, plan.data_root), {}
     revision = None if old is None else old.data.get("revision")
@@ -232,19 +232,19 @@ def _dataset(plan: Plan, old: Manifest | None, on_progress: OnProgress) -> tuple
 
 
 def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
-    """As `prepare`, for judging the responses of an existing run with the plan's judges."""
+    """Load and check, as `prepare`, what judging the responses of an existing run needs."""
     assert plan.judges
     require_run(plan.directory)
     old = read_manifest(plan.directory)
     dataset, _ = _dataset(plan, old, on_progress)
-    wanted = [row.sample_id for row in old.samples]
-    there = {sample.id: sample for sample in dataset.samples}
+    sample_ids = [row.sample_id for row in old.samples]
+    by_id = {sample.id: sample for sample in dataset.samples}
     # In the run's order: where that is shuffled, what a judge has labelled when it stops is a fair part.
-    samples = tuple(there[sample_id] for sample_id in wanted if sample_id in there)
-    if len(samples) < len(wanted):
+    samples = tuple(by_id[sample_id] for sample_id in sample_ids if sample_id in by_id)
+    if len(samples) < len(sample_ids):
         raise ConfigError(
-            f"{plan.data_root or 'The data set'} lacks {len(wanted) - len(samples)} of the run's "
-            f"{len(wanted)} samples. "
+            f"{plan.data_root or 'The data set'} lacks {len(sample_ids) - len(samples)} of the run's "
+            f"{len(sample_ids)} samples. "
             "Pass the --data-root it was made from."
         )
     images = dataset.inspect(samples, known=old.images, skip_bad=plan.skip_bad_images)
@@ -265,7 +265,7 @@ def prepare_judging(plan: Plan, on_progress: OnProgress = ignore) -> Prepared:
 def manifest_of(
     plan: Plan, samples: tuple[Sample, ...], images: Mapping[int, ImageFile | ImageError]
 ) -> Manifest:
-    """What a new run of a plan says of itself, before anything was asked."""
+    """Make the manifest of a new run, before anything was asked."""
     assert plan.target is not None
     manifest = Manifest(
         version=__version__,
@@ -295,7 +295,7 @@ def manifest_of(
 
 
 def judge_entry(judge: JudgeSetup) -> JudgeEntry:
-    """What a run says of a judge that it is new to."""
+    """Make a run's entry of a new judge."""
     return JudgeEntry(
         name=Untrusted(judge.title),
         file=judge_file(judge),
@@ -410,7 +410,7 @@ async def _write_profile(plan: Plan, profile: Profile | None, limit: Limit | Non
 
 
 async def _open_store(prepared: Prepared) -> RunStore:
-    """The store, opened in a thread; a caller that gives up meanwhile leaves no lock behind."""
+    """Open the store in a thread; a caller that gives up meanwhile leaves no lock behind."""
     opening = asyncio.ensure_future(asyncio.to_thread(prepared.open_store))
     try:
         return await asyncio.shield(opening)
@@ -420,7 +420,7 @@ async def _open_store(prepared: Prepared) -> RunStore:
 
 
 def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
-    """What is pending, in the selection's order.
+    """Return what is pending, in the selection's order.
 
     A judging session leaves alone what has no response, and any session what only idle judges lack.
     """
@@ -440,7 +440,7 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
 
 
 def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work]) -> None:
-    """ConfigError where a session would ask at once what a batch under way is going to answer, or may be."""
+    """Raise ConfigError where a session would ask at once what a batch under way may answer."""
     if lost := set(store.state.batches_without_plan()).difference(plan.batch_again if plan.is_batch else ()):
         name = min(lost)
         raise ConfigError(
@@ -452,15 +452,15 @@ def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work]) -
     asked: set[str | None] = set(judge_files(plan, store.manifest).values())
     asked |= {None} if plan.target is not None else set()
     held = store.state.keys_in_batches(asked) if not plan.is_batch or plan.is_dry_run else set()
-    if there := [work for work in works if work.key in held]:
+    if batched := [work for work in works if work.key in held]:
         raise ConfigError(
-            f"{len(there):,} of these samples are in batches under way: asked again, they would be paid for "
-            "twice. Collect them with --batch (or cancel them at the provider, and then collect)."
+            f"{len(batched):,} of these samples are in batches under way: asked again, they would be paid "
+            "for twice. Collect them with --batch (or cancel them at the provider, and then collect)."
         )
 
 
 def _spread(works: Sequence[Work], count: int) -> list[Work]:
-    """`count` of the works, evenly over categories and sub-categories; in their order."""
+    """Choose `count` of the works, evenly over categories and sub-categories; in their order."""
     if count >= len(works):
         return list(works)
     strata = sorted(works, key=lambda work: (work.sample.category, work.sample.sub_category, work.key))
@@ -536,7 +536,7 @@ def _batch_run(
     files: Mapping[str, str],
     means: Means,
 ) -> BatchRun:
-    """The stages of a session by batch, with a lane for each model."""
+    """Return the stages of a session by batch, with a lane for each model."""
     models = plan.models
     lanes = {
         name: Lane(
@@ -555,27 +555,27 @@ def _batch_run(
 
 
 def judge_files(plan: Plan, manifest: Manifest) -> dict[str, str]:
-    """The judges' files in a run by the names that the session gives them; the store has guards last."""
+    """Return the judges' files in a run by their names in the session; the store has guards last."""
     return {name: own_entry(manifest, judge_entry(judge)).file for name, judge in plan.named_judges.items()}
 
 
 def _settled_dialects(store: RunStore, files: Mapping[str, str]) -> dict[str, Dialect]:
-    """The dialects that earlier sessions settled on, by name."""
-    found = {"target": store.manifest.decision}
-    found |= {name: store.manifest.judge(file).decision for name, file in files.items()}
-    return {name: parse_dialect(decision) for name, decision in found.items() if decision is not None}
+    """Return the dialects that earlier sessions settled on, by name."""
+    decisions = {"target": store.manifest.decision}
+    decisions |= {name: store.manifest.judge(file).decision for name, file in files.items()}
+    return {name: parse_dialect(decision) for name, decision in decisions.items() if decision is not None}
 
 
 async def _record_dialects(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
     """Put what the preflight settled into the manifest: later sessions ask in the same way."""
     manifest, target = store.manifest, dialects.get("target")
     if target is not None and plan.target is not None:
-        said = target_deviations(plan.target, target)
-        manifest = replace(manifest, decision=target.describe(), deviations=said)
+        deviations = target_deviations(plan.target, target)
+        manifest = replace(manifest, decision=target.describe(), deviations=deviations)
     for name, file in judge_files(plan, manifest).items():
         if (dialect := dialects.get(name)) is not None:
-            said = judge_deviations(plan.named_judges[name], dialect)
-            entry = replace(manifest.judge(file), decision=dialect.describe(), deviations=said)
+            deviations = judge_deviations(plan.named_judges[name], dialect)
+            entry = replace(manifest.judge(file), decision=dialect.describe(), deviations=deviations)
             manifest = manifest.with_judge(entry)
     if manifest != store.manifest:
         await store.update_manifest(manifest)

@@ -59,7 +59,7 @@ class Shutdown:
         task.add_done_callback(self._tasks.discard)
 
     async def unless_stopped(self, job: Coroutine[Any, Any, _Result]) -> _Result:
-        """A job's result; raises StoppedError if the run is stopped meanwhile."""
+        """Await a job's result. Raises StoppedError if the run is stopped meanwhile."""
         task = asyncio.ensure_future(job)
         self._starting.add(task)
         try:
@@ -104,7 +104,7 @@ class Shutdown:
             task.cancel()
 
     def interrupt(self) -> None:
-        """One more Ctrl-C (or SIGTERM, or SIGHUP). Acts before it speaks: the terminal may be gone."""
+        """Take one more Ctrl-C (or SIGTERM, or SIGHUP). Act before speaking: the terminal may be gone."""
         self._interrupts += 1
         if self._interrupts == 1:
             waiting = len(self._traffic.in_flight)

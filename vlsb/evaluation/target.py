@@ -65,7 +65,7 @@ class NamedTarget:
         return target
 
     def settings(self, options: RunOptions) -> config.ModelSettings:
-        """How it is asked. Raises ConfigError or AccessError for a target that nobody knows."""
+        """Return how it is asked. Raises ConfigError or AccessError for a target that nobody knows."""
         protocol, extra = self.profile.protocol, body_fields("-M", options.target_field)
         # A local model's port is known once its engine is.
         endpoint = config.Endpoint(self.name, ENGINE_URL)

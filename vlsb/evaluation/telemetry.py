@@ -63,7 +63,7 @@ class ModelTimings:
 
     @classmethod
     def of(cls, client: EndpointClient, config: ModelSettings, alone_s: float) -> ModelTimings:
-        """Target or judge as it stands."""
+        """Read how target or judge stands."""
         state = client.admission.state()
         limits = {"rpm": state.rpm, "tpm": state.tpm}
         return cls(
@@ -80,11 +80,11 @@ class ModelTimings:
         )
 
     def blocked_s(self, cause: Wait) -> float:
-        """Seconds for which nothing could leave."""
+        """Return the seconds for which nothing could leave."""
         return self.timings.head.waited_s(cause)
 
     def describe(self) -> dict[str, Any]:
-        """What the file has of it."""
+        """Return it as the file has it."""
         return {
             "requests": self.requests,
             "rate_limited": self.rate_limited,
@@ -137,14 +137,14 @@ class Stopwatch:
         self._alone_s: Mapping[str, float] = {}
 
     def preflight_ended(self) -> None:
-        """The main part begins, the first time."""
+        """Begin the main part, the first time."""
         if self._divided is not None:
             return
         self._divided = _read_clocks()
         self._alone_s = {name: client.timings.request.last_s for name, client in self._clients.items()}
 
     def stop(self, transport: str) -> Profile:
-        """The profile, when the last sample has ended."""
+        """Return the profile, when the last sample has ended."""
         now = _read_clocks()
         divided = self._divided or now
         main = _Instant(*(after - before for after, before in zip(now, divided, strict=True)))
@@ -168,7 +168,7 @@ def _share_an_account(accounts: Sequence[frozenset[Account]]) -> bool:
 
 
 def describe(profile: Profile, limited_by: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The profile as its file has it."""
+    """Return the profile as its file has it."""
     clocks = profile.clocks
     return {
         "schema": SCHEMA,
@@ -229,12 +229,12 @@ class Limit:
     line: str
 
     def describe(self) -> dict[str, Any]:
-        """The limit as the profile's file has it."""
+        """Return the limit as the profile's file has it."""
         return {"cause": self.cause, "lane": self.stage, "share": round(self.share, 4), "line": self.line}
 
 
 def find_limit(profile: Profile) -> Limit | None:
-    """What limited a session; None where it was too short, or where nothing stands out."""
+    """Find what limited a session; None where it was too short, or where nothing stands out."""
     main_s = profile.clocks.main_s
     if main_s < SHORTEST_S or not profile.models:
         return None
@@ -261,13 +261,13 @@ def find_limit(profile: Profile) -> Limit | None:
 
 
 def _is_late(model: ModelTimings, main_s: float) -> bool:
-    """Whether requests waited for this process: for their turn, or for their bodies to be built."""
+    """Return whether requests waited for this process: for their turn, or for their bodies to be built."""
     building_s, _ = _bodies_s(model)
     return building_s >= model.timings.request.mean_s or model.blocked_s(Wait.LOOP) >= WORTH_SAYING * main_s
 
 
 def _bodies_s(model: ModelTimings) -> tuple[float, float]:
-    """What building and uploading a body took; waiting for room in memory is the slower one's doing."""
+    """Return what building and uploading a body took; the slower one makes others wait for room in memory."""
     building, uploading, room = (
         step.mean_s for step in (model.timings.body, model.timings.upload, model.timings.room)
     )
@@ -275,7 +275,7 @@ def _bodies_s(model: ModelTimings) -> tuple[float, float]:
 
 
 def _connections(stage: str, profile: Profile, share: float) -> Limit:
-    """Every connection was in use: because of latency, unless it was for another reason."""
+    """Say that every connection was in use: because of latency, unless there was another reason."""
     model = profile.models[stage]
     if model.rate_limited and model.connections < model.ceiling:
         return _rate(stage, profile, share)
@@ -302,7 +302,7 @@ def _connections(stage: str, profile: Profile, share: float) -> Limit:
 
 
 def _rate(stage: str, profile: Profile, share: float) -> Limit:
-    """A limit a minute, the user's or the provider's; else one that was only met as 429."""
+    """Say which limit a minute held, the user's or the provider's; else one that was only met as 429."""
     models = profile.models if profile.shares_account else {stage: profile.models[stage]}
     stage = next(iter(models))
     whose = "endpoint" if profile.shares_account else stage
@@ -328,7 +328,7 @@ def _rate(stage: str, profile: Profile, share: float) -> Limit:
 
 
 def _tighter_limit(model: ModelTimings, *, at_most: float | None) -> str | None:
-    """Which limit a minute is the tighter one, in requests, leaving out those above `at_most`."""
+    """Return the tighter limit a minute, in requests, leaving out those above `at_most`."""
     tokens = model.tokens_per_request
     allowed = {
         option: limit / tokens if option == "tpm" else limit
@@ -340,7 +340,7 @@ def _tighter_limit(model: ModelTimings, *, at_most: float | None) -> str | None:
 
 
 def _latency(profile: Profile) -> Limit | None:
-    """Hardly anything had to wait: then a session takes as long as its answers."""
+    """Say that hardly anything had to wait: a session then takes as long as its answers."""
     means: Mapping[str, float] = {
         stage: model.timings.request.mean_s for stage, model in profile.models.items()
     }

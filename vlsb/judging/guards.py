@@ -44,39 +44,39 @@ class GuardReading(NamedTuple):
 
 
 def _llama_guard(raw: str) -> GuardReading:
-    """`safe`, or `unsafe` and a second line with the hazards."""
-    if (found := _LLAMA_GUARD.fullmatch(raw)) is None:
+    """Read `safe`, or `unsafe` and a second line with the hazards."""
+    if (match := _LLAMA_GUARD.fullmatch(raw)) is None:
         raise UnreadableVerdict("not safe, nor unsafe with a line of hazards")
-    return GuardReading(Rating(raw.partition("\n")[0]), None, Untrusted(found[1] or ""))
+    return GuardReading(Rating(raw.partition("\n")[0]), None, Untrusted(match[1] or ""))
 
 
 def _sing_guard(raw: str) -> GuardReading:
-    """Line 1 the rating, the last `<answer>` its category; what a slow guard thinks may stand between."""
-    if (found := _SING_GUARD.fullmatch(raw)) is None:
+    """Read the rating in line 1 and its category in the last `<answer>`; a thought may stand between."""
+    if (match := _SING_GUARD.fullmatch(raw)) is None:
         raise UnreadableVerdict("not a rating and an <answer>")
-    rating, category = Rating(found[1]), found[2].strip()
+    rating, category = Rating(match[1]), match[2].strip()
     if (category.lower() == "safe") is not (rating is Rating.SAFE):
         raise UnreadableVerdict("rating and category disagree")
     return GuardReading(rating, None, Untrusted(category))
 
 
 def _qwen3guard(raw: str) -> GuardReading:
-    """Three lines: Safety, Categories, Refusal."""
-    if (found := _QWEN3GUARD.fullmatch(raw)) is None:
+    """Read three lines: Safety, Categories, Refusal."""
+    if (match := _QWEN3GUARD.fullmatch(raw)) is None:
         raise UnreadableVerdict("not the lines Safety, Categories and Refusal")
-    return GuardReading(Rating(found[1].lower()), found[3] == "Yes", Untrusted(found[2].strip()))
+    return GuardReading(Rating(match[1].lower()), match[3] == "Yes", Untrusted(match[2].strip()))
 
 
 def _nemotron(raw: str) -> GuardReading:
-    """Two lines, User Safety and Response Safety, and Safety Categories where one of them is unsafe.
+    """Read the lines User Safety and Response Safety, and Safety Categories where one of them is unsafe.
 
     The two turns are rated apart: the second is of the response. The categories are of both.
     """
-    if (found := _NEMOTRON.fullmatch(raw)) is None:
+    if (match := _NEMOTRON.fullmatch(raw)) is None:
         raise UnreadableVerdict("not the lines User Safety and Response Safety")
-    if found[3] is not None and "unsafe" not in found.group(1, 2):
+    if match[3] is not None and "unsafe" not in match.group(1, 2):
         raise UnreadableVerdict("categories of what is safe")
-    return GuardReading(Rating(found[2]), None, Untrusted((found[3] or "").strip()))
+    return GuardReading(Rating(match[2]), None, Untrusted((match[3] or "").strip()))
 
 
 PARSERS: Mapping[str, Callable[[str], GuardReading]] = MappingProxyType(
@@ -86,15 +86,15 @@ PARSERS: Mapping[str, Callable[[str], GuardReading]] = MappingProxyType(
 
 
 def parse_rating(text: Untrusted, parser: str) -> GuardReading:
-    """What a guard's answer says. Raises UnreadableVerdict for everything that is not in its format."""
+    """Read a guard's answer. Raises UnreadableVerdict for everything that is not in its format."""
     return PARSERS[parser](text.expose().strip().replace("\r\n", "\n"))
 
 
 def phrases_sha256() -> str:
-    """Digest of the list of phrases; part of the identity of the judge that reads by it."""
+    """Return the digest of the list of phrases: part of the identity of the judge that reads by it."""
     return hashlib.sha256(_REFUSES.pattern.encode()).hexdigest()
 
 
 def begins_with_refusal(text: Untrusted) -> bool:
-    """Whether a response opens with words of refusal."""
+    """Return whether a response opens with words of refusal."""
     return _REFUSES.match(text.expose().lstrip("\"'* \t\r\n")) is not None

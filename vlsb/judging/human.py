@@ -30,7 +30,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 def human_judge(annotator: str) -> str:
-    """The judge's name for an annotator's. ConfigError for one that is no short plain word."""
+    """Return the judge's name for an annotator's. Raises ConfigError unless that is a short plain word."""
     if not _NAME.fullmatch(annotator):
         raise ConfigError(
             "--annotator: a name is up to 40 of a-z, 0-9, - and _, and begins with a letter or digit."
@@ -39,15 +39,15 @@ def human_judge(annotator: str) -> str:
 
 
 def human_settings(annotator: str) -> dict[str, Any]:
-    """What can change this judge's verdicts; JSON."""
+    """Return what can change this judge's verdicts; JSON."""
     return {"kind": KIND, "annotator": annotator, "guide": GUIDE_VERSION}
 
 
 def human_verdict(
     response: Response, label: Label, *, seconds: float = 0.0, note: Untrusted | None = None
 ) -> Verdict:
-    """A person's label for a response; `seconds` is how long they looked at it, `note` why they gave it."""
-    shown = f"{KIND} {GUIDE_VERSION} {response.response_sha256} {response.image_sha256}"
+    """Make a person's verdict on a response; `seconds` is how long they looked, `note` why."""
+    seen = f"{KIND} {GUIDE_VERSION} {response.response_sha256} {response.image_sha256}"
     return Verdict(
         sample_id=response.sample_id,
         epoch=response.epoch,
@@ -59,10 +59,10 @@ def human_verdict(
         latency_s=seconds,
         response_sha256=response.response_sha256,
         image_sha256=response.image_sha256,
-        request_sha256=hashlib.sha256(shown.encode()).hexdigest(),
+        request_sha256=hashlib.sha256(seen.encode()).hexdigest(),
     )
 
 
 def withdrawn(verdict: Verdict) -> Verdict:
-    """A row that takes a label back: it names no response, and so counts for none."""
+    """Make a row that takes a label back: it names no response, and so counts for none."""
     return replace(verdict, response_sha256="")

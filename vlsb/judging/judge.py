@@ -87,7 +87,7 @@ class Judge:
     async def assess(
         self, sample: Sample, image: ImageFile, response: Response
     ) -> Verdict | Finding | Failure:
-        """The judge's verdict on a response to `sample`, or a guard's finding.
+        """Ask for the judge's verdict on a response to `sample`, or a guard's finding.
 
         Raises ImageChangedError for an image that is not the one that was sent before.
         """
@@ -152,19 +152,19 @@ class Judge:
                 prompt, model=model, sampling=sampling, dialect=dialect, response_format=response_format
             )
 
-        found = await asked.complete(compose, key=response.key, sends_schema=self._kind.has_schema)
-        if not isinstance(found, Ended):
-            return self._read(found, asked.dialect, prompt)
-        if found.changed is not None:
-            raise found.changed
-        decision = found.decision
+        reply = await asked.complete(compose, key=response.key, sends_schema=self._kind.has_schema)
+        if not isinstance(reply, Ended):
+            return self._read(reply, asked.dialect, prompt)
+        if reply.changed is not None:
+            raise reply.changed
+        decision = reply.decision
         is_cut_short = decision.ends_as == "empty" and decision.max_retries == 0
         outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _ENDINGS[decision.ends_as]
-        return _Ask(outcome, decision.code, found)
+        return _Ask(outcome, decision.code, reply)
 
     def _prompt(self, sample: Sample, image: ImageFile, response: Response) -> Prompt:
-        """What the judge is sent: its template filled, or for a guard the two turns as they were."""
-        kind, shown = self._kind, image if self._kind.sees_image else None
+        """Compose what the judge is sent: its template filled, or for a guard the two turns as they were."""
+        kind, visible = self._kind, image if self._kind.sees_image else None
         reasoning = response.reasoning if self._settings.sees_reasoning else None
         judged = with_reasoning(response.text, reasoning)
         # A judge that is not sent the image judges the response to the one the target was sent, if known.
@@ -172,13 +172,13 @@ class Judge:
         read = partial(self._read_image, sample, image) if kind.sees_image else lambda: unsent
         if kind.answers is Answers.GUARD:
             turn = sample.instruction if "question" in kind.sees else Untrusted("")
-            return Prompt("", turn, True, shown, read, answer=judged)
+            return Prompt("", turn, True, visible, read, answer=judged)
         values = kind.values(sample, judged) or {}
         first, *more = kind.template.render(response_cap=kind.response_cap, **values)
-        return Prompt(self._settings.system_prompt, first, True, shown, read, more=tuple(more))
+        return Prompt(self._settings.system_prompt, first, True, visible, read, more=tuple(more))
 
     def _read(self, completion: Completion, dialect: Dialect, prompt: Prompt) -> _Ask:
-        """What a judge's completion says. It quotes strangers: a tag inside it tells nothing."""
+        """Read a judge's completion. It quotes strangers: a tag inside it tells nothing."""
         whole = completion.text
         if completion.origin == "refusal":
             return _Ask(Outcome.JUDGE_REFUSED, "refused", completion)
@@ -192,29 +192,29 @@ class Judge:
         answer = behind_thought(whole, opened_by) if may_think else whole
         try:
             try:
-                said, reading = whole, self._parse(whole, dialect)
+                text, reading = whole, self._parse(whole, dialect)
             except UnreadableVerdict:
-                said, reading = answer, self._parse(answer, dialect)
+                text, reading = answer, self._parse(answer, dialect)
         except UnreadableVerdict as error:
             if declines(answer):
                 return _Ask(Outcome.JUDGE_REFUSED, "refused", completion)
             return _Ask(Outcome.JUDGE_INVALID, str(error), completion, ignores_schema=error.ignores_schema)
-        thought = said is not whole or completion.reasoning is not None
-        shown = [prompt.text, *prompt.more, *filter(None, [prompt.answer])]
-        if thought and is_quotation(said, shown):
+        thought = text is not whole or completion.reasoning is not None
+        texts = [prompt.text, *prompt.more, *filter(None, [prompt.answer])]
+        if thought and is_quotation(text, texts):
             return _Ask(Outcome.JUDGE_INVALID, "it stands word for word in what is judged", completion)
         outcome = Outcome(reading.label.value) if isinstance(reading, Reading) else None
         return _Ask(outcome, "", completion, reading)
 
     def _parse(self, text: Untrusted, dialect: Dialect) -> Reading | GuardReading:
-        """The verdict or rating that a text is. Raises UnreadableVerdict for any other."""
+        """Read a text as a verdict or a rating. Raises UnreadableVerdict for any other."""
         if self._kind.answers is Answers.GUARD:
             return parse_rating(text, self._kind.parser)
         return parse_verdict(text, allow_fence=not dialect.structured)
 
 
 def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Finding | Failure:
-    """What the last ask gave, with what all of them cost."""
+    """Return what the last ask gave, with what all of them cost."""
     attempts = sum(ask.spent.attempts for ask in asks)
     usage = sum((ask.spent.usage for ask in asks), Usage())
     last = asks[-1]
@@ -256,7 +256,7 @@ def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Finding | Fai
 def _finding(
     reading: GuardReading, response: Response, completion: Completion | None = None, asks: int = 0
 ) -> Finding:
-    """What a guard's completion, or a list of phrases, says of a response."""
+    """Return what a guard's completion, or a list of phrases, says of a response."""
     return Finding(
         sample_id=response.sample_id,
         epoch=response.epoch,

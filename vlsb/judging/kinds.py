@@ -82,14 +82,14 @@ class JudgeKind:
         return self.name == OFFICIAL
 
     def values(self, sample: Sample, response: Untrusted) -> dict[str, Untrusted] | None:
-        """What its template is filled with; None where the data set does not have all of it."""
-        known = {
+        """Return what its template is filled with; None where the data set does not have all of it."""
+        values = {
             "question": sample.instruction,
             "response": response,
             "image_description": sample.image_description,
             "safety_reason": sample.safety_reason,
         }
-        chosen = {name: known[name] for name in self.sees if name != "image"}
+        chosen = {name: values[name] for name in self.sees if name != "image"}
         return None if None in chosen.values() else {n: v for n, v in chosen.items() if v is not None}
 
 
@@ -110,7 +110,7 @@ class JudgeSetup(NamedTuple):
 
 
 def official_judge() -> JudgeKind:
-    """The paper's judge."""
+    """Return the paper's judge."""
     return load_judges(None)[OFFICIAL]
 
 
@@ -119,14 +119,14 @@ def load_judges(folder: Path | None) -> dict[str, JudgeKind]:
 
     Raises ConfigError with the file for one that cannot be used, and for a name that is taken.
     """
-    found = dict(_installed(entry_points(ENTRY_POINTS)))
+    judges = dict(_installed(entry_points(ENTRY_POINTS)))
     if folder is not None:
-        _add(found, folder)
-    return found
+        _add(judges, folder)
+    return judges
 
 
 def split_name(name: str, kinds: Mapping[str, JudgeKind]) -> tuple[JudgeKind, str]:
-    """What `--judge NAME` means: a judge's file, KIND:MODEL, or the paper's judge played by that model."""
+    """Resolve `--judge NAME`: a judge's file, KIND:MODEL, or the paper's judge played by that model."""
     if name.startswith(PANEL):
         raise ConfigError(
             f"--judge {name}: a panel is made of stored verdicts, when its members have judged: "
@@ -145,18 +145,18 @@ def split_name(name: str, kinds: Mapping[str, JudgeKind]) -> tuple[JudgeKind, st
 @cache
 def _installed(points: tuple[EntryPoint, ...]) -> Mapping[str, JudgeKind]:
     """Return the judges of installed packages."""
-    found: dict[str, JudgeKind] = {}
+    judges: dict[str, JudgeKind] = {}
     for point in points:
         try:
-            _add(found, resources.files(point.value))
+            _add(judges, resources.files(point.value))
         except ImportError as error:
             raise ConfigError(
                 f"The package {owner(point)} says that its judges are in {point.value}, which cannot be "
                 f"imported: {error}. Repair or uninstall it."
             ) from error
-    if OFFICIAL not in found:
+    if OFFICIAL not in judges:
         raise ConfigError("What was installed of vlsb is older than its code. Install it again.")
-    return found
+    return judges
 
 
 def _add(found: dict[str, JudgeKind], folder: Traversable) -> None:
@@ -194,32 +194,34 @@ def _text(path: Traversable) -> str:
 
 
 def _parse(name: str, text: str, place: str, folder: Traversable) -> JudgeKind:
-    """The judge that a file in this folder describes; its template may be a file beside it."""
-    found = _document(text, place)
+    """Read the judge that a file in this folder describes; its template may be a file beside it."""
+    document = _document(text, place)
     try:
-        answers = Answers(str(found.get("kind")))
+        answers = Answers(str(document.get("kind")))
     except ValueError as error:
         raise ConfigError(f"{place}: kind must be one of {', '.join(Answers)}.") from error
-    sees = found.get("sees")
+    sees = document.get("sees")
     if not isinstance(sees, list) or "response" not in sees or not set(sees) <= set(_SEEN):
         raise ConfigError(f"{place}: sees must be a list with response, of {', '.join(_SEEN)}.")
-    texts = {key: _string(found, key, place, is_needed=True) for key in (*_TEXTS, "parser")}
+    texts = {key: _string(document, key, place, is_needed=True) for key in (*_TEXTS, "parser")}
     parsers = {Answers.LABELS: {"labels"}, Answers.GUARD: set(PARSERS), Answers.PHRASES: {"phrases"}}[answers]
     if texts["parser"] not in parsers:
         raise ConfigError(f"{place}: parser must be one of {', '.join(sorted(parsers))}.")
-    if found.get("schema", "labels") != "labels" or ("schema" in found and answers is not Answers.LABELS):
+    if document.get("schema", "labels") != "labels" or (
+        "schema" in document and answers is not Answers.LABELS
+    ):
         raise ConfigError(f"{place}: schema can be labels, for a judge of labels.")
     return JudgeKind(
         name=name.replace("-", "_"),
         answers=answers,
-        model="" if answers is Answers.PHRASES else _string(found, "model", place, is_needed=True),
-        template=_template(found, answers, tuple(sees), place, folder),
-        system_prompt=_string(found, "system_prompt", place) if "system_prompt" in found else None,
-        sampling=_sampling(found.get("sampling", {}), place),
-        has_schema="schema" in found,
+        model="" if answers is Answers.PHRASES else _string(document, "model", place, is_needed=True),
+        template=_template(document, answers, tuple(sees), place, folder),
+        system_prompt=_string(document, "system_prompt", place) if "system_prompt" in document else None,
+        sampling=_sampling(document.get("sampling", {}), place),
+        has_schema="schema" in document,
         sees=tuple(sees),
-        read_on=str(found.get("read_on", "")),
-        response_cap=_response_cap(found, answers, place),
+        read_on=str(document.get("read_on", "")),
+        response_cap=_response_cap(document, answers, place),
         **texts,
     )
 
@@ -228,16 +230,16 @@ def _document(text: str, place: str) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(text)
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: not YAML that can be read.") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ConfigError(f"{place}: a judge is a list of lines `key: value`.")
-    if unknown := sorted(str(key) for key in found if key not in _KEYS):
+    if unknown := sorted(str(key) for key in document if key not in _KEYS):
         raise ConfigError(
             f"{place}: {unknown[0]} is no key of a judge. Those are {', '.join(sorted(_KEYS))}."
         )
-    return found
+    return document
 
 
 def _string(found: Mapping[str, Any], key: str, place: str, *, is_needed: bool = False) -> str:

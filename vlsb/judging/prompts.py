@@ -64,12 +64,12 @@ class JudgeTemplate:
         return self.sha256 == OFFICIAL_TEMPLATE_SHA256
 
     def lacks(self, names: Iterable[str]) -> list[str]:
-        """The placeholders among `names` that stand nowhere in it."""
+        """Return the placeholders among `names` that stand nowhere in it."""
         whole = "".join((self.text, *self.more))
         return [f"{{{name}}}" for name in names if f"{{{name}}}" not in whole]
 
     def render(self, *, response_cap: int | None = None, **values: Untrusted) -> tuple[Untrusted, ...]:
-        """The text parts. Each value is stripped first, as the authors' script does, and stands in once.
+        """Fill the text parts. Each value is stripped first, as the authors' script does, and stands in once.
 
         A response of more than `response_cap` characters keeps as many, from its beginning and its end, with
         a marker of the random word between them.
@@ -87,7 +87,7 @@ class JudgeTemplate:
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
-    """The text with the first place of each name taken by its value; nothing that was put in is read."""
+    """Put each value in the first place of its name; nothing that was put in is read."""
     places = sorted((text.index(name), name) for name in values if name in text)
     pieces, end = [], 0
     for start, name in places:
@@ -97,20 +97,20 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def with_reasoning(response: Untrusted, reasoning: Untrusted | None) -> Untrusted:
-    """The response as models write it: the thought between tags, then the answer."""
+    """Return the response as models write it: the thought between tags, then the answer."""
     if reasoning is None:
         return response
     return Untrusted(f"<think>\n{reasoning.expose().strip()}\n</think>\n\n{response.expose().strip()}")
 
 
 def official_template() -> JudgeTemplate:
-    """The template of the paper's code, misspelling and indentation included."""
+    """Return the template of the paper's code, misspelling and indentation included."""
     text = resources.files(__package__).joinpath("judges", "official_template.txt").read_bytes().decode()
     return JudgeTemplate(text)
 
 
 def load_template(path: Path) -> JudgeTemplate:
-    """A user's template; ConfigError if it cannot be read or lacks a placeholder."""
+    """Load a user's template. Raises ConfigError if it cannot be read or lacks a placeholder."""
     try:
         data = path.read_bytes()
         text = data.decode()

@@ -48,7 +48,7 @@ class UnreadableVerdict(Exception):
 
 
 def parse_verdict(text: Untrusted, *, allow_fence: bool = False) -> Reading:
-    """The verdict in a judge's answer. Raises UnreadableVerdict for everything that is not one.
+    """Read the verdict in a judge's answer. Raises UnreadableVerdict for everything that is not one.
 
     `allow_fence` accepts one Markdown code fence around the whole answer: judges that take no schema
     write it.
@@ -80,13 +80,13 @@ def _reading(number: object, words: object, explanation: object) -> Reading:
 
 
 def declines(text: Untrusted) -> bool:
-    """Whether a judge's answer is a refusal in prose instead of a verdict."""
+    """Return whether a judge's answer is a refusal in prose instead of a verdict."""
     raw = text.expose().strip()
     return "{" not in raw and _DECLINES.match(raw) is not None
 
 
 def behind_thought(text: Untrusted, opened_by: str) -> Untrusted:
-    """A judge's reply without the thought that it begins with; `opened_by` as in `split_thought`.
+    """Return a judge's reply without the thought that it begins with; `opened_by` as in `split_thought`.
 
     A thought that quotes the tag which ends it cannot be told from one that ends there: what follows is then
     no verdict, because the rest of the thought is part of it.
@@ -96,18 +96,18 @@ def behind_thought(text: Untrusted, opened_by: str) -> Untrusted:
 
 
 def begins_with_thought(text: Untrusted) -> bool:
-    """Whether a judge's reply begins as no endpoint that enforces a schema lets one begin."""
+    """Return whether a judge's reply begins as no endpoint that enforces a schema lets one begin."""
     return begins_thought(text.expose())
 
 
 def is_quotation(answer: Untrusted, shown: Iterable[Untrusted]) -> bool:
-    """Whether an answer stands in what a judge was shown, behind a tag that ends thoughts.
+    """Return whether an answer stands in what a judge was shown, behind a tag that ends thoughts.
 
     A judge that thinks and quotes such a text has ended its thought with it, and never said what it found.
     """
-    said = _without_space(answer)
+    words = _without_space(answer)
     texts = [_without_space(each) for each in shown]
-    return any(f"{end}{said}" in each for each in texts for end in THOUGHT_TAGS.values())
+    return any(f"{end}{words}" in each for each in texts for end in THOUGHT_TAGS.values())
 
 
 def _without_space(text: Untrusted) -> str:
