@@ -583,7 +583,7 @@ def test_a_conversion_that_fails_leaves_nothing_and_can_be_started_again(
     [
         ({"error": "unknown_tokenizer"}, ConfigError, "not one of LLaVA v1.5"),
         ({"error": "added_tokens"}, ConfigError, "with ids behind"),
-        ({"error": "split_otherwise"}, ConfigError, "split texts otherwise"),
+        ({"error": "split_otherwise"}, ConfigError, "split texts differently"),
         ({}, ServerError, "the engine's Python"),
     ],
 )
