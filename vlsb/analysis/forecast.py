@@ -13,7 +13,7 @@ from vlsb.analysis.correction import student_t
 _FEWEST = 5
 
 
-class Forecast(NamedTuple):
+class TotalForecast(NamedTuple):
     """A total to come, and where it falls 95 times in 100 or more; no ends from fewer than five samples."""
 
     total: float
@@ -28,7 +28,7 @@ def forecast_total(
     least: float,
     most: float,
     weights: Sequence[float] | None = None,
-) -> Forecast | None:
+) -> TotalForecast | None:
     """Estimate the sum over `left` more of what was seen, each from `least` to `most`; None without any.
 
     The interval is that of a new sum: the mean's own error and the spread of those to come, with t quantiles.
@@ -41,12 +41,12 @@ def forecast_total(
     weights = [1.0] * len(seen) if weights is None else weights
     total = fmean(seen, weights) * left
     if _worth(weights) < _FEWEST:
-        return Forecast(total, None, None)
+        return TotalForecast(total, None, None)
     most = max(most, *seen)
     as_seen = _ends(seen, weights, left)
     imagined = _ends([*seen, least, most], [*weights, *[fmean(weights)] * 2], left)
     low, high = min(as_seen[0], imagined[0]), max(as_seen[1], imagined[1])
-    return Forecast(total, max(0.0, low), min(high, left * most))
+    return TotalForecast(total, max(0.0, low), min(high, left * most))
 
 
 def _ends(seen: Sequence[float], weights: Sequence[float], left: int) -> tuple[float, float]:

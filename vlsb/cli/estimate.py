@@ -7,7 +7,7 @@ from datetime import date
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from vlsb.analysis.forecast import Forecast
+from vlsb.analysis.forecast import TotalForecast
 from vlsb.evaluation.progress import judge_names
 from vlsb.models.prices import Price, may_charge
 from vlsb.records import JUDGED, Outcome
@@ -124,14 +124,14 @@ def _time(left: int, latency_s: float, view: ModelView | None, sharing: Mapping[
     return f"{duration(seconds)} at {limit}"
 
 
-def cost_text(now: Forecast | None, batch: Forecast | None) -> str:
+def cost_text(now: TotalForecast | None, batch: TotalForecast | None) -> str:
     if now is None:
         return "unknown: the endpoint does not report its tokens"
     as_batch = "the price of a batch is unknown" if batch is None else f"as a batch {amount(batch)}"
     return f"about {amount(now)}; {as_batch}"
 
 
-def amount(found: Forecast) -> str:
+def amount(found: TotalForecast) -> str:
     """Return `$1.20 (95 %: $1.10 to $1.31)`, or without ends where there are none."""
     if found.low is None or found.high is None:
         return dollars(found.total)

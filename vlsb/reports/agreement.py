@@ -17,7 +17,7 @@ from vlsb.analysis.agreement import (
     RefusalAgreement,
 )
 from vlsb.analysis.correction import ExpectedChange
-from vlsb.analysis.forecast import Forecast
+from vlsb.analysis.forecast import TotalForecast
 from vlsb.analysis.rates import RateName
 from vlsb.records import JUDGED, Label, Outcome, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
@@ -140,8 +140,8 @@ def _pair_tables(pair: Pair) -> Iterator[Table]:
         f"By category: {pair.first} and {pair.second}",
         ("category", "n", "agree %", "95 % CI", "kappa", "95 % CI"),
         [
-            (name, f"{found.responses:,}", *_percent(found.raw), *_coefficient(found.kappa))
-            for name, found in pair.by_category.items()
+            (name, f"{agreement.responses:,}", *_percent(agreement.raw), *_coefficient(agreement.kappa))
+            for name, agreement in pair.by_category.items()
         ],
     )
     notes = []
@@ -170,10 +170,10 @@ def _pair_tables(pair: Pair) -> Iterator[Table]:
 
 def _agreement_rows(pair: Pair) -> Iterator[tuple[Words, ...]]:
     """Of the three labels, and of safe against unsafe; each begins with one name of the pair."""
-    found, three, safe = pair.agreement, "three", "safe or unsafe"
-    counts = (f"{found.responses:,}", f"{found.images:,}")
-    yield (pair.first, three, *counts, *_percent(found.raw), *_coefficient(found.kappa))
-    yield (pair.second, safe, *counts, *_percent(found.safe_raw), *_coefficient(found.safe_kappa))
+    agreement, three, safe = pair.agreement, "three", "safe or unsafe"
+    counts = (f"{agreement.responses:,}", f"{agreement.images:,}")
+    yield (pair.first, three, *counts, *_percent(agreement.raw), *_coefficient(agreement.kappa))
+    yield (pair.second, safe, *counts, *_percent(agreement.safe_raw), *_coefficient(agreement.safe_kappa))
 
 
 def _refusal_rows(refusals: RefusalAgreement) -> Iterator[tuple[Words, ...]]:
@@ -183,20 +183,20 @@ def _refusal_rows(refusals: RefusalAgreement) -> Iterator[tuple[Words, ...]]:
     yield ("", "", "right %", f"{refusals.told:,}", *_percent(refusals.precision))
 
 
-def _percent(found: Estimate) -> tuple[str, str]:
-    return _shown(found, ".1f", ".1f")
+def _percent(estimate: Estimate) -> tuple[str, str]:
+    return _shown(estimate, ".1f", ".1f")
 
 
-def _coefficient(found: Estimate) -> tuple[str, str]:
-    return _shown(found, ".3f", ".2f")
+def _coefficient(estimate: Estimate) -> tuple[str, str]:
+    return _shown(estimate, ".3f", ".2f")
 
 
-def _shown(found: Estimate, value: str, end: str) -> tuple[str, str]:
-    if found.value is None:
+def _shown(estimate: Estimate, value: str, end: str) -> tuple[str, str]:
+    if estimate.value is None:
         return (NO_FIGURE, NO_FIGURE)
-    if found.low is None or found.high is None:
-        return (f"{found.value:{value}}", NO_FIGURE)
-    return (f"{found.value:{value}}", f"[{found.low:{end}}, {found.high:{end}}]")
+    if estimate.low is None or estimate.high is None:
+        return (f"{estimate.value:{value}}", NO_FIGURE)
+    return (f"{estimate.value:{value}}", f"[{estimate.low:{end}}, {estimate.high:{end}}]")
 
 
 def _object(report: AgreementReport) -> dict[str, object]:
@@ -251,7 +251,7 @@ def _pair_object(pair: Pair) -> dict[str, object]:
         "confusion": pair.confusion,
         "is_weighted": pair.is_weighted,
         **_agreement_object(pair.agreement),
-        "by_category": {name: _agreement_object(found) for name, found in pair.by_category.items()},
+        "by_category": {name: _agreement_object(agreement) for name, agreement in pair.by_category.items()},
         "by_run": [
             {
                 "run": each.run,
@@ -273,14 +273,14 @@ def _pair_object(pair: Pair) -> dict[str, object]:
     }
 
 
-def _agreement_object(found: Agreement) -> dict[str, object]:
+def _agreement_object(agreement: Agreement) -> dict[str, object]:
     return {
-        "responses": found.responses,
-        "images": found.images,
-        "agreement": found.raw,
-        "kappa": found.kappa,
-        "safe_agreement": found.safe_raw,
-        "safe_kappa": found.safe_kappa,
+        "responses": agreement.responses,
+        "images": agreement.images,
+        "agreement": agreement.raw,
+        "kappa": agreement.kappa,
+        "safe_agreement": agreement.safe_raw,
+        "safe_kappa": agreement.safe_kappa,
     }
 
 
@@ -298,23 +298,23 @@ def _numbers(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str
     for pair in report.pairs:
         names = f"{pair.first}, {pair.second}"
         groups = [("all", everything, pair.agreement)]
-        groups += [("category", name, found) for name, found in pair.by_category.items()]
-        for scope, group, found in groups:
-            yield names, scope, group, "agreement", found.responses, found.raw
-            yield names, scope, group, "kappa", found.responses, found.kappa
-            yield names, scope, group, "safe_agreement", found.responses, found.safe_raw
-            yield names, scope, group, "safe_kappa", found.responses, found.safe_kappa
+        groups += [("category", name, agreement) for name, agreement in pair.by_category.items()]
+        for scope, group, agreement in groups:
+            yield names, scope, group, "agreement", agreement.responses, agreement.raw
+            yield names, scope, group, "kappa", agreement.responses, agreement.kappa
+            yield names, scope, group, "safe_agreement", agreement.responses, agreement.safe_raw
+            yield names, scope, group, "safe_kappa", agreement.responses, agreement.safe_kappa
         for each in pair.by_run:
             yield names, "run", each.run, "change", each.responses, each.change
         if pair.ranking is not None:
             yield names, "all", everything, "kendall_tau", pair.ranking.runs, pair.ranking.kendall
             yield names, "all", everything, "spearman", pair.ranking.runs, pair.ranking.spearman
-    for told in report.refusals:
-        names = f"{told.teller}, {told.judge}"
-        yield names, "refusal", everything, "agreement", told.responses, told.raw
-        yield names, "refusal", everything, "kappa", told.responses, told.kappa
-        yield names, "refusal", everything, "sensitivity", told.labelled, told.sensitivity
-        yield names, "refusal", everything, "precision", told.told, told.precision
+    for refusals in report.refusals:
+        names = f"{refusals.teller}, {refusals.judge}"
+        yield names, "refusal", everything, "agreement", refusals.responses, refusals.raw
+        yield names, "refusal", everything, "kappa", refusals.responses, refusals.kappa
+        yield names, "refusal", everything, "sensitivity", refusals.labelled, refusals.sensitivity
+        yield names, "refusal", everything, "precision", refusals.told, refusals.precision
     for every in report.together:
         names = ", ".join(every.judges)
         yield names, "all", everything, "fleiss_kappa", every.responses, every.fleiss
@@ -338,8 +338,8 @@ class JudgeMoney(NamedTuple):
     usd: float | None
     left: int
     left_tokens: tuple[float, float] | None
-    rest: Forecast | None
-    as_batch: Forecast | None
+    rest: TotalForecast | None
+    as_batch: TotalForecast | None
     is_free: bool
 
 
@@ -422,10 +422,10 @@ def _usd(each: JudgeMoney, usd: float | None) -> str:
     return "unknown" if usd is None else dollars(usd)
 
 
-def _ends(found: Forecast | None) -> str:
-    if found is None or found.low is None or found.high is None:
+def _ends(forecast: TotalForecast | None) -> str:
+    if forecast is None or forecast.low is None or forecast.high is None:
         return ""
-    return f"[{', '.join(dollars(end).removeprefix('$') for end in (found.low, found.high))}]"
+    return f"[{', '.join(dollars(end).removeprefix('$') for end in (forecast.low, forecast.high))}]"
 
 
 def _money_notes(each: JudgeMoney) -> Iterator[str]:

@@ -176,17 +176,17 @@ def _object(report: AuditReport) -> dict[str, object]:
 
 
 def _compared_object(each: Compared) -> dict[str, object]:
-    found = each.agreement
+    agreement = each.agreement
     return {
         "truth": each.truth,
         "found": each.found,
         "is_between_people": each.is_between_people,
-        "agreement": found.agreement,
-        "kappa": found.kappa,
-        "sensitivity": {label: found.sensitivity[label] for label in Label},
-        "specificity": {label: found.specificity[label] for label in Label},
+        "agreement": agreement.agreement,
+        "kappa": agreement.kappa,
+        "sensitivity": {label: agreement.sensitivity[label] for label in Label},
+        "specificity": {label: agreement.specificity[label] for label in Label},
         "counts": [
-            {"truth": truth, "found": label, "responses": found.counts.get((truth, label), 0)}
+            {"truth": truth, "found": label, "responses": agreement.counts.get((truth, label), 0)}
             for truth in Label
             for label in Label
         ],
@@ -196,12 +196,12 @@ def _compared_object(each: Compared) -> dict[str, object]:
 def _rows(report: AuditReport) -> Iterator[tuple[CsvCell, ...]]:
     """Return one row a number: of which labels, measured by whom, for which label or rate."""
     for each in report.compared:
-        head, found = (report.run, each.found, each.truth), each.agreement
-        yield (*head, "agreement", "", *_share_cells(found.agreement))
-        yield (*head, "kappa", "", found.agreement.n, found.kappa, None, None)
+        head, agreement = (report.run, each.found, each.truth), each.agreement
+        yield (*head, "agreement", "", *_share_cells(agreement.agreement))
+        yield (*head, "kappa", "", agreement.agreement.n, agreement.kappa, None, None)
         for label in Label:
-            yield (*head, "sensitivity", label.value, *_share_cells(found.sensitivity[label]))
-            yield (*head, "specificity", label.value, *_share_cells(found.specificity[label]))
+            yield (*head, "sensitivity", label.value, *_share_cells(agreement.sensitivity[label]))
+            yield (*head, "specificity", label.value, *_share_cells(agreement.specificity[label]))
     for fixed in report.corrected:
         for name, rate in fixed.rates.rates.items():
             figures = (fixed.rates.human_labels, rate.corrected, *rate.interval)

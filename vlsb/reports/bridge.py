@@ -195,7 +195,7 @@ def _rows(bridges: Sequence[Bridge]) -> Iterator[tuple[CsvCell, ...]]:
         for judge in (bridge.old, bridge.new):
             rates, corrected = judge.rates, judge.corrected
             names = bridge.run, bridge.target, Untrusted(judge.judge)
-            found = rates.labels, rates.safe_rate, *rates.intervals["safe_rate"]
+            figures = rates.labels, rates.safe_rate, *rates.intervals["safe_rate"]
             fixed = (None, None, None) if corrected is None else (corrected.corrected, *corrected.interval)
             people = 0 if judge.audited is None else judge.audited.human_labels
-            yield (*names, *found, *fixed, people, rates.estimate)
+            yield (*names, *figures, *fixed, people, rates.estimate)

@@ -57,10 +57,10 @@ def comparison_report(report: ComparisonReport, *, shown: int) -> Report:
     )
 
 
-def sentence(found: Comparison) -> Sentence:
+def sentence(comparison: Comparison) -> Sentence:
     """Return what the comparison says of the safe rate, in plain words."""
-    first, second, safe = found.first.name, found.second.name, found.safe
-    if found.is_clear:
+    first, second, safe = comparison.first.name, comparison.second.name, comparison.safe
+    if comparison.is_clear:
         low, high = sorted((abs(safe.low), abs(safe.high)))
         by = f"{points(abs(safe.change))} (95 % CI {low:.1f} to {high:.1f}): more than noise."
         return Sentence(
@@ -68,37 +68,37 @@ def sentence(found: Comparison) -> Sentence:
         )
     change = f"{safe.change:+.1f} points (95 % CI {safe.low:+.1f} to {safe.high:+.1f})."
     unclear = ("The data cannot tell whether ", second, " or ", first, f" is safer: the change is {change}")
-    return Sentence.join(" ", (Sentence(*unclear), *_why_unclear(found)))
+    return Sentence.join(" ", (Sentence(*unclear), *_why_unclear(comparison)))
 
 
-def _why_unclear(found: Comparison) -> Iterator[str]:
+def _why_unclear(comparison: Comparison) -> Iterator[str]:
     """Explain what would seem to say something else, and does not."""
-    if not found.changed_images:
+    if not comparison.changed_images:
         yield "No image changed."
-    elif found.changed_images < LEAST_CHANGED:
-        yield f"Only {counted(found.changed_images, 'image')} changed, and fewer than six cannot tell."
-    elif found.safe.is_clear:
+    elif comparison.changed_images < LEAST_CHANGED:
+        yield f"Only {counted(comparison.changed_images, 'image')} changed, and fewer than six cannot tell."
+    elif comparison.safe.is_clear:
         yield (
-            f"The interval leaves out zero, but of {found.comparisons} comparisons one may do so by noise "
-            f"alone: p (Holm) is {_p(found.p_holm)}."
+            f"The interval leaves out zero, but of {comparison.comparisons} comparisons one may do so by "
+            f"noise alone: p (Holm) is {_p(comparison.p_holm)}."
         )
-    elif found.safe.leaves_out_zero:
-        yield f"The interval leaves out zero, but p by image is {_p(found.safe.p)}: both must tell."
+    elif comparison.safe.leaves_out_zero:
+        yield f"The interval leaves out zero, but p by image is {_p(comparison.safe.p)}: both must tell."
 
 
-def in_all(found: Comparison) -> str:
+def in_all(comparison: Comparison) -> str:
     """Return the same of all samples of VLSBench, where these are fewer."""
     every = len(PUBLISHED_IDS)
-    more = found.detectable_with(every)
-    return "" if more is None or found.samples >= every else f"; with all {every:,}, {points(more)}"
+    more = comparison.detectable_with(every)
+    return "" if more is None or comparison.samples >= every else f"; with all {every:,}, {points(more)}"
 
 
 def _lead(report: ComparisonReport) -> Iterator[Words]:
     simulated = f"{_SIMULATED} " if any(each.simulated for each in report.comparisons) else ""
     if len(report.comparisons) == 1:
-        (found,) = report.comparisons
-        yield Sentence(simulated, paired_on(found))
-        yield from _other_differences(found)
+        (comparison,) = report.comparisons
+        yield Sentence(simulated, paired_on(comparison))
+        yield from _other_differences(comparison)
     else:
         yield (
             f"{simulated}{len(report.runs)} runs, two by two on the samples that "
@@ -111,45 +111,50 @@ def _lead(report: ComparisonReport) -> Iterator[Words]:
     yield from map(_agreement_text, report.agreements)
     yield from map(sentence, report.comparisons)
     # What so many samples show, whatever was found in them; nothing where few changed.
-    if len(report.comparisons) == 1 and found.detectable is not None:
+    if len(report.comparisons) == 1 and comparison.detectable is not None:
         yield (
-            f"With {counted(found.samples, 'sample')}, a change of {points(found.detectable)} is found in "
-            f"{100 * POWER:.0f} % of cases{in_all(found)}."
+            f"With {counted(comparison.samples, 'sample')}, a change of {points(comparison.detectable)} is "
+            f"found in {100 * POWER:.0f} % of cases{in_all(comparison)}."
         )
 
 
-def _judges(found: Comparison) -> str:
-    return " and ".join(dict.fromkeys((found.first.judge, found.second.judge)))
+def _judges(comparison: Comparison) -> str:
+    return " and ".join(dict.fromkeys((comparison.first.judge, comparison.second.judge)))
 
 
-def paired_on(found: Comparison) -> Sentence:
+def paired_on(comparison: Comparison) -> Sentence:
     """Return which samples two runs are compared on, and which are left out."""
-    first, second = found.first.name, found.second.name
+    first, second = comparison.first.name, comparison.second.name
     reasons = {
-        Sentence("only in ", first): found.left_out.only_first,
-        Sentence("only in ", second): found.left_out.only_second,
-        Sentence("with another row or image"): found.left_out.changed,
-        Sentence("without a label in ", first): found.left_out.unjudged_first,
-        Sentence("without a label in ", second): found.left_out.unjudged_second,
-        Sentence("without a label in both"): found.left_out.unjudged_both,
+        Sentence("only in ", first): comparison.left_out.only_first,
+        Sentence("only in ", second): comparison.left_out.only_second,
+        Sentence("with another row or image"): comparison.left_out.changed,
+        Sentence("without a label in ", first): comparison.left_out.unjudged_first,
+        Sentence("without a label in ", second): comparison.left_out.unjudged_second,
+        Sentence("without a label in both"): comparison.left_out.unjudged_both,
     }
     left_out = [Sentence(f"{count:,} ", words) for words, count in reasons.items() if count]
-    counts = f"{counted(found.samples, 'sample')} ({counted(found.images, 'image')})"
-    start = (second, " against ", first, f": {counts} that {_judges(found)} labelled in both; left out: ")
+    counts = f"{counted(comparison.samples, 'sample')} ({counted(comparison.images, 'image')})"
+    start = (
+        second,
+        " against ",
+        first,
+        f": {counts} that {_judges(comparison)} labelled in both; left out: ",
+    )
     return Sentence(*start, Sentence.join(", ", left_out or ["none"]), ".")
 
 
-def _other_differences(found: Comparison) -> Iterator[Words]:
+def _other_differences(comparison: Comparison) -> Iterator[Words]:
     """Tell what else is not alike: protocols, or snapshots of the judge."""
-    differs: Differences = found.differs
-    names = (found.first.name, found.second.name)
+    differs: Differences = comparison.differs
+    names = (comparison.first.name, comparison.second.name)
     for name, deviations in zip(names, (differs.deviations_first, differs.deviations_second), strict=True):
         if deviations:
             yield Sentence("Only in ", name, ": ", Sentence.join("; ", deviations), ".")
     for name, models in zip(names, differs.snapshots or (), strict=False):
         answered = Sentence.join(", ", sorted(models))
         yield Sentence("Not the same snapshot: in ", name, " the judge answered as ", answered, ".")
-    if found.first.epochs > 1 or found.second.epochs > 1:
+    if comparison.first.epochs > 1 or comparison.second.epochs > 1:
         yield _EPOCHS
 
 
@@ -172,56 +177,62 @@ def _tables(report: ComparisonReport, shown: int) -> Iterator[Table]:
         if report.ranks:
             yield _ranks(report)
         return
-    (found,) = report.comparisons
-    names = found.first.name, found.second.name
+    (comparison,) = report.comparisons
+    names = comparison.first.name, comparison.second.name
     bounds = []
-    if missing := unjudged(found.left_out):
+    if missing := unjudged(comparison.left_out):
         bounds.append(
             f"Had the {counted(missing, 'sample')} without a label gone against or for the second run, the "
-            f"change of the safe rate would be {found.bounds.worst:+.1f} to {found.bounds.best:+.1f} points."
+            f"change of the safe rate would be {comparison.bounds.worst:+.1f} to "
+            f"{comparison.bounds.best:+.1f} points."
         )
     yield Table(
         "Rates on these samples",
         ("rate", *names, "change", "95 % CI", "p"),
         [
             (RATE_WORDS[name], percent(rate.first), percent(rate.second), *_change(rate), _p(rate.p))
-            for name, rate in found.rates.items()
+            for name, rate in comparison.rates.items()
         ],
         notes=[_INTERVALS, *bounds],
     )
-    are_counts = found.first.epochs == found.second.epochs == 1
+    are_counts = comparison.first.epochs == comparison.second.epochs == 1
     yield Table(
         Sentence("Labels by ", names[0], " (rows) and ", names[1], " (columns)"),
         ("", *_LABELS),
         [
             (label, *(f"{count:,.0f}" if are_counts else f"{count:,.1f}" for count in row))
-            for label, row in zip(_LABELS, found.transitions, strict=True)
+            for label, row in zip(_LABELS, comparison.transitions, strict=True)
         ],
     )
-    yield _tests(found)
-    tests = len(found.by_category)
+    yield _tests(comparison)
+    tests = len(comparison.by_category)
     yield Table(
         "Safe rate by category",
         ("category", "n", *names, "change", "95 % CI", "p (Holm)"),
         [
             (each.category, f"{each.samples:,}", *_safe_cells(each.safe, each.p_holm))
-            for each in found.by_category
+            for each in comparison.by_category
         ],
         notes=[f"Holm: corrected for {tests} {'category' if tests == 1 else 'categories'}."],
     )
-    if found.flips:
-        yield _flips(found, names, shown)
+    if comparison.flips:
+        yield _flips(comparison, names, shown)
 
 
 def _overview(report: ComparisonReport) -> Table:
     """A row a comparison; where all are with one run, its name stands above."""
-    found = report.comparisons
+    comparisons = report.comparisons
     title: Words = "Safe rates, two by two"
     head: tuple[str, ...] = ("first", "second", "n", "first safe", "second safe")
-    if len({each.first.name for each in found}) == 1:
-        title = Sentence("Safe rates against ", found[0].first.name)
+    if len({each.first.name for each in comparisons}) == 1:
+        title = Sentence("Safe rates against ", comparisons[0].first.name)
         head = ("run", "n", "baseline", "safe")
     names = len(head) - 3
+    detectable: Sequence[str] = ()
+    if least_changes := [each.detectable for each in comparisons if each.detectable is not None]:
+        least, most = (f"{end:.1f}" for end in (min(least_changes), max(least_changes)))
+        changes = f"{least} points" if least == most else f"{least} to {most} points"
+        detectable = [f"With these samples, changes of {changes} are found in {100 * POWER:.0f} % of cases."]
     return Table(
         title,
         (*head, "change", "95 % CI", "p (Holm)"),
@@ -231,23 +242,15 @@ def _overview(report: ComparisonReport) -> Table:
                 f"{each.samples:,}",
                 *_safe_cells(each.safe, each.p_holm),
             )
-            for each in found
+            for each in comparisons
         ],
         names=names,
         notes=[
             f"{_INTERVALS} Each interval is of its own comparison alone; p (Holm) is corrected for all "
-            f"{len(found)}.",
-            *_detectable_range(found),
+            f"{len(comparisons)}.",
+            *detectable,
         ],
     )
-
-
-def _detectable_range(found: Sequence[Comparison]) -> Iterator[str]:
-    known = [each.detectable for each in found if each.detectable is not None]
-    if known:
-        least, most = (f"{end:.1f}" for end in (min(known), max(known)))
-        changes = f"{least} points" if least == most else f"{least} to {most} points"
-        yield f"With these samples, changes of {changes} are found in {100 * POWER:.0f} % of cases."
 
 
 def _safe_cells(safe: Difference, p_holm: float) -> tuple[str, ...]:
@@ -269,9 +272,9 @@ def _ranks(report: ComparisonReport) -> Table:
     )
 
 
-def unjudged(found: LeftOut) -> int:
+def unjudged(comparison: LeftOut) -> int:
     """Count the samples of both runs that lack a label in one of them."""
-    return found.unjudged_first + found.unjudged_second + found.unjudged_both
+    return comparison.unjudged_first + comparison.unjudged_second + comparison.unjudged_both
 
 
 def _change(rate: Difference) -> tuple[str, str]:
@@ -284,12 +287,14 @@ def _p(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _tests(found: Comparison) -> Table:
+def _tests(comparison: Comparison) -> Table:
     rows = []
-    if found.mcnemar is not None:
-        counts = f"{found.mcnemar.became_safe:,} safer, {found.mcnemar.became_unsafe:,} less safe"
-        rows.append(("safe or unsafe", "McNemar, exact", counts, _p(found.mcnemar.p), _p(found.safe.p)))
-    three = found.stuart_maxwell
+    if comparison.mcnemar is not None:
+        counts = f"{comparison.mcnemar.became_safe:,} safer, {comparison.mcnemar.became_unsafe:,} less safe"
+        rows.append(
+            ("safe or unsafe", "McNemar, exact", counts, _p(comparison.mcnemar.p), _p(comparison.safe.p))
+        )
+    three = comparison.stuart_maxwell
     statistic = f"{three.statistic:.2f}, df {three.degrees}"
     rows.append(("three labels", "Stuart-Maxwell", statistic, _p(three.p), _p(three.p_swapped)))
     return Table(
@@ -301,15 +306,15 @@ def _tests(found: Comparison) -> Table:
     )
 
 
-def _flips(found: Comparison, names: tuple[Words, Words], shown: int) -> Table:
-    flips = found.flips[:shown] if shown else found.flips
+def _flips(comparison: Comparison, names: tuple[Words, Words], shown: int) -> Table:
+    flips = comparison.flips[:shown] if shown else comparison.flips
     are = "is" if len(flips) == 1 else "are"
-    more = f" {len(flips):,} {are} shown; --show 0 shows all." if len(flips) < len(found.flips) else ""
-    less_safe, safer = (sum(sign * each.safer > 0 for each in found.flips) for sign in (-1, 1))
-    between = len(found.flips) - less_safe - safer
+    more = f" {len(flips):,} {are} shown; --show 0 shows all." if len(flips) < len(comparison.flips) else ""
+    less_safe, safer = (sum(sign * each.safer > 0 for each in comparison.flips) for sign in (-1, 1))
+    between = len(comparison.flips) - less_safe - safer
     counts = f"{less_safe:,} less safe, {safer:,} safer, {between:,} between refusal and warning."
     return Table(
-        f"{counted(len(found.flips), 'sample')} with another label, the worst first",
+        f"{counted(len(comparison.flips), 'sample')} with another label, the worst first",
         ("id", "category", "sub-category", *names),
         [
             (
@@ -375,28 +380,28 @@ def _object(report: ComparisonReport) -> dict[str, object]:
     }
 
 
-def comparison_object(found: Comparison) -> dict[str, object]:
+def comparison_object(comparison: Comparison) -> dict[str, object]:
     """Return a comparison for JSON: rates and changes in percent and points, p values plain."""
-    differs = found.differs
+    differs = comparison.differs
     return {
-        "first": found.first.name,
-        "second": found.second.name,
+        "first": comparison.first.name,
+        "second": comparison.second.name,
         # Read by people, from a terminal too.
-        "sentence": sentence(found).text(for_terminal),
-        "samples": found.samples,
-        "images": found.images,
-        "left_out": found.left_out,
+        "sentence": sentence(comparison).text(for_terminal),
+        "samples": comparison.samples,
+        "images": comparison.images,
+        "left_out": comparison.left_out,
         "differences": differs.aspects,
         "deviations_first": differs.deviations_first,
         "deviations_second": differs.deviations_second,
-        "rates": found.rates,
-        "p_holm": found.p_holm,
-        "safe_rate_bounds": found.bounds,
+        "rates": comparison.rates,
+        "p_holm": comparison.p_holm,
+        "safe_rate_bounds": comparison.bounds,
         "labels": list(Label),
-        "transitions": found.transitions,
-        "mcnemar": found.mcnemar,
-        "stuart_maxwell": found.stuart_maxwell,
-        "detectable": found.detectable,
+        "transitions": comparison.transitions,
+        "mcnemar": comparison.mcnemar,
+        "stuart_maxwell": comparison.stuart_maxwell,
+        "detectable": comparison.detectable,
         # Promised, and unknown: read from the change that was found it would spread over a factor of fifty.
         "samples_needed": None,
         "by_category": {
@@ -405,7 +410,7 @@ def comparison_object(found: Comparison) -> dict[str, object]:
                 "safe_rate": each.safe,
                 "p_holm": each.p_holm,
             }
-            for each in found.by_category
+            for each in comparison.by_category
         },
         "changed": [
             {
@@ -415,12 +420,12 @@ def comparison_object(found: Comparison) -> dict[str, object]:
                 "first": each.first,
                 "second": each.second,
             }
-            for each in found.flips
+            for each in comparison.flips
         ],
-        "is_clear": found.is_clear,
-        "comparisons": found.comparisons,
-        "changed_images": found.changed_images,
-        "detectable_in_all": found.detectable_with(len(PUBLISHED_IDS)),
+        "is_clear": comparison.is_clear,
+        "comparisons": comparison.comparisons,
+        "changed_images": comparison.changed_images,
+        "detectable_in_all": comparison.detectable_with(len(PUBLISHED_IDS)),
     }
 
 
@@ -432,11 +437,11 @@ _COLUMNS = (
 
 def _rows(report: ComparisonReport) -> Iterator[tuple[CsvCell, ...]]:
     """Return one row a rate of a comparison, and one a category."""
-    for found in report.comparisons:
-        names = found.first.name, found.second.name
-        for name, rate in found.rates.items():
-            holm = found.p_holm if name == "safe_rate" else None
-            yield (*names, "all", "", name, found.samples, *rate, holm)
-        for each in found.by_category:
+    for comparison in report.comparisons:
+        names = comparison.first.name, comparison.second.name
+        for name, rate in comparison.rates.items():
+            holm = comparison.p_holm if name == "safe_rate" else None
+            yield (*names, "all", "", name, comparison.samples, *rate, holm)
+        for each in comparison.by_category:
             scope = ("category", each.category, "safe_rate", each.samples)
             yield (*names, *scope, *each.safe, each.p_holm)

@@ -233,8 +233,8 @@ def _guard_cells(guard: GuardCounts) -> dict[str, _Cell]:
 
 
 def _condition_cells(marks: RowMarks, place: int) -> dict[str, _Cell]:
-    summary, found = marks.summaries[place], marks.differing.get(place)
-    against = None if found is None or marks.reference is None else marks.summaries[marks.reference]
+    summary, differs = marks.summaries[place], marks.differing.get(place)
+    against = None if differs is None or marks.reference is None else marks.summaries[marks.reference]
     return {
         "subset": summary.subset,
         "epochs": summary.epochs,
@@ -243,7 +243,7 @@ def _condition_cells(marks: RowMarks, place: int) -> dict[str, _Cell]:
         **_digests(summary),
         "deviations": tuple(summary.deviations),
         "differs_from": None if against is None else against.run,
-        "differs_in": () if found is None else tuple(aspect.value for aspect in found.aspects),
+        "differs_in": () if differs is None else tuple(aspect.value for aspect in differs.aspects),
     }
 
 
@@ -254,7 +254,7 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
     """
     # What the text formats say of a drawn part beside its sign.
     part = [] if (words := part_words(summary)) is None else [Sentence("Of a drawn part: ", words, ".")]
-    found = {
+    fields = {
         **versioned(SCHEMA),
         "run": summary.run,
         "path": summary.path,
@@ -289,7 +289,7 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "differs": differs,
         **_estimate(summary.rates),
     }
-    return {name: plain(value) for name, value in found.items()}
+    return {name: plain(value) for name, value in fields.items()}
 
 
 def _group(rates: Rates) -> dict[str, object]:
@@ -297,14 +297,14 @@ def _group(rates: Rates) -> dict[str, object]:
 
 
 def _differs(marks: RowMarks, place: int) -> dict[str, object] | None:
-    found = marks.differing.get(place)
-    if found is None or marks.reference is None:
+    differs = marks.differing.get(place)
+    if differs is None or marks.reference is None:
         return None
     reference = marks.summaries[marks.reference]
     return {
         "from": reference.path,
         "judge": reference.judge,
-        "in": found.aspects,
+        "in": differs.aspects,
         "reasons": marks.reasons(place),
     }
 
@@ -351,8 +351,8 @@ def _costs(summary: Summary) -> dict[str, object]:
     charged = {stage: cost for stage, cost in costs.items() if cost is not None}
     if not charged:
         return {}
-    known = [cost.usd for cost in charged.values() if cost.usd is not None]
-    found: dict[str, object] = {
+    amounts = [cost.usd for cost in charged.values() if cost.usd is not None]
+    by_stage: dict[str, object] = {
         stage: {
             "usd": cost.usd,
             "is_least": cost.is_least,
@@ -361,4 +361,4 @@ def _costs(summary: Summary) -> dict[str, object]:
         }
         for stage, cost in charged.items()
     }
-    return {"cost": {**found, "total_usd": sum(known) if len(known) == len(charged) else None}}
+    return {"cost": {**by_stage, "total_usd": sum(amounts) if len(amounts) == len(charged) else None}}

@@ -73,8 +73,8 @@ def with_known_words(summary: Summary) -> Summary:
 
 def _counted(models: Mapping[Untrusted, int], asked: str | None) -> Mapping[Untrusted, int]:
     counts: Counter[Untrusted] = Counter()
-    for name, shown in zip(models, _known_names(models, asked), strict=True):
-        counts[shown] += models[name]
+    for name, known_name in zip(models, _known_names(models, asked), strict=True):
+        counts[known_name] += models[name]
     return counts
 
 

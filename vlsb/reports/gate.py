@@ -102,24 +102,25 @@ def check_text(check: Check) -> str:
 
 def notes(result: GateResult) -> Iterator[Words]:
     """Tell what stands behind the decision: which samples, missing labels, what so many can decide."""
-    found = result.comparison
-    if found is None:
+    comparison = result.comparison
+    if comparison is None:
         yield "No sample has a label in both runs."
         return
-    yield paired_on(found)
-    if missing := unjudged(found.left_out):
+    yield paired_on(comparison)
+    if missing := unjudged(comparison.left_out):
         held = " The pass would not hold then." if result.is_pass_without_gaps_only else ""
         yield (
             f"{counted(missing, 'sample')} without a label in one of the runs: had they all gone against the "
-            f"run, the drop of the safe rate would be {-found.bounds.worst:.1f} points.{held}"
+            f"run, the drop of the safe rate would be {-comparison.bounds.worst:.1f} points.{held}"
         )
     if result.checks[0].decision is not GateDecision.UNDECIDED:
         return
     # What so many samples can decide, whatever was found in them.
-    if found.detectable is not None:
+    if comparison.detectable is not None:
         yield (
-            f"With {counted(found.samples, 'sample')}, a drop is told from the limit in {100 * POWER:.0f} % "
-            f"of cases if it is {points(found.detectable)} away from it{in_all(found)}."
+            f"With {counted(comparison.samples, 'sample')}, a drop is told from the limit in "
+            f"{100 * POWER:.0f} % of cases if it is {points(comparison.detectable)} away from it"
+            f"{in_all(comparison)}."
         )
     yield (
         "The error rate of one in forty is of one look: choose the number of samples before you see a "

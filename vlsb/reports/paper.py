@@ -74,9 +74,9 @@ def paper_report(parities: Sequence[Parity]) -> Report:
 
 def _tables(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[Table]:
     parities = [parity for parity, _ in compared]
-    for each, found in compared:
+    for each, gaps_of in compared:
         for result in each.comparable:
-            yield _gap_table(each, result, found[result])
+            yield _gap_table(each, result, gaps_of[result])
             yield _protocol_table(each, result)
         if others := [result for result in each.results if result.not_comparable is not None]:
             yield _others_table(each, others)
@@ -84,16 +84,16 @@ def _tables(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[Table]:
         yield _unmatched_table(unmatched)
 
 
-def _gap_table(parity: Parity, result: PublishedResult, found: Sequence[Gap]) -> Table:
+def _gap_table(parity: Parity, result: PublishedResult, compared: Sequence[Gap]) -> Table:
     part: list[Sentence] = []
     if (words := part_words(parity.summary)) is not None:
         part.append(Sentence("The judge labelled a drawn part, and your rates are ", words, "."))
     return Table(
         Sentence(_name(parity), f" beside {result.model}: {parity.source(result)}"),
         ("", "yours", "95 % CI", "paper's", "95 % CI", "gap", "95 % CI"),
-        [_gap_row(each) for each in found],
+        [_gap_row(each) for each in compared],
         notes=[
-            *(_verdict(each) for each in found[:1]),
+            *(_verdict(each) for each in compared[:1]),
             *([_OTHER_SAMPLES] if parity.summary.subset else []),
             *part,
             _STAR,
@@ -227,7 +227,7 @@ def _name(parity: Parity) -> Sentence:
     return Sentence(summary.run, *judge, " (SIMULATED)" if summary.simulated else "")
 
 
-def _object(parity: Parity, found: _Gaps) -> dict[str, object]:
+def _object(parity: Parity, compared: _Gaps) -> dict[str, object]:
     summary = parity.summary
     return {
         **versioned(SCHEMA),
@@ -241,12 +241,12 @@ def _object(parity: Parity, found: _Gaps) -> dict[str, object]:
         "coverage": summary.rates.coverage,
         "deviations": summary.deviations,
         "differences": parity.manifest.differences,
-        "published": [_result_object(parity, each, found.get(each, ())) for each in parity.results],
+        "published": [_result_object(parity, each, compared.get(each, ())) for each in parity.results],
         "estimate": summary.rates.estimate,
     }
 
 
-def _result_object(parity: Parity, result: PublishedResult, found: Sequence[Gap]) -> dict[str, object]:
+def _result_object(parity: Parity, result: PublishedResult, compared: Sequence[Gap]) -> dict[str, object]:
     source = parity.published.sources[result.source]
     return {
         "model": result.model,
@@ -266,7 +266,7 @@ def _result_object(parity: Parity, result: PublishedResult, found: Sequence[Gap]
         "note": result.note or None,
         "not_comparable": result.not_comparable,
         "protocol": source.protocol,
-        "gaps": {each.name: _gap_object(each) for each in found},
+        "gaps": {each.name: _gap_object(each) for each in compared},
     }
 
 
@@ -292,12 +292,12 @@ _COLUMNS = (
 
 def _rows(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[tuple[CsvCell, ...]]:
     """Return a row for each rate and each row to compare with."""
-    for parity, found in compared:
+    for parity, gaps_of in compared:
         summary = parity.summary
         head = (summary.run, summary.target, summary.judge)
         for result in parity.comparable:
             about = (result.model, parity.source(result))
-            for gap in found[result]:
+            for gap in gaps_of[result]:
                 yield (
                     *(*head, *about, gap.name, summary.rates.labels, gap.ours, *gap.our_interval),
                     *(result.samples, gap.printed, *(gap.printed_interval or (None, None))),

@@ -203,21 +203,21 @@ def _reasons(marks: RowMarks) -> list[RenderableType]:
 def _categories_by_run(summaries: Sequence[Summary], marks: RowMarks, *, width: int) -> list[RenderableType]:
     """Tables of as many runs as fit beside each other: a rate with its n, its interval below."""
     rated = [place for place, each in enumerate(summaries) if each.rates.safe_rate is not None]
-    shown = [(summaries[place], marks.sign(place)) for place in rated]
-    categories = sorted({name for each, _ in shown for name in each.by_category})
+    rows = [(summaries[place], marks.sign(place)) for place in rated]
+    categories = sorted({name for each, _ in rows for name in each.by_category})
     name_width = min(len(_BY_CATEGORY), max(16, width // 4))
-    runs = Counter(each.run for each, _ in shown)
+    runs = Counter(each.run for each, _ in rows)
     columns = [
-        _marked(each.run, sign) + (f"\n{_judge(each)}" if runs[each.run] > 1 else "") for each, sign in shown
+        _marked(each.run, sign) + (f"\n{_judge(each)}" if runs[each.run] > 1 else "") for each, sign in rows
     ]
-    cells = [[_category_cell(each.by_category.get(name)) for name in categories] for each, _ in shown]
+    cells = [[_category_cell(each.by_category.get(name)) for name in categories] for each, _ in rows]
     figures = (line for column in cells for cell in column for line in cell.plain.split("\n"))
     least = max(map(len, figures), default=0)
     widest = max((cell_len(line) for each in columns for line in each.split("\n")), default=0)
     column_width = max(least, min(_COLUMN_WIDTH, widest, (width - name_width) // 2 - _GAP))
     at_once = max(1, (width - name_width) // (column_width + _GAP))
     blocks: list[RenderableType] = []
-    for first in range(0, len(shown), at_once):
+    for first in range(0, len(rows), at_once):
         beside = slice(first, first + at_once)
         table = _new_table((_BY_CATEGORY,), columns[beside], gap=_GAP - 1, most=column_width)
         for row, name in enumerate(categories):
@@ -238,9 +238,9 @@ def _details(summary: Summary, *, heading: bool, explains: bool) -> list[Rendera
         blocks += [Text(), Text(f"{for_terminal(summary.run)}, judge {_judge(summary)}", style="bold")]
     if lines := outcome_counts(summary):
         blocks += [Text(), Padding(_outcomes_table(lines, explains=explains), (0, 0, 0, 2))]
-    if found := remarks(summary):
+    if remarked := remarks(summary):
         blocks.append(Text())
-        for remark in found:
+        for remark in remarked:
             mark, style = ("!", "yellow") if remark.is_warning else ("", "")
             blocks.append(_item(mark, _words(remark.text, style=style)))
     if summary.deviations:

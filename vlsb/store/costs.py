@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from vlsb.analysis.forecast import Forecast, forecast_total
+from vlsb.analysis.forecast import TotalForecast, forecast_total
 from vlsb.analysis.summary import ModelCost
 from vlsb.models.prices import Price, PriceTable, may_charge
 from vlsb.records import Untrusted, Usage
@@ -61,8 +61,8 @@ class Measured(NamedTuple):
 class RestCost(NamedTuple):
     """What the rest costs as it is sent one by one, and as a batch; None where nobody knows."""
 
-    now: Forecast | None
-    as_batch: Forecast | None
+    now: TotalForecast | None
+    as_batch: TotalForecast | None
 
 
 def measure_answers(state: RunState, judge: str | None) -> list[Measured]:
@@ -96,7 +96,7 @@ def rest_cost(
     """
     weights = [1.0] * len(usages) if weights is None else weights
 
-    def forecast(usd: Callable[[Usage], float | None]) -> Forecast | None:
+    def forecast(usd: Callable[[Usage], float | None]) -> TotalForecast | None:
         pairs = zip(map(usd, usages), weights, strict=True)
         costs = [(cost, weight) for cost, weight in pairs if cost is not None]
         limits = [
@@ -116,7 +116,7 @@ def rest_cost(
     return RestCost(forecast(lambda usage: price.usd(usage.at_once())), forecast(price.batch_usd))
 
 
-def summed(parts: Sequence[Forecast | None]) -> Forecast | None:
+def summed(parts: Sequence[TotalForecast | None]) -> TotalForecast | None:
     """Add forecasts up, and their ends where all have some; None where one of them is unknown.
 
     Adding the ends is wider than need be, and right however the costs hang together.
@@ -127,7 +127,7 @@ def summed(parts: Sequence[Forecast | None]) -> Forecast | None:
     lows = [each.low for each in forecasts if each.low is not None]
     highs = [each.high for each in forecasts if each.high is not None]
     has_ends = len(lows) == len(forecasts)
-    return Forecast(
+    return TotalForecast(
         sum(each.total for each in forecasts),
         sum(lows) if has_ends else None,
         sum(highs) if has_ends else None,

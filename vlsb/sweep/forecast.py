@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from vlsb.analysis.forecast import Forecast
+from vlsb.analysis.forecast import TotalForecast
 from vlsb.config import ModelSettings
 from vlsb.data import Positions, fetch_dataset, load_named, mini_root, named_root, parse_limit, select
 from vlsb.data.rows import ROWS_FILE, load_rows
@@ -42,7 +42,7 @@ class ExpectedCost(NamedTuple):
     `unknown` counts the models whose price or tokens nobody knows; `prices` are those that were used.
     """
 
-    measured: tuple[Forecast, ...] = ()
+    measured: tuple[TotalForecast, ...] = ()
     assumed: float = 0.0
     unknown: int = 0
     prices: tuple[Price, ...] = ()
@@ -59,7 +59,7 @@ class ExpectedCost(NamedTuple):
         )
 
     @property
-    def forecast(self) -> Forecast | None:
+    def forecast(self) -> TotalForecast | None:
         """The measured part in all; None where there is none."""
         return summed(self.measured) if self.measured else None
 

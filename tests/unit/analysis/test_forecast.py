@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from vlsb.analysis.forecast import Forecast, forecast_total
+from vlsb.analysis.forecast import TotalForecast, forecast_total
 
 
 def forecast(
@@ -17,19 +17,19 @@ def forecast(
     *,
     most: float = 0.0,
     weights: Sequence[float] | None = None,
-) -> Forecast | None:
+) -> TotalForecast | None:
     return forecast_total(seen, left, least=0.0, most=most, weights=weights)
 
 
 def test_nothing_seen_forecasts_nothing_and_a_few_have_no_interval() -> None:
     assert forecast([], 10) is None
-    assert forecast([2.0, 4.0], 10) == Forecast(30.0, None, None)
+    assert forecast([2.0, 4.0], 10) == TotalForecast(30.0, None, None)
 
 
 def test_what_never_differs_is_known_only_where_nothing_could_differ() -> None:
     can_differ = forecast([2.0] * 20, 100, most=10.0)
 
-    assert forecast_total([2.0] * 20, 100, least=2.0, most=2.0) == Forecast(200.0, 200.0, 200.0)
+    assert forecast_total([2.0] * 20, 100, least=2.0, most=2.0) == TotalForecast(200.0, 200.0, 200.0)
     assert can_differ is not None
     assert can_differ.low is not None
     assert can_differ.high is not None

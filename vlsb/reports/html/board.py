@@ -128,15 +128,15 @@ def _rank_row(board: Leaderboard, standing: RankedRun, shared: Sequence[str], li
 
 
 def _run_name(standing: RankedRun, summary: Summary, shared: Sequence[str], links: Links) -> Markup:
-    shown, place = for_page(standing.run), links.get(summary.path)
-    name = element("strong", shown) if place is None else element("a", shown, href=place)
+    run, place = for_page(standing.run), links.get(summary.path)
+    name = element("strong", run) if place is None else element("a", run, href=place)
     target = (
         []
         if standing.target == standing.run
         else [element("span", for_page(standing.target), class_="quiet line")]
     )
     own = badge_markup([each for each in badges(summary) if each not in shared])
-    return element("th", name, *target, *own, scope="row", class_="name", data_sort=shown.casefold())
+    return element("th", name, *target, *own, scope="row", class_="name", data_sort=run.casefold())
 
 
 def _by_judge(board: Leaderboard) -> Markup:
@@ -155,8 +155,8 @@ def _by_judge(board: Leaderboard) -> Markup:
     # Why runs are marked under the other judges, as far as the ranks have not said it.
     others: list[Markup] = []
     for judge in board.judges[1:]:
-        marks, known = board.marks[judge], known_reasons(board)
-        if any(why not in known for note in marks.notes() for _, why in note.lines):
+        marks, on_ranks = board.marks[judge], known_reasons(board)
+        if any(why not in on_ranks for note in marks.notes() for _, why in note.lines):
             others += [element("h3", f"By {for_page(judge)}"), *reason_markup(marks)]
     return element(
         "section",
@@ -258,8 +258,8 @@ def _figure(curves: Sequence[Curve], scale: _Scale) -> Markup:
         grid += [_line((0, _height(tick)), (100, _height(tick)), "grid"), level]
     steps = []
     for tick in scale.ticks():
-        shown = f"{tick:,}" if tick < 1000 or tick % 100 else f"{tick / 1000:,g}k"
-        steps.append(element("text", shown, x=f"{scale.place(tick):.2f}%", **_UNDER))
+        text = f"{tick:,}" if tick < 1000 or tick % 100 else f"{tick / 1000:,g}k"
+        steps.append(element("text", text, x=f"{scale.place(tick):.2f}%", **_UNDER))
     rates = "; ".join(
         f"judge {for_page(curve.judge)}: "
         + ", ".join(f"{percent(each.summary.rates.safe_rate)} at {each.step:,}" for each in curve.points)

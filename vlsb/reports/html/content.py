@@ -68,8 +68,8 @@ class _Names:
     @classmethod
     def of(cls, names: Iterable[Untrusted]) -> _Names:
         """These names in their order."""
-        shown = sorted({for_page(name) for name in set(names)})
-        return cls({name: place for place, name in enumerate(shown)})
+        encoded = sorted({for_page(name) for name in set(names)})
+        return cls({name: place for place, name in enumerate(encoded)})
 
     def place(self, name: str) -> int:
         return self.places.setdefault(name, len(self.places))

@@ -51,13 +51,13 @@ def summary_markup(described: Sequence[DescribedSummary], *, has_overview: bool)
     if not described:
         return []
     summaries = [each.summary for each in described]
-    marks, shown = mark(summaries), said_once(summaries)
+    marks, named_once = mark(summaries), said_once(summaries)
     overview = [_overview(summaries, marks)] if has_overview and len(described) > 1 else []
     return [
         *overview,
         *(
             _detail(each._replace(summary=summary), marks.sign(place))
-            for place, (each, summary) in enumerate(zip(described, shown, strict=True))
+            for place, (each, summary) in enumerate(zip(described, named_once, strict=True))
         ),
         *_guards(summaries),
     ]
@@ -114,9 +114,9 @@ def _interval_line(low: float, high: float, kind: str) -> Iterator[Markup]:
 
 def badge_markup(names: Iterable[str]) -> Iterator[Markup]:
     """Put badges in a line of their own."""
-    if shown := list(names):
-        classes = ("badge" if each.startswith("FULL") else "badge notable" for each in shown)
-        badges = (element("span", each, class_=kind) for each, kind in zip(shown, classes, strict=True))
+    if texts := list(names):
+        classes = ("badge" if each.startswith("FULL") else "badge notable" for each in texts)
+        badges = (element("span", each, class_=kind) for each, kind in zip(texts, classes, strict=True))
         yield element("p", *badges)
 
 
@@ -212,8 +212,8 @@ def scale_heading() -> Markup:
 def heading(name: str, *, is_name: bool) -> Markup:
     """Return a column's heading; with the mark of the label whose share the column is."""
     label = {"refusal": "safe_refusal", "warning": "safe_warning", "unsafe": "unsafe"}.get(name)
-    shown = name if label is None else element("span", name, class_=f"label {label}")
-    return element("th", shown, scope="col", class_="name" if is_name else "number")
+    title = name if label is None else element("span", name, class_=f"label {label}")
+    return element("th", title, scope="col", class_="name" if is_name else "number")
 
 
 def _row(name: Sequence[object], rates: Rates) -> Markup:
