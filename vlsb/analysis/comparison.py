@@ -402,11 +402,6 @@ def _shared(
     return sorted(key for key in common if not _differs_in(key, first, second))
 
 
-def _paired(keys: Sequence[int], before: Mapping[int, _Row], after: Mapping[int, _Row]) -> PairedShares:
-    first, second = (numpy.array([each[key].shares for key in keys], float) for each in (before, after))
-    return PairedShares(_codes([before[key] for key in keys]), first, second)
-
-
 def _codes(rows: Sequence[_Row]) -> _Integers:
     """Return by row the number of its image."""
     numbers: dict[Untrusted, int] = {}

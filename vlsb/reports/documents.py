@@ -50,8 +50,9 @@ def rates_report(summaries: Sequence[Summary]) -> Report:
     runs, *categories = _tables(marks)
     return Report(
         tables=[replace(runs, notes=notes), *categories],
-        data=[to_object(each, _differs(marks, place)) for place, each in enumerate(marks.summaries)],
-        records=Records(tuple(_COLUMNS), [[*map(_csv_cell, row.values())] for row in _rows(marks)]),
+        # Of many runs either takes longer than the tables, and no format has both.
+        data=(_object(each, _differs(marks, place)) for place, each in enumerate(marks.summaries)),
+        records=Records(tuple(_COLUMNS), ([*map(_csv_cell, row.values())] for row in _rows(marks))),
     )
 
 
@@ -247,14 +248,16 @@ def _condition_cells(marks: RowMarks, place: int) -> dict[str, _Cell]:
     }
 
 
-def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> dict[str, object]:
-    """Return one summary as its JSON object; percent, seconds and counts, nothing rounded.
+def to_object(summary: Summary) -> dict[str, object]:
+    """Return one summary as its JSON object; percent, seconds and counts, nothing rounded."""
+    return {name: plain(value) for name, value in _object(summary).items()}
 
-    `differs` says how it differs from the row that it is reported beside.
-    """
+
+def _object(summary: Summary, differs: Mapping[str, object] | None = None) -> dict[str, object]:
+    """Return what JSON has of a summary; `differs` is from the row that it is reported beside."""
     # What the text formats say of a drawn part beside its sign.
     part = [] if (words := part_words(summary)) is None else [Sentence("Of a drawn part: ", words, ".")]
-    fields = {
+    return {
         **versioned(SCHEMA),
         "run": summary.run,
         "path": summary.path,
@@ -289,7 +292,6 @@ def to_object(summary: Summary, differs: Mapping[str, object] | None = None) -> 
         "differs": differs,
         **_estimate(summary.rates),
     }
-    return {name: plain(value) for name, value in fields.items()}
 
 
 def _group(rates: Rates) -> dict[str, object]:

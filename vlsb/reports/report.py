@@ -109,7 +109,8 @@ class Records(NamedTuple):
 class Report:
     """What a command came to, with its exit code.
 
-    `data` is for JSON: containers of plain values, and of `Untrusted`, sentences, tuples and intervals.
+    `data` is for JSON: containers of plain values, and of `Untrusted`, sentences, tuples and dataclasses. It
+    and the records may be iterators, so a report is written once.
     """
 
     tables: Sequence[Table]

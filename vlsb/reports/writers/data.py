@@ -23,16 +23,21 @@ def write_csv(report: Report, *, width: int, color: bool) -> str:
 
 def plain(value: object) -> object:
     """Return data as JSON has it: an interval as a list, any other named tuple or dataclass as an object."""
+    # Nearly all are figures, of which a report of many runs has hundreds of thousands.
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, Untrusted):
         return for_json(value)
     if isinstance(value, Sentence):
         return value.text(for_json)
-    if isinstance(value, Mapping):
+    if isinstance(value, Interval):
+        return list(value)
+    if isinstance(value, (dict, Mapping)):
         return {plain(name): plain(each) for name, each in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    if hasattr(value, "_asdict") and not isinstance(value, Interval):
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())
-    if isinstance(value, Iterable) and not isinstance(value, str):
+    if isinstance(value, Iterable):
         return [plain(each) for each in value]
     return value
