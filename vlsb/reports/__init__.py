@@ -1,5 +1,4 @@
-"""How summaries are shown: the terminal's table, JSON, CSV and Markdown.
+"""How numbers are shown: a report of sentences, tables, data and records, the formats, the page, figures.
 
-Owns the wording and the encoders of untrusted text. Takes summaries and returns text; never computes a
-rate, reads a run or writes a file.
+Owns the wording and the encoders of untrusted text. It computes no rate and writes no file.
 """
