@@ -31,9 +31,9 @@ NODE = Path(__file__).with_name("slurm_node.sh")
 # The sweep's own process, with submitit's local executor in Slurm's place.
 LOCALLY = """
 import sys
-import vlsb.cli.sweeping as sweeping
+import vlsb.sweep.start as start
 from functools import partial
-sweeping.SweepOnSlurm = partial(sweeping.SweepOnSlurm, cluster="local")
+start.SweepOnSlurm = partial(start.SweepOnSlurm, cluster="local")
 """
 
 
