@@ -142,6 +142,11 @@ class SessionCommand:
         """Return whether the run holds anything that was answered."""
         return self.directory is not None and has_answers(self.directory)
 
+    def say_how_to_go_on(self, screen: Screen) -> None:
+        """Say the command that goes on, where there is something to go on with."""
+        if self.is_stored():
+            screen.command(self.go_on)
+
 
 def evaluate_targets(options: RunOptions, models: Sequence[str]) -> int:
     """Carry out `vlsb run`, model after model, and return the first exit code that is not 0.
@@ -223,11 +228,9 @@ def _in_one_loop(
     # A file that cannot be read is found before an engine is started.
     prices = load_prices(commands[0].options.prices) if titles else load_prices()
 
-    def last_words() -> None:
-        if again:
-            screen.command(again)
-        elif commands[0].is_stored():
-            screen.command(commands[0].go_on)
+    last_words = partial(commands[0].say_how_to_go_on, screen)
+    if again:
+        last_words = partial(screen.command, again)
 
     async def main() -> None:
         if not titles:
@@ -399,13 +402,10 @@ def _retirement_notices(plan: Plan) -> Iterator[str]:
 
 async def _spend(command: SessionCommand, screen: Screen) -> tuple[Plan, SessionEnd]:
     """Prepare and spend: all that a command asks of endpoints and engines."""
-
-    def say_command() -> None:
-        if command.is_stored():
-            screen.command(command.go_on)
-
     with Display(command.options.display, screen) as display:
-        listeners = Listeners(say=screen.notice, watch=display.show_run, last_words=say_command)
+        listeners = Listeners(
+            say=screen.notice, watch=display.show_run, last_words=partial(command.say_how_to_go_on, screen)
+        )
         surroundings = replace(_surroundings(command.options, display, screen), hosted=command.hosted)
         async with command.open(surroundings) as resolved:
             plan = resolved.plan

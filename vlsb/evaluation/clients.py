@@ -131,7 +131,10 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
             stage, count = _stage(name), len(places[name])
             replicas = []
             for place, connections in zip(places[name], limits[name], strict=True):
-                _say_proxy(place.url, setup.say)
+                if (proxy := proxy_of(place.url)) is not None:
+                    # Without the credentials that its address may hold.
+                    through = urlsplit(proxy).hostname or "of the environment"
+                    setup.say(f"Requests to {urlsplit(place.url).hostname} go through the proxy {through}.")
                 http = open_client(
                     place.url,
                     credentials=place.credentials,
@@ -143,7 +146,9 @@ async def open_clients(setup: ClientSetup) -> AsyncIterator[dict[str, EndpointCl
                 account = setup.accounts.find(
                     place.url, place.credentials.secrets(), limited_as(settings.endpoint)
                 )
-                held.enter_context(account.limit_to(_caps(settings, count)))
+                # Replicas share the user's own limits evenly.
+                caps = Caps(*(None if cap is None else cap / count for cap in (settings.rpm, settings.tpm)))
+                held.enter_context(account.limit_to(caps))
                 party = Party(stage, replace(settings.endpoint, base_url=place.url))
                 replicas.append(
                     Replica(party, http, context, account=account, connections=connections, guard=place.guard)
@@ -206,12 +211,6 @@ async def _start(leases: Leases, observe: Callable[[EngineLease, int], None]) ->
     return [each.result() for each in starting]
 
 
-def _caps(settings: ModelSettings, count: int) -> Caps:
-    """Share the user's own limits evenly among replicas."""
-    shares = (None if cap is None else cap / count for cap in (settings.rpm, settings.tpm))
-    return Caps(*shares)
-
-
 def _stage(name: str) -> Stage:
     return "target" if name == TARGET else "judge"
 
@@ -234,13 +233,6 @@ async def _simulator(models: Mapping[str, ModelSettings]) -> AsyncIterator[str]:
 
     async with Simulator(demo_responder(), keep_bodies=False) as simulator:
         yield simulator.base_url
-
-
-def _say_proxy(url: str, say: Callable[[str], None]) -> None:
-    """Name the proxy that requests go through, without its credentials."""
-    if (proxy := proxy_of(url)) is not None:
-        host = urlsplit(proxy).hostname or "of the environment"
-        say(f"Requests to {urlsplit(url).hostname} go through the proxy {host}.")
 
 
 def _connection_limits(

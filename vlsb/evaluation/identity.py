@@ -63,21 +63,20 @@ class Identities:
     def _manifest(self, options: RunOptions, run: Path, old: Manifest) -> Manifest | None:
         try:
             plan = _plan(options, run, old.settings)
-            if plan.data_root is None:
-                return self._with_its_data(plan, old)
-            return replace(manifest_of(plan, (), {}), **self._found(plan.data_root, plan, old)._asdict())
+            if plan.data_root is not None:
+                data = self._read(plan.data_root, plan, old)
+            # A resume takes the revision that the run has from the Hugging Face Hub: the same data.
+            elif old.data.get("revision") and plan.selection.describe() == old.selection:
+                data = _Data(old.samples, old.images)
+            else:
+                return None
+            return replace(manifest_of(plan, (), {}), samples=data.samples, images=data.images)
         except StoreError:
             raise
         except VlsbError:
             return None
 
-    def _with_its_data(self, plan: Plan, old: Manifest) -> Manifest | None:
-        """A resume takes the revision that the run has from the Hugging Face Hub: the same data."""
-        if not old.data.get("revision") or plan.selection.describe() != old.selection:
-            return None
-        return replace(manifest_of(plan, (), {}), samples=old.samples, images=old.images)
-
-    def _found(self, root: Path, plan: Plan, old: Manifest) -> _Data:
+    def _read(self, root: Path, plan: Plan, old: Manifest) -> _Data:
         key = plan.dataset, root, plan.selection
         if key not in self._data:
             dataset = load_named(plan.dataset, root)

@@ -20,10 +20,6 @@ def judge_names(count: int) -> list[str]:
     return [f"judge {number}" if number > 1 else "judge" for number in range(1, count + 1)]
 
 
-def _is_done(store: RunStore, key: Key, judge: str) -> bool:
-    return store.outcome(key, judge) in JUDGED or store.state.finding(key, judge) is not None
-
-
 @dataclass(frozen=True, slots=True)
 class ModelView:
     """Target or judge at a moment. `done` counts what it finished, earlier sessions included.
@@ -115,7 +111,12 @@ class Progress:
             has_rate=judge is None or not (store.directory / calibration_file(judge)).exists(),
             _of_key=of_key,
             _others={file: name for name, file in others},
-            _done_by=Counter(file for _, file in others for key in of_key if _is_done(store, key, file)),
+            _done_by=Counter(
+                file
+                for _, file in others
+                for key in of_key
+                if store.outcome(key, file) in JUDGED or store.state.finding(key, file) is not None
+            ),
         )
 
     def update(self, key: Key, outcome: Outcome | None, judge: str | None) -> None:

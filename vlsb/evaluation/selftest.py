@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vlsb.config import RetryPolicy
 from vlsb.data import mini_root, write_on_image
 from vlsb.endpoints.accounts import Accounts
 from vlsb.endpoints.engine_guard import EngineGuard
@@ -83,7 +82,8 @@ def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) ->
         models=plan.models,
         credentials=resolved.credentials,
         dialects={name: guess_dialect(settings) for name, settings in plan.models.items()},
-        policy=_patience(plan.policy),
+        # Whoever waits for a dozen requests does not wait for half an hour each.
+        policy=replace(plan.policy, sample_timeout_s=min(plan.policy.sample_timeout_s, 300), max_attempts=3),
         ca_bundle=plan.ca_bundle,
         transport=plan.transport,
         traffic=Traffic(),
@@ -93,11 +93,6 @@ def _client_setup(plan: Plan, resolved: Resolved, say: Callable[[str], None]) ->
         engines=resolved.engines,
         unless_stopped=unless_stopped,
     )
-
-
-def _patience(policy: RetryPolicy) -> RetryPolicy:
-    """Shorten the patience: whoever waits for a dozen requests does not wait for half an hour each."""
-    return replace(policy, sample_timeout_s=min(policy.sample_timeout_s, 300), max_attempts=3)
 
 
 def _response(attack: Attack, image_sha256: str) -> Response:

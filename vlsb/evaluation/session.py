@@ -7,7 +7,7 @@ drift); `run_session` spends money. All leave the directory valid on every path.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -155,7 +155,7 @@ class Listeners:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a session sends requests with, and who may stop it."""
+    """What a session sends requests with, who may stop it, and the judges' files by their names in it."""
 
     credentials: Mapping[str, Credentials]
     listeners: Listeners
@@ -163,6 +163,7 @@ class Means:
     shutdown: Shutdown
     traffic: Traffic
     accounts: Accounts
+    files: Mapping[str, str]
 
 
 class Turn(NamedTuple):
@@ -337,9 +338,8 @@ async def run_session(
     profile: Profile | None = None
     with shutdown.listening() if listeners.owns_signals else nullcontext():
         store = await _open_store(prepared)
-        works: list[Work] = []
-        pending = 0
-        ended = "complete"
+        files = judge_files(plan, store.manifest)
+        pending, ended = 0, "complete"
         try:
             if plan.data_root is not None:
                 await asyncio.to_thread(remember_data_root, plan.directory, plan.data_root)
@@ -351,9 +351,9 @@ async def run_session(
             priced = store.manifest if plan.prices.is_ours else store.manifest.with_prices(plan.prices)
             if priced != store.manifest:
                 await store.update_manifest(priced)
-            works = _pending_works(prepared, store)
+            works = _pending_works(prepared, store, frozenset(files.values()))
             pending = len(works)
-            _require_no_batch_lost(plan, store, works)
+            _require_no_batch_lost(plan, store, works, files.values())
             if plan.is_dry_run:
                 works = _spread(works, FORECAST_SAMPLES - (len(list(store.state.asked_for())) - pending))
             store.start(shutdown.stop)
@@ -367,7 +367,7 @@ async def run_session(
             )
             if works:
                 means = Means(
-                    credentials, listeners, engines or {}, shutdown, traffic, accounts or Accounts()
+                    credentials, listeners, engines or {}, shutdown, traffic, accounts or Accounts(), files
                 )
                 left_out = pending - len(works)
                 models, profile = await _evaluate(prepared, store, works, means, left_out=left_out)
@@ -393,8 +393,7 @@ async def run_session(
                 await store.close()
         limit = None if profile is None or plan.is_batch else find_limit(profile)
         unwritten = await _write_profile(plan, profile, limit)
-    files = set(judge_files(plan, store.manifest).values())
-    judges = tuple(file for file in store.judges if file in files)
+    judges = tuple(file for file in store.judges if file in files.values())
     return SessionEnd(shutdown.reason or unwritten, judges, pending, models, limit)
 
 
@@ -419,7 +418,7 @@ async def _open_store(prepared: Prepared) -> RunStore:
         raise
 
 
-def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
+def _pending_works(prepared: Prepared, store: RunStore, asked: Set[str]) -> list[Work]:
     """Return what is pending, in the selection's order.
 
     A judging session leaves alone what has no response, and any session what only idle judges lack.
@@ -431,7 +430,7 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
         for sample in prepared.samples
         if (key := Key(sample.id, epoch)) in judges
     ]
-    plan, asked = prepared.plan, set(judge_files(prepared.plan, store.manifest).values())
+    plan = prepared.plan
     if plan.only is not None:
         works = [work for work in works if work.key in plan.only]
     if plan.idle:
@@ -439,7 +438,7 @@ def _pending_works(prepared: Prepared, store: RunStore) -> list[Work]:
     return [work for work in works if plan.target is not None or work.response is not None]
 
 
-def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work]) -> None:
+def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work], files: Iterable[str]) -> None:
     """Raise ConfigError where a session would ask at once what a batch under way may answer."""
     if lost := set(store.state.batches_without_plan()).difference(plan.batch_again if plan.is_batch else ()):
         name = min(lost)
@@ -449,8 +448,7 @@ def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work]) -
             advice="Restore the file from a copy. To give that batch up, and pay for its answers again: "
             f"--batch --batch-again {name}.",
         )
-    asked: set[str | None] = set(judge_files(plan, store.manifest).values())
-    asked |= {None} if plan.target is not None else set()
+    asked: set[str | None] = {*files, *([None] if plan.target is not None else [])}
     held = store.state.keys_in_batches(asked) if not plan.is_batch or plan.is_dry_run else set()
     if batched := [work for work in works if work.key in held]:
         raise ConfigError(
@@ -471,9 +469,11 @@ def _spread(works: Sequence[Work], count: int) -> list[Work]:
 async def _evaluate(
     prepared: Prepared, store: RunStore, works: list[Work], means: Means, *, left_out: int
 ) -> tuple[dict[str, ModelView], Profile]:
-    plan, listeners, shutdown = prepared.plan, means.listeners, means.shutdown
-    files = judge_files(plan, store.manifest)
-    settled = _settled_dialects(store, files)
+    plan, listeners, shutdown, files = prepared.plan, means.listeners, means.shutdown, means.files
+    decisions = {"target": store.manifest.decision}
+    decisions |= {name: store.manifest.judge(file).decision for name, file in files.items()}
+    # Later sessions ask as earlier ones settled on.
+    settled = {name: parse_dialect(each) for name, each in decisions.items() if each is not None}
     setup = ClientSetup(
         models=plan.models,
         credentials=dict(means.credentials.items()),
@@ -507,7 +507,7 @@ async def _evaluate(
         stopwatch = Stopwatch(clients, plan.models, store)
 
         async def on_dialects(found: Mapping[str, Dialect]) -> None:
-            await _record_dialects(plan, store, found)
+            await _record_dialects(plan, store, files, found)
             stopwatch.preflight_ended()
 
         progress = Progress.of(store, len(works), clients, files, plan.only, left_out=left_out)
@@ -519,7 +519,7 @@ async def _evaluate(
             on_outcome=progress.update,
             on_dialects=on_dialects,
         )
-        stages = _batch_run(plan, store, clients, files, means) if setup.is_batch else None
+        stages = _batch_run(plan, store, clients, means) if setup.is_batch else None
         watcher = asyncio.create_task(listeners.watch(progress))
         try:
             await pipeline.run(works, settled=settled, stages=stages)
@@ -529,13 +529,7 @@ async def _evaluate(
         return progress.models(), stopwatch.stop(plan.transport)
 
 
-def _batch_run(
-    plan: Plan,
-    store: RunStore,
-    clients: Mapping[str, EndpointClient],
-    files: Mapping[str, str],
-    means: Means,
-) -> BatchRun:
+def _batch_run(plan: Plan, store: RunStore, clients: Mapping[str, EndpointClient], means: Means) -> BatchRun:
     """Return the stages of a session by batch, with a lane for each model."""
     models = plan.models
     lanes = {
@@ -543,7 +537,7 @@ def _batch_run(
             name,
             client,
             client.service,
-            files.get(name),
+            means.files.get(name),
             find_batch_api(models[name].endpoint),
             forgets=is_simulated(models[name]),
         )
@@ -559,20 +553,15 @@ def judge_files(plan: Plan, manifest: Manifest) -> dict[str, str]:
     return {name: own_entry(manifest, judge_entry(judge)).file for name, judge in plan.named_judges.items()}
 
 
-def _settled_dialects(store: RunStore, files: Mapping[str, str]) -> dict[str, Dialect]:
-    """Return the dialects that earlier sessions settled on, by name."""
-    decisions = {"target": store.manifest.decision}
-    decisions |= {name: store.manifest.judge(file).decision for name, file in files.items()}
-    return {name: parse_dialect(decision) for name, decision in decisions.items() if decision is not None}
-
-
-async def _record_dialects(plan: Plan, store: RunStore, dialects: Mapping[str, Dialect]) -> None:
+async def _record_dialects(
+    plan: Plan, store: RunStore, files: Mapping[str, str], dialects: Mapping[str, Dialect]
+) -> None:
     """Put what the preflight settled into the manifest: later sessions ask in the same way."""
     manifest, target = store.manifest, dialects.get("target")
     if target is not None and plan.target is not None:
         deviations = target_deviations(plan.target, target)
         manifest = replace(manifest, decision=target.describe(), deviations=deviations)
-    for name, file in judge_files(plan, manifest).items():
+    for name, file in files.items():
         if (dialect := dialects.get(name)) is not None:
             deviations = judge_deviations(plan.named_judges[name], dialect)
             entry = replace(manifest.judge(file), decision=dialect.describe(), deviations=deviations)

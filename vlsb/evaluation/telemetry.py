@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from vlsb import strict_json
 from vlsb._version import __version__
 from vlsb.config import MOST_CONNECTIONS, ModelSettings
-from vlsb.endpoints.accounts import Account
 from vlsb.endpoints.client import EndpointClient
 from vlsb.endpoints.timings import Timings, Wait
 from vlsb.errors import StoreError
@@ -152,19 +151,14 @@ class Stopwatch:
             stage: ModelTimings.of(self._clients[stage], settings, self._alone_s.get(stage, 0.0))
             for stage, settings in self._settings.items()
         }
+        accounts = [client.admission.accounts for client in self._clients.values()]
         return Profile(
             clocks=Clocks(divided.wall_s - self._began.wall_s, *main),
             models=models,
             store=self._store,
             transport=transport,
-            shares_account=_share_an_account(
-                [client.admission.accounts for client in self._clients.values()]
-            ),
+            shares_account=len(frozenset().union(*accounts)) < sum(map(len, accounts)),
         )
-
-
-def _share_an_account(accounts: Sequence[frozenset[Account]]) -> bool:
-    return len(frozenset().union(*accounts)) < sum(map(len, accounts))
 
 
 def describe(profile: Profile, limited_by: Mapping[str, Any] | None) -> dict[str, Any]:
