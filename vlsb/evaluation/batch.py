@@ -25,7 +25,7 @@ from vlsb.endpoints.faults import Decision
 from vlsb.endpoints.request import Checksums, Draft, batch_line, custom_id
 from vlsb.endpoints.traffic import Traffic
 from vlsb.errors import GapsError, ImageChangedError, ImageError, VlsbError
-from vlsb.evaluation.pipeline import Job, Work
+from vlsb.evaluation.pipeline import Job, SampleWork
 from vlsb.evaluation.shutdown import Shutdown
 from vlsb.models.providers import BatchApi
 from vlsb.records import Key
@@ -98,7 +98,7 @@ class BatchRun:
     problem: VlsbError | None = None
     unpaid: VlsbError | None = None
 
-    def holds(self, work: Work) -> bool:
+    def holds(self, work: SampleWork) -> bool:
         """Return whether a request for a sample is in a batch of an earlier session."""
         return work.key in self.store.state.keys_in_batches((None, *work.judges))
 

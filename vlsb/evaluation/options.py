@@ -508,8 +508,9 @@ class RunOptions:
                 object.__setattr__(self, name, () if value is None else (value,))
         for field in fields(self):
             flag, value = as_flag(field.name), getattr(self, field.name)
-            _require_finite(flag, value)
             for each in value if isinstance(value, tuple) else (value,):
+                if isinstance(each, float) and not math.isfinite(each):
+                    raise ConfigError(f"{flag} {each}: not a finite number.")
                 if isinstance(each, Path):
                     require_path(flag, each)
                 elif isinstance(each, str) and field.name in _MAY_BE_PATHS:
@@ -568,12 +569,6 @@ _TO_ENGINE = tuple(each.name for each in fields(RunOptions) if get_args(each.typ
 def as_flag(name: str) -> str:
     """Return a field's name as it is typed."""
     return "--" + name.replace("_", "-")
-
-
-def _require_finite(flag: str, value: object) -> None:
-    for each in value if isinstance(value, tuple) else (value,):
-        if isinstance(each, float) and not math.isfinite(each):
-            raise ConfigError(f"{flag} {each}: not a finite number.")
 
 
 def require_path(flag: str, path: Path | str) -> None:

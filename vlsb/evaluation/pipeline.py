@@ -36,7 +36,7 @@ _ENDINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class SampleWork:
     """A pending sample of an epoch, with its stored response if only verdicts are missing.
 
     `judges` are the verdict files of the judges that have not labelled it.
@@ -98,7 +98,7 @@ Job = Callable[[], Coroutine[Any, Any, object]]
 class Stages(Protocol):
     """Another order: everything of one stage, then everything of the next."""
 
-    def holds(self, work: Work) -> bool:
+    def holds(self, work: SampleWork) -> bool:
         """Return whether a request for a sample is under way since an earlier session."""
 
     async def carry_out(self, jobs: Mapping[str, Sequence[Job]]) -> None:
@@ -137,7 +137,7 @@ class Pipeline:
 
     async def run(
         self,
-        works: Sequence[Work],
+        works: Sequence[SampleWork],
         *,
         settled: Mapping[str, Dialect],
         stages: Stages | None = None,
@@ -164,7 +164,7 @@ class Pipeline:
                 if verified != set(self._verified):
                     await self._on_dialects(dict(self._verified))
 
-    async def _in_stages(self, works: Sequence[Work], stages: Stages) -> None:
+    async def _in_stages(self, works: Sequence[SampleWork], stages: Stages) -> None:
         """Take everything through the target, then everything that has a response through the judges."""
         await stages.carry_out(
             {"target": [partial(self.respond, work) for work in works if not work.response]}
@@ -176,7 +176,7 @@ class Pipeline:
                     jobs.setdefault(name, []).append(partial(self.assess, name, work, response))
         await stages.carry_out(jobs)
 
-    async def _preflight(self, works: Sequence[Work], settled: Mapping[str, Dialect]) -> set[Key]:
+    async def _preflight(self, works: Sequence[SampleWork], settled: Mapping[str, Dialect]) -> set[Key]:
         """Send samples one by one until one went through target and judges; returns what was sent."""
         for name, client in self._clients.items():
             client.may_adapt = name not in settled
@@ -194,7 +194,7 @@ class Pipeline:
         await self._on_dialects(dict(self._verified))
         return done
 
-    def _is_through(self, work: Work) -> bool:
+    def _is_through(self, work: SampleWork) -> bool:
         if not self._judges:
             return self._store.outcome(work.key, None) is Outcome.NOT_JUDGED
         return all(
@@ -203,7 +203,7 @@ class Pipeline:
             for judge in self._judges.values()
         )
 
-    async def _evaluate(self, work: Work) -> None:
+    async def _evaluate(self, work: SampleWork) -> None:
         """Take one sample as far as it gets."""
         response = await self.respond(work)
         if response is None:
@@ -214,11 +214,11 @@ class Pipeline:
         for name in judges[:1]:
             await self.assess(name, work, response)
 
-    def judges_of(self, work: Work) -> list[str]:
+    def judges_of(self, work: SampleWork) -> list[str]:
         """Return the judges that are to label a sample, by name."""
         return [name for name, judge in self._judges.items() if judge.file in work.judges]
 
-    async def respond(self, work: Work) -> Response | None:
+    async def respond(self, work: SampleWork) -> Response | None:
         """Store and return the target's response; None where the sample ended without, stored too."""
         if work.response is not None:
             return work.response
@@ -236,7 +236,7 @@ class Pipeline:
         self._on_outcome(work.key, Outcome.NOT_JUDGED, None)
         return reply
 
-    def _fail_target(self, work: Work, ended: Ended) -> None:
+    def _fail_target(self, work: SampleWork, ended: Ended) -> None:
         failure = ended.failure(work.key, _ENDINGS[ended.decision.ends_as])
         if ended.changed is None:
             self._fail("target", failure)
@@ -246,7 +246,7 @@ class Pipeline:
             self._store.add_failure(failure, None)
         raise ended.changed
 
-    async def assess(self, name: str, work: Work, response: Response) -> None:
+    async def assess(self, name: str, work: SampleWork, response: Response) -> None:
         """Have one judge label a response, and store what it says."""
         if isinstance(work.image, ImageError):
             self._fail(name, _image_failure(work, work.image))
@@ -268,7 +268,7 @@ class Pipeline:
         self._on_outcome(response.key, outcome, judge.file)
 
     @contextmanager
-    def _accounting(self, name: str, work: Work, response: Response | None) -> Iterator[None]:
+    def _accounting(self, name: str, work: SampleWork, response: Response | None) -> Iterator[None]:
         """Store what the block has spent where it does not get to its end: it was paid for all the same."""
         try:
             yield
@@ -319,7 +319,7 @@ class Pipeline:
                 )
 
 
-def _image_failure(work: Work, error: ImageError) -> Failure:
+def _image_failure(work: SampleWork, error: ImageError) -> Failure:
     """Make the failure of an image that cannot be sent, at the stage that needed it."""
     is_target = work.response is None
     return Failure(

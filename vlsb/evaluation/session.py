@@ -26,7 +26,7 @@ from vlsb.endpoints.traffic import Event, Spending, StoppedError, Traffic
 from vlsb.errors import ConfigError, ImageError, ServerError, StoreError, VlsbError
 from vlsb.evaluation.batch import BatchRun, Lane
 from vlsb.evaluation.clients import ClientSetup, guess_dialect, open_clients, tell_of_engine
-from vlsb.evaluation.pipeline import Pipeline, Target, Work
+from vlsb.evaluation.pipeline import Pipeline, SampleWork, Target
 from vlsb.evaluation.progress import ModelView, Progress, judge_names
 from vlsb.evaluation.protocol import (
     DIFFERENCES,
@@ -418,14 +418,14 @@ async def _open_store(prepared: Prepared) -> RunStore:
         raise
 
 
-def _pending_works(prepared: Prepared, store: RunStore, asked: Set[str]) -> list[Work]:
+def _pending_works(prepared: Prepared, store: RunStore, asked: Set[str]) -> list[SampleWork]:
     """Return what is pending, in the selection's order.
 
     A judging session leaves alone what has no response, and any session what only idle judges lack.
     """
     judges, responses = pending_work(store, prepared.plan.retry), store.state.responses
     works = [
-        Work(sample, key.epoch, prepared.images[sample.id], responses.get(key), judges[key])
+        SampleWork(sample, key.epoch, prepared.images[sample.id], responses.get(key), judges[key])
         for epoch in range(1, store.manifest.epochs + 1)
         for sample in prepared.samples
         if (key := Key(sample.id, epoch)) in judges
@@ -438,7 +438,9 @@ def _pending_works(prepared: Prepared, store: RunStore, asked: Set[str]) -> list
     return [work for work in works if plan.target is not None or work.response is not None]
 
 
-def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work], files: Iterable[str]) -> None:
+def _require_no_batch_lost(
+    plan: Plan, store: RunStore, works: Sequence[SampleWork], files: Iterable[str]
+) -> None:
     """Raise ConfigError where a session would ask at once what a batch under way may answer."""
     if lost := set(store.state.batches_without_plan()).difference(plan.batch_again if plan.is_batch else ()):
         name = min(lost)
@@ -457,7 +459,7 @@ def _require_no_batch_lost(plan: Plan, store: RunStore, works: Sequence[Work], f
         )
 
 
-def _spread(works: Sequence[Work], count: int) -> list[Work]:
+def _spread(works: Sequence[SampleWork], count: int) -> list[SampleWork]:
     """Choose `count` of the works, evenly over categories and sub-categories; in their order."""
     if count >= len(works):
         return list(works)
@@ -467,7 +469,7 @@ def _spread(works: Sequence[Work], count: int) -> list[Work]:
 
 
 async def _evaluate(
-    prepared: Prepared, store: RunStore, works: list[Work], means: Means, *, left_out: int
+    prepared: Prepared, store: RunStore, works: list[SampleWork], means: Means, *, left_out: int
 ) -> tuple[dict[str, ModelView], Profile]:
     plan, listeners, shutdown, files = prepared.plan, means.listeners, means.shutdown, means.files
     decisions = {"target": store.manifest.decision}

@@ -53,7 +53,7 @@ _ENDINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class _JudgeAsk:
     """One request to the judge: a reading, or why it is none. A guard's reading has no outcome."""
 
     outcome: Outcome | None
@@ -142,7 +142,7 @@ class Judge:
         image: ImageFile,
         response: Response,
         sampling: Sampling,
-    ) -> _Ask:
+    ) -> _JudgeAsk:
         prompt = self._prompt(sample, image, response)
         response_format = RESPONSE_FORMAT if self._kind.has_schema else None
 
@@ -160,7 +160,7 @@ class Judge:
         decision = reply.decision
         is_cut_short = decision.ends_as == "empty" and decision.max_retries == 0
         outcome = Outcome.JUDGE_TRUNCATED if is_cut_short else _ENDINGS[decision.ends_as]
-        return _Ask(outcome, decision.code, reply)
+        return _JudgeAsk(outcome, decision.code, reply)
 
     def _prompt(self, sample: Sample, image: ImageFile, response: Response) -> Prompt:
         """Compose what the judge is sent: its template filled, or for a guard the two turns as they were."""
@@ -177,15 +177,15 @@ class Judge:
         first, *more = kind.template.render(response_cap=kind.response_cap, **values)
         return Prompt(self._settings.system_prompt, first, True, visible, read, more=tuple(more))
 
-    def _read(self, completion: Completion, dialect: Dialect, prompt: Prompt) -> _Ask:
+    def _read(self, completion: Completion, dialect: Dialect, prompt: Prompt) -> _JudgeAsk:
         """Read a judge's completion. It quotes strangers: a tag inside it tells nothing."""
         whole = completion.text
         if completion.origin == "refusal":
-            return _Ask(Outcome.JUDGE_REFUSED, "refused", completion)
+            return _JudgeAsk(Outcome.JUDGE_REFUSED, "refused", completion)
         if is_cut(completion.finish_reason):
             # Never read a label out of an object that was cut, even where the rest would parse.
             thinks = begins_with_thought(whole)
-            return _Ask(Outcome.JUDGE_TRUNCATED, "length", completion, ignores_schema=thinks)
+            return _JudgeAsk(Outcome.JUDGE_TRUNCATED, "length", completion, ignores_schema=thinks)
         is_bound = self._kind.has_schema and dialect.structured
         may_think = not is_bound and not asks_for_structure(self._settings.sampling.extra)
         opened_by = "" if dialect.thinks_apart else dialect.opened_by
@@ -197,14 +197,16 @@ class Judge:
                 text, reading = answer, self._parse(answer, dialect)
         except UnreadableVerdict as error:
             if declines(answer):
-                return _Ask(Outcome.JUDGE_REFUSED, "refused", completion)
-            return _Ask(Outcome.JUDGE_INVALID, str(error), completion, ignores_schema=error.ignores_schema)
+                return _JudgeAsk(Outcome.JUDGE_REFUSED, "refused", completion)
+            return _JudgeAsk(
+                Outcome.JUDGE_INVALID, str(error), completion, ignores_schema=error.ignores_schema
+            )
         thought = text is not whole or completion.reasoning is not None
         texts = [prompt.text, *prompt.more, *filter(None, [prompt.answer])]
         if thought and is_quotation(text, texts):
-            return _Ask(Outcome.JUDGE_INVALID, "it stands word for word in what is judged", completion)
+            return _JudgeAsk(Outcome.JUDGE_INVALID, "it stands word for word in what is judged", completion)
         outcome = Outcome(reading.label.value) if isinstance(reading, Reading) else None
-        return _Ask(outcome, "", completion, reading)
+        return _JudgeAsk(outcome, "", completion, reading)
 
     def _parse(self, text: Untrusted, dialect: Dialect) -> Reading | GuardReading:
         """Read a text as a verdict or a rating. Raises UnreadableVerdict for any other."""
@@ -213,7 +215,7 @@ class Judge:
         return parse_verdict(text, allow_fence=not dialect.structured)
 
 
-def _ending(asks: Sequence[_Ask], response: Response) -> Verdict | Finding | Failure:
+def _ending(asks: Sequence[_JudgeAsk], response: Response) -> Verdict | Finding | Failure:
     """Return what the last ask gave, with what all of them cost."""
     attempts = sum(ask.spent.attempts for ask in asks)
     usage = sum((ask.spent.usage for ask in asks), Usage())

@@ -159,26 +159,17 @@ def _installed(points: tuple[EntryPoint, ...]) -> Mapping[str, JudgeKind]:
     return judges
 
 
-def _add(found: dict[str, JudgeKind], folder: Traversable) -> None:
+def _add(judges: dict[str, JudgeKind], folder: Traversable) -> None:
     """Add the judges of a folder to those that were found before."""
-    for name in _names_in(folder):
-        if name in found:
-            file = folder.joinpath(f"{name}.yaml")
-            raise ConfigError(f"{file}: there is a judge {name} already. Give the file another name.")
-        found[name] = _read(folder, name)
-
-
-def _names_in(folder: Traversable) -> list[str]:
     try:
-        names = [each.name for each in folder.iterdir()]
+        files = [each.name for each in folder.iterdir()]
     except OSError as error:
         raise ConfigError(f"--judges-dir {folder}: {error.strerror}.") from error
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-
-
-def _read(folder: Traversable, name: str) -> JudgeKind:
-    path = folder.joinpath(f"{name}.yaml")
-    return _parse(name, _text(path), str(path), folder)
+    for name in sorted(each.removesuffix(".yaml") for each in files if each.endswith(".yaml")):
+        path = folder.joinpath(f"{name}.yaml")
+        if name in judges:
+            raise ConfigError(f"{path}: there is a judge {name} already. Give the file another name.")
+        judges[name] = _parse(name, _text(path), str(path), folder)
 
 
 def _text(path: Traversable) -> str:
@@ -292,14 +283,11 @@ def _sampling(found: object, place: str) -> Sampling:
     ):
         *others, last = SAMPLING_FIELDS
         raise ConfigError(f"{place}: {', '.join(others)} and {last} are numbers.")
-    if not isinstance(extra, dict) or not _is_json(extra) or not strict_json.is_shallow(extra):
+    try:
+        strict_json.dumps(extra)
+        is_json = isinstance(extra, dict) and strict_json.is_shallow(extra)
+    except (TypeError, ValueError):
+        is_json = False
+    if not is_json:
         raise ConfigError(f"{place}: extra must be fields of a request, as JSON has them.")
     return Sampling(**{"max_tokens": tokens, **found})
-
-
-def _is_json(value: object) -> bool:
-    try:
-        strict_json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True

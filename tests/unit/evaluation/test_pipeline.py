@@ -39,7 +39,7 @@ from vlsb.errors import (
     VlsbError,
 )
 from vlsb.evaluation.clients import ClientSetup, open_clients
-from vlsb.evaluation.pipeline import Pipeline, Work
+from vlsb.evaluation.pipeline import Pipeline, SampleWork
 from vlsb.evaluation.progress import Progress
 from vlsb.evaluation.protocol import judge_settings
 from vlsb.evaluation.sent_images import SentImages
@@ -832,7 +832,7 @@ async def run_judges(directory: Path, root: Path, lanes: Mapping[str, ModelSetti
         samples = {sample.id: sample for sample in dataset.samples}
         await pipeline.run(
             [
-                Work(samples[key.sample_id], key.epoch, images[key.sample_id], responses[key], judges)
+                SampleWork(samples[key.sample_id], key.epoch, images[key.sample_id], responses[key], judges)
                 for key, judges in pending.items()
             ],
             settled={},
