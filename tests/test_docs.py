@@ -137,13 +137,11 @@ def options_of_a_run() -> str:
 
 
 def options_of(words: tuple[str, ...]) -> str:
-    """The options of another command: its own with their defaults, those of `vlsb run` by name alone."""
-    of_a_run = {each.help: each for each in options(COMMANDS[("run",)])}
+    """The options that another command has beside those of `vlsb run`, with their defaults."""
+    of_a_run = {each.help for each in options(COMMANDS[("run",)])}
     own = [each for each in options(COMMANDS[words]) if each.help not in of_a_run]
-    shared = [f"`{each.opts[0]}`" for each in options(COMMANDS[words]) if each.help in of_a_run]
-    parts = ["; ".join(option_words(each, with_clause=False) for each in own)] if own else []
-    parts += [f"as for `vlsb run`: {', '.join(shared)}"] if shared else []
-    return f"**vlsb {' '.join(words)}**: {'; '.join(parts)}."
+    listed = "; ".join(option_words(each, with_clause=False) for each in own)
+    return f"**vlsb {' '.join(words)}**: {listed}." if own else ""
 
 
 def option_lists() -> str:
@@ -151,7 +149,7 @@ def option_lists() -> str:
     others = [
         options_of(words) for words, command in COMMANDS.items() if words != ("run",) and options(command)
     ]
-    return "\n\n".join([options_of_a_run(), "## Other commands", *others])
+    return "\n\n".join([options_of_a_run(), "## Other commands", *filter(None, others)])
 
 
 def option_facts() -> dict[str, list[dict[str, Any]]]:
