@@ -51,7 +51,10 @@ from vlsb.store.manifest import SCHEMA
 
 PROJECT = Path(vlsb.__file__).parents[1]
 DOCS = sorted((PROJECT / "docs").rglob("*.md"))
-PAGES = [*(PROJECT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")), *DOCS]
+PAGES = [
+    *(PROJECT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "ARCHITECTURE", "SECURITY")),
+    *DOCS,
+]
 ROOT: Any = typer.main.get_command(app)
 WRITES = "VLSB_WRITE_DOCS" in os.environ
 
@@ -92,8 +95,8 @@ def page_flags(command: Any) -> set[str]:
 
 
 def page_text(page: str) -> str:
-    """A page of `docs/`, by its name without the folder: no two pages share one."""
-    (path,) = [each for each in DOCS if each.stem == page]
+    """A page by its name without the folder: no two pages share one."""
+    (path,) = [each for each in PAGES if each.stem == page]
     return path.read_text("utf-8")
 
 
@@ -352,7 +355,7 @@ def test_a_data_file_of_the_reference_is_what_the_program_says(name: str) -> Non
 
 
 def test_no_two_pages_have_the_same_name() -> None:
-    assert len({page.stem for page in DOCS}) == len(DOCS)
+    assert len({page.stem for page in PAGES}) == len(PAGES)
 
 
 def test_a_variable_means_the_same_to_every_command() -> None:
@@ -447,7 +450,7 @@ def test_every_file_that_contributing_names_exists() -> None:
 
 
 def test_every_room_has_its_paragraph_and_no_paragraph_is_left_over() -> None:
-    described = re.findall(r"^- \*\*`(\w+)`\*\*: ", section("architecture", "Rooms"), re.MULTILINE)
+    described = re.findall(r"^- \*\*`(\w+)`\*\*: ", section("ARCHITECTURE", "Rooms"), re.MULTILINE)
 
     rooms = {path.parent.name for path in (PROJECT / "vlsb").glob("*/__init__.py")}
     assert sorted(described) == sorted(rooms | {"api"})
@@ -455,7 +458,7 @@ def test_every_room_has_its_paragraph_and_no_paragraph_is_left_over() -> None:
 
 @pytest.mark.parametrize("way", ["The way of a sample", "The way of a local model"])
 def test_every_step_of_a_way_through_the_rooms_is_a_name_of_the_program(way: str) -> None:
-    steps = re.findall(r"`([a-z]+(?:\.\w+)+)`", section("architecture", way))
+    steps = re.findall(r"`([a-z]+(?:\.\w+)+)`", section("ARCHITECTURE", way))
 
     assert len(steps) > 10
     for step in steps:
