@@ -19,12 +19,12 @@ from vlsb.reports.report import Table, Words
 from vlsb.reports.terminal import render_rates
 from vlsb.reports.writers.terminal import tables_text
 from vlsb.sweep.board import Board, BoardEntry, Status
-from vlsb.sweep.cells import Cell, Work, matrix
+from vlsb.sweep.cells import Cell, SweepWork, matrix
 from vlsb.sweep.ended import FILE as ENDED_FILE
 from vlsb.sweep.ended import EndedRuns
-from vlsb.sweep.forecast import ASSUMED, ExpectedCost, Outlook, SweepForecast, forecast_sweep, missing_bytes
 from vlsb.sweep.here import Slots
 from vlsb.sweep.money import Budget
+from vlsb.sweep.outlook import ASSUMED, ExpectedCost, Outlook, SweepForecast, forecast_sweep, missing_bytes
 from vlsb.sweep.plan import load_plan
 from vlsb.sweep.start import SweepWishes, models_now, unsized
 from vlsb.wording import first_of
@@ -207,7 +207,7 @@ def _row(entry: BoardEntry, cell: Cell | None, ahead: Outlook, wishes: SweepWish
     ]
 
 
-def _download(work: Work, wishes: SweepWishes) -> str:
+def _download(work: SweepWork, wishes: SweepWishes) -> str:
     missing = missing_bytes(work, is_offline=wishes.offline)
     return _UNKNOWN if missing is None else f"{missing / 1e9:.1f} GB" if missing else "here"
 

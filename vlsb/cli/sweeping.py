@@ -25,7 +25,7 @@ from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.figures import duration
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop
-from vlsb.sweep.cells import Counts, LineCounter, Work, matrix
+from vlsb.sweep.cells import Counts, LineCounter, SweepWork, matrix
 from vlsb.sweep.plan import load_plan
 from vlsb.sweep.ray_jobs import Job, run_job
 from vlsb.sweep.sizing import Sizing
@@ -163,7 +163,7 @@ class SweepView:
         grid.caption_justify = "left"
         return grid
 
-    def uncounted(self, height: int) -> Iterator[Work]:
+    def uncounted(self, height: int) -> Iterator[SweepWork]:
         """Yield the works of a table of so many lines whose counts may be others than those that it has."""
         for entry in self._visible(height):
             if entry.status is Status.RUNNING or self._counted_as.get(entry.work.name) is not entry.status:

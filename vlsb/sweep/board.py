@@ -25,7 +25,7 @@ from vlsb.errors import (
 from vlsb.store.manifest import is_run
 from vlsb.store.state import collection_paused, load_state
 from vlsb.store.summaries import summarize_judges
-from vlsb.sweep.cells import Work, WorkStatus
+from vlsb.sweep.cells import SweepWork, WorkStatus
 from vlsb.sweep.ended import EndedRuns
 
 RETRIED = frozenset({GapsError.exit_code, ServerError.exit_code})
@@ -66,7 +66,7 @@ class BoardEntry:
     often nothing but its share of the money kept it from going on.
     """
 
-    work: Work
+    work: SweepWork
     status: Status = Status.WAITING
     attempts: int = 0
     spared: int = 0
@@ -103,7 +103,7 @@ class Board:
     clock: Callable[[], float] = time.monotonic
     entries: list[BoardEntry] = field(default_factory=list)
 
-    def add(self, works: Iterable[Work]) -> None:
+    def add(self, works: Iterable[SweepWork]) -> None:
         """Put up works that are not there yet: by their names. What is done already is so from the start."""
         by_name = {entry.work.name: entry for entry in self.entries}
         for work in works:
@@ -265,7 +265,7 @@ class Board:
         self.changed(entry)
 
 
-def _without_names(why: str, work: Work) -> str:
+def _without_names(why: str, work: SweepWork) -> str:
     names = {work.name, *(run.name for run in work.runs), str(work.options.model)}
     for name in sorted(names, key=len, reverse=True):
         why = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "*", why)

@@ -17,7 +17,7 @@ from dotenv import dotenv_values
 from vlsb.engines.process import open_log, start_process
 from vlsb.errors import ConfigError, OutageError, RunLockedError, VlsbError
 from vlsb.records import Untrusted
-from vlsb.sweep.cells import Work
+from vlsb.sweep.cells import SweepWork
 
 STOP_GRACE_S = 60.0
 """Seconds that a command has to store what is in flight and to end its engine."""
@@ -60,7 +60,7 @@ class RunFolders:
 
 
 def task_of(
-    work: Work, places: RunFolders, environment: Mapping[str, str], share_usd: float | None = None
+    work: SweepWork, places: RunFolders, environment: Mapping[str, str], share_usd: float | None = None
 ) -> NodeTask:
     """Make the task of a work, which may cost so much where money is limited."""
     return NodeTask(
@@ -208,7 +208,7 @@ class Mirror:
             raise OutageError(what, detail=Untrusted(str(error))) from error
 
 
-def fetch_runs(work: Work, places: RunFolders) -> None:
+def fetch_runs(work: SweepWork, places: RunFolders) -> None:
     """Bring a work's runs here from the address that nodes sync with, if there is one. Blocking."""
     for run in work.runs if places.remote else ():
         Mirror(f"{places.remote}/{run.name}", run).pull()

@@ -50,7 +50,7 @@ class WorkStatus(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class SweepWork:
     """One thing to do: the `vlsb` command of a cell, or of a judge over the runs of all cells.
 
     `num_gpus` is what its engine takes, None for what is asked elsewhere. `targets` are the accounts of a
@@ -171,7 +171,7 @@ class Cell:
     protocol: str
     epochs: int
     entry: int
-    work: Work
+    work: SweepWork
 
     @property
     def directory(self) -> Path:
@@ -184,10 +184,10 @@ class Matrix:
     """All that a plan comes to: its cells, and the judges that follow when all cells have ended."""
 
     cells: tuple[Cell, ...]
-    judging: tuple[Work, ...]
+    judging: tuple[SweepWork, ...]
 
     @property
-    def works(self) -> tuple[Work, ...]:
+    def works(self) -> tuple[SweepWork, ...]:
         """Everything, in its order."""
         return (*(cell.work for cell in self.cells), *self.judging)
 
@@ -378,7 +378,7 @@ def _cell(
         taken *= options.replicas
         weights, revision = options.weights or profile.weights, options.revision or profile.revision
     hosted = hosted_target(options) if profile is None else None
-    work = Work(
+    work = SweepWork(
         name=directory.name,
         options=options,
         runs=(directory,),
@@ -460,7 +460,7 @@ def _merged(choices: Sequence[JudgeChoice]) -> dict[str, Any]:
     return options
 
 
-def _judging(plan: SweepPlan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, ...]) -> Work:
+def _judging(plan: SweepPlan, sizing: Sizing, choice: JudgeChoice, runs: tuple[Path, ...]) -> SweepWork:
     options = RunOptions(**choice.options, judge=(choice.judge,), display="plain")
     judges = resolve_judges(options)
     models = judges.profiles
@@ -470,7 +470,7 @@ def _judging(plan: SweepPlan, sizing: Sizing, choice: JudgeChoice, runs: tuple[P
         recorded = partial(recorded_judge_gpus, runs, title)
         taken = max(taken or 0, _gpus(sizing, profile, wishes, choice.num_gpus, recorded))
         options = _shared_by(options, profile, wishes, taken)
-    return Work(
+    return SweepWork(
         name=f"judge {', '.join(models)}",
         options=options,
         runs=runs,
@@ -518,7 +518,7 @@ class LineCounter:
     _seen: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _selected: dict[Path, int] = field(default_factory=dict)
 
-    def count(self, work: Work) -> Counts | None:
+    def count(self, work: SweepWork) -> Counts | None:
         """Count how far it is; None before its run exists."""
         done = total = 0
         for run in work.runs:

@@ -21,7 +21,7 @@ from vlsb.models.profile import ModelProfile
 from vlsb.steps import ignore
 from vlsb.sweep.board import Board, BoardEntry, Status, Stop
 from vlsb.sweep.body import STOP_GRACE_S
-from vlsb.sweep.cells import Matrix, Work
+from vlsb.sweep.cells import Matrix, SweepWork
 from vlsb.sweep.money import Budget
 
 # Checkpoints come minutes apart, and looking for them reads a folder.
@@ -49,12 +49,12 @@ class AccountLimits:
 
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def turns(self, work: Work) -> frozenset[_Identity]:
+    def turns(self, work: SweepWork) -> frozenset[_Identity]:
         """Return the accounts that it uses alone: its target's, or its judge's where nobody else is asked."""
         return frozenset(map(self._identity, work.turns))
 
     def shared_out(
-        self, work: Work, unfinished: Sequence[Work], places: int, *, may_grow: bool
+        self, work: SweepWork, unfinished: Sequence[SweepWork], places: int, *, may_grow: bool
     ) -> RunOptions:
         """Divide each declared limit in a work's options by how many may use its account at once.
 
@@ -82,7 +82,9 @@ class AccountLimits:
             judge_tpm=_divided(options.judge_tpm, of_judges, _LEAST_TPM),
         )
 
-    def _users(self, account: RateAccount, work: Work, unfinished: Iterable[Work]) -> tuple[int, int]:
+    def _users(
+        self, account: RateAccount, work: SweepWork, unfinished: Iterable[SweepWork]
+    ) -> tuple[int, int]:
         """Count the works with engines that use the account, and the others that may run side by side."""
         identity = self._identity(account)
         # Judges alone and cells never run at once.
@@ -151,7 +153,7 @@ class Slots:
         """Return the GPUs that a work was given."""
         return self._taken[id(entry)]
 
-    def needed(self, work: Work) -> int:
+    def needed(self, work: SweepWork) -> int:
         """Count the slots that it takes: without a GPU an engine takes the one that the CPU is."""
         if work.num_gpus is None:
             return 0

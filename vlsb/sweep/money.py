@@ -20,7 +20,7 @@ from vlsb.store.costs import costs_of_run
 from vlsb.store.manifest import is_run
 from vlsb.store.state import load_state
 from vlsb.sweep.board import Board, BoardEntry, Status
-from vlsb.sweep.cells import Work
+from vlsb.sweep.cells import SweepWork
 from vlsb.sweep.ended import EndedRuns
 
 # Less than the cheapest request with an image costs.
@@ -58,7 +58,7 @@ class Budget:
             return math.inf
         return self.most_usd - self.spent_usd - math.fsum(self._shares.values())
 
-    def look(self, works: Iterable[Work]) -> None:
+    def look(self, works: Iterable[SweepWork]) -> None:
         """Count what the runs of cells have cost that were not looked at yet. Blocking.
 
         Raises StoreError for a damaged run, and ConfigError where nobody knows what one has cost.
@@ -122,7 +122,7 @@ class Budget:
             self._short[entry] = share - used
         return True
 
-    def _cost(self, run: Path, work: Work) -> tuple[float, str]:
+    def _cost(self, run: Path, work: SweepWork) -> tuple[float, str]:
         """Return what a run has cost, and why its last session ended if it was read anew."""
         reason = ""
 
@@ -167,7 +167,7 @@ class Budget:
                 board.hold(entry, error)
 
 
-def may_cost(work: Work) -> bool:
+def may_cost(work: SweepWork) -> bool:
     """Say whether somebody may charge for it: engines of ours and simulated models are free."""
     return any(account.base_url != SIMULATED_URL for account in work.accounts)
 

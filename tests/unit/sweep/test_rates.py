@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkpoints import checkpoint
-from vlsb.sweep.cells import Work, matrix
+from vlsb.sweep.cells import SweepWork, matrix
 from vlsb.sweep.here import AccountLimits
 from vlsb.sweep.plan import load_plan
 from vlsb.sweep.sizing import Sizing
@@ -18,13 +18,13 @@ from vlsb.sweep.sizing import Sizing
 LIMITS = AccountLimits({"OPENAI_API_KEY": "one", "SAME": "one", "OTHER": "two"})
 
 
-def works(folder: Path, *models: object, **others: object) -> dict[str, Work]:
+def works(folder: Path, *models: object, **others: object) -> dict[str, SweepWork]:
     plan = {"models": models, "output-dir": str(folder / "sweep"), **others}
     (folder / "plan.yaml").write_text(json.dumps(plan))
     return {work.name: work for work in matrix(load_plan(str(folder / "plan.yaml")), Sizing()).works}
 
 
-def parts(of: Mapping[str, Work], places: int, **more: bool) -> dict[str, tuple[float, ...]]:
+def parts(of: Mapping[str, SweepWork], places: int, **more: bool) -> dict[str, tuple[float, ...]]:
     unfinished = list(of.values())
     shares = {
         name: LIMITS.shared_out(work, unfinished, places, may_grow=more.get("may_grow", False))

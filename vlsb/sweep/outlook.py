@@ -29,7 +29,7 @@ from vlsb.store.costs import decided_tokens, measure_answers, rest_cost, summed
 from vlsb.store.manifest import entries_named, is_run
 from vlsb.store.state import RunState, load_state
 from vlsb.sweep.board import Board, Status
-from vlsb.sweep.cells import Cell, Matrix, Work
+from vlsb.sweep.cells import Cell, Matrix, SweepWork
 
 ASSUMED = Usage(1200, 128)
 """Tokens of a request, of which most are the image's: providers count between 250 and 1,500 for one."""
@@ -88,7 +88,7 @@ class SweepForecast(NamedTuple):
     """
 
     outlooks: Mapping[str, Outlook]
-    waiting: Sequence[Work]
+    waiting: Sequence[SweepWork]
     is_guess: bool
 
     @property
@@ -107,7 +107,7 @@ class SweepForecast(NamedTuple):
         return sum(self.outlooks[work.name].left for work in self.waiting if work.is_cell)
 
     @property
-    def seconds(self) -> list[tuple[float, Work]]:
+    def seconds(self) -> list[tuple[float, SweepWork]]:
         """How long each work takes, of those of which it is known."""
         times = ((self.outlooks[work.name].seconds, work) for work in self.waiting)
         return [(seconds, work) for seconds, work in times if seconds is not None]
@@ -149,7 +149,7 @@ class _Lookout:
     _rows: dict[tuple[str, Path | None], tuple[Sample, ...] | None] = field(default_factory=dict)
     _tables: dict[Path | None, PriceTable] = field(default_factory=dict)
 
-    def of(self, work: Work) -> Outlook:
+    def of(self, work: SweepWork) -> Outlook:
         """Look at what is left of a work. Blocking; raises ConfigError for a wrong selection."""
         cell = next((each for each in self.found.cells if each.work is work), None)
         return self._of_judges(work) if cell is None else self._of_cell(cell)
@@ -174,7 +174,7 @@ class _Lookout:
         seconds = _first(self._seconds(each, rest) for each in (cell, *alike))
         return Outlook(rest.responses, requests, ExpectedCost.together(money), seconds)
 
-    def _of_judges(self, work: Work) -> Outlook:
+    def _of_judges(self, work: SweepWork) -> Outlook:
         labels = dict.fromkeys(work.judges, 0)
         for cell in self.found.cells:
             of_cell = self._left(cell, work.judges)
@@ -300,7 +300,7 @@ def _first(parts: Iterable[_Part | None]) -> _Part | None:
     return next((each for each in parts if each is not None), None)
 
 
-def missing_bytes(work: Work, *, is_offline: bool) -> int | None:
+def missing_bytes(work: SweepWork, *, is_offline: bool) -> int | None:
     """Return what of a work's weights is not here yet; None where nobody says. The Hub is asked for sizes."""
     missing = 0
     for model in work.weights:
