@@ -16,7 +16,6 @@ import typer
 from vlsb._version import __version__
 from vlsb.analysis.panel import is_panel
 from vlsb.cli import options as opt
-from vlsb.cli.audit_report import audit_report
 from vlsb.cli.command import TABLES, command
 from vlsb.cli.labelling import Labelling, Sheet, require_terminal
 from vlsb.cli.screen import Screen
@@ -26,7 +25,7 @@ from vlsb.evaluation.options import Option
 from vlsb.files import new_file
 from vlsb.judging.human import human_judge, human_settings, human_verdict
 from vlsb.records import Key, Response, Sample, Untrusted, is_cut
-from vlsb.reports.audit import audit_tables
+from vlsb.reports.audit import audit_report, audit_tables
 from vlsb.reports.encode import for_csv
 from vlsb.reports.labelling import LabelTask, SheetLabel, parse_sheet, require_no, to_csv, to_label_studio
 from vlsb.reports.report import Report

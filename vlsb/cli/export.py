@@ -57,7 +57,7 @@ def export_command(
 ) -> int:
     """Write a run as a log of inspect, or as a data set for the Hugging Face Hub. Nothing is uploaded."""
     screen = Screen()
-    redaction = _redaction(to, redact)
+    redaction = _USUAL[to] if redact is None else Redaction(redact)
     require_run(run)
     require_new(out)
     exported, people = _exported(run, data_root, redaction, screen, has_instructions=to == "inspect")
@@ -76,14 +76,10 @@ def export_command(
     return 0
 
 
-def _redaction(to: str, redact: str | None) -> Redaction:
-    return _USUAL[to] if redact is None else Redaction(redact)
-
-
 def _exported(
     run: Path, data_root: Path | None, redaction: Redaction, screen: Screen, *, has_instructions: bool
 ) -> tuple[ExportedRun, int]:
-    """The run with its judges, and how many people's labels stay here."""
+    """Return the run with its judges, and how many people's labels stay here."""
     state = load_state(run)
     if not has_instructions:
         require_vlsbench(run, state.manifest, "the card for the Hugging Face Hub")

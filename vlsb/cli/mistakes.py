@@ -1,4 +1,4 @@
-"""A command line that cannot be carried out, said in one line: what is wrong with it, and what to type."""
+"""A command line that cannot be carried out, text in one line: what is wrong with it, and what to type."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _VALUES = (
 
 
 def mistake_line(error: TyperException, arguments: Sequence[str]) -> str:
-    """The line for stderr. A word that may be a key is not repeated."""
+    """Return the line for stderr. A word that may be a key is not repeated."""
     context = getattr(error, "ctx", None)
-    said = " ".join(_words(error).split())
+    text = " ".join(_words(error).split())
     for word in filter(credentials.may_be_key, arguments):
-        said = said.replace(word, credentials.REDACTED)
-    said = credentials.without_keys(without_keys(said))
-    stop = "" if said.endswith((".", "?", "!")) else "."
+        text = text.replace(word, credentials.REDACTED)
+    text = credentials.without_keys(without_keys(text))
+    stop = "" if text.endswith((".", "?", "!")) else "."
     command = "vlsb" if context is None else context.command_path
-    return f"Error: {said}{stop} See `{command} --help`."
+    return f"Error: {text}{stop} See `{command} --help`."
 
 
 def _words(error: TyperException) -> str:
@@ -43,10 +43,10 @@ def _words(error: TyperException) -> str:
     if isinstance(error, NoSuchOption):
         near = get_close_matches(error.option_name, error.possibilities or (), n=1)
         return error.message + (f". Did you mean {near[0]}?" if near else "")
-    said = error.format_message()
+    text = error.format_message()
     for pattern, words in _VALUES:
-        said = pattern.sub(words, said)
-    return said if not isinstance(error, BadParameter) else said + _where(error)
+        text = pattern.sub(words, text)
+    return text if not isinstance(error, BadParameter) else text + _where(error)
 
 
 def _missing(error: MissingParameter) -> str:
@@ -65,7 +65,7 @@ def _uncapitalized(text: str) -> str:
 
 
 def _where(error: BadParameter) -> str:
-    """The variable that a value came from: nobody sees it in what was typed."""
+    """Name the variable that a value came from: nobody sees it in what was typed."""
     parameter, context = error.param, error.ctx
     if not isinstance(parameter, TyperOption) or context is None or not parameter.name:
         return ""

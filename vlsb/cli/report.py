@@ -11,7 +11,6 @@ from typing import Annotated
 from vlsb.analysis.summary import Summary
 from vlsb.cli import options as opt
 from vlsb.cli.command import TABLES, Result, command, require_choice
-from vlsb.cli.publication import PROSE, bibtex_text, methods_text, parities_of
 from vlsb.cli.screen import Screen
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option
@@ -24,9 +23,10 @@ from vlsb.reports.documents import rates_report, to_markdown, to_parquet
 from vlsb.reports.encode import for_terminal
 from vlsb.reports.leaderboard import board_report
 from vlsb.reports.leaderboard import leaderboard as places
+from vlsb.reports.methods import PROSE, bibtex_text, methods_text
 from vlsb.reports.notes import guards_of, guards_table
 from vlsb.reports.official import missing_questions, to_official
-from vlsb.reports.paper import paper_report
+from vlsb.reports.paper import paper_report, parities_of
 from vlsb.reports.report import Report
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import remembered_data_root, require_vlsbench
@@ -148,8 +148,7 @@ def report_command(
     if judge_bridge is not None:
         require_extra("stats", "vlsb report --judge-bridge")
         # numpy, scipy and statsmodels, which no other report needs.
-        from vlsb.cli.bridge import bridges_of
-        from vlsb.reports.bridge import bridge_report
+        from vlsb.reports.bridge import bridge_report, bridges_of
 
         return bridge_report(bridges_of(paths, *judge_bridge))
     if paper:
@@ -167,12 +166,12 @@ def report_command(
 
 
 def _runs(paths: list[Path], judge: str | None, screen: Screen) -> dict[Path, str | None]:
-    """The runs to report, with the one judge that is asked for; those that it has not judged are named."""
+    """Return the runs to report, with the one judge that is asked for; name those that it has not judged."""
     runs = find_runs(paths)
-    found = runs_of_judge(runs, judge)
-    if without := [str(run) for run in runs if run not in found]:
+    judged = runs_of_judge(runs, judge)
+    if without := [str(run) for run in runs if run not in judged]:
         screen.notice(f"Left out, since {judge} has not judged them: {first_of(without, _MOST_NAMED)}.")
-    return found
+    return judged
 
 
 def _rates(runs: Mapping[Path, str | None], form: str, screen: Screen, prices: PriceTable) -> Result:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from vlsb.analysis.agreement import Pair
-from vlsb.analysis.correction import CorrectedRate, CorrectedRates, ErrorCheck
+from vlsb.analysis.agreement import Pair, compare_two
+from vlsb.analysis.correction import (
+    PAPER_CHECK,
+    AuditedSample,
+    CorrectedRate,
+    CorrectedRates,
+    ErrorCheck,
+    rogan_gladen,
+)
 from vlsb.analysis.rates import Interval, Rates
+from vlsb.config import OFFICIAL_JUDGE_MODEL
+from vlsb.errors import ConfigError
 from vlsb.records import Untrusted
+from vlsb.reports.audit import Corrected, audit_report
 from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, interval_text, percent, safe_interval, share_of_selected
 from vlsb.reports.report import Records, Report, Sentence, Table, Words
+from vlsb.store.audit import read_audit
+from vlsb.store.comparisons import judged_run
+from vlsb.store.listing import find_runs
+from vlsb.store.manifest import JudgeEntry
+from vlsb.store.state import RunState, load_state
+from vlsb.store.summaries import stored_judge, summarize_state
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -199,3 +216,44 @@ def _rows(bridges: Sequence[Bridge]) -> Iterator[tuple[CsvCell, ...]]:
             fixed = (None, None, None) if corrected is None else (corrected.corrected, *corrected.interval)
             people = 0 if judge.audited is None else judge.audited.human_labels
             yield (*names, *figures, *fixed, people, rates.estimate)
+
+
+def bridges_of(paths: Iterable[Path], old: str, new: str) -> list[Bridge]:
+    """Return a bridge for each run. Raises ConfigError for a run that one of the two has not judged."""
+    return [_bridge(run, old, new) for run in find_runs(paths)]
+
+
+def _bridge(run: Path, old: str, new: str) -> Bridge:
+    state = load_state(run)
+    before, after = (stored_judge(state.manifest, name, option="--judge-bridge") for name in (old, new))
+    if before is None or after is None or before == after:
+        raise ConfigError(f"--judge-bridge {old} {new}: name two judges of {run}.")
+    audit = None if read_audit(run) is None else audit_report(run)
+    corrected = {} if audit is None else {each.judge: each for each in audit.corrected}
+    judged = judged_run(run, state)
+    names = before.stem, after.stem
+    was, becomes = (
+        _judge_rates(state, run, entry, corrected.get(Untrusted(name)))
+        for entry, name in zip((before, after), names, strict=True)
+    )
+    return Bridge(
+        run=judged.run,
+        target=judged.target,
+        simulated=judged.simulated,
+        old=was,
+        new=becomes,
+        pair=compare_two(*names, [judged]),
+        check=PAPER_CHECK,
+    )
+
+
+def _judge_rates(state: RunState, run: Path, entry: JudgeEntry, fixed: Corrected | None) -> JudgeRates:
+    rates, name = summarize_state(state, run, entry.file).rates, entry.stem
+    if fixed is not None:
+        return JudgeRates(judge=name, rates=rates, audited=fixed.rates, more_labels=fixed.more_labels)
+    # The published check is of this judge with its own template, and of no other.
+    has_prior = name == OFFICIAL_JUDGE_MODEL and rates.estimate == "all"
+    images = {row.sample_id: row.image_path for row in state.manifest.samples}
+    labels = ((key, state.label(key, entry.file)) for key in state.asked_for())
+    samples = [AuditedSample(images[key.sample_id], label) for key, label in labels if label is not None]
+    return JudgeRates(judge=name, rates=rates, prior=rogan_gladen(samples) if has_prior else None)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vlsb import strict_json
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, VLSBENCH, Untrusted
-from vlsb.reports.encode import for_json
+from vlsb.reports.encode import Encode, for_json, for_latex, for_markdown, for_terminal
 from vlsb.reports.figures import counted, percent, span
 from vlsb.reports.marks import part_words
 from vlsb.reports.report import Sentence
-from vlsb.store.manifest import JudgeEntry, Manifest
+from vlsb.store.listing import find_runs
+from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest
+from vlsb.store.state import load_state
+from vlsb.store.summaries import summarize_state
 
 BENCHMARK_BIBTEX = """\
 @inproceedings{hu2025vlsbench,
@@ -31,6 +35,8 @@ BENCHMARK_BIBTEX = """\
 """
 """The benchmark, as its authors ask to be cited."""
 
+PROSE: Mapping[str, Encode] = {"table": for_terminal, "markdown": for_markdown, "latex": for_latex}
+"""The formats of a paragraph."""
 _NO_VERSION = re.compile(r"[^0-9A-Za-z.+-]")
 _SHOWN_DIGITS = 12
 _UNKNOWN = "not recorded"
@@ -54,6 +60,30 @@ def bibtex(versions: Sequence[str]) -> str:
         "}\n"
     )
     return f"{BENCHMARK_BIBTEX}\n{software}"
+
+
+def methods_text(runs: Mapping[Path, str | None], form: str) -> str:
+    """Return a paragraph for each run and judge, on lines of their own; `runs` as for `judged_runs`."""
+    encode = PROSE[form]
+    return "\n\n".join(encode(methods_paragraph(*each)) for each in judged_runs(runs)) + "\n"
+
+
+def bibtex_text(paths: Sequence[Path]) -> str:
+    """Return the entries of VLSBench, and of vlsb in the versions that made these runs."""
+    return bibtex([read_manifest(run).version for run in find_runs(paths)])
+
+
+def judged_runs(
+    runs: Mapping[Path, str | None],
+) -> Iterator[tuple[Manifest, JudgeEntry | None, Summary]]:
+    """Yield every run with its judge of that file, or with each; with None once where it has none."""
+    for run, file in runs.items():
+        state = load_state(run)
+        if not state.manifest.judges:
+            yield state.manifest, None, summarize_state(state, run, None)
+        for judge in state.manifest.judges:
+            if file in (None, judge.file):
+                yield state.manifest, judge, summarize_state(state, run, judge.file)
 
 
 def methods_paragraph(manifest: Manifest, judge: JudgeEntry | None, summary: Summary) -> Untrusted:

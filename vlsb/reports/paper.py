@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from vlsb.analysis.published import Gap, Published, PublishedResult, gaps
+from vlsb.analysis.published import Gap, Published, PublishedResult, gaps, load_published
 from vlsb.analysis.rates import RateName
 from vlsb.analysis.summary import Summary
 from vlsb.records import PUBLISHED_IDS, Untrusted
 from vlsb.reports.encode import CsvCell, versioned
 from vlsb.reports.figures import NO_FIGURE, counted, interval_text, percent, points
 from vlsb.reports.marks import part_words
-from vlsb.reports.methods import data_words, judge_words, setting
+from vlsb.reports.methods import data_words, judge_words, judged_runs, setting
 from vlsb.reports.notes import badges
 from vlsb.reports.report import Records, Report, Sentence, Table, Words
-from vlsb.store.manifest import JudgeEntry, Manifest
+from vlsb.store.manifest import JudgeEntry, Manifest, read_manifest, require_vlsbench
 
 SCHEMA = 1
 """Of the JSON report. Fields may be added at the end under the same number."""
@@ -304,3 +305,27 @@ def _rows(compared: Sequence[tuple[Parity, _Gaps]]) -> Iterator[tuple[CsvCell, .
                     *(gap.difference, *(gap.interval or (None, None))),
                     *(gap.exceeds_noise, summary.rates.estimate, gap.p_holm),
                 )
+
+
+def parities_of(runs: Mapping[Path, str | None]) -> list[Parity]:
+    """Return each run, under the judge with that file or each of its judges, beside what is published."""
+    published = load_published()
+    for run in runs:
+        require_vlsbench(run, read_manifest(run), "--paper")
+    return [
+        Parity(
+            summary=summary,
+            manifest=manifest,
+            judge=judge,
+            published=published,
+            results=_published_of(manifest, published),
+        )
+        for manifest, judge, summary in judged_runs(runs)
+    ]
+
+
+def _published_of(manifest: Manifest, published: Published) -> list[PublishedResult]:
+    """Find what is published of a run's target: by its weights where it was served here, else by its name."""
+    weights = manifest.settings.get("engine.weights")
+    name = manifest.settings.get("model") if weights is None else weights.get("hub")
+    return published.find(name) if isinstance(name, str) else []
