@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from vlsb.cli.views import ServerView, StepLines, StepsView
     from vlsb.evaluation.progress import Progress
 
+# A log of an hour's run stays under a thousand lines; a server is watched for days.
 LINE_EVERY_S = 5.0
 SERVER_LINE_EVERY_S = 60.0
+# Often enough to look alive, too rare to be seen in the processor time of a run.
 FRAME_EVERY_S = 0.25
 
 _DISPLAYS = ("rich", "plain", "none")

@@ -13,6 +13,7 @@ import select
 import sys
 from typing import TextIO
 
+# A reader that is slow for a moment is waited for; Ctrl-C is heard within this time.
 _PATIENCE_S = 1.0
 # A pipe that is ready takes this much at once.
 _PIECE_BYTES = select.PIPE_BUF

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from vlsb.engines.supervisor import EngineLoad
     from vlsb.steps import Step
 
+# The last lines of an engine's log: enough to see that it moves, few enough for a small terminal.
 LOG_LINES = 4
 # Below this width a bar would leave no room for the figure it stands for.
 _NARROW, _MOST_BAR = 40, 40
 _GIB = 1024**3
+# Downloads of weights are tens of gigabytes: a line each minute or so where there is no terminal.
 _LOGGED_EVERY_BYTES = 10**9
 # From these sizes on a file of many is named, and its tenths are.
 _NAMED_BYTES, _TENTHS_BYTES = 20_000_000, 100_000_000

@@ -59,6 +59,7 @@ class Option:
 _NOT_REPEATED = ("resume", "dry_run", "batch_again", "engine_options")
 # What may be a folder, and is looked for as one.
 _MAY_BE_PATHS = ("model", "judge", "name", "weights", "engine")
+# What Linux takes: NAME_MAX, and PATH_MAX less its closing null.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
 OF_EACH_JUDGE = (
     *("judge", "judge_base_url", "judge_api_key_env"),

@@ -31,6 +31,7 @@ PANEL = "panel:"
 """What the name of a panel begins with: the judges follow that a run has by now."""
 ENTRY_POINTS = "vlsb.judges"
 """The group by which installed packages name the packages whose folders hold judges."""
+# Thirty times the longest judge that ships: more is another file by mistake.
 _MAX_BYTES = 64 * 1024
 _SEEN = ("image", "question", "response", "image_description", "safety_reason")
 _TEXTS = ("about", "cannot_tell", "source")
