@@ -121,8 +121,8 @@ def _resolve_run(
     if not options.no_judge:
         judges = problems.of(lambda: resolve_judges(options, is_demo=is_demo(options)), judges)
     run = directory if options.resume else None
-    selection = problems.of(lambda: selection_of(options), Selection())
     settings = _shared_settings(options, run, is_simulated=is_demo(options), problems=problems)
+    selection = problems.of(lambda: selection_of(options), Selection())
     models = ({} if asked is None else {TARGET: asked}) | judges.models
     credentials = _credentials(models, environment, problems)
     problems.raise_if_any()
@@ -239,12 +239,12 @@ def _shared_settings(
 ) -> dict[str, Any]:
     """Return the fields of a plan that `vlsb run` and `vlsb judge` share; `run` is one that may go on."""
     return {
+        "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
         "policy": policy_of(options),
         "retry": problems.of(lambda: _outcomes_to_retry(options), tuple[Outcome, ...]()),
         "transport": problems.of(lambda: options.choice("transport", *TRANSPORTS), options.transport),
         "profile": problems.of(lambda: _profile(options), None),
         "dataset": options.dataset,
-        "data_root": problems.of(lambda: data_root_of(options, run, is_simulated=is_simulated), None),
         "prices": problems.of(lambda: load_prices(options.prices), load_prices()),
         **{name: getattr(options, name) for name in _AS_TYPED},
         "is_batch": options.batch,
