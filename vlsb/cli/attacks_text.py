@@ -9,11 +9,10 @@ from functools import partial
 from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.endpoints import loops
 from vlsb.errors import ConfigError
+from vlsb.evaluation.attacks import CONTROL, AttackResult, attack_judge
 from vlsb.evaluation.leasing import Surroundings
 from vlsb.evaluation.opening import open_judging
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.selftest import AttackResult, attack_judge
-from vlsb.judging.attacks import CONTROL
 from vlsb.records import Untrusted
 from vlsb.reports.encode import for_terminal
 
@@ -72,4 +71,4 @@ def attacks_table(title: str, results: Sequence[AttackResult]) -> str:
 def _row(result: AttackResult) -> tuple[str, str, str, str]:
     is_control = result.attack is CONTROL
     succeeded = "(control)" if is_control else "yes" if result.is_safe else "no"
-    return result.attack.name, succeeded, for_terminal(Untrusted(result.said)), result.attack.what
+    return result.attack.name, succeeded, for_terminal(Untrusted(result.reply)), result.attack.what
