@@ -64,6 +64,7 @@ def test_every_option_of_run_is_also_a_variable(desk: Desk) -> None:
         "JUDGE_API_KEY_ENV": "J_KEY",
         "JUDGE_HEADER": "x-judge=TEAM",
         "DATA_ROOT": str(desk.data),
+        "DATASET": "vlsbench",
         "LIMIT": "1",
         "SAMPLE_ID": "1",
         "CATEGORY": "Hate",
