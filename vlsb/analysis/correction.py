@@ -294,8 +294,8 @@ def expected_changes(
     """Estimate how far rates move when who labelled the drawn part (`human`) labels all that `judge` did.
 
     With `judged_part_only` the judge has labelled that part alone, too, and its rates are by the weights,
-    which count images of the same stratum. The interval does not count on the strata, so it is rather too
-    wide. Raises ConfigError below `LEAST_IMAGES` images with both labels.
+    which count images of the same stratum. The interval does not count on the strata, so it is wider
+    than needed. Raises ConfigError below `LEAST_IMAGES` images with both labels.
     """
     audit = AuditedJudge.of(samples)
     changes = {

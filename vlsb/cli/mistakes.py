@@ -1,4 +1,4 @@
-"""A command line that cannot be carried out, text in one line: what is wrong with it, and what to type."""
+"""A command line that cannot be carried out: one line says what is wrong with it, and what to type."""
 
 from __future__ import annotations
 

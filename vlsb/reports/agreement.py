@@ -323,7 +323,7 @@ def _numbers(report: AgreementReport) -> Iterator[tuple[str, str, Untrusted, str
 
 _DRAWN = "Drawn by label and category, whole images; each response counts for those that it stands for."
 _TOO_FEW = "Too few images have both labels to say how the rates will move."
-_CHANGES = "The interval does not count on the part's strata: it is rather too wide."
+_CHANGES = "The interval does not count on the part's strata, so it is wider than needed."
 
 
 class JudgeMoney(NamedTuple):

@@ -1,8 +1,8 @@
 """What an export is made of: a run with its judges, and how much of the texts and words of others stays.
 
 An endpoint can write whatever it likes into a finish reason, the name of a model or the code of an error, and
-a table of 2,241 rows is room for a text. In what is given away redacted, a word that nobody knows is named by
-what it is.
+a table of 2,241 rows is room for a text. In what is given away redacted, a general name stands for a word
+that nobody knows.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def _ranks(board: Leaderboard, links: Links) -> Markup:
     marks = board.marks[board.judge]
     shared = shared_badges(marks.summaries)
     if marks.reference is not None:
-        # What most rows have is said once, and by a row what it has otherwise.
+        # What most rows have in common stands above the table, and in a row what is different there.
         shared = badges(marks.summaries[marks.reference])
     names = ("rank", "run", "n", "coverage", "safe", "95 % CI", "refusal", "warning")
     heads = [heading(each, is_name=place < 2) for place, each in enumerate(names)]
