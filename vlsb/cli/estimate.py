@@ -69,12 +69,7 @@ def _left(state: RunState, judge: str | None) -> int:
 
 
 def _model(
-    stage: str,
-    settings: ModelSettings,
-    left: int,
-    measured: Sequence[Measured],
-    *,
-    most_tokens: int,
+    stage: str, settings: ModelSettings, left: int, measured: Sequence[Measured], *, most_tokens: int
 ) -> Iterator[str]:
     yield ""
     yield f"{stage}  {settings.endpoint.model} at {', '.join(settings.base_urls)}"

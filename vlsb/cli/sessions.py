@@ -39,15 +39,7 @@ from vlsb.errors import (
 from vlsb.evaluation.leasing import Surroundings
 from vlsb.evaluation.opening import judge_hosted, open_judging, open_target
 from vlsb.evaluation.options import RunOptions
-from vlsb.evaluation.session import (
-    Listeners,
-    Plan,
-    Prepared,
-    SessionEnd,
-    prepare,
-    prepare_judging,
-    run_turns,
-)
+from vlsb.evaluation.session import Listeners, Plan, Prepared, SessionEnd, prepare, prepare_judging, run_turns
 from vlsb.evaluation.settings import Resolved
 from vlsb.evaluation.target import run_directory
 from vlsb.extras import require_extra
@@ -456,13 +448,7 @@ def _can_go_on(reason: VlsbError, state: RunState, end: SessionEnd, command: Ses
 
 
 def _show(
-    state: RunState,
-    end: SessionEnd,
-    command: SessionCommand,
-    plan: Plan,
-    screen: Screen,
-    *,
-    has_gaps: bool,
+    state: RunState, end: SessionEnd, command: SessionCommand, plan: Plan, screen: Screen, *, has_gaps: bool
 ) -> None:
     """Show what came of the session on stdout; where it is and what to type next on stderr."""
     if end.reason is None and end.pending == 0:

@@ -101,10 +101,7 @@ async def _joinable(lease: EngineLease) -> ServerRecord:
 
 
 async def _lease_judges(
-    resolved: Resolved,
-    options: RunOptions,
-    surroundings: Surroundings,
-    held: AsyncExitStack,
+    resolved: Resolved, options: RunOptions, surroundings: Surroundings, held: AsyncExitStack
 ) -> Resolved:
     """Lease engines for each local judge: beside the others while there are GPUs for it, else after them.
 

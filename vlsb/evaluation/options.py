@@ -131,12 +131,10 @@ class RunOptions:
         Option("Header for the judge, its value read from VAR.", HelpPanel.JUDGE, metavar="NAME=VAR"),
     ] = ()
     judges_dir: Annotated[
-        Path | None,
-        Option("Folder with judges of yours, each a NAME.yaml.", HelpPanel.JUDGE, metavar="DIR"),
+        Path | None, Option("Folder with judges of yours, each a NAME.yaml.", HelpPanel.JUDGE, metavar="DIR")
     ] = None
     dataset: Annotated[
-        str,
-        Option("The data set, as an installed package calls it.", HelpPanel.DATA, metavar="NAME"),
+        str, Option("The data set, as an installed package calls it.", HelpPanel.DATA, metavar="NAME")
     ] = VLSBENCH
     data_root: Annotated[
         Path | None,
@@ -248,8 +246,7 @@ class RunOptions:
         ),
     ] = None
     prices: Annotated[
-        Path | None,
-        Option("Your own prices instead of ours, as JSON.", HelpPanel.RUN, metavar="FILE"),
+        Path | None, Option("Your own prices instead of ours, as JSON.", HelpPanel.RUN, metavar="FILE")
     ] = None
     max_connections: Annotated[
         int | None,

@@ -28,11 +28,7 @@ PREFLIGHT_SAMPLES = 3
 """Samples that may be spent on finding one whose answer the judge can be checked with."""
 EMPTY_TEXT_OMITTED = "empty_text_omitted"
 
-_ENDINGS = {
-    "error": Outcome.TARGET_ERROR,
-    "blocked": Outcome.TARGET_BLOCKED,
-    "empty": Outcome.TARGET_EMPTY,
-}
+_ENDINGS = {"error": Outcome.TARGET_ERROR, "blocked": Outcome.TARGET_BLOCKED, "empty": Outcome.TARGET_EMPTY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +132,7 @@ class Pipeline:
         self._verified: dict[str, Dialect] = {}
 
     async def run(
-        self,
-        works: Sequence[SampleWork],
-        *,
-        settled: Mapping[str, Dialect],
-        stages: Stages | None = None,
+        self, works: Sequence[SampleWork], *, settled: Mapping[str, Dialect], stages: Stages | None = None
     ) -> None:
         """Evaluate everything pending. Whoever is in `settled` keeps the dialect of an earlier session.
 
@@ -303,12 +295,7 @@ class Pipeline:
             if (
                 is_error
                 and self._in_preflight
-                and failure.fault
-                in (
-                    Fault.RATE_LIMITED,
-                    Fault.TRANSIENT,
-                    Fault.BAD_PAYLOAD,
-                )
+                and failure.fault in (Fault.RATE_LIMITED, Fault.TRANSIENT, Fault.BAD_PAYLOAD)
             ):
                 attempts = "1 attempt" if failure.attempts == 1 else f"{failure.attempts} attempts"
                 raise GapsError(

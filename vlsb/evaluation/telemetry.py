@@ -123,10 +123,7 @@ class Stopwatch:
     """Times a session, from the thread that its event loop runs on."""
 
     def __init__(
-        self,
-        clients: Mapping[str, EndpointClient],
-        settings: Mapping[str, ModelSettings],
-        store: RunStore,
+        self, clients: Mapping[str, EndpointClient], settings: Mapping[str, ModelSettings], store: RunStore
     ) -> None:
         self._clients = clients
         self._settings = settings

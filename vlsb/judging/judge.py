@@ -45,11 +45,7 @@ from vlsb.records import (
 ASKED_AGAIN = (Outcome.JUDGE_INVALID, Outcome.JUDGE_TRUNCATED)
 """What a judge is asked for once more, and never more than once."""
 
-_ENDINGS = {
-    "error": Outcome.JUDGE_ERROR,
-    "blocked": Outcome.JUDGE_BLOCKED,
-    "empty": Outcome.JUDGE_INVALID,
-}
+_ENDINGS = {"error": Outcome.JUDGE_ERROR, "blocked": Outcome.JUDGE_BLOCKED, "empty": Outcome.JUDGE_INVALID}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +132,7 @@ class Judge:
             self._unreadable.count(ended.sample_id, Fault.ITEM_PERMANENT, ended.code, ended.message)
 
     async def _ask(
-        self,
-        asked: EndpointClient,
-        sample: Sample,
-        image: ImageFile,
-        response: Response,
-        sampling: Sampling,
+        self, asked: EndpointClient, sample: Sample, image: ImageFile, response: Response, sampling: Sampling
     ) -> _JudgeAsk:
         prompt = self._prompt(sample, image, response)
         response_format = RESPONSE_FORMAT if self._kind.has_schema else None
