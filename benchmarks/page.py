@@ -70,19 +70,17 @@ def browser_path() -> str | None:
 
 def write_page(root: Path, samples: int) -> tuple[Path, float]:
     """The page of a made-up run, and the seconds that reading the run and writing it took."""
-    from vlsb.cli.page import load_run
-    from vlsb.cli.screen import Screen
     from vlsb.models.prices import load_prices
     from vlsb.reports.html.content import page_content, page_document
+    from vlsb.reports.html.pages import page_run
+    from vlsb.reports.stored import StoredRun
 
     directory = make_run(root, samples)
     images = _Noise()
     began = time.perf_counter()
-    run = load_run(
-        directory, data_root=root / f"rows-{samples}", prices=load_prices(None), screen=Screen(quiet=True)
-    )
-    urls = {checksum: images.url() for checksum in run.sent}
-    text = page_document(page_content([run.page], images=urls, guide={}), images="inline")
+    run, sent = page_run(StoredRun.read(directory, root / f"rows-{samples}"), load_prices(None))
+    urls = {checksum: images.url() for checksum in sent}
+    text = page_document(page_content([run], images=urls), images="inline")
     took = time.perf_counter() - began - images.took_s
     path = root / f"page-{samples}.html"
     path.write_text(text, "utf-8")

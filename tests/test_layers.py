@@ -46,7 +46,8 @@ ALLOWED = {
     "judging": LEAVES | {"endpoints", "models"},
     "engines": LEAVES | {"endpoints", "models"},
     "store": LEAVES | {"models", "analysis"},
-    "reports": LEAVES | {"analysis", "store", "data"},
+    # The guide that people label by is a judge's, and pages show money by the user's prices.
+    "reports": LEAVES | {"analysis", "store", "data", "judging", "models"},
     "evaluation": LEAVES | {"data", "endpoints", "engines", "judging", "models", "simulator", "store"},
     "api": LEAVES | {"analysis", "endpoints", "engines", "evaluation", "models", "reports", "store"},
     "sweep": LEAVES | {"analysis", "data", "engines", "evaluation", "models", "store"},

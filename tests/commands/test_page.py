@@ -16,11 +16,11 @@ from tests.support.command import Desk
 from tests.support.datasets import sample_row, write_dataset
 from tests.support.endpoint import labelling
 from tests.support.run_files import tree
-from vlsb.cli import page
 from vlsb.data import thumbnail_webp
 from vlsb.data.image_files import quiet_decoder
 from vlsb.reports import html
 from vlsb.reports.encode import json_island
+from vlsb.reports.html import pages
 from vlsb.reports.html.content import GENERATOR, MODULES, viewer_script
 from vlsb.simulator import SimulatorThread
 
@@ -90,11 +90,11 @@ def test_what_cannot_be_written_is_said_and_nothing_is_replaced(
 
 
 def test_many_images_are_one_file_on_demand_only(desk: Desk) -> None:
-    prelude = "import vlsb.cli.page\nvlsb.cli.page.MOST_INLINE = 1"
+    prelude = "import vlsb.reports.html.pages\nvlsb.reports.html.pages.MOST_INLINE = 1"
     refused = desk.vlsb("report", desk.run_dir, "--html", "many.html", prelude=prelude)
     taken = desk.vlsb("report", desk.run_dir, "--html", "many.html", "--single", prelude=prelude)
 
-    assert page.MOST_INLINE > 1
+    assert pages.MOST_INLINE > 1
     assert (refused.code, "--html many" in refused.error, "--single" in refused.error) == (2, True, True)
     assert taken.code == 0
 
@@ -170,7 +170,7 @@ def test_many_responses_of_several_runs_are_a_page_for_each_run(desk: Desk, tmp_
     """Pages of runs that are no longer there go, those of a stranger stay."""
     copy = desk.copied_to(tmp_path / "copy")
     shutil.copytree(copy.run_dir, copy.outputs / "s")
-    prelude = "import vlsb.cli.page\nvlsb.cli.page.MOST_ANSWERS = 7"
+    prelude = "import vlsb.reports.html.pages\nvlsb.reports.html.pages.MOST_ANSWERS = 7"
     refused = copy.vlsb("report", "outputs", "--html", "all.html", prelude=prelude)
     written = copy.vlsb("report", "outputs", "--html", "all", prelude=prelude)
     (copy.home / "all" / "7-mine.html").write_text("<title>Somebody's</title>")
@@ -178,7 +178,7 @@ def test_many_responses_of_several_runs_are_a_page_for_each_run(desk: Desk, tmp_
     shutil.copytree(copy.outputs / "s", copy.outputs / "t")
     again = copy.vlsb("report", "outputs", "--html", "all", "--redact", prelude=prelude)
 
-    assert page.MOST_ANSWERS > 2 * 2241
+    assert pages.MOST_ANSWERS > 2 * 2241
     assert (refused.code, "8 responses are many for one page" in refused.error) == (2, True)
     assert (written.code, again.code) == (0, 0), again.err
     names = {each.name for each in (copy.home / "all").glob("*.html")}

@@ -15,9 +15,10 @@ import pytest
 from tests.support.command import Desk
 from tests.support.endpoint import labelling
 from tests.support.run_files import tree
-from vlsb.cli.view import RunSite
+from vlsb.cli.audit import store_sheet
 from vlsb.models.prices import load_prices
 from vlsb.reports.html.server import PageServer
+from vlsb.reports.html.site import RunSite
 from vlsb.simulator import SimulatorThread
 
 DEADLINE_S = 30
@@ -39,7 +40,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 @contextmanager
 def served(desk: Desk) -> Iterator[PageServer]:
     """The desk's runs, served from a thread of this process."""
-    with PageServer(RunSite([desk.outputs], data_root=None, prices=load_prices(None))) as server:
+    with PageServer(
+        RunSite([desk.outputs], data_root=None, prices=load_prices(None), store_labels=store_sheet)
+    ) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -13,7 +13,6 @@ from vlsb._version import __version__
 from vlsb.cli import options as opt
 from vlsb.cli.command import command
 from vlsb.cli.screen import Screen
-from vlsb.cli.show import missing_data, run_dataset, stored_answers
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option
 from vlsb.extras import require_extra
@@ -23,9 +22,9 @@ from vlsb.reports.exports import ExportedRun, Redaction
 from vlsb.reports.figures import counted
 from vlsb.reports.hub_card import TABLE, hub_card, hub_columns
 from vlsb.reports.inspect_log import log_header, log_samples, summary_of
+from vlsb.reports.stored import StoredRun
 from vlsb.store.export import require_new, write_archive, write_folder, write_text
 from vlsb.store.manifest import JudgeEntry, require_run, require_vlsbench
-from vlsb.store.state import load_state
 from vlsb.store.summaries import summarize_state
 
 # What leaves this machine holds no response unless that is asked for.
@@ -80,17 +79,17 @@ def _exported(
     run: Path, data_root: Path | None, redaction: Redaction, screen: Screen, *, has_instructions: bool
 ) -> tuple[ExportedRun, int]:
     """Return the run with its judges, and how many people's labels stay here."""
-    state = load_state(run)
+    stored = StoredRun.read(run, data_root, needs_data=has_instructions)
+    state = stored.state
     if not has_instructions:
         require_vlsbench(run, state.manifest, "the card for the Hugging Face Hub")
     entries = [each for each in state.manifest.judges if not each.is_human]
-    dataset = run_dataset(run, state.manifest, data_root) if has_instructions else None
-    if has_instructions and dataset is None:
-        screen.notice(f"{missing_data(run)} Instructions are missing: pass --data-root.")
+    if has_instructions and stored.dataset is None:
+        screen.notice(f"{stored.lack} Instructions are missing: pass --data-root.")
     judges: list[JudgeEntry | None] = [*entries] or [None]
     exported = ExportedRun(
         summaries=[summarize_state(state, run, None if each is None else each.file) for each in judges],
-        answers=[stored_answers(state, each, dataset) for each in judges],
+        answers=[stored.answers(each) for each in judges],
         created_at=state.manifest.created_at,
         version=__version__,
         redaction=redaction,

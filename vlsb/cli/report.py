@@ -30,7 +30,6 @@ from vlsb.reports.paper import paper_report, parities_of
 from vlsb.reports.report import Report
 from vlsb.store.listing import find_runs
 from vlsb.store.manifest import remembered_data_root, require_vlsbench
-from vlsb.store.state import load_state
 from vlsb.store.summaries import runs_of_judge, stored_judge, summarize_run, summarize_state
 from vlsb.wording import first_of
 
@@ -124,16 +123,19 @@ def report_command(
         raise ConfigError(f"{without[0]} takes no --judge. Leave it out, or VLSB_SHOW_JUDGE unset.")
     if html is not None:
         # The data set, and Pillow for small images.
-        from vlsb.cli.page import write_page
+        from vlsb.reports.html.pages import write_page
 
-        write_page(
-            paths,
-            html,
-            single=single,
-            redact=redact,
-            data_root=data_root,
-            prices=load_prices(prices),
-            screen=screen,
+        table = load_prices(prices)
+        screen.answer(
+            write_page(
+                paths,
+                html,
+                single=single,
+                redact=redact,
+                data_root=data_root,
+                prices=table,
+                say=screen.notice,
+            )
         )
         return None
     if single or redact:
@@ -193,12 +195,13 @@ def _summaries(paths: list[Path]) -> list[Summary]:
 def _official(paths: list[Path], judge: str | None, data_root: Path | None, screen: Screen) -> str:
     """One run and one judge as the authors' script writes them: their object has room for no more."""
     # The data set's questions, which no other format needs.
-    from vlsb.cli.show import missing_data, run_dataset, stored_answers
+    from vlsb.reports.stored import StoredRun
 
     run, *others = find_runs(paths)
     if others:
         raise ConfigError(f"--format official holds one run, not {1 + len(others)}. Name one, such as {run}.")
-    state = load_state(run)
+    stored = StoredRun.read(run, data_root)
+    state = stored.state
     require_vlsbench(run, state.manifest, "--format official")
     judges = state.manifest.judges
     if judge is None and len(judges) > 1:
@@ -206,10 +209,9 @@ def _official(paths: list[Path], judge: str | None, data_root: Path | None, scre
         raise ConfigError(f"--format official holds one judge. Name one with --judge: {names}.")
     entry = stored_judge(state.manifest, judge)
     summary = summarize_state(state, run, None if entry is None else entry.file)
-    dataset = run_dataset(run, state.manifest, data_root)
-    answers = stored_answers(state, entry, dataset)
+    answers = stored.answers(entry)
     if missing := missing_questions(answers):
-        why = missing_data(run) if dataset is None else "The data set at hand differs from the run's."
+        why = stored.lack if stored.dataset is None else "The data set at hand differs from the run's."
         screen.notice(f"{why} {missing}")
     remembered = remembered_data_root(run)
     if data_root is None and remembered is not None and remembered.is_dir():

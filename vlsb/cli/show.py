@@ -16,8 +16,9 @@ from vlsb.errors import ConfigError
 from vlsb.evaluation.options import Option
 from vlsb.reports.answers import answers_text
 from vlsb.reports.stored import NEAREST, Filter, StoredRun
+from vlsb.store.listing import find_runs
 from vlsb.store.manifest import is_run
-from vlsb.store.summaries import find_runs, stored_judge
+from vlsb.store.summaries import stored_judge
 from vlsb.wording import first_of
 
 # As many as fit on two screens or so; a failure takes a few lines only.

@@ -17,10 +17,13 @@ from msgspec import Struct
 from rich.text import Text
 
 from vlsb import strict_json
-from vlsb.errors import ConfigError
-from vlsb.records import Label, Untrusted
+from vlsb.errors import ConfigError, RunMismatchError
+from vlsb.records import Label, Response, Sample, Untrusted, is_cut
 from vlsb.reports.answers import MAX_WIDTH, Field, Page
 from vlsb.reports.encode import csv_document, for_json, for_terminal, from_csv, json_document
+from vlsb.reports.stored import StoredRun
+from vlsb.store.audit import AuditItem, AuditSample
+from vlsb.store.state import RunState
 from vlsb.wording import first_of
 
 _COLUMNS = ("item", "image_path", "instruction", "response", "response_sha256", "label", "note")
@@ -51,6 +54,51 @@ class SheetLabel(NamedTuple):
     response_sha256: str
     label: Label
     note: Untrusted
+
+
+class LabelDesk:
+    """A run's drawn responses with what was asked: checked against what the target was sent."""
+
+    def __init__(self, run: StoredRun, audit: AuditSample) -> None:
+        self._run = run
+        self.items = audit.current(run.state)
+        if run.dataset is None:
+            raise ConfigError(f"{run.lack} Nobody can label without it: pass --data-root.")
+        digests = {row.sample_id: row.digest for row in run.state.manifest.samples}
+        ids = {item.sample_id for item, _ in self.items}
+        self.samples: dict[int, Sample] = {
+            each.id: each
+            for each in run.dataset.samples
+            if each.id in ids and each.digest() == digests.get(each.id)
+        }
+        if missing := sorted(ids - set(self.samples)):
+            raise RunMismatchError(
+                f"The data set at hand has another row, or none, for {len(missing)} drawn samples "
+                f"(the first is {missing[0]}). Pass the run's own with --data-root."
+            )
+
+    def in_order(self, judge: str) -> list[tuple[AuditItem, Response]]:
+        """Return the items in an order of this judge's own, which says nothing of their strata."""
+        return sorted(self.items, key=lambda each: Untrusted(f"{judge} {each[0].name}").sha256())
+
+    def task(self, item: AuditItem, response: Response, file: str | None, state: RunState) -> LabelTask:
+        """Return the item as a person sees it, with the label that it has in that file."""
+        label = None if file is None else state.label(response.key, file)
+        verdict = None if file is None or label is None else state.judged[file].verdicts[item.key]
+        return LabelTask(
+            item=item.name,
+            image_path=item.image_path,
+            instruction=self.samples[item.sample_id].instruction,
+            response=response.text,
+            response_sha256=response.response_sha256,
+            is_cut=is_cut(response.finish_reason),
+            label=label,
+            note=Untrusted("") if verdict is None else verdict.explanation,
+        )
+
+    def read_image(self, item: AuditItem, response: Response) -> bytes:
+        """Read the image that the target was sent. Raises ImageError for any other."""
+        return self._run.read_image(self.samples[item.sample_id], response.image_sha256)
 
 
 def task_page(task: LabelTask, *, heading: str, width: int, color: bool) -> str:
@@ -131,12 +179,24 @@ def parse_sheet(raw: bytes, *, completed_by: str | None = None) -> list[SheetLab
         elif label is not None:
             note = Untrusted(row.get(_NOTE, "").strip())
             labels.append(SheetLabel(row["item"].strip(), row["response_sha256"].strip(), label, note))
-    require_no(problems)
+    _require_no(problems)
     return labels
 
 
-def require_no(problems: Sequence[str]) -> None:
-    """Raise ConfigError if there is a problem with a sheet."""
+def require_drawn(labels: Sequence[SheetLabel], items: Mapping[str, Response]) -> None:
+    """Raise ConfigError for labels of what was not drawn, of another response, or of one item twice."""
+    problems, names = [], set()
+    for each in labels:
+        response = items.get(each.item)
+        if response is None or response.response_sha256 != each.response_sha256:
+            problems.append(f"{each.item[:40]!r} is not an item of this run with that response")
+        elif each.item in names:
+            problems.append(f"{each.item} has two labels")
+        names.add(each.item)
+    _require_no(problems)
+
+
+def _require_no(problems: Sequence[str]) -> None:
     if problems:
         first = first_of(problems, _SHOWN_PROBLEMS, separator="; ")
         raise ConfigError(f"The sheet was not imported, nothing was changed. {first}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -17,10 +17,9 @@ from typing import Self
 from vlsb.data import MINI, Dataset, fetch_dataset, load_dataset, load_named, named_root
 from vlsb.errors import ConfigError, ImageError, VlsbError
 from vlsb.records import JUDGED, VLSBENCH, Key, Label, Outcome, Sample, Untrusted, is_cut
-from vlsb.reports.answers import ImageFile, NoInstruction, StoredAnswer
+from vlsb.reports.answers import AnswerImage, NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_terminal
-from vlsb.store.data_root import remembered_data_root
-from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow
+from vlsb.store.manifest import JudgeEntry, Manifest, SampleRow, remembered_data_root
 from vlsb.store.state import Judged, RunState, collection_paused, load_state
 
 NEAREST = 3
@@ -46,6 +45,11 @@ class StoredRun:
             state = load_state(path)
             return cls(path, state, _dataset(path, state.manifest, data_root) if needs_data else None)
 
+    def again(self) -> Self:
+        """Read the run again, and leave its data set as it was read before."""
+        with collection_paused():
+            return replace(self, state=load_state(self.path))
+
     @property
     def lack(self) -> str:
         """Why the data set is not at hand, as one sentence."""
@@ -53,7 +57,7 @@ class StoredRun:
         return "The data set is not at hand." if root is None else f"The data set cannot be read at {root}."
 
     def answers(self, judge: JudgeEntry | None) -> list[StoredAnswer]:
-        """Return every response that the run asks for, sample by sample in the data set's order, then by epoch.
+        """Return every response that the run asks for, by sample in the data set's order, then by epoch.
 
         A shuffled run is in the order of its ids.
         """
@@ -124,10 +128,10 @@ class StoredRun:
         return content
 
 
-def _image_file(dataset: Dataset, sample: Sample) -> ImageFile:
+def _image_file(dataset: Dataset, sample: Sample) -> AnswerImage:
     if dataset.archive is None:
-        return ImageFile(dataset.root / sample.image_path.expose())
-    return ImageFile(dataset.archive, sample.image_path)
+        return AnswerImage(dataset.root / sample.image_path.expose())
+    return AnswerImage(dataset.archive, sample.image_path)
 
 
 def _dataset(run: Path, manifest: Manifest, data_root: Path | None) -> Dataset | None:

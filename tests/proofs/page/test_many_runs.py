@@ -22,7 +22,7 @@ SAFE = {"step-1000": 4, "step-2000": 12, "step-10000": 20, "other": 8}
 """How many samples of each run the first judge labels safe; the second one two more."""
 STRANGE = "x <b>&amp;'\"y"
 """The name of a run's folder."""
-PRELUDE = "import vlsb.cli.page\nvlsb.cli.page.MOST_ANSWERS = 1"
+PRELUDE = "import vlsb.reports.html.pages\nvlsb.reports.html.pages.MOST_ANSWERS = 1"
 
 
 def respond(request: Request) -> Action:

@@ -38,7 +38,7 @@ EXPOSED_IN = {
     "judging/guards.py": "parses what a guard says strictly; the category that it keeps is wrapped again",
     "judging/prompts.py": "puts question and response into the judge's request and wraps it again",
     "judging/verdicts.py": "parses a verdict strictly; what it keeps is wrapped again",
-    "cli/show.py": "joins image_path, as the data set has it, to its folder, for a path that is encoded",
+    "reports/stored.py": "joins image_path to the data set's folder, for a path that is encoded",
     "data/image_files.py": "turns image_path into a path below the data folder, after its checks",
     "data/selection.py": "compares names with the user's filters; near names are wrapped again",
 }

@@ -19,7 +19,8 @@ from typing import Any
 
 from vlsb._version import __version__
 from vlsb.analysis.summary import Summary
-from vlsb.records import Failure, Finding, Key, Label, Outcome, Response, Untrusted, Verdict, is_cut
+from vlsb.judging.human import GUIDE
+from vlsb.records import Failure, Finding, Key, Outcome, Response, Untrusted, Verdict, is_cut
 from vlsb.reports.answers import NoInstruction, StoredAnswer
 from vlsb.reports.encode import for_page, json_island
 from vlsb.reports.exports import known_code, known_reason, with_known_words
@@ -79,16 +80,15 @@ def page_content(
     runs: Sequence[PageRun],
     *,
     images: Mapping[str, str],
-    guide: Mapping[Label, str],
     redact: bool = False,
     live: Json | None = None,
     board: str | None = None,
 ) -> Json:
     """Return the content of a page about these runs.
 
-    `images` maps the checksum of an image that was sent to where the page finds it; `guide` says what people
-    who label read of each label. With `redact` responses, explanations and all else that models wrote end
-    after 80 characters, and nothing says what images show. `board` is where the page about all runs is.
+    `images` maps the checksum of an image that was sent to where the page finds it. With `redact` responses,
+    explanations and all else that models wrote end after 80 characters, and nothing says what images show.
+    `board` is where the page about all runs is.
     """
     can_label = not redact and any(run.items for run in runs)
     if redact:
@@ -102,7 +102,7 @@ def page_content(
             live=live,
             board=board,
             # Who sees the beginning of a response only cannot label it.
-            guide={label.value: text for label, text in guide.items()} if can_label else None,
+            guide={label.value: text for label, text in GUIDE.items()} if can_label else None,
         ),
         "explanations": {outcome.value: text for outcome, text in EXPLANATIONS.items()},
         "runs": [_run(each) for each in runs],

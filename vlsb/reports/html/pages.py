@@ -19,14 +19,14 @@ from vlsb.files import replace_file
 from vlsb.models.prices import PriceTable
 from vlsb.records import Sample, Untrusted
 from vlsb.reports.encode import for_terminal
+from vlsb.reports.exports import with_known_words
 from vlsb.reports.figures import counted
-from vlsb.reports.html.content import PageRun, board_content, page_content
-from vlsb.reports.html.document import GENERATOR, page_document
-from vlsb.reports.redaction import with_known_words
+from vlsb.reports.html.content import GENERATOR, PageRun, board_content, page_content, page_document
 from vlsb.reports.stored import StoredRun
 from vlsb.store.audit import read_audit
+from vlsb.store.listing import find_runs
 from vlsb.store.manifest import JudgeEntry, read_manifest
-from vlsb.store.summaries import find_runs, summarize_state
+from vlsb.store.summaries import summarize_state
 
 MOST_INLINE = 300
 """So many images fit into one file that opens at once; for more there is a folder, or `--single`."""
