@@ -92,6 +92,18 @@ def test_a_third_ctrl_c_ends_at_once_even_an_engine_that_does_not_want_to_go(loc
     local.gone()
 
 
+def test_ctrl_c_after_the_last_run_only_hastens_the_end_of_the_engine(local: LocalDesk) -> None:
+    """Everything is judged and said: the outcome stays what it was."""
+    with start(local, TERM="ignore") as process:
+        process.wait_until(lambda: "safe rate" in process.out, what="the table of both runs")
+        process.signal(signal.SIGINT)
+        ended = process.wait()
+
+    assert ended.code == 0, ended.err
+    assert "Interrupted" not in ended.err
+    local.gone()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_the_engine_starts_ends_it_before_any_run(local: LocalDesk, number: int) -> None:
     hold = local.folder / "hold"
