@@ -68,51 +68,6 @@ class Bridge:
     check: ErrorCheck
 
 
-def bridges_of(paths: Iterable[Path], old: str, new: str) -> list[Bridge]:
-    """Return a bridge for each run. Raises ConfigError for a run that one of the two has not judged."""
-    return [_bridge(run, old, new) for run in find_runs(paths)]
-
-
-def _bridge(run: Path, old: str, new: str) -> Bridge:
-    state = load_state(run)
-    before, after = (stored_judge(state.manifest, name, option="--judge-bridge") for name in (old, new))
-    if before is None or after is None or before == after:
-        raise ConfigError(f"--judge-bridge {old} {new}: name two judges of {run}.")
-    audit = None if read_audit(run) is None else audit_report(run)
-    corrected = {} if audit is None else {each.judge: each for each in audit.corrected}
-    judged = judged_run(run, state)
-    names = before.stem, after.stem
-    was, becomes = (
-        _judge_rates(state, run, entry, corrected.get(Untrusted(name)))
-        for entry, name in zip((before, after), names, strict=True)
-    )
-    return Bridge(
-        run=judged.run,
-        target=judged.target,
-        simulated=judged.simulated,
-        old=was,
-        new=becomes,
-        pair=compare_two(*names, [judged]),
-        check=PAPER_CHECK,
-    )
-
-
-def _judge_rates(state: RunState, run: Path, entry: JudgeEntry, found: Corrected | None) -> JudgeRates:
-    rates, name = summarize_state(state, run, entry.file).rates, entry.stem
-    if found is not None:
-        return JudgeRates(judge=name, rates=rates, audited=found.rates, more_labels=found.more_labels)
-    # The published check is of this judge with its own template, and of no other.
-    has_prior = name == OFFICIAL_JUDGE_MODEL and rates.estimate == "all"
-    prior = rogan_gladen(_judged(state, entry)) if has_prior else None
-    return JudgeRates(judge=name, rates=rates, prior=prior)
-
-
-def _judged(state: RunState, entry: JudgeEntry) -> list[AuditedSample]:
-    images = {row.sample_id: row.image_path for row in state.manifest.samples}
-    labels = ((key, state.label(key, entry.file)) for key in state.asked_for())
-    return [AuditedSample(images[key.sample_id], label) for key, label in labels if label is not None]
-
-
 def bridge_report(bridges: Sequence[Bridge]) -> Report:
     """Return both judges' rates of each run, with a paper's sentence."""
     return Report(
