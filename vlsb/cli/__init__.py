@@ -13,7 +13,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script."""
+    """Run the console script."""
     try:
         for number in (signal.SIGTERM, signal.SIGHUP):
             # What the caller ignores stays ignored: `nohup` means it.
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def ignore_signals() -> None:
-    """The outcome is settled and the process about to end: one more Ctrl-C must not change its code."""
+    """Ignore signals from here on: the outcome is settled, and one more Ctrl-C must not change its code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
@@ -77,7 +77,7 @@ def run_cli(arguments: Sequence[str]) -> int:
 
 
 def _load_environment_file() -> None:
-    """Variables of `.env`. Only the working directory's own: a stranger's parent must not bring keys."""
+    """Load `.env` of the working directory alone: a stranger's folder above it must not bring keys."""
     if os.path.exists(".env"):  # noqa: PTH110 - the help page does not wait for pathlib
         from dotenv import load_dotenv
 

@@ -41,7 +41,7 @@ class Calibration:
     n: int
 
     def part_of(self, plan: Plan) -> Plan:
-        """The plan for the drawn part alone, which is drawn now.
+        """Draw the part, and return the plan for it alone.
 
         Raises ConfigError where there is nothing to compare.
         """
@@ -53,19 +53,19 @@ class Calibration:
         return replace(plan, only=frozenset(item.key for item in audit.items))
 
     def text(self, plan: Plan) -> str:
-        """What the part says, of a plan that `part_of` gave."""
+        """Return what the part says, of a plan that `part_of` gave."""
         report = _report(plan, load_state(plan.directory))
         width = shutil.get_terminal_size((80, 24)).columns
         return calibration_text(report, width=width, color=has_color(sys.stdout))
 
     def left(self, plan: Plan) -> int:
-        """How many responses are left to judge, over the plan's judges."""
+        """Count the responses that are left to judge, over the plan's judges."""
         state = load_state(plan.directory)
         return sum(state.pending(file) for file in judge_files(plan, state.manifest).values())
 
 
 def _judges(plan: Plan, manifest: Manifest) -> tuple[str, str]:
-    """The files of the old judge and the new one."""
+    """Return the files of the old judge and the new one."""
     if any(judge.kind.answers is not Answers.LABELS for judge in plan.judges) or len(plan.judges) > 2:
         raise ConfigError(
             "--calibrate takes one judge that gives the three labels, or the old one and the new."
@@ -151,7 +151,7 @@ def _money(plan: Plan, state: RunState, audit: AuditSample) -> Iterator[JudgeMon
 
 
 def _tokens(usages: Sequence[Usage], weights: Sequence[float], left: int) -> tuple[float, float] | None:
-    """About how many tokens the rest takes, in and out; None where nobody counted them."""
+    """Estimate how many tokens the rest takes, in and out; None where nobody counted them."""
     counted = [
         (usage.input_tokens, usage.output_tokens or 0, weight)
         for usage, weight in zip(usages, weights, strict=True)

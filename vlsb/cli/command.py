@@ -100,12 +100,12 @@ def write_file(path: Path, content: str | bytes, *, mode: str = "wb") -> None:
 
 
 def _flag(parameter: str) -> str:
-    """An option as it is typed. A parameter that would hide a name of Python's ends in `_`."""
+    """Return an option as it is typed. A parameter that would hide a name of Python's ends in `_`."""
     return as_flag(parameter.removesuffix("_"))
 
 
 def _added(name: str, form: Option | None, output: str | None) -> Iterator[tuple[str, inspect.Parameter]]:
-    """The parameters that `@command` adds to those of the function."""
+    """Yield the parameters that `@command` adds to those of the function."""
     variable = f"VLSB_{name.upper()}"
     if form is not None:
         about = replace(form, variable=form.variable or f"{variable}_FORMAT")
@@ -124,13 +124,13 @@ def _options_in(parameter: inspect.Parameter) -> list[Option]:
 
 
 def _typer_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A parameter as typer reads it."""
-    found = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    """Return a parameter as typer reads it."""
+    typed = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
     for about in _options_in(parameter):
         kind = get_args(parameter.annotation)[0]
         option = _typer_option(parameter.name, kind, about)
-        found = found.replace(annotation=Annotated[kind, option])
-    return found
+        typed = typed.replace(annotation=Annotated[kind, option])
+    return typed
 
 
 def _typer_option(name: str, kind: Any, about: Option) -> Any:

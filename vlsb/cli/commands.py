@@ -131,7 +131,7 @@ class VlsbGroup(TyperGroup):
     """A group of commands, whose own `--help` is shown as a switch."""
 
     def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """The option of the help page."""
+        """Return the option of the help page."""
         return _help_option(super().get_help_option(ctx))
 
 
@@ -143,11 +143,11 @@ class VlsbCommand(TyperCommand):
         _without_types(self.params)
 
     def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """The option of the help page."""
+        """Return the option of the help page."""
         return _help_option(super().get_help_option(ctx))
 
     def collect_usage_pieces(self, ctx: Context) -> list[str]:
-        """The words of the usage line, such as `[OPTIONS] RUN [ID]...`."""
+        """Return the words of the usage line, such as `[OPTIONS] RUN [ID]...`."""
         arguments = [each for each in self.params if isinstance(each, TyperArgument)]
         return ["[OPTIONS]", *map(_usage_word, arguments)]
 
@@ -164,7 +164,7 @@ class VlsbCommand(TyperCommand):
         return left
 
     def make_parser(self, ctx: Context) -> _OptionParser:
-        """The parser that says mistakes instead of guessing."""
+        """Make the parser that says mistakes instead of guessing."""
         arguments = [each for each in self.params if each.param_type_name == "argument"]
         engine = next((each.name for each in arguments if each.name == "engine_options"), None)
         parser = _Parser(ctx, engine, places=len(arguments) - (engine is not None))
@@ -216,7 +216,7 @@ class GuidedCommand(VlsbCommand):
 
 
 def _help_all_option() -> TyperOption:
-    """The option that prints the page with every option."""
+    """Make the option that prints the page with every option."""
 
     def show(ctx: Context, parameter: Parameter, is_wanted: bool) -> None:
         if is_wanted and not ctx.resilient_parsing and isinstance(ctx.command, GuidedCommand):

@@ -29,7 +29,7 @@ def check_command(
         Path | None, typer.Argument(metavar="[DIR]", help="The data set; the same as --data-root.")
     ] = None,
     data_root: Annotated[Path | None, run_option("data_root")] = None,
-) -> int:
+) -> None:
     """Read every row and decode every image; say what is missing, broken or odd."""
     screen = Screen()
     source = context.get_parameter_source("data_root")
@@ -45,7 +45,6 @@ def check_command(
             f"belongs to instruction_id {first.sample_ids[0]} ({first.reason}). Fetch them again",
             detail=first.image_path,
         )
-    return 0
 
 
 @data_app.command("fetch")
@@ -58,13 +57,12 @@ def fetch_command(
         ),
     ] = None,
     display: opt.Display = None,
-) -> int:
+) -> None:
     """Download VLSBench from the Hugging Face Hub into its cache, or find it there."""
     screen = Screen(quiet=display == "none")
     with Display(display, screen) as live:
         fetched = fetch_dataset(revision=revision, offline=False, on_progress=live.on_progress)
     screen.answer(f"{fetched.repository} at {fetched.revision}")
-    return 0
 
 
 @data_app.callback()

@@ -82,7 +82,7 @@ def import_command(
             variable="VLSB_IMPORT_JUDGED_BY",
         ),
     ] = None,
-) -> int:
+) -> None:
     """Read what another program logged into a run, which can be judged, audited and compared."""
     screen = Screen()
     directory = output_dir / _run_name(name, model)
@@ -104,7 +104,6 @@ def import_command(
         screen.notice(line)
     screen.answer(*_told(directory, source, imported))
     screen.notice(f"Judge it with: vlsb judge {shlex.quote(str(directory))}")
-    return 0
 
 
 def _run_name(name: str | None, model: str) -> str:
@@ -117,19 +116,19 @@ def _run_name(name: str | None, model: str) -> str:
     return name
 
 
-def _format(wanted: str, files: Sequence[Path]) -> str:
-    if wanted == _AUTO:
-        found = {find_format(path) for path in files}
-        if len(found) > 1:
+def _format(named: str, files: Sequence[Path]) -> str:
+    if named == _AUTO:
+        programs = {find_format(path) for path in files}
+        if len(programs) > 1:
             raise ConfigError(
-                f"The files are of several programs: {', '.join(sorted(found))}. Import each apart."
+                f"The files are of several programs: {', '.join(sorted(programs))}. Import each apart."
             )
-        return found.pop()
-    return wanted
+        return programs.pop()
+    return named
 
 
 def _dataset(data_root: Path | None) -> tuple[Dataset, dict[str, str]]:
-    """The data set, and where on the Hugging Face Hub it came from; empty for a copy of the user's."""
+    """Load the data set, and tell where on the Hub it came from; empty for a copy of the user's."""
     if data_root is not None:
         return load_dataset(data_root), {}
     fetched = fetch_dataset(revision=None, offline=True)
@@ -144,10 +143,10 @@ def _image_sha256(dataset: Dataset, sample: Sample) -> str | None:
 
 
 def _images(dataset: Dataset, matched: Matched) -> dict[int, ImageFile]:
-    """The images that are there, by sample id; judging says what it misses."""
+    """Return the images that are there, by sample id; judging says what it misses."""
     samples = {sample.id: sample for sample, _ in matched.rows}
-    found = dataset.inspect(samples.values(), known={}, skip_bad=True)
-    return {each: image for each, image in found.items() if isinstance(image, ImageFile)}
+    images = dataset.inspect(samples.values(), known={}, skip_bad=True)
+    return {each: image for each, image in images.items() if isinstance(image, ImageFile)}
 
 
 def _left_out(matched: Matched) -> Iterator[str]:

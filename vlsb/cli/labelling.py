@@ -73,14 +73,14 @@ class Labelling:
                     return
 
     def _end(self, next_key: Callable[[], str]) -> str:
-        """The key after the last label: until then it can be taken back as any other."""
+        """Return the key after the last label: until then it can be taken back as any other."""
         self._say("\nAll are labelled. q stops, u takes the last label back.")
         while (key := next_key()) not in ("u", "q"):
             pass
         return key
 
     def _decision(self, next_key: Callable[[], str], place: int) -> str:
-        """The key that ends this turn; its label is stored."""
+        """Return the key that ends this turn; its label is stored."""
         self._show(place)
         sheet, began = self._sheets[place], time.monotonic()
         while True:
@@ -98,7 +98,7 @@ class Labelling:
             self._say(self._answer(key, sheet))
 
     def _answer(self, key: str, sheet: Sheet) -> str:
-        """What a key says that decides nothing."""
+        """Answer a key that decides nothing."""
         if key == "i":
             return self._image(sheet)
         if key == "d" and sheet.description:
@@ -171,7 +171,7 @@ def require_terminal() -> None:
 
 @contextmanager
 def _keys() -> Iterator[Callable[[], str]]:
-    """The keys that are pressed, one at a time without Enter; `q` once the terminal is gone."""
+    """Read the keys that are pressed, one at a time without Enter; `q` once the terminal is gone."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
 

@@ -50,13 +50,13 @@ def list_command(
     ] = None,
 ) -> Result:
     """List runs at any depth: target, judges, how many of their responses are there, when they changed."""
-    found = [each for each in list_runs(paths) if _is_wanted(each, target, judge)]
-    found.sort(key=SORTS[sort], reverse=sort in ("created", "changed", "rows"))  # type: ignore[arg-type]
-    return Result(partial(_written, found))
+    runs = [each for each in list_runs(paths) if _is_wanted(each, target, judge)]
+    runs.sort(key=SORTS[sort], reverse=sort in ("created", "changed", "rows"))  # type: ignore[arg-type]
+    return Result(partial(_list_text, runs))
 
 
 def _is_wanted(run: ListedRun, target: str | None, judge: str | None) -> bool:
-    """Whether a run's target and one of its judges have these words in their names."""
+    """Tell whether a run's target and one of its judges have these words in their names."""
     names = [for_terminal(each).casefold() for each in run.judges]
     has_target = target is None or (
         run.target is not None and target.casefold() in for_terminal(run.target).casefold()
@@ -64,7 +64,7 @@ def _is_wanted(run: ListedRun, target: str | None, judge: str | None) -> bool:
     return has_target and (judge is None or any(judge.casefold() in name for name in names))
 
 
-def _written(runs: list[ListedRun], form: str, *, width: int, color: bool) -> str:
+def _list_text(runs: list[ListedRun], form: str, *, width: int, color: bool) -> str:
     if form == "json":
         return json_document([_object(each) for each in runs])
     rows = [
@@ -87,7 +87,7 @@ def _problems(runs: Iterable[ListedRun]) -> Iterator[str]:
 
 
 def _judges(run: ListedRun) -> Words:
-    """The first judges of a run: all of them would fold a row over many lines."""
+    """Name the first judges of a run: all of them would fold a row over many lines."""
     if not run.judges:
         return "none"
     if len(run.judges) > _MOST_JUDGES:
@@ -115,7 +115,7 @@ def _object(run: ListedRun) -> dict[str, object]:
 def merge_command(
     parts: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Parts of one evaluation.")],
     into: Annotated[Path, Option("The new run's directory.", metavar="DIR", variable="VLSB_MERGE_INTO")],
-) -> int:
+) -> None:
     """Join runs of one target over different samples, such as two halves of the data set, into a new run.
 
     The parts stay. Every row is kept as it was written; nothing is asked again.
@@ -125,7 +125,6 @@ def merge_command(
     except OSError as error:
         raise StoreError.of(f"{into}: cannot be written", error) from error
     Screen().answer(f"{into}: {len(parts)} runs, {count:,} samples. Next: vlsb report {into}")
-    return 0
 
 
 @runs_app.command("rm")
@@ -133,7 +132,7 @@ def merge_command(
 def remove_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs to remove.")],
     yes: Annotated[bool, Option("Do not ask.", also="-y", variable="VLSB_REMOVE_YES")] = False,
-) -> int:
+) -> None:
     """Remove runs with all their responses and verdicts. Asks first; none goes if one is being written."""
     screen = Screen()
     places = list({run.resolve(): run for run in runs}.values())
@@ -152,11 +151,10 @@ def remove_command(
         for run in places:
             _remove(run)
             screen.answer(f"{run}: removed")
-    return 0
 
 
 def _remove(run: Path) -> None:
-    """Out of sight first, so that a removal that is cut short leaves no half of a run."""
+    """Remove a run, out of sight first, so that a removal that is cut short leaves no half of a run."""
     gone = run.with_name(f".{run.name}.removed")
     try:
         if gone.exists():
@@ -171,7 +169,7 @@ def _remove(run: Path) -> None:
 @command()
 def repair_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The damaged run.")],
-) -> int:
+) -> None:
     """Keep the good lines of a damaged run and set the bad ones aside. A resume does their samples again."""
     screen = Screen()
     done = repair_run(run)
@@ -179,4 +177,3 @@ def repair_command(
         screen.answer(f"{each.path}: {each.kept} lines kept, {each.set_aside} set aside in {each.quarantine}")
     if not done:
         screen.answer(f"{run}: nothing to repair")
-    return 0

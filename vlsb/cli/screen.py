@@ -28,12 +28,12 @@ _TYPED: ContextVar[Sequence[str]] = ContextVar("typed", default=())
 
 
 def is_typed(arguments: Sequence[str]) -> None:
-    """These are the words of the command that is carried out from here on."""
+    """Keep the words of the command that is carried out from here on."""
     _TYPED.set(tuple(arguments))
 
 
 def without_keys(line: str) -> str:
-    """A line of ours without keys: of the environment, typed by mistake, or what looks like one."""
+    """Return a line of ours without keys: of the environment, typed by mistake, or what looks like one."""
     from vlsb.endpoints.credentials import Mask
 
     # What is there under that name is no key.
@@ -42,7 +42,7 @@ def without_keys(line: str) -> str:
 
 
 def from_here(path: Path) -> str:
-    """A path as it is typed in this folder: a long one wraps, and cannot be copied."""
+    """Return a path as it is typed in this folder: a long one wraps, and cannot be copied."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -67,7 +67,7 @@ class Screen:
         return has_color(self._out)
 
     def result(self, text: str) -> None:
-        """A command's result, on stdout. Raises StoreError where it cannot be written."""
+        """Write a command's result to stdout. Raises StoreError where it cannot be written."""
         if self.quiet:
             return
         try:
@@ -77,17 +77,17 @@ class Screen:
             raise StoreError(f"The result cannot be written to stdout ({error.strerror}).") from error
 
     def answer(self, *lines: str) -> None:
-        """A command's result in lines of our own words, whatever the names and paths in them hold."""
+        """Write a command's result in lines of our own words, whatever the names and paths in them hold."""
         clean = (for_terminal(Untrusted(each), lines=True).replace("\n", " ") for each in lines)
         self.result("\n".join(clean))
 
     def notice(self, line: str) -> None:
-        """Something worth knowing, on stderr."""
+        """Say something worth knowing, on stderr."""
         if not self.quiet:
             self.line(line)
 
     def error(self, error: VlsbError) -> None:
-        """What went wrong, to what, and what to do: one line on stderr for each problem."""
+        """Say what went wrong, to what, and what to do: one line on stderr for each problem."""
         for each in error.errors if isinstance(error, SeveralErrors) else (machine_lack(error) or error,):
             self.line(f"Error: {error_line(each)}")
 
@@ -116,19 +116,19 @@ def _typed(word: str) -> str:
 
 
 async def agree_to_install(screen: Screen, offer: InstallOffer, *, yes: bool) -> bool:
-    """Whether a missing engine is to be installed now: with `--yes`, or as the user at a terminal says."""
+    """Ask whether a missing engine is to be installed now; with `--yes` it is."""
     if not yes and is_at_terminal():
         screen.line(offer.error.message)
     return await agrees(screen, f"Install {offer.title} now, up to {offer.disk_bytes / 1e9:.0f} GB?", yes=yes)
 
 
 def is_at_terminal() -> bool:
-    """Whether somebody is there to be asked."""
+    """Tell whether somebody is there to be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 async def agrees(screen: Screen, question: str, *, yes: bool) -> bool:
-    """Whether the user says yes: with `--yes`, or at a terminal. Nobody there says no."""
+    """Ask the user, and tell whether the answer is yes, as it is with `--yes`. Nobody there says no."""
     import asyncio
 
     if yes or not is_at_terminal():
@@ -145,17 +145,17 @@ async def agrees(screen: Screen, question: str, *, yes: bool) -> bool:
 
 
 def has_color(stream: TextIO) -> bool:
-    """Whether a stream takes styles and links: a terminal does, unless it says that it is a simple one."""
+    """Tell whether a stream takes styles and links, as a terminal does that is not a simple one."""
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def list_width() -> int:
-    """The columns of the terminal, for lists that other programs may read: these get lines as they are."""
+    """Return the columns of the terminal for lists; other programs read lines as they are."""
     return shutil.get_terminal_size((10_000, 24)).columns
 
 
 def error_line(error: VlsbError) -> str:
-    """An error as one line, with what a stranger said of it encoded and cut to a readable length."""
+    """Return an error as one line, with what a stranger said of it encoded and cut to a readable length."""
     said = "" if error.detail is None else for_terminal(error.detail)[:600]
     line = f"{error.message}: {said}" if said else error.message
     return f"{line.rstrip(' .')}. {error.advice}" if error.advice else line

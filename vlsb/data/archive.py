@@ -128,15 +128,15 @@ class _Slice(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        wanted = max(0, self._member.size_bytes - self._position)
-        place = memoryview(buffer)[:wanted]
+        rest = max(0, self._member.size_bytes - self._position)
+        place = memoryview(buffer)[:rest]
         count = os.preadv(self._descriptor, [place], self._member.offset + self._position) if place else 0
         self._position += count
         return count
 
 
 def scan(path: Path) -> Archive:
-    """The images of an archive by their `image_path`; reads headers only. Blocking, for milliseconds."""
+    """Find the images of an archive by their `image_path`; reads headers only. Blocking, for milliseconds."""
     resolved = path.resolve()
     try:
         with _descriptor(resolved) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as stream:
@@ -154,12 +154,12 @@ def scan(path: Path) -> Archive:
 
 
 def case_key(name: str) -> str:
-    """What two names share that some file systems do not tell apart."""
+    """Return what two names share that some file systems do not tell apart."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_of_macos(name: str) -> bool:
-    """Whether a path is what macOS leaves beside files: resource forks and folder settings, no data."""
+    """Tell whether a path is what macOS leaves beside files: resource forks and folder settings, no data."""
     *folders, last = name.split("/")
     return last.startswith("._") or last == ".DS_Store" or "__MACOSX" in (*folders, last)
 
@@ -177,8 +177,8 @@ def name_problem(name: str) -> str | None:
 
 
 def _members(path: Path, stream: BinaryIO) -> tuple[dict[str, Member], dict[str, str]]:
-    """The images, hard links included, and what is wrong with links that lead to none."""
-    found: dict[str, Member] = {}
+    """Return the images, hard links included, and what is wrong with links that lead to none."""
+    members: dict[str, Member] = {}
     links: dict[str, str] = {}
     seen: set[str] = set()
     for count, member in enumerate(_headers(path, stream), start=1):
@@ -201,12 +201,12 @@ def _members(path: Path, stream: BinaryIO) -> tuple[dict[str, Member], dict[str,
         if member.islnk():
             links[name] = member.linkname.removeprefix("./")
         else:
-            found[name] = Member(member.offset_data, member.size)
-    return found, _resolve_links(links, found)
+            members[name] = Member(member.offset_data, member.size)
+    return members, _resolve_links(links, members)
 
 
-def _resolve_links(links: Mapping[str, str], found: dict[str, Member]) -> dict[str, str]:
-    """Put the links into `found`, each with the bytes it leads to; returns why the others lead nowhere.
+def _resolve_links(links: Mapping[str, str], members: dict[str, Member]) -> dict[str, str]:
+    """Put the links into `members`, each with the bytes it leads to; returns why the others lead nowhere.
 
     A link may stand before its target, and may point to another link.
     """
@@ -214,12 +214,12 @@ def _resolve_links(links: Mapping[str, str], found: dict[str, Member]) -> dict[s
     for link in links:
         passed: dict[str, None] = {}
         name = link
-        while name in links and name not in passed and name not in found and name not in broken:
+        while name in links and name not in passed and name not in members and name not in broken:
             passed[name] = None
             name = links[name]
         for each in passed:
-            if name in found:
-                found[each] = found[name]
+            if name in members:
+                members[each] = members[name]
             elif name in passed:
                 broken[each] = "in a circle"
             elif name in broken:
@@ -270,7 +270,7 @@ def _damage_error(path: Path, last: str | None) -> DatasetError:
 
 
 def _is_end(stream: BinaryIO, end: int) -> bool:
-    """Whether zeros and nothing else follow, one block at least."""
+    """Tell whether zeros and nothing else follow, one block at least."""
     stream.seek(end)
     count = 0
     while chunk := stream.read(CHUNK_BYTES):

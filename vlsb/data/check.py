@@ -128,15 +128,15 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
     ids: dict[Untrusted, tuple[int, ...]] = {}
     for sample in samples:
         ids[sample.image_path] = (*ids.get(sample.image_path, ()), sample.id)
-    found = inspect_images(dataset.open_image, ids, known={}, hashed=True)
+    images = inspect_images(dataset.open_image, ids, known={}, hashed=True)
     with quiet_decoder(), ThreadPoolExecutor(DECODE_THREADS, "vlsb-decode") as pool:
         problems = dict(
-            zip(found, pool.map(partial(_problem, dataset.open_image), found.items()), strict=True)
+            zip(images, pool.map(partial(_problem, dataset.open_image), images.items()), strict=True)
         )
     bad = {path: problem for path, problem in problems.items() if problem is not None}
     types = {
         path: image.media_type
-        for path, image in found.items()
+        for path, image in images.items()
         if isinstance(image, ImageFile) and path not in bad
     }
     counts = _counts(samples, ids)
@@ -154,11 +154,11 @@ def check_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datas
         ),
         media_types=tuple(sorted(Counter(types.values()).items())),
         # Over what a run can see: an image that only a full decode refuses still has its hash.
-        digest=data_digest((s.id, s.digest(), _sha256(found[s.image_path])) for s in samples),
+        digest=data_digest((s.id, s.digest(), _sha256(images[s.image_path])) for s in samples),
         altered_ids=tuple(altered),
         published_rows=sum(sample.id in PUBLISHED_IDS for sample in samples) - len(altered),
         has_published_ids={sample.id for sample in samples} == set(PUBLISHED_IDS),
-        distinct_images=len({each.sha256 for each in found.values() if isinstance(each, ImageFile)}),
+        distinct_images=len({each.sha256 for each in images.values() if isinstance(each, ImageFile)}),
     )
 
 

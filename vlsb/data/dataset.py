@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from vlsb.data.archive import ARCHIVE_FILE, scan
-from vlsb.data.folder import open_in_folder
-from vlsb.data.image_files import OpenImage, inspect_images, read_image
+from vlsb.data.image_files import OpenImage, inspect_images, open_in_folder, read_image
 from vlsb.data.mini import mini_root
 from vlsb.data.rows import MAX_ID, ROWS_FILE, load_rows, unreadable
 from vlsb.data.shards import shard_paths, unpack
@@ -66,20 +65,20 @@ class Dataset:
     def inspect(
         self, samples: Iterable[Sample], *, known: Mapping[str, ImageFile], skip_bad: bool = False
     ) -> Mapping[int, ImageFile | ImageError]:
-        """Each sample's image by sample id. Blocking: reads the header of every distinct image.
+        """Return each sample's image by sample id. Blocking: reads the header of every distinct image.
 
         `known` maps an `image_path` to what an earlier run found there. All bad images are found
         before one `ImageError` names them; with `skip_bad` each is the value of its samples instead.
         """
         chosen = tuple(samples)
-        found = inspect_images(self.open_image, (sample.image_path for sample in chosen), known=known)
-        images = {sample.id: found[sample.image_path] for sample in chosen}
+        by_path = inspect_images(self.open_image, (sample.image_path for sample in chosen), known=known)
+        images = {sample.id: by_path[sample.image_path] for sample in chosen}
         if not skip_bad:
             _refuse_bad(images)
         return images
 
     def read(self, sample: Sample) -> bytes:
-        """The bytes of a sample's image as they are now. Blocking."""
+        """Read the bytes of a sample's image as they are now. Blocking."""
         return read_image(self.open_image, sample.image_path)
 
 
@@ -124,7 +123,7 @@ def named_root(name: str) -> Path | None:
 
 
 def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Dataset:
-    """The samples of `root`; raises `DatasetError` with one line that names file and row.
+    """Load the samples of `root`; raises `DatasetError` with one line that names file and row.
 
     Images are not looked at yet: that is `Dataset.inspect`, for the samples that were selected. The
     images of parquet shards are unpacked below `cache` (default: the user's cache folder) the first
@@ -138,20 +137,20 @@ def load_dataset(root: Path | DataFiles, *, cache: Path | None = None) -> Datase
         if rows.exists() and archive.exists() and not folder.exists():
             return load_dataset_files(rows=rows, archive=archive)
         if not (rows.exists() and folder.exists()) and (shards := shard_paths(root)):
-            found = load_dataset_files(**unpack(shards, cache or user_cache())._asdict())
-            return replace(found, root=root.resolve())
+            dataset = load_dataset_files(**unpack(shards, cache or user_cache())._asdict())
+            return replace(dataset, root=root.resolve())
         return Dataset.in_folder(root, load_rows(rows))
     except OSError as error:
         raise unreadable(root, error) from error
 
 
 def load_dataset_files(*, rows: Path, archive: Path) -> Dataset:
-    """The samples of a `data.json` and an archive, wherever the two lie; either may be a link."""
+    """Load the samples of a `data.json` and an archive, wherever the two lie; either may be a link."""
     return Dataset(archive.resolve().parent, load_rows(rows), scan(archive).open_image, archive.absolute())
 
 
 def user_cache() -> Path:
-    """Where unpacked images are kept: `vlsb` below XDG_CACHE_HOME or ~/.cache."""
+    """Return where unpacked images are kept: `vlsb` below XDG_CACHE_HOME or ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     # As the specification has it, a relative value counts as none.
     return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "vlsb"
@@ -174,7 +173,7 @@ def require_dataset(root: Path, name: str = VLSBENCH) -> None:
 
 
 def _refuse_bad(images: Mapping[int, ImageFile | ImageError]) -> None:
-    bad = {sample_id: found for sample_id, found in images.items() if isinstance(found, ImageError)}
+    bad = {sample_id: each for sample_id, each in images.items() if isinstance(each, ImageError)}
     if not bad:
         return
     first, reason = next(iter(bad.items()))

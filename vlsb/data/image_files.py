@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 import struct
 import textwrap
 import unicodedata
@@ -21,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from io import BytesIO
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from vlsb.errors import ImageError, machine_lack
@@ -49,6 +50,10 @@ EXTENSIONS = {
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
 class FileStamp(NamedTuple):
     """What tells an image that changed: its size, and the time of the file it is in."""
 
@@ -74,7 +79,7 @@ OpenImage = Callable[[str], AbstractContextManager[OpenedImage]]
 
 
 def media_type(first_bytes: bytes) -> str:
-    """The image's MIME type from its magic number.
+    """Return the image's MIME type by its magic number.
 
     File extensions are not trusted: the data set calls everything .png.
     """
@@ -92,7 +97,7 @@ def media_type(first_bytes: bytes) -> str:
 def inspect_image(
     open_image: OpenImage, image_path: Untrusted, *, known: ImageFile | None = None, hashed: bool = False
 ) -> ImageFile:
-    """Type and size of one image after its header was checked; its checksum, too, if `hashed`.
+    """Return type and size of one image after its header was checked; its checksum, too, if `hashed`.
 
     `known` is what an earlier run found; while size and modification time are equal it is returned
     and the bytes are not read again.
@@ -116,7 +121,7 @@ def inspect_images(
     known: Mapping[str, ImageFile],
     hashed: bool = False,
 ) -> dict[Untrusted, ImageFile | ImageError]:
-    """What each distinct image is, or why it cannot be used; memory does not grow with the bytes."""
+    """Inspect each distinct image, or say why it cannot be used; memory does not grow with the bytes."""
     distinct = list(dict.fromkeys(image_paths))
     inspect = partial(_inspect_or_error, open_image, known, hashed)
     with quiet_decoder(), ThreadPoolExecutor(THREADS, "vlsb-picture") as pool:
@@ -124,7 +129,7 @@ def inspect_images(
 
 
 def read_image(open_image: OpenImage, image_path: Untrusted) -> bytes:
-    """The bytes of an image as they are now, all of one moment."""
+    """Read the bytes of an image as they are now, all of one moment."""
     with _attach_path(image_path), _open_stamped(open_image, image_path) as (stream, stamp):
         before = stamp()
         content = stream.read(before.size_bytes + 1)
@@ -179,17 +184,17 @@ def quiet_decoder() -> Iterator[None]:
 
 
 def is_missing(error: ImageError) -> bool:
-    """Whether the image is not there, as opposed to being there and unusable."""
+    """Tell whether the image is not there, as opposed to being there and unusable."""
     return isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
 
 
 def has_fitting_extension(image_path: Untrusted, kind: str) -> bool:
-    """Whether the file name says what the bytes are."""
+    """Tell whether the file name says what the bytes are."""
     return PurePosixPath(image_path.expose()).suffix.lower() in EXTENSIONS[kind]
 
 
 def is_named_after(image_path: Untrusted, sample_id: int) -> bool:
-    """Whether the file name is the sample's number."""
+    """Tell whether the file name is the sample's number."""
     return PurePosixPath(image_path.expose()).stem == str(sample_id)
 
 
@@ -232,7 +237,7 @@ def _open_stamped(open_image: OpenImage, image_path: Untrusted) -> Iterator[Open
 
 
 def path_problem(text: str) -> str | None:
-    """Why a path may not be opened, or None. It says nothing about what lies there."""
+    """Return why a path may not be opened, or None. It says nothing about what lies there."""
     if not PurePosixPath(text).name:
         return "has no file name in image_path"
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
@@ -245,7 +250,7 @@ def path_problem(text: str) -> str | None:
 
 
 def _header_type(stream: BinaryIO) -> str:
-    """The image's MIME type, once its header declares a size within the limits."""
+    """Return the image's MIME type, once its header declares a size within the limits."""
     kind = media_type(stream.read(HEAD_BYTES))
     with _decoder_faults(), _image(stream, kind) as image:
         width, height = image.size
@@ -305,7 +310,7 @@ def _os_reason(error: OSError) -> str:
 
 
 def _foreign_content(first_bytes: bytes) -> str:
-    """What a file that is no image seems to be, with what to do about it."""
+    """Say what a file that is no image seems to be, and what to do about it."""
     text = first_bytes.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer; fetch the real files with `git lfs pull`"
@@ -317,7 +322,7 @@ def _foreign_content(first_bytes: bytes) -> str:
 
 
 def write_on_image(content: bytes, words: str) -> bytes:
-    """A PNG with words across its top, black on white: an image that speaks to its judge."""
+    """Return a PNG with words across its top, black on white: an image that speaks to its judge."""
     from PIL import Image, ImageDraw
 
     with Image.open(BytesIO(content), formats=["PNG"]) as opened:
@@ -326,6 +331,56 @@ def write_on_image(content: bytes, words: str) -> bytes:
     brush = ImageDraw.Draw(image)
     brush.rectangle((0, 0, image.width, 8 + 16 * (lines.count("\n") + 1)), fill="white")
     brush.multiline_text((4, 4), lines, fill="black")
-    written = BytesIO()
-    image.save(written, "PNG")
-    return written.getvalue()
+    drawn = BytesIO()
+    image.save(drawn, "PNG")
+    return drawn.getvalue()
+
+
+@contextmanager
+def open_in_folder(root: Path, image_path: str) -> Iterator[OpenedImage]:
+    """Open the image at a checked relative path below `root` without following a last link."""
+    descriptor = _open_below(root, PurePosixPath(image_path))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ImageError("image is not a regular file")
+        # The descriptor stays ours: `fdopen` would not close it if it failed.
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            yield OpenedImage(stream, lambda: FileStamp.of(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _open_below(root: Path, relative: PurePosixPath) -> int:
+    """Open a file step by step below `root`, where no link leads elsewhere; by its real path if one is met.
+
+    Walking costs a third of resolving the path, which every image of every request would pay for.
+    """
+    *folders, name = relative.parts
+    held: list[int] = []
+    try:
+        if relative.is_absolute() or ".." in folders:
+            raise NotADirectoryError
+        held.append(os.open(root, _FOLDER_FLAGS))
+        for folder in folders:
+            held.append(os.open(folder, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=held[-1]))
+    except OSError:
+        # A link on the way, or a folder that may be passed but not read.
+        return os.open(_real_path(root, relative), _FLAGS)
+    else:
+        return os.open(name, _FLAGS, dir_fd=held[-1])
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def _real_path(root: Path, relative: PurePosixPath) -> Path:
+    """Return the path to open, with every folder resolved and the last component as it is."""
+    try:
+        folder = root.resolve(strict=True)
+        parent = (folder / relative.parent).resolve(strict=True)
+    except RuntimeError as error:
+        # Before Python 3.13 a loop of links is not an OSError.
+        raise ImageError("image lies behind a loop of links; copy the real files there") from error
+    if not parent.is_relative_to(folder):
+        raise ImageError("image lies outside the data set folder, behind a link; copy the real files there")
+    return parent / relative.name

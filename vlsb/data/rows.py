@@ -22,7 +22,7 @@ MAX_ID = 2**63 - 1
 
 
 def load_rows(path: Path) -> tuple[Sample, ...]:
-    """The samples of a `data.json`; raises `DatasetError` with one line that names file and row."""
+    """Load the samples of a `data.json`; raises `DatasetError` with one line that names file and row."""
     try:
         rows = strict_json.loads(_rows_bytes(path))
     except OSError as error:
@@ -33,7 +33,7 @@ def load_rows(path: Path) -> tuple[Sample, ...]:
 
 
 def parse_rows(rows: object, *, named: str) -> tuple[Sample, ...]:
-    """The samples of a list of rows, in its order; `named` is what the lines of errors call the list."""
+    """Make the samples of a list of rows, in its order; `named` is what the lines of errors call the list."""
     if not isinstance(rows, list):
         raise DatasetError(f"{named} holds {_kind(rows)}, not a list of rows. Is it the right file?")
     if not rows:
@@ -51,7 +51,7 @@ def parse_rows(rows: object, *, named: str) -> tuple[Sample, ...]:
 
 
 def unreadable(path: Path, error: OSError) -> DatasetError | MachineError:
-    """The one line for a file or folder that the system does not let us read."""
+    """Return the one line for a file or folder that the system does not let us read."""
     if lack := machine_lack(error):
         return lack
     reason = os.strerror(error.errno) if error.errno else "no reason given"
@@ -103,16 +103,16 @@ def _sample_id(row: Mapping[str, object], where: str) -> int:
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_ID:
-        found = _kind(value) if "instruction_id" in row else "nothing"
-        raise DatasetError(f"{where}: instruction_id must be a whole number, 0 or more, found {found}.")
+        kind = _kind(value) if "instruction_id" in row else "nothing"
+        raise DatasetError(f"{where}: instruction_id must be a whole number, 0 or more, found {kind}.")
     return value
 
 
 def _text(row: Mapping[str, object], name: str, where: str) -> Untrusted:
     value = row.get(name)
     if not isinstance(value, str):
-        found = _kind(value) if name in row else "nothing"
-        raise DatasetError(f"{where}: {name} must be text, found {found}. Correct the row.")
+        kind = _kind(value) if name in row else "nothing"
+        raise DatasetError(f"{where}: {name} must be text, found {kind}. Correct the row.")
     return Untrusted(value)
 
 
@@ -121,7 +121,7 @@ def _optional_text(row: Mapping[str, object], name: str, where: str) -> Untruste
 
 
 def _kind(value: object) -> str:
-    """What a value is, in words that do not show it; shards hold more kinds than JSON."""
+    """Name the kind of a value in words that do not show it; shards hold more kinds than JSON."""
     names = {bool: "true or false", int: "a number", float: "a fraction", str: "text"}
     names |= {list: "a list", dict: "an object", type(None): "null"}
     return names.get(type(value), "something else")

@@ -77,7 +77,7 @@ def parse_limit(text: str) -> Positions | Share:
 
 
 def select(samples: Sequence[Sample], selection: Selection) -> tuple[Sample, ...]:
-    """The selected samples: in the data set's order, or shuffled if asked to."""
+    """Select samples: in the data set's order, or shuffled if asked to."""
     limit = parse_limit(selection.limit) if selection.limit is not None else None
     chosen: Sequence[Sample] = _matching(samples, selection)
     if selection.shuffle:
@@ -102,23 +102,26 @@ def _matching(samples: Sequence[Sample], selection: Selection) -> list[Sample]:
         ("--sub-category", selection.sub_categories, lambda sample: sample.sub_category),
         ("--source", selection.sources, lambda sample: sample.source),
     ]
-    for option, wanted, field in filters:
-        if wanted:
+    for option, names, field in filters:
+        if names:
             # Names are known by the whole data set, not by what other filters left of it.
-            _check_names(option, wanted, {field(sample) for sample in samples})
-            keys = {_folded_name(name) for name in wanted}
+            _check_names(option, names, {field(sample) for sample in samples})
+            keys = {_folded_name(name) for name in names}
             chosen = [sample for sample in chosen if _folded_name(field(sample).expose()) in keys]
     return chosen
 
 
-def _check_names(option: str, wanted: Iterable[str], known: Iterable[Untrusted]) -> None:
-    names = {_folded_name(name.expose()): name for name in sorted(known)}
-    for value in wanted:
-        if _folded_name(value) not in names:
-            near = get_close_matches(_folded_name(value), names, n=3, cutoff=0.5) or list(names)[:SHOWN_NAMES]
+def _check_names(option: str, asked: Iterable[str], names: Iterable[Untrusted]) -> None:
+    spelled = {_folded_name(name.expose()): name for name in sorted(names)}
+    for value in asked:
+        if _folded_name(value) not in spelled:
+            near = (
+                get_close_matches(_folded_name(value), spelled, n=3, cutoff=0.5)
+                or list(spelled)[:SHOWN_NAMES]
+            )
             raise ConfigError(
                 f"{option} {value!r} is not in the data set. Nearest names there",
-                detail=Untrusted(", ".join(names[key].expose() for key in near)),
+                detail=Untrusted(", ".join(spelled[key].expose() for key in near)),
             )
 
 

@@ -49,7 +49,7 @@ class Unpacked(NamedTuple):
 
 
 def shard_paths(root: Path) -> tuple[Path, ...]:
-    """The shards of a folder, in order: beside each other, or in `data/` as on the Hugging Face Hub."""
+    """Find the shards of a folder, in order: beside each other, or in `data/` as on the Hugging Face Hub."""
     beside, below = (
         sorted(path for path in root.glob(pattern) if not is_of_macos(path.name))
         for pattern in ("*.parquet", "data/*.parquet")
@@ -58,15 +58,15 @@ def shard_paths(root: Path) -> tuple[Path, ...]:
 
 
 def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
-    """The shards' rows and images as files below `cache`, written now or found there. Blocking.
+    """Unpack the shards' rows and images below `cache`, or find them there. Blocking.
 
     They are found again while every shard has the name, size and time that it had. Two processes that
     come at once unpack once; what a killed one left behind goes with the next attempt.
     """
     place = cache / "parquet" / _cache_key(shards)
-    found = Unpacked(place / ROWS_FILE, place / ARCHIVE_FILE)
+    unpacked = Unpacked(place / ROWS_FILE, place / ARCHIVE_FILE)
     if place.exists():
-        return found
+        return unpacked
     try:
         # `parents` would make the middle ones readable for everybody.
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def unpack(shards: Sequence[Path], cache: Path) -> Unpacked:
                 _unpack_into(place, shards)
     except OSError as error:
         raise _cache_error(cache, error) from error
-    return found
+    return unpacked
 
 
 def _cache_key(shards: Sequence[Path]) -> str:
@@ -115,16 +115,16 @@ def _rows(shard: Path) -> list[dict[str, Any]]:
         if file.metadata.num_rows > MAX_ROWS:
             raise DatasetError(f"{shard} holds more than {MAX_ROWS:,} rows. Is it a shard of VLSBench?")
         columns = [*_TEXT_COLUMNS, *(name for name in _LATER_COLUMNS if name in names)]
-        found: list[dict[str, Any]] = file.read(columns=columns, use_threads=False).to_pylist()
-        return found
+        rows: list[dict[str, Any]] = file.read(columns=columns, use_threads=False).to_pylist()
+        return rows
 
 
 def _write_images(stream: IO[bytes], shards: Sequence[Path]) -> None:
-    written: dict[str, tuple[str, bytes]] = {}
+    images: dict[str, tuple[str, bytes]] = {}
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for where, image_path, content in _images(shards):
             image = image_path, hashlib.sha256(content).digest()
-            earlier = written.setdefault(case_key(image_path), image)
+            earlier = images.setdefault(case_key(image_path), image)
             if earlier != image:
                 raise DatasetError(
                     f"{where}: an earlier row has the same image_path, or one that differs by its case only, "
@@ -138,7 +138,7 @@ def _write_images(stream: IO[bytes], shards: Sequence[Path]) -> None:
 
 
 def _images(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
-    """Where it is, `image_path` and bytes of every row that has an image, in order."""
+    """Yield where it is, `image_path` and bytes of every row that has an image, in order."""
     for shard in shards:
         with _shard(shard) as file:
             position = 0
@@ -157,7 +157,7 @@ def _images(shards: Sequence[Path]) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _content(where: str, image_path: str, image: object) -> bytes | None:
-    """The bytes of an image, or None for a row without any: that is found when samples are inspected."""
+    """Return the bytes of an image, or None for a row without any, which inspecting samples will tell."""
     if problem := name_problem(image_path):
         raise DatasetError(f"{where}: image_path {problem}", detail=Untrusted(image_path))
     if not isinstance(image, dict) or not isinstance(content := image.get("bytes"), bytes):

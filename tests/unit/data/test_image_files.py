@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlsb.data import Dataset, media_type
-from vlsb.data.folder import open_in_folder
 from vlsb.data.image_files import (
     MAX_IMAGE_BYTES,
     FileStamp,
@@ -31,6 +30,7 @@ from vlsb.data.image_files import (
     full_decode,
     inspect_image,
     inspect_images,
+    open_in_folder,
     quiet_decoder,
     read_image,
 )

@@ -5,6 +5,6 @@ from pathlib import Path
 
 
 def mini_root() -> Path:
-    """The folder of the mini set, in the layout that `load_dataset` reads."""
+    """Return the folder of the mini set, in the layout that `load_dataset` reads."""
     # The package is always installed unpacked, so its resources are plain files.
     return Path(str(files("vlsb.data.mini")))
