@@ -244,7 +244,7 @@ def test_only_who_asks_an_endpoint_knows_the_http_library(package: str) -> None:
 
     assert {user for user in users if not user.startswith("endpoints.")} <= {
         *(
-            "cli.survey",
+            "engines.doctor",
             "engines.prompt_check",
             "engines.readiness",
             "engines.supervisor",

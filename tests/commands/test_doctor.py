@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,34 +18,76 @@ from typing import Any
 import pytest
 
 from tests.support import canary
+from tests.support.checkpoints import checkpoint
 from tests.support.command import Vlsb
 from tests.support.datasets import write_dataset
-from vlsb.cli.checkup import (
+from tests.support.engine_wheels import write_environment
+from tests.unit.engines.test_checks import row
+from tests.unit.engines.test_hardware import HEADING
+from tests.unit.engines.test_hardware import listing as smi_listing
+from vlsb.cli.doctor import dataset_facts, findings_json, findings_text
+from vlsb.endpoints.credentials import Secret
+from vlsb.engines.checkpoint import Weights
+from vlsb.engines.checks import Disk, Machine
+from vlsb.engines.doctor import (
     DatasetFacts,
-    DiskFacts,
     EngineFacts,
     Facts,
     Finding,
     Group,
     HubAccess,
     HubFacts,
-    ServerFacts,
     State,
     findings,
+    keys,
+    survey,
+    token_place,
 )
-from vlsb.cli.checkup_text import findings_json, findings_text
-from vlsb.cli.survey import HubSettings, is_whole, keys, survey
-from vlsb.endpoints.credentials import Secret
 from vlsb.engines.hardware import Gpu, GpuListing
-from vlsb.engines.install import MARKER, engine_prefix, requirements
+from vlsb.engines.install import MARKER, Engine, engine_prefix, requirements
 from vlsb.engines.registry import Places, ServerRecord, boot_id, process_began_at, write_record
 from vlsb.extras import MODULES
 from vlsb.models.profile import CURRENT, FAMILIES, GIB, MLLAMA
 
-ENGINES = {pin.name: EngineFacts(pin, pin.gpu_version, cuda="12.8") for pin in (CURRENT, MLLAMA)}
+HUB_PATH = "/api/datasets/Foreshhh/vlsbench"
+
+
+def engines(*, cuda: str | None = "12.8", is_cpu: bool = False) -> dict[str, EngineFacts]:
+    """Both engines of the families, as they would be found."""
+    return {
+        pin.name: EngineFacts(pin, Engine(Path("vllm"), pin.gpu_version, None, is_cpu, None, cuda))
+        for pin in (CURRENT, MLLAMA)
+    }
+
+
 NO_ENGINES = {pin.name: EngineFacts(pin) for pin in (CURRENT, MLLAMA)}
-WEIGHTS = frozenset(family.weights for family in FAMILIES.values())
-SERVER = ServerFacts("llava_hf", "http://127.0.0.1:40000/v1", 4321, "llava-hf/llava-1.5-7b-hf")
+# Of a size that is not known, so that the family's parameters count.
+HERE = Weights("here", Path("/nowhere"), "c" * 40, must_stay_offline=True)
+WEIGHTS = dict.fromkeys(FAMILIES, (HERE,))
+DISK = Disk(Path("/home/me/engines"), 1, 500 * GIB)
+
+
+def server(name: str, **more: Any) -> ServerRecord:
+    """A server of ours that runs: this very process."""
+    began_at = process_began_at(os.getpid())
+    assert began_at is not None
+    usual: dict[str, Any] = {
+        "family": name,
+        "pid": os.getpid(),
+        "started_at": began_at,
+        "owner_pid": os.getpid(),
+        "owner_started_at": began_at,
+        "base_url": "http://127.0.0.1:40001/v1",
+        "served_name": name,
+        "key": Secret("the-key-of-a-server-0123456789"),
+        "facts": {},
+        "deviations": (),
+        "log": Path("log"),
+        "weights": "somewhere",
+        "engine": "0.32.0",
+        "boot": boot_id(),
+    }
+    return ServerRecord(name=name, **usual | more)
 
 
 def gpu(index: int = 0, *, total: float = 80, free: float | None = None, name: str = "NVIDIA H100") -> Gpu:
@@ -57,13 +102,11 @@ def listing(*gpus: Gpu, **more: Any) -> GpuListing:
 READY = Facts(
     python="3.12.1, Linux x86_64",
     uv="0.9.2",
-    listing=listing(gpu()),
-    memory_bytes=64 * GIB,
-    disks=(DiskFacts("~/.local/share/vlsb/engines", 500 * GIB, holds_engines=True, holds_weights=True),),
+    machine=Machine(listing(gpu()), 64 * GIB, DISK, DISK, DISK),
     hub=HubFacts("huggingface.co", HubAccess.REACHED, token="HF_TOKEN"),
     dataset=DatasetFacts("revision 0123456789ab in the hub's cache"),
     keys={"OPENAI_API_KEY": True, "ANTHROPIC_API_KEY": False},
-    engines=ENGINES,
+    engines=engines(),
     weights=WEIGHTS,
     servers=(),
     extras=dict.fromkeys(MODULES, True),
@@ -71,12 +114,17 @@ READY = Facts(
 BARE = replace(
     READY,
     extras=dict.fromkeys(MODULES, False),
-    listing=GpuListing(),
+    machine=replace(READY.machine, listing=GpuListing()),
     hub=HubFacts("huggingface.co", HubAccess.NOT_ASKED),
     dataset=DatasetFacts(),
     engines=NO_ENGINES,
-    weights=frozenset(),
+    weights={},
 )
+
+
+def on(*gpus: Gpu, facts: Facts = READY, **more: Any) -> Facts:
+    """The same on a machine with these GPUs."""
+    return replace(facts, machine=replace(facts.machine, listing=listing(*gpus, **more)))
 
 
 def named(facts: Facts, name: str, group: Group | None = None) -> Finding:
@@ -106,7 +154,7 @@ def test_a_family_without_an_engine_names_the_command_that_installs_it(name: str
 
 def test_a_broken_engine_is_installed_again() -> None:
     broken = READY.engines | {"vllm": EngineFacts(CURRENT, problem="0.32.0 is unfinished at ~/there")}
-    facts = replace(READY, engines=broken, listing=listing(gpu(), cuda="13.0"))
+    facts = replace(on(gpu(), cuda="13.0"), engines=broken)
 
     assert named(facts, "vllm").what == "0.32.0 is unfinished at ~/there"
     assert model(facts, "qwen2vl").command == "vlsb engine install qwen2vl"
@@ -114,31 +162,31 @@ def test_a_broken_engine_is_installed_again() -> None:
 
 
 def test_weights_that_the_first_start_downloads_are_named() -> None:
-    found = model(replace(READY, weights=frozenset()), "llava")
+    found = model(replace(READY, weights={}), "llava")
 
     assert (found.state, found.what) == (State.OK, "ready; downloads liuhaotian/llava-v1.5-7b first")
 
 
 @pytest.mark.parametrize("access", [HubAccess.NOT_REACHED, HubAccess.SWITCHED_OFF])
 def test_weights_that_cannot_be_had_are_a_problem(access: HubAccess) -> None:
-    found = model(replace(READY, weights=frozenset(), hub=HubFacts("huggingface.co", access)), "qwen2vl")
+    found = model(replace(READY, weights={}, hub=HubFacts("huggingface.co", access)), "qwen2vl")
 
     assert (found.state, found.command) == (State.PROBLEM, "vlsb serve qwen2vl --weights DIR")
 
 
 def test_gated_weights_need_a_token_unless_they_are_here() -> None:
     without_token = replace(READY, hub=HubFacts("huggingface.co", HubAccess.REACHED))
-    found = model(replace(without_token, weights=frozenset()), "mllama")
+    found = model(replace(without_token, weights={}), "mllama")
 
     assert (found.state, found.command) == (State.MISSING, "hf auth login")
     assert "huggingface.co" in found.what
     assert model(without_token, "mllama").state == State.OK
-    assert model(replace(without_token, weights=frozenset()), "qwen2vl").state == State.OK
+    assert model(replace(without_token, weights={}), "qwen2vl").state == State.OK
 
 
 def test_without_a_gpu_a_family_needs_memory_enough_or_smaller_weights() -> None:
-    on_cpu = {name: replace(engine, is_cpu=True, cuda=None) for name, engine in ENGINES.items()}
-    facts = replace(READY, listing=GpuListing(), engines=on_cpu, memory_bytes=40 * GIB)
+    machine = replace(READY.machine, listing=GpuListing(), memory_bytes=40 * GIB)
+    facts = replace(READY, machine=machine, engines=engines(is_cpu=True, cuda=None))
 
     assert model(facts, "llava_hf") == Finding(Group.MODELS, "llava_hf", State.OK, "ready")
     assert model(facts, "mllama") == Finding(
@@ -153,79 +201,65 @@ def test_without_a_gpu_a_family_needs_memory_enough_or_smaller_weights() -> None
 def test_a_family_too_large_for_each_gpu_is_spread_over_several() -> None:
     small = [gpu(index, total=12) for index in range(4)]
 
-    assert model(replace(READY, listing=listing(*small)), "qwen2vl").command == (
-        "vlsb serve qwen2vl --tensor-parallel-size 2"
-    )
-    assert model(replace(READY, listing=listing(*small)), "mllama").command == (
-        "vlsb serve mllama --tensor-parallel-size 4"
-    )
-    alone = model(replace(READY, listing=listing(*small[:1])), "qwen2vl")
+    assert model(on(*small), "qwen2vl").command == "vlsb serve qwen2vl --tensor-parallel-size 2"
+    assert model(on(*small), "mllama").command == "vlsb serve mllama --tensor-parallel-size 4"
+    alone = model(on(*small[:1]), "mllama")
     assert (alone.state, alone.command) == (State.PROBLEM, None)
-    assert "24.0 GiB" in alone.what
-    assert "12.0 GiB" in alone.what
+    assert alone.what == "needs about 21.9 GiB on a GPU; GPU 0 has 12.0 GiB"
 
 
 def test_a_gpu_that_a_server_of_ours_fills_is_freed_by_stopping_it() -> None:
-    full = replace(READY, listing=listing(gpu(free=3)))
+    full = on(gpu(free=3))
 
     assert model(full, "qwen2vl").state == State.PROBLEM
     assert model(full, "qwen2vl").command is None
-    ours = replace(full, servers=(SERVER,))
+    running = replace(full.machine, servers=("llava_hf",))
+    ours = replace(full, servers=(server("llava_hf"),), machine=running)
     assert model(ours, "qwen2vl").command == "vlsb engine stop llava_hf"
     assert model(ours, "llava_hf") == Finding(
-        Group.MODELS, "llava_hf", State.OK, "running at http://127.0.0.1:40000/v1"
+        Group.MODELS, "llava_hf", State.OK, "running at http://127.0.0.1:40001/v1"
     )
 
 
 def test_a_gpu_whose_memory_is_unknown_is_no_obstacle() -> None:
-    facts = replace(READY, listing=listing(gpu(total=0, name="NVIDIA GB10")))
+    facts = on(gpu(total=0, name="NVIDIA GB10"))
 
     assert model(facts, "mllama").state == State.OK
     assert named(facts, "GPU").what == "NVIDIA GB10, shares the machine's memory"
 
 
 def test_an_engine_for_a_newer_cuda_than_the_drivers_is_a_problem() -> None:
-    newer = {name: replace(engine, cuda="13.0") for name, engine in ENGINES.items()}
-    facts = replace(READY, engines=newer)
+    facts = replace(READY, engines=engines(cuda="13.0"))
 
     assert named(facts, "vllm").state == State.PROBLEM
-    assert "runs CUDA up to 12.8: update the driver" in named(facts, "vllm").what
+    assert "needs CUDA 13.0, and the driver runs CUDA up to 12.8: update it" in named(facts, "vllm").what
     assert model(facts, "llava").state == State.PROBLEM
 
 
 @pytest.mark.parametrize("cuda", ["12.4", "12.9", "11.8"])
 def test_a_driver_runs_what_is_built_for_its_major_version_or_an_older_one(cuda: str) -> None:
-    engines = {name: replace(engine, cuda=cuda) for name, engine in ENGINES.items()}
-
-    assert named(replace(READY, engines=engines), "vllm").state == State.OK
-
-
-def test_a_cpu_engine_beside_a_gpu_is_replaced() -> None:
-    on_cpu = {name: replace(engine, is_cpu=True, cuda=None) for name, engine in ENGINES.items()}
-    found = model(replace(READY, engines=on_cpu), "llava_hf")
-
-    assert (found.state, found.command) == (State.PROBLEM, "vlsb engine install llava_hf")
+    assert named(replace(READY, engines=engines(cuda=cuda)), "vllm").state == State.OK
 
 
 # The machine.
 
 
 def test_gpus_of_one_kind_are_one_line_that_names_the_fullest() -> None:
-    found = named(replace(READY, listing=listing(gpu(0), gpu(1, free=11), gpu(2))), "GPU")
+    found = named(on(gpu(0), gpu(1, free=11), gpu(2)), "GPU")
 
     assert found.what == "3 x NVIDIA H100, 80.0 GiB, 11.0 GiB free on GPU 1"
 
 
 def test_hidden_gpus_are_said() -> None:
-    some = named(replace(READY, listing=listing(gpu(), hidden=7)), "driver")
-    none = named(replace(READY, listing=GpuListing(hidden=8)), "GPU")
+    some = named(on(gpu(), hidden=7), "driver")
+    none = named(on(hidden=8), "GPU")
 
     assert some.what == "570.86, runs CUDA up to 12.8, 7 hidden by CUDA_VISIBLE_DEVICES"
     assert none.what == "none to use: 8 hidden by CUDA_VISIBLE_DEVICES"
 
 
 def test_a_driver_that_does_not_answer_is_a_problem() -> None:
-    found = named(replace(READY, listing=GpuListing(problem="nvidia-smi ended with 9: no driver")), "GPU")
+    found = named(on(problem="nvidia-smi ended with 9: no driver"), "GPU")
 
     assert (found.state, found.what) == (State.PROBLEM, "nvidia-smi ended with 9: no driver")
 
@@ -241,14 +275,21 @@ def test_extras_that_are_not_installed_are_named() -> None:
 
 
 def test_a_disk_is_too_small_for_what_is_still_to_come_only() -> None:
-    small = (DiskFacts("/home", 10 * GIB, holds_engines=True, holds_weights=True),)
-    engines_only = (DiskFacts("/home", 10 * GIB, holds_engines=True, holds_weights=False),)
+    small = replace(DISK, free_bytes=10 * GIB)
+    facts = replace(READY, machine=replace(READY.machine, engines=small, weights=small, converted=small))
+    apart = replace(DISK, device=2)
+    engines_only = replace(facts, machine=replace(facts.machine, weights=apart, converted=apart))
 
-    assert named(replace(READY, disks=small), "disk").state == State.OK
-    lacking = named(replace(READY, disks=small, engines=NO_ENGINES, weights=frozenset()), "disk")
-    assert lacking.state == State.PROBLEM
-    assert lacking.what.endswith("; an engine and one family's weights take 36.0 GiB")
-    assert named(replace(READY, disks=engines_only, weights=frozenset()), "disk").state == State.OK
+    assert model(facts, "qwen2vl").state == State.OK
+    lacking = model(replace(facts, weights={}), "qwen2vl")
+    assert (lacking.state, lacking.what) == (
+        State.PROBLEM,
+        "its weights need 15.4 GiB; 10.0 GiB are free",
+    )
+    newer = on(gpu(), facts=facts, cuda="13.0")
+    without = model(replace(newer, engines=NO_ENGINES, weights={}), "qwen2vl")
+    assert without.what == "the engine and its weights need 35.4 GiB; 10.0 GiB are free"
+    assert model(replace(engines_only, weights={}), "qwen2vl").state == State.OK
 
 
 def test_a_folder_named_for_the_data_that_cannot_be_used_is_a_problem_and_none_is_not() -> None:
@@ -267,8 +308,8 @@ def advised(facts: Facts) -> set[str | None]:
 
 
 def test_no_engine_is_to_be_installed_where_its_install_would_be_refused() -> None:
-    silent = replace(BARE, listing=GpuListing(problem="nvidia-smi ended with exit code 18"))
-    old = replace(BARE, listing=listing(gpu(), cuda="11.8"))
+    silent = on(facts=BARE, problem="nvidia-smi ended with exit code 18")
+    old = on(gpu(), facts=BARE, cuda="11.8")
 
     assert advised(silent) == advised(old) == {None}
     said = {each.what for each in findings(old) if each.group is Group.ENGINES}
@@ -321,7 +362,7 @@ def test_a_mark_says_how_a_thing_was_found_without_a_colour() -> None:
 
 
 def test_a_strangers_words_reach_neither_the_terminal_nor_json_raw() -> None:
-    facts = replace(READY, listing=listing(gpu(name="\x1b]0;title\x07[red]GPU\x7f\n✓ fake")))
+    facts = on(gpu(name="\x1b]0;title\x07[red]GPU\x7f\n✓ fake"))
 
     text = findings_text(findings(facts), width=80, height=50, color=True)
     row = next(line for line in text.splitlines() if "[red]GPU" in line)
@@ -404,18 +445,17 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def looked(environment: dict[str, str], **more: Any) -> Facts:
-    known = {"data_root": None, "is_offline": True, "hub_timeout_s": 30.0} | more
-    return asyncio.run(survey(environment, **known))
+    usual = {"is_offline": True, "hub_path": HUB_PATH, "hub_timeout_s": 30.0} | more
+    return asyncio.run(survey(environment, DatasetFacts(), **usual))
 
 
 def test_an_empty_machine_has_nothing_and_that_is_no_error(environment: dict[str, str]) -> None:
     facts = looked(environment)
 
-    assert (facts.listing, facts.servers, facts.weights) == (GpuListing(), (), frozenset())
-    assert [engine.version for engine in facts.engines.values()] == [None, None]
+    assert (facts.machine.listing, facts.servers) == (GpuListing(), [])
+    assert [each.engine for each in facts.engines.values()] == [None, None]
     assert facts.hub == HubFacts("huggingface.co", HubAccess.NOT_ASKED)
-    assert [disk.place for disk in facts.disks] == ["~/.local/share/vlsb/engines"]
-    assert facts.disks[0].holds_weights
+    assert any("free at ~/.local/share/vlsb/engines" in each.what for each in findings(facts))
 
 
 @pytest.mark.parametrize(("status", "access"), [(200, "reached"), (401, "reached"), (503, "not reached")])
@@ -473,19 +513,9 @@ def test_the_place_of_a_token_is_told_and_not_the_token(environment: dict[str, s
     home.mkdir(parents=True)
     (home / "token").write_text("not the canary, which no file may hold")
 
-    assert HubSettings.of(environment).token == "~/.cache/huggingface/token"
-    assert HubSettings.of(environment | {"HF_TOKEN": canary.CANARY}).token == "HF_TOKEN"
-    assert HubSettings.of(environment | {"HF_TOKEN": " ", "HF_TOKEN_PATH": "/none"}).token is None
-
-
-def test_the_hubs_cache_is_where_its_library_has_it(environment: dict[str, str]) -> None:
-    def cache(**more: str) -> str:
-        return str(HubSettings.of(environment | more).cache)
-
-    assert cache() == f"{environment['HOME']}/.cache/huggingface/hub"
-    assert cache(XDG_CACHE_HOME="/x") == "/x/huggingface/hub"
-    assert cache(HF_HOME="/h", XDG_CACHE_HOME="/x") == "/h/hub"
-    assert cache(HF_HUB_CACHE="/c", HF_HOME="/h") == "/c"
+    assert token_place(environment) == "~/.cache/huggingface/token"
+    assert token_place(environment | {"HF_TOKEN": canary.CANARY}) == "HF_TOKEN"
+    assert token_place(environment | {"HF_TOKEN": " ", "HF_TOKEN_PATH": "/none"}) is None
 
 
 def test_keys_are_the_known_providers_those_named_and_others_that_are_set() -> None:
@@ -501,69 +531,6 @@ def test_keys_are_the_known_providers_those_named_and_others_that_are_set() -> N
         "MINE": False,
         "GROQ_API_KEY": True,
     }
-
-
-def write_snapshot(cache: Path, repository: str, files: dict[str, str]) -> Path:
-    """A repository in the hub's cache with these files at its newest revision."""
-    folder = cache / f"models--{repository.replace('/', '--')}"
-    snapshot = folder / "snapshots" / "abc123"
-    snapshot.mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("abc123")
-    for name, text in files.items():
-        (snapshot / name).write_text(text)
-    return snapshot
-
-
-def test_weights_are_whole_with_every_part_that_their_index_names(tmp_path: Path) -> None:
-    index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}})
-    snapshot = write_snapshot(
-        tmp_path, "me/it", {"config.json": "{}", "m.index.json": index, "model-1.safetensors": ""}
-    )
-
-    assert not is_whole(tmp_path, "me/it")
-    (snapshot / "model-2.safetensors").symlink_to(tmp_path / "blob")
-    assert not is_whole(tmp_path, "me/it")
-    (tmp_path / "blob").touch()
-    assert is_whole(tmp_path, "me/it")
-    (snapshot / "other.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
-    assert is_whole(tmp_path, "me/it")
-
-
-@pytest.mark.parametrize(
-    ("files", "whole"),
-    [
-        ({"config.json": "{}", "model.safetensors": ""}, True),
-        ({"config.json": "{}", "pytorch_model.bin": ""}, False),
-        ({"config.json": "{}"}, False),
-        ({"model.safetensors": ""}, False),
-        ({"config.json": "{}", "model.safetensors": "", "model.safetensors.index.json": "[]"}, False),
-        ({"config.json": "{}", "model.safetensors": "", "model.safetensors.index.json": "not json"}, False),
-    ],
-)
-def test_weights_of_one_part_need_a_config_beside_them(
-    tmp_path: Path, files: dict[str, str], whole: bool
-) -> None:
-    write_snapshot(tmp_path, "me/it", files)
-
-    assert is_whole(tmp_path, "me/it") is whole
-    assert not is_whole(tmp_path, "me/other")
-
-
-def test_weights_that_need_unpickling_count_for_what_is_converted_only(tmp_path: Path) -> None:
-    write_snapshot(tmp_path, "me/it", {"config.json": "{}", "pytorch_model.bin": ""})
-
-    assert is_whole(tmp_path, "me/it", takes_bin=True)
-    assert not is_whole(tmp_path, "me/it")
-
-
-def test_weights_in_the_hubs_cache_are_found(environment: dict[str, str], tmp_path: Path) -> None:
-    repository = FAMILIES["llava_hf"].weights
-    for each in (repository, FAMILIES["llava"].weights):
-        write_snapshot(tmp_path / "hub", each, {"config.json": "{}", "model.safetensors": ""})
-
-    # The original LLaVA is not whole without its vision tower.
-    assert looked(environment | {"HF_HUB_CACHE": str(tmp_path / "hub")}).weights == {repository}
 
 
 def build_engine(environment: dict[str, str]) -> Path:
@@ -591,60 +558,32 @@ def test_an_engine_that_was_installed_is_found_with_the_cuda_of_its_torch(
 ) -> None:
     build_engine(environment)
 
-    engine = looked(environment).engines["vllm"]
-    assert (engine.version, engine.is_cpu, engine.cuda, engine.place) == ("0.32.0", True, "12.8", "")
+    found = looked(environment).engines["vllm"]
+    assert found.engine is not None
+    assert (found.engine.version, found.engine.is_cpu, found.engine.cuda) == ("0.32.0", True, "12.8")
+    assert found.place == ""
 
 
 def test_an_unfinished_engine_is_a_problem(environment: dict[str, str]) -> None:
     (build_engine(environment) / MARKER).unlink()
 
     engine = looked(environment).engines["vllm"]
-    assert engine.version is None
+    assert engine.engine is None
     assert engine.problem == "0.32.0 is unfinished at ~/.local/share/vlsb/engines/vllm-0.32.0-cpu"
 
 
-def test_a_data_root_is_told_by_its_samples(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_data_root_is_told_by_its_samples(tmp_path: Path) -> None:
     shards = tmp_path / "shards" / "data"
     shards.mkdir(parents=True)
     (shards / "train-0.parquet").touch()
 
     root = write_dataset(tmp_path / "dataset")
-    assert looked(environment, data_root=root).dataset.place == f"6 samples at {root}"
-    assert (
-        looked(environment, data_root=shards.parent).dataset.place == f"parquet shards (1) at {shards.parent}"
-    )
-    assert "does not exist" in (looked(environment, data_root=tmp_path / "no").dataset.problem or "")
+    assert dataset_facts(root).place == f"6 samples at {root}"
+    assert dataset_facts(shards.parent).place == f"parquet shards (1) at {shards.parent}"
+    assert "does not exist" in (dataset_facts(tmp_path / "no").problem or "")
 
 
 # The command.
-
-
-def state_with_a_server(home: Path) -> Places:
-    """The state folder of a user one of whose servers (this very process) runs; its key is no canary."""
-    places = Places.of({"HOME": str(home)})
-    began_at = process_began_at(os.getpid())
-    assert began_at is not None
-    write_record(
-        places,
-        ServerRecord(
-            name="llava_next",
-            family="llava_next",
-            pid=os.getpid(),
-            started_at=began_at,
-            owner_pid=os.getpid(),
-            owner_started_at=began_at,
-            base_url="http://127.0.0.1:40001/v1",
-            served_name="llava_next",
-            key=Secret("the-key-of-a-server-0123456789"),
-            facts={},
-            deviations=(),
-            log=home / "log",
-            weights="somewhere",
-            engine="0.32.0",
-            boot=boot_id(),
-        ),
-    )
-    return places
 
 
 def test_the_command_prints_one_screen_and_ends_well_on_a_bare_machine(
@@ -652,7 +591,7 @@ def test_the_command_prints_one_screen_and_ends_well_on_a_bare_machine(
 ) -> None:
     """The keys of the environment are named and never shown: the fixture looks for them."""
     home = Path(minimal_env["HOME"])
-    state_with_a_server(home)
+    write_record(Places.of({"HOME": str(home)}), server("llava_next", log=home / "log"))
     ended = vlsb("doctor", "--offline", env={"PATH": str(tmp_path), "HF_TOKEN": canary.CANARY})
 
     assert (ended.code, ended.err) == (0, "")
@@ -695,3 +634,76 @@ def test_a_named_model_is_checked_as_its_start_would_be(vlsb: Vlsb, tmp_path: Pa
         2,
         "Error: llava_hff: no local model of that name. Did you mean llava_hf?\n",
     )
+
+
+# As a start judges.
+
+
+def snapshot(cache: Path, family: str, size: int) -> None:
+    """A family's weights in the Hub's cache at one commit, of so many bytes that take no room on the disk."""
+    folder = cache / f"models--{FAMILIES[family].weights.replace('/', '--')}"
+    config = {"architectures": [FAMILIES[family].architecture], "torch_dtype": "float16"}
+    weights = checkpoint(folder / "snapshots" / ("c" * 40), family, config=config)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("c" * 40)
+    with (weights / "model.safetensors").open("wb") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cuda", "size", "state"),
+    [
+        ([row(free=24200)], "13.0", 13 * GIB, "ok"),
+        # Room for the weights, and less free than an engine takes.
+        ([row(free=21000)], "13.0", 13 * GIB, "problem"),
+        # The other GPU has room.
+        ([row(free=21000), row(1)], "13.0", 13 * GIB, "ok"),
+        ([row()], "13.0", 30 * GIB, "problem"),
+        ([row(), row(1)], "13.0", 30 * GIB, "problem"),
+        ([row()], "12.4", 13 * GIB, "problem"),
+    ],
+    ids=["fits", "busy", "another is free", "large", "large for one", "old driver"],
+)
+def test_a_familys_row_says_what_its_start_would_say(
+    vlsb: Vlsb, tmp_path: Path, rows: list[str], cuda: str, size: int, state: str
+) -> None:
+    """Both on one screen: the family's row by what was looked at, and `--model` by the checks of a start."""
+    engine = write_environment(tmp_path / "engine", {"vllm": "0.32.0"})
+    torch = next((tmp_path / "engine").glob("lib/python3.*/site-packages")) / "torch"
+    torch.mkdir()
+    (torch / "version.py").write_text("cuda: Optional[str] = '13.0'\n")
+    smi = smi_listing(tmp_path / "smi", "\n".join(rows), HEADING.replace("12.4", cuda))
+    path = os.pathsep.join([smi["PATH"], str(engine.parent), os.defpath])
+    words = ("doctor", "--offline", "--format", "json")
+
+    # Large files, which the fixtures would read.
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot(Path(folder), "llava_hf", size)
+        environment = {"PATH": path, "HF_HUB_CACHE": folder}
+        ended = [vlsb(*words, env=environment), vlsb(*words, "--model", "llava_hf", env=environment)]
+
+    found = [json.loads(each.out)["findings"] for each in ended]
+    of_row, of_start = (
+        next(each for each in findings if (each["group"], each["name"]) == ("models", "llava_hf"))
+        for findings in found
+    )
+    assert (of_row["state"], of_start["state"]) == (state, state), (of_row, of_start)
+
+
+@pytest.mark.parametrize("name", ["qwen2vl", "llava"])
+def test_weights_in_the_hubs_cache_are_ready_and_others_are_downloaded(
+    vlsb: Vlsb, tmp_path: Path, name: str
+) -> None:
+    """The original LLaVA is not whole without its vision tower."""
+    snapshot(tmp_path / "hub", name, 100)
+    environment = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    script = (
+        "import json; from vlsb.engines.doctor import whole_weights\n"
+        "from vlsb.models.profile import FAMILIES\n"
+        "print(json.dumps([name for name, each in FAMILIES.items() if whole_weights(each)]))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, check=True
+    )
+
+    assert json.loads(found.stdout) == ([name] if name == "qwen2vl" else [])

@@ -322,12 +322,12 @@ import asyncio, sys
 from functools import partial
 from vlsb.cli.screen import Screen, agree_to_install
 from vlsb.errors import VlsbError
-from vlsb.engines import preflight
+from vlsb.engines import checks
 from vlsb.engines.lease import ready_engine
 from vlsb.models.catalog import load_catalog
 from vlsb.engines.plan import Wishes
 
-preflight.free_disk_bytes = lambda path: 1
+checks.free_disk_bytes = lambda path: 1
 consent = partial(agree_to_install, Screen(), yes="--yes" in sys.argv)
 model, wishes = load_catalog(None)["mllama"], Wishes(weights=sys.argv[1])
 try:

@@ -30,7 +30,7 @@ from tests.support.fake_engine import events, living
 from tests.support.scripts import Script
 from tests.support.waiting import wait_until
 from vlsb import VlsbError, evaluate
-from vlsb.engines import preflight
+from vlsb.engines import checks
 from vlsb.evaluation.options import RunOptions
 from vlsb.evaluation.python_options import options_of
 from vlsb.simulator import Request, Simulator, Stall, answer, verdict
@@ -224,7 +224,7 @@ def test_an_engine_is_installed_only_where_the_caller_allows_it(
     local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without that it is an error with the command; with it the disk is looked at first."""
-    monkeypatch.setattr(preflight, "free_disk_bytes", lambda path: 1)
+    monkeypatch.setattr(checks, "free_disk_bytes", lambda path: 1)
     monkeypatch.setenv("PATH", "/nowhere")
     options = local.options | {"engine": "auto"}
 

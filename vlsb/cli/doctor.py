@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from vlsb._version import __version__
 from vlsb.cli import options as opt
-from vlsb.cli.checkup_text import findings_json, findings_text
 from vlsb.cli.command import LIST, command
+from vlsb.data import HUB_REPOSITORY, fetch_dataset, load_dataset
+from vlsb.data.shards import shard_paths
+from vlsb.endpoints import loops
+from vlsb.engines.doctor import DatasetFacts, Finding, Group, State, examine, shown_path
+from vlsb.errors import VlsbError
 from vlsb.evaluation.options import Option
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal, json_document, versioned
+from vlsb.reports.writers.terminal import MIN_WIDTH, text_console
+
+SCHEMA = 1
+"""Of the JSON. Fields may be added at the end under the same number."""
+
+_GROUP_WIDTH = 10
+_LONGEST = 400
+_MARKS = {State.OK: ("✓", "green"), State.MISSING: ("○", "yellow"), State.PROBLEM: ("✗", "red")}
 
 
 @command(form=Option("How to write what was found.", choices=LIST))
@@ -32,12 +54,127 @@ def doctor_command(
     ] = None,
 ) -> str:
     """Say what is ready on this machine, and the one command that makes the rest so. Changes nothing."""
-    # Looking brings the HTTP stack, which the help page does not wait for.
-    from vlsb.cli.survey import look
-    from vlsb.endpoints import loops
-
-    found = loops.run(look(os.environ, data_root=data_root, model=model, is_offline=offline))
+    hub_path = f"/api/datasets/{HUB_REPOSITORY}"
+    dataset = dataset_facts(data_root)
+    rows = loops.run(examine(os.environ, dataset, model=model, is_offline=offline, hub_path=hub_path))
     if format_ == "json":
-        return findings_json(found)
+        return findings_json(rows)
     size = shutil.get_terminal_size((80, 50))
-    return findings_text(found, width=size.columns, height=size.lines, color=sys.stdout.isatty())
+    return findings_text(rows, width=size.columns, height=size.lines, color=sys.stdout.isatty())
+
+
+def dataset_facts(data_root: Path | None) -> DatasetFacts:
+    """Look for the data set: in the folder that was named, or in the Hub's cache."""
+    try:
+        if data_root is None:
+            cached = fetch_dataset(revision=None, offline=True)
+            return DatasetFacts(f"revision {cached.revision[:12]} in the Hugging Face cache")
+        # Shards are only counted: reading them unpacks them.
+        if not (data_root / "data.json").exists() and (shards := shard_paths(data_root)):
+            content = f"parquet shards ({len(shards)})"
+        else:
+            content = f"{len(load_dataset(data_root).samples):,} samples"
+        return DatasetFacts(f"{content} at {shown_path(data_root, Path.home())}")
+    except VlsbError as error:
+        return DatasetFacts(problem=None if data_root is None else error.message)
+
+
+def findings_json(rows: Sequence[Finding]) -> str:
+    """One object: the version, and a list of findings in the order of the screen."""
+    objects = [
+        {
+            "group": finding.group.value,
+            "name": finding.name,
+            "state": finding.state.value,
+            "what": finding.what,
+            "command": finding.command,
+        }
+        for finding in rows
+    ]
+    return json_document({**versioned(SCHEMA), "vlsb": __version__, "findings": objects})
+
+
+def findings_text(rows: Sequence[Finding], *, width: int, height: int, color: bool) -> str:
+    """The screen, at most `width` columns wide (80 at least) but for commands, which are never broken.
+
+    Where it would not fit into `height` lines, the blank ones between its parts go.
+    """
+    out = io.StringIO()
+    console = text_console(out, width=width, color=color)
+    lines = [Text(f"vlsb {__version__}", style="bold"), *_lines(rows, max(width, MIN_WIDTH))]
+    # One line is the prompt's.
+    is_short = len(lines) >= height
+    for line in lines:
+        if line.plain or not is_short:
+            console.print(line, soft_wrap=True)
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _lines(rows: Sequence[Finding], width: int) -> Iterator[Text]:
+    name_width = max(
+        (len(each.name) for each in rows if each.group not in (Group.KEYS, Group.READY)), default=0
+    )
+    for group, among in groupby(rows, lambda each: each.group):
+        members = list(among)
+        if group == Group.READY:
+            yield Text()
+            yield from (line for each in members for line in _sentence(each, width))
+            continue
+        label = Text(f"{group.value:<{_GROUP_WIDTH}}", style="bold")
+        blocks = (
+            [_key_row(members, width)]
+            if group == Group.KEYS
+            else [_row(each, name_width, width) for each in members]
+        )
+        lines = [line for block in blocks for line in block]
+        yield Text()
+        for index, line in enumerate(lines):
+            yield (Text(" " * len(label)) if index else label) + line
+
+
+def _sentence(finding: Finding, width: int) -> list[Text]:
+    """What the screen ends with, across its whole width."""
+    head = Text(f"{finding.name}: ", style="bold")
+    lines = list((head + Text(_clean(finding.what))).wrap(Console(width=width), width))
+    for line in lines:
+        line.rstrip()
+    return lines
+
+
+def _name_with_mark(finding: Finding, name: str) -> Text:
+    mark, style = _MARKS[finding.state]
+    if finding.state == State.MISSING and finding.command is None:
+        style = "dim"  # nothing to do about it
+    return Text(f"{mark} ", style=style) + Text(name)
+
+
+def _key_row(keys: Sequence[Finding], width: int) -> list[Text]:
+    """Keys beside each other: their names and marks say it all."""
+    lines = [Text()]
+    for key in keys:
+        entry = _name_with_mark(key, _clean(key.name) + "  ")
+        if lines[-1].plain and _GROUP_WIDTH + len(lines[-1]) + len(entry) - 2 > width:
+            lines.append(Text())
+        lines[-1] = lines[-1] + entry
+    return lines
+
+
+def _row(finding: Finding, name_width: int, width: int) -> list[Text]:
+    """What a finding says, wrapped below itself, and its command at the end where there is room."""
+    head = _name_with_mark(finding, f"{_clean(finding.name):<{name_width}}  ")
+    room = width - _GROUP_WIDTH - len(head)
+    said = Text(_clean(finding.what), style="red" if finding.state == State.PROBLEM else "")
+    lines = list(said.wrap(Console(width=width), room)) or [Text()]
+    lines[-1].rstrip()
+    if finding.command is not None:
+        command = Text("→ ", style="dim") + Text(finding.command, style="cyan")
+        if cell_len(lines[-1].plain) + 2 + cell_len(command.plain) <= room:
+            lines[-1] = lines[-1] + Text("  ") + command
+        else:
+            lines.append(command)
+    return [(Text(" " * len(head)) if index else head) + line for index, line in enumerate(lines)]
+
+
+def _clean(text: str) -> str:
+    """Paths, an engine's version and a GPU's name are not ours."""
+    return for_terminal(Untrusted(text))[:_LONGEST]

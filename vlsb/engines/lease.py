@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 from vlsb.config import Endpoint
 from vlsb.endpoints.credentials import Credentials
 from vlsb.endpoints.engine_guard import EngineGuard, Fate, InFlight
+from vlsb.engines.checks import Machine, check_architecture, check_driver, check_start
 from vlsb.engines.hardware import gpus, list_gpus
 from vlsb.engines.install import Engine, engine_title, find_engine, install_engine
 from vlsb.engines.launch import RunningServer, exited_error, launch
 from vlsb.engines.llava.convert import servable_folder
 from vlsb.engines.own_prompt import check_own_prompt
+from vlsb.engines.placement import with_free_gpus
 from vlsb.engines.plan import ServerPlan, Wishes, plan_server, weights_revision
-from vlsb.engines.preflight import check_architecture, check_driver, check_start, with_free_gpus
 from vlsb.engines.prompt_check import check_parity, expected_ids
 from vlsb.engines.registry import (
     Places,
@@ -367,7 +368,8 @@ async def ready_engine(
             raise
     if not is_running:
         wishes = with_free_gpus(model, wishes, listing.gpus, environment.get("CUDA_VISIBLE_DEVICES"))
-        await in_thread(lambda _: check_start(model, wishes, engine, places, listing, environment))
+        machine = await in_thread(lambda _: Machine.of(environment, listing, places))
+        await in_thread(lambda _: check_start(model, wishes, engine, machine))
     if engine is not None:
         return ReadyEngine(engine, wishes)
     say(f"Installing {engine_title(pin, has_gpu=has_gpu)} into {places.engines}.")

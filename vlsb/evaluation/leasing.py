@@ -10,8 +10,8 @@ from functools import partial
 from vlsb.engines.hardware import Gpu, list_gpus
 from vlsb.engines.identify import identify
 from vlsb.engines.lease import EngineLease, Leases, MayInstall, decline, engine_lease
+from vlsb.engines.placement import gpus_taken, wishes_apart
 from vlsb.engines.plan import GpuLease, Lora, Wishes
-from vlsb.engines.preflight import gpus_taken, wishes_apart
 from vlsb.engines.registry import ServerRecord
 from vlsb.errors import ConfigError
 from vlsb.evaluation.options import RunOptions

@@ -5,6 +5,7 @@ Each has one engine config, a plain file for `vllm serve --config`.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vlsb import strict_json, strict_yaml
-from vlsb.errors import ConfigError
+from vlsb.errors import ConfigError, UnknownModelError
 from vlsb.models.profile import FAMILIES, GENERIC, NEWER, OWN_TEMPLATE, PROFILES, ModelProfile
 from vlsb.models.providers import find_provider, plain_name
 
@@ -97,6 +98,17 @@ def find_profile(
     found = _with_weights(found or ModelProfile(name))
     family = FAMILIES.get(arch or "")
     return found if family is None else replace(found, protocol=family.protocol)
+
+
+def find_local(name: str, servers_dir: Path | None) -> ModelProfile:
+    """Find the local model that a name means. Raises UnknownModelError with the nearest there is."""
+    model = find_profile(name, servers_dir)
+    if model.is_local:
+        return model
+    catalog = load_catalog(servers_dir)
+    near = difflib.get_close_matches(name, catalog, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(catalog)}."
+    raise UnknownModelError(f"{name}: no local model of that name. {hint}")
 
 
 def _by_spelling(name: str, known: Mapping[str, ModelProfile]) -> ModelProfile | None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlsb.analysis.summary import FailOnError
+from vlsb.engines.placement import declares_gpus, gpus_taken
 from vlsb.engines.plan import Wishes
-from vlsb.engines.preflight import declares_gpus, gpus_taken
 from vlsb.errors import ConfigError, RunMismatchError, StoreError
 from vlsb.evaluation.identity import judging_files
 from vlsb.evaluation.judges import Judges, resolve_judges

@@ -12,8 +12,8 @@ from typing import Any
 
 from vlsb.engines.checkpoint import open_weights
 from vlsb.engines.identify import identify
+from vlsb.engines.placement import declares_gpus, gpus_needed, gpus_taken
 from vlsb.engines.plan import Wishes
-from vlsb.engines.preflight import declares_gpus, gpus_needed, gpus_taken
 from vlsb.errors import StoreError, VlsbError
 from vlsb.hub import is_connection_fault
 from vlsb.models.profile import ModelProfile

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlsb.engines.architectures import (
+from vlsb.engines.identify import (
     Architectures,
     engine_architectures,
     require_served,

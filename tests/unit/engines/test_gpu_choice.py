@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from vlsb.engines.hardware import parse_gpus, visible_gpus
+from vlsb.engines.placement import wishes_apart, with_free_gpus
 from vlsb.engines.plan import GpuLease, Wishes
-from vlsb.engines.preflight import wishes_apart, with_free_gpus
 from vlsb.models.profile import NEWER
 
 # index, uuid, memory.total, memory.free, driver_version, name; as `nvidia-smi` prints them without units.

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import checkpoint
-from tests.unit.engines.test_forecast import FLAT
 from tests.unit.engines.test_gpu_choice import EIGHT_H100, GRACE, ONE_A10, TWO_L4
+from tests.unit.engines.test_placement import FLAT
 from vlsb.engines.hardware import parse_gpus
 from vlsb.sweep.cells import Matrix, matrix
 from vlsb.sweep.here import Slots

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vlsb.engines.forecast import ENGINE_BYTES, cache_bytes_per_token, forecast
+from vlsb.engines.placement import ENGINE_BYTES, cache_bytes_per_token, forecast
 from vlsb.models.profile import GIB
 
 # Qwen2.5-VL-7B-Instruct: an older layout, everything at the top, the size of a head left to be computed.

@@ -18,11 +18,11 @@ from tests.support.engine_environment import write_environment
 from tests.support.hub import hub_at
 from tests.unit.engines.test_checkpoint import Handler, Hub
 from tests.unit.engines.test_hardware import HEADING, fake_smi, listing
-from vlsb.engines import preflight
+from vlsb.engines import checks
+from vlsb.engines.checks import Machine, check_start
 from vlsb.engines.hardware import list_gpus
 from vlsb.engines.install import Engine
 from vlsb.engines.plan import GpuLease, Wishes
-from vlsb.engines.preflight import check_start
 from vlsb.engines.registry import Places
 from vlsb.errors import ConfigError, ServerError, StoreError, VlsbError
 from vlsb.models.catalog import load_catalog
@@ -149,7 +149,7 @@ def checked(
     model, places = load_catalog(None)[family], Places.of({"HOME": str(folder)})
     engine = engine or Engine(folder / "vllm", "0.32.0", None, not rows, None)
     try:
-        check_start(model, wishes, engine, places, list_gpus(environment), environment)
+        check_start(model, wishes, engine, Machine.of(environment, list_gpus(environment), places))
     except VlsbError as error:
         return error
     return None
@@ -225,7 +225,7 @@ def test_a_lease_names_only_gpus_that_this_process_may_use(tmp_path: Path, spars
 def test_without_a_gpu_the_weights_must_fit_into_the_memory_in_float32(
     tmp_path: Path, sparse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "memory_bytes", lambda: 24 * GIB)
+    monkeypatch.setattr(checks, "memory_bytes", lambda: 24 * GIB)
     wishes = Wishes(weights=str(large(sparse / "weights", 13 * GIB)))
 
     said = checked(tmp_path, wishes=wishes)
@@ -241,12 +241,11 @@ def test_a_disk_too_small_for_all_that_is_to_come_is_said_before_the_first_of_it
 ) -> None:
     model, places = load_catalog(None)["llava_hf"], Places.of({"HOME": str(desk.folder)})
     # An engine for the CPU takes 6 GiB of it.
-    monkeypatch.setattr(preflight, "free_disk_bytes", lambda _: 6 * GIB - 1)
+    monkeypatch.setattr(checks, "free_disk_bytes", lambda _: 6 * GIB - 1)
 
+    machine = Machine.of({"PATH": ""}, list_gpus({"PATH": ""}), places)
     with pytest.raises(StoreError, match=r"the engine need 6\.4 GB, and the disk of .* has 6\.4 GB left"):
-        check_start(
-            model, Wishes(weights=str(desk.weights)), None, places, list_gpus({"PATH": ""}), {"PATH": ""}
-        )
+        check_start(model, Wishes(weights=str(desk.weights)), None, machine)
 
 
 # Keys and access.
